@@ -1,0 +1,55 @@
+# Two commands need nothing but Python 3.10 or newer with venv, git and make:
+#   make quickstart   trains a tiny model to reason, in minutes on a CPU
+#   make test         runs the fast tests
+# Further: make test-slow, make lint, make base (trains the quickstart's base model anew).
+
+PYTHON ?= python3
+VENV   := .venv
+RUN    := $(VENV)/bin/python
+PIP    := $(RUN) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+NEEDS  := setup.cfg pyproject.toml constraints.txt
+
+.PHONY: quickstart test test-slow lint base setup
+
+# ARGS takes overrides: make quickstart ARGS="seed=1 steps=20"
+quickstart: $(VENV)/.stamp-run
+	@n=1; while [ -e runs/quickstart-$$n ]; do n=$$((n + 1)); done; \
+	$(RUN) -m grpo.train recipes/quickstart.yaml run_dir=runs/quickstart-$$n $(ARGS)
+
+test: $(VENV)/.stamp-test
+	$(RUN) -m pytest -q -m "not slow and not gpu" $(ARGS)
+
+test-slow: $(VENV)/.stamp-test
+	$(RUN) -m pytest -q -m "slow and not gpu" $(ARGS)
+
+lint: $(VENV)/.stamp-lint
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+base: $(VENV)/.stamp-run
+	$(RUN) recipes/quickstart_base/pretrain.py $(ARGS)
+
+setup: $(VENV)/.stamp-run
+
+# A stamp is newer than what it was installed from; a set-up that broke off leaves none and starts again.
+$(VENV)/.stamp-venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	|| { echo "Python 3.10 or newer is needed; name one with: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) \
+	|| { echo "python3 lacks its venv module; on Debian: apt install python3-venv" >&2; exit 2; }
+	@touch $@
+
+$(VENV)/.stamp-run: $(NEEDS) $(VENV)/.stamp-venv
+	@echo "Setting up $(VENV); the first time takes some minutes."
+	@$(PIP) torch
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.stamp-test: $(VENV)/.stamp-run
+	@$(PIP) --editable '.[test,gguf]'
+	@touch $@
+
+$(VENV)/.stamp-lint: $(VENV)/.stamp-run
+	@$(PIP) --editable '.[lint]'
+	@touch $@
