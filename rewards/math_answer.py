@@ -1,0 +1,66 @@
+"""The reward for a right final answer: extraction and equality put together.
+
+`math_answer` scores a completion against the gold column; `pairs` compares two bare answers.
+"""
+
+from __future__ import annotations
+
+from rewards import Score
+from rewards.answer import Extracted, bare_answer, extract
+from rewards.math_equal import equal
+
+__all__ = ["extracted_answer", "math_answer", "pairs"]
+
+
+def math_answer(text: str, answer: object, lenient: bool = False, allow_sympy: bool = False) -> Score:
+    """Return 1 where the completion's final answer equals the gold `answer`, 0 where it does not.
+
+    `answer` may be a bare answer, a number or a whole solution that ends in one. Statuses: ``no_answer``
+    (0) where the completion holds no answer after its reasoning, ``fault`` (None) where the gold is missing
+    or cannot be read. ``detail`` reads ``extracted='...' how=... tier=... reason``.
+    """
+    gold = _gold(answer)
+    if gold.text is None:
+        return Score(None, {}, "fault", f"the gold answer holds nothing to compare with: {_short(answer)}")
+    found = extract(text, lenient=lenient)
+    if found.text is None:
+        return Score(0.0, {}, "no_answer", "extracted=None how=none")
+    return _scored(found, gold, lenient, allow_sympy)
+
+
+def pairs(gold: str, pred: str, lenient: bool = False, allow_sympy: bool = False) -> Score:
+    """Return 1 where two answers are equal, 0 where not; each may be bare, in delimiters, boxed or a solution."""
+    truth = bare_answer(str(gold), lenient=True)
+    if truth.text is None:
+        return Score(None, {}, "fault", f"the gold answer holds nothing to compare with: {_short(gold)}")
+    found = bare_answer(str(pred), lenient=lenient)
+    if found.text is None:
+        return Score(0.0, {}, "no_answer", "extracted=None how=none")
+    return _scored(found, truth, lenient, allow_sympy)
+
+
+def extracted_answer(text: str, lenient: bool = False) -> str | None:
+    """Return the final answer of a completion as `math_answer` reads it, or None."""
+    return extract(text, lenient=lenient).text
+
+
+def _gold(answer: object) -> Extracted:
+    """Return the gold as text, its solution stripped."""
+    if answer is None or isinstance(answer, bool) or not isinstance(answer, (str, int, float)):
+        return Extracted(None, "none")
+    return bare_answer(str(answer), lenient=True)
+
+
+def _scored(found: Extracted, gold: Extracted, lenient: bool, allow_sympy: bool) -> Score:
+    """Return the score of two extracted answers."""
+    verdict = equal(found.text, gold.text, lenient=lenient, allow_sympy=allow_sympy)
+    detail = f"extracted={found.text!r} how={found.how} tier={verdict.tier} {verdict.reason}"
+    if verdict.equal is None:
+        return Score(None, {}, "fault", f"the gold answer cannot be read: {_short(gold.text)}; {detail}")
+    return Score(float(verdict.equal), {}, "scored", detail)
+
+
+def _short(value: object) -> str:
+    """Return a value's representation, cut to a line."""
+    shown = repr(value)
+    return shown if len(shown) <= 200 else shown[:197] + "..."
