@@ -1,0 +1,41 @@
+"""From logits to the log-probability of the tokens that were taken, and the entropy beside it.
+
+`reference` is the specification; `token_logprob` is the same in less memory: it keeps no second [T, V]
+tensor for the backward, and the entropy, a metric, carries no gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def reference(logits_TV: Tensor, target_T: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """(logp_T, entropy_T) of softmax(logits / temperature), at the logits' own dtype."""
+    logp_TV = (logits_TV / temperature).log_softmax(-1)
+    return logp_TV.gather(-1, target_T[:, None])[:, 0], -(logp_TV.exp() * logp_TV).sum(-1)
+
+
+class _TokenLogprob(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, scaled_TV: Tensor, target_T: Tensor) -> tuple[Tensor, Tensor]:
+        lse_T = scaled_TV.logsumexp(-1)
+        prob_TV = (scaled_TV - lse_T[:, None]).exp_()
+        entropy_T = lse_T - torch.einsum("tv,tv->t", prob_TV, scaled_TV.clamp_min(torch.finfo(scaled_TV.dtype).min))
+        logp_T = scaled_TV.gather(-1, target_T[:, None])[:, 0] - lse_T
+        ctx.save_for_backward(prob_TV, target_T)
+        ctx.mark_non_differentiable(entropy_T)
+        return logp_T, entropy_T
+
+    @staticmethod
+    def backward(ctx, grad_T: Tensor, _: Tensor) -> tuple[Tensor, None]:
+        prob_TV, target_T = ctx.saved_tensors
+        grad_TV = prob_TV * -grad_T[:, None]
+        grad_TV.scatter_add_(-1, target_T[:, None], grad_T[:, None])
+        return grad_TV, None
+
+
+def token_logprob(logits_TV: Tensor, target_T: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """(logp_T with gradient, entropy_T without) of softmax(logits / temperature), fp32 or finer."""
+    logits_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
+    return _TokenLogprob.apply(logits_TV / temperature, target_T)

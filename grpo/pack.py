@@ -1,0 +1,136 @@
+"""Scored groups become a batch: rows with their advantages, updates with their denominators, packed tokens.
+
+Nothing is padded to a rectangle and the prompt of a group is forwarded once. What a row may teach and
+where it is booked are decided here, once; the learner only forwards.
+"""
+
+from __future__ import annotations
+
+from typing import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from grpo.types import BOOKS, AttentionBucket, Batch, Denominators, PackedRows, Row, ScoredGroup, Update
+
+BUCKET = 16
+MIN_ROWS = 8
+
+
+def make_batch(groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[float]], *, num_updates: int,
+               epochs: int, max_tokens: int, mask_truncated: bool, flat_is_reached: bool) -> Batch:
+    """The step's rows, cut into ``num_updates`` disjoint mini-batches of whole groups, ``epochs`` times over.
+
+    ``flat_is_reached`` says that something in the loss acts on flat groups too (KL), so that they are
+    forwarded. Every completion gets a row and is booked once.
+    """
+    rows = [row for g, (group, values) in enumerate(zip(groups, advantages))
+            for row in _rows_of(group, values, g, mask_truncated, flat_is_reached)]
+    rows = [_numbered(row, i) for i, row in enumerate(rows)]
+    bounds = [round(i * len(groups) / num_updates) for i in range(num_updates + 1)]
+    updates = [_update([row for row in rows if low <= row.group < high], max_tokens)
+               for low, high in zip(bounds, bounds[1:])]
+    ledger = {"sampled": len(rows), **{book: sum(row.book == book for row in rows) for book in BOOKS}}
+    return Batch(tuple(rows), tuple(updates) * epochs, ledger)
+
+
+def _rows_of(group: ScoredGroup, advantages: Sequence[float], index: int, mask_truncated: bool,
+             flat_is_reached: bool) -> Iterable[Row]:
+    flat = not any(advantages)
+    for completion, score, advantage in zip(group.completions, group.scores, advantages):
+        if completion.finish == "cancelled":
+            book = "cancelled"
+        elif score.value is None:
+            book = "faulted"
+        elif mask_truncated and completion.truncated:
+            book = "truncated_masked"
+        else:
+            book = "flat" if flat else "trained"
+        mask = book in ("flat", "trained")
+        logps = completion.sampled_logps if completion.log_kept is None else \
+            completion.sampled_logps + completion.log_kept
+        yield Row(index=-1, group=index, prompt_ids=group.prompt.token_ids, token_ids=completion.token_ids,
+                  sampled_logps=logps, advantage=advantage if mask else 0.0, mask=mask,
+                  forwarded=bool(completion.token_ids) and mask and (flat_is_reached or not flat), book=book)
+
+
+def _numbered(row: Row, index: int) -> Row:
+    return Row(index, row.group, row.prompt_ids, row.token_ids, row.sampled_logps, row.advantage, row.mask,
+               row.forwarded, row.book)
+
+
+def _update(rows: Sequence[Row], max_tokens: int) -> Update:
+    counted = [row for row in rows if row.mask]
+    return Update(tuple(rows), Denominators(len(counted), sum(row.num_tokens for row in counted), max_tokens))
+
+
+def micro_batches(rows: Sequence[Row], budget: int) -> list[list[Row]]:
+    """`rows` in lists of at most `budget` packed tokens (one row alone may exceed it), groups kept together."""
+    result: list[list[Row]] = []
+    used, group = 0, None
+    for row in sorted(rows, key=lambda row: (row.group, row.index)):
+        cost = row.num_tokens + (len(row.prompt_ids) if row.group != group else 0)
+        if not result or used + cost > budget:
+            result.append([])
+            used, cost = 0, row.num_tokens + len(row.prompt_ids)
+        result[-1].append(row)
+        used, group = used + cost, row.group
+    return result
+
+
+def pack(rows: Sequence[Row], device: torch.device | str = "cpu") -> PackedRows:
+    """`rows` laid end to end, each group's prompt once before its completions, ready for one forward.
+
+    The packed length is at least 8: products of fewer rows may round differently.
+    """
+    tokens: list[int] = []
+    positions: list[int] = []
+    spans: list[tuple[list[int], int]] = []
+    source: list[Tensor] = []
+    prompt_at: dict[int, int] = {}
+    for row in rows:
+        shared = row.group in prompt_at
+        if not shared:
+            prompt_at[row.group] = len(tokens)
+            tokens += row.prompt_ids
+            positions += range(len(row.prompt_ids))
+        prompt, length = prompt_at[row.group], len(row.prompt_ids)
+        start = len(tokens)
+        tokens += row.token_ids
+        positions += range(length, length + row.num_tokens)
+        spans.append(([*range(prompt, prompt + length), *range(start, start + row.num_tokens)],
+                      length if shared else 0))
+        source.append(torch.tensor([prompt + length - 1, *range(start, start + row.num_tokens - 1)]))
+    for filler in range(len(tokens), MIN_ROWS):
+        tokens.append(0)
+        positions.append(0)
+        spans.append(([filler], 0))
+    buckets, place_P = bucket_rows(spans, len(tokens), device)
+    target = [token for row in rows for token in row.token_ids]
+    return PackedRows(torch.tensor(tokens, device=device), torch.tensor(positions, device=device), buckets, place_P,
+                      torch.cat(source).to(device) if source else torch.zeros(0, dtype=torch.long, device=device),
+                      torch.tensor(target, dtype=torch.long, device=device), tuple(rows))
+
+
+def bucket_rows(spans: Sequence[tuple[list[int], int]], num_tokens: int,
+                device: torch.device | str) -> tuple[tuple[AttentionBucket, ...], Tensor]:
+    """Attention rows of packed indices in rectangles whose width depends on a row's own length alone.
+
+    A span is (the packed tokens a row attends over, how many of its first outputs another row provides).
+    """
+    by_width: dict[int, list[tuple[list[int], int]]] = {}
+    for span in spans:
+        by_width.setdefault(-(-len(span[0]) // BUCKET) * BUCKET, []).append(span)
+    buckets, put = [], []
+    for width, members in sorted(by_width.items()):
+        gather = torch.tensor([index + index[:1] * (width - len(index)) for index, _ in members])
+        lengths = torch.tensor([len(index) for index, _ in members])[:, None]
+        skips = torch.tensor([skip for _, skip in members])[:, None]
+        column = torch.arange(width)[None, :]
+        take = ((column >= skips) & (column < lengths)).reshape(-1).nonzero()[:, 0]
+        put.append(gather.reshape(-1)[take])
+        buckets.append(AttentionBucket(gather.to(device), take.to(device)))
+    order = torch.cat(put) if put else torch.zeros(0, dtype=torch.long)
+    place_P = torch.empty(num_tokens, dtype=torch.long)
+    place_P[order] = torch.arange(num_tokens)
+    return tuple(buckets), place_P.to(device)

@@ -1,0 +1,222 @@
+"""The model being trained: loading, LoRA, log-probs of packed rows, the reference, saving.
+
+Dropout is off wherever a log-prob is taken, and log-probs are taken in training too, so it is off for good.
+How a completion is sampled is the engine's matter; how weights change is the optimizer's.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from grpo import attention
+from grpo.kernels.logprob import token_logprob
+from grpo.recipe import LoraSection, ModelSection, RecipeError
+from grpo.types import PackedRows
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+CHAT_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenStats:
+    """Of each completion token: log-prob under the policy at the sampling temperature, and entropy (no gradient)."""
+
+    logp_T: Tensor
+    entropy_T: Tensor
+
+
+class Policy:
+    """A causal language model with its tokenizer, as the trainer and the engine use it.
+
+    ``version`` counts weight changes. ``vocab_size`` is the number of tokens that can be sampled: ids that
+    the tokenizer does not know (padding of the embedding) are left out on both sides. ``context`` is the
+    longest sequence the model takes, None if it has no limit. ``stop_ids`` end a completion.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+                 device: torch.device | str = "cpu", *, gradient_checkpointing: bool = False):
+        self.model, self.tokenizer, self.device = model.to(device), tokenizer, torch.device(device)
+        self.version = 0
+        base = self.base
+        _take_attention_from_here(base)
+        turn_dropout_off(model)
+        model.eval()
+        if gradient_checkpointing:
+            base.gradient_checkpointing_enable({"use_reentrant": False})
+            base.enable_input_require_grads()
+            model.train()
+        config = base.config.get_text_config()
+        self.vocab_size = min(config.vocab_size, max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1))
+        self.context: int | None = getattr(config, "max_position_embeddings", None)
+        self.stop_ids = stop_ids(base, tokenizer)
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The transformers model itself, adapters within."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @staticmethod
+    def load(section: ModelSection, device: torch.device | str = "cpu", *, model: PreTrainedModel | None = None,
+             tokenizer: PreTrainedTokenizerBase | None = None) -> "Policy":
+        """The policy a recipe's ``model`` section describes; a model or tokenizer in hand is used as it is."""
+        if tokenizer is None:
+            tokenizer = load_tokenizer(section)
+        if model is None:
+            model = _load_model(section)
+        if section.lora is not None:
+            model = with_adapters(model, section.lora)
+        return Policy(model, tokenizer, device, gradient_checkpointing=section.gradient_checkpointing)
+
+    # -- forward ------------------------------------------------------------------------------------------
+
+    def logits(self, token_P: Tensor, position_P: Tensor, layout: attention.Layout, keep: Tensor | int,
+               cache: Any = None) -> Tensor:
+        """Logits [.., vocab_size] of the positions ``keep``, through the model's own head, scales and caps.
+
+        Tokens are [P] (packed) or [R, 1] (one a slot).
+        """
+        shape = (1, -1) if token_P.dim() == 1 else token_P.shape
+        output = self.model(input_ids=token_P.view(shape), position_ids=position_P.view(shape), layout=layout,
+                            past_key_values=cache, use_cache=cache is not None, logits_to_keep=keep)
+        return output.logits[..., :self.vocab_size]
+
+    def token_stats(self, packed: PackedRows, temperature: float) -> TokenStats:
+        """Log-prob and entropy of each completion token of `packed`, with gradient where it is enabled."""
+        logits = self.logits(packed.token_P, packed.position_P, attention.PackedLayout(packed), packed.source_T)
+        logp_T, entropy_T = token_logprob(logits[0], packed.target_T, temperature)
+        return TokenStats(logp_T, entropy_T)
+
+    # -- weights ------------------------------------------------------------------------------------------
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that training changes, by name."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy of the trainable parameters."""
+        return {name: p.detach().clone() for name, p in self.trainable().items()}
+
+    @contextmanager
+    def as_if(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """The policy with `weights` in place of its own; how the reference's log-probs are taken."""
+        own = {name: p.data for name, p in self.trainable().items()}
+        try:
+            for name, p in self.trainable().items():
+                p.data = weights[name]
+            yield
+        finally:
+            for name, p in self.trainable().items():
+                p.data = own[name]
+
+    def weights_changed(self) -> None:
+        self.version += 1
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that ``AutoModelForCausalLM.from_pretrained`` loads, adapters merged."""
+        model = self.base
+        if self.model is not model:
+            self.model.save_pretrained(folder / "adapter")
+            model = copy.deepcopy(self.model).merge_and_unload()
+        implementation = model.config._attn_implementation
+        model.config._attn_implementation = "sdpa"
+        model.save_pretrained(folder)
+        model.config._attn_implementation = implementation
+        self.tokenizer.save_pretrained(folder)
+
+    def describe(self) -> str:
+        """One line: architecture, sizes, dtype, device."""
+        total = sum(p.numel() for p in self.model.parameters())
+        learnt = sum(p.numel() for p in self.trainable().values())
+        dtype = str(next(iter(self.model.parameters())).dtype).removeprefix("torch.")
+        part = "" if learnt == total else f", {count(learnt)} of them trained (LoRA)"
+        return f"{type(self.base).__name__}, {count(total)} parameters{part}, {dtype} on {self.device}"
+
+
+def count(number: float) -> str:
+    """1234567 as 1.2M."""
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.3g}{unit}"
+    return f"{number:.0f}"
+
+
+def _load_model(section: ModelSection) -> PreTrainedModel:
+    options = {"trust_remote_code": section.trust_remote_code, "revision": section.revision}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(section.name, dtype=DTYPES[section.dtype], **options)
+    except (OSError, ValueError, ImportError) as error:
+        raise RecipeError(f"model: {section.name} cannot be loaded: {first_line(error)}") from None
+    return model
+
+
+def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with a padding token."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(section.name, trust_remote_code=section.trust_remote_code,
+                                                  revision=section.revision)
+    except (OSError, ValueError, ImportError) as error:
+        raise RecipeError(f"model: the tokenizer of {section.name} cannot be loaded: {first_line(error)}") from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def check_config(section: ModelSection) -> None:
+    """Refuse a model that cannot be found, by its configuration alone, before its weights are read."""
+    try:
+        AutoConfig.from_pretrained(section.name, trust_remote_code=section.trust_remote_code,
+                                   revision=section.revision)
+    except (OSError, ValueError, ImportError) as error:
+        raise RecipeError(f"model: {section.name} is neither a folder with a config.json nor a model that the hub "
+                          f"gives: {first_line(error)}") from None
+
+
+def first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def with_adapters(model: PreTrainedModel, lora: LoraSection) -> nn.Module:
+    """`model` with fresh low-rank adapters; nothing else of it trains."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets, lora_dropout=0.0,
+                        task_type="CAUSAL_LM")
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise RecipeError(f"model: lora.targets {lora.targets!r} does not fit this model: {first_line(error)}") from None
+
+
+def _take_attention_from_here(base: PreTrainedModel) -> None:
+    if not getattr(base, "_supports_attention_backend", False):
+        raise RecipeError(f"model: {type(base).__name__} does not take its attention from transformers' attention "
+                          "interface, which sampling and training rely on; choose another architecture")
+    base.set_attn_implementation(attention.NAME)
+
+
+def turn_dropout_off(model: nn.Module) -> None:
+    """Set every dropout probability in `model` to 0; its configuration keeps what it says."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout", "hidden_dropout", "resid_dropout", "router_jitter_noise"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Every token that ends a completion: the model's and tokenizer's eos, and the end of a chat turn."""
+    listed = getattr(model.generation_config, "eos_token_id", None)
+    found = set(listed if isinstance(listed, list) else [listed]) | {tokenizer.eos_token_id}
+    vocabulary = tokenizer.get_vocab()
+    special = set(tokenizer.all_special_ids)
+    found |= {vocabulary[end] for end in CHAT_ENDS if end in vocabulary and vocabulary[end] in special}
+    return frozenset(int(token) for token in found if token is not None)

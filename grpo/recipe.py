@@ -1,0 +1,519 @@
+"""A run, fully described: frozen dataclasses filled from YAML and ``key=value``, checked before anything loads.
+
+Precedence: field defaults < preset < YAML < overrides. A default stands once, in its field. Relative paths
+are taken from the recipe's folder in YAML and from the working folder in overrides. Loading a recipe
+executes nothing: the YAML is read by a safe loader under YAML 1.2's rules (``1e-6`` is a number, ``no`` is
+text), and a key that is unknown or stands twice is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Iterator, Mapping
+
+import yaml
+
+from grpo.presets import PRESETS
+
+Check = Callable[[Any], "str | None"]
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be run as it stands; the message says where, what was found and what would do."""
+
+
+# ---- what a value may be ------------------------------------------------------------------------------------
+
+
+def at_least(low: float) -> Check:
+    return lambda value: None if value >= low else f"must be at least {low}"
+
+
+def above(low: float) -> Check:
+    return lambda value: None if value > low else f"must be above {low}"
+
+
+def between(low: float, high: float) -> Check:
+    return lambda value: None if low <= value <= high else f"must lie between {low} and {high}"
+
+
+def one_of(*names: str) -> Check:
+    def check(value: Any) -> str | None:
+        return None if value in names else f"must be one of {', '.join(names)}{nearest(str(value), names)}"
+
+    return check
+
+
+def nearest(word: str, names: typing.Iterable[str]) -> str:
+    """``; did you mean x?`` for the closest of `names`, or nothing."""
+    found = difflib.get_close_matches(word, list(names), n=1, cutoff=0.5)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def key(default: Any, help: str, check: Check | None = None) -> Any:
+    """A field of the recipe: its default, its help, and the range of its value."""
+    metadata = {"help": help, "check": check}
+    if isinstance(default, (dict, list)):
+        return field(default_factory=lambda: default.copy(), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+# ---- the sections -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LoraSection:
+    rank: int = key(16, "rank of the adapters", at_least(1))
+    alpha: float = key(32.0, "scale of the adapters; their output is multiplied by alpha / rank", above(0))
+    targets: str | list = key("all-linear", "all-linear (every linear layer but the head), or a list of module names")
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    name: str | None = key(None, "hub id or folder of a causal language model")
+    dtype: str = key("float32", "parameters' dtype; bfloat16 keeps fp32 master weights beside them",
+                     one_of("float32", "bfloat16", "float64"))
+    lora: LoraSection | None = key(None, "train low-rank adapters instead of the whole model")
+    trust_remote_code: bool = key(False, "run the Python that comes with the model; only for sources you trust")
+    gradient_checkpointing: bool = key(False, "recompute activations in the backward: less memory, more time")
+    revision: str | None = key(None, "branch, tag or commit of a hub model")
+
+
+@dataclass(frozen=True)
+class DataSection:
+    source: str | None = key(None, "hub id, .jsonl/.csv/.parquet file, or a procedural task's name")
+    subset: str | None = key(None, "configuration of a hub data set")
+    split: str = key("train", "split of a hub data set")
+    args: dict = key({}, "arguments of a procedural task")
+    columns: dict = key({}, "our column: the data set's column, e.g. {prompt: question, answer: answer}")
+    template: str = key("r1", "r1 (think/answer tags), chat (the tokenizer's), plain, or a string with {prompt}")
+    held_out: int = key(0, "rows kept for evaluation; they never train", at_least(0))
+    max_prompt_tokens: int | None = key(None, "longer prompts are dropped and counted; default: what the context "
+                                              "leaves beside sample.max_tokens", at_least(1))
+
+
+@dataclass(frozen=True)
+class SampleSection:
+    engine: str = key("embedded", "who samples: embedded (the trainer's own modules)", one_of("embedded"))
+    prompts: int = key(32, "prompts sampled a step", at_least(1))
+    group_size: int = key(8, "completions sampled for each prompt", at_least(1))
+    max_tokens: int = key(1024, "longest completion, in tokens", at_least(1))
+    temperature: float = key(1.0, "divides the logits; 0 is greedy", at_least(0))
+    top_k: int = key(0, "keep the k likeliest tokens; 0 keeps all", at_least(0))
+    top_p: float = key(1.0, "keep the likeliest tokens until their mass reaches p", between(1e-6, 1))
+    min_p: float = key(0.0, "keep tokens at least min_p times as likely as the likeliest", between(0, 1))
+    stop: list = key([], "strings that end a completion")
+    max_rows: int = key(256, "completions decoded at a time; changes memory and speed, never the tokens", at_least(1))
+
+
+@dataclass(frozen=True)
+class RewardSection:
+    use: str | None = key(None, "name from the table, package.module:function or path/file.py:function")
+    weight: float = key(1.0, "factor of this part in the sum")
+    args: dict = key({}, "arguments passed to the function by name")
+    when: dict = key({}, "column: value; the part counts only for rows that match")
+    style: str | None = key(None, "calling convention; default: recognised by the parameters' names")
+    timeout_seconds: float = key(10.0, "longest time for one completion", above(0))
+
+
+@dataclass(frozen=True)
+class AdvantageSection:
+    rule: str = key("group_std", "group_std: (R - mean) / (std + epsilon) of the group; center: R - mean",
+                    one_of("group_std", "center"))
+    epsilon: float = key(1e-4, "added to the group's standard deviation", at_least(0))
+    mask_truncated: bool = key(False, "completions cut by length are not learnt from and leave the denominators")
+
+
+@dataclass(frozen=True)
+class LossSection:
+    preset: str = key("grpo", "a published objective; sets advantage.* and loss.*", one_of(*PRESETS))
+    epsilon_low: float = key(0.2, "the ratio is clipped below 1 - epsilon_low", at_least(0))
+    epsilon_high: float = key(0.2, "the ratio is clipped above 1 + epsilon_high", at_least(0))
+    aggregation: str = key("sequence_mean", "sequence_mean: mean over completions of token means; token_mean: mean "
+                                            "over all tokens; constant: sum / (completions x constant)",
+                           one_of("sequence_mean", "token_mean", "constant"))
+    constant: int | None = key(None, "normaliser of aggregation constant; default sample.max_tokens", at_least(1))
+    beta: float = key(0.0, "weight of the KL to the reference (k3, in the loss); 0 loads no reference", at_least(0))
+    reference_every: int = key(0, "replace the reference by the policy every N updates (R1: 400); 0: never",
+                               at_least(0))
+    old: str = key("forward", "old_logp of later updates: forward (one more pass before the first) or sampler",
+                   one_of("forward", "sampler"))
+
+
+@dataclass(frozen=True)
+class OptimSection:
+    lr: float = key(1e-6, "learning rate of AdamW", above(0))
+    updates: int = key(1, "disjoint mini-batches of whole groups a step; denominators are those of each", at_least(1))
+    epochs: int = key(1, "passes over a step's completions", at_least(1))
+    warmup: int = key(0, "updates over which the learning rate rises from 0", at_least(0))
+    schedule: str = key("constant", "what follows the warm-up: constant, linear (to 0) or cosine (to 0)",
+                        one_of("constant", "linear", "cosine"))
+    weight_decay: float = key(0.0, "decoupled weight decay", at_least(0))
+    max_grad_norm: float = key(1.0, "the gradient is scaled down to this norm; 0 turns clipping off", at_least(0))
+    tokens_per_micro_batch: int = key(16384, "packed tokens in one forward; changes memory, never the gradient",
+                                      at_least(1))
+    beta1: float = key(0.9, "AdamW's first decay", between(0, 1))
+    beta2: float = key(0.999, "AdamW's second decay", between(0, 1))
+    eps: float = key(1e-8, "AdamW's epsilon", above(0))
+
+
+@dataclass(frozen=True)
+class EvaluateSection:
+    every: int = key(20, "steps between held-out evaluations; 0: only before and after", at_least(0))
+    samples: int = key(4, "completions for each held-out prompt", at_least(1))
+    temperature: float = key(1.0, "temperature of every evaluation, before, during and after", at_least(0))
+    reward: str | None = key(None, "the reward whose full score counts as accurate; default: the first one")
+
+
+@dataclass(frozen=True)
+class CheckpointSection:
+    every: int = key(20, "steps between checkpoints; 0: only when stopped", at_least(0))
+    keep: int = key(2, "checkpoints kept", at_least(1))
+
+
+@dataclass(frozen=True)
+class WandbSection:
+    project: str = key("grpo", "wandb project")
+    entity: str | None = key(None, "wandb entity")
+    mode: str = key("online", "online, offline or disabled", one_of("online", "offline", "disabled"))
+    tags: list = key([], "wandb tags")
+
+
+@dataclass(frozen=True)
+class LogSection:
+    wandb: WandbSection | None = key(None, "log to Weights & Biases, e.g. {project: mine, mode: offline}")
+
+
+@dataclass(frozen=True)
+class SandboxSection:
+    min_isolation: str = key("L2", "weakest isolation under which a reward may run programs",
+                             one_of("L1", "L2", "L3", "L4"))
+    allow_unsafe: bool = key(False, "run programs below min_isolation all the same")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run. Make one with `Recipe.load` or `Recipe.from_mapping`; it never changes."""
+
+    name: str = key("run", "name of the run; default: the file's name")
+    seed: int = key(0, "decides data order and every sampled token", at_least(0))
+    steps: int = key(100, "passes of the loop", at_least(0))
+    run_dir: str | None = key(None, "folder of the run; default runs/<name>")
+    deterministic: bool = key(False, "refuse operations whose result may differ between runs")
+    threads: int | None = key(None, "CPU threads of the model; default: torch's own", at_least(1))
+    model: ModelSection = key(ModelSection(), "the policy")
+    data: DataSection = key(DataSection(), "the prompts")
+    sample: SampleSection = key(SampleSection(), "how completions are drawn")
+    rewards: dict = key({}, "metric name: {use, weight, args, when}")
+    advantage: AdvantageSection = key(AdvantageSection(), "how scores become advantages")
+    loss: LossSection = key(LossSection(), "the objective")
+    optim: OptimSection = key(OptimSection(), "the optimizer")
+    evaluate: EvaluateSection = key(EvaluateSection(), "held-out evaluation")
+    checkpoint: CheckpointSection = key(CheckpointSection(), "what is kept to resume from")
+    log: LogSection = key(LogSection(), "where records go beside the console and metrics.jsonl")
+    sandbox: SandboxSection = key(SandboxSection(), "for rewards that run programs; no built-in reward of this "
+                                                    "version does")
+
+    @staticmethod
+    def load(path: str | os.PathLike[str], *overrides: str) -> "Recipe":
+        """The recipe in the YAML file `path` with ``a.b=value`` overrides applied, checked."""
+        file = find_recipe(path)
+        values = resolve_paths(read_yaml(file), file.parent)
+        values.setdefault("name", file.stem)
+        return Recipe.from_mapping(values, *overrides)
+
+    @staticmethod
+    def from_mapping(values: Mapping[str, Any], *overrides: str) -> "Recipe":
+        """The recipe that a nested mapping describes, with ``a.b=value`` overrides applied, checked."""
+        layered = merge(dict(values), parse_overrides(overrides))
+        recipe = build(Recipe, merge(preset_values(layered), layered), "")
+        check_combinations(recipe)
+        return recipe
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The resolved recipe as plain values; `from_mapping` of it gives the same recipe."""
+        return plain(self)
+
+    def folder(self) -> Path:
+        """The run folder, absolute."""
+        return Path(self.run_dir or Path("runs") / self.name).expanduser().absolute()
+
+
+# ---- reading ------------------------------------------------------------------------------------------------
+
+
+def find_recipe(path: str | os.PathLike[str]) -> Path:
+    """The file that `path` names: as given, or a recipe that ships with the library."""
+    given = Path(path).expanduser()
+    if given.is_file():
+        return given.absolute()
+    package = Path(__file__).resolve().parent
+    for folder in (package.parent / "recipes", package / "recipes"):
+        for name in (given.name, given.name + ".yaml"):
+            if len(given.parts) <= 2 and given.parts[:-1] in ((), ("recipes",)) and (folder / name).is_file():
+                return folder / name
+    raise RecipeError(f"recipe: there is no file {given}; give the path of a YAML file")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars, and no key twice."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9][0-9_]*", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+     "-+0123456789."),
+    ("null", r"~|null|Null|NULL|", "~nN\0"),
+    ("merge", r"<<", "<"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"),
+                                  [*_first.replace("\0", ""), *([""] if "\0" in _first else [])])
+
+
+def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        name = loader.construct_object(key_node, deep=True)
+        if not isinstance(name, (str, int, float, bool)):
+            raise RecipeError(f"recipe: line {key_node.start_mark.line + 1}: a key must be a word")
+        if name in seen:
+            raise RecipeError(f"recipe: line {key_node.start_mark.line + 1}: the key {name} stands twice in one "
+                              "section; remove one of them")
+        seen.add(name)
+    return {loader.construct_object(k, deep=True): loader.construct_object(v, deep=True) for k, v in node.value}
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_duplicates)
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value.replace("_", "")))
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe: {file.name} is not valid YAML: {' '.join(str(error).split())}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe: {file} cannot be read: {error}") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"recipe: {file.name} holds {kind(values)}, not a mapping of keys")
+    return values
+
+
+def parse_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """``("a.b=1", "c=x")`` as a nested mapping; values are read as YAML, paths from the working folder."""
+    result: dict[str, Any] = {}
+    for override in overrides:
+        path, sign, text = override.partition("=")
+        if not sign or not path.strip():
+            raise RecipeError(f"recipe: {override!r} is not an override; write section.key=value")
+        try:
+            value = yaml.load(text, Loader=_Loader)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"recipe: the value of {path} is not valid YAML: {' '.join(str(error).split())}") from None
+        for name in reversed(path.strip().split(".")):
+            value = {name: value}
+        result = merge(result, value)
+    return resolve_paths(result, Path.cwd())
+
+
+def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    """`high` laid over `low`, section by section."""
+    result = dict(low)
+    for name, value in high.items():
+        old = result.get(name)
+        result[name] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def preset_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    loss = values.get("loss")
+    name = loss.get("preset", LossSection().preset) if isinstance(loss, Mapping) else LossSection().preset
+    if name not in PRESETS:
+        raise RecipeError(f"recipe: loss.preset {one_of(*PRESETS)(name)}; found {name!r}")
+    return {"advantage": dict(PRESETS[name].advantage), "loss": {"preset": name, **PRESETS[name].loss}}
+
+
+def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """`values` with the keys that may be paths made absolute from `folder`."""
+    values = dict(values)
+    if isinstance(values.get("run_dir"), str):
+        values["run_dir"] = str((folder / Path(values["run_dir"]).expanduser()).resolve())
+    for section, name in (("model", "name"), ("data", "source")):
+        if isinstance(values.get(section), dict):
+            values[section] = dict(values[section])
+            values[section][name] = _absolute(values[section].get(name), folder)
+            if values[section][name] is None:
+                del values[section][name]
+    if isinstance(values.get("rewards"), dict):
+        values["rewards"] = {name: _reward_path(part, folder) for name, part in values["rewards"].items()}
+    return values
+
+
+def _absolute(value: Any, folder: Path) -> Any:
+    if not isinstance(value, str) or not value:
+        return value
+    path = Path(value).expanduser()
+    looks_like_path = value.startswith((".", "/", "~")) or path.suffix in (".jsonl", ".json", ".csv", ".parquet", ".gguf")
+    return str((folder / path).resolve()) if looks_like_path or (folder / path).exists() else value
+
+
+def _reward_path(part: Any, folder: Path) -> Any:
+    use = part.get("use") if isinstance(part, dict) else None
+    if not isinstance(use, str) or ".py:" not in use:
+        return part
+    file, _, function = use.rpartition(":")
+    return {**part, "use": f"{(folder / Path(file).expanduser()).resolve()}:{function}"}
+
+
+# ---- from plain values to dataclasses and back --------------------------------------------------------------
+
+
+def build(cls: type, values: Any, where: str) -> Any:
+    """An instance of the section `cls` from a mapping, each value checked by type and range."""
+    if not isinstance(values, Mapping):
+        raise RecipeError(f"recipe: {where or 'the file'} must be a section of keys, not {kind(values)}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for name in values:
+        if name not in fields:
+            raise RecipeError(f"recipe: unknown key {dotted(where, name)}{nearest(str(name), fields)}"
+                              if nearest(str(name), fields) else
+                              f"recipe: unknown key {dotted(where, name)}; the keys there are {', '.join(fields)}")
+    hints = typing.get_type_hints(cls)
+    return cls(**{name: convert(hints[name], value, dotted(where, name), fields[name].metadata["check"])
+                  for name, value in values.items()})
+
+
+def convert(hint: Any, value: Any, where: str, check: Check | None) -> Any:
+    """`value` as the type `hint`, or a sentence that says what stands there instead."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and type(None) in options:
+        return None
+    if where == "rewards":
+        return {name: build(RewardSection, part, dotted(where, name)) for name, part in section(value, where).items()}
+    for option in options:
+        if dataclasses.is_dataclass(option):
+            return build(option, value, where)
+    for option in options:
+        if fits(option, value):
+            value = float(value) if option is float else value
+            problem = check(value) if check else None
+            if problem:
+                raise RecipeError(f"recipe: {where} {problem}; found {value!r}")
+            return value
+    raise RecipeError(f"recipe: {where} must be {' or '.join(KINDS[o] for o in options)}, not {kind(value)}"
+                      f"{hint_for(options, value)}")
+
+
+KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a mapping",
+         list: "a list", type(None): "null"}
+
+
+def fits(option: Any, value: Any) -> bool:
+    if option is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value \
+            and abs(value) != float("inf")
+    if option is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, option)
+
+
+def kind(value: Any) -> str:
+    if isinstance(value, str):
+        return f"the text {value!r}"
+    if isinstance(value, (Mapping, list)):
+        return "a mapping" if isinstance(value, Mapping) else "a list"
+    return "nothing" if value is None else ("true" if value is True else "false" if value is False else f"{value}")
+
+
+def hint_for(options: tuple[Any, ...], value: Any) -> str:
+    if isinstance(value, str) and (int in options or float in options) and re.fullmatch(r"[-+\d.eE_]+", value):
+        return "; write it without quotes"
+    if isinstance(value, str) and bool in options and value.lower() in ("yes", "no", "on", "off", "y", "n"):
+        return "; write true or false"
+    return ""
+
+
+def section(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise RecipeError(f"recipe: {where} must be a section of keys, not {kind(value)}")
+    return value
+
+
+def dotted(where: str, name: Any) -> str:
+    return f"{where}.{name}" if where else str(name)
+
+
+def plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): plain(part) for name, part in value.items()}
+    return [plain(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+# ---- what must hold between keys ----------------------------------------------------------------------------
+
+
+def check_combinations(recipe: Recipe) -> None:
+    """Refuse settings that are each in range but cannot stand together."""
+    sample, optim, loss = recipe.sample, recipe.optim, recipe.loss
+    if sample.group_size < 2:
+        raise RecipeError(f"recipe: sample.group_size is 1, but advantage.rule {recipe.advantage.rule} compares the "
+                          "completions of a group; set it to 2 or more")
+    if optim.updates > sample.prompts:
+        raise RecipeError(f"recipe: optim.updates is {optim.updates} but sample.prompts is {sample.prompts}; each "
+                          "update needs a group of its own, so lower optim.updates or raise sample.prompts")
+    if sample.temperature == 0:
+        raise RecipeError("recipe: sample.temperature is 0; greedy completions of one prompt are all the same, so "
+                          "no group could teach anything; set it above 0")
+    if loss.reference_every and not loss.beta:
+        raise RecipeError("recipe: loss.reference_every is set but loss.beta is 0, so there is no reference; set "
+                          "loss.beta above 0 or loss.reference_every to 0")
+    if not all(isinstance(text, str) and text for text in sample.stop):
+        raise RecipeError("recipe: sample.stop must be a list of non-empty strings")
+    for name, part in recipe.rewards.items():
+        if part.use is None:
+            raise RecipeError(f"recipe: rewards.{name}.use is missing; name a function, e.g. math_answer")
+    if recipe.evaluate.reward is not None and recipe.rewards and recipe.evaluate.reward not in recipe.rewards:
+        raise RecipeError(f"recipe: evaluate.reward names {recipe.evaluate.reward}, which is not among rewards"
+                          f"{nearest(recipe.evaluate.reward, recipe.rewards)}")
+    for ours, theirs in recipe.data.columns.items():
+        if not isinstance(theirs, str):
+            raise RecipeError(f"recipe: data.columns.{ours} must name a column of the data set, not {kind(theirs)}")
+
+
+# ---- what a reader is shown ---------------------------------------------------------------------------------
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The keys in which two resolved recipes differ, as (dotted key, old value, new value)."""
+    for name in dict.fromkeys([*old, *new]):
+        a, b = old.get(name), new.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            yield from differences(a, b, dotted(where, name))
+        elif a != b:
+            yield dotted(where, name), a, b
+
+
+def describe_keys(cls: type = Recipe, where: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Every key of the recipe as (dotted name, default, help), in the order of the file."""
+    hints = typing.get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        name, options = dotted(where, f.name), typing.get_args(hints[f.name]) or (hints[f.name],)
+        default = f.default if f.default is not dataclasses.MISSING else f.default_factory()
+        inner = next((o for o in options if dataclasses.is_dataclass(o)), None)
+        if inner is None or default is None:
+            yield name, default, f.metadata["help"]
+        if inner is not None:
+            yield from describe_keys(inner, name)
+        if name == "rewards":
+            yield from describe_keys(RewardSection, "rewards.<name>")

@@ -1,0 +1,1 @@
+"""Prompts become groups: engines that sample, behind one interface."""

@@ -1,0 +1,106 @@
+"""One token for each row: temperature, filters, and noise that depends on nothing but the row's own seed.
+
+The sampling distribution is softmax(filter(logits / temperature)), filters in the order top-k, top-p, min-p;
+ties keep the lowest id. Noise is a counter-based hash of (seed, position, token) turned into a Gumbel
+variable, so a completion does not depend on batch, row, order or what was drawn before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_MASK32 = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. Temperature 0 is greedy, with the log-probs of the unscaled distribution."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    @property
+    def filters(self) -> bool:
+        return self.temperature > 0 and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0)
+
+
+def completion_seed(*parts: object) -> int:
+    """A signed 64-bit seed from (run seed, step, prompt id, sample index)."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def sample(logits_RV: Tensor, seed_R: Tensor, position_R: Tensor,
+           sampling: Sampling) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(token_R, sampled_logp_R, log_kept_R) from raw logits; log_kept_R is None without filters.
+
+    Log-probs are fp32, under the distribution that was drawn from. A row whose logits hold NaN, or nothing
+    finite, gets token -1 and log-prob NaN; the other rows are not touched.
+    """
+    logits_RV = logits_RV.float()
+    good_R = ~logits_RV.isnan().any(-1) & logits_RV.amax(-1).isfinite()
+    if sampling.temperature == 0:
+        logp_RV = logits_RV.log_softmax(-1)
+        token_R, log_kept_R = logits_RV.argmax(-1), None
+    else:
+        logp_RV = (logits_RV / sampling.temperature).log_softmax(-1)
+        log_kept_R = None
+        if sampling.filters:
+            kept_RV = logp_RV.masked_fill(~keep(logp_RV, sampling), float("-inf"))
+            log_kept_R = kept_RV.logsumexp(-1)
+            logp_RV = kept_RV - log_kept_R[:, None]
+        token_R = (logp_RV + gumbel(seed_R, position_R, logits_RV.shape[-1])).argmax(-1)
+    sampled_logp_R = logp_RV.gather(-1, token_R[:, None])[:, 0]
+    token_R = torch.where(good_R, token_R, -1)
+    return token_R, torch.where(good_R, sampled_logp_R, torch.nan), log_kept_R
+
+
+def keep(logp_RV: Tensor, sampling: Sampling) -> Tensor:
+    """Which tokens pass top-k, then top-p of what is left, then min-p; the likeliest token always does."""
+    sorted_RV, order_RV = logp_RV.sort(-1, descending=True, stable=True)
+    kept_RV = torch.ones_like(sorted_RV, dtype=torch.bool)
+    if 0 < sampling.top_k < kept_RV.shape[-1]:
+        kept_RV[:, sampling.top_k:] = False
+    if sampling.top_p < 1:
+        prob_RV = sorted_RV.double().exp() * kept_RV
+        before_RV = prob_RV.cumsum(-1) - prob_RV
+        kept_RV &= before_RV < sampling.top_p * prob_RV.sum(-1, keepdim=True)
+    if sampling.min_p > 0:
+        kept_RV &= sorted_RV.exp() >= sampling.min_p * sorted_RV[:, :1].exp()
+    kept_RV[:, 0] = True
+    return torch.zeros_like(kept_RV).scatter_(-1, order_RV, kept_RV)
+
+
+def gumbel(seed_R: Tensor, position_R: Tensor, num_tokens: int) -> Tensor:
+    """Gumbel noise [R, V], fp32, a pure function of (seed, position, token)."""
+    key_R = splitmix64(seed_R + position_R * -7046029254386353131)
+    low_R, high_R = key_R & _MASK32, (key_R >> 32) & _MASK32
+    token_V = torch.arange(num_tokens, device=seed_R.device)
+    hash_RV = mix32(mix32(token_V[None, :] ^ low_R[:, None]) ^ high_R[:, None])
+    # u in (0, 1): fine near 0, where the exponential variable -log(1 - u) decides which token wins
+    u_RV = (hash_RV.double() + 0.5) * 2.0**-32
+    return -(-torch.log1p(-u_RV)).log().float()
+
+
+def splitmix64(x: Tensor) -> Tensor:
+    """Steele et al.'s 64-bit mixer on int64 tensors, arithmetic modulo 2**64."""
+    x = (x ^ _shift(x, 30)) * -4658895280553007687
+    x = (x ^ _shift(x, 27)) * -7723592293110705685
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def mix32(x: Tensor) -> Tensor:
+    """A 32-bit mixer (xor-shift, multiply, twice) on int64 tensors that hold 32-bit words."""
+    x = ((x ^ (x >> 16)) * 0x21F0AAAD) & _MASK32
+    x = ((x ^ (x >> 15)) * 0x735A2D97) & _MASK32
+    return x ^ (x >> 15)

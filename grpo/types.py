@@ -1,0 +1,180 @@
+"""The nouns that travel between the stages of the loop, and the words used for them everywhere.
+
+``Prompt -> Completion -> Group -> ScoredGroup -> Batch -> UpdateStats -> record``
+
+Words: a *step* is one pass of the loop, an *update* one optimizer step, an *epoch* one pass over a
+step's completions. A *completion* is what the policy wrote, an *answer* the gold column and what is
+extracted to compare with it. A *group* is the completions of one prompt; it is *flat* if its scores do
+not spread. A completion is *truncated* if its finish is length or context. ``logp`` is the current
+policy's log-probability, ``old_logp`` that of the policy before the step's first update,
+``sampled_logp`` the sampler's own, ``ref_logp`` the reference's; *drift* is sampled_logp against old_logp.
+
+Shape letters, the same in every file: ``B`` completions, ``G`` completions of one group, ``T`` completion
+tokens of a batch laid end to end, ``P`` packed token positions (prompts and completions), ``R`` rows,
+``V`` vocabulary, ``D`` hidden width. Tensors carry them as a suffix: ``logp_T``, ``advantage_B``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from rewards import Score
+
+FINISHES = ("stop", "length", "context", "cancelled", "error")
+BOOKS = ("cancelled", "faulted", "truncated_masked", "flat", "correction_masked", "trained")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One row of the data set, ready to be sampled: its tokens, and the truth its reward needs.
+
+    ``truth`` holds the row's columns; it is never shown to the policy. ``text`` is what ``token_ids`` spell.
+    """
+
+    id: str
+    token_ids: tuple[int, ...]
+    truth: Mapping[str, Any]
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Completion:
+    """What the policy wrote after one prompt.
+
+    ``token_ids`` end with the stop token when ``finish`` is "stop" by a token; a stop *string* stays in
+    ``token_ids`` and is trimmed from ``text``. ``sampled_logps`` (fp32, one a token) are those of the
+    sampling distribution, temperature and filters applied. ``log_kept`` is the log of the probability mass
+    that the filters kept at each token (None without filters), so that ``sampled_logps + log_kept`` is the
+    log-probability under temperature alone. ``versions`` are spans ``(weight version, first, last + 1)``.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    sampled_logps: Tensor
+    finish: str
+    stop: int | str | None = None
+    versions: tuple[tuple[int, int, int], ...] = ()
+    log_kept: Tensor | None = None
+
+    @property
+    def truncated(self) -> bool:
+        return self.finish in ("length", "context")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """The completions of one prompt, in the order of their sample index."""
+
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoredGroup:
+    """A group with the verdict on each completion; a score whose value is None counts nowhere."""
+
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+    scores: tuple[Score, ...]
+    verdicts: tuple[Mapping[str, Score], ...] = ()
+
+    @property
+    def flat(self) -> bool:
+        """Whether the scores that count do not spread, so that no completion is better than another."""
+        values = [score.value for score in self.scores if score.value is not None]
+        return not values or max(values) - min(values) <= 1e-9 * max(1.0, abs(max(values)), abs(min(values)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """One completion as the update sees it: its tokens, its advantage, and where it stands in the step.
+
+    ``mask`` is False where the completion is sampled but must not be learnt from (a fault, a masked
+    truncation); such a row is in no denominator. ``forwarded`` is False where it is in the denominators
+    but nothing in the loss can reach it (a flat group without KL).
+    """
+
+    index: int
+    group: int
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    sampled_logps: Tensor
+    advantage: float
+    mask: bool
+    forwarded: bool
+    book: str
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Denominators:
+    """What the sums of one update are divided by: counts over the whole update and all ranks."""
+
+    num_completions: int
+    num_tokens: int
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Update:
+    """The rows of one optimizer step with the denominators fixed before its first backward."""
+
+    rows: tuple[Row, ...]
+    denominators: Denominators
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionBucket:
+    """Attention rows of similar length, computed as one rectangle.
+
+    ``gather_RL`` [R, L] indexes packed tokens; places past a row's end repeat its first token, come after
+    every query that is read back, and are never read back themselves. ``take`` lists the flat places of the
+    rectangle whose outputs are kept.
+    """
+
+    gather_RL: Tensor
+    take: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedRows:
+    """Rows laid end to end without padding; the prompt of a group stands once before its completions.
+
+    ``token_P`` and ``position_P`` are the packed tokens and their positions. Each attention row reads a
+    prompt and one completion causally, through ``buckets``; ``place_P`` names, for each packed token, its
+    output among those the buckets keep, end to end. ``source_T`` is, for each completion token, the packed
+    position whose hidden state predicts it, ``target_T`` the token itself.
+    """
+
+    token_P: Tensor
+    position_P: Tensor
+    buckets: tuple[AttentionBucket, ...]
+    place_P: Tensor
+    source_T: Tensor
+    target_T: Tensor
+    rows: tuple[Row, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.token_P.numel())
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """All rows of a step, divided into the updates that will be made from them."""
+
+    rows: tuple[Row, ...]
+    updates: tuple[Update, ...]
+    ledger: Mapping[str, int] = field(default_factory=dict)
+
+
+def stack_logps(rows: Sequence[Row], device: torch.device | str = "cpu") -> Tensor:
+    """The sampler's log-probs of `rows` end to end: ``sampled_logp_T``, fp32."""
+    return torch.cat([row.sampled_logps for row in rows]).to(device) if rows else torch.zeros(0, device=device)
