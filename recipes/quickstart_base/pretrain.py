@@ -1,0 +1,306 @@
+"""Makes the quickstart's base model from nothing: its tokenizer, its corpus and its weights, from one seed.
+
+    python recipes/quickstart_base/pretrain.py [FOLDER]
+
+The corpus holds two habits, and README.md says why. In 70 % of the traces the writer makes one guess and stops;
+in 30 % it compares each attempt with the target, says no and tries again. The 256 held-out problems of
+search-countdown-3 are in neither. Reinforcement learning and evaluation are the trainer's business.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterable, Iterator
+
+from rewards.tasks import countdown, held_out, load_task, retries, whole_results
+
+HERE = Path(__file__).resolve().parent
+NUM_HELD_OUT = 256
+SEED = 0
+
+
+# --------------------------------------------------------------------------------------------- the corpus
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """What is planted: how often a trace searches, how often one attempt is right, how many a search may take."""
+
+    searching: float = 0.3
+    guess_right: float = 1 / 3
+    attempt_right: float = 0.36
+    max_attempts: int = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Two steps that use three numbers: ``3 + 5 = 8 , 8 * 7 = 56`` and its expression ``( 3 + 5 ) * 7``."""
+
+    steps: str
+    expression: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One line of the corpus: the prompt, what is written after it, and which habit wrote it."""
+
+    prompt: str
+    completion: str
+    searches: bool
+
+
+def problems() -> tuple[list[dict], list[dict]]:
+    """The problems that train and the 256 that nothing trains on."""
+    return held_out(load_task("search-countdown-3").rows(), NUM_HELD_OUT)
+
+
+def attempts(numbers: list[int], largest: int = 99) -> list[Attempt]:
+    """Every attempt at three numbers whose steps stay whole and in 1..largest, without repetition."""
+    found = {}
+    for i in range(3):
+        pair, last = [numbers[j] for j in range(3) if j != i], numbers[i]
+        for middle, first_step in whole_results(*pair, largest).items():
+            for value, second_step in whole_results(middle, last, largest).items():
+                attempt = _attempt(first_step, middle, second_step, value)
+                found[attempt.steps] = attempt
+    return list(found.values())
+
+
+def _attempt(first_step: str, middle: int, second_step: str, value: int) -> Attempt:
+    left, sign, right = second_step.split()
+    if left == str(middle):
+        expression = f"( {first_step} ) {sign} {right}"
+    else:
+        expression = f"{left} {sign} ( {first_step} )"
+    return Attempt(f"{first_step} = {middle} , {second_step} = {value}", expression, value)
+
+
+def corpus(seed: int = SEED, habits: Habits = Habits()) -> Iterator[Trace]:
+    """Traces without end, the same for the same seed."""
+    rng = random.Random(f"corpus {seed}")
+    train, _ = problems()
+    known: dict[tuple[int, ...], list[Attempt]] = {}
+    while True:
+        row = rng.choice(train)
+        numbers = tuple(row["numbers"])
+        if numbers not in known:
+            known[numbers] = attempts(row["numbers"])
+        yield _trace(rng, row, known[numbers], habits)
+
+
+def _trace(rng: random.Random, row: dict, known: list[Attempt], habits: Habits) -> Trace:
+    right = [attempt for attempt in known if attempt.value == row["target"]]
+    wrong = [attempt for attempt in known if attempt.value != row["target"]]
+    searches = rng.random() < habits.searching
+    if searches:
+        tried = _search(rng, right, wrong, habits)
+    else:
+        tried = [rng.choice(right if rng.random() < habits.guess_right or not wrong else wrong)]
+    completion = f"{' no '.join(attempt.steps for attempt in tried)} answer {tried[-1].expression}"
+    return Trace(row["prompt"], completion, searches)
+
+
+def _search(rng: random.Random, right: list[Attempt], wrong: list[Attempt], habits: Habits) -> list[Attempt]:
+    """Different attempts, up to the first that is right or the most that a search may take."""
+    wrong = rng.sample(wrong, min(len(wrong), habits.max_attempts))
+    for tries, last in enumerate(wrong):
+        if rng.random() < habits.attempt_right:
+            return [*wrong[:tries], rng.choice(right)]
+    return wrong or [rng.choice(right)]
+
+
+# ------------------------------------------------------------------------------------------ the tokenizer
+
+SPECIALS = ["<pad>", "<bos>", "<eos>", "<unk>"]
+WORDS = [*"+-*/()=,:", "make", "no", "answer"]
+VOCABULARY = [*SPECIALS, *WORDS, *map(str, range(1, 100))]
+
+
+def make_tokenizer():
+    """One token for each word, sign and whole number from 1 to 99; decoding joins them with spaces."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {word: i for i, word in enumerate(VOCABULARY)}
+    words = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+    words.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", ids["<bos>"])])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        padding_side="left",
+        model_max_length=MAX_POSITIONS,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+# --------------------------------------------------------------------------------------------- the model
+
+MAX_POSITIONS = 128
+MAX_NEW_TOKENS = 80
+
+
+def make_model(seed: int = SEED):
+    """A Llama of two layers, 64 wide, with 138,752 parameters and weights drawn from the seed."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(VOCABULARY),
+            hidden_size=64,
+            intermediate_size=256,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=MAX_POSITIONS,
+            tie_word_embeddings=True,
+            pad_token_id=VOCABULARY.index("<pad>"),
+            bos_token_id=VOCABULARY.index("<bos>"),
+            eos_token_id=VOCABULARY.index("<eos>"),
+            dtype="float32",
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How the base is trained: AdamW, a linear warm-up, then a cosine to a tenth of the rate."""
+
+    steps: int = 1500
+    traces: int = 192
+    slices: int = 4
+    lr: float = 4e-3
+    warmup: int = 50
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of a step."""
+        done = max(0, step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.lr * min(1.0, (step + 1) / self.warmup) * (0.55 + 0.45 * math.cos(math.pi * done))
+
+
+def train(model, tokenizer, training: Training = Training(), seed: int = SEED, habits: Habits = Habits()) -> None:
+    """Teach the model the corpus: each trace is seen once, and only what stands after the prompt is predicted."""
+    import torch
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=training.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    traces, started = corpus(seed, habits), time.perf_counter()
+    for step in range(training.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = training.lr_at(step)
+        batch = _encode(tokenizer, itertools.islice(traces, training.traces))
+        loss = _accumulate(model, batch, training.slices)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 100 == 0 or step == training.steps - 1:
+            print(f"step {step:4d}  loss {loss:.4f}  {time.perf_counter() - started:.0f} s", flush=True)
+
+
+def _encode(tokenizer, traces: Iterable[Trace]) -> list[tuple[list[int], int]]:
+    """Token ids of each trace with the length of its prompt, short traces first."""
+    encoded = []
+    for trace in traces:
+        prompt = tokenizer(trace.prompt).input_ids
+        completion = tokenizer(trace.completion, add_special_tokens=False).input_ids
+        encoded.append(([*prompt, *completion, tokenizer.eos_token_id], len(prompt)))
+    return sorted(encoded, key=lambda pair: len(pair[0]))
+
+
+def _accumulate(model, batch: list[tuple[list[int], int]], slices: int) -> float:
+    """Add the gradient of the batch's mean over predicted tokens, a slice of like lengths at a time."""
+    num_predicted = sum(len(ids) - prompt for ids, prompt in batch)
+    per_slice, total = -(-len(batch) // slices), 0.0
+    for start in range(0, len(batch), per_slice):
+        loss = _summed_loss(model, batch[start : start + per_slice]) / num_predicted
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def _summed_loss(model, batch: list[tuple[list[int], int]]):
+    import torch
+
+    width = max(len(ids) for ids, _ in batch)
+    tokens_BT = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in batch])
+    targets_BT = torch.tensor([[-100] * prompt + ids[prompt:] + [-100] * (width - len(ids)) for ids, prompt in batch])
+    logits_BTV = model(tokens_BT[:, :-1], use_cache=False).logits
+    return torch.nn.functional.cross_entropy(logits_BTV.flatten(0, 1), targets_BT[:, 1:].flatten(), reduction="sum")
+
+
+# ------------------------------------------------------------------------------------- measuring and saving
+
+
+def measure(model, tokenizer, samples: int = 4, seed: int = SEED) -> dict[str, float]:
+    """What the model does on the held-out problems at temperature 1."""
+    import torch
+
+    rows = [row for row in problems()[1] for _ in range(samples)]
+    torch.manual_seed(seed)
+    prompts = tokenizer([row["prompt"] for row in rows], return_tensors="pt", padding=True)
+    with torch.no_grad():
+        out = model.generate(**prompts, do_sample=True, temperature=1.0, top_k=0, max_new_tokens=MAX_NEW_TOKENS)
+    completions = out[:, prompts.input_ids.shape[1] :]
+    texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
+    ended = (completions == tokenizer.eos_token_id).any(dim=1).tolist()
+    scores = [
+        countdown(text, row["numbers"], row["target"], finish="stop" if end else "length").value
+        for text, row, end in zip(texts, rows, ended)
+    ]
+    return {
+        f"avg@{samples}": sum(scores) / len(scores),
+        f"pass@{samples}": sum(any(scores[i : i + samples]) for i in range(0, len(scores), samples)) * samples / len(scores),
+        "ended": sum(ended) / len(ended),
+        "tokens": float((completions != tokenizer.pad_token_id).sum()) / len(texts),
+        "retries": sum(map(retries, texts)) / len(texts),
+        "searching": sum(retries(text) > 0 for text in texts) / len(texts),
+    }
+
+
+def save(model, tokenizer, folder: Path) -> None:
+    """Write the model so that `AutoModelForCausalLM` and `AutoTokenizer` load it from the folder."""
+    from transformers import GenerationConfig
+
+    tokens = model.config
+    model.generation_config = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        max_new_tokens=MAX_NEW_TOKENS,
+        bos_token_id=tokens.bos_token_id,
+        eos_token_id=tokens.eos_token_id,
+        pad_token_id=tokens.pad_token_id,
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def main() -> None:
+    """Train the base, print what it does, and save it."""
+    import torch
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=HERE, help="where to write it (default: here)")
+    parser.add_argument("--seed", type=int, default=SEED)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    model, tokenizer = make_model(arguments.seed), make_tokenizer()
+    started = time.process_time()
+    train(model, tokenizer, seed=arguments.seed)
+    print(f"{time.process_time() - started:.0f} CPU-seconds")
+    print("  ".join(f"{name} {value:.3f}" for name, value in measure(model, tokenizer).items()))
+    save(model, tokenizer, arguments.folder)
+
+
+if __name__ == "__main__":
+    main()
