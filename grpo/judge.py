@@ -1,0 +1,97 @@
+"""Groups become scored groups: a thin adapter between the loop and ``rewards.service``.
+
+A group is handed over as soon as it is sampled, so that judging overlaps with sampling. What a verdict
+means is decided in ``rewards``; here completions that were never finished are kept from being judged.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+import rewards
+from grpo.recipe import Recipe, RecipeError
+from grpo.types import Group, ScoredGroup
+from rewards import RewardSpec, Sample, Score
+from rewards.service import RewardService
+
+ADDED_COLUMNS = ("finish", "num_tokens")
+
+
+def reward_specs(recipe: Recipe, given: Mapping[str, Any] | None = None) -> list[RewardSpec]:
+    """The recipe's rewards and those passed from Python, as the service takes them."""
+    specs = [RewardSpec(name, part.use, part.weight, part.args, part.when, part.style, part.timeout_seconds)
+             for name, part in recipe.rewards.items() if name not in (given or {})]
+    for name, function in (given or {}).items():
+        part = recipe.rewards.get(name)
+        specs.append(RewardSpec(name, function) if part is None else
+                     RewardSpec(name, function, part.weight, part.args, part.when, part.style, part.timeout_seconds))
+    if not specs:
+        raise RecipeError("recipe: rewards is empty; name one, e.g. rewards: {correct: {use: math_answer}}")
+    if not any(spec.weight for spec in specs):
+        raise RecipeError("recipe: every reward has weight 0, so no completion could be better than another")
+    return specs
+
+
+def check_rewards(specs: Sequence[RewardSpec], columns: Sequence[str]) -> None:
+    """Refuse a reward that cannot be found, or that wants a column the data set does not have."""
+    known = [*columns, *ADDED_COLUMNS]
+    for spec in specs:
+        try:
+            missing = rewards.missing_columns(rewards.load(spec.use), known, spec.style, spec.args)
+        except ValueError as error:
+            raise RecipeError(f"recipe: rewards.{spec.name}: {error}") from None
+        if missing:
+            raise RecipeError(f"recipe: rewards.{spec.name} wants the column {' and '.join(missing)}, but the data set "
+                              f"has {', '.join(columns)}; map it with data.columns or pass it in rewards.{spec.name}.args")
+        for column in spec.when:
+            if column not in columns:
+                raise RecipeError(f"recipe: rewards.{spec.name}.when names the column {column}, but the data set has "
+                                  f"{', '.join(columns)}")
+
+
+class Judge:
+    """Scores groups through long-lived reward workers; close it, or use it as a context."""
+
+    def __init__(self, specs: Sequence[RewardSpec], base_dir: Path | None = None):
+        self.specs = specs
+        self.service = RewardService(specs, base_dir=base_dir)
+
+    def __enter__(self) -> "Judge":
+        self.service.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.service.__exit__(*error)
+
+    def submit(self, group: Group) -> "Pending":
+        """Hand a group over and go on; its verdicts are waited for in `Pending.result`."""
+        samples = [Sample(text=completion.text,
+                          columns={**group.prompt.truth, "finish": completion.finish,
+                                   "num_tokens": len(completion.token_ids)},
+                          prompt=group.prompt.text, token_ids=completion.token_ids, group=group.prompt.id)
+                   for completion in group.completions if completion.finish not in ("cancelled", "error")]
+        return Pending(group, self.service.submit(samples) if samples else None)
+
+
+class Pending:
+    """A group whose verdicts are under way."""
+
+    def __init__(self, group: Group, ticket: Any):
+        self.group, self.ticket = group, ticket
+
+    def result(self) -> ScoredGroup:
+        judged = iter(self.ticket.result() if self.ticket is not None else ())
+        scores, verdicts = [], []
+        for completion in self.group.completions:
+            if completion.finish == "cancelled":
+                scores.append(Score(None, status="not_applicable", detail="sampling was cancelled"))
+                verdicts.append({})
+            elif completion.finish == "error":
+                scores.append(Score(None, status="fault", detail="the policy's logits were not finite"))
+                verdicts.append({})
+            else:
+                verdict = next(judged)
+                scores.append(verdict.score)
+                verdicts.append(verdict.parts)
+        return ScoredGroup(self.group.prompt, self.group.completions, tuple(scores), tuple(verdicts))

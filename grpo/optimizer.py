@@ -1,0 +1,102 @@
+"""AdamW that loses nothing: gradients, moments and weights in fp32 (or finer) whatever the model's dtype.
+
+A parameter of lower precision has an fp32 master; each backward's gradient is added to the master's and
+the parameter is rounded from it once an update.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from grpo.recipe import OptimSection
+
+
+class Optimizer:
+    """AdamW with warm-up, schedule and clipping over a policy's trainable parameters."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], section: OptimSection, total_updates: int):
+        self.parameters, self.section = dict(parameters), section
+        self.masters = {name: p if p.dtype.itemsize >= 4 else nn.Parameter(p.detach().float())
+                        for name, p in self.parameters.items()}
+        for name, p in self.parameters.items():
+            if self.masters[name] is not p:
+                p.register_post_accumulate_grad_hook(_into(self.masters[name]))
+        self.rate = schedule(section, total_updates)
+        self.num_updates = 0
+        decayed = [m for m in self.masters.values() if m.dim() >= 2]
+        others = [m for m in self.masters.values() if m.dim() < 2]
+        self.adamw = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": section.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=section.lr, betas=(section.beta1, section.beta2), eps=section.eps,
+            fused=all(m.device.type in ("cpu", "cuda") for m in self.masters.values()))
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next update."""
+        return self.rate(self.num_updates)
+
+    def gradients(self) -> list[Tensor]:
+        """The accumulated gradients, zeros where nothing reached a parameter."""
+        for master in self.masters.values():
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+        return [master.grad for master in self.masters.values()]
+
+    def clip(self) -> float:
+        """Scale the gradient down to ``max_grad_norm``; returns the norm it had."""
+        norm = torch.nn.utils.get_total_norm(self.gradients())
+        if self.section.max_grad_norm and norm > self.section.max_grad_norm:
+            torch.nn.utils.clip_grads_with_norm_(list(self.masters.values()), self.section.max_grad_norm, norm)
+        return float(norm)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One update from the accumulated gradients, which are dropped."""
+        for group in self.adamw.param_groups:
+            group["lr"] = self.lr
+        self.adamw.step()
+        self.drop_gradients()
+        for name, p in self.parameters.items():
+            if self.masters[name] is not p:
+                p.copy_(self.masters[name])
+        self.num_updates += 1
+
+    def drop_gradients(self) -> None:
+        self.adamw.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs: moments, masters, and how many updates were made."""
+        masters = {name: m.detach() for name, m in self.masters.items() if m is not self.parameters[name]}
+        return {"adamw": self.adamw.state_dict(), "masters": masters, "num_updates": self.num_updates}
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.adamw.load_state_dict(state["adamw"])
+        for name, master in state["masters"].items():
+            self.masters[name].copy_(master)
+        self.num_updates = state["num_updates"]
+
+
+def _into(master: nn.Parameter) -> Callable[[nn.Parameter], None]:
+    def hook(p: nn.Parameter) -> None:
+        gradient = p.grad.float()
+        master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+        p.grad = None
+
+    return hook
+
+
+def schedule(section: OptimSection, total_updates: int) -> Callable[[int], float]:
+    """Update number (from 0) -> learning rate: a linear warm-up, then what ``optim.schedule`` says."""
+    def rate(update: int) -> float:
+        if update < section.warmup:
+            return section.lr * (update + 1) / section.warmup
+        done = (update - section.warmup) / max(1, total_updates - section.warmup)
+        factor = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[section.schedule]
+        return section.lr * max(0.0, factor)
+
+    return rate

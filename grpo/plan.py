@@ -1,0 +1,74 @@
+"""What a recipe will do, in words, before it does it: the objective, the counts of a step, the files."""
+
+from __future__ import annotations
+
+from typing import Any, Iterator
+
+import yaml
+
+from grpo.loss import formula
+from grpo.presets import PRESETS
+from grpo.recipe import Recipe, describe_keys
+
+
+def dry_run(recipe: Recipe) -> Iterator[str]:
+    """The resolved recipe, the loss it resolved to, the size of a step, and what will be written where."""
+    yield yaml.safe_dump(recipe.to_mapping(), sort_keys=False, allow_unicode=True).rstrip()
+    yield ""
+    yield from objective(recipe)
+    yield ""
+    yield from step_size(recipe)
+    yield ""
+    yield from files(recipe)
+
+
+def objective(recipe: Recipe) -> Iterator[str]:
+    """The loss as a formula, where it is from, its paper's own scale, and what we chose where the paper is silent."""
+    preset = PRESETS[recipe.loss.preset]
+    yield formula(recipe.advantage, recipe.loss, recipe.sample.max_tokens)
+    yield f"preset {recipe.loss.preset}: {preset.source}"
+    changed = [f"{section}.{name} = {getattr(getattr(recipe, section), name)}"
+               for section in ("advantage", "loss") for name, value in getattr(preset, section).items()
+               if getattr(getattr(recipe, section), name) != value]
+    if changed:
+        yield f"  changed by this recipe: {', '.join(changed)}"
+    yield f"  the paper's scale, not applied: {preset.paper_scale}"
+    for choice in preset.choices:
+        yield f"  our choice: {choice}"
+
+
+def step_size(recipe: Recipe) -> Iterator[str]:
+    sample, optim = recipe.sample, recipe.optim
+    total = sample.prompts * sample.group_size
+    made = optim.updates * optim.epochs
+    yield (f"a step: {sample.prompts} prompts x {sample.group_size} = {total} completions of at most "
+           f"{sample.max_tokens} tokens, {made} update{'s' if made > 1 else ''}")
+    yield f"the run: {recipe.steps} steps, {recipe.steps * total} completions, {recipe.steps * made} updates"
+
+
+def files(recipe: Recipe) -> Iterator[str]:
+    folder = recipe.folder()
+    yield f"written to {folder}:"
+    yield "  recipe.yaml (first), metrics.jsonl, samples.jsonl, evaluations.jsonl, checkpoints/, final/, summary.json"
+    every = recipe.checkpoint.every
+    yield (f"  a checkpoint {f'every {every} steps' if every else 'when stopped'} and at the end, the last "
+           f"{recipe.checkpoint.keep} kept")
+
+
+def keys_help() -> str:
+    """Every key of the recipe with its default and docstring, one a line."""
+    lines, section = [], None
+    for name, default, help in describe_keys():
+        head = name.split(".")[0] if "." in name else ""
+        if head != section:
+            lines.append("")
+            section = head
+        lines.append(f"  {name} = {_shown(default)}")
+        lines.append(f"      {help}")
+    return "\n".join(lines)
+
+
+def _shown(default: Any) -> str:
+    if default is None or isinstance(default, bool):
+        return str(default).lower().replace("none", "null")
+    return str(default)

@@ -1,0 +1,58 @@
+"""The record of a step: flat keys, ``noun/quantity``, plain numbers.
+
+Means over completions leave out what was not scored; the ledger books every completion once, and its
+books sum to ``ledger/sampled``.
+"""
+
+from __future__ import annotations
+
+from statistics import pstdev
+from typing import Any, Mapping, Sequence
+
+from grpo.evaluate import mean, part_means
+from grpo.learner import UpdateStats
+from grpo.types import Batch, ScoredGroup
+
+
+def step_record(step: int, groups: Sequence[ScoredGroup], batch: Batch, updates: Sequence[UpdateStats],
+                seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Everything worth plotting of one step."""
+    return {"step": step, **_rewards(groups), **_completions(groups), **_policy(updates),
+            **{f"ledger/{book}": number for book, number in batch.ledger.items()},
+            **{f"seconds/{phase}": spent for phase, spent in seconds.items()}}
+
+
+def _rewards(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
+    values = [score.value for group in groups for score in group.scores if score.value is not None]
+    statuses = [score.status for group in groups for score in group.scores]
+    return {"reward/mean": mean(values), "reward/std": pstdev(values) if values else float("nan"),
+            "reward/faults": statuses.count("fault"), "reward/timeouts": statuses.count("timeout"),
+            "reward/no_answer": statuses.count("no_answer"),
+            **{f"rewards/{name}": value for name, value in part_means(groups).items()}}
+
+
+def _completions(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
+    completions = [completion for group in groups for completion in group.completions]
+    lengths = [len(completion.token_ids) for completion in completions]
+    return {"completion/length": mean(lengths), "completion/longest": max(lengths, default=0),
+            "completion/truncated": mean(completion.truncated for completion in completions),
+            "completion/tokens": sum(lengths),
+            "group/flat": mean(group.flat for group in groups)}
+
+
+def _policy(updates: Sequence[UpdateStats]) -> dict[str, Any]:
+    made = [update for update in updates if update.made]
+    drifts = [update for update in made if update.drift is not None]
+    tokens = sum(update.num_tokens for update in made)
+    drifted = sum(update.num_tokens for update in drifts)
+
+    def over_tokens(name: str) -> float:
+        return sum(getattr(u, name) * u.num_tokens for u in made) / tokens if tokens else float("nan")
+
+    return {"policy/drift": sum(u.drift * u.num_tokens for u in drifts) / drifted if drifted else None,
+            "policy/drift_max": max((u.drift_max for u in drifts), default=None),
+            "policy/entropy": over_tokens("entropy"), "policy/kl": over_tokens("kl"),
+            "policy/clipped": over_tokens("clipped"), "policy/ratio_max": max((u.ratio_max for u in made), default=1.0),
+            "update/made": len(made), "update/skipped": len(updates) - len(made),
+            "update/tokens": tokens, "update/grad_norm": mean(u.grad_norm for u in made),
+            "update/lr": made[-1].lr if made else None, "update/loss": mean(u.loss for u in made)}

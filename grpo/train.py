@@ -1,0 +1,458 @@
+"""The loop: sample groups, judge them, update the policy, keep a record. ``python -m grpo.train RECIPE``.
+
+`Trainer` is the same loop as an iterator, one step an iteration; it may be broken off and gone on with.
+Everything a user can get wrong is checked when a Trainer is made, before a model loads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Iterator, Mapping, Sequence
+
+import numpy
+import torch
+import yaml
+
+from grpo import __version__, checkpoint, plan
+from grpo.advantage import step_advantages
+from grpo.evaluate import Evaluation, evaluate
+from grpo.judge import Judge, check_rewards, reward_specs
+from grpo.learner import Learner
+from grpo.log import Log, Record, finite, interval
+from grpo.optimizer import Optimizer
+from grpo.pack import make_batch
+from grpo.policy import Policy, check_config, load_tokenizer
+from grpo.prompts import PromptStream, check_template, load_rows, make_prompts, split_rows
+from grpo.ranks import Ranks
+from grpo.recipe import Recipe, RecipeError, differences, read_yaml
+from grpo.record import step_record
+from grpo.rollout.engine import Engine
+from grpo.rollout.sampler import Sampling
+from grpo.types import Batch, Group, Prompt, ScoredGroup
+
+MAX_FAULTS = 0.2
+FREE_KEYS = ("steps", "run_dir", "evaluate.", "checkpoint.", "log.")
+EXIT_DONE, EXIT_FAULT, EXIT_USER, EXIT_STOPPED = 0, 1, 2, 3
+
+
+class RewardFaults(RuntimeError):
+    """More than a fifth of a step's completions could not be judged."""
+
+
+class Trainer:
+    """A run of a recipe. Iterate over it: each iteration makes one step and yields its record.
+
+    ``rewards`` are callables by name, added to the recipe's or in place of theirs; ``model`` and ``tokenizer``
+    are used instead of loading ``model.name``. Raises `RecipeError` for what the user can mend, before a
+    model loads. `groups` holds the last step's scored groups; `before` and `after` the held-out evaluations.
+    """
+
+    def __init__(self, recipe: Recipe, *, rewards: Mapping[str, Callable[..., Any]] | None = None,
+                 model: Any = None, tokenizer: Any = None, resume: bool = False):
+        self.recipe, self.folder, self.resume = recipe, recipe.folder(), resume
+        self._model = model
+        check_template(recipe.data.template)
+        if recipe.model.name is None and (model is None or tokenizer is None):
+            raise RecipeError("recipe: model.name is missing; name a hub id or a folder")
+        self.specs = reward_specs(recipe, rewards)
+        self._accurate = accurate_reward(recipe, [spec.name for spec in self.specs])
+        self._rows, self._held_rows = split_rows(load_rows(recipe.data), recipe.data.held_out)
+        check_rewards(self.specs, list(self._rows[0]))
+        if len(self._rows) < recipe.sample.prompts:
+            raise RecipeError(f"recipe: sample.prompts is {recipe.sample.prompts}, but only {len(self._rows)} rows train; "
+                              "lower sample.prompts or data.held_out")
+        check_folder(self.folder, recipe, resume)
+        if model is None:
+            check_config(recipe.model)
+        self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(recipe.model)
+        check_template(recipe.data.template, self.tokenizer)
+        self.groups: list[ScoredGroup] = []
+        self.before: dict[str, Any] | None = None
+        self.after: dict[str, Any] | None = None
+        self.num_steps, self.stopped, self._stop, self._opened = 0, False, False, False
+        self.ledger: dict[str, int] = {}
+        self.tokens: dict[str, int] = {"sampled": 0, "trained": 0, "evaluated": 0}
+        self.seconds = 0.0
+
+    # -- the loop -------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Record]:
+        try:
+            self._open()
+            while self.num_steps < self.recipe.steps and not self._stopping():
+                yield self._timed(self._step)
+            if not self.stopped:
+                self._timed(self._finish)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            self.close()
+            raise
+        else:
+            self.close()
+
+    def _step(self) -> Record:
+        """One pass of the loop."""
+        started, step = time.perf_counter(), self.num_steps + 1
+        prompts = self.stream.take(self.recipe.sample.prompts)
+        groups, seconds = self._sample_and_judge(prompts, step)
+        batch = self._make_batch(groups)
+        self.groups = groups
+        self._refuse_faults(step, batch)
+        begun = time.perf_counter()
+        self.learner.begin(batch)
+        updates = [self.learner.update(update) for update in batch.updates]
+        seconds["update"] = time.perf_counter() - begun
+        seconds["step"] = time.perf_counter() - started
+        record = step_record(step, groups, batch, updates, seconds)
+        self.num_steps = step
+        self._book(batch, record)
+        self.log.step(record, groups, self.recipe.steps)
+        self._after_step(step)
+        return record
+
+    def _sample_and_judge(self, prompts: Sequence[Prompt], step: int) -> tuple[list[ScoredGroup], dict[str, float]]:
+        """Scored groups in the order of `prompts`; a group is judged while others are still sampled."""
+        begun = time.perf_counter()
+        sample, ranks = self.recipe.sample, self.ranks
+        mine = list(range(len(prompts)))[ranks.rank::ranks.world]
+        sampling = Sampling(sample.temperature, sample.top_k, sample.top_p, sample.min_p)
+        pending = [(mine[place], self.judge.submit(group)) for place, group in self.engine.sample(
+            [prompts[i] for i in mine], group_size=sample.group_size, max_tokens=sample.max_tokens,
+            sampling=sampling, seed=("train", self.recipe.seed, step))]
+        sampled = time.perf_counter()
+        scored = ranks.gather([(place, group.result()) for place, group in pending])
+        seconds = {"sample": sampled - begun, "judge": time.perf_counter() - sampled}
+        return [group for _, group in sorted(scored, key=lambda item: item[0])], seconds
+
+    def _make_batch(self, groups: Sequence[ScoredGroup]) -> Batch:
+        recipe = self.recipe
+        advantages = step_advantages(groups, recipe.advantage.rule, recipe.advantage.epsilon,
+                                     recipe.advantage.mask_truncated)
+        return make_batch(groups, advantages, num_updates=recipe.optim.updates, epochs=recipe.optim.epochs,
+                          max_tokens=recipe.sample.max_tokens, mask_truncated=recipe.advantage.mask_truncated,
+                          flat_is_reached=recipe.loss.beta > 0)
+
+    def _refuse_faults(self, step: int, batch: Batch) -> None:
+        faulted = batch.ledger["faulted"]
+        if faulted <= MAX_FAULTS * batch.ledger["sampled"]:
+            return
+        self.log.samples(step, self.groups, "samples.jsonl")
+        culprit, detail = worst_fault(self.groups)
+        raise RewardFaults(f"step {step}: {faulted} of {batch.ledger['sampled']} completions could not be judged, most "
+                           f"of them by {culprit}: {detail}")
+
+    def _book(self, batch: Batch, record: Record) -> None:
+        for book, number in batch.ledger.items():
+            self.ledger[book] = self.ledger.get(book, 0) + number
+        self.tokens["sampled"] += record["completion/tokens"]
+        self.tokens["trained"] += record["update/tokens"]
+
+    def _after_step(self, step: int) -> None:
+        recipe = self.recipe
+        last = step == recipe.steps
+        if self.held_out and recipe.evaluate.every and step % recipe.evaluate.every == 0 and not last:
+            self._evaluate(step, f"after step {step}")
+        if last or (recipe.checkpoint.every and step % recipe.checkpoint.every == 0):
+            self.save_checkpoint()
+
+    def _evaluate(self, step: int, when: str) -> dict[str, Any] | None:
+        """Held-out accuracy as plain values; None where nothing is held out or the run is being stopped."""
+        if not self.held_out:
+            return None
+        section, sample = self.recipe.evaluate, self.recipe.sample
+        result = evaluate(self.engine, self.judge, self.held_out, samples=section.samples,
+                          max_tokens=sample.max_tokens, sampling=Sampling(section.temperature, sample.top_k,
+                                                                          sample.top_p, sample.min_p),
+                          seed=self.recipe.seed, reward=self._accurate, interrupted=lambda: self._stop)
+        if result is None:
+            return None
+        self.tokens["evaluated"] += result.tokens
+        self.log.evaluation(step, result, when)
+        self._last_evaluation = result
+        return {"step": step, **result.to_mapping()}
+
+    # -- beginning and end ------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        """Load the policy, start the workers, restore a checkpoint, evaluate the base."""
+        if self._opened:
+            return
+        recipe = self.recipe
+        self.ranks = Ranks.start()
+        prepare_torch(recipe)
+        self.policy = Policy.load(recipe.model, self.ranks.device, model=self._model, tokenizer=self.tokenizer)
+        prompts = make_prompts(self._rows, self._held_rows, recipe.data, self.tokenizer, self.policy.context,
+                               recipe.sample.max_tokens)
+        if len(prompts.train) < recipe.sample.prompts:
+            raise RecipeError(f"data: {prompts.num_dropped} prompts are too long and {len(prompts.train)} are left, fewer "
+                              f"than sample.prompts ({recipe.sample.prompts}); lower sample.max_tokens or sample.prompts")
+        self.stream, self.held_out = PromptStream(prompts.train, recipe.seed), prompts.held_out
+        self.engine = Engine(self.policy, max_rows=recipe.sample.max_rows, stop=recipe.sample.stop)
+        total = recipe.steps * recipe.optim.updates * recipe.optim.epochs
+        self.learner = Learner(self.policy, Optimizer(self.policy.trainable(), recipe.optim, total), recipe.loss,
+                               temperature=recipe.sample.temperature, ranks=self.ranks,
+                               tokens_per_micro_batch=recipe.optim.tokens_per_micro_batch)
+        self.log = Log(self.folder, recipe.log.wandb, silent=not self.ranks.main)
+        self.judge = Judge(self.specs)
+        self.judge.__enter__()
+        self._opened = True
+        wandb_id = self._begin_folder()
+        self.log.open(recipe.to_mapping(), recipe.name, recipe.steps, self.num_steps, wandb_id)
+        self.log.say(*header(self, prompts.num_dropped))
+        if self.before is None:
+            self.before = self._timed(lambda: self._evaluate(0, "before training"))
+            self._examples_before = self._examples()
+
+    def _begin_folder(self) -> str | None:
+        """Make the run folder, or bring it and this run back to the last checkpoint."""
+        self._last_evaluation: Evaluation | None = None
+        self._examples_before: list[dict[str, Any]] = []
+        place = checkpoint.latest(self.folder) if self.resume else None
+        saved = checkpoint.load(place, self.policy.device) if place else None
+        if self.ranks.main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.folder / "recipe.yaml",
+                       yaml.safe_dump(self.recipe.to_mapping(), sort_keys=False, allow_unicode=True))
+            for file in ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl"):
+                checkpoint.cut_back(self.folder / file, saved.step if saved else -1)
+        self.ranks.wait()
+        return self._restore(saved) if saved else None
+
+    def _restore(self, saved: checkpoint.Checkpoint) -> str | None:
+        with torch.no_grad():
+            for name, p in self.policy.trainable().items():
+                p.copy_(saved.weights[name])
+        self.policy.weights_changed()
+        self.learner.restore({"optimizer": saved.optimizer, "reference": saved.reference})
+        state = saved.state
+        self.stream.restore(state["stream"])
+        self.num_steps, self.seconds = saved.step, state["seconds"]
+        self.ledger, self.tokens, self.before = dict(state["ledger"]), dict(state["tokens"]), state["before"]
+        self._examples_before = state["examples_before"]
+        return state["wandb_id"]
+
+    def save_checkpoint(self) -> Path | None:
+        """Write everything this run needs to go on from here; returns the folder (None on other ranks)."""
+        self.ranks.wait()
+        if not self.ranks.main:
+            return None
+        learner = self.learner.state()
+        state = {"stream": self.stream.state(), "seconds": self.seconds, "ledger": self.ledger, "tokens": self.tokens,
+                 "before": finite(self.before), "examples_before": self._examples_before,
+                 "wandb_id": self.log.wandb_id, "version": __version__}
+        return checkpoint.save(self.folder, checkpoint.Checkpoint(
+            self.num_steps, {name: p.data for name, p in self.policy.trainable().items()}, learner["optimizer"],
+            learner["reference"], state), self.recipe.checkpoint.keep)
+
+    def _finish(self) -> None:
+        """Evaluate once more, write the final model and the summary."""
+        self.after = self._evaluate(self.num_steps, "after training") if self.num_steps else self.before
+        if self._stopping():
+            return
+        if self.ranks.main:
+            self.policy.save(self.folder / "final")
+            self._write_summary()
+        self.ranks.wait()
+
+    def _write_summary(self) -> None:
+        summary = {"name": self.recipe.name, "steps": self.num_steps, "before": self.before, "after": self.after,
+                   "seconds": self.seconds + time.perf_counter() - self._clock, "tokens": self.tokens,
+                   "ledger": self.ledger, "examples": {"before": self._examples_before, "after": self._examples()}}
+        write_text(self.folder / "summary.json", json.dumps(finite(summary), indent=1, ensure_ascii=False) + "\n")
+        self.log.say(*closing(summary, self.folder))
+
+    def _examples(self, number: int = 3) -> list[dict[str, Any]]:
+        """The first sample of the first held-out prompts, as text."""
+        groups = self._last_evaluation.groups[:number] if self._last_evaluation else ()
+        return [{"prompt": group.prompt.text, "completion": group.completions[0].text,
+                 "reward": group.scores[0].value} for group in groups]
+
+    def _timed(self, work: Callable[[], Any]) -> Any:
+        """`work()`, its wall-clock counted into the run's seconds."""
+        self._clock = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self.seconds += time.perf_counter() - self._clock
+
+    def request_stop(self) -> None:
+        """Stop after the step under way, with a checkpoint."""
+        self._stop = True
+
+    def _stopping(self) -> bool:
+        if not self.ranks.any(self._stop):
+            return False
+        if not self.stopped:
+            self.stopped = True
+            self.save_checkpoint()
+        return True
+
+    def close(self) -> None:
+        """Stop the reward workers and the log; iterating again opens them anew."""
+        if self._opened:
+            self._opened = False
+            self.judge.__exit__(None, None, None)
+            self.log.close()
+
+
+# ---- checks and words -------------------------------------------------------------------------------------------
+
+
+def accurate_reward(recipe: Recipe, names: Sequence[str]) -> str:
+    """The reward whose full score counts as accurate."""
+    wanted = recipe.evaluate.reward or names[0]
+    if wanted not in names:
+        raise RecipeError(f"recipe: evaluate.reward names {wanted}, but the rewards are {', '.join(names)}")
+    return wanted
+
+
+def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
+    """Refuse to overwrite a run, to resume what is not there, or to resume under another recipe."""
+    if not resume:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RecipeError(f"run folder: {folder} exists; go on with it by --resume, or choose another run_dir")
+        return
+    if not (folder / "recipe.yaml").is_file():
+        raise RecipeError(f"run folder: there is no run to resume in {folder}; leave --resume out to start one")
+    old = Recipe.from_mapping(read_yaml(folder / "recipe.yaml"))
+    changed = [f"{name} was {a!r}, is {b!r}" for name, a, b in differences(old.to_mapping(), recipe.to_mapping())
+               if not name.startswith(FREE_KEYS)]
+    if changed:
+        raise RecipeError(f"run folder: {folder} was made by another recipe: {'; '.join(changed)}; resume with the "
+                          "old values, or choose another run_dir")
+
+
+def prepare_torch(recipe: Recipe) -> None:
+    """Seeds and threads; the sampler needs neither, but adapters are drawn and users' rewards may be."""
+    random.seed(recipe.seed)
+    numpy.random.seed(recipe.seed % 2**32)
+    torch.manual_seed(recipe.seed)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    if recipe.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def header(trainer: Trainer, num_dropped: int) -> list[str]:
+    """What runs on what."""
+    recipe = trainer.recipe
+    ranks = f", {trainer.ranks.world} processes" if trainer.ranks.world > 1 else f", {torch.get_num_threads()} threads"
+    dropped = f", {num_dropped} too long and dropped" if num_dropped else ""
+    lines = [f"grpo {__version__}  {recipe.name}  ->  {trainer.folder}",
+             f"  policy    {trainer.policy.describe()}{ranks}",
+             f"  prompts   {recipe.data.source}: {len(trainer.stream.prompts)} train, {len(trainer.held_out)} held out{dropped}",
+             f"  rewards   {', '.join(f'{spec.weight:g} x {spec.name}' for spec in trainer.specs)}"
+             f"; accurate means {trainer._accurate} = 1",
+             *("  objective " + line if i == 0 else "            " + line for i, line in enumerate(
+                 next(iter(plan.objective(recipe))).splitlines())),
+             *("  " + line for line in plan.step_size(recipe))]
+    if trainer.num_steps:
+        lines.append(f"  resumed after step {trainer.num_steps}")
+    return lines
+
+
+def closing(summary: Mapping[str, Any], folder: Path) -> list[str]:
+    """The last words of a run: before and after, side by side, and examples of both."""
+    lines = []
+    before, after = summary["before"], summary["after"]
+    if before and after:
+        lines.append(f"held-out accuracy  {interval(before)}  ->  {interval(after)}")
+        lines.append(f"length             {before['length']:.1f}  ->  {after['length']:.1f} tokens")
+        for name in sorted({*before["details"], *after["details"]}):
+            values = [part["details"].get(name) for part in (before, after)]
+            if None not in values:
+                lines.append(f"{name:<18} {values[0]:.3f}  ->  {values[1]:.3f}")
+    for when, examples in summary["examples"].items():
+        for example in examples:
+            lines.append(f"{when:>6} | {example['prompt']} {example['completion']}   ({example['reward']})")
+    books = ", ".join(f"{number} {book}" for book, number in summary["ledger"].items())
+    lines.append(f"ledger: {books}")
+    lines.append(f"{summary['steps']} steps, {summary['seconds']:.0f} s, {summary['tokens']['sampled']} tokens sampled; "
+                 f"the model is in {folder / 'final'}")
+    return lines
+
+
+def worst_fault(groups: Sequence[ScoredGroup]) -> tuple[str, str]:
+    """(reward with the most faults, one of its reasons)."""
+    found: dict[str, list[str]] = {}
+    for group in groups:
+        for verdict, score in zip(group.verdicts, group.scores):
+            for name, part in verdict.items():
+                if part.status == "fault":
+                    found.setdefault(f"rewards.{name}", []).append(part.detail)
+            if not verdict and score.status == "fault":
+                found.setdefault("the policy", []).append(score.detail)
+    name, details = max(found.items(), key=lambda item: len(item[1]))
+    return name, details[0]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    writing = path.with_name(f".writing-{path.name}")
+    writing.write_text(text, encoding="utf-8")
+    writing.replace(path)
+
+
+# ---- the command -----------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``python -m grpo.train RECIPE [a.b=v ...] [--resume] [--dry-run]``; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m grpo.train", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Train a causal language model to reason by group-relative policy optimisation.",
+        epilog="keys of a recipe, each also settable as section.key=value:\n" + plan.keys_help())
+    parser.add_argument("recipe", help="a YAML file, or the name of a recipe that ships with the library")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="recipe keys to set, e.g. optim.lr=1e-5")
+    parser.add_argument("--resume", action="store_true", help="go on from the run folder's last checkpoint")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
+    options = parser.parse_args(arguments)
+    try:
+        recipe = Recipe.load(options.recipe, *options.overrides)
+        if options.dry_run:
+            print("\n".join(plan.dry_run(recipe)))
+            return EXIT_DONE
+        return _train(recipe, options)
+    except RecipeError as error:
+        print(str(error), file=sys.stderr)
+        return EXIT_USER
+    except RewardFaults as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return EXIT_FAULT
+
+
+def _train(recipe: Recipe, options: argparse.Namespace) -> int:
+    trainer = Trainer(recipe, resume=options.resume)
+
+    def stop(number: int, frame: object) -> None:
+        if trainer._stop:
+            raise KeyboardInterrupt
+        print("stopping after this step; once more to stop at once", file=sys.stderr)
+        trainer.request_stop()
+
+    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for _ in trainer:
+            pass
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+    if trainer.stopped:
+        words = " ".join([options.recipe, *options.overrides])
+        print(f"stopped after step {trainer.num_steps}; go on with: python -m grpo.train {words} --resume",
+              file=sys.stderr)
+        return EXIT_STOPPED
+    return EXIT_DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
