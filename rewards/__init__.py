@@ -2,20 +2,51 @@
 
 A reward judges one completion: ``def reward(text: str, **columns) -> float | bool | None | Score``.
 ``text`` is what the policy wrote; the other parameters are the columns of the data set it wants.
-This module holds the nouns and the table of built-in rewards; judging many completions in killable
-worker processes is ``rewards.service``.
+This module holds the nouns, the table of built-in rewards and `load`; judging many completions in killable
+worker processes is ``rewards.service``, the calling conventions of other trainers are ``rewards.adapters``.
 """
 
 from __future__ import annotations
 
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import sys
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any, Callable, Collection, Iterable, Mapping, Sequence
 
-__all__ = ["RewardSpec", "Sample", "Score", "STATUSES"]
+__all__ = [
+    "RewardSpec",
+    "STATUSES",
+    "Sample",
+    "Score",
+    "TABLE",
+    "load",
+    "missing_columns",
+    "wanted_columns",
+]
 
 STATUSES = ("scored", "no_answer", "timeout", "not_applicable", "fault")
-_EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+TABLE: Mapping[str, str] = MappingProxyType(
+    {
+        "math_answer": "rewards.math_answer:math_answer",
+        "arithmetic": "rewards.math_answer:math_answer",
+        "countdown": "rewards.tasks:countdown",
+        "countdown_format": "rewards.tasks:countdown_format",
+        "think_format": "rewards.format:think_format",
+        "tag_count": "rewards.format:tag_count",
+        "soft_overlong": "rewards.length:soft_overlong",
+        "cosine": "rewards.length:cosine",
+        "kimi_length": "rewards.length:kimi_length",
+        "language_consistency": "rewards.language:language_consistency",
+        "repetition": "rewards.repetition:repetition",
+    }
+)
+"""The built-in rewards by name. All are pure: the same completion and columns always score the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,24 +56,30 @@ class Score:
     ``status`` is one of `STATUSES`: ``scored`` (a verdict), ``no_answer`` (nothing to judge, 0),
     ``timeout`` (the completion's own content exhausts the budget, 0), ``not_applicable`` (this part does
     not count for this row, None) and ``fault`` (the judge failed, None).
-    ``parts`` holds named sub-scores; ``detail`` says what was found, in words.
+    ``parts`` holds named sub-scores; ``detail`` says what was found, in words; ``extracted`` is the piece of
+    the completion that was judged, where a reward has such a thing.
     """
 
     value: float | None
     parts: Mapping[str, float | None] = field(default_factory=dict)
     status: str = "scored"
     detail: str = ""
+    extracted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One completion as a reward sees it: its text, the data set's columns, and where it came from."""
+    """One completion as a reward sees it: its text, the data set's columns, and where it came from.
+
+    ``group`` is the same for all completions of one prompt; ``finish`` is why the completion ended.
+    """
 
     text: str
     columns: Mapping[str, Any] = field(default_factory=dict)
     prompt: str = ""
     token_ids: Sequence[int] = ()
     group: str = ""
+    finish: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +87,9 @@ class RewardSpec:
     """One entry of a recipe's ``rewards``: which function, with what weight, arguments and conditions.
 
     ``use`` is a name from the table, ``package.module:function``, ``path/file.py:function`` or a callable.
-    ``when`` maps a column to the value it must have for the reward to apply.
+    ``when`` maps a column to the value (or list of values) it must have for the reward to apply.
+    ``timeout_seconds`` bounds one call, counted from the start of its execution. ``workers`` gives the reward
+    that many processes of its own, for one that holds state or a model; None shares the common ones.
     """
 
     name: str
@@ -60,3 +99,131 @@ class RewardSpec:
     when: Mapping[str, Any] = field(default_factory=dict)
     style: str | None = None
     timeout_seconds: float = 10.0
+    workers: int | None = None
+
+
+# ------------------------------------------------------------------------------------------ finding a reward
+
+
+def load(use: str | Callable[..., Any], *, base_dir: str | Path | None = None) -> Callable[..., Any]:
+    """The function that ``use`` names; `ValueError` with the nearest name where there is none.
+
+    ``use`` is a name from `TABLE`, ``package.module:function``, ``path/file.py:function`` (relative to
+    ``base_dir``, by default the working folder), the name of an entry point in the group ``grpo.rewards``,
+    or a callable, which is returned as it is. A class stands for its instances: it is made once in each worker.
+    """
+    if callable(use):
+        return use
+    if not isinstance(use, str):
+        raise ValueError(f"reward: expected a name or a callable, found {type(use).__name__} {use!r}")
+    if use in TABLE:
+        return _from_module(*TABLE[use].split(":"), use)
+    target, colon, name = use.rpartition(":")
+    if not colon:
+        return _from_entry_point(use)
+    if target.endswith(".py"):
+        return _from_file(Path(base_dir or ".", target), name, use)
+    return _from_module(target, name, use)
+
+
+def _from_module(module: str, name: str, use: str) -> Callable[..., Any]:
+    try:
+        loaded = importlib.import_module(module)
+    except Exception as error:
+        raise ValueError(f"reward {use!r}: cannot import {module}: {type(error).__name__}: {error}") from error
+    return _attribute(loaded, name, use)
+
+
+def _from_file(path: Path, name: str, use: str) -> Callable[..., Any]:
+    path = path.expanduser().resolve()
+    if not path.is_file():
+        raise ValueError(f"reward {use!r}: there is no file {path}")
+    return _attribute(_module_of_file(path, use), name, use)
+
+
+def _module_of_file(path: Path, use: str) -> ModuleType:
+    """The file as a module, run once for each version of it that is on disk."""
+    version = f"{path}:{path.stat().st_mtime_ns}"
+    name = f"_reward_file_{path.stem}_{hashlib.sha256(version.encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # the file's neighbours can be imported; last, so they shadow nothing
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        if not isinstance(error, (Exception, SystemExit)):
+            raise
+        raise ValueError(f"reward {use!r}: running {path} failed: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _from_entry_point(name: str) -> Callable[..., Any]:
+    from importlib.metadata import entry_points
+
+    offered = {point.name: point for point in entry_points(group="grpo.rewards")}
+    if name not in offered:
+        known = sorted({*TABLE, *offered})
+        raise ValueError(
+            f"no reward is called {name!r}{_nearest(name, known)}; known are {', '.join(known)}; "
+            "one's own is named as package.module:function or path/file.py:function"
+        )
+    try:
+        return offered[name].load()
+    except Exception as error:
+        raise ValueError(f"reward {name!r}: its entry point failed: {type(error).__name__}: {error}") from error
+
+
+def _attribute(module: ModuleType, name: str, use: str) -> Callable[..., Any]:
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if callable(found):
+        return found
+    where = module.__file__ or module.__name__
+    if found is not None:
+        raise ValueError(f"reward {use!r}: {name} in {where} is {type(found).__name__}, not a function")
+    public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+    raise ValueError(f"reward {use!r}: there is no {name} in {where}{_nearest(name, public)}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+# --------------------------------------------------------------------------------- what a reward asks of the data
+
+
+def wanted_columns(
+    function: Callable[..., Any], style: str | None = None, given: Collection[str] = ()
+) -> tuple[set[str], bool]:
+    """The columns a reward cannot do without, and whether it takes every column there is.
+
+    ``given`` names the arguments that the recipe sets, which need no column.
+    >>> from rewards.format import think_format
+    >>> wanted_columns(think_format)
+    (set(), False)
+    """
+    from rewards.adapters import convention_of
+
+    convention = convention_of(function, style, given)
+    return set(convention.required), convention.takes_all
+
+
+def missing_columns(
+    function: Callable[..., Any], columns: Collection[str], style: str | None = None, given: Collection[str] = ()
+) -> list[str]:
+    """The wanted columns that are not among ``columns``, knowing other trainers' names for the truth.
+
+    verl's ``ground_truth``, OpenRLHF's ``labels`` and verifiers' ``answer`` are satisfied by any of
+    `rewards.adapters.TRUTH_COLUMNS`.
+    """
+    from rewards.adapters import convention_of
+
+    return convention_of(function, style, given).missing(columns)

@@ -1,0 +1,362 @@
+"""The reward service: completions in, verdicts out, from worker processes that can be killed.
+
+`RewardService` judges each completion by every reward of a recipe and combines their scores. It can be used from
+any thread, never runs a reward in the caller's thread, and returns results by index. Who is judged where, under
+what deadline, is ``rewards.pool``; how a function is called, ``rewards.adapters``. No torch, no trainer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import inspect
+import math
+import os
+import pickle
+import sys
+import threading
+import weakref
+from collections import OrderedDict
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Callable, Mapping, Sequence
+
+from rewards import TABLE, RewardSpec, Sample, Score, load
+from rewards.adapters import convention_of, fault
+from rewards.pool import Function, Pool, Row, ThreadRunner
+from rewards.worker import Assignment
+
+__all__ = ["Judged", "RewardService", "Ticket", "combine"]
+
+MOST_SLEEPERS = 16
+"""How far the shared workers may grow in number while all of them only wait."""
+CACHE_ENTRIES = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The verdict on one completion: ``score`` combines the rewards, ``parts`` holds each one's own score.
+
+    ``seconds`` is the time that judging it took, added over the rewards; waiting in a queue is not in it.
+    """
+
+    score: Score
+    parts: Mapping[str, Score]
+    seconds: float
+
+
+def combine(specs: Sequence[RewardSpec], parts: Mapping[str, Score]) -> Score:
+    """The weighted sum of a completion's parts, under the status table's rules.
+
+    A fault in a part of nonzero weight makes the whole a fault: it must never act like a 0 in the sum. Parts
+    without a value are left out; where none has one, the completion is ``not_applicable``. A ``timeout`` counts 0
+    and shows in the status. Parts of weight 0 are reported, and change nothing.
+    """
+    values = {spec.name: parts[spec.name].value for spec in specs}
+    counted = [(spec, parts[spec.name]) for spec in specs if spec.weight] or [
+        (spec, parts[spec.name]) for spec in specs
+    ]
+    detail = "; ".join(f"{spec.name}: {part.detail}" for spec, part in counted if part.detail)
+    statuses = {part.status for _, part in counted}
+    if "fault" in statuses:
+        why = "; ".join(f"{spec.name}: {part.detail}" for spec, part in counted if part.status == "fault")
+        return Score(None, parts=values, status="fault", detail=why)
+    present = [(spec.weight, part) for spec, part in counted if part.value is not None]
+    if not present:
+        return Score(None, parts=values, status="not_applicable", detail=detail)
+    total = math.fsum(weight * part.value for weight, part in present)
+    if "timeout" in statuses:
+        status = "timeout"
+    else:
+        status = "no_answer" if all(part.status == "no_answer" for _, part in present) else "scored"
+    return Score(total, parts=values, status=status, detail=detail)
+
+
+class Ticket:
+    """A submission under way."""
+
+    def __init__(self, specs: Sequence[RewardSpec], num_samples: int) -> None:
+        self._specs = specs
+        self._parts: list[dict[str, Score]] = [{} for _ in range(num_samples)]
+        self._seconds = [0.0] * num_samples
+        self._num_open = num_samples * len(specs)
+        self.future: Future[list[Judged]] = Future()
+        if not self._num_open:
+            self.future.set_result([])
+
+    def result(self, timeout: float | None = None) -> list[Judged]:
+        """Wait for the verdicts, in the order of the samples; `TimeoutError` after ``timeout`` seconds."""
+        try:
+            return self.future.result(timeout)
+        except FutureTimeoutError:
+            raise TimeoutError(f"{self._num_open} verdicts are not there after {timeout} s") from None
+
+    def done(self) -> bool:
+        """Whether every verdict is there."""
+        return self.future.done()
+
+    def _place(self, index: int, name: str, score: Score, seconds: float) -> None:
+        """In the service's thread: one part of one completion is known."""
+        self._parts[index][name] = score
+        self._seconds[index] += seconds
+        self._num_open -= 1
+        if self._num_open == 0 and not self.future.done():
+            self.future.set_result([self._judged(index) for index in range(len(self._parts))])
+
+    def _judged(self, index: int) -> Judged:
+        parts = {spec.name: self._parts[index][spec.name] for spec in self._specs}
+        return Judged(combine(self._specs, parts), MappingProxyType(parts), self._seconds[index])
+
+
+class RewardService:
+    """Judges completions by the rewards of a recipe, in processes of its own.
+
+    ``workers`` are the processes that the rewards share; by default one a core, and up to `MOST_SLEEPERS` while
+    all of them only wait. ``base_dir`` is where ``path/file.py:function`` is looked for. `ValueError` where a
+    reward cannot be found or its style not recognised. To be closed, or used in a ``with`` statement.
+    """
+
+    def __init__(
+        self, specs: Sequence[RewardSpec], *, workers: int | None = None, base_dir: str | Path | None = None
+    ) -> None:
+        _check(specs)
+        self.specs = tuple(specs)
+        self._functions = [_function(spec, base_dir) for spec in specs]
+        self._cache: OrderedDict[bytes, tuple[Score, float]] = OrderedDict()
+        self._under_way: dict[bytes, list[Callable[[Score, float], None]]] = {}
+        self._open: set[Ticket] = set()
+        self.num_judged, self.num_from_cache = 0, 0
+        self._workers = workers or os.cpu_count() or 1
+        self._most_workers = self._workers if workers else max(self._workers, MOST_SLEEPERS)
+        self._loop = asyncio.new_event_loop()
+        self._runners: list[Pool | ThreadRunner] = []
+        self._runner_of: dict[int, Pool | ThreadRunner] = {}
+        self._thread = threading.Thread(target=_turn, args=(self._loop,), name="reward service", daemon=True)
+        self._thread.start()
+        self._finalizer = weakref.finalize(self, _shut_down, self._loop, self._thread, self._runners)
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
+
+    async def _start(self) -> None:
+        """In the service's thread: workers for all rewards that workers can import, threads for the others."""
+        shared = {}
+        for number, (spec, function) in enumerate(zip(self.specs, self._functions)):
+            if function.local is not None:
+                self._runner_of[number] = ThreadRunner(function)
+            elif spec.workers:
+                self._runner_of[number] = Pool({number: function}, spec.workers, spec.workers)
+            else:
+                shared[number] = function
+        if shared:
+            pool = Pool(shared, self._workers, self._most_workers)
+            self._runner_of |= dict.fromkeys(shared, pool)
+        self._runners.extend(dict.fromkeys(self._runner_of.values()))
+
+    def submit(self, samples: Sequence[Sample]) -> Ticket:
+        """Begin to judge the samples and return at once. Rewards that take lists get these samples as one list."""
+        if not self._finalizer.alive:
+            raise RuntimeError("the reward service is closed")
+        ticket = Ticket(self.specs, len(samples))
+        for number, spec in enumerate(self.specs):
+            rows = []
+            for index, sample in enumerate(samples):
+                place = functools.partial(ticket._place, index, spec.name)
+                row = self._row(number, spec, sample, place)
+                if isinstance(row, Row):
+                    rows.append(row)
+                else:
+                    self._call(place, row, 0.0)
+            self._call(self._enqueue, number, rows)
+        self._call(self._remember, ticket)
+        return ticket
+
+    def judge(self, samples: Sequence[Sample]) -> list[Judged]:
+        """Judge the samples and wait for it."""
+        return self.submit(samples).result()
+
+    def score(self, samples: Sequence[Sample]) -> list[Score]:
+        """The combined score of each sample, in order."""
+        return [judged.score for judged in self.judge(samples)]
+
+    def set_step(self, step: int) -> None:
+        """Tell rewards of TRL's style which step it is (``trainer_state.global_step``)."""
+        for runner in self._runners:
+            runner.step = step
+
+    def take_metrics(self) -> dict[str, list[float]]:
+        """What rewards logged by ``log_metric`` since the last call."""
+        taken: dict[str, list[float]] = {}
+        for runner in self._runners:
+            metrics, runner.metrics = runner.metrics, {}
+            for name, values in metrics.items():
+                taken.setdefault(name, []).extend(values)
+        return taken
+
+    @property
+    def num_workers(self) -> int:
+        """How many worker processes there are now."""
+        return sum(runner.num_workers for runner in self._runners if isinstance(runner, Pool))
+
+    @property
+    def num_killed(self) -> int:
+        """How many workers were lost so far: killed at their deadline, or dead by themselves."""
+        return sum(runner.num_killed for runner in self._runners if isinstance(runner, Pool))
+
+    def close(self) -> None:
+        """Kill and reap the workers. Tickets still open fail with `RuntimeError`."""
+        self._finalizer()
+        for ticket in list(self._open):
+            if not ticket.done():
+                ticket.future.set_exception(RuntimeError("the reward service was closed"))
+        self._open.clear()
+
+    def __enter__(self) -> RewardService:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    # ---- from samples to rows
+
+    def _row(self, number: int, spec: RewardSpec, sample: Sample, place: Callable[[Score, float], None]) -> Row | Score:
+        """What the reward's runner gets; or the score, where the reward need not be asked."""
+        if not _applies(spec.when, sample.columns):
+            return Score(None, status="not_applicable")
+        function = self._functions[number]
+        missing = function.convention.missing(sample.columns)
+        if missing:
+            return fault(f"{function.convention.name} wants the column {missing[0]}, which the row does not have")
+        if function.local is not None:
+            return Row(number, function.convention.trim(sample), b"", place)
+        try:
+            trimmed = function.convention.trim(sample)
+            return Row(number, trimmed, pickle.dumps(trimmed), place)
+        except Exception as error:  # a column's own pickling can raise anything
+            return fault(f"{function.convention.name}: the row cannot be sent to a worker: {error}")
+
+    def _call(self, callback: Callable[..., None], *args: Any) -> None:
+        self._loop.call_soon_threadsafe(callback, *args)
+
+    # ---- in the service's thread
+
+    def _remember(self, ticket: Ticket) -> None:
+        if not ticket.done():
+            self._open.add(ticket)
+            ticket.future.add_done_callback(lambda _: self._open.discard(ticket))
+
+    def _enqueue(self, number: int, rows: list[Row]) -> None:
+        self.num_judged += len(rows)
+        use = self.specs[number].use
+        if isinstance(use, str) and use in TABLE and not self._functions[number].convention.whole_list:
+            rows = [row for row in rows if not self._is_known(number, row)]
+        if not rows:
+            return
+        whole = self._functions[number].convention.whole_list
+        self._runner_of[number].put([rows] if whole else [[row] for row in rows])
+
+    def _is_known(self, number: int, row: Row) -> bool:
+        """Answer a row of a built-in reward from memory, or let it wait for its twin; else note whom it may serve."""
+        key = hashlib.sha256(b"%d:" % number + row.payload).digest()
+        if key in self._cache:
+            self.num_from_cache += 1
+            self._cache.move_to_end(key)
+            row.deliver(self._cache[key][0], 0.0)
+            return True
+        if key in self._under_way:
+            self.num_from_cache += 1
+            self._under_way[key].append(row.deliver)
+            return True
+        self._under_way[key] = []
+        row.deliver = functools.partial(self._deliver_and_keep, key, row.deliver)
+        return False
+
+    def _deliver_and_keep(
+        self, key: bytes, deliver: Callable[[Score, float], None], score: Score, seconds: float
+    ) -> None:
+        if score.status != "fault":
+            self._cache[key] = (score, seconds)
+            if len(self._cache) > CACHE_ENTRIES:
+                self._cache.popitem(last=False)
+        deliver(score, seconds)
+        for twin in self._under_way.pop(key):
+            twin(score, 0.0)
+
+
+def _turn(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    loop.run_forever()
+    loop.close()
+
+
+def _shut_down(
+    loop: asyncio.AbstractEventLoop, thread: threading.Thread, runners: Sequence[Pool | ThreadRunner]
+) -> None:
+    """Close the pools, then the loop. Apart from the service, so that it also runs when that is forgotten."""
+
+    async def close() -> None:
+        await asyncio.gather(*(runner.close() for runner in runners if isinstance(runner, Pool)))
+
+    asyncio.run_coroutine_threadsafe(close(), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+
+
+# ------------------------------------------------------------------------------------------ specs
+
+
+def _check(specs: Sequence[RewardSpec]) -> None:
+    names = [spec.name for spec in specs]
+    if not specs:
+        raise ValueError("rewards: there are none")
+    for spec in specs:
+        if names.count(spec.name) > 1:
+            raise ValueError(f"rewards: {spec.name} occurs twice")
+        if not math.isfinite(spec.weight):
+            raise ValueError(f"rewards.{spec.name}.weight: {spec.weight} is not a finite number")
+        if not spec.timeout_seconds > 0:
+            raise ValueError(f"rewards.{spec.name}.timeout_seconds: {spec.timeout_seconds} is not above 0")
+
+
+def _function(spec: RewardSpec, base_dir: str | Path | None) -> Function:
+    """The spec's function, inspected here once, so that mistakes show before anything is sampled."""
+    loaded = load(spec.use, base_dir=base_dir)
+    convention = convention_of(loaded, spec.style, tuple(spec.args))
+    use: str | None = spec.use if isinstance(spec.use, str) else None
+    args = dict(spec.args)
+    if use is None and isinstance(loaded, functools.partial) and not loaded.args:
+        loaded, args = loaded.func, {**loaded.keywords, **args}
+    if use is None:
+        use = _address(loaded)
+    folder = str(Path(base_dir or ".").resolve())
+    assignment = Assignment(use or convention.name, args, spec.style, spec.timeout_seconds, folder)
+    if use is not None:
+        return Function(convention, assignment)
+    return Function(convention, assignment, local=loaded(**args) if inspect.isclass(loaded) else loaded)
+
+
+def _address(function: Any) -> str | None:
+    """How a worker would import this very object; None for what only this process has."""
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "<")
+    home = sys.modules.get(module or "")
+    if home is None or module == "__main__" or "<" in name:
+        return None
+    found: Any = home
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is not function:
+        return None
+    file = getattr(home, "__file__", None)
+    if module.startswith("_reward_file_") and file:
+        return f"{file}:{name}"
+    return f"{module}:{name}" if getattr(home, "__spec__", None) else None
+
+
+def _applies(when: Mapping[str, Any], columns: Mapping[str, Any]) -> bool:
+    """Whether every column named has the value, or one of the values, that is asked for."""
+    return all(
+        columns.get(name) in wanted if isinstance(wanted, (list, tuple, set)) else columns.get(name) == wanted
+        for name, wanted in when.items()
+    )
