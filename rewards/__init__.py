@@ -117,7 +117,8 @@ def load(use: str | Callable[..., Any], *, base_dir: str | Path | None = None) -
     if not isinstance(use, str):
         raise ValueError(f"reward: expected a name or a callable, found {type(use).__name__} {use!r}")
     if use in TABLE:
-        return _from_module(*TABLE[use].split(":"), use)
+        module, _, name = TABLE[use].partition(":")
+        return _from_module(module, name, use)
     target, colon, name = use.rpartition(":")
     if not colon:
         return _from_entry_point(use)

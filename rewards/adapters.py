@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import sys
 import time
 import traceback
 from dataclasses import dataclass, replace
@@ -35,8 +36,8 @@ TRUTH_COLUMNS = ("ground_truth", "answer", "solution", "label", "labels", "rewar
 """Where other trainers' data sets keep the truth; in `reward_model` it is the entry ``ground_truth``."""
 
 _PROVIDED: Mapping[str, frozenset[str]] = {
-    "native": frozenset({"prompt", "token_ids", "group", "finish"}),
-    "batch": frozenset({"texts", "prompts", "token_ids", "groups", "finishes"}),
+    "native": frozenset({"prompt", "token_ids", "num_tokens", "group", "finish"}),
+    "batch": frozenset({"texts", "prompts", "token_ids", "num_tokens", "groups", "finishes"}),
     "trl": frozenset({"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}),
     "verl": frozenset({"solution_str", "data_source", "extra_info"}),
     "verl_batch": frozenset({"solution_strs", "data_sources", "extra_infos"}),
@@ -93,18 +94,20 @@ class Convention:
 
     def trim(self, sample: Sample) -> Sample:
         """The sample with only what this function can see, so that nothing else has to travel."""
-        columns = sample.columns
+        columns: Mapping[str, Any] = sample.columns
         if not (self.takes_all or "state" in self.accepted):
             seen = self.accepted | _READ_COLUMNS[self.style]
             columns = {name: value for name, value in columns.items() if name in seen}
+        columns = dict(columns)
+        if self._names("num_tokens") and sample.token_ids:
+            columns.setdefault("num_tokens", len(sample.token_ids))
         everything = self.takes_all and self.style in ("trl", "verifiers")
+        sees_tokens = everything or self._names("token_ids", "completion_ids")
         return Sample(
             sample.text,
-            columns=dict(columns),
+            columns=columns,
             prompt=sample.prompt if everything or self._names("prompt", "prompts", "queries", "state") else "",
-            token_ids=[int(t) for t in sample.token_ids]
-            if everything or self._names("token_ids", "completion_ids")
-            else (),
+            token_ids=[int(token) for token in sample.token_ids] if sees_tokens else (),
             group=sample.group if self._names("group", "groups") else "",
             finish=sample.finish if self._names("finish", "finishes") else None,
         )
@@ -139,7 +142,7 @@ def convention_of(function: Callable[..., Any], style: str | None = None, given:
         required=frozenset(unfilled - _PROVIDED[style] - set(given)),
         accepted=frozenset(named),
         takes_all=takes_all and style not in ("verl", "verl_batch", "openrlhf"),
-        is_async=any(map(inspect.iscoroutinefunction, (called, getattr(called, "__call__", None)))),
+        is_async=any(map(inspect.iscoroutinefunction, (called, type(called).__call__))),
     )
 
 
@@ -199,8 +202,8 @@ def as_score(value: Any, name: str) -> Score:
         value = value.tolist()
     if not _is_number(value):
         return fault(f"{name} returned {type(value).__name__} {_short(value)}, not a number")
-    if not math.isfinite(value):
-        return fault(f"{name} returned {value}")
+    if not -sys.float_info.max <= value <= sys.float_info.max:
+        return fault(f"{name} returned {_short(value)}, which is not finite")
     return Score(float(value))
 
 

@@ -149,8 +149,10 @@ class Clock:
     def has_run_out(self) -> bool:
         """Look at the process; whether its budget is spent (or, on a starved machine, five times that by the wall)."""
         now, cpu = time.monotonic(), _cpu_seconds(self._pid)
-        waits_for_the_machine = cpu is not None and self._cpu is not None and process_state(self._pid) == "R"
-        self._used += cpu - self._cpu if waits_for_the_machine else now - self._seen
+        if cpu is None or self._cpu is None or process_state(self._pid) != "R":
+            self._used += now - self._seen
+        else:
+            self._used += cpu - self._cpu  # it may be ready to run and wait for a core
         self._seen, self._cpu = now, cpu
         return self._used >= self._limit or now - self._began >= 5 * self._limit + 5
 
@@ -373,8 +375,9 @@ class Pool:
             return
         units = [unit for queue in self._queues.values() for unit in queue]
         units += [unit for call in self._second_tries for unit in call.units]
-        for queue in (*self._queues.values(), self._second_tries):
+        for queue in self._queues.values():
             queue.clear()
+        self._second_tries.clear()
         for row in [row for unit in units for row in unit]:
             row.deliver(fault(self._broken), 0.0)
 

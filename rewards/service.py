@@ -57,23 +57,18 @@ def combine(specs: Sequence[RewardSpec], parts: Mapping[str, Score]) -> Score:
     and shows in the status. Parts of weight 0 are reported, and change nothing.
     """
     values = {spec.name: parts[spec.name].value for spec in specs}
-    counted = [(spec, parts[spec.name]) for spec in specs if spec.weight] or [
-        (spec, parts[spec.name]) for spec in specs
-    ]
+    counted = [(spec, parts[spec.name]) for spec in [spec for spec in specs if spec.weight] or specs]
     detail = "; ".join(f"{spec.name}: {part.detail}" for spec, part in counted if part.detail)
     statuses = {part.status for _, part in counted}
     if "fault" in statuses:
         why = "; ".join(f"{spec.name}: {part.detail}" for spec, part in counted if part.status == "fault")
         return Score(None, parts=values, status="fault", detail=why)
-    present = [(spec.weight, part) for spec, part in counted if part.value is not None]
-    if not present:
+    weighted = [spec.weight * part.value for spec, part in counted if part.value is not None]
+    if not weighted:
         return Score(None, parts=values, status="not_applicable", detail=detail)
-    total = math.fsum(weight * part.value for weight, part in present)
-    if "timeout" in statuses:
-        status = "timeout"
-    else:
-        status = "no_answer" if all(part.status == "no_answer" for _, part in present) else "scored"
-    return Score(total, parts=values, status=status, detail=detail)
+    status = "no_answer" if statuses <= {"no_answer", "not_applicable"} else "scored"
+    status = "timeout" if "timeout" in statuses else status
+    return Score(math.fsum(weighted), parts=values, status=status, detail=detail)
 
 
 class Ticket:
@@ -322,7 +317,7 @@ def _check(specs: Sequence[RewardSpec]) -> None:
 
 def _function(spec: RewardSpec, base_dir: str | Path | None) -> Function:
     """The spec's function, inspected here once, so that mistakes show before anything is sampled."""
-    loaded = load(spec.use, base_dir=base_dir)
+    loaded: Any = load(spec.use, base_dir=base_dir)
     convention = convention_of(loaded, spec.style, tuple(spec.args))
     use: str | None = spec.use if isinstance(spec.use, str) else None
     args = dict(spec.args)
@@ -339,8 +334,8 @@ def _function(spec: RewardSpec, base_dir: str | Path | None) -> Function:
 
 def _address(function: Any) -> str | None:
     """How a worker would import this very object; None for what only this process has."""
-    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "<")
-    home = sys.modules.get(module or "")
+    module, name = getattr(function, "__module__", None) or "", getattr(function, "__qualname__", "<")
+    home = sys.modules.get(module)
     if home is None or module == "__main__" or "<" in name:
         return None
     found: Any = home

@@ -47,7 +47,12 @@ class Outbox:
     def verdict(self, index: int, score: Score, seconds: float) -> None:
         """Send the score of row ``index``."""
         parts = {str(name): _finite(part) for name, part in score.parts.items()}
-        message = {"row": index, "value": score.value, "status": score.status, "seconds": round(seconds, 6)}
+        message: dict[str, Any] = {
+            "row": index,
+            "value": score.value,
+            "status": score.status,
+            "seconds": round(seconds, 6),
+        }
         message |= {"parts": parts} if parts else {}
         message |= {"detail": str(score.detail)[:2000]} if score.detail else {}
         message |= {"extracted": str(score.extracted)[:2000]} if score.extracted is not None else {}
@@ -101,7 +106,7 @@ def _serve_one(inbox: BinaryIO, outbox: Outbox, assignments: Sequence[Assignment
 
 def _prepared(assignment: Assignment) -> _Ready:
     """The reward, loaded; a class is made into an instance here, once, with the recipe's arguments."""
-    function = load(assignment.use, base_dir=assignment.base_dir)
+    function: Any = load(assignment.use, base_dir=assignment.base_dir)
     convention = convention_of(function, assignment.style, tuple(assignment.args))
     if inspect.isclass(function):
         return _Ready(convention, function(**assignment.args), {})
