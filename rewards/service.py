@@ -20,10 +20,10 @@ import weakref
 from collections import OrderedDict
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence, cast
 
 from rewards import TABLE, RewardSpec, Sample, Score, load
 from rewards.adapters import convention_of, fault
@@ -329,7 +329,9 @@ def _function(spec: RewardSpec, base_dir: str | Path | None) -> Function:
     assignment = Assignment(use or convention.name, args, spec.style, spec.timeout_seconds, folder)
     if use is not None:
         return Function(convention, assignment)
-    return Function(convention, assignment, local=loaded(**args) if inspect.isclass(loaded) else loaded)
+    if not inspect.isclass(loaded):
+        return Function(convention, assignment, local=loaded)
+    return Function(convention, replace(assignment, args={}), local=cast(Any, loaded)(**args))
 
 
 def _address(function: Any) -> str | None:

@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Callable, Mapping, Sequence
+from typing import Any, BinaryIO, Callable, Mapping, Sequence, cast
 
 from rewards import Sample, Score, load
 from rewards.adapters import Convention, convention_of, judge
@@ -108,9 +108,9 @@ def _prepared(assignment: Assignment) -> _Ready:
     """The reward, loaded; a class is made into an instance here, once, with the recipe's arguments."""
     function: Any = load(assignment.use, base_dir=assignment.base_dir)
     convention = convention_of(function, assignment.style, tuple(assignment.args))
-    if inspect.isclass(function):
-        return _Ready(convention, function(**assignment.args), {})
-    return _Ready(convention, function, assignment.args)
+    if not inspect.isclass(function):
+        return _Ready(convention, function, assignment.args)
+    return _Ready(convention, cast(Any, function)(**assignment.args), {})
 
 
 def _die_with(parent: int) -> None:
