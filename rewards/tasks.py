@@ -17,7 +17,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from rewards import Score
 
@@ -62,7 +62,7 @@ def held_out(rows: Sequence[Row], n: int) -> tuple[list[Row], list[Row]]:
     on the text of the prompts alone, not on a seed, their order or how many others there are to the side. A row
     whose prompt is held out never trains, also where the prompt occurs twice.
     """
-    first = {}
+    first: dict[str, Row] = {}
     for row in rows:
         first.setdefault(_prompt_text(row), row)
     if not 0 <= n < max(len(first), 1):
@@ -122,7 +122,8 @@ def _every_problem(numbers: int, low: int, high: int, targets: _Targets) -> list
 
 def _draw(count: int, numbers: int, low: int, high: int, targets: _Targets) -> list[Problem]:
     """That many different problems, drawn by a fixed rule; `ValueError` where the ranges hold too few."""
-    rng, drawn = random.Random("countdown"), {}
+    rng = random.Random("countdown")
+    drawn: dict[Problem, bool] = {}
     for _ in range(100 * count + 1000):
         if len(drawn) == count:
             return list(drawn)
@@ -136,7 +137,8 @@ class _Targets:
     """Which targets of a range some numbers make, in steps that stay whole and positive; remembers what it saw."""
 
     def __init__(self, low: int, high: int):
-        self.low, self.high, self._reached = low, high, {}
+        self.low, self.high = low, high
+        self._reached: dict[tuple[int, ...], frozenset[int]] = {}
 
     def of(self, given: tuple[int, ...]) -> list[int]:
         return sorted(value for value in self._reach(given) if self.low <= value <= self.high)
@@ -149,7 +151,7 @@ class _Targets:
         return self._reached[given]
 
     def _after_one_step(self, given: tuple[int, ...]) -> set[tuple[int, ...]]:
-        left = set()
+        left: set[tuple[int, ...]] = set()
         for i, j in itertools.combinations(range(len(given)), 2):
             rest = given[:i] + given[i + 1 : j] + given[j + 1 :]
             left.update(tuple(sorted((*rest, value))) for value in whole_results(given[i], given[j], self.high))
@@ -245,11 +247,9 @@ def countdown(text: str, numbers: Sequence[int] | str, target: int | str, finish
     if answer is None:
         return _verdict(text, finish, status="no_answer", detail=problem)
     problem = problem or _what_is_wrong(answer, given, goal)
-    if problem:
-        return _verdict(text, finish, detail=problem)
-    if finish not in (None, "stop"):
-        return _verdict(text, finish, detail=f"right, but it did not end: finish is {finish}")
-    return _verdict(text, finish, correct=True, detail=answer)
+    if not problem and finish not in (None, "stop"):
+        problem = f"right, but it did not end: finish is {finish}"
+    return _verdict(text, finish, correct=not problem, detail=problem or "right", extracted=answer)
 
 
 def countdown_format(text: str, finish: str | None = None) -> Score:
@@ -263,7 +263,7 @@ def countdown_format(text: str, finish: str | None = None) -> Score:
         problem = problem or str(error)
     if finish not in (None, "stop"):
         problem = problem or f"it did not end: finish is {finish}"
-    return Score(0.0 if problem else 1.0, detail=problem or answer)
+    return Score(0.0 if problem else 1.0, detail=problem or "well formed", extracted=answer)
 
 
 def retries(text: str) -> int:
@@ -271,12 +271,10 @@ def retries(text: str) -> int:
     return len(re.findall(r"\bno\b", text, flags=re.IGNORECASE))
 
 
-def _verdict(
-    text: str, finish: str | None, correct: bool = False, status: str = "scored", detail: str = ""
-) -> Score:
+def _verdict(text: str, finish: str | None, correct: bool = False, **verdict: Any) -> Score:
     ended = finish in (None, "stop")
     parts = {"correct": float(correct), "ended": float(ended), "retries": float(retries(text))}
-    return Score(float(correct), parts, status, detail)
+    return Score(float(correct), parts, **verdict)
 
 
 def _whole_numbers(numbers: Any) -> list[int]:
@@ -306,9 +304,8 @@ def _one_whole_number(value: Any) -> int:
 
 # ------------------------------------------------------------------------------ where the final answer stands
 
-_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_TAG = re.compile(r"</?answer>")
-_NAMED = re.compile(r"\banswer\b(?:\s+is\b)?\s*[:=]?\s*(?=[\d(])", re.IGNORECASE)
+_OPEN, _CLOSE = "<answer>", "</answer>"
+_NAMED = re.compile(r"\banswer\b\s*(?:is\b\s*)?(?:[:=]\s*)?(?=[0-9(])", re.IGNORECASE)
 _SIGNS = {"\\times": "*", "\\cdot": "*", "\\div": "/", "×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"}
 
 
@@ -316,7 +313,7 @@ def _final_answer(text: str) -> tuple[str | None, str]:
     """The final answer and what is wrong with the way it stands; None where there is no answer at all."""
     for sign, plain in _SIGNS.items():
         text = text.replace(sign, plain)
-    if _TAG.search(text):
+    if _OPEN in text or _CLOSE in text:
         return _tagged_answer(text)
     named = list(_NAMED.finditer(text))
     if named:
@@ -329,15 +326,16 @@ def _final_answer(text: str) -> tuple[str | None, str]:
 
 
 def _tagged_answer(text: str) -> tuple[str | None, str]:
-    blocks = list(_TAGGED.finditer(text))
-    if not blocks or not blocks[-1].group(1).strip():
+    before, close, after = text.rpartition(_CLOSE)
+    _, opened, answer = before.rpartition(_OPEN)
+    if not (opened and close and answer.strip()):
         return None, "the answer tags hold nothing"
     problem = ""
-    if len(_TAG.findall(text)) > 2:
+    if text.count(_OPEN) + text.count(_CLOSE) > 2:
         problem = "more than one final answer"
-    elif text[blocks[-1].end() :].strip():
+    elif after.strip():
         problem = "something follows the final answer"
-    return blocks[-1].group(1).strip(), problem
+    return answer.strip(), problem
 
 
 def _without_claim(answer: str) -> tuple[str, str | None]:
