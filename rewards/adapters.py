@@ -7,7 +7,7 @@ whatever it returns into `Score`. Nothing here knows of processes or deadlines; 
 |--------------|---------------------------------------------------|--------------------------|
 | `native`     | first parameter `text`                            | one completion           |
 | `batch`      | first parameter `texts`                           | all of a submission      |
-| `trl`        | `completions`                                     | all of a submission      |
+| `trl`        | `completions` (or `completion_ids` alone)         | all of a submission      |
 | `verl`       | `solution_str`, `ground_truth`                    | one completion           |
 | `verl_batch` | `solution_strs`, `ground_truths`                  | all of a submission      |
 | `openrlhf`   | `queries`, `labels`                               | all of a submission      |
@@ -160,7 +160,7 @@ def _recognise(names: list[str], name: str) -> str:
     seen = set(names)
     if names and names[0] in ("text", "texts"):
         return "native" if names[0] == "text" else "batch"
-    if "completions" in seen:
+    if seen & {"completions", "completion_ids"}:
         return "trl"
     if {"solution_str", "ground_truth"} <= seen:
         return "verl"
