@@ -44,7 +44,7 @@ NOTHING = Extracted(None, "none")
 NUMBER = re.compile(
     r"(?<![\w.,/])(?P<sign>(?<![\d)\]}])[-\u2212\u2013])?[$\u20ac\u00a3]?\s?"
     r"(?P<body>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
-    r"(?P<over>\s?/\s?\d+(?![\d.]))?"
+    r"(?P<over>\s?/\s?\d+(?!\d|\.\d))?"
     r"(?P<percent>\s?\\?%)?"
 )
 _PHRASE = re.compile(
@@ -80,6 +80,8 @@ def bare_answer(text: str, *, lenient: bool = False) -> Extracted:
     formula or a number gives the last one; everything else is the answer as it stands.
     """
     visible = _without_special_tokens(text).strip()
+    if visible.count("$") == 2 and visible[0] == visible[-1] == "$" and "\\boxed" not in visible:
+        return Extracted(visible[1:-1].strip(), "bare") if visible[1:-1].strip() else NOTHING
     if "</think>" in visible or "<answer>" in visible or _BOX.search(visible) or "####" in visible:
         return extract(text, lenient=lenient)
     if len(visible) > 60 and _PHRASE.search(visible) and _is_prose(visible):
@@ -207,8 +209,9 @@ def _sentence(rest: str) -> str:
     number = NUMBER.match(sentence)
     if number and _is_prose(sentence[number.end():]):
         return number.group().strip()
-    if formulas and _is_prose(sentence):
-        return formulas[-1][2] if formulas[-1][1] <= len(sentence) + 2 else formulas[0][2]
+    within = [formula for formula in formulas if formula[1] <= len(sentence) + 2]
+    if within and _is_prose(sentence) and not (NUMBER.search(sentence, within[-1][1])):
+        return within[-1][2]
     if _is_prose(sentence) and (last := _last_number(sentence)) is not None:
         return last
     return _undelimited(sentence.strip(" *")) if len(sentence) <= LONGEST_ANSWER else ""
@@ -317,5 +320,5 @@ def _undelimited(text: str) -> str:
 
 def _is_prose(text: str) -> bool:
     """Tell whether a text is a sentence rather than an answer: four or more plain words."""
-    plain = re.sub(r"\\(?:text|mbox|mathrm|textrm|textbf|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+|\$[^$]*\$", " ", text)
-    return len(re.findall(r"(?<![\w\\])[A-Za-z]{2,}(?![\w(=:])", plain)) >= 4
+    plain = re.sub(r"\\(?:text|mbox|mathrm|textrm|textbf|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+|\$[^$]*\$|</?su[bp]>", " ", text)
+    return len(re.findall(r"(?<![\w\\])[A-Za-z]{2,}(?![\w(=:{])", plain)) >= 4

@@ -1,0 +1,121 @@
+"""Answers in words: multiple choice, times and dates, yes and no, names, and sentences around them.
+
+Everything here compares text; mathematics is left to ``rewards.math_equal``.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["choice_of", "is_sentence", "is_wording", "moment_of", "plain_words", "same_words"]
+
+_STYLE = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|textnormal|operatorname|boxed|mathsf|bf|rm)\s*(?=\{)")
+_CHOICE = re.compile(r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Z])[.):])\s*(.*)", re.DOTALL)
+_WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
+_ARTICLES = frozenset("the a an is are of in on at to will be it that this there".split())
+_REVERSING = frozenset("not than no never neither nor or versus unlike except without instead but cannot".split())
+_SYNONYMS = (
+    ("infinity", {"infinitely many", "infinite", "infinity", "infty", "infinitely many solutions", "infinite solutions", "unbounded"}),
+    ("none", {"none", "no solution", "no solutions", "no real solution", "no real solutions", "empty set", "emptyset", "varnothing",
+              "no such", "does not exist", "dne", "no real roots"}),
+    ("yes", {"yes", "true"}),
+    ("no", {"no", "false"}),
+)  # fmt: skip
+_TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:\\?,|~)?\s*([ap])?\.?\s*(?:m\.?)?", re.IGNORECASE)
+_MONTHS = {name: index + 1 for index, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split())}
+_MONTH = r"(?P<month>(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*)\.?"
+_DATES = (
+    re.compile(rf"{_MONTH}\s+(?P<day>\d{{1,2}})(?:st|nd|rd|th)?(?:,?\s+(?P<year>\d{{4}}))?", re.IGNORECASE),
+    re.compile(rf"(?P<day>\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?{_MONTH}(?:,?\s+(?P<year>\d{{4}}))?", re.IGNORECASE),
+    re.compile(r"(?P<year>\d{4})-(?P<month>\d{2})-(?P<day>\d{2})"),
+)
+
+
+def plain_words(text: str) -> str:
+    """Return the text without LaTeX's styling, braces and dollar signs."""
+    bare = _STYLE.sub("", text)
+    bare = re.sub(r"\\[,;:! ]|~|\\q?quad|\\left|\\right|[{}$]", " ", bare)
+    return " ".join(bare.split()).strip(" .")
+
+
+def choice_of(text: str) -> tuple[str, str] | None:
+    """Return the letter of a multiple-choice answer and what follows it; None where there is no such letter."""
+    bare = plain_words(text)
+    if len(bare) == 1 and bare.isalpha():
+        return bare.upper(), ""
+    match = _CHOICE.fullmatch(bare) if len(bare) <= 200 else None
+    if match is None:
+        return None
+    return (match[1] or match[2] or match[3]).upper(), match[4].strip()
+
+
+def moment_of(text: str) -> tuple | None:
+    """Return a time of day or a date in a comparable form; None for anything else."""
+    bare = plain_words(text)
+    if len(bare) > 40:
+        return None
+    if match := _TIME.fullmatch(bare):
+        hour, minute, second = int(match[1]), int(match[2]), int(match[3] or 0)
+        if hour > 24 or minute > 59 or second > 59:
+            return None
+        half = (match[4] or "").lower()
+        return "time", hour % 12 + (12 if half == "p" else 0) if half else hour, minute, second, bool(half)
+    for pattern in _DATES:
+        if match := pattern.fullmatch(bare):
+            month = match["month"]
+            number = int(month) if month.isdigit() else _MONTHS[month[:3].lower()]
+            return "date", match["year"], number, int(match["day"])
+    return None
+
+
+def is_sentence(text: str) -> bool:
+    """Tell whether a text is words and no formula: three words or more, no relation, power or command."""
+    bare = plain_words(text)
+    return not re.search(r"[=<>^_\\]", bare) and len(re.findall(r"[A-Za-z]{2,}", bare)) >= 3
+
+
+def is_wording(text: str) -> bool:
+    """Tell whether a text is nothing but words: a name, a phrase, a list of them."""
+    bare = plain_words(text)
+    return bool(re.fullmatch(r"[A-Za-z][A-Za-z ,;.'!?-]*", bare)) and bool(re.search(r"[A-Za-z]{3}", bare))
+
+
+def same_words(pred: str, gold: str, lenient: bool) -> bool:
+    """Tell whether two answers in words agree.
+
+    Case, punctuation, order around "and" and commas, and articles do not count. Lenient also accepts a phrase
+    that a gold sentence contains, unless that sentence negates or compares, and synonyms of "none" or "infinite".
+    """
+    left, right = _words(pred), _words(gold)
+    if not left or not right:
+        return False
+    if left == right or _parts(pred) == _parts(gold):
+        return True
+    return lenient and (_synonym(pred) == _synonym(gold) != "" or _phrase_of(left, right))
+
+
+def _words(text: str) -> list[str]:
+    """Return a text's words without articles, unless nothing else is left."""
+    words = _WORD.findall(plain_words(text).lower())
+    return [word for word in words if word not in _ARTICLES] or words
+
+
+def _parts(text: str) -> list[str]:
+    """Return the sorted items of a list in words."""
+    pieces = re.split(r",|;|\band\b", plain_words(text).lower())
+    return sorted(" ".join(_words(piece)) for piece in pieces if piece.strip())
+
+
+def _synonym(text: str) -> str:
+    """Return the common name of phrases that mean the same."""
+    bare = plain_words(text).lower().lstrip("\\")
+    return next((name for name, phrases in _SYNONYMS if bare in phrases), "")
+
+
+def _phrase_of(phrase: list[str], sentence: list[str]) -> bool:
+    """Tell whether a sentence contains the phrase, word by word, and says nothing against or beside it."""
+    if len(sentence) < 3 or len(phrase) > len(sentence) or _REVERSING & set(sentence) - set(phrase):
+        return False
+    if all(word.isdigit() or len(word) < 3 for word in phrase):
+        return False
+    return any(sentence[start: start + len(phrase)] == phrase for start in range(len(sentence) - len(phrase) + 1))
