@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Iterator
 
-import yaml
-
 from grpo.loss import formula
 from grpo.presets import PRESETS
-from grpo.recipe import Recipe, describe_keys
+from grpo.recipe import Recipe, describe_keys, to_yaml
 
 
 def dry_run(recipe: Recipe) -> Iterator[str]:
     """The resolved recipe, the loss it resolved to, the size of a step, and what will be written where."""
-    yield yaml.safe_dump(recipe.to_mapping(), sort_keys=False, allow_unicode=True).rstrip()
+    yield to_yaml(recipe.to_mapping()).rstrip()
     yield ""
     yield from objective(recipe)
     yield ""

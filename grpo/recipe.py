@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import os
 import re
+import sys
 import types
 import typing
 from dataclasses import dataclass, field
@@ -21,8 +22,11 @@ from typing import Any, Callable, Iterator, Mapping
 import yaml
 
 from grpo.presets import PRESETS
+from rewards.tasks import TASKS
 
 Check = Callable[[Any], "str | None"]
+TEMPLATES = ("r1", "chat", "plain")
+LARGEST_SEED = 2**63 - 1
 
 
 class RecipeError(ValueError):
@@ -44,6 +48,20 @@ def between(low: float, high: float) -> Check:
     return lambda value: None if low <= value <= high else f"must lie between {low} and {high}"
 
 
+def from_below(low: float, high: float) -> Check:
+    return lambda value: None if low <= value < high else f"must be at least {low} and below {high}"
+
+
+def not_empty(value: str) -> str | None:
+    return None if value.strip() else "must not be empty"
+
+
+def a_template(value: str) -> str | None:
+    if value in TEMPLATES or "{prompt}" in value:
+        return None
+    return f"must be {', '.join(TEMPLATES)} or a string with {{prompt}} in it{nearest(value, TEMPLATES)}"
+
+
 def one_of(*names: str) -> Check:
     def check(value: Any) -> str | None:
         return None if value in names else f"must be one of {', '.join(names)}{nearest(str(value), names)}"
@@ -53,7 +71,7 @@ def one_of(*names: str) -> Check:
 
 def nearest(word: str, names: typing.Iterable[str]) -> str:
     """``; did you mean x?`` for the closest of `names`, or nothing."""
-    found = difflib.get_close_matches(word, list(names), n=1, cutoff=0.5)
+    found = difflib.get_close_matches(word, list(names), n=1, cutoff=0.6)
     return f"; did you mean {found[0]}?" if found else ""
 
 
@@ -77,7 +95,7 @@ class LoraSection:
 
 @dataclass(frozen=True)
 class ModelSection:
-    name: str | None = key(None, "hub id or folder of a causal language model")
+    name: str | None = key(None, "hub id or folder of a causal language model", not_empty)
     dtype: str = key("float32", "parameters' dtype; bfloat16 keeps fp32 master weights beside them",
                      one_of("float32", "bfloat16", "float64"))
     lora: LoraSection | None = key(None, "train low-rank adapters instead of the whole model")
@@ -88,12 +106,13 @@ class ModelSection:
 
 @dataclass(frozen=True)
 class DataSection:
-    source: str | None = key(None, "hub id, .jsonl/.csv/.parquet file, or a procedural task's name")
+    source: str | None = key(None, "hub id, .jsonl/.csv/.parquet file, or a procedural task's name", not_empty)
     subset: str | None = key(None, "configuration of a hub data set")
     split: str = key("train", "split of a hub data set")
     args: dict = key({}, "arguments of a procedural task")
     columns: dict = key({}, "our column: the data set's column, e.g. {prompt: question, answer: answer}")
-    template: str = key("r1", "r1 (think/answer tags), chat (the tokenizer's), plain, or a string with {prompt}")
+    template: str = key("r1", "r1 (think/answer tags), chat (the tokenizer's), plain, or a string with {prompt}",
+                        a_template)
     held_out: int = key(0, "rows kept for evaluation; they never train", at_least(0))
     max_prompt_tokens: int | None = key(None, "longer prompts are dropped and counted; default: what the context "
                                               "leaves beside sample.max_tokens", at_least(1))
@@ -159,8 +178,8 @@ class OptimSection:
     max_grad_norm: float = key(1.0, "the gradient is scaled down to this norm; 0 turns clipping off", at_least(0))
     tokens_per_micro_batch: int = key(16384, "packed tokens in one forward; changes memory, never the gradient",
                                       at_least(1))
-    beta1: float = key(0.9, "AdamW's first decay", between(0, 1))
-    beta2: float = key(0.999, "AdamW's second decay", between(0, 1))
+    beta1: float = key(0.9, "AdamW's first decay", from_below(0, 1))
+    beta2: float = key(0.999, "AdamW's second decay", from_below(0, 1))
     eps: float = key(1e-8, "AdamW's epsilon", above(0))
 
 
@@ -202,10 +221,10 @@ class SandboxSection:
 class Recipe:
     """Everything that decides a run. Make one with `Recipe.load` or `Recipe.from_mapping`; it never changes."""
 
-    name: str = key("run", "name of the run; default: the file's name")
-    seed: int = key(0, "decides data order and every sampled token", at_least(0))
+    name: str = key("run", "name of the run; default: the file's name", not_empty)
+    seed: int = key(0, "decides data order and every sampled token", between(0, LARGEST_SEED))
     steps: int = key(100, "passes of the loop", at_least(0))
-    run_dir: str | None = key(None, "folder of the run; default runs/<name>")
+    run_dir: str | None = key(None, "folder of the run; default runs/<name>", not_empty)
     deterministic: bool = key(False, "refuse operations whose result may differ between runs")
     threads: int | None = key(None, "CPU threads of the model; default: torch's own", at_least(1))
     model: ModelSection = key(ModelSection(), "the policy")
@@ -282,13 +301,15 @@ for _tag, _pattern, _first in (
 def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        name = loader.construct_object(key_node, deep=True)
-        if not isinstance(name, (str, int, float, bool)):
-            raise RecipeError(f"recipe: line {key_node.start_mark.line + 1}: a key must be a word")
+        name = "<<" if key_node.tag.endswith(":merge") else loader.construct_object(key_node, deep=True)
+        if not isinstance(name, str):
+            raise RecipeError(f"recipe: line {key_node.start_mark.line + 1}: a key must be text, not {kind(name)}"
+                              f"{in_quotes(name)}")
         if name in seen:
             raise RecipeError(f"recipe: line {key_node.start_mark.line + 1}: the key {name} stands twice in one "
                               "section; remove one of them")
         seen.add(name)
+    loader.flatten_mapping(node)
     return {loader.construct_object(k, deep=True): loader.construct_object(v, deep=True) for k, v in node.value}
 
 
@@ -297,15 +318,49 @@ _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.v
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file."""
     try:
-        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe: {file.name} is not valid YAML: {' '.join(str(error).split())}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe: {file} cannot be read: {error}") from None
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"recipe: {file} is not UTF-8 text ({error.reason} at byte {error.start}); save it as "
+                          "UTF-8") from None
+    except OSError as error:
+        raise RecipeError(f"recipe: {file} cannot be read: {error.strerror}") from None
+    values = parse_yaml(text, file.name)
     if not isinstance(values, dict):
         raise RecipeError(f"recipe: {file.name} holds {kind(values)}, not a mapping of keys")
     return values
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value that `text` spells; what is wrong with it is said with its line."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        tab = "; indent with spaces" if "'\\t'" in str(error.problem) else ""
+        raise RecipeError(f"recipe: {where}{f', line {mark.line + 1}' if mark else ''}: not valid YAML: "
+                          f"{', '.join(filter(None, (error.context, error.problem)))}{tab}") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe: {where} is not valid YAML: {' '.join(str(error).split())}") from None
+    except RecipeError:
+        raise
+    except (ValueError, KeyError, AttributeError, RecursionError) as error:  # a !!tag that its text does not fit
+        raise RecipeError(f"recipe: {where}: a number or a !!tag in it cannot be read: {error}") from None
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what either YAML version would read as something else."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, ()), *_Loader.yaml_implicit_resolvers.get(first, ())]
+    for first in {**yaml.SafeDumper.yaml_implicit_resolvers, **_Loader.yaml_implicit_resolvers}}
+
+
+def to_yaml(values: Mapping[str, Any]) -> str:
+    """`values` as YAML that `read_yaml` reads back as the same."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def parse_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
@@ -313,14 +368,11 @@ def parse_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for override in overrides:
         path, sign, text = override.partition("=")
-        if not sign or not path.strip():
+        if not sign or not all(part.strip() for part in path.split(".")):
             raise RecipeError(f"recipe: {override!r} is not an override; write section.key=value")
-        try:
-            value = yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"recipe: the value of {path} is not valid YAML: {' '.join(str(error).split())}") from None
-        for name in reversed(path.strip().split(".")):
-            value = {name: value}
+        value = parse_yaml(text, f"the value of {path}")
+        for name in reversed(path.split(".")):
+            value = {name.strip(): value}
         result = merge(result, value)
     return resolve_paths(result, Path.cwd())
 
@@ -337,8 +389,8 @@ def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
 def preset_values(values: Mapping[str, Any]) -> dict[str, Any]:
     loss = values.get("loss")
     name = loss.get("preset", LossSection().preset) if isinstance(loss, Mapping) else LossSection().preset
-    if name not in PRESETS:
-        raise RecipeError(f"recipe: loss.preset {one_of(*PRESETS)(name)}; found {name!r}")
+    if not isinstance(name, str) or name not in PRESETS:
+        return {}  # `build` says what is wrong with it
     return {"advantage": dict(PRESETS[name].advantage), "loss": {"preset": name, **PRESETS[name].loss}}
 
 
@@ -348,18 +400,15 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(values.get("run_dir"), str):
         values["run_dir"] = str((folder / Path(values["run_dir"]).expanduser()).resolve())
     for section, name in (("model", "name"), ("data", "source")):
-        if isinstance(values.get(section), dict):
-            values[section] = dict(values[section])
-            values[section][name] = _absolute(values[section].get(name), folder)
-            if values[section][name] is None:
-                del values[section][name]
+        if isinstance(values.get(section), dict) and name in values[section]:
+            values[section] = {**values[section], name: _absolute(values[section][name], folder)}
     if isinstance(values.get("rewards"), dict):
         values["rewards"] = {name: _reward_path(part, folder) for name, part in values["rewards"].items()}
     return values
 
 
 def _absolute(value: Any, folder: Path) -> Any:
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value.strip() or value in TASKS:
         return value
     path = Path(value).expanduser()
     looks_like_path = value.startswith((".", "/", "~")) or path.suffix in (".jsonl", ".json", ".csv", ".parquet", ".gguf")
@@ -380,16 +429,22 @@ def _reward_path(part: Any, folder: Path) -> Any:
 def build(cls: type, values: Any, where: str) -> Any:
     """An instance of the section `cls` from a mapping, each value checked by type and range."""
     if not isinstance(values, Mapping):
-        raise RecipeError(f"recipe: {where or 'the file'} must be a section of keys, not {kind(values)}")
+        nothing = "; put keys under it, or leave it out" if values is None else ""
+        raise RecipeError(f"recipe: {where or 'the file'} must be a section of keys, not {kind(values)}{nothing}")
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for name in values:
         if name not in fields:
-            raise RecipeError(f"recipe: unknown key {dotted(where, name)}{nearest(str(name), fields)}"
-                              if nearest(str(name), fields) else
-                              f"recipe: unknown key {dotted(where, name)}; the keys there are {', '.join(fields)}")
+            raise RecipeError(f"recipe: unknown key {dotted(where, name)}" + (
+                nearest(str(name), fields) or elsewhere(str(name)) or f"; the keys there are {', '.join(fields)}"))
     hints = typing.get_type_hints(cls)
     return cls(**{name: convert(hints[name], value, dotted(where, name), fields[name].metadata["check"])
                   for name, value in values.items()})
+
+
+def elsewhere(name: str) -> str:
+    """``; did you mean optim.lr?`` for a key that stands in another section, or nothing."""
+    found = [path for path, _, _ in describe_keys() if path.rpartition(".")[2] == name]
+    return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 def convert(hint: Any, value: Any, where: str, check: Check | None) -> Any:
@@ -398,7 +453,12 @@ def convert(hint: Any, value: Any, where: str, check: Check | None) -> Any:
     if value is None and type(None) in options:
         return None
     if where == "rewards":
-        return {name: build(RewardSection, part, dotted(where, name)) for name, part in section(value, where).items()}
+        if not isinstance(value, Mapping):
+            raise RecipeError(f"recipe: {where} must be a section of keys, not {kind(value)}")
+        for name in value:
+            if not isinstance(name, str):
+                raise RecipeError(f"recipe: {where}: a reward's name must be text, not {kind(name)}{in_quotes(name)}")
+        return {name: build(RewardSection, part, dotted(where, name)) for name, part in value.items()}
     for option in options:
         if dataclasses.is_dataclass(option):
             return build(option, value, where)
@@ -407,7 +467,7 @@ def convert(hint: Any, value: Any, where: str, check: Check | None) -> Any:
             value = float(value) if option is float else value
             problem = check(value) if check else None
             if problem:
-                raise RecipeError(f"recipe: {where} {problem}; found {value!r}")
+                raise RecipeError(f"recipe: {where} is {value!r}; it {problem}")
             return value
     raise RecipeError(f"recipe: {where} must be {' or '.join(KINDS[o] for o in options)}, not {kind(value)}"
                       f"{hint_for(options, value)}")
@@ -419,8 +479,7 @@ KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or f
 
 def fits(option: Any, value: Any) -> bool:
     if option is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value \
-            and abs(value) != float("inf")
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if option is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, option)
@@ -435,17 +494,22 @@ def kind(value: Any) -> str:
 
 
 def hint_for(options: tuple[Any, ...], value: Any) -> str:
-    if isinstance(value, str) and (int in options or float in options) and re.fullmatch(r"[-+\d.eE_]+", value):
+    """How to write `value` so that it is what it seems to be meant as."""
+    if isinstance(value, str) and (int in options or float in options) and is_number(value):
         return "; write it without quotes"
     if isinstance(value, str) and bool in options and value.lower() in ("yes", "no", "on", "off", "y", "n"):
-        return "; write true or false"
-    return ""
+        return f"; write {'true' if value.lower() in ('yes', 'on', 'y') else 'false'}"
+    if isinstance(value, float) and int in options and value.is_integer():
+        return f"; write {int(value)}"
+    return in_quotes(value) if str in options else ""
 
 
-def section(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise RecipeError(f"recipe: {where} must be a section of keys, not {kind(value)}")
-    return value
+def is_number(text: str) -> bool:
+    return type(yaml.load(text, Loader=_Loader)) in (int, float) if re.fullmatch(r"[-+\w.]+", text) else False
+
+
+def in_quotes(value: Any) -> str:
+    return f'; write "{str(value).lower()}" in quotes' if isinstance(value, (bool, int, float)) else ""
 
 
 def dotted(where: str, name: Any) -> str:
@@ -456,7 +520,7 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(name): plain(part) for name, part in value.items()}
+        return {name: plain(part) for name, part in value.items()}
     return [plain(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
