@@ -13,7 +13,7 @@ import rewards
 from grpo.recipe import Recipe, RecipeError
 from grpo.types import Group, ScoredGroup
 from rewards import RewardSpec, Sample, Score
-from rewards.service import RewardService
+from rewards.service import RewardService, applies
 
 ADDED_COLUMNS = ("finish", "num_tokens")
 
@@ -33,21 +33,35 @@ def reward_specs(recipe: Recipe, given: Mapping[str, Any] | None = None) -> list
     return specs
 
 
-def check_rewards(specs: Sequence[RewardSpec], columns: Sequence[str]) -> None:
-    """Refuse a reward that cannot be found, or that wants a column the data set does not have."""
-    known = [*columns, *ADDED_COLUMNS]
+def check_rewards(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a reward that cannot be found, or that wants a column which a row it judges does not have."""
     for spec in specs:
+        for column in spec.when:
+            if not any(column in row for row in rows):
+                raise RecipeError(f"recipe: rewards.{spec.name}.when names the column {column}, but the data set has "
+                                  f"{', '.join(rows[0])}")
         try:
-            missing = rewards.missing_columns(rewards.load(spec.use), known, spec.style, spec.args)
+            function = rewards.load(spec.use)
+            for columns, number in _kinds_of_rows(rows, spec.when).items():
+                missing = rewards.missing_columns(function, [*columns, *ADDED_COLUMNS], spec.style, spec.args)
+                if missing:
+                    raise RecipeError(
+                        f"recipe: rewards.{spec.name} wants the column {' and '.join(missing)}, but row {number} of the "
+                        f"data set has {', '.join(columns)}; map it with data.columns or pass it in "
+                        f"rewards.{spec.name}.args")
+        except RecipeError:
+            raise
         except ValueError as error:
             raise RecipeError(f"recipe: rewards.{spec.name}: {error}") from None
-        if missing:
-            raise RecipeError(f"recipe: rewards.{spec.name} wants the column {' and '.join(missing)}, but the data set "
-                              f"has {', '.join(columns)}; map it with data.columns or pass it in rewards.{spec.name}.args")
-        for column in spec.when:
-            if column not in columns:
-                raise RecipeError(f"recipe: rewards.{spec.name}.when names the column {column}, but the data set has "
-                                  f"{', '.join(columns)}")
+
+
+def _kinds_of_rows(rows: Sequence[Mapping[str, Any]], when: Mapping[str, Any]) -> dict[tuple[str, ...], int]:
+    """The different sets of columns among the rows that match `when`, each with the first such row's number."""
+    found: dict[tuple[str, ...], int] = {}
+    for number, row in enumerate(rows, 1):
+        if applies(when, row):
+            found.setdefault(tuple(row), number)
+    return found
 
 
 class Judge:

@@ -91,7 +91,8 @@ class Log:
         faults = record["ledger/faulted"]
         return (f"step {record['step']:>{len(str(steps))}}/{steps}  reward {record['reward/mean']:.3f}{held}"
                 f"  length {record['completion/length']:.1f}  flat {record['group/flat']:.0%}"
-                f"  entropy {record['policy/entropy']:.2f}" + (f"  drift {drift:.0e}" if drift is not None else "")
+                + (f"  entropy {record['policy/entropy']:.2f}" if record["update/made"] else "  no update: nothing to learn")
+                + (f"  drift {drift:.0e}" if drift is not None else "")
                 + (f"  faults {faults}" if faults else "") + f"  {record['seconds/step']:.1f} s")
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ the parameter is rounded from it once an update.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, Callable, Mapping
 
@@ -75,7 +76,7 @@ class Optimizer:
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.adamw.load_state_dict(state["adamw"])
+        self.adamw.load_state_dict(copy.deepcopy(state["adamw"]))  # torch would share the tensors
         for name, master in state["masters"].items():
             self.masters[name].copy_(master)
         self.num_updates = state["num_updates"]

@@ -7,14 +7,23 @@ How a completion is sampled is the engine's matter; how weights change is the op
 from __future__ import annotations
 
 import copy
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from torch.overrides import TorchFunctionMode
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo import attention
 from grpo.kernels.logprob import token_logprob
@@ -33,6 +42,22 @@ class TokenStats:
     entropy_T: Tensor
 
 
+class KeepDouble(TorchFunctionMode):
+    """Lets a float64 model compute in float64: its norms' own casts to float32 are left out.
+
+    Only the proofs use float64; there a cast in the middle would hide differences below 1e-7.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:
+            if func is Tensor.float or (func is Tensor.to and torch.float32 in (*args[1:], kwargs.get("dtype"))):
+                return args[0]
+            if kwargs.get("dtype") is torch.float32:
+                kwargs["dtype"] = torch.float64
+        return func(*args, **kwargs)
+
+
 class Policy:
     """A causal language model with its tokenizer, as the trainer and the engine use it.
 
@@ -49,13 +74,15 @@ class Policy:
         _take_attention_from_here(base)
         turn_dropout_off(model)
         model.eval()
+        self._checkpointed: list[nn.Module] = []
+        self._precision = KeepDouble if next(model.parameters()).dtype == torch.float64 else nullcontext
         if gradient_checkpointing:
-            base.gradient_checkpointing_enable({"use_reentrant": False})
-            base.enable_input_require_grads()
-            model.train()
+            base.gradient_checkpointing_enable({"use_reentrant": False,
+                                                "context_fn": lambda: (nullcontext(), self._precision())})
+            self._checkpointed = [m for m in base.modules() if isinstance(m, GradientCheckpointingLayer)]
         config = base.config.get_text_config()
         self.vocab_size = min(config.vocab_size, max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1))
-        self.context: int | None = getattr(config, "max_position_embeddings", None)
+        self.context = longest_sequence(config)
         self.stop_ids = stop_ids(base, tokenizer)
 
     @property
@@ -83,9 +110,12 @@ class Policy:
 
         Tokens are [P] (packed) or [R, 1] (one a slot).
         """
+        for layer in self._checkpointed:  # a layer in training mode drops the cache it is given
+            layer.training = cache is None and torch.is_grad_enabled()
         shape = (1, -1) if token_P.dim() == 1 else token_P.shape
-        output = self.model(input_ids=token_P.view(shape), position_ids=position_P.view(shape), layout=layout,
-                            past_key_values=cache, use_cache=cache is not None, logits_to_keep=keep)
+        with self._precision():
+            output = self.model(input_ids=token_P.view(shape), position_ids=position_P.view(shape), layout=layout,
+                                past_key_values=cache, use_cache=cache is not None, logits_to_keep=keep)
         return output.logits[..., :self.vocab_size]
 
     def token_stats(self, packed: PackedRows, temperature: float) -> TokenStats:
@@ -169,11 +199,11 @@ def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def check_config(section: ModelSection) -> None:
-    """Refuse a model that cannot be found, by its configuration alone, before its weights are read."""
+def load_config(section: ModelSection) -> PretrainedConfig:
+    """The model's configuration, read before its weights; a model that cannot be found is refused."""
     try:
-        AutoConfig.from_pretrained(section.name, trust_remote_code=section.trust_remote_code,
-                                   revision=section.revision)
+        return AutoConfig.from_pretrained(section.name, trust_remote_code=section.trust_remote_code,
+                                          revision=section.revision)
     except (OSError, ValueError, ImportError) as error:
         raise RecipeError(f"model: {section.name} is neither a folder with a config.json nor a model that the hub "
                           f"gives: {first_line(error)}") from None
@@ -199,7 +229,31 @@ def _take_attention_from_here(base: PreTrainedModel) -> None:
     if not getattr(base, "_supports_attention_backend", False):
         raise RecipeError(f"model: {type(base).__name__} does not take its attention from transformers' attention "
                           "interface, which sampling and training rely on; choose another architecture")
+    config = base.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if kinds:
+        raise RecipeError(f"model: {type(base).__name__} has layers of {' and '.join(sorted(kinds))}; only full and "
+                          "sliding-window attention keep a packed row apart from its neighbours; choose another "
+                          "architecture")
+    if getattr(config, "kv_lora_rank", None):
+        raise RecipeError(f"model: {type(base).__name__} caches compressed keys and values (latent attention), which "
+                          "the sampler cannot read; choose another architecture")
     base.set_attn_implementation(attention.NAME)
+
+
+def longest_sequence(config: Any) -> int | None:
+    """How many tokens a sequence may have; None if the configuration sets no limit.
+
+    Rotary embeddings of type dynamic and longrope change for a whole batch once one row is longer than the
+    original context, so the limit is that context: beyond it a row's log-probs would hang on its neighbours.
+    """
+    context: int | None = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    for part in (rope, *rope.values()):
+        if isinstance(part, Mapping) and part.get("rope_type") in ("dynamic", "longrope"):
+            original = part.get("original_max_position_embeddings")
+            context = min((n for n in (context, original) if n), default=None)
+    return context
 
 
 def turn_dropout_off(model: nn.Module) -> None:

@@ -60,28 +60,34 @@ def _read(section: DataSection) -> list[dict[str, Any]]:
         raise RecipeError(f"recipe: data.args is for procedural tasks, and {source} is not one of {', '.join(TASKS)}"
                           f"{nearest(source, TASKS)}")
     path = Path(source)
-    if path.suffix in READERS:
+    read = READERS.get(path.suffix.lower())
+    if path.is_file() and read is None:
+        raise RecipeError(f"data: {source} is not of a kind that is read; its name must end in {', '.join(READERS)}")
+    if read is not None:
         if not path.is_file():
             raise RecipeError(f"data: there is no file {source}")
         try:
-            return READERS[path.suffix](path)
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            return read(path)
+        except UnicodeDecodeError as error:
+            raise RecipeError(f"data: {source} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+        except (OSError, csv.Error) as error:
             raise RecipeError(f"data: {source} cannot be read: {error}") from None
     return _read_hub(section)
 
 
 def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     rows = []
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise RecipeError(f"data: line {number} of {path} is not JSON: {error.msg}") from None
+            except (ValueError, RecursionError) as error:
+                raise RecipeError(f"data: line {number} of {path} is not JSON: {error}; each line holds one "
+                                  "object") from None
             if not isinstance(row, dict):
-                raise RecipeError(f"data: line {number} of {path} is not a JSON object")
+                raise RecipeError(f"data: line {number} of {path} is not a JSON object; each line holds one")
             rows.append(row)
     return rows
 
@@ -125,7 +131,20 @@ def _renamed(row: Mapping[str, Any], number: int, section: DataSection) -> dict[
     if "prompt" not in result:
         raise RecipeError(f"data: row {number} of {section.source} has no column prompt; its columns are "
                           f"{', '.join(map(str, row))}; set data.columns.prompt to one of them")
+    _check_prompt(result["prompt"], f"row {number} of {section.source}", section.template)
     return result
+
+
+def _check_prompt(prompt: Any, where: str, template: str) -> None:
+    if prompt is None or prompt == [] or isinstance(prompt, str) and not prompt.strip():
+        raise RecipeError(f"data: the prompt in {where} is empty")
+    if template == "chat" and isinstance(prompt, list):
+        return
+    if not isinstance(prompt, str):
+        raise RecipeError(f"data: the prompt in {where} is {type(prompt).__name__}, not text"
+                          + ("; messages need data.template: chat" if isinstance(prompt, list) else ""))
+    if not prompt.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in prompt):
+        raise RecipeError(f"data: the prompt in {where} holds half a character (a lone surrogate); mend the text")
 
 
 def split_rows(rows: Sequence[Row], num_held_out: int) -> tuple[list[Row], list[Row]]:
@@ -149,8 +168,7 @@ def make_prompts(train: Sequence[Row], held: Sequence[Row], section: DataSection
         limit = room if limit is None else min(limit, room)
     sets = [[_prompt(row, f"{name}-{i}", section.template, tokenizer) for i, row in enumerate(rows)]
             for name, rows in (("train", train), ("held", held))]
-    kept = [tuple(p for p in prompts if p.token_ids and (limit is None or len(p.token_ids) <= limit))
-            for prompts in sets]
+    kept = [tuple(p for p in prompts if limit is None or len(p.token_ids) <= limit) for prompts in sets]
     longest = max((len(p.token_ids) for prompts in sets for p in prompts), default=0)
     if not kept[0]:
         raise RecipeError(f"data: every prompt is longer than {limit} tokens (the longest has {longest}); lower "
@@ -169,23 +187,18 @@ def _prompt(row: Row, id: str, template: str, tokenizer: PreTrainedTokenizerBase
 def render(question: Any, template: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, bool]:
     """(the prompt's text, whether the tokenizer still adds its special tokens)."""
     if template == "chat":
-        messages = question if isinstance(question, list) else [{"role": "user", "content": str(question)}]
+        messages = question if isinstance(question, list) else [{"role": "user", "content": question}]
         try:
             return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True), False
         except Exception as error:  # templates are programs of the model's authors and raise what they like
             raise RecipeError(f"data: the tokenizer's chat template fails on a prompt: {error}") from None
-    if not isinstance(question, str):
-        raise RecipeError(f"data: a prompt is {type(question).__name__}, not text; messages need data.template: chat")
     forms = {"r1": R1_TEMPLATE, "plain": "{prompt}"}
     return forms.get(template, template).replace("{prompt}", question), True
 
 
-def check_template(template: str, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
-    """Refuse a template that does not hold the prompt, or chat where the tokenizer has no chat template."""
-    if template not in ("r1", "chat", "plain") and "{prompt}" not in template:
-        raise RecipeError(f"recipe: data.template {template!r} is neither r1, chat nor plain, and has no {{prompt}} in it"
-                          f"{nearest(template, ('r1', 'chat', 'plain'))}")
-    if template == "chat" and tokenizer is not None and not tokenizer.chat_template:
+def check_template(template: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse the template chat where the tokenizer has no chat template."""
+    if template == "chat" and not tokenizer.chat_template:
         raise RecipeError("recipe: data.template is chat, but the tokenizer has no chat template; use r1, plain or a "
                           "string with {prompt}")
 
@@ -229,9 +242,14 @@ class PromptStream:
             taken[index] = None
 
     def state(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "cursor": self.cursor, "deferred": list(self.deferred)}
+        return {"prompts": len(self.prompts), "epoch": self.epoch, "cursor": self.cursor,
+                "deferred": list(self.deferred)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
+        """Go to the place that `state` names; other prompts than those it was taken from are refused."""
+        if state["prompts"] != len(self.prompts):
+            raise RecipeError(f"data: the run began with {state['prompts']} prompts that train, now there are "
+                              f"{len(self.prompts)}; resume with the data set it began with")
         self.epoch, self.cursor, self.deferred = state["epoch"], state["cursor"], list(state["deferred"])
         self._order = self._shuffled()
 

@@ -14,11 +14,11 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping, NoReturn, Sequence
 
 import numpy
 import torch
-import yaml
+import transformers
 
 from grpo import __version__, checkpoint, plan
 from grpo.advantage import step_advantages
@@ -28,10 +28,10 @@ from grpo.learner import Learner
 from grpo.log import Log, Record, finite, interval
 from grpo.optimizer import Optimizer
 from grpo.pack import make_batch
-from grpo.policy import Policy, check_config, load_tokenizer
+from grpo.policy import Policy, load_config, load_tokenizer, longest_sequence
 from grpo.prompts import PromptStream, check_template, load_rows, make_prompts, split_rows
 from grpo.ranks import Ranks
-from grpo.recipe import Recipe, RecipeError, differences, read_yaml
+from grpo.recipe import Recipe, RecipeError, differences, read_yaml, to_yaml
 from grpo.record import step_record
 from grpo.rollout.engine import Engine
 from grpo.rollout.sampler import Sampling
@@ -58,21 +58,26 @@ class Trainer:
                  model: Any = None, tokenizer: Any = None, resume: bool = False):
         self.recipe, self.folder, self.resume = recipe, recipe.folder(), resume
         self._model = model
-        check_template(recipe.data.template)
         if recipe.model.name is None and (model is None or tokenizer is None):
             raise RecipeError("recipe: model.name is missing; name a hub id or a folder")
+        check_folder(self.folder, recipe, resume)
         self.specs = reward_specs(recipe, rewards)
         self._accurate = accurate_reward(recipe, [spec.name for spec in self.specs])
-        self._rows, self._held_rows = split_rows(load_rows(recipe.data), recipe.data.held_out)
-        check_rewards(self.specs, list(self._rows[0]))
-        if len(self._rows) < recipe.sample.prompts:
-            raise RecipeError(f"recipe: sample.prompts is {recipe.sample.prompts}, but only {len(self._rows)} rows train; "
+        all_rows = load_rows(recipe.data)
+        check_rewards(self.specs, all_rows)
+        rows, held_rows = split_rows(all_rows, recipe.data.held_out)
+        if len(rows) < recipe.sample.prompts:
+            raise RecipeError(f"recipe: sample.prompts is {recipe.sample.prompts}, but only {len(rows)} rows train; "
                               "lower sample.prompts or data.held_out")
-        check_folder(self.folder, recipe, resume)
-        if model is None:
-            check_config(recipe.model)
+        config = model.config if model is not None else load_config(recipe.model)
         self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(recipe.model)
         check_template(recipe.data.template, self.tokenizer)
+        self.prompts = make_prompts(rows, held_rows, recipe.data, self.tokenizer,
+                                    longest_sequence(config.get_text_config()), recipe.sample.max_tokens)
+        if len(self.prompts.train) < recipe.sample.prompts:
+            raise RecipeError(f"data: {self.prompts.num_dropped} prompts are too long and {len(self.prompts.train)} are "
+                              f"left, fewer than sample.prompts ({recipe.sample.prompts}); lower sample.max_tokens or "
+                              "sample.prompts")
         self.groups: list[ScoredGroup] = []
         self.before: dict[str, Any] | None = None
         self.after: dict[str, Any] | None = None
@@ -84,6 +89,8 @@ class Trainer:
     # -- the loop -------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Record]:
+        if self.after is not None:
+            return
         try:
             self._open()
             while self.num_steps < self.recipe.steps and not self._stopping():
@@ -189,12 +196,7 @@ class Trainer:
         self.ranks = Ranks.start()
         prepare_torch(recipe)
         self.policy = Policy.load(recipe.model, self.ranks.device, model=self._model, tokenizer=self.tokenizer)
-        prompts = make_prompts(self._rows, self._held_rows, recipe.data, self.tokenizer, self.policy.context,
-                               recipe.sample.max_tokens)
-        if len(prompts.train) < recipe.sample.prompts:
-            raise RecipeError(f"data: {prompts.num_dropped} prompts are too long and {len(prompts.train)} are left, fewer "
-                              f"than sample.prompts ({recipe.sample.prompts}); lower sample.max_tokens or sample.prompts")
-        self.stream, self.held_out = PromptStream(prompts.train, recipe.seed), prompts.held_out
+        self.stream, self.held_out = PromptStream(self.prompts.train, recipe.seed), self.prompts.held_out
         self.engine = Engine(self.policy, max_rows=recipe.sample.max_rows, stop=recipe.sample.stop)
         total = recipe.steps * recipe.optim.updates * recipe.optim.epochs
         self.learner = Learner(self.policy, Optimizer(self.policy.trainable(), recipe.optim, total), recipe.loss,
@@ -206,7 +208,7 @@ class Trainer:
         self._opened = True
         wandb_id = self._begin_folder()
         self.log.open(recipe.to_mapping(), recipe.name, recipe.steps, self.num_steps, wandb_id)
-        self.log.say(*header(self, prompts.num_dropped))
+        self.log.say(*header(self, self.prompts.num_dropped))
         if self.before is None:
             self.before = self._timed(lambda: self._evaluate(0, "before training"))
             self._examples_before = self._examples()
@@ -219,8 +221,7 @@ class Trainer:
         saved = checkpoint.load(place, self.policy.device) if place else None
         if self.ranks.main:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_text(self.folder / "recipe.yaml",
-                       yaml.safe_dump(self.recipe.to_mapping(), sort_keys=False, allow_unicode=True))
+            write_text(self.folder / "recipe.yaml", to_yaml(self.recipe.to_mapping()))
             for file in ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl"):
                 checkpoint.cut_back(self.folder / file, saved.step if saved else -1)
         self.ranks.wait()
@@ -298,7 +299,7 @@ class Trainer:
     def close(self) -> None:
         """Stop the reward workers and the log; iterating again opens them anew."""
         if self._opened:
-            self._opened = False
+            self._opened, self._stop, self.resume = False, False, True
             self.judge.__exit__(None, None, None)
             self.log.close()
 
@@ -317,8 +318,12 @@ def accurate_reward(recipe: Recipe, names: Sequence[str]) -> str:
 def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
     """Refuse to overwrite a run, to resume what is not there, or to resume under another recipe."""
     if not resume:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
             raise RecipeError(f"run folder: {folder} exists; go on with it by --resume, or choose another run_dir")
+        above = next(place for place in (folder, *folder.parents) if place.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            raise RecipeError(f"run folder: {folder} cannot be made, since {above} is "
+                              f"{'read-only' if above.is_dir() else 'not a folder'}; choose another run_dir")
         return
     if not (folder / "recipe.yaml").is_file():
         raise RecipeError(f"run folder: there is no run to resume in {folder}; leave --resume out to start one")
@@ -405,9 +410,16 @@ def write_text(path: Path, text: str) -> None:
 # ---- the command -----------------------------------------------------------------------------------------------
 
 
+class Arguments(argparse.ArgumentParser):
+    """Says a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USER, f"{self.prog}: {message}; --help lists what can be given\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """``python -m grpo.train RECIPE [a.b=v ...] [--resume] [--dry-run]``; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="python -m grpo.train", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train a causal language model to reason by group-relative policy optimisation.",
         epilog="keys of a recipe, each also settable as section.key=value:\n" + plan.keys_help())
@@ -415,7 +427,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="recipe keys to set, e.g. optim.lr=1e-5")
     parser.add_argument("--resume", action="store_true", help="go on from the run folder's last checkpoint")
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     try:
         recipe = Recipe.load(options.recipe, *options.overrides)
         if options.dry_run:
@@ -423,14 +435,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return EXIT_DONE
         return _train(recipe, options)
     except RecipeError as error:
-        print(str(error), file=sys.stderr)
+        print(" ".join(str(error).split()), file=sys.stderr)
         return EXIT_USER
-    except RewardFaults as error:
+    except (RewardFaults, FloatingPointError) as error:
         print(f"stopped: {error}", file=sys.stderr)
+        return EXIT_FAULT
+    except KeyboardInterrupt:
+        print("stopped at once; the last checkpoint stands", file=sys.stderr)
         return EXIT_FAULT
 
 
 def _train(recipe: Recipe, options: argparse.Namespace) -> int:
+    transformers.utils.logging.disable_progress_bar()
     trainer = Trainer(recipe, resume=options.resume)
 
     def stop(number: int, frame: object) -> None:

@@ -23,6 +23,7 @@ from grpo.rollout.slots import PrefixCache, Slots
 from grpo.types import Completion, Group, PackedRows, Prompt
 
 PREFILL_TOKENS = 8192
+Prefixes = dict[tuple[int, ...], dict[int, tuple[Tensor, Tensor]]]
 
 
 @dataclass(slots=True, eq=False)
@@ -79,7 +80,13 @@ class Engine:
                 yield row.place, self._group(prompts[row.place], done.pop(row.place))
 
     def _row(self, place: int, prompt: Prompt, index: int, max_tokens: int, seed: Sequence[object]) -> _Live:
-        room = None if self.policy.context is None else self.policy.context - len(prompt.token_ids)
+        length, context = len(prompt.token_ids), self.policy.context
+        if not length:
+            raise ValueError(f"sample: prompt {prompt.id} has no tokens; a completion needs one to start from")
+        room = None if context is None else context - length
+        if room is not None and room < 1:
+            raise ValueError(f"sample: prompt {prompt.id} has {length} tokens, which leaves no room in the model's "
+                             f"context of {context}; shorten it")
         limit = max_tokens if room is None else min(max_tokens, room)
         return _Live(place, index, prompt, completion_seed(*seed, prompt.id, index), limit,
                      room is not None and room < max_tokens)
@@ -92,7 +99,7 @@ class Engine:
         spoken = row.tokens[:-1] if isinstance(row.stop, int) else row.tokens
         text = self.policy.tokenizer.decode(spoken, clean_up_tokenization_spaces=False)
         if isinstance(row.stop, str):
-            text = text[:text.find(row.stop)]
+            text = text.partition(row.stop)[0]
         return Completion(
             text=text, token_ids=tuple(row.tokens), sampled_logps=torch.tensor(row.logps, dtype=torch.float32),
             finish=row.finish, stop=row.stop, versions=((self.policy.version, 0, len(row.tokens)),),
@@ -116,10 +123,10 @@ class Engine:
             batch.compact(bool(queue))
         self.stats.seconds = time.perf_counter() - started
 
-    def prefill(self, prompts: Sequence[Prompt]) -> dict[str, dict[int, tuple[Tensor, Tensor]]]:
-        """Prompt id: layer: keys and values of all its tokens but the last, which decoding starts with."""
-        result: dict[str, dict[int, tuple[Tensor, Tensor]]] = {}
-        unique = {prompt.id: prompt for prompt in prompts}
+    def prefill(self, prompts: Sequence[Prompt]) -> Prefixes:
+        """Prompt's tokens: layer: keys and values of all of them but the last, which decoding starts with."""
+        result: Prefixes = {}
+        unique = {prompt.token_ids: prompt for prompt in prompts}
         for chunk in _chunks([p for p in unique.values() if len(p.token_ids) > 1]):
             spans, tokens, positions, start = [], [], [], 0
             for prompt in chunk:
@@ -130,7 +137,7 @@ class Engine:
                 start += length
             cache = self._packed_forward(tokens, positions, spans)
             for prompt, (index, _) in zip(chunk, spans):
-                result[prompt.id] = cache.prefix(index[0], index[-1] + 1)
+                result[prompt.token_ids] = cache.prefix(index[0], index[-1] + 1)
             self.stats.prefill_tokens += start
         return result
 
@@ -157,7 +164,7 @@ class _Decoding:
         self.token_R = torch.zeros(num_rows, dtype=torch.long, device=device)
         self.seed_R = torch.zeros(num_rows, dtype=torch.long, device=device)
         self.drawn_R = torch.zeros(num_rows, dtype=torch.long, device=device)
-        self.prefixes: dict[str, dict[int, tuple[Tensor, Tensor]]] = {}
+        self.prefixes: Prefixes = {}
 
     @property
     def num_live(self) -> int:
@@ -169,15 +176,15 @@ class _Decoding:
         if not queue or not free:
             return
         taken = [(place, queue.popleft()) for place in free[:len(queue)]]
-        new = [row.prompt for _, row in taken if row.prompt.id not in self.prefixes]
+        new = [row.prompt for _, row in taken if row.prompt.token_ids not in self.prefixes]
         self.prefixes.update(self.engine.prefill(new))
-        by_prompt: dict[str, list[tuple[int, _Live]]] = {}
+        by_prompt: dict[tuple[int, ...], list[tuple[int, _Live]]] = {}
         for place, row in taken:
-            by_prompt.setdefault(row.prompt.id, []).append((place, row))
-        for prompt_id, members in by_prompt.items():
-            self._start(members, self.prefixes.get(prompt_id, {}))
-        waiting = {row.prompt.id for row in queue}
-        self.prefixes = {name: prefix for name, prefix in self.prefixes.items() if name in waiting}
+            by_prompt.setdefault(row.prompt.token_ids, []).append((place, row))
+        for tokens, members in by_prompt.items():
+            self._start(members, self.prefixes.get(tokens, {}))
+        waiting = {row.prompt.token_ids for row in queue}
+        self.prefixes = {tokens: prefix for tokens, prefix in self.prefixes.items() if tokens in waiting}
 
     def _start(self, members: list[tuple[int, _Live]], prefix: dict[int, tuple[Tensor, Tensor]]) -> None:
         places, prompt = [place for place, _ in members], members[0][1].prompt
@@ -237,10 +244,13 @@ class _Decoding:
             row.finish = "context" if row.limit_is_context else "length"
 
     def _stop_string(self, tokens: list[int]) -> str | None:
-        """The stop string that the last token completed, if any; only the tail is decoded."""
+        """The stop string that the last token completed, if any; only the tail is decoded.
+
+        A token may be a single byte, so the tail has a token for each byte of the longest, and some to start.
+        """
         if not self.engine.stop_strings:
             return None
-        tail = tokens[-(8 + max(map(len, self.engine.stop_strings))):]
+        tail = tokens[-(8 + max(len(stop.encode()) for stop in self.engine.stop_strings)):]
         text = self.policy.tokenizer.decode(tail, clean_up_tokenization_spaces=False)
         return next((stop for stop in self.engine.stop_strings if stop in text), None)
 
