@@ -10,6 +10,7 @@ search-countdown-3 are in neither. Reinforcement learning and evaluation are the
 from __future__ import annotations
 
 import argparse
+import heapq
 import itertools
 import math
 import random
@@ -34,8 +35,9 @@ class Habits:
 
     searching: float = 0.3
     guess_right: float = 1 / 3
-    attempt_right: float = 0.36
-    max_attempts: int = 6
+    attempt_right: float = 1 / 3
+    max_attempts: int = 5
+    near_miss: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,20 +99,29 @@ def corpus(seed: int = SEED, habits: Habits = Habits()) -> Iterator[Trace]:
 
 def _trace(rng: random.Random, row: dict, known: list[Attempt], habits: Habits) -> Trace:
     right = [attempt for attempt in known if attempt.value == row["target"]]
-    wrong = [attempt for attempt in known if attempt.value != row["target"]]
+    wrong = _near_misses(rng, known, row["target"], habits)
     searches = rng.random() < habits.searching
     if searches:
         tried = _search(rng, right, wrong, habits)
     else:
-        tried = [rng.choice(right if rng.random() < habits.guess_right or not wrong else wrong)]
+        tried = [rng.choice(right) if rng.random() < habits.guess_right or not wrong else wrong[0]]
     completion = f"{' no '.join(attempt.steps for attempt in tried)} answer {tried[-1].expression}"
     return Trace(row["prompt"], completion, searches)
 
 
+def _near_misses(rng: random.Random, known: list[Attempt], target: int, habits: Habits) -> list[Attempt]:
+    """Different wrong attempts in random order, those that come near the target rather sooner than the others."""
+
+    def when(attempt: Attempt) -> float:
+        return rng.expovariate((1 + abs(attempt.value - target)) ** -habits.near_miss)
+
+    wrong = [(when(attempt), i) for i, attempt in enumerate(known) if attempt.value != target]
+    return [known[i] for _, i in heapq.nsmallest(habits.max_attempts, wrong)]
+
+
 def _search(rng: random.Random, right: list[Attempt], wrong: list[Attempt], habits: Habits) -> list[Attempt]:
     """Different attempts, up to the first that is right or the most that a search may take."""
-    wrong = rng.sample(wrong, min(len(wrong), habits.max_attempts))
-    for tries, last in enumerate(wrong):
+    for tries in range(len(wrong)):
         if rng.random() < habits.attempt_right:
             return [*wrong[:tries], rng.choice(right)]
     return wrong or [rng.choice(right)]
@@ -190,22 +201,28 @@ class Training:
         return self.lr * min(1.0, (step + 1) / self.warmup) * (0.55 + 0.45 * math.cos(math.pi * done))
 
 
-def train(model, tokenizer, training: Training = Training(), seed: int = SEED, habits: Habits = Habits()) -> None:
-    """Teach the model the corpus: each trace is seen once, and only what stands after the prompt is predicted."""
+def train(
+    model, tokenizer, training: Training = Training(), seed: int = SEED, habits: Habits = Habits()
+) -> list[float]:
+    """Teach the model the corpus, each trace once, and return the loss of each step.
+
+    Only what stands after the prompt is predicted.
+    """
     import torch
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=training.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    traces, started = corpus(seed, habits), time.perf_counter()
+    traces, losses, started = corpus(seed, habits), [], time.perf_counter()
     for step in range(training.steps):
         for group in optimizer.param_groups:
             group["lr"] = training.lr_at(step)
         batch = _encode(tokenizer, itertools.islice(traces, training.traces))
-        loss = _accumulate(model, batch, training.slices)
+        losses.append(_accumulate(model, batch, training.slices))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         if step % 100 == 0 or step == training.steps - 1:
-            print(f"step {step:4d}  loss {loss:.4f}  {time.perf_counter() - started:.0f} s", flush=True)
+            print(f"step {step:4d}  loss {losses[-1]:.4f}  {time.perf_counter() - started:.0f} s", flush=True)
+    return losses
 
 
 def _encode(tokenizer, traces: Iterable[Trace]) -> list[tuple[list[int], int]]:
@@ -258,9 +275,10 @@ def measure(model, tokenizer, samples: int = 4, seed: int = SEED) -> dict[str, f
         countdown(text, row["numbers"], row["target"], finish="stop" if end else "length").value
         for text, row, end in zip(texts, rows, ended)
     ]
+    solved = [any(scores[i : i + samples]) for i in range(0, len(scores), samples)]
     return {
         f"avg@{samples}": sum(scores) / len(scores),
-        f"pass@{samples}": sum(any(scores[i : i + samples]) for i in range(0, len(scores), samples)) * samples / len(scores),
+        f"pass@{samples}": sum(solved) / len(solved),
         "ended": sum(ended) / len(ended),
         "tokens": float((completions != tokenizer.pad_token_id).sum()) / len(texts),
         "retries": sum(map(retries, texts)) / len(texts),
