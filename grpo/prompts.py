@@ -55,7 +55,7 @@ def _read(section: DataSection) -> list[dict[str, Any]]:
         try:
             return load_task(source).rows(**section.args)
         except (TypeError, ValueError) as error:
-            raise RecipeError(f"data: {error}") from None
+            raise RecipeError(f"recipe: data.args {dict(section.args)} does not suit {source}: {error}") from None
     if section.args:
         raise RecipeError(f"recipe: data.args is for procedural tasks, and {source} is not one of {', '.join(TASKS)}"
                           f"{nearest(source, TASKS)}")
@@ -84,8 +84,8 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise RecipeError(f"data: line {number} of {path} is not JSON: {error}; each line holds one "
-                                  "object") from None
+                raise RecipeError(f"data: line {number} of {path} is not JSON: {getattr(error, 'msg', error)}; each "
+                                  "line holds one object") from None
             if not isinstance(row, dict):
                 raise RecipeError(f"data: line {number} of {path} is not a JSON object; each line holds one")
             rows.append(row)
@@ -181,6 +181,8 @@ def _prompt(row: Row, id: str, template: str, tokenizer: PreTrainedTokenizerBase
     tokens = tokenizer(text, add_special_tokens=special)["input_ids"]
     if special and len(tokens) > 1 and tokens[-1] == tokenizer.eos_token_id:
         tokens = tokens[:-1]
+    if not tokens:
+        raise RecipeError(f"data: the model's tokenizer makes no token of the prompt {text[:60]!r}")
     return Prompt(id, tuple(tokens), row, text)
 
 

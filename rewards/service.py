@@ -118,15 +118,15 @@ class RewardService:
     def __init__(
         self, specs: Sequence[RewardSpec], *, workers: int | None = None, base_dir: str | Path | None = None
     ) -> None:
-        _check(specs)
+        _check(specs, workers)
         self.specs = tuple(specs)
         self._functions = [_function(spec, base_dir) for spec in specs]
         self._cache: OrderedDict[bytes, tuple[Score, float]] = OrderedDict()
         self._under_way: dict[bytes, list[Callable[[Score, float], None]]] = {}
         self._open: set[Ticket] = set()
         self.num_judged, self.num_from_cache = 0, 0
-        self._workers = workers or os.cpu_count() or 1
-        self._most_workers = self._workers if workers else max(self._workers, MOST_SLEEPERS)
+        self._workers = _num_cores() if workers is None else workers
+        self._most_workers = max(self._workers, MOST_SLEEPERS) if workers is None else workers
         self._loop = asyncio.new_event_loop()
         self._runners: list[Pool | ThreadRunner] = []
         self._runner_of: dict[int, Pool | ThreadRunner] = {}
@@ -218,7 +218,7 @@ class RewardService:
 
     def _row(self, number: int, spec: RewardSpec, sample: Sample, place: Callable[[Score, float], None]) -> Row | Score:
         """What the reward's runner gets; or the score, where the reward need not be asked."""
-        if not _applies(spec.when, sample.columns):
+        if not applies(spec.when, sample.columns):
             return Score(None, status="not_applicable")
         function = self._functions[number]
         missing = function.convention.missing(sample.columns)
@@ -302,8 +302,15 @@ def _shut_down(
 # ------------------------------------------------------------------------------------------ specs
 
 
-def _check(specs: Sequence[RewardSpec]) -> None:
+def _num_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check(specs: Sequence[RewardSpec], workers: int | None) -> None:
     names = [spec.name for spec in specs]
+    if workers is not None and workers < 1:
+        raise ValueError(f"rewards: {workers} workers are too few; at least 1")
     if not specs:
         raise ValueError("rewards: there are none")
     for spec in specs:
@@ -311,6 +318,8 @@ def _check(specs: Sequence[RewardSpec]) -> None:
             raise ValueError(f"rewards: {spec.name} occurs twice")
         if not math.isfinite(spec.weight):
             raise ValueError(f"rewards.{spec.name}.weight: {spec.weight} is not a finite number")
+        if spec.workers is not None and spec.workers < 1:
+            raise ValueError(f"rewards.{spec.name}.workers: {spec.workers} are too few; at least 1")
         if not spec.timeout_seconds > 0:
             raise ValueError(f"rewards.{spec.name}.timeout_seconds: {spec.timeout_seconds} is not above 0")
 
@@ -351,7 +360,7 @@ def _address(function: Any) -> str | None:
     return f"{module}:{name}" if getattr(home, "__spec__", None) else None
 
 
-def _applies(when: Mapping[str, Any], columns: Mapping[str, Any]) -> bool:
+def applies(when: Mapping[str, Any], columns: Mapping[str, Any]) -> bool:
     """Whether every column named has the value, or one of the values, that is asked for."""
     return all(
         columns.get(name) in wanted if isinstance(wanted, (list, tuple, set)) else columns.get(name) == wanted
