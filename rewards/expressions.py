@@ -71,6 +71,11 @@ def _bits(value: Fraction) -> int:
     return value.numerator.bit_length() + value.denominator.bit_length()
 
 
+def _size(value: Fraction) -> float:
+    """Return how many bits a power of a rational gains with each factor."""
+    return math.log2(abs(value.numerator) or 1) + math.log2(value.denominator)
+
+
 def _exact_sum(node: Node, values: list[Fraction]) -> Fraction | None:
     return sum(values, ZERO) if sum(map(_bits, values)) <= MOST_BITS else None
 
@@ -91,7 +96,7 @@ def _exact_power(node: Node, values: list[Fraction]) -> Fraction | None:
         return ZERO if exponent > 0 else None
     if abs(base) == 1:
         return base ** int(exponent % 2)
-    if _bits(base) * abs(exponent) > MOST_BITS:
+    if _size(base) * abs(exponent) > MOST_BITS:
         return None
     return base ** int(exponent)
 
@@ -99,7 +104,7 @@ def _exact_power(node: Node, values: list[Fraction]) -> Fraction | None:
 def _exact_root(base: Fraction, exponent: Fraction) -> Fraction | None:
     """Return a fractional power of a rational where it is rational itself."""
     index, power = exponent.denominator, exponent.numerator
-    if base < 0 or index > 64 or _bits(base) * abs(power) > MOST_BITS or (base == 0 and power < 0):
+    if base < 0 or index > 64 or _size(base) * abs(power) > MOST_BITS or (base == 0 and power < 0):
         return None
     top, bottom = _whole_root(base.numerator, index), _whole_root(base.denominator, index)
     return None if top is None or bottom is None else Fraction(top, bottom) ** power
@@ -303,7 +308,7 @@ def _symbol(node: Node, point: dict[str, Any], budget: Budget) -> Any:
 
 
 def _add(node: Node, point: dict[str, Any], budget: Budget) -> Any:
-    """Add; a sum that cancels to the last digits is exactly zero."""
+    """Add; a sum that cancels to the last digits is exactly zero, one that swallows a term is refused."""
     terms = _operands(node, point, budget)
     if isinstance(terms[0], tuple):
         return _matrix_sum(terms)
@@ -313,6 +318,8 @@ def _add(node: Node, point: dict[str, Any], budget: Budget) -> Any:
         largest = max(largest, abs(term))
     if abs(total) <= largest * context().mpf(10) ** (8 - DIGITS):
         return context().zero
+    if any(term != 0 and abs(term) < largest * context().mpf(10) ** (12 - DIGITS) for term in terms):
+        raise Undecided("a term below the last digit")
     return total
 
 

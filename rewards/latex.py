@@ -48,7 +48,7 @@ _TEXT_COMMANDS = "text|mbox|hbox|textnormal|textrm|textbf|textit|emph|mathrm|mat
 _TOKEN = re.compile(
     r"(?P<skip>(?:\s|~|\\[,;:!> ]|\\(?:q?quad|displaystyle|textstyle|limits|nolimits|left|right|middle|[bB]igg?[lrm]?"
     r"|rm|bf|it)(?![A-Za-z]))+)"
-    r"|(?P<num>(?:\d{1,3}(?:(?:\{,\}|,\\!|\\,|\\!|,\\,)\s*\d{3})+(?!\d)|\d+)(?:\.\d+|\.(?![.\d]))?(?:[eE][+-]\d+)?|\.\d+)"
+    r"|(?P<num>(?:\d{1,3}(?:(?:\{,\}|,\\!|\\,|\\!|,\\,)\s*\d{3})+(?!\d)|\d+)(?:\.\d+(?:[eE]\d+)?|\.(?![.\d]))?(?:[eE][+-]\d+)?|\.\d+)"
     rf"|\\(?P<style>{_TEXT_COMMANDS})\*?\s*\{{(?P<text>[^{{}}]*)\}}"
     r"|(?P<cmd>\\[A-Za-z]+)"
     r"|(?P<mark>\\\\|\\[{}|%$#&_]|<=|>=|!=|\.{3}|.)"

@@ -17,7 +17,8 @@ def math_answer(text: str, answer: object, lenient: bool = False, allow_sympy: b
 
     `answer` may be a bare answer, a number or a whole solution that ends in one. Statuses: ``no_answer``
     (0) where the completion holds no answer after its reasoning, ``fault`` (None) where the gold is missing
-    or cannot be read. ``detail`` reads ``extracted='...' how=... tier=... reason``.
+    or cannot be read. ``extracted`` is the answer found; ``detail`` reads ``extracted='...' how=... tier=... reason``. `allow_sympy`
+    may only be set where the caller kills this process on a deadline.
     """
     gold = _gold(answer)
     if gold.text is None:
@@ -56,8 +57,8 @@ def _scored(found: Extracted, gold: Extracted, lenient: bool, allow_sympy: bool)
     verdict = equal(found.text, gold.text, lenient=lenient, allow_sympy=allow_sympy)
     detail = f"extracted={found.text!r} how={found.how} tier={verdict.tier} {verdict.reason}"
     if verdict.equal is None:
-        return Score(None, {}, "fault", f"the gold answer cannot be read: {_short(gold.text)}; {detail}")
-    return Score(float(verdict.equal), {}, "scored", detail)
+        return Score(None, {}, "fault", f"the gold answer cannot be read: {_short(gold.text)}; {detail}", found.text)
+    return Score(float(verdict.equal), {}, "scored", detail, found.text)
 
 
 def _short(value: object) -> str:

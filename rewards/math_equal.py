@@ -237,7 +237,7 @@ class _Comparison:
         named = [sum(split_label(item, self.lenient) is not None for item in items) for items in (left, right)]
         if named[0] != named[1] and 0 in named:
             return self.unnamed(left, right, gold_is_named=named[1] > 0)
-        return self.in_any_order(left, right, as_sets=self.lenient or "set" in (pred.op, gold.op))
+        return self.in_any_order(left, right, as_sets="set" in (pred.op, gold.op))
 
     def unnamed(self, left: list[Node], right: list[Node], gold_is_named: bool) -> bool:
         """Compare a list of named values with a bare one."""
@@ -256,9 +256,11 @@ class _Comparison:
         return len(left) == len(right) and all(map(self.same, left, right))
 
     def in_any_order(self, left: list[Node], right: list[Node], as_sets: bool) -> bool:
-        """Match items one to one; in sets repeated members count once."""
-        if as_sets:
-            left, right = self.distinct(left), self.distinct(right)
+        """Match items one to one; in sets, and leniently where only one side repeats, members count once."""
+        single_left, single_right = self.distinct(left), self.distinct(right)
+        repeats_on_one_side = (len(single_left) == len(left)) != (len(single_right) == len(right))
+        if as_sets or (self.lenient and repeats_on_one_side):
+            left, right = single_left, single_right
         if len(left) != len(right):
             return False
         rest = list(left)
@@ -290,8 +292,7 @@ class _Comparison:
             return 1 in matrix.value and group.value in ("()", "[]") and self.in_order(pred.args, gold.args)
         if pred.op != gold.op:
             return None
-        turned = self.lenient and 1 in pred.value and pred.value == gold.value[::-1]
-        return (pred.value == gold.value or turned) and self.in_order(pred.args, gold.args)
+        return pred.value == gold.value and self.in_order(pred.args, gold.args)
 
     # relations
 
@@ -308,6 +309,8 @@ class _Comparison:
                 return self.in_order(chain.args, items.args)
         if both_relations and len({_subject(pred), _subject(gold)} - {None}) == 2:
             return self.proportional_orders(pred, gold)
+        if not all(is_set_of_reals(side) or side.op in ("group", "set") for side in (pred, gold)):
+            return False
         names = symbols(pred) | symbols(gold)
         try:
             return sets_agree(pred, gold, [self.point(names, index) for index in (1, 2, 1)], self.budget)
@@ -416,8 +419,6 @@ class _Comparison:
             return len(pred.args) == len(gold.args) and all(
                 self.same(Node("div", (a, pred.args[-1])), Node("div", (b, gold.args[-1]))) for a, b in zip(pred.args, gold.args)
             )
-        if "ratio" in (pred.op, gold.op) and not self.lenient:
-            return False
         if gold.op == "based":
             return pred.op == "based" and pred.value == gold.value
         return quantities_agree(pred, gold, self.lenient, self.functions, self.value)

@@ -69,17 +69,13 @@ def sets_agree(left: Node, right: Node, points: list[dict[str, Any]], budget: Bu
             continue
         if not (sets[0].explicit or sets[1].explicit):
             raise Undecided("two conditions that are not solved")
-        decided += 1
-        if not _agree(*sets):
+        members = [(sets[0].contains(x), sets[1].contains(x)) for x in _samples(*sets)]
+        if any(left_has != right_has for left_has, right_has in members):
             return False
+        decided += any(left_has for left_has, _ in members)
     if not decided:
-        raise Undecided("no end points")
+        raise Undecided("no member was found")
     return True
-
-
-def _agree(left: RealSet, right: RealSet) -> bool:
-    """Compare two sets at sample numbers."""
-    return all(left.contains(x) == right.contains(x) for x in _samples(left, right))
 
 
 def _samples(left: RealSet, right: RealSet) -> list[Any]:

@@ -31,7 +31,7 @@ def test_a_gold_without_an_answer_is_a_fault_and_never_a_zero(gold):
 
 def test_detail_says_what_was_extracted_and_how():
     score = math_answer("Hence \\boxed{\\frac{1}{2}}.", "1/2")
-    assert score.value == 1.0
+    assert (score.value, score.extracted) == (1.0, "\\frac{1}{2}")
     assert "extracted='\\\\frac{1}{2}' how=boxed" in score.detail
 
 
