@@ -258,7 +258,11 @@ class WorkerProcess:
             alarm = asyncio.get_running_loop().call_later(self.clock.tick_seconds, inbox.changed.set)
             await inbox.changed.wait()
             alarm.cancel()
-            if not inbox.messages and not inbox.is_closed and self.clock.has_run_out():
+            if inbox.messages or inbox.is_closed:
+                continue
+            if self._popen.poll() is not None:  # dead, though a child of its own may keep the socket open
+                inbox.is_closed = True
+            elif self.clock.has_run_out():
                 raise Exhausted
         return inbox.messages.popleft()
 
@@ -417,26 +421,32 @@ class Pool:
             while True:
                 message = await process.receive()
                 if "row" in message:
-                    self._settle(pending.pop(message["row"]), message, call, faulted)
+                    self._settle(pending, message, call, faulted)
                 elif "failed" in message:
                     raise Unloadable(message["failed"])
                 elif "ended" in message:
                     break
                 has_begun = True
                 process.clock.restart(limit)
+            for name, values in message["metrics"].items():
+                self.metrics.setdefault(name, []).extend(values)
+            return True
         except (Exhausted, Crashed, Unloadable) as failure:
             self._blame(call, pending, failure, has_begun)
             return isinstance(failure, Unloadable)
+        except (KeyError, TypeError, AttributeError) as error:
+            self._blame(call, pending, Crashed(f"sent what cannot be read ({error!r})"), has_begun)
+            return False
         finally:
             self._second_chance(call, faulted)
-        for name, values in message["metrics"].items():
-            self.metrics.setdefault(name, []).extend(values)
-        return True
 
-    def _settle(self, row: Row, message: Mapping[str, Any], call: _Call, faulted: list[_Faulted]) -> None:
+    def _settle(
+        self, pending: dict[int, Row], message: Mapping[str, Any], call: _Call, faulted: list[_Faulted]
+    ) -> None:
         """Deliver one verdict, or keep it back for a second try."""
-        seconds = message["seconds"]
         score = _score_of(message)
+        row = pending.pop(message["row"])
+        seconds = message["seconds"]
         known = self._seconds_per_row.get(row.function, seconds)
         self._seconds_per_row[row.function] = 0.8 * known + 0.2 * seconds
         function = self._functions[row.function]

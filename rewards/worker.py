@@ -75,6 +75,7 @@ def main(descriptor: int, parent: int) -> None:
     """Serve until the parent closes its end of the socket."""
     _die_with(parent)
     connection = socket.socket(fileno=descriptor)
+    connection.set_inheritable(False)
     inbox, outbox = connection.makefile("rb"), Outbox(connection)
     assignments, path, folder = pickle.load(inbox)
     sys.path[:] = path
