@@ -8,6 +8,8 @@ import pytest
 
 import rewards
 from rewards import TABLE, load, missing_columns, wanted_columns
+from rewards.adapters import convention_of
+from rewards.service import RewardService
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -111,3 +113,32 @@ def test_a_function_of_no_known_style_is_refused_with_its_parameters():
 
 def test_the_statuses_are_those_of_the_table():
     assert rewards.STATUSES == ("scored", "no_answer", "timeout", "not_applicable", "fault")
+
+
+def blocks_of_the_page():
+    """The Python of docs/rewards.md."""
+    page = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
+    return [block.partition("```")[0] for block in page.split("```python\n")[1:]]
+
+
+def test_the_pages_python_runs_and_its_rewards_are_understood():
+    found = []
+    for block in blocks_of_the_page():
+        names = {"__name__": "page"}
+        exec(compile(block, "docs/rewards.md", "exec"), names)
+        found += [value for value in names.values() if getattr(value, "__module__", None) == "page"]
+    assert [convention_of(reward).style for reward in found] == ["native", "native", "batch", "native"]
+
+
+def test_the_pages_table_of_built_in_rewards_is_the_table():
+    page = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8").partition("## Built in")[2]
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert {name.strip(" `") for row in rows for name in row.split(",")} == set(TABLE)
+
+
+def test_the_pages_first_reward_works_as_a_recipe_names_it(tmp_path):
+    (tmp_path / "mine.py").write_text(blocks_of_the_page()[0])
+    spec = rewards.RewardSpec("brief", "mine.py:brief_and_right", weight=0.5, args={"bonus": 0.2})
+    samples = [rewards.Sample("<think>..</think> 7", {"answer": "7"}), rewards.Sample("8", {"answer": "7"})]
+    with RewardService([spec], base_dir=tmp_path, workers=1) as service:
+        assert [score.value for score in service.score(samples)] == [pytest.approx(0.6), 0.0]
