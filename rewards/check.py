@@ -231,7 +231,7 @@ def _table(failures: Sequence[Failure], num_rows: int) -> list[str]:
 
 
 def _on_one_line(text: str) -> str:
-    line = " ".join(text.split())
+    line = " ".join(text.encode("utf-8", "replace").decode().split())
     return line if len(line) <= 160 else line[:157] + "..."
 
 

@@ -11,12 +11,10 @@ processes, under a deadline.
 from __future__ import annotations
 
 import argparse
-import ast
 import inspect
 import json
 import os
 import queue
-import re
 import sys
 import threading
 from dataclasses import dataclass, field
@@ -136,7 +134,7 @@ def _stream(service: RewardService, lines: Iterable[bytes], out: IO[str], pairs:
     reader.start()
     while (portion := portions.get()) is not None:
         for record in portion.results():
-            out.write(json.dumps(record, ensure_ascii=False) + "\n")
+            out.write(json.dumps(record) + "\n")
         if portions.empty():
             out.flush()
     out.flush()
@@ -200,21 +198,10 @@ def _record(score: Score, seconds: float) -> dict[str, Any]:
     return {
         "value": score.value,
         "status": score.status,
-        "extracted": _extracted(score),
+        "extracted": score.extracted,
         "parts": dict(score.parts),
         "seconds": round(seconds, 6),
     }
-
-
-_IN_DETAIL = re.compile(r"""extracted=('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*") """, re.DOTALL)
-
-
-def _extracted(score: Score) -> str | None:
-    """What was judged, as the score says or else as its detail quotes it (``extracted='...'``)."""
-    quoted = _IN_DETAIL.match(score.detail)
-    if score.extracted is not None or quoted is None:
-        return score.extracted
-    return ast.literal_eval(quoted[1])
 
 
 if __name__ == "__main__":

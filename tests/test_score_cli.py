@@ -44,6 +44,14 @@ def test_malformed_lines_are_reported_by_number_and_do_not_stop_the_rest():
     assert "id" not in records[0]
 
 
+def test_text_that_cannot_be_encoded_comes_back_as_it_was(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from rewards import Score\ndef reward(text):\n    return Score(1.0, detail=text, extracted=text)\n"
+    )
+    record = scored(tmp_path / "mine.py:reward", text='{"id": "\\ud800", "completion": "\\ud800"}\n')[0]
+    assert [record["id"], record["extracted"], record["detail"]] == ["\ud800"] * 3
+
+
 def test_bytes_that_are_no_text_are_a_malformed_line():
     command = [sys.executable, "-m", "rewards.score", "think_format"]
     done = subprocess.run(command, cwd=ROOT, input=b'{"completion": "\xff"}\n{"completion": ""}\n', capture_output=True)
