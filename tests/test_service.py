@@ -185,19 +185,19 @@ def test_one_bad_value_of_a_list_faults_its_row_alone(serve):
 
 @pytest.mark.parametrize("name", ["stuck_on_request", "sleeping_on_request", "waiting_on_request", "deaf"])
 def test_content_that_exhausts_its_budget_twice_is_a_timeout_worth_0(serve, name):
-    scores = serve(name, timeout_seconds=0.5).score(samples("a", "stuck", "b"))
+    scores = serve(name, timeout_seconds=0.3).score(samples("a", "stuck", "b"))
     assert statuses(scores) == ["scored", "timeout", "scored"] and values(scores) == [1.0, 0.0, 1.0]
-    assert "0.5 s" in scores[1].detail
+    assert "0.3 s" in scores[1].detail
 
 
 def test_code_that_never_returns_to_the_interpreter_is_killed_too(serve):
-    service = serve("holds_the_interpreter", timeout_seconds=0.5)
+    service = serve("holds_the_interpreter", timeout_seconds=0.3)
     assert statuses(service.score(samples("a", "stuck"))) == ["scored", "timeout"]
     assert service.num_killed == 2
 
 
 def test_an_async_reward_that_blocks_the_others_does_not_take_them_along(serve):
-    scores = serve("blocking_on_request", timeout_seconds=0.5).score(samples(*"abc", "stuck", *"def"))
+    scores = serve("blocking_on_request", timeout_seconds=0.3).score(samples(*"abc", "stuck", *"def"))
     assert statuses(scores) == ["scored"] * 3 + ["timeout"] + ["scored"] * 3
 
 
@@ -217,7 +217,7 @@ def test_a_fault_is_tried_once_more(serve, tmp_path, how):
 
 
 def test_a_list_with_one_stuck_row_is_judged_row_by_row(serve):
-    scores = serve("list_stuck_on_request", timeout_seconds=0.5).score(samples("a", "stuck", "b"))
+    scores = serve("list_stuck_on_request", timeout_seconds=0.3).score(samples("a", "stuck", "b"))
     assert statuses(scores) == ["scored", "timeout", "scored"] and values(scores) == [1.0, 0.0, 1.0]
 
 
@@ -234,7 +234,7 @@ def test_a_list_that_cannot_be_divided_is_a_fault_as_a_whole(serve):
 
 
 def test_stuck_answers_cost_their_neighbours_nothing(serve):
-    service = serve("stuck_on_request", timeout_seconds=0.5)
+    service = serve("stuck_on_request", timeout_seconds=0.3)
     texts = [f"fine {index}" for index in range(60)]
     for place in (3, 17, 31, 50):
         texts[place] = "stuck"
@@ -269,7 +269,7 @@ def test_the_service_can_live_in_another_thread_than_the_main_one(file):
     found = []
 
     def live():
-        with RewardService([RewardSpec("mine", f"{file}:stuck_on_request", timeout_seconds=0.5)], workers=1) as service:
+        with RewardService([RewardSpec("mine", f"{file}:stuck_on_request", timeout_seconds=0.3)], workers=1) as service:
             found.extend(statuses(service.score(samples("a", "stuck"))))
 
     thread = threading.Thread(target=live)
@@ -279,7 +279,7 @@ def test_the_service_can_live_in_another_thread_than_the_main_one(file):
 
 
 def test_submitting_does_not_wait_and_the_callers_loop_is_not_blocked(serve):
-    service = serve("stuck_on_request", timeout_seconds=0.5)
+    service = serve("stuck_on_request", timeout_seconds=0.3)
 
     async def longest_pause():
         pauses, last = [], time.monotonic()
