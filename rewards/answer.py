@@ -48,9 +48,12 @@ NUMBER = re.compile(
     r"(?P<percent>\s?\\?%)?"
 )
 _PHRASE = re.compile(
-    r"(?:final\s+answer|answer|result)\b(?:\s*\*\*)?\s*(?:(?:is|are|was|equals)\b\s*:?|:|=)(?:\s*\*\*)?\s*", re.IGNORECASE
+    r"(?:final\s+answer|answer|result)\b(?:\s*\*\*)?\s*(?:(?:is|are|was|equals)\b\s*:?|:|=)(?:\s*\*\*)?\s*",
+    re.IGNORECASE,
 )
-_FINAL = re.compile(r"final\s+answer\b(?:\s*\*\*)?\s*(?:is\b\s*:?|:)(?:\s*\*\*)?\s*(?:the\s+final\s+answer\s+is\s*)?", re.IGNORECASE)
+_FINAL = re.compile(
+    r"final\s+answer\b(?:\s*\*\*)?\s*(?:is\b\s*:?|:)(?:\s*\*\*)?\s*(?:the\s+final\s+answer\s+is\s*)?", re.IGNORECASE
+)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=[{\w\\])")
 _SPECIAL = re.compile(r"<\|[^|<>]{1,40}\|>|</s>|<eos>|<end_of_turn>")
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
@@ -86,7 +89,7 @@ def bare_answer(text: str, *, lenient: bool = False) -> Extracted:
         return extract(text, lenient=lenient)
     if len(visible) > 60 and _PHRASE.search(visible) and _is_prose(visible):
         return extract(text, lenient=lenient)
-    formula = _from_formulas(visible[-4 * LONGEST_ANSWER:])
+    formula = _from_formulas(visible[-4 * LONGEST_ANSWER :])
     if formula is not None:
         return formula
     if _is_prose(visible) and (number := _last_number(visible)) is not None:
@@ -113,7 +116,7 @@ def _from_tag(text: str, lenient: bool) -> Extracted | None:
     start = text.rfind("<answer>")
     if start < 0:
         return None
-    content = text[start + len("<answer>"):].partition("</answer>")[0].strip()
+    content = text[start + len("<answer>") :].partition("</answer>")[0].strip()
     if not content:
         return NOTHING
     inner = _from_markers(content, lenient)
@@ -130,12 +133,12 @@ def _from_markers(text: str, lenient: bool) -> Extracted | None:
         final = _last_match(_FINAL, text) if lenient else None
         if final is None or final.start() < boxes[-1][1]:
             return _joined(text, boxes, lenient)
-        return Extracted(_sentence(text[final.end():]) or None, "phrase")
+        return Extracted(_sentence(text[final.end() :]) or None, "phrase")
     if "####" in text:
-        line = text[text.rindex("####") + 4:].strip().partition("\n")[0]
+        line = text[text.rindex("####") + 4 :].strip().partition("\n")[0]
         return Extracted(_undelimited(line), "hash") if line.strip() else NOTHING
     phrase = _last_match(_PHRASE, text)
-    if phrase is not None and (announced := _sentence(text[phrase.end():])):
+    if phrase is not None and (announced := _sentence(text[phrase.end() :])):
         return Extracted(announced, "phrase")
     return None
 
@@ -149,10 +152,10 @@ def _boxes(text: str, lenient: bool) -> list[tuple[int, int, str]]:
             continue
         end = _box_end(text, match.end())
         if end is None:
-            rest = text[match.end() + 1:].partition("\n")[0].strip(" $")
+            rest = text[match.end() + 1 :].partition("\n")[0].strip(" $")
             return [(match.start(), len(text), rest)] if lenient and rest else [(match.start(), len(text), "")]
         covered = end
-        content = text[match.end():end]
+        content = text[match.end() : end]
         found.append((match.start(), end, content[1:-1] if content.startswith("{") else content))
     return found
 
@@ -160,7 +163,8 @@ def _boxes(text: str, lenient: bool) -> list[tuple[int, int, str]]:
 def _box_end(text: str, start: int) -> int | None:
     """Return the index just behind the box whose content starts at `start`; None where its brace never closes."""
     if text[start] != "{":
-        return re.compile(r"\\?\w+").match(text, start).end()
+        bare = re.compile(r"\\?\w+").match(text, start)
+        return bare.end() if bare else None
     depth = 0
     for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
         depth += {"{": 1, "}": -1}.get(match.group(), 0)
@@ -172,7 +176,7 @@ def _box_end(text: str, start: int) -> int | None:
 def _joined(text: str, boxes: list[tuple[int, int, str]], lenient: bool) -> Extracted:
     """Return the last box, together with the boxes right before it that it continues as a list."""
     first = len(boxes) - 1
-    while first > 0 and _continues(text[boxes[first - 1][1]: boxes[first][0]], lenient):
+    while first > 0 and _continues(text[boxes[first - 1][1] : boxes[first][0]], lenient):
         first -= 1
     contents = [_innermost(content.strip()) for _, _, content in boxes[first:]]
     answer = ", ".join(dict.fromkeys(contents)) if len(contents) > 1 else contents[0]
@@ -194,20 +198,20 @@ def _continues(between: str, lenient: bool) -> bool:
 def _innermost(content: str) -> str:
     """Return the content of a box that holds nothing but another box."""
     while (match := _BOX.match(content)) and content.endswith("}") and content[match.end()] == "{":
-        content = content[match.end() + 1: -1].strip()
+        content = content[match.end() + 1 : -1].strip()
     return content
 
 
 def _sentence(rest: str) -> str:
     """Return the answer that opens `rest`: a formula, a number with its unit, or the sentence."""
     rest = rest.lstrip(" \t\n*:").rstrip()
-    formulas = _formulas(rest[: LONGEST_ANSWER], spaced=True)
+    formulas = _formulas(rest[:LONGEST_ANSWER], spaced=True)
     if formulas and formulas[0][0] <= 3:
         return _linked(rest, formulas)
     end = _SENTENCE_END.search(rest)
     sentence = rest[: end.start()] if end else rest
     number = NUMBER.match(sentence)
-    if number and _is_prose(sentence[number.end():]):
+    if number and _is_prose(sentence[number.end() :]):
         return number.group().strip()
     within = [formula for formula in formulas if formula[1] <= len(sentence) + 2]
     if within and _is_prose(sentence) and not (NUMBER.search(sentence, within[-1][1])):
@@ -220,7 +224,7 @@ def _sentence(rest: str) -> str:
 def _linked(text: str, formulas: list[tuple[int, int, str]]) -> str:
     """Return the first formula and those that continue it as a list, with a unit that follows."""
     last = 0
-    while last + 1 < len(formulas) and _JOIN_STRICT.match(text[formulas[last][1]: formulas[last + 1][0]]):
+    while last + 1 < len(formulas) and _JOIN_STRICT.match(text[formulas[last][1] : formulas[last + 1][0]]):
         last += 1
     joined = ", ".join(content for _, _, content in formulas[: last + 1])
     return joined
@@ -254,8 +258,8 @@ def _last_number(text: str) -> str | None:
 def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     """Return the pattern's last match."""
     last = None
-    for last in pattern.finditer(text):
-        pass
+    for match in pattern.finditer(text):
+        last = match
     return last
 
 
@@ -271,7 +275,7 @@ def _formulas(text: str, spaced: bool) -> list[tuple[int, int, str]]:
     found = []
     position = 0
     while match := _DELIMITED.search(text, position):
-        content = match.group(match.lastgroup)
+        content = match.group(match.lastgroup or 0)
         if match.lastgroup == "d" and not _plausible(content, spaced):
             position = match.start() + 1
             continue
@@ -294,16 +298,16 @@ def _from_formulas(text: str) -> Extracted | None:
     formulas = _formulas(text, spaced=True)
     if not formulas:
         return None
-    before, after = text[: formulas[0][0]], text[formulas[-1][1]:]
-    outside = " ".join(text[a[1]: b[0]] for a, b in zip(formulas, formulas[1:]))
-    if re.match(r"\s*,?\s*(?:where|with|for|such that|if)\b", text[formulas[0][1]:]):
+    before, after = text[: formulas[0][0]], text[formulas[-1][1] :]
+    outside = " ".join(text[a[1] : b[0]] for a, b in zip(formulas, formulas[1:]))
+    if re.match(r"\s*,?\s*(?:where|with|for|such that|if)\b", text[formulas[0][1] :]):
         return Extracted(formulas[0][2], "math")
     words = [word for word in _WORD.findall(outside) if word not in ("and", "or")]
     led, followed = _WORD.findall(before), _WORD.findall(after)
     if not words and len(led) <= 1 and (not followed or not (led or _is_prose(after))):
-        return Extracted(_undelimited(text[formulas[0][0]:]), "math")
+        return Extracted(_undelimited(text[formulas[0][0] :]), "math")
     first = len(formulas) - 1
-    while first and _JOIN_STRICT.match(text[formulas[first - 1][1]: formulas[first][0]]):
+    while first and _JOIN_STRICT.match(text[formulas[first - 1][1] : formulas[first][0]]):
         first -= 1
     return Extracted(", ".join(content for _, _, content in formulas[first:]), "math")
 
@@ -320,5 +324,7 @@ def _undelimited(text: str) -> str:
 
 def _is_prose(text: str) -> bool:
     """Tell whether a text is a sentence rather than an answer: four or more plain words."""
-    plain = re.sub(r"\\(?:text|mbox|mathrm|textrm|textbf|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+|\$[^$]*\$|</?su[bp]>", " ", text)
+    plain = re.sub(
+        r"\\(?:text|mbox|mathrm|textrm|textbf|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+|\$[^$]*\$|</?su[bp]>", " ", text
+    )
     return len(re.findall(r"(?<![\w\\])[A-Za-z]{2,}(?![\w(=:{])", plain)) >= 4

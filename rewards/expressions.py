@@ -443,7 +443,12 @@ def _root(radicand: Any, index: Any) -> Any:
     arithmetic = context()
     if index == 0 or abs(index) > 10_000:
         raise Undecided("no such root")
-    if arithmetic.im(radicand) == 0 and arithmetic.re(radicand) < 0 and index == int(arithmetic.re(index)) and int(index) % 2:
+    if (
+        arithmetic.im(radicand) == 0
+        and arithmetic.re(radicand) < 0
+        and index == int(arithmetic.re(index))
+        and int(index) % 2
+    ):
         return -((-radicand) ** (1 / index))
     return radicand ** (1 / index) if radicand != 0 else arithmetic.zero
 
@@ -465,7 +470,7 @@ def _determinant(matrix: Any) -> Any:
         raise Undecided("no determinant")
     if len(matrix) == 1:
         return matrix[0][0]
-    minors = (tuple(row[:column] + row[column + 1:] for row in matrix[1:]) for column in range(len(matrix)))
+    minors = (tuple(row[:column] + row[column + 1 :] for row in matrix[1:]) for column in range(len(matrix)))
     return sum((-1) ** column * matrix[0][column] * _determinant(minor) for column, minor in enumerate(minors))
 
 
@@ -494,7 +499,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 def _matrix(node: Node, point: dict[str, Any], budget: Budget) -> tuple:
     cells = _operands(node, point, budget)
     width = node.value[1]
-    return tuple(tuple(cells[start: start + width]) for start in range(0, len(cells), width))
+    return tuple(tuple(cells[start : start + width]) for start in range(0, len(cells), width))
 
 
 def _big(node: Node, point: dict[str, Any], budget: Budget) -> Any:

@@ -27,8 +27,12 @@ def split_label(node: Node, lenient: bool) -> Labelled | None:
 
     None where the left side is no name. An approximation behind an exact value is dropped.
     """
-    if node.op == "list" and node.value != ";" and node.args and node.args[0].op == "rel" and not any(
-        arg.op in ("rel", "group") for arg in node.args[1:]
+    if (
+        node.op == "list"
+        and node.value != ";"
+        and node.args
+        and node.args[0].op == "rel"
+        and not any(arg.op in ("rel", "group") for arg in node.args[1:])
     ):
         first = split_label(node.args[0], lenient)
         return None if first is None else first._replace(value=Node("list", (first.value, *node.args[1:]), node.value))
@@ -104,8 +108,9 @@ def expand_signs(node: Node) -> Node:
         return node
     tied = "-" in signs
     choices = [("+",) * len(signs), ("-",) * len(signs)] if tied else product("+-", repeat=len(signs))
-    spelled = {canonical(value): value for value in (_resolved(node, list(choice)) for choice in choices)}
-    return Node("list", tuple(spelled.values()), ",")
+    values = (_resolved(node, list(choice)) for choice in choices)
+    distinct = {canonical(value): value for value in values}
+    return Node("list", tuple(distinct.values()), ",")
 
 
 def _signs(node: Node) -> list[str]:

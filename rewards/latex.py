@@ -7,10 +7,34 @@ whether two of them are equal (``rewards.expressions``, ``rewards.math_equal``).
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from rewards.latex_tokens import (
+    ACCENTS,
+    ALIASES,
+    APPLIED,
+    BIG,
+    BINOMIALS,
+    CLOSING,
+    CONNECTORS,
+    CONSTANTS,
+    DIVIDE,
+    END,
+    FRACTIONS,
+    FUNCTIONS,
+    INVERSES,
+    MONEY,
+    NUMBER_SETS,
+    OPENING,
+    QUALIFIERS,
+    RELATIONS,
+    ROW_ENDS,
+    SET_OPERATIONS,
+    TIMES,
+    Token,
+    tokens,
+)
 from rewards.notation import clean
 from rewards.units import unit_of
 
@@ -30,75 +54,8 @@ class Node(NamedTuple):
     """A tree of an answer: what it is, its operands, and what a leaf holds (number, name, bracket pair)."""
 
     op: str
-    args: tuple["Node", ...] = ()
+    args: tuple[Node, ...] = ()
     value: Any = None
-
-
-class Token(NamedTuple):
-    """A piece of the text: its kind (num, cmd, name, text, mark), content, and whether space precedes it."""
-
-    kind: str
-    value: str
-    spaced: bool = False
-
-
-END = Token("end", "")
-
-_TEXT_COMMANDS = "text|mbox|hbox|textnormal|textrm|textbf|textit|emph|mathrm|mathbf|mathit|mathsf|boldsymbol|bm|operatorname"
-_TOKEN = re.compile(
-    r"(?P<skip>(?:\s|~|\\[,;:!> ]|\\(?:q?quad|displaystyle|textstyle|limits|nolimits|left|right|middle|[bB]igg?[lrm]?"
-    r"|rm|bf|it)(?![A-Za-z]))+)"
-    r"|(?P<num>(?:\d{1,3}(?:(?:\{,\}|,\\!|\\,|\\!|,\\,)\s*\d{3})+(?!\d)|\d+)(?:\.\d+(?:[eE]\d+)?|\.(?![.\d]))?(?:[eE][+-]\d+)?|\.\d+)"
-    rf"|\\(?P<style>{_TEXT_COMMANDS})\*?\s*\{{(?P<text>[^{{}}]*)\}}"
-    r"|(?P<cmd>\\[A-Za-z]+)"
-    r"|(?P<mark>\\\\|\\[{}|%$#&_]|<=|>=|!=|\.{3}|.)"
-    r"|(?P<name>)",
-    re.DOTALL,
-)
-_WORD = re.compile(r"[A-Za-z]+")
-
-FUNCTIONS = {
-    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "sinh", "cosh", "tanh",
-    "ln", "log", "lg", "exp", "max", "min", "gcd", "lcm", "det", "deg", "dim", "Re", "Im", "arg", "sgn", "sqrt",
-    "asin", "acos", "atan", "sign",
-}  # fmt: skip
-_ALIASES = {
-    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot", "cosec": "csc",
-    "arctg": "arctan", "sign": "sgn", "arcctg": "arccot", "arsinh": "asinh", "sh": "sinh", "ch": "cosh",
-}  # fmt: skip
-INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sec": "arcsec", "csc": "arccsc",
-            "sinh": "asinh", "cosh": "acosh", "tanh": "atanh"}  # fmt: skip
-APPLIED = frozenset({"f", "g", "h", "F", "G", "H", "\\varphi", "\\phi", "\\psi"})
-_RELATIONS = {
-    "=": "=", "<": "<", ">": ">", "\\lt": "<", "\\gt": ">", "\\le": "<=", "\\leq": "<=", "\\leqslant": "<=",
-    "\\leqq": "<=", "<=": "<=", "\\ge": ">=", "\\geq": ">=", "\\geqslant": ">=", "\\geqq": ">=", ">=": ">=",
-    "\\ne": "!=", "\\neq": "!=", "!=": "!=", "\\approx": "~", "\\simeq": "~", "\\in": "in", "\\equiv": "==",
-    "\\notin": "notin", "\\to": "->", "\\rightarrow": "->", "\\mapsto": "->", "\\cong": "cong", "\\sim": "sim",
-    "\\Leftrightarrow": "<->", "\\iff": "<->", "\\Rightarrow": "=>", "\\implies": "=>", "\\parallel": "par",
-    "\\perp": "perp", "\\subset": "sub", "\\subseteq": "sub", "\\mid": "mid", "\\doteq": "~", "\\coloneqq": "=",
-}  # fmt: skip
-_TIMES = {"\\cdot", "\\times", "*", "\\ast", "\\bullet"}
-_DIVIDE = {"/", "\\div"}
-_SET_OPERATIONS = {"\\cup": "union", "\\bigcup": "union", "\\cap": "inter", "\\setminus": "minus",
-                   "\\backslash": "minus", "\\smallsetminus": "minus"}  # fmt: skip
-_OPENING = {"(": ")", "[": "]", "\\{": "\\}", "\\lbrace": "\\}", "\\langle": "\\rangle", "\\lfloor": "\\rfloor",
-            "\\lceil": "\\rceil", "\\lvert": "\\rvert", "\\lVert": "\\rVert", "\\lbrack": "]"}  # fmt: skip
-_CLOSING = frozenset({")", "]", "\\}", "\\rbrace", "\\rangle", "\\rfloor", "\\rceil", "\\rvert", "\\rVert", "}", "\\rbrack"})
-_ROW_ENDS = frozenset({"&", "\\\\", "\\end", "."})
-_CONSTANTS = {"\\infty": "inf", "\\pi": "pi", "\\infin": "inf"}
-_NUMBER_SETS = {"R": "R", "Z": "Z", "N": "N", "Q": "Q", "C": "C"}
-_MONEY = {"\\$": "$", "$": "$", "\u20ac": "\u20ac", "\u00a3": "\u00a3", "\u00a2": "\u00a2"}
-_FRACTIONS = {"\\frac", "\\dfrac", "\\tfrac", "\\cfrac", "\\sfrac", "\\nicefrac"}
-_BINOMIALS = {"\\binom", "\\dbinom", "\\tbinom"}
-_ACCENTS = {"\\vec", "\\hat", "\\bar", "\\tilde", "\\overrightarrow", "\\widehat", "\\overline", "\\underline", "\\mathcal",
-            "\\mathscr", "\\mathfrak", "\\dot", "\\wideparen", "\\overset"}  # fmt: skip
-_CONNECTORS = {"and": "and", "or": "or", "\\land": "and", "\\lor": "or", "\\wedge": "and", "\\vee": "or", "und": "and"}
-_QUALIFIERS = frozenset({"for", "where", "with", "such", "in", "as", "respectively", "over", "on", "given", "assuming"})
-_BIG = {"\\sum": "sum", "\\prod": "prod"}
-_SHORT_WORDS = frozenset(
-    "the is are of to be it no yes one two six ten any all odd not has for day days only sum set add men even per cat"
-    " dog win won red blue top his her she who its was a an".split()
-)
 
 
 def parse(text: str, *, grouped: bool = True, lenient: bool = False) -> Node:
@@ -110,99 +67,9 @@ def parse(text: str, *, grouped: bool = True, lenient: bool = False) -> Node:
     if len(text) > LONGEST:
         raise ParseError("too long")
     try:
-        return _Parser(_tokens(clean(text), grouped), lenient).answer()
+        return _Parser(tokens(clean(text), grouped), lenient).answer()
     except RecursionError:
         raise ParseError("nested too deeply") from None
-
-
-def _tokens(text: str, grouped: bool) -> list[Token]:
-    """Cut cleaned text into tokens."""
-    tokens: list[Token] = []
-    position, spaced, depth = 0, False, 0
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        kind = match.lastgroup
-        if kind == "mark" and (word := _WORD.match(text, position)):
-            tokens += _named(word.group(), spaced, tokens)
-            position, spaced = word.end(), False
-            continue
-        if kind == "num" and grouped and depth == 0:
-            match = re.compile(r"\d{1,3}(?:,\d{3})+(?![\d,]*\d)(?:\.\d+)?|\d{1,3}(?: \d{3})+(?!\s?\d)(?:\.\d+)?").match(text, position) or match
-        position = match.end()
-        if kind == "skip":
-            spaced = True
-            continue
-        if kind == "text":
-            tokens += _styled(match.group("style"), match.group("text"), spaced)
-        else:
-            token = _token(match, kind, spaced)
-            depth += (token.value in _OPENING) - (token.value in _CLOSING)
-            tokens.append(token)
-        spaced = False
-    return tokens
-
-
-def _token(match: re.Match[str], kind: str | None, spaced: bool) -> Token:
-    """Return the token of a match that is not a run of letters."""
-    if kind == "num" or match.re is not _TOKEN:
-        return Token("num", re.sub(r"[^\d.eE+-]", "", match.group()), spaced)
-    return Token("cmd" if kind == "cmd" else "mark", match.group(), spaced)
-
-
-def _styled(style: str, content: str, spaced: bool) -> list[Token]:
-    """Return the tokens of ``\text{...}`` and its kin: connectors, a function, a letter or plain text."""
-    bare = content.strip()
-    low = _ALIASES.get(bare, bare)
-    if low in FUNCTIONS or low in INVERSES:
-        return [Token("cmd", "\\" + low, spaced)]
-    single = len(bare) == 1 and bare.isalpha() and style.startswith(("math", "bold", "bm", "oper"))
-    if single and (unit_of(bare) is None or style != "mathrm"):
-        return [Token("name", bare, spaced)]
-    before, connector, after = _linked(bare)
-    if connector is None:
-        return [Token("text", content, spaced)] if bare.strip(" ,;.") else [Token("mark", mark) for mark in bare if mark in ",;"]
-    outer = [Token("text", before, spaced)] if before else []
-    return [*outer, Token("cmd", "\\" + connector, spaced), *([Token("text", after, True)] if after else [])]
-
-
-def _linked(text: str) -> tuple[str, str | None, str]:
-    """Split words at an "and" or "or" that opens or ends them; None where there is no such connector."""
-    match = re.fullmatch(r"(?:(?P<before>.*?)[\s,;]+)?(?P<link>and|or)[\s,;]*", text, re.DOTALL | re.IGNORECASE)
-    if match:
-        return (match["before"] or "").strip(" ,;"), match["link"].lower(), ""
-    match = re.fullmatch(r"[\s,;]*(?P<link>and|or)\s+(?P<after>.*)", text, re.DOTALL | re.IGNORECASE)
-    return ("", match["link"].lower(), match["after"]) if match else (text, None, "")
-
-
-def _named(word: str, spaced: bool, before: list[Token]) -> list[Token]:
-    """Return the tokens of a run of letters: a function, a connector, a word of prose, or single letters."""
-    low = _ALIASES.get(word, word)
-    if low in FUNCTIONS:
-        return [Token("cmd", "\\" + low, spaced)]
-    if word.lower() in ("and", "or"):
-        return [Token("cmd", "\\" + word.lower(), spaced)]
-    if word.lower() in ("percent", "pct", "percentage"):
-        return [Token("mark", "%", spaced)]
-    after_number = bool(before) and before[-1].kind == "num"
-    if (after_number and len(word) > 1 and unit_of(word) is not None) or _is_word(word) or (after_number and word in ("st", "nd", "rd", "th")):
-        return [Token("text", word, True)]
-    for name in ("sin", "cos", "tan", "log", "ln"):
-        if name in word and len(word) <= len(name) + 2:
-            at = word.index(name)
-            return _letters(word[:at], spaced) + [Token("cmd", "\\" + name, False)] + _letters(word[at + len(name):], False)
-    return _letters(word, spaced)
-
-
-def _letters(word: str, spaced: bool) -> list[Token]:
-    """Return a token for each letter."""
-    return [Token("name", letter, spaced and index == 0) for index, letter in enumerate(word)]
-
-
-def _is_word(word: str) -> bool:
-    """Tell whether a run of letters is a word of a language rather than a product of symbols."""
-    if word.lower() in _SHORT_WORDS and len(word) > 1 and not word.isupper():
-        return True
-    return len(word) >= 4 and word[1:].islower() and bool(set(word.lower()) & set("aeiouy"))
 
 
 class _Parser:
@@ -253,9 +120,8 @@ class _Parser:
         """Return the whole answer; ``;`` outside brackets separates groups of a list."""
         if not self.tokens:
             raise ParseError("empty")
-        groups, separators = [self.items()], set()
+        groups = [self.items()]
         while self.accept(";"):
-            separators.add(";")
             if self.next is not END:
                 groups.append(self.items())
         while self.accept(".", "\\\\"):
@@ -266,13 +132,13 @@ class _Parser:
             return groups[0]
         return self.node("list", tuple(groups), ";")
 
-    def items(self, closing: frozenset[str] = frozenset()) -> Node:
+    def items(self) -> Node:
         """Return one statement, or a ``list`` of those that commas, "and" and "or" separate."""
         items, kinds = [], []
         while True:
             items.append(self.statement())
             kind = self.separator()
-            if kind is None or self.next is END or (self.next.kind != "text" and self.next.value in _CLOSING | _ROW_ENDS):
+            if kind is None or self.next is END or (self.next.kind != "text" and self.next.value in CLOSING | ROW_ENDS):
                 break
             kinds.append(kind)
         if len(items) == 1:
@@ -291,8 +157,8 @@ class _Parser:
             elif self.next.kind == "cmd" and self.next.value in ("\\or", "\\lor", "\\vee"):
                 self.take()
                 kind = "or"
-            elif self.next.kind == "text" and self.next.value.strip(" ,;").lower() in _CONNECTORS:
-                kind = _CONNECTORS[self.take().value.strip(" ,;").lower()]
+            elif self.next.kind == "text" and self.next.value.strip(" ,;").lower() in CONNECTORS:
+                kind = CONNECTORS[self.take().value.strip(" ,;").lower()]
             else:
                 return kind
 
@@ -313,7 +179,7 @@ class _Parser:
         if token.value == "\\not":
             self.take()
             return {"=": "!=", "in": "notin"}.get(self.relation() or "", "not")
-        name = _RELATIONS.get(token.value)
+        name = RELATIONS.get(token.value)
         if name:
             self.take()
             if name in "<>" and self.accept("="):
@@ -333,35 +199,37 @@ class _Parser:
         at = self.position + (self.next.value == ",")
         token = self.tokens[at] if at < len(self.tokens) else END
         words = token.value.strip(" ,").lower().split() if token.kind == "text" else []
-        if not (words and words[0] in _QUALIFIERS) and not (token.value == "\\forall" and self.position):
+        if not (words and words[0] in QUALIFIERS) and not (token.value == "\\forall" and self.position):
             return
         level = 0
         while self.next is not END and not (level == 0 and self.ends_qualifier()):
             if self.next.kind != "text":
-                level += (self.next.value in _OPENING or self.next.value == "{") - (self.next.value in _CLOSING)
+                level += (self.next.value in OPENING or self.next.value == "{") - (self.next.value in CLOSING)
             self.take()
 
     def ends_qualifier(self) -> bool:
         """Tell whether a new item of the list, or the end of the brackets, comes after a qualifier."""
         token = self.next
         if token.kind == "text":
-            return token.value.strip(" ,;").lower() in _CONNECTORS
-        return token.value in (";", "\\and", "\\or", "&", "\\\\", "\\end") or token.value in _CLOSING
+            return token.value.strip(" ,;").lower() in CONNECTORS
+        return token.value in (";", "\\and", "\\or", "&", "\\\\", "\\end") or token.value in CLOSING
 
     # sets, ratios, sums, products
 
     def sets(self) -> Node:
         """Return a union, intersection or difference of what stands on the next level."""
         left = self.ratio()
-        while self.next.kind == "cmd" and self.next.value in _SET_OPERATIONS:
-            operation = _SET_OPERATIONS[self.take().value]
+        while self.next.kind == "cmd" and self.next.value in SET_OPERATIONS:
+            operation = SET_OPERATIONS[self.take().value]
             left = self.node(operation, (left, self.ratio()))
         return left
 
     def ratio(self) -> Node:
         """Return a ratio ``a:b`` or what stands on the next level."""
         parts = [self.sum()]
-        while self.next.value == ":" and self.next.kind == "mark" and not self.separator_bar and not _has_text(parts[0]):
+        while (
+            self.next.value == ":" and self.next.kind == "mark" and not self.separator_bar and not _has_text(parts[0])
+        ):
             if self.peek().value == "=":
                 self.take()
                 break
@@ -406,10 +274,10 @@ class _Parser:
         called = False
         while True:
             token = self.next
-            if token.kind != "text" and token.value in _TIMES:
+            if token.kind != "text" and token.value in TIMES:
                 self.take()
                 factors.append(self.operand())
-            elif token.kind != "text" and token.value in _DIVIDE:
+            elif token.kind != "text" and token.value in DIVIDE:
                 self.take()
                 divisor = self.operand()
                 factors = [self.node("div", (self.product(factors), divisor))]
@@ -445,9 +313,16 @@ class _Parser:
         value = token.value
         if value == "|" or value == "\\|":
             return not self.bars and not self.separator_bar
-        if value in _RELATIONS or value in _SET_OPERATIONS or value in _TIMES or value in _DIVIDE or value in _CLOSING or value in _BREAKS:
+        if (
+            value in RELATIONS
+            or value in SET_OPERATIONS
+            or value in TIMES
+            or value in DIVIDE
+            or value in CLOSING
+            or value in _BREAKS
+        ):
             return False
-        return value in _OPENING or value == "{" or (token.kind == "cmd" and value != "\\end")
+        return value in OPENING or value == "{" or (token.kind == "cmd" and value != "\\end")
 
     def juxtapose(self, factors: list[Node]) -> None:
         """Append the next factor: a mixed number's fraction, a unit, or a multiplicand."""
@@ -464,7 +339,7 @@ class _Parser:
             factors[-1] = self.node("add", (last, part), "mixed")
             return
         factor = self.factor()
-        if whole and token.value in _FRACTIONS and factor.op == "div" and _is_proper(factor):
+        if whole and token.value in FRACTIONS and factor.op == "div" and _is_proper(factor):
             factors[-1] = self.node("add", (last, factor), "mixed")
         elif last.op == "unit" and factor.op == "unit" and last.value.dimensions == factor.value.dimensions:
             factors[-1] = self.node("add", (last, factor))
@@ -516,8 +391,8 @@ class _Parser:
             elif token.value in ("'", "\\prime") and base.op == "sym":
                 self.take()
                 base = self.node("sym", (), base.value + "'")
-            elif token.value in _MONEY and base.op in ("num", "dec"):
-                base = self.node("unit", (base,), unit_of(_MONEY[self.take().value]))
+            elif token.value in MONEY and base.op in ("num", "dec"):
+                base = self.node("unit", (base,), unit_of(MONEY[self.take().value]))
             else:
                 break
         return base
@@ -525,7 +400,7 @@ class _Parser:
     def power(self, base: Node) -> Node:
         """Return `base` raised to the exponent that follows, or an angle where that is a degree sign."""
         self.expect("^")
-        if self.next is END or self.next.value in _CLOSING:
+        if self.next is END or self.next.value in CLOSING:
             if self.lenient and base.op == "num":
                 return self.node("unit", (base,), unit_of("degree"))
             raise ParseError("no exponent")
@@ -560,7 +435,12 @@ class _Parser:
     def degrees(self, base: Node) -> Node:
         """Return an angle, with the minutes and seconds that follow it."""
         angle = self.node("unit", (base,), unit_of("degree"))
-        if self.next.value in ("C", "F") and self.next.kind == "name" or self.next.kind == "text" and self.next.value.strip() in ("C", "F"):
+        if (
+            self.next.value in ("C", "F")
+            and self.next.kind == "name"
+            or self.next.kind == "text"
+            and self.next.value.strip() in ("C", "F")
+        ):
             return self.node("unit", (base,), unit_of("degree " + self.take().value.strip()))
         parts = [angle]
         while self.next.kind == "num" and self.peek().value in ("'", "^") and len(parts) < 3:
@@ -602,7 +482,7 @@ class _Parser:
         end = start + 1
         while end < len(self.tokens) and self.tokens[end].value not in ("{", "}"):
             end += 1
-        inside = self.tokens[start + 1: end]
+        inside = self.tokens[start + 1 : end]
         is_name = all(token.kind in ("name", "num", "text") for token in inside) and len(inside) > 1
         is_name = is_name or (len(inside) == 1 and inside[0].value in ("\\max", "\\min", "\\text"))
         if inside and is_name and end < len(self.tokens) and self.tokens[end].value == "}":
@@ -650,7 +530,11 @@ class _Parser:
 
     def repeating(self, decimals: str) -> str | None:
         """Consume a bar or dot over repeating digits, or the dots behind them, and return the period."""
-        if self.next.value in ("\\overline", "\\dot", "\\bar", "\\overset") and self.peek().value == "{" and self.peek(2).kind == "num":
+        if (
+            self.next.value in ("\\overline", "\\dot", "\\bar", "\\overset")
+            and self.peek().value == "{"
+            and self.peek(2).kind == "num"
+        ):
             digits = self.peek(2).value
             self.position += 4
             return digits if digits.isdigit() else None
@@ -683,26 +567,26 @@ class _Parser:
 
     def command(self, name: str) -> Node:
         """Return what a command and its arguments stand for."""
-        if name in _FRACTIONS:
+        if name in FRACTIONS:
             top = self.argument()
             return self.node("div", (top, self.argument()))
-        if name in _BINOMIALS:
+        if name in BINOMIALS:
             top = self.argument()
             return self.node("call", (top, self.argument()), "binom")
         if name == "\\sqrt":
             return self.root()
-        if name in _CONSTANTS:
-            return self.node("const", (), _CONSTANTS[name])
+        if name in CONSTANTS:
+            return self.node("const", (), CONSTANTS[name])
         if name in ("\\emptyset", "\\varnothing", "\\O"):
             return self.node("set", ())
         if name in ("\\mathbb", "\\mathbf", "\\Bbb"):
             return self.number_set()
-        if name in _OPENING:
+        if name in OPENING:
             return self.bracketed(name)
-        if name[1:] in FUNCTIONS or name[1:] in _ALIASES or name[1:] in INVERSES.values():
-            return self.function(_ALIASES.get(name[1:], name[1:]))
-        if name in _BIG:
-            return self.big(_BIG[name])
+        if name[1:] in FUNCTIONS or name[1:] in ALIASES or name[1:] in INVERSES.values():
+            return self.function(ALIASES.get(name[1:], name[1:]))
+        if name in BIG:
+            return self.big(BIG[name])
         return self.special(name)
 
     def special(self, name: str) -> Node:
@@ -711,15 +595,25 @@ class _Parser:
             return self.integral() if name == "\\int" else self.limit()
         if name == "\\begin":
             return self.environment()
-        if name in ("\\boxed", "\\fbox", "\\mathop", "\\mathrm", "\\text", "\\overbrace", "\\underbrace", "\\phantom", "\\tag"):
+        if name in (
+            "\\boxed",
+            "\\fbox",
+            "\\mathop",
+            "\\mathrm",
+            "\\text",
+            "\\overbrace",
+            "\\underbrace",
+            "\\phantom",
+            "\\tag",
+        ):
             return self.argument()
-        if name in _ACCENTS:
+        if name in ACCENTS:
             return self.node("sym", (), f"{name}{_name_of(self.argument())}")
         if name in ("\\R", "\\Z", "\\N", "\\Q", "\\C"):
             return self.node("numset", (), name[1:])
         if name in ("\\angle", "\\triangle", "\\measuredangle", "\\parallelogram"):
             return self.node("sym", (), f"{name}{_name_of(self.factor())}")
-        if name in _RELATIONS or name in _CLOSING or name in ("\\end", "\\and", "\\or", "\\hline", "\\item", ""):
+        if name in RELATIONS or name in CLOSING or name in ("\\end", "\\and", "\\or", "\\hline", "\\item", ""):
             raise ParseError(f"misplaced {name}")
         return self.node("sym", (), name)
 
@@ -764,7 +658,7 @@ class _Parser:
     def number_set(self) -> Node:
         """Return the real, whole, natural, rational or complex numbers, or a bold symbol."""
         name = _name_of(self.argument())
-        if name not in _NUMBER_SETS:
+        if name not in NUMBER_SETS:
             return self.node("sym", (), name)
         while self.next.value in ("^", "_"):
             self.take()
@@ -819,9 +713,9 @@ class _Parser:
     def continues_argument(self, last: Node) -> bool:
         """Tell whether the next token still belongs to a function's argument without brackets."""
         token = self.next
-        if token.kind == "text" or token.value in _OPENING or not self.starts_factor(token):
+        if token.kind == "text" or token.value in OPENING or not self.starts_factor(token):
             return False
-        if token.kind == "cmd" and (token.value[1:] in FUNCTIONS or token.value in _BIG or token.value == "\\int"):
+        if token.kind == "cmd" and (token.value[1:] in FUNCTIONS or token.value in BIG or token.value == "\\int"):
             return False
         return not (last.op == "call" and last.value != "sqrt")
 
@@ -915,9 +809,9 @@ class _Parser:
             result = self.between_bars(opening)
         elif opening in ("\\{", "\\lbrace"):
             result = self.braces()
-        elif opening in _MONEY:
-            result = self.node("unit", (self.operand(),), unit_of(_MONEY[opening]))
-        elif opening in _OPENING or opening == "]":
+        elif opening in MONEY:
+            result = self.node("unit", (self.operand(),), unit_of(MONEY[opening]))
+        elif opening in OPENING or opening == "]":
             result = self.group(opening)
         else:
             raise ParseError(f"misplaced {opening or 'end'}")
@@ -980,10 +874,13 @@ class _Parser:
     def closed(self, opening: str, closing: str, content: Node, items: tuple[Node, ...]) -> Node:
         """Return the node of a bracket pair and its items."""
         if opening in ("\\lfloor", "\\lceil", "\\lvert", "\\lVert"):
-            if closing != _OPENING[opening]:
+            if closing != OPENING[opening]:
                 raise ParseError("brackets do not match")
             return self.node("call", (content,), {"\\lfloor": "floor", "\\lceil": "ceil"}.get(opening, "abs"))
-        opening, closing = {"\\langle": "(", "\\lbrack": "[", "]": "("}.get(opening, opening), {"\\rangle": ")", "\\rbrack": "]", "[": ")"}.get(closing, closing)
+        opening, closing = (
+            {"\\langle": "(", "\\lbrack": "[", "]": "("}.get(opening, opening),
+            {"\\rangle": ")", "\\rbrack": "]", "[": ")"}.get(closing, closing),
+        )
         if closing not in (")", "]"):
             raise ParseError("brackets do not match")
         if len(items) == 1:
@@ -994,18 +891,32 @@ class _Parser:
 
 
 _BREAKS = frozenset(
-    {",", ";", ":", ".", "+", "-", "\\pm", "\\mp", "\\\\", "&", "\\end", "\\and", "\\or", "\\land", "\\lor", "\\wedge", "\\vee",
-     "\\choose", "\\over", "\\not", "\\hline", "\\forall", "\\vert", "\\mid", "\\pmod", "\\bmod", ""}
+    {",", ";", ":", ".", "+", "-", "\\pm", "\\mp", "\\\\", "&", "\\end", "\\and", "\\or", "\\land",
+     "\\lor", "\\wedge", "\\vee", "\\choose", "\\over", "\\not", "\\hline", "\\forall", "\\vert", "\\mid", "\\pmod", "\\bmod", ""}
 )  # fmt: skip
 
 
 def _stops(text: str) -> bool:
     """Tell whether words end an expression: a connector or a qualifier."""
     low = text.strip(" ,;").lower()
-    if low in _CONNECTORS:
+    if low in CONNECTORS:
         return True
     first = low.split(" ")[0] if low else ""
-    return first in ("for", "where", "with", "such", "if", "when", "unless", "as", "given", "assuming", "otherwise", "over", "on")
+    return first in (
+        "for",
+        "where",
+        "with",
+        "such",
+        "if",
+        "when",
+        "unless",
+        "as",
+        "given",
+        "assuming",
+        "otherwise",
+        "over",
+        "on",
+    )
 
 
 def _is_proper(fraction: Node) -> bool:

@@ -17,27 +17,17 @@ def math_answer(text: str, answer: object, lenient: bool = False, allow_sympy: b
 
     `answer` may be a bare answer, a number or a whole solution that ends in one. Statuses: ``no_answer``
     (0) where the completion holds no answer after its reasoning, ``fault`` (None) where the gold is missing
-    or cannot be read. ``extracted`` is the answer found; ``detail`` reads ``extracted='...' how=... tier=... reason``. `allow_sympy`
-    may only be set where the caller kills this process on a deadline.
+    or cannot be read. ``extracted`` is the answer found; ``detail`` reads ``extracted='...' how=... tier=...
+    reason``. `allow_sympy` may only be set where the caller kills this process on a deadline.
     """
     gold = _gold(answer)
-    if gold.text is None:
-        return Score(None, {}, "fault", f"the gold answer holds nothing to compare with: {_short(answer)}")
-    found = extract(text, lenient=lenient)
-    if found.text is None:
-        return Score(0.0, {}, "no_answer", "extracted=None how=none")
-    return _scored(found, gold, lenient, allow_sympy)
+    return _scored(extract(text, lenient=lenient), gold, answer, lenient, allow_sympy)
 
 
 def pairs(gold: str, pred: str, lenient: bool = False, allow_sympy: bool = False) -> Score:
     """Return 1 where two answers are equal, 0 where not; each may be bare, in delimiters, boxed or a solution."""
     truth = bare_answer(str(gold), lenient=True)
-    if truth.text is None:
-        return Score(None, {}, "fault", f"the gold answer holds nothing to compare with: {_short(gold)}")
-    found = bare_answer(str(pred), lenient=lenient)
-    if found.text is None:
-        return Score(0.0, {}, "no_answer", "extracted=None how=none")
-    return _scored(found, truth, lenient, allow_sympy)
+    return _scored(bare_answer(str(pred), lenient=lenient), truth, gold, lenient, allow_sympy)
 
 
 def extracted_answer(text: str, lenient: bool = False) -> str | None:
@@ -52,8 +42,12 @@ def _gold(answer: object) -> Extracted:
     return bare_answer(str(answer), lenient=True)
 
 
-def _scored(found: Extracted, gold: Extracted, lenient: bool, allow_sympy: bool) -> Score:
-    """Return the score of two extracted answers."""
+def _scored(found: Extracted, gold: Extracted, answer: object, lenient: bool, allow_sympy: bool) -> Score:
+    """Return the score of two extracted answers; `answer` is the gold as it was given."""
+    if gold.text is None:
+        return Score(None, {}, "fault", f"the gold answer holds nothing to compare with: {_short(answer)}")
+    if found.text is None:
+        return Score(0.0, {}, "no_answer", "extracted=None how=none")
     verdict = equal(found.text, gold.text, lenient=lenient, allow_sympy=allow_sympy)
     detail = f"extracted={found.text!r} how={found.how} tier={verdict.tier} {verdict.reason}"
     if verdict.equal is None:

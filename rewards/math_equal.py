@@ -60,8 +60,13 @@ def _tidy(text: str) -> str:
     while text.endswith(".") and not text.endswith(".."):
         text = text[:-1].rstrip()
     for opening, closing in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
-        inner = text[len(opening): -len(closing)]
-        if len(text) > 2 * len(opening) and text.startswith(opening) and text.endswith(closing) and opening not in inner:
+        inner = text[len(opening) : -len(closing)]
+        if (
+            len(text) > 2 * len(opening)
+            and text.startswith(opening)
+            and text.endswith(closing)
+            and opening not in inner
+        ):
             return _tidy(inner)
     return text
 
@@ -75,9 +80,9 @@ def _by_text(pred: str, gold: str, lenient: bool) -> Verdict | None:
     gold_number = read_plain_number(gold)
     if gold_number is not None and (pred_number := read_plain_number(pred)) is not None:
         return Verdict(rational_agrees(pred_number, gold_number, lenient), "a", "compared as exact numbers")
-    moments = moment_of(pred), moment_of(gold)
-    if None not in moments and moments[0][0] == moments[1][0]:
-        return Verdict(_same_moment(*moments), "a", "compared as times or dates")
+    moment, gold_moment = moment_of(pred), moment_of(gold)
+    if moment is not None and gold_moment is not None and moment[0] == gold_moment[0]:
+        return Verdict(_same_moment(moment, gold_moment), "a", "compared as times or dates")
     return _by_choice(pred, gold, lenient) or _by_words(pred, gold, lenient)
 
 
@@ -87,7 +92,11 @@ def _same_moment(pred: tuple, gold: tuple) -> bool:
         return pred[2:] == gold[2:] and (None in (pred[1], gold[1]) or pred[1] == gold[1])
     if pred[-1] == gold[-1]:
         return pred == gold
-    return pred[2:4] == gold[2:4] and pred[1] % 12 == gold[1] % 12 if 12 >= max(pred[1], gold[1]) else pred[1:4] == gold[1:4]
+    return (
+        pred[2:4] == gold[2:4] and pred[1] % 12 == gold[1] % 12
+        if 12 >= max(pred[1], gold[1])
+        else pred[1:4] == gold[1:4]
+    )
 
 
 def _by_choice(pred: str, gold: str, lenient: bool) -> Verdict | None:
@@ -203,10 +212,10 @@ class _Comparison:
             return None
         if left is not None and right is not None:
             return self.both_labelled(pred, left, gold, right)
-        bare, other = (left, gold) if left is not None else (right, pred)
+        named, other = (left.value, gold) if left is not None else (right.value if right else pred, pred)
         if other.op == "rel" and set(other.value) <= {"="}:
             return self.relations(pred, gold)
-        if bare.value.op == "list" and other.op in ("list", "set", "group") or not _is_equation_like(other):
+        if named.op == "list" and other.op in ("list", "set", "group") or not _is_equation_like(other):
             return self.same(left.value if left else pred, right.value if right else gold)
         return None
 
@@ -230,8 +239,8 @@ class _Comparison:
                 return group.value == "()" and self.in_order(pred.args, gold.args)
         left, right = _items(pred), _items(gold)
         if left is None or right is None:
-            single = right if left is None else left
-            return bool(single) and len(single) == 1 and self.same(*((pred, single[0]) if left is None else (single[0], gold)))
+            singles = [(pred, item) for item in right or ()] + [(item, gold) for item in left or ()]
+            return len(singles) == 1 and self.same(*singles[0])
         if max(len(left), len(right)) > MOST_ITEMS:
             return self.in_order(tuple(left), tuple(right))
         named = [sum(split_label(item, self.lenient) is not None for item in items) for items in (left, right)]
@@ -301,7 +310,11 @@ class _Comparison:
         both_relations = pred.op == gold.op == "rel"
         if both_relations and self.chains(pred, gold):
             return True
-        if "list" in (pred.op, gold.op) and pred.op == gold.op and self.in_any_order(list(pred.args), list(gold.args), False):
+        if (
+            "list" in (pred.op, gold.op)
+            and pred.op == gold.op
+            and self.in_any_order(list(pred.args), list(gold.args), False)
+        ):
             return True
         if self.lenient and "list" in (pred.op, gold.op) and "rel" in (pred.op, gold.op):
             chain, items = (pred, gold) if pred.op == "rel" else (gold, pred)
@@ -337,7 +350,9 @@ class _Comparison:
         """Compare equations with equations, and with an expression where the equation can be solved for it."""
         if pred.op == gold.op == "rel":
             if pred.value == gold.value == ("=",):
-                return self.proportional(_difference(pred), _difference(gold), positive=False) or self.same_root(pred, gold)
+                return self.proportional(_difference(pred), _difference(gold), positive=False) or self.same_root(
+                    pred, gold
+                )
             return self.chains(pred, gold)
         if not self.lenient:
             return False
@@ -417,7 +432,8 @@ class _Comparison:
             return pred.op == gold.op and same_words(pred.value, gold.value, self.lenient)
         if pred.op == gold.op == "ratio":
             return len(pred.args) == len(gold.args) and all(
-                self.same(Node("div", (a, pred.args[-1])), Node("div", (b, gold.args[-1]))) for a, b in zip(pred.args, gold.args)
+                self.same(Node("div", (a, pred.args[-1])), Node("div", (b, gold.args[-1])))
+                for a, b in zip(pred.args, gold.args)
             )
         if gold.op == "based":
             return pred.op == "based" and pred.value == gold.value
@@ -476,7 +492,9 @@ class _Comparison:
         """Compare at whole numbers where every symbol is one that usually counts: n, k, m."""
         if not names <= {"n", "k", "m"}:
             return False
-        points = [{name: context().mpf(3 + step + 2 * place) for place, name in enumerate(sorted(names))} for step in range(6)]
+        points = [
+            {name: context().mpf(3 + step + 2 * place) for place, name in enumerate(sorted(names))} for step in range(6)
+        ]
         values = [self.values_at((pred, gold), point) for point in points]
         return all(pair is not None and nearly_equal(*pair) for pair in values)
 

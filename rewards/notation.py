@@ -12,24 +12,33 @@ __all__ = ["clean"]
 
 _SIGNS = {
     "\u2212": "-", "\u2013": "-", "\u2014": "-", "\u2010": "-", "\u2011": "-", "\ufe63": "-",
-    "\u00d7": "\\times ", "\u2217": "*", "\u22c5": "\\cdot ", "\u00b7": "\\cdot ", "\u2219": "\\cdot ", "\u00f7": "\\div ",
+    "\u00d7": "\\times ", "\u2217": "*", "\u22c5": "\\cdot ", "\u00b7": "\\cdot ", "\u2219": "\\cdot ",
+    "\u00f7": "\\div ",
     "\u221e": "\\infty ", "\u222a": "\\cup ", "\u2229": "\\cap ", "\u2205": "\\emptyset ", "\u2216": "\\setminus ",
     "\u2264": "\\le ", "\u2265": "\\ge ", "\u2a7d": "\\le ", "\u2a7e": "\\ge ", "\u2266": "\\le ", "\u2267": "\\ge ",
-    "\u2260": "\\ne ", "\u2248": "\\approx ", "\u2208": "\\in ", "\u2261": "\\equiv ", "\u00b1": "\\pm ", "\u2213": "\\mp ",
+    "\u2260": "\\ne ", "\u2248": "\\approx ", "\u2208": "\\in ", "\u2261": "\\equiv ", "\u00b1": "\\pm ",
+    "\u2213": "\\mp ",
     "\u00b0": "^\\circ ", "\u2103": "^\\circ C", "\u2200": "\\forall ", "\u2203": "\\exists ", "\u2192": "\\to ",
-    "\u211d": "\\mathbb{R}", "\u2124": "\\mathbb{Z}", "\u2115": "\\mathbb{N}", "\u211a": "\\mathbb{Q}", "\u2102": "\\mathbb{C}",
-    "\u2211": "\\sum ", "\u220f": "\\prod ", "\u222b": "\\int ", "\u2223": "|", "\u2032": "'", "\u2033": "''", "\u2019": "'",
-    "\u2234": "", "\u2220": "\\angle ", "\u25b3": "\\triangle ", "\u22a5": "\\perp ", "\u2225": "\\parallel ", "\u2044": "/",
+    "\u211d": "\\mathbb{R}", "\u2124": "\\mathbb{Z}", "\u2115": "\\mathbb{N}", "\u211a": "\\mathbb{Q}",
+    "\u2102": "\\mathbb{C}",
+    "\u2211": "\\sum ", "\u220f": "\\prod ", "\u222b": "\\int ", "\u2223": "|", "\u2032": "'", "\u2033": "''",
+    "\u2019": "'",
+    "\u2234": "", "\u2220": "\\angle ", "\u25b3": "\\triangle ", "\u22a5": "\\perp ", "\u2225": "\\parallel ",
+    "\u2044": "/",
     "\u230a": "\\lfloor ", "\u230b": "\\rfloor ", "\u2308": "\\lceil ", "\u2309": "\\rceil ", "\u27e8": "\\langle ",
     "\u27e9": "\\rangle ", "\u2026": "\\ldots ", "\u22ef": "\\cdots ", "\u2212\u221e": "-\\infty ",
 }  # fmt: skip
 _GREEK = {
     "\u03b1": "alpha", "\u03b2": "beta", "\u03b3": "gamma", "\u03b4": "delta", "\u03b5": "epsilon", "\u03b8": "theta",
-    "\u03bb": "lambda", "\u03bc": "mu", "\u03c0": "pi", "\u03c1": "rho", "\u03c3": "sigma", "\u03c4": "tau", "\u03c6": "phi",
+    "\u03bb": "lambda", "\u03bc": "mu", "\u03c0": "pi", "\u03c1": "rho", "\u03c3": "sigma", "\u03c4": "tau",
+    "\u03c6": "phi",
     "\u03c8": "psi", "\u03c9": "omega", "\u0394": "Delta", "\u03a3": "Sigma", "\u03a9": "Omega", "\u03d5": "phi",
-    "\u0393": "Gamma", "\u03b7": "eta", "\u03be": "xi", "\u03bd": "nu", "\u03ba": "kappa", "\u03c7": "chi", "\u03a6": "Phi",
+    "\u0393": "Gamma", "\u03b7": "eta", "\u03be": "xi", "\u03bd": "nu", "\u03ba": "kappa", "\u03c7": "chi",
+    "\u03a6": "Phi",
 }  # fmt: skip
-_SUPERSCRIPTS = str.maketrans("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b\u207f", "0123456789-n")
+_SUPERSCRIPTS = str.maketrans(
+    "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b\u207f", "0123456789-n"
+)
 _SUBSCRIPTS = str.maketrans("\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089", "0123456789")
 _SUPERSCRIPT_RUN = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b\u207f]+")
 _SUBSCRIPT_RUN = re.compile("[\u2080-\u2089]+")
@@ -45,7 +54,12 @@ _ESCAPES = (
     (re.compile(r"\n(?=eq\b|e\b)"), r"\\n"),
     (re.compile(r"(?<![A-Za-z\\])rac(?=\s*\{)"), r"\\frac"),
     (re.compile(r"(?<![A-Za-z\\])(frac|sqrt|dfrac)(?=\s*\{)"), r"\\\1"),
-    (re.compile(r"\\\\(?=(?:frac|dfrac|sqrt|pi|left|right|cdot|times|text|infty|cup|le|ge|leq|geq|pm|boxed|circ|[bB]igg?[lr]?|sin|cos|tan|ln|log)(?![A-Za-z]))"), r"\\"),
+    (
+        re.compile(
+            r"\\\\(?=(?:frac|dfrac|sqrt|pi|left|right|cdot|times|text|infty|cup|le|ge|leq|geq|pm|boxed|circ|[bB]igg?[lr]?|sin|cos|tan|ln|log)(?![A-Za-z]))"
+        ),
+        r"\\",
+    ),
     (re.compile(r"\\(?:left|right)\s*\."), ""),
     (re.compile(r"\\(?:color|textcolor)\s*\{[^{}]*\}|\\(?:label|tag)\s*\{[^{}]*\}"), ""),
 )

@@ -59,7 +59,7 @@ def read_plain_number(text: str) -> PlainNumber | None:
 def _magnitude(groups: dict[str, str | None]) -> Fraction | None:
     """Return the unsigned value of a match, or None where no digit stands or the denominator is 0."""
     if top := groups["top"] or groups["top1"]:
-        bottom = int(groups["bottom"] or groups["bottom1"])
+        bottom = int(groups["bottom"] or groups["bottom1"] or 0)
         return Fraction(int(top), bottom) if bottom else None
     whole, decimals = _SEPARATORS.sub("", groups["whole"] or ""), groups["decimals"] or ""
     if not whole + decimals or (groups["over"] and groups["decimals"] is not None):

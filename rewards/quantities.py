@@ -46,9 +46,15 @@ def _quantity(node: Node) -> Quantity:
     if node.op == "percent":
         inner = _quantity(node.args[0])
         return inner._replace(percent=True)
-    if node.op == "mul" and node.args[-1].op == "text" and node.args[-1].value.lower() in ("percent", "pct", "percentage"):
+    if (
+        node.op == "mul"
+        and node.args[-1].op == "text"
+        and node.args[-1].value.lower() in ("percent", "pct", "percentage")
+    ):
         rest = node.args[:-1]
-        return Quantity(rest[0] if len(rest) == 1 else Node("mul", rest), None, True, _places(rest[0]) if len(rest) == 1 else None)
+        return Quantity(
+            rest[0] if len(rest) == 1 else Node("mul", rest), None, True, _places(rest[0]) if len(rest) == 1 else None
+        )
     if node.op == "mul" and node.args[-1].op == "unit":
         *front, last = node.args
         return Quantity(Node("mul", (*front, last.args[0])), last.value)
@@ -62,9 +68,7 @@ def _compound(node: Node) -> Quantity:
     first: Unit = node.args[0].value
     if any(arg.value.dimensions != first.dimensions for arg in node.args):
         return Quantity(node)
-    terms = tuple(
-        Node("mul", (arg.args[0], Node("num", (), arg.value.factor / first.factor))) for arg in node.args
-    )
+    terms = tuple(Node("mul", (arg.args[0], Node("num", (), arg.value.factor / first.factor))) for arg in node.args)
     return Quantity(Node("add", terms), first)
 
 
@@ -95,7 +99,7 @@ def _in_one_unit(left: Quantity, right: Quantity, lenient: bool) -> list[tuple[Q
             return [(_radians(left), _radians(right))]
         return [(left, right)] if lenient and a.is_noun and b.is_noun else []
     pairs = [(left, right)]
-    if (a or b).dimensions == _ANGLE:
+    if _ANGLE in [unit.dimensions for unit in (a, b) if unit is not None]:
         pairs.append((_radians(left), _radians(right)))
     return pairs
 
@@ -128,13 +132,13 @@ def _values_agree(
             return True
         if left.percent != right.percent and any(same(*pair) for pair in _percent_pairs(left, right, pred, gold)):
             return True
-    numbers = [_rational(side, value) for side in (pred, gold)]
-    if None in numbers:
+    claimed, true = _rational(pred, value), _rational(gold, value)
+    if claimed is None or true is None:
         return False
     money = any(side.unit is not None and side.unit.dimensions == (("money", 1),) for side in (left, right))
     return rational_agrees(
-        PlainNumber(numbers[0], left.places, left.percent, money),
-        PlainNumber(numbers[1], right.places, right.percent, money),
+        PlainNumber(claimed, left.places, left.percent, money),
+        PlainNumber(true, right.places, right.percent, money),
         lenient,
     )
 

@@ -190,9 +190,9 @@ def _condition(node: Node, variable: str | None, point: dict[str, Any], budget: 
         return _combined([outer, inner], lambda x: outer.contains(x) and inner.contains(x))
     fixed = [None if variable in symbols(arg) else _end(arg, point, budget) for arg in node.args]
     explicit = all(value is not None or arg.op == "sym" for value, arg in zip(fixed, node.args))
-    order = [_COMPARE.get(name) for name in node.value]
-    if None in order:
+    if not set(node.value) <= set(_COMPARE):
         raise Undecided("no order")
+    order = [_COMPARE[name] for name in node.value]
 
     def contains(x: Any) -> bool:
         try:

@@ -81,10 +81,11 @@ def _limit(node: Node, sympy: Any) -> Any:
 
 
 _NAMES = {
-    **{name: name for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh")},
+    **{name: name for name in ("sin", "cos", "tan", "cot", "sec", "csc")},
+    **{name: name for name in ("sinh", "cosh", "tanh", "asinh", "acosh", "atanh")},
     **{f"arc{name}": f"a{name}" for name in ("sin", "cos", "tan", "cot", "sec", "csc")},
-    "log": "log", "exp": "exp", "sqrt": "sqrt", "abs": "Abs", "floor": "floor", "ceil": "ceiling", "factorial": "factorial",
-    "binom": "binomial", "max": "Max", "min": "Min", "Re": "re", "Im": "im", "sgn": "sign",
+    "log": "log", "exp": "exp", "sqrt": "sqrt", "abs": "Abs", "floor": "floor", "ceil": "ceiling",
+    "factorial": "factorial", "binom": "binomial", "max": "Max", "min": "Min", "Re": "re", "Im": "im", "sgn": "sign",
 }  # fmt: skip
 _RULES: dict[str, Callable[[Node, Any], Any]] = {
     "num": lambda node, sympy: sympy.Rational(node.value.numerator, node.value.denominator),

@@ -36,14 +36,16 @@ def _add(dimension: str, entries: dict[str, Fraction | int]) -> None:
 
 _add("length", {
     "m meter meters metre metres": 1, "cm centimeter centimeters centimetre centimetres": _F(1, 100),
-    "mm millimeter millimeters millimetre millimetres": _F(1, 1000), "km kilometer kilometers kilometre kilometres": 1000,
+    "mm millimeter millimeters millimetre millimetres": _F(1, 1000),
+    "km kilometer kilometers kilometre kilometres": 1000,
     "dm decimeter decimeters": _F(1, 10), "nm nanometer nanometers": _F(1, 10**9),
     "in inch inches": _F(254, 10000), "ft foot feet": _F(3048, 10000), "yd yard yards": _F(9144, 10000),
     "mi mile miles": _F(1609344, 1000),
 })  # fmt: skip
 _add("mass", {
     "g gram grams gramme grammes": 1, "kg kilogram kilograms": 1000, "mg milligram milligrams": _F(1, 1000),
-    "t ton tons tonne tonnes": 1_000_000, "lb lbs pound pounds": _F(45359237, 100000), "oz ounce ounces": _F(28349523125, 10**9),
+    "t ton tons tonne tonnes": 1_000_000, "lb lbs pound pounds": _F(45359237, 100000),
+    "oz ounce ounces": _F(28349523125, 10**9),
 })  # fmt: skip
 _add("time", {
     "s sec secs second seconds": 1, "min mins minute minutes": 60, "h hr hrs hour hours": 3600, "day days": 86400,
@@ -103,12 +105,15 @@ def _measured(text: str) -> Unit | None:
     text = re.sub(r"\b(?:cubic|cu\.?)\s+(\w+)", r"\1^3", text, flags=re.IGNORECASE)
     text = re.sub(r"\b(\w+)\s+squared\b", r"\1^2", text)
     text = re.sub(r"\s+per\s+(?:an?\s+)?", "/", text)
-    factor, powers = _F(1), {}
+    factor = _F(1)
+    powers: dict[str, int] = {}
     for index, piece in enumerate(text.split("/")):
         for word in piece.split():
             match = _PART.fullmatch(word)
-            entry = match and (_TABLE.get(match["name"]) or _TABLE.get(match["name"].lower()))
-            if not entry:
+            if match is None:
+                return None
+            entry = _TABLE.get(match["name"]) or _TABLE.get(match["name"].lower())
+            if entry is None:
                 return None
             power = int(match["power"] or 1) * (-1 if index else 1)
             factor *= entry[0] ** power

@@ -15,9 +15,10 @@ _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 _ARTICLES = frozenset("the a an is are of in on at to will be it that this there".split())
 _REVERSING = frozenset("not than no never neither nor or versus unlike except without instead but cannot".split())
 _SYNONYMS = (
-    ("infinity", {"infinitely many", "infinite", "infinity", "infty", "infinitely many solutions", "infinite solutions", "unbounded"}),
-    ("none", {"none", "no solution", "no solutions", "no real solution", "no real solutions", "empty set", "emptyset", "varnothing",
-              "no such", "does not exist", "dne", "no real roots"}),
+    ("infinity", {"infinitely many", "infinite", "infinity", "infty", "infinitely many solutions",
+                  "infinite solutions", "unbounded"}),
+    ("none", {"none", "no solution", "no solutions", "no real solution", "no real solutions", "empty set", "emptyset",
+              "varnothing", "no such", "does not exist", "dne", "no real roots"}),
     ("yes", {"yes", "true"}),
     ("no", {"no", "false"}),
 )  # fmt: skip
@@ -118,4 +119,4 @@ def _phrase_of(phrase: list[str], sentence: list[str]) -> bool:
         return False
     if all(word.isdigit() or len(word) < 3 for word in phrase):
         return False
-    return any(sentence[start: start + len(phrase)] == phrase for start in range(len(sentence) - len(phrase) + 1))
+    return any(sentence[start : start + len(phrase)] == phrase for start in range(len(sentence) - len(phrase) + 1))

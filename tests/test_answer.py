@@ -40,7 +40,9 @@ def test_the_answer_and_the_rule_that_found_it(text, answer, how):
     assert (found.text, found.how) == (answer, how)
 
 
-@pytest.mark.parametrize("text", ["", "no digits", "<think>\\boxed{3}", "\\boxed{}", "\\boxed{3", "<answer></answer>", "\\boxed{7}</think>"])
+@pytest.mark.parametrize(
+    "text", ["", "no digits", "<think>\\boxed{3}", "\\boxed{}", "\\boxed{3", "<answer></answer>", "\\boxed{7}</think>"]
+)
 def test_nothing_is_found_where_reasoning_is_open_or_the_marker_is_empty(text):
     assert extract(text).text is None
 

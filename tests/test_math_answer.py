@@ -12,7 +12,12 @@ def test_an_ordinary_solution_scores_one_against_a_worked_gold():
     for _ in range(200):
         number = rng.randint(-50_000, 50_000)
         gold = f"First 2+2=<<2+2=4>>4.\nThen {number}.\n#### {number:,}"
-        for ending in (f"#### {number}", f"The answer is {number}.", f"so \\boxed{{{number}}}.", f"she has {number} left."):
+        for ending in (
+            f"#### {number}",
+            f"The answer is {number}.",
+            f"so \\boxed{{{number}}}.",
+            f"she has {number} left.",
+        ):
             assert math_answer(f"We add 3 and 5.\n{ending}", gold).value == 1.0, (number, ending)
             assert math_answer(f"We add 3 and 5.\n{ending}", f"#### {number + 1}").value == 0.0
 
