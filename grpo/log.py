@@ -15,7 +15,7 @@ from typing import Any, Mapping, Sequence
 from tqdm import tqdm
 
 from grpo.evaluate import Evaluation
-from grpo.recipe import WandbSection
+from grpo.recipe import RecipeError, WandbSection
 from grpo.types import ScoredGroup
 
 Record = dict[str, Any]
@@ -43,16 +43,20 @@ class Log:
         import wandb
 
         section = self._section
-        self._wandb = wandb.init(project=section.project, entity=section.entity, mode=section.mode,
-                                 tags=list(section.tags), name=name, config=dict(recipe), dir=str(self.folder),
-                                 id=wandb_id, resume="allow" if wandb_id else None)
+        try:
+            self._wandb = wandb.init(project=section.project, entity=section.entity, mode=section.mode,
+                                     tags=list(section.tags), name=name, config=dict(recipe), dir=str(self.folder),
+                                     id=wandb_id, resume="allow" if wandb_id else None)
+        except wandb.errors.Error as error:
+            raise RecipeError(f"recipe: log.wandb: {error} Or set log.wandb.mode=offline, or log.wandb=null") from None
         self.wandb_id = self._wandb.id
 
     def say(self, *lines: str) -> None:
         """Print lines above the progress bar."""
         if not self.silent:
-            for line in lines:
-                tqdm.write(line, file=sys.stdout)
+            encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+            for line in lines:  # a console that lacks a character must not end a run
+                tqdm.write(line.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
             sys.stdout.flush()
 
     def step(self, record: Record, groups: Sequence[ScoredGroup], steps: int) -> None:
@@ -86,7 +90,7 @@ class Log:
 
     def line(self, record: Record, steps: int) -> str:
         """The console's line for a step."""
-        held = f"  held-out {self._accuracy:.1%}" if self._accuracy is not None else ""
+        held = f"  held-out {self._accuracy:.1%}" if self._accuracy is not None and self._accuracy >= 0 else ""
         drift = record.get("policy/drift")
         faults = record["ledger/faulted"]
         return (f"step {record['step']:>{len(str(steps))}}/{steps}  reward {record['reward/mean']:.3f}{held}"
@@ -104,7 +108,8 @@ class Log:
             self._wandb = None
 
     def _append(self, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        with (self.folder / file).open("a", encoding="utf-8") as out:
+        # half a surrogate pair, which UTF-8 cannot hold, becomes its JSON escape
+        with (self.folder / file).open("a", encoding="utf-8", errors="backslashreplace") as out:
             out.writelines(json.dumps(finite(row), ensure_ascii=False) + "\n" for row in rows)
 
 
@@ -122,6 +127,8 @@ def sample_rows(step: int, group: ScoredGroup) -> list[dict[str, Any]]:
 
 def interval(result: Mapping[str, Any]) -> str:
     """``41.2 % [38.0, 44.5]`` of an evaluation's numbers."""
+    if result["accuracy"] is None or math.isnan(result["accuracy"]):
+        return "nothing scored"
     return f"{100 * result['accuracy']:.1f} % [{100 * result['low']:.1f}, {100 * result['high']:.1f}]"
 
 

@@ -201,6 +201,8 @@ def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
 
 def load_config(section: ModelSection) -> PretrainedConfig:
     """The model's configuration, read before its weights; a model that cannot be found is refused."""
+    if section.name.startswith((".", "/", "~")) and not Path(section.name).is_dir():
+        raise RecipeError(f"recipe: model.name names {section.name}, but there is no such folder")
     try:
         return AutoConfig.from_pretrained(section.name, trust_remote_code=section.trust_remote_code,
                                           revision=section.revision)

@@ -57,8 +57,8 @@ def _read(section: DataSection) -> list[dict[str, Any]]:
         except (TypeError, ValueError) as error:
             raise RecipeError(f"recipe: data.args {dict(section.args)} does not suit {source}: {error}") from None
     if section.args:
-        raise RecipeError(f"recipe: data.args is for procedural tasks, and {source} is not one of {', '.join(TASKS)}"
-                          f"{nearest(source, TASKS)}")
+        raise RecipeError(f"recipe: data.args is for procedural tasks, and {source} is not one of {', '.join(TASKS)}; "
+                          f"take data.args out{nearest(source, TASKS)}")
     path = Path(source)
     read = READERS.get(path.suffix.lower())
     if path.is_file() and read is None:

@@ -251,7 +251,7 @@ class Recipe:
     @staticmethod
     def from_mapping(values: Mapping[str, Any], *overrides: str) -> "Recipe":
         """The recipe that a nested mapping describes, with ``a.b=value`` overrides applied, checked."""
-        layered = merge(dict(values), parse_overrides(overrides))
+        layered = merge(values, parse_overrides(overrides), empties=True)
         recipe = build(Recipe, merge(preset_values(layered), layered), "")
         check_combinations(recipe)
         return recipe
@@ -373,16 +373,17 @@ def parse_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
         value = parse_yaml(text, f"the value of {path}")
         for name in reversed(path.split(".")):
             value = {name.strip(): value}
-        result = merge(result, value)
+        result = merge(result, value, empties=True)
     return resolve_paths(result, Path.cwd())
 
 
-def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
-    """`high` laid over `low`, section by section."""
+def merge(low: Mapping[str, Any], high: Mapping[str, Any], *, empties: bool = False) -> dict[str, Any]:
+    """`high` laid over `low`, section by section; with `empties`, ``{}`` in `high` takes out what stands there."""
     result = dict(low)
     for name, value in high.items():
         old = result.get(name)
-        result[name] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        both = isinstance(old, Mapping) and isinstance(value, Mapping) and not (empties and not value)
+        result[name] = merge(old, value, empties=empties) if both else value
     return result
 
 

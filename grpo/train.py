@@ -440,6 +440,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RewardFaults, FloatingPointError) as error:
         print(f"stopped: {error}", file=sys.stderr)
         return EXIT_FAULT
+    except OSError as error:
+        print(f"stopped: {error}; what was saved before stands", file=sys.stderr)
+        return EXIT_FAULT
     except KeyboardInterrupt:
         print("stopped at once; the last checkpoint stands", file=sys.stderr)
         return EXIT_FAULT
