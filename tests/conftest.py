@@ -1,0 +1,28 @@
+"""Fixtures shared by the tests; the models themselves are in ``tiny.py``."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # models of the tests are small: a second thread costs more than it gives
+
+
+@pytest.fixture
+def seed() -> int:
+    """A fresh seed for random inputs, printed with a failure; GRPO_TEST_SEED repeats one."""
+    value = int(os.environ.get("GRPO_TEST_SEED", random.SystemRandom().randrange(2**31)))
+    print(f"GRPO_TEST_SEED={value}")
+    torch.manual_seed(value)
+    return value
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of torch's threads for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
