@@ -22,7 +22,7 @@ import math
 import sys
 import time
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, Awaitable, Callable, Collection, Mapping, Sequence
 
@@ -240,16 +240,16 @@ def _raised(name: str, error: BaseException) -> Score:
 
 @dataclass(slots=True)
 class Notes:
-    """What a TRL reward logs beside its values: columns for each completion, and metrics of the call."""
+    """What a TRL reward logs beside its values: columns for each completion, kept here, and metrics, passed on."""
 
-    extra: dict[str, Any]
-    metrics: dict[str, list[float]]
+    log: Callable[[str, float], None]
+    extra: dict[str, list[Any]] = field(default_factory=dict)
 
     def log_extra(self, column: str, values: Sequence[Any]) -> None:
         self.extra[column] = list(values)
 
     def log_metric(self, name: str, value: float) -> None:
-        self.metrics.setdefault(name, []).append(float(value))
+        self.log(str(name), float(value))
 
 
 Emit = Callable[[int, Score, float], None]
@@ -264,15 +264,16 @@ def judge(
     *,
     step: int = 0,
     timeout_seconds: float = math.inf,
-) -> dict[str, list[float]]:
+    log: Callable[[str, float], None] = lambda name, value: None,
+) -> None:
     """Call the reward on every sample and ``emit(index, score, seconds)`` each as soon as it is known.
 
     Exceptions of the reward become faults. Async rewards of one completion run side by side, each under
-    ``timeout_seconds``; one that is late is emitted with status ``timeout``. Returns the logged metrics.
+    ``timeout_seconds``; one that is late is emitted with status ``timeout``. ``log(name, value)`` gets the metrics
+    that a function of TRL's style logs, before its scores.
     """
-    notes = Notes({}, {})
     if convention.whole_list:
-        _judge_list(convention, function, samples, args, emit, step, notes)
+        _judge_list(convention, function, samples, args, emit, step, Notes(log))
     elif convention.is_async:
         asyncio.run(_judge_side_by_side(convention, function, samples, args, emit, timeout_seconds))
     else:
@@ -280,7 +281,6 @@ def judge(
             began = time.monotonic()
             score = _judge_one(convention, function, sample, args)
             emit(index, score, time.monotonic() - began)
-    return notes.metrics
 
 
 def _judge_one(convention: Convention, function: Callable[..., Any], sample: Sample, args: Mapping[str, Any]) -> Score:

@@ -420,17 +420,17 @@ class Pool:
             process.send(self._numbers[number], [row.payload for row in call.rows], self.step)
             while True:
                 message = await process.receive()
+                if "metric" in message:
+                    self.metrics.setdefault(message["metric"], []).append(message["value"])
+                    continue
                 if "row" in message:
                     self._settle(pending, message, call, faulted)
                 elif "failed" in message:
                     raise Unloadable(message["failed"])
                 elif "ended" in message:
-                    break
+                    return True
                 has_begun = True
                 process.clock.restart(limit)
-            for name, values in message["metrics"].items():
-                self.metrics.setdefault(name, []).extend(values)
-            return True
         except (Exhausted, Crashed, Unloadable) as failure:
             self._blame(call, pending, failure, has_begun)
             return isinstance(failure, Unloadable)
@@ -597,12 +597,15 @@ class ThreadRunner:
         def emit(index: int, score: Score, seconds: float) -> None:
             self._post(self._settle, attempt, index, score, seconds)
 
-        limit = self._function.assignment.timeout_seconds
-        args = self._function.assignment.args
-        metrics = judge(
-            self._function.convention, self._callable, samples, args, emit, step=self.step, timeout_seconds=limit
+        def log(name: str, value: float) -> None:
+            self._post(self._log, name, value)
+
+        convention, assignment = self._function.convention, self._function.assignment
+        limit = assignment.timeout_seconds
+        judge(
+            convention, self._callable, samples, assignment.args, emit, step=self.step, timeout_seconds=limit, log=log
         )
-        self._post(self._end, attempt, metrics)
+        self._post(self._end, attempt)
 
     def _post(self, callback: Callable[..., None], *args: Any) -> None:
         try:
@@ -621,11 +624,12 @@ class ThreadRunner:
         else:
             row.deliver(score, seconds)
 
-    def _end(self, attempt: _Attempt, metrics: Mapping[str, list[float]]) -> None:
+    def _log(self, name: str, value: float) -> None:
+        self.metrics.setdefault(name, []).append(value)
+
+    def _end(self, attempt: _Attempt) -> None:
         if attempt.is_over:
             return
-        for name, values in metrics.items():
-            self.metrics.setdefault(name, []).extend(values)
         self._queue.extendleft(reversed(_again(self._function.convention, attempt.faulted, attempt.num_rows)))
         self._finish(attempt)
 

@@ -99,10 +99,17 @@ def _serve_one(inbox: BinaryIO, outbox: Outbox, assignments: Sequence[Assignment
         return
     outbox.send(loaded=True)
     chosen, limit = ready[number], assignments[number].timeout_seconds
-    metrics = judge(
-        chosen.convention, chosen.function, samples, chosen.args, outbox.verdict, step=step, timeout_seconds=limit
+    judge(
+        chosen.convention,
+        chosen.function,
+        samples,
+        chosen.args,
+        outbox.verdict,
+        step=step,
+        timeout_seconds=limit,
+        log=lambda name, value: outbox.send(metric=name, value=value),
     )
-    outbox.send(ended=True, metrics={name: [_finite(value) for value in values] for name, values in metrics.items()})
+    outbox.send(ended=True)
 
 
 def _prepared(assignment: Assignment) -> _Ready:

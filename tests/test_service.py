@@ -488,6 +488,16 @@ def test_a_column_that_cannot_travel_is_a_fault(serve):
     assert statuses(scores) == ["fault", "scored"] and "cannot be sent to a worker" in scores[0].detail
 
 
+def test_a_closure_may_log_metrics():
+    def mine(completions, log_metric):
+        log_metric("mean", 2)
+        return [1.0] * len(completions)
+
+    with RewardService([RewardSpec("mine", mine)]) as service:
+        assert values(service.score(samples("a"))) == [1.0]
+        assert service.take_metrics() == {"mean": [2.0]}
+
+
 def test_lists_are_whole_submissions_and_know_the_step(file):
     specs = [RewardSpec("lists", f"{file}:lists"), RewardSpec("step", f"{file}:step")]
     with RewardService(specs, workers=2) as service:
