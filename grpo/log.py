@@ -83,7 +83,7 @@ class Log:
         if self._wandb is not None:
             self._wandb.log({"heldout/accuracy": evaluation.accuracy}, step=step)
         self.say(f"held-out {when}: {interval(evaluation.to_mapping())} ({evaluation.prompts} prompts x "
-                 f"{evaluation.samples // max(1, evaluation.prompts)} samples), length {evaluation.length:.1f}, "
+                 f"{(evaluation.samples + evaluation.faults) // max(1, evaluation.prompts)} samples), length {evaluation.length:.1f}, "
                  f"truncated {evaluation.truncated:.1%}" + "".join(
                      f", {name} {value:.3g}" for name, value in evaluation.details.items() if "/" in name)
                  + (f", {evaluation.faults} not scored" if evaluation.faults else ""))

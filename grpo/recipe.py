@@ -251,7 +251,9 @@ class Recipe:
     @staticmethod
     def from_mapping(values: Mapping[str, Any], *overrides: str) -> "Recipe":
         """The recipe that a nested mapping describes, with ``a.b=value`` overrides applied, checked."""
-        layered = merge(values, parse_overrides(overrides), empties=True)
+        layered = dict(values)
+        for override in overrides:
+            layered = merge(layered, parse_override(override), empties=True)
         recipe = build(Recipe, merge(preset_values(layered), layered), "")
         check_combinations(recipe)
         return recipe
@@ -341,8 +343,8 @@ def parse_yaml(text: str, where: str) -> Any:
         tab = "; indent with spaces" if "'\\t'" in str(error.problem) else ""
         raise RecipeError(f"recipe: {where}{f', line {mark.line + 1}' if mark else ''}: not valid YAML: "
                           f"{', '.join(filter(None, (error.context, error.problem)))}{tab}") from None
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe: {where} is not valid YAML: {' '.join(str(error).split())}") from None
+    except yaml.reader.ReaderError as error:
+        raise RecipeError(f"recipe: {where}, character {error.position + 1}: not valid YAML: {error.reason}") from None
     except RecipeError:
         raise
     except (ValueError, KeyError, AttributeError, RecursionError) as error:  # a !!tag that its text does not fit
@@ -363,18 +365,16 @@ def to_yaml(values: Mapping[str, Any]) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def parse_overrides(overrides: tuple[str, ...]) -> dict[str, Any]:
-    """``("a.b=1", "c=x")`` as a nested mapping; values are read as YAML, paths from the working folder."""
-    result: dict[str, Any] = {}
-    for override in overrides:
-        path, sign, text = override.partition("=")
-        if not sign or not all(part.strip() for part in path.split(".")):
-            raise RecipeError(f"recipe: {override!r} is not an override; write section.key=value")
-        value = parse_yaml(text, f"the value of {path}")
-        for name in reversed(path.split(".")):
-            value = {name.strip(): value}
-        result = merge(result, value, empties=True)
-    return resolve_paths(result, Path.cwd())
+def parse_override(override: str) -> dict[str, Any]:
+    """``"a.b=1"`` as a nested mapping; the value is read as YAML, a path is taken from the working folder."""
+    path, sign, text = override.partition("=")
+    names = [name.strip() for name in path.split(".")]
+    if not sign or not all(names):
+        raise RecipeError(f"recipe: {override!r} is not an override; write section.key=value")
+    value = parse_yaml(text, f"the value of {path}")
+    for name in reversed(names):
+        value = {name: value}
+    return resolve_paths(value, Path.cwd())
 
 
 def merge(low: Mapping[str, Any], high: Mapping[str, Any], *, empties: bool = False) -> dict[str, Any]:
@@ -398,7 +398,7 @@ def preset_values(values: Mapping[str, Any]) -> dict[str, Any]:
 def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """`values` with the keys that may be paths made absolute from `folder`."""
     values = dict(values)
-    if isinstance(values.get("run_dir"), str):
+    if isinstance(values.get("run_dir"), str) and values["run_dir"].strip():
         values["run_dir"] = str((folder / Path(values["run_dir"]).expanduser()).resolve())
     for section, name in (("model", "name"), ("data", "source")):
         if isinstance(values.get(section), dict) and name in values[section]:
