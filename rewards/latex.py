@@ -25,6 +25,7 @@ from rewards.latex_tokens import (
     FUNCTIONS,
     INVERSES,
     MONEY,
+    MULTIPLIERS,
     NUMBER_SETS,
     OPENING,
     QUALIFIERS,
@@ -164,10 +165,15 @@ class _Parser:
 
     def statement(self) -> Node:
         """Return an expression or a chain of relations, without a qualifier such as "for all x"."""
+        while self.accept("\\approx", "="):
+            pass
         operands, relations = [self.labelled()], []
         while relation := self.relation():
             relations.append(relation)
             operands.append(self.sets())
+        if self.accept("\\pmod", "\\bmod", "\\mod"):
+            operands.append(self.argument())
+            relations.append("mod")
         self.qualifier()
         return self.node("rel", tuple(operands), tuple(relations)) if relations else operands[0]
 
@@ -330,6 +336,8 @@ class _Parser:
         whole = last.op == "num" and last.value.denominator == 1 and self.tokens[self.position - 1].kind == "num"
         if token.kind == "text":
             factors[-1] = self.with_text(last, self.take().value)
+            if len(factors) > 1 and factors[-2].op == factors[-1].op == "unit" and last.op in ("num", "dec"):
+                self.compound(factors)
             return
         if token.kind == "num" and self.tokens[self.position - 1].kind == "num":
             if not (whole and self.peek().value == "/" and self.peek(2).kind == "num"):
@@ -339,14 +347,28 @@ class _Parser:
             factors[-1] = self.node("add", (last, part), "mixed")
             return
         factor = self.factor()
+        outer, factor = (factor, factor.args[0]) if factor.op == "percent" else (None, factor)
         if whole and token.value in FRACTIONS and factor.op == "div" and _is_proper(factor):
-            factors[-1] = self.node("add", (last, factor), "mixed")
+            mixed = self.node("add", (last, factor), "mixed")
+            factors[-1] = self.node("percent", (mixed,)) if outer else mixed
+        elif outer is not None:
+            factors.append(outer)
         elif last.op == "unit" and factor.op == "unit" and last.value.dimensions == factor.value.dimensions:
             factors[-1] = self.node("add", (last, factor))
         elif last.op == "sym" and token.value == "(" and (factor.op == "group" or last.value in APPLIED):
-            factors[-1] = self.node("apply", factor.args if factor.op == "group" else (factor,), last.value)
+            called = factor.args if factor.op == "group" else (factor,)
+            chosen = last.value == "C" and len(called) == 2
+            factors[-1] = self.node("call", called, "binom") if chosen else self.node("apply", called, last.value)
         else:
             factors.append(factor)
+
+    def compound(self, factors: list[Node]) -> None:
+        """Turn ``2 hours 30 minutes`` into a sum."""
+        smaller, larger = factors.pop(), factors.pop()
+        if smaller.value.dimensions == larger.value.dimensions:
+            factors.append(self.node("add", (larger, smaller)))
+        else:
+            factors += (larger, smaller)
 
     def with_text(self, left: Node, text: str) -> Node:
         """Return a quantity with the unit or noun that `text` names."""
@@ -361,6 +383,10 @@ class _Parser:
             name = f"{name}^{exponent.value}" if exponent.op == "num" else name
         if name.lower() in ("st", "nd", "rd", "th", ""):
             return left
+        first, _, others = name.partition(" ")
+        if first.lower() in MULTIPLIERS:
+            left = self.node("mul", (left, self.node("num", (), Fraction(MULTIPLIERS[first.lower()]))))
+            return self.with_text(left, others) if others.strip() else left
         unit = unit_of(name)
         if unit is None:
             return self.node("mul", (left, self.node("text", (), name)))
@@ -412,6 +438,8 @@ class _Parser:
         if self.accept("\\prime", "'"):
             return self.node("sym", (), f"{base.value}'")
         exponent = self.exponent()
+        if exponent.op == "text" and exponent.value in ("st", "nd", "rd", "th"):
+            return base
         if base.op == "sym" and base.value in APPLIED and exponent == Node("neg", (Node("num", (), Fraction(1)),)):
             return self.node("sym", (), base.value + "^-1") if self.next.value != "(" else self.inverse(base)
         return self.node("pow", (base, exponent))
@@ -891,9 +919,9 @@ class _Parser:
 
 
 _BREAKS = frozenset(
-    {",", ";", ":", ".", "+", "-", "\\pm", "\\mp", "\\\\", "&", "\\end", "\\and", "\\or", "\\land",
-     "\\lor", "\\wedge", "\\vee", "\\choose", "\\over", "\\not", "\\hline", "\\forall", "\\vert", "\\mid", "\\pmod", "\\bmod", ""}
-)  # fmt: skip
+    ", ; : . + - \\pm \\mp \\\\ & \\end \\and \\or \\land \\lor \\wedge \\vee \\choose \\over \\not \\hline \\forall"
+    " \\vert \\mid \\pmod \\bmod \\mod".split()
+) | {""}
 
 
 def _stops(text: str) -> bool:

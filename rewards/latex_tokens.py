@@ -13,8 +13,8 @@ from rewards.units import unit_of
 
 __all__ = [
     "ACCENTS", "ALIASES", "APPLIED", "BIG", "BINOMIALS", "CLOSING", "CONNECTORS", "CONSTANTS", "DIVIDE", "END",
-    "FRACTIONS", "FUNCTIONS", "INVERSES", "MONEY", "NUMBER_SETS", "OPENING", "QUALIFIERS", "RELATIONS", "ROW_ENDS",
-    "SET_OPERATIONS", "TIMES", "Token", "tokens",
+    "FRACTIONS", "FUNCTIONS", "INVERSES", "MONEY", "MULTIPLIERS", "NUMBER_SETS", "OPENING", "QUALIFIERS", "RELATIONS",
+    "ROW_ENDS", "SET_OPERATIONS", "TIMES", "Token", "tokens",
 ]  # fmt: skip
 
 
@@ -41,7 +41,7 @@ _TOKEN = re.compile(
     r"|(?P<mark>\\\\|\\[{}|%$#&_]|<=|>=|!=|\.{3}|.)",
     re.DOTALL,
 )
-_GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(?![\d,]*\d)(?:\.\d+)?|\d{1,3}(?: \d{3})+(?!\s?\d)(?:\.\d+)?")
+_GROUPED = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?![\d,]*\d)(?:\.\d+)?|\d{1,3}(?: \d{3})+(?!\s?\d)(?:\.\d+)?")
 _WORD = re.compile(r"[A-Za-z]+")
 
 FUNCTIONS = {
@@ -55,7 +55,7 @@ ALIASES = {
 }  # fmt: skip
 INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sec": "arcsec", "csc": "arccsc",
             "sinh": "asinh", "cosh": "acosh", "tanh": "atanh"}  # fmt: skip
-APPLIED = frozenset({"f", "g", "h", "F", "G", "H", "\\varphi", "\\phi", "\\psi"})
+APPLIED = frozenset({"f", "g", "\\varphi", "\\phi", "\\psi"})
 RELATIONS = {
     "=": "=", "<": "<", ">": ">", "\\lt": "<", "\\gt": ">", "\\le": "<=", "\\leq": "<=", "\\leqslant": "<=",
     "\\leqq": "<=", "<=": "<=", "\\ge": ">=", "\\geq": ">=", "\\geqslant": ">=", "\\geqq": ">=", ">=": ">=",
@@ -83,6 +83,7 @@ ACCENTS = {"\\vec", "\\hat", "\\bar", "\\tilde", "\\overrightarrow", "\\widehat"
            "\\mathcal", "\\mathscr", "\\mathfrak", "\\dot", "\\wideparen", "\\overset"}  # fmt: skip
 CONNECTORS = {"and": "and", "or": "or", "\\land": "and", "\\lor": "or", "\\wedge": "and", "\\vee": "or", "und": "and"}
 QUALIFIERS = frozenset({"for", "where", "with", "such", "in", "as", "respectively", "over", "on", "given", "assuming"})
+MULTIPLIERS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 BIG = {"\\sum": "sum", "\\prod": "prod"}
 _SHORT_WORDS = frozenset(
     "the is are of to be it no yes one two six ten any all odd not has for day days only sum set add men even per cat"
@@ -116,12 +117,16 @@ def _token(match: re.Match[str], kind: str | None, spaced: bool) -> Token:
     """Return the token of a match that is not a run of letters."""
     if kind == "num" or match.re is not _TOKEN:
         return Token("num", re.sub(r"[^\d.eE+-]", "", match.group()), spaced)
+    if kind == "mark" and match.group().isalpha():
+        return Token("text", match.group(), spaced)
     return Token("cmd" if kind == "cmd" else "mark", match.group(), spaced)
 
 
 def _styled(style: str, content: str, spaced: bool) -> list[Token]:
     r"""Return the tokens of ``\text{...}`` and its kin: connectors, a function, a letter or plain text."""
     bare = content.strip()
+    if style.startswith("text") and re.match(r"[-+]?\.?\d", bare):
+        return tokens(content, grouped=True)
     low = ALIASES.get(bare, bare)
     if low in FUNCTIONS or low in INVERSES:
         return [Token("cmd", "\\" + low, spaced)]
@@ -158,8 +163,11 @@ def _named(word: str, spaced: bool, before: list[Token]) -> list[Token]:
     if word.lower() in ("percent", "pct", "percentage"):
         return [Token("mark", "%", spaced)]
     after_number = bool(before) and before[-1].kind == "num"
+    unit = (
+        unit_of(word) if len(word) > 1 and (after_number or (spaced and before and before[-1].value in _ENDS)) else None
+    )
     if (
-        (after_number and len(word) > 1 and unit_of(word) is not None)
+        (unit is not None and (after_number or not unit.is_noun))
         or _is_word(word)
         or (after_number and word in ("st", "nd", "rd", "th"))
     ):
@@ -175,6 +183,9 @@ def _named(word: str, spaced: bool, before: list[Token]) -> list[Token]:
     return _letters(word, spaced)
 
 
+_ENDS = frozenset({"}", ")", "]"})
+
+
 def _letters(word: str, spaced: bool) -> list[Token]:
     """Return a token for each letter."""
     return [Token("name", letter, spaced and index == 0) for index, letter in enumerate(word)]
@@ -183,5 +194,7 @@ def _letters(word: str, spaced: bool) -> list[Token]:
 def _is_word(word: str) -> bool:
     """Tell whether a run of letters is a word of a language rather than a product of symbols."""
     if word.lower() in _SHORT_WORDS and len(word) > 1 and not word.isupper():
+        return True
+    if len(word) >= 3 and word.isupper():
         return True
     return len(word) >= 4 and word[1:].islower() and bool(set(word.lower()) & set("aeiouy"))

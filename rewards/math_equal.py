@@ -20,13 +20,14 @@ from rewards.latex import Node, ParseError, parse
 from rewards.plain_number import rational_agrees, read_plain_number
 from rewards.quantities import quantities_agree
 from rewards.real_sets import ORDERS, is_set_of_reals, sets_agree
-from rewards.words import choice_of, is_sentence, is_wording, moment_of, same_words
+from rewards.words import choice_of, is_sentence, is_wording, moment_of, same_words, says_more, spelled_out
 
 __all__ = ["Verdict", "equal"]
 
 LONGEST = 2000
 MOST_ITEMS = 64
 _PARAMETERS = frozenset("knmtlcsrjC") | {"\\ell", "\\lambda", "\\mu"}
+_SPACE = re.compile(r"(?<!\w)\s+|\s+(?!\w)")
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!=", "~": "~", "==": "=="}
 
 
@@ -45,7 +46,7 @@ def equal(pred: str, gold: str, *, lenient: bool = False, allow_sympy: bool = Fa
     Strict rules are meant for training, `lenient` for evaluation. `allow_sympy` may only be set in a process
     that its caller kills on a deadline: sympy's running time has no bound, that of the other tiers has.
     """
-    pred, gold = _tidy(pred), _tidy(gold)
+    pred, gold = spelled_out(_tidy(pred)), spelled_out(_tidy(gold))
     if not gold or len(gold) > LONGEST:
         return Verdict(None, "a", "the gold is empty or too long")
     if len(pred) > LONGEST:
@@ -73,7 +74,7 @@ def _tidy(text: str) -> str:
 
 def _by_text(pred: str, gold: str, lenient: bool) -> Verdict | None:
     """Return the verdict that needs no parser: equal strings, plain numbers, choices, moments, sentences."""
-    if pred == gold or "".join(pred.split()) == "".join(gold.split()):
+    if pred == gold or _SPACE.sub("", pred) == _SPACE.sub("", gold):
         return Verdict(True, "a", "the same text")
     if not pred:
         return Verdict(False, "a", "the prediction is empty")
@@ -186,7 +187,7 @@ class _Comparison:
     def by_shape(self, pred: Node, gold: Node) -> bool:
         """Compare by what the two sides are: labelled values, lists, sets, tuples, matrices, quantities."""
         pred, gold = _without_text(pred, self.lenient), _without_text(gold, self.lenient)
-        pred, gold = _itemised(pred), _itemised(gold)
+        pred, gold = _itemised(pred, gold), _itemised(gold, pred)
         verdict = self.labelled(pred, gold)
         if verdict is not None:
             return verdict
@@ -215,7 +216,7 @@ class _Comparison:
         named, other = (left.value, gold) if left is not None else (right.value if right else pred, pred)
         if other.op == "rel" and set(other.value) <= {"="}:
             return self.relations(pred, gold)
-        if named.op == "list" and other.op in ("list", "set", "group") or not _is_equation_like(other):
+        if named.op in ("list", "set") and other.op in ("list", "set", "group") or not _is_equation_like(other):
             return self.same(left.value if left else pred, right.value if right else gold)
         return None
 
@@ -539,18 +540,20 @@ def _without_text(node: Node, lenient: bool) -> Node:
     """Return a product without the words around it, where the rules are lenient."""
     if not lenient or node.op != "mul":
         return node
-    kept = tuple(arg for arg in node.args if arg.op != "text")
+    kept = tuple(arg for arg in node.args if arg.op != "text" or says_more(arg.value))
     if not kept or len(kept) == len(node.args):
         return node
     return kept[0] if len(kept) == 1 else Node("mul", kept)
 
 
-def _itemised(node: Node) -> Node:
-    """Return ``(f, g) = (1, 2)`` as the list ``f = 1, g = 2``."""
+def _itemised(node: Node, other: Node) -> Node:
+    """Return ``(f, g) = (1, 2)`` as the list ``f = 1, g = 2`` where the other side is such a list."""
+    if other.op != "list" or not _is_equation_like(other):
+        return node
     if node.op != "rel" or node.value != ("=",) or not node.args[0].op == node.args[1].op == "group":
         return node
     names, values = node.args
-    if len(names.args) != len(values.args) or all(name.op == "sym" for name in names.args):
+    if len(names.args) != len(values.args):
         return node
     return Node("list", tuple(Node("rel", pair, ("=",)) for pair in zip(names.args, values.args)), ",")
 

@@ -65,6 +65,10 @@ _ESCAPES = (
 )
 
 
+_OUTWARD = re.compile(r"([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])")
+_OUTWARD_ENDS = re.compile(r"^\s*\]|\[\s*$")
+
+
 def clean(text: str) -> str:
     """Return `text` with every sign in the LaTeX or ASCII form that the parser reads."""
     if "\\" in text or "rac" in text or "sqrt" in text or not text.isprintable():
@@ -73,7 +77,13 @@ def clean(text: str) -> str:
     if "<su" in text:
         for pattern, replacement in _HTML:
             text = pattern.sub(replacement, text)
-    return text if text.isascii() else _ascii(text)
+    text = text if text.isascii() else _ascii(text)
+    return _OUTWARD.sub(_inward, text) if "[" in text and _OUTWARD_ENDS.search(text) else text
+
+
+def _inward(match: re.Match[str]) -> str:
+    """Return an interval with its open ends in round brackets instead of brackets that face outward."""
+    return f"{'(' if match[1] == ']' else '['}{match[2]}{')' if match[3] == '[' else ']'}"
 
 
 def _ascii(text: str) -> str:

@@ -21,7 +21,7 @@ _PLAIN = re.compile(
     r"(?P<sign>[-+\u2212\u2013])?\s*(?P<money>\\?\$|\u20ac|\u00a3)?\s*(?P<inner>[-\u2212])?\s*"
     r"(?:\\[dtc]?frac\{(?P<sign2>-)?(?P<top>\d+)\}\{(?P<bottom>\d+)\}"
     r"|\\[dt]?frac(?P<top1>\d)(?P<bottom1>\d)"
-    r"|(?P<whole>\d{1,3}(?:(?:,|\{,\}|,?\\[,!; ]|\u202f|\u00a0|\u2009)\s?\d{3})+(?!\d)|\d*)"
+    r"|(?P<whole>[1-9]\d{0,2}(?:(?:,|\{,\}|,?\\[,!; ]|\u202f|\u00a0|\u2009)\s?\d{3})+(?!\d)|\d*)"
     r"(?:\.(?P<decimals>\d*))?(?:\s*/\s*(?P<over>\d+))?)"
     r"\s*(?P<unit>\\?%|\\?\$|\u20ac|\u00a3)?"
 )

@@ -34,7 +34,11 @@ def is_set_of_reals(node: Node) -> bool:
         return all(name in ORDERS | {"in"} for name in node.value)
     if node.op == "add":
         return any(is_set_of_reals(arg) for arg in node.args)
-    return node.op == "list" and all(is_set_of_reals(arg) and arg.op == "rel" for arg in node.args)
+    if node.op != "list" or not all(arg.op == "rel" for arg in node.args):
+        return False
+    conditions = [is_set_of_reals(arg) for arg in node.args]
+    points = [arg.value == ("=",) and arg.args[0].op == "sym" for arg in node.args]
+    return any(conditions) and all(map(any, zip(conditions, points)))
 
 
 def variable_of(node: Node, others: frozenset[str]) -> str | None:

@@ -7,13 +7,24 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["choice_of", "is_sentence", "is_wording", "moment_of", "plain_words", "same_words"]
+__all__ = [
+    "choice_of",
+    "is_sentence",
+    "is_wording",
+    "moment_of",
+    "plain_words",
+    "same_words",
+    "says_more",
+    "spelled_out",
+]
 
 _STYLE = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|textnormal|operatorname|boxed|mathsf|bf|rm)\s*(?=\{)")
 _CHOICE = re.compile(r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Z])[.):])\s*(.*)", re.DOTALL)
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 _ARTICLES = frozenset("the a an is are of in on at to will be it that this there".split())
-_REVERSING = frozenset("not than no never neither nor or versus unlike except without instead but cannot".split())
+_REVERSING = frozenset(
+    "not than no never neither nor or versus unlike except without instead but cannot and both".split()
+)
 _SYNONYMS = (
     ("infinity", {"infinitely many", "infinite", "infinity", "infty", "infinitely many solutions",
                   "infinite solutions", "unbounded"}),
@@ -22,6 +33,27 @@ _SYNONYMS = (
     ("yes", {"yes", "true"}),
     ("no", {"no", "false"}),
 )  # fmt: skip
+_PHRASES = {
+    phrase: latex
+    for latex, phrases in (
+        (
+            "\\mathbb{R}",
+            "all real numbers; all reals; any real number; all real; all real x; all real values; real numbers;"
+            " the set of all real numbers; the set of real numbers; set of real numbers",
+        ),
+        ("\\mathbb{Z}", "all integers; any integer; the integers; all integer values; the set of integers"),
+        (
+            "\\emptyset",
+            "no solution; no solutions; no real solution; no real solutions; the empty set; empty set; empty;"
+            " there is no solution; there are no solutions; no such numbers",
+        ),
+    )
+    for phrase in phrases.split("; ")
+}
+_CHANGING = _REVERSING | frozenset(
+    "less more fewer greater least most half twice double triple third quarter times squared cubed minus negative except"
+    " below above under over hundred thousand million billion dozen or about between from".split()
+)
 _TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:\\?,|~)?\s*([ap])?\.?\s*(?:m\.?)?", re.IGNORECASE)
 _MONTHS = {name: index + 1 for index, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split())}
 _MONTH = r"(?P<month>(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*)\.?"
@@ -37,6 +69,16 @@ def plain_words(text: str) -> str:
     bare = _STYLE.sub("", text)
     bare = re.sub(r"\\[,;:! ]|~|\\q?quad|\\left|\\right|[{}$]", " ", bare)
     return " ".join(bare.split()).strip(" .")
+
+
+def spelled_out(text: str) -> str:
+    """Return LaTeX for the phrases that name a set ("all real numbers", "no solution"); other text unchanged."""
+    return _PHRASES.get(plain_words(text).lower(), text) if 4 < len(text) < 60 else text
+
+
+def says_more(text: str) -> bool:
+    """Tell whether words around a value change it: "less than", "half of", "not"."""
+    return bool(_CHANGING & set(_WORD.findall(text.lower())))
 
 
 def choice_of(text: str) -> tuple[str, str] | None:
