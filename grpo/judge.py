@@ -6,6 +6,7 @@ means is decided in ``rewards``; here completions that were never finished are k
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -106,6 +107,11 @@ class Pending:
                 verdicts.append({})
             else:
                 verdict = next(judged)
-                scores.append(verdict.score)
-                verdicts.append(verdict.parts)
+                scores.append(_own(verdict.score))
+                verdicts.append({name: _own(part) for name, part in verdict.parts.items()})
         return ScoredGroup(self.group.prompt, self.group.completions, tuple(scores), tuple(verdicts))
+
+
+def _own(score: Score) -> Score:
+    """`score` with parts of its own, which can travel between ranks."""
+    return replace(score, parts=dict(score.parts))

@@ -33,7 +33,11 @@ class Ranks:
                               "time; unset it, and set optim.tokens_per_micro_batch for memory")
         from accelerate import PartialState
 
-        state = PartialState()
+        state = PartialState(cpu=not torch.cuda.is_available())
+        started = int(os.environ.get("WORLD_SIZE", "1"))
+        if state.num_processes != started:
+            raise RecipeError(f"environment: WORLD_SIZE says {started} processes, but accelerate joined "
+                              f"{state.num_processes}; start them with accelerate launch or torchrun")
         return Ranks(state.process_index, state.num_processes, state.device)
 
     @property

@@ -60,7 +60,8 @@ class Trainer:
         self._model = model
         if recipe.model.name is None and (model is None or tokenizer is None):
             raise RecipeError("recipe: model.name is missing; name a hub id or a folder")
-        check_folder(self.folder, recipe, resume)
+        if int(os.environ.get("RANK", "0")) == 0:  # the other ranks may come when rank 0 has made it already
+            check_folder(self.folder, recipe, resume)
         self.specs = reward_specs(recipe, rewards)
         self._accurate = accurate_reward(recipe, [spec.name for spec in self.specs])
         all_rows = load_rows(recipe.data)

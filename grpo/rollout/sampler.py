@@ -63,7 +63,7 @@ def sample(logits_RV: Tensor, seed_R: Tensor, position_R: Tensor,
 
 def keep(logp_RV: Tensor, sampling: Sampling) -> Tensor:
     """Which tokens pass top-k, then top-p of what is left, then min-p; the likeliest token always does."""
-    sorted_RV, order_RV = logp_RV.sort(-1, descending=True, stable=True)
+    sorted_RV, order_RV = logp_RV.sort(dim=-1, descending=True, stable=True)
     kept_RV = torch.ones_like(sorted_RV, dtype=torch.bool)
     if 0 < sampling.top_k < kept_RV.shape[-1]:
         kept_RV[:, sampling.top_k:] = False
