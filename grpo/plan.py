@@ -39,9 +39,14 @@ def step_size(recipe: Recipe) -> Iterator[str]:
     sample, optim = recipe.sample, recipe.optim
     total = sample.prompts * sample.group_size
     made = optim.updates * optim.epochs
-    yield (f"a step: {sample.prompts} prompts x {sample.group_size} = {total} completions of at most "
-           f"{sample.max_tokens} tokens, {made} update{'s' if made > 1 else ''}")
-    yield f"the run: {recipe.steps} steps, {recipe.steps * total} completions, {recipe.steps * made} updates"
+    yield (f"a step: {many(sample.prompts, 'prompt')} x {sample.group_size} = {many(total, 'completion')} of at most "
+           f"{many(sample.max_tokens, 'token')}, {many(made, 'update')}")
+    yield (f"the run: {many(recipe.steps, 'step')}, {many(recipe.steps * total, 'completion')}, "
+           f"{many(recipe.steps * made, 'update')}")
+
+
+def many(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def files(recipe: Recipe) -> Iterator[str]:
