@@ -11,27 +11,31 @@ from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 import rewards
-from grpo.recipe import Recipe, RecipeError
+from grpo.recipe import Recipe, RecipeError, RewardSection
 from grpo.types import Group, ScoredGroup
 from rewards import RewardSpec, Sample, Score
 from rewards.service import RewardService, applies
 
 ADDED_COLUMNS = ("finish", "num_tokens")
+BUILT_IN_SECONDS, USER_SECONDS = 2.0, 10.0
 
 
 def reward_specs(recipe: Recipe, given: Mapping[str, Any] | None = None) -> list[RewardSpec]:
     """The recipe's rewards and those passed from Python, as the service takes them."""
-    specs = [RewardSpec(name, part.use, part.weight, part.args, part.when, part.style, part.timeout_seconds)
-             for name, part in recipe.rewards.items() if name not in (given or {})]
-    for name, function in (given or {}).items():
-        part = recipe.rewards.get(name)
-        specs.append(RewardSpec(name, function) if part is None else
-                     RewardSpec(name, function, part.weight, part.args, part.when, part.style, part.timeout_seconds))
+    given = dict(given or {})
+    specs = [_spec(name, given.pop(name, part.use), part) for name, part in recipe.rewards.items()]
+    specs += [_spec(name, function, RewardSection()) for name, function in given.items()]
     if not specs:
         raise RecipeError("recipe: rewards is empty; name one, e.g. rewards: {correct: {use: math_answer}}")
     if not any(spec.weight for spec in specs):
         raise RecipeError("recipe: every reward has weight 0, so no completion could be better than another")
     return specs
+
+
+def _spec(name: str, use: Any, part: RewardSection) -> RewardSpec:
+    built_in = isinstance(use, str) and use in rewards.TABLE
+    seconds = part.timeout_seconds or (BUILT_IN_SECONDS if built_in else USER_SECONDS)
+    return RewardSpec(name, use, part.weight, part.args, part.when, part.style, seconds, part.workers)
 
 
 def check_rewards(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]) -> None:

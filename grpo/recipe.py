@@ -139,7 +139,9 @@ class RewardSection:
     args: dict = key({}, "arguments passed to the function by name")
     when: dict = key({}, "column: value; the part counts only for rows that match")
     style: str | None = key(None, "calling convention; default: recognised by the parameters' names")
-    timeout_seconds: float = key(10.0, "longest time for one completion", above(0))
+    timeout_seconds: float | None = key(None, "longest time for one completion; default 2 for the built-in rewards, "
+                                              "10 for others", above(0))
+    workers: int | None = key(None, "worker processes of its own, for a reward that holds a model", at_least(1))
 
 
 @dataclass(frozen=True)
