@@ -57,7 +57,7 @@ def tiny_model(family: str, seed: int, *, vocabulary: int = VOCABULARY, peak: fl
         for name, p in model.named_parameters():
             noise = torch.randn(p.shape, generator=generator)
             if p.dim() == 1:
-                p.add_(0.2 * noise)
+                p.add_(0.2 * noise).mul_(0.3 if "post" in name else 1.0)  # else OLMo2's layers outweigh their input
             elif p.shape[0] == vocabulary:
                 p.copy_(noise * peak / p.shape[1] ** 0.5)
             else:
@@ -78,6 +78,8 @@ def tiny_policy(family: str = "llama", seed: int = 0, *, lora: bool = False, tok
                 dtype: torch.dtype = torch.float32, **options) -> Policy:
     """A policy over a tiny model; `lora` adds adapters that already change what it says."""
     model = tiny_model(family, seed, **options).to(dtype)
+    if "num_experts_per_tok" in FAMILIES[family] and dtype == torch.float64:
+        model.set_experts_implementation("eager")  # torch's grouped product knows no float64
     if lora:
         model = with_adapters(model, LoraSection(rank=4, alpha=8.0))
         generator = torch.Generator().manual_seed(seed + 1)
