@@ -87,12 +87,12 @@ def bare_answer(text: str, *, lenient: bool = False) -> Extracted:
         return Extracted(visible[1:-1].strip(), "bare") if visible[1:-1].strip() else NOTHING
     if "</think>" in visible or "<answer>" in visible or _BOX.search(visible) or "####" in visible:
         return extract(text, lenient=lenient)
-    if len(visible) > 60 and _PHRASE.search(visible) and _is_prose(visible):
+    if len(visible) > 60 and _PHRASE.search(visible) and _is_sentence(visible):
         return extract(text, lenient=lenient)
     formula = _from_formulas(visible[-4 * LONGEST_ANSWER :])
     if formula is not None:
         return formula
-    if _is_prose(visible) and (number := _last_number(visible)) is not None:
+    if _is_sentence(visible) and (number := _last_number(visible)) is not None:
         return Extracted(number, "number")
     return Extracted(visible, "bare") if visible else NOTHING
 
@@ -323,8 +323,27 @@ def _undelimited(text: str) -> str:
 
 
 def _is_prose(text: str) -> bool:
-    """Tell whether a text is a sentence rather than an answer: four or more plain words."""
-    plain = re.sub(
-        r"\\(?:text|mbox|mathrm|textrm|textbf|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+|\$[^$]*\$|</?su[bp]>", " ", text
-    )
-    return len(re.findall(r"(?<![\w\\])[A-Za-z]{2,}(?![\w(=:{])", plain)) >= 4
+    """Tell whether a text is prose: four or more plain words, each counted once."""
+    return len(_plain_words(text)) >= 4
+
+
+def _is_sentence(text: str) -> bool:
+    """Tell whether a text is a sentence and not a list of quantities: prose with a verb or a pronoun in it."""
+    words = _plain_words(text)
+    telling = len(words & _SENTENCE_WORDS)
+    return telling >= 2 or (len(words) >= 4 and telling == 1)
+
+
+def _plain_words(text: str) -> set[str]:
+    """Return the words of a text that stand in no formula, command or environment."""
+    plain = _FORMAL.sub(" ", text)
+    return {word.lower() for word in re.findall(r"(?<![\w\\])[A-Za-z]{2,}(?![\w(=:{])", plain)}
+
+
+_FORMAL = re.compile(
+    r"\\(?:text|mbox|mathrm|textrm|textbf|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|\$[^$]*\$|</?su[bp]>"
+)
+_SENTENCE_WORDS = frozenset(
+    "the is are was were so it which that this these those we he she they has have had be will would therefore thus"
+    " hence then gives get gets equals makes make there not".split()
+)

@@ -175,6 +175,10 @@ class _Parser:
             operands.append(self.argument())
             relations.append("mod")
         self.qualifier()
+        if self.next.kind == "text" and self.next.value.strip(" ,").lower() in ("if", "when"):
+            self.take()
+            value = self.node("rel", tuple(operands), tuple(relations)) if relations else operands[0]
+            return self.node("when", (value, self.statement()))
         return self.node("rel", tuple(operands), tuple(relations)) if relations else operands[0]
 
     def relation(self) -> str | None:
@@ -801,6 +805,8 @@ class _Parser:
             if self.accept("\\\\", "\\hline"):
                 rows.append(())
             elif not self.accept("&", "\\&"):
+                if self.next.kind == "text" and self.next.value.strip(" ,").lower() in ("if", "when", "for"):
+                    self.take()
                 rows[-1] = (*rows[-1], self.items())
         self.braced_name()
         rows = [row for row in rows if row]
@@ -813,7 +819,7 @@ class _Parser:
 
     def row(self, cells: tuple[Node, ...]) -> Node:
         """Return a row of ``cases``: one cell, or a value with its condition."""
-        return cells[0] if len(cells) == 1 else self.node("group", cells, "&&")
+        return cells[0] if len(cells) == 1 else self.node("when", cells)
 
     def braced_name(self) -> str:
         """Consume ``{...}`` and return the letters in it."""
@@ -924,27 +930,16 @@ _BREAKS = frozenset(
 ) | {""}
 
 
+_STOPPING = frozenset("for where with such if when unless as given assuming otherwise over on".split())
+
+
 def _stops(text: str) -> bool:
     """Tell whether words end an expression: a connector or a qualifier."""
     low = text.strip(" ,;").lower()
     if low in CONNECTORS:
         return True
     first = low.split(" ")[0] if low else ""
-    return first in (
-        "for",
-        "where",
-        "with",
-        "such",
-        "if",
-        "when",
-        "unless",
-        "as",
-        "given",
-        "assuming",
-        "otherwise",
-        "over",
-        "on",
-    )
+    return first in _STOPPING
 
 
 def _is_proper(fraction: Node) -> bool:

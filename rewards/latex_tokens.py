@@ -82,7 +82,7 @@ BINOMIALS = {"\\binom", "\\dbinom", "\\tbinom"}
 ACCENTS = {"\\vec", "\\hat", "\\bar", "\\tilde", "\\overrightarrow", "\\widehat", "\\overline", "\\underline",
            "\\mathcal", "\\mathscr", "\\mathfrak", "\\dot", "\\wideparen", "\\overset"}  # fmt: skip
 CONNECTORS = {"and": "and", "or": "or", "\\land": "and", "\\lor": "or", "\\wedge": "and", "\\vee": "or", "und": "and"}
-QUALIFIERS = frozenset({"for", "where", "with", "such", "in", "as", "respectively", "over", "on", "given", "assuming"})
+QUALIFIERS = frozenset({"for", "where", "with", "such", "in", "as", "respectively", "on", "given", "assuming"})
 MULTIPLIERS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 BIG = {"\\sum": "sum", "\\prod": "prod"}
 _SHORT_WORDS = frozenset(

@@ -125,7 +125,7 @@ def _by_words(pred: str, gold: str, lenient: bool) -> Verdict | None:
 
 def _by_tree(pred: str, gold: str, lenient: bool, allow_sympy: bool) -> Verdict:
     """Return the verdict of the parser and, where it is allowed and needed, of sympy."""
-    golds = _readings(gold, lenient)
+    golds = _readings(gold, lenient=True)
     if not golds:
         if is_wording(gold):
             return Verdict(same_words(pred, gold, lenient), "b", "the gold was compared as words")
@@ -194,10 +194,12 @@ class _Comparison:
         ops = {pred.op, gold.op}
         if is_set_of_reals(pred) or is_set_of_reals(gold):
             return self.conditions(pred, gold)
-        if "list" in ops or "set" in ops:
+        if ops & {"list", "set", "cases"}:
             return self.lists(pred, gold)
         if "matrix" in ops and (verdict := self.matrices(pred, gold)) is not None:
             return verdict
+        if "when" in ops:
+            return pred.op == gold.op and self.in_order(pred.args, gold.args)
         if "group" in ops:
             return self.tuples(pred, gold)
         if "rel" in ops:
@@ -560,7 +562,7 @@ def _itemised(node: Node, other: Node) -> Node:
 
 def _items(node: Node) -> list[Node] | None:
     """Return the members of a list or set, those of both signs spelled out; None for anything else."""
-    if node.op not in ("list", "set"):
+    if node.op not in ("list", "set", "cases"):
         return None
     items: list[Node] = []
     for arg in node.args:

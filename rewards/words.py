@@ -51,7 +51,7 @@ _PHRASES = {
     for phrase in phrases.split("; ")
 }
 _CHANGING = _REVERSING | frozenset(
-    "less more fewer greater least most half twice double triple third quarter times squared cubed minus negative except"
+    "less more fewer greater least most half twice double triple third quarter times squared cubed minus negative"
     " below above under over hundred thousand million billion dozen or about between from".split()
 )
 _TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:\\?,|~)?\s*([ap])?\.?\s*(?:m\.?)?", re.IGNORECASE)

@@ -94,6 +94,9 @@ SAME_STRICT = [
     ("k \\le 0 \\text{ or } k=4", "(-\\infty,0]\\cup\\{4\\}"), ("\\text{all real numbers}", "\\mathbb{R}"),
     ("]1,2]", "(1,2]"),
     ("a\\in\\{1,2\\}", "a=1 \\text{ or } a=2"), ("\\text{no solution}", "\\emptyset"),
+    ("x \\text{ if } x>0, -x \\text{ if } x<0", "-x \\text{ if } x<0, x \\text{ if } 0<x"),
+    ("\\begin{cases} 1 & x>0 \\\\ 2 & x \\le 0 \\end{cases}",
+     "\\begin{cases} 2, & \\text{if } x \\le 0 \\\\ 1, & \\text{if } x>0 \\end{cases}"),
     # units, money, angles
     ("\\text{2 hours 30 minutes}", "2.5 \\text{ hours}"), ("3 \\text{ million}", "3000000"),
     ("5\\frac12\\%", "5.5\\%"), ("15^{\\text{th}}", "15"),
@@ -121,6 +124,7 @@ DIFFERENT = [
     ("2", "\\pm 2"), ("\\pm 2", "2"), ("1,1,2", "1,2,2"), ("3 \\text{ or } 4", "4"),
     ("x>3", "x \\ge 3"), ("x>3", "x<3"), ("(3,\\infty)", "x \\ge 3"), ("(1,2)\\cup(3,4)", "(1,2)\\cup(3,5)"),
     ("x<-1 \\text{ or } x>1", "(-1,1)"), ("x\\ne 1", "x \\ne 2"), ("a<b<c", "b<a<c"),
+    ("x \\text{ if } x>0", "x"), ("x \\text{ if } x>0", "x \\text{ if } x<0"), ("3 \\text{ over } 4", "3"),
     ("BCAD", "ABCD"), ("3 \\text{ million}", "3"), ("\\text{less than } 5", "5"), ("1 2", "12"),
     ("Alice", "Alice and Bob"),
     ("1/3+10^{-45}", "1/3"), ("\\sqrt{2}+10^{-45}", "\\sqrt{2}"), ("10^{-50}", "0"), ("x=3", "3=y"),
