@@ -36,6 +36,10 @@ class _TokenLogprob(torch.autograd.Function):
 
 
 def token_logprob(logits_TV: Tensor, target_T: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """(logp_T with gradient, entropy_T without) of softmax(logits / temperature), fp32 or finer."""
+    """(logp_T with gradient, entropy_T without) of softmax(logits / temperature), fp32 or finer.
+
+    Each row is shifted to a maximum of 0: the digits of logits far from 0 would be lost in their logsumexp.
+    """
     logits_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
-    return _TokenLogprob.apply(logits_TV / temperature, target_T)
+    scaled_TV = logits_TV / temperature
+    return _TokenLogprob.apply(scaled_TV.sub_(scaled_TV.detach().amax(-1, keepdim=True)), target_T)
