@@ -85,8 +85,8 @@ def tiny_policy(family: str = "llama", seed: int = 0, *, lora: bool = False, tok
         generator = torch.Generator().manual_seed(seed + 1)
         with torch.no_grad():
             for name, p in model.named_parameters():
-                if "lora_B" in name:
-                    p.copy_(0.1 * torch.randn(p.shape, generator=generator))
+                if "lora_" in name:
+                    p.copy_((0.1 if "lora_B" in name else 0.3) * torch.randn(p.shape, generator=generator))
     return Policy(model, tokenizer or tiny_tokenizer(), gradient_checkpointing=checkpointing)
 
 
