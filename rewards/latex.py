@@ -142,6 +142,7 @@ class _Parser:
             if kind is None or self.next is END or (self.next.kind != "text" and self.next.value in CLOSING | ROW_ENDS):
                 break
             kinds.append(kind)
+        items = _without_domains(items)
         if len(items) == 1:
             return items[0]
         return self.node("list", tuple(items), "or" if "or" in kinds else "and" if "and" in kinds else ",")
@@ -339,7 +340,7 @@ class _Parser:
         token, last = self.next, factors[-1]
         whole = last.op == "num" and last.value.denominator == 1 and self.tokens[self.position - 1].kind == "num"
         if token.kind == "text":
-            factors[-1] = self.with_text(last, self.take().value)
+            factors[-1] = self.with_text(last, self.words())
             if len(factors) > 1 and factors[-2].op == factors[-1].op == "unit" and last.op in ("num", "dec"):
                 self.compound(factors)
             return
@@ -351,6 +352,8 @@ class _Parser:
             factors[-1] = self.node("add", (last, part), "mixed")
             return
         factor = self.factor()
+        if _is_domain(factor):
+            return
         outer, factor = (factor, factor.args[0]) if factor.op == "percent" else (None, factor)
         if whole and token.value in FRACTIONS and factor.op == "div" and _is_proper(factor):
             mixed = self.node("add", (last, factor), "mixed")
@@ -365,6 +368,13 @@ class _Parser:
             factors[-1] = self.node("call", called, "binom") if chosen else self.node("apply", called, last.value)
         else:
             factors.append(factor)
+
+    def words(self) -> str:
+        """Consume the words that follow each other and return them as one text."""
+        words = [self.take().value.strip()]
+        while self.next.kind == "text" and not _stops(self.next.value):
+            words.append(self.take().value.strip())
+        return " ".join(word for word in words if word)
 
     def compound(self, factors: list[Node]) -> None:
         """Turn ``2 hours 30 minutes`` into a sum."""
@@ -539,7 +549,7 @@ class _Parser:
         if token.kind == "name":
             return self.symbol(token.value)
         if token.kind == "text":
-            return self.text(token.value)
+            return self.text()
         if token.kind == "cmd":
             return self.command(token.value)
         return self.bracketed(token.value)
@@ -588,12 +598,10 @@ class _Parser:
             return self.node("const", (), letter)
         return self.node("sym", (), letter)
 
-    def text(self, content: str) -> Node:
+    def text(self) -> Node:
         """Return words; those that follow each other form one text."""
-        words = [content.strip()]
-        while self.next.kind == "text" and not _stops(self.next.value):
-            words.append(self.take().value.strip())
-        return self.node("text", (), " ".join(word for word in words if word))
+        self.position -= 1
+        return self.node("text", (), self.words())
 
     # commands
 
@@ -940,6 +948,29 @@ def _stops(text: str) -> bool:
         return True
     first = low.split(" ")[0] if low else ""
     return first in _STOPPING
+
+
+def _is_domain(node: Node) -> bool:
+    """Tell whether a node only says which numbers a symbol may be: ``k \\in \\mathbb{Z}``."""
+    return node.op == "rel" and node.value == ("in",) and node.args[0].op == "sym" and node.args[1].op == "numset"
+
+
+def _without_domains(items: list[Node]) -> list[Node]:
+    """Return items without the domain of a parameter that an earlier item uses and does not define."""
+    kept = items[:1]
+    for item in items[1:]:
+        values = [arg for other in kept for arg in (other.args[1:] if other.op == "rel" else (other,))]
+        defined = any(
+            other.op == "rel" and (other.value != ("=",) or item.args[:1] == other.args[:1]) for other in kept
+        )
+        if not _is_domain(item) or defined or not any(_mentions(value, item.args[0].value) for value in values):
+            kept.append(item)
+    return kept
+
+
+def _mentions(node: Node, name: str) -> bool:
+    """Tell whether a symbol stands in a tree."""
+    return (node.op == "sym" and node.value == name) or any(_mentions(arg, name) for arg in node.args)
 
 
 def _is_proper(fraction: Node) -> bool:

@@ -164,7 +164,9 @@ def _named(word: str, spaced: bool, before: list[Token]) -> list[Token]:
         return [Token("mark", "%", spaced)]
     after_number = bool(before) and before[-1].kind == "num"
     unit = (
-        unit_of(word) if len(word) > 1 and (after_number or (spaced and before and before[-1].value in _ENDS)) else None
+        unit_of(word)
+        if len(word) > 1 and (after_number or (spaced and before and _may_carry_unit(before[-1])))
+        else None
     )
     if (
         (unit is not None and (after_number or not unit.is_noun))
@@ -183,7 +185,9 @@ def _named(word: str, spaced: bool, before: list[Token]) -> list[Token]:
     return _letters(word, spaced)
 
 
-_ENDS = frozenset({"}", ")", "]"})
+def _may_carry_unit(token: Token) -> bool:
+    """Tell whether a unit in plain letters may follow: behind brackets, or behind words such as "square"."""
+    return token.kind == "text" or token.value in ("}", ")", "]")
 
 
 def _letters(word: str, spaced: bool) -> list[Token]:

@@ -15,6 +15,7 @@ __all__ = ["PlainNumber", "rational_agrees", "read_plain_number", "rounds_to", "
 
 MOST_DIGITS = 2000
 ROUNDING_DIGITS = 8
+GOLD_DIGITS = 2
 MEASUREMENT_TOLERANCE = Fraction(2, 1000)
 
 _PLAIN = re.compile(
@@ -107,7 +108,8 @@ def _close(
         return significant_digits(pred, pred_places) >= ROUNDING_DIGITS and rounds_to(gold, pred, pred_places)
     if not lenient or gold_places is None:
         return False
-    if (pred_places is None or pred_places > gold_places) and rounds_to(pred, gold, gold_places):
+    rounded = significant_digits(gold, gold_places) >= GOLD_DIGITS and rounds_to(pred, gold, gold_places)
+    if rounded and (pred_places is None or pred_places > gold_places):
         return True
     measured = gold.denominator != 1 and not money
     return measured and abs(pred - gold) <= MEASUREMENT_TOLERANCE * abs(gold)

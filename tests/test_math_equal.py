@@ -97,7 +97,10 @@ SAME_STRICT = [
     ("x \\text{ if } x>0, -x \\text{ if } x<0", "-x \\text{ if } x<0, x \\text{ if } 0<x"),
     ("\\begin{cases} 1 & x>0 \\\\ 2 & x \\le 0 \\end{cases}",
      "\\begin{cases} 2, & \\text{if } x \\le 0 \\\\ 1, & \\text{if } x>0 \\end{cases}"),
+    ("x=\\frac{\\pi}{4}+k\\pi, k\\in\\mathbb{Z}", "\\frac{\\pi}{4}+k\\pi"), ("k\\pi (k\\in\\mathbb{Z})", "k\\pi"),
     # units, money, angles
+    ("6 square cm", "6"), ("60 mph", "60 \\text{ miles per hour}"), ("1 hour 30 minutes", "90 minutes"),
+    ("\\frac34 of an hour", "\\frac34"),
     ("\\text{2 hours 30 minutes}", "2.5 \\text{ hours}"), ("3 \\text{ million}", "3000000"),
     ("5\\frac12\\%", "5.5\\%"), ("15^{\\text{th}}", "15"),
     ("5 \\text{ cm}", "5"), ("5 \\text{ km}", "5000 \\text{ m}"), ("2 \\text{ hours}", "120 \\text{ minutes}"),
@@ -125,6 +128,7 @@ DIFFERENT = [
     ("x>3", "x \\ge 3"), ("x>3", "x<3"), ("(3,\\infty)", "x \\ge 3"), ("(1,2)\\cup(3,4)", "(1,2)\\cup(3,5)"),
     ("x<-1 \\text{ or } x>1", "(-1,1)"), ("x\\ne 1", "x \\ne 2"), ("a<b<c", "b<a<c"),
     ("x \\text{ if } x>0", "x"), ("x \\text{ if } x>0", "x \\text{ if } x<0"), ("3 \\text{ over } 4", "3"),
+    ("0.46", "0.5"), ("30^\\circ", "0.5"),
     ("BCAD", "ABCD"), ("3 \\text{ million}", "3"), ("\\text{less than } 5", "5"), ("1 2", "12"),
     ("Alice", "Alice and Bob"),
     ("1/3+10^{-45}", "1/3"), ("\\sqrt{2}+10^{-45}", "\\sqrt{2}"), ("10^{-50}", "0"), ("x=3", "3=y"),
