@@ -7,6 +7,7 @@ How a completion is sampled is the engine's matter; how weights change is the op
 from __future__ import annotations
 
 import copy
+import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import logging as transformers_logging
 
 from grpo import attention
 from grpo.kernels.logprob import token_logprob
+from grpo.pack import MIN_ROWS
 from grpo.recipe import LoraSection, ModelSection, RecipeError
 from grpo.types import PackedRows
 
@@ -72,6 +75,10 @@ class Policy:
         self.version = 0
         base = self.base
         _take_attention_from_here(base)
+        for module in base.modules():
+            if hasattr(module, "_is_expert_parallel"):  # transformers' mark of every mixture of experts
+                module.register_forward_pre_hook(_fill_experts)
+                module.register_forward_hook(_drop_filling)
         turn_dropout_off(model)
         model.eval()
         self._checkpointed: list[nn.Module] = []
@@ -180,10 +187,26 @@ def count(number: float) -> str:
 
 def _load_model(section: ModelSection) -> PreTrainedModel:
     options = {"trust_remote_code": section.trust_remote_code, "revision": section.revision}
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # what its report of the load would say is said below
     try:
-        model = AutoModelForCausalLM.from_pretrained(section.name, dtype=DTYPES[section.dtype], **options)
-    except (OSError, ValueError, ImportError) as error:
-        raise RecipeError(f"model: {section.name} cannot be loaded: {first_line(error)}") from None
+        model, report = AutoModelForCausalLM.from_pretrained(section.name, dtype=DTYPES[section.dtype],
+                                                             output_loading_info=True,
+                                                             ignore_mismatched_sizes=True, **options)
+    except Exception as error:  # a damaged file can fail in any reader
+        raise RecipeError(f"model: {section.name} cannot be loaded: {first_words(error)}") from None
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    missing, left = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    for name, found, asked in sorted(report["mismatched_keys"]):
+        raise RecipeError(f"model: {name} has the shape {list(found)} in {section.name}, but its config.json asks for "
+                          f"{list(asked)}")
+    if missing:
+        raise RecipeError(f"model: {section.name} lacks {len(missing)} of the weights that its config.json asks for, "
+                          f"{missing[0]} among them; they would start as random numbers")
+    if left:
+        warnings.warn(f"model: {len(left)} weights of {section.name} have no place in {type(model).__name__} and are "
+                      f"left out, {left[0]} among them", stacklevel=2)
     return model
 
 
@@ -192,8 +215,9 @@ def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(section.name, trust_remote_code=section.trust_remote_code,
                                                   revision=section.revision)
-    except (OSError, ValueError, ImportError) as error:
-        raise RecipeError(f"model: the tokenizer of {section.name} cannot be loaded: {first_line(error)}") from None
+    except Exception as error:  # a damaged file can fail in any reader
+        raise RecipeError(f"model: {section.name} has no tokenizer that can be loaded (tokenizer.json and "
+                          f"tokenizer_config.json): {first_words(error)}") from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -206,13 +230,15 @@ def load_config(section: ModelSection) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(section.name, trust_remote_code=section.trust_remote_code,
                                           revision=section.revision)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # the hub client raises many kinds; each is the reader's to know
         raise RecipeError(f"model: {section.name} is neither a folder with a config.json nor a model that the hub "
-                          f"gives: {first_line(error)}") from None
+                          f"gives: {first_words(error)}") from None
 
 
-def first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def first_words(error: BaseException) -> str:
+    """The beginning of what an error says, in one line."""
+    words = " ".join(str(error).split())
+    return (words if len(words) <= 300 else words[:297] + "...") or type(error).__name__
 
 
 def with_adapters(model: PreTrainedModel, lora: LoraSection) -> nn.Module:
@@ -224,7 +250,7 @@ def with_adapters(model: PreTrainedModel, lora: LoraSection) -> nn.Module:
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        raise RecipeError(f"model: lora.targets {lora.targets!r} does not fit this model: {first_line(error)}") from None
+        raise RecipeError(f"model: lora.targets {lora.targets!r} does not fit this model: {first_words(error)}") from None
 
 
 def _take_attention_from_here(base: PreTrainedModel) -> None:
@@ -241,6 +267,26 @@ def _take_attention_from_here(base: PreTrainedModel) -> None:
         raise RecipeError(f"model: {type(base).__name__} caches compressed keys and values (latent attention), which "
                           "the sampler cannot read; choose another architecture")
     base.set_attn_implementation(attention.NAME)
+
+
+def _fill_experts(experts: nn.Module, args: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Route MIN_ROWS rows of zeros to each expert, with weight 0.
+
+    A product of fewer rows may round differently, and how many come to an expert depends on the neighbours.
+    """
+    hidden_TD, index_TK, weight_TK = args
+    filling = torch.arange(_filling(experts, index_TK) * index_TK.shape[-1], device=index_TK.device)
+    index_FK = (filling % experts.num_experts).view(-1, index_TK.shape[-1]).to(index_TK.dtype)
+    return (torch.cat([hidden_TD, hidden_TD.new_zeros(len(index_FK), hidden_TD.shape[-1])]),
+            torch.cat([index_TK, index_FK]), torch.cat([weight_TK, weight_TK.new_zeros(index_FK.shape)]))
+
+
+def _drop_filling(experts: nn.Module, args: tuple[Tensor, Tensor, Tensor], output_TD: Tensor) -> Tensor:
+    return output_TD[:len(output_TD) - _filling(experts, args[1])]
+
+
+def _filling(experts: nn.Module, index_TK: Tensor) -> int:
+    return -(-MIN_ROWS * experts.num_experts // index_TK.shape[-1])
 
 
 def longest_sequence(config: Any) -> int | None:
