@@ -82,7 +82,8 @@ class Trainer:
         self.groups: list[ScoredGroup] = []
         self.before: dict[str, Any] | None = None
         self.after: dict[str, Any] | None = None
-        self.num_steps, self.stopped, self._stop, self._opened = 0, False, False, False
+        self.num_steps, self.stopped = 0, False
+        self._stop, self._opened, self._finished = False, False, False
         self.ledger: dict[str, int] = {}
         self.tokens: dict[str, int] = {"sampled": 0, "trained": 0, "evaluated": 0}
         self.seconds = 0.0
@@ -90,7 +91,7 @@ class Trainer:
     # -- the loop -------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Record]:
-        if self.after is not None:
+        if self._finished:
             return
         try:
             self._open()
@@ -262,6 +263,7 @@ class Trainer:
         if self.ranks.main:
             self.policy.save(self.folder / "final")
             self._write_summary()
+        self._finished = True
         self.ranks.wait()
 
     def _write_summary(self) -> None:

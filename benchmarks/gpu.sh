@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# What needs a CUDA device, in one command: the GPU tests, then the quickstart's phases, as dated JSON.
+#   bash benchmarks/gpu.sh [OUTPUT FOLDER]      (default benchmarks/results)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-benchmarks/results}
+mkdir -p "$out"
+export PYTHONPATH=. PYTHONUNBUFFERED=1
+timeout 240 python3 -m pytest -q -m gpu tests/gpu -p no:cacheprovider
+timeout 200 python3 benchmarks/phases.py --output "$out"
