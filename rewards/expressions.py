@@ -7,9 +7,9 @@ Nothing here reads text. Every operation is bounded before it is carried out: wh
 from __future__ import annotations
 
 import math
+import threading
 import zlib
 from fractions import Fraction
-from functools import lru_cache
 from typing import Any, Callable
 
 from rewards.latex import Node
@@ -39,14 +39,18 @@ class Budget:
             raise Undecided("out of steps")
 
 
-@lru_cache(maxsize=1)
 def context() -> Any:
-    """Return the arithmetic of 50 digits; it is our own, so that nobody else's precision changes."""
-    from mpmath.ctx_mp import MPContext
+    """Return this thread's arithmetic of 50 digits; it is our own, so that nobody else's precision changes."""
+    arithmetic = getattr(_threads, "arithmetic", None)
+    if arithmetic is None:
+        from mpmath.ctx_mp import MPContext
 
-    arithmetic = MPContext()
-    arithmetic.dps = DIGITS
+        arithmetic = _threads.arithmetic = MPContext()
+        arithmetic.dps = DIGITS
     return arithmetic
+
+
+_threads = threading.local()
 
 
 # exact folding
