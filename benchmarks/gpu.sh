@@ -7,4 +7,4 @@ out=${1:-benchmarks/results}
 mkdir -p "$out"
 export PYTHONPATH=. PYTHONUNBUFFERED=1
 timeout 240 python3 -m pytest -q -m gpu tests/gpu -p no:cacheprovider
-timeout 200 python3 benchmarks/phases.py --output "$out"
+timeout 200 python3 -m benchmarks.phases --output "$out"

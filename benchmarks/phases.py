@@ -1,6 +1,6 @@
 """Where a step's time goes: the quickstart's phases on this machine, as dated JSON.
 
-    python benchmarks/phases.py [--steps 12] [--output benchmarks/results] [key=value ...]
+    python -m benchmarks.phases [--steps 12] [--output benchmarks/results] [key=value ...]
 
 Prints the median of each phase and the sampled tokens a second of the sampling phase; nothing is compared.
 """
