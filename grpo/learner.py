@@ -7,6 +7,7 @@ of the same forward, so its ratio is exactly 1; for later updates it is taken be
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Mapping, Sequence
 
@@ -85,11 +86,14 @@ class Learner:
         if not rows:
             return UpdateStats(made=False)
         before = {row.index for row in rows} & self._old.keys()
-        sums = torch.zeros(6, dtype=torch.float64, device=self.policy.device)
-        tops = torch.zeros(2, dtype=torch.float64, device=self.policy.device)
-        for chunk in self._mine(rows):
-            self._forward_backward(pack(chunk, self.policy.device), update, sums, tops)
-        return self._finish(sums, tops, fresh=self.loss.old != "sampler" or not before)
+        while True:
+            sums = torch.zeros(6, dtype=torch.float64, device=self.policy.device)
+            tops = torch.zeros(2, dtype=torch.float64, device=self.policy.device)
+            for chunk in self._mine(rows):
+                self._forward_backward(pack(chunk, self.policy.device), update, sums, tops)
+            stats = self._finish(sums, tops, fresh=self.loss.old != "sampler" or not before)
+            if stats is not None:
+                return stats
 
     def _forward_backward(self, packed: PackedRows, update: Update, sums: Tensor, tops: Tensor) -> None:
         ref_logp_T = self._reference_logp(packed)
@@ -108,7 +112,7 @@ class Learner:
             kl_T = k3(stats.logp_T, ref_logp_T)
             loss_T = loss_T + self.loss.beta * kl_T
         loss = (weight_T * loss_T).sum()
-        loss.backward()
+        (loss * self.optimizer.loss_scale.value).backward()
         clipped_T = is_clipped(ratio_T, advantage_T, self.loss.epsilon_low, self.loss.epsilon_high)
         self._add_up(packed, stats, old_logp_T, (loss, kl_T, clipped_T, ratio_T), sums, tops)
 
@@ -133,7 +137,9 @@ class Learner:
                                                   drift_T.sum(), torch.tensor(len(drift_T), device=loss.device))])
         tops.copy_(torch.maximum(tops, torch.stack([ratio_T.max(), drift_T.max()]).double()))
 
-    def _finish(self, sums: Tensor, tops: Tensor, fresh: bool) -> UpdateStats:
+    def _finish(self, sums: Tensor, tops: Tensor, fresh: bool) -> UpdateStats | None:
+        """The optimizer step; None if a scaled loss overflowed, and the update is to be made again at a lower scale."""
+        self.optimizer.unscale()
         gradients = self.optimizer.gradients()
         self.ranks.sum([*gradients, sums])
         self.ranks.max(tops)
@@ -141,6 +147,8 @@ class Learner:
         lr, norm = self.optimizer.lr, self.optimizer.clip()
         if not torch.isfinite(torch.tensor([loss, norm])).all():
             self.optimizer.drop_gradients()
+            if math.isfinite(loss) and self.optimizer.loss_scale.lower():
+                return None
             raise FloatingPointError(f"the update's loss is {loss} and its gradient's norm {norm}; the weights were "
                                      "not touched. Lower optim.lr, or train in float32")
         self.optimizer.step()

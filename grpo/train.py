@@ -28,7 +28,8 @@ from grpo.learner import Learner
 from grpo.log import Log, Record, finite, interval
 from grpo.optimizer import Optimizer
 from grpo.pack import make_batch
-from grpo.policy import Policy, load_config, load_tokenizer, longest_sequence
+from grpo.loading import load_config, load_tokenizer
+from grpo.policy import Policy, longest_sequence
 from grpo.prompts import PromptStream, check_template, load_rows, make_prompts, split_rows
 from grpo.ranks import Ranks
 from grpo.recipe import Recipe, RecipeError, differences, read_yaml, to_yaml
@@ -201,7 +202,9 @@ class Trainer:
         self.stream, self.held_out = PromptStream(self.prompts.train, recipe.seed), self.prompts.held_out
         self.engine = Engine(self.policy, max_rows=recipe.sample.max_rows, stop=recipe.sample.stop)
         total = recipe.steps * recipe.optim.updates * recipe.optim.epochs
-        self.learner = Learner(self.policy, Optimizer(self.policy.trainable(), recipe.optim, total), recipe.loss,
+        optimizer = Optimizer(self.policy.trainable(), recipe.optim, total,
+                              scale_loss=self.policy.base.dtype == torch.float16)
+        self.learner = Learner(self.policy, optimizer, recipe.loss,
                                temperature=recipe.sample.temperature, ranks=self.ranks,
                                tokens_per_micro_batch=recipe.optim.tokens_per_micro_batch)
         self.log = Log(self.folder, recipe.log.wandb, silent=not self.ranks.main)
