@@ -113,7 +113,8 @@ class DataSection:
     subset: str | None = key(None, "configuration of a hub data set")
     split: str = key("train", "split of a hub data set")
     args: dict = key({}, "arguments of a procedural task")
-    columns: dict = key({}, "our column: the data set's column, e.g. {prompt: question, answer: answer}")
+    columns: dict = key({}, "our column: the data set's column, e.g. {prompt: question}, or text with "
+                            "columns in braces, e.g. {prompt: '{Body}. {Question}'}")
     template: str = key("r1", "r1 (think/answer tags), chat (the tokenizer's), plain, or a string with {prompt}",
                         a_template)
     held_out: int = key(0, "rows kept for evaluation; they never train", at_least(0))
