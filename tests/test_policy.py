@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import FAMILIES, byte_tokenizer, plain_logits, random_prompts, tiny_model, tiny_policy, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from grpo.pack import pack
 from grpo.policy import Policy, longest_sequence
 from grpo.recipe import RecipeError
 from grpo.types import Row
+from tests.tiny import FAMILIES, byte_tokenizer, plain_logits, random_prompts, tiny_model, tiny_policy, tiny_tokenizer
 
 IDS = torch.tensor([[5, 9, 3, 30, 41, 7, 2, 11]])
 DROPOUTS = {
@@ -215,7 +215,9 @@ def test_a_policy_describes_itself_in_a_line(family):
 
 
 @pytest.mark.parametrize("rope, context", [
-    (None, 4096), ({"rope_type": "default"}, 4096), ({"rope_type": "yarn", "original_max_position_embeddings": 64}, 4096),
+    (None, 4096),
+    ({"rope_type": "default"}, 4096),
+    ({"rope_type": "yarn", "original_max_position_embeddings": 64}, 4096),
     ({"rope_type": "longrope", "original_max_position_embeddings": 64}, 64),
     ({"rope_type": "dynamic", "factor": 2.0}, 4096),
     ({"full_attention": {"rope_type": "dynamic", "original_max_position_embeddings": 32},
