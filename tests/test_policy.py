@@ -53,6 +53,15 @@ def test_dropout_that_the_model_configures_is_off_and_the_ratio_exactly_one(fami
         assert getattr(policy.base.config, name) == value, "what is saved still says what was configured"
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "gpt_neox"])
+def test_dropout_stays_off_when_someone_puts_the_model_into_training_mode(family, seed):
+    policy = tiny_policy(family, seed, **DROPOUTS[family])
+    packed = pack(some_rows(seed))
+    expected = policy.token_stats(packed, 1.0).logp_T
+    policy.model.train()
+    assert torch.equal(policy.token_stats(packed, 1.0).logp_T, expected)
+
+
 @pytest.mark.parametrize("family, lora", [("llama", False), ("llama", True), ("gemma3_text", False), ("gpt2", False),
                                           ("mixtral", False)])
 def test_gradient_checkpointing_gives_the_same_gradient(family, lora, seed):

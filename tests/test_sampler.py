@@ -161,6 +161,11 @@ def test_seeds_differ_by_every_part_and_do_not_run_together():
     assert completion_seed(0, 3, "p", 1) == -5818085348811657536, "old runs would no longer repeat"
 
 
+def test_neighbouring_seeds_do_not_share_noise_at_neighbouring_positions():
+    seed_R, position_R = torch.cartesian_prod(torch.arange(-30, 30), torch.arange(60)).unbind(-1)
+    assert len(gumbel(seed_R, position_R, 3).unique(dim=0)) == 3600
+
+
 def kolmogorov_smirnov(values: torch.Tensor) -> float:
     """Largest distance to the Gumbel distribution, in units of 1/sqrt(n); 1.95 has probability 1e-3."""
     cdf = (-(-values.double().flatten().sort().values).exp()).exp()
