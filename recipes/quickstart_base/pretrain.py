@@ -31,10 +31,13 @@ SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """What is planted: how often a trace searches, how often one attempt is right, how many a search may take."""
+    """What is planted: how often a trace searches, how often an attempt is right, how many a search may take.
+
+    A wrong attempt that misses the target by d is as likely as (1 + d) ** -near_miss: writers miss narrowly.
+    """
 
     searching: float = 0.3
-    guess_right: float = 0.27
+    guess_right: float = 1 / 3
     attempt_right: float = 1 / 3
     max_attempts: int = 5
     near_miss: float = 2.0
@@ -187,16 +190,11 @@ def make_model(seed: int = SEED):
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How the base is trained: AdamW, a linear warm-up, then a cosine to a tenth of the rate.
-
-    ``check_weight`` is what ``no`` and ``answer`` count in the loss, the two words that judge an attempt. They stand
-    where nothing else can, so it changes how soon checking is learnt and not what is learnt.
-    """
+    """How the base is trained: AdamW, a linear warm-up, then a cosine to a tenth of the rate."""
 
     steps: int = 1500
     traces: int = 192
     slices: int = 4
-    check_weight: float = 4.0
     lr: float = 4e-3
     warmup: int = 50
 
@@ -245,23 +243,20 @@ def _accumulate(model, batch: list[tuple[list[int], int]], training: Training) -
     num_predicted = sum(len(ids) - prompt for ids, prompt in batch)
     per_slice, total = -(-len(batch) // training.slices), 0.0
     for start in range(0, len(batch), per_slice):
-        loss = _summed_loss(model, batch[start : start + per_slice], training.check_weight) / num_predicted
+        loss = _summed_loss(model, batch[start : start + per_slice]) / num_predicted
         loss.backward()
         total += loss.item()
     return total
 
 
-def _summed_loss(model, batch: list[tuple[list[int], int]], check_weight: float):
+def _summed_loss(model, batch: list[tuple[list[int], int]]):
     import torch
 
     width = max(len(ids) for ids, _ in batch)
     tokens_BT = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in batch])
     targets_BT = torch.tensor([[-100] * prompt + ids[prompt:] + [-100] * (width - len(ids)) for ids, prompt in batch])
-    weight_V = torch.tensor([check_weight if word in ("no", "answer") else 1.0 for word in VOCABULARY])
     logits_BTV = model(tokens_BT[:, :-1], use_cache=False).logits
-    return torch.nn.functional.cross_entropy(
-        logits_BTV.flatten(0, 1), targets_BT[:, 1:].flatten(), weight=weight_V, reduction="sum"
-    )
+    return torch.nn.functional.cross_entropy(logits_BTV.flatten(0, 1), targets_BT[:, 1:].flatten(), reduction="sum")
 
 
 # ------------------------------------------------------------------------------------- measuring and saving
