@@ -51,8 +51,8 @@ def check_rewards(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]
                 missing = rewards.missing_columns(function, [*columns, *ADDED_COLUMNS], spec.style, spec.args)
                 if missing:
                     raise RecipeError(
-                        f"recipe: rewards.{spec.name} wants the column {' and '.join(missing)}, but row {number} of the "
-                        f"data set has {', '.join(columns)}; map it with data.columns or pass it in "
+                        f"recipe: rewards.{spec.name} wants the column {' and '.join(missing)}, but row {number} of "
+                        f"the data set has {', '.join(columns)}; map it with data.columns or pass it in "
                         f"rewards.{spec.name}.args")
         except RecipeError:
             raise
@@ -76,14 +76,14 @@ class Judge:
         self.specs = specs
         self.service = RewardService(specs, base_dir=base_dir)
 
-    def __enter__(self) -> "Judge":
+    def __enter__(self) -> Judge:
         self.service.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
         self.service.__exit__(*error)
 
-    def submit(self, group: Group) -> "Pending":
+    def submit(self, group: Group) -> Pending:
         """Hand a group over and go on; its verdicts are waited for in `Pending.result`."""
         samples = [Sample(text=completion.text,
                           columns={**group.prompt.truth, "finish": completion.finish,

@@ -82,9 +82,9 @@ class Log:
         self.samples(step, evaluation.groups, "evaluations.jsonl")
         if self._wandb is not None:
             self._wandb.log({"heldout/accuracy": evaluation.accuracy}, step=step)
-        self.say(f"held-out {when}: {interval(evaluation.to_mapping())} ({evaluation.prompts} prompts x "
-                 f"{(evaluation.samples + evaluation.faults) // max(1, evaluation.prompts)} samples), length {evaluation.length:.1f}, "
-                 f"truncated {evaluation.truncated:.1%}" + "".join(
+        drawn = (evaluation.samples + evaluation.faults) // max(1, evaluation.prompts)
+        self.say(f"held-out {when}: {interval(evaluation.to_mapping())} ({evaluation.prompts} prompts x {drawn} "
+                 f"samples), length {evaluation.length:.1f}, truncated {evaluation.truncated:.1%}" + "".join(
                      f", {name} {value:.3g}" for name, value in evaluation.details.items() if "/" in name)
                  + (f", {evaluation.faults} not scored" if evaluation.faults else ""))
 
@@ -95,7 +95,8 @@ class Log:
         faults = record["ledger/faulted"]
         return (f"step {record['step']:>{len(str(steps))}}/{steps}  reward {record['reward/mean']:.3f}{held}"
                 f"  length {record['completion/length']:.1f}  flat {record['group/flat']:.0%}"
-                + (f"  entropy {record['policy/entropy']:.2f}" if record["update/made"] else "  no update: nothing to learn")
+                + (f"  entropy {record['policy/entropy']:.2f}" if record["update/made"] else
+                   "  no update: nothing to learn")
                 + (f"  drift {drift:.0e}" if drift is not None else "")
                 + (f"  faults {faults}" if faults else "") + f"  {record['seconds/step']:.1f} s")
 

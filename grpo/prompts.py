@@ -129,8 +129,8 @@ def _renamed(row: Mapping[str, Any], number: int, section: DataSection) -> dict[
             result[ours] = _filled(theirs, row, f"row {number} of {section.source}", ours)
             continue
         if theirs not in row:
-            raise RecipeError(f"data: row {number} of {section.source} has no column {theirs}, which data.columns.{ours} "
-                              f"names; its columns are {', '.join(map(str, row))}")
+            raise RecipeError(f"data: row {number} of {section.source} has no column {theirs}, which "
+                              f"data.columns.{ours} names; its columns are {', '.join(map(str, row))}")
         result[ours] = row[theirs]
     if "prompt" not in result:
         raise RecipeError(f"data: row {number} of {section.source} has no column prompt; its columns are "
@@ -178,8 +178,8 @@ def make_prompts(train: Sequence[Row], held: Sequence[Row], section: DataSection
     if context is not None:
         room = context - max_tokens
         if room < 1:
-            raise RecipeError(f"recipe: sample.max_tokens is {max_tokens}, but the model's context is {context} tokens; "
-                              "lower sample.max_tokens so that the prompt fits beside it")
+            raise RecipeError(f"recipe: sample.max_tokens is {max_tokens}, but the model's context is {context} "
+                              "tokens; lower sample.max_tokens so that the prompt fits beside it")
         limit = room if limit is None else min(limit, room)
     sets = [[_prompt(row, f"{name}-{i}", section.template, tokenizer) for i, row in enumerate(rows)]
             for name, rows in (("train", train), ("held", held))]

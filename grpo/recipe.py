@@ -27,6 +27,7 @@ from rewards.tasks import TASKS
 Check = Callable[[Any], "str | None"]
 TEMPLATES = ("r1", "chat", "plain")
 LARGEST_SEED = 2**63 - 1
+PATH_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".gguf")
 
 
 class RecipeError(ValueError):
@@ -247,7 +248,7 @@ class Recipe:
                                                     "version does")
 
     @staticmethod
-    def load(path: str | os.PathLike[str], *overrides: str) -> "Recipe":
+    def load(path: str | os.PathLike[str], *overrides: str) -> Recipe:
         """The recipe in the YAML file `path` with ``a.b=value`` overrides applied, checked."""
         file = find_recipe(path)
         values = resolve_paths(read_yaml(file), file.parent)
@@ -255,7 +256,7 @@ class Recipe:
         return Recipe.from_mapping(values, *overrides)
 
     @staticmethod
-    def from_mapping(values: Mapping[str, Any], *overrides: str) -> "Recipe":
+    def from_mapping(values: Mapping[str, Any], *overrides: str) -> Recipe:
         """The recipe that a nested mapping describes, with ``a.b=value`` overrides applied, checked."""
         layered = dict(values)
         for override in overrides:
@@ -418,8 +419,8 @@ def _absolute(value: Any, folder: Path) -> Any:
     if not isinstance(value, str) or not value.strip() or value in TASKS:
         return value
     path = Path(value).expanduser()
-    looks_like_path = value.startswith((".", "/", "~")) or path.suffix in (".jsonl", ".json", ".csv", ".parquet", ".gguf")
-    return str((folder / path).resolve()) if looks_like_path or (folder / path).exists() else value
+    is_path = value.startswith((".", "/", "~")) or path.suffix in PATH_SUFFIXES or (folder / path).exists()
+    return str((folder / path).resolve()) if is_path else value
 
 
 def _reward_path(part: Any, folder: Path) -> Any:

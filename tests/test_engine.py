@@ -6,6 +6,10 @@ import random
 
 import pytest
 import torch
+
+from grpo.rollout.engine import Engine
+from grpo.rollout.sampler import Sampling
+from grpo.types import Completion, Prompt
 from tiny import (
     FAMILIES,
     byte_tokenizer,
@@ -17,10 +21,6 @@ from tiny import (
     tiny_policy,
     tiny_tokenizer,
 )
-
-from grpo.rollout.engine import Engine
-from grpo.rollout.sampler import Sampling
-from grpo.types import Completion, Prompt
 
 PLAIN = Sampling()
 FILTERED = Sampling(temperature=0.8, top_k=20, top_p=0.9, min_p=0.02)
@@ -130,7 +130,7 @@ def test_sequences_of_many_blocks_are_summed_right(seed):
 # ------------------------------------------------------------------- what a completion does not depend on
 
 
-@pytest.fixture(params=["llama", "gemma3_text", "gpt2"])
+@pytest.fixture(params=["llama", "gemma3_text", "mixtral"])
 def scene(request, seed):
     """(policy, prompts of many lengths, their completions)"""
     policy = tiny_policy(request.param, seed)
@@ -242,7 +242,8 @@ def test_each_stop_string_ends_a_completion_at_the_token_that_completes_it(seed)
     seen = 0
     for name, group in completions(policy, prompts, group_size=4, stop=stops).items():
         for c, whole in zip(group, free[name]):
-            ends = [n for n in range(1, len(whole.token_ids) + 1) if any(s in decode(whole.token_ids[:n]) for s in stops)]
+            ends = [n for n in range(1, len(whole.token_ids) + 1)
+                    if any(stop in decode(whole.token_ids[:n]) for stop in stops)]
             if not ends or whole.token_ids[ends[0] - 1] == 2:
                 assert_same(c, whole)
                 continue

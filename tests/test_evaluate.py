@@ -118,14 +118,23 @@ def test_another_reward_than_the_accurate_one_changes_nothing():
 
 
 def test_length_and_truncation_are_of_all_completions():
-    found = result(scored(RIGHT, FAULT, finish="length"), scored(RIGHT, RIGHT, RIGHT, WRONG, finish="context"),
-                   scored(RIGHT, RIGHT))
+    found = result(
+        scored(RIGHT, FAULT, finish="length"),
+        scored(RIGHT, RIGHT, RIGHT, WRONG, finish="context"),
+        scored(RIGHT, RIGHT),
+    )
     assert found.length == pytest.approx((1 + 2 + 1 + 2 + 3 + 4 + 1 + 2) / 8) and found.truncated == 0.75
 
 
 def test_parts_and_the_numbers_they_report_are_averaged_where_they_were_judged():
-    groups = [scored(Score(1.0, parts={"tries": 3}), Score(0.0, parts={"tries": 1, "odd": 5.0}),
-                     Score(None, parts={"tries": 99}, status="fault"), Score(0.5, parts={"tries": None}))]
+    groups = [
+        scored(
+            Score(1.0, parts={"tries": 3}),
+            Score(0.0, parts={"tries": 1, "odd": 5.0}),
+            Score(None, parts={"tries": 99}, status="fault"),
+            Score(0.5, parts={"tries": None}),
+        )
+    ]
     assert part_means(groups) == {"mine": 0.5, "mine/tries": 2.0, "mine/odd": 5.0}
 
 

@@ -18,21 +18,37 @@ from grpo.types import Completion, Prompt, ScoredGroup
 from rewards import Score
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORD = {"step": 3, "reward/mean": 0.25, "completion/length": 12.5, "group/flat": 0.5, "policy/entropy": 0.75,
-          "policy/drift": 3e-7, "update/made": 1, "update/loss": 1e-9, "ledger/faulted": 0, "seconds/step": 1.5}
+RECORD = {
+    "step": 3,
+    "reward/mean": 0.25,
+    "completion/length": 12.5,
+    "group/flat": 0.5,
+    "policy/entropy": 0.75,
+    "policy/drift": 3e-7,
+    "update/made": 1,
+    "update/loss": 1e-9,
+    "ledger/faulted": 0,
+    "seconds/step": 1.5,
+}
 ONE, TWO = Score(1.0, parts={"inner": 0.5}), Score(None, status="fault", detail="RuntimeError: broken")
 
 
 def scored(*verdicts: Score, text: str = "x") -> ScoredGroup:
     completions = tuple(Completion(f"{text}{i}", (5, 6, 2), torch.zeros(3), "stop", 2) for i in range(len(verdicts)))
-    return ScoredGroup(Prompt("p7", (1,), {"secret": "truth"}, "the prompt"), completions, verdicts,
-                       tuple({"mine": verdict} for verdict in verdicts))
+    return ScoredGroup(
+        Prompt("p7", (1,), {"secret": "truth"}, "the prompt"),
+        completions,
+        verdicts,
+        tuple({"mine": verdict} for verdict in verdicts),
+    )
 
 
 def rows(file: Path) -> list[dict]:
     """The lines of a JSONL file as strict JSON, which has no NaN."""
+
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
+
     return [json.loads(line, parse_constant=refuse) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
@@ -48,9 +64,21 @@ def test_a_step_writes_its_record_and_every_completion_with_parts_and_status(log
     assert rows(tmp_path / "metrics.jsonl") == [RECORD]
     found = rows(tmp_path / "samples.jsonl")
     assert [(row["prompt_id"], row["index"]) for row in found] == [("p7", 0), ("p7", 1), ("p7", 0)]
-    assert found[0] == {"step": 3, "prompt_id": "p7", "index": 0, "prompt": "the prompt", "completion": "x0",
-                        "finish": "stop", "stop": 2, "num_tokens": 3, "reward": 1.0, "status": "scored",
-                        "parts": {"mine": 1.0}, "statuses": {"mine": "scored"}, "detail": ""}
+    assert found[0] == {
+        "step": 3,
+        "prompt_id": "p7",
+        "index": 0,
+        "prompt": "the prompt",
+        "completion": "x0",
+        "finish": "stop",
+        "stop": 2,
+        "num_tokens": 3,
+        "reward": 1.0,
+        "status": "scored",
+        "parts": {"mine": 1.0},
+        "statuses": {"mine": "scored"},
+        "detail": "",
+    }
     assert (found[1]["reward"], found[1]["status"], found[1]["parts"]) == (None, "fault", {"mine": None})
     assert found[1]["detail"] == {"mine": "RuntimeError: broken"}
 
@@ -96,8 +124,9 @@ def test_the_line_shows_the_held_out_accuracy_after_an_evaluation_and_faults_whe
 
 
 def test_a_step_without_update_and_without_scores_has_a_line(log):
-    line = log.line({**RECORD, "update/made": 0, "policy/entropy": math.nan, "policy/drift": None,
-                     "reward/mean": math.nan}, 9)
+    line = log.line(
+        {**RECORD, "update/made": 0, "policy/entropy": math.nan, "policy/drift": None, "reward/mean": math.nan}, 9
+    )
     assert "reward nan" in line and "entropy" not in line and "drift" not in line
 
 
@@ -151,17 +180,26 @@ def imported(file: Path) -> set[str]:
 def test_wandb_is_imported_in_one_file_and_there_inside_a_function():
     files = [file for folder in ("grpo", "rewards", "examples", "recipes") for file in (ROOT / folder).rglob("*.py")]
     assert [file for file in files if "wandb" in imported(file)] == [ROOT / "grpo" / "log.py"]
-    top = [node for node in ast.parse((ROOT / "grpo" / "log.py").read_text()).body
-           if isinstance(node, (ast.Import, ast.ImportFrom))]
+    top = [
+        node
+        for node in ast.parse((ROOT / "grpo" / "log.py").read_text()).body
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    ]
     assert not any("wandb" in ast.dump(node) and getattr(node, "module", "") != "grpo.recipe" for node in top)
 
 
 def test_only_the_log_and_the_command_print():
     def prints(file: Path) -> bool:
-        return any(isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
-                   for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        return any(
+            isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        )
 
-    assert {file.name for file in (ROOT / "grpo").rglob("*.py") if prints(file)} <= {"train.py", "evaluate.py", "sample.py"}
+    assert {file.name for file in (ROOT / "grpo").rglob("*.py") if prints(file)} <= {
+        "train.py",
+        "evaluate.py",
+        "sample.py",
+    }
 
 
 @pytest.fixture

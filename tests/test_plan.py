@@ -60,15 +60,20 @@ def test_the_formula_shows_the_numbers_that_will_be_used():
 
 
 def test_every_aggregation_has_a_formula_of_its_own():
-    formulas = {next(objective(Recipe.from_mapping({"loss": {"aggregation": name}}))).splitlines()[0] for name in AGGREGATIONS}
+    formulas = {
+        next(objective(Recipe.from_mapping({"loss": {"aggregation": name}}))).splitlines()[0] for name in AGGREGATIONS
+    }
     assert len(formulas) == len(AGGREGATIONS)
 
 
 def test_the_counts_of_a_step_and_of_the_run_are_products():
-    recipe = Recipe.from_mapping({"steps": 7, "sample": {"prompts": 6, "group_size": 5, "max_tokens": 99},
-                                  "optim": {"updates": 3, "epochs": 2}})
-    assert list(step_size(recipe)) == ["a step: 6 prompts x 5 = 30 completions of at most 99 tokens, 6 updates",
-                                       "the run: 7 steps, 210 completions, 42 updates"]
+    recipe = Recipe.from_mapping(
+        {"steps": 7, "sample": {"prompts": 6, "group_size": 5, "max_tokens": 99}, "optim": {"updates": 3, "epochs": 2}}
+    )
+    assert list(step_size(recipe)) == [
+        "a step: 6 prompts x 5 = 30 completions of at most 99 tokens, 6 updates",
+        "the run: 7 steps, 210 completions, 42 updates",
+    ]
     one = Recipe.from_mapping({"steps": 1})
     assert words(step_size(one)).endswith("1 update\nthe run: 1 step, 256 completions, 1 update")
 
@@ -78,4 +83,6 @@ def test_the_files_and_when_they_are_written_are_named(tmp_path):
     assert str(tmp_path / "r") in text and "a checkpoint every 3 steps and at the end, the last 4 kept" in text
     for file in ("recipe.yaml", "metrics.jsonl", "samples.jsonl", "checkpoints/", "final/", "summary.json"):
         assert file in text
-    assert re.search("a checkpoint when stopped and at the end", words(files(Recipe.from_mapping({"checkpoint": {"every": 0}}))))
+    assert re.search(
+        "a checkpoint when stopped and at the end", words(files(Recipe.from_mapping({"checkpoint": {"every": 0}})))
+    )

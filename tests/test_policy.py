@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import FAMILIES, byte_tokenizer, plain_logits, random_prompts, tiny_model, tiny_policy, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from grpo.pack import pack
 from grpo.policy import Policy, longest_sequence
 from grpo.recipe import RecipeError
 from grpo.types import Row
+from tiny import FAMILIES, byte_tokenizer, plain_logits, random_prompts, tiny_model, tiny_policy, tiny_tokenizer
 
 IDS = torch.tensor([[5, 9, 3, 30, 41, 7, 2, 11]])
 DROPOUTS = {
@@ -51,6 +51,15 @@ def test_dropout_that_the_model_configures_is_off_and_the_ratio_exactly_one(fami
         assert torch.equal(policy.token_stats(packed, 1.0).logp_T, first)
     for name, value in DROPOUTS[family].items():
         assert getattr(policy.base.config, name) == value, "what is saved still says what was configured"
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "gpt_neox"])
+def test_dropout_stays_off_when_someone_puts_the_model_into_training_mode(family, seed):
+    policy = tiny_policy(family, seed, **DROPOUTS[family])
+    packed = pack(some_rows(seed))
+    expected = policy.token_stats(packed, 1.0).logp_T
+    policy.model.train()
+    assert torch.equal(policy.token_stats(packed, 1.0).logp_T, expected)
 
 
 @pytest.mark.parametrize("family, lora", [("llama", False), ("llama", True), ("gemma3_text", False), ("gpt2", False),
@@ -215,7 +224,9 @@ def test_a_policy_describes_itself_in_a_line(family):
 
 
 @pytest.mark.parametrize("rope, context", [
-    (None, 4096), ({"rope_type": "default"}, 4096), ({"rope_type": "yarn", "original_max_position_embeddings": 64}, 4096),
+    (None, 4096),
+    ({"rope_type": "default"}, 4096),
+    ({"rope_type": "yarn", "original_max_position_embeddings": 64}, 4096),
     ({"rope_type": "longrope", "original_max_position_embeddings": 64}, 64),
     ({"rope_type": "dynamic", "factor": 2.0}, 4096),
     ({"full_attention": {"rope_type": "dynamic", "original_max_position_embeddings": 32},

@@ -17,7 +17,7 @@ from grpo.recipe import DataSection, RecipeError
 from grpo.types import Prompt
 from rewards.tasks import TASKS
 
-ROWS = [{"prompt": "a b, \"c\"\nd", "answer": "1"}, {"prompt": "ü → 雪", "answer": "2"}, {"prompt": "e", "answer": ""}]
+ROWS = [{"prompt": 'a b, "c"\nd', "answer": "1"}, {"prompt": "ü → 雪", "answer": "2"}, {"prompt": "e", "answer": ""}]
 
 
 @pytest.fixture
@@ -72,14 +72,16 @@ def test_a_byte_order_mark_before_jsonl_is_read_over(rows_of):
 
 
 def test_columns_are_mapped_and_the_others_kept(rows_of):
-    found = rows_of("a.jsonl", '{"question": "q", "gold": 3, "id": 7}',
-                    columns={"prompt": "question", "answer": "gold"})
+    found = rows_of(
+        "a.jsonl", '{"question": "q", "gold": 3, "id": 7}', columns={"prompt": "question", "answer": "gold"}
+    )
     assert found == [{"question": "q", "gold": 3, "id": 7, "prompt": "q", "answer": 3}]
 
 
 def test_two_columns_may_be_swapped(rows_of):
     assert rows_of("a.jsonl", '{"prompt": "p", "answer": "a"}', columns={"prompt": "answer", "answer": "prompt"}) == [
-        {"prompt": "a", "answer": "p"}]
+        {"prompt": "a", "answer": "p"}
+    ]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -88,23 +90,29 @@ def test_a_task_is_a_source(task):
     assert len(rows) > 100 and all(row["prompt"] for row in rows)
 
 
-@pytest.mark.parametrize("name, content, words", [
-    ("a.jsonl", '{"prompt": "x"}\n\n{bad}\n', "line 3 of {} is not JSON: Expecting property name enclosed in double "
-                                              "quotes; each line holds one object"),
-    ("a.jsonl", '{"prompt": "x"}\n{"prompt": "x"', "line 2 of {} is not JSON"),
-    ("a.jsonl", '[{"prompt": "x"}]', "line 1 of {} is not a JSON object; each line holds one"),
-    ("a.json", '[\n{"prompt": "x"}\n]', "line 1 of {} is not JSON"),
-    ("a.jsonl", "[" * 100_000, "line 1 of {} is not JSON"),
-    ("a.jsonl", b'{"prompt": "\xe9"}', "{} is not UTF-8 text (invalid continuation byte at byte 12)"),
-    ("a.csv", b"prompt\ncaf\xe9 au lait\n", "{} is not UTF-8 text"),
-    ("a.csv", "prompt\n" + "x" * 200_000, "{} cannot be read: field larger than field limit"),
-    ("a.parquet", b"PAR1 but not really", "{} is not a Parquet file"),
-    ("a.txt", "hello", "{} is not of a kind that is read; its name must end in .jsonl, .json, .csv, .parquet"),
-    ("a.jsonl", "", "{} holds no rows"),
-    ("a.jsonl", "\n \n", "{} holds no rows"),
-    ("a.csv", "", "{} holds no rows"),
-    ("a.csv", "prompt,answer\n", "{} holds no rows"),
-])
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        (
+            "a.jsonl",
+            '{"prompt": "x"}\n\n{bad}\n',
+            "line 3 of {} is not JSON: Expecting property name enclosed in double quotes; each line holds one object",
+        ),
+        ("a.jsonl", '{"prompt": "x"}\n{"prompt": "x"', "line 2 of {} is not JSON"),
+        ("a.jsonl", '[{"prompt": "x"}]', "line 1 of {} is not a JSON object; each line holds one"),
+        ("a.json", '[\n{"prompt": "x"}\n]', "line 1 of {} is not JSON"),
+        ("a.jsonl", "[" * 100_000, "line 1 of {} is not JSON"),
+        ("a.jsonl", b'{"prompt": "\xe9"}', "{} is not UTF-8 text (invalid continuation byte at byte 12)"),
+        ("a.csv", b"prompt\ncaf\xe9 au lait\n", "{} is not UTF-8 text"),
+        ("a.csv", "prompt\n" + "x" * 200_000, "{} cannot be read: field larger than field limit"),
+        ("a.parquet", b"PAR1 but not really", "{} is not a Parquet file"),
+        ("a.txt", "hello", "{} is not of a kind that is read; its name must end in .jsonl, .json, .csv, .parquet"),
+        ("a.jsonl", "", "{} holds no rows"),
+        ("a.jsonl", "\n \n", "{} holds no rows"),
+        ("a.csv", "", "{} holds no rows"),
+        ("a.csv", "prompt,answer\n", "{} holds no rows"),
+    ],
+)
 def test_a_file_that_cannot_be_read_is_refused_with_the_place(refusal, tmp_path, name, content, words):
     assert refusal(name, content).startswith("data: " + words.format(tmp_path / name))
 
@@ -131,12 +139,21 @@ def test_a_name_that_is_nothing_is_refused_with_the_nearest_task(monkeypatch):
         load_rows(DataSection(source="countdwn"))
 
 
-@pytest.mark.parametrize("columns, words", [
-    ({}, "row 1 of {} has no column prompt; its columns are question, answer; set data.columns.prompt to one of them"),
-    ({"prompt": "quesion"}, "row 1 of {} has no column quesion, which data.columns.prompt names; its columns are "
-                            "question, answer"),
-    ({"prompt": "question", "truth": "gold"}, "row 1 of {} has no column gold, which data.columns.truth names"),
-])
+@pytest.mark.parametrize(
+    "columns, words",
+    [
+        (
+            {},
+            "row 1 of {} has no column prompt; its columns are question, answer; set data.columns.prompt to one of "
+            "them",
+        ),
+        (
+            {"prompt": "quesion"},
+            "row 1 of {} has no column quesion, which data.columns.prompt names; its columns are question, answer",
+        ),
+        ({"prompt": "question", "truth": "gold"}, "row 1 of {} has no column gold, which data.columns.truth names"),
+    ],
+)
 def test_a_missing_column_is_refused_with_the_columns_there_are(refusal, tmp_path, columns, words):
     for name, content in (("a.jsonl", '{"question": "q", "answer": "a"}'), ("a.csv", "question,answer\nq,a\n")):
         assert refusal(name, content, columns=columns).startswith("data: " + words.format(tmp_path / name))
@@ -146,24 +163,38 @@ def test_a_column_that_a_later_row_lacks_is_refused_with_its_row(refusal):
     assert "row 2 of" in refusal("a.jsonl", '{"prompt": "x"}\n{"promt": "x"}')
 
 
-@pytest.mark.parametrize("prompt, words", [
-    ("null", "is empty"), ('""', "is empty"), ('" \\n"', "is empty"), ("[]", "is empty"),
-    ("3", "is int, not text"), ('{"a": 1}', "is dict, not text"),
-    ('[{"role": "user", "content": "x"}]', "is list, not text; messages need data.template: chat"),
-    ('"\\ud83d"', "holds half a character (a lone surrogate); mend the text"),
-])
+@pytest.mark.parametrize(
+    "prompt, words",
+    [
+        ("null", "is empty"),
+        ('""', "is empty"),
+        ('" \\n"', "is empty"),
+        ("[]", "is empty"),
+        ("3", "is int, not text"),
+        ('{"a": 1}', "is dict, not text"),
+        ('[{"role": "user", "content": "x"}]', "is list, not text; messages need data.template: chat"),
+        ('"\\ud83d"', "holds half a character (a lone surrogate); mend the text"),
+    ],
+)
 def test_a_prompt_that_is_no_text_is_refused_with_its_row(refusal, prompt, words):
     sentence = refusal("a.jsonl", f'{{"prompt": "x"}}\n{{"prompt": {prompt}}}\n')
     assert sentence.startswith("data: the prompt in row 2 of") and sentence.endswith(words)
 
 
-@pytest.mark.parametrize("source, args, words", [
-    ("countdown", {"stile": "words"}, "data.args {'stile': 'words'} does not suit countdown: task countdown: unknown "
-                                      "argument stile; did you mean style?"),
-    ("countdown", {"numbers": "three"}, "data.args {'numbers': 'three'} does not suit countdown"),
-    ("arithmetic", {"operations": "^"}, "does not suit arithmetic"),
-    ("rows.jsonl", {"style": "words"}, "data.args is for procedural tasks, and rows.jsonl is not one of"),
-])
+@pytest.mark.parametrize(
+    "source, args, words",
+    [
+        (
+            "countdown",
+            {"stile": "words"},
+            "data.args {'stile': 'words'} does not suit countdown: task countdown: unknown "
+            "argument stile; did you mean style?",
+        ),
+        ("countdown", {"numbers": "three"}, "data.args {'numbers': 'three'} does not suit countdown"),
+        ("arithmetic", {"operations": "^"}, "does not suit arithmetic"),
+        ("rows.jsonl", {"style": "words"}, "data.args is for procedural tasks, and rows.jsonl is not one of"),
+    ],
+)
 def test_wrong_arguments_of_a_task_are_refused(source, args, words):
     with pytest.raises(RecipeError) as caught:
         load_rows(DataSection(source=source, args=args))
@@ -210,8 +241,10 @@ def test_a_template_of_ones_own_takes_the_prompt_once_and_keeps_its_braces():
     assert text_of("q", "plain") == "q"
 
 
-def chat_tokenizer(template="{% for m in messages %}<{{m.role}}>{{m.content}}{% endfor %}{% if add_generation_prompt %}"
-                            "<assistant>{% endif %}"):
+def chat_tokenizer(
+    template="{% for m in messages %}<{{m.role}}>{{m.content}}{% endfor %}{% if add_generation_prompt %}"
+    "<assistant>{% endif %}",
+):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = template
     return tokenizer
@@ -228,7 +261,9 @@ def test_messages_go_to_the_chat_template_as_they_are(rows_of):
 
 
 def test_a_base_model_without_chat_template_is_refused_for_chat_and_for_nothing_else():
-    with pytest.raises(RecipeError, match="data.template is chat, but the tokenizer has no chat template; use r1, plain"):
+    with pytest.raises(
+        RecipeError, match="data.template is chat, but the tokenizer has no chat template; use r1, plain"
+    ):
         check_template("chat", tiny_tokenizer())
     for template in ("r1", "plain", "x {prompt}"):
         check_template(template, tiny_tokenizer())
@@ -244,8 +279,14 @@ def test_a_chat_template_that_refuses_a_prompt_is_a_sentence():
 
 
 def prompts_of(texts, *, context=None, max_tokens=4, held=(), tokenizer=None, **section):
-    return make_prompts([{"prompt": text, "answer": 1} for text in texts], [{"prompt": text} for text in held],
-                        DataSection(template="plain", **section), tokenizer or tiny_tokenizer(), context, max_tokens)
+    return make_prompts(
+        [{"prompt": text, "answer": 1} for text in texts],
+        [{"prompt": text} for text in held],
+        DataSection(template="plain", **section),
+        tokenizer or tiny_tokenizer(),
+        context,
+        max_tokens,
+    )
 
 
 def test_a_prompt_has_its_text_its_tokens_and_its_row():
@@ -275,8 +316,11 @@ def test_a_kept_prompt_keeps_its_name_whatever_is_dropped():
 
 
 def test_all_prompts_too_long_is_refused_with_the_longest():
-    with pytest.raises(RecipeError, match="every prompt is longer than 2 tokens \\(the longest has 4\\); lower "
-                                          "sample.max_tokens, raise data.max_prompt_tokens"):
+    with pytest.raises(
+        RecipeError,
+        match="every prompt is longer than 2 tokens \\(the longest has 4\\); lower "
+        "sample.max_tokens, raise data.max_prompt_tokens",
+    ):
         prompts_of(["a b c", "a b c d"], context=6)
 
 
@@ -295,7 +339,8 @@ def test_a_prompt_of_which_the_tokenizer_makes_nothing_is_refused():
 def test_an_end_token_that_the_tokenizer_adds_is_no_part_of_the_prompt_and_a_begin_token_is():
     tokenizer = tiny_tokenizer()
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
     (prompt,) = prompts_of(["a b"], tokenizer=tokenizer).train
     assert prompt.token_ids == (1, 3, 4)
 
@@ -303,7 +348,8 @@ def test_an_end_token_that_the_tokenizer_adds_is_no_part_of_the_prompt_and_a_beg
 def test_chat_text_gets_no_second_begin_token():
     tokenizer = chat_tokenizer("{% for m in messages %}{{ bos_token }} {{ m.content }}{% endfor %}")
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 1)])
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
     found = make_prompts([{"prompt": "a"}], [], DataSection(template="chat"), tokenizer, None, 4)
     assert found.train[0].token_ids == (1, 3)
 

@@ -83,8 +83,9 @@ def refusal(recipe):
 def test_the_documented_example_of_every_key_parses(recipe, tmp_path):
     found = recipe(EVERY_KEY)
     assert found.model == ModelSection(name="HuggingFaceTB/SmolLM2-135M-Instruct")
-    assert found.data == DataSection(source="openai/gsm8k", subset="main", held_out=256,
-                                     columns={"prompt": "question", "answer": "answer"})
+    assert found.data == DataSection(
+        source="openai/gsm8k", subset="main", held_out=256, columns={"prompt": "question", "answer": "answer"}
+    )
     assert (found.sample, found.optim, found.evaluate) == (SampleSection(), OptimSection(), EvaluateSection())
     assert found.run_dir == str(tmp_path / "runs/quickstart") and found.log.wandb is None
     assert found.rewards["format"].weight == 0.1 and found.rewards["correct"].when == {}
@@ -179,15 +180,28 @@ def test_an_empty_section_in_yaml_keeps_the_presets_values(recipe):
 # ---- YAML ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text, value", [("1e-6", 1e-6), ("1E-6", 1e-6), ("1.0e-6", 1e-6), ("3", 3.0), (".5", 0.5),
-                                         ("5e0", 5.0), ("+1e-3", 1e-3), ("1_000", 1000.0)])
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("1e-6", 1e-6),
+        ("1E-6", 1e-6),
+        ("1.0e-6", 1e-6),
+        ("3", 3.0),
+        (".5", 0.5),
+        ("5e0", 5.0),
+        ("+1e-3", 1e-3),
+        ("1_000", 1000.0),
+    ],
+)
 def test_a_number_is_a_number_however_it_is_written(recipe, text, value):
     assert recipe(f"optim: {{lr: {text}}}").optim.lr == value
     assert recipe("seed: 1", f"optim.lr={text}").optim.lr == value
     assert type(recipe(f"optim: {{lr: {text}}}").optim.lr) is float
 
 
-@pytest.mark.parametrize("text", ["no", "yes", "on", "off", "y", "n", "NO", "2020-01-01", "1:30", "0x10", "0o7", "1.2.3"])
+@pytest.mark.parametrize(
+    "text", ["no", "yes", "on", "off", "y", "n", "NO", "2020-01-01", "1:30", "0x10", "0o7", "1.2.3"]
+)
 def test_text_stays_text(recipe, text):
     assert recipe(f"name: {text}").name == text
 
@@ -201,85 +215,98 @@ def test_true_and_false_are_what_they_say(recipe, text, value):
     assert recipe(f"deterministic: {text}").deterministic is value
 
 
-@pytest.mark.parametrize("text, words", [
-    ("optim: {lr: '1e-6'}", "optim.lr must be a number, not the text '1e-6'; write it without quotes"),
-    ("steps: '5'", "steps must be a whole number, not the text '5'; write it without quotes"),
-    ("seed: 1:30", "seed must be a whole number, not the text '1:30'"),
-    ("seed: 2020-01-01", "seed must be a whole number, not the text '2020-01-01'"),
-    ("steps: 1e3", "steps must be a whole number, not 1000.0; write 1000"),
-    ("steps: 2.5", "steps must be a whole number, not 2.5"),
-    ("steps: true", "steps must be a whole number, not true"),
-    ("steps:", "steps must be a whole number, not nothing"),
-    ("steps: [1]", "steps must be a whole number, not a list"),
-    ("optim: {lr: true}", "optim.lr must be a number, not true"),
-    ("optim: {lr: .nan}", "optim.lr must be a number, not nan"),
-    ("optim: {lr: .inf}", "optim.lr must be a number, not inf"),
-    ("optim: {lr: 1e400}", "optim.lr must be a number, not inf"),
-    ("deterministic: no", "deterministic must be true or false, not the text 'no'; write false"),
-    ("deterministic: on", "deterministic must be true or false, not the text 'on'; write true"),
-    ("deterministic: 1", "deterministic must be true or false, not 1"),
-    ("name: 5", 'name must be text, not 5; write "5" in quotes'),
-    ("name: true", 'name must be text, not true; write "true" in quotes'),
-    ("threads: auto", "threads must be a whole number or null, not the text 'auto'"),
-    ("sample: {stop: END}", "sample.stop must be a list, not the text 'END'"),
-    ("data: {columns: [prompt]}", "data.columns must be a mapping, not a list"),
-    ("model: some/model", "model must be a section of keys, not the text 'some/model'"),
-    ("evaluate:", "evaluate must be a section of keys, not nothing; put keys under it, or leave it out"),
-    ("loss:", "loss must be a section of keys, not nothing"),
-    ("loss: {preset: [dapo]}", "loss.preset must be text, not a list"),
-    ("loss: {preset: {dapo: 1}}", "loss.preset must be text, not a mapping"),
-    ("model: {lora: true}", "model.lora must be a section of keys, not true"),
-    ("rewards: [math_answer]", "rewards must be a section of keys, not a list"),
-    ("rewards: {correct: math_answer}", "rewards.correct must be a section of keys, not the text 'math_answer'"),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("optim: {lr: '1e-6'}", "optim.lr must be a number, not the text '1e-6'; write it without quotes"),
+        ("steps: '5'", "steps must be a whole number, not the text '5'; write it without quotes"),
+        ("seed: 1:30", "seed must be a whole number, not the text '1:30'"),
+        ("seed: 2020-01-01", "seed must be a whole number, not the text '2020-01-01'"),
+        ("steps: 1e3", "steps must be a whole number, not 1000.0; write 1000"),
+        ("steps: 2.5", "steps must be a whole number, not 2.5"),
+        ("steps: true", "steps must be a whole number, not true"),
+        ("steps:", "steps must be a whole number, not nothing"),
+        ("steps: [1]", "steps must be a whole number, not a list"),
+        ("optim: {lr: true}", "optim.lr must be a number, not true"),
+        ("optim: {lr: .nan}", "optim.lr must be a number, not nan"),
+        ("optim: {lr: .inf}", "optim.lr must be a number, not inf"),
+        ("optim: {lr: 1e400}", "optim.lr must be a number, not inf"),
+        ("deterministic: no", "deterministic must be true or false, not the text 'no'; write false"),
+        ("deterministic: on", "deterministic must be true or false, not the text 'on'; write true"),
+        ("deterministic: 1", "deterministic must be true or false, not 1"),
+        ("name: 5", 'name must be text, not 5; write "5" in quotes'),
+        ("name: true", 'name must be text, not true; write "true" in quotes'),
+        ("threads: auto", "threads must be a whole number or null, not the text 'auto'"),
+        ("sample: {stop: END}", "sample.stop must be a list, not the text 'END'"),
+        ("data: {columns: [prompt]}", "data.columns must be a mapping, not a list"),
+        ("model: some/model", "model must be a section of keys, not the text 'some/model'"),
+        ("evaluate:", "evaluate must be a section of keys, not nothing; put keys under it, or leave it out"),
+        ("loss:", "loss must be a section of keys, not nothing"),
+        ("loss: {preset: [dapo]}", "loss.preset must be text, not a list"),
+        ("loss: {preset: {dapo: 1}}", "loss.preset must be text, not a mapping"),
+        ("model: {lora: true}", "model.lora must be a section of keys, not true"),
+        ("rewards: [math_answer]", "rewards must be a section of keys, not a list"),
+        ("rewards: {correct: math_answer}", "rewards.correct must be a section of keys, not the text 'math_answer'"),
+    ],
+)
 def test_a_value_of_the_wrong_type_is_named_with_what_would_do(refusal, text, words):
     assert refusal(text).startswith(f"recipe: {words}")
 
 
-@pytest.mark.parametrize("text, words", [
-    ("", "mine.yaml holds nothing, not a mapping of keys"),
-    ("# only words\n", "mine.yaml holds nothing"),
-    ("- a\n- b", "mine.yaml holds a list, not a mapping of keys"),
-    ("quickstart", "mine.yaml holds the text 'quickstart', not a mapping of keys"),
-    ("seed: 1\noptim:\n\tlr: 1", "mine.yaml, line 3: not valid YAML: while scanning for the next token, found character "
-                                 "'\\t' that cannot start any token; indent with spaces"),
-    ("seed: 1\nmodel: {name: x", "mine.yaml, line 2: not valid YAML"),
-    ("seed: 1\n---\nseed: 2", "expected a single document"),
-    ("a: *x", "mine.yaml, line 1: not valid YAML: found undefined alias 'x'"),
-    ("data: {args: &x {b: *x}}", "recursive"),
-    ("seed: 1\x00", "mine.yaml, character 8: not valid YAML: special characters are not allowed"),
-    (b"name: caf\xe9\n", "is not UTF-8 text (invalid continuation byte at byte 9); save it as UTF-8"),
-    ("seed: !!int foo", "a number or a !!tag in it cannot be read"),
-    ("deterministic: !!bool maybe", "a number or a !!tag in it cannot be read"),
-    ("name: !!timestamp x", "a number or a !!tag in it cannot be read"),
-    ("seed: " + "9" * 5000, "a number or a !!tag in it cannot be read"),
-    ("optim: {lr: 1" + "0" * 400 + "}", "optim.lr must be a number"),
-    ("[" * 5000, "cannot be read"),
-    ("? [a, b]\n: c", "line 1: a key must be text, not a list"),
-    ("~: 1", "line 1: a key must be text, not nothing"),
-    ("seed: 1\n2: 3", 'line 2: a key must be text, not 2; write "2" in quotes'),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "mine.yaml holds nothing, not a mapping of keys"),
+        ("# only words\n", "mine.yaml holds nothing"),
+        ("- a\n- b", "mine.yaml holds a list, not a mapping of keys"),
+        ("quickstart", "mine.yaml holds the text 'quickstart', not a mapping of keys"),
+        (
+            "seed: 1\noptim:\n\tlr: 1",
+            "mine.yaml, line 3: not valid YAML: while scanning for the next token, found character "
+            "'\\t' that cannot start any token; indent with spaces",
+        ),
+        ("seed: 1\nmodel: {name: x", "mine.yaml, line 2: not valid YAML"),
+        ("seed: 1\n---\nseed: 2", "expected a single document"),
+        ("a: *x", "mine.yaml, line 1: not valid YAML: found undefined alias 'x'"),
+        ("data: {args: &x {b: *x}}", "recursive"),
+        ("seed: 1\x00", "mine.yaml, character 8: not valid YAML: special characters are not allowed"),
+        (b"name: caf\xe9\n", "is not UTF-8 text (invalid continuation byte at byte 9); save it as UTF-8"),
+        ("seed: !!int foo", "a number or a !!tag in it cannot be read"),
+        ("deterministic: !!bool maybe", "a number or a !!tag in it cannot be read"),
+        ("name: !!timestamp x", "a number or a !!tag in it cannot be read"),
+        ("seed: " + "9" * 5000, "a number or a !!tag in it cannot be read"),
+        ("optim: {lr: 1" + "0" * 400 + "}", "optim.lr must be a number"),
+        ("[" * 5000, "cannot be read"),
+        ("? [a, b]\n: c", "line 1: a key must be text, not a list"),
+        ("~: 1", "line 1: a key must be text, not nothing"),
+        ("seed: 1\n2: 3", 'line 2: a key must be text, not 2; write "2" in quotes'),
+    ],
+)
 def test_what_is_not_yaml_is_refused_with_its_line(refusal, text, words):
     if isinstance(text, bytes):
         text += b"x" * 3
     assert words in refusal(text)
 
 
-@pytest.mark.parametrize("tag", ["python/object/apply:os.mkdir", "python/object/new:os.mkdir", "python/name:os.mkdir",
-                                 "python/module:os"])
+@pytest.mark.parametrize(
+    "tag", ["python/object/apply:os.mkdir", "python/object/new:os.mkdir", "python/name:os.mkdir", "python/module:os"]
+)
 def test_a_tag_that_would_run_python_does_not(refusal, tmp_path, tag):
     target = tmp_path / "made"
     assert "could not determine a constructor" in refusal(f"name: !!{tag} ['{target}']")
     assert not target.exists()
 
 
-@pytest.mark.parametrize("text, line, key", [
-    ("seed: 1\nsteps: 2\nseed: 3", 3, "seed"),
-    ("optim:\n  lr: 1\n  lr: 2", 3, "lr"),
-    ("optim: {lr: 1,\n  lr: 2}", 2, "lr"),
-    ("rewards:\n  a: {use: x}\n  b: {use: x}\n  a: {use: y}", 4, "a"),
-    ("data:\n  args:\n    deep:\n      x: 1\n      'x': 2", 5, "x"),
-])
+@pytest.mark.parametrize(
+    "text, line, key",
+    [
+        ("seed: 1\nsteps: 2\nseed: 3", 3, "seed"),
+        ("optim:\n  lr: 1\n  lr: 2", 3, "lr"),
+        ("optim: {lr: 1,\n  lr: 2}", 2, "lr"),
+        ("rewards:\n  a: {use: x}\n  b: {use: x}\n  a: {use: y}", 4, "a"),
+        ("data:\n  args:\n    deep:\n      x: 1\n      'x': 2", 5, "x"),
+    ],
+)
 def test_a_key_that_stands_twice_is_refused_at_any_depth(refusal, text, line, key):
     assert refusal(text) == f"recipe: line {line}: the key {key} stands twice in one section; remove one of them"
 
@@ -301,59 +328,120 @@ def test_anchors_and_merge_keys_work_and_the_own_key_wins(recipe):
 # ---- keys ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text, words", [
-    ("sample: {groupsize: 3}", "unknown key sample.groupsize; did you mean group_size?"),
-    ("samples: {prompts: 3}", "unknown key samples; did you mean sample?"),
-    ("optim: {learning_rate: 1}", "unknown key optim.learning_rate; the keys there are lr, updates, epochs"),
-    ("group_size: 8", "unknown key group_size; did you mean sample.group_size?"),
-    ("lr: 1e-6", "unknown key lr; did you mean optim.lr?"),
-    ("rewards: {a: {ues: x}}", "unknown key rewards.a.ues; did you mean use?"),
-    ("model: {lora: {r: 8}}", "unknown key model.lora.r; the keys there are rank, alpha, targets"),
-    ("log: {wandb: {projet: x}}", "unknown key log.wandb.projet; did you mean project?"),
-    ("qqq: 1", "unknown key qqq; the keys there are name, seed, steps"),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("sample: {groupsize: 3}", "unknown key sample.groupsize; did you mean group_size?"),
+        ("samples: {prompts: 3}", "unknown key samples; did you mean sample?"),
+        ("optim: {learning_rate: 1}", "unknown key optim.learning_rate; the keys there are lr, updates, epochs"),
+        ("group_size: 8", "unknown key group_size; did you mean sample.group_size?"),
+        ("lr: 1e-6", "unknown key lr; did you mean optim.lr?"),
+        ("rewards: {a: {ues: x}}", "unknown key rewards.a.ues; did you mean use?"),
+        ("model: {lora: {r: 8}}", "unknown key model.lora.r; the keys there are rank, alpha, targets"),
+        ("log: {wandb: {projet: x}}", "unknown key log.wandb.projet; did you mean project?"),
+        ("qqq: 1", "unknown key qqq; the keys there are name, seed, steps"),
+    ],
+)
 def test_an_unknown_key_is_refused_with_the_nearest_name(refusal, text, words):
     assert refusal(text).startswith(f"recipe: {words}")
 
 
-@pytest.mark.parametrize("override, words", [
-    ("steps", "'steps' is not an override; write section.key=value"),
-    ("=3", "'=3' is not an override"),
-    (".=1", "'.=1' is not an override"),
-    ("optim..lr=1", "'optim..lr=1' is not an override"),
-    ("seed:3", "'seed:3' is not an override"),
-    ("seed=[", "the value of seed, line 1: not valid YAML"),
-    ("optim.warm_up=3", "unknown key optim.warm_up; did you mean warmup?"),
-    ("steps.x=1", "steps must be a whole number, not a mapping"),
-    ("model=foo", "model must be a section of keys, not the text 'foo'"),
-    ("optim.lr='1e-6'", "optim.lr must be a number, not the text '1e-6'; write it without quotes"),
-])
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("steps", "'steps' is not an override; write section.key=value"),
+        ("=3", "'=3' is not an override"),
+        (".=1", "'.=1' is not an override"),
+        ("optim..lr=1", "'optim..lr=1' is not an override"),
+        ("seed:3", "'seed:3' is not an override"),
+        ("seed=[", "the value of seed, line 1: not valid YAML"),
+        ("optim.warm_up=3", "unknown key optim.warm_up; did you mean warmup?"),
+        ("steps.x=1", "steps must be a whole number, not a mapping"),
+        ("model=foo", "model must be a section of keys, not the text 'foo'"),
+        ("optim.lr='1e-6'", "optim.lr must be a number, not the text '1e-6'; write it without quotes"),
+    ],
+)
 def test_a_wrong_override_is_refused_with_its_key(refusal, override, words):
     assert refusal("seed: 1", override).startswith(f"recipe: {words}")
 
 
 OUT_OF_RANGE = {
-    "name": ["", "' '"], "seed": [-1, 2**63], "steps": [-1], "run_dir": ["''"], "deterministic": ["maybe"],
-    "threads": [0], "model.name": ["''"], "model.dtype": ["float16", "fp32"], "model.lora": [3],
-    "model.lora.rank": [0], "model.lora.alpha": [0, -1], "model.lora.targets": [3],
-    "model.trust_remote_code": ["yes"], "model.gradient_checkpointing": ["on"], "model.revision": [3],
-    "data.source": ["''"], "data.subset": [1], "data.split": [1], "data.args": ["[]"], "data.columns": ["[]"],
-    "data.template": ["r2", "''", "x {promt}"], "data.held_out": [-1], "data.max_prompt_tokens": [0],
-    "sample.engine": ["vllm"], "sample.prompts": [0], "sample.group_size": [0], "sample.max_tokens": [0],
-    "sample.temperature": [-0.1], "sample.top_k": [-1, 0.5], "sample.top_p": [0, -1, 1.1],
-    "sample.min_p": [-0.1, 1.1], "sample.stop": ["a", "[1]", "['']"], "sample.max_rows": [0], "rewards": [1],
-    "rewards.<name>.use": [3], "rewards.<name>.weight": [".inf", "x"], "rewards.<name>.args": ["[]"],
-    "rewards.<name>.when": ["[]"], "rewards.<name>.style": [3], "rewards.<name>.timeout_seconds": [0, -1],
-    "advantage.rule": ["rank"], "advantage.epsilon": [-1], "advantage.mask_truncated": ["no"],
-    "loss.preset": ["ppo"], "loss.epsilon_low": [-0.1], "loss.epsilon_high": [-0.1], "loss.aggregation": ["mean"],
-    "loss.constant": [0], "loss.beta": [-0.1], "loss.reference_every": [-1], "loss.old": ["never"],
-    "optim.lr": [0, -1e-6], "optim.updates": [0], "optim.epochs": [0], "optim.warmup": [-1],
-    "optim.schedule": ["step"], "optim.weight_decay": [-1], "optim.max_grad_norm": [-1],
-    "optim.tokens_per_micro_batch": [0], "optim.beta1": [-0.1, 1], "optim.beta2": [-0.1, 1], "optim.eps": [0],
-    "evaluate.every": [-1], "evaluate.samples": [0], "evaluate.temperature": [-1], "evaluate.reward": [3],
-    "checkpoint.every": [-1], "checkpoint.keep": [0], "log.wandb": ["true"], "log.wandb.project": [3],
-    "log.wandb.entity": [3], "log.wandb.mode": ["of"], "log.wandb.tags": ["a"],
-    "sandbox.min_isolation": ["L9", 2], "sandbox.allow_unsafe": ["yes"],
+    "name": ["", "' '"],
+    "seed": [-1, 2**63],
+    "steps": [-1],
+    "run_dir": ["''"],
+    "deterministic": ["maybe"],
+    "threads": [0],
+    "model.name": ["''"],
+    "model.dtype": ["float16", "fp32"],
+    "model.lora": [3],
+    "model.lora.rank": [0],
+    "model.lora.alpha": [0, -1],
+    "model.lora.targets": [3],
+    "model.trust_remote_code": ["yes"],
+    "model.gradient_checkpointing": ["on"],
+    "model.revision": [3],
+    "data.source": ["''"],
+    "data.subset": [1],
+    "data.split": [1],
+    "data.args": ["[]"],
+    "data.columns": ["[]"],
+    "data.template": ["r2", "''", "x {promt}"],
+    "data.held_out": [-1],
+    "data.max_prompt_tokens": [0],
+    "sample.engine": ["vllm"],
+    "sample.prompts": [0],
+    "sample.group_size": [0],
+    "sample.max_tokens": [0],
+    "sample.temperature": [-0.1],
+    "sample.top_k": [-1, 0.5],
+    "sample.top_p": [0, -1, 1.1],
+    "sample.min_p": [-0.1, 1.1],
+    "sample.stop": ["a", "[1]", "['']"],
+    "sample.max_rows": [0],
+    "rewards": [1],
+    "rewards.<name>.use": [3],
+    "rewards.<name>.weight": [".inf", "x"],
+    "rewards.<name>.args": ["[]"],
+    "rewards.<name>.when": ["[]"],
+    "rewards.<name>.workers": [0],
+    "rewards.<name>.style": [3],
+    "rewards.<name>.timeout_seconds": [0, -1],
+    "advantage.rule": ["rank"],
+    "advantage.epsilon": [-1],
+    "advantage.mask_truncated": ["no"],
+    "loss.preset": ["ppo"],
+    "loss.epsilon_low": [-0.1],
+    "loss.epsilon_high": [-0.1],
+    "loss.aggregation": ["mean"],
+    "loss.constant": [0],
+    "loss.beta": [-0.1],
+    "loss.reference_every": [-1],
+    "loss.old": ["never"],
+    "optim.lr": [0, -1e-6],
+    "optim.updates": [0],
+    "optim.epochs": [0],
+    "optim.warmup": [-1],
+    "optim.schedule": ["step"],
+    "optim.weight_decay": [-1],
+    "optim.max_grad_norm": [-1],
+    "optim.tokens_per_micro_batch": [0],
+    "optim.beta1": [-0.1, 1],
+    "optim.beta2": [-0.1, 1],
+    "optim.eps": [0],
+    "evaluate.every": [-1],
+    "evaluate.samples": [0],
+    "evaluate.temperature": [-1],
+    "evaluate.reward": [3],
+    "checkpoint.every": [-1],
+    "checkpoint.keep": [0],
+    "log.wandb": ["true"],
+    "log.wandb.project": [3],
+    "log.wandb.entity": [3],
+    "log.wandb.mode": ["of"],
+    "log.wandb.tags": ["a"],
+    "sandbox.min_isolation": ["L9", 2],
+    "sandbox.allow_unsafe": ["yes"],
 }
 
 
@@ -374,17 +462,22 @@ def test_every_default_passes_its_own_check():
     assert Recipe.from_mapping(Recipe().to_mapping()) == Recipe()
 
 
-@pytest.mark.parametrize("text, words", [
-    ("sample: {group_size: 1}", "sample.group_size is 1, but advantage.rule group_std compares"),
-    ("sample: {prompts: 2}\noptim: {updates: 3}", "optim.updates is 3 but sample.prompts is 2"),
-    ("sample: {temperature: 0}", "sample.temperature is 0"),
-    ("loss: {reference_every: 4}", "loss.reference_every is set but loss.beta is 0"),
-    ("rewards: {a: {weight: 1}}", "rewards.a.use is missing; name a function, e.g. math_answer"),
-    ("rewards: {correct: {use: x}}\nevaluate: {reward: corect}", "evaluate.reward names corect, which is not among "
-                                                                "rewards; did you mean correct?"),
-    ("data: {columns: {prompt: 3}}", "data.columns.prompt must name a column of the data set, not 3"),
-    ("data: {columns: {prompt: null}}", "data.columns.prompt must name a column of the data set, not nothing"),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("sample: {group_size: 1}", "sample.group_size is 1, but advantage.rule group_std compares"),
+        ("sample: {prompts: 2}\noptim: {updates: 3}", "optim.updates is 3 but sample.prompts is 2"),
+        ("sample: {temperature: 0}", "sample.temperature is 0"),
+        ("loss: {reference_every: 4}", "loss.reference_every is set but loss.beta is 0"),
+        ("rewards: {a: {weight: 1}}", "rewards.a.use is missing; name a function, e.g. math_answer"),
+        (
+            "rewards: {correct: {use: x}}\nevaluate: {reward: corect}",
+            "evaluate.reward names corect, which is not among rewards; did you mean correct?",
+        ),
+        ("data: {columns: {prompt: 3}}", "data.columns.prompt must name a column of the data set, not 3"),
+        ("data: {columns: {prompt: null}}", "data.columns.prompt must name a column of the data set, not nothing"),
+    ],
+)
 def test_keys_that_cannot_stand_together_are_refused(refusal, text, words):
     assert refusal(text).startswith(f"recipe: {words}")
 
@@ -407,17 +500,28 @@ def test_paths_in_yaml_start_at_the_recipe_and_paths_in_overrides_at_the_working
     there, here = tmp_path / "there", tmp_path / "here"
     there.mkdir(), here.mkdir()
     (there / "model").mkdir()
-    (there / "r.yaml").write_text("run_dir: out\nmodel: {name: model}\ndata: {source: rows.jsonl}\n"
-                                  "rewards: {a: {use: 'mine.py:f'}, b: {use: 'pkg.mod:f'}, c: {use: math_answer}}")
+    (there / "r.yaml").write_text(
+        "run_dir: out\nmodel: {name: model}\ndata: {source: rows.jsonl}\n"
+        "rewards: {a: {use: 'mine.py:f'}, b: {use: 'pkg.mod:f'}, c: {use: math_answer}}"
+    )
     monkeypatch.chdir(here)
     recipe = Recipe.load("../there/r.yaml")
     assert (recipe.run_dir, recipe.model.name, recipe.data.source, recipe.rewards["a"].use) == (
-        str(there / "out"), str(there / "model"), str(there / "rows.jsonl"), f"{there / 'mine.py'}:f")
+        str(there / "out"),
+        str(there / "model"),
+        str(there / "rows.jsonl"),
+        f"{there / 'mine.py'}:f",
+    )
     assert (recipe.rewards["b"].use, recipe.rewards["c"].use) == ("pkg.mod:f", "math_answer")
-    recipe = Recipe.load("../there/r.yaml", "run_dir=out", "data.source=rows.jsonl", "rewards.a.use=mine.py:f",
-                         "model.name=./model")
+    recipe = Recipe.load(
+        "../there/r.yaml", "run_dir=out", "data.source=rows.jsonl", "rewards.a.use=mine.py:f", "model.name=./model"
+    )
     assert (recipe.run_dir, recipe.model.name, recipe.data.source, recipe.rewards["a"].use) == (
-        str(here / "out"), str(here / "model"), str(here / "rows.jsonl"), f"{here / 'mine.py'}:f")
+        str(here / "out"),
+        str(here / "model"),
+        str(here / "rows.jsonl"),
+        f"{here / 'mine.py'}:f",
+    )
 
 
 def test_a_home_folder_and_a_hub_name_are_what_they_are(recipe, monkeypatch, tmp_path):
@@ -437,17 +541,55 @@ def test_a_folder_that_is_called_like_a_task_does_not_hide_the_task(tmp_path, mo
 
 # ---- written and read back -------------------------------------------------------------------------------------
 
-TRAPS = ["no", "on", "yes", "1e5", "1e-6", "08", "09", "0x10", "1:30", "2020-01-01", "true", "null", "~", "", " ", "<<",
-         "1_000", ".5", "5.", ".inf", "=", "a: b", "# x", "- x", "'", '"', "\n", "\t", "ü→", "\U0001f600", "{x}", "!t", "&a"]
+TRAPS = [
+    "no",
+    "on",
+    "yes",
+    "1e5",
+    "1e-6",
+    "08",
+    "09",
+    "0x10",
+    "1:30",
+    "2020-01-01",
+    "true",
+    "null",
+    "~",
+    "",
+    " ",
+    "<<",
+    "1_000",
+    ".5",
+    "5.",
+    ".inf",
+    "=",
+    "a: b",
+    "# x",
+    "- x",
+    "'",
+    '"',
+    "\n",
+    "\t",
+    "ü→",
+    "\U0001f600",
+    "{x}",
+    "!t",
+    "&a",
+]
 
 
 def everything() -> Recipe:
-    return Recipe.from_mapping({
-        "name": "08", "model": {"name": "1e5", "lora": {"targets": TRAPS}, "revision": "1e5"},
-        "data": {"columns": {text: text for text in TRAPS}, "args": {"a": [1, 2.5, None, {"b": True}], "c": 1e-7}},
-        "sample": {"stop": [text for text in TRAPS if text]},
-        "rewards": {text: {"use": "x", "when": {"level": text}, "args": {"n": 1e20}} for text in TRAPS},
-        "optim": {"lr": 1e-6, "eps": 1e-16}, "log": {"wandb": {"tags": TRAPS}}})
+    return Recipe.from_mapping(
+        {
+            "name": "08",
+            "model": {"name": "1e5", "lora": {"targets": TRAPS}, "revision": "1e5"},
+            "data": {"columns": {text: text for text in TRAPS}, "args": {"a": [1, 2.5, None, {"b": True}], "c": 1e-7}},
+            "sample": {"stop": [text for text in TRAPS if text]},
+            "rewards": {text: {"use": "x", "when": {"level": text}, "args": {"n": 1e20}} for text in TRAPS},
+            "optim": {"lr": 1e-6, "eps": 1e-16},
+            "log": {"wandb": {"tags": TRAPS}},
+        }
+    )
 
 
 def test_the_resolved_mapping_gives_the_same_recipe():
@@ -471,8 +613,9 @@ def test_other_readers_of_yaml_understand_what_is_written():
 
 def test_differences_name_the_keys_and_both_values():
     old = Recipe.from_mapping({"rewards": {"a": {"use": "x"}}}).to_mapping()
-    new = Recipe.from_mapping({"seed": 1, "optim": {"lr": 0.5}, "model": {"lora": {}},
-                               "rewards": {"a": {"use": "y"}, "b": {"use": "z"}}}).to_mapping()
+    new = Recipe.from_mapping(
+        {"seed": 1, "optim": {"lr": 0.5}, "model": {"lora": {}}, "rewards": {"a": {"use": "y"}, "b": {"use": "z"}}}
+    ).to_mapping()
     found = {name: (a, b) for name, a, b in differences(old, new)}
     assert found.pop("model.lora") == (None, new["model"]["lora"])
     assert found.pop("rewards.b") == (None, new["rewards"]["b"])

@@ -7,9 +7,9 @@ import math
 
 import pytest
 import torch
-from tiny import plain_processed
 
 from grpo.rollout.sampler import Sampling, completion_seed, gumbel, keep, sample
+from tiny import plain_processed
 
 COMBINATIONS = [Sampling(0.9, k, p, m) for k, p, m in itertools.product((0, 9), (1.0, 0.85), (0.0, 0.06))]
 DRAWS = 100_000
@@ -159,6 +159,11 @@ def test_seeds_differ_by_every_part_and_do_not_run_together():
     assert len({completion_seed(*name) for name in names}) == len(names)
     assert completion_seed("a", "bc") != completion_seed("ab", "c")
     assert completion_seed(0, 3, "p", 1) == -5818085348811657536, "old runs would no longer repeat"
+
+
+def test_neighbouring_seeds_do_not_share_noise_at_neighbouring_positions():
+    seed_R, position_R = torch.cartesian_prod(torch.arange(-30, 30), torch.arange(60)).unbind(-1)
+    assert len(gumbel(seed_R, position_R, 3).unique(dim=0)) == 3600
 
 
 def kolmogorov_smirnov(values: torch.Tensor) -> float:

@@ -11,7 +11,8 @@ HEADS, KV_HEADS, WIDTH = 4, 2, 8
 
 
 def random_prefix(length: int, layers: int = 2, dtype=torch.float64):
-    return {layer: tuple(torch.randn(KV_HEADS, length, WIDTH, dtype=dtype) for _ in range(2)) for layer in range(layers)}
+    return {layer: tuple(torch.randn(KV_HEADS, length, WIDTH, dtype=dtype) for _ in range(2))
+            for layer in range(layers)}
 
 
 def step(slots: Slots, lengths, window=None, softcap=None, layers: int = 2, dtype=torch.float64, news=None):

@@ -46,7 +46,8 @@ FAMILIES: dict[str, dict] = {
 }
 
 
-def tiny_model(family: str, seed: int, *, vocabulary: int = VOCABULARY, peak: float = 3.0, **options) -> PreTrainedModel:
+def tiny_model(family: str, seed: int, *, vocabulary: int = VOCABULARY, peak: float = 3.0,
+               **options) -> PreTrainedModel:
     """A random fp32 model whose logits have a standard deviation of about `peak`."""
     own = FAMILIES[family]
     shape = {} if family.startswith("gpt") else _SHAPE
