@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import io
+import warnings
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -22,6 +25,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from grpo.recipe import LoraSection, ModelSection, RecipeError
 
@@ -66,53 +70,46 @@ def _source(section: ModelSection) -> tuple[str, dict[str, Any]]:
 def load_config(section: ModelSection) -> PretrainedConfig:
     """The model's configuration, read before its weights; a model that cannot be found is refused."""
     if section.name.startswith((".", "/", "~")) and gguf_file(section.name) is None:
-        folder = Path(section.name).expanduser()
-        if not folder.is_dir():
+        if not Path(section.name).expanduser().is_dir():
             raise RecipeError(f"recipe: model.name names {section.name}, but there is no such folder")
-        if not (folder / "config.json").is_file():
-            raise RecipeError(f"model: the folder {section.name} holds no config.json and no GGUF file, so it is no "
-                              "model; name the folder that save_pretrained wrote")
     place, options = _source(section)
     try:
         return AutoConfig.from_pretrained(place, **options)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise RecipeError(refusal(f"model: {section.name}", error)) from None
+    except Exception as error:  # the hub client raises many kinds; each is the reader's to know
+        raise RecipeError(refusal(section.name, error, "is neither a folder with a config.json nor a model that the "
+                                                       "hub gives")) from None
 
 
 def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
     """The model's tokenizer; where it has no padding token, its end token serves."""
     place, options = _source(section)
-    folder = Path(place)
-    names = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt")
-    if folder.is_dir() and "gguf_file" not in options and not (
-            any((folder / name).is_file() for name in names) or any(folder.glob("*.model"))):
-        raise RecipeError(f"model: the folder {section.name} holds no tokenizer (no {names[0]} or {names[1]}); save "
-                          "the tokenizer into it with tokenizer.save_pretrained")
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
-    except (OSError, ValueError, ImportError, KeyError, AttributeError, TypeError) as error:
-        raise RecipeError(refusal(f"model: the tokenizer of {section.name}", error)) from None
+    except Exception as error:  # a damaged file can fail in any reader
+        hint = "; save one into it with tokenizer.save_pretrained" if Path(place).is_dir() else ""
+        raise RecipeError(refusal(section.name, error, "has no tokenizer that can be loaded (tokenizer.json and "
+                                                       f"tokenizer_config.json){hint}")) from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def refusal(what: str, error: BaseException) -> str:
-    """Why `what` cannot be loaded and what would do, from an error of the hub's client or transformers."""
-    text = " ".join(str(error).split())
-    lower = text.lower()
-    if "gated repo" in lower or "401" in lower and "restricted" in lower:
-        return (f"{what} is gated: accept its terms on its page, then log in with `hf auth login`, or name a folder "
-                "that holds it")
-    if any(words in lower for words in _UNREACHABLE):
-        return (f"{what} is no folder here, and the hub cannot be reached; check the connection, or name a folder that "
-                "holds it")
-    return f"{what} cannot be loaded: {first_line(error)}"
+def refusal(name: str, error: BaseException, otherwise: str) -> str:
+    """Why the model `name` cannot be loaded and what would do: a gate, no way to the hub, or `otherwise`."""
+    said = " ".join(str(error).split()).lower()
+    if "gated repo" in said or "401" in said and "restricted" in said:
+        return (f"model: {name} is gated: accept its terms on its page, then log in with `hf auth login`, or name a "
+                "folder that holds it")
+    if not Path(name).exists() and any(words in said for words in _UNREACHABLE):
+        return (f"model: {name} is no folder here, and the hub cannot be reached; check the connection, or name a "
+                "folder that holds it")
+    return f"model: {name} {otherwise}: {first_words(error)}"
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text that says anything."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def first_words(error: BaseException) -> str:
+    """The beginning of what an error says, in one line."""
+    words = " ".join(str(error).split())
+    return (words if len(words) <= 300 else words[:297] + "...") or type(error).__name__
 
 
 # ---- weights ----------------------------------------------------------------------------------------------------
@@ -124,10 +121,42 @@ def load_model(section: ModelSection, device: torch.device | str = "cpu") -> Pre
     if section.quantize:
         options |= {"quantization_config": _four_bits(section), "device_map": {"": torch.device(device)}}
     try:
-        model = AutoModelForCausalLM.from_pretrained(place, dtype=DTYPES[section.dtype], **options)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise RecipeError(refusal(f"model: {section.name}", error)) from None
+        with _in_silence("gguf_file" in options):
+            model, report = AutoModelForCausalLM.from_pretrained(place, dtype=DTYPES[section.dtype],
+                                                                 output_loading_info=True,
+                                                                 ignore_mismatched_sizes=True, **options)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a damaged file can fail in any reader
+        raise RecipeError(refusal(section.name, error, "cannot be loaded")) from None
+    check_report(section.name, type(model).__name__, report)
     return rebuilt(model) if "gguf_file" in options else model
+
+
+@contextmanager
+def _in_silence(bars_too: bool) -> Iterator[None]:
+    """Keeps transformers' report of a load, which `check_report` puts in words, off the console."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with redirect_stderr(io.StringIO()) if bars_too else nullcontext():  # GGUF's bar heeds no setting
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def check_report(name: str, kind: str, report: Mapping[str, Any]) -> None:
+    """Refuse a model whose files lack weights, or hold others than its configuration asks for."""
+    missing, left = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    for weight, found, asked in sorted(report["mismatched_keys"]):
+        raise RecipeError(f"model: {weight} has the shape {list(found)} in {name}, but its config.json asks for "
+                          f"{list(asked)}")
+    if missing:
+        raise RecipeError(f"model: {name} lacks {len(missing)} of the weights that its config.json asks for, "
+                          f"{missing[0]} among them; they would start as random numbers")
+    if left:
+        warnings.warn(f"model: {len(left)} weights of {name} have no place in {kind} and are left out, {left[0]} "
+                      "among them", stacklevel=3)
 
 
 def rebuilt(model: PreTrainedModel) -> PreTrainedModel:
@@ -177,7 +206,7 @@ def with_adapters(model: PreTrainedModel, lora: LoraSection) -> nn.Module:
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        raise RecipeError(f"model: lora.targets {lora.targets!r} does not fit this model: {first_line(error)}") from None
+        raise RecipeError(f"model: lora.targets {lora.targets!r} does not fit this model: {first_words(error)}") from None
 
 
 def _targets(model: PreTrainedModel, wanted: str | Sequence[str]) -> tuple[str | list[str], list[str] | None]:

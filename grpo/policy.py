@@ -7,7 +7,6 @@ change the optimizer's.
 
 from __future__ import annotations
 
-import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import logging as transformers_logging
 
 from grpo import attention
 from grpo.kernels.logprob import token_logprob
-from grpo.pack import MIN_ROWS
 from grpo.loading import load_model, load_tokenizer, merged, with_adapters
+from grpo.pack import MIN_ROWS
 from grpo.recipe import ModelSection, RecipeError
 from grpo.types import PackedRows
 
