@@ -159,8 +159,8 @@ def evaluate_recipe(recipe: Recipe, every_row: bool = False) -> dict[str, Any]:
     held = rows if every_row or not recipe.data.held_out else split_rows(rows, recipe.data.held_out)[1]
     config, tokenizer = load_config(recipe.model), load_tokenizer(recipe.model)
     check_template(recipe.data.template, tokenizer)
-    prompts = make_prompts(held, [], recipe.data, tokenizer, longest_sequence(config.get_text_config()),
-                           recipe.sample.max_tokens)
+    prompts = make_prompts([], held, recipe.data, tokenizer, longest_sequence(config.get_text_config()),
+                           recipe.sample.max_tokens)  # held out, they have the names, so the seeds, of training's
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -168,7 +168,7 @@ def evaluate_recipe(recipe: Recipe, every_row: bool = False) -> dict[str, Any]:
     engine = Engine(policy, max_rows=recipe.sample.max_rows, stop=recipe.sample.stop)
     sampling = Sampling(recipe.evaluate.temperature, recipe.sample.top_k, recipe.sample.top_p, recipe.sample.min_p)
     with Judge(specs) as judge:
-        strict = evaluate(engine, judge, prompts.train, samples=recipe.evaluate.samples, sampling=sampling,
+        strict = evaluate(engine, judge, prompts.held_out, samples=recipe.evaluate.samples, sampling=sampling,
                           max_tokens=recipe.sample.max_tokens, seed=recipe.seed, reward=name)
     assert strict is not None, "nothing interrupts it"
     lenient = None

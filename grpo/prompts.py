@@ -185,7 +185,7 @@ def make_prompts(train: Sequence[Row], held: Sequence[Row], section: DataSection
             for name, rows in (("train", train), ("held", held))]
     kept = [tuple(p for p in prompts if limit is None or len(p.token_ids) <= limit) for prompts in sets]
     longest = max((len(p.token_ids) for prompts in sets for p in prompts), default=0)
-    if not kept[0]:
+    if train and not kept[0] or not any(kept):
         raise RecipeError(f"data: every prompt is longer than {limit} tokens (the longest has {longest}); lower "
                           "sample.max_tokens, raise data.max_prompt_tokens, or choose a shorter template")
     return PromptSet(*kept, sum(map(len, sets)) - sum(map(len, kept)), longest)

@@ -28,7 +28,7 @@ from grpo.learner import Learner
 from grpo.log import Log, Record, finite, interval
 from grpo.optimizer import Optimizer
 from grpo.pack import make_batch
-from grpo.loading import load_config, load_tokenizer
+from grpo.loading import first_words, load_config, load_tokenizer
 from grpo.policy import Policy, longest_sequence
 from grpo.prompts import PromptStream, check_template, load_rows, make_prompts, split_rows
 from grpo.ranks import Ranks
@@ -264,7 +264,8 @@ class Trainer:
         if self._stopping():
             return
         if self.ranks.main:
-            self.policy.save(self.folder / "final")
+            with checkpoint.said_by_the_disk(self.folder / "final"):
+                self.policy.save(self.folder / "final")
             self._write_summary()
         self._finished = True
         self.ranks.wait()
@@ -413,6 +414,14 @@ def write_text(path: Path, text: str) -> None:
     writing.replace(path)
 
 
+def no_memory(error: BaseException) -> str | None:
+    """What to do, if `error` says that the GPU or the machine has no memory left; None if it says something else."""
+    if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in str(error):
+        return None
+    return (f"out of memory ({first_words(error)}); lower optim.tokens_per_micro_batch for the update or "
+            "sample.max_rows for sampling, or set model.gradient_checkpointing: true; what was saved before stands")
+
+
 # ---- the command -----------------------------------------------------------------------------------------------
 
 
@@ -448,6 +457,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAULT
     except OSError as error:
         print(f"stopped: {error}; what was saved before stands", file=sys.stderr)
+        return EXIT_FAULT
+    except (MemoryError, RuntimeError) as error:
+        words = no_memory(error)
+        if words is None:
+            raise
+        print(f"stopped: {words}", file=sys.stderr)
         return EXIT_FAULT
     except KeyboardInterrupt:
         print("stopped at once; the last checkpoint stands", file=sys.stderr)

@@ -35,6 +35,8 @@ def small(recipe: Path, tmp_path: Path, *overrides: str) -> Recipe:
         file.write_text("".join(json.dumps({key: text.replace("{n}", str(n)) for key, text in
                                             HUB_ROWS[own.data.source].items()}) + "\n" for n in range(8)))
         settings += [f"data.source={file}", "data.subset=null"]
+    if "count" in own.data.args:
+        settings += ["data.args.count=50"]
     return Recipe.load(recipe, *settings, *overrides)
 
 
