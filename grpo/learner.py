@@ -28,6 +28,7 @@ from grpo.loss import (
     distillation,
     off_policy_kept,
     select_top_entropy,
+    spans_update,
 )
 from grpo.optimizer import Optimizer
 from grpo.pack import micro_batches, pack
@@ -167,7 +168,7 @@ class Learner:
         if not rows:
             return UpdateStats(made=False)
         before = {row.index for row in rows} & self._old.keys()
-        survey = self._survey(rows) if self._spans_update else Survey()
+        survey = self._survey(rows) if spans_update(self.loss) else Survey()
         entropy_weight = self.bonus.coefficient(survey.entropy)
         tally = Tally(self.policy.device)
         for chunk in self._mine(rows):
@@ -179,10 +180,6 @@ class Learner:
     def reached(self) -> set[int]:
         """The rows of the step of which some token had a weight above 0 in some update, on any rank."""
         return self._reached
-
-    @property
-    def _spans_update(self) -> bool:
-        return self.rule.select is not None or self.loss.top_entropy < 1 or self.loss.entropy_target > 0
 
     @torch.no_grad()
     def _survey(self, rows: Sequence[Row]) -> Survey:
@@ -263,7 +260,7 @@ class Learner:
 
     def _add_up(self, packed: PackedRows, stats: TokenStats, tokens: Tokens, weights: correction.Weights,
                 weight_T: Tensor, share_T: Tensor, tally: Tally) -> None:
-        drift_T = (tokens.sampled_logp_T - tokens.old_logp_T).abs()
+        drift_T = (tokens.sampled_logp_T - tokens.old_logp_T).abs().nan_to_num(0.0)
         mass_T = share_T * tokens.advantage_T.abs()
         ones_T, dropped_T, unit_T = torch.ones_like(drift_T), weight_T == 0, weights.unit_T
         tally.add(clipped=self.rule.limits(tokens, self.loss), entropy=stats.entropy_T, drift=drift_T, tokens=ones_T,

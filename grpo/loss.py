@@ -13,7 +13,7 @@ How sampler and trainer are reconciled is in ``correction.py``; what is printed,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Mapping, Protocol
+from typing import Any, Callable, Mapping, Protocol
 
 import torch
 from torch import Tensor
@@ -363,6 +363,16 @@ POLICIES: Mapping[str, PolicyLoss] = {
     "m2po": PolicyLoss(m2po, flagged, select_m2po),
     "none": PolicyLoss(nothing),
 }
+
+
+def spans_update(loss: Any) -> bool:
+    """Whether something in the loss is selected over all tokens of an update."""
+    return POLICIES[loss.policy].select is not None or loss.top_entropy < 1 or loss.entropy_target > 0
+
+
+def reaches_flat(loss: Any) -> bool:
+    """Whether something in the loss acts on flat groups too, or counts their tokens, so that they are forwarded."""
+    return bool((loss.beta and loss.kl_in == "loss") or loss.entropy or loss.teacher or spans_update(loss))
 
 
 # ---- KL to the reference, and to a teacher ----------------------------------------------------------------------

@@ -123,8 +123,8 @@ class DataSection:
     template: str = key("r1", "r1 (think/answer tags), chat (the tokenizer's), plain, or a string with {prompt}",
                         a_template)
     held_out: int = key(0, "rows kept for evaluation; they never train", at_least(0))
-    pass_low: float = key(0.0, "prompts whose pass rate so far is below this wait (see pass_again)", between(0, 1))
-    pass_high: float = key(1.0, "prompts whose pass rate so far is above this wait", between(0, 1))
+    pass_low: float = key(0.0, "prompts passed at a lower rate when last sampled wait (see pass_again)", between(0, 1))
+    pass_high: float = key(1.0, "prompts passed at a higher rate when last sampled wait", between(0, 1))
     pass_again: int = key(3, "epochs a prompt outside pass_low to pass_high waits before it is tried again", at_least(1))
     max_prompt_tokens: int | None = key(None, "longer prompts are dropped and counted; default: what the context "
                                               "leaves beside sample.max_tokens", at_least(1))
@@ -476,7 +476,7 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     values = dict(values)
     if isinstance(values.get("run_dir"), str) and values["run_dir"].strip():
         values["run_dir"] = str((folder / Path(values["run_dir"]).expanduser()).resolve())
-    for section, name in (("model", "name"), ("data", "source")):
+    for section, name in (("model", "name"), ("data", "source"), ("loss", "teacher")):
         if isinstance(values.get(section), dict) and name in values[section]:
             values[section] = {**values[section], name: _absolute(values[section][name], folder)}
     if isinstance(values.get("rewards"), dict):
