@@ -172,7 +172,8 @@ def gmpo_limits(tokens: Tokens, settings: Settings) -> Tensor:
 
 def sapo(tokens: Tokens, settings: Settings) -> Tensor:
     """-(4 / tau) sigmoid(tau (r - 1)) A, tau by the sign of A (SAPO, arXiv 2511.20347)."""
-    tau_T = torch.where(tokens.advantage_T > 0, settings.sapo_positive, settings.sapo_negative).to(tokens.logp_T)
+    tau_T = torch.full_like(tokens.advantage_T, settings.sapo_negative)
+    tau_T[tokens.advantage_T > 0] = settings.sapo_positive
     return -(4 / tau_T) * (tau_T * (tokens.ratio_T - 1)).sigmoid() * tokens.advantage_T
 
 
@@ -301,17 +302,16 @@ def select_clip_cov(tokens: Tokens, settings: Settings, seed: int) -> Tensor:
 def select_kl_cov(tokens: Tokens, settings: Settings, seed: int) -> Tensor:
     """The ``cov_share`` of the update's tokens, at least one, whose covariance is largest."""
     cov_T = covariance(tokens.logp_T, tokens.advantage_T)
-    number = max(1, int(settings.cov_share * len(cov_T)))
-    return _marked(cov_T, cov_T.argsort(descending=True, stable=True)[:number])
+    return largest(cov_T, max(1, int(settings.cov_share * len(cov_T))))
 
 
 def select_m2po(tokens: Tokens, settings: Settings, seed: int) -> Tensor:
     """The largest (logp - sampled_logp)^2, until the mean over the others is at most ``second_moment``."""
     square_T = (tokens.logp_T - tokens.sampled_logp_T).square()
     square_T = torch.where(square_T.isfinite(), square_T, torch.inf)
-    order = square_T.argsort(stable=True)
-    means = square_T[order].cumsum(0) / torch.arange(1, len(order) + 1, device=order.device)
-    return _marked(square_T, order[means > settings.second_moment])
+    ordered_T = square_T.sort().values
+    means_T = ordered_T.cumsum(0) / torch.arange(1, len(ordered_T) + 1, device=ordered_T.device)
+    return largest(square_T, int((means_T > settings.second_moment).sum()))
 
 
 def _marked(like_T: Tensor, places: Tensor) -> Tensor:
@@ -322,8 +322,19 @@ def _marked(like_T: Tensor, places: Tensor) -> Tensor:
 
 def select_top_entropy(entropy_T: Tensor, share: float) -> Tensor:
     """The ``share`` of the update's tokens whose entropy is highest (arXiv 2506.01939)."""
-    number = max(1, round(share * len(entropy_T)))
-    return _marked(entropy_T, entropy_T.argsort(descending=True, stable=True)[:number])
+    return largest(entropy_T, max(1, round(share * len(entropy_T))))
+
+
+def largest(value_T: Tensor, number: int) -> Tensor:
+    """The `number` largest values, and all that equal the least of them up to rounding.
+
+    Ties are common: the completions of a group share their first token's distribution. Were one of them taken
+    and another left, rounding would decide, and rounding changes with the micro-batch.
+    """
+    if not number:
+        return torch.zeros_like(value_T, dtype=torch.bool)
+    least = value_T.sort(descending=True).values[number - 1]
+    return value_T >= least - torch.finfo(value_T.dtype).eps ** 0.75 * least.abs().clamp_min(1.0)
 
 
 Function = Callable[[Tokens, Settings], Tensor]
