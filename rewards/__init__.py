@@ -37,6 +37,8 @@ TABLE: Mapping[str, str] = MappingProxyType(
         "arithmetic": "rewards.math_answer:math_answer",
         "countdown": "rewards.tasks:countdown",
         "countdown_format": "rewards.tasks:countdown_format",
+        "knights_and_knaves": "rewards.tasks:knights_and_knaves",
+        "gym_answer": "rewards.tasks:gym_answer",
         "think_format": "rewards.format:think_format",
         "tag_count": "rewards.format:tag_count",
         "soft_overlong": "rewards.length:soft_overlong",

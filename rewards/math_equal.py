@@ -14,13 +14,24 @@ from dataclasses import dataclass
 from itertools import permutations
 from typing import Any, Callable
 
-from rewards.expressions import Budget, Undecided, canonical, context, evaluate, fold, nearly_equal, rename, symbols
-from rewards.labels import Labelled, expand_signs, label_of, split_label
-from rewards.latex import Node, ParseError, parse
-from rewards.plain_number import rational_agrees, read_plain_number
-from rewards.quantities import quantities_agree
-from rewards.real_sets import ORDERS, is_set_of_reals, sets_agree
-from rewards.words import choice_of, is_sentence, is_wording, moment_of, same_words, says_more, spelled_out
+from rewards.mathematics.expressions import (
+    Budget,
+    Undecided,
+    canonical,
+    context,
+    evaluate,
+    fold,
+    nearly_equal,
+    rename,
+    symbols,
+)
+from rewards.mathematics.labels import Labelled, expand_signs, label_of, split_label
+from rewards.mathematics.latex import parse
+from rewards.mathematics.plain_number import rational_agrees, read_plain_number
+from rewards.mathematics.quantities import quantities_agree
+from rewards.mathematics.real_sets import ORDERS, is_set_of_reals, sets_agree
+from rewards.mathematics.tree import Node, ParseError
+from rewards.mathematics.words import choice_of, is_sentence, is_wording, moment_of, same_words, says_more, spelled_out
 
 __all__ = ["Verdict", "equal"]
 
@@ -486,7 +497,7 @@ class _Comparison:
         """Ask sympy where the caller allows it; otherwise the question stays open."""
         if not self.allow_sympy:
             raise Undecided("needs sympy")
-        from rewards.symbolic import symbolically_equal
+        from rewards.mathematics.symbolic import symbolically_equal
 
         self.tier = "c"
         return symbolically_equal(pred, gold)

@@ -10,7 +10,7 @@ import torch
 from grpo.rollout.engine import Engine
 from grpo.rollout.sampler import Sampling
 from grpo.types import Completion, Prompt
-from tests.tiny import (
+from tiny import (
     FAMILIES,
     byte_tokenizer,
     parrot_policy,

@@ -127,8 +127,14 @@ def test_the_quickstart_takes_the_next_free_run_folder(tmp_path):
     (tmp_path / ".venv/bin/python").chmod(0o755)
     for stamp in ("venv", "run"):
         (tmp_path / ".venv" / f".stamp-{stamp}").touch()
+    outside_make = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     done = subprocess.run(
-        ["make", "quickstart", "ARGS=seed=1"], cwd=tmp_path, check=True, capture_output=True, text=True
+        ["make", "quickstart", "ARGS=seed=1"],
+        cwd=tmp_path,
+        env=outside_make,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     assert done.stdout.strip() == "-m grpo.train recipes/quickstart.yaml run_dir=runs/quickstart-3 seed=1"
 

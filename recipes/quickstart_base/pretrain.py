@@ -31,7 +31,10 @@ SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """What is planted: how often a trace searches, how often one attempt is right, how many a search may take."""
+    """What is planted: how often a trace searches, how often an attempt is right, how many a search may take.
+
+    A wrong attempt that misses the target by d is as likely as (1 + d) ** -near_miss: writers miss narrowly.
+    """
 
     searching: float = 0.3
     guess_right: float = 1 / 3
@@ -216,7 +219,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = training.lr_at(step)
         batch = _encode(tokenizer, itertools.islice(traces, training.traces))
-        losses.append(_accumulate(model, batch, training.slices))
+        losses.append(_accumulate(model, batch, training))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -235,10 +238,10 @@ def _encode(tokenizer, traces: Iterable[Trace]) -> list[tuple[list[int], int]]:
     return sorted(encoded, key=lambda pair: len(pair[0]))
 
 
-def _accumulate(model, batch: list[tuple[list[int], int]], slices: int) -> float:
+def _accumulate(model, batch: list[tuple[list[int], int]], training: Training) -> float:
     """Add the gradient of the batch's mean over predicted tokens, a slice of like lengths at a time."""
     num_predicted = sum(len(ids) - prompt for ids, prompt in batch)
-    per_slice, total = -(-len(batch) // slices), 0.0
+    per_slice, total = -(-len(batch) // training.slices), 0.0
     for start in range(0, len(batch), per_slice):
         loss = _summed_loss(model, batch[start : start + per_slice]) / num_predicted
         loss.backward()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
-from rewards.expressions import MOST_BITS, Undecided
-from rewards.latex import Node
+from rewards.mathematics.expressions import MOST_BITS, Undecided
+from rewards.mathematics.tree import Node
 
 __all__ = ["symbolically_equal"]
 

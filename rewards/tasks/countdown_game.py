@@ -1,86 +1,20 @@
-"""Procedural tasks: questions made by rule, each with the truth that a reward checks.
-
-A task is a function of its arguments alone: the same arguments give the same rows in the same order, whatever
-the run's seed. `held_out` takes the rows that never train, `countdown` judges an expression without ever
-evaluating text as code. Mapping rows to prompts, shuffling and sampling belong to the trainer.
-"""
+"""Countdown: numbers and a target, an expression that makes it, and a reward that never evaluates text as code."""
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import inspect
 import itertools
-import json
 import random
 import re
 from collections import Counter
-from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Sequence
 
 from rewards import Score
+from rewards.tasks.final_answer import is_tagged, tagged_answer
 
-__all__ = ["TASKS", "Task", "countdown", "countdown_format", "held_out", "load_task", "retries"]
+__all__ = ["Expression", "countdown", "countdown_format", "countdown_rows", "retries", "whole_results"]
 
 Row = dict[str, Any]
-
-
-# ---------------------------------------------------------------------------------------------- the tasks
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A family of questions: `rows` makes them, `reward` names the reward that judges them by default."""
-
-    name: str
-    make: Callable[..., list[Row]]
-    reward: str
-    doc: str
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-
-    def rows(self, **args: Any) -> list[Row]:
-        """The task's questions in a fixed order, each with ``prompt`` and the columns its reward needs."""
-        known = list(inspect.signature(self.make).parameters)
-        for name in args:
-            if name not in known:
-                raise ValueError(f"task {self.name}: unknown argument {name}{_nearest(name, known)}")
-        return self.make(**{**self.defaults, **args})
-
-
-def load_task(name: str) -> Task:
-    """The task of that name; `ValueError` with the nearest name where there is none."""
-    if name not in TASKS:
-        raise ValueError(f"no procedural task is called {name!r}{_nearest(name, TASKS)}")
-    return TASKS[name]
-
-
-def held_out(rows: Sequence[Row], n: int) -> tuple[list[Row], list[Row]]:
-    """Split rows into those that train and ``n`` that never do: ``(train_rows, held_rows)``.
-
-    Held out are the prompts with the smallest ``sha256("held-out:" + prompt)``, in that order: the choice depends
-    on the text of the prompts alone, not on a seed, their order or how many others there are to the side. A row
-    whose prompt is held out never trains, also where the prompt occurs twice.
-    """
-    first: dict[str, Row] = {}
-    for row in rows:
-        first.setdefault(_prompt_text(row), row)
-    if not 0 <= n < max(len(first), 1):
-        raise ValueError(f"cannot hold out {n} of {len(first)} different prompts: some must be left to train on")
-    held = sorted(first, key=lambda text: hashlib.sha256(f"held-out:{text}".encode()).digest())[:n]
-    kept_out = set(held)
-    return [row for row in rows if _prompt_text(row) not in kept_out], [first[text] for text in held]
-
-
-def _prompt_text(row: Row) -> str:
-    prompt = row["prompt"]
-    return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, ensure_ascii=False)
-
-
-def _nearest(name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
-
 
 # ------------------------------------------------------------------------------------------ countdown's rows
 
@@ -179,56 +113,6 @@ def _in_symbols(given: Sequence[int], target: int) -> str:
 _COUNTDOWN_PROMPTS = {"words": _in_words, "symbols": _in_symbols}
 
 
-# ----------------------------------------------------------------------------------------- arithmetic's rows
-
-
-def arithmetic_rows(operations: str = "+-*", low: int = 1, high: int = 20) -> list[Row]:
-    """``What is 12 + 7?`` for every pair of operands in the range and every one of the operations."""
-    unknown = set(operations) - set(_ARITHMETIC)
-    if unknown or not operations:
-        raise ValueError(f"arithmetic: operations is {operations!r}; it can be some of {''.join(_ARITHMETIC)}")
-    if low > high:
-        raise ValueError(f"arithmetic: low is {low} and high is {high}; the range is empty")
-    operands = range(low, high + 1)
-    return [
-        {"prompt": f"What is {a} {sign} {b}?", "answer": str(_ARITHMETIC[sign](a, b))}
-        for sign in dict.fromkeys(operations)
-        for a, b in itertools.product(operands, operands)
-    ]
-
-
-_ARITHMETIC: dict[str, Callable[[int, int], int]] = {
-    "+": lambda a, b: a + b,
-    "-": lambda a, b: a - b,
-    "*": lambda a, b: a * b,
-}
-
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (
-        Task(
-            name="search-countdown-3",
-            make=countdown_rows,
-            reward="countdown",
-            doc="Three numbers from 1 to 13 make a target from 10 to 99; written in symbols, a token an integer.",
-            defaults={"style": "symbols"},
-        ),
-        Task(
-            name="countdown",
-            make=countdown_rows,
-            reward="countdown",
-            doc="Some numbers make a target, each used once; written as a question for a language model.",
-        ),
-        Task(
-            name="arithmetic",
-            make=arithmetic_rows,
-            reward="math_answer",
-            doc="Sums, differences and products of two whole numbers.",
-        ),
-    )
-}
-
-
 # ---------------------------------------------------------------------------------------- countdown's reward
 
 
@@ -258,7 +142,7 @@ def countdown_format(text: str, finish: str | None = None) -> Score:
     if answer is None:
         return Score(0.0, status="no_answer", detail=problem)
     try:
-        _Expression(_without_claim(answer)[0])
+        Expression(_without_claim(answer)[0])
     except ValueError as error:
         problem = problem or str(error)
     if finish not in (None, "stop"):
@@ -304,7 +188,6 @@ def _one_whole_number(value: Any) -> int:
 
 # ------------------------------------------------------------------------------ where the final answer stands
 
-_OPEN, _CLOSE = "<answer>", "</answer>"
 _NAMED = re.compile(r"\banswer\b\s*(?:is\b\s*)?(?:[:=]\s*)?(?=[0-9(])", re.IGNORECASE)
 _SIGNS = {"\\times": "*", "\\cdot": "*", "\\div": "/", "×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"}
 
@@ -313,8 +196,8 @@ def _final_answer(text: str) -> tuple[str | None, str]:
     """The final answer and what is wrong with the way it stands; None where there is no answer at all."""
     for sign, plain in _SIGNS.items():
         text = text.replace(sign, plain)
-    if _OPEN in text or _CLOSE in text:
-        return _tagged_answer(text)
+    if is_tagged(text):
+        return tagged_answer(text)
     named = list(_NAMED.finditer(text))
     if named:
         problem = "more than one final answer" if len(named) > 1 else ""
@@ -323,19 +206,6 @@ def _final_answer(text: str) -> tuple[str | None, str]:
     if lines and re.search(r"[0-9]\s*[-+*/]", lines[-1]):
         return lines[-1].strip(), ""
     return None, "no final answer was found"
-
-
-def _tagged_answer(text: str) -> tuple[str | None, str]:
-    before, close, after = text.rpartition(_CLOSE)
-    _, opened, answer = before.rpartition(_OPEN)
-    if not (opened and close and answer.strip()):
-        return None, "the answer tags hold nothing"
-    problem = ""
-    if text.count(_OPEN) + text.count(_CLOSE) > 2:
-        problem = "more than one final answer"
-    elif after.strip():
-        problem = "something follows the final answer"
-    return answer.strip(), problem
 
 
 def _without_claim(answer: str) -> tuple[str, str | None]:
@@ -351,7 +221,7 @@ def _what_is_wrong(answer: str, given: Sequence[int], target: int) -> str:
     if claim is not None and int(claim) != target:
         return f"it claims {claim}, not {target}"
     try:
-        read = _Expression(expression)
+        read = Expression(expression)
         if Counter(read.numbers) != Counter(given):
             return f"it uses {sorted(read.numbers)}, not each of {sorted(given)} once"
         value = read.value()
@@ -367,17 +237,19 @@ _SYMBOL = re.compile(r"\s*(?:([0-9]{1,6}(?![0-9]))|([-+*/()]))")
 _Tree = Any  # an int, or (sign, left, right)
 
 
-class _Expression:
+class Expression:
     """Whole numbers, ``+ - * /`` and brackets, read by recursive descent; `ValueError` for anything else.
 
     No unary signs, no powers, no joined digits: each is a way to make a number that was not given. Reading and
-    valuing are apart, so that the numbers can be checked before anything is computed.
+    valuing are apart, so that the numbers can be checked before anything is computed. ``signed`` allows a minus
+    sign in front of a number or bracket.
     """
 
-    def __init__(self, text: str):
+    def __init__(self, text: str, signed: bool = False):
         if len(text) > MAX_EXPRESSION_CHARS:
             raise ValueError(f"the expression is longer than {MAX_EXPRESSION_CHARS} characters")
         self.numbers: list[int] = []
+        self._signed = signed
         self._symbols = _symbols(text)
         self._tree = self._sum()
         if self._symbols:
@@ -403,6 +275,8 @@ class _Expression:
         if not self._symbols:
             raise ValueError("not an expression: it breaks off")
         symbol = self._symbols.pop(0)
+        if symbol == "-" and self._signed:
+            return ("-", 0, self._atom())
         if symbol.isdigit():
             self.numbers.append(int(symbol))
             return int(symbol)

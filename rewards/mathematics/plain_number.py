@@ -1,7 +1,7 @@
 """Numbers as people write them, read without a parser: the fast path of comparing answers.
 
 Covers integers, decimals, fractions ``a/b`` and ``\\frac{a}{b}``, thousands separators, percent signs and
-currency. Everything else is None here and goes to ``rewards.latex``. Also holds the rules for comparing
+currency. Everything else is None here and goes to ``rewards.mathematics.latex``. Also holds the rules for comparing
 decimals with exact numbers, which the slower path shares.
 """
 

@@ -12,7 +12,7 @@ import zlib
 from fractions import Fraction
 from typing import Any, Callable
 
-from rewards.latex import Node
+from rewards.mathematics.tree import Node
 
 __all__ = ["Budget", "Undecided", "canonical", "context", "evaluate", "fold", "nearly_equal", "rename", "symbols"]
 

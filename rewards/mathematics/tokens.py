@@ -1,7 +1,7 @@
 """The words of LaTeX answers: which signs there are, and how a text is cut into them.
 
 `tokens` decides what a run of letters is: a function, a connector, a word of prose, a unit, or a product of
-symbols. What the tokens mean together is ``rewards.latex``.
+symbols. What the tokens mean together is ``rewards.mathematics.latex``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from rewards.units import unit_of
+from rewards.mathematics.units import unit_of
 
 __all__ = [
     "ACCENTS", "ALIASES", "APPLIED", "BIG", "BINOMIALS", "CLOSING", "CONNECTORS", "CONSTANTS", "DIVIDE", "END",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Callable, NamedTuple
 
-from rewards.expressions import Budget, Undecided, context, evaluate, fold, nearly_equal, symbols
-from rewards.latex import Node
+from rewards.mathematics.expressions import Budget, Undecided, context, evaluate, fold, nearly_equal, symbols
+from rewards.mathematics.tree import Node
 
 __all__ = ["is_set_of_reals", "sets_agree", "variable_of"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import product
 from typing import NamedTuple
 
-from rewards.expressions import canonical
-from rewards.latex import Node
+from rewards.mathematics.expressions import canonical
+from rewards.mathematics.tree import Node
 
 __all__ = ["Labelled", "expand_signs", "label_of", "split_label"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any, Callable, NamedTuple
 
-from rewards.expressions import fold
-from rewards.latex import Node
-from rewards.plain_number import PlainNumber, rational_agrees
-from rewards.units import Unit
+from rewards.mathematics.expressions import fold
+from rewards.mathematics.plain_number import PlainNumber, rational_agrees
+from rewards.mathematics.tree import Node
+from rewards.mathematics.units import Unit
 
 __all__ = ["quantities_agree"]
 

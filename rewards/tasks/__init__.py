@@ -1,0 +1,141 @@
+"""Procedural tasks: questions made by rule, each with the truth that a reward checks.
+
+A task is a function of its arguments alone: the same arguments give the same rows in the same order, whatever
+the run's seed. `held_out` takes the rows that never train. The tasks are in files of their own: ``countdown_game``,
+``arithmetic``, ``knights``, and ``gym``, which lends the generators of the package reasoning-gym under the names
+``gym-NAME``. No verifier executes text of a completion. Mapping rows to prompts, shuffling and sampling belong to
+the trainer.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import json
+from dataclasses import dataclass, field
+from typing import Any, Callable, Mapping, Sequence
+
+from rewards.tasks import gym
+from rewards.tasks.arithmetic import arithmetic_rows
+from rewards.tasks.countdown_game import countdown, countdown_format, countdown_rows, retries, whole_results
+from rewards.tasks.gym import gym_answer
+from rewards.tasks.knights import knights_and_knaves, knights_rows
+
+__all__ = [
+    "TASKS",
+    "Task",
+    "countdown",
+    "countdown_format",
+    "gym_answer",
+    "held_out",
+    "knights_and_knaves",
+    "load_task",
+    "retries",
+    "whole_results",
+]
+
+Row = dict[str, Any]
+
+
+# ---------------------------------------------------------------------------------------------- the tasks
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A family of questions: `rows` makes them, `reward` names the reward that judges them by default."""
+
+    name: str
+    make: Callable[..., list[Row]]
+    reward: str
+    doc: str
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def rows(self, **args: Any) -> list[Row]:
+        """The task's questions in a fixed order, each with ``prompt`` and the columns its reward needs."""
+        signature = inspect.signature(self.make).parameters
+        known = list(signature)
+        is_open = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.values())
+        for name in args:
+            if name not in known and not is_open:
+                raise ValueError(f"task {self.name}: unknown argument {name}{_nearest(name, known)}")
+        return self.make(**{**self.defaults, **args})
+
+
+def load_task(name: str) -> Task:
+    """The task of that name; `ValueError` with the nearest name where there is none."""
+    if name not in TASKS:
+        raise ValueError(f"no procedural task is called {name!r}{_nearest(name, TASKS)}")
+    return TASKS[name]
+
+
+def held_out(rows: Sequence[Row], n: int) -> tuple[list[Row], list[Row]]:
+    """Split rows into those that train and ``n`` that never do: ``(train_rows, held_rows)``.
+
+    Held out are the prompts with the smallest ``sha256("held-out:" + prompt)``, in that order: the choice depends
+    on the text of the prompts alone, not on a seed, their order or how many others there are to the side. A row
+    whose prompt is held out never trains, also where the prompt occurs twice.
+    """
+    first: dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(_prompt_text(row), row)
+    if not 0 <= n < max(len(first), 1):
+        raise ValueError(f"cannot hold out {n} of {len(first)} different prompts: some must be left to train on")
+    held = sorted(first, key=lambda text: hashlib.sha256(f"held-out:{text}".encode()).digest())[:n]
+    kept_out = set(held)
+    return [row for row in rows if _prompt_text(row) not in kept_out], [first[text] for text in held]
+
+
+def _prompt_text(row: Row) -> str:
+    prompt = row["prompt"]
+    return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, ensure_ascii=False)
+
+
+def _nearest(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
+
+
+class _Tasks(dict[str, Task]):
+    """The tasks by name. ``gym-NAME`` is looked up in reasoning-gym; those hundred names are not listed."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and name.startswith(gym.PREFIX))
+
+    def __missing__(self, name: str) -> Task:
+        if name not in self:
+            raise KeyError(name)
+        rows, doc = gym.lend(name.removeprefix(gym.PREFIX))
+        return Task(name, rows, "gym_answer", doc)
+
+
+TASKS = _Tasks(
+    (task.name, task)
+    for task in (
+        Task(
+            name="search-countdown-3",
+            make=countdown_rows,
+            reward="countdown",
+            doc="Three numbers from 1 to 13 make a target from 10 to 99; written in symbols, a token an integer.",
+            defaults={"style": "symbols"},
+        ),
+        Task(
+            name="countdown",
+            make=countdown_rows,
+            reward="countdown",
+            doc="Some numbers make a target, each used once; written as a question for a language model.",
+        ),
+        Task(
+            name="arithmetic",
+            make=arithmetic_rows,
+            reward="math_answer",
+            doc="Sums, differences and products of two whole numbers.",
+        ),
+        Task(
+            name="knights-and-knaves",
+            make=knights_rows,
+            reward="knights_and_knaves",
+            doc="Who tells the truth and who lies; one solution, proven by trying all; harder with more people.",
+        ),
+    )
+)

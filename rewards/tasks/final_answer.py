@@ -1,0 +1,26 @@
+"""The one final answer of a completion to a procedural task, and what is wrong with the way it stands."""
+
+from __future__ import annotations
+
+__all__ = ["is_tagged", "tagged_answer"]
+
+_OPEN, _CLOSE = "<answer>", "</answer>"
+
+
+def is_tagged(text: str) -> bool:
+    """Tell whether the completion holds an answer tag, opened or closed."""
+    return _OPEN in text or _CLOSE in text
+
+
+def tagged_answer(text: str) -> tuple[str | None, str]:
+    """Return what the answer tags hold (None: nothing), and what is wrong: more tags, or text behind them."""
+    before, close, after = text.rpartition(_CLOSE)
+    _, opened, answer = before.rpartition(_OPEN)
+    if not (opened and close and answer.strip()):
+        return None, "the answer tags hold nothing"
+    problem = ""
+    if text.count(_OPEN) + text.count(_CLOSE) > 2:
+        problem = "more than one final answer"
+    elif after.strip():
+        problem = "something follows the final answer"
+    return answer.strip(), problem
