@@ -308,7 +308,7 @@ def select_kl_cov(tokens: Tokens, settings: Settings, seed: int) -> Tensor:
 def select_m2po(tokens: Tokens, settings: Settings, seed: int) -> Tensor:
     """The largest (logp - sampled_logp)^2, until the mean over the others is at most ``second_moment``."""
     square_T = (tokens.logp_T - tokens.sampled_logp_T).square()
-    square_T = torch.where(square_T.isfinite(), square_T, torch.inf)
+    square_T = torch.where(square_T.isfinite(), square_T, 1e30)
     ordered_T = square_T.sort().values
     means_T = ordered_T.cumsum(0) / torch.arange(1, len(ordered_T) + 1, device=ordered_T.device)
     return largest(square_T, int((means_T > settings.second_moment).sum()))
