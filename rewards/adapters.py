@@ -255,6 +255,22 @@ class Notes:
 Emit = Callable[[int, Score, float], None]
 
 
+def cache_key(convention: Convention, function: Callable[..., Any], sample: Sample, args: Mapping[str, Any]) -> Any:
+    """What the verdict on a completion depends on, by the reward's own ``cache_key``; None where it has no say.
+
+    ``cache_key`` is an attribute of a pure reward: a quick function of the same parameters, called in the caller's
+    process, whose results print alike only for completions that must score the same.
+    """
+    hook = getattr(function, "cache_key", None)
+    if hook is None or convention.style != "native" or inspect.isclass(function):
+        return None
+    try:
+        positional, keywords = _arguments(convention, sample, args)
+        return hook(*positional, **keywords)
+    except Exception:  # whatever is wrong here is wrong for the reward too, which says so in its verdict
+        return None
+
+
 def judge(
     convention: Convention,
     function: Callable[..., Any],

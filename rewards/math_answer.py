@@ -11,6 +11,9 @@ from rewards.math_equal import equal
 
 __all__ = ["extracted_answer", "math_answer", "pairs"]
 
+LONGEST_READ_FOR_KEY = 20_000
+"""The caller's thread looks for the answer in so many characters behind the reasoning; longer ones it hands over."""
+
 
 def math_answer(text: str, answer: object, lenient: bool = False, allow_sympy: bool = False) -> Score:
     """Return 1 where the completion's final answer equals the gold `answer`, 0 where it does not.
@@ -18,10 +21,24 @@ def math_answer(text: str, answer: object, lenient: bool = False, allow_sympy: b
     `answer` may be a bare answer, a number or a whole solution that ends in one. Statuses: ``no_answer``
     (0) where the completion holds no answer after its reasoning, ``fault`` (None) where the gold is missing
     or cannot be read. ``extracted`` is the answer found; ``detail`` reads ``extracted='...' how=... tier=...
-    reason``. `allow_sympy` may only be set where the caller kills this process on a deadline.
+    reason``. `allow_sympy` may only be set where the caller kills this process on a deadline; the workers of
+    ``rewards.service`` set it themselves.
     """
     gold = _gold(answer)
     return _scored(extract(text, lenient=lenient), gold, answer, lenient, allow_sympy)
+
+
+def _cache_key(
+    text: str, answer: object, lenient: bool = False, allow_sympy: bool = False
+) -> tuple[str | None, str, str] | None:
+    """Return what the verdict on a completion depends on: the answer found in it, and the gold; None where too long."""
+    if len(text) - text.rfind("</think>") > LONGEST_READ_FOR_KEY:
+        return None
+    found = extract(text, lenient=lenient)
+    return found.text, found.how, repr(answer)
+
+
+math_answer.cache_key = _cache_key  # type: ignore[attr-defined]
 
 
 def pairs(gold: str, pred: str, lenient: bool = False, allow_sympy: bool = False) -> Score:

@@ -31,6 +31,7 @@ from rewards.mathematics.plain_number import rational_agrees, read_plain_number
 from rewards.mathematics.quantities import quantities_agree
 from rewards.mathematics.real_sets import ORDERS, is_set_of_reals, sets_agree
 from rewards.mathematics.tree import Node, ParseError
+from rewards.mathematics.units import unit_of
 from rewards.mathematics.words import choice_of, is_sentence, is_wording, moment_of, same_words, says_more, spelled_out
 
 __all__ = ["Verdict", "equal"]
@@ -39,6 +40,9 @@ LONGEST = 2000
 MOST_ITEMS = 64
 _PARAMETERS = frozenset("knmtlcsrjC") | {"\\ell", "\\lambda", "\\mu"}
 _SPACE = re.compile(r"(?<!\w)\s+|\s+(?!\w)")
+_QUANTITY = re.compile(
+    r"(-?[\d.,]{1,40}(?:\s*/\s*\d{1,20})?)\s+([A-Za-z]{1,12}(?:\^?\d)?(?:/[A-Za-z]{1,12}(?:\^?\d)?)?)"
+)
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!=", "~": "~", "==": "=="}
 
 
@@ -166,7 +170,19 @@ def _readings(text: str, lenient: bool) -> list[Node]:
             continue
         if tree not in trees:
             trees.append(tree)
-    return trees
+    return trees + _as_quantity(text, lenient)
+
+
+def _as_quantity(text: str, lenient: bool) -> list[Node]:
+    """Return the second reading of ``20 m/s``: a number and, behind a space, a unit in plain letters."""
+    match = _QUANTITY.fullmatch(text)
+    unit = unit_of(match[2]) if match else None
+    if match is None or unit is None or unit.is_noun:
+        return []
+    try:
+        return [parse(f"{match[1]} \\text{{{match[2]}}}", lenient=lenient)]
+    except ParseError:
+        return []
 
 
 class _Comparison:
@@ -235,7 +251,7 @@ class _Comparison:
 
     def both_labelled(self, pred: Node, left: Labelled, gold: Node, right: Labelled) -> bool:
         """Compare two named values: the names agree, or both are functions of one variable, or equations match."""
-        if label_of(left.label) == label_of(right.label):
+        if label_of(left.label) == label_of(right.label) or _is_numbered(left.name, right.name):
             return self.same(left.value, right.value)
         if left.variable and right.variable and (left.name == right.name or self.lenient):
             return self.same(rename(left.value, {left.variable: right.variable}), right.value)
@@ -539,6 +555,8 @@ class _Comparison:
         own, others = sorted(symbols(pred) - symbols(gold)), sorted(symbols(gold) - symbols(pred))
         if not own or len(own) != len(others) or len(own) > 3 or pred.op == "sym" or gold.op == "sym":
             return False
+        if pred.op == gold.op == "rel" and len(own) == len(symbols(pred)):
+            return False
         if not {*own, *others} <= _PARAMETERS and not (len(own) == 1 and pred.op == gold.op == "group"):
             return False
         return any(self.same(rename(pred, dict(zip(own, order))), gold) for order in permutations(others))
@@ -547,6 +565,12 @@ class _Comparison:
 def _same_base(pred: Node, gold: Node) -> bool:
     """Tell whether numbers of equal value may stand for each other: a gold in a base asks for that base."""
     return gold.op != "based" or (pred.op == "based" and pred.value == gold.value)
+
+
+def _is_numbered(name: str, other: str) -> bool:
+    """Tell whether one name is the other with a number: x_1 is a value of x."""
+    short, long = sorted((name, other), key=len)
+    return bool(short) and long.startswith(short + "_") and long[len(short) + 1 :].isdigit()
 
 
 def _without_text(node: Node, lenient: bool) -> Node:

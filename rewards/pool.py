@@ -45,10 +45,14 @@ _ROOT = str(Path(__file__).resolve().parent.parent)
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A reward as the parent knows it: how to call it, and either where workers find it or the callable itself."""
+    """A reward as the parent knows it: how to call it, and either where workers find it or the callable itself.
+
+    ``inspected`` is the callable that was looked at, which workers have a copy of; the parent never calls it.
+    """
 
     convention: Convention
     assignment: Assignment
+    inspected: Callable[..., Any]
     local: Callable[..., Any] | None = None
 
     @property
@@ -72,6 +76,7 @@ class Row:
     deliver: Callable[[Score, float], None]
     tried: bool = False
     number: int = 0
+    key: bytes | None = None
 
 
 Unit = list[Row]

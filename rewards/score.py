@@ -102,11 +102,17 @@ class PairReward:
     """A function of two bare answers as a reward: the prediction is the completion."""
 
     def __init__(self, use: str, args: dict[str, Any]) -> None:
-        self._compare, self._args = load(use), args
+        self._compare = load(use)
+        self._args = {**_only_in_workers(self._compare), **args}
 
     def __call__(self, text: str, gold: Any) -> Any:
         """Compare the prediction with the gold answer."""
         return self._compare(gold, text, **self._args)
+
+
+def _only_in_workers(function: Any) -> dict[str, Any]:
+    """Sympy, which `PairReward` may ask: it is only ever made in a worker."""
+    return {"allow_sympy": True} if "allow_sympy" in inspect.signature(function).parameters else {}
 
 
 # --------------------------------------------------------------------------------------------- the stream

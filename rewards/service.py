@@ -26,7 +26,7 @@ from types import MappingProxyType
 from typing import Any, Callable, Mapping, Sequence, cast
 
 from rewards import TABLE, RewardSpec, Sample, Score, load
-from rewards.adapters import convention_of, fault
+from rewards.adapters import cache_key, convention_of, fault
 from rewards.pool import Function, Pool, Row, ThreadRunner
 from rewards.worker import Assignment
 
@@ -228,9 +228,21 @@ class RewardService:
             return Row(number, function.convention.trim(sample), b"", place)
         try:
             trimmed = function.convention.trim(sample)
-            return Row(number, trimmed, pickle.dumps(trimmed), place)
+            row = Row(number, trimmed, pickle.dumps(trimmed), place)
         except Exception as error:  # a column's own pickling can raise anything
             return fault(f"{function.convention.name}: the row cannot be sent to a worker: {error}")
+        row.key = self._key(number, row)
+        return row
+
+    def _key(self, number: int, row: Row) -> bytes | None:
+        """By what a verdict is remembered: the reward's own key, or all that a built-in one sees; None: not at all."""
+        function, use = self._functions[number], self.specs[number].use
+        key = cache_key(function.convention, function.inspected, row.sample, function.assignment.args)
+        if key is not None:
+            return hashlib.sha256(f"{number}:{key!r}".encode("utf-8", "surrogatepass")).digest()
+        if isinstance(use, str) and use in TABLE and not function.convention.whole_list:
+            return hashlib.sha256(b"%d:" % number + row.payload).digest()
+        return None
 
     def _call(self, callback: Callable[..., None], *args: Any) -> None:
         self._loop.call_soon_threadsafe(callback, *args)
@@ -244,17 +256,17 @@ class RewardService:
 
     def _enqueue(self, number: int, rows: list[Row]) -> None:
         self.num_judged += len(rows)
-        use = self.specs[number].use
-        if isinstance(use, str) and use in TABLE and not self._functions[number].convention.whole_list:
-            rows = [row for row in rows if not self._is_known(number, row)]
+        rows = [row for row in rows if not self._is_known(row)]
         if not rows:
             return
         whole = self._functions[number].convention.whole_list
         self._runner_of[number].put([rows] if whole else [[row] for row in rows])
 
-    def _is_known(self, number: int, row: Row) -> bool:
-        """Answer a row of a built-in reward from memory, or let it wait for its twin; else note whom it may serve."""
-        key = hashlib.sha256(b"%d:" % number + row.payload).digest()
+    def _is_known(self, row: Row) -> bool:
+        """Answer a row from memory, or let it wait for its twin; else note whom it may serve."""
+        key = row.key
+        if key is None:
+            return False
         if key in self._cache:
             self.num_from_cache += 1
             self._cache.move_to_end(key)
@@ -337,10 +349,12 @@ def _function(spec: RewardSpec, base_dir: str | Path | None) -> Function:
     folder = str(Path(base_dir or ".").resolve())
     assignment = Assignment(use or convention.name, args, spec.style, spec.timeout_seconds, folder)
     if use is not None:
-        return Function(convention, assignment)
+        return Function(convention, assignment, loaded)
+    if args.get("allow_sympy"):
+        raise ValueError(f"rewards.{spec.name}: allow_sympy needs a process that can be killed; put it into a file")
     if not inspect.isclass(loaded):
-        return Function(convention, assignment, local=loaded)
-    return Function(convention, replace(assignment, args={}), local=cast(Any, loaded)(**args))
+        return Function(convention, assignment, loaded, local=loaded)
+    return Function(convention, replace(assignment, args={}), loaded, local=cast(Any, loaded)(**args))
 
 
 def _address(function: Any) -> str | None:

@@ -117,8 +117,13 @@ def _prepared(assignment: Assignment) -> _Ready:
     function: Any = load(assignment.use, base_dir=assignment.base_dir)
     convention = convention_of(function, assignment.style, tuple(assignment.args))
     if not inspect.isclass(function):
-        return _Ready(convention, function, assignment.args)
+        return _Ready(convention, function, {**_only_here(convention), **assignment.args})
     return _Ready(convention, cast(Any, function)(**assignment.args), {})
+
+
+def _only_here(convention: Convention) -> dict[str, Any]:
+    """What rewards may do in a process that is killed at its deadline, and nowhere else: ask sympy."""
+    return {"allow_sympy": True} if convention.style == "native" and "allow_sympy" in convention.accepted else {}
 
 
 def _die_with(parent: int) -> None:

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from rewards.answer import bare_answer, extract
+from rewards.math_answer import math_answer
 
 
 @pytest.mark.parametrize(
@@ -95,30 +96,37 @@ def test_bare_answers_lose_their_delimiters_and_prose_its_words(text, answer):
     assert bare_answer(text).text == answer
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "\\boxed{" * 20_000,
-        "{" * 100_000,
-        "\\boxed{1}" * 10_000,
-        "$" * 50_001,
-        "\\(" * 50_000,
-        "1," * 50_000,
-        "9" * 100_000,
-        "answer is " * 20_000,
-        "<answer>" * 20_000,
-        "$ " * 30_000,
-        "\\[ " * 30_000,
-        " " * 200_000,
-        "-" * 100_000 + "/" * 1000,
-        "and " * 50_000,
-        "\\boxed{1} " + " and" * 40_000 + "\\boxed{2}",
-    ],
-    ids=range(15),
-)
+HOSTILE = [
+    "\\boxed{" * 20_000,
+    "{" * 100_000,
+    "\\boxed{1}" * 10_000,
+    "$" * 50_001,
+    "\\(" * 50_000,
+    "1," * 50_000,
+    "9" * 100_000,
+    "answer is " * 20_000,
+    "<answer>" * 20_000,
+    "$ " * 30_000,
+    "\\[ " * 30_000,
+    " " * 200_000,
+    "-" * 100_000 + "/" * 1000,
+    "and " * 50_000,
+    "\\boxed{1} " + " and" * 40_000 + "\\boxed{2}",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_texts_are_read_in_linear_time(text):
     started = time.perf_counter()
     for lenient in (False, True):
         extract(text, lenient=lenient)
         bare_answer(text, lenient=lenient)
     assert time.perf_counter() - started < 1.0
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_what_the_callers_thread_reads_to_find_a_twin_takes_at_most_50_milliseconds(text):
+    for padded in (text, "<think>" + text + "</think>" + text[:19_000]):
+        started = time.process_time()
+        math_answer.cache_key(padded, "1")
+        assert time.process_time() - started <= 0.05

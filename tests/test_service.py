@@ -559,6 +559,108 @@ def test_a_built_in_reward_is_not_asked_twice_about_the_same():
         assert (service.num_judged, service.num_from_cache) == (17, 15)
 
 
+def test_completions_that_share_their_answer_and_gold_are_judged_once_whatever_else_they_say():
+    with RewardService([RewardSpec("mine", "math_answer")], workers=1) as service:
+        texts = [rf"<think>{index}</think>So it is \boxed{{{answer}}}." for index in range(8) for answer in ("4", "5")]
+        judged = service.judge(samples(*texts, answer="4"))
+        assert [one.score.value for one in judged] == [1.0, 0.0] * 8
+        assert [one.parts["mine"].extracted for one in judged] == ["4", "5"] * 8
+        assert (service.num_judged, service.num_from_cache) == (16, 14)
+        assert values(service.score(samples(texts[0], answer="5"))) == [0.0]
+        assert service.num_from_cache == 14
+
+
+def test_lenient_and_strict_verdicts_are_not_mixed_up():
+    specs = [RewardSpec("strict", "math_answer"), RewardSpec("lenient", "math_answer", args={"lenient": True})]
+    with RewardService(specs, workers=1) as service:
+        judged = service.judge(samples(r"\boxed{27/59}", r"I find \boxed{27/59}", answer="0.458"))
+    assert [(one.parts["strict"].value, one.parts["lenient"].value) for one in judged] == [(0.0, 1.0)] * 2
+
+
+def test_a_stuck_answer_that_a_whole_group_gives_costs_one_worker_and_not_eight(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def slow(text):\n    if 'stuck' in text:\n        while True: pass\n    return 1.0\n"
+        "slow.cache_key = lambda text: text.split()[-1]\n"
+    )
+    spec = RewardSpec("mine", f"{tmp_path}/mine.py:slow", timeout_seconds=0.3)
+    with RewardService([spec], workers=2) as service:
+        scores = service.score(samples(*[f"{index} is stuck" for index in range(8)], "fine"))
+        assert [score.status for score in scores] == ["timeout"] * 8 + ["scored"]
+        assert service.num_killed <= 2
+
+
+def test_a_cache_key_that_raises_or_returns_none_only_means_that_nothing_is_remembered(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def one(text): return 1.0\ndef two(text): return 1.0\n"
+        "one.cache_key = lambda text: text.no_such_thing\ntwo.cache_key = lambda text: None\n"
+    )
+    specs = [RewardSpec(name, f"{tmp_path}/mine.py:{name}") for name in ("one", "two")]
+    with RewardService(specs, workers=1) as service:
+        assert values(service.score(samples("a", "a"))) == [2.0, 2.0]
+        assert service.num_from_cache == 0
+
+
+# ------------------------------------------------------------------------------------------ sympy
+
+BASEL = {"text": r"\boxed{\frac{\pi^2}{6}}", "answer": r"\sum_{k=1}^{\infty} \frac{1}{k^2}"}
+
+
+def test_sympy_is_asked_in_workers_and_never_in_this_process():
+    from rewards.math_answer import math_answer
+
+    code = (
+        "import sys; from rewards.math_answer import math_answer; score = math_answer(sys.argv[1], sys.argv[2]); "
+        "print(score.value, 'sympy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *BASEL.values()], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == ["0.0", "False"], done.stderr
+    other = {**BASEL, "text": r"\boxed{\frac{\pi^2}{8}}"}
+    for use in ("math_answer", math_answer):
+        with RewardService([RewardSpec("mine", use, timeout_seconds=20)], workers=1) as service:
+            judged = service.judge([Sample(row["text"], {"answer": row["answer"]}) for row in (BASEL, other)])
+        assert [one.score.value for one in judged] == [1.0, 0.0]
+        assert "tier=c" in judged[0].parts["mine"].detail
+
+
+def test_a_reward_that_only_this_process_has_may_not_ask_for_sympy():
+    def local(text, answer, allow_sympy=False):
+        return float(allow_sympy)
+
+    with RewardService([RewardSpec("mine", local)], workers=1) as service:
+        assert values(service.score([Sample("a", {"answer": "1"})])) == [0.0]
+    with pytest.raises(ValueError, match="allow_sympy needs a process that can be killed"):
+        RewardService([RewardSpec("mine", local, args={"allow_sympy": True})])
+
+
+def test_sympy_stuck_in_the_interpreter_gives_up_and_the_answer_is_simply_not_shown_equal(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import sympy\nfrom rewards.math_answer import math_answer\n"
+        "def forever(expression):\n    while True: pass\n"
+        "sympy.simplify = forever\n"
+        "def judged(text, answer, allow_sympy=False): return math_answer(text, answer, allow_sympy=allow_sympy)\n"
+    )
+    spec = RewardSpec("mine", f"{tmp_path}/mine.py:judged", timeout_seconds=5)
+    with RewardService([spec], workers=1) as service:
+        judged = service.judge([Sample(BASEL["text"] + " ", {"answer": BASEL["answer"]})])[0]
+        assert (judged.score.value, judged.score.status) == (0.0, "scored")
+        assert judged.seconds < 2.5 and service.num_killed == 0
+
+
+def test_sympy_stuck_in_c_is_killed_at_the_deadline_and_scores_0_and_the_next_are_judged(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import collections, itertools, sympy\nfrom rewards.math_answer import math_answer\n"
+        "sympy.simplify = lambda expression: collections.deque(itertools.repeat(0), maxlen=0)\n"
+        "def judged(text, answer, allow_sympy=False): return math_answer(text, answer, allow_sympy=allow_sympy)\n"
+    )
+    spec = RewardSpec("mine", f"{tmp_path}/mine.py:judged", timeout_seconds=1.5)
+    with RewardService([spec], workers=1) as service:
+        stuck = Sample(BASEL["text"], {"answer": BASEL["answer"]})
+        scores = service.score([stuck, *samples(*[r"\boxed{1}"] * 8, answer="1")])
+        assert [score.status for score in scores] == ["timeout"] + ["scored"] * 8
+        assert values(scores) == [0.0] + [1.0] * 8
+        assert service.num_killed == 2
+
+
 def test_wrong_specs_are_refused_before_anything_starts():
     for specs, said in [
         ([], "there are none"),

@@ -31,12 +31,12 @@ _SEPARATORS = re.compile(r"[^\d]")
 
 @dataclass(frozen=True, slots=True)
 class PlainNumber:
-    """A number: its exact value as written, the decimals shown (None if not a decimal), percent sign, currency."""
+    """A number: its exact value as written, the decimals shown (None if not a decimal), percent sign, currency sign."""
 
     value: Fraction
     places: int | None = None
     percent: bool = False
-    money: bool = False
+    money: str = ""
 
 
 def read_plain_number(text: str) -> PlainNumber | None:
@@ -53,7 +53,7 @@ def read_plain_number(text: str) -> PlainNumber | None:
         -value if sum(negative) % 2 else value,
         len(groups["decimals"]) if groups["decimals"] else None,
         unit.endswith("%"),
-        bool(groups["money"] or (unit and not unit.endswith("%"))),
+        (groups["money"] or unit.rstrip("%")).lstrip("\\"),
     )
 
 
@@ -83,7 +83,9 @@ def rounds_to(exact: Fraction, decimal: Fraction, places: int) -> bool:
 
 def rational_agrees(pred: PlainNumber, gold: PlainNumber, lenient: bool) -> bool:
     """Tell whether two numbers agree under the percent and rounding rules (see docs/math_equality.md)."""
-    if _close(pred.value, pred.places, gold.value, gold.places, lenient, pred.money or gold.money):
+    if pred.money and gold.money and pred.money != gold.money:
+        return False
+    if _close(pred.value, pred.places, gold.value, gold.places, lenient, bool(pred.money or gold.money)):
         return True
     if pred.percent == gold.percent:
         return False

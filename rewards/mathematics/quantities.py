@@ -135,7 +135,8 @@ def _values_agree(
     claimed, true = _rational(pred, value), _rational(gold, value)
     if claimed is None or true is None:
         return False
-    money = any(side.unit is not None and side.unit.dimensions == (("money", 1),) for side in (left, right))
+    is_money = any(side.unit is not None and side.unit.dimensions == (("money", 1),) for side in (left, right))
+    money = "$" if is_money else ""
     return rational_agrees(
         PlainNumber(claimed, left.places, left.percent, money),
         PlainNumber(true, right.places, right.percent, money),

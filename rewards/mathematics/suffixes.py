@@ -31,6 +31,8 @@ def power(parser: Parser, base: Node) -> Node:
     if parser.accept("\\prime", "'"):
         return parser.node("sym", (), f"{base.value}'")
     exponent = parser.exponent()
+    if base.op == "sym" and base.value.startswith("C_") and base.value[2:].isdigit() and exponent.op == "num":
+        return parser.node("call", (parser.node("num", (), Fraction(base.value[2:])), exponent), "binom")
     if exponent.op == "text" and exponent.value in ("st", "nd", "rd", "th"):
         return base
     if base.op == "sym" and base.value in APPLIED and exponent == Node("neg", (Node("num", (), Fraction(1)),)):

@@ -1,12 +1,16 @@
 """The last resort: sympy, on objects built node by node from our own tree, never from text.
 
-Its running time has no bound, so it may only run in a process that the caller kills on a deadline. It is
-asked for what the numeric tier cannot evaluate: infinite sums and products, limits, improper integrals.
+It is asked for what the numeric tier cannot evaluate: infinite sums and products, limits, improper integrals. It is
+given `SECONDS` of CPU time, after which the question stays open. That stops what runs in the interpreter and not a
+long call in C (gmpy2's), so it may only run in a process that the caller kills on a deadline.
 """
 
 from __future__ import annotations
 
-from typing import Any, Callable
+import contextlib
+import signal
+import threading
+from typing import Any, Callable, Iterator
 
 from rewards.mathematics.expressions import MOST_BITS, Undecided
 from rewards.mathematics.tree import Node
@@ -14,14 +18,46 @@ from rewards.mathematics.tree import Node
 __all__ = ["symbolically_equal"]
 
 
+SECONDS = 0.6
+
+
+class _TooLong(BaseException):
+    """The time is over. No `Exception`, so that sympy does not take it for one of its own."""
+
+
 def symbolically_equal(left: Node, right: Node) -> bool:
     """Return whether sympy shows that two trees are equal; raises `Undecided` for what it cannot be given."""
     import sympy
 
-    difference = (_build(left, sympy) - _build(right, sympy)).doit()
-    if difference.has(sympy.nan, sympy.zoo, sympy.oo):
-        return False
-    return sympy.simplify(difference) == 0
+    try:
+        with _limited():
+            difference = (_build(left, sympy) - _build(right, sympy)).doit()
+            if difference.has(sympy.nan, sympy.zoo, sympy.oo):
+                return False
+            return sympy.simplify(difference) == 0
+    except _TooLong:
+        raise Undecided(f"sympy took longer than {SECONDS} s") from None
+    except Exception as error:  # sympy raises almost anything on what it cannot do; a fault of ours it is not
+        raise Undecided(f"sympy gave up: {type(error).__name__}: {error}") from None
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    """Interrupt the body after `SECONDS` of CPU time, and again where that was swallowed; in the main thread only."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "ITIMER_VIRTUAL"):
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise _TooLong
+
+    before = signal.signal(signal.SIGVTALRM, interrupt)
+    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS, SECONDS / 4)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def _build(node: Node, sympy: Any) -> Any:

@@ -105,7 +105,7 @@ def tokens(text: str, grouped: bool) -> list[Token]:
             match = _GROUPED.match(text, position) or match
         position = match.end()
         if kind == "text":
-            found += _styled(match.group("style"), match.group("text"), spaced)
+            found += _styled(match.group("style"), match.group("text"), spaced, found)
         elif kind != "skip":
             found.append(_token(match, kind, spaced))
             depth += (found[-1].value in OPENING) - (found[-1].value in CLOSING)
@@ -122,26 +122,31 @@ def _token(match: re.Match[str], kind: str | None, spaced: bool) -> Token:
     return Token("cmd" if kind == "cmd" else "mark", match.group(), spaced)
 
 
-def _styled(style: str, content: str, spaced: bool) -> list[Token]:
+def _styled(style: str, content: str, spaced: bool, before: list[Token]) -> list[Token]:
     r"""Return the tokens of ``\text{...}`` and its kin: connectors, a function, a letter or plain text."""
     bare = content.strip()
     if style.startswith("text") and re.match(r"[-+]?\.?\d", bare):
         return tokens(content, grouped=True)
     low = ALIASES.get(bare, bare)
-    if low in FUNCTIONS or low in INVERSES:
+    if (low in FUNCTIONS or low in INVERSES) and not _is_unit(bare, before):
         return [Token("cmd", "\\" + low, spaced)]
     single = len(bare) == 1 and bare.isalpha() and style.startswith(("math", "bold", "bm", "oper"))
     if single and (unit_of(bare) is None or style != "mathrm"):
         return [Token("name", bare, spaced)]
-    before, connector, after = _linked(bare)
+    front, connector, after = _linked(bare)
     if connector is None:
         return (
             [Token("text", content, spaced)]
             if bare.strip(" ,;.")
             else [Token("mark", mark) for mark in bare if mark in ",;"]
         )
-    outer = [Token("text", before, spaced)] if before else []
+    outer = [Token("text", front, spaced)] if front else []
     return [*outer, Token("cmd", "\\" + connector, spaced), *([Token("text", after, True)] if after else [])]
+
+
+def _is_unit(word: str, before: list[Token]) -> bool:
+    """Tell whether a word that is also a function's name (min, deg) is the unit of the number before it."""
+    return bool(before) and before[-1].kind == "num" and unit_of(word) is not None
 
 
 def _linked(text: str) -> tuple[str, str | None, str]:
@@ -156,7 +161,7 @@ def _linked(text: str) -> tuple[str, str | None, str]:
 def _named(word: str, spaced: bool, before: list[Token]) -> list[Token]:
     """Return the tokens of a run of letters: a function, a connector, a word of prose, or single letters."""
     low = ALIASES.get(word, word)
-    if low in FUNCTIONS:
+    if low in FUNCTIONS and not _is_unit(word, before):
         return [Token("cmd", "\\" + low, spaced)]
     if word.lower() in ("and", "or"):
         return [Token("cmd", "\\" + word.lower(), spaced)]
