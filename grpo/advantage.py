@@ -140,7 +140,7 @@ def best_of_k_gain(score_G: Tensor, k: int) -> Tensor:
         return torch.zeros_like(score_G)
     result = []
     for i in range(len(score_G)):
-        others = torch.cat([score_G[:i], score_G[i + 1:]]).sort().values
+        others = torch.cat([score_G[:i], score_G[i + 1 :]]).sort().values
         ways = torch.tensor([comb(rank, k - 2) for rank in range(len(others))], dtype=torch.float64)
         result.append((ways * (score_G[i] - others).clamp_min(0)).sum() / comb(len(others), k - 1))
     return torch.stack(result)
@@ -190,19 +190,25 @@ RULES: Mapping[str, Rule] = {
     "center": Rule(center, "A_i = R_i - mean_g"),
     "rloo": Rule(rloo, "A_i = R_i - mean of the other R_j of the group"),
     "batch_std": Rule(batch_std, "A_i = (R_i - mean_g) / (std of all R of the step + {epsilon:g})"),
-    "batch_std_centered": Rule(batch_std_centered,
-                               "A_i = (R_i - mean_g) / (std of all R_j - mean_g of the step + {epsilon:g})"),
-    "reinforce_pp": Rule(reinforce_pp, "A_it = (G_it - mean) / (std + {epsilon:g}) over all tokens of the step, "
-                                       "G_it = R_i - penalties from t on", in_group=False, by_token=True),
-    "reinforce_pp_baseline": Rule(reinforce_pp_baseline,
-                                  "A_i = whiten(R_i - mean_g) over the step, std + {epsilon:g}"),
+    "batch_std_centered": Rule(
+        batch_std_centered, "A_i = (R_i - mean_g) / (std of all R_j - mean_g of the step + {epsilon:g})"
+    ),
+    "reinforce_pp": Rule(
+        reinforce_pp,
+        "A_it = (G_it - mean) / (std + {epsilon:g}) over all tokens of the step, G_it = R_i - penalties from t on",
+        in_group=False,
+        by_token=True,
+    ),
+    "reinforce_pp_baseline": Rule(reinforce_pp_baseline, "A_i = whiten(R_i - mean_g) over the step, std + {epsilon:g}"),
     "opo": Rule(opo, "A_i = R_i - sum_j L_j R_j / sum_j L_j of the group"),
     "gpg": Rule(gpg, "A_i = (completions / those in groups that spread) (R_i - mean_g)"),
     "maxrl": Rule(maxrl, "A_i = (R_i - mean_g) / mean_g"),
-    "pass_k": Rule(pass_k, "A_i = mean over subsets S of {k_words} of max(S) - max(S without i), "
-                           "/ (std_g + {epsilon:g})"),
-    "gdpo": Rule(gdpo, "A_i = whiten(sum_k weight_k (R_ik - mean_gk) / (std_gk + {epsilon:g})) over the step",
-                 by_part=True),
+    "pass_k": Rule(
+        pass_k, "A_i = mean over subsets S of {k_words} of max(S) - max(S without i), / (std_g + {epsilon:g})"
+    ),
+    "gdpo": Rule(
+        gdpo, "A_i = whiten(sum_k weight_k (R_ik - mean_gk) / (std_gk + {epsilon:g})) over the step", by_part=True
+    ),
 }
 
 
@@ -219,9 +225,13 @@ class RuleSettings:
     k: int = 0
 
 
-def advantages(groups: Sequence[ScoredGroup], settings: RuleSettings, weights: Mapping[str, float] | None = None,
-               penalties: Mapping[tuple[int, int], Tensor] | None = None,
-               left_out: Sequence[int] = ()) -> list[list[float | Tensor]]:
+def advantages(
+    groups: Sequence[ScoredGroup],
+    settings: RuleSettings,
+    weights: Mapping[str, float] | None = None,
+    penalties: Mapping[tuple[int, int], Tensor] | None = None,
+    left_out: Sequence[int] = (),
+) -> list[list[float | Tensor]]:
     """One advantage for each completion of each group, computed in fp64; 0 where a completion does not count.
 
     `settings` is the recipe's ``advantage`` section. `weights` are those of the rewards, `penalties` by (group,
@@ -229,10 +239,11 @@ def advantages(groups: Sequence[ScoredGroup], settings: RuleSettings, weights: M
     """
     rule = RULES[settings.rule]
     result: list[list[float | Tensor]] = [[0.0] * len(group.completions) for group in groups]
-    members = [[i for i, counts in enumerate(_counts(group, settings.mask_truncated)) if counts]
-               if g not in left_out else [] for g, group in enumerate(groups)]
-    places = [(g, i) for g, chosen in enumerate(members) for i in chosen
-              if not rule.in_group or len(chosen) > 1]
+    members = [
+        [i for i, counts in enumerate(_counts(group, settings.mask_truncated)) if counts] if g not in left_out else []
+        for g, group in enumerate(groups)
+    ]
+    places = [(g, i) for g, chosen in enumerate(members) for i in chosen if not rule.in_group or len(chosen) > 1]
     if not places:
         return result
     scored = _scored(groups, places, weights or {}, penalties or {}, rule)
@@ -247,22 +258,38 @@ def advantages(groups: Sequence[ScoredGroup], settings: RuleSettings, weights: M
     return result
 
 
-def _scored(groups: Sequence[ScoredGroup], places: Sequence[tuple[int, int]], weights: Mapping[str, float],
-            penalties: Mapping[tuple[int, int], Tensor], rule: Rule) -> Scored:
+def _scored(
+    groups: Sequence[ScoredGroup],
+    places: Sequence[tuple[int, int]],
+    weights: Mapping[str, float],
+    penalties: Mapping[tuple[int, int], Tensor],
+    rule: Rule,
+) -> Scored:
     numbers = {g: number for number, g in enumerate(dict.fromkeys(g for g, _ in places))}
     names = [name for name, weight in weights.items() if weight]
-    off = [penalties.get(place, torch.zeros(len(groups[place[0]].completions[place[1]].token_ids))).double()
-           for place in places] if penalties else []
+    off = (
+        [
+            penalties.get(place, torch.zeros(len(groups[place[0]].completions[place[1]].token_ids))).double()
+            for place in places
+        ]
+        if penalties
+        else []
+    )
     score = torch.tensor([groups[g].scores[i].value for g, i in places], dtype=torch.float64)
     if off and not rule.by_token:
         score = score - torch.stack([part.sum() for part in off])
     parts = torch.tensor([[_part(groups[g], i, name) for name in names] for g, i in places], dtype=torch.float64)
     group_B = torch.tensor([numbers[g] for g, _ in places])
     spread = _spreads(parts if rule.by_part and names else score[:, None], group_B)
-    return Scored(score, group_B,
-                  torch.tensor([len(groups[g].completions[i].token_ids) for g, i in places], dtype=torch.float64),
-                  parts.reshape(len(places), len(names)), torch.tensor([weights[n] for n in names], dtype=torch.float64),
-                  spread, tuple(off))
+    return Scored(
+        score,
+        group_B,
+        torch.tensor([len(groups[g].completions[i].token_ids) for g, i in places], dtype=torch.float64),
+        parts.reshape(len(places), len(names)),
+        torch.tensor([weights[n] for n in names], dtype=torch.float64),
+        spread,
+        tuple(off),
+    )
 
 
 def _part(group: ScoredGroup, i: int, name: str) -> float:
@@ -283,13 +310,15 @@ def _spreads(value_BK: Tensor, group_B: Tensor) -> Tensor:
 
 
 def _counts(group: ScoredGroup, mask_truncated: bool) -> list[bool]:
-    return [score.value is not None and completion.finish != "cancelled"
-            and not (mask_truncated and completion.truncated)
-            for score, completion in zip(group.scores, group.completions)]
+    return [
+        score.value is not None and completion.finish != "cancelled" and not (mask_truncated and completion.truncated)
+        for score, completion in zip(group.scores, group.completions)
+    ]
 
 
-def step_advantages(groups: Sequence[ScoredGroup], rule: str, epsilon: float,
-                    mask_truncated: bool = False) -> list[list[float | Tensor]]:
+def step_advantages(
+    groups: Sequence[ScoredGroup], rule: str, epsilon: float, mask_truncated: bool = False
+) -> list[list[float | Tensor]]:
     """`advantages` by a rule's name."""
     return advantages(groups, RuleSettings(rule, epsilon, mask_truncated))
 

@@ -55,7 +55,10 @@ def geometric_level(log_T: Tensor, tokens: Tokens) -> Tensor:
 
 
 LEVELS: Mapping[str, Callable[[Tensor, Tokens], Tensor]] = {
-    "token": token_level, "sequence": sequence_level, "geometric": geometric_level}
+    "token": token_level,
+    "sequence": sequence_level,
+    "geometric": geometric_level,
+}
 
 
 def is_on(settings: Settings) -> bool:

@@ -36,8 +36,18 @@ class Curriculum:
     if the reward `accurate` gave it its full score, 1.
     """
 
-    def __init__(self, stream: PromptStream, accurate: str, *, flat: str = "keep", flat_by: str = "score",
-                 retire_at: float = 0.0, low: float = 0.0, high: float = 1.0, again: int = 3):
+    def __init__(
+        self,
+        stream: PromptStream,
+        accurate: str,
+        *,
+        flat: str = "keep",
+        flat_by: str = "score",
+        retire_at: float = 0.0,
+        low: float = 0.0,
+        high: float = 1.0,
+        again: int = 3,
+    ):
         self.stream, self.accurate, self.flat, self.flat_by = stream, accurate, flat, flat_by
         self.retire_at, self.low, self.high, self.again = retire_at, low, high, again
         self.history: dict[str, PassRate] = {}
@@ -48,9 +58,11 @@ class Curriculum:
         room = min(number, len(self.stream.prompts) - len(known))
         prompts = self.stream.take(room, self.admits, known) if room > 0 else []
         if not prompts and not known:
-            raise RecipeError(f"data: no prompt is left to train on: of {len(self.stream.prompts)}, {self.num_retired} "
-                              "have retired and the others wait; raise advantage.retire_at, or widen data.pass_low to "
-                              "data.pass_high")
+            raise RecipeError(
+                f"data: no prompt is left to train on: of {len(self.stream.prompts)}, {self.num_retired} "
+                "have retired and the others wait; raise advantage.retire_at, or widen data.pass_low to "
+                "data.pass_high"
+            )
         return prompts
 
     def admits(self, prompt: Prompt) -> bool:

@@ -82,8 +82,15 @@ def log_ratio(logp_T: Tensor, old_logp_T: Tensor) -> Tensor:
 # ---- policy losses ----------------------------------------------------------------------------------------------
 
 
-def clip_loss(ratio_T: Tensor, advantage_T: Tensor, epsilon_low: float, epsilon_high: float, *,
-              dual_clip: float = 0.0, ratio_cap: float = 0.0) -> Tensor:
+def clip_loss(
+    ratio_T: Tensor,
+    advantage_T: Tensor,
+    epsilon_low: float,
+    epsilon_high: float,
+    *,
+    dual_clip: float = 0.0,
+    ratio_cap: float = 0.0,
+) -> Tensor:
     """-min(r A, clip(r, 1 - epsilon_low, 1 + epsilon_high) A) (PPO; DAPO, arXiv 2503.14476, eq. 8).
 
     ``dual_clip`` c > 1: for A < 0 the loss is at most -c A (arXiv 1912.09729). ``ratio_cap`` d:
@@ -105,8 +112,14 @@ def is_clipped(ratio_T: Tensor, advantage_T: Tensor, epsilon_low: float, epsilon
 
 def clip(tokens: Tokens, settings: Settings) -> Tensor:
     """`clip_loss` of each token's own ratio."""
-    return clip_loss(tokens.ratio_T, tokens.advantage_T, settings.epsilon_low, settings.epsilon_high,
-                     dual_clip=settings.dual_clip, ratio_cap=settings.ratio_cap)
+    return clip_loss(
+        tokens.ratio_T,
+        tokens.advantage_T,
+        settings.epsilon_low,
+        settings.epsilon_high,
+        dual_clip=settings.dual_clip,
+        ratio_cap=settings.ratio_cap,
+    )
 
 
 def clip_limits(tokens: Tokens, settings: Settings) -> Tensor:
@@ -125,8 +138,9 @@ def gspo(tokens: Tokens, settings: Settings) -> Tensor:
 
     The completion's one loss stands at each of its tokens, so that its mean over them is that loss.
     """
-    return clip_loss(tokens.row_mean(tokens.delta_T).exp(), tokens.advantage_T, settings.epsilon_low,
-                     settings.epsilon_high)
+    return clip_loss(
+        tokens.row_mean(tokens.delta_T).exp(), tokens.advantage_T, settings.epsilon_low, settings.epsilon_high
+    )
 
 
 def gspo_token(tokens: Tokens, settings: Settings) -> Tensor:
@@ -136,8 +150,9 @@ def gspo_token(tokens: Tokens, settings: Settings) -> Tensor:
 
 
 def gspo_limits(tokens: Tokens, settings: Settings) -> Tensor:
-    return is_clipped(tokens.row_mean(tokens.delta_T).exp(), tokens.advantage_T, settings.epsilon_low,
-                      settings.epsilon_high)
+    return is_clipped(
+        tokens.row_mean(tokens.delta_T).exp(), tokens.advantage_T, settings.epsilon_low, settings.epsilon_high
+    )
 
 
 def cispo(tokens: Tokens, settings: Settings) -> Tensor:
@@ -166,8 +181,9 @@ def gmpo(tokens: Tokens, settings: Settings) -> Tensor:
 
 def gmpo_limits(tokens: Tokens, settings: Settings) -> Tensor:
     delta_T, advantage_T = tokens.delta_T, tokens.advantage_T
-    return ((delta_T > settings.epsilon_high) & (advantage_T > 0)) | ((delta_T < -settings.epsilon_low)
-                                                                      & (advantage_T < 0))
+    return ((delta_T > settings.epsilon_high) & (advantage_T > 0)) | (
+        (delta_T < -settings.epsilon_low) & (advantage_T < 0)
+    )
 
 
 def sapo(tokens: Tokens, settings: Settings) -> Tensor:
@@ -243,8 +259,9 @@ def kimi(tokens: Tokens, settings: Settings) -> Tensor:
 
     The paper squares the log-ratio of the whole completion: the sum over its tokens of S D is S^2.
     """
-    return -tokens.advantage_T * tokens.logp_T + settings.regularizer / 2 * tokens.row_sum(tokens.delta_T) \
-        * tokens.delta_T
+    return (
+        -tokens.advantage_T * tokens.logp_T + settings.regularizer / 2 * tokens.row_sum(tokens.delta_T) * tokens.delta_T
+    )
 
 
 def kimi_token(tokens: Tokens, settings: Settings) -> Tensor:
@@ -390,7 +407,7 @@ def reaches_flat(loss: Any) -> bool:
 
 
 def k1(logp_T: Tensor, ref_logp_T: Tensor) -> Tensor:
-    """logp - ref_logp: unbiased; as a loss its gradient has mean 0 whatever the reference (joschu.net/blog/kl-approx)."""
+    """logp - ref_logp: unbiased; as a loss its gradient has mean 0 whatever the reference."""
     return log_ratio(logp_T, ref_logp_T)
 
 
@@ -423,7 +440,11 @@ def k3_unbiased(tokens: Tokens, ref_logp_T: Tensor) -> Tensor:
 
 
 KLS: Mapping[str, Callable[[Tokens, Tensor], Tensor]] = {
-    "k1": k1_loss, "k2": k2_loss, "k3": k3_loss, "k3_unbiased": k3_unbiased}
+    "k1": k1_loss,
+    "k2": k2_loss,
+    "k3": k3_loss,
+    "k3_unbiased": k3_unbiased,
+}
 REWARD_KLS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": k1, "k2": k2, "k3": k3}
 
 
@@ -481,5 +502,10 @@ def token_sum(row: Row, denominators: Denominators, constant: int | None) -> flo
 
 
 AGGREGATIONS: Mapping[str, Weight] = {
-    "sequence_mean": sequence_mean, "token_mean": token_mean, "constant": constant, "prompt_mean": prompt_mean,
-    "sequence_sum": sequence_sum, "token_sum": token_sum}
+    "sequence_mean": sequence_mean,
+    "token_mean": token_mean,
+    "constant": constant,
+    "prompt_mean": prompt_mean,
+    "sequence_sum": sequence_sum,
+    "token_sum": token_sum,
+}

@@ -125,7 +125,7 @@ class DataSection:
     held_out: int = key(0, "rows kept for evaluation; they never train", at_least(0))
     pass_low: float = key(0.0, "prompts passed at a lower rate when last sampled wait (see pass_again)", between(0, 1))
     pass_high: float = key(1.0, "prompts passed at a higher rate when last sampled wait", between(0, 1))
-    pass_again: int = key(3, "epochs a prompt outside pass_low to pass_high waits before it is tried again", at_least(1))
+    pass_again: int = key(3, "epochs a prompt outside pass_low to pass_high waits before another try", at_least(1))
     max_prompt_tokens: int | None = key(None, "longer prompts are dropped and counted; default: what the context "
                                               "leaves beside sample.max_tokens", at_least(1))
 
@@ -179,8 +179,8 @@ class AdvantageSection:
     flat: str = key("keep", "groups that teach nothing: keep (advantage 0, in every denominator), drop (out of the "
                             "denominators), refill (drop, and sample other prompts in their place)",
                     one_of("keep", "drop", "refill"))
-    flat_by: str = key("score", "what must spread for a group to be kept by drop and refill: score (the weighted sum) or "
-                                "accuracy (the reward of evaluate.reward)", one_of("score", "accuracy"))
+    flat_by: str = key("score", "what must spread for a group to be kept by drop and refill: score (the weighted sum) "
+                                "or accuracy (the reward of evaluate.reward)", one_of("score", "accuracy"))
     refills: int = key(3, "for flat: refill, how often a step samples anew; every token is charged", at_least(1))
     retire_at: float = key(0.0, "a prompt whose pass rate so far reaches this is never sampled again; 0: none retires",
                            between(0, 1))
@@ -208,7 +208,7 @@ class LossSection:
     cov_low: float = key(1.0, "clip_cov: tokens are selected above this covariance")
     cov_high: float = key(5.0, "clip_cov: and below this one")
     cov_kl: float = key(1.0, "kl_cov: weight of |logp - old_logp| on the selected tokens", at_least(0))
-    second_moment: float = key(0.04, "m2po: largest mean square of logp - sampled_logp over the tokens kept", above(0))
+    second_moment: float = key(0.04, "m2po: largest mean square of logp - sampled_logp of what is kept", above(0))
     off_policy_mask: float = key(0.0, "completions with A < 0 whose mean sampled_logp - logp is above this are left out "
                                       "(DeepSeek-V3.2); 0: off", at_least(0))
     aggregation: str = key("sequence_mean", "sequence_mean: mean over completions of token means; token_mean: mean "
@@ -232,13 +232,13 @@ class LossSection:
     correction_high: float = key(5.0, "upper end of the band of correction_mask", above(0))
     entropy: float = key(0.0, "weight of the mean token entropy as a bonus; with entropy_target, what it starts from",
                          at_least(0))
-    entropy_target: float = key(0.0, "the bonus's weight is led so that entropy stays at this (Skywork-OR1: 0.2); 0: off",
+    entropy_target: float = key(0.0, "the bonus's weight is led to keep entropy at this (Skywork-OR1: 0.2); 0: off",
                                 at_least(0))
     entropy_step: float = key(0.005, "change of that weight after each update", above(0))
-    top_entropy: float = key(1.0, "share of the update's tokens, those of highest entropy, that the policy's loss acts on",
+    top_entropy: float = key(1.0, "share of the update's tokens, of highest entropy, that the policy's loss acts on",
                              share)
-    teacher: str | None = key(None, "hub id or folder of a model with the same tokenizer to distil from, on the policy's "
-                                    "own completions", not_empty)
+    teacher: str | None = key(None, "hub id or folder of a model with the same tokenizer to distil from, on the "
+                                    "policy's own completions", not_empty)
     teacher_weight: float = key(1.0, "weight of that distillation", above(0))
 
 
@@ -668,16 +668,16 @@ def _refused_levels(loss: LossSection, advantage: AdvantageSection) -> Iterator[
     ratio = f"loss.policy {loss.policy} has one ratio for a whole completion"
     other = f"; or use {loss.policy}_token" if f"{loss.policy}_token" in POLICIES else ""
     yield whole and loss.aggregation not in fits, (
-        f"{ratio}, which loss.aggregation {loss.aggregation} would weight by its tokens; set {' or '.join(fits)}{other}")
+        f"{ratio}, which loss.aggregation {loss.aggregation} would weight by its tokens; set "
+        f"{' or '.join(fits)}{other}")
     yield whole and "token" in (loss.correction, loss.correction_mask), (
         f"{ratio}, but the correction is per token, a token-level trust region around a sequence-level ratio; set "
         f"loss.correction (and loss.correction_mask) to sequence, geometric or none{other}")
     yield whole and loss.top_entropy < 1, (
         f"{ratio}, but loss.top_entropy takes single tokens out of it; set it to 1{other}")
-    yield (whole and advantage.rule == "reinforce_pp"
-           and loss.kl_in == "reward" and loss.beta > 0), (
-        f"loss.policy {loss.policy} reads one advantage a completion, but advantage.rule reinforce_pp with the KL in the "
-        "reward gives each token its own; use clip, or loss.kl_in loss")
+    yield whole and advantage.rule == "reinforce_pp" and loss.kl_in == "reward" and loss.beta > 0, (
+        f"loss.policy {loss.policy} reads one advantage a completion, but advantage.rule reinforce_pp with the KL in "
+        "the reward gives each token its own; use clip, or loss.kl_in loss")
 
 
 def _refused_terms(loss: LossSection, advantage: AdvantageSection) -> Iterator[tuple[bool, str]]:
@@ -692,10 +692,11 @@ def _refused_terms(loss: LossSection, advantage: AdvantageSection) -> Iterator[t
         "loss.kl k3_unbiased is k3 times a ratio that carries gradient, and a reward carries none; use k1, k2 or k3 in "
         "the reward")
     yield loss.kl_in == "reward" and loss.beta > 0 and advantage.rule == "gdpo", (
-        "advantage.rule gdpo normalises each reward by itself, and the KL in the reward is part of none; set loss.kl_in "
-        "to loss")
+        "advantage.rule gdpo normalises each reward by itself, and the KL in the reward is part of none; set "
+        "loss.kl_in to loss")
     yield loss.cov_low >= loss.cov_high, (
-        f"loss.cov_low is {loss.cov_low:g}, not below loss.cov_high ({loss.cov_high:g}); no token could lie between them")
+        f"loss.cov_low is {loss.cov_low:g}, not below loss.cov_high ({loss.cov_high:g}); no token could lie "
+        "between them")
     yield loss.correction_mask != "none" and loss.correction_low >= loss.correction_high, (
         f"loss.correction_low is {loss.correction_low:g}, not below loss.correction_high ({loss.correction_high:g}); "
         "every token would be dropped")

@@ -20,8 +20,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def group(name: str, values: list[float], shaped: list[float] | None = None) -> ScoredGroup:
     completions = tuple(Completion("", (1, 2), torch.zeros(2), "stop") for _ in values)
-    return ScoredGroup(Prompt(name, (1,), {}), completions, tuple(Score(v) for v in shaped or values),
-                       tuple({"correct": Score(v)} for v in values))
+    return ScoredGroup(
+        Prompt(name, (1,), {}),
+        completions,
+        tuple(Score(v) for v in shaped or values),
+        tuple({"correct": Score(v)} for v in values),
+    )
 
 
 def curriculum(number: int = 6, **options) -> Curriculum:
@@ -92,8 +96,15 @@ EASY = ["sample.group_size=3", "sample.prompts=5"]
 VARIANTS = {
     "dapo, refilled": ["loss.preset=dapo", "loss.aggregation=token_mean", *EASY, "optim.updates=2"],
     "scalerl, retiring": ["loss.preset=scalerl", *EASY, "sample.oversample=0.5", "advantage.retire_at=0.6"],
-    "a band and a led entropy": ["data.pass_low=0.1", "data.pass_high=0.9", "data.pass_again=1", "loss.entropy_target=9", "loss.entropy=0.001",
-                                 "loss.top_entropy=0.3", *EASY],
+    "a band and a led entropy": [
+        "data.pass_low=0.1",
+        "data.pass_high=0.9",
+        "data.pass_again=1",
+        "loss.entropy_target=9",
+        "loss.entropy=0.001",
+        "loss.top_entropy=0.3",
+        *EASY,
+    ],
     "reinforce_pp": ["loss.preset=reinforce_pp", "loss.beta=0.1", "optim.updates=2", *EASY],
     "rloo": ["loss.preset=rloo", "loss.aggregation=sequence_sum", *EASY],
     "kl_cov": ["loss.policy=kl_cov", "loss.cov_share=0.1", "optim.updates=2", *EASY],
@@ -123,13 +134,21 @@ def test_refilled_groups_are_charged_in_tokens_and_ledger(tmp_path: Path) -> Non
         mine = [row for row in rows if row["step"] == record["step"]]
         assert len({(row["prompt_id"], row["index"]) for row in mine}) == len(mine) == record["ledger/sampled"]
         assert record["group/trained"] <= 5 and record["group/sampled"] <= 4 * 5
-        assert record["ledger/trained"] == 3 * record["group/trained"] - record["ledger/truncated_masked"] \
+        assert (
+            record["ledger/trained"] == 3 * record["group/trained"] - record["ledger/truncated_masked"]
             or record["ledger/truncated_masked"]
+        )
 
 
 def test_over_sampled_groups_that_are_not_needed_are_booked_as_cancelled(tmp_path: Path) -> None:
-    trainer = run(tmp_path / "run", "advantage.flat=drop", "sample.oversample=2", "sample.prompts=3", "steps=2",
-                  "sample.group_size=6")
+    trainer = run(
+        tmp_path / "run",
+        "advantage.flat=drop",
+        "sample.oversample=2",
+        "sample.prompts=3",
+        "steps=2",
+        "sample.group_size=6",
+    )
     assert trainer.ledger["sampled"] == 2 * 9 * 6 and trainer.ledger["cancelled"] > 0
     assert all(record["group/trained"] <= 3 for record in records(tmp_path / "run"))
 
@@ -137,8 +156,9 @@ def test_over_sampled_groups_that_are_not_needed_are_booked_as_cancelled(tmp_pat
 def test_a_teacher_pulls_the_policy_to_itself(tmp_path: Path) -> None:
     run(tmp_path / "teacher", "steps=6", "optim.lr=1e-3", "sample.prompts=16")
     teacher = tmp_path / "teacher" / "final"
-    trainer = run(tmp_path / "run", "loss.policy=none", f"loss.teacher={teacher}", "steps=6", "optim.lr=1e-3",
-                  "sample.prompts=16")
+    trainer = run(
+        tmp_path / "run", "loss.policy=none", f"loss.teacher={teacher}", "steps=6", "optim.lr=1e-3", "sample.prompts=16"
+    )
     kls = [record["policy/teacher_kl"] for record in records(tmp_path / "run")]
     assert kls[-1] < 0.7 * kls[0] and trainer.ledger["trained"] + trainer.ledger["flat"] == trainer.ledger["sampled"]
 
@@ -152,10 +172,12 @@ def test_a_teacher_with_other_tokens_is_refused(tmp_path: Path) -> None:
 
 
 def test_all_truncated_and_masked_leaves_the_weights_as_they_were(tmp_path: Path) -> None:
-    trainer = run(tmp_path / "run", "sample.max_tokens=3", "advantage.mask_truncated=true", "loss.beta=0.1",
-                  "data.held_out=0")
-    first = Trainer(Recipe.load(ROOT / "recipes" / "quickstart.yaml", "steps=0", f"run_dir={tmp_path / 'base'}",
-                                "data.held_out=0"))
+    trainer = run(
+        tmp_path / "run", "sample.max_tokens=3", "advantage.mask_truncated=true", "loss.beta=0.1", "data.held_out=0"
+    )
+    first = Trainer(
+        Recipe.load(ROOT / "recipes" / "quickstart.yaml", "steps=0", f"run_dir={tmp_path / 'base'}", "data.held_out=0")
+    )
     list(first)
     assert trainer.ledger["truncated_masked"] == trainer.ledger["sampled"]
     assert all(record["update/made"] == 0 for record in records(tmp_path / "run"))
@@ -170,5 +192,7 @@ def test_every_preset_makes_updates_and_its_books_add_up(tmp_path: Path, preset:
     trainer = Trainer(Recipe.from_mapping(values))
     (record,) = list(trainer)
     assert record["update/made"] == 1 and record["update/grad_norm"] > 0
-    assert record["correction/ess"] > 0.999 and record["correction/dropped"] == 0 and abs(record["correction/lost"]) < 1e-3
+    assert (
+        record["correction/ess"] > 0.999 and record["correction/dropped"] == 0 and abs(record["correction/lost"]) < 1e-3
+    )
     assert sum(n for book, n in trainer.ledger.items() if book != "sampled") == trainer.ledger["sampled"]

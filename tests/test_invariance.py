@@ -44,10 +44,12 @@ def test_every_policy_aggregation_and_correction_is_among_those_tried() -> None:
     assert {a for _, a, _, _ in CHOSEN} == set(AGGREGATIONS) and {c for _, _, c, _ in CHOSEN} == set(CORRECTIONS)
 
 
-@pytest.mark.parametrize(("policy_loss", "aggregation", "correction", "loss"), CHOSEN,
-                         ids=[" ".join(part[:3]) for part in CHOSEN])
-def test_the_gradient_does_not_change_with_split_packing_or_order(world, policy_loss, aggregation, correction,
-                                                                   loss) -> None:
+@pytest.mark.parametrize(
+    ("policy_loss", "aggregation", "correction", "loss"), CHOSEN, ids=[" ".join(part[:3]) for part in CHOSEN]
+)
+def test_the_gradient_does_not_change_with_split_packing_or_order(
+    world, policy_loss, aggregation, correction, loss
+) -> None:
     policy, update, old = world
     assert gradient(policy, update, old, loss, 10**6).norm() > 1e-6
     assert deviation(policy, update, old, loss) < 1e-10
@@ -96,8 +98,11 @@ def test_advantages_of_single_tokens_and_a_teacher_do_not_change_with_the_split(
 @pytest.mark.parametrize("correction", ["token, masked", "sequence, masked"])
 def test_a_completion_that_the_correction_drops_is_known_and_the_rest_is_reported(world, correction: str) -> None:
     policy, update, old = world
-    settings = {**CORRECTIONS[correction], "correction_low": 0.99, "correction_high": 1.01} \
-        if correction.startswith("sequence") else CORRECTIONS[correction]
+    settings = (
+        {**CORRECTIONS[correction], "correction_low": 0.99, "correction_high": 1.01}
+        if correction.startswith("sequence")
+        else CORRECTIONS[correction]
+    )
     optimizer = Optimizer(policy.trainable(), OptimSection(max_grad_norm=0.0), 1)
     learner = Learner(policy, optimizer, LossSection(**settings), temperature=1.0, tokens_per_micro_batch=30)
     learner._old = dict(old)

@@ -41,14 +41,26 @@ TOLERANCE = 1e-10
 # ---- advantages -------------------------------------------------------------------------------------------------
 
 
-def groups_of(values: list[list[float]], lengths: list[list[int]] | None = None,
-              parts: list[list[dict[str, float | None]]] | None = None) -> list[ScoredGroup]:
+def groups_of(
+    values: list[list[float]],
+    lengths: list[list[int]] | None = None,
+    parts: list[list[dict[str, float | None]]] | None = None,
+) -> list[ScoredGroup]:
     result = []
     for g, scores in enumerate(values):
         sizes = lengths[g] if lengths else [3] * len(scores)
         completions = tuple(Completion("", tuple(range(n)), torch.zeros(n), "stop") for n in sizes)
-        verdicts = tuple({name: Score(value, status="scored" if value is not None else "not_applicable")
-                          for name, value in row.items()} for row in parts[g]) if parts else ()
+        verdicts = (
+            tuple(
+                {
+                    name: Score(value, status="scored" if value is not None else "not_applicable")
+                    for name, value in row.items()
+                }
+                for row in parts[g]
+            )
+            if parts
+            else ()
+        )
         result.append(ScoredGroup(Prompt(str(g), (1,), {}), completions, tuple(Score(v) for v in scores), verdicts))
     return result
 
@@ -82,12 +94,13 @@ def slow(rule: str, values: list[list[float]], lengths: list[list[int]], eps: fl
             "rloo": lambda i: scores[i] - sum(scores[j] for j in range(n) if j != i) / (n - 1),
             "batch_std": lambda i: off[i] / (statistics.stdev(every) + eps),
             "batch_std_centered": lambda i: off[i] / (statistics.stdev(all_centred) + eps),
-            "reinforce_pp_baseline": lambda i: (off[i] - statistics.fmean(all_centred))
-            / (statistics.stdev(all_centred) + eps),
+            "reinforce_pp_baseline": lambda i: (
+                (off[i] - statistics.fmean(all_centred)) / (statistics.stdev(all_centred) + eps)
+            ),
             "opo": lambda i: scores[i] - sum(s * v for s, v in zip(sizes, scores)) / sum(sizes),
             "gpg": lambda i: len(every) / teaching * off[i],
             "maxrl": lambda i: off[i] / mean if mean > 0 else 0.0,
-            "pass_k": lambda i: (max(scores) - max(scores[:i] + scores[i + 1:])) / (statistics.stdev(scores) + eps),
+            "pass_k": lambda i: (max(scores) - max(scores[:i] + scores[i + 1 :])) / (statistics.stdev(scores) + eps),
         }[rule]
         result.append([0.0 if flat(scores) else own(i) for i in range(n)])
     return result
@@ -107,11 +120,16 @@ def test_a_rule_is_its_papers_formula_on_ragged_groups(rule: str, seed: int) -> 
 def test_reinforce_pp_whitens_the_rewards_to_go_over_all_tokens(seed: int) -> None:
     values, lengths = ragged(seed)
     generator = torch.Generator().manual_seed(seed)
-    penalties = {(g, i): torch.rand(n, generator=generator, dtype=torch.float64)
-                 for g, sizes in enumerate(lengths) for i, n in enumerate(sizes)}
+    penalties = {
+        (g, i): torch.rand(n, generator=generator, dtype=torch.float64)
+        for g, sizes in enumerate(lengths)
+        for i, n in enumerate(sizes)
+    }
     found = advantages(groups_of(values, lengths), RuleSettings("reinforce_pp", 1e-8), None, penalties)
-    returns = [[[values[g][i] - sum(penalties[g, i][t:].tolist()) for t in range(n)] for i, n in enumerate(sizes)]
-               for g, sizes in enumerate(lengths)]
+    returns = [
+        [[values[g][i] - sum(penalties[g, i][t:].tolist()) for t in range(n)] for i, n in enumerate(sizes)]
+        for g, sizes in enumerate(lengths)
+    ]
     every = [x for group in returns for row in group for x in row]
     mean, std = statistics.fmean(every), statistics.stdev(every)
     for g, i in penalties:
@@ -131,8 +149,9 @@ def test_reinforce_pp_without_penalties_weighs_each_score_by_its_tokens() -> Non
 @pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if rule.in_group and not rule.by_part])
 def test_the_kl_in_the_reward_is_taken_off_a_completions_score(rule: str) -> None:
     values, lengths = ragged(2)
-    penalties = {(g, i): torch.rand(n, dtype=torch.float64) for g, sizes in enumerate(lengths)
-                 for i, n in enumerate(sizes)}
+    penalties = {
+        (g, i): torch.rand(n, dtype=torch.float64) for g, sizes in enumerate(lengths) for i, n in enumerate(sizes)
+    }
     found = advantages(groups_of(values, lengths), RuleSettings(rule, 1e-6), None, penalties)
     reduced = [[v - penalties[g, i].sum().item() for i, v in enumerate(scores)] for g, scores in enumerate(values)]
     for mine, theirs in zip(found, slow(rule, reduced, lengths, 1e-6)):
@@ -143,8 +162,13 @@ def test_the_kl_in_the_reward_is_taken_off_a_completions_score(rule: str) -> Non
 def test_gdpo_normalises_each_reward_before_the_sum(seed: int) -> None:
     rng = random.Random(seed)
     weights = {"a": 1.0, "b": 0.25, "c": 0.0}
-    parts = [[{"a": rng.choice([0.0, 1.0]), "b": rng.choice([None, rng.random()]), "c": rng.random()}
-              for _ in range(rng.randint(3, 6))] for _ in range(5)]
+    parts = [
+        [
+            {"a": rng.choice([0.0, 1.0]), "b": rng.choice([None, rng.random()]), "c": rng.random()}
+            for _ in range(rng.randint(3, 6))
+        ]
+        for _ in range(5)
+    ]
     for rows in parts:
         rows[0] |= {"a": 1.0, "b": 0.3}
         rows[1] |= {"a": 0.0, "b": 0.9}
@@ -181,14 +205,17 @@ def test_best_of_k_is_the_mean_gain_over_all_subsets(k: int) -> None:
     expected = []
     for i in range(7):
         others = [j for j in range(7) if j != i]
-        gains = [max(0.0, (scores[i] - max(scores[j] for j in chosen)).item())
-                 for chosen in itertools.combinations(others, k - 1)]
+        gains = [
+            max(0.0, (scores[i] - max(scores[j] for j in chosen)).item())
+            for chosen in itertools.combinations(others, k - 1)
+        ]
         expected.append(statistics.fmean(gains))
     assert best_of_k_gain(scores, k).tolist() == pytest.approx(expected, abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("rule", ["group_std", "center", "rloo", "batch_std", "batch_std_centered", "gpg", "maxrl",
-                                  "reinforce_pp_baseline"])
+@pytest.mark.parametrize(
+    "rule", ["group_std", "center", "rloo", "batch_std", "batch_std_centered", "gpg", "maxrl", "reinforce_pp_baseline"]
+)
 def test_advantages_of_a_group_sum_to_zero(rule: str) -> None:
     values, lengths = ragged(8)
     for row in advantages(groups_of(values, lengths), RuleSettings(rule, 1e-4)):
@@ -225,15 +252,18 @@ def random_tokens(seed: int, spread: float = 0.3, requires_grad: bool = True) ->
     return Tokens(logp, old, (old + draw(spread)).clamp(max=-1e-3), advantage, row, lengths)
 
 
-SETTINGS = LossSection(epsilon_low=0.2, epsilon_high=0.28, cov_share=0.1, cov_low=0.05, cov_high=2.0,
-                       second_moment=0.04, divergence=0.05)
+SETTINGS = LossSection(
+    epsilon_low=0.2, epsilon_high=0.28, cov_share=0.1, cov_low=0.05, cov_high=2.0, second_moment=0.04, divergence=0.05
+)
 
 
-def slow_policy(name: str, tokens: Tokens, s: LossSection, logp: list[float], held: list[float],
-                flag: list[bool]) -> float:
+def slow_policy(
+    name: str, tokens: Tokens, s: LossSection, logp: list[float], held: list[float], flag: list[bool]
+) -> float:
     """The sum over tokens of a loss, written from the paper; `held` is logp where the paper stops the gradient."""
-    old, mu, adv, row = (x.tolist() for x in (tokens.old_logp_T, tokens.sampled_logp_T, tokens.advantage_T,
-                                              tokens.row_T))
+    old, mu, adv, row = (
+        x.tolist() for x in (tokens.old_logp_T, tokens.sampled_logp_T, tokens.advantage_T, tokens.row_T)
+    )
     places = {i: [t for t, r in enumerate(row) if r == i] for i in set(row)}
     low, high = 1 - s.epsilon_low, 1 + s.epsilon_high
     clip = lambda x, a, b: min(max(x, a), b)  # noqa: E731
@@ -256,8 +286,10 @@ def slow_policy(name: str, tokens: Tokens, s: LossSection, logp: list[float], he
             loss = -clip(hr, low, high) * a * lp
         elif name == "gmpo":
             sign = (a > 0) - (a < 0)
-            inner = [sign * min(sign * (logp[u] - old[u]), sign * clip(logp[u] - old[u], -s.epsilon_low, s.epsilon_high))
-                     for u in own]
+            inner = [
+                sign * min(sign * (logp[u] - old[u]), sign * clip(logp[u] - old[u], -s.epsilon_low, s.epsilon_high))
+                for u in own
+            ]
             loss = -a * math.exp(sum(inner) / len(own))
         elif name == "sapo":
             tau = s.sapo_positive if a > 0 else s.sapo_negative
@@ -293,11 +325,30 @@ def flagged(name: str, tokens: Tokens) -> Tokens:
     select = POLICIES[name].select
     if select is None:
         return tokens
-    return Tokens(tokens.logp_T, tokens.old_logp_T, tokens.sampled_logp_T, tokens.advantage_T, tokens.row_T,
-                  tokens.length_R, select(SimpleNamespace(**{k: v.detach() for k, v in (
-                      ("logp_T", tokens.logp_T), ("old_logp_T", tokens.old_logp_T),
-                      ("sampled_logp_T", tokens.sampled_logp_T), ("advantage_T", tokens.advantage_T),
-                      ("ratio_T", tokens.ratio_T))}), SETTINGS, 0))
+    return Tokens(
+        tokens.logp_T,
+        tokens.old_logp_T,
+        tokens.sampled_logp_T,
+        tokens.advantage_T,
+        tokens.row_T,
+        tokens.length_R,
+        select(
+            SimpleNamespace(
+                **{
+                    k: v.detach()
+                    for k, v in (
+                        ("logp_T", tokens.logp_T),
+                        ("old_logp_T", tokens.old_logp_T),
+                        ("sampled_logp_T", tokens.sampled_logp_T),
+                        ("advantage_T", tokens.advantage_T),
+                        ("ratio_T", tokens.ratio_T),
+                    )
+                }
+            ),
+            SETTINGS,
+            0,
+        ),
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -318,8 +369,9 @@ def test_a_policy_loss_has_the_gradient_of_its_papers_formula(name: str) -> None
     flag = tokens.flag_T.tolist() if tokens.flag_T is not None else []
     step = 1e-5
     for t in range(len(logp)):
+
         def at(change: float) -> float:
-            moved = logp[:t] + [logp[t] + change] + logp[t + 1:]
+            moved = logp[:t] + [logp[t] + change] + logp[t + 1 :]
             return slow_policy(name, tokens, SETTINGS, moved, logp, flag)
 
         slope = (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step)
@@ -329,8 +381,15 @@ def test_a_policy_loss_has_the_gradient_of_its_papers_formula(name: str) -> None
 @pytest.mark.parametrize("name", sorted(set(POLICIES) - {"none", "clip_cov", "m2po", "dppo_tv", "dppo_kl"}))
 def test_at_ratio_one_the_gradient_is_minus_the_advantage(name: str) -> None:
     tokens = random_tokens(5, spread=0.0)
-    fresh = Tokens(tokens.logp_T, tokens.logp_T.detach(), tokens.logp_T.detach(), tokens.advantage_T, tokens.row_T,
-                   tokens.length_R, torch.zeros_like(tokens.logp_T, dtype=torch.bool))
+    fresh = Tokens(
+        tokens.logp_T,
+        tokens.logp_T.detach(),
+        tokens.logp_T.detach(),
+        tokens.advantage_T,
+        tokens.row_T,
+        tokens.length_R,
+        torch.zeros_like(tokens.logp_T, dtype=torch.bool),
+    )
     (found,) = torch.autograd.grad(POLICIES[name].loss(fresh, SETTINGS).sum(), tokens.logp_T)
     assert torch.allclose(found, -fresh.advantage_T, atol=1e-12)
 
@@ -373,7 +432,7 @@ def test_kl_cov_takes_the_largest_covariances() -> None:
     tokens = random_tokens(12, requires_grad=False)
     logp, adv = tokens.logp_T.tolist(), tokens.advantage_T.tolist()
     cov = [(a - statistics.fmean(adv)) * (p - statistics.fmean(logp)) for a, p in zip(adv, logp)]
-    largest = sorted(range(len(cov)), key=lambda t: -cov[t])[:max(1, int(0.1 * len(cov)))]
+    largest = sorted(range(len(cov)), key=lambda t: -cov[t])[: max(1, int(0.1 * len(cov)))]
     assert set(POLICIES["kl_cov"].select(tokens, SETTINGS, 0).nonzero()[:, 0].tolist()) == set(largest)
 
 
@@ -403,8 +462,9 @@ def test_the_off_policy_mask_drops_bad_completions_that_drifted() -> None:
         kept = off_policy_kept(tokens, 0.02)
         for row in range(9):
             mine = tokens.row_T == row
-            apart = [0.0 if math.isnan(s) else s - p
-                     for s, p in zip(sampled[mine].tolist(), tokens.logp_T[mine].tolist())]
+            apart = [
+                0.0 if math.isnan(s) else s - p for s, p in zip(sampled[mine].tolist(), tokens.logp_T[mine].tolist())
+            ]
             drops = bool(tokens.advantage_T[mine][0] < 0) and statistics.fmean(apart) > 0.02
             assert (kept[mine] == (not drops)).all()
         dropped += int((~kept).sum())
@@ -462,8 +522,9 @@ def test_distillation_has_the_expected_gradient_of_the_reverse_kl() -> None:
     logits = torch.randn(6, dtype=torch.float64, requires_grad=True)
     teacher = torch.randn(6, dtype=torch.float64)
     logp = logits.log_softmax(-1)
-    tokens = Tokens(logp, logp.detach(), logp.detach(), torch.zeros(6).double(), torch.arange(6),
-                    torch.ones(6, dtype=torch.long))
+    tokens = Tokens(
+        logp, logp.detach(), logp.detach(), torch.zeros(6).double(), torch.arange(6), torch.ones(6, dtype=torch.long)
+    )
     loss = (logp.detach().exp() * distillation(tokens, teacher.log_softmax(-1))).sum()
     (found,) = torch.autograd.grad(loss, logits, retain_graph=True)
     (truth,) = torch.autograd.grad(exact_kl(logits, teacher), logits)
@@ -476,8 +537,9 @@ def test_the_entropy_with_gradient_is_the_references() -> None:
     theirs = reference(logits, torch.zeros(11, dtype=torch.long), 0.7)[1]
     assert torch.allclose(mine, theirs, atol=1e-12)
     weight = torch.randn(11, dtype=torch.float64)
-    assert torch.allclose(*(torch.autograd.grad((weight * x).sum(), logits, retain_graph=True)[0]
-                            for x in (mine, theirs)), atol=1e-12)
+    assert torch.allclose(
+        *(torch.autograd.grad((weight * x).sum(), logits, retain_graph=True)[0] for x in (mine, theirs)), atol=1e-12
+    )
 
 
 def test_the_adaptive_bonus_follows_skywork_and_survives_a_checkpoint() -> None:
@@ -505,8 +567,12 @@ def test_weights_are_truncated_and_masked_at_the_level_asked_for(level: str, mas
     log = (tokens.old_logp_T - tokens.sampled_logp_T).tolist()
     for t, row in enumerate(tokens.row_T.tolist()):
         own = [x for x, r in zip(log, tokens.row_T.tolist()) if r == row]
-        ratio = {"none": 1.0, "token": math.exp(log[t]), "sequence": math.exp(sum(own)),
-                 "geometric": math.exp(statistics.fmean(own))}
+        ratio = {
+            "none": 1.0,
+            "token": math.exp(log[t]),
+            "sequence": math.exp(sum(own)),
+            "geometric": math.exp(statistics.fmean(own)),
+        }
         weight = min(ratio[level], cap) if cap and not (level == mask == "none") else ratio[level]
         expected = weight if mask == "none" or 0.8 <= ratio[mask] <= 1.4 else 0.0
         assert found[t] == pytest.approx(expected, abs=TOLERANCE)
@@ -528,17 +594,26 @@ def test_the_default_does_not_collapse_with_length_and_a_sequence_mask_does(nois
     rows = 64
     log = noise * torch.randn(rows * length, generator=generator, dtype=torch.float64) - noise**2 / 2
     zero = torch.zeros_like(log)
-    tokens = Tokens(zero, zero, -log, zero, torch.arange(rows).repeat_interleave(length),
-                    torch.full((rows,), length))
+    tokens = Tokens(zero, zero, -log, zero, torch.arange(rows).repeat_interleave(length), torch.full((rows,), length))
 
     def ess(settings: LossSection) -> float:
         w = correction.weights(tokens, settings)
-        total, squares, units = ((w.weight_T ** p * w.unit_T).sum().item() for p in (1, 2, 0))
+        total, squares, units = ((w.weight_T**p * w.unit_T).sum().item() for p in (1, 2, 0))
         return correction.effective_share(total, squares, units)
 
     assert ess(LossSection()) > 0.99
-    assert ess(LossSection(correction="sequence", correction_cap=0.0, correction_mask="sequence", correction_low=0.0,
-                           correction_high=3.0)) < 0.5
+    assert (
+        ess(
+            LossSection(
+                correction="sequence",
+                correction_cap=0.0,
+                correction_mask="sequence",
+                correction_low=0.0,
+                correction_high=3.0,
+            )
+        )
+        < 0.5
+    )
 
 
 # ---- aggregation ------------------------------------------------------------------------------------------------
@@ -546,8 +621,10 @@ def test_the_default_does_not_collapse_with_length_and_a_sequence_mask_does(nois
 
 def test_each_aggregation_is_its_formula_on_ragged_groups() -> None:
     rng = random.Random(3)
-    rows = [Row(i, i // 3, (1,), tuple(range(rng.randint(1, 20))), torch.zeros(1), 1.0, True, True, "trained")
-            for i in range(12)]
+    rows = [
+        Row(i, i // 3, (1,), tuple(range(rng.randint(1, 20))), torch.zeros(1), 1.0, True, True, "trained")
+        for i in range(12)
+    ]
     losses = {row.index: [rng.gauss(0, 1) for _ in row.token_ids] for row in rows}
     sums = {i: sum(x) for i, x in losses.items()}
     lengths = {row.index: row.num_tokens for row in rows}
