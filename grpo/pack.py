@@ -6,7 +6,8 @@ where it is booked are decided here, once; the learner only forwards.
 
 from __future__ import annotations
 
-from typing import Iterable, Sequence
+from dataclasses import replace
+from typing import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,36 +18,40 @@ BUCKET = 16
 MIN_ROWS = 8
 
 
-def make_batch(groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[float]], *, num_updates: int,
-               epochs: int, max_tokens: int, mask_truncated: bool, flat_is_reached: bool) -> Batch:
+def make_batch(groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[float | Tensor]], *, num_updates: int,
+               epochs: int, max_tokens: int, mask_truncated: bool, flat_is_reached: bool,
+               left_out: Mapping[int, str] | None = None) -> Batch:
     """The step's rows, cut into ``num_updates`` disjoint mini-batches of whole groups, ``epochs`` times over.
 
     ``flat_is_reached`` says that something in the loss acts on flat groups too (KL), so that they are
-    forwarded. Every completion gets a row and is booked once.
+    forwarded. ``left_out`` names groups that were sampled but are in no update and no denominator, with the
+    book their completions go to. Every completion gets a row and is booked once.
     """
+    left_out = left_out or {}
     rows = [row for g, (group, values) in enumerate(zip(groups, advantages))
-            for row in _rows_of(group, values, g, mask_truncated, flat_is_reached)]
-    rows = [_numbered(row, i) for i, row in enumerate(rows)]
-    bounds = [round(i * len(groups) / num_updates) for i in range(num_updates + 1)]
-    updates = [_update([row for row in rows if low <= row.group < high], max_tokens)
-               for low, high in zip(bounds, bounds[1:])]
+            for row in _rows_of(group, values, g, mask_truncated, flat_is_reached, left_out.get(g))]
+    rows = [replace(row, index=i) for i, row in enumerate(rows)]
+    kept = [g for g in range(len(groups)) if g not in left_out]
+    bounds = [round(i * len(kept) / num_updates) for i in range(num_updates + 1)]
+    parts = [set(kept[low:high]) for low, high in zip(bounds, bounds[1:])]
+    updates = [_update([row for row in rows if row.group in part], max_tokens) for part in parts]
     ledger = {"sampled": len(rows), **{book: sum(row.book == book for row in rows) for book in BOOKS}}
     return Batch(tuple(rows), tuple(updates) * epochs, ledger)
 
 
-def _rows_of(group: ScoredGroup, advantages: Sequence[float], index: int, mask_truncated: bool,
-             flat_is_reached: bool) -> Iterable[Row]:
-    flat = not any(advantages)
+def _rows_of(group: ScoredGroup, advantages: Sequence[float | Tensor], index: int, mask_truncated: bool,
+             flat_is_reached: bool, left_out: str | None) -> Iterable[Row]:
+    flat = not any(bool(torch.as_tensor(advantage).any()) for advantage in advantages)
     for completion, score, advantage in zip(group.completions, group.scores, advantages):
-        if completion.finish == "cancelled":
+        if completion.finish == "cancelled" or left_out == "cancelled":
             book = "cancelled"
         elif score.value is None:
             book = "faulted"
         elif mask_truncated and completion.truncated:
             book = "truncated_masked"
         else:
-            book = "flat" if flat else "trained"
-        mask = book in ("flat", "trained")
+            book = left_out or ("flat" if flat else "trained")
+        mask = book in ("flat", "trained") and left_out is None
         logps = completion.sampled_logps if completion.log_kept is None else \
             completion.sampled_logps + completion.log_kept
         yield Row(index=-1, group=index, prompt_ids=group.prompt.token_ids, token_ids=completion.token_ids,
@@ -54,14 +59,21 @@ def _rows_of(group: ScoredGroup, advantages: Sequence[float], index: int, mask_t
                   forwarded=bool(completion.token_ids) and mask and (flat_is_reached or not flat), book=book)
 
 
-def _numbered(row: Row, index: int) -> Row:
-    return Row(index, row.group, row.prompt_ids, row.token_ids, row.sampled_logps, row.advantage, row.mask,
-               row.forwarded, row.book)
+def rebooked(batch: Batch, reached: set[int]) -> Batch:
+    """`batch` with the trained completions none of whose tokens the correction let through booked as such."""
+    rows = tuple(replace(row, book="correction_masked") if row.book == "trained" and row.forwarded
+                 and row.index not in reached else row for row in batch.rows)
+    ledger = {"sampled": len(rows), **{book: sum(row.book == book for row in rows) for book in BOOKS}}
+    return replace(batch, rows=rows, ledger=ledger)
 
 
 def _update(rows: Sequence[Row], max_tokens: int) -> Update:
     counted = [row for row in rows if row.mask]
-    return Update(tuple(rows), Denominators(len(counted), sum(row.num_tokens for row in counted), max_tokens))
+    group_tokens: dict[int, int] = {}
+    for row in counted:
+        group_tokens[row.group] = group_tokens.get(row.group, 0) + row.num_tokens
+    return Update(tuple(rows), Denominators(len(counted), sum(group_tokens.values()), max_tokens,
+                                            {g: n for g, n in group_tokens.items() if n}))
 
 
 def micro_batches(rows: Sequence[Row], budget: int) -> list[list[Row]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Iterator
 
-from grpo.loss import formula
+from grpo.formula import formula
 from grpo.presets import PRESETS
 from grpo.recipe import Recipe, describe_keys, to_yaml
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo import attention
-from grpo.kernels.logprob import token_logprob
+from grpo.kernels.logprob import entropy, token_logprob
 from grpo.loading import load_model, load_tokenizer, merged, with_adapters
 from grpo.pack import MIN_ROWS
 from grpo.recipe import ModelSection, RecipeError
@@ -30,7 +30,10 @@ CHAT_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftex
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenStats:
-    """Of each completion token: log-prob under the policy at the sampling temperature, and entropy (no gradient)."""
+    """Of each completion token: log-prob under the policy at the sampling temperature, and entropy.
+
+    The entropy carries a gradient only where it was asked for.
+    """
 
     logp_T: Tensor
     entropy_T: Tensor
@@ -117,11 +120,11 @@ class Policy:
                                 past_key_values=cache, use_cache=cache is not None, logits_to_keep=keep)
         return output.logits[..., :self.vocab_size]
 
-    def token_stats(self, packed: PackedRows, temperature: float) -> TokenStats:
+    def token_stats(self, packed: PackedRows, temperature: float, entropy_gradient: bool = False) -> TokenStats:
         """Log-prob and entropy of each completion token of `packed`, with gradient where it is enabled."""
         logits = self.logits(packed.token_P, packed.position_P, attention.PackedLayout(packed), packed.source_T)
         logp_T, entropy_T = token_logprob(logits[0], packed.target_T, temperature)
-        return TokenStats(logp_T, entropy_T)
+        return TokenStats(logp_T, entropy(logits[0], temperature) if entropy_gradient else entropy_T)
 
     # -- weights ------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import random
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Collection, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -237,25 +237,34 @@ class PromptStream:
         random.Random(f"{self.seed}:{self.epoch}").shuffle(order)
         return order
 
-    def take(self, number: int) -> list[Prompt]:
-        """The next `number` different prompts."""
+    def take(self, number: int, admits: Callable[[Prompt], bool] = lambda prompt: True,
+             without: Collection[str] = ()) -> list[Prompt]:
+        """The next `number` different prompts; fewer if two passes over all of them do not admit as many.
+
+        A prompt that is not admitted is passed over for this epoch. One whose id is in `without` waits for the
+        next take.
+        """
         assert number <= len(self.prompts), "checked before the run starts"
         taken: dict[int, None] = {}
         waiting, self.deferred = self.deferred, []
         for index in waiting:
-            self._offer(index, taken, number)
-        while len(taken) < number:
+            self._offer(index, taken, number, admits, without)
+        for _ in range(2 * len(self.prompts)):
+            if len(taken) == number:
+                break
             if self.cursor == len(self._order):
                 self.epoch, self.cursor = self.epoch + 1, 0
                 self._order = self._shuffled()
-            self._offer(self._order[self.cursor], taken, number)
+            self._offer(self._order[self.cursor], taken, number, admits, without)
             self.cursor += 1
         return [self.prompts[index] for index in taken]
 
-    def _offer(self, index: int, taken: dict[int, None], number: int) -> None:
-        if index in taken or len(taken) == number:
-            self.deferred.append(index)
-        else:
+    def _offer(self, index: int, taken: dict[int, None], number: int, admits: Callable[[Prompt], bool],
+               without: Collection[str]) -> None:
+        if index in taken or len(taken) == number or self.prompts[index].id in without:
+            if index not in self.deferred:
+                self.deferred.append(index)
+        elif admits(self.prompts[index]):
             taken[index] = None
 
     def state(self) -> dict[str, Any]:

@@ -53,6 +53,14 @@ def from_below(low: float, high: float) -> Check:
     return lambda value: None if low <= value < high else f"must be at least {low} and below {high}"
 
 
+def nothing_or_above(low: float) -> Check:
+    return lambda value: None if value == 0 or value > low else f"must be 0 (off) or above {low}"
+
+
+def share(value: float) -> str | None:
+    return None if 0 < value <= 1 else "must be above 0 and at most 1"
+
+
 def not_empty(value: str) -> str | None:
     return None if value.strip() else "must not be empty"
 
@@ -119,6 +127,9 @@ class DataSection:
     template: str = key("r1", "r1 (think/answer tags), chat (the tokenizer's), plain, or a string with {prompt}",
                         a_template)
     held_out: int = key(0, "rows kept for evaluation; they never train", at_least(0))
+    pass_low: float = key(0.0, "prompts passed at a lower rate when last sampled wait (see pass_again)", between(0, 1))
+    pass_high: float = key(1.0, "prompts passed at a higher rate when last sampled wait", between(0, 1))
+    pass_again: int = key(3, "epochs a prompt outside pass_low to pass_high waits before another try", at_least(1))
     max_prompt_tokens: int | None = key(None, "longer prompts are dropped and counted; default: what the context "
                                               "leaves beside sample.max_tokens", at_least(1))
 
@@ -127,6 +138,8 @@ class DataSection:
 class SampleSection:
     engine: str = key("embedded", "who samples: embedded (the trainer's own modules)", one_of("embedded"))
     prompts: int = key(32, "prompts sampled a step", at_least(1))
+    oversample: float = key(0.0, "share of further prompts sampled at once, to choose those that teach from; needs "
+                                 "advantage.flat drop or refill", at_least(0))
     group_size: int = key(8, "completions sampled for each prompt", at_least(1))
     max_tokens: int = key(1024, "longest completion, in tokens", at_least(1))
     temperature: float = key(1.0, "divides the logits; 0 is greedy", at_least(0))
@@ -149,28 +162,88 @@ class RewardSection:
     workers: int | None = key(None, "worker processes of its own, for a reward that holds a model", at_least(1))
 
 
+RULES = ("group_std", "center", "rloo", "batch_std", "batch_std_centered", "reinforce_pp", "reinforce_pp_baseline",
+         "opo", "gpg", "maxrl", "pass_k", "gdpo")
+POLICIES = ("clip", "reinforce", "gspo", "gspo_token", "cispo", "gmpo", "sapo", "dppo_tv", "dppo_kl", "topr",
+            "topr_token", "kimi", "kimi_token", "clip_cov", "kl_cov", "m2po", "none")
+AGGREGATIONS = ("sequence_mean", "token_mean", "constant", "prompt_mean", "sequence_sum", "token_sum")
+WHOLE_POLICIES = {"gspo": ("sequence_mean", "sequence_sum"), "gmpo": ("sequence_mean",), "topr": AGGREGATIONS,
+                  "kimi": AGGREGATIONS}  # one ratio for a whole completion, and the aggregations that keep it
+KLS = ("k1", "k2", "k3", "k3_unbiased")
+LEVELS = ("none", "token", "sequence", "geometric")
+
+
 @dataclass(frozen=True)
 class AdvantageSection:
-    rule: str = key("group_std", "group_std: (R - mean) / (std + epsilon) of the group; center: R - mean",
-                    one_of("group_std", "center"))
-    epsilon: float = key(1e-4, "added to the group's standard deviation", at_least(0))
+    rule: str = key("group_std", "how scores become advantages: group_std: (R - mean) / (std + epsilon) of the group; "
+                                 "center: R - mean; the others: docs/objectives.md", one_of(*RULES))
+    epsilon: float = key(1e-4, "added to a standard deviation that advantages are divided by", at_least(0))
+    k: int = key(0, "for rule pass_k: completions of which the best counts; 0: the whole group", at_least(0))
     mask_truncated: bool = key(False, "completions cut by length are not learnt from and leave the denominators")
+    flat: str = key("keep", "groups that teach nothing: keep (advantage 0, in every denominator), drop (out of the "
+                            "denominators), refill (drop, and sample other prompts in their place)",
+                    one_of("keep", "drop", "refill"))
+    flat_by: str = key("score", "what must spread for a group to be kept by drop and refill: score (the weighted sum) "
+                                "or accuracy (the reward of evaluate.reward)", one_of("score", "accuracy"))
+    refills: int = key(3, "for flat: refill, how often a step samples anew; every token is charged", at_least(1))
+    retire_at: float = key(0.0, "a prompt whose pass rate so far reaches this is never sampled again; 0: none retires",
+                           between(0, 1))
 
 
 @dataclass(frozen=True)
 class LossSection:
     preset: str = key("grpo", "a published objective; sets advantage.* and loss.*", one_of(*PRESETS))
-    epsilon_low: float = key(0.2, "the ratio is clipped below 1 - epsilon_low", at_least(0))
-    epsilon_high: float = key(0.2, "the ratio is clipped above 1 + epsilon_high", at_least(0))
+    policy: str = key("clip", "the policy's loss: clip (PPO, GRPO, DAPO), reinforce, gspo, cispo, ...; all of them: "
+                              "docs/objectives.md; none leaves it out", one_of(*POLICIES))
+    epsilon_low: float = key(0.2, "the ratio is clipped below 1 - epsilon_low (gmpo: the log-ratio below -epsilon_low)",
+                             at_least(0))
+    epsilon_high: float = key(0.2, "the ratio is clipped above 1 + epsilon_high (gmpo: the log-ratio above it)",
+                              at_least(0))
+    dual_clip: float = key(0.0, "clip, clip_cov: where A < 0 the loss is at most dual_clip |A| (PPO's dual clip: 3); "
+                                "0: off", nothing_or_above(1))
+    ratio_cap: float = key(0.0, "clip, clip_cov: the unclipped ratio is at most this (INTELLECT-2: 4); 0: off",
+                           nothing_or_above(1))
+    sapo_positive: float = key(1.0, "sapo: temperature of the gate where A > 0", above(0))
+    sapo_negative: float = key(1.05, "sapo: temperature of the gate where A <= 0", above(0))
+    divergence: float = key(0.2, "dppo_tv, dppo_kl: furthest a token's probability may move from the sampler's",
+                            above(0))
+    regularizer: float = key(0.1, "kimi: tau, the weight of the squared log-ratio", at_least(0))
+    cov_share: float = key(2e-4, "clip_cov, kl_cov: share of the update's tokens that is selected", between(0, 1))
+    cov_low: float = key(1.0, "clip_cov: tokens are selected above this covariance")
+    cov_high: float = key(5.0, "clip_cov: and below this one")
+    cov_kl: float = key(1.0, "kl_cov: weight of |logp - old_logp| on the selected tokens", at_least(0))
+    second_moment: float = key(0.04, "m2po: largest mean square of logp - sampled_logp of what is kept", above(0))
+    off_policy_mask: float = key(0.0, "completions with A < 0 whose mean sampled_logp - logp is above this are left out "
+                                      "(DeepSeek-V3.2); 0: off", at_least(0))
     aggregation: str = key("sequence_mean", "sequence_mean: mean over completions of token means; token_mean: mean "
-                                            "over all tokens; constant: sum / (completions x constant)",
-                           one_of("sequence_mean", "token_mean", "constant"))
+                                            "over all tokens; constant: sum / (completions x constant); prompt_mean: "
+                                            "mean over prompts of token means; sequence_sum: mean over completions of "
+                                            "sums; token_sum: the sum", one_of(*AGGREGATIONS))
     constant: int | None = key(None, "normaliser of aggregation constant; default sample.max_tokens", at_least(1))
-    beta: float = key(0.0, "weight of the KL to the reference (k3, in the loss); 0 loads no reference", at_least(0))
+    beta: float = key(0.0, "weight of the KL to the reference; 0 loads no reference", at_least(0))
+    kl: str = key("k3", "the KL's estimator: k1, k2, k3, or k3_unbiased (k3 times the ratio)", one_of(*KLS))
+    kl_in: str = key("loss", "where the KL acts: in the loss, or taken off the reward", one_of("loss", "reward"))
     reference_every: int = key(0, "replace the reference by the policy every N updates (R1: 400); 0: never",
                                at_least(0))
     old: str = key("forward", "old_logp of later updates: forward (one more pass before the first) or sampler",
                    one_of("forward", "sampler"))
+    correction: str = key("token", "importance weight exp(old_logp - sampled_logp) on each loss: none, token, sequence "
+                                   "(product over the completion) or geometric (its geometric mean)", one_of(*LEVELS))
+    correction_cap: float = key(2.0, "the weight is truncated here; 0: not at all", at_least(0))
+    correction_mask: str = key("none", "what is dropped where the ratio of that level leaves [correction_low, "
+                                       "correction_high]: none, token, sequence or geometric", one_of(*LEVELS))
+    correction_low: float = key(0.5, "lower end of the band of correction_mask", at_least(0))
+    correction_high: float = key(5.0, "upper end of the band of correction_mask", above(0))
+    entropy: float = key(0.0, "weight of the mean token entropy as a bonus; with entropy_target, what it starts from",
+                         at_least(0))
+    entropy_target: float = key(0.0, "the bonus's weight is led to keep entropy at this (Skywork-OR1: 0.2); 0: off",
+                                at_least(0))
+    entropy_step: float = key(0.005, "change of that weight after each update", above(0))
+    top_entropy: float = key(1.0, "share of the update's tokens, of highest entropy, that the policy's loss acts on",
+                             share)
+    teacher: str | None = key(None, "hub id or folder of a model with the same tokenizer to distil from, on the "
+                                    "policy's own completions", not_empty)
+    teacher_weight: float = key(1.0, "weight of that distillation", above(0))
 
 
 @dataclass(frozen=True)
@@ -407,7 +480,7 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     values = dict(values)
     if isinstance(values.get("run_dir"), str) and values["run_dir"].strip():
         values["run_dir"] = str((folder / Path(values["run_dir"]).expanduser()).resolve())
-    for section, name in (("model", "name"), ("data", "source")):
+    for section, name in (("model", "name"), ("data", "source"), ("loss", "teacher")):
         if isinstance(values.get(section), dict) and name in values[section]:
             values[section] = {**values[section], name: _absolute(values[section][name], folder)}
     if isinstance(values.get("rewards"), dict):
@@ -538,9 +611,11 @@ def plain(value: Any) -> Any:
 def check_combinations(recipe: Recipe) -> None:
     """Refuse settings that are each in range but cannot stand together."""
     sample, optim, loss = recipe.sample, recipe.optim, recipe.loss
-    if sample.group_size < 2:
+    if sample.group_size < 2 and recipe.advantage.rule != "reinforce_pp":
         raise RecipeError(f"recipe: sample.group_size is 1, but advantage.rule {recipe.advantage.rule} compares the "
                           "completions of a group; set it to 2 or more")
+    check_advantage(recipe)
+    check_loss(loss, recipe.advantage)
     if optim.updates > sample.prompts:
         raise RecipeError(f"recipe: optim.updates is {optim.updates} but sample.prompts is {sample.prompts}; each "
                           "update needs a group of its own, so lower optim.updates or raise sample.prompts")
@@ -564,6 +639,74 @@ def check_combinations(recipe: Recipe) -> None:
     for ours, theirs in recipe.data.columns.items():
         if not isinstance(theirs, str):
             raise RecipeError(f"recipe: data.columns.{ours} must name a column of the data set, not {kind(theirs)}")
+
+
+def check_advantage(recipe: Recipe) -> None:
+    """Refuse advantage rules and group filters that contradict each other."""
+    advantage, sample = recipe.advantage, recipe.sample
+    if advantage.k == 1 or advantage.k > sample.group_size:
+        raise RecipeError(f"recipe: advantage.k is {advantage.k}; the best of k compares 2 to sample.group_size "
+                          f"({sample.group_size}) completions")
+    if advantage.k and advantage.rule != "pass_k":
+        raise RecipeError(f"recipe: advantage.k is set but advantage.rule {advantage.rule} does not read it; only "
+                          "pass_k does")
+    if sample.oversample and advantage.flat == "keep":
+        raise RecipeError("recipe: sample.oversample samples more prompts to choose from, but advantage.flat keep "
+                          "chooses none; set advantage.flat to drop or refill")
+    if advantage.flat != "keep" and sample.group_size < 2:
+        raise RecipeError(f"recipe: advantage.flat is {advantage.flat}, but a group of one is always flat; set "
+                          "sample.group_size to 2 or more, or advantage.flat to keep")
+    if recipe.data.pass_low > recipe.data.pass_high:
+        raise RecipeError(f"recipe: data.pass_low is {recipe.data.pass_low:g}, above data.pass_high "
+                          f"({recipe.data.pass_high:g}); no prompt could lie between them")
+
+
+def check_loss(loss: LossSection, advantage: AdvantageSection) -> None:
+    """Refuse terms of a loss that contradict each other, each with the reason."""
+    for refused, reason in [*_refused_levels(loss, advantage), *_refused_terms(loss, advantage)]:
+        if refused:
+            raise RecipeError(f"recipe: {reason}")
+
+
+def _refused_levels(loss: LossSection, advantage: AdvantageSection) -> Iterator[tuple[bool, str]]:
+    """(whether it is so, the reason): a ratio of whole completions beside something that acts on single tokens."""
+    whole = loss.policy in WHOLE_POLICIES
+    fits = WHOLE_POLICIES.get(loss.policy, ())
+    ratio = f"loss.policy {loss.policy} has one ratio for a whole completion"
+    other = f"; or use {loss.policy}_token" if f"{loss.policy}_token" in POLICIES else ""
+    yield whole and loss.aggregation not in fits, (
+        f"{ratio}, which loss.aggregation {loss.aggregation} would weight by its tokens; set "
+        f"{' or '.join(fits)}{other}")
+    yield whole and "token" in (loss.correction, loss.correction_mask), (
+        f"{ratio}, but the correction is per token, a token-level trust region around a sequence-level ratio; set "
+        f"loss.correction (and loss.correction_mask) to sequence, geometric or none{other}")
+    yield whole and loss.top_entropy < 1, (
+        f"{ratio}, but loss.top_entropy takes single tokens out of it; set it to 1{other}")
+    yield whole and advantage.rule == "reinforce_pp" and loss.kl_in == "reward" and loss.beta > 0, (
+        f"loss.policy {loss.policy} reads one advantage a completion, but advantage.rule reinforce_pp with the KL in "
+        "the reward gives each token its own; use clip, or loss.kl_in loss")
+
+
+def _refused_terms(loss: LossSection, advantage: AdvantageSection) -> Iterator[tuple[bool, str]]:
+    for name in ("dual_clip", "ratio_cap"):
+        yield bool(getattr(loss, name)) and loss.policy not in ("clip", "clip_cov"), (
+            f"loss.{name} is set, but loss.policy {loss.policy} does not read it; only clip and clip_cov do")
+    yield loss.constant is not None and loss.aggregation != "constant", (
+        f"loss.constant is set, but loss.aggregation {loss.aggregation} does not read it; only constant does")
+    yield loss.policy == "none" and loss.teacher is None, (
+        "loss.policy is none and there is no loss.teacher, so nothing would be learnt; name a teacher or a policy loss")
+    yield loss.kl_in == "reward" and loss.kl == "k3_unbiased", (
+        "loss.kl k3_unbiased is k3 times a ratio that carries gradient, and a reward carries none; use k1, k2 or k3 in "
+        "the reward")
+    yield loss.kl_in == "reward" and loss.beta > 0 and advantage.rule == "gdpo", (
+        "advantage.rule gdpo normalises each reward by itself, and the KL in the reward is part of none; set "
+        "loss.kl_in to loss")
+    yield loss.cov_low >= loss.cov_high, (
+        f"loss.cov_low is {loss.cov_low:g}, not below loss.cov_high ({loss.cov_high:g}); no token could lie "
+        "between them")
+    yield loss.correction_mask != "none" and loss.correction_low >= loss.correction_high, (
+        f"loss.correction_low is {loss.correction_low:g}, not below loss.correction_high ({loss.correction_high:g}); "
+        "every token would be dropped")
 
 
 # ---- what a reader is shown ---------------------------------------------------------------------------------

@@ -15,9 +15,11 @@ from grpo.types import Batch, ScoredGroup
 
 
 def step_record(step: int, groups: Sequence[ScoredGroup], batch: Batch, updates: Sequence[UpdateStats],
-                seconds: Mapping[str, float]) -> dict[str, Any]:
+                seconds: Mapping[str, float], num_retired: int = 0) -> dict[str, Any]:
     """Everything worth plotting of one step."""
-    return {"step": step, **_rewards(groups), **_completions(groups), **_policy(updates),
+    return {"step": step, **_rewards(groups), **_completions(groups), **_policy(updates), **_correction(updates),
+            "group/sampled": len(groups), "group/trained": len({row.group for row in batch.rows if row.book == "trained"}),
+            "prompt/retired": num_retired,
             **{f"ledger/{book}": number for book, number in batch.ledger.items()},
             **{f"seconds/{phase}": spent for phase, spent in seconds.items()}}
 
@@ -56,3 +58,19 @@ def _policy(updates: Sequence[UpdateStats]) -> dict[str, Any]:
             "update/made": len(made), "update/skipped": len(updates) - len(made),
             "update/tokens": tokens, "update/grad_norm": mean(u.grad_norm for u in made),
             "update/lr": made[-1].lr if made else None, "update/loss": mean(u.loss for u in made)}
+
+
+def _correction(updates: Sequence[UpdateStats]) -> dict[str, Any]:
+    """What the sampler's correction did, and the other terms beside the policy's."""
+    seen = [update for update in updates if update.num_tokens]
+    tokens = sum(update.num_tokens for update in seen)
+
+    def over_tokens(name: str) -> float | None:
+        return sum(getattr(u, name) * u.num_tokens for u in seen) / tokens if tokens else None
+
+    taught = [update for update in seen if update.teacher_kl is not None]
+    return {"correction/ess": over_tokens("ess"), "correction/dropped": over_tokens("dropped"),
+            "correction/lost": over_tokens("lost"), "correction/weight": over_tokens("weight"),
+            "correction/raw_max": max((u.raw_max for u in seen), default=None),
+            "policy/entropy_weight": over_tokens("entropy_weight"),
+            **({"policy/teacher_kl": over_tokens("teacher_kl")} if taught else {})}

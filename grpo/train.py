@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import signal
@@ -21,18 +22,20 @@ import torch
 import transformers
 
 from grpo import __version__, checkpoint, plan
-from grpo.advantage import step_advantages
+from grpo.advantage import advantages
+from grpo.curriculum import Curriculum
 from grpo.evaluate import Evaluation, evaluate
 from grpo.judge import Judge, check_rewards, reward_specs
 from grpo.learner import Learner
-from grpo.log import Log, Record, finite, interval
-from grpo.optimizer import Optimizer
-from grpo.pack import make_batch
 from grpo.loading import first_words, load_config, load_tokenizer
+from grpo.log import Log, Record, finite, interval
+from grpo.loss import reaches_flat
+from grpo.optimizer import Optimizer
+from grpo.pack import make_batch, rebooked
 from grpo.policy import Policy, longest_sequence
 from grpo.prompts import PromptStream, check_template, load_rows, make_prompts, split_rows
 from grpo.ranks import Ranks
-from grpo.recipe import Recipe, RecipeError, differences, read_yaml, to_yaml
+from grpo.recipe import ModelSection, Recipe, RecipeError, differences, read_yaml, to_yaml
 from grpo.record import step_record
 from grpo.rollout.engine import Engine
 from grpo.rollout.sampler import Sampling
@@ -111,22 +114,43 @@ class Trainer:
     def _step(self) -> Record:
         """One pass of the loop."""
         started, step = time.perf_counter(), self.num_steps + 1
-        prompts = self.stream.take(self.recipe.sample.prompts)
-        groups, seconds = self._sample_and_judge(prompts, step)
-        batch = self._make_batch(groups)
+        groups, left_out, seconds = self._collect(step)
+        batch = self._make_batch(groups, left_out)
         self.groups = groups
         self._refuse_faults(step, batch)
         begun = time.perf_counter()
         self.learner.begin(batch)
         updates = [self.learner.update(update) for update in batch.updates]
+        batch = rebooked(batch, self.learner.reached)
         seconds["update"] = time.perf_counter() - begun
         seconds["step"] = time.perf_counter() - started
-        record = step_record(step, groups, batch, updates, seconds)
+        record = step_record(step, groups, batch, updates, seconds, self.curriculum.num_retired)
         self.num_steps = step
         self._book(batch, record)
         self.log.step(record, groups, self.recipe.steps)
         self._after_step(step)
         return record
+
+    def _collect(self, step: int) -> tuple[list[ScoredGroup], dict[int, str], dict[str, float]]:
+        """(the step's groups, those of them that are not trained with their book, seconds spent).
+
+        Where flat groups are refilled, other prompts are sampled in their place, so many times at most.
+        """
+        section, wanted = self.recipe.advantage, self.recipe.sample.prompts
+        number = wanted + math.ceil(wanted * self.recipe.sample.oversample)
+        groups: list[ScoredGroup] = []
+        left_out: dict[int, str] = {}
+        seconds = {"sample": 0.0, "judge": 0.0}
+        for _ in range(1 + (section.refills if section.flat == "refill" else 0)):
+            prompts = self.curriculum.take(number, groups)
+            found, spent = self._sample_and_judge(prompts, step)
+            groups += found
+            seconds = {phase: seconds[phase] + spent[phase] for phase in seconds}
+            left_out, number = self.curriculum.choose(groups, wanted)
+            if not number or not prompts:
+                break
+        self.curriculum.learn(groups)
+        return groups, left_out, seconds
 
     def _sample_and_judge(self, prompts: Sequence[Prompt], step: int) -> tuple[list[ScoredGroup], dict[str, float]]:
         """Scored groups in the order of `prompts`; a group is judged while others are still sampled."""
@@ -142,13 +166,22 @@ class Trainer:
         seconds = {"sample": sampled - begun, "judge": time.perf_counter() - sampled}
         return [group for _, group in sorted(scored, key=lambda item: item[0])], seconds
 
-    def _make_batch(self, groups: Sequence[ScoredGroup]) -> Batch:
+    def _make_batch(self, groups: Sequence[ScoredGroup], left_out: Mapping[int, str]) -> Batch:
         recipe = self.recipe
-        advantages = step_advantages(groups, recipe.advantage.rule, recipe.advantage.epsilon,
-                                     recipe.advantage.mask_truncated)
-        return make_batch(groups, advantages, num_updates=recipe.optim.updates, epochs=recipe.optim.epochs,
-                          max_tokens=recipe.sample.max_tokens, mask_truncated=recipe.advantage.mask_truncated,
-                          flat_is_reached=recipe.loss.beta > 0)
+        options = {"num_updates": recipe.optim.updates, "epochs": recipe.optim.epochs,
+                   "max_tokens": recipe.sample.max_tokens, "mask_truncated": recipe.advantage.mask_truncated,
+                   "left_out": left_out}
+        penalties = None
+        if recipe.loss.beta and recipe.loss.kl_in == "reward":
+            nothing = [[0.0] * len(group.completions) for group in groups]
+            rows = make_batch(groups, nothing, flat_is_reached=True, **options).rows
+            first = {row.group: row.index for row in reversed(rows)}
+            found = self.learner.penalties([row for row in rows if row.forwarded])
+            penalties = {(row.group, row.index - first[row.group]): found[row.index] for row in rows
+                         if row.index in found}
+        values = advantages(groups, recipe.advantage, {spec.name: spec.weight for spec in self.specs}, penalties,
+                            left_out)
+        return make_batch(groups, values, flat_is_reached=reaches_flat(recipe.loss), **options)
 
     def _refuse_faults(self, step: int, batch: Batch) -> None:
         faulted = batch.ledger["faulted"]
@@ -200,12 +233,17 @@ class Trainer:
         prepare_torch(recipe)
         self.policy = Policy.load(recipe.model, self.ranks.device, model=self._model, tokenizer=self.tokenizer)
         self.stream, self.held_out = PromptStream(self.prompts.train, recipe.seed), self.prompts.held_out
+        section = recipe.advantage
+        self.curriculum = Curriculum(
+            self.stream, self._accurate, flat=section.flat, flat_by=section.flat_by, retire_at=section.retire_at,
+            low=recipe.data.pass_low, high=recipe.data.pass_high, again=recipe.data.pass_again)
         self.engine = Engine(self.policy, max_rows=recipe.sample.max_rows, stop=recipe.sample.stop)
         total = recipe.steps * recipe.optim.updates * recipe.optim.epochs
         optimizer = Optimizer(self.policy.trainable(), recipe.optim, total,
                               scale_loss=self.policy.base.dtype == torch.float16)
         self.learner = Learner(self.policy, optimizer, recipe.loss,
                                temperature=recipe.sample.temperature, ranks=self.ranks,
+                               teacher=load_teacher(recipe, self.policy),
                                tokens_per_micro_batch=recipe.optim.tokens_per_micro_batch)
         self.log = Log(self.folder, recipe.log.wandb, silent=not self.ranks.main)
         self.judge = Judge(self.specs)
@@ -237,9 +275,10 @@ class Trainer:
             for name, p in self.policy.trainable().items():
                 p.copy_(saved.weights[name])
         self.policy.weights_changed()
-        self.learner.restore({"optimizer": saved.optimizer, "reference": saved.reference})
+        self.learner.restore({"optimizer": saved.optimizer, "reference": saved.reference, "bonus": saved.state["bonus"]})
         state = saved.state
         self.stream.restore(state["stream"])
+        self.curriculum.restore(state["pass_rates"])
         self.num_steps, self.seconds = saved.step, state["seconds"]
         self.ledger, self.tokens, self.before = dict(state["ledger"]), dict(state["tokens"]), state["before"]
         self._examples_before = state["examples_before"]
@@ -251,7 +290,8 @@ class Trainer:
         if not self.ranks.main:
             return None
         learner = self.learner.state()
-        state = {"stream": self.stream.state(), "seconds": self.seconds, "ledger": self.ledger, "tokens": self.tokens,
+        state = {"stream": self.stream.state(), "pass_rates": self.curriculum.state(), "bonus": learner["bonus"],
+                 "seconds": self.seconds, "ledger": self.ledger, "tokens": self.tokens,
                  "before": finite(self.before), "examples_before": self._examples_before,
                  "wandb_id": self.log.wandb_id, "version": __version__}
         return checkpoint.save(self.folder, checkpoint.Checkpoint(
@@ -309,6 +349,20 @@ class Trainer:
             self._opened, self._stop, self.resume = False, False, True
             self.judge.__exit__(None, None, None)
             self.log.close()
+
+
+def load_teacher(recipe: Recipe, policy: Policy) -> Policy | None:
+    """The frozen model of ``loss.teacher``; one whose tokens mean something else is refused."""
+    if recipe.loss.teacher is None:
+        return None
+    section = ModelSection(name=recipe.loss.teacher, dtype=recipe.model.dtype,
+                           trust_remote_code=recipe.model.trust_remote_code)
+    teacher = Policy.load(section, policy.device)
+    if teacher.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+        raise RecipeError(f"recipe: loss.teacher {recipe.loss.teacher} has another tokenizer than the policy, so its "
+                          "log-probs are of other tokens; name a teacher of the same family")
+    teacher.model.requires_grad_(False)
+    return teacher
 
 
 # ---- checks and words -------------------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ class Row:
     prompt_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
     sampled_logps: Tensor
-    advantage: float
+    advantage: float | Tensor
     mask: bool
     forwarded: bool
     book: str
@@ -115,11 +115,19 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Denominators:
-    """What the sums of one update are divided by: counts over the whole update and all ranks."""
+    """What the sums of one update are divided by: counts over the whole update and all ranks.
+
+    ``max_tokens`` is the generation cap; ``group_tokens`` are the tokens of each group that counts.
+    """
 
     num_completions: int
     num_tokens: int
     max_tokens: int
+    group_tokens: Mapping[int, int]
+
+    @property
+    def num_groups(self) -> int:
+        return len(self.group_tokens)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

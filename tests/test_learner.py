@@ -63,7 +63,7 @@ def batch_of(groups: list[ScoredGroup], num_updates: int = 1, epochs: int = 1, k
 
 
 def learner_of(policy: Policy, budget: int = 10**6, lr: float = 1e-3, **loss: object) -> Learner:
-    section = LossSection(**{"aggregation": "sequence_mean", **loss})
+    section = LossSection(**{"aggregation": "sequence_mean", "correction": "none", **loss})
     optimizer = Optimizer(policy.trainable(), OptimSection(lr=lr, max_grad_norm=0.0), 10)
     return Learner(policy, optimizer, section, temperature=TEMPERATURE, tokens_per_micro_batch=budget)
 

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from grpo.loss import AGGREGATIONS, clip_loss, formula, is_clipped, k3, log_ratio
+from grpo.formula import formula
+from grpo.loss import AGGREGATIONS, clip_loss, is_clipped, k3, log_ratio
 from grpo.recipe import Recipe
 from grpo.types import Denominators, Row
 
@@ -62,23 +63,26 @@ def test_a_huge_log_ratio_stays_finite() -> None:
     ("sequence_mean", [1 / (3 * 1), 1 / (3 * 4), 1 / (3 * 2)]),
     ("token_mean", [1 / 7] * 3),
     ("constant", [1 / (3 * 50)] * 3),
+    ("prompt_mean", [1 / 3, 1 / (3 * 4), 1 / (3 * 2)]),
+    ("sequence_sum", [1 / 3] * 3),
+    ("token_sum", [1.0] * 3),
 ])
 def test_aggregation_weights_have_the_updates_denominators(name: str, expected: list[float]) -> None:
     three = rows([1, 4, 2])
-    weights = [AGGREGATIONS[name](row, Denominators(3, 7, 50), None) for row in three]
+    weights = [AGGREGATIONS[name](row, Denominators(3, 7, 50, {0: 1, 1: 4, 2: 2}), None) for row in three]
     assert weights == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", ["sequence_mean", "token_mean"])
 def test_means_of_a_constant_loss_are_that_constant(name: str) -> None:
     some = rows([5, 1, 13, 8])
-    denominators = Denominators(len(some), sum(row.num_tokens for row in some), 20)
+    denominators = Denominators(len(some), sum(row.num_tokens for row in some), 20, {})
     total = sum(AGGREGATIONS[name](row, denominators, None) * row.num_tokens * 2.5 for row in some)
     assert total == pytest.approx(2.5)
 
 
 def test_the_constant_of_dr_grpo_defaults_to_the_generation_cap_and_can_be_set() -> None:
-    row, denominators = rows([7])[0], Denominators(4, 20, 100)
+    row, denominators = rows([7])[0], Denominators(4, 20, 100, {0: 20})
     assert AGGREGATIONS["constant"](row, denominators, None) == pytest.approx(1 / 400)
     assert AGGREGATIONS["constant"](row, denominators, 50) == pytest.approx(1 / 200)
 

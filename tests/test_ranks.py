@@ -22,9 +22,9 @@ COMMAND = ["-m", "grpo.train", str(ROOT / "recipes" / "quickstart.yaml"), "steps
            "optim.tokens_per_micro_batch=300", "model.dtype=float64"]
 
 
-def run(folder: Path, launcher: list[str]) -> tuple[list[dict], list[dict], dict[str, torch.Tensor], str]:
+def run(folder: Path, launcher: list[str], further: list[str]) -> tuple[list[dict], list[dict], dict[str, torch.Tensor], str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run([sys.executable, *launcher, *COMMAND, f"run_dir={folder}"], env=environment, text=True,
+    done = subprocess.run([sys.executable, *launcher, *COMMAND, *further, f"run_dir={folder}"], env=environment, text=True,
                           capture_output=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     metrics, samples = ([json.loads(line) for line in (folder / file).read_text().splitlines()]
@@ -38,9 +38,19 @@ def free_port() -> str:
         return str(listener.getsockname()[1])
 
 
-def test_two_ranks_make_the_run_that_one_makes(tmp_path: Path) -> None:
-    one = run(tmp_path / "one", [])
-    two = run(tmp_path / "two", ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()])
+FURTHER = {
+    "a KL": [],
+    "statistics over the update": ["loss.policy=kl_cov", "loss.cov_share=0.1", "loss.top_entropy=0.5", "loss.entropy=0.01",
+                                   "loss.entropy_target=9", "loss.kl_in=reward", "loss.kl=k1", "advantage.flat=refill",
+                                   "advantage.rule=batch_std_centered", "loss.correction=sequence"],
+}
+
+
+@pytest.mark.parametrize("further", FURTHER)
+def test_two_ranks_make_the_run_that_one_makes(tmp_path: Path, further: str) -> None:
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
+    one = run(tmp_path / "one", [], FURTHER[further])
+    two = run(tmp_path / "two", launcher, FURTHER[further])
     assert "2 processes" in two[3] and two[3].count("held-out before training") == 1
     assert one[1] == two[1]
     for a, b in zip(one[0], two[0]):
@@ -48,6 +58,7 @@ def test_two_ranks_make_the_run_that_one_makes(tmp_path: Path) -> None:
                                                                            if key.startswith("ledger/")}
         assert a["update/grad_norm"] == pytest.approx(b["update/grad_norm"], rel=1e-9)
         assert a["update/tokens"] == b["update/tokens"]
+        assert a["correction/ess"] == pytest.approx(b["correction/ess"], rel=1e-9)
     for name, tensor in one[2].items():
         assert torch.allclose(tensor, two[2][name], rtol=1e-8, atol=1e-12), name
 

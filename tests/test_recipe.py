@@ -410,6 +410,41 @@ OUT_OF_RANGE = {
     "advantage.rule": ["rank"],
     "advantage.epsilon": [-1],
     "advantage.mask_truncated": ["no"],
+    "advantage.k": [-1, 1.5],
+    "advantage.flat": ["remove"],
+    "advantage.flat_by": ["reward"],
+    "advantage.refills": [0],
+    "advantage.retire_at": [-0.1, 1.1],
+    "data.pass_low": [-0.1, 2],
+    "data.pass_high": [-0.1, 2],
+    "data.pass_again": [0],
+    "sample.oversample": [-0.5],
+    "loss.policy": ["ppo"],
+    "loss.dual_clip": [1, 0.5, -3],
+    "loss.ratio_cap": [1, -4],
+    "loss.sapo_positive": [0],
+    "loss.sapo_negative": [0],
+    "loss.divergence": [0],
+    "loss.regularizer": [-1],
+    "loss.cov_share": [-0.1, 2],
+    "loss.cov_low": ["low"],
+    "loss.cov_high": ["high"],
+    "loss.cov_kl": [-1],
+    "loss.second_moment": [0],
+    "loss.off_policy_mask": [-1],
+    "loss.kl": ["k4"],
+    "loss.kl_in": ["gradient"],
+    "loss.correction": ["prompt"],
+    "loss.correction_cap": [-1],
+    "loss.correction_mask": ["batch"],
+    "loss.correction_low": [-1],
+    "loss.correction_high": [0],
+    "loss.entropy": [-0.1],
+    "loss.entropy_target": [-0.2],
+    "loss.entropy_step": [0],
+    "loss.top_entropy": [0, 1.2],
+    "loss.teacher": ["''"],
+    "loss.teacher_weight": [0],
     "loss.preset": ["ppo"],
     "loss.epsilon_low": [-0.1],
     "loss.epsilon_high": [-0.1],
@@ -469,7 +504,32 @@ def test_every_default_passes_its_own_check():
         ("sample: {prompts: 2}\noptim: {updates: 3}", "optim.updates is 3 but sample.prompts is 2"),
         ("sample: {temperature: 0}", "sample.temperature is 0"),
         ("loss: {reference_every: 4}", "loss.reference_every is set but loss.beta is 0"),
-        ("rewards: {a: {weight: 1}}", "rewards.a.use is missing; name a function, e.g. math_answer"),
+        ("advantage: {rule: pass_k, k: 9}", "advantage.k is 9; the best of k compares 2 to sample.group_size (8)"),
+    ("advantage: {rule: pass_k, k: 1}", "advantage.k is 1; the best of k compares 2"),
+    ("advantage: {k: 4}", "advantage.k is set but advantage.rule group_std does not read it"),
+    ("sample: {oversample: 0.5}", "sample.oversample samples more prompts to choose from, but advantage.flat keep"),
+    ("advantage: {rule: reinforce_pp, flat: drop}\nsample: {group_size: 1}", "advantage.flat is drop, but a group of one"),
+    ("data: {pass_low: 0.9, pass_high: 0.1}", "data.pass_low is 0.9, above data.pass_high (0.1)"),
+    ("loss: {policy: gspo}", "loss.policy gspo has one ratio for a whole completion, but the correction is per token, a "
+                             "token-level trust region around a sequence-level ratio"),
+    ("loss: {preset: gspo, aggregation: token_mean}", "loss.policy gspo has one ratio for a whole completion, which "
+                                                      "loss.aggregation token_mean would weight by its tokens; set "
+                                                      "sequence_mean or sequence_sum; or use gspo_token"),
+    ("loss: {policy: gmpo, correction: none, correction_mask: token}", "loss.policy gmpo has one ratio"),
+    ("loss: {policy: kimi}", "loss.policy kimi has one ratio for a whole completion"),
+    ("loss: {preset: gspo, top_entropy: 0.2}", "loss.policy gspo has one ratio for a whole completion, but "
+                                               "loss.top_entropy takes single tokens out of it"),
+    ("loss: {preset: reinforce_pp, policy: gspo, aggregation: sequence_mean, correction: none}",
+     "loss.policy gspo reads one advantage a completion, but advantage.rule reinforce_pp"),
+    ("loss: {policy: cispo, dual_clip: 3}", "loss.dual_clip is set, but loss.policy cispo does not read it"),
+    ("loss: {policy: sapo, ratio_cap: 4}", "loss.ratio_cap is set, but loss.policy sapo does not read it"),
+    ("loss: {constant: 100}", "loss.constant is set, but loss.aggregation sequence_mean does not read it"),
+    ("loss: {policy: none}", "loss.policy is none and there is no loss.teacher"),
+    ("loss: {beta: 0.1, kl: k3_unbiased, kl_in: reward}", "loss.kl k3_unbiased is k3 times a ratio that carries gradient"),
+    ("loss: {beta: 0.1, kl_in: reward}\nadvantage: {rule: gdpo}", "advantage.rule gdpo normalises each reward by itself"),
+    ("loss: {policy: clip_cov, cov_low: 5, cov_high: 1}", "loss.cov_low is 5, not below loss.cov_high (1)"),
+    ("loss: {correction_mask: token, correction_low: 3, correction_high: 2}", "loss.correction_low is 3, not below"),
+    ("rewards: {a: {weight: 1}}", "rewards.a.use is missing; name a function, e.g. math_answer"),
         (
             "rewards: {correct: {use: x}}\nevaluate: {reward: corect}",
             "evaluate.reward names corect, which is not among rewards; did you mean correct?",
@@ -480,6 +540,21 @@ def test_every_default_passes_its_own_check():
 )
 def test_keys_that_cannot_stand_together_are_refused(refusal, text, words):
     assert refusal(text).startswith(f"recipe: {words}")
+
+
+def test_the_names_that_a_recipe_takes_are_those_of_the_tables():
+    from grpo import advantage, correction, formula, loss, recipe
+
+    assert set(recipe.RULES) == set(advantage.RULES)
+    assert set(recipe.POLICIES) == set(loss.POLICIES) == set(formula.POLICY_TEXTS)
+    assert set(recipe.AGGREGATIONS) == set(loss.AGGREGATIONS) == set(formula.TOTALS)
+    assert set(recipe.KLS) == set(loss.KLS) == set(formula.KL_TEXTS)
+    assert set(recipe.LEVELS) == {"none", *correction.LEVELS} == {"none", *formula.LEVEL_TEXTS}
+    assert set(recipe.WHOLE_POLICIES) == {name for name, policy in loss.POLICIES.items() if policy.whole}
+
+
+def test_one_completion_a_prompt_will_do_where_no_group_is_compared():
+    Recipe.from_mapping({"loss": {"preset": "reinforce_pp"}, "sample": {"group_size": 1}})
 
 
 def test_python_may_not_name_a_reward_by_a_number():

@@ -43,3 +43,10 @@ def token_logprob(logits_TV: Tensor, target_T: Tensor, temperature: float = 1.0)
     logits_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
     scaled_TV = logits_TV / temperature
     return _TokenLogprob.apply(scaled_TV.sub_(scaled_TV.detach().amax(-1, keepdim=True)), target_T)
+
+
+def entropy(logits_TV: Tensor, temperature: float = 1.0) -> Tensor:
+    """The entropy of softmax(logits / temperature) with its gradient, for a loss that acts on it, fp32 or finer."""
+    scaled_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32)) / temperature
+    scaled_TV = (scaled_TV - scaled_TV.detach().amax(-1, keepdim=True)).clamp_min(torch.finfo(scaled_TV.dtype).min)
+    return scaled_TV.logsumexp(-1) - (scaled_TV.softmax(-1) * scaled_TV).sum(-1)

@@ -1,0 +1,37 @@
+"""The entropy bonus's coefficient: fixed, or led by a target as in Skywork-OR1."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+
+class EntropyBonus:
+    """What the mean entropy of an update is multiplied by in its loss.
+
+    With a target (Skywork-OR1, arXiv 2505.22312) the coefficient c rises by ``step`` after an
+    update whose entropy lay below the target and falls by it above, within [0, 1]; it acts only while the
+    entropy is at most the target. Its state travels in the checkpoint.
+    """
+
+    def __init__(self, fixed: float, target: float, step: float):
+        self.fixed, self.target, self.step = fixed, target, step
+        self.adaptive = fixed
+
+    @property
+    def on(self) -> bool:
+        return self.fixed > 0 or self.target > 0
+
+    def coefficient(self, entropy: float | None) -> float:
+        """The coefficient for an update whose tokens have this mean entropy; a target needs to know it."""
+        if not self.target:
+            return self.fixed
+        acting = self.adaptive if entropy <= self.target else 0.0
+        change = self.step if entropy < self.target else -self.step
+        self.adaptive = min(1.0, max(0.0, self.adaptive + change))
+        return acting
+
+    def state(self) -> dict[str, Any]:
+        return {"adaptive": self.adaptive}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.adaptive = state["adaptive"]
