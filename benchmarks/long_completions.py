@@ -37,8 +37,9 @@ def small_policy(context: int) -> Any:
     from grpo.policy import Policy
 
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=LAYERS,
-                         num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=context)
+    config = LlamaConfig(vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=4 * WIDTH,
+                         num_hidden_layers=LAYERS, num_attention_heads=4, num_key_value_heads=4,
+                         max_position_embeddings=context)
     policy = Policy(LlamaForCausalLM(config), AutoTokenizer.from_pretrained(ROOT / "recipes" / "quickstart_base"))
     policy.stop_ids = frozenset()
     return policy

@@ -206,7 +206,8 @@ def with_adapters(model: PreTrainedModel, lora: LoraSection) -> nn.Module:
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        raise RecipeError(f"model: lora.targets {lora.targets!r} does not fit this model: {first_words(error)}") from None
+        raise RecipeError(f"model: lora.targets {lora.targets!r} does not fit this model: "
+                          f"{first_words(error)}") from None
 
 
 def _targets(model: PreTrainedModel, wanted: str | Sequence[str]) -> tuple[str | list[str], list[str] | None]:

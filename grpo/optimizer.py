@@ -18,31 +18,6 @@ from grpo.recipe import OptimSection
 
 
 class LossScale:
-    """The factor of a float16 model's loss: halved when a gradient overflows, doubled after 200 updates that did not.
-
-    A power of two, so scaling changes no digit of a gradient that float16 can hold. 1 and constant for other dtypes.
-    """
-
-    HIGHEST, LOWEST, CALM = 2.0**24, 2.0**-14, 200
-
-    def __init__(self, active: bool):
-        self.active, self.value, self.calm = active, 2.0**15 if active else 1.0, 0
-
-    def overflowed(self) -> bool:
-        """A gradient was not finite: lower the scale; False if that can help no more."""
-        if not self.active or self.value <= self.LOWEST:
-            return False
-        self.value, self.calm = self.value / 2, 0
-        return True
-
-    def went_well(self) -> None:
-        """An update was made."""
-        self.calm += 1
-        if self.active and self.calm >= self.CALM:
-            self.value, self.calm = min(2 * self.value, self.HIGHEST), 0
-
-
-class LossScale:
     """The factor of a float16 model's loss: halved when a gradient overflows, doubled after `CALM` updates without.
 
     A power of two, so it changes no digit of a gradient that float16 can hold. Always 1 where it is not `active`.

@@ -109,7 +109,7 @@ class ModelSection:
                                 "float16, for GPUs without bfloat16, scales the loss",
                      one_of("float32", "bfloat16", "float16", "float64"))
     lora: LoraSection | None = key(None, "train low-rank adapters instead of the whole model")
-    quantize: str | None = key(None, "nf4 or fp4: the base is held at 4 bits by bitsandbytes and adapters train (QLoRA)",
+    quantize: str | None = key(None, "nf4 or fp4: bitsandbytes holds the base at 4 bits, adapters train (QLoRA)",
                                one_of("nf4", "fp4"))
     trust_remote_code: bool = key(False, "run the Python that comes with the model; only for sources you trust")
     gradient_checkpointing: bool = key(False, "recompute activations in the backward: less memory, more time")

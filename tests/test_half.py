@@ -1,4 +1,4 @@
-"""float16: the loss scale keeps gradients that would vanish, gives way when they overflow, and is kept by a checkpoint."""
+"""float16: the loss scale keeps gradients that would vanish and gives way when they overflow; a checkpoint keeps it."""
 
 from __future__ import annotations
 

@@ -247,7 +247,7 @@ def test_adapters_on_a_four_bit_base_train_and_are_saved_on_the_dequantised_mode
     policy = Policy.load(section)
     assert {type(m).__name__ for m in policy.base.modules()} >= {"Linear4bit"}
     with torch.no_grad():
-        for name, p in policy.trainable().items():
+        for p in policy.trainable().values():
             p.add_(0.05)
     ids = torch.tensor([[5, 9, 40, 7, 7, 60]])
     policy.base.set_attn_implementation("sdpa")
