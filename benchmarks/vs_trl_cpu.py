@@ -238,16 +238,23 @@ def main() -> None:
             f"{side} {pair[side]['seconds']:.2f} s a step ({pair[side]['sample']:.2f} sampling, "
             f"{pair[side]['update']:.2f} update), {pair[side]['tokens_per_second']:.0f} tokens/s, "
             f"{pair[side]['peak_gib']:.2f} GiB" for side in ("ours", "trl")), flush=True)
-    report = {"case": options.case, "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        file = written(options.out, options.case, {**made, **settings}, taken)
+    for name, ratio in ratios(taken).items():
+        print(f"TRL / ours  {name:22} {ratio['median']:.2f}  [{ratio['low']:.2f}, {ratio['high']:.2f}]")
+    print(f"written to {file}")
+
+
+def written(folder: Path, case: str, settings: Mapping[str, Any], taken: list[dict[str, dict[str, Any]]]) -> Path:
+    """The rounds so far as a dated file of results."""
+    now = datetime.now(timezone.utc)
+    report = {"case": case, "date": now.isoformat(timespec="seconds"),
               "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(),
                           "load_average": os.getloadavg()},
-              "settings": {**made, **settings}, "rounds": taken, "trl_over_ours": ratios(taken)}
-    for name, ratio in report["trl_over_ours"].items():
-        print(f"TRL / ours  {name:22} {ratio['median']:.2f}  [{ratio['low']:.2f}, {ratio['high']:.2f}]")
-    options.out.mkdir(exist_ok=True)
-    file = options.out / f"vs-trl-cpu-{options.case}-{datetime.now(timezone.utc):%Y-%m-%d}.json"
+              "settings": settings, "rounds": taken, "trl_over_ours": ratios(taken)}
+    folder.mkdir(exist_ok=True)
+    file = folder / f"vs-trl-cpu-{case}-{now:%Y-%m-%d}.json"
     file.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"written to {file}")
+    return file
 
 
 if __name__ == "__main__":
