@@ -1,16 +1,20 @@
 """Math equality against labelled pairs, beside math-verify where that is installed.
 
-    python benchmarks/rewards.py PAIRS.jsonl [PAIRS.jsonl ...] [--solutions GSM8K.jsonl] [--out benchmarks/results]
+    python benchmarks/rewards.py PAIRS.jsonl [PAIRS.jsonl ...] [--solutions GSM8K.jsonl] [--hostile] [--out FOLDER]
 
 A pair file holds one ``{"gold": ..., "pred": ..., "label": true|false}`` a line. A file of solutions holds GSM8K's
 ``answer`` column; of it, completions are made that end in the right number and in a wrong one, in the usual ways.
 Prints accuracy, recall, false positives, the share of pairs that each tier decides, and the time a pair takes, and
 writes the same as JSON with the date. math-verify is given ``\\boxed{...}`` around a text without delimiters.
+``--hostile`` gives the answers of tests/hostile.py to the comparison itself and to the reward service: the longest
+of them, the verdicts, and how long this process ever stood still.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import importlib.util
 import json
 import platform
 import random
@@ -23,8 +27,11 @@ from pathlib import Path
 from typing import Any, Callable
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+from rewards import RewardSpec, Sample
 from rewards.math_answer import math_answer, pairs
+from rewards.service import Judged, RewardService
 
 Judge = Callable[[str, str], tuple[bool, str]]
 
@@ -111,6 +118,61 @@ def solutions(path: Path, seed: int = 0, limit: int = 2000) -> list[dict[str, An
     return rows
 
 
+# --------------------------------------------------------------------------------------------- hostile answers
+
+
+def hostile() -> dict[str, Any]:
+    """Return what the answers that are made to stall a judge cost: compared in this process, and by the service."""
+    from hostile import HOSTILE
+
+    others = ("42", "x^2+1", "\\{1,2\\}", "x<3")
+    pairs_of = [pair for text in HOSTILE for other in (*others, text[:-1]) for pair in ((text, other), (other, text))]
+    seconds = []
+    for gold, pred in pairs_of:
+        started = time.process_time()
+        pairs(gold, pred, lenient=True)
+        seconds.append(time.process_time() - started)
+    samples = [Sample(f"So \\boxed{{{pred}}}", {"answer": gold}) for gold, pred in pairs_of]
+    with RewardService([RewardSpec("correct", "math_answer", timeout_seconds=2.0)], workers=2) as service:
+        service.judge([Sample("\\boxed{1}", {"answer": "1"})])
+        judged, longest_pause = asyncio.run(watched(service, samples))
+        killed = service.num_killed
+    return {
+        "pairs": len(pairs_of),
+        "worst_seconds": max(seconds),
+        "worst_pair": pairs_of[seconds.index(max(seconds))],
+        "worst_seconds_in_service": max(one.seconds for one in judged),
+        "statuses": dict(Counter(one.parts["correct"].status for one in judged)),
+        "timeouts": [pair for pair, one in zip(pairs_of, judged) if one.parts["correct"].status == "timeout"],
+        "killed": killed,
+        "longest_pause_milliseconds": 1e3 * longest_pause,
+        "longest_pause_of_an_idle_loop_milliseconds": 1e3 * asyncio.run(idle(10.0)),
+        "gmpy2": importlib.util.find_spec("gmpy2") is not None,
+    }
+
+
+async def watched(service: RewardService, samples: list[Sample]) -> tuple[list[Judged], float]:
+    """Return the verdicts, and how long the caller's event loop stood still while they were made."""
+    ticket = service.submit(samples)
+    longest, last = 0.0, time.perf_counter()
+    while not ticket.done():
+        await asyncio.sleep(0.001)
+        now = time.perf_counter()
+        longest, last = max(longest, now - last), now
+    return ticket.result(), longest
+
+
+async def idle(seconds: float) -> float:
+    """Return how long an event loop with nothing to do stood still: what is due to the machine's other work."""
+    longest, last = 0.0, time.perf_counter()
+    end = last + seconds
+    while last < end:
+        await asyncio.sleep(0.001)
+        now = time.perf_counter()
+        longest, last = max(longest, now - last), now
+    return longest
+
+
 HEADER = "set                   judge         pairs    acc  recall       FP    a+b  pairs/s   median     p99   worst"
 
 
@@ -129,6 +191,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("pairs", nargs="*", type=Path)
     arguments.add_argument("--solutions", type=Path)
+    arguments.add_argument("--hostile", action="store_true")
     arguments.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = arguments.parse_args()
     sets = [(path.stem, read_pairs(path), True) for path in options.pairs]
@@ -144,7 +207,14 @@ def main() -> None:
                 results.append({"set": name, "judge": title, **result})
                 print(line_of(name, title, result), flush=True)
     now = datetime.now(timezone.utc)
-    record = {"date": now.isoformat(timespec="seconds"), "python": platform.python_version(), "results": results}
+    record: dict[str, Any] = {
+        "date": now.isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "results": results,
+    }
+    if options.hostile:
+        record["hostile"] = hostile()
+        print(json.dumps(record["hostile"], indent=1))
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / f"rewards-{now:%Y-%m-%d}.json").write_text(json.dumps(record, indent=1) + "\n")
 

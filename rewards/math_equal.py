@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import re
+import time
 import zlib
 from dataclasses import dataclass
 from itertools import permutations
@@ -194,6 +195,7 @@ class _Comparison:
         self.tier, self.unsure = "b", False
         self.random = random.Random(zlib.crc32(f"{pred}\n{gold}".encode()))
         self.level = 0
+        self.sympy_seconds = 0.0
 
     def same(self, pred: Node, gold: Node) -> bool:
         """Tell whether two trees are the same answer."""
@@ -513,10 +515,14 @@ class _Comparison:
         """Ask sympy where the caller allows it; otherwise the question stays open."""
         if not self.allow_sympy:
             raise Undecided("needs sympy")
-        from rewards.mathematics.symbolic import symbolically_equal
+        from rewards.mathematics.symbolic import SECONDS, symbolically_equal
 
         self.tier = "c"
-        return symbolically_equal(pred, gold)
+        started = time.process_time()
+        try:
+            return symbolically_equal(pred, gold, SECONDS - self.sympy_seconds)
+        finally:
+            self.sympy_seconds += time.process_time() - started
 
     def whole_parameters(self, pred: Node, gold: Node, names: frozenset[str]) -> bool:
         """Compare at whole numbers where every symbol is one that usually counts: n, k, m."""

@@ -12,7 +12,7 @@ import signal
 import threading
 from typing import Any, Callable, Iterator
 
-from rewards.mathematics.expressions import MOST_BITS, Undecided
+from rewards.mathematics.expressions import MOST_BITS, MOST_TERMS, Undecided
 from rewards.mathematics.tree import Node
 
 __all__ = ["symbolically_equal"]
@@ -25,25 +25,30 @@ class _TooLong(BaseException):
     """The time is over. No `Exception`, so that sympy does not take it for one of its own."""
 
 
-def symbolically_equal(left: Node, right: Node) -> bool:
-    """Return whether sympy shows that two trees are equal; raises `Undecided` for what it cannot be given."""
+def symbolically_equal(left: Node, right: Node, seconds: float = SECONDS) -> bool:
+    """Return whether sympy shows that two trees are equal; raises `Undecided` for what it cannot be given.
+
+    ``seconds`` of CPU time are what it may use; loading it is not counted.
+    """
     import sympy
 
+    if seconds <= 0:
+        raise Undecided("the time for sympy is used up")
     try:
-        with _limited():
+        with _limited(seconds):
             difference = (_build(left, sympy) - _build(right, sympy)).doit()
             if difference.has(sympy.nan, sympy.zoo, sympy.oo):
                 return False
             return sympy.simplify(difference) == 0
     except _TooLong:
-        raise Undecided(f"sympy took longer than {SECONDS} s") from None
+        raise Undecided(f"sympy took longer than {seconds:.1f} s") from None
     except Exception as error:  # sympy raises almost anything on what it cannot do; a fault of ours it is not
         raise Undecided(f"sympy gave up: {type(error).__name__}: {error}") from None
 
 
 @contextlib.contextmanager
-def _limited() -> Iterator[None]:
-    """Interrupt the body after `SECONDS` of CPU time, and again where that was swallowed; in the main thread only."""
+def _limited(seconds: float) -> Iterator[None]:
+    """Interrupt the body after so much CPU time, and again where that was swallowed; in the main thread only."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "ITIMER_VIRTUAL"):
         yield
         return
@@ -52,7 +57,7 @@ def _limited() -> Iterator[None]:
         raise _TooLong
 
     before = signal.signal(signal.SIGVTALRM, interrupt)
-    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS, SECONDS / 4)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, SECONDS / 4)
     try:
         yield
     finally:
@@ -78,6 +83,8 @@ def _constant(node: Node, sympy: Any) -> Any:
 
 def _power(node: Node, sympy: Any) -> Any:
     base, exponent = _arguments(node, sympy)
+    if exponent.is_number and not base.is_number and abs(exponent) > MOST_TERMS:
+        raise Undecided("a polynomial of too high a degree")
     if base.is_number and exponent.is_number and exponent.is_finite:
         size = abs(sympy.log(abs(base), 2).evalf(10)) if base != 0 else 0
         if size > MOST_BITS or abs(exponent.evalf(10)) * size > MOST_BITS:
@@ -88,7 +95,7 @@ def _power(node: Node, sympy: Any) -> Any:
 def _call(node: Node, sympy: Any) -> Any:
     arguments = _arguments(node, sympy)
     name = _NAMES.get(node.value)
-    if name is None or any(argument.is_number and abs(argument) > 10_000 for argument in arguments):
+    if name is None or any(argument.is_number and abs(argument) > 1000 for argument in arguments):
         raise Undecided(f"no sympy function for {node.value}")
     return getattr(sympy, name)(*arguments)
 
@@ -100,6 +107,8 @@ def _root(node: Node, sympy: Any) -> Any:
 
 def _big(node: Node, sympy: Any) -> Any:
     body, low, high = _arguments(node, sympy)
+    if low.is_finite and high.is_finite and high.is_number and low.is_number and abs(high - low) > MOST_TERMS:
+        raise Undecided("too many terms")
     whole = sympy.Symbol(node.value, integer=True)
     body = body.subs(sympy.Symbol(node.value), whole)
     return (sympy.Sum if node.op == "sum" else sympy.Product)(body, (whole, low, high))
