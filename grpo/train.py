@@ -170,17 +170,20 @@ class Trainer:
         options = {"num_updates": recipe.optim.updates, "epochs": recipe.optim.epochs,
                    "max_tokens": recipe.sample.max_tokens, "mask_truncated": recipe.advantage.mask_truncated,
                    "left_out": left_out}
-        penalties = None
-        if recipe.loss.beta and recipe.loss.kl_in == "reward":
-            nothing = [[0.0] * len(group.completions) for group in groups]
-            rows = make_batch(groups, nothing, flat_is_reached=True, **options).rows
-            first = {row.group: row.index for row in reversed(rows)}
-            found = self.learner.penalties([row for row in rows if row.forwarded])
-            penalties = {(row.group, row.index - first[row.group]): found[row.index] for row in rows
-                         if row.index in found}
-        values = advantages(groups, recipe.advantage, {spec.name: spec.weight for spec in self.specs}, penalties,
-                            left_out)
+        values = advantages(groups, recipe.advantage, {spec.name: spec.weight for spec in self.specs},
+                            self._penalties(groups, options), left_out)
         return make_batch(groups, values, flat_is_reached=reaches_flat(recipe.loss), **options)
+
+    def _penalties(self, groups: Sequence[ScoredGroup],
+                   options: Mapping[str, Any]) -> dict[tuple[int, int], torch.Tensor] | None:
+        """By (group, completion) what the KL takes off each token's reward, where it acts there."""
+        if not self.recipe.loss.beta or self.recipe.loss.kl_in != "reward":
+            return None
+        nothing = [[0.0] * len(group.completions) for group in groups]
+        rows = make_batch(groups, nothing, flat_is_reached=True, **options).rows
+        first = {row.group: row.index for row in reversed(rows)}
+        found = self.learner.penalties([row for row in rows if row.forwarded])
+        return {(row.group, row.index - first[row.group]): found[row.index] for row in rows if row.index in found}
 
     def _refuse_faults(self, step: int, batch: Batch) -> None:
         faulted = batch.ledger["faulted"]

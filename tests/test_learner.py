@@ -249,6 +249,17 @@ def test_the_samplers_log_probs_become_old_logp_only_when_the_recipe_says_so() -
     assert all(torch.equal(learner._old[row.index], row.sampled_logps) for row in second.rows)
 
 
+def test_a_missing_log_prob_of_the_sampler_as_old_logp_teaches_nothing_and_spoils_nothing() -> None:
+    policy, groups = tiny_policy(), random_groups(4)
+    broken = groups[3].completions[0].sampled_logps
+    broken[0] = torch.nan
+    batch = batch_of(groups, num_updates=2)
+    learner = learner_of(policy, old="sampler")
+    learner.begin(batch)
+    assert all(learner.update(update).made for update in batch.updates)
+    assert all(p.isfinite().all() for p in policy.trainable().values())
+
+
 def test_updates_are_disjoint_whole_groups_with_denominators_of_their_own() -> None:
     batch = batch_of(random_groups(7), num_updates=3)
     seen = [{row.group for row in update.rows} for update in batch.updates]
