@@ -81,8 +81,8 @@ class Trainer:
                                     longest_sequence(config.get_text_config()), recipe.sample.max_tokens)
         if len(self.prompts.train) < recipe.sample.prompts:
             raise RecipeError(f"data: {self.prompts.num_dropped} prompts are too long and {len(self.prompts.train)} "
-                              f"are left, fewer than sample.prompts ({recipe.sample.prompts}); lower sample.max_tokens or "
-                              "sample.prompts")
+                              f"are left, fewer than sample.prompts ({recipe.sample.prompts}); lower sample.max_tokens "
+                              "or sample.prompts")
         self.groups: list[ScoredGroup] = []
         self.before: dict[str, Any] | None = None
         self.after: dict[str, Any] | None = None
