@@ -311,6 +311,7 @@ class Trainer:
             with checkpoint.said_by_the_disk(self.folder / "final"):
                 self.policy.save(self.folder / "final")
             self._write_summary()
+            self.log.say(f"judge: {self.judge.cached:.0%} of the verdicts were known from an equal completion")
         self._finished = True
         self.ranks.wait()
 
