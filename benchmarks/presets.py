@@ -70,11 +70,8 @@ def train_one(preset: str, seed: int, steps: int, every: int, held_out: int, sam
         rows = [json.loads(line) for line in (Path(folder) / "run" / "evaluations.jsonl").read_text().splitlines()]
     points = []
     for step in sorted({row["step"] for row in rows}):
-        right = [
-            row["parts"]["correct"] >= 1.0
-            for row in rows
-            if row["step"] == step and row["status"] == "scored" or row["step"] == step and row["status"] == "no_answer"
-        ]
+        judged = [row["parts"]["correct"] for row in rows if row["step"] == step]
+        right = [value >= 1.0 for value in judged if value is not None]
         done = records[:step]
         points.append(
             {

@@ -140,7 +140,7 @@ def hostile() -> dict[str, Any]:
     return {
         "pairs": len(pairs_of),
         "worst_seconds": max(seconds),
-        "worst_pair": pairs_of[seconds.index(max(seconds))],
+        "worst_pair": [side[:80] for side in pairs_of[seconds.index(max(seconds))]],
         "worst_seconds_in_service": max(one.seconds for one in judged),
         "statuses": dict(Counter(one.parts["correct"].status for one in judged)),
         "timeouts": [pair for pair, one in zip(pairs_of, judged) if one.parts["correct"].status == "timeout"],

@@ -14,7 +14,7 @@ from typing import Callable, Mapping, Protocol
 import torch
 from torch import Tensor
 
-from grpo.loss import Tokens, log_ratio
+from grpo.loss import RATIO_LOG_LIMIT, Tokens, log_ratio
 
 
 class Settings(Protocol):
@@ -46,7 +46,7 @@ def token_level(log_T: Tensor, tokens: Tokens) -> Tensor:
 
 def sequence_level(log_T: Tensor, tokens: Tokens) -> Tensor:
     """ln of the product of w_t: unbiased, its variance grows with the completion's length."""
-    return tokens.row_sum(log_T).clamp(-20.0, 20.0)
+    return tokens.row_sum(log_T).clamp(-RATIO_LOG_LIMIT, RATIO_LOG_LIMIT)
 
 
 def geometric_level(log_T: Tensor, tokens: Tokens) -> Tensor:

@@ -17,14 +17,11 @@ class EntropyBonus:
         self.fixed, self.target, self.step = fixed, target, step
         self.adaptive = fixed
 
-    @property
-    def on(self) -> bool:
-        return self.fixed > 0 or self.target > 0
-
     def coefficient(self, entropy: float | None) -> float:
         """The coefficient for an update whose tokens have this mean entropy; a target needs to know it."""
         if not self.target:
             return self.fixed
+        assert entropy is not None, "an update whose bonus has a target is surveyed first"
         acting = self.adaptive if entropy <= self.target else 0.0
         change = self.step if entropy < self.target else -self.step
         self.adaptive = min(1.0, max(0.0, self.adaptive + change))

@@ -83,6 +83,11 @@ class Judge:
     def __exit__(self, *error: object) -> None:
         self.service.__exit__(*error)
 
+    @property
+    def cached(self) -> float:
+        """The share of verdicts so far that an equal completion had already been given."""
+        return self.service.num_from_cache / max(1, self.service.num_judged)
+
     def submit(self, group: Group) -> Pending:
         """Hand a group over and go on; its verdicts are waited for in `Pending.result`."""
         samples = [Sample(text=completion.text,

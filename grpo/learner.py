@@ -221,11 +221,13 @@ class Learner:
         if packed.rows[0].index not in self._old:
             self._keep_old(packed, stats.logp_T)
         old_logp_T = torch.cat([self._old[row.index] for row in packed.rows])
+        known_T = old_logp_T.isfinite()  # the sampler's may be missing; such a token weighs 0, whatever its ratio
+        old_logp_T = torch.where(known_T, old_logp_T, stats.logp_T.detach())
         tokens = self._tokens(packed.rows, stats.logp_T, old_logp_T, survey.flag)
         share_T = torch.tensor([self.weight(row, update.denominators, self.loss.constant) for row in packed.rows],
                                dtype=stats.logp_T.dtype, device=stats.logp_T.device)[tokens.row_T]
         weights = correction.weights(tokens, self.loss)
-        weight_T = weights.weight_T
+        weight_T = weights.weight_T * known_T
         if self.loss.off_policy_mask:
             weight_T = weight_T * off_policy_kept(tokens, self.loss.off_policy_mask)
         loss_T = self._policy_loss(packed, tokens, survey)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Iterator
 
 from grpo.formula import formula
@@ -41,6 +42,10 @@ def step_size(recipe: Recipe) -> Iterator[str]:
     made = optim.updates * optim.epochs
     yield (f"a step: {many(sample.prompts, 'prompt')} x {sample.group_size} = {many(total, 'completion')} of at most "
            f"{many(sample.max_tokens, 'token')}, {many(made, 'update')}")
+    rounds = 1 + (recipe.advantage.refills if recipe.advantage.flat == "refill" else 0)
+    most = (rounds * sample.prompts + math.ceil(sample.prompts * sample.oversample)) * sample.group_size
+    if most > total:
+        yield f"  and further prompts in place of flat groups, up to {many(most, 'completion')} sampled a step"
     yield (f"the run: {many(recipe.steps, 'step')}, {many(recipe.steps * total, 'completion')}, "
            f"{many(recipe.steps * made, 'update')}")
 

@@ -40,10 +40,11 @@ def cosine(
 ) -> Score:
     """Short right completions are worth more than long ones; wrong ones cost less the longer they tried.
 
-    The cosine reward of "Demystifying Long Chain-of-Thought Reasoning" (arXiv:2502.03373, section 4.2), with its
-    values: ``correct`` and ``wrong`` are the rewards at length 0 and at ``max_tokens``, between which half a cosine
-    leads; a completion of ``max_tokens`` or more is worth ``exceeding``. What is right is judged by the reward
-    ``correct_by``, so this replaces that reward and is not added to it.
+    The cosine reward of "Demystifying Long Chain-of-Thought Reasoning" (arXiv:2502.03373, section 4.2), with the
+    values of its authors' script for that section (github.com/eddycmu/demystify-long-cot): ``correct`` and ``wrong``
+    are the rewards at length 0 and at ``max_tokens``, between which half a cosine leads; a completion of
+    ``max_tokens`` or more is worth ``exceeding``. What is right is judged by the reward ``correct_by``, so this
+    replaces that reward and is not added to it. The authors add a penalty on repetition, here `repetition`.
     """
     verdict = _verdict(correct_by, text, columns)
     if verdict.value is None:

@@ -140,3 +140,19 @@ def test_if_the_correction_drops_everything_the_weights_stay_though_the_optimize
     stats = learner.update(update)
     assert not stats.made and stats.dropped == 1.0 and stats.lost == 1.0 and not learner.reached
     assert all(torch.equal(before[name], p) for name, p in policy.trainable().items())
+
+
+def test_a_token_whose_sampled_log_prob_is_not_a_number_is_left_out_and_nothing_else(world) -> None:
+    policy, update, old = world
+    rows = list(update.rows)
+    place = next(i for i, row in enumerate(rows) if row.num_tokens > 2 and row.advantage)
+    broken = rows[place].sampled_logps.clone()
+    broken[1] = torch.nan
+    rows[place] = replace(rows[place], sampled_logps=broken)
+    loss = LossSection()
+    found = gradient(policy, replace(update, rows=tuple(rows)), old, loss, 50)
+    advantage = torch.full((rows[place].num_tokens,), float(rows[place].advantage), dtype=torch.float64)
+    advantage[1] = 0.0
+    rows[place] = replace(update.rows[place], advantage=advantage)
+    expected = gradient(policy, replace(update, rows=tuple(rows)), old, loss, 50)
+    assert (found - expected).norm() / expected.norm() < 1e-12

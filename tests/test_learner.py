@@ -13,9 +13,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from grpo.advantage import step_advantages
 from grpo.learner import Learner
+from grpo.loading import with_adapters
 from grpo.optimizer import Optimizer
 from grpo.pack import make_batch, micro_batches
-from grpo.loading import with_adapters
 from grpo.policy import KeepDouble, Policy
 from grpo.recipe import LoraSection, LossSection, OptimSection
 from grpo.types import Batch, Completion, Group, Prompt, Row, ScoredGroup, Update
@@ -248,6 +248,17 @@ def test_the_samplers_log_probs_become_old_logp_only_when_the_recipe_says_so() -
     first, second = batch.updates
     assert not any(row.index in learner._old for row in first.rows)
     assert all(torch.equal(learner._old[row.index], row.sampled_logps) for row in second.rows)
+
+
+def test_a_missing_log_prob_of_the_sampler_as_old_logp_teaches_nothing_and_spoils_nothing() -> None:
+    policy, groups = tiny_policy(), random_groups(4)
+    broken = groups[3].completions[0].sampled_logps
+    broken[0] = torch.nan
+    batch = batch_of(groups, num_updates=2)
+    learner = learner_of(policy, old="sampler")
+    learner.begin(batch)
+    assert all(learner.update(update).made for update in batch.updates)
+    assert all(p.isfinite().all() for p in policy.trainable().values())
 
 
 def test_updates_are_disjoint_whole_groups_with_denominators_of_their_own() -> None:

@@ -86,3 +86,9 @@ def test_the_files_and_when_they_are_written_are_named(tmp_path):
     assert re.search(
         "a checkpoint when stopped and at the end", words(files(Recipe.from_mapping({"checkpoint": {"every": 0}})))
     )
+
+
+def test_what_refilling_and_over_sampling_may_cost_is_said():
+    assert "up to 1024 completions sampled a step" in words(step_size(Recipe.from_mapping({"loss": {"preset": "dapo"}})))
+    recipe = Recipe.from_mapping({"advantage": {"flat": "drop"}, "sample": {"oversample": 0.5}})
+    assert "up to 384 completions sampled a step" in words(step_size(recipe))
