@@ -1,7 +1,8 @@
 # Two commands need nothing but Python 3.10 or newer with venv, git and make:
 #   make quickstart   trains a tiny model to reason, in minutes on a CPU
 #   make test         runs the fast tests
-# Further: make test-slow, make lint, make base (trains the quickstart's base model anew).
+# Further: make test-slow, make lint, make base (trains the quickstart's base model anew),
+# make smollm2 (brings SmolLM2-135M-Instruct, 98 MB, to models/smollm2).
 
 PYTHON ?= python3
 VENV   := .venv
@@ -9,7 +10,7 @@ RUN    := $(VENV)/bin/python
 PIP    := $(RUN) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 NEEDS  := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: quickstart test test-slow lint base setup
+.PHONY: quickstart test test-slow lint base smollm2 setup
 
 # ARGS takes overrides: make quickstart ARGS="seed=1 steps=20"
 quickstart: $(VENV)/.stamp-run
@@ -30,6 +31,9 @@ lint: $(VENV)/.stamp-lint
 base: $(VENV)/.stamp-run
 	$(RUN) recipes/quickstart_base/pretrain.py $(ARGS)
 
+smollm2: $(VENV)/.stamp-gguf
+	$(RUN) recipes/fetch_smollm2.py models/smollm2
+
 setup: $(VENV)/.stamp-run
 
 # A stamp is newer than what it was installed from; a set-up that broke off leaves none and starts again.
@@ -44,6 +48,10 @@ $(VENV)/.stamp-run: $(NEEDS) $(VENV)/.stamp-venv
 	@echo "Setting up $(VENV); the first time takes some minutes."
 	@$(PIP) torch
 	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.stamp-gguf: $(VENV)/.stamp-run
+	@$(PIP) --editable '.[gguf]'
 	@touch $@
 
 $(VENV)/.stamp-test: $(VENV)/.stamp-run

@@ -6,8 +6,13 @@ They are imported on first use, so that ``import grpo`` stays cheap.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
+
+# OpenMP's threads would spin at each barrier; where a core is shared with other work, a step then takes ten times
+# as long. Read when torch is first imported; what the user has set stands.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 __all__ = ["Policy", "Recipe", "RecipeError", "Trainer", "__version__"]

@@ -12,12 +12,14 @@ import os
 import random
 import re
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Iterator, Mapping
 
 import numpy
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -47,21 +49,41 @@ def save(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
     writing = place.with_name(f".writing-{place.name}")
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir(parents=True)
-    save_file(_contiguous(checkpoint.weights), writing / "weights.safetensors")
-    if checkpoint.reference is not None:
-        save_file(_contiguous(checkpoint.reference), writing / "reference.safetensors")
-    torch.save(checkpoint.optimizer, writing / "optimizer.pt")
-    torch.save(random_state(), writing / "random.pt")
-    (writing / "state.json").write_text(json.dumps({"step": checkpoint.step, **checkpoint.state}), encoding="utf-8")
-    for file in writing.iterdir():
-        _flush(file)
-    _flush(writing)
+    try:
+        _write(writing, checkpoint)
+    except BaseException:
+        shutil.rmtree(writing, ignore_errors=True)  # half a checkpoint would keep a full disk full
+        raise
     shutil.rmtree(place, ignore_errors=True)
     writing.rename(place)
     _flush(place.parent)
     for old in _all(run)[:-keep]:
         shutil.rmtree(old)
     return place
+
+
+def _write(writing: Path, checkpoint: Checkpoint) -> None:
+    with said_by_the_disk(writing):
+        save_file(_contiguous(checkpoint.weights), writing / "weights.safetensors")
+        if checkpoint.reference is not None:
+            save_file(_contiguous(checkpoint.reference), writing / "reference.safetensors")
+        torch.save(checkpoint.optimizer, writing / "optimizer.pt")
+        torch.save(random_state(), writing / "random.pt")
+    (writing / "state.json").write_text(json.dumps({"step": checkpoint.step, **checkpoint.state}), encoding="utf-8")
+    for file in writing.iterdir():
+        _flush(file)
+    _flush(writing)
+
+
+@contextmanager
+def said_by_the_disk(place: Path) -> Iterator[None]:
+    """What safetensors and torch raise where a file cannot be written, as the OSError that it is."""
+    try:
+        yield
+    except OSError:
+        raise
+    except (SafetensorError, RuntimeError) as error:
+        raise OSError(f"{place} cannot be written ({' '.join(str(error).split())[:200]}); is the disk full?") from None
 
 
 def latest(run: Path) -> Path | None:

@@ -11,6 +11,7 @@ order of their rows: a micro-batch never sees a statistic of itself.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Mapping, Sequence
 
@@ -170,11 +171,14 @@ class Learner:
         before = {row.index for row in rows} & self._old.keys()
         survey = self._survey(rows) if spans_update(self.loss) else Survey()
         entropy_weight = self.bonus.coefficient(survey.entropy)
-        tally = Tally(self.policy.device)
-        for chunk in self._mine(rows):
-            self._forward_backward(pack(chunk, self.policy.device), update, survey, entropy_weight, tally)
-        self._reached |= set(self.ranks.gather(sorted(tally.reached)))
-        return self._finish(tally, entropy_weight, fresh=self.loss.old != "sampler" or not before)
+        while True:
+            tally = Tally(self.policy.device)
+            for chunk in self._mine(rows):
+                self._forward_backward(pack(chunk, self.policy.device), update, survey, entropy_weight, tally)
+            stats = self._finish(tally, entropy_weight, fresh=self.loss.old != "sampler" or not before)
+            if stats is not None:
+                self._reached |= set(self.ranks.gather(sorted(tally.reached)))
+                return stats
 
     @property
     def reached(self) -> set[int]:
@@ -238,7 +242,7 @@ class Learner:
         loss = _where_weighed(share_T * weight_T, loss_T)
         if entropy_weight:
             loss = loss - entropy_weight * stats.entropy_T.sum() / update.denominators.num_tokens
-        loss.backward()
+        (loss * self.optimizer.loss_scale.value).backward()
         with torch.no_grad():
             tally.add(loss=loss, kl=kl_T, teacher=teacher_T)
             self._add_up(packed, stats, tokens, weights, weight_T, share_T, tally)
@@ -273,7 +277,9 @@ class Learner:
             0, tokens.row_T, (~dropped_T).long())
         tally.reached |= {row.index for row, number in zip(packed.rows, teaches.tolist()) if number}
 
-    def _finish(self, tally: Tally, entropy_weight: float, fresh: bool) -> UpdateStats:
+    def _finish(self, tally: Tally, entropy_weight: float, fresh: bool) -> UpdateStats | None:
+        """The optimizer step; None if a scaled loss overflowed, and the update is to be made again at a lower scale."""
+        self.optimizer.unscale()
         gradients = self.optimizer.gradients()
         self.ranks.sum(gradients)
         sums, tops = tally.over(self.ranks)
@@ -281,6 +287,8 @@ class Learner:
         lr, norm = self.optimizer.lr, self.optimizer.clip()
         if not torch.isfinite(torch.tensor([sums["loss"], norm])).all():
             self.optimizer.drop_gradients()
+            if math.isfinite(sums["loss"]) and self.optimizer.loss_scale.lower():
+                return None
             raise FloatingPointError(f"the update's loss is {sums['loss']} and its gradient's norm {norm}; the weights "
                                      "were not touched. Lower optim.lr, or train in float32")
         if made:

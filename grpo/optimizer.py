@@ -1,7 +1,8 @@
 """AdamW that loses nothing: gradients, moments and weights in fp32 (or finer) whatever the model's dtype.
 
 A parameter of lower precision has an fp32 master; each backward's gradient is added to the master's and
-the parameter is rounded from it once an update.
+the parameter is rounded from it once an update. float16 holds nothing below 6e-8, so its loss is scaled up
+for the backward by a power of two, which `LossScale` finds, and the gradient is scaled back, exactly.
 """
 
 from __future__ import annotations
@@ -16,10 +17,41 @@ from torch import Tensor, nn
 from grpo.recipe import OptimSection
 
 
-class Optimizer:
-    """AdamW with warm-up, schedule and clipping over a policy's trainable parameters."""
+class LossScale:
+    """The factor of a float16 model's loss: halved when a gradient overflows, doubled after `CALM` updates without.
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], section: OptimSection, total_updates: int):
+    A power of two, so it changes no digit of a gradient that float16 can hold. Always 1 where it is not `active`.
+    """
+
+    HIGHEST, LOWEST, CALM = 2.0**24, 2.0**-14, 200
+
+    def __init__(self, active: bool):
+        self.active, self.value, self.calm = active, 2.0**15 if active else 1.0, 0
+
+    def lower(self) -> bool:
+        """Called when a gradient was not finite; False if a lower scale can help no more."""
+        if not self.active or self.value <= self.LOWEST:
+            return False
+        self.value, self.calm = self.value / 2, 0
+        return True
+
+    def went_well(self) -> None:
+        """Called when an update was made."""
+        self.calm += 1
+        if self.active and self.calm >= self.CALM:
+            self.value, self.calm = min(2 * self.value, self.HIGHEST), 0
+
+
+class Optimizer:
+    """AdamW with warm-up, schedule and clipping over a policy's trainable parameters.
+
+    With `scale_loss` (for models that compute in float16) the learner multiplies each loss by
+    ``loss_scale.value`` before its backward and calls `unscale` after the last.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], section: OptimSection, total_updates: int,
+                 *, scale_loss: bool = False):
+        self.loss_scale = LossScale(scale_loss)
         self.parameters, self.section = dict(parameters), section
         self.masters = {name: p if p.dtype.itemsize >= 4 else nn.Parameter(p.detach().float())
                         for name, p in self.parameters.items()}
@@ -47,6 +79,12 @@ class Optimizer:
                 master.grad = torch.zeros_like(master)
         return [master.grad for master in self.masters.values()]
 
+    def unscale(self) -> None:
+        """Take the loss scale out of the accumulated gradients."""
+        if self.loss_scale.value != 1:
+            for gradient in self.gradients():
+                gradient.mul_(1 / self.loss_scale.value)
+
     def clip(self) -> float:
         """Scale the gradient down to ``max_grad_norm``; returns the norm it had."""
         norm = torch.nn.utils.get_total_norm(self.gradients())
@@ -65,6 +103,7 @@ class Optimizer:
             if self.masters[name] is not p:
                 p.copy_(self.masters[name])
         self.num_updates += 1
+        self.loss_scale.went_well()
 
     def drop_gradients(self) -> None:
         self.adamw.zero_grad(set_to_none=True)
@@ -72,7 +111,8 @@ class Optimizer:
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs: moments, masters, and how many updates were made."""
         masters = {name: m.detach() for name, m in self.masters.items() if m is not self.parameters[name]}
-        return {"adamw": self.adamw.state_dict(), "masters": masters, "num_updates": self.num_updates}
+        return {"adamw": self.adamw.state_dict(), "masters": masters, "num_updates": self.num_updates,
+                "loss_scale": [self.loss_scale.value, self.loss_scale.calm]}
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -80,6 +120,7 @@ class Optimizer:
         for name, master in state["masters"].items():
             self.masters[name].copy_(master)
         self.num_updates = state["num_updates"]
+        self.loss_scale.value, self.loss_scale.calm = state["loss_scale"]
 
 
 def _into(master: nn.Parameter) -> Callable[[nn.Parameter], None]:

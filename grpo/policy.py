@@ -1,13 +1,12 @@
-"""The model being trained: loading, LoRA, log-probs of packed rows, the reference, saving.
+"""The model being trained: log-probs of packed rows, the reference, saving.
 
 Dropout is off wherever a log-prob is taken, and log-probs are taken in training too, so it is off for good.
-How a completion is sampled is the engine's matter; how weights change is the optimizer's.
+Where a model comes from is the matter of ``loading``, how a completion is sampled the engine's, how weights
+change the optimizer's.
 """
 
 from __future__ import annotations
 
-import copy
-import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,24 +15,16 @@ from typing import Any, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import logging as transformers_logging
 
 from grpo import attention
 from grpo.kernels.logprob import entropy, token_logprob
+from grpo.loading import load_model, load_tokenizer, merged, with_adapters
 from grpo.pack import MIN_ROWS
-from grpo.recipe import LoraSection, ModelSection, RecipeError
+from grpo.recipe import ModelSection, RecipeError
 from grpo.types import PackedRows
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 CHAT_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>")
 
 
@@ -74,6 +65,7 @@ class Policy:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
                  device: torch.device | str = "cpu", *, gradient_checkpointing: bool = False):
+        check_device(torch.device(device))
         self.model, self.tokenizer, self.device = model.to(device), tokenizer, torch.device(device)
         self.version = 0
         base = self.base
@@ -107,7 +99,7 @@ class Policy:
         if tokenizer is None:
             tokenizer = load_tokenizer(section)
         if model is None:
-            model = _load_model(section)
+            model = load_model(section, device)
         if section.lora is not None:
             model = with_adapters(model, section.lora)
         return Policy(model, tokenizer, device, gradient_checkpointing=section.gradient_checkpointing)
@@ -164,7 +156,7 @@ class Policy:
         model = self.base
         if self.model is not model:
             self.model.save_pretrained(folder / "adapter")
-            model = copy.deepcopy(self.model).merge_and_unload()
+            model = merged(self.model, folder / "adapter")
         implementation = model.config._attn_implementation
         model.config._attn_implementation = "sdpa"
         model.save_pretrained(folder)
@@ -180,80 +172,20 @@ class Policy:
         return f"{type(self.base).__name__}, {count(total)} parameters{part}, {dtype} on {self.device}"
 
 
+def check_device(device: torch.device) -> None:
+    """Refuse a device on which sampling and training have not been proven."""
+    if device.type not in ("cpu", "cuda"):
+        raise RecipeError(f"device: models run on cpu and cuda here, not on {device.type} (the sampler's noise and the "
+                          "statistics need 64-bit arithmetic, which Apple's MPS lacks); unset "
+                          "ACCELERATE_TORCH_DEVICE, or set it to cpu")
+
+
 def count(number: float) -> str:
     """1234567 as 1.2M."""
     for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= limit:
             return f"{number / limit:.3g}{unit}"
     return f"{number:.0f}"
-
-
-def _load_model(section: ModelSection) -> PreTrainedModel:
-    options = {"trust_remote_code": section.trust_remote_code, "revision": section.revision}
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # what its report of the load would say is said below
-    try:
-        model, report = AutoModelForCausalLM.from_pretrained(section.name, dtype=DTYPES[section.dtype],
-                                                             output_loading_info=True,
-                                                             ignore_mismatched_sizes=True, **options)
-    except Exception as error:  # a damaged file can fail in any reader
-        raise RecipeError(f"model: {section.name} cannot be loaded: {first_words(error)}") from None
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-    missing, left = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
-    for name, found, asked in sorted(report["mismatched_keys"]):
-        raise RecipeError(f"model: {name} has the shape {list(found)} in {section.name}, but its config.json asks for "
-                          f"{list(asked)}")
-    if missing:
-        raise RecipeError(f"model: {section.name} lacks {len(missing)} of the weights that its config.json asks for, "
-                          f"{missing[0]} among them; they would start as random numbers")
-    if left:
-        warnings.warn(f"model: {len(left)} weights of {section.name} have no place in {type(model).__name__} and are "
-                      f"left out, {left[0]} among them", stacklevel=2)
-    return model
-
-
-def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, with a padding token."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(section.name, trust_remote_code=section.trust_remote_code,
-                                                  revision=section.revision)
-    except Exception as error:  # a damaged file can fail in any reader
-        raise RecipeError(f"model: {section.name} has no tokenizer that can be loaded (tokenizer.json and "
-                          f"tokenizer_config.json): {first_words(error)}") from None
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def load_config(section: ModelSection) -> PretrainedConfig:
-    """The model's configuration, read before its weights; a model that cannot be found is refused."""
-    if section.name.startswith((".", "/", "~")) and not Path(section.name).is_dir():
-        raise RecipeError(f"recipe: model.name names {section.name}, but there is no such folder")
-    try:
-        return AutoConfig.from_pretrained(section.name, trust_remote_code=section.trust_remote_code,
-                                          revision=section.revision)
-    except Exception as error:  # the hub client raises many kinds; each is the reader's to know
-        raise RecipeError(f"model: {section.name} is neither a folder with a config.json nor a model that the hub "
-                          f"gives: {first_words(error)}") from None
-
-
-def first_words(error: BaseException) -> str:
-    """The beginning of what an error says, in one line."""
-    words = " ".join(str(error).split())
-    return (words if len(words) <= 300 else words[:297] + "...") or type(error).__name__
-
-
-def with_adapters(model: PreTrainedModel, lora: LoraSection) -> nn.Module:
-    """`model` with fresh low-rank adapters; nothing else of it trains."""
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets, lora_dropout=0.0,
-                        task_type="CAUSAL_LM")
-    try:
-        return get_peft_model(model, config)
-    except ValueError as error:
-        raise RecipeError(f"model: lora.targets {lora.targets!r} does not fit this model: {first_words(error)}") from None
 
 
 def _take_attention_from_here(base: PreTrainedModel) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Collection, Mapping, Sequence
@@ -124,6 +125,9 @@ def _read_hub(section: DataSection) -> list[dict[str, Any]]:
 def _renamed(row: Mapping[str, Any], number: int, section: DataSection) -> dict[str, Any]:
     result = dict(row)
     for ours, theirs in section.columns.items():
+        if theirs not in row and "{" in theirs:
+            result[ours] = _filled(theirs, row, f"row {number} of {section.source}", ours)
+            continue
         if theirs not in row:
             raise RecipeError(f"data: row {number} of {section.source} has no column {theirs}, which "
                               f"data.columns.{ours} names; its columns are {', '.join(map(str, row))}")
@@ -133,6 +137,17 @@ def _renamed(row: Mapping[str, Any], number: int, section: DataSection) -> dict[
                           f"{', '.join(map(str, row))}; set data.columns.prompt to one of them")
     _check_prompt(result["prompt"], f"row {number} of {section.source}", section.template)
     return result
+
+
+def _filled(form: str, row: Mapping[str, Any], where: str, ours: str) -> str:
+    """`form` with each ``{column}`` in it replaced by that column's text."""
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in row:
+            raise RecipeError(f"data: {where} has no column {match[1]}, which data.columns.{ours} names; its columns "
+                              f"are {', '.join(map(str, row))}")
+        return str(row[match[1]])
+
+    return re.sub(r"\{([^{}]+)\}", value, form)
 
 
 def _check_prompt(prompt: Any, where: str, template: str) -> None:
@@ -170,7 +185,7 @@ def make_prompts(train: Sequence[Row], held: Sequence[Row], section: DataSection
             for name, rows in (("train", train), ("held", held))]
     kept = [tuple(p for p in prompts if limit is None or len(p.token_ids) <= limit) for prompts in sets]
     longest = max((len(p.token_ids) for prompts in sets for p in prompts), default=0)
-    if not kept[0]:
+    if train and not kept[0] or not any(kept):
         raise RecipeError(f"data: every prompt is longer than {limit} tokens (the longest has {longest}); lower "
                           "sample.max_tokens, raise data.max_prompt_tokens, or choose a shorter template")
     return PromptSet(*kept, sum(map(len, sets)) - sum(map(len, kept)), longest)

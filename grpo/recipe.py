@@ -104,10 +104,13 @@ class LoraSection:
 
 @dataclass(frozen=True)
 class ModelSection:
-    name: str | None = key(None, "hub id or folder of a causal language model", not_empty)
-    dtype: str = key("float32", "parameters' dtype; bfloat16 keeps fp32 master weights beside them",
-                     one_of("float32", "bfloat16", "float64"))
+    name: str | None = key(None, "hub id, folder or .gguf file of a causal language model", not_empty)
+    dtype: str = key("float32", "parameters' dtype; bfloat16 and float16 keep fp32 master weights beside them, and "
+                                "float16, for GPUs without bfloat16, scales the loss",
+                     one_of("float32", "bfloat16", "float16", "float64"))
     lora: LoraSection | None = key(None, "train low-rank adapters instead of the whole model")
+    quantize: str | None = key(None, "nf4 or fp4: bitsandbytes holds the base at 4 bits, adapters train (QLoRA)",
+                               one_of("nf4", "fp4"))
     trust_remote_code: bool = key(False, "run the Python that comes with the model; only for sources you trust")
     gradient_checkpointing: bool = key(False, "recompute activations in the backward: less memory, more time")
     revision: str | None = key(None, "branch, tag or commit of a hub model")
@@ -119,7 +122,8 @@ class DataSection:
     subset: str | None = key(None, "configuration of a hub data set")
     split: str = key("train", "split of a hub data set")
     args: dict = key({}, "arguments of a procedural task")
-    columns: dict = key({}, "our column: the data set's column, e.g. {prompt: question, answer: answer}")
+    columns: dict = key({}, "our column: the data set's column, e.g. {prompt: question}, or text with "
+                            "columns in braces, e.g. {prompt: '{Body}. {Question}'}")
     template: str = key("r1", "r1 (think/answer tags), chat (the tokenizer's), plain, or a string with {prompt}",
                         a_template)
     held_out: int = key(0, "rows kept for evaluation; they never train", at_least(0))
@@ -618,6 +622,9 @@ def check_combinations(recipe: Recipe) -> None:
     if sample.temperature == 0:
         raise RecipeError("recipe: sample.temperature is 0; greedy completions of one prompt are all the same, so "
                           "no group could teach anything; set it above 0")
+    if recipe.model.quantize and recipe.model.lora is None:
+        raise RecipeError("recipe: model.quantize freezes the base at 4 bits, so only adapters can train; set "
+                          "model.lora, e.g. {rank: 16}")
     if loss.reference_every and not loss.beta:
         raise RecipeError("recipe: loss.reference_every is set but loss.beta is 0, so there is no reference; set "
                           "loss.beta above 0 or loss.reference_every to 0")

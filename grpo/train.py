@@ -27,11 +27,12 @@ from grpo.curriculum import Curriculum
 from grpo.evaluate import Evaluation, evaluate
 from grpo.judge import Judge, check_rewards, reward_specs
 from grpo.learner import Learner
+from grpo.loading import first_words, load_config, load_tokenizer
 from grpo.log import Log, Record, finite, interval
 from grpo.loss import reaches_flat
 from grpo.optimizer import Optimizer
 from grpo.pack import make_batch, rebooked
-from grpo.policy import Policy, load_config, load_tokenizer, longest_sequence
+from grpo.policy import Policy, longest_sequence
 from grpo.prompts import PromptStream, check_template, load_rows, make_prompts, split_rows
 from grpo.ranks import Ranks
 from grpo.recipe import ModelSection, Recipe, RecipeError, differences, read_yaml, to_yaml
@@ -241,7 +242,9 @@ class Trainer:
             low=recipe.data.pass_low, high=recipe.data.pass_high, again=recipe.data.pass_again)
         self.engine = Engine(self.policy, max_rows=recipe.sample.max_rows, stop=recipe.sample.stop)
         total = recipe.steps * recipe.optim.updates * recipe.optim.epochs
-        self.learner = Learner(self.policy, Optimizer(self.policy.trainable(), recipe.optim, total), recipe.loss,
+        optimizer = Optimizer(self.policy.trainable(), recipe.optim, total,
+                              scale_loss=self.policy.base.dtype == torch.float16)
+        self.learner = Learner(self.policy, optimizer, recipe.loss,
                                temperature=recipe.sample.temperature, ranks=self.ranks,
                                teacher=load_teacher(recipe, self.policy),
                                tokens_per_micro_batch=recipe.optim.tokens_per_micro_batch)
@@ -304,7 +307,8 @@ class Trainer:
         if self._stopping():
             return
         if self.ranks.main:
-            self.policy.save(self.folder / "final")
+            with checkpoint.said_by_the_disk(self.folder / "final"):
+                self.policy.save(self.folder / "final")
             self._write_summary()
         self._finished = True
         self.ranks.wait()
@@ -467,6 +471,14 @@ def write_text(path: Path, text: str) -> None:
     writing.replace(path)
 
 
+def no_memory(error: BaseException) -> str | None:
+    """What to do, if `error` says that the GPU or the machine has no memory left; None if it says something else."""
+    if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in str(error):
+        return None
+    return (f"out of memory ({first_words(error)}); lower optim.tokens_per_micro_batch for the update or "
+            "sample.max_rows for sampling, or set model.gradient_checkpointing: true; what was saved before stands")
+
+
 # ---- the command -----------------------------------------------------------------------------------------------
 
 
@@ -502,6 +514,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAULT
     except OSError as error:
         print(f"stopped: {error}; what was saved before stands", file=sys.stderr)
+        return EXIT_FAULT
+    except (MemoryError, RuntimeError) as error:
+        words = no_memory(error)
+        if words is None:
+            raise
+        print(f"stopped: {words}", file=sys.stderr)
         return EXIT_FAULT
     except KeyboardInterrupt:
         print("stopped at once; the last checkpoint stands", file=sys.stderr)

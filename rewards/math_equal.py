@@ -207,7 +207,12 @@ class _Comparison:
                 return _same_base(pred, gold)
             pred, gold = expand_signs(pred), expand_signs(gold)
             return self.by_shape(pred, gold) or (self.lenient and self.level <= 2 and self.renamed(pred, gold))
-        except Undecided:
+        except (
+            Undecided,
+            ArithmeticError,
+            TypeError,
+            ValueError,
+        ):  # the latter are mpmath's, on values out of a domain
             self.unsure = True
             return False
         finally:

@@ -1,5 +1,7 @@
 """Pairs of gold and prediction, bare as `--pairs` gets them, that a person judged by the rules of the page."""
 
+import random
+
 import pytest
 
 from rewards.math_answer import pairs
@@ -107,3 +109,21 @@ def test_a_nearly_equal_but_different_answer_is_accepted_by_neither(gold, pred):
 @pytest.mark.parametrize("gold, pred", LENIENT)
 def test_what_only_evaluation_forgives_trains_nothing(gold, pred):
     assert (pairs(gold, pred).value, pairs(gold, pred, lenient=True).value) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "gold, pred",
+    [("0 < x < 1", "0 < x i < 1"), ("x > -1", "x i > -1"), ("-4<m\\leq 0", "-4<mi\\leq 0"), ("x<1", "x<i")],
+)
+def test_complex_ends_are_simply_not_equal(gold, pred):
+    assert pairs(gold, pred).value == pairs(gold, pred, lenient=True).value == 0.0
+
+
+def test_no_garbled_prediction_makes_the_judge_raise():
+    rng = random.Random()
+    texts = [text for pair in (*SAME, *DIFFERENT, *LENIENT) for text in pair]
+    for _ in range(3000):
+        gold, one, other = rng.choices(texts, k=3)
+        sign = rng.choice("{}()[]|^_\\,;:=<>+-*/.%! 0x")
+        garbled = one[: rng.randrange(len(one) + 1)] + sign + other[rng.randrange(3) :]
+        assert pairs(gold, garbled, lenient=rng.random() < 0.5).status in ("scored", "no_answer"), (gold, garbled)

@@ -78,6 +78,14 @@ def test_columns_are_mapped_and_the_others_kept(rows_of):
     assert found == [{"question": "q", "gold": 3, "id": 7, "prompt": "q", "answer": 3}]
 
 
+def test_a_prompt_may_be_made_of_several_columns(rows_of):
+    row, = rows_of("x.jsonl", '{"Body": "Two birds {sit}", "Question": "How many?"}\n',
+                   columns={"prompt": "{Body}. {Question}"})
+    assert row["prompt"] == "Two birds {sit}. How many?"
+    with pytest.raises(RecipeError, match="row 1 of .* has no column Text, which data.columns.prompt names"):
+        rows_of("y.jsonl", '{"Body": "x"}\n', columns={"prompt": "{Text}?"})
+
+
 def test_two_columns_may_be_swapped(rows_of):
     assert rows_of("a.jsonl", '{"prompt": "p", "answer": "a"}', columns={"prompt": "answer", "answer": "prompt"}) == [
         {"prompt": "a", "answer": "p"}

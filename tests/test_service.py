@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from hostile import HOSTILE
 
 from rewards import RewardSpec, Sample, Score
 from rewards.pool import Clock, process_state
@@ -644,6 +645,15 @@ def test_sympy_stuck_in_the_interpreter_gives_up_and_the_answer_is_simply_not_sh
         judged = service.judge([Sample(BASEL["text"] + " ", {"answer": BASEL["answer"]})])[0]
         assert (judged.score.value, judged.score.status) == (0.0, "scored")
         assert judged.seconds < 2.5 and service.num_killed == 0
+
+
+def test_what_sympy_cannot_settle_is_scored_0_without_losing_the_worker():
+    open_questions = [text for text in HOSTILE if "infty" in text and len(text) < 200]
+    assert len(open_questions) >= 6
+    with RewardService([RewardSpec("mine", "math_answer", timeout_seconds=5)], workers=2) as service:
+        scores = service.score([Sample(rf"\boxed{{{text}}}", {"answer": "42"}) for text in open_questions])
+        assert {(score.value, score.status) for score in scores} == {(0.0, "scored")}
+        assert service.num_killed == 0
 
 
 def test_sympy_stuck_in_c_is_killed_at_the_deadline_and_scores_0_and_the_next_are_judged(tmp_path):

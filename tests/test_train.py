@@ -65,6 +65,7 @@ VARIANTS = {
                                     "optim.schedule=cosine", "optim.warmup=2"],
     "lora": ["model.lora.rank=4", "loss.beta=0.01"],
     "bfloat16": ["model.dtype=bfloat16"],
+    "float16": ["model.dtype=float16"],
 }
 
 

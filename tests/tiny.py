@@ -15,7 +15,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from grpo.policy import KeepDouble, Policy, with_adapters
+from grpo.loading import with_adapters
+from grpo.policy import KeepDouble, Policy
 from grpo.recipe import LoraSection
 from grpo.rollout.sampler import Sampling
 from grpo.types import Prompt

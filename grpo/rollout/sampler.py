@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_MASK32 = 0xFFFFFFFF
-
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -80,12 +78,12 @@ def keep(logp_RV: Tensor, sampling: Sampling) -> Tensor:
 def gumbel(seed_R: Tensor, position_R: Tensor, num_tokens: int) -> Tensor:
     """Gumbel noise [R, V], fp32, a pure function of (seed, position, token)."""
     key_R = splitmix64(seed_R + position_R * -7046029254386353131)
-    low_R, high_R = key_R & _MASK32, (key_R >> 32) & _MASK32
-    token_V = torch.arange(num_tokens, device=seed_R.device)
-    hash_RV = mix32(mix32(token_V[None, :] ^ low_R[:, None]) ^ high_R[:, None])
+    low_R, high_R = key_R.to(torch.int32), (key_R >> 32).to(torch.int32)
+    token_V = torch.arange(num_tokens, device=seed_R.device, dtype=torch.int32)
+    hash_RV = mix32_(mix32_(token_V[None, :] ^ low_R[:, None]).bitwise_xor_(high_R[:, None]))
     # u in (0, 1): fine near 0, where the exponential variable -log(1 - u) decides which token wins
-    u_RV = (hash_RV.double() + 0.5) * 2.0**-32
-    return -(-torch.log1p(-u_RV)).log().float()
+    u_RV = hash_RV.view(torch.uint32).double().add_(0.5).mul_(2.0**-32)
+    return u_RV.neg_().log1p_().neg_().log_().float().neg_()
 
 
 def splitmix64(x: Tensor) -> Tensor:
@@ -99,8 +97,8 @@ def _shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def mix32(x: Tensor) -> Tensor:
-    """A 32-bit mixer (xor-shift, multiply, twice) on int64 tensors that hold 32-bit words."""
-    x = ((x ^ (x >> 16)) * 0x21F0AAAD) & _MASK32
-    x = ((x ^ (x >> 15)) * 0x735A2D97) & _MASK32
-    return x ^ (x >> 15)
+def mix32_(x: Tensor) -> Tensor:
+    """A 32-bit mixer (xor-shift, multiply, twice) on int32 tensors, in place; products wrap modulo 2**32."""
+    x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF)).mul_(0x21F0AAAD)
+    x.bitwise_xor_((x >> 15).bitwise_and_(0x1FFFF)).mul_(0x735A2D97)
+    return x.bitwise_xor_((x >> 15).bitwise_and_(0x1FFFF))

@@ -208,6 +208,7 @@ def _condition(node: Node, variable: str | None, point: dict[str, Any], budget: 
             return False
         if any(context().im(value) != 0 for value in values):
             return False
+        values = [context().re(value) for value in values]
         return all(compare(a, b) for compare, a, b in zip(order, values, values[1:]))
 
     return RealSet(contains, [value for value in fixed if value is not None], explicit)

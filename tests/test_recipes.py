@@ -1,0 +1,83 @@
+"""The recipes that ship: each parses, says what it costs, dry-runs, and makes a step with a small random model."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from tiny import byte_tokenizer, tiny_model
+
+from grpo import Recipe, Trainer
+from grpo.train import main
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+CHAT = "{% for m in messages %}{{ '<s>' + m['content'] }}{% endfor %}{% if add_generation_prompt %}{{ ':' }}{% endif %}"
+HUB_ROWS = {
+    "openai/gsm8k": {"question": "Two and {n}?", "answer": "2 + {n}\n#### {n}"},
+    "ChilleD/SVAMP": {"Body": "There are {n} birds", "Question": "How many?", "Answer": "{n}.0"},
+}
+
+
+def names(recipes: list[Path]) -> list[str]:
+    return [recipe.stem for recipe in recipes]
+
+
+def small(recipe: Path, tmp_path: Path, *overrides: str) -> Recipe:
+    """The recipe with everything but its sizes and its data's place left as it is."""
+    own = Recipe.load(recipe)
+    settings = ["steps=1", "sample.prompts=2", "sample.group_size=2", "sample.max_tokens=6", "data.held_out=2",
+                "evaluate.samples=1", "sample.max_rows=8", f"run_dir={tmp_path / 'run'}", "data.max_prompt_tokens=null"]
+    if own.data.source in HUB_ROWS:
+        file = tmp_path / "rows.jsonl"
+        file.write_text("".join(json.dumps({key: text.replace("{n}", str(n)) for key, text in
+                                            HUB_ROWS[own.data.source].items()}) + "\n" for n in range(8)))
+        settings += [f"data.source={file}", "data.subset=null"]
+    if "count" in own.data.args:
+        settings += ["data.args.count=50"]
+    return Recipe.load(recipe, *settings, *overrides)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=names(RECIPES))
+def test_a_recipe_is_headed_by_what_a_reader_wants_to_know(recipe):
+    head = recipe.read_text().split("\nname:")[0]
+    for what in ("command", "hardware", "minutes", "expected result", "last verified"):
+        assert re.search(rf"^#   {what} {{2,}}\S", head, re.M), what
+    assert "@@" not in head
+    assert all(line.startswith("#") for line in head.splitlines())
+    assert len(recipe.read_text().splitlines()) <= 60  # a page
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=names(RECIPES))
+def test_a_recipe_carries_its_files_name_and_dry_runs(recipe, capsys):
+    assert Recipe.load(recipe).name == recipe.stem
+    assert main([str(recipe), "--dry-run"]) == 0
+    assert "a step: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=names(RECIPES))
+def test_a_recipe_makes_a_step_with_random_weights_of_a_small_shape(recipe, tmp_path):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = CHAT
+    family = "qwen2" if "qwen" in recipe.stem else "llama"
+    model = tiny_model(family, 0, vocabulary=len(tokenizer), max_position_embeddings=2048)
+    trainer = Trainer(small(recipe, tmp_path), model=model, tokenizer=tokenizer)
+    record, = list(trainer)
+    assert record["ledger/sampled"] == 4 and record["reward/faults"] == 0
+    assert (tmp_path / "run" / "final" / "config.json").exists()
+
+
+def test_a_quantised_base_with_adapters_is_what_the_lora_recipe_offers(tmp_path):
+    recipe = Recipe.load(ROOT / "recipes" / "lora_qwen2.5_7b.yaml", "model.quantize=nf4")
+    assert recipe.model.lora is not None and recipe.model.quantize == "nf4"
+
+
+def test_hub_data_may_be_replaced_by_a_file(tmp_path):
+    recipe = small(ROOT / "recipes" / "svamp_smollm2.yaml", tmp_path)
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = CHAT
+    trainer = Trainer(recipe, model=tiny_model("llama", 0, vocabulary=len(tokenizer)), tokenizer=tokenizer)
+    texts = {prompt.text for prompt in trainer.prompts.train}
+    assert "<s>There are 3 birds. How many?:" in texts
