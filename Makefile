@@ -25,7 +25,6 @@ test-slow: $(VENV)/.stamp-test
 
 lint: $(VENV)/.stamp-lint
 	$(RUN) -m ruff check .
-	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
 base: $(VENV)/.stamp-run

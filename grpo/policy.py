@@ -94,7 +94,7 @@ class Policy:
 
     @staticmethod
     def load(section: ModelSection, device: torch.device | str = "cpu", *, model: PreTrainedModel | None = None,
-             tokenizer: PreTrainedTokenizerBase | None = None) -> "Policy":
+             tokenizer: PreTrainedTokenizerBase | None = None) -> Policy:
         """The policy a recipe's ``model`` section describes; a model or tokenizer in hand is used as it is."""
         if tokenizer is None:
             tokenizer = load_tokenizer(section)

@@ -26,7 +26,7 @@ class Ranks:
     device: torch.device = torch.device("cpu")
 
     @staticmethod
-    def start() -> "Ranks":
+    def start() -> Ranks:
         """Join the process group that ``accelerate launch`` or ``torchrun`` set up, and pick the device."""
         if int(os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")) > 1:
             raise RecipeError("environment: ACCELERATE_GRADIENT_ACCUMULATION_STEPS would divide the gradient a second "

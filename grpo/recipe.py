@@ -213,8 +213,8 @@ class LossSection:
     cov_high: float = key(5.0, "clip_cov: and below this one")
     cov_kl: float = key(1.0, "kl_cov: weight of |logp - old_logp| on the selected tokens", at_least(0))
     second_moment: float = key(0.04, "m2po: largest mean of (logp - sampled_logp)^2 over those kept", above(0))
-    off_policy_mask: float = key(0.0, "completions with A < 0 whose mean sampled_logp - logp is above this are left out "
-                                      "(DeepSeek-V3.2); 0: off", at_least(0))
+    off_policy_mask: float = key(0.0, "completions with A < 0 whose mean sampled_logp - logp is above this are left "
+                                      "out (DeepSeek-V3.2); 0: off", at_least(0))
     aggregation: str = key("sequence_mean", "sequence_mean: mean over completions of token means; token_mean: mean "
                                             "over all tokens; constant: sum / (completions x constant); prompt_mean: "
                                             "mean over prompts of token means; sequence_sum: mean over completions of "

@@ -18,7 +18,8 @@ def step_record(step: int, groups: Sequence[ScoredGroup], batch: Batch, updates:
                 seconds: Mapping[str, float], num_retired: int = 0) -> dict[str, Any]:
     """Everything worth plotting of one step."""
     return {"step": step, **_rewards(groups), **_completions(groups), **_policy(updates), **_correction(updates),
-            "group/sampled": len(groups), "group/trained": len({row.group for row in batch.rows if row.book == "trained"}),
+            "group/sampled": len(groups),
+            "group/trained": len({row.group for row in batch.rows if row.book == "trained"}),
             "prompt/retired": num_retired,
             **{f"ledger/{book}": number for book, number in batch.ledger.items()},
             **{f"seconds/{phase}": spent for phase, spent in seconds.items()}}

@@ -39,7 +39,7 @@ from grpo.recipe import ModelSection, Recipe, RecipeError, differences, read_yam
 from grpo.record import step_record
 from grpo.rollout.engine import Engine
 from grpo.rollout.sampler import Sampling
-from grpo.types import Batch, Group, Prompt, ScoredGroup
+from grpo.types import Batch, Prompt, ScoredGroup
 
 MAX_FAULTS = 0.2
 FREE_KEYS = ("steps", "run_dir", "evaluate.", "checkpoint.", "log.")
@@ -80,9 +80,9 @@ class Trainer:
         self.prompts = make_prompts(rows, held_rows, recipe.data, self.tokenizer,
                                     longest_sequence(config.get_text_config()), recipe.sample.max_tokens)
         if len(self.prompts.train) < recipe.sample.prompts:
-            raise RecipeError(f"data: {self.prompts.num_dropped} prompts are too long and {len(self.prompts.train)} are "
-                              f"left, fewer than sample.prompts ({recipe.sample.prompts}); lower sample.max_tokens or "
-                              "sample.prompts")
+            raise RecipeError(f"data: {self.prompts.num_dropped} prompts are too long and {len(self.prompts.train)} "
+                              f"are left, fewer than sample.prompts ({recipe.sample.prompts}); lower sample.max_tokens "
+                              "or sample.prompts")
         self.groups: list[ScoredGroup] = []
         self.before: dict[str, Any] | None = None
         self.after: dict[str, Any] | None = None
@@ -278,7 +278,8 @@ class Trainer:
             for name, p in self.policy.trainable().items():
                 p.copy_(saved.weights[name])
         self.policy.weights_changed()
-        self.learner.restore({"optimizer": saved.optimizer, "reference": saved.reference, "bonus": saved.state["bonus"]})
+        self.learner.restore({"optimizer": saved.optimizer, "reference": saved.reference,
+                              "bonus": saved.state["bonus"]})
         state = saved.state
         self.stream.restore(state["stream"])
         self.curriculum.restore(state["pass_rates"])
@@ -418,7 +419,8 @@ def header(trainer: Trainer, num_dropped: int) -> list[str]:
     dropped = f", {num_dropped} too long and dropped" if num_dropped else ""
     lines = [f"grpo {__version__}  {recipe.name}  ->  {trainer.folder}",
              f"  policy    {trainer.policy.describe()}{ranks}",
-             f"  prompts   {recipe.data.source}: {len(trainer.stream.prompts)} train, {len(trainer.held_out)} held out{dropped}",
+             f"  prompts   {recipe.data.source}: {len(trainer.stream.prompts)} train, {len(trainer.held_out)} held out"
+             f"{dropped}",
              f"  rewards   {', '.join(f'{spec.weight:g} x {spec.name}' for spec in trainer.specs)}"
              f"; accurate means {trainer._accurate} = 1",
              *("  objective " + line if i == 0 else "            " + line for i, line in enumerate(
@@ -445,8 +447,8 @@ def closing(summary: Mapping[str, Any], folder: Path) -> list[str]:
             lines.append(f"{when:>6} | {example['prompt']} {example['completion']}   ({example['reward']})")
     books = ", ".join(f"{number} {book}" for book, number in summary["ledger"].items())
     lines.append(f"ledger: {books}")
-    lines.append(f"{summary['steps']} steps, {summary['seconds']:.0f} s, {summary['tokens']['sampled']} tokens sampled; "
-                 f"the model is in {folder / 'final'}")
+    lines.append(f"{summary['steps']} steps, {summary['seconds']:.0f} s, {summary['tokens']['sampled']} tokens "
+                 f"sampled; the model is in {folder / 'final'}")
     return lines
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_train import assert_same_run, recipe, records, run, summary
 
 from grpo import Recipe, RecipeError, Trainer
 from grpo.curriculum import Curriculum, PassRate
 from grpo.prompts import PromptStream
 from grpo.types import Completion, Prompt, ScoredGroup
 from rewards import Score
-from test_train import assert_same_run, recipe, records, run, summary
 
 ROOT = Path(__file__).resolve().parent.parent
 

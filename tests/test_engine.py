@@ -6,10 +6,6 @@ import random
 
 import pytest
 import torch
-
-from grpo.rollout.engine import Engine
-from grpo.rollout.sampler import Sampling
-from grpo.types import Completion, Prompt
 from tiny import (
     FAMILIES,
     byte_tokenizer,
@@ -21,6 +17,10 @@ from tiny import (
     tiny_policy,
     tiny_tokenizer,
 )
+
+from grpo.rollout.engine import Engine
+from grpo.rollout.sampler import Sampling
+from grpo.types import Completion, Prompt
 
 PLAIN = Sampling()
 FILTERED = Sampling(temperature=0.8, top_k=20, top_p=0.9, min_p=0.02)

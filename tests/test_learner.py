@@ -13,9 +13,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from grpo.advantage import step_advantages
 from grpo.learner import Learner
+from grpo.loading import with_adapters
 from grpo.optimizer import Optimizer
 from grpo.pack import make_batch, micro_batches
-from grpo.loading import with_adapters
 from grpo.policy import KeepDouble, Policy
 from grpo.recipe import LoraSection, LossSection, OptimSection
 from grpo.types import Batch, Completion, Group, Prompt, Row, ScoredGroup, Update

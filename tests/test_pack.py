@@ -6,11 +6,11 @@ import random
 
 import pytest
 import torch
+from tiny import FAMILIES, plain_logits, plain_model, random_prompts, tiny_policy
 
 from grpo.pack import BUCKET, bucket_rows, make_batch, micro_batches, pack
 from grpo.types import Completion, Prompt, Row, ScoredGroup
 from rewards import Score
-from tiny import FAMILIES, plain_logits, plain_model, random_prompts, tiny_policy
 
 EXACT = dict(atol=1e-10, rtol=0)
 

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny import FAMILIES, byte_tokenizer, plain_logits, random_prompts, tiny_model, tiny_policy, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from grpo.pack import pack
 from grpo.policy import Policy, longest_sequence
 from grpo.recipe import RecipeError
 from grpo.types import Row
-from tiny import FAMILIES, byte_tokenizer, plain_logits, random_prompts, tiny_model, tiny_policy, tiny_tokenizer
 
 IDS = torch.tensor([[5, 9, 3, 30, 41, 7, 2, 11]])
 DROPOUTS = {

@@ -7,9 +7,9 @@ import math
 
 import pytest
 import torch
+from tiny import plain_processed
 
 from grpo.rollout.sampler import Sampling, completion_seed, gumbel, keep, sample
-from tiny import plain_processed
 
 COMBINATIONS = [Sampling(0.9, k, p, m) for k, p, m in itertools.product((0, 9), (1.0, 0.85), (0.0, 0.06))]
 DRAWS = 100_000

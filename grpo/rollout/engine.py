@@ -141,7 +141,8 @@ class Engine:
             self.stats.prefill_tokens += start
         return result
 
-    def _packed_forward(self, tokens: list[int], positions: list[int], spans: list[tuple[list[int], int]]) -> PrefixCache:
+    def _packed_forward(self, tokens: list[int], positions: list[int],
+                        spans: list[tuple[list[int], int]]) -> PrefixCache:
         for filler in range(len(tokens), -(-len(tokens) // MIN_ROWS) * MIN_ROWS):
             tokens, positions, spans = [*tokens, 0], [*positions, 0], [*spans, ([filler], 0)]
         device, cache = self.policy.device, PrefixCache()

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import tiny_policy
 
 from grpo import Recipe, Trainer
 from grpo.rollout.engine import Engine
 from grpo.rollout.sampler import Sampling
 from grpo.types import Prompt
-from tiny import tiny_policy
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
