@@ -34,6 +34,13 @@ def test_the_reward_example_trains_on_the_reward_it_writes(tmp_path: Path) -> No
     assert len(re.findall(r"correct \d\.\d+ +few_tries 0\.\d+", printed)) == 2
 
 
+def test_the_reward_model_example_trains_on_a_model_held_by_a_worker(tmp_path: Path) -> None:
+    printed = run(tmp_path, str(ROOT / "examples" / "03_reward_model.py"), "steps=1", *SMALL)
+    fluency = re.findall(r"correct \d\.\d+ +fluency (\d\.\d+)", printed)
+    assert len(fluency) == 1 and 0.1 < float(fluency[0]) < 1.0
+    assert " 0 faulted" in printed
+
+
 def test_a_reward_in_a_file_can_be_named_by_its_path(tmp_path: Path) -> None:
     printed = run(ROOT, "-m", "grpo.train", "recipes/quickstart.yaml", f"run_dir={tmp_path / 'run'}", "steps=1", *SMALL,
                   "rewards.few_tries.use=examples/02_write_a_reward.py:few_tries")
