@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo import attention
+from grpo.kernels import products
 from grpo.kernels.logprob import entropy, token_logprob
 from grpo.loading import load_model, load_tokenizer, merged, with_adapters
 from grpo.pack import MIN_ROWS
@@ -74,6 +75,8 @@ class Policy:
             if hasattr(module, "_is_expert_parallel"):  # transformers' mark of every mixture of experts
                 module.register_forward_pre_hook(_fill_experts)
                 module.register_forward_hook(_drop_filling)
+        if self.device.type == "cpu":
+            products.use_in(model)
         turn_dropout_off(model)
         model.eval()
         self._checkpointed: list[nn.Module] = []

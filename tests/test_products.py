@@ -1,0 +1,86 @@
+"""oneDNN's products: the same numbers and gradients as torch's own, and bits that rows do not share."""
+
+from __future__ import annotations
+
+import copy
+import random
+
+import pytest
+import torch
+from tiny import random_prompts, tiny_policy
+from torch import nn
+
+from grpo.kernels import products
+
+needs_onednn = pytest.mark.skipif(not products.available(), reason="torch's own products are the fast ones here")
+
+
+def odd_shape(seed: int) -> tuple[int, int, int]:
+    drawn = random.Random(seed)
+    return drawn.randint(2, 300), drawn.randint(128, 400), drawn.randint(128, 700)
+
+
+@needs_onednn
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("batched", [False, True])
+def test_values_and_gradients_are_those_of_the_definition(bias, batched, seed):
+    rows, width, out = odd_shape(seed)
+    shape = (3, rows, width) if batched else (rows, width)
+    x, weight = torch.randn(shape), torch.randn(out, width) / width ** 0.5
+    b = torch.randn(out) if bias else None
+    inputs = [t.requires_grad_() for t in (x, weight, b) if t is not None]
+    y = products.fast_linear(x, weight, b)
+    assert type(y.grad_fn).__name__ == "_LinearBackward"
+    g = torch.randn_like(y)
+    found = torch.autograd.grad(y, inputs, g)
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    z = nn.functional.linear(*exact)
+    for one, other in ((y, z), *zip(found, torch.autograd.grad(z, exact, g.double()))):
+        assert one.shape == other.shape
+        assert (one - other).norm() <= 3e-6 * other.norm()
+
+
+@needs_onednn
+@pytest.mark.parametrize("frozen", ["x", "weight"])
+def test_no_product_is_made_for_a_gradient_that_nobody_needs(frozen, seed):
+    x, weight = torch.randn(9, 200), torch.randn(300, 200)
+    wanted, other = (weight, x) if frozen == "x" else (x, weight)
+    wanted.requires_grad_()
+    products.fast_linear(x, weight).square().sum().backward()
+    assert wanted.grad is not None and other.grad is None
+
+
+@needs_onednn
+def test_bits_of_a_row_do_not_depend_on_how_many_there_are(seed):
+    _, width, out = odd_shape(seed)
+    x, weight = torch.randn(1500, width), torch.randn(out, width)
+    whole = products.product(x, weight)
+    for rows in (2, 3, 8, 17, 64, 200, 512, 1024, 1499):
+        assert torch.equal(products.product(x[:rows], weight), whole[:rows])
+    order = torch.randperm(1500)
+    assert torch.equal(products.product(x[order], weight), whole[order])
+
+
+def test_other_types_small_weights_and_no_rows_take_torchs_own_way(seed):
+    for x, weight in ((torch.randn(5, 200).double(), torch.randn(300, 200).double()),
+                      (torch.randn(5, 200).bfloat16(), torch.randn(300, 200).bfloat16()),
+                      (torch.randn(5, 8), torch.randn(9, 8)), (torch.randn(0, 200), torch.randn(300, 200))):
+        assert not products.suits(x, weight)
+        assert torch.equal(products.fast_linear(x, weight), nn.functional.linear(x, weight))
+        assert torch.equal(products.product(x, weight), x @ weight.T)
+
+
+@needs_onednn
+def test_a_model_and_its_copies_use_it_and_each_its_own_weights(seed):
+    policy = tiny_policy("qwen2", seed, vocabulary=640)
+    (prompt,) = random_prompts(seed, [20])
+    twin = copy.deepcopy(policy.model)
+    with torch.no_grad():
+        for p in policy.model.parameters():
+            p.zero_()
+    head = twin.lm_head
+    assert head.forward.__self__ is head and head.weight.abs().sum() > 0
+    x = torch.randn(4, head.in_features)
+    assert products.suits(x, head.weight)
+    torch.testing.assert_close(head(x), x @ head.weight.T, rtol=1e-5, atol=1e-5)
+    assert not policy.model.lm_head(x).any()
