@@ -1,19 +1,36 @@
-"""Keys and values of the completions being decoded: one slot a row, in blocks of 64 positions.
+"""Keys and values of the completions being decoded, on shelves of equal width.
 
-A row's attention is computed block by block at fixed shapes and summed in a fixed order, and an empty
-block adds exactly nothing; so its bits depend on the row's own tokens, not on its neighbours' lengths.
+A row stands on the shelf whose width its own length asks for, and a prompt of some length stands once, on a
+shelf of its own, for all of its completions. Attention is one product for each shelf at that shelf's width, so
+a row's bits depend on its own tokens and not on its neighbours, and what is stored is at most 4/3 of what is
+needed beyond the first blocks. Rows come and go by moving the last row of a shelf into the gap.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers.cache_utils import Cache
 
+from grpo.pack import MIN_ROWS
+
 BLOCK = 64
-FAN = 16
+SHARED = 128  # a prompt of at least so many tokens is stored once for its group; a shorter one with each row
+KeyValue = tuple[Tensor, Tensor]
+Prefix = Mapping[int, KeyValue]
+
+
+def width_for(length: int) -> int:
+    """The shelf that holds `length` tokens: multiples of 64 to 256, then 4/3 and 3/2 steps of powers of two."""
+    width = -(-max(length, 1) // BLOCK) * BLOCK
+    if width <= 4 * BLOCK:
+        return width
+    power = 1 << (width - 1).bit_length()
+    return 3 * power // 4 if width <= 3 * power // 4 else power
 
 
 class PrefixCache(Cache):
@@ -21,131 +38,389 @@ class PrefixCache(Cache):
 
     def __init__(self) -> None:
         super().__init__(layers=[])
-        self.stored: dict[int, tuple[Tensor, Tensor]] = {}
+        self.stored: dict[int, KeyValue] = {}
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> KeyValue:
         self.stored[layer_idx] = (key[0], value[0])
         return key, value
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0
 
-    def prefix(self, start: int, end: int) -> dict[int, tuple[Tensor, Tensor]]:
+    def prefix(self, start: int, end: int) -> dict[int, KeyValue]:
         """Layer: (keys, values) [kv heads, length, width] of the packed tokens ``start..end``."""
         return {layer: (k[:, start:end], v[:, start:end]) for layer, (k, v) in self.stored.items()}
 
 
-class Slots(Cache):
-    """Decode slots for R rows, and the layout through which their queries attend.
+def cut(prefix: Prefix, start: int, end: int | None = None) -> dict[int, KeyValue]:
+    """The positions ``start..end`` of a prefix."""
+    return {layer: (k[:, start:end], v[:, start:end]) for layer, (k, v) in prefix.items()}
 
-    Keys and values lie as [blocks, R, kv heads, 64, width] a layer. ``length_R`` counts the tokens whose
-    keys are stored; `advance` is called once a step, after every layer has written.
+
+@dataclass(slots=True, eq=False)
+class Shelf:
+    """Entries of one width: for each layer keys and values [entries, width, kv heads, head width].
+
+    Room is made for an eighth more entries than are asked for, and given back when half of it is free.
+    ``length`` counts the positions stored of each entry; what lies behind them is zero and is masked.
     """
 
-    def __init__(self, num_rows: int, device: torch.device | str):
+    width: int
+    device: torch.device
+    keys: dict[int, Tensor] = field(default_factory=dict)
+    values: dict[int, Tensor] = field(default_factory=dict)
+    names: list[Any] = field(default_factory=list)
+    length: list[int] = field(default_factory=list)
+
+    @property
+    def stores(self) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        return self.keys, self.values
+
+    def put(self, names: Sequence[Any], prefix: Prefix, length: int) -> None:
+        """Add entries that each hold `prefix`, [kv heads, length, width] a layer."""
+        start, end = len(self.names), len(self.names) + len(names)
+        for store, number in zip(self.stores, (0, 1)):
+            for layer in {**store, **prefix}:
+                new = prefix[layer][number] if layer in prefix else None
+                tensor = self._room(store, layer, end, new)
+                if new is not None:
+                    tensor[start:end, :length] = new[:, :length].transpose(0, 1)
+                tensor[start:end, length:] = 0  # not only masked: 0 x NaN would stay
+        self.names += names
+        self.length += [length] * len(names)
+
+    def take(self, name: Any) -> tuple[dict[int, KeyValue], int]:
+        """What an entry holds, as `put` takes it, and its length; the entry is gone."""
+        place = self.names.index(name)
+        length = self.length[place]
+        held = {layer: tuple(store[layer][place, :length].transpose(0, 1).clone() for store in self.stores)
+                for layer in self.keys}
+        self.drop(name)
+        return held, length
+
+    def drop(self, name: Any) -> None:
+        """Forget an entry; the last one moves to its place."""
+        place, last = self.names.index(name), len(self.names) - 1
+        if place != last:
+            for store in self.stores:
+                for tensor in store.values():
+                    tensor[place] = tensor[last]
+        for column in (self.names, self.length):
+            column[place] = column[last]
+            column.pop()
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Keep room for an eighth more entries than there are, and for eight."""
+        wanted = len(self.names) + max(MIN_ROWS, len(self.names) // 8)
+        for store in self.stores:
+            for layer, tensor in store.items():
+                if tensor.shape[0] > 2 * wanted:
+                    store[layer] = tensor[:wanted].clone()
+
+    def widened(self, width: int) -> Shelf:
+        """The same entries on a wider shelf."""
+        num, more = len(self.names), width - self.width
+        stores = ({layer: pad(tensor[:num], (0, 0, 0, 0, 0, more)) for layer, tensor in store.items()}
+                  for store in self.stores)
+        return Shelf(width, self.device, *stores, self.names, self.length)
+
+    def new_layer(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """Make room in a layer that no prefix brought; `key` and `value` are [entries, kv heads, width]."""
+        for store, new in zip(self.stores, (key, value)):
+            self._room(store, layer, len(self.names), new.transpose(0, 1))
+
+    def _room(self, store: dict[int, Tensor], layer: int, wanted: int, like: Tensor | None) -> Tensor:
+        tensor = store.get(layer)
+        have = 0 if tensor is None else tensor.shape[0]
+        if have < wanted:
+            heads, width = (like.shape[0], like.shape[-1]) if tensor is None else tensor.shape[2:]
+            made = (like if tensor is None else tensor).new_zeros
+            store[layer] = made((max(wanted, have + have // 8), self.width, heads, width))
+            if tensor is not None:
+                store[layer][:have] = tensor
+        return store[layer]
+
+
+@dataclass(slots=True, eq=False)
+class _Part:
+    """One product of a step: which queries meet which entries, under which mask for each window."""
+
+    shelf: Shelf
+    start: int
+    end: int
+    written: Tensor | None
+    masks: dict[int | None, Tensor] = field(default_factory=dict)
+    gather: Tensor | None = None  # shared prompts: rows of the batch by (entry, place in its group)
+    scatter: Tensor | None = None  # and back: for each row the place in the gathered queries
+
+
+class Slots(Cache):
+    """The rows in flight, and the layout through which their queries attend.
+
+    Rows are named by any hashable; `begin` fixes the order in which a step's rows stand in the batch, with
+    zeros behind them up to a multiple of 8, and `advance` counts the step. Between the two every layer
+    writes the new keys and values and attends.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu", *, shared: int = SHARED):
         super().__init__(layers=[])
-        self.length_R = torch.zeros(num_rows, dtype=torch.long, device=device)
-        self.num_blocks = 1
-        self.keys: dict[int, Tensor] = {}
-        self.values: dict[int, Tensor] = {}
+        self.device, self.shared = torch.device(device), shared
+        self.rows: dict[int, Shelf] = {}
+        self.prompts: dict[int, Shelf] = {}
+        self.home: dict[Any, int] = {}  # row: width of its shelf
+        self.of: dict[Any, Any] = {}  # row: the shared prompt it reads
+        self.readers: dict[Any, int] = {}  # shared prompt: rows that read it
+        self.ahead: dict[Any, int] = {}  # shared prompt: its length
+        self._parts: list[_Part] = []
+        self._shared_parts: list[_Part] = []
+        self._order: list[Any] = []
+        self._dtype = torch.float32
+        self._token_bytes = 0
 
     # -- rows ---------------------------------------------------------------------------------------------
 
-    def put(self, rows: list[int], prefix: dict[int, tuple[Tensor, Tensor]], length: int) -> None:
-        """Start `rows` from a prompt's keys and values; whatever the slots held is gone."""
-        index = torch.tensor(rows, device=self.length_R.device)
-        needed = max(1, -(-length // BLOCK))
-        for layer, (key, value) in prefix.items():
-            for store, new in ((self.keys, key), (self.values, value)):
-                store[layer] = self._with_blocks(store.get(layer), needed, new)
-                store[layer][:, index] = 0
-                blocks = torch.nn.functional.pad(new[:, :length], (0, 0, 0, needed * BLOCK - length))
-                blocks = blocks.view(new.shape[0], needed, BLOCK, new.shape[2]).transpose(0, 1)
-                store[layer][:needed, index] = blocks[:, None]
-        self.length_R[index] = length
+    def __len__(self) -> int:
+        return len(self.home)
 
-    def clear(self, rows: list[int]) -> None:
-        """Empty `rows`; they go on as filler that attends to itself alone."""
-        index = torch.tensor(rows, device=self.length_R.device)
-        for store in (self.keys, self.values):
-            for layer in store:
-                store[layer][:, index] = 0
-        self.length_R[index] = 0
+    @property
+    def used_bytes(self) -> int:
+        """What the keys and values of all rows and prompts take at the widths of their shelves."""
+        positions = sum(shelf.width * len(shelf.names) for shelves in (self.rows, self.prompts)
+                        for shelf in shelves.values())
+        return positions * self.token_bytes
 
-    def select(self, rows: list[int]) -> None:
-        """Keep `rows` alone, in that order."""
-        index = torch.tensor(rows, device=self.length_R.device)
-        self.length_R = self.length_R[index]
-        for store in (self.keys, self.values):
-            for layer in store:
-                store[layer] = store[layer][:, index].contiguous()
+    @property
+    def token_bytes(self) -> int:
+        """What the keys and values of one token take in all layers; 0 before any was stored."""
+        shelf = next((shelf for shelves in (self.rows, self.prompts) for shelf in shelves.values()), None)
+        if shelf is not None and shelf.keys:
+            self._token_bytes = sum(tensor[0, 0].numel() * tensor.element_size()
+                                    for store in shelf.stores for tensor in store.values())
+        return self._token_bytes
+
+    def add(self, rows: Sequence[Any], prompt: Any, prefix: Prefix, length: int) -> None:
+        """Start `rows` behind `prefix`, the keys and values of the `length` tokens of `prompt`."""
+        if length < self.shared:
+            return self._stand(rows, prefix, length)
+        if prompt not in self.readers:
+            self._shelf(self.prompts, width_for(length)).put([prompt], prefix, length)
+            self.readers[prompt], self.ahead[prompt] = 0, length
+        self.readers[prompt] += len(rows)
+        self.of |= dict.fromkeys(rows, prompt)
+        self._stand(rows, cut(prefix, 0, 0), 0)
+
+    def extend(self, row: Any, own: Prefix, length: int) -> None:
+        """Give a row that was just added `length` tokens of its own: a completion that is gone on with."""
+        held, before = self.rows[self.home[row]].take(row)
+        self._tidy(self.rows, self.home.pop(row))
+        both = {layer: tuple(torch.cat([a, b[:, :length]], 1) for a, b in zip(held[layer], own[layer]))
+                for layer in own} if before else own
+        self._stand([row], both, before + length)
+
+    def _stand(self, rows: Sequence[Any], own: Prefix, length: int) -> None:
+        width = width_for(length + 1)
+        self._shelf(self.rows, width).put(rows, own, length)
+        self.home |= dict.fromkeys(rows, width)
+
+    def _shelf(self, shelves: dict[int, Shelf], width: int) -> Shelf:
+        return shelves.setdefault(width, Shelf(width, self.device))
+
+    def drop(self, row: Any) -> None:
+        """Forget a row, and its prompt if no other row reads it."""
+        width = self.home.pop(row)
+        self.rows[width].drop(row)
+        self._tidy(self.rows, width)
+        prompt = self.of.pop(row, None)
+        if prompt is not None:
+            self.readers[prompt] -= 1
+            if not self.readers[prompt]:
+                del self.readers[prompt]
+                width = width_for(self.ahead.pop(prompt))
+                self.prompts[width].drop(prompt)
+                self._tidy(self.prompts, width)
+
+    @staticmethod
+    def _tidy(shelves: dict[int, Shelf], width: int) -> None:
+        if not shelves[width].names:
+            del shelves[width]
+
+    def begin(self) -> list[Any]:
+        """Move rows that outgrew their shelf, and fix the order of this step's rows."""
+        for width in sorted(self.rows):
+            self._outgrow(width)
+        self._order, self._parts, self._shared_parts = [], [], []
+        for width in sorted(self.rows):
+            shelf = self.rows[width]
+            start = len(self._order)
+            self._order += shelf.names
+            at = [place * width + length for place, length in enumerate(shelf.length)]
+            self._parts.append(_Part(shelf, start, len(self._order), torch.tensor(at, device=self.device)))
+        self._share()
+        return self._order
+
+    def _outgrow(self, width: int) -> None:
+        """Move the rows of a full width to the next shelf."""
+        shelf = self.rows[width]
+        full = [name for name, length in zip(shelf.names, shelf.length) if length >= width]
+        wider = width_for(width + 1)
+        if len(full) == len(shelf.names) and wider not in self.rows:
+            self.rows[wider] = self.rows.pop(width).widened(wider)
+            self.home |= dict.fromkeys(full, wider)
+            return
+        for row in full:
+            held, length = shelf.take(row)
+            self._stand([row], held, length)
+        self._tidy(self.rows, width)
+
+    def _share(self) -> None:
+        """For each shelf of prompts, which rows of the batch read its entries."""
+        if not self.of:
+            return
+        place = {row: i for i, row in enumerate(self._order)}
+        members: dict[Any, list[int]] = {prompt: [] for prompt in self.readers}
+        for row, prompt in self.of.items():
+            members[prompt].append(place[row])
+        for width in sorted(self.prompts):
+            shelf = self.prompts[width]
+            most = max(len(members[name]) for name in shelf.names)
+            gather = [[*members[name], *[0] * (most - len(members[name]))] for name in shelf.names]
+            scatter = {row: (entry, i) for entry, name in enumerate(shelf.names) for i, row in enumerate(members[name])}
+            rows = sorted(scatter)
+            part = _Part(shelf, 0, 0, torch.tensor(rows, device=self.device),
+                         gather=torch.tensor(gather, device=self.device),
+                         scatter=torch.tensor([scatter[row][0] * most + scatter[row][1] for row in rows],
+                                              device=self.device))
+            self._shared_parts.append(part)
+
+    @property
+    def positions(self) -> list[int]:
+        """Of the rows in the order of this step: how many tokens come before the new one."""
+        found = []
+        for part in self._parts:
+            found += [length + self.ahead.get(self.of.get(row), 0)
+                      for row, length in zip(part.shelf.names, part.shelf.length)]
+        return found
 
     def advance(self) -> None:
-        self.length_R = self.length_R + 1
-
-    def reserve(self, longest: int) -> None:
-        """Make room for rows of `longest` tokens; called before a step with the longest row's new length."""
-        self.num_blocks = max(1, -(-longest // BLOCK))
-
-    def _with_blocks(self, tensor: Tensor | None, needed: int, like: Tensor) -> Tensor:
-        rows, heads, width = len(self.length_R), like.shape[0], like.shape[-1]
-        have = 0 if tensor is None else tensor.shape[0]
-        if have >= needed:
-            return tensor
-        grown = like.new_zeros((max(needed, have + have // 2), rows, heads, BLOCK, width))
-        if tensor is not None:
-            grown[:have] = tensor
-        return grown
+        """Count the step: each row is one token longer."""
+        for part in self._parts:
+            part.shelf.length = [length + 1 for length in part.shelf.length]
 
     # -- what transformers calls --------------------------------------------------------------------------
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Store the new keys and values [R, kv heads, 1, width] at each row's length; return the blocks in use."""
-        block_R, offset_R = self.length_R // BLOCK, self.length_R % BLOCK
-        row_R = torch.arange(len(self.length_R), device=key.device)
-        for store, new in ((self.keys, key), (self.values, value)):
-            store[layer_idx] = self._with_blocks(store.get(layer_idx), self.num_blocks, new[0])
-            store[layer_idx][block_R, row_R, :, offset_R] = new[:, :, 0]
-        return self.keys[layer_idx][:self.num_blocks], self.values[layer_idx][:self.num_blocks]
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> KeyValue:
+        """Store the new keys and values [R, kv heads, 1, width] behind each row; they are read from the shelves."""
+        self._dtype = key.dtype
+        for part in self._parts:
+            key_R, value_R = (new[part.start:part.end, :, 0] for new in (key, value))
+            if layer_idx not in part.shelf.keys:
+                part.shelf.new_layer(layer_idx, key_R, value_R)
+            for store, new in zip(part.shelf.stores, (key_R, value_R)):
+                flat = store[layer_idx].view(-1, *store[layer_idx].shape[2:])
+                flat.index_copy_(0, part.written, new)
+        return key, value
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None,
                softcap: float | None, layer: int) -> Tensor:
-        """One query a row against its own stored keys: [R, heads, 1, width] -> [R, 1, heads, width]."""
+        """One query a row against its prompt and its own tokens: [R, heads, 1, width] -> [R, 1, heads, width]."""
         rows, heads, _, width = query.shape
-        kv_heads = key.shape[2]
-        grouped = query.reshape(rows, kv_heads, heads // kv_heads, width)
-        scores = grouped @ key.transpose(-1, -2)
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * scaling
-        if softcap is not None:
-            scores = softcap * torch.tanh(scores / softcap)
-        scores = scores.masked_fill(~self._seen(key.shape[0], window)[:, :, None, None], float("-inf"))
-        top = scores.amax((0, -1))[None, ..., None]
-        weights = (scores - top).exp()
-        total = sum_blocks(weights.sum(-1, keepdim=True))
-        mixed = sum_blocks((weights.to(value.dtype) @ value).to(weights.dtype))
-        return (mixed / total).to(query.dtype).reshape(rows, 1, heads, width)
+        grouped = query.view(rows, key.shape[1], heads // key.shape[1], width)
+        outs, lses = zip(*(_attend(grouped[part.start:part.end], part.shelf, layer, self._mask(part, window),
+                                   scaling, softcap) for part in self._parts))
+        if rows > len(self._order):
+            outs = (*outs, outs[0].new_zeros((rows - len(self._order), *outs[0].shape[1:])))
+        out, lse = (torch.cat(x) if len(x) > 1 else x[0] for x in (outs, lses))
+        for part in self._shared_parts:
+            self._merge(part, grouped, out, lse, layer, scaling, window, softcap)
+        return out.reshape(rows, 1, heads, out.shape[-1]).to(query.dtype)
 
-    def _seen(self, num_blocks: int, window: int | None) -> Tensor:
-        """Which stored positions each row's query may read: [blocks, R, 64]; the new token included."""
-        at = torch.arange(num_blocks * BLOCK, device=self.length_R.device).view(num_blocks, 1, BLOCK)
-        last = self.length_R[None, :, None]
+    def _merge(self, part: _Part, grouped: Tensor, out: Tensor, lse: Tensor, layer: int, scaling: float,
+               window: int | None, softcap: float | None) -> None:
+        """Put what the rows read in their shared prompts beside what they read in their own tokens."""
+        entries, most = part.gather.shape
+        kv_heads, repeats, width = grouped.shape[1:]
+        query = grouped.index_select(0, part.gather.view(-1)).view(entries, most, kv_heads, repeats, width)
+        query = query.transpose(1, 2).reshape(entries, kv_heads, most * repeats, width)
+        filled = -(-query.shape[2] // MIN_ROWS) * MIN_ROWS
+        seen = self._mask(part, window)
+        if seen.shape[2] > 1:
+            seen = pad(seen.repeat_interleave(repeats, 2), (0, 0, 0, filled - query.shape[2]))
+        found, weight = _attend(pad(query, (0, 0, 0, filled - query.shape[2])), part.shelf, layer, seen, scaling,
+                                softcap, window is None)
+        found, weight = (x[:, :, :most * repeats].reshape(entries, kv_heads, most, repeats, -1).transpose(1, 2)
+                         .reshape(entries * most, kv_heads, repeats, -1).index_select(0, part.scatter)
+                         for x in (found, weight[..., None]))
+        rows = part.written
+        share = torch.sigmoid(weight[..., 0] - lse.index_select(0, rows))[..., None]
+        own, found = (x.to(share.dtype) for x in (out.index_select(0, rows), found))
+        out.index_copy_(0, rows, torch.lerp(own, found, share).to(out.dtype))
+
+    def _mask(self, part: _Part, window: int | None) -> Tensor:
+        """0 where a query may read, -inf elsewhere: [entries, 1, queries or 1, width]; made once a step."""
+        if window not in part.masks:
+            mask = self._own_mask(part, window) if part.gather is None else self._shared_mask(part, window)
+            part.masks[window] = mask.to(self._dtype)
+        return part.masks[window]
+
+    def _own_mask(self, part: _Part, window: int | None) -> Tensor:
+        at = torch.arange(part.shelf.width, device=self.device)
+        last = torch.tensor(part.shelf.length, device=self.device)[:, None]
         seen = at <= last
-        return seen if window is None else seen & (at > last - window)
+        if window is not None:
+            seen &= at > last - window
+        return _additive(seen)[:, None, None]
+
+    def _shared_mask(self, part: _Part, window: int | None) -> Tensor:
+        at = torch.arange(part.shelf.width, device=self.device)
+        seen = at < torch.tensor(part.shelf.length, device=self.device)[:, None]
+        position = torch.tensor(self.positions, device=self.device)
+        if window is None or int(position.max()) < window:
+            return _additive(seen)[:, None, None]
+        first = (position - window)[part.gather]
+        return _additive(seen[:, None] & (at > first[..., None]))[:, None]
 
 
-def sum_blocks(x: Tensor) -> Tensor:
-    """The sum over the first dimension in a fixed order: any number of zero blocks behind changes no bit."""
-    while x.shape[0] > FAN:
-        x = torch.nn.functional.pad(x, (0, 0) * (x.dim() - 1) + (0, -x.shape[0] % FAN))
-        x = _sequential(x.view(-1, FAN, *x.shape[1:]).transpose(0, 1))
-    return _sequential(x)
+def _additive(seen: Tensor) -> Tensor:
+    return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, float("-inf"))
 
 
-def _sequential(x: Tensor) -> Tensor:
-    total = x[0]
-    for part in x[1:]:
-        total = total + part
-    return total
+def _attend(query: Tensor, shelf: Shelf, layer: int, mask: Tensor, scaling: float,
+            softcap: float | None, windowless: bool = True) -> tuple[Tensor, Tensor]:
+    """(output, log-sum-exp of the scores) of queries [entries, kv heads, n, width] against a shelf's entries.
+
+    A query that may read nothing gets zeros and a log-sum-exp of -inf.
+    """
+    num = len(shelf.names)
+    key, value = (store[layer][:num].transpose(1, 2) for store in shelf.stores)
+    if query.device.type == "cpu" and softcap is None and key.shape[-1] == value.shape[-1]:
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, False, attn_mask=mask, scale=scaling)
+        return out, lse if windowless else lse.masked_fill((mask == float("-inf")).all(-1), float("-inf"))
+    return plain_attention(query, key, value, mask, scaling, softcap)
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float,
+                    softcap: float | None) -> tuple[Tensor, Tensor]:
+    """The same by its definition, with a soft-cap: what runs where no fused kernel does, fp32 or finer inside.
+
+    The products have a multiple of 8 rows: the bits of fewer depend on how many entries there are.
+    """
+    num = query.shape[2]
+    if num % MIN_ROWS:
+        mask = pad(mask, (0, 0, 0, -num % MIN_ROWS)) if mask.shape[2] > 1 else mask
+        out, lse = plain_attention(pad(query, (0, 0, 0, -num % MIN_ROWS)), key, value, mask, scaling, softcap)
+        return out[:, :, :num], lse[:, :, :num]
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    scores = (query @ key.transpose(-1, -2)).to(dtype) * scaling
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores + mask
+    top = scores.amax(-1, keepdim=True).clamp_min(torch.finfo(dtype).min)
+    weights = (scores - top).exp()
+    total = weights.sum(-1, keepdim=True)
+    out = (weights.to(value.dtype) @ value).to(dtype) / total.clamp_min(torch.finfo(dtype).tiny)
+    return out.to(query.dtype), (total.log() + top)[..., 0]
