@@ -165,7 +165,8 @@ def evaluate_recipe(recipe: Recipe, every_row: bool = False) -> dict[str, Any]:
         torch.set_num_threads(recipe.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = Policy.load(recipe.model, device, tokenizer=tokenizer)
-    engine = Engine(policy, max_rows=recipe.sample.max_rows, stop=recipe.sample.stop)
+    engine = Engine(policy, max_rows=recipe.sample.max_rows, stop=recipe.sample.stop,
+                    kv_memory_gib=recipe.sample.kv_memory_gib)
     sampling = Sampling(recipe.evaluate.temperature, recipe.sample.top_k, recipe.sample.top_p, recipe.sample.min_p)
     with Judge(specs) as judge:
         strict = evaluate(engine, judge, prompts.held_out, samples=recipe.evaluate.samples, sampling=sampling,

@@ -148,6 +148,10 @@ class SampleSection:
     min_p: float = key(0.0, "keep tokens at least min_p times as likely as the likeliest", between(0, 1))
     stop: list = key([], "strings that end a completion")
     max_rows: int = key(256, "completions decoded at a time; changes memory and speed, never the tokens", at_least(1))
+    kv_memory_gib: float | None = key(None, "GiB that keys and values of completions in flight may take; default: half "
+                                            "of what is free when sampling begins", above(0))
+    over_request: float = key(0.0, "share of further groups in flight beside those a step needs; what is unfinished "
+                                   "when a step has enough goes on in the next", between(0, 1))
 
 
 @dataclass(frozen=True)
@@ -653,6 +657,9 @@ def check_advantage(recipe: Recipe) -> None:
     if sample.oversample and advantage.flat == "keep":
         raise RecipeError("recipe: sample.oversample samples more prompts to choose from, but advantage.flat keep "
                           "chooses none; set advantage.flat to drop or refill")
+    if sample.over_request and (sample.oversample or advantage.flat == "refill"):
+        raise RecipeError("recipe: sample.over_request ends a step's sampling early, which cannot be combined with "
+                          "sample.oversample or advantage.flat refill, which sample more; drop one of them")
     if advantage.flat != "keep" and sample.group_size < 2:
         raise RecipeError(f"recipe: advantage.flat is {advantage.flat}, but a group of one is always flat; set "
                           "sample.group_size to 2 or more, or advantage.flat to keep")

@@ -37,6 +37,7 @@ from grpo.prompts import PromptStream, check_template, load_rows, make_prompts, 
 from grpo.ranks import Ranks
 from grpo.recipe import ModelSection, Recipe, RecipeError, differences, read_yaml, to_yaml
 from grpo.record import step_record
+from grpo.rollout.draft import Carried
 from grpo.rollout.engine import Engine
 from grpo.rollout.sampler import Sampling
 from grpo.types import Batch, Prompt, ScoredGroup
@@ -84,6 +85,7 @@ class Trainer:
                               f"are left, fewer than sample.prompts ({recipe.sample.prompts}); lower sample.max_tokens "
                               "or sample.prompts")
         self.groups: list[ScoredGroup] = []
+        self.carried: list[Carried] = []
         self.before: dict[str, Any] | None = None
         self.after: dict[str, Any] | None = None
         self.num_steps, self.stopped = 0, False
@@ -137,12 +139,13 @@ class Trainer:
         Where flat groups are refilled, other prompts are sampled in their place, so many times at most.
         """
         section, wanted = self.recipe.advantage, self.recipe.sample.prompts
-        number = wanted + math.ceil(wanted * self.recipe.sample.oversample)
+        number = wanted + math.ceil(wanted * (self.recipe.sample.oversample + self.recipe.sample.over_request))
+        number -= sum(self.ranks.gather([len(self.carried)]))
         groups: list[ScoredGroup] = []
         left_out: dict[int, str] = {}
         seconds = {"sample": 0.0, "judge": 0.0}
         for _ in range(1 + (section.refills if section.flat == "refill" else 0)):
-            prompts = self.curriculum.take(number, groups)
+            prompts = self.curriculum.take(number, [*groups, *self.carried])
             found, spent = self._sample_and_judge(prompts, step)
             groups += found
             seconds = {phase: seconds[phase] + spent[phase] for phase in seconds}
@@ -153,15 +156,19 @@ class Trainer:
         return groups, left_out, seconds
 
     def _sample_and_judge(self, prompts: Sequence[Prompt], step: int) -> tuple[list[ScoredGroup], dict[str, float]]:
-        """Scored groups in the order of `prompts`; a group is judged while others are still sampled."""
+        """Scored groups, carried ones first, in the order of `prompts`; one is judged while others are sampled."""
         begun = time.perf_counter()
         sample, ranks = self.recipe.sample, self.ranks
-        mine = list(range(len(prompts)))[ranks.rank::ranks.world]
-        sampling = Sampling(sample.temperature, sample.top_k, sample.top_p, sample.min_p)
-        pending = [(mine[place], self.judge.submit(group)) for place, group in self.engine.sample(
+        mine, carried = list(range(len(prompts)))[ranks.rank::ranks.world], self.carried
+        order = [(0, ranks.rank, i) for i in range(len(carried))] + [(1, i, 0) for i in mine]
+        enough = len(range(sample.prompts)[ranks.rank::ranks.world]) if sample.over_request else None
+        pending = [(order[place], self.judge.submit(group)) for place, group in self.engine.sample(
             [prompts[i] for i in mine], group_size=sample.group_size, max_tokens=sample.max_tokens,
-            sampling=sampling, seed=("train", self.recipe.seed, step))]
+            sampling=Sampling(sample.temperature, sample.top_k, sample.top_p, sample.min_p),
+            seed=("train", self.recipe.seed, step), enough=enough, carried=carried)]
         sampled = time.perf_counter()
+        self.carried = self.engine.carried
+        self.log.say(*self.engine.stats.notes)
         scored = ranks.gather([(place, group.result()) for place, group in pending])
         seconds = {"sample": sampled - begun, "judge": time.perf_counter() - sampled}
         return [group for _, group in sorted(scored, key=lambda item: item[0])], seconds
@@ -240,7 +247,8 @@ class Trainer:
         self.curriculum = Curriculum(
             self.stream, self._accurate, flat=section.flat, flat_by=section.flat_by, retire_at=section.retire_at,
             low=recipe.data.pass_low, high=recipe.data.pass_high, again=recipe.data.pass_again)
-        self.engine = Engine(self.policy, max_rows=recipe.sample.max_rows, stop=recipe.sample.stop)
+        self.engine = Engine(self.policy, max_rows=recipe.sample.max_rows, stop=recipe.sample.stop,
+                             kv_memory_gib=recipe.sample.kv_memory_gib)
         total = recipe.steps * recipe.optim.updates * recipe.optim.epochs
         optimizer = Optimizer(self.policy.trainable(), recipe.optim, total,
                               scale_loss=self.policy.base.dtype == torch.float16)
@@ -277,7 +285,7 @@ class Trainer:
         with torch.no_grad():
             for name, p in self.policy.trainable().items():
                 p.copy_(saved.weights[name])
-        self.policy.weights_changed()
+        self.policy.version = saved.state["version_of_weights"]
         self.learner.restore({"optimizer": saved.optimizer, "reference": saved.reference,
                               "bonus": saved.state["bonus"]})
         state = saved.state
@@ -286,17 +294,23 @@ class Trainer:
         self.num_steps, self.seconds = saved.step, state["seconds"]
         self.ledger, self.tokens, self.before = dict(state["ledger"]), dict(state["tokens"]), state["before"]
         self._examples_before = state["examples_before"]
+        prompts = {prompt.id: prompt for prompt in self.prompts.train}
+        carried = [Carried.from_mapping(values, prompts) for values in state["carried"]]
+        self.carried = carried[self.ranks.rank::self.ranks.world]
+        self.engine.expected = dict(state["expected"])
         return state["wandb_id"]
 
     def save_checkpoint(self) -> Path | None:
         """Write everything this run needs to go on from here; returns the folder (None on other ranks)."""
-        self.ranks.wait()
+        carried = self.ranks.gather([group.to_mapping() for group in self.carried])
+        expected = dict(self.ranks.gather(list(self.engine.expected.items())))
         if not self.ranks.main:
             return None
         learner = self.learner.state()
         state = {"stream": self.stream.state(), "pass_rates": self.curriculum.state(), "bonus": learner["bonus"],
                  "seconds": self.seconds, "ledger": self.ledger, "tokens": self.tokens,
                  "before": finite(self.before), "examples_before": self._examples_before,
+                 "carried": carried, "expected": expected, "version_of_weights": self.policy.version,
                  "wandb_id": self.log.wandb_id, "version": __version__}
         return checkpoint.save(self.folder, checkpoint.Checkpoint(
             self.num_steps, {name: p.data for name, p in self.policy.trainable().items()}, learner["optimizer"],
@@ -307,6 +321,7 @@ class Trainer:
         self.after = self._evaluate(self.num_steps, "after training") if self.num_steps else self.before
         if self._stopping():
             return
+        self._book_carried()
         if self.ranks.main:
             with checkpoint.said_by_the_disk(self.folder / "final"):
                 self.policy.save(self.folder / "final")
@@ -314,6 +329,12 @@ class Trainer:
             self.log.say(f"judge: {self.judge.cached:.0%} of the verdicts were known from an equal completion")
         self._finished = True
         self.ranks.wait()
+
+    def _book_carried(self) -> None:
+        """What was carried to a step that never came was sampled in vain."""
+        number = sum(self.ranks.gather([sum(len(group.completions) for group in self.carried)]))
+        for book in ("sampled", "cancelled"):
+            self.ledger[book] = self.ledger.get(book, 0) + number
 
     def _write_summary(self) -> None:
         summary = {"name": self.recipe.name, "steps": self.num_steps, "before": self.before, "after": self.after,

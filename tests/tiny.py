@@ -32,6 +32,8 @@ FAMILIES: dict[str, dict] = {
     "llama": {},
     "qwen2": {},
     "qwen3": {"head_dim": 8},
+    "gemma": {"head_dim": 8},
+    "smollm3": {"no_rope_layers": [1, 0], "pad_token_id": 0},
     "gemma3_text": {**_SLIDING, "tie_word_embeddings": False},
     "gemma2": {**_SLIDING, "attn_logit_softcapping": 4.0, "final_logit_softcapping": 9.0},
     "mistral": {"sliding_window": 9},

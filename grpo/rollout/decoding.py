@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Callable, Collection, Iterator, Sequence
 
 import torch
@@ -50,9 +51,9 @@ class EngineStats:
 class Decoding:
     """Writes drafts with the policy's own modules; `run` yields each as it ends."""
 
-    def __init__(self, policy: Policy, stats: EngineStats, *, max_rows: int, budget: float):
+    def __init__(self, policy: Policy, stats: EngineStats, *, max_rows: int, budget: float, token_bytes: int = 0):
         self.policy, self.stats, self.max_rows, self.budget = policy, stats, max_rows, budget
-        self.slots = Slots(policy.device)
+        self.slots = Slots(policy.device, token_bytes=token_bytes)
         self.queue: deque[Draft] = deque()
         self.live: dict[Draft, None] = {}
         self.prefixes: dict[tuple[int, ...], dict[int, KeyValue]] = {}  # of short prompts that are waited for
@@ -69,7 +70,7 @@ class Decoding:
                     self._leave(draft)
                     draft.finish = "cancelled"
                     yield draft
-            self._spare_memory(self._admit)
+            self._admit()
             if self.live:
                 yield from self._spare_memory(lambda: self._step(sampling, stops)) or ()
 
@@ -90,12 +91,14 @@ class Decoding:
         while len(taken) < len(self.queue) and len(self.live) + len(taken) < self.max_rows:
             draft = self.queue[len(taken)]
             free -= self._cost(draft, draft.prompt.token_ids in known)
-            if free < 0 and (self.live or taken):
-                break
+            if (free < 0 or not self.slots.token_bytes) and (self.live or taken):
+                break  # too much, or nobody knows yet how much a token takes
             known.add(draft.prompt.token_ids)
             taken.append(draft)
         for chunk in _chunks(taken):
-            self._start(chunk)
+            self._spare_memory(partial(self._start, chunk), len(chunk))
+            if chunk[0] not in self.slots.home:
+                break
             for draft in chunk:
                 self.queue.popleft()
                 self.live[draft] = None
@@ -209,14 +212,17 @@ class Decoding:
         draft.fed = 0
         self.queue.appendleft(draft)
 
-    def _spare_memory(self, work: Callable[[], list[Draft] | None]) -> list[Draft] | None:
+    def _spare_memory(self, work: Callable[[], list[Draft] | None], starting: int = 0) -> list[Draft] | None:
         """Do `work`; where memory runs out, go on with half as many rows, which lose nothing but time."""
+        wanted = len(self.live) + starting
         try:
             return work()
         except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error) or len(self.live) <= MIN_ROWS:
+            if not is_out_of_memory(error) or wanted <= MIN_ROWS:
                 raise
-        self.max_rows = max(MIN_ROWS, len(self.live) // 2)
+        self.max_rows = max(MIN_ROWS, wanted // 2)
+        for row in [row for row in self.slots.home if row not in self.live]:
+            self.slots.drop(row)
         for draft in [draft for draft in self.live if draft not in self.slots.home]:
             self._put_back(draft)
         youngest = sorted(self.live, key=lambda draft: (len(draft.tokens), -draft.place, -draft.index))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Sequence
+from typing import Any, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,6 +23,21 @@ class Carried:
     prompt: Prompt
     seeds: tuple[int, ...]
     completions: tuple[Completion, ...]
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
+        return {"prompt": self.prompt.id, "seeds": self.seeds, "completions": [
+            {"token_ids": c.token_ids, "sampled_logps": c.sampled_logps.tolist(), "finish": c.finish, "stop": c.stop,
+             "versions": c.versions, "log_kept": None if c.log_kept is None else c.log_kept.tolist()}
+            for c in self.completions]}
+
+    @staticmethod
+    def from_mapping(values: Mapping[str, Any], prompts: Mapping[str, Prompt]) -> Carried:
+        return Carried(prompts[values["prompt"]], tuple(values["seeds"]), tuple(
+            Completion("", tuple(c["token_ids"]), torch.tensor(c["sampled_logps"]), c["finish"], c["stop"],
+                       tuple(map(tuple, c["versions"])),
+                       None if c["log_kept"] is None else torch.tensor(c["log_kept"]))
+            for c in values["completions"]))
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +62,7 @@ class Draft:
     stop: int | str | None = None
     fed: int = 0
     known: int = 0
+    carried: bool = False
 
     @property
     def next_input(self) -> int:
@@ -61,7 +77,8 @@ class Draft:
         """Go on from what an earlier call sampled."""
         self.tokens, self.logps = list(completion.token_ids), completion.sampled_logps.tolist()
         self.log_kept = [] if completion.log_kept is None else completion.log_kept.tolist()
-        self.spans, self.known = list(completion.versions), len(self.tokens)
+        self.spans = [span for span in completion.versions if span[1] < span[2]]
+        self.known, self.carried = len(self.tokens), True
         if completion.finish != "cancelled":
             self.finish, self.stop = completion.finish, completion.stop
 
@@ -86,8 +103,8 @@ class Draft:
         text = policy.tokenizer.decode(spoken, clean_up_tokenization_spaces=False)
         if isinstance(self.stop, str):
             text = text.partition(self.stop)[0]
-        spans = self.spans if self.known == len(self.tokens) and self.spans else \
-            [*self.spans, (policy.version, self.known, len(self.tokens))]
+        new = [(policy.version, self.known, len(self.tokens))]
+        spans = self.spans if self.spans and self.known == len(self.tokens) else self.spans + new
         return Completion(
             text=text, token_ids=tuple(self.tokens), sampled_logps=torch.tensor(self.logps, dtype=torch.float32),
             finish=self.finish, stop=self.stop, versions=tuple(spans),

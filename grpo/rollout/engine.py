@@ -7,6 +7,7 @@ cannot be served from here).
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from typing import Callable, Iterator, Sequence
@@ -39,6 +40,7 @@ class Engine:
         self.carried: list[Carried] = []
         self.expected: dict[str, float] = {}
         self._cancelled: set[int] = set()
+        self._token_bytes = 0
 
     def sample(self, prompts: Sequence[Prompt], *, group_size: int, max_tokens: int | Callable[[Prompt, int], int],
                sampling: Sampling, seed: Sequence[object], interrupted: Callable[[], bool] = lambda: False,
@@ -114,14 +116,14 @@ class Engine:
 
     def _written(self, drafts: Sequence[Draft], sampling: Sampling,
                  unwanted: Callable[[], set[int] | None]) -> Iterator[Draft]:
-        """Each draft as it ends; the groups expected to be longest begin first, those carried before all."""
-        usual = sum(self.expected.values()) / max(1, len(self.expected))
-        first = min((draft.place for draft in drafts if not draft.known), default=0)
+        """Each draft as it ends; carried ones begin first, then prompts not met before, then the longest expected."""
         length = self.expected
-        ordered = sorted(drafts, key=lambda draft: (draft.place >= first, -length.get(draft.prompt.id, usual),
+        ordered = sorted(drafts, key=lambda draft: (not draft.carried, -length.get(draft.prompt.id, math.inf),
                                                     draft.place, draft.index))
-        work = Decoding(self.policy, self.stats, max_rows=self.max_rows, budget=self._budget())
-        return work.run(ordered, sampling, self.stops, unwanted)
+        work = Decoding(self.policy, self.stats, max_rows=self.max_rows, budget=self._budget(),
+                        token_bytes=self._token_bytes)
+        yield from work.run(ordered, sampling, self.stops, unwanted)
+        self._token_bytes = work.slots.token_bytes
 
     def _budget(self) -> float:
         """Bytes that keys and values may take."""

@@ -9,7 +9,7 @@ needed beyond the first blocks. Rows come and go by moving the last row of a she
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -163,7 +163,7 @@ class Slots(Cache):
     writes the new keys and values and attends.
     """
 
-    def __init__(self, device: torch.device | str = "cpu", *, shared: int = SHARED):
+    def __init__(self, device: torch.device | str = "cpu", *, shared: int = SHARED, token_bytes: int = 0):
         super().__init__(layers=[])
         self.device, self.shared = torch.device(device), shared
         self.rows: dict[int, Shelf] = {}
@@ -176,7 +176,7 @@ class Slots(Cache):
         self._shared_parts: list[_Part] = []
         self._order: list[Any] = []
         self._dtype = torch.float32
-        self._token_bytes = 0
+        self._token_bytes = token_bytes
 
     # -- rows ---------------------------------------------------------------------------------------------
 
@@ -208,7 +208,12 @@ class Slots(Cache):
             self.readers[prompt], self.ahead[prompt] = 0, length
         self.readers[prompt] += len(rows)
         self.of |= dict.fromkeys(rows, prompt)
-        self._stand(rows, cut(prefix, 0, 0), 0)
+        try:
+            self._stand(rows, cut(prefix, 0, 0), 0)
+        except (MemoryError, RuntimeError):
+            for row in rows:
+                self._stop_reading(row)
+            raise
 
     def extend(self, row: Any, own: Prefix, length: int) -> None:
         """Give a row that was just added `length` tokens of its own: a completion that is gone on with."""
@@ -228,9 +233,13 @@ class Slots(Cache):
 
     def drop(self, row: Any) -> None:
         """Forget a row, and its prompt if no other row reads it."""
-        width = self.home.pop(row)
-        self.rows[width].drop(row)
-        self._tidy(self.rows, width)
+        if row in self.home:  # not where memory ran out while it was moved
+            width = self.home.pop(row)
+            self.rows[width].drop(row)
+            self._tidy(self.rows, width)
+        self._stop_reading(row)
+
+    def _stop_reading(self, row: Any) -> None:
         prompt = self.of.pop(row, None)
         if prompt is not None:
             self.readers[prompt] -= 1
@@ -270,6 +279,7 @@ class Slots(Cache):
             return
         for row in full:
             held, length = shelf.take(row)
+            del self.home[row]
             self._stand([row], held, length)
         self._tidy(self.rows, width)
 
@@ -355,7 +365,7 @@ class Slots(Cache):
                          .reshape(entries * most, kv_heads, repeats, -1).index_select(0, part.scatter)
                          for x in (found, weight[..., None]))
         rows = part.written
-        share = torch.sigmoid(weight[..., 0] - lse.index_select(0, rows))[..., None]
+        share = steady(torch.sigmoid, weight[..., 0] - lse.index_select(0, rows))[..., None]
         own, found = (x.to(share.dtype) for x in (out.index_select(0, rows), found))
         out.index_copy_(0, rows, torch.lerp(own, found, share).to(out.dtype))
 
@@ -423,4 +433,13 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, sca
     weights = (scores - top).exp()
     total = weights.sum(-1, keepdim=True)
     out = (weights.to(value.dtype) @ value).to(dtype) / total.clamp_min(torch.finfo(dtype).tiny)
-    return out.to(query.dtype), (total.log() + top)[..., 0]
+    return out.to(query.dtype), (steady(torch.log, total) + top)[..., 0]
+
+
+def steady(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`function` of each element, with bits that do not depend on how many there are.
+
+    torch computes what is left over after whole vectors (up to 64 numbers) by another routine, which rounds
+    otherwise.
+    """
+    return function(pad(x.reshape(-1), (0, -x.numel() % 64)))[:x.numel()].view(x.shape)
