@@ -1,0 +1,101 @@
+"""Completions by transformers' own `generate`, for models whose attention the engine cannot take over.
+
+Slower: the prompt is repeated for each completion, the keys of each are stored apart, and a batch runs until its
+longest row ends. Tokens are drawn by the same sampler with the same noise, so the semantics do not change.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Collection, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, StoppingCriteria
+
+from grpo.policy import Policy
+from grpo.rollout.decoding import EngineStats
+from grpo.rollout.draft import Draft, Stops, tensor_of
+from grpo.rollout.sampler import Sampling, sample
+
+
+class Generating:
+    """Writes drafts with `generate`, those of equal length together; `run` yields each as its batch ends."""
+
+    def __init__(self, policy: Policy, stats: EngineStats, *, max_rows: int):
+        self.policy, self.stats, self.max_rows = policy, stats, max_rows
+
+    @torch.no_grad()
+    def run(self, drafts: Sequence[Draft], sampling: Sampling, stops: Stops,
+            unwanted: Callable[[], Collection[int] | None]) -> Iterator[Draft]:
+        """Yield each draft when it has ended, or cancelled when its place is `unwanted` (None: all are)."""
+        by_length: dict[int, list[Draft]] = {}
+        for draft in drafts:
+            by_length.setdefault(draft.length, []).append(draft)
+        for same in by_length.values():
+            for start in range(0, len(same), self.max_rows):
+                batch = same[start:start + self.max_rows]
+                self._generate(batch, sampling, stops, unwanted)
+                for draft in batch:
+                    draft.finish = draft.finish or "cancelled"
+                yield from batch
+
+    def _generate(self, drafts: list[Draft], sampling: Sampling, stops: Stops,
+                  unwanted: Callable[[], Collection[int] | None]) -> None:
+        for draft in drafts:
+            draft.fed = draft.known
+        ids = torch.tensor([[*draft.prompt.token_ids, *draft.tokens] for draft in drafts], device=self.policy.device)
+        writing = _Writing(self, drafts, sampling, stops, unwanted)
+        if writing.over():
+            return
+        self.stats.prefill_tokens += ids.numel()
+        self.policy.model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, use_cache=True, eos_token_id=None,
+            pad_token_id=0, max_new_tokens=max(draft.limit - len(draft.tokens) for draft in drafts),
+            logits_processor=[writing], stopping_criteria=[_Ended(writing)])
+
+
+class _Writing(LogitsProcessor):
+    """Draws a batch's tokens by the library's sampler, books them, and makes `generate` take them."""
+
+    def __init__(self, work: Generating, drafts: list[Draft], sampling: Sampling, stops: Stops,
+                 unwanted: Callable[[], Collection[int] | None]):
+        self.work, self.drafts, self.sampling, self.stops, self.unwanted = work, drafts, sampling, stops, unwanted
+        self.gone: set[int] = set()
+
+    def over(self) -> bool:
+        """Whether nobody waits for any draft that has not ended."""
+        gone = self.unwanted()
+        if gone is None:
+            self.gone |= {draft.place for draft in self.drafts}
+        else:
+            self.gone |= set(gone)
+        return not self._open()
+
+    def _open(self) -> list[Draft]:
+        return [draft for draft in self.drafts if not draft.finish and draft.place not in self.gone]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        drafts, policy, rows = self.drafts, self.work.policy, len(self.drafts)
+        device = scores.device
+        seed_R = tensor_of([draft.seed for draft in drafts], rows, device)
+        drawn_R = tensor_of([draft.fed for draft in drafts], rows, device)
+        token_R, logp_R, log_kept_R = sample(scores[:, :policy.vocab_size], seed_R, drawn_R, self.sampling)
+        kept = [None] * rows if log_kept_R is None else log_kept_R.tolist()
+        stats, alive = self.work.stats, {id(draft) for draft in self._open()}
+        for draft, token, logp, log_kept in zip(drafts, token_R.tolist(), logp_R.tolist(), kept):
+            if id(draft) in alive:
+                draft.take(token, logp, log_kept, self.stops)
+        stats.steps, stats.rows_computed = stats.steps + 1, stats.rows_computed + rows
+        stats.rows_alive += len(alive)
+        forced = torch.full_like(scores, float("-inf"))
+        return forced.scatter_(1, token_R.clamp_min(0)[:, None], 0.0)
+
+
+class _Ended(StoppingCriteria):
+    """Ends `generate` once every draft has ended or is no longer waited for."""
+
+    def __init__(self, writing: _Writing):
+        self.writing = writing
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        return torch.full((len(input_ids),), self.writing.over(), device=input_ids.device)
