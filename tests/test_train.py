@@ -66,6 +66,7 @@ VARIANTS = {
     "lora": ["model.lora.rank=4", "loss.beta=0.01"],
     "bfloat16": ["model.dtype=bfloat16"],
     "float16": ["model.dtype=float16"],
+    "over-requested": ["sample.over_request=0.5", "sample.max_rows=16", "steps=5"],
 }
 
 
@@ -79,6 +80,26 @@ def test_a_resumed_run_equals_one_never_stopped(tmp_path: Path, variant: str) ->
     trainer.close()
     run(tmp_path / "cut", *VARIANTS[variant], resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_groups_that_a_step_did_not_wait_for_go_on_in_the_next_and_none_is_lost(tmp_path: Path) -> None:
+    trainer = Trainer(recipe(tmp_path / "run", "sample.over_request=0.5", "sample.max_rows=16", "steps=5",
+                             "evaluate.every=1"))
+    names, carried = [], []
+    for record in trainer:
+        names += [group.prompt.id for group in trainer.groups]
+        assert len(trainer.groups) >= 6 and record["ledger/sampled"] == 4 * len(trainer.groups)
+        spans = [c.versions for group in trainer.groups for c in group.completions]
+        old = [versions for versions in spans if len(versions) > 1]
+        assert all(first[0] < second[0] and first[2] == second[1] for first, second, *_ in old)
+        assert record["completion/carried"] == len(old)
+        carried.append(len(old))
+    assert any(carried) and not carried[0]
+    left = [group.prompt.id for group in trainer.carried]
+    ledger = summary(tmp_path / "run")["ledger"]
+    assert len(left) == 3 and ledger["cancelled"] == 12 and ledger["sampled"] == 4 * (len(names) + 3)
+    drawn = trainer.stream.prompts  # the first epoch, in its order
+    assert len(set(names + left)) == len(names + left) == len(names) + 3 <= len(drawn)
 
 
 def test_the_same_seed_gives_the_same_run_twice_and_another_seed_another(tmp_path: Path) -> None:

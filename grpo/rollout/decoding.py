@@ -53,7 +53,7 @@ class Decoding:
 
     def __init__(self, policy: Policy, stats: EngineStats, *, max_rows: int, budget: float, token_bytes: int = 0):
         self.policy, self.stats, self.max_rows, self.budget = policy, stats, max_rows, budget
-        self.slots = Slots(policy.device, token_bytes=token_bytes)
+        self.slots = Slots(policy.device, token_bytes=token_bytes or self._measure())
         self.queue: deque[Draft] = deque()
         self.live: dict[Draft, None] = {}
         self.prefixes: dict[tuple[int, ...], dict[int, KeyValue]] = {}  # of short prompts that are waited for
@@ -74,6 +74,12 @@ class Decoding:
             if self.live:
                 yield from self._spare_memory(lambda: self._step(sampling, stops)) or ()
 
+    @torch.no_grad()
+    def _measure(self) -> int:
+        """What the keys and values of one token take in all layers, in bytes."""
+        stored = self._packed_forward([0], [0], [([0], 0)]).stored.values()
+        return sum(x[:, 0].numel() * x.element_size() for pair in stored for x in pair)
+
     def _leave(self, draft: Draft) -> None:
         if draft in self.live:
             del self.live[draft]
@@ -91,8 +97,8 @@ class Decoding:
         while len(taken) < len(self.queue) and len(self.live) + len(taken) < self.max_rows:
             draft = self.queue[len(taken)]
             free -= self._cost(draft, draft.prompt.token_ids in known)
-            if (free < 0 or not self.slots.token_bytes) and (self.live or taken):
-                break  # too much, or nobody knows yet how much a token takes
+            if free < 0 and (self.live or taken):
+                break
             known.add(draft.prompt.token_ids)
             taken.append(draft)
         for chunk in _chunks(taken):

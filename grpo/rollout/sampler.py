@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+CACHED = 2**17  # logits whose noise is computed at a time on a CPU
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -41,19 +43,23 @@ def sample(logits_RV: Tensor, seed_R: Tensor, position_R: Tensor,
     Log-probs are fp32, under the distribution that was drawn from. A row whose logits hold NaN, or nothing
     finite, gets token -1 and log-prob NaN; the other rows are not touched.
     """
+    rows = max(1, CACHED // logits_RV.shape[-1])
+    if logits_RV.device.type == "cpu" and len(logits_RV) > rows:  # many passes over what fits a cache
+        found = [sample(*part, sampling) for part in zip(*(x.split(rows) for x in (logits_RV, seed_R, position_R)))]
+        return tuple(None if column[0] is None else torch.cat(column) for column in zip(*found))
     logits_RV = logits_RV.float()
-    good_R = ~logits_RV.isnan().any(-1) & logits_RV.amax(-1).isfinite()
+    good_R = logits_RV.amax(-1).isfinite()  # NaN too is the largest
     if sampling.temperature == 0:
         logp_RV = logits_RV.log_softmax(-1)
         token_R, log_kept_R = logits_RV.argmax(-1), None
     else:
-        logp_RV = (logits_RV / sampling.temperature).log_softmax(-1)
+        logp_RV = (logits_RV if sampling.temperature == 1 else logits_RV / sampling.temperature).log_softmax(-1)
         log_kept_R = None
         if sampling.filters:
             kept_RV = logp_RV.masked_fill(~keep(logp_RV, sampling), float("-inf"))
             log_kept_R = kept_RV.logsumexp(-1)
             logp_RV = kept_RV - log_kept_R[:, None]
-        token_R = (logp_RV + gumbel(seed_R, position_R, logits_RV.shape[-1])).argmax(-1)
+        token_R = gumbel(seed_R, position_R, logits_RV.shape[-1]).add_(logp_RV).argmax(-1)
     sampled_logp_R = logp_RV.gather(-1, token_R[:, None])[:, 0]
     token_R = torch.where(good_R, token_R, -1)
     return token_R, torch.where(good_R, sampled_logp_R, torch.nan), log_kept_R

@@ -176,7 +176,7 @@ class Slots(Cache):
         self._shared_parts: list[_Part] = []
         self._order: list[Any] = []
         self._dtype = torch.float32
-        self._token_bytes = token_bytes
+        self.token_bytes = token_bytes  # of the keys and values of one token in all layers
 
     # -- rows ---------------------------------------------------------------------------------------------
 
@@ -189,15 +189,6 @@ class Slots(Cache):
         positions = sum(shelf.width * len(shelf.names) for shelves in (self.rows, self.prompts)
                         for shelf in shelves.values())
         return positions * self.token_bytes
-
-    @property
-    def token_bytes(self) -> int:
-        """What the keys and values of one token take in all layers; 0 before any was stored."""
-        shelf = next((shelf for shelves in (self.rows, self.prompts) for shelf in shelves.values()), None)
-        if shelf is not None and shelf.keys:
-            self._token_bytes = sum(tensor[0, 0].numel() * tensor.element_size()
-                                    for store in shelf.stores for tensor in store.values())
-        return self._token_bytes
 
     def add(self, rows: Sequence[Any], prompt: Any, prefix: Prefix, length: int) -> None:
         """Start `rows` behind `prefix`, the keys and values of the `length` tokens of `prompt`."""
