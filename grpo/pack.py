@@ -119,9 +119,17 @@ def pack(rows: Sequence[Row], device: torch.device | str = "cpu") -> PackedRows:
         spans.append(([filler], 0))
     buckets, place_P = bucket_rows(spans, len(tokens), device)
     target = [token for row in rows for token in row.token_ids]
-    return PackedRows(torch.tensor(tokens, device=device), torch.tensor(positions, device=device), buckets, place_P,
-                      torch.cat(source).to(device) if source else torch.zeros(0, dtype=torch.long, device=device),
-                      torch.tensor(target, dtype=torch.long, device=device), tuple(rows))
+    source_T = torch.cat(source) if source else torch.zeros(0, dtype=torch.long)
+    parts = (upload(part, device) for part in (source_T, torch.tensor(target, dtype=torch.long)))
+    return PackedRows(upload(torch.tensor(tokens), device), upload(torch.tensor(positions), device), buckets, place_P,
+                      *parts, tuple(rows))
+
+
+def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """`tensor` on `device`, without the host waiting for the copy."""
+    if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def bucket_rows(spans: Sequence[tuple[list[int], int]], num_tokens: int,
@@ -141,8 +149,8 @@ def bucket_rows(spans: Sequence[tuple[list[int], int]], num_tokens: int,
         column = torch.arange(width)[None, :]
         take = ((column >= skips) & (column < lengths)).reshape(-1).nonzero()[:, 0]
         put.append(gather.reshape(-1)[take])
-        buckets.append(AttentionBucket(gather.to(device), take.to(device)))
+        buckets.append(AttentionBucket(upload(gather, device), upload(take, device)))
     order = torch.cat(put) if put else torch.zeros(0, dtype=torch.long)
     place_P = torch.empty(num_tokens, dtype=torch.long)
     place_P[order] = torch.arange(num_tokens)
-    return tuple(buckets), place_P.to(device)
+    return tuple(buckets), upload(place_P, device)
