@@ -12,7 +12,7 @@ whose range the small entries of U need.
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Protocol, Sequence
 
 import torch
 from torch import Tensor
@@ -26,68 +26,113 @@ MIN_ROWS = 8  # products of fewer rows may round differently
 
 @torch.no_grad()
 def sweep(hidden_TD: Tensor, head: Head, target_T: Tensor, coefficients: Coefficients | None = None,
-          gradients: Gradients | None = None, spans: Sequence[tuple[int, int]] = ()) -> Swept:
-    """See `grpo.kernels.head.sweep`."""
+          gradients: Gradients | None = None, spans: Sequence[tuple[int, int]] = (),
+          steps: type[Steps] | None = None) -> Swept:
+    """See `grpo.kernels.head.sweep`; `steps` are what is done between the products."""
+    steps = steps or Chunk
     number, dtype = len(target_T), statistics_dtype(hidden_TD.dtype)
     logp_T, entropy_T = (torch.empty(number, dtype=dtype, device=hidden_TD.device) for _ in range(2))
     grad_TD = None if coefficients is None else torch.zeros_like(hidden_TD)
     longest = max((end - start for start, end in spans), default=0)
-    buffer_RV = torch.empty(max(MIN_ROWS, longest), len(head.weight_VD), dtype=buffer_dtype(head),
-                            device=hidden_TD.device)
+    buffer_RV = steps.buffer(head, max(MIN_ROWS, longest))
     for start, end in spans:
         part = slice(start, end)
         hidden_RD, target_R = hidden_TD[part], target_T[part]
-        chunk = Chunk(hidden_RD, target_R, head, buffer_RV)
+        chunk = steps(hidden_RD, target_R, head, buffer_RV)
         logp_T[part], entropy_T[part] = chunk.statistics(coefficients is not None)
         if grad_TD is not None:
             g_R, e_R = coefficients(start, end, logp_T[part], entropy_T[part])
-            grad_TD[part] = chunk.backward(g_R, e_R, gradients)
+            grad_TD[part] = backward(chunk, g_R, e_R, gradients)
     return Swept(logp_T, entropy_T, grad_TD)
 
 
-class Chunk:
-    """Some tokens with their logits, which become their unit gradients."""
+class Steps(Protocol):
+    """Some tokens: their logits are computed, then statistics taken, and with gradient ``unit_RV`` is U."""
+
+    hidden_RD: Tensor
+    target_R: Tensor
+    head: Head
+    unit_RV: Tensor
+    logp_R: Tensor | None
+    entropy_R: Tensor | None
+
+    @staticmethod
+    def buffer(head: Head, rows: int) -> Tensor:
+        """What holds the logits of so many tokens."""
+        ...
+
+    def __init__(self, hidden_RD: Tensor, target_R: Tensor, head: Head, buffer_RV: Tensor): ...
+
+    def statistics(self, with_gradient: bool) -> tuple[Tensor, Tensor]:
+        """(logp_R, entropy_R); with gradient the logits are replaced by the unit gradients."""
+        ...
+
+    def mix(self, g_R: Tensor, e_R: Tensor) -> None:
+        """unit := g unit + e dEntropy, up to the sign and factor that `backward` applies."""
+        ...
+
+
+class Chunk(Steps):
+    """The steps in torch: blocks of a few rows at a time, which on a CPU stay in its cache."""
+
+    @staticmethod
+    def buffer(head: Head, rows: int) -> Tensor:
+        return torch.empty(rows, len(head.weight_VD), dtype=buffer_dtype(head), device=head.weight_VD.device)
 
     def __init__(self, hidden_RD: Tensor, target_R: Tensor, head: Head, buffer_RV: Tensor):
         self.hidden_RD, self.target_R, self.head = hidden_RD, target_R, head
         self.unit_RV = product(hidden_RD, head, buffer_RV)
-        self.entropy_R: Tensor | None = None
+        self.logp_R = self.entropy_R = None
 
     def statistics(self, with_gradient: bool) -> tuple[Tensor, Tensor]:
-        """(logp_R, entropy_R); with gradient the logits are replaced by the unit gradients."""
         found = [unit_block(self.unit_RV[a:b], self.target_R[a:b], self.head, with_gradient)
-                 for a, b in self._blocks()]
-        logp_R, self.entropy_R = (torch.cat(parts) for parts in zip(*found))
-        return logp_R, self.entropy_R
+                 for a, b in _blocks(self.unit_RV)]
+        self.logp_R, self.entropy_R = (torch.cat(parts) for parts in zip(*found))
+        return self.logp_R, self.entropy_R
 
-    def _blocks(self) -> list[tuple[int, int]]:
-        size = len(self.target_R)
-        if self.unit_RV.device.type == "cpu":
-            size = max(2, BLOCK_BYTES // (self.unit_RV.shape[1] * 4))
-        return [(a, min(a + size, len(self.target_R))) for a in range(0, len(self.target_R), size)]
+    def mix(self, g_R: Tensor, e_R: Tensor) -> None:
+        if self.head.softcap:
+            mix_again(self, g_R, e_R)
+            return
+        for a, b in _blocks(self.unit_RV):
+            prob_BV = self.unit_RV[a:b].to(g_R.dtype, copy=True)
+            prob_BV.scatter_add_(-1, self.target_R[a:b, None], prob_BV.new_ones(b - a, 1))
+            add_entropy(self, slice(a, b), prob_BV, None, g_R, e_R)
 
-    def _products_again(self) -> Tensor:
-        size = (max(MIN_ROWS, len(self.target_R)), self.unit_RV.shape[1])
-        return product(self.hidden_RD, self.head, self.unit_RV.new_empty(size))
 
-    def backward(self, g_R: Tensor, e_R: Tensor | None, gradients: Gradients | None) -> Tensor:
-        """dL/dh of the chunk; adds dL/dW and dL/db to `gradients`."""
-        row_R, unit_RV, hidden_RD = -self.head.factor * g_R, self.unit_RV, self.hidden_RD
-        if e_R is not None:
-            again_RV = self._products_again() if self.head.softcap else unit_RV
-            for a, b in self._blocks():
-                prob_BV, slope_BV = probabilities(again_RV[a:b], self.target_R[a:b], self.head)
-                add_entropy(unit_RV[a:b], prob_BV, slope_BV, g_R[a:b], e_R[a:b], self.entropy_R[a:b])
-            row_R = torch.full_like(g_R, -self.head.factor)
-        kept = _kept(row_R) if e_R is None else None
-        if kept is not None:
-            unit_RV, row_R, hidden_RD = unit_RV[kept], row_R[kept], hidden_RD[kept]
-        grad_RD = times_weight(unit_RV, self.head).mul_(row_R[:, None])
-        if gradients is not None:
-            add_outer(unit_RV, hidden_RD, row_R, self.head, gradients)
-        if kept is None:
-            return grad_RD
-        return torch.zeros_like(self.hidden_RD, dtype=grad_RD.dtype).index_copy_(0, kept, grad_RD)
+def mix_again(chunk: Steps, g_R: Tensor, e_R: Tensor) -> None:
+    """`Steps.mix` where a soft-cap's slope hides the probabilities: the products are made again."""
+    head, size = chunk.head, max(MIN_ROWS, len(chunk.target_R))
+    again_RV = product(chunk.hidden_RD, head, Chunk.buffer(head, size))
+    for a, b in _blocks(again_RV):
+        z_BV = logits_of(again_RV[a:b], head)
+        slope_BV = 1 - (z_BV * (head.temperature / head.softcap)).square_()
+        add_entropy(chunk, slice(a, b), z_BV.softmax(-1), slope_BV, g_R, e_R)
+
+
+def _blocks(rows_RV: Tensor) -> list[tuple[int, int]]:
+    number, size = rows_RV.shape
+    step = max(2, BLOCK_BYTES // (size * 4)) if rows_RV.device.type == "cpu" else number
+    return [(a, min(a + step, number)) for a in range(0, number, step)]
+
+
+def backward(chunk: Steps, g_R: Tensor, e_R: Tensor | None, gradients: Gradients | None) -> Tensor:
+    """dL/dh of the chunk; adds dL/dW and dL/db to `gradients`."""
+    row_R, hidden_RD, kept = -chunk.head.factor * g_R, chunk.hidden_RD, None
+    if e_R is None:
+        kept = _kept(row_R)
+    else:
+        chunk.mix(g_R, e_R)
+        row_R = torch.full_like(g_R, -chunk.head.factor)
+    unit_RV = chunk.unit_RV
+    if kept is not None:
+        unit_RV, row_R, hidden_RD = unit_RV[kept], row_R[kept], hidden_RD[kept]
+    grad_RD = times_weight(unit_RV, chunk.head).mul_(row_R[:, None])
+    if gradients is not None:
+        add_outer(unit_RV, hidden_RD, row_R, chunk.head, gradients)
+    if kept is None:
+        return grad_RD
+    return torch.zeros_like(chunk.hidden_RD, dtype=grad_RD.dtype).index_copy_(0, kept, grad_RD)
 
 
 def _kept(row_R: Tensor) -> Tensor | None:
@@ -123,22 +168,16 @@ def unit_block(product_BV: Tensor, target_B: Tensor, head: Head, with_gradient: 
     return logp_B, entropy_B
 
 
-def probabilities(kept_BV: Tensor, target_B: Tensor, head: Head) -> tuple[Tensor, Tensor | None]:
-    """(p_BV, slope of the soft-cap or None) from unit gradients, or with a soft-cap from products."""
-    if head.softcap:
-        z_BV = logits_of(kept_BV, head)
-        return z_BV.softmax(-1), 1 - (z_BV * (head.temperature / head.softcap)).square_()
-    one_B1 = torch.ones(len(target_B), 1, dtype=statistics_dtype(kept_BV.dtype), device=kept_BV.device)
-    return kept_BV.to(one_B1.dtype, copy=True).scatter_add_(-1, target_B[:, None], one_B1), None
-
-
-def add_entropy(unit_BV: Tensor, prob_BV: Tensor, slope_BV: Tensor | None, g_B: Tensor, e_B: Tensor,
-                entropy_B: Tensor) -> None:
-    """unit := g unit + e p (log p + entropy) slope, whose product with -factor is the gradient of the products."""
-    rise_BV = torch.xlogy(prob_BV, prob_BV).addcmul_(prob_BV, entropy_B[:, None]).mul_(e_B[:, None])
+def add_entropy(chunk: Steps, block: slice, prob_BV: Tensor, slope_BV: Tensor | None, g_R: Tensor, e_R: Tensor) -> None:
+    """unit := g unit + e p (log p + entropy) slope in a block of rows; the target's log p is known to more digits."""
+    at_B, taken_B = chunk.target_R[block, None], (chunk.logp_R + chunk.entropy_R)[block, None]
+    taken_B = taken_B * prob_BV.gather(-1, at_B)
+    rise_BV = torch.xlogy(prob_BV, prob_BV).addcmul_(prob_BV, chunk.entropy_R[block, None])
+    rise_BV.scatter_(-1, at_B, taken_B).mul_(e_R[block, None])
     if slope_BV is not None:
         rise_BV.mul_(slope_BV)
-    unit_BV.copy_(rise_BV.addcmul_(unit_BV.to(rise_BV.dtype), g_B[:, None]))
+    unit_BV = chunk.unit_RV[block]
+    unit_BV.copy_(rise_BV.addcmul_(unit_BV.to(rise_BV.dtype), g_R[block, None]))
 
 
 # ---- the three products -----------------------------------------------------------------------------------------
@@ -177,7 +216,10 @@ def add_outer(unit_RV: Tensor, hidden_RD: Tensor, row_R: Tensor, head: Head, gra
     dtype = torch.float32 if head.weight_VD.dtype == torch.float16 else head.weight_VD.dtype
     scaled_RD = (hidden_RD.to(row_R.dtype) * row_R[:, None]).to(dtype)
     if dtype == gradients.weight_VD.dtype:
-        gradients.weight_VD.addmm_(unit_RV.T, scaled_RD)
+        gradients.weight_VD.addmm_(unit_RV.T.to(dtype), scaled_RD)
+    elif unit_RV.device.type == "cuda":
+        torch.addmm(gradients.weight_VD, unit_RV.to(dtype).T, scaled_RD, out_dtype=torch.float32,
+                    out=gradients.weight_VD)
     else:
         for a, b in _slices(head.weight_VD):
             gradients.weight_VD[a:b] += unit_RV[:, a:b].to(dtype).T @ scaled_RD
