@@ -226,6 +226,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=["smollm2"])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--trl-python", help="interpreter of an environment with TRL; default: this one")
+    parser.add_argument("--ours-python", default=sys.executable, help="interpreter for this library; default: this one")
     parser.add_argument("--ours-only", action="store_true")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--updates", type=int, default=3)
@@ -242,7 +243,7 @@ def main() -> None:
         return child(options.child, options.cases[0], options.settings)
     settings = {name: getattr(options, name) for name in
                 ("device", "updates", "warmup", "threads", "micro", "trl_micro", "recompute")}
-    sides = {"ours": sys.executable, **({} if options.ours_only else {"trl": options.trl_python or sys.executable})}
+    sides = {"ours": options.ours_python, **({} if options.ours_only else {"trl": options.trl_python or sys.executable})}
     report = [measured(case, options.rounds, sides, settings) for case in options.cases]
     now = datetime.now(timezone.utc)
     file = options.out / f"learner-{options.device}-{now:%Y-%m-%d}.json"

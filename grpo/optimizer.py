@@ -14,6 +14,7 @@ from typing import Any, Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from grpo.adamw import LeanAdamW
 from grpo.recipe import OptimSection
 
 
@@ -62,10 +63,14 @@ class Optimizer:
         self.num_updates = 0
         decayed = [m for m in self.masters.values() if m.dim() >= 2]
         others = [m for m in self.masters.values() if m.dim() < 2]
-        self.adamw = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": section.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=section.lr, betas=(section.beta1, section.beta2), eps=section.eps,
-            fused=all(m.device.type in ("cpu", "cuda") for m in self.masters.values()))
+        groups = [{"params": decayed, "weight_decay": section.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        numbers = {"lr": section.lr, "betas": (section.beta1, section.beta2), "eps": section.eps}
+        if section.offload or section.state == "8bit":
+            self.adamw: Any = LeanAdamW(groups, **numbers, bits=8 if section.state == "8bit" else 32,
+                                        offload=section.offload)
+        else:
+            fused = all(m.device.type in ("cpu", "cuda") for m in self.masters.values())
+            self.adamw = torch.optim.AdamW(groups, **numbers, fused=fused)
 
     @property
     def lr(self) -> float:

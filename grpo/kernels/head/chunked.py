@@ -20,6 +20,7 @@ from torch import Tensor
 from grpo.kernels.head.spec import Coefficients, Gradients, Head, Swept, buffer_dtype, logits_of, statistics_dtype
 
 BLOCK_BYTES = 2 * 2**20
+ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 SLICE = 4096  # vocabulary entries whose gradient or upcast weight is held at once
 MIN_ROWS = 8  # products of fewer rows may round differently
 
@@ -77,6 +78,7 @@ class Chunk(Steps):
 
     @staticmethod
     def buffer(head: Head, rows: int) -> Tensor:
+        rows = 0 if _by_onednn(head.weight_VD) else rows  # which makes its own
         return torch.empty(rows, len(head.weight_VD), dtype=buffer_dtype(head), device=head.weight_VD.device)
 
     def __init__(self, hidden_RD: Tensor, target_R: Tensor, head: Head, buffer_RV: Tensor):
@@ -184,13 +186,14 @@ def add_entropy(chunk: Steps, block: slice, prob_BV: Tensor, slope_BV: Tensor | 
 
 
 def product(hidden_RD: Tensor, head: Head, buffer_RV: Tensor) -> Tensor:
-    """h W' in `buffer_RV`'s first rows, at its dtype."""
+    """h W' at `buffer_RV`'s dtype, in its first rows unless oneDNN makes its own."""
     number = len(hidden_RD)
     if number < MIN_ROWS:
         hidden_RD = torch.cat([hidden_RD, hidden_RD.new_zeros(MIN_ROWS - number, hidden_RD.shape[1])])
-    out_RV = buffer_RV[:len(hidden_RD)]
-    weight_VD = head.weight_VD
-    if weight_VD.dtype == buffer_RV.dtype:
+    out_RV, weight_VD = buffer_RV[:len(hidden_RD)], head.weight_VD
+    if _by_onednn(weight_VD) and not len(buffer_RV):
+        out_RV = _onednn(hidden_RD, weight_VD)
+    elif weight_VD.dtype == buffer_RV.dtype:
         torch.mm(hidden_RD.to(weight_VD.dtype), weight_VD.T, out=out_RV)
     elif weight_VD.dtype == torch.bfloat16:
         torch.mm(hidden_RD.to(weight_VD.dtype), weight_VD.T, out_dtype=buffer_RV.dtype, out=out_RV)
@@ -198,6 +201,16 @@ def product(hidden_RD: Tensor, head: Head, buffer_RV: Tensor) -> Tensor:
         for a, b in _slices(weight_VD):
             out_RV[:, a:b] = hidden_RD.to(buffer_RV.dtype) @ weight_VD[a:b].to(buffer_RV.dtype).T
     return out_RV[:number]
+
+
+def _by_onednn(weight_VD: Tensor) -> bool:
+    """Whether oneDNN takes the product: float32 on a CPU, 1.3 to 2.5 times as fast as MKL on an AMD EPYC."""
+    return ONEDNN and weight_VD.device.type == "cpu" and weight_VD.dtype == torch.float32
+
+
+def _onednn(left_MK: Tensor, right_NK: Tensor) -> Tensor:
+    """left right' without gradient; the right side may be a transposed view."""
+    return torch.ops.mkldnn._linear_pointwise(left_MK, right_NK, None, "none", [], "")
 
 
 def times_weight(unit_RV: Tensor, head: Head) -> Tensor:
@@ -208,6 +221,8 @@ def times_weight(unit_RV: Tensor, head: Head) -> Tensor:
         for a, b in _slices(weight_VD):
             total_RD.addmm_(unit_RV[:, a:b], weight_VD[a:b].to(unit_RV.dtype))
         return total_RD
+    if _by_onednn(weight_VD) and unit_RV.dtype == torch.float32:
+        return _onednn(unit_RV, weight_VD.T)
     return (unit_RV.to(weight_VD.dtype) @ weight_VD).to(statistics_dtype(weight_VD.dtype))
 
 

@@ -47,9 +47,8 @@ def head_gradient(hidden_TD: Tensor, weight_VD: Tensor, bias_V: Optional[Tensor]
                                 for part in (weight_VD, bias_V)))
     swept = heads.sweep(hidden_TD, head, target_T, lambda a, b, *_: (g_T[a:b], None if e_T is None else e_T[a:b]),
                         gradients)
-    nothing = hidden_TD.new_empty(0)
-    found = (nothing, nothing) if gradients is None else (gradients.weight_VD, gradients.bias_V)
-    return swept.hidden_TD, found[0], hidden_TD.new_empty(0) if found[1] is None else found[1]
+    found = (None, None) if gradients is None else (gradients.weight_VD, gradients.bias_V)
+    return swept.hidden_TD, *(hidden_TD.new_empty(0) if part is None else part for part in found)
 
 
 @head_gradient.register_fake
