@@ -32,7 +32,7 @@ QWEN_15 = {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 
            "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True}
 CASES: dict[str, dict[str, Any]] = {
     "smollm2": {"model": "models/smollm2-dequantised", "prompts": 4, "group": 8, "prompt": 200, "longest": 128,
-                "median": 64, "dtype": "float32", "micro": 1600, "trl_micro": 32},
+                "median": 64, "dtype": "float32", "micro": 1600, "trl_micro": 16},
     **{f"{size}-g{group}-p{prompt}": {"config": config, "prompts": 64 // group, "group": group, "prompt": prompt,
                                       "longest": 2048, "median": 512, "dtype": "bfloat16", "micro": 32768,
                                       "trl_micro": 4}
@@ -243,7 +243,9 @@ def main() -> None:
         return child(options.child, options.cases[0], options.settings)
     settings = {name: getattr(options, name) for name in
                 ("device", "updates", "warmup", "threads", "micro", "trl_micro", "recompute")}
-    sides = {"ours": options.ours_python, **({} if options.ours_only else {"trl": options.trl_python or sys.executable})}
+    sides = {"ours": options.ours_python}
+    if not options.ours_only:
+        sides["trl"] = options.trl_python or sys.executable
     report = [measured(case, options.rounds, sides, settings) for case in options.cases]
     now = datetime.now(timezone.utc)
     file = options.out / f"learner-{options.device}-{now:%Y-%m-%d}.json"

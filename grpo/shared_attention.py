@@ -82,8 +82,8 @@ class _Shared(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query_PHd: Tensor, key_PKd: Tensor, value_PKd: Tensor, made: SharedPlan,
                 scaling: float) -> Tensor:
-        out_PHd = torch.empty(query_PHd.shape, dtype=query_PHd.dtype)
-        lse_PH = torch.empty(query_PHd.shape[:2], dtype=torch.promote_types(query_PHd.dtype, torch.float32))
+        out_PHd = torch.empty_like(query_PHd, memory_format=torch.contiguous_format)
+        lse_PH = query_PHd.new_empty(query_PHd.shape[:2], dtype=torch.promote_types(query_PHd.dtype, torch.float32))
         for own in made.own:
             q, k, v = _rectangle(own, query_PHd, key_PKd, value_PKd)
             out, lse = _forward(q, k, v, 0.0, True, attn_mask=None, scale=scaling)
@@ -101,7 +101,7 @@ class _Shared(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_PHd: Tensor) -> tuple[Any, ...]:
         query_PHd, key_PKd, value_PKd, out_PHd, lse_PH = ctx.saved_tensors
-        grads = [torch.zeros(part.shape, dtype=part.dtype) for part in (query_PHd, key_PKd, value_PKd)]
+        grads = [part.new_zeros(part.shape) for part in (query_PHd, key_PKd, value_PKd)]
         heads = key_PKd.shape[1]
         for own in ctx.made.own:
             q, k, v = _rectangle(own, query_PHd, key_PKd, value_PKd)

@@ -78,7 +78,7 @@ class Chunk(Steps):
 
     @staticmethod
     def buffer(head: Head, rows: int) -> Tensor:
-        rows = 0 if _by_onednn(head.weight_VD) else rows  # which makes its own
+        rows = 0 if by_onednn(head.weight_VD) else rows  # which makes its own
         return torch.empty(rows, len(head.weight_VD), dtype=buffer_dtype(head), device=head.weight_VD.device)
 
     def __init__(self, hidden_RD: Tensor, target_R: Tensor, head: Head, buffer_RV: Tensor):
@@ -191,7 +191,7 @@ def product(hidden_RD: Tensor, head: Head, buffer_RV: Tensor) -> Tensor:
     if number < MIN_ROWS:
         hidden_RD = torch.cat([hidden_RD, hidden_RD.new_zeros(MIN_ROWS - number, hidden_RD.shape[1])])
     out_RV, weight_VD = buffer_RV[:len(hidden_RD)], head.weight_VD
-    if _by_onednn(weight_VD) and not len(buffer_RV):
+    if by_onednn(weight_VD) and not len(buffer_RV):
         out_RV = _onednn(hidden_RD, weight_VD)
     elif weight_VD.dtype == buffer_RV.dtype:
         torch.mm(hidden_RD.to(weight_VD.dtype), weight_VD.T, out=out_RV)
@@ -203,7 +203,7 @@ def product(hidden_RD: Tensor, head: Head, buffer_RV: Tensor) -> Tensor:
     return out_RV[:number]
 
 
-def _by_onednn(weight_VD: Tensor) -> bool:
+def by_onednn(weight_VD: Tensor) -> bool:
     """Whether oneDNN takes the product: float32 on a CPU, 1.3 to 2.5 times as fast as MKL on an AMD EPYC."""
     return ONEDNN and weight_VD.device.type == "cpu" and weight_VD.dtype == torch.float32
 
@@ -221,7 +221,7 @@ def times_weight(unit_RV: Tensor, head: Head) -> Tensor:
         for a, b in _slices(weight_VD):
             total_RD.addmm_(unit_RV[:, a:b], weight_VD[a:b].to(unit_RV.dtype))
         return total_RD
-    if _by_onednn(weight_VD) and unit_RV.dtype == torch.float32:
+    if by_onednn(weight_VD) and unit_RV.dtype == torch.float32:
         return _onednn(unit_RV, weight_VD.T)
     return (unit_RV.to(weight_VD.dtype) @ weight_VD).to(statistics_dtype(weight_VD.dtype))
 
