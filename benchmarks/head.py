@@ -17,6 +17,8 @@ import gc
 import json
 import os
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from datetime import datetime, timezone
@@ -194,14 +196,25 @@ def seconds_of(action: Callable[[], Any], device: str) -> float:
     return time.perf_counter() - begun
 
 
-def peak_of(action: Callable[[], Found], device: str) -> int:
-    """Bytes held at most beyond what is held before; on CPU sampled from the process's resident memory."""
-    gc.collect()
+def peak_of(name: str, key: str, device: str, threads: int) -> int:
+    """Bytes held at most beyond the inputs. On CPU in a process of its own, where freed memory is given back."""
     if device == "cuda":
+        problem = Problem(CASES[name], device, seed=1)
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        action()
+        GPU_PROVIDERS[key](problem)
         return torch.cuda.max_memory_allocated() - before
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+    command = [sys.executable, "-m", "benchmarks.head", "--cases", name, "--peak", key, "--threads", str(threads)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=True)
+    return int(done.stdout.split()[-1])
+
+
+def resident_peak(name: str, key: str) -> int:
+    """The most resident memory during one call, beyond that before it; a small call loaded the code."""
+    CPU_PROVIDERS[key](Problem({**CASES[name], "N": 16, "H": 64, "V": 300}, "cpu", seed=1))
+    problem = Problem(CASES[name], "cpu", seed=1)
+    gc.collect()
     before, most, done = resident(), [0], threading.Event()
 
     def watch() -> None:
@@ -210,7 +223,7 @@ def peak_of(action: Callable[[], Found], device: str) -> int:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    kept = action()
+    kept = CPU_PROVIDERS[key](problem)
     most[0] = max(most[0], resident())
     done.set()
     watcher.join()
@@ -244,7 +257,7 @@ def errors(problem: Problem, found: Found, sampled: int = 48) -> dict[str, float
     return result
 
 
-def measured(name: str, device: str, rounds: int, warmup: int) -> dict[str, Any]:
+def measured(name: str, device: str, rounds: int, warmup: int, threads: int) -> dict[str, Any]:
     """All providers on one case."""
     problem = Problem(CASES[name], device, seed=1)
     providers = dict(GPU_PROVIDERS if device == "cuda" else CPU_PROVIDERS)
@@ -252,9 +265,8 @@ def measured(name: str, device: str, rounds: int, warmup: int) -> dict[str, Any]
     found: dict[str, dict[str, Any]] = {}
     for key, provider in list(providers.items()):
         try:
-            found[key] = {"peak_bytes": peak_of(lambda p=provider: p(problem), device)}
-            if key != "products":
-                found[key] |= {"errors": errors(problem, provider(problem))}
+            found[key] = {"errors": errors(problem, provider(problem)) if key != "products" else {}}
+            found[key] |= {"peak_bytes": peak_of(name, key, device, threads)}
             for _ in range(warmup):
                 provider(problem)
         except Exception as error:  # a peer that is missing or fails is named, the others go on
@@ -290,7 +302,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--list", action="store_true", help="name the cases")
+    parser.add_argument("--peak", choices=CPU_PROVIDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.peak:
+        torch.set_num_threads(options.threads)
+        print(resident_peak(options.cases[0], options.peak))
+        return
     if options.list:
         print(*CASES, sep="\n")
         return
@@ -300,7 +317,7 @@ def main() -> None:
     file = options.out / f"head-{options.device}-{now:%Y-%m-%d-%H%M%S}.json"
     device = torch.cuda.get_device_name() if options.device == "cuda" else f"{os.cpu_count()} CPU cores"
     for name in options.cases or (GPU_CASES if options.device == "cuda" else CPU_CASES):
-        results.append(measured(name, options.device, options.rounds, options.warmup))
+        results.append(measured(name, options.device, options.rounds, options.warmup, options.threads))
         print(*table(results[-1]), sep="\n", flush=True)
         file.write_text(json.dumps({"date": now.isoformat(timespec="seconds"), "device": device,
                                     "torch": torch.__version__, "threads": options.threads, "cases": results},

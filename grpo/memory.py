@@ -11,7 +11,7 @@ These are bytes in use. On a CPU, glibc keeps some of what was freed: the reside
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Iterator, Sequence
 
 import torch
@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from grpo.adamw import BLOCK
-from grpo.kernels.head.chunked import by_onednn
+from grpo.kernels.head.chunked import SLICE_BYTES, by_onednn
 from grpo.kernels.head.spec import Head, buffer_dtype, chunk_rows
 from grpo.loading import with_adapters
 from grpo.pack import micro_batches, pack
@@ -73,10 +73,12 @@ def predict(config: Any, tokenizer: PreTrainedTokenizerBase, model: ModelSection
     chunks = micro_batches(rows, optim.tokens_per_micro_batch)
     largest = max(chunks, key=lambda chunk: sum(r.num_tokens for r in chunk) + sum(
         {r.group: len(r.prompt_ids) for r in chunk}.values()))
-    packed = pack(largest, device)
+    packed = pack(largest)
+    if device != "cpu":
+        packed = replace(packed, shared=None)  # attention without copies of the prompts is the CPU's
     with FakeTensorMode(allow_non_fake_inputs=True):
         policy = _fake_policy(config, tokenizer, model)
-        return _counted(policy, packed, model, optim, loss, len(chunks), sampler_bytes)
+        return _counted(policy, packed, model, optim, loss, len(chunks), device, sampler_bytes)
 
 
 def example_rows(prompts: int, group_size: int, prompt_tokens: int, max_tokens: int) -> list[Row]:
@@ -106,7 +108,7 @@ def _unmoved() -> Iterator[None]:
 
 
 def _counted(policy: Policy, packed: PackedRows, model: ModelSection, optim: OptimSection, loss: LossSection,
-             num_chunks: int, sampler_bytes: int) -> Memory:
+             num_chunks: int, device: str, sampler_bytes: int) -> Memory:
     every, learnt = (list(parts) for parts in (policy.model.parameters(), policy.trainable().values()))
     linear = policy.base.get_output_embeddings()
     weight_VD = linear.weight[:policy.vocab_size]
@@ -123,9 +125,9 @@ def _counted(policy: Policy, packed: PackedRows, model: ModelSection, optim: Opt
         weights=sum(p.numel() * p.element_size() for p in every),
         masters=sum(4 * p.numel() for p in learnt if p.element_size() < 4),
         gradients=all_gradients if num_chunks > 1 else first,
-        moments=_moments(numbers, learnt, optim, str(packed.token_P.device.type)),
+        moments=_moments(numbers, learnt, optim, device),
         reference=sum(p.numel() * p.element_size() for p in learnt) if loss.beta else 0,
-        activations=saved, head=_head(weight_VD, len(packed.target_T)),
+        activations=saved, head=_head(weight_VD, len(packed.target_T), device),
         backward=4 * packed.num_tokens * widest * every[0].element_size(), sampler=sampler_bytes,
         all_gradients=all_gradients)
 
@@ -138,12 +140,12 @@ def _moments(number: int, learnt: Sequence[Tensor], optim: OptimSection, device:
     return sum(2 * p.numel() * max(4, p.element_size()) for p in learnt)
 
 
-def _head(weight_VD: Tensor, number: int) -> int:
-    """A chunk's logits, the gradient of its hidden states, and the weight in oneDNN's own order where that is used."""
+def _head(weight_VD: Tensor, number: int, device: str) -> int:
+    """A chunk's logits, the gradient of its hidden states, and a slice of the weight in oneDNN's own order."""
     head = Head(weight_VD)
-    rows = min(chunk_rows(head), number)
-    ordered = weight_VD.numel() * 4 if by_onednn(weight_VD) else 0
-    return rows * len(weight_VD) * buffer_dtype(head).itemsize + 2 * number * weight_VD.shape[1] * 4 + ordered
+    rows = min(chunk_rows(head, device), number)
+    ordered = 2 * min(weight_VD.numel() * 4, SLICE_BYTES) if device == "cpu" and by_onednn(weight_VD) else 0
+    return rows * len(weight_VD) * buffer_dtype(head, device).itemsize + 2 * number * weight_VD.shape[1] * 4 + ordered
 
 
 def _saved(policy: Policy, packed: PackedRows) -> int:

@@ -45,7 +45,7 @@ def make_updates(case: dict, config: LlamaConfig, tokenizer, number: int) -> Non
     model = LlamaForCausalLM(config).to(getattr(torch, model_section.dtype))
     if model_section.lora:
         model = with_adapters(model, model_section.lora)
-    policy = Policy(model, tokenizer, gradient_checkpointing=model_section.gradient_checkpointing)
+    policy = Policy(model, tokenizer, case.get("device", "cpu"), gradient_checkpointing=model_section.gradient_checkpointing)
     rng = random.Random(0)
     rows = tuple(replace(row, prompt_ids=tuple(rng.choices(range(3, 60), k=len(row.prompt_ids))),
                          token_ids=tuple(rng.choices(range(3, 60), k=row.num_tokens)), advantage=rng.random() - 0.5)

@@ -56,9 +56,10 @@ CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 2400 * 2**20}
 MIN_CHUNK, MAX_CHUNK = 128, {"cpu": 512, "cuda": 8192}
 
 
-def chunk_rows(head: Head) -> int:
-    """Tokens whose logits are held at once, for all back-ends."""
-    device, itemsize = head.weight_VD.device.type, buffer_dtype(head).itemsize
+def chunk_rows(head: Head, device: str | None = None) -> int:
+    """Tokens whose logits are held at once, for all back-ends, on the head's device or another."""
+    device = device or head.weight_VD.device.type
+    itemsize = buffer_dtype(head, device).itemsize
     rows = CHUNK_BYTES[device] // (len(head.weight_VD) * itemsize)
     return max(MIN_CHUNK, min(MAX_CHUNK[device], rows // 64 * 64))
 
@@ -81,11 +82,10 @@ def even_spans(number: int, rows: int) -> list[tuple[int, int]]:
     return [(start, min(start + rows, number)) for start in range(0, number, rows)]
 
 
-def buffer_dtype(head: Head) -> torch.dtype:
+def buffer_dtype(head: Head, device: str | None = None) -> torch.dtype:
     """The dtype of a chunk's logits: float32 (or finer), but the weight's own for bfloat16 on a CPU."""
-    weight_VD = head.weight_VD
-    keeps = weight_VD.dtype == torch.bfloat16 and weight_VD.device.type == "cpu"
-    return weight_VD.dtype if keeps else statistics_dtype(weight_VD.dtype)
+    keeps = head.weight_VD.dtype == torch.bfloat16 and (device or head.weight_VD.device.type) == "cpu"
+    return head.weight_VD.dtype if keeps else statistics_dtype(head.weight_VD.dtype)
 
 
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
