@@ -55,10 +55,10 @@ def unit_rows(z_ptr, bias_ptr, unit_ptr, target_ptr, logp_ptr, entropy_ptr, size
     for start in range(0, size, BLOCK):
         at = start + lanes
         inside = at < size
-        z = tl.load(z_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        z, lift = tl.load(z_ptr + at, mask=inside, other=0.0).to(tl.float32), 0.0
         if BIAS:
-            bias = tl.load(bias_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        z = _logits(z, bias, factor, softcap, temperature, BIAS, CAP)
+            lift = tl.load(bias_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        z = _logits(z, lift, factor, softcap, temperature, BIAS, CAP)
         z = tl.where(inside & (at != target), z, LEAST)
         higher = tl.maximum(top, tl.max(z, 0))
         shrink = tl.exp(top - higher)
@@ -76,10 +76,10 @@ def unit_rows(z_ptr, bias_ptr, unit_ptr, target_ptr, logp_ptr, entropy_ptr, size
         for start in range(0, size, BLOCK):
             at = start + lanes
             inside = at < size
-            z = tl.load(z_ptr + at, mask=inside, other=0.0).to(tl.float32)
+            z, lift = tl.load(z_ptr + at, mask=inside, other=0.0).to(tl.float32), 0.0
             if BIAS:
-                bias = tl.load(bias_ptr + at, mask=inside, other=0.0).to(tl.float32)
-            z = _logits(z, bias, factor, softcap, temperature, BIAS, CAP)
+                lift = tl.load(bias_ptr + at, mask=inside, other=0.0).to(tl.float32)
+            z = _logits(z, lift, factor, softcap, temperature, BIAS, CAP)
             unit = tl.where(at == target, -rest, tl.exp(z - top) / total)
             if CAP:
                 tanh = z * temperature / softcap
