@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from grpo.shared_attention import shared_attention
 from grpo.types import PackedRows
 
 NAME = "grpo"
@@ -53,6 +54,9 @@ class PackedLayout:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None,
                softcap: float | None, layer: int) -> Tensor:
         query_P, key_P, value_P = (x[0].transpose(0, 1) for x in (query, key, value))
+        shared = self.packed.shared
+        if shared is not None and softcap is None and (window is None or window >= shared.longest):
+            return shared_attention(query_P, key_P, value_P, shared, scaling).unsqueeze(0)
         kept = []
         for bucket in self.packed.buckets:
             flat, shape = bucket.gather_RL.reshape(-1), bucket.gather_RL.shape

@@ -20,23 +20,16 @@ from torch import Tensor
 
 from grpo import correction
 from grpo.entropy import EntropyBonus
-from grpo.loss import (
-    AGGREGATIONS,
-    KLS,
-    POLICIES,
-    REWARD_KLS,
-    Tokens,
-    distillation,
-    off_policy_kept,
-    select_top_entropy,
-    spans_update,
-)
+from grpo.kernels.head import Gradients, sweep
+from grpo.kernels.head.spec import chunk_spans
+from grpo.loss import POLICIES, REWARD_KLS, select_top_entropy, spans_update
+from grpo.objective import Evaluated, Objective, Terms, spans_row
 from grpo.optimizer import Optimizer
 from grpo.pack import micro_batches, pack
 from grpo.policy import Policy, TokenStats
 from grpo.ranks import Ranks
 from grpo.recipe import LossSection
-from grpo.types import Batch, PackedRows, Row, Update, stack_logps
+from grpo.types import Batch, PackedRows, Row, Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +70,16 @@ TOPS = ("ratio", "drift", "raw")
 
 @dataclass(slots=True, eq=False)
 class Tally:
-    """Sums and largest values over the micro-batches of an update, and the rows whose tokens teach."""
+    """Sums and largest values over the micro-batches of an update, and how many tokens of each row teach.
+
+    All stays on the device until `read`, the update's one wait for it.
+    """
 
     device: torch.device
     sums: dict[str, Tensor] = field(default_factory=dict)
     tops: dict[str, Tensor] = field(default_factory=dict)
-    reached: set[int] = field(default_factory=set)
+    rows: list[int] = field(default_factory=list)
+    teaching: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.sums = {name: torch.zeros((), dtype=torch.float64, device=self.device) for name in SUMS}
@@ -96,12 +93,25 @@ class Tally:
         for name, value in values.items():
             self.tops[name] = torch.maximum(self.tops[name], value.double().max())
 
-    def over(self, ranks: Ranks) -> tuple[dict[str, float], dict[str, float]]:
-        """The sums and largest values over all ranks, as numbers."""
+    def read(self, ranks: Ranks, norm: Tensor) -> Read:
+        """Everything as numbers, over all ranks but for the rows, which are this rank's."""
         sums, tops = torch.stack(list(self.sums.values())), torch.stack(list(self.tops.values()))
         ranks.sum([sums])
         ranks.max(tops)
-        return dict(zip(SUMS, sums.tolist())), dict(zip(TOPS, tops.tolist()))
+        found = torch.cat([sums, tops, norm.double().reshape(1), *(part.double() for part in self.teaching)]).tolist()
+        numbers, teaching = found[:len(SUMS) + len(TOPS) + 1], found[len(SUMS) + len(TOPS) + 1:]
+        return Read(dict(zip(SUMS, numbers)), dict(zip(TOPS, numbers[len(SUMS):])), numbers[-1],
+                    {row for row, number in zip(self.rows, teaching) if number})
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """An update's numbers on the host; ``reached`` are the rows of which some token teaches."""
+
+    sums: Mapping[str, float]
+    tops: Mapping[str, float]
+    norm: float
+    reached: set[int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,7 +130,7 @@ class Learner:
                  tokens_per_micro_batch: int, ranks: Ranks = Ranks(), teacher: Policy | None = None):
         self.policy, self.optimizer, self.loss, self.ranks = policy, optimizer, loss, ranks
         self.temperature, self.budget, self.teacher = temperature, tokens_per_micro_batch, teacher
-        self.weight, self.rule = AGGREGATIONS[loss.aggregation], POLICIES[loss.policy]
+        self.objective = Objective(loss)
         self.bonus = EntropyBonus(loss.entropy, loss.entropy_target, loss.entropy_step)
         self.reference: dict[str, Tensor] | None = policy.snapshot() if loss.beta else None
         self._old: dict[int, Tensor] = {}
@@ -169,7 +179,7 @@ class Learner:
         if not rows:
             return UpdateStats(made=False)
         before = {row.index for row in rows} & self._old.keys()
-        survey = self._survey(rows) if spans_update(self.loss) else Survey()
+        survey = self._survey(rows, update) if spans_update(self.loss) else Survey()
         entropy_weight = self.bonus.coefficient(survey.entropy)
         while True:
             tally = Tally(self.policy.device)
@@ -177,7 +187,6 @@ class Learner:
                 self._forward_backward(pack(chunk, self.policy.device), update, survey, entropy_weight, tally)
             stats = self._finish(tally, entropy_weight, fresh=self.loss.old != "sampler" or not before)
             if stats is not None:
-                self._reached |= set(self.ranks.gather(sorted(tally.reached)))
                 return stats
 
     @property
@@ -186,7 +195,7 @@ class Learner:
         return self._reached
 
     @torch.no_grad()
-    def _survey(self, rows: Sequence[Row]) -> Survey:
+    def _survey(self, rows: Sequence[Row], update: Update) -> Survey:
         """Select over the tokens of all ranks, in the order of their rows, before anything is learnt."""
         found: list[tuple[int, Tensor, Tensor, Tensor]] = []
         for chunk in self._mine(rows):
@@ -197,61 +206,63 @@ class Learner:
                        self._old.get(row.index, logps[row.index]).cpu()) for row in packed.rows]
         seen = {index: parts for index, *parts in self.ranks.gather(found)}
         ordered = sorted(rows, key=lambda row: row.index)
-        logp_T, entropy_T, old_T = (torch.cat([seen[row.index][i] for row in ordered]) for i in range(3))
-        flag_T = self.rule.select(self._tokens(ordered, logp_T, old_T), self.loss, self.optimizer.num_updates) \
-            if self.rule.select else None
+        logp_T, entropy_T, _ = (torch.cat([seen[row.index][i] for row in ordered]) for i in range(3))
+        rule, old = POLICIES[self.loss.policy], {index: parts[2] for index, parts in seen.items()}
+        flag_T = rule.select(self.objective.terms(pack(ordered), [0.0] * len(ordered), old, dtype=logp_T.dtype)
+                             .tokens(logp_T), self.loss, self.optimizer.num_updates) if rule.select else None
         keep_T = select_top_entropy(entropy_T, self.loss.top_entropy) if self.loss.top_entropy < 1 else None
         return Survey(*({} if part is None else _by_row(ordered, part) for part in (flag_T, keep_T)),
                       entropy=float(entropy_T.double().mean()))
 
-    def _tokens(self, rows: Sequence[Row], logp_T: Tensor, old_logp_T: Tensor,
-                flag: Mapping[int, Tensor] | None = None) -> Tokens:
-        """The rows' tokens as the policy losses see them."""
-        device, dtype = logp_T.device, logp_T.dtype
-        length_R = torch.tensor([row.num_tokens for row in rows], device=device)
-        row_T = torch.arange(len(rows), device=device).repeat_interleave(length_R)
-        advantage_T = torch.cat([torch.as_tensor(row.advantage, dtype=dtype).expand(row.num_tokens) for row in rows])
-        return Tokens(logp_T, old_logp_T, stack_logps(rows, device).to(dtype), advantage_T.to(device), row_T, length_R,
-                      torch.cat([flag[row.index] for row in rows]).to(device) if flag else None)
-
     def _forward_backward(self, packed: PackedRows, update: Update, survey: Survey, entropy_weight: float,
                           tally: Tally) -> None:
-        ref_logp_T, teacher_logp_T = self._reference_logp(packed), self._teacher_logp(packed)
-        stats = self.policy.token_stats(packed, self.temperature, entropy_gradient=entropy_weight > 0)
-        if packed.rows[0].index not in self._old:
+        terms = self.objective.terms(packed, self.objective.shares(packed.rows, update), self._old,
+                                     self._reference_logp(packed), self._teacher_logp(packed), survey.keep, survey.flag,
+                                     self.policy.statistics_dtype)
+        rate = entropy_weight / update.denominators.num_tokens
+        backward = self._in_one_pass if self._fits_one_pass(terms, rate) else self._after_the_whole
+        stats = backward(packed, terms, rate)
+        if terms.old_logp_T is None:
             self._keep_old(packed, stats.logp_T)
-        old_logp_T = torch.cat([self._old[row.index] for row in packed.rows])
-        known_T = old_logp_T.isfinite()  # the sampler's may be missing; such a token weighs 0, whatever its ratio
-        old_logp_T = torch.where(known_T, old_logp_T, stats.logp_T.detach())
-        tokens = self._tokens(packed.rows, stats.logp_T, old_logp_T, survey.flag)
-        share_T = torch.tensor([self.weight(row, update.denominators, self.loss.constant) for row in packed.rows],
-                               dtype=stats.logp_T.dtype, device=stats.logp_T.device)[tokens.row_T]
-        weights = correction.weights(tokens, self.loss)
-        weight_T = weights.weight_T * known_T
-        if self.loss.off_policy_mask:
-            weight_T = weight_T * off_policy_kept(tokens, self.loss.off_policy_mask)
-        loss_T = self._policy_loss(packed, tokens, survey)
-        kl_T = teacher_T = torch.zeros_like(loss_T)
-        if ref_logp_T is not None:
-            kl_T = KLS[self.loss.kl](tokens, ref_logp_T)
-        if ref_logp_T is not None and self.loss.kl_in == "loss":
-            loss_T = loss_T + self.loss.beta * kl_T
-        if teacher_logp_T is not None:
-            teacher_T = distillation(tokens, teacher_logp_T)
-            loss_T = loss_T + self.loss.teacher_weight * teacher_T
-        loss = _where_weighed(share_T * weight_T, loss_T)
-        if entropy_weight:
-            loss = loss - entropy_weight * stats.entropy_T.sum() / update.denominators.num_tokens
-        (loss * self.optimizer.loss_scale.value).backward()
         with torch.no_grad():
-            tally.add(loss=loss, kl=kl_T, teacher=teacher_T)
-            self._add_up(packed, stats, tokens, weights, weight_T, share_T, tally)
+            found = self.objective(terms, stats.logp_T)
+            tally.add(loss=found.loss - rate * stats.entropy_T.sum())
+            self._add_up(packed, stats, terms, found, tally)
 
-    def _policy_loss(self, packed: PackedRows, tokens: Tokens, survey: Survey) -> Tensor:
-        loss_T = self.rule.loss(tokens, self.loss)
-        if not survey.keep:
-            return loss_T
-        return loss_T * torch.cat([survey.keep[row.index] for row in packed.rows]).to(loss_T.device)
+    def _fits_one_pass(self, terms: Terms, rate: float) -> bool:
+        """Whether a chunk of the head knows its tokens' coefficients, and that saves a product."""
+        head = self.policy.head
+        if head is None or not (head.linear.weight.requires_grad or rate):
+            return False
+        return not spans_row(self.loss) or bool(chunk_spans(head.at(self.temperature), terms.lengths))
+
+    def _in_one_pass(self, packed: PackedRows, terms: Terms, rate: float) -> TokenStats:
+        """Each chunk of the head's logits serves log-prob, coefficient and gradient."""
+        head, scale = self.policy.head, self.optimizer.loss_scale.value
+
+        def coefficients(start: int, end: int, logp_R: Tensor, entropy_R: Tensor) -> tuple[Tensor, Tensor | None]:
+            g_R = self.objective.coefficients(terms.span(start, end), logp_R, scale)
+            return g_R, torch.full_like(entropy_R, -rate * scale) if rate else None
+
+        gradients, sampled = None, self.policy.vocab_size
+        if head.linear.weight.requires_grad:
+            gradients = Gradients(*(None if part is None else self.optimizer.accumulator(part)[:sampled]
+                                    for part in (head.linear.weight, head.linear.bias)))
+        hidden_TD = self.policy.hidden(packed)
+        swept = sweep(hidden_TD.detach(), head.at(self.temperature), packed.target_T, coefficients, gradients,
+                      lengths=terms.lengths if spans_row(self.loss) else None)
+        if hidden_TD.requires_grad:
+            hidden_TD.backward(swept.hidden_TD)
+        return TokenStats(swept.logp_T, swept.entropy_T)
+
+    def _after_the_whole(self, packed: PackedRows, terms: Terms, rate: float) -> TokenStats:
+        """All log-probs of the micro-batch first, then their coefficients, then back."""
+        stats = self.policy.token_stats(packed, self.temperature, entropy_gradient=rate > 0)
+        loss = self.objective(terms, stats.logp_T).loss
+        if rate:
+            loss = loss - rate * stats.entropy_T.sum()
+        (loss * self.optimizer.loss_scale.value).backward()
+        return TokenStats(stats.logp_T.detach(), stats.entropy_T.detach())
 
     @torch.no_grad()
     def _reference_logp(self, packed: PackedRows) -> Tensor | None:
@@ -264,40 +275,42 @@ class Learner:
     def _teacher_logp(self, packed: PackedRows) -> Tensor | None:
         return None if self.teacher is None else self.teacher.token_stats(packed, self.temperature).logp_T
 
-    def _add_up(self, packed: PackedRows, stats: TokenStats, tokens: Tokens, weights: correction.Weights,
-                weight_T: Tensor, share_T: Tensor, tally: Tally) -> None:
+    def _add_up(self, packed: PackedRows, stats: TokenStats, terms: Terms, found: Evaluated, tally: Tally) -> None:
+        tokens, weights, weight_T = found.tokens, found.weights, found.weight_T
         drift_T = (tokens.sampled_logp_T - tokens.old_logp_T).abs().nan_to_num(0.0)
-        mass_T = share_T * tokens.advantage_T.abs()
+        mass_T = terms.share_T * tokens.advantage_T.abs()
         ones_T, dropped_T, unit_T = torch.ones_like(drift_T), weight_T == 0, weights.unit_T
-        tally.add(clipped=self.rule.limits(tokens, self.loss), entropy=stats.entropy_T, drift=drift_T, tokens=ones_T,
-                  reached=~dropped_T, dropped=dropped_T, weight=weight_T * unit_T,
-                  squares=weight_T.square() * unit_T, units=unit_T, mass=mass_T, kept_mass=mass_T * weight_T)
+        tally.add(clipped=self.objective.rule.limits(tokens, self.loss), entropy=stats.entropy_T, drift=drift_T,
+                  tokens=ones_T, kl=found.kl_T, teacher=found.teacher_T, reached=~dropped_T, dropped=dropped_T,
+                  weight=weight_T * unit_T, squares=weight_T.square() * unit_T, units=unit_T, mass=mass_T,
+                  kept_mass=mass_T * weight_T)
         tally.top(ratio=tokens.ratio_T, drift=drift_T, raw=weights.raw_T)
-        teaches = torch.zeros(len(packed.rows), dtype=torch.long, device=unit_T.device).index_add(
-            0, tokens.row_T, (~dropped_T).long())
-        tally.reached |= {row.index for row, number in zip(packed.rows, teaches.tolist()) if number}
+        tally.rows += [row.index for row in packed.rows]
+        tally.teaching.append(torch.zeros(len(packed.rows), dtype=torch.long, device=unit_T.device).index_add(
+            0, tokens.row_T, (~dropped_T).long()))
 
     def _finish(self, tally: Tally, entropy_weight: float, fresh: bool) -> UpdateStats | None:
         """The optimizer step; None if a scaled loss overflowed, and the update is to be made again at a lower scale."""
         self.optimizer.unscale()
-        gradients = self.optimizer.gradients()
-        self.ranks.sum(gradients)
-        sums, tops = tally.over(self.ranks)
+        self.ranks.sum(self.optimizer.gradients())
+        read = tally.read(self.ranks, self.optimizer.norm())
+        sums, norm, lr = read.sums, read.norm, self.optimizer.lr
         made = bool(sums["reached"]) or entropy_weight > 0
-        lr, norm = self.optimizer.lr, self.optimizer.clip()
-        if not torch.isfinite(torch.tensor([sums["loss"], norm])).all():
+        if not (math.isfinite(sums["loss"]) and math.isfinite(norm)):
             self.optimizer.drop_gradients()
             if math.isfinite(sums["loss"]) and self.optimizer.loss_scale.lower():
                 return None
             raise FloatingPointError(f"the update's loss is {sums['loss']} and its gradient's norm {norm}; the weights "
                                      "were not touched. Lower optim.lr, or train in float32")
+        self._reached |= set(self.ranks.gather(sorted(read.reached)))
         if made:
+            self.optimizer.clip(norm)
             self.optimizer.step()
             self._refresh_reference()
             self.policy.weights_changed()
         else:
             self.optimizer.drop_gradients()
-        return _stats(made, sums, tops, norm, lr, entropy_weight, fresh, self.teacher is not None)
+        return _stats(made, sums, read.tops, norm, lr, entropy_weight, fresh, self.teacher is not None)
 
     def _refresh_reference(self) -> None:
         every = self.loss.reference_every
@@ -318,11 +331,6 @@ class Learner:
 def _by_row(rows: Sequence[Row], value_T: Tensor) -> dict[int, Tensor]:
     """Row index: its part of `value_T`."""
     return {row.index: part for row, part in zip(rows, value_T.split([row.num_tokens for row in rows]))}
-
-
-def _where_weighed(weight_T: Tensor, loss_T: Tensor) -> Tensor:
-    """The weighted sum; a token of weight 0 adds nothing even where its loss is not a number."""
-    return (weight_T * torch.where(weight_T == 0, 0.0, loss_T)).sum()
 
 
 def _stats(made: bool, sums: Mapping[str, float], tops: Mapping[str, float], norm: float, lr: float,

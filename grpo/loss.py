@@ -49,11 +49,11 @@ class Tokens:
 
     def row_sum(self, value_T: Tensor) -> Tensor:
         """The sum over each completion, at each of its tokens."""
-        return torch.segment_reduce(value_T, "sum", lengths=self.length_R)[self.row_T]
+        return torch.segment_reduce(value_T, "sum", lengths=self.length_R, unsafe=True)[self.row_T]
 
     def row_mean(self, value_T: Tensor) -> Tensor:
         """The mean over each completion, at each of its tokens."""
-        return (torch.segment_reduce(value_T, "sum", lengths=self.length_R) / self.length_R)[self.row_T]
+        return (torch.segment_reduce(value_T, "sum", lengths=self.length_R, unsafe=True) / self.length_R)[self.row_T]
 
 
 class Settings(Protocol):
@@ -362,29 +362,31 @@ class PolicyLoss:
     """One row of the table: a token's loss, where it limits the policy, what it selects over the update.
 
     ``whole`` says that the loss has one ratio for a whole completion, which a correction of single tokens
-    would contradict. ``reads`` are the optional keys it takes.
+    would contradict; ``by_row`` that a token's loss hangs on the other tokens of its completion. ``reads`` are
+    the optional keys it takes.
     """
 
     loss: Function
     limits: Function = no_limits
     select: Callable[[Tokens, Settings, int], Tensor] | None = None
     whole: bool = False
+    by_row: bool = False
     reads: tuple[str, ...] = ()
 
 
 POLICIES: Mapping[str, PolicyLoss] = {
     "clip": PolicyLoss(clip, clip_limits, reads=("dual_clip", "ratio_cap")),
     "reinforce": PolicyLoss(reinforce),
-    "gspo": PolicyLoss(gspo, gspo_limits, whole=True),
-    "gspo_token": PolicyLoss(gspo_token, gspo_limits),
+    "gspo": PolicyLoss(gspo, gspo_limits, whole=True, by_row=True),
+    "gspo_token": PolicyLoss(gspo_token, gspo_limits, by_row=True),
     "cispo": PolicyLoss(cispo, cispo_limits),
-    "gmpo": PolicyLoss(gmpo, gmpo_limits, whole=True),
+    "gmpo": PolicyLoss(gmpo, gmpo_limits, whole=True, by_row=True),
     "sapo": PolicyLoss(sapo),
     "dppo_tv": PolicyLoss(dppo_tv, dppo_tv_limits),
     "dppo_kl": PolicyLoss(dppo_kl, dppo_kl_limits),
-    "topr": PolicyLoss(topr, topr_limits, whole=True),
+    "topr": PolicyLoss(topr, topr_limits, whole=True, by_row=True),
     "topr_token": PolicyLoss(topr_token, topr_token_limits),
-    "kimi": PolicyLoss(kimi, whole=True),
+    "kimi": PolicyLoss(kimi, whole=True, by_row=True),
     "kimi_token": PolicyLoss(kimi_token),
     "clip_cov": PolicyLoss(clip_cov, flagged, select_clip_cov, reads=("dual_clip", "ratio_cap")),
     "kl_cov": PolicyLoss(kl_cov, flagged, select_kl_cov),

@@ -14,6 +14,7 @@ from typing import Any, Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from grpo.adamw import LeanAdamW
 from grpo.recipe import OptimSection
 
 
@@ -62,10 +63,14 @@ class Optimizer:
         self.num_updates = 0
         decayed = [m for m in self.masters.values() if m.dim() >= 2]
         others = [m for m in self.masters.values() if m.dim() < 2]
-        self.adamw = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": section.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=section.lr, betas=(section.beta1, section.beta2), eps=section.eps,
-            fused=all(m.device.type in ("cpu", "cuda") for m in self.masters.values()))
+        groups = [{"params": decayed, "weight_decay": section.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        numbers = {"lr": section.lr, "betas": (section.beta1, section.beta2), "eps": section.eps}
+        if section.offload or section.state == "8bit":
+            self.adamw: Any = LeanAdamW(groups, **numbers, bits=8 if section.state == "8bit" else 32,
+                                        offload=section.offload)
+        else:
+            fused = all(m.device.type in ("cpu", "cuda") for m in self.masters.values())
+            self.adamw = torch.optim.AdamW(groups, **numbers, fused=fused)
 
     @property
     def lr(self) -> float:
@@ -79,18 +84,29 @@ class Optimizer:
                 master.grad = torch.zeros_like(master)
         return [master.grad for master in self.masters.values()]
 
+    def accumulator(self, parameter: nn.Parameter) -> Tensor:
+        """Where the gradient of one of the parameters is added up: that of its master."""
+        master = next(self.masters[name] for name, p in self.parameters.items() if p is parameter)
+        if master.grad is None:
+            master.grad = torch.zeros_like(master)
+        return master.grad
+
     def unscale(self) -> None:
         """Take the loss scale out of the accumulated gradients."""
         if self.loss_scale.value != 1:
             for gradient in self.gradients():
                 gradient.mul_(1 / self.loss_scale.value)
 
-    def clip(self) -> float:
-        """Scale the gradient down to ``max_grad_norm``; returns the norm it had."""
-        norm = torch.nn.utils.get_total_norm(self.gradients())
+    def norm(self) -> Tensor:
+        """The norm of the accumulated gradient, on the device."""
+        return torch.nn.utils.get_total_norm(self.gradients())
+
+    def clip(self, norm: float | None = None) -> float:
+        """Scale the gradient down to ``max_grad_norm``; returns the `norm` it had, which may be given."""
+        norm = float(self.norm()) if norm is None else norm
         if self.section.max_grad_norm and norm > self.section.max_grad_norm:
-            torch.nn.utils.clip_grads_with_norm_(list(self.masters.values()), self.section.max_grad_norm, norm)
-        return float(norm)
+            torch._foreach_mul_(self.gradients(), self.section.max_grad_norm / (norm + 1e-6))
+        return norm
 
     @torch.no_grad()
     def step(self) -> None:

@@ -12,6 +12,7 @@ from typing import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from grpo.shared_attention import plan
 from grpo.types import BOOKS, AttentionBucket, Batch, Denominators, PackedRows, Row, ScoredGroup, Update
 
 BUCKET = 16
@@ -100,14 +101,19 @@ def pack(rows: Sequence[Row], device: torch.device | str = "cpu") -> PackedRows:
     spans: list[tuple[list[int], int]] = []
     source: list[Tensor] = []
     prompt_at: dict[int, int] = {}
+    stretches: list[tuple[int, int]] = []
+    across: list[tuple[int, int, int, int]] = []
     for row in rows:
         shared = row.group in prompt_at
         if not shared:
             prompt_at[row.group] = len(tokens)
+            stretches.append((len(tokens), len(tokens) + len(row.prompt_ids)))
             tokens += row.prompt_ids
             positions += range(len(row.prompt_ids))
         prompt, length = prompt_at[row.group], len(row.prompt_ids)
         start = len(tokens)
+        stretches.append((start, start + row.num_tokens))
+        across.append((start, start + row.num_tokens, prompt, prompt + length))
         tokens += row.token_ids
         positions += range(length, length + row.num_tokens)
         spans.append(([*range(prompt, prompt + length), *range(start, start + row.num_tokens)],
@@ -117,11 +123,22 @@ def pack(rows: Sequence[Row], device: torch.device | str = "cpu") -> PackedRows:
         tokens.append(0)
         positions.append(0)
         spans.append(([filler], 0))
+        stretches.append((filler, filler + 1))
+    longest = max((len(index) for index, _ in spans), default=0)
+    shared = plan(stretches, across, longest) if torch.device(device).type == "cpu" else None
     buckets, place_P = bucket_rows(spans, len(tokens), device)
     target = [token for row in rows for token in row.token_ids]
-    return PackedRows(torch.tensor(tokens, device=device), torch.tensor(positions, device=device), buckets, place_P,
-                      torch.cat(source).to(device) if source else torch.zeros(0, dtype=torch.long, device=device),
-                      torch.tensor(target, dtype=torch.long, device=device), tuple(rows))
+    source_T = torch.cat(source) if source else torch.zeros(0, dtype=torch.long)
+    parts = (upload(part, device) for part in (source_T, torch.tensor(target, dtype=torch.long)))
+    return PackedRows(upload(torch.tensor(tokens), device), upload(torch.tensor(positions), device), buckets, place_P,
+                      *parts, tuple(rows), shared)
+
+
+def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """`tensor` on `device`, without the host waiting for the copy."""
+    if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def bucket_rows(spans: Sequence[tuple[list[int], int]], num_tokens: int,
@@ -141,8 +158,8 @@ def bucket_rows(spans: Sequence[tuple[list[int], int]], num_tokens: int,
         column = torch.arange(width)[None, :]
         take = ((column >= skips) & (column < lengths)).reshape(-1).nonzero()[:, 0]
         put.append(gather.reshape(-1)[take])
-        buckets.append(AttentionBucket(gather.to(device), take.to(device)))
+        buckets.append(AttentionBucket(upload(gather, device), upload(take, device)))
     order = torch.cat(put) if put else torch.zeros(0, dtype=torch.long)
     place_P = torch.empty(num_tokens, dtype=torch.long)
     place_P[order] = torch.arange(num_tokens)
-    return tuple(buckets), place_P.to(device)
+    return tuple(buckets), upload(place_P, device)

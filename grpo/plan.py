@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, Iterator
 
 from grpo.formula import formula
 from grpo.presets import PRESETS
 from grpo.recipe import Recipe, describe_keys, to_yaml
+
+PROMPT = 256  # tokens of a prompt, for the prediction of memory
 
 
 def dry_run(recipe: Recipe) -> Iterator[str]:
@@ -17,6 +20,7 @@ def dry_run(recipe: Recipe) -> Iterator[str]:
     yield from objective(recipe)
     yield ""
     yield from step_size(recipe)
+    yield from memory(recipe)
     yield ""
     yield from files(recipe)
 
@@ -48,6 +52,21 @@ def step_size(recipe: Recipe) -> Iterator[str]:
         yield f"  and further prompts in place of flat groups, up to {many(most, 'completion')} sampled a step"
     yield (f"the run: {many(recipe.steps, 'step')}, {many(recipe.steps * total, 'completion')}, "
            f"{many(recipe.steps * made, 'update')}")
+
+
+def memory(recipe: Recipe) -> Iterator[str]:
+    """The memory of an update whose completions all have their full length, if the model is a folder at hand."""
+    if not (Path(recipe.model.name or "") / "config.json").is_file():
+        return
+    from grpo.loading import load_config, load_tokenizer
+    from grpo.memory import example_rows, predict
+
+    made = recipe.sample.prompts // recipe.optim.updates
+    rows = example_rows(max(1, made), recipe.sample.group_size, PROMPT, recipe.sample.max_tokens)
+    model = load_config(recipe.model), load_tokenizer(recipe.model), recipe.model
+    found = predict(*model, recipe.optim, recipe.loss, rows)
+    yield from found.lines()
+    yield f"  were every completion {recipe.sample.max_tokens} tokens long, after prompts of {PROMPT}"
 
 
 def many(number: int, noun: str) -> str:

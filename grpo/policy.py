@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Iterator, Mapping
 
@@ -19,12 +20,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo import attention
+from grpo.heads import OutputHead, find_head
 from grpo.kernels import products
+from grpo.kernels.head import backend, logprob, statistics_dtype
 from grpo.kernels.logprob import entropy, token_logprob
 from grpo.loading import load_model, load_tokenizer, merged, with_adapters
-from grpo.pack import MIN_ROWS
+from grpo.pack import MIN_ROWS, pack
 from grpo.recipe import ModelSection, RecipeError
-from grpo.types import PackedRows
+from grpo.types import PackedRows, Row
 
 CHAT_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>")
 
@@ -115,19 +118,59 @@ class Policy:
 
         Tokens are [P] (packed) or [R, 1] (one a slot).
         """
+        shape = (1, -1) if token_P.dim() == 1 else token_P.shape
+        output = self._run(self.model, token_P.view(shape), position_P.view(shape), layout, cache, logits_to_keep=keep)
+        return output.logits[..., :self.vocab_size]
+
+    def hidden(self, packed: PackedRows) -> Tensor:
+        """The hidden states [T, D] that the head takes for each completion token of `packed`, with gradient."""
+        output = self._run(self.base.base_model, packed.token_P[None], packed.position_P[None],
+                           attention.PackedLayout(packed), None)
+        return output.last_hidden_state[0].index_select(0, packed.source_T)
+
+    def _run(self, model: nn.Module, token_ids: Tensor, position_ids: Tensor, layout: attention.Layout, cache: Any,
+             **options: Any) -> Any:
         for layer in self._checkpointed:  # a layer in training mode drops the cache it is given
             layer.training = cache is None and torch.is_grad_enabled()
-        shape = (1, -1) if token_P.dim() == 1 else token_P.shape
         with self._precision():
-            output = self.model(input_ids=token_P.view(shape), position_ids=position_P.view(shape), layout=layout,
-                                past_key_values=cache, use_cache=cache is not None, logits_to_keep=keep)
-        return output.logits[..., :self.vocab_size]
+            return model(input_ids=token_ids, position_ids=position_ids, layout=layout, past_key_values=cache,
+                         use_cache=cache is not None, **options)
 
     def token_stats(self, packed: PackedRows, temperature: float, entropy_gradient: bool = False) -> TokenStats:
         """Log-prob and entropy of each completion token of `packed`, with gradient where it is enabled."""
+        if self.head is not None:
+            logp_T, entropy_T = logprob(self.hidden(packed), self.head.at(temperature), packed.target_T)
+            return TokenStats(logp_T, entropy_T if entropy_gradient else entropy_T.detach())
         logits = self.logits(packed.token_P, packed.position_P, attention.PackedLayout(packed), packed.source_T)
         logp_T, entropy_T = token_logprob(logits[0], packed.target_T, temperature)
         return TokenStats(logp_T, entropy(logits[0], temperature) if entropy_gradient else entropy_T)
+
+    @property
+    def statistics_dtype(self) -> torch.dtype:
+        """The dtype of log-probs: float32, or float64 for a float64 model."""
+        return statistics_dtype(next(self.model.parameters()).dtype)
+
+    @property
+    def head(self) -> OutputHead | None:
+        """The head whose log-probs are taken without whole logits; None if the model's own has to be used."""
+        return self._found_head[0]
+
+    @cached_property
+    def _found_head(self) -> tuple[OutputHead | None, str]:
+        return find_head(self.base, self.vocab_size, self._probe)
+
+    def _probe(self, token_P: Tensor) -> tuple[Tensor, Tensor]:
+        row = Row(0, 0, (int(token_P[0]),), tuple(token_P[1:].tolist()), torch.zeros(0), 0.0, True, True, "trained")
+        packed = pack([row], self.device)
+        logits = self.logits(packed.token_P, packed.position_P, attention.PackedLayout(packed), packed.source_T)
+        return self.hidden(packed), logits[0]
+
+    def describe_head(self) -> str:
+        """One line: how log-probs are taken, and why if not without whole logits."""
+        head, reason = self._found_head
+        if head is None:
+            return f"log-probs: through whole logits of the model's own head, since {reason}"
+        return f"log-probs: head {backend(self.device)}, {head.vocab_size} tokens x {head.linear.in_features}"
 
     # -- weights ------------------------------------------------------------------------------------------
 

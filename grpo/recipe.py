@@ -265,6 +265,9 @@ class OptimSection:
     beta1: float = key(0.9, "AdamW's first decay", from_below(0, 1))
     beta2: float = key(0.999, "AdamW's second decay", from_below(0, 1))
     eps: float = key(1e-8, "AdamW's epsilon", above(0))
+    state: str = key("fp32", "AdamW's moments: fp32, or 8bit (logarithmic codes, rounded at random without bias)",
+                     one_of("fp32", "8bit"))
+    offload: bool = key(False, "keep AdamW's moments in the host's memory between updates")
 
 
 @dataclass(frozen=True)

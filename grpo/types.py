@@ -22,6 +22,7 @@ from typing import Any, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from grpo.shared_attention import SharedPlan
 from rewards import Score
 
 FINISHES = ("stop", "length", "context", "cancelled", "error")
@@ -158,7 +159,8 @@ class PackedRows:
     ``token_P`` and ``position_P`` are the packed tokens and their positions. Each attention row reads a
     prompt and one completion causally, through ``buckets``; ``place_P`` names, for each packed token, its
     output among those the buckets keep, end to end. ``source_T`` is, for each completion token, the packed
-    position whose hidden state predicts it, ``target_T`` the token itself.
+    position whose hidden state predicts it, ``target_T`` the token itself. ``shared`` is the same attention
+    without copies of the prompts, where the device has it.
     """
 
     token_P: Tensor
@@ -168,6 +170,7 @@ class PackedRows:
     source_T: Tensor
     target_T: Tensor
     rows: tuple[Row, ...]
+    shared: SharedPlan | None = None
 
     @property
     def num_tokens(self) -> int:

@@ -32,8 +32,8 @@ def learner(dtype: torch.dtype, *, scale_loss: bool, weight: float = 1.0, lora: 
     policy.model.to(dtype)
     optimizer = Optimizer(policy.trainable(), OptimSection(lr=1e-3, max_grad_norm=0.0), 10, scale_loss=scale_loss)
     made = Learner(policy, optimizer, LossSection(), temperature=1.0, tokens_per_micro_batch=60)
-    plain = made.weight
-    made.weight = lambda *arguments: weight * plain(*arguments)
+    plain = made.objective.weight
+    made.objective.weight = lambda *arguments: weight * plain(*arguments)
     return made
 
 

@@ -24,6 +24,7 @@ from benchmarks.invariance import (
 )
 from grpo.learner import Learner
 from grpo.loss import AGGREGATIONS, POLICIES
+from grpo.objective import Objective
 from grpo.optimizer import Optimizer
 from grpo.policy import Policy
 from grpo.recipe import LossSection, OptimSection
@@ -136,6 +137,7 @@ def test_if_the_correction_drops_everything_the_weights_stay_though_the_optimize
     assert learner.update(update).made
     before = policy.snapshot()
     learner.loss = LossSection(correction_mask="sequence", correction_low=1e8, correction_high=1e9)
+    learner.objective = Objective(learner.loss)
     learner.begin(Batch(update.rows, (update,)))
     stats = learner.update(update)
     assert not stats.made and stats.dropped == 1.0 and stats.lost == 1.0 and not learner.reached

@@ -9,11 +9,14 @@ from dataclasses import replace
 import pytest
 import torch
 from tokenizers import Tokenizer, models
+from torch.overrides import TorchFunctionMode
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from grpo.advantage import step_advantages
 from grpo.learner import Learner
 from grpo.loading import with_adapters
+from grpo.loss import POLICIES
+from grpo.objective import Objective, Terms
 from grpo.optimizer import Optimizer
 from grpo.pack import make_batch, micro_batches
 from grpo.policy import KeepDouble, Policy
@@ -62,13 +65,13 @@ def batch_of(groups: list[ScoredGroup], num_updates: int = 1, epochs: int = 1, k
                       max_tokens=40, mask_truncated=False, flat_is_reached=kl)
 
 
-def learner_of(policy: Policy, budget: int = 10**6, lr: float = 1e-3, **loss: object) -> Learner:
+def learner_of(policy: Policy, /, budget: int = 10**6, lr: float = 1e-3, **loss: object) -> Learner:
     section = LossSection(**{"aggregation": "sequence_mean", "correction": "none", **loss})
     optimizer = Optimizer(policy.trainable(), OptimSection(lr=lr, max_grad_norm=0.0), 10)
     return Learner(policy, optimizer, section, temperature=TEMPERATURE, tokens_per_micro_batch=budget)
 
 
-def gradient(policy: Policy, update: Update, budget: int = 10**6, order: list[int] | None = None,
+def gradient(policy: Policy, update: Update, /, budget: int = 10**6, order: list[int] | None = None,
              **loss: object) -> torch.Tensor:
     """The gradient of one update, flattened, without the optimizer's step."""
     learner = learner_of(policy, budget, **loss)
@@ -357,3 +360,63 @@ def test_groups_become_batches_without_losing_a_completion() -> None:
     batch = batch_of(groups, num_updates=4, epochs=3)
     assert len(batch.updates) == 12 and batch.ledger["sampled"] == 27
     assert isinstance(groups[0], ScoredGroup) and not isinstance(groups[0], Group)
+
+
+class Waits(TorchFunctionMode):
+    """Counts what would make the host wait for a device. `nonzero`, of the host's packing, counts on a GPU alone."""
+
+    NAMES = {"item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__", "is_nonzero"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name = getattr(func, "__name__", "")
+        if name in self.NAMES:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("loss", [{}, {"beta": 0.1}, {"policy": "cispo", "correction": "token"}, {"policy": "gspo"},
+                                  {"entropy": 0.01}])
+def test_an_update_waits_for_the_device_once(loss: dict) -> None:
+    policy, batch = tiny_policy(torch.float32), batch_of(random_groups(), kl=bool({"beta", "entropy"} & set(loss)))
+    learner = learner_of(policy, 60, **loss)
+    rows = [row for row in batch.updates[0].rows if row.forwarded]
+    assert len(micro_batches(rows, 60)) > 2 and policy.head is not None
+    learner.begin(batch)
+    with Waits() as waits:
+        assert learner.update(batch.updates[0]).made
+    assert waits.seen == ["tolist"]
+
+
+@pytest.mark.parametrize("policy_loss", sorted(POLICIES))
+def test_a_loss_that_is_not_said_to_span_completions_is_the_sum_of_its_tokens(policy_loss: str) -> None:
+    """What `by_row` says decides whether a chunk of the head may cut a completion."""
+    torch.manual_seed(0)
+    lengths = (5, 1, 7, 4)
+    number, settings = sum(lengths), LossSection(policy=policy_loss, correction="token", divergence=0.02)
+    objective = Objective(settings)
+    logp_T = -torch.rand(number, dtype=torch.float64)
+    near = [logp_T + 0.4 * torch.randn(number, dtype=torch.float64) for _ in range(3)]
+    advantage_T = torch.randn(4, dtype=torch.float64).repeat_interleave(torch.tensor(lengths))
+    terms = Terms(lengths, torch.rand(number, dtype=torch.float64), near[0], advantage_T, near[1], near[2], None, None,
+                  torch.rand(number) < 0.5)
+    whole = objective.coefficients(terms, logp_T, 1.0)
+    parts = torch.cat([objective.coefficients(terms.span(a, a + 3), logp_T[a:a + 3], 1.0) for a in range(0, number, 3)])
+    assert torch.allclose(parts, whole[:len(parts)], atol=1e-12, rtol=0) == (not POLICIES[policy_loss].by_row)
+
+
+@pytest.mark.parametrize("loss", [{}, {"policy": "gspo"}, {"policy": "kimi", "entropy": 0.02}, {"beta": 0.05},
+                                  {"correction": "sequence"}, {"entropy": 0.05}, {"off_policy_mask": 0.01}])
+@pytest.mark.parametrize("lora", [False, True])
+def test_small_chunks_of_the_head_change_no_gradient(loss: dict, lora: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pass with completions cut, one pass of whole completions, and after the whole: the same update."""
+    policy, batch = tiny_policy(lora=lora), batch_of(random_groups(), kl=bool({"beta", "entropy"} & set(loss)))
+    found = []
+    for rows in (4096, 23, 5):
+        monkeypatch.setattr("grpo.kernels.head.spec.MIN_CHUNK", rows)
+        monkeypatch.setattr("grpo.kernels.head.spec.MAX_CHUNK", {"cpu": rows})
+        found.append(gradient(policy, batch.updates[0], **loss))
+    assert found[0].norm() > 0 and all(difference(part, found[0]) < 1e-10 for part in found[1:])

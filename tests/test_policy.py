@@ -75,6 +75,7 @@ def test_gradient_checkpointing_gives_the_same_gradient(family, lora, seed):
 
 def test_gradient_checkpointing_really_recomputes_the_layers(seed):
     policy, calls = tiny_policy("llama", seed, checkpointing=True), []
+    assert policy.head is not None  # found by a forward of its own
     policy.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     gradients(policy, some_rows(seed))
     assert len(calls) == 2

@@ -48,3 +48,67 @@ def test_a_run_on_the_gpu_learns_and_drift_stays_small(tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["after"]["accuracy"] > summary["before"]["accuracy"]
     assert max(record["policy/drift"] for record in records) < 1e-3
+
+
+@pytest.mark.parametrize("form", ["rows", "tiles"])
+@pytest.mark.parametrize("shape", [(1, 64, 97), (77, 64, 501), (300, 896, 5003), (513, 128, 1187)])
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "bias": True}, {"softcap": 9.0}])
+def test_the_triton_head_keeps_its_promise_in_bfloat16(form: str, shape, options: dict, seed: int) -> None:
+    """Log-probs within 2e-5 of float64 on the same inputs, gradients within 4e-3, confident rows included."""
+    from test_head import doubled, problem, swept
+
+    from grpo.kernels.head import fused, reference
+    from grpo.kernels.head.spec import even_spans
+
+    fused.FORM = form
+    hidden_TD, head, target_T, g_T, e_T = problem(*shape, torch.bfloat16, **options)
+    for e in (None, e_T):
+        parts = [part if part is None else part.cuda() for part in (hidden_TD, target_T, g_T, e)]
+        on = type(head)(head.weight_VD.cuda(), None if head.bias_V is None else head.bias_V.cuda(), head.scale,
+                        head.softcap, head.temperature)
+        spans = even_spans(shape[0], 128)
+        found = swept(fused.sweep, parts[0], on, *parts[1:], spans)
+        expected = swept(reference.sweep, hidden_TD.double(), doubled(head), target_T, g_T, e, spans)
+        for i, (one, other) in enumerate(zip(found, expected)):
+            if other is None:
+                continue
+            apart = (one.cpu() - other).abs().max() if i < 2 else (one.cpu() - other).norm() / other.norm()
+            assert apart <= (2e-5, 1e-4, 6e-3, 6e-3, 6e-3)[i], f"part {i}: {float(apart):.1e}"
+
+
+def test_an_update_waits_for_the_device_once(seed: int) -> None:
+    from test_learner import batch_of, learner_of, random_groups
+    from test_learner import tiny_policy as small
+
+    policy = small(torch.float32)
+    policy = type(policy)(policy.model, policy.tokenizer, "cuda")
+    batch = batch_of(random_groups())
+    learner = learner_of(policy, 60)
+    learner.begin(batch)
+    learner.update(batch.updates[0])  # compiles, finds the head, allocates
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with pytest.warns(UserWarning, match="synchroniz") as waits:
+            learner.begin(batch)
+            learner.update(batch.updates[0])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(waits) <= 1, [str(w.message) for w in waits]
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_predicted_memory_is_the_measured_one_within_a_tenth(recompute: bool) -> None:
+    from memory_child import config_of, make_updates, rows_of, sections
+    from tiny import tiny_tokenizer
+
+    from grpo.memory import predict
+
+    case = {"L": 16, "D": 512, "I": 2048, "V": 32000, "prompts": 8, "T": 400, "recompute": recompute, "device": "cuda"}
+    config, tokenizer = config_of(case), tiny_tokenizer(80)
+    tokenizer.add_tokens([f"<f{i}>" for i in range(config.vocab_size - len(tokenizer))])
+    predicted = predict(config, tokenizer, *sections(case), rows_of(case), device="cuda").peak
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    make_updates(case, config, tokenizer, 2)
+    assert 0.9 <= predicted / (torch.cuda.max_memory_allocated() - before) <= 1.1

@@ -1,0 +1,82 @@
+"""Predicts an update's memory, makes the update, and prints both as JSON; run in a fresh process by ``test_memory.py``.
+
+The peak is that of the process less what it held after a tiny update, which loads all code and tables.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import resource
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tiny import tiny_tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from grpo.learner import Learner
+from grpo.loading import with_adapters
+from grpo.memory import example_rows, predict
+from grpo.optimizer import Optimizer
+from grpo.policy import Policy
+from grpo.recipe import LoraSection, LossSection, ModelSection, OptimSection
+from grpo.types import Batch, Denominators, Update
+
+
+def config_of(case: dict) -> LlamaConfig:
+    return LlamaConfig(vocab_size=case.get("V", 16000), hidden_size=case.get("D", 256),
+                       intermediate_size=case.get("I", 768), num_hidden_layers=case.get("L", 8), num_attention_heads=8,
+                       num_key_value_heads=4, max_position_embeddings=4096, tie_word_embeddings=True)
+
+
+def sections(case: dict) -> tuple[ModelSection, OptimSection, LossSection]:
+    return (ModelSection(name="x", dtype=case.get("dtype", "float32"), gradient_checkpointing=case.get("recompute", False),
+                         lora=LoraSection(rank=8) if case.get("lora") else None),
+            OptimSection(tokens_per_micro_batch=case.get("micro", 10**6), state=case.get("state", "fp32")),
+            LossSection(beta=case.get("beta", 0.0)))
+
+
+def make_updates(case: dict, config: LlamaConfig, tokenizer, number: int) -> None:
+    model_section, optim, loss = sections(case)
+    model = LlamaForCausalLM(config).to(getattr(torch, model_section.dtype))
+    if model_section.lora:
+        model = with_adapters(model, model_section.lora)
+    policy = Policy(model, tokenizer, case.get("device", "cpu"), gradient_checkpointing=model_section.gradient_checkpointing)
+    rng = random.Random(0)
+    rows = tuple(replace(row, prompt_ids=tuple(rng.choices(range(3, 60), k=len(row.prompt_ids))),
+                         token_ids=tuple(rng.choices(range(3, 60), k=row.num_tokens)), advantage=rng.random() - 0.5)
+                 for row in rows_of(case))
+    tokens = sum(row.num_tokens for row in rows)
+    update = Update(rows, Denominators(len(rows), tokens, 100, {g: tokens // 3 for g in range(3)}))
+    learner = Learner(policy, Optimizer(policy.trainable(), optim, 10), loss, temperature=1.0,
+                      tokens_per_micro_batch=optim.tokens_per_micro_batch)
+    for _ in range(number):
+        learner.begin(Batch(rows, (update,)))
+        assert learner.update(update).made
+
+
+def rows_of(case: dict):
+    return example_rows(case.get("prompts", 3), 4, case.get("prompt", 100), case.get("T", 100))
+
+
+def main() -> None:
+    case = json.loads(sys.argv[1])
+    torch.set_num_threads(1)
+    tokenizer = tiny_tokenizer(80)
+    make_updates({**case, "prompts": 1}, config_of({"V": 200, "D": 32, "I": 64, "L": 1}), tokenizer, 2)
+    config = config_of(case)
+    tokenizer.add_tokens([f"<f{i}>" for i in range(config.vocab_size - len(tokenizer))])
+    predicted = predict(config, tokenizer, *sections(case), rows_of(case))
+    gc.collect()
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    make_updates(case, config, tokenizer, 2)
+    measured = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    print(json.dumps({"predicted": predicted.peak, "measured": measured, "terms": list(predicted.lines())}))
+
+
+if __name__ == "__main__":
+    main()
