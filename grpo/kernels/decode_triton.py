@@ -8,13 +8,12 @@ launch merges each row's splits in fp32 in a fixed order: a row's bits do not de
 
 from __future__ import annotations
 
-import os
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from grpo.kernels.backend import interpreting
 from grpo.kernels.decode import PAGE, Tables
 
 MIN_PAGES = 4  # of a split: 256 tokens, whose fp32 partial result is a few per cent of the bytes it read
@@ -49,7 +48,7 @@ def _walk(query, keys, values, table, first, last, limit, low_M, scale, softcap,
         if WIDE:
             scores = tl.dot(query.to(tl.float32), tl.trans(key.to(tl.float32)), input_precision="ieee")
         else:
-            scores = tl.dot(query, tl.trans(key), input_precision="ieee")
+            scores = tl.dot(query, tl.trans(key), input_precision="tf32x3")
         if SOFTCAP:
             scores = softcap * (2.0 * tl.sigmoid(2.0 * scores * (scale / softcap)) - 1.0) * LOG2E
         else:
@@ -69,7 +68,7 @@ def _walk(query, keys, values, table, first, last, limit, low_M, scale, softcap,
             rounded = weights.to(value.dtype).to(tl.float32)
             mixed += tl.dot(rounded, value.to(tl.float32), input_precision="ieee")
         else:
-            mixed = tl.dot(weights.to(value.dtype), value, acc=mixed, input_precision="ieee")
+            mixed = tl.dot(weights.to(value.dtype), value, acc=mixed, input_precision="tf32x3")
         top = higher
     return mixed, top, total
 
@@ -89,15 +88,16 @@ def attend_kernel(query, keys, values, page_RN, seen_R, prompt_R, prefix_PN, pre
                   part, part_top, part_total, scale, softcap, window, num_blocks, prefix_splits, own_splits,
                   own_pages, stride_query, stride_query_head, stride_page, stride_head, stride_row, stride_prefix,
                   heads, REPEATS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr,
-                  M_OWN: tl.constexpr, BLOCK_W: tl.constexpr, PAGE: tl.constexpr, MIN_PAGES: tl.constexpr,
+                  PARTS: tl.constexpr, M_OWN: tl.constexpr, BLOCK_W: tl.constexpr, PAGE: tl.constexpr, MIN_PAGES: tl.constexpr,
                   MAX_SPLITS: tl.constexpr, WINDOWED: tl.constexpr, SOFTCAP: tl.constexpr, WIDE: tl.constexpr):
     program, kv_head = tl.program_id(0), tl.program_id(1)
     keys += kv_head * stride_head
     values += kv_head * stride_head
     at_W = tl.arange(0, BLOCK_W)
     splits = prefix_splits + own_splits
-    if program < num_blocks * prefix_splits:
-        block, split = program // prefix_splits, program % prefix_splits
+    if program < num_blocks * PARTS * prefix_splits:
+        split, part_number = program % prefix_splits, program // prefix_splits % PARTS
+        block = program // prefix_splits // PARTS
         leader = tl.load(block_BG + block * GROUP)
         if leader >= 0:
             prompt = tl.load(prompt_R + leader)
@@ -106,7 +106,7 @@ def attend_kernel(query, keys, values, page_RN, seen_R, prompt_R, prefix_PN, pre
             size = _split_pages(pages, MIN_PAGES, MAX_SPLITS)
             first, last = split * size, tl.minimum(split * size + size, pages)
             if first < last:
-                at_M = tl.arange(0, M)
+                at_M = part_number * M + tl.arange(0, M)
                 row_M = tl.load(block_BG + block * GROUP + at_M // REPEATS, mask=at_M < GROUP * REPEATS, other=-1)
                 live_M = row_M >= 0
                 head_M = kv_head * REPEATS + at_M % REPEATS
@@ -124,8 +124,8 @@ def attend_kernel(query, keys, values, page_RN, seen_R, prompt_R, prefix_PN, pre
                 _keep(mixed, top, total, row_M, head_M, live_M, split, heads, splits, part, part_top, part_total,
                       WIDTH, BLOCK_W)
     else:
-        row = (program - num_blocks * prefix_splits) // own_splits
-        split = (program - num_blocks * prefix_splits) % own_splits
+        row = (program - num_blocks * PARTS * prefix_splits) // own_splits
+        split = (program - num_blocks * PARTS * prefix_splits) % own_splits
         seen = tl.minimum(tl.load(seen_R + row), own_pages * PAGE)
         pages = (seen + PAGE - 1) // PAGE
         size = _split_pages(pages, MIN_PAGES, MAX_SPLITS)
@@ -194,27 +194,30 @@ def write_kernel(key, value, keys, values, page_RN, seen_R, pages, stride_key, s
             tl.store(values + place_E, new, mask=real)
 
 
-def interpreting() -> bool:
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
 def num_splits(pages: int) -> int:
     """The most splits that any length of up to `pages` pages is divided into."""
     return min(MAX_SPLITS, -(-pages // MIN_PAGES))
 
 
-def constants(repeats: int, group: int, width: int, *, windowed: bool, softcapped: bool) -> dict[str, int | bool]:
+def constants(repeats: int, group: int, width: int, element_size: int, *, windowed: bool,
+              softcapped: bool) -> dict[str, int | bool]:
     """The compile-time arguments of `attend_kernel`."""
-    return {"REPEATS": repeats, "GROUP": group, "WIDTH": width, "M": max(16, triton.next_power_of_2(group * repeats)),
-            "M_OWN": max(16, triton.next_power_of_2(repeats)), "BLOCK_W": max(16, triton.next_power_of_2(width)),
-            "PAGE": PAGE, "MIN_PAGES": MIN_PAGES, "MAX_SPLITS": MAX_SPLITS, "WINDOWED": windowed,
-            "SOFTCAP": softcapped, "WIDE": interpreting()}
+    block_w = max(16, triton.next_power_of_2(width))
+    row_bytes, half = block_w * element_size, element_size < 4
+    most = 64 if half and row_bytes <= 256 else 32 if half or row_bytes <= 256 else 16
+    m = min(most, max(16, triton.next_power_of_2(group * repeats)))
+    return {"REPEATS": repeats, "GROUP": group, "WIDTH": width, "M": m, "PARTS": -(-group * repeats // m),
+            "M_OWN": max(16, triton.next_power_of_2(repeats)), "BLOCK_W": block_w, "PAGE": PAGE,
+            "MIN_PAGES": MIN_PAGES, "MAX_SPLITS": MAX_SPLITS, "WINDOWED": windowed, "SOFTCAP": softcapped,
+            "WIDE": interpreting()}
 
 
 def launch_options(width: int, element_size: int) -> dict[str, int]:
-    """Warps and pipeline depth: two stages of keys and values of wide heads fill the shared memory."""
-    wide = width * element_size > 256
-    return {"num_warps": 8 if wide else 4, "num_stages": 2 if wide else 3}
+    """Warps and pipeline depth: stages of keys and values of wide heads fill the shared memory."""
+    row_bytes, half = triton.next_power_of_2(width) * element_size, element_size < 4
+    if half and row_bytes <= 256:
+        return {"num_warps": 4, "num_stages": 3}
+    return {"num_warps": 8, "num_stages": 2 if half or row_bytes <= 256 else 1}
 
 
 def attend(query_RHW: Tensor, keys: Tensor, values: Tensor, tables: Tables, scaling: float,
@@ -226,8 +229,9 @@ def attend(query_RHW: Tensor, keys: Tensor, values: Tensor, tables: Tables, scal
     prefix_splits, own_splits = num_splits(tables.prefix_PN.shape[1]), num_splits(tables.page_RN.shape[1])
     parts = query_RHW.new_empty((rows, heads, prefix_splits + own_splits, width), dtype=torch.float32)
     tops, totals = parts.new_empty((2, *parts.shape[:3]))
-    fixed = constants(heads // kv_heads, group, width, windowed=window is not None, softcapped=softcap is not None)
-    grid = (tables.num_blocks * prefix_splits + rows * own_splits, kv_heads)
+    fixed = constants(heads // kv_heads, group, width, keys.element_size(), windowed=window is not None,
+                      softcapped=softcap is not None)
+    grid = (tables.num_blocks * fixed["PARTS"] * prefix_splits + rows * own_splits, kv_heads)
     attend_kernel[grid](
         query_RHW, keys, values, tables.page_RN, tables.seen_R, tables.prompt_R, tables.prefix_PN,
         tables.prefix_length_P, tables.block_BG, parts, tops, totals, float(scaling), float(softcap or 0.0),

@@ -221,8 +221,8 @@ class PagedGroups(Cache):
 
     def addresses(self) -> list[int]:
         """Of every tensor that a captured step reads or writes."""
-        tensors = [self._seen_R, *(table.device for table in self._all_tables), *self.keys.values(), *self.values.values()]
-        return [tensor.data_ptr() for tensor in tensors]
+        tables = [table.device for table in self._all_tables]
+        return [x.data_ptr() for x in (self._seen_R, *tables, *self.keys.values(), *self.values.values())]
 
     # -- what transformers calls --------------------------------------------------------------------------
 
