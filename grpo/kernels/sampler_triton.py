@@ -387,11 +387,12 @@ def finish_kernel(part_score, part_token, part_sums, token_R, logp_R, log_kept_R
 # ------------------------------------------------------------------------------------------------ launches
 
 
-def tiles(vocab: int, *, search: bool = False) -> tuple[int, int]:
-    """(rows, ids) of a tile. Many rows of a small vocabulary share a program, and in the interpreter more do."""
-    ids = min(triton.next_power_of_2(vocab), 512 if search else 2048)
-    rows = max(1, (1 << 15 if interpreting() else 512) // ids) if vocab <= ids else 1
-    return rows, max(16, ids)
+def tiles(num_rows: int, vocab: int, *, search: bool = False) -> tuple[int, int]:
+    """(rows, ids) of a tile. Rows of a small vocabulary share a program; in the interpreter as many as can."""
+    ids = max(16, min(triton.next_power_of_2(vocab), 512 if search else 2048))
+    if interpreting():
+        return min(triton.next_power_of_2(num_rows), (1 << 19) // ids), ids
+    return (512 // ids if vocab < 512 else 1), ids
 
 
 class _Launch:
@@ -405,7 +406,7 @@ class _Launch:
         self.sb = triton.next_power_of_2(self.chunks)
 
     def fixed(self, search: bool = False) -> dict[str, int]:
-        rb, vb = tiles(self.vocab, search=search)
+        rb, vb = tiles(self.rows, self.vocab, search=search)
         chunk = CHUNK if self.chunks > 1 else max(vb, triton.next_power_of_2(self.vocab))
         return {"VOCAB": self.vocab, "CHUNK": chunk, "RB": rb, "VB": vb}
 
