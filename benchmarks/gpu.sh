@@ -8,3 +8,4 @@ mkdir -p "$out"
 export PYTHONPATH=. PYTHONUNBUFFERED=1
 timeout 240 python3 -m pytest -q -m gpu tests/gpu -p no:cacheprovider
 timeout 200 python3 -m benchmarks.phases --output "$out"
+timeout 480 python3 -m benchmarks.decode_kernels --output "$out"

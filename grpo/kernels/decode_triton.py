@@ -88,8 +88,9 @@ def attend_kernel(query, keys, values, page_RN, seen_R, prompt_R, prefix_PN, pre
                   part, part_top, part_total, scale, softcap, window, num_blocks, prefix_splits, own_splits,
                   own_pages, stride_query, stride_query_head, stride_page, stride_head, stride_row, stride_prefix,
                   heads, REPEATS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr,
-                  PARTS: tl.constexpr, M_OWN: tl.constexpr, BLOCK_W: tl.constexpr, PAGE: tl.constexpr, MIN_PAGES: tl.constexpr,
-                  MAX_SPLITS: tl.constexpr, WINDOWED: tl.constexpr, SOFTCAP: tl.constexpr, WIDE: tl.constexpr):
+                  PARTS: tl.constexpr, M_OWN: tl.constexpr, BLOCK_W: tl.constexpr, PAGE: tl.constexpr,
+                  MIN_PAGES: tl.constexpr, MAX_SPLITS: tl.constexpr, WINDOWED: tl.constexpr, SOFTCAP: tl.constexpr,
+                  WIDE: tl.constexpr):
     program, kv_head = tl.program_id(0), tl.program_id(1)
     keys += kv_head * stride_head
     values += kv_head * stride_head
@@ -216,8 +217,8 @@ def launch_options(width: int, element_size: int) -> dict[str, int]:
     """Warps and pipeline depth: stages of keys and values of wide heads fill the shared memory."""
     row_bytes, half = triton.next_power_of_2(width) * element_size, element_size < 4
     if half and row_bytes <= 256:
-        return {"num_warps": 4, "num_stages": 3}
-    return {"num_warps": 8, "num_stages": 2 if half or row_bytes <= 256 else 1}
+        return {"num_warps": 4, "num_stages": 3, "enable_fp_fusion": True}
+    return {"num_warps": 8, "num_stages": 2 if half or row_bytes <= 256 else 1, "enable_fp_fusion": True}
 
 
 def attend(query_RHW: Tensor, keys: Tensor, values: Tensor, tables: Tables, scaling: float,
@@ -242,7 +243,7 @@ def attend(query_RHW: Tensor, keys: Tensor, values: Tensor, tables: Tables, scal
     merge_kernel[(rows, heads)](
         parts, tops, totals, output, tables.seen_R, tables.prompt_R, tables.prefix_length_P, prefix_splits, own_splits,
         tables.page_RN.shape[1], heads, WIDTH=width, BLOCK_W=fixed["BLOCK_W"], PAGE=PAGE, MIN_PAGES=MIN_PAGES,
-        MAX_SPLITS=MAX_SPLITS, num_warps=4)
+        MAX_SPLITS=MAX_SPLITS, num_warps=4, enable_fp_fusion=True)
     return output
 
 
@@ -253,4 +254,5 @@ def write(key_RHW: Tensor, value_RHW: Tensor, keys: Tensor, values: Tensor, page
     write_kernel[(rows,)](
         key_RHW, value_RHW, keys, values, page_RN, seen_R, page_RN.shape[1], key_RHW.stride(0), key_RHW.stride(1),
         value_RHW.stride(0), value_RHW.stride(1), keys.stride(0), page_RN.stride(0), HEADS=heads, WIDTH=width,
-        BLOCK=triton.next_power_of_2(heads * width), PAGE=PAGE, num_warps=4)
+        BLOCK=triton.next_power_of_2(heads * width), PAGE=PAGE, num_warps=4,
+        enable_fp_fusion=True)

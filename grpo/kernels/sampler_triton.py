@@ -391,7 +391,7 @@ def tiles(num_rows: int, vocab: int, *, search: bool = False) -> tuple[int, int]
     """(rows, ids) of a tile. Rows of a small vocabulary share a program; in the interpreter as many as can."""
     ids = max(16, min(triton.next_power_of_2(vocab), 512 if search else 2048))
     if interpreting():
-        return min(triton.next_power_of_2(num_rows), (1 << 19) // ids), ids
+        return min(triton.next_power_of_2(num_rows), (1 << (16 if search else 19)) // ids), ids
     return (512 // ids if vocab < 512 else 1), ids
 
 
@@ -416,7 +416,8 @@ class _Launch:
     def scan(self) -> Tensor:
         top_RS, fixed = self.empty(self.rows, self.chunks, dtype=torch.float32), self.fixed()
         scan_kernel[(triton.cdiv(self.rows, fixed["RB"]), self.chunks)](
-            self.logits, top_RS, self.rows, self.logits.stride(0), self.chunks, **fixed, num_warps=4)
+            self.logits, top_RS, self.rows, self.logits.stride(0), self.chunks, **fixed, num_warps=4,
+            enable_fp_fusion=False)
         return top_RS
 
     def search(self, top_RS: Tensor, *, by_mass: bool, masses: bool, state: Tensor | None = None) -> _Cut:
@@ -441,10 +442,13 @@ class _Launch:
 
     def cut(self, top_RS: Tensor) -> _Cut | None:
         by_count, by_mass = 0 < self.sampling.top_k < self.vocab, self.sampling.top_p < 1
+        state = None
         if by_count:
             found = self.search(top_RS, by_mass=False, masses=by_mass)
-            return self.search(top_RS, by_mass=True, masses=True, state=self.target(top_RS, found)) if by_mass else found
-        return self.search(top_RS, by_mass=True, masses=True) if by_mass else None
+            if not by_mass:
+                return found
+            state = self.target(top_RS, found)
+        return self.search(top_RS, by_mass=True, masses=True, state=state) if by_mass else None
 
 
 class _Cut:
@@ -477,5 +481,5 @@ def sample(logits_RV: Tensor, seed_R: Tensor, position_R: Tensor, sampling: Samp
     logp_R, log_kept_R, entropy_R = call.empty(3, call.rows, dtype=torch.float32)
     finish_kernel[(triton.cdiv(call.rows, fixed["RB"]),)](
         score_RS, token_RS, sums, token_R, logp_R, log_kept_R, entropy_R, call.rows, call.chunks, FILTERED=filtered,
-        ENTROPY=entropy, RB=fixed["RB"], SB=call.sb, num_warps=1)
+        ENTROPY=entropy, RB=fixed["RB"], SB=call.sb, num_warps=1, enable_fp_fusion=False)
     return Drawn(token_R, logp_R, log_kept_R if filtered else None, entropy_R if entropy else None)

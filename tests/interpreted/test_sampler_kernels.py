@@ -57,7 +57,7 @@ def test_chunks_of_a_large_vocabulary_are_merged(sampling, seed, monkeypatch):
     Sampling(1.0, top_k=1), Sampling(1.0, top_p=1e-9), Sampling(1.0, top_p=1 - 1e-9), Sampling(1.0, top_k=70),
     Sampling(1.0, top_k=69), Sampling(1.0, 4, 0.45), Sampling(0.01, 5, 0.99), Sampling(1.0, min_p=1.0)], ids=str)
 def test_what_is_kept_is_what_the_reference_keeps(sampling, seed):
-    """The kept mass tells; and of 3,000 draws none falls outside, nor is a likely token of the set missed."""
+    """The kept mass tells; and of 400 draws none falls outside, nor is a likely token of the set missed."""
     logits_RV = torch.stack([(scale * torch.randn(70) * 2).round() / 2 for scale in (0.0, 0.3, 1.0, 3.0, 30.0)])
     logits_RV[2, 5:20] = -0.0
     logits_RV[2, 20:30] = 0.0
@@ -66,14 +66,15 @@ def test_what_is_kept_is_what_the_reference_keeps(sampling, seed):
     fall_RV = (logits_RV - logits_RV.amax(-1, keepdim=True)) * exact.inverse(sampling.temperature)
     kept_RV = exact.keep(logits_RV, fall_RV, sampling) if sampling.filters else torch.ones_like(fall_RV).bool()
     prob_RV = (logits_RV * exact.inverse(sampling.temperature)).masked_fill(~kept_RV, -torch.inf).softmax(-1)
-    many = logits_RV.repeat_interleave(3000, 0)
-    drawn = exact.sample(many, seeds(15_000, seed), torch.arange(15_000), sampling)
-    seen_RV = torch.stack([token_D.bincount(minlength=70) > 0 for token_D in drawn.token_R.view(5, 3000)])
-    assert not seen_RV[~kept_RV].any() and seen_RV[prob_RV > 0.006].all()
+    many = logits_RV.repeat_interleave(400, 0)
+    drawn = exact.sample(many, seeds(2000, seed), torch.arange(2000), sampling)
+    seen_RV = torch.stack([token_D.bincount(minlength=70) > 0 for token_D in drawn.token_R.view(5, 400)])
+    assert not seen_RV[~kept_RV].any() and seen_RV[prob_RV > 0.05].all()
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), *COMBINATIONS], ids=str)
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.9, min_p=0.06)], ids=str)
 def test_draws_follow_the_exact_distribution(sampling):
+    """Every other combination draws what the reference draws, whose 1e5 draws are tested without the interpreter."""
     logits_V = 2.0 * torch.randn(37, generator=torch.Generator().manual_seed(5))
     prob_V = plain_processed(logits_V, sampling).exp()
     drawn = exact.sample(logits_V.expand(DRAWS, -1), seeds(DRAWS), torch.full((DRAWS,), 7), sampling)
