@@ -8,6 +8,8 @@ launch merges each row's splits in fp32 in a fixed order: a row's bits do not de
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
@@ -213,12 +215,19 @@ def constants(repeats: int, group: int, width: int, element_size: int, *, window
             "WIDE": interpreting()}
 
 
-def launch_options(width: int, element_size: int) -> dict[str, int]:
-    """Warps and pipeline depth: stages of keys and values of wide heads fill the shared memory."""
+def launch_options(width: int, element_size: int, capability: int) -> dict[str, int]:
+    """Warps and pipeline depth: what fits in registers and shared memory of compute capability 80, 90, ..."""
     row_bytes, half = triton.next_power_of_2(width) * element_size, element_size < 4
     if half and row_bytes <= 256:
-        return {"num_warps": 4, "num_stages": 3, "enable_fp_fusion": True}
+        warps = 8 if row_bytes == 256 and capability < 90 else 4
+        return {"num_warps": warps, "num_stages": 3, "enable_fp_fusion": True}
     return {"num_warps": 8, "num_stages": 2 if half or row_bytes <= 256 else 1, "enable_fp_fusion": True}
+
+
+@functools.cache
+def capability_of(device: torch.device) -> int:
+    major, minor = torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
+    return 10 * major + minor
 
 
 def attend(query_RHW: Tensor, keys: Tensor, values: Tensor, tables: Tables, scaling: float,
@@ -238,7 +247,8 @@ def attend(query_RHW: Tensor, keys: Tensor, values: Tensor, tables: Tables, scal
         tables.prefix_length_P, tables.block_BG, parts, tops, totals, float(scaling), float(softcap or 0.0),
         int(window or 0), tables.num_blocks, prefix_splits, own_splits, tables.page_RN.shape[1],
         query_RHW.stride(0), query_RHW.stride(1), keys.stride(0), keys.stride(1), tables.page_RN.stride(0),
-        tables.prefix_PN.stride(0), heads, **fixed, **launch_options(width, keys.element_size()))
+        tables.prefix_PN.stride(0), heads, **fixed,
+        **launch_options(width, keys.element_size(), capability_of(keys.device)))
     output = torch.empty_like(query_RHW, memory_format=torch.contiguous_format)
     merge_kernel[(rows, heads)](
         parts, tops, totals, output, tables.seen_R, tables.prompt_R, tables.prefix_length_P, prefix_splits, own_splits,
