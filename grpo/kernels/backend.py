@@ -1,0 +1,15 @@
+"""Where Triton kernels run."""
+
+import os
+
+from torch import Tensor
+
+
+def interpreting() -> bool:
+    """Whether Triton's interpreter is on (``TRITON_INTERPRET=1``): kernels then run on the CPU, for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def runs_triton(x: Tensor) -> bool:
+    """Whether Triton kernels take `x`: on CUDA, or anywhere in Triton's interpreter."""
+    return x.is_cuda or interpreting()
