@@ -12,7 +12,7 @@ import gc
 from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Callable, Collection, Iterator, Sequence
+from typing import Callable, Collection, Iterator, Mapping, Sequence
 
 import torch
 
@@ -26,6 +26,8 @@ from grpo.types import PackedRows
 
 PREFILL_TOKENS = 8192
 GIB = 2**30
+SAID = ("can't allocate memory", "bad_alloc", "could not create a memory", "could not execute a primitive",
+        "could not create a primitive")  # by torch's and oneDNN's allocators where memory runs out
 
 
 @dataclass(slots=True)
@@ -51,9 +53,9 @@ class EngineStats:
 class Decoding:
     """Writes drafts with the policy's own modules; `run` yields each as it ends."""
 
-    def __init__(self, policy: Policy, stats: EngineStats, *, max_rows: int, budget: float, token_bytes: int = 0):
+    def __init__(self, policy: Policy, stats: EngineStats, *, max_rows: int, budget: float, token_bytes: int):
         self.policy, self.stats, self.max_rows, self.budget = policy, stats, max_rows, budget
-        self.slots = Slots(policy.device, token_bytes=token_bytes or self._measure())
+        self.slots = Slots(policy.device, token_bytes=token_bytes)
         self.queue: deque[Draft] = deque()
         self.live: dict[Draft, None] = {}
         self.prefixes: dict[tuple[int, ...], dict[int, KeyValue]] = {}  # of short prompts that are waited for
@@ -73,12 +75,6 @@ class Decoding:
             self._admit()
             if self.live:
                 yield from self._spare_memory(lambda: self._step(sampling, stops)) or ()
-
-    @torch.no_grad()
-    def _measure(self) -> int:
-        """What the keys and values of one token take in all layers, in bytes."""
-        stored = self._packed_forward([0], [0], [([0], 0)]).stored.values()
-        return sum(x[:, 0].numel() * x.element_size() for pair in stored for x in pair)
 
     def _leave(self, draft: Draft) -> None:
         if draft in self.live:
@@ -101,7 +97,7 @@ class Decoding:
                 break
             known.add(draft.prompt.token_ids)
             taken.append(draft)
-        for chunk in _chunks(taken):
+        for chunk in chunks(taken):
             self._spare_memory(partial(self._start, chunk), len(chunk))
             if chunk[0] not in self.slots.home:
                 break
@@ -127,7 +123,7 @@ class Decoding:
             prompts.setdefault(draft.prompt.token_ids, []).append(draft)
         fresh = {ids: members for ids, members in prompts.items() if any(draft.known for draft in members)
                  or not (ids in self.slots.readers or ids in self.prefixes)}
-        found, spans = self._prefill(fresh)
+        found, spans = prefill(self.policy, fresh, self.stats)
         for ids, members in prompts.items():
             prefix = found.prefix(*spans[ids]) if ids in spans else self.prefixes.get(ids, {})
             self.slots.add(members, ids, prefix, len(ids) - 1)
@@ -137,44 +133,6 @@ class Decoding:
                 draft.fed = draft.known
                 if draft.known:
                     self.slots.extend(draft, found.prefix(*spans[draft]), draft.known)
-
-    def _prefill(self, prompts: dict[tuple[int, ...], list[Draft]]) -> tuple[PrefixCache, dict]:
-        """Keys and values of all prompt tokens but the last, and of that and all but the last known token."""
-        tokens: list[int] = []
-        positions: list[int] = []
-        rows: list[tuple[list[int], int]] = []
-        spans: dict[object, tuple[int, int]] = {}
-        for ids, members in prompts.items():
-            first, length = len(tokens), len(ids) - 1
-            prompt = [*range(first, first + length)]
-            tokens += ids[:-1]
-            positions += range(length)
-            spans[ids] = (first, first + length)
-            if prompt:
-                rows.append((prompt, 0))
-            for draft in members:
-                if draft.known:
-                    start = len(tokens)
-                    tokens += [ids[-1], *draft.tokens[:draft.known - 1]]
-                    positions += range(length, length + draft.known)
-                    spans[draft] = (start, len(tokens))
-                    rows.append(([*prompt, *range(start, len(tokens))], length))
-        self.stats.prefill_tokens += len(tokens)
-        return self._packed_forward(tokens, positions, rows), spans
-
-    def _packed_forward(self, tokens: list[int], positions: list[int],
-                        rows: list[tuple[list[int], int]]) -> PrefixCache:
-        cache, device = PrefixCache(), self.policy.device
-        if not tokens:
-            return cache
-        for filler in range(len(tokens), -(-len(tokens) // MIN_ROWS) * MIN_ROWS):
-            tokens, positions, rows = [*tokens, 0], [*positions, 0], [*rows, ([filler], 0)]
-        token_P, position_P = torch.tensor(tokens, device=device), torch.tensor(positions, device=device)
-        buckets, place_P = bucket_rows(rows, len(tokens), device)
-        nothing = torch.zeros(0, dtype=torch.long, device=device)
-        packed = PackedRows(token_P, position_P, buckets, place_P, nothing, nothing, ())
-        self.policy.logits(token_P, position_P, PackedLayout(packed), nothing.new_zeros(1), cache)
-        return cache
 
     # -- one step -----------------------------------------------------------------------------------------
 
@@ -242,7 +200,56 @@ class Decoding:
         return None
 
 
-def _chunks(drafts: Sequence[Draft]) -> Iterator[list[Draft]]:
+def prefill(policy: Policy, prompts: Mapping[tuple[int, ...], list[Draft]],
+            stats: EngineStats) -> tuple[PrefixCache, dict]:
+    """Keys and values of all prompt tokens but the last, and of that and all but the last known token."""
+    tokens: list[int] = []
+    positions: list[int] = []
+    rows: list[tuple[list[int], int]] = []
+    spans: dict[object, tuple[int, int]] = {}
+    for ids, members in prompts.items():
+        first, length = len(tokens), len(ids) - 1
+        prompt = [*range(first, first + length)]
+        tokens += ids[:-1]
+        positions += range(length)
+        spans[ids] = (first, first + length)
+        if prompt:
+            rows.append((prompt, 0))
+        for draft in members:
+            if draft.known:
+                start = len(tokens)
+                tokens += [ids[-1], *draft.tokens[:draft.known - 1]]
+                positions += range(length, length + draft.known)
+                spans[draft] = (start, len(tokens))
+                rows.append(([*prompt, *range(start, len(tokens))], length))
+    stats.prefill_tokens += len(tokens)
+    return packed_forward(policy, tokens, positions, rows), spans
+
+
+def packed_forward(policy: Policy, tokens: list[int], positions: list[int],
+                   rows: list[tuple[list[int], int]]) -> PrefixCache:
+    """The keys and values of packed `tokens`; `rows` says what each attends over, as in `bucket_rows`."""
+    cache, device = PrefixCache(), policy.device
+    if not tokens:
+        return cache
+    for filler in range(len(tokens), -(-len(tokens) // MIN_ROWS) * MIN_ROWS):
+        tokens, positions, rows = [*tokens, 0], [*positions, 0], [*rows, ([filler], 0)]
+    token_P, position_P = torch.tensor(tokens, device=device), torch.tensor(positions, device=device)
+    buckets, place_P = bucket_rows(rows, len(tokens), device)
+    nothing = torch.zeros(0, dtype=torch.long, device=device)
+    packed = PackedRows(token_P, position_P, buckets, place_P, nothing, nothing, ())
+    policy.logits(token_P, position_P, PackedLayout(packed), nothing.new_zeros(1), cache)
+    return cache
+
+
+@torch.no_grad()
+def token_bytes(policy: Policy) -> int:
+    """What the keys and values of one token take in all layers, in bytes."""
+    stored = packed_forward(policy, [0], [0], [([0], 0)]).stored.values()
+    return sum(x[:, 0].numel() * x.element_size() for pair in stored for x in pair)
+
+
+def chunks(drafts: Sequence[Draft]) -> Iterator[list[Draft]]:
     """`drafts` in order, so many at a time that about PREFILL_TOKENS are prefilled."""
     chunk: list[Draft] = []
     prompts: set[tuple[int, ...]] = set()
@@ -262,4 +269,4 @@ def _chunks(drafts: Sequence[Draft]) -> Iterator[list[Draft]]:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that memory ran out, on any device."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in SAID)

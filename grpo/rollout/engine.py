@@ -17,8 +17,9 @@ import torch
 
 from grpo.pack import MIN_ROWS
 from grpo.policy import Policy
-from grpo.rollout.decoding import GIB, Decoding, EngineStats
+from grpo.rollout.decoding import GIB, Decoding, EngineStats, token_bytes
 from grpo.rollout.draft import Carried, Draft, Stops
+from grpo.rollout.paging import Paging
 from grpo.rollout.sampler import Sampling, completion_seed
 from grpo.types import Group, Prompt
 
@@ -27,13 +28,15 @@ class Engine:
     """Samples groups from a policy as it stands at each call; keys and values live no longer than a call.
 
     ``max_rows`` completions are decoded at a time, fewer where their keys and values would take more than
-    ``kv_memory_gib`` (None: half of the memory that is free when a call begins). `stats` tells what the last
-    call did. `carried` holds the groups that the last call left unfinished.
+    ``kv_memory_gib`` (None: half of the memory that is free when a call begins). ``paged`` (None: on CUDA)
+    decodes by pages and captured steps; there ``deterministic`` fixes the number of rows that a step computes.
+    `stats` tells what the last call did, `carried` holds the groups that it left unfinished.
     """
 
     def __init__(self, policy: Policy, *, max_rows: int = 256, stop: Sequence[str] = (),
-                 kv_memory_gib: float | None = None):
-        self.policy, self.kv_memory_gib = policy, kv_memory_gib
+                 kv_memory_gib: float | None = None, paged: bool | None = None, deterministic: bool = False):
+        self.policy, self.kv_memory_gib, self.deterministic = policy, kv_memory_gib, deterministic
+        self.paged = policy.device.type == "cuda" if paged is None else paged
         self.max_rows = max(MIN_ROWS, -(-max_rows // MIN_ROWS) * MIN_ROWS)
         self.stops = Stops(policy, stop)
         self.stats = EngineStats()
@@ -120,10 +123,15 @@ class Engine:
         length = self.expected
         ordered = sorted(drafts, key=lambda draft: (not draft.carried, -length.get(draft.prompt.id, math.inf),
                                                     draft.place, draft.index))
-        work = Decoding(self.policy, self.stats, max_rows=self.max_rows, budget=self._budget(),
-                        token_bytes=self._token_bytes)
-        yield from work.run(ordered, sampling, self.stops, unwanted)
-        self._token_bytes = work.slots.token_bytes
+        yield from self._work().run(ordered, sampling, self.stops, unwanted)
+
+    def _work(self) -> Decoding | Paging:
+        """Who writes the drafts: decoding by pages and graphs on CUDA, by shelves on a CPU."""
+        self._token_bytes = self._token_bytes or token_bytes(self.policy)
+        options = {"max_rows": self.max_rows, "budget": self._budget(), "token_bytes": self._token_bytes}
+        if self.paged:
+            return Paging(self.policy, self.stats, deterministic=self.deterministic, **options)
+        return Decoding(self.policy, self.stats, **options)
 
     def _budget(self) -> float:
         """Bytes that keys and values may take."""

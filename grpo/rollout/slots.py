@@ -49,7 +49,12 @@ class PrefixCache(Cache):
 
     def prefix(self, start: int, end: int) -> dict[int, KeyValue]:
         """Layer: (keys, values) [kv heads, length, width] of the packed tokens ``start..end``."""
-        return {layer: (k[:, start:end], v[:, start:end]) for layer, (k, v) in self.stored.items()}
+        return cut(self.stored, start, end)
+
+    def joined(self, *spans: tuple[int, int]) -> dict[int, KeyValue]:
+        """The packed tokens of several spans, one after the other."""
+        return {layer: tuple(torch.cat([x[:, start:end] for start, end in spans], 1) for x in pair)
+                for layer, pair in self.stored.items()}
 
 
 def cut(prefix: Prefix, start: int, end: int | None = None) -> dict[int, KeyValue]:
@@ -248,6 +253,8 @@ class Slots(Cache):
     def begin(self) -> list[Any]:
         """Move rows that outgrew their shelf, and fix the order of this step's rows."""
         for width in sorted(self.rows):
+            self._tidy(self.rows, width)  # a shelf that memory ran out over may be empty
+        for width in sorted(self.rows):
             self._outgrow(width)
         self._order, self._parts, self._shared_parts = [], [], []
         for width in sorted(self.rows):
@@ -265,7 +272,8 @@ class Slots(Cache):
         full = [name for name, length in zip(shelf.names, shelf.length) if length >= width]
         wider = width_for(width + 1)
         if len(full) == len(shelf.names) and wider not in self.rows:
-            self.rows[wider] = self.rows.pop(width).widened(wider)
+            self.rows[wider] = shelf.widened(wider)
+            del self.rows[width]
             self.home |= dict.fromkeys(full, wider)
             return
         for row in full:
