@@ -87,8 +87,10 @@ class Chunk(Steps):
         self.logp_R = self.entropy_R = None
 
     def statistics(self, with_gradient: bool) -> tuple[Tensor, Tensor]:
-        found = [unit_block(self.unit_RV[a:b], self.target_R[a:b], self.head, with_gradient)
-                 for a, b in _blocks(self.unit_RV)]
+        blocks, dtype = _blocks(self.unit_RV), statistics_dtype(self.unit_RV.dtype)
+        scratch_2BV = self.unit_RV.new_empty(2, blocks[0][1], self.unit_RV.shape[1], dtype=dtype)
+        found = [unit_block(self.unit_RV[a:b], self.target_R[a:b], self.head, with_gradient, scratch_2BV[:, :b - a])
+                 for a, b in blocks]
         self.logp_R, self.entropy_R = (torch.cat(parts) for parts in zip(*found))
         return self.logp_R, self.entropy_R
 
@@ -148,15 +150,18 @@ def _kept(row_R: Tensor) -> Tensor | None:
     return kept if len(kept) <= 0.9 * len(row_R) else None
 
 
-def unit_block(product_BV: Tensor, target_B: Tensor, head: Head, with_gradient: bool) -> tuple[Tensor, Tensor]:
+def unit_block(product_BV: Tensor, target_B: Tensor, head: Head, with_gradient: bool,
+               scratch_2BV: Tensor) -> tuple[Tensor, Tensor]:
     """(logp_B, entropy_B) of some rows of products; with gradient these become d(-logp)/d(product) over factor.
 
-    Everything is relative to the largest logit of a row, so logits far from 0 lose no digits.
+    Everything is relative to the largest logit of a row, so logits far from 0 lose no digits. The scratch memory is
+    used again for each block: fresh pages would cost more than the arithmetic.
     """
-    z_BV = logits_of(product_BV, head)
+    z_BV, p_BV = scratch_2BV
+    z_BV = logits_of(product_BV if product_BV.dtype == z_BV.dtype else z_BV.copy_(product_BV), head)
     slope_BV = 1 - (z_BV * (head.temperature / head.softcap)).square_() if head.softcap and with_gradient else None
     z_BV.sub_(z_BV.amax(-1, keepdim=True))
-    p_BV = torch.softmax(z_BV, -1)
+    torch.softmax(z_BV, -1, out=p_BV)
     at_B = target_B[:, None]
     largest_B = p_BV.amax(-1).log_()
     entropy_B = -(torch.linalg.vecdot(p_BV, z_BV) + largest_B)
