@@ -12,7 +12,7 @@ whose range the small entries of U need.
 
 from __future__ import annotations
 
-from typing import Iterator, Protocol, Sequence
+from typing import Protocol, Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from grpo.kernels.head.spec import Coefficients, Gradients, Head, Swept, buffer_
 
 BLOCK_BYTES = 2 * 2**20
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-SLICE_BYTES = 16 * 2**20  # of the weight, in float32, that is copied, cast or reordered at once
+SLICE_BYTES = 16 * 2**20  # of the weight, in float32, that is cast, or whose gradient is, at once
 MIN_ROWS = 8  # products of fewer rows may round differently
 
 
@@ -78,6 +78,7 @@ class Chunk(Steps):
 
     @staticmethod
     def buffer(head: Head, rows: int) -> Tensor:
+        rows = 0 if by_onednn(head.weight_VD) else rows  # which makes its own
         return torch.empty(rows, len(head.weight_VD), dtype=buffer_dtype(head), device=head.weight_VD.device)
 
     def __init__(self, hidden_RD: Tensor, target_R: Tensor, head: Head, buffer_RV: Tensor):
@@ -86,8 +87,10 @@ class Chunk(Steps):
         self.logp_R = self.entropy_R = None
 
     def statistics(self, with_gradient: bool) -> tuple[Tensor, Tensor]:
-        found = [unit_block(self.unit_RV[a:b], self.target_R[a:b], self.head, with_gradient)
-                 for a, b in _blocks(self.unit_RV)]
+        blocks, dtype = _blocks(self.unit_RV), statistics_dtype(self.unit_RV.dtype)
+        scratch_2BV = self.unit_RV.new_empty(2, blocks[0][1], self.unit_RV.shape[1], dtype=dtype)
+        found = [unit_block(self.unit_RV[a:b], self.target_R[a:b], self.head, with_gradient, scratch_2BV[:, :b - a])
+                 for a, b in blocks]
         self.logp_R, self.entropy_R = (torch.cat(parts) for parts in zip(*found))
         return self.logp_R, self.entropy_R
 
@@ -147,15 +150,18 @@ def _kept(row_R: Tensor) -> Tensor | None:
     return kept if len(kept) <= 0.9 * len(row_R) else None
 
 
-def unit_block(product_BV: Tensor, target_B: Tensor, head: Head, with_gradient: bool) -> tuple[Tensor, Tensor]:
+def unit_block(product_BV: Tensor, target_B: Tensor, head: Head, with_gradient: bool,
+               scratch_2BV: Tensor) -> tuple[Tensor, Tensor]:
     """(logp_B, entropy_B) of some rows of products; with gradient these become d(-logp)/d(product) over factor.
 
-    Everything is relative to the largest logit of a row, so logits far from 0 lose no digits.
+    Everything is relative to the largest logit of a row, so logits far from 0 lose no digits. The scratch memory is
+    used again for each block: fresh pages would cost more than the arithmetic.
     """
-    z_BV = logits_of(product_BV, head)
+    z_BV, p_BV = scratch_2BV
+    z_BV = logits_of(product_BV if product_BV.dtype == z_BV.dtype else z_BV.copy_(product_BV), head)
     slope_BV = 1 - (z_BV * (head.temperature / head.softcap)).square_() if head.softcap and with_gradient else None
     z_BV.sub_(z_BV.amax(-1, keepdim=True))
-    p_BV = torch.softmax(z_BV, -1)
+    torch.softmax(z_BV, -1, out=p_BV)
     at_B = target_B[:, None]
     largest_B = p_BV.amax(-1).log_()
     entropy_B = -(torch.linalg.vecdot(p_BV, z_BV) + largest_B)
@@ -185,14 +191,13 @@ def add_entropy(chunk: Steps, block: slice, prob_BV: Tensor, slope_BV: Tensor | 
 
 
 def product(hidden_RD: Tensor, head: Head, buffer_RV: Tensor) -> Tensor:
-    """h W' in `buffer_RV`'s first rows, at its dtype."""
+    """h W' at `buffer_RV`'s dtype, in its first rows unless oneDNN makes its own."""
     number = len(hidden_RD)
     if number < MIN_ROWS:
         hidden_RD = torch.cat([hidden_RD, hidden_RD.new_zeros(MIN_ROWS - number, hidden_RD.shape[1])])
     out_RV, weight_VD = buffer_RV[:len(hidden_RD)], head.weight_VD
-    if by_onednn(weight_VD) and hidden_RD.dtype == torch.float32:
-        for a, b in _slices(weight_VD):
-            out_RV[:, a:b] = _onednn(hidden_RD, weight_VD[a:b])
+    if by_onednn(weight_VD) and not len(buffer_RV):
+        out_RV = _onednn(hidden_RD.float(), weight_VD)
     elif weight_VD.dtype == buffer_RV.dtype:
         torch.mm(hidden_RD.to(weight_VD.dtype), weight_VD.T, out=out_RV)
     elif weight_VD.dtype == torch.bfloat16:
@@ -222,7 +227,7 @@ def times_weight(unit_RV: Tensor, head: Head) -> Tensor:
             total_RD.addmm_(unit_RV[:, a:b], weight_VD[a:b].to(unit_RV.dtype))
         return total_RD
     if by_onednn(weight_VD) and unit_RV.dtype == torch.float32:
-        return sum_of(_onednn(unit_RV[:, a:b], weight_VD[a:b].T) for a, b in _slices(weight_VD))
+        return _onednn(unit_RV, weight_VD.T)
     return (unit_RV.to(weight_VD.dtype) @ weight_VD).to(statistics_dtype(weight_VD.dtype))
 
 
@@ -242,16 +247,8 @@ def add_outer(unit_RV: Tensor, hidden_RD: Tensor, row_R: Tensor, head: Head, gra
         gradients.bias_V.addmv_(unit_RV.to(gradients.bias_V.dtype).T, row_R.to(gradients.bias_V.dtype))
 
 
-def sum_of(parts: Iterator[Tensor]) -> Tensor:
-    """The sum of at least one tensor, in place of the first."""
-    total = next(parts)
-    for part in parts:
-        total.add_(part)
-    return total
-
-
 def _slices(weight_VD: Tensor) -> list[tuple[int, int]]:
-    """Parts (from, to) of the vocabulary whose weights are copied, cast or reordered at once."""
+    """Parts (from, to) of the vocabulary whose weights or gradients are cast at once."""
     size, width = weight_VD.shape
     step = max(64, SLICE_BYTES // (4 * width))
     return [(a, min(a + step, size)) for a in range(0, size, step)]
