@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import ast
 import atexit
-import base64
-import gc
+import binascii
 import io
 import os
-import random
 import sys
 import threading
-import traceback
 import types
 from typing import Any
 
-from wire import Gone, Peer, Untravelable, decode, encode, read_frame, write_frame  # type: ignore[import-not-found]
+from wire import (  # type: ignore[import-not-found]
+    Gone,
+    Peer,
+    Untravelable,
+    decode,
+    encode,
+    pack_frame,
+    read_frame,
+    write_bytes,
+    write_frame,
+)
 
-__all__ = ["run"]
+__all__ = ["run", "text_streams"]
 
 CHANNEL, LINK = 3, 4
 SYNTAX_EXIT = 97
@@ -35,7 +42,7 @@ def run(job: dict[str, Any]) -> None:
     except Gone:
         pass
     except BaseException:
-        traceback.print_exc()
+        sys.__excepthook__(*sys.exc_info())
     finally:
         os._exit(code)
 
@@ -93,29 +100,39 @@ def _main_module() -> dict[str, Any]:
     return module.__dict__
 
 
+def _one_line(error: BaseException) -> str:
+    where = f" at line {error.lineno}: {(error.text or '').strip()}" if isinstance(error, SyntaxError) else ""
+    return f"{type(error).__name__}: {error}{where}"
+
+
+_COMPILED = pack_frame({"compiled": True})
+
+
 def _announce_compiled(job: dict[str, Any]) -> list[types.CodeType] | None:
     """Compile, and tell the supervisor how that went, before anything of the candidate runs."""
     sys.setrecursionlimit(1000)
     try:
         codes = _compiled(job)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
-        text = "".join(traceback.format_exception_only(type(error), error))
+        text = _one_line(error)
         write_frame(CHANNEL, {"compiled": False, "detail": text[-2000:]})
         return None
-    write_frame(CHANNEL, {"compiled": True})
+    write_bytes(CHANNEL, _COMPILED)
     return codes
 
 
-def _prepare(job: dict[str, Any]) -> None:
+def _write_files(job: dict[str, Any]) -> None:
     for name, data in job.get("files", {}).items():
         with open(name, "wb") as file:
-            file.write(base64.b64decode(data))
-    random.seed(0)
+            file.write(binascii.a2b_base64(data))
+
+
+def _prepare(job: dict[str, Any]) -> None:
+    _write_files(job)
     sys.argv = job.get("argv") or ["solution.py"]
     sys.path = [path for path in sys.path if path] + list(job.get("paths", ()))
     for module in ("wire", "candidate", "tester", "kernel", "zygote"):
         sys.modules.pop(module, None)
-    gc.unfreeze()
 
 
 # ---------------------------------------------------------------------------------- a program to its end
@@ -127,7 +144,6 @@ def _program(job: dict[str, Any]) -> int:
     os.close(CHANNEL)
     if codes is None:
         return SYNTAX_EXIT
-    _text_streams()
     space = _main_module()
     try:
         code = _executed(codes, space)
@@ -136,7 +152,8 @@ def _program(job: dict[str, Any]) -> int:
     return code
 
 
-def _text_streams() -> None:
+def text_streams() -> None:
+    """Make Python's own streams of descriptors 0, 1 and 2, whatever they will lead to."""
     sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8", "surrogateescape")
     sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w", closefd=False)), "utf-8", "surrogateescape")
     sys.stderr = io.TextIOWrapper(
@@ -155,7 +172,7 @@ def _executed(codes: list[types.CodeType], space: dict[str, Any]) -> int:
         print(leaving.code, file=sys.stderr)
         return 1
     except BaseException:
-        traceback.print_exc()
+        sys.__excepthook__(*sys.exc_info())
         return 1
     return 0
 
@@ -258,9 +275,9 @@ def _serve(job: dict[str, Any]) -> int:
 
 
 def _execute(job: dict[str, Any]) -> int:
-    for name, data in job.get("files", {}).items():
-        with open(name, "wb") as file:
-            file.write(base64.b64decode(data))
+    _write_files(job)
+    if "executable" in job:
+        os.chmod(job["executable"], 0o700)
     os.close(CHANNEL)
     os.execve(job["argv"][0], job["argv"], job["environment"])
 
@@ -268,7 +285,6 @@ def _execute(job: dict[str, Any]) -> int:
 def _test(job: dict[str, Any]) -> int:
     from tester import test  # type: ignore[import-not-found]
 
-    random.seed(0)
     return test(job)
 
 

@@ -14,10 +14,9 @@ import signal
 import struct
 
 __all__ = [
-    "CLONE_NEWIPC",
-    "CLONE_NEWNS",
     "CLONE_NEWPID",
     "bind",
+    "build_base_filter",
     "build_filter",
     "clone",
     "close_from",
@@ -26,10 +25,12 @@ __all__ = [
     "keep_capabilities",
     "landlock_version",
     "mount_tmpfs",
+    "open_place",
     "pivot_into",
     "prctl",
     "read_only",
     "restrict_files",
+    "unmount",
     "unshare",
 ]
 
@@ -113,7 +114,10 @@ _tid_address = ctypes.c_void_p()
 
 
 def clone(flags: int) -> tuple[int, int]:
-    """Fork with namespace ``flags``: ``(0, -1)`` in the child, its process id and a pidfd in the parent."""
+    """Fork with namespace ``flags``: ``(0, -1)`` in the child, its process id and a pidfd in the parent.
+
+    For a process of one thread only: the interpreter is not told, so that neither side pays for its bookkeeping.
+    """
     if not _tid_address.value:
         try:  # so that the child's C library knows its own thread id, as after its own fork
             prctl(PR_GET_TID_ADDRESS, ctypes.addressof(_tid_address))
@@ -123,17 +127,8 @@ def clone(flags: int) -> tuple[int, int]:
         flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID
     tail = (ctypes.c_ulong(0), _tid_address) if _ARM else (_tid_address, ctypes.c_ulong(0))
     flags |= CLONE_PIDFD | signal.SIGCHLD
-    api = ctypes.pythonapi
-    api.PyOS_BeforeFork()
     pid = _libc.syscall(NUMBERS["clone"], ctypes.c_ulong(flags), ctypes.c_void_p(0), ctypes.byref(_pidfd), *tail)
-    if pid == 0:
-        api.PyOS_AfterFork_Child()
-        return 0, -1
-    number = ctypes.get_errno()
-    api.PyOS_AfterFork_Parent()
-    if pid < 0:
-        raise OSError(number, f"clone: {os.strerror(number)}")
-    return pid, _pidfd.value
+    return _check(pid, "clone"), _pidfd.value if pid else -1
 
 
 def unshare(flags: int) -> None:
@@ -192,6 +187,11 @@ def mount_tmpfs(target: str, limit_bytes: int, most_files: int, mode: str = "700
     _mount("tmpfs", target, "tmpfs", MS_NOSUID | MS_NODEV | flags, data)
 
 
+def unmount(target: str) -> None:
+    """Let go of what is mounted at ``target``."""
+    _check(_libc.umount2(target.encode(), MNT_DETACH), f"umount of {target}")
+
+
 def bind(source: str, target: str, keep_devices: bool = False) -> None:
     """Show ``source`` at ``target``, without the right to write."""
     _mount(source, target, None, MS_BIND | MS_REC)
@@ -233,8 +233,16 @@ def landlock_version() -> int:
         return 0
 
 
-def restrict_files(version: int, readable: list[str], writable: list[str]) -> None:
-    """By Landlock: nothing but these paths can be opened, no TCP port used, no process outside signalled."""
+def open_place(path: str) -> int:
+    """A descriptor that names a path for Landlock; -1 where there is none."""
+    try:
+        return os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except (FileNotFoundError, PermissionError):
+        return -1
+
+
+def restrict_files(version: int, readable: list[int], writable: list[int], devices: list[int]) -> None:
+    """By Landlock: nothing but these places can be opened, no TCP port used, no process outside signalled."""
     handled = _ALL_FILE_RIGHTS.get(version, (1 << 16) - 1)
     network = 3 if version >= 4 else 0
     scoped = 3 if version >= 6 else 0
@@ -242,27 +250,21 @@ def restrict_files(version: int, readable: list[str], writable: list[str]) -> No
     attributes = struct.pack("<QQQ", handled, network, scoped)[:size]
     rules = _call("landlock_create_ruleset", attributes, ctypes.c_size_t(size), ctypes.c_uint(0))
     try:
-        for path in readable:
-            _allow(rules, path, _READING & handled)
-        for path in writable:
-            _allow(rules, path, (handled & ~_IOCTL) if not path.startswith("/dev/") else handled)
+        for places, rights in ((readable, _READING), (writable, ~_IOCTL), (devices, _OF_FILES)):
+            for place in places:
+                _allow(rules, place, rights & handled)
         _call("landlock_restrict_self", rules, ctypes.c_uint(0))
     finally:
         os.close(rules)
 
 
-def _allow(rules: int, path: str, rights: int) -> None:
+def _allow(rules: int, place: int, rights: int) -> None:
+    rule = struct.pack("<Qi", rights, place)
     try:
-        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except (FileNotFoundError, PermissionError):
-        return
-    try:
-        if not os.path.isdir(path):
-            rights &= _OF_FILES
-        rule = struct.pack("<Qi", rights, place)
         _call("landlock_add_rule", rules, 1, rule, ctypes.c_uint(0))
-    finally:
-        os.close(place)
+    except OSError:  # a file, for which only some rights make sense
+        rule = struct.pack("<Qi", rights & _OF_FILES, place)
+        _call("landlock_add_rule", rules, 1, rule, ctypes.c_uint(0))
 
 
 # --------------------------------------------------------------------------------------------- seccomp
@@ -299,30 +301,44 @@ _KILL, _ALLOW, _ERRNO = 0x80000000, 0x7FFF0000, 0x00050000
 _EPERM, _ENOSYS = 1, 38
 _ARGUMENT = 16
 
+_Code = list[tuple[int, int, int, int]]
+
+
+_NEEDED_BY_ZYGOTES = frozenset(
+    "mount umount2 seccomp capset landlock_create_ruleset landlock_add_rule landlock_restrict_self".split()
+)
+
+
+def build_base_filter() -> bytes:
+    """A seccomp filter, as BPF code, of what neither a zygote nor any program needs."""
+    return _code([name for name in _ALWAYS_DENIED if name not in _NEEDED_BY_ZYGOTES], [])
+
 
 def build_filter(*, processes: bool = False, programs: bool = False, own_pid: int | None = None) -> bytes:
-    """A seccomp filter as BPF code.
+    """What a program's filter adds to the base filter, as BPF code.
 
     ``processes``: whether new processes may be made; ``programs``: whether execve may be called. ``own_pid`` is set
     where there is no PID namespace: signals then go to that process alone.
     """
-    architecture = 0xC00000B7 if _ARM else 0xC000003E
-    code = [(_LOAD, 0, 0, 4), (_JEQ, 1, 0, architecture), (_RET, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
-    code += [(_JGE, 0, 1, 0x40000000), (_RET, 0, 0, _KILL), (_JGE, 0, 1, _NEWEST), (_RET, 0, 0, _ERRNO | _ENOSYS)]
-    denied = list(_ALWAYS_DENIED)
+    denied = sorted(_NEEDED_BY_ZYGOTES)
     denied += _DENIED_IN_THE_OPEN if own_pid is not None else []
     denied += [] if processes else _STARTING
     denied += [] if programs or processes else ["execve", "execveat"]
+    return _code(denied, _argument_rules(processes, own_pid))
+
+
+def _code(denied: list[str], rules: _Code) -> bytes:
+    architecture = 0xC00000B7 if _ARM else 0xC000003E
+    code = [(_LOAD, 0, 0, 4), (_JEQ, 1, 0, architecture), (_RET, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
+    code += [(_JGE, 0, 1, 0x40000000), (_RET, 0, 0, _KILL), (_JGE, 0, 1, _NEWEST), (_RET, 0, 0, _ERRNO | _ENOSYS)]
     for name in denied:
         if name in NUMBERS:
             code += [(_JEQ, 0, 1, NUMBERS[name]), (_RET, 0, 0, _ERRNO | _EPERM)]
     code += [(_JEQ, 0, 1, NUMBERS["clone3"]), (_RET, 0, 0, _ERRNO | _ENOSYS)]
-    code += _argument_rules(processes, own_pid)
+    code += rules
     code.append((_RET, 0, 0, _ALLOW))
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
 
-
-_Code = list[tuple[int, int, int, int]]
 
 
 def _argument_rules(processes: bool, own_pid: int | None) -> _Code:

@@ -8,15 +8,14 @@ library only. What arrives is JSON, so that reading it runs no code.
 from __future__ import annotations
 
 import collections
-import decimal
-import fractions
 import itertools
 import json
 import os
 import struct
+import sys
 from typing import Any, Callable
 
-__all__ = ["Gone", "Peer", "Untravelable", "decode", "encode", "read_frame", "write_frame"]
+__all__ = ["Gone", "Peer", "Untravelable", "decode", "encode", "pack_frame", "read_frame", "write_bytes", "write_frame"]
 
 LIMIT_BYTES = 16 << 20
 MOST_ITEMS = 1_000_000
@@ -76,10 +75,10 @@ class _Encoder:
             return {"c": [self.value(x.real), self.value(x.imag)]}
         if kind is range:
             return {"r": [self.value(x.start), self.value(x.stop), self.value(x.step)]}
-        if kind is fractions.Fraction:
+        if kind is _loaded("fractions", "Fraction"):
             return {"q": [self.value(int(x.numerator)), self.value(int(x.denominator))]}
-        if kind is decimal.Decimal:
-            return {"D": decimal.Decimal.__str__(x)}
+        if kind is _loaded("decimal", "Decimal"):
+            return {"D": kind.__str__(x)}
         if kind is collections.deque:
             return {"dq": self._all(x)}
         if kind in _VIEWS:
@@ -122,7 +121,7 @@ def decode(data: Json, special: Callable[[str, Json], Any] | None = None) -> Any
     if tag in _SCALARS:
         return _SCALARS[tag](body)
     if tag in ("c", "q", "r"):
-        return {"c": complex, "q": fractions.Fraction, "r": range}[tag](*(decode(part) for part in body))
+        return {"c": complex, "q": _fraction, "r": range}[tag](*(decode(part) for part in body))
     if special is None:
         raise Untravelable(f"a value of kind {tag!r}")
     return special(tag, body)
@@ -132,19 +131,46 @@ _CONTAINERS: dict[str, Callable[[list[Any]], Any]] = {
     "t": tuple, "s": set, "z": frozenset, "it": iter, "keys": dict.fromkeys, "dq": collections.deque,
 }  # fmt: skip
 _SCALARS: dict[str, Callable[[str], Any]] = {
-    "i": lambda text: int(text, 16), "f": float, "b": bytes.fromhex, "B": bytearray.fromhex, "D": decimal.Decimal,
+    "i": lambda text: int(text, 16), "f": float, "b": bytes.fromhex, "B": bytearray.fromhex, "D": lambda text: _decimal(text),
 }  # fmt: skip
+
+
+def _loaded(module: str, name: str) -> Any:
+    """A type of a module that is only there if somebody imported it."""
+    return getattr(sys.modules.get(module), name, None)
+
+
+def _fraction(numerator: int, denominator: int) -> Any:
+    import fractions
+
+    return fractions.Fraction(numerator, denominator)
+
+
+def _decimal(text: str) -> Any:
+    import decimal
+
+    return decimal.Decimal(text)
 
 
 # ---------------------------------------------------------------------------------------------- frames
 
 
-def write_frame(descriptor: int, message: Json) -> None:
-    """Send one message; `Gone` where nobody listens any more."""
+def pack_frame(message: Json) -> bytes:
+    """A message as bytes; `Untravelable` where it is too big."""
     body = json.dumps(message).encode()
     if len(body) > LIMIT_BYTES:
         raise Untravelable(f"a message of {len(body)} bytes")
-    data = memoryview(struct.pack("<I", len(body)) + body)
+    return struct.pack("<I", len(body)) + body
+
+
+def write_frame(descriptor: int, message: Json) -> None:
+    """Send one message; `Gone` where nobody listens any more."""
+    write_bytes(descriptor, pack_frame(message))
+
+
+def write_bytes(descriptor: int, frame: bytes) -> None:
+    """Send one packed message; `Gone` where nobody listens any more."""
+    data = memoryview(frame)
     try:
         while data:
             data = data[os.write(descriptor, data) :]

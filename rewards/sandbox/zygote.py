@@ -7,16 +7,15 @@ One child at a time. Standard library only.
 
 from __future__ import annotations
 
-import json
+import _socket
+import gc
 import math
 import os
 import resource
 import select
 import signal
-import socket
 import struct
 import sys
-import traceback
 from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -25,14 +24,14 @@ import kernel  # type: ignore[import-not-found]  # noqa: E402
 import tester  # type: ignore[import-not-found]  # noqa: E402,F401
 import wire  # type: ignore[import-not-found]  # noqa: E402
 
-PRELOADED = """abc array bisect calendar cmath collections copy dataclasses datetime decimal enum fractions functools hashlib
-heapq itertools json math numbers operator pprint queue random re statistics string struct textwrap time typing""".split()
+PRELOADED = "ast bisect collections copy functools heapq itertools math operator random re string time typing".split()
 INSIDE_UID = 1000
 EXECUTABLE_PLACES = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32", "/etc/alternatives", "/etc/ld.so.cache")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random")
 MOUNT_POINTS = ("/mnt", "/media", "/srv", "/opt", "/run", "/tmp")
 REQUEST = struct.Struct("<BBBxIQQQI")
 """Flags, limits: processes, programs, number of descriptors; most tasks, memory, file bytes, cpu ms x1, files."""
+READY = wire.pack_frame({"ready": True})
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
 
 
@@ -91,15 +90,13 @@ class Walls:
     def _try_all(self, word: int) -> None:
         """In a child that is thrown away: everything that a zygote and its children will do."""
         self._wall_in()
-        child, _ = kernel.clone(kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC)
+        kernel.mount_tmpfs("/tmp", 1 << 20, 16)
+        child, _ = kernel.clone(kernel.CLONE_NEWPID)
         if child == 0:
-            try:
-                kernel.mount_tmpfs("/tmp", 1 << 20, 16)
-                os._exit(0)
-            finally:
-                os._exit(1)
+            os._exit(0 if os.getpid() == 1 else 1)
         code = os.waitpid(child, 0)[1]
-        os.write(word, b"fine" if code == 0 else b"no file system can be mounted in a child")
+        kernel.unmount("/tmp")
+        os.write(word, b"fine" if code == 0 else b"a child is not the first of its namespace")
 
     def _wall_in(self) -> None:
         spaces = kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
@@ -139,7 +136,7 @@ class Walls:
         """Give root's capabilities up for those of a user namespace, where that can be had."""
         uid = self.config["uid"]
         try:
-            kernel.unshare(kernel.CLONE_NEWUSER)
+            kernel.unshare(kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS)
         except OSError:
             return
         self._map(uid, uid)
@@ -188,12 +185,22 @@ class Walls:
 
     # ---- in a child
 
+    def prepare_children(self) -> None:
+        """What all children need, made once: their limits that never change, and the filter that binds us too."""
+        for kind, value in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_MEMLOCK, 0), (resource.RLIMIT_NOFILE, 64)):
+            resource.setrlimit(kind, (value, value))
+        if self.has_seccomp:
+            kernel.install_filter(kernel.build_base_filter())
+        places = ["/"] if self.namespaces else self.readable
+        self.read_places = [place for place in map(kernel.open_place, places) if place >= 0]
+        devices = ["/dev"] if self.namespaces else DEVICES
+        self.device_places = [place for place in map(kernel.open_place, devices) if place >= 0]
+
     def confine(self, processes: bool, programs: bool, limits: tuple[int, ...]) -> None:
         """Put up the walls around this process, for good."""
-        most_tasks, memory_bytes, file_bytes, cpu_ms, most_files = limits
+        most_tasks, memory_bytes, file_bytes, cpu_ms, _ = limits
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         if self.namespaces:
-            kernel.mount_tmpfs("/tmp", file_bytes, most_files)
             os.chdir("/tmp")
         else:
             os.setpgid(0, 0)
@@ -201,8 +208,8 @@ class Walls:
         self._limit(most_tasks, memory_bytes, file_bytes, cpu_ms)
         kernel.drop_capabilities()
         if self.landlock:
-            places = ["/"] if self.namespaces else self.readable
-            kernel.restrict_files(self.landlock, places, [*DEVICES, *(["/tmp"] if self.namespaces else [])])
+            own = [kernel.open_place("/tmp")] if self.namespaces else []
+            kernel.restrict_files(self.landlock, self.read_places, own, self.device_places)
         if self.has_seccomp:
             code = self.filters.get((processes, programs)) or kernel.build_filter(
                 processes=processes, programs=programs, own_pid=os.getpid()
@@ -216,10 +223,7 @@ class Walls:
             (resource.RLIMIT_CPU, seconds, seconds + 1),
             (resource.RLIMIT_AS, memory_bytes, memory_bytes),
             (resource.RLIMIT_FSIZE, file_bytes, file_bytes),
-            (resource.RLIMIT_NOFILE, 64, 64),
             (resource.RLIMIT_STACK, 64 << 20, 64 << 20),
-            (resource.RLIMIT_CORE, 0, 0),
-            (resource.RLIMIT_MEMLOCK, 0, 0),
             (resource.RLIMIT_NPROC, most_tasks, most_tasks),
         ):
             resource.setrlimit(kind, (soft, hard))
@@ -234,10 +238,11 @@ def _num_tasks() -> int:
 # --------------------------------------------------------------------------------------------- the loop
 
 
-def serve(control: socket.socket, walls: Walls) -> None:
+def serve(control: _socket.socket, walls: Walls) -> None:
     """Make a child for each request until the supervisor leaves."""
     while True:
-        data, descriptors, _, _ = socket.recv_fds(control, REQUEST.size, 8)
+        data, ancillary, _, _ = control.recvmsg(REQUEST.size, 256)
+        descriptors = [number for _, _, numbers in ancillary for (number,) in struct.iter_unpack("i", numbers)]
         if len(data) < REQUEST.size:
             return
         processes, programs, _, *limits = REQUEST.unpack(data)
@@ -245,20 +250,24 @@ def serve(control: socket.socket, walls: Walls) -> None:
 
 
 def _run_one(control: Any, walls: Walls, processes: bool, programs: bool, limits: Any, descriptors: list[int]) -> None:
-    spaces = kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC if walls.namespaces else 0
     try:
-        pid, pidfd = kernel.clone(spaces)
+        if walls.namespaces:
+            kernel.mount_tmpfs("/tmp", limits[2], limits[4])
+        pid, pidfd = kernel.clone(kernel.CLONE_NEWPID if walls.namespaces else 0)
     except OSError as error:
         _close(descriptors)
-        control.sendall(b"E" + json.dumps(str(error)).encode()[:200].ljust(200))
+        control.sendall(b"E" + str(error).encode()[:200].ljust(200))
         return
     if pid == 0:
         _child(walls, processes, programs, tuple(limits), descriptors)
     _close(descriptors)
-    socket.send_fds(control, [b"P" + struct.pack("<I", pid)], [pidfd])
+    rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", pidfd))]
+    control.sendmsg([b"P" + struct.pack("<I", pid)], rights)
     _wait(control, walls, pid, pidfd)
     os.close(pidfd)
     _, status, usage = os.wait4(pid, 0)
+    if walls.namespaces:
+        kernel.unmount("/tmp")
     cpu = int((usage.ru_utime + usage.ru_stime) * 1e6)
     control.sendall(b"X" + struct.pack("<iQQ", os.waitstatus_to_exitcode(status), cpu, usage.ru_maxrss))
 
@@ -301,14 +310,14 @@ def _child(walls: Walls, processes: bool, programs: bool, limits: tuple[int, ...
             high = [os.dup(descriptor) for descriptor in high]
         for place, descriptor in enumerate(high):
             os.dup2(descriptor, place)
-        kernel.close_from(len(high))
         walls.confine(processes, programs, limits)
-    except BaseException:
+        kernel.close_from(len(high))
+    except BaseException as error:
         try:
-            wire.write_frame(candidate.CHANNEL, {"ready": False, "detail": traceback.format_exc()[-1500:]})
+            wire.write_frame(candidate.CHANNEL, {"ready": False, "detail": f"{type(error).__name__}: {error}"})
         finally:
             os._exit(99)
-    wire.write_frame(candidate.CHANNEL, {"ready": True})
+    wire.write_bytes(candidate.CHANNEL, READY)
     candidate.run(wire.read_frame(candidate.CHANNEL))
 
 
@@ -323,8 +332,8 @@ def _prefer_when_memory_runs_out(proc: int) -> None:
 
 def main(descriptor: int) -> None:
     """Wall in, say what was managed, serve."""
-    control = socket.socket(fileno=descriptor)
-    control.set_inheritable(False)
+    control = _socket.socket(fileno=descriptor)
+    os.set_inheritable(descriptor, False)
     config = wire.read_frame(descriptor)
     for name in PRELOADED:
         __import__(name)
@@ -336,9 +345,10 @@ def main(descriptor: int) -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for place in (0, 1, 2):
         os.dup2(null, place)
+    walls.prepare_children()
+    candidate.text_streams()
+    sys.modules["random"].seed(0)
     sys.path[:] = [path for path in sys.path[1:] if path]
-    import gc
-
     gc.collect()
     gc.freeze()
     wire.write_frame(
