@@ -23,7 +23,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Callable, Mapping, Sequence, Union, cast
+from typing import Any, Callable, Mapping, Sequence, cast
 
 from rewards import TABLE, RewardSpec, Sample, Score, load
 from rewards.adapters import cache_key, convention_of, fault
@@ -34,7 +34,7 @@ from rewards.worker import Assignment
 
 __all__ = ["Judged", "RewardService", "Ticket", "combine"]
 
-Runner = Union[Pool, ThreadRunner, SupervisedRunner]
+Runner = Pool | ThreadRunner | SupervisedRunner
 MOST_SLEEPERS = 16
 """How far the shared workers may grow in number while all of them only wait."""
 CACHE_ENTRIES = 65_536

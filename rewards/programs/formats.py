@@ -20,7 +20,7 @@ import pickle
 import re
 import zlib
 from dataclasses import dataclass, field, replace
-from typing import Any, Mapping, Sequence, Union
+from typing import Any, Mapping, Sequence
 
 __all__ = ["AssertTests", "BadTests", "CallTests", "IOTests", "TestData", "read_tests"]
 
@@ -76,7 +76,7 @@ class AssertTests:
     hidden: Sequence[bool] = field(default_factory=tuple)
 
 
-TestData = Union[IOTests, CallTests, AssertTests]
+TestData = IOTests | CallTests | AssertTests
 
 
 def read_tests(columns: Mapping[str, Any], prompt: str = "") -> TestData:

@@ -23,8 +23,8 @@ SMALL_INT = 1 << 62
 
 Json = Any
 _ITERATORS = (
-    type(iter([])), type(iter(())), type(iter({})), type(iter(set())), type(iter("")), type(iter(range(0))), map, filter,
-    zip, enumerate, reversed, type(reversed([])), type(x for x in ()), itertools.chain, itertools.islice,
+    type(iter([])), type(iter(())), type(iter({})), type(iter(set())), type(iter("")), type(iter(range(0))), map,
+    filter, zip, enumerate, reversed, type(reversed([])), type(x for x in ()), itertools.chain, itertools.islice,
 )  # fmt: skip
 _VIEWS = {type({}.keys()): "keys", type({}.values()): "it", type({}.items()): "it"}
 _MAPPINGS = (dict, collections.OrderedDict, collections.defaultdict, collections.Counter)
@@ -131,7 +131,8 @@ _CONTAINERS: dict[str, Callable[[list[Any]], Any]] = {
     "t": tuple, "s": set, "z": frozenset, "it": iter, "keys": dict.fromkeys, "dq": collections.deque,
 }  # fmt: skip
 _SCALARS: dict[str, Callable[[str], Any]] = {
-    "i": lambda text: int(text, 16), "f": float, "b": bytes.fromhex, "B": bytearray.fromhex, "D": lambda text: _decimal(text),
+    "i": lambda text: int(text, 16), "f": float, "b": bytes.fromhex, "B": bytearray.fromhex,
+    "D": lambda text: _decimal(text),
 }  # fmt: skip
 
 
