@@ -319,7 +319,8 @@ class Trainer:
     def _write_summary(self) -> None:
         summary = {"name": self.recipe.name, "steps": self.num_steps, "before": self.before, "after": self.after,
                    "seconds": self.seconds + time.perf_counter() - self._clock, "tokens": self.tokens,
-                   "ledger": self.ledger, "sandbox": self.judge.isolation, "examples": {"before": self._examples_before, "after": self._examples()}}
+                   "ledger": self.ledger, "sandbox": self.judge.isolation,
+                   "examples": {"before": self._examples_before, "after": self._examples()}}
         write_text(self.folder / "summary.json", json.dumps(finite(summary), indent=1, ensure_ascii=False) + "\n")
         self.log.say(*closing(summary, self.folder))
 

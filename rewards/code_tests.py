@@ -130,8 +130,10 @@ code_tests.runs_programs = True  # type: ignore[attr-defined]
 
 def _check_arguments(score: str, count: str, comparison: str) -> None:
     for name, value, known in (
-        ("score", score, SCORES), ("count", count, ("all", "visible", "hidden")), ("comparison", comparison, COMPARISONS)
-    ):  # fmt: skip
+        ("score", score, SCORES),
+        ("count", count, ("all", "visible", "hidden")),
+        ("comparison", comparison, COMPARISONS),
+    ):
         if value not in known:
             raise ValueError(f"code_tests: {name} is {value!r}; it can be {', '.join(known)}")
 

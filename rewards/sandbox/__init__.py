@@ -2,9 +2,10 @@
 
 Full isolation (L3) holds: the machine's processes and signals to them; its files, but for read-only copies of /usr,
 /lib, /bin and Python's own; its network, System V and POSIX message objects, mounts, namespaces, and the kernel's
-interfaces that grow attacks (ptrace, bpf, io_uring, perf, keys, userfaultfd, memfd); new processes unless asked for; CPU
-time, wall-clock time, address space, tasks, descriptors, bytes and number of files (in memory, gone afterwards), output.
-Nothing of the trainer's memory, environment or descriptors is inherited, nothing of one program is there for the next.
+interfaces that grow attacks (ptrace, bpf, io_uring, perf, keys, userfaultfd, memfd); new processes unless asked for;
+CPU time, wall-clock time, address space, tasks, descriptors, bytes and number of files (in memory, gone afterwards),
+output. Nothing of the trainer's memory, environment or descriptors is inherited, nothing of one program is there for
+the next.
 
 Not held: what the CPU itself leaks (timing, caches), faults of the kernel, disk or memory bandwidth, and the time of
 day. At L2 there are no namespaces: programs cannot write files at all, but read /usr and see process ids; at L1 only
