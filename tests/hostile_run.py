@@ -1,6 +1,7 @@
 """Runs the hostile programs in a sandbox and says, as JSON lines, what became of each. For the inside of the cage.
 
-``python tests/hostile_run.py ROUNDS [FEATURE_TO_DO_WITHOUT ...]``
+``python tests/hostile_run.py ROUNDS [FEATURE_TO_DO_WITHOUT ...]``. Round 0 runs them one by one and looks around after
+each; further rounds run them side by side. ROUNDS 0: one round side by side.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ async def attack(sandbox: Sandbox, name: str) -> dict[str, object]:
 
 
 async def main(rounds: int, without: list[str]) -> None:
-    options = SandboxOptions(slots=2, allow_unsafe=True)
+    options = SandboxOptions(slots=2 if rounds else 6, allow_unsafe=True)
     async with Sandbox(options, without=without) as sandbox:
         print(json.dumps({"level": sandbox.isolation.level, "line": sandbox.isolation.line, "uid": os.getuid()}))
         in_the_open = "namespaces" in sandbox.isolation.missing
@@ -69,7 +70,7 @@ async def main(rounds: int, without: list[str]) -> None:
         normal = Program(IN_THE_OPEN if in_the_open else NORMAL)
         await sandbox.run(normal, b"1 2")
         before = surroundings()
-        for number in range(rounds):
+        for number in range(rounds) if rounds else (1,):
             if number == 0:  # one by one, so that whatever is left has a culprit
                 results = []
                 for name in names:

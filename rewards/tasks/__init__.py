@@ -2,9 +2,9 @@
 
 A task is a function of its arguments alone: the same arguments give the same rows in the same order, whatever
 the run's seed. `held_out` takes the rows that never train. The tasks are in files of their own: ``countdown_game``,
-``arithmetic``, ``knights``, ``programs``, and ``gym``, which lends the generators of the package reasoning-gym under the names
-``gym-NAME``. No verifier here executes text of a completion; ``programs`` leaves that to the sandbox. Mapping rows to prompts, shuffling and sampling belong to
-the trainer.
+``arithmetic``, ``knights``, ``programs``, and ``gym``, which lends the generators of the package reasoning-gym under
+the names ``gym-NAME``. No verifier here executes text of a completion; ``programs`` leaves that to the sandbox. Mapping
+rows to prompts, shuffling and sampling belong to the trainer.
 """
 
 from __future__ import annotations
