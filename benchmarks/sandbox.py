@@ -32,7 +32,13 @@ from rewards.sandbox import Limits, Program, Sandbox, SandboxOptions
 from rewards.service import RewardService
 
 SMALL = Program("a, b = map(int, input().split())\nprint(a + b)")
+MUCH = """import sys
+for _ in range(160):
+    sys.stdout.write('x' * 65536)
+    sys.stderr.write('y' * 65536)
+"""
 LIMIT = 1.0
+CHANGED = (ast.Compare, ast.BinOp, ast.Constant, ast.Return)
 LATE = {
     "loop": "while True: pass",
     "sleep": "import time; time.sleep(100)",
@@ -87,7 +93,7 @@ async def verdicts() -> dict[str, float]:
             late[name] = time.perf_counter() - began - LIMIT
             assert result.status == "timeout", (name, result)
         began = time.perf_counter()
-        much = Program("import sys\nfor _ in range(160):\n    sys.stdout.write('x' * 65536)\n    sys.stderr.write('y' * 65536)")
+        much = Program(MUCH)
         result = await sandbox.run(much, b"z" * 10_485_760, Limits(seconds=20, output_bytes=11 << 20))
         assert result.status == "ok" and len(result.stdout) == len(result.stderr) == 10_485_760
         seconds = time.perf_counter() - began
@@ -136,7 +142,7 @@ def unisolated(count: int) -> dict[str, float]:
 def mutants(row: dict[str, Any], most: int, rng: random.Random) -> Iterator[str]:
     """Whole programs with one place of the canonical solution changed."""
     tree = ast.parse(row["prompt"] + row["canonical_solution"])
-    places = [n for n, node in enumerate(ast.walk(tree)) if isinstance(node, (ast.Compare, ast.BinOp, ast.Constant, ast.Return))]
+    places = [n for n, node in enumerate(ast.walk(tree)) if isinstance(node, CHANGED)]
     for place in rng.sample(places, min(most, len(places))):
         changed = copy.deepcopy(tree)
         node: Any = list(ast.walk(changed))[place]
@@ -171,9 +177,11 @@ def humaneval(file: str, per_problem: int) -> dict[str, Any]:
     columns = ("prompt", "test", "entry_point")
     with RewardService([RewardSpec("tests", "code_tests", timeout_seconds=3.0)]) as service:
         began = time.perf_counter()
-        right = service.score([Sample(row["canonical_solution"], columns={c: row[c] for c in columns}) for row in rows])
+        given = [Sample(row["canonical_solution"], columns={c: row[c] for c in columns}) for row in rows]
+        right = service.score(given)
         seconds = time.perf_counter() - began
-        told = service.score([Sample(f"```python\n{text}\n```", columns={c: row[c] for c in columns}) for row, text in pairs])
+        given = [Sample(f"```python\n{text}\n```", columns={c: row[c] for c in columns}) for row, text in pairs]
+        told = service.score(given)
     wrong = [score for score, is_right in zip(told, passes) if not is_right]
     same = [score for score, is_right in zip(told, passes) if is_right]
     return {"canonical": len(rows), "canonical_pass": sum(score.value == 1 for score in right), "seconds": seconds,
