@@ -22,7 +22,8 @@ class Block(NamedTuple):
 def _blocks(text: str) -> tuple[list[Block], bool]:
     """The complete fenced blocks, in order, and whether there was any fence at all."""
     found: list[Block] = []
-    fence, tag, lines, seen = "", "", [], False
+    lines: list[str] = []
+    fence, tag, seen = "", "", False
     for line in text.splitlines(keepends=True):
         match = _FENCE.match(line.rstrip("\r\n"))
         if fence:

@@ -182,7 +182,8 @@ class _Reporting(ast.NodeTransformer):
 
 def _unresolved(trees: list[ast.Module], known: dict[str, Any]) -> set[str]:
     """The names that the tests read and nobody defines."""
-    read, made = set(), {*known, *dir(builtins), "__report__", "__value__", "__error__"}
+    read: set[str] = set()
+    made = {*known, *dir(builtins), "__report__", "__value__", "__error__"}
     for tree in trees:
         for node in ast.walk(tree):
             if isinstance(node, ast.Name):

@@ -22,9 +22,9 @@ MOST_ITEMS = 1_000_000
 SMALL_INT = 1 << 62
 
 Json = Any
-_ITERATORS = (
+_ITERATORS: tuple[type, ...] = (
     type(iter([])), type(iter(())), type(iter({})), type(iter(set())), type(iter("")), type(iter(range(0))), map,
-    filter, zip, enumerate, reversed, type(reversed([])), type(x for x in ()), itertools.chain, itertools.islice,
+    filter, zip, enumerate, reversed, type(reversed([])), type(_ for _ in ""), itertools.chain, itertools.islice,
 )  # fmt: skip
 _VIEWS = {type({}.keys()): "keys", type({}.values()): "it", type({}.items()): "it"}
 _MAPPINGS = (dict, collections.OrderedDict, collections.defaultdict, collections.Counter)
@@ -121,7 +121,7 @@ def decode(data: Json, special: Callable[[str, Json], Any] | None = None) -> Any
     if tag in _SCALARS:
         return _SCALARS[tag](body)
     if tag in ("c", "q", "r"):
-        return {"c": complex, "q": _fraction, "r": range}[tag](*(decode(part) for part in body))
+        return _PARTED[tag](*(decode(part) for part in body))
     if special is None:
         raise Untravelable(f"a value of kind {tag!r}")
     return special(tag, body)
@@ -130,6 +130,7 @@ def decode(data: Json, special: Callable[[str, Json], Any] | None = None) -> Any
 _CONTAINERS: dict[str, Callable[[list[Any]], Any]] = {
     "t": tuple, "s": set, "z": frozenset, "it": iter, "keys": dict.fromkeys, "dq": collections.deque,
 }  # fmt: skip
+_PARTED: dict[str, Callable[..., Any]] = {"c": complex, "q": lambda *parts: _fraction(*parts), "r": range}
 _SCALARS: dict[str, Callable[[str], Any]] = {
     "i": lambda text: int(text, 16), "f": float, "b": bytes.fromhex, "B": bytearray.fromhex,
     "D": lambda text: _decimal(text),

@@ -25,6 +25,12 @@ import tester  # type: ignore[import-not-found]  # noqa: E402,F401
 import wire  # type: ignore[import-not-found]  # noqa: E402
 
 PRELOADED = "ast bisect collections copy functools heapq itertools math operator random re string time typing".split()
+MORE = """
+array asyncio calendar cmath concurrent.futures contextlib csv dataclasses datetime decimal difflib enum fractions hashlib
+inspect json numbers pprint queue secrets shutil socket statistics subprocess tempfile textwrap threading traceback
+unittest urllib.parse urllib.request uuid weakref
+""".split()
+"""Imported beforehand where a slot's uid may not read Python's own folder (root's, say) and no namespace shows it."""
 INSIDE_UID = 1000
 EXECUTABLE_PLACES = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32", "/etc/alternatives", "/etc/ld.so.cache")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random")
@@ -47,7 +53,10 @@ class Walls:
         self.proc = -1
         self.readable = [*EXECUTABLE_PLACES, *config["readable"]]
         self.namespaces = self._try("namespaces", self._enter_namespaces)
+        self.read_places = [] if self.namespaces else self._open(self.readable)
         if not self.namespaces and os.getuid() == 0:
+            for name in MORE:
+                __import__(name)
             self._try("uid", self._change_uid)
         self.filters: dict[tuple[bool, bool], bytes] = {}
         self.has_seccomp = "seccomp" not in self.masked
@@ -191,10 +200,11 @@ class Walls:
             resource.setrlimit(kind, (value, value))
         if self.has_seccomp:
             kernel.install_filter(kernel.build_base_filter())
-        places = ["/"] if self.namespaces else self.readable
-        self.read_places = [place for place in map(kernel.open_place, places) if place >= 0]
-        devices = ["/dev"] if self.namespaces else DEVICES
-        self.device_places = [place for place in map(kernel.open_place, devices) if place >= 0]
+        self.read_places = self.read_places or self._open(["/"])
+        self.device_places = self._open(["/dev"] if self.namespaces else DEVICES)
+
+    def _open(self, paths: Any) -> list[int]:
+        return [place for place in map(kernel.open_place, paths) if place >= 0]
 
     def confine(self, processes: bool, programs: bool, limits: tuple[int, ...]) -> None:
         """Put up the walls around this process, for good."""
