@@ -26,9 +26,9 @@ import wire  # type: ignore[import-not-found]  # noqa: E402
 
 PRELOADED = "ast bisect collections copy functools heapq itertools math operator random re string time typing".split()
 MORE = """
-array asyncio calendar cmath concurrent.futures contextlib csv dataclasses datetime decimal difflib enum fractions hashlib
-inspect json numbers pprint queue secrets shutil socket statistics subprocess tempfile textwrap threading traceback
-unittest urllib.parse urllib.request uuid weakref
+array asyncio calendar cmath concurrent.futures contextlib csv dataclasses datetime decimal difflib enum fractions
+hashlib inspect json numbers pprint queue secrets shutil socket statistics subprocess tempfile textwrap threading
+traceback unittest urllib.parse urllib.request uuid weakref
 """.split()
 """Imported beforehand where a slot's uid may not read Python's own folder (root's, say) and no namespace shows it."""
 INSIDE_UID = 1000
