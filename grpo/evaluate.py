@@ -168,7 +168,7 @@ def evaluate_recipe(recipe: Recipe, every_row: bool = False) -> dict[str, Any]:
     engine = Engine(policy, max_rows=recipe.sample.max_rows, stop=recipe.sample.stop,
                     kv_memory_gib=recipe.sample.kv_memory_gib)
     sampling = Sampling(recipe.evaluate.temperature, recipe.sample.top_k, recipe.sample.top_p, recipe.sample.min_p)
-    with Judge(specs) as judge:
+    with Judge(specs, sandbox=recipe.sandbox) as judge:
         strict = evaluate(engine, judge, prompts.held_out, samples=recipe.evaluate.samples, sampling=sampling,
                           max_tokens=recipe.sample.max_tokens, seed=recipe.seed, reward=name)
     assert strict is not None, "nothing interrupts it"

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 import rewards
-from grpo.recipe import Recipe, RecipeError, RewardSection
+from grpo.recipe import Recipe, RecipeError, RewardSection, SandboxSection, plain
 from grpo.types import Group, ScoredGroup
 from rewards import RewardSpec, Sample, Score
+from rewards.sandbox import IsolationError, SandboxOptions
 from rewards.service import RewardService, applies
+from rewards.supervised import runs_programs
 
 ADDED_COLUMNS = ("finish", "num_tokens")
-BUILT_IN_SECONDS, USER_SECONDS = 2.0, 10.0
+BUILT_IN_SECONDS, PROGRAM_SECONDS, USER_SECONDS = 2.0, 6.0, 10.0
 
 
 def reward_specs(recipe: Recipe, given: Mapping[str, Any] | None = None) -> list[RewardSpec]:
@@ -34,7 +36,11 @@ def reward_specs(recipe: Recipe, given: Mapping[str, Any] | None = None) -> list
 
 def _spec(name: str, use: Any, part: RewardSection) -> RewardSpec:
     built_in = isinstance(use, str) and use in rewards.TABLE
-    seconds = part.timeout_seconds or (BUILT_IN_SECONDS if built_in else USER_SECONDS)
+    if built_in and runs_programs(rewards.load(use)):
+        default = PROGRAM_SECONDS
+    else:
+        default = BUILT_IN_SECONDS if built_in else USER_SECONDS
+    seconds = part.timeout_seconds or default
     return RewardSpec(name, use, part.weight, part.args, part.when, part.style, seconds, part.workers)
 
 
@@ -60,6 +66,23 @@ def check_rewards(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]
             raise RecipeError(f"recipe: rewards.{spec.name}: {error}") from None
 
 
+def sandbox_options(section: SandboxSection) -> SandboxOptions:
+    """The recipe's section, as the rewards take it."""
+    return SandboxOptions(**plain(section))
+
+
+def check_sandbox(specs: Sequence[RewardSpec], section: SandboxSection) -> None:
+    """Refuse a recipe whose programs cannot be held as well as it asks. Tries it, where a reward runs programs."""
+    programs = [spec for spec in specs if runs_programs(rewards.load(spec.use))]
+    if section.engine != "local" and not section.url:
+        raise RecipeError(f"recipe: sandbox.engine is {section.engine}, but sandbox.url is missing; give its address")
+    if programs and section.engine == "local":
+        try:
+            RewardService(programs[:1], workers=1, sandbox=sandbox_options(section)).close()
+        except IsolationError as error:
+            raise RecipeError(f"recipe: rewards.{programs[0].name} runs programs, but {error}") from None
+
+
 def _kinds_of_rows(rows: Sequence[Mapping[str, Any]], when: Mapping[str, Any]) -> dict[tuple[str, ...], int]:
     """The different sets of columns among the rows that match `when`, each with the first such row's number."""
     found: dict[tuple[str, ...], int] = {}
@@ -72,9 +95,10 @@ def _kinds_of_rows(rows: Sequence[Mapping[str, Any]], when: Mapping[str, Any]) -
 class Judge:
     """Scores groups through long-lived reward workers; close it, or use it as a context."""
 
-    def __init__(self, specs: Sequence[RewardSpec], base_dir: Path | None = None):
+    def __init__(self, specs: Sequence[RewardSpec], base_dir: Path | None = None,
+                 sandbox: SandboxSection = SandboxSection()):
         self.specs = specs
-        self.service = RewardService(specs, base_dir=base_dir)
+        self.service = RewardService(specs, base_dir=base_dir, sandbox=sandbox_options(sandbox))
 
     def __enter__(self) -> Judge:
         self.service.__enter__()
@@ -82,6 +106,11 @@ class Judge:
 
     def __exit__(self, *error: object) -> None:
         self.service.__exit__(*error)
+
+    @property
+    def isolation(self) -> list[str]:
+        """How programs are held, in lines for the log; empty where no reward runs any."""
+        return self.service.isolation
 
     @property
     def cached(self) -> float:

@@ -301,7 +301,11 @@ class LogSection:
 class SandboxSection:
     min_isolation: str = key("L2", "weakest isolation under which a reward may run programs",
                              one_of("L1", "L2", "L3", "L4"))
-    allow_unsafe: bool = key(False, "run programs below min_isolation all the same")
+    allow_unsafe: bool = key(False, "run programs below min_isolation all the same; warned of at every start")
+    engine: str = key("local", "where programs run: local, or a server that speaks sandboxfusion or piston",
+                      one_of("local", "sandboxfusion", "piston"))
+    url: str | None = key(None, "the server's address, e.g. http://localhost:8080", not_empty)
+    slots: int | None = key(None, "programs that run at once; default: one more than there are cores", at_least(1))
 
 
 @dataclass(frozen=True)
@@ -324,8 +328,7 @@ class Recipe:
     evaluate: EvaluateSection = key(EvaluateSection(), "held-out evaluation")
     checkpoint: CheckpointSection = key(CheckpointSection(), "what is kept to resume from")
     log: LogSection = key(LogSection(), "where records go beside the console and metrics.jsonl")
-    sandbox: SandboxSection = key(SandboxSection(), "for rewards that run programs; no built-in reward of this "
-                                                    "version does")
+    sandbox: SandboxSection = key(SandboxSection(), "for rewards that run programs, such as code_tests")
 
     @staticmethod
     def load(path: str | os.PathLike[str], *overrides: str) -> Recipe:

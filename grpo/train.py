@@ -25,7 +25,7 @@ from grpo import __version__, checkpoint, plan
 from grpo.advantage import advantages
 from grpo.curriculum import Curriculum
 from grpo.evaluate import Evaluation, evaluate
-from grpo.judge import Judge, check_rewards, reward_specs
+from grpo.judge import Judge, check_rewards, check_sandbox, reward_specs
 from grpo.learner import Learner
 from grpo.loading import first_words, load_config, load_tokenizer
 from grpo.log import Log, Record, finite, interval
@@ -71,6 +71,7 @@ class Trainer:
         self._accurate = accurate_reward(recipe, [spec.name for spec in self.specs])
         all_rows = load_rows(recipe.data)
         check_rewards(self.specs, all_rows)
+        check_sandbox(self.specs, recipe.sandbox)
         rows, held_rows = split_rows(all_rows, recipe.data.held_out)
         if len(rows) < recipe.sample.prompts:
             raise RecipeError(f"recipe: sample.prompts is {recipe.sample.prompts}, but only {len(rows)} rows train; "
@@ -257,12 +258,12 @@ class Trainer:
                                teacher=load_teacher(recipe, self.policy),
                                tokens_per_micro_batch=recipe.optim.tokens_per_micro_batch)
         self.log = Log(self.folder, recipe.log.wandb, silent=not self.ranks.main)
-        self.judge = Judge(self.specs)
+        self.judge = Judge(self.specs, sandbox=recipe.sandbox)
         self.judge.__enter__()
         self._opened = True
         wandb_id = self._begin_folder()
         self.log.open(recipe.to_mapping(), recipe.name, recipe.steps, self.num_steps, wandb_id)
-        self.log.say(*header(self, self.prompts.num_dropped))
+        self.log.say(*header(self, self.prompts.num_dropped), *self.judge.isolation)
         if self.before is None:
             self.before = self._timed(lambda: self._evaluate(0, "before training"))
             self._examples_before = self._examples()
@@ -339,7 +340,8 @@ class Trainer:
     def _write_summary(self) -> None:
         summary = {"name": self.recipe.name, "steps": self.num_steps, "before": self.before, "after": self.after,
                    "seconds": self.seconds + time.perf_counter() - self._clock, "tokens": self.tokens,
-                   "ledger": self.ledger, "examples": {"before": self._examples_before, "after": self._examples()}}
+                   "ledger": self.ledger, "sandbox": self.judge.isolation,
+                   "examples": {"before": self._examples_before, "after": self._examples()}}
         write_text(self.folder / "summary.json", json.dumps(finite(summary), indent=1, ensure_ascii=False) + "\n")
         self.log.say(*closing(summary, self.folder))
 

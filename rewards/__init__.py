@@ -39,6 +39,7 @@ TABLE: Mapping[str, str] = MappingProxyType(
         "countdown_format": "rewards.tasks:countdown_format",
         "knights_and_knaves": "rewards.tasks:knights_and_knaves",
         "gym_answer": "rewards.tasks:gym_answer",
+        "code_tests": "rewards.code_tests:code_tests",
         "think_format": "rewards.format:think_format",
         "tag_count": "rewards.format:tag_count",
         "soft_overlong": "rewards.length:soft_overlong",

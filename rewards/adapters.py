@@ -28,7 +28,7 @@ from typing import Any, Awaitable, Callable, Collection, Mapping, Sequence
 
 from rewards import STATUSES, Sample, Score
 
-__all__ = ["Convention", "STYLES", "TRUTH_COLUMNS", "as_score", "convention_of", "fault", "judge"]
+__all__ = ["Convention", "STYLES", "TRUTH_COLUMNS", "as_score", "convention_of", "fault", "judge", "judge_one"]
 
 STYLES = ("native", "batch", "trl", "verl", "verl_batch", "openrlhf", "verifiers")
 WHOLE_LIST_STYLES = frozenset({"batch", "trl", "verl_batch", "openrlhf"})
@@ -339,6 +339,14 @@ async def _judge_side_by_side(
         emit(index, score, time.monotonic() - began)
 
     await asyncio.gather(*(one(index, sample) for index, sample in enumerate(samples)))
+
+
+async def judge_one(
+    convention: Convention, function: Callable[..., Any], sample: Sample, args: Mapping[str, Any]
+) -> Score:
+    """The score of one completion by an async reward; whatever it raises is passed on."""
+    positional, keywords = _arguments(convention, sample, args)
+    return as_score(await function(*positional, **keywords), convention.name)
 
 
 def _judge_list(

@@ -21,7 +21,8 @@ from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from rewards import RewardSpec, Sample, Score, load, missing_columns
 from rewards.adapters import TRUTH_COLUMNS
-from rewards.score import OneLineParser
+from rewards.sandbox import SandboxOptions
+from rewards.score import OneLineParser, add_sandbox_options, sandbox_options
 from rewards.service import RewardService
 
 __all__ = ["Failure", "check", "main", "perturbed"]
@@ -55,7 +56,11 @@ CHECKS: Mapping[str, tuple[str, Callable[[Score], bool]]] = {
 
 
 def check(
-    rows: Sequence[Row], spec: RewardSpec, completions: Callable[[Row], tuple[str, str]], workers: int | None = None
+    rows: Sequence[Row],
+    spec: RewardSpec,
+    completions: Callable[[Row], tuple[str, str]],
+    workers: int | None = None,
+    sandbox: SandboxOptions | None = None,
 ) -> list[Failure]:
     """Judge every row's gold, empty and perturbed completion; return those that did not score what they must.
 
@@ -63,7 +68,7 @@ def check(
     """
     failures = []
     numbered = iter(enumerate(rows, 1))
-    with RewardService([spec], workers=workers) as service:
+    with RewardService([spec], workers=workers, sandbox=sandbox) as service:
         while portion := list(itertools.islice(numbered, ROWS_AT_ONCE)):
             texts = [(number, row, dict(zip(CHECKS, _three(completions(row))))) for number, row in portion]
             samples = [_sample(text, row) for _, row, kinds in texts for text in kinds.values()]
@@ -144,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "reward", options.reward, args=options.args, style=options.style, timeout_seconds=options.timeout
         )
         _refuse_unfit(rows, spec, options)
-        failures = check(rows, spec, _completions(options), options.workers)
+        failures = check(rows, spec, _completions(options), options.workers, sandbox_options(options))
     except (ValueError, OSError) as error:
         print(f"rewards.check: {error}", file=sys.stderr)
         return 2
@@ -174,6 +179,7 @@ def _parser() -> OneLineParser:
     parser.add_argument("--tolerance", type=float, default=0.01, help="the share of rows that may fail (0.01)")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="a completion's deadline (10)")
     parser.add_argument("--workers", type=int, help="worker processes; by default one a core")
+    add_sandbox_options(parser)
     return parser
 
 

@@ -22,6 +22,7 @@ from typing import IO, Any, Iterable, Iterator, NoReturn, Sequence
 
 from rewards import RewardSpec, Sample, Score, load
 from rewards.adapters import convention_of, fault
+from rewards.sandbox import ENGINES, LEVELS, SandboxOptions
 from rewards.service import Judged, RewardService, Ticket
 
 __all__ = ["main"]
@@ -44,10 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         spec = _spec(options)
-        service = RewardService([spec], workers=options.workers)
+        service = RewardService([spec], workers=options.workers, sandbox=sandbox_options(options))
     except ValueError as error:
         print(f"rewards.score: {error}", file=sys.stderr)
         return 2
+    print(*service.isolation, sep="\n", end="\n" if service.isolation else "", file=sys.stderr)
     with service:
         try:
             _stream(service, sys.stdin.buffer, sys.stdout, options.pairs)
@@ -67,7 +69,21 @@ def _parser() -> OneLineParser:
     parser.add_argument("--style", help="the reward's calling convention, where its parameters do not tell")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="a completion's deadline (10)")
     parser.add_argument("--workers", type=int, help="worker processes; by default one a core")
+    add_sandbox_options(parser)
     return parser
+
+
+def add_sandbox_options(parser: argparse.ArgumentParser) -> None:
+    """The options for rewards that run programs."""
+    parser.add_argument("--min-isolation", choices=LEVELS, default="L2", help="weakest isolation of programs (L2)")
+    parser.add_argument("--allow-unsafe", action="store_true", help="run programs below that all the same")
+    parser.add_argument("--engine", choices=ENGINES, default="local", help="where programs run (local)")
+    parser.add_argument("--url", help="the address of the server that runs programs")
+
+
+def sandbox_options(options: argparse.Namespace) -> SandboxOptions:
+    """What those options say."""
+    return SandboxOptions(options.min_isolation, options.allow_unsafe, options.engine, options.url)
 
 
 def _json_object(text: str) -> dict[str, Any]:

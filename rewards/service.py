@@ -28,10 +28,13 @@ from typing import Any, Callable, Mapping, Sequence, cast
 from rewards import TABLE, RewardSpec, Sample, Score, load
 from rewards.adapters import cache_key, convention_of, fault
 from rewards.pool import Function, Pool, Row, ThreadRunner
+from rewards.sandbox import SandboxOptions, open_sandbox
+from rewards.supervised import SupervisedRunner, runs_programs
 from rewards.worker import Assignment
 
 __all__ = ["Judged", "RewardService", "Ticket", "combine"]
 
+Runner = Pool | ThreadRunner | SupervisedRunner
 MOST_SLEEPERS = 16
 """How far the shared workers may grow in number while all of them only wait."""
 CACHE_ENTRIES = 65_536
@@ -112,11 +115,18 @@ class RewardService:
 
     ``workers`` are the processes that the rewards share; by default one a core, and up to `MOST_SLEEPERS` while
     all of them only wait. ``base_dir`` is where ``path/file.py:function`` is looked for. `ValueError` where a
-    reward cannot be found or its style not recognised. To be closed, or used in a ``with`` statement.
+    reward cannot be found or its style not recognised. Rewards that run programs do so as ``sandbox`` says, and
+    `IsolationError`, a ValueError, is raised where they cannot be held; `isolation` has what a log should say of it.
+    To be closed, or used in a ``with`` statement.
     """
 
     def __init__(
-        self, specs: Sequence[RewardSpec], *, workers: int | None = None, base_dir: str | Path | None = None
+        self,
+        specs: Sequence[RewardSpec],
+        *,
+        workers: int | None = None,
+        base_dir: str | Path | None = None,
+        sandbox: SandboxOptions | None = None,
     ) -> None:
         _check(specs, workers)
         self.specs = tuple(specs)
@@ -128,18 +138,30 @@ class RewardService:
         self._workers = _num_cores() if workers is None else workers
         self._most_workers = max(self._workers, MOST_SLEEPERS) if workers is None else workers
         self._loop = asyncio.new_event_loop()
-        self._runners: list[Pool | ThreadRunner] = []
-        self._runner_of: dict[int, Pool | ThreadRunner] = {}
+        self._sandbox_options = sandbox or SandboxOptions()
+        self.isolation: list[str] = []
+        self._runners: list[Runner] = []
+        self._runner_of: dict[int, Runner] = {}
         self._thread = threading.Thread(target=_turn, args=(self._loop,), name="reward service", daemon=True)
         self._thread.start()
-        self._finalizer = weakref.finalize(self, _shut_down, self._loop, self._thread, self._runners)
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
+        self._sandboxes: list[Any] = []
+        self._finalizer = weakref.finalize(
+            self, _shut_down, self._loop, self._thread, self._runners, self._sandboxes
+        )
+        try:
+            asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
+        except BaseException:
+            self._finalizer()
+            raise
 
     async def _start(self) -> None:
         """In the service's thread: workers for all rewards that workers can import, threads for the others."""
         shared = {}
+        sandbox = await self._open_sandbox()
         for number, (spec, function) in enumerate(zip(self.specs, self._functions)):
-            if function.local is not None:
+            if runs_programs(function.inspected):
+                self._runner_of[number] = SupervisedRunner(function, sandbox)
+            elif function.local is not None:
                 self._runner_of[number] = ThreadRunner(function)
             elif spec.workers:
                 self._runner_of[number] = Pool({number: function}, spec.workers, spec.workers)
@@ -149,6 +171,15 @@ class RewardService:
             pool = Pool(shared, self._workers, self._most_workers)
             self._runner_of |= dict.fromkeys(shared, pool)
         self._runners.extend(dict.fromkeys(self._runner_of.values()))
+
+    async def _open_sandbox(self) -> Any:
+        """The sandbox, where a reward needs one; closed after the runners that use it."""
+        if not any(runs_programs(function.inspected) for function in self._functions):
+            return None
+        sandbox = await open_sandbox(self._sandbox_options)
+        self.isolation = list(sandbox.lines)
+        self._sandboxes.append(sandbox)
+        return sandbox
 
     def submit(self, samples: Sequence[Sample]) -> Ticket:
         """Begin to judge the samples and return at once. Rewards that take lists get these samples as one list."""
@@ -299,12 +330,13 @@ def _turn(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _shut_down(
-    loop: asyncio.AbstractEventLoop, thread: threading.Thread, runners: Sequence[Pool | ThreadRunner]
+    loop: asyncio.AbstractEventLoop, thread: threading.Thread, runners: Sequence[Runner], sandboxes: Sequence[Any]
 ) -> None:
     """Close the pools, then the loop. Apart from the service, so that it also runs when that is forgotten."""
 
     async def close() -> None:
-        await asyncio.gather(*(runner.close() for runner in runners if isinstance(runner, Pool)))
+        await asyncio.gather(*(runner.close() for runner in runners if not isinstance(runner, ThreadRunner)))
+        await asyncio.gather(*(sandbox.close() for sandbox in sandboxes))
 
     asyncio.run_coroutine_threadsafe(close(), loop).result()
     loop.call_soon_threadsafe(loop.stop)

@@ -478,6 +478,9 @@ OUT_OF_RANGE = {
     "log.wandb.tags": ["a"],
     "sandbox.min_isolation": ["L9", 2],
     "sandbox.allow_unsafe": ["yes"],
+    "sandbox.engine": ["docker"],
+    "sandbox.url": ["''"],
+    "sandbox.slots": [0],
 }
 
 

@@ -2,9 +2,9 @@
 
 A task is a function of its arguments alone: the same arguments give the same rows in the same order, whatever
 the run's seed. `held_out` takes the rows that never train. The tasks are in files of their own: ``countdown_game``,
-``arithmetic``, ``knights``, and ``gym``, which lends the generators of the package reasoning-gym under the names
-``gym-NAME``. No verifier executes text of a completion. Mapping rows to prompts, shuffling and sampling belong to
-the trainer.
+``arithmetic``, ``knights``, ``programs``, and ``gym``, which lends the generators of the package reasoning-gym under
+the names ``gym-NAME``. No verifier here executes text of a completion; ``programs`` leaves that to the sandbox. Mapping
+rows to prompts, shuffling and sampling belong to the trainer.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rewards.tasks.arithmetic import arithmetic_rows
 from rewards.tasks.countdown_game import countdown, countdown_format, countdown_rows, retries, whole_results
 from rewards.tasks.gym import gym_answer
 from rewards.tasks.knights import knights_and_knaves, knights_rows
+from rewards.tasks.programs import program_rows
 
 __all__ = [
     "TASKS",
@@ -130,6 +131,12 @@ TASKS = _Tasks(
             make=arithmetic_rows,
             reward="math_answer",
             doc="Sums, differences and products of two whole numbers.",
+        ),
+        Task(
+            name="programs",
+            make=program_rows,
+            reward="code_tests",
+            doc="Write a small function; judged by calling it in a sandbox, with tests the prompt does not show.",
         ),
         Task(
             name="knights-and-knaves",

@@ -1,0 +1,183 @@
+"""The reward for programs: which of a data set's tests the completion's program passes, in a sandbox.
+
+What runs where, and who decides, is ``rewards.programs.protocols``; how a program is held, ``rewards.sandbox``. A
+failure of the sandbox or of the row's own tests is a fault, never a 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any, Mapping
+
+from rewards import Score
+from rewards.programs.comparison import COMPARISONS
+from rewards.programs.extraction import extract_program
+from rewards.programs.formats import BadTests, TestData, read_tests
+from rewards.programs.protocols import Outcome, Rules, TestsFailed, run_tests
+from rewards.sandbox import Limits, Program, SandboxFault, SandboxOptions, open_sandbox
+from rewards.sandbox.languages import available, language_of
+
+__all__ = ["SCORES", "code_tests"]
+
+MOST_PARTS = 200
+LONGEST_PROGRAM = 1 << 20
+
+
+def _all(passed: list[float], args: Mapping[str, Any]) -> float:
+    return float(all(passed))
+
+
+def _fraction(passed: list[float], args: Mapping[str, Any]) -> float:
+    return sum(passed) / len(passed)
+
+
+def _weighted(passed: list[float], args: Mapping[str, Any]) -> float:
+    weights = args.get("weights") or [1.0] * len(passed)
+    if len(weights) != len(passed) or not sum(weights) > 0 or min(weights) < 0:
+        raise BadTests(f"{len(weights)} weights for {len(passed)} tests, or they do not add up to more than 0")
+    return sum(weight * part for weight, part in zip(weights, passed)) / sum(weights)
+
+
+def _first_k(passed: list[float], args: Mapping[str, Any]) -> float:
+    return float(all(passed[: args.get("first") or 1]))
+
+
+SCORES = {"pass": _all, "fraction": _fraction, "weighted": _weighted, "first_k": _first_k}
+"""What the tests' verdicts are worth: 1 if all pass, the share that pass, a weighted share, 1 if the first k pass."""
+
+
+async def code_tests(
+    text: str,
+    *,
+    prompt: str = "",
+    test: Any = None,
+    entry_point: Any = None,
+    test_list: Any = None,
+    test_setup_code: Any = None,
+    test_imports: Any = None,
+    challenge_test_list: Any = None,
+    input_output: Any = None,
+    public_test_cases: Any = None,
+    private_test_cases: Any = None,
+    metadata: Any = None,
+    starter_code: Any = None,
+    official_tests: Any = None,
+    examples: Any = None,
+    time_limit: Any = None,
+    memory_limit: Any = None,
+    generated_checker: Any = None,
+    checker: Any = None,
+    inputs: Any = None,
+    outputs: Any = None,
+    fn_name: Any = None,
+    hidden_inputs: Any = None,
+    hidden_outputs: Any = None,
+    code_prompt: Any = None,
+    language: Any = None,
+    weights: Any = None,
+    score: str = "pass",
+    first: int | None = None,
+    count: str = "all",
+    comparison: str = "floats",
+    tolerance: float = 1e-6,
+    test_seconds: float | None = None,
+    total_seconds: float | None = None,
+    memory_mb: int = 1024,
+    on_compile_error: float = 0.0,
+    allow_weak: bool = True,
+    sandbox: Any = None,
+    timeout_seconds: float = 6.0,
+) -> Score:
+    """1 where the completion's program passes the row's tests; see `SCORES` for other ``score``s.
+
+    The columns are those of ``rewards.programs.formats``. The program is the last complete code block; the row's
+    ``prompt`` (or ``code_prompt``) is put before it where it does not define ``entry_point``. ``count`` says which
+    tests the score counts: ``all``, ``visible`` or ``hidden``. ``test_seconds`` bounds a test (the recipe's
+    ``timeout_seconds`` where it is not set), ``total_seconds`` all of them. ``parts`` holds a verdict a test, 1 or 0;
+    ``visible`` and ``hidden`` the shares of each; ``weak`` is 1 where tests had to run beside the program.
+    """
+    columns = {name: value for name, value in locals().items() if name not in ("text", "sandbox")}
+    _check_arguments(score, count, comparison)
+    try:
+        spoken = language_of(language or "python")
+        code_column = code_prompt if isinstance(code_prompt, str) else prompt
+        tests = read_tests(columns, code_column)
+    except ValueError as error:
+        return Score(None, status="fault", detail=f"code_tests: {error}")
+    code = extract_program(text, spoken)
+    if code is None:
+        return Score(0.0, status="no_answer", detail="no complete code block was found")
+    if len(code) > LONGEST_PROGRAM:
+        return Score(0.0, detail=f"the program is longer than {LONGEST_PROGRAM} characters", extracted=code[:2000])
+    if not available(spoken):
+        return Score(None, status="fault", detail=f"code_tests: the tools for {spoken} are not installed")
+    seconds = test_seconds or timeout_seconds
+    rules = Rules(
+        Limits(seconds=seconds, memory_bytes=memory_mb << 20), total_seconds or 10 * seconds, score == "pass",
+        comparison, tolerance,
+    )  # fmt: skip
+    try:
+        outcome = await _outcome(sandbox, Program(code, spoken), tests, rules)
+        found = _score(outcome, columns)
+    except (SandboxFault, TestsFailed, BadTests) as error:
+        return Score(None, status="fault", detail=f"code_tests: {error}", extracted=code)
+    return replace(found, extracted=code)
+
+
+code_tests.runs_programs = True  # type: ignore[attr-defined]
+
+
+def _check_arguments(score: str, count: str, comparison: str) -> None:
+    for name, value, known in (
+        ("score", score, SCORES),
+        ("count", count, ("all", "visible", "hidden")),
+        ("comparison", comparison, COMPARISONS),
+    ):
+        if value not in known:
+            raise ValueError(f"code_tests: {name} is {value!r}; it can be {', '.join(known)}")
+
+
+async def _outcome(sandbox: Any, program: Program, tests: TestData, rules: Rules) -> Outcome:
+    """The tests' outcome, in the sandbox that is given or in one of this call's own."""
+    if sandbox is not None:
+        return await run_tests(sandbox, program, tests, rules)
+    own = await open_sandbox(SandboxOptions(slots=2))
+    try:
+        return await run_tests(own, program, tests, rules)
+    finally:
+        await asyncio.shield(own.close())
+
+
+def _score(outcome: Outcome, columns: Mapping[str, Any]) -> Score:
+    hidden = list(outcome.hidden) or [False] * len(outcome.passed)
+    hidden += [False] * (len(outcome.passed) - len(hidden))
+    wanted = {"all": (True, False), "visible": (False,), "hidden": (True,)}[columns["count"]]
+    counted = [float(bool(passed)) for passed, is_hidden in zip(outcome.passed, hidden) if is_hidden in wanted]
+    if not counted:
+        raise BadTests(f"the row has no {columns['count']} tests")
+    value = SCORES[columns["score"]](counted, columns)
+    if outcome.why.startswith("does not compile") and not any(counted):
+        value = columns["on_compile_error"]
+    if outcome.weak and not columns["allow_weak"]:
+        raise TestsFailed("the tests can only run beside the program, which allow_weak forbids")
+    status = "timeout" if outcome.status == "timeout" and value == 0 else "scored"
+    return Score(value, _parts(outcome, hidden), status, _detail(outcome))
+
+
+def _parts(outcome: Outcome, hidden: list[bool]) -> dict[str, float | None]:
+    parts: dict[str, float | None] = {}
+    for number, passed in enumerate(outcome.passed[:MOST_PARTS]):
+        parts[f"test_{number}"] = None if passed is None else float(passed)
+    for name, kind in (("visible", False), ("hidden", True)):
+        of_kind = [bool(passed) for passed, is_hidden in zip(outcome.passed, hidden) if is_hidden is kind]
+        if any(hidden) and of_kind:
+            parts[name] = sum(of_kind) / len(of_kind)
+    return parts | ({"weak": 1.0} if outcome.weak else {})
+
+
+def _detail(outcome: Outcome) -> str:
+    num_passed = sum(passed is True for passed in outcome.passed)
+    said = f"{num_passed} of {len(outcome.passed)} tests pass"
+    weak = "; weak: the tests ran beside the program" if outcome.weak else ""
+    return said + (f"; {outcome.why}" if outcome.why else "") + weak

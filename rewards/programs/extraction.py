@@ -1,0 +1,57 @@
+"""Where the program stands in a completion."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from rewards.sandbox.languages import ALIASES
+
+__all__ = ["Block", "extract_program"]
+
+_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[ \t]*([^\n`]*?)[ \t]*$")
+
+
+class Block(NamedTuple):
+    """A complete code block: the word behind its fence, and its content."""
+
+    tag: str
+    code: str
+
+
+def _blocks(text: str) -> tuple[list[Block], bool]:
+    """The complete fenced blocks, in order, and whether there was any fence at all."""
+    found: list[Block] = []
+    lines: list[str] = []
+    fence, tag, seen = "", "", False
+    for line in text.splitlines(keepends=True):
+        match = _FENCE.match(line.rstrip("\r\n"))
+        if fence:
+            if match and match[1].startswith(fence) and not match[2]:
+                found.append(Block(tag, "".join(lines)))
+                fence = ""
+            else:
+                lines.append(line)
+        elif match:
+            seen, fence, lines = True, match[1], []
+            tag = match[2].split()[0].lower() if match[2].split() else ""
+    return found, seen
+
+
+def extract_program(text: str, language: str = "python") -> str | None:
+    """The last complete code block behind the reasoning, else the whole text where no fence was opened; or None.
+
+    Blocks that name another language are passed over while one of ``language``, or without a name, is there.
+
+    >>> extract_program("First\\n```python\\nx = 1\\n```\\nthen\\n```\\nx = 2\\n```\\nit prints\\n```text\\n2\\n```")
+    'x = 2\\n'
+    >>> extract_program("```python\\nx = 1") is None
+    True
+    """
+    text = text.rpartition("</think>")[2]
+    blocks, has_fence = _blocks(text)
+    if not has_fence:
+        return text if text.strip() else None
+    fitting = [block for block in blocks if ALIASES.get(block.tag) == language or not block.tag]
+    chosen = (fitting or blocks)[-1:]
+    return chosen[0].code if chosen and chosen[0].code.strip() else None

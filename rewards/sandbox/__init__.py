@@ -1,0 +1,176 @@
+"""One untrusted program, contained: on plain Linux, as root or as an ordinary user, without a daemon or a container.
+
+Full isolation (L3) holds: the machine's processes and signals to them; its files, but for read-only copies of /usr,
+/lib, /bin and Python's own; its network, System V and POSIX message objects, mounts, namespaces, and the kernel's
+interfaces that grow attacks (ptrace, bpf, io_uring, perf, keys, userfaultfd, memfd); new processes unless asked for;
+CPU time, wall-clock time, address space, tasks, descriptors, bytes and number of files (in memory, gone afterwards),
+output. Nothing of the trainer's memory, environment or descriptors is inherited, nothing of one program is there for
+the next.
+
+Not held: what the CPU itself leaks (timing, caches), faults of the kernel, disk or memory bandwidth, and the time of
+day. At L2 there are no namespaces: programs cannot write files at all, but read /usr and see process ids; at L1 only
+limits hold, which is refused unless ``allow_unsafe`` is set.
+
+`Sandbox` runs programs (`Sandbox.run`) and lends confined processes to ``rewards.programs``. `Program`, `Limits` and
+`Result` are its nouns; `SandboxFault` is raised when it is the sandbox that failed, never the program.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any, Sequence
+
+from rewards.sandbox import cgroups, languages
+from rewards.sandbox.isolation import FEATURES, LEVELS, PROBE, Isolation, IsolationError, isolation_of, refusal
+from rewards.sandbox.supervisor import Limits, Program, Result, Running, SandboxFault, Supervisor, job_of
+
+__all__ = [
+    "ENGINES", "Isolation", "IsolationError", "LEVELS", "Limits", "Program", "Result", "Running", "Sandbox",
+    "SandboxFault", "SandboxOptions", "open_sandbox",
+]  # fmt: skip
+
+ENGINES = ("local", "sandboxfusion", "piston")
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxOptions:
+    """Where programs run, and how well they must be held.
+
+    ``engine`` is ``local``, or the kind of server at ``url``. ``slots`` programs run at once; by default one more than
+    there are cores.
+    """
+
+    min_isolation: str = "L2"
+    allow_unsafe: bool = False
+    engine: str = "local"
+    url: str | None = None
+    slots: int | None = None
+
+
+class Sandbox:
+    """Runs programs in confined processes of this machine; to be started and closed, or used as ``async with``.
+
+    ``without`` names features not to use, of `FEATURES`. `IsolationError` where the machine cannot hold programs at
+    ``min_isolation`` and ``allow_unsafe`` is not set. All methods belong to the loop that started it.
+    """
+
+    runs_here = True
+
+    def __init__(self, options: SandboxOptions | None = None, *, without: Sequence[str] = ()) -> None:
+        self.options = options or SandboxOptions()
+        unknown = set(without) - set(FEATURES)
+        if unknown:
+            raise ValueError(f"sandbox: there is no feature {sorted(unknown)[0]}; there are {', '.join(FEATURES)}")
+        self.slots = max(2, self.options.slots or len(os.sched_getaffinity(0)) + 1)
+        self._without = tuple(without)
+        self._supervisor = Supervisor(self.slots, without, _readable())
+        self.isolation = Isolation("L1", {})
+
+    async def start(self) -> Sandbox:
+        """Start the zygotes and try the walls."""
+        if not sys.platform.startswith("linux"):
+            raise IsolationError("sandbox: programs can be held on Linux only; choose a server as sandbox.engine")
+        no_cgroup = "masked" if "cgroup" in self._without else cgroups.available()
+        self._supervisor.use_cgroups = not no_cgroup
+        reports = await self._supervisor.start()
+        found = await self._supervisor.run(job_of(Program(PROBE), "program"), b"", Limits(seconds=10))
+        self.isolation = isolation_of(reports[0], found.stdout.decode(errors="replace"), no_cgroup)
+        why = refusal(self.isolation, self.options.min_isolation)
+        if why and not self.options.allow_unsafe:
+            self._supervisor.close()
+            raise IsolationError(why)
+        return self
+
+    @property
+    def lines(self) -> list[str]:
+        """What a run's log says of the sandbox."""
+        lines = [self.isolation.line]
+        if refusal(self.isolation, self.options.min_isolation):
+            lines.append(
+                f"WARNING: sandbox.allow_unsafe is set: programs of the policy run at {self.isolation.level}, below "
+                f"{self.options.min_isolation}; they may reach this machine's files, processes and network"
+            )
+        return lines
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of the zygotes."""
+        return self._supervisor.pids
+
+    async def run(self, program: Program, stdin: bytes = b"", limits: Limits | None = None) -> Result:
+        """Run a program to its end. A failure of the sandbox is tried once more, then `SandboxFault`."""
+        limits = limits or Limits()
+        if program.language == "python":
+            return await self._twice(job_of(program, "program"), stdin, limits)
+        return await languages.run(self._twice, program, stdin, limits)
+
+    async def _twice(self, job: Any, stdin: bytes, limits: Limits) -> Result:
+        try:
+            return await self._supervisor.run(job, stdin, limits)
+        except SandboxFault:
+            return await self._supervisor.run(job, stdin, limits)
+
+    def lend(self, count: int) -> Loan:
+        """So many confined processes that talk with their user, and with each other, while they run."""
+        return Loan(self._supervisor, count)
+
+    async def close(self) -> None:
+        """Kill and reap everything."""
+        self._supervisor.close()
+
+    async def __aenter__(self) -> Sandbox:
+        return await self.start()
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+
+class Loan:
+    """Confined processes for one judgement: ``async with sandbox.lend(2) as loan: loan.begin(...)``."""
+
+    def __init__(self, supervisor: Supervisor, count: int) -> None:
+        self._supervisor, self._count = supervisor, count
+        self._running: list[Running] = []
+
+    async def __aenter__(self) -> Loan:
+        self._zygotes = await self._supervisor.take(self._count)
+        return self
+
+    def begin(self, job: Any, limits: Limits, link: int | None = None) -> Running:
+        """Start a job in the next process; ``link`` is a descriptor for it to use."""
+        running = Running(self._zygotes[len(self._running)], limits, job, None, link)
+        self._running.append(running)
+        return running
+
+    async def __aexit__(self, *error: object) -> None:
+        for running in self._running:
+            running.stop("ended")
+        try:
+            await asyncio.gather(*(running.end() for running in self._running), return_exceptions=True)
+        except asyncio.CancelledError:
+            for zygote in self._zygotes:
+                zygote.kill()
+            raise
+        finally:
+            self._supervisor.give_back(self._zygotes)
+
+
+def _readable() -> list[str]:
+    """Python's own places, which programs may read."""
+    places = {sys.base_prefix, sys.base_exec_prefix, os.path.dirname(os.path.realpath(sys.executable))}
+    found = sorted(os.path.realpath(place) for place in places)
+    return [place for place in found if not any(place.startswith(other + "/") for other in found)]
+
+
+async def open_sandbox(options: SandboxOptions) -> Any:
+    """The engine that the options name, started."""
+    if options.engine == "local":
+        return await Sandbox(options).start()
+    from rewards.sandbox.remote import open_server
+
+    return await open_server(options)
+
+

@@ -1,0 +1,78 @@
+"""Control groups for the zygotes' memory and tasks, where root may make them: version 2, or 1 beside it.
+
+A group holds a zygote and its child. Groups of processes that are gone are removed at the next start.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["Group", "available"]
+
+HOME = Path("/sys/fs/cgroup")
+PREFIX = "grpo-sandbox-"
+MEMORY_BYTES, MOST_TASKS = 3 << 30, 512
+_VERSION_2 = {"": {"memory.max": MEMORY_BYTES, "pids.max": MOST_TASKS}}
+_VERSION_1 = {"memory": {"memory.limit_in_bytes": MEMORY_BYTES}, "pids": {"pids.max": MOST_TASKS}}
+
+
+def _hierarchies() -> dict[str, dict[str, int]]:
+    """Which folders hold groups here, and what limits are written there."""
+    return _VERSION_2 if (HOME / "cgroup.controllers").exists() else _VERSION_1
+
+
+class Group:
+    """One slot's groups; `OSError` where they cannot be made."""
+
+    def __init__(self, number: int) -> None:
+        self._folders = []
+        try:
+            for place, limits in _hierarchies().items():
+                folder = HOME / place / f"{PREFIX}{os.getpid()}-{number}"
+                folder.mkdir(exist_ok=True)
+                self._folders.append(folder)
+                for name, value in limits.items():
+                    (folder / name).write_text(str(value))
+        except OSError:
+            self.remove()
+            raise
+
+    def add(self, pid: int) -> None:
+        """Put a process, and all that it starts from now on, under the limits."""
+        for folder in self._folders:
+            (folder / "cgroup.procs").write_text(str(pid))
+
+    def remove(self) -> None:
+        """Remove the groups; what is left in them was killed and is on its way out."""
+        for folder in self._folders:
+            for _ in range(200):
+                try:
+                    folder.rmdir()
+                    break
+                except FileNotFoundError:
+                    break
+                except OSError:
+                    os.sched_yield()
+
+
+def available() -> str:
+    """Why groups cannot be had, or nothing. Tries it."""
+    _remove_abandoned()
+    try:
+        group = Group(9999)
+    except OSError as error:
+        return f"{error.strerror or error} at {error.filename or HOME}"
+    group.remove()
+    return ""
+
+
+def _remove_abandoned() -> None:
+    for place in _hierarchies():
+        for folder in (HOME / place).glob(f"{PREFIX}*"):
+            owner = folder.name.removeprefix(PREFIX).split("-")[0]
+            if not os.path.exists(f"/proc/{owner}"):
+                try:
+                    folder.rmdir()
+                except OSError:
+                    pass

@@ -1,0 +1,79 @@
+"""C++ and JavaScript in the sandbox, where their tools are installed.
+
+A C++ program is compiled in one confined child, which may start the compiler's processes, and run in another, which
+may not start any. Python needs none of this: it runs in the zygote's own interpreter.
+"""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from dataclasses import replace
+from typing import Any, Awaitable, Callable, Mapping
+
+from rewards.sandbox.supervisor import Limits, Program, Result
+
+__all__ = ["ALIASES", "available", "language_of", "run"]
+
+ALIASES: Mapping[str, str] = {
+    "python": "python", "py": "python", "python3": "python", "": "python", "cpp": "cpp", "c++": "cpp", "cc": "cpp",
+    "cxx": "cpp", "javascript": "javascript", "js": "javascript", "node": "javascript",
+}  # fmt: skip
+TOOLS = {"cpp": "g++", "javascript": "node"}
+COMPILE_SECONDS, COMPILE_BYTES = 20.0, 2 << 30
+NODE_BYTES = 24 << 30
+"""Address space that node reserves and does not use; its heap is bounded by an option of its own."""
+LARGEST_PROGRAM = 32 << 20
+ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8"}
+
+Run = Callable[[Any, bytes, Limits], Awaitable[Result]]
+
+
+def language_of(name: str) -> str:
+    """The language that a data set or a code fence names; `ValueError` for one that is not known."""
+    try:
+        return ALIASES[name.strip().lower()]
+    except KeyError:
+        raise ValueError(f"programs in {name!r} cannot be run; python, cpp and javascript can") from None
+
+
+def available(language: str) -> bool:
+    """Whether the language's tool is installed."""
+    return language == "python" or shutil.which(TOOLS[language]) is not None
+
+
+def _job(command: list[str], files: Mapping[str, bytes]) -> dict[str, Any]:
+    coded = {name: base64.b64encode(data).decode() for name, data in files.items()}
+    return {"mode": "exec", "argv": command, "files": coded, "environment": ENVIRONMENT}
+
+
+async def run(run_job: Run, program: Program, stdin: bytes, limits: Limits) -> Result:
+    """Run a program that is not Python; `ValueError` where its tool is not installed."""
+    language = language_of(program.language)
+    tool = shutil.which(TOOLS[language])
+    if tool is None:
+        raise ValueError(f"{language} programs need {TOOLS[language]}, which is not installed")
+    if language == "javascript":
+        command = [tool, f"--max-old-space-size={limits.memory_bytes >> 20}", "/tmp/solution.js", *program.args]
+        files = {**program.files, "solution.js": program.source.encode()}
+        own = replace(limits, programs=True, memory_bytes=NODE_BYTES + limits.memory_bytes)
+        return await run_job(_job(command, files), stdin, own)
+    return await _cpp(run_job, tool, program, stdin, limits)
+
+
+_COMPILE_AND_PRINT = '{tool} -std=c++17 -O2 -pipe -o /tmp/solution /tmp/solution.cpp && /bin/cat /tmp/solution'
+
+
+async def _cpp(run_job: Run, tool: str, program: Program, stdin: bytes, limits: Limits) -> Result:
+    own = replace(
+        limits, processes=True, programs=True, seconds=COMPILE_SECONDS, memory_bytes=COMPILE_BYTES,
+        output_bytes=LARGEST_PROGRAM,
+    )  # fmt: skip
+    command = ["/bin/sh", "-c", _COMPILE_AND_PRINT.format(tool=tool)]
+    compiled = await run_job(_job(command, {"solution.cpp": program.source.encode()}), b"", own)
+    if compiled.status != "ok":
+        detail = compiled.stderr.decode(errors="replace")[-2000:] or compiled.status
+        return replace(compiled, status="compile_error", stdout=b"", detail=detail)
+    files = {**program.files, "solution": compiled.stdout}
+    job = _job(["/tmp/solution", *program.args], files) | {"executable": "solution"}
+    return await run_job(job, stdin, replace(limits, programs=True))

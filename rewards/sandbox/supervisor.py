@@ -1,0 +1,604 @@
+"""Runs programs in zygotes' children and watches them: from an asyncio loop, which never forks and never waits for one.
+
+What a program may read is sent to it, what it says is read under a cap, and when its time is up it is killed through
+a pidfd, with everything it started. Which walls there are is ``rewards.sandbox.isolation``; whether a program is
+right is decided by whoever asked (``rewards.programs``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import collections
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Callable, Mapping, Sequence
+
+from rewards.sandbox import cgroups
+
+__all__ = ["Limits", "Program", "Result", "Running", "SandboxFault", "Supervisor"]
+
+ZYGOTE = str(Path(__file__).with_name("zygote.py"))
+FIRST_UID = 60_000
+START_SECONDS, GRACE_SECONDS = 30.0, 5.0
+PROCESS_ROOM = 64 << 20
+REQUEST = struct.Struct("<BBBxIQQQI")
+PIPE_BYTES = 65_536
+
+
+class SandboxFault(RuntimeError):
+    """The sandbox itself failed; says nothing about the program."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one program may use. ``seconds`` count from its start, asleep or not."""
+
+    seconds: float = 6.0
+    memory_bytes: int = 1 << 30
+    output_bytes: int = 1 << 20
+    file_bytes: int = 64 << 20
+    most_files: int = 1000
+    most_tasks: int = 64
+    processes: bool = False
+    programs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program as its author wrote it. ``prompt`` is put before it where it does not define ``entry`` itself."""
+
+    source: str
+    language: str = "python"
+    prompt: str = ""
+    entry: str = ""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    args: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a program ended: ``ok`` (exit code 0), ``error``, ``timeout``, ``output_limit`` or ``compile_error``.
+
+    ``exit_code`` is negative for a signal. ``stdout`` and ``stderr`` hold what was read up to the limit.
+    """
+
+    status: str
+    exit_code: int | None
+    stdout: bytes
+    stderr: bytes
+    seconds: float
+    cpu_seconds: float
+    detail: str = ""
+
+
+# ----------------------------------------------------------------------------------------- descriptors
+
+
+class _Output:
+    """Reads a descriptor as data comes, up to a cap."""
+
+    def __init__(self, descriptor: int, cap: int, over: Callable[[], None]) -> None:
+        os.set_blocking(descriptor, False)
+        self.descriptor, self._cap, self._over = descriptor, cap, over
+        self.data = bytearray()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(descriptor, self.read)
+
+    def read(self) -> bool:
+        """Take what is there; whether there may be more."""
+        if self.descriptor < 0:
+            return False
+        try:
+            part = os.read(self.descriptor, PIPE_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError:
+            part = b""
+        if not part:
+            self.close()
+            return False
+        self.data += part
+        if len(self.data) > self._cap:
+            del self.data[self._cap :]
+            self.close()
+            self._over()
+            return False
+        return True
+
+    def finish(self) -> bytes:
+        """Take the rest, and close."""
+        while self.read():
+            pass
+        self.close()
+        return bytes(self.data)
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            self._loop.remove_reader(self.descriptor)
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+class _Input:
+    """Writes data to a descriptor as fast as it is read, then closes it."""
+
+    def __init__(self, descriptor: int, data: bytes) -> None:
+        os.set_blocking(descriptor, False)
+        self._descriptor, self._rest = descriptor, memoryview(data)
+        self._loop = asyncio.get_running_loop()
+        self._is_watched = False
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            while self._rest:
+                self._rest = self._rest[os.write(self._descriptor, self._rest) :]
+        except BlockingIOError:
+            if not self._is_watched:
+                self._loop.add_writer(self._descriptor, self._write)
+                self._is_watched = True
+            return
+        except OSError:
+            pass
+        self.close()
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            if self._is_watched:
+                self._loop.remove_writer(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class _Channel:
+    """Frames to and from a child over a socket. What comes is the child's word, whatever it is."""
+
+    def __init__(self, ours: socket.socket, cap: int, over: Callable[[], None]) -> None:
+        ours.setblocking(False)
+        self._socket, self._cap, self._over = ours, cap, over
+        self._loop = asyncio.get_running_loop()
+        self._in, self._out = bytearray(), bytearray()
+        self.frames: collections.deque[Any] = collections.deque()
+        self.arrived = asyncio.Event()
+        self.is_closed, self._writes = False, False
+        self._loop.add_reader(ours, self.read)
+
+    def send(self, message: Any) -> None:
+        if self.is_closed:
+            return
+        body = json.dumps(message).encode()
+        self._out += struct.pack("<I", len(body)) + body
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            while self._out:
+                del self._out[: self._socket.send(memoryview(self._out)[: 1 << 20])]
+        except BlockingIOError:
+            if not self._writes:
+                self._loop.add_writer(self._socket, self._flush)
+                self._writes = True
+            return
+        except OSError:
+            self._out.clear()
+        if self._writes:
+            self._loop.remove_writer(self._socket)
+            self._writes = False
+
+    def read(self) -> bool:
+        """Take what is there; whether there may be more."""
+        if self.is_closed:
+            return False
+        try:
+            part = self._socket.recv(1 << 16)
+        except BlockingIOError:
+            return False
+        except OSError:
+            part = b""
+        if not part:
+            self.close()
+            return False
+        self._in += part
+        return self._parse()
+
+    def _parse(self) -> bool:
+        while len(self._in) >= 4:
+            size = struct.unpack_from("<I", self._in)[0]
+            if size > self._cap:
+                self.close()
+                self._over()
+                return False
+            if len(self._in) < 4 + size:
+                break
+            try:
+                self.frames.append(json.loads(bytes(self._in[4 : 4 + size])))
+            except (ValueError, RecursionError):
+                self.close()
+                return False
+            del self._in[: 4 + size]
+        self.arrived.set()
+        return True
+
+    def finish(self) -> None:
+        while self.read():
+            pass
+        self.close()
+
+    def close(self) -> None:
+        if not self.is_closed:
+            self._loop.remove_reader(self._socket)
+            if self._writes:
+                self._loop.remove_writer(self._socket)
+            self._socket.close()
+            self.is_closed = True
+        self.arrived.set()
+
+
+# ------------------------------------------------------------------------------------------ one zygote
+
+
+class Zygote:
+    """A zygote process and the control line to it. Makes one child at a time."""
+
+    def __init__(self, number: int, process: subprocess.Popen[bytes], control: socket.socket, group: Any) -> None:
+        self.number, self._process, self._control, self._group = number, process, control, group
+        self._loop = asyncio.get_running_loop()
+        self._buffer, self._pidfd, self.is_dead = b"", -1, False
+        self.report: dict[str, Any] = {}
+        self._started: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        self._ended: asyncio.Future[tuple[int, float]] | None = None
+        self._loop.add_reader(control, self._read)
+
+    @classmethod
+    async def start(cls, number: int, config: Mapping[str, Any], group: Any) -> Zygote:
+        """Start the process and wait for what it says of its walls."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-S", "-s", "-B", "-X", "utf8", ZYGOTE, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()], env={"PYTHONHASHSEED": "0", "LANG": "C.UTF-8"}, cwd="/",
+                start_new_session=True,
+            )  # fmt: skip
+        body = json.dumps({**config, "uid": FIRST_UID + number}).encode()
+        ours.sendall(struct.pack("<I", len(body)) + body)
+        ours.setblocking(False)
+        zygote = cls(number, process, ours, group)
+        try:
+            if group is not None:
+                group.add(process.pid)
+            zygote.report = await asyncio.wait_for(asyncio.shield(zygote._started), START_SECONDS)
+        except (asyncio.TimeoutError, SandboxFault, OSError) as error:
+            zygote.kill()
+            raise SandboxFault(f"a zygote did not start: {error or 'it took too long'}") from None
+        return zygote
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def begin(self, limits: Limits, descriptors: Sequence[int]) -> asyncio.Future[tuple[int, float]]:
+        """Ask for a child; the future gives its exit code and its CPU seconds."""
+        memory = limits.memory_bytes + PROCESS_ROOM
+        request = REQUEST.pack(
+            limits.processes, limits.programs, len(descriptors), limits.most_tasks, memory, limits.file_bytes,
+            int(limits.seconds * 1000) + 100, limits.most_files,
+        )  # fmt: skip
+        self._ended = self._loop.create_future()
+        try:
+            socket.send_fds(self._control, [request], list(descriptors))
+        except OSError as error:
+            self._die(str(error))
+        return self._ended
+
+    def kill_child(self) -> None:
+        """End the child with all it started; or the zygote, where there is no sign of the child."""
+        if self._pidfd < 0:
+            self._die("no child appeared")
+            return
+        try:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def _read(self) -> None:
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 4)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, descriptors = b"", []
+        for descriptor in descriptors:
+            if self._pidfd >= 0:
+                os.close(self._pidfd)
+            self._pidfd = descriptor
+        if not data:
+            self._die("the zygote is gone")
+            return
+        self._buffer += data
+        while self._take():
+            pass
+
+    def _take(self) -> bool:
+        buffer = self._buffer
+        if not self._started.done():
+            size = 4 + struct.unpack_from("<I", buffer)[0] if len(buffer) >= 4 else 1 << 30
+            if len(buffer) < size:
+                return False
+            self._buffer = buffer[size:]
+            self._started.set_result(json.loads(buffer[4:size]))
+            return True
+        size = {b"P": 5, b"X": 21, b"E": 201}.get(buffer[:1], 0)
+        if not size or len(buffer) < size:
+            return False
+        self._buffer, ended = buffer[size:], self._ended
+        if buffer[:1] != b"P" and self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if ended is not None and not ended.done():
+            if buffer[:1] == b"X":
+                code, cpu, _ = struct.unpack_from("<iQQ", buffer, 1)
+                ended.set_result((code, cpu / 1e6))
+            elif buffer[:1] == b"E":
+                ended.set_exception(SandboxFault(f"no child could be made: {buffer[1:201].decode().strip()}"))
+        return True
+
+    def _die(self, why: str) -> None:
+        self.kill()
+        for future in (self._started, self._ended):
+            if future is not None and not future.done():
+                future.set_exception(SandboxFault(why))
+                future.exception()
+
+    def kill(self) -> None:
+        """End the zygote, and with it its child; reap it."""
+        if self.is_dead:
+            return
+        self.is_dead = True
+        self._loop.remove_reader(self._control)
+        if self._pidfd >= 0:
+            self.kill_child()
+            os.close(self._pidfd)
+            self._pidfd = -1
+        self._process.kill()
+        self._process.wait()
+        self._control.close()
+        if self._group is not None:
+            self._group.remove()
+
+
+# ----------------------------------------------------------------------------------------- one program
+
+
+class Running:
+    """A child under way: its channel, its outputs, its end. ``stop_reason`` says why it was killed, if it was."""
+
+    def __init__(self, zygote: Zygote, limits: Limits, job: Any, stdin: bytes | None, link: int | None) -> None:
+        self._zygote, self._limits, self.stop_reason = zygote, limits, ""
+        self._loop = asyncio.get_running_loop()
+        self.began = time.perf_counter()
+        ours, theirs = socket.socketpair()
+        null = os.open("/dev/null", os.O_RDWR)
+        given = [null, null, null, theirs.fileno(), *([link] if link is not None else [])]
+        self._outputs: list[_Output] = []
+        self._input: _Input | None = None
+        opened = [null]
+        if stdin is not None:
+            pipes = [os.pipe() for _ in range(3)]
+            given[:3] = [pipes[0][0], pipes[1][1], pipes[2][1]]
+            opened += given[:3]
+            self._input = _Input(pipes[0][1], stdin)
+            self._outputs = [_Output(pipe[0], limits.output_bytes, self._too_much) for pipe in pipes[1:]]
+        self.channel = _Channel(ours, limits.output_bytes, self._too_much)
+        self.channel.send(job)
+        self.ended = zygote.begin(limits, given)
+        theirs.close()
+        for descriptor in opened:
+            os.close(descriptor)
+        self._alarm = self._loop.call_later(limits.seconds, self.stop, "timeout")
+        self._last_alarm: asyncio.TimerHandle | None = None
+
+    def _too_much(self) -> None:
+        self.stop("output_limit")
+
+    def stop(self, reason: str) -> None:
+        """Kill the child; the first reason counts."""
+        if self.stop_reason or self.ended.done():
+            return
+        self.stop_reason = reason
+        self._zygote.kill_child()
+        self._last_alarm = self._loop.call_later(GRACE_SECONDS, self._zygote._die, "the child could not be killed")
+
+    def give_more_time(self, seconds: float) -> None:
+        """Start the clock anew."""
+        self._alarm.cancel()
+        self._alarm = self._loop.call_later(seconds, self.stop, "timeout")
+
+    async def frame(self) -> Any:
+        """The child's next message; None where there will be none."""
+        channel = self.channel
+        while not channel.frames:
+            if channel.is_closed:
+                return None
+            if self.ended.done():
+                channel.finish()
+                continue
+            channel.arrived.clear()
+            self.ended.add_done_callback(self._wake)
+            await channel.arrived.wait()
+        return channel.frames.popleft()
+
+    def _wake(self, _: Any) -> None:
+        self.channel.arrived.set()
+
+    async def end(self) -> Result:
+        """Wait for the child's end; `SandboxFault` where it was not the child that failed."""
+        try:
+            code, cpu_seconds = await self.ended
+        finally:
+            self._alarm.cancel()
+            if self._last_alarm is not None:
+                self._last_alarm.cancel()
+            stdout, stderr = [output.finish() for output in self._outputs] or [b"", b""]
+            if self._input is not None:
+                self._input.close()
+            self.channel.finish()
+        seconds = time.perf_counter() - self.began
+        return self._result(code, cpu_seconds, stdout, stderr, seconds)
+
+    def _result(self, code: int, cpu: float, stdout: bytes, stderr: bytes, seconds: float) -> Result:
+        said = [frame for frame in list(self.channel.frames)[:3] if isinstance(frame, dict)]
+        detail = ""
+        if said and said[0].get("ready") is False:
+            raise SandboxFault(f"a child could not be confined: {said[0].get('detail', '')}")
+        status = self.stop_reason or ("ok" if code == 0 else "error")
+        if not self.stop_reason and code == -signal.SIGXCPU:
+            status = "timeout"
+        for frame in said:
+            if frame.get("compiled") is False and not self.stop_reason:
+                status, detail = "compile_error", str(frame.get("detail", ""))
+        return Result(status, code, stdout, stderr, seconds, cpu, detail)
+
+
+# ------------------------------------------------------------------------------------------ all of them
+
+
+class Supervisor:
+    """Zygotes, and who has which. All methods run in one asyncio loop."""
+
+    def __init__(self, slots: int, without: Sequence[str], readable: Sequence[str], uids: Sequence[int] = ()) -> None:
+        self._num_slots, self._without = slots, tuple(without)
+        self._config = {"without": list(without), "readable": list(readable)}
+        self._idle: list[Zygote] = []
+        self._all: list[Zygote] = []
+        self._waiting: collections.deque[tuple[int, asyncio.Future[list[Zygote]]]] = collections.deque()
+        self._numbers = list(uids) or list(range(slots))
+        self._is_closed = False
+        self.use_cgroups = False
+
+    async def start(self) -> list[dict[str, Any]]:
+        """Start every zygote; what each managed to set up."""
+        started = await asyncio.gather(*(self._spawn(number) for number in self._numbers), return_exceptions=True)
+        self._all = [zygote for zygote in started if isinstance(zygote, Zygote)]
+        failed = [error for error in started if isinstance(error, BaseException)]
+        if failed:
+            self.close()
+            raise failed[0]
+        self._idle = list(self._all)
+        return [zygote.report for zygote in self._all]
+
+    async def _spawn(self, number: int) -> Zygote:
+        group = cgroups.Group(number) if self.use_cgroups else None
+        return await Zygote.start(number, self._config, group)
+
+    async def take(self, count: int) -> list[Zygote]:
+        """So many idle zygotes, all at once, so that two who need two never wait for each other."""
+        if count > self._num_slots:
+            raise SandboxFault(f"{count} slots are needed, but there are {self._num_slots}")
+        if self._is_closed:
+            raise SandboxFault("the sandbox is closed")
+        if not self._waiting and len(self._idle) >= count:
+            return [self._idle.pop() for _ in range(count)]
+        future: asyncio.Future[list[Zygote]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((count, future))
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and not future.exception():
+                self.give_back(future.result())
+            raise
+
+    def give_back(self, zygotes: Sequence[Zygote]) -> None:
+        """Return zygotes after their children have ended; dead ones are replaced."""
+        for zygote in zygotes:
+            if not zygote.is_dead:
+                self._idle.append(zygote)
+            elif not self._is_closed:
+                self._all.remove(zygote)
+                asyncio.ensure_future(self._replace(zygote.number))
+        self._hand_out()
+
+    async def _replace(self, number: int) -> None:
+        for attempt in range(3):
+            try:
+                zygote = await self._spawn(number)
+                break
+            except (SandboxFault, OSError) as error:
+                why = str(error)
+                await asyncio.sleep(0.1 * 4**attempt)
+        else:
+            self._lose_slot(why)
+            return
+        if self._is_closed:
+            zygote.kill()
+            return
+        self._all.append(zygote)
+        self._idle.append(zygote)
+        self._hand_out()
+
+    def _lose_slot(self, why: str) -> None:
+        self._num_slots -= 1
+        for count, future in list(self._waiting):
+            if count > self._num_slots and not future.done():
+                future.set_exception(SandboxFault(f"a zygote could not be replaced: {why}"))
+
+    def _hand_out(self) -> None:
+        while self._waiting:
+            count, future = self._waiting[0]
+            if future.done():
+                self._waiting.popleft()
+            elif len(self._idle) >= count:
+                self._waiting.popleft()
+                future.set_result([self._idle.pop() for _ in range(count)])
+            else:
+                return
+
+    async def run(self, job: Mapping[str, Any], stdin: bytes, limits: Limits) -> Result:
+        """One job in one child, from its start to its end."""
+        zygotes = await self.take(1)
+        try:
+            running = Running(zygotes[0], limits, job, stdin, None)
+            try:
+                return await running.end()
+            except asyncio.CancelledError:
+                zygotes[0].kill()
+                raise
+        finally:
+            self.give_back(zygotes)
+
+    @property
+    def pids(self) -> list[int]:
+        """The zygotes' process ids."""
+        return [zygote.pid for zygote in self._all]
+
+    def close(self) -> None:
+        """Kill and reap everything."""
+        self._is_closed = True
+        for zygote in self._all:
+            zygote.kill()
+        self._all, self._idle = [], []
+        for _, future in self._waiting:
+            if not future.done():
+                future.set_exception(SandboxFault("the sandbox was closed"))
+        self._waiting.clear()
+
+
+def job_of(program: Program, mode: str, **more: Any) -> dict[str, Any]:
+    """What a child is told about a program."""
+    files = {name: base64.b64encode(data).decode() for name, data in program.files.items()}
+    job = {"mode": mode, "source": program.source, "prompt": program.prompt, "entry": program.entry, **more}
+    return job | ({"files": files} if files else {}) | ({"argv": [*program.args]} if program.args else {})
+
+
+def with_output_bytes(limits: Limits, output_bytes: int) -> Limits:
+    """The limits with room for at least so much output."""
+    return replace(limits, output_bytes=max(limits.output_bytes, output_bytes))
