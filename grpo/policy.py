@@ -64,7 +64,9 @@ class Policy:
 
     ``version`` counts weight changes. ``vocab_size`` is the number of tokens that can be sampled: ids that
     the tokenizer does not know (padding of the embedding) are left out on both sides. ``context`` is the
-    longest sequence the model takes, None if it has no limit. ``stop_ids`` end a completion.
+    longest sequence the model takes, None if it has no limit. ``stop_ids`` end a completion. ``plain`` says why the
+    model's attention cannot be taken over, empty if it can: then rows are forwarded whole, each with its prompt, and
+    sampled by transformers' `generate`.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
@@ -73,7 +75,11 @@ class Policy:
         self.model, self.tokenizer, self.device = model.to(device), tokenizer, torch.device(device)
         self.version = 0
         base = self.base
-        _take_attention_from_here(base)
+        given = base.config._attn_implementation
+        self._own_attention = given if given and given != attention.NAME else "sdpa"
+        self.plain = _own_attention_needed(base)
+        if not self.plain:
+            base.set_attn_implementation(attention.NAME)
         for module in base.modules():
             if hasattr(module, "_is_expert_parallel"):  # transformers' mark of every mixture of experts
                 module.register_forward_pre_hook(_fill_experts)
@@ -108,7 +114,28 @@ class Policy:
             model = load_model(section, device)
         if section.lora is not None:
             model = with_adapters(model, section.lora)
-        return Policy(model, tokenizer, device, gradient_checkpointing=section.gradient_checkpointing)
+        policy = Policy(model, tokenizer, device, gradient_checkpointing=section.gradient_checkpointing)
+        policy.fall_back_unless_served()
+        return policy
+
+    def fall_back_unless_served(self) -> None:
+        """Try a few tokens through this library's attention, and leave the model its own if that does not do."""
+        from grpo.rollout.probe import why_not_served
+
+        reason = "" if self.plain else why_not_served(self)
+        if reason:
+            self.plain = reason
+            self.base.set_attn_implementation(self._own_attention)
+
+    @contextmanager
+    def own_attention(self) -> Iterator[None]:
+        """The model as transformers itself runs it."""
+        self.base.set_attn_implementation(self._own_attention)
+        try:
+            yield
+        finally:
+            if not self.plain:
+                self.base.set_attn_implementation(attention.NAME)
 
     # -- forward ------------------------------------------------------------------------------------------
 
@@ -119,11 +146,17 @@ class Policy:
         Tokens are [P] (packed) or [R, 1] (one a slot).
         """
         shape = (1, -1) if token_P.dim() == 1 else token_P.shape
+        if self.plain:
+            assert isinstance(layout, attention.PackedLayout), "the engine decodes what it serves"
+            return self._run_whole(self.model, token_P, layout).index_select(1, keep)[..., :self.vocab_size]
         output = self._run(self.model, token_P.view(shape), position_P.view(shape), layout, cache, logits_to_keep=keep)
         return output.logits[..., :self.vocab_size]
 
     def hidden(self, packed: PackedRows) -> Tensor:
         """The hidden states [T, D] that the head takes for each completion token of `packed`, with gradient."""
+        if self.plain:
+            whole = self._run_whole(self.base.base_model, packed.token_P, attention.PackedLayout(packed))
+            return whole[0].index_select(0, packed.source_T)
         output = self._run(self.base.base_model, packed.token_P[None], packed.position_P[None],
                            attention.PackedLayout(packed), None)
         return output.last_hidden_state[0].index_select(0, packed.source_T)
@@ -135,6 +168,18 @@ class Policy:
         with self._precision():
             return model(input_ids=token_ids, position_ids=position_ids, layout=layout, past_key_values=cache,
                          use_cache=cache is not None, **options)
+
+    def _run_whole(self, model: nn.Module, token_P: Tensor, layout: attention.PackedLayout) -> Tensor:
+        """What `model` gives for each packed token, [1, P, ..], from rows padded where no token of theirs looks."""
+        for layer in self._checkpointed:
+            layer.training = torch.is_grad_enabled()
+        kept = []
+        for bucket in layout.packed.buckets:
+            with self._precision():
+                output = model(input_ids=token_P[bucket.gather_RL], use_cache=False)
+            found = output.logits if hasattr(output, "logits") else output.last_hidden_state
+            kept.append(found.flatten(0, 1).index_select(0, bucket.take))
+        return torch.cat(kept).index_select(0, layout.packed.place_P)[None]
 
     def token_stats(self, packed: PackedRows, temperature: float, entropy_gradient: bool = False) -> TokenStats:
         """Log-prob and entropy of each completion token of `packed`, with gradient where it is enabled."""
@@ -164,6 +209,11 @@ class Policy:
         packed = pack([row], self.device)
         logits = self.logits(packed.token_P, packed.position_P, attention.PackedLayout(packed), packed.source_T)
         return self.hidden(packed), logits[0]
+
+    def describe_plain(self) -> list[str]:
+        """A line where the model keeps its own attention: what that means, and why."""
+        return [f"slower: sampled by transformers' generate, trained in whole rows, since {self.plain}"] \
+            if self.plain else []
 
     def describe_head(self) -> str:
         """One line: how log-probs are taken, and why if not without whole logits."""
@@ -204,7 +254,7 @@ class Policy:
             self.model.save_pretrained(folder / "adapter")
             model = merged(self.model, folder / "adapter")
         implementation = model.config._attn_implementation
-        model.config._attn_implementation = "sdpa"
+        model.config._attn_implementation = self._own_attention
         model.save_pretrained(folder)
         model.config._attn_implementation = implementation
         self.tokenizer.save_pretrained(folder)
@@ -234,20 +284,17 @@ def count(number: float) -> str:
     return f"{number:.0f}"
 
 
-def _take_attention_from_here(base: PreTrainedModel) -> None:
+def _own_attention_needed(base: PreTrainedModel) -> str:
+    """Why the model's attention cannot be taken over, as far as its class and configuration tell; empty if it can."""
+    name, config = type(base).__name__, base.config.get_text_config()
     if not getattr(base, "_supports_attention_backend", False):
-        raise RecipeError(f"model: {type(base).__name__} does not take its attention from transformers' attention "
-                          "interface, which sampling and training rely on; choose another architecture")
-    config = base.config.get_text_config()
+        return f"{name} does not take its attention from transformers' attention interface"
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if kinds:
-        raise RecipeError(f"model: {type(base).__name__} has layers of {' and '.join(sorted(kinds))}; only full and "
-                          "sliding-window attention keep a packed row apart from its neighbours; choose another "
-                          "architecture")
+        return f"{name} has layers of {' and '.join(sorted(kinds))}"
     if getattr(config, "kv_lora_rank", None):
-        raise RecipeError(f"model: {type(base).__name__} caches compressed keys and values (latent attention), which "
-                          "the sampler cannot read; choose another architecture")
-    base.set_attn_implementation(attention.NAME)
+        return f"{name} caches compressed keys and values (latent attention)"
+    return ""
 
 
 def _fill_experts(experts: nn.Module, args: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

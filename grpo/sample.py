@@ -51,6 +51,7 @@ def write(recipe: Recipe, out: TextIO, *, n: int, rows: int | None, with_tokens:
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     policy = Policy.load(recipe.model, "cuda" if torch.cuda.is_available() else "cpu", tokenizer=tokenizer)
+    print(policy.describe(), *policy.describe_plain(), sep="\n", file=sys.stderr)
     sample, tokens = recipe.sample, 0
     engine = Engine(policy, max_rows=sample.max_rows, stop=sample.stop, kv_memory_gib=sample.kv_memory_gib)
     with tqdm(total=n * len(made.train), unit="completion", file=sys.stderr) as bar:

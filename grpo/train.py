@@ -444,6 +444,7 @@ def header(trainer: Trainer, num_dropped: int) -> list[str]:
     lines = [f"grpo {__version__}  {recipe.name}  ->  {trainer.folder}",
              f"  policy    {trainer.policy.describe()}{ranks}",
              f"            {trainer.policy.describe_head()}",
+             *(f"            {line}" for line in trainer.policy.describe_plain()),
              f"  prompts   {recipe.data.source}: {len(trainer.stream.prompts)} train, {len(trainer.held_out)} held out"
              f"{dropped}",
              f"  rewards   {', '.join(f'{spec.weight:g} x {spec.name}' for spec in trainer.specs)}"

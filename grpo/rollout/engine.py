@@ -19,6 +19,7 @@ from grpo.pack import MIN_ROWS
 from grpo.policy import Policy
 from grpo.rollout.decoding import GIB, Decoding, EngineStats, token_bytes
 from grpo.rollout.draft import Carried, Draft, Stops
+from grpo.rollout.generate import Generating
 from grpo.rollout.paging import Paging
 from grpo.rollout.sampler import Sampling, completion_seed
 from grpo.types import Group, Prompt
@@ -125,8 +126,10 @@ class Engine:
                                                     draft.place, draft.index))
         yield from self._work().run(ordered, sampling, self.stops, unwanted)
 
-    def _work(self) -> Decoding | Paging:
-        """Who writes the drafts: decoding by pages and graphs on CUDA, by shelves on a CPU."""
+    def _work(self) -> Decoding | Paging | Generating:
+        """Who writes the drafts: pages and graphs on CUDA, shelves on a CPU, `generate` where neither can."""
+        if self.policy.plain:
+            return Generating(self.policy, self.stats, max_rows=self.max_rows)
         self._token_bytes = self._token_bytes or token_bytes(self.policy)
         options = {"max_rows": self.max_rows, "budget": self._budget(), "token_bytes": self._token_bytes}
         if self.paged:
