@@ -23,6 +23,8 @@ from grpo import attention
 from grpo.heads import OutputHead, find_head
 from grpo.kernels import products
 from grpo.kernels.head import backend, logprob, statistics_dtype
+from grpo.kernels.head.chunked import product
+from grpo.kernels.head.spec import buffer_dtype, logits_of
 from grpo.kernels.logprob import entropy, token_logprob
 from grpo.loading import load_model, load_tokenizer, merged, with_adapters
 from grpo.pack import MIN_ROWS, pack
@@ -151,6 +153,15 @@ class Policy:
             return self._run_whole(self.model, token_P, layout).index_select(1, keep)[..., :self.vocab_size]
         output = self._run(self.model, token_P.view(shape), position_P.view(shape), layout, cache, logits_to_keep=keep)
         return output.logits[..., :self.vocab_size]
+
+    def next_logits(self, token_R1: Tensor, position_R1: Tensor, cache: Any) -> Tensor:
+        """Logits [R, vocab_size] after one token a slot; of half-precision models in the precision of training's."""
+        if not self.base.dtype.is_floating_point or self.base.dtype.itemsize > 2 or self.head is None:
+            return self.logits(token_R1, position_R1, cache, 1, cache)[:, -1]
+        hidden_RD = self._run(self.base.base_model, token_R1, position_R1, cache, cache).last_hidden_state[:, -1]
+        head = self.head.at(1.0)
+        buffer_RV = hidden_RD.new_empty((len(hidden_RD), self.vocab_size), dtype=buffer_dtype(head))
+        return logits_of(product(hidden_RD, head, buffer_RV), head)
 
     def hidden(self, packed: PackedRows) -> Tensor:
         """The hidden states [T, D] that the head takes for each completion token of `packed`, with gradient."""

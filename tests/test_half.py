@@ -13,10 +13,11 @@ from torch import nn
 
 from grpo.learner import Learner
 from grpo.optimizer import LossScale, Optimizer
+from grpo.pack import pack
 from grpo.recipe import LossSection, OptimSection
 from grpo.rollout.engine import Engine
 from grpo.rollout.sampler import Sampling
-from grpo.types import Update
+from grpo.types import Row, Update
 
 
 @pytest.fixture
@@ -113,3 +114,22 @@ def test_float16_samples_what_its_trainer_computes() -> None:
     for _, group in Engine(policy).sample(random_prompts(0, [5, 9]), group_size=4, max_tokens=20, sampling=Sampling(),
                                           seed=(0,)):
         assert all(torch.isfinite(completion.sampled_logps).all() for completion in group.completions)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma2", "granite"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_the_samplers_log_probs_are_the_trainers(family, dtype, seed):
+    """Whichever way keys are stored; on a CPU a bfloat16 product has bfloat16's own rounding."""
+    policy = tiny_family(family, seed, dtype=dtype, peak=1.5)
+    policy.stop_ids = frozenset()
+    prompts = random_prompts(seed, [9, 30, 140])
+    for paged in (False, True):
+        found = dict(Engine(policy, paged=paged).sample(prompts, group_size=3, max_tokens=60, sampling=Sampling(),
+                                                        seed=(0,)))
+        rows = [Row(3 * place + i, place, prompts[place].token_ids, c.token_ids, c.sampled_logps, 0.0, True, True,
+                    "trained") for place, group in sorted(found.items()) for i, c in enumerate(group.completions)]
+        with torch.no_grad():
+            logp_T = policy.token_stats(pack(rows), 1.0).logp_T
+        apart_T = logp_T - torch.cat([row.sampled_logps for row in rows])
+        assert apart_T.abs().mean() <= (2e-2 if dtype == torch.bfloat16 else 3e-3)
+        assert (apart_T.exp() - 1 - apart_T).mean() <= 1e-4

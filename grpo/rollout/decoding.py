@@ -142,7 +142,7 @@ class Decoding:
         rows = -(-len(drafts) // MIN_ROWS) * MIN_ROWS
         token_R = tensor_of([draft.next_input for draft in drafts], rows, device)
         position_R = tensor_of(slots.positions, rows, device)
-        logits = self.policy.logits(token_R[:, None], position_R[:, None], slots, 1, slots)[:len(drafts), -1]
+        logits = self.policy.next_logits(token_R[:, None], position_R[:, None], slots)[:len(drafts)]
         seed_R = tensor_of([draft.seed for draft in drafts], len(drafts), device)
         drawn_R = tensor_of([draft.fed for draft in drafts], len(drafts), device)
         token_R, logp_R, log_kept_R = sample(logits, seed_R, drawn_R, sampling)

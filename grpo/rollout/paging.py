@@ -73,7 +73,7 @@ class Paging:
         self.steps = Steps(self.step, lambda: list(policy.model.parameters()), capture=self.capture)
 
     def _forward(self, token_R1: Tensor, position_R1: Tensor) -> Tensor:
-        return self.policy.logits(token_R1, position_R1, self.cache, 1, self.cache)[:, -1]
+        return self.policy.next_logits(token_R1, position_R1, self.cache)
 
     # -- who has a row ------------------------------------------------------------------------------------
 

@@ -40,4 +40,4 @@ def _decoded(policy: Policy, ids: list[int]) -> torch.Tensor:
     slots.begin()
     token_R, position_R = (torch.tensor([value] + [0] * (rows - 1), device=policy.device)
                            for value in (ids[-1], length))
-    return policy.logits(token_R[:, None], position_R[:, None], slots, 1, slots)[0, -1]
+    return policy.next_logits(token_R[:, None], position_R[:, None], slots)[0]
