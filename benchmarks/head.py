@@ -25,11 +25,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
-import torch
-from torch import Tensor
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as grpo sets it, before torch reads it; for all providers
 
-from grpo.kernels import head as heads
-from grpo.kernels.head import Gradients, Head, reference
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from grpo.kernels import head as heads  # noqa: E402
+from grpo.kernels.head import Gradients, Head, reference  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU_CASES = {f"{name}-{dtype}-{kind}": {"N": number, "H": width, "V": size, "dtype": dtype, "kind": kind}

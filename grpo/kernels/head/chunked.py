@@ -19,7 +19,7 @@ from torch import Tensor
 
 from grpo.kernels.head.spec import Coefficients, Gradients, Head, Swept, buffer_dtype, logits_of, statistics_dtype
 
-BLOCK_BYTES = 2 * 2**20
+BLOCK_BYTES = 8 * 2**20  # fewer would cost threads more waits for each other than caches save
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 SLICE_BYTES = 16 * 2**20  # of the weight, in float32, that is cast, or whose gradient is, at once
 MIN_ROWS = 8  # products of fewer rows may round differently
