@@ -35,7 +35,8 @@ def check(found, expected):
 
 
 @pytest.mark.parametrize("sampling", EVERY, ids=str)
-@pytest.mark.parametrize("rows, vocab, dtype", [(33, 37, torch.float32), (7, 1003, torch.bfloat16)])
+@pytest.mark.parametrize("rows, vocab, dtype", [
+    (33, 37, torch.float32), pytest.param(7, 1003, torch.bfloat16, marks=pytest.mark.slow)])
 def test_the_kernels_draw_what_the_reference_draws(rows, vocab, dtype, sampling, seed):
     scale_R1 = torch.linspace(0.5, 6, rows)[:, None]
     check(*both((scale_R1 * torch.randn(rows, vocab)).to(dtype), sampling, seeds(rows, seed)))
@@ -53,7 +54,7 @@ def test_chunks_of_a_large_vocabulary_are_merged(sampling, seed, monkeypatch):
     check(*both(logits_RV, sampling, seeds(5, seed), vocab_size=257))
 
 
-@pytest.mark.parametrize("sampling", [s for s in COMBINATIONS if s.filters] + [
+@pytest.mark.parametrize("sampling", [pytest.param(s, marks=pytest.mark.slow) for s in COMBINATIONS[1:]] + [
     Sampling(1.0, top_k=1), Sampling(1.0, top_p=1e-9), Sampling(1.0, top_p=1 - 1e-9), Sampling(1.0, top_k=70),
     Sampling(1.0, top_k=69), Sampling(1.0, 4, 0.45), Sampling(0.01, 5, 0.99), Sampling(1.0, min_p=1.0)], ids=str)
 def test_what_is_kept_is_what_the_reference_keeps(sampling, seed):
