@@ -25,6 +25,15 @@ __all__ = ["Outcome", "run_tests"]
 
 Sandbox = Any
 """A `rewards.sandbox.Sandbox`, or a server of the same interface."""
+IMPORTS = """from typing import *
+from collections import *
+from functools import *
+from heapq import *
+from bisect import *
+from itertools import *
+import bisect, collections, copy, functools, heapq, itertools, math, operator, random, re, string, typing
+"""
+"""What judges of the sites that such tasks come from have imported beforehand."""
 RESULT_BYTES = 4 << 20
 ROOM_BYTES = 64 << 10
 
@@ -157,7 +166,7 @@ def _why(result: Result) -> str:
 async def _run_calls(sandbox: Sandbox, program: Program, tests: CallTests, rules: Rules) -> Outcome:
     outcome = Outcome([None] * len(tests.outputs), tests.hidden)
     clock, index = _Clock(rules), 0
-    program = replace(program, prompt=program.prompt or tests.starter, entry=program.entry or tests.name)
+    program = replace(program, prompt=program.prompt or IMPORTS + tests.starter, entry=program.entry or tests.name)
     while index < len(tests.outputs):
         limits = clock.limits(rules)
         if limits is None:
