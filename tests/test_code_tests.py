@@ -22,7 +22,7 @@ from rewards.score import main
 from rewards.service import RewardService
 
 HUMANEVAL = {"prompt": "def add(a, b):\n    '''Sum.'''\n", "entry_point": "add",
-             "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n    assert candidate(-1, 1) == 0\n"}
+             "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n    assert candidate(-1, 2) == 1\n"}
 MBPP = {"test_list": ["assert add(1, 2) == 3", "assert add(5, 5) == 10", "assert add('a', 'b') == 'ab'"]}
 STDIN = {"inputs": ["1 2\n", "5 5\n"], "outputs": ["3\n", "10\n"]}
 CALLS = {"fn_name": "add", "inputs": [[1, 2], [5, 5], ["a", "b"]], "outputs": [3, 10, "ab"]}

@@ -87,7 +87,7 @@ def read_tests(columns: Mapping[str, Any], prompt: str = "") -> TestData:
         tests = _read(given, prompt)
     except BadTests:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError, zlib.error, pickle.UnpicklingError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, EOFError, zlib.error, pickle.UnpicklingError) as error:
         raise BadTests(f"the row's tests cannot be read: {type(error).__name__}: {error}") from None
     if not _count(tests):
         raise BadTests("the row has no tests")
