@@ -76,6 +76,14 @@ def test_after_a_broken_call_the_next_tests_get_a_fresh_process():
     assert [verdict.parts[f"test_{number}"] for number in range(3)] == [1, 0, 1]
 
 
+def test_many_calls_may_take_longer_together_than_one_alone_but_not_longer_than_all(seed):
+    row = {"fn_name": "f", "inputs": [[n] for n in range(6)], "outputs": list(range(6))}
+    code = "import time\ndef f(n):\n    time.sleep(.3)\n    return n"
+    assert judge(fenced(code), row, test_seconds=1.2, total_seconds=20).value == 1.0
+    cut = judge(fenced(code), row, test_seconds=1.2, total_seconds=0.8, score="fraction")
+    assert 0 < cut.value < 1 and sum(part == 1 for part in cut.parts.values()) <= 3
+
+
 def test_a_checker_judges_in_a_sandbox_of_its_own():
     checker = "import sys\na, b = open(sys.argv[1]).read(), open(sys.argv[3]).read()\nprint(int(sum(map(int, b.split())) == int(a)))"
     row = {"inputs": ["7", "9"], "outputs": ["3 4", "1 8"], "checker": checker}

@@ -41,9 +41,11 @@ class SandboxFault(RuntimeError):
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one program may use. ``seconds`` count from its start, asleep or not; ``reserve_bytes`` is address space
-    beyond ``memory_bytes`` that it may set aside but not write to."""
+    beyond ``memory_bytes`` that it may set aside but not write to. ``cpu_seconds`` is for a process that answers calls,
+    whose clock starts anew with each; without it, ``seconds``."""
 
     seconds: float = 6.0
+    cpu_seconds: float | None = None
     memory_bytes: int = 1 << 30
     output_bytes: int = 1 << 20
     reserve_bytes: int = 0
@@ -293,7 +295,7 @@ class Zygote:
         memory = limits.memory_bytes + PROCESS_ROOM
         request = REQUEST.pack(
             limits.processes, limits.programs, len(descriptors), limits.most_tasks, memory, limits.file_bytes,
-            int(limits.seconds * 1000) + 100, limits.most_files, limits.reserve_bytes,
+            int((limits.cpu_seconds or limits.seconds) * 1000) + 100, limits.most_files, limits.reserve_bytes,
         )  # fmt: skip
         self._ended = self._loop.create_future()
         try:
