@@ -335,6 +335,8 @@ def _shut_down(
     """Close the pools, then the loop. Apart from the service, so that it also runs when that is forgotten."""
 
     async def close() -> None:
+        for sandbox in sandboxes:
+            sandbox.begin_to_close()
         await asyncio.gather(*(runner.close() for runner in runners if not isinstance(runner, ThreadRunner)))
         await asyncio.gather(*(sandbox.close() for sandbox in sandboxes))
 

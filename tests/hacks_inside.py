@@ -121,9 +121,9 @@ def score(texts: dict[str, str], columns: dict[str, object]) -> dict[str, Score]
     """What each completion is worth on a row."""
 
     async def judge() -> list[Score]:
-        async with Sandbox(SandboxOptions(slots=4)) as sandbox:
+        async with Sandbox(SandboxOptions(slots=8)) as sandbox:
             return await asyncio.gather(*(
-                code_tests(f"```python\n{text}\n```", sandbox=sandbox, timeout_seconds=2.0, **columns)
+                code_tests(f"```python\n{text}\n```", sandbox=sandbox, timeout_seconds=1.0, **columns)
                 for text in texts.values()
             ))
 

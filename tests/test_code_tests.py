@@ -22,7 +22,7 @@ from rewards.score import main
 from rewards.service import RewardService
 
 HUMANEVAL = {"prompt": "def add(a, b):\n    '''Sum.'''\n", "entry_point": "add",
-             "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n    assert candidate(-1, 1) == 0\n"}
+             "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n    assert candidate(-1, 2) == 1\n"}
 MBPP = {"test_list": ["assert add(1, 2) == 3", "assert add(5, 5) == 10", "assert add('a', 'b') == 'ab'"]}
 STDIN = {"inputs": ["1 2\n", "5 5\n"], "outputs": ["3\n", "10\n"]}
 CALLS = {"fn_name": "add", "inputs": [[1, 2], [5, 5], ["a", "b"]], "outputs": [3, 10, "ab"]}
@@ -74,6 +74,14 @@ def test_after_a_broken_call_the_next_tests_get_a_fresh_process():
     code = "import os\ndef add(a, b):\n    if a == 5: os._exit(0)\n    return a + b"
     verdict = judge(fenced(code), CALLS, score="fraction")
     assert [verdict.parts[f"test_{number}"] for number in range(3)] == [1, 0, 1]
+
+
+def test_many_calls_may_take_longer_together_than_one_alone_but_not_longer_than_all(seed):
+    row = {"fn_name": "f", "inputs": [[n] for n in range(6)], "outputs": list(range(6))}
+    code = "import time\ndef f(n):\n    time.sleep(.3)\n    return n"
+    assert judge(fenced(code), row, test_seconds=1.2, total_seconds=20).value == 1.0
+    cut = judge(fenced(code), row, test_seconds=1.2, total_seconds=0.8, score="fraction")
+    assert 0 < cut.value < 1 and sum(part == 1 for part in cut.parts.values()) <= 3
 
 
 def test_a_checker_judges_in_a_sandbox_of_its_own():

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import io
 import json
@@ -86,7 +87,7 @@ def read_tests(columns: Mapping[str, Any], prompt: str = "") -> TestData:
         tests = _read(given, prompt)
     except BadTests:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError, zlib.error, pickle.UnpicklingError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, EOFError, zlib.error, pickle.UnpicklingError) as error:
         raise BadTests(f"the row's tests cannot be read: {type(error).__name__}: {error}") from None
     if not _count(tests):
         raise BadTests("the row has no tests")
@@ -127,7 +128,19 @@ def _humaneval(given: Mapping[str, Any], prompt: str) -> AssertTests:
     check = "check" if re.search(r"^def check\(", text, re.M) else ""
     if check and not entry:
         raise BadTests("test has a function check, but the row has no entry_point")
-    return AssertTests([text], prompt if entry else "", check, entry, prompt if entry else "")
+    setup = _as_setup(prompt) if entry else ""
+    return AssertTests([text], setup, check, entry, prompt if setup else "")
+
+
+def _as_setup(prompt: str) -> str:
+    """A prompt as a module of its own, its last function perhaps without a body; nothing where it is no program."""
+    for source in (prompt, prompt.rstrip() + "\n    pass\n"):
+        try:
+            ast.parse(source)
+            return source
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+    return ""
 
 
 def _mbpp(given: Mapping[str, Any]) -> AssertTests:

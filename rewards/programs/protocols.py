@@ -25,6 +25,15 @@ __all__ = ["Outcome", "run_tests"]
 
 Sandbox = Any
 """A `rewards.sandbox.Sandbox`, or a server of the same interface."""
+IMPORTS = """from typing import *
+from collections import *
+from functools import *
+from heapq import *
+from bisect import *
+from itertools import *
+import bisect, collections, copy, functools, heapq, itertools, math, operator, random, re, string, typing
+"""
+"""What judges of the sites that such tasks come from have imported beforehand."""
 RESULT_BYTES = 4 << 20
 ROOM_BYTES = 64 << 10
 
@@ -62,9 +71,14 @@ class _Clock:
     def __init__(self, rules: Rules) -> None:
         self._rules, self._end = rules, time.monotonic() + rules.total_seconds
 
+    @property
+    def seconds_left(self) -> float:
+        """What is left, at least a hundredth of a second."""
+        return max(0.01, self._end - time.monotonic())
+
     def limits(self, rules: Rules) -> Limits | None:
         """The next test's limits; None where no time is left."""
-        left = self._end - time.monotonic()
+        left = self.seconds_left
         return replace(rules.limits, seconds=min(rules.limits.seconds, left)) if left > 0.01 else None
 
 
@@ -157,14 +171,13 @@ def _why(result: Result) -> str:
 async def _run_calls(sandbox: Sandbox, program: Program, tests: CallTests, rules: Rules) -> Outcome:
     outcome = Outcome([None] * len(tests.outputs), tests.hidden)
     clock, index = _Clock(rules), 0
-    program = replace(program, prompt=program.prompt or tests.starter, entry=program.entry or tests.name)
+    program = replace(program, prompt=program.prompt or IMPORTS + tests.starter, entry=program.entry or tests.name)
     while index < len(tests.outputs):
-        limits = clock.limits(rules)
-        if limits is None:
+        if clock.limits(rules) is None:
             outcome.status, outcome.why = "timeout", f"no time was left for test {index}"
             break
         before = index
-        index = await _calls_in_one_process(sandbox, program, tests, replace(rules, limits=limits), outcome, index)
+        index = await _calls_in_one_process(sandbox, program, tests, rules, outcome, index, clock)
         if outcome.passed[index - 1] is False and (rules.stop_early or index == before):
             break
         if outcome.status == "compile_error":
@@ -174,13 +187,20 @@ async def _run_calls(sandbox: Sandbox, program: Program, tests: CallTests, rules
 
 
 async def _calls_in_one_process(
-    sandbox: Sandbox, program: Program, tests: CallTests, rules: Rules, outcome: Outcome, first: int
+    sandbox: Sandbox,
+    program: Program,
+    tests: CallTests,
+    rules: Rules,
+    outcome: Outcome,
+    first: int,
+    clock: _Clock,
 ) -> int:
     """Calls from ``first`` on, until one breaks the process; the number of the next."""
     if not sandbox.runs_here:
         return await _call_remotely(sandbox, program, tests, rules, outcome, first)
     size = max(len(json.dumps(output, default=str)) for output in tests.outputs)
-    limits = replace(rules.limits, output_bytes=max(RESULT_BYTES, 8 * size))
+    limits = clock.limits(rules) or rules.limits
+    limits = replace(limits, output_bytes=max(RESULT_BYTES, 8 * size), cpu_seconds=rules.total_seconds)
     async with sandbox.lend(1) as loan:
         running = loan.begin(job_of(program, "serve"), limits)
         problem = await _loaded(running)
@@ -188,7 +208,7 @@ async def _calls_in_one_process(
             reply = None
             if not problem:
                 running.channel.send({"op": "call", "name": tests.name, "args": _encoded(tests.arguments[index])})
-                running.give_more_time(limits.seconds)
+                running.give_more_time(min(limits.seconds, clock.seconds_left))
                 reply = await running.frame()
             passed, why = _judged(reply, tests.outputs[index], rules.tolerance)
             outcome.passed[index] = passed

@@ -117,6 +117,10 @@ class Sandbox:
         """So many confined processes that talk with their user, and with each other, while they run."""
         return Loan(self._supervisor, count)
 
+    def begin_to_close(self) -> None:
+        """Start no process any more."""
+        self._supervisor.begin_to_close()
+
     async def close(self) -> None:
         """Kill and reap everything."""
         self._supervisor.close()

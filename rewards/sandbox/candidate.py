@@ -58,6 +58,8 @@ def _names_defined(tree: ast.Module) -> set[str]:
         statement = waiting.pop()
         if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             names.add(statement.name)
+            if isinstance(statement, ast.ClassDef) and statement.name == "Solution":
+                names.update(getattr(method, "name", "") for method in statement.body)
         elif isinstance(statement, (ast.Import, ast.ImportFrom)):
             names.update((alias.asname or alias.name).split(".")[0] for alias in statement.names)
         elif isinstance(statement, (ast.Assign, ast.AnnAssign)):
@@ -73,7 +75,10 @@ def _without(source: str, entry: str) -> str:
     try:
         tree = ast.parse(source)
     except SyntaxError:
-        return ""
+        try:
+            tree = ast.parse(source.rstrip() + "\n    pass\n")
+        except SyntaxError:
+            return ""
     kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign)
     tree.body = [node for node in tree.body if isinstance(node, kinds) and getattr(node, "name", None) != entry]
     return ast.unparse(tree)

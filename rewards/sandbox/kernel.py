@@ -8,6 +8,7 @@ function either does what its name says or raises `OSError`; which of them a mac
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import platform
 import signal
@@ -218,6 +219,7 @@ def pivot_into(new_root: str) -> None:
 
 # -------------------------------------------------------------------------------------------- Landlock
 
+LOWEST_PLACE = 16
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
 _READING = _EXECUTE | _READ_FILE | _READ_DIR
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | (1 << 14) | (1 << 15)
@@ -234,11 +236,16 @@ def landlock_version() -> int:
 
 
 def open_place(path: str) -> int:
-    """A descriptor that names a path for Landlock; -1 where there is none."""
+    """A descriptor that names a path for Landlock, of a number that no child's own has; -1 where there is none."""
     try:
-        return os.open(path, os.O_PATH | os.O_CLOEXEC)
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except (FileNotFoundError, PermissionError):
         return -1
+    if place >= LOWEST_PLACE:
+        return place
+    higher = fcntl.fcntl(place, fcntl.F_DUPFD_CLOEXEC, LOWEST_PLACE)
+    os.close(place)
+    return higher
 
 
 def restrict_files(version: int, readable: list[int], writable: list[int], devices: list[int]) -> None:

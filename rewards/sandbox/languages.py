@@ -7,7 +7,9 @@ may not start any. Python needs none of this: it runs in the zygote's own interp
 from __future__ import annotations
 
 import base64
+import hashlib
 import shutil
+from collections import OrderedDict
 from dataclasses import replace
 from typing import Any, Awaitable, Callable, Mapping
 
@@ -23,7 +25,8 @@ TOOLS = {"cpp": "g++", "javascript": "node"}
 COMPILE_SECONDS, COMPILE_BYTES = 20.0, 2 << 30
 NODE_BYTES = 24 << 30
 """Address space that node reserves and does not use; its heap is bounded by an option of its own."""
-LARGEST_PROGRAM = 32 << 20
+LARGEST_PROGRAM, MOST_COMPILED = 32 << 20, 16
+_COMPILED: OrderedDict[bytes, bytes] = OrderedDict()
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8"}
 
 Run = Callable[[Any, bytes, Limits], Awaitable[Result]]
@@ -56,7 +59,7 @@ async def run(run_job: Run, program: Program, stdin: bytes, limits: Limits) -> R
     if language == "javascript":
         command = [tool, f"--max-old-space-size={limits.memory_bytes >> 20}", "/tmp/solution.js", *program.args]
         files = {**program.files, "solution.js": program.source.encode()}
-        own = replace(limits, programs=True, memory_bytes=NODE_BYTES + limits.memory_bytes)
+        own = replace(limits, programs=True, reserve_bytes=NODE_BYTES)
         return await run_job(_job(command, files), stdin, own)
     return await _cpp(run_job, tool, program, stdin, limits)
 
@@ -65,15 +68,25 @@ _COMPILE_AND_PRINT = '{tool} -std=c++17 -O2 -pipe -o /tmp/solution /tmp/solution
 
 
 async def _cpp(run_job: Run, tool: str, program: Program, stdin: bytes, limits: Limits) -> Result:
+    known = hashlib.sha256(program.source.encode()).digest()
+    if known not in _COMPILED:
+        compiled = await _compile(run_job, tool, program, limits)
+        if compiled.status != "ok":
+            detail = compiled.stderr.decode(errors="replace")[-2000:] or compiled.status
+            return replace(compiled, status="compile_error", stdout=b"", detail=detail)
+        _COMPILED[known] = compiled.stdout
+        while len(_COMPILED) > MOST_COMPILED:
+            _COMPILED.popitem(last=False)
+    files = {**program.files, "solution": _COMPILED[known]}
+    job = _job(["/tmp/solution", *program.args], files) | {"executable": "solution"}
+    return await run_job(job, stdin, replace(limits, programs=True))
+
+
+async def _compile(run_job: Run, tool: str, program: Program, limits: Limits) -> Result:
+    """The compiled program on standard output."""
     own = replace(
         limits, processes=True, programs=True, seconds=COMPILE_SECONDS, memory_bytes=COMPILE_BYTES,
         output_bytes=LARGEST_PROGRAM,
     )  # fmt: skip
     command = ["/bin/sh", "-c", _COMPILE_AND_PRINT.format(tool=tool)]
-    compiled = await run_job(_job(command, {"solution.cpp": program.source.encode()}), b"", own)
-    if compiled.status != "ok":
-        detail = compiled.stderr.decode(errors="replace")[-2000:] or compiled.status
-        return replace(compiled, status="compile_error", stdout=b"", detail=detail)
-    files = {**program.files, "solution": compiled.stdout}
-    job = _job(["/tmp/solution", *program.args], files) | {"executable": "solution"}
-    return await run_job(job, stdin, replace(limits, programs=True))
+    return await run_job(_job(command, {"solution.cpp": program.source.encode()}), b"", own)

@@ -59,6 +59,9 @@ class RemoteSandbox:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, _post, self._url + path, body, seconds)
 
+    def begin_to_close(self) -> None:
+        """Nothing is started here."""
+
     async def close(self) -> None:
         """Let go of the connections."""
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -30,7 +30,7 @@ ZYGOTE = str(Path(__file__).with_name("zygote.py"))
 FIRST_UID = 60_000
 START_SECONDS, GRACE_SECONDS = 30.0, 5.0
 PROCESS_ROOM = 64 << 20
-REQUEST = struct.Struct("<BBBxIQQQI")
+REQUEST = struct.Struct("<BBBxIQQQIQ")
 PIPE_BYTES = 65_536
 
 
@@ -40,11 +40,15 @@ class SandboxFault(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one program may use. ``seconds`` count from its start, asleep or not."""
+    """What one program may use. ``seconds`` count from its start, asleep or not; ``reserve_bytes`` is address space
+    beyond ``memory_bytes`` that it may set aside but not write to. ``cpu_seconds`` is for a process that answers calls,
+    whose clock starts anew with each; without it, ``seconds``."""
 
     seconds: float = 6.0
+    cpu_seconds: float | None = None
     memory_bytes: int = 1 << 30
     output_bytes: int = 1 << 20
+    reserve_bytes: int = 0
     file_bytes: int = 64 << 20
     most_files: int = 1000
     most_tasks: int = 64
@@ -291,7 +295,7 @@ class Zygote:
         memory = limits.memory_bytes + PROCESS_ROOM
         request = REQUEST.pack(
             limits.processes, limits.programs, len(descriptors), limits.most_tasks, memory, limits.file_bytes,
-            int(limits.seconds * 1000) + 100, limits.most_files,
+            int((limits.cpu_seconds or limits.seconds) * 1000) + 100, limits.most_files, limits.reserve_bytes,
         )  # fmt: skip
         self._ended = self._loop.create_future()
         try:
@@ -579,6 +583,10 @@ class Supervisor:
     def pids(self) -> list[int]:
         """The zygotes' process ids."""
         return [zygote.pid for zygote in self._all]
+
+    def begin_to_close(self) -> None:
+        """Start no zygote any more."""
+        self._is_closed = True
 
     def close(self) -> None:
         """Kill and reap everything."""

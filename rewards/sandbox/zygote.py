@@ -35,8 +35,8 @@ INSIDE_UID = 1000
 EXECUTABLE_PLACES = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32", "/etc/alternatives", "/etc/ld.so.cache")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random")
 MOUNT_POINTS = ("/mnt", "/media", "/srv", "/opt", "/run", "/tmp")
-REQUEST = struct.Struct("<BBBxIQQQI")
-"""Flags, limits: processes, programs, number of descriptors; most tasks, memory, file bytes, cpu ms x1, files."""
+REQUEST = struct.Struct("<BBBxIQQQIQ")
+"""Processes, programs, number of descriptors; most tasks, memory, file bytes, milliseconds of CPU, files, reserve."""
 READY = wire.pack_frame({"ready": True})
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
 
@@ -208,14 +208,14 @@ class Walls:
 
     def confine(self, processes: bool, programs: bool, limits: tuple[int, ...]) -> None:
         """Put up the walls around this process, for good."""
-        most_tasks, memory_bytes, file_bytes, cpu_ms, _ = limits
+        most_tasks, memory_bytes, file_bytes, cpu_ms, _, reserve_bytes = limits
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         if self.namespaces:
             os.chdir("/tmp")
         else:
             os.setpgid(0, 0)
             os.chdir("/")
-        self._limit(most_tasks, memory_bytes, file_bytes, cpu_ms)
+        self._limit(most_tasks, memory_bytes, reserve_bytes, file_bytes, cpu_ms)
         kernel.drop_capabilities()
         if self.landlock:
             own = [kernel.open_place("/tmp")] if self.namespaces else []
@@ -226,12 +226,13 @@ class Walls:
             )
             kernel.install_filter(code)
 
-    def _limit(self, most_tasks: int, memory_bytes: int, file_bytes: int, cpu_ms: int) -> None:
+    def _limit(self, most_tasks: int, memory_bytes: int, reserve_bytes: int, file_bytes: int, cpu_ms: int) -> None:
         seconds = math.ceil(cpu_ms / 1000)
         most_tasks += 0 if self.namespaces or self.own_uid else _num_tasks()
         for kind, soft, hard in (
             (resource.RLIMIT_CPU, seconds, seconds + 1),
-            (resource.RLIMIT_AS, memory_bytes, memory_bytes),
+            (resource.RLIMIT_AS, memory_bytes + reserve_bytes, memory_bytes + reserve_bytes),
+            (resource.RLIMIT_DATA, memory_bytes, memory_bytes),
             (resource.RLIMIT_FSIZE, file_bytes, file_bytes),
             (resource.RLIMIT_STACK, 64 << 20, 64 << 20),
             (resource.RLIMIT_NPROC, most_tasks, most_tasks),
