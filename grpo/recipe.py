@@ -150,6 +150,7 @@ class SampleSection:
     max_rows: int = key(256, "completions decoded at a time; changes memory and speed, never the tokens", at_least(1))
     kv_memory_gib: float | None = key(None, "GiB that keys and values of completions in flight may take; default: half "
                                             "of what is free when sampling begins", above(0))
+    keep_graphs: bool = key(False, "on CUDA: keep the pool of keys and the captured graphs while the policy is updated")
     over_request: float = key(0.0, "share of further groups in flight beside those a step needs; what is unfinished "
                                    "when a step has enough goes on in the next", between(0, 1))
 

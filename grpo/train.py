@@ -249,7 +249,8 @@ class Trainer:
             self.stream, self._accurate, flat=section.flat, flat_by=section.flat_by, retire_at=section.retire_at,
             low=recipe.data.pass_low, high=recipe.data.pass_high, again=recipe.data.pass_again)
         self.engine = Engine(self.policy, max_rows=recipe.sample.max_rows, stop=recipe.sample.stop,
-                             kv_memory_gib=recipe.sample.kv_memory_gib)
+                             kv_memory_gib=recipe.sample.kv_memory_gib, deterministic=recipe.deterministic,
+                             keep=recipe.sample.keep_graphs)
         total = recipe.steps * recipe.optim.updates * recipe.optim.epochs
         optimizer = Optimizer(self.policy.trainable(), recipe.optim, total,
                               scale_loss=self.policy.base.dtype == torch.float16)

@@ -113,3 +113,25 @@ def test_a_row_that_turns_nan_fails_alone(seed):
     expected, _ = sample(policy, prompts, paged=False)
     found, _ = sample(policy, prompts)
     assert_alike(found, expected, tolerance=1e-5)
+
+
+def test_a_kept_pool_serves_the_next_run_at_the_same_addresses_and_reads_no_old_keys(seed):
+    policy, prompts = tiny_policy("llama", seed, peak=1.5), random_prompts(seed, SIZES)
+    engine = Engine(policy, paged=True, keep=True, max_rows=16)
+    options = dict(group_size=3, sampling=Sampling(), seed=(0,))
+    first = dict(engine.sample(prompts, max_tokens=70, **options))
+    addresses = engine._paging.step.addresses()
+    for _ in engine.sample(prompts[::-1], max_tokens=60, **options):
+        break  # left in the middle
+    with torch.no_grad():
+        for p in policy.model.parameters():
+            p.mul_(1.1)
+    policy.weights_changed()
+    second = dict(engine.sample(prompts[1:], max_tokens=50, **options))
+    assert engine._paging.step.addresses() == addresses
+    assert_alike(second, sample(policy, prompts[1:], paged=False, max_tokens=50)[0])
+    assert any(a.token_ids[:50] != b.token_ids for place, group in second.items()
+               for a, b in zip(first[place + 1].completions, group.completions))
+    engine.release()
+    assert_alike(dict(engine.sample(prompts, max_tokens=90, **options)),
+                 sample(policy, prompts, paged=False, max_tokens=90)[0])

@@ -30,13 +30,16 @@ class Engine:
 
     ``max_rows`` completions are decoded at a time, fewer where their keys and values would take more than
     ``kv_memory_gib`` (None: half of the memory that is free when a call begins). ``paged`` (None: on CUDA)
-    decodes by pages and captured steps; there ``deterministic`` fixes the number of rows that a step computes.
+    decodes by pages and captured steps; there ``deterministic`` fixes the number of rows that a step computes, and
+    with ``keep`` the pool and the graphs stay from call to call, until `release`.
     `stats` tells what the last call did, `carried` holds the groups that it left unfinished.
     """
 
     def __init__(self, policy: Policy, *, max_rows: int = 256, stop: Sequence[str] = (),
-                 kv_memory_gib: float | None = None, paged: bool | None = None, deterministic: bool = False):
-        self.policy, self.kv_memory_gib, self.deterministic = policy, kv_memory_gib, deterministic
+                 kv_memory_gib: float | None = None, paged: bool | None = None, deterministic: bool = False,
+                 keep: bool = False):
+        self.policy, self.kv_memory_gib, self.deterministic, self.keep = policy, kv_memory_gib, deterministic, keep
+        self._paging: Paging | None = None
         self.paged = policy.device.type == "cuda" if paged is None else paged
         self.max_rows = max(MIN_ROWS, -(-max_rows // MIN_ROWS) * MIN_ROWS)
         self.stops = Stops(policy, stop)
@@ -66,6 +69,11 @@ class Engine:
                    for place, prompt in enumerate(prompts) for i in range(group_size)]
         yield from self._deliver(drafts, sampling, interrupted, enough)
         self.stats.seconds = time.perf_counter() - started
+
+    def release(self) -> None:
+        """Give back what ``keep`` holds."""
+        if self._paging is not None:
+            self._paging.release()
 
     def cancel(self, place: int) -> None:
         """Stop working on a group of the call in progress; it is delivered with what is unfinished cancelled."""
@@ -133,7 +141,10 @@ class Engine:
         self._token_bytes = self._token_bytes or token_bytes(self.policy)
         options = {"max_rows": self.max_rows, "budget": self._budget(), "token_bytes": self._token_bytes}
         if self.paged:
-            return Paging(self.policy, self.stats, deterministic=self.deterministic, **options)
+            self._paging = self._paging or Paging(self.policy, self.stats, deterministic=self.deterministic,
+                                                  keep=self.keep, **options)
+            self._paging.stats = self.stats
+            return self._paging
         return Decoding(self.policy, self.stats, **options)
 
     def _budget(self) -> float:

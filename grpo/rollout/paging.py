@@ -29,23 +29,27 @@ class Paging:
     """Writes drafts on the policy's device; `run` yields each as it ends.
 
     With `deterministic` every step computes `max_rows` rows, so that a completion's bits do not hang on the
-    number of others; it costs what the empty rows cost.
+    number of others; it costs what the empty rows cost. With `keep` pool and graphs outlive a run, until
+    `release`; keys never do.
     """
 
     def __init__(self, policy: Policy, stats: EngineStats, *, max_rows: int, budget: float, token_bytes: int,
-                 deterministic: bool = False, read_every: int = READ_EVERY, capture: bool | None = None):
-        self.policy, self.stats, self.deterministic = policy, stats, deterministic
-        self.max_rows, self.read_every, self.capture = bucket(max(MIN_ROWS, max_rows)), read_every, capture
+                 deterministic: bool = False, keep: bool = False, read_every: int = READ_EVERY,
+                 capture: bool | None = None):
+        self.policy, self.stats, self.deterministic, self.keep = policy, stats, deterministic, keep
+        self.most_rows, self.read_every, self.capture = bucket(max(MIN_ROWS, max_rows)), read_every, capture
         self.page_bytes = token_bytes * PAGE
-        self.num_pages = max(1, int(budget // self.page_bytes))
+        self.most_pages = max(1, int(budget // self.page_bytes))
         self.queue: deque[Draft] = deque()
-        self.rows: list[Draft | None] = [None] * self.max_rows
+        self.rows: list[Draft | None] = []
         self.stored: dict[tuple[int, ...], int] = {}
+        self._laid_out: tuple[Sampling, frozenset[int]] | None = None
 
     @torch.no_grad()
     def run(self, drafts: Sequence[Draft], sampling: Sampling, stops: Stops,
             unwanted: Callable[[], Collection[int] | None]) -> Iterator[Draft]:
         """Yield each draft when it has ended, or cancelled when its place is `unwanted` (None: all are)."""
+        self.queue.clear()
         self.queue.extend(drafts)
         self._lay_out(drafts, sampling)
         try:
@@ -55,22 +59,38 @@ class Paging:
                 if any(self.rows):
                     yield from self._steps(stops)
         finally:
+            if not self.keep:
+                self.release()
+
+    def release(self) -> None:
+        """Give the pool and the graphs back; the next run makes them anew."""
+        if self._laid_out is not None:
             self.steps.release()
+            self._laid_out = self.cache = self.step = self.steps = None
+            self.rows, self.stored = [], {}
 
     def _lay_out(self, drafts: Sequence[Draft], sampling: Sampling) -> None:
-        """Pages for all that can be in flight, as far as the budget goes, and the step that reads them."""
-        policy = self.policy
-        prompts = max(len(draft.prompt.token_ids) for draft in drafts)
+        """Pages for all that can be in flight, as far as the budget goes, and the step that reads them.
+
+        What an earlier run left is taken over where it is large enough, so that its graphs still hold.
+        """
+        policy, wanted = self.policy, (sampling, policy_stops := self.policy.stop_ids)
         longest = max(draft.limit for draft in drafts)
-        rows = self.max_rows = min(self.max_rows, bucket(max(MIN_ROWS, len(drafts))))
-        self.rows = [None] * rows
-        most = rows * (-(-longest // PAGE) + -(-(prompts + longest) // PAGE))
-        alone = -(-longest // PAGE) + -(-(prompts + longest) // PAGE)
-        self.num_pages = max(alone, min(self.num_pages, most))
-        self.cache = PagedGroups(rows, self.num_pages, policy.device, max_prefix=prompts + longest, max_tokens=longest)
+        prefix = max(len(draft.prompt.token_ids) for draft in drafts) + longest
+        rows = min(self.most_rows, bucket(max(MIN_ROWS, len(drafts))))
+        alone = -(-longest // PAGE) + -(-prefix // PAGE)
+        if self._laid_out == wanted and rows <= self.max_rows and longest <= self.longest and prefix <= self.prefix:
+            self._free(self.cache.live_rows)
+            self._release(self.stored)
+            return
+        self.release()
+        self.max_rows, self.longest, self.prefix, self.rows = rows, longest, prefix, [None] * rows
+        self.num_pages = max(alone, min(self.most_pages, rows * alone))
+        self.cache = PagedGroups(rows, self.num_pages, policy.device, max_prefix=prefix, max_tokens=longest)
         self.step = DecodeStep(self._forward, self.cache, sampling, max_rows=rows, ring=self.read_every,
-                               stop_ids=sorted(policy.stop_ids), vocab_size=policy.vocab_size, device=policy.device)
+                               stop_ids=sorted(policy_stops), vocab_size=policy.vocab_size, device=policy.device)
         self.steps = Steps(self.step, lambda: list(policy.model.parameters()), capture=self.capture)
+        self._laid_out = wanted
 
     def _forward(self, token_R1: Tensor, position_R1: Tensor) -> Tensor:
         return self.policy.next_logits(token_R1, position_R1, self.cache)
