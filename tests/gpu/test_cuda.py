@@ -112,3 +112,33 @@ def test_the_predicted_memory_is_the_measured_one_within_a_tenth(recompute: bool
     before = torch.cuda.memory_allocated()
     make_updates(case, config, tokenizer, 2)
     assert 0.9 <= predicted / (torch.cuda.max_memory_allocated() - before) <= 1.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_deterministic_sampling_repeats_in_another_order(dtype: torch.dtype, seed: int) -> None:
+    policy = cuda_policy("qwen2", seed=seed % 1000, dtype=dtype)
+    prompts = [Prompt(str(n), tuple(torch.randint(3, 80, (n,)).tolist()), {}) for n in (1, 5, 70, 200, 33)]
+    options = dict(group_size=8, max_tokens=90, sampling=Sampling(), seed=(seed,))
+    engine = Engine(policy, max_rows=16, deterministic=True)
+    one = {group.prompt.id: group for _, group in engine.sample(prompts, **options)}
+    other = {group.prompt.id: group for _, group in engine.sample(prompts[::-1], **options)}
+    for name, group in one.items():
+        for a, b in zip(group.completions, other[name].completions):
+            assert a.token_ids == b.token_ids and torch.equal(a.sampled_logps, b.sampled_logps)
+
+
+def test_steps_are_captured_and_captured_again_only_when_addresses_change(seed: int) -> None:
+    policy = cuda_policy("llama", seed=seed % 1000)
+    prompts = [Prompt(str(n), tuple(torch.randint(3, 80, (n,)).tolist()), {}) for n in (5, 70)]
+    options = dict(group_size=4, max_tokens=40, sampling=Sampling(), seed=(seed,))
+    engine = Engine(policy, keep=True)
+    list(engine.sample(prompts, **options))
+    steps = engine._paging.steps
+    assert not steps.eager_because and steps.captures > 0
+    captures = steps.captures
+    with torch.no_grad():
+        for p in policy.model.parameters():
+            p.mul_(1.01)  # in place, as an optimizer does
+    policy.weights_changed()
+    list(engine.sample(prompts, **options))
+    assert engine._paging.steps is steps and steps.captures == captures
