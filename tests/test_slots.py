@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from grpo.rollout.slots import PrefixCache, Slots, plain_attention, width_for
+from grpo.rollout.slots import PrefixCache, Slots, plain_attention, prompt_width, width_for
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 8
 SCALE = 0.3
@@ -79,6 +79,9 @@ def test_a_shelf_is_wide_enough_and_wastes_little(length):
     assert width >= length and width % 64 == 0
     assert width - length < 64 or 2 * width <= 3 * (length + 64)
     assert width_for(width) == width
+    width = prompt_width(length)
+    assert width >= length and width % 64 == 0 and width - length < max(64, length / 4)
+    assert prompt_width(width) == width
 
 
 @pytest.mark.parametrize("window", [None, 1, 7, 64, 65, 140, 1000])

@@ -21,7 +21,7 @@ from grpo.pack import MIN_ROWS, bucket_rows
 from grpo.policy import Policy
 from grpo.rollout.draft import Draft, Stops, tensor_of
 from grpo.rollout.sampler import Sampling, sample
-from grpo.rollout.slots import BLOCK, KeyValue, PrefixCache, Slots, width_for
+from grpo.rollout.slots import BLOCK, KeyValue, PrefixCache, Slots, prompt_width, width_for
 from grpo.types import PackedRows
 
 PREFILL_TOKENS = 8192
@@ -114,7 +114,7 @@ class Decoding:
         prompt, own = len(draft.prompt.token_ids), draft.known + BLOCK
         if prompt <= self.slots.shared:
             return self.slots.token_bytes * width_for(prompt + own)
-        return self.slots.token_bytes * (width_for(own) + (0 if prompt_is_stored else width_for(prompt)))
+        return self.slots.token_bytes * (width_for(own) + (0 if prompt_is_stored else prompt_width(prompt)))
 
     def _start(self, drafts: Sequence[Draft]) -> None:
         """Prefill the prompts of `drafts` and what they know of their completions, and give them their slots."""

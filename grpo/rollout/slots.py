@@ -33,6 +33,12 @@ def width_for(length: int) -> int:
     return 3 * power // 4 if width <= 3 * power // 4 else power
 
 
+def prompt_width(length: int) -> int:
+    """The shelf of a prompt, which does not grow: multiples of 64 to 512, then quarters of powers of two."""
+    step = max(BLOCK, 1 << max(0, (max(length, 1) - 1).bit_length() - 3))
+    return -(-max(length, 1) // step) * step
+
+
 class PrefixCache(Cache):
     """Collects the keys and values of a packed forward over prompts, and stays out of its way."""
 
@@ -200,7 +206,7 @@ class Slots(Cache):
         if length < self.shared:
             return self._stand(rows, prefix, length)
         if prompt not in self.readers:
-            self._shelf(self.prompts, width_for(length)).put([prompt], prefix, length)
+            self._shelf(self.prompts, prompt_width(length)).put([prompt], prefix, length)
             self.readers[prompt], self.ahead[prompt] = 0, length
         self.readers[prompt] += len(rows)
         self.of |= dict.fromkeys(rows, prompt)
@@ -241,7 +247,7 @@ class Slots(Cache):
             self.readers[prompt] -= 1
             if not self.readers[prompt]:
                 del self.readers[prompt]
-                width = width_for(self.ahead.pop(prompt))
+                width = prompt_width(self.ahead.pop(prompt))
                 self.prompts[width].drop(prompt)
                 self._tidy(self.prompts, width)
 
