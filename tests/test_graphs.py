@@ -5,14 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from test_sampler import seeds
-from tiny import tiny_policy
 
-from grpo.rollout import graphs
-from grpo.rollout.engine import Engine
 from grpo.rollout.graphs import FAILED, LIMIT, RUNNING, STOPPED, DecodeStep, Steps, bucket, checksum
-from grpo.rollout.paged import PagedGroups
 from grpo.rollout.sampler import Sampling, sample
-from grpo.types import Prompt
 
 V = 23
 
@@ -140,37 +135,3 @@ def test_steps_that_cannot_be_captured_run_eagerly_and_say_why(seed, caplog):
     assert "cannot be captured" in steps.eager_because and "without CUDA graphs" in caplog.text
     assert read.token_KR[:, 0].tolist() == plain(chain, 4, 9, 20, Sampling(), ())[0][:5]
     assert len(caplog.records) == 1 and steps.run(8, 2).steps_R[0] == 2 and len(caplog.records) == 1
-
-
-@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
-def test_a_model_on_pages_decodes_the_engines_completions(family, seed):
-    """The whole step, three tokens between two reads, beside the engine: same tokens, log-probs within fp32."""
-    policy = tiny_policy(family, seed=seed % 1000)
-    engine = Engine(policy)
-    prompts = [Prompt(str(n), tuple(torch.randint(3, 80, (n,)).tolist()), {}) for n in (4, 66)]
-    groups = dict(engine.sample(prompts, group_size=3, max_tokens=12, sampling=Sampling(), seed=(seed,)))
-    cache = PagedGroups(8, 40, "cpu", max_prefix=70, max_tokens=12)
-
-    def forward(token_R1, position_R1):
-        return policy.logits(token_R1, position_R1, cache, 1, cache)[:, -1]
-
-    step = DecodeStep(forward, cache, Sampling(), max_rows=8, ring=3, stop_ids=policy.stop_ids)
-    prefixes = engine.prefill(prompts)
-    for place, prompt in enumerate(prompts):
-        rows = range(3 * place, 3 * place + 3)
-        cache.put(rows, prefixes[prompt.token_ids], len(prompt.token_ids) - 1)
-        live = [engine._row(place, prompt, index, 12, (seed,)) for index in range(3)]
-        step.start(rows, [prompt.token_ids[-1]] * 3, [row.seed for row in live], [12] * 3)
-    steps, found = Steps(step, lambda: list(policy.model.parameters())), [([], []) for _ in range(6)]
-    with torch.no_grad():
-        for _ in range(4):
-            cache.reserve(3)
-            read = steps.run(8, 3)
-            for row in range(6):
-                found[row][0].extend(read.token_KR[:read.steps_R[row], row].tolist())
-                found[row][1].extend(read.logp_KR[:read.steps_R[row], row].tolist())
-    assert read.state_R[:6].ne(RUNNING).all() and graphs.FAILED not in read.state_R
-    for row, (tokens, logps) in enumerate(found):
-        completion = groups[row // 3].completions[row % 3]
-        assert tuple(tokens) == completion.token_ids
-        torch.testing.assert_close(torch.tensor(logps), completion.sampled_logps, atol=2e-5, rtol=0)
