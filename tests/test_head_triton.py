@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -48,12 +49,10 @@ def compiled(name: str, signature: dict[str, str], constants: dict, **options) -
     source = ASTSource(fn=getattr(triton_kernels, name), signature=signature, constexprs=constants, attrs=aligned)
     made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-    cubin = TESTS / f".{os.getpid()}-{name}.cubin"
-    try:
-        cubin.write_bytes(made.asm["cubin"])
-        text = subprocess.run([tools / "nvdisasm", cubin], capture_output=True, text=True, check=True).stdout
-    finally:
-        cubin.unlink(missing_ok=True)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(made.asm["cubin"])
+        cubin.flush()
+        text = subprocess.run([tools / "nvdisasm", cubin.name], capture_output=True, text=True, check=True).stdout
     return made, text
 
 

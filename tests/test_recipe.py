@@ -465,6 +465,8 @@ OUT_OF_RANGE = {
     "optim.beta1": [-0.1, 1],
     "optim.beta2": [-0.1, 1],
     "optim.eps": [0],
+    "optim.state": ["4bit"],
+    "optim.offload": ["maybe"],
     "evaluate.every": [-1],
     "evaluate.samples": [0],
     "evaluate.temperature": [-1],
