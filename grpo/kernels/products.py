@@ -27,12 +27,13 @@ def available() -> bool:
         return False
     try:
         made_by_amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
-        return made_by_amd and _onednn(torch.ones(2, 3), torch.ones(4, 3), None).shape == (2, 4)
+        return made_by_amd and onednn(torch.ones(2, 3), torch.ones(4, 3), None).shape == (2, 4)
     except (OSError, AttributeError, RuntimeError):
         return False
 
 
-def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x @ weight.T + bias`` in fp32 without gradient; either matrix may be a transposed view."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
@@ -44,7 +45,7 @@ def suits(x: Tensor, weight: Tensor) -> bool:
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """``x @ weight.T`` of matrices [M, K] and [N, K] without gradient; either may be a transposed view."""
-    return _onednn(x, weight, None) if suits(x, weight) else x @ weight.T
+    return onednn(x, weight, None) if suits(x, weight) else x @ weight.T
 
 
 class _Linear(torch.autograd.Function):
@@ -52,15 +53,15 @@ class _Linear(torch.autograd.Function):
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None
-        return _onednn(x, weight, bias)
+        return onednn(x, weight, bias)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         flat = grad.reshape(-1, grad.shape[-1])
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        return (_onednn(flat, weight.t(), None).view(x.shape) if needs_x else None,
-                _onednn(flat.t(), x.reshape(-1, x.shape[-1]).t(), None) if needs_weight else None,
+        return (onednn(flat, weight.t(), None).view(x.shape) if needs_x else None,
+                onednn(flat.t(), x.reshape(-1, x.shape[-1]).t(), None) if needs_weight else None,
                 flat.sum(0) if needs_bias and ctx.has_bias else None)
 
 
@@ -70,7 +71,7 @@ def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
         return linear(x, weight, bias)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
         return _Linear.apply(x, weight, bias)
-    return _onednn(x, weight, bias)
+    return onednn(x, weight, bias)
 
 
 def _forward(self: nn.Linear, x: Tensor) -> Tensor:

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from grpo.kernels.head.spec import Coefficients, Gradients, Head, Swept, buffer_dtype, logits_of, statistics_dtype
+from grpo.kernels.products import available, onednn
 
 BLOCK_BYTES = 8 * 2**20  # fewer would cost threads more waits for each other than caches save
-ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 SLICE_BYTES = 16 * 2**20  # of the weight, in float32, that is cast, or whose gradient is, at once
 MIN_ROWS = 8  # products of fewer rows may round differently
 
@@ -197,7 +197,7 @@ def product(hidden_RD: Tensor, head: Head, buffer_RV: Tensor) -> Tensor:
         hidden_RD = torch.cat([hidden_RD, hidden_RD.new_zeros(MIN_ROWS - number, hidden_RD.shape[1])])
     out_RV, weight_VD = buffer_RV[:len(hidden_RD)], head.weight_VD
     if by_onednn(weight_VD) and not len(buffer_RV):
-        out_RV = _onednn(hidden_RD.float(), weight_VD)
+        out_RV = onednn(hidden_RD.float(), weight_VD)
     elif weight_VD.dtype == buffer_RV.dtype:
         torch.mm(hidden_RD.to(weight_VD.dtype), weight_VD.T, out=out_RV)
     elif weight_VD.dtype == torch.bfloat16:
@@ -209,13 +209,8 @@ def product(hidden_RD: Tensor, head: Head, buffer_RV: Tensor) -> Tensor:
 
 
 def by_onednn(weight_VD: Tensor) -> bool:
-    """Whether oneDNN takes the product: float32 on a CPU, 1.3 to 2.5 times as fast as MKL on an AMD EPYC."""
-    return ONEDNN and weight_VD.device.type == "cpu" and weight_VD.dtype == torch.float32
-
-
-def _onednn(left_MK: Tensor, right_NK: Tensor) -> Tensor:
-    """left right' without gradient; the right side may be a transposed view."""
-    return torch.ops.mkldnn._linear_pointwise(left_MK, right_NK, None, "none", [], "")
+    """Whether oneDNN takes the products (`grpo.kernels.products`): float32 on a CPU where MKL's are slow."""
+    return weight_VD.device.type == "cpu" and weight_VD.dtype == torch.float32 and available()
 
 
 def times_weight(unit_RV: Tensor, head: Head) -> Tensor:
@@ -227,7 +222,7 @@ def times_weight(unit_RV: Tensor, head: Head) -> Tensor:
             total_RD.addmm_(unit_RV[:, a:b], weight_VD[a:b].to(unit_RV.dtype))
         return total_RD
     if by_onednn(weight_VD) and unit_RV.dtype == torch.float32:
-        return _onednn(unit_RV, weight_VD.T)
+        return onednn(unit_RV, weight_VD.T)
     return (unit_RV.to(weight_VD.dtype) @ weight_VD).to(statistics_dtype(weight_VD.dtype))
 
 
