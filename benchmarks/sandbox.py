@@ -140,9 +140,11 @@ def unisolated(count: int) -> dict[str, float]:
 
 
 def mutants(row: dict[str, Any], most: int, rng: random.Random) -> Iterator[str]:
-    """Whole programs with one place of the canonical solution changed."""
+    """Whole programs with one place of the canonical solution changed; the prompt's helpers stay as they are."""
     tree = ast.parse(row["prompt"] + row["canonical_solution"])
-    places = [n for n, node in enumerate(ast.walk(tree)) if isinstance(node, CHANGED)]
+    asked = [part for part in tree.body if getattr(part, "name", "") == row["entry_point"]]
+    inside = {id(node) for part in asked for node in ast.walk(part)}
+    places = [n for n, node in enumerate(ast.walk(tree)) if isinstance(node, CHANGED) and id(node) in inside]
     for place in rng.sample(places, min(most, len(places))):
         changed = copy.deepcopy(tree)
         node: Any = list(ast.walk(changed))[place]
@@ -184,6 +186,9 @@ def humaneval(file: str, per_problem: int) -> dict[str, Any]:
         told = service.score(given)
     wrong = [score for score, is_right in zip(told, passes) if not is_right]
     same = [score for score, is_right in zip(told, passes) if is_right]
+    for (row, text), score, is_right in zip(pairs, told, passes):
+        if score.value == 1 and not is_right:
+            print(f"a wrong mutant of {row['task_id']} passes:\n{text}", file=sys.stderr)
     return {"canonical": len(rows), "canonical_pass": sum(score.value == 1 for score in right), "seconds": seconds,
             "wrong_mutants": len(wrong), "wrong_mutants_pass": sum(score.value == 1 for score in wrong),
             "faults": sum(score.status == "fault" for score in [*right, *told]),

@@ -76,7 +76,7 @@ def test_after_a_broken_call_the_next_tests_get_a_fresh_process():
     assert [verdict.parts[f"test_{number}"] for number in range(3)] == [1, 0, 1]
 
 
-def test_many_calls_may_take_longer_together_than_one_alone_but_not_longer_than_all(seed):
+def test_many_calls_may_take_longer_together_than_one_alone_but_not_longer_than_all():
     row = {"fn_name": "f", "inputs": [[n] for n in range(6)], "outputs": list(range(6))}
     code = "import time\ndef f(n):\n    time.sleep(.3)\n    return n"
     assert judge(fenced(code), row, test_seconds=1.2, total_seconds=20).value == 1.0

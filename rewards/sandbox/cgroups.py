@@ -6,13 +6,14 @@ A group holds a zygote and its child. Groups of processes that are gone are remo
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 __all__ = ["Group", "available"]
 
 HOME = Path("/sys/fs/cgroup")
 PREFIX = "grpo-sandbox-"
-MEMORY_BYTES, MOST_TASKS = 3 << 30, 512
+MEMORY_BYTES, MOST_TASKS, MOST_TRIES = 3 << 30, 512, 500
 _VERSION_2 = {"": {"memory.max": MEMORY_BYTES, "pids.max": MOST_TASKS}}
 _VERSION_1 = {"memory": {"memory.limit_in_bytes": MEMORY_BYTES}, "pids": {"pids.max": MOST_TASKS}}
 
@@ -46,14 +47,14 @@ class Group:
     def remove(self) -> None:
         """Remove the groups; what is left in them was killed and is on its way out."""
         for folder in self._folders:
-            for _ in range(200):
+            for _ in range(MOST_TRIES):
                 try:
                     folder.rmdir()
                     break
                 except FileNotFoundError:
                     break
                 except OSError:
-                    os.sched_yield()
+                    time.sleep(0.001)
 
 
 def available() -> str:

@@ -301,13 +301,13 @@ class Zygote:
         try:
             socket.send_fds(self._control, [request], list(descriptors))
         except OSError as error:
-            self._die(str(error))
+            self.give_up(str(error))
         return self._ended
 
     def kill_child(self) -> None:
         """End the child with all it started; or the zygote, where there is no sign of the child."""
         if self._pidfd < 0:
-            self._die("no child appeared")
+            self.give_up("no child appeared")
             return
         try:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
@@ -326,7 +326,7 @@ class Zygote:
                 os.close(self._pidfd)
             self._pidfd = descriptor
         if not data:
-            self._die("the zygote is gone")
+            self.give_up("the zygote is gone")
             return
         self._buffer += data
         while self._take():
@@ -356,7 +356,8 @@ class Zygote:
                 ended.set_exception(SandboxFault(f"no child could be made: {buffer[1:201].decode().strip()}"))
         return True
 
-    def _die(self, why: str) -> None:
+    def give_up(self, why: str) -> None:
+        """End the zygote; whoever waits for its child gets a `SandboxFault`."""
         self.kill()
         for future in (self._started, self._ended):
             if future is not None and not future.done():
@@ -420,7 +421,7 @@ class Running:
             return
         self.stop_reason = reason
         self._zygote.kill_child()
-        self._last_alarm = self._loop.call_later(GRACE_SECONDS, self._zygote._die, "the child could not be killed")
+        self._last_alarm = self._loop.call_later(GRACE_SECONDS, self._zygote.give_up, "the child could not be killed")
 
     def give_more_time(self, seconds: float) -> None:
         """Start the clock anew."""
@@ -592,7 +593,7 @@ class Supervisor:
         """Kill and reap everything."""
         self._is_closed = True
         for zygote in self._all:
-            zygote.kill()
+            zygote.give_up("the sandbox was closed")
         self._all, self._idle = [], []
         for _, future in self._waiting:
             if not future.done():
