@@ -10,6 +10,7 @@ import torch
 from tiny import plain_processed
 
 from grpo.rollout.sampler import Sampling, completion_seed, gumbel, keep, sample
+from grpo.rollout.sampler import draw as drawn
 
 COMBINATIONS = [Sampling(0.9, k, p, m) for k, p, m in itertools.product((0, 9), (1.0, 0.85), (0.0, 0.06))]
 DRAWS = 100_000
@@ -217,3 +218,25 @@ def test_completions_of_one_group_are_independent():
                                                                      for s in range(20_000)]))[0] for i in (0, 1))
     pairs = (first * 5 + second).bincount(minlength=25)
     assert p_value(pairs, torch.full((25,), 20_000 / 25, dtype=torch.float64)) > 1e-3
+
+
+@pytest.mark.parametrize("peak", [0.01, 1.0, 4.0, 30.0])
+@pytest.mark.parametrize("size", [2, 37, 5000])
+def test_drawing_few_logarithms_finds_the_largest_noisy_log_prob_of_all(size, peak, seed):
+    rows = 2000 if size < 100 else 300
+    logp_RV = (torch.randn(rows, size) * peak).log_softmax(-1)
+    logp_RV[::3, ::2] = float("-inf")  # as filters leave it
+    logp_RV[::3] = logp_RV[::3].log_softmax(-1)
+    logp_RV[1::3] = torch.full((size,), 1 / size).log()  # all alike
+    seed_R, position_R = seeds(rows, seed), torch.arange(rows)
+    expected = (logp_RV + gumbel(seed_R, position_R, size)).argmax(-1)
+    assert torch.equal(drawn(logp_RV, seed_R, position_R), expected)
+
+
+def test_drawing_keeps_the_lowest_of_equal_scores():
+    seed_R, position_R = torch.tensor([5]), torch.tensor([0])
+    noise_V = gumbel(seed_R, position_R, 50)[0]
+    logp_RV = (3.0 - noise_V.double()).float()[None]
+    scores = logp_RV[0] + noise_V
+    assert (scores == scores.max()).sum() > 1
+    assert drawn(logp_RV, seed_R, position_R).item() == int(scores.argmax())

@@ -59,7 +59,7 @@ def sample(logits_RV: Tensor, seed_R: Tensor, position_R: Tensor,
             kept_RV = logp_RV.masked_fill(~keep(logp_RV, sampling), float("-inf"))
             log_kept_R = kept_RV.logsumexp(-1)
             logp_RV = kept_RV - log_kept_R[:, None]
-        token_R = gumbel(seed_R, position_R, logits_RV.shape[-1]).add_(logp_RV).argmax(-1)
+        token_R = draw(logp_RV, seed_R, position_R)
     sampled_logp_R = logp_RV.gather(-1, token_R[:, None])[:, 0]
     token_R = torch.where(good_R, token_R, -1)
     return token_R, torch.where(good_R, sampled_logp_R, torch.nan), log_kept_R
@@ -81,15 +81,41 @@ def keep(logp_RV: Tensor, sampling: Sampling) -> Tensor:
     return torch.zeros_like(kept_RV).scatter_(-1, order_RV, kept_RV)
 
 
-def gumbel(seed_R: Tensor, position_R: Tensor, num_tokens: int) -> Tensor:
-    """Gumbel noise [R, V], fp32, a pure function of (seed, position, token)."""
+def draw(logp_RV: Tensor, seed_R: Tensor, position_R: Tensor) -> Tensor:
+    """The token of each row with the largest log-prob + Gumbel noise; of equal ones the lowest.
+
+    The noise is -log(E), E = -log(1 - u) >= u. So a token beats the likeliest one, whose score is `bar`, only if
+    u <= exp(logp - bar): a comparison with its hash. The logarithms are computed for the few tokens that pass.
+    """
+    hash_RV, top_R1 = hashes(seed_R, position_R, logp_RV.shape[-1]), logp_RV.argmax(-1, keepdim=True)
+    bar_R1 = logp_RV.gather(-1, top_R1) + gumbel_of(hash_RV.gather(-1, top_R1))
+    limit_RV = (logp_RV - bar_R1).exp_().mul_(2.0**31 * (1 + 1e-5)).clamp_(0, 2.0**31 - 128).nan_to_num_()
+    passes_RV = (hash_RV >> 1).bitwise_and_(0x7FFFFFFF) <= limit_RV.to(torch.int32)
+    row_C, token_C = passes_RV.scatter_(-1, top_R1, True).nonzero(as_tuple=True)
+    score_C = gumbel_of(hash_RV[row_C, token_C]) + logp_RV[row_C, token_C]
+    best_R = score_C.new_full((len(logp_RV),), float("-inf")).scatter_reduce_(0, row_C, score_C, "amax")
+    wins_C = score_C == best_R[row_C]
+    return top_R1[:, 0].scatter_reduce(0, row_C[wins_C], token_C[wins_C], "amin", include_self=False)
+
+
+def hashes(seed_R: Tensor, position_R: Tensor, num_tokens: int) -> Tensor:
+    """32 random bits [R, V] as int32, a pure function of (seed, position, token)."""
     key_R = splitmix64(seed_R + position_R * -7046029254386353131)
     low_R, high_R = key_R.to(torch.int32), (key_R >> 32).to(torch.int32)
     token_V = torch.arange(num_tokens, device=seed_R.device, dtype=torch.int32)
-    hash_RV = mix32_(mix32_(token_V[None, :] ^ low_R[:, None]).bitwise_xor_(high_R[:, None]))
+    return mix32_(mix32_(token_V[None, :] ^ low_R[:, None]).bitwise_xor_(high_R[:, None]))
+
+
+def gumbel(seed_R: Tensor, position_R: Tensor, num_tokens: int) -> Tensor:
+    """Gumbel noise [R, V], fp32, a pure function of (seed, position, token)."""
+    return gumbel_of(hashes(seed_R, position_R, num_tokens))
+
+
+def gumbel_of(hash_: Tensor) -> Tensor:
+    """Gumbel noise, fp32, of 32 random bits each."""
     # u in (0, 1): fine near 0, where the exponential variable -log(1 - u) decides which token wins
-    u_RV = hash_RV.view(torch.uint32).double().add_(0.5).mul_(2.0**-32)
-    return u_RV.neg_().log1p_().neg_().log_().float().neg_()
+    u = hash_.view(torch.uint32).double().add_(0.5).mul_(2.0**-32)
+    return u.neg_().log1p_().neg_().log_().float().neg_()
 
 
 def splitmix64(x: Tensor) -> Tensor:
