@@ -19,6 +19,7 @@ from contained import SCRATCH  # noqa: E402
 from hostile_programs import HOSTILE, NEEDS_PROCESSES  # noqa: E402
 
 from rewards.sandbox import Limits, Program, Sandbox, SandboxFault, SandboxOptions  # noqa: E402
+from rewards.sandbox.cgroups import own_prefix  # noqa: E402
 
 SECONDS = 0.5
 NORMAL = "import os\nopen('x', 'w').write('1')\nprint(sum(map(int, input().split())), sorted(os.listdir()))"
@@ -40,7 +41,7 @@ def processes() -> list[str]:
 
 def files() -> list[str]:
     """Everything in the places that can be written to."""
-    places = [SCRATCH, *map(str, Path("/sys/fs/cgroup").glob("*/grpo-sandbox-*"))]
+    places = [SCRATCH, *map(str, Path("/sys/fs/cgroup").glob(f"*/{own_prefix()}*"))]
     return sorted(f"{folder}/{name}" for place in places for folder, _, names in os.walk(place) for name in names)
 
 

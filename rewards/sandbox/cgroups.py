@@ -9,7 +9,7 @@ import os
 import time
 from pathlib import Path
 
-__all__ = ["Group", "available"]
+__all__ = ["Group", "available", "own_prefix"]
 
 HOME = Path("/sys/fs/cgroup")
 PREFIX = "grpo-sandbox-"
@@ -23,6 +23,11 @@ def _hierarchies() -> dict[str, dict[str, int]]:
     return _VERSION_2 if (HOME / "cgroup.controllers").exists() else _VERSION_1
 
 
+def own_prefix() -> str:
+    """What the names of this PID namespace's groups begin with: elsewhere the same process ids are others'."""
+    return f"{PREFIX}{os.stat('/proc/self/ns/pid').st_ino}-"
+
+
 class Group:
     """One slot's groups; `OSError` where they cannot be made."""
 
@@ -30,7 +35,7 @@ class Group:
         self._folders = []
         try:
             for place, limits in _hierarchies().items():
-                folder = HOME / place / f"{PREFIX}{os.getpid()}-{number}"
+                folder = HOME / place / f"{own_prefix()}{os.getpid()}-{number}"
                 folder.mkdir(exist_ok=True)
                 self._folders.append(folder)
                 for name, value in limits.items():
@@ -70,8 +75,8 @@ def available() -> str:
 
 def _remove_abandoned() -> None:
     for place in _hierarchies():
-        for folder in (HOME / place).glob(f"{PREFIX}*"):
-            owner = folder.name.removeprefix(PREFIX).split("-")[0]
+        for folder in (HOME / place).glob(f"{own_prefix()}*"):
+            owner = folder.name.removeprefix(own_prefix()).split("-")[0]
             if not os.path.exists(f"/proc/{owner}"):
                 try:
                     folder.rmdir()

@@ -55,7 +55,7 @@ def run_chain(chain: Chain, numbers: list[int]) -> Any:
     return value
 
 
-def program_rows(count: int = 400, levels: int = MOST_LEVELS, seed: int = 0) -> list[Row]:
+def program_rows(count: int = 600, levels: int = MOST_LEVELS, seed: int = 0) -> list[Row]:
     """``count`` different tasks, as many of each level (1 to ``levels``), each with visible and hidden calls."""
     if not 1 <= levels <= MOST_LEVELS:
         raise ValueError(f"programs: levels is {levels}; it can be 1 to {MOST_LEVELS}")
