@@ -350,7 +350,9 @@ EXECUTES_TEXT = set(
 HANDS_OVER = {  # the only files that start a process or load a pickle, which the parent of that process has made
     "pool.py": {"Popen"},
     "worker.py": {"load", "loads"},
+    "supervisor.py": {"Popen"},
 }
+CONFINED = {"candidate.py", "tester.py", "zygote.py"}  # of the sandbox: they run programs, behind its walls
 
 
 def is_mathematics(path: Path) -> bool:
@@ -370,7 +372,8 @@ def test_no_function_that_executes_text_is_called(path):
         shown, name = ast.unparse(node.func), called(node)
         if shown == "re.compile":
             continue
-        assert name not in EXECUTES_TEXT, ast.unparse(node)
+        confined = path.parent.name == "sandbox" and path.name in CONFINED
+        assert name not in EXECUTES_TEXT or confined, ast.unparse(node)
         if shown.startswith(("pickle.load", "marshal.", "shelve.", "subprocess.")):
             assert name in HANDS_OVER.get(path.name, ()), ast.unparse(node)
         if name == "simplify":

@@ -7,13 +7,9 @@ import random
 import pytest
 import torch
 from test_slots import HEADS, KV_HEADS, WIDTH, plain, random_prefix
-from tiny import tiny_policy
 
 from grpo.kernels.decode import PAGE
-from grpo.rollout.engine import Engine
 from grpo.rollout.paged import PagedGroups, PoolExhausted, page_bytes
-from grpo.rollout.slots import Slots
-from grpo.types import Prompt
 
 
 def paged(rows: int, pages: int = 64, **options) -> PagedGroups:
@@ -110,24 +106,6 @@ def test_a_random_life_of_rows_stays_right_and_gives_every_page_back(seed):
     assert groups.free_pages == 40 and sorted(groups._free) == list(range(40))
 
 
-def test_paged_groups_and_slots_attend_alike(seed):
-    groups, slots, lengths = paged(6), Slots(6, "cpu"), [5, 5, 70, 64, 64, 0]
-    for rows, length in (((0, 1), 5), ((2,), 70), ((3, 4), 64), ((5,), 0)):
-        prefix = random_prefix(length)
-        groups.put(rows, prefix, length)
-        slots.put(list(rows), prefix, length)
-    for number in range(70):
-        groups.reserve()
-        slots.reserve(71 + number)
-        q, k, v = (torch.randn(6, heads, 1, WIDTH, dtype=torch.float64) for heads in (HEADS, KV_HEADS, KV_HEADS))
-        one = groups.attend(q, *groups.update(k, v, 0), 0.3, 40, 2.0, 0)
-        other = slots.attend(q, *slots.update(k, v, 0), 0.3, 40, 2.0, 0)
-        torch.testing.assert_close(one, other, atol=1e-13, rtol=0)
-        assert groups.length_R.tolist() == slots.length_R.tolist() == [n + number for n in lengths]
-        groups.advance()
-        slots.advance()
-
-
 def test_what_a_page_held_before_is_never_read(seed):
     groups, prefix = paged(3, 3), random_prefix(5)
     for store in (groups.keys, groups.values):
@@ -186,27 +164,3 @@ def test_the_signature_is_what_decides_the_shape_of_a_step(seed):
 
 def test_page_bytes_count_keys_and_values_of_all_layers():
     assert page_bytes(random_prefix(9)) == 2 * 2 * KV_HEADS * PAGE * WIDTH * 8
-
-
-@pytest.mark.parametrize("family", ["llama", "gemma3_text", "qwen2"])
-def test_a_model_decodes_groups_from_shared_pages_as_in_a_full_forward(family, seed):
-    policy = tiny_policy(family, seed=seed % 1000)
-    prompts = [Prompt(str(n), tuple(torch.randint(3, 80, (n,)).tolist()), {}) for n in (2, 70)]
-    prefixes = Engine(policy).prefill(prompts)
-    groups = paged(8)
-    tokens = [list(prompts[row // 3].token_ids) for row in range(6)]
-    for number, prompt in enumerate(prompts):
-        groups.put(range(3 * number, 3 * number + 3), prefixes[prompt.token_ids], len(prompt.token_ids) - 1)
-    for _ in range(5):
-        groups.reserve()
-        token_R = torch.tensor([row[-1] for row in tokens] + [0, 0])
-        with torch.no_grad():
-            logits = policy.logits(token_R[:, None], groups.position_R[:, None], groups, 1, groups)[:, 0]
-        groups.advance()
-        policy.base.set_attn_implementation("eager")
-        for row, ids in enumerate(tokens):
-            with torch.no_grad():
-                expected = policy.model(input_ids=torch.tensor([ids])).logits[0, -1, :policy.vocab_size]
-            torch.testing.assert_close(logits[row], expected, atol=2e-5, rtol=1e-5)
-            ids.append(int(torch.randint(3, 80, ())))
-        policy.base.set_attn_implementation("grpo")
