@@ -78,6 +78,7 @@ def test_row_kernels_compile_for_hopper_without_spills(form: dict) -> None:
     check(*compiled("mix_entropy", signature, {"BLOCK": fused.BLOCK}, num_warps=8))
 
 
+@pytest.mark.skipif(os.environ.get("GRPO_COMPILES") != "1", reason="run by the next test, in a process of its own")
 @pytest.mark.parametrize("stores", [False, True])
 @pytest.mark.parametrize("form", [{"BIAS": False, "CAP": False}, {"BIAS": True, "CAP": True}])
 def test_the_first_product_uses_hoppers_tensor_cores_without_spills(form: dict, stores: bool) -> None:
@@ -88,3 +89,10 @@ def test_the_first_product_uses_hoppers_tensor_cores_without_spills(form: dict, 
                           num_stages=fused.STAGES)
     check(made, text)
     assert "HGMMA" in text and "UTMALDG" in text
+
+
+def test_the_first_product_is_compiled_as_it_should_be_in_a_process_of_its_own() -> None:
+    """What other tests leave in Triton's own state changes what it makes of the same source."""
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", __file__, "-k", "hoppers_tensor_cores"],
+                          env={**os.environ, "GRPO_COMPILES": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0 and "4 passed" in done.stdout, done.stdout[-2000:]
