@@ -154,7 +154,7 @@ def test_the_final_model_loads_in_plain_transformers_and_writes_the_same(tmp_pat
     merged = model(input_ids=ids).logits
     trainer.policy.base.set_attn_implementation("sdpa")
     live = trainer.policy.model(input_ids=ids).logits
-    assert torch.allclose(merged, live, atol=1e-5)
+    assert (merged - live).abs().max() <= 5e-5  # logits up to 15, summed by two libraries
 
 
 def test_a_run_folder_is_never_overwritten(tmp_path: Path) -> None:
