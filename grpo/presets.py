@@ -23,6 +23,17 @@ class Preset:
 
 STD_CHOICE = "std with n - 1 (the paper does not say which)"
 
+R1_LOSS = {
+    "policy": "clip",
+    "epsilon_low": 10.0,
+    "epsilon_high": 10.0,
+    "aggregation": "sequence_mean",
+    "beta": 0.001,
+    "kl": "k3",
+    "kl_in": "loss",
+    "reference_every": 400,
+}
+
 PRESETS: Mapping[str, Preset] = {
     "grpo": Preset(
         source="DeepSeekMath, arXiv 2402.03300, eq. 3 with 1/|o_i| as printed there; KL off as in most later work",
@@ -53,16 +64,7 @@ PRESETS: Mapping[str, Preset] = {
     "r1_zero": Preset(
         source="DeepSeek-R1, arXiv 2501.12948v2, supplement B.4 (R1-Zero)",
         advantage={"rule": "group_std", "epsilon": 1e-4, "mask_truncated": False},
-        loss={
-            "policy": "clip",
-            "epsilon_low": 10.0,
-            "epsilon_high": 10.0,
-            "aggregation": "sequence_mean",
-            "beta": 0.001,
-            "kl": "k3",
-            "kl_in": "loss",
-            "reference_every": 400,
-        },
+        loss=R1_LOSS,
         paper_scale="lr 3e-6, 32 prompts x 16 an update, 16 updates a rollout of 8,192, temperature 1, 32,768 tokens, "
         "from step 8,200 65,536; accuracy + format reward",
         choices=(
@@ -75,16 +77,7 @@ PRESETS: Mapping[str, Preset] = {
     "r1": Preset(
         source="DeepSeek-R1, arXiv 2501.12948v2, supplement B.4 (R1, first RL stage)",
         advantage={"rule": "group_std", "epsilon": 1e-4, "mask_truncated": False},
-        loss={
-            "policy": "clip",
-            "epsilon_low": 10.0,
-            "epsilon_high": 10.0,
-            "aggregation": "sequence_mean",
-            "beta": 0.001,
-            "kl": "k3",
-            "kl_in": "loss",
-            "reference_every": 400,
-        },
+        loss=R1_LOSS,
         paper_scale="lr 3e-6, 32 prompts x 16 an update, 16 updates a rollout of 8,192, temperature 1 (second stage "
         "0.7), 32,768 tokens; accuracy + format + language-consistency reward",
         choices=(

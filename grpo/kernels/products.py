@@ -43,11 +43,6 @@ def suits(x: Tensor, weight: Tensor) -> bool:
             and x.numel() > 0 and available())
 
 
-def product(x: Tensor, weight: Tensor) -> Tensor:
-    """``x @ weight.T`` of matrices [M, K] and [N, K] without gradient; either may be a transposed view."""
-    return onednn(x, weight, None) if suits(x, weight) else x @ weight.T
-
-
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -262,16 +262,22 @@ class _Server:
         return callback
 
 
-def _serve(job: dict[str, Any]) -> int:
+def _loaded(job: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """(exit code, module) of the program run as a module that is called afterwards; the supervisor is told."""
     _prepare(job)
     codes = _announce_compiled(job)
-    link = LINK if job.get("linked") else CHANNEL
     if codes is None:
-        return SYNTAX_EXIT
+        return SYNTAX_EXIT, {}
     space = _main_module()
     space["__name__"] = "solution"
     code = _executed(codes, space)
     write_frame(CHANNEL, {"loaded": code == 0})
+    return code, space
+
+
+def _serve(job: dict[str, Any]) -> int:
+    link = LINK if job.get("linked") else CHANNEL
+    code, space = _loaded(job)
     if link == LINK:
         os.close(CHANNEL)
     return _Server(space, link).run() if code == 0 else code
@@ -297,14 +303,7 @@ def _test(job: dict[str, Any]) -> int:
 def _weak(job: dict[str, Any]) -> int:
     from tester import test
 
-    _prepare(job)
-    codes = _announce_compiled(job)
-    if codes is None:
-        return SYNTAX_EXIT
-    space = _main_module()
-    space["__name__"] = "solution"
-    code = _executed(codes, space)
-    write_frame(CHANNEL, {"loaded": code == 0})
+    code, space = _loaded(job)
     return code or test(read_frame(CHANNEL), space)
 
 
