@@ -28,22 +28,23 @@ from grpo.evaluate import Evaluation, evaluate
 from grpo.judge import Judge, check_rewards, check_sandbox, reward_specs
 from grpo.learner import Learner
 from grpo.loading import first_words, load_config, load_tokenizer
-from grpo.log import Log, Record, finite, interval
+from grpo.log import Log, Record, finite
 from grpo.loss import reaches_flat
 from grpo.optimizer import Optimizer
 from grpo.pack import make_batch, rebooked
 from grpo.policy import Policy, longest_sequence
 from grpo.prompts import PromptStream, check_template, load_rows, make_prompts, split_rows
 from grpo.ranks import Ranks
-from grpo.recipe import ModelSection, Recipe, RecipeError, differences, read_yaml, to_yaml
+from grpo.recipe import ModelSection, Recipe, RecipeError, to_yaml
 from grpo.record import step_record
 from grpo.rollout.draft import Carried
 from grpo.rollout.engine import Engine
 from grpo.rollout.sampler import Sampling
+from grpo.run_folder import check_folder, write_text
 from grpo.types import Batch, Prompt, ScoredGroup
+from grpo.words import closing, header
 
 MAX_FAULTS = 0.2
-FREE_KEYS = ("steps", "run_dir", "evaluate.", "checkpoint.", "log.")
 EXIT_DONE, EXIT_FAULT, EXIT_USER, EXIT_STOPPED = 0, 1, 2, 3
 
 
@@ -405,26 +406,6 @@ def accurate_reward(recipe: Recipe, names: Sequence[str]) -> str:
     return wanted
 
 
-def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
-    """Refuse to overwrite a run, to resume what is not there, or to resume under another recipe."""
-    if not resume:
-        if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
-            raise RecipeError(f"run folder: {folder} exists; go on with it by --resume, or choose another run_dir")
-        above = next(place for place in (folder, *folder.parents) if place.exists())
-        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-            raise RecipeError(f"run folder: {folder} cannot be made, since {above} is "
-                              f"{'read-only' if above.is_dir() else 'not a folder'}; choose another run_dir")
-        return
-    if not (folder / "recipe.yaml").is_file():
-        raise RecipeError(f"run folder: there is no run to resume in {folder}; leave --resume out to start one")
-    old = Recipe.from_mapping(read_yaml(folder / "recipe.yaml"))
-    changed = [f"{name} was {a!r}, is {b!r}" for name, a, b in differences(old.to_mapping(), recipe.to_mapping())
-               if not name.startswith(FREE_KEYS)]
-    if changed:
-        raise RecipeError(f"run folder: {folder} was made by another recipe: {'; '.join(changed)}; resume with the "
-                          "old values, or choose another run_dir")
-
-
 def prepare_torch(recipe: Recipe) -> None:
     """Seeds and threads; the sampler needs neither, but adapters are drawn and users' rewards may be."""
     random.seed(recipe.seed)
@@ -435,48 +416,6 @@ def prepare_torch(recipe: Recipe) -> None:
     if recipe.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-
-
-def header(trainer: Trainer, num_dropped: int) -> list[str]:
-    """What runs on what."""
-    recipe = trainer.recipe
-    ranks = f", {trainer.ranks.world} processes" if trainer.ranks.world > 1 else f", {torch.get_num_threads()} threads"
-    dropped = f", {num_dropped} too long and dropped" if num_dropped else ""
-    lines = [f"grpo {__version__}  {recipe.name}  ->  {trainer.folder}",
-             f"  policy    {trainer.policy.describe()}{ranks}",
-             f"            {trainer.policy.describe_head()}",
-             *(f"            {line}" for line in trainer.policy.describe_plain()),
-             f"  prompts   {recipe.data.source}: {len(trainer.stream.prompts)} train, {len(trainer.held_out)} held out"
-             f"{dropped}",
-             f"  rewards   {', '.join(f'{spec.weight:g} x {spec.name}' for spec in trainer.specs)}"
-             f"; accurate means {trainer._accurate} = 1",
-             *("  objective " + line if i == 0 else "            " + line for i, line in enumerate(
-                 next(iter(plan.objective(recipe))).splitlines())),
-             *("  " + line for line in plan.step_size(recipe))]
-    if trainer.num_steps:
-        lines.append(f"  resumed after step {trainer.num_steps}")
-    return lines
-
-
-def closing(summary: Mapping[str, Any], folder: Path) -> list[str]:
-    """The last words of a run: before and after, side by side, and examples of both."""
-    lines = []
-    before, after = summary["before"], summary["after"]
-    if before and after:
-        lines.append(f"held-out accuracy  {interval(before)}  ->  {interval(after)}")
-        lines.append(f"length             {before['length']:.1f}  ->  {after['length']:.1f} tokens")
-        for name in sorted({*before["details"], *after["details"]}):
-            values = [part["details"].get(name) for part in (before, after)]
-            if None not in values:
-                lines.append(f"{name:<18} {values[0]:.3f}  ->  {values[1]:.3f}")
-    for when, examples in summary["examples"].items():
-        for example in examples:
-            lines.append(f"{when:>6} | {example['prompt']} {example['completion']}   ({example['reward']})")
-    books = ", ".join(f"{number} {book}" for book, number in summary["ledger"].items())
-    lines.append(f"ledger: {books}")
-    lines.append(f"{summary['steps']} steps, {summary['seconds']:.0f} s, {summary['tokens']['sampled']} tokens "
-                 f"sampled; the model is in {folder / 'final'}")
-    return lines
 
 
 def worst_fault(groups: Sequence[ScoredGroup]) -> tuple[str, str]:
@@ -491,13 +430,6 @@ def worst_fault(groups: Sequence[ScoredGroup]) -> tuple[str, str]:
                 found.setdefault("the policy", []).append(score.detail)
     name, details = max(found.items(), key=lambda item: len(item[1]))
     return name, details[0]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    writing = path.with_name(f".writing-{path.name}")
-    writing.write_text(text, encoding="utf-8")
-    writing.replace(path)
 
 
 def no_memory(error: BaseException) -> str | None:

@@ -40,7 +40,8 @@ def test_values_of_built_in_types_come_back_as_they_were(seed):
         assert repr(again) == repr(value) and type(again) is type(value)
 
 
-@pytest.mark.parametrize("value", [type("I", (int,), {})(3), type("L", (list,), {})(), object(), print, [1, [object()]]], ids=repr)
+@pytest.mark.parametrize("value", [type("I", (int,), {})(3), type("L", (list,), {})(), object(), print, [1, [object()]]],
+                         ids=lambda value: type(value).__name__)
 def test_what_could_lie_does_not_travel(value):
     with pytest.raises(Untravelable):
         encode(value)

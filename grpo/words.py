@@ -1,0 +1,56 @@
+"""The first and the last words of a run: what runs on what, and what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Mapping
+
+import torch
+
+from grpo import __version__, plan
+from grpo.log import interval
+
+if TYPE_CHECKING:
+    from grpo.train import Trainer
+
+
+def header(trainer: Trainer, num_dropped: int) -> list[str]:
+    """What runs on what."""
+    recipe = trainer.recipe
+    ranks = f", {trainer.ranks.world} processes" if trainer.ranks.world > 1 else f", {torch.get_num_threads()} threads"
+    dropped = f", {num_dropped} too long and dropped" if num_dropped else ""
+    lines = [f"grpo {__version__}  {recipe.name}  ->  {trainer.folder}",
+             f"  policy    {trainer.policy.describe()}{ranks}",
+             f"            {trainer.policy.describe_head()}",
+             *(f"            {line}" for line in trainer.policy.describe_plain()),
+             f"  prompts   {recipe.data.source}: {len(trainer.stream.prompts)} train, {len(trainer.held_out)} held out"
+             f"{dropped}",
+             f"  rewards   {', '.join(f'{spec.weight:g} x {spec.name}' for spec in trainer.specs)}"
+             f"; accurate means {trainer._accurate} = 1",
+             *("  objective " + line if i == 0 else "            " + line for i, line in enumerate(
+                 next(iter(plan.objective(recipe))).splitlines())),
+             *("  " + line for line in plan.step_size(recipe))]
+    if trainer.num_steps:
+        lines.append(f"  resumed after step {trainer.num_steps}")
+    return lines
+
+
+def closing(summary: Mapping[str, Any], folder: Path) -> list[str]:
+    """The last words of a run: before and after, side by side, and examples of both."""
+    lines = []
+    before, after = summary["before"], summary["after"]
+    if before and after:
+        lines.append(f"held-out accuracy  {interval(before)}  ->  {interval(after)}")
+        lines.append(f"length             {before['length']:.1f}  ->  {after['length']:.1f} tokens")
+        for name in sorted({*before["details"], *after["details"]}):
+            values = [part["details"].get(name) for part in (before, after)]
+            if None not in values:
+                lines.append(f"{name:<18} {values[0]:.3f}  ->  {values[1]:.3f}")
+    for when, examples in summary["examples"].items():
+        for example in examples:
+            lines.append(f"{when:>6} | {example['prompt']} {example['completion']}   ({example['reward']})")
+    books = ", ".join(f"{number} {book}" for book, number in summary["ledger"].items())
+    lines.append(f"ledger: {books}")
+    lines.append(f"{summary['steps']} steps, {summary['seconds']:.0f} s, {summary['tokens']['sampled']} tokens "
+                 f"sampled; the model is in {folder / 'final'}")
+    return lines
