@@ -20,8 +20,9 @@ fused._fits_tiles = lambda head: True  # the interpreter's bfloat16 products are
 
 @pytest.mark.parametrize("form", ["rows", "tiles"])
 @pytest.mark.parametrize("name", HEADS)
-@pytest.mark.parametrize("with_entropy", [False, True])
-@pytest.mark.parametrize("shape", [(1, 4, 7), (9, 24, 97), (19, 32, 515)])
+@pytest.mark.parametrize("with_entropy", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("shape", [(19, 32, 515), *(pytest.param(shape, marks=pytest.mark.slow)
+                                                 for shape in ((1, 4, 7), (9, 24, 97)))])
 def test_triton_kernels_compute_the_specification(form, name, with_entropy, shape, seed):
     fused.FORM = form
     given = problem(*shape, **HEADS[name])

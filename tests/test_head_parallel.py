@@ -35,7 +35,7 @@ def work(rank: int, world: int, port: int, given, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_ranks_together_compute_the_specification(world: int, seed: int, tmp_path) -> None:
     given = []
     for options in HEADS.values():

@@ -28,7 +28,7 @@ CASES = {
     "bfloat16": {**BIG, "dtype": "bfloat16"},
     "long completions": {"T": 600, "prompts": 1},
 }
-FAST = {"small", "large vocabulary"}
+FAST = {"small"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and sets glibc's malloc")

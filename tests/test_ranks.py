@@ -46,7 +46,8 @@ FURTHER = {
 }
 
 
-@pytest.mark.parametrize("further", FURTHER)
+@pytest.mark.parametrize("further", [next(iter(FURTHER)), *(pytest.param(name, marks=pytest.mark.slow)
+                                                             for name in list(FURTHER)[1:])])
 def test_two_ranks_make_the_run_that_one_makes(tmp_path: Path, further: str) -> None:
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
     one = run(tmp_path / "one", [], FURTHER[further])

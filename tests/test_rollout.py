@@ -142,6 +142,7 @@ def test_when_memory_runs_out_fewer_are_decoded_and_nothing_is_lost():
     assert "memory ran out; going on with" in done.stdout and "nothing is lost" in done.stdout
 
 
+@pytest.mark.slow
 def test_when_there_is_no_memory_for_a_handful_the_error_is_not_hidden():
     done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY, "8"], capture_output=True, text=True)
     assert done.returncode == 1 and any(words in done.stderr for words in (*SAID, "MemoryError"))
