@@ -83,3 +83,24 @@ def test_a_model_and_its_copies_use_it_and_each_its_own_weights(seed):
     assert products.suits(x, head.weight)
     torch.testing.assert_close(head(x), x @ head.weight.T, rtol=1e-5, atol=1e-5)
     assert not policy.model.lm_head(x).any()
+
+
+@needs_onednn
+@pytest.mark.parametrize("rows", [8, 24, 64, 256, 264])
+def test_packed_weights_give_the_same_bits_and_never_old_ones(rows, seed):
+    _, width, out = odd_shape(seed)
+    model = nn.Sequential(nn.Linear(width, out), nn.Linear(out, 200, bias=False), nn.Linear(4, 5))
+    products.use_in(model)
+    x = torch.randn(rows, width)
+    with torch.no_grad():
+        expected = model[:2](x)
+        packed = products.pack(model)
+        assert packed == [*model[:2]] and products.packed_bytes(model) == 4 * (width * out + out * 200)
+        assert torch.equal(model[:2](x), expected)
+        model[0].weight.mul_(2)
+        fresh = model[1](products.fast_linear(x, model[0].weight, model[0].bias))
+        assert torch.equal(model[:2](x), fresh) and not torch.equal(fresh, expected)
+    model[:2](x).sum().backward()
+    assert model[0].weight.grad is not None
+    products.unpack(packed)
+    assert "packed" not in {*model[0].__dict__, *model[1].__dict__}

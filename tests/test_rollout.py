@@ -10,6 +10,8 @@ import pytest
 import torch
 from tiny import plain_logits, random_prompts, tiny_policy
 
+from grpo.kernels import products
+from grpo.rollout import decoding
 from grpo.rollout.decoding import SAID
 from grpo.rollout.draft import Carried
 from grpo.rollout.engine import Engine
@@ -267,3 +269,25 @@ def test_a_prompt_of_one_token_can_be_carried(seed):
     ((_, group),) = engine.sample([], carried=[carried], **options)
     whole = dict(Engine(policy).sample(prompts[:1], **options))[0]
     assert [c.token_ids for c in group.completions] == [c.token_ids for c in whole.completions]
+
+
+@pytest.mark.skipif(not products.available(), reason="torch's own products are the fast ones here")
+def test_packed_weights_live_as_long_as_a_call_and_change_no_bit(seed, monkeypatch):
+    policy, prompts = tiny_policy("qwen2", seed, vocabulary=640), random_prompts(seed, [5, 40])
+    policy.stop_ids = frozenset()
+    engine = Engine(policy)
+
+    def packed() -> int:
+        return sum("packed" in module.__dict__ for module in policy.model.modules())
+
+    monkeypatch.setattr(decoding, "PACK_AFTER", 10**9)
+    expected = sample(engine, prompts)
+    monkeypatch.setattr(decoding, "PACK_AFTER", 16)
+    begun = engine.sample(prompts, group_size=3, sampling=Sampling(), seed=(0,),
+                          max_tokens=lambda prompt, index: 20 if prompt is prompts[0] else 90)
+    next(begun)
+    assert packed()
+    begun.close()
+    assert not packed()
+    assert_same(sample(engine, prompts), expected)
+    assert not packed()

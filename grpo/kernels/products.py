@@ -12,12 +12,14 @@ import functools
 import platform
 import types
 from pathlib import Path
+from typing import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 SMALLEST = 128 * 128  # below, the call costs more than the product saves
+MOST_ROWS = 256  # above, a packed weight is no faster than a dense one
 
 
 @functools.cache
@@ -70,6 +72,10 @@ def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 def _forward(self: nn.Linear, x: Tensor) -> Tensor:
+    packed = self.__dict__.get("packed")
+    if (packed is not None and not torch.is_grad_enabled() and x.numel() <= MOST_ROWS * x.shape[-1]
+            and packed[1] == self.weight._version and suits(x, self.weight)):
+        return onednn(x, packed[0], self.bias)
     return fast_linear(x, self.weight, self.bias)
 
 
@@ -81,3 +87,36 @@ def use_in(model: nn.Module) -> bool:
         if type(module) is nn.Linear:
             module.forward = types.MethodType(_forward, module)
     return True
+
+
+def pack(model: nn.Module) -> list[nn.Linear]:
+    """Keep a copy of each large fp32 weight of `model` in the order in which oneDNN reads it; give them to `unpack`.
+
+    Products of few rows without gradient then run 1.1 to 1.7 times as fast, with the same bits. A weight that changes
+    afterwards is read as it is. The copies take as much memory as the weights.
+    """
+    packed = [module for module in _linears(model) if available()]
+    try:
+        for module in packed:
+            copy = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach(), 32)
+            module.__dict__["packed"] = copy, module.weight._version
+    except BaseException:
+        unpack(packed)
+        raise
+    return packed
+
+
+def unpack(modules: Iterable[nn.Linear]) -> None:
+    """Give back what `pack` made."""
+    for module in modules:
+        module.__dict__.pop("packed", None)
+
+
+def packed_bytes(model: nn.Module) -> int:
+    """What `pack` would take."""
+    return sum(module.weight.numel() * 4 for module in _linears(model) if available())
+
+
+def _linears(model: nn.Module) -> list[nn.Linear]:
+    return [module for module in model.modules() if type(module) is nn.Linear and "forward" in module.__dict__
+            and suits(module.weight, module.weight)]
