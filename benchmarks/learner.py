@@ -1,6 +1,6 @@
 """One whole update by this library and by TRL, in turn: seconds, peak memory, tokens forwarded.
 
-    python -m benchmarks.learner --trl-python /tmp/trl/bin/python       (CPU; vs_trl_cpu.py makes that environment)
+    python -m benchmarks.learner --trl-python /tmp/trl/bin/python       (CPU; vs_trl.py says how to make it)
     python -m benchmarks.learner --device cuda --cases 0.5B-g8-p200 ...      (GPU; TRL on PYTHONPATH, or --ours-only)
 
 Both make the same update of the same weights from the same prompts, completions and advantages (nothing is sampled):
@@ -38,7 +38,7 @@ CASES: dict[str, dict[str, Any]] = {
     **{f"{size}-g{group}-p{prompt}": {"config": config, "prompts": 64 // group, "group": group, "prompt": prompt,
                                       "longest": 2048, "median": 512, "dtype": "bfloat16", "micro": micro,
                                       "trl_micro": 4}
-       for size, config, micro in (("0.5B", QWEN_05, 24576), ("1.5B", QWEN_15, 12288))
+       for size, config, micro in (("0.5B", QWEN_05, 24576), ("1.5B", QWEN_15, 8192))
        for group in (8, 16) for prompt in (200, 2000)},
     "tiny": {"config": TINY, "prompts": 2, "group": 2, "prompt": 9, "longest": 12, "median": 6, "dtype": "float32",
              "micro": 64, "trl_micro": 2},
