@@ -54,21 +54,21 @@ class Problem:
     """Inputs of a case: logits as a trained policy has them (peaked), or of some width (mid), or flat."""
 
     def __init__(self, case: dict[str, Any], device: str, seed: int):
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(device).manual_seed(seed)
         self.number, self.width, self.size = case["N"], case["H"], case["V"]
         self.kind, self.temperature = case["kind"], case.get("temperature", 1.0)
         dtype = getattr(torch, case.get("dtype", "bfloat16"))
         spread = {"flat": 0.02, "mid": 3.0, "peaked": 2.0}[case.get("logits", "peaked")]
-        weight = torch.randn(self.size, self.width, generator=generator) * spread / self.width**0.5
-        hidden = torch.randn(self.number, self.width, generator=generator)
-        self.target_T = torch.randint(self.size, (self.number,), generator=generator)
+        drawn = {"generator": generator, "device": device}
+        weight = torch.randn(self.size, self.width, **drawn) * spread / self.width**0.5
+        hidden = torch.randn(self.number, self.width, **drawn)
+        self.target_T = torch.randint(self.size, (self.number,), **drawn)
         if case.get("logits", "peaked") == "peaked":  # targets from certain to unlikely, entropy as in RL
-            pull = 24 * torch.rand(self.number, 1, generator=generator)
+            pull = 24 * torch.rand(self.number, 1, **drawn)
             hidden += pull * weight[self.target_T] / spread**2
-        g_T = torch.randn(self.number, generator=generator) / self.number
-        kept_T = torch.rand(self.number, generator=generator) < case.get("kept", 1.0)
-        self.hidden_TD, self.weight_VD = hidden.to(device, dtype), weight.to(device, dtype)
-        self.target_T, self.g_T, self.kept_T = self.target_T.to(device), g_T.to(device), kept_T.to(device)
+        self.g_T = torch.randn(self.number, **drawn) / self.number
+        self.kept_T = torch.rand(self.number, **drawn) < case.get("kept", 1.0)
+        self.hidden_TD, self.weight_VD = hidden.to(dtype), weight.to(dtype)
 
     @property
     def trainable(self) -> bool:
@@ -198,10 +198,10 @@ def seconds_of(action: Callable[[], Any], device: str) -> float:
     return time.perf_counter() - begun
 
 
-def peak_of(name: str, key: str, device: str, threads: int) -> int:
+def peak_of(name: str, problem: Problem, key: str, device: str, threads: int) -> int:
     """Bytes held at most beyond the inputs. On CPU in a process of its own, where freed memory is given back."""
     if device == "cuda":
-        problem = Problem(CASES[name], device, seed=1)
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         GPU_PROVIDERS[key](problem)
@@ -210,6 +210,14 @@ def peak_of(name: str, key: str, device: str, threads: int) -> int:
     command = [sys.executable, "-m", "benchmarks.head", "--cases", name, "--peak", key, "--threads", str(threads)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=True)
     return int(done.stdout.split()[-1])
+
+
+def gradient_bytes(problem: Problem, key: str) -> int:
+    """Bytes of the gradients that the provider gives back: ours has the weight's in float32."""
+    if problem.kind == "score" or key == "products":
+        return 0
+    hidden, weight = (part.numel() * part.element_size() for part in (problem.hidden_TD, problem.weight_VD))
+    return hidden + problem.trainable * (weight // problem.weight_VD.element_size() * 4 if "ours" in key else weight)
 
 
 def resident_peak(name: str, key: str) -> int:
@@ -268,7 +276,8 @@ def measured(name: str, device: str, rounds: int, warmup: int, threads: int) -> 
     for key, provider in list(providers.items()):
         try:
             found[key] = {"errors": errors(problem, provider(problem)) if key != "products" else {}}
-            found[key] |= {"peak_bytes": peak_of(name, key, device, threads)}
+            peak = peak_of(name, problem, key, device, threads)
+            found[key] |= {"peak_bytes": peak, "beyond_gradients_bytes": peak - gradient_bytes(problem, key)}
             for _ in range(warmup):
                 provider(problem)
         except Exception as error:  # a peer that is missing or fails is named, the others go on

@@ -1,6 +1,6 @@
 """One whole update by this library and by TRL, in turn: seconds, peak memory, tokens forwarded.
 
-    python -m benchmarks.learner --trl-python /tmp/trl/bin/python       (CPU; vs_trl_cpu.py makes that environment)
+    python -m benchmarks.learner --trl-python /tmp/trl/bin/python       (CPU; vs_trl.py says how to make it)
     python -m benchmarks.learner --device cuda --cases 0.5B-g8-p200 ...      (GPU; TRL on PYTHONPATH, or --ours-only)
 
 Both make the same update of the same weights from the same prompts, completions and advantages (nothing is sampled):
@@ -30,13 +30,18 @@ QWEN_05 = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 2
            "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True}
 QWEN_15 = {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
            "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True}
+TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "vocab_size": 40000, "tie_word_embeddings": True}
 CASES: dict[str, dict[str, Any]] = {
     "smollm2": {"model": "models/smollm2-dequantised", "prompts": 4, "group": 8, "prompt": 200, "longest": 128,
                 "median": 64, "dtype": "float32", "micro": 1600, "trl_micro": 16},
     **{f"{size}-g{group}-p{prompt}": {"config": config, "prompts": 64 // group, "group": group, "prompt": prompt,
-                                      "longest": 2048, "median": 512, "dtype": "bfloat16", "micro": 32768,
+                                      "longest": 2048, "median": 512, "dtype": "bfloat16", "micro": micro,
                                       "trl_micro": 4}
-       for size, config in (("0.5B", QWEN_05), ("1.5B", QWEN_15)) for group in (8, 16) for prompt in (200, 2000)},
+       for size, config, micro in (("0.5B", QWEN_05, 24576), ("1.5B", QWEN_15, 8192))
+       for group in (8, 16) for prompt in (200, 2000)},
+    "tiny": {"config": TINY, "prompts": 2, "group": 2, "prompt": 9, "longest": 12, "median": 6, "dtype": "float32",
+             "micro": 64, "trl_micro": 2},
 }
 
 
@@ -55,8 +60,8 @@ def made_rows(case: Mapping[str, Any], seed: int = 0) -> list[tuple[list[int], l
     return groups
 
 
-def made_model(case: Mapping[str, Any]) -> Any:
-    """The case's model: weights from a folder, or random ones of a configuration."""
+def made_model(case: Mapping[str, Any], device: str) -> Any:
+    """The case's model: weights from a folder, or random ones of a configuration, made on the device."""
     import torch
     from transformers import AutoModelForCausalLM, Qwen2Config
 
@@ -64,7 +69,8 @@ def made_model(case: Mapping[str, Any]) -> Any:
         return AutoModelForCausalLM.from_pretrained(ROOT / case["model"], dtype=getattr(torch, case["dtype"]))
     torch.manual_seed(0)
     config = Qwen2Config(**case["config"], max_position_embeddings=8192)
-    return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, case["dtype"]))
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, case["dtype"]))
 
 
 # ---- one process of each ----------------------------------------------------------------------------------------
@@ -83,7 +89,7 @@ def run_ours(case: Mapping[str, Any], settings: Mapping[str, Any]) -> list[float
     from grpo.types import Completion, Prompt, ScoredGroup
     from rewards import Score
 
-    policy = Policy(made_model(case), _tokenizer(case), settings["device"],
+    policy = Policy(made_model(case, settings["device"]), _tokenizer(case), settings["device"],
                     gradient_checkpointing=settings["recompute"])
     groups = [ScoredGroup(Prompt(str(g), tuple(prompt), {}),
                           tuple(Completion("", tuple(ids), torch.full((len(ids),), -8.0), "stop") for ids in texts),
@@ -135,9 +141,9 @@ def run_trl(case: Mapping[str, Any], settings: Mapping[str, Any]) -> list[float]
             max_completion_length=case["longest"], loss_type="dapo", learning_rate=1e-6, max_grad_norm=1.0,
             lr_scheduler_type="constant", max_steps=settings["updates"], save_strategy="no", logging_steps=10**6,
             disable_tqdm=True, seed=0)
-        trainer = Given(made_model(case), reward_funcs=lambda completions, **other: [0.0] * len(completions),
-                        args=config, processing_class=tokenizer, callbacks=[Clock()],
-                        train_dataset=Dataset.from_list([{"prompt": "a"}] * number))
+        model, rows = made_model(case, settings["device"]), Dataset.from_list([{"prompt": "a"}] * number)
+        trainer = Given(model, reward_funcs=lambda completions, **other: [0.0] * len(completions), args=config,
+                        processing_class=tokenizer, callbacks=[Clock()], train_dataset=rows)
         trainer.train()
     return seconds
 
@@ -248,7 +254,7 @@ def main() -> None:
         sides["trl"] = options.trl_python or sys.executable
     report = [measured(case, options.rounds, sides, settings) for case in options.cases]
     now = datetime.now(timezone.utc)
-    file = options.out / f"learner-{options.device}-{now:%Y-%m-%d}.json"
+    file = options.out / f"learner-{options.device}-{now:%Y-%m-%d-%H%M%S}.json"
     options.out.mkdir(exist_ok=True)
     file.write_text(json.dumps({"date": now.isoformat(timespec="seconds"), "machine": machine(options.device),
                                 "settings": settings, "cases": report}, indent=1) + "\n")

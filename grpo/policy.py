@@ -24,7 +24,7 @@ from grpo.heads import OutputHead, find_head
 from grpo.kernels import products
 from grpo.kernels.head import backend, logprob, statistics_dtype
 from grpo.kernels.head.chunked import product
-from grpo.kernels.head.spec import buffer_dtype, logits_of
+from grpo.kernels.head.spec import aligned_rows, buffer_dtype, logits_of
 from grpo.kernels.logprob import entropy, token_logprob
 from grpo.loading import load_model, load_tokenizer, merged, with_adapters
 from grpo.pack import MIN_ROWS, pack
@@ -160,7 +160,7 @@ class Policy:
             return self.logits(token_R1, position_R1, cache, 1, cache)[:, -1]
         hidden_RD = self._run(self.base.base_model, token_R1, position_R1, cache, cache).last_hidden_state[:, -1]
         head = self.head.at(1.0)
-        buffer_RV = hidden_RD.new_empty((len(hidden_RD), self.vocab_size), dtype=buffer_dtype(head))
+        buffer_RV = aligned_rows(len(hidden_RD), self.vocab_size, buffer_dtype(head), hidden_RD.device)
         return logits_of(product(hidden_RD, head, buffer_RV), head)
 
     def hidden(self, packed: PackedRows) -> Tensor:

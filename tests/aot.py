@@ -22,6 +22,10 @@ class Compiled:
     def count(self, instruction: str) -> int:
         return len(re.findall(rf"\b{instruction}\b", self.sass))
 
+    def wide(self, instruction: str) -> int:
+        """How many of it move 16 bytes a thread."""
+        return len(re.findall(rf"\b{instruction}\.\S*128\b", self.sass))
+
 
 def compile_kernel(kernel, types: Mapping[str, str], constants: Mapping[str, Any], options: Mapping[str, Any],
                    capability: int, unaligned: tuple[str, ...] = ()) -> Compiled:

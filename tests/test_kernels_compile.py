@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("triton")
@@ -29,9 +32,13 @@ def attend(dtype, repeats, group, width, capability, **options):
                           decode_triton.launch_options(width, SIZES[dtype], capability), capability, LOOSE)
 
 
-FAST = [("bf16", 7, 9, 64, {}), ("bf16", 2, 32, 128, {"windowed": True})]
-SLOW = [("bf16", 4, 8, 64, {}), ("fp16", 1, 64, 80, {}), ("bf16", 8, 8, 128, {"softcapped": True}),
-        ("bf16", 3, 21, 96, {}), ("bf16", 2, 8, 256, {"windowed": True, "softcapped": True}), ("bf16", 1, 8, 32, {}),
+# (dtype, query heads a kv head, rows a block, width): what the engine launches for the models that are measured
+ENGINE = {"SmolLM2-135M": ("bf16", 3, 8, 64), "Qwen2.5-0.5B": ("bf16", 7, 8, 64), "Qwen2.5-1.5B": ("bf16", 6, 8, 128),
+          "Qwen2.5-7B": ("bf16", 7, 8, 128), "Qwen3-0.6B": ("bf16", 2, 8, 128), "Llama-3.1-8B": ("bf16", 4, 8, 128)}
+FAST = [*((*ENGINE[name], {}) for name in ("Qwen2.5-0.5B", "Qwen3-0.6B")), ("bf16", 2, 32, 128, {"windowed": True})]
+SLOW = [*((*case, {}) for case in ENGINE.values()), ("bf16", 7, 9, 64, {}), ("fp16", 1, 64, 80, {}),
+        ("bf16", 8, 8, 128, {"softcapped": True}), ("bf16", 3, 21, 96, {}),
+        ("bf16", 2, 8, 256, {"windowed": True, "softcapped": True}), ("bf16", 1, 8, 32, {}),
         ("bf16", 4, 16, 256, {"windowed": True}), ("fp32", 4, 16, 64, {}), ("fp32", 4, 16, 128, {})]
 
 
@@ -49,19 +56,23 @@ def test_decode_attention_fits_and_uses_tensor_cores(dtype, repeats, group, widt
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-def test_merging_and_writing_fit(capability):
+@pytest.mark.parametrize("kv_heads, width", [(2, 64), (8, 128)])
+def test_merging_and_writing_fit(kv_heads, width, capability):
     merge = compile_kernel(
         decode_triton.merge_kernel,
         {**{name: "*fp32" for name in ("part", "part_top", "part_total")}, "output": "*bf16", "seen_R": "*i32",
          "prompt_R": "*i32", "prefix_length_P": "*i32", "prefix_splits": "i32", "own_splits": "i32",
          "own_pages": "i32", "heads": "i32"},
-        {"WIDTH": 128, "BLOCK_W": 128, "PAGE": 64, "MIN_PAGES": decode_triton.MIN_PAGES,
+        {"WIDTH": width, "BLOCK_W": width, "PAGE": 64, "MIN_PAGES": decode_triton.MIN_PAGES,
          "MAX_SPLITS": decode_triton.MAX_SPLITS}, {"num_warps": 4}, capability, LOOSE)
     types = {**{name: "*bf16" for name in ("key", "value", "keys", "values")}, "page_RN": "*i32", "seen_R": "*i32"}
     types |= {name: "i32" for name in decode_triton.write_kernel.arg_names if name.startswith(("stride", "pages"))}
-    write = compile_kernel(decode_triton.write_kernel, types, {"HEADS": 8, "WIDTH": 128, "BLOCK": 1024, "PAGE": 64},
+    write = compile_kernel(decode_triton.write_kernel, types, {"HEADS": kv_heads, "WIDTH": width,
+                                                               "BLOCK": kv_heads * width, "PAGE": 64},
                            {"num_warps": 4}, capability, LOOSE)
-    assert merge.spilled == write.spilled == 0
+    for found in (merge, write):
+        assert found.spilled == 0 and found.registers <= 64 and found.shared <= 48 * 1024
+    assert ".128" in merge.sass
 
 
 LOGITS = {"fp32": "*fp32", "bf16": "*bf16"}
@@ -91,24 +102,52 @@ def compile_sampler(kernel, constants, options, capability, dtype="fp32"):
                           capability, ("num_rows", "chunks", "top_k"))
 
 
-SIZE = {"VOCAB": 151936, "CHUNK": 8192, "RB": 1, "SB": 32}
-DRAW = {**SIZE, "VB": 2048, "ROUNDS": 8, "GREEDY": False, "CUT": False, "BY_MASS": False, "GIVEN": False,
-        "MIN_P": False, "ENTROPY": False}
+# a tokenizer's size is no multiple of 16, but its logits' rows have room for one; 19 chunks of 8,192 ids
+SIZES_OF = {"Qwen2.5": {"VOCAB": 151665, "ROOM": 151680, "CHUNK": 8192, "RB": 1, "SB": 32},
+            "padded": {"VOCAB": 151936, "ROOM": 151936, "CHUNK": 8192, "RB": 1, "SB": 32},
+            "SmolLM2": {"VOCAB": 49152, "ROOM": 49152, "CHUNK": 8192, "RB": 1, "SB": 8}}
+DRAW = {"VB": 2048, "ROUNDS": 8, "GREEDY": False, "CUT": False, "BY_MASS": False, "GIVEN": False, "MIN_P": False,
+        "ENTROPY": False}
+
+
+def without(size, *names):
+    return {name: value for name, value in SIZES_OF[size].items() if name not in names}
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("size", ["Qwen2.5", "SmolLM2", pytest.param("padded", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
-def test_the_draw_fits_and_nothing_that_decides_is_contracted(dtype, capability):
-    found = compile_sampler(sampler_triton.draw_kernel, DRAW, {"num_warps": 4}, capability, dtype)
-    assert found.spilled == 0 and ".128" in found.sass
-    assert not found.count("FFMA"), "a product fused into its sum has other bits than the reference"
+def test_the_draw_fits_and_nothing_that_decides_is_contracted(dtype, size, capability):
+    found = compile_sampler(sampler_triton.draw_kernel, {**SIZES_OF[size], **DRAW},
+                            {"num_warps": sampler_triton.draw_warps(False)}, capability, dtype)
+    assert found.spilled == 0 and found.registers <= 168 and found.shared <= SHARED_LIMIT[80] // 4
+    assert found.wide("LDG") == SIZES[dtype] and not found.count("FFMA"), \
+        "2,048 logits by 128 threads, 16 bytes at a time; a product fused into its sum has other bits"
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-def test_the_search_for_a_cut_fits(capability):
+@pytest.mark.parametrize("size", ["Qwen2.5", pytest.param("SmolLM2", marks=pytest.mark.slow)])
+def test_the_search_for_a_cut_fits(size, capability):
     flags = {"COUNTS": False, "MASSES": True, "BY_MASS": True, "GIVEN": False, "ROUND": 3}
-    search = compile_sampler(sampler_triton.search_kernel, {**SIZE, **flags, "VB": 512}, {"num_warps": 8}, capability)
-    draw = compile_sampler(sampler_triton.draw_kernel, {**DRAW, "CUT": True, "BY_MASS": True, "MIN_P": True,
-                                                        "ENTROPY": True}, {"num_warps": 4}, capability)
-    assert search.spilled == draw.spilled == 0
-    assert search.shared <= SHARED_LIMIT[80] and draw.shared <= SHARED_LIMIT[80]
+    search = compile_sampler(sampler_triton.search_kernel, {**SIZES_OF[size], **flags, "VB": 512}, {"num_warps": 8},
+                             capability)
+    draw = compile_sampler(sampler_triton.draw_kernel, {**SIZES_OF[size], **DRAW, "CUT": True, "BY_MASS": True,
+                                                        "MIN_P": True, "ENTROPY": True},
+                           {"num_warps": sampler_triton.draw_warps(True)}, capability)
+    scan = compile_sampler(sampler_triton.scan_kernel, {**without(size, "SB"), "VB": 2048}, {"num_warps": 4}, capability)
+    target = compile_sampler(sampler_triton.target_kernel, {"RB": 1, "SB": 32, "ROUNDS": 8}, {"num_warps": 4}, capability)
+    finish = compile_sampler(sampler_triton.finish_kernel, {"FILTERED": True, "ENTROPY": True, "RB": 1, "SB": 32},
+                             {"num_warps": 1}, capability)
+    for found in (search, draw, scan, target, finish):
+        assert found.spilled == 0 and found.shared <= SHARED_LIMIT[80]
+        assert found is finish or not found.count("FFMA"), "log-probs alone may be contracted"
+    assert scan.wide("LDG") and draw.wide("LDG")
+
+
+def test_every_kernel_that_is_launched_is_compiled_here_or_with_the_head():
+    tests = Path(__file__).parent
+    kernels = tests.parent / "grpo" / "kernels"
+    launched = {name for file in ("decode_triton.py", "sampler_triton.py", "head/fused.py")
+                for name in re.findall(r"(\w+)\[(?:grid|\(.*\))\]\(", (kernels / file).read_text())}
+    text = "".join((tests / name).read_text() for name in ("test_kernels_compile.py", "test_head_triton.py"))
+    assert len(launched) == 13 and not {name for name in launched if name not in text}, launched

@@ -136,3 +136,63 @@ def test_a_kept_pool_serves_the_next_run_at_the_same_addresses_and_reads_no_old_
     engine.release()
     assert_alike(dict(engine.sample(prompts, max_tokens=90, **options)),
                  sample(policy, prompts, paged=False, max_tokens=90)[0])
+
+
+class Device:
+    """A device whose memory holds no more than `rows` rows and `pages` pages: a layer asked for more has none."""
+
+    def __init__(self, policy, engine, rows=10**9, pages=10**9, failing=()):
+        self.engine, self.rows, self.pages, self.failing, self.calls, self.raised = engine, rows, pages, failing, 0, 0
+        policy.base.model.layers[1].register_forward_pre_hook(self, with_kwargs=True)
+
+    def __call__(self, layer, args, kwargs):
+        paging, rows = self.engine._paging, args[0].shape[0]
+        if paging is None:  # a token's size is being found out
+            return
+        self.calls += 1
+        if rows > self.rows or paging.num_pages > self.pages or self.calls in self.failing:
+            self.raised += 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize("limits", [{"rows": 8}, {"pages": 40}, {"failing": (1, 2)}, {"failing": (9, 30)}],
+                         ids=str)
+def test_where_the_devices_memory_runs_out_fewer_rows_write_the_same_completions(limits, seed):
+    policy, prompts = tiny_policy("llama", seed, peak=1.5), random_prompts(seed, SIZES)
+    options = dict(group_size=6, max_tokens=70, sampling=Sampling(0.9, 30), seed=(0,))
+    expected, _ = sample(policy, prompts, paged=False, **options)
+    engine = Engine(policy, paged=True, max_rows=64)
+    device = Device(policy, engine, **limits)
+    found = dict(engine.sample(prompts, **options))
+    assert_alike(found, expected)
+    assert device.raised == len(engine.stats.notes) > 0
+    rows = engine._paging.most_rows
+    assert rows <= limits.get("rows", 32) and f"going on with {rows} completions" in engine.stats.notes[-1]
+    assert engine.stats.tokens == sum(len(c.token_ids) for g in found.values() for c in g.completions)
+    assert all(c.versions == ((0, 0, len(c.token_ids)),) for g in found.values() for c in g.completions)
+    again = dict(engine.sample(prompts, **options))
+    assert_alike(again, expected)
+    assert not engine.stats.notes or limits.get("failing"), "the smaller layout is kept"
+
+
+def test_memory_that_does_not_suffice_for_the_fewest_rows_is_said(seed):
+    policy, prompts = tiny_policy("llama", seed), random_prompts(seed, SIZES)
+    engine = Engine(policy, paged=True, max_rows=16)
+    device = Device(policy, engine, pages=0)
+    with pytest.raises(torch.OutOfMemoryError):
+        dict(engine.sample(prompts, group_size=3, max_tokens=70, sampling=Sampling(), seed=(0,)))
+    assert device.raised > 2
+    policy.base.model.layers[1].register_forward_pre_hook(broken := lambda *_: 1 / 0)
+    device.pages = 10**9
+    with pytest.raises(ZeroDivisionError):
+        dict(engine.sample(prompts, group_size=3, max_tokens=70, sampling=Sampling(), seed=(0,)))
+    assert broken and not engine.stats.notes
+
+
+@pytest.mark.parametrize("pages", [20, 25])
+def test_a_draft_that_lost_its_pages_is_booked_whole(pages, seed):
+    policy, prompts = tiny_policy("llama", seed, peak=1.5), random_prompts(seed, SIZES)
+    policy.stop_ids = frozenset()
+    found, engine = sample(policy, prompts, budget=pages * 64 * 256 / 2**30, max_tokens=150)
+    assert engine.stats.replayed and engine.stats.tokens == 150 * 3 * len(prompts)
+    assert {c.versions for group in found.values() for c in group.completions} == {((0, 0, 150),)}

@@ -114,20 +114,28 @@ def fixed_mass(x, top, inverse_temperature):
     return (exp32((x - top) * inverse_temperature) * MASS_UNIT).to(tl.int64)
 
 
+@triton.jit
+def load_logits(logits, at_R, at_V, num_rows, stride_row, VOCAB: tl.constexpr, ROOM: tl.constexpr):
+    """fp32 logits [RB, VB], -inf where there are none. What ROOM, a multiple of 16, lets be read and VOCAB does not
+    hold is never used: it makes the reads wide.
+    """
+    place = at_R.to(tl.int64)[:, None] * stride_row + at_V[None, :]
+    x = tl.load(logits + place, mask=(at_R < num_rows)[:, None] & (at_V < ROOM)[None, :], other=float("-inf"))
+    return tl.where((at_V < VOCAB)[None, :], x.to(tl.float32), float("-inf"))
+
+
 # --------------------------------------------------------------------------------------- search for a cut
 
 
 @triton.jit
-def scan_kernel(logits, top_RS, num_rows, stride_row, chunks, VOCAB: tl.constexpr, CHUNK: tl.constexpr,
-                RB: tl.constexpr, VB: tl.constexpr):
+def scan_kernel(logits, top_RS, num_rows, stride_row, chunks, VOCAB: tl.constexpr, ROOM: tl.constexpr,
+                CHUNK: tl.constexpr, RB: tl.constexpr, VB: tl.constexpr):
     """The highest logit of each chunk; +inf where there is a NaN, which fails the row as +inf does."""
     at_R, chunk = tl.program_id(0) * RB + tl.arange(0, RB), tl.program_id(1)
     top_R = tl.full([RB], float("-inf"), tl.float32)
     for start in range(0, CHUNK, VB):
         at_V = chunk * CHUNK + start + tl.arange(0, VB)
-        real = (at_R < num_rows)[:, None] & (at_V < VOCAB)[None, :]
-        x = tl.load(logits + at_R.to(tl.int64)[:, None] * stride_row + at_V[None, :], mask=real, other=float("-inf"))
-        x = x.to(tl.float32)
+        x = load_logits(logits, at_R, at_V, num_rows, stride_row, VOCAB, ROOM)
         top_R = tl.maximum(top_R, tl.max(tl.where(x != x, float("inf"), x), 1))
     tl.store(top_RS + at_R * chunks + chunk, top_R, mask=at_R < num_rows)
 
@@ -215,7 +223,7 @@ def narrow(state, counts, masses, at_R, num_rows, chunks, high, low, top_k, ROUN
 def search_kernel(logits, top_RS, state, old_counts, old_masses, counts, masses, num_rows, stride_row, chunks,
                   inverse_temperature, high, low, top_k, ROUND: tl.constexpr, BY_MASS: tl.constexpr,
                   COUNTS: tl.constexpr, MASSES: tl.constexpr, GIVEN: tl.constexpr, VOCAB: tl.constexpr,
-                  CHUNK: tl.constexpr, RB: tl.constexpr, VB: tl.constexpr, SB: tl.constexpr):
+                  ROOM: tl.constexpr, CHUNK: tl.constexpr, RB: tl.constexpr, VB: tl.constexpr, SB: tl.constexpr):
     """Settles bits up to 4 * ROUND of the cut's key, and sums each chunk's 16 bins of the next 4."""
     at_R, chunk = tl.program_id(0) * RB + tl.arange(0, RB), tl.program_id(1)
     real_R = at_R < num_rows
@@ -236,8 +244,7 @@ def search_kernel(logits, top_RS, state, old_counts, old_masses, counts, masses,
     for start in range(0, CHUNK, VB):
         at_V = chunk * CHUNK + start + tl.arange(0, VB)
         real = real_R[:, None] & (at_V < VOCAB)[None, :]
-        x = tl.load(logits + at_R.to(tl.int64)[:, None] * stride_row + at_V[None, :], mask=real, other=float("-inf"))
-        x = x.to(tl.float32)
+        x = load_logits(logits, at_R, at_V, num_rows, stride_row, VOCAB, ROOM)
         offset = order_key(x) - key[:, None]
         inside = real & (offset >= 0) & ((offset >> (SHIFT + 4)) == 0)
         if tl.max(tl.max(inside.to(tl.int32), 1), 0) > 0:
@@ -275,8 +282,8 @@ def target_kernel(top_RS, state, counts, masses, new_state, num_rows, chunks, in
 def draw_kernel(logits, seed_R, position_R, top_RS, state, counts, masses, part_score, part_token, part_sums,
                 num_rows, stride_row, chunks, inverse_temperature, high, low, top_k, lowest_fall,
                 GREEDY: tl.constexpr, CUT: tl.constexpr, BY_MASS: tl.constexpr, GIVEN: tl.constexpr,
-                MIN_P: tl.constexpr, ENTROPY: tl.constexpr, VOCAB: tl.constexpr, CHUNK: tl.constexpr,
-                RB: tl.constexpr, VB: tl.constexpr, SB: tl.constexpr, ROUNDS: tl.constexpr):
+                MIN_P: tl.constexpr, ENTROPY: tl.constexpr, VOCAB: tl.constexpr, ROOM: tl.constexpr,
+                CHUNK: tl.constexpr, RB: tl.constexpr, VB: tl.constexpr, SB: tl.constexpr, ROUNDS: tl.constexpr):
     """Of each chunk: the winner with its scaled logit, and the sums of the softmax, of all and of what is kept."""
     at_R, chunk = tl.program_id(0) * RB + tl.arange(0, RB), tl.program_id(1)
     real_R = at_R < num_rows
@@ -306,8 +313,7 @@ def draw_kernel(logits, seed_R, position_R, top_RS, state, counts, masses, part_
     for start in range(0, CHUNK, VB):
         at_V = chunk * CHUNK + start + tl.arange(0, VB)
         real = real_R[:, None] & (at_V < VOCAB)[None, :]
-        x = tl.load(logits + at_R.to(tl.int64)[:, None] * stride_row + at_V[None, :], mask=real, other=float("-inf"))
-        x = x.to(tl.float32)
+        x = load_logits(logits, at_R, at_V, num_rows, stride_row, VOCAB, ROOM)
         bad_R = tl.maximum(bad_R, tl.max(((x != x) | (x == float("inf"))).to(tl.int32), 1))
         scaled = x * inverse_temperature
         kept = real
@@ -395,6 +401,19 @@ def tiles(num_rows: int, vocab: int, *, search: bool = False) -> tuple[int, int]
     return (512 // ids if vocab < 512 else 1), ids
 
 
+def room(logits_RV: Tensor, vocab: int) -> int:
+    """How many columns of each row may be read: `vocab` up to a multiple of 16, where the memory behind is theirs."""
+    wide, (rows, _), stride = -(-vocab // 16) * 16, logits_RV.shape, logits_RV.stride(0)
+    end = logits_RV.storage_offset() + (rows - 1) * stride + wide
+    held = logits_RV.untyped_storage().nbytes() // logits_RV.element_size()
+    return wide if wide <= stride and end <= held else vocab
+
+
+def draw_warps(cut: bool) -> int:
+    """With 4 warps the draw behind a cut holds more than its registers."""
+    return 8 if cut else 4
+
+
 class _Launch:
     """The sizes that all launches of one call share."""
 
@@ -404,11 +423,12 @@ class _Launch:
         self.scale = inverse(sampling.temperature)
         self.high, self.low = split_top_p(sampling.top_p)
         self.sb = triton.next_power_of_2(self.chunks)
+        self.room = room(logits_RV, vocab)
 
     def fixed(self, search: bool = False) -> dict[str, int]:
         rb, vb = tiles(self.rows, self.vocab, search=search)
         chunk = CHUNK if self.chunks > 1 else max(vb, triton.next_power_of_2(self.vocab))
-        return {"VOCAB": self.vocab, "CHUNK": chunk, "RB": rb, "VB": vb}
+        return {"VOCAB": self.vocab, "ROOM": self.room, "CHUNK": chunk, "RB": rb, "VB": vb}
 
     def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
         return self.logits.new_empty(shape, dtype=dtype)
@@ -476,7 +496,7 @@ def sample(logits_RV: Tensor, seed_R: Tensor, position_R: Tensor, sampling: Samp
         call.rows, logits_RV.stride(0), call.chunks, call.scale, call.high, call.low, sampling.top_k,
         log_min_p(sampling.min_p), GREEDY=greedy, CUT=cut is not None, BY_MASS=cut is not None and cut.by_mass,
         GIVEN=cut is not None and cut.given, MIN_P=filtered and sampling.min_p > 0, ENTROPY=entropy, SB=call.sb,
-        ROUNDS=ROUNDS, **fixed, num_warps=4, enable_fp_fusion=False)
+        ROUNDS=ROUNDS, **fixed, num_warps=draw_warps(cut is not None), enable_fp_fusion=False)
     token_R = call.empty(call.rows, dtype=torch.int64)
     logp_R, log_kept_R, entropy_R = call.empty(3, call.rows, dtype=torch.float32)
     finish_kernel[(triton.cdiv(call.rows, fixed["RB"]),)](

@@ -30,7 +30,8 @@ PREFILL_TOKENS = 8192
 PACK_AFTER = 16  # steps; a call of fewer would not earn back what packing the weights costs
 GIB = 2**30
 SAID = ("can't allocate memory", "bad_alloc", "could not create a memory", "could not execute a primitive",
-        "could not create a primitive")  # by torch's and oneDNN's allocators where memory runs out
+        "could not create a primitive",  # by torch's and oneDNN's allocators where memory runs out
+        "CUDA error: out of memory", "[CUDA]: out of memory", "STATUS_ALLOC_FAILED")  # by CUDA, Triton, cuBLAS
 
 
 @dataclass(slots=True)
@@ -134,17 +135,17 @@ class Decoding:
 
     def _cost(self, draft: Draft, prompt_is_stored: bool) -> float:
         """Bytes that a draft's keys and values will take for its next tokens, and its prompt's once a group."""
-        prompt, own = len(draft.prompt.token_ids), draft.known + BLOCK
+        prompt, own = len(draft.prompt.token_ids), draft.given + BLOCK
         if prompt <= self.slots.shared:
             return self.slots.token_bytes * width_for(prompt + own)
         return self.slots.token_bytes * (width_for(own) + (0 if prompt_is_stored else prompt_width(prompt)))
 
     def _start(self, drafts: Sequence[Draft]) -> None:
-        """Prefill the prompts of `drafts` and what they know of their completions, and give them their slots."""
+        """Prefill the prompts of `drafts` and what is given of their completions, and give them their slots."""
         prompts: dict[tuple[int, ...], list[Draft]] = {}
         for draft in drafts:
             prompts.setdefault(draft.prompt.token_ids, []).append(draft)
-        fresh = {ids: members for ids, members in prompts.items() if any(draft.known for draft in members)
+        fresh = {ids: members for ids, members in prompts.items() if any(draft.given for draft in members)
                  or not (ids in self.slots.readers or ids in self.prefixes)}
         found, spans = prefill(self.policy, fresh, self.stats)
         for ids, members in prompts.items():
@@ -153,9 +154,9 @@ class Decoding:
             if len(ids) <= self.slots.shared:
                 self.prefixes[ids] = {layer: (k.clone(), v.clone()) for layer, (k, v) in prefix.items()}
             for draft in members:
-                draft.fed = draft.known
-                if draft.known:
-                    self.slots.extend(draft, found.prefix(*spans[draft]), draft.known)
+                draft.fed = draft.given
+                if draft.given:
+                    self.slots.extend(draft, found.prefix(*spans[draft]), draft.given)
 
     # -- one step -----------------------------------------------------------------------------------------
 
@@ -215,9 +216,7 @@ class Decoding:
         youngest = sorted(self.live, key=lambda draft: (len(draft.tokens), -draft.place, -draft.index))
         for draft in youngest[:max(0, len(self.live) - self.max_rows)]:
             self._put_back(draft)
-        gc.collect()
-        if self.policy.device.type == "cuda":
-            torch.cuda.empty_cache()
+        spare_cached_memory(self.policy.device)
         self.stats.notes.append(f"sample: memory ran out; going on with {self.max_rows} completions at a time (nothing "
                                 "is lost; lower sample.max_rows or sample.kv_memory_gib to avoid the stop)")
         return None
@@ -225,7 +224,7 @@ class Decoding:
 
 def prefill(policy: Policy, prompts: Mapping[tuple[int, ...], list[Draft]],
             stats: EngineStats) -> tuple[PrefixCache, dict]:
-    """Keys and values of all prompt tokens but the last, and of that and all but the last known token."""
+    """Keys and values of all prompt tokens but the last, and of that and all but the last given token."""
     tokens: list[int] = []
     positions: list[int] = []
     rows: list[tuple[list[int], int]] = []
@@ -239,10 +238,10 @@ def prefill(policy: Policy, prompts: Mapping[tuple[int, ...], list[Draft]],
         if prompt:
             rows.append((prompt, 0))
         for draft in members:
-            if draft.known:
+            if draft.given:
                 start = len(tokens)
-                tokens += [ids[-1], *draft.tokens[:draft.known - 1]]
-                positions += range(length, length + draft.known)
+                tokens += [ids[-1], *draft.tokens[:draft.given - 1]]
+                positions += range(length, length + draft.given)
                 spans[draft] = (start, len(tokens))
                 rows.append(([*prompt, *range(start, len(tokens))], length))
     stats.prefill_tokens += len(tokens)
@@ -279,10 +278,10 @@ def chunks(drafts: Sequence[Draft]) -> Iterator[list[Draft]]:
     size = 0
     for draft in drafts:
         ids = draft.prompt.token_ids
-        cost = draft.known + (0 if ids in prompts else len(ids))
+        cost = draft.given + (0 if ids in prompts else len(ids))
         if chunk and size + cost > PREFILL_TOKENS:
             yield chunk
-            chunk, prompts, size, cost = [], set(), 0, draft.known + len(ids)
+            chunk, prompts, size, cost = [], set(), 0, draft.given + len(ids)
         chunk.append(draft)
         prompts.add(ids)
         size += cost
@@ -293,3 +292,10 @@ def chunks(drafts: Sequence[Draft]) -> Iterator[list[Draft]]:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that memory ran out, on any device."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in SAID)
+
+
+def spare_cached_memory(device: torch.device) -> None:
+    """Give back what only waits to be used again."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

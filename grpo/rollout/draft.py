@@ -45,7 +45,8 @@ class Draft:
     """A completion being written.
 
     ``fed`` counts the tokens whose keys are stored behind those of all prompt tokens but the last, ``known``
-    the tokens that an earlier call sampled. A draft that lost its slot is fed its own tokens again.
+    the tokens that an earlier call sampled, ``given`` those that are prefilled behind the prompt when it starts. A
+    draft that lost its slot is fed its own tokens again, or given them.
     """
 
     place: int
@@ -62,6 +63,7 @@ class Draft:
     stop: int | str | None = None
     fed: int = 0
     known: int = 0
+    given: int = 0
     carried: bool = False
 
     @property
@@ -78,7 +80,8 @@ class Draft:
         self.tokens, self.logps = list(completion.token_ids), completion.sampled_logps.tolist()
         self.log_kept = [] if completion.log_kept is None else completion.log_kept.tolist()
         self.spans = [span for span in completion.versions if span[1] < span[2]]
-        self.known, self.carried = len(self.tokens), True
+        self.known = self.given = len(self.tokens)
+        self.carried = True
         if completion.finish != "cancelled":
             self.finish, self.stop = completion.finish, completion.stop
 

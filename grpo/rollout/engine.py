@@ -152,5 +152,7 @@ class Engine:
         if self.kv_memory_gib is not None:
             return self.kv_memory_gib * GIB
         device = self.policy.device
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-        return free / 2
+        if device.type != "cuda":
+            return psutil.virtual_memory().available / 2
+        waiting = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # of torch's own allocator
+        return (torch.cuda.mem_get_info(device)[0] + waiting) / 2

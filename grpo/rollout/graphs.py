@@ -150,9 +150,9 @@ class DecodeStep:
 class Steps:
     """Runs a `DecodeStep` k times between two reads, as CUDA graphs where the device and the model allow it.
 
-    `parameters` are the tensors whose addresses a graph binds besides the step's own. A model whose step cannot
-    be captured (a mixture of experts that asks the host how its tokens fall) runs eagerly; the reason is logged
-    once and kept in `eager_because`.
+    `parameters` are the tensors whose addresses a graph binds besides the step's own, buffers too. A model whose
+    step cannot be captured (a mixture of experts that asks the host how its tokens fall) runs eagerly; the reason is
+    logged once and kept in `eager_because`.
     """
 
     def __init__(self, step: DecodeStep, parameters: Callable[[], Sequence[Tensor]], *, capture: bool | None = None):
@@ -205,6 +205,8 @@ class Steps:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             self.release()
+            if _hides_out_of_memory(error):
+                raise  # with fewer rows it may be captured
             self.eager_because = f"the step cannot be captured: {str(error).splitlines()[0]}"
             _log.warning("decoding runs without CUDA graphs: %s", self.eager_because)
             return False
@@ -212,6 +214,15 @@ class Steps:
         self._graphs[key] = graph
         self.captures += 1
         return True
+
+
+def _hides_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out; what ends a capture that broke off may hide the error that broke it."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError):
+            return True
+        error = error.__context__
+    return False
 
 
 def checksum(addresses: Sequence[int]) -> tuple[int, int]:

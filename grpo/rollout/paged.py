@@ -209,6 +209,11 @@ class PagedGroups(Cache):
         return len(self._free)
 
     @property
+    def free_prompts(self) -> int:
+        """How many prompts more can be stored."""
+        return self.max_prompts - len(self._prompts)
+
+    @property
     def live_rows(self) -> list[int]:
         return [number for number, row in enumerate(self._rows) if row is not None]
 

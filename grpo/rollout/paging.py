@@ -1,8 +1,9 @@
 """Decoding on a CUDA device: pages of keys, k steps between two reads of the host, each step a CUDA graph.
 
 The same drafts, admission and books as ``decoding``, which serves CPUs; what differs is where a step's state
-lies. A draft that lost its pages, or is carried over, is prefilled again with what it has written. It runs on
-a CPU too, eagerly, which is how it is tested where there is no GPU.
+lies. A draft that lost its pages, or is carried over, is prefilled again with what it has written; so are all
+when the device's memory runs out, in half as many rows and pages. It runs on a CPU too, eagerly, which is how
+it is tested where there is no GPU.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from torch import Tensor
 
 from grpo.pack import MIN_ROWS
 from grpo.policy import Policy
-from grpo.rollout.decoding import EngineStats, chunks, prefill
+from grpo.rollout.decoding import EngineStats, chunks, is_out_of_memory, prefill, spare_cached_memory
 from grpo.rollout.draft import Draft, Stops
-from grpo.rollout.graphs import DecodeStep, Read, Steps, bucket
+from grpo.rollout.graphs import BUCKETS, DecodeStep, Read, Steps, bucket
 from grpo.rollout.paged import PAGE, PagedGroups, PoolExhausted
 from grpo.rollout.sampler import Sampling
 
@@ -55,9 +56,7 @@ class Paging:
         try:
             while self.queue or any(self.rows):
                 yield from self._cancelled(unwanted())
-                self._admit()
-                if any(self.rows):
-                    yield from self._steps(stops)
+                yield from self._spare_memory(sampling, stops)
         finally:
             if not self.keep:
                 self.release()
@@ -69,7 +68,7 @@ class Paging:
             self._laid_out = self.cache = self.step = self.steps = None
             self.rows, self.stored = [], {}
 
-    def _lay_out(self, drafts: Sequence[Draft], sampling: Sampling) -> None:
+    def _lay_out(self, drafts: Collection[Draft], sampling: Sampling) -> None:
         """Pages for all that can be in flight, as far as the budget goes, and the step that reads them.
 
         What an earlier run left is taken over where it is large enough, so that its graphs still hold.
@@ -85,11 +84,12 @@ class Paging:
             return
         self.release()
         self.max_rows, self.longest, self.prefix, self.rows = rows, longest, prefix, [None] * rows
-        self.num_pages = max(alone, min(self.most_pages, rows * alone))
+        self.fewest_pages, self.num_pages = alone, max(alone, min(self.most_pages, rows * alone))
         self.cache = PagedGroups(rows, self.num_pages, policy.device, max_prefix=prefix, max_tokens=longest)
         self.step = DecodeStep(self._forward, self.cache, sampling, max_rows=rows, ring=self.read_every,
                                stop_ids=sorted(policy_stops), vocab_size=policy.vocab_size, device=policy.device)
-        self.steps = Steps(self.step, lambda: list(policy.model.parameters()), capture=self.capture)
+        self.steps = Steps(self.step, lambda: [*policy.model.parameters(), *policy.model.buffers()],
+                           capture=self.capture)
         self._laid_out = wanted
 
     def _forward(self, token_R1: Tensor, position_R1: Tensor) -> Tensor:
@@ -114,21 +114,23 @@ class Paging:
         self.step.end(rows)
 
     def _admit(self) -> None:
-        """Give free rows to waiting drafts while there are pages for their prompts and their next tokens."""
-        if self.queue and not any(self.rows) and self.cache.free_pages <= -(-self.queue[0].length // PAGE):
+        """Give free rows to waiting drafts while there is room for their prompts and their next tokens."""
+        if self.queue and not any(self.rows) and (self.cache.free_pages <= -(-self.queue[0].length // PAGE)
+                                                  or not self.cache.free_prompts):
             self._release(self.stored)  # prompts that only wait must not keep out who could go on
         free = [row for row, draft in enumerate(self.rows) if draft is None]
         taken: list[Draft] = []
         pages = self.cache.free_pages - self.cache.pages_wanted(self.read_every)
-        known = set(self.stored)
+        prompts, known = self.cache.free_prompts, set(self.stored)
         while len(taken) < min(len(free), len(self.queue)):
             draft = self.queue[len(taken)]
-            own = draft.known > 0
-            pages -= -(-self.read_every // PAGE)
-            pages -= 0 if not own and draft.prompt.token_ids in known else -(-draft.length // PAGE)
-            if pages < 0 and (taken or any(self.rows)):
+            shares = not draft.given and draft.prompt.token_ids in known
+            pages -= -(-self.read_every // PAGE) + (0 if shares else -(-draft.length // PAGE))
+            prompts -= not shares
+            if (pages < 0 or prompts < 0) and (taken or any(self.rows)):
                 break
-            known.add(draft.prompt.token_ids)
+            if not draft.given:
+                known.add(draft.prompt.token_ids)
             taken.append(draft)
         for chunk in chunks(taken):
             self._start(chunk, [free.pop(0) for _ in chunk])
@@ -147,28 +149,64 @@ class Paging:
         for draft in drafts:
             prompts.setdefault(draft.prompt.token_ids, []).append(draft)
         fresh = {ids: members for ids, members in prompts.items()
-                 if ids not in self.stored or any(draft.known for draft in members)}
+                 if ids not in self.stored or any(draft.given for draft in members)}
         found, spans = prefill(self.policy, fresh, self.stats)
         for ids, members in fresh.items():
-            if ids not in self.stored and not all(draft.known for draft in members):
+            if ids not in self.stored and not all(draft.given for draft in members):
                 self.stored[ids] = self.cache.store(found.prefix(*spans[ids]), len(ids) - 1)
         for row, draft in zip(rows, drafts):
-            ids, self.rows[row], draft.fed = draft.prompt.token_ids, draft, draft.known
-            if draft.known:
+            ids, self.rows[row], draft.fed = draft.prompt.token_ids, draft, draft.given
+            if draft.given:
                 whole = found.joined(spans[ids], spans[draft])
-                self.cache.put([row], whole, len(ids) - 1 + draft.known)
+                self.cache.put([row], whole, len(ids) - 1 + draft.given)
             else:
                 self.cache.admit([row], self.stored[ids])
         self.step.start(rows, [draft.next_input for draft in drafts], [draft.seed for draft in drafts],
-                        [draft.limit for draft in drafts], [draft.known for draft in drafts])
+                        [draft.limit for draft in drafts], [draft.given for draft in drafts])
 
     def _put_back(self, row: int) -> None:
         """Take a draft's pages away; it waits first in the queue, to be prefilled with what it has written."""
         draft = self.rows[row]
         self._free([row])
+        self._wait_again(draft)
+
+    def _wait_again(self, draft: Draft) -> None:
         self.stats.replayed += len(draft.tokens)
-        draft.known = len(draft.tokens)
+        draft.given = len(draft.tokens)
         self.queue.appendleft(draft)
+
+    # -- where memory runs out ----------------------------------------------------------------------------
+
+    def _spare_memory(self, sampling: Sampling, stops: Stops) -> list[Draft]:
+        """Admit and step; where the device's memory runs out, go on with half as many rows and pages.
+
+        What was decoded since the last read is decoded again, to the same tokens: drafts lose nothing but time.
+        """
+        try:
+            self._admit()
+            return self._steps(stops) if any(self.rows) else []
+        except (MemoryError, RuntimeError) as error:
+            least = self.max_rows <= BUCKETS[0] and self.num_pages <= self.fewest_pages
+            if least or not is_out_of_memory(error):
+                raise
+        return self._shrink(sampling)  # out here nothing holds the tensors of what failed
+
+    def _shrink(self, sampling: Sampling) -> list[Draft]:
+        """Give pool and graphs back, and lay out half of them for all that is unfinished; returns what had ended."""
+        held = [draft for draft in self.rows if draft is not None and draft not in self.queue]
+        rows, pages = self.max_rows, self.num_pages
+        self.release()
+        for draft in reversed([draft for draft in held if not draft.finish]):
+            self._wait_again(draft)
+        spare_cached_memory(self.policy.device)
+        self.most_rows, self.most_pages = bucket(rows // 2), max(1, pages // 2)
+        if self.queue:
+            self._lay_out(self.queue, sampling)
+        said = f"; with deterministic, their rounding is no longer that of {rows} rows" if self.deterministic else ""
+        self.stats.notes.append(
+            f"sample: memory ran out; going on with {self.most_rows} completions at a time and half of the keys' "
+            f"memory (nothing is lost{said}; lower sample.max_rows or sample.kv_memory_gib to avoid the stop)")
+        return [draft for draft in held if draft.finish]
 
     # -- steps --------------------------------------------------------------------------------------------
 

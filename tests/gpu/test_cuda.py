@@ -142,3 +142,24 @@ def test_steps_are_captured_and_captured_again_only_when_addresses_change(seed: 
     policy.weights_changed()
     list(engine.sample(prompts, **options))
     assert engine._paging.steps is steps and steps.captures == captures
+
+
+def test_a_step_for_which_the_device_has_no_memory_goes_on_with_fewer_rows(seed: int) -> None:
+    """A layer asks the real allocator for a twentieth of the device's memory a row."""
+    policy = cuda_policy("llama", seed=seed % 1000)
+    prompts = [Prompt(str(n), tuple(torch.randint(3, 80, (n,)).tolist()), {}) for n in (1, 5, 70, 33, 64)]
+    options = dict(group_size=8, max_tokens=40, sampling=Sampling(), seed=(seed,))
+    expected = {group.prompt.id: group for _, group in Engine(policy).sample(prompts, **options)}
+    share = torch.cuda.mem_get_info()[1] // 20
+
+    def greedy(layer, args) -> None:
+        torch.empty(args[0].shape[0] * share, dtype=torch.uint8, device="cuda")
+
+    taken = policy.base.model.layers[0].register_forward_pre_hook(greedy)
+    engine = Engine(policy)
+    found = {group.prompt.id: group for _, group in engine.sample(prompts, **options)}
+    taken.remove()
+    assert engine.stats.notes and engine._paging.most_rows <= 16
+    for name, group in expected.items():
+        for a, b in zip(group.completions, found[name].completions):
+            assert a.token_ids == b.token_ids and (a.sampled_logps - b.sampled_logps).abs().max() <= 1e-4

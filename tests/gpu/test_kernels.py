@@ -8,7 +8,8 @@ from test_cuda import cuda_policy
 from test_sampler import seeds
 
 from grpo.kernels import decode, sampler
-from grpo.rollout.engine import Engine
+from grpo.rollout.decoding import EngineStats, prefill
+from grpo.rollout.draft import Draft
 from grpo.rollout.graphs import DecodeStep, Steps
 from grpo.rollout.paged import PagedGroups
 from grpo.rollout.sampler import Sampling
@@ -66,7 +67,10 @@ def test_the_sampler_draws_the_references_tokens(sampling, dtype, seed):
 def test_graphs_decode_what_eager_steps_decode(family, seed):
     policy = cuda_policy(family, seed=seed % 1000)
     prompts = [Prompt(str(n), tuple(torch.randint(3, 80, (n,)).tolist()), {}) for n in (4, 66)]
-    prefixes = Engine(policy).prefill(prompts)
+    members = {prompt.token_ids: [Draft(i, 0, prompt, 0, 24, False)] for i, prompt in enumerate(prompts)}
+    with torch.no_grad():
+        found, spans = prefill(policy, members, EngineStats())
+    prefixes = {ids: found.prefix(*spans[ids]) for ids in members}
     results = []
     for capture in (False, True):
         cache = PagedGroups(8, 40, "cuda", max_prefix=70, max_tokens=24)

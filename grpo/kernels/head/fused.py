@@ -15,7 +15,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from grpo.kernels.head import chunked, triton_kernels
-from grpo.kernels.head.spec import Coefficients, Gradients, Head, Swept, statistics_dtype
+from grpo.kernels.head.spec import Coefficients, Gradients, Head, Swept, aligned_rows, statistics_dtype
 
 FORM = "rows"
 BLOCK = 4096
@@ -120,9 +120,8 @@ def mixed(chunk: RowChunk | TileChunk, g_R: Tensor, e_R: Tensor) -> None:
 
 
 def _padded(head: Head, rows: int, dtype: torch.dtype) -> Tensor:
-    """[rows, V] whose rows begin at multiples of 16 bytes."""
-    size = len(head.weight_VD)
-    return torch.empty(rows, -(-size // 8) * 8, dtype=dtype, device=head.weight_VD.device)[:, :size]
+    """[rows, V] whose rows are aligned."""
+    return aligned_rows(rows, len(head.weight_VD), dtype, head.weight_VD.device)
 
 
 def _same_bytes(z_RV: Tensor, dtype: torch.dtype) -> Tensor:

@@ -88,6 +88,14 @@ def buffer_dtype(head: Head, device: str | None = None) -> torch.dtype:
     return head.weight_VD.dtype if keeps else statistics_dtype(head.weight_VD.dtype)
 
 
+def aligned_rows(rows: int, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[rows, size] whose rows begin at multiples of 16 elements, as Triton's and cuBLAS's wide accesses need.
+
+    A tokenizer's size is seldom such a multiple.
+    """
+    return torch.empty(rows, -(-size // 16) * 16, dtype=dtype, device=device)[:, :size]
+
+
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
     """float32, or float64 for float64."""
     return torch.promote_types(dtype, torch.float32)

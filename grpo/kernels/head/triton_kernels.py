@@ -5,6 +5,9 @@ the first product with an epilogue: of each tile it stores E = 2^(z log2(e) - k)
 ceiling of the row's largest exponent in the tile, beside k, the sum of E without the target's and the moment; sums
 are taken from the float32 accumulators. `merge_tiles` makes log-probs and entropies of these, `unit_tiles` turns E into
 the unit gradient in place. No kernel uses atomics: results do not change from run to run.
+
+Rows are read and written up to the next multiple of 16 columns, which `spec.aligned_rows` leaves room for, so that
+accesses are 16 bytes wide whatever the vocabulary's size; what stands in the columns behind it is never used.
 """
 
 import triton
@@ -13,6 +16,12 @@ import triton.language as tl
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 LEAST = tl.constexpr(-1e30)
+
+
+@triton.jit
+def _room(size):
+    """The columns that a row of `size` takes: a multiple of 16, which the compiler can see."""
+    return (size + 15) // 16 * 16
 
 
 @triton.jit
@@ -55,7 +64,7 @@ def unit_rows(z_ptr, bias_ptr, unit_ptr, target_ptr, logp_ptr, entropy_ptr, size
     for start in range(0, size, BLOCK):
         at = start + lanes
         inside = at < size
-        z, lift = tl.load(z_ptr + at, mask=inside, other=0.0).to(tl.float32), 0.0
+        z, lift = tl.load(z_ptr + at, mask=at < _room(size), other=0.0).to(tl.float32), 0.0
         if BIAS:
             lift = tl.load(bias_ptr + at, mask=inside, other=0.0).to(tl.float32)
         z = _logits(z, lift, factor, softcap, temperature, BIAS, CAP)
@@ -76,7 +85,7 @@ def unit_rows(z_ptr, bias_ptr, unit_ptr, target_ptr, logp_ptr, entropy_ptr, size
         for start in range(0, size, BLOCK):
             at = start + lanes
             inside = at < size
-            z, lift = tl.load(z_ptr + at, mask=inside, other=0.0).to(tl.float32), 0.0
+            z, lift = tl.load(z_ptr + at, mask=at < _room(size), other=0.0).to(tl.float32), 0.0
             if BIAS:
                 lift = tl.load(bias_ptr + at, mask=inside, other=0.0).to(tl.float32)
             z = _logits(z, lift, factor, softcap, temperature, BIAS, CAP)
@@ -85,7 +94,7 @@ def unit_rows(z_ptr, bias_ptr, unit_ptr, target_ptr, logp_ptr, entropy_ptr, size
                 tanh = z * temperature / softcap
                 unit *= 1.0 - tanh * tanh
             tl.debug_barrier()  # the bytes written were read in this or an earlier turn
-            tl.store(unit_ptr + at, unit.to(unit_ptr.dtype.element_ty), mask=inside)
+            tl.store(unit_ptr + at, unit.to(unit_ptr.dtype.element_ty), mask=at < _room(size))
 
 
 @triton.jit
@@ -120,7 +129,8 @@ def exp_tiles(x_desc, w_desc, e_ptr, bias_ptr, target_ptr, peak_ptr, sum_ptr, mo
     tl.store(taken_ptr + rows, tl.sum(tl.where(is_target, y, 0.0), 1) + peak, mask=here)
     if STORE:
         place = rows.to(tl.int64)[:, None] * stride_e + columns[None, :]
-        tl.store(e_ptr + place, e.to(e_ptr.dtype.element_ty), mask=within[:, None] & inside[None, :])
+        room = columns < _room(size)
+        tl.store(e_ptr + place, e.to(e_ptr.dtype.element_ty), mask=within[:, None] & room[None, :])
 
 
 @triton.jit
@@ -163,7 +173,7 @@ def unit_tiles(e_ptr, target_ptr, peak_ptr, peak_row_ptr, total_ptr, rest_ptr, n
     tiles_m = tl.cdiv(num_rows, BM)
     tile_m, tile_n = tl.program_id(0) % tiles_m, tl.program_id(0) // tiles_m
     rows, columns = tile_m * BM + tl.arange(0, BM), tile_n * BN + tl.arange(0, BN)
-    within, inside = rows < num_rows, columns < size
+    within, inside = rows < num_rows, columns < _room(size)
     peak = tl.load(peak_ptr + tile_n.to(tl.int64) * num_rows + rows, mask=within, other=0.0)
     scale = tl.exp2(peak - tl.load(peak_row_ptr + rows, mask=within, other=0.0))
     scale /= tl.load(total_ptr + rows, mask=within, other=1.0)
@@ -189,7 +199,7 @@ def mix_entropy(unit_ptr, target_ptr, g_ptr, e_ptr, logp_ptr, entropy_ptr, size,
     entropy, taken = tl.load(entropy_ptr + row), tl.load(logp_ptr + row)
     for start in range(0, size, BLOCK):
         at = start + tl.arange(0, BLOCK)
-        inside = at < size
+        inside = at < _room(size)
         unit = tl.load(unit_ptr + at, mask=inside, other=0.0).to(tl.float32)
         p = tl.where(at == target, 1.0 + unit, unit)
         logp = tl.where(at == target, taken, tl.log(tl.maximum(p, 1e-38)))

@@ -1,11 +1,15 @@
-"""The same training steps by this library and by TRL, in turn, on CPU: seconds by phase, tokens, memory, rewards.
+"""The same training steps by this library and by TRL, in turn: seconds by phase, tokens, memory, rewards.
 
     python -m venv /tmp/trl && /tmp/trl/bin/pip install torch==2.13.0
     /tmp/trl/bin/pip install trl==1.16.0 transformers==5.23.0 accelerate==1.15.0 datasets==5.2.0
-    python benchmarks/vs_trl_cpu.py --trl-python /tmp/trl/bin/python --case miniature
-    make smollm2 && python benchmarks/vs_trl_cpu.py --trl-python /tmp/trl/bin/python --case smollm2
+    python -m benchmarks.vs_trl --trl-python /tmp/trl/bin/python --case miniature
+    make smollm2 && python -m benchmarks.vs_trl --trl-python /tmp/trl/bin/python --case smollm2
+    python -m benchmarks.vs_trl --device cuda --case smollm2-long --model FOLDER       TRL from PYTHONPATH
 
-Both train the same weights on the same prompts with the same reward, objective, dtype, threads and learning rate. Each
+Both train the same weights on the same prompts with the same reward, objective, threads and learning rate; on CPU in
+float32 without checkpointing. On CUDA ours trains in bfloat16 with float32 masters and keeps its graphs, TRL as its
+defaults say: float32 weights under bfloat16 autocast, activation checkpointing, 8 rows a micro-batch;
+``--trl-checkpointing off --trl-micro 64`` gives it what it can use of the memory. Each
 round runs one after the other as a process of its own; the first step of each process is left out of the times. Ratios
 are TRL's figure over ours, of each round; what is printed is their median with the lowest and highest. Sampled tokens
 differ (each has its own random numbers), so tokens per second stand beside seconds a step.
@@ -34,6 +38,7 @@ SHOTS = "".join(f"What is {a} + {b}? The answer is {a + b}.\n" for a, b in
 CASES: dict[str, dict[str, Any]] = {
     "miniature": {"prompts": 32, "group": 8, "tokens": 80, "lr": 3e-4, "steps": 12, "micro": 256},
     "smollm2": {"prompts": 4, "group": 8, "tokens": 64, "lr": 1e-5, "steps": 4, "micro": 32},
+    "smollm2-long": {"prompts": 32, "group": 8, "tokens": 256, "lr": 1e-6, "steps": 5, "micro": 8},
 }
 
 
@@ -70,19 +75,26 @@ def smollm2_reward(completions: list[str], answer: list[str], **other: Any) -> l
 # ---- one process of each ----------------------------------------------------------------------------------------
 
 
+def reward_of(case: str) -> str:
+    """The name of the case's reward in this file."""
+    return f"{case.split('-')[0]}_reward"
+
+
 def run_ours(case: str, model: str, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Steps of this library as records."""
     from grpo import Recipe, Trainer
 
-    made = CASES[case]
+    made, cuda = CASES[case], settings["device"] == "cuda"
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "rows.jsonl"
         data.write_text("".join(json.dumps(row) + "\n" for row in rows(case)))
         recipe = Recipe.from_mapping({
             "name": case, "steps": settings["steps"], "run_dir": f"{folder}/run", "threads": settings["threads"],
-            "model": {"name": model}, "data": {"source": str(data), "template": "plain"},
-            "sample": {"prompts": made["prompts"], "group_size": made["group"], "max_tokens": made["tokens"]},
-            "rewards": {"correct": {"use": f"{Path(__file__).resolve()}:{case}_reward"}},
+            "model": {"name": model, "dtype": "bfloat16" if cuda else "float32"},
+            "data": {"source": str(data), "template": "plain"},
+            "sample": {"prompts": made["prompts"], "group_size": made["group"], "max_tokens": made["tokens"],
+                       "keep_graphs": cuda},
+            "rewards": {"correct": {"use": f"{Path(__file__).resolve()}:{reward_of(case)}"}},
             "loss": {"preset": "grpo", "aggregation": "token_mean"},
             "optim": {"lr": made["lr"], "tokens_per_micro_batch": settings["ours_micro"]},
             "checkpoint": {"every": 0}})
@@ -108,7 +120,9 @@ def run_trl(case: str, model: str, settings: Mapping[str, Any]) -> list[dict[str
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    torch.set_num_threads(settings["threads"])
+    cuda = settings["device"] == "cuda"
+    if not cuda:
+        torch.set_num_threads(settings["threads"])
     made, records = CASES[case], []
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -121,6 +135,7 @@ def run_trl(case: str, model: str, settings: Mapping[str, Any]) -> list[dict[str
         def _generate_and_score_completions(self, inputs: Any) -> Any:
             begun = time.perf_counter()
             result = super()._generate_and_score_completions(inputs)
+            wait()
             self.sampling = time.perf_counter() - begun
             self.counted = int(result["completion_mask"].sum())
             self.prompted = float(result["prompt_mask"].sum(1).float().mean())
@@ -131,11 +146,17 @@ def run_trl(case: str, model: str, settings: Mapping[str, Any]) -> list[dict[str
             self.rewarded = float(result.mean())
             return result
 
+    def wait() -> None:
+        if cuda:
+            torch.cuda.synchronize()
+
     class Clock(TrainerCallback):
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            wait()
             self.begun, self.spent = time.perf_counter(), time.process_time()
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            wait()
             seconds = time.perf_counter() - self.begun
             records.append({"seconds": seconds, "cpu_seconds": time.process_time() - self.spent,
                             "sample": trainer.sampling, "update": seconds - trainer.sampling,
@@ -144,14 +165,15 @@ def run_trl(case: str, model: str, settings: Mapping[str, Any]) -> list[dict[str
 
     with tempfile.TemporaryDirectory() as folder:
         config = GRPOConfig(
-            output_dir=folder, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[],
+            output_dir=folder, use_cpu=not cuda, bf16=cuda, report_to=[],
+            gradient_checkpointing=settings["checkpointing"],
             per_device_train_batch_size=settings["trl_micro"], gradient_accumulation_steps=pieces,
             num_generations=made["group"], max_completion_length=made["tokens"], temperature=1.0, beta=0.0,
             loss_type="dapo", epsilon_high=0.2, learning_rate=made["lr"], lr_scheduler_type="constant",
             max_steps=settings["steps"], save_strategy="no", logging_steps=1, shuffle_dataset=False,
             disable_tqdm=True, max_grad_norm=1.0, seed=0)
         policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-        trainer = Timed(policy, reward_funcs=globals()[f"{case}_reward"], args=config, processing_class=tokenizer,
+        trainer = Timed(policy, reward_funcs=globals()[reward_of(case)], args=config, processing_class=tokenizer,
                         train_dataset=Dataset.from_list(rows_made), callbacks=[Clock()])
         trainer.train()
     return records
@@ -161,6 +183,10 @@ def child(side: str, case: str, model: str, settings: Mapping[str, Any]) -> None
     """Run one side and print its records and its peak memory as JSON on the last line."""
     records = (run_ours if side == "ours" else run_trl)(case, model, settings)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    if settings["device"] == "cuda":
+        import torch
+
+        peak = torch.cuda.max_memory_allocated() / 2**30
     print("\n" + json.dumps({"records": records, "peak_gib": round(peak, 3)}))
 
 
@@ -170,11 +196,13 @@ def child(side: str, case: str, model: str, settings: Mapping[str, Any]) -> None
 def start(python: str, side: str, case: str, model: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """One process of one side, waited for; its figures as means over its steps but the first."""
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(settings["threads"]),
-                   "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([python, str(Path(__file__).resolve()), "--child", side, "--case", case, "--model", model,
-                           "--settings", json.dumps(settings)], env=environment, capture_output=True, text=True)
+                   "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
+                   "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([python, "-m", "benchmarks.vs_trl", "--child", side, "--case", case, "--model", model,
+                           "--settings", json.dumps(settings)], env=environment, capture_output=True, text=True,
+                          cwd=ROOT)
     if done.returncode:
-        sys.exit(f"{side} failed:\n{done.stderr[-3000:]}")
+        return {"error": done.stderr[-3000:]}
     result = json.loads(done.stdout.splitlines()[-1])
     later = result["records"][1:]
     figures = {key: statistics.mean(record[key] for record in later)
@@ -185,8 +213,11 @@ def start(python: str, side: str, case: str, model: str, settings: Mapping[str, 
 
 
 def ratios(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, float]]:
-    """TRL's figure over ours, of each round: median, lowest, highest."""
+    """TRL's figure over ours, of each round that both sides made: median, lowest, highest."""
     found = {}
+    rounds = [pair for pair in rounds if not any("error" in part for part in pair.values())]
+    if not rounds:
+        return {}
     for name in ("seconds", "cpu_seconds", "sample", "update", "tokens_per_second", "tokens_per_cpu_second",
                  "peak_gib"):
         values = [pair["trl"][name] / pair["ours"][name] for pair in rounds]
@@ -194,8 +225,10 @@ def ratios(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, float
     return found
 
 
-def prepared(case: str) -> str:
+def prepared(case: str, given: str | None) -> str:
     """A folder with the case's model that both libraries load."""
+    if given:
+        return given
     if case == "miniature":
         return str(ROOT / "recipes" / "quickstart_base")
     folder = ROOT / "models" / "smollm2-dequantised"
@@ -209,7 +242,9 @@ def prepared(case: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trl-python", help="interpreter of an environment with TRL")
+    parser.add_argument("--trl-python", help="interpreter of an environment with TRL; default on CUDA: this one")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--trl-checkpointing", choices=("on", "off"), help="default: on with CUDA, as TRL's is")
     parser.add_argument("--case", choices=CASES, default="miniature")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="steps of each process; default 12 (miniature), 4 (smollm2)")
@@ -218,41 +253,61 @@ def main() -> None:
     parser.add_argument("--ours-micro", type=int, default=16384, help="our optim.tokens_per_micro_batch")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--child", choices=("ours", "trl"), help=argparse.SUPPRESS)
-    parser.add_argument("--model", help=argparse.SUPPRESS)
+    parser.add_argument("--model", help="folder with the model; default: the case's own")
     parser.add_argument("--settings", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         return child(options.child, options.case, options.model, options.settings)
+    if options.device == "cuda":
+        options.trl_python = options.trl_python or sys.executable
     if not options.trl_python:
         parser.error("--trl-python is missing; this file's first lines say how to make that environment")
     made = CASES[options.case]
     settings = {"steps": options.steps or made["steps"], "threads": options.threads,
-                "trl_micro": options.trl_micro or made["micro"], "ours_micro": options.ours_micro}
-    model, taken = prepared(options.case), []
+                "trl_micro": options.trl_micro or made["micro"], "ours_micro": options.ours_micro,
+                "device": options.device,
+                "checkpointing": (options.trl_checkpointing or ("off", "on")[options.device == "cuda"]) == "on"}
+    model, taken = prepared(options.case, options.model), []
     for number in range(options.rounds):
         order = [("ours", sys.executable), ("trl", options.trl_python)]
         pair = {side: start(python, side, options.case, model, settings)
                 for side, python in (order if number % 2 == 0 else order[::-1])}
         taken.append(pair)
-        print(f"round {number + 1}: " + "; ".join(
-            f"{side} {pair[side]['seconds']:.2f} s a step ({pair[side]['sample']:.2f} sampling, "
-            f"{pair[side]['update']:.2f} update), {pair[side]['tokens_per_second']:.0f} tokens/s, "
-            f"{pair[side]['peak_gib']:.2f} GiB" for side in ("ours", "trl")), flush=True)
+        print(f"round {number + 1}: " + "; ".join(f"{side} {said(pair[side])}" for side in ("ours", "trl")), flush=True)
         file = written(options.out, options.case, {**made, **settings}, taken)
+    if not ratios(taken):
+        sys.exit(f"no round was made by both; see {file}")
     for name, ratio in ratios(taken).items():
         print(f"TRL / ours  {name:22} {ratio['median']:.2f}  [{ratio['low']:.2f}, {ratio['high']:.2f}]")
     print(f"written to {file}")
+
+
+def said(part: Mapping[str, Any]) -> str:
+    if "error" in part:
+        return f"failed: {part['error'].strip().splitlines()[-1]}"
+    return (f"{part['seconds']:.2f} s a step ({part['sample']:.2f} sampling, {part['update']:.2f} update), "
+            f"{part['tokens_per_second']:.0f} tokens/s, {part['peak_gib']:.2f} GiB")
+
+
+def device_name(device: str) -> dict[str, str]:
+    if device == "cpu":
+        return {}
+    import torch
+
+    return {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
 
 
 def written(folder: Path, case: str, settings: Mapping[str, Any], taken: list[dict[str, dict[str, Any]]]) -> Path:
     """The rounds so far as a dated file of results."""
     now = datetime.now(timezone.utc)
     report = {"case": case, "date": now.isoformat(timespec="seconds"),
-              "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(),
+              "machine": {**device_name(settings["device"]),
+                          "cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(),
                           "load_average": os.getloadavg()},
               "settings": settings, "rounds": taken, "trl_over_ours": ratios(taken)}
     folder.mkdir(exist_ok=True)
-    file = folder / f"vs-trl-cpu-{case}-{now:%Y-%m-%d}.json"
+    kind = "" if settings["device"] == "cpu" else f"-micro{settings['trl_micro']}"
+    file = folder / f"vs-trl-{settings['device']}-{case}{kind}-{now:%Y-%m-%d}.json"
     file.write_text(json.dumps(report, indent=1) + "\n")
     return file
 
