@@ -39,6 +39,7 @@ from grpo.prompts import PromptStream, check_template, load_rows, make_prompts, 
 from grpo.ranks import Ranks
 from grpo.recipe import ModelSection, Recipe, RecipeError
 from grpo.record import step_record
+from grpo.rollout.decoding import SAID
 from grpo.rollout.draft import Carried
 from grpo.rollout.engine import Engine
 from grpo.rollout.sampler import Sampling
@@ -442,7 +443,8 @@ def worst_fault(groups: Sequence[ScoredGroup]) -> tuple[str, str]:
 
 def no_memory(error: BaseException) -> str | None:
     """What to do, if `error` says that the GPU or the machine has no memory left; None if it says something else."""
-    if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in str(error):
+    if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(
+            words in str(error) for words in (*SAID, "can't start new thread")):
         return None
     return (f"out of memory ({first_words(error)}); lower optim.tokens_per_micro_batch for the update or "
             "sample.max_rows for sampling, or set model.gradient_checkpointing: true; what was saved before stands")

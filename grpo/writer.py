@@ -55,8 +55,13 @@ class Writer:
         return note
 
     def _begin(self, found: Checkpoint, journals: Sequence[Path]) -> None:
-        self._thread = threading.Thread(target=self._write, args=(found, journals), name="checkpoint writer")
-        self._thread.start()
+        thread = threading.Thread(target=self._write, args=(found, journals), name="checkpoint writer")
+        try:
+            thread.start()
+        except RuntimeError:  # no memory for a thread
+            self._write(found, journals)
+        else:
+            self._thread = thread
 
     def _write(self, found: Checkpoint, journals: Sequence[Path]) -> None:
         began = time.perf_counter()

@@ -25,6 +25,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,8 @@ def child(request: dict[str, Any], output: int) -> None:
         code = main(request["arguments"])
         if "copy" in end:
             shutil.copytree(request["folder"], end["copy"])
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         os._exit(code)
