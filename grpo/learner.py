@@ -324,7 +324,8 @@ class Learner:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.optimizer.restore(state["optimizer"])
-        self.reference = None if state["reference"] is None else dict(state["reference"])
+        reference = state["reference"]
+        self.reference = reference and {name: p.to(self.policy.device) for name, p in reference.items()}
         self.bonus.restore(state["bonus"])
 
 

@@ -22,13 +22,16 @@ Record = dict[str, Any]
 
 
 class Log:
-    """Writes what happens to a run's folder and console. A silent log (other ranks) writes nothing."""
+    """Writes what happens to a run's folder and console. A silent log (other ranks) writes nothing.
+
+    ``accuracy`` is the held-out accuracy last evaluated.
+    """
 
     def __init__(self, folder: Path, wandb: WandbSection | None = None, *, silent: bool = False):
         self.folder, self.silent = folder, silent
         self._section, self._wandb, self.wandb_id = wandb, None, None
         self._bar: tqdm | None = None
-        self._accuracy: float | None = None
+        self.accuracy: float | None = None
 
     def open(self, recipe: Mapping[str, Any], name: str, steps: int, step: int, wandb_id: str | None) -> None:
         """Begin, or go on after `step`."""
@@ -78,7 +81,7 @@ class Log:
 
     def evaluation(self, step: int, evaluation: Evaluation, when: str) -> None:
         """Say how the held-out prompts fare."""
-        self._accuracy = evaluation.accuracy
+        self.accuracy = evaluation.accuracy
         self.samples(step, evaluation.groups, "evaluations.jsonl")
         if self._wandb is not None:
             self._wandb.log({"heldout/accuracy": evaluation.accuracy}, step=step)
@@ -90,7 +93,7 @@ class Log:
 
     def line(self, record: Record, steps: int) -> str:
         """The console's line for a step."""
-        held = f"  held-out {self._accuracy:.1%}" if self._accuracy is not None and self._accuracy >= 0 else ""
+        held = f"  held-out {self.accuracy:.1%}" if self.accuracy is not None and self.accuracy >= 0 else ""
         drift = record.get("policy/drift")
         faults = record["ledger/faulted"]
         return (f"step {record['step']:>{len(str(steps))}}/{steps}  reward {record['reward/mean']:.3f}{held}"

@@ -77,9 +77,12 @@ def files(recipe: Recipe) -> Iterator[str]:
     folder = recipe.folder()
     yield f"written to {folder}:"
     yield "  recipe.yaml (first), metrics.jsonl, samples.jsonl, evaluations.jsonl, checkpoints/, final/, summary.json"
-    every = recipe.checkpoint.every
+    every, best = recipe.checkpoint.every, recipe.checkpoint.keep_best
     yield (f"  a checkpoint {f'every {every} steps' if every else 'when stopped'} and at the end, the last "
-           f"{recipe.checkpoint.keep} kept")
+           f"{recipe.checkpoint.keep} kept"
+           + (f", and the best {best} by held-out accuracy" if best else ""))
+    if recipe.checkpoint.background:
+        yield "  each is copied in the host's memory (trained weights, optimizer) and written beside the training"
 
 
 def keys_help() -> str:

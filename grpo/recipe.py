@@ -282,7 +282,11 @@ class EvaluateSection:
 @dataclass(frozen=True)
 class CheckpointSection:
     every: int = key(20, "steps between checkpoints; 0: only when stopped", at_least(0))
-    keep: int = key(2, "checkpoints kept", at_least(1))
+    keep: int = key(2, "checkpoints kept, the last ones", at_least(1))
+    keep_best: int = key(1, "checkpoints kept beside those, of the highest held-out accuracy evaluated at their step",
+                         at_least(0))
+    background: bool = key(True, "copy what a checkpoint holds in the host's memory and write it beside the training; "
+                                 "false, or too little memory: the run waits while it is written")
 
 
 @dataclass(frozen=True)

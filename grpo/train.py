@@ -11,6 +11,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -21,12 +22,13 @@ import numpy
 import torch
 import transformers
 
-from grpo import __version__, checkpoint, plan
+from grpo import checkpoint, plan, resume
 from grpo.advantage import advantages
 from grpo.curriculum import Curriculum
 from grpo.evaluate import Evaluation, evaluate
 from grpo.judge import Judge, check_rewards, check_sandbox, reward_specs
 from grpo.learner import Learner
+from grpo.ledger import Ledger
 from grpo.loading import first_words, load_config, load_tokenizer
 from grpo.log import Log, Record, finite
 from grpo.loss import reaches_flat
@@ -35,14 +37,16 @@ from grpo.pack import make_batch, rebooked
 from grpo.policy import Policy, longest_sequence
 from grpo.prompts import PromptStream, check_template, load_rows, make_prompts, split_rows
 from grpo.ranks import Ranks
-from grpo.recipe import ModelSection, Recipe, RecipeError, to_yaml
+from grpo.recipe import ModelSection, Recipe, RecipeError
 from grpo.record import step_record
+from grpo.rollout.decoding import SAID
 from grpo.rollout.draft import Carried
 from grpo.rollout.engine import Engine
 from grpo.rollout.sampler import Sampling
-from grpo.run_folder import check_folder, write_text
+from grpo.run_folder import check_folder, said_by_the_disk, sizes, write_text
 from grpo.types import Batch, Prompt, ScoredGroup
 from grpo.words import closing, header
+from grpo.writer import Writer
 
 MAX_FAULTS = 0.2
 EXIT_DONE, EXIT_FAULT, EXIT_USER, EXIT_STOPPED = 0, 1, 2, 3
@@ -92,9 +96,12 @@ class Trainer:
         self.after: dict[str, Any] | None = None
         self.num_steps, self.stopped = 0, False
         self._stop, self._opened, self._finished = False, False, False
-        self.ledger: dict[str, int] = {}
+        self.ledger = Ledger()
+        self.writer = Writer(self.folder, recipe.checkpoint.keep, recipe.checkpoint.keep_best,
+                             recipe.checkpoint.background)
+        self._evaluated, self._saved, self._held = -1, None, None
         self.tokens: dict[str, int] = {"sampled": 0, "trained": 0, "evaluated": 0}
-        self.seconds = 0.0
+        self.seconds, self.step_seconds = 0.0, 0.0
 
     # -- the loop -------------------------------------------------------------------------------------------
 
@@ -109,8 +116,8 @@ class Trainer:
                 self._timed(self._finish)
         except GeneratorExit:
             raise
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self.close(error)
             raise
         else:
             self.close()
@@ -118,6 +125,7 @@ class Trainer:
     def _step(self) -> Record:
         """One pass of the loop."""
         started, step = time.perf_counter(), self.num_steps + 1
+        self.writer.check()
         groups, left_out, seconds = self._collect(step)
         batch = self._make_batch(groups, left_out)
         self.groups = groups
@@ -129,8 +137,8 @@ class Trainer:
         seconds["update"] = time.perf_counter() - begun
         seconds["step"] = time.perf_counter() - started
         record = step_record(step, groups, batch, updates, seconds, self.curriculum.num_retired)
-        self.num_steps = step
-        self._book(batch, record)
+        self.num_steps, self.step_seconds = step, seconds["step"]
+        self._book(step, batch, record)
         self.log.step(record, groups, self.recipe.steps)
         self._after_step(step)
         return record
@@ -148,6 +156,7 @@ class Trainer:
         seconds = {"sample": 0.0, "judge": 0.0}
         for _ in range(1 + (section.refills if section.flat == "refill" else 0)):
             prompts = self.curriculum.take(number, [*groups, *self.carried])
+            self.ledger.begin(len(prompts) * self.recipe.sample.group_size)
             found, spent = self._sample_and_judge(prompts, step)
             groups += found
             seconds = {phase: seconds[phase] + spent[phase] for phase in seconds}
@@ -204,19 +213,29 @@ class Trainer:
         raise RewardFaults(f"step {step}: {faulted} of {batch.ledger['sampled']} completions could not be judged, most "
                            f"of them by {culprit}: {detail}")
 
-    def _book(self, batch: Batch, record: Record) -> None:
-        for book, number in batch.ledger.items():
-            self.ledger[book] = self.ledger.get(book, 0) + number
+    def _book(self, step: int, batch: Batch, record: Record) -> None:
+        self.ledger.add(step, self.groups, batch, self._in_flight())
         self.tokens["sampled"] += record["completion/tokens"]
         self.tokens["trained"] += record["update/tokens"]
 
+    def _in_flight(self) -> int:
+        """Completions that go on in a later step, over all ranks."""
+        if not self.recipe.sample.over_request:
+            return 0
+        return sum(self.ranks.gather([sum(len(group.completions) for group in self.carried)]))
+
     def _after_step(self, step: int) -> None:
         recipe = self.recipe
-        last = step == recipe.steps
-        if self.held_out and recipe.evaluate.every and step % recipe.evaluate.every == 0 and not last:
-            self._evaluate(step, f"after step {step}")
-        if last or (recipe.checkpoint.every and step % recipe.checkpoint.every == 0):
+        self._evaluate_if_due(step)
+        if step == recipe.steps or (recipe.checkpoint.every and step % recipe.checkpoint.every == 0):
             self.save_checkpoint()
+
+    def _evaluate_if_due(self, step: int) -> None:
+        """Evaluate after a step of the recipe's choice, once, also where the run was stopped in the middle of it."""
+        every = self.recipe.evaluate.every
+        if every and 0 < step < self.recipe.steps and step % every == 0 and self._evaluated < step:
+            if self._evaluate(step, f"after step {step}"):
+                self._evaluated = step
 
     def _evaluate(self, step: int, when: str) -> dict[str, Any] | None:
         """Held-out accuracy as plain values; None where nothing is held out or the run is being stopped."""
@@ -263,61 +282,27 @@ class Trainer:
         self.judge = Judge(self.specs, sandbox=recipe.sandbox)
         self.judge.__enter__()
         self._opened = True
-        wandb_id = self._begin_folder()
-        self.log.open(recipe.to_mapping(), recipe.name, recipe.steps, self.num_steps, wandb_id)
+        self._last_evaluation: Evaluation | None = None
+        self._examples_before: list[dict[str, Any]] = []
+        resume.begin_folder(self)
+        self.log.open(recipe.to_mapping(), recipe.name, recipe.steps, self.num_steps, self.log.wandb_id)
         self.log.say(*header(self, self.prompts.num_dropped), *self.judge.isolation)
         if self.before is None:
             self.before = self._timed(lambda: self._evaluate(0, "before training"))
             self._examples_before = self._examples()
-
-    def _begin_folder(self) -> str | None:
-        """Make the run folder, or bring it and this run back to the last checkpoint."""
-        self._last_evaluation: Evaluation | None = None
-        self._examples_before: list[dict[str, Any]] = []
-        place = checkpoint.latest(self.folder) if self.resume else None
-        saved = checkpoint.load(place, self.policy.device) if place else None
-        if self.ranks.main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_text(self.folder / "recipe.yaml", to_yaml(self.recipe.to_mapping()))
-            for file in ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl"):
-                checkpoint.cut_back(self.folder / file, saved.step if saved else -1)
-        self.ranks.wait()
-        return self._restore(saved) if saved else None
-
-    def _restore(self, saved: checkpoint.Checkpoint) -> str | None:
-        with torch.no_grad():
-            for name, p in self.policy.trainable().items():
-                p.copy_(saved.weights[name])
-        self.policy.version = saved.state["version_of_weights"]
-        self.learner.restore({"optimizer": saved.optimizer, "reference": saved.reference,
-                              "bonus": saved.state["bonus"]})
-        state = saved.state
-        self.stream.restore(state["stream"])
-        self.curriculum.restore(state["pass_rates"])
-        self.num_steps, self.seconds = saved.step, state["seconds"]
-        self.ledger, self.tokens, self.before = dict(state["ledger"]), dict(state["tokens"]), state["before"]
-        self._examples_before = state["examples_before"]
-        prompts = {prompt.id: prompt for prompt in self.prompts.train}
-        carried = [Carried.from_mapping(values, prompts) for values in state["carried"]]
-        self.carried = carried[self.ranks.rank::self.ranks.world]
-        self.engine.expected = dict(state["expected"])
-        return state["wandb_id"]
+        self._timed(lambda: self._evaluate_if_due(self.num_steps))
 
     def save_checkpoint(self) -> Path | None:
-        """Write everything this run needs to go on from here; returns the folder (None on other ranks)."""
-        carried = self.ranks.gather([group.to_mapping() for group in self.carried])
-        expected = dict(self.ranks.gather(list(self.engine.expected.items())))
-        if not self.ranks.main:
-            return None
-        learner = self.learner.state()
-        state = {"stream": self.stream.state(), "pass_rates": self.curriculum.state(), "bonus": learner["bonus"],
-                 "seconds": self.seconds, "ledger": self.ledger, "tokens": self.tokens,
-                 "before": finite(self.before), "examples_before": self._examples_before,
-                 "carried": carried, "expected": expected, "version_of_weights": self.policy.version,
-                 "wandb_id": self.log.wandb_id, "version": __version__}
-        return checkpoint.save(self.folder, checkpoint.Checkpoint(
-            self.num_steps, {name: p.data for name, p in self.policy.trainable().items()}, learner["optimizer"],
-            learner["reference"], state), self.recipe.checkpoint.keep)
+        """Keep everything this run needs to go on from here; returns the folder (None on other ranks).
+
+        It is written in the background, and there when a later one is saved, the run ends or `close` returns.
+        """
+        found = None if self._saved == self.num_steps else resume.collect(self)
+        self._saved = self.num_steps
+        if found is not None:
+            note = self.writer.save(found, [self.folder / name for name in sizes(self.folder)])
+            self.log.say(*([note] if note else []))
+        return checkpoint.place_of(self.folder, self.num_steps) if self.ranks.main else None
 
     def _finish(self) -> None:
         """Evaluate once more, write the final model and the summary."""
@@ -326,16 +311,26 @@ class Trainer:
             return
         self._book_carried()
         if self.ranks.main:
-            with checkpoint.said_by_the_disk(self.folder / "final"):
-                self.policy.save(self.folder / "final")
+            self._write_final()
+            self.writer.wait()
             self._write_summary()
-            self.log.say(f"judge: {self.judge.cached:.0%} of the verdicts were known from an equal completion")
+            self.log.say(f"judge: {self.judge.cached:.0%} of the verdicts were known from an equal completion",
+                         *self.writer.words())
         self._finished = True
         self.ranks.wait()
 
+    def _write_final(self) -> None:
+        """Write the final model, whole or not at all."""
+        final, writing = self.folder / "final", self.folder / ".writing-final"
+        shutil.rmtree(writing, ignore_errors=True)
+        with said_by_the_disk(final):
+            self.policy.save(writing)
+        shutil.rmtree(final, ignore_errors=True)
+        writing.rename(final)
+
     def _book_carried(self) -> None:
         """What was carried to a step that never came was sampled in vain."""
-        number = sum(self.ranks.gather([sum(len(group.completions) for group in self.carried)]))
+        number = self._in_flight()
         for book in ("sampled", "cancelled"):
             self.ledger[book] = self.ledger.get(book, 0) + number
 
@@ -349,7 +344,9 @@ class Trainer:
 
     def _examples(self, number: int = 3) -> list[dict[str, Any]]:
         """The first sample of the first held-out prompts, as text."""
-        groups = self._last_evaluation.groups[:number] if self._last_evaluation else ()
+        if self._last_evaluation is None:
+            return self._examples_before
+        groups = self._last_evaluation.groups[:number]
         return [{"prompt": group.prompt.text, "completion": group.completions[0].text,
                  "reward": group.scores[0].value} for group in groups]
 
@@ -371,14 +368,26 @@ class Trainer:
         if not self.stopped:
             self.stopped = True
             self.save_checkpoint()
+            self.writer.wait()
         return True
 
-    def close(self) -> None:
-        """Stop the reward workers and the log; iterating again opens them anew."""
-        if self._opened:
-            self._opened, self._stop, self.resume = False, False, True
-            self.judge.__exit__(None, None, None)
-            self.log.close()
+    def close(self, failure: BaseException | None = None) -> None:
+        """Stop the reward workers and the log, once the last checkpoint is written; iterating again opens them anew.
+
+        After a `failure` nothing further is raised; if that is a KeyboardInterrupt, what is being written is given up.
+        """
+        if not self._opened:
+            return
+        self._opened, self._stop, self.resume, self._saved = False, False, True, None
+        self.judge.__exit__(None, None, None)
+        if isinstance(failure, KeyboardInterrupt):
+            self.writer.abandon()
+        elif failure is not None:
+            self.log.say(*self.writer.finish())
+        self.log.close()
+        self.writer.wait()
+        if self._held is not None:
+            self._held.close()
 
 
 def load_teacher(recipe: Recipe, policy: Policy) -> Policy | None:
@@ -434,7 +443,8 @@ def worst_fault(groups: Sequence[ScoredGroup]) -> tuple[str, str]:
 
 def no_memory(error: BaseException) -> str | None:
     """What to do, if `error` says that the GPU or the machine has no memory left; None if it says something else."""
-    if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in str(error):
+    if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(
+            words in str(error) for words in (*SAID, "can't start new thread")):
         return None
     return (f"out of memory ({first_words(error)}); lower optim.tokens_per_micro_batch for the update or "
             "sample.max_rows for sampling, or set model.gradient_checkpointing: true; what was saved before stands")
@@ -494,7 +504,8 @@ def _train(recipe: Recipe, options: argparse.Namespace) -> int:
     def stop(number: int, frame: object) -> None:
         if trainer._stop:
             raise KeyboardInterrupt
-        print("stopping after this step; once more to stop at once", file=sys.stderr)
+        last = f" (the last one took {trainer.step_seconds:.0f} s)" if trainer.step_seconds else ""
+        print(f"stopping after this step{last}; once more to stop at once", file=sys.stderr)
         trainer.request_stop()
 
     old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,0 +1,123 @@
+"""Tensors on disk: safetensors files whose checksum is taken as they are written, and trees of values around them.
+
+Files are written in pieces that leave the interpreter free for others, so that a thread can write beside the
+training. Nothing here is pickled, so nothing that is read can run code. Reading is safetensors' own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, BinaryIO, Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+PIECE = 8 * 2**20  # bytes written, and hashed, at a time
+NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+         torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"}
+
+
+def nothing() -> None:
+    """What a writer that is never told to stop asks between two pieces."""
+
+
+class HashedFile:
+    """A file open for writing that knows how many bytes it was given, and their SHA-256."""
+
+    def __init__(self, out: BinaryIO, between: Callable[[], None] = nothing):
+        self._out, self._between = out, between
+        self.size, self._hash = 0, hashlib.sha256()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write `data` piece by piece; `between` is asked before each, and may raise."""
+        for start in range(0, len(data), PIECE):
+            self._between()
+            piece = data[start:start + PIECE]
+            self._hash.update(piece)
+            self._out.write(piece)
+            self.size += len(piece)
+
+    def entry(self) -> dict[str, Any]:
+        """What a manifest says of the file."""
+        return {"bytes": self.size, "sha256": self._hash.hexdigest()}
+
+
+def write_tensors(out: HashedFile, tensors: Mapping[str, Tensor]) -> None:
+    """Write `tensors`, which may be on any device, as a safetensors file."""
+    header, end = {}, 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    out.write(len(text).to_bytes(8, "little") + text)
+    for tensor in tensors.values():
+        if tensor.numel():
+            out.write(memoryview(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy()))
+
+
+def checked(file: Path) -> dict[str, Any]:
+    """The manifest's entry that `file` would have as it stands."""
+    digest, size = hashlib.sha256(), 0
+    with file.open("rb") as data:
+        while piece := data.read(PIECE):
+            digest.update(piece)
+            size += len(piece)
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def flush(path: Path) -> None:
+    """Ask the disk to hold a file or folder before it is relied on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ---- trees of values ----------------------------------------------------------------------------------------
+
+
+def taken_apart(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
+    """`value` as JSON can hold it; its tensors are added to `tensors` and leave their names in their places.
+
+    Mappings keep their order and keys that are no text, tuples stay tuples.
+    """
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        return {"items": [[key, taken_apart(part, tensors, f"{name}.{key}")] for key, part in value.items()]}
+    if isinstance(value, (list, tuple)):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [taken_apart(part, tensors, f"{name}.{i}") for i, part in enumerate(value)]}
+    assert value is None or isinstance(value, (bool, int, float, str)), f"{name} holds a {type(value).__name__}"
+    return value
+
+
+def put_together(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The value that `taken_apart` took apart."""
+    if not isinstance(plain, Mapping):
+        return plain
+    (kind, parts), = plain.items()
+    if kind == "tensor":
+        return tensors[parts]
+    if kind == "items":
+        return {key: put_together(part, tensors) for key, part in parts}
+    return (list if kind == "list" else tuple)(put_together(part, tensors) for part in parts)
+
+
+def copied(value: Any) -> Any:
+    """`value` with each tensor in it as a copy in the host's memory, which later updates do not change."""
+    tensors: dict[str, Tensor] = {}
+    plain = taken_apart(value, tensors)
+    return put_together(plain, {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()})
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    tensors: dict[str, Tensor] = {}
+    taken_apart(value, tensors)
+    yield from tensors.values()

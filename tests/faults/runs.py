@@ -1,0 +1,42 @@
+"""Tiny runs and what of them must not depend on how often they were stopped; for the tests in this folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from grpo import Recipe, Trainer
+
+TINY = ["steps=6", "sample.prompts=3", "sample.group_size=3", "sample.max_tokens=8", "data.held_out=3",
+        "evaluate.samples=1", "evaluate.every=2", "checkpoint.every=2", "rewards.correct.use=mine.py:mixed"]
+FILES = ("samples.jsonl", "evaluations.jsonl", "final/model.safetensors")
+
+
+def recipe(folder: Path, *overrides: str) -> Recipe:
+    return Recipe.load("quickstart", *TINY, f"run_dir={folder}", *overrides)
+
+
+def run(folder: Path, *overrides: str, **options: Any) -> Trainer:
+    """A run to its end."""
+    trainer = Trainer(recipe(folder, *overrides), **options)
+    for _ in trainer:
+        pass
+    return trainer
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """All of a finished run that must not depend on how often it was stopped: bytes, or records without seconds."""
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    summary = json.loads((folder / "summary.json").read_text())
+    for part in (summary, summary["before"], summary["after"]):
+        (part or {}).pop("seconds", None)
+    return {"metrics": [{k: v for k, v in record.items() if not k.startswith("seconds/")} for record in records],
+            "summary": summary, **{file: (folder / file).read_bytes() for file in FILES if (folder / file).exists()}}
+
+
+def assert_same(whole: Path, cut: Path) -> None:
+    expected, found = outcome(whole), outcome(cut)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert found[name] == value, f"{name} of {cut.name} is not that of {whole.name}"

@@ -1,0 +1,116 @@
+"""Signals, full and read-only disks, no memory: the run ends in words, and what is gone on with is the run never stopped."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from lives import NO_DISK, Lives
+from runs import TINY, assert_same
+
+STEPS = ["quickstart", *TINY, "steps=4"]
+
+
+def arguments(folder: Path, *overrides: str) -> list[str]:
+    resume = ["--resume"] if (folder / "recipe.yaml").exists() else []
+    return [*STEPS, f"run_dir={folder}", *overrides, *resume]
+
+
+def signals(number: int, *at: int) -> list[str]:
+    """Overrides by which the reward sends the trainer a signal while it samples or evaluates."""
+    return ["rewards.correct.use=mine.py:signals", f"rewards.correct.args={{at: {list(at)}, number: {int(number)}}}"]
+
+
+@pytest.fixture
+def whole(lives: Lives, reward: Path) -> Path:
+    assert lives.live(arguments(reward / "whole"), reward / "whole")["code"] == 0
+    return reward / "whole"
+
+
+# three completions are evaluated before training, nine sampled a step, three evaluated after step 2, and three at the end
+@pytest.mark.parametrize("at, steps", [(2, (0,)), (5, (1,)), (15, (2,)), (23, (2, 3)), (44, (4,))], ids=[
+    "in the evaluation before", "in step 1", "in step 2, before an evaluation", "in the evaluation after step 2",
+    "in the last evaluation"])
+def test_sigterm_ends_the_step_or_the_evaluation_and_loses_nothing(lives: Lives, reward: Path, whole: Path, at: int,
+                                                                   steps: tuple[int, ...]) -> None:
+    cut, overrides = reward / "cut", signals(signal.SIGTERM, at)
+    life = lives.live(arguments(cut, *overrides), cut)
+    if life["code"] != 0:  # the signal of the last evaluation may come after its last word
+        assert life["code"] == 3 and "stopping after this step" in life["said"], life["said"]
+        assert any(f"stopped after step {step}; go on with" in life["said"] for step in steps), life["said"]
+        assert lives.live(arguments(cut, *overrides), cut)["code"] == 0
+    assert_same(whole, cut)
+
+
+@pytest.mark.parametrize("place", ["step-000002/weights.safetensors", "step-000002/manifest.json",
+                                   "step-000004/state.json"])
+def test_sigterm_while_a_checkpoint_is_written(lives: Lives, reward: Path, whole: Path, place: str) -> None:
+    cut = reward / "cut"
+    life = lives.live(arguments(cut, "checkpoint.keep=1"), cut, path=f".writing-{place}", signal=int(signal.SIGTERM))
+    assert life["code"] == 3, life["said"]
+    assert lives.live(arguments(cut, "checkpoint.keep=1"), cut)["code"] == 0
+    assert_same(whole, cut)
+
+
+def test_ctrl_c_twice_stops_at_once_and_the_last_checkpoint_stands(lives: Lives, reward: Path, whole: Path) -> None:
+    cut, overrides = reward / "cut", signals(signal.SIGINT, 29, 30)
+    life = lives.live(arguments(cut, *overrides), cut)
+    assert life["code"] == 1 and life["said"].endswith("stopped at once; the last checkpoint stands\n"), life["said"]
+    assert "Traceback" not in life["said"]
+    assert lives.live(arguments(cut, *overrides), cut)["code"] == 0
+    assert_same(whole, cut)
+
+
+# ---- disks ------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_may_grow_no_further_is_one_line_and_the_run_goes_on_later(lives: Lives, reward: Path,
+                                                                               whole: Path) -> None:
+    cut = reward / "cut"
+    assert lives.live(arguments(cut, "steps=1"), cut)["code"] == 0
+    life = lives.live(arguments(cut), cut, largest=400_000)
+    last = life["said"].splitlines()[-1]
+    assert life["code"] == 1 and "Traceback" not in life["said"], life["said"]
+    assert "step-000002/weights.safetensors cannot be written (File too large); what was saved before stands" in last
+    assert [p.name for p in (cut / "checkpoints").iterdir()] == ["step-000001"]
+    assert lives.live(arguments(cut), cut)["code"] == 0
+    assert_same(whole, cut)
+
+
+def test_a_full_disk_is_one_line_and_what_was_on_it_goes_on_elsewhere(lives: Lives, reward: Path, whole: Path) -> None:
+    (reward / "disk").mkdir()
+    life = lives.live(arguments(reward / "disk" / "run"), reward / "disk", disk="2300k", copy=str(reward / "copy"))
+    if life["code"] == NO_DISK:
+        pytest.skip("no disk may be mounted here")
+    assert life["code"] == 1 and "Traceback" not in life["said"], life["said"]
+    assert "cannot be written (No space left on device); what was saved before stands" in life["said"].splitlines()[-1]
+    assert [p.name for p in (reward / "copy" / "run" / "checkpoints").iterdir()] == ["step-000002"]
+    assert lives.live(arguments(reward / "copy" / "run"), reward / "copy")["code"] == 0
+    assert_same(whole, reward / "copy" / "run")
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_read_only_disk_is_refused_before_anything_loads(lives: Lives, reward: Path, begun: bool) -> None:
+    cut = reward / "cut"
+    if begun:
+        assert lives.live(arguments(cut, "steps=1"), cut)["code"] == 0
+    life = lives.live(arguments(cut), reward, disk="read-only")
+    if life["code"] == NO_DISK:
+        pytest.skip("no disk may be mounted here")
+    assert life["code"] == 2 and life["said"].count("\n") == 1, life["said"]
+    assert "is read-only; choose another run_dir" in life["said"]
+
+
+# ---- memory -----------------------------------------------------------------------------------------------------
+
+
+def test_no_memory_is_one_line_with_the_keys_to_lower_and_lowering_them_goes_on(lives: Lives, reward: Path) -> None:
+    cut, large = reward / "cut", ["sample.prompts=32", "sample.group_size=8", "sample.max_tokens=64", "checkpoint.every=1"]
+    assert lives.live(arguments(cut, *large, "steps=1"), cut)["code"] == 0
+    life = lives.live(arguments(cut, *large, "steps=2"), cut, memory=330 * 2**20)
+    last = life["said"].splitlines()[-1]
+    assert life["code"] == 1 and "Traceback" not in life["said"], life["said"]
+    assert "out of memory" in last and "lower optim.tokens_per_micro_batch" in last and "sample.max_rows" in last
+    life = lives.live(arguments(cut, *large, "steps=2", "optim.tokens_per_micro_batch=600", "sample.max_rows=32"), cut)
+    assert life["code"] == 0 and "optim.tokens_per_micro_batch was 16384, is 600" in life["said"], life["said"]
