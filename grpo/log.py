@@ -14,6 +14,7 @@ from typing import Any, Mapping, Sequence
 
 from tqdm import tqdm
 
+from grpo import watchdog
 from grpo.evaluate import Evaluation
 from grpo.recipe import RecipeError, WandbSection
 from grpo.types import ScoredGroup
@@ -44,9 +45,10 @@ class Log:
 
         section = self._section
         try:
-            self._wandb = wandb.init(project=section.project, entity=section.entity, mode=section.mode,
-                                     tags=list(section.tags), name=name, config=dict(recipe), dir=str(self.folder),
-                                     id=wandb_id, resume="allow" if wandb_id else None)
+            with watchdog.waiting("server", owner="wandb, its start"):
+                self._wandb = wandb.init(project=section.project, entity=section.entity, mode=section.mode,
+                                         tags=list(section.tags), name=name, config=dict(recipe), dir=str(self.folder),
+                                         id=wandb_id, resume="allow" if wandb_id else None)
         except wandb.errors.Error as error:
             raise RecipeError(f"recipe: log.wandb: {error} Or set log.wandb.mode=offline, or log.wandb=null") from None
         self.wandb_id = self._wandb.id
@@ -66,7 +68,8 @@ class Log:
         self.samples(record["step"], groups, "samples.jsonl")
         self._append("metrics.jsonl", [record])
         if self._wandb is not None:
-            self._wandb.log({k: v for k, v in record.items() if v is not None}, step=record["step"])
+            with watchdog.waiting("server", owner="wandb, a record"):
+                self._wandb.log({k: v for k, v in record.items() if v is not None}, step=record["step"])
         self.say(self.line(record, steps))
         if self._bar is not None:
             self._bar.update()
@@ -81,7 +84,8 @@ class Log:
         self._accuracy = evaluation.accuracy
         self.samples(step, evaluation.groups, "evaluations.jsonl")
         if self._wandb is not None:
-            self._wandb.log({"heldout/accuracy": evaluation.accuracy}, step=step)
+            with watchdog.waiting("server", owner="wandb, a record"):
+                self._wandb.log({"heldout/accuracy": evaluation.accuracy}, step=step)
         drawn = (evaluation.samples + evaluation.faults) // max(1, evaluation.prompts)
         self.say(f"held-out {when}: {interval(evaluation.to_mapping())} ({evaluation.prompts} prompts x {drawn} "
                  f"samples), length {evaluation.length:.1f}, truncated {evaluation.truncated:.1%}" + "".join(
@@ -105,7 +109,8 @@ class Log:
             self._bar.close()
             self._bar = None
         if self._wandb is not None:
-            self._wandb.finish()
+            with watchdog.waiting("server", owner="wandb, its end"):
+                self._wandb.finish()
             self._wandb = None
 
     def _append(self, file: str, rows: Sequence[Mapping[str, Any]]) -> None:

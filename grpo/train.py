@@ -14,6 +14,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, NoReturn, Sequence
 
@@ -21,7 +22,7 @@ import numpy
 import torch
 import transformers
 
-from grpo import __version__, checkpoint, plan
+from grpo import __version__, checkpoint, plan, watchdog
 from grpo.advantage import advantages
 from grpo.curriculum import Curriculum
 from grpo.evaluate import Evaluation, evaluate
@@ -70,15 +71,18 @@ class Trainer:
             check_folder(self.folder, recipe, resume)
         self.specs = reward_specs(recipe, rewards)
         self._accurate = accurate_reward(recipe, [spec.name for spec in self.specs])
-        all_rows = load_rows(recipe.data)
+        self.watchdog = watchdog.Watchdog(recipe.watchdog)
+        with self.watchdog.watching(), watchdog.loading("grpo.prompts, the data set"):
+            all_rows = load_rows(recipe.data)
         check_rewards(self.specs, all_rows)
         check_sandbox(self.specs, recipe.sandbox)
         rows, held_rows = split_rows(all_rows, recipe.data.held_out)
         if len(rows) < recipe.sample.prompts:
             raise RecipeError(f"recipe: sample.prompts is {recipe.sample.prompts}, but only {len(rows)} rows train; "
                               "lower sample.prompts or data.held_out")
-        config = model.config if model is not None else load_config(recipe.model)
-        self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(recipe.model)
+        with self.watchdog.watching(), watchdog.loading("grpo.loading, configuration and tokenizer"):
+            config = model.config if model is not None else load_config(recipe.model)
+            self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(recipe.model)
         check_template(recipe.data.template, self.tokenizer)
         self.prompts = make_prompts(rows, held_rows, recipe.data, self.tokenizer,
                                     longest_sequence(config.get_text_config()), recipe.sample.max_tokens)
@@ -123,8 +127,9 @@ class Trainer:
         self.groups = groups
         self._refuse_faults(step, batch)
         begun = time.perf_counter()
-        self.learner.begin(batch)
-        updates = [self.learner.update(update) for update in batch.updates]
+        with watchdog.waiting("update", owner="grpo.learner"):
+            self.learner.begin(batch)
+            updates = [self.learner.update(update) for update in batch.updates]
         batch = rebooked(batch, self.learner.reached)
         seconds["update"] = time.perf_counter() - begun
         seconds["step"] = time.perf_counter() - started
@@ -241,9 +246,12 @@ class Trainer:
         if self._opened:
             return
         recipe = self.recipe
+        self.watchdog.start()
         self.ranks = Ranks.start()
+        self.ranks.watched_by(self.watchdog)
         prepare_torch(recipe)
-        self.policy = Policy.load(recipe.model, self.ranks.device, model=self._model, tokenizer=self.tokenizer)
+        with watchdog.loading("grpo.loading, the model"):
+            self.policy = Policy.load(recipe.model, self.ranks.device, model=self._model, tokenizer=self.tokenizer)
         self.stream, self.held_out = PromptStream(self.prompts.train, recipe.seed), self.prompts.held_out
         section = recipe.advantage
         self.curriculum = Curriculum(
@@ -282,6 +290,7 @@ class Trainer:
             for file in ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl"):
                 checkpoint.cut_back(self.folder / file, saved.step if saved else -1)
         self.ranks.wait()
+        self.watchdog.keep_in(self.folder)
         return self._restore(saved) if saved else None
 
     def _restore(self, saved: checkpoint.Checkpoint) -> str | None:
@@ -315,9 +324,10 @@ class Trainer:
                  "before": finite(self.before), "examples_before": self._examples_before,
                  "carried": carried, "expected": expected, "version_of_weights": self.policy.version,
                  "wandb_id": self.log.wandb_id, "version": __version__}
-        return checkpoint.save(self.folder, checkpoint.Checkpoint(
-            self.num_steps, {name: p.data for name, p in self.policy.trainable().items()}, learner["optimizer"],
-            learner["reference"], state), self.recipe.checkpoint.keep)
+        with watchdog.writing("grpo.checkpoint, a checkpoint", checkpoint.folder_of(self.folder)):
+            return checkpoint.save(self.folder, checkpoint.Checkpoint(
+                self.num_steps, {name: p.data for name, p in self.policy.trainable().items()}, learner["optimizer"],
+                learner["reference"], state), self.recipe.checkpoint.keep)
 
     def _finish(self) -> None:
         """Evaluate once more, write the final model and the summary."""
@@ -326,7 +336,8 @@ class Trainer:
             return
         self._book_carried()
         if self.ranks.main:
-            with checkpoint.said_by_the_disk(self.folder / "final"):
+            with (checkpoint.said_by_the_disk(self.folder / "final"),
+                  watchdog.writing("grpo.policy, the final model", self.folder / "final")):
                 self.policy.save(self.folder / "final")
             self._write_summary()
             self.log.say(f"judge: {self.judge.cached:.0%} of the verdicts were known from an equal completion")
@@ -374,7 +385,8 @@ class Trainer:
         return True
 
     def close(self) -> None:
-        """Stop the reward workers and the log; iterating again opens them anew."""
+        """Stop the reward workers, the log and the watchdog; iterating again opens them anew."""
+        self.watchdog.stop()
         if self._opened:
             self._opened, self._stop, self.resume = False, False, True
             self.judge.__exit__(None, None, None)
@@ -476,14 +488,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"stopped: {error}; what was saved before stands", file=sys.stderr)
         return EXIT_FAULT
-    except (MemoryError, RuntimeError) as error:
-        words = no_memory(error)
-        if words is None:
-            raise
-        print(f"stopped: {words}", file=sys.stderr)
-        return EXIT_FAULT
     except KeyboardInterrupt:
         print("stopped at once; the last checkpoint stands", file=sys.stderr)
+        return EXIT_FAULT
+    except Exception as error:
+        words = no_memory(error)
+        if words is None:
+            words = watchdog.died(error)
+            traceback.print_exc()
+        print(f"stopped: {words}", file=sys.stderr)
         return EXIT_FAULT
 
 

@@ -76,6 +76,10 @@ class Decoding:
             if self.live:
                 yield from self._spare_memory(lambda: self._step(sampling, stops)) or ()
 
+    def describe(self) -> list[str]:
+        """Who is in flight, and who waits."""
+        return [f"{len(self.live)} completions alive", f"{len(self.queue)} in the queue"]
+
     def _leave(self, draft: Draft) -> None:
         if draft in self.live:
             del self.live[draft]
