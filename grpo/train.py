@@ -76,6 +76,7 @@ class Trainer:
             all_rows = load_rows(recipe.data)
         check_rewards(self.specs, all_rows)
         check_sandbox(self.specs, recipe.sandbox)
+        self.rows, self.config = all_rows, None
         rows, held_rows = split_rows(all_rows, recipe.data.held_out)
         if len(rows) < recipe.sample.prompts:
             raise RecipeError(f"recipe: sample.prompts is {recipe.sample.prompts}, but only {len(rows)} rows train; "
@@ -83,6 +84,7 @@ class Trainer:
         with self.watchdog.watching(), watchdog.loading("grpo.loading, configuration and tokenizer"):
             config = model.config if model is not None else load_config(recipe.model)
             self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(recipe.model)
+        self.config = config
         check_template(recipe.data.template, self.tokenizer)
         self.prompts = make_prompts(rows, held_rows, recipe.data, self.tokenizer,
                                     longest_sequence(config.get_text_config()), recipe.sample.max_tokens)
@@ -472,12 +474,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="recipe keys to set, e.g. optim.lr=1e-5")
     parser.add_argument("--resume", action="store_true", help="go on from the run folder's last checkpoint")
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
+    parser.add_argument("--preflight", action="store_true", help="find out what can be known before the first step: "
+                        "data, rewards on gold answers, memory, a sample of completions, the cost; writes nothing")
     options = parser.parse_intermixed_args(arguments)
     try:
         recipe = Recipe.load(options.recipe, *options.overrides)
         if options.dry_run:
             print("\n".join(plan.dry_run(recipe)))
             return EXIT_DONE
+        if options.preflight:
+            from grpo import preflight
+
+            return EXIT_DONE if preflight.run(recipe, lambda line: print(line, flush=True)) else EXIT_USER
         return _train(recipe, options)
     except RecipeError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
