@@ -17,6 +17,7 @@ from tqdm import tqdm
 from grpo import watchdog
 from grpo.evaluate import Evaluation
 from grpo.recipe import RecipeError, WandbSection
+from grpo.redaction import Redactor
 from grpo.types import ScoredGroup
 
 Record = dict[str, Any]
@@ -26,7 +27,7 @@ class Log:
     """Writes what happens to a run's folder and console. A silent log (other ranks) writes nothing."""
 
     def __init__(self, folder: Path, wandb: WandbSection | None = None, *, silent: bool = False):
-        self.folder, self.silent = folder, silent
+        self.folder, self.silent, self._hide = folder, silent, Redactor()
         self._section, self._wandb, self.wandb_id = wandb, None, None
         self._bar: tqdm | None = None
         self._accuracy: float | None = None
@@ -57,7 +58,7 @@ class Log:
         """Print lines above the progress bar."""
         if not self.silent:
             encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-            for line in lines:  # a console that lacks a character must not end a run
+            for line in map(self._hide, lines):  # a console that lacks a character must not end a run
                 tqdm.write(line.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
             sys.stdout.flush()
 
@@ -116,7 +117,7 @@ class Log:
     def _append(self, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
         # half a surrogate pair, which UTF-8 cannot hold, becomes its JSON escape
         with (self.folder / file).open("a", encoding="utf-8", errors="backslashreplace") as out:
-            out.writelines(json.dumps(finite(row), ensure_ascii=False) + "\n" for row in rows)
+            out.writelines(self._hide(json.dumps(finite(row), ensure_ascii=False)) + "\n" for row in rows)
 
 
 def sample_rows(step: int, group: ScoredGroup) -> list[dict[str, Any]]:

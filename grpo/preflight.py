@@ -27,7 +27,7 @@ from grpo.learner import Learner
 from grpo.loading import DTYPES
 from grpo.log import interval
 from grpo.loss import reaches_flat
-from grpo.memory import GIB, example_rows, predict
+from grpo.memory import GIB, Memory, example_rows, predict
 from grpo.mistakes import NOTE, WARNING, WRONG, Facts, Finding, note, warning, wrong
 from grpo.optimizer import Optimizer
 from grpo.pack import make_batch
@@ -290,14 +290,9 @@ def _best_form(judge: Judge, facts: Facts, rows: Sequence[Mapping[str, Any]], go
 
 def _memory(facts: Facts) -> Iterator[Finding | str]:
     """The planner's prediction of the largest update beside what the device has free."""
-    recipe, prompts = facts.recipe, facts.prompts
     device = "cuda" if torch.cuda.is_available() else "cpu"
     free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
-    longest = max(len(prompt.token_ids) for prompt in prompts.train)
-    made = math.ceil(recipe.sample.prompts / recipe.optim.updates)
-    rows = example_rows(made, recipe.sample.group_size, longest, recipe.sample.max_tokens)
-    needed = predict(facts.config, facts.tokenizer, recipe.model, recipe.optim, recipe.loss, rows, device=device,
-                     sampler_bytes=sampler_bytes(facts, longest))
+    needed = largest_update(facts, device)
     yield from (f"memory   {line.strip()}" for line in needed.lines())
     yield f"memory   free on the {device}: {free / GIB:.2f} GiB; all completions taken as long as sample.max_tokens"
     if needed.peak > free:
@@ -309,6 +304,15 @@ def _memory(facts: Facts) -> Iterator[Finding | str]:
         yield warning("little-memory",
             f"an update may take {needed.peak / GIB:.1f} of {free / GIB:.1f} GiB; lower "
             "optim.tokens_per_micro_batch to be safe")
+
+
+def largest_update(facts: Facts, device: str = "cpu") -> Memory:
+    """The memory of the recipe's update, were its prompts the longest and its completions of full length."""
+    recipe, longest = facts.recipe, max(len(prompt.token_ids) for prompt in facts.prompts.train)
+    made = math.ceil(recipe.sample.prompts / recipe.optim.updates)
+    rows = example_rows(made, recipe.sample.group_size, longest, recipe.sample.max_tokens)
+    return predict(facts.config, facts.tokenizer, recipe.model, recipe.optim, recipe.loss, rows, device=device,
+                   sampler_bytes=sampler_bytes(facts, longest))
 
 
 def sampler_bytes(facts: Facts, prompt_tokens: int) -> int:

@@ -7,6 +7,7 @@ summed. A single process takes part in nothing and pays nothing.
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Iterable
@@ -20,6 +21,14 @@ from grpo.recipe import RecipeError
 
 LONGEST = timedelta(days=1)
 """The process group's own limit; it names nobody, so the watchdog's shorter one comes first."""
+
+
+def keep_to_this_machine() -> None:
+    """Where all ranks are on this machine, let them talk over the loopback alone."""
+    world = os.environ.get("WORLD_SIZE")
+    if sys.platform == "linux" and world is not None and world == os.environ.get("LOCAL_WORLD_SIZE"):
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,7 @@ class Ranks:
                               "time; unset it, and set optim.tokens_per_micro_batch for memory")
         from accelerate import PartialState
 
+        keep_to_this_machine()
         with watchdog.collective("grpo.ranks, joining the process group"):
             state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST)
         started = int(os.environ.get("WORLD_SIZE", "1"))

@@ -38,6 +38,7 @@ from grpo.prompts import PromptStream, check_template, load_rows, make_prompts, 
 from grpo.ranks import Ranks
 from grpo.recipe import ModelSection, Recipe, RecipeError, to_yaml
 from grpo.record import step_record
+from grpo.redaction import redacted, secret_keys
 from grpo.rollout.draft import Carried
 from grpo.rollout.engine import Engine
 from grpo.rollout.sampler import Sampling
@@ -69,6 +70,9 @@ class Trainer:
             raise RecipeError("recipe: model.name is missing; name a hub id or a folder")
         if int(os.environ.get("RANK", "0")) == 0:  # the other ranks may come when rank 0 has made it already
             check_folder(self.folder, recipe, resume)
+        for key in secret_keys(recipe.to_mapping()):
+            raise RecipeError(f"recipe: {key} holds a key or token, which the run folder would keep; let whoever needs "
+                              "it read it from the environment")
         self.specs = reward_specs(recipe, rewards)
         self._accurate = accurate_reward(recipe, [spec.name for spec in self.specs])
         self.watchdog = watchdog.Watchdog(recipe.watchdog)
@@ -357,7 +361,8 @@ class Trainer:
                    "seconds": self.seconds + time.perf_counter() - self._clock, "tokens": self.tokens,
                    "ledger": self.ledger, "sandbox": self.judge.isolation,
                    "examples": {"before": self._examples_before, "after": self._examples()}}
-        write_text(self.folder / "summary.json", json.dumps(finite(summary), indent=1, ensure_ascii=False) + "\n")
+        text = redacted(json.dumps(finite(summary), indent=1, ensure_ascii=False))
+        write_text(self.folder / "summary.json", text + "\n")
         self.log.say(*closing(summary, self.folder))
 
     def _examples(self, number: int = 3) -> list[dict[str, Any]]:
@@ -485,16 +490,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.preflight:
             from grpo import preflight
 
-            return EXIT_DONE if preflight.run(recipe, lambda line: print(line, flush=True)) else EXIT_USER
+            return EXIT_DONE if preflight.run(recipe, lambda line: print(redacted(line), flush=True)) else EXIT_USER
         return _train(recipe, options)
     except RecipeError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        complain(" ".join(str(error).split()))
         return EXIT_USER
     except (RewardFaults, FloatingPointError) as error:
-        print(f"stopped: {error}", file=sys.stderr)
+        complain(f"stopped: {error}")
         return EXIT_FAULT
     except OSError as error:
-        print(f"stopped: {error}; what was saved before stands", file=sys.stderr)
+        complain(f"stopped: {error}; what was saved before stands")
         return EXIT_FAULT
     except KeyboardInterrupt:
         print("stopped at once; the last checkpoint stands", file=sys.stderr)
@@ -503,9 +508,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words = no_memory(error)
         if words is None:
             words = watchdog.died(error)
-            traceback.print_exc()
-        print(f"stopped: {words}", file=sys.stderr)
+            complain(traceback.format_exc().rstrip())
+        complain(f"stopped: {words}")
         return EXIT_FAULT
+
+
+def complain(words: str) -> None:
+    """Say on standard error what went wrong, without the secrets that foreign errors may repeat."""
+    print(redacted(words), file=sys.stderr)
 
 
 def _train(recipe: Recipe, options: argparse.Namespace) -> int:

@@ -30,6 +30,7 @@ import psutil
 
 from grpo import sentinel
 from grpo.recipe import WatchdogSection
+from grpo.redaction import redacted
 
 EXIT_FAULT = 1
 MOST_TICK_SECONDS = 5.0
@@ -233,7 +234,7 @@ class Watchdog:
         stops = self.section.action == "stop"
         lines.append(lines[0] + ("; what was saved before stands" if stops else
                                  "; waiting on, as watchdog.action is warn"))
-        bounded(lambda: self._say("\n".join(lines) + "\n"), SAYING_SECONDS)
+        bounded(lambda: self._say(redacted("\n".join(lines)) + "\n"), SAYING_SECONDS)
         if stops:
             bounded(kill_children, KILLING_SECONDS)
             os._exit(EXIT_FAULT)
