@@ -26,6 +26,7 @@ from grpo.loading import load_config, load_tokenizer
 from grpo.policy import Policy, longest_sequence
 from grpo.prompts import check_template, load_rows, make_prompts, split_rows
 from grpo.recipe import Recipe, RecipeError, read_yaml
+from grpo.redaction import redacted
 from grpo.rollout.engine import Engine
 from grpo.rollout.sampler import Sampling
 from grpo.types import Prompt, ScoredGroup
@@ -228,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         held_out = any(override.startswith("data.held_out=") for override in options.overrides)
         report = evaluate_recipe(recipe, every_row=options.data is not None and not held_out)
     except RecipeError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print(redacted(" ".join(str(error).split())), file=sys.stderr)
         return 2
     completions = report.pop("completions")
     if options.completions:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 import rewards
+from grpo import watchdog
 from grpo.recipe import Recipe, RecipeError, RewardSection, SandboxSection, plain
 from grpo.types import Group, ScoredGroup
 from rewards import RewardSpec, Sample, Score
@@ -124,17 +125,28 @@ class Judge:
                                    "num_tokens": len(completion.token_ids)},
                           prompt=group.prompt.text, token_ids=completion.token_ids, group=group.prompt.id)
                    for completion in group.completions if completion.finish not in ("cancelled", "error")]
-        return Pending(group, self.service.submit(samples) if samples else None)
+        return Pending(group, self.service.submit(samples) if samples else None, self)
+
+    def wait_for(self, ticket: Any) -> list[Any]:
+        """The verdicts of a ticket, waited for under the watchdog's eyes."""
+        with watchdog.waiting("judge", owner="rewards.service", at_least_seconds=self._needed_seconds(),
+                              progress=lambda: self.service.num_open,
+                              state=lambda: [*ticket.describe(), *self.service.describe()]):
+            return ticket.result()
+
+    def _needed_seconds(self) -> float:
+        """What two tries of the slowest reward may take on a machine that has other work (``rewards.pool``'s Clock)."""
+        return 10 * max(spec.timeout_seconds for spec in self.specs) + 2
 
 
 class Pending:
     """A group whose verdicts are under way."""
 
-    def __init__(self, group: Group, ticket: Any):
-        self.group, self.ticket = group, ticket
+    def __init__(self, group: Group, ticket: Any, judge: Judge):
+        self.group, self.ticket, self.judge = group, ticket, judge
 
     def result(self) -> ScoredGroup:
-        judged = iter(self.ticket.result() if self.ticket is not None else ())
+        judged = iter(self.judge.wait_for(self.ticket) if self.ticket is not None else ())
         scores, verdicts = [], []
         for completion in self.group.completions:
             if completion.finish == "cancelled":

@@ -18,7 +18,7 @@ from typing import Any, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from grpo import correction
+from grpo import correction, watchdog
 from grpo.entropy import EntropyBonus
 from grpo.kernels.head import Gradients, sweep
 from grpo.kernels.head.spec import chunk_spans
@@ -185,6 +185,7 @@ class Learner:
             tally = Tally(self.policy.device)
             for chunk in self._mine(rows):
                 self._forward_backward(pack(chunk, self.policy.device), update, survey, entropy_weight, tally)
+                watchdog.beat()
             stats = self._finish(tally, entropy_weight, fresh=self.loss.old != "sampler" or not before)
             if stats is not None:
                 return stats

@@ -28,6 +28,7 @@ from transformers import (
 from transformers.utils import logging
 
 from grpo.recipe import LoraSection, ModelSection, RecipeError
+from grpo.redaction import redacted
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 _UNREACHABLE = ("couldn't connect", "connection error", "offline mode", "max retries", "failed to establish",
@@ -103,12 +104,18 @@ def refusal(name: str, error: BaseException, otherwise: str) -> str:
     if not Path(name).exists() and any(words in said for words in _UNREACHABLE):
         return (f"model: {name} is no folder here, and the hub cannot be reached; check the connection, or name a "
                 "folder that holds it")
+    if "trust_remote_code" in said:
+        return (f"model: {name} comes with Python code of its own, which was not run; if you trust its source, set "
+                "model.trust_remote_code: true")
+    if "weights_only" in said or "unpickling" in said or "vulnerability" in said:
+        return (f"model: {name} holds its weights as a pickle, which may run code when it is read, and was not read in "
+                "full; convert it to safetensors, or take a source that has it as safetensors")
     return f"model: {name} {otherwise}: {first_words(error)}"
 
 
 def first_words(error: BaseException) -> str:
     """The beginning of what an error says, in one line."""
-    words = " ".join(str(error).split())
+    words = redacted(" ".join(str(error).split()))
     return (words if len(words) <= 300 else words[:297] + "...") or type(error).__name__
 
 

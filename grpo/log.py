@@ -14,8 +14,10 @@ from typing import Any, Mapping, Sequence
 
 from tqdm import tqdm
 
+from grpo import watchdog
 from grpo.evaluate import Evaluation
 from grpo.recipe import RecipeError, WandbSection
+from grpo.redaction import Redactor
 from grpo.types import ScoredGroup
 
 Record = dict[str, Any]
@@ -28,7 +30,7 @@ class Log:
     """
 
     def __init__(self, folder: Path, wandb: WandbSection | None = None, *, silent: bool = False):
-        self.folder, self.silent = folder, silent
+        self.folder, self.silent, self._hide = folder, silent, Redactor()
         self._section, self._wandb, self.wandb_id = wandb, None, None
         self._bar: tqdm | None = None
         self.accuracy: float | None = None
@@ -47,9 +49,10 @@ class Log:
 
         section = self._section
         try:
-            self._wandb = wandb.init(project=section.project, entity=section.entity, mode=section.mode,
-                                     tags=list(section.tags), name=name, config=dict(recipe), dir=str(self.folder),
-                                     id=wandb_id, resume="allow" if wandb_id else None)
+            with watchdog.waiting("server", owner="wandb, its start"):
+                self._wandb = wandb.init(project=section.project, entity=section.entity, mode=section.mode,
+                                         tags=list(section.tags), name=name, config=dict(recipe), dir=str(self.folder),
+                                         id=wandb_id, resume="allow" if wandb_id else None)
         except wandb.errors.Error as error:
             raise RecipeError(f"recipe: log.wandb: {error} Or set log.wandb.mode=offline, or log.wandb=null") from None
         self.wandb_id = self._wandb.id
@@ -58,7 +61,7 @@ class Log:
         """Print lines above the progress bar."""
         if not self.silent:
             encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-            for line in lines:  # a console that lacks a character must not end a run
+            for line in map(self._hide, lines):  # a console that lacks a character must not end a run
                 tqdm.write(line.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
             sys.stdout.flush()
 
@@ -69,7 +72,8 @@ class Log:
         self.samples(record["step"], groups, "samples.jsonl")
         self._append("metrics.jsonl", [record])
         if self._wandb is not None:
-            self._wandb.log({k: v for k, v in record.items() if v is not None}, step=record["step"])
+            with watchdog.waiting("server", owner="wandb, a record"):
+                self._wandb.log({k: v for k, v in record.items() if v is not None}, step=record["step"])
         self.say(self.line(record, steps))
         if self._bar is not None:
             self._bar.update()
@@ -84,7 +88,8 @@ class Log:
         self.accuracy = evaluation.accuracy
         self.samples(step, evaluation.groups, "evaluations.jsonl")
         if self._wandb is not None:
-            self._wandb.log({"heldout/accuracy": evaluation.accuracy}, step=step)
+            with watchdog.waiting("server", owner="wandb, a record"):
+                self._wandb.log({"heldout/accuracy": evaluation.accuracy}, step=step)
         drawn = (evaluation.samples + evaluation.faults) // max(1, evaluation.prompts)
         self.say(f"held-out {when}: {interval(evaluation.to_mapping())} ({evaluation.prompts} prompts x {drawn} "
                  f"samples), length {evaluation.length:.1f}, truncated {evaluation.truncated:.1%}" + "".join(
@@ -108,13 +113,14 @@ class Log:
             self._bar.close()
             self._bar = None
         if self._wandb is not None:
-            self._wandb.finish()
+            with watchdog.waiting("server", owner="wandb, its end"):
+                self._wandb.finish()
             self._wandb = None
 
     def _append(self, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
         # half a surrogate pair, which UTF-8 cannot hold, becomes its JSON escape
         with (self.folder / file).open("a", encoding="utf-8", errors="backslashreplace") as out:
-            out.writelines(json.dumps(finite(row), ensure_ascii=False) + "\n" for row in rows)
+            out.writelines(self._hide(json.dumps(finite(row), ensure_ascii=False)) + "\n" for row in rows)
 
 
 def sample_rows(step: int, group: ScoredGroup) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from typing import Any, Callable, Collection, Mapping, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from grpo.recipe import DataSection, RecipeError, nearest
+from grpo.redaction import redacted
 from grpo.types import Prompt
 from rewards.tasks import TASKS, held_out, load_task
 
@@ -117,7 +118,7 @@ def _read_hub(section: DataSection) -> list[dict[str, Any]]:
     try:
         return datasets.load_dataset(section.source, section.subset, split=section.split).to_list()
     except Exception as error:  # the hub client raises many kinds; each is the reader's to know
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = redacted(" ".join(str(error).split())) or type(error).__name__
         raise RecipeError(f"data: {section.source} is not a file or task, and the hub does not give it: "
                           f"{reason[:300]}{nearest(section.source, TASKS)}") from None
 

@@ -290,6 +290,22 @@ class CheckpointSection:
 
 
 @dataclass(frozen=True)
+class WatchdogSection:
+    action: str = key("stop", "what follows when a wait makes no progress for its deadline: stop (report, exit code 1; "
+                              "the last checkpoint stands), warn (report, wait on), off", one_of("stop", "warn", "off"))
+    engine_seconds: float = key(1800.0, "longest time in which sampling decodes no token", above(0))
+    judge_seconds: float = key(600.0, "longest time without a verdict; never less than the rewards' own deadlines need",
+                               above(0))
+    update_seconds: float = key(3600.0, "longest time for one micro-batch of an update", above(0))
+    collective_seconds: float = key(1800.0, "longest time that ranks wait for one that does not get on", above(0))
+    checkpoint_seconds: float = key(1800.0, "longest time in which a checkpoint or the final model grows by nothing",
+                                    above(0))
+    server_seconds: float = key(900.0, "longest time that a server such as wandb's takes to answer", above(0))
+    loading_seconds: float = key(1800.0, "longest time in which nothing of a data set or model is read", above(0))
+    interpreter_seconds: float = key(1800.0, "longest time in which no Python runs at all", above(0))
+
+
+@dataclass(frozen=True)
 class WandbSection:
     project: str = key("grpo", "wandb project")
     entity: str | None = key(None, "wandb entity")
@@ -334,6 +350,7 @@ class Recipe:
     checkpoint: CheckpointSection = key(CheckpointSection(), "what is kept to resume from")
     log: LogSection = key(LogSection(), "where records go beside the console and metrics.jsonl")
     sandbox: SandboxSection = key(SandboxSection(), "for rewards that run programs, such as code_tests")
+    watchdog: WatchdogSection = key(WatchdogSection(), "how long each wait may last without progress")
 
     @staticmethod
     def load(path: str | os.PathLike[str], *overrides: str) -> Recipe:

@@ -17,7 +17,7 @@ try:
 except ImportError:  # not a POSIX system
     fcntl = None
 
-FREE_KEYS = ("steps", "run_dir", "evaluate.", "checkpoint.", "log.")
+FREE_KEYS = ("steps", "run_dir", "evaluate.", "checkpoint.", "log.", "watchdog.")
 MEMORY_KEYS = ("sample.max_rows", "sample.kv_memory_gib", "sample.keep_graphs", "optim.tokens_per_micro_batch",
                "model.gradient_checkpointing", "threads")
 JOURNALS = ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl")

@@ -23,6 +23,7 @@ from grpo.loading import load_config, load_tokenizer
 from grpo.policy import Policy, longest_sequence
 from grpo.prompts import check_template, load_rows, make_prompts
 from grpo.recipe import Recipe, RecipeError
+from grpo.redaction import redacted
 from grpo.rollout.engine import Engine
 from grpo.rollout.sampler import Sampling
 from grpo.types import Group
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with options.out.open("w", encoding="utf-8") if options.out else nullcontext(sys.stdout) as out:
             report = write(recipe, out, n=options.n, rows=options.rows, with_tokens=options.tokens)
     except RecipeError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print(redacted(" ".join(str(error).split())), file=sys.stderr)
         return 2
     except BrokenPipeError:  # whoever read has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, NoReturn, Sequence
 
@@ -22,7 +23,7 @@ import numpy
 import torch
 import transformers
 
-from grpo import checkpoint, plan, resume
+from grpo import checkpoint, plan, resume, watchdog
 from grpo.advantage import advantages
 from grpo.curriculum import Curriculum
 from grpo.evaluate import Evaluation, evaluate
@@ -39,6 +40,7 @@ from grpo.prompts import PromptStream, check_template, load_rows, make_prompts, 
 from grpo.ranks import Ranks
 from grpo.recipe import ModelSection, Recipe, RecipeError
 from grpo.record import step_record
+from grpo.redaction import redacted, secret_keys
 from grpo.rollout.decoding import SAID
 from grpo.rollout.draft import Carried
 from grpo.rollout.engine import Engine
@@ -72,17 +74,25 @@ class Trainer:
             raise RecipeError("recipe: model.name is missing; name a hub id or a folder")
         if int(os.environ.get("RANK", "0")) == 0:  # the other ranks may come when rank 0 has made it already
             check_folder(self.folder, recipe, resume)
+        for key in secret_keys(recipe.to_mapping()):
+            raise RecipeError(f"recipe: {key} holds a key or token, which the run folder would keep; let whoever needs "
+                              "it read it from the environment")
         self.specs = reward_specs(recipe, rewards)
         self._accurate = accurate_reward(recipe, [spec.name for spec in self.specs])
-        all_rows = load_rows(recipe.data)
+        self.watchdog = watchdog.Watchdog(recipe.watchdog)
+        with self.watchdog.watching(), watchdog.loading("grpo.prompts, the data set"):
+            all_rows = load_rows(recipe.data)
         check_rewards(self.specs, all_rows)
         check_sandbox(self.specs, recipe.sandbox)
+        self.rows, self.config = all_rows, None
         rows, held_rows = split_rows(all_rows, recipe.data.held_out)
         if len(rows) < recipe.sample.prompts:
             raise RecipeError(f"recipe: sample.prompts is {recipe.sample.prompts}, but only {len(rows)} rows train; "
                               "lower sample.prompts or data.held_out")
-        config = model.config if model is not None else load_config(recipe.model)
-        self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(recipe.model)
+        with self.watchdog.watching(), watchdog.loading("grpo.loading, configuration and tokenizer"):
+            config = model.config if model is not None else load_config(recipe.model)
+            self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(recipe.model)
+        self.config = config
         check_template(recipe.data.template, self.tokenizer)
         self.prompts = make_prompts(rows, held_rows, recipe.data, self.tokenizer,
                                     longest_sequence(config.get_text_config()), recipe.sample.max_tokens)
@@ -131,8 +141,9 @@ class Trainer:
         self.groups = groups
         self._refuse_faults(step, batch)
         begun = time.perf_counter()
-        self.learner.begin(batch)
-        updates = [self.learner.update(update) for update in batch.updates]
+        with watchdog.waiting("update", owner="grpo.learner"):
+            self.learner.begin(batch)
+            updates = [self.learner.update(update) for update in batch.updates]
         batch = rebooked(batch, self.learner.reached)
         seconds["update"] = time.perf_counter() - begun
         seconds["step"] = time.perf_counter() - started
@@ -260,9 +271,12 @@ class Trainer:
         if self._opened:
             return
         recipe = self.recipe
+        self.watchdog.start()
         self.ranks = Ranks.start()
+        self.ranks.watched_by(self.watchdog)
         prepare_torch(recipe)
-        self.policy = Policy.load(recipe.model, self.ranks.device, model=self._model, tokenizer=self.tokenizer)
+        with watchdog.loading("grpo.loading, the model"):
+            self.policy = Policy.load(recipe.model, self.ranks.device, model=self._model, tokenizer=self.tokenizer)
         self.stream, self.held_out = PromptStream(self.prompts.train, recipe.seed), self.prompts.held_out
         section = recipe.advantage
         self.curriculum = Curriculum(
@@ -285,6 +299,7 @@ class Trainer:
         self._last_evaluation: Evaluation | None = None
         self._examples_before: list[dict[str, Any]] = []
         resume.begin_folder(self)
+        self.watchdog.keep_in(self.folder)
         self.log.open(recipe.to_mapping(), recipe.name, recipe.steps, self.num_steps, self.log.wandb_id)
         self.log.say(*header(self, self.prompts.num_dropped), *self.judge.isolation)
         if self.before is None:
@@ -311,7 +326,8 @@ class Trainer:
             return
         self._book_carried()
         if self.ranks.main:
-            self._write_final()
+            with watchdog.writing("grpo.policy, the final model", self.folder / ".writing-final"):
+                self._write_final()
             self.writer.wait()
             self._write_summary()
             self.log.say(f"judge: {self.judge.cached:.0%} of the verdicts were known from an equal completion",
@@ -339,7 +355,8 @@ class Trainer:
                    "seconds": self.seconds + time.perf_counter() - self._clock, "tokens": self.tokens,
                    "ledger": self.ledger, "sandbox": self.judge.isolation,
                    "examples": {"before": self._examples_before, "after": self._examples()}}
-        write_text(self.folder / "summary.json", json.dumps(finite(summary), indent=1, ensure_ascii=False) + "\n")
+        text = redacted(json.dumps(finite(summary), indent=1, ensure_ascii=False))
+        write_text(self.folder / "summary.json", text + "\n")
         self.log.say(*closing(summary, self.folder))
 
     def _examples(self, number: int = 3) -> list[dict[str, Any]]:
@@ -372,11 +389,12 @@ class Trainer:
         return True
 
     def close(self, failure: BaseException | None = None) -> None:
-        """Stop the reward workers and the log, once the last checkpoint is written; iterating again opens them anew.
+        """Stop workers, log and watchdog, once the last checkpoint is written; iterating again opens them anew.
 
         After a `failure` nothing further is raised; if that is a KeyboardInterrupt, what is being written is given up.
         """
         if not self._opened:
+            self.watchdog.stop()
             return
         self._opened, self._stop, self.resume, self._saved = False, False, True, None
         self.judge.__exit__(None, None, None)
@@ -385,9 +403,12 @@ class Trainer:
         elif failure is not None:
             self.log.say(*self.writer.finish())
         self.log.close()
-        self.writer.wait()
-        if self._held is not None:
-            self._held.close()
+        try:
+            self.writer.wait()
+        finally:
+            self.watchdog.stop()
+            if self._held is not None:
+                self._held.close()
 
 
 def load_teacher(recipe: Recipe, policy: Policy) -> Policy | None:
@@ -470,31 +491,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="recipe keys to set, e.g. optim.lr=1e-5")
     parser.add_argument("--resume", action="store_true", help="go on from the run folder's last checkpoint")
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
+    parser.add_argument("--preflight", action="store_true", help="find out what can be known before the first step: "
+                        "data, rewards on gold answers, memory, a sample of completions, the cost; writes nothing")
     options = parser.parse_intermixed_args(arguments)
     try:
         recipe = Recipe.load(options.recipe, *options.overrides)
         if options.dry_run:
             print("\n".join(plan.dry_run(recipe)))
             return EXIT_DONE
+        if options.preflight:
+            from grpo import preflight
+
+            return EXIT_DONE if preflight.run(recipe, lambda line: print(redacted(line), flush=True)) else EXIT_USER
         return _train(recipe, options)
     except RecipeError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        complain(" ".join(str(error).split()))
         return EXIT_USER
     except (RewardFaults, FloatingPointError) as error:
-        print(f"stopped: {error}", file=sys.stderr)
+        complain(f"stopped: {error}")
         return EXIT_FAULT
     except OSError as error:
-        print(f"stopped: {error}; what was saved before stands", file=sys.stderr)
-        return EXIT_FAULT
-    except (MemoryError, RuntimeError) as error:
-        words = no_memory(error)
-        if words is None:
-            raise
-        print(f"stopped: {words}", file=sys.stderr)
+        complain(f"stopped: {error}; what was saved before stands")
         return EXIT_FAULT
     except KeyboardInterrupt:
         print("stopped at once; the last checkpoint stands", file=sys.stderr)
         return EXIT_FAULT
+    except Exception as error:
+        words = no_memory(error)
+        if words is None:
+            words = watchdog.died(error)
+            complain(traceback.format_exc().rstrip())
+        complain(f"stopped: {words}")
+        return EXIT_FAULT
+
+
+def complain(words: str) -> None:
+    """Say on standard error what went wrong, without the secrets that foreign errors may repeat."""
+    print(redacted(words), file=sys.stderr)
 
 
 def _train(recipe: Recipe, options: argparse.Namespace) -> int:

@@ -54,3 +54,11 @@ def closing(summary: Mapping[str, Any], folder: Path) -> list[str]:
     lines.append(f"{summary['steps']} steps, {summary['seconds']:.0f} s, {summary['tokens']['sampled']} tokens "
                  f"sampled; the model is in {folder / 'final'}")
     return lines
+
+
+def many_hours(seconds: float) -> str:
+    """A length of time in the unit that suits it."""
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"

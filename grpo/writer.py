@@ -13,7 +13,7 @@ from typing import Sequence
 
 import psutil
 
-from grpo import checkpoint
+from grpo import checkpoint, watchdog
 from grpo.checkpoint import Checkpoint
 
 MOST_OF_MEMORY = 0.5  # share of the memory that is free which a copy may take
@@ -66,7 +66,8 @@ class Writer:
     def _write(self, found: Checkpoint, journals: Sequence[Path]) -> None:
         began = time.perf_counter()
         try:
-            checkpoint.save(self.run, found, self.keep, self.best, journals=journals, between=self._between)
+            with watchdog.writing("grpo.checkpoint, a checkpoint", checkpoint.folder_of(self.run)):
+                checkpoint.save(self.run, found, self.keep, self.best, journals=journals, between=self._between)
             self.num_written += 1
         except Abandoned:
             pass

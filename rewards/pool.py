@@ -336,6 +336,20 @@ class Pool:
     def num_workers(self) -> int:
         return len(self._tasks)
 
+    def describe(self) -> list[str]:
+        """The queue of each function, and what each busy worker does."""
+        names = {number: function.convention.name for number, function in self._functions.items()}
+        waiting = [f"{len(self._queues[number])} for {name}" for number, name in names.items()]
+        lines = [
+            f"in the queue: {', '.join(waiting)}; {len(self._second_tries)} second tries; {self.num_workers} workers, "
+            f"{self.num_killed} killed so far"
+        ]
+        for worker in list(self._busy):
+            lines.append(
+                f"worker {worker.pid}: state {process_state(worker.pid)}, {worker.clock.age_seconds:.1f} s in its call"
+            )
+        return lines
+
     def _num_waiting(self) -> int:
         return sum(map(len, self._queues.values())) + len(self._second_tries)
 
@@ -570,6 +584,14 @@ class ThreadRunner:
         """Queue units."""
         self._queue.extend(units)
         self._pump()
+
+    def describe(self) -> list[str]:
+        """The queue, and whether a call is under way."""
+        now = f"{len(self._current.pending)} rows under way" if self._current is not None else "nothing under way"
+        return [
+            f"{self._function.convention.name} (in this process): {len(self._queue)} calls in the queue, {now}, "
+            f"{len(self._stuck)} threads stuck"
+        ]
 
     def _pump(self) -> None:
         if self._current is not None or not self._queue:

@@ -97,6 +97,17 @@ class Ticket:
         """Whether every verdict is there."""
         return self.future.done()
 
+    @property
+    def num_open(self) -> int:
+        """How many verdicts are not there yet."""
+        return self._num_open
+
+    def describe(self) -> list[str]:
+        """Of which rewards verdicts are missing, in a line."""
+        missing = {spec.name: sum(spec.name not in parts for parts in self._parts) for spec in self._specs}
+        words = [f"{number} of {len(self._parts)} by rewards.{name}" for name, number in missing.items() if number]
+        return [f"verdicts that are not there: {', '.join(words)}"] if words else []
+
     def _place(self, index: int, name: str, score: Score, seconds: float) -> None:
         """In the service's thread: one part of one completion is known."""
         self._parts[index][name] = score
@@ -220,6 +231,15 @@ class RewardService:
             for name, values in metrics.items():
                 taken.setdefault(name, []).extend(values)
         return taken
+
+    @property
+    def num_open(self) -> int:
+        """How many verdicts of all submissions are not there yet."""
+        return sum(ticket.num_open for ticket in list(self._open))
+
+    def describe(self) -> list[str]:
+        """What waits where and what each worker does, in lines; may be asked from any thread."""
+        return [line for runner in list(self._runners) for line in runner.describe()]
 
     @property
     def num_workers(self) -> int:

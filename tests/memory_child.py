@@ -19,10 +19,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from grpo.learner import Learner
 from grpo.loading import with_adapters
-from grpo.memory import example_rows, predict
+from grpo.memory import Memory, example_rows, predict
+from grpo.mistakes import Facts
 from grpo.optimizer import Optimizer
 from grpo.policy import Policy
-from grpo.recipe import LoraSection, LossSection, ModelSection, OptimSection
+from grpo.preflight import largest_update, learn
+from grpo.recipe import LoraSection, LossSection, ModelSection, OptimSection, Recipe
+from grpo.train import Trainer
 from grpo.types import Batch, Denominators, Update
 
 
@@ -58,6 +61,38 @@ def make_updates(case: dict, config: LlamaConfig, tokenizer, number: int) -> Non
         assert learner.update(update).made
 
 
+def of_recipe(file: str, overrides: list[str]) -> None:
+    """The largest update of a recipe's own model: what preflight predicts, and the peak of two such updates."""
+    recipe = Recipe.load(file, *overrides)
+    facts = Facts(recipe)
+    learn(facts, Trainer(recipe))
+    predicted, before = largest_update(facts), resident_bytes()
+    policy = Policy.load(recipe.model, tokenizer=facts.tokenizer, device="cpu")
+    rng, longest = random.Random(0), max(len(prompt.token_ids) for prompt in facts.prompts.train)
+    rows = tuple(replace(row, prompt_ids=tuple(rng.choices(range(policy.vocab_size), k=longest)),
+                         token_ids=tuple(rng.choices(range(policy.vocab_size), k=row.num_tokens)),
+                         advantage=rng.random() - 0.5)
+                 for row in example_rows(recipe.sample.prompts, recipe.sample.group_size, 1, recipe.sample.max_tokens))
+    update = Update(rows, Denominators(len(rows), sum(row.num_tokens for row in rows), 100, {0: 100}))
+    learner = Learner(policy, Optimizer(policy.trainable(), recipe.optim, 10), recipe.loss, temperature=1.0,
+                      tokens_per_micro_batch=recipe.optim.tokens_per_micro_batch)
+    for _ in range(2):
+        learner.begin(Batch(rows, (update,)))
+        assert learner.update(update).made
+    report(predicted, before)
+
+
+def resident_bytes() -> int:
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def report(predicted: Memory, before: int) -> None:
+    status = Path("/proc/self/status").read_text()  # ru_maxrss would be that of whoever started this process
+    measured = int(status.partition("VmHWM:")[2].split()[0]) * 1024 - before
+    print(json.dumps({"predicted": predicted.peak, "measured": measured, "terms": list(predicted.lines())}))
+
+
 def rows_of(case: dict):
     return example_rows(case.get("prompts", 3), 4, case.get("prompt", 100), case.get("T", 100))
 
@@ -67,15 +102,14 @@ def main() -> None:
     torch.set_num_threads(1)
     tokenizer = tiny_tokenizer(80)
     make_updates({**case, "prompts": 1}, config_of({"V": 200, "D": 32, "I": 64, "L": 1}), tokenizer, 2)
+    if "recipe" in case:
+        return of_recipe(case["recipe"], case["overrides"])
     config = config_of(case)
     tokenizer.add_tokens([f"<f{i}>" for i in range(config.vocab_size - len(tokenizer))])
     predicted = predict(config, tokenizer, *sections(case), rows_of(case))
-    gc.collect()
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    before = resident_bytes()
     make_updates(case, config, tokenizer, 2)
-    status = Path("/proc/self/status").read_text()  # ru_maxrss would be that of whoever started this process
-    measured = int(status.partition("VmHWM:")[2].split()[0]) * 1024 - before
-    print(json.dumps({"predicted": predicted.peak, "measured": measured, "terms": list(predicted.lines())}))
+    report(predicted, before)
 
 
 if __name__ == "__main__":

@@ -100,6 +100,10 @@ class Decoding:
             if not is_out_of_memory(error):
                 raise
 
+    def describe(self) -> list[str]:
+        """Who is in flight, and who waits."""
+        return [f"{len(self.live)} completions alive", f"{len(self.queue)} in the queue"]
+
     def _leave(self, draft: Draft) -> None:
         if draft in self.live:
             del self.live[draft]

@@ -15,6 +15,7 @@ from typing import Callable, Iterator, Sequence
 import psutil
 import torch
 
+from grpo import watchdog
 from grpo.pack import MIN_ROWS
 from grpo.policy import Policy
 from grpo.rollout.decoding import GIB, Decoding, EngineStats, token_bytes
@@ -40,6 +41,7 @@ class Engine:
                  keep: bool = False):
         self.policy, self.kv_memory_gib, self.deterministic, self.keep = policy, kv_memory_gib, deterministic, keep
         self._paging: Paging | None = None
+        self._working: Decoding | Paging | Generating | None = None
         self.paged = policy.device.type == "cuda" if paged is None else paged
         self.max_rows = max(MIN_ROWS, -(-max_rows // MIN_ROWS) * MIN_ROWS)
         self.stops = Stops(policy, stop)
@@ -67,8 +69,15 @@ class Engine:
             draft.carry(carried[draft.place].completions[draft.index])
         drafts += [self._draft(len(carried) + place, prompt, i, limit, completion_seed(*seed, prompt.id, i))
                    for place, prompt in enumerate(prompts) for i in range(group_size)]
-        yield from self._deliver(drafts, sampling, interrupted, enough)
+        with watchdog.waiting("engine", owner="grpo.rollout", state=self.describe,
+                              progress=lambda: (self.stats.steps, self.stats.prefill_tokens)):
+            yield from self._deliver(drafts, sampling, interrupted, enough)
         self.stats.seconds = time.perf_counter() - started
+
+    def describe(self) -> list[str]:
+        """What the call under way has done and what is left of it, in a line."""
+        work = [] if self._working is None else self._working.describe()
+        return [", ".join([*work, f"{self.stats.steps} steps and {self.stats.prefill_tokens} prompt tokens so far"])]
 
     def release(self) -> None:
         """Give back what ``keep`` holds."""
@@ -132,7 +141,9 @@ class Engine:
         length = self.expected
         ordered = sorted(drafts, key=lambda draft: (not draft.carried, -length.get(draft.prompt.id, math.inf),
                                                     draft.place, draft.index))
-        yield from self._work().run(ordered, sampling, self.stops, unwanted)
+        self._working = self._work()
+        yield from self._working.run(ordered, sampling, self.stops, unwanted)
+        self._working = None
 
     def _work(self) -> Decoding | Paging | Generating:
         """Who writes the drafts: pages and graphs on CUDA, shelves on a CPU, `generate` where neither can."""

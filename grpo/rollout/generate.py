@@ -39,6 +39,10 @@ class Generating:
                     draft.finish = draft.finish or "cancelled"
                 yield from batch
 
+    def describe(self) -> list[str]:
+        """Who writes; how far it is, the statistics tell."""
+        return ["transformers' generate"]
+
     def _generate(self, drafts: list[Draft], sampling: Sampling, stops: Stops,
                   unwanted: Callable[[], Collection[int] | None]) -> None:
         for draft in drafts:

@@ -61,6 +61,10 @@ class Paging:
             if not self.keep:
                 self.release()
 
+    def describe(self) -> list[str]:
+        """Who is in flight, and who waits."""
+        return [f"{sum(row is not None for row in self.rows)} completions alive", f"{len(self.queue)} in the queue"]
+
     def release(self) -> None:
         """Give the pool and the graphs back; the next run makes them anew."""
         if self._laid_out is not None:
