@@ -7,7 +7,7 @@ from pathlib import Path
 
 from grpo.recipe import Recipe, RecipeError, differences, read_yaml
 
-FREE_KEYS = ("steps", "run_dir", "evaluate.", "checkpoint.", "log.")
+FREE_KEYS = ("steps", "run_dir", "evaluate.", "checkpoint.", "log.", "gates")
 
 
 def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
