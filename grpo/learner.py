@@ -165,10 +165,12 @@ class Learner:
         self._old: dict[int, Tensor] = {}
         self._reached: set[int] = set()
         self._masked: set[int] = set()
+        self._begun_at = policy.version
 
     def begin(self, batch: Batch) -> None:
         """Take the old log-probs that updates after the first will need, while the policy is still the old one."""
         self._old, self._reached, self._masked = {}, set(), set()
+        self._begun_at = self.policy.version
         known = {row.index for row in batch.updates[0].rows}
         for update in dict.fromkeys(batch.updates):
             rows = [row for row in update.rows if row.forwarded and row.index not in known]
@@ -411,7 +413,9 @@ class Learner:
         if stats.detail is None:
             return ""
         mine = [row for chunk in self._mine(rows)[:1] for row in chunk]
-        found = arbitrate(self.policy, mine, self._old, self.sampled_at)
+        found = None
+        if self.policy.version == self._begun_at:  # the arbiter's weights must be those of both sides
+            found = arbitrate(self.policy, mine, self._old, self.sampled_at)
         dtype = str(self.policy.base.dtype).removeprefix("torch.")
         return suspects(stats.detail, found, dtype, self.policy.version > 0)
 

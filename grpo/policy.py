@@ -32,7 +32,7 @@ from grpo.pack import MIN_ROWS, pack
 from grpo.recipe import ModelSection, RecipeError
 from grpo.types import PackedRows, Row
 
-HASHED = 2**16
+HASHED = 2**14  # below the number from which torch shares an operation among threads
 CHAT_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>")
 
 

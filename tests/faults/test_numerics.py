@@ -175,9 +175,16 @@ def test_a_filter_that_only_the_sampler_knows_is_named(tmp_path: Path, monkeypat
     assert "a filter (sample.top_p, top_k, min_p) that the sampler applies" in str(found)
 
 
-def test_filters_that_both_sides_know_raise_no_alarm(tmp_path: Path) -> None:
-    records = faulty(quick(tmp_path, "sample.top_p=0.9", "sample.temperature=0.8"), lambda _: None)
-    assert len(records) == 2 and all(record["gate/level"] <= 1 for record in records)
+@pytest.mark.parametrize("settings", [
+    ["sample.top_p=0.9", "sample.temperature=0.8"],
+    ["sample.over_request=0.5", "sample.max_rows=16"],  # tokens of older weights are there, and are no drift
+    ["optim.updates=2", "optim.epochs=2", "loss.old=sampler"],
+    ["model.dtype=bfloat16"],
+    ["model.lora.rank=4", "loss.beta=0.01"],
+], ids=lambda settings: settings[0])
+def test_what_may_differ_between_the_sides_raises_no_alarm(tmp_path: Path, settings: list[str]) -> None:
+    records = faulty(quick(tmp_path, *settings), lambda _: None, more=2)
+    assert len(records) == 3 and all(record["gate/level"] <= 1 for record in records)
 
 
 def test_one_slot_of_the_sampler_that_goes_wrong_costs_its_completion_alone(tmp_path: Path) -> None:
