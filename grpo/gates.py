@@ -245,7 +245,7 @@ TABLE = (
          "the engine must read the policy that is trained, and policy.weights_changed() must follow every change"),
     Gate("faults", "sampled", ("ledger/faulted", "ledger/sampled"), share_of_faults,
          {"note": 0, "warn": 0.05, "stop": 0.2}, "{value:.1%} of the step's completions are faults",
-         "they are masked, never scored 0; mend the reward named above, or its rewards.<name>.timeout_seconds"),
+         "they are masked, never scored 0; mend what is named above, or give it time (rewards.<name>.timeout_seconds)"),
     Gate("entropy", "sampled", ("completion/surprisal",), lost_entropy, {"note": 4, "warn": 20},
          "the policy's entropy has collapsed: its tokens are {value:.3g} times less surprising than at first",
          "a policy that says one thing learns nothing more; lower optim.lr, raise loss.epsilon_high (clip-higher), "
@@ -294,7 +294,7 @@ TABLE = (
          {"note": 1e-3, "warn": 3e-3, "stop": 5e-2},
          "{value:.1%} of the probability lies on tokens that one of sampler and trainer leaves out", SYNC),
     Gate("gradient", "update", ("update/grad_norm",), gradient_spike, {"note": 5, "warn": 20, "skip": 100},
-         "the gradient's norm is {value:.0f} times its usual size",
+         "the gradient's norm is {value:.3g} times its usual size",
          "beyond gates.gradient.skip times it the update is not made; lower optim.lr or optim.max_grad_norm"),
     Gate("heldout", "evaluation", ("heldout/accuracy", "reward/mean"), fallen_heldout, {"note": 2, "warn": 3},
          "held-out accuracy lies {value:.1f} standard errors below its best while the training reward rises",

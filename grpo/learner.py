@@ -73,7 +73,7 @@ class UpdateStats:
 
 MOST_MASKED = 0.05  # the share of an update's rows that may be masked for their drift
 SUMS = ("loss", "kl", "clipped", "entropy", "tokens", "teacher", "reached", "dropped", "weight", "squares",
-        "units", "mass", "kept_mass")
+        "units", "mass", "kept_mass", "bad")
 TOPS = ("ratio", "drift", "drift_row", "raw")
 
 
@@ -326,7 +326,7 @@ class Learner:
         tally.add(clipped=self.objective.rule.limits(tokens, self.loss), entropy=stats.entropy_T,
                   tokens=ones_T, kl=found.kl_T, teacher=found.teacher_T, reached=~dropped_T, dropped=dropped_T,
                   weight=weight_T * unit_T, squares=weight_T.square() * unit_T, units=unit_T, mass=mass_T,
-                  kept_mass=mass_T * weight_T)
+                  kept_mass=mass_T * weight_T, bad=~stats.logp_T.isfinite())
         tally.top(ratio=tokens.ratio_T, drift=far_T, raw=weights.raw_T)
         self._add_rows(packed, torch.stack([~dropped_T, ~stats.logp_T.isfinite(), far_T, ones_T], 1).double(), tally,
                        tokens.row_T)
@@ -356,7 +356,8 @@ class Learner:
         self.optimizer.unscale()
         self.ranks.sum(self.optimizer.gradients())
         read = tally.read(self.ranks, self.optimizer.norm())
-        if not (math.isfinite(read.sums["loss"]) and math.isfinite(read.norm)):
+        unseen = self.gates is not None and read.sums["bad"] > 0  # a row whose NaN weighs 0 leaves the loss finite
+        if unseen or not (math.isfinite(read.sums["loss"]) and math.isfinite(read.norm)):
             return self._not_finite(read, rows)
         made = bool(read.sums["reached"]) or entropy_weight > 0
         stats = _stats(made, read, self.optimizer.lr, entropy_weight, fresh, self.teacher is not None)
