@@ -154,7 +154,9 @@ def evaluate_recipe(recipe: Recipe, every_row: bool = False) -> dict[str, Any]:
     The rows held out are evaluated, or all where none is or `every_row` is true. ``strict`` counts by the rules of
     training; ``lenient`` by those that some rewards have for evaluation, None for others.
     """
-    specs, name = _with_lenient(recipe)
+    specs = reward_specs(recipe)
+    name = recipe.evaluate.reward or specs[0].name
+    specs = with_lenient(specs, name)
     rows = load_rows(recipe.data)
     check_rewards(specs, rows)
     held = rows if every_row or not recipe.data.held_out else split_rows(rows, recipe.data.held_out)[1]
@@ -174,19 +176,24 @@ def evaluate_recipe(recipe: Recipe, every_row: bool = False) -> dict[str, Any]:
                           max_tokens=recipe.sample.max_tokens, seed=recipe.seed, reward=name)
     assert strict is not None, "nothing interrupts it"
     lenient = None
-    if any(spec.name == f"{name}_lenient" for spec in specs):
-        lenient = summarise(strict.groups, f"{name}_lenient", strict.tokens, strict.seconds)
+    if any(spec.name == lenient_name(name) for spec in specs):
+        lenient = summarise(strict.groups, lenient_name(name), strict.tokens, strict.seconds)
     return _report(recipe, name, strict, lenient, prompts.num_dropped)
 
 
-def _with_lenient(recipe: Recipe) -> tuple[list[RewardSpec], str]:
-    """The recipe's rewards, the accurate one by lenient rules beside them where it has such; and its name."""
-    specs = reward_specs(recipe)
-    name = recipe.evaluate.reward or specs[0].name
-    spec = next(spec for spec in specs if spec.name == name)
-    if "lenient" in inspect.signature(rewards.load(spec.use)).parameters:
-        specs.append(dataclasses.replace(spec, name=f"{name}_lenient", args={**spec.args, "lenient": True}))
-    return specs, name
+def lenient_name(reward: str) -> str:
+    return f"{reward}_lenient"
+
+
+def with_lenient(specs: Sequence[RewardSpec], accurate: str) -> list[RewardSpec]:
+    """`specs`, and beside the accurate reward the same by lenient rules, at weight 0, where a built-in one has such."""
+    spec = next(spec for spec in specs if spec.name == accurate)
+    named = isinstance(spec.use, str) and spec.use in rewards.TABLE
+    taken = any(other.name == lenient_name(accurate) for other in specs)
+    if not named or taken or "lenient" not in inspect.signature(rewards.load(spec.use)).parameters:
+        return list(specs)
+    return [*specs, dataclasses.replace(spec, name=lenient_name(accurate), weight=0.0,
+                                        args={**spec.args, "lenient": True})]
 
 
 def _report(recipe: Recipe, name: str, strict: Evaluation, lenient: Evaluation | None,

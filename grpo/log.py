@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from grpo import watchdog
 from grpo.evaluate import Evaluation
+from grpo.gates import RUNGS, Alarm
 from grpo.recipe import RecipeError, WandbSection
 from grpo.redaction import Redactor
 from grpo.types import ScoredGroup
@@ -78,6 +79,14 @@ class Log:
         if self._bar is not None:
             self._bar.update()
 
+    def alarm(self, alarm: Alarm, said: bool) -> None:
+        """Book what a gate found, and say it where it is to be `said`."""
+        if self.silent:
+            return
+        self._append("alarms.jsonl", [alarm.to_mapping()])
+        if said:
+            self.say(f"warning: step {alarm.step}: gate {alarm.gate}: {alarm.says}")
+
     def samples(self, step: int, groups: Sequence[ScoredGroup], file: str) -> None:
         """Append every completion of `groups` to a JSONL file of the run."""
         if not self.silent:
@@ -106,7 +115,7 @@ class Log:
                 + (f"  entropy {record['policy/entropy']:.2f}" if record["update/made"] else
                    "  no update: nothing to learn")
                 + (f"  drift {drift:.0e}" if drift is not None else "")
-                + (f"  faults {faults}" if faults else "") + f"  {record['seconds/step']:.1f} s")
+                + (f"  faults {faults}" if faults else "") + raised(record) + f"  {record['seconds/step']:.1f} s")
 
     def close(self) -> None:
         if self._bar is not None:
@@ -133,6 +142,12 @@ def sample_rows(step: int, group: ScoredGroup) -> list[dict[str, Any]]:
              "statuses": {name: part.status for name, part in verdict.items()},
              "detail": {name: part.detail for name, part in verdict.items() if part.detail} or score.detail}
             for i, (completion, score, verdict) in enumerate(zip(group.completions, group.scores, verdicts))]
+
+
+def raised(record: Mapping[str, Any]) -> str:
+    """``  drift: warn`` for each gate that stands above a note."""
+    return "".join(f"  {key.removeprefix('gate/')}: {RUNGS[level - 1]}" for key, level in record.items()
+                   if key.startswith("gate/") and key != "gate/level" and level > 1)
 
 
 def interval(result: Mapping[str, Any]) -> str:

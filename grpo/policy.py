@@ -7,6 +7,7 @@ change the optimizer's.
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,7 @@ from grpo.pack import MIN_ROWS, pack
 from grpo.recipe import ModelSection, RecipeError
 from grpo.types import PackedRows, Row
 
+HASHED = 2**14  # below the number from which torch shares an operation among threads
 CHAT_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>")
 
 
@@ -257,6 +259,17 @@ class Policy:
 
     def weights_changed(self) -> None:
         self.version += 1
+
+    def fingerprint(self) -> int:
+        """64 bits that change when the trained weights do: a hash of the first `HASHED` values of each of them."""
+        parts = [torch.hash_tensor(p.detach().reshape(-1)[:HASHED]) for p in self.trainable().values()]
+        digest = hashlib.blake2b(repr(torch.stack(parts).tolist() if parts else []).encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "little")
+
+    def not_finite(self) -> str:
+        """The name of the first parameter that holds values which are not finite; empty if none does."""
+        return next((name for name, p in self.model.named_parameters()
+                     if p.is_floating_point() and not bool(p.detach().isfinite().all())), "")
 
     def save(self, folder: Path) -> None:
         """Write a folder that ``AutoModelForCausalLM.from_pretrained`` loads, adapters merged."""

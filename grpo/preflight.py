@@ -22,6 +22,7 @@ import transformers
 from grpo import mistakes
 from grpo.advantage import advantages
 from grpo.evaluate import summarise
+from grpo.gates import GATES
 from grpo.judge import Judge
 from grpo.learner import Learner
 from grpo.loading import DTYPES
@@ -36,7 +37,7 @@ from grpo.prompts import PromptStream
 from grpo.recipe import Recipe, RecipeError
 from grpo.rollout.engine import Engine
 from grpo.rollout.sampler import Sampling
-from grpo.train import MAX_FAULTS, Trainer, prepare_torch
+from grpo.train import Trainer, prepare_torch
 from grpo.types import ScoredGroup
 from grpo.words import many_hours
 from rewards import Sample, Score
@@ -44,6 +45,7 @@ from rewards.check import TEMPLATE, perturbed
 from rewards.service import Judged
 
 GOLD_ROWS = 64
+MAX_FAULTS = GATES["faults"].limits["stop"]
 SAMPLED = 64
 TOO_HARD, TOO_EASY = 0.0, 0.8
 MOST_TRUNCATED = 0.3

@@ -21,6 +21,7 @@ from typing import Any, Callable, Iterator, Mapping
 
 import yaml
 
+from grpo.gates import GATES, RUNGS
 from grpo.presets import PRESETS
 from rewards.tasks import TASKS
 
@@ -306,6 +307,20 @@ class WatchdogSection:
 
 
 @dataclass(frozen=True)
+class GateSection:
+    """One gate, also written as the highest rung alone: ``gates: {flat: off}``."""
+
+    upto: str = key("stop", "highest rung of the ladder that the gate may reach: off, note, warn, skip, stop",
+                    one_of("off", *RUNGS))
+    note: float | None = key(None, "the gate's number from which a note is in the record; default: docs/gates.md",
+                             at_least(0))
+    warn: float | None = key(None, "the number from which a warning is said", at_least(0))
+    skip: float | None = key(None, "the number from which the rows at fault are masked, or the update is not made",
+                             at_least(0))
+    stop: float | None = key(None, "the number from which the run stops, with exit code 1", at_least(0))
+
+
+@dataclass(frozen=True)
 class WandbSection:
     project: str = key("grpo", "wandb project")
     entity: str | None = key(None, "wandb entity")
@@ -351,6 +366,8 @@ class Recipe:
     log: LogSection = key(LogSection(), "where records go beside the console and metrics.jsonl")
     sandbox: SandboxSection = key(SandboxSection(), "for rewards that run programs, such as code_tests")
     watchdog: WatchdogSection = key(WatchdogSection(), "how long each wait may last without progress")
+    gates: dict = key({}, f"what is checked of each step: gate: {{upto, note, warn, skip, stop}}, or upto alone, for "
+                          f"{', '.join(GATES)}")
 
     @staticmethod
     def load(path: str | os.PathLike[str], *overrides: str) -> Recipe:
@@ -565,6 +582,8 @@ def convert(hint: Any, value: Any, where: str, check: Check | None) -> Any:
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and type(None) in options:
         return None
+    if where == "gates" and isinstance(value, Mapping):
+        return {name: gate_section(name, part) for name, part in value.items()}
     if where == "rewards":
         if not isinstance(value, Mapping):
             raise RecipeError(f"recipe: {where} must be a section of keys, not {kind(value)}")
@@ -584,6 +603,21 @@ def convert(hint: Any, value: Any, where: str, check: Check | None) -> Any:
             return value
     raise RecipeError(f"recipe: {where} must be {' or '.join(KINDS[o] for o in options)}, not {kind(value)}"
                       f"{hint_for(options, value)}")
+
+
+def gate_section(name: str, part: Any) -> GateSection:
+    """The section of the gate `name`, which may be its highest rung alone."""
+    if name not in GATES:
+        raise RecipeError(f"recipe: gates: there is no gate {name}{nearest(str(name), GATES)}; the gates are "
+                          f"{', '.join(GATES)}")
+    if isinstance(part, str):
+        part = {"upto": part}
+    section = build(GateSection, part, f"gates.{name}")
+    given = [(rung, limit) for rung in RUNGS if (limit := getattr(section, rung)) is not None]
+    for (low, first), (high, second) in zip(given, given[1:]):
+        if first > second:
+            raise RecipeError(f"recipe: gates.{name}.{low} is {first:g}, above its {high} ({second:g}); a ladder rises")
+    return section
 
 
 KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a mapping",
@@ -770,3 +804,5 @@ def describe_keys(cls: type = Recipe, where: str = "") -> Iterator[tuple[str, An
             yield from describe_keys(inner, name)
         if name == "rewards":
             yield from describe_keys(RewardSection, "rewards.<name>")
+        if name == "gates":
+            yield from describe_keys(GateSection, "gates.<name>")

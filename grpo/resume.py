@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 def kept(trainer: Trainer) -> dict[str, Any]:
     """The parts of a run that have a ``state()`` of plain values and can `restore` it, by name."""
-    return {"stream": trainer.stream, "pass_rates": trainer.curriculum, "ledger": trainer.ledger}
+    return {"stream": trainer.stream, "pass_rates": trainer.curriculum, "ledger": trainer.ledger,
+            "gates": trainer.gates}
 
 
 def collect(trainer: Trainer) -> Checkpoint | None:

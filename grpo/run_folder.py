@@ -17,10 +17,10 @@ try:
 except ImportError:  # not a POSIX system
     fcntl = None
 
-FREE_KEYS = ("steps", "run_dir", "evaluate.", "checkpoint.", "log.", "watchdog.")
+FREE_KEYS = ("steps", "run_dir", "evaluate.", "checkpoint.", "log.", "watchdog.", "gates")
 MEMORY_KEYS = ("sample.max_rows", "sample.kv_memory_gib", "sample.keep_graphs", "optim.tokens_per_micro_batch",
                "model.gradient_checkpointing", "threads")
-JOURNALS = ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl")
+JOURNALS = ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl", "alarms.jsonl")
 
 
 def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:

@@ -26,9 +26,10 @@ import transformers
 from grpo import checkpoint, plan, resume, watchdog
 from grpo.advantage import advantages
 from grpo.curriculum import Curriculum
-from grpo.evaluate import Evaluation, evaluate
+from grpo.evaluate import Evaluation, evaluate, lenient_name, with_lenient
+from grpo.gates import Gates, GateStop, stale_completions
 from grpo.judge import Judge, check_rewards, check_sandbox, reward_specs
-from grpo.learner import Learner
+from grpo.learner import Learner, UpdateStats
 from grpo.ledger import Ledger
 from grpo.loading import first_words, load_config, load_tokenizer
 from grpo.log import Log, Record, finite
@@ -39,23 +40,19 @@ from grpo.policy import Policy, longest_sequence
 from grpo.prompts import PromptStream, check_template, load_rows, make_prompts, split_rows
 from grpo.ranks import Ranks
 from grpo.recipe import ModelSection, Recipe, RecipeError
-from grpo.record import step_record
+from grpo.record import sampled_record, step_record
 from grpo.redaction import redacted, secret_keys
 from grpo.rollout.decoding import SAID
 from grpo.rollout.draft import Carried
-from grpo.rollout.engine import Engine
+from grpo.rollout.engine import Engine, EngineFailed
 from grpo.rollout.sampler import Sampling
 from grpo.run_folder import check_folder, said_by_the_disk, sizes, write_text
 from grpo.types import Batch, Prompt, ScoredGroup
 from grpo.words import closing, header
 from grpo.writer import Writer
+from rewards import RewardSpec
 
-MAX_FAULTS = 0.2
 EXIT_DONE, EXIT_FAULT, EXIT_USER, EXIT_STOPPED = 0, 1, 2, 3
-
-
-class RewardFaults(RuntimeError):
-    """More than a fifth of a step's completions could not be judged."""
 
 
 class Trainer:
@@ -79,6 +76,7 @@ class Trainer:
                               "it read it from the environment")
         self.specs = reward_specs(recipe, rewards)
         self._accurate = accurate_reward(recipe, [spec.name for spec in self.specs])
+        self.specs = with_lenient(self.specs, self._accurate)
         self.watchdog = watchdog.Watchdog(recipe.watchdog)
         with self.watchdog.watching(), watchdog.loading("grpo.prompts, the data set"):
             all_rows = load_rows(recipe.data)
@@ -139,20 +137,35 @@ class Trainer:
         groups, left_out, seconds = self._collect(step)
         batch = self._make_batch(groups, left_out)
         self.groups = groups
-        self._refuse_faults(step, batch)
         begun = time.perf_counter()
+        sampled = sampled_record(groups, batch.ledger, self.policy.version)
         with watchdog.waiting("update", owner="grpo.learner"):
-            self.learner.begin(batch)
-            updates = [self.learner.update(update) for update in batch.updates]
-        batch = rebooked(batch, self.learner.reached)
+            updates = self._updates(step, sampled, batch)
+        batch = rebooked(batch, self.learner.reached, self.learner.masked)
         seconds["update"] = time.perf_counter() - begun
         seconds["step"] = time.perf_counter() - started
-        record = step_record(step, groups, batch, updates, seconds, self.curriculum.num_retired)
+        record = step_record(step, sampled, batch, updates, seconds, self.curriculum.num_retired)
+        record.update(self.gates.step(record))
         self.num_steps, self.step_seconds = step, seconds["step"]
         self._book(step, batch, record)
         self.log.step(record, groups, self.recipe.steps)
+        self.gates.refuse()
         self._after_step(step)
         return record
+
+    def _updates(self, step: int, sampled: Record, batch: Batch) -> list[UpdateStats]:
+        """The step's updates, those that the gates let pass; where they stop the run its completions are kept."""
+        number, words = stale_completions(self.groups, self._unfinished, (self.policy.version,
+                                                                          self.policy.fingerprint()), self._sampled_by)
+        try:
+            self.learner.begin(batch)
+            if not self.gates.sampled(step, {**sampled, "weights/stale": number}, lambda gate: {
+                    "stale": words, "faults": worst_fault(self.groups, self.policy)}.get(gate, "")):
+                return [UpdateStats(made=False)] * len(batch.updates)
+            return [self.learner.update(update) for update in batch.updates]
+        except GateStop:
+            self.log.samples(step, self.groups, "samples.jsonl")
+            raise
 
     def _collect(self, step: int) -> tuple[list[ScoredGroup], dict[int, str], dict[str, float]]:
         """(the step's groups, those of them that are not trained with their book, seconds spent).
@@ -162,6 +175,8 @@ class Trainer:
         section, wanted = self.recipe.advantage, self.recipe.sample.prompts
         number = wanted + math.ceil(wanted * (self.recipe.sample.oversample + self.recipe.sample.over_request))
         number -= sum(self.ranks.gather([len(self.carried)]))
+        self._unfinished = set(self.ranks.gather([group.prompt.id for group in self.carried]))
+        self._sampled_by: set[tuple[int, int]] = set()
         groups: list[ScoredGroup] = []
         left_out: dict[int, str] = {}
         seconds = {"sample": 0.0, "judge": 0.0}
@@ -189,6 +204,7 @@ class Trainer:
             sampling=Sampling(sample.temperature, sample.top_k, sample.top_p, sample.min_p),
             seed=("train", self.recipe.seed, step), enough=enough, carried=carried)]
         sampled = time.perf_counter()
+        self._sampled_by.add(self.engine.weights)
         self.carried = self.engine.carried
         self.log.say(*self.engine.stats.notes)
         scored = ranks.gather([(place, group.result()) for place, group in pending])
@@ -199,7 +215,7 @@ class Trainer:
         recipe = self.recipe
         options = {"num_updates": recipe.optim.updates, "epochs": recipe.optim.epochs,
                    "max_tokens": recipe.sample.max_tokens, "mask_truncated": recipe.advantage.mask_truncated,
-                   "left_out": left_out}
+                   "left_out": left_out, "version": self.policy.version}
         values = advantages(groups, recipe.advantage, {spec.name: spec.weight for spec in self.specs},
                             self._penalties(groups, options), left_out)
         return make_batch(groups, values, flat_is_reached=reaches_flat(recipe.loss), **options)
@@ -214,15 +230,6 @@ class Trainer:
         first = {row.group: row.index for row in reversed(rows)}
         found = self.learner.penalties([row for row in rows if row.forwarded])
         return {(row.group, row.index - first[row.group]): found[row.index] for row in rows if row.index in found}
-
-    def _refuse_faults(self, step: int, batch: Batch) -> None:
-        faulted = batch.ledger["faulted"]
-        if faulted <= MAX_FAULTS * batch.ledger["sampled"]:
-            return
-        self.log.samples(step, self.groups, "samples.jsonl")
-        culprit, detail = worst_fault(self.groups)
-        raise RewardFaults(f"step {step}: {faulted} of {batch.ledger['sampled']} completions could not be judged, most "
-                           f"of them by {culprit}: {detail}")
 
     def _book(self, step: int, batch: Batch, record: Record) -> None:
         self.ledger.add(step, self.groups, batch, self._in_flight())
@@ -262,6 +269,7 @@ class Trainer:
         self.tokens["evaluated"] += result.tokens
         self.log.evaluation(step, result, when)
         self._last_evaluation = result
+        self.gates.evaluated(result.accuracy, result.low, result.high)
         return {"step": step, **result.to_mapping()}
 
     # -- beginning and end ------------------------------------------------------------------------------------
@@ -288,11 +296,13 @@ class Trainer:
         total = recipe.steps * recipe.optim.updates * recipe.optim.epochs
         optimizer = Optimizer(self.policy.trainable(), recipe.optim, total,
                               scale_loss=self.policy.base.dtype == torch.float16)
-        self.learner = Learner(self.policy, optimizer, recipe.loss,
+        self.log = Log(self.folder, recipe.log.wandb, silent=not self.ranks.main)
+        self.gates = Gates(recipe.gates, str(self.policy.base.dtype).removeprefix("torch."), self.policy.device.type,
+                           *watched_rewards(self.specs, self._accurate), report=self.log.alarm)
+        self.learner = Learner(self.policy, optimizer, recipe.loss, gates=self.gates,
                                temperature=recipe.sample.temperature, ranks=self.ranks,
                                teacher=load_teacher(recipe, self.policy),
                                tokens_per_micro_batch=recipe.optim.tokens_per_micro_batch)
-        self.log = Log(self.folder, recipe.log.wandb, silent=not self.ranks.main)
         self.judge = Judge(self.specs, sandbox=recipe.sandbox)
         self.judge.__enter__()
         self._opened = True
@@ -353,7 +363,8 @@ class Trainer:
     def _write_summary(self) -> None:
         summary = {"name": self.recipe.name, "steps": self.num_steps, "before": self.before, "after": self.after,
                    "seconds": self.seconds + time.perf_counter() - self._clock, "tokens": self.tokens,
-                   "ledger": self.ledger, "sandbox": self.judge.isolation,
+                   "ledger": self.ledger, "sandbox": self.judge.isolation, "gates": self.gates.counts,
+                   "alarms": self.gates.alarms,
                    "examples": {"before": self._examples_before, "after": self._examples()}}
         text = redacted(json.dumps(finite(summary), indent=1, ensure_ascii=False))
         write_text(self.folder / "summary.json", text + "\n")
@@ -448,9 +459,17 @@ def prepare_torch(recipe: Recipe) -> None:
         torch.use_deterministic_algorithms(True)
 
 
-def worst_fault(groups: Sequence[ScoredGroup]) -> tuple[str, str]:
-    """(reward with the most faults, one of its reasons)."""
+def watched_rewards(specs: Sequence[RewardSpec], accurate: str) -> tuple[str, tuple[str, ...]]:
+    """(the metric of the most lenient accuracy, the metrics of weighted rewards that can rise without it)."""
+    lenient = any(spec.name == lenient_name(accurate) for spec in specs)
+    true = lenient_name(accurate) if lenient else accurate
+    return f"rewards/{true}", tuple(f"rewards/{spec.name}" for spec in specs if spec.weight and spec.name != true)
+
+
+def worst_fault(groups: Sequence[ScoredGroup], policy: Policy) -> str:
+    """How many completions could not be judged, the reward with the most faults, and one of its reasons."""
     found: dict[str, list[str]] = {}
+    faulted = [score.status == "fault" for group in groups for score in group.scores]
     for group in groups:
         for verdict, score in zip(group.verdicts, group.scores):
             for name, part in verdict.items():
@@ -458,8 +477,12 @@ def worst_fault(groups: Sequence[ScoredGroup]) -> tuple[str, str]:
                     found.setdefault(f"rewards.{name}", []).append(part.detail)
             if not verdict and score.status == "fault":
                 found.setdefault("the policy", []).append(score.detail)
+    if not found:
+        return ""
     name, details = max(found.items(), key=lambda item: len(item[1]))
-    return name, details[0]
+    weight = policy.not_finite() if name == "the policy" else ""
+    return (f"{sum(faulted)} of {len(faulted)} completions could not be judged, most of them by {name}: {details[0]}"
+            + (f"; the weight {weight} holds values that are not finite" if weight else ""))
 
 
 def no_memory(error: BaseException) -> str | None:
@@ -507,8 +530,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RecipeError as error:
         complain(" ".join(str(error).split()))
         return EXIT_USER
-    except (RewardFaults, FloatingPointError) as error:
+    except (GateStop, FloatingPointError) as error:
         complain(f"stopped: {error}")
+        return EXIT_FAULT
+    except EngineFailed as error:
+        complain("".join(traceback.format_exception(error.__cause__)).rstrip())
+        complain(f"stopped: {error}; what was saved before stands")
         return EXIT_FAULT
     except OSError as error:
         complain(f"stopped: {error}; what was saved before stands")

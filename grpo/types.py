@@ -96,7 +96,8 @@ class Row:
 
     ``mask`` is False where the completion is sampled but must not be learnt from (a fault, a masked
     truncation); such a row is in no denominator. ``forwarded`` is False where it is in the denominators
-    but nothing in the loss can reach it (a flat group without KL).
+    but nothing in the loss can reach it (a flat group without KL). Tokens before ``fresh_from`` were sampled by
+    older weights, in a step before.
     """
 
     index: int
@@ -108,6 +109,7 @@ class Row:
     mask: bool
     forwarded: bool
     book: str
+    fresh_from: int = 0
 
     @property
     def num_tokens(self) -> int:

@@ -29,4 +29,6 @@ def test_the_quickstart_goes_from_a_third_to_well_over_half(tmp_path: Path, seed
     assert after["low"] > before["high"]
     assert after["details"]["correct/retries"] > 1.5 * before["details"]["correct/retries"]
     assert after["details"]["correct/ended"] > 0.97
+    print(f"gates: {summary['gates']}")
+    assert all(set(levels) == {"note"} for levels in summary["gates"].values()), summary["alarms"]
     assert sum(n for book, n in summary["ledger"].items() if book != "sampled") == summary["ledger"]["sampled"]

@@ -481,6 +481,12 @@ OUT_OF_RANGE = {
     "log.wandb.entity": [3],
     "log.wandb.mode": ["of"],
     "log.wandb.tags": ["a"],
+    "gates": ["[]", "off"],
+    "gates.<name>.upto": ["mask", 3],
+    "gates.<name>.note": [-1, "x"],
+    "gates.<name>.warn": [-1],
+    "gates.<name>.skip": [-0.5],
+    "gates.<name>.stop": ["never"],
     "sandbox.min_isolation": ["L9", 2],
     "sandbox.allow_unsafe": ["yes"],
     "sandbox.engine": ["docker"],
@@ -497,7 +503,7 @@ def test_every_key_has_help_and_a_place_in_the_list_of_wrong_values():
 
 @pytest.mark.parametrize("key, value", [(key, value) for key, values in OUT_OF_RANGE.items() for value in values])
 def test_a_value_out_of_range_is_refused_by_the_name_of_its_key(refusal, key, value):
-    key = key.replace("<name>", "mine")
+    key = key.replace("<name>", "flat" if key.startswith("gates") else "mine")
     text = "rewards: {mine: {use: x}}" if "mine" in key else "seed: 1"
     assert re.match(rf"recipe: {re.escape(key)}\b", refusal(text, f"{key}={value}"))
 

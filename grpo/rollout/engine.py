@@ -18,12 +18,16 @@ import torch
 from grpo import watchdog
 from grpo.pack import MIN_ROWS
 from grpo.policy import Policy
-from grpo.rollout.decoding import GIB, Decoding, EngineStats, token_bytes
+from grpo.rollout.decoding import GIB, Decoding, EngineStats, is_out_of_memory, token_bytes
 from grpo.rollout.draft import Carried, Draft, Stops
 from grpo.rollout.generate import Generating
 from grpo.rollout.paging import Paging
 from grpo.rollout.sampler import Sampling, completion_seed
 from grpo.types import Group, Prompt
+
+
+class EngineFailed(RuntimeError):
+    """Sampling broke down; the cause is chained."""
 
 
 class Engine:
@@ -33,7 +37,8 @@ class Engine:
     ``kv_memory_gib`` (None: half of the memory that is free when a call begins). ``paged`` (None: on CUDA)
     decodes by pages and captured steps; there ``deterministic`` fixes the number of rows that a step computes, and
     with ``keep`` the pool and the graphs stay from call to call, until `release`.
-    `stats` tells what the last call did, `carried` holds the groups that it left unfinished.
+    `stats` tells what the last call did, `carried` holds the groups that it left unfinished, `weights` are version
+    and fingerprint of the weights that it sampled by.
     """
 
     def __init__(self, policy: Policy, *, max_rows: int = 256, stop: Sequence[str] = (),
@@ -48,6 +53,7 @@ class Engine:
         self.stats = EngineStats()
         self.carried: list[Carried] = []
         self.expected: dict[str, float] = {}
+        self.weights = (-1, 0)
         self._cancelled: set[int] = set()
         self._token_bytes = 0
 
@@ -69,15 +75,32 @@ class Engine:
             draft.carry(carried[draft.place].completions[draft.index])
         drafts += [self._draft(len(carried) + place, prompt, i, limit, completion_seed(*seed, prompt.id, i))
                    for place, prompt in enumerate(prompts) for i in range(group_size)]
+        self.weights = self.policy.version, self.policy.fingerprint()
         with watchdog.waiting("engine", owner="grpo.rollout", state=self.describe,
                               progress=lambda: (self.stats.steps, self.stats.prefill_tokens)):
-            yield from self._deliver(drafts, sampling, interrupted, enough)
+            yield from self._named(self._deliver(drafts, sampling, interrupted, enough), drafts)
         self.stats.seconds = time.perf_counter() - started
 
     def describe(self) -> list[str]:
         """What the call under way has done and what is left of it, in a line."""
         work = [] if self._working is None else self._working.describe()
         return [", ".join([*work, f"{self.stats.steps} steps and {self.stats.prefill_tokens} prompt tokens so far"])]
+
+    def _named(self, groups: Iterator[tuple[int, Group]], drafts: Sequence[Draft]) -> Iterator[tuple[int, Group]]:
+        """`groups`; what fails on the way is raised as an `EngineFailed` that says who, and how far it was."""
+        version = self.weights[0]
+        try:
+            for item in groups:
+                if self.policy.version != version:
+                    raise EngineFailed(f"the weights changed from version {version} to {self.policy.version} while "
+                                       "completions were written with keys of the old ones")
+                yield item
+        except Exception as error:
+            if isinstance(error, EngineFailed) or is_out_of_memory(error):
+                raise
+            left = sum(not draft.finish for draft in drafts)
+            raise EngineFailed(f"the engine failed with {left} of {len(drafts)} completions unwritten, after "
+                               f"{self.stats.steps} decoding steps: {type(error).__name__}: {error}") from error
 
     def release(self) -> None:
         """Give back what ``keep`` holds."""
