@@ -243,7 +243,8 @@ def item_drift(scale: Scale, options: argparse.Namespace) -> dict[str, Any]:
         from grpo.types import Prompt, Row
 
         policy.stop_ids = frozenset()
-        prompts = [Prompt(str(i), tuple(torch.randint(10, 1000, (30 + 20 * i,)).tolist()), {}) for i in range(4)]
+        most = min(1000, policy.vocab_size)
+        prompts = [Prompt(str(i), tuple(torch.randint(3, most, (30 + 20 * i,)).tolist()), {}) for i in range(4)]
         groups = [group for _, group in Engine(policy).sample(
             prompts, group_size=4, max_tokens=scale.tokens, sampling=Sampling(), seed=(0,))]
         apart, entropy = [], []

@@ -60,6 +60,8 @@ class KeepDouble(TorchFunctionMode):
                 return args[0]
             if kwargs.get("dtype") is torch.float32:
                 kwargs["dtype"] = torch.float64
+            if func is Tensor.matmul and args[1].dtype == torch.float32:  # rotary angles, whose positions are float32
+                args = (args[0], args[1].double())
         return func(*args, **kwargs)
 
 
