@@ -259,7 +259,7 @@ class Trainer:
         """Load the policy, start the workers, restore a checkpoint, evaluate the base."""
         if self._opened:
             return
-        recipe = self.recipe
+        recipe, self.stopped = self.recipe, False
         self.ranks = Ranks.start()
         prepare_torch(recipe)
         self.policy = Policy.load(recipe.model, self.ranks.device, model=self._model, tokenizer=self.tokenizer)
