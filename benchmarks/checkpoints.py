@@ -5,7 +5,8 @@
 The steps are the same to the bit, so each is compared with itself, made before and after: in the run between, a
 checkpoint is saved after every step but the last and is written while the next step is made. ``blocked`` is the time
 that the run waited for the copy in memory, ``written`` that the thread took, ``slower`` by how much a step beside the
-writing took longer. The share is that of a checkpoint every five steps. Needs the machine to itself.
+writing took longer; the seconds of the CPU count all threads of the process, and hang less on what else runs. Shares
+are those of a checkpoint every five steps. Needs the machine to itself.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ EVERY = 5
 
 
 def steps_of(recipe: Recipe, beside: bool) -> tuple[list[dict[str, Any]], Writer]:
-    """A row for each step: its seconds, those the run waited for a checkpoint after it, and those of the ledger."""
-    trainer, rows = Trainer(recipe), []
+    """A row for each step: its seconds, the CPU's of all threads, those of the ledger, and of a checkpoint after it."""
+    trainer, rows, cpu = Trainer(recipe), [], 0.0
     for record in trainer:
-        began = time.perf_counter()
+        began, spent, cpu = time.perf_counter(), time.process_time() - cpu, time.process_time()
         if beside and record["step"] < recipe.steps:
             trainer.writer.wait()
             trainer.save_checkpoint()
-        rows.append({"step": record["seconds/step"], "blocked": time.perf_counter() - began,
+        rows.append({"step": record["seconds/step"], "cpu": spent, "blocked": time.perf_counter() - began,
                      "ledger": seconds_of_the_ledger(trainer), "tokens": record["completion/tokens"]})
     return rows, trainer.writer
 
@@ -76,12 +77,15 @@ def main() -> None:
     step = statistics.mean(alone)
     blocked = statistics.mean(row["blocked"] for row in runs["with"][:-1])
     slower = [row["step"] - seconds for row, seconds in zip(runs["with"][1:], alone[1:])]
+    cpu = statistics.mean((a["cpu"] + b["cpu"]) / 2 for a, b in zip(runs["before"][1:], runs["after"][1:]))
+    more_cpu = statistics.mean(row["cpu"] for row in runs["with"][1:]) - cpu
     result = {"date": datetime.date.today().isoformat(), "recipe": options.recipe, "overrides": options.overrides,
               "processor": platform.processor() or platform.machine(), "cores": os.cpu_count(),
               "threads": torch.get_num_threads(), "torch": torch.__version__, "steps": runs,
               "checkpoint_gib": size / 2**30, "seconds_a_step": step, "blocked": blocked,
               "written": written, "slower": slower,
               "share_blocked": blocked / (EVERY * step), "share": (blocked + statistics.mean(slower)) / (EVERY * step),
+              "cpu_seconds_a_step": cpu, "cpu_seconds_a_checkpoint": more_cpu, "share_of_cpu": more_cpu / (EVERY * cpu),
               "share_of_the_ledger": statistics.mean(row["ledger"] for row in runs["with"]) / step}
     place = options.output / f"checkpoints-{'gpu' if torch.cuda.is_available() else 'cpu'}-{result['date']}.json"
     place.write_text(json.dumps(result, indent=1) + "\n")

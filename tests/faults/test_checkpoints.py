@@ -369,11 +369,10 @@ def test_a_journal_is_cut_at_its_size_and_by_its_steps_where_that_ends_no_line(t
 
 
 @pytest.mark.parametrize("overrides", [[], ["model.lora.rank=4", "loss.beta=0.1"], ["model.dtype=bfloat16"]])
-def test_the_dry_run_predicts_a_checkpoints_size(tmp_path: Path, overrides: list[str]) -> None:
-    found = recipe(tmp_path / "run", "rewards.correct.use=countdown", "data.held_out=0", "steps=1", *overrides)
-    for _ in Trainer(found):
-        pass
-    saved = checkpoint.load(checkpoint.newest_whole(tmp_path / "run")[0])
+def test_the_dry_run_predicts_a_checkpoints_size(reward: Path, overrides: list[str]) -> None:
+    found = recipe(reward / "run", "data.held_out=0", "steps=2", *overrides)
+    assert sum(record["update/made"] for record in Trainer(found))
+    saved = checkpoint.load(checkpoint.newest_whole(reward / "run")[0])
     memory = predict(load_config(found.model), load_tokenizer(found.model), found.model, found.optim, found.loss,
                      example_rows(1, 2, 8, 8))
     assert plan.checkpoint_bytes(found, memory) == pytest.approx(saved.num_bytes, rel=0.01)

@@ -13,7 +13,7 @@ from lives import ROOT, Lives
 from runs import TINY, assert_same, outcome
 
 COMMAND = [sys.executable, "-m", "grpo.train", "quickstart", *TINY, "deterministic=true", "optim.updates=2",
-           "sample.prompts=8", "sample.max_tokens=24", "loss.beta=0.01"]
+           "steps=3", "sample.prompts=6", "sample.max_tokens=24", "loss.beta=0.01"]
 
 
 def processes(folders: dict[Path, list[str]]) -> None:
