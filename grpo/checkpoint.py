@@ -1,7 +1,7 @@
 """All a run needs to go on as if it had never stopped: written whole or not at all, and known to be whole when read.
 
 A checkpoint is a folder ``checkpoints/step-000020``: tensors as safetensors, everything else as JSON, and a manifest
-with the size and SHA-256 of each file. It is written beside its place, flushed to the disk and renamed into it, so a
+with the size and CRC-32 of each file. It is written beside its place, flushed to the disk and renamed into it, so a
 crash at any moment leaves the one before it whole. Nothing in it is unpickled. Which parts of a run are in it is the
 matter of ``resume``, when and in which thread it is written that of ``writer``.
 """
@@ -25,7 +25,7 @@ from torch import Tensor
 from grpo.recipe import RecipeError
 from grpo.run_folder import said_by_the_disk
 from grpo.tensor_file import (
-    HashedFile,
+    SummedFile,
     checked,
     copied,
     flush,
@@ -129,14 +129,14 @@ def _write(writing: Path, checkpoint: Checkpoint, between: Callable[[], None]) -
     flush(writing)
 
 
-def _written(file: Path, between: Callable[[], None], content: Callable[[HashedFile], None]) -> dict[str, Any]:
+def _written(file: Path, between: Callable[[], None], content: Callable[[SummedFile], None]) -> dict[str, Any]:
     """Write a file and have the disk hold it; returns what a manifest says of it."""
     with said_by_the_disk(file):
         with file.open("wb") as out:
-            hashed = HashedFile(out, between)
-            content(hashed)
+            summed = SummedFile(out, between)
+            content(summed)
         flush(file)
-    return hashed.entry()
+    return summed.entry()
 
 
 def _manifest_text(manifest: Mapping[str, Any]) -> str:
@@ -219,10 +219,10 @@ def problems(place: Path) -> list[str]:
     if place.name != f"step-{manifest['step']:06d}":
         return [f"{MANIFEST} is that of step {manifest['step']}"]
     return [problem for name, entry in manifest["files"].items()
-            if (problem := _problem(place / name, entry["bytes"], entry["sha256"]))]
+            if (problem := _problem(place / name, entry["bytes"], entry["crc32"]))]
 
 
-def _problem(file: Path, size: int, digest: str) -> str | None:
+def _problem(file: Path, size: int, crc32: int) -> str | None:
     try:
         found = checked(file) if file.stat().st_size == size else {"bytes": file.stat().st_size}
     except FileNotFoundError:
@@ -231,7 +231,7 @@ def _problem(file: Path, size: int, digest: str) -> str | None:
         return f"{file.name} cannot be read ({error.strerror})"
     if found["bytes"] != size:
         return f"{file.name} has {found['bytes']} bytes instead of {size}"
-    return None if found["sha256"] == digest else f"{file.name} holds other bytes than were written"
+    return None if found["crc32"] == crc32 else f"{file.name} holds other bytes than were written"
 
 
 def strangers(place: Path) -> list[str]:

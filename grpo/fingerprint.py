@@ -34,7 +34,7 @@ REFUSED = {
     "teacher": "model: the weights of loss.teacher are not those that the run began with; its files changed",
 }
 NOTED = {
-    "processes": "{old} processes, now {new}: sums over them round otherwise",
+    "processes": "by {old} process(es), now {new}: sums over them round otherwise",
     "device": "on {old}, now on {new}",
     "grpo": "by grpo {old}, now {new}",
     "torch": "by torch {old}, now {new}",

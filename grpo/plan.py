@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Iterator
+from typing import TYPE_CHECKING, Any, Iterator
 
 from grpo.formula import formula
 from grpo.presets import PRESETS
 from grpo.recipe import Recipe, describe_keys, to_yaml
+
+if TYPE_CHECKING:
+    from grpo.memory import Memory
 
 PROMPT = 256  # tokens of a prompt, for the prediction of memory
 
@@ -67,6 +70,14 @@ def memory(recipe: Recipe) -> Iterator[str]:
     found = predict(*model, recipe.optim, recipe.loss, rows)
     yield from found.lines()
     yield f"  were every completion {recipe.sample.max_tokens} tokens long, after prompts of {PROMPT}"
+    kept = checkpoint_bytes(recipe, found) / 2**30
+    yield f"  a checkpoint: about {kept:.2f} GiB on the disk, and in the host's memory while it is written"
+
+
+def checkpoint_bytes(recipe: Recipe, found: Memory) -> int:
+    """Bytes of a checkpoint's tensors: trained weights, masters, moments and reference."""
+    trained = found.all_gradients // (2 if recipe.model.dtype in ("bfloat16", "float16") else 1)
+    return trained + found.masters + found.moments + found.reference
 
 
 def many(number: int, noun: str) -> str:

@@ -74,8 +74,7 @@ def begin_folder(trainer: Trainer) -> None:
             size = saved.state["journals"].get(file, 0) if saved else 0
             cut_back(trainer.folder / file, saved.step if saved else -1, size)
     trainer.ranks.wait()
-    if saved:
-        bring_back(trainer, saved)
+    bring_back(trainer, saved) if saved else start_anew(trainer)
 
 
 def changed_keys(trainer: Trainer) -> list[str]:
@@ -92,6 +91,14 @@ def changed_keys(trainer: Trainer) -> list[str]:
         notes.append("resume: held-out accuracy is evaluated otherwise from here on, so it does not compare with that "
                      "before")
     return notes
+
+
+def start_anew(trainer: Trainer) -> None:
+    """Set an opened run to its beginning, also one that made steps before it was closed without a checkpoint."""
+    trainer.num_steps, trainer._saved, trainer._evaluated, trainer.seconds = 0, None, -1, 0.0
+    trainer.ledger.restore({"books": {}, "begun": 0})
+    trainer.tokens, trainer.carried = dict.fromkeys(trainer.tokens, 0), []
+    trainer.before, trainer._examples_before = None, []
 
 
 def bring_back(trainer: Trainer, saved: Checkpoint) -> None:

@@ -278,7 +278,7 @@ class Trainer:
         """Load the policy, start the workers, restore a checkpoint, evaluate the base."""
         if self._opened:
             return
-        recipe = self.recipe
+        recipe, self.stopped = self.recipe, False
         self.watchdog.start()
         self.ranks = Ranks.start()
         self.ranks.watched_by(self.watchdog)

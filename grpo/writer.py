@@ -6,8 +6,11 @@ not do is raised where the run next looks.
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Sequence
 
@@ -16,6 +19,7 @@ import psutil
 from grpo import checkpoint, watchdog
 from grpo.checkpoint import Checkpoint
 
+NICENESS = 10
 MOST_OF_MEMORY = 0.5  # share of the memory that is free which a copy may take
 
 
@@ -55,13 +59,19 @@ class Writer:
         return note
 
     def _begin(self, found: Checkpoint, journals: Sequence[Path]) -> None:
-        thread = threading.Thread(target=self._write, args=(found, journals), name="checkpoint writer")
+        thread = threading.Thread(target=self._beside, args=(found, journals), name="checkpoint writer")
         try:
             thread.start()
         except RuntimeError:  # no memory for a thread
             self._write(found, journals)
         else:
             self._thread = thread
+
+    def _beside(self, found: Checkpoint, journals: Sequence[Path]) -> None:
+        if sys.platform == "linux":  # there a thread has a priority of its own: the training goes first
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        self._write(found, journals)
 
     def _write(self, found: Checkpoint, journals: Sequence[Path]) -> None:
         began = time.perf_counter()

@@ -98,6 +98,7 @@ def child(request: dict[str, Any], output: int) -> None:
     """Be the training process; never returns."""
     from grpo.train import main
 
+    signal.alarm(120)  # a life that hangs is a finding, not a wait
     os.chdir(request["at"])
     os.dup2(output, 1)
     os.dup2(output, 2)

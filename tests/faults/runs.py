@@ -10,6 +10,32 @@ from grpo import Recipe, Trainer
 
 TINY = ["steps=6", "sample.prompts=3", "sample.group_size=3", "sample.max_tokens=8", "data.held_out=3",
         "evaluate.samples=1", "evaluate.every=2", "checkpoint.every=2", "rewards.correct.use=mine.py:mixed"]
+REWARDS = '''
+import os, time
+
+def mixed(text):
+    """Groups are flat now and then, so that some are refilled."""
+    return float(len(text) % 3 == 0)
+
+def nth_call():
+    with open("calls", "ab") as calls:
+        calls.write(b".")
+        return calls.tell()
+
+def signals(text, at, number):
+    """`mixed`; its calls of those numbers send the trainer a signal, whatever it does meanwhile."""
+    call = nth_call()
+    if call in at:
+        time.sleep(0.4 * at.index(call))  # two signals at once would be one
+        os.kill(os.getppid(), number)
+    return mixed(text)
+
+def faulty(text):
+    """`mixed`, with a fault now and then, always for the same texts."""
+    if sum(map(ord, text)) % 17 == 0:
+        raise ValueError("no verdict on that")
+    return mixed(text)
+'''
 FILES = ("samples.jsonl", "evaluations.jsonl", "final/model.safetensors")
 
 

@@ -12,13 +12,16 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from runs import recipe
 from safetensors.torch import load_file, save_file
 
-from grpo import checkpoint
+from grpo import Trainer, checkpoint, plan
 from grpo.checkpoint import Checkpoint
+from grpo.loading import load_config, load_tokenizer
+from grpo.memory import example_rows, predict
 from grpo.recipe import RecipeError
 from grpo.run_folder import cut_back
-from grpo.tensor_file import HashedFile, checked, copied, put_together, taken_apart, write_tensors
+from grpo.tensor_file import SummedFile, checked, copied, put_together, taken_apart, write_tensors
 from grpo.writer import Writer
 
 FILES = ["weights.safetensors", "reference.safetensors", "optimizer.safetensors", "generators.safetensors", "state.json",
@@ -75,7 +78,7 @@ def test_tensors_are_written_as_safetensors_writes_them(tmp_path: Path, seed: in
                for i, shape in enumerate(shapes) for kind in kinds if i < 5 or kind == torch.float32}
     tensors["transposed"] = torch.randn(4, 6).t()
     with (tmp_path / "ours").open("wb") as out:
-        written = HashedFile(out)
+        written = SummedFile(out)
         write_tensors(written, tensors)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "theirs")
     ours, theirs = load_file(tmp_path / "ours"), load_file(tmp_path / "theirs")
@@ -363,3 +366,14 @@ def test_a_journal_is_cut_at_its_size_and_by_its_steps_where_that_ends_no_line(t
         file.write_text("".join(lines) + '{"step"')
         cut_back(file, 2, size)
         assert file.read_text() == "".join(lines[:expected])
+
+
+@pytest.mark.parametrize("overrides", [[], ["model.lora.rank=4", "loss.beta=0.1"], ["model.dtype=bfloat16"]])
+def test_the_dry_run_predicts_a_checkpoints_size(reward: Path, overrides: list[str]) -> None:
+    found = recipe(reward / "run", "data.held_out=0", "steps=2", *overrides)
+    assert sum(record["update/made"] for record in Trainer(found))
+    saved = checkpoint.load(checkpoint.newest_whole(reward / "run")[0])
+    memory = predict(load_config(found.model), load_tokenizer(found.model), found.model, found.optim, found.loss,
+                     example_rows(1, 2, 8, 8))
+    assert plan.checkpoint_bytes(found, memory) == pytest.approx(saved.num_bytes, rel=0.01)
+    assert sum("a checkpoint: about" in line for line in plan.memory(found)) == 1

@@ -16,13 +16,13 @@ from grpo import RecipeError, Trainer, checkpoint
 VARIANTS = {
     "pass rates decide what is drawn": ["advantage.flat=refill", "advantage.flat_by=accuracy", "advantage.retire_at=0.7",
                                         "data.pass_low=0.1", "data.pass_high=0.9", "data.pass_again=1", "data.args.count=12"],
-    "the entropy bonus follows a target": ["loss.entropy=0.01", "loss.entropy_target=0.4", "loss.entropy_step=0.01"],
-    "8-bit moments": ["optim.state=8bit"],
-    "moments on the host": ["optim.offload=true", "optim.warmup=3", "optim.schedule=linear"],
     "faults, masked truncations": ["rewards.correct.use=mine.py:faulty", "advantage.mask_truncated=true",
                                    "sample.max_tokens=24", "sample.prompts=5", "sample.group_size=4"],
     "groups in flight, filters": ["sample.over_request=1.0", "sample.max_rows=8", "sample.top_k=9", "sample.top_p=0.9",
                                   "sample.max_tokens=24", "optim.updates=2"],
+    "the entropy bonus follows a target": ["loss.entropy=0.01", "loss.entropy_target=0.4", "loss.entropy_step=0.01"],
+    "8-bit moments": ["optim.state=8bit"],
+    "moments on the host": ["optim.offload=true", "optim.warmup=3", "optim.schedule=linear"],
     "a reference that is replaced, in the reward": ["loss.beta=0.05", "loss.kl_in=reward", "loss.reference_every=2",
                                                     "model.lora.rank=2"],
     "statistics over the update, oversampled": ["loss.policy=clip_cov", "loss.cov_share=0.2", "loss.top_entropy=0.5",
@@ -30,7 +30,10 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+SLOW = list(VARIANTS)[3:]
+
+
+@pytest.mark.parametrize("variant", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in VARIANTS])
 def test_everything_that_adapts_or_waits_comes_back(reward: Path, variant: str) -> None:
     whole = run(reward / "whole", *VARIANTS[variant])
     trainer = Trainer(recipe(reward / "cut", *VARIANTS[variant]))
@@ -48,6 +51,7 @@ def test_everything_that_adapts_or_waits_comes_back(reward: Path, variant: str) 
     assert cut.log.accuracy == whole.log.accuracy and cut.tokens == whole.tokens
 
 
+@pytest.mark.slow
 def test_a_finished_run_made_longer_evaluates_where_it_would_have(reward: Path) -> None:
     run(reward / "whole")
     run(reward / "longer", "steps=2")
@@ -87,6 +91,26 @@ def test_a_run_killed_before_its_first_checkpoint_says_that_it_starts_anew(rewar
     run(reward / "cut", resume=True)
     assert "no checkpoint yet, so it starts from the beginning" in capsys.readouterr().out
     assert_same(reward / "whole", reward / "cut")
+
+
+def test_a_trainer_that_was_closed_or_stopped_may_be_iterated_again(reward: Path) -> None:
+    run(reward / "whole")
+    for every in (0, 2):  # without a checkpoint it starts anew, with one it goes on
+        folder = reward / f"every-{every}"
+        trainer, steps = Trainer(recipe(folder, f"checkpoint.every={every}")), []
+        for record in trainer:
+            steps.append(record["step"])
+            if record["step"] == 3:
+                break
+        trainer.close()
+        for record in trainer:
+            steps.append(record["step"])
+            if record["step"] == 4:
+                trainer.request_stop()
+        assert trainer.stopped and not (folder / "summary.json").exists()
+        steps += [record["step"] for record in trainer]
+        assert steps == ([1, 2, 3, 1, 2, 3, 4, 5, 6] if every == 0 else [1, 2, 3, 3, 4, 5, 6])
+        assert_same(reward / "whole", folder)
 
 
 def test_the_best_checkpoint_by_held_out_accuracy_stays(reward: Path) -> None:

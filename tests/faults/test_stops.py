@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from lives import NO_DISK, Lives
-from runs import TINY, assert_same
+from runs import REWARDS, TINY, assert_same
 
 STEPS = ["quickstart", *TINY, "steps=4"]
 
@@ -22,16 +22,24 @@ def signals(number: int, *at: int) -> list[str]:
     return ["rewards.correct.use=mine.py:signals", f"rewards.correct.args={{at: {list(at)}, number: {int(number)}}}"]
 
 
-@pytest.fixture
-def whole(lives: Lives, reward: Path) -> Path:
-    assert lives.live(arguments(reward / "whole"), reward / "whole")["code"] == 0
-    return reward / "whole"
+@pytest.fixture(scope="module")
+def whole(lives: Lives, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that is never stopped."""
+    place = tmp_path_factory.mktemp("whole")
+    (place / "mine.py").write_text(REWARDS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        assert lives.live(arguments(place / "run"), place / "run")["code"] == 0
+    return place / "run"
 
 
 # three completions are evaluated before training, nine sampled a step, three evaluated after step 2, and three at the end
-@pytest.mark.parametrize("at, steps", [(2, (0,)), (5, (1,)), (15, (2,)), (23, (2, 3)), (44, (4,))], ids=[
-    "in the evaluation before", "in step 1", "in step 2, before an evaluation", "in the evaluation after step 2",
-    "in the last evaluation"])
+@pytest.mark.parametrize("at, steps", [
+    pytest.param(2, (0,), id="in the evaluation before", marks=pytest.mark.slow),
+    pytest.param(5, (1,), id="in step 1", marks=pytest.mark.slow),
+    pytest.param(15, (2,), id="in step 2, after which an evaluation is due"),
+    pytest.param(23, (2, 3), id="in the evaluation after step 2"),
+    pytest.param(44, (4,), id="in the last evaluation", marks=pytest.mark.slow)])
 def test_sigterm_ends_the_step_or_the_evaluation_and_loses_nothing(lives: Lives, reward: Path, whole: Path, at: int,
                                                                    steps: tuple[int, ...]) -> None:
     cut, overrides = reward / "cut", signals(signal.SIGTERM, at)
@@ -43,8 +51,8 @@ def test_sigterm_ends_the_step_or_the_evaluation_and_loses_nothing(lives: Lives,
     assert_same(whole, cut)
 
 
-@pytest.mark.parametrize("place", ["step-000002/weights.safetensors", "step-000002/manifest.json",
-                                   "step-000004/state.json"])
+@pytest.mark.parametrize("place", ["step-000002/weights.safetensors", pytest.param(
+    "step-000002/manifest.json", marks=pytest.mark.slow), pytest.param("step-000004/state.json", marks=pytest.mark.slow)])
 def test_sigterm_while_a_checkpoint_is_written(lives: Lives, reward: Path, whole: Path, place: str) -> None:
     cut = reward / "cut"
     life = lives.live(arguments(cut, "checkpoint.keep=1"), cut, path=f".writing-{place}", signal=int(signal.SIGTERM))
@@ -105,6 +113,7 @@ def test_a_read_only_disk_is_refused_before_anything_loads(lives: Lives, reward:
 # ---- memory -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_memory_is_one_line_with_the_keys_to_lower_and_lowering_them_goes_on(lives: Lives, reward: Path) -> None:
     cut, large = reward / "cut", ["sample.prompts=32", "sample.group_size=8", "sample.max_tokens=64", "checkpoint.every=1"]
     assert lives.live(arguments(cut, *large, "steps=1"), cut)["code"] == 0
