@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -156,9 +156,11 @@ class Learner:
     def _keep_old(self, packed: PackedRows, logp_T: Tensor) -> None:
         self._old |= _by_row(packed.rows, logp_T.detach())
 
-    def _mine(self, rows: Sequence[Row]) -> list[list[Row]]:
-        """This rank's share of the micro-batches of `rows`."""
-        return micro_batches(rows, self.budget)[self.ranks.rank::self.ranks.world]
+    def _mine(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
+        """This rank's share of the micro-batches of `rows`; each that is done is progress in the watchdog's eyes."""
+        for chunk in micro_batches(rows, self.budget)[self.ranks.rank::self.ranks.world]:
+            yield chunk
+            watchdog.beat()
 
     @torch.no_grad()
     def penalties(self, rows: Sequence[Row]) -> dict[int, Tensor]:
@@ -185,7 +187,6 @@ class Learner:
             tally = Tally(self.policy.device)
             for chunk in self._mine(rows):
                 self._forward_backward(pack(chunk, self.policy.device), update, survey, entropy_weight, tally)
-                watchdog.beat()
             stats = self._finish(tally, entropy_weight, fresh=self.loss.old != "sampler" or not before)
             if stats is not None:
                 return stats
