@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -188,9 +188,11 @@ class Learner:
     def _keep_old(self, packed: PackedRows, logp_T: Tensor) -> None:
         self._old |= _by_row(packed.rows, logp_T.detach())
 
-    def _mine(self, rows: Sequence[Row]) -> list[list[Row]]:
-        """This rank's share of the micro-batches of `rows`."""
-        return micro_batches(rows, self.budget)[self.ranks.rank::self.ranks.world]
+    def _mine(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
+        """This rank's share of the micro-batches of `rows`; each that is done is progress in the watchdog's eyes."""
+        for chunk in micro_batches(rows, self.budget)[self.ranks.rank::self.ranks.world]:
+            yield chunk
+            watchdog.beat()
 
     @torch.no_grad()
     def penalties(self, rows: Sequence[Row]) -> dict[int, Tensor]:
@@ -221,7 +223,6 @@ class Learner:
             tally = Tally(self.policy.device)
             for chunk in self._mine(rows):
                 self._forward_backward(pack(chunk, self.policy.device), kept, survey, entropy_weight, tally)
-                watchdog.beat()
             found = self._finish(tally, entropy_weight, fresh, rows)
             if isinstance(found, UpdateStats):
                 self._masked |= out

@@ -128,7 +128,8 @@ class Log:
 
     def _append(self, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
         # half a surrogate pair, which UTF-8 cannot hold, becomes its JSON escape
-        with (self.folder / file).open("a", encoding="utf-8", errors="backslashreplace") as out:
+        with (watchdog.waiting("checkpoint", owner=f"grpo.log, {file}"),
+              (self.folder / file).open("a", encoding="utf-8", errors="backslashreplace") as out):
             out.writelines(self._hide(json.dumps(finite(row), ensure_ascii=False)) + "\n" for row in rows)
 
 

@@ -104,7 +104,7 @@ def learn(facts: Facts, trainer: Trainer) -> None:
     """Take over what a trainer found when it was made."""
     facts.specs, facts.accurate, facts.tokenizer = trainer.specs, trainer._accurate, trainer.tokenizer
     facts.prompts, facts.rows, facts.config = trainer.prompts, trainer.rows, trainer.config
-    facts.num_parameters = number_of_parameters(trainer.config)
+    facts.num_parameters = number_of_parameters(trainer.config, facts.recipe.model.trust_remote_code)
 
 
 def _what_loads(facts: Facts) -> Facts:
@@ -121,12 +121,11 @@ def _what_loads(facts: Facts) -> Facts:
     return facts
 
 
-def number_of_parameters(config: Any) -> int:
+def number_of_parameters(config: Any, trust_remote_code: bool = False) -> int:
     """How many parameters a model of this configuration has; no weight is made."""
-    from transformers import AutoModelForCausalLM
-
     with torch.device("meta"):
-        return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        return sum(p.numel() for p in model.parameters())
 
 
 def _data_lines(facts: Facts) -> Iterator[str]:
@@ -242,7 +241,7 @@ class GoldCheck:
             faults = [score for score in scores if score.status == "fault"]
             slow = [score for score in scores if score.status == "timeout"]
             if faults:
-                level = WRONG if len(faults) > MAX_FAULTS * len(scores) else WARNING
+                level = WRONG if spec.weight and len(faults) > MAX_FAULTS * len(scores) else WARNING
                 yield Finding(level, "faults",
                     f"rewards.{spec.name} could not judge {len(faults)} of {len(scores)} "
                     f"completions (above {MAX_FAULTS:.0%} of a step ends a run): {faults[0].detail[:200]}")
@@ -297,7 +296,9 @@ def _memory(facts: Facts) -> Iterator[Finding | str]:
     needed = largest_update(facts, device)
     yield from (f"memory   {line.strip()}" for line in needed.lines())
     yield f"memory   free on the {device}: {free / GIB:.2f} GiB; all completions taken as long as sample.max_tokens"
-    if needed.peak > free:
+    if facts.recipe.model.quantize:
+        yield note("memory-of-a-plain-base", "model.quantize holds the base at 4 bits; the prediction counts it whole")
+    elif needed.peak > free:
         yield wrong("not-enough-memory",
             f"an update may take {needed.peak / GIB:.1f} GiB, and {free / GIB:.1f} GiB are "
             "free; lower optim.tokens_per_micro_batch, set model.gradient_checkpointing: true, model.lora, "

@@ -12,7 +12,8 @@ import signal
 import sys
 import time
 
-DUMP = signal.SIGUSR2
+DUMP = signal.SIGRTMAX - 5 if hasattr(signal, "SIGRTMAX") else getattr(signal, "SIGUSR2", 0)
+"""The signal that dumps stacks: not SIGUSR1 or SIGUSR2, by which schedulers warn a job."""
 TICKS = 20
 
 
@@ -27,6 +28,8 @@ def main(parent: int, limit_seconds: float, stacks: int) -> int:
                 return 0
             silent, lines = 0.0, data.split(b"\n")
             said = json.loads(lines[-2]) if len(lines) > 1 and lines[-2].startswith(b"[") else said
+        elif os.getppid() != parent:  # gone, though a process that it forked may hold the pipe open
+            return 0
         elif state(parent) not in "Tt":
             silent += tick
     end(parent, limit_seconds, stacks, *said)

@@ -276,10 +276,10 @@ class Trainer:
 
     def _open(self) -> None:
         """Load the policy, start the workers, restore a checkpoint, evaluate the base."""
+        self.watchdog.start()
         if self._opened:
             return
         recipe, self.stopped = self.recipe, False
-        self.watchdog.start()
         self.ranks = Ranks.start()
         self.ranks.watched_by(self.watchdog)
         prepare_torch(recipe)

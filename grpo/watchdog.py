@@ -153,8 +153,10 @@ class Watchdog:
     def start(self) -> Watchdog:
         """Begin to watch, unless the recipe turned it off."""
         global _current
-        if self.section.action != "off" and self._thread is None:
-            _current = self
+        if self.section.action == "off":
+            return self
+        _current = self
+        if self._thread is None:
             self._ended.clear()
             self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
             self._thread.start()
@@ -245,8 +247,12 @@ class Watchdog:
         said = threading.Thread(target=self._print, args=(text,), daemon=True)
         said.start()
         if self.folder is not None and self.folder.is_dir():
-            with self._file(self.folder).open("a", encoding="utf-8") as out:
-                out.write(text)
+            try:
+                with self._file(self.folder).open("a", encoding="utf-8") as out:
+                    out.write(text)
+            except OSError as error:
+                text = f"watchdog: {self._file(self.folder)} cannot be written: {error}\n"
+                threading.Thread(target=self._print, args=(text,), daemon=True).start()
         said.join(SAYING_SECONDS / 2)
 
     @staticmethod

@@ -199,6 +199,9 @@ def test_more_memory_than_there_is_is_wrong_before_a_weight_is_made() -> None:
     found = [item.name for item in preflight._memory(made) if isinstance(item, mistakes.Finding)]
     assert found == ["not-enough-memory"]
     assert preflight.number_of_parameters(made.config) > 60e9
+    made.recipe = Recipe.from_mapping({}, *SOUND, "sample.prompts=4", "model.lora={rank: 2}", "model.quantize=nf4")
+    found = [item.name for item in preflight._memory(made) if isinstance(item, mistakes.Finding)]
+    assert found == ["memory-of-a-plain-base"]  # a base at 4 bits is not what is counted, so nothing is refused
 
 
 def test_a_turn_that_ends_in_a_token_which_stops_nothing_is_wrong() -> None:

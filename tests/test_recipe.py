@@ -492,6 +492,9 @@ OUT_OF_RANGE = {
     "sandbox.engine": ["docker"],
     "sandbox.url": ["''"],
     "sandbox.slots": [0],
+    "watchdog.action": ["bark"],
+    **{f"watchdog.{name}_seconds": [0] for name in ("engine", "judge", "update", "collective", "checkpoint", "server",
+                                                    "loading", "interpreter")},
 }
 
 

@@ -17,7 +17,6 @@ import psutil
 import pytest
 import torch
 
-from grpo import checkpoint
 from grpo.loading import load_config, load_model, refusal
 from grpo.recipe import ModelSection, Recipe, RecipeError
 from grpo.redaction import HIDDEN, Redactor, known_secrets, secret_keys
@@ -91,14 +90,11 @@ def test_an_adapter_that_is_a_malicious_pickle_runs_nothing(tmp_path, marker) ->
 
 def test_a_checkpoint_that_someone_put_a_pickle_into_runs_nothing(tmp_path, marker) -> None:
     assert main([*QUICK, f"run_dir={tmp_path / 'run'}"]) == 0
-    files = [file for file in (tmp_path / "run" / "checkpoints").rglob("*") if file.suffix in (".pt", ".bin", ".pkl")]
-    assert files
+    files = [file for file in (tmp_path / "run" / "checkpoints").rglob("*") if file.is_file() and file.suffix != ".json"]
+    assert len(files) >= 4
     for file in files:
         torch.save({"x": Evil(marker)}, file)
-    place = checkpoint.latest(tmp_path / "run")
-    with pytest.raises(RecipeError):
-        checkpoint.load(place, "cpu")
-    assert main([*QUICK, f"run_dir={tmp_path / 'run'}", "steps=3", "--resume"]) != 1
+    assert main([*QUICK, f"run_dir={tmp_path / 'run'}", "steps=3", "--resume"]) == 2
     assert not marker.exists()
 
 

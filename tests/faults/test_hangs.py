@@ -76,7 +76,7 @@ def test_a_stuck_component_is_named_within_its_deadline_and_the_checkpoint_stand
     written = (folder / "watchdog.txt").read_text()
     assert the_line(written) == the_line(found["said"]) and "thread MainThread:" in written
     assert [p.name for p in (folder / "checkpoints").iterdir() if p.name.startswith("step-")] == ["step-000001"]
-    assert len((folder / "metrics.jsonl").read_text().splitlines()) == (2 if name == "checkpoint" else 1)
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) in ((2, 3) if name == "checkpoint" else (1,))
 
 
 @pytest.mark.parametrize("name, place", [
