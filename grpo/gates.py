@@ -246,7 +246,7 @@ TABLE = (
     Gate("faults", "sampled", ("ledger/faulted", "ledger/sampled"), share_of_faults,
          {"note": 0, "warn": 0.05, "stop": 0.2}, "{value:.1%} of the step's completions are faults",
          "they are masked, never scored 0; mend what is named above, or give it time (rewards.<name>.timeout_seconds)"),
-    Gate("entropy", "sampled", ("completion/surprisal",), lost_entropy, {"note": 4, "warn": 20},
+    Gate("entropy", "sampled", ("completion/surprisal",), lost_entropy, {"note": 4, "warn": 50},
          "the policy's entropy has collapsed: its tokens are {value:.3g} times less surprising than at first",
          "a policy that says one thing learns nothing more; lower optim.lr, raise loss.epsilon_high (clip-higher), "
          "or set loss.entropy or loss.beta"),

@@ -264,7 +264,8 @@ class Policy:
 
     def fingerprint(self) -> int:
         """64 bits that change when the trained weights do: a hash of the first `HASHED` values of each of them."""
-        parts = [torch.hash_tensor(p.detach().reshape(-1)[:HASHED]) for p in self.trainable().values()]
+        parts = [torch.hash_tensor(p.detach().reshape(-1)[:HASHED]).view(torch.int64)
+                 for p in self.trainable().values() if p.numel()]
         digest = hashlib.blake2b(repr(torch.stack(parts).tolist() if parts else []).encode(), digest_size=8).digest()
         return int.from_bytes(digest, "little")
 
