@@ -98,9 +98,13 @@ class Writer:
     def wait(self) -> None:
         """Come back when nothing is being written any more; raises what the writing raised."""
         if self._thread is not None:
-            self._thread.join()
+            self._join()
             self._thread = None
         self.check()
+
+    def _join(self) -> None:
+        with watchdog.writing("grpo.writer, the one before", checkpoint.folder_of(self.run)):
+            self._thread.join()
 
     def finish(self) -> list[str]:
         """Wait, for a run that fails already: what the writing raised is returned in words."""
@@ -114,7 +118,7 @@ class Writer:
         """Stop writing as soon as may be, and leave the checkpoint before as the last."""
         self._abandoned.set()
         if self._thread is not None:
-            self._thread.join()
+            self._join()
         self._thread = None
         self._abandoned.clear()
 
