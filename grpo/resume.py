@@ -31,8 +31,8 @@ def kept(trainer: Trainer) -> dict[str, Any]:
 
 def collect(trainer: Trainer) -> Checkpoint | None:
     """Everything the run needs to go on from here; None on other processes than the first. All take part."""
-    carried = trainer.ranks.gather([group.to_mapping() for group in trainer.carried])
-    expected = dict(trainer.ranks.gather(list(trainer.engine.expected.items())))
+    carried = trainer.ranks.gather([[group.to_mapping() for group in trainer.carried]])
+    expected = trainer.ranks.gather([dict(trainer.engine.expected)])
     generators = trainer.ranks.gather([checkpoint.random_state()])
     if not trainer.ranks.main:
         return None
@@ -121,6 +121,10 @@ def _bring_back_state(trainer: Trainer, step: int, state: Mapping[str, Any]) -> 
     trainer._examples_before, trainer._evaluated = state["examples_before"], state["evaluated"]
     trainer.log.accuracy, trainer.log.wandb_id = state["accuracy"], state["wandb_id"]
     prompts = {prompt.id: prompt for prompt in trainer.prompts.train}
-    carried = [Carried.from_mapping(values, prompts) for values in state["carried"]]
-    trainer.carried = carried[trainer.ranks.rank::trainer.ranks.world]
-    trainer.engine.expected = dict(state["expected"])
+    carried, expected, ranks = state["carried"], state["expected"], trainer.ranks
+    if len(carried) != ranks.world:  # other processes: groups are dealt out anew, and all know what any expected
+        every = [group for part in carried for group in part]
+        carried = [every[rank::ranks.world] for rank in range(ranks.world)]
+        expected = [{name: length for part in expected for name, length in part.items()}] * ranks.world
+    trainer.carried = [Carried.from_mapping(values, prompts) for values in carried[ranks.rank]]
+    trainer.engine.expected = dict(expected[ranks.rank])

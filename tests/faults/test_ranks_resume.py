@@ -34,7 +34,7 @@ def test_two_processes_go_on_as_the_two_that_they_were(reward: Path) -> None:
     run(reward / "whole", "steps=4")
     run(reward / "cut", "steps=2")
     saved = checkpoint.load(checkpoint.newest_whole(reward / "cut")[0])
-    assert len(saved.generators) == 2 and saved.state["carried"]
+    assert len(saved.generators) == 2 and any(saved.state["carried"])
     run(reward / "cut", "steps=4", "--resume")
     assert_same(reward / "whole", reward / "cut")
 
