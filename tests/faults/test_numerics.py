@@ -204,6 +204,14 @@ def test_one_slot_of_the_sampler_that_goes_wrong_costs_its_completion_alone(tmp_
     assert record["update/made"] == 1 and record["policy/drift"] < 1e-5 and record["ledger/trained"] + record["ledger/flat"] == 47
 
 
+def test_a_step_that_a_gate_skips_before_its_update_is_booked_and_changes_no_weight(tmp_path: Path) -> None:
+    trainer = quick(tmp_path, "sample.max_tokens=12", "gates.truncated={note: 0, skip: 0.01}")
+    record = next(iter(trainer))
+    trainer.close()
+    assert record["gate/truncated"] == 3 and record["update/made"] == 0 and trainer.policy.version == 0
+    assert record["ledger/trained"] == 0 and record["ledger/correction_masked"] + record["ledger/flat"] == 48
+
+
 # ---- numbers that are none --------------------------------------------------------------------------------------
 
 
