@@ -311,7 +311,9 @@ class Trainer:
         resume.begin_folder(self)
         self.watchdog.keep_in(self.folder)
         self.log.open(recipe.to_mapping(), recipe.name, recipe.steps, self.num_steps, self.log.wandb_id)
-        self.log.say(*header(self, self.prompts.num_dropped), *self.judge.isolation)
+        with watchdog.loading("grpo.policy, its first forward"):
+            lines = header(self, self.prompts.num_dropped)
+        self.log.say(*lines, *self.judge.isolation)
         if self.before is None:
             self.before = self._timed(lambda: self._evaluate(0, "before training"))
             self._examples_before = self._examples()

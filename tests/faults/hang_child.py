@@ -73,7 +73,8 @@ def in_a_forward(fault: Callable[[], None], *, learning: bool) -> Callable[[], N
 
     def inject() -> None:
         def hook(module: Any, arguments: Any) -> None:
-            if type(module).__name__ == "Linear" and Path("run/metrics.jsonl").exists() \
+            journal = Path("run/metrics.jsonl")
+            if type(module).__name__ == "Linear" and journal.exists() and journal.stat().st_size \
                     and learning == torch.is_grad_enabled() and os.environ.get("RANK", "1") == "1":
                 fault()
 
@@ -122,7 +123,7 @@ def slow_service() -> None:
     Path("state").write_text("run-1")
 
     def hook(event: str, arguments: Any) -> None:
-        if event == "open" and str(arguments[0]).endswith("metrics.jsonl") and "a" in str(arguments[1]):
+        if event == "open" and str(arguments[0]).endswith("metrics.jsonl") and arguments[1] == "a":
             with open("state", "w") as out:
                 out.write("run-2")
 

@@ -107,7 +107,7 @@ def test_code_that_holds_the_interpreter_is_noticed_from_outside(made) -> None:
 def test_an_engine_that_dies_is_named_in_the_last_line(made) -> None:
     folder, found = run_of(made, "engine dies")
     assert found["code"] == 1 and "RuntimeError: the device was lost" in found["said"]
-    assert found["said"].splitlines()[-1].startswith("stopped: engine (grpo.rollout) died of RuntimeError")
+    assert found["said"].splitlines()[-1].startswith("stopped: the engine failed with 8 of 8 completions unwritten")
     assert not (folder / "watchdog.txt").exists()
 
 
