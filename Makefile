@@ -18,10 +18,10 @@ quickstart: $(VENV)/.stamp-run
 	$(RUN) -m grpo.train recipes/quickstart.yaml run_dir=runs/quickstart-$$n $(ARGS)
 
 test: $(VENV)/.stamp-test
-	$(RUN) -m pytest -q -m "not slow and not gpu" $(ARGS)
+	$(RUN) -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu" $(ARGS)
 
 test-slow: $(VENV)/.stamp-test
-	$(RUN) -m pytest -q -m "slow and not gpu" $(ARGS)
+	$(RUN) -m pytest -q -n 2 --dist loadfile -m "slow and not gpu" $(ARGS)
 
 lint: $(VENV)/.stamp-lint
 	$(RUN) -m ruff check .

@@ -415,7 +415,7 @@ class Learner:
     def _suspects(self, stats: UpdateStats, rows: Sequence[Row]) -> str:
         if stats.detail is None:
             return ""
-        mine = [row for chunk in self._mine(rows)[:1] for row in chunk]
+        mine = next(self._mine(rows), [])
         found = None
         if self.policy.version == self._begun_at:  # the arbiter's weights must be those of both sides
             try:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import FAMILIES, plain_logits, plain_model, random_prompts, tiny_policy
 
-from grpo.rollout.engine import Engine
+from grpo.rollout.engine import Engine, EngineFailed
 from grpo.rollout.sampler import Sampling
 
 SIZES = [9, 30, 1, 140, 64, 65, 5]
@@ -184,7 +184,7 @@ def test_memory_that_does_not_suffice_for_the_fewest_rows_is_said(seed):
     assert device.raised > 2
     policy.base.model.layers[1].register_forward_pre_hook(broken := lambda *_: 1 / 0)
     device.pages = 10**9
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(EngineFailed, match="ZeroDivisionError"):
         dict(engine.sample(prompts, group_size=3, max_tokens=70, sampling=Sampling(), seed=(0,)))
     assert broken and not engine.stats.notes
 

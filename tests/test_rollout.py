@@ -73,10 +73,10 @@ def test_prompts_that_took_longest_before_begin_first_and_change_no_token(seed):
 
 
 def test_what_is_alive_is_nearly_all_that_is_computed_while_a_queue_waits(seed):
-    policy, prompts = endless(seed), random_prompts(seed, [5] * 40)
+    policy, prompts = endless(seed), random_prompts(seed, [5] * 80)
     policy.stop_ids = frozenset()
     drawn = torch.Generator().manual_seed(seed)
-    limits = (torch.randn(40, 3, generator=drawn) * 0.8).exp().mul(25).clamp(3, 90).int().tolist()
+    limits = (torch.randn(80, 3, generator=drawn) * 0.8).exp().mul(25).clamp(3, 90).int().tolist()
     engine = Engine(policy, max_rows=32)
     sample(engine, prompts, max_tokens=lambda prompt, index: limits[int(prompt.id[1:])][index])
     assert engine.stats.tokens == engine.stats.rows_alive == sum(map(sum, limits))

@@ -304,6 +304,10 @@ class Zygote:
             self.give_up(str(error))
         return self._ended
 
+    @property
+    def has_child(self) -> bool:
+        return self._pidfd >= 0
+
     def kill_child(self) -> None:
         """End the child with all it started; or the zygote, where there is no sign of the child."""
         if self._pidfd < 0:
@@ -409,8 +413,17 @@ class Running:
         theirs.close()
         for descriptor in opened:
             os.close(descriptor)
-        self._alarm = self._loop.call_later(limits.seconds, self.stop, "timeout")
+        self._started_late = False
+        self._alarm = self._loop.call_later(limits.seconds, self._time_out)
         self._last_alarm: asyncio.TimerHandle | None = None
+
+    def _time_out(self) -> None:
+        """The time is up; where the machine was too busy to start the child at all, its time begins once more."""
+        if self._zygote.has_child or self._started_late:
+            self.stop("timeout")
+        else:
+            self._started_late = True
+            self._alarm = self._loop.call_later(max(self._limits.seconds, GRACE_SECONDS), self._time_out)
 
     def _too_much(self) -> None:
         self.stop("output_limit")
@@ -426,7 +439,7 @@ class Running:
     def give_more_time(self, seconds: float) -> None:
         """Start the clock anew."""
         self._alarm.cancel()
-        self._alarm = self._loop.call_later(seconds, self.stop, "timeout")
+        self._alarm = self._loop.call_later(seconds, self._time_out)
 
     async def frame(self) -> Any:
         """The child's next message; None where there will be none."""

@@ -312,8 +312,8 @@ def test_the_next_checkpoint_waits_for_the_one_before(tmp_path: Path) -> None:
 def test_what_the_writer_could_not_do_is_raised_where_the_run_next_looks_and_once(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
     writer = Writer(tmp_path, 2, 1, True)
-    writer.save(example(1), [])
     with pytest.raises(OSError, match="checkpoints"):
+        writer.save(example(1), [])  # raises here already if the thread was quick
         writer.wait()
     writer.wait()
     writer.check()
