@@ -56,8 +56,10 @@ def test_sigterm_ends_the_step_or_the_evaluation_and_loses_nothing(lives: Lives,
 def test_sigterm_while_a_checkpoint_is_written(lives: Lives, reward: Path, whole: Path, place: str) -> None:
     cut = reward / "cut"
     life = lives.live(arguments(cut, "checkpoint.keep=1"), cut, path=f".writing-{place}", signal=int(signal.SIGTERM))
-    assert life["code"] == 3, life["said"]
-    assert lives.live(arguments(cut, "checkpoint.keep=1"), cut)["code"] == 0
+    done = place.startswith("step-000004")  # the last step is made, and may be all that there was to do
+    assert life["code"] == 3 or done and life["code"] == 0, life["said"]
+    if life["code"] == 3:
+        assert lives.live(arguments(cut, "checkpoint.keep=1"), cut)["code"] == 0
     assert_same(whole, cut)
 
 
