@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 from lives import NO_DISK, Lives
+
 from runs import REWARDS, TINY, assert_same
 
 STEPS = ["quickstart", *TINY, "steps=4"]
@@ -117,9 +119,14 @@ def test_a_read_only_disk_is_refused_before_anything_loads(lives: Lives, reward:
 
 @pytest.mark.slow
 def test_no_memory_is_one_line_with_the_keys_to_lower_and_lowering_them_goes_on(lives: Lives, reward: Path) -> None:
-    cut, large = reward / "cut", ["sample.prompts=32", "sample.group_size=8", "sample.max_tokens=64", "checkpoint.every=1"]
-    assert lives.live(arguments(cut, *large, "steps=1"), cut)["code"] == 0
-    life = lives.live(arguments(cut, *large, "steps=2"), cut, memory=330 * 2**20)
+    whole, large = reward / "whole", ["sample.prompts=32", "sample.group_size=8", "sample.max_tokens=64", "checkpoint.every=1"]
+    assert lives.live(arguments(whole, *large, "steps=1"), whole)["code"] == 0
+    for mib in (330, 320, 310):  # in some processes the first is enough
+        cut = reward / str(mib)
+        shutil.copytree(whole, cut)
+        life = lives.live(arguments(cut, *large, "steps=2"), cut, memory=mib * 2**20)
+        if life["code"]:
+            break
     last = life["said"].splitlines()[-1]
     assert life["code"] == 1 and "Traceback" not in life["said"], life["said"]
     assert "out of memory" in last and "lower optim.tokens_per_micro_batch" in last and "sample.max_rows" in last
