@@ -15,6 +15,7 @@ import subprocess
 import textwrap
 
 import contained
+import psutil
 import pytest
 from hostile_programs import HOSTILE, NEEDS_PROCESSES
 
@@ -305,3 +306,20 @@ def test_programs_in_javascript_run():
 def test_an_unknown_feature_is_refused():
     with pytest.raises(ValueError, match="no feature docker"):
         Sandbox(without=["docker"])
+
+
+def test_a_program_that_a_busy_machine_starts_late_has_its_time_from_then_on():
+    async def late() -> tuple:
+        async with Sandbox(SandboxOptions(slots=1, allow_unsafe=True)) as sandbox:
+            await sandbox.run(Program("print(1)"), b"")
+            zygotes = [child.pid for child in psutil.Process().children() if "zygote" in " ".join(child.cmdline())]
+            for pid in zygotes:
+                os.kill(pid, signal.SIGSTOP)
+            running = asyncio.ensure_future(sandbox.run(Program("print(2)"), b"", Limits(seconds=0.3)))
+            await asyncio.sleep(0.8)
+            for pid in zygotes:
+                os.kill(pid, signal.SIGCONT)
+            return zygotes, await running
+
+    zygotes, result = asyncio.run(late())
+    assert zygotes and result.status == "ok" and result.stdout == b"2\n"

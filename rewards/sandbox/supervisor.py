@@ -28,7 +28,7 @@ __all__ = ["Limits", "Program", "Result", "Running", "SandboxFault", "Supervisor
 
 ZYGOTE = str(Path(__file__).with_name("zygote.py"))
 FIRST_UID = 60_000
-START_SECONDS, GRACE_SECONDS = 30.0, 5.0
+START_SECONDS, GRACE_SECONDS, LATE_SECONDS = 30.0, 5.0, 0.05
 PROCESS_ROOM = 64 << 20
 REQUEST = struct.Struct("<BBBxIQQQIQ")
 PIPE_BYTES = 65_536
@@ -413,17 +413,17 @@ class Running:
         theirs.close()
         for descriptor in opened:
             os.close(descriptor)
-        self._started_late = False
         self._alarm = self._loop.call_later(limits.seconds, self._time_out)
         self._last_alarm: asyncio.TimerHandle | None = None
 
-    def _time_out(self) -> None:
-        """The time is up; where the machine was too busy to start the child at all, its time begins once more."""
-        if self._zygote.has_child or self._started_late:
+    def _time_out(self, waited: float = 0.0) -> None:
+        """The time is up; where the machine was too busy to start the child by now, its time begins when it appears."""
+        if self._zygote.has_child and waited:
+            self._alarm = self._loop.call_later(self._limits.seconds, self.stop, "timeout")
+        elif self._zygote.has_child or waited > GRACE_SECONDS:
             self.stop("timeout")
         else:
-            self._started_late = True
-            self._alarm = self._loop.call_later(max(self._limits.seconds, GRACE_SECONDS), self._time_out)
+            self._alarm = self._loop.call_later(LATE_SECONDS, self._time_out, waited + LATE_SECONDS)
 
     def _too_much(self) -> None:
         self.stop("output_limit")
