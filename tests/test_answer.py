@@ -117,11 +117,11 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_texts_are_read_in_linear_time(text):
-    started = time.perf_counter()
+    started = time.process_time()
     for lenient in (False, True):
         extract(text, lenient=lenient)
         bare_answer(text, lenient=lenient)
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 3.0
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))

@@ -121,7 +121,7 @@ def test_a_right_answer_that_did_not_end_by_itself_does_not_score():
 
 
 def test_the_reward_takes_linear_time():
-    began = time.perf_counter()
+    began = time.process_time()
     for text in ("<answer>" * 20_000, "answer: " * 20_000, "knight " * 20_000, "Ada: " * 20_000, "answer" * 40_000):
         value(text)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 4

