@@ -88,6 +88,7 @@ def main() -> None:
               "cpu_seconds_a_step": cpu, "cpu_seconds_a_checkpoint": more_cpu, "share_of_cpu": more_cpu / (EVERY * cpu),
               "share_of_the_ledger": statistics.mean(row["ledger"] for row in runs["with"]) / step}
     place = options.output / f"checkpoints-{'gpu' if torch.cuda.is_available() else 'cpu'}-{result['date']}.json"
+    options.output.mkdir(parents=True, exist_ok=True)
     place.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({name: value for name, value in result.items() if name != "steps"}, indent=1), place, sep="\n")
 

@@ -7,7 +7,7 @@ from typing import Iterator
 
 import pytest
 from lives import Lives
-from runs import REWARDS
+from small_runs import REWARDS
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from runs import recipe
 from safetensors.torch import load_file, save_file
+from small_runs import recipe
 
 from grpo import Trainer, checkpoint, plan
 from grpo.checkpoint import Checkpoint

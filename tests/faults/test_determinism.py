@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from lives import ROOT, Lives
-from runs import TINY, assert_same, outcome
+from small_runs import TINY, assert_same, outcome
 
 COMMAND = [sys.executable, "-m", "grpo.train", "quickstart", *TINY, "deterministic=true", "optim.updates=2",
            "steps=3", "sample.prompts=6", "sample.max_tokens=24", "loss.beta=0.01"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from lives import Lives
-from runs import outcome
+from small_runs import outcome
 
 TINY = ["quickstart", "steps=10", "sample.prompts=3", "sample.group_size=3", "sample.max_tokens=8", "data.held_out=3",
         "evaluate.samples=1", "evaluate.every=3", "checkpoint.every=1", "advantage.flat=refill", "advantage.refills=2",

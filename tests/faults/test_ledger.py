@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import recipe, run
+from small_runs import recipe, run
 
 from grpo import Trainer
 from grpo.ledger import Ledger, LedgerError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from lives import ROOT
-from runs import TINY, assert_same
+from small_runs import TINY, assert_same
 
 from grpo import checkpoint
 

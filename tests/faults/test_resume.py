@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import assert_same, outcome, recipe, run
+from small_runs import assert_same, outcome, recipe, run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo import RecipeError, Trainer, checkpoint

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 from lives import NO_DISK, Lives
-
-from runs import REWARDS, TINY, assert_same
+from small_runs import REWARDS, TINY, assert_same
 
 STEPS = ["quickstart", *TINY, "steps=4"]
 
