@@ -13,6 +13,7 @@ import json
 import random
 import re
 import shutil
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
@@ -25,11 +26,13 @@ from torch import Tensor
 from grpo.recipe import RecipeError
 from grpo.run_folder import said_by_the_disk
 from grpo.tensor_file import (
+    Output,
     SummedFile,
     checked,
     copied,
     flush,
     nothing,
+    opened,
     put_together,
     taken_apart,
     tensors_in,
@@ -121,7 +124,7 @@ def _write(writing: Path, checkpoint: Checkpoint, between: Callable[[], None]) -
     files: dict[str, Any] = {}
     for name, tensors in contents.items():
         files[f"{name}.safetensors"] = _written(writing / f"{name}.safetensors", between,
-                                                lambda out, tensors=tensors: write_tensors(out, tensors))
+                                                lambda out, tensors=tensors: write_tensors(out, tensors), opened)
     files["state.json"] = _written(writing / "state.json", between,
                                    lambda out: out.write(json.dumps(plain).encode()))
     manifest = {"format": FORMAT, "step": checkpoint.step, "held_out": checkpoint.held_out, "files": files}
@@ -129,10 +132,11 @@ def _write(writing: Path, checkpoint: Checkpoint, between: Callable[[], None]) -
     flush(writing)
 
 
-def _written(file: Path, between: Callable[[], None], content: Callable[[SummedFile], None]) -> dict[str, Any]:
+def _written(file: Path, between: Callable[[], None], content: Callable[[SummedFile], None],
+             opens: Callable[[Path], Output] = lambda file: file.open("wb")) -> dict[str, Any]:
     """Write a file and have the disk hold it; returns what a manifest says of it."""
     with said_by_the_disk(file):
-        with file.open("wb") as out:
+        with closing(opens(file)) as out:
             summed = SummedFile(out, between)
             content(summed)
         flush(file)

@@ -60,7 +60,7 @@ def be_killed_at(folder: str, event: int, path: str, number: int) -> None:
 
     def hook(name: str, arguments: tuple) -> None:
         nonlocal seen
-        if name not in EVENTS or (name == "open" and (not isinstance(arguments[1], str) or arguments[1][:1] == "r")):
+        if name not in EVENTS or (name == "open" and not is_for_writing(*arguments[1:])):
             return
         place = str(arguments[0])
         if (not place.startswith("/") or place.startswith(folder)) and path in place:
@@ -69,6 +69,11 @@ def be_killed_at(folder: str, event: int, path: str, number: int) -> None:
                 os.kill(os.getpid(), number)
 
     sys.addaudithook(hook)
+
+
+def is_for_writing(mode: str | None, flags: int) -> bool:
+    """Whether a file is opened to be written, by Python's `open` or by `os.open`."""
+    return mode[:1] != "r" if isinstance(mode, str) else bool(flags & (os.O_WRONLY | os.O_RDWR))
 
 
 def limit(size: int | None, largest: int | None, memory: int | None) -> None:

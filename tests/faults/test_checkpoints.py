@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import mmap
+import os
 import random
+import resource
 import shutil
+import signal
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import numpy
@@ -21,7 +27,17 @@ from grpo.loading import load_config, load_tokenizer
 from grpo.memory import example_rows, predict
 from grpo.recipe import RecipeError
 from grpo.run_folder import cut_back
-from grpo.tensor_file import SummedFile, checked, copied, put_together, taken_apart, write_tensors
+from grpo.tensor_file import (
+    PIECE,
+    DirectFile,
+    SummedFile,
+    checked,
+    copied,
+    opened,
+    put_together,
+    taken_apart,
+    write_tensors,
+)
 from grpo.writer import Writer
 
 FILES = ["weights.safetensors", "reference.safetensors", "optimizer.safetensors", "generators.safetensors", "state.json",
@@ -84,6 +100,38 @@ def test_tensors_are_written_as_safetensors_writes_them(tmp_path: Path, seed: in
     ours, theirs = load_file(tmp_path / "ours"), load_file(tmp_path / "theirs")
     assert set(ours) == set(theirs) and all(equal(ours[name], theirs[name]) for name in theirs)
     assert written.entry() == checked(tmp_path / "ours")
+
+
+@pytest.mark.parametrize("pieces", [[0, 1], [PIECE - 1, 1], [PIECE], [5, PIECE, 7], [3 * PIECE + 4097], [PIECE, PIECE, 1]])
+@pytest.mark.parametrize("refused", [False, True], ids=["", "refused"])
+def test_a_file_past_the_cache_holds_what_it_was_given(tmp_path: Path, pieces: list[int], refused: bool) -> None:
+    try:
+        out = DirectFile(tmp_path / "file")
+    except (OSError, AttributeError):
+        pytest.skip("this file system is always cached")
+    if refused:  # the kernel takes no buffer at an odd address
+        out._buffer = memoryview(mmap.mmap(-1, PIECE + 1))[1:]
+    given = [os.urandom(size) for size in pieces]
+    with closing(out):
+        for data in given:
+            out.write(memoryview(data))
+    assert (tmp_path / "file").read_bytes() == b"".join(given)
+    assert out._direct == (sum(pieces) % PIECE == 0 and not refused)
+
+
+def test_a_full_disk_is_an_error_and_not_a_short_file(tmp_path: Path) -> None:
+    child = os.fork()
+    if not child:  # in a process of its own: a limit cannot be raised again
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (PIECE + 1000,) * 2)
+        code = 1
+        try:
+            with closing(opened(tmp_path / "file")) as out:
+                out.write(memoryview(bytes(2 * PIECE)))
+        except OSError as error:
+            code = 0 if error.errno == errno.EFBIG else 2
+        os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_copy_does_not_change_with_what_it_was_taken_of(seed: int) -> None:
