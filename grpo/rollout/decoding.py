@@ -152,6 +152,7 @@ class Decoding:
         fresh = {ids: members for ids, members in prompts.items() if any(draft.given for draft in members)
                  or not (ids in self.slots.readers or ids in self.prefixes)}
         found, spans = prefill(self.policy, fresh, self.stats)
+        self.slots.expect((ids, len(ids) - 1, len(members)) for ids, members in prompts.items())
         for ids, members in prompts.items():
             prefix = found.prefix(*spans[ids]) if ids in spans else self.prefixes.get(ids, {})
             self.slots.add(members, ids, prefix, len(ids) - 1)

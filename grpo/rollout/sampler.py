@@ -84,14 +84,18 @@ def keep(logp_RV: Tensor, sampling: Sampling) -> Tensor:
 def draw(logp_RV: Tensor, seed_R: Tensor, position_R: Tensor) -> Tensor:
     """The token of each row with the largest log-prob + Gumbel noise; of equal ones the lowest.
 
-    The noise is -log(E), E = -log(1 - u) >= u. So a token beats the likeliest one, whose score is `bar`, only if
-    u <= exp(logp - bar): a comparison with its hash. The logarithms are computed for the few tokens that pass.
+    The noise is -log(E), E = -log(1 - u) >= u. So a token beats one whose score is `bar` only if u <= exp(logp - bar):
+    a comparison with its hash. The logarithms are computed for the few tokens that pass. The bar is the better of
+    the likeliest token and, where many are about as likely, the one with the most noise.
     """
     hash_RV, top_R1 = hashes(seed_R, position_R, logp_RV.shape[-1]), logp_RV.argmax(-1, keepdim=True)
+    half_RV = (hash_RV >> 1).bitwise_and_(0x7FFFFFFF)
     bar_R1 = logp_RV.gather(-1, top_R1) + gumbel_of(hash_RV.gather(-1, top_R1))
+    noisy_R1 = half_RV.argmin(-1, keepdim=True)
+    bar_R1 = bar_R1.fmax(logp_RV.gather(-1, noisy_R1) + gumbel_of(hash_RV.gather(-1, noisy_R1)))
     limit_RV = (logp_RV - bar_R1).exp_().mul_(2.0**31 * (1 + 1e-5)).clamp_(0, 2.0**31 - 128).nan_to_num_()
-    passes_RV = (hash_RV >> 1).bitwise_and_(0x7FFFFFFF) <= limit_RV.to(torch.int32)
-    row_C, token_C = passes_RV.scatter_(-1, top_R1, True).nonzero(as_tuple=True)
+    passes_RV = (half_RV <= limit_RV.to(torch.int32)).scatter_(-1, torch.cat([top_R1, noisy_R1], -1), True)
+    row_C, token_C = passes_RV.nonzero(as_tuple=True)
     score_C = gumbel_of(hash_RV[row_C, token_C]) + logp_RV[row_C, token_C]
     best_R = score_C.new_full((len(logp_RV),), float("-inf")).scatter_reduce_(0, row_C, score_C, "amax")
     wins_C = score_C == best_R[row_C]

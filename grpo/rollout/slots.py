@@ -9,7 +9,7 @@ needed beyond the first blocks. Rows come and go by moving the last row of a she
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -72,8 +72,9 @@ def cut(prefix: Prefix, start: int, end: int | None = None) -> dict[int, KeyValu
 class Shelf:
     """Entries of one width: for each layer keys and values [entries, width, kv heads, head width].
 
-    Room is made for an eighth more entries than are asked for, and given back when half of it is free.
-    ``length`` counts the positions stored of each entry; what lies behind them is zero and is masked.
+    Room is made for an eighth more entries than are asked for, or for as many as are ``expected``, and given back
+    when half of it is free. ``length`` counts the positions stored of each entry; what lies behind them is zero and
+    is masked.
     """
 
     width: int
@@ -82,6 +83,7 @@ class Shelf:
     values: dict[int, Tensor] = field(default_factory=dict)
     names: list[Any] = field(default_factory=list)
     length: list[int] = field(default_factory=list)
+    expected: int = 0
 
     @property
     def stores(self) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
@@ -131,10 +133,15 @@ class Shelf:
 
     def widened(self, width: int) -> Shelf:
         """The same entries on a wider shelf."""
-        num, more = len(self.names), width - self.width
-        stores = ({layer: pad(tensor[:num], (0, 0, 0, 0, 0, more)) for layer, tensor in store.items()}
-                  for store in self.stores)
+        stores = ({layer: self._copied(tensor, width) for layer, tensor in store.items()} for store in self.stores)
         return Shelf(width, self.device, *stores, self.names, self.length)
+
+    def _copied(self, tensor: Tensor, width: int) -> Tensor:
+        num = len(self.names)
+        wider = tensor.new_empty(num, width, *tensor.shape[2:])
+        wider[:, :self.width] = tensor[:num]
+        wider[:, self.width:] = 0
+        return wider
 
     def new_layer(self, layer: int, key: Tensor, value: Tensor) -> None:
         """Make room in a layer that no prefix brought; `key` and `value` are [entries, kv heads, width]."""
@@ -146,10 +153,9 @@ class Shelf:
         have = 0 if tensor is None else tensor.shape[0]
         if have < wanted:
             heads, width = (like.shape[0], like.shape[-1]) if tensor is None else tensor.shape[2:]
-            made = (like if tensor is None else tensor).new_zeros
-            store[layer] = made((max(wanted, have + have // 8), self.width, heads, width))
-            if tensor is not None:
-                store[layer][:have] = tensor
+            made, num = (like if tensor is None else tensor).new_empty, len(self.names)
+            store[layer] = made((max(wanted, self.expected, have + have // 8), self.width, heads, width))
+            store[layer][:num] = 0 if tensor is None else tensor[:num]
         return store[layer]
 
 
@@ -200,6 +206,19 @@ class Slots(Cache):
         positions = sum(shelf.width * len(shelf.names) for shelves in (self.rows, self.prompts)
                         for shelf in shelves.values())
         return positions * self.token_bytes
+
+    def expect(self, arrivals: Iterable[tuple[Any, int, int]]) -> None:
+        """That many rows will be added behind each of these prompts, (prompt, its length, rows): room is made once."""
+        coming: dict[tuple[bool, int], int] = {}
+        for prompt, length, rows in arrivals:
+            shared = length >= self.shared
+            own = False, width_for((0 if shared else length) + 1)
+            coming[own] = coming.get(own, 0) + rows
+            if shared and prompt not in self.readers:
+                coming[True, prompt_width(length)] = coming.get((True, prompt_width(length)), 0) + 1
+        for (shared, width), number in coming.items():
+            shelf = self._shelf(self.prompts if shared else self.rows, width)
+            shelf.expected = len(shelf.names) + number
 
     def add(self, rows: Sequence[Any], prompt: Any, prefix: Prefix, length: int) -> None:
         """Start `rows` behind `prefix`, the keys and values of the `length` tokens of `prompt`."""
@@ -258,8 +277,9 @@ class Slots(Cache):
 
     def begin(self) -> list[Any]:
         """Move rows that outgrew their shelf, and fix the order of this step's rows."""
-        for width in sorted(self.rows):
-            self._tidy(self.rows, width)  # a shelf that memory ran out over may be empty
+        for shelves in (self.rows, self.prompts):
+            for width in sorted(shelves):
+                self._tidy(shelves, width)  # a shelf that memory ran out over may be empty
         for width in sorted(self.rows):
             self._outgrow(width)
         self._order, self._parts, self._shared_parts = [], [], []
