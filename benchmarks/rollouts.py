@@ -34,6 +34,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable
 
+import psutil
 import torch
 from tokenizers import Tokenizer, decoders, models
 from tokenizers.pre_tokenizers import ByteLevel
@@ -250,7 +251,14 @@ class VllmServer:
         raise RuntimeError("vLLM did not start in 400 s")
 
     def __call__(self, case: Case) -> float:
-        """Seconds for all completions, one request a prompt and length."""
+        """Seconds for all completions, one request a prompt and length; the server is awake for these alone."""
+        self.resume()
+        try:
+            return self._served(case)
+        finally:
+            self.suspend()
+
+    def _served(self, case: Case) -> float:
         requests = [(ids, target) for ids, targets in zip(case.prompt_ids(), case.targets()) for target in targets]
         begun = time.perf_counter()
         with ThreadPoolExecutor(len(requests)) as pool:
@@ -266,7 +274,21 @@ class VllmServer:
         with urllib.request.urlopen(call, timeout=600) as answer:
             return json.load(answer)["usage"]["completion_tokens"]
 
+    def suspend(self) -> None:
+        """Hold all its processes: an idle server polls, and compiles, beside whoever is timed."""
+        for process in self._all():
+            process.suspend()
+
+    def resume(self) -> None:
+        for process in self._all():
+            process.resume()
+
+    def _all(self) -> list[psutil.Process]:
+        server = psutil.Process(self.process.pid)
+        return [server, *server.children(recursive=True)]
+
     def stop(self) -> None:
+        self.resume()
         self.process.terminate()
         self.process.wait(60)
 
@@ -312,6 +334,7 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
         server = None
         if options.vllm_python:
             server = VllmServer(options.vllm_python, folder, case, options.threads)
+            server.suspend()
             engines["vllm"] = lambda: server(case)
         try:
             found = rounds(engines, warm_ups, sum(map(sum, case.targets())), options.rounds)
