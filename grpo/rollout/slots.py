@@ -8,6 +8,7 @@ needed beyond the first blocks. Rows come and go by moving the last row of a she
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
@@ -124,12 +125,13 @@ class Shelf:
         self._give_back()
 
     def _give_back(self) -> None:
-        """Keep room for an eighth more entries than there are, and for eight."""
+        """Keep room for an eighth more entries than there are, and for eight; as it is where a copy finds no memory."""
         wanted = len(self.names) + max(MIN_ROWS, len(self.names) // 8)
         for store in self.stores:
             for layer, tensor in store.items():
                 if tensor.shape[0] > 2 * wanted:
-                    store[layer] = tensor[:wanted].clone()
+                    with suppress(MemoryError, RuntimeError):
+                        store[layer] = tensor[:wanted].clone()
 
     def widened(self, width: int) -> Shelf:
         """The same entries on a wider shelf."""
