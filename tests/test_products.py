@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -104,3 +106,28 @@ def test_packed_weights_give_the_same_bits_and_never_old_ones(rows, seed):
     assert model[0].weight.grad is not None
     products.unpack(packed)
     assert "packed" not in {*model[0].__dict__, *model[1].__dict__}
+
+
+@needs_onednn
+def test_little_room_is_refused_before_onednn_would_end_the_process():
+    limited = """
+import resource, torch
+from pathlib import Path
+from torch import nn
+from grpo.kernels import products
+
+model = nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 512))
+assert products.use_in(model)
+x, taken = torch.randn(8, 256), int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+for room, refused in ((2**30, False), (products.LEAST_ROOM // 2, True), (0, True), (2**30, False)):
+    resource.setrlimit(resource.RLIMIT_AS, (taken + room, resource.RLIM_INFINITY))
+    for work in (lambda: model(x), lambda: products.unpack(products.pack(model))):
+        try:
+            work()
+            assert not refused, room
+        except MemoryError as error:
+            assert refused and "MiB are left" in str(error), error
+    assert not any("packed" in module.__dict__ for module in model)
+"""
+    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True)
+    assert not done.returncode, done.stderr

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import platform
+import sys
 import types
 from pathlib import Path
 from typing import Iterable
@@ -18,14 +19,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+if sys.platform == "linux":
+    import resource
+
 SMALLEST = 128 * 128  # below, the call costs more than the product saves
 MOST_ROWS = 256  # above, a packed weight is no faster than a dense one
+LEAST_ROOM = 32 * 2**20  # bytes of address space: oneDNN ends the process where its own small requests are refused
 
 
 @functools.cache
 def available() -> bool:
     """Whether this process has oneDNN's products, and a processor on which MKL's are slow."""
-    if not torch.backends.mkldnn.is_available() or platform.machine() not in ("x86_64", "AMD64"):
+    if not torch.backends.mkldnn.is_available() or sys.platform != "linux" or platform.machine() != "x86_64":
         return False
     try:
         made_by_amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
@@ -35,8 +40,21 @@ def available() -> bool:
 
 
 def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x @ weight.T + bias`` in fp32 without gradient; either matrix may be a transposed view."""
+    """``x @ weight.T + bias`` in fp32 without gradient; either matrix may be a transposed view.
+
+    Raises MemoryError where a limit of the address space (``ulimit -v``) leaves little of it.
+    """
+    refuse_without_room()
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def refuse_without_room() -> None:
+    """MemoryError where this process may not take `LEAST_ROOM` more; nothing where it has no such limit."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        taken = int(Path("/proc/self/statm").read_bytes().split()[0]) * resource.getpagesize()
+        if limit - taken < LEAST_ROOM:
+            raise MemoryError(f"{max(limit - taken, 0) / 2**20:.0f} MiB are left of this process's limit of memory")
 
 
 def suits(x: Tensor, weight: Tensor) -> bool:
@@ -98,6 +116,7 @@ def pack(model: nn.Module) -> list[nn.Linear]:
     packed = [module for module in _linears(model) if available()]
     try:
         for module in packed:
+            refuse_without_room()
             copy = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach(), 32)
             module.__dict__["packed"] = copy, module.weight._version
     except BaseException:
