@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import rewards
 from grpo import __version__
+from grpo.kernels import native
 from grpo.recipe import RecipeError
 from grpo.types import Prompt
 
@@ -39,6 +40,7 @@ NOTED = {
     "grpo": "by grpo {old}, now {new}",
     "torch": "by torch {old}, now {new}",
     "transformers": "by transformers {old}, now {new}",
+    "sampled": "with completions sampled {old}, now {new}",
     "rewards": "by rewards whose files have changed since ({new})",
 }
 
@@ -52,6 +54,7 @@ def fingerprint(trainer: Trainer) -> dict[str, Any]:
             "model": frozen(trainer.policy.model), "teacher": None if teacher is None else frozen(teacher.model),
             "processes": trainer.ranks.world, "device": _device(trainer.policy.device),
             "grpo": __version__, "torch": torch.__version__, "transformers": transformers.__version__,
+            "sampled": _sampled(trainer.policy.device),
             "rewards": {spec.name: found for spec in trainer.specs if (found := _source(spec.use))}}
 
 
@@ -66,6 +69,12 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         new = {**new, "rewards": ", ".join(names)}
     noted = [NOTED[name].format(old=old.get(name), new=new.get(name)) for name in changed if name in NOTED]
     return [f"the checkpoint was made {'; '.join(noted)}; the run goes on, but not bit for bit"] if noted else []
+
+
+def _sampled(device: torch.device) -> str:
+    if device.type != "cpu":
+        return "by Triton's kernels"
+    return "by native kernels" if native.available() else "by torch's operations"
 
 
 def _counts(old: Any, new: Any) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Mapping
 import torch
 
 from grpo import __version__, plan
+from grpo.kernels import native
 from grpo.log import interval
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def header(trainer: Trainer, num_dropped: int) -> list[str]:
     lines = [f"grpo {__version__}  {recipe.name}  ->  {trainer.folder}",
              f"  policy    {trainer.policy.describe()}{ranks}",
              f"            {trainer.policy.describe_head()}",
-             *(f"            {line}" for line in trainer.policy.describe_plain()),
+             *(f"            {line}" for line in [*trainer.policy.describe_plain(), *_decoding(trainer)]),
              f"  prompts   {recipe.data.source}: {len(trainer.stream.prompts)} train, {len(trainer.held_out)} held out"
              f"{dropped}",
              f"  rewards   {', '.join(f'{spec.weight:g} x {spec.name}' for spec in trainer.specs)}"
@@ -33,6 +34,15 @@ def header(trainer: Trainer, num_dropped: int) -> list[str]:
     if trainer.num_steps:
         lines.append(f"  resumed after step {trainer.num_steps}")
     return lines
+
+
+def _decoding(trainer: Trainer) -> list[str]:
+    """Which kernels sample on a CPU, and why if not the fast ones."""
+    policy = trainer.policy
+    if policy.device.type != "cpu" or policy.plain:
+        return []
+    why = native.reason() or (None if policy.base.dtype == torch.float32 else f"the model is in {policy.base.dtype}")
+    return ["decoding: native kernels" if why is None else f"decoding: torch's operations, since {why}"]
 
 
 def closing(summary: Mapping[str, Any], folder: Path) -> list[str]:

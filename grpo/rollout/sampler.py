@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from grpo.kernels import native
+
 CACHED = 2**17  # logits whose noise is computed at a time on a CPU
 
 
@@ -43,6 +45,8 @@ def sample(logits_RV: Tensor, seed_R: Tensor, position_R: Tensor,
     Log-probs are fp32, under the distribution that was drawn from. A row whose logits hold NaN, or nothing
     finite, gets token -1 and log-prob NaN; the other rows are not touched.
     """
+    if logits_RV.device.type == "cpu" and not sampling.filters and native.available():
+        return *native.sample(logits_RV.float(), seed_R, position_R, sampling.temperature), None
     rows = max(1, CACHED // logits_RV.shape[-1])
     if logits_RV.device.type == "cpu" and len(logits_RV) > rows:  # many passes over what fits a cache
         found = [sample(*part, sampling) for part in zip(*(x.split(rows) for x in (logits_RV, seed_R, position_R)))]

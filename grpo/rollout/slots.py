@@ -17,10 +17,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache
 
+from grpo.kernels import native
 from grpo.pack import MIN_ROWS
 
 BLOCK = 64
 SHARED = 128  # a prompt of at least so many tokens is stored once for its group; a shorter one with each row
+NATIVE_SHARED = 32  # the same where one kernel reads the prompt and the row's own tokens
 KeyValue = tuple[Tensor, Tensor]
 Prefix = Mapping[int, KeyValue]
 
@@ -179,12 +181,15 @@ class Slots(Cache):
 
     Rows are named by any hashable; `begin` fixes the order in which a step's rows stand in the batch, with
     zeros behind them up to a multiple of 8, and `advance` counts the step. Between the two every layer
-    writes the new keys and values and attends.
+    writes the new keys and values and attends: by the native kernel where it can, else by torch.
     """
 
-    def __init__(self, device: torch.device | str = "cpu", *, shared: int = SHARED, token_bytes: int = 0):
+    def __init__(self, device: torch.device | str = "cpu", *, shared: int | None = None, token_bytes: int = 0):
         super().__init__(layers=[])
-        self.device, self.shared = torch.device(device), shared
+        self.device = torch.device(device)
+        if shared is None:
+            shared = NATIVE_SHARED if self.device.type == "cpu" and native.available() else SHARED
+        self.shared = shared
         self.rows: dict[int, Shelf] = {}
         self.prompts: dict[int, Shelf] = {}
         self.home: dict[Any, int] = {}  # row: width of its shelf
@@ -192,8 +197,10 @@ class Slots(Cache):
         self.readers: dict[Any, int] = {}  # shared prompt: rows that read it
         self.ahead: dict[Any, int] = {}  # shared prompt: its length
         self._parts: list[_Part] = []
-        self._shared_parts: list[_Part] = []
+        self._shared_parts: list[_Part] | None = None
+        self._layout: native.DecodeLayout | None = None
         self._order: list[Any] = []
+        self._unwritten: int | None = None  # the layer whose new keys and values `attend` is to store
         self._dtype = torch.float32
         self.token_bytes = token_bytes  # of the keys and values of one token in all layers
 
@@ -284,14 +291,13 @@ class Slots(Cache):
                 self._tidy(shelves, width)  # a shelf that memory ran out over may be empty
         for width in sorted(self.rows):
             self._outgrow(width)
-        self._order, self._parts, self._shared_parts = [], [], []
+        self._order, self._parts, self._shared_parts, self._layout = [], [], None, None
         for width in sorted(self.rows):
             shelf = self.rows[width]
             start = len(self._order)
             self._order += shelf.names
             at = [place * width + length for place, length in enumerate(shelf.length)]
             self._parts.append(_Part(shelf, start, len(self._order), torch.tensor(at, device=self.device)))
-        self._share()
         return self._order
 
     def _outgrow(self, width: int) -> None:
@@ -310,14 +316,23 @@ class Slots(Cache):
             self._stand([row], held, length)
         self._tidy(self.rows, width)
 
-    def _share(self) -> None:
-        """For each shelf of prompts, which rows of the batch read its entries."""
-        if not self.of:
-            return
-        place = {row: i for i, row in enumerate(self._order)}
+    def _members(self) -> dict[Any, list[int]]:
+        """Of each shared prompt the places in the batch of the rows that read it."""
         members: dict[Any, list[int]] = {prompt: [] for prompt in self.readers}
-        for row, prompt in self.of.items():
-            members[prompt].append(place[row])
+        for place, row in enumerate(self._order):
+            if row in self.of:
+                members[self.of[row]].append(place)
+        return members
+
+    def _shared(self) -> list[_Part]:
+        """For each shelf of prompts, which rows of the batch read its entries; made once a step."""
+        if self._shared_parts is None:
+            self._shared_parts = []
+            self._share()
+        return self._shared_parts
+
+    def _share(self) -> None:
+        members = self._members()
         for width in sorted(self.prompts):
             shelf = self.prompts[width]
             most = max(len(members[name]) for name in shelf.names)
@@ -350,20 +365,21 @@ class Slots(Cache):
         return 0
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> KeyValue:
-        """Store the new keys and values [R, kv heads, 1, width] behind each row; they are read from the shelves."""
-        self._dtype = key.dtype
-        for part in self._parts:
-            key_R, value_R = (new[part.start:part.end, :, 0] for new in (key, value))
-            if layer_idx not in part.shelf.keys:
-                part.shelf.new_layer(layer_idx, key_R, value_R)
-            for store, new in zip(part.shelf.stores, (key_R, value_R)):
-                flat = store[layer_idx].view(-1, *store[layer_idx].shape[2:])
-                flat.index_copy_(0, part.written, new)
+        """Take note of new keys and values [R, kv heads, 1, width]: `attend` stores them, and reads from the shelves."""
+        self._dtype, self._unwritten = key.dtype, layer_idx
         return key, value
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None,
                softcap: float | None, layer: int) -> Tensor:
         """One query a row against its prompt and its own tokens: [R, heads, 1, width] -> [R, 1, heads, width]."""
+        fresh, self._unwritten = self._unwritten == layer, None
+        if fresh:
+            for part in self._parts:
+                if layer not in part.shelf.keys:
+                    part.shelf.new_layer(layer, *(new[part.start:part.end, :, 0] for new in (key, value)))
+            if softcap is None and native.attends(query, key, value) and self._sees_all(window):
+                return self._attend_natively(query, key, value, scaling, layer)
+            self._write(key, value, layer)
         rows, heads, _, width = query.shape
         grouped = query.view(rows, key.shape[1], heads // key.shape[1], width)
         outs, lses = zip(*(_attend(grouped[part.start:part.end], part.shelf, layer, self._mask(part, window),
@@ -371,9 +387,36 @@ class Slots(Cache):
         if rows > len(self._order):
             outs = (*outs, outs[0].new_zeros((rows - len(self._order), *outs[0].shape[1:])))
         out, lse = (torch.cat(x) if len(x) > 1 else x[0] for x in (outs, lses))
-        for part in self._shared_parts:
+        for part in self._shared():
             self._merge(part, grouped, out, lse, layer, scaling, window, softcap)
         return out.reshape(rows, 1, heads, out.shape[-1]).to(query.dtype)
+
+    def _write(self, key: Tensor, value: Tensor, layer: int) -> None:
+        """Store the new keys and values behind each row."""
+        for part in self._parts:
+            for store, new in zip(part.shelf.stores, (key, value)):
+                flat = store[layer].view(-1, *store[layer].shape[2:])
+                flat.index_copy_(0, part.written, new[part.start:part.end, :, 0])
+
+    def _sees_all(self, window: int | None) -> bool:
+        return window is None or max(self.positions) < window
+
+    def _attend_natively(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, layer: int) -> Tensor:
+        """`attend` and `_write` in one kernel."""
+        shelves = [part.shelf for part in self._parts] + [self.prompts[width] for width in sorted(self.prompts)]
+        if self._layout is None:
+            rows = [(number, place, length) for number, part in enumerate(self._parts)
+                    for place, length in enumerate(part.shelf.length)]
+            members = self._members()
+            alone = [[place] for place, row in enumerate(self._order) if row not in self.of]
+            at = {name: (number, place, shelf.length[place]) for number, shelf in enumerate(shelves)
+                  if number >= len(self._parts) for place, name in enumerate(shelf.names)}
+            self._layout = native.DecodeLayout(rows, [*members.values(), *alone],
+                                               [*(at[prompt] for prompt in members), *[None] * len(alone)])
+        out = native.decode_attention(query[:, :, 0], key[:, :, 0], value[:, :, 0],
+                                      [(shelf.keys[layer], shelf.values[layer]) for shelf in shelves], self._layout,
+                                      scaling)
+        return out[:, None]
 
     def _merge(self, part: _Part, grouped: Tensor, out: Tensor, lse: Tensor, layer: int, scaling: float,
                window: int | None, softcap: float | None) -> None:
