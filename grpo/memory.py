@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from grpo.adamw import BLOCK
-from grpo.kernels.head.chunked import by_onednn
+from grpo.kernels.head.chunked import by_onednn, slices
 from grpo.kernels.head.spec import Head, buffer_dtype, chunk_rows
 from grpo.loading import with_adapters
 from grpo.pack import micro_batches, pack
@@ -141,10 +141,11 @@ def _moments(number: int, learnt: Sequence[Tensor], optim: OptimSection, device:
 
 
 def _head(weight_VD: Tensor, number: int, device: str) -> int:
-    """A chunk's logits, the gradient of its hidden states, and the weight in oneDNN's own order."""
+    """A chunk's logits, the gradient of its hidden states, and a part of both in oneDNN's own order."""
     head = Head(weight_VD)
     rows = min(chunk_rows(head, device), number)
-    ordered = weight_VD.numel() * 4 if device == "cpu" and by_onednn(weight_VD) else 0
+    part = slices(weight_VD)[0][1] if device == "cpu" and by_onednn(weight_VD) else 0
+    ordered = 4 * part * (weight_VD.shape[1] + rows)
     return rows * len(weight_VD) * buffer_dtype(head, device).itemsize + 2 * number * weight_VD.shape[1] * 4 + ordered
 
 

@@ -21,7 +21,7 @@ from grpo.kernels.head.spec import Coefficients, Gradients, Head, Swept, buffer_
 from grpo.kernels.products import available, onednn
 
 BLOCK_BYTES = 8 * 2**20  # fewer would cost threads more waits for each other than caches save
-SLICE_BYTES = 16 * 2**20  # of the weight, in float32, that is cast, or whose gradient is, at once
+SLICE_BYTES = 8 * 2**20  # of the weight, in float32, that is cast or copied, or whose gradient is, at once
 MIN_ROWS = 8  # products of fewer rows may round differently
 
 
@@ -78,7 +78,6 @@ class Chunk(Steps):
 
     @staticmethod
     def buffer(head: Head, rows: int) -> Tensor:
-        rows = 0 if by_onednn(head.weight_VD) else rows  # which makes its own
         return torch.empty(rows, len(head.weight_VD), dtype=buffer_dtype(head), device=head.weight_VD.device)
 
     def __init__(self, hidden_RD: Tensor, target_R: Tensor, head: Head, buffer_RV: Tensor):
@@ -191,19 +190,20 @@ def add_entropy(chunk: Steps, block: slice, prob_BV: Tensor, slope_BV: Tensor | 
 
 
 def product(hidden_RD: Tensor, head: Head, buffer_RV: Tensor) -> Tensor:
-    """h W' at `buffer_RV`'s dtype, in its first rows unless oneDNN makes its own."""
+    """h W' at `buffer_RV`'s dtype, in its first rows."""
     number = len(hidden_RD)
     if number < MIN_ROWS:
         hidden_RD = torch.cat([hidden_RD, hidden_RD.new_zeros(MIN_ROWS - number, hidden_RD.shape[1])])
     out_RV, weight_VD = buffer_RV[:len(hidden_RD)], head.weight_VD
-    if by_onednn(weight_VD) and not len(buffer_RV):
-        out_RV = onednn(hidden_RD.float(), weight_VD)
+    if by_onednn(weight_VD) and buffer_RV.dtype == torch.float32:
+        for a, b in slices(weight_VD):  # oneDNN copies what it reads
+            out_RV[:, a:b] = onednn(hidden_RD.float(), weight_VD[a:b])
     elif weight_VD.dtype == buffer_RV.dtype:
         torch.mm(hidden_RD.to(weight_VD.dtype), weight_VD.T, out=out_RV)
     elif weight_VD.dtype == torch.bfloat16:
         torch.mm(hidden_RD.to(weight_VD.dtype), weight_VD.T, out_dtype=buffer_RV.dtype, out=out_RV)
     else:
-        for a, b in _slices(weight_VD):
+        for a, b in slices(weight_VD):
             out_RV[:, a:b] = hidden_RD.to(buffer_RV.dtype) @ weight_VD[a:b].to(buffer_RV.dtype).T
     return out_RV[:number]
 
@@ -218,11 +218,11 @@ def times_weight(unit_RV: Tensor, head: Head) -> Tensor:
     weight_VD = head.weight_VD
     if weight_VD.dtype == torch.float16:
         total_RD = torch.zeros(len(unit_RV), weight_VD.shape[1], dtype=unit_RV.dtype, device=unit_RV.device)
-        for a, b in _slices(weight_VD):
+        for a, b in slices(weight_VD):
             total_RD.addmm_(unit_RV[:, a:b], weight_VD[a:b].to(unit_RV.dtype))
         return total_RD
     if by_onednn(weight_VD) and unit_RV.dtype == torch.float32:
-        return onednn(unit_RV, weight_VD.T)
+        return sum(onednn(unit_RV[:, a:b], weight_VD[a:b].T) for a, b in slices(weight_VD))
     return (unit_RV.to(weight_VD.dtype) @ weight_VD).to(statistics_dtype(weight_VD.dtype))
 
 
@@ -230,20 +230,23 @@ def add_outer(unit_RV: Tensor, hidden_RD: Tensor, row_R: Tensor, head: Head, gra
     """gradients += unit' (row h), summed over chunks in float32."""
     dtype = torch.float32 if head.weight_VD.dtype == torch.float16 else head.weight_VD.dtype
     scaled_RD = (hidden_RD.to(row_R.dtype) * row_R[:, None]).to(dtype)
-    if dtype == gradients.weight_VD.dtype:
+    if by_onednn(head.weight_VD) and gradients.weight_VD.dtype == unit_RV.dtype == torch.float32:
+        for a, b in slices(head.weight_VD):
+            gradients.weight_VD[a:b] += onednn(unit_RV[:, a:b].T, scaled_RD.T)
+    elif dtype == gradients.weight_VD.dtype:
         gradients.weight_VD.addmm_(unit_RV.T.to(dtype), scaled_RD)
     elif unit_RV.device.type == "cuda":
         torch.addmm(gradients.weight_VD, unit_RV.to(dtype).T, scaled_RD, out_dtype=torch.float32,
                     out=gradients.weight_VD)
     else:
-        for a, b in _slices(head.weight_VD):
+        for a, b in slices(head.weight_VD):
             gradients.weight_VD[a:b] += unit_RV[:, a:b].to(dtype).T @ scaled_RD
     if gradients.bias_V is not None:
         gradients.bias_V.addmv_(unit_RV.to(gradients.bias_V.dtype).T, row_R.to(gradients.bias_V.dtype))
 
 
-def _slices(weight_VD: Tensor) -> list[tuple[int, int]]:
-    """Parts (from, to) of the vocabulary whose weights or gradients are cast at once."""
+def slices(weight_VD: Tensor) -> list[tuple[int, int]]:
+    """Parts (from, to) of the vocabulary whose weights or gradients are cast, or put in another order, at once."""
     size, width = weight_VD.shape
-    step = max(64, SLICE_BYTES // (4 * width))
+    step = max(64, SLICE_BYTES // (4 * width) // 64 * 64)
     return [(a, min(a + step, size)) for a in range(0, size, step)]
