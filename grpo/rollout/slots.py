@@ -1,9 +1,10 @@
 """Keys and values of the completions being decoded, on shelves of equal width.
 
 A row stands on the shelf whose width its own length asks for, and a prompt of some length stands once, on a
-shelf of its own, for all of its completions. Attention is one product for each shelf at that shelf's width, so
-a row's bits depend on its own tokens and not on its neighbours, and what is stored is at most 4/3 of what is
-needed beyond the first blocks. Rows come and go by moving the last row of a shelf into the gap.
+shelf of its own, for all of its completions. Attention is the native kernel's, row by row, or one product of torch's
+for each shelf at that shelf's width: either way a row's bits depend on its own tokens and not on its neighbours. What
+is stored is at most 4/3 of what is needed beyond the first blocks. Rows come and go by moving the last row of a shelf
+into the gap.
 """
 
 from __future__ import annotations
