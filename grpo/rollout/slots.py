@@ -105,6 +105,8 @@ class Shelf:
                 tensor[start:end, length:] = 0  # not only masked: 0 x NaN would stay
         self.names += names
         self.length += [length] * len(names)
+        if len(self.names) >= self.expected:
+            self.expected = 0
 
     def take(self, name: Any) -> tuple[dict[int, KeyValue], int]:
         """What an entry holds, as `put` takes it, and its length; the entry is gone."""
