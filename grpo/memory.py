@@ -107,6 +107,16 @@ def _unmoved() -> Iterator[None]:
         nn.Module.to = move
 
 
+@contextmanager
+def _one_expert() -> Iterator[None]:
+    """The tokens of all experts go through the first one: how many each would get is not known, nor what that changes."""
+    grouped, nn.functional.grouped_mm = nn.functional.grouped_mm, lambda x, weight, **options: x @ weight[0]
+    try:
+        yield
+    finally:
+        nn.functional.grouped_mm = grouped
+
+
 def _counted(policy: Policy, packed: PackedRows, model: ModelSection, optim: OptimSection, loss: LossSection,
              num_chunks: int, device: str, sampler_bytes: int) -> Memory:
     every, learnt = (list(parts) for parts in (policy.model.parameters(), policy.trainable().values()))
@@ -120,7 +130,7 @@ def _counted(policy: Policy, packed: PackedRows, model: ModelSection, optim: Opt
         layers = width.num_hidden_layers
         saved = saved // layers + layers * packed.num_tokens * width.hidden_size * every[0].element_size()
     first = weight_VD.numel() * max(4, weight_VD.element_size()) if linear.weight.requires_grad else 0
-    widest = max(getattr(width, "intermediate_size", None) or 4 * width.hidden_size, width.hidden_size)
+    widest = _widest(policy.base, width)
     return Memory(
         weights=sum(p.numel() * p.element_size() for p in every),
         masters=sum(4 * p.numel() for p in learnt if p.element_size() < 4),
@@ -130,6 +140,17 @@ def _counted(policy: Policy, packed: PackedRows, model: ModelSection, optim: Opt
         activations=saved, head=_head(weight_VD, len(packed.target_T), device),
         backward=4 * packed.num_tokens * widest * every[0].element_size(), sampler=sampler_bytes,
         all_gradients=all_gradients)
+
+
+def _widest(base: nn.Module, config: Any) -> int:
+    """The most numbers a token has at once within a layer."""
+    dense = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    routed = getattr(config, "num_experts_per_tok", None) or 0
+    if not routed:
+        return max(dense, config.hidden_size)
+    expert = routed * max(getattr(config, "moe_intermediate_size", None) or dense, config.hidden_size)
+    has_dense = any(isinstance(module, nn.Linear) and module.out_features == dense for module in base.modules())
+    return max(expert, dense if has_dense else 0)
 
 
 def _moments(number: int, learnt: Sequence[Tensor], optim: OptimSection, device: str) -> int:
@@ -163,7 +184,7 @@ def _saved(policy: Policy, packed: PackedRows) -> int:
     checkpointed, policy._checkpointed = policy._checkpointed, []
     for layer in checkpointed:
         layer.training = False
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with _one_expert(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         hidden_TD = policy.hidden(packed)
     policy._checkpointed = checkpointed
     assert hidden_TD.requires_grad

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from tiny import tiny_tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen3MoeConfig
 
 from grpo.learner import Learner
 from grpo.loading import with_adapters
@@ -29,7 +29,11 @@ from grpo.train import Trainer
 from grpo.types import Batch, Denominators, Update
 
 
-def config_of(case: dict) -> LlamaConfig:
+def config_of(case: dict) -> PretrainedConfig:
+    if "experts" in case:
+        return Qwen3MoeConfig(vocab_size=16000, hidden_size=256, num_hidden_layers=4, num_attention_heads=8, head_dim=32,
+                              num_key_value_heads=4, max_position_embeddings=4096, tie_word_embeddings=True,
+                              num_experts=case["experts"], num_experts_per_tok=2, moe_intermediate_size=384)
     return LlamaConfig(vocab_size=case.get("V", 16000), hidden_size=case.get("D", 256),
                        intermediate_size=case.get("I", 768), num_hidden_layers=case.get("L", 8), num_attention_heads=8,
                        num_key_value_heads=4, max_position_embeddings=4096, tie_word_embeddings=True)
@@ -42,9 +46,9 @@ def sections(case: dict) -> tuple[ModelSection, OptimSection, LossSection]:
             LossSection(beta=case.get("beta", 0.0)))
 
 
-def make_updates(case: dict, config: LlamaConfig, tokenizer, number: int) -> None:
+def make_updates(case: dict, config: PretrainedConfig, tokenizer, number: int) -> None:
     model_section, optim, loss = sections(case)
-    model = LlamaForCausalLM(config).to(getattr(torch, model_section.dtype))
+    model = AutoModelForCausalLM.from_config(config).to(getattr(torch, model_section.dtype))
     if model_section.lora:
         model = with_adapters(model, model_section.lora)
     policy = Policy(model, tokenizer, case.get("device", "cpu"), gradient_checkpointing=model_section.gradient_checkpointing)

@@ -26,6 +26,8 @@ CASES = {
     "reference": {**BIG, "beta": 0.1},
     "8 bits": {**BIG, "state": "8bit"},
     "bfloat16": {**BIG, "dtype": "bfloat16"},
+    "experts": {"experts": 8},
+    "experts of adapters": {"experts": 8, "lora": True},
     "long completions": {"T": 600, "prompts": 1},
 }
 FAST = {"small"}
