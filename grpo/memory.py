@@ -109,7 +109,7 @@ def _unmoved() -> Iterator[None]:
 
 @contextmanager
 def _one_expert() -> Iterator[None]:
-    """The tokens of all experts go through the first one: how many each would get is not known, nor what that changes."""
+    """The tokens of all experts go through the first: how many each would get is not known, and changes nothing."""
     grouped, nn.functional.grouped_mm = nn.functional.grouped_mm, lambda x, weight, **options: x @ weight[0]
     try:
         yield
