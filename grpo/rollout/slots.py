@@ -365,7 +365,7 @@ class Slots(Cache):
         return 0
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> KeyValue:
-        """Take note of new keys and values [R, kv heads, 1, width]: `attend` stores them, and reads from the shelves."""
+        """Take note of new keys and values [R, kv heads, 1, width]: `attend` stores them and reads from the shelves."""
         self._dtype, self._unwritten = key.dtype, layer_idx
         return key, value
 
