@@ -48,8 +48,7 @@ def _library() -> ctypes.CDLL | str:
         library.attention_work_bytes.restype = c_int64
         _try(library)
         return library
-    except (Unavailable, OSError, AttributeError, subprocess.SubprocessError, MemoryError, RuntimeError,
-            UnicodeError) as error:
+    except (Unavailable, OSError, AttributeError, MemoryError, RuntimeError, UnicodeError) as error:
         return " ".join(str(error).split())[:300] or type(error).__name__
 
 
@@ -109,7 +108,7 @@ def _openmp() -> str | None:
     """The OpenMP that torch has loaded: with another, two pools of threads would wait for the same cores."""
     fields = (line.split(maxsplit=5) for line in os.fsdecode(Path("/proc/self/maps").read_bytes()).splitlines())
     found = {parts[5] for parts in fields if len(parts) > 5 and re.search(r"/lib(gomp|iomp5|omp)[^/ ]*$", parts[5])}
-    own = str(Path(torch.__file__).parent)
+    own = str(Path(torch.__file__).resolve().parent)
     return min(found, key=lambda path: (not path.startswith(own), path), default=None)
 
 
@@ -153,8 +152,11 @@ def _own(folder: Path) -> bool:
 
 
 def _output(command: Sequence[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS,
-                          stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C"})
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS,
+                              stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C"})
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"{Path(command[0]).name} took more than {SECONDS} seconds") from None
     if done.returncode:
         raise Unavailable(f"{Path(command[0]).name} failed: {(done.stderr or done.stdout).strip()}")
     return done.stdout
