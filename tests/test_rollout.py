@@ -141,7 +141,7 @@ OUT_OF_MEMORY = textwrap.dedent("""
 
 def test_when_memory_runs_out_fewer_are_decoded_and_nothing_is_lost():
     """The address space of a process of its own is limited; keys and values of all rows would take 256 MiB."""
-    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY, "150"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY, "200"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "memory ran out; going on with" in done.stdout and "nothing is lost" in done.stdout
 
