@@ -206,7 +206,7 @@ def test_only_what_the_kernel_takes_is_offered_to_it():
         return native.attends(torch.zeros(2, heads, 1, width, dtype=dtype),
                               *[torch.zeros(2, kv_heads, 1, width, dtype=dtype)] * 2)
 
-    assert attends() and attends(64, 1) and attends(width=256)
+    assert attends() == attends(64, 1) == attends(width=256) == native.reads_fast()
     assert not (attends(width=24) or attends(width=272) or attends(65, 1) or attends(dtype=torch.bfloat16))
 
 

@@ -194,6 +194,15 @@ extern "C" {
 
 int64_t attention_work_bytes() { return sizeof(Readers); }
 
+// Whether these vectors fit the registers; where they do not, torch's attention is 1.2 to 4 times as fast.
+int attention_is_fast() {
+#ifdef __AVX512F__
+    return 1;
+#else
+    return 0;
+#endif
+}
+
 // query, out [rows, heads, width]; new_key, new_value [rows, kv_heads, width]. Shelf s is keys[s], values[s], each
 // [entries, widths[s], kv_heads, width]. rows[r] = (shelf, entry, tokens before the new one). A task is a run of
 // `members` that read one prompt: tasks[t] = (first, number, shelf or -1, entry, tokens of the prompt), at most 64

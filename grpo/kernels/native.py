@@ -63,6 +63,12 @@ def available() -> bool:
     return reason() is None
 
 
+def reads_fast() -> bool:
+    """Whether the native attention is the fast one here: it is written for AVX-512."""
+    found = _library()
+    return not isinstance(found, str) and found.attention_is_fast() != 0
+
+
 # ---- build ------------------------------------------------------------------------------------------------------
 
 
@@ -213,11 +219,11 @@ class DecodeLayout:
 
 
 def attends(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether `decode_attention` takes these [rows, heads, .., width]: fp32, equal widths of whole vectors."""
+    """Whether `decode_attention` is to have these [rows, heads, .., width]: fp32, equal widths of whole vectors."""
     width, heads, kv_heads = query.shape[-1], query.shape[1], key.shape[1]
     return (query.dtype == key.dtype == value.dtype == torch.float32 and query.device.type == "cpu"
             and width == key.shape[-1] == value.shape[-1] and width % 16 == 0 and width <= MOST_WIDTH
-            and heads // kv_heads <= MOST_QUERIES and available())
+            and heads // kv_heads <= MOST_QUERIES and reads_fast())
 
 
 def decode_attention(query: Tensor, key: Tensor, value: Tensor, shelves: Sequence[tuple[Tensor, Tensor]],

@@ -188,7 +188,7 @@ class Slots(Cache):
         super().__init__(layers=[])
         self.device = torch.device(device)
         if shared is None:
-            shared = NATIVE_SHARED if self.device.type == "cpu" and native.available() else SHARED
+            shared = NATIVE_SHARED if self.device.type == "cpu" and native.reads_fast() else SHARED
         self.shared = shared
         self.rows: dict[int, Shelf] = {}
         self.prompts: dict[int, Shelf] = {}
