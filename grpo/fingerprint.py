@@ -74,7 +74,9 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def _sampled(device: torch.device) -> str:
     if device.type != "cpu":
         return "by Triton's kernels"
-    return "by native kernels" if native.available() else "by torch's operations"
+    if native.reads_fast():
+        return "by native kernels"
+    return "by torch's attention and the native sampler" if native.available() else "by torch's operations"
 
 
 def _counts(old: Any, new: Any) -> dict[str, str]:

@@ -42,7 +42,10 @@ def _decoding(trainer: Trainer) -> list[str]:
     if policy.device.type != "cpu" or policy.plain:
         return []
     why = native.reason() or (None if policy.base.dtype == torch.float32 else f"the model is in {policy.base.dtype}")
-    return ["decoding: native kernels" if why is None else f"decoding: torch's operations, since {why}"]
+    if why is not None:
+        return [f"decoding: torch's operations, since {why}"]
+    return ["decoding: native kernels" if native.reads_fast() else
+            "decoding: the native sampler, and torch's attention, since the processor has no AVX-512"]
 
 
 def closing(summary: Mapping[str, Any], folder: Path) -> list[str]:

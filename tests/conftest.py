@@ -8,6 +8,8 @@ import random
 import pytest
 import torch
 
+from grpo.kernels import native
+
 torch.set_num_threads(1)  # models of the tests are small: a second thread costs more than it gives
 
 
@@ -18,6 +20,16 @@ def seed() -> int:
     print(f"GRPO_TEST_SEED={value}")
     torch.manual_seed(value)
     return value
+
+
+@pytest.fixture(params=["native", "torch"])
+def kernels(request, monkeypatch) -> str:
+    """A test runs both ways: decoding by the native kernels, where they can be built, and by torch's operations."""
+    if request.param == "torch":
+        monkeypatch.setattr(native, "_library", lambda: "a test runs torch's operations")
+    elif not native.available():
+        pytest.skip(native.reason())
+    return request.param
 
 
 @pytest.fixture

@@ -14,16 +14,22 @@ from tiny import (
     plain_model,
     plain_processed,
     random_prompts,
-    tiny_policy,
     tiny_tokenizer,
+    wide_heads,
 )
+from tiny import tiny_policy as narrow_policy
 
 from grpo.rollout.engine import Engine
 from grpo.rollout.sampler import Sampling
 from grpo.types import Completion, Prompt
 
+pytestmark = pytest.mark.usefixtures("kernels")
 PLAIN = Sampling()
 FILTERED = Sampling(temperature=0.8, top_k=20, top_p=0.9, min_p=0.02)
+
+
+def tiny_policy(family: str = "llama", seed: int = 0, **options):
+    return narrow_policy(family, seed, **{**wide_heads(family), **options})
 
 
 def groups(policy, prompts, *, group_size=2, max_tokens=40, sampling=PLAIN, seed=(0,), stop=(), max_rows=256,

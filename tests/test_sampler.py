@@ -12,6 +12,7 @@ from tiny import plain_processed
 from grpo.rollout.sampler import Sampling, completion_seed, gumbel, keep, sample
 from grpo.rollout.sampler import draw as drawn
 
+pytestmark = pytest.mark.usefixtures("kernels")
 COMBINATIONS = [Sampling(0.9, k, p, m) for k, p, m in itertools.product((0, 9), (1.0, 0.85), (0.0, 0.06))]
 DRAWS = 100_000
 

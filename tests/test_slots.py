@@ -9,7 +9,7 @@ import torch
 
 from grpo.rollout.slots import PrefixCache, Slots, plain_attention, prompt_width, width_for
 
-HEADS, KV_HEADS, WIDTH = 4, 2, 8
+HEADS, KV_HEADS, WIDTH = 4, 2, 16
 SCALE = 0.3
 
 
@@ -97,6 +97,7 @@ def test_attention_over_slots_is_attention_over_what_was_put_and_added(window, s
         model.step(window, softcap)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rows_that_come_and_go_leave_the_others_alone(dtype, seed):
     drawn, model = random.Random(seed), Model(dtype=dtype, shared=30)
@@ -162,6 +163,7 @@ def test_a_slot_forgets_even_nan(length, seed):
     model.step()
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("window", [None, 90])
 def test_bits_of_a_row_depend_neither_on_its_neighbours_nor_on_its_place(window, softcap, seed):

@@ -23,7 +23,7 @@ from grpo.pack import MIN_ROWS, bucket_rows
 from grpo.policy import Policy
 from grpo.rollout.draft import Draft, Stops, tensor_of
 from grpo.rollout.sampler import Sampling, sample
-from grpo.rollout.slots import BLOCK, KeyValue, PrefixCache, Slots, prompt_width, width_for
+from grpo.rollout.slots import BLOCK, SHARED, KeyValue, PrefixCache, Slots, prompt_width, width_for
 from grpo.types import PackedRows
 
 PREFILL_TOKENS = 8192
@@ -59,7 +59,7 @@ class Decoding:
 
     def __init__(self, policy: Policy, stats: EngineStats, *, max_rows: int, budget: float, token_bytes: int):
         self.policy, self.stats, self.max_rows, self.budget = policy, stats, max_rows, budget
-        self.slots = Slots(policy.device, token_bytes=token_bytes)
+        self.slots = Slots(policy.device, shared=None if _is_read_natively(policy) else SHARED, token_bytes=token_bytes)
         self.queue: deque[Draft] = deque()
         self.live: dict[Draft, None] = {}
         self.packed: list[torch.nn.Linear] = []
@@ -225,6 +225,14 @@ class Decoding:
         self.stats.notes.append(f"sample: memory ran out; going on with {self.max_rows} completions at a time (nothing "
                                 "is lost; lower sample.max_rows or sample.kv_memory_gib to avoid the stop)")
         return None
+
+
+def _is_read_natively(policy: Policy) -> bool:
+    """Whether this model's keys are such as the native kernel takes; what does not look like it is served by torch."""
+    config = policy.base.config.get_text_config()
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return (policy.base.dtype == torch.float32 and width % 16 == 0
+            and getattr(config, "attn_logit_softcapping", None) is None)
 
 
 def prefill(policy: Policy, prompts: Mapping[tuple[int, ...], list[Draft]],

@@ -191,7 +191,7 @@ class Slots(Cache):
         super().__init__(layers=[])
         self.device = torch.device(device)
         if shared is None:
-            shared = NATIVE_SHARED if self.device.type == "cpu" and native.available() else SHARED
+            shared = NATIVE_SHARED if self.device.type == "cpu" and native.reads_fast() else SHARED
         self.shared = shared
         self.rows: dict[int, Shelf] = {}
         self.prompts: dict[int, Shelf] = {}
@@ -201,7 +201,7 @@ class Slots(Cache):
         self.ahead: dict[Any, int] = {}  # shared prompt: its length
         self._parts: list[_Part] = []
         self._shared_parts: list[_Part] | None = None
-        self._layout: native.DecodeLayout | None = None
+        self._layouts: dict[int | None, tuple[list[int], native.DecodeLayout]] = {}
         self._order: list[Any] = []
         self._unwritten: int | None = None  # the layer whose new keys and values `attend` is to store
         self._dtype = torch.float32
@@ -294,7 +294,7 @@ class Slots(Cache):
                 self._tidy(shelves, width)  # a shelf that memory ran out over may be empty
         for width in sorted(self.rows):
             self._outgrow(width)
-        self._order, self._parts, self._shared_parts, self._layout = [], [], None, None
+        self._order, self._parts, self._shared_parts, self._layouts = [], [], None, {}
         for width in sorted(self.rows):
             shelf = self.rows[width]
             start = len(self._order)
@@ -376,12 +376,13 @@ class Slots(Cache):
                softcap: float | None, layer: int) -> Tensor:
         """One query a row against its prompt and its own tokens: [R, heads, 1, width] -> [R, 1, heads, width]."""
         fresh, self._unwritten = self._unwritten == layer, None
+        natively = fresh and softcap is None and native.attends(query, key, value)
         if fresh:
             for part in self._parts:
                 if layer not in part.shelf.keys:
                     part.shelf.new_layer(layer, *(new[part.start:part.end, :, 0] for new in (key, value)))
-            if softcap is None and native.attends(query, key, value) and self._sees_all(window):
-                return self._attend_natively(query, key, value, scaling, layer)
+            if natively and self._sees_all(window):
+                return self._attend_natively(query, key, value, scaling, layer, None)
             self._write(key, value, layer)
         rows, heads, _, width = query.shape
         grouped = query.view(rows, key.shape[1], heads // key.shape[1], width)
@@ -392,7 +393,10 @@ class Slots(Cache):
         out, lse = (torch.cat(x) if len(x) > 1 else x[0] for x in (outs, lses))
         for part in self._shared():
             self._merge(part, grouped, out, lse, layer, scaling, window, softcap)
-        return out.reshape(rows, 1, heads, out.shape[-1]).to(query.dtype)
+        out = out.reshape(rows, 1, heads, out.shape[-1]).to(query.dtype)
+        if natively and (whole := self._laid_out(window)[0]):  # a row's bits hang on its own length alone
+            out[whole] = self._attend_natively(query, key, value, scaling, layer, window)[whole]
+        return out
 
     def _write(self, key: Tensor, value: Tensor, layer: int) -> None:
         """Store the new keys and values behind each row."""
@@ -404,22 +408,32 @@ class Slots(Cache):
     def _sees_all(self, window: int | None) -> bool:
         return window is None or max(self.positions) < window
 
-    def _attend_natively(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, layer: int) -> Tensor:
-        """`attend` and `_write` in one kernel."""
-        shelves = [part.shelf for part in self._parts] + [self.prompts[width] for width in sorted(self.prompts)]
-        if self._layout is None:
+    def _attend_natively(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, layer: int,
+                         window: int | None) -> Tensor:
+        """`attend` and `_write` in one kernel, of the rows that a window does not cut."""
+        out = native.decode_attention(query[:, :, 0], key[:, :, 0], value[:, :, 0],
+                                      [(shelf.keys[layer], shelf.values[layer]) for shelf in self._shelves()],
+                                      self._laid_out(window)[1], scaling)
+        return out[:, None]
+
+    def _shelves(self) -> list[Shelf]:
+        return [part.shelf for part in self._parts] + [self.prompts[width] for width in sorted(self.prompts)]
+
+    def _laid_out(self, window: int | None) -> tuple[list[int], native.DecodeLayout]:
+        """The rows that a window does not cut, and where they find their keys; made once a step."""
+        if window not in self._layouts:
+            whole = {place for place, position in enumerate(self.positions) if window is None or position < window}
             rows = [(number, place, length) for number, part in enumerate(self._parts)
                     for place, length in enumerate(part.shelf.length)]
-            members = self._members()
-            alone = [[place] for place, row in enumerate(self._order) if row not in self.of]
-            at = {name: (number, place, shelf.length[place]) for number, shelf in enumerate(shelves)
-                  if number >= len(self._parts) for place, name in enumerate(shelf.names)}
-            self._layout = native.DecodeLayout(rows, [*members.values(), *alone],
-                                               [*(at[prompt] for prompt in members), *[None] * len(alone)])
-        out = native.decode_attention(query[:, :, 0], key[:, :, 0], value[:, :, 0],
-                                      [(shelf.keys[layer], shelf.values[layer]) for shelf in shelves], self._layout,
-                                      scaling)
-        return out[:, None]
+            members = {prompt: [place for place in places if place in whole]
+                       for prompt, places in self._members().items()}
+            alone = [[place] for place, row in enumerate(self._order) if row not in self.of and place in whole]
+            at = {name: (len(self._parts) + number, place, length)
+                  for number, shelf in enumerate(self._shelves()[len(self._parts):])
+                  for place, (name, length) in enumerate(zip(shelf.names, shelf.length))}
+            self._layouts[window] = sorted(whole), native.DecodeLayout(
+                rows, [*members.values(), *alone], [*(at[prompt] for prompt in members), *[None] * len(alone)])
+        return self._layouts[window]
 
     def _merge(self, part: _Part, grouped: Tensor, out: Tensor, lse: Tensor, layer: int, scaling: float,
                window: int | None, softcap: float | None) -> None:
