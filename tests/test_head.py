@@ -128,6 +128,20 @@ def test_rows_of_coefficient_zero_change_nothing_and_are_left_out_of_the_product
     assert sum(seen) == int((g_T != 0).sum())
 
 
+def test_where_every_coefficient_is_zero_there_is_no_gradient(seed):
+    hidden_TD, head, target_T, g_T, _ = problem(37, 40, 700)
+    *_, grad_TD, weight_VD, _ = swept(chunked.sweep, hidden_TD, head, target_T, 0 * g_T, None, [(0, 20), (20, 37)])
+    assert not grad_TD.any() and not weight_VD.any()
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_products_in_slices_of_the_vocabulary_are_whole(name, monkeypatch, seed):
+    monkeypatch.setattr(chunked, "SLICE_BYTES", 64 * 4 * 40 * 3)
+    given = problem(45, 40, 1000, **HEADS[name])
+    assert len(chunked.slices(given[1].weight_VD)) == 6
+    compared(chunked.sweep, given, [(0, 20), (20, 45)], logp=2e-5, gradient=1e-5)
+
+
 def test_a_row_does_not_change_with_its_neighbours(seed):
     hidden_TD, head, target_T, g_T, _ = problem(70, 48, 600)
     alone = sweep(hidden_TD[30:31], head, target_T[30:31])

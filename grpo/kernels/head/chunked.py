@@ -128,6 +128,8 @@ def backward(chunk: Steps, g_R: Tensor, e_R: Tensor | None, gradients: Gradients
         chunk.mix(g_R, e_R)
         row_R = torch.full_like(g_R, -chunk.head.factor)
     unit_RV = chunk.unit_RV
+    if kept is not None and not len(kept):
+        return torch.zeros_like(chunk.hidden_RD, dtype=statistics_dtype(unit_RV.dtype))
     if kept is not None:
         unit_RV, row_R, hidden_RD = unit_RV[kept], row_R[kept], hidden_RD[kept]
     grad_RD = times_weight(unit_RV, chunk.head).mul_(row_R[:, None])
