@@ -28,10 +28,11 @@ from grpo.kernels.head.chunked import product
 from grpo.kernels.head.spec import aligned_rows, buffer_dtype, logits_of
 from grpo.kernels.logprob import entropy, token_logprob
 from grpo.loading import load_model, load_tokenizer, merged, with_adapters
-from grpo.pack import MIN_ROWS, pack
+from grpo.pack import pack
 from grpo.recipe import ModelSection, RecipeError
 from grpo.types import PackedRows, Row
 
+EXPERT_ROWS = 12  # MKL rounds products of 5 to 7 and 9 to 11 rows in a way of their own
 HASHED = 2**14  # below the number from which torch shares an operation among threads
 CHAT_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>")
 
@@ -325,9 +326,10 @@ def _own_attention_needed(base: PreTrainedModel) -> str:
 
 
 def _fill_experts(experts: nn.Module, args: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Route MIN_ROWS rows of zeros to each expert, with weight 0.
+    """Route EXPERT_ROWS rows of zeros to each expert, with weight 0.
 
-    A product of fewer rows may round differently, and how many come to an expert depends on the neighbours.
+    A product of fewer rows, in whatever number, may round differently, and how many come to an expert depends on the
+    neighbours.
     """
     hidden_TD, index_TK, weight_TK = args
     filling = torch.arange(_filling(experts, index_TK) * index_TK.shape[-1], device=index_TK.device)
@@ -341,7 +343,7 @@ def _drop_filling(experts: nn.Module, args: tuple[Tensor, Tensor, Tensor], outpu
 
 
 def _filling(experts: nn.Module, index_TK: Tensor) -> int:
-    return -(-MIN_ROWS * experts.num_experts // index_TK.shape[-1])
+    return -(-EXPERT_ROWS * experts.num_experts // index_TK.shape[-1])
 
 
 def longest_sequence(config: Any) -> int | None:

@@ -19,8 +19,10 @@ from tiny import (
 )
 from tiny import tiny_policy as narrow_policy
 
+from grpo.rollout.decoding import row_step
 from grpo.rollout.engine import Engine
 from grpo.rollout.sampler import Sampling
+from grpo.rollout.slots import Slots
 from grpo.types import Completion, Prompt
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -189,6 +191,30 @@ def test_the_number_of_threads_changes_no_token(scene, threads):
         again = completions(policy, prompts, group_size=3, max_tokens=70)
         assert {n: [c.token_ids for c in g] for n, g in again.items()} == \
                {n: [c.token_ids for c in g] for n, g in expected.items()}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_row_has_the_same_bits_among_any_number_of_rows_that_a_step_computes(family, number, threads, seed):
+    threads(number)
+    policy = tiny_policy(family, seed)
+    token_R = torch.randint(3, policy.vocab_size - 1, (64,))
+
+    def second_logits(rows: int) -> torch.Tensor:
+        slots = Slots()
+        for row in range(rows):
+            slots.add([row], (row,), {}, 0)
+        for position in range(2):
+            slots.begin()
+            found = policy.next_logits(token_R[:rows, None] + position, torch.full((rows, 1), position), slots)
+            slots.advance()
+        return found
+
+    whole = second_logits(64)
+    step = row_step(torch.float32)
+    for rows in range(step, 64, step):
+        assert torch.equal(second_logits(rows), whole[:rows]), rows
 
 
 def test_filtered_completions_have_the_same_bits_in_any_company(seed):

@@ -1,7 +1,7 @@
 """The drafts in flight: admission, prefill, one token a step, and what happens when memory runs out.
 
 Each prompt is prefilled once for its group, packed with others. Drafts wait in a queue, take a slot, and
-leave it when they finish; every step computes what is alive and no more, in a multiple of 8 rows, so a
+leave it when they finish; every step computes what is alive, in a multiple of 8 rows or 4, and no more, so a
 completion's bits do not depend on how many others are decoded beside it. A draft that loses its slot for want
 of memory is fed its own tokens again and goes on with the same bits.
 """
@@ -168,7 +168,8 @@ class Decoding:
     def _step(self, sampling: Sampling, stops: Stops) -> list[Draft]:
         """One token for every row; returns the drafts that ended with it."""
         drafts, slots, device = self._fitting(), self.slots, self.policy.device
-        rows = -(-len(drafts) // MIN_ROWS) * MIN_ROWS
+        step = row_step(self.policy.base.dtype)
+        rows = -(-len(drafts) // step) * step
         token_R = tensor_of([draft.next_input for draft in drafts], rows, device)
         position_R = tensor_of(slots.positions, rows, device)
         logits = self.policy.next_logits(token_R[:, None], position_R[:, None], slots)[:len(drafts)]
@@ -225,6 +226,14 @@ class Decoding:
         self.stats.notes.append(f"sample: memory ran out; going on with {self.max_rows} completions at a time (nothing "
                                 "is lost; lower sample.max_rows or sample.kv_memory_gib to avoid the stop)")
         return None
+
+
+def row_step(dtype: torch.dtype) -> int:
+    """Rows of a decoding step are a multiple of this; the rounding of fewer than these would depend on their number.
+
+    In fp32 on AMD's processors, where large products are oneDNN's (any number but 1) and MKL's come in fours, 4.
+    """
+    return MIN_ROWS // 2 if dtype == torch.float32 and products.available() else MIN_ROWS
 
 
 def _is_read_natively(policy: Policy) -> bool:

@@ -183,7 +183,7 @@ class Slots(Cache):
     """The rows in flight, and the layout through which their queries attend.
 
     Rows are named by any hashable; `begin` fixes the order in which a step's rows stand in the batch, with
-    zeros behind them up to a multiple of 8, and `advance` counts the step. Between the two every layer
+    zeros behind them up to a multiple of 8 or 4, and `advance` counts the step. Between the two every layer
     writes the new keys and values and attends: by the native kernel where it can, else by torch.
     """
 
