@@ -13,9 +13,8 @@ import inspect
 import os
 import shutil
 import sys
-from contextlib import contextmanager
 from functools import partial
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import torch
 from torch import Tensor, nn
@@ -35,17 +34,13 @@ ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}  # di
 
 def check_compiler(recipe: Recipe) -> None:
     """Refuse ``sample.compile`` where nothing can compile."""
-    if not recipe.sample.compile:
-        return
+    cxx = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     if torch.cuda.is_available():
-        if importlib.util.find_spec("triton") is None:
-            raise RecipeError("recipe: sample.compile is true, but Triton, which compiles on CUDA, is not installed; "
-                              "install triton, or set sample.compile to false")
-        return
-    name = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-    if shutil.which(name) is None:
-        raise RecipeError(f"recipe: sample.compile is true, but there is no C++ compiler here ({name} was looked for); "
-                          "install one, name it in $CXX, or set sample.compile to false")
+        missing = "Triton is not installed" if importlib.util.find_spec("triton") is None else ""
+    else:
+        missing = f"there is no C++ compiler here ({cxx} was looked for; $CXX names another)" * (not shutil.which(cxx))
+    if recipe.sample.compile and missing:
+        raise RecipeError(f"recipe: sample.compile is true, but {missing}; install it, or set sample.compile to false")
 
 
 class Regions:
@@ -58,43 +53,35 @@ class Regions:
         self.policy, self.say = policy, say
         self._refused: dict[tuple[Any, ...], str] = {}
         self._said: set[str] = set()
-        model = policy.base
-        blocks = found(model) if model.dtype in ALLOWED else []
+        blocks = found(policy.base) if policy.base.dtype in ALLOWED else []
         self._forwards: dict[nn.Module, Forward] = {block: partial(self._first, block) for block in blocks}
         if not blocks:
-            self._leave_out(type(model).__name__, f"no blocks that can be compiled were found in {model.dtype}")
+            self._leave_out(type(policy.base).__name__, f"no blocks to compile were found in {policy.base.dtype}")
         if any(_mixes_experts(module) for module in policy.base.modules()):
             self._leave_out("mixtures of experts", "which expert takes a token is known at run time alone")
 
     def next_logits(self, token_R1: Tensor, position_R1: Tensor, cache: Any) -> Tensor:
         """`Policy.next_logits`, through the compiled blocks."""
-        with self._in_use():
-            return self.policy.next_logits(token_R1, position_R1, cache)
-
-    @contextmanager
-    def _in_use(self) -> Iterator[None]:
         for block, forward in self._forwards.items():
             block.__dict__["forward"] = forward
         try:
-            yield
+            return self.policy.next_logits(token_R1, position_R1, cache)
         finally:
             for block in self._forwards:
-                del block.__dict__["forward"]
+                block.__dict__.pop("forward", None)
 
     def _first(self, block: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """A block's first call: decides how it runs from here on."""
         reason = "it is not called with a tensor alone" if kwargs or len(args) != 1 else self._why_not(block, args[0])
         if reason:
             return self._as_it_is(block, reason)(*args, **kwargs)
-        self._use(block, partial(self._run, block, compiled(type(block))))
+        self._forwards[block] = block.__dict__["forward"] = partial(self._run, block, compiled(type(block)))
         return self._forwards[block](*args)
 
     def _run(self, block: nn.Module, run: Forward, x: Tensor) -> Tensor:
         try:
             return run(block, x)
-        except Exception as error:  # noqa: BLE001  the compiler may raise anything; what is not its fault, comes again
-            if is_out_of_memory(error):
-                raise
+        except Exception as error:  # noqa: BLE001  a compiler may raise anything; what is not its fault, comes again
             return self._as_it_is(block, _words(error))(x)
 
     def _why_not(self, block: nn.Module, x: Tensor) -> str:
@@ -106,20 +93,17 @@ class Regions:
 
     def _as_it_is(self, block: nn.Module, reason: str) -> Forward:
         self._leave_out(type(block).__name__, reason)
-        self._use(block, partial(type(block).forward, block))
+        self._forwards[block] = block.__dict__["forward"] = partial(type(block).forward, block)
         return self._forwards[block]
-
-    def _use(self, block: nn.Module, forward: Forward) -> None:
-        self._forwards[block] = block.__dict__["forward"] = forward
 
     def _leave_out(self, what: str, reason: str) -> None:
         if what not in self._said:
             self._said.add(what)
-            self.say(f"sample.compile: {what} run(s) as without it, since {reason}")
+            self.say(f"sample.compile leaves out {what}: {reason}")
 
 
 def found(model: nn.Module) -> list[nn.Module]:
-    """The norms of all decoder layers, and their MLPs: blocks that a layer calls with one tensor, experts left out."""
+    """The norms of all decoder layers, and their MLPs: children called with one tensor, attention and experts not."""
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     wholes = [child for layer in layers for child in layer.children() if _is_mlp(child)]
     inside = {module for whole in wholes for module in whole.modules()}
@@ -128,8 +112,7 @@ def found(model: nn.Module) -> list[nn.Module]:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    sizes = [p.dim() for p in module.parameters()]
-    return bool(sizes) and set(sizes) == {1} and not any(module.children()) and _takes_one(module)
+    return {p.dim() for p in module.parameters()} == {1} and not any(module.children()) and _takes_one(module)
 
 
 def _is_mlp(module: nn.Module) -> bool:
@@ -139,7 +122,6 @@ def _is_mlp(module: nn.Module) -> bool:
 
 
 def _takes_one(module: nn.Module) -> bool:
-    """Whether its forward wants one argument."""
     wanted = inspect.signature(module.forward).parameters.values()
     return sum(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in wanted) == 1
 
@@ -149,7 +131,7 @@ def _mixes_experts(module: nn.Module) -> bool:
 
 
 def compiled(kind: type[nn.Module]) -> Forward:
-    """The forward of a class, (module, x) -> Tensor, compiled for any number of rows; equal shapes share the code."""
+    """The forward of a class, (module, x) -> Tensor, compiled at its first call; equal shapes share the code."""
     return torch.compile(kind.forward, fullgraph=True, options=OPTIONS)
 
 
@@ -161,9 +143,7 @@ def why_not_compiled(block: nn.Module, like: Tensor) -> str:
     try:
         run, exact = compiled(type(block)), type(block).forward(block, x)
         whole, few = run(block, x), [run(block, x[:rows]) for rows in (MIN_ROWS, 3 * MIN_ROWS)]
-    except Exception as error:  # noqa: BLE001  the compiler may raise anything
-        if is_out_of_memory(error):
-            raise
+    except Exception as error:  # noqa: BLE001  a compiler may raise anything
         return _words(error)
     off = float((whole - exact).abs().max() / exact.std())
     if not off <= ALLOWED[like.dtype]:
@@ -173,7 +153,8 @@ def why_not_compiled(block: nn.Module, like: Tensor) -> str:
     return ""
 
 
-def _words(error: BaseException) -> str:
-    """An error in a line."""
-    lines = [*str(error).strip().splitlines(), ""]
-    return f"{type(error).__name__}: {lines[0][:200]}"
+def _words(error: Exception) -> str:
+    """An error in a line; raised again where memory ran out, which is no fault of the compiler's."""
+    if is_out_of_memory(error):
+        raise error
+    return f"{type(error).__name__}: {[*str(error).strip().splitlines(), ''][0][:200]}"
