@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # What needs a CUDA device, in parts that stand alone and end within 8 minutes each, as dated JSON.
 #   bash benchmarks/gpu.sh [PART ...] [OUTPUT FOLDER]    (default: tests answers; benchmarks/results)
-# Parts: answers tests kernels phases decode rollouts-small rollouts-large head-main head-small head-more attention
-#        learner-small learner-long e2e e2e-gsm8k e2e-trl e2e-trl-tuned
+# Parts: answers tests kernels phases decode rollouts-small rollouts-large rollouts-compiled head-main head-small
+#        head-more attention learner-small learner-long e2e e2e-gsm8k e2e-trl e2e-trl-tuned
 # Environment:
 #   PEERS    folder of wheels, installed into a folder of their own (--no-index --no-deps); without it peers are taken from
 #            PYTHONPATH where they import. What is missing is named in the results.
@@ -13,8 +13,8 @@
 # docs/gpu.md says what each part answers, how long it takes, and which wheels the peers need.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-known=" answers tests kernels phases decode rollouts-small rollouts-large head-main head-small head-more attention \
-learner-small learner-long e2e e2e-gsm8k e2e-trl e2e-trl-tuned "
+known=" answers tests kernels phases decode rollouts-small rollouts-large rollouts-compiled head-main head-small head-more \
+attention learner-small learner-long e2e e2e-gsm8k e2e-trl e2e-trl-tuned "
 parts=()
 while [ $# -gt 0 ] && [[ "$known" == *" $1 "* ]]; do parts+=("$1"); shift; done
 [ ${#parts[@]} -gt 0 ] || parts=(tests answers)
@@ -32,6 +32,7 @@ with_model() { [ -n "$model" ] || { echo "MODEL is not set, or could not be read
 head() { run 470 benchmarks.head --device cuda --warmup 3 --rounds 30 --out "$out" --cases "$@"; }
 learner() { run 470 benchmarks.learner --device cuda --updates 3 --out "$out" --cases "$@"; }
 rollouts() { run 470 benchmarks.rollouts --rounds 1 --no-batch --out "$out" ${model:+--model "$model"} --cases "$@"; }
+rollouts_compiled() { rollouts "$@" --compile; }
 e2e() { run 475 benchmarks.e2e --model "$model" ${GSM8K:+--gsm8k "$GSM8K"} ${TRY:+--small} --out "$out" "$@"; }
 against_trl() { run 470 benchmarks.vs_trl --device cuda --case smollm2-long --rounds 1 --model "$model" \
     --ours-micro 32768 --out "$out" "$@"; }
@@ -54,6 +55,7 @@ part() {
         decode) run 470 benchmarks.decode_kernels --output "$out" ;;
         rollouts-small) rollouts qwen2.5-0.5b-32x8 qwen3-0.6b-32x8 ${model:+smollm2-32x8} ;;
         rollouts-large) rollouts qwen2.5-1.5b-32x8 qwen2.5-7b-32x8 ;;
+        rollouts-compiled) rollouts_compiled qwen2.5-0.5b-32x8 qwen2.5-1.5b-32x8 qwen3-0.6b-32x8 ;;
         head-main) head 4096-train 4096-frozen 4096-score 4096-flat ;;
         head-small) head 896-train 896-frozen 896-score 896-ragged-t0.7-kept0.6 ;;
         head-more) head 1536-train 2048-train 3584-train 4096-32k-train ;;

@@ -11,7 +11,8 @@ with the lowest and highest. vLLM runs as a server in an environment of its own:
 
 On CUDA the shapes of Qwen2.5 0.5B, 1.5B and 7B and Qwen3-0.6B (random weights, made on the device) and SmolLM2 are
 taken: --cases qwen2.5-0.5b-32x8 ... There one copy of the weights serves all engines, ours keeps its graphs from
-round to round (`sample.keep_graphs`), and peers warm up on completions of 16 tokens. A case that fails is named.
+round to round (`sample.keep_graphs`), and peers warm up on completions of 16 tokens. A case that fails is named. With
+--compile the engine with `sample.compile` is held against itself without; `first_seconds` holds what compiling took.
 """
 
 from __future__ import annotations
@@ -314,11 +315,13 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
             plain, alone = policy.base, policy.own_attention
         else:
             plain, alone = AutoModelForCausalLM.from_pretrained(folder, dtype=policy.base.dtype).to(device), nullcontext
-        engine = Engine(policy, keep=options.one_model)
+        kept = {wanted: Engine(policy, keep=options.one_model, compile=wanted) for wanted in {options.compile, False}}
+        engine = kept[options.compile]
 
-        def own() -> float:
-            seconds, found = ours(engine if options.one_model else Engine(policy), case)
-            facts.update(found)
+        def own(wanted: bool = options.compile) -> float:
+            seconds, found = ours(kept[wanted] if options.one_model or wanted else Engine(policy), case)
+            if wanted == options.compile:
+                facts.update(found, first_seconds=facts.get("first_seconds", round(seconds, 2)))
             return seconds
 
         def peer(run: Callable[[PreTrainedModel, Case], float], work: Case) -> float:
@@ -330,6 +333,8 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
                                                                     "generate_batch": by_generate_batch}
         engines: dict[str, Callable[[], float]] = {"ours": own}
         engines |= {name: lambda run=run: peer(run, case) for name, run in peers.items()}
+        if options.compile:
+            peers, engines = {}, {"ours": own, "uncompiled": lambda: own(False)}
         warm_ups = {name: lambda run=run: peer(run, brief) for name, run in peers.items()}
         server = None
         if options.vllm_python:
@@ -384,6 +389,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2, help="threads on a CPU")
     parser.add_argument("--no-batch", action="store_true", help="leave generate_batch out")
+    parser.add_argument("--compile", action="store_true", help="ours with sample.compile beside ours without it, alone")
     parser.add_argument("--vllm-python", help="interpreter of an environment with vLLM")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--model", help="folder with SmolLM2; default: models/smollm2-dequantised")
@@ -395,7 +401,8 @@ def main() -> None:
     now = datetime.now(timezone.utc)
     report: dict[str, Any] = {"date": now.isoformat(timespec="seconds"), "torch": torch.__version__,
                               "device": torch.cuda.get_device_name() if cuda else platform.processor() or "cpu",
-                              "threads": options.threads, "rounds": options.rounds, "cases": {}}
+                              "threads": options.threads, "rounds": options.rounds, "compile": options.compile,
+                              "cases": {}}
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / f"rollouts-{'gpu' if cuda else 'cpu'}-{now:%Y-%m-%d-%H%M%S}.json"
     failed: list[str] = []

@@ -28,6 +28,7 @@ from grpo.prompts import check_template, load_rows, make_prompts, split_rows
 from grpo.recipe import Recipe, RecipeError, read_yaml
 from grpo.redaction import redacted
 from grpo.rollout.engine import Engine
+from grpo.rollout.regions import check_compiler
 from grpo.rollout.sampler import Sampling
 from grpo.types import Prompt, ScoredGroup
 from rewards import RewardSpec
@@ -154,6 +155,7 @@ def evaluate_recipe(recipe: Recipe, every_row: bool = False) -> dict[str, Any]:
     The rows held out are evaluated, or all where none is or `every_row` is true. ``strict`` counts by the rules of
     training; ``lenient`` by those that some rewards have for evaluation, None for others.
     """
+    check_compiler(recipe)
     specs = reward_specs(recipe)
     name = recipe.evaluate.reward or specs[0].name
     specs = with_lenient(specs, name)
@@ -169,7 +171,7 @@ def evaluate_recipe(recipe: Recipe, every_row: bool = False) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = Policy.load(recipe.model, device, tokenizer=tokenizer)
     engine = Engine(policy, max_rows=recipe.sample.max_rows, stop=recipe.sample.stop,
-                    kv_memory_gib=recipe.sample.kv_memory_gib)
+                    kv_memory_gib=recipe.sample.kv_memory_gib, compile=recipe.sample.compile)
     sampling = Sampling(recipe.evaluate.temperature, recipe.sample.top_k, recipe.sample.top_p, recipe.sample.min_p)
     with Judge(specs, sandbox=recipe.sandbox) as judge:
         strict = evaluate(engine, judge, prompts.held_out, samples=recipe.evaluate.samples, sampling=sampling,

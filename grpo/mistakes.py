@@ -400,6 +400,7 @@ _REFUSALS = (
     (r"holds no rows|only \d+ rows train|prompts are too long and|cannot hold out", "too-few-rows"),
     (r"no chat template|chat template fails", "no-chat-template"),
     (r"every prompt is longer|so that the prompt fits", "prompts-too-long"),
+    (r"sample.compile", "no-compiler"),
     (r"^data:|data\.", "data-not-loaded"),
     (r"rewards", "reward-not-found"),
     (r"tokenizer", "no-tokenizer"),

@@ -152,6 +152,8 @@ class SampleSection:
     kv_memory_gib: float | None = key(None, "GiB that keys and values of completions in flight may take; default: half "
                                             "of what is free when sampling begins", above(0))
     keep_graphs: bool = key(False, "on CUDA: keep the pool of keys and the captured graphs while the policy is updated")
+    compile: bool = key(False, "torch.compile the layers' norms and MLPs while sampling; meant for CUDA, with Triton; "
+                               "on a CPU, with a C++ compiler, it does not pay")
     over_request: float = key(0.0, "share of further groups in flight beside those a step needs; what is unfinished "
                                    "when a step has enough goes on in the next", between(0, 1))
 

@@ -25,6 +25,7 @@ from grpo.prompts import check_template, load_rows, make_prompts
 from grpo.recipe import Recipe, RecipeError
 from grpo.redaction import redacted
 from grpo.rollout.engine import Engine
+from grpo.rollout.regions import check_compiler
 from grpo.rollout.sampler import Sampling
 from grpo.types import Group
 
@@ -44,6 +45,7 @@ def lines(group: Group, with_tokens: bool) -> list[dict[str, Any]]:
 
 def write(recipe: Recipe, out: TextIO, *, n: int, rows: int | None, with_tokens: bool) -> dict[str, Any]:
     """Sample `n` completions for each of the first `rows` rows of the recipe's data, and say what it took."""
+    check_compiler(recipe)
     data = load_rows(recipe.data)[:rows]
     config, tokenizer = load_config(recipe.model), load_tokenizer(recipe.model)
     check_template(recipe.data.template, tokenizer)
@@ -54,7 +56,8 @@ def write(recipe: Recipe, out: TextIO, *, n: int, rows: int | None, with_tokens:
     policy = Policy.load(recipe.model, "cuda" if torch.cuda.is_available() else "cpu", tokenizer=tokenizer)
     print(policy.describe(), *policy.describe_plain(), sep="\n", file=sys.stderr)
     sample, tokens = recipe.sample, 0
-    engine = Engine(policy, max_rows=sample.max_rows, stop=sample.stop, kv_memory_gib=sample.kv_memory_gib)
+    engine = Engine(policy, max_rows=sample.max_rows, stop=sample.stop, kv_memory_gib=sample.kv_memory_gib,
+                    compile=sample.compile)
     with tqdm(total=n * len(made.train), unit="completion", file=sys.stderr) as bar:
         for _, group in engine.sample(
                 made.train, group_size=n, max_tokens=sample.max_tokens, seed=("sample", recipe.seed),

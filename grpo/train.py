@@ -45,6 +45,7 @@ from grpo.redaction import redacted, secret_keys
 from grpo.rollout.decoding import SAID
 from grpo.rollout.draft import Carried
 from grpo.rollout.engine import Engine, EngineFailed
+from grpo.rollout.regions import check_compiler
 from grpo.rollout.sampler import Sampling
 from grpo.run_folder import check_folder, said_by_the_disk, sizes, write_text
 from grpo.types import Batch, Prompt, ScoredGroup
@@ -74,6 +75,7 @@ class Trainer:
         for key in secret_keys(recipe.to_mapping()):
             raise RecipeError(f"recipe: {key} holds a key or token, which the run folder would keep; let whoever needs "
                               "it read it from the environment")
+        check_compiler(recipe)
         self.specs = reward_specs(recipe, rewards)
         self._accurate = accurate_reward(recipe, [spec.name for spec in self.specs])
         self.specs = with_lenient(self.specs, self._accurate)
@@ -292,7 +294,7 @@ class Trainer:
             low=recipe.data.pass_low, high=recipe.data.pass_high, again=recipe.data.pass_again)
         self.engine = Engine(self.policy, max_rows=recipe.sample.max_rows, stop=recipe.sample.stop,
                              kv_memory_gib=recipe.sample.kv_memory_gib, deterministic=recipe.deterministic,
-                             keep=recipe.sample.keep_graphs)
+                             keep=recipe.sample.keep_graphs, compile=recipe.sample.compile)
         total = recipe.steps * recipe.optim.updates * recipe.optim.epochs
         optimizer = Optimizer(self.policy.trainable(), recipe.optim, total,
                               scale_loss=self.policy.base.dtype == torch.float16)

@@ -104,7 +104,8 @@ def test_rollouts_on_one_model_compare_engine_and_generate(monkeypatch: pytest.M
              "num_key_value_heads": 2, "vocab_size": 2100, "max_position_embeddings": 512}
     monkeypatch.setitem(rollouts.SHAPES, "tiny", (Qwen2Config, shape))
     case = rollouts.Case("tiny", 3, 4, 30, 24, "lognormal")
-    options = argparse.Namespace(device="cpu", one_model=True, model=None, no_batch=True, vllm_python=None, rounds=1)
+    options = argparse.Namespace(device="cpu", one_model=True, model=None, no_batch=True, vllm_python=None, rounds=1,
+                                 compile=False)
     found = rollouts.measure(case, options)
     assert found["tokens"] == sum(map(sum, case.targets())) and not found["errors"]
     assert set(found["tokens_per_second"]) == {"ours", "generate"} and found["steps"] > 0
@@ -129,7 +130,8 @@ def test_named_cases_exist_and_every_part_ends_in_eight_minutes() -> None:
     from benchmarks.learner import CASES as learner_cases
 
     text = (ROOT / "benchmarks" / "gpu.sh").read_text()
-    for word, cases in (("head", head_cases), ("learner", learner_cases), ("rollouts", rollouts.CASES)):
+    for word, cases in (("head", head_cases), ("learner", learner_cases), ("rollouts", rollouts.CASES),
+                        ("rollouts_compiled", rollouts.CASES)):
         for names in re.findall(rf"\) {word} ((?:[\w.-]+ ?)+)", text):
             assert set(names.split()) <= set(cases), names
     assert all(int(limit) <= 480 for limit in re.findall(r"\brun (\d+)", text))

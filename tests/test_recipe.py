@@ -424,6 +424,7 @@ OUT_OF_RANGE = {
     "sample.over_request": [-0.5, 1.5],
     "sample.kv_memory_gib": [0, -1],
     "sample.keep_graphs": ["no"],
+    "sample.compile": ["no"],
     "loss.policy": ["ppo"],
     "loss.dual_clip": [1, 0.5, -3],
     "loss.ratio_cap": [1, -4],

@@ -89,7 +89,26 @@ def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return onednn(x, weight, bias)
 
 
+# To torch.compile the product is one operation into which it does not look: weights change, and are packed, meanwhile.
+_opaque = torch.library.Library("grpo", "FRAGMENT")
+_opaque.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+_packed: dict[int, tuple[Tensor, int, int]] = {}  # by the weight's address: its packed copy, of which version, address
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    packed = _packed.get(weight.data_ptr()) if x.numel() <= MOST_ROWS * x.shape[-1] else None
+    return onednn(x, weight if packed is None or packed[1] != weight._version else packed[0], bias)
+
+
+_opaque.impl("linear", _linear, "CPU")
+torch.library.register_fake("grpo::linear", lambda x, weight, _: x.new_empty(*x.shape[:-1], len(weight)), lib=_opaque)
+
+
 def _forward(self: nn.Linear, x: Tensor) -> Tensor:
+    if torch.compiler.is_compiling() and not torch.is_grad_enabled():
+        if x.dtype == self.weight.dtype == torch.float32 and self.weight.numel() >= SMALLEST:
+            return torch.ops.grpo.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
     packed = self.__dict__.get("packed")
     if (packed is not None and not torch.is_grad_enabled() and x.numel() <= MOST_ROWS * x.shape[-1]
             and packed[1] == self.weight._version and suits(x, self.weight)):
@@ -118,7 +137,8 @@ def pack(model: nn.Module) -> list[nn.Linear]:
         for module in packed:
             refuse_without_room()
             copy = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach(), 32)
-            module.__dict__["packed"] = copy, module.weight._version
+            address = module.weight.data_ptr()
+            module.__dict__["packed"] = _packed[address] = copy, module.weight._version, address
     except BaseException:
         unpack(packed)
         raise
@@ -128,7 +148,7 @@ def pack(model: nn.Module) -> list[nn.Linear]:
 def unpack(modules: Iterable[nn.Linear]) -> None:
     """Give back what `pack` made."""
     for module in modules:
-        module.__dict__.pop("packed", None)
+        _packed.pop(module.__dict__.pop("packed", (None, 0, 0))[2], None)
 
 
 def packed_bytes(model: nn.Module) -> int:

@@ -16,6 +16,7 @@ from typing import Callable, Collection, Iterator, Mapping, Sequence
 
 import psutil
 import torch
+from torch import Tensor
 
 from grpo.attention import PackedLayout
 from grpo.kernels import products
@@ -55,9 +56,11 @@ class EngineStats:
 
 
 class Decoding:
-    """Writes drafts with the policy's own modules; `run` yields each as it ends."""
+    """Writes drafts with the policy's own modules, its `next_logits` or those given; `run` yields each as it ends."""
 
-    def __init__(self, policy: Policy, stats: EngineStats, *, max_rows: int, budget: float, token_bytes: int):
+    def __init__(self, policy: Policy, stats: EngineStats, *, max_rows: int, budget: float, token_bytes: int,
+                 next_logits: Callable[..., Tensor] | None = None):
+        self.next_logits = next_logits or policy.next_logits
         self.policy, self.stats, self.max_rows, self.budget = policy, stats, max_rows, budget
         self.slots = Slots(policy.device, shared=None if _is_read_natively(policy) else SHARED, token_bytes=token_bytes)
         self.queue: deque[Draft] = deque()
@@ -172,7 +175,7 @@ class Decoding:
         rows = -(-len(drafts) // step) * step
         token_R = tensor_of([draft.next_input for draft in drafts], rows, device)
         position_R = tensor_of(slots.positions, rows, device)
-        logits = self.policy.next_logits(token_R[:, None], position_R[:, None], slots)[:len(drafts)]
+        logits = self.next_logits(token_R[:, None], position_R[:, None], slots)[:len(drafts)]
         seed_R = tensor_of([draft.seed for draft in drafts], len(drafts), device)
         drawn_R = tensor_of([draft.fed for draft in drafts], len(drafts), device)
         token_R, logp_R, log_kept_R = sample(logits, seed_R, drawn_R, sampling)

@@ -22,6 +22,7 @@ from grpo.rollout.decoding import GIB, Decoding, EngineStats, is_out_of_memory, 
 from grpo.rollout.draft import Carried, Draft, Stops
 from grpo.rollout.generate import Generating
 from grpo.rollout.paging import Paging
+from grpo.rollout.regions import Regions
 from grpo.rollout.sampler import Sampling, completion_seed
 from grpo.types import Group, Prompt
 
@@ -36,15 +37,18 @@ class Engine:
     ``max_rows`` completions are decoded at a time, fewer where their keys and values would take more than
     ``kv_memory_gib`` (None: half of the memory that is free when a call begins). ``paged`` (None: on CUDA)
     decodes by pages and captured steps; there ``deterministic`` fixes the number of rows that a step computes, and
-    with ``keep`` the pool and the graphs stay from call to call, until `release`.
+    with ``keep`` the pool and the graphs stay from call to call, until `release`. With
+    ``compile`` the layers' norms and MLPs are compiled at the first step (``regions``).
     `stats` tells what the last call did, `carried` holds the groups that it left unfinished, `weights` are version
     and fingerprint of the weights that it sampled by.
     """
 
     def __init__(self, policy: Policy, *, max_rows: int = 256, stop: Sequence[str] = (),
                  kv_memory_gib: float | None = None, paged: bool | None = None, deterministic: bool = False,
-                 keep: bool = False):
+                 keep: bool = False, compile: bool = False):
         self.policy, self.kv_memory_gib, self.deterministic, self.keep = policy, kv_memory_gib, deterministic, keep
+        self.compile = compile
+        self._regions: Regions | None = None
         self._paging: Paging | None = None
         self._working: Decoding | Paging | Generating | None = None
         self.paged = policy.device.type == "cuda" if paged is None else paged
@@ -171,9 +175,15 @@ class Engine:
     def _work(self) -> Decoding | Paging | Generating:
         """Who writes the drafts: pages and graphs on CUDA, shelves on a CPU, `generate` where neither can."""
         if self.policy.plain:
+            if self.compile:
+                self.compile = False
+                self.stats.notes.append("sample.compile: not used, since transformers' generate samples this model")
             return Generating(self.policy, self.stats, max_rows=self.max_rows)
         self._token_bytes = self._token_bytes or token_bytes(self.policy)
         options = {"max_rows": self.max_rows, "budget": self._budget(), "token_bytes": self._token_bytes}
+        if self.compile:
+            self._regions = self._regions or Regions(self.policy, lambda line: self.stats.notes.append(line))
+            options["next_logits"] = self._regions.next_logits
         if self.paged:
             self._paging = self._paging or Paging(self.policy, self.stats, deterministic=self.deterministic,
                                                   keep=self.keep, **options)

@@ -36,7 +36,8 @@ class Paging:
 
     def __init__(self, policy: Policy, stats: EngineStats, *, max_rows: int, budget: float, token_bytes: int,
                  deterministic: bool = False, keep: bool = False, read_every: int = READ_EVERY,
-                 capture: bool | None = None):
+                 capture: bool | None = None, next_logits: Callable[..., Tensor] | None = None):
+        self.next_logits = next_logits or policy.next_logits
         self.policy, self.stats, self.deterministic, self.keep = policy, stats, deterministic, keep
         self.most_rows, self.read_every, self.capture = bucket(max(MIN_ROWS, max_rows)), read_every, capture
         self.page_bytes = token_bytes * PAGE
@@ -97,7 +98,7 @@ class Paging:
         self._laid_out = wanted
 
     def _forward(self, token_R1: Tensor, position_R1: Tensor) -> Tensor:
-        return self.policy.next_logits(token_R1, position_R1, self.cache)
+        return self.next_logits(token_R1, position_R1, self.cache)
 
     # -- who has a row ------------------------------------------------------------------------------------
 
