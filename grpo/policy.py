@@ -88,7 +88,7 @@ class Policy:
         if not self.plain:
             base.set_attn_implementation(attention.NAME)
         for module in base.modules():
-            if hasattr(module, "_is_expert_parallel"):  # transformers' mark of every mixture of experts
+            if hasattr(module, "_apply_gate"):  # transformers' mark of every mixture of experts
                 module.register_forward_pre_hook(_fill_experts)
                 module.register_forward_hook(_drop_filling)
         if self.device.type == "cpu":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import random
 import subprocess
 import sys
@@ -106,6 +107,14 @@ def test_packed_weights_give_the_same_bits_and_never_old_ones(rows, seed):
     assert model[0].weight.grad is not None
     products.unpack(packed)
     assert "packed" not in {*model[0].__dict__, *model[1].__dict__}
+
+
+@needs_onednn
+def test_a_model_that_uses_it_can_be_pickled():
+    model = nn.Sequential(nn.Linear(256, 200), nn.ReLU(), nn.Linear(200, 128))
+    assert products.use_in(model)
+    again, x = pickle.loads(pickle.dumps(model)), torch.randn(9, 256)
+    torch.testing.assert_close(again(x), model(x))
 
 
 @needs_onednn

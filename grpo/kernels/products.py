@@ -116,6 +116,9 @@ def _forward(self: nn.Linear, x: Tensor) -> Tensor:
     return fast_linear(x, self.weight, self.bias)
 
 
+_forward.__name__ = "forward"  # by which pickle finds it again
+
+
 def use_in(model: nn.Module) -> bool:
     """Let every plain ``nn.Linear`` of `model` compute this way; whether that changes anything here."""
     if not available():

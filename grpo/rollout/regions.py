@@ -126,8 +126,8 @@ def _takes_one(module: nn.Module) -> bool:
 
 
 def _mixes_experts(module: nn.Module) -> bool:
-    """Whether it holds stacked matrices, one an expert, or bears the mark of transformers 5.23."""
-    return hasattr(module, "_is_expert_parallel") or any(p.dim() == 3 for p in module.parameters(recurse=False))
+    """Whether it holds stacked matrices, one an expert, or bears transformers' mark."""
+    return hasattr(module, "_apply_gate") or any(p.dim() == 3 for p in module.parameters(recurse=False))
 
 
 def compiled(kind: type[nn.Module]) -> Forward:
