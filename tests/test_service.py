@@ -668,8 +668,10 @@ def test_what_sympy_cannot_settle_is_scored_0_without_losing_the_worker():
 def test_sympy_stuck_in_c_is_killed_at_the_deadline_and_scores_0_and_the_next_are_judged(tmp_path):
     (tmp_path / "mine.py").write_text(
         "import collections, itertools, sympy\nfrom rewards.math_answer import math_answer\n"
-        "sympy.simplify = lambda expression: collections.deque(itertools.repeat(0), maxlen=0)\n"
-        "def judged(text, answer, allow_sympy=False): return math_answer(text, answer, allow_sympy=allow_sympy)\n"
+        "def stuck(expression): collections.deque(itertools.repeat(0), maxlen=0)\n"
+        "def judged(text, answer, allow_sympy=False):\n"
+        "    sympy.simplify = stuck  # in the worker alone: this module is imported here too\n"
+        "    return math_answer(text, answer, allow_sympy=allow_sympy)\n"
     )
     spec = RewardSpec("mine", f"{tmp_path}/mine.py:judged", timeout_seconds=1.5)
     with RewardService([spec], workers=1) as service:
