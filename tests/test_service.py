@@ -646,8 +646,9 @@ def test_sympy_stuck_in_the_interpreter_gives_up_and_the_answer_is_simply_not_sh
     (tmp_path / "mine.py").write_text(
         "import sympy\nfrom rewards.math_answer import math_answer\n"
         "def forever(expression):\n    while True: pass\n"
-        "sympy.simplify = forever\n"
-        "def judged(text, answer, allow_sympy=False): return math_answer(text, answer, allow_sympy=allow_sympy)\n"
+        "def judged(text, answer, allow_sympy=False):\n"
+        "    sympy.simplify = forever  # in the worker alone: this module is imported here too\n"
+        "    return math_answer(text, answer, allow_sympy=allow_sympy)\n"
     )
     spec = RewardSpec("mine", f"{tmp_path}/mine.py:judged", timeout_seconds=5)
     with RewardService([spec], workers=1) as service:
