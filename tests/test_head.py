@@ -210,10 +210,10 @@ def test_compile_and_checkpointing_see_through_the_operator(seed):
 
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("family", [*FAMILIES, "cohere", "tied"])
-def test_the_head_of_each_architecture_is_found_and_says_what_the_model_says(family, lora, seed):
+def test_the_head_of_each_architecture_is_found_and_says_what_the_model_says(family, lora, monkeypatch, seed):
     options = {"tie_word_embeddings": True} if family == "tied" else {}
     if family == "cohere":
-        FAMILIES.setdefault("cohere", {"logit_scale": 0.25, "use_qk_norm": False, "pad_token_id": 0})
+        monkeypatch.setitem(FAMILIES, "cohere", {"logit_scale": 0.25, "use_qk_norm": False, "pad_token_id": 0})
     policy = tiny_policy("llama" if family == "tied" else family, seed % 1000, lora=lora, **options)
     assert policy.head is not None, policy.describe_head()
     assert policy.describe_head().startswith("log-probs: head chunked")
