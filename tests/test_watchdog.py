@@ -179,5 +179,5 @@ def test_a_watchdog_that_is_off_or_stopped_leaves_no_thread_and_no_process(tmp_p
         dog.keep_in(tmp_path)
         assert threads() == ["watchdog"]
         process = dog._sentinel._process
-        assert process.poll() is None and sentinel.state(process.pid) in "RS"
+        assert process.poll() is None and sentinel.state(process.pid) in "RSD"
     assert threads() == [] and process.returncode == 0
