@@ -27,8 +27,19 @@ from grpo.pack import pack
 from grpo.types import PackedRows, Row
 
 ROOT = Path(__file__).resolve().parent.parent
-CASES = {f"g{group}-p{prompt}": {"groups": 32 // group, "group": group, "prompt": prompt, "mean": 512, "heads": 12,
-                                 "kv_heads": 2, "width": 128} for group in (8, 16) for prompt in (200, 2000)}
+CASES = {
+    f"g{group}-p{prompt}": {
+        "groups": 32 // group,
+        "group": group,
+        "prompt": prompt,
+        "mean": 512,
+        "heads": 12,
+        "kv_heads": 2,
+        "width": 128,
+    }
+    for group in (8, 16)
+    for prompt in (200, 2000)
+}
 SMALL = {"groups": 2, "group": 3, "prompt": 37, "mean": 40, "heads": 4, "kv_heads": 2, "width": 32}
 
 
@@ -38,7 +49,19 @@ def rows_of(case: dict[str, Any]) -> list[Row]:
     for g in range(case["groups"]):
         for _ in range(case["group"]):
             length = rng.randint(case["mean"] // 4, 2 * case["mean"])
-            rows.append(Row(len(rows), g, (1,) * case["prompt"], (1,) * length, torch.zeros(0), 1.0, True, True, ""))
+            rows.append(
+                Row(
+                    len(rows),
+                    g,
+                    (1,) * case["prompt"],
+                    (1,) * length,
+                    torch.zeros(0),
+                    1.0,
+                    True,
+                    True,
+                    "",
+                )
+            )
     return rows
 
 
@@ -95,12 +118,22 @@ class _Varlen(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: dict[str, Any]) -> Tensor:
         own = torch.ops.aten._flash_attention_forward(
-            q, k, v, plan["own"], plan["own"], plan["longest"], plan["longest"], 0.0, True, False)
+            q, k, v, plan["own"], plan["own"], plan["longest"], plan["longest"], 0.0, True, False
+        )
         out, lse, across = own[0].clone(), own[1].clone(), None
         chosen = plan["completions"]
         across = torch.ops.aten._flash_attention_forward(
-            q[chosen], k[plan["prompts"]], v[plan["prompts"]], plan["queries"], plan["keys"], plan["most"],
-            plan["widest"], 0.0, False, False)
+            q[chosen],
+            k[plan["prompts"]],
+            v[plan["prompts"]],
+            plan["queries"],
+            plan["keys"],
+            plan["most"],
+            plan["widest"],
+            0.0,
+            False,
+            False,
+        )
         mine = lse[:, chosen]
         both = torch.logaddexp(mine, across[1])
         first, second = ((part - both).exp().T[..., None] for part in (mine, across[1]))
@@ -115,12 +148,38 @@ class _Varlen(torch.autograd.Function):
         q, k, v, out, lse, seed, offset, other_seed, other_offset = ctx.saved_tensors
         plan, grad = ctx.plan, grad.contiguous()
         dq, dk, dv = torch.ops.aten._flash_attention_backward(
-            grad, q, k, v, out, lse.contiguous(), plan["own"], plan["own"], plan["longest"], plan["longest"], 0.0, True,
-            seed, offset)
+            grad,
+            q,
+            k,
+            v,
+            out,
+            lse.contiguous(),
+            plan["own"],
+            plan["own"],
+            plan["longest"],
+            plan["longest"],
+            0.0,
+            True,
+            seed,
+            offset,
+        )
         chosen, prompts = plan["completions"], plan["prompts"]
         found = torch.ops.aten._flash_attention_backward(
-            grad[chosen], q[chosen], k[prompts], v[prompts], out[chosen], lse[:, chosen].contiguous(), plan["queries"],
-            plan["keys"], plan["most"], plan["widest"], 0.0, False, other_seed, other_offset)
+            grad[chosen],
+            q[chosen],
+            k[prompts],
+            v[prompts],
+            out[chosen],
+            lse[:, chosen].contiguous(),
+            plan["queries"],
+            plan["keys"],
+            plan["most"],
+            plan["widest"],
+            0.0,
+            False,
+            other_seed,
+            other_offset,
+        )
         dq[chosen] += found[0]
         dk[prompts] += found[1]
         dv[prompts] += found[2]
@@ -142,10 +201,16 @@ def varlen(packed: PackedRows, rows: list[Row]) -> Callable[..., Tensor]:
     def places(spans: list[tuple[int, int]]) -> Tensor:
         return torch.cat([torch.arange(a, b, device=device) for a, b in spans])
 
-    plan = {"own": torch.tensor(bounds, dtype=torch.int32, device=device),
-            "longest": max(b - a for a, b, _ in parts), "completions": places(texts), "prompts": places(prompts),
-            "queries": ends(texts), "keys": ends(prompts), "most": max(b - a for a, b in texts),
-            "widest": max(b - a for a, b in prompts)}
+    plan = {
+        "own": torch.tensor(bounds, dtype=torch.int32, device=device),
+        "longest": max(b - a for a, b, _ in parts),
+        "completions": places(texts),
+        "prompts": places(prompts),
+        "queries": ends(texts),
+        "keys": ends(prompts),
+        "most": max(b - a for a, b in texts),
+        "widest": max(b - a for a, b in prompts),
+    }
     return lambda q, k, v: _Varlen.apply(q, k, v, plan)
 
 
@@ -154,8 +219,10 @@ FORMS = {"rectangles": rectangles, "flex": flex, "varlen": varlen}
 
 def inputs(case: dict[str, Any], number: int, device: str, dtype: torch.dtype) -> list[Tensor]:
     torch.manual_seed(0)
-    return [torch.randn(number, heads, case["width"], device=device, dtype=dtype, requires_grad=True)
-            for heads in (case["heads"], case["kv_heads"], case["kv_heads"])]
+    return [
+        torch.randn(number, heads, case["width"], device=device, dtype=dtype, requires_grad=True)
+        for heads in (case["heads"], case["kv_heads"], case["kv_heads"])
+    ]
 
 
 def expected(rows: list[Row], parts: list[Tensor]) -> Tensor:
@@ -178,9 +245,14 @@ def errors(form: str, device: str, dtype: torch.dtype) -> dict[str, float]:
     parts = inputs(SMALL, packed.num_tokens, device, dtype)
     weight = torch.randn(packed.num_tokens, SMALL["heads"], SMALL["width"], device=device)
     out, exact = FORMS[form](packed, rows)(*parts), expected(rows, parts)
-    found, wanted = (torch.autograd.grad((value * weight).sum(), parts) for value in (out.float(), exact))
+    found, wanted = (
+        torch.autograd.grad((value * weight).sum(), parts) for value in (out.float(), exact)
+    )
     pairs = zip(("out", "dq", "dk", "dv"), (out, *found), (exact, *wanted))
-    return {name: float((one.double() - other.double()).norm() / other.double().norm()) for name, one, other in pairs}
+    return {
+        name: float((one.double() - other.double()).norm() / other.double().norm())
+        for name, one, other in pairs
+    }
 
 
 def timed(case: dict[str, Any], form: str, repeats: int) -> dict[str, float]:
@@ -202,19 +274,27 @@ def timed(case: dict[str, Any], form: str, repeats: int) -> dict[str, float]:
         peak = torch.cuda.max_memory_allocated() - before
         for part in parts:
             part.grad = None
-    return {"ms": statistics.median(taken), "spread_ms": max(taken) - min(taken), "peak_bytes": peak,
-            "tokens": packed.num_tokens}
+    return {
+        "ms": statistics.median(taken),
+        "spread_ms": max(taken) - min(taken),
+        "peak_bytes": peak,
+        "tokens": packed.num_tokens,
+    }
 
 
 def attempted(action: Callable[[], dict[str, float]]) -> dict[str, Any]:
     try:
         return action()
-    except Exception as error:  # a form that this device or version lacks is named, the others go on
+    except (
+        Exception
+    ) as error:  # a form that this device or version lacks is named, the others go on
         return {"error": f"{type(error).__name__}: {error}"[:300]}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--check", action="store_true", help="compare only, on the CPU")
@@ -224,18 +304,27 @@ def main() -> None:
         for form in ("rectangles", "flex"):
             print(form, attempted(lambda f=form: errors(f, "cpu", torch.float32)))
         return
-    report: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__,
-                              "errors": {form: attempted(lambda f=form: errors(f, "cuda", torch.bfloat16))
-                                         for form in FORMS}, "cases": {}}
+    report: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "errors": {
+            form: attempted(lambda f=form: errors(f, "cuda", torch.bfloat16)) for form in FORMS
+        },
+        "cases": {},
+    }
     print(json.dumps(report["errors"]), flush=True)
     for name in options.cases:
-        report["cases"][name] = {form: attempted(lambda f=form, n=name: timed(CASES[n], f, options.repeats))
-                                 for form in FORMS}
+        report["cases"][name] = {
+            form: attempted(lambda f=form, n=name: timed(CASES[n], f, options.repeats))
+            for form in FORMS
+        }
         print(name, json.dumps(report["cases"][name]), flush=True)
     now = datetime.now(timezone.utc)
     options.out.mkdir(exist_ok=True)
     file = options.out / f"attention-{now:%Y-%m-%d-%H%M%S}.json"
-    file.write_text(json.dumps({"date": now.isoformat(timespec="seconds"), **report}, indent=1) + "\n")
+    file.write_text(
+        json.dumps({"date": now.isoformat(timespec="seconds"), **report}, indent=1) + "\n"
+    )
     print(f"written to {file}")
 
 

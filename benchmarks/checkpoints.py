@@ -39,8 +39,14 @@ def steps_of(recipe: Recipe, beside: bool) -> tuple[list[dict[str, Any]], Writer
         began = time.perf_counter()
         if beside and record["step"] < recipe.steps:
             trainer.save_checkpoint()
-        rows.append({"step": record["seconds/step"], "blocked": time.perf_counter() - began,
-                     "ledger": seconds_of_the_ledger(trainer), "tokens": record["completion/tokens"]})
+        rows.append(
+            {
+                "step": record["seconds/step"],
+                "blocked": time.perf_counter() - began,
+                "ledger": seconds_of_the_ledger(trainer),
+                "tokens": record["completion/tokens"],
+            }
+        )
     return rows, trainer.writer
 
 
@@ -61,9 +67,14 @@ def cost_of(before: list, beside: list, after: list, written: float) -> dict[str
     blocked = statistics.mean(row["blocked"] for row in beside[:-1])
     slower = statistics.mean(row["step"] - seconds for row, seconds in zip(beside[1:], alone[1:]))
     step = statistics.mean(alone)
-    return {"seconds_a_step": step, "blocked": blocked, "slower": slower, "written": written,
-            "share": (blocked + slower) / (EVERY * step),
-            "share_of_the_ledger": statistics.mean(row["ledger"] for row in beside) / step}
+    return {
+        "seconds_a_step": step,
+        "blocked": blocked,
+        "slower": slower,
+        "written": written,
+        "share": (blocked + slower) / (EVERY * step),
+        "share_of_the_ledger": statistics.mean(row["ledger"] for row in beside) / step,
+    }
 
 
 def main() -> None:
@@ -79,26 +90,54 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=".") as folder:  # on a disk, not in memory
         for number in range(-1, 2 * options.rounds + 1):  # -1: a step that warms the machine
             steps, beside = 1 if number < 0 else options.steps, number % 2 == 1 and number > 0
-            recipe = Recipe.load(options.recipe, f"steps={steps}", f"run_dir={folder}/{number}", "data.held_out=0",
-                                 "evaluate.every=0", "checkpoint.every=0", "checkpoint.keep=1", *options.overrides)
+            recipe = Recipe.load(
+                options.recipe,
+                f"steps={steps}",
+                f"run_dir={folder}/{number}",
+                "data.held_out=0",
+                "evaluate.every=0",
+                "checkpoint.every=0",
+                "checkpoint.keep=1",
+                *options.overrides,
+            )
             rows, writer = steps_of(recipe, beside)
             if number >= 0:
                 runs.append(rows)
             if beside:
                 written.append(writer.written / writer.num_written)
-                size = sum(file.stat().st_size for file in (Path(folder) / str(number) / "checkpoints").glob("*/*"))
+                size = sum(
+                    file.stat().st_size
+                    for file in (Path(folder) / str(number) / "checkpoints").glob("*/*")
+                )
             shutil.rmtree(Path(folder) / str(number))
-    assert all([row["tokens"] for row in rows] == [row["tokens"] for row in runs[0]] for rows in runs), "the same steps"
-    rounds = [cost_of(*runs[2 * i:2 * i + 3], written[i]) for i in range(options.rounds)]
-    result = {"date": datetime.date.today().isoformat(), "recipe": options.recipe, "overrides": options.overrides,
-              "processor": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-              "threads": torch.get_num_threads(), "torch": torch.__version__, "checkpoint_gib": size / 2**30,
-              "mean": {name: statistics.mean(found[name] for found in rounds) for name in rounds[0]},
-              "rounds": rounds, "runs": runs}
+    assert all(
+        [row["tokens"] for row in rows] == [row["tokens"] for row in runs[0]] for rows in runs
+    ), "the same steps"
+    rounds = [cost_of(*runs[2 * i : 2 * i + 3], written[i]) for i in range(options.rounds)]
+    result = {
+        "date": datetime.date.today().isoformat(),
+        "recipe": options.recipe,
+        "overrides": options.overrides,
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "checkpoint_gib": size / 2**30,
+        "mean": {name: statistics.mean(found[name] for found in rounds) for name in rounds[0]},
+        "rounds": rounds,
+        "runs": runs,
+    }
     options.output.mkdir(parents=True, exist_ok=True)
-    place = options.output / f"checkpoints-{'gpu' if torch.cuda.is_available() else 'cpu'}-{result['date']}.json"
+    place = (
+        options.output
+        / f"checkpoints-{'gpu' if torch.cuda.is_available() else 'cpu'}-{result['date']}.json"
+    )
     place.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps({name: value for name, value in result.items() if name != "runs"}, indent=1), place, sep="\n")
+    print(
+        json.dumps({name: value for name, value in result.items() if name != "runs"}, indent=1),
+        place,
+        sep="\n",
+    )
 
 
 if __name__ == "__main__":

@@ -46,13 +46,19 @@ from grpo.rollout.paged import PagedGroups
 from grpo.rollout.sampler import Sampling
 
 SHAPES = {  # heads, kv heads, width, prompt, own tokens
-    "Qwen2.5-0.5B": (14, 2, 64, 200, 512), "Qwen2.5-1.5B": (12, 2, 128, 200, 512),
-    "Qwen2.5-7B": (28, 4, 128, 1000, 512), "Qwen3-0.6B": (16, 8, 128, 1000, 512),
+    "Qwen2.5-0.5B": (14, 2, 64, 200, 512),
+    "Qwen2.5-1.5B": (12, 2, 128, 200, 512),
+    "Qwen2.5-7B": (28, 4, 128, 1000, 512),
+    "Qwen3-0.6B": (16, 8, 128, 1000, 512),
 }
 VOCAB = 151936
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-FILTERS = {"none": Sampling(), "top_k": Sampling(top_k=50), "top_p": Sampling(top_p=0.95),
-           "top_k top_p min_p": Sampling(0.8, 50, 0.95, 0.02)}
+FILTERS = {
+    "none": Sampling(),
+    "top_k": Sampling(top_k=50),
+    "top_p": Sampling(top_p=0.95),
+    "top_k top_p min_p": Sampling(0.8, 50, 0.95, 0.02),
+}
 
 
 def main() -> None:
@@ -65,20 +71,43 @@ def main() -> None:
     repeats, rates = (20, copy_rate(20)) if options.quick else (60, copy_rate(60))
     rows = (8, 256) if options.quick else (8, 64, 256)
     result: dict[str, Any] = {
-        "date": datetime.date.today().isoformat(), "device": torch.cuda.get_device_name(), "torch": torch.__version__,
+        "date": datetime.date.today().isoformat(),
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
         "copy_bytes_per_second": rates,
-        "attention": attempts({f"{name} {number}": lambda name=name, number=number: attention(
-            name, number, repeats, rates) for name in SHAPES for number in rows}),
-        "sampler": attempts({f"{name} {number}": lambda name=name, number=number: sampling(
-            name, number, repeats, rates) for name in FILTERS for number in rows}),
-        "graph_floor": graph_floor(repeats)}
+        "attention": attempts(
+            {
+                f"{name} {number}": lambda name=name, number=number: attention(
+                    name, number, repeats, rates
+                )
+                for name in SHAPES
+                for number in rows
+            }
+        ),
+        "sampler": attempts(
+            {
+                f"{name} {number}": lambda name=name, number=number: sampling(
+                    name, number, repeats, rates
+                )
+                for name in FILTERS
+                for number in rows
+            }
+        ),
+        "graph_floor": graph_floor(repeats),
+    }
     place = options.output / f"{result['date']}-decode-kernels-gpu.json"
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(json.dumps(result, indent=1) + "\n")
     for part in ("attention", "sampler"):
         for case, row in result[part].items():
-            print(part, case, *(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
-                          for key, value in row.items()))
+            print(
+                part,
+                case,
+                *(
+                    f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+                    for key, value in row.items()
+                ),
+            )
     print("graph floor", result["graph_floor"], place, sep="\n")
 
 
@@ -136,8 +165,10 @@ def attempts(works: dict[str, Callable[[], Any]]) -> dict[str, Any]:
         try:
             found[name] = work()
         except Exception as error:
-            found[name] = {"error": f"{type(error).__name__}: {error}"[:1500],
-                           "at": traceback.format_exc().splitlines()[-5:-1]}
+            found[name] = {
+                "error": f"{type(error).__name__}: {error}"[:1500],
+                "at": traceback.format_exc().splitlines()[-5:-1],
+            }
     return found
 
 
@@ -154,10 +185,18 @@ def filled(name: str, rows: int) -> tuple[PagedGroups, Tensor]:
     """Groups of 8 rows half way through their completions, with random keys, and queries."""
     heads, kv_heads, width, prompt, own = SHAPES[name]
     pages = rows // 8 * (-(-prompt // 64) + 8 * (-(-own // 64) + 1))
-    groups = PagedGroups(rows, pages, DEVICE, max_prefix=prompt, max_tokens=own,
-                         rows_per_block=max(1, 64 // (heads // kv_heads)))
+    groups = PagedGroups(
+        rows,
+        pages,
+        DEVICE,
+        max_prefix=prompt,
+        max_tokens=own,
+        rows_per_block=max(1, 64 // (heads // kv_heads)),
+    )
     for first in range(0, rows, 8):
-        prefix = {0: tuple(torch.randn(2, kv_heads, prompt, width, device=DEVICE, dtype=torch.bfloat16))}
+        prefix = {
+            0: tuple(torch.randn(2, kv_heads, prompt, width, device=DEVICE, dtype=torch.bfloat16))
+        }
         groups.put(range(first, first + 8), prefix, prompt)
     groups.reserve(own)
     groups._seen_R.fill_(own)
@@ -177,16 +216,36 @@ def attention(name: str, rows: int, repeats: int, rate: float) -> dict[str, Any]
         works.append(lambda inputs=inputs: decode.attend(*inputs))
         key, value, _ = decode._gather(groups.keys[0], groups.values[0], groups.tables(), None)
         edge = -(-prompt // 64) * 64
-        key, value = (torch.cat([x[:, :, :prompt], x[:, :, edge:edge + own]], 2).contiguous() for x in (key, value))
-        peers.append(lambda query=query, key=key, value=value: scaled_dot_product_attention(
-            query[:, :, None], key, value, scale=scaling, enable_gqa=True))
-    error = relative_error(works[0](), decode.reference(*(x.double() for x in (sets[0][1], sets[0][0].keys[0],
-                                                                               sets[0][0].values[0])),
-                                                        sets[0][0].tables(), scaling))
+        key, value = (
+            torch.cat([x[:, :, :prompt], x[:, :, edge : edge + own]], 2).contiguous()
+            for x in (key, value)
+        )
+        peers.append(
+            lambda query=query, key=key, value=value: scaled_dot_product_attention(
+                query[:, :, None], key, value, scale=scaling, enable_gqa=True
+            )
+        )
+    error = relative_error(
+        works[0](),
+        decode.reference(
+            *(x.double() for x in (sets[0][1], sets[0][0].keys[0], sets[0][0].values[0])),
+            sets[0][0].tables(),
+            scaling,
+        ),
+    )
     num_bytes = 4 * width * kv_heads * (rows // 8 * prompt + rows * own)
     ours, sdpa = seconds(works, repeats), seconds(peers, repeats)
-    return {"model": name, "rows": rows, "prompt": prompt, "own": own, "seconds": ours, "sdpa_seconds": sdpa,
-            "bytes": num_bytes, "of_copy_rate": num_bytes / ours / rate, "relative_error": error}
+    return {
+        "model": name,
+        "rows": rows,
+        "prompt": prompt,
+        "own": own,
+        "seconds": ours,
+        "sdpa_seconds": sdpa,
+        "bytes": num_bytes,
+        "of_copy_rate": num_bytes / ours / rate,
+        "relative_error": error,
+    }
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
@@ -200,17 +259,29 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 def sampling(name: str, rows: int, repeats: int, rate: float, vocab: int = VOCAB) -> dict[str, Any]:
     chosen, position_R = FILTERS[name], torch.arange(rows, device=DEVICE)
-    seed_R = torch.randint(-2**62, 2**62, (rows,), device=DEVICE)
+    seed_R = torch.randint(-(2**62), 2**62, (rows,), device=DEVICE)
     sets = [torch.randn(rows, vocab, device=DEVICE) * 3 for _ in range(3)]
     ours = [lambda x=x: sampler.sample(x, seed_R, position_R, chosen) for x in sets]
     chain = [lambda x=x: engine_sampler.sample(x, seed_R, position_R, chosen) for x in sets]
     drawn, few = ours[0](), slice(0, 16)  # rows do not depend on each other
-    expected = sampler.reference(sets[0][few].cpu(), seed_R[few].cpu(), position_R[few].cpu(), chosen)
-    assert torch.equal(drawn.token_R[few].cpu(), expected.token_R), "the kernels draw other tokens than the reference"
-    fast, slow = seconds(ours, repeats), timed(chain[0], DEVICE, max(2, repeats // 10))  # it asks the host
-    return {"filters": name, "rows": rows, "seconds": fast, "torch_seconds": slow,
-            "of_copy_rate_if_read_once": rows * vocab * 4 / fast / rate,
-            "logp_error": float((drawn.logp_R[few].cpu() - expected.logp_R).abs().max())}
+    expected = sampler.reference(
+        sets[0][few].cpu(), seed_R[few].cpu(), position_R[few].cpu(), chosen
+    )
+    assert torch.equal(drawn.token_R[few].cpu(), expected.token_R), (
+        "the kernels draw other tokens than the reference"
+    )
+    fast, slow = (
+        seconds(ours, repeats),
+        timed(chain[0], DEVICE, max(2, repeats // 10)),
+    )  # it asks the host
+    return {
+        "filters": name,
+        "rows": rows,
+        "seconds": fast,
+        "torch_seconds": slow,
+        "of_copy_rate_if_read_once": rows * vocab * 4 / fast / rate,
+        "logp_error": float((drawn.logp_R[few].cpu() - expected.logp_R).abs().max()),
+    }
 
 
 # -------------------------------------------------------------------------------------- floor of a graph
@@ -229,7 +300,10 @@ def graph_floor(repeats: int, kernels: int = 500) -> dict[str, float]:
         x.add_(1.0)
     end.record()
     end.synchronize()
-    return {"seconds_a_kernel_in_a_graph": inside, "seconds_a_kernel_eager": start.elapsed_time(end) / 1e3 / kernels}
+    return {
+        "seconds_a_kernel_in_a_graph": inside,
+        "seconds_a_kernel_eager": start.elapsed_time(end) / 1e3 / kernels,
+    }
 
 
 if __name__ == "__main__":

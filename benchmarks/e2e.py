@@ -28,16 +28,27 @@ from grpo.rollout.sampler import Sampling
 
 ROOT = Path(__file__).resolve().parent.parent
 CUDA = torch.cuda.is_available()
-SUMS = {"data": {"source": "arithmetic", "args": {"operations": "+", "low": 1, "high": 99}},
-        "sample": {"prompts": 32, "group_size": 8, "max_tokens": 32}, "loss": {"preset": "grpo"}}
-GSM8K = {"data": {"columns": {"prompt": "question", "answer": "answer"}},
-         "sample": {"prompts": 64, "group_size": 8, "max_tokens": 256}, "loss": {"preset": "dr_grpo"}}
+SUMS = {
+    "data": {"source": "arithmetic", "args": {"operations": "+", "low": 1, "high": 99}},
+    "sample": {"prompts": 32, "group_size": 8, "max_tokens": 32},
+    "loss": {"preset": "grpo"},
+}
+GSM8K = {
+    "data": {"columns": {"prompt": "question", "answer": "answer"}},
+    "sample": {"prompts": 64, "group_size": 8, "max_tokens": 256},
+    "loss": {"preset": "dr_grpo"},
+}
 LORA = {"rank": 16, "alpha": 32, "targets": "all-linear"}
 RUNS: dict[str, dict[str, Any]] = {
-    "sums-full": {**SUMS, "lora": None, "lr": 1e-5}, "sums-lora": {**SUMS, "lora": LORA, "lr": 2e-4},
-    "gsm8k-full": {**GSM8K, "lora": None, "lr": 5e-6}, "gsm8k-lora": {**GSM8K, "lora": LORA, "lr": 1e-4},
+    "sums-full": {**SUMS, "lora": None, "lr": 1e-5},
+    "sums-lora": {**SUMS, "lora": LORA, "lr": 2e-4},
+    "gsm8k-full": {**GSM8K, "lora": None, "lr": 5e-6},
+    "gsm8k-lora": {**GSM8K, "lora": LORA, "lr": 1e-4},
 }
-SMALL = {"data": {"held_out": 8, "template": "{prompt} "}, "sample": {"prompts": 4, "group_size": 4, "max_tokens": 8}}
+SMALL = {
+    "data": {"held_out": 8, "template": "{prompt} "},
+    "sample": {"prompts": 4, "group_size": 4, "max_tokens": 8},
+}
 
 
 def recipe_of(name: str, options: argparse.Namespace, folder: Path) -> Recipe:
@@ -47,30 +58,58 @@ def recipe_of(name: str, options: argparse.Namespace, folder: Path) -> Recipe:
     if name.startswith("gsm8k"):
         data["source"] = options.gsm8k
     small = SMALL if options.small else {"data": {}, "sample": {}}
-    return Recipe.from_mapping({
-        "name": name, "steps": 100_000, "run_dir": str(folder / name), "seed": options.seed,
-        "model": {"name": options.model, "dtype": "bfloat16" if CUDA else "float32", "lora": run["lora"]},
-        "data": {**data, **small["data"]},
-        "sample": {**run["sample"], "max_rows": 512, "keep_graphs": True, **small["sample"]}, "loss": run["loss"],
-        "rewards": {"correct": {"use": "math_answer"}},
-        "optim": {"lr": run["lr"], "warmup": 3, "tokens_per_micro_batch": 32768 if CUDA else 4096},
-        "evaluate": {"every": 0, "samples": options.samples}, "checkpoint": {"every": 0}})
+    return Recipe.from_mapping(
+        {
+            "name": name,
+            "steps": 100_000,
+            "run_dir": str(folder / name),
+            "seed": options.seed,
+            "model": {
+                "name": options.model,
+                "dtype": "bfloat16" if CUDA else "float32",
+                "lora": run["lora"],
+            },
+            "data": {**data, **small["data"]},
+            "sample": {**run["sample"], "max_rows": 512, "keep_graphs": True, **small["sample"]},
+            "loss": run["loss"],
+            "rewards": {"correct": {"use": "math_answer"}},
+            "optim": {
+                "lr": run["lr"],
+                "warmup": 3,
+                "tokens_per_micro_batch": 32768 if CUDA else 4096,
+            },
+            "evaluate": {"every": 0, "samples": options.samples},
+            "checkpoint": {"every": 0},
+        }
+    )
 
 
 def held_out(trainer: Trainer) -> dict[str, Any]:
     """Accuracy of the policy as it stands, as plain values."""
     sample, section = trainer.recipe.sample, trainer.recipe.evaluate
-    found = evaluate(trainer.engine, trainer.judge, trainer.held_out, samples=section.samples,
-                     max_tokens=sample.max_tokens, sampling=Sampling(section.temperature), seed=trainer.recipe.seed,
-                     reward="correct")
-    return {key: getattr(found, key) for key in ("accuracy", "low", "high", "samples", "length", "truncated")}
+    found = evaluate(
+        trainer.engine,
+        trainer.judge,
+        trainer.held_out,
+        samples=section.samples,
+        max_tokens=sample.max_tokens,
+        sampling=Sampling(section.temperature),
+        seed=trainer.recipe.seed,
+        reward="correct",
+    )
+    return {
+        key: getattr(found, key)
+        for key in ("accuracy", "low", "high", "samples", "length", "truncated")
+    }
 
 
 def flat(points: Sequence[dict[str, Any]]) -> bool:
     """Whether the last three evaluations lie within the interval of the first of them, above the base's."""
     if len(points) < 4 or points[-3]["low"] <= points[0]["high"]:
         return False
-    return all(points[-3]["low"] <= point["accuracy"] <= points[-3]["high"] for point in points[-2:])
+    return all(
+        points[-3]["low"] <= point["accuracy"] <= points[-3]["high"] for point in points[-2:]
+    )
 
 
 def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -81,31 +120,56 @@ def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
         trainer = Trainer(recipe_of(name, options, Path(folder)))
         points: list[dict[str, Any]] = []
         for record in trainer:
-            points = points or [{"step": 0, "seconds": 0.0, "wall": 0.0,
-                                 **{key: trainer.before[key] for key in ("accuracy", "low", "high", "samples")}}]
+            points = points or [
+                {
+                    "step": 0,
+                    "seconds": 0.0,
+                    "wall": 0.0,
+                    **{key: trainer.before[key] for key in ("accuracy", "low", "high", "samples")},
+                }
+            ]
             seconds += record["seconds/step"]
             steps.append(record)
             over = seconds > options.seconds
             if over or len(steps) % options.every == 0:
-                points.append({"step": len(steps), "seconds": round(seconds, 3),
-                               "wall": round(time.perf_counter() - begun, 3), **held_out(trainer)})
+                points.append(
+                    {
+                        "step": len(steps),
+                        "seconds": round(seconds, 3),
+                        "wall": round(time.perf_counter() - begun, 3),
+                        **held_out(trainer),
+                    }
+                )
                 print(name, said(points[-1]), flush=True)
                 if over or flat(points):
                     break
         trainer.close()
         settings = trainer.recipe.to_mapping()
-    return {"settings": settings, "points": points, "flat": flat(points), "steps": len(steps), "seconds": seconds,
-            "wall_seconds": time.perf_counter() - begun, "steps_seconds": summary(steps),
-            "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if CUDA else None}
+    return {
+        "settings": settings,
+        "points": points,
+        "flat": flat(points),
+        "steps": len(steps),
+        "seconds": seconds,
+        "wall_seconds": time.perf_counter() - begun,
+        "steps_seconds": summary(steps),
+        "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if CUDA else None,
+    }
 
 
 def summary(steps: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Medians over the steps but the first two: seconds of each phase, tokens a second end to end, drift."""
     later = steps[2:] or steps
-    found = {phase: statistics.median(record[f"seconds/{phase}"] for record in later)
-             for phase in ("sample", "judge", "update", "step")}
-    found["tokens_per_second"] = statistics.median(r["completion/tokens"] / r["seconds/step"] for r in later)
-    found["sampled_per_second"] = statistics.median(r["completion/tokens"] / r["seconds/sample"] for r in later)
+    found = {
+        phase: statistics.median(record[f"seconds/{phase}"] for record in later)
+        for phase in ("sample", "judge", "update", "step")
+    }
+    found["tokens_per_second"] = statistics.median(
+        r["completion/tokens"] / r["seconds/step"] for r in later
+    )
+    found["sampled_per_second"] = statistics.median(
+        r["completion/tokens"] / r["seconds/sample"] for r in later
+    )
     drifts = [record["policy/drift"] for record in later if record.get("policy/drift") is not None]
     found["drift"] = statistics.median(drifts) if drifts else None
     found["flat_groups"] = statistics.mean(record["group/flat"] for record in later)
@@ -113,29 +177,44 @@ def summary(steps: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def said(point: dict[str, Any]) -> str:
-    return (f"step {point['step']}: {point['accuracy']:.1%} [{point['low']:.1%}, {point['high']:.1%}] after "
-            f"{point['seconds']:.0f} s of training, {point['wall']:.0f} s in all")
+    return (
+        f"step {point['step']}: {point['accuracy']:.1%} [{point['low']:.1%}, {point['high']:.1%}] after "
+        f"{point['seconds']:.0f} s of training, {point['wall']:.0f} s in all"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder of SmolLM2-135M-Instruct (or a .gguf file)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", required=True, help="folder of SmolLM2-135M-Instruct (or a .gguf file)"
+    )
     parser.add_argument("--gsm8k", help="GSM8K's train.jsonl")
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--seconds", type=float, default=120.0, help="of training, of each run")
     parser.add_argument("--every", type=int, default=10, help="steps between evaluations")
-    parser.add_argument("--samples", type=int, default=2, help="completions of each held-out prompt")
+    parser.add_argument(
+        "--samples", type=int, default=2, help="completions of each held-out prompt"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--small", action="store_true", help="a few prompts, to try the code")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args()
     if not options.gsm8k and any(name.startswith("gsm8k") for name in options.runs):
-        parser.error("--gsm8k is missing; name the file, or leave its runs out with --runs sums-full sums-lora")
+        parser.error(
+            "--gsm8k is missing; name the file, or leave its runs out with --runs sums-full sums-lora"
+        )
     now, failed = datetime.now(timezone.utc), []
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / f"e2e-{'gpu' if CUDA else 'cpu'}-{now:%Y-%m-%d-%H%M%S}.json"
-    report: dict[str, Any] = {"date": now.isoformat(timespec="seconds"), "torch": torch.__version__, "runs": {},
-                              "device": torch.cuda.get_device_name() if CUDA else "cpu", "small": options.small}
+    report: dict[str, Any] = {
+        "date": now.isoformat(timespec="seconds"),
+        "torch": torch.__version__,
+        "runs": {},
+        "device": torch.cuda.get_device_name() if CUDA else "cpu",
+        "small": options.small,
+    }
     for name in options.runs:
         try:
             report["runs"][name] = run(name, options)

@@ -32,9 +32,17 @@ from grpo.gates import Gates
 from grpo.learner import Learner
 from grpo.policy import Policy
 
-TIMED = ((Learner, "_add_drift"), (Learner, "_add_rows"), (Learner, "_far_rows"), (Learner, "_asking"),
-         (Policy, "fingerprint"), (Gates, "sampled"), (Gates, "step"), (grpo.train, "stale_completions"),
-         (grpo.record, "_surprisal"))
+TIMED = (
+    (Learner, "_add_drift"),
+    (Learner, "_add_rows"),
+    (Learner, "_far_rows"),
+    (Learner, "_asking"),
+    (Policy, "fingerprint"),
+    (Gates, "sampled"),
+    (Gates, "step"),
+    (grpo.train, "stale_completions"),
+    (grpo.record, "_surprisal"),
+)
 
 
 def timed(seconds: dict[str, float]) -> None:
@@ -43,7 +51,9 @@ def timed(seconds: dict[str, float]) -> None:
         function = getattr(place, name)
 
         @functools.wraps(function)
-        def call(*arguments: Any, _function: Any = function, _name: str = name, **options: Any) -> Any:
+        def call(
+            *arguments: Any, _function: Any = function, _name: str = name, **options: Any
+        ) -> Any:
             begun = time.perf_counter()
             try:
                 return _function(*arguments, **options)
@@ -66,25 +76,46 @@ def measure(recipe: Recipe) -> dict[str, Any]:
     first = min(2, len(steps) - 1)  # the first steps warm caches up
     steps, spent = steps[first:], spent[first:]
     parts = {name: statistics.median(part.get(name, 0.0) for part in spent) for _, name in TIMED}
-    return {"steps": len(steps), "median_step_seconds": statistics.median(steps),
-            "median_seconds": parts, "share": statistics.median(sum(part.values()) / step
-                                                                for part, step in zip(spent, steps)),
-            "counts": trainer.gates.counts, "alarms": trainer.gates.alarms}
+    return {
+        "steps": len(steps),
+        "median_step_seconds": statistics.median(steps),
+        "median_seconds": parts,
+        "share": statistics.median(sum(part.values()) / step for part, step in zip(spent, steps)),
+        "counts": trainer.gates.counts,
+        "alarms": trainer.gates.alarms,
+    }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--recipe", default="quickstart")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(Recipe.load(options.recipe, f"steps={options.steps}", f"run_dir={folder}/run",
-                                    "data.held_out=0", "checkpoint.every=0", *options.overrides))
-    result = {"date": datetime.date.today().isoformat(), "recipe": Path(options.recipe).stem,
-              "overrides": options.overrides, "device": "cuda" if torch.cuda.is_available() else "cpu",
-              "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__, **found}
+        found = measure(
+            Recipe.load(
+                options.recipe,
+                f"steps={options.steps}",
+                f"run_dir={folder}/run",
+                "data.held_out=0",
+                "checkpoint.every=0",
+                *options.overrides,
+            )
+        )
+    result = {
+        "date": datetime.date.today().isoformat(),
+        "recipe": Path(options.recipe).stem,
+        "overrides": options.overrides,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        **found,
+    }
     place = options.output / f"gates-{result['recipe']}-{result['date']}.json"
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(json.dumps(result, indent=1) + "\n")

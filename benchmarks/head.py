@@ -25,7 +25,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as grpo sets it, before torch reads it; for all providers
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # as grpo sets it, before torch reads it; for all providers
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -34,17 +36,33 @@ from grpo.kernels import head as heads  # noqa: E402
 from grpo.kernels.head import Gradients, Head, reference  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-CPU_CASES = {f"{name}-{dtype}-{kind}": {"N": number, "H": width, "V": size, "dtype": dtype, "kind": kind}
-             for name, number, width, size in (("qwen", 384, 896, 151936), ("smollm2", 1024, 576, 49152))
-             for dtype in ("float32", "bfloat16") for kind in ("train", "frozen")}
+CPU_CASES = {
+    f"{name}-{dtype}-{kind}": {"N": number, "H": width, "V": size, "dtype": dtype, "kind": kind}
+    for name, number, width, size in (("qwen", 384, 896, 151936), ("smollm2", 1024, 576, 49152))
+    for dtype in ("float32", "bfloat16")
+    for kind in ("train", "frozen")
+}
 GPU_CASES = {
-    **{f"4096-{kind}": {"N": 8192, "H": 4096, "V": 151936, "kind": kind} for kind in ("train", "frozen", "score")},
-    **{f"896-{kind}": {"N": 8192, "H": 896, "V": 151936, "kind": kind} for kind in ("train", "frozen", "score")},
+    **{
+        f"4096-{kind}": {"N": 8192, "H": 4096, "V": 151936, "kind": kind}
+        for kind in ("train", "frozen", "score")
+    },
+    **{
+        f"896-{kind}": {"N": 8192, "H": 896, "V": 151936, "kind": kind}
+        for kind in ("train", "frozen", "score")
+    },
     "1536-train": {"N": 8192, "H": 1536, "V": 151936, "kind": "train"},
     "2048-train": {"N": 8192, "H": 2048, "V": 128256, "kind": "train"},
     "3584-train": {"N": 8192, "H": 3584, "V": 152064, "kind": "train"},
     "4096-32k-train": {"N": 8192, "H": 4096, "V": 32000, "kind": "train"},
-    "896-ragged-t0.7-kept0.6": {"N": 7919, "H": 896, "V": 151936, "kind": "train", "kept": 0.6, "temperature": 0.7},
+    "896-ragged-t0.7-kept0.6": {
+        "N": 7919,
+        "H": 896,
+        "V": 151936,
+        "kind": "train",
+        "kept": 0.6,
+        "temperature": 0.7,
+    },
     "4096-flat": {"N": 8192, "H": 4096, "V": 151936, "kind": "train", "logits": "flat"},
 }
 CASES = {**CPU_CASES, **GPU_CASES}
@@ -63,7 +81,9 @@ class Problem:
         weight = torch.randn(self.size, self.width, **drawn) * spread / self.width**0.5
         hidden = torch.randn(self.number, self.width, **drawn)
         self.target_T = torch.randint(self.size, (self.number,), **drawn)
-        if case.get("logits", "peaked") == "peaked":  # targets from certain to unlikely, entropy as in RL
+        if (
+            case.get("logits", "peaked") == "peaked"
+        ):  # targets from certain to unlikely, entropy as in RL
             pull = 24 * torch.rand(self.number, 1, **drawn)
             hidden += pull * weight[self.target_T] / spread**2
         self.g_T = torch.randn(self.number, **drawn) / self.number
@@ -86,8 +106,14 @@ def ours(problem: Problem, using: str | None = None) -> Found:
     if problem.kind == "score":
         swept = heads.sweep(hidden_TD, head, target_T, using=using)
         return swept.logp_T, swept.entropy_T, None, None
-    made = Gradients(torch.zeros_like(problem.weight_VD, dtype=torch.float32)) if problem.trainable else None
-    swept = heads.sweep(hidden_TD, head, target_T, lambda a, b, *_: (g_T[a:b], None), made, using=using)
+    made = (
+        Gradients(torch.zeros_like(problem.weight_VD, dtype=torch.float32))
+        if problem.trainable
+        else None
+    )
+    swept = heads.sweep(
+        hidden_TD, head, target_T, lambda a, b, *_: (g_T[a:b], None), made, using=using
+    )
     whole = torch.zeros_like(problem.hidden_TD).index_copy_(0, kept, swept.hidden_TD)
     return swept.logp_T, swept.entropy_T, whole, made.weight_VD if made else None
 
@@ -102,8 +128,11 @@ def ours_tiles(problem: Problem) -> Found:
         fused.FORM = before
 
 
-def _by_autograd(problem: Problem, function: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]],
-                 select: bool = True) -> Found:
+def _by_autograd(
+    problem: Problem,
+    function: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]],
+    select: bool = True,
+) -> Found:
     """`function` of (hidden, weight) gives log-prob and entropy; gradients are autograd's."""
     scores = problem.kind == "score"
     hidden_TD = problem.hidden_TD.detach().requires_grad_(not scores)
@@ -119,8 +148,11 @@ def _by_autograd(problem: Problem, function: Callable[[Tensor, Tensor], tuple[Te
 
 def naive(problem: Problem) -> Found:
     """Whole logits, log_softmax in float32, the entropy beside it."""
+
     def function(hidden_TD: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor]:
-        logp_TV = (hidden_TD @ weight_VD.T).div_(problem.temperature).log_softmax(-1, dtype=torch.float32)
+        logp_TV = (
+            (hidden_TD @ weight_VD.T).div_(problem.temperature).log_softmax(-1, dtype=torch.float32)
+        )
         with torch.no_grad():
             entropy_T = -torch.linalg.vecdot(logp_TV.exp(), logp_TV)
         return logp_TV.gather(-1, problem.target_T[:, None])[:, 0], entropy_T
@@ -134,8 +166,17 @@ def trl(problem: Problem) -> Found:
 
     def function(hidden_TD: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor]:
         hidden_TD, target_T = hidden_TD[problem.kept_T], problem.target_T[problem.kept_T]
-        return ChunkedLogProbFunction.apply(hidden_TD, weight_VD, None, target_T, problem.temperature, 32768, None, 1.0,
-                                            ("entropy",))[:2]
+        return ChunkedLogProbFunction.apply(
+            hidden_TD,
+            weight_VD,
+            None,
+            target_T,
+            problem.temperature,
+            32768,
+            None,
+            1.0,
+            ("entropy",),
+        )[:2]
 
     return _by_autograd(problem, function, select=False)
 
@@ -148,9 +189,14 @@ def liger(problem: Problem) -> Found:
     logp_T, lse_T = ppo._selective_logprob_forward(*given, problem.temperature)
     if problem.kind == "score":
         return logp_T[problem.kept_T], None, None, None
-    found = ppo._selective_logprob_backward(*given, lse_T, problem.g_T * problem.kept_T, problem.temperature,
-                                            ppo._SELECTIVE_LOGPROB_VOCAB_CHUNK_SIZE,
-                                            compute_grad_weight=problem.trainable)
+    found = ppo._selective_logprob_backward(
+        *given,
+        lse_T,
+        problem.g_T * problem.kept_T,
+        problem.temperature,
+        ppo._SELECTIVE_LOGPROB_VOCAB_CHUNK_SIZE,
+        compute_grad_weight=problem.trainable,
+    )
     return logp_T[problem.kept_T], None, found[0], found[1] if problem.trainable else None
 
 
@@ -160,8 +206,13 @@ def cce_exact(problem: Problem) -> Found:
 
     def function(hidden_TD: Tensor, weight_VD: Tensor) -> tuple[Tensor, None]:
         kept = problem.kept_T
-        return -linear_cross_entropy(hidden_TD[kept] / problem.temperature, weight_VD, problem.target_T[kept],
-                                     impl="cce_exact", reduction="none"), None
+        return -linear_cross_entropy(
+            hidden_TD[kept] / problem.temperature,
+            weight_VD,
+            problem.target_T[kept],
+            impl="cce_exact",
+            reduction="none",
+        ), None
 
     return _by_autograd(problem, function, select=False)
 
@@ -177,9 +228,13 @@ def products(problem: Problem) -> Found:
 
 
 CPU_PROVIDERS = {"ours": ours, "naive": naive, "trl": trl, "liger": liger, "products": products}
-GPU_PROVIDERS = {"ours": ours, "ours_tiles": ours_tiles, "ours_chunked": lambda p: ours(p, "chunked"),
-                 **{name: CPU_PROVIDERS[name] for name in ("naive", "trl", "liger", "products")},
-                 "cce_exact": cce_exact}
+GPU_PROVIDERS = {
+    "ours": ours,
+    "ours_tiles": ours_tiles,
+    "ours_chunked": lambda p: ours(p, "chunked"),
+    **{name: CPU_PROVIDERS[name] for name in ("naive", "trl", "liger", "products")},
+    "cce_exact": cce_exact,
+}
 
 
 # ---- measured ---------------------------------------------------------------------------------------------------
@@ -206,9 +261,25 @@ def peak_of(name: str, problem: Problem, key: str, device: str, threads: int) ->
         before = torch.cuda.memory_allocated()
         GPU_PROVIDERS[key](problem)
         return torch.cuda.max_memory_allocated() - before
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
-    command = [sys.executable, "-m", "benchmarks.head", "--cases", name, "--peak", key, "--threads", str(threads)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=True)
+    environment = {
+        **os.environ,
+        "MALLOC_MMAP_THRESHOLD_": "131072",
+        "MALLOC_TRIM_THRESHOLD_": "131072",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.head",
+        "--cases",
+        name,
+        "--peak",
+        key,
+        "--threads",
+        str(threads),
+    ]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, cwd=ROOT, check=True
+    )
     return int(done.stdout.split()[-1])
 
 
@@ -216,8 +287,12 @@ def gradient_bytes(problem: Problem, key: str) -> int:
     """Bytes of the gradients that the provider gives back: ours has the weight's in float32."""
     if problem.kind == "score" or key == "products":
         return 0
-    hidden, weight = (part.numel() * part.element_size() for part in (problem.hidden_TD, problem.weight_VD))
-    return hidden + problem.trainable * (weight // problem.weight_VD.element_size() * 4 if "ours" in key else weight)
+    hidden, weight = (
+        part.numel() * part.element_size() for part in (problem.hidden_TD, problem.weight_VD)
+    )
+    return hidden + problem.trainable * (
+        weight // problem.weight_VD.element_size() * 4 if "ours" in key else weight
+    )
 
 
 def resident_peak(name: str, key: str) -> int:
@@ -252,8 +327,12 @@ def errors(problem: Problem, found: Found, sampled: int = 48) -> dict[str, float
     pick = torch.linspace(0, len(kept) - 1, sampled).long().to(kept.device)
     rows = kept[pick]
     head = Head(problem.weight_VD.double(), temperature=problem.temperature)
-    exact = reference.sweep(problem.hidden_TD[rows].double(), head, problem.target_T[rows],
-                            lambda *_: (problem.g_T[rows].double(), None))
+    exact = reference.sweep(
+        problem.hidden_TD[rows].double(),
+        head,
+        problem.target_T[rows],
+        lambda *_: (problem.g_T[rows].double(), None),
+    )
     result = {"logp": float((logp_T[pick].double() - exact.logp_T).abs().max())}
     if entropy_T is not None:
         at = pick if len(entropy_T) == len(kept) else rows
@@ -277,17 +356,23 @@ def measured(name: str, device: str, rounds: int, warmup: int, threads: int) -> 
         try:
             found[key] = {"errors": errors(problem, provider(problem)) if key != "products" else {}}
             peak = peak_of(name, problem, key, device, threads)
-            found[key] |= {"peak_bytes": peak, "beyond_gradients_bytes": peak - gradient_bytes(problem, key)}
+            found[key] |= {
+                "peak_bytes": peak,
+                "beyond_gradients_bytes": peak - gradient_bytes(problem, key),
+            }
             for _ in range(warmup):
                 provider(problem)
         except Exception as error:  # a peer that is missing or fails is named, the others go on
             found[key] = {"error": f"{type(error).__name__}: {error}"[:300]}
             del providers[key]
     for number in range(rounds):
-        for key in list(providers)[::1 if number % 2 == 0 else -1]:
+        for key in list(providers)[:: 1 if number % 2 == 0 else -1]:
             times[key].append(seconds_of(lambda k=key: providers[k](problem), device))
     for key in providers:
-        found[key] |= {"seconds": statistics.median(times[key]), "each": [round(t, 5) for t in times[key]]}
+        found[key] |= {
+            "seconds": statistics.median(times[key]),
+            "each": [round(t, 5) for t in times[key]],
+        }
     return {"case": name, **CASES[name], "providers": found}
 
 
@@ -300,12 +385,16 @@ def table(result: dict[str, Any]) -> Iterator[str]:
             yield f"  {key:13} {part['error'][:100]}"
             continue
         shown = " ".join(f"{name} {value:.0e}" for name, value in part.get("errors", {}).items())
-        yield (f"  {key:13} {part['seconds'] * 1e3:9.1f} ms  {part['seconds'] / own.get('seconds', 1):5.2f} x ours  "
-               f"{part['peak_bytes'] / 2**20:8.0f} MiB  {shown}")
+        yield (
+            f"  {key:13} {part['seconds'] * 1e3:9.1f} ms  {part['seconds'] / own.get('seconds', 1):5.2f} x ours  "
+            f"{part['peak_bytes'] / 2**20:8.0f} MiB  {shown}"
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--cases", nargs="+", choices=CASES, help="default: all of the device's")
     parser.add_argument("--rounds", type=int, default=5)
@@ -326,13 +415,27 @@ def main() -> None:
     now, results = datetime.now(timezone.utc), []
     options.out.mkdir(exist_ok=True)
     file = options.out / f"head-{options.device}-{now:%Y-%m-%d-%H%M%S}.json"
-    device = torch.cuda.get_device_name() if options.device == "cuda" else f"{os.cpu_count()} CPU cores"
+    device = (
+        torch.cuda.get_device_name() if options.device == "cuda" else f"{os.cpu_count()} CPU cores"
+    )
     for name in options.cases or (GPU_CASES if options.device == "cuda" else CPU_CASES):
-        results.append(measured(name, options.device, options.rounds, options.warmup, options.threads))
+        results.append(
+            measured(name, options.device, options.rounds, options.warmup, options.threads)
+        )
         print(*table(results[-1]), sep="\n", flush=True)
-        file.write_text(json.dumps({"date": now.isoformat(timespec="seconds"), "device": device,
-                                    "torch": torch.__version__, "threads": options.threads, "cases": results},
-                                   indent=1) + "\n")
+        file.write_text(
+            json.dumps(
+                {
+                    "date": now.isoformat(timespec="seconds"),
+                    "device": device,
+                    "torch": torch.__version__,
+                    "threads": options.threads,
+                    "cases": results,
+                },
+                indent=1,
+            )
+            + "\n"
+        )
     print(f"written to {file}")
 
 

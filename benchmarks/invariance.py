@@ -34,7 +34,12 @@ from grpo.types import Completion, Prompt, ScoredGroup, Update  # noqa: E402
 from rewards import Score  # noqa: E402
 
 VOCABULARY = 23
-SETTINGS: Mapping[str, Any] = {"cov_share": 0.1, "cov_low": 0.02, "cov_high": 4.0, "divergence": 0.02}
+SETTINGS: Mapping[str, Any] = {
+    "cov_share": 0.1,
+    "cov_low": 0.02,
+    "cov_high": 4.0,
+    "divergence": 0.02,
+}
 CORRECTIONS: Mapping[str, Mapping[str, Any]] = {
     "none": {"correction": "none"},
     "token, truncated": {"correction": "token", "correction_cap": 1.1},
@@ -92,7 +97,9 @@ def tiny_policy(seed: int = 0) -> Policy:
         )
     ).double()
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
-    return Policy(model, PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w1", unk_token="w0"))
+    return Policy(
+        model, PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w1", unk_token="w0")
+    )
 
 
 def ragged_update(policy: Policy, seed: int = 0) -> tuple[Update, dict[int, torch.Tensor]]:
@@ -103,7 +110,12 @@ def ragged_update(policy: Policy, seed: int = 0) -> tuple[Update, dict[int, torc
     for g in range(4):
         prompt = Prompt(str(g), tuple(rng.choices(range(2, VOCABULARY), k=rng.randint(1, 7))), {})
         texts = tuple(
-            Completion("", tuple(rng.choices(range(1, VOCABULARY), k=rng.randint(1, 12))), torch.zeros(0), "stop")
+            Completion(
+                "",
+                tuple(rng.choices(range(1, VOCABULARY), k=rng.randint(1, 12))),
+                torch.zeros(0),
+                "stop",
+            )
             for _ in range(3 + g % 2)
         )
         scores = [Score(1.0 if g == 2 else rng.random()) for _ in texts]
@@ -122,7 +134,9 @@ def ragged_update(policy: Policy, seed: int = 0) -> tuple[Update, dict[int, torc
         logps = policy.token_stats(packed, 1.0).logp_T.split([row.num_tokens for row in batch.rows])
 
     def near(logp: torch.Tensor, scale: float) -> torch.Tensor:
-        return (logp + scale * torch.randn(len(logp), generator=generator, dtype=torch.float64)).clamp(max=-1e-3)
+        return (
+            logp + scale * torch.randn(len(logp), generator=generator, dtype=torch.float64)
+        ).clamp(max=-1e-3)
 
     old = {row.index: near(logp, 0.25) for row, logp in zip(batch.rows, logps)}
     rows = tuple(replace(row, sampled_logps=near(old[row.index], 0.1)) for row in batch.rows)
@@ -171,18 +185,23 @@ def combinations() -> Iterator[tuple[str, str, str, LossSection]]:
                 yield policy, aggregation, name, loss
 
 
-def deviation(policy: Policy, update: Update, old: Mapping[int, torch.Tensor], loss: LossSection) -> float:
+def deviation(
+    policy: Policy, update: Update, old: Mapping[int, torch.Tensor], loss: LossSection
+) -> float:
     """The largest relative difference of the gradient over the variants."""
     whole = gradient(policy, update, old, loss, 10**6)
     assert whole.norm() > 1e-6, "a gradient of 0 would be the same for every split"
     found = [
-        gradient(policy, shuffled(update, 1) if mixed else update, old, loss, budget) for _, budget, mixed in VARIANTS
+        gradient(policy, shuffled(update, 1) if mixed else update, old, loss, budget)
+        for _, budget, mixed in VARIANTS
     ]
     return max(float((part - whole).norm() / whole.norm()) for part in found)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--docs", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -191,7 +210,10 @@ def main() -> None:
     found: dict[tuple[str, str], dict[str, float]] = {}
     for name, aggregation, correction, loss in combinations():
         found.setdefault((name, aggregation), {})[correction] = deviation(policy, update, old, loss)
-    lines = ["| policy loss | aggregation | " + " | ".join(CORRECTIONS) + " |", "|" + "---|" * (2 + len(CORRECTIONS))]
+    lines = [
+        "| policy loss | aggregation | " + " | ".join(CORRECTIONS) + " |",
+        "|" + "---|" * (2 + len(CORRECTIONS)),
+    ]
     lines += [
         f"| `{name}` | `{aggregation}` | "
         + " | ".join(f"{row[c]:.0e}" if c in row else "refused" for c in CORRECTIONS)
@@ -205,7 +227,9 @@ def main() -> None:
     if options.docs:
         begin, end = "<!-- invariance: begin -->", "<!-- invariance: end -->"
         head, _, rest = options.docs.read_text().partition(begin)
-        options.docs.write_text(f"{head}{begin}\n" + "\n".join(lines) + f"\n{end}{rest.partition(end)[2]}")
+        options.docs.write_text(
+            f"{head}{begin}\n" + "\n".join(lines) + f"\n{end}{rest.partition(end)[2]}"
+        )
 
 
 if __name__ == "__main__":

@@ -37,10 +37,19 @@ def small_policy(context: int) -> Any:
     from grpo.policy import Policy
 
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=4 * WIDTH,
-                         num_hidden_layers=LAYERS, num_attention_heads=4, num_key_value_heads=4,
-                         max_position_embeddings=context)
-    policy = Policy(LlamaForCausalLM(config), AutoTokenizer.from_pretrained(ROOT / "recipes" / "quickstart_base"))
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=context,
+    )
+    policy = Policy(
+        LlamaForCausalLM(config),
+        AutoTokenizer.from_pretrained(ROOT / "recipes" / "quickstart_base"),
+    )
     policy.stop_ids = frozenset()
     return policy
 
@@ -71,29 +80,61 @@ def measure(length: int) -> dict[str, float]:
 
     policy.logits = timed
     base, begun = peak_mib(), time.process_time()
-    group = next(g for _, g in Engine(policy).sample([Prompt("p", tuple(range(3, 35)), {})], group_size=GROUP,
-                                                     max_tokens=length, sampling=Sampling(), seed=(0,)))
+    group = next(
+        g
+        for _, g in Engine(policy).sample(
+            [Prompt("p", tuple(range(3, 35)), {})],
+            group_size=GROUP,
+            max_tokens=length,
+            sampling=Sampling(),
+            seed=(0,),
+        )
+    )
     sampled, decode, after_sampling = time.process_time() - begun, inside[0], peak_mib()
     policy.logits = forward
-    scored = ScoredGroup(group.prompt, group.completions, tuple(Score(float(i)) for i in range(GROUP)),
-                         tuple({} for _ in range(GROUP)))
-    batch = make_batch([scored], [[i - 3.5 for i in range(GROUP)]], num_updates=1, epochs=1, max_tokens=length,
-                       mask_truncated=False, flat_is_reached=False)
+    scored = ScoredGroup(
+        group.prompt,
+        group.completions,
+        tuple(Score(float(i)) for i in range(GROUP)),
+        tuple({} for _ in range(GROUP)),
+    )
+    batch = make_batch(
+        [scored],
+        [[i - 3.5 for i in range(GROUP)]],
+        num_updates=1,
+        epochs=1,
+        max_tokens=length,
+        mask_truncated=False,
+        flat_is_reached=False,
+    )
     begun = time.process_time()
     pack(batch.rows)
     packed = time.process_time() - begun
-    learner = Learner(policy, Optimizer(policy.trainable(), OptimSection(), 1), LossSection(), temperature=1.0,
-                      tokens_per_micro_batch=length + 64)
+    learner = Learner(
+        policy,
+        Optimizer(policy.trainable(), OptimSection(), 1),
+        LossSection(),
+        temperature=1.0,
+        tokens_per_micro_batch=length + 64,
+    )
     begun = time.process_time()
     learner.begin(batch)
     learner.update(batch.updates[0])
-    return {"length": length, "sample_cpu_seconds": sampled, "host_us_per_token": 1e6 * (sampled - decode) /
-            (length * GROUP), "pack_cpu_seconds": packed, "update_cpu_seconds": time.process_time() - begun,
-            "sample_mib": after_sampling - base, "update_mib": peak_mib() - base}
+    return {
+        "length": length,
+        "sample_cpu_seconds": sampled,
+        "host_us_per_token": 1e6 * (sampled - decode) / (length * GROUP),
+        "pack_cpu_seconds": packed,
+        "update_cpu_seconds": time.process_time() - begun,
+        "sample_mib": after_sampling - base,
+        "update_mib": peak_mib() - base,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 4096, 8192, 16384, 32768])
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
@@ -103,15 +144,35 @@ def main() -> None:
         return
     found = []
     for length in options.lengths:
-        done = subprocess.run([sys.executable, __file__, "--one", str(length)], check=True, text=True,
-                              stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        done = subprocess.run(
+            [sys.executable, __file__, "--one", str(length)],
+            check=True,
+            text=True,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
         found.append(json.loads(done.stdout.splitlines()[-1]))
         print("  ".join(f"{name} {value:.4g}" for name, value in found[-1].items()), flush=True)
     options.out.mkdir(exist_ok=True)
     file = options.out / f"long-completions-{datetime.now(timezone.utc):%Y-%m-%d}.json"
-    file.write_text(json.dumps({"date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "threads": 1,
-                                "shape": {"width": WIDTH, "layers": LAYERS, "vocabulary": VOCABULARY, "group": GROUP},
-                                "load_average": os.getloadavg(), "measured": found}, indent=1) + "\n")
+    file.write_text(
+        json.dumps(
+            {
+                "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "threads": 1,
+                "shape": {
+                    "width": WIDTH,
+                    "layers": LAYERS,
+                    "vocabulary": VOCABULARY,
+                    "group": GROUP,
+                },
+                "load_average": os.getloadavg(),
+                "measured": found,
+            },
+            indent=1,
+        )
+        + "\n"
+    )
     print(f"written to {file}")
 
 

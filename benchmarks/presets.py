@@ -45,7 +45,9 @@ COLOURS = (
 # ---- training ---------------------------------------------------------------------------------------------------
 
 
-def train_one(preset: str, seed: int, steps: int, every: int, held_out: int, samples: int) -> dict[str, Any]:
+def train_one(
+    preset: str, seed: int, steps: int, every: int, held_out: int, samples: int
+) -> dict[str, Any]:
     """One run, in this process: accuracy, tokens and seconds of training at every evaluation."""
     from grpo import Recipe, Trainer
     from grpo.recipe import read_yaml, resolve_paths
@@ -67,7 +69,10 @@ def train_one(preset: str, seed: int, steps: int, every: int, held_out: int, sam
             )
         )
         records = list(trainer)
-        rows = [json.loads(line) for line in (Path(folder) / "run" / "evaluations.jsonl").read_text().splitlines()]
+        rows = [
+            json.loads(line)
+            for line in (Path(folder) / "run" / "evaluations.jsonl").read_text().splitlines()
+        ]
     points = []
     for step in sorted({row["step"] for row in rows}):
         judged = [row["parts"]["correct"] for row in rows if row["step"] == step]
@@ -139,7 +144,9 @@ def measure(options: argparse.Namespace) -> Path:
             run = json.loads(done.stdout.splitlines()[-1])
             result["runs"].append(run)
             file.write_text(json.dumps(result, indent=1) + "\n")
-            print(preset, seed, [round(point["accuracy"], 3) for point in run["points"]], flush=True)
+            print(
+                preset, seed, [round(point["accuracy"], 3) for point in run["points"]], flush=True
+            )
     return file
 
 
@@ -169,7 +176,9 @@ def table(result: Mapping[str, Any]) -> str:
         "| preset | seeds | before | after (lowest, highest seed) | tokens sampled | seconds of training |",
         "|---|---|---|---|---|---|",
     ]
-    for preset, points in sorted(averaged(result).items(), key=lambda item: -item[1][-1]["accuracy"]):
+    for preset, points in sorted(
+        averaged(result).items(), key=lambda item: -item[1][-1]["accuracy"]
+    ):
         first, last = points[0], points[-1]
         lines.append(
             f"| `{preset}` | {last['seeds']:.0f} | {100 * first['accuracy']:.1f} % | "
@@ -192,11 +201,19 @@ def plot(result: Mapping[str, Any]) -> str:
     ]
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1080 400" font-family="sans-serif" font-size="13">\n'
-        '<rect width="1080" height="400" fill="white"/>\n' + "\n".join([*panels, *names]) + "\n</svg>\n"
+        '<rect width="1080" height="400" fill="white"/>\n'
+        + "\n".join([*panels, *names])
+        + "\n</svg>\n"
     )
 
 
-def panel(curves: Mapping[str, Sequence[Mapping[str, float]]], axis: str, label: str, unit: float, left: int) -> str:
+def panel(
+    curves: Mapping[str, Sequence[Mapping[str, float]]],
+    axis: str,
+    label: str,
+    unit: float,
+    left: int,
+) -> str:
     """One set of axes with a line for each preset."""
     width, top, bottom = 380, 40, 340
     most = max(point[axis] for points in curves.values() for point in points) or 1
@@ -240,7 +257,9 @@ def show(file: Path, docs: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--every", type=int, default=10)
     parser.add_argument("--held-out", type=int, default=256)
@@ -256,7 +275,12 @@ def main() -> None:
         print(
             json.dumps(
                 train_one(
-                    options.one[0], int(options.one[1]), options.steps, options.every, options.held_out, options.samples
+                    options.one[0],
+                    int(options.one[1]),
+                    options.steps,
+                    options.every,
+                    options.held_out,
+                    options.samples,
                 )
             )
         )

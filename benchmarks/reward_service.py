@@ -62,7 +62,10 @@ def throughput(file: str) -> dict[str, float]:
         began, cpu = time.perf_counter(), time.process_time()
         service.judge(rows)
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-    return {"rows_per_second": len(rows) / seconds, "trainer_cpu_microseconds_per_row": 1e6 * cpu / len(rows)}
+    return {
+        "rows_per_second": len(rows) / seconds,
+        "trainer_cpu_microseconds_per_row": 1e6 * cpu / len(rows),
+    }
 
 
 def with_stuck(number: int) -> list[str]:
@@ -73,7 +76,9 @@ def with_stuck(number: int) -> list[str]:
 
 def stuck_in_service(file: str, number: int) -> dict[str, float]:
     """False zeros of our service."""
-    with RewardService([RewardSpec("tower", f"{file}:tower", timeout_seconds=LIMIT)], workers=2) as service:
+    with RewardService(
+        [RewardSpec("tower", f"{file}:tower", timeout_seconds=LIMIT)], workers=2
+    ) as service:
         service.judge(samples(["warm"]))
         texts = with_stuck(number)
         began = time.perf_counter()
@@ -83,7 +88,9 @@ def stuck_in_service(file: str, number: int) -> dict[str, float]:
         clean = service.score(samples([f"clean {index}" for index in range(64)]))
         clean_seconds = time.perf_counter() - began
     false = sum(score.value != 1 for score, text in zip(scores, texts) if text.startswith("fine"))
-    assert all(score.status == "timeout" for score, text in zip(scores, texts) if text.startswith("stuck"))
+    assert all(
+        score.status == "timeout" for score, text in zip(scores, texts) if text.startswith("stuck")
+    )
     return {
         "false_zeros": false,
         "seconds": seconds,
@@ -135,13 +142,17 @@ def standstill(file: str) -> dict[str, float]:
             longest, last = max(longest, now - last), now
         return longest, time.perf_counter() - began
 
-    with RewardService([RewardSpec("tower", f"{file}:tower", timeout_seconds=LIMIT)], workers=1) as service:
+    with RewardService(
+        [RewardSpec("tower", f"{file}:tower", timeout_seconds=LIMIT)], workers=1
+    ) as service:
         service.judge(samples(["warm"]))
         longest, seconds = asyncio.run(watch(service))
     return {"longest_pause_milliseconds": 1e3 * longest, "late_seconds": seconds - 2 * LIMIT}
 
 
-def hidden_sleep(file: str, groups: int = 64, size: int = 8, step_seconds: float = 12.0) -> dict[str, float]:
+def hidden_sleep(
+    file: str, groups: int = 64, size: int = 8, step_seconds: float = 12.0
+) -> dict[str, float]:
     """A step that samples groups one after another, each judged by a sleeping reward as it comes."""
     with RewardService([RewardSpec("sleeps", f"{file}:sleeps")]) as service:
         service.judge(samples(["warm"]))
@@ -154,7 +165,11 @@ def hidden_sleep(file: str, groups: int = 64, size: int = 8, step_seconds: float
         for ticket in tickets:
             ticket.result()
         total = time.perf_counter() - began
-    return {"added_percent": 100 * (total - sampled) / sampled, "serial_seconds": groups * size * 0.1, "seconds": total}
+    return {
+        "added_percent": 100 * (total - sampled) / sampled,
+        "serial_seconds": groups * size * 0.1,
+        "seconds": total,
+    }
 
 
 def starting(resident_bytes: int = 2**30) -> dict[str, float]:
@@ -172,7 +187,10 @@ def starting(resident_bytes: int = 2**30) -> dict[str, float]:
             os._exit(0)
         forks.append(time.perf_counter() - began)
         os.waitpid(pid, 0)
-    return {"start_milliseconds": 1e3 * sorted(ours)[5], "fork_milliseconds": 1e3 * sorted(forks)[5]}
+    return {
+        "start_milliseconds": 1e3 * sorted(ours)[5],
+        "fork_milliseconds": 1e3 * sorted(forks)[5],
+    }
 
 
 def main() -> None:

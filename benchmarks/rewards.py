@@ -40,7 +40,9 @@ def ours(lenient: bool, bare: bool) -> Judge:
     """Return our judge of (gold, pred): the verdict and the tier; `bare` pairs need extraction on both sides."""
 
     def judge(gold: str, pred: str) -> tuple[bool, str]:
-        score = pairs(gold, pred, lenient=lenient) if bare else math_answer(pred, gold, lenient=lenient)
+        score = (
+            pairs(gold, pred, lenient=lenient) if bare else math_answer(pred, gold, lenient=lenient)
+        )
         tier = re.search(r" tier=(\w)", score.detail)
         return bool(score.value), tier[1] if tier else score.status
 
@@ -111,7 +113,13 @@ def solutions(path: Path, seed: int = 0, limit: int = 2000) -> list[dict[str, An
         for label in (True, False):
             shown = value if label else value + rng.choice([-2, -1, 1, 10, value or 1])
             ending = rng.choice(
-                ["#### {n}", "The answer is {n}.", "So it is \\boxed{{{n}}}.", "**Answer:** ${n}$", "Final answer: {n}"]
+                [
+                    "#### {n}",
+                    "The answer is {n}.",
+                    "So it is \\boxed{{{n}}}.",
+                    "**Answer:** ${n}$",
+                    "Final answer: {n}",
+                ]
             )
             number = rng.choice([f"{shown}", f"{shown:,}", f"{shown}.00"])
             rows.append({"gold": gold, "pred": work + ending.format(n=number), "label": label})
@@ -126,14 +134,21 @@ def hostile() -> dict[str, Any]:
     from hostile import HOSTILE
 
     others = ("42", "x^2+1", "\\{1,2\\}", "x<3")
-    pairs_of = [pair for text in HOSTILE for other in (*others, text[:-1]) for pair in ((text, other), (other, text))]
+    pairs_of = [
+        pair
+        for text in HOSTILE
+        for other in (*others, text[:-1])
+        for pair in ((text, other), (other, text))
+    ]
     seconds = []
     for gold, pred in pairs_of:
         started = time.process_time()
         pairs(gold, pred, lenient=True)
         seconds.append(time.process_time() - started)
     samples = [Sample(f"So \\boxed{{{pred}}}", {"answer": gold}) for gold, pred in pairs_of]
-    with RewardService([RewardSpec("correct", "math_answer", timeout_seconds=2.0)], workers=2) as service:
+    with RewardService(
+        [RewardSpec("correct", "math_answer", timeout_seconds=2.0)], workers=2
+    ) as service:
         service.judge([Sample("\\boxed{1}", {"answer": "1"})])
         judged, longest_pause = asyncio.run(watched(service, samples))
         killed = service.num_killed
@@ -143,7 +158,9 @@ def hostile() -> dict[str, Any]:
         "worst_pair": [side[:80] for side in pairs_of[seconds.index(max(seconds))]],
         "worst_seconds_in_service": max(one.seconds for one in judged),
         "statuses": dict(Counter(one.parts["correct"].status for one in judged)),
-        "timeouts": [pair for pair, one in zip(pairs_of, judged) if one.parts["correct"].status == "timeout"],
+        "timeouts": [
+            pair for pair, one in zip(pairs_of, judged) if one.parts["correct"].status == "timeout"
+        ],
         "killed": killed,
         "longest_pause_milliseconds": 1e3 * longest_pause,
         "longest_pause_of_an_idle_loop_milliseconds": 1e3 * asyncio.run(idle(10.0)),
@@ -188,7 +205,9 @@ def line_of(name: str, judge: str, result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure every set with every judge, print the table, write the JSON."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("pairs", nargs="*", type=Path)
     arguments.add_argument("--solutions", type=Path)
     arguments.add_argument("--hostile", action="store_true")
@@ -200,7 +219,11 @@ def main() -> None:
     results = []
     print(HEADER)
     for name, rows, bare in sets:
-        judges = {"strict": ours(False, bare), "lenient": ours(True, bare), "math-verify": math_verify()}
+        judges = {
+            "strict": ours(False, bare),
+            "lenient": ours(True, bare),
+            "math-verify": math_verify(),
+        }
         for title, judge in judges.items():
             if judge is not None:
                 result = measure(rows, judge)

@@ -55,23 +55,71 @@ from grpo.rollout.sampler import Sampling
 from grpo.types import Prompt
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8,
-         "num_key_value_heads": 2, "vocab_size": 8192, "tie_word_embeddings": True, "max_position_embeddings": 2048}
+SMALL = {
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": 8192,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 2048,
+}
 SHAPES: dict[str, Any] = {
     "small": (Qwen2Config, SMALL),
-    "qwen2.5-0.5b": (Qwen2Config, {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
-                                   "num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151936,
-                                   "tie_word_embeddings": True, "max_position_embeddings": 4096}),
-    "qwen2.5-1.5b": (Qwen2Config, {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
-                                   "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151936,
-                                   "tie_word_embeddings": True, "max_position_embeddings": 4096}),
-    "qwen2.5-7b": (Qwen2Config, {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
-                                 "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064,
-                                 "tie_word_embeddings": False, "max_position_embeddings": 4096}),
-    "qwen3-0.6b": (Qwen3Config, {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
-                                 "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
-                                 "vocab_size": 151936, "tie_word_embeddings": True,
-                                 "max_position_embeddings": 4096}),
+    "qwen2.5-0.5b": (
+        Qwen2Config,
+        {
+            "hidden_size": 896,
+            "intermediate_size": 4864,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 14,
+            "num_key_value_heads": 2,
+            "vocab_size": 151936,
+            "tie_word_embeddings": True,
+            "max_position_embeddings": 4096,
+        },
+    ),
+    "qwen2.5-1.5b": (
+        Qwen2Config,
+        {
+            "hidden_size": 1536,
+            "intermediate_size": 8960,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 12,
+            "num_key_value_heads": 2,
+            "vocab_size": 151936,
+            "tie_word_embeddings": True,
+            "max_position_embeddings": 4096,
+        },
+    ),
+    "qwen2.5-7b": (
+        Qwen2Config,
+        {
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "vocab_size": 152064,
+            "tie_word_embeddings": False,
+            "max_position_embeddings": 4096,
+        },
+    ),
+    "qwen3-0.6b": (
+        Qwen3Config,
+        {
+            "hidden_size": 1024,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "vocab_size": 151936,
+            "tie_word_embeddings": True,
+            "max_position_embeddings": 4096,
+        },
+    ),
 }
 
 
@@ -98,16 +146,32 @@ class Case:
         drawn = random.Random(2)
         if self.lengths == "equal":
             return [[self.new_tokens] * self.group for _ in range(self.prompts)]
-        return [[max(4, min(self.new_tokens - 2, round(drawn.lognormvariate(0, 0.8) * self.new_tokens * 0.27)))
-                 for _ in range(self.group)] for _ in range(self.prompts)]
+        return [
+            [
+                max(
+                    4,
+                    min(
+                        self.new_tokens - 2,
+                        round(drawn.lognormvariate(0, 0.8) * self.new_tokens * 0.27),
+                    ),
+                )
+                for _ in range(self.group)
+            ]
+            for _ in range(self.prompts)
+        ]
 
 
 CASES = {
-    **{f"small-{p}x{g}-{lengths}": Case("small", p, g, size, new, lengths)
-       for p, g, size, new in ((4, 8, 256, 128), (4, 16, 512, 256)) for lengths in ("equal", "lognormal")},
+    **{
+        f"small-{p}x{g}-{lengths}": Case("small", p, g, size, new, lengths)
+        for p, g, size, new in ((4, 8, 256, 128), (4, 16, 512, 256))
+        for lengths in ("equal", "lognormal")
+    },
     "smollm2-8x8": Case("smollm2", 8, 8, 120, 96, "equal"),
-    **{f"{name}-32x8": Case(name, 32, 8, 200, 1024, "lognormal", "bfloat16")
-       for name in ("smollm2", "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-7b", "qwen3-0.6b")},
+    **{
+        f"{name}-32x8": Case(name, 32, 8, 200, 1024, "lognormal", "bfloat16")
+        for name in ("smollm2", "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-7b", "qwen3-0.6b")
+    },
 }
 ON_CPU = [name for name in CASES if not name.endswith("-32x8")]
 
@@ -121,7 +185,9 @@ def tokenizer(size: int) -> PreTrainedTokenizerFast:
     words += [f"<{i}>" for i in range(size - len(words))]
     made = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, []))
     made.pre_tokenizer, made.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
 
 
 def model_folder(name: str, place: Path, given: str | None = None) -> Path:
@@ -155,14 +221,27 @@ def ours(engine: Engine, case: Case) -> tuple[float, dict[str, Any]]:
     policy.stop_ids = frozenset()
     prompts = [Prompt(str(i), tuple(ids), {}) for i, ids in enumerate(case.prompt_ids())]
     begun = time.perf_counter()
-    groups = list(engine.sample(prompts, group_size=case.group, sampling=Sampling(), seed=(0,),
-                                max_tokens=lambda prompt, index: targets[int(prompt.id)][index]))
+    groups = list(
+        engine.sample(
+            prompts,
+            group_size=case.group,
+            sampling=Sampling(),
+            seed=(0,),
+            max_tokens=lambda prompt, index: targets[int(prompt.id)][index],
+        )
+    )
     synchronise(policy.device)
     seconds = time.perf_counter() - begun
-    assert sorted(len(c.token_ids) for _, g in groups for c in g.completions) == sorted(sum(targets, []))
+    assert sorted(len(c.token_ids) for _, g in groups for c in g.completions) == sorted(
+        sum(targets, [])
+    )
     stats = engine.stats
-    return seconds, {"alive": stats.rows_alive / stats.rows_computed, "kv_mib": stats.kv_bytes / 2**20,
-                     "steps": stats.steps, "notes": list(stats.notes)}
+    return seconds, {
+        "alive": stats.rows_alive / stats.rows_computed,
+        "kv_mib": stats.kv_bytes / 2**20,
+        "steps": stats.steps,
+        "notes": list(stats.notes),
+    }
 
 
 class AtLength(StoppingCriteria):
@@ -180,14 +259,27 @@ def by_generate(model: PreTrainedModel, case: Case) -> float:
     """Seconds of `model.generate`: left-padded prompts, each repeated for its group, as TRL calls it."""
     prompts, device = case.prompt_ids(), model.device
     widest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (widest - len(p)) + p for p in prompts for _ in range(case.group)], device=device)
-    mask = torch.tensor([[0] * (widest - len(p)) + [1] * len(p) for p in prompts for _ in range(case.group)],
-                        device=device)
+    ids = torch.tensor(
+        [[0] * (widest - len(p)) + p for p in prompts for _ in range(case.group)], device=device
+    )
+    mask = torch.tensor(
+        [[0] * (widest - len(p)) + [1] * len(p) for p in prompts for _ in range(case.group)],
+        device=device,
+    )
     targets = torch.tensor(sum(case.targets(), []), device=device)
     begun = time.perf_counter()
-    out = model.generate(input_ids=ids, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
-                         max_new_tokens=int(targets.max()), eos_token_id=None, pad_token_id=0,
-                         stopping_criteria=[AtLength(widest, targets)])
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=int(targets.max()),
+        eos_token_id=None,
+        pad_token_id=0,
+        stopping_criteria=[AtLength(widest, targets)],
+    )
     synchronise(device)
     seconds = time.perf_counter() - begun
     assert out.shape == (len(ids), widest + int(targets.max()))
@@ -199,9 +291,20 @@ def by_generate_batch(model: PreTrainedModel, case: Case) -> float:
     """Seconds of transformers' continuous batching, each request with its own limit."""
     from transformers import GenerationConfig
 
-    requests = [(ids, target) for ids, targets in zip(case.prompt_ids(), case.targets()) for target in targets]
-    config = GenerationConfig(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=case.new_tokens,
-                              eos_token_id=-1, pad_token_id=0)
+    requests = [
+        (ids, target)
+        for ids, targets in zip(case.prompt_ids(), case.targets())
+        for target in targets
+    ]
+    config = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=case.new_tokens,
+        eos_token_id=-1,
+        pad_token_id=0,
+    )
     begun = time.perf_counter()
     manager = model.init_continuous_batching(generation_config=config)
     manager.start()
@@ -218,7 +321,9 @@ def by_generate_batch(model: PreTrainedModel, case: Case) -> float:
         seconds = time.perf_counter() - begun
     finally:
         manager.stop(block=True)
-    assert sorted(found.values()) == sorted(target for _, target in requests), sorted(found.values())
+    assert sorted(found.values()) == sorted(target for _, target in requests), sorted(
+        found.values()
+    )
     return seconds
 
 
@@ -229,13 +334,39 @@ class VllmServer:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-                       "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+        environment = {
+            **os.environ,
+            "VLLM_CPU_KVCACHE_SPACE": "2",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(threads),
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": "",
+        }
         self.log = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
-            [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--host", "127.0.0.1",
-             "--port", str(self.port), "--dtype", case.dtype, "--max-model-len", "2048", "--max-num-batched-tokens",
-             "8192", "--generation-config", "vllm"], env=environment, stdout=self.log, stderr=subprocess.STDOUT)
+            [
+                python,
+                "-m",
+                "vllm.entrypoints.openai.api_server",
+                "--model",
+                str(folder),
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(self.port),
+                "--dtype",
+                case.dtype,
+                "--max-model-len",
+                "2048",
+                "--max-num-batched-tokens",
+                "8192",
+                "--generation-config",
+                "vllm",
+            ],
+            env=environment,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+        )
         self.model = str(folder)
         self._wait()
 
@@ -260,7 +391,11 @@ class VllmServer:
             self.suspend()
 
     def _served(self, case: Case) -> float:
-        requests = [(ids, target) for ids, targets in zip(case.prompt_ids(), case.targets()) for target in targets]
+        requests = [
+            (ids, target)
+            for ids, targets in zip(case.prompt_ids(), case.targets())
+            for target in targets
+        ]
         begun = time.perf_counter()
         with ThreadPoolExecutor(len(requests)) as pool:
             found = list(pool.map(lambda request: self._request(*request), requests))
@@ -269,9 +404,18 @@ class VllmServer:
         return seconds
 
     def _request(self, ids: list[int], target: int) -> int:
-        body = {"model": self.model, "prompt": ids, "max_tokens": target, "temperature": 1.0, "ignore_eos": True}
-        call = urllib.request.Request(f"http://127.0.0.1:{self.port}/v1/completions", json.dumps(body).encode(),
-                                      {"Content-Type": "application/json"})
+        body = {
+            "model": self.model,
+            "prompt": ids,
+            "max_tokens": target,
+            "temperature": 1.0,
+            "ignore_eos": True,
+        }
+        call = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/v1/completions",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
         with urllib.request.urlopen(call, timeout=600) as answer:
             return json.load(answer)["usage"]["completion_tokens"]
 
@@ -314,12 +458,20 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
         if options.one_model:
             plain, alone = policy.base, policy.own_attention
         else:
-            plain, alone = AutoModelForCausalLM.from_pretrained(folder, dtype=policy.base.dtype).to(device), nullcontext
-        kept = {wanted: Engine(policy, keep=options.one_model, compile=wanted) for wanted in {options.compile, False}}
+            plain, alone = (
+                AutoModelForCausalLM.from_pretrained(folder, dtype=policy.base.dtype).to(device),
+                nullcontext,
+            )
+        kept = {
+            wanted: Engine(policy, keep=options.one_model, compile=wanted)
+            for wanted in {options.compile, False}
+        }
         engine = kept[options.compile]
 
         def own(wanted: bool = options.compile) -> float:
-            seconds, found = ours(kept[wanted] if options.one_model or wanted else Engine(policy), case)
+            seconds, found = ours(
+                kept[wanted] if options.one_model or wanted else Engine(policy), case
+            )
             if wanted == options.compile:
                 facts.update(found, first_seconds=facts.get("first_seconds", round(seconds, 2)))
             return seconds
@@ -329,8 +481,11 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
                 return run(plain.eval(), work)
 
         brief = replace(case, new_tokens=16) if options.one_model else case
-        peers = {"generate": by_generate} if options.no_batch else {"generate": by_generate,
-                                                                    "generate_batch": by_generate_batch}
+        peers = (
+            {"generate": by_generate}
+            if options.no_batch
+            else {"generate": by_generate, "generate_batch": by_generate_batch}
+        )
         engines: dict[str, Callable[[], float]] = {"ours": own}
         engines |= {name: lambda run=run: peer(run, case) for name, run in peers.items()}
         if options.compile:
@@ -355,8 +510,12 @@ def captured(engine: Engine) -> dict[str, Any]:
     return {} if steps is None else {"graphs": steps.captures, "eager_because": steps.eager_because}
 
 
-def rounds(engines: dict[str, Callable[[], float]], warm_ups: dict[str, Callable[[], float]], tokens: int,
-           number: int) -> dict[str, Any]:
+def rounds(
+    engines: dict[str, Callable[[], float]],
+    warm_ups: dict[str, Callable[[], float]],
+    tokens: int,
+    number: int,
+) -> dict[str, Any]:
     """Rates and their ratios; the first turn warms up, and ours goes last in it, so that its graphs are kept."""
     rates: dict[str, list[float]] = {name: [] for name in engines}
     errors: dict[str, str] = {}
@@ -373,25 +532,44 @@ def rounds(engines: dict[str, Callable[[], float]], warm_ups: dict[str, Callable
                 continue
             if turn:
                 rates[name].append(tokens / seconds)
-    ratios = {name: spread([a / b for a, b in zip(rates["ours"], values)])
-              for name, values in rates.items() if values and name != "ours"}
-    return {"tokens": tokens, "tokens_per_second": {name: spread(v) for name, v in rates.items() if v},
-            "ours_over": ratios, "errors": errors}
+    ratios = {
+        name: spread([a / b for a, b in zip(rates["ours"], values)])
+        for name, values in rates.items()
+        if values and name != "ours"
+    }
+    return {
+        "tokens": tokens,
+        "tokens_per_second": {name: spread(v) for name, v in rates.items() if v},
+        "ours_over": ratios,
+        "errors": errors,
+    }
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    return {"median": round(statistics.median(values), 3), "low": round(min(values), 3), "high": round(max(values), 3)}
+    return {
+        "median": round(statistics.median(values), 3),
+        "low": round(min(values), 3),
+        "high": round(max(values), 3),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=None)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2, help="threads on a CPU")
     parser.add_argument("--no-batch", action="store_true", help="leave generate_batch out")
-    parser.add_argument("--compile", action="store_true", help="ours with sample.compile beside ours without it, alone")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="ours with sample.compile beside ours without it, alone",
+    )
     parser.add_argument("--vllm-python", help="interpreter of an environment with vLLM")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu"
+    )
     parser.add_argument("--model", help="folder with SmolLM2; default: models/smollm2-dequantised")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args()
@@ -399,10 +577,15 @@ def main() -> None:
     cuda = options.one_model = options.device == "cuda"
     names = options.cases or ([name for name in CASES if name not in ON_CPU] if cuda else ON_CPU)
     now = datetime.now(timezone.utc)
-    report: dict[str, Any] = {"date": now.isoformat(timespec="seconds"), "torch": torch.__version__,
-                              "device": torch.cuda.get_device_name() if cuda else platform.processor() or "cpu",
-                              "threads": options.threads, "rounds": options.rounds, "compile": options.compile,
-                              "cases": {}}
+    report: dict[str, Any] = {
+        "date": now.isoformat(timespec="seconds"),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if cuda else platform.processor() or "cpu",
+        "threads": options.threads,
+        "rounds": options.rounds,
+        "compile": options.compile,
+        "cases": {},
+    }
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / f"rollouts-{'gpu' if cuda else 'cpu'}-{now:%Y-%m-%d-%H%M%S}.json"
     failed: list[str] = []
@@ -410,17 +593,25 @@ def main() -> None:
         try:
             report["cases"][name] = result = measure(CASES[name], options)
         except Exception as error:  # the other cases are measured all the same
-            report["cases"][name], result = {"error": f"{type(error).__name__}: {error}"[:2000]}, None
+            report["cases"][name], result = (
+                {"error": f"{type(error).__name__}: {error}"[:2000]},
+                None,
+            )
             failed.append(name)
         report["load_average"] = os.getloadavg()
         file.write_text(json.dumps(report, indent=1) + "\n")
         if result is None:
             print(f"{name}: {report['cases'][name]['error']}", flush=True)
             continue
-        said = ", ".join(f"{peer} {r['median']:.2f} [{r['low']:.2f}, {r['high']:.2f}]"
-                         for peer, r in result["ours_over"].items())
-        print(f"{name}: ours {result['tokens_per_second']['ours']['median']:.0f} tokens/s, {result['alive']:.0%} of "
-              f"rows alive; ours over {said}; {result['errors'] or ''}", flush=True)
+        said = ", ".join(
+            f"{peer} {r['median']:.2f} [{r['low']:.2f}, {r['high']:.2f}]"
+            for peer, r in result["ours_over"].items()
+        )
+        print(
+            f"{name}: ours {result['tokens_per_second']['ours']['median']:.0f} tokens/s, {result['alive']:.0%} of "
+            f"rows alive; ours over {said}; {result['errors'] or ''}",
+            flush=True,
+        )
     print(file)
     if failed:
         raise SystemExit(f"rollouts: failed: {', '.join(failed)}")

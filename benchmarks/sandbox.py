@@ -68,7 +68,9 @@ async def throughput(slots: int, count: int) -> dict[str, float]:
     assert all(result.stdout == b"42\n" for result in results)
     child = sum(result.cpu_seconds for result in results)
     each = {"child": child, "zygote": zygotes, "supervisor": own, "all": child + zygotes + own}
-    return {f"cpu_ms_{name}": 1e3 * value / count for name, value in each.items()} | {"per_second": count / seconds}
+    return {f"cpu_ms_{name}": 1e3 * value / count for name, value in each.items()} | {
+        "per_second": count / seconds
+    }
 
 
 async def latency(count: int) -> dict[str, float]:
@@ -94,7 +96,9 @@ async def verdicts() -> dict[str, float]:
             assert result.status == "timeout", (name, result)
         began = time.perf_counter()
         much = Program(MUCH)
-        result = await sandbox.run(much, b"z" * 10_485_760, Limits(seconds=20, output_bytes=11 << 20))
+        result = await sandbox.run(
+            much, b"z" * 10_485_760, Limits(seconds=20, output_bytes=11 << 20)
+        )
         assert result.status == "ok" and len(result.stdout) == len(result.stderr) == 10_485_760
         seconds = time.perf_counter() - began
     return {"seconds_after_the_limit": late, "seconds_for_10_MB_each_way": seconds}
@@ -122,18 +126,34 @@ async def dispatch(gigabytes: int, count: int) -> dict[str, float]:
         os.waitpid(pid, 0)
     assert len(resident) == gigabytes
     times.sort()
-    return {"gigabytes": gigabytes, "dispatch_ms_median": statistics.median(times), "dispatch_ms_worst": times[-1],
-            "caller_cpu_ms_per_program": cpu, "fork_ms_median": statistics.median(forks)}
+    return {
+        "gigabytes": gigabytes,
+        "dispatch_ms_median": statistics.median(times),
+        "dispatch_ms_worst": times[-1],
+        "caller_cpu_ms_per_program": cpu,
+        "fork_ms_median": statistics.median(forks),
+    }
 
 
 def unisolated(count: int) -> dict[str, float]:
     """A fresh interpreter for each program, nothing held: CPU milliseconds each."""
     began = os.times()
     for _ in range(count):
-        subprocess.run([sys.executable, "-I", "-c", SMALL.source], input=b"1 2", capture_output=True, check=True)
+        subprocess.run(
+            [sys.executable, "-I", "-c", SMALL.source],
+            input=b"1 2",
+            capture_output=True,
+            check=True,
+        )
     ended = os.times()
-    spent = ended.children_user + ended.children_system - began.children_user - began.children_system
-    return {"cpu_ms_fresh_interpreter": 1e3 * (spent + ended.user + ended.system - began.user - began.system) / count}
+    spent = (
+        ended.children_user + ended.children_system - began.children_user - began.children_system
+    )
+    return {
+        "cpu_ms_fresh_interpreter": 1e3
+        * (spent + ended.user + ended.system - began.user - began.system)
+        / count
+    }
 
 
 # ----------------------------------------------------------------------------------------------- HumanEval
@@ -144,7 +164,11 @@ def mutants(row: dict[str, Any], most: int, rng: random.Random) -> Iterator[str]
     tree = ast.parse(row["prompt"] + row["canonical_solution"])
     asked = [part for part in tree.body if getattr(part, "name", "") == row["entry_point"]]
     inside = {id(node) for part in asked for node in ast.walk(part)}
-    places = [n for n, node in enumerate(ast.walk(tree)) if isinstance(node, CHANGED) and id(node) in inside]
+    places = [
+        n
+        for n, node in enumerate(ast.walk(tree))
+        if isinstance(node, CHANGED) and id(node) in inside
+    ]
     for place in rng.sample(places, min(most, len(places))):
         changed = copy.deepcopy(tree)
         node: Any = list(ast.walk(changed))[place]
@@ -164,8 +188,13 @@ def mutants(row: dict[str, Any], most: int, rng: random.Random) -> Iterator[str]
 async def plainly(rows: list[dict[str, Any]], programs: list[str]) -> list[bool]:
     """Whether each program passes when its tests simply follow it in one file."""
     async with Sandbox(SandboxOptions()) as sandbox:
-        sources = [f"{program}\n{row['test']}\ncheck({row['entry_point']})" for row, program in zip(rows, programs)]
-        results = await asyncio.gather(*(sandbox.run(Program(s), b"", Limits(seconds=3)) for s in sources))
+        sources = [
+            f"{program}\n{row['test']}\ncheck({row['entry_point']})"
+            for row, program in zip(rows, programs)
+        ]
+        results = await asyncio.gather(
+            *(sandbox.run(Program(s), b"", Limits(seconds=3)) for s in sources)
+        )
     return [result.status == "ok" for result in results]
 
 
@@ -179,20 +208,31 @@ def humaneval(file: str, per_problem: int) -> dict[str, Any]:
     columns = ("prompt", "test", "entry_point")
     with RewardService([RewardSpec("tests", "code_tests", timeout_seconds=3.0)]) as service:
         began = time.perf_counter()
-        given = [Sample(row["canonical_solution"], columns={c: row[c] for c in columns}) for row in rows]
+        given = [
+            Sample(row["canonical_solution"], columns={c: row[c] for c in columns}) for row in rows
+        ]
         right = service.score(given)
         seconds = time.perf_counter() - began
-        given = [Sample(f"```python\n{text}\n```", columns={c: row[c] for c in columns}) for row, text in pairs]
+        given = [
+            Sample(f"```python\n{text}\n```", columns={c: row[c] for c in columns})
+            for row, text in pairs
+        ]
         told = service.score(given)
     wrong = [score for score, is_right in zip(told, passes) if not is_right]
     same = [score for score, is_right in zip(told, passes) if is_right]
     for (row, text), score, is_right in zip(pairs, told, passes):
         if score.value == 1 and not is_right:
             print(f"a wrong mutant of {row['task_id']} passes:\n{text}", file=sys.stderr)
-    return {"canonical": len(rows), "canonical_pass": sum(score.value == 1 for score in right), "seconds": seconds,
-            "wrong_mutants": len(wrong), "wrong_mutants_pass": sum(score.value == 1 for score in wrong),
-            "faults": sum(score.status == "fault" for score in [*right, *told]),
-            "equivalent_mutants": len(same), "equivalent_mutants_pass": sum(score.value == 1 for score in same)}
+    return {
+        "canonical": len(rows),
+        "canonical_pass": sum(score.value == 1 for score in right),
+        "seconds": seconds,
+        "wrong_mutants": len(wrong),
+        "wrong_mutants_pass": sum(score.value == 1 for score in wrong),
+        "faults": sum(score.status == "fault" for score in [*right, *told]),
+        "equivalent_mutants": len(same),
+        "equivalent_mutants_pass": sum(score.value == 1 for score in same),
+    }
 
 
 async def describe() -> str:
@@ -205,11 +245,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--humaneval", metavar="FILE", help="HumanEval.jsonl.gz")
     parser.add_argument("--mutants", type=int, default=6, help="mutants a problem (6)")
-    parser.add_argument("--gigabytes", type=int, default=4, help="resident memory for the dispatch figure (4)")
+    parser.add_argument(
+        "--gigabytes", type=int, default=4, help="resident memory for the dispatch figure (4)"
+    )
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
-    result: dict[str, Any] = {"date": datetime.date.today().isoformat(), "python": platform.python_version(),
-                              "kernel": platform.release(), "cores": os.cpu_count()}
+    result: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "cores": os.cpu_count(),
+    }
     result["isolation"] = asyncio.run(describe())
     result["two_slots"] = asyncio.run(throughput(2, 600))
     result["three_slots"] = asyncio.run(throughput(3, 600))

@@ -26,7 +26,9 @@ def main(*overrides: str) -> None:
     recipe = Recipe.load("quickstart", f"run_dir={run_dir}", "steps=20", *overrides)
     trainer = Trainer(recipe, rewards={"few_tries": few_tries})  # beside the recipe's own `correct`
     for record in trainer:
-        print(f"   correct {record['rewards/correct']:.3f}   few_tries {record['rewards/few_tries']:.3f}")
+        print(
+            f"   correct {record['rewards/correct']:.3f}   few_tries {record['rewards/few_tries']:.3f}"
+        )
 
 
 if __name__ == "__main__":

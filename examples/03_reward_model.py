@@ -51,7 +51,9 @@ def main(*overrides: str) -> None:
         *overrides,
     )
     for record in Trainer(recipe):
-        print(f"   correct {record['rewards/correct']:.3f}   fluency {record['rewards/fluency']:.3f}")
+        print(
+            f"   correct {record['rewards/correct']:.3f}   fluency {record['rewards/fluency']:.3f}"
+        )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,10 @@ from torch import Tensor, nn
 
 BLOCK = 256
 PIECE = 2**22  # values whose moments are held in float32 at once
-FIRST_RANGE, SECOND_RANGE = 20.0, 40.0  # binary orders of magnitude that codes reach below a block's largest
+FIRST_RANGE, SECOND_RANGE = (
+    20.0,
+    40.0,
+)  # binary orders of magnitude that codes reach below a block's largest
 
 
 class LeanAdamW:
@@ -24,8 +27,16 @@ class LeanAdamW:
     With `offload` the moments are on the host between steps, in pinned memory beside a CUDA device.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], *, lr: float, betas: tuple[float, float], eps: float,
-                 bits: int, offload: bool):
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        bits: int,
+        offload: bool,
+    ):
         self.param_groups = [{**group, "lr": lr} for group in groups]
         self.betas, self.eps, self.bits, self.offload = betas, eps, bits, offload
         self.num_steps = 0
@@ -36,10 +47,18 @@ class LeanAdamW:
         size = parameter.numel()
         if self.bits == 8:
             blocks = -(-size // BLOCK)
-            made = {name: torch.zeros(blocks, BLOCK, dtype=torch.uint8, device=device) for name in ("first", "second")}
-            made |= {f"{name}_top": torch.zeros(blocks, device=device) for name in ("first", "second")}
+            made = {
+                name: torch.zeros(blocks, BLOCK, dtype=torch.uint8, device=device)
+                for name in ("first", "second")
+            }
+            made |= {
+                f"{name}_top": torch.zeros(blocks, device=device) for name in ("first", "second")
+            }
         else:
-            made = {name: torch.zeros(size, dtype=parameter.dtype, device=device) for name in ("first", "second")}
+            made = {
+                name: torch.zeros(size, dtype=parameter.dtype, device=device)
+                for name in ("first", "second")
+            }
         pin = self.offload and parameter.device.type == "cuda"
         return {name: part.pin_memory() if pin else part for name, part in made.items()}
 
@@ -52,12 +71,20 @@ class LeanAdamW:
             for number, parameter in enumerate(group["params"]):
                 kept = next(moments)
                 if parameter.grad is not None:
-                    generator = torch.Generator(parameter.device).manual_seed(self.num_steps * 1_000_003 + number)
+                    generator = torch.Generator(parameter.device).manual_seed(
+                        self.num_steps * 1_000_003 + number
+                    )
                     for start in range(0, parameter.numel(), PIECE):
                         self._piece(parameter, kept, start, group, generator)
 
-    def _piece(self, parameter: nn.Parameter, kept: dict[str, Tensor], start: int, group: dict[str, Any],
-               generator: torch.Generator) -> None:
+    def _piece(
+        self,
+        parameter: nn.Parameter,
+        kept: dict[str, Tensor],
+        start: int,
+        group: dict[str, Any],
+        generator: torch.Generator,
+    ) -> None:
         part = slice(start, min(start + PIECE, parameter.numel()))
         value, gradient = parameter.view(-1)[part], parameter.grad.reshape(-1)[part]
         first, second = self._read(kept, part, value)
@@ -72,17 +99,33 @@ class LeanAdamW:
     def _read(self, kept: dict[str, Tensor], part: slice, like: Tensor) -> tuple[Tensor, Tensor]:
         if self.bits == 8:
             blocks = slice(part.start // BLOCK, -(-part.stop // BLOCK))
-            codes = [kept[name][blocks].to(like.device) for name in ("first", "first_top", "second", "second_top")]
-            first, second = decoded_signed(codes[0], codes[1]), decoded(codes[2], codes[3], SECOND_RANGE)
-            return first.view(-1)[:len(like)].to(like.dtype), second.view(-1)[:len(like)].to(like.dtype)
+            codes = [
+                kept[name][blocks].to(like.device)
+                for name in ("first", "first_top", "second", "second_top")
+            ]
+            first, second = (
+                decoded_signed(codes[0], codes[1]),
+                decoded(codes[2], codes[3], SECOND_RANGE),
+            )
+            return first.view(-1)[: len(like)].to(like.dtype), second.view(-1)[: len(like)].to(
+                like.dtype
+            )
         return kept["first"][part].to(like.device), kept["second"][part].to(like.device)
 
-    def _write(self, kept: dict[str, Tensor], part: slice, first: Tensor, second: Tensor,
-               generator: torch.Generator) -> None:
+    def _write(
+        self,
+        kept: dict[str, Tensor],
+        part: slice,
+        first: Tensor,
+        second: Tensor,
+        generator: torch.Generator,
+    ) -> None:
         if self.bits == 8:
             blocks = slice(part.start // BLOCK, -(-part.stop // BLOCK))
             for name, moment, code in (("first", first, coded_signed), ("second", second, coded)):
-                padded = nn.functional.pad(moment.float(), (0, -len(moment) % BLOCK)).view(-1, BLOCK)
+                padded = nn.functional.pad(moment.float(), (0, -len(moment) % BLOCK)).view(
+                    -1, BLOCK
+                )
                 for key, found in zip((name, f"{name}_top"), code(padded, generator)):
                     kept[key][blocks] = found.to(kept[key].device)
         elif self.offload:
@@ -104,8 +147,9 @@ class LeanAdamW:
         self.num_steps = state["num_steps"]
 
 
-def coded(value_BN: Tensor, generator: torch.Generator, levels: int = 254, reach: float = SECOND_RANGE) \
-        -> tuple[Tensor, Tensor]:
+def coded(
+    value_BN: Tensor, generator: torch.Generator, levels: int = 254, reach: float = SECOND_RANGE
+) -> tuple[Tensor, Tensor]:
     """(codes, tops) of blocks of values >= 0: 0 for 0, else 1 + level, the top's level being `levels`."""
     top_B = value_BN.amax(-1)
     share_BN = value_BN / top_B.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
@@ -115,7 +159,9 @@ def coded(value_BN: Tensor, generator: torch.Generator, levels: int = 254, reach
     chance_BN = ((share_BN - bounds[0]) / (bounds[1] - bounds[0])).clamp(0, 1)
     drawn_BN = torch.rand(chance_BN.shape, generator=generator, device=chance_BN.device)
     code_BN = low_BN + (drawn_BN < chance_BN) + 1
-    alive_BN = (share_BN >= bounds[0]) | (drawn_BN * 2.0**-reach < share_BN)  # what lies below the least level
+    alive_BN = (share_BN >= bounds[0]) | (
+        drawn_BN * 2.0**-reach < share_BN
+    )  # what lies below the least level
     return torch.where(alive_BN, code_BN, 0).to(torch.uint8), top_B
 
 

@@ -52,7 +52,9 @@ class Scored:
 
     def deviation(self, value_B: Tensor) -> Tensor:
         """The standard deviation of each completion's group, with n - 1."""
-        return (self.group_sum(self.centred(value_B).square()) / (self.size_B - 1).clamp_min(1)).sqrt()
+        return (
+            self.group_sum(self.centred(value_B).square()) / (self.size_B - 1).clamp_min(1)
+        ).sqrt()
 
 
 class Settings(Protocol):
@@ -98,14 +100,18 @@ def reinforce_pp(scored: Scored, settings: Settings) -> Tensor:
 
     One advantage a *token*, end to end. No group is compared, so a flat group teaches too.
     """
-    parts = scored.penalties or tuple(torch.zeros(int(n), dtype=torch.float64) for n in scored.length_B)
+    parts = scored.penalties or tuple(
+        torch.zeros(int(n), dtype=torch.float64) for n in scored.length_B
+    )
     returns = [score - part.flip(0).cumsum(0).flip(0) for score, part in zip(scored.score_B, parts)]
     return whitened(torch.cat(returns), settings.epsilon)
 
 
 def opo(scored: Scored, settings: Settings) -> Tensor:
     """R_i - sum_j L_j R_j / sum_j L_j, the baseline of least variance (OPO, arXiv 2505.23585)."""
-    weighted_B = scored.group_sum(scored.length_B * scored.score_B) / scored.group_sum(scored.length_B)
+    weighted_B = scored.group_sum(scored.length_B * scored.score_B) / scored.group_sum(
+        scored.length_B
+    )
     return scored.score_B - weighted_B
 
 
@@ -130,7 +136,9 @@ def pass_k(scored: Scored, settings: Settings) -> Tensor:
     gain_B = torch.zeros_like(scored.score_B)
     for group in range(scored.num_groups):
         places = (scored.group_B == group).nonzero()[:, 0]
-        gain_B[places] = best_of_k_gain(scored.score_B[places], min(settings.k or len(places), len(places)))
+        gain_B[places] = best_of_k_gain(
+            scored.score_B[places], min(settings.k or len(places), len(places))
+        )
     return gain_B / (scored.deviation(scored.score_B) + settings.epsilon)
 
 
@@ -154,7 +162,9 @@ def gdpo(scored: Scored, settings: Settings) -> Tensor:
         if counts_B.any():
             part = restricted(scored, counts_B)
             values_B = part_B[counts_B]
-            total_B[counts_B] += weight * part.centred(values_B) / (part.deviation(values_B) + settings.epsilon)
+            total_B[counts_B] += (
+                weight * part.centred(values_B) / (part.deviation(values_B) + settings.epsilon)
+            )
     return whitened(total_B, settings.epsilon)
 
 
@@ -191,7 +201,8 @@ RULES: Mapping[str, Rule] = {
     "rloo": Rule(rloo, "A_i = R_i - mean of the other R_j of the group"),
     "batch_std": Rule(batch_std, "A_i = (R_i - mean_g) / (std of all R of the step + {epsilon:g})"),
     "batch_std_centered": Rule(
-        batch_std_centered, "A_i = (R_i - mean_g) / (std of all R_j - mean_g of the step + {epsilon:g})"
+        batch_std_centered,
+        "A_i = (R_i - mean_g) / (std of all R_j - mean_g of the step + {epsilon:g})",
     ),
     "reinforce_pp": Rule(
         reinforce_pp,
@@ -199,15 +210,20 @@ RULES: Mapping[str, Rule] = {
         in_group=False,
         by_token=True,
     ),
-    "reinforce_pp_baseline": Rule(reinforce_pp_baseline, "A_i = whiten(R_i - mean_g) over the step, std + {epsilon:g}"),
+    "reinforce_pp_baseline": Rule(
+        reinforce_pp_baseline, "A_i = whiten(R_i - mean_g) over the step, std + {epsilon:g}"
+    ),
     "opo": Rule(opo, "A_i = R_i - sum_j L_j R_j / sum_j L_j of the group"),
     "gpg": Rule(gpg, "A_i = (completions / those in groups that spread) (R_i - mean_g)"),
     "maxrl": Rule(maxrl, "A_i = (R_i - mean_g) / mean_g"),
     "pass_k": Rule(
-        pass_k, "A_i = mean over subsets S of {k_words} of max(S) - max(S without i), / (std_g + {epsilon:g})"
+        pass_k,
+        "A_i = mean over subsets S of {k_words} of max(S) - max(S without i), / (std_g + {epsilon:g})",
     ),
     "gdpo": Rule(
-        gdpo, "A_i = whiten(sum_k weight_k (R_ik - mean_gk) / (std_gk + {epsilon:g})) over the step", by_part=True
+        gdpo,
+        "A_i = whiten(sum_k weight_k (R_ik - mean_gk) / (std_gk + {epsilon:g})) over the step",
+        by_part=True,
     ),
 }
 
@@ -240,10 +256,17 @@ def advantages(
     rule = RULES[settings.rule]
     result: list[list[float | Tensor]] = [[0.0] * len(group.completions) for group in groups]
     members = [
-        [i for i, counts in enumerate(_counts(group, settings.mask_truncated)) if counts] if g not in left_out else []
+        [i for i, counts in enumerate(_counts(group, settings.mask_truncated)) if counts]
+        if g not in left_out
+        else []
         for g, group in enumerate(groups)
     ]
-    places = [(g, i) for g, chosen in enumerate(members) for i in chosen if not rule.in_group or len(chosen) > 1]
+    places = [
+        (g, i)
+        for g, chosen in enumerate(members)
+        for i in chosen
+        if not rule.in_group or len(chosen) > 1
+    ]
     if not places:
         return result
     scored = _scored(groups, places, weights or {}, penalties or {}, rule)
@@ -269,7 +292,9 @@ def _scored(
     names = [name for name, weight in weights.items() if weight]
     off = (
         [
-            penalties.get(place, torch.zeros(len(groups[place[0]].completions[place[1]].token_ids))).double()
+            penalties.get(
+                place, torch.zeros(len(groups[place[0]].completions[place[1]].token_ids))
+            ).double()
             for place in places
         ]
         if penalties
@@ -278,13 +303,17 @@ def _scored(
     score = torch.tensor([groups[g].scores[i].value for g, i in places], dtype=torch.float64)
     if off and not rule.by_token:
         score = score - torch.stack([part.sum() for part in off])
-    parts = torch.tensor([[_part(groups[g], i, name) for name in names] for g, i in places], dtype=torch.float64)
+    parts = torch.tensor(
+        [[_part(groups[g], i, name) for name in names] for g, i in places], dtype=torch.float64
+    )
     group_B = torch.tensor([numbers[g] for g, _ in places])
     spread = _spreads(parts if rule.by_part and names else score[:, None], group_B)
     return Scored(
         score,
         group_B,
-        torch.tensor([len(groups[g].completions[i].token_ids) for g, i in places], dtype=torch.float64),
+        torch.tensor(
+            [len(groups[g].completions[i].token_ids) for g, i in places], dtype=torch.float64
+        ),
         parts.reshape(len(places), len(names)),
         torch.tensor([weights[n] for n in names], dtype=torch.float64),
         spread,
@@ -311,7 +340,9 @@ def _spreads(value_BK: Tensor, group_B: Tensor) -> Tensor:
 
 def _counts(group: ScoredGroup, mask_truncated: bool) -> list[bool]:
     return [
-        score.value is not None and completion.finish != "cancelled" and not (mask_truncated and completion.truncated)
+        score.value is not None
+        and completion.finish != "cancelled"
+        and not (mask_truncated and completion.truncated)
         for score, completion in zip(group.scores, group.completions)
     ]
 
@@ -323,6 +354,8 @@ def step_advantages(
     return advantages(groups, RuleSettings(rule, epsilon, mask_truncated))
 
 
-def group_advantages(group: ScoredGroup, rule: str, epsilon: float, mask_truncated: bool = False) -> list[float]:
+def group_advantages(
+    group: ScoredGroup, rule: str, epsilon: float, mask_truncated: bool = False
+) -> list[float]:
     """The advantages of a step that is this one group."""
     return step_advantages([group], rule, epsilon, mask_truncated)[0]

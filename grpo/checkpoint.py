@@ -64,15 +64,29 @@ class Checkpoint:
 
     def copied(self) -> Checkpoint:
         """A copy in the host's memory, which later updates do not change; a reference is never changed in place."""
-        reference = None if self.reference is None else {name: part.cpu() for name, part in self.reference.items()}
-        return Checkpoint(self.step, copied(self.weights), copied(self.optimizer), reference, self.state,
-                          copied(self.generators), self.held_out)
+        reference = (
+            None
+            if self.reference is None
+            else {name: part.cpu() for name, part in self.reference.items()}
+        )
+        return Checkpoint(
+            self.step,
+            copied(self.weights),
+            copied(self.optimizer),
+            reference,
+            self.state,
+            copied(self.generators),
+            self.held_out,
+        )
 
     @property
     def num_bytes(self) -> int:
         """Bytes of all tensors: nearly the size of the folder, and at least that of a copy in memory."""
-        return sum(tensor.numel() * tensor.element_size()
-                   for part in (self.weights, self.optimizer, self.reference) for tensor in tensors_in(part))
+        return sum(
+            tensor.numel() * tensor.element_size()
+            for part in (self.weights, self.optimizer, self.reference)
+            for tensor in tensors_in(part)
+        )
 
 
 def folder_of(run: Path) -> Path:
@@ -86,8 +100,15 @@ def place_of(run: Path, step: int) -> Path:
 # ---- writing ------------------------------------------------------------------------------------------------
 
 
-def save(run: Path, checkpoint: Checkpoint, keep: int, best: int = 0, *, journals: Sequence[Path] = (),
-         between: Callable[[], None] = nothing) -> Path:
+def save(
+    run: Path,
+    checkpoint: Checkpoint,
+    keep: int,
+    best: int = 0,
+    *,
+    journals: Sequence[Path] = (),
+    between: Callable[[], None] = nothing,
+) -> Path:
     """Write `checkpoint` under `run`; returns its folder.
 
     Of the others the last `keep` stay (this one among them), and the `best` by held-out accuracy. `journals` are
@@ -123,17 +144,31 @@ def _write(writing: Path, checkpoint: Checkpoint, between: Callable[[], None]) -
         plain[name] = taken_apart(getattr(checkpoint, name), contents[name])
     files: dict[str, Any] = {}
     for name, tensors in contents.items():
-        files[f"{name}.safetensors"] = _written(writing / f"{name}.safetensors", between,
-                                                lambda out, tensors=tensors: write_tensors(out, tensors), opened)
-    files["state.json"] = _written(writing / "state.json", between,
-                                   lambda out: out.write(json.dumps(plain).encode()))
-    manifest = {"format": FORMAT, "step": checkpoint.step, "held_out": checkpoint.held_out, "files": files}
+        files[f"{name}.safetensors"] = _written(
+            writing / f"{name}.safetensors",
+            between,
+            lambda out, tensors=tensors: write_tensors(out, tensors),
+            opened,
+        )
+    files["state.json"] = _written(
+        writing / "state.json", between, lambda out: out.write(json.dumps(plain).encode())
+    )
+    manifest = {
+        "format": FORMAT,
+        "step": checkpoint.step,
+        "held_out": checkpoint.held_out,
+        "files": files,
+    }
     _written(writing / MANIFEST, between, lambda out: out.write(_manifest_text(manifest).encode()))
     flush(writing)
 
 
-def _written(file: Path, between: Callable[[], None], content: Callable[[SummedFile], None],
-             opens: Callable[[Path], Output] = lambda file: file.open("wb")) -> dict[str, Any]:
+def _written(
+    file: Path,
+    between: Callable[[], None],
+    content: Callable[[SummedFile], None],
+    opens: Callable[[Path], Output] = lambda file: file.open("wb"),
+) -> dict[str, Any]:
     """Write a file and have the disk hold it; returns what a manifest says of it."""
     with said_by_the_disk(file):
         with closing(opens(file)) as out:
@@ -218,12 +253,17 @@ def problems(place: Path) -> list[str]:
     except ValueError as error:
         return [str(error)]
     if manifest["format"] != FORMAT:
-        raise RecipeError(f"checkpoint: {place} has format {manifest['format']}, and this version reads {FORMAT}; "
-                          "go on with the version that wrote it, or choose another run_dir")
+        raise RecipeError(
+            f"checkpoint: {place} has format {manifest['format']}, and this version reads {FORMAT}; "
+            "go on with the version that wrote it, or choose another run_dir"
+        )
     if place.name != f"step-{manifest['step']:06d}":
         return [f"{MANIFEST} is that of step {manifest['step']}"]
-    return [problem for name, entry in manifest["files"].items()
-            if (problem := _problem(place / name, entry["bytes"], entry["crc32"]))]
+    return [
+        problem
+        for name, entry in manifest["files"].items()
+        if (problem := _problem(place / name, entry["bytes"], entry["crc32"]))
+    ]
 
 
 def _problem(file: Path, size: int, crc32: int) -> str | None:
@@ -254,17 +294,32 @@ def newest_whole(run: Path) -> tuple[Path | None, list[str]]:
     for place in reversed(_all(run)):
         found = problems(place)
         if not found:
-            notes += [f"checkpoint: {place} also holds {name}, which no checkpoint wrote and nothing reads"
-                      for name in strangers(place)]
+            notes += [
+                f"checkpoint: {place} also holds {name}, which no checkpoint wrote and nothing reads"
+                for name in strangers(place)
+            ]
             return place, notes
         aside = place.with_name(f"damaged-{place.name}")
         shutil.rmtree(aside, ignore_errors=True)
         place.rename(aside)
-        notes.append(f"checkpoint: {place.name} is damaged: {'; '.join(found)}; it is set aside as {aside}")
-    damaged = [p for p in folder_of(run).iterdir() if _DAMAGED.fullmatch(p.name)] if folder_of(run).is_dir() else []
+        notes.append(
+            f"checkpoint: {place.name} is damaged: {'; '.join(found)}; it is set aside as {aside}"
+        )
+    damaged = (
+        [p for p in folder_of(run).iterdir() if _DAMAGED.fullmatch(p.name)]
+        if folder_of(run).is_dir()
+        else []
+    )
     if damaged:
-        raise RecipeError("; ".join([*notes, f"no checkpoint of {run} is whole, so the run cannot go on; start anew "
-                                             "with another run_dir, or bring the folder back from a backup"]))
+        raise RecipeError(
+            "; ".join(
+                [
+                    *notes,
+                    f"no checkpoint of {run} is whole, so the run cannot go on; start anew "
+                    "with another run_dir, or bring the folder back from a backup",
+                ]
+            )
+        )
     return None, notes
 
 
@@ -274,14 +329,24 @@ def load(place: Path) -> Checkpoint:
     plain = json.loads((place / "state.json").read_text(encoding="utf-8"))
     files = [place / name for name in manifest["files"] if name.endswith(".safetensors")]
     tensors = {file.stem: load_file(file) for file in files}
-    return Checkpoint(plain["step"], tensors["weights"], put_together(plain["optimizer"], tensors["optimizer"]),
-                      tensors.get("reference"), plain["state"],
-                      put_together(plain["generators"], tensors["generators"]), manifest["held_out"])
+    return Checkpoint(
+        plain["step"],
+        tensors["weights"],
+        put_together(plain["optimizer"], tensors["optimizer"]),
+        tensors.get("reference"),
+        plain["state"],
+        put_together(plain["generators"], tensors["generators"]),
+        manifest["held_out"],
+    )
 
 
 def best(run: Path) -> tuple[Path, float] | None:
     """The checkpoint of `run` with the highest held-out accuracy, the later of equals; None if none was evaluated."""
-    found = [(value, int(place.name[5:]), place) for place in _all(run) if (value := _held_out(place)) is not None]
+    found = [
+        (value, int(place.name[5:]), place)
+        for place in _all(run)
+        if (value := _held_out(place)) is not None
+    ]
     return (max(found)[2], max(found)[0]) if found else None
 
 
@@ -292,8 +357,13 @@ def latest(run: Path) -> Path | None:
 
 def _all(run: Path) -> list[Path]:
     folder = folder_of(run)
-    return sorted((p for p in folder.iterdir() if _NAME.fullmatch(p.name)), key=lambda p: int(p.name[5:])) \
-        if folder.is_dir() else []
+    return (
+        sorted(
+            (p for p in folder.iterdir() if _NAME.fullmatch(p.name)), key=lambda p: int(p.name[5:])
+        )
+        if folder.is_dir()
+        else []
+    )
 
 
 # ---- random generators --------------------------------------------------------------------------------------
@@ -303,10 +373,18 @@ def random_state() -> dict[str, Any]:
     """The state of every generator of this process, as plain values and tensors."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = numpy.random.get_state()
-    return {"python": [version, list(words), gauss],
-            "numpy": [str(name), torch.from_numpy(keys.astype("int64")), int(position), int(has_gauss), float(cached)],
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [
+            str(name),
+            torch.from_numpy(keys.astype("int64")),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:

@@ -81,9 +81,13 @@ def weights(tokens: Tokens, settings: Settings) -> Weights:
     weight_T = raw_T.clamp(max=settings.correction_cap) if settings.correction_cap else raw_T
     if settings.correction_mask != "none":
         ratio_T = LEVELS[settings.correction_mask](log_T, tokens).exp()
-        weight_T = weight_T * ((ratio_T >= settings.correction_low) & (ratio_T <= settings.correction_high))
+        weight_T = weight_T * (
+            (ratio_T >= settings.correction_low) & (ratio_T <= settings.correction_high)
+        )
     by_row = settings.correction in ("sequence", "geometric")
-    unit_T = (1.0 / tokens.length_R.to(raw_T.dtype))[tokens.row_T] if by_row else torch.ones_like(raw_T)
+    unit_T = (
+        (1.0 / tokens.length_R.to(raw_T.dtype))[tokens.row_T] if by_row else torch.ones_like(raw_T)
+    )
     return Weights(weight_T * seen_T, raw_T, unit_T)
 
 

@@ -98,14 +98,23 @@ class Curriculum:
 
     def teaches(self, group: ScoredGroup) -> bool:
         """Whether a group's scores spread, and its accuracies too where ``flat_by`` asks for that."""
-        return not group.flat and (self.flat_by == "score" or len(set(accuracies(group, self.accurate))) > 1)
+        return not group.flat and (
+            self.flat_by == "score" or len(set(accuracies(group, self.accurate))) > 1
+        )
 
     @property
     def num_retired(self) -> int:
-        return sum(rate.overall >= self.retire_at for rate in self.history.values()) if self.retire_at else 0
+        return (
+            sum(rate.overall >= self.retire_at for rate in self.history.values())
+            if self.retire_at
+            else 0
+        )
 
     def state(self) -> dict[str, Any]:
-        return {name: [rate.passed, rate.sampled, rate.last, rate.epoch] for name, rate in self.history.items()}
+        return {
+            name: [rate.passed, rate.sampled, rate.last, rate.epoch]
+            for name, rate in self.history.items()
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.history = {name: PassRate(*values) for name, values in state.items()}

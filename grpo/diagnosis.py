@@ -45,7 +45,10 @@ class Arbitration:
     @property
     def is_rounding(self) -> bool:
         """Whether the error has the signs, order and size of half-precision logits' rounding."""
-        return self.rounding > ROUNDED and max(self.sampler, self.trainer) < SIZE_OF_ROUNDING * self.rounding_size
+        return (
+            self.rounding > ROUNDED
+            and max(self.sampler, self.trainer) < SIZE_OF_ROUNDING * self.rounding_size
+        )
 
 
 @torch.no_grad()
@@ -54,11 +57,15 @@ def own_logits(policy: Policy, row: Row) -> Tensor:
     tokens = row.token_ids[:MOST_TOKENS]
     ids = torch.tensor([[*row.prompt_ids, *tokens]], device=policy.device)
     with policy.own_attention(), policy._precision():
-        logits_TV = policy.model(input_ids=ids, use_cache=False).logits[0, len(row.prompt_ids) - 1:-1]
-    return logits_TV[:, :policy.vocab_size]
+        logits_TV = policy.model(input_ids=ids, use_cache=False).logits[
+            0, len(row.prompt_ids) - 1 : -1
+        ]
+    return logits_TV[:, : policy.vocab_size]
 
 
-def arbitrate(policy: Policy, rows: Sequence[Row], old: Mapping[int, Tensor], temperature: float) -> Arbitration | None:
+def arbitrate(
+    policy: Policy, rows: Sequence[Row], old: Mapping[int, Tensor], temperature: float
+) -> Arbitration | None:
     """Who agrees with the model's own log-probs on the first of `rows`; `old` are the trainer's by row."""
     kept = [row for row in rows if row.index in old and row.fresh_from == 0][:MOST_ROWS]
     if not kept:
@@ -70,23 +77,35 @@ def arbitrate(policy: Policy, rows: Sequence[Row], old: Mapping[int, Tensor], te
         return None
     distance = [float(part[good_T].abs().mean()) for part in (sampler_T, trainer_T)]
     wrong_T = sampler_T if distance[0] >= distance[1] else trainer_T
-    seen_T = good_T & (rounding_T.abs() > 1e-5)  # of a token that is all but certain every rounding is the same
-    return Arbitration(*distance, _rank_correlation(wrong_T[seen_T], rounding_T[seen_T]),
-                       float(rounding_T[good_T].abs().mean()))
+    seen_T = good_T & (
+        rounding_T.abs() > 1e-5
+    )  # of a token that is all but certain every rounding is the same
+    return Arbitration(
+        *distance,
+        _rank_correlation(wrong_T[seen_T], rounding_T[seen_T]),
+        float(rounding_T[good_T].abs().mean()),
+    )
 
 
-def _errors(policy: Policy, row: Row, old_logp_T: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+def _errors(
+    policy: Policy, row: Row, old_logp_T: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Of a row's first tokens: sampler's, trainer's and a bf16 head's log-probs less the model's own."""
     logits_TV = own_logits(policy, row)
     number = len(logits_TV)
     token_T1 = torch.tensor(row.token_ids[:number], device=logits_TV.device)[:, None]
 
     def logp(logits: Tensor) -> Tensor:
-        return (logits.float() / temperature).log_softmax(-1).gather(-1, token_T1)[:, 0].double().cpu()
+        return (
+            (logits.float() / temperature).log_softmax(-1).gather(-1, token_T1)[:, 0].double().cpu()
+        )
 
     own_T = logp(logits_TV)
-    return (row.sampled_logps[:number].double().cpu() - own_T, old_logp_T[:number].double().cpu() - own_T,
-            logp(logits_TV.bfloat16()) - own_T)
+    return (
+        row.sampled_logps[:number].double().cpu() - own_T,
+        old_logp_T[:number].double().cpu() - own_T,
+        logp(logits_TV.bfloat16()) - own_T,
+    )
 
 
 def _rank_correlation(a_T: Tensor, b_T: Tensor) -> float:
@@ -103,28 +122,42 @@ def suspects(drift: Drift, found: Arbitration | None, dtype: str, updated: bool)
     `dtype` is that of the model, `updated` whether its weights have changed since the run's first token.
     """
     side = found.side if found else ""
-    who = {"sampler": "the model's own forward agrees with the trainer, so the sampler is wrong: ",
-           "trainer": "the model's own forward agrees with the sampler, so the trainer is wrong: ",
-           "": "" if found is None else "the model's own forward agrees with neither much better: "}[side]
+    who = {
+        "sampler": "the model's own forward agrees with the trainer, so the sampler is wrong: ",
+        "trainer": "the model's own forward agrees with the sampler, so the trainer is wrong: ",
+        "": "" if found is None else "the model's own forward agrees with neither much better: ",
+    }[side]
     return who + _kind(drift, found, side, dtype, updated)
 
 
 def _kind(drift: Drift, found: Arbitration | None, side: str, dtype: str, updated: bool) -> str:
     if drift.correlation < SHIFTED:
-        return (f"its log-probs are of other tokens (correlation {drift.correlation:.2f}); first suspect an off-by-one "
-                "between tokens and labels")
+        return (
+            f"its log-probs are of other tokens (correlation {drift.correlation:.2f}); first suspect an off-by-one "
+            "between tokens and labels"
+        )
     if abs(drift.signed) > BIASED * drift.mean and abs(drift.weight - 1) > 5 * drift.weight_error:
         narrow = "sampler" if drift.signed > 0 else "trainer"
-        return (f"the {narrow}'s log-probs are higher nearly everywhere (mean of trainer's over sampler's probability "
-                f"{drift.weight:.4f}, not 1); first suspect a filter (sample.top_p, top_k, min_p) that the {narrow} "
-                "applies and the other side does not know")
+        return (
+            f"the {narrow}'s log-probs are higher nearly everywhere (mean of trainer's over sampler's probability "
+            f"{drift.weight:.4f}, not 1); first suspect a filter (sample.top_p, top_k, min_p) that the {narrow} "
+            "applies and the other side does not know"
+        )
     if drift.tilt_share > TILTED:
-        return (f"it looks like a temperature: the sampler's is {1 / max(1e-3, 1 + drift.tilt):.2f} times the "
-                f"trainer's ({drift.tilt_share:.0%} of the difference); first suspect sample.temperature on one side")
+        return (
+            f"it looks like a temperature: the sampler's is {1 / max(1e-3, 1 + drift.tilt):.2f} times the "
+            f"trainer's ({drift.tilt_share:.0%} of the difference); first suspect sample.temperature on one side"
+        )
     if found is not None and found.is_rounding and dtype in ("float32", "float64"):
-        return ("its error is that of half-precision logits; first suspect a head or product in bfloat16 on a "
-                f"{dtype} model")
+        return (
+            "its error is that of half-precision logits; first suspect a head or product in bfloat16 on a "
+            f"{dtype} model"
+        )
     if side == "trainer":
         return "first suspect its forward: packing, attention masks, positions or the head"
-    weights = "weights that are not the trainer's (a copy that was not refreshed), or " if updated else ""
-    return f"first suspect {weights}keys kept from other weights or positions, or rounding on one side"
+    weights = (
+        "weights that are not the trainer's (a copy that was not refreshed), or " if updated else ""
+    )
+    return (
+        f"first suspect {weights}keys kept from other weights or positions, or rounding on one side"
+    )

@@ -21,8 +21,22 @@ import torch
 from torch import Tensor
 
 LIMIT = 20.0
-MOMENTS = ("tokens", "missing", "apart", "signed", "squares", "k3", "weight", "weight_squares", "old", "old_squares",
-           "old_signed", "tilt", "tilt_squares", "tilt_signed")
+MOMENTS = (
+    "tokens",
+    "missing",
+    "apart",
+    "signed",
+    "squares",
+    "k3",
+    "weight",
+    "weight_squares",
+    "old",
+    "old_squares",
+    "old_signed",
+    "tilt",
+    "tilt_squares",
+    "tilt_signed",
+)
 SMALLEST, LARGEST, PER_OCTAVE = -34, 6, 4
 NUM_BINS = (LARGEST - SMALLEST) * PER_OCTAVE
 
@@ -53,13 +67,17 @@ class Drift:
     correlation: float
 
 
-def seen(sampled_logp_T: Tensor, old_logp_T: Tensor, fresh_T: Tensor | None) -> tuple[Tensor, Tensor]:
+def seen(
+    sampled_logp_T: Tensor, old_logp_T: Tensor, fresh_T: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """(tokens that the trainer could compare, those of them that the sampler gave a log-prob)."""
     known_T = old_logp_T.isfinite() if fresh_T is None else old_logp_T.isfinite() & fresh_T
     return known_T, known_T & sampled_logp_T.isfinite()
 
 
-def moments(sampled_logp_T: Tensor, old_logp_T: Tensor, entropy_T: Tensor, fresh_T: Tensor | None = None) -> Tensor:
+def moments(
+    sampled_logp_T: Tensor, old_logp_T: Tensor, entropy_T: Tensor, fresh_T: Tensor | None = None
+) -> Tensor:
     """The sums named in `MOMENTS`, fp64, of the tokens that are `fresh_T` (None: all) and finite on both sides."""
     known_T, seen_T = seen(sampled_logp_T, old_logp_T, fresh_T)
     d_T = torch.where(seen_T, sampled_logp_T.double() - old_logp_T.double(), 0.0)
@@ -67,12 +85,29 @@ def moments(sampled_logp_T: Tensor, old_logp_T: Tensor, entropy_T: Tensor, fresh
     u_T = torch.where(seen_T & entropy_T.isfinite(), old_T + entropy_T.double(), 0.0)
     back_T = (-d_T).clamp(-LIMIT, LIMIT)
     weight_T = back_T.exp() * seen_T
-    return torch.stack([seen_T.double(), (known_T & ~seen_T).double(), d_T.abs(), d_T, d_T.square(),
-                        torch.expm1(back_T) - back_T, weight_T, weight_T.square(), old_T, old_T.square(), old_T * d_T,
-                        u_T, u_T.square(), u_T * d_T]).sum(1)
+    return torch.stack(
+        [
+            seen_T.double(),
+            (known_T & ~seen_T).double(),
+            d_T.abs(),
+            d_T,
+            d_T.square(),
+            torch.expm1(back_T) - back_T,
+            weight_T,
+            weight_T.square(),
+            old_T,
+            old_T.square(),
+            old_T * d_T,
+            u_T,
+            u_T.square(),
+            u_T * d_T,
+        ]
+    ).sum(1)
 
 
-def distances(sampled_logp_T: Tensor, old_logp_T: Tensor, fresh_T: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def distances(
+    sampled_logp_T: Tensor, old_logp_T: Tensor, fresh_T: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """(abs(d) of each token, 0 where it cannot be known; how many of those known fall into each bin, fp64).
 
     Bins are quarter octaves from 2**SMALLEST (and below) to 2**LARGEST (and above).
@@ -81,7 +116,8 @@ def distances(sampled_logp_T: Tensor, old_logp_T: Tensor, fresh_T: Tensor | None
     apart_T = torch.where(seen_T, (sampled_logp_T.double() - old_logp_T.double()).abs(), 0.0)
     place_T = ((apart_T.log2() - SMALLEST) * PER_OCTAVE).floor().clamp(0, NUM_BINS - 1).long()
     return apart_T, torch.zeros(NUM_BINS, dtype=torch.float64, device=apart_T.device).index_add_(
-        0, place_T, seen_T.double())
+        0, place_T, seen_T.double()
+    )
 
 
 def quantile(counts: Sequence[float], share: float) -> float:
@@ -100,20 +136,35 @@ def read(sums: Mapping[str, float], counts: Sequence[float], largest: float) -> 
     if not n:
         return None
     mean = {name: sums[name] / n for name in MOMENTS}
-    spread = {name: _variance(mean[f"{name}_squares"], mean[name]) for name in ("weight", "old", "tilt")}
+    spread = {
+        name: _variance(mean[f"{name}_squares"], mean[name]) for name in ("weight", "old", "tilt")
+    }
     variance = _variance(mean["squares"], mean["signed"])
-    with_u, with_old = (mean[f"{name}_signed"] - mean[name] * mean["signed"] for name in ("tilt", "old"))
+    with_u, with_old = (
+        mean[f"{name}_signed"] - mean[name] * mean["signed"] for name in ("tilt", "old")
+    )
     tilt = with_u / spread["tilt"] if spread["tilt"] else 0.0
     share = min(1.0, tilt * with_u / variance) if variance else 0.0
     sampled = spread["old"] + 2 * with_old + variance  # the variance of old + d
     product = math.sqrt(spread["old"] * sampled) if sampled > 0 else 0.0
     return Drift(
-        tokens=int(n), missing=sums["missing"] / (n + sums["missing"]), mean=mean["apart"],
-        p99=min(quantile(counts, 0.99), largest), largest=largest, k3=mean["k3"],
-        ess=sums["weight"] ** 2 / (n * sums["weight_squares"]), signed=mean["signed"], weight=mean["weight"],
-        weight_error=math.sqrt(spread["weight"] / n), tilt=tilt,
-        tilt_error=math.sqrt((1 - share) * variance / (spread["tilt"] * n)) if spread["tilt"] else 0.0,
-        tilt_share=share, correlation=(spread["old"] + with_old) / product if product else 1.0)
+        tokens=int(n),
+        missing=sums["missing"] / (n + sums["missing"]),
+        mean=mean["apart"],
+        p99=min(quantile(counts, 0.99), largest),
+        largest=largest,
+        k3=mean["k3"],
+        ess=sums["weight"] ** 2 / (n * sums["weight_squares"]),
+        signed=mean["signed"],
+        weight=mean["weight"],
+        weight_error=math.sqrt(spread["weight"] / n),
+        tilt=tilt,
+        tilt_error=math.sqrt((1 - share) * variance / (spread["tilt"] * n))
+        if spread["tilt"]
+        else 0.0,
+        tilt_share=share,
+        correlation=(spread["old"] + with_old) / product if product else 1.0,
+    )
 
 
 def _variance(square: float, mean: float) -> float:

@@ -48,27 +48,55 @@ NOTED = {
 def fingerprint(trainer: Trainer) -> dict[str, Any]:
     """The fingerprint of an opened run: plain values."""
     teacher = trainer.learner.teacher
-    return {"train": rows(trainer.prompts.train), "held_out": rows(trainer.prompts.held_out),
-            "tokens": digest(json.dumps(prompt.token_ids).encode()
-                             for part in (trainer.prompts.train, trainer.prompts.held_out) for prompt in part),
-            "model": frozen(trainer.policy.model), "teacher": None if teacher is None else frozen(teacher.model),
-            "processes": trainer.ranks.world, "device": _device(trainer.policy.device),
-            "grpo": __version__, "torch": torch.__version__, "transformers": transformers.__version__,
-            "sampled": _sampled(trainer.policy.device),
-            "rewards": {spec.name: found for spec in trainer.specs if (found := _source(spec.use))}}
+    return {
+        "train": rows(trainer.prompts.train),
+        "held_out": rows(trainer.prompts.held_out),
+        "tokens": digest(
+            json.dumps(prompt.token_ids).encode()
+            for part in (trainer.prompts.train, trainer.prompts.held_out)
+            for prompt in part
+        ),
+        "model": frozen(trainer.policy.model),
+        "teacher": None if teacher is None else frozen(teacher.model),
+        "processes": trainer.ranks.world,
+        "device": _device(trainer.policy.device),
+        "grpo": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "sampled": _sampled(trainer.policy.device),
+        "rewards": {spec.name: found for spec in trainer.specs if (found := _source(spec.use))},
+    }
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What a reader should know of the differences; `RecipeError` for those under which the run cannot go on."""
     changed = [name for name in [*REFUSED, *NOTED] if old.get(name) != new.get(name)]
-    refused = [REFUSED[name].format(**_counts(old.get(name), new.get(name))) for name in changed if name in REFUSED]
+    refused = [
+        REFUSED[name].format(**_counts(old.get(name), new.get(name)))
+        for name in changed
+        if name in REFUSED
+    ]
     if refused:
-        raise RecipeError(f"{refused[0]}; resume with what the run began with, or choose another run_dir")
+        raise RecipeError(
+            f"{refused[0]}; resume with what the run began with, or choose another run_dir"
+        )
     if "rewards" in changed:
-        names = [f"rewards.{name}" for name, value in new["rewards"].items() if old["rewards"].get(name) != value]
+        names = [
+            f"rewards.{name}"
+            for name, value in new["rewards"].items()
+            if old["rewards"].get(name) != value
+        ]
         new = {**new, "rewards": ", ".join(names)}
-    noted = [NOTED[name].format(old=old.get(name), new=new.get(name)) for name in changed if name in NOTED]
-    return [f"the checkpoint was made {'; '.join(noted)}; the run goes on, but not bit for bit"] if noted else []
+    noted = [
+        NOTED[name].format(old=old.get(name), new=new.get(name))
+        for name in changed
+        if name in NOTED
+    ]
+    return (
+        [f"the checkpoint was made {'; '.join(noted)}; the run goes on, but not bit for bit"]
+        if noted
+        else []
+    )
 
 
 def _sampled(device: torch.device) -> str:
@@ -76,19 +104,29 @@ def _sampled(device: torch.device) -> str:
         return "by Triton's kernels"
     if native.reads_fast():
         return "by native kernels"
-    return "by torch's attention and the native sampler" if native.available() else "by torch's operations"
+    return (
+        "by torch's attention and the native sampler"
+        if native.available()
+        else "by torch's operations"
+    )
 
 
 def _counts(old: Any, new: Any) -> dict[str, str]:
     """How many rows a part had and has, in words."""
     numbers = [str(value).partition(" ")[0] for value in (old, new)]
-    return {"old": f"{numbers[0]} rows", "new": f"{numbers[1]}" if len(set(numbers)) > 1 else "as many, but others"}
+    return {
+        "old": f"{numbers[0]} rows",
+        "new": f"{numbers[1]}" if len(set(numbers)) > 1 else "as many, but others",
+    }
 
 
 def rows(prompts: Iterable[Prompt]) -> str:
     """``"number digest"`` of the rows that prompts were made of, with their names and order."""
     prompts = list(prompts)
-    texts = (json.dumps([prompt.id, prompt.text, prompt.truth], sort_keys=True, default=_plain) for prompt in prompts)
+    texts = (
+        json.dumps([prompt.id, prompt.text, prompt.truth], sort_keys=True, default=_plain)
+        for prompt in prompts
+    )
     return f"{len(prompts)} " + digest(text.encode() for text in texts)
 
 
@@ -99,14 +137,25 @@ def _plain(value: Any) -> str:
 
 def frozen(model: nn.Module) -> str:
     """A digest of the parameters that do not train: their shapes, and `SAMPLED` values of each, evenly spread."""
-    return digest(part for name, parameter in model.named_parameters() if not parameter.requires_grad
-                  for part in _seen(name, parameter.detach()))
+    return digest(
+        part
+        for name, parameter in model.named_parameters()
+        if not parameter.requires_grad
+        for part in _seen(name, parameter.detach())
+    )
 
 
 def _seen(name: str, parameter: Tensor) -> Iterator[bytes]:
     yield f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode()
     values = parameter.reshape(-1)
-    yield values[::max(1, len(values) // SAMPLED)].contiguous().cpu().view(torch.uint8).numpy().tobytes()
+    yield (
+        values[:: max(1, len(values) // SAMPLED)]
+        .contiguous()
+        .cpu()
+        .view(torch.uint8)
+        .numpy()
+        .tobytes()
+    )
 
 
 def digest(parts: Iterable[bytes]) -> str:

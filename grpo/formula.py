@@ -23,7 +23,9 @@ TOTALS: Mapping[str, Callable[[Any, int], str]] = {
     "sequence_mean": lambda loss, cap: "1/B sum_i 1/L_i sum_t l_it",
     "token_mean": lambda loss, cap: "sum_it l_it / sum_i L_i",
     "constant": lambda loss, cap: f"sum_it l_it / (B x {loss.constant or cap})",
-    "prompt_mean": lambda loss, cap: "1/Q sum_q (sum_it of q's group l_it / sum_i of it L_i), Q prompts",
+    "prompt_mean": lambda loss, cap: (
+        "1/Q sum_q (sum_it of q's group l_it / sum_i of it L_i), Q prompts"
+    ),
     "sequence_sum": lambda loss, cap: "1/B sum_it l_it",
     "token_sum": lambda loss, cap: "sum_it l_it",
 }
@@ -84,7 +86,11 @@ LEVEL_TEXTS: Mapping[str, str] = {
 
 def formula(advantage: Any, loss: Any, max_tokens: int) -> str:
     """The objective that the recipe's ``advantage`` and ``loss`` sections resolve to, in one readable paragraph."""
-    masked = "; truncated completions leave all sums and denominators" if advantage.mask_truncated else ""
+    masked = (
+        "; truncated completions leave all sums and denominators"
+        if advantage.mask_truncated
+        else ""
+    )
     inner = f"w [{_terms(loss)}]" if weight_text(loss) else _terms(loss)
     rule = RULES[advantage.rule]
     words = rule.formula.format(

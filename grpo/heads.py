@@ -32,26 +32,42 @@ class OutputHead:
     def at(self, temperature: float) -> Head:
         """The head at a sampling temperature, over the tokens that can be sampled."""
         bias = self.linear.bias
-        return Head(self.linear.weight[:self.vocab_size], None if bias is None else bias[:self.vocab_size], self.scale,
-                    self.softcap, temperature)
+        return Head(
+            self.linear.weight[: self.vocab_size],
+            None if bias is None else bias[: self.vocab_size],
+            self.scale,
+            self.softcap,
+            temperature,
+        )
 
 
-def find_head(base: nn.Module, vocab_size: int, forward: Callable[[Tensor], tuple[Tensor, Tensor]]) \
-        -> tuple[OutputHead | None, str]:
+def find_head(
+    base: nn.Module, vocab_size: int, forward: Callable[[Tensor], tuple[Tensor, Tensor]]
+) -> tuple[OutputHead | None, str]:
     """(the head, "") or (None, why the model's own is used).
 
     `forward` takes token ids and returns the hidden states [T, D] before the head and the model's own logits [T, V].
     """
     linear = _linear(base.get_output_embeddings())
     if linear is None:
-        return None, f"its output layer is {type(base.get_output_embeddings()).__name__}, not one plain matrix"
+        return (
+            None,
+            f"its output layer is {type(base.get_output_embeddings()).__name__}, not one plain matrix",
+        )
     config = base.config.get_text_config()
-    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
-    head = OutputHead(linear, vocab_size, scale, float(getattr(config, "final_logit_softcapping", None) or 0.0))
+    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
+        getattr(config, "logits_scaling", None) or 1.0
+    )
+    head = OutputHead(
+        linear, vocab_size, scale, float(getattr(config, "final_logit_softcapping", None) or 0.0)
+    )
     apart = _apart(head, forward)
     if apart <= TOLERANCE[linear.weight.dtype]:
         return head, ""
-    return None, f"from its hidden states and weights its logits differ by {apart:.1e} of their size"
+    return (
+        None,
+        f"from its hidden states and weights its logits differ by {apart:.1e} of their size",
+    )
 
 
 def _linear(module: Any) -> nn.Linear | None:
@@ -67,7 +83,9 @@ def _linear(module: Any) -> nn.Linear | None:
 def _apart(head: OutputHead, forward: Callable[[Tensor], tuple[Tensor, Tensor]]) -> float:
     """The largest difference between our logits and the model's own, relative to the largest of these."""
     device = head.linear.weight.device
-    ids = torch.randint(head.vocab_size, (PROBE,), generator=torch.Generator().manual_seed(0)).to(device)
+    ids = torch.randint(head.vocab_size, (PROBE,), generator=torch.Generator().manual_seed(0)).to(
+        device
+    )
     hidden_TD, own_TV = forward(ids)
     if hidden_TD.shape[-1] != head.linear.in_features:
         return float("inf")

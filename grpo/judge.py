@@ -29,9 +29,13 @@ def reward_specs(recipe: Recipe, given: Mapping[str, Any] | None = None) -> list
     specs = [_spec(name, given.pop(name, part.use), part) for name, part in recipe.rewards.items()]
     specs += [_spec(name, function, RewardSection()) for name, function in given.items()]
     if not specs:
-        raise RecipeError("recipe: rewards is empty; name one, e.g. rewards: {correct: {use: math_answer}}")
+        raise RecipeError(
+            "recipe: rewards is empty; name one, e.g. rewards: {correct: {use: math_answer}}"
+        )
     if not any(spec.weight for spec in specs):
-        raise RecipeError("recipe: every reward has weight 0, so no completion could be better than another")
+        raise RecipeError(
+            "recipe: every reward has weight 0, so no completion could be better than another"
+        )
     return specs
 
 
@@ -42,7 +46,9 @@ def _spec(name: str, use: Any, part: RewardSection) -> RewardSpec:
     else:
         default = BUILT_IN_SECONDS if built_in else USER_SECONDS
     seconds = part.timeout_seconds or default
-    return RewardSpec(name, use, part.weight, part.args, part.when, part.style, seconds, part.workers)
+    return RewardSpec(
+        name, use, part.weight, part.args, part.when, part.style, seconds, part.workers
+    )
 
 
 def check_rewards(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -50,17 +56,22 @@ def check_rewards(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]
     for spec in specs:
         for column in spec.when:
             if not any(column in row for row in rows):
-                raise RecipeError(f"recipe: rewards.{spec.name}.when names the column {column}, but the data set has "
-                                  f"{', '.join(rows[0])}")
+                raise RecipeError(
+                    f"recipe: rewards.{spec.name}.when names the column {column}, but the data set has "
+                    f"{', '.join(rows[0])}"
+                )
         try:
             function = rewards.load(spec.use)
             for columns, number in _kinds_of_rows(rows, spec.when).items():
-                missing = rewards.missing_columns(function, [*columns, *ADDED_COLUMNS], spec.style, spec.args)
+                missing = rewards.missing_columns(
+                    function, [*columns, *ADDED_COLUMNS], spec.style, spec.args
+                )
                 if missing:
                     raise RecipeError(
                         f"recipe: rewards.{spec.name} wants the column {' and '.join(missing)}, but row {number} of "
                         f"the data set has {', '.join(columns)}; map it with data.columns or pass it in "
-                        f"rewards.{spec.name}.args")
+                        f"rewards.{spec.name}.args"
+                    )
         except RecipeError:
             raise
         except ValueError as error:
@@ -76,15 +87,21 @@ def check_sandbox(specs: Sequence[RewardSpec], section: SandboxSection) -> None:
     """Refuse a recipe whose programs cannot be held as well as it asks. Tries it, where a reward runs programs."""
     programs = [spec for spec in specs if runs_programs(rewards.load(spec.use))]
     if section.engine != "local" and not section.url:
-        raise RecipeError(f"recipe: sandbox.engine is {section.engine}, but sandbox.url is missing; give its address")
+        raise RecipeError(
+            f"recipe: sandbox.engine is {section.engine}, but sandbox.url is missing; give its address"
+        )
     if programs and section.engine == "local":
         try:
             RewardService(programs[:1], workers=1, sandbox=sandbox_options(section)).close()
         except IsolationError as error:
-            raise RecipeError(f"recipe: rewards.{programs[0].name} runs programs, but {error}") from None
+            raise RecipeError(
+                f"recipe: rewards.{programs[0].name} runs programs, but {error}"
+            ) from None
 
 
-def _kinds_of_rows(rows: Sequence[Mapping[str, Any]], when: Mapping[str, Any]) -> dict[tuple[str, ...], int]:
+def _kinds_of_rows(
+    rows: Sequence[Mapping[str, Any]], when: Mapping[str, Any]
+) -> dict[tuple[str, ...], int]:
     """The different sets of columns among the rows that match `when`, each with the first such row's number."""
     found: dict[tuple[str, ...], int] = {}
     for number, row in enumerate(rows, 1):
@@ -96,8 +113,12 @@ def _kinds_of_rows(rows: Sequence[Mapping[str, Any]], when: Mapping[str, Any]) -
 class Judge:
     """Scores groups through long-lived reward workers; close it, or use it as a context."""
 
-    def __init__(self, specs: Sequence[RewardSpec], base_dir: Path | None = None,
-                 sandbox: SandboxSection = SandboxSection()):
+    def __init__(
+        self,
+        specs: Sequence[RewardSpec],
+        base_dir: Path | None = None,
+        sandbox: SandboxSection = SandboxSection(),
+    ):
         self.specs = specs
         self.service = RewardService(specs, base_dir=base_dir, sandbox=sandbox_options(sandbox))
 
@@ -120,18 +141,32 @@ class Judge:
 
     def submit(self, group: Group) -> Pending:
         """Hand a group over and go on; its verdicts are waited for in `Pending.result`."""
-        samples = [Sample(text=completion.text,
-                          columns={**group.prompt.truth, "finish": completion.finish,
-                                   "num_tokens": len(completion.token_ids)},
-                          prompt=group.prompt.text, token_ids=completion.token_ids, group=group.prompt.id)
-                   for completion in group.completions if completion.finish not in ("cancelled", "error")]
+        samples = [
+            Sample(
+                text=completion.text,
+                columns={
+                    **group.prompt.truth,
+                    "finish": completion.finish,
+                    "num_tokens": len(completion.token_ids),
+                },
+                prompt=group.prompt.text,
+                token_ids=completion.token_ids,
+                group=group.prompt.id,
+            )
+            for completion in group.completions
+            if completion.finish not in ("cancelled", "error")
+        ]
         return Pending(group, self.service.submit(samples) if samples else None, self)
 
     def wait_for(self, ticket: Any) -> list[Any]:
         """The verdicts of a ticket, waited for under the watchdog's eyes."""
-        with watchdog.waiting("judge", owner="rewards.service", at_least_seconds=self._needed_seconds(),
-                              progress=lambda: self.service.num_open,
-                              state=lambda: [*ticket.describe(), *self.service.describe()]):
+        with watchdog.waiting(
+            "judge",
+            owner="rewards.service",
+            at_least_seconds=self._needed_seconds(),
+            progress=lambda: self.service.num_open,
+            state=lambda: [*ticket.describe(), *self.service.describe()],
+        ):
             return ticket.result()
 
     def _needed_seconds(self) -> float:
@@ -153,13 +188,17 @@ class Pending:
                 scores.append(Score(None, status="not_applicable", detail="sampling was cancelled"))
                 verdicts.append({})
             elif completion.finish == "error":
-                scores.append(Score(None, status="fault", detail="the policy's logits were not finite"))
+                scores.append(
+                    Score(None, status="fault", detail="the policy's logits were not finite")
+                )
                 verdicts.append({})
             else:
                 verdict = next(judged)
                 scores.append(_own(verdict.score))
                 verdicts.append({name: _own(part) for name, part in verdict.parts.items()})
-        return ScoredGroup(self.group.prompt, self.group.completions, tuple(scores), tuple(verdicts))
+        return ScoredGroup(
+            self.group.prompt, self.group.completions, tuple(scores), tuple(verdicts)
+        )
 
 
 def _own(score: Score) -> Score:

@@ -72,8 +72,22 @@ class UpdateStats:
 
 
 MOST_MASKED = 0.05  # the share of an update's rows that may be masked for their drift
-SUMS = ("loss", "kl", "clipped", "entropy", "tokens", "teacher", "reached", "dropped", "weight", "squares",
-        "units", "mass", "kept_mass", "bad")
+SUMS = (
+    "loss",
+    "kl",
+    "clipped",
+    "entropy",
+    "tokens",
+    "teacher",
+    "reached",
+    "dropped",
+    "weight",
+    "squares",
+    "units",
+    "mass",
+    "kept_mass",
+    "bad",
+)
 TOPS = ("ratio", "drift", "drift_row", "raw")
 
 
@@ -93,9 +107,15 @@ class Tally:
     of_rows: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.drift = torch.zeros(len(drift.MOMENTS) + drift.NUM_BINS, dtype=torch.float64, device=self.device)
-        self.sums = {name: torch.zeros((), dtype=torch.float64, device=self.device) for name in SUMS}
-        self.tops = {name: torch.zeros((), dtype=torch.float64, device=self.device) for name in TOPS}
+        self.drift = torch.zeros(
+            len(drift.MOMENTS) + drift.NUM_BINS, dtype=torch.float64, device=self.device
+        )
+        self.sums = {
+            name: torch.zeros((), dtype=torch.float64, device=self.device) for name in SUMS
+        }
+        self.tops = {
+            name: torch.zeros((), dtype=torch.float64, device=self.device) for name in TOPS
+        }
 
     def add(self, **values: Tensor) -> None:
         for name, value in values.items():
@@ -111,15 +131,23 @@ class Tally:
         tops = torch.stack(list(self.tops.values()))
         ranks.sum([sums])
         ranks.max(tops)
-        found = torch.cat([norm.double().reshape(1), tops, sums, *(part.flatten() for part in self.of_rows)]).tolist()
+        found = torch.cat(
+            [norm.double().reshape(1), tops, sums, *(part.flatten() for part in self.of_rows)]
+        ).tolist()
         at = 1 + len(TOPS)
         moments, counts = at + len(SUMS), at + len(SUMS) + len(drift.MOMENTS)
         end = counts + drift.NUM_BINS
-        rows = {row: tuple(found[end + 3 * i:end + 3 * i + 3]) for i, row in enumerate(self.rows)}
-        return Read(dict(zip(SUMS, found[at:])), dict(zip(TOPS, found[1:])), found[0],
-                    {row for row, (teaching, _, _) in rows.items() if teaching},
-                    {row for row, (_, bad, _) in rows.items() if bad}, {row: far for row, (_, _, far) in rows.items()},
-                    dict(zip(drift.MOMENTS, found[moments:])), found[counts:end])
+        rows = {row: tuple(found[end + 3 * i : end + 3 * i + 3]) for i, row in enumerate(self.rows)}
+        return Read(
+            dict(zip(SUMS, found[at:])),
+            dict(zip(TOPS, found[1:])),
+            found[0],
+            {row for row, (teaching, _, _) in rows.items() if teaching},
+            {row for row, (_, bad, _) in rows.items() if bad},
+            {row: far for row, (_, _, far) in rows.items()},
+            dict(zip(drift.MOMENTS, found[moments:])),
+            found[counts:end],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +180,19 @@ class Survey:
 class Learner:
     """Makes updates of a policy from batches of scored rows."""
 
-    def __init__(self, policy: Policy, optimizer: Optimizer, loss: LossSection, *, temperature: float,
-                 tokens_per_micro_batch: int, ranks: Ranks = Ranks(), teacher: Policy | None = None,
-                 gates: Gates | None = None, sampled_at: float | None = None):
+    def __init__(
+        self,
+        policy: Policy,
+        optimizer: Optimizer,
+        loss: LossSection,
+        *,
+        temperature: float,
+        tokens_per_micro_batch: int,
+        ranks: Ranks = Ranks(),
+        teacher: Policy | None = None,
+        gates: Gates | None = None,
+        sampled_at: float | None = None,
+    ):
         """``gates`` judge each update before it is made; ``sampled_at`` is the temperature that was sampled at."""
         self.gates, self.sampled_at = gates, temperature if sampled_at is None else sampled_at
         self.policy, self.optimizer, self.loss, self.ranks = policy, optimizer, loss, ranks
@@ -190,7 +228,7 @@ class Learner:
 
     def _mine(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
         """This rank's share of the micro-batches of `rows`; each that is done is progress in the watchdog's eyes."""
-        for chunk in micro_batches(rows, self.budget)[self.ranks.rank::self.ranks.world]:
+        for chunk in micro_batches(rows, self.budget)[self.ranks.rank :: self.ranks.world]:
             yield chunk
             watchdog.beat()
 
@@ -222,7 +260,9 @@ class Learner:
             entropy_weight = self.bonus.coefficient(survey.entropy)
             tally = Tally(self.policy.device)
             for chunk in self._mine(rows):
-                self._forward_backward(pack(chunk, self.policy.device), kept, survey, entropy_weight, tally)
+                self._forward_backward(
+                    pack(chunk, self.policy.device), kept, survey, entropy_weight, tally
+                )
             found = self._finish(tally, entropy_weight, fresh, rows)
             if isinstance(found, UpdateStats):
                 self._masked |= out
@@ -246,24 +286,63 @@ class Learner:
         for chunk in self._mine(rows):
             packed = pack(chunk, self.policy.device)
             stats = self.policy.token_stats(packed, self.temperature)
-            logps, entropies = (_by_row(packed.rows, part) for part in (stats.logp_T, stats.entropy_T))
-            found += [(row.index, logps[row.index].cpu(), entropies[row.index].cpu(),
-                       self._old.get(row.index, logps[row.index]).cpu()) for row in packed.rows]
+            logps, entropies = (
+                _by_row(packed.rows, part) for part in (stats.logp_T, stats.entropy_T)
+            )
+            found += [
+                (
+                    row.index,
+                    logps[row.index].cpu(),
+                    entropies[row.index].cpu(),
+                    self._old.get(row.index, logps[row.index]).cpu(),
+                )
+                for row in packed.rows
+            ]
         seen = {index: parts for index, *parts in self.ranks.gather(found)}
         ordered = sorted(rows, key=lambda row: row.index)
-        logp_T, entropy_T, _ = (torch.cat([seen[row.index][i] for row in ordered]) for i in range(3))
+        logp_T, entropy_T, _ = (
+            torch.cat([seen[row.index][i] for row in ordered]) for i in range(3)
+        )
         rule, old = POLICIES[self.loss.policy], {index: parts[2] for index, parts in seen.items()}
-        flag_T = rule.select(self.objective.terms(pack(ordered), [0.0] * len(ordered), old, dtype=logp_T.dtype)
-                             .tokens(logp_T), self.loss, self.optimizer.num_updates) if rule.select else None
-        keep_T = select_top_entropy(entropy_T, self.loss.top_entropy) if self.loss.top_entropy < 1 else None
-        return Survey(*({} if part is None else _by_row(ordered, part) for part in (flag_T, keep_T)),
-                      entropy=float(entropy_T.double().mean()))
+        flag_T = (
+            rule.select(
+                self.objective.terms(
+                    pack(ordered), [0.0] * len(ordered), old, dtype=logp_T.dtype
+                ).tokens(logp_T),
+                self.loss,
+                self.optimizer.num_updates,
+            )
+            if rule.select
+            else None
+        )
+        keep_T = (
+            select_top_entropy(entropy_T, self.loss.top_entropy)
+            if self.loss.top_entropy < 1
+            else None
+        )
+        return Survey(
+            *({} if part is None else _by_row(ordered, part) for part in (flag_T, keep_T)),
+            entropy=float(entropy_T.double().mean()),
+        )
 
-    def _forward_backward(self, packed: PackedRows, update: Update, survey: Survey, entropy_weight: float,
-                          tally: Tally) -> None:
-        terms = self.objective.terms(packed, self.objective.shares(packed.rows, update), self._old,
-                                     self._reference_logp(packed), self._teacher_logp(packed), survey.keep, survey.flag,
-                                     self.policy.statistics_dtype)
+    def _forward_backward(
+        self,
+        packed: PackedRows,
+        update: Update,
+        survey: Survey,
+        entropy_weight: float,
+        tally: Tally,
+    ) -> None:
+        terms = self.objective.terms(
+            packed,
+            self.objective.shares(packed.rows, update),
+            self._old,
+            self._reference_logp(packed),
+            self._teacher_logp(packed),
+            survey.keep,
+            survey.flag,
+            self.policy.statistics_dtype,
+        )
         rate = entropy_weight / update.denominators.num_tokens
         backward = self._in_one_pass if self._fits_one_pass(terms, rate) else self._after_the_whole
         stats = backward(packed, terms, rate)
@@ -279,23 +358,37 @@ class Learner:
         head = self.policy.head
         if head is None or not (head.linear.weight.requires_grad or rate):
             return False
-        return not spans_row(self.loss) or bool(chunk_spans(head.at(self.temperature), terms.lengths))
+        return not spans_row(self.loss) or bool(
+            chunk_spans(head.at(self.temperature), terms.lengths)
+        )
 
     def _in_one_pass(self, packed: PackedRows, terms: Terms, rate: float) -> TokenStats:
         """Each chunk of the head's logits serves log-prob, coefficient and gradient."""
         head, scale = self.policy.head, self.optimizer.loss_scale.value
 
-        def coefficients(start: int, end: int, logp_R: Tensor, entropy_R: Tensor) -> tuple[Tensor, Tensor | None]:
+        def coefficients(
+            start: int, end: int, logp_R: Tensor, entropy_R: Tensor
+        ) -> tuple[Tensor, Tensor | None]:
             g_R = self.objective.coefficients(terms.span(start, end), logp_R, scale)
             return g_R, torch.full_like(entropy_R, -rate * scale) if rate else None
 
         gradients, sampled = None, self.policy.vocab_size
         if head.linear.weight.requires_grad:
-            gradients = Gradients(*(None if part is None else self.optimizer.accumulator(part)[:sampled]
-                                    for part in (head.linear.weight, head.linear.bias)))
+            gradients = Gradients(
+                *(
+                    None if part is None else self.optimizer.accumulator(part)[:sampled]
+                    for part in (head.linear.weight, head.linear.bias)
+                )
+            )
         hidden_TD = self.policy.hidden(packed)
-        swept = sweep(hidden_TD.detach(), head.at(self.temperature), packed.target_T, coefficients, gradients,
-                      lengths=terms.lengths if spans_row(self.loss) else None)
+        swept = sweep(
+            hidden_TD.detach(),
+            head.at(self.temperature),
+            packed.target_T,
+            coefficients,
+            gradients,
+            lengths=terms.lengths if spans_row(self.loss) else None,
+        )
         if hidden_TD.requires_grad:
             hidden_TD.backward(swept.hidden_TD)
         return TokenStats(swept.logp_T, swept.entropy_T)
@@ -318,20 +411,41 @@ class Learner:
 
     @torch.no_grad()
     def _teacher_logp(self, packed: PackedRows) -> Tensor | None:
-        return None if self.teacher is None else self.teacher.token_stats(packed, self.temperature).logp_T
+        return (
+            None
+            if self.teacher is None
+            else self.teacher.token_stats(packed, self.temperature).logp_T
+        )
 
-    def _add_up(self, packed: PackedRows, stats: TokenStats, terms: Terms, found: Evaluated, tally: Tally) -> None:
+    def _add_up(
+        self, packed: PackedRows, stats: TokenStats, terms: Terms, found: Evaluated, tally: Tally
+    ) -> None:
         tokens, weights, weight_T = found.tokens, found.weights, found.weight_T
         far_T = self._add_drift(packed, tokens, stats.entropy_T, tally)
         mass_T = terms.share_T * tokens.advantage_T.abs()
         ones_T, dropped_T, unit_T = torch.ones_like(mass_T), weight_T == 0, weights.unit_T
-        tally.add(clipped=self.objective.rule.limits(tokens, self.loss), entropy=stats.entropy_T,
-                  tokens=ones_T, kl=found.kl_T, teacher=found.teacher_T, reached=~dropped_T, dropped=dropped_T,
-                  weight=weight_T * unit_T, squares=weight_T.square() * unit_T, units=unit_T, mass=mass_T,
-                  kept_mass=mass_T * weight_T, bad=~stats.logp_T.isfinite())
+        tally.add(
+            clipped=self.objective.rule.limits(tokens, self.loss),
+            entropy=stats.entropy_T,
+            tokens=ones_T,
+            kl=found.kl_T,
+            teacher=found.teacher_T,
+            reached=~dropped_T,
+            dropped=dropped_T,
+            weight=weight_T * unit_T,
+            squares=weight_T.square() * unit_T,
+            units=unit_T,
+            mass=mass_T,
+            kept_mass=mass_T * weight_T,
+            bad=~stats.logp_T.isfinite(),
+        )
         tally.top(ratio=tokens.ratio_T, drift=far_T, raw=weights.raw_T)
-        self._add_rows(packed, torch.stack([~dropped_T, ~stats.logp_T.isfinite(), far_T, ones_T], 1).double(), tally,
-                       tokens.row_T)
+        self._add_rows(
+            packed,
+            torch.stack([~dropped_T, ~stats.logp_T.isfinite(), far_T, ones_T], 1).double(),
+            tally,
+            tokens.row_T,
+        )
 
     def _add_rows(self, packed: PackedRows, known_T4: Tensor, tally: Tally, row_T: Tensor) -> None:
         """Of each row: how many tokens teach, how many log-probs are not finite, and the mean drift."""
@@ -341,28 +455,38 @@ class Learner:
         tally.top(drift_row=far_R1)
         tally.of_rows.append(torch.cat([sums_R4[:, :2], far_R1], 1))
 
-    def _add_drift(self, packed: PackedRows, tokens: Tokens, entropy_T: Tensor, tally: Tally) -> Tensor:
+    def _add_drift(
+        self, packed: PackedRows, tokens: Tokens, entropy_T: Tensor, tally: Tally
+    ) -> Tensor:
         """abs(sampled_logp - old_logp) of each token, 0 where it cannot be known; the sums are added up."""
         fresh_T = None
         if any(row.fresh_from for row in packed.rows):
-            fresh_T = upload(torch.cat([torch.arange(row.num_tokens) >= row.fresh_from for row in packed.rows]),
-                             entropy_T.device)
+            fresh_T = upload(
+                torch.cat([torch.arange(row.num_tokens) >= row.fresh_from for row in packed.rows]),
+                entropy_T.device,
+            )
         far_T, counts = drift.distances(tokens.sampled_logp_T, tokens.old_logp_T, fresh_T)
         moments = drift.moments(tokens.sampled_logp_T, tokens.old_logp_T, entropy_T, fresh_T)
         tally.drift += torch.cat([moments, counts])
         return far_T
 
-    def _finish(self, tally: Tally, entropy_weight: float, fresh: bool, rows: Sequence[Row]) -> UpdateStats | set[int]:
+    def _finish(
+        self, tally: Tally, entropy_weight: float, fresh: bool, rows: Sequence[Row]
+    ) -> UpdateStats | set[int]:
         """The optimizer step; or the rows without which the update is to be made again, none of them where a scaled
         loss overflowed and its scale was lowered."""
         self.optimizer.unscale()
         self.ranks.sum(self.optimizer.gradients())
         read = tally.read(self.ranks, self.optimizer.norm())
-        unseen = self.gates is not None and read.sums["bad"] > 0  # a row whose NaN weighs 0 leaves the loss finite
+        unseen = (
+            self.gates is not None and read.sums["bad"] > 0
+        )  # a row whose NaN weighs 0 leaves the loss finite
         if unseen or not (math.isfinite(read.sums["loss"]) and math.isfinite(read.norm)):
             return self._not_finite(read, rows)
         made = bool(read.sums["reached"]) or entropy_weight > 0
-        stats = _stats(made, read, self.optimizer.lr, entropy_weight, fresh, self.teacher is not None)
+        stats = _stats(
+            made, read, self.optimizer.lr, entropy_weight, fresh, self.teacher is not None
+        )
         far = self._far_rows(read, rows)
         if far:
             return far
@@ -384,10 +508,16 @@ class Learner:
 
         Where they are many the whole update is at fault, which is for the other gates to say.
         """
-        limit = math.inf if self.gates is None else self.gates.limits("drift_rows").get("skip", math.inf)
+        limit = (
+            math.inf
+            if self.gates is None
+            else self.gates.limits("drift_rows").get("skip", math.inf)
+        )
         if read.tops["drift_row"] <= limit:
             return set()
-        far = set(self.ranks.gather(sorted(row for row, distance in read.far.items() if distance > limit)))
+        far = set(
+            self.ranks.gather(sorted(row for row, distance in read.far.items() if distance > limit))
+        )
         if len(far) > max(1, MOST_MASKED * len(rows)):
             return set()
         words = f"completion {min(far)} of the step, {len(far)} of {len(rows)} in all"
@@ -399,8 +529,10 @@ class Learner:
 
     def _asking(self, stats: UpdateStats, rows: Sequence[Row]) -> list[str]:
         """The gates that want the update skipped."""
-        return self._ask({**drift_record(stats), "update/grad_norm": stats.grad_norm},
-                         lambda gate: self._suspects(stats, rows) if gate in DRIFT_GATES else "")
+        return self._ask(
+            {**drift_record(stats), "update/grad_norm": stats.grad_norm},
+            lambda gate: self._suspects(stats, rows) if gate in DRIFT_GATES else "",
+        )
 
     def _ask(self, record: Mapping[str, Any], why: Callable[[str], str]) -> list[str]:
         """The gates that want rows masked or the update skipped; one that stops the run leaves no gradient behind."""
@@ -417,7 +549,9 @@ class Learner:
             return ""
         mine = next(self._mine(rows), [])
         found = None
-        if self.policy.version == self._begun_at:  # the arbiter's weights must be those of both sides
+        if (
+            self.policy.version == self._begun_at
+        ):  # the arbiter's weights must be those of both sides
             try:
                 found = arbitrate(self.policy, mine, self._old, self.sampled_at)
             except (MemoryError, torch.OutOfMemoryError):
@@ -433,13 +567,21 @@ class Learner:
             return set()
         names = _not_finite_names(self.optimizer)
         self.optimizer.drop_gradients()
-        words = (f"the update's loss is {read.sums['loss']} and its gradient's norm {read.norm}; the weights were not "
-                 f"touched{names}")
+        words = (
+            f"the update's loss is {read.sums['loss']} and its gradient's norm {read.norm}; the weights were not "
+            f"touched{names}"
+        )
         if self.gates is None:
             raise FloatingPointError(f"{words}. Lower optim.lr, or train in float32")
         record = {"update/bad_rows": len(out) / len(rows)} if out else {"update/overflows": 1}
-        first = min((row for row in rows if row.index in out), key=lambda row: row.index, default=None)
-        where = f"; the first is completion {first.index} of the step, of group {first.group}" if first else ""
+        first = min(
+            (row for row in rows if row.index in out), key=lambda row: row.index, default=None
+        )
+        where = (
+            f"; the first is completion {first.index} of the step, of group {first.group}"
+            if first
+            else ""
+        )
         asking = self._ask(record, lambda gate: words + where)
         if out and "nonfinite" in asking:
             return out
@@ -453,27 +595,50 @@ class Learner:
     # -- what a resumed run needs ---------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state(), "reference": self.reference, "bonus": self.bonus.state()}
+        return {
+            "optimizer": self.optimizer.state(),
+            "reference": self.reference,
+            "bonus": self.bonus.state(),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.optimizer.restore(state["optimizer"])
         reference = state["reference"]
-        self.reference = reference and {name: p.to(self.policy.device) for name, p in reference.items()}
+        self.reference = reference and {
+            name: p.to(self.policy.device) for name, p in reference.items()
+        }
         self.bonus.restore(state["bonus"])
 
 
 def _by_row(rows: Sequence[Row], value_T: Tensor) -> dict[int, Tensor]:
     """Row index: its part of `value_T`."""
-    return {row.index: part for row, part in zip(rows, value_T.split([row.num_tokens for row in rows]))}
+    return {
+        row.index: part for row, part in zip(rows, value_T.split([row.num_tokens for row in rows]))
+    }
 
 
 def drift_record(stats: UpdateStats) -> dict[str, Any]:
     """What a record says of the drift; every value None where it was not measured."""
     detail = stats.detail
-    return {"policy/drift": stats.drift, "policy/drift_max": stats.drift_max, **{
-        f"policy/drift_{name}": None if detail is None else getattr(detail, name)
-        for name in ("p99", "k3", "ess", "signed", "weight", "weight_error", "tilt", "tilt_error", "tilt_share",
-                     "missing")}}
+    return {
+        "policy/drift": stats.drift,
+        "policy/drift_max": stats.drift_max,
+        **{
+            f"policy/drift_{name}": None if detail is None else getattr(detail, name)
+            for name in (
+                "p99",
+                "k3",
+                "ess",
+                "signed",
+                "weight",
+                "weight_error",
+                "tilt",
+                "tilt_error",
+                "tilt_share",
+                "missing",
+            )
+        },
+    }
 
 
 def _not_finite_names(optimizer: Optimizer) -> str:
@@ -487,14 +652,29 @@ def _not_finite_names(optimizer: Optimizer) -> str:
     return ""
 
 
-def _stats(made: bool, read: Read, lr: float, entropy_weight: float, fresh: bool, taught: bool) -> UpdateStats:
+def _stats(
+    made: bool, read: Read, lr: float, entropy_weight: float, fresh: bool, taught: bool
+) -> UpdateStats:
     sums, tops, tokens = read.sums, read.tops, read.sums["tokens"]
     detail = drift.read(read.moments, read.counts, tops["drift"]) if fresh else None
     return UpdateStats(
-        made=made, loss=sums["loss"], grad_norm=read.norm, lr=lr, num_tokens=int(tokens),
-        entropy=sums["entropy"] / tokens, kl=sums["kl"] / tokens, clipped=sums["clipped"] / tokens,
-        ratio_max=tops["ratio"], drift=detail.mean if detail else None, drift_max=detail.largest if detail else None,
-        detail=detail, ess=correction.effective_share(sums["weight"], sums["squares"], sums["units"]),
-        dropped=sums["dropped"] / tokens, lost=1 - sums["kept_mass"] / sums["mass"] if sums["mass"] else 0.0,
-        weight=sums["weight"] / sums["units"], raw_max=tops["raw"], entropy_weight=entropy_weight,
-        teacher_kl=sums["teacher"] / tokens if taught else None)
+        made=made,
+        loss=sums["loss"],
+        grad_norm=read.norm,
+        lr=lr,
+        num_tokens=int(tokens),
+        entropy=sums["entropy"] / tokens,
+        kl=sums["kl"] / tokens,
+        clipped=sums["clipped"] / tokens,
+        ratio_max=tops["ratio"],
+        drift=detail.mean if detail else None,
+        drift_max=detail.largest if detail else None,
+        detail=detail,
+        ess=correction.effective_share(sums["weight"], sums["squares"], sums["units"]),
+        dropped=sums["dropped"] / tokens,
+        lost=1 - sums["kept_mass"] / sums["mass"] if sums["mass"] else 0.0,
+        weight=sums["weight"] / sums["units"],
+        raw_max=tops["raw"],
+        entropy_weight=entropy_weight,
+        teacher_kl=sums["teacher"] / tokens if taught else None,
+    )

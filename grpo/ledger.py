@@ -31,20 +31,35 @@ class Ledger(dict[str, int]):
 
         Raises `LedgerError` where a completion is missing, is there twice, or stands in no book.
         """
-        found, sampled = Counter(row.book for row in batch.rows), sum(len(group.completions) for group in groups)
+        found, sampled = (
+            Counter(row.book for row in batch.rows),
+            sum(len(group.completions) for group in groups),
+        )
         for book, number in batch.ledger.items():
             self[book] = self.get(book, 0) + number
         for wrong, words in (
-            (sampled != len(batch.rows), f"{sampled} completions were scored and {len(batch.rows)} became rows"),
-            (found.keys() - set(BOOKS), f"the books {sorted(found.keys() - set(BOOKS))} are unknown"),
-            (batch.ledger != {"sampled": sampled, **{book: found[book] for book in BOOKS}},
-             f"the books {dict(batch.ledger)} do not say where {sampled} completions went: {dict(found)}"),
-            (self.begun != self["sampled"] + in_flight,
-             f"{self.begun} completions were begun, {self['sampled']} are booked and {in_flight} in flight"),
+            (
+                sampled != len(batch.rows),
+                f"{sampled} completions were scored and {len(batch.rows)} became rows",
+            ),
+            (
+                found.keys() - set(BOOKS),
+                f"the books {sorted(found.keys() - set(BOOKS))} are unknown",
+            ),
+            (
+                batch.ledger != {"sampled": sampled, **{book: found[book] for book in BOOKS}},
+                f"the books {dict(batch.ledger)} do not say where {sampled} completions went: {dict(found)}",
+            ),
+            (
+                self.begun != self["sampled"] + in_flight,
+                f"{self.begun} completions were begun, {self['sampled']} are booked and {in_flight} in flight",
+            ),
         ):
             if wrong:
-                raise LedgerError(f"step {step}: the ledger does not sum: {words}. This is a fault of the library; "
-                                  "please report it with the run's recipe.yaml")
+                raise LedgerError(
+                    f"step {step}: the ledger does not sum: {words}. This is a fault of the library; "
+                    "please report it with the run's recipe.yaml"
+                )
 
     def state(self) -> dict[str, Any]:
         return {"books": dict(self), "begun": self.begun}

@@ -30,9 +30,24 @@ from transformers.utils import logging
 from grpo.recipe import LoraSection, ModelSection, RecipeError
 from grpo.redaction import redacted
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-_UNREACHABLE = ("couldn't connect", "connection error", "offline mode", "max retries", "failed to establish",
-                "cannot reach", "timed out", "name resolution", "connection refused", "outgoing traffic")
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+_UNREACHABLE = (
+    "couldn't connect",
+    "connection error",
+    "offline mode",
+    "max retries",
+    "failed to establish",
+    "cannot reach",
+    "timed out",
+    "name resolution",
+    "connection refused",
+    "outgoing traffic",
+)
 
 
 # ---- where it is ----------------------------------------------------------------------------------------------
@@ -49,8 +64,10 @@ def gguf_file(name: str) -> Path | None:
         return None
     files = sorted(path.glob("*.gguf"))
     if len(files) > 1:
-        raise RecipeError(f"recipe: model.name names the folder {name}, which holds {len(files)} GGUF files; name one "
-                          f"of {', '.join(file.name for file in files)}")
+        raise RecipeError(
+            f"recipe: model.name names the folder {name}, which holds {len(files)} GGUF files; name one "
+            f"of {', '.join(file.name for file in files)}"
+        )
     return files[0] if files else None
 
 
@@ -59,10 +76,15 @@ def _source(section: ModelSection) -> tuple[str, dict[str, Any]]:
     file = gguf_file(section.name)
     if file is not None:
         if importlib.util.find_spec("gguf") is None:
-            raise RecipeError(f"model: {file} is a GGUF file, and reading one needs the package gguf; pip install "
-                              "'grpo-reasoner[gguf]'")
+            raise RecipeError(
+                f"model: {file} is a GGUF file, and reading one needs the package gguf; pip install "
+                "'grpo-reasoner[gguf]'"
+            )
         return str(file.parent), {"gguf_file": file.name}
-    return section.name, {"trust_remote_code": section.trust_remote_code, "revision": section.revision}
+    return section.name, {
+        "trust_remote_code": section.trust_remote_code,
+        "revision": section.revision,
+    }
 
 
 # ---- configuration and tokenizer --------------------------------------------------------------------------------
@@ -72,13 +94,20 @@ def load_config(section: ModelSection) -> PretrainedConfig:
     """The model's configuration, read before its weights; a model that cannot be found is refused."""
     if section.name.startswith((".", "/", "~")) and gguf_file(section.name) is None:
         if not Path(section.name).expanduser().is_dir():
-            raise RecipeError(f"recipe: model.name names {section.name}, but there is no such folder")
+            raise RecipeError(
+                f"recipe: model.name names {section.name}, but there is no such folder"
+            )
     place, options = _source(section)
     try:
         return AutoConfig.from_pretrained(place, **options)
     except Exception as error:  # the hub client raises many kinds; each is the reader's to know
-        raise RecipeError(refusal(section.name, error, "is neither a folder with a config.json nor a model that the "
-                                                       "hub gives")) from None
+        raise RecipeError(
+            refusal(
+                section.name,
+                error,
+                "is neither a folder with a config.json nor a model that the hub gives",
+            )
+        ) from None
 
 
 def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
@@ -88,8 +117,14 @@ def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
     except Exception as error:  # a damaged file can fail in any reader
         hint = "; save one into it with tokenizer.save_pretrained" if Path(place).is_dir() else ""
-        raise RecipeError(refusal(section.name, error, "has no tokenizer that can be loaded (tokenizer.json and "
-                                                       f"tokenizer_config.json){hint}")) from None
+        raise RecipeError(
+            refusal(
+                section.name,
+                error,
+                "has no tokenizer that can be loaded (tokenizer.json and "
+                f"tokenizer_config.json){hint}",
+            )
+        ) from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -99,17 +134,25 @@ def refusal(name: str, error: BaseException, otherwise: str) -> str:
     """Why the model `name` cannot be loaded and what would do: a gate, no way to the hub, or `otherwise`."""
     said = " ".join(str(error).split()).lower()
     if "gated repo" in said or "401" in said and "restricted" in said:
-        return (f"model: {name} is gated: accept its terms on its page, then log in with `hf auth login`, or name a "
-                "folder that holds it")
+        return (
+            f"model: {name} is gated: accept its terms on its page, then log in with `hf auth login`, or name a "
+            "folder that holds it"
+        )
     if not Path(name).exists() and any(words in said for words in _UNREACHABLE):
-        return (f"model: {name} is no folder here, and the hub cannot be reached; check the connection, or name a "
-                "folder that holds it")
+        return (
+            f"model: {name} is no folder here, and the hub cannot be reached; check the connection, or name a "
+            "folder that holds it"
+        )
     if "trust_remote_code" in said:
-        return (f"model: {name} comes with Python code of its own, which was not run; if you trust its source, set "
-                "model.trust_remote_code: true")
+        return (
+            f"model: {name} comes with Python code of its own, which was not run; if you trust its source, set "
+            "model.trust_remote_code: true"
+        )
     if "weights_only" in said or "unpickling" in said or "vulnerability" in said:
-        return (f"model: {name} holds its weights as a pickle, which may run code when it is read, and was not read in "
-                "full; convert it to safetensors, or take a source that has it as safetensors")
+        return (
+            f"model: {name} holds its weights as a pickle, which may run code when it is read, and was not read in "
+            "full; convert it to safetensors, or take a source that has it as safetensors"
+        )
     return f"model: {name} {otherwise}: {first_words(error)}"
 
 
@@ -126,12 +169,19 @@ def load_model(section: ModelSection, device: torch.device | str = "cpu") -> Pre
     """The model that `section` names, in its dtype; 4-bit bases are placed on `device` at once."""
     place, options = _source(section)
     if section.quantize:
-        options |= {"quantization_config": _four_bits(section), "device_map": {"": torch.device(device)}}
+        options |= {
+            "quantization_config": _four_bits(section),
+            "device_map": {"": torch.device(device)},
+        }
     try:
         with _in_silence("gguf_file" in options):
-            model, report = AutoModelForCausalLM.from_pretrained(place, dtype=DTYPES[section.dtype],
-                                                                 output_loading_info=True,
-                                                                 ignore_mismatched_sizes=True, **options)
+            model, report = AutoModelForCausalLM.from_pretrained(
+                place,
+                dtype=DTYPES[section.dtype],
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **options,
+            )
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a damaged file can fail in any reader
@@ -146,7 +196,9 @@ def _in_silence(bars_too: bool) -> Iterator[None]:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        with redirect_stderr(io.StringIO()) if bars_too else nullcontext():  # GGUF's bar heeds no setting
+        with (
+            redirect_stderr(io.StringIO()) if bars_too else nullcontext()
+        ):  # GGUF's bar heeds no setting
             yield
     finally:
         logging.set_verbosity(verbosity)
@@ -156,14 +208,21 @@ def check_report(name: str, kind: str, report: Mapping[str, Any]) -> None:
     """Refuse a model whose files lack weights, or hold others than its configuration asks for."""
     missing, left = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
     for weight, found, asked in sorted(report["mismatched_keys"]):
-        raise RecipeError(f"model: {weight} has the shape {list(found)} in {name}, but its config.json asks for "
-                          f"{list(asked)}")
+        raise RecipeError(
+            f"model: {weight} has the shape {list(found)} in {name}, but its config.json asks for "
+            f"{list(asked)}"
+        )
     if missing:
-        raise RecipeError(f"model: {name} lacks {len(missing)} of the weights that its config.json asks for, "
-                          f"{missing[0]} among them; they would start as random numbers")
+        raise RecipeError(
+            f"model: {name} lacks {len(missing)} of the weights that its config.json asks for, "
+            f"{missing[0]} among them; they would start as random numbers"
+        )
     if left:
-        warnings.warn(f"model: {len(left)} weights of {name} have no place in {kind} and are left out, {left[0]} "
-                      "among them", stacklevel=3)
+        warnings.warn(
+            f"model: {len(left)} weights of {name} have no place in {kind} and are left out, {left[0]} "
+            "among them",
+            stacklevel=3,
+        )
 
 
 def rebuilt(model: PreTrainedModel) -> PreTrainedModel:
@@ -190,10 +249,16 @@ def rebuilt(model: PreTrainedModel) -> PreTrainedModel:
 
 def _four_bits(section: ModelSection) -> BitsAndBytesConfig:
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise RecipeError("recipe: model.quantize needs the package bitsandbytes, which is not installed; pip install "
-                          "bitsandbytes, or take model.quantize out")
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=section.quantize, bnb_4bit_use_double_quant=True,
-                              bnb_4bit_compute_dtype=DTYPES[section.dtype])
+        raise RecipeError(
+            "recipe: model.quantize needs the package bitsandbytes, which is not installed; pip install "
+            "bitsandbytes, or take model.quantize out"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=section.quantize,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=DTYPES[section.dtype],
+    )
 
 
 # ---- adapters ---------------------------------------------------------------------------------------------------
@@ -208,16 +273,25 @@ def with_adapters(model: PreTrainedModel, lora: LoraSection) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
     modules, parameters = _targets(model, lora.targets)
-    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=modules, target_parameters=parameters,
-                        lora_dropout=0.0, task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=modules,
+        target_parameters=parameters,
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+    )
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        raise RecipeError(f"model: lora.targets {lora.targets!r} does not fit this model: "
-                          f"{first_words(error)}") from None
+        raise RecipeError(
+            f"model: lora.targets {lora.targets!r} does not fit this model: {first_words(error)}"
+        ) from None
 
 
-def _targets(model: PreTrainedModel, wanted: str | Sequence[str]) -> tuple[str | list[str], list[str] | None]:
+def _targets(
+    model: PreTrainedModel, wanted: str | Sequence[str]
+) -> tuple[str | list[str], list[str] | None]:
     """(modules, parameters) that adapters go to; a name that fits nothing in the model is refused."""
     stacked = stacked_weights(model)
     if wanted == "all-linear":
@@ -226,11 +300,17 @@ def _targets(model: PreTrainedModel, wanted: str | Sequence[str]) -> tuple[str |
     modules = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     of_parameters = [path for path in stacked if any(_ends(path, name) for name in names)]
     of_modules = [name for name in names if any(_ends(path, name) for path in modules)]
-    lost = [name for name in names if name not in of_modules and not any(_ends(path, name) for path in stacked)]
+    lost = [
+        name
+        for name in names
+        if name not in of_modules and not any(_ends(path, name) for path in stacked)
+    ]
     if lost:
         known = dict.fromkeys(path.rpartition(".")[2] for path in (*modules, *stacked))
-        raise RecipeError(f"model: lora.targets names {', '.join(map(str, lost))}, which this model does not have; its "
-                          f"linear layers are {', '.join(known)}")
+        raise RecipeError(
+            f"model: lora.targets names {', '.join(map(str, lost))}, which this model does not have; its "
+            f"linear layers are {', '.join(known)}"
+        )
     return of_modules, of_parameters or None
 
 

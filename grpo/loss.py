@@ -53,7 +53,9 @@ class Tokens:
 
     def row_mean(self, value_T: Tensor) -> Tensor:
         """The mean over each completion, at each of its tokens."""
-        return (torch.segment_reduce(value_T, "sum", lengths=self.length_R, unsafe=True) / self.length_R)[self.row_T]
+        return (
+            torch.segment_reduce(value_T, "sum", lengths=self.length_R, unsafe=True) / self.length_R
+        )[self.row_T]
 
 
 class Settings(Protocol):
@@ -105,9 +107,13 @@ def clip_loss(
     return loss_T
 
 
-def is_clipped(ratio_T: Tensor, advantage_T: Tensor, epsilon_low: float, epsilon_high: float) -> Tensor:
+def is_clipped(
+    ratio_T: Tensor, advantage_T: Tensor, epsilon_low: float, epsilon_high: float
+) -> Tensor:
     """Whether the clip took a token's gradient: the ratio left the band in the advantage's direction."""
-    return ((ratio_T > 1 + epsilon_high) & (advantage_T > 0)) | ((ratio_T < 1 - epsilon_low) & (advantage_T < 0))
+    return ((ratio_T > 1 + epsilon_high) & (advantage_T > 0)) | (
+        (ratio_T < 1 - epsilon_low) & (advantage_T < 0)
+    )
 
 
 def clip(tokens: Tokens, settings: Settings) -> Tensor:
@@ -123,9 +129,13 @@ def clip(tokens: Tokens, settings: Settings) -> Tensor:
 
 
 def clip_limits(tokens: Tokens, settings: Settings) -> Tensor:
-    clipped_T = is_clipped(tokens.ratio_T, tokens.advantage_T, settings.epsilon_low, settings.epsilon_high)
+    clipped_T = is_clipped(
+        tokens.ratio_T, tokens.advantage_T, settings.epsilon_low, settings.epsilon_high
+    )
     tops = [top for top in (settings.dual_clip, settings.ratio_cap) if top]
-    return clipped_T | ((tokens.advantage_T < 0) & (tokens.ratio_T > min(tops))) if tops else clipped_T
+    return (
+        clipped_T | ((tokens.advantage_T < 0) & (tokens.ratio_T > min(tops))) if tops else clipped_T
+    )
 
 
 def reinforce(tokens: Tokens, settings: Settings) -> Tensor:
@@ -139,19 +149,28 @@ def gspo(tokens: Tokens, settings: Settings) -> Tensor:
     The completion's one loss stands at each of its tokens, so that its mean over them is that loss.
     """
     return clip_loss(
-        tokens.row_mean(tokens.delta_T).exp(), tokens.advantage_T, settings.epsilon_low, settings.epsilon_high
+        tokens.row_mean(tokens.delta_T).exp(),
+        tokens.advantage_T,
+        settings.epsilon_low,
+        settings.epsilon_high,
     )
 
 
 def gspo_token(tokens: Tokens, settings: Settings) -> Tensor:
     """As `gspo` with s_t = sg(s) exp(logp - sg(logp)), which lets advantages differ by token (eqs. 13, 14)."""
-    ratio_T = tokens.row_mean(tokens.delta_T).detach().exp() * (tokens.logp_T - tokens.logp_T.detach()).exp()
+    ratio_T = (
+        tokens.row_mean(tokens.delta_T).detach().exp()
+        * (tokens.logp_T - tokens.logp_T.detach()).exp()
+    )
     return clip_loss(ratio_T, tokens.advantage_T, settings.epsilon_low, settings.epsilon_high)
 
 
 def gspo_limits(tokens: Tokens, settings: Settings) -> Tensor:
     return is_clipped(
-        tokens.row_mean(tokens.delta_T).exp(), tokens.advantage_T, settings.epsilon_low, settings.epsilon_high
+        tokens.row_mean(tokens.delta_T).exp(),
+        tokens.advantage_T,
+        settings.epsilon_low,
+        settings.epsilon_high,
     )
 
 
@@ -165,7 +184,9 @@ def cispo(tokens: Tokens, settings: Settings) -> Tensor:
 
 
 def cispo_limits(tokens: Tokens, settings: Settings) -> Tensor:
-    return (tokens.ratio_T > 1 + settings.epsilon_high) | (tokens.ratio_T < 1 - settings.epsilon_low)
+    return (tokens.ratio_T > 1 + settings.epsilon_high) | (
+        tokens.ratio_T < 1 - settings.epsilon_low
+    )
 
 
 def gmpo(tokens: Tokens, settings: Settings) -> Tensor:
@@ -260,7 +281,8 @@ def kimi(tokens: Tokens, settings: Settings) -> Tensor:
     The paper squares the log-ratio of the whole completion: the sum over its tokens of S D is S^2.
     """
     return (
-        -tokens.advantage_T * tokens.logp_T + settings.regularizer / 2 * tokens.row_sum(tokens.delta_T) * tokens.delta_T
+        -tokens.advantage_T * tokens.logp_T
+        + settings.regularizer / 2 * tokens.row_sum(tokens.delta_T) * tokens.delta_T
     )
 
 
@@ -277,7 +299,10 @@ def clip_cov(tokens: Tokens, settings: Settings) -> Tensor:
 
 def kl_cov(tokens: Tokens, settings: Settings) -> Tensor:
     """-r A, and cov_kl |D| more on the selected tokens (KL-Cov, arXiv 2505.22617)."""
-    return -tokens.ratio_T * tokens.advantage_T + settings.cov_kl * tokens.delta_T.abs() * tokens.flag_T
+    return (
+        -tokens.ratio_T * tokens.advantage_T
+        + settings.cov_kl * tokens.delta_T.abs() * tokens.flag_T
+    )
 
 
 def m2po(tokens: Tokens, settings: Settings) -> Tensor:
@@ -309,7 +334,9 @@ def covariance(logp_T: Tensor, advantage_T: Tensor) -> Tensor:
 def select_clip_cov(tokens: Tokens, settings: Settings, seed: int) -> Tensor:
     """A random ``cov_share`` of the update's tokens, at least one, among those of high covariance, unclipped."""
     cov_T = covariance(tokens.logp_T, tokens.advantage_T)
-    fit_T = (cov_T > settings.cov_low) & (cov_T < settings.cov_high) & ~clip_limits(tokens, settings)
+    fit_T = (
+        (cov_T > settings.cov_low) & (cov_T < settings.cov_high) & ~clip_limits(tokens, settings)
+    )
     number = max(1, int(settings.cov_share * len(cov_T)))
     fit = fit_T.nonzero()[:, 0]
     order = torch.randperm(len(fit), generator=torch.Generator().manual_seed(seed)).to(fit.device)
@@ -397,12 +424,16 @@ POLICIES: Mapping[str, PolicyLoss] = {
 
 def spans_update(loss: Any) -> bool:
     """Whether something in the loss is selected over all tokens of an update."""
-    return POLICIES[loss.policy].select is not None or loss.top_entropy < 1 or loss.entropy_target > 0
+    return (
+        POLICIES[loss.policy].select is not None or loss.top_entropy < 1 or loss.entropy_target > 0
+    )
 
 
 def reaches_flat(loss: Any) -> bool:
     """Whether something in the loss acts on flat groups too, or counts their tokens, so that they are forwarded."""
-    return bool((loss.beta and loss.kl_in == "loss") or loss.entropy or loss.teacher or spans_update(loss))
+    return bool(
+        (loss.beta and loss.kl_in == "loss") or loss.entropy or loss.teacher or spans_update(loss)
+    )
 
 
 # ---- KL to the reference, and to a teacher ----------------------------------------------------------------------

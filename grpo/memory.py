@@ -58,24 +58,43 @@ class Memory:
 
     def lines(self) -> Iterator[str]:
         """The terms and their peak in words."""
-        shown = [f"{f.name.replace('_', ' ')} {getattr(self, f.name) / GIB:.2f}" for f in fields(self)
-                 if getattr(self, f.name) and f.name != "all_gradients"]
+        shown = [
+            f"{f.name.replace('_', ' ')} {getattr(self, f.name) / GIB:.2f}"
+            for f in fields(self)
+            if getattr(self, f.name) and f.name != "all_gradients"
+        ]
         yield f"memory of an update at its peak, beside the programs themselves: {self.peak / GIB:.2f} GiB"
         yield f"  in GiB: {', '.join(shown)}"
 
 
-def predict(config: Any, tokenizer: PreTrainedTokenizerBase, model: ModelSection, optim: OptimSection,
-            loss: LossSection, rows: Sequence[Row], *, device: str = "cpu", sampler_bytes: int = 0) -> Memory:
+def predict(
+    config: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    model: ModelSection,
+    optim: OptimSection,
+    loss: LossSection,
+    rows: Sequence[Row],
+    *,
+    device: str = "cpu",
+    sampler_bytes: int = 0,
+) -> Memory:
     """The memory of one update over `rows`, for a model of `config` as the recipe's sections say.
 
     `device` is where it will run; nothing is allocated there.
     """
     chunks = micro_batches(rows, optim.tokens_per_micro_batch)
-    largest = max(chunks, key=lambda chunk: sum(r.num_tokens for r in chunk) + sum(
-        {r.group: len(r.prompt_ids) for r in chunk}.values()))
+    largest = max(
+        chunks,
+        key=lambda chunk: (
+            sum(r.num_tokens for r in chunk)
+            + sum({r.group: len(r.prompt_ids) for r in chunk}.values())
+        ),
+    )
     packed = pack(largest)
     if device != "cpu":
-        packed = replace(packed, shared=None)  # attention without copies of the prompts is the CPU's
+        packed = replace(
+            packed, shared=None
+        )  # attention without copies of the prompts is the CPU's
     with FakeTensorMode(allow_non_fake_inputs=True):
         policy = _fake_policy(config, tokenizer, model)
         return _counted(policy, packed, model, optim, loss, len(chunks), device, sampler_bytes)
@@ -84,8 +103,21 @@ def predict(config: Any, tokenizer: PreTrainedTokenizerBase, model: ModelSection
 def example_rows(prompts: int, group_size: int, prompt_tokens: int, max_tokens: int) -> list[Row]:
     """The rows of an update in which every completion has its full length."""
     logps = torch.zeros(max_tokens)
-    return [Row(g * group_size + i, g, (0,) * prompt_tokens, (0,) * max_tokens, logps, 1.0, True, True, "trained")
-            for g in range(prompts) for i in range(group_size)]
+    return [
+        Row(
+            g * group_size + i,
+            g,
+            (0,) * prompt_tokens,
+            (0,) * max_tokens,
+            logps,
+            1.0,
+            True,
+            True,
+            "trained",
+        )
+        for g in range(prompts)
+        for i in range(group_size)
+    ]
 
 
 def _fake_policy(config: Any, tokenizer: PreTrainedTokenizerBase, section: ModelSection) -> Policy:
@@ -110,26 +142,44 @@ def _unmoved() -> Iterator[None]:
 @contextmanager
 def _one_expert() -> Iterator[None]:
     """The tokens of all experts go through the first: how many each would get is not known, and changes nothing."""
-    grouped, nn.functional.grouped_mm = nn.functional.grouped_mm, lambda x, weight, **options: x @ weight[0]
+    grouped, nn.functional.grouped_mm = (
+        nn.functional.grouped_mm,
+        lambda x, weight, **options: x @ weight[0],
+    )
     try:
         yield
     finally:
         nn.functional.grouped_mm = grouped
 
 
-def _counted(policy: Policy, packed: PackedRows, model: ModelSection, optim: OptimSection, loss: LossSection,
-             num_chunks: int, device: str, sampler_bytes: int) -> Memory:
-    every, learnt = (list(parts) for parts in (policy.model.parameters(), policy.trainable().values()))
+def _counted(
+    policy: Policy,
+    packed: PackedRows,
+    model: ModelSection,
+    optim: OptimSection,
+    loss: LossSection,
+    num_chunks: int,
+    device: str,
+    sampler_bytes: int,
+) -> Memory:
+    every, learnt = (
+        list(parts) for parts in (policy.model.parameters(), policy.trainable().values())
+    )
     linear = policy.base.get_output_embeddings()
-    weight_VD = linear.weight[:policy.vocab_size]
+    weight_VD = linear.weight[: policy.vocab_size]
     numbers = sum(p.numel() for p in learnt)
     all_gradients = sum(p.numel() * max(4, p.element_size()) for p in learnt)
     saved = _saved(policy, packed)
     width = policy.base.config.get_text_config()
     if model.gradient_checkpointing:
         layers = width.num_hidden_layers
-        saved = saved // layers + layers * packed.num_tokens * width.hidden_size * every[0].element_size()
-    first = weight_VD.numel() * max(4, weight_VD.element_size()) if linear.weight.requires_grad else 0
+        saved = (
+            saved // layers
+            + layers * packed.num_tokens * width.hidden_size * every[0].element_size()
+        )
+    first = (
+        weight_VD.numel() * max(4, weight_VD.element_size()) if linear.weight.requires_grad else 0
+    )
     widest = _widest(policy.base, width)
     return Memory(
         weights=sum(p.numel() * p.element_size() for p in every),
@@ -137,9 +187,12 @@ def _counted(policy: Policy, packed: PackedRows, model: ModelSection, optim: Opt
         gradients=all_gradients if num_chunks > 1 else first,
         moments=_moments(numbers, learnt, optim, device),
         reference=sum(p.numel() * p.element_size() for p in learnt) if loss.beta else 0,
-        activations=saved, head=_head(weight_VD, len(packed.target_T), device),
-        backward=4 * packed.num_tokens * widest * every[0].element_size(), sampler=sampler_bytes,
-        all_gradients=all_gradients)
+        activations=saved,
+        head=_head(weight_VD, len(packed.target_T), device),
+        backward=4 * packed.num_tokens * widest * every[0].element_size(),
+        sampler=sampler_bytes,
+        all_gradients=all_gradients,
+    )
 
 
 def _widest(base: nn.Module, config: Any) -> int:
@@ -148,8 +201,12 @@ def _widest(base: nn.Module, config: Any) -> int:
     routed = getattr(config, "num_experts_per_tok", None) or 0
     if not routed:
         return max(dense, config.hidden_size)
-    expert = routed * max(getattr(config, "moe_intermediate_size", None) or dense, config.hidden_size)
-    has_dense = any(isinstance(module, nn.Linear) and module.out_features == dense for module in base.modules())
+    expert = routed * max(
+        getattr(config, "moe_intermediate_size", None) or dense, config.hidden_size
+    )
+    has_dense = any(
+        isinstance(module, nn.Linear) and module.out_features == dense for module in base.modules()
+    )
     return max(expert, dense if has_dense else 0)
 
 
@@ -167,7 +224,11 @@ def _head(weight_VD: Tensor, number: int, device: str) -> int:
     rows = min(chunk_rows(head, device), number)
     part = slices(weight_VD)[0][1] if device == "cpu" and by_onednn(weight_VD) else 0
     ordered = 4 * part * (weight_VD.shape[1] + rows)
-    return rows * len(weight_VD) * buffer_dtype(head, device).itemsize + 2 * number * weight_VD.shape[1] * 4 + ordered
+    return (
+        rows * len(weight_VD) * buffer_dtype(head, device).itemsize
+        + 2 * number * weight_VD.shape[1] * 4
+        + ordered
+    )
 
 
 def _saved(policy: Policy, packed: PackedRows) -> int:

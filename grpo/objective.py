@@ -53,8 +53,11 @@ class Terms:
             inside = min(end, at + length) - max(start, at)
             lengths += [inside] if inside > 0 else []
             at += length
-        parts = {name: None if getattr(self, name) is None else getattr(self, name)[start:end]
-                 for name in self.__dataclass_fields__ if name.endswith("_T")}
+        parts = {
+            name: None if getattr(self, name) is None else getattr(self, name)[start:end]
+            for name in self.__dataclass_fields__
+            if name.endswith("_T")
+        }
         return replace(self, lengths=tuple(lengths), **parts)
 
     def tokens(self, logp_T: Tensor) -> Tokens:
@@ -64,7 +67,9 @@ class Terms:
         old_logp_T = logp_T.detach()
         if self.old_logp_T is not None:
             old_logp_T = torch.where(self.old_logp_T.isfinite(), self.old_logp_T, old_logp_T)
-        return Tokens(logp_T, old_logp_T, self.sampled_logp_T, self.advantage_T, row_T, length_R, self.flag_T)
+        return Tokens(
+            logp_T, old_logp_T, self.sampled_logp_T, self.advantage_T, row_T, length_R, self.flag_T
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,21 +88,42 @@ class Objective:
     """``loss`` settings as a function of log-probs and entropies."""
 
     def __init__(self, loss: LossSection):
-        self.loss, self.rule, self.weight = loss, POLICIES[loss.policy], AGGREGATIONS[loss.aggregation]
+        self.loss, self.rule, self.weight = (
+            loss,
+            POLICIES[loss.policy],
+            AGGREGATIONS[loss.aggregation],
+        )
 
-    def terms(self, packed: PackedRows, share_R: Sequence[float], old: Mapping[int, Tensor],
-              ref_logp_T: Tensor | None = None, teacher_logp_T: Tensor | None = None,
-              keep: Mapping[int, Tensor] = {}, flag: Mapping[int, Tensor] = {},
-              dtype: torch.dtype = torch.float32) -> Terms:
+    def terms(
+        self,
+        packed: PackedRows,
+        share_R: Sequence[float],
+        old: Mapping[int, Tensor],
+        ref_logp_T: Tensor | None = None,
+        teacher_logp_T: Tensor | None = None,
+        keep: Mapping[int, Tensor] = {},
+        flag: Mapping[int, Tensor] = {},
+        dtype: torch.dtype = torch.float32,
+    ) -> Terms:
         """The terms of the micro-batch `packed`; `share_R` are its rows' weights in the update."""
         device, rows = packed.token_P.device, packed.rows
         lengths = tuple(row.num_tokens for row in rows)
         share_T = torch.tensor(share_R, dtype=dtype).repeat_interleave(torch.tensor(lengths))
-        advantage_T = torch.cat([torch.as_tensor(row.advantage, dtype=dtype).expand(row.num_tokens) for row in rows])
+        advantage_T = torch.cat(
+            [torch.as_tensor(row.advantage, dtype=dtype).expand(row.num_tokens) for row in rows]
+        )
         old_logp_T = _joined(rows, old, device) if rows[0].index in old else None
-        return Terms(lengths, upload(share_T, device), upload(stack_logps(rows).to(dtype), device),
-                     upload(advantage_T, device), old_logp_T, ref_logp_T, teacher_logp_T,
-                     _joined(rows, keep, device) if keep else None, _joined(rows, flag, device) if flag else None)
+        return Terms(
+            lengths,
+            upload(share_T, device),
+            upload(stack_logps(rows).to(dtype), device),
+            upload(advantage_T, device),
+            old_logp_T,
+            ref_logp_T,
+            teacher_logp_T,
+            _joined(rows, keep, device) if keep else None,
+            _joined(rows, flag, device) if flag else None,
+        )
 
     def shares(self, rows: Sequence[Row], update: Update) -> list[float]:
         """Each row's weight in the update for any one of its tokens."""
@@ -108,7 +134,9 @@ class Objective:
         tokens = terms.tokens(logp_T)
         weights = correction.weights(tokens, self.loss)
         weight_T = weights.weight_T
-        if terms.old_logp_T is not None:  # the sampler's may be missing; such a token weighs 0, whatever its ratio
+        if (
+            terms.old_logp_T is not None
+        ):  # the sampler's may be missing; such a token weighs 0, whatever its ratio
             weight_T = weight_T * terms.old_logp_T.isfinite()
         if self.loss.off_policy_mask:
             weight_T = weight_T * off_policy_kept(tokens, self.loss.off_policy_mask)
@@ -123,7 +151,14 @@ class Objective:
         if terms.teacher_logp_T is not None:
             teacher_T = distillation(tokens, terms.teacher_logp_T)
             loss_T = loss_T + self.loss.teacher_weight * teacher_T
-        return Evaluated(_where_weighed(terms.share_T * weight_T, loss_T), tokens, weights, weight_T, kl_T, teacher_T)
+        return Evaluated(
+            _where_weighed(terms.share_T * weight_T, loss_T),
+            tokens,
+            weights,
+            weight_T,
+            kl_T,
+            teacher_T,
+        )
 
     def coefficients(self, terms: Terms, logp_T: Tensor, scale: float) -> Tensor:
         """scale x dL/dlogp of each token."""

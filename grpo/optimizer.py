@@ -50,12 +50,20 @@ class Optimizer:
     ``loss_scale.value`` before its backward and calls `unscale` after the last.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], section: OptimSection, total_updates: int,
-                 *, scale_loss: bool = False):
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        section: OptimSection,
+        total_updates: int,
+        *,
+        scale_loss: bool = False,
+    ):
         self.loss_scale = LossScale(scale_loss)
         self.parameters, self.section = dict(parameters), section
-        self.masters = {name: p if p.dtype.itemsize >= 4 else nn.Parameter(p.detach().float())
-                        for name, p in self.parameters.items()}
+        self.masters = {
+            name: p if p.dtype.itemsize >= 4 else nn.Parameter(p.detach().float())
+            for name, p in self.parameters.items()
+        }
         for name, p in self.parameters.items():
             if self.masters[name] is not p:
                 p.register_post_accumulate_grad_hook(_into(self.masters[name]))
@@ -63,11 +71,18 @@ class Optimizer:
         self.num_updates = 0
         decayed = [m for m in self.masters.values() if m.dim() >= 2]
         others = [m for m in self.masters.values() if m.dim() < 2]
-        groups = [{"params": decayed, "weight_decay": section.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": section.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
         numbers = {"lr": section.lr, "betas": (section.beta1, section.beta2), "eps": section.eps}
         if section.offload or section.state == "8bit":
-            self.adamw: Any = LeanAdamW(groups, **numbers, bits=8 if section.state == "8bit" else 32,
-                                        offload=section.offload)
+            self.adamw: Any = LeanAdamW(
+                groups,
+                **numbers,
+                bits=8 if section.state == "8bit" else 32,
+                offload=section.offload,
+            )
         else:
             fused = all(m.device.type in ("cpu", "cuda") for m in self.masters.values())
             self.adamw = torch.optim.AdamW(groups, **numbers, fused=fused)
@@ -126,9 +141,15 @@ class Optimizer:
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs: moments, masters, and how many updates were made."""
-        masters = {name: m.detach() for name, m in self.masters.items() if m is not self.parameters[name]}
-        return {"adamw": self.adamw.state_dict(), "masters": masters, "num_updates": self.num_updates,
-                "loss_scale": [self.loss_scale.value, self.loss_scale.calm]}
+        masters = {
+            name: m.detach() for name, m in self.masters.items() if m is not self.parameters[name]
+        }
+        return {
+            "adamw": self.adamw.state_dict(),
+            "masters": masters,
+            "num_updates": self.num_updates,
+            "loss_scale": [self.loss_scale.value, self.loss_scale.calm],
+        }
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -150,11 +171,16 @@ def _into(master: nn.Parameter) -> Callable[[nn.Parameter], None]:
 
 def schedule(section: OptimSection, total_updates: int) -> Callable[[int], float]:
     """Update number (from 0) -> learning rate: a linear warm-up, then what ``optim.schedule`` says."""
+
     def rate(update: int) -> float:
         if update < section.warmup:
             return section.lr * (update + 1) / section.warmup
         done = (update - section.warmup) / max(1, total_updates - section.warmup)
-        factor = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[section.schedule]
+        factor = {
+            "constant": 1.0,
+            "linear": 1 - done,
+            "cosine": (1 + math.cos(math.pi * done)) / 2,
+        }[section.schedule]
         return section.lr * max(0.0, factor)
 
     return rate

@@ -13,15 +13,33 @@ import torch
 from torch import Tensor
 
 from grpo.shared_attention import plan
-from grpo.types import BOOKS, AttentionBucket, Batch, Denominators, PackedRows, Row, ScoredGroup, Update
+from grpo.types import (
+    BOOKS,
+    AttentionBucket,
+    Batch,
+    Denominators,
+    PackedRows,
+    Row,
+    ScoredGroup,
+    Update,
+)
 
 BUCKET = 16
 MIN_ROWS = 8
 
 
-def make_batch(groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[float | Tensor]], *, num_updates: int,
-               epochs: int, max_tokens: int, mask_truncated: bool, flat_is_reached: bool,
-               left_out: Mapping[int, str] | None = None, version: int | None = None) -> Batch:
+def make_batch(
+    groups: Sequence[ScoredGroup],
+    advantages: Sequence[Sequence[float | Tensor]],
+    *,
+    num_updates: int,
+    epochs: int,
+    max_tokens: int,
+    mask_truncated: bool,
+    flat_is_reached: bool,
+    left_out: Mapping[int, str] | None = None,
+    version: int | None = None,
+) -> Batch:
     """The step's rows, cut into ``num_updates`` disjoint mini-batches of whole groups, ``epochs`` times over.
 
     ``flat_is_reached`` says that something in the loss acts on flat groups too (KL), so that they are
@@ -30,19 +48,34 @@ def make_batch(groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[floa
     policy's weights; tokens which say that others sampled them are not fresh (None: all are).
     """
     left_out = left_out or {}
-    rows = [row for g, (group, values) in enumerate(zip(groups, advantages))
-            for row in _rows_of(group, values, g, mask_truncated, flat_is_reached, left_out.get(g), version)]
+    rows = [
+        row
+        for g, (group, values) in enumerate(zip(groups, advantages))
+        for row in _rows_of(
+            group, values, g, mask_truncated, flat_is_reached, left_out.get(g), version
+        )
+    ]
     rows = [replace(row, index=i) for i, row in enumerate(rows)]
     kept = [g for g in range(len(groups)) if g not in left_out]
     bounds = [round(i * len(kept) / num_updates) for i in range(num_updates + 1)]
     parts = [set(kept[low:high]) for low, high in zip(bounds, bounds[1:])]
     updates = [_update([row for row in rows if row.group in part], max_tokens) for part in parts]
-    ledger = {"sampled": len(rows), **{book: sum(row.book == book for row in rows) for book in BOOKS}}
+    ledger = {
+        "sampled": len(rows),
+        **{book: sum(row.book == book for row in rows) for book in BOOKS},
+    }
     return Batch(tuple(rows), tuple(updates) * epochs, ledger)
 
 
-def _rows_of(group: ScoredGroup, advantages: Sequence[float | Tensor], index: int, mask_truncated: bool,
-             flat_is_reached: bool, left_out: str | None, version: int | None) -> Iterable[Row]:
+def _rows_of(
+    group: ScoredGroup,
+    advantages: Sequence[float | Tensor],
+    index: int,
+    mask_truncated: bool,
+    flat_is_reached: bool,
+    left_out: str | None,
+    version: int | None,
+) -> Iterable[Row]:
     flat = not any(bool(torch.as_tensor(advantage).any()) for advantage in advantages)
     for completion, score, advantage in zip(group.completions, group.scores, advantages):
         if completion.finish == "cancelled" or left_out == "cancelled":
@@ -54,12 +87,25 @@ def _rows_of(group: ScoredGroup, advantages: Sequence[float | Tensor], index: in
         else:
             book = left_out or ("flat" if flat else "trained")
         mask = book in ("flat", "trained") and left_out is None
-        logps = completion.sampled_logps if completion.log_kept is None else \
-            completion.sampled_logps + completion.log_kept
-        yield Row(index=-1, group=index, prompt_ids=group.prompt.token_ids, token_ids=completion.token_ids,
-                  sampled_logps=logps, advantage=advantage if mask else 0.0, mask=mask,
-                  forwarded=bool(completion.token_ids) and mask and (flat_is_reached or not flat), book=book,
-                  fresh_from=sum(end - first for by, first, end in completion.versions if version not in (None, by)))
+        logps = (
+            completion.sampled_logps
+            if completion.log_kept is None
+            else completion.sampled_logps + completion.log_kept
+        )
+        yield Row(
+            index=-1,
+            group=index,
+            prompt_ids=group.prompt.token_ids,
+            token_ids=completion.token_ids,
+            sampled_logps=logps,
+            advantage=advantage if mask else 0.0,
+            mask=mask,
+            forwarded=bool(completion.token_ids) and mask and (flat_is_reached or not flat),
+            book=book,
+            fresh_from=sum(
+                end - first for by, first, end in completion.versions if version not in (None, by)
+            ),
+        )
 
 
 def rebooked(batch: Batch, reached: set[int], faulted: Collection[int] = ()) -> Batch:
@@ -67,9 +113,16 @@ def rebooked(batch: Batch, reached: set[int], faulted: Collection[int] = ()) -> 
 
     Rows in `faulted`, which no update could use, are booked as faults.
     """
-    rows = tuple(replace(row, book="faulted" if row.index in faulted else "correction_masked")
-                 if row.book == "trained" and row.forwarded and row.index not in reached else row for row in batch.rows)
-    ledger = {"sampled": len(rows), **{book: sum(row.book == book for row in rows) for book in BOOKS}}
+    rows = tuple(
+        replace(row, book="faulted" if row.index in faulted else "correction_masked")
+        if row.book == "trained" and row.forwarded and row.index not in reached
+        else row
+        for row in batch.rows
+    )
+    ledger = {
+        "sampled": len(rows),
+        **{book: sum(row.book == book for row in rows) for book in BOOKS},
+    }
     return replace(batch, rows=rows, ledger=ledger)
 
 
@@ -77,7 +130,10 @@ def without(update: Update, out: Collection[int]) -> Update:
     """`update` without the rows of these indices, which leave its denominators too."""
     if not out:
         return update
-    rows = [replace(row, mask=False, forwarded=False) if row.index in out else row for row in update.rows]
+    rows = [
+        replace(row, mask=False, forwarded=False) if row.index in out else row
+        for row in update.rows
+    ]
     return _update(rows, update.denominators.max_tokens)
 
 
@@ -86,8 +142,15 @@ def _update(rows: Sequence[Row], max_tokens: int) -> Update:
     group_tokens: dict[int, int] = {}
     for row in counted:
         group_tokens[row.group] = group_tokens.get(row.group, 0) + row.num_tokens
-    return Update(tuple(rows), Denominators(len(counted), sum(group_tokens.values()), max_tokens,
-                                            {g: n for g, n in group_tokens.items() if n}))
+    return Update(
+        tuple(rows),
+        Denominators(
+            len(counted),
+            sum(group_tokens.values()),
+            max_tokens,
+            {g: n for g, n in group_tokens.items() if n},
+        ),
+    )
 
 
 def micro_batches(rows: Sequence[Row], budget: int) -> list[list[Row]]:
@@ -129,9 +192,15 @@ def pack(rows: Sequence[Row], device: torch.device | str = "cpu") -> PackedRows:
         across.append((start, start + row.num_tokens, prompt, prompt + length))
         tokens += row.token_ids
         positions += range(length, length + row.num_tokens)
-        spans.append(([*range(prompt, prompt + length), *range(start, start + row.num_tokens)],
-                      length if shared else 0))
-        source.append(torch.tensor([prompt + length - 1, *range(start, start + row.num_tokens - 1)]))
+        spans.append(
+            (
+                [*range(prompt, prompt + length), *range(start, start + row.num_tokens)],
+                length if shared else 0,
+            )
+        )
+        source.append(
+            torch.tensor([prompt + length - 1, *range(start, start + row.num_tokens - 1)])
+        )
     for filler in range(len(tokens), MIN_ROWS):
         tokens.append(0)
         positions.append(0)
@@ -143,8 +212,15 @@ def pack(rows: Sequence[Row], device: torch.device | str = "cpu") -> PackedRows:
     target = [token for row in rows for token in row.token_ids]
     source_T = torch.cat(source) if source else torch.zeros(0, dtype=torch.long)
     parts = (upload(part, device) for part in (source_T, torch.tensor(target, dtype=torch.long)))
-    return PackedRows(upload(torch.tensor(tokens), device), upload(torch.tensor(positions), device), buckets, place_P,
-                      *parts, tuple(rows), shared)
+    return PackedRows(
+        upload(torch.tensor(tokens), device),
+        upload(torch.tensor(positions), device),
+        buckets,
+        place_P,
+        *parts,
+        tuple(rows),
+        shared,
+    )
 
 
 def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
@@ -154,8 +230,9 @@ def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
     return tensor.to(device)
 
 
-def bucket_rows(spans: Sequence[tuple[list[int], int]], num_tokens: int,
-                device: torch.device | str) -> tuple[tuple[AttentionBucket, ...], Tensor]:
+def bucket_rows(
+    spans: Sequence[tuple[list[int], int]], num_tokens: int, device: torch.device | str
+) -> tuple[tuple[AttentionBucket, ...], Tensor]:
     """Attention rows of packed indices in rectangles whose width depends on a row's own length alone.
 
     A span is (the packed tokens a row attends over, how many of its first outputs another row provides).

@@ -33,9 +33,12 @@ def objective(recipe: Recipe) -> Iterator[str]:
     preset = PRESETS[recipe.loss.preset]
     yield formula(recipe.advantage, recipe.loss, recipe.sample.max_tokens)
     yield f"preset {recipe.loss.preset}: {preset.source}"
-    changed = [f"{section}.{name} = {getattr(getattr(recipe, section), name)}"
-               for section in ("advantage", "loss") for name, value in getattr(preset, section).items()
-               if getattr(getattr(recipe, section), name) != value]
+    changed = [
+        f"{section}.{name} = {getattr(getattr(recipe, section), name)}"
+        for section in ("advantage", "loss")
+        for name, value in getattr(preset, section).items()
+        if getattr(getattr(recipe, section), name) != value
+    ]
     if changed:
         yield f"  changed by this recipe: {', '.join(changed)}"
     yield f"  the paper's scale, not applied: {preset.paper_scale}"
@@ -47,14 +50,20 @@ def step_size(recipe: Recipe) -> Iterator[str]:
     sample, optim = recipe.sample, recipe.optim
     total = sample.prompts * sample.group_size
     made = optim.updates * optim.epochs
-    yield (f"a step: {many(sample.prompts, 'prompt')} x {sample.group_size} = {many(total, 'completion')} of at most "
-           f"{many(sample.max_tokens, 'token')}, {many(made, 'update')}")
+    yield (
+        f"a step: {many(sample.prompts, 'prompt')} x {sample.group_size} = {many(total, 'completion')} of at most "
+        f"{many(sample.max_tokens, 'token')}, {many(made, 'update')}"
+    )
     rounds = 1 + (recipe.advantage.refills if recipe.advantage.flat == "refill" else 0)
-    most = (rounds * sample.prompts + math.ceil(sample.prompts * sample.oversample)) * sample.group_size
+    most = (
+        rounds * sample.prompts + math.ceil(sample.prompts * sample.oversample)
+    ) * sample.group_size
     if most > total:
         yield f"  and further prompts in place of flat groups, up to {many(most, 'completion')} sampled a step"
-    yield (f"the run: {many(recipe.steps, 'step')}, {many(recipe.steps * total, 'completion')}, "
-           f"{many(recipe.steps * made, 'update')}")
+    yield (
+        f"the run: {many(recipe.steps, 'step')}, {many(recipe.steps * total, 'completion')}, "
+        f"{many(recipe.steps * made, 'update')}"
+    )
 
 
 def memory(recipe: Recipe) -> Iterator[str]:
@@ -89,9 +98,11 @@ def files(recipe: Recipe) -> Iterator[str]:
     yield f"written to {folder}:"
     yield "  recipe.yaml (first), metrics.jsonl, samples.jsonl, evaluations.jsonl, checkpoints/, final/, summary.json"
     every, best = recipe.checkpoint.every, recipe.checkpoint.keep_best
-    yield (f"  a checkpoint {f'every {every} steps' if every else 'when stopped'} and at the end, the last "
-           f"{recipe.checkpoint.keep} kept"
-           + (f", and the best {best} by held-out accuracy" if best else ""))
+    yield (
+        f"  a checkpoint {f'every {every} steps' if every else 'when stopped'} and at the end, the last "
+        f"{recipe.checkpoint.keep} kept"
+        + (f", and the best {best} by held-out accuracy" if best else "")
+    )
     if recipe.checkpoint.background:
         yield "  each is copied in the host's memory (trained weights, optimizer) and written beside the training"
 

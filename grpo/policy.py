@@ -57,11 +57,15 @@ class KeepDouble(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:
-            if func is Tensor.float or (func is Tensor.to and torch.float32 in (*args[1:], kwargs.get("dtype"))):
+            if func is Tensor.float or (
+                func is Tensor.to and torch.float32 in (*args[1:], kwargs.get("dtype"))
+            ):
                 return args[0]
             if kwargs.get("dtype") is torch.float32:
                 kwargs["dtype"] = torch.float64
-            if func is Tensor.matmul and args[1].dtype == torch.float32:  # rotary angles, whose positions are float32
+            if (
+                func is Tensor.matmul and args[1].dtype == torch.float32
+            ):  # rotary angles, whose positions are float32
                 args = (args[0], args[1].double())
         return func(*args, **kwargs)
 
@@ -76,8 +80,14 @@ class Policy:
     sampled by transformers' `generate`.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
-                 device: torch.device | str = "cpu", *, gradient_checkpointing: bool = False):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        device: torch.device | str = "cpu",
+        *,
+        gradient_checkpointing: bool = False,
+    ):
         check_device(torch.device(device))
         self.model, self.tokenizer, self.device = model.to(device), tokenizer, torch.device(device)
         self.version = 0
@@ -96,13 +106,20 @@ class Policy:
         turn_dropout_off(model)
         model.eval()
         self._checkpointed: list[nn.Module] = []
-        self._precision = KeepDouble if next(model.parameters()).dtype == torch.float64 else nullcontext
+        self._precision = (
+            KeepDouble if next(model.parameters()).dtype == torch.float64 else nullcontext
+        )
         if gradient_checkpointing:
-            base.gradient_checkpointing_enable({"use_reentrant": False,
-                                                "context_fn": lambda: (nullcontext(), self._precision())})
-            self._checkpointed = [m for m in base.modules() if isinstance(m, GradientCheckpointingLayer)]
+            base.gradient_checkpointing_enable(
+                {"use_reentrant": False, "context_fn": lambda: (nullcontext(), self._precision())}
+            )
+            self._checkpointed = [
+                m for m in base.modules() if isinstance(m, GradientCheckpointingLayer)
+            ]
         config = base.config.get_text_config()
-        self.vocab_size = min(config.vocab_size, max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1))
+        self.vocab_size = min(
+            config.vocab_size, max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
+        )
         self.context = longest_sequence(config)
         self.stop_ids = stop_ids(base, tokenizer)
 
@@ -112,8 +129,13 @@ class Policy:
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     @staticmethod
-    def load(section: ModelSection, device: torch.device | str = "cpu", *, model: PreTrainedModel | None = None,
-             tokenizer: PreTrainedTokenizerBase | None = None) -> Policy:
+    def load(
+        section: ModelSection,
+        device: torch.device | str = "cpu",
+        *,
+        model: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> Policy:
         """The policy a recipe's ``model`` section describes; a model or tokenizer in hand is used as it is."""
         if tokenizer is None:
             tokenizer = load_tokenizer(section)
@@ -121,7 +143,9 @@ class Policy:
             model = load_model(section, device)
         if section.lora is not None:
             model = with_adapters(model, section.lora)
-        policy = Policy(model, tokenizer, device, gradient_checkpointing=section.gradient_checkpointing)
+        policy = Policy(
+            model, tokenizer, device, gradient_checkpointing=section.gradient_checkpointing
+        )
         policy.fall_back_unless_served()
         return policy
 
@@ -146,8 +170,14 @@ class Policy:
 
     # -- forward ------------------------------------------------------------------------------------------
 
-    def logits(self, token_P: Tensor, position_P: Tensor, layout: attention.Layout, keep: Tensor | int,
-               cache: Any = None) -> Tensor:
+    def logits(
+        self,
+        token_P: Tensor,
+        position_P: Tensor,
+        layout: attention.Layout,
+        keep: Tensor | int,
+        cache: Any = None,
+    ) -> Tensor:
         """Logits [.., vocab_size] of the positions ``keep``, through the model's own head, scales and caps.
 
         Tokens are [P] (packed) or [R, 1] (one a slot).
@@ -155,37 +185,76 @@ class Policy:
         shape = (1, -1) if token_P.dim() == 1 else token_P.shape
         if self.plain:
             assert isinstance(layout, attention.PackedLayout), "the engine decodes what it serves"
-            return self._run_whole(self.model, token_P, layout).index_select(1, keep)[..., :self.vocab_size]
-        output = self._run(self.model, token_P.view(shape), position_P.view(shape), layout, cache, logits_to_keep=keep)
-        return output.logits[..., :self.vocab_size]
+            return self._run_whole(self.model, token_P, layout).index_select(1, keep)[
+                ..., : self.vocab_size
+            ]
+        output = self._run(
+            self.model,
+            token_P.view(shape),
+            position_P.view(shape),
+            layout,
+            cache,
+            logits_to_keep=keep,
+        )
+        return output.logits[..., : self.vocab_size]
 
     def next_logits(self, token_R1: Tensor, position_R1: Tensor, cache: Any) -> Tensor:
         """Logits [R, vocab_size] after one token a slot; of half-precision models in the precision of training's."""
-        if not self.base.dtype.is_floating_point or self.base.dtype.itemsize > 2 or self.head is None:
+        if (
+            not self.base.dtype.is_floating_point
+            or self.base.dtype.itemsize > 2
+            or self.head is None
+        ):
             return self.logits(token_R1, position_R1, cache, 1, cache)[:, -1]
-        hidden_RD = self._run(self.base.base_model, token_R1, position_R1, cache, cache).last_hidden_state[:, -1]
+        hidden_RD = self._run(
+            self.base.base_model, token_R1, position_R1, cache, cache
+        ).last_hidden_state[:, -1]
         head = self.head.at(1.0)
-        buffer_RV = aligned_rows(len(hidden_RD), self.vocab_size, buffer_dtype(head), hidden_RD.device)
+        buffer_RV = aligned_rows(
+            len(hidden_RD), self.vocab_size, buffer_dtype(head), hidden_RD.device
+        )
         return logits_of(product(hidden_RD, head, buffer_RV), head)
 
     def hidden(self, packed: PackedRows) -> Tensor:
         """The hidden states [T, D] that the head takes for each completion token of `packed`, with gradient."""
         if self.plain:
-            whole = self._run_whole(self.base.base_model, packed.token_P, attention.PackedLayout(packed))
+            whole = self._run_whole(
+                self.base.base_model, packed.token_P, attention.PackedLayout(packed)
+            )
             return whole[0].index_select(0, packed.source_T)
-        output = self._run(self.base.base_model, packed.token_P[None], packed.position_P[None],
-                           attention.PackedLayout(packed), None)
+        output = self._run(
+            self.base.base_model,
+            packed.token_P[None],
+            packed.position_P[None],
+            attention.PackedLayout(packed),
+            None,
+        )
         return output.last_hidden_state[0].index_select(0, packed.source_T)
 
-    def _run(self, model: nn.Module, token_ids: Tensor, position_ids: Tensor, layout: attention.Layout, cache: Any,
-             **options: Any) -> Any:
+    def _run(
+        self,
+        model: nn.Module,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        layout: attention.Layout,
+        cache: Any,
+        **options: Any,
+    ) -> Any:
         for layer in self._checkpointed:  # a layer in training mode drops the cache it is given
             layer.training = cache is None and torch.is_grad_enabled()
         with self._precision():
-            return model(input_ids=token_ids, position_ids=position_ids, layout=layout, past_key_values=cache,
-                         use_cache=cache is not None, **options)
+            return model(
+                input_ids=token_ids,
+                position_ids=position_ids,
+                layout=layout,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                **options,
+            )
 
-    def _run_whole(self, model: nn.Module, token_P: Tensor, layout: attention.PackedLayout) -> Tensor:
+    def _run_whole(
+        self, model: nn.Module, token_P: Tensor, layout: attention.PackedLayout
+    ) -> Tensor:
         """What `model` gives for each packed token, [1, P, ..], from rows padded where no token of theirs looks."""
         for layer in self._checkpointed:
             layer.training = torch.is_grad_enabled()
@@ -197,14 +266,22 @@ class Policy:
             kept.append(found.flatten(0, 1).index_select(0, bucket.take))
         return torch.cat(kept).index_select(0, layout.packed.place_P)[None]
 
-    def token_stats(self, packed: PackedRows, temperature: float, entropy_gradient: bool = False) -> TokenStats:
+    def token_stats(
+        self, packed: PackedRows, temperature: float, entropy_gradient: bool = False
+    ) -> TokenStats:
         """Log-prob and entropy of each completion token of `packed`, with gradient where it is enabled."""
         if self.head is not None:
-            logp_T, entropy_T = logprob(self.hidden(packed), self.head.at(temperature), packed.target_T)
+            logp_T, entropy_T = logprob(
+                self.hidden(packed), self.head.at(temperature), packed.target_T
+            )
             return TokenStats(logp_T, entropy_T if entropy_gradient else entropy_T.detach())
-        logits = self.logits(packed.token_P, packed.position_P, attention.PackedLayout(packed), packed.source_T)
+        logits = self.logits(
+            packed.token_P, packed.position_P, attention.PackedLayout(packed), packed.source_T
+        )
         logp_T, entropy_T = token_logprob(logits[0], packed.target_T, temperature)
-        return TokenStats(logp_T, entropy(logits[0], temperature) if entropy_gradient else entropy_T)
+        return TokenStats(
+            logp_T, entropy(logits[0], temperature) if entropy_gradient else entropy_T
+        )
 
     @property
     def statistics_dtype(self) -> torch.dtype:
@@ -221,15 +298,32 @@ class Policy:
         return find_head(self.base, self.vocab_size, self._probe)
 
     def _probe(self, token_P: Tensor) -> tuple[Tensor, Tensor]:
-        row = Row(0, 0, (int(token_P[0]),), tuple(token_P[1:].tolist()), torch.zeros(0), 0.0, True, True, "trained")
+        row = Row(
+            0,
+            0,
+            (int(token_P[0]),),
+            tuple(token_P[1:].tolist()),
+            torch.zeros(0),
+            0.0,
+            True,
+            True,
+            "trained",
+        )
         packed = pack([row], self.device)
-        logits = self.logits(packed.token_P, packed.position_P, attention.PackedLayout(packed), packed.source_T)
+        logits = self.logits(
+            packed.token_P, packed.position_P, attention.PackedLayout(packed), packed.source_T
+        )
         return self.hidden(packed), logits[0]
 
     def describe_plain(self) -> list[str]:
         """A line where the model keeps its own attention: what that means, and why."""
-        return [f"slower: sampled by transformers' generate, trained in whole rows, since {self.plain}"] \
-            if self.plain else []
+        return (
+            [
+                f"slower: sampled by transformers' generate, trained in whole rows, since {self.plain}"
+            ]
+            if self.plain
+            else []
+        )
 
     def describe_head(self) -> str:
         """One line: how log-probs are taken, and why if not without whole logits."""
@@ -265,15 +359,26 @@ class Policy:
 
     def fingerprint(self) -> int:
         """64 bits that change when the trained weights do: a hash of the first `HASHED` values of each of them."""
-        parts = [torch.hash_tensor(p.detach().reshape(-1)[:HASHED]).view(torch.int64)
-                 for p in self.trainable().values() if p.numel()]
-        digest = hashlib.blake2b(repr(torch.stack(parts).tolist() if parts else []).encode(), digest_size=8).digest()
+        parts = [
+            torch.hash_tensor(p.detach().reshape(-1)[:HASHED]).view(torch.int64)
+            for p in self.trainable().values()
+            if p.numel()
+        ]
+        digest = hashlib.blake2b(
+            repr(torch.stack(parts).tolist() if parts else []).encode(), digest_size=8
+        ).digest()
         return int.from_bytes(digest, "little")
 
     def not_finite(self) -> str:
         """The name of the first parameter that holds values which are not finite; empty if none does."""
-        return next((name for name, p in self.model.named_parameters()
-                     if p.is_floating_point() and not bool(p.detach().isfinite().all())), "")
+        return next(
+            (
+                name
+                for name, p in self.model.named_parameters()
+                if p.is_floating_point() and not bool(p.detach().isfinite().all())
+            ),
+            "",
+        )
 
     def save(self, folder: Path) -> None:
         """Write a folder that ``AutoModelForCausalLM.from_pretrained`` loads, adapters merged."""
@@ -293,15 +398,19 @@ class Policy:
         learnt = sum(p.numel() for p in self.trainable().values())
         dtype = str(next(iter(self.model.parameters())).dtype).removeprefix("torch.")
         part = "" if learnt == total else f", {count(learnt)} of them trained (LoRA)"
-        return f"{type(self.base).__name__}, {count(total)} parameters{part}, {dtype} on {self.device}"
+        return (
+            f"{type(self.base).__name__}, {count(total)} parameters{part}, {dtype} on {self.device}"
+        )
 
 
 def check_device(device: torch.device) -> None:
     """Refuse a device on which sampling and training have not been proven."""
     if device.type not in ("cpu", "cuda"):
-        raise RecipeError(f"device: models run on cpu and cuda here, not on {device.type} (the sampler's noise and the "
-                          "statistics need 64-bit arithmetic, which Apple's MPS lacks); unset "
-                          "ACCELERATE_TORCH_DEVICE, or set it to cpu")
+        raise RecipeError(
+            f"device: models run on cpu and cuda here, not on {device.type} (the sampler's noise and the "
+            "statistics need 64-bit arithmetic, which Apple's MPS lacks); unset "
+            "ACCELERATE_TORCH_DEVICE, or set it to cpu"
+        )
 
 
 def count(number: float) -> str:
@@ -317,7 +426,10 @@ def _own_attention_needed(base: PreTrainedModel) -> str:
     name, config = type(base).__name__, base.config.get_text_config()
     if not getattr(base, "_supports_attention_backend", False):
         return f"{name} does not take its attention from transformers' attention interface"
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    kinds = set(getattr(config, "layer_types", None) or ()) - {
+        "full_attention",
+        "sliding_attention",
+    }
     if kinds:
         return f"{name} has layers of {' and '.join(sorted(kinds))}"
     if getattr(config, "kv_lora_rank", None):
@@ -325,7 +437,9 @@ def _own_attention_needed(base: PreTrainedModel) -> str:
     return ""
 
 
-def _fill_experts(experts: nn.Module, args: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _fill_experts(
+    experts: nn.Module, args: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Route EXPERT_ROWS rows of zeros to each expert, with weight 0.
 
     A product of fewer rows, in whatever number, may round differently, and how many come to an expert depends on the
@@ -334,12 +448,17 @@ def _fill_experts(experts: nn.Module, args: tuple[Tensor, Tensor, Tensor]) -> tu
     hidden_TD, index_TK, weight_TK = args
     filling = torch.arange(_filling(experts, index_TK) * index_TK.shape[-1], device=index_TK.device)
     index_FK = (filling % experts.num_experts).view(-1, index_TK.shape[-1]).to(index_TK.dtype)
-    return (torch.cat([hidden_TD, hidden_TD.new_zeros(len(index_FK), hidden_TD.shape[-1])]),
-            torch.cat([index_TK, index_FK]), torch.cat([weight_TK, weight_TK.new_zeros(index_FK.shape)]))
+    return (
+        torch.cat([hidden_TD, hidden_TD.new_zeros(len(index_FK), hidden_TD.shape[-1])]),
+        torch.cat([index_TK, index_FK]),
+        torch.cat([weight_TK, weight_TK.new_zeros(index_FK.shape)]),
+    )
 
 
-def _drop_filling(experts: nn.Module, args: tuple[Tensor, Tensor, Tensor], output_TD: Tensor) -> Tensor:
-    return output_TD[:len(output_TD) - _filling(experts, args[1])]
+def _drop_filling(
+    experts: nn.Module, args: tuple[Tensor, Tensor, Tensor], output_TD: Tensor
+) -> Tensor:
+    return output_TD[: len(output_TD) - _filling(experts, args[1])]
 
 
 def _filling(experts: nn.Module, index_TK: Tensor) -> int:
@@ -366,7 +485,13 @@ def turn_dropout_off(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
-        for name in ("attention_dropout", "dropout", "hidden_dropout", "resid_dropout", "router_jitter_noise"):
+        for name in (
+            "attention_dropout",
+            "dropout",
+            "hidden_dropout",
+            "resid_dropout",
+            "router_jitter_noise",
+        ):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
 
@@ -377,5 +502,7 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> froz
     found = set(listed if isinstance(listed, list) else [listed]) | {tokenizer.eos_token_id}
     vocabulary = tokenizer.get_vocab()
     special = set(tokenizer.all_special_ids)
-    found |= {vocabulary[end] for end in CHAT_ENDS if end in vocabulary and vocabulary[end] in special}
+    found |= {
+        vocabulary[end] for end in CHAT_ENDS if end in vocabulary and vocabulary[end] in special
+    }
     return frozenset(int(token) for token in found if token is not None)

@@ -38,7 +38,13 @@ PRESETS: Mapping[str, Preset] = {
     "grpo": Preset(
         source="DeepSeekMath, arXiv 2402.03300, eq. 3 with 1/|o_i| as printed there; KL off as in most later work",
         advantage={"rule": "group_std", "epsilon": 1e-4, "mask_truncated": False},
-        loss={"policy": "clip", "epsilon_low": 0.2, "epsilon_high": 0.2, "aggregation": "sequence_mean", "beta": 0.0},
+        loss={
+            "policy": "clip",
+            "epsilon_low": 0.2,
+            "epsilon_high": 0.2,
+            "aggregation": "sequence_mean",
+            "beta": 0.0,
+        },
         paper_scale="lr 1e-6, 16 prompts x 64, 1,024 tokens, one update a step, beta 0.04",
         choices=(
             "beta 0 (the paper: 0.04; set loss.beta to use it)",
@@ -59,7 +65,10 @@ PRESETS: Mapping[str, Preset] = {
             "kl_in": "loss",
         },
         paper_scale="lr 1e-6, 16 prompts x 64, 1,024 tokens, one update a step, a learned reward model",
-        choices=("clip 0.2 (the paper does not state it; with one update a step it never acts)", STD_CHOICE),
+        choices=(
+            "clip 0.2 (the paper does not state it; with one update a step it never acts)",
+            STD_CHOICE,
+        ),
     ),
     "r1_zero": Preset(
         source="DeepSeek-R1, arXiv 2501.12948v2, supplement B.4 (R1-Zero)",
@@ -90,9 +99,18 @@ PRESETS: Mapping[str, Preset] = {
     "dr_grpo": Preset(
         source="Understanding R1-Zero-Like Training, arXiv 2503.20783",
         advantage={"rule": "center", "mask_truncated": False},
-        loss={"policy": "clip", "epsilon_low": 0.2, "epsilon_high": 0.2, "aggregation": "constant", "beta": 0.0},
+        loss={
+            "policy": "clip",
+            "epsilon_low": 0.2,
+            "epsilon_high": 0.2,
+            "aggregation": "constant",
+            "beta": 0.0,
+        },
         paper_scale="lr 1e-6 constant, 16 prompts x 8, 3,000 tokens",
-        choices=("clip 0.2 (the paper does not state it)", "the constant is sample.max_tokens, the generation cap"),
+        choices=(
+            "clip 0.2 (the paper does not state it)",
+            "the constant is sample.max_tokens, the generation cap",
+        ),
     ),
     "dapo": Preset(
         source="DAPO, arXiv 2503.14476, eq. 8 and section 4.1",
@@ -103,7 +121,13 @@ PRESETS: Mapping[str, Preset] = {
             "flat": "refill",
             "flat_by": "accuracy",
         },
-        loss={"policy": "clip", "epsilon_low": 0.2, "epsilon_high": 0.28, "aggregation": "token_mean", "beta": 0.0},
+        loss={
+            "policy": "clip",
+            "epsilon_low": 0.2,
+            "epsilon_high": 0.28,
+            "aggregation": "token_mean",
+            "beta": 0.0,
+        },
         paper_scale="lr 1e-6 after 20 steps of warm-up, 512 prompts x 16, 16 updates a step, 20,480 tokens, reward +-1",
         choices=(
             "token mean over the whole update, as every implementation has it (the paper prints it per group: "
@@ -139,7 +163,13 @@ PRESETS: Mapping[str, Preset] = {
             "flat": "refill",
             "flat_by": "accuracy",
         },
-        loss={"policy": "cispo", "epsilon_low": 1.0, "epsilon_high": 4.0, "aggregation": "prompt_mean", "beta": 0.0},
+        loss={
+            "policy": "cispo",
+            "epsilon_low": 1.0,
+            "epsilon_high": 4.0,
+            "aggregation": "prompt_mean",
+            "beta": 0.0,
+        },
         paper_scale="AdamW betas 0.9, 0.95, eps 1e-15; 40K to 80K tokens in stages; lr and group are not stated; fp32 "
         "head",
         choices=(
@@ -153,7 +183,13 @@ PRESETS: Mapping[str, Preset] = {
         source="Back to Basics, arXiv 2402.14740: REINFORCE with the leave-one-out baseline, the completion as "
         "one action",
         advantage={"rule": "rloo", "mask_truncated": False},
-        loss={"policy": "reinforce", "aggregation": "sequence_sum", "beta": 0.03, "kl": "k1", "kl_in": "reward"},
+        loss={
+            "policy": "reinforce",
+            "aggregation": "sequence_sum",
+            "beta": 0.03,
+            "kl": "k1",
+            "kl_in": "reward",
+        },
         paper_scale="lr 1e-6, batch 512, 2 or 4 completions a prompt, a learned reward model",
         choices=(
             "beta 0.03 (the paper reports several)",
@@ -170,7 +206,13 @@ PRESETS: Mapping[str, Preset] = {
             "flat_by": "score",
             "retire_at": 0.9,
         },
-        loss={"policy": "cispo", "epsilon_low": 1.0, "epsilon_high": 4.0, "aggregation": "prompt_mean", "beta": 0.0},
+        loss={
+            "policy": "cispo",
+            "epsilon_low": 1.0,
+            "epsilon_high": 4.0,
+            "aggregation": "prompt_mean",
+            "beta": 0.0,
+        },
         paper_scale="lr 5e-7 after 100 steps of warm-up, weight decay 0.01, eps 1e-15, 48 prompts x 16, 12k tokens of "
         "thought + 2k, up to 8 steps behind, fp32 head, reward +-1",
         choices=(

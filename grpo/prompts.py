@@ -43,8 +43,10 @@ class PromptSet:
 def load_rows(section: DataSection) -> list[dict[str, Any]]:
     """The data set's rows with its columns under our names; a missing column is refused."""
     if section.source is None:
-        raise RecipeError("recipe: data.source is missing; name a hub data set, a .jsonl/.csv/.parquet file, or one of "
-                          f"the tasks {', '.join(TASKS)}")
+        raise RecipeError(
+            "recipe: data.source is missing; name a hub data set, a .jsonl/.csv/.parquet file, or one of "
+            f"the tasks {', '.join(TASKS)}"
+        )
     rows = _read(section)
     if not rows:
         raise RecipeError(f"data: {section.source} holds no rows")
@@ -57,21 +59,29 @@ def _read(section: DataSection) -> list[dict[str, Any]]:
         try:
             return load_task(source).rows(**section.args)
         except (TypeError, ValueError) as error:
-            raise RecipeError(f"recipe: data.args {dict(section.args)} does not suit {source}: {error}") from None
+            raise RecipeError(
+                f"recipe: data.args {dict(section.args)} does not suit {source}: {error}"
+            ) from None
     if section.args:
-        raise RecipeError(f"recipe: data.args is for procedural tasks, and {source} is not one of {', '.join(TASKS)}; "
-                          f"take data.args out{nearest(source, TASKS)}")
+        raise RecipeError(
+            f"recipe: data.args is for procedural tasks, and {source} is not one of {', '.join(TASKS)}; "
+            f"take data.args out{nearest(source, TASKS)}"
+        )
     path = Path(source)
     read = READERS.get(path.suffix.lower())
     if path.is_file() and read is None:
-        raise RecipeError(f"data: {source} is not of a kind that is read; its name must end in {', '.join(READERS)}")
+        raise RecipeError(
+            f"data: {source} is not of a kind that is read; its name must end in {', '.join(READERS)}"
+        )
     if read is not None:
         if not path.is_file():
             raise RecipeError(f"data: there is no file {source}")
         try:
             return read(path)
         except UnicodeDecodeError as error:
-            raise RecipeError(f"data: {source} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+            raise RecipeError(
+                f"data: {source} is not UTF-8 text ({error.reason} at byte {error.start})"
+            ) from None
         except (OSError, csv.Error) as error:
             raise RecipeError(f"data: {source} cannot be read: {error}") from None
     return _read_hub(section)
@@ -86,10 +96,14 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise RecipeError(f"data: line {number} of {path} is not JSON: {getattr(error, 'msg', error)}; each "
-                                  "line holds one object") from None
+                raise RecipeError(
+                    f"data: line {number} of {path} is not JSON: {getattr(error, 'msg', error)}; each "
+                    "line holds one object"
+                ) from None
             if not isinstance(row, dict):
-                raise RecipeError(f"data: line {number} of {path} is not a JSON object; each line holds one")
+                raise RecipeError(
+                    f"data: line {number} of {path} is not a JSON object; each line holds one"
+                )
             rows.append(row)
     return rows
 
@@ -109,7 +123,12 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
         raise RecipeError(f"data: {path} is not a Parquet file: {error}") from None
 
 
-READERS = {".jsonl": _read_jsonl, ".json": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
+READERS = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_jsonl,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}
 
 
 def _read_hub(section: DataSection) -> list[dict[str, Any]]:
@@ -119,8 +138,10 @@ def _read_hub(section: DataSection) -> list[dict[str, Any]]:
         return datasets.load_dataset(section.source, section.subset, split=section.split).to_list()
     except Exception as error:  # the hub client raises many kinds; each is the reader's to know
         reason = redacted(" ".join(str(error).split())) or type(error).__name__
-        raise RecipeError(f"data: {section.source} is not a file or task, and the hub does not give it: "
-                          f"{reason[:300]}{nearest(section.source, TASKS)}") from None
+        raise RecipeError(
+            f"data: {section.source} is not a file or task, and the hub does not give it: "
+            f"{reason[:300]}{nearest(section.source, TASKS)}"
+        ) from None
 
 
 def _renamed(row: Mapping[str, Any], number: int, section: DataSection) -> dict[str, Any]:
@@ -130,22 +151,29 @@ def _renamed(row: Mapping[str, Any], number: int, section: DataSection) -> dict[
             result[ours] = _filled(theirs, row, f"row {number} of {section.source}", ours)
             continue
         if theirs not in row:
-            raise RecipeError(f"data: row {number} of {section.source} has no column {theirs}, which "
-                              f"data.columns.{ours} names; its columns are {', '.join(map(str, row))}")
+            raise RecipeError(
+                f"data: row {number} of {section.source} has no column {theirs}, which "
+                f"data.columns.{ours} names; its columns are {', '.join(map(str, row))}"
+            )
         result[ours] = row[theirs]
     if "prompt" not in result:
-        raise RecipeError(f"data: row {number} of {section.source} has no column prompt; its columns are "
-                          f"{', '.join(map(str, row))}; set data.columns.prompt to one of them")
+        raise RecipeError(
+            f"data: row {number} of {section.source} has no column prompt; its columns are "
+            f"{', '.join(map(str, row))}; set data.columns.prompt to one of them"
+        )
     _check_prompt(result["prompt"], f"row {number} of {section.source}", section.template)
     return result
 
 
 def _filled(form: str, row: Mapping[str, Any], where: str, ours: str) -> str:
     """`form` with each ``{column}`` in it replaced by that column's text."""
+
     def value(match: re.Match[str]) -> str:
         if match[1] not in row:
-            raise RecipeError(f"data: {where} has no column {match[1]}, which data.columns.{ours} names; its columns "
-                              f"are {', '.join(map(str, row))}")
+            raise RecipeError(
+                f"data: {where} has no column {match[1]}, which data.columns.{ours} names; its columns "
+                f"are {', '.join(map(str, row))}"
+            )
         return str(row[match[1]])
 
     return re.sub(r"\{([^{}]+)\}", value, form)
@@ -157,10 +185,14 @@ def _check_prompt(prompt: Any, where: str, template: str) -> None:
     if template == "chat" and isinstance(prompt, list):
         return
     if not isinstance(prompt, str):
-        raise RecipeError(f"data: the prompt in {where} is {type(prompt).__name__}, not text"
-                          + ("; messages need data.template: chat" if isinstance(prompt, list) else ""))
+        raise RecipeError(
+            f"data: the prompt in {where} is {type(prompt).__name__}, not text"
+            + ("; messages need data.template: chat" if isinstance(prompt, list) else "")
+        )
     if not prompt.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in prompt):
-        raise RecipeError(f"data: the prompt in {where} holds half a character (a lone surrogate); mend the text")
+        raise RecipeError(
+            f"data: the prompt in {where} holds half a character (a lone surrogate); mend the text"
+        )
 
 
 def split_rows(rows: Sequence[Row], num_held_out: int) -> tuple[list[Row], list[Row]]:
@@ -172,23 +204,37 @@ def split_rows(rows: Sequence[Row], num_held_out: int) -> tuple[list[Row], list[
     return train, held
 
 
-def make_prompts(train: Sequence[Row], held: Sequence[Row], section: DataSection, tokenizer: PreTrainedTokenizerBase,
-                 context: int | None, max_tokens: int) -> PromptSet:
+def make_prompts(
+    train: Sequence[Row],
+    held: Sequence[Row],
+    section: DataSection,
+    tokenizer: PreTrainedTokenizerBase,
+    context: int | None,
+    max_tokens: int,
+) -> PromptSet:
     """Prompts with their tokens; those that leave no room for ``max_tokens`` are dropped and counted."""
     limit = section.max_prompt_tokens
     if context is not None:
         room = context - max_tokens
         if room < 1:
-            raise RecipeError(f"recipe: sample.max_tokens is {max_tokens}, but the model's context is {context} "
-                              "tokens; lower sample.max_tokens so that the prompt fits beside it")
+            raise RecipeError(
+                f"recipe: sample.max_tokens is {max_tokens}, but the model's context is {context} "
+                "tokens; lower sample.max_tokens so that the prompt fits beside it"
+            )
         limit = room if limit is None else min(limit, room)
-    sets = [[_prompt(row, f"{name}-{i}", section.template, tokenizer) for i, row in enumerate(rows)]
-            for name, rows in (("train", train), ("held", held))]
-    kept = [tuple(p for p in prompts if limit is None or len(p.token_ids) <= limit) for prompts in sets]
+    sets = [
+        [_prompt(row, f"{name}-{i}", section.template, tokenizer) for i, row in enumerate(rows)]
+        for name, rows in (("train", train), ("held", held))
+    ]
+    kept = [
+        tuple(p for p in prompts if limit is None or len(p.token_ids) <= limit) for prompts in sets
+    ]
     longest = max((len(p.token_ids) for prompts in sets for p in prompts), default=0)
     if train and not kept[0] or not any(kept):
-        raise RecipeError(f"data: every prompt is longer than {limit} tokens (the longest has {longest}); lower "
-                          "sample.max_tokens, raise data.max_prompt_tokens, or choose a shorter template")
+        raise RecipeError(
+            f"data: every prompt is longer than {limit} tokens (the longest has {longest}); lower "
+            "sample.max_tokens, raise data.max_prompt_tokens, or choose a shorter template"
+        )
     return PromptSet(*kept, sum(map(len, sets)) - sum(map(len, kept)), longest)
 
 
@@ -205,11 +251,19 @@ def _prompt(row: Row, id: str, template: str, tokenizer: PreTrainedTokenizerBase
 def render(question: Any, template: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, bool]:
     """(the prompt's text, whether the tokenizer still adds its special tokens)."""
     if template == "chat":
-        messages = question if isinstance(question, list) else [{"role": "user", "content": question}]
+        messages = (
+            question if isinstance(question, list) else [{"role": "user", "content": question}]
+        )
         try:
-            return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True), False
-        except Exception as error:  # templates are programs of the model's authors and raise what they like
-            raise RecipeError(f"data: the tokenizer's chat template fails on a prompt: {error}") from None
+            return tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            ), False
+        except (
+            Exception
+        ) as error:  # templates are programs of the model's authors and raise what they like
+            raise RecipeError(
+                f"data: the tokenizer's chat template fails on a prompt: {error}"
+            ) from None
     forms = {"r1": R1_TEMPLATE, "plain": "{prompt}"}
     return forms.get(template, template).replace("{prompt}", question), True
 
@@ -217,8 +271,10 @@ def render(question: Any, template: str, tokenizer: PreTrainedTokenizerBase) -> 
 def check_template(template: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse the template chat where the tokenizer has no chat template."""
     if template == "chat" and not tokenizer.chat_template:
-        raise RecipeError("recipe: data.template is chat, but the tokenizer has no chat template; use r1, plain or a "
-                          "string with {prompt}")
+        raise RecipeError(
+            "recipe: data.template is chat, but the tokenizer has no chat template; use r1, plain or a "
+            "string with {prompt}"
+        )
 
 
 class PromptStream:
@@ -238,8 +294,12 @@ class PromptStream:
         random.Random(f"{self.seed}:{self.epoch}").shuffle(order)
         return order
 
-    def take(self, number: int, admits: Callable[[Prompt], bool] = lambda prompt: True,
-             without: Collection[str] = ()) -> list[Prompt]:
+    def take(
+        self,
+        number: int,
+        admits: Callable[[Prompt], bool] = lambda prompt: True,
+        without: Collection[str] = (),
+    ) -> list[Prompt]:
         """The next `number` different prompts; fewer if two passes over all of them do not admit as many.
 
         A prompt that is not admitted is passed over for this epoch. One whose id is in `without` waits for the
@@ -260,8 +320,14 @@ class PromptStream:
             self.cursor += 1
         return [self.prompts[index] for index in taken]
 
-    def _offer(self, index: int, taken: dict[int, None], number: int, admits: Callable[[Prompt], bool],
-               without: Collection[str]) -> None:
+    def _offer(
+        self,
+        index: int,
+        taken: dict[int, None],
+        number: int,
+        admits: Callable[[Prompt], bool],
+        without: Collection[str],
+    ) -> None:
         if index in taken or len(taken) == number or self.prompts[index].id in without:
             if index not in self.deferred:
                 self.deferred.append(index)
@@ -269,15 +335,23 @@ class PromptStream:
             taken[index] = None
 
     def state(self) -> dict[str, Any]:
-        return {"prompts": len(self.prompts), "epoch": self.epoch, "cursor": self.cursor,
-                "deferred": list(self.deferred)}
+        return {
+            "prompts": len(self.prompts),
+            "epoch": self.epoch,
+            "cursor": self.cursor,
+            "deferred": list(self.deferred),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go to the place that `state` names; other prompts than those it was taken from are refused."""
         if state["prompts"] != len(self.prompts):
-            raise RecipeError(f"data: the run began with {state['prompts']} prompts that train, now there are "
-                              f"{len(self.prompts)}; resume with the data set it began with")
-        self.epoch, self.cursor, self.deferred = state["epoch"], state["cursor"], list(state["deferred"])
+            raise RecipeError(
+                f"data: the run began with {state['prompts']} prompts that train, now there are "
+                f"{len(self.prompts)}; resume with the data set it began with"
+            )
+        self.epoch, self.cursor, self.deferred = (
+            state["epoch"],
+            state["cursor"],
+            list(state["deferred"]),
+        )
         self._order = self._shuffled()
-
-

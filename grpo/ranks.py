@@ -26,7 +26,11 @@ LONGEST = timedelta(days=1)
 def keep_to_this_machine() -> None:
     """Where all ranks are on this machine, let them talk over the loopback alone."""
     world = os.environ.get("WORLD_SIZE")
-    if sys.platform == "linux" and world is not None and world == os.environ.get("LOCAL_WORLD_SIZE"):
+    if (
+        sys.platform == "linux"
+        and world is not None
+        and world == os.environ.get("LOCAL_WORLD_SIZE")
+    ):
         for library in ("GLOO", "NCCL"):
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
 
@@ -43,8 +47,10 @@ class Ranks:
     def start() -> Ranks:
         """Join the process group that ``accelerate launch`` or ``torchrun`` set up, and pick the device."""
         if int(os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")) > 1:
-            raise RecipeError("environment: ACCELERATE_GRADIENT_ACCUMULATION_STEPS would divide the gradient a second "
-                              "time; unset it, and set optim.tokens_per_micro_batch for memory")
+            raise RecipeError(
+                "environment: ACCELERATE_GRADIENT_ACCUMULATION_STEPS would divide the gradient a second "
+                "time; unset it, and set optim.tokens_per_micro_batch for memory"
+            )
         from accelerate import PartialState
 
         keep_to_this_machine()
@@ -52,8 +58,10 @@ class Ranks:
             state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST)
         started = int(os.environ.get("WORLD_SIZE", "1"))
         if state.num_processes != started:
-            raise RecipeError(f"environment: WORLD_SIZE says {started} processes, but accelerate joined "
-                              f"{state.num_processes}; start them with accelerate launch or torchrun")
+            raise RecipeError(
+                f"environment: WORLD_SIZE says {started} processes, but accelerate joined "
+                f"{state.num_processes}; start them with accelerate launch or torchrun"
+            )
         return Ranks(state.process_index, state.num_processes, state.device)
 
     @property

@@ -15,9 +15,13 @@ from typing import Any, Iterator, Mapping
 
 HIDDEN = "[hidden]"
 LEAST_LENGTH = 10
-_NAMES = re.compile(r"TOKEN(?!IZER)|API_?KEY|_KEY$|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
-_FORMS = re.compile(r"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}|\bgh[pousr]_[A-Za-z0-9]{30,}|\bglpat-[\w-]{20,}"
-                    r"|(?<=://)[^/\s:@\"'\\]+:[^/\s:@\"'\\]+(?=@)|(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{16,}")
+_NAMES = re.compile(
+    r"TOKEN(?!IZER)|API_?KEY|_KEY$|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE
+)
+_FORMS = re.compile(
+    r"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}|\bgh[pousr]_[A-Za-z0-9]{30,}|\bglpat-[\w-]{20,}"
+    r"|(?<=://)[^/\s:@\"'\\]+:[^/\s:@\"'\\]+(?=@)|(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{16,}"
+)
 
 
 class Redactor:
@@ -45,9 +49,17 @@ def known_secrets(environment: Mapping[str, str]) -> Iterator[str]:
     for name, value in environment.items():
         if _NAMES.search(name) and len(value.strip()) >= LEAST_LENGTH and not Path(value).exists():
             yield value.strip()
-    home = Path(environment.get("HF_HOME", Path(environment.get("HOME", "/nonexistent")) / ".cache" / "huggingface"))
+    home = Path(
+        environment.get(
+            "HF_HOME", Path(environment.get("HOME", "/nonexistent")) / ".cache" / "huggingface"
+        )
+    )
     try:
-        saved = Path(environment.get("HF_TOKEN_PATH", home / "token")).read_text(encoding="utf-8").strip()
+        saved = (
+            Path(environment.get("HF_TOKEN_PATH", home / "token"))
+            .read_text(encoding="utf-8")
+            .strip()
+        )
     except (OSError, UnicodeDecodeError):
         saved = ""
     if len(saved) >= LEAST_LENGTH:
@@ -56,7 +68,9 @@ def known_secrets(environment: Mapping[str, str]) -> Iterator[str]:
         hosts = netrc.netrc(str(Path(environment.get("HOME", "/nonexistent")) / ".netrc")).hosts
     except (OSError, netrc.NetrcParseError):
         hosts = {}
-    yield from (password for _, _, password in hosts.values() if password and len(password) >= LEAST_LENGTH)
+    yield from (
+        password for _, _, password in hosts.values() if password and len(password) >= LEAST_LENGTH
+    )
 
 
 def secret_keys(values: Any, where: str = "") -> Iterator[str]:

@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 
 def kept(trainer: Trainer) -> dict[str, Any]:
     """The parts of a run that have a ``state()`` of plain values and can `restore` it, by name."""
-    return {"stream": trainer.stream, "pass_rates": trainer.curriculum, "ledger": trainer.ledger,
-            "gates": trainer.gates}
+    return {
+        "stream": trainer.stream,
+        "pass_rates": trainer.curriculum,
+        "ledger": trainer.ledger,
+        "gates": trainer.gates,
+    }
 
 
 def collect(trainer: Trainer) -> Checkpoint | None:
@@ -37,15 +41,32 @@ def collect(trainer: Trainer) -> Checkpoint | None:
     if not trainer.ranks.main:
         return None
     learner = trainer.learner.state()
-    state = {"bonus": learner["bonus"], "parts": {name: part.state() for name, part in kept(trainer).items()},
-             "seconds": trainer.seconds, "tokens": dict(trainer.tokens), "before": finite(trainer.before),
-             "examples_before": trainer._examples_before, "evaluated": trainer._evaluated,
-             "accuracy": finite(trainer.log.accuracy), "carried": carried, "expected": expected,
-             "version_of_weights": trainer.policy.version, "wandb_id": trainer.log.wandb_id,
-             "journals": sizes(trainer.folder), "made_of": trainer.made_of}
+    state = {
+        "bonus": learner["bonus"],
+        "parts": {name: part.state() for name, part in kept(trainer).items()},
+        "seconds": trainer.seconds,
+        "tokens": dict(trainer.tokens),
+        "before": finite(trainer.before),
+        "examples_before": trainer._examples_before,
+        "evaluated": trainer._evaluated,
+        "accuracy": finite(trainer.log.accuracy),
+        "carried": carried,
+        "expected": expected,
+        "version_of_weights": trainer.policy.version,
+        "wandb_id": trainer.log.wandb_id,
+        "journals": sizes(trainer.folder),
+        "made_of": trainer.made_of,
+    }
     held_out = state["accuracy"] if trainer._evaluated == trainer.num_steps else None
-    return Checkpoint(trainer.num_steps, {name: p.data for name, p in trainer.policy.trainable().items()},
-                      learner["optimizer"], learner["reference"], state, generators, held_out)
+    return Checkpoint(
+        trainer.num_steps,
+        {name: p.data for name, p in trainer.policy.trainable().items()},
+        learner["optimizer"],
+        learner["reference"],
+        state,
+        generators,
+        held_out,
+    )
 
 
 def begin_folder(trainer: Trainer) -> None:
@@ -61,7 +82,9 @@ def begin_folder(trainer: Trainer) -> None:
             place, found = checkpoint.newest_whole(trainer.folder)
             notes += found
             if place is None:
-                notes.append("resume: the run has no checkpoint yet, so it starts from the beginning")
+                notes.append(
+                    "resume: the run has no checkpoint yet, so it starts from the beginning"
+                )
     place = trainer.ranks.gather([place])[0]
     trainer.made_of = fingerprint(trainer)
     saved = checkpoint.load(place) if place else None
@@ -81,15 +104,25 @@ def changed_keys(trainer: Trainer) -> list[str]:
     """What a reader should know of the keys that are free to change at resume, and were changed."""
     recipe = trainer.recipe
     changed = {name: (old, new) for name, old, new in changes(trainer.folder, recipe)}
-    notes = [f"resume: {name} was {old!r}, is {new!r}: it changes memory and speed, and may change how sums round"
-             for name, (old, new) in changed.items() if name in MEMORY_KEYS]
+    notes = [
+        f"resume: {name} was {old!r}, is {new!r}: it changes memory and speed, and may change how sums round"
+        for name, (old, new) in changed.items()
+        if name in MEMORY_KEYS
+    ]
     if "steps" in changed and recipe.optim.schedule != "constant":
         old, new = changed["steps"]
-        notes.append(f"resume: steps was {old}, is {new}, so the {recipe.optim.schedule} schedule of optim.lr is "
-                     "another from here on than the one that the run began with")
-    if trainer.held_out and {"evaluate.samples", "evaluate.temperature", "evaluate.reward"} & changed.keys():
-        notes.append("resume: held-out accuracy is evaluated otherwise from here on, so it does not compare with that "
-                     "before")
+        notes.append(
+            f"resume: steps was {old}, is {new}, so the {recipe.optim.schedule} schedule of optim.lr is "
+            "another from here on than the one that the run began with"
+        )
+    if (
+        trainer.held_out
+        and {"evaluate.samples", "evaluate.temperature", "evaluate.reward"} & changed.keys()
+    ):
+        notes.append(
+            "resume: held-out accuracy is evaluated otherwise from here on, so it does not compare with that "
+            "before"
+        )
     return notes
 
 
@@ -107,7 +140,9 @@ def bring_back(trainer: Trainer, saved: Checkpoint) -> None:
         for name, p in trainer.policy.trainable().items():
             p.copy_(saved.weights[name])
     trainer.policy.version = saved.state["version_of_weights"]
-    trainer.learner.restore({"optimizer": saved.optimizer, "reference": saved.reference, "bonus": saved.state["bonus"]})
+    trainer.learner.restore(
+        {"optimizer": saved.optimizer, "reference": saved.reference, "bonus": saved.state["bonus"]}
+    )
     _bring_back_state(trainer, saved.step, saved.state)
     if trainer.ranks.rank < len(saved.generators):
         checkpoint.set_random_state(saved.generators[trainer.ranks.rank])
@@ -122,9 +157,13 @@ def _bring_back_state(trainer: Trainer, step: int, state: Mapping[str, Any]) -> 
     trainer.log.accuracy, trainer.log.wandb_id = state["accuracy"], state["wandb_id"]
     prompts = {prompt.id: prompt for prompt in trainer.prompts.train}
     carried, expected, ranks = state["carried"], state["expected"], trainer.ranks
-    if len(carried) != ranks.world:  # other processes: groups are dealt out anew, and all know what any expected
+    if (
+        len(carried) != ranks.world
+    ):  # other processes: groups are dealt out anew, and all know what any expected
         every = [group for part in carried for group in part]
-        carried = [every[rank::ranks.world] for rank in range(ranks.world)]
-        expected = [{name: length for part in expected for name, length in part.items()}] * ranks.world
+        carried = [every[rank :: ranks.world] for rank in range(ranks.world)]
+        expected = [
+            {name: length for part in expected for name, length in part.items()}
+        ] * ranks.world
     trainer.carried = [Carried.from_mapping(values, prompts) for values in carried[ranks.rank]]
     trainer.engine.expected = dict(expected[ranks.rank])

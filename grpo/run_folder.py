@@ -18,8 +18,14 @@ except ImportError:  # not a POSIX system
     fcntl = None
 
 FREE_KEYS = ("steps", "run_dir", "evaluate.", "checkpoint.", "log.", "watchdog.", "gates")
-MEMORY_KEYS = ("sample.max_rows", "sample.kv_memory_gib", "sample.keep_graphs", "optim.tokens_per_micro_batch",
-               "model.gradient_checkpointing", "threads")
+MEMORY_KEYS = (
+    "sample.max_rows",
+    "sample.kv_memory_gib",
+    "sample.keep_graphs",
+    "optim.tokens_per_micro_batch",
+    "model.gradient_checkpointing",
+    "threads",
+)
 JOURNALS = ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl", "alarms.jsonl")
 
 
@@ -28,33 +34,54 @@ def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
     _check_writable(folder)
     if not resume:
         if os.path.lexists(folder) and not _is_fresh(folder):
-            raise RecipeError(f"run folder: {folder} exists; go on with it by --resume, or choose another run_dir")
+            raise RecipeError(
+                f"run folder: {folder} exists; go on with it by --resume, or choose another run_dir"
+            )
         return
     if not (folder / "recipe.yaml").is_file():
-        raise RecipeError(f"run folder: there is no run to resume in {folder}; leave --resume out to start one")
-    changed = [f"{name} was {a!r}, is {b!r}" for name, a, b in changes(folder, recipe)
-               if not name.startswith(FREE_KEYS) and name not in MEMORY_KEYS or name == "evaluate.reward"
-               and chooses_prompts(recipe)]
+        raise RecipeError(
+            f"run folder: there is no run to resume in {folder}; leave --resume out to start one"
+        )
+    changed = [
+        f"{name} was {a!r}, is {b!r}"
+        for name, a, b in changes(folder, recipe)
+        if not name.startswith(FREE_KEYS)
+        and name not in MEMORY_KEYS
+        or name == "evaluate.reward"
+        and chooses_prompts(recipe)
+    ]
     if changed:
-        raise RecipeError(f"run folder: {folder} was made by another recipe: {'; '.join(changed)}; resume with the "
-                          "old values, or choose another run_dir")
+        raise RecipeError(
+            f"run folder: {folder} was made by another recipe: {'; '.join(changed)}; resume with the "
+            "old values, or choose another run_dir"
+        )
 
 
 def _is_fresh(folder: Path) -> bool:
     """Whether `folder` holds nothing, or no more than a run that was killed before it wrote its recipe."""
-    return folder.is_dir() and not any(place.is_dir() or place.stat().st_size and not place.name.startswith(".writing-")
-                                       for place in folder.iterdir())
+    return folder.is_dir() and not any(
+        place.is_dir() or place.stat().st_size and not place.name.startswith(".writing-")
+        for place in folder.iterdir()
+    )
 
 
 def changes(folder: Path, recipe: Recipe) -> list[tuple[str, Any, Any]]:
     """(key, old value, new value) where `recipe` differs from the one that the run in `folder` was last begun with."""
-    return list(differences(Recipe.from_mapping(read_yaml(folder / "recipe.yaml")).to_mapping(), recipe.to_mapping()))
+    return list(
+        differences(
+            Recipe.from_mapping(read_yaml(folder / "recipe.yaml")).to_mapping(), recipe.to_mapping()
+        )
+    )
 
 
 def chooses_prompts(recipe: Recipe) -> bool:
     """Whether the accurate reward decides what is sampled or trained."""
-    return bool(recipe.advantage.retire_at or recipe.advantage.flat_by == "accuracy" or recipe.data.pass_low > 0
-                or recipe.data.pass_high < 1)
+    return bool(
+        recipe.advantage.retire_at
+        or recipe.advantage.flat_by == "accuracy"
+        or recipe.data.pass_low > 0
+        or recipe.data.pass_high < 1
+    )
 
 
 def _check_writable(folder: Path) -> None:
@@ -62,8 +89,13 @@ def _check_writable(folder: Path) -> None:
     if above == folder and not above.is_dir():
         return
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        what, why = "written" if above == folder else "made", "read-only" if above.is_dir() else "not a folder"
-        raise RecipeError(f"run folder: {folder} cannot be {what}, since {above} is {why}; choose another run_dir")
+        what, why = (
+            "written" if above == folder else "made",
+            "read-only" if above.is_dir() else "not a folder",
+        )
+        raise RecipeError(
+            f"run folder: {folder} cannot be {what}, since {above} is {why}; choose another run_dir"
+        )
 
 
 def hold(folder: Path) -> BinaryIO:
@@ -74,8 +106,10 @@ def hold(folder: Path) -> BinaryIO:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         held.close()
-        raise RecipeError(f"run folder: another run goes on in {folder}; end it first (close() a Trainer), or choose "
-                          "another run_dir") from None
+        raise RecipeError(
+            f"run folder: another run goes on in {folder}; end it first (close() a Trainer), or choose "
+            "another run_dir"
+        ) from None
     except OSError:
         pass  # a file system without locks
     return held
@@ -96,7 +130,9 @@ def said_by_the_disk(place: Path) -> Iterator[None]:
     except OSError as error:
         raise OSError(f"{place} cannot be written ({error.strerror or error})") from None
     except (SafetensorError, RuntimeError) as error:
-        raise OSError(f"{place} cannot be written ({' '.join(str(error).split())[:200]}); is the disk full?") from None
+        raise OSError(
+            f"{place} cannot be written ({' '.join(str(error).split())[:200]}); is the disk full?"
+        ) from None
 
 
 # ---- what grows line by line ----------------------------------------------------------------------------------
@@ -115,7 +151,9 @@ def cut_back(file: Path, step: int, size: int | None = None) -> None:
     if not file.exists():
         return
     with file.open("rb+") as lines:
-        lines.truncate(size if size is not None and _ends_a_line(lines, size) else _end_of(lines, step))
+        lines.truncate(
+            size if size is not None and _ends_a_line(lines, size) else _end_of(lines, step)
+        )
 
 
 def _ends_a_line(lines: BinaryIO, size: int) -> bool:

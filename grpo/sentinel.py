@@ -49,10 +49,12 @@ def end(parent: int, limit_seconds: float, stacks: int, waited_for: str, *files:
     """Say who held the interpreter, and kill the run."""
     os.kill(parent, DUMP)
     time.sleep(1.0)
-    text = (f"watchdog: the interpreter ran no Python for {limit_seconds:g} s (watchdog.interpreter_seconds); when "
-            f"last heard of, the run waited for {waited_for}\n{os.pread(stacks, 10**6, 0).decode(errors='replace')}"
-            "watchdog: killed, since code that holds the interpreter cannot be stopped; what was saved before "
-            "stands\n")
+    text = (
+        f"watchdog: the interpreter ran no Python for {limit_seconds:g} s (watchdog.interpreter_seconds); when "
+        f"last heard of, the run waited for {waited_for}\n{os.pread(stacks, 10**6, 0).decode(errors='replace')}"
+        "watchdog: killed, since code that holds the interpreter cannot be stopped; what was saved before "
+        "stands\n"
+    )
     for file in files:
         try:
             with open(file, "a", encoding="utf-8") as out:

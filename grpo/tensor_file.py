@@ -25,8 +25,18 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 PIECE = 4 * 2**20  # bytes written, and summed, at a time
-NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-         torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"}
+NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 def nothing() -> None:
@@ -49,25 +59,30 @@ class DirectFile:
 
     def __init__(self, file: Path):
         self._buffer, self._filled, self._direct = mmap.mmap(-1, PIECE), 0, True
-        self._descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_DIRECT, 0o666)
+        self._descriptor = os.open(
+            file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_DIRECT, 0o666
+        )
 
     def write(self, data: memoryview) -> None:
         """Take all of `data`; what fills the buffer is on the disk when this returns."""
-        held, data = numpy.frombuffer(self._buffer, numpy.uint8), numpy.frombuffer(data, numpy.uint8)
+        held, data = (
+            numpy.frombuffer(self._buffer, numpy.uint8),
+            numpy.frombuffer(data, numpy.uint8),
+        )
         while len(data):
             taken = min(len(data), PIECE - self._filled)
-            numpy.copyto(held[self._filled:self._filled + taken], data[:taken])
+            numpy.copyto(held[self._filled : self._filled + taken], data[:taken])
             self._filled, data = self._filled + taken, data[taken:]
             if self._filled == PIECE:
                 self._empty()
 
     def _empty(self) -> None:
-        left, self._filled = memoryview(self._buffer)[:self._filled], 0
+        left, self._filled = memoryview(self._buffer)[: self._filled], 0
         while left:
             if len(left) < PIECE:
                 self._use_the_cache()
             try:
-                left = left[os.write(self._descriptor, left):]
+                left = left[os.write(self._descriptor, left) :]
             except OSError as error:
                 if error.errno != errno.EINVAL or not self._direct:
                     raise
@@ -106,7 +121,7 @@ class SummedFile:
         """Write `data` piece by piece; `between` is asked before each, and may raise."""
         for start in range(0, len(data), PIECE):
             self._between()
-            piece = data[start:start + PIECE]
+            piece = data[start : start + PIECE]
             self._sum = zlib.crc32(piece, self._sum)
             self._out.write(piece)
             self.size += len(piece)
@@ -121,13 +136,19 @@ def write_tensors(out: SummedFile, tensors: Mapping[str, Tensor]) -> None:
     header, end = {}, 0
     for name, tensor in tensors.items():
         start, end = end, end + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        header[name] = {
+            "dtype": NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     out.write(len(text).to_bytes(8, "little") + text)
     for tensor in tensors.values():
         if tensor.numel():
-            out.write(memoryview(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy()))
+            out.write(
+                memoryview(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
+            )
 
 
 def checked(file: Path) -> dict[str, Any]:
@@ -161,11 +182,17 @@ def taken_apart(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
         tensors[name] = value
         return {"tensor": name}
     if isinstance(value, Mapping):
-        return {"items": [[key, taken_apart(part, tensors, f"{name}.{key}")] for key, part in value.items()]}
+        return {
+            "items": [
+                [key, taken_apart(part, tensors, f"{name}.{key}")] for key, part in value.items()
+            ]
+        }
     if isinstance(value, (list, tuple)):
         kind = "list" if isinstance(value, list) else "tuple"
         return {kind: [taken_apart(part, tensors, f"{name}.{i}") for i, part in enumerate(value)]}
-    assert value is None or isinstance(value, (bool, int, float, str)), f"{name} holds a {type(value).__name__}"
+    assert value is None or isinstance(value, (bool, int, float, str)), (
+        f"{name} holds a {type(value).__name__}"
+    )
     return value
 
 
@@ -173,7 +200,7 @@ def put_together(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
     """The value that `taken_apart` took apart."""
     if not isinstance(plain, Mapping):
         return plain
-    (kind, parts), = plain.items()
+    ((kind, parts),) = plain.items()
     if kind == "tensor":
         return tensors[parts]
     if kind == "items":
@@ -185,7 +212,9 @@ def copied(value: Any) -> Any:
     """`value` with each tensor in it as a copy in the host's memory, which later updates do not change."""
     tensors: dict[str, Tensor] = {}
     plain = taken_apart(value, tensors)
-    return put_together(plain, {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()})
+    return put_together(
+        plain, {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+    )
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -64,17 +64,28 @@ class Trainer:
     model loads. `groups` holds the last step's scored groups; `before` and `after` the held-out evaluations.
     """
 
-    def __init__(self, recipe: Recipe, *, rewards: Mapping[str, Callable[..., Any]] | None = None,
-                 model: Any = None, tokenizer: Any = None, resume: bool = False):
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        rewards: Mapping[str, Callable[..., Any]] | None = None,
+        model: Any = None,
+        tokenizer: Any = None,
+        resume: bool = False,
+    ):
         self.recipe, self.folder, self.resume = recipe, recipe.folder(), resume
         self._model = model
         if recipe.model.name is None and (model is None or tokenizer is None):
             raise RecipeError("recipe: model.name is missing; name a hub id or a folder")
-        if int(os.environ.get("RANK", "0")) == 0:  # the other ranks may come when rank 0 has made it already
+        if (
+            int(os.environ.get("RANK", "0")) == 0
+        ):  # the other ranks may come when rank 0 has made it already
             check_folder(self.folder, recipe, resume)
         for key in secret_keys(recipe.to_mapping()):
-            raise RecipeError(f"recipe: {key} holds a key or token, which the run folder would keep; let whoever needs "
-                              "it read it from the environment")
+            raise RecipeError(
+                f"recipe: {key} holds a key or token, which the run folder would keep; let whoever needs "
+                "it read it from the environment"
+            )
         check_compiler(recipe)
         self.specs = reward_specs(recipe, rewards)
         self._accurate = accurate_reward(recipe, [spec.name for spec in self.specs])
@@ -87,19 +98,32 @@ class Trainer:
         self.rows, self.config = all_rows, None
         rows, held_rows = split_rows(all_rows, recipe.data.held_out)
         if len(rows) < recipe.sample.prompts:
-            raise RecipeError(f"recipe: sample.prompts is {recipe.sample.prompts}, but only {len(rows)} rows train; "
-                              "lower sample.prompts or data.held_out")
-        with self.watchdog.watching(), watchdog.loading("grpo.loading, configuration and tokenizer"):
+            raise RecipeError(
+                f"recipe: sample.prompts is {recipe.sample.prompts}, but only {len(rows)} rows train; "
+                "lower sample.prompts or data.held_out"
+            )
+        with (
+            self.watchdog.watching(),
+            watchdog.loading("grpo.loading, configuration and tokenizer"),
+        ):
             config = model.config if model is not None else load_config(recipe.model)
             self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(recipe.model)
         self.config = config
         check_template(recipe.data.template, self.tokenizer)
-        self.prompts = make_prompts(rows, held_rows, recipe.data, self.tokenizer,
-                                    longest_sequence(config.get_text_config()), recipe.sample.max_tokens)
+        self.prompts = make_prompts(
+            rows,
+            held_rows,
+            recipe.data,
+            self.tokenizer,
+            longest_sequence(config.get_text_config()),
+            recipe.sample.max_tokens,
+        )
         if len(self.prompts.train) < recipe.sample.prompts:
-            raise RecipeError(f"data: {self.prompts.num_dropped} prompts are too long and {len(self.prompts.train)} "
-                              f"are left, fewer than sample.prompts ({recipe.sample.prompts}); lower sample.max_tokens "
-                              "or sample.prompts")
+            raise RecipeError(
+                f"data: {self.prompts.num_dropped} prompts are too long and {len(self.prompts.train)} "
+                f"are left, fewer than sample.prompts ({recipe.sample.prompts}); lower sample.max_tokens "
+                "or sample.prompts"
+            )
         self.groups: list[ScoredGroup] = []
         self.carried: list[Carried] = []
         self.before: dict[str, Any] | None = None
@@ -107,8 +131,12 @@ class Trainer:
         self.num_steps, self.stopped = 0, False
         self._stop, self._opened, self._finished = False, False, False
         self.ledger = Ledger()
-        self.writer = Writer(self.folder, recipe.checkpoint.keep, recipe.checkpoint.keep_best,
-                             recipe.checkpoint.background)
+        self.writer = Writer(
+            self.folder,
+            recipe.checkpoint.keep,
+            recipe.checkpoint.keep_best,
+            recipe.checkpoint.background,
+        )
         self._evaluated, self._saved, self._held = -1, None, None
         self.tokens: dict[str, int] = {"sampled": 0, "trained": 0, "evaluated": 0}
         self.seconds, self.step_seconds = 0.0, 0.0
@@ -157,12 +185,21 @@ class Trainer:
 
     def _updates(self, step: int, sampled: Record, batch: Batch) -> list[UpdateStats]:
         """The step's updates, those that the gates let pass; where they stop the run its completions are kept."""
-        number, words = stale_completions(self.groups, self._unfinished, (self.policy.version,
-                                                                          self.policy.fingerprint()), self._sampled_by)
+        number, words = stale_completions(
+            self.groups,
+            self._unfinished,
+            (self.policy.version, self.policy.fingerprint()),
+            self._sampled_by,
+        )
         try:
             self.learner.begin(batch)
-            if not self.gates.sampled(step, {**sampled, "weights/stale": number}, lambda gate: {
-                    "stale": words, "faults": worst_fault(self.groups, self.policy)}.get(gate, "")):
+            if not self.gates.sampled(
+                step,
+                {**sampled, "weights/stale": number},
+                lambda gate: {"stale": words, "faults": worst_fault(self.groups, self.policy)}.get(
+                    gate, ""
+                ),
+            ):
                 return [UpdateStats(made=False)] * len(batch.updates)
             return [self.learner.update(update) for update in batch.updates]
         except GateStop:
@@ -175,7 +212,9 @@ class Trainer:
         Where flat groups are refilled, other prompts are sampled in their place, so many times at most.
         """
         section, wanted = self.recipe.advantage, self.recipe.sample.prompts
-        number = wanted + math.ceil(wanted * (self.recipe.sample.oversample + self.recipe.sample.over_request))
+        number = wanted + math.ceil(
+            wanted * (self.recipe.sample.oversample + self.recipe.sample.over_request)
+        )
         number -= sum(self.ranks.gather([len(self.carried)]))
         self._unfinished = set(self.ranks.gather([group.prompt.id for group in self.carried]))
         self._sampled_by: set[tuple[int, int]] = set()
@@ -194,17 +233,29 @@ class Trainer:
         self.curriculum.learn(groups)
         return groups, left_out, seconds
 
-    def _sample_and_judge(self, prompts: Sequence[Prompt], step: int) -> tuple[list[ScoredGroup], dict[str, float]]:
+    def _sample_and_judge(
+        self, prompts: Sequence[Prompt], step: int
+    ) -> tuple[list[ScoredGroup], dict[str, float]]:
         """Scored groups, carried ones first, in the order of `prompts`; one is judged while others are sampled."""
         begun = time.perf_counter()
         sample, ranks = self.recipe.sample, self.ranks
-        mine, carried = list(range(len(prompts)))[ranks.rank::ranks.world], self.carried
+        mine, carried = list(range(len(prompts)))[ranks.rank :: ranks.world], self.carried
         order = [(0, ranks.rank, i) for i in range(len(carried))] + [(1, i, 0) for i in mine]
-        enough = len(range(sample.prompts)[ranks.rank::ranks.world]) if sample.over_request else None
-        pending = [(order[place], self.judge.submit(group)) for place, group in self.engine.sample(
-            [prompts[i] for i in mine], group_size=sample.group_size, max_tokens=sample.max_tokens,
-            sampling=Sampling(sample.temperature, sample.top_k, sample.top_p, sample.min_p),
-            seed=("train", self.recipe.seed, step), enough=enough, carried=carried)]
+        enough = (
+            len(range(sample.prompts)[ranks.rank :: ranks.world]) if sample.over_request else None
+        )
+        pending = [
+            (order[place], self.judge.submit(group))
+            for place, group in self.engine.sample(
+                [prompts[i] for i in mine],
+                group_size=sample.group_size,
+                max_tokens=sample.max_tokens,
+                sampling=Sampling(sample.temperature, sample.top_k, sample.top_p, sample.min_p),
+                seed=("train", self.recipe.seed, step),
+                enough=enough,
+                carried=carried,
+            )
+        ]
         sampled = time.perf_counter()
         self._sampled_by.add(self.engine.weights)
         self.carried = self.engine.carried
@@ -215,15 +266,26 @@ class Trainer:
 
     def _make_batch(self, groups: Sequence[ScoredGroup], left_out: Mapping[int, str]) -> Batch:
         recipe = self.recipe
-        options = {"num_updates": recipe.optim.updates, "epochs": recipe.optim.epochs,
-                   "max_tokens": recipe.sample.max_tokens, "mask_truncated": recipe.advantage.mask_truncated,
-                   "left_out": left_out, "version": self.policy.version}
-        values = advantages(groups, recipe.advantage, {spec.name: spec.weight for spec in self.specs},
-                            self._penalties(groups, options), left_out)
+        options = {
+            "num_updates": recipe.optim.updates,
+            "epochs": recipe.optim.epochs,
+            "max_tokens": recipe.sample.max_tokens,
+            "mask_truncated": recipe.advantage.mask_truncated,
+            "left_out": left_out,
+            "version": self.policy.version,
+        }
+        values = advantages(
+            groups,
+            recipe.advantage,
+            {spec.name: spec.weight for spec in self.specs},
+            self._penalties(groups, options),
+            left_out,
+        )
         return make_batch(groups, values, flat_is_reached=reaches_flat(recipe.loss), **options)
 
-    def _penalties(self, groups: Sequence[ScoredGroup],
-                   options: Mapping[str, Any]) -> dict[tuple[int, int], torch.Tensor] | None:
+    def _penalties(
+        self, groups: Sequence[ScoredGroup], options: Mapping[str, Any]
+    ) -> dict[tuple[int, int], torch.Tensor] | None:
         """By (group, completion) what the KL takes off each token's reward, where it acts there."""
         if not self.recipe.loss.beta or self.recipe.loss.kl_in != "reward":
             return None
@@ -231,7 +293,11 @@ class Trainer:
         rows = make_batch(groups, nothing, flat_is_reached=True, **options).rows
         first = {row.group: row.index for row in reversed(rows)}
         found = self.learner.penalties([row for row in rows if row.forwarded])
-        return {(row.group, row.index - first[row.group]): found[row.index] for row in rows if row.index in found}
+        return {
+            (row.group, row.index - first[row.group]): found[row.index]
+            for row in rows
+            if row.index in found
+        }
 
     def _book(self, step: int, batch: Batch, record: Record) -> None:
         self.ledger.add(step, self.groups, batch, self._in_flight())
@@ -247,7 +313,9 @@ class Trainer:
     def _after_step(self, step: int) -> None:
         recipe = self.recipe
         self._evaluate_if_due(step)
-        if step == recipe.steps or (recipe.checkpoint.every and step % recipe.checkpoint.every == 0):
+        if step == recipe.steps or (
+            recipe.checkpoint.every and step % recipe.checkpoint.every == 0
+        ):
             self.save_checkpoint()
 
     def _evaluate_if_due(self, step: int) -> None:
@@ -262,10 +330,17 @@ class Trainer:
         if not self.held_out:
             return None
         section, sample = self.recipe.evaluate, self.recipe.sample
-        result = evaluate(self.engine, self.judge, self.held_out, samples=section.samples,
-                          max_tokens=sample.max_tokens, sampling=Sampling(section.temperature, sample.top_k,
-                                                                          sample.top_p, sample.min_p),
-                          seed=self.recipe.seed, reward=self._accurate, interrupted=lambda: self._stop)
+        result = evaluate(
+            self.engine,
+            self.judge,
+            self.held_out,
+            samples=section.samples,
+            max_tokens=sample.max_tokens,
+            sampling=Sampling(section.temperature, sample.top_k, sample.top_p, sample.min_p),
+            seed=self.recipe.seed,
+            reward=self._accurate,
+            interrupted=lambda: self._stop,
+        )
         if result is None:
             return None
         self.tokens["evaluated"] += result.tokens
@@ -286,25 +361,58 @@ class Trainer:
         self.ranks.watched_by(self.watchdog)
         prepare_torch(recipe)
         with watchdog.loading("grpo.loading, the model"):
-            self.policy = Policy.load(recipe.model, self.ranks.device, model=self._model, tokenizer=self.tokenizer)
-        self.stream, self.held_out = PromptStream(self.prompts.train, recipe.seed), self.prompts.held_out
+            self.policy = Policy.load(
+                recipe.model, self.ranks.device, model=self._model, tokenizer=self.tokenizer
+            )
+        self.stream, self.held_out = (
+            PromptStream(self.prompts.train, recipe.seed),
+            self.prompts.held_out,
+        )
         section = recipe.advantage
         self.curriculum = Curriculum(
-            self.stream, self._accurate, flat=section.flat, flat_by=section.flat_by, retire_at=section.retire_at,
-            low=recipe.data.pass_low, high=recipe.data.pass_high, again=recipe.data.pass_again)
-        self.engine = Engine(self.policy, max_rows=recipe.sample.max_rows, stop=recipe.sample.stop,
-                             kv_memory_gib=recipe.sample.kv_memory_gib, deterministic=recipe.deterministic,
-                             keep=recipe.sample.keep_graphs, compile=recipe.sample.compile)
+            self.stream,
+            self._accurate,
+            flat=section.flat,
+            flat_by=section.flat_by,
+            retire_at=section.retire_at,
+            low=recipe.data.pass_low,
+            high=recipe.data.pass_high,
+            again=recipe.data.pass_again,
+        )
+        self.engine = Engine(
+            self.policy,
+            max_rows=recipe.sample.max_rows,
+            stop=recipe.sample.stop,
+            kv_memory_gib=recipe.sample.kv_memory_gib,
+            deterministic=recipe.deterministic,
+            keep=recipe.sample.keep_graphs,
+            compile=recipe.sample.compile,
+        )
         total = recipe.steps * recipe.optim.updates * recipe.optim.epochs
-        optimizer = Optimizer(self.policy.trainable(), recipe.optim, total,
-                              scale_loss=self.policy.base.dtype == torch.float16)
+        optimizer = Optimizer(
+            self.policy.trainable(),
+            recipe.optim,
+            total,
+            scale_loss=self.policy.base.dtype == torch.float16,
+        )
         self.log = Log(self.folder, recipe.log.wandb, silent=not self.ranks.main)
-        self.gates = Gates(recipe.gates, str(self.policy.base.dtype).removeprefix("torch."), self.policy.device.type,
-                           *watched_rewards(self.specs, self._accurate), report=self.log.alarm)
-        self.learner = Learner(self.policy, optimizer, recipe.loss, gates=self.gates,
-                               temperature=recipe.sample.temperature, ranks=self.ranks,
-                               teacher=load_teacher(recipe, self.policy),
-                               tokens_per_micro_batch=recipe.optim.tokens_per_micro_batch)
+        self.gates = Gates(
+            recipe.gates,
+            str(self.policy.base.dtype).removeprefix("torch."),
+            self.policy.device.type,
+            *watched_rewards(self.specs, self._accurate),
+            report=self.log.alarm,
+        )
+        self.learner = Learner(
+            self.policy,
+            optimizer,
+            recipe.loss,
+            gates=self.gates,
+            temperature=recipe.sample.temperature,
+            ranks=self.ranks,
+            teacher=load_teacher(recipe, self.policy),
+            tokens_per_micro_batch=recipe.optim.tokens_per_micro_batch,
+        )
         self.judge = Judge(self.specs, sandbox=recipe.sandbox)
         self.judge.__enter__()
         self._opened = True
@@ -312,7 +420,9 @@ class Trainer:
         self._examples_before: list[dict[str, Any]] = []
         resume.begin_folder(self)
         self.watchdog.keep_in(self.folder)
-        self.log.open(recipe.to_mapping(), recipe.name, recipe.steps, self.num_steps, self.log.wandb_id)
+        self.log.open(
+            recipe.to_mapping(), recipe.name, recipe.steps, self.num_steps, self.log.wandb_id
+        )
         with watchdog.loading("grpo.policy, its first forward"):
             lines = header(self, self.prompts.num_dropped)
         self.log.say(*lines, *self.judge.isolation)
@@ -335,7 +445,9 @@ class Trainer:
 
     def _finish(self) -> None:
         """Evaluate once more, write the final model and the summary."""
-        self.after = self._evaluate(self.num_steps, "after training") if self.num_steps else self.before
+        self.after = (
+            self._evaluate(self.num_steps, "after training") if self.num_steps else self.before
+        )
         if self._stopping():
             return
         self._book_carried()
@@ -344,8 +456,10 @@ class Trainer:
                 self._write_final()
             self.writer.wait()
             self._write_summary()
-            self.log.say(f"judge: {self.judge.cached:.0%} of the verdicts were known from an equal completion",
-                         *self.writer.words())
+            self.log.say(
+                f"judge: {self.judge.cached:.0%} of the verdicts were known from an equal completion",
+                *self.writer.words(),
+            )
         self._finished = True
         self.ranks.wait()
 
@@ -365,11 +479,19 @@ class Trainer:
             self.ledger[book] = self.ledger.get(book, 0) + number
 
     def _write_summary(self) -> None:
-        summary = {"name": self.recipe.name, "steps": self.num_steps, "before": self.before, "after": self.after,
-                   "seconds": self.seconds + time.perf_counter() - self._clock, "tokens": self.tokens,
-                   "ledger": self.ledger, "sandbox": self.judge.isolation, "gates": self.gates.counts,
-                   "alarms": self.gates.alarms,
-                   "examples": {"before": self._examples_before, "after": self._examples()}}
+        summary = {
+            "name": self.recipe.name,
+            "steps": self.num_steps,
+            "before": self.before,
+            "after": self.after,
+            "seconds": self.seconds + time.perf_counter() - self._clock,
+            "tokens": self.tokens,
+            "ledger": self.ledger,
+            "sandbox": self.judge.isolation,
+            "gates": self.gates.counts,
+            "alarms": self.gates.alarms,
+            "examples": {"before": self._examples_before, "after": self._examples()},
+        }
         text = redacted(json.dumps(finite(summary), indent=1, ensure_ascii=False))
         write_text(self.folder / "summary.json", text + "\n")
         self.log.say(*closing(summary, self.folder))
@@ -379,8 +501,14 @@ class Trainer:
         if self._last_evaluation is None:
             return self._examples_before
         groups = self._last_evaluation.groups[:number]
-        return [{"prompt": group.prompt.text, "completion": group.completions[0].text,
-                 "reward": group.scores[0].value} for group in groups]
+        return [
+            {
+                "prompt": group.prompt.text,
+                "completion": group.completions[0].text,
+                "reward": group.scores[0].value,
+            }
+            for group in groups
+        ]
 
     def _timed(self, work: Callable[[], Any]) -> Any:
         """`work()`, its wall-clock counted into the run's seconds."""
@@ -430,12 +558,17 @@ def load_teacher(recipe: Recipe, policy: Policy) -> Policy | None:
     """The frozen model of ``loss.teacher``; one whose tokens mean something else is refused."""
     if recipe.loss.teacher is None:
         return None
-    section = ModelSection(name=recipe.loss.teacher, dtype=recipe.model.dtype,
-                           trust_remote_code=recipe.model.trust_remote_code)
+    section = ModelSection(
+        name=recipe.loss.teacher,
+        dtype=recipe.model.dtype,
+        trust_remote_code=recipe.model.trust_remote_code,
+    )
     teacher = Policy.load(section, policy.device)
     if teacher.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
-        raise RecipeError(f"recipe: loss.teacher {recipe.loss.teacher} has another tokenizer than the policy, so its "
-                          "log-probs are of other tokens; name a teacher of the same family")
+        raise RecipeError(
+            f"recipe: loss.teacher {recipe.loss.teacher} has another tokenizer than the policy, so its "
+            "log-probs are of other tokens; name a teacher of the same family"
+        )
     teacher.model.requires_grad_(False)
     return teacher
 
@@ -447,7 +580,9 @@ def accurate_reward(recipe: Recipe, names: Sequence[str]) -> str:
     """The reward whose full score counts as accurate."""
     wanted = recipe.evaluate.reward or names[0]
     if wanted not in names:
-        raise RecipeError(f"recipe: evaluate.reward names {wanted}, but the rewards are {', '.join(names)}")
+        raise RecipeError(
+            f"recipe: evaluate.reward names {wanted}, but the rewards are {', '.join(names)}"
+        )
     return wanted
 
 
@@ -467,7 +602,9 @@ def watched_rewards(specs: Sequence[RewardSpec], accurate: str) -> tuple[str, tu
     """(the metric of the most lenient accuracy, the metrics of weighted rewards that can rise without it)."""
     lenient = any(spec.name == lenient_name(accurate) for spec in specs)
     true = lenient_name(accurate) if lenient else accurate
-    return f"rewards/{true}", tuple(f"rewards/{spec.name}" for spec in specs if spec.weight and spec.name != true)
+    return f"rewards/{true}", tuple(
+        f"rewards/{spec.name}" for spec in specs if spec.weight and spec.name != true
+    )
 
 
 def worst_fault(groups: Sequence[ScoredGroup], policy: Policy) -> str:
@@ -485,17 +622,22 @@ def worst_fault(groups: Sequence[ScoredGroup], policy: Policy) -> str:
         return ""
     name, details = max(found.items(), key=lambda item: len(item[1]))
     weight = policy.not_finite() if name == "the policy" else ""
-    return (f"{sum(faulted)} of {len(faulted)} completions could not be judged, most of them by {name}: {details[0]}"
-            + (f"; the weight {weight} holds values that are not finite" if weight else ""))
+    return (
+        f"{sum(faulted)} of {len(faulted)} completions could not be judged, most of them by {name}: {details[0]}"
+        + (f"; the weight {weight} holds values that are not finite" if weight else "")
+    )
 
 
 def no_memory(error: BaseException) -> str | None:
     """What to do, if `error` says that the GPU or the machine has no memory left; None if it says something else."""
     if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(
-            words in str(error) for words in (*SAID, "can't start new thread")):
+        words in str(error) for words in (*SAID, "can't start new thread")
+    ):
         return None
-    return (f"out of memory ({first_words(error)}); lower optim.tokens_per_micro_batch for the update or "
-            "sample.max_rows for sampling, or set model.gradient_checkpointing: true; what was saved before stands")
+    return (
+        f"out of memory ({first_words(error)}); lower optim.tokens_per_micro_batch for the update or "
+        "sample.max_rows for sampling, or set model.gradient_checkpointing: true; what was saved before stands"
+    )
 
 
 # ---- the command -----------------------------------------------------------------------------------------------
@@ -511,15 +653,29 @@ class Arguments(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """``python -m grpo.train RECIPE [a.b=v ...] [--resume] [--dry-run]``; returns the exit code."""
     parser = Arguments(
-        prog="python -m grpo.train", formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m grpo.train",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train a causal language model to reason by group-relative policy optimisation.",
-        epilog="keys of a recipe, each also settable as section.key=value:\n" + plan.keys_help())
-    parser.add_argument("recipe", help="a YAML file, or the name of a recipe that ships with the library")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="recipe keys to set, e.g. optim.lr=1e-5")
-    parser.add_argument("--resume", action="store_true", help="go on from the run folder's last checkpoint")
-    parser.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
-    parser.add_argument("--preflight", action="store_true", help="find out what can be known before the first step: "
-                        "data, rewards on gold answers, memory, a sample of completions, the cost; writes nothing")
+        epilog="keys of a recipe, each also settable as section.key=value:\n" + plan.keys_help(),
+    )
+    parser.add_argument(
+        "recipe", help="a YAML file, or the name of a recipe that ships with the library"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="recipe keys to set, e.g. optim.lr=1e-5"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the run folder's last checkpoint"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show what would be done, and do nothing"
+    )
+    parser.add_argument(
+        "--preflight",
+        action="store_true",
+        help="find out what can be known before the first step: "
+        "data, rewards on gold answers, memory, a sample of completions, the cost; writes nothing",
+    )
     options = parser.parse_intermixed_args(arguments)
     try:
         recipe = Recipe.load(options.recipe, *options.overrides)
@@ -529,7 +685,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.preflight:
             from grpo import preflight
 
-            return EXIT_DONE if preflight.run(recipe, lambda line: print(redacted(line), flush=True)) else EXIT_USER
+            return (
+                EXIT_DONE
+                if preflight.run(recipe, lambda line: print(redacted(line), flush=True))
+                else EXIT_USER
+            )
         return _train(recipe, options)
     except RecipeError as error:
         complain(" ".join(str(error).split()))
@@ -581,8 +741,10 @@ def _train(recipe: Recipe, options: argparse.Namespace) -> int:
             signal.signal(number, handler)
     if trainer.stopped:
         words = " ".join([options.recipe, *options.overrides])
-        print(f"stopped after step {trainer.num_steps}; go on with: python -m grpo.train {words} --resume",
-              file=sys.stderr)
+        print(
+            f"stopped after step {trainer.num_steps}; go on with: python -m grpo.train {words} --resume",
+            file=sys.stderr,
+        )
         return EXIT_STOPPED
     return EXIT_DONE
 

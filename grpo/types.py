@@ -87,7 +87,9 @@ class ScoredGroup:
     def flat(self) -> bool:
         """Whether the scores that count do not spread, so that no completion is better than another."""
         values = [score.value for score in self.scores if score.value is not None]
-        return not values or max(values) - min(values) <= 1e-9 * max(1.0, abs(max(values)), abs(min(values)))
+        return not values or max(values) - min(values) <= 1e-9 * max(
+            1.0, abs(max(values)), abs(min(values))
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -190,4 +192,8 @@ class Batch:
 
 def stack_logps(rows: Sequence[Row], device: torch.device | str = "cpu") -> Tensor:
     """The sampler's log-probs of `rows` end to end: ``sampled_logp_T``, fp32."""
-    return torch.cat([row.sampled_logps for row in rows]).to(device) if rows else torch.zeros(0, device=device)
+    return (
+        torch.cat([row.sampled_logps for row in rows]).to(device)
+        if rows
+        else torch.zeros(0, device=device)
+    )

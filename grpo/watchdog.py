@@ -71,9 +71,15 @@ num_collectives = 0
 
 
 @contextmanager
-def waiting(name: str, *, owner: str, timeout_seconds: float | None = None, at_least_seconds: float = 0.0,
-            progress: Callable[[], Any] | None = None,
-            state: Callable[[], Iterable[str]] | None = None) -> Iterator[Wait]:
+def waiting(
+    name: str,
+    *,
+    owner: str,
+    timeout_seconds: float | None = None,
+    at_least_seconds: float = 0.0,
+    progress: Callable[[], Any] | None = None,
+    state: Callable[[], Iterable[str]] | None = None,
+) -> Iterator[Wait]:
     """Name what is waited for inside the block.
 
     ``name`` is a key of the recipe's section watchdog without ``_seconds``, whose deadline holds where
@@ -81,7 +87,9 @@ def waiting(name: str, *, owner: str, timeout_seconds: float | None = None, at_l
     restarts the clock, as `Wait.beat` does; ``state`` gives lines for the report. An exception that leaves the block
     remembers where it came from.
     """
-    wait = Wait(name, owner, timeout_seconds, at_least_seconds, progress, state, threading.get_ident())
+    wait = Wait(
+        name, owner, timeout_seconds, at_least_seconds, progress, state, threading.get_ident()
+    )
     _open.append(wait)
     try:
         yield wait
@@ -116,7 +124,12 @@ def loading(owner: str) -> Any:
 
 def writing(owner: str, folder: Path) -> Any:
     """A wait in which files are written below `folder`."""
-    return waiting("checkpoint", owner=f"{owner} in {folder}", progress=read_and_written, state=lambda: sizes(folder))
+    return waiting(
+        "checkpoint",
+        owner=f"{owner} in {folder}",
+        progress=read_and_written,
+        state=lambda: sizes(folder),
+    )
 
 
 def sizes(folder: Path) -> list[str]:
@@ -143,7 +156,11 @@ class Watchdog:
 
     def __init__(self, section: WatchdogSection, folder: Path | None = None):
         self.section, self.folder, self.rank = section, folder, 0
-        limits = [value for name, value in dataclasses.asdict(section).items() if name.endswith("_seconds")]
+        limits = [
+            value
+            for name, value in dataclasses.asdict(section).items()
+            if name.endswith("_seconds")
+        ]
         self.tick = max(0.02, min(MOST_TICK_SECONDS, min(limits) / 10))
         self.peers: Peers | None = None
         self._ended = threading.Event()
@@ -177,7 +194,9 @@ class Watchdog:
     def keep_in(self, folder: Path) -> None:
         """Write alarms into the run folder `folder` too; and from now on have the interpreter itself watched."""
         self.folder = folder
-        watched = self._thread is not None and self._sentinel is None and self.section.action == "stop"
+        watched = (
+            self._thread is not None and self._sentinel is None and self.section.action == "stop"
+        )
         if watched and hasattr(faulthandler, "register"):  # Windows lacks it
             self._sentinel = _Sentinel(self.section.interpreter_seconds)
 
@@ -200,7 +219,10 @@ class Watchdog:
         before = time.monotonic()
         while not self._ended.wait(self.tick):
             now = time.monotonic()
-            passed, before = min(now - before, 2 * self.tick), now  # what the machine slept does not count
+            passed, before = (
+                min(now - before, 2 * self.tick),
+                now,
+            )  # what the machine slept does not count
             if _current is not self:
                 continue
             waits = innermost()
@@ -212,7 +234,10 @@ class Watchdog:
                     self._expire(wait)
 
     def _limit(self, wait: Wait) -> float:
-        return max(wait.at_least_seconds, wait.timeout_seconds or getattr(self.section, f"{wait.name}_seconds"))
+        return max(
+            wait.at_least_seconds,
+            wait.timeout_seconds or getattr(self.section, f"{wait.name}_seconds"),
+        )
 
     @staticmethod
     def _count(wait: Wait, passed: float) -> None:
@@ -222,7 +247,9 @@ class Watchdog:
 
     def _tell(self, waits: Sequence[Wait]) -> None:
         """The sentinel that Python runs, and the other ranks where this one is."""
-        said = "; ".join(f"{wait.name} ({wait.owner})" for wait in waits) or "nothing that has a name"
+        said = (
+            "; ".join(f"{wait.name} ({wait.owner})" for wait in waits) or "nothing that has a name"
+        )
         if self._sentinel is not None:
             where = [] if self.folder is None else [str(self._file(self.folder))]
             self._sentinel.beat(said, *where)
@@ -234,8 +261,14 @@ class Watchdog:
     def _expire(self, wait: Wait) -> None:
         lines = report(wait, self._limit(wait), self.rank)
         stops = self.section.action == "stop"
-        lines.append(lines[0] + ("; what was saved before stands" if stops else
-                                 "; waiting on, as watchdog.action is warn"))
+        lines.append(
+            lines[0]
+            + (
+                "; what was saved before stands"
+                if stops
+                else "; waiting on, as watchdog.action is warn"
+            )
+        )
         bounded(lambda: self._say(redacted("\n".join(lines)) + "\n"), SAYING_SECONDS)
         if stops:
             bounded(kill_children, KILLING_SECONDS)
@@ -267,10 +300,12 @@ class Watchdog:
 def report(wait: Wait, limit: float, rank: int) -> list[str]:
     """What is known about a wait that expired: one line that names it, the states, the stacks."""
     states = {other: bounded(partial(_state, other), STATE_SECONDS) or [] for other in list(_open)}
-    lines = [f"watchdog: {wait.name} ({wait.owner}) made no progress for {wait.idle_seconds:.3g} s{on_rank(rank)}, its "
-             f"deadline is {limit:g} s (watchdog.{wait.name}_seconds)" + "".join(
-                 f"; {line}" for line in states.get(wait, ())[:1]),
-             f"at {time.strftime('%Y-%m-%d %H:%M:%S')}, process {os.getpid()}; the waits, outermost first:"]
+    lines = [
+        f"watchdog: {wait.name} ({wait.owner}) made no progress for {wait.idle_seconds:.3g} s{on_rank(rank)}, its "
+        f"deadline is {limit:g} s (watchdog.{wait.name}_seconds)"
+        + "".join(f"; {line}" for line in states.get(wait, ())[:1]),
+        f"at {time.strftime('%Y-%m-%d %H:%M:%S')}, process {os.getpid()}; the waits, outermost first:",
+    ]
     for other, state in states.items():
         lines.append(f"  {other.name} ({other.owner}), idle {other.idle_seconds:.3g} s")
         lines += [f"    {line}" for line in state]
@@ -295,7 +330,11 @@ def stacks() -> list[str]:
     for number, frame in sys._current_frames().items():
         if number != threading.get_ident():
             lines.append(f"thread {names.get(number, number)}:")
-            lines += [line for part in traceback.format_stack(frame) for line in part.rstrip().splitlines()]
+            lines += [
+                line
+                for part in traceback.format_stack(frame)
+                for line in part.rstrip().splitlines()
+            ]
     return lines
 
 
@@ -310,7 +349,9 @@ def place_of(thread: int) -> str:
 def bounded(work: Callable[[], Any], seconds: float) -> Any:
     """What `work` returns, or None if it takes longer; it then goes on in a thread of its own, unwaited for."""
     found: list[Any] = []
-    thread = threading.Thread(target=lambda: found.append(work()), name="watchdog's errand", daemon=True)
+    thread = threading.Thread(
+        target=lambda: found.append(work()), name="watchdog's errand", daemon=True
+    )
     thread.start()
     thread.join(seconds)
     return found[0] if found else None
@@ -343,7 +384,9 @@ class Peers:
         """Say where this rank's main thread is and read where the others' are, in a thread that nobody waits for."""
         if self._errand is None or not self._errand.is_alive():
             note = self._note(next((wait for wait in waits if wait.thread == self._main), None))
-            self._errand = threading.Thread(target=self._exchange, args=(note,), name="watchdog's errand", daemon=True)
+            self._errand = threading.Thread(
+                target=self._exchange, args=(note,), name="watchdog's errand", daemon=True
+            )
             self._errand.start()
 
     def _note(self, mine: Wait | None) -> dict[str, Any]:
@@ -351,9 +394,15 @@ class Peers:
         gets_on = mine.idle_seconds == 0 if mine else place != self._place
         collects, self._place = mine is not None and mine.name == "collective", place
         self._moves += gets_on and not collects
-        return {"at": time.time(), "wait": f"{mine.name} ({mine.owner})" if mine else "", "place": place,
-                "collectives": num_collectives, "collects": collects, "moves": self._moves,
-                "idle": mine.idle_seconds if mine else 0.0}
+        return {
+            "at": time.time(),
+            "wait": f"{mine.name} ({mine.owner})" if mine else "",
+            "place": place,
+            "collectives": num_collectives,
+            "collects": collects,
+            "moves": self._moves,
+            "idle": mine.idle_seconds if mine else 0.0,
+        }
 
     def _exchange(self, note: dict[str, Any]) -> None:
         try:
@@ -366,26 +415,44 @@ class Peers:
 
     def progress(self) -> Any:
         """Changes as long as some other rank gets on outside of collectives, or comes to the next one."""
-        return [(rank, note["moves"], note["collectives"]) for rank, note in sorted(self.notes.items())]
+        return [
+            (rank, note["moves"], note["collectives"]) for rank, note in sorted(self.notes.items())
+        ]
 
     def lines(self) -> list[str]:
         """Where every other rank was last seen, those that have not come first."""
-        missing = [rank for rank in self.others if rank not in self.notes or not self._has_come(rank)]
+        missing = [
+            rank for rank in self.others if rank not in self.notes or not self._has_come(rank)
+        ]
         lines = [f"rank {rank} has NOT come: {self._seen(rank)}" for rank in missing]
-        lines += [f"rank {rank} has come: {self._seen(rank)}" for rank in self.others if rank not in missing]
-        return lines + ([f"the store that the ranks share cannot be reached: {self.lost}"] if self.lost else [])
+        lines += [
+            f"rank {rank} has come: {self._seen(rank)}"
+            for rank in self.others
+            if rank not in missing
+        ]
+        return lines + (
+            [f"the store that the ranks share cannot be reached: {self.lost}"] if self.lost else []
+        )
 
     def _has_come(self, rank: int) -> bool:
         note = self.notes[rank]
-        return note["collectives"] > num_collectives or note["collectives"] == num_collectives and note["collects"]
+        return (
+            note["collectives"] > num_collectives
+            or note["collectives"] == num_collectives
+            and note["collects"]
+        )
 
     def _seen(self, rank: int) -> str:
         note = self.notes.get(rank)
         if note is None:
             return "it never said where it is"
-        doing = f"it waits for {note['wait']}" if note["wait"] else "it is in no wait that has a name"
-        return (f"{doing}, {note['idle']:.3g} s without progress, at {note['place']} (said "
-                f"{max(0.0, time.time() - note['at']):.0f} s ago)")
+        doing = (
+            f"it waits for {note['wait']}" if note["wait"] else "it is in no wait that has a name"
+        )
+        return (
+            f"{doing}, {note['idle']:.3g} s without progress, at {note['place']} (said "
+            f"{max(0.0, time.time() - note['at']):.0f} s ago)"
+        )
 
 
 def peers_lines() -> list[str]:
@@ -395,7 +462,9 @@ def peers_lines() -> list[str]:
 
 def peers_progress() -> Any:
     """Changes as long as other ranks get on."""
-    return _current.peers.progress() if _current is not None and _current.peers is not None else None
+    return (
+        _current.peers.progress() if _current is not None and _current.peers is not None else None
+    )
 
 
 @contextmanager
@@ -403,7 +472,12 @@ def collective(owner: str) -> Iterator[None]:
     """A wait for all ranks; it gets on as long as the others do."""
     global num_collectives
     num_collectives += 1
-    with waiting("collective", owner=f"{owner}, number {num_collectives}", progress=peers_progress, state=peers_lines):
+    with waiting(
+        "collective",
+        owner=f"{owner}, number {num_collectives}",
+        progress=peers_progress,
+        state=peers_lines,
+    ):
         yield
 
 
@@ -418,8 +492,18 @@ class _Sentinel:
         faulthandler.register(sentinel.DUMP, file=self._stacks, all_threads=True, chain=False)
         stacks = self._stacks.fileno()
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", sentinel.__file__, str(os.getpid()), str(limit_seconds), str(stacks)],
-            stdin=subprocess.PIPE, pass_fds=[stacks])
+            [
+                sys.executable,
+                "-I",
+                "-S",
+                sentinel.__file__,
+                str(os.getpid()),
+                str(limit_seconds),
+                str(stacks),
+            ],
+            stdin=subprocess.PIPE,
+            pass_fds=[stacks],
+        )
         os.set_blocking(self._process.stdin.fileno(), False)
 
     def beat(self, *words: str) -> None:

@@ -18,19 +18,30 @@ if TYPE_CHECKING:
 def header(trainer: Trainer, num_dropped: int) -> list[str]:
     """What runs on what."""
     recipe = trainer.recipe
-    ranks = f", {trainer.ranks.world} processes" if trainer.ranks.world > 1 else f", {torch.get_num_threads()} threads"
+    ranks = (
+        f", {trainer.ranks.world} processes"
+        if trainer.ranks.world > 1
+        else f", {torch.get_num_threads()} threads"
+    )
     dropped = f", {num_dropped} too long and dropped" if num_dropped else ""
-    lines = [f"grpo {__version__}  {recipe.name}  ->  {trainer.folder}",
-             f"  policy    {trainer.policy.describe()}{ranks}",
-             f"            {trainer.policy.describe_head()}",
-             *(f"            {line}" for line in [*trainer.policy.describe_plain(), *_decoding(trainer)]),
-             f"  prompts   {recipe.data.source}: {len(trainer.stream.prompts)} train, {len(trainer.held_out)} held out"
-             f"{dropped}",
-             f"  rewards   {', '.join(f'{spec.weight:g} x {spec.name}' for spec in trainer.specs)}"
-             f"; accurate means {trainer._accurate} = 1",
-             *("  objective " + line if i == 0 else "            " + line for i, line in enumerate(
-                 next(iter(plan.objective(recipe))).splitlines())),
-             *("  " + line for line in plan.step_size(recipe))]
+    lines = [
+        f"grpo {__version__}  {recipe.name}  ->  {trainer.folder}",
+        f"  policy    {trainer.policy.describe()}{ranks}",
+        f"            {trainer.policy.describe_head()}",
+        *(
+            f"            {line}"
+            for line in [*trainer.policy.describe_plain(), *_decoding(trainer)]
+        ),
+        f"  prompts   {recipe.data.source}: {len(trainer.stream.prompts)} train, {len(trainer.held_out)} held out"
+        f"{dropped}",
+        f"  rewards   {', '.join(f'{spec.weight:g} x {spec.name}' for spec in trainer.specs)}"
+        f"; accurate means {trainer._accurate} = 1",
+        *(
+            "  objective " + line if i == 0 else "            " + line
+            for i, line in enumerate(next(iter(plan.objective(recipe))).splitlines())
+        ),
+        *("  " + line for line in plan.step_size(recipe)),
+    ]
     if trainer.num_steps:
         lines.append(f"  resumed after step {trainer.num_steps}")
     return lines
@@ -41,11 +52,16 @@ def _decoding(trainer: Trainer) -> list[str]:
     policy = trainer.policy
     if policy.device.type != "cpu" or policy.plain:
         return []
-    why = native.reason() or (None if policy.base.dtype == torch.float32 else f"the model is in {policy.base.dtype}")
+    why = native.reason() or (
+        None if policy.base.dtype == torch.float32 else f"the model is in {policy.base.dtype}"
+    )
     if why is not None:
         return [f"decoding: torch's operations, since {why}"]
-    return ["decoding: native kernels" if native.reads_fast() else
-            "decoding: the native sampler, and torch's attention, since the processor has no AVX-512"]
+    return [
+        "decoding: native kernels"
+        if native.reads_fast()
+        else "decoding: the native sampler, and torch's attention, since the processor has no AVX-512"
+    ]
 
 
 def closing(summary: Mapping[str, Any], folder: Path) -> list[str]:
@@ -61,11 +77,15 @@ def closing(summary: Mapping[str, Any], folder: Path) -> list[str]:
                 lines.append(f"{name:<18} {values[0]:.3f}  ->  {values[1]:.3f}")
     for when, examples in summary["examples"].items():
         for example in examples:
-            lines.append(f"{when:>6} | {example['prompt']} {example['completion']}   ({example['reward']})")
+            lines.append(
+                f"{when:>6} | {example['prompt']} {example['completion']}   ({example['reward']})"
+            )
     books = ", ".join(f"{number} {book}" for book, number in summary["ledger"].items())
     lines.append(f"ledger: {books}")
-    lines.append(f"{summary['steps']} steps, {summary['seconds']:.0f} s, {summary['tokens']['sampled']} tokens "
-                 f"sampled; the model is in {folder / 'final'}")
+    lines.append(
+        f"{summary['steps']} steps, {summary['seconds']:.0f} s, {summary['tokens']['sampled']} tokens "
+        f"sampled; the model is in {folder / 'final'}"
+    )
     return lines
 
 

@@ -48,8 +48,10 @@ class Writer:
         note = None
         free = psutil.virtual_memory().available
         if self.beside and found.num_bytes > MOST_OF_MEMORY * free:
-            note = (f"checkpoint: a copy of {found.num_bytes / 2**30:.1f} GiB would take more than half of the "
-                    f"{free / 2**30:.1f} GiB that are free, so the run waits while it is written")
+            note = (
+                f"checkpoint: a copy of {found.num_bytes / 2**30:.1f} GiB would take more than half of the "
+                f"{free / 2**30:.1f} GiB that are free, so the run waits while it is written"
+            )
         if self.beside and note is None:
             self._begin(found.copied(), tuple(journals))
         else:
@@ -59,7 +61,9 @@ class Writer:
         return note
 
     def _begin(self, found: Checkpoint, journals: Sequence[Path]) -> None:
-        thread = threading.Thread(target=self._beside, args=(found, journals), name="checkpoint writer")
+        thread = threading.Thread(
+            target=self._beside, args=(found, journals), name="checkpoint writer"
+        )
         try:
             thread.start()
         except RuntimeError:  # no memory for a thread
@@ -68,7 +72,9 @@ class Writer:
             self._thread = thread
 
     def _beside(self, found: Checkpoint, journals: Sequence[Path]) -> None:
-        if sys.platform == "linux":  # there a thread has a priority of its own: the training goes first
+        if (
+            sys.platform == "linux"
+        ):  # there a thread has a priority of its own: the training goes first
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         self._write(found, journals)
@@ -77,7 +83,9 @@ class Writer:
         began = time.perf_counter()
         try:
             with watchdog.writing("grpo.checkpoint, a checkpoint", checkpoint.folder_of(self.run)):
-                checkpoint.save(self.run, found, self.keep, self.best, journals=journals, between=self._between)
+                checkpoint.save(
+                    self.run, found, self.keep, self.best, journals=journals, between=self._between
+                )
             self.num_written += 1
         except Abandoned:
             pass
@@ -126,5 +134,7 @@ class Writer:
         """What the checkpoints of this process cost."""
         if not self.num_written:
             return []
-        return [f"checkpoints: {self.num_written} written in {self.written:.1f} s, the run waited {self.blocked:.1f} s "
-                "for them"]
+        return [
+            f"checkpoints: {self.num_written} written in {self.written:.1f} s, the run waited {self.blocked:.1f} s "
+            "for them"
+        ]

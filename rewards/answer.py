@@ -52,12 +52,15 @@ _PHRASE = re.compile(
     re.IGNORECASE,
 )
 _FINAL = re.compile(
-    r"final\s+answer\b(?:\s*\*\*)?\s*(?:is\b\s*:?|:)(?:\s*\*\*)?\s*(?:the\s+final\s+answer\s+is\s*)?", re.IGNORECASE
+    r"final\s+answer\b(?:\s*\*\*)?\s*(?:is\b\s*:?|:)(?:\s*\*\*)?\s*(?:the\s+final\s+answer\s+is\s*)?",
+    re.IGNORECASE,
 )
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=[{\w\\])")
 _SPECIAL = re.compile(r"<\|[^|<>]{1,40}\|>|</s>|<eos>|<end_of_turn>")
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
-_JOIN_STRICT = re.compile(r"^(?:\\?[\s,;$.&]|\\[()\[\]]|\\q?quad|\\text\{|\\(?:mbox|textrm)\{|\}|and|or)*$")
+_JOIN_STRICT = re.compile(
+    r"^(?:\\?[\s,;$.&]|\\[()\[\]]|\\q?quad|\\text\{|\\(?:mbox|textrm)\{|\}|and|or)*$"
+)
 _WORD = re.compile(r"[A-Za-z]{2,}")
 
 
@@ -73,7 +76,11 @@ def extract(text: str, *, lenient: bool = False) -> Extracted:
         return NOTHING
     visible = _without_special_tokens(visible)
     tagged = _from_tag(visible, lenient)
-    return tagged if tagged is not None else _from_markers(visible, lenient) or _from_tail(visible, lenient)
+    return (
+        tagged
+        if tagged is not None
+        else _from_markers(visible, lenient) or _from_tail(visible, lenient)
+    )
 
 
 def bare_answer(text: str, *, lenient: bool = False) -> Extracted:
@@ -153,7 +160,11 @@ def _boxes(text: str, lenient: bool) -> list[tuple[int, int, str]]:
         end = _box_end(text, match.end())
         if end is None:
             rest = text[match.end() + 1 :].partition("\n")[0].strip(" $")
-            return [(match.start(), len(text), rest)] if lenient and rest else [(match.start(), len(text), "")]
+            return (
+                [(match.start(), len(text), rest)]
+                if lenient and rest
+                else [(match.start(), len(text), "")]
+            )
         covered = end
         content = text[match.end() : end]
         found.append((match.start(), end, content[1:-1] if content.startswith("{") else content))
@@ -224,7 +235,9 @@ def _sentence(rest: str) -> str:
 def _linked(text: str, formulas: list[tuple[int, int, str]]) -> str:
     """Return the first formula and those that continue it as a list, with a unit that follows."""
     last = 0
-    while last + 1 < len(formulas) and _JOIN_STRICT.match(text[formulas[last][1] : formulas[last + 1][0]]):
+    while last + 1 < len(formulas) and _JOIN_STRICT.match(
+        text[formulas[last][1] : formulas[last + 1][0]]
+    ):
         last += 1
     joined = ", ".join(content for _, _, content in formulas[: last + 1])
     return joined
@@ -235,7 +248,9 @@ def _from_tail(text: str, lenient: bool) -> Extracted:
     formulas = _formulas(text[-LONGEST_ANSWER:], spaced=lenient)
     tail = text[-LONGEST_ANSWER:]
     last = _last_match(NUMBER, tail if lenient else tail[-STRICT_TAIL:])
-    number_end = -1 if last is None else last.end() + (0 if lenient else max(0, len(tail) - STRICT_TAIL))
+    number_end = (
+        -1 if last is None else last.end() + (0 if lenient else max(0, len(tail) - STRICT_TAIL))
+    )
     if formulas and number_end <= formulas[-1][1]:
         return Extracted(formulas[-1][2], "math")
     if last is not None:
@@ -289,7 +304,9 @@ def _plausible(content: str, spaced: bool) -> bool:
     """Tell whether text between two dollar signs is a formula and not what stands between two prices."""
     if content[0].isspace() != content[-1].isspace() or (content[0].isspace() and not spaced):
         return False
-    words = _WORD.findall(re.sub(r"\\(?:text|mbox|mathrm|textrm|textbf)\s*\{[^{}]*\}|\\[A-Za-z]+", " ", content))
+    words = _WORD.findall(
+        re.sub(r"\\(?:text|mbox|mathrm|textrm|textbf)\s*\{[^{}]*\}|\\[A-Za-z]+", " ", content)
+    )
     return sum(len(word) > 2 for word in words) <= 4
 
 
@@ -319,7 +336,11 @@ def _undelimited(text: str) -> str:
     for start, end, content in _formulas(text, spaced=True):
         pieces += [text[position:start], content]
         position = end
-    return ("".join(pieces) + text[position:]).strip().rstrip(".").strip() if pieces else text.rstrip(".").strip()
+    return (
+        ("".join(pieces) + text[position:]).strip().rstrip(".").strip()
+        if pieces
+        else text.rstrip(".").strip()
+    )
 
 
 def _is_prose(text: str) -> bool:

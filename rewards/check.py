@@ -70,7 +70,10 @@ def check(
     numbered = iter(enumerate(rows, 1))
     with RewardService([spec], workers=workers, sandbox=sandbox) as service:
         while portion := list(itertools.islice(numbered, ROWS_AT_ONCE)):
-            texts = [(number, row, dict(zip(CHECKS, _three(completions(row))))) for number, row in portion]
+            texts = [
+                (number, row, dict(zip(CHECKS, _three(completions(row)))))
+                for number, row in portion
+            ]
             samples = [_sample(text, row) for _, row, kinds in texts for text in kinds.values()]
             scores = iter(service.judge(samples))
             for number, _, kinds in texts:
@@ -89,7 +92,9 @@ def _three(gold_and_wrong: tuple[str, str]) -> tuple[str, str, str]:
 def _sample(text: str, row: Row) -> Sample:
     prompt = row.get("prompt")
     return Sample(
-        text, columns={"num_tokens": len(text.split()), **row}, prompt=prompt if isinstance(prompt, str) else ""
+        text,
+        columns={"num_tokens": len(text.split()), **row},
+        prompt=prompt if isinstance(prompt, str) else "",
     )
 
 
@@ -125,7 +130,9 @@ def _completions(options: argparse.Namespace) -> Callable[[Row], tuple[str, str]
         gold = str(row[options.gold])
         if reads_mathematics:
             gold = _bare(gold)
-        return options.template.replace("{gold}", gold), options.template.replace("{gold}", perturbed(gold))
+        return options.template.replace("{gold}", gold), options.template.replace(
+            "{gold}", perturbed(gold)
+        )
 
     return from_gold
 
@@ -146,10 +153,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         rows = [_renamed(row, options.columns) for row in _rows(options.data, options.limit)]
         spec = RewardSpec(
-            "reward", options.reward, args=options.args, style=options.style, timeout_seconds=options.timeout
+            "reward",
+            options.reward,
+            args=options.args,
+            style=options.style,
+            timeout_seconds=options.timeout,
         )
         _refuse_unfit(rows, spec, options)
-        failures = check(rows, spec, _completions(options), options.workers, sandbox_options(options))
+        failures = check(
+            rows, spec, _completions(options), options.workers, sandbox_options(options)
+        )
     except (ValueError, OSError) as error:
         print(f"rewards.check: {error}", file=sys.stderr)
         return 2
@@ -160,24 +173,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> OneLineParser:
-    parser = OneLineParser(prog="python -m rewards.check", description="Check that a reward and a data set fit.")
-    parser.add_argument("data", help="a .jsonl, .csv or .parquet file, or the name of a procedural task")
-    parser.add_argument("--reward", default="math_answer", help="a reward as recipes name it (math_answer)")
-    parser.add_argument(
-        "--columns", nargs="+", type=_pair, default=[], metavar="NAME=COLUMN", help="what columns are to be called"
+    parser = OneLineParser(
+        prog="python -m rewards.check", description="Check that a reward and a data set fit."
     )
     parser.add_argument(
-        "--gold", help="the column with the gold answer; by default the first of " + ", ".join(TRUTH_COLUMNS)
+        "data", help="a .jsonl, .csv or .parquet file, or the name of a procedural task"
     )
     parser.add_argument(
-        "--completion", metavar="COLUMN", help="a column with whole right completions, instead of --gold"
+        "--reward", default="math_answer", help="a reward as recipes name it (math_answer)"
     )
-    parser.add_argument("--template", default=TEMPLATE, help="how a gold answer is said; {gold} stands for it")
-    parser.add_argument("--args", type=json.loads, default={}, metavar="JSON", help="arguments of the reward")
-    parser.add_argument("--style", help="the reward's calling convention, where its parameters do not tell")
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        type=_pair,
+        default=[],
+        metavar="NAME=COLUMN",
+        help="what columns are to be called",
+    )
+    parser.add_argument(
+        "--gold",
+        help="the column with the gold answer; by default the first of " + ", ".join(TRUTH_COLUMNS),
+    )
+    parser.add_argument(
+        "--completion",
+        metavar="COLUMN",
+        help="a column with whole right completions, instead of --gold",
+    )
+    parser.add_argument(
+        "--template", default=TEMPLATE, help="how a gold answer is said; {gold} stands for it"
+    )
+    parser.add_argument(
+        "--args", type=json.loads, default={}, metavar="JSON", help="arguments of the reward"
+    )
+    parser.add_argument(
+        "--style", help="the reward's calling convention, where its parameters do not tell"
+    )
     parser.add_argument("--limit", type=int, help="look at this many rows only")
-    parser.add_argument("--tolerance", type=float, default=0.01, help="the share of rows that may fail (0.01)")
-    parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="a completion's deadline (10)")
+    parser.add_argument(
+        "--tolerance", type=float, default=0.01, help="the share of rows that may fail (0.01)"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="a completion's deadline (10)",
+    )
     parser.add_argument("--workers", type=int, help="worker processes; by default one a core")
     add_sandbox_options(parser)
     return parser
@@ -225,7 +266,10 @@ def _table(failures: Sequence[Failure], num_rows: int) -> list[str]:
     for name, (wanted, _) in CHECKS.items():
         lines.append(f"{name:<12}{wanted:>12}{num_rows - counts[name]:>10}{counts[name]:>10}")
     if failures:
-        lines += ["", f"{'row':>6}  {'completion':<11} {'value':>6}  {'status':<15} what the judge said"]
+        lines += [
+            "",
+            f"{'row':>6}  {'completion':<11} {'value':>6}  {'status':<15} what the judge said",
+        ]
     for failure in failures[:MOST_SHOWN]:
         score = failure.score
         value = "-" if score.value is None else f"{score.value:g}"

@@ -35,7 +35,9 @@ def _fraction(passed: list[float], args: Mapping[str, Any]) -> float:
 def _weighted(passed: list[float], args: Mapping[str, Any]) -> float:
     weights = args.get("weights") or [1.0] * len(passed)
     if len(weights) != len(passed) or not sum(weights) > 0 or min(weights) < 0:
-        raise BadTests(f"{len(weights)} weights for {len(passed)} tests, or they do not add up to more than 0")
+        raise BadTests(
+            f"{len(weights)} weights for {len(passed)} tests, or they do not add up to more than 0"
+        )
     return sum(weight * part for weight, part in zip(weights, passed)) / sum(weights)
 
 
@@ -109,9 +111,15 @@ async def code_tests(
     if code is None:
         return Score(0.0, status="no_answer", detail="no complete code block was found")
     if len(code) > LONGEST_PROGRAM:
-        return Score(0.0, detail=f"the program is longer than {LONGEST_PROGRAM} characters", extracted=code[:2000])
+        return Score(
+            0.0,
+            detail=f"the program is longer than {LONGEST_PROGRAM} characters",
+            extracted=code[:2000],
+        )
     if not available(spoken):
-        return Score(None, status="fault", detail=f"code_tests: the tools for {spoken} are not installed")
+        return Score(
+            None, status="fault", detail=f"code_tests: the tools for {spoken} are not installed"
+        )
     seconds = test_seconds or timeout_seconds
     rules = Rules(
         Limits(seconds=seconds, memory_bytes=memory_mb << 20), total_seconds or 10 * seconds, score == "pass",
@@ -153,7 +161,11 @@ def _score(outcome: Outcome, columns: Mapping[str, Any]) -> Score:
     hidden = list(outcome.hidden) or [False] * len(outcome.passed)
     hidden += [False] * (len(outcome.passed) - len(hidden))
     wanted = {"all": (True, False), "visible": (False,), "hidden": (True,)}[columns["count"]]
-    counted = [float(bool(passed)) for passed, is_hidden in zip(outcome.passed, hidden) if is_hidden in wanted]
+    counted = [
+        float(bool(passed))
+        for passed, is_hidden in zip(outcome.passed, hidden)
+        if is_hidden in wanted
+    ]
     if not counted:
         raise BadTests(f"the row has no {columns['count']} tests")
     value = SCORES[columns["score"]](counted, columns)
@@ -170,7 +182,9 @@ def _parts(outcome: Outcome, hidden: list[bool]) -> dict[str, float | None]:
     for number, passed in enumerate(outcome.passed[:MOST_PARTS]):
         parts[f"test_{number}"] = None if passed is None else float(passed)
     for name, kind in (("visible", False), ("hidden", True)):
-        of_kind = [bool(passed) for passed, is_hidden in zip(outcome.passed, hidden) if is_hidden is kind]
+        of_kind = [
+            bool(passed) for passed, is_hidden in zip(outcome.passed, hidden) if is_hidden is kind
+        ]
         if any(hidden) and of_kind:
             parts[name] = sum(of_kind) / len(of_kind)
     return parts | ({"weak": 1.0} if outcome.weak else {})

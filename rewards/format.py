@@ -11,7 +11,9 @@ __all__ = ["tag_count", "think_format"]
 THINK, THINK_END, ANSWER, ANSWER_END = "<think>", "</think>", "<answer>", "</answer>"
 
 
-def think_format(text: str, prompt: str = "", opened: bool | None = None, answer_tags: bool = True) -> Score:
+def think_format(
+    text: str, prompt: str = "", opened: bool | None = None, answer_tags: bool = True
+) -> Score:
     """1 where the completion is ``<think>...</think> <answer>...</answer>`` and nothing else, 0 otherwise.
 
     The format reward of DeepSeek-R1-Zero (arXiv:2501.12948, section 2.2.2, template of table 1). Every tag occurs

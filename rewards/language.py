@@ -42,12 +42,16 @@ def language_consistency(text: str, language: str = "en") -> Score:
     0.6666666666666666
     """
     if language not in LANGUAGES:
-        raise ValueError(f"language_consistency: language is {language!r}; known are {', '.join(LANGUAGES)}")
+        raise ValueError(
+            f"language_consistency: language is {language!r}; known are {', '.join(LANGUAGES)}"
+        )
     counts = count_words(text.partition("</think>")[0])
     total = counts.total()
     if not total:
         return Score(0.0, status="no_answer", detail="there are no words")
-    return Score(counts[language] / total, parts={name: count / total for name, count in counts.items()})
+    return Score(
+        counts[language] / total, parts={name: count / total for name, count in counts.items()}
+    )
 
 
 def count_words(text: str) -> Counter[str]:

@@ -24,7 +24,9 @@ def soft_overlong(text: str, num_tokens: int, max_tokens: int, cache_tokens: int
     [0.0, -0.5, -1.0, -1.0]
     """
     if not 0 < cache_tokens <= max_tokens:
-        raise ValueError(f"soft_overlong: cache_tokens is {cache_tokens}; it must lie in 1..max_tokens ({max_tokens})")
+        raise ValueError(
+            f"soft_overlong: cache_tokens is {cache_tokens}; it must lie in 1..max_tokens ({max_tokens})"
+        )
     return min(0.0, max(-1.0, (max_tokens - cache_tokens - num_tokens) / cache_tokens))
 
 
@@ -50,14 +52,22 @@ def cosine(
     if verdict.value is None:
         return verdict
     if num_tokens >= max_tokens:
-        return Score(float(exceeding), detail=f"{num_tokens} tokens reach the limit of {max_tokens}")
+        return Score(
+            float(exceeding), detail=f"{num_tokens} tokens reach the limit of {max_tokens}"
+        )
     at_zero, at_limit = correct if verdict.value >= 1 else wrong
     weight = 0.5 * (1 + math.cos(math.pi * num_tokens / max_tokens))
-    return Score(at_limit + (at_zero - at_limit) * weight, detail=verdict.detail, extracted=verdict.extracted)
+    return Score(
+        at_limit + (at_zero - at_limit) * weight, detail=verdict.detail, extracted=verdict.extracted
+    )
 
 
 def kimi_length(
-    texts: list[str], num_tokens: list[int], groups: list[str], correct_by: str = "math_answer", **columns: list[Any]
+    texts: list[str],
+    num_tokens: list[int],
+    groups: list[str],
+    correct_by: str = "math_answer",
+    **columns: list[Any],
 ) -> list[Score]:
     """From 0.5 for the shortest completion of a group to -0.5 for the longest; a wrong one never gains.
 
@@ -65,14 +75,18 @@ def kimi_length(
     right completion gets lambda, a wrong one min(0, lambda); all 0 where the lengths are equal. Meant to be added,
     with a small weight, to the reward ``correct_by``, which here only says what is right.
     """
-    rows = [{name: values[index] for name, values in columns.items()} for index in range(len(texts))]
+    rows = [
+        {name: values[index] for name, values in columns.items()} for index in range(len(texts))
+    ]
     verdicts = [_verdict(correct_by, text, row) for text, row in zip(texts, rows)]
     spans: dict[str, tuple[int, int]] = {}
     for group, length in zip(groups, num_tokens):
         shortest, longest = spans.get(group, (length, length))
         spans[group] = min(shortest, length), max(longest, length)
     return [
-        verdict if verdict.value is None else Score(_kimi_value(length, *spans[group], verdict.value >= 1))
+        verdict
+        if verdict.value is None
+        else Score(_kimi_value(length, *spans[group], verdict.value >= 1))
         for verdict, group, length in zip(verdicts, groups, num_tokens)
     ]
 
@@ -97,5 +111,11 @@ def _verdict(correct_by: str, text: str, columns: Mapping[str, Any]) -> Score:
     if missing:
         return fault(f"{correct_by} wants the column {missing[0]}")
     found: list[Score] = []
-    judge(convention, function, [Sample(text, columns)], {}, lambda index, score, seconds: found.append(score))
+    judge(
+        convention,
+        function,
+        [Sample(text, columns)],
+        {},
+        lambda index, score, seconds: found.append(score),
+    )
     return found[0]

@@ -15,7 +15,9 @@ LONGEST_READ_FOR_KEY = 20_000
 """The caller's thread looks for the answer in so many characters behind the reasoning; longer ones it hands over."""
 
 
-def math_answer(text: str, answer: object, lenient: bool = False, allow_sympy: bool = False) -> Score:
+def math_answer(
+    text: str, answer: object, lenient: bool = False, allow_sympy: bool = False
+) -> Score:
     """Return 1 where the completion's final answer equals the gold `answer`, 0 where it does not.
 
     `answer` may be a bare answer, a number or a whole solution that ends in one. Statuses: ``no_answer``
@@ -59,16 +61,26 @@ def _gold(answer: object) -> Extracted:
     return bare_answer(str(answer), lenient=True)
 
 
-def _scored(found: Extracted, gold: Extracted, answer: object, lenient: bool, allow_sympy: bool) -> Score:
+def _scored(
+    found: Extracted, gold: Extracted, answer: object, lenient: bool, allow_sympy: bool
+) -> Score:
     """Return the score of two extracted answers; `answer` is the gold as it was given."""
     if gold.text is None:
-        return Score(None, {}, "fault", f"the gold answer holds nothing to compare with: {_short(answer)}")
+        return Score(
+            None, {}, "fault", f"the gold answer holds nothing to compare with: {_short(answer)}"
+        )
     if found.text is None:
         return Score(0.0, {}, "no_answer", "extracted=None how=none")
     verdict = equal(found.text, gold.text, lenient=lenient, allow_sympy=allow_sympy)
     detail = f"extracted={found.text!r} how={found.how} tier={verdict.tier} {verdict.reason}"
     if verdict.equal is None:
-        return Score(None, {}, "fault", f"the gold answer cannot be read: {_short(gold.text)}; {detail}", found.text)
+        return Score(
+            None,
+            {},
+            "fault",
+            f"the gold answer cannot be read: {_short(gold.text)}; {detail}",
+            found.text,
+        )
     return Score(float(verdict.equal), {}, "scored", detail, found.text)
 
 

@@ -33,7 +33,15 @@ from rewards.mathematics.quantities import quantities_agree
 from rewards.mathematics.real_sets import ORDERS, is_set_of_reals, sets_agree
 from rewards.mathematics.tree import Node, ParseError
 from rewards.mathematics.units import unit_of
-from rewards.mathematics.words import choice_of, is_sentence, is_wording, moment_of, same_words, says_more, spelled_out
+from rewards.mathematics.words import (
+    choice_of,
+    is_sentence,
+    is_wording,
+    moment_of,
+    same_words,
+    says_more,
+    spelled_out,
+)
 
 __all__ = ["Verdict", "equal"]
 
@@ -96,7 +104,9 @@ def _by_text(pred: str, gold: str, lenient: bool) -> Verdict | None:
         return Verdict(False, "a", "the prediction is empty")
     gold_number = read_plain_number(gold)
     if gold_number is not None and (pred_number := read_plain_number(pred)) is not None:
-        return Verdict(rational_agrees(pred_number, gold_number, lenient), "a", "compared as exact numbers")
+        return Verdict(
+            rational_agrees(pred_number, gold_number, lenient), "a", "compared as exact numbers"
+        )
     moment, gold_moment = moment_of(pred), moment_of(gold)
     if moment is not None and gold_moment is not None and moment[0] == gold_moment[0]:
         return Verdict(_same_moment(moment, gold_moment), "a", "compared as times or dates")
@@ -122,7 +132,9 @@ def _by_choice(pred: str, gold: str, lenient: bool) -> Verdict | None:
     if gold_choice is None:
         return None
     pred_choice = choice_of(pred)
-    letter = gold_choice[0] in "ABCDEFGH" and (gold_choice[1] or gold.strip("() ").isupper() or "text" in gold)
+    letter = gold_choice[0] in "ABCDEFGH" and (
+        gold_choice[1] or gold.strip("() ").isupper() or "text" in gold
+    )
     if pred_choice is not None and letter:
         return Verdict(pred_choice[0] == gold_choice[0], "a", "compared as choices")
     if gold_choice[1] and lenient and letter:
@@ -156,7 +168,11 @@ def _by_tree(pred: str, gold: str, lenient: bool, allow_sympy: bool) -> Verdict:
         return Verdict(True, "b", "the same words")
     if not preds:
         return Verdict(False, "b", "the prediction cannot be read")
-    return Verdict(False, comparison.tier, "not shown equal within bounds" if comparison.unsure else "different")
+    return Verdict(
+        False,
+        comparison.tier,
+        "not shown equal within bounds" if comparison.unsure else "different",
+    )
 
 
 def _readings(text: str, lenient: bool) -> list[Node]:
@@ -206,7 +222,9 @@ class _Comparison:
             if canonical(pred) == canonical(gold):
                 return _same_base(pred, gold)
             pred, gold = expand_signs(pred), expand_signs(gold)
-            return self.by_shape(pred, gold) or (self.lenient and self.level <= 2 and self.renamed(pred, gold))
+            return self.by_shape(pred, gold) or (
+                self.lenient and self.level <= 2 and self.renamed(pred, gold)
+            )
         except (
             Undecided,
             ArithmeticError,
@@ -249,10 +267,16 @@ class _Comparison:
             return None
         if left is not None and right is not None:
             return self.both_labelled(pred, left, gold, right)
-        named, other = (left.value, gold) if left is not None else (right.value if right else pred, pred)
+        named, other = (
+            (left.value, gold) if left is not None else (right.value if right else pred, pred)
+        )
         if other.op == "rel" and set(other.value) <= {"="}:
             return self.relations(pred, gold)
-        if named.op in ("list", "set") and other.op in ("list", "set", "group") or not _is_equation_like(other):
+        if (
+            named.op in ("list", "set")
+            and other.op in ("list", "set", "group")
+            or not _is_equation_like(other)
+        ):
             return self.same(left.value if left else pred, right.value if right else gold)
         return None
 
@@ -280,7 +304,10 @@ class _Comparison:
             return len(singles) == 1 and self.same(*singles[0])
         if max(len(left), len(right)) > MOST_ITEMS:
             return self.in_order(tuple(left), tuple(right))
-        named = [sum(split_label(item, self.lenient) is not None for item in items) for items in (left, right)]
+        named = [
+            sum(split_label(item, self.lenient) is not None for item in items)
+            for items in (left, right)
+        ]
         if named[0] != named[1] and 0 in named:
             return self.unnamed(left, right, gold_is_named=named[1] > 0)
         return self.in_any_order(left, right, as_sets="set" in (pred.op, gold.op))
@@ -292,7 +319,9 @@ class _Comparison:
         values = [split.value if split else item for split, item in zip(splits, named)]
         one_name = len({label_of(split.label) for split in splits if split}) == 1
         left, right = (left, values) if gold_is_named else (values, right)
-        if len(left) != len(right) and len(splits) == 2 * max(1, len(right if not gold_is_named else left)):
+        if len(left) != len(right) and len(splits) == 2 * max(
+            1, len(right if not gold_is_named else left)
+        ):
             return False
         if one_name or (self.lenient and not gold_is_named):
             return self.in_any_order(left, right, as_sets=False)
@@ -311,7 +340,9 @@ class _Comparison:
             return False
         rest = list(left)
         for item in right:
-            match = next((index for index, other in enumerate(rest) if self.same(other, item)), None)
+            match = next(
+                (index for index, other in enumerate(rest) if self.same(other, item)), None
+            )
             if match is None:
                 return False
             del rest[match]
@@ -335,7 +366,11 @@ class _Comparison:
         """Compare matrices cell by cell, a row or column with a tuple; None where arithmetic is left to do."""
         if "group" in (pred.op, gold.op):
             matrix, group = (pred, gold) if pred.op == "matrix" else (gold, pred)
-            return 1 in matrix.value and group.value in ("()", "[]") and self.in_order(pred.args, gold.args)
+            return (
+                1 in matrix.value
+                and group.value in ("()", "[]")
+                and self.in_order(pred.args, gold.args)
+            )
         if pred.op != gold.op:
             return None
         return pred.value == gold.value and self.in_order(pred.args, gold.args)
@@ -363,7 +398,9 @@ class _Comparison:
             return False
         names = symbols(pred) | symbols(gold)
         try:
-            return sets_agree(pred, gold, [self.point(names, index) for index in (1, 2, 1)], self.budget)
+            return sets_agree(
+                pred, gold, [self.point(names, index) for index in (1, 2, 1)], self.budget
+            )
         except Undecided:
             return both_relations and self.proportional_orders(pred, gold)
 
@@ -378,18 +415,24 @@ class _Comparison:
 
     def proportional_orders(self, pred: Node, gold: Node) -> bool:
         """Compare inequalities of two sides: one is a positive multiple of the other."""
-        if len(pred.value) != 1 or len(gold.value) != 1 or not {*pred.value, *gold.value} <= ORDERS - {"!="}:
+        if (
+            len(pred.value) != 1
+            or len(gold.value) != 1
+            or not {*pred.value, *gold.value} <= ORDERS - {"!="}
+        ):
             return False
         left, right = _as_less(pred), _as_less(gold)
-        return left.value == right.value and self.proportional(_difference(left), _difference(right), positive=True)
+        return left.value == right.value and self.proportional(
+            _difference(left), _difference(right), positive=True
+        )
 
     def relations(self, pred: Node, gold: Node) -> bool:
         """Compare equations with equations, and with an expression where the equation can be solved for it."""
         if pred.op == gold.op == "rel":
             if pred.value == gold.value == ("=",):
-                return self.proportional(_difference(pred), _difference(gold), positive=False) or self.same_root(
-                    pred, gold
-                )
+                return self.proportional(
+                    _difference(pred), _difference(gold), positive=False
+                ) or self.same_root(pred, gold)
             return self.chains(pred, gold)
         if not self.lenient:
             return False
@@ -404,7 +447,10 @@ class _Comparison:
         for index in range(6):
             point = self.point(symbols(left) | symbols(right), index)
             try:
-                top, bottom = evaluate(left, point, self.budget), evaluate(right, point, self.budget)
+                top, bottom = (
+                    evaluate(left, point, self.budget),
+                    evaluate(right, point, self.budget),
+                )
             except Undecided:
                 continue
             if isinstance(top, tuple) or isinstance(bottom, tuple):
@@ -414,7 +460,9 @@ class _Comparison:
             if ratio is not None and not nearly_equal(top / bottom, ratio):
                 return False
             ratio, count = top / bottom, count + 1
-        return count >= 3 and (not positive or (context().im(ratio) == 0 and context().re(ratio) > 0))
+        return count >= 3 and (
+            not positive or (context().im(ratio) == 0 and context().re(ratio) > 0)
+        )
 
     def same_root(self, pred: Node, gold: Node) -> bool:
         """Tell whether two equations are linear in one shared symbol and give it the same value."""
@@ -434,7 +482,9 @@ class _Comparison:
 
     def root(self, expression: Node, name: str, point: dict[str, Any]) -> Any:
         """Return where an expression that is linear in `name` vanishes; None where it is not linear."""
-        at = [evaluate(expression, {**point, name: context().mpf(x)}, self.budget) for x in (1, 2, 4)]
+        at = [
+            evaluate(expression, {**point, name: context().mpf(x)}, self.budget) for x in (1, 2, 4)
+        ]
         slope = at[1] - at[0]
         if slope == 0 or not nearly_equal(at[2] - at[1], 2 * slope):
             return None
@@ -534,7 +584,8 @@ class _Comparison:
         if not names <= {"n", "k", "m"}:
             return False
         points = [
-            {name: context().mpf(3 + step + 2 * place) for place, name in enumerate(sorted(names))} for step in range(6)
+            {name: context().mpf(3 + step + 2 * place) for place, name in enumerate(sorted(names))}
+            for step in range(6)
         ]
         values = [self.values_at((pred, gold), point) for point in points]
         return all(pair is not None and nearly_equal(*pair) for pair in values)
@@ -564,13 +615,23 @@ class _Comparison:
     def renamed(self, pred: Node, gold: Node) -> bool:
         """Try the ways of renaming parameters that only one side uses."""
         own, others = sorted(symbols(pred) - symbols(gold)), sorted(symbols(gold) - symbols(pred))
-        if not own or len(own) != len(others) or len(own) > 3 or pred.op == "sym" or gold.op == "sym":
+        if (
+            not own
+            or len(own) != len(others)
+            or len(own) > 3
+            or pred.op == "sym"
+            or gold.op == "sym"
+        ):
             return False
         if pred.op == gold.op == "rel" and len(own) == len(symbols(pred)):
             return False
-        if not {*own, *others} <= _PARAMETERS and not (len(own) == 1 and pred.op == gold.op == "group"):
+        if not {*own, *others} <= _PARAMETERS and not (
+            len(own) == 1 and pred.op == gold.op == "group"
+        ):
             return False
-        return any(self.same(rename(pred, dict(zip(own, order))), gold) for order in permutations(others))
+        return any(
+            self.same(rename(pred, dict(zip(own, order))), gold) for order in permutations(others)
+        )
 
 
 def _same_base(pred: Node, gold: Node) -> bool:
@@ -598,12 +659,18 @@ def _itemised(node: Node, other: Node) -> Node:
     """Return ``(f, g) = (1, 2)`` as the list ``f = 1, g = 2`` where the other side is such a list."""
     if other.op != "list" or not _is_equation_like(other):
         return node
-    if node.op != "rel" or node.value != ("=",) or not node.args[0].op == node.args[1].op == "group":
+    if (
+        node.op != "rel"
+        or node.value != ("=",)
+        or not node.args[0].op == node.args[1].op == "group"
+    ):
         return node
     names, values = node.args
     if len(names.args) != len(values.args):
         return node
-    return Node("list", tuple(Node("rel", pair, ("=",)) for pair in zip(names.args, values.args)), ",")
+    return Node(
+        "list", tuple(Node("rel", pair, ("=",)) for pair in zip(names.args, values.args)), ","
+    )
 
 
 def _items(node: Node) -> list[Node] | None:
@@ -649,4 +716,6 @@ def _is_real(values: tuple[Any, Any]) -> bool:
 
 def _mentions_i(*nodes: Node) -> bool:
     """Tell whether the imaginary unit stands in a tree."""
-    return any((node.op == "const" and node.value == "i") or _mentions_i(*node.args) for node in nodes)
+    return any(
+        (node.op == "const" and node.value == "i") or _mentions_i(*node.args) for node in nodes
+    )

@@ -260,12 +260,16 @@ class WorkerProcess:
             if inbox.is_closed:
                 raise Crashed(self._epitaph())
             inbox.changed.clear()
-            alarm = asyncio.get_running_loop().call_later(self.clock.tick_seconds, inbox.changed.set)
+            alarm = asyncio.get_running_loop().call_later(
+                self.clock.tick_seconds, inbox.changed.set
+            )
             await inbox.changed.wait()
             alarm.cancel()
             if inbox.messages or inbox.is_closed:
                 continue
-            if self._popen.poll() is not None:  # dead, though a child of its own may keep the socket open
+            if (
+                self._popen.poll() is not None
+            ):  # dead, though a child of its own may keep the socket open
                 inbox.is_closed = True
             elif self.clock.has_run_out():
                 raise Exhausted
@@ -410,7 +414,10 @@ class Pool:
             await self._arrived.wait()
         if self._second_tries:
             return self._second_tries.popleft()
-        number = min((n for n, queue in self._queues.items() if queue), key=lambda n: self._queues[n][0][0].number)
+        number = min(
+            (n for n, queue in self._queues.items() if queue),
+            key=lambda n: self._queues[n][0][0].number,
+        )
         queue = self._queues[number]
         return _Call([queue.popleft() for _ in range(min(self._portion(number), len(queue)))])
 
@@ -460,7 +467,11 @@ class Pool:
             self._second_chance(call, faulted)
 
     def _settle(
-        self, pending: dict[int, Row], message: Mapping[str, Any], call: _Call, faulted: list[_Faulted]
+        self,
+        pending: dict[int, Row],
+        message: Mapping[str, Any],
+        call: _Call,
+        faulted: list[_Faulted],
     ) -> None:
         """Deliver one verdict, or keep it back for a second try."""
         score = _score_of(message)
@@ -485,18 +496,24 @@ class Pool:
 
     # ---- what broke
 
-    def _blame(self, call: _Call, pending: Mapping[int, Row], failure: Exception, has_begun: bool) -> None:
+    def _blame(
+        self, call: _Call, pending: Mapping[int, Row], failure: Exception, has_begun: bool
+    ) -> None:
         """Find whom to suspect of a worker's end; the others go back to the head of the queue."""
         function = self._functions[call.units[0][0].function]
         suspects = list(pending.values())
         if isinstance(failure, Unloadable) or (isinstance(failure, Exhausted) and not has_begun):
             why = str(failure) or f"loading it took longer than {LOAD_SECONDS:g} s"
             for row in suspects:
-                row.deliver(fault(f"{function.convention.name} cannot be loaded in a worker: {why}"), 0.0)
+                row.deliver(
+                    fault(f"{function.convention.name} cannot be loaded in a worker: {why}"), 0.0
+                )
             return
         if not function.side_by_side and not function.convention.whole_list:
             suspects, innocent = suspects[:1], suspects[1:]
-            self._queues[suspects[0].function].extendleft([row] for row in reversed(innocent)) if suspects else None
+            self._queues[suspects[0].function].extendleft(
+                [row] for row in reversed(innocent)
+            ) if suspects else None
         if call.alone:
             self._condemn(function, suspects, failure)
         elif function.convention.rows_are_independent:
@@ -520,7 +537,11 @@ class Pool:
         elif len(rows) > 1:
             score = fault(f"{name} took longer than {limit:g} s for {len(rows)} completions, twice")
         else:
-            score = Score(0.0, status="timeout", detail=f"{name} took longer than {limit:g} s, also in a fresh worker")
+            score = Score(
+                0.0,
+                status="timeout",
+                detail=f"{name} took longer than {limit:g} s, also in a fresh worker",
+            )
         for row in rows:
             row.deliver(score, limit if isinstance(failure, Exhausted) else 0.0)
 
@@ -587,7 +608,11 @@ class ThreadRunner:
 
     def describe(self) -> list[str]:
         """The queue, and whether a call is under way."""
-        now = f"{len(self._current.pending)} rows under way" if self._current is not None else "nothing under way"
+        now = (
+            f"{len(self._current.pending)} rows under way"
+            if self._current is not None
+            else "nothing under way"
+        )
         return [
             f"{self._function.convention.name} (in this process): {len(self._queue)} calls in the queue, {now}, "
             f"{len(self._stuck)} threads stuck"
@@ -601,7 +626,9 @@ class ThreadRunner:
             unit = unit + self._queue.popleft()
         self._stuck = [thread for thread in self._stuck if thread.is_alive()]
         if len(self._stuck) >= MOST_STUCK_THREADS:
-            why = fault(f"{self._function.convention.name}: {len(self._stuck)} earlier calls are still stuck")
+            why = fault(
+                f"{self._function.convention.name}: {len(self._stuck)} earlier calls are still stuck"
+            )
             for row in unit:
                 row.deliver(why, 0.0)
             self._loop.call_soon(self._pump)
@@ -612,7 +639,9 @@ class ThreadRunner:
         self._current = attempt
         samples = [row.sample for row in attempt.pending.values()]
         name = f"reward {self._function.convention.name}"
-        thread = threading.Thread(target=self._work, args=(attempt, samples), name=name, daemon=True)
+        thread = threading.Thread(
+            target=self._work, args=(attempt, samples), name=name, daemon=True
+        )
         limit = self._function.limit_seconds
         if math.isfinite(limit):
             self._loop.call_later(limit, self._expire, attempt, thread)
@@ -630,7 +659,14 @@ class ThreadRunner:
         convention, assignment = self._function.convention, self._function.assignment
         limit = assignment.timeout_seconds
         judge(
-            convention, self._callable, samples, assignment.args, emit, step=self.step, timeout_seconds=limit, log=log
+            convention,
+            self._callable,
+            samples,
+            assignment.args,
+            emit,
+            step=self.step,
+            timeout_seconds=limit,
+            log=log,
         )
         self._post(self._end, attempt)
 
@@ -657,7 +693,9 @@ class ThreadRunner:
     def _end(self, attempt: _Attempt) -> None:
         if attempt.is_over:
             return
-        self._queue.extendleft(reversed(_again(self._function.convention, attempt.faulted, attempt.num_rows)))
+        self._queue.extendleft(
+            reversed(_again(self._function.convention, attempt.faulted, attempt.num_rows))
+        )
         self._finish(attempt)
 
     def _expire(self, attempt: _Attempt, thread: threading.Thread) -> None:

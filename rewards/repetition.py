@@ -11,7 +11,11 @@ _SCRIPT_WITHOUT_SPACES = re.compile("([\u0e00-\u0e7f\u3041-\u30ff\u3400-\u9fff\u
 
 
 def repetition(
-    text: str, token_ids: Sequence[int] = (), n: int = 3, max_penalty: float = -1.0, unit: str = "words"
+    text: str,
+    token_ids: Sequence[int] = (),
+    n: int = 3,
+    max_penalty: float = -1.0,
+    unit: str = "words",
 ) -> float:
     """``max_penalty`` times the share of n-grams that have occurred before: 0 without repetition.
 
@@ -23,7 +27,9 @@ def repetition(
     -0.625
     """
     if max_penalty > 0 or n < 1:
-        raise ValueError(f"repetition: needs max_penalty <= 0 and n >= 1, found {max_penalty} and {n}")
+        raise ValueError(
+            f"repetition: needs max_penalty <= 0 and n >= 1, found {max_penalty} and {n}"
+        )
     if unit not in ("words", "tokens"):
         raise ValueError(f"repetition: unit is {unit!r}; known are words and tokens")
     units: Sequence[Hashable] = token_ids if unit == "tokens" else _words(text)

@@ -54,20 +54,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             _stream(service, sys.stdin.buffer, sys.stdout, options.pairs)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+            )  # the reader has seen enough
         except KeyboardInterrupt:
             return 3
     return 0
 
 
 def _parser() -> OneLineParser:
-    parser = OneLineParser(prog="python -m rewards.score", description="Score completions, one JSON object a line.")
-    parser.add_argument("name", help="a reward of the table, package.module:function or path/file.py:function")
-    parser.add_argument("--pairs", action="store_true", help="compare two bare answers, gold and pred")
-    parser.add_argument("--lenient", action="store_true", help="by evaluation's rules instead of training's")
-    parser.add_argument("--args", type=_json_object, default={}, metavar="JSON", help="arguments of the reward")
-    parser.add_argument("--style", help="the reward's calling convention, where its parameters do not tell")
-    parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="a completion's deadline (10)")
+    parser = OneLineParser(
+        prog="python -m rewards.score", description="Score completions, one JSON object a line."
+    )
+    parser.add_argument(
+        "name", help="a reward of the table, package.module:function or path/file.py:function"
+    )
+    parser.add_argument(
+        "--pairs", action="store_true", help="compare two bare answers, gold and pred"
+    )
+    parser.add_argument(
+        "--lenient", action="store_true", help="by evaluation's rules instead of training's"
+    )
+    parser.add_argument(
+        "--args", type=_json_object, default={}, metavar="JSON", help="arguments of the reward"
+    )
+    parser.add_argument(
+        "--style", help="the reward's calling convention, where its parameters do not tell"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="a completion's deadline (10)",
+    )
     parser.add_argument("--workers", type=int, help="worker processes; by default one a core")
     add_sandbox_options(parser)
     return parser
@@ -75,9 +95,15 @@ def _parser() -> OneLineParser:
 
 def add_sandbox_options(parser: argparse.ArgumentParser) -> None:
     """The options for rewards that run programs."""
-    parser.add_argument("--min-isolation", choices=LEVELS, default="L2", help="weakest isolation of programs (L2)")
-    parser.add_argument("--allow-unsafe", action="store_true", help="run programs below that all the same")
-    parser.add_argument("--engine", choices=ENGINES, default="local", help="where programs run (local)")
+    parser.add_argument(
+        "--min-isolation", choices=LEVELS, default="L2", help="weakest isolation of programs (L2)"
+    )
+    parser.add_argument(
+        "--allow-unsafe", action="store_true", help="run programs below that all the same"
+    )
+    parser.add_argument(
+        "--engine", choices=ENGINES, default="local", help="where programs run (local)"
+    )
     parser.add_argument("--url", help="the address of the server that runs programs")
 
 
@@ -111,7 +137,9 @@ def _spec(options: argparse.Namespace) -> RewardSpec:
     if options.pairs:
         args = {"use": use, "args": args}
         use = "rewards.score:PairReward"
-    return RewardSpec("reward", use, args=args, style=options.style, timeout_seconds=options.timeout)
+    return RewardSpec(
+        "reward", use, args=args, style=options.style, timeout_seconds=options.timeout
+    )
 
 
 class PairReward:
@@ -146,7 +174,10 @@ class _Portion:
         """One output record for each line, in order."""
         judged = iter(self.ticket.result() if self.ticket else ())
         for row_id, sample in zip(self.ids, self.samples):
-            yield {**row_id, **(_of_fault(sample) if isinstance(sample, Score) else _of_judged(next(judged)))}
+            yield {
+                **row_id,
+                **(_of_fault(sample) if isinstance(sample, Score) else _of_judged(next(judged))),
+            }
 
 
 def _stream(service: RewardService, lines: Iterable[bytes], out: IO[str], pairs: bool) -> None:
@@ -162,7 +193,12 @@ def _stream(service: RewardService, lines: Iterable[bytes], out: IO[str], pairs:
     out.flush()
 
 
-def _read(service: RewardService, lines: Iterable[bytes], pairs: bool, portions: queue.Queue[_Portion | None]) -> None:
+def _read(
+    service: RewardService,
+    lines: Iterable[bytes],
+    pairs: bool,
+    portions: queue.Queue[_Portion | None],
+) -> None:
     whole_list = convention_of(load(service.specs[0].use), service.specs[0].style).whole_list
     portion, size = _Portion(), LINES_AT_ONCE if whole_list else 1
     try:
@@ -192,7 +228,9 @@ def _sample(line: bytes, number: int, pairs: bool) -> tuple[dict[str, Any], Samp
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return {}, fault(f"line {number} is not JSON: {error}" if line.strip() else f"line {number} is empty")
+        return {}, fault(
+            f"line {number} is not JSON: {error}" if line.strip() else f"line {number} is empty"
+        )
     if not isinstance(row, dict):
         return {}, fault(f"line {number} is {type(row).__name__}, not an object")
     row_id = {"id": row["id"]} if "id" in row else {}
@@ -203,7 +241,9 @@ def _sample(line: bytes, number: int, pairs: bool) -> tuple[dict[str, Any], Samp
             return row_id, fault(f"line {number}: {key} {found}")
     prompt = row.get("prompt")
     columns = {name: value for name, value in row.items() if name != text_key}
-    return row_id, Sample(row[text_key], columns=columns, prompt=prompt if isinstance(prompt, str) else "")
+    return row_id, Sample(
+        row[text_key], columns=columns, prompt=prompt if isinstance(prompt, str) else ""
+    )
 
 
 def _of_judged(judged: Judged) -> dict[str, Any]:

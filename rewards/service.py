@@ -60,11 +60,15 @@ def combine(specs: Sequence[RewardSpec], parts: Mapping[str, Score]) -> Score:
     and shows in the status. Parts of weight 0 are reported, and change nothing.
     """
     values = {spec.name: parts[spec.name].value for spec in specs}
-    counted = [(spec, parts[spec.name]) for spec in [spec for spec in specs if spec.weight] or specs]
+    counted = [
+        (spec, parts[spec.name]) for spec in [spec for spec in specs if spec.weight] or specs
+    ]
     detail = "; ".join(f"{spec.name}: {part.detail}" for spec, part in counted if part.detail)
     statuses = {part.status for _, part in counted}
     if "fault" in statuses:
-        why = "; ".join(f"{spec.name}: {part.detail}" for spec, part in counted if part.status == "fault")
+        why = "; ".join(
+            f"{spec.name}: {part.detail}" for spec, part in counted if part.status == "fault"
+        )
         return Score(None, parts=values, status="fault", detail=why)
     weighted = [spec.weight * part.value for spec, part in counted if part.value is not None]
     if not weighted:
@@ -91,7 +95,9 @@ class Ticket:
         try:
             return self.future.result(timeout)
         except FutureTimeoutError:
-            raise TimeoutError(f"{self._num_open} verdicts are not there after {timeout} s") from None
+            raise TimeoutError(
+                f"{self._num_open} verdicts are not there after {timeout} s"
+            ) from None
 
     def done(self) -> bool:
         """Whether every verdict is there."""
@@ -104,8 +110,14 @@ class Ticket:
 
     def describe(self) -> list[str]:
         """Of which rewards verdicts are missing, in a line."""
-        missing = {spec.name: sum(spec.name not in parts for parts in self._parts) for spec in self._specs}
-        words = [f"{number} of {len(self._parts)} by rewards.{name}" for name, number in missing.items() if number]
+        missing = {
+            spec.name: sum(spec.name not in parts for parts in self._parts) for spec in self._specs
+        }
+        words = [
+            f"{number} of {len(self._parts)} by rewards.{name}"
+            for name, number in missing.items()
+            if number
+        ]
         return [f"verdicts that are not there: {', '.join(words)}"] if words else []
 
     def _place(self, index: int, name: str, score: Score, seconds: float) -> None:
@@ -153,7 +165,9 @@ class RewardService:
         self.isolation: list[str] = []
         self._runners: list[Runner] = []
         self._runner_of: dict[int, Runner] = {}
-        self._thread = threading.Thread(target=_turn, args=(self._loop,), name="reward service", daemon=True)
+        self._thread = threading.Thread(
+            target=_turn, args=(self._loop,), name="reward service", daemon=True
+        )
         self._thread.start()
         self._sandboxes: list[Any] = []
         self._finalizer = weakref.finalize(
@@ -267,14 +281,18 @@ class RewardService:
 
     # ---- from samples to rows
 
-    def _row(self, number: int, spec: RewardSpec, sample: Sample, place: Callable[[Score, float], None]) -> Row | Score:
+    def _row(
+        self, number: int, spec: RewardSpec, sample: Sample, place: Callable[[Score, float], None]
+    ) -> Row | Score:
         """What the reward's runner gets; or the score, where the reward need not be asked."""
         if not applies(spec.when, sample.columns):
             return Score(None, status="not_applicable")
         function = self._functions[number]
         missing = function.convention.missing(sample.columns)
         if missing:
-            return fault(f"{function.convention.name} wants the column {missing[0]}, which the row does not have")
+            return fault(
+                f"{function.convention.name} wants the column {missing[0]}, which the row does not have"
+            )
         if function.local is not None:
             return Row(number, function.convention.trim(sample), b"", place)
         try:
@@ -288,7 +306,9 @@ class RewardService:
     def _key(self, number: int, row: Row) -> bytes | None:
         """By what a verdict is remembered: the reward's own key, or all that a built-in one sees; None: not at all."""
         function, use = self._functions[number], self.specs[number].use
-        key = cache_key(function.convention, function.inspected, row.sample, function.assignment.args)
+        key = cache_key(
+            function.convention, function.inspected, row.sample, function.assignment.args
+        )
         if key is not None:
             return hashlib.sha256(f"{number}:{key!r}".encode("utf-8", "surrogatepass")).digest()
         if isinstance(use, str) and use in TABLE and not function.convention.whole_list:
@@ -350,14 +370,19 @@ def _turn(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _shut_down(
-    loop: asyncio.AbstractEventLoop, thread: threading.Thread, runners: Sequence[Runner], sandboxes: Sequence[Any]
+    loop: asyncio.AbstractEventLoop,
+    thread: threading.Thread,
+    runners: Sequence[Runner],
+    sandboxes: Sequence[Any],
 ) -> None:
     """Close the pools, then the loop. Apart from the service, so that it also runs when that is forgotten."""
 
     async def close() -> None:
         for sandbox in sandboxes:
             sandbox.begin_to_close()
-        await asyncio.gather(*(runner.close() for runner in runners if not isinstance(runner, ThreadRunner)))
+        await asyncio.gather(
+            *(runner.close() for runner in runners if not isinstance(runner, ThreadRunner))
+        )
         await asyncio.gather(*(sandbox.close() for sandbox in sandboxes))
 
     asyncio.run_coroutine_threadsafe(close(), loop).result()
@@ -387,7 +412,9 @@ def _check(specs: Sequence[RewardSpec], workers: int | None) -> None:
         if spec.workers is not None and spec.workers < 1:
             raise ValueError(f"rewards.{spec.name}.workers: {spec.workers} are too few; at least 1")
         if not spec.timeout_seconds > 0:
-            raise ValueError(f"rewards.{spec.name}.timeout_seconds: {spec.timeout_seconds} is not above 0")
+            raise ValueError(
+                f"rewards.{spec.name}.timeout_seconds: {spec.timeout_seconds} is not above 0"
+            )
 
 
 def _function(spec: RewardSpec, base_dir: str | Path | None) -> Function:
@@ -405,15 +432,22 @@ def _function(spec: RewardSpec, base_dir: str | Path | None) -> Function:
     if use is not None:
         return Function(convention, assignment, loaded)
     if args.get("allow_sympy"):
-        raise ValueError(f"rewards.{spec.name}: allow_sympy needs a process that can be killed; put it into a file")
+        raise ValueError(
+            f"rewards.{spec.name}: allow_sympy needs a process that can be killed; put it into a file"
+        )
     if not inspect.isclass(loaded):
         return Function(convention, assignment, loaded, local=loaded)
-    return Function(convention, replace(assignment, args={}), loaded, local=cast(Any, loaded)(**args))
+    return Function(
+        convention, replace(assignment, args={}), loaded, local=cast(Any, loaded)(**args)
+    )
 
 
 def _address(function: Any) -> str | None:
     """How a worker would import this very object; None for what only this process has."""
-    module, name = getattr(function, "__module__", None) or "", getattr(function, "__qualname__", "<")
+    module, name = (
+        getattr(function, "__module__", None) or "",
+        getattr(function, "__qualname__", "<"),
+    )
     home = sys.modules.get(module)
     if home is None or module == "__main__" or "<" in name:
         return None
@@ -431,6 +465,8 @@ def _address(function: Any) -> str | None:
 def applies(when: Mapping[str, Any], columns: Mapping[str, Any]) -> bool:
     """Whether every column named has the value, or one of the values, that is asked for."""
     return all(
-        columns.get(name) in wanted if isinstance(wanted, (list, tuple, set)) else columns.get(name) == wanted
+        columns.get(name) in wanted
+        if isinstance(wanted, (list, tuple, set))
+        else columns.get(name) == wanted
         for name, wanted in when.items()
     )

@@ -47,7 +47,9 @@ class SupervisedRunner:
 
     def describe(self) -> list[str]:
         """The queue, and how many completions are being judged."""
-        return [f"{self._function.convention.name}: {len(self._queue)} in the queue, {len(self._tasks)} under way"]
+        return [
+            f"{self._function.convention.name}: {len(self._queue)} in the queue, {len(self._tasks)} under way"
+        ]
 
     def _begin(self) -> None:
         task = asyncio.ensure_future(self._judge(self._queue.popleft()))

@@ -88,7 +88,9 @@ def main(descriptor: int, parent: int) -> None:
         os._exit(0)  # the parent is done with us; a reward's stray threads must not keep us alive
 
 
-def _serve_one(inbox: BinaryIO, outbox: Outbox, assignments: Sequence[Assignment], ready: dict[int, _Ready]) -> None:
+def _serve_one(
+    inbox: BinaryIO, outbox: Outbox, assignments: Sequence[Assignment], ready: dict[int, _Ready]
+) -> None:
     number, rows, step = pickle.load(inbox)
     try:
         if number not in ready:
@@ -123,7 +125,11 @@ def _prepared(assignment: Assignment) -> _Ready:
 
 def _only_here(convention: Convention) -> dict[str, Any]:
     """What rewards may do in a process that is killed at its deadline, and nowhere else: ask sympy."""
-    return {"allow_sympy": True} if convention.style == "native" and "allow_sympy" in convention.accepted else {}
+    return (
+        {"allow_sympy": True}
+        if convention.style == "native" and "allow_sympy" in convention.accepted
+        else {}
+    )
 
 
 def _die_with(parent: int) -> None:

@@ -27,8 +27,14 @@ class Compiled:
         return len(re.findall(rf"\b{instruction}\.\S*128\b", self.sass))
 
 
-def compile_kernel(kernel, types: Mapping[str, str], constants: Mapping[str, Any], options: Mapping[str, Any],
-                   capability: int, unaligned: tuple[str, ...] = ()) -> Compiled:
+def compile_kernel(
+    kernel,
+    types: Mapping[str, str],
+    constants: Mapping[str, Any],
+    options: Mapping[str, Any],
+    capability: int,
+    unaligned: tuple[str, ...] = (),
+) -> Compiled:
     """`types` of the run-time arguments in order; pointers and ints are 16-aligned but for those named."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -37,11 +43,16 @@ def compile_kernel(kernel, types: Mapping[str, str], constants: Mapping[str, Any
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     missing = set(kernel.arg_names) - set(types) - set(constants)
     assert not missing, missing
-    attrs = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names)
-             if name in types and name not in unaligned and not types[name].startswith("fp")}
+    attrs = {
+        (i,): [["tt.divisibility", 16]]
+        for i, name in enumerate(kernel.arg_names)
+        if name in types and name not in unaligned and not types[name].startswith("fp")
+    }
     source = ASTSource(fn=kernel, signature=signature, constexprs=dict(constants), attrs=attrs)
     done = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(options))
-    return Compiled(*_resources(done.asm["cubin"]), done.metadata.shared, _tool("nvdisasm", done.asm["cubin"]))
+    return Compiled(
+        *_resources(done.asm["cubin"]), done.metadata.shared, _tool("nvdisasm", done.asm["cubin"])
+    )
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
@@ -59,4 +70,6 @@ def _tool(name: str, cubin: bytes, *options: str) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        return subprocess.run([tool, *options, file.name], check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            [tool, *options, file.name], check=True, capture_output=True, text=True
+        ).stdout

@@ -44,18 +44,29 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str = ""
 def make_read_only(path: str, read_only: bool = True) -> None:
     attributes = (ctypes.c_uint64 * 4)(RDONLY if read_only else 0, 0 if read_only else RDONLY, 0, 0)
     flags = ctypes.c_uint(AT_RECURSIVE)
-    check(libc.syscall(MOUNT_SETATTR, -100, path.encode(), flags, attributes, 32), f"read-only {path}")
+    check(
+        libc.syscall(MOUNT_SETATTR, -100, path.encode(), flags, attributes, 32), f"read-only {path}"
+    )
 
 
 def expose(path: Path) -> None:
     """Let every uid walk to `path`: a closed folder on the way is covered by an open one that holds only the next."""
     for folder in reversed(path.parents):
         if not folder.stat().st_mode & 1:
-            inner = path.parents[len(path.parents) - len(folder.parts) - 1] if folder != path.parent else path
-            tree = check(libc.syscall(OPEN_TREE, -100, str(inner).encode(), 1 | AT_RECURSIVE), f"cloning {inner}")
+            inner = (
+                path.parents[len(path.parents) - len(folder.parts) - 1]
+                if folder != path.parent
+                else path
+            )
+            tree = check(
+                libc.syscall(OPEN_TREE, -100, str(inner).encode(), 1 | AT_RECURSIVE),
+                f"cloning {inner}",
+            )
             mount("tmpfs", str(folder), "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=64k")
             inner.mkdir() if path.is_dir() or inner != path else inner.touch()
-            check(libc.syscall(MOVE_MOUNT, tree, b"", -100, str(inner).encode(), 4), f"moving {inner}")
+            check(
+                libc.syscall(MOVE_MOUNT, tree, b"", -100, str(inner).encode(), 4), f"moving {inner}"
+            )
             os.close(tree)
 
 
@@ -74,7 +85,12 @@ def enter(is_root: bool) -> None:
 def arrange_files(is_root: bool) -> None:
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     if not is_root and os.getuid() == 0:
-        for path in {Path(sys.executable).resolve(), Path(sys.base_prefix).resolve(), Path(sys.prefix).absolute(), ROOT}:
+        for path in {
+            Path(sys.executable).resolve(),
+            Path(sys.base_prefix).resolve(),
+            Path(sys.prefix).absolute(),
+            ROOT,
+        }:
             expose(path)
     make_read_only("/")
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV)
@@ -103,7 +119,12 @@ def first_process(is_root: bool, command: list[str]) -> int:
         if not is_root:
             become_ordinary()
         os.chdir(ROOT)
-        environment = {**os.environ, "TMPDIR": SCRATCH, "HOME": SCRATCH, "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {
+            **os.environ,
+            "TMPDIR": SCRATCH,
+            "HOME": SCRATCH,
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
         os.execve(command[0], command, environment)
     while True:
         pid, status = os.wait()

@@ -19,7 +19,13 @@ HUMANEVAL = {
     "    for n in range(5):\n        assert candidate(n) == 2 * n\n    assert abs(candidate(1.5) - 3) < 1e-9\n",
     "entry_point": "double",
 }
-MBPP = {"test_list": ["assert double(2) == 4", "assert double([1]) == [1, 1]", "assert set(double((1,))) == {1} and len(double('a')) == 2"]}
+MBPP = {
+    "test_list": [
+        "assert double(2) == 4",
+        "assert double([1]) == [1, 1]",
+        "assert set(double((1,))) == {1} and len(double('a')) == 2",
+    ]
+}
 CALLS = {"fn_name": "double", "inputs": [[2], [[1]], [1.5]], "outputs": [4, [1, 1], 3.0]}
 STDIN = {"inputs": ["2\n", "21\n"], "outputs": ["4\n", "42\n"]}
 
@@ -122,10 +128,14 @@ def score(texts: dict[str, str], columns: dict[str, object]) -> dict[str, Score]
 
     async def judge() -> list[Score]:
         async with Sandbox(SandboxOptions(slots=8)) as sandbox:
-            return await asyncio.gather(*(
-                code_tests(f"```python\n{text}\n```", sandbox=sandbox, timeout_seconds=1.0, **columns)
-                for text in texts.values()
-            ))
+            return await asyncio.gather(
+                *(
+                    code_tests(
+                        f"```python\n{text}\n```", sandbox=sandbox, timeout_seconds=1.0, **columns
+                    )
+                    for text in texts.values()
+                )
+            )
 
     return dict(zip(texts, asyncio.run(judge())))
 

@@ -9,7 +9,7 @@ import textwrap
 
 __all__ = ["HOSTILE", "NEEDS_PROCESSES"]
 
-_TRY = '''
+_TRY = """
 import os, sys, ctypes, time, signal, socket, threading, resource
 libc = ctypes.CDLL(None, use_errno=True)
 def escaped(what): print("ESCAPED", what, flush=True)
@@ -22,7 +22,7 @@ def attempt(what, name=""):
     return result
 def call(number, *args):
     if libc.syscall(number, *args) >= 0: escaped(f"system call {number}")
-'''
+"""
 
 _PLAIN = {
     # processes, threads, signals
@@ -127,5 +127,7 @@ _WITH_PROCESSES = {
     "setuid programs": "import subprocess\nout = subprocess.run('su -c id; sudo id; mount -t tmpfs x /tmp; id -u', shell=True, capture_output=True, text=True).stdout\nif 'uid=0' in out or out.strip() == '0': escaped(out)",
 }  # fmt: skip
 
-HOSTILE: dict[str, str] = {name: _TRY + textwrap.dedent(body) for name, body in _PLAIN.items()} | _RAW
+HOSTILE: dict[str, str] = {
+    name: _TRY + textwrap.dedent(body) for name, body in _PLAIN.items()
+} | _RAW
 NEEDS_PROCESSES: dict[str, str] = {name: _TRY + body for name, body in _WITH_PROCESSES.items()}

@@ -42,30 +42,54 @@ def processes() -> list[str]:
 def files() -> list[str]:
     """Everything in the places that can be written to."""
     places = [SCRATCH, *map(str, Path("/sys/fs/cgroup").glob(f"*/{own_prefix()}*"))]
-    return sorted(f"{folder}/{name}" for place in places for folder, _, names in os.walk(place) for name in names)
+    return sorted(
+        f"{folder}/{name}"
+        for place in places
+        for folder, _, names in os.walk(place)
+        for name in names
+    )
 
 
 def surroundings() -> dict[str, list[str]]:
-    return {"processes": processes(), "files": files(), "descriptors": sorted(os.listdir("/proc/self/fd"))}
+    return {
+        "processes": processes(),
+        "files": files(),
+        "descriptors": sorted(os.listdir("/proc/self/fd")),
+    }
 
 
 async def attack(sandbox: Sandbox, name: str) -> dict[str, object]:
     with_processes = name in NEEDS_PROCESSES
     source = (NEEDS_PROCESSES if with_processes else HOSTILE)[name].replace("ROOT", repr(str(ROOT)))
-    limits = Limits(seconds=SECONDS, memory_bytes=256 << 20, file_bytes=16 << 20, processes=with_processes)
+    limits = Limits(
+        seconds=SECONDS, memory_bytes=256 << 20, file_bytes=16 << 20, processes=with_processes
+    )
     try:
         result = await sandbox.run(Program(source), b"", limits)
     except SandboxFault as error:
         return {"program": name, "status": "fault", "why": str(error)}
     text = result.stdout.decode(errors="replace") + result.stderr.decode(errors="replace")
     said = [line[:200] for line in text.splitlines() if line.startswith("ESCAPED")]
-    return {"program": name, "status": result.status, "seconds": round(result.seconds, 3), "escaped": said}
+    return {
+        "program": name,
+        "status": result.status,
+        "seconds": round(result.seconds, 3),
+        "escaped": said,
+    }
 
 
 async def main(rounds: int, without: list[str]) -> None:
     options = SandboxOptions(slots=2 if rounds else 6, allow_unsafe=True)
     async with Sandbox(options, without=without) as sandbox:
-        print(json.dumps({"level": sandbox.isolation.level, "line": sandbox.isolation.line, "uid": os.getuid()}))
+        print(
+            json.dumps(
+                {
+                    "level": sandbox.isolation.level,
+                    "line": sandbox.isolation.line,
+                    "uid": os.getuid(),
+                }
+            )
+        )
         in_the_open = "namespaces" in sandbox.isolation.missing
         names = [*HOSTILE, *([] if in_the_open else NEEDS_PROCESSES)]
         normal = Program(IN_THE_OPEN if in_the_open else NORMAL)
@@ -77,7 +101,11 @@ async def main(rounds: int, without: list[str]) -> None:
                 for name in names:
                     result = await attack(sandbox, name)
                     after, again = surroundings(), await sandbox.run(normal, b"20 22")
-                    result["left"] = {key: [before[key], after[key]] for key in before if before[key] != after[key]}
+                    result["left"] = {
+                        key: [before[key], after[key]]
+                        for key in before
+                        if before[key] != after[key]
+                    }
                     result["next"] = again.stdout.decode() + again.status
                     results.append(result)
             else:
@@ -86,8 +114,19 @@ async def main(rounds: int, without: list[str]) -> None:
                 print(json.dumps({"round": number, **result}), flush=True)
         after = surroundings()
         again = await sandbox.run(normal, b"20 22")
-        print(json.dumps({"end": True, "left": {key: [before[key], after[key]] for key in before
-                                                if before[key] != after[key]}, "next": again.stdout.decode()}))
+        print(
+            json.dumps(
+                {
+                    "end": True,
+                    "left": {
+                        key: [before[key], after[key]]
+                        for key in before
+                        if before[key] != after[key]
+                    },
+                    "next": again.stdout.decode(),
+                }
+            )
+        )
 
 
 if __name__ == "__main__":

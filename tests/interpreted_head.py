@@ -21,8 +21,13 @@ fused._fits_tiles = lambda head: True  # the interpreter's bfloat16 products are
 @pytest.mark.parametrize("form", ["rows", "tiles"])
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("with_entropy", [pytest.param(False, marks=pytest.mark.slow), True])
-@pytest.mark.parametrize("shape", [(19, 32, 515), *(pytest.param(shape, marks=pytest.mark.slow)
-                                                 for shape in ((1, 4, 7), (9, 24, 97)))])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (19, 32, 515),
+        *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((1, 4, 7), (9, 24, 97))),
+    ],
+)
 def test_triton_kernels_compute_the_specification(form, name, with_entropy, shape, seed):
     fused.FORM = form
     given = problem(*shape, **HEADS[name])
@@ -37,8 +42,13 @@ def test_triton_keeps_the_gradient_of_confident_rows_and_of_logits_far_apart(for
     hidden_TD[:6] *= 2  # targets as good as certain
     hidden_TD[12:] *= 12  # logits over hundreds, targets of next to no probability
     spans, g_T = even_spans(18, 18), torch.ones(18)
-    found, expected = (swept(f, hidden_TD.to(d), h, target_T, g_T, None, spans) for f, d, h in
-                       ((fused.sweep, torch.float32, head), (reference.sweep, torch.float64, doubled(head))))
+    found, expected = (
+        swept(f, hidden_TD.to(d), h, target_T, g_T, None, spans)
+        for f, d, h in (
+            (fused.sweep, torch.float32, head),
+            (reference.sweep, torch.float64, doubled(head)),
+        )
+    )
     sure_T = expected[0] > -1e-6
     assert sure_T.any() and (expected[0] < -60).any()
     assert (found[2] - expected[2])[sure_T].norm() / expected[2][sure_T].norm() < 4e-3

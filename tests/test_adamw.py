@@ -16,7 +16,10 @@ NUMBERS = {"lr": 0.02, "betas": (0.9, 0.99), "eps": 1e-8}
 
 def parameters(seed: int, dtype=torch.float32) -> list[nn.Parameter]:
     generator = torch.Generator().manual_seed(seed)
-    return [nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in ((37, 19), (5,), (1,), (300, 3))]
+    return [
+        nn.Parameter(torch.randn(shape, generator=generator).to(dtype))
+        for shape in ((37, 19), (5,), (1,), (300, 3))
+    ]
 
 
 def groups(made):
@@ -66,10 +69,14 @@ def test_codes_are_unbiased_and_within_a_step_of_their_value(seed):
     value_BN = torch.randn(6, 256).exp() * torch.tensor([1e-12, 1.0, 1e9, 1e-3, 0.0, 1.0])[:, None]
     value_BN[5, 3:] = 0.0
     generator = torch.Generator().manual_seed(seed)
-    found = torch.stack([decoded(*coded(value_BN, generator), adamw.SECOND_RANGE) for _ in range(400)])
+    found = torch.stack(
+        [decoded(*coded(value_BN, generator), adamw.SECOND_RANGE) for _ in range(400)]
+    )
     real = value_BN > 0
     assert (found[:, ~real] == 0).all()
-    assert ((found - value_BN).abs() / value_BN)[:, real].max() < 2 ** (adamw.SECOND_RANGE / 254) - 1 + 1e-3
+    assert ((found - value_BN).abs() / value_BN)[:, real].max() < 2 ** (
+        adamw.SECOND_RANGE / 254
+    ) - 1 + 1e-3
     assert ((found.mean(0) - value_BN).abs() / value_BN)[real].mean() < 0.01
 
 

@@ -29,7 +29,11 @@ PLAIN = [
     Sample("4", {"answer": "4", "level": 1}, prompt="2+2=", token_ids=(7, 8), group="a"),
     Sample("5", {"answer": "6", "level": 2}, prompt="3+3=", token_ids=(7, 8, 9), group="b"),
 ]
-CHAT = [Sample("4", {"answer": "4", "prompt": [{"role": "user", "content": "2+2?"}]}, prompt="<user>2+2?")]
+CHAT = [
+    Sample(
+        "4", {"answer": "4", "prompt": [{"role": "user", "content": "2+2?"}]}, prompt="<user>2+2?"
+    )
+]
 
 
 def test_native_gets_the_columns_it_names():
@@ -50,7 +54,10 @@ def test_native_gets_what_is_known_of_the_completion_where_it_asks():
 
 
 def test_arguments_of_the_recipe_reach_the_function():
-    assert values(lambda text, answer, bonus=0: (text == answer) + bonus, PLAIN, bonus=2) == [3.0, 2.0]
+    assert values(lambda text, answer, bonus=0: (text == answer) + bonus, PLAIN, bonus=2) == [
+        3.0,
+        2.0,
+    ]
 
 
 def test_batch_gets_lists():
@@ -62,7 +69,9 @@ def test_batch_gets_lists():
 
 
 def test_trl_gets_texts_ids_columns_and_the_trainers_keywords():
-    def reward(prompts, completions, completion_ids, answer, trainer_state, log_extra, log_metric, **kwargs):
+    def reward(
+        prompts, completions, completion_ids, answer, trainer_state, log_extra, log_metric, **kwargs
+    ):
         assert prompts == ["2+2=", "3+3="] and completion_ids == [[7, 8], [7, 8, 9]]
         assert kwargs == {"level": [1, 2]} and trainer_state.global_step == 0
         log_extra("seen", completions)
@@ -84,12 +93,19 @@ def test_trl_gets_messages_where_the_prompt_is_a_list_of_messages():
 
 
 def test_trl_none_is_not_applicable():
-    assert [score.status for score in judged(lambda completions: [None, 1], PLAIN)] == ["not_applicable", "scored"]
+    assert [score.status for score in judged(lambda completions: [None, 1], PLAIN)] == [
+        "not_applicable",
+        "scored",
+    ]
 
 
 def test_verl_gets_its_names_and_may_return_a_dictionary():
     def compute_score(data_source, solution_str, ground_truth, extra_info=None):
-        return {"score": float(solution_str == ground_truth), "length": len(solution_str), "pred": solution_str}
+        return {
+            "score": float(solution_str == ground_truth),
+            "length": len(solution_str),
+            "pred": solution_str,
+        }
 
     first, second = judged(compute_score, PLAIN)
     assert (first.value, second.value) == (1.0, 0.0)
@@ -97,7 +113,11 @@ def test_verl_gets_its_names_and_may_return_a_dictionary():
 
 
 def test_verl_finds_the_truth_where_verl_keeps_it():
-    row = {"data_source": "gsm8k", "reward_model": {"style": "rule", "ground_truth": "4"}, "extra_info": {"index": 3}}
+    row = {
+        "data_source": "gsm8k",
+        "reward_model": {"style": "rule", "ground_truth": "4"},
+        "extra_info": {"index": 3},
+    }
 
     def compute_score(data_source, solution_str, ground_truth, extra_info):
         return float((data_source, ground_truth, extra_info["index"]) == ("gsm8k", "4", 3))
@@ -161,7 +181,17 @@ def test_async_functions_of_every_kind_are_awaited():
 
 
 @pytest.mark.parametrize(
-    "returned", [math.nan, math.inf, -math.inf, 10**400, "1.0", [1.0], Score(1.0, status="great"), Score(math.nan)]
+    "returned",
+    [
+        math.nan,
+        math.inf,
+        -math.inf,
+        10**400,
+        "1.0",
+        [1.0],
+        Score(1.0, status="great"),
+        Score(math.nan),
+    ],
 )
 def test_what_is_no_finite_number_is_a_fault(returned):
     score = as_score(returned, "mine")
@@ -211,19 +241,27 @@ def test_leaving_the_interpreter_is_a_fault():
 
 # ----------------------------------------------------------------- other trainers' own files, where installed
 
-needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is not installed")
-needs_verl = pytest.mark.skipif(importlib.util.find_spec("verl") is None, reason="verl is not installed")
+needs_trl = pytest.mark.skipif(
+    importlib.util.find_spec("trl") is None, reason="trl is not installed"
+)
+needs_verl = pytest.mark.skipif(
+    importlib.util.find_spec("verl") is None, reason="verl is not installed"
+)
 needs_math_verify = pytest.mark.skipif(
     importlib.util.find_spec("math_verify") is None, reason="math-verify is not installed"
 )
 
 
 def chat(text, **columns):
-    return Sample(text, {"prompt": [{"role": "user", "content": "?"}], **columns}, token_ids=list(range(90)))
+    return Sample(
+        text, {"prompt": [{"role": "user", "content": "?"}], **columns}, token_ids=list(range(90))
+    )
 
 
 def scores_by_service(use, samples, **args):
-    with RewardService([RewardSpec("theirs", use, args=args, timeout_seconds=60)], workers=1) as service:
+    with RewardService(
+        [RewardSpec("theirs", use, args=args, timeout_seconds=60)], workers=1
+    ) as service:
         return [judged.parts["theirs"] for judged in service.judge(samples)]
 
 
@@ -232,7 +270,8 @@ def scores_by_service(use, samples, **args):
 @pytest.mark.parametrize("name", ["accuracy_reward", "reasoning_accuracy_reward"])
 def test_trls_accuracy_rewards_plug_in_unchanged(name):
     samples = [
-        chat(rf"<think>x</think> It is \boxed{{{said}}}", solution=r"$\frac{1}{3}$") for said in (r"\frac{1}{3}", "2")
+        chat(rf"<think>x</think> It is \boxed{{{said}}}", solution=r"$\frac{1}{3}$")
+        for said in (r"\frac{1}{3}", "2")
     ]
     scores = scores_by_service(f"trl.rewards:{name}", samples)
     assert [score.value for score in scores] == [1.0, 0.0], scores
@@ -240,7 +279,9 @@ def test_trls_accuracy_rewards_plug_in_unchanged(name):
 
 @needs_trl
 def test_trls_think_format_reward_plugs_in_unchanged():
-    scores = scores_by_service("trl.rewards:think_format_reward", [chat("<think>\na\n</think>\nb"), chat("b")])
+    scores = scores_by_service(
+        "trl.rewards:think_format_reward", [chat("<think>\na\n</think>\nb"), chat("b")]
+    )
     assert [score.value for score in scores] == [1.0, 0.0]
 
 
@@ -275,7 +316,9 @@ def test_trls_cosine_reward_plugs_in_as_a_callable():
     ],
 )
 def test_verls_scoring_files_plug_in_unchanged(module, right, wrong):
-    file = os.path.join(importlib.util.find_spec("verl").submodule_search_locations[0], "utils", "reward_score")
+    file = os.path.join(
+        importlib.util.find_spec("verl").submodule_search_locations[0], "utils", "reward_score"
+    )
     samples = [Sample(right, {"ground_truth": "72"}), Sample(wrong, {"ground_truth": "72"})]
     scores = scores_by_service(f"{file}/{module}.py:compute_score", samples)
     assert scores[0].value == 1.0, scores

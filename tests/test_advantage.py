@@ -20,8 +20,11 @@ def completion(finish: str = "stop", length: int = 3) -> Completion:
 
 def scored(values: list[float | None], finishes: list[str] | None = None) -> ScoredGroup:
     finishes = finishes or ["stop"] * len(values)
-    return ScoredGroup(Prompt("p", (1, 2), {}), tuple(completion(f) for f in finishes),
-                       tuple(Score(v, status="scored" if v is not None else "fault") for v in values))
+    return ScoredGroup(
+        Prompt("p", (1, 2), {}),
+        tuple(completion(f) for f in finishes),
+        tuple(Score(v, status="scored" if v is not None else "fault") for v in values),
+    )
 
 
 @pytest.mark.parametrize("size", [2, 3, 7, 16])
@@ -61,9 +64,13 @@ def test_a_completion_without_score_leaves_mean_deviation_and_count() -> None:
 
 def test_masked_truncated_completions_leave_the_statistics() -> None:
     finishes = ["stop", "length", "stop", "context"]
-    masked = group_advantages(scored([1.0, 9.0, 0.0, -9.0], finishes), "center", 0.0, mask_truncated=True)
+    masked = group_advantages(
+        scored([1.0, 9.0, 0.0, -9.0], finishes), "center", 0.0, mask_truncated=True
+    )
     assert masked == [0.5, 0.0, -0.5, 0.0]
-    kept = group_advantages(scored([1.0, 9.0, 0.0, -9.0], finishes), "center", 0.0, mask_truncated=False)
+    kept = group_advantages(
+        scored([1.0, 9.0, 0.0, -9.0], finishes), "center", 0.0, mask_truncated=False
+    )
     assert kept == pytest.approx([0.75, 8.75, -0.25, -9.25])
 
 

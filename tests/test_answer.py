@@ -42,7 +42,16 @@ def test_the_answer_and_the_rule_that_found_it(text, answer, how):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "no digits", "<think>\\boxed{3}", "\\boxed{}", "\\boxed{3", "<answer></answer>", "\\boxed{7}</think>"]
+    "text",
+    [
+        "",
+        "no digits",
+        "<think>\\boxed{3}",
+        "\\boxed{}",
+        "\\boxed{3",
+        "<answer></answer>",
+        "\\boxed{7}</think>",
+    ],
 )
 def test_nothing_is_found_where_reasoning_is_open_or_the_marker_is_empty(text):
     assert extract(text).text is None
@@ -70,7 +79,10 @@ def test_random_nested_boxes_come_back_unchanged():
     for _ in range(200):
         content = "x"
         for _ in range(rng.randint(0, 20)):
-            content = rng.choice(["{%s}", "\\frac{%s}{2}", "\\sqrt{%s}+1", "\\left\\{%s\\right\\}"]) % content
+            content = (
+                rng.choice(["{%s}", "\\frac{%s}{2}", "\\sqrt{%s}+1", "\\left\\{%s\\right\\}"])
+                % content
+            )
         assert extract(f"Thus $\\boxed{{{content}}}$ holds").text == content
 
 

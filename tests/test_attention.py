@@ -26,7 +26,10 @@ def masked(query, key, value, scaling, window, softcap):
 
 
 def heads(rows, length, kv_heads=2, dtype=torch.float64, grad=False):
-    return [torch.randn(rows, n, length, 8, dtype=dtype, requires_grad=grad) for n in (4, kv_heads, kv_heads)]
+    return [
+        torch.randn(rows, n, length, 8, dtype=dtype, requires_grad=grad)
+        for n in (4, kv_heads, kv_heads)
+    ]
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 16, 1024])
@@ -42,13 +45,16 @@ def test_causal_attention_equals_the_masked_definition(window, softcap, chunk, s
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("window, softcap", [(None, None), (6, None), (6, 0.8), (None, 0.8)])
-def test_gradients_of_causal_attention_equal_those_of_the_masked_definition(window, softcap, kv_heads, seed,
-                                                                            monkeypatch):
+def test_gradients_of_causal_attention_equal_those_of_the_masked_definition(
+    window, softcap, kv_heads, seed, monkeypatch
+):
     monkeypatch.setattr(attention, "WINDOW_CHUNK", 4)
     inputs = heads(2, 19, kv_heads, grad=True)
     weight = torch.randn(2, 4, 19, 8, dtype=torch.float64)
-    found, expected = (torch.autograd.grad((f(*inputs, 0.4, window, softcap) * weight).sum(), inputs)
-                       for f in (causal, masked))
+    found, expected = (
+        torch.autograd.grad((f(*inputs, 0.4, window, softcap) * weight).sum(), inputs)
+        for f in (causal, masked)
+    )
     for one, other in zip(found, expected):
         torch.testing.assert_close(one, other, atol=1e-11, rtol=0)
 
@@ -58,8 +64,12 @@ def test_half_precision_attention_stays_near(window, softcap, seed):
     q, k, v = heads(2, 40, dtype=torch.bfloat16)
     found = causal(q, k, v, 0.4, window, softcap)
     assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.double(), masked(q.double(), k.double(), v.double(), 0.4, window, softcap),
-                               atol=0.05, rtol=0)
+    torch.testing.assert_close(
+        found.double(),
+        masked(q.double(), k.double(), v.double(), 0.4, window, softcap),
+        atol=0.05,
+        rtol=0,
+    )
 
 
 @pytest.mark.parametrize("window", [None, 3])
@@ -88,4 +98,6 @@ def test_a_window_counts_the_query_itself(window, length):
 
 def test_attention_sinks_are_refused():
     with pytest.raises(ValueError, match="sinks are not supported"):
-        attention.attention(torch.nn.Module(), *heads(1, 2), None, layout=object(), s_aux=torch.zeros(4))
+        attention.attention(
+            torch.nn.Module(), *heads(1, 2), None, layout=object(), s_aux=torch.zeros(4)
+        )

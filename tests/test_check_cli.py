@@ -50,7 +50,9 @@ def test_an_unreadable_gold_is_listed_with_its_row_and_fails_the_check(tmp_path,
     assert main([data]) == 1
     output = capsys.readouterr().out
     assert counts(output)["gold"] == (4, 1)
-    assert any(line.split()[:2] == ["5", "gold"] and "fault" in line for line in output.splitlines())
+    assert any(
+        line.split()[:2] == ["5", "gold"] and "fault" in line for line in output.splitlines()
+    )
     assert main([data, "--tolerance", "0.2"]) == 0
 
 
@@ -62,14 +64,20 @@ def test_a_reward_that_pays_anything_is_found_out(tmp_path, capsys):
 
 
 def test_a_template_says_the_answer_as_ones_own_reward_expects_it(tmp_path, capsys):
-    (tmp_path / "exact.py").write_text("def reward(text, answer):\n    return text == f'= {answer}'\n")
+    (tmp_path / "exact.py").write_text(
+        "def reward(text, answer):\n    return text == f'= {answer}'\n"
+    )
     data = write(tmp_path / "data.jsonl", [{"answer": "blue"}, {"answer": "5"}])
     assert main([data, "--reward", f"{tmp_path}/exact.py:reward"]) == 1
     assert main([data, "--reward", f"{tmp_path}/exact.py:reward", "--template", "= {gold}"]) == 0
 
 
 def test_a_column_may_hold_whole_right_completions(tmp_path, capsys):
-    row = {"numbers": [1, 2, 3], "target": 9, "said": "<think>so</think><answer>(1 + 2) * 3</answer>"}
+    row = {
+        "numbers": [1, 2, 3],
+        "target": 9,
+        "said": "<think>so</think><answer>(1 + 2) * 3</answer>",
+    }
     data = write(tmp_path / "data.jsonl", [row])
     assert main([data, "--reward", "countdown", "--completion", "said"]) == 0
     assert main([data, "--reward", "countdown"]) == 2

@@ -79,7 +79,12 @@ def rows(*prompts, **columns) -> str:
     return "".join(json.dumps({"prompt": prompt, **columns}) + "\n" for prompt in prompts)
 
 
-FILE = ["data.args={}", "data.source=rows.jsonl", "rewards.correct.use=think_format", "sample.prompts=2"]
+FILE = [
+    "data.args={}",
+    "data.source=rows.jsonl",
+    "rewards.correct.use=think_format",
+    "sample.prompts=2",
+]
 MANY = rows(*(f"{n} 2 3 make 4" for n in range(1, 9)), answer="1")
 REFUSED = {
     "a key nobody knows": (
@@ -101,15 +106,30 @@ REFUSED = {
         [],
         "base is neither a folder with",
     ),
-    "a configuration that is no JSON": ([write("base/config.json", "{")], [], "is not a valid JSON file"),
+    "a configuration that is no JSON": (
+        [write("base/config.json", "{")],
+        [],
+        "is not a valid JSON file",
+    ),
     "a model without tokenizer": (
-        [lambda f: (f / "base/tokenizer.json").unlink(), lambda f: (f / "base/tokenizer_config.json").unlink()],
+        [
+            lambda f: (f / "base/tokenizer.json").unlink(),
+            lambda f: (f / "base/tokenizer_config.json").unlink(),
+        ],
         [],
         "base has no tokenizer that can be loaded",
     ),
-    "a damaged tokenizer": ([write("base/tokenizer.json", "{}")], [], "base has no tokenizer that can be loaded"),
+    "a damaged tokenizer": (
+        [write("base/tokenizer.json", "{}")],
+        [],
+        "base has no tokenizer that can be loaded",
+    ),
     "no data": ([], ["data.source=null"], "data.source is missing; name a hub data set, a .jsonl"),
-    "a file that is not there": ([], ["data.args={}", "data.source=no.jsonl"], "data: there is no file "),
+    "a file that is not there": (
+        [],
+        ["data.args={}", "data.source=no.jsonl"],
+        "data: there is no file ",
+    ),
     "a line that is no JSON": ([write("rows.jsonl", rows("1") + "{oops\n")], FILE, "line 2 of "),
     "no rows": ([write("rows.jsonl", "\n")], FILE, "rows.jsonl holds no rows"),
     "a missing prompt column": (
@@ -148,23 +168,51 @@ REFUSED = {
         [*FILE, "sample.prompts=9"],
         "sample.prompts is 9, but only 8 rows train; lower sample.prompts or data.held_out",
     ),
-    "everything held out": ([], ["data.held_out=100000"], "data.held_out: cannot hold out 100000 of"),
+    "everything held out": (
+        [],
+        ["data.held_out=100000"],
+        "data.held_out: cannot hold out 100000 of",
+    ),
     "an argument no task takes": (
         [],
         ["data.args.stile=words"],
         "does not suit countdown: task countdown: unknown argument stile; did you mean style?",
     ),
-    "a task's argument for a file": ([write("rows.jsonl", MANY)], ["data.source=rows.jsonl"], "take data.args out"),
-    "chat without a chat template": ([], ["data.template=chat"], "the tokenizer has no chat template; use r1, plain"),
-    "a template that is none": ([], ["data.template=r2"], "data.template is 'r2'; it must be r1, chat, plain or"),
-    "no reward": ([write("r.yaml", RECIPE.rpartition("rewards")[0])], [], "rewards is empty; name one, e.g. rewards:"),
+    "a task's argument for a file": (
+        [write("rows.jsonl", MANY)],
+        ["data.source=rows.jsonl"],
+        "take data.args out",
+    ),
+    "chat without a chat template": (
+        [],
+        ["data.template=chat"],
+        "the tokenizer has no chat template; use r1, plain",
+    ),
+    "a template that is none": (
+        [],
+        ["data.template=r2"],
+        "data.template is 'r2'; it must be r1, chat, plain or",
+    ),
+    "no reward": (
+        [write("r.yaml", RECIPE.rpartition("rewards")[0])],
+        [],
+        "rewards is empty; name one, e.g. rewards:",
+    ),
     "a reward nobody knows": (
         [],
         ["rewards.correct.use=countdwn"],
         "no reward is called 'countdwn'; did you mean countdown?",
     ),
-    "a reward's file that is not there": ([], ["rewards.mine.use=mine.py:f"], "rewards.mine: reward "),
-    "a reward's file that does not run": ([write("mine.py", "1 +\n")], ["rewards.mine.use=mine.py:f"], "SyntaxError"),
+    "a reward's file that is not there": (
+        [],
+        ["rewards.mine.use=mine.py:f"],
+        "rewards.mine: reward ",
+    ),
+    "a reward's file that does not run": (
+        [write("mine.py", "1 +\n")],
+        ["rewards.mine.use=mine.py:f"],
+        "SyntaxError",
+    ),
     "a reward that says too much": (
         [write("mine.py", "raise RuntimeError('a\\nb')\n")],
         ["rewards.mine.use=mine.py:f"],
@@ -205,7 +253,10 @@ def test_a_read_only_place_is_refused(refusal, folder):
     "weights, words",
     [
         (b"not weights" * 50, "base cannot be loaded: Error while deserializing"),
-        (BASE.joinpath("model.safetensors").read_bytes()[:100_000], "base cannot be loaded: Error while deserializing"),
+        (
+            BASE.joinpath("model.safetensors").read_bytes()[:100_000],
+            "base cannot be loaded: Error while deserializing",
+        ),
     ],
 )
 def test_damaged_weights_are_a_mistake_too(refusal, folder, weights, words):
@@ -216,11 +267,17 @@ def test_damaged_weights_are_a_mistake_too(refusal, folder, weights, words):
 @pytest.mark.parametrize(
     "key, value, words",
     [
-        ("num_hidden_layers", 4, "base lacks 18 of the weights that its config.json asks for, model.layers.2"),
+        (
+            "num_hidden_layers",
+            4,
+            "base lacks 18 of the weights that its config.json asks for, model.layers.2",
+        ),
         ("hidden_size", 128, "base, but its config.json asks for ["),
     ],
 )
-def test_weights_that_do_not_fit_the_configuration_are_refused_and_not_made_up(refusal, folder, key, value, words):
+def test_weights_that_do_not_fit_the_configuration_are_refused_and_not_made_up(
+    refusal, folder, key, value, words
+):
     shutil.copy(BASE / "model.safetensors", folder / "base")
     config = json.loads((BASE / "config.json").read_text())
     config.pop("layer_types", None)
@@ -266,7 +323,10 @@ def test_a_dry_run_shows_everything_and_writes_nothing(folder, capsys):
     out, err = capsys.readouterr()
     assert err == "" and sorted(folder.rglob("*")) == before
     assert "  epsilon_high: 0.28\n" in out and f"name: {folder / 'base'}\n" in out
-    assert "clip(r, 0.8, 1.28)" in out and "4 prompts x 4 = 16 completions of at most 40 tokens, 2 updates" in out
+    assert (
+        "clip(r, 0.8, 1.28)" in out
+        and "4 prompts x 4 = 16 completions of at most 40 tokens, 2 updates" in out
+    )
     assert f"written to {folder / 'runs' / 'r'}:" in out and "recipe.yaml (first)" in out
 
 
@@ -279,14 +339,24 @@ def test_flags_may_stand_before_between_and_after(folder, capsys):
     ):
         assert main(arguments) == 0
         shown.append(capsys.readouterr().out)
-    assert shown[0] == shown[1] == shown[2] and "seed: 1\n" in shown[0] and "the run: 2 steps" in shown[0]
+    assert (
+        shown[0] == shown[1] == shown[2]
+        and "seed: 1\n" in shown[0]
+        and "the run: 2 steps" in shown[0]
+    )
 
 
 # ---- a real process --------------------------------------------------------------------------------------------
 
 
 def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    own = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "WANDB_SILENT": "true", **environment}
+    own = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+        "WANDB_SILENT": "true",
+        **environment,
+    }
     return subprocess.run(
         [sys.executable, "-m", "grpo.train", *arguments],
         cwd=folder,
@@ -300,7 +370,9 @@ def command(folder: Path, *arguments: str, **environment: str) -> subprocess.Com
 def test_a_process_says_a_mistake_in_one_line_and_exits_with_2(folder):
     done = command(folder, "r.yaml", "sample.prompts=1000000")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("recipe: sample.prompts is 1000000, but only")
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith(
+        "recipe: sample.prompts is 1000000, but only"
+    )
 
 
 def test_a_whole_run_exits_with_0_and_leaves_no_secret(tmp_path):
@@ -315,7 +387,9 @@ def test_a_whole_run_exits_with_0_and_leaves_no_secret(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("grpo ") and any(line.startswith("step 1/1  reward ") for line in lines)
+    assert lines[0].startswith("grpo ") and any(
+        line.startswith("step 1/1  reward ") for line in lines
+    )
     assert not any(line.lower().startswith("loss") for line in lines)
     files = [file for file in (tmp_path / "run").rglob("*") if file.is_file()]
     assert files and not [file for file in files if b"5ec2e7" in file.read_bytes()]
@@ -332,6 +406,7 @@ def test_a_disk_that_fails_is_one_line_and_exit_code_1(tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     assert main(["quickstart", *QUICK, "run_dir=/proc/run"]) == 1
     assert (
-        capsys.readouterr().err == "stopped: [Errno 2] No such file or directory: '/proc/run'; what was saved before "
+        capsys.readouterr().err
+        == "stopped: [Errno 2] No such file or directory: '/proc/run'; what was saved before "
         "stands\n"
     )

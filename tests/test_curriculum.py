@@ -29,11 +29,19 @@ def group(name: str, values: list[float], shaped: list[float] | None = None) -> 
 
 
 def curriculum(number: int = 6, **options) -> Curriculum:
-    return Curriculum(PromptStream([Prompt(f"p{i}", (i,), {}) for i in range(number)], 0), "correct", **options)
+    return Curriculum(
+        PromptStream([Prompt(f"p{i}", (i,), {}) for i in range(number)], 0), "correct", **options
+    )
 
 
 def test_the_first_groups_that_spread_are_trained_and_the_others_booked() -> None:
-    groups = [group("a", [1, 1]), group("b", [1, 0]), group("c", [0, 0]), group("d", [0, 1]), group("e", [0, 1])]
+    groups = [
+        group("a", [1, 1]),
+        group("b", [1, 0]),
+        group("c", [0, 0]),
+        group("d", [0, 1]),
+        group("e", [0, 1]),
+    ]
     assert curriculum(flat="drop").choose(groups, 2) == ({0: "flat", 2: "flat", 4: "cancelled"}, 0)
     assert curriculum(flat="refill").choose(groups, 5) == ({0: "flat", 2: "flat"}, 2)
     assert curriculum(flat="keep").choose(groups, 2) == ({}, 0)
@@ -58,14 +66,20 @@ def test_a_prompt_outside_the_band_waits_some_epochs_and_is_tried_again() -> Non
     order.learn([group("p1", [0, 0]), group("p2", [1, 0])])
     epochs = [(order.stream.epoch, prompt.id) for _ in range(40) for prompt in order.take(1)]
     tried = [epoch for epoch, name in epochs if name == "p1"]
-    assert tried and min(tried) == 3 and {name for epoch, name in epochs if epoch < 3} == {"p0", "p2", "p3"}
+    assert (
+        tried
+        and min(tried) == 3
+        and {name for epoch, name in epochs if epoch < 3} == {"p0", "p2", "p3"}
+    )
 
 
 def test_pass_rates_add_up_over_all_samples() -> None:
     order = curriculum()
     order.learn([group("p1", [1, 0, 0])])
     order.learn([group("p1", [1, 1, 1])])
-    assert order.history["p1"] == PassRate(4, 6, 1.0, 0) and order.history["p1"].overall == pytest.approx(2 / 3)
+    assert order.history["p1"] == PassRate(4, 6, 1.0, 0) and order.history[
+        "p1"
+    ].overall == pytest.approx(2 / 3)
 
 
 def test_a_refill_never_samples_a_prompt_twice_in_a_step() -> None:
@@ -95,7 +109,12 @@ def test_the_history_goes_through_json() -> None:
 EASY = ["sample.group_size=3", "sample.prompts=5"]
 VARIANTS = {
     "dapo, refilled": ["loss.preset=dapo", "loss.aggregation=token_mean", *EASY, "optim.updates=2"],
-    "scalerl, retiring": ["loss.preset=scalerl", *EASY, "sample.oversample=0.5", "advantage.retire_at=0.6"],
+    "scalerl, retiring": [
+        "loss.preset=scalerl",
+        *EASY,
+        "sample.oversample=0.5",
+        "advantage.retire_at=0.6",
+    ],
     "a band and a led entropy": [
         "data.pass_low=0.1",
         "data.pass_high=0.9",
@@ -112,7 +131,9 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_resumed_run_draws_and_learns_what_one_never_stopped_does(tmp_path: Path, variant: str) -> None:
+def test_a_resumed_run_draws_and_learns_what_one_never_stopped_does(
+    tmp_path: Path, variant: str
+) -> None:
     overrides = VARIANTS[variant]
     run(tmp_path / "whole", *overrides)
     trainer = Trainer(recipe(tmp_path / "cut", *overrides))
@@ -132,10 +153,15 @@ def test_refilled_groups_are_charged_in_tokens_and_ledger(tmp_path: Path) -> Non
     assert summary(tmp_path / "run")["tokens"]["sampled"] == sum(row["num_tokens"] for row in rows)
     for record in records(tmp_path / "run"):
         mine = [row for row in rows if row["step"] == record["step"]]
-        assert len({(row["prompt_id"], row["index"]) for row in mine}) == len(mine) == record["ledger/sampled"]
+        assert (
+            len({(row["prompt_id"], row["index"]) for row in mine})
+            == len(mine)
+            == record["ledger/sampled"]
+        )
         assert record["group/trained"] <= 5 and record["group/sampled"] <= 4 * 5
         assert (
-            record["ledger/trained"] == 3 * record["group/trained"] - record["ledger/truncated_masked"]
+            record["ledger/trained"]
+            == 3 * record["group/trained"] - record["ledger/truncated_masked"]
             or record["ledger/truncated_masked"]
         )
 
@@ -157,10 +183,18 @@ def test_a_teacher_pulls_the_policy_to_itself(tmp_path: Path) -> None:
     run(tmp_path / "teacher", "steps=6", "optim.lr=1e-3", "sample.prompts=16")
     teacher = tmp_path / "teacher" / "final"
     trainer = run(
-        tmp_path / "run", "loss.policy=none", f"loss.teacher={teacher}", "steps=6", "optim.lr=1e-3", "sample.prompts=16"
+        tmp_path / "run",
+        "loss.policy=none",
+        f"loss.teacher={teacher}",
+        "steps=6",
+        "optim.lr=1e-3",
+        "sample.prompts=16",
     )
     kls = [record["policy/teacher_kl"] for record in records(tmp_path / "run")]
-    assert kls[-1] < 0.7 * kls[0] and trainer.ledger["trained"] + trainer.ledger["flat"] == trainer.ledger["sampled"]
+    assert (
+        kls[-1] < 0.7 * kls[0]
+        and trainer.ledger["trained"] + trainer.ledger["flat"] == trainer.ledger["sampled"]
+    )
 
 
 def test_a_teacher_with_other_tokens_is_refused(tmp_path: Path) -> None:
@@ -173,10 +207,19 @@ def test_a_teacher_with_other_tokens_is_refused(tmp_path: Path) -> None:
 
 def test_all_truncated_and_masked_leaves_the_weights_as_they_were(tmp_path: Path) -> None:
     trainer = run(
-        tmp_path / "run", "sample.max_tokens=3", "advantage.mask_truncated=true", "loss.beta=0.1", "data.held_out=0"
+        tmp_path / "run",
+        "sample.max_tokens=3",
+        "advantage.mask_truncated=true",
+        "loss.beta=0.1",
+        "data.held_out=0",
     )
     first = Trainer(
-        Recipe.load(ROOT / "recipes" / "quickstart.yaml", "steps=0", f"run_dir={tmp_path / 'base'}", "data.held_out=0")
+        Recipe.load(
+            ROOT / "recipes" / "quickstart.yaml",
+            "steps=0",
+            f"run_dir={tmp_path / 'base'}",
+            "data.held_out=0",
+        )
     )
     list(first)
     assert trainer.ledger["truncated_masked"] == trainer.ledger["sampled"]
@@ -193,6 +236,11 @@ def test_every_preset_makes_updates_and_its_books_add_up(tmp_path: Path, preset:
     (record,) = list(trainer)
     assert record["update/made"] == 1 and record["update/grad_norm"] > 0
     assert (
-        record["correction/ess"] > 0.999 and record["correction/dropped"] == 0 and abs(record["correction/lost"]) < 1e-3
+        record["correction/ess"] > 0.999
+        and record["correction/dropped"] == 0
+        and abs(record["correction/lost"]) < 1e-3
     )
-    assert sum(n for book, n in trainer.ledger.items() if book != "sampled") == trainer.ledger["sampled"]
+    assert (
+        sum(n for book, n in trainer.ledger.items() if book != "sampled")
+        == trainer.ledger["sampled"]
+    )

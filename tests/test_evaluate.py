@@ -21,8 +21,12 @@ UNASKED = Score(None, status="not_applicable")
 
 
 def scored(*verdicts: Score, finish: str = "stop", name: str = "mine") -> ScoredGroup:
-    completions = tuple(Completion("x", (1,) * (i + 1), torch.zeros(i + 1), finish) for i in range(len(verdicts)))
-    return ScoredGroup(Prompt("p", (1,), {}), completions, verdicts, tuple({name: verdict} for verdict in verdicts))
+    completions = tuple(
+        Completion("x", (1,) * (i + 1), torch.zeros(i + 1), finish) for i in range(len(verdicts))
+    )
+    return ScoredGroup(
+        Prompt("p", (1,), {}), completions, verdicts, tuple({name: verdict} for verdict in verdicts)
+    )
 
 
 def result(*groups: ScoredGroup) -> Evaluation:
@@ -77,7 +81,9 @@ def test_one_prompt_has_no_spread_and_none_has_no_accuracy():
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=4), min_size=1, max_size=30))
+@given(
+    st.lists(st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=4), min_size=1, max_size=30)
+)
 def test_the_interval_holds_the_accuracy_and_is_the_same_each_time(values):
     accuracy, low, high = bootstrap(values)
     assert 0 <= low <= accuracy + 1e-12 and accuracy - 1e-12 <= high <= 1
@@ -102,7 +108,9 @@ def test_faults_are_counted_and_leave_the_accuracy():
 
 
 def test_a_timeout_and_no_answer_are_wrong_and_counted():
-    found = result(scored(Score(0.0, status="timeout"), Score(0.0, status="no_answer"), RIGHT, RIGHT))
+    found = result(
+        scored(Score(0.0, status="timeout"), Score(0.0, status="no_answer"), RIGHT, RIGHT)
+    )
     assert (found.accuracy, found.samples, found.faults) == (0.5, 4, 0)
 
 
@@ -123,7 +131,10 @@ def test_length_and_truncation_are_of_all_completions():
         scored(RIGHT, RIGHT, RIGHT, WRONG, finish="context"),
         scored(RIGHT, RIGHT),
     )
-    assert found.length == pytest.approx((1 + 2 + 1 + 2 + 3 + 4 + 1 + 2) / 8) and found.truncated == 0.75
+    assert (
+        found.length == pytest.approx((1 + 2 + 1 + 2 + 3 + 4 + 1 + 2) / 8)
+        and found.truncated == 0.75
+    )
 
 
 def test_parts_and_the_numbers_they_report_are_averaged_where_they_were_judged():
@@ -140,7 +151,9 @@ def test_parts_and_the_numbers_they_report_are_averaged_where_they_were_judged()
 
 def test_the_plain_values_hold_everything_but_the_completions():
     values = result(scored(RIGHT)).to_mapping()
-    assert "groups" not in values and values["accuracy"] == 1.0 and values["details"] == {"mine": 1.0}
+    assert (
+        "groups" not in values and values["accuracy"] == 1.0 and values["details"] == {"mine": 1.0}
+    )
     assert {"accuracy", "low", "high", "samples"} <= set(values)
 
 
@@ -162,12 +175,20 @@ def judge():
 
 
 def run(engine: Engine, judge: Judge, prompts, **changes) -> Evaluation:
-    settings = {"samples": 3, "max_tokens": 12, "sampling": Sampling(1.0, 0, 1.0, 0.0), "seed": 5, "reward": "mine"}
+    settings = {
+        "samples": 3,
+        "max_tokens": 12,
+        "sampling": Sampling(1.0, 0, 1.0, 0.0),
+        "seed": 5,
+        "reward": "mine",
+    }
     return evaluate(engine, judge, prompts, **{**settings, **changes})
 
 
 def written(evaluation: Evaluation) -> list[list[tuple[int, ...]]]:
-    return [[completion.token_ids for completion in group.completions] for group in evaluation.groups]
+    return [
+        [completion.token_ids for completion in group.completions] for group in evaluation.groups
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -191,13 +212,23 @@ def test_another_seed_draws_other_completions(engine, judge):
 def test_training_draws_between_two_evaluations_change_nothing(engine, judge):
     prompts = random_prompts(0, [3, 5])
     first = run(engine, judge, prompts)
-    list(engine.sample(prompts, group_size=4, max_tokens=12, sampling=Sampling(1.0, 0, 1.0, 0.0), seed=("train", 5, 1)))
+    list(
+        engine.sample(
+            prompts,
+            group_size=4,
+            max_tokens=12,
+            sampling=Sampling(1.0, 0, 1.0, 0.0),
+            seed=("train", 5, 1),
+        )
+    )
     torch.rand(10)
     assert written(run(engine, judge, prompts)) == written(first)
 
 
 def test_temperature_0_writes_the_same_in_every_sample(engine, judge):
-    found = written(run(engine, judge, random_prompts(0, [3, 5]), sampling=Sampling(0.0, 0, 1.0, 0.0)))
+    found = written(
+        run(engine, judge, random_prompts(0, [3, 5]), sampling=Sampling(0.0, 0, 1.0, 0.0))
+    )
     assert all(len(set(group)) == 1 for group in found)
 
 
@@ -209,4 +240,6 @@ def test_accuracy_is_what_the_judge_said_of_what_was_written(engine, judge):
 
 def test_an_interrupted_evaluation_gives_none_and_not_half_an_accuracy(engine, judge):
     asked = iter([False] * 3)
-    assert run(engine, judge, random_prompts(0, [3, 5]), interrupted=lambda: next(asked, True)) is None
+    assert (
+        run(engine, judge, random_prompts(0, [3, 5]), interrupted=lambda: next(asked, True)) is None
+    )

@@ -13,12 +13,24 @@ import pytest
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = ["sample.prompts=4", "sample.group_size=4", "sample.max_tokens=30", "data.held_out=8", "evaluate.samples=1"]
+SMALL = [
+    "sample.prompts=4",
+    "sample.group_size=4",
+    "sample.max_tokens=30",
+    "data.held_out=8",
+    "evaluate.samples=1",
+]
 
 
 def run(folder: Path, *command: str) -> str:
-    done = subprocess.run([sys.executable, *command], cwd=folder, text=True, capture_output=True, timeout=240,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        timeout=240,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -42,19 +54,32 @@ def test_the_reward_model_example_trains_on_a_model_held_by_a_worker(tmp_path: P
 
 
 def test_a_reward_in_a_file_can_be_named_by_its_path(tmp_path: Path) -> None:
-    printed = run(ROOT, "-m", "grpo.train", "recipes/quickstart.yaml", f"run_dir={tmp_path / 'run'}", "steps=1", *SMALL,
-                  "rewards.few_tries.use=examples/02_write_a_reward.py:few_tries")
+    printed = run(
+        ROOT,
+        "-m",
+        "grpo.train",
+        "recipes/quickstart.yaml",
+        f"run_dir={tmp_path / 'run'}",
+        "steps=1",
+        *SMALL,
+        "rewards.few_tries.use=examples/02_write_a_reward.py:few_tries",
+    )
     assert "1 x few_tries" in printed
 
 
-def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_notebook_runs_from_top_to_bottom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
     first = next(cell for cell in notebook.cells if cell.cell_type == "code")
     first.source = first.source.replace("STEPS = 20", "STEPS = 4").replace(
-        '"quickstart", ', '"quickstart", ' + ", ".join(f'"{override}"' for override in SMALL) + ", ")
+        '"quickstart", ', '"quickstart", ' + ", ".join(f'"{override}"' for override in SMALL) + ", "
+    )
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    printed = "".join(
+        output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])
+    )
     assert "before" in printed and "after" in printed and "completion/length" in printed
 
 

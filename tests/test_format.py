@@ -9,7 +9,13 @@ GOOD = "<think>\nI add.\n</think>\n<answer>\n4\n</answer>"
 
 @pytest.mark.parametrize(
     "text",
-    [GOOD, GOOD + "\n", "  " + GOOD, "<think>a</think><answer>b</answer>", "<think>1 < 2</think> <answer>∅</answer>"],
+    [
+        GOOD,
+        GOOD + "\n",
+        "  " + GOOD,
+        "<think>a</think><answer>b</answer>",
+        "<think>1 < 2</think> <answer>∅</answer>",
+    ],
 )
 def test_the_format_scores_one(text):
     assert think_format(text).value == 1.0

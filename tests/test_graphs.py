@@ -22,7 +22,7 @@ class Chain:
 
     @property
     def position_R(self):
-        return self.seen_R[:self.used]
+        return self.seen_R[: self.used]
 
     @property
     def signature(self):
@@ -32,7 +32,7 @@ class Chain:
         return [self.seen_R.data_ptr()]
 
     def advance_device(self, moving_R=None):
-        self.seen_R[:self.used] += 1 if moving_R is None else moving_R
+        self.seen_R[: self.used] += 1 if moving_R is None else moving_R
 
     def advance_host(self, steps=1):
         self.host += steps
@@ -46,7 +46,9 @@ def plain(chain, token, seed, limit, sampling, stops):
     tokens, logps, kepts = [], [], []
     while True:
         logits = chain.logits(torch.tensor([[token]]), torch.tensor([[len(tokens)]]))
-        new, logp, kept = sample(logits, torch.tensor([seed]), torch.tensor([len(tokens)]), sampling)
+        new, logp, kept = sample(
+            logits, torch.tensor([seed]), torch.tensor([len(tokens)]), sampling
+        )
         token = int(new)
         tokens.append(token)
         logps.append(float(logp))
@@ -55,12 +57,18 @@ def plain(chain, token, seed, limit, sampling, stops):
             return tokens, logps, kepts, STOPPED if token in stops else LIMIT
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.0), Sampling(0.8, 7, 0.9, 0.05)], ids=str)
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(0.0), Sampling(0.8, 7, 0.9, 0.05)], ids=str
+)
 @pytest.mark.parametrize("ring", [1, 4, 7])
 def test_many_steps_between_reads_book_what_a_plain_loop_books(sampling, ring, seed):
     rows, chain = 11, Chain(16)
     step = DecodeStep(chain.logits, chain, sampling, max_rows=16, ring=ring, stop_ids=(3, 19))
-    first, seed_R, limits = torch.randint(0, V, (rows,)).tolist(), seeds(rows, seed).tolist(), [1, 2, 20] * 4
+    first, seed_R, limits = (
+        torch.randint(0, V, (rows,)).tolist(),
+        seeds(rows, seed).tolist(),
+        [1, 2, 20] * 4,
+    )
     step.start(range(rows), first, seed_R, limits[:rows])
     steps, found = Steps(step, lambda: []), [([], [], []) for _ in range(rows)]
     states = [RUNNING] * rows
@@ -74,9 +82,13 @@ def test_many_steps_between_reads_book_what_a_plain_loop_books(sampling, ring, s
         states = read.state_R[:rows].tolist()
         assert read.state_R[rows:].eq(STOPPED).all() and not read.steps_R[rows:].any()
     for row in range(rows):
-        tokens, logps, kepts, state = plain(chain, first[row], seed_R[row], limits[row], sampling, (3, 19))
+        tokens, logps, kepts, state = plain(
+            chain, first[row], seed_R[row], limits[row], sampling, (3, 19)
+        )
         assert found[row][0] == tokens and states[row] == state
-        torch.testing.assert_close(torch.tensor(found[row][1:]), torch.tensor([logps, kepts]), atol=3e-6, rtol=1e-6)
+        torch.testing.assert_close(
+            torch.tensor(found[row][1:]), torch.tensor([logps, kepts]), atol=3e-6, rtol=1e-6
+        )
     assert steps.eager_because == "the device is no CUDA device" and steps.captures == 0
     assert chain.host % ring == 0 and chain.seen_R[rows:].sum() == 0
 
@@ -90,7 +102,11 @@ def test_a_row_that_fails_ends_alone(seed):
     chain.table[7] = chain.table[6]
     read = Steps(step, lambda: []).run(8, 3)
     assert read.state_R[:2].tolist() == [FAILED, LIMIT] and read.steps_R[:2].tolist() == [1, 3]
-    assert read.token_KR[0, 0] == -1 and read.logp_KR[0, 0].isnan() and read.token_KR[:, 1].tolist() == [7, 7, 7]
+    assert (
+        read.token_KR[0, 0] == -1
+        and read.logp_KR[0, 0].isnan()
+        and read.token_KR[:, 1].tolist() == [7, 7, 7]
+    )
 
 
 def test_rows_move_with_all_that_is_theirs_and_go_on(seed):
@@ -113,7 +129,9 @@ def test_rows_move_with_all_that_is_theirs_and_go_on(seed):
     assert third.token_KR[:, 3].tolist() == tokens[4:8] and third.token_KR[0, 1] == tokens[8]
 
 
-@pytest.mark.parametrize("rows, size", [(1, 8), (8, 8), (9, 16), (65, 96), (193, 256), (512, 512), (513, 1024)])
+@pytest.mark.parametrize(
+    "rows, size", [(1, 8), (8, 8), (9, 16), (65, 96), (193, 256), (512, 512), (513, 1024)]
+)
 def test_the_bucket_is_the_smallest_that_holds_the_rows(rows, size):
     assert bucket(rows) == size
 

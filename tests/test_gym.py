@@ -30,7 +30,12 @@ def judged(said, **columns):
 
 def test_no_verifier_that_evaluates_the_answer_is_called():
     assert not EVALUATES_THE_ANSWER & THEIRS
-    assert not (UNIQUE & THEIRS or UNIQUE & OURS.keys() or THEIRS & OURS.keys() or REFUSED.keys() & set(NAMES))
+    assert not (
+        UNIQUE & THEIRS
+        or UNIQUE & OURS.keys()
+        or THEIRS & OURS.keys()
+        or REFUSED.keys() & set(NAMES)
+    )
 
 
 def test_a_task_that_was_not_read_is_refused_with_a_sentence():
@@ -45,7 +50,9 @@ def test_the_names_are_known_and_not_listed():
     assert not any(name.startswith("gym-") for name in TASKS)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("reasoning_gym") is not None, reason="reasoning-gym is installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("reasoning_gym") is not None, reason="reasoning-gym is installed"
+)
 def test_where_the_package_is_missing_the_command_that_installs_it_is_named():
     with pytest.raises(ValueError, match="pip install reasoning-gym=="):
         load_task("gym-gcd").rows()
@@ -86,7 +93,13 @@ def test_our_own_rules_judge_what_theirs_would_evaluate(task, metadata, said, va
 
 
 def test_one_right_answer_is_compared_whole():
-    for said, value in (("1,234", 1), (" 1234 ", 1), ("1234 or 5", 0), ("it is 1234", 0), ("1235", 0)):
+    for said, value in (
+        ("1,234", 1),
+        (" 1234 ", 1),
+        ("1234 or 5", 0),
+        ("it is 1234", 0),
+        ("1235", 0),
+    ):
         assert judged(said, task="chain_sum", answer="1234", metadata={}).value == value, said
     assert judged("A B\nB A", task="maze", answer="a  b\nb a", metadata={}).value == 1
 

@@ -23,7 +23,9 @@ HEADS = {
 }
 
 
-def problem(rows: int, width: int, size: int, dtype=torch.float32, *, bias=False, peak=3.0, **numbers):
+def problem(
+    rows: int, width: int, size: int, dtype=torch.float32, *, bias=False, peak=3.0, **numbers
+):
     """(hidden_TD, head, target_T, g_T, e_T); of a third of the rows the target is all but certain."""
     weight_VD = peak * torch.randn(size, width) / width**0.5
     target_T = torch.randint(size, (rows,))
@@ -42,16 +44,25 @@ def doubled(head: Head) -> Head:
 def swept(function, hidden_TD, head, target_T, g_T, e_T, spans):
     """(logp, entropy, dL/dh, dL/dW, dL/db or None) in float64."""
     dtype = torch.promote_types(head.weight_VD.dtype, torch.float32)
-    made = Gradients(torch.ones_like(head.weight_VD, dtype=dtype),  # what is there already stays
-                     None if head.bias_V is None else torch.ones_like(head.bias_V, dtype=dtype))
+    made = Gradients(
+        torch.ones_like(head.weight_VD, dtype=dtype),  # what is there already stays
+        None if head.bias_V is None else torch.ones_like(head.bias_V, dtype=dtype),
+    )
 
     def coefficients(start, end, logp_R, entropy_R):
         assert len(logp_R) == end - start == len(entropy_R)
-        return g_T[start:end].to(logp_R.dtype), None if e_T is None else e_T[start:end].to(logp_R.dtype)
+        return g_T[start:end].to(logp_R.dtype), None if e_T is None else e_T[start:end].to(
+            logp_R.dtype
+        )
 
     found = function(hidden_TD, head, target_T, coefficients, made, spans)
-    parts = (found.logp_T, found.entropy_T, found.hidden_TD, made.weight_VD - 1,
-             None if made.bias_V is None else made.bias_V - 1)
+    parts = (
+        found.logp_T,
+        found.entropy_T,
+        found.hidden_TD,
+        made.weight_VD - 1,
+        None if made.bias_V is None else made.bias_V - 1,
+    )
     return [None if part is None else part.double() for part in parts]
 
 
@@ -78,8 +89,10 @@ def test_chunks_compute_the_specification_in_float64(name, with_entropy, shape, 
         if shape[2] > 1:
             compared(chunked.sweep, given, spans, logp=1e-11, gradient=1e-11)
         else:
-            assert all(part is None or (part.abs() < 1e-12).all() for part in
-                       swept(chunked.sweep, *given, spans))  # one token alone is certain
+            assert all(
+                part is None or (part.abs() < 1e-12).all()
+                for part in swept(chunked.sweep, *given, spans)
+            )  # one token alone is certain
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -89,15 +102,26 @@ def test_float32_keeps_its_digits(name, offset, seed):
     given = problem(50, 64, 1003, **HEADS[name])
     if offset and given[1].bias_V is not None and not given[1].softcap:
         given[1].bias_V.add_(offset)
-    compared(chunked.sweep, given, even_spans(50, 24), logp=5e-5 if offset else 2e-5, gradient=1e-4 if offset else 5e-6)
+    compared(
+        chunked.sweep,
+        given,
+        even_spans(50, 24),
+        logp=5e-5 if offset else 2e-5,
+        gradient=1e-4 if offset else 5e-6,
+    )
 
 
 def test_confident_rows_keep_their_gradient_in_float32(seed):
     hidden_TD, head, target_T, _, _ = problem(48, 64, 1003)
     g_T = torch.ones(48)
     spans = even_spans(48, 20)
-    found, expected = (swept(f, hidden_TD.to(d), h, target_T, g_T, None, spans) for f, d, h in
-                       ((chunked.sweep, torch.float32, head), (reference.sweep, torch.float64, doubled(head))))
+    found, expected = (
+        swept(f, hidden_TD.to(d), h, target_T, g_T, None, spans)
+        for f, d, h in (
+            (chunked.sweep, torch.float32, head),
+            (reference.sweep, torch.float64, doubled(head)),
+        )
+    )
     sure_T = expected[0] > -1e-6
     assert sure_T.sum() >= 3
     assert ((found[0] - expected[0])[sure_T] / expected[0][sure_T]).abs().max() < 4e-3
@@ -106,7 +130,9 @@ def test_confident_rows_keep_their_gradient_in_float32(seed):
     assert (plain[sure_T] == 0).any()  # where the plain formula has lost the token's gradient
 
 
-@pytest.mark.parametrize("dtype, logp, gradient", [(torch.bfloat16, 0.15, 0.03), (torch.float16, 2e-5, 2e-3)])
+@pytest.mark.parametrize(
+    "dtype, logp, gradient", [(torch.bfloat16, 0.15, 0.03), (torch.float16, 2e-5, 2e-3)]
+)
 def test_half_precision_weights_have_a_float32_gradient(dtype, logp, gradient, seed):
     """In bfloat16 a CPU's product rounds the logits themselves; float16 is taken up to float32."""
     given = problem(33, 32, 403, dtype, **HEADS["temperature"])
@@ -130,7 +156,9 @@ def test_rows_of_coefficient_zero_change_nothing_and_are_left_out_of_the_product
 
 def test_where_every_coefficient_is_zero_there_is_no_gradient(seed):
     hidden_TD, head, target_T, g_T, _ = problem(37, 40, 700)
-    *_, grad_TD, weight_VD, _ = swept(chunked.sweep, hidden_TD, head, target_T, 0 * g_T, None, [(0, 20), (20, 37)])
+    *_, grad_TD, weight_VD, _ = swept(
+        chunked.sweep, hidden_TD, head, target_T, 0 * g_T, None, [(0, 20), (20, 37)]
+    )
     assert not grad_TD.any() and not weight_VD.any()
 
 
@@ -174,7 +202,9 @@ def test_the_operator_has_the_specifications_gradient(name, frozen, seed):
             made = Head(weight_VD, bias_V, head.scale, head.softcap, head.temperature)
             logp_T, entropy_T = function(leaves[0], made, target_T)
             total = (g_T * logp_T).sum() + (0 if e is None else (e * entropy_T).sum())
-            results.append((logp_T.detach(), entropy_T.detach(), *torch.autograd.grad(total, leaves)))
+            results.append(
+                (logp_T.detach(), entropy_T.detach(), *torch.autograd.grad(total, leaves))
+            )
         for one, other in zip(*results):
             torch.testing.assert_close(one, other, atol=1e-11, rtol=1e-11)
 
@@ -186,8 +216,21 @@ def test_opcheck_finds_nothing(unit, bias, seed):
     weight_VD = head.weight_VD.requires_grad_(not unit)
     arguments = (hidden_TD.requires_grad_(), weight_VD, head.bias_V, target_T, 1.0, 0.0, 0.9, unit)
     torch.library.opcheck(torch.ops.grpo.head_logprob.default, arguments)
-    torch.library.opcheck(torch.ops.grpo.head_gradient.default,
-                          (hidden_TD.detach(), weight_VD.detach(), head.bias_V, target_T, g_T, e_T, 1.0, 0.0, 0.9, True))
+    torch.library.opcheck(
+        torch.ops.grpo.head_gradient.default,
+        (
+            hidden_TD.detach(),
+            weight_VD.detach(),
+            head.bias_V,
+            target_T,
+            g_T,
+            e_T,
+            1.0,
+            0.0,
+            0.9,
+            True,
+        ),
+    )
 
 
 def test_compile_and_checkpointing_see_through_the_operator(seed):
@@ -210,21 +253,31 @@ def test_compile_and_checkpointing_see_through_the_operator(seed):
 
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("family", [*FAMILIES, "cohere", "tied"])
-def test_the_head_of_each_architecture_is_found_and_says_what_the_model_says(family, lora, monkeypatch, seed):
+def test_the_head_of_each_architecture_is_found_and_says_what_the_model_says(
+    family, lora, monkeypatch, seed
+):
     options = {"tie_word_embeddings": True} if family == "tied" else {}
     if family == "cohere":
-        monkeypatch.setitem(FAMILIES, "cohere", {"logit_scale": 0.25, "use_qk_norm": False, "pad_token_id": 0})
+        monkeypatch.setitem(
+            FAMILIES, "cohere", {"logit_scale": 0.25, "use_qk_norm": False, "pad_token_id": 0}
+        )
     policy = tiny_policy("llama" if family == "tied" else family, seed % 1000, lora=lora, **options)
     assert policy.head is not None, policy.describe_head()
     assert policy.describe_head().startswith("log-probs: head chunked")
     prompt, *texts = random_prompts(seed, [9, 14, 3])
-    packed = pack([Row(i, 0, prompt.token_ids, t.token_ids, torch.zeros(0), 1.0, True, True, "") for i, t in
-                   enumerate(texts)])
+    packed = pack(
+        [
+            Row(i, 0, prompt.token_ids, t.token_ids, torch.zeros(0), 1.0, True, True, "")
+            for i, t in enumerate(texts)
+        ]
+    )
     with torch.no_grad():
         found = policy.token_stats(packed, 0.8)
         from grpo.attention import PackedLayout
 
-        logits = policy.logits(packed.token_P, packed.position_P, PackedLayout(packed), packed.source_T)
+        logits = policy.logits(
+            packed.token_P, packed.position_P, PackedLayout(packed), packed.source_T
+        )
     expected, entropy_T = token_logprob(logits[0], packed.target_T, 0.8)
     torch.testing.assert_close(found.logp_T, expected, atol=2e-5, rtol=0)
     torch.testing.assert_close(found.entropy_T, entropy_T, atol=2e-5, rtol=0)
@@ -241,8 +294,12 @@ def test_a_head_that_is_more_than_one_matrix_goes_on_through_its_own_logits(seed
             return 2 * super().forward(hidden)
 
     prompt, *texts = random_prompts(seed, [9, 14, 3])
-    packed = pack([Row(i, 0, prompt.token_ids, t.token_ids, torch.zeros(0), 1.0, True, True, "") for i, t in
-                   enumerate(texts)])
+    packed = pack(
+        [
+            Row(i, 0, prompt.token_ids, t.token_ids, torch.zeros(0), 1.0, True, True, "")
+            for i, t in enumerate(texts)
+        ]
+    )
     other, plain = tiny_policy("llama", 5), tiny_policy("llama", 5)
     other.model.lm_head.__class__ = Doubled
     other.model.lm_head.__dict__.pop("forward", None)  # which the policy may have put there
@@ -250,12 +307,16 @@ def test_a_head_that_is_more_than_one_matrix_goes_on_through_its_own_logits(seed
         plain.model.lm_head.weight.mul_(2)
     assert other.head is None and "not one plain matrix" in other.describe_head()
     one, two = gradients_of(other, packed), gradients_of(plain, packed)
-    torch.testing.assert_close(one["model.norm.weight"], two["model.norm.weight"], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        one["model.norm.weight"], two["model.norm.weight"], atol=1e-4, rtol=1e-4
+    )
 
 
 def test_a_scale_that_the_configuration_does_not_tell_is_noticed(seed):
     policy = tiny_policy("granite", seed % 1000)
     policy.base.config.get_text_config().logits_scaling = 1.0
     forward = policy.model.forward
-    policy.model.forward = lambda **kw: (lambda out: SimpleNamespace(logits=out.logits / 3))(forward(**kw))
+    policy.model.forward = lambda **kw: (lambda out: SimpleNamespace(logits=out.logits / 3))(
+        forward(**kw)
+    )
     assert policy.head is None and "differ by" in policy.describe_head()

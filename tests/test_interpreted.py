@@ -14,12 +14,34 @@ FILES = sorted(path.name for path in FOLDER.glob("test_*.py"))
 
 
 def interpret(file: str, marked: str, seed: int) -> None:
-    versions = [tuple(map(int, pytest.importorskip(name).__version__.split(".")[:2])) for name in ("triton", "numpy")]
+    versions = [
+        tuple(map(int, pytest.importorskip(name).__version__.split(".")[:2]))
+        for name in ("triton", "numpy")
+    ]
     if versions[0] < (3, 7) and versions[1] >= (2, 4):
         pytest.skip("the interpreter of Triton 3.6 cannot loop to a run-time bound with numpy 2.4")
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "GRPO_TEST_SEED": str(seed), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marked,
-                           str(FOLDER / file)], env=environment, capture_output=True, text=True)
+    environment = {
+        **os.environ,
+        "TRITON_INTERPRET": "1",
+        "GRPO_TEST_SEED": str(seed),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-m",
+            marked,
+            str(FOLDER / file),
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     print(done.stdout[-8000:], done.stderr[-2000:])
     assert done.returncode == 0 and " passed" in done.stdout and " skipped" not in done.stdout
 

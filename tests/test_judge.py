@@ -44,7 +44,18 @@ def by_text(text: str):
 def test_each_completion_gets_its_own_score_and_status_in_order():
     texts = ["one", "raise", "half", "nothing", "nan", "true", "none", "inf", "text", "list"]
     scored = judged(group(*map(completion, texts)), RewardSpec("mine", by_text, weight=2.0))
-    assert [score.value for score in scored.scores] == [2.0, None, 1.0, 0.0, None, 2.0, None, None, None, None]
+    assert [score.value for score in scored.scores] == [
+        2.0,
+        None,
+        1.0,
+        0.0,
+        None,
+        2.0,
+        None,
+        None,
+        None,
+        None,
+    ]
     assert [score.status for score in scored.scores] == [
         "scored",
         "fault",
@@ -57,7 +68,9 @@ def test_each_completion_gets_its_own_score_and_status_in_order():
         "fault",
         "fault",
     ]
-    assert [verdict["mine"].status for verdict in scored.verdicts] == [score.status for score in scored.scores]
+    assert [verdict["mine"].status for verdict in scored.verdicts] == [
+        score.status for score in scored.scores
+    ]
     assert "RuntimeError: broken on purpose" in scored.verdicts[1]["mine"].detail
     assert [c.text for c in scored.completions] == texts and scored.prompt.id == "p0"
 
@@ -82,13 +95,19 @@ def test_what_was_cancelled_or_failed_is_not_judged_and_moves_no_neighbours_scor
 
 
 def test_a_group_of_which_nothing_was_finished_asks_no_judge():
-    scored = judged(group(completion("one", "cancelled"), completion("one", "error")), RewardSpec("mine", by_text))
+    scored = judged(
+        group(completion("one", "cancelled"), completion("one", "error")),
+        RewardSpec("mine", by_text),
+    )
     assert [score.value for score in scored.scores] == [None, None] and scored.flat
 
 
 def wants(text: str, finish: str, num_tokens: int, answer: str, factor: float = 1.0) -> Score:
     """Reports what it was given."""
-    return Score(factor * num_tokens, parts={"long": float(finish == "length"), "right": float(text == answer)})
+    return Score(
+        factor * num_tokens,
+        parts={"long": float(finish == "length"), "right": float(text == answer)},
+    )
 
 
 def test_a_reward_sees_the_columns_the_finish_and_the_number_of_tokens():
@@ -108,7 +127,10 @@ def test_parts_that_do_not_apply_leave_the_sum_and_all_parts_null_leave_the_comp
     ]
     assert judged(group(completion("one"), kind="math", level=3), *specs).scores[0].value == 1.0
     assert judged(group(completion("one"), kind="code", level=2), *specs).scores[0].value == 0.5
-    assert judged(group(completion("one"), kind="code", level=3), *specs).scores[0].status == "not_applicable"
+    assert (
+        judged(group(completion("one"), kind="code", level=3), *specs).scores[0].status
+        == "not_applicable"
+    )
 
 
 def test_groups_may_be_waited_for_in_any_order():
@@ -141,7 +163,10 @@ def test_the_recipes_entries_arrive_as_they_stand():
 
 
 def test_a_callable_from_python_takes_the_place_of_the_entry_and_keeps_its_weight():
-    specs = reward_specs(recipe(mine={"use": "x", "weight": 3}, other={"use": "y"}), {"mine": by_text, "new": by_text})
+    specs = reward_specs(
+        recipe(mine={"use": "x", "weight": 3}, other={"use": "y"}),
+        {"mine": by_text, "new": by_text},
+    )
     assert {spec.name: (spec.use, spec.weight) for spec in specs} == {
         "mine": (by_text, 3.0),
         "other": ("y", 1.0),
@@ -150,14 +175,19 @@ def test_a_callable_from_python_takes_the_place_of_the_entry_and_keeps_its_weigh
 
 
 def test_no_reward_and_no_weight_are_refused():
-    with pytest.raises(RecipeError, match="rewards is empty; name one, e.g. rewards: {correct: {use: math_answer}}"):
+    with pytest.raises(
+        RecipeError, match="rewards is empty; name one, e.g. rewards: {correct: {use: math_answer}}"
+    ):
         reward_specs(recipe())
     with pytest.raises(RecipeError, match="every reward has weight 0"):
         reward_specs(recipe(a={"use": "x", "weight": 0}))
     assert len(reward_specs(recipe(a={"use": "x", "weight": -1}, b={"use": "y", "weight": 0}))) == 2
 
 
-ROWS = [{"prompt": "p", "answer": "1", "kind": "math"}, {"prompt": "q", "tests": "t", "kind": "code"}]
+ROWS = [
+    {"prompt": "p", "answer": "1", "kind": "math"},
+    {"prompt": "q", "tests": "t", "kind": "code"},
+]
 
 
 def refusal(spec: RewardSpec, rows=ROWS) -> str:
@@ -203,7 +233,9 @@ def test_a_reward_that_cannot_be_found_is_refused(use, words):
 
 def test_a_file_that_does_not_run_is_refused_with_its_error(tmp_path):
     (tmp_path / "bad.py").write_text("def f(text):\n    return 1 +\n")
-    assert "SyntaxError: invalid syntax (bad.py, line 2)" in refusal(RewardSpec("mine", f"{tmp_path}/bad.py:f"))
+    assert "SyntaxError: invalid syntax (bad.py, line 2)" in refusal(
+        RewardSpec("mine", f"{tmp_path}/bad.py:f")
+    )
 
 
 def test_an_unknown_calling_convention_is_refused():

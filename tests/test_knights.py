@@ -51,7 +51,10 @@ def test_every_puzzle_has_one_solution_which_is_its_answer(people):
             if all(is_true(claim, roles) == honest for claim, honest in zip(claims, roles))
         ]
         assert agreeing == solutions(claims) and len(agreeing) == 1
-        said = ", ".join(f"{name} is a {'knight' if honest else 'knave'}" for name, honest in zip(NAMES, agreeing[0]))
+        said = ", ".join(
+            f"{name} is a {'knight' if honest else 'knave'}"
+            for name, honest in zip(NAMES, agreeing[0])
+        )
         assert row["answer"] == said
 
 
@@ -64,7 +67,9 @@ def test_rows_do_not_repeat_and_do_not_depend_on_the_global_seed():
     assert TASKS["knights-and-knaves"].reward == "knights_and_knaves"
 
 
-@pytest.mark.parametrize("arguments", [{"people": 1}, {"people": 9}, {"count": 0}, {"people": 2, "count": 10**5}])
+@pytest.mark.parametrize(
+    "arguments", [{"people": 1}, {"people": 9}, {"count": 0}, {"people": 2, "count": 10**5}]
+)
 def test_what_cannot_be_made_is_refused(arguments):
     with pytest.raises(ValueError, match="knights-and-knaves"):
         load_task("knights-and-knaves").rows(**arguments)
@@ -122,6 +127,12 @@ def test_a_right_answer_that_did_not_end_by_itself_does_not_score():
 
 def test_the_reward_takes_linear_time():
     began = time.process_time()
-    for text in ("<answer>" * 20_000, "answer: " * 20_000, "knight " * 20_000, "Ada: " * 20_000, "answer" * 40_000):
+    for text in (
+        "<answer>" * 20_000,
+        "answer: " * 20_000,
+        "knight " * 20_000,
+        "Ada: " * 20_000,
+        "answer" * 40_000,
+    ):
         value(text)
     assert time.process_time() - began < 4

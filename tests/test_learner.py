@@ -28,11 +28,22 @@ VOCABULARY = 61
 TEMPERATURE = 0.9
 
 
-def tiny_policy(dtype: torch.dtype = torch.float64, lora: bool = False, dropout: float = 0.0, seed: int = 0) -> Policy:
+def tiny_policy(
+    dtype: torch.dtype = torch.float64, lora: bool = False, dropout: float = 0.0, seed: int = 0
+) -> Policy:
     torch.manual_seed(seed)
-    config = LlamaConfig(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, eos_token_id=1,
-                         initializer_range=0.2, attention_dropout=dropout)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        eos_token_id=1,
+        initializer_range=0.2,
+        attention_dropout=dropout,
+    )
     model = LlamaForCausalLM(config).to(dtype)
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w1", unk_token="w0")
@@ -44,10 +55,14 @@ def tiny_policy(dtype: torch.dtype = torch.float64, lora: bool = False, dropout:
     return Policy(model, tokenizer)
 
 
-def random_groups(num_groups: int = 5, group_size: int = 4, longest: int = 23, stop: int | None = 1) -> list[ScoredGroup]:
+def random_groups(
+    num_groups: int = 5, group_size: int = 4, longest: int = 23, stop: int | None = 1
+) -> list[ScoredGroup]:
     groups = []
     for g in range(num_groups):
-        prompt = Prompt(str(g), tuple(random.choices(range(2, VOCABULARY), k=random.randint(1, 19))), {})
+        prompt = Prompt(
+            str(g), tuple(random.choices(range(2, VOCABULARY), k=random.randint(1, 19))), {}
+        )
         completions, scores = [], []
         for _ in range(group_size):
             tokens = tuple(random.choices(range(2, VOCABULARY), k=random.randint(0, longest - 1)))
@@ -59,27 +74,50 @@ def random_groups(num_groups: int = 5, group_size: int = 4, longest: int = 23, s
     return groups
 
 
-def batch_of(groups: list[ScoredGroup], num_updates: int = 1, epochs: int = 1, kl: bool = False,
-             rule: str = "group_std") -> Batch:
-    return make_batch(groups, step_advantages(groups, rule, 1e-4), num_updates=num_updates, epochs=epochs,
-                      max_tokens=40, mask_truncated=False, flat_is_reached=kl)
+def batch_of(
+    groups: list[ScoredGroup],
+    num_updates: int = 1,
+    epochs: int = 1,
+    kl: bool = False,
+    rule: str = "group_std",
+) -> Batch:
+    return make_batch(
+        groups,
+        step_advantages(groups, rule, 1e-4),
+        num_updates=num_updates,
+        epochs=epochs,
+        max_tokens=40,
+        mask_truncated=False,
+        flat_is_reached=kl,
+    )
 
 
 def learner_of(policy: Policy, /, budget: int = 10**6, lr: float = 1e-3, **loss: object) -> Learner:
     section = LossSection(**{"aggregation": "sequence_mean", "correction": "none", **loss})
     optimizer = Optimizer(policy.trainable(), OptimSection(lr=lr, max_grad_norm=0.0), 10)
-    return Learner(policy, optimizer, section, temperature=TEMPERATURE, tokens_per_micro_batch=budget)
+    return Learner(
+        policy, optimizer, section, temperature=TEMPERATURE, tokens_per_micro_batch=budget
+    )
 
 
-def gradient(policy: Policy, update: Update, /, budget: int = 10**6, order: list[int] | None = None,
-             **loss: object) -> torch.Tensor:
+def gradient(
+    policy: Policy,
+    update: Update,
+    /,
+    budget: int = 10**6,
+    order: list[int] | None = None,
+    **loss: object,
+) -> torch.Tensor:
     """The gradient of one update, flattened, without the optimizer's step."""
     learner = learner_of(policy, budget, **loss)
     if order is not None:
         update = replace(update, rows=tuple(update.rows[i] for i in order))
     taken: list[torch.Tensor] = []
-    learner.optimizer.step = lambda: taken.append(  # the gradient as it stands when the optimizer would use it
-        torch.cat([g.double().flatten() for g in learner.optimizer.gradients()]).clone())
+    learner.optimizer.step = lambda: (
+        taken.append(  # the gradient as it stands when the optimizer would use it
+            torch.cat([g.double().flatten() for g in learner.optimizer.gradients()]).clone()
+        )
+    )
     learner.begin(Batch(update.rows, (update,)))
     learner.update(update)
     learner.optimizer.drop_gradients()
@@ -100,11 +138,13 @@ def slow_gradient(policy: Policy, batch: Batch, aggregation: str) -> torch.Tenso
         ids = torch.tensor([[*row.prompt_ids, *row.token_ids]])
         with KeepDouble():
             logp = (model(input_ids=ids).logits[0, :-1] / TEMPERATURE).log_softmax(-1)
-        taken = logp.gather(-1, ids[0, 1:, None])[len(row.prompt_ids) - 1:, 0]
+        taken = logp.gather(-1, ids[0, 1:, None])[len(row.prompt_ids) - 1 :, 0]
         surrogate = -(taken - taken.detach()).exp() * row.advantage
-        weight = {"sequence_mean": 1 / (len(counted) * row.num_tokens),
-                  "token_mean": 1 / sum(r.num_tokens for r in counted),
-                  "constant": 1 / (len(counted) * 40)}[aggregation]
+        weight = {
+            "sequence_mean": 1 / (len(counted) * row.num_tokens),
+            "token_mean": 1 / sum(r.num_tokens for r in counted),
+            "constant": 1 / (len(counted) * 40),
+        }[aggregation]
         total = total + weight * surrogate.sum()
     with KeepDouble():
         total.backward()
@@ -119,8 +159,15 @@ def test_the_gradient_is_that_of_the_plain_model_one_row_at_a_time(aggregation: 
 
 
 @pytest.mark.parametrize("lora", [False, True])
-@pytest.mark.parametrize("loss", [{}, {"aggregation": "token_mean", "epsilon_high": 0.28}, {"aggregation": "constant"},
-                                  {"beta": 0.05}])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {},
+        {"aggregation": "token_mean", "epsilon_high": 0.28},
+        {"aggregation": "constant"},
+        {"beta": 0.05},
+    ],
+)
 def test_the_gradient_does_not_change_with_the_micro_batch_split(loss: dict, lora: bool) -> None:
     policy, batch = tiny_policy(lora=lora), batch_of(random_groups(), kl="beta" in loss)
     whole = gradient(policy, batch.updates[0], **loss)
@@ -136,7 +183,10 @@ def test_micro_batches_keep_every_row_once_within_the_budget() -> None:
         assert sorted(row.index for chunk in chunks for row in chunk) == [row.index for row in rows]
         for chunk in chunks:
             prompts = {row.group: len(row.prompt_ids) for row in chunk}
-            assert len(chunk) == 1 or sum(prompts.values()) + sum(row.num_tokens for row in chunk) <= budget
+            assert (
+                len(chunk) == 1
+                or sum(prompts.values()) + sum(row.num_tokens for row in chunk) <= budget
+            )
 
 
 def test_the_gradient_does_not_change_with_the_order_of_rows() -> None:
@@ -154,9 +204,17 @@ def test_rows_that_do_not_count_change_nothing_whatever_they_hold() -> None:
     clean = gradient(policy, batch_of(groups).updates[0])
     garbage = ScoredGroup(
         Prompt("garbage", (5, 6), {}),
-        tuple(Completion("", tuple(random.choices(range(VOCABULARY), k=30)), torch.full((30,), torch.nan), finish)
-              for finish in ("error", "cancelled", "stop", "stop")),
-        tuple(Score(None, status="fault") for _ in range(4)))
+        tuple(
+            Completion(
+                "",
+                tuple(random.choices(range(VOCABULARY), k=30)),
+                torch.full((30,), torch.nan),
+                finish,
+            )
+            for finish in ("error", "cancelled", "stop", "stop")
+        ),
+        tuple(Score(None, status="fault") for _ in range(4)),
+    )
     assert difference(gradient(policy, batch_of([*groups, garbage]).updates[0]), clean) < 1e-10
 
 
@@ -173,13 +231,18 @@ def test_a_flat_group_is_not_forwarded_but_stays_in_the_denominators() -> None:
 def test_a_flat_group_is_forwarded_where_a_kl_reaches_it() -> None:
     groups = [replace(group, scores=(Score(1.0),) * 4) for group in random_groups(2)]
     batch = batch_of(groups, kl=True)
-    assert all(row.forwarded for row in batch.rows) and all(row.book == "flat" for row in batch.rows)
+    assert all(row.forwarded for row in batch.rows) and all(
+        row.book == "flat" for row in batch.rows
+    )
 
 
 def test_the_stop_token_is_trained() -> None:
     policy = tiny_policy()
     prompt = Prompt("p", (7, 8, 9), {})
-    ends = [Completion("", (1,), torch.zeros(1), "stop", 1), Completion("", (5,), torch.zeros(1), "length")]
+    ends = [
+        Completion("", (1,), torch.zeros(1), "stop", 1),
+        Completion("", (5,), torch.zeros(1), "length"),
+    ]
     group = ScoredGroup(prompt, tuple(ends), (Score(1.0), Score(0.0)))
     learner = learner_of(policy, lr=1e-2)
     before = next_token_logp(policy, prompt, 1)
@@ -193,14 +256,24 @@ def next_token_logp(policy: Policy, prompt: Prompt, token: int) -> float:
     model = copy.deepcopy(policy.base)
     model.set_attn_implementation("eager")
     with torch.no_grad():
-        return model(input_ids=torch.tensor([prompt.token_ids])).logits[0, -1].log_softmax(-1)[token].item()
+        return (
+            model(input_ids=torch.tensor([prompt.token_ids]))
+            .logits[0, -1]
+            .log_softmax(-1)[token]
+            .item()
+        )
 
 
 def test_the_filler_of_a_short_batch_gets_no_gradient() -> None:
     policy = tiny_policy()
-    group = ScoredGroup(Prompt("p", (7,), {}), (Completion("", (1,), torch.zeros(1), "stop"),
-                                                Completion("", (5,), torch.zeros(1), "stop")),
-                        (Score(1.0), Score(0.0)))
+    group = ScoredGroup(
+        Prompt("p", (7,), {}),
+        (
+            Completion("", (1,), torch.zeros(1), "stop"),
+            Completion("", (5,), torch.zeros(1), "stop"),
+        ),
+        (Score(1.0), Score(0.0)),
+    )
     learner = learner_of(policy)
     learner.optimizer.step = lambda: None
     batch = batch_of([group])
@@ -241,7 +314,7 @@ def slow_logp(policy: Policy, row: Row) -> torch.Tensor:
     ids = torch.tensor([[*row.prompt_ids, *row.token_ids]])
     with torch.no_grad(), KeepDouble():
         logp = (model(input_ids=ids).logits[0, :-1] / TEMPERATURE).log_softmax(-1)
-    return logp.gather(-1, ids[0, 1:, None])[len(row.prompt_ids) - 1:, 0]
+    return logp.gather(-1, ids[0, 1:, None])[len(row.prompt_ids) - 1 :, 0]
 
 
 def test_the_samplers_log_probs_become_old_logp_only_when_the_recipe_says_so() -> None:
@@ -352,7 +425,11 @@ def test_a_cancelled_completion_is_booked_and_never_learnt_from() -> None:
     scores = [*group.scores[:1], Score(None, status="not_applicable"), *group.scores[2:]]
     batch = batch_of([ScoredGroup(group.prompt, tuple(completions), tuple(scores))])
     assert batch.ledger["cancelled"] == 1 and not batch.rows[1].mask
-    assert sum(batch.ledger[book] for book in batch.ledger if book != "sampled") == batch.ledger["sampled"] == 4
+    assert (
+        sum(batch.ledger[book] for book in batch.ledger if book != "sampled")
+        == batch.ledger["sampled"]
+        == 4
+    )
 
 
 def test_groups_become_batches_without_losing_a_completion() -> None:
@@ -365,7 +442,17 @@ def test_groups_become_batches_without_losing_a_completion() -> None:
 class Waits(TorchFunctionMode):
     """Counts what would make the host wait for a device. `nonzero`, of the host's packing, counts on a GPU alone."""
 
-    NAMES = {"item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__", "is_nonzero"}
+    NAMES = {
+        "item",
+        "tolist",
+        "cpu",
+        "numpy",
+        "__bool__",
+        "__float__",
+        "__int__",
+        "__index__",
+        "is_nonzero",
+    }
 
     def __init__(self) -> None:
         super().__init__()
@@ -378,10 +465,21 @@ class Waits(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("loss", [{}, {"beta": 0.1}, {"policy": "cispo", "correction": "token"}, {"policy": "gspo"},
-                                  {"entropy": 0.01}])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {},
+        {"beta": 0.1},
+        {"policy": "cispo", "correction": "token"},
+        {"policy": "gspo"},
+        {"entropy": 0.01},
+    ],
+)
 def test_an_update_waits_for_the_device_once(loss: dict) -> None:
-    policy, batch = tiny_policy(torch.float32), batch_of(random_groups(), kl=bool({"beta", "entropy"} & set(loss)))
+    policy, batch = (
+        tiny_policy(torch.float32),
+        batch_of(random_groups(), kl=bool({"beta", "entropy"} & set(loss))),
+    )
     learner = learner_of(policy, 60, **loss)
     rows = [row for row in batch.updates[0].rows if row.forwarded]
     assert len(micro_batches(rows, 60)) > 2 and policy.head is not None
@@ -392,28 +490,64 @@ def test_an_update_waits_for_the_device_once(loss: dict) -> None:
 
 
 @pytest.mark.parametrize("policy_loss", sorted(POLICIES))
-def test_a_loss_that_is_not_said_to_span_completions_is_the_sum_of_its_tokens(policy_loss: str) -> None:
+def test_a_loss_that_is_not_said_to_span_completions_is_the_sum_of_its_tokens(
+    policy_loss: str,
+) -> None:
     """What `by_row` says decides whether a chunk of the head may cut a completion."""
     torch.manual_seed(0)
     lengths = (5, 1, 7, 4)
-    number, settings = sum(lengths), LossSection(policy=policy_loss, correction="token", divergence=0.02)
+    number, settings = (
+        sum(lengths),
+        LossSection(policy=policy_loss, correction="token", divergence=0.02),
+    )
     objective = Objective(settings)
     logp_T = -torch.rand(number, dtype=torch.float64)
     near = [logp_T + 0.4 * torch.randn(number, dtype=torch.float64) for _ in range(3)]
     advantage_T = torch.randn(4, dtype=torch.float64).repeat_interleave(torch.tensor(lengths))
-    terms = Terms(lengths, torch.rand(number, dtype=torch.float64), near[0], advantage_T, near[1], near[2], None, None,
-                  torch.rand(number) < 0.5)
+    terms = Terms(
+        lengths,
+        torch.rand(number, dtype=torch.float64),
+        near[0],
+        advantage_T,
+        near[1],
+        near[2],
+        None,
+        None,
+        torch.rand(number) < 0.5,
+    )
     whole = objective.coefficients(terms, logp_T, 1.0)
-    parts = torch.cat([objective.coefficients(terms.span(a, a + 3), logp_T[a:a + 3], 1.0) for a in range(0, number, 3)])
-    assert torch.allclose(parts, whole[:len(parts)], atol=1e-12, rtol=0) == (not POLICIES[policy_loss].by_row)
+    parts = torch.cat(
+        [
+            objective.coefficients(terms.span(a, a + 3), logp_T[a : a + 3], 1.0)
+            for a in range(0, number, 3)
+        ]
+    )
+    assert torch.allclose(parts, whole[: len(parts)], atol=1e-12, rtol=0) == (
+        not POLICIES[policy_loss].by_row
+    )
 
 
-@pytest.mark.parametrize("loss", [{}, {"policy": "gspo"}, {"policy": "kimi", "entropy": 0.02}, {"beta": 0.05},
-                                  {"correction": "sequence"}, {"entropy": 0.05}, {"off_policy_mask": 0.01}])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {},
+        {"policy": "gspo"},
+        {"policy": "kimi", "entropy": 0.02},
+        {"beta": 0.05},
+        {"correction": "sequence"},
+        {"entropy": 0.05},
+        {"off_policy_mask": 0.01},
+    ],
+)
 @pytest.mark.parametrize("lora", [False, True])
-def test_small_chunks_of_the_head_change_no_gradient(loss: dict, lora: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_chunks_of_the_head_change_no_gradient(
+    loss: dict, lora: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One pass with completions cut, one pass of whole completions, and after the whole: the same update."""
-    policy, batch = tiny_policy(lora=lora), batch_of(random_groups(), kl=bool({"beta", "entropy"} & set(loss)))
+    policy, batch = (
+        tiny_policy(lora=lora),
+        batch_of(random_groups(), kl=bool({"beta", "entropy"} & set(loss))),
+    )
     found = []
     for rows in (4096, 23, 5):
         monkeypatch.setattr("grpo.kernels.head.spec.MIN_CHUNK", rows)

@@ -16,7 +16,14 @@ from tiny import FAMILIES, byte_tokenizer, random_prompts, tiny_model, tiny_poli
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grpo.loading import gguf_file, load_config, load_model, load_tokenizer, stacked_weights, with_adapters
+from grpo.loading import (
+    gguf_file,
+    load_config,
+    load_model,
+    load_tokenizer,
+    stacked_weights,
+    with_adapters,
+)
 from grpo.pack import make_batch
 from grpo.policy import Policy
 from grpo.recipe import LoraSection, ModelSection, RecipeError
@@ -53,10 +60,21 @@ def write_gguf(path: Path, model, *, tied: bool = True) -> Path:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_chat_template(CHAT)
-    names = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-             "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
-             "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
-    heads = {"self_attn.q_proj": config.num_attention_heads, "self_attn.k_proj": config.num_key_value_heads}
+    names = {
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+    }
+    heads = {
+        "self_attn.q_proj": config.num_attention_heads,
+        "self_attn.k_proj": config.num_key_value_heads,
+    }
     writer.add_tensor("token_embd.weight", weights["model.embed_tokens.weight"].numpy())
     writer.add_tensor("output_norm.weight", weights["model.norm.weight"].numpy())
     if not tied:
@@ -104,7 +122,10 @@ def plain_again(model):
 def test_a_gguf_file_brings_its_tokenizer_its_chat_template_and_its_end_token(tmp_path):
     section = ModelSection(name=str(write_gguf(tmp_path / "tiny.gguf", tiny_bytes_model())))
     tokenizer = load_tokenizer(section)
-    assert tokenizer("az!", add_special_tokens=False)["input_ids"] == byte_tokenizer()("az!")["input_ids"]
+    assert (
+        tokenizer("az!", add_special_tokens=False)["input_ids"]
+        == byte_tokenizer()("az!")["input_ids"]
+    )
     assert tokenizer.chat_template == CHAT
     policy = Policy.load(section, tokenizer=tokenizer)
     assert 2 in policy.stop_ids and policy.context == 512
@@ -122,9 +143,15 @@ def test_a_folder_with_one_gguf_file_is_a_model_and_one_with_two_asks_which(tmp_
 def test_a_policy_from_gguf_samples_and_trains_as_any_other(tmp_path):
     section = ModelSection(name=str(write_gguf(tmp_path / "tiny.gguf", tiny_bytes_model())))
     policy = Policy.load(section)
-    groups = [g for _, g in Engine(policy).sample(random_prompts(0, [5]), group_size=4, max_tokens=6,
-                                                  sampling=Sampling(), seed=(0,))]
-    assert len(groups[0].completions) == 4 and all(p.requires_grad for p in policy.trainable().values())
+    groups = [
+        g
+        for _, g in Engine(policy).sample(
+            random_prompts(0, [5]), group_size=4, max_tokens=6, sampling=Sampling(), seed=(0,)
+        )
+    ]
+    assert len(groups[0].completions) == 4 and all(
+        p.requires_grad for p in policy.trainable().values()
+    )
 
 
 # ---- tokens -----------------------------------------------------------------------------------------------------
@@ -142,15 +169,35 @@ def test_where_padding_is_the_end_token_the_end_is_still_trained():
     tokenizer = tiny_tokenizer()
     tokenizer.pad_token = tokenizer.eos_token
     policy = tiny_policy(tokenizer=tokenizer, peak=1.0)
-    group = next(g for _, g in Engine(policy).sample(random_prompts(0, [4]), group_size=64, max_tokens=60,
-                                                     sampling=Sampling(), seed=(0,)))
+    group = next(
+        g
+        for _, g in Engine(policy).sample(
+            random_prompts(0, [4]), group_size=64, max_tokens=60, sampling=Sampling(), seed=(0,)
+        )
+    )
     ended = [i for i, c in enumerate(group.completions) if c.finish == "stop"]
-    assert ended and all(group.completions[i].token_ids[-1] == tokenizer.pad_token_id for i in ended)
-    scored = ScoredGroup(group.prompt, group.completions, tuple(Score(1.0) for _ in group.completions),
-                         tuple({} for _ in group.completions))
-    batch = make_batch([scored], [[1.0] * 64], num_updates=1, epochs=1, max_tokens=60, mask_truncated=False,
-                       flat_is_reached=False)
-    assert all(batch.rows[i].token_ids[-1] == tokenizer.pad_token_id and batch.rows[i].forwarded for i in ended)
+    assert ended and all(
+        group.completions[i].token_ids[-1] == tokenizer.pad_token_id for i in ended
+    )
+    scored = ScoredGroup(
+        group.prompt,
+        group.completions,
+        tuple(Score(1.0) for _ in group.completions),
+        tuple({} for _ in group.completions),
+    )
+    batch = make_batch(
+        [scored],
+        [[1.0] * 64],
+        num_updates=1,
+        epochs=1,
+        max_tokens=60,
+        mask_truncated=False,
+        flat_is_reached=False,
+    )
+    assert all(
+        batch.rows[i].token_ids[-1] == tokenizer.pad_token_id and batch.rows[i].forwarded
+        for i in ended
+    )
 
 
 def test_every_end_token_of_the_generation_config_ends_a_completion():
@@ -158,8 +205,12 @@ def test_every_end_token_of_the_generation_config_ends_a_completion():
     model.generation_config.eos_token_id = [2, 7, 11]
     policy = Policy(model, tiny_tokenizer())
     assert {2, 7, 11} <= policy.stop_ids
-    group = next(g for _, g in Engine(policy).sample(random_prompts(0, [4]), group_size=64, max_tokens=80,
-                                                     sampling=Sampling(), seed=(0,)))
+    group = next(
+        g
+        for _, g in Engine(policy).sample(
+            random_prompts(0, [4]), group_size=64, max_tokens=80, sampling=Sampling(), seed=(0,)
+        )
+    )
     assert {c.stop for c in group.completions if c.finish == "stop"} == {2, 7, 11}
     assert all(not {2, 7, 11} & set(c.token_ids[:-1]) for c in group.completions)
 
@@ -210,14 +261,18 @@ def test_adapters_train_every_target_and_the_merged_folder_computes_the_same(tmp
 
 
 def test_experts_alone_can_be_targeted_by_name():
-    adapted = with_adapters(tiny_model("mixtral", 0), LoraSection(rank=2, targets=["down_proj", "q_proj"]))
+    adapted = with_adapters(
+        tiny_model("mixtral", 0), LoraSection(rank=2, targets=["down_proj", "q_proj"])
+    )
     trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
     assert any("experts" in name for name in trained) and any("q_proj" in name for name in trained)
     assert not any("k_proj" in name for name in trained)
 
 
 def test_a_target_that_the_model_lacks_is_refused_with_those_it_has():
-    with pytest.raises(RecipeError, match="lora.targets names query, which this model does not have.*q_proj"):
+    with pytest.raises(
+        RecipeError, match="lora.targets names query, which this model does not have.*q_proj"
+    ):
         with_adapters(tiny_model("llama", 0), LoraSection(targets=["q_proj", "query"]))
 
 
@@ -235,7 +290,9 @@ def test_a_four_bit_base_without_bitsandbytes_is_refused(tmp_path, monkeypatch):
     tiny_model("llama", 0).save_pretrained(tmp_path)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None)
-    with pytest.raises(RecipeError, match="needs the package bitsandbytes.*take model.quantize out"):
+    with pytest.raises(
+        RecipeError, match="needs the package bitsandbytes.*take model.quantize out"
+    ):
         load_model(ModelSection(name=str(tmp_path), quantize="nf4", lora=LoraSection()))
 
 
@@ -243,7 +300,9 @@ def test_adapters_on_a_four_bit_base_train_and_are_saved_on_the_dequantised_mode
     pytest.importorskip("bitsandbytes")
     tiny_model("llama", 0, hidden_size=64, intermediate_size=128).save_pretrained(tmp_path / "base")
     tiny_tokenizer().save_pretrained(tmp_path / "base")
-    section = ModelSection(name=str(tmp_path / "base"), quantize="nf4", lora=LoraSection(rank=4, alpha=8.0))
+    section = ModelSection(
+        name=str(tmp_path / "base"), quantize="nf4", lora=LoraSection(rank=4, alpha=8.0)
+    )
     policy = Policy.load(section)
     assert {type(m).__name__ for m in policy.base.modules()} >= {"Linear4bit"}
     with torch.no_grad():
@@ -257,16 +316,21 @@ def test_adapters_on_a_four_bit_base_train_and_are_saved_on_the_dequantised_mode
     policy.save(tmp_path / "final")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "final")
     assert "Linear4bit" not in {type(m).__name__ for m in again.modules()}
-    assert (again(ids).logits - live).abs().mean() < 0.03 < live.abs().mean()  # bitsandbytes rounds its products
+    assert (
+        (again(ids).logits - live).abs().mean() < 0.03 < live.abs().mean()
+    )  # bitsandbytes rounds its products
 
 
 # ---- what cannot be loaded ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, words", [
-    ("nowhere.gguf", "names .*nowhere.gguf, but there is no such file"),
-    ("./nowhere", "there is no such folder"),
-])
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("nowhere.gguf", "names .*nowhere.gguf, but there is no such file"),
+        ("./nowhere", "there is no such folder"),
+    ],
+)
 def test_a_path_where_nothing_is_is_named(tmp_path, name, words):
     with pytest.raises(RecipeError, match=words):
         load_config(ModelSection(name=str(tmp_path) + "/" + name))
@@ -274,13 +338,17 @@ def test_a_path_where_nothing_is_is_named(tmp_path, name, words):
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(RecipeError, match="is neither a folder with a config.json nor a model that the hub gives"):
+    with pytest.raises(
+        RecipeError, match="is neither a folder with a config.json nor a model that the hub gives"
+    ):
         load_config(ModelSection(name=str(tmp_path)))
 
 
 def test_a_model_folder_without_tokenizer_says_how_to_add_one(tmp_path):
     tiny_model("llama", 0).save_pretrained(tmp_path)
-    with pytest.raises(RecipeError, match="has no tokenizer that can be loaded.*tokenizer.save_pretrained"):
+    with pytest.raises(
+        RecipeError, match="has no tokenizer that can be loaded.*tokenizer.save_pretrained"
+    ):
         load_tokenizer(ModelSection(name=str(tmp_path)))
 
 
@@ -311,10 +379,17 @@ except ValueError as error:
 
 
 def ask_the_hub(endpoint: str, home: Path) -> str:
-    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "PYTHONPATH": str(ROOT),
-                   "no_proxy": "127.0.0.1"}
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "PYTHONPATH": str(ROOT),
+        "no_proxy": "127.0.0.1",
+    }
     environment.pop("HF_HUB_OFFLINE", None)
-    return subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, env=environment).stdout
+    return subprocess.run(
+        [sys.executable, "-c", ASK], capture_output=True, text=True, env=environment
+    ).stdout
 
 
 @pytest.mark.slow  # a process of its own
@@ -332,9 +407,14 @@ def test_a_gated_model_says_how_to_be_let_in(tmp_path):
 @pytest.mark.slow  # the hub's client tries for half a minute
 def test_a_hub_that_cannot_be_reached_is_said_to_be_so(tmp_path):
     said = ask_the_hub("http://127.0.0.1:9", tmp_path)
-    assert "some/model is no folder here, and the hub cannot be reached; check the connection" in said
+    assert (
+        "some/model is no folder here, and the hub cannot be reached; check the connection" in said
+    )
 
 
 def test_a_tokenizer_saved_beside_the_model_loads_again(tmp_path):
     byte_tokenizer().save_pretrained(tmp_path)
-    assert AutoTokenizer.from_pretrained(tmp_path)("ab")["input_ids"] == byte_tokenizer()("ab")["input_ids"]
+    assert (
+        AutoTokenizer.from_pretrained(tmp_path)("ab")["input_ids"]
+        == byte_tokenizer()("ab")["input_ids"]
+    )

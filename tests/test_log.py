@@ -30,11 +30,16 @@ RECORD = {
     "ledger/faulted": 0,
     "seconds/step": 1.5,
 }
-ONE, TWO = Score(1.0, parts={"inner": 0.5}), Score(None, status="fault", detail="RuntimeError: broken")
+ONE, TWO = (
+    Score(1.0, parts={"inner": 0.5}),
+    Score(None, status="fault", detail="RuntimeError: broken"),
+)
 
 
 def scored(*verdicts: Score, text: str = "x") -> ScoredGroup:
-    completions = tuple(Completion(f"{text}{i}", (5, 6, 2), torch.zeros(3), "stop", 2) for i in range(len(verdicts)))
+    completions = tuple(
+        Completion(f"{text}{i}", (5, 6, 2), torch.zeros(3), "stop", 2) for i in range(len(verdicts))
+    )
     return ScoredGroup(
         Prompt("p7", (1,), {"secret": "truth"}, "the prompt"),
         completions,
@@ -49,7 +54,10 @@ def rows(file: Path) -> list[dict]:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
-    return [json.loads(line, parse_constant=refuse) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line, parse_constant=refuse)
+        for line in file.read_text(encoding="utf-8").splitlines()
+    ]
 
 
 @pytest.fixture
@@ -79,7 +87,11 @@ def test_a_step_writes_its_record_and_every_completion_with_parts_and_status(log
         "statuses": {"mine": "scored"},
         "detail": "",
     }
-    assert (found[1]["reward"], found[1]["status"], found[1]["parts"]) == (None, "fault", {"mine": None})
+    assert (found[1]["reward"], found[1]["status"], found[1]["parts"]) == (
+        None,
+        "fault",
+        {"mine": None},
+    )
     assert found[1]["detail"] == {"mine": "RuntimeError: broken"}
 
 
@@ -92,40 +104,67 @@ def test_steps_are_added_at_the_end(log, tmp_path):
 
 def test_a_completion_that_was_never_judged_is_written_too():
     group = scored(ONE)
-    unjudged = ScoredGroup(group.prompt, group.completions, (Score(None, status="not_applicable", detail="cancelled"),))
+    unjudged = ScoredGroup(
+        group.prompt, group.completions, (Score(None, status="not_applicable", detail="cancelled"),)
+    )
     (row,) = sample_rows(1, unjudged)
     assert (row["status"], row["parts"], row["detail"]) == ("not_applicable", {}, "cancelled")
 
 
 def test_what_is_not_finite_becomes_null(log, tmp_path):
-    log.step({**RECORD, "policy/kl": math.nan, "x": [math.inf, {"y": -math.inf, "z": 1}]}, [scored(ONE)], 1)
+    log.step(
+        {**RECORD, "policy/kl": math.nan, "x": [math.inf, {"y": -math.inf, "z": 1}]},
+        [scored(ONE)],
+        1,
+    )
     (found,) = rows(tmp_path / "metrics.jsonl")
     assert found["policy/kl"] is None and found["x"] == [None, {"y": None, "z": 1}]
     assert finite((1, True, None, "s", 2.5)) == [1, True, None, "s", 2.5]
 
 
 def test_any_text_is_one_line_of_json_and_comes_back_as_it_was(log, tmp_path):
-    texts = ["a\nb\r\tc", "\u2028\u2029\x85", '"\\', "\x00\x1b[31m", "雪 \U0001f600", "half \ud83d a pair"]
+    texts = [
+        "a\nb\r\tc",
+        "\u2028\u2029\x85",
+        '"\\',
+        "\x00\x1b[31m",
+        "雪 \U0001f600",
+        "half \ud83d a pair",
+    ]
     log.step(RECORD, [scored(ONE, text=text) for text in texts], 1)
     lines = (tmp_path / "samples.jsonl").read_bytes().split(b"\n")
-    assert [json.loads(line)["completion"] for line in lines if line] == [text + "0" for text in texts]
+    assert [json.loads(line)["completion"] for line in lines if line] == [
+        text + "0" for text in texts
+    ]
 
 
 def test_the_line_leads_with_the_reward_and_never_says_loss(log):
     line = log.line(RECORD, 100)
-    assert line == "step   3/100  reward 0.250  length 12.5  flat 50%  entropy 0.75  drift 3e-07  1.5 s"
+    assert (
+        line
+        == "step   3/100  reward 0.250  length 12.5  flat 50%  entropy 0.75  drift 3e-07  1.5 s"
+    )
     assert "loss" not in line
 
 
 def test_the_line_shows_the_held_out_accuracy_after_an_evaluation_and_faults_where_there_are(log):
-    log.evaluation(2, summarise([scored(ONE, ONE), scored(Score(0.0), ONE)], "mine", 0, 0.0), "after step 2")
+    log.evaluation(
+        2, summarise([scored(ONE, ONE), scored(Score(0.0), ONE)], "mine", 0, 0.0), "after step 2"
+    )
     assert log.line(RECORD, 9).startswith("step 3/9  reward 0.250  held-out 75.0%  length")
     assert "faults 4" in log.line({**RECORD, "ledger/faulted": 4}, 9)
 
 
 def test_a_step_without_update_and_without_scores_has_a_line(log):
     line = log.line(
-        {**RECORD, "update/made": 0, "policy/entropy": math.nan, "policy/drift": None, "reward/mean": math.nan}, 9
+        {
+            **RECORD,
+            "update/made": 0,
+            "policy/entropy": math.nan,
+            "policy/drift": None,
+            "reward/mean": math.nan,
+        },
+        9,
     )
     assert "reward nan" in line and "entropy" not in line and "drift" not in line
 
@@ -133,7 +172,9 @@ def test_a_step_without_update_and_without_scores_has_a_line(log):
 def test_an_evaluation_is_said_and_its_completions_written_apart(log, tmp_path, capsys):
     log.evaluation(0, summarise([scored(ONE, TWO)], "mine", 6, 1.0), "before training")
     said = capsys.readouterr().out
-    assert said.startswith("held-out before training: 100.0 % [100.0, 100.0] (1 prompts x 2 samples)")
+    assert said.startswith(
+        "held-out before training: 100.0 % [100.0, 100.0] (1 prompts x 2 samples)"
+    )
     assert "1 not scored" in said and "loss" not in said
     assert [row["status"] for row in rows(tmp_path / "evaluations.jsonl")] == ["scored", "fault"]
     assert not (tmp_path / "samples.jsonl").exists()
@@ -178,14 +219,20 @@ def imported(file: Path) -> set[str]:
 
 
 def test_wandb_is_imported_in_one_file_and_there_inside_a_function():
-    files = [file for folder in ("grpo", "rewards", "examples", "recipes") for file in (ROOT / folder).rglob("*.py")]
+    files = [
+        file
+        for folder in ("grpo", "rewards", "examples", "recipes")
+        for file in (ROOT / folder).rglob("*.py")
+    ]
     assert [file for file in files if "wandb" in imported(file)] == [ROOT / "grpo" / "log.py"]
     top = [
         node
         for node in ast.parse((ROOT / "grpo" / "log.py").read_text()).body
         if isinstance(node, (ast.Import, ast.ImportFrom))
     ]
-    assert not any("wandb" in ast.dump(node) and getattr(node, "module", "") != "grpo.recipe" for node in top)
+    assert not any(
+        "wandb" in ast.dump(node) and getattr(node, "module", "") != "grpo.recipe" for node in top
+    )
 
 
 def test_only_the_log_and_the_command_print():
@@ -215,7 +262,9 @@ def wandb_offline(monkeypatch, tmp_path):
     wandb.teardown()
 
 
-def test_wandb_offline_writes_under_the_run_folder_keeps_its_run_and_holds_no_secret(wandb_offline, tmp_path):
+def test_wandb_offline_writes_under_the_run_folder_keeps_its_run_and_holds_no_secret(
+    wandb_offline, tmp_path
+):
     run = tmp_path / "run"
     run.mkdir()
     log = Log(run, WandbSection(project="p", mode="offline", tags=["a"]))
@@ -236,6 +285,8 @@ def test_wandb_online_without_a_key_is_refused_in_a_sentence(monkeypatch, wandb_
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     log = Log(tmp_path, WandbSection())
-    with pytest.raises(RecipeError, match="recipe: log.wandb: .*API key.*set log.wandb.mode=offline"):
+    with pytest.raises(
+        RecipeError, match="recipe: log.wandb: .*API key.*set log.wandb.mode=offline"
+    ):
         log.open({}, "x", 1, 0, None)
     log.close()

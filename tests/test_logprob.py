@@ -58,7 +58,9 @@ def test_an_unlikely_target_of_a_confident_row_keeps_its_digits(seed):
     logits_TV[:, 0] = 60.0
     target_T = torch.randint(1, 300, (8,))
     expected, _ = reference(logits_TV.double(), target_T)
-    torch.testing.assert_close(token_logprob(logits_TV, target_T)[0].double(), expected, atol=2e-5, rtol=0)
+    torch.testing.assert_close(
+        token_logprob(logits_TV, target_T)[0].double(), expected, atol=2e-5, rtol=0
+    )
 
 
 def test_impossible_tokens_spoil_neither_entropy_nor_gradient(seed):
@@ -68,7 +70,9 @@ def test_impossible_tokens_spoil_neither_entropy_nor_gradient(seed):
     target_T = torch.tensor([0, 1, 2, 3, 10])
     logp_T, entropy_T = token_logprob(logits_TV, target_T)
     some = [*range(4), *range(9, 20)]
-    expected, entropy = reference(logits_TV.detach().double()[:, some], torch.tensor([0, 1, 2, 3, 5]))
+    expected, entropy = reference(
+        logits_TV.detach().double()[:, some], torch.tensor([0, 1, 2, 3, 5])
+    )
     torch.testing.assert_close(logp_T.detach().double(), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(entropy_T.double(), entropy, atol=1e-5, rtol=0)
     logp_T.sum().backward()
@@ -94,7 +98,9 @@ def test_entropy_carries_no_gradient_and_the_logits_are_left_as_they_were(seed):
 
 
 def test_no_tokens_give_no_log_probs():
-    logp_T, entropy_T = token_logprob(torch.zeros(0, 9, requires_grad=True), torch.zeros(0, dtype=torch.long))
+    logp_T, entropy_T = token_logprob(
+        torch.zeros(0, 9, requires_grad=True), torch.zeros(0, dtype=torch.long)
+    )
     assert logp_T.shape == entropy_T.shape == (0,)
     logp_T.sum().backward()
 

@@ -14,13 +14,22 @@ from grpo.types import Denominators, Row
 
 
 def rows(lengths: list[int]) -> list[Row]:
-    return [Row(i, i, (1,), tuple(range(n)), torch.zeros(n), 1.0, True, True, "trained") for i, n in enumerate(lengths)]
+    return [
+        Row(i, i, (1,), tuple(range(n)), torch.zeros(n), 1.0, True, True, "trained")
+        for i, n in enumerate(lengths)
+    ]
 
 
 def test_clip_loss_is_ppos_pessimistic_minimum() -> None:
-    ratio, advantage = torch.rand(500, dtype=torch.float64) * 3, torch.randn(500, dtype=torch.float64)
+    ratio, advantage = (
+        torch.rand(500, dtype=torch.float64) * 3,
+        torch.randn(500, dtype=torch.float64),
+    )
     low, high = 0.2, 0.28
-    expected = [-min(r * a, min(max(r, 1 - low), 1 + high) * a) for r, a in zip(ratio.tolist(), advantage.tolist())]
+    expected = [
+        -min(r * a, min(max(r, 1 - low), 1 + high) * a)
+        for r, a in zip(ratio.tolist(), advantage.tolist())
+    ]
     assert clip_loss(ratio, advantage, low, high).tolist() == pytest.approx(expected, abs=1e-12)
 
 
@@ -32,7 +41,12 @@ def test_at_ratio_one_the_gradient_is_minus_the_advantage() -> None:
 
 
 def test_a_clipped_token_has_no_gradient_and_is_counted_as_clipped() -> None:
-    for shift, advantage, clipped in ((1.0, 1.0, True), (1.0, -1.0, False), (-1.0, -1.0, True), (-1.0, 1.0, False)):
+    for shift, advantage, clipped in (
+        (1.0, 1.0, True),
+        (1.0, -1.0, False),
+        (-1.0, -1.0, True),
+        (-1.0, 1.0, False),
+    ):
         logp = torch.tensor([shift], dtype=torch.float64, requires_grad=True)
         ratio = log_ratio(logp, torch.zeros(1, dtype=torch.float64)).exp()
         clip_loss(ratio, torch.tensor([advantage], dtype=torch.float64), 0.2, 0.2).sum().backward()
@@ -59,17 +73,24 @@ def test_a_huge_log_ratio_stays_finite() -> None:
     assert math.isfinite(log_ratio(torch.tensor([1e4]), torch.tensor([0.0])).exp().item())
 
 
-@pytest.mark.parametrize(("name", "expected"), [
-    ("sequence_mean", [1 / (3 * 1), 1 / (3 * 4), 1 / (3 * 2)]),
-    ("token_mean", [1 / 7] * 3),
-    ("constant", [1 / (3 * 50)] * 3),
-    ("prompt_mean", [1 / 3, 1 / (3 * 4), 1 / (3 * 2)]),
-    ("sequence_sum", [1 / 3] * 3),
-    ("token_sum", [1.0] * 3),
-])
-def test_aggregation_weights_have_the_updates_denominators(name: str, expected: list[float]) -> None:
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sequence_mean", [1 / (3 * 1), 1 / (3 * 4), 1 / (3 * 2)]),
+        ("token_mean", [1 / 7] * 3),
+        ("constant", [1 / (3 * 50)] * 3),
+        ("prompt_mean", [1 / 3, 1 / (3 * 4), 1 / (3 * 2)]),
+        ("sequence_sum", [1 / 3] * 3),
+        ("token_sum", [1.0] * 3),
+    ],
+)
+def test_aggregation_weights_have_the_updates_denominators(
+    name: str, expected: list[float]
+) -> None:
     three = rows([1, 4, 2])
-    weights = [AGGREGATIONS[name](row, Denominators(3, 7, 50, {0: 1, 1: 4, 2: 2}), None) for row in three]
+    weights = [
+        AGGREGATIONS[name](row, Denominators(3, 7, 50, {0: 1, 1: 4, 2: 2}), None) for row in three
+    ]
     assert weights == pytest.approx(expected)
 
 
@@ -87,11 +108,14 @@ def test_the_constant_of_dr_grpo_defaults_to_the_generation_cap_and_can_be_set()
     assert AGGREGATIONS["constant"](row, denominators, 50) == pytest.approx(1 / 200)
 
 
-@pytest.mark.parametrize(("preset", "words"), [
-    ("grpo", ["1/B sum_i 1/L_i", "clip(r, 0.8, 1.2)", "/ (std_g + 0.0001)"]),
-    ("dr_grpo", ["(B x 77)", "A_i = R_i - mean_g"]),
-    ("dapo", ["sum_i L_i", "clip(r, 0.8, 1.28)", "truncated completions leave"]),
-])
+@pytest.mark.parametrize(
+    ("preset", "words"),
+    [
+        ("grpo", ["1/B sum_i 1/L_i", "clip(r, 0.8, 1.2)", "/ (std_g + 0.0001)"]),
+        ("dr_grpo", ["(B x 77)", "A_i = R_i - mean_g"]),
+        ("dapo", ["sum_i L_i", "clip(r, 0.8, 1.28)", "truncated completions leave"]),
+    ],
+)
 def test_the_formula_says_what_the_preset_resolves_to(preset: str, words: list[str]) -> None:
     recipe = Recipe.from_mapping({"loss": {"preset": preset}})
     text = formula(recipe.advantage, recipe.loss, 77)

@@ -22,9 +22,17 @@ REWARDS = Path(__file__).parent.parent / "rewards"
 
 def written(value: Fraction, rng: random.Random) -> str:
     """Write a rational in one of its usual forms."""
-    forms = [f"\\frac{{{value.numerator}}}{{{value.denominator}}}", f"{value.numerator}/{value.denominator}"]
+    forms = [
+        f"\\frac{{{value.numerator}}}{{{value.denominator}}}",
+        f"{value.numerator}/{value.denominator}",
+    ]
     if value.denominator == 1:
-        forms += [f"{value.numerator}", f"{value.numerator:,}", f"{value.numerator}.0", f" ${value.numerator}$ "]
+        forms += [
+            f"{value.numerator}",
+            f"{value.numerator:,}",
+            f"{value.numerator}.0",
+            f" ${value.numerator}$ ",
+        ]
     return rng.choice(forms)
 
 
@@ -211,7 +219,13 @@ def random_expression(rng: random.Random, depth: int) -> str:
     """Write a random expression of x and y that is defined everywhere that matters."""
     if depth == 0:
         return rng.choice(
-            ["x", "y", str(rng.randint(2, 9)), "\\pi", f"\\frac{{{rng.randint(1, 9)}}}{{{rng.randint(2, 9)}}}"]
+            [
+                "x",
+                "y",
+                str(rng.randint(2, 9)),
+                "\\pi",
+                f"\\frac{{{rng.randint(1, 9)}}}{{{rng.randint(2, 9)}}}",
+            ]
         )
     a, b = random_expression(rng, depth - 1), random_expression(rng, depth - 1)
     forms = [
@@ -244,7 +258,11 @@ def test_random_expressions_equal_their_rewritings_and_not_their_perturbations()
     for _ in range(150):
         expression = random_expression(rng, rng.randint(1, 3))
         other = rng.choice(
-            ["({e}) + \\frac{{1}}{{1000}}", "({e}) \\cdot \\frac{{1001}}{{1000}} + x^2 + 1", "({e}) + 10^{{-12}}"]
+            [
+                "({e}) + \\frac{{1}}{{1000}}",
+                "({e}) \\cdot \\frac{{1001}}{{1000}} + x^2 + 1",
+                "({e}) + 10^{{-12}}",
+            ]
         ).format(e=expression)
         assert equal(rewritten(expression, rng), expression).equal is True, expression
         assert equal(other, expression).equal is False, expression
@@ -253,7 +271,10 @@ def test_random_expressions_equal_their_rewritings_and_not_their_perturbations()
 def test_a_verdict_does_not_depend_on_the_order_of_a_list():
     rng = random.Random()
     for _ in range(100):
-        items = [f"\\frac{{{rng.randint(-20, 20)}}}{{{rng.randint(1, 7)}}}" for _ in range(rng.randint(2, 6))]
+        items = [
+            f"\\frac{{{rng.randint(-20, 20)}}}{{{rng.randint(1, 7)}}}"
+            for _ in range(rng.randint(2, 6))
+        ]
         shuffled = rng.sample(items, len(items))
         assert equal(", ".join(shuffled), ", ".join(items)).equal is True
         assert equal(", ".join([*shuffled[1:], "\\frac{43}{2}"]), ", ".join(items)).equal is False
@@ -304,7 +325,13 @@ def test_a_hostile_string_does_not_hold_other_threads():
 
 
 @pytest.mark.parametrize(
-    "text", ["1" * 2001, "+".join("1" * 900), "(" * 61 + "1" + ")" * 61, "\\frac{1}{" * 90 + "1" + "}" * 90]
+    "text",
+    [
+        "1" * 2001,
+        "+".join("1" * 900),
+        "(" * 61 + "1" + ")" * 61,
+        "\\frac{1}{" * 90 + "1" + "}" * 90,
+    ],
 )
 def test_what_is_over_a_bound_is_not_parsed(text):
     with pytest.raises(ParseError):
@@ -352,7 +379,11 @@ HANDS_OVER = {  # the only files that start a process or load a pickle, which th
     "worker.py": {"load", "loads"},
     "supervisor.py": {"Popen"},
 }
-CONFINED = {"candidate.py", "tester.py", "zygote.py"}  # of the sandbox: they run programs, behind its walls
+CONFINED = {
+    "candidate.py",
+    "tester.py",
+    "zygote.py",
+}  # of the sandbox: they run programs, behind its walls
 
 
 def is_mathematics(path: Path) -> bool:
@@ -377,7 +408,9 @@ def test_no_function_that_executes_text_is_called(path):
         if shown.startswith(("pickle.load", "marshal.", "shelve.", "subprocess.")):
             assert name in HANDS_OVER.get(path.name, ()), ast.unparse(node)
         if name == "simplify":
-            assert path.name == "symbolic.py" and not isinstance(node.args[0], (ast.Constant, ast.JoinedStr)), shown
+            assert path.name == "symbolic.py" and not isinstance(
+                node.args[0], (ast.Constant, ast.JoinedStr)
+            ), shown
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REWARDS)))
@@ -385,15 +418,22 @@ def test_sympy_is_imported_in_one_file_and_what_executes_text_in_none_of_the_mat
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             modules = {getattr(node, "module", None) or "", *(alias.name for alias in node.names)}
-            assert "sympy" not in {module.split(".")[0] for module in modules} or path.name == "symbolic.py", path
+            assert (
+                "sympy" not in {module.split(".")[0] for module in modules}
+                or path.name == "symbolic.py"
+            ), path
             assert not EXECUTES_TEXT & modules, ast.unparse(node)
             if is_mathematics(path):
-                assert not {"pickle", "subprocess", "os", "importlib", "ctypes", "ast"} & modules, ast.unparse(node)
+                assert not {"pickle", "subprocess", "os", "importlib", "ctypes", "ast"} & modules, (
+                    ast.unparse(node)
+                )
 
 
 def test_the_static_test_would_find_what_it_looks_for():
     found = [
-        called(node) for node in ast.walk(ast.parse("import ast\nast.literal_eval(x)")) if isinstance(node, ast.Call)
+        called(node)
+        for node in ast.walk(ast.parse("import ast\nast.literal_eval(x)"))
+        if isinstance(node, ast.Call)
     ]
     assert found == ["literal_eval"] and "literal_eval" in EXECUTES_TEXT
 
@@ -401,5 +441,7 @@ def test_the_static_test_would_find_what_it_looks_for():
 def test_importing_the_comparison_loads_neither_sympy_nor_torch():
     heavy = ("sympy", "mpmath", "torch", "transformers", "numpy")
     code = f"import sys, rewards.math_answer; print([m for m in {heavy} if m in sys.modules])"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REWARDS.parent, check=True)
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=REWARDS.parent, check=True
+    )
     assert shown.stdout.strip() == "[]"

@@ -113,7 +113,12 @@ def test_what_only_evaluation_forgives_trains_nothing(gold, pred):
 
 @pytest.mark.parametrize(
     "gold, pred",
-    [("0 < x < 1", "0 < x i < 1"), ("x > -1", "x i > -1"), ("-4<m\\leq 0", "-4<mi\\leq 0"), ("x<1", "x<i")],
+    [
+        ("0 < x < 1", "0 < x i < 1"),
+        ("x > -1", "x i > -1"),
+        ("-4<m\\leq 0", "-4<mi\\leq 0"),
+        ("x<1", "x<i"),
+    ],
 )
 def test_complex_ends_are_simply_not_equal(gold, pred):
     assert pairs(gold, pred).value == pairs(gold, pred, lenient=True).value == 0.0
@@ -126,4 +131,7 @@ def test_no_garbled_prediction_makes_the_judge_raise():
         gold, one, other = rng.choices(texts, k=3)
         sign = rng.choice("{}()[]|^_\\,;:=<>+-*/.%! 0x")
         garbled = one[: rng.randrange(len(one) + 1)] + sign + other[rng.randrange(3) :]
-        assert pairs(gold, garbled, lenient=rng.random() < 0.5).status in ("scored", "no_answer"), (gold, garbled)
+        assert pairs(gold, garbled, lenient=rng.random() < 0.5).status in ("scored", "no_answer"), (
+            gold,
+            garbled,
+        )

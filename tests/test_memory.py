@@ -34,16 +34,29 @@ FAST = {"small"}
 
 
 SMOLLM2 = TESTS.parent / "models" / "smollm2"
-RECIPES = {"quickstart": [], "smollm2_arithmetic": ["sample.prompts=4", "sample.group_size=4"],
-           "smollm2_lora": ["sample.prompts=4", "sample.group_size=4"]}
+RECIPES = {
+    "quickstart": [],
+    "smollm2_arithmetic": ["sample.prompts=4", "sample.group_size=4"],
+    "smollm2_lora": ["sample.prompts=4", "sample.group_size=4"],
+}
 
 
 def measured(case: dict) -> dict:
     """glibc is told to give back what is freed: the bytes in use are predicted, not those it holds on to."""
-    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent), "MALLOC_MMAP_THRESHOLD_": "131072",
-                   "MALLOC_TRIM_THRESHOLD_": "131072", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "memory_child.py", json.dumps(case)], cwd=TESTS, env=environment,
-                          capture_output=True, text=True)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(TESTS.parent),
+        "MALLOC_MMAP_THRESHOLD_": "131072",
+        "MALLOC_TRIM_THRESHOLD_": "131072",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "memory_child.py", json.dumps(case)],
+        cwd=TESTS,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -51,16 +64,22 @@ def measured(case: dict) -> dict:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and sets glibc's malloc")
 @pytest.mark.parametrize("name", RECIPES)
-def test_preflight_predicts_the_peak_of_a_recipes_largest_update_within_a_tenth(name: str, tmp_path: Path) -> None:
+def test_preflight_predicts_the_peak_of_a_recipes_largest_update_within_a_tenth(
+    name: str, tmp_path: Path
+) -> None:
     if name.startswith("smollm2") and not SMOLLM2.exists():
         pytest.skip("needs models/smollm2: make smollm2")
     overrides = [*RECIPES[name], f"run_dir={tmp_path / 'run'}"]
-    found = measured({"recipe": str(TESTS.parent / "recipes" / f"{name}.yaml"), "overrides": overrides})
+    found = measured(
+        {"recipe": str(TESTS.parent / "recipes" / f"{name}.yaml"), "overrides": overrides}
+    )
     assert 0.9 <= found["predicted"] / found["measured"] <= 1.1, found
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and sets glibc's malloc")
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in CASES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in CASES]
+)
 def test_the_peak_of_an_update_is_predicted_within_a_tenth(name: str) -> None:
     found = measured(CASES[name])
     assert 0.9 <= found["predicted"] / found["measured"] <= 1.1, found
@@ -68,19 +87,34 @@ def test_the_peak_of_an_update_is_predicted_within_a_tenth(name: str) -> None:
 
 def memory(family: str = "llama", **options):
     names = {"dtype": "float32", "lora": None, "gradient_checkpointing": False}
-    model = ModelSection(name="x", **{name: options.pop(name, default) for name, default in names.items()})
+    model = ModelSection(
+        name="x", **{name: options.pop(name, default) for name, default in names.items()}
+    )
     prompts, sampler = options.pop("prompts", 2), options.pop("sampler_bytes", 0)
-    return predict(tiny_model(family, 0).config, tiny_tokenizer(), model, OptimSection(**options), LossSection(beta=0.1),
-                   example_rows(prompts, 3, 11, 20), sampler_bytes=sampler)
+    return predict(
+        tiny_model(family, 0).config,
+        tiny_tokenizer(),
+        model,
+        OptimSection(**options),
+        LossSection(beta=0.1),
+        example_rows(prompts, 3, 11, 20),
+        sampler_bytes=sampler,
+    )
 
 
 def test_terms_follow_from_counts_of_parameters() -> None:
     number = sum(p.numel() for p in tiny_model("llama", 0).parameters())
     made = memory()
-    assert made.weights == made.reference == made.all_gradients == 4 * number and made.moments == 8 * number
+    assert (
+        made.weights == made.reference == made.all_gradients == 4 * number
+        and made.moments == 8 * number
+    )
     assert made.masters == 0 and made.activations > 0
     half = memory(dtype="bfloat16")
-    assert half.weights == half.reference == 2 * number and half.masters == half.all_gradients == 4 * number
+    assert (
+        half.weights == half.reference == 2 * number
+        and half.masters == half.all_gradients == 4 * number
+    )
     assert memory(state="8bit").moments < made.moments / 3
     lean = memory(lora=LoraSection(rank=2))
     assert lean.moments < made.moments / 5 and lean.weights > made.weights

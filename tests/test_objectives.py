@@ -61,7 +61,11 @@ def groups_of(
             if parts
             else ()
         )
-        result.append(ScoredGroup(Prompt(str(g), (1,), {}), completions, tuple(Score(v) for v in scores), verdicts))
+        result.append(
+            ScoredGroup(
+                Prompt(str(g), (1,), {}), completions, tuple(Score(v) for v in scores), verdicts
+            )
+        )
     return result
 
 
@@ -80,7 +84,9 @@ def flat(scores: list[float]) -> bool:
     return max(scores) - min(scores) == 0
 
 
-def slow(rule: str, values: list[list[float]], lengths: list[list[int]], eps: float) -> list[list[float]]:
+def slow(
+    rule: str, values: list[list[float]], lengths: list[list[int]], eps: float
+) -> list[list[float]]:
     every = [v for scores in values for v in scores]
     centred = [[v - statistics.fmean(s) for v in s] for s in values]
     all_centred = [c for row in centred for c in row]
@@ -100,14 +106,18 @@ def slow(rule: str, values: list[list[float]], lengths: list[list[int]], eps: fl
             "opo": lambda i: scores[i] - sum(s * v for s, v in zip(sizes, scores)) / sum(sizes),
             "gpg": lambda i: len(every) / teaching * off[i],
             "maxrl": lambda i: off[i] / mean if mean > 0 else 0.0,
-            "pass_k": lambda i: (max(scores) - max(scores[:i] + scores[i + 1 :])) / (statistics.stdev(scores) + eps),
+            "pass_k": lambda i: (
+                (max(scores) - max(scores[:i] + scores[i + 1 :])) / (statistics.stdev(scores) + eps)
+            ),
         }[rule]
         result.append([0.0 if flat(scores) else own(i) for i in range(n)])
     return result
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if rule.in_group and not rule.by_part])
+@pytest.mark.parametrize(
+    "rule", [name for name, rule in RULES.items() if rule.in_group and not rule.by_part]
+)
 def test_a_rule_is_its_papers_formula_on_ragged_groups(rule: str, seed: int) -> None:
     values, lengths = ragged(seed)
     found = advantages(groups_of(values, lengths), RuleSettings(rule, 1e-6))
@@ -125,9 +135,14 @@ def test_reinforce_pp_whitens_the_rewards_to_go_over_all_tokens(seed: int) -> No
         for g, sizes in enumerate(lengths)
         for i, n in enumerate(sizes)
     }
-    found = advantages(groups_of(values, lengths), RuleSettings("reinforce_pp", 1e-8), None, penalties)
+    found = advantages(
+        groups_of(values, lengths), RuleSettings("reinforce_pp", 1e-8), None, penalties
+    )
     returns = [
-        [[values[g][i] - sum(penalties[g, i][t:].tolist()) for t in range(n)] for i, n in enumerate(sizes)]
+        [
+            [values[g][i] - sum(penalties[g, i][t:].tolist()) for t in range(n)]
+            for i, n in enumerate(sizes)
+        ]
         for g, sizes in enumerate(lengths)
     ]
     every = [x for group in returns for row in group for x in row]
@@ -139,21 +154,35 @@ def test_reinforce_pp_whitens_the_rewards_to_go_over_all_tokens(seed: int) -> No
 
 def test_reinforce_pp_without_penalties_weighs_each_score_by_its_tokens() -> None:
     values, lengths = ragged(1)
-    every = [v for scores, sizes in zip(values, lengths) for v, n in zip(scores, sizes) for _ in range(n)]
+    every = [
+        v for scores, sizes in zip(values, lengths) for v, n in zip(scores, sizes) for _ in range(n)
+    ]
     found = advantages(groups_of(values, lengths), RuleSettings("reinforce_pp", 0.0))
-    expected = [[(v - statistics.fmean(every)) / statistics.stdev(every) for v in scores] for scores in values]
-    assert all(mine == pytest.approx(theirs, abs=TOLERANCE) for mine, theirs in zip(found, expected))
+    expected = [
+        [(v - statistics.fmean(every)) / statistics.stdev(every) for v in scores]
+        for scores in values
+    ]
+    assert all(
+        mine == pytest.approx(theirs, abs=TOLERANCE) for mine, theirs in zip(found, expected)
+    )
     assert found[2][0] != 0.0  # no group is compared, so a flat one teaches too
 
 
-@pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if rule.in_group and not rule.by_part])
+@pytest.mark.parametrize(
+    "rule", [name for name, rule in RULES.items() if rule.in_group and not rule.by_part]
+)
 def test_the_kl_in_the_reward_is_taken_off_a_completions_score(rule: str) -> None:
     values, lengths = ragged(2)
     penalties = {
-        (g, i): torch.rand(n, dtype=torch.float64) for g, sizes in enumerate(lengths) for i, n in enumerate(sizes)
+        (g, i): torch.rand(n, dtype=torch.float64)
+        for g, sizes in enumerate(lengths)
+        for i, n in enumerate(sizes)
     }
     found = advantages(groups_of(values, lengths), RuleSettings(rule, 1e-6), None, penalties)
-    reduced = [[v - penalties[g, i].sum().item() for i, v in enumerate(scores)] for g, scores in enumerate(values)]
+    reduced = [
+        [v - penalties[g, i].sum().item() for i, v in enumerate(scores)]
+        for g, scores in enumerate(values)
+    ]
     for mine, theirs in zip(found, slow(rule, reduced, lengths, 1e-6)):
         assert mine == pytest.approx(theirs, abs=TOLERANCE)
 
@@ -173,7 +202,10 @@ def test_gdpo_normalises_each_reward_before_the_sum(seed: int) -> None:
         rows[0] |= {"a": 1.0, "b": 0.3}
         rows[1] |= {"a": 0.0, "b": 0.9}
     parts[3] = [{"a": 1.0, "b": 0.5, "c": rng.random()} for _ in range(4)]
-    scores = [[sum(weights[k] * v for k, v in row.items() if v is not None) for row in rows] for rows in parts]
+    scores = [
+        [sum(weights[k] * v for k, v in row.items() if v is not None) for row in rows]
+        for rows in parts
+    ]
     found = advantages(groups_of(scores, None, parts), RuleSettings("gdpo", 1e-4), weights)
     totals = []
     for rows in parts:
@@ -194,7 +226,9 @@ def test_gdpo_normalises_each_reward_before_the_sum(seed: int) -> None:
 
 def test_gdpo_sees_a_spread_that_the_sum_hides() -> None:
     parts = [[{"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 1.0}, {"a": 1.0, "b": 0.0}]]
-    found = advantages(groups_of([[1.0] * 3], None, parts), RuleSettings("gdpo"), {"a": 1.0, "b": 0.9})
+    found = advantages(
+        groups_of([[1.0] * 3], None, parts), RuleSettings("gdpo"), {"a": 1.0, "b": 0.9}
+    )
     assert any(found[0])
 
 
@@ -214,7 +248,17 @@ def test_best_of_k_is_the_mean_gain_over_all_subsets(k: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", ["group_std", "center", "rloo", "batch_std", "batch_std_centered", "gpg", "maxrl", "reinforce_pp_baseline"]
+    "rule",
+    [
+        "group_std",
+        "center",
+        "rloo",
+        "batch_std",
+        "batch_std_centered",
+        "gpg",
+        "maxrl",
+        "reinforce_pp_baseline",
+    ],
 )
 def test_advantages_of_a_group_sum_to_zero(rule: str) -> None:
     values, lengths = ragged(8)
@@ -232,7 +276,9 @@ def test_groups_left_out_are_in_no_statistic() -> None:
     values, lengths = ragged(3)
     groups = groups_of(values, lengths)
     found = advantages(groups, RuleSettings("batch_std_centered"), left_out=(2, 5))
-    alone = advantages([g for i, g in enumerate(groups) if i not in (2, 5)], RuleSettings("batch_std_centered"))
+    alone = advantages(
+        [g for i, g in enumerate(groups) if i not in (2, 5)], RuleSettings("batch_std_centered")
+    )
     assert [row for i, row in enumerate(found) if i not in (2, 5)] == alone
     assert found[2] == [0.0] * len(values[2])
 
@@ -253,16 +299,28 @@ def random_tokens(seed: int, spread: float = 0.3, requires_grad: bool = True) ->
 
 
 SETTINGS = LossSection(
-    epsilon_low=0.2, epsilon_high=0.28, cov_share=0.1, cov_low=0.05, cov_high=2.0, second_moment=0.04, divergence=0.05
+    epsilon_low=0.2,
+    epsilon_high=0.28,
+    cov_share=0.1,
+    cov_low=0.05,
+    cov_high=2.0,
+    second_moment=0.04,
+    divergence=0.05,
 )
 
 
 def slow_policy(
-    name: str, tokens: Tokens, s: LossSection, logp: list[float], held: list[float], flag: list[bool]
+    name: str,
+    tokens: Tokens,
+    s: LossSection,
+    logp: list[float],
+    held: list[float],
+    flag: list[bool],
 ) -> float:
     """The sum over tokens of a loss, written from the paper; `held` is logp where the paper stops the gradient."""
     old, mu, adv, row = (
-        x.tolist() for x in (tokens.old_logp_T, tokens.sampled_logp_T, tokens.advantage_T, tokens.row_T)
+        x.tolist()
+        for x in (tokens.old_logp_T, tokens.sampled_logp_T, tokens.advantage_T, tokens.row_T)
     )
     places = {i: [t for t, r in enumerate(row) if r == i] for i in set(row)}
     low, high = 1 - s.epsilon_low, 1 + s.epsilon_high
@@ -287,7 +345,11 @@ def slow_policy(
         elif name == "gmpo":
             sign = (a > 0) - (a < 0)
             inner = [
-                sign * min(sign * (logp[u] - old[u]), sign * clip(logp[u] - old[u], -s.epsilon_low, s.epsilon_high))
+                sign
+                * min(
+                    sign * (logp[u] - old[u]),
+                    sign * clip(logp[u] - old[u], -s.epsilon_low, s.epsilon_high),
+                )
                 for u in own
             ]
             loss = -a * math.exp(sum(inner) / len(own))
@@ -296,7 +358,11 @@ def slow_policy(
             loss = -4 / tau / (1 + math.exp(-tau * (r - 1))) * a
         elif name == "dppo_tv":
             away = math.exp(hold) - math.exp(m)
-            loss = 0.0 if (a > 0 and away > s.divergence) or (a < 0 and away < -s.divergence) else -a * r
+            loss = (
+                0.0
+                if (a > 0 and away > s.divergence) or (a < 0 and away < -s.divergence)
+                else -a * r
+            )
         elif name == "dppo_kl":
             p, q = math.exp(m), math.exp(hold)
             kl = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
@@ -310,7 +376,11 @@ def slow_policy(
         elif name == "kimi_token":
             loss = -a * lp + s.regularizer / 2 * (lp - o) ** 2
         elif name == "clip_cov":
-            loss = -min(hr * a, clip(hr, low, high) * a) if flag[t] else -min(r * a, clip(r, low, high) * a)
+            loss = (
+                -min(hr * a, clip(hr, low, high) * a)
+                if flag[t]
+                else -min(r * a, clip(r, low, high) * a)
+            )
         elif name == "kl_cov":
             loss = -r * a + (s.cov_kl * abs(lp - o) if flag[t] else 0.0)
         elif name == "m2po":
@@ -358,7 +428,9 @@ def test_a_policy_loss_is_its_papers_formula_in_value(name: str, seed: int) -> N
     logp = tokens.logp_T.tolist()
     flag = tokens.flag_T.tolist() if tokens.flag_T is not None else []
     expected = slow_policy(name, tokens, SETTINGS, logp, logp, flag)
-    assert POLICIES[name].loss(tokens, SETTINGS).sum().item() == pytest.approx(expected, abs=TOLERANCE)
+    assert POLICIES[name].loss(tokens, SETTINGS).sum().item() == pytest.approx(
+        expected, abs=TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -409,7 +481,9 @@ def test_every_policy_with_limits_reports_where_its_gradient_is_cut() -> None:
     tokens = random_tokens(7, spread=0.8)
     for name in ("clip", "dppo_tv", "dppo_kl", "m2po"):
         flagged_tokens = flagged(name, tokens)
-        (gradient,) = torch.autograd.grad(POLICIES[name].loss(flagged_tokens, SETTINGS).sum(), tokens.logp_T)
+        (gradient,) = torch.autograd.grad(
+            POLICIES[name].loss(flagged_tokens, SETTINGS).sum(), tokens.logp_T
+        )
         assert torch.equal(gradient == 0, POLICIES[name].limits(flagged_tokens, SETTINGS)), name
 
 
@@ -421,7 +495,9 @@ def test_clip_cov_detaches_its_share_among_unclipped_tokens_of_high_covariance()
     flag = POLICIES["clip_cov"].select(tokens, SETTINGS, 3)
     logp, adv = tokens.logp_T.tolist(), tokens.advantage_T.tolist()
     cov = [(a - statistics.fmean(adv)) * (p - statistics.fmean(logp)) for a, p in zip(adv, logp)]
-    clipped = [(r > 1.28 and a > 0) or (r < 0.8 and a < 0) for r, a in zip(tokens.ratio_T.tolist(), adv)]
+    clipped = [
+        (r > 1.28 and a > 0) or (r < 0.8 and a < 0) for r, a in zip(tokens.ratio_T.tolist(), adv)
+    ]
     fit = {t for t in range(len(cov)) if 0.05 < cov[t] < 2.0 and not clipped[t]}
     chosen = set(flag.nonzero()[:, 0].tolist())
     assert chosen <= fit and len(chosen) == min(len(fit), max(1, int(0.1 * len(cov))))
@@ -433,7 +509,9 @@ def test_kl_cov_takes_the_largest_covariances() -> None:
     logp, adv = tokens.logp_T.tolist(), tokens.advantage_T.tolist()
     cov = [(a - statistics.fmean(adv)) * (p - statistics.fmean(logp)) for a, p in zip(adv, logp)]
     largest = sorted(range(len(cov)), key=lambda t: -cov[t])[: max(1, int(0.1 * len(cov)))]
-    assert set(POLICIES["kl_cov"].select(tokens, SETTINGS, 0).nonzero()[:, 0].tolist()) == set(largest)
+    assert set(POLICIES["kl_cov"].select(tokens, SETTINGS, 0).nonzero()[:, 0].tolist()) == set(
+        largest
+    )
 
 
 def test_m2po_drops_the_largest_squares_until_the_mean_is_small_enough() -> None:
@@ -458,12 +536,20 @@ def test_the_off_policy_mask_drops_bad_completions_that_drifted() -> None:
         tokens = random_tokens(seed, requires_grad=False)
         sampled = tokens.sampled_logp_T.clone()
         sampled[3] = torch.nan
-        tokens = Tokens(tokens.logp_T, tokens.old_logp_T, sampled, tokens.advantage_T, tokens.row_T, tokens.length_R)
+        tokens = Tokens(
+            tokens.logp_T,
+            tokens.old_logp_T,
+            sampled,
+            tokens.advantage_T,
+            tokens.row_T,
+            tokens.length_R,
+        )
         kept = off_policy_kept(tokens, 0.02)
         for row in range(9):
             mine = tokens.row_T == row
             apart = [
-                0.0 if math.isnan(s) else s - p for s, p in zip(sampled[mine].tolist(), tokens.logp_T[mine].tolist())
+                0.0 if math.isnan(s) else s - p
+                for s, p in zip(sampled[mine].tolist(), tokens.logp_T[mine].tolist())
             ]
             drops = bool(tokens.advantage_T[mine][0] < 0) and statistics.fmean(apart) > 0.02
             assert (kept[mine] == (not drops)).all()
@@ -480,21 +566,34 @@ def exact_kl(logits: torch.Tensor, ref: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("estimator", "unbiased"), [(k1, True), (k3, True), (k2, False)])
-def test_the_expectation_of_an_estimator_is_the_kl_where_it_is_unbiased(estimator, unbiased: bool) -> None:
+def test_the_expectation_of_an_estimator_is_the_kl_where_it_is_unbiased(
+    estimator, unbiased: bool
+) -> None:
     logits, ref = torch.randn(2, 6, dtype=torch.float64)
     p, q = logits.log_softmax(-1), ref.log_softmax(-1)
     expected = (p.exp() * estimator(p, q)).sum()
     assert bool(abs(expected - exact_kl(logits, ref)) < TOLERANCE) is unbiased
 
 
-@pytest.mark.parametrize(("name", "exact"), [("k2", True), ("k3_unbiased", True), ("k3", False), ("k1", False)])
+@pytest.mark.parametrize(
+    ("name", "exact"), [("k2", True), ("k3_unbiased", True), ("k3", False), ("k1", False)]
+)
 def test_the_expected_gradient_is_the_kls_where_the_docs_say_so(name: str, exact: bool) -> None:
     logits = torch.randn(6, dtype=torch.float64, requires_grad=True)
     ref = torch.randn(6, dtype=torch.float64)
     logp, q = logits.log_softmax(-1), ref.log_softmax(-1)
     row = torch.arange(6)
-    tokens = Tokens(logp, logp.detach(), logp.detach(), torch.zeros(6).double(), row, torch.ones(6, dtype=torch.long))
-    (found,) = torch.autograd.grad((logp.detach().exp() * KLS[name](tokens, q)).sum(), logits, retain_graph=True)
+    tokens = Tokens(
+        logp,
+        logp.detach(),
+        logp.detach(),
+        torch.zeros(6).double(),
+        row,
+        torch.ones(6, dtype=torch.long),
+    )
+    (found,) = torch.autograd.grad(
+        (logp.detach().exp() * KLS[name](tokens, q)).sum(), logits, retain_graph=True
+    )
     (truth,) = torch.autograd.grad(exact_kl(logits, ref), logits)
     assert torch.allclose(found, truth, atol=1e-12) is exact
 
@@ -503,11 +602,15 @@ def test_the_unbiased_estimator_holds_off_policy_in_value_and_gradient() -> None
     logits = torch.randn(6, dtype=torch.float64, requires_grad=True)
     old, ref = torch.randn(2, 6, dtype=torch.float64).log_softmax(-1)
     logp = logits.log_softmax(-1)
-    tokens = Tokens(logp, old, old, torch.zeros(6).double(), torch.arange(6), torch.ones(6, dtype=torch.long))
+    tokens = Tokens(
+        logp, old, old, torch.zeros(6).double(), torch.arange(6), torch.ones(6, dtype=torch.long)
+    )
     value = (old.exp() * KLS["k3_unbiased"](tokens, ref)).sum()
     truth = exact_kl(logits, ref)
     assert value.item() == pytest.approx(truth.item(), abs=TOLERANCE)
-    assert torch.allclose(*(torch.autograd.grad(x, logits, retain_graph=True)[0] for x in (value, truth)), atol=1e-12)
+    assert torch.allclose(
+        *(torch.autograd.grad(x, logits, retain_graph=True)[0] for x in (value, truth)), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", ["k2", "k3", "k3_unbiased"])
@@ -523,7 +626,12 @@ def test_distillation_has_the_expected_gradient_of_the_reverse_kl() -> None:
     teacher = torch.randn(6, dtype=torch.float64)
     logp = logits.log_softmax(-1)
     tokens = Tokens(
-        logp, logp.detach(), logp.detach(), torch.zeros(6).double(), torch.arange(6), torch.ones(6, dtype=torch.long)
+        logp,
+        logp.detach(),
+        logp.detach(),
+        torch.zeros(6).double(),
+        torch.arange(6),
+        torch.ones(6, dtype=torch.long),
     )
     loss = (logp.detach().exp() * distillation(tokens, teacher.log_softmax(-1))).sum()
     (found,) = torch.autograd.grad(loss, logits, retain_graph=True)
@@ -538,7 +646,11 @@ def test_the_entropy_with_gradient_is_the_references() -> None:
     assert torch.allclose(mine, theirs, atol=1e-12)
     weight = torch.randn(11, dtype=torch.float64)
     assert torch.allclose(
-        *(torch.autograd.grad((weight * x).sum(), logits, retain_graph=True)[0] for x in (mine, theirs)), atol=1e-12
+        *(
+            torch.autograd.grad((weight * x).sum(), logits, retain_graph=True)[0]
+            for x in (mine, theirs)
+        ),
+        atol=1e-12,
     )
 
 
@@ -560,9 +672,17 @@ def test_the_adaptive_bonus_follows_skywork_and_survives_a_checkpoint() -> None:
 @pytest.mark.parametrize("level", ["none", "token", "sequence", "geometric"])
 @pytest.mark.parametrize("mask", ["none", "token", "sequence", "geometric"])
 @pytest.mark.parametrize("cap", [0.0, 1.3])
-def test_weights_are_truncated_and_masked_at_the_level_asked_for(level: str, mask: str, cap: float) -> None:
+def test_weights_are_truncated_and_masked_at_the_level_asked_for(
+    level: str, mask: str, cap: float
+) -> None:
     tokens = random_tokens(31, requires_grad=False)
-    s = LossSection(correction=level, correction_mask=mask, correction_cap=cap, correction_low=0.8, correction_high=1.4)
+    s = LossSection(
+        correction=level,
+        correction_mask=mask,
+        correction_cap=cap,
+        correction_low=0.8,
+        correction_high=1.4,
+    )
     found = correction.weights(tokens, s).weight_T.tolist()
     log = (tokens.old_logp_T - tokens.sampled_logp_T).tolist()
     for t, row in enumerate(tokens.row_T.tolist()):
@@ -582,19 +702,32 @@ def test_a_token_without_a_sampled_log_prob_weighs_nothing_and_spoils_nothing() 
     tokens = random_tokens(32, requires_grad=False)
     sampled = tokens.sampled_logp_T.clone()
     sampled[5] = torch.nan
-    broken = Tokens(tokens.logp_T, tokens.old_logp_T, sampled, tokens.advantage_T, tokens.row_T, tokens.length_R)
+    broken = Tokens(
+        tokens.logp_T, tokens.old_logp_T, sampled, tokens.advantage_T, tokens.row_T, tokens.length_R
+    )
     for level in ("token", "sequence", "geometric"):
         weight = correction.weights(broken, LossSection(correction=level)).weight_T
         assert weight[5] == 0 and weight.isfinite().all()
 
 
 @pytest.mark.parametrize(("noise", "length"), [(0.02, 8000), (0.05, 4000)])
-def test_the_default_does_not_collapse_with_length_and_a_sequence_mask_does(noise: float, length: int) -> None:
+def test_the_default_does_not_collapse_with_length_and_a_sequence_mask_does(
+    noise: float, length: int
+) -> None:
     generator = torch.Generator().manual_seed(0)
     rows = 64
-    log = noise * torch.randn(rows * length, generator=generator, dtype=torch.float64) - noise**2 / 2
+    log = (
+        noise * torch.randn(rows * length, generator=generator, dtype=torch.float64) - noise**2 / 2
+    )
     zero = torch.zeros_like(log)
-    tokens = Tokens(zero, zero, -log, zero, torch.arange(rows).repeat_interleave(length), torch.full((rows,), length))
+    tokens = Tokens(
+        zero,
+        zero,
+        -log,
+        zero,
+        torch.arange(rows).repeat_interleave(length),
+        torch.full((rows,), length),
+    )
 
     def ess(settings: LossSection) -> float:
         w = correction.weights(tokens, settings)
@@ -622,7 +755,17 @@ def test_the_default_does_not_collapse_with_length_and_a_sequence_mask_does(nois
 def test_each_aggregation_is_its_formula_on_ragged_groups() -> None:
     rng = random.Random(3)
     rows = [
-        Row(i, i // 3, (1,), tuple(range(rng.randint(1, 20))), torch.zeros(1), 1.0, True, True, "trained")
+        Row(
+            i,
+            i // 3,
+            (1,),
+            tuple(range(rng.randint(1, 20))),
+            torch.zeros(1),
+            1.0,
+            True,
+            True,
+            "trained",
+        )
         for i in range(12)
     ]
     losses = {row.index: [rng.gauss(0, 1) for _ in row.token_ids] for row in rows}
@@ -633,7 +776,10 @@ def test_each_aggregation_is_its_formula_on_ragged_groups() -> None:
         "sequence_mean": sum(sums[i] / lengths[i] for i in sums) / 12,
         "token_mean": sum(sums.values()) / sum(lengths.values()),
         "constant": sum(sums.values()) / (12 * 50),
-        "prompt_mean": sum(sum(sums[3 * g + i] for i in range(3)) / group_tokens[g] for g in range(4)) / 4,
+        "prompt_mean": sum(
+            sum(sums[3 * g + i] for i in range(3)) / group_tokens[g] for g in range(4)
+        )
+        / 4,
         "sequence_sum": sum(sums.values()) / 12,
         "token_sum": sum(sums.values()),
     }

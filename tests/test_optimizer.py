@@ -14,7 +14,10 @@ from grpo.recipe import OptimSection
 
 def parameters(dtype: torch.dtype = torch.float32) -> dict[str, nn.Parameter]:
     torch.manual_seed(3)
-    return {"weight": nn.Parameter(torch.randn(5, 7).to(dtype)), "bias": nn.Parameter(torch.randn(7).to(dtype))}
+    return {
+        "weight": nn.Parameter(torch.randn(5, 7).to(dtype)),
+        "bias": nn.Parameter(torch.randn(7).to(dtype)),
+    }
 
 
 def backward(own: dict[str, nn.Parameter], seed: int) -> None:
@@ -26,8 +29,13 @@ def backward(own: dict[str, nn.Parameter], seed: int) -> None:
 def test_it_is_adamw_with_decay_on_matrices_alone() -> None:
     ours, theirs = parameters(), parameters()
     optimizer = Optimizer(ours, OptimSection(lr=0.01, weight_decay=0.1, max_grad_norm=0.0), 10)
-    peer = torch.optim.AdamW([{"params": [theirs["weight"]], "weight_decay": 0.1},
-                              {"params": [theirs["bias"]], "weight_decay": 0.0}], lr=0.01)
+    peer = torch.optim.AdamW(
+        [
+            {"params": [theirs["weight"]], "weight_decay": 0.1},
+            {"params": [theirs["bias"]], "weight_decay": 0.0},
+        ],
+        lr=0.01,
+    )
     for step in range(5):
         for own, apply in ((ours, optimizer), (theirs, peer)):
             backward(own, step)
@@ -48,8 +56,10 @@ def test_bf16_parameters_lose_nothing_beside_fp32_masters() -> None:
             optimizer.step()
     for name in half:
         assert torch.allclose(in_half.masters[name], full[name], atol=1e-6)
-        assert torch.equal(half[name], full[name].bfloat16()) or \
-            (half[name].float() - full[name]).abs().max() <= full[name].abs().max() * 2**-8
+        assert (
+            torch.equal(half[name], full[name].bfloat16())
+            or (half[name].float() - full[name]).abs().max() <= full[name].abs().max() * 2**-8
+        )
         assert not torch.equal(in_half.masters[name], half[name].float())
 
 
@@ -86,11 +96,24 @@ def test_a_restored_optimizer_goes_on_bit_for_bit() -> None:
     assert all(torch.equal(ours[name], copied[name]) for name in ours)
 
 
-@pytest.mark.parametrize(("name", "expected"), [
-    ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
-    ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
-    ("cosine", [0.5, 1.0, 1.0, (1 + math.cos(math.pi / 4)) / 2, 0.5, (1 + math.cos(3 * math.pi / 4)) / 2]),
-])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
+        (
+            "cosine",
+            [
+                0.5,
+                1.0,
+                1.0,
+                (1 + math.cos(math.pi / 4)) / 2,
+                0.5,
+                (1 + math.cos(3 * math.pi / 4)) / 2,
+            ],
+        ),
+    ],
+)
 def test_schedules_warm_up_and_follow_their_formula(name: str, expected: list[float]) -> None:
     rate = schedule(OptimSection(lr=1.0, warmup=2, schedule=name), 6)
     assert [rate(update) for update in range(6)] == pytest.approx(expected)

@@ -16,7 +16,13 @@ import pytest
 import grpo
 
 ROOT = Path(__file__).resolve().parent.parent
-BASE = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+BASE = {
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +70,9 @@ def test_every_module_of_the_tree_and_every_recipe_is_in_the_wheel(wheel):
     for top in ("grpo", "rewards"):
         assert {str(file.relative_to(ROOT)) for file in (ROOT / top).rglob("*.py")} <= packed
     assert {f"grpo/recipes/{file.name}" for file in (ROOT / "recipes").glob("*.yaml")} <= packed
-    assert {f"grpo/recipes/quickstart_base/{name}" for name in BASE | {"pretrain.py", "README.md"}} <= packed
+    assert {
+        f"grpo/recipes/quickstart_base/{name}" for name in BASE | {"pretrain.py", "README.md"}
+    } <= packed
 
 
 def test_the_wheel_carries_nothing_that_is_not_ours_to_install(wheel):
@@ -96,7 +104,12 @@ def test_an_installed_wheel_brings_the_recipes_and_the_base(wheel, tmp_path):
     )
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     assert done.stdout.split() == [str(installed), "138752"]
 
@@ -112,7 +125,9 @@ def test_every_dependency_is_pinned(setup_cfg):
 
 
 def test_pyproject_holds_only_what_cannot_stand_in_setup_cfg():
-    tables = re.findall(r"^\[([\w.-]+)\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    tables = re.findall(
+        r"^\[([\w.-]+)\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
     assert tables == ["build-system", "tool.ruff", "tool.ruff.lint"]
 
 
@@ -127,7 +142,9 @@ def test_the_quickstart_takes_the_next_free_run_folder(tmp_path):
     (tmp_path / ".venv/bin/python").chmod(0o755)
     for stamp in ("venv", "run"):
         (tmp_path / ".venv" / f".stamp-{stamp}").touch()
-    outside_make = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    outside_make = {
+        name: value for name, value in os.environ.items() if not name.startswith("MAKE")
+    }
     done = subprocess.run(
         ["make", "quickstart", "ARGS=seed=1"],
         cwd=tmp_path,
@@ -136,7 +153,10 @@ def test_the_quickstart_takes_the_next_free_run_folder(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.stdout.strip() == "-m grpo.train recipes/quickstart.yaml run_dir=runs/quickstart-3 seed=1"
+    assert (
+        done.stdout.strip()
+        == "-m grpo.train recipes/quickstart.yaml run_dir=runs/quickstart-3 seed=1"
+    )
 
 
 def test_ci_runs_both_kinds_of_tests():

@@ -21,7 +21,10 @@ def step(groups: PagedGroups, window=None, softcap=None, layers: int = 2, dtype=
     groups.reserve()
     result = []
     for layer in range(layers):
-        q, k, v = (torch.randn(groups.num_rows, heads, 1, WIDTH, dtype=dtype) for heads in (HEADS, KV_HEADS, KV_HEADS))
+        q, k, v = (
+            torch.randn(groups.num_rows, heads, 1, WIDTH, dtype=dtype)
+            for heads in (HEADS, KV_HEADS, KV_HEADS)
+        )
         pools = groups.update(k, v, layer)
         result.append((groups.attend(q, *pools, 0.3, window, softcap, layer), q, k, v))
     groups.advance()
@@ -46,7 +49,9 @@ class Twin:
                     continue
                 both = self.rows[row][layer]
                 both[0], both[1] = torch.cat([both[0], k[row]], 1), torch.cat([both[1], v[row]], 1)
-                torch.testing.assert_close(out[row, 0], plain(q[row], *both, window, softcap), atol=1e-12, rtol=0)
+                torch.testing.assert_close(
+                    out[row, 0], plain(q[row], *both, window, softcap), atol=1e-12, rtol=0
+                )
 
 
 @pytest.mark.parametrize("window", [None, 1, 7, 64, 65, 1000])
@@ -62,7 +67,10 @@ def test_attention_is_attention_over_the_prompt_and_what_was_added(window, softc
     assert groups.position_R.tolist() == [*lengths, 0, 0, 0, *lengths[::-1]]
     for _ in range(3):
         twin.check(step(groups, window, softcap), window, softcap)
-    assert groups.position_R[:6].tolist() == [n + 3 for n in lengths] and groups.live_rows == [*range(6), *range(9, 15)]
+    assert groups.position_R[:6].tolist() == [n + 3 for n in lengths] and groups.live_rows == [
+        *range(6),
+        *range(9, 15),
+    ]
 
 
 def test_rows_of_a_group_share_their_prompts_pages(seed):
@@ -109,8 +117,12 @@ def test_a_random_life_of_rows_stays_right_and_gives_every_page_back(seed):
 def test_what_a_page_held_before_is_never_read(seed):
     groups, prefix = paged(3, 3), random_prefix(5)
     for store in (groups.keys, groups.values):
-        store.update({layer: torch.full((3, KV_HEADS, PAGE, WIDTH), torch.nan, dtype=torch.float64)
-                      for layer in (0, 1)})
+        store.update(
+            {
+                layer: torch.full((3, KV_HEADS, PAGE, WIDTH), torch.nan, dtype=torch.float64)
+                for layer in (0, 1)
+            }
+        )
     groups.put([1], prefix, 5)
     twin = Twin()
     twin.start([1], prefix)
@@ -123,7 +135,9 @@ def test_a_pool_without_room_says_so_and_changes_nothing(seed):
     with pytest.raises(PoolExhausted, match="3 pages are needed; 2 of 4 are free"):
         groups.store(random_prefix(190), 190)
     groups.reserve(64)
-    with pytest.raises(PoolExhausted, match="2 pages are needed for 65 more tokens a row; 0 of 4 are free"):
+    with pytest.raises(
+        PoolExhausted, match="2 pages are needed for 65 more tokens a row; 0 of 4 are free"
+    ):
         groups.reserve(65)
     assert groups.pages_wanted(64) == 0 and groups.free_pages == 0
     groups.clear([0])
@@ -139,7 +153,10 @@ def test_rows_that_stand_still_on_the_device_lose_nothing(seed):
     twin.start([0, 1], prefix)
     groups.reserve(100)
     for number in range(3):
-        q, k, v = (torch.randn(2, heads, 1, WIDTH, dtype=torch.float64) for heads in (HEADS, KV_HEADS, KV_HEADS))
+        q, k, v = (
+            torch.randn(2, heads, 1, WIDTH, dtype=torch.float64)
+            for heads in (HEADS, KV_HEADS, KV_HEADS)
+        )
         for layer in range(2):
             groups.update(k, v, layer)
         groups.advance_device(torch.tensor([True, number == 0]))

@@ -95,7 +95,12 @@ def random_tokens(seed: int = 0, spread: float = 0.3) -> Tokens:
     row = torch.arange(len(LENGTHS)).repeat_interleave(torch.tensor(LENGTHS))
     advantage = torch.randn(len(LENGTHS), generator=generator, dtype=torch.float64)[row]
     return Tokens(
-        (old + draw(spread)).clamp(max=-1e-3).requires_grad_(), old, old, advantage, row, torch.tensor(LENGTHS)
+        (old + draw(spread)).clamp(max=-1e-3).requires_grad_(),
+        old,
+        old,
+        advantage,
+        row,
+        torch.tensor(LENGTHS),
     )
 
 
@@ -115,13 +120,17 @@ def ours(name: str, tokens: Tokens, settings: LossSection, aggregation: str) -> 
     return (weights(aggregation) * POLICIES[name].loss(tokens, settings)).sum()
 
 
-def assert_same_gradient(mine: Tensor, theirs: Tensor, logp: Tensor, tolerance: float = 1e-10) -> None:
+def assert_same_gradient(
+    mine: Tensor, theirs: Tensor, logp: Tensor, tolerance: float = 1e-10
+) -> None:
     a, b = (torch.autograd.grad(x, logp, retain_graph=True)[0] for x in (mine, theirs))
     assert (a - b).abs().max() < tolerance * max(1.0, float(b.abs().max()))
 
 
 def through_verl(verl: Any, name: str, tokens: Tokens, mode: str, **config: Any) -> Tensor:
-    policy = Config(clip_cov_ratio=0.1, clip_cov_lb=0.05, clip_cov_ub=4.0, kl_cov_ratio=0.1, ppo_kl_coef=1.0)
+    policy = Config(
+        clip_cov_ratio=0.1, clip_cov_lb=0.05, clip_cov_ub=4.0, kl_cov_ratio=0.1, ppo_kl_coef=1.0
+    )
     full = Config(
         {
             "clip_ratio": 0.2,
@@ -136,7 +145,13 @@ def through_verl(verl: Any, name: str, tokens: Tokens, mode: str, **config: Any)
         }
     )
     return verl.get_policy_loss_fn(name)(
-        padded(tokens.old_logp_T), padded(tokens.logp_T), padded(tokens.advantage_T), mask(), mode, full, None
+        padded(tokens.old_logp_T),
+        padded(tokens.logp_T),
+        padded(tokens.advantage_T),
+        mask(),
+        mode,
+        full,
+        None,
     )[0]
 
 
@@ -150,8 +165,18 @@ def through_verl(verl: Any, name: str, tokens: Tokens, mode: str, **config: Any)
         ("clip", "vanilla", {"epsilon_high": 0.28, "dual_clip": 1.5}, {"clip_ratio_c": 1.5}),
         ("cispo", "cispo", {"epsilon_high": 0.28}, {}),
         ("gspo_token", "gspo", {"epsilon_high": 0.28}, {}),
-        ("dppo_tv", "dppo_tv", {"divergence": 0.05}, {"clip_ratio_low": 0.05, "clip_ratio_high": 0.05}),
-        ("dppo_kl", "dppo_kl", {"divergence": 0.01}, {"clip_ratio_low": 0.01, "clip_ratio_high": 0.01}),
+        (
+            "dppo_tv",
+            "dppo_tv",
+            {"divergence": 0.05},
+            {"clip_ratio_low": 0.05, "clip_ratio_high": 0.05},
+        ),
+        (
+            "dppo_kl",
+            "dppo_kl",
+            {"divergence": 0.01},
+            {"clip_ratio_low": 0.01, "clip_ratio_high": 0.01},
+        ),
         ("reinforce", "gpg", {}, {}),
     ],
     ids=["clip", "dual clip", "cispo", "gspo", "dppo tv", "dppo kl", "reinforce"],
@@ -165,7 +190,9 @@ def through_verl(verl: Any, name: str, tokens: Tokens, mode: str, **config: Any)
         ("token_sum", "token-sum"),
     ],
 )
-def test_policy_losses_have_verls_gradient(verl: Any, mine, theirs, settings, config, aggregation, mode) -> None:
+def test_policy_losses_have_verls_gradient(
+    verl: Any, mine, theirs, settings, config, aggregation, mode
+) -> None:
     tokens = random_tokens()
     # verl adds 1e-8 to a completion's length, and to both probabilities of its binary KL
     assert_same_gradient(
@@ -191,11 +218,19 @@ def test_gmpo_in_verl_is_a_mean_of_the_micro_batch_and_changes_with_the_split(ve
     tokens = random_tokens(1)
     whole = through_verl(verl, "geo_mean", tokens, "")
     logp, old, adv, m = (
-        padded(x) for x in (tokens.logp_T, tokens.old_logp_T, tokens.advantage_T, torch.ones(sum(LENGTHS)).double())
+        padded(x)
+        for x in (
+            tokens.logp_T,
+            tokens.old_logp_T,
+            tokens.advantage_T,
+            torch.ones(sum(LENGTHS)).double(),
+        )
     )
     config = Config(clip_ratio=0.2, clip_ratio_low=0.2, clip_ratio_high=0.28)
     parts = [
-        verl.get_policy_loss_fn("geo_mean")(old[part], logp[part], adv[part], m[part], "", config, None)[0]
+        verl.get_policy_loss_fn("geo_mean")(
+            old[part], logp[part], adv[part], m[part], "", config, None
+        )[0]
         for part in (slice(0, 3), slice(3, 8))
     ]
     assert abs(sum(parts) / 2 - whole) > 1e-3  # the mean of unequal micro-batches is not the mean
@@ -206,13 +241,22 @@ def test_kl_cov_has_verls_gradient_on_the_whole_update(verl: Any) -> None:
     flag = POLICIES["kl_cov"].select(
         Tokens(
             tokens.logp_T.detach(),
-            *(getattr(tokens, name) for name in ("old_logp_T", "sampled_logp_T", "advantage_T", "row_T", "length_R")),
+            *(
+                getattr(tokens, name)
+                for name in ("old_logp_T", "sampled_logp_T", "advantage_T", "row_T", "length_R")
+            ),
         ),
         settings,
         0,
     )
     chosen = Tokens(
-        tokens.logp_T, tokens.old_logp_T, tokens.old_logp_T, tokens.advantage_T, tokens.row_T, tokens.length_R, flag
+        tokens.logp_T,
+        tokens.old_logp_T,
+        tokens.old_logp_T,
+        tokens.advantage_T,
+        tokens.row_T,
+        tokens.length_R,
+        flag,
     )
     assert_same_gradient(
         ours("kl_cov", chosen, settings, "token_mean"),
@@ -223,11 +267,17 @@ def test_kl_cov_has_verls_gradient_on_the_whole_update(verl: Any) -> None:
 
 def test_clip_cov_detaches_as_many_tokens_as_verl_on_the_whole_update(verl: Any) -> None:
     tokens = random_tokens(3)
-    settings = LossSection(epsilon_low=0.2, epsilon_high=0.28, cov_share=0.1, cov_low=0.05, cov_high=4.0)
+    settings = LossSection(
+        epsilon_low=0.2, epsilon_high=0.28, cov_share=0.1, cov_low=0.05, cov_high=4.0
+    )
     flag = POLICIES["clip_cov"].select(tokens, settings, 0)
     torch.manual_seed(0)
-    (theirs,) = torch.autograd.grad(through_verl(verl, "clip_cov", tokens, "token-mean"), tokens.logp_T)
-    (plain,) = torch.autograd.grad(through_verl(verl, "vanilla", tokens, "token-mean"), tokens.logp_T)
+    (theirs,) = torch.autograd.grad(
+        through_verl(verl, "clip_cov", tokens, "token-mean"), tokens.logp_T
+    )
+    (plain,) = torch.autograd.grad(
+        through_verl(verl, "vanilla", tokens, "token-mean"), tokens.logp_T
+    )
     detached = (theirs == 0) & (plain != 0)
     assert flag.sum() == detached.sum() > 0
 
@@ -239,7 +289,8 @@ def rewards_and_groups(seed: int = 0) -> tuple[Tensor, list[ScoredGroup], numpy.
         ScoredGroup(
             Prompt(str(g), (1,), {}),
             tuple(
-                Completion("", tuple(range(n)), torch.zeros(n), "stop") for n in LENGTHS[g * GROUP : (g + 1) * GROUP]
+                Completion("", tuple(range(n)), torch.zeros(n), "stop")
+                for n in LENGTHS[g * GROUP : (g + 1) * GROUP]
             ),
             tuple(Score(v) for v in score[g * GROUP : (g + 1) * GROUP].tolist()),
         )
@@ -276,7 +327,9 @@ def test_reinforce_pp_is_verls(verl: Any) -> None:
         for i, n in enumerate(len(c.token_ids) for c in group.completions)
     }
     off = padded(torch.cat([penalties[g, i] for g in range(2) for i in range(GROUP)]))
-    found, _ = verl.get_adv_estimator_fn("reinforce_plus_plus")(by_token - off, mask(), Config(gamma=1.0))
+    found, _ = verl.get_adv_estimator_fn("reinforce_plus_plus")(
+        by_token - off, mask(), Config(gamma=1.0)
+    )
     mine = advantages(groups, RuleSettings("reinforce_pp", 0.0), None, penalties)
     # the whitening of verl adds 1e-8 under the root
     assert (found - padded(torch.cat([part for row in mine for part in row]))).abs().max() < 1e-6
@@ -284,8 +337,12 @@ def test_reinforce_pp_is_verls(verl: Any) -> None:
 
 def test_verl_whitens_reinforce_pp_baseline_by_tokens_and_we_by_completions(verl: Any) -> None:
     by_token, groups, index = rewards_and_groups()
-    found, _ = verl.get_adv_estimator_fn("reinforce_plus_plus_baseline")(by_token.clone(), mask(), index)
-    mine = torch.tensor(sum(advantages(groups, RuleSettings("reinforce_pp_baseline", 0.0)), []), dtype=torch.float64)
+    found, _ = verl.get_adv_estimator_fn("reinforce_plus_plus_baseline")(
+        by_token.clone(), mask(), index
+    )
+    mine = torch.tensor(
+        sum(advantages(groups, RuleSettings("reinforce_pp_baseline", 0.0)), []), dtype=torch.float64
+    )
     assert (found[:, 0] - mine).abs().max() > 1e-3
     assert abs(mine.sum()) < 1e-9 and abs(found[:, 0].sum()) > 1e-3
 
@@ -293,23 +350,34 @@ def test_verl_whitens_reinforce_pp_baseline_by_tokens_and_we_by_completions(verl
 def test_gpg_counts_completions_of_flat_groups_and_verl_scores_of_zero(verl: Any) -> None:
     by_token, groups, index = rewards_and_groups()
     by_token[0] = 0.0
-    groups[0] = ScoredGroup(groups[0].prompt, groups[0].completions, (Score(0.0), *groups[0].scores[1:]))
+    groups[0] = ScoredGroup(
+        groups[0].prompt, groups[0].completions, (Score(0.0), *groups[0].scores[1:])
+    )
     found, _ = verl.get_adv_estimator_fn("gpg")(by_token, mask(), index)
     mine = torch.tensor(sum(advantages(groups, RuleSettings("gpg")), []), dtype=torch.float64)
-    assert torch.allclose(found[:, 0], mine * 8 / 7)  # no group is flat, so nothing is to be made up for
+    assert torch.allclose(
+        found[:, 0], mine * 8 / 7
+    )  # no group is flat, so nothing is to be made up for
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
 def test_kl_estimators_are_verls(verl: Any, estimator: str) -> None:
     tokens = random_tokens(4)
     ref = tokens.old_logp_T
-    assert torch.allclose(KLS[estimator](tokens, ref), verl.kl_penalty(tokens.logp_T, ref, estimator), atol=1e-12)
+    assert torch.allclose(
+        KLS[estimator](tokens, ref), verl.kl_penalty(tokens.logp_T, ref, estimator), atol=1e-12
+    )
 
 
 def test_k3_unbiased_has_on_policy_the_gradient_that_verl_gives_k3_plus(verl: Any) -> None:
     tokens = random_tokens(5)
     fresh = Tokens(
-        tokens.logp_T, tokens.logp_T.detach(), tokens.old_logp_T, tokens.advantage_T, tokens.row_T, tokens.length_R
+        tokens.logp_T,
+        tokens.logp_T.detach(),
+        tokens.old_logp_T,
+        tokens.advantage_T,
+        tokens.row_T,
+        tokens.length_R,
     )
     assert_same_gradient(
         KLS["k3_unbiased"](fresh, tokens.old_logp_T).sum(),
@@ -326,15 +394,27 @@ def test_k3_unbiased_has_on_policy_the_gradient_that_verl_gives_k3_plus(verl: An
         (
             "token",
             "0.8_1.2",
-            {"correction_cap": 0.0, "correction_mask": "token", "correction_low": 0.8, "correction_high": 1.2},
+            {
+                "correction_cap": 0.0,
+                "correction_mask": "token",
+                "correction_low": 0.8,
+                "correction_high": 1.2,
+            },
         ),
     ],
 )
-def test_the_samplers_weights_are_verls(verl: Any, level: str, threshold: Any, settings: dict) -> None:
+def test_the_samplers_weights_are_verls(
+    verl: Any, level: str, threshold: Any, settings: dict
+) -> None:
     helper = importlib.import_module("verl.trainer.ppo.rollout_corr_helper")
     tokens = random_tokens(6)
     tokens = Tokens(
-        tokens.logp_T, tokens.old_logp_T, tokens.logp_T.detach(), tokens.advantage_T, tokens.row_T, tokens.length_R
+        tokens.logp_T,
+        tokens.old_logp_T,
+        tokens.logp_T.detach(),
+        tokens.advantage_T,
+        tokens.row_T,
+        tokens.length_R,
     )
     theirs, _ = helper.compute_rollout_correction_weights(
         padded(tokens.old_logp_T - tokens.sampled_logp_T), mask(), level, threshold
@@ -428,13 +508,25 @@ def through_trl(
 
 @pytest.mark.parametrize(
     ("loss_type", "aggregation"),
-    [("grpo", "sequence_mean"), ("dapo", "token_mean"), ("bnpo", "token_mean"), ("dr_grpo", "constant")],
+    [
+        ("grpo", "sequence_mean"),
+        ("dapo", "token_mean"),
+        ("bnpo", "token_mean"),
+        ("dr_grpo", "constant"),
+    ],
 )
 @pytest.mark.parametrize("cap", [0.0, 1.4])
-def test_the_clip_and_its_aggregations_have_trls_gradient(trl: Any, loss_type, aggregation, cap) -> None:
+def test_the_clip_and_its_aggregations_have_trls_gradient(
+    trl: Any, loss_type, aggregation, cap
+) -> None:
     tokens = random_tokens(10, spread=0.6)
     assert_same_gradient(
-        ours("clip", tokens, LossSection(epsilon_low=0.2, epsilon_high=0.28, ratio_cap=cap), aggregation),
+        ours(
+            "clip",
+            tokens,
+            LossSection(epsilon_low=0.2, epsilon_high=0.28, ratio_cap=cap),
+            aggregation,
+        ),
         through_trl(trl, tokens, loss_type, args={"delta": cap or None}),
         tokens.logp_T,
     )
@@ -458,7 +550,10 @@ def test_gspo_and_luspo_have_trls_gradient(trl: Any) -> None:
 def test_sapo_has_trls_gradient(trl: Any) -> None:
     tokens = random_tokens(12)
     assert_same_gradient(
-        ours("sapo", tokens, LossSection(), "sequence_mean"), through_trl(trl, tokens, "sapo"), tokens.logp_T, 1e-6
+        ours("sapo", tokens, LossSection(), "sequence_mean"),
+        through_trl(trl, tokens, "sapo"),
+        tokens.logp_T,
+        1e-6,
     )  # TRL keeps the temperatures in fp32
 
 
@@ -466,12 +561,18 @@ def test_trls_cispo_cap_is_absolute_and_ours_a_width(trl: Any) -> None:
     tokens = random_tokens(13, spread=0.8)
     same = LossSection(epsilon_low=1.0, epsilon_high=0.5)
     assert_same_gradient(
-        ours("cispo", tokens, same, "token_mean"), through_trl(trl, tokens, "cispo", epsilon_high=1.5), tokens.logp_T
+        ours("cispo", tokens, same, "token_mean"),
+        through_trl(trl, tokens, "cispo", epsilon_high=1.5),
+        tokens.logp_T,
     )
-    (theirs,) = torch.autograd.grad(through_trl(trl, tokens, "cispo", epsilon_high=0.2), tokens.logp_T)
+    (theirs,) = torch.autograd.grad(
+        through_trl(trl, tokens, "cispo", epsilon_high=0.2), tokens.logp_T
+    )
     low = tokens.ratio_T > 0.2
     constant = -0.2 * tokens.advantage_T / sum(LENGTHS)
-    assert low.double().mean() > 0.9 and torch.allclose(theirs[low], constant[low])  # its fallback: every weight is 0.2
+    assert low.double().mean() > 0.9 and torch.allclose(
+        theirs[low], constant[low]
+    )  # its fallback: every weight is 0.2
 
 
 @pytest.mark.parametrize(("unbiased", "estimator"), [(False, "k3"), (True, "k3_unbiased")])
@@ -484,7 +585,9 @@ def test_the_kl_in_the_loss_has_trls_gradient(trl: Any, unbiased: bool, estimato
     )
     assert_same_gradient(
         mine,
-        through_trl(trl, tokens, "dapo", ref=ref, beta=0.1, args={"use_bias_correction_kl": unbiased}),
+        through_trl(
+            trl, tokens, "dapo", ref=ref, beta=0.1, args={"use_bias_correction_kl": unbiased}
+        ),
         tokens.logp_T,
     )
 
@@ -492,7 +595,12 @@ def test_the_kl_in_the_loss_has_trls_gradient(trl: Any, unbiased: bool, estimato
 def test_the_off_policy_mask_is_trls(trl: Any) -> None:
     tokens = random_tokens(15)
     tokens = Tokens(
-        tokens.logp_T, tokens.old_logp_T, tokens.old_logp_T + 0.1, tokens.advantage_T, tokens.row_T, tokens.length_R
+        tokens.logp_T,
+        tokens.old_logp_T,
+        tokens.old_logp_T + 0.1,
+        tokens.advantage_T,
+        tokens.row_T,
+        tokens.length_R,
     )
     loss = POLICIES["clip"].loss(tokens, LossSection(epsilon_low=0.2, epsilon_high=0.28))
     kept = off_policy_kept(tokens, 0.05)

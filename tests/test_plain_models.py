@@ -18,7 +18,12 @@ from grpo.types import Row
 
 KINDS = {
     "bloom": {"n_head": 4, "n_layer": 2},
-    "recurrent_gemma": {"num_hidden_layers": 3, "attention_window_size": 8, "lru_width": 32, "head_dim": 8},
+    "recurrent_gemma": {
+        "num_hidden_layers": 3,
+        "attention_window_size": 8,
+        "lru_width": 32,
+        "head_dim": 8,
+    },
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8},
 }
@@ -43,8 +48,14 @@ def plain_policy(kind: str, seed: int, *, lora: bool = False) -> Policy:
 def logps_of(policy: Policy, prompt_ids, token_ids, sampling=Sampling()) -> torch.Tensor:
     """Log-probs of one sequence alone, by the model's own forward."""
     ids = torch.tensor([[*prompt_ids, *token_ids]])
-    logits = policy.model(input_ids=ids, use_cache=False).logits[0, len(prompt_ids) - 1:-1, :policy.vocab_size]
-    return (logits / sampling.temperature).log_softmax(-1).gather(-1, torch.tensor(token_ids)[:, None])[:, 0]
+    logits = policy.model(input_ids=ids, use_cache=False).logits[
+        0, len(prompt_ids) - 1 : -1, : policy.vocab_size
+    ]
+    return (
+        (logits / sampling.temperature)
+        .log_softmax(-1)
+        .gather(-1, torch.tensor(token_ids)[:, None])[:, 0]
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -59,9 +70,16 @@ def test_sampled_logps_equal_those_of_a_plain_forward(kind, seed):
         for c in group.completions:
             expected = logps_of(policy, prompts[place].token_ids, c.token_ids, sampling)
             torch.testing.assert_close(c.sampled_logps, expected, atol=2e-5, rtol=1e-5)
-            assert c.finish == "stop" and c.token_ids[-1] == 2 or c.finish == "length" and len(c.token_ids) == 25
+            assert (
+                c.finish == "stop"
+                and c.token_ids[-1] == 2
+                or c.finish == "length"
+                and len(c.token_ids) == 25
+            )
             ends.add(c.finish)
-    assert engine.stats.tokens == sum(len(c.token_ids) for g in found.values() for c in g.completions)
+    assert engine.stats.tokens == sum(
+        len(c.token_ids) for g in found.values() for c in g.completions
+    )
 
 
 def test_generate_draws_the_tokens_that_the_engine_draws(seed):
@@ -72,10 +90,17 @@ def test_generate_draws_the_tokens_that_the_engine_draws(seed):
     plain.base.set_attn_implementation("sdpa")
     options = dict(group_size=4, max_tokens=40, seed=(3,), sampling=Sampling(0.9, 30, 0.95, 0.01))
     for stop in ((), ("ab", "c")):
-        one, other = (dict(Engine(policy, stop=stop).sample(prompts, **options)) for policy in (served, plain))
+        one, other = (
+            dict(Engine(policy, stop=stop).sample(prompts, **options)) for policy in (served, plain)
+        )
         for place in one:
             for a, b in zip(one[place].completions, other[place].completions):
-                assert (a.token_ids, a.text, a.finish, a.stop) == (b.token_ids, b.text, b.finish, b.stop)
+                assert (a.token_ids, a.text, a.finish, a.stop) == (
+                    b.token_ids,
+                    b.text,
+                    b.finish,
+                    b.stop,
+                )
                 torch.testing.assert_close(a.sampled_logps, b.sampled_logps, atol=1e-5, rtol=0)
                 torch.testing.assert_close(a.log_kept, b.log_kept, atol=1e-5, rtol=0)
 
@@ -83,16 +108,24 @@ def test_generate_draws_the_tokens_that_the_engine_draws(seed):
 def test_groups_are_carried_over_and_interrupted(seed):
     policy, prompts = plain_policy("bloom", seed), random_prompts(seed, [5, 9, 30, 9])
     policy.stop_ids = frozenset()
-    options = dict(group_size=2, max_tokens=lambda prompt, index: 10 + len(prompt.token_ids), sampling=Sampling(),
-                   seed=("s", 0))
+    options = dict(
+        group_size=2,
+        max_tokens=lambda prompt, index: 10 + len(prompt.token_ids),
+        sampling=Sampling(),
+        seed=("s", 0),
+    )
     whole = dict(Engine(policy).sample(prompts, **options))
     engine = Engine(policy, max_rows=2)
     first = dict(engine.sample(prompts, enough=2, **options))
     assert len(first) + len(engine.carried) == 4 and engine.carried
-    rest = {group.prompt.id: group for _, group in engine.sample([], carried=engine.carried, **options)}
+    rest = {
+        group.prompt.id: group for _, group in engine.sample([], carried=engine.carried, **options)
+    }
     for place, prompt in enumerate(prompts):
         group = first.get(place) or rest[prompt.id]
-        assert [c.token_ids for c in group.completions] == [c.token_ids for c in whole[place].completions]
+        assert [c.token_ids for c in group.completions] == [
+            c.token_ids for c in whole[place].completions
+        ]
     calls = iter(range(1000))
     cut = dict(engine.sample(prompts, interrupted=lambda: next(calls) > 12, **options))
     assert sorted(cut) == [0, 1, 2, 3]
@@ -103,8 +136,20 @@ def test_groups_are_carried_over_and_interrupted(seed):
 def test_log_probs_and_gradients_of_packed_rows_are_those_of_each_row_alone(kind, seed):
     policy = plain_policy(kind, seed)
     prompts = random_prompts(seed, [7, 12, 20, 4, 17, 9])
-    rows = [Row(i, i // 2, prompts[i // 2].token_ids, prompts[3 + i % 3].token_ids, torch.zeros(0), 0.0, True, True,
-                "trained") for i in range(6)]
+    rows = [
+        Row(
+            i,
+            i // 2,
+            prompts[i // 2].token_ids,
+            prompts[3 + i % 3].token_ids,
+            torch.zeros(0),
+            0.0,
+            True,
+            True,
+            "trained",
+        )
+        for i in range(6)
+    ]
     stats = policy.token_stats(pack(rows), 1.0)
     expected = torch.cat([logps_of(policy, row.prompt_ids, row.token_ids) for row in rows])
     torch.testing.assert_close(stats.logp_T, expected, atol=2e-5, rtol=1e-5)
@@ -114,9 +159,13 @@ def test_log_probs_and_gradients_of_packed_rows_are_those_of_each_row_alone(kind
     alone = []
     for row in rows:
         ids = torch.tensor([[*row.prompt_ids, *row.token_ids]])
-        logits = policy.model(input_ids=ids, use_cache=False).logits[0, len(row.prompt_ids) - 1:-1, :policy.vocab_size]
+        logits = policy.model(input_ids=ids, use_cache=False).logits[
+            0, len(row.prompt_ids) - 1 : -1, : policy.vocab_size
+        ]
         alone.append(logits.log_softmax(-1).gather(-1, torch.tensor(row.token_ids)[:, None])[:, 0])
-    expected = torch.autograd.grad((torch.cat(alone) * weight_T).sum(), parameters, allow_unused=True)
+    expected = torch.autograd.grad(
+        (torch.cat(alone) * weight_T).sum(), parameters, allow_unused=True
+    )
     for name, one, other in zip(names, found, expected):
         assert (one is None) == (other is None), name
         if one is not None:
@@ -152,7 +201,9 @@ def test_a_model_whose_attention_does_something_of_its_own_is_found_out(seed):
     model.set_attn_implementation("sdpa")
     policy = Policy(model, tiny_tokenizer())
     policy.fall_back_unless_served()
-    assert "gives other logits" in policy.plain and policy.base.config._attn_implementation == "sdpa"
+    assert (
+        "gives other logits" in policy.plain and policy.base.config._attn_implementation == "sdpa"
+    )
 
 
 def test_a_model_whose_forward_fails_on_this_attention_is_served_by_generate(seed):

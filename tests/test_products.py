@@ -15,7 +15,9 @@ from torch import nn
 
 from grpo.kernels import products
 
-needs_onednn = pytest.mark.skipif(not products.available(), reason="torch's own products are the fast ones here")
+needs_onednn = pytest.mark.skipif(
+    not products.available(), reason="torch's own products are the fast ones here"
+)
 
 
 def odd_shape(seed: int) -> tuple[int, int, int]:
@@ -29,7 +31,7 @@ def odd_shape(seed: int) -> tuple[int, int, int]:
 def test_values_and_gradients_are_those_of_the_definition(bias, batched, seed):
     rows, width, out = odd_shape(seed)
     shape = (3, rows, width) if batched else (rows, width)
-    x, weight = torch.randn(shape), torch.randn(out, width) / width ** 0.5
+    x, weight = torch.randn(shape), torch.randn(out, width) / width**0.5
     b = torch.randn(out) if bias else None
     inputs = [t.requires_grad_() for t in (x, weight, b) if t is not None]
     y = products.fast_linear(x, weight, b)
@@ -65,9 +67,12 @@ def test_bits_of_a_row_do_not_depend_on_how_many_there_are(seed):
 
 
 def test_other_types_small_weights_and_no_rows_take_torchs_own_way(seed):
-    for x, weight in ((torch.randn(5, 200).double(), torch.randn(300, 200).double()),
-                      (torch.randn(5, 200).bfloat16(), torch.randn(300, 200).bfloat16()),
-                      (torch.randn(5, 8), torch.randn(9, 8)), (torch.randn(0, 200), torch.randn(300, 200))):
+    for x, weight in (
+        (torch.randn(5, 200).double(), torch.randn(300, 200).double()),
+        (torch.randn(5, 200).bfloat16(), torch.randn(300, 200).bfloat16()),
+        (torch.randn(5, 8), torch.randn(9, 8)),
+        (torch.randn(0, 200), torch.randn(300, 200)),
+    ):
         assert not products.suits(x, weight)
         assert torch.equal(products.fast_linear(x, weight), nn.functional.linear(x, weight))
 
@@ -98,7 +103,9 @@ def test_packed_weights_give_the_same_bits_and_never_old_ones(rows, seed):
     with torch.no_grad():
         expected = model[:2](x)
         packed = products.pack(model)
-        assert packed == [*model[:2]] and products.packed_bytes(model) == 4 * (width * out + out * 200)
+        assert packed == [*model[:2]] and products.packed_bytes(model) == 4 * (
+            width * out + out * 200
+        )
         assert torch.equal(model[:2](x), expected)
         model[0].weight.mul_(2)
         fresh = model[1](products.fast_linear(x, model[0].weight, model[0].bias))

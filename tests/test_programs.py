@@ -12,7 +12,15 @@ import zlib
 
 import pytest
 
-from rewards.programs import AssertTests, CallTests, IOTests, extract_program, read_tests, same_output, same_value
+from rewards.programs import (
+    AssertTests,
+    CallTests,
+    IOTests,
+    extract_program,
+    read_tests,
+    same_output,
+    same_value,
+)
 from rewards.programs.formats import BadTests
 from rewards.sandbox.wire import Untravelable, decode, encode
 from rewards.tasks import load_task
@@ -22,13 +30,23 @@ from rewards.tasks.programs import OPERATIONS, run_chain
 
 
 def random_value(rng: random.Random, depth: int = 3):
-    kinds = [lambda: rng.randrange(-(10**30), 10**30), rng.random, lambda: rng.choice([True, False, None, "", "é\ud800"]),
-             lambda: float(rng.choice(["nan", "inf", "-inf"])), lambda: b"\0\xff", lambda: complex(1, -2), lambda: range(3, 9, 2)]
+    kinds = [
+        lambda: rng.randrange(-(10**30), 10**30),
+        rng.random,
+        lambda: rng.choice([True, False, None, "", "é\ud800"]),
+        lambda: float(rng.choice(["nan", "inf", "-inf"])),
+        lambda: b"\0\xff",
+        lambda: complex(1, -2),
+        lambda: range(3, 9, 2),
+    ]
     if depth:
-        kinds += [lambda: [random_value(rng, depth - 1) for _ in range(rng.randrange(4))],
-                  lambda: tuple(random_value(rng, depth - 1) for _ in range(rng.randrange(3))),
-                  lambda: {rng.randrange(9): random_value(rng, depth - 1) for _ in range(3)},
-                  lambda: set(range(rng.randrange(5))), lambda: frozenset("a")]
+        kinds += [
+            lambda: [random_value(rng, depth - 1) for _ in range(rng.randrange(4))],
+            lambda: tuple(random_value(rng, depth - 1) for _ in range(rng.randrange(3))),
+            lambda: {rng.randrange(9): random_value(rng, depth - 1) for _ in range(3)},
+            lambda: set(range(rng.randrange(5))),
+            lambda: frozenset("a"),
+        ]
     return rng.choice(kinds)()
 
 
@@ -40,8 +58,11 @@ def test_values_of_built_in_types_come_back_as_they_were(seed):
         assert repr(again) == repr(value) and type(again) is type(value)
 
 
-@pytest.mark.parametrize("value", [type("I", (int,), {})(3), type("L", (list,), {})(), object(), print, [1, [object()]]],
-                         ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value",
+    [type("I", (int,), {})(3), type("L", (list,), {})(), object(), print, [1, [object()]]],
+    ids=lambda value: type(value).__name__,
+)
 def test_what_could_lie_does_not_travel(value):
     with pytest.raises(Untravelable):
         encode(value)
@@ -55,13 +76,22 @@ def test_what_never_ends_or_contains_itself_does_not_travel():
             encode(value)
 
 
-def test_returned_values_are_compared_like_python_does_but_for_lists_tolerance_and_truth_values(seed):
+def test_returned_values_are_compared_like_python_does_but_for_lists_tolerance_and_truth_values(
+    seed,
+):
     rng = random.Random(seed)
 
     def plain(depth: int = 3):
-        kinds = [lambda: rng.randrange(-3, 3), lambda: rng.choice(["a", "b", None]), lambda: rng.random()]
+        kinds = [
+            lambda: rng.randrange(-3, 3),
+            lambda: rng.choice(["a", "b", None]),
+            lambda: rng.random(),
+        ]
         if depth:
-            kinds += [lambda: [plain(depth - 1) for _ in range(rng.randrange(3))], lambda: {k: plain(depth - 1) for k in "ab"}]
+            kinds += [
+                lambda: [plain(depth - 1) for _ in range(rng.randrange(3))],
+                lambda: {k: plain(depth - 1) for k in "ab"},
+            ]
         return rng.choice(kinds)()
 
     equal = 0
@@ -83,7 +113,20 @@ def test_cases_of_comparison(got, wanted, is_same):
     assert same_value(encode(got), wanted) is is_same
 
 
-@pytest.mark.parametrize("forged", [{}, {"t": 3}, {"d": [[1]]}, {"d": [[[], 1]]}, {"i": 5}, {"f": "1"}, {"x": 1}, {"t": [1], "l": 2}, {"h": 0}])
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {},
+        {"t": 3},
+        {"d": [[1]]},
+        {"d": [[[], 1]]},
+        {"i": 5},
+        {"f": "1"},
+        {"x": 1},
+        {"t": [1], "l": 2},
+        {"h": 0},
+    ],
+)
 def test_forged_values_equal_nothing(forged):
     for wanted in (3, 1.0, [], {}, [1], None, "x"):
         assert same_value(forged, wanted) is False
@@ -94,6 +137,7 @@ def test_forged_values_equal_nothing(forged):
 
 def reference(got: str, wanted: str) -> bool:
     """Line by line, token by token, by exact fractions."""
+
     def rows(text):
         return "\n".join(line.rstrip() for line in text.split("\n")).rstrip("\n").split("\n")
 
@@ -108,7 +152,9 @@ def reference(got: str, wanted: str) -> bool:
                     p, q = decimal.Decimal(x), decimal.Decimal(y)
                 except decimal.InvalidOperation:
                     return False
-                near = abs(p - q) <= decimal.Decimal("1e-6") * max(1, abs(q)) if "." in y else p == q
+                near = (
+                    abs(p - q) <= decimal.Decimal("1e-6") * max(1, abs(q)) if "." in y else p == q
+                )
                 if not near:
                     return False
     return True
@@ -120,7 +166,14 @@ def test_outputs_are_compared_like_the_slow_reference(seed):
     same = 0
     for _ in range(5000):
         wanted = "".join(rng.choice(tokens) + rng.choice(" \n") for _ in range(rng.randrange(1, 4)))
-        got = wanted if rng.random() < 0.4 else "".join(rng.choice(tokens) + rng.choice([" ", "\n", "  "]) for _ in range(rng.randrange(1, 4)))
+        got = (
+            wanted
+            if rng.random() < 0.4
+            else "".join(
+                rng.choice(tokens) + rng.choice([" ", "\n", "  "])
+                for _ in range(rng.randrange(1, 4))
+            )
+        )
         assert same_output(got.encode(), wanted) == reference(got, wanted), (got, wanted)
         same += reference(got, wanted)
     assert 500 < same < 4500
@@ -169,24 +222,52 @@ def coded(cases: list) -> str:
 
 
 def test_every_format_is_read():
-    io, calls = {"inputs": ["1\n"], "outputs": ["2\n"]}, {"fn_name": "f", "inputs": [[1]], "outputs": [2]}
+    io, calls = (
+        {"inputs": ["1\n"], "outputs": ["2\n"]},
+        {"fn_name": "f", "inputs": [[1]], "outputs": [2]},
+    )
     assert read_tests(io) == IOTests(["1\n"], ["2\n"], [False])
     assert read_tests(calls) == CallTests("f", [[1]], [2], [False])
     for row in (io, calls):
         assert read_tests({"input_output": json.dumps(row)}) == read_tests(row)
-    assert read_tests({"inputs": [["1", "2"]], "outputs": [["3"]]}) == IOTests(["1\n2"], ["3"], [False])
-    mbpp = read_tests({"test_list": ["assert f(1)"], "test_imports": ["import math"], "challenge_test_list": ["assert f(2)"]})
-    assert isinstance(mbpp, AssertTests) and mbpp.hidden == [False, True] and mbpp.setup.strip() == "import math"
-    human = read_tests({"test": "def check(candidate):\n    assert candidate(1)", "entry_point": "f"}, "def f(x):\n")
-    assert isinstance(human, AssertTests) and (human.check, human.entry, human.prompt) == ("check", "f", "def f(x):\n")
+    assert read_tests({"inputs": [["1", "2"]], "outputs": [["3"]]}) == IOTests(
+        ["1\n2"], ["3"], [False]
+    )
+    mbpp = read_tests(
+        {
+            "test_list": ["assert f(1)"],
+            "test_imports": ["import math"],
+            "challenge_test_list": ["assert f(2)"],
+        }
+    )
+    assert (
+        isinstance(mbpp, AssertTests)
+        and mbpp.hidden == [False, True]
+        and mbpp.setup.strip() == "import math"
+    )
+    human = read_tests(
+        {"test": "def check(candidate):\n    assert candidate(1)", "entry_point": "f"},
+        "def f(x):\n",
+    )
+    assert isinstance(human, AssertTests) and (human.check, human.entry, human.prompt) == (
+        "check",
+        "f",
+        "def f(x):\n",
+    )
 
 
 def test_private_cases_are_unpacked_without_running_what_was_pickled():
     case = {"input": "1\n[2]", "output": "3", "testtype": "functional"}
-    row = {"public_test_cases": json.dumps([case]), "private_test_cases": coded([case] * 2), "metadata": '{"func_name": "S.f"}'}
+    row = {
+        "public_test_cases": json.dumps([case]),
+        "private_test_cases": coded([case] * 2),
+        "metadata": '{"func_name": "S.f"}',
+    }
     assert read_tests(row) == CallTests("f", [[1, [2]]] * 3, [3] * 3, [False, True, True])
     stdin = {"input": "1", "output": "3", "testtype": "stdin"}
-    assert read_tests({"public_test_cases": [stdin], "private_test_cases": coded([stdin])}) == IOTests(["1"] * 2, ["3"] * 2, [False, True])
+    assert read_tests(
+        {"public_test_cases": [stdin], "private_test_cases": coded([stdin])}
+    ) == IOTests(["1"] * 2, ["3"] * 2, [False, True])
 
     class Evil:
         def __reduce__(self):
@@ -198,8 +279,13 @@ def test_private_cases_are_unpacked_without_running_what_was_pickled():
 
 
 def test_codeforces_has_limits_of_its_own_and_a_checker():
-    row = {"examples": [{"input": "1", "output": "2"}], "official_tests": [{"input": "1", "output": "2"}, {"input": "3", "output": "4"}],
-           "time_limit": 1.5, "memory_limit": 64, "generated_checker": "print(1)"}
+    row = {
+        "examples": [{"input": "1", "output": "2"}],
+        "official_tests": [{"input": "1", "output": "2"}, {"input": "3", "output": "4"}],
+        "time_limit": 1.5,
+        "memory_limit": 64,
+        "generated_checker": "print(1)",
+    }
     tests = read_tests(row)
     assert tests == IOTests(["1", "3"], ["2", "4"], [False, True], "print(1)", 1.5, 64 << 20)
 
@@ -220,12 +306,17 @@ def test_tests_that_cannot_be_read_are_refused(row):
 
 def test_programming_tasks_are_graded_distinct_and_repeatable():
     rows = load_task("programs").rows(count=300)
-    assert rows == load_task("programs").rows(count=300) and len({row["prompt"] for row in rows}) == 300
+    assert (
+        rows == load_task("programs").rows(count=300)
+        and len({row["prompt"] for row in rows}) == 300
+    )
     assert [row["level"] for row in rows[:6]] == [1, 2, 3, 4, 5, 1]
     for row in rows:
         tests = read_tests(row)
         assert len(tests.outputs) == 8 and sum(tests.hidden) == 5
-        assert str(tests.outputs[0]) in row["prompt"] and len({str(x) for x in tests.outputs[:3]}) == 3
+        assert (
+            str(tests.outputs[0]) in row["prompt"] and len({str(x) for x in tests.outputs[:3]}) == 3
+        )
 
 
 def test_each_operation_does_what_its_words_say(seed):

@@ -12,12 +12,24 @@ from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 from tokenizers import normalizers, processors
 
-from grpo.prompts import R1_TEMPLATE, PromptStream, check_template, load_rows, make_prompts, render, split_rows
+from grpo.prompts import (
+    R1_TEMPLATE,
+    PromptStream,
+    check_template,
+    load_rows,
+    make_prompts,
+    render,
+    split_rows,
+)
 from grpo.recipe import DataSection, RecipeError
 from grpo.types import Prompt
 from rewards.tasks import TASKS
 
-ROWS = [{"prompt": 'a b, "c"\nd', "answer": "1"}, {"prompt": "ü → 雪", "answer": "2"}, {"prompt": "e", "answer": ""}]
+ROWS = [
+    {"prompt": 'a b, "c"\nd', "answer": "1"},
+    {"prompt": "ü → 雪", "answer": "2"},
+    {"prompt": "e", "answer": ""},
+]
 
 
 @pytest.fixture
@@ -49,7 +61,12 @@ def refusal(rows_of):
 
 def test_jsonl_is_read_line_by_line(rows_of):
     text = "\n\n".join(json.dumps(row) for row in ROWS)
-    assert rows_of("a.jsonl", text) == rows_of("a.JSONL", text + "\n") == rows_of("a.json", text) == ROWS
+    assert (
+        rows_of("a.jsonl", text)
+        == rows_of("a.JSONL", text + "\n")
+        == rows_of("a.json", text)
+        == ROWS
+    )
 
 
 def test_a_line_separator_inside_a_json_string_ends_no_line(rows_of):
@@ -62,7 +79,10 @@ def test_csv_is_read_with_quoted_commas_and_lines(rows_of):
 
 
 def test_parquet_is_read_with_its_types(tmp_path):
-    rows = [{"prompt": "a", "numbers": [1, 2], "target": 3}, {"prompt": "b", "numbers": [], "target": None}]
+    rows = [
+        {"prompt": "a", "numbers": [1, 2], "target": 3},
+        {"prompt": "b", "numbers": [], "target": None},
+    ]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     assert load_rows(DataSection(source=str(tmp_path / "a.parquet"))) == rows
 
@@ -73,23 +93,32 @@ def test_a_byte_order_mark_before_jsonl_is_read_over(rows_of):
 
 def test_columns_are_mapped_and_the_others_kept(rows_of):
     found = rows_of(
-        "a.jsonl", '{"question": "q", "gold": 3, "id": 7}', columns={"prompt": "question", "answer": "gold"}
+        "a.jsonl",
+        '{"question": "q", "gold": 3, "id": 7}',
+        columns={"prompt": "question", "answer": "gold"},
     )
     assert found == [{"question": "q", "gold": 3, "id": 7, "prompt": "q", "answer": 3}]
 
 
 def test_a_prompt_may_be_made_of_several_columns(rows_of):
-    row, = rows_of("x.jsonl", '{"Body": "Two birds {sit}", "Question": "How many?"}\n',
-                   columns={"prompt": "{Body}. {Question}"})
+    (row,) = rows_of(
+        "x.jsonl",
+        '{"Body": "Two birds {sit}", "Question": "How many?"}\n',
+        columns={"prompt": "{Body}. {Question}"},
+    )
     assert row["prompt"] == "Two birds {sit}. How many?"
-    with pytest.raises(RecipeError, match="row 1 of .* has no column Text, which data.columns.prompt names"):
+    with pytest.raises(
+        RecipeError, match="row 1 of .* has no column Text, which data.columns.prompt names"
+    ):
         rows_of("y.jsonl", '{"Body": "x"}\n', columns={"prompt": "{Text}?"})
 
 
 def test_two_columns_may_be_swapped(rows_of):
-    assert rows_of("a.jsonl", '{"prompt": "p", "answer": "a"}', columns={"prompt": "answer", "answer": "prompt"}) == [
-        {"prompt": "a", "answer": "p"}
-    ]
+    assert rows_of(
+        "a.jsonl",
+        '{"prompt": "p", "answer": "a"}',
+        columns={"prompt": "answer", "answer": "prompt"},
+    ) == [{"prompt": "a", "answer": "p"}]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -110,18 +139,28 @@ def test_a_task_is_a_source(task):
         ("a.jsonl", '[{"prompt": "x"}]', "line 1 of {} is not a JSON object; each line holds one"),
         ("a.json", '[\n{"prompt": "x"}\n]', "line 1 of {} is not JSON"),
         ("a.jsonl", "[" * 100_000, "line 1 of {} is not JSON"),
-        ("a.jsonl", b'{"prompt": "\xe9"}', "{} is not UTF-8 text (invalid continuation byte at byte 12)"),
+        (
+            "a.jsonl",
+            b'{"prompt": "\xe9"}',
+            "{} is not UTF-8 text (invalid continuation byte at byte 12)",
+        ),
         ("a.csv", b"prompt\ncaf\xe9 au lait\n", "{} is not UTF-8 text"),
         ("a.csv", "prompt\n" + "x" * 200_000, "{} cannot be read: field larger than field limit"),
         ("a.parquet", b"PAR1 but not really", "{} is not a Parquet file"),
-        ("a.txt", "hello", "{} is not of a kind that is read; its name must end in .jsonl, .json, .csv, .parquet"),
+        (
+            "a.txt",
+            "hello",
+            "{} is not of a kind that is read; its name must end in .jsonl, .json, .csv, .parquet",
+        ),
         ("a.jsonl", "", "{} holds no rows"),
         ("a.jsonl", "\n \n", "{} holds no rows"),
         ("a.csv", "", "{} holds no rows"),
         ("a.csv", "prompt,answer\n", "{} holds no rows"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_refused_with_the_place(refusal, tmp_path, name, content, words):
+def test_a_file_that_cannot_be_read_is_refused_with_the_place(
+    refusal, tmp_path, name, content, words
+):
     assert refusal(name, content).startswith("data: " + words.format(tmp_path / name))
 
 
@@ -134,7 +173,9 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 
 def test_a_missing_source_names_what_would_do():
-    with pytest.raises(RecipeError, match="data.source is missing; name a hub data set, a .jsonl.*countdown"):
+    with pytest.raises(
+        RecipeError, match="data.source is missing; name a hub data set, a .jsonl.*countdown"
+    ):
         load_rows(DataSection())
 
 
@@ -143,7 +184,9 @@ def test_a_name_that_is_nothing_is_refused_with_the_nearest_task(monkeypatch):
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(RecipeError, match="countdwn is not a file or task, and .* did you mean countdown?"):
+    with pytest.raises(
+        RecipeError, match="countdwn is not a file or task, and .* did you mean countdown?"
+    ):
         load_rows(DataSection(source="countdwn"))
 
 
@@ -159,12 +202,20 @@ def test_a_name_that_is_nothing_is_refused_with_the_nearest_task(monkeypatch):
             {"prompt": "quesion"},
             "row 1 of {} has no column quesion, which data.columns.prompt names; its columns are question, answer",
         ),
-        ({"prompt": "question", "truth": "gold"}, "row 1 of {} has no column gold, which data.columns.truth names"),
+        (
+            {"prompt": "question", "truth": "gold"},
+            "row 1 of {} has no column gold, which data.columns.truth names",
+        ),
     ],
 )
 def test_a_missing_column_is_refused_with_the_columns_there_are(refusal, tmp_path, columns, words):
-    for name, content in (("a.jsonl", '{"question": "q", "answer": "a"}'), ("a.csv", "question,answer\nq,a\n")):
-        assert refusal(name, content, columns=columns).startswith("data: " + words.format(tmp_path / name))
+    for name, content in (
+        ("a.jsonl", '{"question": "q", "answer": "a"}'),
+        ("a.csv", "question,answer\nq,a\n"),
+    ):
+        assert refusal(name, content, columns=columns).startswith(
+            "data: " + words.format(tmp_path / name)
+        )
 
 
 def test_a_column_that_a_later_row_lacks_is_refused_with_its_row(refusal):
@@ -180,7 +231,10 @@ def test_a_column_that_a_later_row_lacks_is_refused_with_its_row(refusal):
         ("[]", "is empty"),
         ("3", "is int, not text"),
         ('{"a": 1}', "is dict, not text"),
-        ('[{"role": "user", "content": "x"}]', "is list, not text; messages need data.template: chat"),
+        (
+            '[{"role": "user", "content": "x"}]',
+            "is list, not text; messages need data.template: chat",
+        ),
         ('"\\ud83d"', "holds half a character (a lone surrogate); mend the text"),
     ],
 )
@@ -198,9 +252,17 @@ def test_a_prompt_that_is_no_text_is_refused_with_its_row(refusal, prompt, words
             "data.args {'stile': 'words'} does not suit countdown: task countdown: unknown "
             "argument stile; did you mean style?",
         ),
-        ("countdown", {"numbers": "three"}, "data.args {'numbers': 'three'} does not suit countdown"),
+        (
+            "countdown",
+            {"numbers": "three"},
+            "data.args {'numbers': 'three'} does not suit countdown",
+        ),
         ("arithmetic", {"operations": "^"}, "does not suit arithmetic"),
-        ("rows.jsonl", {"style": "words"}, "data.args is for procedural tasks, and rows.jsonl is not one of"),
+        (
+            "rows.jsonl",
+            {"style": "words"},
+            "data.args is for procedural tasks, and rows.jsonl is not one of",
+        ),
     ],
 )
 def test_wrong_arguments_of_a_task_are_refused(source, args, words):
@@ -217,7 +279,9 @@ def test_held_out_prompts_never_train_also_where_one_stands_twice():
     train, held = split_rows(rows, 10)
     assert len({row["prompt"] for row in held}) == len(held) == 10
     assert not {row["prompt"] for row in train} & {row["prompt"] for row in held}
-    assert {row["prompt"] for row in train} | {row["prompt"] for row in held} == {f"p{i}" for i in range(40)}
+    assert {row["prompt"] for row in train} | {row["prompt"] for row in held} == {
+        f"p{i}" for i in range(40)
+    }
 
 
 def test_what_is_held_out_hangs_on_the_prompts_and_not_on_their_order_or_any_seed():
@@ -228,7 +292,9 @@ def test_what_is_held_out_hangs_on_the_prompts_and_not_on_their_order_or_any_see
 
 
 def test_holding_out_everything_is_refused():
-    with pytest.raises(RecipeError, match="data.held_out: cannot hold out 3 of 3 different prompts"):
+    with pytest.raises(
+        RecipeError, match="data.held_out: cannot hold out 3 of 3 different prompts"
+    ):
         split_rows([{"prompt": f"p{i}"} for i in range(3)], 3)
 
 
@@ -241,11 +307,18 @@ def text_of(question, template: str, tokenizer=None) -> str:
 
 def test_the_r1_template_is_the_papers():
     assert text_of("1 + 1", "r1") == R1_TEMPLATE.replace("{prompt}", "1 + 1")
-    assert R1_TEMPLATE.endswith("User: {prompt}. Assistant:") and "<think>" in R1_TEMPLATE and "<answer>" in R1_TEMPLATE
+    assert (
+        R1_TEMPLATE.endswith("User: {prompt}. Assistant:")
+        and "<think>" in R1_TEMPLATE
+        and "<answer>" in R1_TEMPLATE
+    )
 
 
 def test_a_template_of_ones_own_takes_the_prompt_once_and_keeps_its_braces():
-    assert text_of("f({x}) {prompt}", "Q: {prompt} {} {other} A:") == "Q: f({x}) {prompt} {} {other} A:"
+    assert (
+        text_of("f({x}) {prompt}", "Q: {prompt} {} {other} A:")
+        == "Q: f({x}) {prompt} {} {other} A:"
+    )
     assert text_of("q", "plain") == "q"
 
 
@@ -270,7 +343,8 @@ def test_messages_go_to_the_chat_template_as_they_are(rows_of):
 
 def test_a_base_model_without_chat_template_is_refused_for_chat_and_for_nothing_else():
     with pytest.raises(
-        RecipeError, match="data.template is chat, but the tokenizer has no chat template; use r1, plain"
+        RecipeError,
+        match="data.template is chat, but the tokenizer has no chat template; use r1, plain",
     ):
         check_template("chat", tiny_tokenizer())
     for template in ("r1", "plain", "x {prompt}"):
@@ -300,13 +374,17 @@ def prompts_of(texts, *, context=None, max_tokens=4, held=(), tokenizer=None, **
 def test_a_prompt_has_its_text_its_tokens_and_its_row():
     (prompt,) = prompts_of(["a b ab"]).train
     assert prompt.text == "a b ab" and prompt.truth == {"prompt": "a b ab", "answer": 1}
-    assert list(prompt.token_ids) == tiny_tokenizer()("a b ab")["input_ids"] and prompt.id == "train-0"
+    assert (
+        list(prompt.token_ids) == tiny_tokenizer()("a b ab")["input_ids"] and prompt.id == "train-0"
+    )
 
 
 def test_prompts_that_leave_no_room_for_a_completion_are_dropped_and_counted():
     texts = ["a", "a b", "a b c", "a b c d"]
     found = prompts_of(texts, context=6, max_tokens=4, held=["a", "a b c"])
-    assert [p.text for p in found.train] == ["a", "a b"] and [p.text for p in found.held_out] == ["a"]
+    assert [p.text for p in found.train] == ["a", "a b"] and [p.text for p in found.held_out] == [
+        "a"
+    ]
     assert (found.num_dropped, found.longest) == (3, 4)
 
 
@@ -333,7 +411,9 @@ def test_all_prompts_too_long_is_refused_with_the_longest():
 
 
 def test_a_context_without_room_for_any_prompt_is_refused():
-    with pytest.raises(RecipeError, match="sample.max_tokens is 64, but the model's context is 64 tokens"):
+    with pytest.raises(
+        RecipeError, match="sample.max_tokens is 64, but the model's context is 64 tokens"
+    ):
         prompts_of(["a"], context=64, max_tokens=64)
 
 

@@ -94,7 +94,9 @@ def test_the_corpus_plants_the_two_habits_in_the_stated_shares(traces):
 
 
 def share_right(traces) -> float:
-    return sum(countdown(trace.completion, **truth(trace.prompt)).value for trace in traces) / len(traces)
+    return sum(countdown(trace.completion, **truth(trace.prompt)).value for trace in traces) / len(
+        traces
+    )
 
 
 def test_a_search_says_no_to_what_misses_the_target_and_only_to_that(traces):
@@ -157,7 +159,9 @@ def test_the_special_tokens_agree_between_model_and_tokenizer(model, tokenizer):
         assert config.bos_token_id == tokenizer.bos_token_id
 
 
-def test_the_base_is_right_less_than_35_percent_of_the_time_and_mostly_does_not_search(model, tokenizer):
+def test_the_base_is_right_less_than_35_percent_of_the_time_and_mostly_does_not_search(
+    model, tokenizer
+):
     found = pretrain.measure(model, tokenizer)
     assert 0.20 <= found["avg@4"] <= 0.35
     assert found["pass@4"] >= 0.5
@@ -168,7 +172,9 @@ def test_the_base_is_right_less_than_35_percent_of_the_time_and_mostly_does_not_
 def test_a_few_steps_of_training_are_reproducible_and_learn():
     def trained():
         model, tokenizer = pretrain.make_model(), pretrain.make_tokenizer()
-        losses = pretrain.train(model, tokenizer, pretrain.Training(steps=12, traces=16, slices=2, warmup=4))
+        losses = pretrain.train(
+            model, tokenizer, pretrain.Training(steps=12, traces=16, slices=2, warmup=4)
+        )
         return model.state_dict(), losses
 
     (first, losses), (second, _) = trained(), trained()

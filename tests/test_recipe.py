@@ -84,9 +84,16 @@ def test_the_documented_example_of_every_key_parses(recipe, tmp_path):
     found = recipe(EVERY_KEY)
     assert found.model == ModelSection(name="HuggingFaceTB/SmolLM2-135M-Instruct")
     assert found.data == DataSection(
-        source="openai/gsm8k", subset="main", held_out=256, columns={"prompt": "question", "answer": "answer"}
+        source="openai/gsm8k",
+        subset="main",
+        held_out=256,
+        columns={"prompt": "question", "answer": "answer"},
     )
-    assert (found.sample, found.optim, found.evaluate) == (SampleSection(), OptimSection(), EvaluateSection())
+    assert (found.sample, found.optim, found.evaluate) == (
+        SampleSection(),
+        OptimSection(),
+        EvaluateSection(),
+    )
     assert found.run_dir == str(tmp_path / "runs/quickstart") and found.log.wandb is None
     assert found.rewards["format"].weight == 0.1 and found.rewards["correct"].when == {}
 
@@ -99,7 +106,12 @@ def test_the_documented_adapters_parse(recipe):
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_a_shipped_recipe_parses_and_can_be_named_from_anywhere(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert Recipe.load(file.stem) == Recipe.load(file.name) == Recipe.load(f"recipes/{file.name}") == Recipe.load(file)
+    assert (
+        Recipe.load(file.stem)
+        == Recipe.load(file.name)
+        == Recipe.load(f"recipes/{file.name}")
+        == Recipe.load(file)
+    )
 
 
 def test_a_file_at_hand_comes_before_a_shipped_recipe_of_the_same_name(tmp_path, monkeypatch):
@@ -131,11 +143,17 @@ def test_defaults_yield_to_the_preset_the_preset_to_yaml_and_yaml_to_overrides(r
     assert LossSection().epsilon_high == 0.2
     assert recipe("loss: {preset: dapo}").loss.epsilon_high == 0.28
     assert recipe("loss: {preset: dapo, epsilon_high: 0.3}").loss.epsilon_high == 0.3
-    assert recipe("loss: {preset: dapo, epsilon_high: 0.3}", "loss.epsilon_high=0.4").loss.epsilon_high == 0.4
+    assert (
+        recipe("loss: {preset: dapo, epsilon_high: 0.3}", "loss.epsilon_high=0.4").loss.epsilon_high
+        == 0.4
+    )
 
 
 def test_a_preset_from_an_override_moves_only_what_the_yaml_leaves_open(recipe):
-    found = recipe("loss: {preset: dapo, epsilon_low: 0.1}\nadvantage: {mask_truncated: true}", "loss.preset=dr_grpo")
+    found = recipe(
+        "loss: {preset: dapo, epsilon_low: 0.1}\nadvantage: {mask_truncated: true}",
+        "loss.preset=dr_grpo",
+    )
     assert found.loss.aggregation == "constant" and found.advantage.rule == "center"
     assert found.loss.epsilon_low == 0.1 and found.advantage.mask_truncated
 
@@ -144,11 +162,16 @@ def test_a_preset_from_an_override_moves_only_what_the_yaml_leaves_open(recipe):
 def test_a_preset_sets_keys_that_exist_to_values_that_pass(name):
     recipe = Recipe.from_mapping({"loss": {"preset": name}})
     assert {k: getattr(recipe.loss, k) for k in PRESETS[name].loss} == PRESETS[name].loss
-    assert {k: getattr(recipe.advantage, k) for k in PRESETS[name].advantage} == PRESETS[name].advantage
+    assert {k: getattr(recipe.advantage, k) for k in PRESETS[name].advantage} == PRESETS[
+        name
+    ].advantage
 
 
 def test_the_default_preset_is_what_the_fields_say():
-    assert Recipe.from_mapping({}).loss == LossSection() and Recipe.from_mapping({}).advantage == AdvantageSection()
+    assert (
+        Recipe.from_mapping({}).loss == LossSection()
+        and Recipe.from_mapping({}).advantage == AdvantageSection()
+    )
 
 
 def test_the_later_of_two_overrides_holds(recipe):
@@ -156,18 +179,32 @@ def test_the_later_of_two_overrides_holds(recipe):
 
 
 def test_an_override_reaches_into_sections_that_the_file_does_not_have(recipe):
-    found = recipe("seed: 1", "rewards.correct.use=math_answer", "rewards.correct.weight=2", "model.lora.rank=4")
+    found = recipe(
+        "seed: 1",
+        "rewards.correct.use=math_answer",
+        "rewards.correct.weight=2",
+        "model.lora.rank=4",
+    )
     assert found.rewards["correct"].weight == 2.0 and found.model.lora.rank == 4
 
 
 def test_an_override_of_null_takes_a_value_back(recipe):
     text = "model: {name: some/model, lora: {rank: 4}}\ndata: {source: some/data, subset: main}"
     found = recipe(text, "model.name=null", "model.lora=null", "data.source=", "data.subset=~")
-    assert (found.model.name, found.model.lora, found.data.source, found.data.subset) == (None, None, None, None)
+    assert (found.model.name, found.model.lora, found.data.source, found.data.subset) == (
+        None,
+        None,
+        None,
+        None,
+    )
 
 
 def test_an_override_of_an_empty_mapping_empties_it(recipe):
-    found = recipe("data: {source: countdown, args: {style: symbols}}", "data.source=arithmetic", "data.args={}")
+    found = recipe(
+        "data: {source: countdown, args: {style: symbols}}",
+        "data.source=arithmetic",
+        "data.args={}",
+    )
     assert found.data.args == {}
     assert recipe("loss: {preset: dapo}", "loss={}").loss == LossSection()
     assert recipe("data: {args: {a: 1}}", "data.args={}", "data.args.b=2").data.args == {"b": 2}
@@ -218,7 +255,10 @@ def test_true_and_false_are_what_they_say(recipe, text, value):
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("optim: {lr: '1e-6'}", "optim.lr must be a number, not the text '1e-6'; write it without quotes"),
+        (
+            "optim: {lr: '1e-6'}",
+            "optim.lr must be a number, not the text '1e-6'; write it without quotes",
+        ),
         ("steps: '5'", "steps must be a whole number, not the text '5'; write it without quotes"),
         ("seed: 1:30", "seed must be a whole number, not the text '1:30'"),
         ("seed: 2020-01-01", "seed must be a whole number, not the text '2020-01-01'"),
@@ -231,7 +271,10 @@ def test_true_and_false_are_what_they_say(recipe, text, value):
         ("optim: {lr: .nan}", "optim.lr must be a number, not nan"),
         ("optim: {lr: .inf}", "optim.lr must be a number, not inf"),
         ("optim: {lr: 1e400}", "optim.lr must be a number, not inf"),
-        ("deterministic: no", "deterministic must be true or false, not the text 'no'; write false"),
+        (
+            "deterministic: no",
+            "deterministic must be true or false, not the text 'no'; write false",
+        ),
         ("deterministic: on", "deterministic must be true or false, not the text 'on'; write true"),
         ("deterministic: 1", "deterministic must be true or false, not 1"),
         ("name: 5", 'name must be text, not 5; write "5" in quotes'),
@@ -240,13 +283,19 @@ def test_true_and_false_are_what_they_say(recipe, text, value):
         ("sample: {stop: END}", "sample.stop must be a list, not the text 'END'"),
         ("data: {columns: [prompt]}", "data.columns must be a mapping, not a list"),
         ("model: some/model", "model must be a section of keys, not the text 'some/model'"),
-        ("evaluate:", "evaluate must be a section of keys, not nothing; put keys under it, or leave it out"),
+        (
+            "evaluate:",
+            "evaluate must be a section of keys, not nothing; put keys under it, or leave it out",
+        ),
         ("loss:", "loss must be a section of keys, not nothing"),
         ("loss: {preset: [dapo]}", "loss.preset must be text, not a list"),
         ("loss: {preset: {dapo: 1}}", "loss.preset must be text, not a mapping"),
         ("model: {lora: true}", "model.lora must be a section of keys, not true"),
         ("rewards: [math_answer]", "rewards must be a section of keys, not a list"),
-        ("rewards: {correct: math_answer}", "rewards.correct must be a section of keys, not the text 'math_answer'"),
+        (
+            "rewards: {correct: math_answer}",
+            "rewards.correct must be a section of keys, not the text 'math_answer'",
+        ),
     ],
 )
 def test_a_value_of_the_wrong_type_is_named_with_what_would_do(refusal, text, words):
@@ -269,8 +318,14 @@ def test_a_value_of_the_wrong_type_is_named_with_what_would_do(refusal, text, wo
         ("seed: 1\n---\nseed: 2", "expected a single document"),
         ("a: *x", "mine.yaml, line 1: not valid YAML: found undefined alias 'x'"),
         ("data: {args: &x {b: *x}}", "recursive"),
-        ("seed: 1\x00", "mine.yaml, character 8: not valid YAML: special characters are not allowed"),
-        (b"name: caf\xe9\n", "is not UTF-8 text (invalid continuation byte at byte 9); save it as UTF-8"),
+        (
+            "seed: 1\x00",
+            "mine.yaml, character 8: not valid YAML: special characters are not allowed",
+        ),
+        (
+            b"name: caf\xe9\n",
+            "is not UTF-8 text (invalid continuation byte at byte 9); save it as UTF-8",
+        ),
         ("seed: !!int foo", "a number or a !!tag in it cannot be read"),
         ("deterministic: !!bool maybe", "a number or a !!tag in it cannot be read"),
         ("name: !!timestamp x", "a number or a !!tag in it cannot be read"),
@@ -289,7 +344,13 @@ def test_what_is_not_yaml_is_refused_with_its_line(refusal, text, words):
 
 
 @pytest.mark.parametrize(
-    "tag", ["python/object/apply:os.mkdir", "python/object/new:os.mkdir", "python/name:os.mkdir", "python/module:os"]
+    "tag",
+    [
+        "python/object/apply:os.mkdir",
+        "python/object/new:os.mkdir",
+        "python/name:os.mkdir",
+        "python/module:os",
+    ],
 )
 def test_a_tag_that_would_run_python_does_not(refusal, tmp_path, tag):
     target = tmp_path / "made"
@@ -308,7 +369,10 @@ def test_a_tag_that_would_run_python_does_not(refusal, tmp_path, tag):
     ],
 )
 def test_a_key_that_stands_twice_is_refused_at_any_depth(refusal, text, line, key):
-    assert refusal(text) == f"recipe: line {line}: the key {key} stands twice in one section; remove one of them"
+    assert (
+        refusal(text)
+        == f"recipe: line {line}: the key {key} stands twice in one section; remove one of them"
+    )
 
 
 def test_a_key_that_stands_twice_in_an_override_is_refused(refusal):
@@ -320,8 +384,14 @@ def test_the_same_key_may_stand_in_two_sections(recipe):
 
 
 def test_anchors_and_merge_keys_work_and_the_own_key_wins(recipe):
-    found = recipe("rewards:\n  a: &a {use: x, weight: 2, args: {k: 1}}\n  b: {<<: *a, weight: 3}\n  c: *a")
-    assert (found.rewards["b"].use, found.rewards["b"].weight, found.rewards["b"].args) == ("x", 3.0, {"k": 1})
+    found = recipe(
+        "rewards:\n  a: &a {use: x, weight: 2, args: {k: 1}}\n  b: {<<: *a, weight: 3}\n  c: *a"
+    )
+    assert (found.rewards["b"].use, found.rewards["b"].weight, found.rewards["b"].args) == (
+        "x",
+        3.0,
+        {"k": 1},
+    )
     assert found.rewards["c"] == found.rewards["a"]
 
 
@@ -333,11 +403,17 @@ def test_anchors_and_merge_keys_work_and_the_own_key_wins(recipe):
     [
         ("sample: {groupsize: 3}", "unknown key sample.groupsize; did you mean group_size?"),
         ("samples: {prompts: 3}", "unknown key samples; did you mean sample?"),
-        ("optim: {learning_rate: 1}", "unknown key optim.learning_rate; the keys there are lr, updates, epochs"),
+        (
+            "optim: {learning_rate: 1}",
+            "unknown key optim.learning_rate; the keys there are lr, updates, epochs",
+        ),
         ("group_size: 8", "unknown key group_size; did you mean sample.group_size?"),
         ("lr: 1e-6", "unknown key lr; did you mean optim.lr?"),
         ("rewards: {a: {ues: x}}", "unknown key rewards.a.ues; did you mean use?"),
-        ("model: {lora: {r: 8}}", "unknown key model.lora.r; the keys there are rank, alpha, targets"),
+        (
+            "model: {lora: {r: 8}}",
+            "unknown key model.lora.r; the keys there are rank, alpha, targets",
+        ),
         ("log: {wandb: {projet: x}}", "unknown key log.wandb.projet; did you mean project?"),
         ("qqq: 1", "unknown key qqq; the keys there are name, seed, steps"),
     ],
@@ -358,7 +434,10 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(refusal, text, words):
         ("optim.warm_up=3", "unknown key optim.warm_up; did you mean warmup?"),
         ("steps.x=1", "steps must be a whole number, not a mapping"),
         ("model=foo", "model must be a section of keys, not the text 'foo'"),
-        ("optim.lr='1e-6'", "optim.lr must be a number, not the text '1e-6'; write it without quotes"),
+        (
+            "optim.lr='1e-6'",
+            "optim.lr must be a number, not the text '1e-6'; write it without quotes",
+        ),
     ],
 )
 def test_a_wrong_override_is_refused_with_its_key(refusal, override, words):
@@ -496,8 +575,19 @@ OUT_OF_RANGE = {
     "sandbox.url": ["''"],
     "sandbox.slots": [0],
     "watchdog.action": ["bark"],
-    **{f"watchdog.{name}_seconds": [0] for name in ("engine", "judge", "update", "collective", "checkpoint", "server",
-                                                    "loading", "interpreter")},
+    **{
+        f"watchdog.{name}_seconds": [0]
+        for name in (
+            "engine",
+            "judge",
+            "update",
+            "collective",
+            "checkpoint",
+            "server",
+            "loading",
+            "interpreter",
+        )
+    },
 }
 
 
@@ -507,7 +597,9 @@ def test_every_key_has_help_and_a_place_in_the_list_of_wrong_values():
     assert set(keys) - set(OUT_OF_RANGE) == set() and set(OUT_OF_RANGE) - set(keys) == set()
 
 
-@pytest.mark.parametrize("key, value", [(key, value) for key, values in OUT_OF_RANGE.items() for value in values])
+@pytest.mark.parametrize(
+    "key, value", [(key, value) for key, values in OUT_OF_RANGE.items() for value in values]
+)
 def test_a_value_out_of_range_is_refused_by_the_name_of_its_key(refusal, key, value):
     key = key.replace("<name>", "flat" if key.startswith("gates") else "mine")
     text = "rewards: {mine: {use: x}}" if "mine" in key else "seed: 1"
@@ -521,42 +613,101 @@ def test_every_default_passes_its_own_check():
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("sample: {group_size: 1}", "sample.group_size is 1, but advantage.rule group_std compares"),
+        (
+            "sample: {group_size: 1}",
+            "sample.group_size is 1, but advantage.rule group_std compares",
+        ),
         ("sample: {prompts: 2}\noptim: {updates: 3}", "optim.updates is 3 but sample.prompts is 2"),
         ("sample: {temperature: 0}", "sample.temperature is 0"),
         ("loss: {reference_every: 4}", "loss.reference_every is set but loss.beta is 0"),
-        ("advantage: {rule: pass_k, k: 9}", "advantage.k is 9; the best of k compares 2 to sample.group_size (8)"),
-    ("advantage: {rule: pass_k, k: 1}", "advantage.k is 1; the best of k compares 2"),
-    ("advantage: {k: 4}", "advantage.k is set but advantage.rule group_std does not read it"),
-    ("sample: {oversample: 0.5}", "sample.oversample samples more prompts to choose from, but advantage.flat keep"),
-    ("advantage: {rule: reinforce_pp, flat: drop}\nsample: {group_size: 1}", "advantage.flat is drop, but a group of one"),
-    ("data: {pass_low: 0.9, pass_high: 0.1}", "data.pass_low is 0.9, above data.pass_high (0.1)"),
-    ("loss: {policy: gspo}", "loss.policy gspo has one ratio for a whole completion, but the correction is per token, a "
-                             "token-level trust region around a sequence-level ratio"),
-    ("loss: {preset: gspo, aggregation: token_mean}", "loss.policy gspo has one ratio for a whole completion, which "
-                                                      "loss.aggregation token_mean would weight by its tokens; set "
-                                                      "sequence_mean or sequence_sum; or use gspo_token"),
-    ("loss: {policy: gmpo, correction: none, correction_mask: token}", "loss.policy gmpo has one ratio"),
-    ("loss: {policy: kimi}", "loss.policy kimi has one ratio for a whole completion"),
-    ("loss: {preset: gspo, top_entropy: 0.2}", "loss.policy gspo has one ratio for a whole completion, but "
-                                               "loss.top_entropy takes single tokens out of it"),
-    ("loss: {preset: reinforce_pp, policy: gspo, aggregation: sequence_mean, correction: none}",
-     "loss.policy gspo reads one advantage a completion, but advantage.rule reinforce_pp"),
-    ("loss: {policy: cispo, dual_clip: 3}", "loss.dual_clip is set, but loss.policy cispo does not read it"),
-    ("loss: {policy: sapo, ratio_cap: 4}", "loss.ratio_cap is set, but loss.policy sapo does not read it"),
-    ("loss: {constant: 100}", "loss.constant is set, but loss.aggregation sequence_mean does not read it"),
-    ("loss: {policy: none}", "loss.policy is none and there is no loss.teacher"),
-    ("loss: {beta: 0.1, kl: k3_unbiased, kl_in: reward}", "loss.kl k3_unbiased is k3 times a ratio that carries gradient"),
-    ("loss: {beta: 0.1, kl_in: reward}\nadvantage: {rule: gdpo}", "advantage.rule gdpo normalises each reward by itself"),
-    ("loss: {policy: clip_cov, cov_low: 5, cov_high: 1}", "loss.cov_low is 5, not below loss.cov_high (1)"),
-    ("loss: {correction_mask: token, correction_low: 3, correction_high: 2}", "loss.correction_low is 3, not below"),
-    ("rewards: {a: {weight: 1}}", "rewards.a.use is missing; name a function, e.g. math_answer"),
+        (
+            "advantage: {rule: pass_k, k: 9}",
+            "advantage.k is 9; the best of k compares 2 to sample.group_size (8)",
+        ),
+        ("advantage: {rule: pass_k, k: 1}", "advantage.k is 1; the best of k compares 2"),
+        ("advantage: {k: 4}", "advantage.k is set but advantage.rule group_std does not read it"),
+        (
+            "sample: {oversample: 0.5}",
+            "sample.oversample samples more prompts to choose from, but advantage.flat keep",
+        ),
+        (
+            "advantage: {rule: reinforce_pp, flat: drop}\nsample: {group_size: 1}",
+            "advantage.flat is drop, but a group of one",
+        ),
+        (
+            "data: {pass_low: 0.9, pass_high: 0.1}",
+            "data.pass_low is 0.9, above data.pass_high (0.1)",
+        ),
+        (
+            "loss: {policy: gspo}",
+            "loss.policy gspo has one ratio for a whole completion, but the correction is per token, a "
+            "token-level trust region around a sequence-level ratio",
+        ),
+        (
+            "loss: {preset: gspo, aggregation: token_mean}",
+            "loss.policy gspo has one ratio for a whole completion, which "
+            "loss.aggregation token_mean would weight by its tokens; set "
+            "sequence_mean or sequence_sum; or use gspo_token",
+        ),
+        (
+            "loss: {policy: gmpo, correction: none, correction_mask: token}",
+            "loss.policy gmpo has one ratio",
+        ),
+        ("loss: {policy: kimi}", "loss.policy kimi has one ratio for a whole completion"),
+        (
+            "loss: {preset: gspo, top_entropy: 0.2}",
+            "loss.policy gspo has one ratio for a whole completion, but "
+            "loss.top_entropy takes single tokens out of it",
+        ),
+        (
+            "loss: {preset: reinforce_pp, policy: gspo, aggregation: sequence_mean, correction: none}",
+            "loss.policy gspo reads one advantage a completion, but advantage.rule reinforce_pp",
+        ),
+        (
+            "loss: {policy: cispo, dual_clip: 3}",
+            "loss.dual_clip is set, but loss.policy cispo does not read it",
+        ),
+        (
+            "loss: {policy: sapo, ratio_cap: 4}",
+            "loss.ratio_cap is set, but loss.policy sapo does not read it",
+        ),
+        (
+            "loss: {constant: 100}",
+            "loss.constant is set, but loss.aggregation sequence_mean does not read it",
+        ),
+        ("loss: {policy: none}", "loss.policy is none and there is no loss.teacher"),
+        (
+            "loss: {beta: 0.1, kl: k3_unbiased, kl_in: reward}",
+            "loss.kl k3_unbiased is k3 times a ratio that carries gradient",
+        ),
+        (
+            "loss: {beta: 0.1, kl_in: reward}\nadvantage: {rule: gdpo}",
+            "advantage.rule gdpo normalises each reward by itself",
+        ),
+        (
+            "loss: {policy: clip_cov, cov_low: 5, cov_high: 1}",
+            "loss.cov_low is 5, not below loss.cov_high (1)",
+        ),
+        (
+            "loss: {correction_mask: token, correction_low: 3, correction_high: 2}",
+            "loss.correction_low is 3, not below",
+        ),
+        (
+            "rewards: {a: {weight: 1}}",
+            "rewards.a.use is missing; name a function, e.g. math_answer",
+        ),
         (
             "rewards: {correct: {use: x}}\nevaluate: {reward: corect}",
             "evaluate.reward names corect, which is not among rewards; did you mean correct?",
         ),
-        ("data: {columns: {prompt: 3}}", "data.columns.prompt must name a column of the data set, not 3"),
-        ("data: {columns: {prompt: null}}", "data.columns.prompt must name a column of the data set, not nothing"),
+        (
+            "data: {columns: {prompt: 3}}",
+            "data.columns.prompt must name a column of the data set, not 3",
+        ),
+        (
+            "data: {columns: {prompt: null}}",
+            "data.columns.prompt must name a column of the data set, not nothing",
+        ),
     ],
 )
 def test_keys_that_cannot_stand_together_are_refused(refusal, text, words):
@@ -571,7 +722,9 @@ def test_the_names_that_a_recipe_takes_are_those_of_the_tables():
     assert set(recipe.AGGREGATIONS) == set(loss.AGGREGATIONS) == set(formula.TOTALS)
     assert set(recipe.KLS) == set(loss.KLS) == set(formula.KL_TEXTS)
     assert set(recipe.LEVELS) == {"none", *correction.LEVELS} == {"none", *formula.LEVEL_TEXTS}
-    assert set(recipe.WHOLE_POLICIES) == {name for name, policy in loss.POLICIES.items() if policy.whole}
+    assert set(recipe.WHOLE_POLICIES) == {
+        name for name, policy in loss.POLICIES.items() if policy.whole
+    }
 
 
 def test_one_completion_a_prompt_will_do_where_no_group_is_compared():
@@ -579,7 +732,9 @@ def test_one_completion_a_prompt_will_do_where_no_group_is_compared():
 
 
 def test_python_may_not_name_a_reward_by_a_number():
-    with pytest.raises(RecipeError, match='rewards: a reward\'s name must be text, not 1; write "1" in quotes'):
+    with pytest.raises(
+        RecipeError, match='rewards: a reward\'s name must be text, not 1; write "1" in quotes'
+    ):
         Recipe.from_mapping({"rewards": {1: {"use": "x"}}})
 
 
@@ -592,7 +747,9 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 # ---- paths -----------------------------------------------------------------------------------------------------
 
 
-def test_paths_in_yaml_start_at_the_recipe_and_paths_in_overrides_at_the_working_folder(tmp_path, monkeypatch):
+def test_paths_in_yaml_start_at_the_recipe_and_paths_in_overrides_at_the_working_folder(
+    tmp_path, monkeypatch
+):
     there, here = tmp_path / "there", tmp_path / "here"
     there.mkdir(), here.mkdir()
     (there / "model").mkdir()
@@ -610,7 +767,11 @@ def test_paths_in_yaml_start_at_the_recipe_and_paths_in_overrides_at_the_working
     )
     assert (recipe.rewards["b"].use, recipe.rewards["c"].use) == ("pkg.mod:f", "math_answer")
     recipe = Recipe.load(
-        "../there/r.yaml", "run_dir=out", "data.source=rows.jsonl", "rewards.a.use=mine.py:f", "model.name=./model"
+        "../there/r.yaml",
+        "run_dir=out",
+        "data.source=rows.jsonl",
+        "rewards.a.use=mine.py:f",
+        "model.name=./model",
     )
     assert (recipe.run_dir, recipe.model.name, recipe.data.source, recipe.rewards["a"].use) == (
         str(here / "out"),
@@ -623,7 +784,9 @@ def test_paths_in_yaml_start_at_the_recipe_and_paths_in_overrides_at_the_working
 def test_a_home_folder_and_a_hub_name_are_what_they_are(recipe, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     found = recipe("run_dir: ~/runs\ndata: {source: openai/gsm8k}\nmodel: {name: ~/models/m}")
-    assert found.run_dir == str(tmp_path / "home/runs") and found.model.name == str(tmp_path / "home/models/m")
+    assert found.run_dir == str(tmp_path / "home/runs") and found.model.name == str(
+        tmp_path / "home/models/m"
+    )
     assert found.data.source == "openai/gsm8k"
 
 
@@ -679,9 +842,14 @@ def everything() -> Recipe:
         {
             "name": "08",
             "model": {"name": "1e5", "lora": {"targets": TRAPS}, "revision": "1e5"},
-            "data": {"columns": {text: text for text in TRAPS}, "args": {"a": [1, 2.5, None, {"b": True}], "c": 1e-7}},
+            "data": {
+                "columns": {text: text for text in TRAPS},
+                "args": {"a": [1, 2.5, None, {"b": True}], "c": 1e-7},
+            },
             "sample": {"stop": [text for text in TRAPS if text]},
-            "rewards": {text: {"use": "x", "when": {"level": text}, "args": {"n": 1e20}} for text in TRAPS},
+            "rewards": {
+                text: {"use": "x", "when": {"level": text}, "args": {"n": 1e20}} for text in TRAPS
+            },
             "optim": {"lr": 1e-6, "eps": 1e-16},
             "log": {"wandb": {"tags": TRAPS}},
         }
@@ -710,7 +878,12 @@ def test_other_readers_of_yaml_understand_what_is_written():
 def test_differences_name_the_keys_and_both_values():
     old = Recipe.from_mapping({"rewards": {"a": {"use": "x"}}}).to_mapping()
     new = Recipe.from_mapping(
-        {"seed": 1, "optim": {"lr": 0.5}, "model": {"lora": {}}, "rewards": {"a": {"use": "y"}, "b": {"use": "z"}}}
+        {
+            "seed": 1,
+            "optim": {"lr": 0.5},
+            "model": {"lora": {}},
+            "rewards": {"a": {"use": "y"}, "b": {"use": "z"}},
+        }
     ).to_mapping()
     found = {name: (a, b) for name, a, b in differences(old, new)}
     assert found.pop("model.lora") == (None, new["model"]["lora"])

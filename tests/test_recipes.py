@@ -28,12 +28,31 @@ def names(recipes: list[Path]) -> list[str]:
 def small(recipe: Path, tmp_path: Path, *overrides: str) -> Recipe:
     """The recipe with everything but its sizes and its data's place left as it is."""
     own = Recipe.load(recipe)
-    settings = ["steps=1", "sample.prompts=2", "sample.group_size=2", "sample.max_tokens=6", "data.held_out=2",
-                "evaluate.samples=1", "sample.max_rows=8", f"run_dir={tmp_path / 'run'}", "data.max_prompt_tokens=null"]
+    settings = [
+        "steps=1",
+        "sample.prompts=2",
+        "sample.group_size=2",
+        "sample.max_tokens=6",
+        "data.held_out=2",
+        "evaluate.samples=1",
+        "sample.max_rows=8",
+        f"run_dir={tmp_path / 'run'}",
+        "data.max_prompt_tokens=null",
+    ]
     if own.data.source in HUB_ROWS:
         file = tmp_path / "rows.jsonl"
-        file.write_text("".join(json.dumps({key: text.replace("{n}", str(n)) for key, text in
-                                            HUB_ROWS[own.data.source].items()}) + "\n" for n in range(8)))
+        file.write_text(
+            "".join(
+                json.dumps(
+                    {
+                        key: text.replace("{n}", str(n))
+                        for key, text in HUB_ROWS[own.data.source].items()
+                    }
+                )
+                + "\n"
+                for n in range(8)
+            )
+        )
         settings += [f"data.source={file}", "data.subset=null"]
     if "count" in own.data.args:
         settings += ["data.args.count=50"]
@@ -64,7 +83,7 @@ def test_a_recipe_makes_a_step_with_random_weights_of_a_small_shape(recipe, tmp_
     family = "qwen2" if "qwen" in recipe.stem else "llama"
     model = tiny_model(family, 0, vocabulary=len(tokenizer), max_position_embeddings=2048)
     trainer = Trainer(small(recipe, tmp_path), model=model, tokenizer=tokenizer)
-    record, = list(trainer)
+    (record,) = list(trainer)
     assert record["ledger/sampled"] == 4 and record["reward/faults"] == 0
     assert (tmp_path / "run" / "final" / "config.json").exists()
 
@@ -78,6 +97,8 @@ def test_hub_data_may_be_replaced_by_a_file(tmp_path):
     recipe = small(ROOT / "recipes" / "svamp_smollm2.yaml", tmp_path)
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = CHAT
-    trainer = Trainer(recipe, model=tiny_model("llama", 0, vocabulary=len(tokenizer)), tokenizer=tokenizer)
+    trainer = Trainer(
+        recipe, model=tiny_model("llama", 0, vocabulary=len(tokenizer)), tokenizer=tokenizer
+    )
     texts = {prompt.text for prompt in trainer.prompts.train}
     assert "<s>There are 3 birds. How many?:" in texts

@@ -8,8 +8,13 @@ import pytest
 OPTIONS = ["-q", "--no-header", "-p", "no:cacheprovider", "-o", "addopts="]
 
 
-@pytest.mark.parametrize("mode", [pytest.param(mode, marks=[pytest.mark.slow] if mode == "root" else [])
-                                  for mode in contained.modes()])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param(mode, marks=[pytest.mark.slow] if mode == "root" else [])
+        for mode in contained.modes()
+    ],
+)
 def test_no_program_that_cheats_is_paid(mode):
     if contained.why_not(mode):
         pytest.skip(contained.why_not(mode))

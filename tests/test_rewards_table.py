@@ -26,7 +26,9 @@ def test_importing_rewards_brings_neither_torch_nor_the_trainer():
     modules += ", rewards.format, rewards.length, rewards.language, rewards.repetition"
     heavy = "torch", "transformers", "grpo", "numpy", "sympy", "datasets"
     code = f"import sys, {modules}; print([name for name in {heavy} if name in sys.modules])"
-    output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    output = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert output.stdout.strip() == "[]"
 
 
@@ -79,8 +81,12 @@ def test_an_entry_point_is_a_name(tmp_path, monkeypatch):
     (tmp_path / "their_package.py").write_text("def their_reward(text):\n    return 1.0\n")
     information = tmp_path / "their_package-1.0.dist-info"
     information.mkdir()
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text("[grpo.rewards]\ntheirs = their_package:their_reward\n")
+    (information / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n"
+    )
+    (information / "entry_points.txt").write_text(
+        "[grpo.rewards]\ntheirs = their_package:their_reward\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     assert load("theirs")("") == 1.0
 
@@ -127,7 +133,12 @@ def test_the_pages_python_runs_and_its_rewards_are_understood():
         names = {"__name__": "page"}
         exec(compile(block, "docs/rewards.md", "exec"), names)
         found += [value for value in names.values() if getattr(value, "__module__", None) == "page"]
-    assert [convention_of(reward).style for reward in found] == ["native", "native", "batch", "native"]
+    assert [convention_of(reward).style for reward in found] == [
+        "native",
+        "native",
+        "batch",
+        "native",
+    ]
 
 
 def test_the_pages_table_of_built_in_rewards_is_the_table():
@@ -139,6 +150,9 @@ def test_the_pages_table_of_built_in_rewards_is_the_table():
 def test_the_pages_first_reward_works_as_a_recipe_names_it(tmp_path):
     (tmp_path / "mine.py").write_text(blocks_of_the_page()[0])
     spec = rewards.RewardSpec("brief", "mine.py:brief_and_right", weight=0.5, args={"bonus": 0.2})
-    samples = [rewards.Sample("<think>..</think> 7", {"answer": "7"}), rewards.Sample("8", {"answer": "7"})]
+    samples = [
+        rewards.Sample("<think>..</think> 7", {"answer": "7"}),
+        rewards.Sample("8", {"answer": "7"}),
+    ]
     with RewardService([spec], base_dir=tmp_path, workers=1) as service:
         assert [score.value for score in service.score(samples)] == [pytest.approx(0.6), 0.0]

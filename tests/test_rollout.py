@@ -23,7 +23,9 @@ SIZES = [9, 30, 1, 140, 64, 200, 5, 150]
 
 def endless(seed: int, **options):
     """A policy whose completions seldom end by themselves."""
-    policy = tiny_policy("llama", seed, peak=1.5, max_position_embeddings=1024, **wide_heads("llama"), **options)
+    policy = tiny_policy(
+        "llama", seed, peak=1.5, max_position_embeddings=1024, **wide_heads("llama"), **options
+    )
     policy.stop_ids = frozenset({2})
     return policy
 
@@ -34,8 +36,12 @@ def sample(engine: Engine, prompts, **options) -> dict[int, Group]:
 
 
 def same(one: Completion, other: Completion) -> bool:
-    return (one.token_ids, one.text, one.finish, one.stop) == (other.token_ids, other.text, other.finish, other.stop) \
-        and torch.equal(one.sampled_logps, other.sampled_logps)
+    return (one.token_ids, one.text, one.finish, one.stop) == (
+        other.token_ids,
+        other.text,
+        other.finish,
+        other.stop,
+    ) and torch.equal(one.sampled_logps, other.sampled_logps)
 
 
 def assert_same(some: dict[int, Group], others: dict[int, Group]) -> None:
@@ -50,7 +56,11 @@ def assert_same(some: dict[int, Group], others: dict[int, Group]) -> None:
 def test_each_completion_may_have_a_limit_of_its_own(seed):
     policy, prompts = endless(seed), random_prompts(seed, SIZES)
     policy.stop_ids = frozenset()
-    found = sample(Engine(policy), prompts, max_tokens=lambda prompt, index: len(prompt.token_ids) % 7 + 5 * index + 1)
+    found = sample(
+        Engine(policy),
+        prompts,
+        max_tokens=lambda prompt, index: len(prompt.token_ids) % 7 + 5 * index + 1,
+    )
     for place, group in found.items():
         for index, c in enumerate(group.completions):
             assert len(c.token_ids) == SIZES[place] % 7 + 5 * index + 1 and c.finish == "length"
@@ -64,10 +74,14 @@ def test_prompts_that_took_longest_before_begin_first_and_change_no_token(seed):
     def limit(prompt, index):
         return 10 * (int(prompt.id[1:]) + 1)
 
-    first = list(engine.sample(prompts, group_size=8, max_tokens=limit, sampling=Sampling(), seed=(0,)))
+    first = list(
+        engine.sample(prompts, group_size=8, max_tokens=limit, sampling=Sampling(), seed=(0,))
+    )
     assert [place for place, _ in first] == [0, 1, 2, 3, 4, 5]
     assert engine.expected == {f"p{i}": 10 * (i + 1) for i in range(6)}
-    second = list(engine.sample(prompts, group_size=8, max_tokens=limit, sampling=Sampling(), seed=(0,)))
+    second = list(
+        engine.sample(prompts, group_size=8, max_tokens=limit, sampling=Sampling(), seed=(0,))
+    )
     assert [place for place, _ in second] == [5, 4, 3, 2, 1, 0]
     assert_same(dict(first), dict(second))
 
@@ -141,14 +155,18 @@ OUT_OF_MEMORY = textwrap.dedent("""
 
 def test_when_memory_runs_out_fewer_are_decoded_and_nothing_is_lost():
     """The address space of a process of its own is limited; keys and values of all rows would take 256 MiB."""
-    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY, "200"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY, "200"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "memory ran out; going on with" in done.stdout and "nothing is lost" in done.stdout
 
 
 @pytest.mark.slow
 def test_when_there_is_no_memory_for_a_handful_the_error_is_not_hidden():
-    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY, "8"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY, "8"], capture_output=True, text=True
+    )
     assert done.returncode == 1 and any(words in done.stderr for words in (*SAID, "MemoryError"))
 
 
@@ -160,18 +178,28 @@ def test_a_cancelled_group_is_delivered_at_once_and_the_others_do_not_notice(see
     policy, prompts = endless(seed), random_prompts(seed, SIZES)
     expected = sample(Engine(policy), prompts)
     engine, found = Engine(policy, max_rows=8), {}
-    for place, group in engine.sample(prompts, group_size=3, max_tokens=90, sampling=Sampling(), seed=(0,)):
+    for place, group in engine.sample(
+        prompts, group_size=3, max_tokens=90, sampling=Sampling(), seed=(0,)
+    ):
         if not found:
             engine.cancel(6)
             engine.cancel(7)
         found[place] = group
     assert found.keys() == expected.keys()
     ends = [c.finish for place in (6, 7) for c in found[place].completions]
-    assert "cancelled" in ends and not any(c.finish == "cancelled" for p in range(6) for c in found[p].completions)
+    assert "cancelled" in ends and not any(
+        c.finish == "cancelled" for p in range(6) for c in found[p].completions
+    )
     for place, group in found.items():
         for c, whole in zip(group.completions, expected[place].completions):
-            assert same(c, whole) or c.finish == "cancelled" and c.token_ids == whole.token_ids[:len(c.token_ids)]
-    assert engine.stats.tokens == sum(len(c.token_ids) for group in found.values() for c in group.completions)
+            assert (
+                same(c, whole)
+                or c.finish == "cancelled"
+                and c.token_ids == whole.token_ids[: len(c.token_ids)]
+            )
+    assert engine.stats.tokens == sum(
+        len(c.token_ids) for group in found.values() for c in group.completions
+    )
 
 
 def carried_on(engine: Engine, prompts, enough: int) -> tuple[dict[str, Group], int]:
@@ -179,10 +207,21 @@ def carried_on(engine: Engine, prompts, enough: int) -> tuple[dict[str, Group], 
     found, calls, carried, waiting = {}, 0, [], list(prompts)
     while waiting or carried:
         names = [group.prompt.id for group in carried] + [prompt.id for prompt in waiting]
-        groups = dict(engine.sample(waiting, group_size=3, max_tokens=90, sampling=Sampling(), seed=("s", calls),
-                                    enough=enough, carried=carried))
+        groups = dict(
+            engine.sample(
+                waiting,
+                group_size=3,
+                max_tokens=90,
+                sampling=Sampling(),
+                seed=("s", calls),
+                enough=enough,
+                carried=carried,
+            )
+        )
         found |= {names[place]: group for place, group in groups.items()}
-        assert len(groups) >= min(enough, len(names)) and len(groups) + len(engine.carried) == len(names)
+        assert len(groups) >= min(enough, len(names)) and len(groups) + len(engine.carried) == len(
+            names
+        )
         carried, waiting, calls = engine.carried, [], calls + 1
     return found, calls
 
@@ -191,21 +230,34 @@ def carried_on(engine: Engine, prompts, enough: int) -> tuple[dict[str, Group], 
 def test_what_is_carried_over_goes_on_as_if_nothing_had_happened(seed):
     """With the same weights the tokens are those of one call; log-probs agree to rounding, for keys are made anew."""
     policy, prompts = endless(seed), random_prompts(seed, SIZES)
-    whole = {prompts[place].id: group for place, group in
-             Engine(policy).sample(prompts, group_size=3, max_tokens=90, sampling=Sampling(), seed=("s", 0))}
+    whole = {
+        prompts[place].id: group
+        for place, group in Engine(policy).sample(
+            prompts, group_size=3, max_tokens=90, sampling=Sampling(), seed=("s", 0)
+        )
+    }
     found, calls = carried_on(Engine(policy, max_rows=16), prompts, 2)
     assert calls >= 2 and found.keys() == whole.keys()
     for name, group in found.items():
         for c, other in zip(group.completions, whole[name].completions):
-            assert c.token_ids == other.token_ids and (c.text, c.finish, c.stop) == (other.text, other.finish, other.stop)
+            assert c.token_ids == other.token_ids and (c.text, c.finish, c.stop) == (
+                other.text,
+                other.finish,
+                other.stop,
+            )
             torch.testing.assert_close(c.sampled_logps, other.sampled_logps, atol=1e-5, rtol=0)
-            assert [span[1:] for span in c.versions] == ([(0, len(c.token_ids))] if len(c.versions) == 1 else
-                                                         [span[1:] for span in c.versions])
+            assert [span[1:] for span in c.versions] == (
+                [(0, len(c.token_ids))]
+                if len(c.versions) == 1
+                else [span[1:] for span in c.versions]
+            )
 
 
 @pytest.mark.usefixtures("kernels")
 @torch.no_grad()
-def test_carried_tokens_keep_their_logps_and_their_version_and_new_ones_come_from_the_new_weights(seed):
+def test_carried_tokens_keep_their_logps_and_their_version_and_new_ones_come_from_the_new_weights(
+    seed,
+):
     policy, prompts = endless(seed), random_prompts(seed, SIZES)
     policy.stop_ids = frozenset()
     engine = Engine(policy, max_rows=8)
@@ -215,17 +267,31 @@ def test_carried_tokens_keep_their_logps_and_their_version_and_new_ones_come_fro
 
     sample(engine, prompts, enough=1, max_tokens=limit)
     before = {group.prompt.id: group for group in engine.carried}
-    assert any(c.finish == "cancelled" and c.token_ids for group in before.values() for c in group.completions)
+    assert any(
+        c.finish == "cancelled" and c.token_ids
+        for group in before.values()
+        for c in group.completions
+    )
     assert any(not c.token_ids for group in before.values() for c in group.completions)
     for p in policy.model.parameters():
         p.mul_(1.05)
     policy.weights_changed()
-    after = dict(engine.sample([], group_size=3, max_tokens=limit, sampling=Sampling(), seed=(1,),
-                               carried=engine.carried))
+    after = dict(
+        engine.sample(
+            [],
+            group_size=3,
+            max_tokens=limit,
+            sampling=Sampling(),
+            seed=(1,),
+            carried=engine.carried,
+        )
+    )
     assert len(after) == len(before) and not engine.carried
     seen = 0
     for group in after.values():
-        for index, (c, old) in enumerate(zip(group.completions, before[group.prompt.id].completions)):
+        for index, (c, old) in enumerate(
+            zip(group.completions, before[group.prompt.id].completions)
+        ):
             known, whole = len(old.token_ids), 60 + 10 * index
             assert c.token_ids[:known] == old.token_ids and len(c.token_ids) == whole
             assert torch.equal(c.sampled_logps[:known], old.sampled_logps)
@@ -246,12 +312,21 @@ def test_carried_groups_survive_being_written_down(seed):
     engine = Engine(policy, max_rows=8)
     sample(engine, prompts, enough=3, sampling=Sampling(top_p=0.9))
     written = json.loads(json.dumps([group.to_mapping() for group in engine.carried]))
-    read = [Carried.from_mapping(values, {prompt.id: prompt for prompt in prompts}) for values in written]
+    read = [
+        Carried.from_mapping(values, {prompt.id: prompt for prompt in prompts})
+        for values in written
+    ]
     options = dict(group_size=3, max_tokens=90, sampling=Sampling(top_p=0.9), seed=(1,))
-    one, other = (dict(Engine(policy).sample([], carried=groups, **options)) for groups in (engine.carried, read))
+    one, other = (
+        dict(Engine(policy).sample([], carried=groups, **options))
+        for groups in (engine.carried, read)
+    )
     assert_same(one, other)
-    assert all(torch.equal(a.log_kept, b.log_kept) and a.versions == b.versions for p in one
-               for a, b in zip(one[p].completions, other[p].completions))
+    assert all(
+        torch.equal(a.log_kept, b.log_kept) and a.versions == b.versions
+        for p in one
+        for a, b in zip(one[p].completions, other[p].completions)
+    )
 
 
 def test_enough_is_enough_also_where_groups_end_together(seed):
@@ -259,7 +334,9 @@ def test_enough_is_enough_also_where_groups_end_together(seed):
     policy.stop_ids = frozenset()
     engine = Engine(policy)
     found = sample(engine, prompts, enough=4, max_tokens=7)
-    assert len(found) == 6 and not engine.carried  # all ended in the same step: nothing is unfinished
+    assert (
+        len(found) == 6 and not engine.carried
+    )  # all ended in the same step: nothing is unfinished
 
 
 def test_a_prompt_of_one_token_can_be_carried(seed):
@@ -268,7 +345,12 @@ def test_a_prompt_of_one_token_can_be_carried(seed):
     prompts = [Prompt("long", (5,), {}), Prompt("short", (6,), {})]
     engine = Engine(policy)
     limits = {"long": 60, "short": 5}
-    options = dict(group_size=2, max_tokens=lambda prompt, index: limits[prompt.id], sampling=Sampling(), seed=(0,))
+    options = dict(
+        group_size=2,
+        max_tokens=lambda prompt, index: limits[prompt.id],
+        sampling=Sampling(),
+        seed=(0,),
+    )
     assert [place for place, _ in engine.sample(prompts, enough=1, **options)] == [1]
     (carried,) = engine.carried
     assert all(len(c.token_ids) in (5, 6) for c in carried.completions)
@@ -289,8 +371,13 @@ def test_packed_weights_live_as_long_as_a_call_and_change_no_bit(seed, monkeypat
     monkeypatch.setattr(decoding, "PACK_AFTER", 10**9)
     expected = sample(engine, prompts)
     monkeypatch.setattr(decoding, "PACK_AFTER", 16)
-    begun = engine.sample(prompts, group_size=3, sampling=Sampling(), seed=(0,),
-                          max_tokens=lambda prompt, index: 20 if prompt is prompts[0] else 90)
+    begun = engine.sample(
+        prompts,
+        group_size=3,
+        sampling=Sampling(),
+        seed=(0,),
+        max_tokens=lambda prompt, index: 20 if prompt is prompts[0] else 90,
+    )
     next(begun)
     assert packed()
     begun.close()

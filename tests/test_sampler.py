@@ -13,7 +13,9 @@ from grpo.rollout.sampler import Sampling, completion_seed, gumbel, keep, sample
 from grpo.rollout.sampler import draw as drawn
 
 pytestmark = pytest.mark.usefixtures("kernels")
-COMBINATIONS = [Sampling(0.9, k, p, m) for k, p, m in itertools.product((0, 9), (1.0, 0.85), (0.0, 0.06))]
+COMBINATIONS = [
+    Sampling(0.9, k, p, m) for k, p, m in itertools.product((0, 9), (1.0, 0.85), (0.0, 0.06))
+]
 DRAWS = 100_000
 
 
@@ -24,21 +26,29 @@ def seeds(number: int, name: object = 0) -> torch.Tensor:
 def p_value(counts: torch.Tensor, expected: torch.Tensor) -> float:
     """Of Pearson's chi-square, tokens expected fewer than ten times taken together."""
     rare = expected < 10
-    counts, expected = (torch.cat([x[~rare], x[rare].sum()[None]]) for x in (counts.double(), expected))
+    counts, expected = (
+        torch.cat([x[~rare], x[rare].sum()[None]]) for x in (counts.double(), expected)
+    )
     counts, expected = counts[expected > 0], expected[expected > 0]
     statistic = ((counts - expected) ** 2 / expected).sum()
-    return torch.special.gammaincc(torch.tensor((len(counts) - 1) / 2, dtype=torch.float64), statistic / 2).item()
+    return torch.special.gammaincc(
+        torch.tensor((len(counts) - 1) / 2, dtype=torch.float64), statistic / 2
+    ).item()
 
 
 def draw(logits_V, sampling, number=DRAWS, seed_R=None, position=7):
     seed_R = seeds(number) if seed_R is None else seed_R
-    return sample(logits_V.expand(len(seed_R), -1), seed_R, torch.full_like(seed_R, position), sampling)
+    return sample(
+        logits_V.expand(len(seed_R), -1), seed_R, torch.full_like(seed_R, position), sampling
+    )
 
 
 # ------------------------------------------------------------------------------------- distribution
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.3), Sampling(2.5), *COMBINATIONS], ids=str)
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(0.3), Sampling(2.5), *COMBINATIONS], ids=str
+)
 def test_draws_follow_the_exact_distribution(sampling):
     logits_V = 2.0 * torch.randn(37, generator=torch.Generator().manual_seed(5))
     prob_V = plain_processed(logits_V, sampling).exp()
@@ -59,7 +69,10 @@ def test_draws_at_successive_positions_of_one_completion_follow_the_distribution
 def test_a_rare_token_of_a_large_vocabulary_is_drawn_as_often_as_it_should():
     logits_V = torch.zeros(5_000)
     logits_V[3_137] = math.log(5_000 * 0.01 / 0.99)
-    hits = sum(int((draw(logits_V, Sampling(), seed_R=seeds(500, part))[0] == 3_137).sum()) for part in range(6))
+    hits = sum(
+        int((draw(logits_V, Sampling(), seed_R=seeds(500, part))[0] == 3_137).sum())
+        for part in range(6)
+    )
     assert 30 - 4 * 30**0.5 < hits < 30 + 4 * 30**0.5
 
 
@@ -73,11 +86,19 @@ def test_filters_keep_what_the_plain_definition_keeps(sampling, scale, seed):
     assert torch.equal(kept_RV, expected_RV)
 
 
-@pytest.mark.parametrize("sampling, kept", [
-    (Sampling(top_k=3), [0, 1, 2]), (Sampling(top_p=0.45), [0, 1, 2, 3]), (Sampling(min_p=1.0), list(range(8))),
-    (Sampling(top_k=1), [0]), (Sampling(top_p=1e-9), [0]), (Sampling(top_k=100), list(range(8))),
-    (Sampling(top_k=4, top_p=0.45), [0, 1]),
-], ids=str)
+@pytest.mark.parametrize(
+    "sampling, kept",
+    [
+        (Sampling(top_k=3), [0, 1, 2]),
+        (Sampling(top_p=0.45), [0, 1, 2, 3]),
+        (Sampling(min_p=1.0), list(range(8))),
+        (Sampling(top_k=1), [0]),
+        (Sampling(top_p=1e-9), [0]),
+        (Sampling(top_k=100), list(range(8))),
+        (Sampling(top_k=4, top_p=0.45), [0, 1]),
+    ],
+    ids=str,
+)
 def test_ties_keep_the_lowest_ids(sampling, kept):
     assert keep(torch.zeros(1, 8).log_softmax(-1), sampling)[0].nonzero()[:, 0].tolist() == kept
 
@@ -92,23 +113,35 @@ def test_top_p_acts_on_what_top_k_left_and_min_p_on_the_likeliest():
 @pytest.mark.parametrize("sampling", [s for s in COMBINATIONS if s.filters], ids=str)
 def test_the_kept_mass_gives_back_the_log_prob_under_temperature_alone(sampling, seed):
     logits_RV = 3 * torch.randn(50, 31)
-    token_R, logp_R, log_kept_R = sample(logits_RV, seeds(50, seed), torch.zeros(50, dtype=torch.long), sampling)
+    token_R, logp_R, log_kept_R = sample(
+        logits_RV, seeds(50, seed), torch.zeros(50, dtype=torch.long), sampling
+    )
     alone_RV = (logits_RV.double() / 0.9).log_softmax(-1)
-    torch.testing.assert_close((logp_R + log_kept_R).double(), alone_RV[range(50), token_R], atol=3e-6, rtol=0)
+    torch.testing.assert_close(
+        (logp_R + log_kept_R).double(), alone_RV[range(50), token_R], atol=3e-6, rtol=0
+    )
 
 
 def test_temperature_zero_takes_the_likeliest_with_its_unscaled_log_prob(seed):
     logits_RV = torch.randn(20, 31)
     logits_RV[0, [4, 9]] = 8.0
-    token_R, logp_R, log_kept_R = sample(logits_RV, seeds(20, seed), torch.zeros(20, dtype=torch.long),
-                                         Sampling(0.0, top_k=3, top_p=0.5))
-    assert token_R.tolist() == logits_RV.argmax(-1).tolist() and token_R[0] == 4 and log_kept_R is None
+    token_R, logp_R, log_kept_R = sample(
+        logits_RV,
+        seeds(20, seed),
+        torch.zeros(20, dtype=torch.long),
+        Sampling(0.0, top_k=3, top_p=0.5),
+    )
+    assert (
+        token_R.tolist() == logits_RV.argmax(-1).tolist() and token_R[0] == 4 and log_kept_R is None
+    )
     torch.testing.assert_close(logp_R, logits_RV.log_softmax(-1).amax(-1), atol=1e-6, rtol=0)
 
 
 def test_log_probs_of_bf16_logits_are_fp32(seed):
     logits_RV = (20 * torch.randn(30, 64)).bfloat16()
-    token_R, logp_R, _ = sample(logits_RV, seeds(30, seed), torch.zeros(30, dtype=torch.long), Sampling())
+    token_R, logp_R, _ = sample(
+        logits_RV, seeds(30, seed), torch.zeros(30, dtype=torch.long), Sampling()
+    )
     expected = logits_RV.double().log_softmax(-1)[range(30), token_R]
     torch.testing.assert_close(logp_R.double(), expected, atol=2e-6, rtol=1e-6)
 
@@ -116,7 +149,9 @@ def test_log_probs_of_bf16_logits_are_fp32(seed):
 # ---------------------------------------------------------------------------------- rows that go wrong
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.0), Sampling(0.7, 5, 0.9, 0.01)], ids=str)
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(0.0), Sampling(0.7, 5, 0.9, 0.01)], ids=str
+)
 def test_a_row_of_nan_or_of_nothing_finite_fails_alone(sampling, seed):
     logits_RV = torch.randn(6, 17)
     position_R = torch.zeros(6, dtype=torch.long)
@@ -146,9 +181,11 @@ def test_a_draw_depends_on_seed_and_position_alone(seed):
     order = torch.randperm(40)
     shuffled = sample(logits_RV[order], seed_R[order], position_R[order], Sampling())
     for i in range(3):
-        alone = sample(logits_RV[i:i + 1], seed_R[i:i + 1], position_R[i:i + 1], Sampling())
+        alone = sample(logits_RV[i : i + 1], seed_R[i : i + 1], position_R[i : i + 1], Sampling())
         assert alone[0] == together[0][i] and alone[1] == together[1][i]
-    assert torch.equal(shuffled[0], together[0][order]) and torch.equal(shuffled[1], together[1][order])
+    assert torch.equal(shuffled[0], together[0][order]) and torch.equal(
+        shuffled[1], together[1][order]
+    )
 
 
 def test_noise_of_a_token_does_not_depend_on_the_size_of_the_vocabulary(seed):
@@ -157,7 +194,13 @@ def test_noise_of_a_token_does_not_depend_on_the_size_of_the_vocabulary(seed):
 
 
 def test_seeds_differ_by_every_part_and_do_not_run_together():
-    names = [(s, t, p, i) for s in (0, 1, -1) for t in (0, 1, 11) for p in ("p1", "p11", "1") for i in (0, 1, 11)]
+    names = [
+        (s, t, p, i)
+        for s in (0, 1, -1)
+        for t in (0, 1, 11)
+        for p in ("p1", "p11", "1")
+        for i in (0, 1, 11)
+    ]
     assert len({completion_seed(*name) for name in names}) == len(names)
     assert completion_seed("a", "bc") != completion_seed("ab", "c")
     assert completion_seed(0, 3, "p", 1) == -5818085348811657536, "old runs would no longer repeat"
@@ -175,22 +218,32 @@ def kolmogorov_smirnov(values: torch.Tensor) -> float:
     return max((cdf - steps[:-1]).max().item(), (steps[1:] - cdf).max().item()) * len(cdf) ** 0.5
 
 
-@pytest.mark.parametrize("name, seed_R, position_R, tokens", [
-    ("seeds", seeds(4000), torch.zeros(4000, dtype=torch.long), 64),
-    ("small seeds", torch.arange(-2000, 2000), torch.zeros(4000, dtype=torch.long), 64),
-    ("positions", seeds(1).expand(4000), torch.arange(4000), 64),
-    ("tokens", seeds(2), torch.zeros(2, dtype=torch.long), 128_000),
-])
-def test_noise_has_the_law_of_gumbel_and_no_neighbour_knows_another(name, seed_R, position_R, tokens):
+@pytest.mark.parametrize(
+    "name, seed_R, position_R, tokens",
+    [
+        ("seeds", seeds(4000), torch.zeros(4000, dtype=torch.long), 64),
+        ("small seeds", torch.arange(-2000, 2000), torch.zeros(4000, dtype=torch.long), 64),
+        ("positions", seeds(1).expand(4000), torch.arange(4000), 64),
+        ("tokens", seeds(2), torch.zeros(2, dtype=torch.long), 128_000),
+    ],
+)
+def test_noise_has_the_law_of_gumbel_and_no_neighbour_knows_another(
+    name, seed_R, position_R, tokens
+):
     noise_RV = gumbel(seed_R, position_R, tokens)
     assert noise_RV.dtype == torch.float32 and noise_RV.isfinite().all()
     assert kolmogorov_smirnov(noise_RV) < 1.95
     number = noise_RV.numel()
     assert abs(noise_RV.double().mean().item() - 0.5772157) < 4 * 1.2825 / number**0.5
-    assert abs(noise_RV.double().var().item() - math.pi**2 / 6) < 4 * (1.6449**2 * 4.4 / number) ** 0.5
+    assert (
+        abs(noise_RV.double().var().item() - math.pi**2 / 6) < 4 * (1.6449**2 * 4.4 / number) ** 0.5
+    )
     uniform_RV = (-(-noise_RV.double()).exp()).exp() - 0.5
-    pairs = [(uniform_RV[:, :-1], uniform_RV[:, 1:]), (uniform_RV[:, :-7], uniform_RV[:, 7:]),
-             (uniform_RV[:, :-32], uniform_RV[:, 32:])]
+    pairs = [
+        (uniform_RV[:, :-1], uniform_RV[:, 1:]),
+        (uniform_RV[:, :-7], uniform_RV[:, 7:]),
+        (uniform_RV[:, :-32], uniform_RV[:, 32:]),
+    ]
     if len(seed_R) > 100:
         pairs += [(uniform_RV[:-1], uniform_RV[1:]), (uniform_RV[:-1, :-1], uniform_RV[1:, 1:])]
     for a, b in pairs:
@@ -208,15 +261,23 @@ def test_noise_is_fine_enough_to_reach_far_into_the_tail():
 
 def test_successive_tokens_of_a_completion_are_independent():
     logits_V = torch.zeros(5)
-    token_R = sample(logits_V.expand(DRAWS, -1), seeds(1).expand(DRAWS), torch.arange(DRAWS), Sampling())[0]
+    token_R = sample(
+        logits_V.expand(DRAWS, -1), seeds(1).expand(DRAWS), torch.arange(DRAWS), Sampling()
+    )[0]
     pairs = (token_R[:-1] * 5 + token_R[1:]).bincount(minlength=25)
     assert p_value(pairs, torch.full((25,), (DRAWS - 1) / 25, dtype=torch.float64)) > 1e-3
 
 
 def test_completions_of_one_group_are_independent():
     logits_V = torch.zeros(5)
-    first, second = (draw(logits_V, Sampling(), seed_R=torch.tensor([completion_seed(0, s, "p", i)
-                                                                     for s in range(20_000)]))[0] for i in (0, 1))
+    first, second = (
+        draw(
+            logits_V,
+            Sampling(),
+            seed_R=torch.tensor([completion_seed(0, s, "p", i) for s in range(20_000)]),
+        )[0]
+        for i in (0, 1)
+    )
     pairs = (first * 5 + second).bincount(minlength=25)
     assert p_value(pairs, torch.full((25,), 20_000 / 25, dtype=torch.float64)) > 1e-3
 

@@ -39,12 +39,19 @@ def inside(mode: str, code: str, *arguments: str, seconds: float = 60) -> str:
     return done.stdout
 
 
-def run(*programs: Program, stdin: bytes = b"", limits: Limits | None = None, without: tuple[str, ...] = ()) -> list:
+def run(
+    *programs: Program,
+    stdin: bytes = b"",
+    limits: Limits | None = None,
+    without: tuple[str, ...] = (),
+) -> list:
     """The results of ordinary programs, side by side."""
 
     async def all_of_them() -> list:
         async with Sandbox(SandboxOptions(slots=2, allow_unsafe=True), without=without) as sandbox:
-            return await asyncio.gather(*(sandbox.run(program, stdin, limits) for program in programs))
+            return await asyncio.gather(
+                *(sandbox.run(program, stdin, limits) for program in programs)
+            )
 
     return asyncio.run(all_of_them())
 
@@ -55,14 +62,20 @@ def run(*programs: Program, stdin: bytes = b"", limits: Limits | None = None, wi
 @pytest.mark.parametrize("mode", contained.modes())
 def test_the_cage_shows_no_process_of_the_machine_and_no_file_to_write(mode):
     needs_cage(mode)
-    said = inside(mode, f"""
+    said = inside(
+        mode,
+        f"""
         import os
         print(sorted(int(name) for name in os.listdir('/proc') if name.isdigit())[-1] < 20, os.getuid())
         for place in ({ROOT!r}, '/tmp', '/var/tmp', '/home'):
             try: open(place + '/x', 'w'); print('WROTE', place)
             except OSError: pass
-    """)
-    assert said.split() == ["True", "0" if mode == "root" else str(contained.UID if os.getuid() == 0 else os.getuid())]
+    """,
+    )
+    assert said.split() == [
+        "True",
+        "0" if mode == "root" else str(contained.UID if os.getuid() == 0 else os.getuid()),
+    ]
 
 
 def test_a_signal_to_all_in_the_cage_ends_at_its_walls():
@@ -94,7 +107,9 @@ def check_hostile(mode: str, rounds: int, *without: str, level: str | None = Non
     assert len(names) >= 34
     for result in results:
         assert result["status"] in CONTAINED and not result["escaped"], result
-        assert not result.get("left") and result.get("next", "42 ['x']\nok") == "42 ['x']\nok", result
+        assert not result.get("left") and result.get("next", "42 ['x']\nok") == "42 ['x']\nok", (
+            result
+        )
     assert last["end"] and not last["left"] and last["next"].startswith("42 ['x']"), last
 
 
@@ -140,13 +155,18 @@ def test_the_level_falls_with_what_is_masked_and_programs_still_run(mode, withou
     assert all(f"no {name} (" in line for name in without) and "\n" not in line.strip()
 
 
-@pytest.mark.parametrize("without, level", [(["seccomp"], "L2"), (["namespaces"], "L3"), (["cgroup"], "L4")])
+@pytest.mark.parametrize(
+    "without, level", [(["seccomp"], "L2"), (["namespaces"], "L3"), (["cgroup"], "L4")]
+)
 def test_below_the_minimum_programs_are_refused_with_the_fix_named(without, level):
     async def start() -> None:
         async with Sandbox(SandboxOptions(level, slots=2), without=without):
             pass
 
-    with pytest.raises(IsolationError, match=f"below min_isolation {level}.*{without[0]} is missing.*allow_unsafe=true"):
+    with pytest.raises(
+        IsolationError,
+        match=f"below min_isolation {level}.*{without[0]} is missing.*allow_unsafe=true",
+    ):
         asyncio.run(start())
 
 
@@ -170,7 +190,9 @@ def test_programs_read_their_input_and_their_output_comes_back_whole(seed):
     sized = Limits(output_bytes=12 << 20)
     programs = [
         Program("import sys\nsys.stdout.buffer.write(sys.stdin.buffer.read()[::-1])"),
-        Program("import sys\nn = len(sys.stdin.read())\nsys.stdout.write('x' * 10_000_000)\nprint(n, file=sys.stderr)"),
+        Program(
+            "import sys\nn = len(sys.stdin.read())\nsys.stdout.write('x' * 10_000_000)\nprint(n, file=sys.stderr)"
+        ),
         Program("print('no input is read', end='')"),
     ]
     reversed_, long, plain = run(*programs, stdin=data, limits=sized)
@@ -187,7 +209,10 @@ def test_how_a_program_ended_is_told_apart():
     results = run(*map(Program, sources.values()), limits=Limits(seconds=1.0))
     assert [result.status for result in results] == list(sources)
     assert b"ZeroDivisionError" in results[1].stderr and "SyntaxError" in results[2].detail
-    assert [result.exit_code for result in run(Program("import sys; sys.exit(7)"), Program("raise SystemExit"))] == [7, 0]
+    assert [
+        result.exit_code
+        for result in run(Program("import sys; sys.exit(7)"), Program("raise SystemExit"))
+    ] == [7, 0]
 
 
 def test_what_runs_at_the_end_of_an_interpreter_runs():
@@ -213,8 +238,12 @@ def test_each_program_finds_an_empty_folder_and_a_clean_interpreter():
 def test_a_prompt_is_put_before_what_does_not_define_the_entry_point():
     prompt = "import math\ndef helper(x): return x + 1\ndef f(x):\n    '''Doc.'''\n"
     body = Program("    return helper(math.floor(x))\nprint(f(2.5))", prompt=prompt, entry="f")
-    whole = Program("def f(x): return helper(math.floor(x)) * 10\nprint(f(2.5))", prompt=prompt, entry="f")
-    inner = Program("if True:\n    def f(x): return 7\nprint(f(1), helper(1))", prompt=prompt, entry="f")
+    whole = Program(
+        "def f(x): return helper(math.floor(x)) * 10\nprint(f(2.5))", prompt=prompt, entry="f"
+    )
+    inner = Program(
+        "if True:\n    def f(x): return 7\nprint(f(1), helper(1))", prompt=prompt, entry="f"
+    )
     assert [result.stdout for result in run(body, whole, inner)] == [b"3\n", b"30\n", b"7 2\n"]
 
 
@@ -231,7 +260,10 @@ def test_a_lost_zygote_is_replaced_and_its_program_run_again():
     async def lose() -> tuple:
         async with Sandbox(SandboxOptions(slots=2, allow_unsafe=True)) as sandbox:
             before = set(sandbox.pids)
-            tasks = [asyncio.ensure_future(sandbox.run(Program("import time; time.sleep(.5); print(1)"))) for _ in "ab"]
+            tasks = [
+                asyncio.ensure_future(sandbox.run(Program("import time; time.sleep(.5); print(1)")))
+                for _ in "ab"
+            ]
             await asyncio.sleep(0.25)
             os.kill(min(before), signal.SIGKILL)
             results = await asyncio.gather(*tasks)
@@ -239,7 +271,9 @@ def test_a_lost_zygote_is_replaced_and_its_program_run_again():
             return before, set(sandbox.pids), results, more
 
     before, after, results, more = asyncio.run(lose())
-    assert [result.stdout for result in results] == [b"1\n"] * 2 and [result.stdout for result in more] == [b"2\n"] * 4
+    assert [result.stdout for result in results] == [b"1\n"] * 2 and [
+        result.stdout for result in more
+    ] == [b"2\n"] * 4
     assert len(after) == 2 and len(after & before) == 1
 
 
@@ -247,7 +281,10 @@ def test_nothing_is_left_when_the_sandbox_is_closed_in_the_middle():
     async def close_early() -> list[int]:
         sandbox = await Sandbox(SandboxOptions(slots=2, allow_unsafe=True)).start()
         pids = sandbox.pids
-        tasks = [asyncio.ensure_future(sandbox.run(Program("import time; time.sleep(60)"))) for _ in range(5)]
+        tasks = [
+            asyncio.ensure_future(sandbox.run(Program("import time; time.sleep(60)")))
+            for _ in range(5)
+        ]
         await asyncio.sleep(0.2)
         await sandbox.close()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
@@ -290,9 +327,20 @@ def test_programs_die_with_a_trainer_that_is_killed():
 @pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 def test_programs_in_cpp_are_compiled_and_run():
     good = "#include <iostream>\nint main() { int a, b; std::cin >> a >> b; std::cout << a * b << '\\n'; return 0; }"
-    results = run(Program(good, "cpp"), Program("int main() { return }", "cpp"), Program(
-        "#include <unistd.h>\n#include <cstdio>\nint main() { std::printf(\"%d\", fork()); }", "cpp"), stdin=b"6 7")
-    assert results[0].stdout == b"42\n" and results[1].status == "compile_error" and results[2].stdout == b"-1"
+    results = run(
+        Program(good, "cpp"),
+        Program("int main() { return }", "cpp"),
+        Program(
+            '#include <unistd.h>\n#include <cstdio>\nint main() { std::printf("%d", fork()); }',
+            "cpp",
+        ),
+        stdin=b"6 7",
+    )
+    assert (
+        results[0].stdout == b"42\n"
+        and results[1].status == "compile_error"
+        and results[2].stdout == b"-1"
+    )
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
@@ -312,10 +360,16 @@ def test_a_program_that_a_busy_machine_starts_late_has_its_time_from_then_on():
     async def late() -> tuple:
         async with Sandbox(SandboxOptions(slots=1, allow_unsafe=True)) as sandbox:
             await sandbox.run(Program("print(1)"), b"")
-            zygotes = [child.pid for child in psutil.Process().children() if "zygote" in " ".join(child.cmdline())]
+            zygotes = [
+                child.pid
+                for child in psutil.Process().children()
+                if "zygote" in " ".join(child.cmdline())
+            ]
             for pid in zygotes:
                 os.kill(pid, signal.SIGSTOP)
-            running = asyncio.ensure_future(sandbox.run(Program("print(2)"), b"", Limits(seconds=0.3)))
+            running = asyncio.ensure_future(
+                sandbox.run(Program("print(2)"), b"", Limits(seconds=0.3))
+            )
             await asyncio.sleep(0.8)
             for pid in zygotes:
                 os.kill(pid, signal.SIGCONT)

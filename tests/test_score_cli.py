@@ -23,7 +23,10 @@ def scored(*arguments, lines=(), text=None):
 
 
 def test_each_line_gets_value_status_extracted_parts_and_seconds_in_order():
-    lines = [{"id": f"row {index}", "completion": rf"\boxed{{{index}}}", "answer": "7"} for index in range(20)]
+    lines = [
+        {"id": f"row {index}", "completion": rf"\boxed{{{index}}}", "answer": "7"}
+        for index in range(20)
+    ]
     records = scored("math_answer", lines=lines)
     assert [record["id"] for record in records] == [line["id"] for line in lines]
     assert [record["value"] for record in records] == [float(index == 7) for index in range(20)]
@@ -34,13 +37,22 @@ def test_each_line_gets_value_status_extracted_parts_and_seconds_in_order():
 
 def test_malformed_lines_are_reported_by_number_and_do_not_stop_the_rest():
     good = json.dumps({"completion": "so 4", "answer": "4"})
-    text = "\n".join([good, "{not json", "[1]", '{"answer": "4"}', "", '{"completion": 5}', good, "\udcff", good])
+    text = "\n".join(
+        [good, "{not json", "[1]", '{"answer": "4"}', "", '{"completion": 5}', good, "\udcff", good]
+    )
     done = run("math_answer", text=text.replace("\udcff", "\x00"))
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0
-    assert [record["status"] for record in records] == ["scored"] + ["fault"] * 5 + ["scored", "fault", "scored"]
+    assert [record["status"] for record in records] == ["scored"] + ["fault"] * 5 + [
+        "scored",
+        "fault",
+        "scored",
+    ]
     for number in (2, 3, 4, 5, 6, 8):
-        assert records[number - 1]["value"] is None and f"line {number}" in records[number - 1]["detail"]
+        assert (
+            records[number - 1]["value"] is None
+            and f"line {number}" in records[number - 1]["detail"]
+        )
     assert "id" not in records[0]
 
 
@@ -48,13 +60,20 @@ def test_text_that_cannot_be_encoded_comes_back_as_it_was(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from rewards import Score\ndef reward(text):\n    return Score(1.0, detail=text, extracted=text)\n"
     )
-    record = scored(tmp_path / "mine.py:reward", text='{"id": "\\ud800", "completion": "\\ud800"}\n')[0]
+    record = scored(
+        tmp_path / "mine.py:reward", text='{"id": "\\ud800", "completion": "\\ud800"}\n'
+    )[0]
     assert [record["id"], record["extracted"], record["detail"]] == ["\ud800"] * 3
 
 
 def test_bytes_that_are_no_text_are_a_malformed_line():
     command = [sys.executable, "-m", "rewards.score", "think_format"]
-    done = subprocess.run(command, cwd=ROOT, input=b'{"completion": "\xff"}\n{"completion": ""}\n', capture_output=True)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        input=b'{"completion": "\xff"}\n{"completion": ""}\n',
+        capture_output=True,
+    )
     assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["fault", "scored"]
 
 
@@ -82,7 +101,9 @@ def test_lenient_uses_evaluations_rules():
 
 def test_results_come_while_input_is_still_open():
     command = [sys.executable, "-m", "rewards.score", "think_format"]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         for number in range(3):
             process.stdin.write(json.dumps({"id": number, "completion": ""}).encode() + b"\n")
             process.stdin.flush()
@@ -94,7 +115,9 @@ def test_results_come_while_input_is_still_open():
 def test_a_reader_that_leaves_early_causes_no_traceback():
     lines = "".join(json.dumps({"completion": "x" * 50}) + "\n" for _ in range(3000))
     command = f"{sys.executable} -m rewards.score think_format | head -n 1"
-    done = subprocess.run(command, shell=True, cwd=ROOT, input=lines.encode(), capture_output=True, timeout=60)
+    done = subprocess.run(
+        command, shell=True, cwd=ROOT, input=lines.encode(), capture_output=True, timeout=60
+    )
     assert len(done.stdout.splitlines()) == 1 and done.stderr == b""
 
 
@@ -111,7 +134,10 @@ def test_ones_own_reward_is_named_by_file_and_may_print(tmp_path):
     records = scored(tmp_path / "mine.py:reward", "--args", '{"bonus": 0.5}', lines=lines)
     assert [record["value"] for record in records] == [1.5, 2.5]
     assert records[1]["parts"] == {"level": 2.0} and records[1]["extracted"] == "ab"
-    assert [record["value"] for record in scored(tmp_path / "mine.py:many", lines=lines)] == [2.0, 2.0]
+    assert [record["value"] for record in scored(tmp_path / "mine.py:many", lines=lines)] == [
+        2.0,
+        2.0,
+    ]
 
 
 @pytest.mark.parametrize(

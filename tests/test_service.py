@@ -137,7 +137,9 @@ def serve(file):
 
     def start(name, workers=2, **spec):
         spec = {"timeout_seconds": 30.0, **spec}
-        services.append(RewardService([RewardSpec("mine", f"{file}:{name}", **spec)], workers=workers))
+        services.append(
+            RewardService([RewardSpec("mine", f"{file}:{name}", **spec)], workers=workers)
+        )
         return services[-1]
 
     yield start
@@ -192,7 +194,9 @@ def test_one_bad_value_of_a_list_faults_its_row_alone(serve):
     assert values(serve("nan_for_b").score(samples("a", "b", "c"))) == [1.0, None, 1.0]
 
 
-@pytest.mark.parametrize("name", ["stuck_on_request", "sleeping_on_request", "waiting_on_request", "deaf"])
+@pytest.mark.parametrize(
+    "name", ["stuck_on_request", "sleeping_on_request", "waiting_on_request", "deaf"]
+)
 def test_content_that_exhausts_its_budget_twice_is_a_timeout_worth_0(serve, name):
     scores = serve(name, timeout_seconds=0.3).score(samples("a", "stuck", "b"))
     assert statuses(scores) == ["scored", "timeout", "scored"] and values(scores) == [1.0, 0.0, 1.0]
@@ -206,11 +210,15 @@ def test_code_that_never_returns_to_the_interpreter_is_killed_too(serve):
 
 
 def test_an_async_reward_that_blocks_the_others_does_not_take_them_along(serve):
-    scores = serve("blocking_on_request", timeout_seconds=0.3).score(samples(*"abc", "stuck", *"def"))
+    scores = serve("blocking_on_request", timeout_seconds=0.3).score(
+        samples(*"abc", "stuck", *"def")
+    )
     assert statuses(scores) == ["scored"] * 3 + ["timeout"] + ["scored"] * 3
 
 
-@pytest.mark.parametrize("text, said", [("die", "killed by signal 9"), ("leave", "left with exit code 3")])
+@pytest.mark.parametrize(
+    "text, said", [("die", "killed by signal 9"), ("leave", "left with exit code 3")]
+)
 def test_a_worker_that_dies_twice_is_a_fault(serve, text, said):
     service = serve("dies_on_request")
     scores = service.score(samples("a", text, "b"))
@@ -231,7 +239,11 @@ def test_a_list_with_one_stuck_row_is_judged_row_by_row(serve):
 
 
 def test_a_list_with_one_deadly_row_is_judged_row_by_row(serve):
-    assert statuses(serve("list_dies_on_request").score(samples("a", "die", "b"))) == ["scored", "fault", "scored"]
+    assert statuses(serve("list_dies_on_request").score(samples("a", "die", "b"))) == [
+        "scored",
+        "fault",
+        "scored",
+    ]
 
 
 def test_a_list_that_cannot_be_divided_is_a_fault_as_a_whole(serve):
@@ -278,7 +290,9 @@ def test_the_service_can_live_in_another_thread_than_the_main_one(file):
     found = []
 
     def live():
-        with RewardService([RewardSpec("mine", f"{file}:stuck_on_request", timeout_seconds=0.3)], workers=1) as service:
+        with RewardService(
+            [RewardSpec("mine", f"{file}:stuck_on_request", timeout_seconds=0.3)], workers=1
+        ) as service:
             found.extend(statuses(service.score(samples("a", "stuck"))))
 
     thread = threading.Thread(target=live)
@@ -329,7 +343,9 @@ def test_async_rewards_run_side_by_side_in_one_worker(serve):
 
 
 def test_a_sleeping_process_uses_its_budget():
-    child = subprocess.Popen([sys.executable, "-c", "import time; print(flush=True); time.sleep(600)"], stdout=-1)
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import time; print(flush=True); time.sleep(600)"], stdout=-1
+    )
     try:
         child.stdout.readline()
         clock = Clock(child.pid)
@@ -349,13 +365,21 @@ def test_a_sleeping_process_uses_its_budget():
 
 def children():
     """Processes whose parent we are, as (pid, state)."""
-    found = subprocess.run(["ps", "-o", "pid=,stat=,comm=", "--ppid", str(os.getpid())], capture_output=True, text=True)
+    found = subprocess.run(
+        ["ps", "-o", "pid=,stat=,comm=", "--ppid", str(os.getpid())], capture_output=True, text=True
+    )
     return {line.split()[0] for line in found.stdout.splitlines() if "ps" not in line.split()[2:]}
 
 
 def test_closing_leaves_no_process_no_zombie_no_thread_and_no_descriptor(file):
-    before, threads, descriptors = children(), threading.active_count(), len(os.listdir("/proc/self/fd"))
-    with RewardService([RewardSpec("mine", f"{file}:dies_on_request", timeout_seconds=5)], workers=3) as service:
+    before, threads, descriptors = (
+        children(),
+        threading.active_count(),
+        len(os.listdir("/proc/self/fd")),
+    )
+    with RewardService(
+        [RewardSpec("mine", f"{file}:dies_on_request", timeout_seconds=5)], workers=3
+    ) as service:
         service.score(samples("a", "die", "leave", "b"))
         assert len(children() - before) == 3
     assert children() <= before
@@ -391,7 +415,9 @@ def test_workers_die_with_the_process_that_started_them(file, tmp_path):
         service.submit([Sample("stuck"), Sample("stuck")])
         os._exit(0)
     """)
-    output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    output = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     worker = int(output.stdout)
     deadline = time.monotonic() + 10
     while process_state(worker) not in "?Z" and time.monotonic() < deadline:
@@ -406,7 +432,9 @@ from rewards.service import RewardService
 service = RewardService([RewardSpec("mine", {str(file)!r} + ":printing")], workers=1)
 print(service.score([Sample("a")])[0].value)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0
     assert done.stdout == "1.0\n" and "noise on stdout" in done.stderr
 
@@ -427,7 +455,9 @@ def test_what_is_open_when_the_service_closes_fails_and_does_not_hang(serve):
 
 def test_a_closure_is_judged_in_this_process():
     bonus = 0.5
-    with RewardService([RewardSpec("mine", lambda text, answer: bonus + (text == answer))]) as service:
+    with RewardService(
+        [RewardSpec("mine", lambda text, answer: bonus + (text == answer))]
+    ) as service:
         assert values(service.score(samples("a", "b", answer="a"))) == [1.5, 0.5]
         assert service.num_workers == 0
 
@@ -442,7 +472,10 @@ def test_a_closure_that_is_stuck_is_a_fault_that_names_it_and_the_next_goes_on()
         with RewardService([RewardSpec("mine", waits_for_ever, timeout_seconds=0.3)]) as service:
             scores = service.score(samples("a", "stuck", "b"))
         assert statuses(scores) == ["scored", "fault", "scored"]
-        assert "waits_for_ever took longer than 0.3 s" in scores[1].detail and "cannot be killed" in scores[1].detail
+        assert (
+            "waits_for_ever took longer than 0.3 s" in scores[1].detail
+            and "cannot be killed" in scores[1].detail
+        )
     finally:
         release.set()
 
@@ -481,21 +514,33 @@ def test_a_function_that_workers_can_import_runs_in_a_worker():
 
 def test_a_class_is_made_once_in_each_worker_of_its_own(file):
     spec = RewardSpec("mine", f"{file}:Counting", args={"start": 10}, workers=1)
-    with RewardService([spec, RewardSpec("length", f"{file}:length", weight=0.0)], workers=2) as service:
+    with RewardService(
+        [spec, RewardSpec("length", f"{file}:length", weight=0.0)], workers=2
+    ) as service:
         assert values(service.score(samples("a", "b"))) == [11.0, 12.0]
         assert values(service.score(samples("c"))) == [13.0]
         assert service.num_workers == 3
 
 
 def test_a_class_that_cannot_be_made_is_a_fault_that_says_why(file):
-    with RewardService([RewardSpec("mine", f"{file}:Counting", args={"begin": 1})], workers=1) as service:
+    with RewardService(
+        [RewardSpec("mine", f"{file}:Counting", args={"begin": 1})], workers=1
+    ) as service:
         score = service.score(samples("a"))[0]
-    assert score.status == "fault" and "cannot be loaded in a worker" in score.detail and "begin" in score.detail
+    assert (
+        score.status == "fault"
+        and "cannot be loaded in a worker" in score.detail
+        and "begin" in score.detail
+    )
 
 
 def test_a_column_that_cannot_travel_is_a_fault(serve):
-    scores = serve("equals").score([Sample("a", {"answer": lambda: None}), Sample("a", {"answer": "a"})])
-    assert statuses(scores) == ["fault", "scored"] and "cannot be sent to a worker" in scores[0].detail
+    scores = serve("equals").score(
+        [Sample("a", {"answer": lambda: None}), Sample("a", {"answer": "a"})]
+    )
+    assert (
+        statuses(scores) == ["fault", "scored"] and "cannot be sent to a worker" in scores[0].detail
+    )
 
 
 def test_a_closure_may_log_metrics():
@@ -545,8 +590,13 @@ def test_parts_combine_by_the_status_table(parts, value, status):
 
 
 def test_a_part_of_weight_0_is_reported_and_changes_nothing():
-    combined = combine([spec("a"), spec("b", 0.0)], {"a": Score(1.0), "b": Score(None, status="fault", detail="x")})
-    assert (combined.value, combined.status) == (1.0, "scored") and combined.parts == {"a": 1.0, "b": None}
+    combined = combine(
+        [spec("a"), spec("b", 0.0)], {"a": Score(1.0), "b": Score(None, status="fault", detail="x")}
+    )
+    assert (combined.value, combined.status) == (1.0, "scored") and combined.parts == {
+        "a": 1.0,
+        "b": None,
+    }
 
 
 def test_a_reward_applies_only_where_its_column_has_the_value(file):
@@ -556,7 +606,9 @@ def test_a_reward_applies_only_where_its_column_has_the_value(file):
         RewardSpec("one", f"{file}:length", weight=100, when={"kind": "x"}),
     ]
     with RewardService(specs, workers=1) as service:
-        judged = service.judge([Sample("a", {"kind": kind}) for kind in ("x", "y", "z")] + [Sample("a")])
+        judged = service.judge(
+            [Sample("a", {"kind": kind}) for kind in ("x", "y", "z")] + [Sample("a")]
+        )
     assert [one.score.value for one in judged] == [111.0, 11.0, 1.0, 1.0]
     assert judged[2].parts["one"].status == "not_applicable"
 
@@ -565,13 +617,19 @@ def test_a_built_in_reward_is_not_asked_twice_about_the_same():
     with RewardService([RewardSpec("mine", "math_answer")], workers=1) as service:
         same = samples(*[r"\boxed{4}"] * 8, answer="4")
         assert values(service.score(same)) == [1.0] * 8
-        assert values(service.score([*same, *samples(r"\boxed{4}", answer="5")])) == [1.0] * 8 + [0.0]
+        assert values(service.score([*same, *samples(r"\boxed{4}", answer="5")])) == [1.0] * 8 + [
+            0.0
+        ]
         assert (service.num_judged, service.num_from_cache) == (17, 15)
 
 
 def test_completions_that_share_their_answer_and_gold_are_judged_once_whatever_else_they_say():
     with RewardService([RewardSpec("mine", "math_answer")], workers=1) as service:
-        texts = [rf"<think>{index}</think>So it is \boxed{{{answer}}}." for index in range(8) for answer in ("4", "5")]
+        texts = [
+            rf"<think>{index}</think>So it is \boxed{{{answer}}}."
+            for index in range(8)
+            for answer in ("4", "5")
+        ]
         judged = service.judge(samples(*texts, answer="4"))
         assert [one.score.value for one in judged] == [1.0, 0.0] * 8
         assert [one.parts["mine"].extracted for one in judged] == ["4", "5"] * 8
@@ -581,10 +639,15 @@ def test_completions_that_share_their_answer_and_gold_are_judged_once_whatever_e
 
 
 def test_lenient_and_strict_verdicts_are_not_mixed_up():
-    specs = [RewardSpec("strict", "math_answer"), RewardSpec("lenient", "math_answer", args={"lenient": True})]
+    specs = [
+        RewardSpec("strict", "math_answer"),
+        RewardSpec("lenient", "math_answer", args={"lenient": True}),
+    ]
     with RewardService(specs, workers=1) as service:
         judged = service.judge(samples(r"\boxed{27/59}", r"I find \boxed{27/59}", answer="0.458"))
-    assert [(one.parts["strict"].value, one.parts["lenient"].value) for one in judged] == [(0.0, 1.0)] * 2
+    assert [(one.parts["strict"].value, one.parts["lenient"].value) for one in judged] == [
+        (0.0, 1.0)
+    ] * 2
 
 
 def test_a_stuck_answer_that_a_whole_group_gives_costs_one_worker_and_not_eight(tmp_path):
@@ -622,12 +685,16 @@ def test_sympy_is_asked_in_workers_and_never_in_this_process():
         "import sys; from rewards.math_answer import math_answer; score = math_answer(sys.argv[1], sys.argv[2]); "
         "print(score.value, 'sympy' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code, *BASEL.values()], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *BASEL.values()], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.stdout.split() == ["0.0", "False"], done.stderr
     other = {**BASEL, "text": r"\boxed{\frac{\pi^2}{8}}"}
     for use in ("math_answer", math_answer):
         with RewardService([RewardSpec("mine", use, timeout_seconds=20)], workers=1) as service:
-            judged = service.judge([Sample(row["text"], {"answer": row["answer"]}) for row in (BASEL, other)])
+            judged = service.judge(
+                [Sample(row["text"], {"answer": row["answer"]}) for row in (BASEL, other)]
+            )
         assert [one.score.value for one in judged] == [1.0, 0.0]
         assert "tier=c" in judged[0].parts["mine"].detail
 
@@ -660,8 +727,12 @@ def test_sympy_stuck_in_the_interpreter_gives_up_and_the_answer_is_simply_not_sh
 def test_what_sympy_cannot_settle_is_scored_0_without_losing_the_worker():
     open_questions = [text for text in HOSTILE if "infty" in text and len(text) < 200]
     assert len(open_questions) >= 6
-    with RewardService([RewardSpec("mine", "math_answer", timeout_seconds=5)], workers=2) as service:
-        scores = service.score([Sample(rf"\boxed{{{text}}}", {"answer": "42"}) for text in open_questions])
+    with RewardService(
+        [RewardSpec("mine", "math_answer", timeout_seconds=5)], workers=2
+    ) as service:
+        scores = service.score(
+            [Sample(rf"\boxed{{{text}}}", {"answer": "42"}) for text in open_questions]
+        )
         assert {(score.value, score.status) for score in scores} == {(0.0, "scored")}
         assert service.num_killed == 0
 

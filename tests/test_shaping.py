@@ -21,7 +21,9 @@ def dapo_equation_13(length, longest, cache):
 
 def test_soft_overlong_is_equation_13_at_every_length():
     for length in range(0, 130):
-        assert soft_overlong("", length, 100, 20) == pytest.approx(dapo_equation_13(length, 100, 20))
+        assert soft_overlong("", length, 100, 20) == pytest.approx(
+            dapo_equation_13(length, 100, 20)
+        )
 
 
 def test_soft_overlong_refuses_a_cache_that_cannot_be():
@@ -32,7 +34,9 @@ def test_soft_overlong_refuses_a_cache_that_cannot_be():
 def test_cosine_leads_from_its_value_at_zero_to_its_value_at_the_limit():
     assert cosine(RIGHT, 0, 100, answer="4").value == pytest.approx(2.0)
     assert cosine(RIGHT, 50, 100, answer="4").value == pytest.approx(1.5)
-    assert cosine(RIGHT, 25, 100, answer="4").value == pytest.approx(1 + 0.5 * (1 + math.cos(math.pi / 4)))
+    assert cosine(RIGHT, 25, 100, answer="4").value == pytest.approx(
+        1 + 0.5 * (1 + math.cos(math.pi / 4))
+    )
     assert cosine(WRONG, 0, 100, answer="4").value == pytest.approx(-10.0)
     assert cosine(WRONG, 99, 100, answer="4").value == pytest.approx(0.0, abs=0.01)
     assert cosine(RIGHT, 100, 100, answer="4").value == -10.0
@@ -122,9 +126,13 @@ def slow_repetition(words, n, penalty):
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_repetition_is_the_share_of_ngrams_seen_before(n):
     text = "so we try and we try and so we try and fail and Fail"
-    assert repetition(text, n=n, max_penalty=-2) == pytest.approx(slow_repetition(text.lower().split(), n, -2))
+    assert repetition(text, n=n, max_penalty=-2) == pytest.approx(
+        slow_repetition(text.lower().split(), n, -2)
+    )
     tokens = [1, 2, 1, 2, 1, 2, 3]
-    assert repetition("", tokens, n=n, unit="tokens") == pytest.approx(slow_repetition(tokens, n, -1))
+    assert repetition("", tokens, n=n, unit="tokens") == pytest.approx(
+        slow_repetition(tokens, n, -1)
+    )
 
 
 def test_repetition_reads_scripts_without_spaces_by_character():

@@ -43,7 +43,9 @@ def expected_of(rows, query, key, value, scaling):
         k, v = (part.repeat_interleave(len(q) // len(part), 0) for part in (k, v))
         later = torch.ones(len(index), len(index), dtype=torch.bool).triu(1)
         weights = (q @ k.transpose(-1, -2) * scaling).masked_fill(later, -torch.inf).softmax(-1)
-        out = out.index_copy(0, torch.tensor(index, dtype=torch.long), (weights @ v).transpose(0, 1))
+        out = out.index_copy(
+            0, torch.tensor(index, dtype=torch.long), (weights @ v).transpose(0, 1)
+        )
     return out
 
 
@@ -52,24 +54,35 @@ def expected_of(rows, query, key, value, scaling):
 def test_values_and_gradients_are_those_of_each_row_alone(name, kv_heads, seed):
     stretches, across, rows, number = layout(GROUPS[name])
     made = plan(stretches, across, 1000)
-    inputs = [torch.randn(number, heads, 8, dtype=torch.float64, requires_grad=True)
-              for heads in (6, kv_heads, kv_heads)]
+    inputs = [
+        torch.randn(number, heads, 8, dtype=torch.float64, requires_grad=True)
+        for heads in (6, kv_heads, kv_heads)
+    ]
     weight = torch.randn(number, 6, 8, dtype=torch.float64)
     found, expected = shared_attention(*inputs, made, 0.3), expected_of(rows, *inputs, 0.3)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
-    for one, other in zip(*(torch.autograd.grad((out * weight).sum(), inputs) for out in (found, expected))):
+    for one, other in zip(
+        *(torch.autograd.grad((out * weight).sum(), inputs) for out in (found, expected))
+    ):
         torch.testing.assert_close(one, other, atol=1e-11, rtol=0)
 
 
 def test_random_layouts_with_strided_inputs_in_float32_and_bfloat16(seed):
-    groups = [(random.Random(seed + i).randint(1, 60), tuple(random.Random(seed - i - j).randint(1, 50)
-                                                              for j in range(4))) for i in range(3)]
+    groups = [
+        (
+            random.Random(seed + i).randint(1, 60),
+            tuple(random.Random(seed - i - j).randint(1, 50) for j in range(4)),
+        )
+        for i in range(3)
+    ]
     stretches, across, rows, number = layout(groups)
     wide = torch.randn(number, 10, 16)
     inputs = (wide[:, :6], wide[:, 6:8], wide[:, 8:])
     exact = expected_of(rows, *(part.double() for part in inputs), 0.25)
     for dtype, apart in ((torch.float32, 1e-5), (torch.bfloat16, 0.05)):
-        found = shared_attention(*(part.to(dtype) for part in inputs), plan(stretches, across, 1000), 0.25)
+        found = shared_attention(
+            *(part.to(dtype) for part in inputs), plan(stretches, across, 1000), 0.25
+        )
         assert found.dtype == dtype
         torch.testing.assert_close(found.double(), exact, atol=apart, rtol=0)
 

@@ -14,8 +14,10 @@ SCALE = 0.3
 
 
 def random_prefix(length: int, layers: int = 2, dtype=torch.float64):
-    return {layer: tuple(torch.randn(KV_HEADS, length, WIDTH, dtype=dtype) for _ in range(2))
-            for layer in range(layers)}
+    return {
+        layer: tuple(torch.randn(KV_HEADS, length, WIDTH, dtype=dtype) for _ in range(2))
+        for layer in range(layers)
+    }
 
 
 class Model:
@@ -29,7 +31,9 @@ class Model:
         prefix = random_prefix(length, self.layers, self.dtype) if length else {}
         self.slots.add(rows, prompt or rows[0], prefix, length)
         for row in rows:
-            self.held[row] = [list(prefix[layer]) if length else None for layer in range(self.layers)]
+            self.held[row] = [
+                list(prefix[layer]) if length else None for layer in range(self.layers)
+            ]
 
     def drop(self, row):
         self.slots.drop(row)
@@ -41,19 +45,29 @@ class Model:
         assert sorted(order) == sorted(self.held) and len(self.slots) == len(order)
         rows = -(-len(order) // 8) * 8
         result = {row: [] for row in order}
-        assert self.slots.positions == [0 if self.held[row][0] is None else self.held[row][0][0].shape[1]
-                                        for row in order]
+        assert self.slots.positions == [
+            0 if self.held[row][0] is None else self.held[row][0][0].shape[1] for row in order
+        ]
         for layer in range(self.layers):
-            q, k, v = (torch.randn(rows, heads, 1, WIDTH, dtype=self.dtype) for heads in (HEADS, KV_HEADS, KV_HEADS))
+            q, k, v = (
+                torch.randn(rows, heads, 1, WIDTH, dtype=self.dtype)
+                for heads in (HEADS, KV_HEADS, KV_HEADS)
+            )
             for i, row in enumerate(order):
                 if news:
                     q[i], k[i], v[i] = news[row][layer]
-            out = self.slots.attend(q, *self.slots.update(k, v, layer), SCALE, window, softcap, layer)
-            assert out.shape == (rows, 1, HEADS, WIDTH) and not out[len(order):].any()
+            out = self.slots.attend(
+                q, *self.slots.update(k, v, layer), SCALE, window, softcap, layer
+            )
+            assert out.shape == (rows, 1, HEADS, WIDTH) and not out[len(order) :].any()
             for i, row in enumerate(order):
                 held, new = self.held[row][layer], (k[i], v[i])
-                self.held[row][layer] = list(new) if held is None else [torch.cat(p, 1) for p in zip(held, new)]
-                expected = plain(q[i].double(), *(x.double() for x in self.held[row][layer]), window, softcap)
+                self.held[row][layer] = (
+                    list(new) if held is None else [torch.cat(p, 1) for p in zip(held, new)]
+                )
+                expected = plain(
+                    q[i].double(), *(x.double() for x in self.held[row][layer]), window, softcap
+                )
                 tolerance = 1e-12 if self.dtype == torch.float64 else 1e-5
                 torch.testing.assert_close(out[i, 0].double(), expected, atol=tolerance, rtol=0)
                 result[row].append(out[i, 0])
@@ -73,7 +87,9 @@ def plain(query, keys, values, window, softcap):
     return (scores.softmax(-1) @ values)[:, 0]
 
 
-@pytest.mark.parametrize("length", [1, 63, 64, 65, 128, 129, 191, 192, 193, 256, 257, 300, 384, 385, 513, 1000, 20000])
+@pytest.mark.parametrize(
+    "length", [1, 63, 64, 65, 128, 129, 191, 192, 193, 256, 257, 300, 384, 385, 513, 1000, 20000]
+)
 def test_a_shelf_is_wide_enough_and_wastes_little(length):
     width = width_for(length)
     assert width >= length and width % 64 == 0
@@ -103,14 +119,23 @@ def test_rows_that_come_and_go_leave_the_others_alone(dtype, seed):
     drawn, model = random.Random(seed), Model(dtype=dtype, shared=30)
     for number in range(60):
         for _ in range(drawn.choice([0, 0, 1, 2])):
-            model.add([f"{number}.{i}.{drawn.random()}" for i in range(drawn.randint(1, 4))], drawn.randint(0, 90))
+            model.add(
+                [f"{number}.{i}.{drawn.random()}" for i in range(drawn.randint(1, 4))],
+                drawn.randint(0, 90),
+            )
         for row in [row for row in model.held if drawn.random() < 0.1]:
             model.drop(row)
         if model.held:
             model.step(drawn.choice([None, 40]))
     for row in list(model.held):
         model.drop(row)
-    assert not (model.slots.rows or model.slots.prompts or model.slots.readers or model.slots.ahead or model.slots.of)
+    assert not (
+        model.slots.rows
+        or model.slots.prompts
+        or model.slots.readers
+        or model.slots.ahead
+        or model.slots.of
+    )
     assert len(model.slots) == model.slots.used_bytes == 0
 
 
@@ -135,7 +160,9 @@ def test_a_row_goes_on_behind_tokens_of_its_own(length, seed):
     model.add(["one", "two"], length, "prompt")
     own = random_prefix(70)
     model.slots.extend("two", own, 70)
-    model.held["two"] = [[torch.cat(p, 1) for p in zip(model.held["two"][layer], own[layer])] for layer in range(2)]
+    model.held["two"] = [
+        [torch.cat(p, 1) for p in zip(model.held["two"][layer], own[layer])] for layer in range(2)
+    ]
     for window in (None, 30, 100, None):
         model.step(window)
 
@@ -156,8 +183,12 @@ def test_a_slot_forgets_even_nan(length, seed):
     """What stood at places that the next row has not reached must not come back as 0 x NaN."""
     model = Model()
     model.add(["good"], 50)
-    model.slots.add(["bad"], "bad", {layer: (k * torch.nan, v * torch.nan)
-                                     for layer, (k, v) in random_prefix(60).items()}, 60)
+    model.slots.add(
+        ["bad"],
+        "bad",
+        {layer: (k * torch.nan, v * torch.nan) for layer, (k, v) in random_prefix(60).items()},
+        60,
+    )
     model.slots.drop("bad")
     model.add(["next"], length)
     model.step()
@@ -169,8 +200,16 @@ def test_a_slot_forgets_even_nan(length, seed):
 def test_bits_of_a_row_depend_neither_on_its_neighbours_nor_on_its_place(window, softcap, seed):
     lengths = {"a": 40, "b": 1100, "c": 3, "d": 700, "e": 128, "f": 300, "g": 250}
     prefixes = {row: random_prefix(n, dtype=torch.float32) for row, n in lengths.items()}
-    steps = [{row: [[torch.randn(heads, 1, WIDTH) for heads in (HEADS, KV_HEADS, KV_HEADS)] for _ in range(2)]
-              for row in "abcdefghijk"} for _ in range(70)]
+    steps = [
+        {
+            row: [
+                [torch.randn(heads, 1, WIDTH) for heads in (HEADS, KV_HEADS, KV_HEADS)]
+                for _ in range(2)
+            ]
+            for row in "abcdefghijk"
+        }
+        for _ in range(70)
+    ]
 
     def outputs(order, fellows=()):
         model, found = Model(dtype=torch.float32), []
@@ -214,7 +253,9 @@ def test_a_query_that_may_read_nothing_says_so(queries, seed):
     assert (lse[1, :, 0] == float("-inf")).all() and not out[1, :, 0].any() and out.isfinite().all()
     scores = SCALE * query.double() @ key.double().transpose(-1, -2)
     torch.testing.assert_close(lse[0].double(), scores[0].logsumexp(-1), atol=1e-5, rtol=0)
-    torch.testing.assert_close(out[0].double(), scores[0].softmax(-1) @ value[0].double(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        out[0].double(), scores[0].softmax(-1) @ value[0].double(), atol=1e-5, rtol=0
+    )
 
 
 def test_a_prefix_is_the_packed_span_that_is_asked_for(seed):

@@ -37,7 +37,9 @@ def test_an_unknown_task_is_refused_with_the_nearest_name():
 
 
 def test_an_unknown_argument_is_refused_with_the_nearest_name():
-    with pytest.raises(ValueError, match="task countdown: unknown argument hihg; did you mean high"):
+    with pytest.raises(
+        ValueError, match="task countdown: unknown argument hihg; did you mean high"
+    ):
         load_task("countdown").rows(hihg=5)
 
 
@@ -75,7 +77,9 @@ def test_search_countdown_holds_every_solvable_problem_and_no_other():
 
 
 def test_the_prompt_states_numbers_and_target_in_either_style():
-    symbols, words = ({"low": 5, "high": 5, "target_low": 50, "style": style} for style in ("symbols", "words"))
+    symbols, words = (
+        {"low": 5, "high": 5, "target_low": 50, "style": style} for style in ("symbols", "words")
+    )
     assert load_task("countdown").rows(**symbols)[0]["prompt"] == "5 5 5 make 50 :"
     assert "5, 5 and 5" in load_task("countdown").rows(**words)[0]["prompt"]
 
@@ -90,10 +94,14 @@ def test_a_count_of_harder_problems_is_drawn_by_a_fixed_rule():
 
 def test_more_problems_than_there_are_is_refused():
     with pytest.raises(ValueError, match="found 1 problems, not 2"):
-        load_task("countdown").rows(numbers=2, low=5, high=5, target_low=10, target_high=10, count=2)
+        load_task("countdown").rows(
+            numbers=2, low=5, high=5, target_low=10, target_high=10, count=2
+        )
 
 
-@pytest.mark.parametrize("wrong", [{"style": "prose"}, {"numbers": 9}, {"low": 0}, {"low": 9, "high": 3}])
+@pytest.mark.parametrize(
+    "wrong", [{"style": "prose"}, {"numbers": 9}, {"low": 0}, {"low": 9, "high": 3}]
+)
 def test_countdown_arguments_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match="countdown: "):
         load_task("countdown").rows(**wrong)
@@ -114,8 +122,12 @@ def test_arithmetic_rows_hold_the_right_answers():
 def test_held_out_prompts_are_those_with_the_smallest_digest():
     rows = load_task("arithmetic").rows()
     train, held = held_out(rows, 10)
-    digests = sorted(hashlib.sha256(f"held-out:{row['prompt']}".encode()).hexdigest() for row in rows)
-    assert [hashlib.sha256(f"held-out:{row['prompt']}".encode()).hexdigest() for row in held] == digests[:10]
+    digests = sorted(
+        hashlib.sha256(f"held-out:{row['prompt']}".encode()).hexdigest() for row in rows
+    )
+    assert [
+        hashlib.sha256(f"held-out:{row['prompt']}".encode()).hexdigest() for row in held
+    ] == digests[:10]
     assert len(train) + len(held) == len(rows)
 
 
@@ -196,7 +208,9 @@ def test_a_wrong_or_misplaced_expression_scores_zero_and_says_why(text, why):
     assert why in score.detail
 
 
-@pytest.mark.parametrize("text", ["", "no no no", "3 5 7 56", "<answer></answer>", "<answer>(3+5)*7", "the answer"])
+@pytest.mark.parametrize(
+    "text", ["", "no no no", "3 5 7 56", "<answer></answer>", "<answer>(3+5)*7", "the answer"]
+)
 def test_where_there_is_no_expression_the_status_says_so(text):
     score = countdown(text, NUMBERS, TARGET)
     assert (score.value, score.status) == (0.0, "no_answer")
@@ -210,7 +224,9 @@ def test_values_are_exact_fractions():
     assert value("answer 1 / 3 * 3", [1, 3, 3], 1) == 1.0
 
 
-@pytest.mark.parametrize("piece", ["<answer>", "answer ", "answer(", "answer" + " " * 999, "=", "= 1 ", "(", "no "])
+@pytest.mark.parametrize(
+    "piece", ["<answer>", "answer ", "answer(", "answer" + " " * 999, "=", "= 1 ", "(", "no "]
+)
 def test_no_length_of_text_stalls_the_reward(piece):
     text = piece * (200_000 // len(piece))
     started = time.process_time()
@@ -223,7 +239,9 @@ def test_dividing_by_zero_scores_zero():
     assert (score.value, score.detail) == (0.0, "it divides by zero")
 
 
-@pytest.mark.parametrize("finish, expected", [(None, 1.0), ("stop", 1.0), ("length", 0.0), ("context", 0.0)])
+@pytest.mark.parametrize(
+    "finish, expected", [(None, 1.0), ("stop", 1.0), ("length", 0.0), ("context", 0.0)]
+)
 def test_a_completion_that_did_not_end_by_itself_scores_zero(finish, expected):
     text = "answer ( 3 + 5 ) * 7"
     assert value(text, finish=finish) == expected
@@ -231,19 +249,25 @@ def test_a_completion_that_did_not_end_by_itself_scores_zero(finish, expected):
     assert countdown(text, NUMBERS, TARGET, finish=finish).parts["ended"] == expected
 
 
-@pytest.mark.parametrize("numbers, target", [("[3, 5, 7]", "56"), ("3 5 7", 56), ((3.0, 5.0, 7.0), 56.0)])
+@pytest.mark.parametrize(
+    "numbers, target", [("[3, 5, 7]", "56"), ("3 5 7", 56), ((3.0, 5.0, 7.0), 56.0)]
+)
 def test_truths_are_read_as_a_csv_or_parquet_file_holds_them(numbers, target):
     assert value("answer ( 3 + 5 ) * 7", numbers, target) == 1.0
 
 
-@pytest.mark.parametrize("numbers, target", [([], 56), ("three", 56), ([3, 5.5], 56), (None, 56), ([3, 5, 7], "many")])
+@pytest.mark.parametrize(
+    "numbers, target", [([], 56), ("three", 56), ([3, 5.5], 56), (None, 56), ([3, 5, 7], "many")]
+)
 def test_a_truth_that_cannot_be_read_is_a_fault_and_not_a_wrong_answer(numbers, target):
     score = countdown("answer ( 3 + 5 ) * 7", numbers, target)
     assert (score.value, score.status) == (None, "fault")
 
 
 def test_parts_are_numbers_that_count_what_the_completion_did():
-    score = countdown("3 * 5 = 15 , 15 + 7 = 22 no 3 + 5 = 8 , 8 * 7 = 56 answer ( 3 + 5 ) * 7", NUMBERS, TARGET)
+    score = countdown(
+        "3 * 5 = 15 , 15 + 7 = 22 no 3 + 5 = 8 , 8 * 7 = 56 answer ( 3 + 5 ) * 7", NUMBERS, TARGET
+    )
     assert score.parts == {"correct": 1.0, "ended": 1.0, "retries": 1.0}
 
 

@@ -78,15 +78,21 @@ def test_waits_of_different_threads_are_watched_side_by_side() -> None:
         dog = Watchdog(WatchdogSection())
         idle(dog, 1.0)
         mine.beat()
-        assert dict(zip((w.name for w in watchdog._open), idle(dog, 2.0))) == {"checkpoint": 2.0, "engine": 0.0}
+        assert dict(zip((w.name for w in watchdog._open), idle(dog, 2.0))) == {
+            "checkpoint": 2.0,
+            "engine": 0.0,
+        }
     leave.set()
     thread.join()
 
 
 def test_a_deadline_is_the_recipes_the_callers_or_what_is_needed_at_least() -> None:
     dog = Watchdog(WatchdogSection(engine_seconds=7.0, judge_seconds=5.0))
-    with waiting("engine", owner="a test") as a, waiting("engine", owner="a test", timeout_seconds=3.0) as b, \
-            waiting("judge", owner="a test", at_least_seconds=50.0) as c:
+    with (
+        waiting("engine", owner="a test") as a,
+        waiting("engine", owner="a test", timeout_seconds=3.0) as b,
+        waiting("judge", owner="a test", at_least_seconds=50.0) as c,
+    ):
         assert [dog._limit(wait) for wait in (a, b, c)] == [7.0, 3.0, 50.0]
 
 
@@ -98,7 +104,10 @@ def test_progress_that_cannot_be_told_is_no_progress() -> None:
     with waiting("engine", owner="a test", progress=broken, state=broken) as wait:
         assert idle(dog, 1.0, 1.0, 1.0) == [2.0]
         lines = report(wait, 1.0, 0)
-    assert "its state cannot be read: KeyError" in "\n".join(lines) and "engine (a test) made no progress" in lines[0]
+    assert (
+        "its state cannot be read: KeyError" in "\n".join(lines)
+        and "engine (a test) made no progress" in lines[0]
+    )
 
 
 def test_an_error_remembers_the_innermost_wait_that_it_came_out_of() -> None:
@@ -115,13 +124,22 @@ def test_what_takes_too_long_is_left_to_itself_and_what_is_done_is_returned() ->
     assert bounded(lambda: time.sleep(60), 0.1) is None and time.monotonic() - before < 30
 
 
-def test_a_process_that_was_stopped_for_long_raises_no_alarm_when_it_goes_on(tmp_path: Path) -> None:
-    code = ("import time; from grpo.recipe import WatchdogSection; from grpo.watchdog import Watchdog, waiting\n"
-            f"dog = Watchdog(WatchdogSection(engine_seconds=1.5, interpreter_seconds=1.5)).start()\n"
-            f"import pathlib; dog.keep_in(pathlib.Path({str(tmp_path)!r}))\n"
-            "with waiting('engine', owner='a test'):\n    print('in', flush=True); time.sleep(0.4)\nprint('out')\ndog.stop()")
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               cwd=Path(watchdog.__file__).parent.parent)
+def test_a_process_that_was_stopped_for_long_raises_no_alarm_when_it_goes_on(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import time; from grpo.recipe import WatchdogSection; from grpo.watchdog import Watchdog, waiting\n"
+        f"dog = Watchdog(WatchdogSection(engine_seconds=1.5, interpreter_seconds=1.5)).start()\n"
+        f"import pathlib; dog.keep_in(pathlib.Path({str(tmp_path)!r}))\n"
+        "with waiting('engine', owner='a test'):\n    print('in', flush=True); time.sleep(0.4)\nprint('out')\ndog.stop()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(watchdog.__file__).parent.parent,
+    )
     assert process.stdout.readline() == "in\n"
     os.kill(process.pid, 19)  # SIGSTOP
     time.sleep(3.5)
@@ -130,7 +148,9 @@ def test_a_process_that_was_stopped_for_long_raises_no_alarm_when_it_goes_on(tmp
     assert (process.returncode, out, err) == (0, "out\n", "") and not list(tmp_path.iterdir())
 
 
-def test_a_rank_that_has_not_come_is_told_from_one_that_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_has_not_come_is_told_from_one_that_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     store, ranks = Store(), [Peers(Store(), rank, 3) for rank in range(3)]
     for peer in ranks:
         peer.store = store

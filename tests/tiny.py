@@ -22,10 +22,21 @@ from grpo.rollout.sampler import Sampling
 from grpo.types import Prompt
 
 VOCABULARY = 89
-_SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-          "num_key_value_heads": 2, "max_position_embeddings": 512, "attention_dropout": 0.0}
-_SLIDING = {"head_dim": 8, "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 7,
-            "query_pre_attn_scalar": 8}
+_SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "attention_dropout": 0.0,
+}
+_SLIDING = {
+    "head_dim": 8,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "sliding_window": 7,
+    "query_pre_attn_scalar": 8,
+}
 _EXPERTS = {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 
 FAMILIES: dict[str, dict] = {
@@ -37,14 +48,28 @@ FAMILIES: dict[str, dict] = {
     "gemma3_text": {**_SLIDING, "tie_word_embeddings": False},
     "gemma2": {**_SLIDING, "attn_logit_softcapping": 4.0, "final_logit_softcapping": 9.0},
     "mistral": {"sliding_window": 9},
-    "granite": {"logits_scaling": 2.0, "residual_multiplier": 0.5, "embedding_multiplier": 3.0,
-                "attention_multiplier": 0.25},
+    "granite": {
+        "logits_scaling": 2.0,
+        "residual_multiplier": 0.5,
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.25,
+    },
     "phi3": {"sliding_window": None, "pad_token_id": 0},
     "olmo2": {},
-    "qwen3_moe": {**_EXPERTS, "decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": True},
+    "qwen3_moe": {
+        **_EXPERTS,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "norm_topk_prob": True,
+    },
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512},
-    "gpt_neox": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "gpt_neox": {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    },
 }
 
 
@@ -55,20 +80,26 @@ def wide_heads(family: str) -> dict:
     return {"hidden_size": 64, **({"head_dim": 16} if "head_dim" in FAMILIES[family] else {})}
 
 
-def tiny_model(family: str, seed: int, *, vocabulary: int = VOCABULARY, peak: float = 3.0,
-               **options) -> PreTrainedModel:
+def tiny_model(
+    family: str, seed: int, *, vocabulary: int = VOCABULARY, peak: float = 3.0, **options
+) -> PreTrainedModel:
     """A random fp32 model whose logits have a standard deviation of about `peak`."""
     own = FAMILIES[family]
     shape = {} if family.startswith("gpt") else _SHAPE
-    config = AutoConfig.for_model(family, vocab_size=vocabulary, bos_token_id=1, eos_token_id=2,
-                                  **{**shape, **own, **options})
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    config = AutoConfig.for_model(
+        family, vocab_size=vocabulary, bos_token_id=1, eos_token_id=2, **{**shape, **own, **options}
+    )
+    model = AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
             noise = torch.randn(p.shape, generator=generator)
             if p.dim() == 1:
-                p.add_(0.2 * noise).mul_(0.3 if "post" in name else 1.0)  # else OLMo2's layers outweigh their input
+                p.add_(0.2 * noise).mul_(
+                    0.3 if "post" in name else 1.0
+                )  # else OLMo2's layers outweigh their input
             elif p.shape[0] == vocabulary:
                 p.copy_(noise * peak / p.shape[1] ** 0.5)
             else:
@@ -80,13 +111,25 @@ def tiny_tokenizer(size: int = VOCABULARY - 5) -> PreTrainedTokenizerFast:
     """`size` tokens: <pad>, <s>, </s>, then one-letter and two-letter words that decode without spaces."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     words = ["<pad>", "<s>", "</s>", *letters, *(a + b for a in letters for b in letters)][:size]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>"))
+    tokenizer = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>")
+    )
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.WhitespaceSplit(), decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
 
 
-def tiny_policy(family: str = "llama", seed: int = 0, *, lora: bool = False, tokenizer=None, checkpointing=False,
-                dtype: torch.dtype = torch.float32, **options) -> Policy:
+def tiny_policy(
+    family: str = "llama",
+    seed: int = 0,
+    *,
+    lora: bool = False,
+    tokenizer=None,
+    checkpointing=False,
+    dtype: torch.dtype = torch.float32,
+    **options,
+) -> Policy:
     """A policy over a tiny model; `lora` adds adapters that already change what it says."""
     model = tiny_model(family, seed, **options).to(dtype)
     if "num_experts_per_tok" in FAMILIES[family] and dtype == torch.float64:
@@ -97,28 +140,42 @@ def tiny_policy(family: str = "llama", seed: int = 0, *, lora: bool = False, tok
         with torch.no_grad():
             for name, p in model.named_parameters():
                 if "lora_" in name:
-                    p.copy_((0.1 if "lora_B" in name else 0.3) * torch.randn(p.shape, generator=generator))
+                    p.copy_(
+                        (0.1 if "lora_B" in name else 0.3)
+                        * torch.randn(p.shape, generator=generator)
+                    )
     return Policy(model, tokenizer or tiny_tokenizer(), gradient_checkpointing=checkpointing)
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """A token for each byte, after <pad>, <s> and </s>."""
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", *sorted(ByteLevel.alphabet())])}
+    vocabulary = {
+        word: i for i, word in enumerate(["<pad>", "<s>", "</s>", *sorted(ByteLevel.alphabet())])
+    }
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
-    tokenizer.pre_tokenizer, tokenizer.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    tokenizer.pre_tokenizer, tokenizer.decoder = (
+        ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
 
 
 def random_prompts(seed: int, lengths, vocabulary: int = VOCABULARY - 5) -> list[Prompt]:
     generator = torch.Generator().manual_seed(seed)
-    return [Prompt(f"p{i}", tuple(torch.randint(3, vocabulary, (n,), generator=generator).tolist()), {})
-            for i, n in enumerate(lengths)]
+    return [
+        Prompt(f"p{i}", tuple(torch.randint(3, vocabulary, (n,), generator=generator).tolist()), {})
+        for i, n in enumerate(lengths)
+    ]
 
 
 def plain_model(policy: Policy) -> nn.Module:
     """A copy of the policy's model as transformers itself runs it, with eager attention."""
     model = copy.deepcopy(policy.model)
-    (model.get_base_model() if hasattr(model, "get_base_model") else model).set_attn_implementation("eager")
+    (model.get_base_model() if hasattr(model, "get_base_model") else model).set_attn_implementation(
+        "eager"
+    )
     return model.eval()
 
 
@@ -128,7 +185,7 @@ def plain_logits(policy: Policy, prompt_ids, token_ids, model: nn.Module | None 
     ids = torch.tensor([[*prompt_ids, *token_ids]])
     with KeepDouble() if next(model.parameters()).dtype == torch.float64 else nullcontext():
         logits = model(input_ids=ids, use_cache=False).logits[0]
-    return logits[len(prompt_ids) - 1:-1, :policy.vocab_size]
+    return logits[len(prompt_ids) - 1 : -1, : policy.vocab_size]
 
 
 def parrot_policy(successor: dict[int, int], tokenizer, *, vocabulary: int) -> Policy:
@@ -153,7 +210,7 @@ def plain_processed(logits_V: Tensor, sampling: Sampling) -> Tensor:
     prob = (logits / sampling.temperature).softmax(-1).tolist()
     order = sorted(range(len(prob)), key=lambda i: (-prob[i], i))
     if sampling.top_k:
-        order = order[:sampling.top_k]
+        order = order[: sampling.top_k]
     if sampling.top_p < 1:
         mass, total, kept = 0.0, sum(prob[i] for i in order), []
         for i in order:

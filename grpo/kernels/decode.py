@@ -39,8 +39,15 @@ class Tables:
     num_blocks: int
 
 
-def attend(query_RHW: Tensor, keys: Tensor, values: Tensor, tables: Tables, scaling: float,
-           window: int | None = None, softcap: float | None = None) -> Tensor:
+def attend(
+    query_RHW: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    tables: Tables,
+    scaling: float,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
     """Attention output [rows, heads, width] of one query a row; a window counts the query's own position."""
     if not runs_triton(query_RHW):
         return reference(query_RHW, keys, values, tables, scaling, window, softcap)
@@ -49,7 +56,14 @@ def attend(query_RHW: Tensor, keys: Tensor, values: Tensor, tables: Tables, scal
     return decode_triton.attend(query_RHW, keys, values, tables, scaling, window, softcap)
 
 
-def write(key_RHW: Tensor, value_RHW: Tensor, keys: Tensor, values: Tensor, page_RN: Tensor, seen_R: Tensor) -> None:
+def write(
+    key_RHW: Tensor,
+    value_RHW: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    page_RN: Tensor,
+    seen_R: Tensor,
+) -> None:
     """Store the keys and values [rows, kv heads, width] of the tokens being decoded, as each row's last seen."""
     if not runs_triton(key_RHW):
         return _write_reference(key_RHW, value_RHW, keys, values, page_RN, seen_R)
@@ -58,8 +72,15 @@ def write(key_RHW: Tensor, value_RHW: Tensor, keys: Tensor, values: Tensor, page
     return decode_triton.write(key_RHW, value_RHW, keys, values, page_RN, seen_R)
 
 
-def reference(query_RHW: Tensor, keys: Tensor, values: Tensor, tables: Tables, scaling: float,
-              window: int | None = None, softcap: float | None = None) -> Tensor:
+def reference(
+    query_RHW: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    tables: Tables,
+    scaling: float,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
     """The definition, at the queries' precision or fp32, whichever is finer."""
     rows, heads, width = query_RHW.shape
     key, value, seen_RL = _gather(keys, values, tables, window)
@@ -72,10 +93,16 @@ def reference(query_RHW: Tensor, keys: Tensor, values: Tensor, tables: Tables, s
     weights = (scores - scores.amax(-1, keepdim=True)).exp()
     output = weights @ value.to(dtype) / weights.sum(-1, keepdim=True)
     idle_R = tables.seen_R <= 0
-    return output.reshape(rows, heads, width).masked_fill(idle_R[:, None, None], 0.0).to(query_RHW.dtype)
+    return (
+        output.reshape(rows, heads, width)
+        .masked_fill(idle_R[:, None, None], 0.0)
+        .to(query_RHW.dtype)
+    )
 
 
-def _gather(keys: Tensor, values: Tensor, tables: Tables, window: int | None) -> tuple[Tensor, Tensor, Tensor]:
+def _gather(
+    keys: Tensor, values: Tensor, tables: Tables, window: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """(keys, values) [rows, kv heads, L, width] of prompt and own tokens, zero where not seen, and what is seen."""
     prompt_R = tables.prompt_R.long().clamp_min(0)
     prefix_R = tables.prefix_length_P[prompt_R] * (tables.prompt_R >= 0)
@@ -93,8 +120,14 @@ def _gather(keys: Tensor, values: Tensor, tables: Tables, window: int | None) ->
     return key.masked_fill(hidden, 0), value.masked_fill(hidden, 0), seen_RL
 
 
-def _write_reference(key_RHW: Tensor, value_RHW: Tensor, keys: Tensor, values: Tensor, page_RN: Tensor,
-                     seen_R: Tensor) -> None:
+def _write_reference(
+    key_RHW: Tensor,
+    value_RHW: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    page_RN: Tensor,
+    seen_R: Tensor,
+) -> None:
     row_R = (seen_R > 0).nonzero()[:, 0]
     at_R = seen_R[row_R].long() - 1
     page_R = page_RN[row_R, at_R // PAGE].long()

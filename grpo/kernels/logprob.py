@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 
-def reference(logits_TV: Tensor, target_T: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def reference(
+    logits_TV: Tensor, target_T: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """(logp_T, entropy_T) of softmax(logits / temperature), at the logits' own dtype."""
     logp_TV = (logits_TV / temperature).log_softmax(-1)
     return logp_TV.gather(-1, target_T[:, None])[:, 0], -(logp_TV.exp() * logp_TV).sum(-1)
@@ -21,7 +23,9 @@ class _TokenLogprob(torch.autograd.Function):
     def forward(ctx, scaled_TV: Tensor, target_T: Tensor) -> tuple[Tensor, Tensor]:
         lse_T = scaled_TV.logsumexp(-1)
         prob_TV = (scaled_TV - lse_T[:, None]).exp_()
-        entropy_T = lse_T - torch.einsum("tv,tv->t", prob_TV, scaled_TV.clamp_min(torch.finfo(scaled_TV.dtype).min))
+        entropy_T = lse_T - torch.einsum(
+            "tv,tv->t", prob_TV, scaled_TV.clamp_min(torch.finfo(scaled_TV.dtype).min)
+        )
         logp_T = scaled_TV.gather(-1, target_T[:, None])[:, 0] - lse_T
         ctx.save_for_backward(prob_TV, target_T)
         ctx.mark_non_differentiable(entropy_T)
@@ -35,7 +39,9 @@ class _TokenLogprob(torch.autograd.Function):
         return grad_TV, None
 
 
-def token_logprob(logits_TV: Tensor, target_T: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def token_logprob(
+    logits_TV: Tensor, target_T: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """(logp_T with gradient, entropy_T without) of softmax(logits / temperature), fp32 or finer.
 
     Each row is shifted to a maximum of 0: the digits of logits far from 0 would be lost in their logsumexp.
@@ -48,5 +54,7 @@ def token_logprob(logits_TV: Tensor, target_T: Tensor, temperature: float = 1.0)
 def entropy(logits_TV: Tensor, temperature: float = 1.0) -> Tensor:
     """The entropy of softmax(logits / temperature) with its gradient, for a loss that acts on it, fp32 or finer."""
     scaled_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32)) / temperature
-    scaled_TV = (scaled_TV - scaled_TV.detach().amax(-1, keepdim=True)).clamp_min(torch.finfo(scaled_TV.dtype).min)
+    scaled_TV = (scaled_TV - scaled_TV.detach().amax(-1, keepdim=True)).clamp_min(
+        torch.finfo(scaled_TV.dtype).min
+    )
     return scaled_TV.logsumexp(-1) - (scaled_TV.softmax(-1) * scaled_TV).sum(-1)

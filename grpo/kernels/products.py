@@ -24,13 +24,19 @@ if sys.platform == "linux":
 
 SMALLEST = 128 * 128  # below, the call costs more than the product saves
 MOST_ROWS = 256  # above, a packed weight is no faster than a dense one
-LEAST_ROOM = 32 * 2**20  # bytes of address space: oneDNN ends the process where its own small requests are refused
+LEAST_ROOM = (
+    32 * 2**20
+)  # bytes of address space: oneDNN ends the process where its own small requests are refused
 
 
 @functools.cache
 def available() -> bool:
     """Whether this process has oneDNN's products, and a processor on which MKL's are slow."""
-    if not torch.backends.mkldnn.is_available() or sys.platform != "linux" or platform.machine() != "x86_64":
+    if (
+        not torch.backends.mkldnn.is_available()
+        or sys.platform != "linux"
+        or platform.machine() != "x86_64"
+    ):
         return False
     try:
         made_by_amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
@@ -54,13 +60,20 @@ def refuse_without_room() -> None:
     if limit != resource.RLIM_INFINITY:
         taken = int(Path("/proc/self/statm").read_bytes().split()[0]) * resource.getpagesize()
         if limit - taken < LEAST_ROOM:
-            raise MemoryError(f"{max(limit - taken, 0) / 2**20:.0f} MiB are left of this process's limit of memory")
+            raise MemoryError(
+                f"{max(limit - taken, 0) / 2**20:.0f} MiB are left of this process's limit of memory"
+            )
 
 
 def suits(x: Tensor, weight: Tensor) -> bool:
     """Whether ``x @ weight.T`` is a product that oneDNN computes here."""
-    return (x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and weight.numel() >= SMALLEST
-            and x.numel() > 0 and available())
+    return (
+        x.dtype == weight.dtype == torch.float32
+        and x.device.type == "cpu"
+        and weight.numel() >= SMALLEST
+        and x.numel() > 0
+        and available()
+    )
 
 
 class _Linear(torch.autograd.Function):
@@ -75,16 +88,20 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         flat = grad.reshape(-1, grad.shape[-1])
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        return (onednn(flat, weight.t(), None).view(x.shape) if needs_x else None,
-                onednn(flat.t(), x.reshape(-1, x.shape[-1]).t(), None) if needs_weight else None,
-                flat.sum(0) if needs_bias and ctx.has_bias else None)
+        return (
+            onednn(flat, weight.t(), None).view(x.shape) if needs_x else None,
+            onednn(flat.t(), x.reshape(-1, x.shape[-1]).t(), None) if needs_weight else None,
+            flat.sum(0) if needs_bias and ctx.has_bias else None,
+        )
 
 
 def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``torch.nn.functional.linear`` with gradients, by the faster of the two libraries."""
     if not suits(x, weight):
         return linear(x, weight, bias)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
+    if torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (x, weight, bias)
+    ):
         return _Linear.apply(x, weight, bias)
     return onednn(x, weight, bias)
 
@@ -92,7 +109,9 @@ def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 # To torch.compile the product is one operation into which it does not look: weights change, and are packed, meanwhile.
 _opaque = torch.library.Library("grpo", "FRAGMENT")
 _opaque.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
-_packed: dict[int, tuple[Tensor, int, int]] = {}  # by the weight's address: its packed copy, of which version, address
+_packed: dict[
+    int, tuple[Tensor, int, int]
+] = {}  # by the weight's address: its packed copy, of which version, address
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -101,7 +120,9 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 _opaque.impl("linear", _linear, "CPU")
-torch.library.register_fake("grpo::linear", lambda x, weight, _: x.new_empty(*x.shape[:-1], len(weight)), lib=_opaque)
+torch.library.register_fake(
+    "grpo::linear", lambda x, weight, _: x.new_empty(*x.shape[:-1], len(weight)), lib=_opaque
+)
 
 
 def _forward(self: nn.Linear, x: Tensor) -> Tensor:
@@ -110,8 +131,13 @@ def _forward(self: nn.Linear, x: Tensor) -> Tensor:
             return torch.ops.grpo.linear(x, self.weight, self.bias)
         return linear(x, self.weight, self.bias)
     packed = self.__dict__.get("packed")
-    if (packed is not None and not torch.is_grad_enabled() and x.numel() <= MOST_ROWS * x.shape[-1]
-            and packed[1] == self.weight._version and suits(x, self.weight)):
+    if (
+        packed is not None
+        and not torch.is_grad_enabled()
+        and x.numel() <= MOST_ROWS * x.shape[-1]
+        and packed[1] == self.weight._version
+        and suits(x, self.weight)
+    ):
         return onednn(x, packed[0], self.bias)
     return fast_linear(x, self.weight, self.bias)
 
@@ -160,5 +186,10 @@ def packed_bytes(model: nn.Module) -> int:
 
 
 def _linears(model: nn.Module) -> list[nn.Linear]:
-    return [module for module in model.modules() if type(module) is nn.Linear and "forward" in module.__dict__
-            and suits(module.weight, module.weight)]
+    return [
+        module
+        for module in model.modules()
+        if type(module) is nn.Linear
+        and "forward" in module.__dict__
+        and suits(module.weight, module.weight)
+    ]

@@ -20,10 +20,25 @@ from grpo.rollout.sampler import Sampling, mix32_, splitmix64
 
 MASS_BITS = 44  # of a weight of 1: 24 are the weight's own, 2**18 tokens sum without overflow
 LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4
-LOG_COEFFICIENTS = (7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1,
-                    -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1)
-EXP_COEFFICIENTS = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1,
-                    5.0000001201e-1)
+LOG_COEFFICIENTS = (
+    7.0376836292e-2,
+    -1.1514610310e-1,
+    1.1676998740e-1,
+    -1.2420140846e-1,
+    1.4249322787e-1,
+    -1.6668057665e-1,
+    2.0000714765e-1,
+    -2.4999993993e-1,
+    3.3333331174e-1,
+)
+EXP_COEFFICIENTS = (
+    1.9875691500e-4,
+    1.3981999507e-3,
+    8.3334519073e-3,
+    4.1665795894e-2,
+    1.6666665459e-1,
+    5.0000001201e-1,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,21 +55,37 @@ class Drawn:
     entropy_R: Tensor | None
 
 
-def sample(logits_RV: Tensor, seed_R: Tensor, position_R: Tensor, sampling: Sampling, *,
-           vocab_size: int | None = None, entropy: bool = False) -> Drawn:
+def sample(
+    logits_RV: Tensor,
+    seed_R: Tensor,
+    position_R: Tensor,
+    sampling: Sampling,
+    *,
+    vocab_size: int | None = None,
+    entropy: bool = False,
+) -> Drawn:
     """Draw from raw logits [R, V] (fp32, bf16, fp16); ids from `vocab_size` on are padding and never drawn.
 
     `seed_R` and `position_R` are int64; the draw is a pure function of them, the logits and `sampling`.
     """
     if not runs_triton(logits_RV):
-        return reference(logits_RV, seed_R, position_R, sampling, vocab_size=vocab_size, entropy=entropy)
+        return reference(
+            logits_RV, seed_R, position_R, sampling, vocab_size=vocab_size, entropy=entropy
+        )
     from grpo.kernels import sampler_triton
 
     return sampler_triton.sample(logits_RV, seed_R, position_R, sampling, vocab_size, entropy)
 
 
-def reference(logits_RV: Tensor, seed_R: Tensor, position_R: Tensor, sampling: Sampling, *,
-              vocab_size: int | None = None, entropy: bool = False) -> Drawn:
+def reference(
+    logits_RV: Tensor,
+    seed_R: Tensor,
+    position_R: Tensor,
+    sampling: Sampling,
+    *,
+    vocab_size: int | None = None,
+    entropy: bool = False,
+) -> Drawn:
     """The definition, in plain torch."""
     logits_RV = logits_RV[:, :vocab_size].float()
     top_R1 = logits_RV.amax(-1, keepdim=True)
@@ -64,18 +95,33 @@ def reference(logits_RV: Tensor, seed_R: Tensor, position_R: Tensor, sampling: S
     if sampling.temperature == 0:
         score_RV, kept_RV = fall_RV, None
     else:
-        kept_RV = keep(logits_RV.masked_fill(~good_R[:, None], 0.0), fall_RV, sampling) if sampling.filters else None
-        score_RV = logits_RV * inverse(sampling.temperature) + gumbel(seed_R, position_R, logits_RV.shape[-1])
+        kept_RV = (
+            keep(logits_RV.masked_fill(~good_R[:, None], 0.0), fall_RV, sampling)
+            if sampling.filters
+            else None
+        )
+        score_RV = logits_RV * inverse(sampling.temperature) + gumbel(
+            seed_R, position_R, logits_RV.shape[-1]
+        )
         score_RV = score_RV if kept_RV is None else score_RV.masked_fill(~kept_RV, float("-inf"))
     token_R = score_RV.argmax(-1)
     left_RV = fall_RV if kept_RV is None else fall_RV.masked_fill(~kept_RV, float("-inf"))
     logp_RV = left_RV.log_softmax(-1)
     log_kept_R = None if kept_RV is None else left_RV.logsumexp(-1) - fall_RV.logsumexp(-1)
-    entropy_R = -torch.where(logp_RV > float("-inf"), logp_RV.exp() * logp_RV, 0.0).sum(-1) if entropy else None
+    entropy_R = (
+        -torch.where(logp_RV > float("-inf"), logp_RV.exp() * logp_RV, 0.0).sum(-1)
+        if entropy
+        else None
+    )
     logp_R = logp_RV.gather(-1, token_R[:, None])[:, 0]
     nan = torch.tensor(torch.nan, device=logits_RV.device)
-    return Drawn(torch.where(good_R, token_R, -1), *(None if x is None else torch.where(good_R, x, nan)
-                                                     for x in (logp_R, log_kept_R, entropy_R)))
+    return Drawn(
+        torch.where(good_R, token_R, -1),
+        *(
+            None if x is None else torch.where(good_R, x, nan)
+            for x in (logp_R, log_kept_R, entropy_R)
+        ),
+    )
 
 
 def inverse(temperature: float) -> float:
@@ -91,7 +137,7 @@ def keep(logits_RV: Tensor, fall_RV: Tensor, sampling: Sampling) -> Tensor:
     order_RV = logits_RV.sort(dim=-1, descending=True, stable=True).indices
     kept_RV = torch.ones_like(order_RV, dtype=torch.bool)
     if 0 < sampling.top_k < kept_RV.shape[-1]:
-        kept_RV[:, sampling.top_k:] = False
+        kept_RV[:, sampling.top_k :] = False
     if sampling.top_p < 1:
         mass_RV = mass(fall_RV).gather(-1, order_RV) * kept_RV
         before_RV = mass_RV.cumsum(-1) - mass_RV
@@ -158,7 +204,9 @@ def gumbel(seed_R: Tensor, position_R: Tensor, num_tokens: int) -> Tensor:
     key_R = splitmix64(seed_R + position_R * -7046029254386353131)
     low_R, high_R = key_R.to(torch.int32), (key_R >> 32).to(torch.int32)
     token_V = torch.arange(num_tokens, device=seed_R.device, dtype=torch.int32)
-    return -log32(exponential(mix32_(mix32_(token_V[None, :] ^ low_R[:, None]).bitwise_xor_(high_R[:, None]))))
+    return -log32(
+        exponential(mix32_(mix32_(token_V[None, :] ^ low_R[:, None]).bitwise_xor_(high_R[:, None])))
+    )
 
 
 def exponential(hash_RV: Tensor) -> Tensor:

@@ -90,7 +90,9 @@ def noise_key(seed, position):
 def gumbel(low, high, token):
     x = mix32(mix32(token.to(tl.uint32, bitcast=True) ^ low) ^ high)
     upper = x >= 0x80000000
-    half = (tl.where(upper, x ^ 0xFFFFFFFF, x).to(tl.int32, bitcast=True).to(tl.float32) + 0.5) * 2.3283064365386963e-10
+    half = (
+        tl.where(upper, x ^ 0xFFFFFFFF, x).to(tl.int32, bitcast=True).to(tl.float32) + 0.5
+    ) * 2.3283064365386963e-10
     total = tl.where(upper, half, 1.0 - half)
     lost = tl.where(upper, 0.0, (total - 1.0) + half)
     return -log32(lost * (2.0 - total) * (2.0 - total) - log32(total))
@@ -120,7 +122,11 @@ def load_logits(logits, at_R, at_V, num_rows, stride_row, VOCAB: tl.constexpr, R
     hold is never used: it makes the reads wide.
     """
     place = at_R.to(tl.int64)[:, None] * stride_row + at_V[None, :]
-    x = tl.load(logits + place, mask=(at_R < num_rows)[:, None] & (at_V < ROOM)[None, :], other=float("-inf"))
+    x = tl.load(
+        logits + place,
+        mask=(at_R < num_rows)[:, None] & (at_V < ROOM)[None, :],
+        other=float("-inf"),
+    )
     return tl.where((at_V < VOCAB)[None, :], x.to(tl.float32), float("-inf"))
 
 
@@ -128,8 +134,18 @@ def load_logits(logits, at_R, at_V, num_rows, stride_row, VOCAB: tl.constexpr, R
 
 
 @triton.jit
-def scan_kernel(logits, top_RS, num_rows, stride_row, chunks, VOCAB: tl.constexpr, ROOM: tl.constexpr,
-                CHUNK: tl.constexpr, RB: tl.constexpr, VB: tl.constexpr):
+def scan_kernel(
+    logits,
+    top_RS,
+    num_rows,
+    stride_row,
+    chunks,
+    VOCAB: tl.constexpr,
+    ROOM: tl.constexpr,
+    CHUNK: tl.constexpr,
+    RB: tl.constexpr,
+    VB: tl.constexpr,
+):
     """The highest logit of each chunk; +inf where there is a NaN, which fails the row as +inf does."""
     at_R, chunk = tl.program_id(0) * RB + tl.arange(0, RB), tl.program_id(1)
     top_R = tl.full([RB], float("-inf"), tl.float32)
@@ -144,14 +160,20 @@ def scan_kernel(logits, top_RS, num_rows, stride_row, chunks, VOCAB: tl.constexp
 def row_top(top_RS, at_R, num_rows, chunks, SB: tl.constexpr):
     at_S = tl.arange(0, SB)
     real = (at_R < num_rows)[:, None] & (at_S < chunks)[None, :]
-    return tl.max(tl.load(top_RS + at_R[:, None] * chunks + at_S[None, :], mask=real, other=float("-inf")), 1)
+    return tl.max(
+        tl.load(top_RS + at_R[:, None] * chunks + at_S[None, :], mask=real, other=float("-inf")), 1
+    )
 
 
 @triton.jit
 def bins_of(part, at_R, num_rows, chunks, before, SB: tl.constexpr, RB: tl.constexpr):
     """Sums [RB, 16] over the chunks below `before`."""
     at_S, at_B = tl.arange(0, SB), tl.arange(0, BINS)
-    real = (at_R < num_rows)[:, None, None] & (at_S < before)[None, :, None] & (at_B >= 0)[None, None, :]
+    real = (
+        (at_R < num_rows)[:, None, None]
+        & (at_S < before)[None, :, None]
+        & (at_B >= 0)[None, None, :]
+    )
     place = (at_R[:, None, None] * chunks + at_S[None, :, None]) * BINS + at_B[None, None, :]
     return tl.sum(tl.load(part + place, mask=real, other=0), 1)
 
@@ -172,14 +194,32 @@ def above_bin(bins, at_bin):
 @triton.jit
 def needed_mass(whole, high, low):
     """ceil(whole * (high + low)) in fp64, at least 1."""
-    nothing = tl.zeros(whole.shape, tl.float32)  # makes of the fractions fp32 numbers, in the interpreter too
+    nothing = tl.zeros(
+        whole.shape, tl.float32
+    )  # makes of the fractions fp32 numbers, in the interpreter too
     fraction = (nothing + high).to(tl.float64) + (nothing + low).to(tl.float64)
     return tl.maximum(tl.ceil(whole.to(tl.float64) * fraction).to(tl.int64), 1)
 
 
 @triton.jit
-def narrow(state, counts, masses, at_R, num_rows, chunks, high, low, top_k, ROUND: tl.constexpr, BY_MASS: tl.constexpr,
-           COUNTS: tl.constexpr, MASSES: tl.constexpr, GIVEN: tl.constexpr, SB: tl.constexpr, RB: tl.constexpr):
+def narrow(
+    state,
+    counts,
+    masses,
+    at_R,
+    num_rows,
+    chunks,
+    high,
+    low,
+    top_k,
+    ROUND: tl.constexpr,
+    BY_MASS: tl.constexpr,
+    COUNTS: tl.constexpr,
+    MASSES: tl.constexpr,
+    GIVEN: tl.constexpr,
+    SB: tl.constexpr,
+    RB: tl.constexpr,
+):
     """(key, count above, mass above, target, bin) after ROUND rounds, from the state and the sums before the last.
 
     The bin is the highest whose sum, with all above, reaches the target: `top_k` tokens, or the fraction
@@ -187,7 +227,11 @@ def narrow(state, counts, masses, at_R, num_rows, chunks, high, low, top_k, ROUN
     """
     real = at_R < num_rows
     key = tl.zeros([RB], tl.int64)
-    count, weight, target = tl.zeros([RB], tl.int64), tl.zeros([RB], tl.int64), tl.zeros([RB], tl.int64)
+    count, weight, target = (
+        tl.zeros([RB], tl.int64),
+        tl.zeros([RB], tl.int64),
+        tl.zeros([RB], tl.int64),
+    )
     at_bin = tl.zeros([RB], tl.int32)
     if GIVEN and ROUND == 1:
         target = tl.load(state + 3 * num_rows + at_R, mask=real, other=1)
@@ -220,15 +264,54 @@ def narrow(state, counts, masses, at_R, num_rows, chunks, high, low, top_k, ROUN
 
 
 @triton.jit
-def search_kernel(logits, top_RS, state, old_counts, old_masses, counts, masses, num_rows, stride_row, chunks,
-                  inverse_temperature, high, low, top_k, ROUND: tl.constexpr, BY_MASS: tl.constexpr,
-                  COUNTS: tl.constexpr, MASSES: tl.constexpr, GIVEN: tl.constexpr, VOCAB: tl.constexpr,
-                  ROOM: tl.constexpr, CHUNK: tl.constexpr, RB: tl.constexpr, VB: tl.constexpr, SB: tl.constexpr):
+def search_kernel(
+    logits,
+    top_RS,
+    state,
+    old_counts,
+    old_masses,
+    counts,
+    masses,
+    num_rows,
+    stride_row,
+    chunks,
+    inverse_temperature,
+    high,
+    low,
+    top_k,
+    ROUND: tl.constexpr,
+    BY_MASS: tl.constexpr,
+    COUNTS: tl.constexpr,
+    MASSES: tl.constexpr,
+    GIVEN: tl.constexpr,
+    VOCAB: tl.constexpr,
+    ROOM: tl.constexpr,
+    CHUNK: tl.constexpr,
+    RB: tl.constexpr,
+    VB: tl.constexpr,
+    SB: tl.constexpr,
+):
     """Settles bits up to 4 * ROUND of the cut's key, and sums each chunk's 16 bins of the next 4."""
     at_R, chunk = tl.program_id(0) * RB + tl.arange(0, RB), tl.program_id(1)
     real_R = at_R < num_rows
-    key, count, weight, target, _ = narrow(state, old_counts, old_masses, at_R, num_rows, chunks, high, low, top_k,
-                                           ROUND, BY_MASS, COUNTS, MASSES, GIVEN, SB, RB)
+    key, count, weight, target, _ = narrow(
+        state,
+        old_counts,
+        old_masses,
+        at_R,
+        num_rows,
+        chunks,
+        high,
+        low,
+        top_k,
+        ROUND,
+        BY_MASS,
+        COUNTS,
+        MASSES,
+        GIVEN,
+        SB,
+        RB,
+    )
     if ROUND > 0 and chunk == 0:
         base = state + ROUND * 4 * num_rows + at_R
         tl.store(base, key, mask=real_R)
@@ -264,13 +347,45 @@ def search_kernel(logits, top_RS, state, old_counts, old_masses, counts, masses,
 
 
 @triton.jit
-def target_kernel(top_RS, state, counts, masses, new_state, num_rows, chunks, inverse_temperature, high, low, top_k,
-                  RB: tl.constexpr, SB: tl.constexpr, ROUNDS: tl.constexpr):
+def target_kernel(
+    top_RS,
+    state,
+    counts,
+    masses,
+    new_state,
+    num_rows,
+    chunks,
+    inverse_temperature,
+    high,
+    low,
+    top_k,
+    RB: tl.constexpr,
+    SB: tl.constexpr,
+    ROUNDS: tl.constexpr,
+):
     """The mass that top-p of what top-k left must reach, for a second search."""
     at_R = tl.program_id(0) * RB + tl.arange(0, RB)
-    key, count, weight, _, _ = narrow(state, counts, masses, at_R, num_rows, chunks, high, low, top_k, ROUNDS, False,
-                                      True, True, False, SB, RB)
-    tie = fixed_mass(key_value(key), row_top(top_RS, at_R, num_rows, chunks, SB), inverse_temperature)
+    key, count, weight, _, _ = narrow(
+        state,
+        counts,
+        masses,
+        at_R,
+        num_rows,
+        chunks,
+        high,
+        low,
+        top_k,
+        ROUNDS,
+        False,
+        True,
+        True,
+        False,
+        SB,
+        RB,
+    )
+    tie = fixed_mass(
+        key_value(key), row_top(top_RS, at_R, num_rows, chunks, SB), inverse_temperature
+    )
     target = needed_mass(weight + (top_k - count) * tie, high, low)
     tl.store(new_state + 3 * num_rows + at_R, target, mask=at_R < num_rows)
 
@@ -279,11 +394,39 @@ def target_kernel(top_RS, state, counts, masses, new_state, num_rows, chunks, in
 
 
 @triton.jit
-def draw_kernel(logits, seed_R, position_R, top_RS, state, counts, masses, part_score, part_token, part_sums,
-                num_rows, stride_row, chunks, inverse_temperature, high, low, top_k, lowest_fall,
-                GREEDY: tl.constexpr, CUT: tl.constexpr, BY_MASS: tl.constexpr, GIVEN: tl.constexpr,
-                MIN_P: tl.constexpr, ENTROPY: tl.constexpr, VOCAB: tl.constexpr, ROOM: tl.constexpr,
-                CHUNK: tl.constexpr, RB: tl.constexpr, VB: tl.constexpr, SB: tl.constexpr, ROUNDS: tl.constexpr):
+def draw_kernel(
+    logits,
+    seed_R,
+    position_R,
+    top_RS,
+    state,
+    counts,
+    masses,
+    part_score,
+    part_token,
+    part_sums,
+    num_rows,
+    stride_row,
+    chunks,
+    inverse_temperature,
+    high,
+    low,
+    top_k,
+    lowest_fall,
+    GREEDY: tl.constexpr,
+    CUT: tl.constexpr,
+    BY_MASS: tl.constexpr,
+    GIVEN: tl.constexpr,
+    MIN_P: tl.constexpr,
+    ENTROPY: tl.constexpr,
+    VOCAB: tl.constexpr,
+    ROOM: tl.constexpr,
+    CHUNK: tl.constexpr,
+    RB: tl.constexpr,
+    VB: tl.constexpr,
+    SB: tl.constexpr,
+    ROUNDS: tl.constexpr,
+):
     """Of each chunk: the winner with its scaled logit, and the sums of the softmax, of all and of what is kept."""
     at_R, chunk = tl.program_id(0) * RB + tl.arange(0, RB), tl.program_id(1)
     real_R = at_R < num_rows
@@ -295,14 +438,34 @@ def draw_kernel(logits, seed_R, position_R, top_RS, state, counts, masses, part_
         row_top_R = row_top(top_RS, at_R, num_rows, chunks, SB)
     cut, ties = tl.zeros([RB], tl.int64), tl.zeros([RB], tl.int64)
     if CUT:
-        cut, count, weight, target, at_bin = narrow(state, counts, masses, at_R, num_rows, chunks, high, low, top_k,
-                                                    ROUNDS, BY_MASS, not BY_MASS, BY_MASS, GIVEN, SB, RB)
+        cut, count, weight, target, at_bin = narrow(
+            state,
+            counts,
+            masses,
+            at_R,
+            num_rows,
+            chunks,
+            high,
+            low,
+            top_k,
+            ROUNDS,
+            BY_MASS,
+            not BY_MASS,
+            BY_MASS,
+            GIVEN,
+            SB,
+            RB,
+        )
         if BY_MASS:
             tie = tl.maximum(fixed_mass(key_value(cut), row_top_R, inverse_temperature), 1)
             ties = (target - weight + tie - 1) // tie
             ties -= pick(bins_of(masses, at_R, num_rows, chunks, chunk, SB, RB), at_bin) // tie
         else:
-            ties = target - count - pick(bins_of(counts, at_R, num_rows, chunks, chunk, SB, RB), at_bin)
+            ties = (
+                target
+                - count
+                - pick(bins_of(counts, at_R, num_rows, chunks, chunk, SB, RB), at_bin)
+            )
     best_R = tl.full([RB], float("-inf"), tl.float32)
     token_R = tl.full([RB], 2147483647, tl.int32)
     won_R = tl.full([RB], float("-inf"), tl.float32)
@@ -358,8 +521,21 @@ def draw_kernel(logits, seed_R, position_R, top_RS, state, counts, masses, part_
 
 
 @triton.jit
-def finish_kernel(part_score, part_token, part_sums, token_R, logp_R, log_kept_R, entropy_R, num_rows, chunks,
-                  FILTERED: tl.constexpr, ENTROPY: tl.constexpr, RB: tl.constexpr, SB: tl.constexpr):
+def finish_kernel(
+    part_score,
+    part_token,
+    part_sums,
+    token_R,
+    logp_R,
+    log_kept_R,
+    entropy_R,
+    num_rows,
+    chunks,
+    FILTERED: tl.constexpr,
+    ENTROPY: tl.constexpr,
+    RB: tl.constexpr,
+    SB: tl.constexpr,
+):
     """One token a row from the chunks' winners and sums."""
     at_R, at_S = tl.program_id(0) * RB + tl.arange(0, RB), tl.arange(0, SB)
     real = (at_R < num_rows)[:, None] & (at_S < chunks)[None, :]
@@ -383,7 +559,9 @@ def finish_kernel(part_score, part_token, part_sums, token_R, logp_R, log_kept_R
     logp = (won_best - highest) - tl.log(left)
     tl.store(logp_R + at_R, tl.where(good, logp, float("nan")), mask=mask)
     if FILTERED:
-        tl.store(log_kept_R + at_R, tl.where(good, tl.log(left) - tl.log(whole), float("nan")), mask=mask)
+        tl.store(
+            log_kept_R + at_R, tl.where(good, tl.log(left) - tl.log(whole), float("nan")), mask=mask
+        )
     if ENTROPY:
         drop = tl.where(top == float("-inf"), 0.0, top - highest[:, None])
         mean = tl.sum((mean + drop * kept) * fade, 1) / left
@@ -418,7 +596,12 @@ class _Launch:
     """The sizes that all launches of one call share."""
 
     def __init__(self, logits_RV: Tensor, sampling: Sampling, vocab: int):
-        self.logits, self.rows, self.vocab, self.sampling = logits_RV, logits_RV.shape[0], vocab, sampling
+        self.logits, self.rows, self.vocab, self.sampling = (
+            logits_RV,
+            logits_RV.shape[0],
+            vocab,
+            sampling,
+        )
         self.chunks = -(-vocab // CHUNK)
         self.scale = inverse(sampling.temperature)
         self.high, self.low = split_top_p(sampling.top_p)
@@ -436,28 +619,73 @@ class _Launch:
     def scan(self) -> Tensor:
         top_RS, fixed = self.empty(self.rows, self.chunks, dtype=torch.float32), self.fixed()
         scan_kernel[(triton.cdiv(self.rows, fixed["RB"]), self.chunks)](
-            self.logits, top_RS, self.rows, self.logits.stride(0), self.chunks, **fixed, num_warps=4,
-            enable_fp_fusion=False)
+            self.logits,
+            top_RS,
+            self.rows,
+            self.logits.stride(0),
+            self.chunks,
+            **fixed,
+            num_warps=4,
+            enable_fp_fusion=False,
+        )
         return top_RS
 
-    def search(self, top_RS: Tensor, *, by_mass: bool, masses: bool, state: Tensor | None = None) -> _Cut:
+    def search(
+        self, top_RS: Tensor, *, by_mass: bool, masses: bool, state: Tensor | None = None
+    ) -> _Cut:
         """All rounds of one search; `state` holds the target where it is given."""
         given, fixed = state is not None, self.fixed(search=True)
         state = self.empty(ROUNDS, 4, self.rows, dtype=torch.int64) if state is None else state
         sums = self.empty(2, 2, self.rows, self.chunks, 16, dtype=torch.int64)
         for number in range(ROUNDS):
             search_kernel[(triton.cdiv(self.rows, fixed["RB"]), self.chunks)](
-                self.logits, top_RS, state, *sums[(number - 1) % 2], *sums[number % 2], self.rows,
-                self.logits.stride(0), self.chunks, self.scale, self.high, self.low, self.sampling.top_k, ROUND=number,
-                BY_MASS=by_mass, COUNTS=not by_mass, MASSES=masses, GIVEN=given, SB=self.sb, **fixed,
-                num_warps=8, enable_fp_fusion=False)
+                self.logits,
+                top_RS,
+                state,
+                *sums[(number - 1) % 2],
+                *sums[number % 2],
+                self.rows,
+                self.logits.stride(0),
+                self.chunks,
+                self.scale,
+                self.high,
+                self.low,
+                self.sampling.top_k,
+                ROUND=number,
+                BY_MASS=by_mass,
+                COUNTS=not by_mass,
+                MASSES=masses,
+                GIVEN=given,
+                SB=self.sb,
+                **fixed,
+                num_warps=8,
+                enable_fp_fusion=False,
+            )
         return _Cut(state, *sums[(ROUNDS - 1) % 2], by_mass, given)
 
     def target(self, top_RS: Tensor, cut: _Cut) -> Tensor:
-        state, rb = self.empty(ROUNDS, 4, self.rows, dtype=torch.int64), self.fixed(search=True)["RB"]
+        state, rb = (
+            self.empty(ROUNDS, 4, self.rows, dtype=torch.int64),
+            self.fixed(search=True)["RB"],
+        )
         target_kernel[(triton.cdiv(self.rows, rb),)](
-            top_RS, cut.state, cut.counts, cut.masses, state, self.rows, self.chunks, self.scale, self.high, self.low,
-            self.sampling.top_k, RB=rb, SB=self.sb, ROUNDS=ROUNDS, num_warps=4, enable_fp_fusion=False)
+            top_RS,
+            cut.state,
+            cut.counts,
+            cut.masses,
+            state,
+            self.rows,
+            self.chunks,
+            self.scale,
+            self.high,
+            self.low,
+            self.sampling.top_k,
+            RB=rb,
+            SB=self.sb,
+            ROUNDS=ROUNDS,
+            num_warps=4,
+            enable_fp_fusion=False,
+        )
         return state
 
     def cut(self, top_RS: Tensor) -> _Cut | None:
@@ -475,11 +703,23 @@ class _Cut:
     """Where a search ended: its state and the last round's sums."""
 
     def __init__(self, state: Tensor, counts: Tensor, masses: Tensor, by_mass: bool, given: bool):
-        self.state, self.counts, self.masses, self.by_mass, self.given = state, counts, masses, by_mass, given
+        self.state, self.counts, self.masses, self.by_mass, self.given = (
+            state,
+            counts,
+            masses,
+            by_mass,
+            given,
+        )
 
 
-def sample(logits_RV: Tensor, seed_R: Tensor, position_R: Tensor, sampling: Sampling, vocab_size: int | None,
-           entropy: bool) -> Drawn:
+def sample(
+    logits_RV: Tensor,
+    seed_R: Tensor,
+    position_R: Tensor,
+    sampling: Sampling,
+    vocab_size: int | None,
+    entropy: bool,
+) -> Drawn:
     """`grpo.kernels.sampler.sample` by the kernels of this file."""
     logits_RV = logits_RV if logits_RV.stride(-1) == 1 else logits_RV.contiguous()
     call = _Launch(logits_RV, sampling, logits_RV.shape[1] if vocab_size is None else vocab_size)
@@ -492,14 +732,51 @@ def sample(logits_RV: Tensor, seed_R: Tensor, position_R: Tensor, sampling: Samp
     nothing, fixed = score_RS, call.fixed()
     found = (cut.state, cut.counts, cut.masses) if cut else (nothing,) * 3
     draw_kernel[(triton.cdiv(call.rows, fixed["RB"]), call.chunks)](
-        logits_RV, seed_R, position_R, nothing if top_RS is None else top_RS, *found, score_RS, token_RS, sums,
-        call.rows, logits_RV.stride(0), call.chunks, call.scale, call.high, call.low, sampling.top_k,
-        log_min_p(sampling.min_p), GREEDY=greedy, CUT=cut is not None, BY_MASS=cut is not None and cut.by_mass,
-        GIVEN=cut is not None and cut.given, MIN_P=filtered and sampling.min_p > 0, ENTROPY=entropy, SB=call.sb,
-        ROUNDS=ROUNDS, **fixed, num_warps=draw_warps(cut is not None), enable_fp_fusion=False)
+        logits_RV,
+        seed_R,
+        position_R,
+        nothing if top_RS is None else top_RS,
+        *found,
+        score_RS,
+        token_RS,
+        sums,
+        call.rows,
+        logits_RV.stride(0),
+        call.chunks,
+        call.scale,
+        call.high,
+        call.low,
+        sampling.top_k,
+        log_min_p(sampling.min_p),
+        GREEDY=greedy,
+        CUT=cut is not None,
+        BY_MASS=cut is not None and cut.by_mass,
+        GIVEN=cut is not None and cut.given,
+        MIN_P=filtered and sampling.min_p > 0,
+        ENTROPY=entropy,
+        SB=call.sb,
+        ROUNDS=ROUNDS,
+        **fixed,
+        num_warps=draw_warps(cut is not None),
+        enable_fp_fusion=False,
+    )
     token_R = call.empty(call.rows, dtype=torch.int64)
     logp_R, log_kept_R, entropy_R = call.empty(3, call.rows, dtype=torch.float32)
     finish_kernel[(triton.cdiv(call.rows, fixed["RB"]),)](
-        score_RS, token_RS, sums, token_R, logp_R, log_kept_R, entropy_R, call.rows, call.chunks, FILTERED=filtered,
-        ENTROPY=entropy, RB=fixed["RB"], SB=call.sb, num_warps=1, enable_fp_fusion=False)
+        score_RS,
+        token_RS,
+        sums,
+        token_R,
+        logp_R,
+        log_kept_R,
+        entropy_R,
+        call.rows,
+        call.chunks,
+        FILTERED=filtered,
+        ENTROPY=entropy,
+        RB=fixed["RB"],
+        SB=call.sb,
+        num_warps=1,
+        enable_fp_fusion=False,
+    )
     return Drawn(token_R, logp_R, log_kept_R if filtered else None, entropy_R if entropy else None)

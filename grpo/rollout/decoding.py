@@ -30,9 +30,16 @@ from grpo.types import PackedRows
 PREFILL_TOKENS = 8192
 PACK_AFTER = 16  # steps; a call of fewer would not earn back what packing the weights costs
 GIB = 2**30
-SAID = ("can't allocate memory", "bad_alloc", "could not create a memory", "could not execute a primitive",
-        "could not create a primitive",  # by torch's and oneDNN's allocators where memory runs out
-        "CUDA error: out of memory", "[CUDA]: out of memory", "STATUS_ALLOC_FAILED")  # by CUDA, Triton, cuBLAS
+SAID = (
+    "can't allocate memory",
+    "bad_alloc",
+    "could not create a memory",
+    "could not execute a primitive",
+    "could not create a primitive",  # by torch's and oneDNN's allocators where memory runs out
+    "CUDA error: out of memory",
+    "[CUDA]: out of memory",
+    "STATUS_ALLOC_FAILED",
+)  # by CUDA, Triton, cuBLAS
 
 
 @dataclass(slots=True)
@@ -58,19 +65,38 @@ class EngineStats:
 class Decoding:
     """Writes drafts with the policy's own modules, its `next_logits` or those given; `run` yields each as it ends."""
 
-    def __init__(self, policy: Policy, stats: EngineStats, *, max_rows: int, budget: float, token_bytes: int,
-                 next_logits: Callable[..., Tensor] | None = None):
+    def __init__(
+        self,
+        policy: Policy,
+        stats: EngineStats,
+        *,
+        max_rows: int,
+        budget: float,
+        token_bytes: int,
+        next_logits: Callable[..., Tensor] | None = None,
+    ):
         self.next_logits = next_logits or policy.next_logits
         self.policy, self.stats, self.max_rows, self.budget = policy, stats, max_rows, budget
-        self.slots = Slots(policy.device, shared=None if _is_read_natively(policy) else SHARED, token_bytes=token_bytes)
+        self.slots = Slots(
+            policy.device,
+            shared=None if _is_read_natively(policy) else SHARED,
+            token_bytes=token_bytes,
+        )
         self.queue: deque[Draft] = deque()
         self.live: dict[Draft, None] = {}
         self.packed: list[torch.nn.Linear] = []
-        self.prefixes: dict[tuple[int, ...], dict[int, KeyValue]] = {}  # of short prompts that are waited for
+        self.prefixes: dict[
+            tuple[int, ...], dict[int, KeyValue]
+        ] = {}  # of short prompts that are waited for
 
     @torch.no_grad()
-    def run(self, drafts: Sequence[Draft], sampling: Sampling, stops: Stops,
-            unwanted: Callable[[], Collection[int] | None]) -> Iterator[Draft]:
+    def run(
+        self,
+        drafts: Sequence[Draft],
+        sampling: Sampling,
+        stops: Stops,
+        unwanted: Callable[[], Collection[int] | None],
+    ) -> Iterator[Draft]:
         """Yield each draft when it has ended, or cancelled when its place is `unwanted` (None: all are)."""
         self.queue.extend(drafts)
         try:
@@ -78,8 +104,9 @@ class Decoding:
         finally:
             products.unpack(self.packed)
 
-    def _written(self, sampling: Sampling, stops: Stops,
-                 unwanted: Callable[[], Collection[int] | None]) -> Iterator[Draft]:
+    def _written(
+        self, sampling: Sampling, stops: Stops, unwanted: Callable[[], Collection[int] | None]
+    ) -> Iterator[Draft]:
         while self.queue or self.live:
             gone = unwanted()
             for draft in [*self.live, *self.queue] if gone is None or gone else ():
@@ -145,22 +172,30 @@ class Decoding:
         prompt, own = len(draft.prompt.token_ids), draft.given + BLOCK
         if prompt <= self.slots.shared:
             return self.slots.token_bytes * width_for(prompt + own)
-        return self.slots.token_bytes * (width_for(own) + (0 if prompt_is_stored else prompt_width(prompt)))
+        return self.slots.token_bytes * (
+            width_for(own) + (0 if prompt_is_stored else prompt_width(prompt))
+        )
 
     def _start(self, drafts: Sequence[Draft]) -> None:
         """Prefill the prompts of `drafts` and what is given of their completions, and give them their slots."""
         prompts: dict[tuple[int, ...], list[Draft]] = {}
         for draft in drafts:
             prompts.setdefault(draft.prompt.token_ids, []).append(draft)
-        fresh = {ids: members for ids, members in prompts.items() if any(draft.given for draft in members)
-                 or not (ids in self.slots.readers or ids in self.prefixes)}
+        fresh = {
+            ids: members
+            for ids, members in prompts.items()
+            if any(draft.given for draft in members)
+            or not (ids in self.slots.readers or ids in self.prefixes)
+        }
         found, spans = prefill(self.policy, fresh, self.stats)
         self.slots.expect((ids, len(ids) - 1, len(members)) for ids, members in prompts.items())
         for ids, members in prompts.items():
             prefix = found.prefix(*spans[ids]) if ids in spans else self.prefixes.get(ids, {})
             self.slots.add(members, ids, prefix, len(ids) - 1)
             if len(ids) <= self.slots.shared:
-                self.prefixes[ids] = {layer: (k.clone(), v.clone()) for layer, (k, v) in prefix.items()}
+                self.prefixes[ids] = {
+                    layer: (k.clone(), v.clone()) for layer, (k, v) in prefix.items()
+                }
             for draft in members:
                 draft.fed = draft.given
                 if draft.given:
@@ -175,7 +210,7 @@ class Decoding:
         rows = -(-len(drafts) // step) * step
         token_R = tensor_of([draft.next_input for draft in drafts], rows, device)
         position_R = tensor_of(slots.positions, rows, device)
-        logits = self.next_logits(token_R[:, None], position_R[:, None], slots)[:len(drafts)]
+        logits = self.next_logits(token_R[:, None], position_R[:, None], slots)[: len(drafts)]
         seed_R = tensor_of([draft.seed for draft in drafts], len(drafts), device)
         drawn_R = tensor_of([draft.fed for draft in drafts], len(drafts), device)
         token_R, logp_R, log_kept_R = sample(logits, seed_R, drawn_R, sampling)
@@ -198,7 +233,9 @@ class Decoding:
         self.stats.kv_bytes = max(self.stats.kv_bytes, self.slots.used_bytes)
         if self.slots.used_bytes <= self.budget or len(drafts) == 1:
             return drafts
-        youngest = sorted(self.live, key=lambda draft: (len(draft.tokens), -draft.place, -draft.index))
+        youngest = sorted(
+            self.live, key=lambda draft: (len(draft.tokens), -draft.place, -draft.index)
+        )
         while self.slots.used_bytes > self.budget and len(self.live) > 1:
             self._put_back(youngest.pop(0))
         return self.slots.begin()
@@ -209,7 +246,9 @@ class Decoding:
         draft.fed = 0
         self.queue.appendleft(draft)
 
-    def _spare_memory(self, work: Callable[[], list[Draft] | None], starting: int = 0) -> list[Draft] | None:
+    def _spare_memory(
+        self, work: Callable[[], list[Draft] | None], starting: int = 0
+    ) -> list[Draft] | None:
         """Do `work`; where memory runs out, go on with half as many rows, which lose nothing but time."""
         wanted = len(self.live) + starting
         try:
@@ -222,12 +261,16 @@ class Decoding:
             self.slots.drop(row)
         for draft in [draft for draft in self.live if draft not in self.slots.home]:
             self._put_back(draft)
-        youngest = sorted(self.live, key=lambda draft: (len(draft.tokens), -draft.place, -draft.index))
-        for draft in youngest[:max(0, len(self.live) - self.max_rows)]:
+        youngest = sorted(
+            self.live, key=lambda draft: (len(draft.tokens), -draft.place, -draft.index)
+        )
+        for draft in youngest[: max(0, len(self.live) - self.max_rows)]:
             self._put_back(draft)
         spare_cached_memory(self.policy.device)
-        self.stats.notes.append(f"sample: memory ran out; going on with {self.max_rows} completions at a time (nothing "
-                                "is lost; lower sample.max_rows or sample.kv_memory_gib to avoid the stop)")
+        self.stats.notes.append(
+            f"sample: memory ran out; going on with {self.max_rows} completions at a time (nothing "
+            "is lost; lower sample.max_rows or sample.kv_memory_gib to avoid the stop)"
+        )
         return None
 
 
@@ -243,12 +286,16 @@ def _is_read_natively(policy: Policy) -> bool:
     """Whether this model's keys are such as the native kernel takes; what does not look like it is served by torch."""
     config = policy.base.config.get_text_config()
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return (policy.base.dtype == torch.float32 and width % 16 == 0
-            and getattr(config, "attn_logit_softcapping", None) is None)
+    return (
+        policy.base.dtype == torch.float32
+        and width % 16 == 0
+        and getattr(config, "attn_logit_softcapping", None) is None
+    )
 
 
-def prefill(policy: Policy, prompts: Mapping[tuple[int, ...], list[Draft]],
-            stats: EngineStats) -> tuple[PrefixCache, dict]:
+def prefill(
+    policy: Policy, prompts: Mapping[tuple[int, ...], list[Draft]], stats: EngineStats
+) -> tuple[PrefixCache, dict]:
     """Keys and values of all prompt tokens but the last, and of that and all but the last given token."""
     tokens: list[int] = []
     positions: list[int] = []
@@ -265,7 +312,7 @@ def prefill(policy: Policy, prompts: Mapping[tuple[int, ...], list[Draft]],
         for draft in members:
             if draft.given:
                 start = len(tokens)
-                tokens += [ids[-1], *draft.tokens[:draft.given - 1]]
+                tokens += [ids[-1], *draft.tokens[: draft.given - 1]]
                 positions += range(length, length + draft.given)
                 spans[draft] = (start, len(tokens))
                 rows.append(([*prompt, *range(start, len(tokens))], length))
@@ -273,15 +320,19 @@ def prefill(policy: Policy, prompts: Mapping[tuple[int, ...], list[Draft]],
     return packed_forward(policy, tokens, positions, rows), spans
 
 
-def packed_forward(policy: Policy, tokens: list[int], positions: list[int],
-                   rows: list[tuple[list[int], int]]) -> PrefixCache:
+def packed_forward(
+    policy: Policy, tokens: list[int], positions: list[int], rows: list[tuple[list[int], int]]
+) -> PrefixCache:
     """The keys and values of packed `tokens`; `rows` says what each attends over, as in `bucket_rows`."""
     cache, device = PrefixCache(), policy.device
     if not tokens:
         return cache
     for filler in range(len(tokens), -(-len(tokens) // MIN_ROWS) * MIN_ROWS):
         tokens, positions, rows = [*tokens, 0], [*positions, 0], [*rows, ([filler], 0)]
-    token_P, position_P = torch.tensor(tokens, device=device), torch.tensor(positions, device=device)
+    token_P, position_P = (
+        torch.tensor(tokens, device=device),
+        torch.tensor(positions, device=device),
+    )
     buckets, place_P = bucket_rows(rows, len(tokens), device)
     nothing = torch.zeros(0, dtype=torch.long, device=device)
     packed = PackedRows(token_P, position_P, buckets, place_P, nothing, nothing, ())
@@ -316,7 +367,9 @@ def chunks(drafts: Sequence[Draft]) -> Iterator[list[Draft]]:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that memory ran out, on any device."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in SAID)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        words in str(error) for words in SAID
+    )
 
 
 def spare_cached_memory(device: torch.device) -> None:

@@ -26,18 +26,40 @@ class Carried:
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values, for a checkpoint."""
-        return {"prompt": self.prompt.id, "seeds": self.seeds, "completions": [
-            {"token_ids": c.token_ids, "sampled_logps": c.sampled_logps.tolist(), "finish": c.finish, "stop": c.stop,
-             "versions": c.versions, "log_kept": None if c.log_kept is None else c.log_kept.tolist()}
-            for c in self.completions]}
+        return {
+            "prompt": self.prompt.id,
+            "seeds": self.seeds,
+            "completions": [
+                {
+                    "token_ids": c.token_ids,
+                    "sampled_logps": c.sampled_logps.tolist(),
+                    "finish": c.finish,
+                    "stop": c.stop,
+                    "versions": c.versions,
+                    "log_kept": None if c.log_kept is None else c.log_kept.tolist(),
+                }
+                for c in self.completions
+            ],
+        }
 
     @staticmethod
     def from_mapping(values: Mapping[str, Any], prompts: Mapping[str, Prompt]) -> Carried:
-        return Carried(prompts[values["prompt"]], tuple(values["seeds"]), tuple(
-            Completion("", tuple(c["token_ids"]), torch.tensor(c["sampled_logps"]), c["finish"], c["stop"],
-                       tuple(map(tuple, c["versions"])),
-                       None if c["log_kept"] is None else torch.tensor(c["log_kept"]))
-            for c in values["completions"]))
+        return Carried(
+            prompts[values["prompt"]],
+            tuple(values["seeds"]),
+            tuple(
+                Completion(
+                    "",
+                    tuple(c["token_ids"]),
+                    torch.tensor(c["sampled_logps"]),
+                    c["finish"],
+                    c["stop"],
+                    tuple(map(tuple, c["versions"])),
+                    None if c["log_kept"] is None else torch.tensor(c["log_kept"]),
+                )
+                for c in values["completions"]
+            ),
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -109,9 +131,14 @@ class Draft:
         new = [(policy.version, self.known, len(self.tokens))]
         spans = self.spans if self.spans and self.known == len(self.tokens) else self.spans + new
         return Completion(
-            text=text, token_ids=tuple(self.tokens), sampled_logps=torch.tensor(self.logps, dtype=torch.float32),
-            finish=self.finish, stop=self.stop, versions=tuple(spans),
-            log_kept=torch.tensor(self.log_kept, dtype=torch.float32) if self.log_kept else None)
+            text=text,
+            token_ids=tuple(self.tokens),
+            sampled_logps=torch.tensor(self.logps, dtype=torch.float32),
+            finish=self.finish,
+            stop=self.stop,
+            versions=tuple(spans),
+            log_kept=torch.tensor(self.log_kept, dtype=torch.float32) if self.log_kept else None,
+        )
 
 
 class Stops:
@@ -127,7 +154,9 @@ class Stops:
         if tokens[-1] in self.policy.stop_ids:
             return "stop", tokens[-1]
         if self.strings:
-            text = self.policy.tokenizer.decode(tokens[-self.tail:], clean_up_tokenization_spaces=False)
+            text = self.policy.tokenizer.decode(
+                tokens[-self.tail :], clean_up_tokenization_spaces=False
+            )
             for string in self.strings:
                 if string in text:
                     return "stop", string

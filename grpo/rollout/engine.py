@@ -43,10 +43,24 @@ class Engine:
     and fingerprint of the weights that it sampled by.
     """
 
-    def __init__(self, policy: Policy, *, max_rows: int = 256, stop: Sequence[str] = (),
-                 kv_memory_gib: float | None = None, paged: bool | None = None, deterministic: bool = False,
-                 keep: bool = False, compile: bool = False):
-        self.policy, self.kv_memory_gib, self.deterministic, self.keep = policy, kv_memory_gib, deterministic, keep
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        max_rows: int = 256,
+        stop: Sequence[str] = (),
+        kv_memory_gib: float | None = None,
+        paged: bool | None = None,
+        deterministic: bool = False,
+        keep: bool = False,
+        compile: bool = False,
+    ):
+        self.policy, self.kv_memory_gib, self.deterministic, self.keep = (
+            policy,
+            kv_memory_gib,
+            deterministic,
+            keep,
+        )
         self.compile = compile
         self._regions: Regions | None = None
         self._paging: Paging | None = None
@@ -61,9 +75,18 @@ class Engine:
         self._cancelled: set[int] = set()
         self._token_bytes = 0
 
-    def sample(self, prompts: Sequence[Prompt], *, group_size: int, max_tokens: int | Callable[[Prompt, int], int],
-               sampling: Sampling, seed: Sequence[object], interrupted: Callable[[], bool] = lambda: False,
-               enough: int | None = None, carried: Sequence[Carried] = ()) -> Iterator[tuple[int, Group]]:
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        group_size: int,
+        max_tokens: int | Callable[[Prompt, int], int],
+        sampling: Sampling,
+        seed: Sequence[object],
+        interrupted: Callable[[], bool] = lambda: False,
+        enough: int | None = None,
+        carried: Sequence[Carried] = (),
+    ) -> Iterator[tuple[int, Group]]:
         """Yield (place, group) as groups complete: places of `carried` first, then of `prompts`.
 
         A completion's tokens depend on (`seed`, prompt id, sample index) and the weights alone. ``max_tokens``
@@ -72,39 +95,67 @@ class Engine:
         not delivered; given back as `carried`, they go on where they were.
         """
         self.stats, self.carried, self._cancelled = EngineStats(), [], set()
-        started, limit = time.perf_counter(), max_tokens if callable(max_tokens) else lambda *_: max_tokens
-        drafts = [self._draft(place, group.prompt, i, limit, group.seeds[i]) for place, group in enumerate(carried)
-                  for i in range(len(group.completions))]
+        started, limit = (
+            time.perf_counter(),
+            max_tokens if callable(max_tokens) else lambda *_: max_tokens,
+        )
+        drafts = [
+            self._draft(place, group.prompt, i, limit, group.seeds[i])
+            for place, group in enumerate(carried)
+            for i in range(len(group.completions))
+        ]
         for draft in drafts:
             draft.carry(carried[draft.place].completions[draft.index])
-        drafts += [self._draft(len(carried) + place, prompt, i, limit, completion_seed(*seed, prompt.id, i))
-                   for place, prompt in enumerate(prompts) for i in range(group_size)]
+        drafts += [
+            self._draft(
+                len(carried) + place, prompt, i, limit, completion_seed(*seed, prompt.id, i)
+            )
+            for place, prompt in enumerate(prompts)
+            for i in range(group_size)
+        ]
         self.weights = self.policy.version, self.policy.fingerprint()
-        with watchdog.waiting("engine", owner="grpo.rollout", state=self.describe,
-                              progress=lambda: (self.stats.steps, self.stats.prefill_tokens)):
+        with watchdog.waiting(
+            "engine",
+            owner="grpo.rollout",
+            state=self.describe,
+            progress=lambda: (self.stats.steps, self.stats.prefill_tokens),
+        ):
             yield from self._named(self._deliver(drafts, sampling, interrupted, enough), drafts)
         self.stats.seconds = time.perf_counter() - started
 
     def describe(self) -> list[str]:
         """What the call under way has done and what is left of it, in a line."""
         work = [] if self._working is None else self._working.describe()
-        return [", ".join([*work, f"{self.stats.steps} steps and {self.stats.prefill_tokens} prompt tokens so far"])]
+        return [
+            ", ".join(
+                [
+                    *work,
+                    f"{self.stats.steps} steps and {self.stats.prefill_tokens} prompt tokens so far",
+                ]
+            )
+        ]
 
-    def _named(self, groups: Iterator[tuple[int, Group]], drafts: Sequence[Draft]) -> Iterator[tuple[int, Group]]:
+    def _named(
+        self, groups: Iterator[tuple[int, Group]], drafts: Sequence[Draft]
+    ) -> Iterator[tuple[int, Group]]:
         """`groups`; what fails on the way is raised as an `EngineFailed` that says who, and how far it was."""
         version = self.weights[0]
         try:
             for item in groups:
                 if self.policy.version != version:
-                    raise EngineFailed(f"the weights changed from version {version} to {self.policy.version} while "
-                                       "completions were written with keys of the old ones")
+                    raise EngineFailed(
+                        f"the weights changed from version {version} to {self.policy.version} while "
+                        "completions were written with keys of the old ones"
+                    )
                 yield item
         except Exception as error:
             if isinstance(error, EngineFailed) or is_out_of_memory(error):
                 raise
             left = sum(not draft.finish for draft in drafts)
-            raise EngineFailed(f"the engine failed with {left} of {len(drafts)} completions unwritten, after "
-                               f"{self.stats.steps} decoding steps: {type(error).__name__}: {error}") from error
+            raise EngineFailed(
+                f"the engine failed with {left} of {len(drafts)} completions unwritten, after "
+                f"{self.stats.steps} decoding steps: {type(error).__name__}: {error}"
+            ) from error
 
     def release(self) -> None:
         """Give back what ``keep`` holds."""
@@ -115,21 +166,40 @@ class Engine:
         """Stop working on a group of the call in progress; it is delivered with what is unfinished cancelled."""
         self._cancelled.add(place)
 
-    def _draft(self, place: int, prompt: Prompt, index: int, max_tokens: Callable[[Prompt, int], int],
-               seed: int) -> Draft:
-        length, context, most = len(prompt.token_ids), self.policy.context, max_tokens(prompt, index)
+    def _draft(
+        self,
+        place: int,
+        prompt: Prompt,
+        index: int,
+        max_tokens: Callable[[Prompt, int], int],
+        seed: int,
+    ) -> Draft:
+        length, context, most = (
+            len(prompt.token_ids),
+            self.policy.context,
+            max_tokens(prompt, index),
+        )
         if not length:
-            raise ValueError(f"sample: prompt {prompt.id} has no tokens; a completion needs one to start from")
+            raise ValueError(
+                f"sample: prompt {prompt.id} has no tokens; a completion needs one to start from"
+            )
         room = most if context is None else context - length
         if room < 1:
-            raise ValueError(f"sample: prompt {prompt.id} has {length} tokens, which leaves no room in the model's "
-                             f"context of {context}; shorten it")
+            raise ValueError(
+                f"sample: prompt {prompt.id} has {length} tokens, which leaves no room in the model's "
+                f"context of {context}; shorten it"
+            )
         return Draft(place, index, prompt, seed, min(most, room), room < most)
 
     # -- groups -------------------------------------------------------------------------------------------
 
-    def _deliver(self, drafts: Sequence[Draft], sampling: Sampling, interrupted: Callable[[], bool],
-                 enough: int | None) -> Iterator[tuple[int, Group]]:
+    def _deliver(
+        self,
+        drafts: Sequence[Draft],
+        sampling: Sampling,
+        interrupted: Callable[[], bool],
+        enough: int | None,
+    ) -> Iterator[tuple[int, Group]]:
         groups: dict[int, list[Draft]] = {}
         for draft in drafts:
             groups.setdefault(draft.place, []).append(draft)
@@ -144,30 +214,51 @@ class Engine:
         for place in [place for place in groups if not left[place]]:  # carried whole
             delivered += 1
             yield place, self._group(groups.pop(place))
-        for draft in self._written([draft for draft in drafts if not draft.finish], sampling, unwanted):
+        for draft in self._written(
+            [draft for draft in drafts if not draft.finish], sampling, unwanted
+        ):
             left[draft.place] -= 1
             self.stats.tokens += len(draft.tokens) - draft.known
             if left[draft.place]:
                 continue
             members = groups.pop(draft.place)
-            if full() and not interrupted() and any(draft.finish == "cancelled" for draft in members):
-                self.carried.append(Carried(members[0].prompt, tuple(draft.seed for draft in members),
-                                            tuple(draft.completion(self.policy) for draft in members)))
+            if (
+                full()
+                and not interrupted()
+                and any(draft.finish == "cancelled" for draft in members)
+            ):
+                self.carried.append(
+                    Carried(
+                        members[0].prompt,
+                        tuple(draft.seed for draft in members),
+                        tuple(draft.completion(self.policy) for draft in members),
+                    )
+                )
                 continue
             delivered += 1
             yield draft.place, self._group(members)
 
     def _group(self, drafts: Sequence[Draft]) -> Group:
         if all(draft.finish != "cancelled" for draft in drafts):
-            self.expected[drafts[0].prompt.id] = sum(len(draft.tokens) for draft in drafts) / len(drafts)
+            self.expected[drafts[0].prompt.id] = sum(len(draft.tokens) for draft in drafts) / len(
+                drafts
+            )
         return Group(drafts[0].prompt, tuple(draft.completion(self.policy) for draft in drafts))
 
-    def _written(self, drafts: Sequence[Draft], sampling: Sampling,
-                 unwanted: Callable[[], set[int] | None]) -> Iterator[Draft]:
+    def _written(
+        self, drafts: Sequence[Draft], sampling: Sampling, unwanted: Callable[[], set[int] | None]
+    ) -> Iterator[Draft]:
         """Each draft as it ends; carried ones begin first, then prompts not met before, then the longest expected."""
         length = self.expected
-        ordered = sorted(drafts, key=lambda draft: (not draft.carried, -length.get(draft.prompt.id, math.inf),
-                                                    draft.place, draft.index))
+        ordered = sorted(
+            drafts,
+            key=lambda draft: (
+                not draft.carried,
+                -length.get(draft.prompt.id, math.inf),
+                draft.place,
+                draft.index,
+            ),
+        )
         self._working = self._work()
         yield from self._working.run(ordered, sampling, self.stops, unwanted)
         self._working = None
@@ -177,16 +268,25 @@ class Engine:
         if self.policy.plain:
             if self.compile:
                 self.compile = False
-                self.stats.notes.append("sample.compile: not used, since transformers' generate samples this model")
+                self.stats.notes.append(
+                    "sample.compile: not used, since transformers' generate samples this model"
+                )
             return Generating(self.policy, self.stats, max_rows=self.max_rows)
         self._token_bytes = self._token_bytes or token_bytes(self.policy)
-        options = {"max_rows": self.max_rows, "budget": self._budget(), "token_bytes": self._token_bytes}
+        options = {
+            "max_rows": self.max_rows,
+            "budget": self._budget(),
+            "token_bytes": self._token_bytes,
+        }
         if self.compile:
-            self._regions = self._regions or Regions(self.policy, lambda line: self.stats.notes.append(line))
+            self._regions = self._regions or Regions(
+                self.policy, lambda line: self.stats.notes.append(line)
+            )
             options["next_logits"] = self._regions.next_logits
         if self.paged:
-            self._paging = self._paging or Paging(self.policy, self.stats, deterministic=self.deterministic,
-                                                  keep=self.keep, **options)
+            self._paging = self._paging or Paging(
+                self.policy, self.stats, deterministic=self.deterministic, keep=self.keep, **options
+            )
             self._paging.stats = self.stats
             return self._paging
         return Decoding(self.policy, self.stats, **options)
@@ -198,5 +298,7 @@ class Engine:
         device = self.policy.device
         if device.type != "cuda":
             return psutil.virtual_memory().available / 2
-        waiting = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # of torch's own allocator
+        waiting = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
+            device
+        )  # of torch's own allocator
         return (torch.cuda.mem_get_info(device)[0] + waiting) / 2

@@ -25,15 +25,20 @@ class Generating:
         self.policy, self.stats, self.max_rows = policy, stats, max_rows
 
     @torch.no_grad()
-    def run(self, drafts: Sequence[Draft], sampling: Sampling, stops: Stops,
-            unwanted: Callable[[], Collection[int] | None]) -> Iterator[Draft]:
+    def run(
+        self,
+        drafts: Sequence[Draft],
+        sampling: Sampling,
+        stops: Stops,
+        unwanted: Callable[[], Collection[int] | None],
+    ) -> Iterator[Draft]:
         """Yield each draft when it has ended, or cancelled when its place is `unwanted` (None: all are)."""
         by_length: dict[int, list[Draft]] = {}
         for draft in drafts:
             by_length.setdefault(draft.length, []).append(draft)
         for same in by_length.values():
             for start in range(0, len(same), self.max_rows):
-                batch = same[start:start + self.max_rows]
+                batch = same[start : start + self.max_rows]
                 self._generate(batch, sampling, stops, unwanted)
                 for draft in batch:
                     draft.finish = draft.finish or "cancelled"
@@ -43,27 +48,54 @@ class Generating:
         """Who writes; how far it is, the statistics tell."""
         return ["transformers' generate"]
 
-    def _generate(self, drafts: list[Draft], sampling: Sampling, stops: Stops,
-                  unwanted: Callable[[], Collection[int] | None]) -> None:
+    def _generate(
+        self,
+        drafts: list[Draft],
+        sampling: Sampling,
+        stops: Stops,
+        unwanted: Callable[[], Collection[int] | None],
+    ) -> None:
         for draft in drafts:
             draft.fed = draft.known
-        ids = torch.tensor([[*draft.prompt.token_ids, *draft.tokens] for draft in drafts], device=self.policy.device)
+        ids = torch.tensor(
+            [[*draft.prompt.token_ids, *draft.tokens] for draft in drafts],
+            device=self.policy.device,
+        )
         writing = _Writing(self, drafts, sampling, stops, unwanted)
         if writing.over():
             return
         self.stats.prefill_tokens += ids.numel()
         self.policy.model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, use_cache=True, eos_token_id=None,
-            pad_token_id=0, max_new_tokens=max(draft.limit - len(draft.tokens) for draft in drafts),
-            logits_processor=[writing], stopping_criteria=[_Ended(writing)])
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            use_cache=True,
+            eos_token_id=None,
+            pad_token_id=0,
+            max_new_tokens=max(draft.limit - len(draft.tokens) for draft in drafts),
+            logits_processor=[writing],
+            stopping_criteria=[_Ended(writing)],
+        )
 
 
 class _Writing(LogitsProcessor):
     """Draws a batch's tokens by the library's sampler, books them, and makes `generate` take them."""
 
-    def __init__(self, work: Generating, drafts: list[Draft], sampling: Sampling, stops: Stops,
-                 unwanted: Callable[[], Collection[int] | None]):
-        self.work, self.drafts, self.sampling, self.stops, self.unwanted = work, drafts, sampling, stops, unwanted
+    def __init__(
+        self,
+        work: Generating,
+        drafts: list[Draft],
+        sampling: Sampling,
+        stops: Stops,
+        unwanted: Callable[[], Collection[int] | None],
+    ):
+        self.work, self.drafts, self.sampling, self.stops, self.unwanted = (
+            work,
+            drafts,
+            sampling,
+            stops,
+            unwanted,
+        )
         self.gone: set[int] = set()
 
     def over(self) -> bool:
@@ -83,7 +115,9 @@ class _Writing(LogitsProcessor):
         device = scores.device
         seed_R = tensor_of([draft.seed for draft in drafts], rows, device)
         drawn_R = tensor_of([draft.fed for draft in drafts], rows, device)
-        token_R, logp_R, log_kept_R = sample(scores[:, :policy.vocab_size], seed_R, drawn_R, self.sampling)
+        token_R, logp_R, log_kept_R = sample(
+            scores[:, : policy.vocab_size], seed_R, drawn_R, self.sampling
+        )
         kept = [None] * rows if log_kept_R is None else log_kept_R.tolist()
         stats, alive = self.work.stats, {id(draft) for draft in self._open()}
         for draft, token, logp, log_kept in zip(drafts, token_R.tolist(), logp_R.tolist(), kept):

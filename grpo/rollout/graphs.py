@@ -69,10 +69,24 @@ class DecodeStep:
     does its `limit`-th token. `ring` is how many steps may pass between two reads.
     """
 
-    def __init__(self, forward: Callable[[Tensor, Tensor], Tensor], cache: StepCache, sampling: Sampling, *,
-                 max_rows: int, ring: int, stop_ids: Sequence[int], vocab_size: int | None = None,
-                 device: torch.device | str = "cpu"):
-        self.forward, self.cache, self.sampling, self.vocab_size = forward, cache, sampling, vocab_size
+    def __init__(
+        self,
+        forward: Callable[[Tensor, Tensor], Tensor],
+        cache: StepCache,
+        sampling: Sampling,
+        *,
+        max_rows: int,
+        ring: int,
+        stop_ids: Sequence[int],
+        vocab_size: int | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        self.forward, self.cache, self.sampling, self.vocab_size = (
+            forward,
+            cache,
+            sampling,
+            vocab_size,
+        )
         self.max_rows, self.ring = max_rows, ring
         self.stop_ids = torch.tensor(sorted(set(stop_ids)), dtype=torch.long, device=device)
 
@@ -83,14 +97,26 @@ class DecodeStep:
         self.state_R = torch.full_like(self.token_R, STOPPED)
         self.at, self.steps_R = zeros(1), zeros(max_rows)
         self.token_KR = zeros(ring, max_rows)
-        self.logp_KR, self.log_kept_KR = (zeros(ring, max_rows, dtype=torch.float32) for _ in range(2))
+        self.logp_KR, self.log_kept_KR = (
+            zeros(ring, max_rows, dtype=torch.float32) for _ in range(2)
+        )
 
-    def start(self, rows: Sequence[int], tokens: Sequence[int], seeds: Sequence[int], limits: Sequence[int],
-              drawn: Sequence[int] | None = None) -> None:
+    def start(
+        self,
+        rows: Sequence[int],
+        tokens: Sequence[int],
+        seeds: Sequence[int],
+        limits: Sequence[int],
+        drawn: Sequence[int] | None = None,
+    ) -> None:
         """Start `rows` with the tokens to be read first; `drawn` tokens (0) of each have been sampled before."""
         index = torch.tensor(list(rows), dtype=torch.long, device=self.token_R.device)
-        for store, values in ((self.token_R, tokens), (self.seed_R, seeds), (self.limit_R, limits),
-                              (self.drawn_R, drawn or [0] * len(rows))):
+        for store, values in (
+            (self.token_R, tokens),
+            (self.seed_R, seeds),
+            (self.limit_R, limits),
+            (self.drawn_R, drawn or [0] * len(rows)),
+        ):
             store[index] = torch.tensor(list(values), dtype=torch.long, device=index.device)
         self.state_R[index] = RUNNING
 
@@ -103,14 +129,18 @@ class DecodeStep:
         """Move `rows` to the front, in that order; those behind are filler."""
         index = torch.tensor(list(rows), dtype=torch.long, device=self.token_R.device)
         for store in (self.token_R, self.seed_R, self.drawn_R, self.limit_R, self.state_R):
-            store[:len(rows)] = store[index]
+            store[: len(rows)] = store[index]
         self.end(range(len(rows), self.max_rows))
 
     def __call__(self, num_rows: int) -> None:
         """One step of the first `num_rows` rows; issues device work alone."""
-        token_R, drawn_R, state_R = (x[:num_rows] for x in (self.token_R, self.drawn_R, self.state_R))
+        token_R, drawn_R, state_R = (
+            x[:num_rows] for x in (self.token_R, self.drawn_R, self.state_R)
+        )
         logits_RV = self.forward(token_R[:, None], self.cache.position_R[:, None])
-        drawn = sample(logits_RV, self.seed_R[:num_rows], drawn_R, self.sampling, vocab_size=self.vocab_size)
+        drawn = sample(
+            logits_RV, self.seed_R[:num_rows], drawn_R, self.sampling, vocab_size=self.vocab_size
+        )
         running_R = state_R == RUNNING
         self._ring(self.token_KR, drawn.token_R)
         self._ring(self.logp_KR, drawn.logp_R)
@@ -118,32 +148,59 @@ class DecodeStep:
             self._ring(self.log_kept_KR, drawn.log_kept_R)
         self.steps_R[:num_rows] += running_R
         drawn_R += running_R
-        ended_R = torch.where((drawn.token_R[:, None] == self.stop_ids).any(-1), STOPPED,
-                              torch.where(drawn_R >= self.limit_R[:num_rows], LIMIT, RUNNING))
-        state_R.copy_(torch.where(running_R, torch.where(drawn.token_R < 0, FAILED, ended_R), state_R))
+        ended_R = torch.where(
+            (drawn.token_R[:, None] == self.stop_ids).any(-1),
+            STOPPED,
+            torch.where(drawn_R >= self.limit_R[:num_rows], LIMIT, RUNNING),
+        )
+        state_R.copy_(
+            torch.where(running_R, torch.where(drawn.token_R < 0, FAILED, ended_R), state_R)
+        )
         token_R.copy_(torch.where(running_R, drawn.token_R.clamp_min(0), token_R))
         self.cache.advance_device(state_R == RUNNING)
         self.at += 1
 
     def _ring(self, ring_KR: Tensor, new_R: Tensor) -> None:
-        ring_KR[:, :len(new_R)].index_copy_(0, self.at, new_R[None].to(ring_KR.dtype))
+        ring_KR[:, : len(new_R)].index_copy_(0, self.at, new_R[None].to(ring_KR.dtype))
 
     def read(self, num_rows: int, steps: int) -> Read:
         """Bring the last `steps` steps to the host, and start the rings anew."""
-        packed = [self.token_KR[:steps, :num_rows], self.logp_KR[:steps, :num_rows].double(),
-                  self.log_kept_KR[:steps, :num_rows].double(), self.steps_R[None, :num_rows],
-                  self.state_R[None, :num_rows]]
-        flat = torch.cat([x.double() for x in packed]).cpu()  # one transfer; ids and counts are exact in fp64
+        packed = [
+            self.token_KR[:steps, :num_rows],
+            self.logp_KR[:steps, :num_rows].double(),
+            self.log_kept_KR[:steps, :num_rows].double(),
+            self.steps_R[None, :num_rows],
+            self.state_R[None, :num_rows],
+        ]
+        flat = torch.cat(
+            [x.double() for x in packed]
+        ).cpu()  # one transfer; ids and counts are exact in fp64
         token, logp, kept, count, state = flat.split([steps, steps, steps, 1, 1])
         self.at.zero_()
         self.steps_R.zero_()
-        return Read(token.long(), logp.float(), kept.float() if self.sampling.filters else None, count[0].long(),
-                    state[0].long())
+        return Read(
+            token.long(),
+            logp.float(),
+            kept.float() if self.sampling.filters else None,
+            count[0].long(),
+            state[0].long(),
+        )
 
     def addresses(self) -> list[int]:
         """Of all the tensors that a step reads or writes, but the model's parameters."""
-        own = (self.token_R, self.seed_R, self.drawn_R, self.limit_R, self.state_R, self.at, self.steps_R,
-               self.token_KR, self.logp_KR, self.log_kept_KR, self.stop_ids)
+        own = (
+            self.token_R,
+            self.seed_R,
+            self.drawn_R,
+            self.limit_R,
+            self.state_R,
+            self.at,
+            self.steps_R,
+            self.token_KR,
+            self.logp_KR,
+            self.log_kept_KR,
+            self.stop_ids,
+        )
         return [x.data_ptr() for x in own] + self.cache.addresses()
 
 
@@ -155,10 +212,22 @@ class Steps:
     logged once and kept in `eager_because`.
     """
 
-    def __init__(self, step: DecodeStep, parameters: Callable[[], Sequence[Tensor]], *, capture: bool | None = None):
+    def __init__(
+        self,
+        step: DecodeStep,
+        parameters: Callable[[], Sequence[Tensor]],
+        *,
+        capture: bool | None = None,
+    ):
         self.step, self.parameters = step, parameters
         wanted = step.token_R.is_cuda if capture is None else capture
-        self.eager_because = "" if wanted else "the device is no CUDA device" if capture is None else "it was asked for"
+        self.eager_because = (
+            ""
+            if wanted
+            else "the device is no CUDA device"
+            if capture is None
+            else "it was asked for"
+        )
         self.captures = 0
         self._graphs: dict[tuple[int, ...], torch.cuda.CUDAGraph] = {}
         self._pool: object = None
@@ -186,7 +255,9 @@ class Steps:
             self._bound = bound
         key, done = (num_rows, *self.step.cache.signature), 0
         if key not in self._graphs:
-            self.step(num_rows)  # compiles kernels and fills caches outside the capture; it is a step like any other
+            self.step(
+                num_rows
+            )  # compiles kernels and fills caches outside the capture; it is a step like any other
             done = 1
             if not self._capture(key, num_rows):
                 return done

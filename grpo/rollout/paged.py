@@ -49,8 +49,17 @@ class PagedGroups(Cache):
     every layer), `advance`. In a CUDA graph `advance_device` is captured, and `advance_host` follows replays.
     """
 
-    def __init__(self, max_rows: int, num_pages: int, device: torch.device | str, *, max_prefix: int, max_tokens: int,
-                 max_prompts: int | None = None, rows_per_block: int = 8):
+    def __init__(
+        self,
+        max_rows: int,
+        num_pages: int,
+        device: torch.device | str,
+        *,
+        max_prefix: int,
+        max_tokens: int,
+        max_prompts: int | None = None,
+        rows_per_block: int = 8,
+    ):
         super().__init__(layers=[])
         self.max_rows = self.num_rows = max_rows
         self.num_pages, self.max_tokens, self.rows_per_block = num_pages, max_tokens, rows_per_block
@@ -80,8 +89,10 @@ class PagedGroups(Cache):
         """
         needed = -(-length // PAGE)
         if needed > self._prefix_PN.host.shape[1]:
-            raise PoolExhausted(f"a prompt of {length} tokens; the tables have room for "
-                                f"{self._prefix_PN.host.shape[1] * PAGE}")
+            raise PoolExhausted(
+                f"a prompt of {length} tokens; the tables have room for "
+                f"{self._prefix_PN.host.shape[1] * PAGE}"
+            )
         number = next((i for i in range(self.max_prompts) if i not in self._prompts), None)
         if number is None:
             raise PoolExhausted(f"{self.max_prompts} prompts are stored already")
@@ -94,8 +105,8 @@ class PagedGroups(Cache):
             self._make_pool(layer, key)
             for store, new in ((self.keys[layer], key), (self.values[layer], value)):
                 for i, page in enumerate(pages):
-                    part = new[:, i * PAGE:min((i + 1) * PAGE, length)]
-                    store[page, :, :part.shape[1]] = part
+                    part = new[:, i * PAGE : min((i + 1) * PAGE, length)]
+                    store[page, :, : part.shape[1]] = part
         return number
 
     def release(self, prompt: int) -> None:
@@ -153,7 +164,9 @@ class PagedGroups(Cache):
 
     def resize(self, num_rows: int) -> None:
         """Compute the first `num_rows` rows; those behind must be free."""
-        assert num_rows <= self.max_rows and not any(self._rows[num_rows:]), "a live row would be cut off"
+        assert num_rows <= self.max_rows and not any(self._rows[num_rows:]), (
+            "a live row would be cut off"
+        )
         self.num_rows, self._tables = num_rows, None
 
     def reserve(self, steps: int = 1) -> None:
@@ -163,8 +176,10 @@ class PagedGroups(Cache):
         """
         wanted = self.pages_wanted(steps)
         if wanted > len(self._free):
-            raise PoolExhausted(f"{wanted} pages are needed for {steps} more tokens a row; {len(self._free)} of "
-                                f"{self.num_pages} are free")
+            raise PoolExhausted(
+                f"{wanted} pages are needed for {steps} more tokens a row; {len(self._free)} of "
+                f"{self.num_pages} are free"
+            )
         for number, row in enumerate(self._rows):
             if row is not None and (missing := self._missing(row, steps)):
                 row.pages += self._take(missing)
@@ -182,14 +197,16 @@ class PagedGroups(Cache):
 
     def advance_device(self, moving_R: Tensor | None = None) -> None:
         """The device's half of `advance`, for rows (of `num_rows`) where `moving_R` is true."""
-        step_R = self._live_R.device[:self.num_rows]
-        self._seen_R[:self.num_rows] += step_R if moving_R is None else step_R * moving_R
+        step_R = self._live_R.device[: self.num_rows]
+        self._seen_R[: self.num_rows] += step_R if moving_R is None else step_R * moving_R
 
     def advance_host(self, steps: int = 1) -> None:
         """The host's half of `advance`: an upper bound, which `reserve` counts from, where rows stood still."""
         for row in self._rows:
             if row is not None:
-                assert not self._missing(row, steps), "pages are reserved before the step that fills them"
+                assert not self._missing(row, steps), (
+                    "pages are reserved before the step that fills them"
+                )
                 row.seen = min(row.seen + steps, self.max_tokens + 1)
 
     # -- what the engine reads ----------------------------------------------------------------------------
@@ -198,9 +215,9 @@ class PagedGroups(Cache):
     def position_R(self) -> Tensor:
         """The position in the model's context of each row's next token, after `reserve`; 0 for free rows."""
         assert not self._stale, "tables are brought to the device by `reserve`"
-        prompt_R = self._prompt_R.device[:self.num_rows].long().clamp_min(0)
-        position_R = self._prefix_length_P.device[prompt_R] + self._seen_R[:self.num_rows] - 1
-        return torch.where(self._seen_R[:self.num_rows] > 0, position_R, 0).long()
+        prompt_R = self._prompt_R.device[: self.num_rows].long().clamp_min(0)
+        position_R = self._prefix_length_P.device[prompt_R] + self._seen_R[: self.num_rows] - 1
+        return torch.where(self._seen_R[: self.num_rows] > 0, position_R, 0).long()
 
     length_R = position_R
 
@@ -227,22 +244,41 @@ class PagedGroups(Cache):
     def addresses(self) -> list[int]:
         """Of every tensor that a captured step reads or writes."""
         tables = [table.device for table in self._all_tables]
-        return [x.data_ptr() for x in (self._seen_R, *tables, *self.keys.values(), *self.values.values())]
+        return [
+            x.data_ptr()
+            for x in (self._seen_R, *tables, *self.keys.values(), *self.values.values())
+        ]
 
     # -- what transformers calls --------------------------------------------------------------------------
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Store the new keys and values [R, kv heads, 1, width] of live rows; return the layer's pools."""
         self._make_pool(layer_idx, key[0])
         pools = self.keys[layer_idx], self.values[layer_idx]
-        write(key[:, :, 0], value[:, :, 0], *pools, self._page_RN.device[:self.num_rows], self._seen_R[:self.num_rows])
+        write(
+            key[:, :, 0],
+            value[:, :, 0],
+            *pools,
+            self._page_RN.device[: self.num_rows],
+            self._seen_R[: self.num_rows],
+        )
         return pools
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None,
-               softcap: float | None, layer: int) -> Tensor:
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        window: int | None,
+        softcap: float | None,
+        layer: int,
+    ) -> Tensor:
         """One query a row against prompt and own keys: [R, heads, 1, width] -> [R, 1, heads, width]."""
         return attend(query[:, :, 0], key, value, self.tables(), scaling, window, softcap)[:, None]
 
@@ -252,16 +288,23 @@ class PagedGroups(Cache):
             assert not self._stale, "tables are brought to the device by `reserve`"
             rows, blocks, prefix, own = self.signature
             self._tables = Tables(
-                self._page_RN.device[:rows, :own], self._seen_R[:rows], self._prompt_R.device[:rows],
-                self._prefix_PN.device[:, :prefix], self._prefix_length_P.device, self._block_BG.device,
-                min(blocks, self.max_rows))
+                self._page_RN.device[:rows, :own],
+                self._seen_R[:rows],
+                self._prompt_R.device[:rows],
+                self._prefix_PN.device[:, :prefix],
+                self._prefix_length_P.device,
+                self._block_BG.device,
+                min(blocks, self.max_rows),
+            )
         return self._tables
 
     # -- inside -------------------------------------------------------------------------------------------
 
     def _take(self, number: int) -> list[int]:
         if number > len(self._free):
-            raise PoolExhausted(f"{number} pages are needed; {len(self._free)} of {self.num_pages} are free")
+            raise PoolExhausted(
+                f"{number} pages are needed; {len(self._free)} of {self.num_pages} are free"
+            )
         taken = [self._free.pop() for _ in range(number)]
         return taken
 
@@ -285,7 +328,9 @@ class PagedGroups(Cache):
             if row is not None and self._prompts[row.prompt].length:
                 members.setdefault(row.prompt, []).append(number)
         size = self.rows_per_block
-        blocks = [rows[i:i + size] for rows in members.values() for i in range(0, len(rows), size)]
+        blocks = [
+            rows[i : i + size] for rows in members.values() for i in range(0, len(rows), size)
+        ]
         for number in range(max(len(blocks), self._num_blocks)):
             self._block_BG.put(number, blocks[number] if number < len(blocks) else [])
         self._num_blocks, self._tables = len(blocks), None
@@ -294,7 +339,14 @@ class PagedGroups(Cache):
 
     @property
     def _all_tables(self) -> tuple[_Table, ...]:
-        return (self._page_RN, self._prefix_PN, self._prefix_length_P, self._prompt_R, self._block_BG, self._live_R)
+        return (
+            self._page_RN,
+            self._prefix_PN,
+            self._prefix_length_P,
+            self._prompt_R,
+            self._block_BG,
+            self._live_R,
+        )
 
     @property
     def _stale(self) -> bool:
@@ -317,7 +369,7 @@ class _Table:
 
     def put(self, row: int, values: Sequence[int]) -> None:
         self.host[row] = self.empty
-        self.host[row, :len(values)] = torch.tensor(list(values), dtype=torch.int32)
+        self.host[row, : len(values)] = torch.tensor(list(values), dtype=torch.int32)
         self.stale = True
 
     def reorder(self, order: Tensor) -> None:
@@ -337,4 +389,6 @@ def _bucket(number: int) -> int:
 
 def page_bytes(prefix: Prefix) -> int:
     """Bytes of one page over all layers of keys and values like `prefix`."""
-    return sum(2 * key.shape[0] * PAGE * key.shape[-1] * key.element_size() for key, _ in prefix.values())
+    return sum(
+        2 * key.shape[0] * PAGE * key.shape[-1] * key.element_size() for key, _ in prefix.values()
+    )

@@ -17,7 +17,13 @@ from torch import Tensor
 
 from grpo.pack import MIN_ROWS
 from grpo.policy import Policy
-from grpo.rollout.decoding import EngineStats, chunks, is_out_of_memory, prefill, spare_cached_memory
+from grpo.rollout.decoding import (
+    EngineStats,
+    chunks,
+    is_out_of_memory,
+    prefill,
+    spare_cached_memory,
+)
 from grpo.rollout.draft import Draft, Stops
 from grpo.rollout.graphs import BUCKETS, DecodeStep, Read, Steps, bucket
 from grpo.rollout.paged import PAGE, PagedGroups, PoolExhausted
@@ -34,12 +40,27 @@ class Paging:
     `release`; keys never do.
     """
 
-    def __init__(self, policy: Policy, stats: EngineStats, *, max_rows: int, budget: float, token_bytes: int,
-                 deterministic: bool = False, keep: bool = False, read_every: int = READ_EVERY,
-                 capture: bool | None = None, next_logits: Callable[..., Tensor] | None = None):
+    def __init__(
+        self,
+        policy: Policy,
+        stats: EngineStats,
+        *,
+        max_rows: int,
+        budget: float,
+        token_bytes: int,
+        deterministic: bool = False,
+        keep: bool = False,
+        read_every: int = READ_EVERY,
+        capture: bool | None = None,
+        next_logits: Callable[..., Tensor] | None = None,
+    ):
         self.next_logits = next_logits or policy.next_logits
         self.policy, self.stats, self.deterministic, self.keep = policy, stats, deterministic, keep
-        self.most_rows, self.read_every, self.capture = bucket(max(MIN_ROWS, max_rows)), read_every, capture
+        self.most_rows, self.read_every, self.capture = (
+            bucket(max(MIN_ROWS, max_rows)),
+            read_every,
+            capture,
+        )
         self.page_bytes = token_bytes * PAGE
         self.most_pages = max(1, int(budget // self.page_bytes))
         self.queue: deque[Draft] = deque()
@@ -48,8 +69,13 @@ class Paging:
         self._laid_out: tuple[Sampling, frozenset[int]] | None = None
 
     @torch.no_grad()
-    def run(self, drafts: Sequence[Draft], sampling: Sampling, stops: Stops,
-            unwanted: Callable[[], Collection[int] | None]) -> Iterator[Draft]:
+    def run(
+        self,
+        drafts: Sequence[Draft],
+        sampling: Sampling,
+        stops: Stops,
+        unwanted: Callable[[], Collection[int] | None],
+    ) -> Iterator[Draft]:
         """Yield each draft when it has ended, or cancelled when its place is `unwanted` (None: all are)."""
         self.queue.clear()
         self.queue.extend(drafts)
@@ -64,7 +90,10 @@ class Paging:
 
     def describe(self) -> list[str]:
         """Who is in flight, and who waits."""
-        return [f"{sum(row is not None for row in self.rows)} completions alive", f"{len(self.queue)} in the queue"]
+        return [
+            f"{sum(row is not None for row in self.rows)} completions alive",
+            f"{len(self.queue)} in the queue",
+        ]
 
     def release(self) -> None:
         """Give the pool and the graphs back; the next run makes them anew."""
@@ -83,18 +112,36 @@ class Paging:
         prefix = max(len(draft.prompt.token_ids) for draft in drafts) + longest
         rows = min(self.most_rows, bucket(max(MIN_ROWS, len(drafts))))
         alone = -(-longest // PAGE) + -(-prefix // PAGE)
-        if self._laid_out == wanted and rows <= self.max_rows and longest <= self.longest and prefix <= self.prefix:
+        if (
+            self._laid_out == wanted
+            and rows <= self.max_rows
+            and longest <= self.longest
+            and prefix <= self.prefix
+        ):
             self._free(self.cache.live_rows)
             self._release(self.stored)
             return
         self.release()
         self.max_rows, self.longest, self.prefix, self.rows = rows, longest, prefix, [None] * rows
         self.fewest_pages, self.num_pages = alone, max(alone, min(self.most_pages, rows * alone))
-        self.cache = PagedGroups(rows, self.num_pages, policy.device, max_prefix=prefix, max_tokens=longest)
-        self.step = DecodeStep(self._forward, self.cache, sampling, max_rows=rows, ring=self.read_every,
-                               stop_ids=sorted(policy_stops), vocab_size=policy.vocab_size, device=policy.device)
-        self.steps = Steps(self.step, lambda: [*policy.model.parameters(), *policy.model.buffers()],
-                           capture=self.capture)
+        self.cache = PagedGroups(
+            rows, self.num_pages, policy.device, max_prefix=prefix, max_tokens=longest
+        )
+        self.step = DecodeStep(
+            self._forward,
+            self.cache,
+            sampling,
+            max_rows=rows,
+            ring=self.read_every,
+            stop_ids=sorted(policy_stops),
+            vocab_size=policy.vocab_size,
+            device=policy.device,
+        )
+        self.steps = Steps(
+            self.step,
+            lambda: [*policy.model.parameters(), *policy.model.buffers()],
+            capture=self.capture,
+        )
         self._laid_out = wanted
 
     def _forward(self, token_R1: Tensor, position_R1: Tensor) -> Tensor:
@@ -120,8 +167,14 @@ class Paging:
 
     def _admit(self) -> None:
         """Give free rows to waiting drafts while there is room for their prompts and their next tokens."""
-        if self.queue and not any(self.rows) and (self.cache.free_pages <= -(-self.queue[0].length // PAGE)
-                                                  or not self.cache.free_prompts):
+        if (
+            self.queue
+            and not any(self.rows)
+            and (
+                self.cache.free_pages <= -(-self.queue[0].length // PAGE)
+                or not self.cache.free_prompts
+            )
+        ):
             self._release(self.stored)  # prompts that only wait must not keep out who could go on
         free = [row for row, draft in enumerate(self.rows) if draft is None]
         taken: list[Draft] = []
@@ -153,8 +206,11 @@ class Paging:
         prompts: dict[tuple[int, ...], list[Draft]] = {}
         for draft in drafts:
             prompts.setdefault(draft.prompt.token_ids, []).append(draft)
-        fresh = {ids: members for ids, members in prompts.items()
-                 if ids not in self.stored or any(draft.given for draft in members)}
+        fresh = {
+            ids: members
+            for ids, members in prompts.items()
+            if ids not in self.stored or any(draft.given for draft in members)
+        }
         found, spans = prefill(self.policy, fresh, self.stats)
         for ids, members in fresh.items():
             if ids not in self.stored and not all(draft.given for draft in members):
@@ -166,8 +222,13 @@ class Paging:
                 self.cache.put([row], whole, len(ids) - 1 + draft.given)
             else:
                 self.cache.admit([row], self.stored[ids])
-        self.step.start(rows, [draft.next_input for draft in drafts], [draft.seed for draft in drafts],
-                        [draft.limit for draft in drafts], [draft.given for draft in drafts])
+        self.step.start(
+            rows,
+            [draft.next_input for draft in drafts],
+            [draft.seed for draft in drafts],
+            [draft.limit for draft in drafts],
+            [draft.given for draft in drafts],
+        )
 
     def _put_back(self, row: int) -> None:
         """Take a draft's pages away; it waits first in the queue, to be prefilled with what it has written."""
@@ -207,10 +268,15 @@ class Paging:
         self.most_rows, self.most_pages = bucket(rows // 2), max(1, pages // 2)
         if self.queue:
             self._lay_out(self.queue, sampling)
-        said = f"; with deterministic, their rounding is no longer that of {rows} rows" if self.deterministic else ""
+        said = (
+            f"; with deterministic, their rounding is no longer that of {rows} rows"
+            if self.deterministic
+            else ""
+        )
         self.stats.notes.append(
             f"sample: memory ran out; going on with {self.most_rows} completions at a time and half of the keys' "
-            f"memory (nothing is lost{said}; lower sample.max_rows or sample.kv_memory_gib to avoid the stop)")
+            f"memory (nothing is lost{said}; lower sample.max_rows or sample.kv_memory_gib to avoid the stop)"
+        )
         return [draft for draft in held if draft.finish]
 
     # -- steps --------------------------------------------------------------------------------------------
@@ -225,8 +291,9 @@ class Paging:
             except PoolExhausted:
                 live = [row for row, draft in enumerate(self.rows) if draft]
                 self._put_back(min(live, key=lambda row: len(self.rows[row].tokens)))
-        self.stats.kv_bytes = max(self.stats.kv_bytes,
-                                  self.page_bytes * (self.num_pages - self.cache.free_pages))
+        self.stats.kv_bytes = max(
+            self.stats.kv_bytes, self.page_bytes * (self.num_pages - self.cache.free_pages)
+        )
         rows = self.cache.num_rows
         read = self.steps.run(rows, self.read_every)
         self.stats.steps += self.read_every
@@ -237,9 +304,12 @@ class Paging:
         return ended
 
     def _book(self, read: Read, stops: Stops) -> list[Draft]:
-        columns = zip(read.token_KR.T.tolist(), read.logp_KR.T.tolist(),
-                      itertools.repeat(None) if read.log_kept_KR is None else read.log_kept_KR.T.tolist(),
-                      read.steps_R.tolist())
+        columns = zip(
+            read.token_KR.T.tolist(),
+            read.logp_KR.T.tolist(),
+            itertools.repeat(None) if read.log_kept_KR is None else read.log_kept_KR.T.tolist(),
+            read.steps_R.tolist(),
+        )
         ended = []
         for draft, (tokens, logps, kepts, count) in zip(self.rows, columns):
             if draft is None:
@@ -247,7 +317,9 @@ class Paging:
             self.stats.rows_alive += count
             for i in range(count):
                 draft.take(tokens[i], logps[i], None if kepts is None else kepts[i], stops)
-                if draft.finish:  # the device knows no stop strings: what it wrote behind one is dropped
+                if (
+                    draft.finish
+                ):  # the device knows no stop strings: what it wrote behind one is dropped
                     ended.append(draft)
                     break
         return ended
@@ -255,7 +327,11 @@ class Paging:
     def _compact(self) -> None:
         """Compute the smallest bucket of rows that holds those alive."""
         live = [row for row, draft in enumerate(self.rows) if draft is not None]
-        wanted = self.max_rows if self.deterministic or self.queue else min(self.max_rows, bucket(len(live)))
+        wanted = (
+            self.max_rows
+            if self.deterministic or self.queue
+            else min(self.max_rows, bucket(len(live)))
+        )
         if wanted < self.cache.num_rows or any(row >= wanted for row in live):
             self.cache.select(live, wanted)
             self.step.select(live)

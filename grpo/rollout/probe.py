@@ -18,7 +18,7 @@ def why_not_served(policy: Policy) -> str:
     ids = [(7919 * i + 13) % policy.vocab_size for i in range(1, NUM_TOKENS + 1)]
     with policy.own_attention():
         own = policy.model(input_ids=torch.tensor([ids], device=policy.device), use_cache=False)
-        own_V = own.logits[0, -1, :policy.vocab_size].float()
+        own_V = own.logits[0, -1, : policy.vocab_size].float()
     try:
         found_V = _decoded(policy, ids).float()
     except Exception as error:  # noqa: BLE001  the model's code is not ours: whatever it raises is the answer
@@ -38,6 +38,8 @@ def _decoded(policy: Policy, ids: list[int]) -> torch.Tensor:
     slots = Slots(policy.device)
     slots.add(["row"], "prompt", cache.prefix(0, length), length)
     slots.begin()
-    token_R, position_R = (torch.tensor([value] + [0] * (rows - 1), device=policy.device)
-                           for value in (ids[-1], length))
+    token_R, position_R = (
+        torch.tensor([value] + [0] * (rows - 1), device=policy.device)
+        for value in (ids[-1], length)
+    )
     return policy.next_logits(token_R[:, None], position_R[:, None], slots)[0]

@@ -26,9 +26,15 @@ from grpo.rollout.decoding import is_out_of_memory, row_step
 
 Forward = Callable[..., Tensor]
 ROWS = 64  # by which a block is compiled and tried: what the compiler tunes for must not hang on who comes first
-OPTIONS = {"emulate_precision_casts": True,  # half-precision values are rounded where the trainer's forward rounds them
-           "compile_threads": 1}  # else worker processes are started, and stay
-ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}  # differences, in standard deviations
+OPTIONS = {
+    "emulate_precision_casts": True,  # half-precision values are rounded where the trainer's forward rounds them
+    "compile_threads": 1,
+}  # else worker processes are started, and stay
+ALLOWED = {
+    torch.float32: 1e-4,
+    torch.bfloat16: 0.05,
+    torch.float16: 0.01,
+}  # differences, in standard deviations
 
 
 def check_compiler(recipe: Recipe) -> None:
@@ -37,9 +43,13 @@ def check_compiler(recipe: Recipe) -> None:
     if torch.cuda.is_available():
         missing = "Triton is not installed" if importlib.util.find_spec("triton") is None else ""
     else:
-        missing = f"there is no C++ compiler here ({cxx} was looked for; $CXX names another)" * (not shutil.which(cxx))
+        missing = f"there is no C++ compiler here ({cxx} was looked for; $CXX names another)" * (
+            not shutil.which(cxx)
+        )
     if recipe.sample.compile and missing:
-        raise RecipeError(f"recipe: sample.compile is true, but {missing}; install it, or set sample.compile to false")
+        raise RecipeError(
+            f"recipe: sample.compile is true, but {missing}; install it, or set sample.compile to false"
+        )
 
 
 class Regions:
@@ -53,11 +63,18 @@ class Regions:
         self._refused: dict[tuple[Any, ...], str] = {}
         self._said: set[str] = set()
         blocks = found(policy.base) if policy.base.dtype in ALLOWED else []
-        self._forwards: dict[nn.Module, Forward] = {block: partial(self._first, block) for block in blocks}
+        self._forwards: dict[nn.Module, Forward] = {
+            block: partial(self._first, block) for block in blocks
+        }
         if not blocks:
-            self._leave_out(type(policy.base).__name__, f"no blocks to compile were found in {policy.base.dtype}")
+            self._leave_out(
+                type(policy.base).__name__,
+                f"no blocks to compile were found in {policy.base.dtype}",
+            )
         if any(_mixes_experts(module) for module in policy.base.modules()):
-            self._leave_out("mixtures of experts", "which expert takes a token is known at run time alone")
+            self._leave_out(
+                "mixtures of experts", "which expert takes a token is known at run time alone"
+            )
 
     def next_logits(self, token_R1: Tensor, position_R1: Tensor, cache: Any) -> Tensor:
         """`Policy.next_logits`, through the compiled blocks."""
@@ -71,10 +88,16 @@ class Regions:
 
     def _first(self, block: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """A block's first call: decides how it runs from here on."""
-        reason = "it is not called with a tensor alone" if kwargs or len(args) != 1 else self._why_not(block, args[0])
+        reason = (
+            "it is not called with a tensor alone"
+            if kwargs or len(args) != 1
+            else self._why_not(block, args[0])
+        )
         if reason:
             return self._as_it_is(block, reason)(*args, **kwargs)
-        self._forwards[block] = block.__dict__["forward"] = partial(self._run, block, compiled(type(block)))
+        self._forwards[block] = block.__dict__["forward"] = partial(
+            self._run, block, compiled(type(block))
+        )
         return self._forwards[block](*args)
 
     def _run(self, block: nn.Module, run: Forward, x: Tensor) -> Tensor:
@@ -85,7 +108,12 @@ class Regions:
 
     def _why_not(self, block: nn.Module, x: Tensor) -> str:
         """Why blocks of this kind are not compiled; empty if they are."""
-        kind = type(block), x.shape[1:], x.dtype, *((name, p.shape) for name, p in block.named_parameters())
+        kind = (
+            type(block),
+            x.shape[1:],
+            x.dtype,
+            *((name, p.shape) for name, p in block.named_parameters()),
+        )
         if kind not in self._refused:
             self._refused[kind] = why_not_compiled(block, x)
         return self._refused[kind]
@@ -103,21 +131,36 @@ class Regions:
 
 def found(model: nn.Module) -> list[nn.Module]:
     """The norms of all decoder layers, and their MLPs: children called with one tensor, attention and experts not."""
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers = [
+        module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)
+    ]
     wholes = [child for layer in layers for child in layer.children() if _is_mlp(child)]
     inside = {module for whole in wholes for module in whole.modules()}
-    norms = [module for layer in layers for module in layer.modules() if module not in inside and _is_norm(module)]
+    norms = [
+        module
+        for layer in layers
+        for module in layer.modules()
+        if module not in inside and _is_norm(module)
+    ]
     return [block for block in [*wholes, *norms] if "forward" not in block.__dict__]
 
 
 def _is_norm(module: nn.Module) -> bool:
-    return {p.dim() for p in module.parameters()} == {1} and not any(module.children()) and _takes_one(module)
+    return (
+        {p.dim() for p in module.parameters()} == {1}
+        and not any(module.children())
+        and _takes_one(module)
+    )
 
 
 def _is_mlp(module: nn.Module) -> bool:
     attends = hasattr(module, "layer_idx")  # where its keys lie in a cache
-    return (any(module.children()) and _takes_one(module) and not attends
-            and not any(_mixes_experts(part) for part in module.modules()))
+    return (
+        any(module.children())
+        and _takes_one(module)
+        and not attends
+        and not any(_mixes_experts(part) for part in module.modules())
+    )
 
 
 def _takes_one(module: nn.Module) -> bool:
@@ -127,7 +170,9 @@ def _takes_one(module: nn.Module) -> bool:
 
 def _mixes_experts(module: nn.Module) -> bool:
     """Whether it holds stacked matrices, one an expert, or bears transformers' mark."""
-    return hasattr(module, "_apply_gate") or any(p.dim() == 3 for p in module.parameters(recurse=False))
+    return hasattr(module, "_apply_gate") or any(
+        p.dim() == 3 for p in module.parameters(recurse=False)
+    )
 
 
 def compiled(kind: type[nn.Module]) -> Forward:
@@ -149,7 +194,7 @@ def why_not_compiled(block: nn.Module, like: Tensor) -> str:
     off = float((whole - exact).abs().max() / exact.std())
     if not off <= ALLOWED[like.dtype]:
         return f"its compiled code gives other numbers (off by {off:.2g} of their spread)"
-    if like.device.type == "cpu" and not all(torch.equal(part, whole[:len(part)]) for part in few):
+    if like.device.type == "cpu" and not all(torch.equal(part, whole[: len(part)]) for part in few):
         return "its compiled code rounds a row otherwise beside other rows"
     return ""
 

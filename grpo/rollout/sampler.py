@@ -38,8 +38,9 @@ def completion_seed(*parts: object) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
-def sample(logits_RV: Tensor, seed_R: Tensor, position_R: Tensor,
-           sampling: Sampling) -> tuple[Tensor, Tensor, Tensor | None]:
+def sample(
+    logits_RV: Tensor, seed_R: Tensor, position_R: Tensor, sampling: Sampling
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """(token_R, sampled_logp_R, log_kept_R) from raw logits; log_kept_R is None without filters.
 
     Log-probs are fp32, under the distribution that was drawn from. A row whose logits hold NaN, or nothing
@@ -48,8 +49,13 @@ def sample(logits_RV: Tensor, seed_R: Tensor, position_R: Tensor,
     if logits_RV.device.type == "cpu" and not sampling.filters and native.available():
         return *native.sample(logits_RV.float(), seed_R, position_R, sampling.temperature), None
     rows = max(1, CACHED // logits_RV.shape[-1])
-    if logits_RV.device.type == "cpu" and len(logits_RV) > rows:  # many passes over what fits a cache
-        found = [sample(*part, sampling) for part in zip(*(x.split(rows) for x in (logits_RV, seed_R, position_R)))]
+    if (
+        logits_RV.device.type == "cpu" and len(logits_RV) > rows
+    ):  # many passes over what fits a cache
+        found = [
+            sample(*part, sampling)
+            for part in zip(*(x.split(rows) for x in (logits_RV, seed_R, position_R)))
+        ]
         return tuple(None if column[0] is None else torch.cat(column) for column in zip(*found))
     logits_RV = logits_RV.float()
     good_R = logits_RV.amax(-1).isfinite()  # NaN too is the largest
@@ -57,7 +63,9 @@ def sample(logits_RV: Tensor, seed_R: Tensor, position_R: Tensor,
         logp_RV = logits_RV.log_softmax(-1)
         token_R, log_kept_R = logits_RV.argmax(-1), None
     else:
-        logp_RV = (logits_RV if sampling.temperature == 1 else logits_RV / sampling.temperature).log_softmax(-1)
+        logp_RV = (
+            logits_RV if sampling.temperature == 1 else logits_RV / sampling.temperature
+        ).log_softmax(-1)
         log_kept_R = None
         if sampling.filters:
             kept_RV = logp_RV.masked_fill(~keep(logp_RV, sampling), float("-inf"))
@@ -74,7 +82,7 @@ def keep(logp_RV: Tensor, sampling: Sampling) -> Tensor:
     sorted_RV, order_RV = logp_RV.sort(dim=-1, descending=True, stable=True)
     kept_RV = torch.ones_like(sorted_RV, dtype=torch.bool)
     if 0 < sampling.top_k < kept_RV.shape[-1]:
-        kept_RV[:, sampling.top_k:] = False
+        kept_RV[:, sampling.top_k :] = False
     if sampling.top_p < 1:
         prob_RV = sorted_RV.double().exp() * kept_RV
         before_RV = prob_RV.cumsum(-1) - prob_RV
@@ -92,18 +100,29 @@ def draw(logp_RV: Tensor, seed_R: Tensor, position_R: Tensor) -> Tensor:
     a comparison with its hash. The logarithms are computed for the few tokens that pass. The bar is the better of
     the likeliest token and, where many are about as likely, the one with the most noise.
     """
-    hash_RV, top_R1 = hashes(seed_R, position_R, logp_RV.shape[-1]), logp_RV.argmax(-1, keepdim=True)
+    hash_RV, top_R1 = (
+        hashes(seed_R, position_R, logp_RV.shape[-1]),
+        logp_RV.argmax(-1, keepdim=True),
+    )
     half_RV = (hash_RV >> 1).bitwise_and_(0x7FFFFFFF)
     bar_R1 = logp_RV.gather(-1, top_R1) + gumbel_of(hash_RV.gather(-1, top_R1))
     noisy_R1 = half_RV.argmin(-1, keepdim=True)
     bar_R1 = bar_R1.fmax(logp_RV.gather(-1, noisy_R1) + gumbel_of(hash_RV.gather(-1, noisy_R1)))
-    limit_RV = (logp_RV - bar_R1).exp_().mul_(2.0**31 * (1 + 1e-5)).clamp_(0, 2.0**31 - 128).nan_to_num_()
-    passes_RV = (half_RV <= limit_RV.to(torch.int32)).scatter_(-1, torch.cat([top_R1, noisy_R1], -1), True)
+    limit_RV = (
+        (logp_RV - bar_R1).exp_().mul_(2.0**31 * (1 + 1e-5)).clamp_(0, 2.0**31 - 128).nan_to_num_()
+    )
+    passes_RV = (half_RV <= limit_RV.to(torch.int32)).scatter_(
+        -1, torch.cat([top_R1, noisy_R1], -1), True
+    )
     row_C, token_C = passes_RV.nonzero(as_tuple=True)
     score_C = gumbel_of(hash_RV[row_C, token_C]) + logp_RV[row_C, token_C]
-    best_R = score_C.new_full((len(logp_RV),), float("-inf")).scatter_reduce_(0, row_C, score_C, "amax")
+    best_R = score_C.new_full((len(logp_RV),), float("-inf")).scatter_reduce_(
+        0, row_C, score_C, "amax"
+    )
     wins_C = score_C == best_R[row_C]
-    return top_R1[:, 0].scatter_reduce(0, row_C[wins_C], token_C[wins_C], "amin", include_self=False)
+    return top_R1[:, 0].scatter_reduce(
+        0, row_C[wins_C], token_C[wins_C], "amin", include_self=False
+    )
 
 
 def hashes(seed_R: Tensor, position_R: Tensor, num_tokens: int) -> Tensor:

@@ -50,7 +50,9 @@ class PrefixCache(Cache):
         super().__init__(layers=[])
         self.stored: dict[int, KeyValue] = {}
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> KeyValue:
+    def update(
+        self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> KeyValue:
         self.stored[layer_idx] = (key[0], value[0])
         return key, value
 
@@ -63,8 +65,10 @@ class PrefixCache(Cache):
 
     def joined(self, *spans: tuple[int, int]) -> dict[int, KeyValue]:
         """The packed tokens of several spans, one after the other."""
-        return {layer: tuple(torch.cat([x[:, start:end] for start, end in spans], 1) for x in pair)
-                for layer, pair in self.stored.items()}
+        return {
+            layer: tuple(torch.cat([x[:, start:end] for start, end in spans], 1) for x in pair)
+            for layer, pair in self.stored.items()
+        }
 
 
 def cut(prefix: Prefix, start: int, end: int | None = None) -> dict[int, KeyValue]:
@@ -112,8 +116,12 @@ class Shelf:
         """What an entry holds, as `put` takes it, and its length; the entry is gone."""
         place = self.names.index(name)
         length = self.length[place]
-        held = {layer: tuple(store[layer][place, :length].transpose(0, 1).clone() for store in self.stores)
-                for layer in self.keys}
+        held = {
+            layer: tuple(
+                store[layer][place, :length].transpose(0, 1).clone() for store in self.stores
+            )
+            for layer in self.keys
+        }
         self.drop(name)
         return held, length
 
@@ -140,14 +148,17 @@ class Shelf:
 
     def widened(self, width: int) -> Shelf:
         """The same entries on a wider shelf."""
-        stores = ({layer: self._copied(tensor, width) for layer, tensor in store.items()} for store in self.stores)
+        stores = (
+            {layer: self._copied(tensor, width) for layer, tensor in store.items()}
+            for store in self.stores
+        )
         return Shelf(width, self.device, *stores, self.names, self.length)
 
     def _copied(self, tensor: Tensor, width: int) -> Tensor:
         num = len(self.names)
         wider = tensor.new_empty(num, width, *tensor.shape[2:])
-        wider[:, :self.width] = tensor[:num]
-        wider[:, self.width:] = 0
+        wider[:, : self.width] = tensor[:num]
+        wider[:, self.width :] = 0
         return wider
 
     def new_layer(self, layer: int, key: Tensor, value: Tensor) -> None:
@@ -155,13 +166,17 @@ class Shelf:
         for store, new in zip(self.stores, (key, value)):
             self._room(store, layer, len(self.names), new.transpose(0, 1))
 
-    def _room(self, store: dict[int, Tensor], layer: int, wanted: int, like: Tensor | None) -> Tensor:
+    def _room(
+        self, store: dict[int, Tensor], layer: int, wanted: int, like: Tensor | None
+    ) -> Tensor:
         tensor = store.get(layer)
         have = 0 if tensor is None else tensor.shape[0]
         if have < wanted:
             heads, width = (like.shape[0], like.shape[-1]) if tensor is None else tensor.shape[2:]
             made, num = (like if tensor is None else tensor).new_empty, len(self.names)
-            store[layer] = made((max(wanted, self.expected, have + have // 8), self.width, heads, width))
+            store[layer] = made(
+                (max(wanted, self.expected, have + have // 8), self.width, heads, width)
+            )
             store[layer][:num] = 0 if tensor is None else tensor[:num]
         return store[layer]
 
@@ -187,7 +202,9 @@ class Slots(Cache):
     writes the new keys and values and attends: by the native kernel where it can, else by torch.
     """
 
-    def __init__(self, device: torch.device | str = "cpu", *, shared: int | None = None, token_bytes: int = 0):
+    def __init__(
+        self, device: torch.device | str = "cpu", *, shared: int | None = None, token_bytes: int = 0
+    ):
         super().__init__(layers=[])
         self.device = torch.device(device)
         if shared is None:
@@ -203,7 +220,9 @@ class Slots(Cache):
         self._shared_parts: list[_Part] | None = None
         self._layouts: dict[int | None, tuple[list[int], native.DecodeLayout]] = {}
         self._order: list[Any] = []
-        self._unwritten: int | None = None  # the layer whose new keys and values `attend` is to store
+        self._unwritten: int | None = (
+            None  # the layer whose new keys and values `attend` is to store
+        )
         self._dtype = torch.float32
         self.token_bytes = token_bytes  # of the keys and values of one token in all layers
 
@@ -215,8 +234,11 @@ class Slots(Cache):
     @property
     def used_bytes(self) -> int:
         """What the keys and values of all rows and prompts take at the widths of their shelves."""
-        positions = sum(shelf.width * len(shelf.names) for shelves in (self.rows, self.prompts)
-                        for shelf in shelves.values())
+        positions = sum(
+            shelf.width * len(shelf.names)
+            for shelves in (self.rows, self.prompts)
+            for shelf in shelves.values()
+        )
         return positions * self.token_bytes
 
     def expect(self, arrivals: Iterable[tuple[Any, int, int]]) -> None:
@@ -252,8 +274,16 @@ class Slots(Cache):
         """Give a row that was just added `length` tokens of its own: a completion that is gone on with."""
         held, before = self.rows[self.home[row]].take(row)
         self._tidy(self.rows, self.home.pop(row))
-        both = {layer: tuple(torch.cat([a, b[:, :length]], 1) for a, b in zip(held[layer], own[layer]))
-                for layer in own} if before else own
+        both = (
+            {
+                layer: tuple(
+                    torch.cat([a, b[:, :length]], 1) for a, b in zip(held[layer], own[layer])
+                )
+                for layer in own
+            }
+            if before
+            else own
+        )
         self._stand([row], both, before + length)
 
     def _stand(self, rows: Sequence[Any], own: Prefix, length: int) -> None:
@@ -300,7 +330,9 @@ class Slots(Cache):
             start = len(self._order)
             self._order += shelf.names
             at = [place * width + length for place, length in enumerate(shelf.length)]
-            self._parts.append(_Part(shelf, start, len(self._order), torch.tensor(at, device=self.device)))
+            self._parts.append(
+                _Part(shelf, start, len(self._order), torch.tensor(at, device=self.device))
+            )
         return self._order
 
     def _outgrow(self, width: int) -> None:
@@ -340,12 +372,22 @@ class Slots(Cache):
             shelf = self.prompts[width]
             most = max(len(members[name]) for name in shelf.names)
             gather = [[*members[name], *[0] * (most - len(members[name]))] for name in shelf.names]
-            scatter = {row: (entry, i) for entry, name in enumerate(shelf.names) for i, row in enumerate(members[name])}
+            scatter = {
+                row: (entry, i)
+                for entry, name in enumerate(shelf.names)
+                for i, row in enumerate(members[name])
+            }
             rows = sorted(scatter)
-            part = _Part(shelf, 0, 0, torch.tensor(rows, device=self.device),
-                         gather=torch.tensor(gather, device=self.device),
-                         scatter=torch.tensor([scatter[row][0] * most + scatter[row][1] for row in rows],
-                                              device=self.device))
+            part = _Part(
+                shelf,
+                0,
+                0,
+                torch.tensor(rows, device=self.device),
+                gather=torch.tensor(gather, device=self.device),
+                scatter=torch.tensor(
+                    [scatter[row][0] * most + scatter[row][1] for row in rows], device=self.device
+                ),
+            )
             self._shared_parts.append(part)
 
     @property
@@ -353,8 +395,10 @@ class Slots(Cache):
         """Of the rows in the order of this step: how many tokens come before the new one."""
         found = []
         for part in self._parts:
-            found += [length + self.ahead.get(self.of.get(row), 0)
-                      for row, length in zip(part.shelf.names, part.shelf.length)]
+            found += [
+                length + self.ahead.get(self.of.get(row), 0)
+                for row, length in zip(part.shelf.names, part.shelf.length)
+            ]
         return found
 
     def advance(self) -> None:
@@ -367,34 +411,59 @@ class Slots(Cache):
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> KeyValue:
+    def update(
+        self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> KeyValue:
         """Take note of new keys and values [R, kv heads, 1, width]; `attend` stores them and reads the shelves."""
         self._dtype, self._unwritten = key.dtype, layer_idx
         return key, value
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None,
-               softcap: float | None, layer: int) -> Tensor:
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        window: int | None,
+        softcap: float | None,
+        layer: int,
+    ) -> Tensor:
         """One query a row against its prompt and its own tokens: [R, heads, 1, width] -> [R, 1, heads, width]."""
         fresh, self._unwritten = self._unwritten == layer, None
         natively = fresh and softcap is None and native.attends(query, key, value)
         if fresh:
             for part in self._parts:
                 if layer not in part.shelf.keys:
-                    part.shelf.new_layer(layer, *(new[part.start:part.end, :, 0] for new in (key, value)))
+                    part.shelf.new_layer(
+                        layer, *(new[part.start : part.end, :, 0] for new in (key, value))
+                    )
             if natively and self._sees_all(window):
                 return self._attend_natively(query, key, value, scaling, layer, None)
             self._write(key, value, layer)
         rows, heads, _, width = query.shape
         grouped = query.view(rows, key.shape[1], heads // key.shape[1], width)
-        outs, lses = zip(*(_attend(grouped[part.start:part.end], part.shelf, layer, self._mask(part, window),
-                                   scaling, softcap) for part in self._parts))
+        outs, lses = zip(
+            *(
+                _attend(
+                    grouped[part.start : part.end],
+                    part.shelf,
+                    layer,
+                    self._mask(part, window),
+                    scaling,
+                    softcap,
+                )
+                for part in self._parts
+            )
+        )
         if rows > len(self._order):
             outs = (*outs, outs[0].new_zeros((rows - len(self._order), *outs[0].shape[1:])))
         out, lse = (torch.cat(x) if len(x) > 1 else x[0] for x in (outs, lses))
         for part in self._shared():
             self._merge(part, grouped, out, lse, layer, scaling, window, softcap)
         out = out.reshape(rows, 1, heads, out.shape[-1]).to(query.dtype)
-        if natively and (whole := self._laid_out(window)[0]):  # a row's bits hang on its own length alone
+        if natively and (
+            whole := self._laid_out(window)[0]
+        ):  # a row's bits hang on its own length alone
             out[whole] = self._attend_natively(query, key, value, scaling, layer, window)[whole]
         return out
 
@@ -403,54 +472,112 @@ class Slots(Cache):
         for part in self._parts:
             for store, new in zip(part.shelf.stores, (key, value)):
                 flat = store[layer].view(-1, *store[layer].shape[2:])
-                flat.index_copy_(0, part.written, new[part.start:part.end, :, 0])
+                flat.index_copy_(0, part.written, new[part.start : part.end, :, 0])
 
     def _sees_all(self, window: int | None) -> bool:
         return window is None or max(self.positions) < window
 
-    def _attend_natively(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, layer: int,
-                         window: int | None) -> Tensor:
+    def _attend_natively(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        layer: int,
+        window: int | None,
+    ) -> Tensor:
         """`attend` and `_write` in one kernel, of the rows that a window does not cut."""
-        out = native.decode_attention(query[:, :, 0], key[:, :, 0], value[:, :, 0],
-                                      [(shelf.keys[layer], shelf.values[layer]) for shelf in self._shelves()],
-                                      self._laid_out(window)[1], scaling)
+        out = native.decode_attention(
+            query[:, :, 0],
+            key[:, :, 0],
+            value[:, :, 0],
+            [(shelf.keys[layer], shelf.values[layer]) for shelf in self._shelves()],
+            self._laid_out(window)[1],
+            scaling,
+        )
         return out[:, None]
 
     def _shelves(self) -> list[Shelf]:
-        return [part.shelf for part in self._parts] + [self.prompts[width] for width in sorted(self.prompts)]
+        return [part.shelf for part in self._parts] + [
+            self.prompts[width] for width in sorted(self.prompts)
+        ]
 
     def _laid_out(self, window: int | None) -> tuple[list[int], native.DecodeLayout]:
         """The rows that a window does not cut, and where they find their keys; made once a step."""
         if window not in self._layouts:
-            whole = {place for place, position in enumerate(self.positions) if window is None or position < window}
-            rows = [(number, place, length) for number, part in enumerate(self._parts)
-                    for place, length in enumerate(part.shelf.length)]
-            members = {prompt: [place for place in places if place in whole]
-                       for prompt, places in self._members().items()}
-            alone = [[place] for place, row in enumerate(self._order) if row not in self.of and place in whole]
-            at = {name: (len(self._parts) + number, place, length)
-                  for number, shelf in enumerate(self._shelves()[len(self._parts):])
-                  for place, (name, length) in enumerate(zip(shelf.names, shelf.length))}
-            self._layouts[window] = sorted(whole), native.DecodeLayout(
-                rows, [*members.values(), *alone], [*(at[prompt] for prompt in members), *[None] * len(alone)])
+            whole = {
+                place
+                for place, position in enumerate(self.positions)
+                if window is None or position < window
+            }
+            rows = [
+                (number, place, length)
+                for number, part in enumerate(self._parts)
+                for place, length in enumerate(part.shelf.length)
+            ]
+            members = {
+                prompt: [place for place in places if place in whole]
+                for prompt, places in self._members().items()
+            }
+            alone = [
+                [place]
+                for place, row in enumerate(self._order)
+                if row not in self.of and place in whole
+            ]
+            at = {
+                name: (len(self._parts) + number, place, length)
+                for number, shelf in enumerate(self._shelves()[len(self._parts) :])
+                for place, (name, length) in enumerate(zip(shelf.names, shelf.length))
+            }
+            self._layouts[window] = (
+                sorted(whole),
+                native.DecodeLayout(
+                    rows,
+                    [*members.values(), *alone],
+                    [*(at[prompt] for prompt in members), *[None] * len(alone)],
+                ),
+            )
         return self._layouts[window]
 
-    def _merge(self, part: _Part, grouped: Tensor, out: Tensor, lse: Tensor, layer: int, scaling: float,
-               window: int | None, softcap: float | None) -> None:
+    def _merge(
+        self,
+        part: _Part,
+        grouped: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        layer: int,
+        scaling: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> None:
         """Put what the rows read in their shared prompts beside what they read in their own tokens."""
         entries, most = part.gather.shape
         kv_heads, repeats, width = grouped.shape[1:]
-        query = grouped.index_select(0, part.gather.view(-1)).view(entries, most, kv_heads, repeats, width)
+        query = grouped.index_select(0, part.gather.view(-1)).view(
+            entries, most, kv_heads, repeats, width
+        )
         query = query.transpose(1, 2).reshape(entries, kv_heads, most * repeats, width)
         filled = -(-query.shape[2] // MIN_ROWS) * MIN_ROWS
         seen = self._mask(part, window)
         if seen.shape[2] > 1:
             seen = pad(seen.repeat_interleave(repeats, 2), (0, 0, 0, filled - query.shape[2]))
-        found, weight = _attend(pad(query, (0, 0, 0, filled - query.shape[2])), part.shelf, layer, seen, scaling,
-                                softcap, window is None)
-        found, weight = (x[:, :, :most * repeats].reshape(entries, kv_heads, most, repeats, -1).transpose(1, 2)
-                         .reshape(entries * most, kv_heads, repeats, -1).index_select(0, part.scatter)
-                         for x in (found, weight[..., None]))
+        found, weight = _attend(
+            pad(query, (0, 0, 0, filled - query.shape[2])),
+            part.shelf,
+            layer,
+            seen,
+            scaling,
+            softcap,
+            window is None,
+        )
+        found, weight = (
+            x[:, :, : most * repeats]
+            .reshape(entries, kv_heads, most, repeats, -1)
+            .transpose(1, 2)
+            .reshape(entries * most, kv_heads, repeats, -1)
+            .index_select(0, part.scatter)
+            for x in (found, weight[..., None])
+        )
         rows = part.written
         share = steady(torch.sigmoid, weight[..., 0] - lse.index_select(0, rows))[..., None]
         own, found = (x.to(share.dtype) for x in (out.index_select(0, rows), found))
@@ -459,7 +586,11 @@ class Slots(Cache):
     def _mask(self, part: _Part, window: int | None) -> Tensor:
         """0 where a query may read, -inf elsewhere: [entries, 1, queries or 1, width]; made once a step."""
         if window not in part.masks:
-            mask = self._own_mask(part, window) if part.gather is None else self._shared_mask(part, window)
+            mask = (
+                self._own_mask(part, window)
+                if part.gather is None
+                else self._shared_mask(part, window)
+            )
             part.masks[window] = mask.to(self._dtype)
         return part.masks[window]
 
@@ -485,8 +616,15 @@ def _additive(seen: Tensor) -> Tensor:
     return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, float("-inf"))
 
 
-def _attend(query: Tensor, shelf: Shelf, layer: int, mask: Tensor, scaling: float,
-            softcap: float | None, windowless: bool = True) -> tuple[Tensor, Tensor]:
+def _attend(
+    query: Tensor,
+    shelf: Shelf,
+    layer: int,
+    mask: Tensor,
+    scaling: float,
+    softcap: float | None,
+    windowless: bool = True,
+) -> tuple[Tensor, Tensor]:
     """(output, log-sum-exp of the scores) of queries [entries, kv heads, n, width] against a shelf's entries.
 
     A query that may read nothing gets zeros and a log-sum-exp of -inf.
@@ -495,13 +633,17 @@ def _attend(query: Tensor, shelf: Shelf, layer: int, mask: Tensor, scaling: floa
     key, value = (store[layer][:num].transpose(1, 2) for store in shelf.stores)
     if query.device.type == "cpu" and softcap is None and key.shape[-1] == value.shape[-1]:
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, False, attn_mask=mask, scale=scaling)
-        return out, lse if windowless else lse.masked_fill((mask == float("-inf")).all(-1), float("-inf"))
+            query, key, value, 0.0, False, attn_mask=mask, scale=scaling
+        )
+        return out, lse if windowless else lse.masked_fill(
+            (mask == float("-inf")).all(-1), float("-inf")
+        )
     return plain_attention(query, key, value, mask, scaling, softcap)
 
 
-def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float,
-                    softcap: float | None) -> tuple[Tensor, Tensor]:
+def plain_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
     """The same by its definition, with a soft-cap: what runs where no fused kernel does, fp32 or finer inside.
 
     The products have a multiple of 8 rows: the bits of fewer depend on how many entries there are.
@@ -509,7 +651,9 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, sca
     num = query.shape[2]
     if num % MIN_ROWS:
         mask = pad(mask, (0, 0, 0, -num % MIN_ROWS)) if mask.shape[2] > 1 else mask
-        out, lse = plain_attention(pad(query, (0, 0, 0, -num % MIN_ROWS)), key, value, mask, scaling, softcap)
+        out, lse = plain_attention(
+            pad(query, (0, 0, 0, -num % MIN_ROWS)), key, value, mask, scaling, softcap
+        )
         return out[:, :, :num], lse[:, :, :num]
     dtype = torch.promote_types(query.dtype, torch.float32)
     scores = (query @ key.transpose(-1, -2)).to(dtype) * scaling
@@ -529,4 +673,4 @@ def steady(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     torch computes what is left over after whole vectors (up to 64 numbers) by another routine, which rounds
     otherwise.
     """
-    return function(pad(x.reshape(-1), (0, -x.numel() % 64)))[:x.numel()].view(x.shape)
+    return function(pad(x.reshape(-1), (0, -x.numel() % 64)))[: x.numel()].view(x.shape)

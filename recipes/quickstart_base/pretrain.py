@@ -112,7 +112,9 @@ def _trace(rng: random.Random, row: dict, known: list[Attempt], habits: Habits) 
     return Trace(row["prompt"], completion, searches)
 
 
-def _near_misses(rng: random.Random, known: list[Attempt], target: int, habits: Habits) -> list[Attempt]:
+def _near_misses(
+    rng: random.Random, known: list[Attempt], target: int, habits: Habits
+) -> list[Attempt]:
     """Different wrong attempts in random order, those that come near the target rather sooner than the others."""
 
     def when(attempt: Attempt) -> float:
@@ -122,7 +124,9 @@ def _near_misses(rng: random.Random, known: list[Attempt], target: int, habits: 
     return [known[i] for _, i in heapq.nsmallest(habits.max_attempts, wrong)]
 
 
-def _search(rng: random.Random, right: list[Attempt], wrong: list[Attempt], habits: Habits) -> list[Attempt]:
+def _search(
+    rng: random.Random, right: list[Attempt], wrong: list[Attempt], habits: Habits
+) -> list[Attempt]:
     """Different attempts, up to the first that is right or the most that a search may take."""
     for tries in range(len(wrong)):
         if rng.random() < habits.attempt_right:
@@ -144,8 +148,12 @@ def make_tokenizer():
 
     ids = {word: i for i, word in enumerate(VOCABULARY)}
     words = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
-    words.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", ids["<bos>"])])
+    words.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
+    )
+    words.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", ids["<bos>"])]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=words,
         bos_token="<bos>",
@@ -201,7 +209,9 @@ class Training:
     def lr_at(self, step: int) -> float:
         """The learning rate of a step."""
         done = max(0, step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.lr * min(1.0, (step + 1) / self.warmup) * (0.55 + 0.45 * math.cos(math.pi * done))
+        return (
+            self.lr * min(1.0, (step + 1) / self.warmup) * (0.55 + 0.45 * math.cos(math.pi * done))
+        )
 
 
 def train(
@@ -213,7 +223,9 @@ def train(
     """
     import torch
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=training.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=training.lr, betas=(0.9, 0.98), weight_decay=0.01
+    )
     traces, losses, started = corpus(seed, habits), [], time.perf_counter()
     for step in range(training.steps):
         for group in optimizer.param_groups:
@@ -224,7 +236,10 @@ def train(
         optimizer.step()
         optimizer.zero_grad()
         if step % 100 == 0 or step == training.steps - 1:
-            print(f"step {step:4d}  loss {losses[-1]:.4f}  {time.perf_counter() - started:.0f} s", flush=True)
+            print(
+                f"step {step:4d}  loss {losses[-1]:.4f}  {time.perf_counter() - started:.0f} s",
+                flush=True,
+            )
     return losses
 
 
@@ -254,9 +269,13 @@ def _summed_loss(model, batch: list[tuple[list[int], int]]):
 
     width = max(len(ids) for ids, _ in batch)
     tokens_BT = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in batch])
-    targets_BT = torch.tensor([[-100] * prompt + ids[prompt:] + [-100] * (width - len(ids)) for ids, prompt in batch])
+    targets_BT = torch.tensor(
+        [[-100] * prompt + ids[prompt:] + [-100] * (width - len(ids)) for ids, prompt in batch]
+    )
     logits_BTV = model(tokens_BT[:, :-1], use_cache=False).logits
-    return torch.nn.functional.cross_entropy(logits_BTV.flatten(0, 1), targets_BT[:, 1:].flatten(), reduction="sum")
+    return torch.nn.functional.cross_entropy(
+        logits_BTV.flatten(0, 1), targets_BT[:, 1:].flatten(), reduction="sum"
+    )
 
 
 # ------------------------------------------------------------------------------------- measuring and saving
@@ -270,7 +289,9 @@ def measure(model, tokenizer, samples: int = 4, seed: int = SEED) -> dict[str, f
     torch.manual_seed(seed)
     prompts = tokenizer([row["prompt"] for row in rows], return_tensors="pt", padding=True)
     with torch.no_grad():
-        out = model.generate(**prompts, do_sample=True, temperature=1.0, top_k=0, max_new_tokens=MAX_NEW_TOKENS)
+        out = model.generate(
+            **prompts, do_sample=True, temperature=1.0, top_k=0, max_new_tokens=MAX_NEW_TOKENS
+        )
     completions = out[:, prompts.input_ids.shape[1] :]
     texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
     ended = (completions == tokenizer.eos_token_id).any(dim=1).tolist()
@@ -311,7 +332,9 @@ def main() -> None:
     import torch
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, nargs="?", default=HERE, help="where to write it (default: here)")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=HERE, help="where to write it (default: here)"
+    )
     parser.add_argument("--seed", type=int, default=SEED)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -92,12 +92,16 @@ def _group(parser: Parser, opening: str) -> Node:
     return _closed(parser, opening, closing, content, items)
 
 
-def _closed(parser: Parser, opening: str, closing: str, content: Node, items: tuple[Node, ...]) -> Node:
+def _closed(
+    parser: Parser, opening: str, closing: str, content: Node, items: tuple[Node, ...]
+) -> Node:
     """Return the node of a bracket pair and its items."""
     if opening in ("\\lfloor", "\\lceil", "\\lvert", "\\lVert"):
         if closing != OPENING[opening]:
             raise ParseError("brackets do not match")
-        return parser.node("call", (content,), {"\\lfloor": "floor", "\\lceil": "ceil"}.get(opening, "abs"))
+        return parser.node(
+            "call", (content,), {"\\lfloor": "floor", "\\lceil": "ceil"}.get(opening, "abs")
+        )
     opening, closing = (
         {"\\langle": "(", "\\lbrack": "[", "]": "("}.get(opening, opening),
         {"\\rangle": ")", "\\rbrack": "]", "[": ")"}.get(closing, closing),

@@ -78,7 +78,11 @@ def _special(parser: Parser, name: str) -> Node:
         return parser.node("numset", (), name[1:])
     if name in ("\\angle", "\\triangle", "\\measuredangle", "\\parallelogram"):
         return parser.node("sym", (), f"{name}{name_of(parser.factor())}")
-    if name in RELATIONS or name in CLOSING or name in ("\\end", "\\and", "\\or", "\\hline", "\\item", ""):
+    if (
+        name in RELATIONS
+        or name in CLOSING
+        or name in ("\\end", "\\and", "\\or", "\\hline", "\\item", "")
+    ):
         raise ParseError(f"misplaced {name}")
     return parser.node("sym", (), name)
 
@@ -159,7 +163,9 @@ def _continues_argument(parser: Parser, last: Node) -> bool:
     token = parser.next
     if token.kind == "text" or token.value in OPENING or not parser.starts_factor(token):
         return False
-    if token.kind == "cmd" and (token.value[1:] in FUNCTIONS or token.value in BIG or token.value == "\\int"):
+    if token.kind == "cmd" and (
+        token.value[1:] in FUNCTIONS or token.value in BIG or token.value == "\\int"
+    ):
         return False
     return not (last.op == "call" and last.value != "sqrt")
 
@@ -221,17 +227,25 @@ def _environment(parser: Parser) -> Node:
         if parser.accept("\\\\", "\\hline"):
             rows.append(())
         elif not parser.accept("&", "\\&"):
-            if parser.next.kind == "text" and parser.next.value.strip(" ,").lower() in ("if", "when", "for"):
+            if parser.next.kind == "text" and parser.next.value.strip(" ,").lower() in (
+                "if",
+                "when",
+                "for",
+            ):
                 parser.take()
             rows[-1] = (*rows[-1], parser.items())
     parser.braced_name()
     rows = [row for row in rows if row]
     if name in ("cases", "aligned", "align", "gathered", "align*"):
-        return parser.node("cases" if name == "cases" else "list", tuple(_row(parser, row) for row in rows), name)
+        return parser.node(
+            "cases" if name == "cases" else "list", tuple(_row(parser, row) for row in rows), name
+        )
     widths = {len(row) for row in rows}
     if len(widths) != 1:
         raise ParseError("a matrix with ragged rows")
-    return parser.node("matrix", tuple(cell for row in rows for cell in row), (len(rows), widths.pop()))
+    return parser.node(
+        "matrix", tuple(cell for row in rows for cell in row), (len(rows), widths.pop())
+    )
 
 
 def _row(parser: Parser, cells: tuple[Node, ...]) -> Node:

@@ -26,8 +26,16 @@ def number(parser: Parser, digits: str) -> Node:
         return parser.node("num", (), _repeating_value(whole, decimals, period))
     value = Fraction(int(whole + decimals), 10 ** len(decimals))
     if exponent:
-        return parser.node("dec", (), (value * Fraction(10) ** int(exponent), max(0, len(decimals) - int(exponent))))
-    return parser.node("dec", (), (value, len(decimals))) if decimals else parser.node("num", (), value)
+        return parser.node(
+            "dec",
+            (),
+            (value * Fraction(10) ** int(exponent), max(0, len(decimals) - int(exponent))),
+        )
+    return (
+        parser.node("dec", (), (value, len(decimals)))
+        if decimals
+        else parser.node("num", (), value)
+    )
 
 
 def _repeating(parser: Parser, decimals: str) -> str | None:

@@ -14,7 +14,17 @@ from typing import Any, Callable
 
 from rewards.mathematics.tree import Node
 
-__all__ = ["Budget", "Undecided", "canonical", "context", "evaluate", "fold", "nearly_equal", "rename", "symbols"]
+__all__ = [
+    "Budget",
+    "Undecided",
+    "canonical",
+    "context",
+    "evaluate",
+    "fold",
+    "nearly_equal",
+    "rename",
+    "symbols",
+]
 
 MOST_BITS = 20_000
 MOST_STEPS = 20_000
@@ -148,7 +158,9 @@ def _binomial(top: Fraction, bottom: Fraction) -> Fraction | None:
 
 def _whole(combine: Callable[..., int]) -> Callable[..., Fraction | None]:
     """Return a rule for a function of whole numbers."""
-    return lambda *values: Fraction(combine(*map(int, values))) if all(v.denominator == 1 for v in values) else None
+    return lambda *values: (
+        Fraction(combine(*map(int, values))) if all(v.denominator == 1 for v in values) else None
+    )
 
 
 _EXACT_CALLS: dict[str, Callable[..., Fraction | None]] = {
@@ -322,7 +334,9 @@ def _add(node: Node, point: dict[str, Any], budget: Budget) -> Any:
         largest = max(largest, abs(term))
     if abs(total) <= largest * context().mpf(10) ** (8 - DIGITS):
         return context().zero
-    if any(term != 0 and abs(term) < largest * context().mpf(10) ** (12 - DIGITS) for term in terms):
+    if any(
+        term != 0 and abs(term) < largest * context().mpf(10) ** (12 - DIGITS) for term in terms
+    ):
         raise Undecided("a term below the last digit")
     return total
 
@@ -346,7 +360,9 @@ def _times(left: Any, right: Any, budget: Budget) -> Any:
         if len(left[0]) != len(right):
             raise Undecided("matrices that do not fit")
         budget.spend(len(left) * len(right) * len(right[0]))
-        return tuple(tuple(sum(a * b for a, b in zip(row, column)) for column in zip(*right)) for row in left)
+        return tuple(
+            tuple(sum(a * b for a, b in zip(row, column)) for column in zip(*right)) for row in left
+        )
     if isinstance(left, tuple) or isinstance(right, tuple):
         matrix, scale = (left, right) if isinstance(left, tuple) else (right, left)
         return tuple(tuple(cell * scale for cell in row) for row in matrix)
@@ -362,7 +378,9 @@ def _divide(node: Node, point: dict[str, Any], budget: Budget) -> Any:
 
 def _negate(node: Node, point: dict[str, Any], budget: Budget) -> Any:
     value = evaluate(node.args[0], point, budget)
-    return tuple(tuple(-cell for cell in row) for row in value) if isinstance(value, tuple) else -value
+    return (
+        tuple(tuple(-cell for cell in row) for row in value) if isinstance(value, tuple) else -value
+    )
 
 
 def _power(node: Node, point: dict[str, Any], budget: Budget) -> Any:
@@ -375,7 +393,10 @@ def _power(node: Node, point: dict[str, Any], budget: Budget) -> Any:
     if exponent != 0 and arithmetic.mag(exponent) > 40:
         raise Undecided("an exponent out of range")
     size = abs(arithmetic.mag(base))
-    if size * abs(exponent) > MOST_BITS and abs(arithmetic.log(abs(base), 2)) * abs(exponent) > MOST_BITS:
+    if (
+        size * abs(exponent) > MOST_BITS
+        and abs(arithmetic.log(abs(base), 2)) * abs(exponent) > MOST_BITS
+    ):
         raise Undecided("a power out of range")
     budget.spend(10)
     return base**exponent
@@ -384,7 +405,9 @@ def _power(node: Node, point: dict[str, Any], budget: Budget) -> Any:
 def _apply(node: Node, point: dict[str, Any], budget: Budget) -> Any:
     """Return a fixed arbitrary value for an unknown function at its arguments' values."""
     arithmetic = context()
-    key = "/".join([str(node.value), *(arithmetic.nstr(value, 25) for value in _operands(node, point, budget))])
+    key = "/".join(
+        [str(node.value), *(arithmetic.nstr(value, 25) for value in _operands(node, point, budget))]
+    )
     return arithmetic.mpf(zlib.crc32(key.encode()) % 999_983 + 1) / 524_287
 
 
@@ -463,7 +486,11 @@ def _rounded(function: str) -> Callable[[Any], Any]:
     def value(x: Any) -> Any:
         arithmetic = context()
         nearest = arithmetic.nint(x)
-        return nearest if abs(x - nearest) < arithmetic.mpf(10) ** (10 - DIGITS) else getattr(arithmetic, function)(x)
+        return (
+            nearest
+            if abs(x - nearest) < arithmetic.mpf(10) ** (10 - DIGITS)
+            else getattr(arithmetic, function)(x)
+        )
 
     return value
 
@@ -474,8 +501,14 @@ def _determinant(matrix: Any) -> Any:
         raise Undecided("no determinant")
     if len(matrix) == 1:
         return matrix[0][0]
-    minors = (tuple(row[:column] + row[column + 1 :] for row in matrix[1:]) for column in range(len(matrix)))
-    return sum((-1) ** column * matrix[0][column] * _determinant(minor) for column, minor in enumerate(minors))
+    minors = (
+        tuple(row[:column] + row[column + 1 :] for row in matrix[1:])
+        for column in range(len(matrix))
+    )
+    return sum(
+        (-1) ** column * matrix[0][column] * _determinant(minor)
+        for column, minor in enumerate(minors)
+    )
 
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -545,7 +578,12 @@ def _unit_value(node: Node, point: dict[str, Any], budget: Budget) -> Any:
     if node.value.dimensions != (("angle", 1),):
         raise Undecided("a unit")
     factor = node.value.factor
-    return evaluate(node.args[0], point, budget) * context().pi * factor.numerator / (180 * factor.denominator)
+    return (
+        evaluate(node.args[0], point, budget)
+        * context().pi
+        * factor.numerator
+        / (180 * factor.denominator)
+    )
 
 
 _VALUES: dict[str, Callable[[Node, dict[str, Any], Budget], Any]] = {
@@ -578,4 +616,6 @@ def nearly_equal(left: Any, right: Any) -> bool:
             and [len(row) for row in left] == [len(row) for row in right]
             and all(nearly_equal(a, b) for rows in zip(left, right) for a, b in zip(*rows))
         )
-    return left == right or abs(left - right) <= max(abs(left), abs(right)) * context().mpf(10) ** (10 - DIGITS)
+    return left == right or abs(left - right) <= max(abs(left), abs(right)) * context().mpf(10) ** (
+        10 - DIGITS
+    )

@@ -35,7 +35,11 @@ def split_label(node: Node, lenient: bool) -> Labelled | None:
         and not any(arg.op in ("rel", "group") for arg in node.args[1:])
     ):
         first = split_label(node.args[0], lenient)
-        return None if first is None else first._replace(value=Node("list", (first.value, *node.args[1:]), node.value))
+        return (
+            None
+            if first is None
+            else first._replace(value=Node("list", (first.value, *node.args[1:]), node.value))
+        )
     if node.op != "rel":
         return None
     operands, relations = node.args, node.value
@@ -53,7 +57,9 @@ def split_label(node: Node, lenient: bool) -> Labelled | None:
     return None
 
 
-def _before_approximation(operands: tuple[Node, ...], relations: tuple[str, ...], lenient: bool) -> tuple[Node, ...]:
+def _before_approximation(
+    operands: tuple[Node, ...], relations: tuple[str, ...], lenient: bool
+) -> tuple[Node, ...]:
     """Return the operands up to the exact value; in ``x \\approx 2`` the approximation is the value."""
     at = relations.index("~")
     return operands[: at + 2] if at == 0 and _is_name(operands[0], lenient) else operands[: at + 1]
@@ -77,8 +83,12 @@ def _is_name(node: Node, lenient: bool) -> bool:
 def _is_point(node: Node) -> bool:
     """Tell whether a node is built of the capital letters that name points and segments."""
     if node.op == "sym":
-        return node.value[:1].isupper() or node.value.startswith(("\\angle", "\\triangle", "\\overline"))
-    return node.op in ("mul", "ratio", "div", "pow") and all(_is_point(arg) or arg.op == "num" for arg in node.args)
+        return node.value[:1].isupper() or node.value.startswith(
+            ("\\angle", "\\triangle", "\\overline")
+        )
+    return node.op in ("mul", "ratio", "div", "pow") and all(
+        _is_point(arg) or arg.op == "num" for arg in node.args
+    )
 
 
 def _names(label: Node) -> tuple[str, str]:
@@ -100,14 +110,20 @@ def label_of(label: Node) -> str:
 def expand_signs(node: Node) -> Node:
     """Return the list of values that ``\\pm`` stands for; each sign is free, unless ``\\mp`` ties them."""
     if node.op in ("list", "set", "rel"):
-        if node.op == "rel" and node.value == ("=",) and (spelled := expand_signs(node.args[1])) is not node.args[1]:
+        if (
+            node.op == "rel"
+            and node.value == ("=",)
+            and (spelled := expand_signs(node.args[1])) is not node.args[1]
+        ):
             return Node("rel", (node.args[0], spelled), node.value)
         return node
     signs = _signs(node)
     if not signs or len(signs) > MOST_SIGNS:
         return node
     tied = "-" in signs
-    choices = [("+",) * len(signs), ("-",) * len(signs)] if tied else product("+-", repeat=len(signs))
+    choices = (
+        [("+",) * len(signs), ("-",) * len(signs)] if tied else product("+-", repeat=len(signs))
+    )
     values = (_resolved(node, list(choice)) for choice in choices)
     distinct = {canonical(value): value for value in values}
     return Node("list", tuple(distinct.values()), ",")

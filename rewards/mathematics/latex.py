@@ -82,7 +82,9 @@ class Parser:
         return self.tokens[self.position] if self.position < len(self.tokens) else END
 
     def peek(self, ahead: int = 1) -> Token:
-        return self.tokens[self.position + ahead] if self.position + ahead < len(self.tokens) else END
+        return (
+            self.tokens[self.position + ahead] if self.position + ahead < len(self.tokens) else END
+        )
 
     def take(self) -> Token:
         token = self.next
@@ -129,13 +131,19 @@ class Parser:
         while True:
             items.append(self.statement())
             kind = self.separator()
-            if kind is None or self.next is END or (self.next.kind != "text" and self.next.value in CLOSING | ROW_ENDS):
+            if (
+                kind is None
+                or self.next is END
+                or (self.next.kind != "text" and self.next.value in CLOSING | ROW_ENDS)
+            ):
                 break
             kinds.append(kind)
         items = without_domains(items)
         if len(items) == 1:
             return items[0]
-        return self.node("list", tuple(items), "or" if "or" in kinds else "and" if "and" in kinds else ",")
+        return self.node(
+            "list", tuple(items), "or" if "or" in kinds else "and" if "and" in kinds else ","
+        )
 
     def separator(self) -> str | None:
         """Consume the separator between two items of a list and return its kind."""
@@ -168,7 +176,9 @@ class Parser:
         self.qualifier()
         if self.next.kind == "text" and self.next.value.strip(" ,").lower() in ("if", "when"):
             self.take()
-            value = self.node("rel", tuple(operands), tuple(relations)) if relations else operands[0]
+            value = (
+                self.node("rel", tuple(operands), tuple(relations)) if relations else operands[0]
+            )
             return self.node("when", (value, self.statement()))
         return self.node("rel", tuple(operands), tuple(relations)) if relations else operands[0]
 
@@ -200,12 +210,16 @@ class Parser:
         at = self.position + (self.next.value == ",")
         token = self.tokens[at] if at < len(self.tokens) else END
         words = token.value.strip(" ,").lower().split() if token.kind == "text" else []
-        if not (words and words[0] in QUALIFIERS) and not (token.value == "\\forall" and self.position):
+        if not (words and words[0] in QUALIFIERS) and not (
+            token.value == "\\forall" and self.position
+        ):
             return
         level = 0
         while self.next is not END and not (level == 0 and self.ends_qualifier()):
             if self.next.kind != "text":
-                level += (self.next.value in OPENING or self.next.value == "{") - (self.next.value in CLOSING)
+                level += (self.next.value in OPENING or self.next.value == "{") - (
+                    self.next.value in CLOSING
+                )
             self.take()
 
     def ends_qualifier(self) -> bool:
@@ -228,7 +242,12 @@ class Parser:
     def ratio(self) -> Node:
         """Return a ratio ``a:b`` or what stands on the next level."""
         parts = [self.sum()]
-        while self.next.value == ":" and self.next.kind == "mark" and not self.separator_bar and not has_text(parts[0]):
+        while (
+            self.next.value == ":"
+            and self.next.kind == "mark"
+            and not self.separator_bar
+            and not has_text(parts[0])
+        ):
             if self.peek().value == "=":
                 self.take()
                 break
@@ -258,7 +277,11 @@ class Parser:
         self.depth -= 1
         if sign == "+":
             return term
-        return self.node("neg", (term,)) if sign == "-" else self.node("pm", (term,), "+" if sign == "\\pm" else "-")
+        return (
+            self.node("neg", (term,))
+            if sign == "-"
+            else self.node("pm", (term,), "+" if sign == "\\pm" else "-")
+        )
 
     def deeper(self) -> None:
         """Go one level down, within the bound."""
@@ -306,7 +329,9 @@ class Parser:
     def starts_factor(self, token: Token) -> bool:
         """Tell whether a token continues a product without a sign."""
         if token.kind in ("num", "name"):
-            return not (self.integrals and token.value == "d" and self.peek().kind in ("name", "cmd"))
+            return not (
+                self.integrals and token.value == "d" and self.peek().kind in ("name", "cmd")
+            )
         if token.kind == "text":
             return not _stops(token.value)
         value = token.value
@@ -326,10 +351,18 @@ class Parser:
     def juxtapose(self, factors: list[Node]) -> None:
         """Append the next factor: a mixed number's fraction, a unit, or a multiplicand."""
         token, last = self.next, factors[-1]
-        whole = last.op == "num" and last.value.denominator == 1 and self.tokens[self.position - 1].kind == "num"
+        whole = (
+            last.op == "num"
+            and last.value.denominator == 1
+            and self.tokens[self.position - 1].kind == "num"
+        )
         if token.kind == "text":
             factors[-1] = self.with_text(last, self.words())
-            if len(factors) > 1 and factors[-2].op == factors[-1].op == "unit" and last.op in ("num", "dec"):
+            if (
+                len(factors) > 1
+                and factors[-2].op == factors[-1].op == "unit"
+                and last.op in ("num", "dec")
+            ):
                 self.compound(factors)
             return
         if token.kind == "num" and self.tokens[self.position - 1].kind == "num":
@@ -348,12 +381,24 @@ class Parser:
             factors[-1] = self.node("percent", (mixed,)) if outer else mixed
         elif outer is not None:
             factors.append(outer)
-        elif last.op == "unit" and factor.op == "unit" and last.value.dimensions == factor.value.dimensions:
+        elif (
+            last.op == "unit"
+            and factor.op == "unit"
+            and last.value.dimensions == factor.value.dimensions
+        ):
             factors[-1] = self.node("add", (last, factor))
-        elif last.op == "sym" and token.value == "(" and (factor.op == "group" or last.value in APPLIED):
+        elif (
+            last.op == "sym"
+            and token.value == "("
+            and (factor.op == "group" or last.value in APPLIED)
+        ):
             called = factor.args if factor.op == "group" else (factor,)
             chosen = last.value == "C" and len(called) == 2
-            factors[-1] = self.node("call", called, "binom") if chosen else self.node("apply", called, last.value)
+            factors[-1] = (
+                self.node("call", called, "binom")
+                if chosen
+                else self.node("apply", called, last.value)
+            )
         else:
             factors.append(factor)
 
@@ -387,7 +432,9 @@ class Parser:
             return left
         first, _, others = name.partition(" ")
         if first.lower() in MULTIPLIERS:
-            left = self.node("mul", (left, self.node("num", (), Fraction(MULTIPLIERS[first.lower()]))))
+            left = self.node(
+                "mul", (left, self.node("num", (), Fraction(MULTIPLIERS[first.lower()])))
+            )
             return self.with_text(left, others) if others.strip() else left
         unit = unit_of(name)
         if unit is None:
@@ -431,7 +478,9 @@ class Parser:
         if self.next.value == "{":
             result = self.braced()
         elif self.next.value in ("-", "+") and self.next.kind == "mark":
-            result = self.operand() if self.take().value == "+" else self.node("neg", (self.exponent(),))
+            result = (
+                self.operand() if self.take().value == "+" else self.node("neg", (self.exponent(),))
+            )
         else:
             result = self.atom()
         self.depth -= 1
@@ -509,7 +558,9 @@ _BREAKS = frozenset(
 ) | {""}
 
 
-_STOPPING = frozenset("for where with such if when unless as given assuming otherwise over on".split())
+_STOPPING = frozenset(
+    "for where with such if when unless as given assuming otherwise over on".split()
+)
 
 
 def _stops(text: str) -> bool:

@@ -39,13 +39,18 @@ _GREEK = {
 _SUPERSCRIPTS = str.maketrans(
     "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b\u207f", "0123456789-n"
 )
-_SUBSCRIPTS = str.maketrans("\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089", "0123456789")
+_SUBSCRIPTS = str.maketrans(
+    "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089", "0123456789"
+)
 _SUPERSCRIPT_RUN = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b\u207f]+")
 _SUBSCRIPT_RUN = re.compile("[\u2080-\u2089]+")
 _CIRCLED = re.compile("[\u2460-\u2473]+")
 _ROOT = re.compile("\u221a\\s*(\\d+(?:\\.\\d+)?|[A-Za-z]|(?=[({\\\\]))")
 _VULGAR = re.compile("(\\d*)\\s*([\u00bc-\u00be\u2150-\u215e])")
-_HTML = ((re.compile(r"<sup>(.{0,80}?)</sup>"), r"^{\1}"), (re.compile(r"<sub>(.{0,80}?)</sub>"), r"_{\1}"))
+_HTML = (
+    (re.compile(r"<sup>(.{0,80}?)</sup>"), r"^{\1}"),
+    (re.compile(r"<sub>(.{0,80}?)</sub>"), r"_{\1}"),
+)
 _ESCAPES = (
     (re.compile(r"\t(?=(?:ext|imes|an|heta|frac|extbf|extrm|extcirc|o|riangle)(?![a-z]))"), r"\\t"),
     (re.compile(r"\x0c(?=rac)"), r"\\f"),
@@ -90,9 +95,13 @@ def _ascii(text: str) -> str:
     """Return the text with its Unicode signs spelled out."""
     text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{{{run.group().translate(_SUPERSCRIPTS)}}}", text)
     text = _SUBSCRIPT_RUN.sub(lambda run: f"_{{{run.group().translate(_SUBSCRIPTS)}}}", text)
-    text = _CIRCLED.sub(lambda run: ", ".join(str(ord(sign) - 0x245F) for sign in run.group()), text)
+    text = _CIRCLED.sub(
+        lambda run: ", ".join(str(ord(sign) - 0x245F) for sign in run.group()), text
+    )
     text = _VULGAR.sub(_vulgar_fraction, text)
-    text = _ROOT.sub(lambda root: f"\\sqrt{{{root.group(1)}}}" if root.group(1) else "\\sqrt ", text)
+    text = _ROOT.sub(
+        lambda root: f"\\sqrt{{{root.group(1)}}}" if root.group(1) else "\\sqrt ", text
+    )
     text = "".join(_SIGNS.get(sign, sign) for sign in text)
     text = "".join(f"\\{_GREEK[sign]} " if sign in _GREEK else sign for sign in text)
     return unicodedata.normalize("NFKC", text)

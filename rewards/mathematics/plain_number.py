@@ -47,7 +47,11 @@ def read_plain_number(text: str) -> PlainNumber | None:
     value = _magnitude(groups)
     if value is None:
         return None
-    negative = [groups["sign"] in ("-", "\u2212", "\u2013"), bool(groups["inner"]), bool(groups["sign2"])]
+    negative = [
+        groups["sign"] in ("-", "\u2212", "\u2013"),
+        bool(groups["inner"]),
+        bool(groups["sign2"]),
+    ]
     unit = groups["unit"] or ""
     return PlainNumber(
         -value if sum(negative) % 2 else value,
@@ -85,14 +89,20 @@ def rational_agrees(pred: PlainNumber, gold: PlainNumber, lenient: bool) -> bool
     """Tell whether two numbers agree under the percent and rounding rules (see docs/math_equality.md)."""
     if pred.money and gold.money and pred.money != gold.money:
         return False
-    if _close(pred.value, pred.places, gold.value, gold.places, lenient, bool(pred.money or gold.money)):
+    if _close(
+        pred.value, pred.places, gold.value, gold.places, lenient, bool(pred.money or gold.money)
+    ):
         return True
     if pred.percent == gold.percent:
         return False
     hundredth = Fraction(1, 100)
     if pred.percent:
-        return _close(pred.value * hundredth, _shifted(pred.places), gold.value, gold.places, lenient, False)
-    return _close(pred.value, pred.places, gold.value * hundredth, _shifted(gold.places), lenient, False)
+        return _close(
+            pred.value * hundredth, _shifted(pred.places), gold.value, gold.places, lenient, False
+        )
+    return _close(
+        pred.value, pred.places, gold.value * hundredth, _shifted(gold.places), lenient, False
+    )
 
 
 def _shifted(places: int | None) -> int | None:
@@ -101,16 +111,25 @@ def _shifted(places: int | None) -> int | None:
 
 
 def _close(
-    pred: Fraction, pred_places: int | None, gold: Fraction, gold_places: int | None, lenient: bool, money: bool
+    pred: Fraction,
+    pred_places: int | None,
+    gold: Fraction,
+    gold_places: int | None,
+    lenient: bool,
+    money: bool,
 ) -> bool:
     """Compare two values under the rounding rules alone."""
     if pred == gold:
         return True
     if pred_places is not None and gold_places is None and gold.denominator != 1:
-        return significant_digits(pred, pred_places) >= ROUNDING_DIGITS and rounds_to(gold, pred, pred_places)
+        return significant_digits(pred, pred_places) >= ROUNDING_DIGITS and rounds_to(
+            gold, pred, pred_places
+        )
     if not lenient or gold_places is None:
         return False
-    rounded = significant_digits(gold, gold_places) >= GOLD_DIGITS and rounds_to(pred, gold, gold_places)
+    rounded = significant_digits(gold, gold_places) >= GOLD_DIGITS and rounds_to(
+        pred, gold, gold_places
+    )
     if rounded and (pred_places is None or pred_places > gold_places):
         return True
     measured = gold.denominator != 1 and not money

@@ -25,14 +25,20 @@ class Quantity(NamedTuple):
 
 
 def quantities_agree(
-    pred: Node, gold: Node, lenient: bool, same: Callable[[Node, Node], bool], value: Callable[[Node], Any]
+    pred: Node,
+    gold: Node,
+    lenient: bool,
+    same: Callable[[Node, Node], bool],
+    value: Callable[[Node], Any],
 ) -> bool:
     """Tell whether two expressions agree under the rules on units, percent and rounding.
 
     `same` compares two folded expressions; `value` returns an expression's real value, or None.
     """
     left, right = _quantity(pred), _quantity(gold)
-    return any(_values_agree(a, b, lenient, same, value) for a, b in _in_one_unit(left, right, lenient))
+    return any(
+        _values_agree(a, b, lenient, same, value) for a, b in _in_one_unit(left, right, lenient)
+    )
 
 
 def _quantity(node: Node) -> Quantity:
@@ -53,7 +59,10 @@ def _quantity(node: Node) -> Quantity:
     ):
         rest = node.args[:-1]
         return Quantity(
-            rest[0] if len(rest) == 1 else Node("mul", rest), None, True, _places(rest[0]) if len(rest) == 1 else None
+            rest[0] if len(rest) == 1 else Node("mul", rest),
+            None,
+            True,
+            _places(rest[0]) if len(rest) == 1 else None,
         )
     if node.op == "mul" and node.args[-1].op == "unit":
         *front, last = node.args
@@ -68,7 +77,10 @@ def _compound(node: Node) -> Quantity:
     first: Unit = node.args[0].value
     if any(arg.value.dimensions != first.dimensions for arg in node.args):
         return Quantity(node)
-    terms = tuple(Node("mul", (arg.args[0], Node("num", (), arg.value.factor / first.factor))) for arg in node.args)
+    terms = tuple(
+        Node("mul", (arg.args[0], Node("num", (), arg.value.factor / first.factor)))
+        for arg in node.args
+    )
     return Quantity(Node("add", terms), first)
 
 
@@ -80,7 +92,9 @@ def _places(node: Node) -> int | None:
         return _places(node.args[0])
     if node.op == "mul" and len(node.args) == 2 and node.args[0].op == "dec":
         power = fold(node.args[1])
-        ten = node.args[1].op == "pow" and fold(node.args[1].args[0]) == Node("num", (), Fraction(10))
+        ten = node.args[1].op == "pow" and fold(node.args[1].args[0]) == Node(
+            "num", (), Fraction(10)
+        )
         if ten and power.op == "num":
             shift = len(str(power.value.numerator)) - len(str(power.value.denominator))
             return node.args[0].value[1] - shift
@@ -94,7 +108,11 @@ def _in_one_unit(left: Quantity, right: Quantity, lenient: bool) -> list[tuple[Q
         return [(left, right)]
     if a is not None and b is not None:
         if a.dimensions == b.dimensions:
-            return [(left, right)] if a.factor == b.factor else [(_scaled(left, a.factor), _scaled(right, b.factor))]
+            return (
+                [(left, right)]
+                if a.factor == b.factor
+                else [(_scaled(left, a.factor), _scaled(right, b.factor))]
+            )
         if {a.dimensions, b.dimensions} == {_ANGLE, _RADIAN}:
             return [(_radians(left), _radians(right))]
         return [(left, right)] if lenient and a.is_noun and b.is_noun else []
@@ -111,7 +129,11 @@ def _measured(unit: Unit | None) -> Unit | None:
 
 def _scaled(quantity: Quantity, factor: Fraction) -> Quantity:
     """Return a quantity in its base unit."""
-    return quantity if factor == 1 else Quantity(Node("mul", (quantity.value, Node("num", (), factor))))
+    return (
+        quantity
+        if factor == 1
+        else Quantity(Node("mul", (quantity.value, Node("num", (), factor))))
+    )
 
 
 def _radians(quantity: Quantity) -> Quantity:
@@ -123,19 +145,27 @@ def _radians(quantity: Quantity) -> Quantity:
 
 
 def _values_agree(
-    left: Quantity, right: Quantity, lenient: bool, same: Callable[[Node, Node], bool], value: Callable[[Node], Any]
+    left: Quantity,
+    right: Quantity,
+    lenient: bool,
+    same: Callable[[Node, Node], bool],
+    value: Callable[[Node], Any],
 ) -> bool:
     """Compare two unitless values under the percent and rounding rules."""
     pred, gold = fold(left.value), fold(right.value)
     if not (pred.op == gold.op == "num"):
         if left.percent == right.percent and same(pred, gold):
             return True
-        if left.percent != right.percent and any(same(*pair) for pair in _percent_pairs(left, right, pred, gold)):
+        if left.percent != right.percent and any(
+            same(*pair) for pair in _percent_pairs(left, right, pred, gold)
+        ):
             return True
     claimed, true = _rational(pred, value), _rational(gold, value)
     if claimed is None or true is None:
         return False
-    is_money = any(side.unit is not None and side.unit.dimensions == (("money", 1),) for side in (left, right))
+    is_money = any(
+        side.unit is not None and side.unit.dimensions == (("money", 1),) for side in (left, right)
+    )
     money = "$" if is_money else ""
     return rational_agrees(
         PlainNumber(claimed, left.places, left.percent, money),
@@ -144,7 +174,9 @@ def _values_agree(
     )
 
 
-def _percent_pairs(left: Quantity, right: Quantity, pred: Node, gold: Node) -> list[tuple[Node, Node]]:
+def _percent_pairs(
+    left: Quantity, right: Quantity, pred: Node, gold: Node
+) -> list[tuple[Node, Node]]:
     """Return the readings of two values of which one has a percent sign: as it stands, and as hundredths."""
     if left.percent:
         return [(pred, gold), (fold(Node("percent", (pred,))), gold)]

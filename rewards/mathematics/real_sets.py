@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from typing import Any, Callable, NamedTuple
 
-from rewards.mathematics.expressions import Budget, Undecided, context, evaluate, fold, nearly_equal, symbols
+from rewards.mathematics.expressions import (
+    Budget,
+    Undecided,
+    context,
+    evaluate,
+    fold,
+    nearly_equal,
+    symbols,
+)
 from rewards.mathematics.tree import Node
 
 __all__ = ["is_set_of_reals", "sets_agree", "variable_of"]
@@ -50,7 +58,9 @@ def variable_of(node: Node, others: frozenset[str]) -> str | None:
         if node.value == ("in",) and node.args[0].op == "sym":
             return node.args[0].value
         alone = [arg.value for arg in node.args if arg.op == "sym"]
-        own = [name for name in alone if name not in others] or (alone if len(symbols(node)) == 1 else [])
+        own = [name for name in alone if name not in others] or (
+            alone if len(symbols(node)) == 1 else []
+        )
         if own:
             return own[0]
         free = symbols(node) - others or symbols(node)
@@ -68,7 +78,10 @@ def sets_agree(left: Node, right: Node, points: list[dict[str, Any]], budget: Bu
     decided = 0
     for point in points:
         try:
-            sets = [real_set(fold(side), name, point, budget) for side, name in zip((left, right), names)]
+            sets = [
+                real_set(fold(side), name, point, budget)
+                for side, name in zip((left, right), names)
+            ]
         except Undecided:
             continue
         if not (sets[0].explicit or sets[1].explicit):
@@ -96,7 +109,9 @@ def _samples(left: RealSet, right: RealSet) -> list[Any]:
         samples += [(low + high) / 2, low + (high - low) * arithmetic.mpf("0.31415")]
     if left.whole or right.whole:
         first = int(max(ends[0], -500)) - 3
-        samples += [arithmetic.mpf(x) for x in range(first, min(first + 60, int(min(ends[-1], 500)) + 4))]
+        samples += [
+            arithmetic.mpf(x) for x in range(first, min(first + 60, int(min(ends[-1], 500)) + 4))
+        ]
     return samples
 
 
@@ -139,20 +154,26 @@ def _union(node: Node, variable: str | None, point: dict[str, Any], budget: Budg
     return _combined(parts, lambda x: any(part.contains(x) for part in parts))
 
 
-def _intersection(node: Node, variable: str | None, point: dict[str, Any], budget: Budget) -> RealSet:
+def _intersection(
+    node: Node, variable: str | None, point: dict[str, Any], budget: Budget
+) -> RealSet:
     parts = [real_set(arg, variable, point, budget) for arg in node.args]
     return _combined(parts, lambda x: all(part.contains(x) for part in parts))
 
 
 def _difference(node: Node, variable: str | None, point: dict[str, Any], budget: Budget) -> RealSet:
     first, *rest = (real_set(arg, variable, point, budget) for arg in node.args)
-    return _combined([first, *rest], lambda x: first.contains(x) and not any(part.contains(x) for part in rest))
+    return _combined(
+        [first, *rest], lambda x: first.contains(x) and not any(part.contains(x) for part in rest)
+    )
 
 
 def _combined(parts: list[RealSet], contains: Callable[[Any], bool]) -> RealSet:
     """Return a set made of parts."""
     ends = [end for part in parts for end in part.ends]
-    return RealSet(contains, ends, all(part.explicit for part in parts), any(part.whole for part in parts))
+    return RealSet(
+        contains, ends, all(part.explicit for part in parts), any(part.whole for part in parts)
+    )
 
 
 def _sum(node: Node, variable: str | None, point: dict[str, Any], budget: Budget) -> RealSet:
@@ -222,7 +243,11 @@ def _named_set(node: Node, variable: str | None, point: dict[str, Any], budget: 
     positive = base == "N" or sign == "+"
 
     def contains(x: Any) -> bool:
-        return (not whole or x == context().nint(x)) and (not positive or x > 0) and (sign != "*" or x != 0)
+        return (
+            (not whole or x == context().nint(x))
+            and (not positive or x > 0)
+            and (sign != "*" or x != 0)
+        )
 
     return RealSet(contains, [context().zero] if positive or sign else [], whole=whole)
 

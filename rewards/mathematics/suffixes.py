@@ -25,18 +25,37 @@ def power(parser: Parser, base: Node) -> Node:
         raise ParseError("no exponent")
     if parser.accept("\\circ", "\\degree", "\\textcirc"):
         return degrees(parser, base)
-    if parser.next.value == "{" and parser.peek().value in ("\\circ", "\\degree") and parser.peek(2).value == "}":
+    if (
+        parser.next.value == "{"
+        and parser.peek().value in ("\\circ", "\\degree")
+        and parser.peek(2).value == "}"
+    ):
         parser.position += 3
         return degrees(parser, base)
     if parser.accept("\\prime", "'"):
         return parser.node("sym", (), f"{base.value}'")
     exponent = parser.exponent()
-    if base.op == "sym" and base.value.startswith("C_") and base.value[2:].isdigit() and exponent.op == "num":
-        return parser.node("call", (parser.node("num", (), Fraction(base.value[2:])), exponent), "binom")
+    if (
+        base.op == "sym"
+        and base.value.startswith("C_")
+        and base.value[2:].isdigit()
+        and exponent.op == "num"
+    ):
+        return parser.node(
+            "call", (parser.node("num", (), Fraction(base.value[2:])), exponent), "binom"
+        )
     if exponent.op == "text" and exponent.value in ("st", "nd", "rd", "th"):
         return base
-    if base.op == "sym" and base.value in APPLIED and exponent == Node("neg", (Node("num", (), Fraction(1)),)):
-        return parser.node("sym", (), base.value + "^-1") if parser.next.value != "(" else _inverse(parser, base)
+    if (
+        base.op == "sym"
+        and base.value in APPLIED
+        and exponent == Node("neg", (Node("num", (), Fraction(1)),))
+    ):
+        return (
+            parser.node("sym", (), base.value + "^-1")
+            if parser.next.value != "("
+            else _inverse(parser, base)
+        )
     return parser.node("pow", (base, exponent))
 
 
@@ -59,7 +78,9 @@ def degrees(parser: Parser, base: Node) -> Node:
     while parser.next.kind == "num" and parser.peek().value in ("'", "^") and len(parts) < 3:
         part = number(parser, parser.take().value)
         _prime_marks(parser)
-        parts.append(parser.node("unit", (part,), unit_of("arcminute" if len(parts) == 1 else "arcsecond")))
+        parts.append(
+            parser.node("unit", (part,), unit_of("arcminute" if len(parts) == 1 else "arcsecond"))
+        )
     return parser.node("add", tuple(parts)) if len(parts) > 1 else angle
 
 

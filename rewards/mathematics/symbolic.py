@@ -42,14 +42,18 @@ def symbolically_equal(left: Node, right: Node, seconds: float = SECONDS) -> boo
             return sympy.simplify(difference) == 0
     except _TooLong:
         raise Undecided(f"sympy took longer than {seconds:.1f} s") from None
-    except Exception as error:  # sympy raises almost anything on what it cannot do; a fault of ours it is not
+    except (
+        Exception
+    ) as error:  # sympy raises almost anything on what it cannot do; a fault of ours it is not
         raise Undecided(f"sympy gave up: {type(error).__name__}: {error}") from None
 
 
 @contextlib.contextmanager
 def _limited(seconds: float) -> Iterator[None]:
     """Interrupt the body after so much CPU time, and again where that was swallowed; in the main thread only."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "ITIMER_VIRTUAL"):
+    if threading.current_thread() is not threading.main_thread() or not hasattr(
+        signal, "ITIMER_VIRTUAL"
+    ):
         yield
         return
 
@@ -107,7 +111,13 @@ def _root(node: Node, sympy: Any) -> Any:
 
 def _big(node: Node, sympy: Any) -> Any:
     body, low, high = _arguments(node, sympy)
-    if low.is_finite and high.is_finite and high.is_number and low.is_number and abs(high - low) > MOST_TERMS:
+    if (
+        low.is_finite
+        and high.is_finite
+        and high.is_number
+        and low.is_number
+        and abs(high - low) > MOST_TERMS
+    ):
         raise Undecided("too many terms")
     whole = sympy.Symbol(node.value, integer=True)
     body = body.subs(sympy.Symbol(node.value), whole)
@@ -138,7 +148,9 @@ _RULES: dict[str, Callable[[Node, Any], Any]] = {
     "const": _constant,
     "add": lambda node, sympy: sympy.Add(*_arguments(node, sympy)),
     "mul": lambda node, sympy: sympy.Mul(*_arguments(node, sympy)),
-    "div": lambda node, sympy: sympy.Mul(_build(node.args[0], sympy), sympy.Pow(_build(node.args[1], sympy), -1)),
+    "div": lambda node, sympy: sympy.Mul(
+        _build(node.args[0], sympy), sympy.Pow(_build(node.args[1], sympy), -1)
+    ),
     "neg": lambda node, sympy: -_build(node.args[0], sympy),
     "percent": lambda node, sympy: _build(node.args[0], sympy) / 100,
     "pow": _power,

@@ -28,9 +28,7 @@ class Token(NamedTuple):
 
 END = Token("end", "")
 
-_TEXT_COMMANDS = (
-    "text|mbox|hbox|textnormal|textrm|textbf|textit|emph|mathrm|mathbf|mathit|mathsf|boldsymbol|bm|operatorname"
-)
+_TEXT_COMMANDS = "text|mbox|hbox|textnormal|textrm|textbf|textit|emph|mathrm|mathbf|mathit|mathsf|boldsymbol|bm|operatorname"
 _TOKEN = re.compile(
     r"(?P<skip>(?:\s|~|\\[,;:!> ]|\\(?:q?quad|displaystyle|textstyle|limits|nolimits|left|right|middle|[bB]igg?[lrm]?"
     r"|rm|bf|it)(?![A-Za-z]))+)"
@@ -41,7 +39,9 @@ _TOKEN = re.compile(
     r"|(?P<mark>\\\\|\\[{}|%$#&_]|<=|>=|!=|\.{3}|.)",
     re.DOTALL,
 )
-_GROUPED = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?![\d,]*\d)(?:\.\d+)?|\d{1,3}(?: \d{3})+(?!\s?\d)(?:\.\d+)?")
+_GROUPED = re.compile(
+    r"[1-9]\d{0,2}(?:,\d{3})+(?![\d,]*\d)(?:\.\d+)?|\d{1,3}(?: \d{3})+(?!\s?\d)(?:\.\d+)?"
+)
 _WORD = re.compile(r"[A-Za-z]+")
 
 FUNCTIONS = {
@@ -71,7 +71,19 @@ SET_OPERATIONS = {"\\cup": "union", "\\bigcup": "union", "\\cap": "inter", "\\se
 OPENING = {"(": ")", "[": "]", "\\{": "\\}", "\\lbrace": "\\}", "\\langle": "\\rangle", "\\lfloor": "\\rfloor",
             "\\lceil": "\\rceil", "\\lvert": "\\rvert", "\\lVert": "\\rVert", "\\lbrack": "]"}  # fmt: skip
 CLOSING = frozenset(
-    {")", "]", "\\}", "\\rbrace", "\\rangle", "\\rfloor", "\\rceil", "\\rvert", "\\rVert", "}", "\\rbrack"}
+    {
+        ")",
+        "]",
+        "\\}",
+        "\\rbrace",
+        "\\rangle",
+        "\\rfloor",
+        "\\rceil",
+        "\\rvert",
+        "\\rVert",
+        "}",
+        "\\rbrack",
+    }
 )
 ROW_ENDS = frozenset({"&", "\\\\", "\\end", "."})
 CONSTANTS = {"\\infty": "inf", "\\pi": "pi", "\\infin": "inf"}
@@ -81,9 +93,26 @@ FRACTIONS = {"\\frac", "\\dfrac", "\\tfrac", "\\cfrac", "\\sfrac", "\\nicefrac"}
 BINOMIALS = {"\\binom", "\\dbinom", "\\tbinom"}
 ACCENTS = {"\\vec", "\\hat", "\\bar", "\\tilde", "\\overrightarrow", "\\widehat", "\\overline", "\\underline",
            "\\mathcal", "\\mathscr", "\\mathfrak", "\\dot", "\\wideparen", "\\overset"}  # fmt: skip
-CONNECTORS = {"and": "and", "or": "or", "\\land": "and", "\\lor": "or", "\\wedge": "and", "\\vee": "or", "und": "and"}
-QUALIFIERS = frozenset({"for", "where", "with", "such", "in", "as", "respectively", "on", "given", "assuming"})
-MULTIPLIERS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+CONNECTORS = {
+    "and": "and",
+    "or": "or",
+    "\\land": "and",
+    "\\lor": "or",
+    "\\wedge": "and",
+    "\\vee": "or",
+    "und": "and",
+}
+QUALIFIERS = frozenset(
+    {"for", "where", "with", "such", "in", "as", "respectively", "on", "given", "assuming"}
+)
+MULTIPLIERS = {
+    "hundred": 100,
+    "thousand": 1000,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "dozen": 12,
+}
 BIG = {"\\sum": "sum", "\\prod": "prod"}
 _SHORT_WORDS = frozenset(
     "the is are of to be it no yes one two six ten any all odd not has for day days only sum set add men even per cat"
@@ -141,7 +170,11 @@ def _styled(style: str, content: str, spaced: bool, before: list[Token]) -> list
             else [Token("mark", mark) for mark in bare if mark in ",;"]
         )
     outer = [Token("text", front, spaced)] if front else []
-    return [*outer, Token("cmd", "\\" + connector, spaced), *([Token("text", after, True)] if after else [])]
+    return [
+        *outer,
+        Token("cmd", "\\" + connector, spaced),
+        *([Token("text", after, True)] if after else []),
+    ]
 
 
 def _is_unit(word: str, before: list[Token]) -> bool:
@@ -151,10 +184,14 @@ def _is_unit(word: str, before: list[Token]) -> bool:
 
 def _linked(text: str) -> tuple[str, str | None, str]:
     """Split words at an "and" or "or" that opens or ends them; None where there is no such connector."""
-    match = re.fullmatch(r"(?:(?P<before>.*?)[\s,;]+)?(?P<link>and|or)[\s,;]*", text, re.DOTALL | re.IGNORECASE)
+    match = re.fullmatch(
+        r"(?:(?P<before>.*?)[\s,;]+)?(?P<link>and|or)[\s,;]*", text, re.DOTALL | re.IGNORECASE
+    )
     if match:
         return (match["before"] or "").strip(" ,;"), match["link"].lower(), ""
-    match = re.fullmatch(r"[\s,;]*(?P<link>and|or)\s+(?P<after>.*)", text, re.DOTALL | re.IGNORECASE)
+    match = re.fullmatch(
+        r"[\s,;]*(?P<link>and|or)\s+(?P<after>.*)", text, re.DOTALL | re.IGNORECASE
+    )
     return ("", match["link"].lower(), match["after"]) if match else (text, None, "")
 
 

@@ -32,25 +32,39 @@ class Node(NamedTuple):
 
 def is_domain(node: Node) -> bool:
     """Tell whether a node only says which numbers a symbol may be: ``k \\in \\mathbb{Z}``."""
-    return node.op == "rel" and node.value == ("in",) and node.args[0].op == "sym" and node.args[1].op == "numset"
+    return (
+        node.op == "rel"
+        and node.value == ("in",)
+        and node.args[0].op == "sym"
+        and node.args[1].op == "numset"
+    )
 
 
 def without_domains(items: list[Node]) -> list[Node]:
     """Return items without the domain of a parameter that an earlier item uses and does not define."""
     kept = items[:1]
     for item in items[1:]:
-        values = [arg for other in kept for arg in (other.args[1:] if other.op == "rel" else (other,))]
+        values = [
+            arg for other in kept for arg in (other.args[1:] if other.op == "rel" else (other,))
+        ]
         defined = any(
-            other.op == "rel" and (other.value != ("=",) or item.args[:1] == other.args[:1]) for other in kept
+            other.op == "rel" and (other.value != ("=",) or item.args[:1] == other.args[:1])
+            for other in kept
         )
-        if not is_domain(item) or defined or not any(mentions(value, item.args[0].value) for value in values):
+        if (
+            not is_domain(item)
+            or defined
+            or not any(mentions(value, item.args[0].value) for value in values)
+        ):
             kept.append(item)
     return kept
 
 
 def mentions(node: Node, name: str) -> bool:
     """Tell whether a symbol stands in a tree."""
-    return (node.op == "sym" and node.value == name) or any(mentions(arg, name) for arg in node.args)
+    return (node.op == "sym" and node.value == name) or any(
+        mentions(arg, name) for arg in node.args
+    )
 
 
 def is_proper(fraction: Node) -> bool:

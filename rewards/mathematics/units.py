@@ -51,7 +51,10 @@ _add("time", {
     "s sec secs second seconds": 1, "min mins minute minutes": 60, "h hr hrs hour hours": 3600, "day days": 86400,
     "week weeks": 604800, "ms millisecond milliseconds": _F(1, 1000),
 })  # fmt: skip
-_add("month", {"month months": 1, "year years yr yrs": 12, "decade decades": 120, "century centuries": 1200})
+_add(
+    "month",
+    {"month months": 1, "year years yr yrs": 12, "decade decades": 120, "century centuries": 1200},
+)
 _add("money", {"$ dollar dollars usd USD bucks": 1, "cent cents \u00a2": _F(1, 100)})
 _add("euro", {"\u20ac euro euros eur EUR": 1})
 _add("sterling", {"\u00a3 gbp GBP": 1})
@@ -64,8 +67,22 @@ _add("angle", {
 _add("radian", {"rad radian radians": 1})
 _add("celsius", {"degreeC": 1})
 _add("fahrenheit", {"degreeF": 1})
-_add("litre", {"L l liter liters litre litres": 1, "mL ml milliliter milliliters millilitre millilitres": _F(1, 1000)})
-_add("gallon", {"gallon gallons gal": 1, "quart quarts": _F(1, 4), "pint pints": _F(1, 8), "cup cups": _F(1, 16)})
+_add(
+    "litre",
+    {
+        "L l liter liters litre litres": 1,
+        "mL ml milliliter milliliters millilitre millilitres": _F(1, 1000),
+    },
+)
+_add(
+    "gallon",
+    {
+        "gallon gallons gal": 1,
+        "quart quarts": _F(1, 4),
+        "pint pints": _F(1, 8),
+        "cup cups": _F(1, 16),
+    },
+)
 _add("unit", {"unit units": 1})
 _add("newton", {"N newton newtons kN": 1})
 _add("joule", {"J joule joules": 1, "kJ": 1000})

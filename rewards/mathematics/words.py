@@ -18,7 +18,9 @@ __all__ = [
     "spelled_out",
 ]
 
-_STYLE = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|textnormal|operatorname|boxed|mathsf|bf|rm)\s*(?=\{)")
+_STYLE = re.compile(
+    r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|textnormal|operatorname|boxed|mathsf|bf|rm)\s*(?=\{)"
+)
 _CHOICE = re.compile(r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Z])[.):])\s*(.*)", re.DOTALL)
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 _ARTICLES = frozenset("the a an is are of in on at to will be it that this there".split())
@@ -41,7 +43,10 @@ _PHRASES = {
             "all real numbers; all reals; any real number; all real; all real x; all real values; real numbers;"
             " the set of all real numbers; the set of real numbers; set of real numbers",
         ),
-        ("\\mathbb{Z}", "all integers; any integer; the integers; all integer values; the set of integers"),
+        (
+            "\\mathbb{Z}",
+            "all integers; any integer; the integers; all integer values; the set of integers",
+        ),
         (
             "\\emptyset",
             "no solution; no solutions; no real solution; no real solutions; the empty set; empty set; empty;"
@@ -54,12 +59,22 @@ _CHANGING = _REVERSING | frozenset(
     "less more fewer greater least most half twice double triple third quarter times squared cubed minus negative"
     " below above under over hundred thousand million billion dozen or about between from".split()
 )
-_TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:\\?,|~)?\s*([ap])?\.?\s*(?:m\.?)?", re.IGNORECASE)
-_MONTHS = {name: index + 1 for index, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split())}
+_TIME = re.compile(
+    r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:\\?,|~)?\s*([ap])?\.?\s*(?:m\.?)?", re.IGNORECASE
+)
+_MONTHS = {
+    name: index + 1
+    for index, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split())
+}
 _MONTH = r"(?P<month>(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*)\.?"
 _DATES = (
-    re.compile(rf"{_MONTH}\s+(?P<day>\d{{1,2}})(?:st|nd|rd|th)?(?:,?\s+(?P<year>\d{{4}}))?", re.IGNORECASE),
-    re.compile(rf"(?P<day>\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?{_MONTH}(?:,?\s+(?P<year>\d{{4}}))?", re.IGNORECASE),
+    re.compile(
+        rf"{_MONTH}\s+(?P<day>\d{{1,2}})(?:st|nd|rd|th)?(?:,?\s+(?P<year>\d{{4}}))?", re.IGNORECASE
+    ),
+    re.compile(
+        rf"(?P<day>\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?{_MONTH}(?:,?\s+(?P<year>\d{{4}}))?",
+        re.IGNORECASE,
+    ),
     re.compile(r"(?P<year>\d{4})-(?P<month>\d{2})-(?P<day>\d{2})"),
 )
 
@@ -102,7 +117,13 @@ def moment_of(text: str) -> tuple | None:
         if hour > 24 or minute > 59 or second > 59:
             return None
         half = (match[4] or "").lower()
-        return "time", hour % 12 + (12 if half == "p" else 0) if half else hour, minute, second, bool(half)
+        return (
+            "time",
+            hour % 12 + (12 if half == "p" else 0) if half else hour,
+            minute,
+            second,
+            bool(half),
+        )
     for pattern in _DATES:
         if match := pattern.fullmatch(bare):
             month = match["month"]
@@ -120,7 +141,9 @@ def is_sentence(text: str) -> bool:
 def is_wording(text: str) -> bool:
     """Tell whether a text is nothing but words: a name, a phrase, a list of them."""
     bare = plain_words(text)
-    return bool(re.fullmatch(r"[A-Za-z][A-Za-z ,;.'!?-]*", bare)) and bool(re.search(r"[A-Za-z]{3}", bare))
+    return bool(re.fullmatch(r"[A-Za-z][A-Za-z ,;.'!?-]*", bare)) and bool(
+        re.search(r"[A-Za-z]{3}", bare)
+    )
 
 
 def same_words(pred: str, gold: str, lenient: bool) -> bool:
@@ -161,4 +184,7 @@ def _phrase_of(phrase: list[str], sentence: list[str]) -> bool:
         return False
     if all(word.isdigit() or len(word) < 3 for word in phrase):
         return False
-    return any(sentence[start : start + len(phrase)] == phrase for start in range(len(sentence) - len(phrase) + 1))
+    return any(
+        sentence[start : start + len(phrase)] == phrase
+        for start in range(len(sentence) - len(phrase) + 1)
+    )

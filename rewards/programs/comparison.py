@@ -73,7 +73,9 @@ COMPARISONS: Mapping[str, Callable[[str, str, float], bool]] = {
 output writes as decimals may differ by the tolerance; lines in any order."""
 
 
-def same_output(got: bytes, wanted: str, comparison: str = "floats", tolerance: float = TOLERANCE) -> bool:
+def same_output(
+    got: bytes, wanted: str, comparison: str = "floats", tolerance: float = TOLERANCE
+) -> bool:
     """Whether a program's output is the expected one.
 
     >>> same_output(b"3.1415926\\n", "3.14159265"), same_output(b"1 2\\n3\\n", "1 2"), same_output(b"5", "6")
@@ -122,7 +124,9 @@ def _same_number(got: Any, wanted: Any, tolerance: float) -> bool:
     if type(wanted) not in (int, float) or type(got) not in (int, float):
         return False
     try:
-        return got == wanted or math.isclose(got, wanted, rel_tol=tolerance, abs_tol=tolerance * 1e-3)
+        return got == wanted or math.isclose(
+            got, wanted, rel_tol=tolerance, abs_tol=tolerance * 1e-3
+        )
     except OverflowError:
         return False
 
@@ -148,7 +152,11 @@ def _same_mapping(pairs: list[Any], wanted: Any, tolerance: float) -> bool:
         return False
     left = {str(key): value for key, value in wanted.items()}
     for pair in pairs:
-        if type(pair) is not list or len(pair) != 2 or type(pair[0]) not in (str, int, float, bool, type(None)):
+        if (
+            type(pair) is not list
+            or len(pair) != 2
+            or type(pair[0]) not in (str, int, float, bool, type(None))
+        ):
             return False
         key = pair[0] if type(pair[0]) is str else str(pair[0])
         if key not in left or not same_value(pair[1], left.pop(key), tolerance):

@@ -87,7 +87,15 @@ def read_tests(columns: Mapping[str, Any], prompt: str = "") -> TestData:
         tests = _read(given, prompt)
     except BadTests:
         raise
-    except (ValueError, TypeError, LookupError, AttributeError, EOFError, zlib.error, pickle.UnpicklingError) as error:
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        EOFError,
+        zlib.error,
+        pickle.UnpicklingError,
+    ) as error:
         raise BadTests(f"the row's tests cannot be read: {type(error).__name__}: {error}") from None
     if not _count(tests):
         raise BadTests("the row has no tests")
@@ -111,7 +119,9 @@ def _read(given: Mapping[str, Any], prompt: str) -> TestData:
         return _codeforces(given)
     if "inputs" in given:
         return _plain(given, given.get("starter_code", ""))
-    raise BadTests("the row has no column with tests; " + ", ".join(COLUMNS[:7]) + ", inputs, ... are known")
+    raise BadTests(
+        "the row has no column with tests; " + ", ".join(COLUMNS[:7]) + ", inputs, ... are known"
+    )
 
 
 def _json(value: Any) -> Any:
@@ -146,7 +156,9 @@ def _as_setup(prompt: str) -> str:
 def _mbpp(given: Mapping[str, Any]) -> AssertTests:
     visible, hidden = _texts(given["test_list"]), _texts(given.get("challenge_test_list", []))
     imports = given.get("test_imports", "")
-    setup = "\n".join([*([imports] if isinstance(imports, str) else imports), given.get("test_setup_code", "")])
+    setup = "\n".join(
+        [*([imports] if isinstance(imports, str) else imports), given.get("test_setup_code", "")]
+    )
     flags = [False] * len(visible) + [True] * len(hidden)
     return AssertTests([*visible, *hidden], setup, entry=given.get("entry_point", ""), hidden=flags)
 
@@ -174,7 +186,9 @@ def _plain(given: Mapping[str, Any], starter: str) -> IOTests | CallTests:
     if given.get("fn_name"):
         return _calls(given["fn_name"], inputs, outputs, hidden, starter)
     checker = given.get("checker", "")
-    return IOTests([_joined(text) for text in inputs], [_joined(text) for text in outputs], hidden, checker)
+    return IOTests(
+        [_joined(text) for text in inputs], [_joined(text) for text in outputs], hidden, checker
+    )
 
 
 def _joined(value: Any) -> str:
@@ -184,7 +198,9 @@ def _joined(value: Any) -> str:
     return "\n".join(map(_joined, value)) if isinstance(value, list) else str(value)
 
 
-def _calls(name: str, inputs: list[Any], outputs: list[Any], hidden: list[bool], starter: str) -> CallTests:
+def _calls(
+    name: str, inputs: list[Any], outputs: list[Any], hidden: list[bool], starter: str
+) -> CallTests:
     arguments = [_json(given) if isinstance(given, str) else given for given in inputs]
     for given in arguments:
         if not isinstance(given, (list, tuple)):
@@ -212,21 +228,31 @@ def _cases(value: Any) -> list[Mapping[str, Any]]:
 
 
 def _livecodebench(given: Mapping[str, Any]) -> IOTests | CallTests:
-    public, private = _cases(given.get("public_test_cases", [])), _cases(given.get("private_test_cases", []))
+    public, private = (
+        _cases(given.get("public_test_cases", [])),
+        _cases(given.get("private_test_cases", [])),
+    )
     cases = [*public, *private]
     hidden = [False] * len(public) + [True] * len(private)
     name = (_json(given.get("metadata", {})) or {}).get("func_name", "")
     if not any(case.get("testtype") == "functional" for case in cases):
-        return IOTests([case["input"] for case in cases], [case["output"] for case in cases], hidden)
+        return IOTests(
+            [case["input"] for case in cases], [case["output"] for case in cases], hidden
+        )
     if not name:
         raise BadTests("the tests call a function that metadata does not name")
-    arguments = [[json.loads(line) for line in case["input"].split("\n") if line.strip()] for case in cases]
+    arguments = [
+        [json.loads(line) for line in case["input"].split("\n") if line.strip()] for case in cases
+    ]
     outputs = [json.loads(case["output"]) for case in cases]
     return CallTests(name.split(".")[-1], arguments, outputs, hidden, given.get("starter_code", ""))
 
 
 def _codeforces(given: Mapping[str, Any]) -> IOTests:
-    shown, official = _json(given.get("examples", [])) or [], _json(given.get("official_tests", [])) or []
+    shown, official = (
+        _json(given.get("examples", [])) or [],
+        _json(given.get("official_tests", [])) or [],
+    )
     known = {(case["input"], case["output"]) for case in shown}
     cases = [*shown, *(case for case in official if (case["input"], case["output"]) not in known)]
     tests = IOTests(
@@ -235,7 +261,10 @@ def _codeforces(given: Mapping[str, Any]) -> IOTests:
         [False] * len(shown) + [True] * (len(cases) - len(shown)),
         given.get("generated_checker") or given.get("checker", ""),
     )
-    seconds, megabytes = float(given.get("time_limit", math.nan)), float(given.get("memory_limit", math.nan))
+    seconds, megabytes = (
+        float(given.get("time_limit", math.nan)),
+        float(given.get("memory_limit", math.nan)),
+    )
     if math.isfinite(seconds):
         tests = replace(tests, seconds=seconds)
     return replace(tests, memory_bytes=int(megabytes) << 20) if math.isfinite(megabytes) else tests

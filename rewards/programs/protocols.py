@@ -79,7 +79,9 @@ class _Clock:
     def limits(self, rules: Rules) -> Limits | None:
         """The next test's limits; None where no time is left."""
         left = self.seconds_left
-        return replace(rules.limits, seconds=min(rules.limits.seconds, left)) if left > 0.01 else None
+        return (
+            replace(rules.limits, seconds=min(rules.limits.seconds, left)) if left > 0.01 else None
+        )
 
 
 async def run_tests(sandbox: Sandbox, program: Program, tests: TestData, rules: Rules) -> Outcome:
@@ -87,7 +89,9 @@ async def run_tests(sandbox: Sandbox, program: Program, tests: TestData, rules: 
     if isinstance(tests, IOTests):
         return await _run_io(sandbox, program, tests, rules)
     if program.language != "python":
-        raise ValueError(f"tests that call functions are for Python; the program is in {program.language}")
+        raise ValueError(
+            f"tests that call functions are for Python; the program is in {program.language}"
+        )
     if isinstance(tests, CallTests):
         return await _run_calls(sandbox, program, tests, rules)
     return await _run_asserts(sandbox, program, tests, rules)
@@ -126,7 +130,9 @@ async def _run_io(sandbox: Sandbox, program: Program, tests: IOTests, rules: Rul
     return outcome
 
 
-async def _is_right(sandbox: Sandbox, tests: IOTests, index: int, result: Result, rules: Rules) -> bool:
+async def _is_right(
+    sandbox: Sandbox, tests: IOTests, index: int, result: Result, rules: Rules
+) -> bool:
     if not tests.checker:
         return same_output(result.stdout, tests.outputs[index], rules.comparison, rules.tolerance)
     files = {
@@ -140,9 +146,13 @@ async def _is_right(sandbox: Sandbox, tests: IOTests, index: int, result: Result
     if verdict.status == "ok" and words and _is_number(words[-1]):
         return float(words[-1]) >= 1
     if result.stdout.decode(errors="replace") == tests.outputs[index]:
-        raise TestsFailed(f"the checker gives no verdict on the expected output: {verdict.detail or _why(verdict)}")
+        raise TestsFailed(
+            f"the checker gives no verdict on the expected output: {verdict.detail or _why(verdict)}"
+        )
     wanted = replace(result, stdout=tests.outputs[index].encode())
-    await _is_right(sandbox, tests, index, wanted, rules)  # a checker that cannot judge even this is broken
+    await _is_right(
+        sandbox, tests, index, wanted, rules
+    )  # a checker that cannot judge even this is broken
     return False
 
 
@@ -160,9 +170,11 @@ def _why(result: Result) -> str:
     if result.status == "error":
         last = result.stderr.decode(errors="replace").strip().splitlines()[-1:]
         return f"left with {result.exit_code}" + (f": {last[0][:200]}" if last else "")
-    return {"timeout": "took too long", "output_limit": "printed too much", "compile_error": "does not compile"}.get(
-        result.status, result.status
-    ) + (f": {result.detail[:300]}" if result.detail else "")
+    return {
+        "timeout": "took too long",
+        "output_limit": "printed too much",
+        "compile_error": "does not compile",
+    }.get(result.status, result.status) + (f": {result.detail[:300]}" if result.detail else "")
 
 
 # ---------------------------------------------------------------------------------------------------- calls
@@ -171,7 +183,9 @@ def _why(result: Result) -> str:
 async def _run_calls(sandbox: Sandbox, program: Program, tests: CallTests, rules: Rules) -> Outcome:
     outcome = Outcome([None] * len(tests.outputs), tests.hidden)
     clock, index = _Clock(rules), 0
-    program = replace(program, prompt=program.prompt or IMPORTS + tests.starter, entry=program.entry or tests.name)
+    program = replace(
+        program, prompt=program.prompt or IMPORTS + tests.starter, entry=program.entry or tests.name
+    )
     while index < len(tests.outputs):
         if clock.limits(rules) is None:
             outcome.status, outcome.why = "timeout", f"no time was left for test {index}"
@@ -200,14 +214,18 @@ async def _calls_in_one_process(
         return await _call_remotely(sandbox, program, tests, rules, outcome, first)
     size = max(len(json.dumps(output, default=str)) for output in tests.outputs)
     limits = clock.limits(rules) or rules.limits
-    limits = replace(limits, output_bytes=max(RESULT_BYTES, 8 * size), cpu_seconds=rules.total_seconds)
+    limits = replace(
+        limits, output_bytes=max(RESULT_BYTES, 8 * size), cpu_seconds=rules.total_seconds
+    )
     async with sandbox.lend(1) as loan:
         running = loan.begin(job_of(program, "serve"), limits)
         problem = await _loaded(running)
         for index in range(first, len(tests.outputs)):
             reply = None
             if not problem:
-                running.channel.send({"op": "call", "name": tests.name, "args": _encoded(tests.arguments[index])})
+                running.channel.send(
+                    {"op": "call", "name": tests.name, "args": _encoded(tests.arguments[index])}
+                )
                 running.give_more_time(min(limits.seconds, clock.seconds_left))
                 reply = await running.frame()
             passed, why = _judged(reply, tests.outputs[index], rules.tolerance)
@@ -215,7 +233,9 @@ async def _calls_in_one_process(
             if reply is None:
                 why = problem or await _epitaph(running)
                 outcome.status = "timeout" if running.stop_reason == "timeout" else outcome.status
-                outcome.status = "compile_error" if problem.startswith("does not compile") else outcome.status
+                outcome.status = (
+                    "compile_error" if problem.startswith("does not compile") else outcome.status
+                )
             if not passed:
                 _note(outcome, index, why)
             if reply is None or (not passed and rules.stop_early):
@@ -243,7 +263,9 @@ async def _epitaph(running: Running) -> str:
     running.stop("silent")
     result = await running.end()
     if running.stop_reason in ("timeout", "output_limit"):
-        return {"timeout": "took too long", "output_limit": "returned too much"}[running.stop_reason]
+        return {"timeout": "took too long", "output_limit": "returned too much"}[
+            running.stop_reason
+        ]
     return f"left before it answered, with {result.exit_code}"
 
 
@@ -254,7 +276,11 @@ def _encoded(arguments: Sequence[Any]) -> list[Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value] if isinstance(value, list) else {"t": [_plain(item) for item in value]}
+        return (
+            [_plain(item) for item in value]
+            if isinstance(value, list)
+            else {"t": [_plain(item) for item in value]}
+        )
     if isinstance(value, dict):
         return {"d": [[_plain(key), _plain(item)] for key, item in value.items()]}
     if isinstance(value, float) and value - value != 0:
@@ -283,8 +309,12 @@ def _judged(reply: Any, wanted: Any, tolerance: float) -> tuple[bool, str]:
 # ------------------------------------------------------------------------------------------------ asserts
 
 
-async def _run_asserts(sandbox: Sandbox, program: Program, tests: AssertTests, rules: Rules) -> Outcome:
-    program = replace(program, prompt=program.prompt or tests.prompt, entry=program.entry or tests.entry)
+async def _run_asserts(
+    sandbox: Sandbox, program: Program, tests: AssertTests, rules: Rules
+) -> Outcome:
+    program = replace(
+        program, prompt=program.prompt or tests.prompt, entry=program.entry or tests.entry
+    )
     job = {
         "mode": "test", "tests": list(tests.tests), "setup": tests.setup, "check": tests.check, "entry": tests.entry,
     }  # fmt: skip
@@ -303,7 +333,9 @@ async def _run_asserts(sandbox: Sandbox, program: Program, tests: AssertTests, r
     return outcome
 
 
-async def _assert_apart(sandbox: Sandbox, program: Program, job: dict[str, Any], rules: Rules) -> Outcome | None:
+async def _assert_apart(
+    sandbox: Sandbox, program: Program, job: dict[str, Any], rules: Rules
+) -> Outcome | None:
     """Tests in a process of their own; None where an argument of theirs cannot travel."""
     ours, theirs = socket.socketpair()
     try:
@@ -323,11 +355,15 @@ async def _assert_apart(sandbox: Sandbox, program: Program, job: dict[str, Any],
         theirs.close()
 
 
-async def _assert_beside(sandbox: Sandbox, program: Program, job: dict[str, Any], rules: Rules) -> Outcome:
+async def _assert_beside(
+    sandbox: Sandbox, program: Program, job: dict[str, Any], rules: Rules
+) -> Outcome:
     """Tests in the candidate's own process: what they report can be forged by one who finds the nonce."""
     nonce = secrets.token_hex(16)
     async with sandbox.lend(1) as loan:
-        running = loan.begin(job_of(program, "weak"), replace(rules.limits, output_bytes=RESULT_BYTES))
+        running = loan.begin(
+            job_of(program, "weak"), replace(rules.limits, output_bytes=RESULT_BYTES)
+        )
         problem = await _loaded(running)
         if problem:
             return _nothing_passed(running, problem)
@@ -339,7 +375,9 @@ async def _assert_beside(sandbox: Sandbox, program: Program, job: dict[str, Any]
 
 
 def _nothing_passed(running: Running, problem: str) -> Outcome:
-    return Outcome([False], status="timeout" if running.stop_reason == "timeout" else "scored", why=problem)
+    return Outcome(
+        [False], status="timeout" if running.stop_reason == "timeout" else "scored", why=problem
+    )
 
 
 @dataclass(slots=True)
@@ -380,7 +418,9 @@ def _verdict(said: _Reports, tester: Running, candidate: Running) -> Outcome | N
     if said.cannot_travel:
         return None
     if said.is_tests_fault or (said.ended and not said.count):
-        raise TestsFailed(f"the row's tests fail by themselves: {said.failed or 'they hold no assert statement'}")
+        raise TestsFailed(
+            f"the row's tests fail by themselves: {said.failed or 'they hold no assert statement'}"
+        )
     is_late = "timeout" in (tester.stop_reason, candidate.stop_reason)
     outcome = Outcome([said.held.get(number, False) for number in range(said.count)] or [False])
     outcome.status = "timeout" if is_late else "scored"
@@ -389,7 +429,12 @@ def _verdict(said: _Reports, tester: Running, candidate: Running) -> Outcome | N
             _note(outcome, number, detail or f"test {number} does not hold")
     if not said.ended or said.raised:
         outcome.passed += [] if not all(outcome.passed) else [False]
-        outcome.why = outcome.why or said.raised or said.failed or ("took too long" if is_late else "left during tests")
+        outcome.why = (
+            outcome.why
+            or said.raised
+            or said.failed
+            or ("took too long" if is_late else "left during tests")
+        )
     elif not all(outcome.passed):
         outcome.why = outcome.why or "a test was not reached"
     return outcome
@@ -436,12 +481,18 @@ async def _call_remotely(
     sandbox: Sandbox, program: Program, tests: CallTests, rules: Rules, outcome: Outcome, index: int
 ) -> int:
     """One call on a server: what it prints last is compared here."""
-    source = program.source if f"def {tests.name}" in program.source else program.prompt + program.source
+    source = (
+        program.source if f"def {tests.name}" in program.source else program.prompt + program.source
+    )
     job = {"source": source, "name": tests.name, "args": list(tests.arguments[index])}
     result = await sandbox.run(Program(_CALL_DRIVER), json.dumps(job).encode(), rules.limits)
     reply = None
     try:
-        reply = json.loads(result.stdout.decode().rstrip().rpartition("\n")[2]) if result.status == "ok" else None
+        reply = (
+            json.loads(result.stdout.decode().rstrip().rpartition("\n")[2])
+            if result.status == "ok"
+            else None
+        )
     except (ValueError, RecursionError):
         pass
     passed, why = _judged(reply, tests.outputs[index], rules.tolerance)
@@ -452,13 +503,17 @@ async def _call_remotely(
     return index + 1
 
 
-async def _assert_remotely(sandbox: Sandbox, program: Program, job: dict[str, Any], rules: Rules) -> Outcome:
+async def _assert_remotely(
+    sandbox: Sandbox, program: Program, job: dict[str, Any], rules: Rules
+) -> Outcome:
     """On a server a second process cannot be had: the asserts run beside the candidate."""
     if not any("assert" in text for text in job["tests"]):
         raise TestsFailed("the row's tests hold no assert statement")
     nonce = secrets.token_hex(16)
     sent = {**job, "source": program.source, "prompt": program.prompt, "nonce": nonce}
     result = await sandbox.run(Program(_ASSERT_DRIVER), json.dumps(sent).encode(), rules.limits)
-    passed = result.status == "ok" and result.stdout.decode(errors="replace").rstrip().endswith("\n" + nonce)
+    passed = result.status == "ok" and result.stdout.decode(errors="replace").rstrip().endswith(
+        "\n" + nonce
+    )
     status = "timeout" if result.status == "timeout" else "scored"
     return Outcome([passed], status=status, why="" if passed else _why(result), weak=True)

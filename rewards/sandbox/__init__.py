@@ -24,8 +24,24 @@ from dataclasses import dataclass
 from typing import Any, Sequence
 
 from rewards.sandbox import cgroups, languages
-from rewards.sandbox.isolation import FEATURES, LEVELS, PROBE, Isolation, IsolationError, isolation_of, refusal
-from rewards.sandbox.supervisor import Limits, Program, Result, Running, SandboxFault, Supervisor, job_of
+from rewards.sandbox.isolation import (
+    FEATURES,
+    LEVELS,
+    PROBE,
+    Isolation,
+    IsolationError,
+    isolation_of,
+    refusal,
+)
+from rewards.sandbox.supervisor import (
+    Limits,
+    Program,
+    Result,
+    Running,
+    SandboxFault,
+    Supervisor,
+    job_of,
+)
 
 __all__ = [
     "ENGINES", "Isolation", "IsolationError", "LEVELS", "Limits", "Program", "Result", "Running", "Sandbox",
@@ -59,11 +75,15 @@ class Sandbox:
 
     runs_here = True
 
-    def __init__(self, options: SandboxOptions | None = None, *, without: Sequence[str] = ()) -> None:
+    def __init__(
+        self, options: SandboxOptions | None = None, *, without: Sequence[str] = ()
+    ) -> None:
         self.options = options or SandboxOptions()
         unknown = set(without) - set(FEATURES)
         if unknown:
-            raise ValueError(f"sandbox: there is no feature {sorted(unknown)[0]}; there are {', '.join(FEATURES)}")
+            raise ValueError(
+                f"sandbox: there is no feature {sorted(unknown)[0]}; there are {', '.join(FEATURES)}"
+            )
         self.slots = max(2, self.options.slots or len(os.sched_getaffinity(0)) + 1)
         self._without = tuple(without)
         self._supervisor = Supervisor(self.slots, without, _readable())
@@ -72,11 +92,15 @@ class Sandbox:
     async def start(self) -> Sandbox:
         """Start the zygotes and try the walls."""
         if not sys.platform.startswith("linux"):
-            raise IsolationError("sandbox: programs can be held on Linux only; choose a server as sandbox.engine")
+            raise IsolationError(
+                "sandbox: programs can be held on Linux only; choose a server as sandbox.engine"
+            )
         no_cgroup = "masked" if "cgroup" in self._without else cgroups.available()
         self._supervisor.use_cgroups = not no_cgroup
         reports = await self._supervisor.start()
-        found = await self._supervisor.run(job_of(Program(PROBE), "program"), b"", Limits(seconds=10))
+        found = await self._supervisor.run(
+            job_of(Program(PROBE), "program"), b"", Limits(seconds=10)
+        )
         self.isolation = isolation_of(reports[0], found.stdout.decode(errors="replace"), no_cgroup)
         why = refusal(self.isolation, self.options.min_isolation)
         if why and not self.options.allow_unsafe:
@@ -100,7 +124,9 @@ class Sandbox:
         """The process ids of the zygotes."""
         return self._supervisor.pids
 
-    async def run(self, program: Program, stdin: bytes = b"", limits: Limits | None = None) -> Result:
+    async def run(
+        self, program: Program, stdin: bytes = b"", limits: Limits | None = None
+    ) -> Result:
         """Run a program to its end. A failure of the sandbox is tried once more, then `SandboxFault`."""
         limits = limits or Limits()
         if program.language == "python":
@@ -153,7 +179,9 @@ class Loan:
         for running in self._running:
             running.stop("ended")
         try:
-            await asyncio.gather(*(running.end() for running in self._running), return_exceptions=True)
+            await asyncio.gather(
+                *(running.end() for running in self._running), return_exceptions=True
+            )
         except asyncio.CancelledError:
             for zygote in self._zygotes:
                 zygote.kill()
@@ -164,7 +192,11 @@ class Loan:
 
 def _readable() -> list[str]:
     """Python's own places, which programs may read."""
-    places = {sys.base_prefix, sys.base_exec_prefix, os.path.dirname(os.path.realpath(sys.executable))}
+    places = {
+        sys.base_prefix,
+        sys.base_exec_prefix,
+        os.path.dirname(os.path.realpath(sys.executable)),
+    }
     found = sorted(os.path.realpath(place) for place in places)
     return [place for place in found if not any(place.startswith(other + "/") for other in found)]
 
@@ -176,5 +208,3 @@ async def open_sandbox(options: SandboxOptions) -> Any:
     from rewards.sandbox.remote import open_server
 
     return await open_server(options)
-
-

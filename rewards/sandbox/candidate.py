@@ -64,7 +64,12 @@ def _names_defined(tree: ast.Module) -> set[str]:
             names.update((alias.asname or alias.name).split(".")[0] for alias in statement.names)
         elif isinstance(statement, (ast.Assign, ast.AnnAssign)):
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            names.update(node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name))
+            names.update(
+                node.id
+                for target in targets
+                for node in ast.walk(target)
+                if isinstance(node, ast.Name)
+            )
         for part in ("body", "orelse", "finalbody"):
             waiting.extend(getattr(statement, part, ()) if not hasattr(statement, "name") else ())
     return names
@@ -80,7 +85,11 @@ def _without(source: str, entry: str) -> str:
         except SyntaxError:
             return ""
     kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign)
-    tree.body = [node for node in tree.body if isinstance(node, kinds) and getattr(node, "name", None) != entry]
+    tree.body = [
+        node
+        for node in tree.body
+        if isinstance(node, kinds) and getattr(node, "name", None) != entry
+    ]
     return ast.unparse(tree)
 
 
@@ -95,7 +104,10 @@ def _compiled(job: dict[str, Any]) -> list[types.CodeType]:
         is_whole = False
     if not is_whole:
         return [compile(prompt + source, "<solution>", "exec")]
-    return [compile(_without(prompt, entry), "<prompt>", "exec"), compile(source, "<solution>", "exec")]
+    return [
+        compile(_without(prompt, entry), "<prompt>", "exec"),
+        compile(source, "<solution>", "exec"),
+    ]
 
 
 def _main_module() -> dict[str, Any]:
@@ -106,7 +118,11 @@ def _main_module() -> dict[str, Any]:
 
 
 def _one_line(error: BaseException) -> str:
-    where = f" at line {error.lineno}: {(error.text or '').strip()}" if isinstance(error, SyntaxError) else ""
+    where = (
+        f" at line {error.lineno}: {(error.text or '').strip()}"
+        if isinstance(error, SyntaxError)
+        else ""
+    )
     return f"{type(error).__name__}: {error}{where}"
 
 
@@ -159,10 +175,17 @@ def _program(job: dict[str, Any]) -> int:
 
 def text_streams() -> None:
     """Make Python's own streams of descriptors 0, 1 and 2, whatever they will lead to."""
-    sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8", "surrogateescape")
-    sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w", closefd=False)), "utf-8", "surrogateescape")
+    sys.stdin = io.TextIOWrapper(
+        io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8", "surrogateescape"
+    )
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(io.FileIO(1, "w", closefd=False)), "utf-8", "surrogateescape"
+    )
     sys.stderr = io.TextIOWrapper(
-        io.BufferedWriter(io.FileIO(2, "w", closefd=False)), "utf-8", "backslashreplace", line_buffering=True
+        io.BufferedWriter(io.FileIO(2, "w", closefd=False)),
+        "utf-8",
+        "backslashreplace",
+        line_buffering=True,
     )
     for name in ("stdin", "stdout", "stderr"):
         setattr(sys, f"__{name}__", getattr(sys, name))
@@ -209,15 +232,28 @@ class _Server:
     def _serve(self, request: dict[str, Any]) -> dict[str, Any]:
         try:
             if request["op"] == "get":
-                return {"value": self._encode(getattr(self._objects[request["handle"]], request["name"]))}
+                return {
+                    "value": self._encode(
+                        getattr(self._objects[request["handle"]], request["name"])
+                    )
+                }
             return self._call(request)
         except Exception as error:
-            return {"error": [kind.__name__ for kind in type(error).__mro__], "detail": str(error)[:500]}
+            return {
+                "error": [kind.__name__ for kind in type(error).__mro__],
+                "detail": str(error)[:500],
+            }
 
     def _call(self, request: dict[str, Any]) -> dict[str, Any]:
-        function = self._objects[request["handle"]] if "handle" in request else self._named(request["name"])
+        function = (
+            self._objects[request["handle"]]
+            if "handle" in request
+            else self._named(request["name"])
+        )
         args = [decode(arg, self._special) for arg in request["args"]]
-        keywords = {name: decode(arg, self._special) for name, arg in request.get("kwargs", {}).items()}
+        keywords = {
+            name: decode(arg, self._special) for name, arg in request.get("kwargs", {}).items()
+        }
         reply = {"value": self._encode(function(*args, **keywords))}
         if request.get("back"):
             after = [self._changed(arg, before) for arg, before in zip(args, request["args"])]
@@ -254,7 +290,9 @@ class _Server:
             raise Untravelable(tag)
 
         def callback(*args: Any) -> Any:
-            reply = self._peer.ask({"op": "callback", "id": body, "args": [self._encode(arg) for arg in args]})
+            reply = self._peer.ask(
+                {"op": "callback", "id": body, "args": [self._encode(arg) for arg in args]}
+            )
             if "error" in reply:
                 raise RuntimeError(reply["error"])
             return decode(reply["value"], self._special)

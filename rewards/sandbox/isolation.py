@@ -69,9 +69,13 @@ def isolation_of(report: Mapping[str, Any], probe: str, no_cgroup: str) -> Isola
     pid, network = (words + ["?", "?"])[:2]
     trouble = report.get("trouble", {})
     if not report.get("namespaces") or pid != "1":
-        missing["namespaces"] = trouble.get("namespaces", f"the program found itself to be process {pid}")
+        missing["namespaces"] = trouble.get(
+            "namespaces", f"the program found itself to be process {pid}"
+        )
     if not report.get("seccomp") or network != "held":
-        missing["seccomp"] = "masked" if not report.get("seccomp") else "the program could make a socket"
+        missing["seccomp"] = (
+            "masked" if not report.get("seccomp") else "the program could make a socket"
+        )
     if report.get("landlock", 0) < LEAST_LANDLOCK:
         missing["landlock"] = f"version {report.get('landlock', 0)} found, {LEAST_LANDLOCK} needed"
     if no_cgroup:
@@ -85,7 +89,9 @@ def refusal(isolation: Isolation, min_isolation: str) -> str:
     if LEVELS.index(isolation.level) >= LEVELS.index(min_isolation):
         return ""
     lacking = [name for name in _WANTED[min_isolation] if name in isolation.missing]
-    reasons = "; ".join(f"{name} is missing ({isolation.missing[name]}): {_FIXES[name]}" for name in lacking)
+    reasons = "; ".join(
+        f"{name} is missing ({isolation.missing[name]}): {_FIXES[name]}" for name in lacking
+    )
     return (
         f"sandbox: this machine holds programs at {isolation.level}, below min_isolation {min_isolation}. {reasons}; "
         "or set sandbox.allow_unsafe=true to run them all the same"

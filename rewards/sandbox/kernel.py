@@ -40,7 +40,13 @@ CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 CLONE_NEWCGROUP, CLONE_NEWTIME, CLONE_THREAD = 0x02000000, 0x00000080, 0x00010000
 CLONE_PIDFD, CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID = 0x1000, 0x200000, 0x1000000
 ANY_NAMESPACE = (
-    CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWCGROUP
+    CLONE_NEWNS
+    | CLONE_NEWUTS
+    | CLONE_NEWIPC
+    | CLONE_NEWUSER
+    | CLONE_NEWPID
+    | CLONE_NEWNET
+    | CLONE_NEWCGROUP
 ) | CLONE_NEWTIME
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND = 1, 2, 4, 32, 4096
 MS_REC, MS_PRIVATE = 0x4000, 0x40000
@@ -49,7 +55,9 @@ AT_RECURSIVE, AT_FDCWD = 0x8000, -100
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS = 1, 4, 8, 38
 PR_SET_SECUREBITS, PR_GET_TID_ADDRESS, PR_CAP_AMBIENT = 28, 40, 47
 
-_libc = ctypes.PyDLL(None, use_errno=True)  # PyDLL keeps the interpreter's lock, so that a clone has it too
+_libc = ctypes.PyDLL(
+    None, use_errno=True
+)  # PyDLL keeps the interpreter's lock, so that a clone has it too
 _ARM = platform.machine() == "aarch64"
 
 # Linux's numbers: name, x86-64, ARM64 (- where it has none)
@@ -128,7 +136,9 @@ def clone(flags: int) -> tuple[int, int]:
         flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID
     tail = (ctypes.c_ulong(0), _tid_address) if _ARM else (_tid_address, ctypes.c_ulong(0))
     flags |= CLONE_PIDFD | signal.SIGCHLD
-    pid = _libc.syscall(NUMBERS["clone"], ctypes.c_ulong(flags), ctypes.c_void_p(0), ctypes.byref(_pidfd), *tail)
+    pid = _libc.syscall(
+        NUMBERS["clone"], ctypes.c_ulong(flags), ctypes.c_void_p(0), ctypes.byref(_pidfd), *tail
+    )
     return _check(pid, "clone"), _pidfd.value if pid else -1
 
 
@@ -158,7 +168,10 @@ def raise_capabilities() -> None:
     _check(_libc.capset(header, struct.pack("<6I", low, low, 0, high, high, 0)), "capset")
 
 
-_CAPABILITY_HEADER, _NO_CAPABILITIES = struct.pack("<Ii", 0x20080522, 0), struct.pack("<6I", *[0] * 6)
+_CAPABILITY_HEADER, _NO_CAPABILITIES = (
+    struct.pack("<Ii", 0x20080522, 0),
+    struct.pack("<6I", *[0] * 6),
+)
 
 
 def drop_capabilities() -> None:
@@ -172,7 +185,11 @@ def drop_capabilities() -> None:
 
 def _mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
     result = _libc.mount(
-        source.encode(), target.encode(), kind.encode() if kind else None, ctypes.c_ulong(flags), data.encode()
+        source.encode(),
+        target.encode(),
+        kind.encode() if kind else None,
+        ctypes.c_ulong(flags),
+        data.encode(),
     )
     _check(result, f"mount on {target}")
 
@@ -182,7 +199,9 @@ def detach_propagation() -> None:
     _mount("none", "/", None, MS_REC | MS_PRIVATE)
 
 
-def mount_tmpfs(target: str, limit_bytes: int, most_files: int, mode: str = "700", flags: int = 0) -> None:
+def mount_tmpfs(
+    target: str, limit_bytes: int, most_files: int, mode: str = "700", flags: int = 0
+) -> None:
     """An empty file system in memory, bounded in bytes and inodes."""
     data = f"mode={mode},size={limit_bytes},nr_inodes={most_files}"
     _mount("tmpfs", target, "tmpfs", MS_NOSUID | MS_NODEV | flags, data)
@@ -201,9 +220,18 @@ def bind(source: str, target: str, keep_devices: bool = False) -> None:
 
 def read_only(target: str, keep_devices: bool = False) -> None:
     """Make what is mounted at ``target``, and below it, read-only."""
-    attributes = struct.pack("<4Q", MS_RDONLY | MS_NOSUID | (0 if keep_devices else MS_NODEV), 0, 0, 0)
+    attributes = struct.pack(
+        "<4Q", MS_RDONLY | MS_NOSUID | (0 if keep_devices else MS_NODEV), 0, 0, 0
+    )
     try:
-        _call("mount_setattr", AT_FDCWD, target.encode(), ctypes.c_uint(AT_RECURSIVE), attributes, ctypes.c_size_t(32))
+        _call(
+            "mount_setattr",
+            AT_FDCWD,
+            target.encode(),
+            ctypes.c_uint(AT_RECURSIVE),
+            attributes,
+            ctypes.c_size_t(32),
+        )
     except OSError:
         flags = MS_RDONLY | MS_NOSUID | (0 if keep_devices else MS_NODEV)
         _mount("none", target, None, MS_BIND | MS_REMOUNT | flags)
@@ -248,7 +276,9 @@ def open_place(path: str) -> int:
     return higher
 
 
-def restrict_files(version: int, readable: list[int], writable: list[int], devices: list[int]) -> None:
+def restrict_files(
+    version: int, readable: list[int], writable: list[int], devices: list[int]
+) -> None:
     """By Landlock: nothing but these places can be opened, no TCP port used, no process outside signalled."""
     handled = _ALL_FILE_RIGHTS.get(version, (1 << 16) - 1)
     network = 3 if version >= 4 else 0
@@ -321,7 +351,9 @@ def build_base_filter() -> bytes:
     return _code([name for name in _ALWAYS_DENIED if name not in _NEEDED_BY_ZYGOTES], [])
 
 
-def build_filter(*, processes: bool = False, programs: bool = False, own_pid: int | None = None) -> bytes:
+def build_filter(
+    *, processes: bool = False, programs: bool = False, own_pid: int | None = None
+) -> bytes:
     """What a program's filter adds to the base filter, as BPF code.
 
     ``processes``: whether new processes may be made; ``programs``: whether execve may be called. ``own_pid`` is set
@@ -337,7 +369,12 @@ def build_filter(*, processes: bool = False, programs: bool = False, own_pid: in
 def _code(denied: list[str], rules: _Code) -> bytes:
     architecture = 0xC00000B7 if _ARM else 0xC000003E
     code = [(_LOAD, 0, 0, 4), (_JEQ, 1, 0, architecture), (_RET, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
-    code += [(_JGE, 0, 1, 0x40000000), (_RET, 0, 0, _KILL), (_JGE, 0, 1, _NEWEST), (_RET, 0, 0, _ERRNO | _ENOSYS)]
+    code += [
+        (_JGE, 0, 1, 0x40000000),
+        (_RET, 0, 0, _KILL),
+        (_JGE, 0, 1, _NEWEST),
+        (_RET, 0, 0, _ERRNO | _ENOSYS),
+    ]
     for name in denied:
         if name in NUMBERS:
             code += [(_JEQ, 0, 1, NUMBERS[name]), (_RET, 0, 0, _ERRNO | _EPERM)]
@@ -345,7 +382,6 @@ def _code(denied: list[str], rules: _Code) -> bytes:
     code += rules
     code.append((_RET, 0, 0, _ALLOW))
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
-
 
 
 def _argument_rules(processes: bool, own_pid: int | None) -> _Code:
@@ -374,7 +410,9 @@ def _only(value: int) -> _Code:
 
 
 def _none_of(values: tuple[int, ...]) -> _Code:
-    return [step for value in values for step in ((_JEQ, 0, 1, value), (_RET, 0, 0, _ERRNO | _EPERM))]
+    return [
+        step for value in values for step in ((_JEQ, 0, 1, value), (_RET, 0, 0, _ERRNO | _EPERM))
+    ]
 
 
 class _Program(ctypes.Structure):

@@ -27,7 +27,12 @@ NODE_BYTES = 24 << 30
 """Address space that node reserves and does not use; its heap is bounded by an option of its own."""
 LARGEST_PROGRAM, MOST_COMPILED = 32 << 20, 16
 _COMPILED: OrderedDict[bytes, bytes] = OrderedDict()
-ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8"}
+ENVIRONMENT = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "HOME": "/tmp",
+    "TMPDIR": "/tmp",
+    "LANG": "C.UTF-8",
+}
 
 Run = Callable[[Any, bytes, Limits], Awaitable[Result]]
 
@@ -37,7 +42,9 @@ def language_of(name: str) -> str:
     try:
         return ALIASES[name.strip().lower()]
     except KeyError:
-        raise ValueError(f"programs in {name!r} cannot be run; python, cpp and javascript can") from None
+        raise ValueError(
+            f"programs in {name!r} cannot be run; python, cpp and javascript can"
+        ) from None
 
 
 def available(language: str) -> bool:
@@ -57,14 +64,21 @@ async def run(run_job: Run, program: Program, stdin: bytes, limits: Limits) -> R
     if tool is None:
         raise ValueError(f"{language} programs need {TOOLS[language]}, which is not installed")
     if language == "javascript":
-        command = [tool, f"--max-old-space-size={limits.memory_bytes >> 20}", "/tmp/solution.js", *program.args]
+        command = [
+            tool,
+            f"--max-old-space-size={limits.memory_bytes >> 20}",
+            "/tmp/solution.js",
+            *program.args,
+        ]
         files = {**program.files, "solution.js": program.source.encode()}
         own = replace(limits, programs=True, reserve_bytes=NODE_BYTES)
         return await run_job(_job(command, files), stdin, own)
     return await _cpp(run_job, tool, program, stdin, limits)
 
 
-_COMPILE_AND_PRINT = '{tool} -std=c++17 -O2 -pipe -o /tmp/solution /tmp/solution.cpp && /bin/cat /tmp/solution'
+_COMPILE_AND_PRINT = (
+    "{tool} -std=c++17 -O2 -pipe -o /tmp/solution /tmp/solution.cpp && /bin/cat /tmp/solution"
+)
 
 
 async def _cpp(run_job: Run, tool: str, program: Program, stdin: bytes, limits: Limits) -> Result:

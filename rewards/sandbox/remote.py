@@ -39,7 +39,9 @@ class RemoteSandbox:
         self._threads = ThreadPoolExecutor(self.slots, "sandbox server")
         self.lines = [f"sandbox: programs run on the {self._engine} server at {self._url}"]
 
-    async def run(self, program: Program, stdin: bytes = b"", limits: Limits | None = None) -> Result:
+    async def run(
+        self, program: Program, stdin: bytes = b"", limits: Limits | None = None
+    ) -> Result:
         """Run a program to its end on the server."""
         limits = limits or Limits()
         ask, path, read = _PROTOCOLS[self._engine]
@@ -116,17 +118,32 @@ def _ask_fusion(program: Program, stdin: bytes, limits: Limits) -> dict[str, Any
 
 def _read_fusion(reply: Any, limits: Limits, seconds: float) -> Result:
     if not isinstance(reply, Mapping) or reply.get("status") not in ("Success", "Failed"):
-        said = reply.get("status", reply.get("message")) if isinstance(reply, Mapping) else type(reply).__name__
+        said = (
+            reply.get("status", reply.get("message"))
+            if isinstance(reply, Mapping)
+            else type(reply).__name__
+        )
         raise SandboxFault(f"the server says {said!r}")
     compiled, ran = reply.get("compile_result"), reply.get("run_result")
-    if isinstance(compiled, Mapping) and (compiled.get("status") != "Finished" or compiled.get("return_code")):
-        return Result("compile_error", None, b"", b"", seconds, 0.0, str(compiled.get("stderr"))[-2000:])
+    if isinstance(compiled, Mapping) and (
+        compiled.get("status") != "Finished" or compiled.get("return_code")
+    ):
+        return Result(
+            "compile_error", None, b"", b"", seconds, 0.0, str(compiled.get("stderr"))[-2000:]
+        )
     if not isinstance(ran, Mapping) or ran.get("status") not in ("Finished", "TimeLimitExceeded"):
         raise SandboxFault(f"the server's run_result is {str(ran)[:200]}")
     output = str(ran.get("stdout") or "").encode("utf-8", "surrogatepass")
     status = _status(ran.get("return_code"), ran["status"] == "TimeLimitExceeded", output, limits)
     error = str(ran.get("stderr") or "").encode("utf-8", "surrogatepass")
-    return Result(status, ran.get("return_code"), output, error, float(ran.get("execution_time") or seconds), 0.0)
+    return Result(
+        status,
+        ran.get("return_code"),
+        output,
+        error,
+        float(ran.get("execution_time") or seconds),
+        0.0,
+    )
 
 
 # ---------------------------------------------------------------------------------------------- Piston
@@ -138,7 +155,9 @@ _SOURCES = {"python": "solution.py", "cpp": "solution.cpp", "javascript": "solut
 def _ask_piston(program: Program, stdin: bytes, limits: Limits) -> dict[str, Any]:
     files = [{"name": _SOURCES[program.language], "content": _joined(program)}]
     for name, data in program.files.items():
-        files.append({"name": name, "content": base64.b64encode(data).decode(), "encoding": "base64"})
+        files.append(
+            {"name": name, "content": base64.b64encode(data).decode(), "encoding": "base64"}
+        )
     return {
         "language": _PISTON_LANGUAGES[program.language], "version": "*", "files": files, "stdin": _text(stdin),
         "args": list(program.args[1:]), "run_timeout": int(limits.seconds * 1000),
@@ -150,14 +169,28 @@ def _read_piston(reply: Any, limits: Limits, seconds: float) -> Result:
     ran = reply.get("run") if isinstance(reply, Mapping) else None
     compiled = reply.get("compile") if isinstance(reply, Mapping) else None
     if isinstance(compiled, Mapping) and compiled.get("code") != 0:
-        return Result("compile_error", None, b"", b"", seconds, 0.0, str(compiled.get("stderr"))[-2000:])
-    if not isinstance(ran, Mapping) or not {"code", "signal"} & set(ran) or ran.get("status") == "XX":
+        return Result(
+            "compile_error", None, b"", b"", seconds, 0.0, str(compiled.get("stderr"))[-2000:]
+        )
+    if (
+        not isinstance(ran, Mapping)
+        or not {"code", "signal"} & set(ran)
+        or ran.get("status") == "XX"
+    ):
         raise SandboxFault(f"the server says {str(reply)[:200]}")
     output = str(ran.get("stdout") or "").encode("utf-8", "surrogatepass")
-    is_late = ran.get("status") == "TO" or (ran.get("signal") == "SIGKILL" and seconds >= limits.seconds)
+    is_late = ran.get("status") == "TO" or (
+        ran.get("signal") == "SIGKILL" and seconds >= limits.seconds
+    )
     code = ran.get("code") if ran.get("signal") is None else -9
-    status = "output_limit" if ran.get("status") in ("OL", "EL") else _status(code, is_late, output, limits)
-    return Result(status, code, output, str(ran.get("stderr") or "").encode("utf-8", "replace"), seconds, 0.0)
+    status = (
+        "output_limit"
+        if ran.get("status") in ("OL", "EL")
+        else _status(code, is_late, output, limits)
+    )
+    return Result(
+        status, code, output, str(ran.get("stderr") or "").encode("utf-8", "replace"), seconds, 0.0
+    )
 
 
 _PROTOCOLS: Mapping[str, tuple[Callable[..., Any], str, Callable[..., Result]]] = {

@@ -253,7 +253,9 @@ class _Channel:
 class Zygote:
     """A zygote process and the control line to it. Makes one child at a time."""
 
-    def __init__(self, number: int, process: subprocess.Popen[bytes], control: socket.socket, group: Any) -> None:
+    def __init__(
+        self, number: int, process: subprocess.Popen[bytes], control: socket.socket, group: Any
+    ) -> None:
         self.number, self._process, self._control, self._group = number, process, control, group
         self._loop = asyncio.get_running_loop()
         self._buffer, self._pidfd, self.is_dead = b"", -1, False
@@ -290,7 +292,9 @@ class Zygote:
     def pid(self) -> int:
         return self._process.pid
 
-    def begin(self, limits: Limits, descriptors: Sequence[int]) -> asyncio.Future[tuple[int, float]]:
+    def begin(
+        self, limits: Limits, descriptors: Sequence[int]
+    ) -> asyncio.Future[tuple[int, float]]:
         """Ask for a child; the future gives its exit code and its CPU seconds."""
         memory = limits.memory_bytes + PROCESS_ROOM
         request = REQUEST.pack(
@@ -357,7 +361,9 @@ class Zygote:
                 code, cpu, _ = struct.unpack_from("<iQQ", buffer, 1)
                 ended.set_result((code, cpu / 1e6))
             elif buffer[:1] == b"E":
-                ended.set_exception(SandboxFault(f"no child could be made: {buffer[1:201].decode().strip()}"))
+                ended.set_exception(
+                    SandboxFault(f"no child could be made: {buffer[1:201].decode().strip()}")
+                )
         return True
 
     def give_up(self, why: str) -> None:
@@ -391,7 +397,9 @@ class Zygote:
 class Running:
     """A child under way: its channel, its outputs, its end. ``stop_reason`` says why it was killed, if it was."""
 
-    def __init__(self, zygote: Zygote, limits: Limits, job: Any, stdin: bytes | None, link: int | None) -> None:
+    def __init__(
+        self, zygote: Zygote, limits: Limits, job: Any, stdin: bytes | None, link: int | None
+    ) -> None:
         self._zygote, self._limits, self.stop_reason = zygote, limits, ""
         self._loop = asyncio.get_running_loop()
         self.began = time.perf_counter()
@@ -406,7 +414,9 @@ class Running:
             given[:3] = [pipes[0][0], pipes[1][1], pipes[2][1]]
             opened += given[:3]
             self._input = _Input(pipes[0][1], stdin)
-            self._outputs = [_Output(pipe[0], limits.output_bytes, self._too_much) for pipe in pipes[1:]]
+            self._outputs = [
+                _Output(pipe[0], limits.output_bytes, self._too_much) for pipe in pipes[1:]
+            ]
         self.channel = _Channel(ours, limits.output_bytes, self._too_much)
         self.channel.send(job)
         self.ended = zygote.begin(limits, given)
@@ -434,7 +444,9 @@ class Running:
             return
         self.stop_reason = reason
         self._zygote.kill_child()
-        self._last_alarm = self._loop.call_later(GRACE_SECONDS, self._zygote.give_up, "the child could not be killed")
+        self._last_alarm = self._loop.call_later(
+            GRACE_SECONDS, self._zygote.give_up, "the child could not be killed"
+        )
 
     def give_more_time(self, seconds: float) -> None:
         """Start the clock anew."""
@@ -473,7 +485,9 @@ class Running:
         seconds = time.perf_counter() - self.began
         return self._result(code, cpu_seconds, stdout, stderr, seconds)
 
-    def _result(self, code: int, cpu: float, stdout: bytes, stderr: bytes, seconds: float) -> Result:
+    def _result(
+        self, code: int, cpu: float, stdout: bytes, stderr: bytes, seconds: float
+    ) -> Result:
         said = [frame for frame in list(self.channel.frames)[:3] if isinstance(frame, dict)]
         detail = ""
         if said and said[0].get("ready") is False:
@@ -493,19 +507,25 @@ class Running:
 class Supervisor:
     """Zygotes, and who has which. All methods run in one asyncio loop."""
 
-    def __init__(self, slots: int, without: Sequence[str], readable: Sequence[str], uids: Sequence[int] = ()) -> None:
+    def __init__(
+        self, slots: int, without: Sequence[str], readable: Sequence[str], uids: Sequence[int] = ()
+    ) -> None:
         self._num_slots, self._without = slots, tuple(without)
         self._config = {"without": list(without), "readable": list(readable)}
         self._idle: list[Zygote] = []
         self._all: list[Zygote] = []
-        self._waiting: collections.deque[tuple[int, asyncio.Future[list[Zygote]]]] = collections.deque()
+        self._waiting: collections.deque[tuple[int, asyncio.Future[list[Zygote]]]] = (
+            collections.deque()
+        )
         self._numbers = list(uids) or list(range(slots))
         self._is_closed = False
         self.use_cgroups = False
 
     async def start(self) -> list[dict[str, Any]]:
         """Start every zygote; what each managed to set up."""
-        started = await asyncio.gather(*(self._spawn(number) for number in self._numbers), return_exceptions=True)
+        started = await asyncio.gather(
+            *(self._spawn(number) for number in self._numbers), return_exceptions=True
+        )
         self._all = [zygote for zygote in started if isinstance(zygote, Zygote)]
         failed = [error for error in started if isinstance(error, BaseException)]
         if failed:
@@ -617,8 +637,18 @@ class Supervisor:
 def job_of(program: Program, mode: str, **more: Any) -> dict[str, Any]:
     """What a child is told about a program."""
     files = {name: base64.b64encode(data).decode() for name, data in program.files.items()}
-    job = {"mode": mode, "source": program.source, "prompt": program.prompt, "entry": program.entry, **more}
-    return job | ({"files": files} if files else {}) | ({"argv": [*program.args]} if program.args else {})
+    job = {
+        "mode": mode,
+        "source": program.source,
+        "prompt": program.prompt,
+        "entry": program.entry,
+        **more,
+    }
+    return (
+        job
+        | ({"files": files} if files else {})
+        | ({"argv": [*program.args]} if program.args else {})
+    )
 
 
 def with_output_bytes(limits: Limits, output_bytes: int) -> Limits:

@@ -80,7 +80,9 @@ class Line:
 
     def get(self, number: int, name: str) -> Any:
         """An attribute of an object of the candidate."""
-        return decode(self._ask({"op": "get", "handle": number, "name": name})["value"], self._special)
+        return decode(
+            self._ask({"op": "get", "handle": number, "name": name})["value"], self._special
+        )
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         reply = self._peer.ask(request)
@@ -142,7 +144,11 @@ def _error(reply: dict[str, Any]) -> Exception:
         kind = getattr(builtins, name, None) if type(name) is str else None
         if kind is Exception:
             break
-        if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, _NOT_PASSED_ON):
+        if (
+            isinstance(kind, type)
+            and issubclass(kind, Exception)
+            and not issubclass(kind, _NOT_PASSED_ON)
+        ):
             try:
                 return kind(detail)
             except TypeError:

@@ -15,7 +15,17 @@ import struct
 import sys
 from typing import Any, Callable
 
-__all__ = ["Gone", "Peer", "Untravelable", "decode", "encode", "pack_frame", "read_frame", "write_bytes", "write_frame"]
+__all__ = [
+    "Gone",
+    "Peer",
+    "Untravelable",
+    "decode",
+    "encode",
+    "pack_frame",
+    "read_frame",
+    "write_bytes",
+    "write_frame",
+]
 
 LIMIT_BYTES = 16 << 20
 MOST_ITEMS = 1_000_000
@@ -130,7 +140,11 @@ def decode(data: Json, special: Callable[[str, Json], Any] | None = None) -> Any
 _CONTAINERS: dict[str, Callable[[list[Any]], Any]] = {
     "t": tuple, "s": set, "z": frozenset, "it": iter, "keys": dict.fromkeys, "dq": collections.deque,
 }  # fmt: skip
-_PARTED: dict[str, Callable[..., Any]] = {"c": complex, "q": lambda *parts: _fraction(*parts), "r": range}
+_PARTED: dict[str, Callable[..., Any]] = {
+    "c": complex,
+    "q": lambda *parts: _fraction(*parts),
+    "r": range,
+}
 _SCALARS: dict[str, Callable[[str], Any]] = {
     "i": lambda text: int(text, 16), "f": float, "b": bytes.fromhex, "B": bytearray.fromhex,
     "D": lambda text: _decimal(text),

@@ -32,13 +32,27 @@ traceback unittest urllib.parse urllib.request uuid weakref
 """.split()
 """Imported beforehand where a slot's uid may not read Python's own folder (root's, say) and no namespace shows it."""
 INSIDE_UID = 1000
-EXECUTABLE_PLACES = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32", "/etc/alternatives", "/etc/ld.so.cache")
+EXECUTABLE_PLACES = (
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib64",
+    "/lib32",
+    "/etc/alternatives",
+    "/etc/ld.so.cache",
+)
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random")
 MOUNT_POINTS = ("/mnt", "/media", "/srv", "/opt", "/run", "/tmp")
 REQUEST = struct.Struct("<BBBxIQQQIQ")
 """Processes, programs, number of descriptors; most tasks, memory, file bytes, milliseconds of CPU, files, reserve."""
 READY = wire.pack_frame({"ready": True})
-ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "HOME": "/tmp",
+    "LANG": "C.UTF-8",
+    "OMP_NUM_THREADS": "1",
+}
 
 
 class Walls:
@@ -62,7 +76,9 @@ class Walls:
         self.has_seccomp = "seccomp" not in self.masked
         if self.namespaces:
             for processes, programs in ((False, False), (False, True), (True, True)):
-                self.filters[processes, programs] = kernel.build_filter(processes=processes, programs=programs)
+                self.filters[processes, programs] = kernel.build_filter(
+                    processes=processes, programs=programs
+                )
 
     def _try(self, name: str, step: Any) -> bool:
         if name in self.masked:
@@ -108,7 +124,9 @@ class Walls:
         os.write(word, b"fine" if code == 0 else b"a child is not the first of its namespace")
 
     def _wall_in(self) -> None:
-        spaces = kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
+        spaces = (
+            kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
+        )
         is_root = os.getuid() == 0 and self._can_change_uid()
         self.proc = os.open("/proc/self", os.O_PATH | os.O_CLOEXEC)
         if is_root:
@@ -162,7 +180,9 @@ class Walls:
 
     def _build_root(self) -> None:
         kernel.detach_propagation()
-        root = next(path for path in MOUNT_POINTS if os.path.isdir(path) and not self._holds_source(path))
+        root = next(
+            path for path in MOUNT_POINTS if os.path.isdir(path) and not self._holds_source(path)
+        )
         kernel.mount_tmpfs(root, 1 << 20, 2000, "755")
         for path in self.readable:
             self._show(path, root)
@@ -196,7 +216,11 @@ class Walls:
 
     def prepare_children(self) -> None:
         """What all children need, made once: their limits that never change, and the filter that binds us too."""
-        for kind, value in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_MEMLOCK, 0), (resource.RLIMIT_NOFILE, 64)):
+        for kind, value in (
+            (resource.RLIMIT_CORE, 0),
+            (resource.RLIMIT_MEMLOCK, 0),
+            (resource.RLIMIT_NOFILE, 64),
+        ):
             resource.setrlimit(kind, (value, value))
         if self.has_seccomp:
             kernel.install_filter(kernel.build_base_filter())
@@ -226,7 +250,9 @@ class Walls:
             )
             kernel.install_filter(code)
 
-    def _limit(self, most_tasks: int, memory_bytes: int, reserve_bytes: int, file_bytes: int, cpu_ms: int) -> None:
+    def _limit(
+        self, most_tasks: int, memory_bytes: int, reserve_bytes: int, file_bytes: int, cpu_ms: int
+    ) -> None:
         seconds = math.ceil(cpu_ms / 1000)
         most_tasks += 0 if self.namespaces or self.own_uid else _num_tasks()
         for kind, soft, hard in (
@@ -253,14 +279,18 @@ def serve(control: _socket.socket, walls: Walls) -> None:
     """Make a child for each request until the supervisor leaves."""
     while True:
         data, ancillary, _, _ = control.recvmsg(REQUEST.size, 256)
-        descriptors = [number for _, _, numbers in ancillary for (number,) in struct.iter_unpack("i", numbers)]
+        descriptors = [
+            number for _, _, numbers in ancillary for (number,) in struct.iter_unpack("i", numbers)
+        ]
         if len(data) < REQUEST.size:
             return
         processes, programs, _, *limits = REQUEST.unpack(data)
         _run_one(control, walls, bool(processes), bool(programs), limits, descriptors)
 
 
-def _run_one(control: Any, walls: Walls, processes: bool, programs: bool, limits: Any, descriptors: list[int]) -> None:
+def _run_one(
+    control: Any, walls: Walls, processes: bool, programs: bool, limits: Any, descriptors: list[int]
+) -> None:
     try:
         if walls.namespaces:
             kernel.mount_tmpfs("/tmp", limits[2], limits[4])
@@ -280,7 +310,9 @@ def _run_one(control: Any, walls: Walls, processes: bool, programs: bool, limits
     if walls.namespaces:
         kernel.unmount("/tmp")
     cpu = int((usage.ru_utime + usage.ru_stime) * 1e6)
-    control.sendall(b"X" + struct.pack("<iQQ", os.waitstatus_to_exitcode(status), cpu, usage.ru_maxrss))
+    control.sendall(
+        b"X" + struct.pack("<iQQ", os.waitstatus_to_exitcode(status), cpu, usage.ru_maxrss)
+    )
 
 
 def _wait(control: Any, walls: Walls, pid: int, pidfd: int) -> None:
@@ -312,7 +344,9 @@ def _close(descriptors: list[int]) -> None:
         os.close(descriptor)
 
 
-def _child(walls: Walls, processes: bool, programs: bool, limits: tuple[int, ...], descriptors: list[int]) -> None:
+def _child(
+    walls: Walls, processes: bool, programs: bool, limits: tuple[int, ...], descriptors: list[int]
+) -> None:
     """In the child: take the descriptors, wall in, and run the job that the supervisor sends."""
     try:
         _prefer_when_memory_runs_out(walls.proc)
@@ -325,7 +359,9 @@ def _child(walls: Walls, processes: bool, programs: bool, limits: tuple[int, ...
         kernel.close_from(len(high))
     except BaseException as error:
         try:
-            wire.write_frame(candidate.CHANNEL, {"ready": False, "detail": f"{type(error).__name__}: {error}"})
+            wire.write_frame(
+                candidate.CHANNEL, {"ready": False, "detail": f"{type(error).__name__}: {error}"}
+            )
         finally:
             os._exit(99)
     wire.write_bytes(candidate.CHANNEL, READY)

@@ -18,7 +18,13 @@ from typing import Any, Callable, Mapping, Sequence
 
 from rewards.tasks import gym
 from rewards.tasks.arithmetic import arithmetic_rows
-from rewards.tasks.countdown_game import countdown, countdown_format, countdown_rows, retries, whole_results
+from rewards.tasks.countdown_game import (
+    countdown,
+    countdown_format,
+    countdown_rows,
+    retries,
+    whole_results,
+)
 from rewards.tasks.gym import gym_answer
 from rewards.tasks.knights import knights_and_knaves, knights_rows
 from rewards.tasks.programs import program_rows
@@ -59,7 +65,9 @@ class Task:
         is_open = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.values())
         for name in args:
             if name not in known and not is_open:
-                raise ValueError(f"task {self.name}: unknown argument {name}{_nearest(name, known)}")
+                raise ValueError(
+                    f"task {self.name}: unknown argument {name}{_nearest(name, known)}"
+                )
         return self.make(**{**self.defaults, **args})
 
 
@@ -81,15 +89,23 @@ def held_out(rows: Sequence[Row], n: int) -> tuple[list[Row], list[Row]]:
     for row in rows:
         first.setdefault(_prompt_text(row), row)
     if not 0 <= n < max(len(first), 1):
-        raise ValueError(f"cannot hold out {n} of {len(first)} different prompts: some must be left to train on")
+        raise ValueError(
+            f"cannot hold out {n} of {len(first)} different prompts: some must be left to train on"
+        )
     held = sorted(first, key=lambda text: hashlib.sha256(f"held-out:{text}".encode()).digest())[:n]
     kept_out = set(held)
-    return [row for row in rows if _prompt_text(row) not in kept_out], [first[text] for text in held]
+    return [row for row in rows if _prompt_text(row) not in kept_out], [
+        first[text] for text in held
+    ]
 
 
 def _prompt_text(row: Row) -> str:
     prompt = row["prompt"]
-    return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, ensure_ascii=False)
+    return (
+        prompt
+        if isinstance(prompt, str)
+        else json.dumps(prompt, sort_keys=True, ensure_ascii=False)
+    )
 
 
 def _nearest(name: str, known: Any) -> str:

@@ -14,7 +14,9 @@ def arithmetic_rows(operations: str = "+-*", low: int = 1, high: int = 20) -> li
     """``What is 12 + 7?`` for every pair of operands in the range and every one of the operations."""
     unknown = set(operations) - set(_ARITHMETIC)
     if unknown or not operations:
-        raise ValueError(f"arithmetic: operations is {operations!r}; it can be some of {''.join(_ARITHMETIC)}")
+        raise ValueError(
+            f"arithmetic: operations is {operations!r}; it can be some of {''.join(_ARITHMETIC)}"
+        )
     if low > high:
         raise ValueError(f"arithmetic: low is {low} and high is {high}; the range is empty")
     operands = range(low, high + 1)

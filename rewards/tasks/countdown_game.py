@@ -12,7 +12,14 @@ from typing import Any, Callable, Sequence
 from rewards import Score
 from rewards.tasks.final_answer import is_tagged, tagged_answer
 
-__all__ = ["Expression", "countdown", "countdown_format", "countdown_rows", "retries", "whole_results"]
+__all__ = [
+    "Expression",
+    "countdown",
+    "countdown_format",
+    "countdown_rows",
+    "retries",
+    "whole_results",
+]
 
 Row = dict[str, Any]
 
@@ -35,15 +42,26 @@ def countdown_rows(
     Without ``count`` every problem of the ranges is returned; with it, that many drawn by a fixed rule.
     """
     if style not in _COUNTDOWN_PROMPTS:
-        raise ValueError(f"countdown: style is {style!r}; it can be {' or '.join(_COUNTDOWN_PROMPTS)}")
+        raise ValueError(
+            f"countdown: style is {style!r}; it can be {' or '.join(_COUNTDOWN_PROMPTS)}"
+        )
     if not 2 <= numbers <= 5:
         raise ValueError(f"countdown: numbers is {numbers}; it can be 2 to 5")
     if not 1 <= low <= high or not 1 <= target_low <= target_high:
-        raise ValueError("countdown: a range runs from a lower to a higher whole number, both at least 1")
+        raise ValueError(
+            "countdown: a range runs from a lower to a higher whole number, both at least 1"
+        )
     targets = _Targets(target_low, target_high)
-    drawn = _every_problem(numbers, low, high, targets) if count is None else _draw(count, numbers, low, high, targets)
+    drawn = (
+        _every_problem(numbers, low, high, targets)
+        if count is None
+        else _draw(count, numbers, low, high, targets)
+    )
     write = _COUNTDOWN_PROMPTS[style]
-    return [{"prompt": write(given, goal), "numbers": list(given), "target": goal} for given, goal in drawn]
+    return [
+        {"prompt": write(given, goal), "numbers": list(given), "target": goal}
+        for given, goal in drawn
+    ]
 
 
 Problem = tuple[tuple[int, ...], int]
@@ -64,7 +82,9 @@ def _draw(count: int, numbers: int, low: int, high: int, targets: _Targets) -> l
         given = tuple(sorted(rng.choices(range(low, high + 1), k=numbers)))
         if goals := targets.of(given):
             drawn[given, rng.choice(goals)] = True
-    raise ValueError(f"countdown: found {len(drawn)} problems, not {count}; widen the ranges or ask for fewer")
+    raise ValueError(
+        f"countdown: found {len(drawn)} problems, not {count}; widen the ranges or ask for fewer"
+    )
 
 
 class _Targets:
@@ -88,7 +108,10 @@ class _Targets:
         left: set[tuple[int, ...]] = set()
         for i, j in itertools.combinations(range(len(given)), 2):
             rest = given[:i] + given[i + 1 : j] + given[j + 1 :]
-            left.update(tuple(sorted((*rest, value))) for value in whole_results(given[i], given[j], self.high))
+            left.update(
+                tuple(sorted((*rest, value)))
+                for value in whole_results(given[i], given[j], self.high)
+            )
         return left
 
 
@@ -116,7 +139,9 @@ _COUNTDOWN_PROMPTS = {"words": _in_words, "symbols": _in_symbols}
 # ---------------------------------------------------------------------------------------- countdown's reward
 
 
-def countdown(text: str, numbers: Sequence[int] | str, target: int | str, finish: str | None = None) -> Score:
+def countdown(
+    text: str, numbers: Sequence[int] | str, target: int | str, finish: str | None = None
+) -> Score:
     """1 where the completion's one final answer makes ``target`` with every number used exactly once, else 0.
 
     The final answer is the content of its ``<answer>`` tags; without tags, what follows the word ``answer``; without
@@ -189,7 +214,16 @@ def _one_whole_number(value: Any) -> int:
 # ------------------------------------------------------------------------------ where the final answer stands
 
 _NAMED = re.compile(r"\banswer\b\s*(?:is\b\s*)?(?:[:=]\s*)?(?=[0-9(])", re.IGNORECASE)
-_SIGNS = {"\\times": "*", "\\cdot": "*", "\\div": "/", "×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"}
+_SIGNS = {
+    "\\times": "*",
+    "\\cdot": "*",
+    "\\div": "/",
+    "×": "*",
+    "·": "*",
+    "÷": "/",
+    "−": "-",
+    "–": "-",
+}
 
 
 def _final_answer(text: str) -> tuple[str | None, str]:

@@ -81,16 +81,21 @@ def _way(name: str) -> str:
 def _rows(name: str, count: int = 1000, seed: int = 0, **settings: Any) -> list[Row]:
     """At most ``count`` rows of a task, drawn with ``seed``; further arguments are those of its own configuration."""
     try:
-        dataset = _dataset(name, json.dumps({"size": count, "seed": seed, **settings}, sort_keys=True))
+        dataset = _dataset(
+            name, json.dumps({"size": count, "seed": seed, **settings}, sort_keys=True)
+        )
     except (TypeError, AssertionError) as error:
-        raise ValueError(f"task {PREFIX}{name}: reasoning-gym refuses these arguments: {error}") from None
+        raise ValueError(
+            f"task {PREFIX}{name}: reasoning-gym refuses these arguments: {error}"
+        ) from None
     rows = {}
     for index in range(count):
         entry = dataset[index]
         if name in OURS and not OURS[name](entry["answer"], entry["answer"], entry["metadata"]):
             continue  # an integral that sympy could not solve, say: there is nothing to compare with
         rows[entry["question"]] = {
-            "prompt": entry["question"] + "\nGive the final answer alone between <answer> and </answer>.",
+            "prompt": entry["question"]
+            + "\nGive the final answer alone between <answer> and </answer>.",
             "answer": entry["answer"],
             "task": name,
             "metadata": entry["metadata"],
@@ -138,7 +143,9 @@ def gym_answer(
     elif task in UNIQUE:
         value = float(_same(said, str(answer)))
     elif task in THEIRS:
-        value = _by_theirs(task, said, {"answer": answer, "metadata": dict(metadata)}, settings or {})
+        value = _by_theirs(
+            task, said, {"answer": answer, "metadata": dict(metadata)}, settings or {}
+        )
         value = 1.0 if value >= NEARLY_FULL.get(task, 1.0) else value if partial else 0.0
     else:
         return Score(None, status="fault", detail=f"gym_answer knows no task {task!r}")
@@ -183,7 +190,9 @@ def _made(said: str, metadata: Mapping[str, Any], target: int) -> bool:
 def _in_latex(text: str) -> str:
     """Python's way to write an expression in the way our own parser reads."""
     text = re.sub(r"\bE\b", "e", text).replace("**", "^").replace("*", r" \cdot ")
-    return re.sub(r"\b(exp|sqrt|sin|cos|tan|cot|sec|csc|sinh|cosh|tanh|log|asin|acos|atan)\(", _function, text)
+    return re.sub(
+        r"\b(exp|sqrt|sin|cos|tan|cot|sec|csc|sinh|cosh|tanh|log|asin|acos|atan)\(", _function, text
+    )
 
 
 def _function(match: re.Match[str]) -> str:
@@ -199,7 +208,15 @@ def _same_polynomial(said: str, answer: str, metadata: Mapping[str, Any]) -> boo
 
 def _same_integral(said: str, answer: str, metadata: Mapping[str, Any]) -> bool:
     """Whether two antiderivatives differ by a constant on each side of zero; a constant C of either is dropped."""
-    from rewards.mathematics.expressions import Budget, Undecided, context, evaluate, fold, nearly_equal, symbols
+    from rewards.mathematics.expressions import (
+        Budget,
+        Undecided,
+        context,
+        evaluate,
+        fold,
+        nearly_equal,
+        symbols,
+    )
     from rewards.mathematics.latex import parse
     from rewards.mathematics.tree import Node, ParseError
 
@@ -246,7 +263,9 @@ def _same_list(said: str, answer: str, metadata: Mapping[str, Any]) -> bool:
     rest = re.sub(r"[-+]?\d{1,300}(?:\.\d{1,300})?|[\s,'\"]", "", said)
     if rest not in ("", "[]"):
         return False
-    return [float(number) for number in numbers] == [float(number) for number in metadata["sorted_numbers"]]
+    return [float(number) for number in numbers] == [
+        float(number) for number in metadata["sorted_numbers"]
+    ]
 
 
 OURS: Mapping[str, Callable[[str, str, Mapping[str, Any]], bool]] = {

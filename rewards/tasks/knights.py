@@ -45,7 +45,9 @@ def knights_rows(people: int = 3, count: int = 1000) -> list[Row]:
             misses = 0
     if len(rows) == count:
         return list(rows.values())
-    raise ValueError(f"knights-and-knaves: found {len(rows)} puzzles of {people}, not {count}; ask for fewer")
+    raise ValueError(
+        f"knights-and-knaves: found {len(rows)} puzzles of {people}, not {count}; ask for fewer"
+    )
 
 
 # -------------------------------------------------------------------------------------------- claims
@@ -56,7 +58,9 @@ def solutions(claims: Sequence[Claim]) -> list[tuple[bool, ...]]:
     return [
         knights
         for knights in itertools.product((True, False), repeat=len(claims))
-        if all(is_true(claim, knights) == speaks_true for claim, speaks_true in zip(claims, knights))
+        if all(
+            is_true(claim, knights) == speaks_true for claim, speaks_true in zip(claims, knights)
+        )
     ]
 
 
@@ -121,16 +125,22 @@ def _in_words(claim: Any) -> str:
     if op == "same":
         return f"{NAMES[operands[0]]} and {NAMES[operands[1]]} are of the same kind"
     if op == "count":
-        return (
-            f"there {'is' if operands[0] == 1 else 'are'} exactly {operands[0]} knight{'s' * (operands[0] != 1)} here"
-        )
+        return f"there {'is' if operands[0] == 1 else 'are'} exactly {operands[0]} knight{'s' * (operands[0] != 1)} here"
     first, *second = map(_in_words, operands)
-    wordings = {"not": "it is not true that {}", "and": "{} and {}", "or": "{} or {}", "if": "if {} then {}"}
+    wordings = {
+        "not": "it is not true that {}",
+        "and": "{} and {}",
+        "or": "{} or {}",
+        "if": "if {} then {}",
+    }
     return wordings.get(op, "{} if and only if {}").format(first, *second)
 
 
 def _written(knights: Sequence[bool]) -> str:
-    return ", ".join(f"{name} is a {'knight' if is_knight else 'knave'}" for name, is_knight in zip(NAMES, knights))
+    return ", ".join(
+        f"{name} is a {'knight' if is_knight else 'knave'}"
+        for name, is_knight in zip(NAMES, knights)
+    )
 
 
 # ------------------------------------------------------------------------------------------ the reward
@@ -138,7 +148,9 @@ def _written(knights: Sequence[bool]) -> str:
 LONGEST = 1000
 _WORD = re.compile(r"[A-Za-z]+|[:=]")
 _ROLES = {"knight": True, "knights": True, "knave": False, "knaves": False}
-_FILLING = frozenset("is are a an and the both all also so thus therefore while whereas but none".split())
+_FILLING = frozenset(
+    "is are a an and the both all also so thus therefore while whereas but none".split()
+)
 _NAMED = re.compile(r"\banswer\b\s*(?:is\b\s*)?[:=]?\s*", re.IGNORECASE)
 
 
@@ -153,7 +165,11 @@ def knights_and_knaves(text: str, answer: str, finish: str | None = None) -> Sco
     """
     truth = _roles(answer)
     if not truth:
-        return Score(None, status="fault", detail=f"knights_and_knaves: the answer {answer!r} gives nobody a role")
+        return Score(
+            None,
+            status="fault",
+            detail=f"knights_and_knaves: the answer {answer!r} gives nobody a role",
+        )
     said, problem = _final_answer(text.rpartition("</think>")[2])
     if said is None:
         return Score(0.0, status="no_answer", detail=problem)

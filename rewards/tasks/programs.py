@@ -21,20 +21,32 @@ _ON_LISTS: Mapping[str, tuple[str, Callable[[list[int], int], list[int]]]] = {
     "square": ("square every number", lambda xs, k: [x * x for x in xs]),
     "reverse": ("reverse the list", lambda xs, k: xs[::-1]),
     "sort": ("sort the list in increasing order", lambda xs, k: sorted(xs)),
-    "unique": ("keep only the first occurrence of every number", lambda xs, k: list(dict.fromkeys(xs))),
+    "unique": (
+        "keep only the first occurrence of every number",
+        lambda xs, k: list(dict.fromkeys(xs)),
+    ),
     "even": ("keep only the even numbers", lambda xs, k: [x for x in xs if x % 2 == 0]),
     "above": ("keep only the numbers greater than {k}", lambda xs, k: [x for x in xs if x > k]),
     "drop": ("drop the first {k} numbers", lambda xs, k: xs[k:]),
     "every": ("keep every {k}. number, beginning with the first", lambda xs, k: xs[::k]),
-    "running": ("replace the list by its running sums", lambda xs, k: [sum(xs[: i + 1]) for i in range(len(xs))]),
+    "running": (
+        "replace the list by its running sums",
+        lambda xs, k: [sum(xs[: i + 1]) for i in range(len(xs))],
+    ),
     "rotate": ("move the first number to the end", lambda xs, k: xs[1:] + xs[:1]),
     "twice": ("append the list to itself", lambda xs, k: xs + xs),
 }
 _TO_A_NUMBER: Mapping[str, tuple[str, Callable[[list[int], int], int]]] = {
     "sum": ("return the sum of the numbers", lambda xs, k: sum(xs)),
     "count": ("return how many numbers there are", lambda xs, k: len(xs)),
-    "largest": ("return the largest number, or 0 for an empty list", lambda xs, k: max(xs, default=0)),
-    "smallest": ("return the smallest number, or 0 for an empty list", lambda xs, k: min(xs, default=0)),
+    "largest": (
+        "return the largest number, or 0 for an empty list",
+        lambda xs, k: max(xs, default=0),
+    ),
+    "smallest": (
+        "return the smallest number, or 0 for an empty list",
+        lambda xs, k: min(xs, default=0),
+    ),
     "negative": ("return how many numbers are negative", lambda xs, k: sum(x < 0 for x in xs)),
 }
 OPERATIONS = {**_ON_LISTS, **_TO_A_NUMBER}
@@ -68,7 +80,9 @@ def program_rows(count: int = 600, levels: int = MOST_LEVELS, seed: int = 0) -> 
         row = _row(rng, 1 + len(rows) % levels)
         misses = misses + 1 if row is None or row["prompt"] in rows else 0
         if misses > 2000:
-            raise ValueError(f"programs: found {len(rows)} tasks of {levels} levels, not {count}; ask for fewer")
+            raise ValueError(
+                f"programs: found {len(rows)} tasks of {levels} levels, not {count}; ask for fewer"
+            )
         if row is not None:
             rows.setdefault(row["prompt"], row)
     return list(rows.values())

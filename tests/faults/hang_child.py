@@ -23,9 +23,17 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from grpo.train import main
 
-QUICK = ["quickstart", "steps=3", "sample.prompts=4", "sample.group_size=2", "sample.max_tokens=24", "data.held_out=0",
-         "checkpoint.every=1", "evaluate.every=0"]
-REWARDS = '''
+QUICK = [
+    "quickstart",
+    "steps=3",
+    "sample.prompts=4",
+    "sample.group_size=2",
+    "sample.max_tokens=24",
+    "data.held_out=0",
+    "checkpoint.every=1",
+    "evaluate.every=0",
+]
+REWARDS = """
 import os, time
 def never_returns(text):
     if len(text) % 2:
@@ -37,7 +45,7 @@ async def blocks_the_service(text, sandbox=None):
         time.sleep(10**6)
     return float(len(text) % 4)
 blocks_the_service.runs_programs = True
-'''
+"""
 
 
 def begin() -> None:
@@ -74,8 +82,13 @@ def in_a_forward(fault: Callable[[], None], *, learning: bool) -> Callable[[], N
     def inject() -> None:
         def hook(module: Any, arguments: Any) -> None:
             journal = Path("run/metrics.jsonl")
-            if type(module).__name__ == "Linear" and journal.exists() and journal.stat().st_size \
-                    and learning == torch.is_grad_enabled() and os.environ.get("RANK", "1") == "1":
+            if (
+                type(module).__name__ == "Linear"
+                and journal.exists()
+                and journal.stat().st_size
+                and learning == torch.is_grad_enabled()
+                and os.environ.get("RANK", "1") == "1"
+            ):
                 fault()
 
         register_module_forward_pre_hook(hook)
@@ -88,7 +101,11 @@ def fifo_in_place_of(name: str) -> Callable[[], None]:
 
     def inject() -> None:
         def hook(event: str, arguments: Any) -> None:
-            if event == "open" and str(arguments[0]).endswith(f"step-000002/{name}") and "w" in str(arguments[1]):
+            if (
+                event == "open"
+                and str(arguments[0]).endswith(f"step-000002/{name}")
+                and "w" in str(arguments[1])
+            ):
                 begin()
                 os.mkfifo(arguments[0])
 
@@ -111,7 +128,9 @@ def silent_hub() -> None:
     from huggingface_hub.hf_api import api
 
     constants.ENDPOINT = api.endpoint = silent_server()
-    constants.HUGGINGFACE_CO_URL_TEMPLATE = constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
+    constants.HUGGINGFACE_CO_URL_TEMPLATE = (
+        constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
+    )
 
 
 def silent_wandb() -> None:
@@ -123,7 +142,11 @@ def slow_service() -> None:
     Path("state").write_text("run-1")
 
     def hook(event: str, arguments: Any) -> None:
-        if event == "open" and str(arguments[0]).endswith("samples.jsonl") and "a" in str(arguments[1]):
+        if (
+            event == "open"
+            and str(arguments[0]).endswith("samples.jsonl")
+            and "a" in str(arguments[1])
+        ):
             with open("state", "w") as out:
                 out.write("run-2")
 
@@ -132,19 +155,45 @@ def slow_service() -> None:
 
 RUNS: dict[str, tuple[Callable[[], None], list[str]]] = {
     "engine": (in_a_forward(stuck_in_c, learning=False), ["watchdog.engine_seconds=2"]),
-    "interpreter": (in_a_forward(holding_the_interpreter, learning=False), ["watchdog.interpreter_seconds=3"]),
+    "interpreter": (
+        in_a_forward(holding_the_interpreter, learning=False),
+        ["watchdog.interpreter_seconds=3"],
+    ),
     "engine dies": (in_a_forward(dead, learning=False), []),
     "update": (in_a_forward(stuck_in_c, learning=True), ["watchdog.update_seconds=2"]),
     "checkpoint": (fifo_in_place_of("state.json"), ["watchdog.checkpoint_seconds=2"]),
-    "judge": (slow_service, ["watchdog.judge_seconds=2", "rewards.mine.use=mine.py:blocks_the_service",
-                             "rewards.mine.timeout_seconds=0.1", "rewards.correct.timeout_seconds=0.1",
-                             "sandbox.min_isolation=L1"]),
-    "reward": (begin, ["rewards.mine.use=mine.py:never_returns", "rewards.mine.timeout_seconds=0.1",
-                       "watchdog.judge_seconds=2", "steps=1"]),
+    "judge": (
+        slow_service,
+        [
+            "watchdog.judge_seconds=2",
+            "rewards.mine.use=mine.py:blocks_the_service",
+            "rewards.mine.timeout_seconds=0.1",
+            "rewards.correct.timeout_seconds=0.1",
+            "sandbox.min_isolation=L1",
+        ],
+    ),
+    "reward": (
+        begin,
+        [
+            "rewards.mine.use=mine.py:never_returns",
+            "rewards.mine.timeout_seconds=0.1",
+            "watchdog.judge_seconds=2",
+            "steps=1",
+        ],
+    ),
     "server": (silent_wandb, ["watchdog.server_seconds=2", "log.wandb={}"]),
-    "loading": (silent_hub, ["watchdog.loading_seconds=2", "data.source=someone/something", "data.args={}"]),
-    "warn": (in_a_forward(slow_once, learning=False), ["watchdog.engine_seconds=0.4", "watchdog.action=warn"]),
-    "collective": (in_a_forward(stuck_in_c, learning=False), ["watchdog.collective_seconds=3", "optim.updates=2"]),
+    "loading": (
+        silent_hub,
+        ["watchdog.loading_seconds=2", "data.source=someone/something", "data.args={}"],
+    ),
+    "warn": (
+        in_a_forward(slow_once, learning=False),
+        ["watchdog.engine_seconds=0.4", "watchdog.action=warn"],
+    ),
+    "collective": (
+        in_a_forward(stuck_in_c, learning=False),
+        ["watchdog.collective_seconds=3", "optim.updates=2"],
+    ),
 }
 
 
@@ -190,7 +239,12 @@ def begun(folder: Path) -> dict[int, tuple[Path, bool]]:
         if name != "collective":
             found[start(place, name, {})] = place, True
             continue
-        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "ACCELERATE_USE_CPU": "true"}
+        shared = {
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": free_port(),
+            "ACCELERATE_USE_CPU": "true",
+        }
         for rank in (0, 1):
             environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             found[start(place, name, environment)] = place, rank == 0
@@ -206,8 +260,11 @@ def await_all(runs: dict[int, tuple[Path, bool]]) -> dict[str, Any]:
         place, counts = runs.pop(number)
         if counts:
             began = place / "began"
-            found[place.name] = {"code": os.waitstatus_to_exitcode(status), "said": (place / "err.txt").read_text(),
-                                 "seconds": time.time() - float(began.read_text()) if began.exists() else None}
+            found[place.name] = {
+                "code": os.waitstatus_to_exitcode(status),
+                "said": (place / "err.txt").read_text(),
+                "seconds": time.time() - float(began.read_text()) if began.exists() else None,
+            }
             if place.name == "collective":
                 for other in [other for other, (where, _) in runs.items() if where == place]:
                     os.kill(other, 9)  # what the launcher of ranks does
@@ -219,7 +276,11 @@ if __name__ == "__main__":
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: orphans become ours
     found = await_all(begun(Path(sys.argv[1])))
     time.sleep(0.5)
-    left = [process for process in psutil.Process().children() if process.status() != psutil.STATUS_ZOMBIE]
+    left = [
+        process
+        for process in psutil.Process().children()
+        if process.status() != psutil.STATUS_ZOMBIE
+    ]
     found["orphans"] = [" ".join(process.cmdline()) for process in left]
     for process in left:
         process.kill()

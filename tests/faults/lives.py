@@ -39,8 +39,13 @@ class Lives:
 
     def __enter__(self) -> Lives:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        self._server = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        env=environment, text=True)
+        self._server = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -96,7 +101,9 @@ def be_on_a_disk(folder: str, kind: str) -> bool:
     place = folder.encode()
     if kind != "read-only":
         return not libc.mount(b"none", place, b"tmpfs", 0, f"size={kind}".encode())
-    return not libc.mount(place, place, None, bind, None) and not libc.mount(None, place, None, bind | read_only, None)
+    return not libc.mount(place, place, None, bind, None) and not libc.mount(
+        None, place, None, bind | read_only, None
+    )
 
 
 def child(request: dict[str, Any], output: int) -> None:
@@ -109,7 +116,12 @@ def child(request: dict[str, Any], output: int) -> None:
     os.dup2(output, 2)
     end, code = request["end"], 70
     if "event" in end or "path" in end:
-        be_killed_at(request["folder"], end.get("event", 1), end.get("path", ""), end.get("signal", signal.SIGKILL))
+        be_killed_at(
+            request["folder"],
+            end.get("event", 1),
+            end.get("path", ""),
+            end.get("signal", signal.SIGKILL),
+        )
     if "disk" in end and not be_on_a_disk(request["folder"], end["disk"]):
         os._exit(NO_DISK)
     limit(end.get("size"), end.get("largest"), end.get("memory"))
@@ -136,11 +148,17 @@ def serve() -> None:
             child(request, output)
         if "after" in request["end"]:
             time.sleep(request["end"]["after"])
-            os.kill(pid, signal.SIGKILL)  # not reaped yet, so this is the child even if it has ended
+            os.kill(
+                pid, signal.SIGKILL
+            )  # not reaped yet, so this is the child even if it has ended
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         said = os.pread(output, 10**6, 0).decode()
         os.close(output)
-        print(json.dumps({"code": code, "seconds": time.monotonic() - began, "said": said[-4000:]}), file=answers, flush=True)
+        print(
+            json.dumps({"code": code, "seconds": time.monotonic() - began, "said": said[-4000:]}),
+            file=answers,
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

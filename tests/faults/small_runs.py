@@ -8,8 +8,17 @@ from typing import Any
 
 from grpo import Recipe, Trainer
 
-TINY = ["steps=6", "sample.prompts=3", "sample.group_size=3", "sample.max_tokens=8", "data.held_out=3",
-        "evaluate.samples=1", "evaluate.every=2", "checkpoint.every=2", "rewards.correct.use=mine.py:mixed"]
+TINY = [
+    "steps=6",
+    "sample.prompts=3",
+    "sample.group_size=3",
+    "sample.max_tokens=8",
+    "data.held_out=3",
+    "evaluate.samples=1",
+    "evaluate.every=2",
+    "checkpoint.every=2",
+    "rewards.correct.use=mine.py:mixed",
+]
 REWARDS = '''
 import os, time
 
@@ -57,8 +66,13 @@ def outcome(folder: Path) -> dict[str, Any]:
     summary = json.loads((folder / "summary.json").read_text())
     for part in (summary, summary["before"], summary["after"]):
         (part or {}).pop("seconds", None)
-    return {"metrics": [{k: v for k, v in record.items() if not k.startswith("seconds/")} for record in records],
-            "summary": summary, **{file: (folder / file).read_bytes() for file in FILES if (folder / file).exists()}}
+    return {
+        "metrics": [
+            {k: v for k, v in record.items() if not k.startswith("seconds/")} for record in records
+        ],
+        "summary": summary,
+        **{file: (folder / file).read_bytes() for file in FILES if (folder / file).exists()},
+    }
 
 
 def assert_same(whole: Path, cut: Path) -> None:

@@ -12,15 +12,34 @@ import pytest
 from lives import ROOT, Lives
 from small_runs import TINY, assert_same, outcome
 
-COMMAND = [sys.executable, "-m", "grpo.train", "quickstart", *TINY, "deterministic=true", "optim.updates=2",
-           "steps=3", "sample.prompts=6", "sample.max_tokens=24", "loss.beta=0.01"]
+COMMAND = [
+    sys.executable,
+    "-m",
+    "grpo.train",
+    "quickstart",
+    *TINY,
+    "deterministic=true",
+    "optim.updates=2",
+    "steps=3",
+    "sample.prompts=6",
+    "sample.max_tokens=24",
+    "loss.beta=0.01",
+]
 
 
 def processes(folders: dict[Path, list[str]]) -> None:
     """A fresh process for each folder, side by side."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    running = [subprocess.Popen([*COMMAND, f"run_dir={folder}", *overrides], env=environment, text=True,
-                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for folder, overrides in folders.items()]
+    running = [
+        subprocess.Popen(
+            [*COMMAND, f"run_dir={folder}", *overrides],
+            env=environment,
+            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for folder, overrides in folders.items()
+    ]
     for process in running:
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
@@ -46,11 +65,18 @@ def test_two_threads_repeat_themselves(reward: Path) -> None:
 
 @pytest.mark.slow  # a process of its own
 def test_deterministic_mode_asks_torch_for_it_and_refuses_what_cannot_repeat(reward: Path) -> None:
-    script = ("import torch\nfrom grpo.train import main\n"
-              f"code = main({[*COMMAND[3:], 'steps=1', f'run_dir={reward}/run']!r})\n"
-              "import json, os\n"
-              "print(json.dumps([code, torch.are_deterministic_algorithms_enabled(), os.environ['CUBLAS_WORKSPACE_CONFIG']]))")
-    done = subprocess.run([sys.executable, "-c", script], text=True, capture_output=True, timeout=200,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    script = (
+        "import torch\nfrom grpo.train import main\n"
+        f"code = main({[*COMMAND[3:], 'steps=1', f'run_dir={reward}/run']!r})\n"
+        "import json, os\n"
+        "print(json.dumps([code, torch.are_deterministic_algorithms_enabled(), os.environ['CUBLAS_WORKSPACE_CONFIG']]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        text=True,
+        capture_output=True,
+        timeout=200,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert json.loads(done.stdout.splitlines()[-1]) == [0, True, ":4096:8"], done.stderr
     assert len(outcome(reward / "run")["metrics"]) == 1

@@ -21,11 +21,33 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="injects faults 
 SLACK = 30.0  # seconds that a busy machine may add to a deadline; a hang that nobody ends takes for ever
 
 STUCK = {  # run: (deadline, what the first line must say)
-    "engine": (2, ["engine (grpo.rollout) made no progress", "watchdog.engine_seconds", "completions alive", "in the queue"]),
+    "engine": (
+        2,
+        [
+            "engine (grpo.rollout) made no progress",
+            "watchdog.engine_seconds",
+            "completions alive",
+            "in the queue",
+        ],
+    ),
     "update": (2, ["update (grpo.learner) made no progress", "watchdog.update_seconds"]),
-    "judge": (3, ["judge (rewards.service) made no progress", "verdicts that are not there", "by rewards.mine"]),
-    "collective": (3, ["collective (grpo.ranks, gather, number", "on rank 0", "rank 1 has NOT come: it waits for engine "
-                       "(grpo.rollout)", "in stuck_in_c"]),
+    "judge": (
+        3,
+        [
+            "judge (rewards.service) made no progress",
+            "verdicts that are not there",
+            "by rewards.mine",
+        ],
+    ),
+    "collective": (
+        3,
+        [
+            "collective (grpo.ranks, gather, number",
+            "on rank 0",
+            "rank 1 has NOT come: it waits for engine (grpo.rollout)",
+            "in stuck_in_c",
+        ],
+    ),
     "checkpoint": (2, ["checkpoint (grpo.checkpoint, a checkpoint", ".writing-step-000002/"]),
 }
 BEFORE_THE_RUN = {
@@ -45,8 +67,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path
     @functools.cache
     def together(slow: bool) -> tuple[Path, dict[str, Any]]:
         folder = tmp_path_factory.mktemp("hangs")
-        environment = {**os.environ, "PYTHONPATH": str(HERE.parent.parent), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "0"}
-        command = [sys.executable, str(HERE / "hang_child.py"), str(folder), *(SLOW if slow else FAST)]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(HERE.parent.parent),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "0",
+        }
+        command = [
+            sys.executable,
+            str(HERE / "hang_child.py"),
+            str(folder),
+            *(SLOW if slow else FAST),
+        ]
         done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=200)
         assert done.returncode == 0, done.stderr[-2000:]
         return folder, json.loads(done.stdout.splitlines()[-1])
@@ -74,21 +106,37 @@ def the_line(said: str) -> str:
 
 
 @pytest.mark.parametrize("name", marked(STUCK))
-def test_a_stuck_component_is_named_within_its_deadline_and_the_checkpoint_stands(made, name: str) -> None:
+def test_a_stuck_component_is_named_within_its_deadline_and_the_checkpoint_stands(
+    made, name: str
+) -> None:
     (deadline, words), (folder, found) = STUCK[name], run_of(made, name)
-    assert found["code"] == 1 and idle_seconds(found["said"]) >= deadline and found["seconds"] < deadline + SLACK
+    assert (
+        found["code"] == 1
+        and idle_seconds(found["said"]) >= deadline
+        and found["seconds"] < deadline + SLACK
+    )
     assert all(word in the_line(found["said"]) for word in words), the_line(found["said"])
     assert found["said"].splitlines()[-1].startswith(the_line(found["said"]))
     written = (folder / "watchdog.txt").read_text()
     assert the_line(written) == the_line(found["said"]) and "thread MainThread:" in written
-    assert [p.name for p in (folder / "checkpoints").iterdir() if p.name.startswith("step-")] == ["step-000001"]
-    assert len((folder / "metrics.jsonl").read_text().splitlines()) in ((2, 3) if name == "checkpoint" else (1,))
+    assert [p.name for p in (folder / "checkpoints").iterdir() if p.name.startswith("step-")] == [
+        "step-000001"
+    ]
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) in (
+        (2, 3) if name == "checkpoint" else (1,)
+    )
 
 
-@pytest.mark.parametrize("name, place", [
-    ("engine", "in stuck_in_c"), ("judge", "in blocks_the_service"), ("checkpoint", "in open"),
-    pytest.param("update", "in stuck_in_c", marks=pytest.mark.slow),
-    pytest.param("loading", "in load_rows", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name, place",
+    [
+        ("engine", "in stuck_in_c"),
+        ("judge", "in blocks_the_service"),
+        ("checkpoint", "in open"),
+        pytest.param("update", "in stuck_in_c", marks=pytest.mark.slow),
+        pytest.param("loading", "in load_rows", marks=pytest.mark.slow),
+    ],
+)
 def test_the_stacks_show_where_each_component_is_stuck(made, name: str, place: str) -> None:
     assert place in run_of(made, name)[1]["said"]
 
@@ -114,7 +162,11 @@ def test_code_that_holds_the_interpreter_is_noticed_from_outside(made) -> None:
 def test_an_engine_that_dies_is_named_in_the_last_line(made) -> None:
     folder, found = run_of(made, "engine dies")
     assert found["code"] == 1 and "RuntimeError: the device was lost" in found["said"]
-    assert found["said"].splitlines()[-1].startswith("stopped: the engine failed with 8 of 8 completions unwritten")
+    assert (
+        found["said"]
+        .splitlines()[-1]
+        .startswith("stopped: the engine failed with 8 of 8 completions unwritten")
+    )
     assert not (folder / "watchdog.txt").exists()
 
 
@@ -122,7 +174,7 @@ def test_an_engine_that_dies_is_named_in_the_last_line(made) -> None:
 def test_a_reward_that_never_returns_is_the_services_matter_and_raises_no_alarm(made) -> None:
     folder, found = run_of(made, "reward")
     assert found["code"] == 0 and not (folder / "watchdog.txt").exists()
-    record, = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    (record,) = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert record["reward/timeouts"] >= 1
 
 

@@ -22,25 +22,54 @@ def scored(rng: random.Random, number: int) -> list[ScoredGroup]:
     """Random groups with completions of every fate."""
     groups = []
     for g in range(number):
-        finishes = [rng.choice(["stop", "stop", "length", "cancelled", "error"]) for _ in range(rng.randint(1, 5))]
-        completions = tuple(Completion("", (5,) * rng.randint(1, 4), torch.zeros(0), finish) for finish in finishes)
-        completions = tuple(replace(c, sampled_logps=torch.zeros(len(c.token_ids))) for c in completions)
-        scores = tuple(Score(None, status="fault") if finish in ("cancelled", "error") else
-                       Score(rng.choice([0.0, 1.0])) for finish in finishes)
+        finishes = [
+            rng.choice(["stop", "stop", "length", "cancelled", "error"])
+            for _ in range(rng.randint(1, 5))
+        ]
+        completions = tuple(
+            Completion("", (5,) * rng.randint(1, 4), torch.zeros(0), finish) for finish in finishes
+        )
+        completions = tuple(
+            replace(c, sampled_logps=torch.zeros(len(c.token_ids))) for c in completions
+        )
+        scores = tuple(
+            Score(None, status="fault")
+            if finish in ("cancelled", "error")
+            else Score(rng.choice([0.0, 1.0]))
+            for finish in finishes
+        )
         groups.append(ScoredGroup(Prompt(f"p{g}", (1, 2), {}), completions, scores))
     return groups
 
 
 def booked(rng: random.Random) -> tuple[list[ScoredGroup], Batch]:
     groups = scored(rng, rng.randint(1, 6))
-    values = [[0.0 if score.value is None else score.value - 0.5 for score in group.scores] for group in groups]
-    left_out = {g: rng.choice(["flat", "cancelled"]) for g in range(len(groups)) if rng.random() < 0.3}
-    return groups, make_batch(groups, values, num_updates=1, epochs=1, max_tokens=4, mask_truncated=rng.random() < 0.5,
-                              flat_is_reached=True, left_out=left_out)
+    values = [
+        [0.0 if score.value is None else score.value - 0.5 for score in group.scores]
+        for group in groups
+    ]
+    left_out = {
+        g: rng.choice(["flat", "cancelled"]) for g in range(len(groups)) if rng.random() < 0.3
+    }
+    return groups, make_batch(
+        groups,
+        values,
+        num_updates=1,
+        epochs=1,
+        max_tokens=4,
+        mask_truncated=rng.random() < 0.5,
+        flat_is_reached=True,
+        left_out=left_out,
+    )
 
 
 def test_the_books_of_many_steps_are_those_counted_one_by_one(seed: int) -> None:
-    rng, ledger, by_hand, begun = random.Random(seed), Ledger(), dict.fromkeys(("sampled", *BOOKS), 0), 0
+    rng, ledger, by_hand, begun = (
+        random.Random(seed),
+        Ledger(),
+        dict.fromkeys(("sampled", *BOOKS), 0),
+        0,
+    )
     for step in range(20):
         groups, batch = booked(rng)
         in_flight = rng.randint(0, 3)
@@ -67,11 +96,19 @@ def doubled(groups, batch: Batch):
 
 
 def misbooked(groups, batch: Batch):
-    return groups, replace(batch, ledger={**batch.ledger, "trained": batch.ledger["trained"] + 1}), 0
+    return (
+        groups,
+        replace(batch, ledger={**batch.ledger, "trained": batch.ledger["trained"] + 1}),
+        0,
+    )
 
 
 def unknown(groups, batch: Batch):
-    return groups, replace(batch, rows=(replace(batch.rows[0], book="elsewhere"), *batch.rows[1:])), 0
+    return (
+        groups,
+        replace(batch, rows=(replace(batch.rows[0], book="elsewhere"), *batch.rows[1:])),
+        0,
+    )
 
 
 def forgotten(groups, batch: Batch):
@@ -83,13 +120,19 @@ def test_what_does_not_sum_is_an_error_of_its_own_name(seed: int, fault) -> None
     groups, batch = booked(random.Random(seed))
     ledger = Ledger()
     ledger.begin(len(batch.rows))
-    with pytest.raises(LedgerError, match="step 3: the ledger does not sum: .*fault of the library"):
+    with pytest.raises(
+        LedgerError, match="step 3: the ledger does not sum: .*fault of the library"
+    ):
         ledger.add(3, *fault(groups, batch))
 
 
 def test_a_group_that_the_engine_loses_stops_the_run(reward: Path) -> None:
     """The engine drops a group that it was asked for; nothing else would notice."""
-    trainer = Trainer(recipe(reward / "run", "sample.over_request=0.5", "sample.max_rows=8", "sample.max_tokens=24"))
+    trainer = Trainer(
+        recipe(
+            reward / "run", "sample.over_request=0.5", "sample.max_rows=8", "sample.max_tokens=24"
+        )
+    )
     records = iter(trainer)
     next(records)
     assert trainer.carried
@@ -98,13 +141,31 @@ def test_a_group_that_the_engine_loses_stops_the_run(reward: Path) -> None:
         next(records)
 
 
-def test_the_summary_has_the_books_of_all_steps_and_the_console_says_them(reward: Path, capsys) -> None:
-    run(reward / "run", "advantage.flat=refill", "rewards.correct.use=mine.py:faulty", "sample.prompts=5",
-        "sample.group_size=4", "sample.max_tokens=24", "advantage.mask_truncated=true")
+def test_the_summary_has_the_books_of_all_steps_and_the_console_says_them(
+    reward: Path, capsys
+) -> None:
+    run(
+        reward / "run",
+        "advantage.flat=refill",
+        "rewards.correct.use=mine.py:faulty",
+        "sample.prompts=5",
+        "sample.group_size=4",
+        "sample.max_tokens=24",
+        "advantage.mask_truncated=true",
+    )
     ledger = json.loads((reward / "run" / "summary.json").read_text())["ledger"]
-    rows = [json.loads(line) for line in (reward / "run" / "samples.jsonl").read_text().splitlines()]
-    records = [json.loads(line) for line in (reward / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert ledger == {book: sum(record[f"ledger/{book}"] for record in records) for book in ("sampled", *BOOKS)}
+    rows = [
+        json.loads(line) for line in (reward / "run" / "samples.jsonl").read_text().splitlines()
+    ]
+    records = [
+        json.loads(line) for line in (reward / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert ledger == {
+        book: sum(record[f"ledger/{book}"] for record in records) for book in ("sampled", *BOOKS)
+    }
     assert len(rows) == ledger["sampled"] == sum(ledger[book] for book in BOOKS)
     assert ledger["faulted"] == sum(row["status"] == "fault" for row in rows) > 0
-    assert "ledger: " + ", ".join(f"{number} {book}" for book, number in ledger.items()) in capsys.readouterr().out
+    assert (
+        "ledger: " + ", ".join(f"{number} {book}" for book, number in ledger.items())
+        in capsys.readouterr().out
+    )

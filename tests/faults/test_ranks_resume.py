@@ -21,10 +21,32 @@ def run(folder: Path, *overrides: str, processes: int = 2) -> str:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = str(listener.getsockname()[1])
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port] if processes == 2 else []
-    command = [sys.executable, *launcher, "-m", "grpo.train", "quickstart", *TINY, "sample.prompts=5", "optim.updates=2",
-               "sample.over_request=0.4", "sample.max_rows=8", "sample.max_tokens=24", f"run_dir={folder}", *overrides]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    launcher = (
+        ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
+        if processes == 2
+        else []
+    )
+    command = [
+        sys.executable,
+        *launcher,
+        "-m",
+        "grpo.train",
+        "quickstart",
+        *TINY,
+        "sample.prompts=5",
+        "optim.updates=2",
+        "sample.over_request=0.4",
+        "sample.max_rows=8",
+        "sample.max_tokens=24",
+        f"run_dir={folder}",
+        *overrides,
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+    }
     done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout

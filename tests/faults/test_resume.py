@@ -14,26 +14,60 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from grpo import RecipeError, Trainer, checkpoint
 
 VARIANTS = {
-    "pass rates decide what is drawn": ["advantage.flat=refill", "advantage.flat_by=accuracy", "advantage.retire_at=0.7",
-                                        "data.pass_low=0.1", "data.pass_high=0.9", "data.pass_again=1", "data.args.count=12"],
-    "faults, masked truncations": ["rewards.correct.use=mine.py:faulty", "advantage.mask_truncated=true",
-                                   "sample.max_tokens=24", "sample.prompts=5", "sample.group_size=4"],
-    "groups in flight, filters": ["sample.over_request=1.0", "sample.max_rows=8", "sample.top_k=9", "sample.top_p=0.9",
-                                  "sample.max_tokens=24", "optim.updates=2"],
-    "the entropy bonus follows a target": ["loss.entropy=0.01", "loss.entropy_target=0.4", "loss.entropy_step=0.01"],
+    "pass rates decide what is drawn": [
+        "advantage.flat=refill",
+        "advantage.flat_by=accuracy",
+        "advantage.retire_at=0.7",
+        "data.pass_low=0.1",
+        "data.pass_high=0.9",
+        "data.pass_again=1",
+        "data.args.count=12",
+    ],
+    "faults, masked truncations": [
+        "rewards.correct.use=mine.py:faulty",
+        "advantage.mask_truncated=true",
+        "sample.max_tokens=24",
+        "sample.prompts=5",
+        "sample.group_size=4",
+    ],
+    "groups in flight, filters": [
+        "sample.over_request=1.0",
+        "sample.max_rows=8",
+        "sample.top_k=9",
+        "sample.top_p=0.9",
+        "sample.max_tokens=24",
+        "optim.updates=2",
+    ],
+    "the entropy bonus follows a target": [
+        "loss.entropy=0.01",
+        "loss.entropy_target=0.4",
+        "loss.entropy_step=0.01",
+    ],
     "8-bit moments": ["optim.state=8bit"],
     "moments on the host": ["optim.offload=true", "optim.warmup=3", "optim.schedule=linear"],
-    "a reference that is replaced, in the reward": ["loss.beta=0.05", "loss.kl_in=reward", "loss.reference_every=2",
-                                                    "model.lora.rank=2"],
-    "statistics over the update, oversampled": ["loss.policy=clip_cov", "loss.cov_share=0.2", "loss.top_entropy=0.5",
-                                                "sample.oversample=0.5", "advantage.flat=drop"],
+    "a reference that is replaced, in the reward": [
+        "loss.beta=0.05",
+        "loss.kl_in=reward",
+        "loss.reference_every=2",
+        "model.lora.rank=2",
+    ],
+    "statistics over the update, oversampled": [
+        "loss.policy=clip_cov",
+        "loss.cov_share=0.2",
+        "loss.top_entropy=0.5",
+        "sample.oversample=0.5",
+        "advantage.flat=drop",
+    ],
 }
 
 
 SLOW = list(VARIANTS)[3:]
 
 
-@pytest.mark.parametrize("variant", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in VARIANTS])
+@pytest.mark.parametrize(
+    "variant",
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in VARIANTS],
+)
 def test_everything_that_adapts_or_waits_comes_back(reward: Path, variant: str) -> None:
     whole = run(reward / "whole", *VARIANTS[variant])
     trainer = Trainer(recipe(reward / "cut", *VARIANTS[variant]))
@@ -46,8 +80,12 @@ def test_everything_that_adapts_or_waits_comes_back(reward: Path, variant: str) 
     for part in ("stream", "curriculum", "ledger"):
         assert getattr(cut, part).state() == getattr(whole, part).state(), part
     assert cut.learner.bonus.state() == whole.learner.bonus.state()
-    assert cut.engine.expected == whole.engine.expected and cut.policy.version == whole.policy.version
-    assert [group.to_mapping() for group in cut.carried] == [group.to_mapping() for group in whole.carried]
+    assert (
+        cut.engine.expected == whole.engine.expected and cut.policy.version == whole.policy.version
+    )
+    assert [group.to_mapping() for group in cut.carried] == [
+        group.to_mapping() for group in whole.carried
+    ]
     assert cut.log.accuracy == whole.log.accuracy and cut.tokens == whole.tokens
 
 
@@ -60,7 +98,9 @@ def test_a_finished_run_made_longer_evaluates_where_it_would_have(reward: Path) 
     assert_same(reward / "whole", reward / "longer")
 
 
-def test_a_damaged_checkpoint_is_named_and_the_run_goes_on_from_the_one_before(reward: Path, capsys) -> None:
+def test_a_damaged_checkpoint_is_named_and_the_run_goes_on_from_the_one_before(
+    reward: Path, capsys
+) -> None:
     run(reward / "whole")
     run(reward / "cut", "steps=4")
     file = reward / "cut" / "checkpoints" / "step-000004" / "weights.safetensors"
@@ -70,7 +110,10 @@ def test_a_damaged_checkpoint_is_named_and_the_run_goes_on_from_the_one_before(r
     capsys.readouterr()
     run(reward / "cut", resume=True)
     said = capsys.readouterr().out
-    assert "step-000004 is damaged: weights.safetensors holds other bytes" in said and "resumed after step 2" in said
+    assert (
+        "step-000004 is damaged: weights.safetensors holds other bytes" in said
+        and "resumed after step 2" in said
+    )
     assert_same(reward / "whole", reward / "cut")
 
 
@@ -82,7 +125,9 @@ def test_where_no_checkpoint_is_whole_the_run_is_refused_in_one_line(reward: Pat
             run(reward / "cut", resume=True)
 
 
-def test_a_run_killed_before_its_first_checkpoint_says_that_it_starts_anew(reward: Path, capsys) -> None:
+def test_a_run_killed_before_its_first_checkpoint_says_that_it_starts_anew(
+    reward: Path, capsys
+) -> None:
     trainer = Trainer(recipe(reward / "cut", "checkpoint.every=0"))
     next(iter(trainer))
     trainer.close()
@@ -114,8 +159,15 @@ def test_a_trainer_that_was_closed_or_stopped_may_be_iterated_again(reward: Path
 
 
 def test_the_best_checkpoint_by_held_out_accuracy_stays(reward: Path) -> None:
-    trainer = run(reward / "run", "steps=10", "evaluate.every=1", "checkpoint.every=1", "checkpoint.keep=1",
-                  "data.held_out=16", "optim.lr=3e-3")
+    trainer = run(
+        reward / "run",
+        "steps=10",
+        "evaluate.every=1",
+        "checkpoint.every=1",
+        "checkpoint.keep=1",
+        "data.held_out=16",
+        "optim.lr=3e-3",
+    )
     found: dict[int, list[float]] = {}
     for line in (reward / "run" / "evaluations.jsonl").read_text().splitlines():
         row = json.loads(line)
@@ -124,7 +176,10 @@ def test_the_best_checkpoint_by_held_out_accuracy_stays(reward: Path) -> None:
     best = max(accuracy, key=lambda step: (accuracy[step], step))
     names = {place.name for place in (reward / "run" / "checkpoints").iterdir()}
     assert names == {f"step-{best:06d}", "step-000010"} and len(set(accuracy.values())) > 1
-    assert checkpoint.best(trainer.folder) == (checkpoint.place_of(trainer.folder, best), pytest.approx(accuracy[best]))
+    assert checkpoint.best(trainer.folder) == (
+        checkpoint.place_of(trainer.folder, best),
+        pytest.approx(accuracy[best]),
+    )
 
 
 # ---- what is refused, and what is said --------------------------------------------------------------------------
@@ -132,15 +187,24 @@ def test_the_best_checkpoint_by_held_out_accuracy_stays(reward: Path) -> None:
 
 def data(folder: Path, answer: str = "7", number: int = 20) -> list[str]:
     """Overrides for a data set in a file of which one answer, or the number of rows, is a choice."""
-    rows = [{"prompt": f"{i} {i + 1} make {2 * i + 1} :", "answer": answer if i == 9 else "1"} for i in range(number)]
+    rows = [
+        {"prompt": f"{i} {i + 1} make {2 * i + 1} :", "answer": answer if i == 9 else "1"}
+        for i in range(number)
+    ]
     (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return ["data.source=data.jsonl", "data.args={}", "steps=2"]
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"answer": "8"}, r"data: the prompts that train are not those that the run began with: 17 rows, now as many, but others"),
-    ({"number": 21}, r"data: the prompts that train .*: 17 rows, now 18"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (
+            {"answer": "8"},
+            r"data: the prompts that train are not those that the run began with: 17 rows, now as many, but others",
+        ),
+        ({"number": 21}, r"data: the prompts that train .*: 17 rows, now 18"),
+    ],
+)
 def test_other_data_under_the_same_name_is_refused(reward: Path, change: dict, words: str) -> None:
     overrides = data(reward)
     run(reward / "run", *overrides)
@@ -152,8 +216,11 @@ def test_other_data_under_the_same_name_is_refused(reward: Path, change: dict, w
 
 
 def copy_of_the_model(folder: Path) -> Path:
-    shutil.copytree(Path(checkpoint.__file__).parents[1] / "recipes" / "quickstart_base", folder / "model",
-                    ignore=shutil.ignore_patterns("*.py", "*.md"))
+    shutil.copytree(
+        Path(checkpoint.__file__).parents[1] / "recipes" / "quickstart_base",
+        folder / "model",
+        ignore=shutil.ignore_patterns("*.py", "*.md"),
+    )
     return folder / "model"
 
 
@@ -165,7 +232,9 @@ def test_other_weights_under_the_adapters_are_refused(reward: Path) -> None:
     with torch.no_grad():
         next(model.parameters()).mul_(1.001)
     model.save_pretrained(place)
-    with pytest.raises(RecipeError, match="the weights that do not train are not those that the run began with"):
+    with pytest.raises(
+        RecipeError, match="the weights that do not train are not those that the run began with"
+    ):
         run(reward / "run", *overrides, "steps=3", resume=True)
 
 
@@ -177,7 +246,9 @@ def test_other_tokens_of_the_same_rows_are_refused(reward: Path) -> None:
     text = (place / "tokenizer.json").read_text()
     seven, eight = (tokenizer.get_vocab()[word] for word in ("7", "8"))
     assert words and text.count(f'"7": {seven}') == text.count(f'"8": {eight}') == 1
-    text = text.replace(f'"7": {seven}', f'"7": {eight}', 1).replace(f'"8": {eight}', f'"8": {seven}', 1)
+    text = text.replace(f'"7": {seven}', f'"7": {eight}', 1).replace(
+        f'"8": {eight}', f'"8": {seven}', 1
+    )
     (place / "tokenizer.json").write_text(text)
     with pytest.raises(RecipeError, match="the same rows become other tokens"):
         run(reward / "run", f"model.name={place}", "steps=3", resume=True)
@@ -189,24 +260,39 @@ def test_a_reward_file_that_changed_is_said_and_the_run_goes_on(reward: Path, ca
         file.write("# a remark\n")
     capsys.readouterr()
     run(reward / "run", "steps=3", resume=True)
-    assert "by rewards whose files have changed since (rewards.correct); the run goes on, but not bit for bit" \
+    assert (
+        "by rewards whose files have changed since (rewards.correct); the run goes on, but not bit for bit"
         in capsys.readouterr().out
+    )
 
 
-def test_keys_of_memory_may_change_and_are_said_and_the_run_is_the_same(reward: Path, capsys) -> None:
+def test_keys_of_memory_may_change_and_are_said_and_the_run_is_the_same(
+    reward: Path, capsys
+) -> None:
     run(reward / "whole", "optim.updates=2")
     run(reward / "cut", "steps=4", "optim.updates=2")
     capsys.readouterr()
     run(reward / "cut", "optim.updates=2", "sample.max_rows=8", resume=True)
-    assert "resume: sample.max_rows was 256, is 8: it changes memory and speed" in capsys.readouterr().out
+    assert (
+        "resume: sample.max_rows was 256, is 8: it changes memory and speed"
+        in capsys.readouterr().out
+    )
     assert_same(reward / "whole", reward / "cut")
 
 
-@pytest.mark.parametrize("overrides, words", [
-    (["optim.schedule=cosine"], "steps was 2, is 3, so the cosine schedule of optim.lr is another from here on"),
-    (["evaluate.samples=2"], "held-out accuracy is evaluated otherwise from here on"),
-])
-def test_a_free_key_whose_change_acts_on_what_is_compared_is_said(reward: Path, capsys, overrides: list, words: str) -> None:
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (
+            ["optim.schedule=cosine"],
+            "steps was 2, is 3, so the cosine schedule of optim.lr is another from here on",
+        ),
+        (["evaluate.samples=2"], "held-out accuracy is evaluated otherwise from here on"),
+    ],
+)
+def test_a_free_key_whose_change_acts_on_what_is_compared_is_said(
+    reward: Path, capsys, overrides: list, words: str
+) -> None:
     fixed = [override for override in overrides if override.startswith("optim")]
     run(reward / "run", *fixed, "steps=2")
     capsys.readouterr()
@@ -220,7 +306,12 @@ def test_the_accurate_reward_may_not_change_where_it_chooses_the_prompts(reward:
     Trainer(recipe(reward / "plain", *overrides, "evaluate.reward=other"), resume=True)
     run(reward / "chooses", *overrides, "advantage.retire_at=0.9")
     with pytest.raises(RecipeError, match="evaluate.reward was None, is 'other'"):
-        Trainer(recipe(reward / "chooses", *overrides, "advantage.retire_at=0.9", "evaluate.reward=other"), resume=True)
+        Trainer(
+            recipe(
+                reward / "chooses", *overrides, "advantage.retire_at=0.9", "evaluate.reward=other"
+            ),
+            resume=True,
+        )
 
 
 def test_two_runs_never_write_one_folder(reward: Path) -> None:
@@ -240,7 +331,9 @@ def outcome_so_far(folder: Path) -> bytes:
     return (folder / "samples.jsonl").read_bytes()
 
 
-def test_a_folder_of_a_run_that_was_killed_before_its_recipe_was_written_may_be_begun(reward: Path) -> None:
+def test_a_folder_of_a_run_that_was_killed_before_its_recipe_was_written_may_be_begun(
+    reward: Path,
+) -> None:
     folder = reward / "run"
     folder.mkdir()
     (folder / ".writing-recipe.yaml").write_text("name: qui")

@@ -20,7 +20,10 @@ def arguments(folder: Path, *overrides: str) -> list[str]:
 
 def signals(number: int, *at: int) -> list[str]:
     """Overrides by which the reward sends the trainer a signal while it samples or evaluates."""
-    return ["rewards.correct.use=mine.py:signals", f"rewards.correct.args={{at: {list(at)}, number: {int(number)}}}"]
+    return [
+        "rewards.correct.use=mine.py:signals",
+        f"rewards.correct.args={{at: {list(at)}, number: {int(number)}}}",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -35,39 +38,65 @@ def whole(lives: Lives, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # three completions are evaluated before training, nine sampled a step, three evaluated after step 2, and three at the end
-@pytest.mark.parametrize("at, steps", [
-    pytest.param(2, (0,), id="in the evaluation before", marks=pytest.mark.slow),
-    pytest.param(5, (1,), id="in step 1", marks=pytest.mark.slow),
-    pytest.param(15, (2,), id="in step 2, after which an evaluation is due"),
-    pytest.param(23, (2, 3), id="in the evaluation after step 2"),
-    pytest.param(44, (4,), id="in the last evaluation", marks=pytest.mark.slow)])
-def test_sigterm_ends_the_step_or_the_evaluation_and_loses_nothing(lives: Lives, reward: Path, whole: Path, at: int,
-                                                                   steps: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    "at, steps",
+    [
+        pytest.param(2, (0,), id="in the evaluation before", marks=pytest.mark.slow),
+        pytest.param(5, (1,), id="in step 1", marks=pytest.mark.slow),
+        pytest.param(15, (2,), id="in step 2, after which an evaluation is due"),
+        pytest.param(23, (2, 3), id="in the evaluation after step 2"),
+        pytest.param(44, (4,), id="in the last evaluation", marks=pytest.mark.slow),
+    ],
+)
+def test_sigterm_ends_the_step_or_the_evaluation_and_loses_nothing(
+    lives: Lives, reward: Path, whole: Path, at: int, steps: tuple[int, ...]
+) -> None:
     cut, overrides = reward / "cut", signals(signal.SIGTERM, at)
     life = lives.live(arguments(cut, *overrides), cut)
     if life["code"] != 0:  # the signal of the last evaluation may come after its last word
         assert life["code"] == 3 and "stopping after this step" in life["said"], life["said"]
-        assert any(f"stopped after step {step}; go on with" in life["said"] for step in steps), life["said"]
+        assert any(f"stopped after step {step}; go on with" in life["said"] for step in steps), (
+            life["said"]
+        )
         assert lives.live(arguments(cut, *overrides), cut)["code"] == 0
     assert_same(whole, cut)
 
 
-@pytest.mark.parametrize("place", ["step-000002/weights.safetensors", pytest.param(
-    "step-000002/manifest.json", marks=pytest.mark.slow), pytest.param("step-000004/state.json", marks=pytest.mark.slow)])
-def test_sigterm_while_a_checkpoint_is_written(lives: Lives, reward: Path, whole: Path, place: str) -> None:
+@pytest.mark.parametrize(
+    "place",
+    [
+        "step-000002/weights.safetensors",
+        pytest.param("step-000002/manifest.json", marks=pytest.mark.slow),
+        pytest.param("step-000004/state.json", marks=pytest.mark.slow),
+    ],
+)
+def test_sigterm_while_a_checkpoint_is_written(
+    lives: Lives, reward: Path, whole: Path, place: str
+) -> None:
     cut = reward / "cut"
-    life = lives.live(arguments(cut, "checkpoint.keep=1"), cut, path=f".writing-{place}", signal=int(signal.SIGTERM))
-    done = place.startswith("step-000004")  # the last step is made, and may be all that there was to do
+    life = lives.live(
+        arguments(cut, "checkpoint.keep=1"),
+        cut,
+        path=f".writing-{place}",
+        signal=int(signal.SIGTERM),
+    )
+    done = place.startswith(
+        "step-000004"
+    )  # the last step is made, and may be all that there was to do
     assert life["code"] == 3 or done and life["code"] == 0, life["said"]
     if life["code"] == 3:
         assert lives.live(arguments(cut, "checkpoint.keep=1"), cut)["code"] == 0
     assert_same(whole, cut)
 
 
-def test_ctrl_c_twice_stops_at_once_and_the_last_checkpoint_stands(lives: Lives, reward: Path, whole: Path) -> None:
+def test_ctrl_c_twice_stops_at_once_and_the_last_checkpoint_stands(
+    lives: Lives, reward: Path, whole: Path
+) -> None:
     cut, overrides = reward / "cut", signals(signal.SIGINT, 29, 30)
     life = lives.live(arguments(cut, *overrides), cut)
-    assert life["code"] == 1 and life["said"].endswith("stopped at once; the last checkpoint stands\n"), life["said"]
+    assert life["code"] == 1 and life["said"].endswith(
+        "stopped at once; the last checkpoint stands\n"
+    ), life["said"]
     assert "Traceback" not in life["said"]
     assert lives.live(arguments(cut, *overrides), cut)["code"] == 0
     assert_same(whole, cut)
@@ -76,34 +105,53 @@ def test_ctrl_c_twice_stops_at_once_and_the_last_checkpoint_stands(lives: Lives,
 # ---- disks ------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_that_may_grow_no_further_is_one_line_and_the_run_goes_on_later(lives: Lives, reward: Path,
-                                                                               whole: Path) -> None:
+def test_a_file_that_may_grow_no_further_is_one_line_and_the_run_goes_on_later(
+    lives: Lives, reward: Path, whole: Path
+) -> None:
     cut = reward / "cut"
     assert lives.live(arguments(cut, "steps=1"), cut)["code"] == 0
     life = lives.live(arguments(cut), cut, largest=400_000)
     last = life["said"].splitlines()[-1]
     assert life["code"] == 1 and "Traceback" not in life["said"], life["said"]
-    assert "step-000002/weights.safetensors cannot be written (File too large); what was saved before stands" in last
+    assert (
+        "step-000002/weights.safetensors cannot be written (File too large); what was saved before stands"
+        in last
+    )
     assert [p.name for p in (cut / "checkpoints").iterdir()] == ["step-000001"]
     assert lives.live(arguments(cut), cut)["code"] == 0
     assert_same(whole, cut)
 
 
-def test_a_full_disk_is_one_line_and_what_was_on_it_goes_on_elsewhere(lives: Lives, reward: Path, whole: Path) -> None:
+def test_a_full_disk_is_one_line_and_what_was_on_it_goes_on_elsewhere(
+    lives: Lives, reward: Path, whole: Path
+) -> None:
     (reward / "disk").mkdir()
-    life = lives.live(arguments(reward / "disk" / "run"), reward / "disk", disk="2300k", copy=str(reward / "copy"))
+    life = lives.live(
+        arguments(reward / "disk" / "run"), reward / "disk", disk="2300k", copy=str(reward / "copy")
+    )
     if life["code"] == NO_DISK:
         pytest.skip("no disk may be mounted here")
     assert life["code"] == 1 and "Traceback" not in life["said"], life["said"]
-    last = life["said"].splitlines()[-1]  # of the last checkpoint or of final/, which are written side by side
-    assert all(words in last for words in ("cannot be written (", "No space left on device", "; what was saved before stands"))
+    last = life["said"].splitlines()[
+        -1
+    ]  # of the last checkpoint or of final/, which are written side by side
+    assert all(
+        words in last
+        for words in (
+            "cannot be written (",
+            "No space left on device",
+            "; what was saved before stands",
+        )
+    )
     assert [p.name for p in (reward / "copy" / "run" / "checkpoints").iterdir()] == ["step-000002"]
     assert lives.live(arguments(reward / "copy" / "run"), reward / "copy")["code"] == 0
     assert_same(whole, reward / "copy" / "run")
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_a_read_only_disk_is_refused_before_anything_loads(lives: Lives, reward: Path, begun: bool) -> None:
+def test_a_read_only_disk_is_refused_before_anything_loads(
+    lives: Lives, reward: Path, begun: bool
+) -> None:
     cut = reward / "cut"
     if begun:
         assert lives.live(arguments(cut, "steps=1"), cut)["code"] == 0
@@ -118,8 +166,13 @@ def test_a_read_only_disk_is_refused_before_anything_loads(lives: Lives, reward:
 
 
 @pytest.mark.slow
-def test_no_memory_is_one_line_with_the_keys_to_lower_and_lowering_them_goes_on(lives: Lives, reward: Path) -> None:
-    whole, large = reward / "whole", ["sample.prompts=32", "sample.group_size=8", "sample.max_tokens=64", "checkpoint.every=1"]
+def test_no_memory_is_one_line_with_the_keys_to_lower_and_lowering_them_goes_on(
+    lives: Lives, reward: Path
+) -> None:
+    whole, large = (
+        reward / "whole",
+        ["sample.prompts=32", "sample.group_size=8", "sample.max_tokens=64", "checkpoint.every=1"],
+    )
     assert lives.live(arguments(whole, *large, "steps=1"), whole)["code"] == 0
     for mib in (330, 320, 310):  # in some processes the first is enough
         cut = reward / str(mib)
@@ -129,6 +182,15 @@ def test_no_memory_is_one_line_with_the_keys_to_lower_and_lowering_them_goes_on(
             break
     last = life["said"].splitlines()[-1]
     assert life["code"] == 1 and "Traceback" not in life["said"], life["said"]
-    assert "out of memory" in last and "lower optim.tokens_per_micro_batch" in last and "sample.max_rows" in last
-    life = lives.live(arguments(cut, *large, "steps=2", "optim.tokens_per_micro_batch=600", "sample.max_rows=32"), cut)
-    assert life["code"] == 0 and "optim.tokens_per_micro_batch was 16384, is 600" in life["said"], life["said"]
+    assert (
+        "out of memory" in last
+        and "lower optim.tokens_per_micro_batch" in last
+        and "sample.max_rows" in last
+    )
+    life = lives.live(
+        arguments(cut, *large, "steps=2", "optim.tokens_per_micro_batch=600", "sample.max_rows=32"),
+        cut,
+    )
+    assert life["code"] == 0 and "optim.tokens_per_micro_batch was 16384, is 600" in life["said"], (
+        life["said"]
+    )

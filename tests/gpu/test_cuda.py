@@ -15,7 +15,10 @@ from grpo.rollout.sampler import Sampling
 from grpo.types import Prompt
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 
 
 def cuda_policy(family: str, **options):
@@ -29,21 +32,34 @@ def test_sampled_logps_are_those_of_a_plain_forward(family: str, lora: bool, see
     torch.backends.cuda.matmul.allow_tf32 = False
     policy = cuda_policy(family, seed=seed % 1000, lora=lora)
     prompts = [Prompt(str(n), tuple(torch.randint(3, 80, (n,)).tolist()), {}) for n in (1, 5, 70)]
-    groups = [group for _, group in Engine(policy).sample(prompts, group_size=3, max_tokens=80, sampling=Sampling(),
-                                                          seed=(seed,))]
+    groups = [
+        group
+        for _, group in Engine(policy).sample(
+            prompts, group_size=3, max_tokens=80, sampling=Sampling(), seed=(seed,)
+        )
+    ]
     policy.base.set_attn_implementation("eager")
     for group in groups:
         for completion in group.completions:
             ids = torch.tensor([[*group.prompt.token_ids, *completion.token_ids]], device="cuda")
             with torch.no_grad():
-                logp = policy.model(input_ids=ids).logits[0, :-1, :policy.vocab_size].float().log_softmax(-1)
-            taken = logp.gather(-1, ids[0, 1:, None])[len(group.prompt.token_ids) - 1:, 0].cpu()
+                logp = (
+                    policy.model(input_ids=ids)
+                    .logits[0, :-1, : policy.vocab_size]
+                    .float()
+                    .log_softmax(-1)
+                )
+            taken = logp.gather(-1, ids[0, 1:, None])[len(group.prompt.token_ids) - 1 :, 0].cpu()
             assert (taken - completion.sampled_logps).abs().max() <= 1e-4
 
 
 def test_a_run_on_the_gpu_learns_and_drift_stays_small(tmp_path: Path) -> None:
-    recipe = Recipe.load(ROOT / "recipes" / "quickstart.yaml", "steps=20", "evaluate.every=0",
-                         f"run_dir={tmp_path / 'run'}")
+    recipe = Recipe.load(
+        ROOT / "recipes" / "quickstart.yaml",
+        "steps=20",
+        "evaluate.every=0",
+        f"run_dir={tmp_path / 'run'}",
+    )
     records = list(Trainer(recipe))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["after"]["accuracy"] > summary["before"]["accuracy"]
@@ -53,7 +69,9 @@ def test_a_run_on_the_gpu_learns_and_drift_stays_small(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["rows", "tiles"])
 @pytest.mark.parametrize("shape", [(1, 64, 97), (77, 64, 501), (300, 896, 5003), (513, 128, 1187)])
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "bias": True}, {"softcap": 9.0}])
-def test_the_triton_head_keeps_its_promise_in_bfloat16(form: str, shape, options: dict, seed: int) -> None:
+def test_the_triton_head_keeps_its_promise_in_bfloat16(
+    form: str, shape, options: dict, seed: int
+) -> None:
     """Log-probs within 2e-5 of float64 on the same inputs, gradients within 4e-3, confident rows included."""
     from test_head import doubled, problem, swept
 
@@ -64,15 +82,26 @@ def test_the_triton_head_keeps_its_promise_in_bfloat16(form: str, shape, options
     hidden_TD, head, target_T, g_T, e_T = problem(*shape, torch.bfloat16, **options)
     for e in (None, e_T):
         parts = [part if part is None else part.cuda() for part in (hidden_TD, target_T, g_T, e)]
-        on = type(head)(head.weight_VD.cuda(), None if head.bias_V is None else head.bias_V.cuda(), head.scale,
-                        head.softcap, head.temperature)
+        on = type(head)(
+            head.weight_VD.cuda(),
+            None if head.bias_V is None else head.bias_V.cuda(),
+            head.scale,
+            head.softcap,
+            head.temperature,
+        )
         spans = even_spans(shape[0], 128)
         found = swept(fused.sweep, parts[0], on, *parts[1:], spans)
-        expected = swept(reference.sweep, hidden_TD.double(), doubled(head), target_T, g_T, e, spans)
+        expected = swept(
+            reference.sweep, hidden_TD.double(), doubled(head), target_T, g_T, e, spans
+        )
         for i, (one, other) in enumerate(zip(found, expected)):
             if other is None:
                 continue
-            apart = (one.cpu() - other).abs().max() if i < 2 else (one.cpu() - other).norm() / other.norm()
+            apart = (
+                (one.cpu() - other).abs().max()
+                if i < 2
+                else (one.cpu() - other).norm() / other.norm()
+            )
             assert apart <= (2e-5, 1e-4, 6e-3, 6e-3, 6e-3)[i], f"part {i}: {float(apart):.1e}"
 
 
@@ -103,7 +132,16 @@ def test_the_predicted_memory_is_the_measured_one_within_a_tenth(recompute: bool
 
     from grpo.memory import predict
 
-    case = {"L": 16, "D": 512, "I": 2048, "V": 32000, "prompts": 8, "T": 400, "recompute": recompute, "device": "cuda"}
+    case = {
+        "L": 16,
+        "D": 512,
+        "I": 2048,
+        "V": 32000,
+        "prompts": 8,
+        "T": 400,
+        "recompute": recompute,
+        "device": "cuda",
+    }
     config, tokenizer = config_of(case), tiny_tokenizer(80)
     tokenizer.add_tokens([f"<f{i}>" for i in range(config.vocab_size - len(tokenizer))])
     predicted = predict(config, tokenizer, *sections(case), rows_of(case), device="cuda").peak
@@ -117,7 +155,9 @@ def test_the_predicted_memory_is_the_measured_one_within_a_tenth(recompute: bool
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_deterministic_sampling_repeats_in_another_order(dtype: torch.dtype, seed: int) -> None:
     policy = cuda_policy("qwen2", seed=seed % 1000, dtype=dtype)
-    prompts = [Prompt(str(n), tuple(torch.randint(3, 80, (n,)).tolist()), {}) for n in (1, 5, 70, 200, 33)]
+    prompts = [
+        Prompt(str(n), tuple(torch.randint(3, 80, (n,)).tolist()), {}) for n in (1, 5, 70, 200, 33)
+    ]
     options = dict(group_size=8, max_tokens=90, sampling=Sampling(), seed=(seed,))
     engine = Engine(policy, max_rows=16, deterministic=True)
     one = {group.prompt.id: group for _, group in engine.sample(prompts, **options)}
@@ -147,7 +187,9 @@ def test_steps_are_captured_and_captured_again_only_when_addresses_change(seed: 
 def test_a_step_for_which_the_device_has_no_memory_goes_on_with_fewer_rows(seed: int) -> None:
     """A layer asks the real allocator for a twentieth of the device's memory a row."""
     policy = cuda_policy("llama", seed=seed % 1000)
-    prompts = [Prompt(str(n), tuple(torch.randint(3, 80, (n,)).tolist()), {}) for n in (1, 5, 70, 33, 64)]
+    prompts = [
+        Prompt(str(n), tuple(torch.randint(3, 80, (n,)).tolist()), {}) for n in (1, 5, 70, 33, 64)
+    ]
     options = dict(group_size=8, max_tokens=40, sampling=Sampling(), seed=(seed,))
     expected = {group.prompt.id: group for _, group in Engine(policy).sample(prompts, **options)}
     share = torch.cuda.mem_get_info()[1] // 20
@@ -162,4 +204,7 @@ def test_a_step_for_which_the_device_has_no_memory_goes_on_with_fewer_rows(seed:
     assert engine.stats.notes and engine._paging.most_rows <= 16
     for name, group in expected.items():
         for a, b in zip(group.completions, found[name].completions):
-            assert a.token_ids == b.token_ids and (a.sampled_logps - b.sampled_logps).abs().max() <= 1e-4
+            assert (
+                a.token_ids == b.token_ids
+                and (a.sampled_logps - b.sampled_logps).abs().max() <= 1e-4
+            )

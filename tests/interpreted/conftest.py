@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests beside this folder hold what is shared
+sys.path.insert(
+    0, str(Path(__file__).parents[1])
+)  # the tests beside this folder hold what is shared
 
 collect_ignore_glob = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["test_*.py"]

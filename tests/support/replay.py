@@ -34,7 +34,12 @@ SMALL = [
 RUNS: dict[str, list[str]] = {
     "plain": [],
     "plain, seed 1": ["seed=1"],
-    "two updates, two epochs": ["optim.updates=2", "optim.epochs=2", "loss.beta=0.05", "loss.entropy=0.01"],
+    "two updates, two epochs": [
+        "optim.updates=2",
+        "optim.epochs=2",
+        "loss.beta=0.05",
+        "loss.entropy=0.01",
+    ],
     "dapo with refill": ["loss.preset=dapo", "advantage.flat=refill"],
     "lora": ["model.lora.rank=4", "loss.beta=0.01"],
     "partial rollouts": ["sample.over_request=0.5"],
@@ -68,7 +73,9 @@ def untimed(record: Any) -> Any:
         return {
             key: untimed(value)
             for key, value in record.items()
-            if not key.startswith(("seconds", "memory")) and "_per_second" not in key and key != "time"
+            if not key.startswith(("seconds", "memory"))
+            and "_per_second" not in key
+            and key != "time"
         }
     if isinstance(record, list):
         return [untimed(item) for item in record]
@@ -80,17 +87,23 @@ def hash_of_lines(path: Path) -> str:
     return digest(json.dumps(records, sort_keys=True).encode())
 
 
-def call(tree: Path, arguments: Iterable[str], native: bool, **options: Any) -> subprocess.CompletedProcess:
+def call(
+    tree: Path, arguments: Iterable[str], native: bool, **options: Any
+) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(tree), "GRPO_NATIVE": "1" if native else "0"}
     environment["PYTHONHASHSEED"] = "0"
-    return subprocess.run([sys.executable, *arguments], cwd=tree, env=environment, text=True, **options)
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=tree, env=environment, text=True, **options
+    )
 
 
 def train(tree: Path, folder: Path, overrides: list[str], native: bool, *flags: str) -> None:
     arguments = ["-m", "grpo.train", "quickstart", *SMALL, f"run_dir={folder}", *overrides, *flags]
     done = call(tree, arguments, native, capture_output=True)
     if done.returncode:
-        raise SystemExit(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        raise SystemExit(
+            f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        )
 
 
 def hashes_of_run(folder: Path) -> dict[str, str]:
@@ -183,7 +196,9 @@ def scores(tree: Path, name: str, rows: list[dict[str, Any]], *flags: str) -> st
     if done.returncode:
         raise SystemExit(f"rewards.score {name} ended with {done.returncode}:\n{done.stderr}")
     records = [json.loads(line) for line in done.stdout.splitlines()]
-    kept = [[record.get(key) for key in ("id", "value", "status", "extracted")] for record in records]
+    kept = [
+        [record.get(key) for key in ("id", "value", "status", "extracted")] for record in records
+    ]
     assert len(kept) == len(rows)
     return digest(json.dumps(kept).encode())
 
@@ -196,7 +211,8 @@ def rewards(tree: Path, pairs: list[Path]) -> dict[str, str]:
         found[f"{path.name}, lenient"] = scores(tree, "math_answer", rows, "--pairs", "--lenient")
     tests = json.dumps({"inputs": ["1\n", "5\n"], "outputs": ["2\n", "10\n"]})
     programs = [
-        {"id": name, "completion": f"```python\n{text}\n```", "tests": tests} for name, text in PROGRAMS.items()
+        {"id": name, "completion": f"```python\n{text}\n```", "tests": tests}
+        for name, text in PROGRAMS.items()
     ]
     found["sandbox"] = scores(tree, "code_tests", programs)
     return found
@@ -215,7 +231,11 @@ def record(arguments: argparse.Namespace) -> int:
 def flat(tree: Any, name: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict):
         return {name: tree}
-    return {path: value for key, item in tree.items() for path, value in flat(item, f"{name}/{key}").items()}
+    return {
+        path: value
+        for key, item in tree.items()
+        for path, value in flat(item, f"{name}/{key}").items()
+    }
 
 
 def compare(arguments: argparse.Namespace) -> int:
@@ -232,7 +252,12 @@ def main() -> int:
     recording.add_argument("out")
     recording.add_argument("--tree", default=".")
     recording.add_argument("--kernels", choices=["native", "torch", "both"], default="both")
-    recording.add_argument("--pairs", nargs="*", default=[], help="files of labelled pairs, as rewards.score takes them")
+    recording.add_argument(
+        "--pairs",
+        nargs="*",
+        default=[],
+        help="files of labelled pairs, as rewards.score takes them",
+    )
     recording.set_defaults(run=record)
     comparing = commands.add_parser("compare")
     comparing.add_argument("old")

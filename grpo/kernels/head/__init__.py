@@ -24,7 +24,17 @@ from grpo.kernels.head.spec import (
     statistics_dtype,
 )
 
-__all__ = ["BACKENDS", "Coefficients", "Gradients", "Head", "Swept", "backend", "logprob", "statistics_dtype", "sweep"]
+__all__ = [
+    "BACKENDS",
+    "Coefficients",
+    "Gradients",
+    "Head",
+    "Swept",
+    "backend",
+    "logprob",
+    "statistics_dtype",
+    "sweep",
+]
 
 BACKENDS = ("reference", "chunked", "triton")
 
@@ -48,9 +58,17 @@ def _module(name: str) -> ModuleType:
     return {"reference": reference, "chunked": chunked}[name]
 
 
-def sweep(hidden_TD: Tensor, head: Head, target_T: Tensor, coefficients: Coefficients | None = None,
-          gradients: Gradients | None = None, *, rows: int | None = None, lengths: Sequence[int] | None = None,
-          using: str | None = None) -> Swept:
+def sweep(
+    hidden_TD: Tensor,
+    head: Head,
+    target_T: Tensor,
+    coefficients: Coefficients | None = None,
+    gradients: Gradients | None = None,
+    *,
+    rows: int | None = None,
+    lengths: Sequence[int] | None = None,
+    using: str | None = None,
+) -> Swept:
     """Log-prob and entropy of `target_T` [T] at the hidden states [T, D]; no autograd graph is made.
 
     With `coefficients`, also dL/dh: each chunk's (start, end, logp, entropy) is handed over, and what comes back,
@@ -60,8 +78,14 @@ def sweep(hidden_TD: Tensor, head: Head, target_T: Tensor, coefficients: Coeffic
     `using` names a back-end; by default the device decides.
     """
     head, number = head.without_gradient(), len(target_T)
-    spans = even_spans(number, rows or chunk_rows(head)) if lengths is None else chunk_spans(head, lengths, rows)
-    assert number == sum(end - start for start, end in spans), "no completion is longer than a chunk"
+    spans = (
+        even_spans(number, rows or chunk_rows(head))
+        if lengths is None
+        else chunk_spans(head, lengths, rows)
+    )
+    assert number == sum(end - start for start, end in spans), (
+        "no completion is longer than a chunk"
+    )
     module = _module(using or backend(hidden_TD.device))
     return module.sweep(hidden_TD, head, target_T, coefficients, gradients, spans)
 

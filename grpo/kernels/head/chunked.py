@@ -17,22 +17,40 @@ from typing import Protocol, Sequence
 import torch
 from torch import Tensor
 
-from grpo.kernels.head.spec import Coefficients, Gradients, Head, Swept, buffer_dtype, logits_of, statistics_dtype
+from grpo.kernels.head.spec import (
+    Coefficients,
+    Gradients,
+    Head,
+    Swept,
+    buffer_dtype,
+    logits_of,
+    statistics_dtype,
+)
 from grpo.kernels.products import available, onednn
 
 BLOCK_BYTES = 8 * 2**20  # fewer would cost threads more waits for each other than caches save
-SLICE_BYTES = 8 * 2**20  # of the weight, in float32, that is cast or copied, or whose gradient is, at once
+SLICE_BYTES = (
+    8 * 2**20
+)  # of the weight, in float32, that is cast or copied, or whose gradient is, at once
 MIN_ROWS = 8  # products of fewer rows may round differently
 
 
 @torch.no_grad()
-def sweep(hidden_TD: Tensor, head: Head, target_T: Tensor, coefficients: Coefficients | None = None,
-          gradients: Gradients | None = None, spans: Sequence[tuple[int, int]] = (),
-          steps: type[Steps] | None = None) -> Swept:
+def sweep(
+    hidden_TD: Tensor,
+    head: Head,
+    target_T: Tensor,
+    coefficients: Coefficients | None = None,
+    gradients: Gradients | None = None,
+    spans: Sequence[tuple[int, int]] = (),
+    steps: type[Steps] | None = None,
+) -> Swept:
     """See `grpo.kernels.head.sweep`; `steps` are what is done between the products."""
     steps = steps or Chunk
     number, dtype = len(target_T), statistics_dtype(hidden_TD.dtype)
-    logp_T, entropy_T = (torch.empty(number, dtype=dtype, device=hidden_TD.device) for _ in range(2))
+    logp_T, entropy_T = (
+        torch.empty(number, dtype=dtype, device=hidden_TD.device) for _ in range(2)
+    )
     grad_TD = None if coefficients is None else torch.zeros_like(hidden_TD)
     longest = max((end - start for start, end in spans), default=0)
     buffer_RV = steps.buffer(head, max(MIN_ROWS, longest))
@@ -78,7 +96,9 @@ class Chunk(Steps):
 
     @staticmethod
     def buffer(head: Head, rows: int) -> Tensor:
-        return torch.empty(rows, len(head.weight_VD), dtype=buffer_dtype(head), device=head.weight_VD.device)
+        return torch.empty(
+            rows, len(head.weight_VD), dtype=buffer_dtype(head), device=head.weight_VD.device
+        )
 
     def __init__(self, hidden_RD: Tensor, target_R: Tensor, head: Head, buffer_RV: Tensor):
         self.hidden_RD, self.target_R, self.head = hidden_RD, target_R, head
@@ -88,8 +108,16 @@ class Chunk(Steps):
     def statistics(self, with_gradient: bool) -> tuple[Tensor, Tensor]:
         blocks, dtype = _blocks(self.unit_RV), statistics_dtype(self.unit_RV.dtype)
         scratch_2BV = self.unit_RV.new_empty(2, blocks[0][1], self.unit_RV.shape[1], dtype=dtype)
-        found = [unit_block(self.unit_RV[a:b], self.target_R[a:b], self.head, with_gradient, scratch_2BV[:, :b - a])
-                 for a, b in blocks]
+        found = [
+            unit_block(
+                self.unit_RV[a:b],
+                self.target_R[a:b],
+                self.head,
+                with_gradient,
+                scratch_2BV[:, : b - a],
+            )
+            for a, b in blocks
+        ]
         self.logp_R, self.entropy_R = (torch.cat(parts) for parts in zip(*found))
         return self.logp_R, self.entropy_R
 
@@ -151,8 +179,9 @@ def _kept(row_R: Tensor) -> Tensor | None:
     return kept if len(kept) <= 0.9 * len(row_R) else None
 
 
-def unit_block(product_BV: Tensor, target_B: Tensor, head: Head, with_gradient: bool,
-               scratch_2BV: Tensor) -> tuple[Tensor, Tensor]:
+def unit_block(
+    product_BV: Tensor, target_B: Tensor, head: Head, with_gradient: bool, scratch_2BV: Tensor
+) -> tuple[Tensor, Tensor]:
     """(logp_B, entropy_B) of some rows of products; with gradient these become d(-logp)/d(product) over factor.
 
     Everything is relative to the largest logit of a row, so logits far from 0 lose no digits. The scratch memory is
@@ -160,7 +189,11 @@ def unit_block(product_BV: Tensor, target_B: Tensor, head: Head, with_gradient: 
     """
     z_BV, p_BV = scratch_2BV
     z_BV = logits_of(product_BV if product_BV.dtype == z_BV.dtype else z_BV.copy_(product_BV), head)
-    slope_BV = 1 - (z_BV * (head.temperature / head.softcap)).square_() if head.softcap and with_gradient else None
+    slope_BV = (
+        1 - (z_BV * (head.temperature / head.softcap)).square_()
+        if head.softcap and with_gradient
+        else None
+    )
     z_BV.sub_(z_BV.amax(-1, keepdim=True))
     torch.softmax(z_BV, -1, out=p_BV)
     at_B = target_B[:, None]
@@ -176,7 +209,9 @@ def unit_block(product_BV: Tensor, target_B: Tensor, head: Head, with_gradient: 
     return logp_B, entropy_B
 
 
-def add_entropy(chunk: Steps, block: slice, prob_BV: Tensor, slope_BV: Tensor | None, g_R: Tensor, e_R: Tensor) -> None:
+def add_entropy(
+    chunk: Steps, block: slice, prob_BV: Tensor, slope_BV: Tensor | None, g_R: Tensor, e_R: Tensor
+) -> None:
     """unit := g unit + e p (log p + entropy) slope in a block of rows; the target's log p is known to more digits."""
     at_B, taken_B = chunk.target_R[block, None], (chunk.logp_R + chunk.entropy_R)[block, None]
     taken_B = taken_B * prob_BV.gather(-1, at_B)
@@ -195,8 +230,10 @@ def product(hidden_RD: Tensor, head: Head, buffer_RV: Tensor) -> Tensor:
     """h W' at `buffer_RV`'s dtype, in its first rows."""
     number = len(hidden_RD)
     if number < MIN_ROWS:
-        hidden_RD = torch.cat([hidden_RD, hidden_RD.new_zeros(MIN_ROWS - number, hidden_RD.shape[1])])
-    out_RV, weight_VD = buffer_RV[:len(hidden_RD)], head.weight_VD
+        hidden_RD = torch.cat(
+            [hidden_RD, hidden_RD.new_zeros(MIN_ROWS - number, hidden_RD.shape[1])]
+        )
+    out_RV, weight_VD = buffer_RV[: len(hidden_RD)], head.weight_VD
     if by_onednn(weight_VD) and buffer_RV.dtype == torch.float32:
         for a, b in slices(weight_VD):  # oneDNN copies what it reads
             out_RV[:, a:b] = onednn(hidden_RD.float(), weight_VD[a:b])
@@ -219,7 +256,9 @@ def times_weight(unit_RV: Tensor, head: Head) -> Tensor:
     """unit W in the statistics' dtype."""
     weight_VD = head.weight_VD
     if weight_VD.dtype == torch.float16:
-        total_RD = torch.zeros(len(unit_RV), weight_VD.shape[1], dtype=unit_RV.dtype, device=unit_RV.device)
+        total_RD = torch.zeros(
+            len(unit_RV), weight_VD.shape[1], dtype=unit_RV.dtype, device=unit_RV.device
+        )
         for a, b in slices(weight_VD):
             total_RD.addmm_(unit_RV[:, a:b], weight_VD[a:b].to(unit_RV.dtype))
         return total_RD
@@ -228,7 +267,9 @@ def times_weight(unit_RV: Tensor, head: Head) -> Tensor:
     return (unit_RV.to(weight_VD.dtype) @ weight_VD).to(statistics_dtype(weight_VD.dtype))
 
 
-def add_outer(unit_RV: Tensor, hidden_RD: Tensor, row_R: Tensor, head: Head, gradients: Gradients) -> None:
+def add_outer(
+    unit_RV: Tensor, hidden_RD: Tensor, row_R: Tensor, head: Head, gradients: Gradients
+) -> None:
     """gradients += unit' (row h), summed over chunks in float32."""
     dtype = torch.float32 if head.weight_VD.dtype == torch.float16 else head.weight_VD.dtype
     scaled_RD = (hidden_RD.to(row_R.dtype) * row_R[:, None]).to(dtype)
@@ -238,13 +279,20 @@ def add_outer(unit_RV: Tensor, hidden_RD: Tensor, row_R: Tensor, head: Head, gra
     elif dtype == gradients.weight_VD.dtype:
         gradients.weight_VD.addmm_(unit_RV.T.to(dtype), scaled_RD)
     elif unit_RV.device.type == "cuda":
-        torch.addmm(gradients.weight_VD, unit_RV.to(dtype).T, scaled_RD, out_dtype=torch.float32,
-                    out=gradients.weight_VD)
+        torch.addmm(
+            gradients.weight_VD,
+            unit_RV.to(dtype).T,
+            scaled_RD,
+            out_dtype=torch.float32,
+            out=gradients.weight_VD,
+        )
     else:
         for a, b in slices(head.weight_VD):
             gradients.weight_VD[a:b] += unit_RV[:, a:b].to(dtype).T @ scaled_RD
     if gradients.bias_V is not None:
-        gradients.bias_V.addmv_(unit_RV.to(gradients.bias_V.dtype).T, row_R.to(gradients.bias_V.dtype))
+        gradients.bias_V.addmv_(
+            unit_RV.to(gradients.bias_V.dtype).T, row_R.to(gradients.bias_V.dtype)
+        )
 
 
 def slices(weight_VD: Tensor) -> list[tuple[int, int]]:

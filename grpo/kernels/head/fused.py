@@ -15,7 +15,14 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from grpo.kernels.head import chunked, triton_kernels
-from grpo.kernels.head.spec import Coefficients, Gradients, Head, Swept, aligned_rows, statistics_dtype
+from grpo.kernels.head.spec import (
+    Coefficients,
+    Gradients,
+    Head,
+    Swept,
+    aligned_rows,
+    statistics_dtype,
+)
 
 FORM = "rows"
 BLOCK = 4096
@@ -23,8 +30,14 @@ TILE = {"BM": 128, "BN": 128, "BK": 64}  # 128 x 256 spills: its epilogue holds 
 WARPS, STAGES = 8, 4
 
 
-def sweep(hidden_TD: Tensor, head: Head, target_T: Tensor, coefficients: Coefficients | None = None,
-          gradients: Gradients | None = None, spans: Sequence[tuple[int, int]] = ()) -> Swept:
+def sweep(
+    hidden_TD: Tensor,
+    head: Head,
+    target_T: Tensor,
+    coefficients: Coefficients | None = None,
+    gradients: Gradients | None = None,
+    spans: Sequence[tuple[int, int]] = (),
+) -> Swept:
     """See `grpo.kernels.head.sweep`."""
     if head.weight_VD.dtype == torch.float64:
         return chunked.sweep(hidden_TD, head, target_T, coefficients, gradients, spans)
@@ -55,9 +68,22 @@ class RowChunk(chunked.Steps):
         self.logp_R, self.entropy_R = (torch.empty(len(z_RV), device=z_RV.device) for _ in range(2))
         bias_V = z_RV if head.bias_V is None else head.bias_V
         triton_kernels.unit_rows[(len(z_RV),)](
-            z_RV, bias_V, unit_RV, self.target_R, self.logp_R, self.entropy_R, z_RV.shape[1], z_RV.stride(0),
-            unit_RV.stride(0), *_numbers(head), BIAS=head.bias_V is not None, CAP=bool(head.softcap),
-            GRADIENT=with_gradient, BLOCK=BLOCK, num_warps=8)
+            z_RV,
+            bias_V,
+            unit_RV,
+            self.target_R,
+            self.logp_R,
+            self.entropy_R,
+            z_RV.shape[1],
+            z_RV.stride(0),
+            unit_RV.stride(0),
+            *_numbers(head),
+            BIAS=head.bias_V is not None,
+            CAP=bool(head.softcap),
+            GRADIENT=with_gradient,
+            BLOCK=BLOCK,
+            num_warps=8,
+        )
         self.unit_RV = unit_RV
         return self.logp_R, self.entropy_R
 
@@ -75,7 +101,7 @@ class TileChunk(chunked.Steps):
 
     def __init__(self, hidden_RD: Tensor, target_R: Tensor, head: Head, buffer_RV: Tensor):
         self.hidden_RD, self.target_R, self.head = hidden_RD, target_R, head
-        self.unit_RV = buffer_RV[:len(hidden_RD)]
+        self.unit_RV = buffer_RV[: len(hidden_RD)]
         self.logp_R = self.entropy_R = None
 
     def statistics(self, with_gradient: bool) -> tuple[Tensor, Tensor]:
@@ -86,22 +112,69 @@ class TileChunk(chunked.Steps):
         peak, total, moment = torch.empty(3, tiles, rows, **kw)
         taken_R, self.logp_R, self.entropy_R, peak_R, total_R, rest_R = torch.empty(6, rows, **kw)
         hidden_RD = self.hidden_RD.to(head.weight_VD.dtype).contiguous()
-        x, w = (TensorDescriptor.from_tensor(part, [TILE[side], TILE["BK"]])
-                for part, side in ((hidden_RD, "BM"), (head.weight_VD, "BN")))
+        x, w = (
+            TensorDescriptor.from_tensor(part, [TILE[side], TILE["BK"]])
+            for part, side in ((hidden_RD, "BM"), (head.weight_VD, "BN"))
+        )
         grid = (-(-rows // TILE["BM"]) * tiles,)
         flags = {"BIAS": head.bias_V is not None, "CAP": bool(head.softcap)}
         bias_V = self.unit_RV if head.bias_V is None else head.bias_V
         triton_kernels.exp_tiles[grid](
-            x, w, self.unit_RV, bias_V, self.target_R, peak, total, moment, taken_R, rows,
-            size, head.weight_VD.shape[1], self.unit_RV.stride(0), *_numbers(head), **flags,
-            STORE=with_gradient, **TILE, PRECISION="ieee", num_warps=WARPS, num_stages=STAGES)
-        triton_kernels.merge_tiles[(-(-rows // 64),)](peak, total, moment, taken_R, self.logp_R, self.entropy_R,
-                                                      peak_R, total_R, rest_R, rows, tiles, BM=64, num_warps=2)
+            x,
+            w,
+            self.unit_RV,
+            bias_V,
+            self.target_R,
+            peak,
+            total,
+            moment,
+            taken_R,
+            rows,
+            size,
+            head.weight_VD.shape[1],
+            self.unit_RV.stride(0),
+            *_numbers(head),
+            **flags,
+            STORE=with_gradient,
+            **TILE,
+            PRECISION="ieee",
+            num_warps=WARPS,
+            num_stages=STAGES,
+        )
+        triton_kernels.merge_tiles[(-(-rows // 64),)](
+            peak,
+            total,
+            moment,
+            taken_R,
+            self.logp_R,
+            self.entropy_R,
+            peak_R,
+            total_R,
+            rest_R,
+            rows,
+            tiles,
+            BM=64,
+            num_warps=2,
+        )
         if with_gradient:
             small = 32
             triton_kernels.unit_tiles[(-(-rows // small) * tiles,)](
-                self.unit_RV, self.target_R, peak, peak_R, total_R, rest_R, rows, size, self.unit_RV.stride(0),
-                head.softcap, head.temperature, CAP=flags["CAP"], BM=small, BN=TILE["BN"], num_warps=4)
+                self.unit_RV,
+                self.target_R,
+                peak,
+                peak_R,
+                total_R,
+                rest_R,
+                rows,
+                size,
+                self.unit_RV.stride(0),
+                head.softcap,
+                head.temperature,
+                CAP=flags["CAP"],
+                BM=small,
+                BN=TILE["BN"],
+                num_warps=4,
+            )
         return self.logp_R, self.entropy_R
 
     def mix(self, g_R: Tensor, e_R: Tensor) -> None:
@@ -115,8 +188,18 @@ def mixed(chunk: RowChunk | TileChunk, g_R: Tensor, e_R: Tensor) -> None:
     if chunk.head.softcap:
         chunked.mix_again(chunk, g_R, e_R)
         return
-    triton_kernels.mix_entropy[(len(unit_RV),)](unit_RV, chunk.target_R, g_R, e_R, chunk.logp_R, chunk.entropy_R,
-                                                unit_RV.shape[1], unit_RV.stride(0), BLOCK=BLOCK, num_warps=8)
+    triton_kernels.mix_entropy[(len(unit_RV),)](
+        unit_RV,
+        chunk.target_R,
+        g_R,
+        e_R,
+        chunk.logp_R,
+        chunk.entropy_R,
+        unit_RV.shape[1],
+        unit_RV.stride(0),
+        BLOCK=BLOCK,
+        num_warps=8,
+    )
 
 
 def _padded(head: Head, rows: int, dtype: torch.dtype) -> Tensor:
@@ -135,4 +218,8 @@ def _same_bytes(z_RV: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _numbers(head: Head) -> tuple[float, float, float]:
     """(factor, softcap, temperature) as the kernels take them."""
-    return (head.scale / head.softcap if head.softcap else head.factor), head.softcap, head.temperature
+    return (
+        (head.scale / head.softcap if head.softcap else head.factor),
+        head.softcap,
+        head.temperature,
+    )

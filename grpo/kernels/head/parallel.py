@@ -12,13 +12,28 @@ import torch.distributed as dist
 from torch import Tensor
 
 from grpo.kernels.head import chunked
-from grpo.kernels.head.spec import Coefficients, Gradients, Head, Swept, chunk_rows, even_spans, logits_of
+from grpo.kernels.head.spec import (
+    Coefficients,
+    Gradients,
+    Head,
+    Swept,
+    chunk_rows,
+    even_spans,
+    logits_of,
+)
 
 
 @torch.no_grad()
-def sweep(hidden_TD: Tensor, head: Head, target_T: Tensor, first: int, group: dist.ProcessGroup | None = None,
-          coefficients: Coefficients | None = None, gradients: Gradients | None = None,
-          rows: int | None = None) -> Swept:
+def sweep(
+    hidden_TD: Tensor,
+    head: Head,
+    target_T: Tensor,
+    first: int,
+    group: dist.ProcessGroup | None = None,
+    coefficients: Coefficients | None = None,
+    gradients: Gradients | None = None,
+    rows: int | None = None,
+) -> Swept:
     """As `grpo.kernels.head.sweep` for a `head` that holds the tokens from `first` on; `target_T` counts over all.
 
     Every rank of `group` calls it with the same hidden states, targets and `rows`.
@@ -35,13 +50,22 @@ def sweep(hidden_TD: Tensor, head: Head, target_T: Tensor, first: int, group: di
             grad_RD = chunked.backward(chunk, g_R, e_R, gradients)
             dist.all_reduce(grad_RD, group=group)
             grads.append(grad_RD.to(hidden_TD.dtype))
-    return Swept(torch.cat(logp), torch.cat(entropy), torch.cat(grads) if coefficients is not None else None)
+    return Swept(
+        torch.cat(logp), torch.cat(entropy), torch.cat(grads) if coefficients is not None else None
+    )
 
 
 class ShardChunk:
     """A rank's logits of some tokens, with statistics over all ranks."""
 
-    def __init__(self, hidden_RD: Tensor, target_R: Tensor, head: Head, first: int, group: dist.ProcessGroup | None):
+    def __init__(
+        self,
+        hidden_RD: Tensor,
+        target_R: Tensor,
+        head: Head,
+        first: int,
+        group: dist.ProcessGroup | None,
+    ):
         self.hidden_RD, self.head = hidden_RD, head
         buffer_RV = chunked.Chunk.buffer(head, max(chunked.MIN_ROWS, len(target_R)))
         self.unit_RV = chunked.product(hidden_RD, head, buffer_RV)
@@ -55,12 +79,15 @@ class ShardChunk:
         e_RV = (z_RV - top_R[:, None]).exp()
         moment_R = torch.where(e_RV > 0, (z_RV - top_R[:, None]) * e_RV, 0.0).sum(-1)
         self.logp_R, self.entropy_R, self.lse_R, self.rest_R = merged(
-            torch.stack([top_R, e_RV.sum(-1), moment_R, taken_R]), group)
+            torch.stack([top_R, e_RV.sum(-1), moment_R, taken_R]), group
+        )
 
     def _without_target(self, z_RV: Tensor, value: float) -> Tensor:
         """`z_RV` with `value` in place of the target, on the rank that holds it."""
         at_R1 = self.target_R[:, None]
-        kept_R1 = torch.where(self.mine_R[:, None], torch.full_like(z_RV[:, :1], value), z_RV.gather(-1, at_R1))
+        kept_R1 = torch.where(
+            self.mine_R[:, None], torch.full_like(z_RV[:, :1], value), z_RV.gather(-1, at_R1)
+        )
         return z_RV.scatter(-1, at_R1, kept_R1)
 
     def to_units(self, with_entropy: bool) -> None:
@@ -72,8 +99,14 @@ class ShardChunk:
         p_RV = (z_RV - self.lse_R[:, None]).exp()
         self.prob_RV = p_RV.clone() if with_entropy else None
         at_R1 = self.target_R[:, None]
-        p_RV.scatter_(-1, at_R1, torch.where(self.mine_R[:, None], -self.rest_R[:, None], p_RV.gather(-1, at_R1)))
-        self.unit_RV = (p_RV if self.slope_RV is None else p_RV * self.slope_RV).to(self.unit_RV.dtype)
+        p_RV.scatter_(
+            -1,
+            at_R1,
+            torch.where(self.mine_R[:, None], -self.rest_R[:, None], p_RV.gather(-1, at_R1)),
+        )
+        self.unit_RV = (p_RV if self.slope_RV is None else p_RV * self.slope_RV).to(
+            self.unit_RV.dtype
+        )
 
     def mix(self, g_R: Tensor, e_R: Tensor) -> None:
         """See `chunked.Steps.mix`."""
@@ -82,7 +115,9 @@ class ShardChunk:
         self.unit_RV = (rise_RV + self.unit_RV * g_R[:, None]).to(self.unit_RV.dtype)
 
 
-def merged(own_4R: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def merged(
+    own_4R: Tensor, group: dist.ProcessGroup | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(logp, entropy, log-sum-exp, others' mass) from each rank's largest logit, sum, moment and target's logit.
 
     Sums and moments leave the target out, whose logit one rank alone gives, so that a confident token keeps its digits.
@@ -99,6 +134,8 @@ def merged(own_4R: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, Ten
     own_R = (taken_R - top_R).exp()
     total_R = others_R + own_R
     rest_R = others_R / total_R
-    logp_R = torch.where(rest_R < 0.5, torch.log1p(-rest_R.clamp(max=0.5)), taken_R - top_R - total_R.log())
+    logp_R = torch.where(
+        rest_R < 0.5, torch.log1p(-rest_R.clamp(max=0.5)), taken_R - top_R - total_R.log()
+    )
     entropy_R = total_R.log() - (moment_R + (taken_R - top_R) * own_R) / total_R
     return logp_R, entropy_R, top_R + total_R.log(), rest_R

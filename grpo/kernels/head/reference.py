@@ -31,14 +31,22 @@ def logprob(hidden_TD: Tensor, head: Head, target_T: Tensor) -> tuple[Tensor, Te
     return logp_T, -(logp_TV.exp() * logp_TV).sum(-1)
 
 
-def sweep(hidden_TD: Tensor, head: Head, target_T: Tensor, coefficients: Coefficients | None = None,
-          gradients: Gradients | None = None, spans: Sequence[tuple[int, int]] = ()) -> Swept:
+def sweep(
+    hidden_TD: Tensor,
+    head: Head,
+    target_T: Tensor,
+    coefficients: Coefficients | None = None,
+    gradients: Gradients | None = None,
+    spans: Sequence[tuple[int, int]] = (),
+) -> Swept:
     """What every back-end computes: see `grpo.kernels.head.sweep`."""
     hidden_TD = hidden_TD.detach().requires_grad_()
     head = head.without_gradient()
     leaves = [hidden_TD]
     if gradients is not None:
-        leaves += [part.requires_grad_() for part in (head.weight_VD, head.bias_V) if part is not None]
+        leaves += [
+            part.requires_grad_() for part in (head.weight_VD, head.bias_V) if part is not None
+        ]
     with torch.enable_grad():
         logp_T, entropy_T = logprob(hidden_TD, head, target_T)
     if coefficients is None:

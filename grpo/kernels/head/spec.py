@@ -64,7 +64,9 @@ def chunk_rows(head: Head, device: str | None = None) -> int:
     return max(MIN_CHUNK, min(MAX_CHUNK[device], rows // 64 * 64))
 
 
-def chunk_spans(head: Head, lengths: Sequence[int], rows: int | None = None) -> list[tuple[int, int]]:
+def chunk_spans(
+    head: Head, lengths: Sequence[int], rows: int | None = None
+) -> list[tuple[int, int]]:
     """Chunks (start, end) of at most `rows` tokens made of whole completions of these lengths; [] if one is longer."""
     rows, spans, at = rows or chunk_rows(head), [(0, 0)], 0
     if not lengths or max(lengths) > rows:
@@ -84,7 +86,9 @@ def even_spans(number: int, rows: int) -> list[tuple[int, int]]:
 
 def buffer_dtype(head: Head, device: str | None = None) -> torch.dtype:
     """The dtype of a chunk's logits: float32 (or finer), but the weight's own for bfloat16 on a CPU."""
-    keeps = head.weight_VD.dtype == torch.bfloat16 and (device or head.weight_VD.device.type) == "cpu"
+    keeps = (
+        head.weight_VD.dtype == torch.bfloat16 and (device or head.weight_VD.device.type) == "cpu"
+    )
     return head.weight_VD.dtype if keeps else statistics_dtype(head.weight_VD.dtype)
 
 

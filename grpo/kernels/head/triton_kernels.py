@@ -48,8 +48,24 @@ def _logits(z, bias, factor, softcap, temperature, BIAS: tl.constexpr, CAP: tl.c
 
 
 @triton.jit
-def unit_rows(z_ptr, bias_ptr, unit_ptr, target_ptr, logp_ptr, entropy_ptr, size, stride_z, stride_unit, factor,
-              softcap, temperature, BIAS: tl.constexpr, CAP: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr):
+def unit_rows(
+    z_ptr,
+    bias_ptr,
+    unit_ptr,
+    target_ptr,
+    logp_ptr,
+    entropy_ptr,
+    size,
+    stride_z,
+    stride_unit,
+    factor,
+    softcap,
+    temperature,
+    BIAS: tl.constexpr,
+    CAP: tl.constexpr,
+    GRADIENT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """One row: logp, entropy, and p - onehot(target) times the cap's slope over the row's own bytes."""
     row = tl.program_id(0).to(tl.int64)
     z_ptr += row * stride_z
@@ -59,7 +75,9 @@ def unit_rows(z_ptr, bias_ptr, unit_ptr, target_ptr, logp_ptr, entropy_ptr, size
     bias = 0.0
     if BIAS:
         bias = tl.load(bias_ptr + target).to(tl.float32)
-    taken = _logits(tl.load(z_ptr + target).to(tl.float32), bias, factor, softcap, temperature, BIAS, CAP)
+    taken = _logits(
+        tl.load(z_ptr + target).to(tl.float32), bias, factor, softcap, temperature, BIAS, CAP
+    )
     top, others, moment = taken, 0.0, 0.0
     for start in range(0, size, BLOCK):
         at = start + lanes
@@ -72,7 +90,9 @@ def unit_rows(z_ptr, bias_ptr, unit_ptr, target_ptr, logp_ptr, entropy_ptr, size
         higher = tl.maximum(top, tl.max(z, 0))
         shrink = tl.exp(top - higher)
         e = tl.exp(z - higher)
-        moment = (moment + (top - higher) * others) * shrink + tl.sum(tl.where(e > 0, (z - higher) * e, 0.0), 0)
+        moment = (moment + (top - higher) * others) * shrink + tl.sum(
+            tl.where(e > 0, (z - higher) * e, 0.0), 0
+        )
         others = others * shrink + tl.sum(e, 0)
         top = higher
     own = tl.exp(taken - top)
@@ -98,9 +118,31 @@ def unit_rows(z_ptr, bias_ptr, unit_ptr, target_ptr, logp_ptr, entropy_ptr, size
 
 
 @triton.jit
-def exp_tiles(x_desc, w_desc, e_ptr, bias_ptr, target_ptr, peak_ptr, sum_ptr, moment_ptr, taken_ptr, num_rows, size,
-              width, stride_e, factor, softcap, temperature, BIAS: tl.constexpr, CAP: tl.constexpr, STORE: tl.constexpr,
-              BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr):
+def exp_tiles(
+    x_desc,
+    w_desc,
+    e_ptr,
+    bias_ptr,
+    target_ptr,
+    peak_ptr,
+    sum_ptr,
+    moment_ptr,
+    taken_ptr,
+    num_rows,
+    size,
+    width,
+    stride_e,
+    factor,
+    softcap,
+    temperature,
+    BIAS: tl.constexpr,
+    CAP: tl.constexpr,
+    STORE: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """One tile of the first product; statistics are [vocabulary tiles, rows], the target's exponent in `taken`."""
     tiles_m = tl.cdiv(num_rows, BM)
     tile_m, tile_n = tl.program_id(0) % tiles_m, tl.program_id(0) // tiles_m
@@ -134,8 +176,20 @@ def exp_tiles(x_desc, w_desc, e_ptr, bias_ptr, target_ptr, peak_ptr, sum_ptr, mo
 
 
 @triton.jit
-def merge_tiles(peak_ptr, sum_ptr, moment_ptr, taken_ptr, logp_ptr, entropy_ptr, peak_row_ptr, total_ptr, rest_ptr,
-                num_rows, num_tiles, BM: tl.constexpr):
+def merge_tiles(
+    peak_ptr,
+    sum_ptr,
+    moment_ptr,
+    taken_ptr,
+    logp_ptr,
+    entropy_ptr,
+    peak_row_ptr,
+    total_ptr,
+    rest_ptr,
+    num_rows,
+    num_tiles,
+    BM: tl.constexpr,
+):
     """Of each row, from its tiles: logp, entropy, the largest exponent, the sum relative to it, the others' mass."""
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     within = rows < num_rows
@@ -160,15 +214,31 @@ def merge_tiles(peak_ptr, sum_ptr, moment_ptr, taken_ptr, logp_ptr, entropy_ptr,
     log_total = tl.log(total)
     logp = tl.where(rest < 0.5, _log1p(-rest), (taken - top) * LN2 - log_total)
     tl.store(logp_ptr + rows, logp, mask=within)
-    tl.store(entropy_ptr + rows, log_total - LN2 * (moment + (taken - top) * own) / total, mask=within)
+    tl.store(
+        entropy_ptr + rows, log_total - LN2 * (moment + (taken - top) * own) / total, mask=within
+    )
     tl.store(peak_row_ptr + rows, top, mask=within)
     tl.store(total_ptr + rows, total, mask=within)
     tl.store(rest_ptr + rows, rest, mask=within)
 
 
 @triton.jit
-def unit_tiles(e_ptr, target_ptr, peak_ptr, peak_row_ptr, total_ptr, rest_ptr, num_rows, size, stride_e, softcap,
-               temperature, CAP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
+def unit_tiles(
+    e_ptr,
+    target_ptr,
+    peak_ptr,
+    peak_row_ptr,
+    total_ptr,
+    rest_ptr,
+    num_rows,
+    size,
+    stride_e,
+    softcap,
+    temperature,
+    CAP: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+):
     """E becomes p - onehot(target) in place, times the cap's slope. Tiles are as wide as those of `exp_tiles`."""
     tiles_m = tl.cdiv(num_rows, BM)
     tile_m, tile_n = tl.program_id(0) % tiles_m, tl.program_id(0) // tiles_m
@@ -191,7 +261,17 @@ def unit_tiles(e_ptr, target_ptr, peak_ptr, peak_row_ptr, total_ptr, rest_ptr, n
 
 
 @triton.jit
-def mix_entropy(unit_ptr, target_ptr, g_ptr, e_ptr, logp_ptr, entropy_ptr, size, stride_unit, BLOCK: tl.constexpr):
+def mix_entropy(
+    unit_ptr,
+    target_ptr,
+    g_ptr,
+    e_ptr,
+    logp_ptr,
+    entropy_ptr,
+    size,
+    stride_unit,
+    BLOCK: tl.constexpr,
+):
     """unit := g unit + e p (log p + entropy), p from the unit gradient itself; heads without a cap."""
     row = tl.program_id(0).to(tl.int64)
     unit_ptr += row * stride_unit
@@ -203,4 +283,8 @@ def mix_entropy(unit_ptr, target_ptr, g_ptr, e_ptr, logp_ptr, entropy_ptr, size,
         unit = tl.load(unit_ptr + at, mask=inside, other=0.0).to(tl.float32)
         p = tl.where(at == target, 1.0 + unit, unit)
         logp = tl.where(at == target, taken, tl.log(tl.maximum(p, 1e-38)))
-        tl.store(unit_ptr + at, (g * unit + e * p * (logp + entropy)).to(unit_ptr.dtype.element_ty), mask=inside)
+        tl.store(
+            unit_ptr + at,
+            (g * unit + e * p * (logp + entropy)).to(unit_ptr.dtype.element_ty),
+            mask=inside,
+        )
