@@ -207,9 +207,9 @@ class Decoding:
     """Groups of 8 rows that decode in place, from random prompts' keys."""
 
     def __init__(self, policy: Any, scale: Scale):
-        from grpo.rollout.graphs import DecodeStep
-        from grpo.rollout.paged import PAGE, PagedGroups
-        from grpo.rollout.sampler import Sampling
+        from grpo.rollout.cuda_graphs import DecodeStep
+        from grpo.rollout.paged_cache import PAGE, PagedGroups
+        from grpo.rollout.sampling import Sampling
 
         self.policy, config = policy, policy.base.config
         width = (
@@ -254,7 +254,7 @@ class Decoding:
 
 @torch.no_grad()
 def item_step(scale: Scale, options: argparse.Namespace, name: str) -> dict[str, Any]:
-    from grpo.rollout.graphs import Steps
+    from grpo.rollout.cuda_graphs import Steps
 
     policy = shaped_policy(name, scale, options)
     found: dict[str, Any] = {"rows": scale.rows, "prompt": scale.prompt}
@@ -318,9 +318,9 @@ def item_drift(scale: Scale, options: argparse.Namespace) -> dict[str, Any]:
     """Sampled log-probs beside the trainer's of the same tokens; random weights are made to speak decidedly."""
 
     def of(policy: Any) -> dict[str, float]:
-        from grpo.pack import pack
+        from grpo.model.packing import pack
         from grpo.rollout.engine import Engine
-        from grpo.rollout.sampler import Sampling
+        from grpo.rollout.sampling import Sampling
         from grpo.types import Prompt, Row
 
         policy.stop_ids = frozenset()
@@ -372,7 +372,7 @@ def item_drift(scale: Scale, options: argparse.Namespace) -> dict[str, Any]:
         return of(policy)
 
     def given() -> dict[str, float]:
-        from grpo.policy import Policy
+        from grpo.model.policy import Policy
         from grpo.recipe import ModelSection
 
         return of(Policy.load(ModelSection(name=options.model, dtype="bfloat16"), options.device))

@@ -2,10 +2,10 @@
 
     python -m benchmarks.attention [--cases g8-p200 ...] [--check]
 
-``rectangles`` is what `grpo.attention.PackedLayout` does: each completion's rectangle holds its prompt again, by SDPA.
+``rectangles`` is what `grpo.model.attention.PackedLayout` does: each completion's rectangle holds its prompt again, by SDPA.
 ``flex`` is FlexAttention with a block mask over the packed tokens, compiled. ``varlen`` are two variable-length flash
 attentions, each stretch to itself and each completion to its prompt, merged by their log-sum-exps (see
-``grpo/shared_attention.py``; its backward is given the merged statistics). All are compared with a masked float64
+``grpo/model/shared_prefix.py``; its backward is given the merged statistics). All are compared with a masked float64
 softmax on a small layout. Written for CUDA; `--check` runs the comparison of what a CPU can run.
 """
 
@@ -22,8 +22,8 @@ from typing import Any, Callable
 import torch
 from torch import Tensor
 
-from grpo.attention import PackedLayout
-from grpo.pack import pack
+from grpo.model.attention import PackedLayout
+from grpo.model.packing import pack
 from grpo.types import PackedRows, Row
 
 ROOT = Path(__file__).resolve().parent.parent

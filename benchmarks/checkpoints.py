@@ -25,8 +25,8 @@ from typing import Any
 import torch
 
 from grpo import Recipe, Trainer
-from grpo.ledger import Ledger
-from grpo.writer import Writer
+from grpo.run.async_writer import Writer
+from grpo.run.ledger import Ledger
 
 EVERY = 5
 

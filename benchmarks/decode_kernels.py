@@ -40,10 +40,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from grpo.kernels import decode, sampler
-from grpo.rollout import sampler as engine_sampler
-from grpo.rollout.paged import PagedGroups
-from grpo.rollout.sampler import Sampling
+from grpo.kernels.decode_attention import dispatch as decode
+from grpo.kernels.sampling import exact as sampler
+from grpo.rollout import sampling as engine_sampler
+from grpo.rollout.paged_cache import PagedGroups
+from grpo.rollout.sampling import Sampling
 
 SHAPES = {  # heads, kv heads, width, prompt, own tokens
     "Qwen2.5-0.5B": (14, 2, 64, 200, 512),

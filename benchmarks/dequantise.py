@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from grpo.policy import Policy
+from grpo.model.policy import Policy
 from grpo.recipe import ModelSection
 
 

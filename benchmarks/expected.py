@@ -127,7 +127,7 @@ def step_seconds(
 
 def rollout(name: str, case: Case, assumed: Assumed = ASSUMED) -> dict[str, float]:
     """A case's whole decoding: rows fall as completions end, each step costing what its bucket of rows costs."""
-    from grpo.rollout.graphs import bucket
+    from grpo.rollout.cuda_graphs import bucket
 
     shape, lengths = shape_of(name), sorted(sum(case.targets(), []))
     rows, seconds, ideal, computed = len(lengths), 0.0, 0.0, 0
@@ -165,7 +165,7 @@ def head_seconds(case: Mapping[str, Any], assumed: Assumed = ASSUMED) -> dict[st
     gradient); the first product writes 4, the others read 2 each. The weight's gradient is read and written (8 bytes
     a number) a chunk. A product takes the larger of its operations and its bytes.
     """
-    from grpo.kernels.head.spec import CHUNK_BYTES, MAX_CHUNK, MIN_CHUNK
+    from grpo.kernels.log_prob.spec import CHUNK_BYTES, MAX_CHUNK, MIN_CHUNK
 
     kept, width, size = case["N"] * case.get("kept", 1.0), case["H"], case["V"]
     rows = max(MIN_CHUNK, min(MAX_CHUNK["cuda"], CHUNK_BYTES["cuda"] // (size * 4) // 64 * 64))

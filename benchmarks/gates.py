@@ -25,12 +25,12 @@ from typing import Any
 
 import torch
 
-import grpo.record
+import grpo.run.metrics
 import grpo.train
 from grpo import Recipe, Trainer
-from grpo.gates import Gates
-from grpo.learner import Learner
-from grpo.policy import Policy
+from grpo.learner.learner import Learner
+from grpo.model.policy import Policy
+from grpo.monitor.gates import Gates
 
 TIMED = (
     (Learner, "_add_drift"),
@@ -41,7 +41,7 @@ TIMED = (
     (Gates, "sampled"),
     (Gates, "step"),
     (grpo.train, "stale_completions"),
-    (grpo.record, "_surprisal"),
+    (grpo.run.metrics, "_surprisal"),
 )
 
 

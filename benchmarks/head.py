@@ -32,8 +32,12 @@ os.environ.setdefault(
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from grpo.kernels import head as heads  # noqa: E402
-from grpo.kernels.head import Gradients, Head, reference  # noqa: E402
+from grpo.kernels import log_prob  # noqa: E402
+from grpo.kernels.log_prob import (  # noqa: E402
+    Gradients,
+    Head,
+    reference,  # noqa: E402
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU_CASES = {
@@ -104,14 +108,14 @@ def ours(problem: Problem, using: str | None = None) -> Found:
     hidden_TD, target_T, g_T = problem.hidden_TD[kept], problem.target_T[kept], problem.g_T[kept]
     head = Head(problem.weight_VD, temperature=problem.temperature)
     if problem.kind == "score":
-        swept = heads.sweep(hidden_TD, head, target_T, using=using)
+        swept = log_prob.sweep(hidden_TD, head, target_T, using=using)
         return swept.logp_T, swept.entropy_T, None, None
     made = (
         Gradients(torch.zeros_like(problem.weight_VD, dtype=torch.float32))
         if problem.trainable
         else None
     )
-    swept = heads.sweep(
+    swept = log_prob.sweep(
         hidden_TD, head, target_T, lambda a, b, *_: (g_T[a:b], None), made, using=using
     )
     whole = torch.zeros_like(problem.hidden_TD).index_copy_(0, kept, swept.hidden_TD)
@@ -119,7 +123,7 @@ def ours(problem: Problem, using: str | None = None) -> Found:
 
 
 def ours_tiles(problem: Problem) -> Found:
-    from grpo.kernels.head import fused
+    from grpo.kernels.log_prob import fused
 
     before, fused.FORM = fused.FORM, "tiles"
     try:

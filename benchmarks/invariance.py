@@ -23,12 +23,12 @@ import torch  # noqa: E402
 from tokenizers import Tokenizer, models  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
 
-from grpo.advantage import step_advantages  # noqa: E402
-from grpo.learner import Learner  # noqa: E402
-from grpo.loss import AGGREGATIONS, POLICIES  # noqa: E402
-from grpo.optimizer import Optimizer  # noqa: E402
-from grpo.pack import make_batch, pack  # noqa: E402
-from grpo.policy import Policy  # noqa: E402
+from grpo.learner.learner import Learner  # noqa: E402
+from grpo.learner.optimizer import Optimizer  # noqa: E402
+from grpo.model.packing import make_batch, pack  # noqa: E402
+from grpo.model.policy import Policy  # noqa: E402
+from grpo.objective.advantage import step_advantages  # noqa: E402
+from grpo.objective.policy_loss import AGGREGATIONS, POLICIES  # noqa: E402
 from grpo.recipe import AdvantageSection, LossSection, OptimSection, RecipeError, check_loss  # noqa: E402
 from grpo.types import Completion, Prompt, ScoredGroup, Update  # noqa: E402
 from rewards import Score  # noqa: E402

@@ -140,11 +140,11 @@ def run_ours(case: Mapping[str, Any], settings: Mapping[str, Any]) -> list[float
     """Seconds of each update by this library."""
     import torch
 
-    from grpo.advantage import step_advantages
-    from grpo.learner import Learner
-    from grpo.optimizer import Optimizer
-    from grpo.pack import make_batch
-    from grpo.policy import Policy
+    from grpo.learner.learner import Learner
+    from grpo.learner.optimizer import Optimizer
+    from grpo.model.packing import make_batch
+    from grpo.model.policy import Policy
+    from grpo.objective.advantage import step_advantages
     from grpo.recipe import LossSection, OptimSection
     from grpo.types import Completion, Prompt, ScoredGroup
     from rewards import Score

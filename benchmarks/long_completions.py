@@ -34,7 +34,7 @@ def small_policy(context: int) -> Any:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from grpo.policy import Policy
+    from grpo.model.policy import Policy
 
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -58,12 +58,12 @@ def measure(length: int) -> dict[str, float]:
     """Seconds and memory of a group of `length` tokens each: sampled, packed, learnt from."""
     import torch
 
-    from grpo.learner import Learner
-    from grpo.optimizer import Optimizer
-    from grpo.pack import make_batch, pack
+    from grpo.learner.learner import Learner
+    from grpo.learner.optimizer import Optimizer
+    from grpo.model.packing import make_batch, pack
     from grpo.recipe import LossSection, OptimSection
     from grpo.rollout.engine import Engine
-    from grpo.rollout.sampler import Sampling
+    from grpo.rollout.sampling import Sampling
     from grpo.types import Prompt, ScoredGroup
     from rewards import Score
 

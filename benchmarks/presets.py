@@ -25,7 +25,7 @@ from typing import Any, Mapping, Sequence
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from grpo.presets import PRESETS  # noqa: E402
+from grpo.recipe.presets import PRESETS  # noqa: E402
 
 COLOURS = (
     "#1b6ca8",

@@ -29,7 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rewards import RewardSpec, Sample
-from rewards.service import RewardService
+from rewards.service.service import RewardService
 
 REWARDS = """
 import time

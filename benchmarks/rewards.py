@@ -6,7 +6,7 @@ A pair file holds one ``{"gold": ..., "pred": ..., "label": true|false}`` a line
 ``answer`` column; of it, completions are made that end in the right number and in a wrong one, in the usual ways.
 Prints accuracy, recall, false positives, the share of pairs that each tier decides, and the time a pair takes, and
 writes the same as JSON with the date. math-verify is given ``\\boxed{...}`` around a text without delimiters.
-``--hostile`` gives the answers of tests/hostile.py to the comparison itself and to the reward service: the longest
+``--hostile`` gives the answers of tests/support/hostile.py to the comparison itself and to the reward service: the longest
 of them, the verdicts, and how long this process ever stood still.
 """
 
@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any, Callable
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 
 from rewards import RewardSpec, Sample
 from rewards.math_answer import math_answer, pairs
-from rewards.service import Judged, RewardService
+from rewards.service.service import Judged, RewardService
 
 Judge = Callable[[str, str], tuple[bool, str]]
 

@@ -29,7 +29,7 @@ from typing import Any, Iterator
 
 from rewards import RewardSpec, Sample
 from rewards.sandbox import Limits, Program, Sandbox, SandboxOptions
-from rewards.service import RewardService
+from rewards.service.service import RewardService
 
 SMALL = Program("a, b = map(int, input().split())\nprint(a + b)")
 MUCH = """import sys

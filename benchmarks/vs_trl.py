@@ -340,7 +340,7 @@ def prepared(case: str, given: str | None) -> str:
         return str(ROOT / "recipes" / "quickstart_base")
     folder = ROOT / "models" / "smollm2-dequantised"
     if not (folder / "config.json").exists():
-        from grpo.policy import Policy
+        from grpo.model.policy import Policy
         from grpo.recipe import ModelSection
 
         Policy.load(ModelSection(name=str(ROOT / "models" / "smollm2"))).save(folder)

@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 __all__ = ["Policy", "Recipe", "RecipeError", "Trainer", "__version__"]
 
 _HOME = {
-    "Policy": "grpo.policy",
+    "Policy": "grpo.model.policy",
     "Recipe": "grpo.recipe",
     "RecipeError": "grpo.recipe",
     "Trainer": "grpo.train",

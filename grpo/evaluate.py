@@ -21,15 +21,15 @@ import torch
 import transformers
 
 import rewards
-from grpo.judge import Judge, check_rewards, reward_specs
-from grpo.loading import load_config, load_tokenizer
-from grpo.policy import Policy, longest_sequence
-from grpo.prompts import check_template, load_rows, make_prompts, split_rows
+from grpo.data.prompts import check_template, load_rows, make_prompts, split_rows
+from grpo.model.loading import load_config, load_tokenizer
+from grpo.model.policy import Policy, longest_sequence
+from grpo.monitor.redaction import redacted
 from grpo.recipe import Recipe, RecipeError, read_yaml
-from grpo.redaction import redacted
+from grpo.rollout.compiled import check_compiler
 from grpo.rollout.engine import Engine
-from grpo.rollout.regions import check_compiler
-from grpo.rollout.sampler import Sampling
+from grpo.rollout.sampling import Sampling
+from grpo.scoring import Judge, check_rewards, reward_specs
 from grpo.types import Prompt, ScoredGroup
 from rewards import RewardSpec
 

@@ -23,34 +23,36 @@ import numpy
 import torch
 import transformers
 
-from grpo import checkpoint, plan, resume, watchdog
-from grpo.advantage import advantages
-from grpo.curriculum import Curriculum
+from grpo.data.curriculum import Curriculum
+from grpo.data.prompts import PromptStream, check_template, load_rows, make_prompts, split_rows
+from grpo.distributed.process_group import Ranks
 from grpo.evaluate import Evaluation, evaluate, lenient_name, with_lenient
-from grpo.gates import Gates, GateStop, stale_completions
-from grpo.judge import Judge, check_rewards, check_sandbox, reward_specs
-from grpo.learner import Learner, UpdateStats
-from grpo.ledger import Ledger
-from grpo.loading import first_words, load_config, load_tokenizer
-from grpo.log import Log, Record, finite
-from grpo.loss import reaches_flat
-from grpo.optimizer import Optimizer
-from grpo.pack import make_batch, rebooked
-from grpo.policy import Policy, longest_sequence
-from grpo.prompts import PromptStream, check_template, load_rows, make_prompts, split_rows
-from grpo.ranks import Ranks
+from grpo.learner.learner import Learner, UpdateStats
+from grpo.learner.optimizer import Optimizer
+from grpo.model.loading import first_words, load_config, load_tokenizer
+from grpo.model.packing import make_batch, rebooked
+from grpo.model.policy import Policy, longest_sequence
+from grpo.monitor import watchdog
+from grpo.monitor.gates import Gates, GateStop, stale_completions
+from grpo.monitor.redaction import redacted, secret_keys
+from grpo.objective.advantage import advantages
+from grpo.objective.policy_loss import reaches_flat
+from grpo.preflight import dry_run
 from grpo.recipe import ModelSection, Recipe, RecipeError
-from grpo.record import sampled_record, step_record
-from grpo.redaction import redacted, secret_keys
-from grpo.rollout.decoding import SAID
-from grpo.rollout.draft import Carried
+from grpo.rollout.compiled import check_compiler
+from grpo.rollout.contiguous_decoder import SAID
 from grpo.rollout.engine import Engine, EngineFailed
-from grpo.rollout.regions import check_compiler
-from grpo.rollout.sampler import Sampling
-from grpo.run_folder import check_folder, said_by_the_disk, sizes, write_text
+from grpo.rollout.sampling import Sampling
+from grpo.rollout.sequence import Carried
+from grpo.run import checkpoint, state
+from grpo.run.async_writer import Writer
+from grpo.run.console import closing, header
+from grpo.run.folder import check_folder, said_by_the_disk, sizes, write_text
+from grpo.run.ledger import Ledger
+from grpo.run.log import Log, Record, finite
+from grpo.run.metrics import sampled_record, step_record
+from grpo.scoring import Judge, check_rewards, check_sandbox, reward_specs
 from grpo.types import Batch, Prompt, ScoredGroup
-from grpo.words import closing, header
-from grpo.writer import Writer
 from rewards import RewardSpec
 
 EXIT_DONE, EXIT_FAULT, EXIT_USER, EXIT_STOPPED = 0, 1, 2, 3
@@ -71,16 +73,16 @@ class Trainer:
         rewards: Mapping[str, Callable[..., Any]] | None = None,
         model: Any = None,
         tokenizer: Any = None,
-        resume: bool = False,
+        state: bool = False,
     ):
-        self.recipe, self.folder, self.resume = recipe, recipe.folder(), resume
+        self.recipe, self.folder, self.resume = recipe, recipe.folder(), state
         self._model = model
         if recipe.model.name is None and (model is None or tokenizer is None):
             raise RecipeError("recipe: model.name is missing; name a hub id or a folder")
         if (
             int(os.environ.get("RANK", "0")) == 0
         ):  # the other ranks may come when rank 0 has made it already
-            check_folder(self.folder, recipe, resume)
+            check_folder(self.folder, recipe, state)
         for key in secret_keys(recipe.to_mapping()):
             raise RecipeError(
                 f"recipe: {key} holds a key or token, which the run folder would keep; let whoever needs "
@@ -91,7 +93,7 @@ class Trainer:
         self._accurate = accurate_reward(recipe, [spec.name for spec in self.specs])
         self.specs = with_lenient(self.specs, self._accurate)
         self.watchdog = watchdog.Watchdog(recipe.watchdog)
-        with self.watchdog.watching(), watchdog.loading("grpo.prompts, the data set"):
+        with self.watchdog.watching(), watchdog.loading("grpo.data.prompts, the data set"):
             all_rows = load_rows(recipe.data)
         check_rewards(self.specs, all_rows)
         check_sandbox(self.specs, recipe.sandbox)
@@ -104,7 +106,7 @@ class Trainer:
             )
         with (
             self.watchdog.watching(),
-            watchdog.loading("grpo.loading, configuration and tokenizer"),
+            watchdog.loading("grpo.model.loading, configuration and tokenizer"),
         ):
             config = model.config if model is not None else load_config(recipe.model)
             self.tokenizer = tokenizer if tokenizer is not None else load_tokenizer(recipe.model)
@@ -360,7 +362,7 @@ class Trainer:
         self.ranks = Ranks.start()
         self.ranks.watched_by(self.watchdog)
         prepare_torch(recipe)
-        with watchdog.loading("grpo.loading, the model"):
+        with watchdog.loading("grpo.model.loading, the model"):
             self.policy = Policy.load(
                 recipe.model, self.ranks.device, model=self._model, tokenizer=self.tokenizer
             )
@@ -418,12 +420,12 @@ class Trainer:
         self._opened = True
         self._last_evaluation: Evaluation | None = None
         self._examples_before: list[dict[str, Any]] = []
-        resume.begin_folder(self)
+        state.begin_folder(self)
         self.watchdog.keep_in(self.folder)
         self.log.open(
             recipe.to_mapping(), recipe.name, recipe.steps, self.num_steps, self.log.wandb_id
         )
-        with watchdog.loading("grpo.policy, its first forward"):
+        with watchdog.loading("grpo.model.policy, its first forward"):
             lines = header(self, self.prompts.num_dropped)
         self.log.say(*lines, *self.judge.isolation)
         if self.before is None:
@@ -436,7 +438,7 @@ class Trainer:
 
         It is written in the background, and there when a later one is saved, the run ends or `close` returns.
         """
-        found = None if self._saved == self.num_steps else resume.collect(self)
+        found = None if self._saved == self.num_steps else state.collect(self)
         self._saved = self.num_steps
         if found is not None:
             note = self.writer.save(found, [self.folder / name for name in sizes(self.folder)])
@@ -452,7 +454,9 @@ class Trainer:
             return
         self._book_carried()
         if self.ranks.main:
-            with watchdog.writing("grpo.policy, the final model", self.folder / ".writing-final"):
+            with watchdog.writing(
+                "grpo.model.policy, the final model", self.folder / ".writing-final"
+            ):
                 self._write_final()
             self.writer.wait()
             self._write_summary()
@@ -656,7 +660,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m grpo.train",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train a causal language model to reason by group-relative policy optimisation.",
-        epilog="keys of a recipe, each also settable as section.key=value:\n" + plan.keys_help(),
+        epilog="keys of a recipe, each also settable as section.key=value:\n" + dry_run.keys_help(),
     )
     parser.add_argument(
         "recipe", help="a YAML file, or the name of a recipe that ships with the library"
@@ -680,10 +684,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         recipe = Recipe.load(options.recipe, *options.overrides)
         if options.dry_run:
-            print("\n".join(plan.dry_run(recipe)))
+            print("\n".join(dry_run.dry_run(recipe)))
             return EXIT_DONE
         if options.preflight:
-            from grpo import preflight
+            from grpo.preflight import preflight
 
             return (
                 EXIT_DONE

@@ -22,7 +22,7 @@ from typing import Any, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from grpo.shared_attention import SharedPlan
+from grpo.model.shared_prefix import SharedPlan
 from rewards import Score
 
 FINISHES = ("stop", "length", "context", "cancelled", "error")

@@ -3,7 +3,7 @@
 A reward judges one completion: ``def reward(text: str, **columns) -> float | bool | None | Score``.
 ``text`` is what the policy wrote; the other parameters are the columns of the data set it wants.
 This module holds the nouns, the table of built-in rewards and `load`; judging many completions in killable
-worker processes is ``rewards.service``, the calling conventions of other trainers are ``rewards.adapters``.
+worker processes is ``rewards.service``, the calling conventions of other trainers are ``rewards.service.conventions``.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ TABLE: Mapping[str, str] = MappingProxyType(
         "knights_and_knaves": "rewards.tasks:knights_and_knaves",
         "gym_answer": "rewards.tasks:gym_answer",
         "code_tests": "rewards.code_tests:code_tests",
-        "think_format": "rewards.format:think_format",
-        "tag_count": "rewards.format:tag_count",
-        "soft_overlong": "rewards.length:soft_overlong",
-        "cosine": "rewards.length:cosine",
-        "kimi_length": "rewards.length:kimi_length",
-        "language_consistency": "rewards.language:language_consistency",
-        "repetition": "rewards.repetition:repetition",
+        "think_format": "rewards.shaping.format:think_format",
+        "tag_count": "rewards.shaping.format:tag_count",
+        "soft_overlong": "rewards.shaping.length:soft_overlong",
+        "cosine": "rewards.shaping.length:cosine",
+        "kimi_length": "rewards.shaping.length:kimi_length",
+        "language_consistency": "rewards.shaping.language:language_consistency",
+        "repetition": "rewards.shaping.repetition:repetition",
     }
 )
 """The built-in rewards by name. All are pure: the same completion and columns always score the same."""
@@ -226,11 +226,11 @@ def wanted_columns(
     """The columns a reward cannot do without, and whether it takes every column there is.
 
     ``given`` names the arguments that the recipe sets, which need no column.
-    >>> from rewards.format import think_format
+    >>> from rewards.shaping.format import think_format
     >>> wanted_columns(think_format)
     (set(), False)
     """
-    from rewards.adapters import convention_of
+    from rewards.service.conventions import convention_of
 
     convention = convention_of(function, style, given)
     return set(convention.required), convention.takes_all
@@ -245,8 +245,8 @@ def missing_columns(
     """The wanted columns that are not among ``columns``, knowing other trainers' names for the truth.
 
     verl's ``ground_truth``, OpenRLHF's ``labels`` and verifiers' ``answer`` are satisfied by any of
-    `rewards.adapters.TRUTH_COLUMNS`.
+    `rewards.service.conventions.TRUTH_COLUMNS`.
     """
-    from rewards.adapters import convention_of
+    from rewards.service.conventions import convention_of
 
     return convention_of(function, style, given).missing(columns)

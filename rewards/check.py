@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from rewards import RewardSpec, Sample, Score, load, missing_columns
-from rewards.adapters import TRUTH_COLUMNS
 from rewards.sandbox import SandboxOptions
 from rewards.score import OneLineParser, add_sandbox_options, sandbox_options
-from rewards.service import RewardService
+from rewards.service.conventions import TRUTH_COLUMNS
+from rewards.service.service import RewardService
 
 __all__ = ["Failure", "check", "main", "perturbed"]
 
@@ -139,7 +139,7 @@ def _completions(options: argparse.Namespace) -> Callable[[Row], tuple[str, str]
 
 def _bare(gold: str) -> str:
     """The answer alone, where the column holds a whole solution."""
-    from rewards.answer import bare_answer
+    from rewards.mathematics.extraction import bare_answer
 
     return bare_answer(gold, lenient=True).text or gold
 

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from rewards import Score
-from rewards.answer import Extracted, bare_answer, extract
-from rewards.math_equal import equal
+from rewards.mathematics.equality import equal
+from rewards.mathematics.extraction import Extracted, bare_answer, extract
 
 __all__ = ["extracted_answer", "math_answer", "pairs"]
 

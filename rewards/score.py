@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from typing import IO, Any, Iterable, Iterator, NoReturn, Sequence
 
 from rewards import RewardSpec, Sample, Score, load
-from rewards.adapters import convention_of, fault
 from rewards.sandbox import ENGINES, LEVELS, SandboxOptions
-from rewards.service import Judged, RewardService, Ticket
+from rewards.service.conventions import convention_of, fault
+from rewards.service.service import Judged, RewardService, Ticket
 
 __all__ = ["main"]
 

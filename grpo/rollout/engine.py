@@ -15,15 +15,21 @@ from typing import Callable, Iterator, Sequence
 import psutil
 import torch
 
-from grpo import watchdog
-from grpo.pack import MIN_ROWS
-from grpo.policy import Policy
-from grpo.rollout.decoding import GIB, Decoding, EngineStats, is_out_of_memory, token_bytes
-from grpo.rollout.draft import Carried, Draft, Stops
+from grpo.model.packing import MIN_ROWS
+from grpo.model.policy import Policy
+from grpo.monitor import watchdog
+from grpo.rollout.compiled import Regions
+from grpo.rollout.contiguous_decoder import (
+    GIB,
+    Decoding,
+    EngineStats,
+    is_out_of_memory,
+    token_bytes,
+)
 from grpo.rollout.generate import Generating
-from grpo.rollout.paging import Paging
-from grpo.rollout.regions import Regions
-from grpo.rollout.sampler import Sampling, completion_seed
+from grpo.rollout.paged_decoder import Paging
+from grpo.rollout.sampling import Sampling, completion_seed
+from grpo.rollout.sequence import Carried, Draft, Stops
 from grpo.types import Group, Prompt
 
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, StoppingCriteria
 
-from grpo.policy import Policy
-from grpo.rollout.decoding import EngineStats
-from grpo.rollout.draft import Draft, Stops, tensor_of
-from grpo.rollout.sampler import Sampling, sample
+from grpo.model.policy import Policy
+from grpo.rollout.contiguous_decoder import EngineStats
+from grpo.rollout.sampling import Sampling, sample
+from grpo.rollout.sequence import Draft, Stops, tensor_of
 
 
 class Generating:

@@ -1,4 +1,4 @@
-"""The inside of `rewards.math_equal`: how an answer is read, and how two of them are compared.
+"""The inside of `rewards.mathematics.equality`: how an answer is read, and how two of them are compared.
 
 Read in this order:
 

@@ -2,7 +2,7 @@
 
 `parse` reads the notation that answers are written in, with or without LaTeX commands, and returns a
 `Node`. What is over a bound or makes no sense raises `ParseError`. Leaves out: what a tree means and
-whether two of them are equal (``rewards.mathematics.expressions``, ``rewards.math_equal``).
+whether two of them are equal (``rewards.mathematics.expressions``, ``rewards.mathematics.equality``).
 """
 
 from __future__ import annotations

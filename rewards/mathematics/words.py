@@ -1,6 +1,6 @@
 """Answers in words: multiple choice, times and dates, yes and no, names, and sentences around them.
 
-Everything here compares text; mathematics is left to ``rewards.math_equal``.
+Everything here compares text; mathematics is left to ``rewards.mathematics.equality``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Whether what a program printed or returned is what was expected. Runs in the trusted process, so it is bounded.
 
-Values come as ``rewards.sandbox.wire`` describes them and are never made into objects: nothing of the candidate's is
+Values come as ``rewards.sandbox.messages`` describes them and are never made into objects: nothing of the candidate's is
 hashed, compared by its own methods, or converted at a cost that grows faster than its size.
 """
 

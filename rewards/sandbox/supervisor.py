@@ -26,7 +26,7 @@ from rewards.sandbox import cgroups
 
 __all__ = ["Limits", "Program", "Result", "Running", "SandboxFault", "Supervisor"]
 
-ZYGOTE = str(Path(__file__).with_name("zygote.py"))
+ZYGOTE = str(Path(__file__).with_name("fork_server.py"))
 FIRST_UID = 60_000
 START_SECONDS, GRACE_SECONDS, LATE_SECONDS = 30.0, 5.0, 0.05
 PROCESS_ROOM = 64 << 20

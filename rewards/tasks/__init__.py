@@ -18,7 +18,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 from rewards.tasks import gym
 from rewards.tasks.arithmetic import arithmetic_rows
-from rewards.tasks.countdown_game import (
+from rewards.tasks.countdown import (
     countdown,
     countdown_format,
     countdown_rows,

@@ -19,8 +19,8 @@ import re
 from typing import Any, Callable, Mapping
 
 from rewards import Score
-from rewards.answer import extract
-from rewards.tasks.countdown_game import Expression
+from rewards.mathematics.extraction import extract
+from rewards.tasks.countdown import Expression
 from rewards.tasks.final_answer import is_tagged, tagged_answer
 
 __all__ = ["AUDITED", "OURS", "PREFIX", "REFUSED", "THEIRS", "UNIQUE", "gym_answer", "lend"]
@@ -129,7 +129,7 @@ def gym_answer(
     """1 where the completion's final answer is right for its reasoning-gym task, else 0.
 
     The final answer is the content of the ``<answer>`` tags, of which there may be one pair, at the end; without
-    tags, what `rewards.answer.extract` finds. ``partial`` passes on what a task's own verifier gives for part of an
+    tags, what `rewards.mathematics.extraction.extract` finds. ``partial`` passes on what a task's own verifier gives for part of an
     answer; it does not change those judged by `UNIQUE` and `OURS`.
     """
     visible = text.rpartition("</think>")[2]
@@ -201,7 +201,7 @@ def _function(match: re.Match[str]) -> str:
 
 
 def _same_polynomial(said: str, answer: str, metadata: Mapping[str, Any]) -> bool:
-    from rewards.math_equal import equal
+    from rewards.mathematics.equality import equal
 
     return equal(_in_latex(said), _in_latex(answer)).equal is True
 

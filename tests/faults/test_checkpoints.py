@@ -21,13 +21,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_runs import recipe
 
-from grpo import Trainer, checkpoint, plan
-from grpo.checkpoint import Checkpoint
-from grpo.loading import load_config, load_tokenizer
-from grpo.memory import example_rows, predict
+from grpo import Trainer
+from grpo.model.loading import load_config, load_tokenizer
+from grpo.preflight import dry_run
+from grpo.preflight.memory import example_rows, predict
 from grpo.recipe import RecipeError
-from grpo.run_folder import cut_back
-from grpo.tensor_file import (
+from grpo.run import checkpoint
+from grpo.run.async_writer import Writer
+from grpo.run.checkpoint import Checkpoint
+from grpo.run.folder import cut_back
+from grpo.run.tensor_file import (
     PIECE,
     DirectFile,
     SummedFile,
@@ -38,7 +41,6 @@ from grpo.tensor_file import (
     taken_apart,
     write_tensors,
 )
-from grpo.writer import Writer
 
 FILES = [
     "weights.safetensors",
@@ -462,7 +464,7 @@ def test_what_the_writer_could_not_do_is_raised_where_the_run_next_looks_and_onc
 def test_a_copy_that_memory_could_not_hold_is_not_made_and_that_is_said(
     tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("grpo.writer.MOST_OF_MEMORY", 1e-12)
+    monkeypatch.setattr("grpo.run.async_writer.MOST_OF_MEMORY", 1e-12)
     writer = Writer(tmp_path, 2, 1, True)
     note = writer.save(example(1), [])
     assert note and "the run waits while it is written" in note
@@ -534,5 +536,5 @@ def test_the_dry_run_predicts_a_checkpoints_size(reward: Path, overrides: list[s
         found.loss,
         example_rows(1, 2, 8, 8),
     )
-    assert plan.checkpoint_bytes(found, memory) == pytest.approx(saved.num_bytes, rel=0.01)
-    assert sum("a checkpoint: about" in line for line in plan.memory(found)) == 1
+    assert dry_run.checkpoint_bytes(found, memory) == pytest.approx(saved.num_bytes, rel=0.01)
+    assert sum("a checkpoint: about" in line for line in dry_run.memory(found)) == 1

@@ -16,7 +16,7 @@ from typing import Any, Callable, Iterable
 
 import pytest
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1] / "support"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="injects faults as Linux has them")
 SLACK = 30.0  # seconds that a busy machine may add to a deadline; a hang that nobody ends takes for ever
 
@@ -42,16 +42,16 @@ STUCK = {  # run: (deadline, what the first line must say)
     "collective": (
         3,
         [
-            "collective (grpo.ranks, gather, number",
+            "collective (grpo.distributed.process_group, gather, number",
             "on rank 0",
             "rank 1 has NOT come: it waits for engine (grpo.rollout)",
             "in stuck_in_c",
         ],
     ),
-    "checkpoint": (2, ["checkpoint (grpo.checkpoint, a checkpoint", ".writing-step-000002/"]),
+    "checkpoint": (2, ["checkpoint (grpo.run.checkpoint, a checkpoint", ".writing-step-000002/"]),
 }
 BEFORE_THE_RUN = {
-    "loading": (2, ["loading (grpo.prompts, the data set) made no progress"]),
+    "loading": (2, ["loading (grpo.data.prompts, the data set) made no progress"]),
     "server": (2, ["server (wandb, its start) made no progress"]),
 }
 

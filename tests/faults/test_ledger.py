@@ -12,8 +12,8 @@ import torch
 from small_runs import recipe, run
 
 from grpo import Trainer
-from grpo.ledger import Ledger, LedgerError
-from grpo.pack import make_batch
+from grpo.model.packing import make_batch
+from grpo.run.ledger import Ledger, LedgerError
 from grpo.types import BOOKS, Batch, Completion, Prompt, ScoredGroup
 from rewards import Score
 

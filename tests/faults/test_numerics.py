@@ -16,13 +16,13 @@ from typing import Any, Callable
 import pytest
 import torch
 
-import grpo.learner
-import grpo.rollout.decoding
+import grpo.learner.learner
+import grpo.rollout.contiguous_decoder
 from grpo import Recipe, Trainer
-from grpo.gates import GateStop
-from grpo.kernels.head import chunked
+from grpo.kernels.log_prob import chunked
+from grpo.monitor.gates import GateStop
 from grpo.rollout.engine import EngineFailed
-from grpo.rollout.sampler import Sampling
+from grpo.rollout.sampling import Sampling
 from grpo.train import main
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -173,7 +173,7 @@ def test_another_temperature_in_the_trainer_is_measured_and_named(
 
 
 def test_labels_shifted_by_one_in_the_trainer_are_named(tmp_path: Path, monkeypatch) -> None:
-    pack = grpo.learner.pack
+    pack = grpo.learner.learner.pack
 
     def shifted(*arguments: Any) -> Any:
         packed = pack(*arguments)
@@ -220,7 +220,7 @@ def test_a_half_precision_head_in_the_trainer_is_named(tmp_path: Path, monkeypat
 def test_a_filter_that_only_the_sampler_knows_is_named(
     tmp_path: Path, monkeypatch, filters: dict[str, float]
 ) -> None:
-    draw = grpo.rollout.decoding.sample
+    draw = grpo.rollout.contiguous_decoder.sample
 
     def filtered(logits_RV: Any, seed_R: Any, position_R: Any, sampling: Sampling) -> Any:
         return (
@@ -229,7 +229,8 @@ def test_a_filter_that_only_the_sampler_knows_is_named(
         )
 
     found = stopped(
-        quick(tmp_path), lambda _: monkeypatch.setattr(grpo.rollout.decoding, "sample", filtered)
+        quick(tmp_path),
+        lambda _: monkeypatch.setattr(grpo.rollout.contiguous_decoder, "sample", filtered),
     )
     assert found.gate in ("drift", "support") and "so the sampler is wrong" in str(found)
     assert "a filter (sample.top_p, top_k, min_p) that the sampler applies" in str(found)
@@ -452,14 +453,14 @@ def test_a_reward_that_fails_stops_the_run_before_the_update_and_is_named(
 def test_an_engine_that_raises_ends_the_run_with_exit_code_1_and_its_name(
     tmp_path: Path, capsys, monkeypatch
 ) -> None:
-    step, calls = grpo.rollout.decoding.Decoding._step, iter(range(60))
+    step, calls = grpo.rollout.contiguous_decoder.Decoding._step, iter(range(60))
 
     def breaks(self: Any, *arguments: Any) -> Any:
         if next(calls, None) is None:
             raise ValueError("a slot was lost")
         return step(self, *arguments)
 
-    monkeypatch.setattr(grpo.rollout.decoding.Decoding, "_step", breaks)
+    monkeypatch.setattr(grpo.rollout.contiguous_decoder.Decoding, "_step", breaks)
     assert main(["quickstart", *QUICK, f"run_dir={tmp_path / 'run'}"]) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert (

@@ -12,7 +12,7 @@ import pytest
 from lives import ROOT
 from small_runs import TINY, assert_same
 
-from grpo import checkpoint
+from grpo.run import checkpoint
 
 pytestmark = pytest.mark.slow  # processes of its own
 

@@ -11,7 +11,8 @@ import torch
 from small_runs import assert_same, outcome, recipe, run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grpo import RecipeError, Trainer, checkpoint
+from grpo import RecipeError, Trainer
+from grpo.run import checkpoint
 
 VARIANTS = {
     "pass rates decide what is drawn": [
@@ -217,7 +218,7 @@ def test_other_data_under_the_same_name_is_refused(reward: Path, change: dict, w
 
 def copy_of_the_model(folder: Path) -> Path:
     shutil.copytree(
-        Path(checkpoint.__file__).parents[1] / "recipes" / "quickstart_base",
+        Path(checkpoint.__file__).parents[2] / "recipes" / "quickstart_base",
         folder / "model",
         ignore=shutil.ignore_patterns("*.py", "*.md"),
     )

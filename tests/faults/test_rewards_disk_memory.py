@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from grpo import checkpoint
+from grpo.run import checkpoint
 from grpo.train import main, no_memory
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ from tiny import tiny_policy
 
 from grpo import Recipe, Trainer
 from grpo.rollout.engine import Engine
-from grpo.rollout.sampler import Sampling
+from grpo.rollout.sampling import Sampling
 from grpo.types import Prompt
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,10 +73,10 @@ def test_the_triton_head_keeps_its_promise_in_bfloat16(
     form: str, shape, options: dict, seed: int
 ) -> None:
     """Log-probs within 2e-5 of float64 on the same inputs, gradients within 4e-3, confident rows included."""
-    from test_head import doubled, problem, swept
+    from test_log_prob import doubled, problem, swept
 
-    from grpo.kernels.head import fused, reference
-    from grpo.kernels.head.spec import even_spans
+    from grpo.kernels.log_prob import fused, reference
+    from grpo.kernels.log_prob.spec import even_spans
 
     fused.FORM = form
     hidden_TD, head, target_T, g_T, e_T = problem(*shape, torch.bfloat16, **options)
@@ -130,7 +130,7 @@ def test_the_predicted_memory_is_the_measured_one_within_a_tenth(recompute: bool
     from memory_child import config_of, make_updates, rows_of, sections
     from tiny import tiny_tokenizer
 
-    from grpo.memory import predict
+    from grpo.preflight.memory import predict
 
     case = {
         "L": 16,

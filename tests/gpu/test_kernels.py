@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from test_cuda import cuda_policy
-from test_sampler import seeds
+from test_sampling import seeds
 
-from grpo.kernels import decode, sampler
-from grpo.rollout.decoding import EngineStats, prefill
-from grpo.rollout.draft import Draft
-from grpo.rollout.graphs import DecodeStep, Steps
-from grpo.rollout.paged import PagedGroups
-from grpo.rollout.sampler import Sampling
+from grpo.kernels.decode_attention import dispatch
+from grpo.kernels.sampling import exact
+from grpo.rollout.contiguous_decoder import EngineStats, prefill
+from grpo.rollout.cuda_graphs import DecodeStep, Steps
+from grpo.rollout.paged_cache import PagedGroups
+from grpo.rollout.sampling import Sampling
+from grpo.rollout.sequence import Draft
 from grpo.types import Prompt
 
 pytestmark = [
@@ -61,8 +62,8 @@ def test_decode_attention_is_the_definition(
 ):
     groups, query = poisoned([1, 200, 1025], heads, kv_heads, width, dtype)
     inputs = groups.keys[0], groups.values[0]
-    found = decode.attend(query, *inputs, groups.tables(), width**-0.5, **options)
-    expected = decode.reference(
+    found = dispatch.attend(query, *inputs, groups.tables(), width**-0.5, **options)
+    expected = dispatch.reference(
         query.double(), *(x.double() for x in inputs), groups.tables(), width**-0.5, **options
     )
     assert not found[-1].any()
@@ -74,10 +75,10 @@ def test_decode_attention_is_the_definition(
 def test_the_sampler_draws_the_references_tokens(sampling, dtype, seed):
     logits_RV = (3 * torch.randn(19, 151_936)).to(dtype)
     position_R = torch.arange(19)
-    expected = sampler.reference(
+    expected = exact.reference(
         logits_RV, seeds(19, seed), position_R, sampling, vocab_size=151_700, entropy=True
     )
-    found = sampler.sample(
+    found = exact.sample(
         logits_RV.cuda(),
         seeds(19, seed).cuda(),
         position_R.cuda(),

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from grpo import Recipe, Trainer, checkpoint
+from grpo import Recipe, Trainer
+from grpo.run import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [

@@ -10,7 +10,6 @@ one version of torch: record both trees on the same machine. Metrics are hashed 
 from __future__ import annotations
 
 import argparse
-import gzip
 import hashlib
 import json
 import os
@@ -45,7 +44,7 @@ RUNS: dict[str, list[str]] = {
     "partial rollouts": ["sample.over_request=0.5"],
     "bfloat16": ["model.dtype=bfloat16"],
     "tight memory": ["sample.max_rows=8", "sample.top_p=0.9", "sample.top_k=20"],
-    "two rewards": ["rewards.format.use=length", "rewards.format.weight=0.1"],
+    "two rewards": ["rewards.short.use=repetition", "rewards.short.weight=0.1"],
     "gguf": [],
 }
 RUN_FILES = ("samples.jsonl", "evaluations.jsonl")
@@ -179,7 +178,7 @@ def runs(tree: Path, native: bool) -> dict[str, dict[str, str]]:
                 model = Path(scratch) / "tiny.gguf"
                 write_gguf(tree, model)
                 overrides = [f"model.name={model}", "steps=3", "data.template=Q: {prompt}"]
-                overrides += ["rewards.correct.use=length", "sample.max_tokens=24"]
+                overrides += ["rewards.correct.use=repetition", "sample.max_tokens=24"]
             train(tree, folder, overrides, native)
             found[name] = hashes_of_run(folder)
             print(name, found[name], flush=True)

@@ -1,0 +1,93 @@
+"""The log-prob head: from hidden states to log-prob and entropy of the tokens taken, and back, without [T, V].
+
+`sweep` is the one interface of all back-ends: ``reference`` states the mathematics at any dtype, ``chunked`` is
+plain torch, ``triton`` adds row kernels on CUDA. `logprob` is the same as an operator with autograd.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Sequence
+
+import torch
+from torch import Tensor
+
+from grpo.kernels.log_prob import chunked, reference
+from grpo.kernels.log_prob.spec import (
+    Coefficients,
+    Gradients,
+    Head,
+    Swept,
+    chunk_rows,
+    chunk_spans,
+    even_spans,
+    statistics_dtype,
+)
+
+__all__ = [
+    "BACKENDS",
+    "Coefficients",
+    "Gradients",
+    "Head",
+    "Swept",
+    "backend",
+    "logprob",
+    "statistics_dtype",
+    "sweep",
+]
+
+BACKENDS = ("reference", "chunked", "triton")
+
+
+def backend(device: torch.device | str) -> str:
+    """The back-end used for tensors on `device`: ``triton`` on a CUDA device that has it, else ``chunked``."""
+    if torch.device(device).type != "cuda" or torch.version.hip:
+        return "chunked"
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return "chunked"
+    return "triton" if torch.cuda.get_device_capability(device) >= (8, 0) else "chunked"
+
+
+def _module(name: str) -> ModuleType:
+    if name == "triton":
+        from grpo.kernels.log_prob import fused
+
+        return fused
+    return {"reference": reference, "chunked": chunked}[name]
+
+
+def sweep(
+    hidden_TD: Tensor,
+    head: Head,
+    target_T: Tensor,
+    coefficients: Coefficients | None = None,
+    gradients: Gradients | None = None,
+    *,
+    rows: int | None = None,
+    lengths: Sequence[int] | None = None,
+    using: str | None = None,
+) -> Swept:
+    """Log-prob and entropy of `target_T` [T] at the hidden states [T, D]; no autograd graph is made.
+
+    With `coefficients`, also dL/dh: each chunk's (start, end, logp, entropy) is handed over, and what comes back,
+    dL/dlogp and dL/dentropy (or None), is taken to the hidden states and, where `gradients` are given, added to
+    the head's gradients: three products for a trainable head, two for a frozen one, one without coefficients.
+    Chunks have at most `rows` tokens; with `lengths`, those of the completions, each is of whole completions.
+    `using` names a back-end; by default the device decides.
+    """
+    head, number = head.without_gradient(), len(target_T)
+    spans = (
+        even_spans(number, rows or chunk_rows(head))
+        if lengths is None
+        else chunk_spans(head, lengths, rows)
+    )
+    assert number == sum(end - start for start, end in spans), (
+        "no completion is longer than a chunk"
+    )
+    module = _module(using or backend(hidden_TD.device))
+    return module.sweep(hidden_TD, head, target_T, coefficients, gradients, spans)
+
+
+from grpo.kernels.log_prob.operators import logprob  # noqa: E402 - it registers operators made of `sweep`

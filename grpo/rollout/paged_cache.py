@@ -1,0 +1,394 @@
+"""Keys and values of groups being decoded: pages of 64 tokens from one pool, a prompt's stored once.
+
+A row is a page table: admission of a group, compaction and freeing edit tables and copy no keys. All tensors
+that a decoding step reads keep their addresses and shapes, so that a CUDA graph can hold the step. What a
+step computes is ``grpo.kernels.decode_attention.dispatch``; when rows come and go is the engine's to say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from grpo.kernels.decode_attention.dispatch import PAGE, Tables, attend, write
+
+Prefix = Mapping[int, tuple[Tensor, Tensor]]
+
+
+class PoolExhausted(RuntimeError):
+    """The pool, or a table, has no room for what was asked; nothing was changed."""
+
+
+@dataclass(slots=True)
+class _Prompt:
+    pages: list[int]
+    length: int
+    holders: int = 1
+
+
+@dataclass(slots=True)
+class _Row:
+    prompt: int
+    pages: list[int] = field(default_factory=list)
+    seen: int = 1
+
+
+class PagedGroups(Cache):
+    """Pages, page tables and lengths of up to `max_rows` rows, and the layout through which they attend.
+
+    `num_rows` of them, the first, are computed; `select` and `resize` change that number. Each layer's pool,
+    [num_pages, kv heads, 64, width], is made with the first prompt (or token) stored. `max_prefix` and
+    `max_tokens` bound a prompt's and a completion's tokens. `rows_per_block` is how many rows of one prompt
+    read its keys together; 64 // (heads / kv heads) fills the tensor cores.
+
+    The order of a step: `reserve`, the model's forward at `position_R` (which calls `update` and `attend` in
+    every layer), `advance`. In a CUDA graph `advance_device` is captured, and `advance_host` follows replays.
+    """
+
+    def __init__(
+        self,
+        max_rows: int,
+        num_pages: int,
+        device: torch.device | str,
+        *,
+        max_prefix: int,
+        max_tokens: int,
+        max_prompts: int | None = None,
+        rows_per_block: int = 8,
+    ):
+        super().__init__(layers=[])
+        self.max_rows = self.num_rows = max_rows
+        self.num_pages, self.max_tokens, self.rows_per_block = num_pages, max_tokens, rows_per_block
+        self.max_prompts = max_prompts or max_rows
+        self.device = torch.device(device)
+        self.keys: dict[int, Tensor] = {}
+        self.values: dict[int, Tensor] = {}
+        self._free = list(range(num_pages - 1, -1, -1))
+        self._rows: list[_Row | None] = [None] * max_rows
+        self._prompts: dict[int, _Prompt] = {}
+        self._page_RN = _Table((max_rows, max(1, -(-max_tokens // PAGE))), self.device)
+        self._prefix_PN = _Table((self.max_prompts, max(1, -(-max_prefix // PAGE))), self.device)
+        self._prefix_length_P = _Table((self.max_prompts,), self.device, empty=0)
+        self._prompt_R = _Table((max_rows,), self.device)
+        self._block_BG = _Table((max_rows, rows_per_block), self.device)
+        self._live_R = _Table((max_rows,), self.device, empty=0)
+        self._seen_R = torch.zeros(max_rows, dtype=torch.int32, device=self.device)
+        self._num_blocks = 0
+        self._tables: Tables | None = None
+
+    # -- prompts ------------------------------------------------------------------------------------------
+
+    def store(self, prefix: Prefix, length: int) -> int:
+        """Copy a prompt's first `length` keys and values, layer: [kv heads, tokens, width], into pages.
+
+        Returns the prompt's number, for `admit`; its pages live until `release` and its last row's `clear`.
+        """
+        needed = -(-length // PAGE)
+        if needed > self._prefix_PN.host.shape[1]:
+            raise PoolExhausted(
+                f"a prompt of {length} tokens; the tables have room for "
+                f"{self._prefix_PN.host.shape[1] * PAGE}"
+            )
+        number = next((i for i in range(self.max_prompts) if i not in self._prompts), None)
+        if number is None:
+            raise PoolExhausted(f"{self.max_prompts} prompts are stored already")
+        pages = self._take(needed)
+        self._prompts[number] = _Prompt(pages, length)
+        self._prefix_PN.put(number, pages)
+        self._prefix_length_P.host[number] = length
+        self._prefix_length_P.stale = True
+        for layer, (key, value) in prefix.items():
+            self._make_pool(layer, key)
+            for store, new in ((self.keys[layer], key), (self.values[layer], value)):
+                for i, page in enumerate(pages):
+                    part = new[:, i * PAGE : min((i + 1) * PAGE, length)]
+                    store[page, :, : part.shape[1]] = part
+        return number
+
+    def release(self, prompt: int) -> None:
+        """Give up `store`'s hold on a prompt; it stays while rows read it."""
+        held = self._prompts[prompt]
+        held.holders -= 1
+        if not held.holders:
+            self._free += held.pages
+            del self._prompts[prompt]
+
+    # -- rows ---------------------------------------------------------------------------------------------
+
+    def admit(self, rows: Sequence[int], prompt: int) -> None:
+        """Start free `rows` at the end of a stored prompt; no key is copied."""
+        for row in rows:
+            assert self._rows[row] is None, "a row is cleared before it starts again"
+            self._rows[row] = _Row(prompt)
+            self._prompts[prompt].holders += 1
+            self._prompt_R.host[row] = prompt
+            self._live_R.host[row] = 1
+        self._seen_R[self._index(rows)] = 1
+        self._rows_changed()
+
+    def put(self, rows: Sequence[int], prefix: Prefix, length: int) -> None:
+        """Store a prompt for `rows` alone, whatever they held before."""
+        self.clear(rows)
+        prompt = self.store(prefix, length)
+        self.admit(rows, prompt)
+        self.release(prompt)
+
+    def clear(self, rows: Sequence[int]) -> None:
+        """Free `rows`: they are no more work, and their output is 0."""
+        for row in rows:
+            held, self._rows[row] = self._rows[row], None
+            if held is not None:
+                self._free += held.pages
+                self.release(held.prompt)
+            self._page_RN.put(row, [])
+            self._prompt_R.host[row] = -1
+            self._live_R.host[row] = 0
+        self._seen_R[self._index(rows)] = 0
+        self._rows_changed()
+
+    def select(self, rows: Sequence[int], num_rows: int | None = None) -> None:
+        """Move `rows` to the front, in that order, free all others, and compute `num_rows` from now on."""
+        self.clear([row for row in range(self.max_rows) if row not in set(rows)])
+        rest = [row for row in range(self.max_rows) if row not in set(rows)]
+        order = torch.tensor([*rows, *rest])
+        self._rows = [self._rows[row] for row in order.tolist()]
+        for table in (self._page_RN, self._prompt_R, self._live_R):
+            table.reorder(order)
+        self._seen_R.copy_(self._seen_R[order.to(self.device)])
+        self.resize(len(rows) if num_rows is None else num_rows)
+        self._rows_changed()
+
+    def resize(self, num_rows: int) -> None:
+        """Compute the first `num_rows` rows; those behind must be free."""
+        assert num_rows <= self.max_rows and not any(self._rows[num_rows:]), (
+            "a live row would be cut off"
+        )
+        self.num_rows, self._tables = num_rows, None
+
+    def reserve(self, steps: int = 1) -> None:
+        """Give every live row pages for `steps` more tokens, and bring the tables to the device.
+
+        Raises PoolExhausted, with nothing changed, when the pool has too few; `clear` rows and try again.
+        """
+        wanted = self.pages_wanted(steps)
+        if wanted > len(self._free):
+            raise PoolExhausted(
+                f"{wanted} pages are needed for {steps} more tokens a row; {len(self._free)} of "
+                f"{self.num_pages} are free"
+            )
+        for number, row in enumerate(self._rows):
+            if row is not None and (missing := self._missing(row, steps)):
+                row.pages += self._take(missing)
+                self._page_RN.put(number, row.pages)
+        self._publish()
+
+    def pages_wanted(self, steps: int = 1) -> int:
+        """How many free pages `reserve(steps)` would take."""
+        return sum(self._missing(row, steps) for row in self._rows if row is not None)
+
+    def advance(self) -> None:
+        """A step is done: every live row's token is stored, and the next one follows it."""
+        self.advance_device()
+        self.advance_host()
+
+    def advance_device(self, moving_R: Tensor | None = None) -> None:
+        """The device's half of `advance`, for rows (of `num_rows`) where `moving_R` is true."""
+        step_R = self._live_R.device[: self.num_rows]
+        self._seen_R[: self.num_rows] += step_R if moving_R is None else step_R * moving_R
+
+    def advance_host(self, steps: int = 1) -> None:
+        """The host's half of `advance`: an upper bound, which `reserve` counts from, where rows stood still."""
+        for row in self._rows:
+            if row is not None:
+                assert not self._missing(row, steps), (
+                    "pages are reserved before the step that fills them"
+                )
+                row.seen = min(row.seen + steps, self.max_tokens + 1)
+
+    # -- what the engine reads ----------------------------------------------------------------------------
+
+    @property
+    def position_R(self) -> Tensor:
+        """The position in the model's context of each row's next token, after `reserve`; 0 for free rows."""
+        assert not self._stale, "tables are brought to the device by `reserve`"
+        prompt_R = self._prompt_R.device[: self.num_rows].long().clamp_min(0)
+        position_R = self._prefix_length_P.device[prompt_R] + self._seen_R[: self.num_rows] - 1
+        return torch.where(self._seen_R[: self.num_rows] > 0, position_R, 0).long()
+
+    length_R = position_R
+
+    @property
+    def free_pages(self) -> int:
+        return len(self._free)
+
+    @property
+    def free_prompts(self) -> int:
+        """How many prompts more can be stored."""
+        return self.max_prompts - len(self._prompts)
+
+    @property
+    def live_rows(self) -> list[int]:
+        return [number for number, row in enumerate(self._rows) if row is not None]
+
+    @property
+    def signature(self) -> tuple[int, ...]:
+        """What a captured step depends on besides addresses: rows, blocks, pages in use (powers of two)."""
+        own = max((len(row.pages) for row in self._rows if row is not None), default=1)
+        prefix = max((len(prompt.pages) for prompt in self._prompts.values()), default=1)
+        return self.num_rows, _bucket(self._num_blocks), _bucket(prefix), _bucket(own)
+
+    def addresses(self) -> list[int]:
+        """Of every tensor that a captured step reads or writes."""
+        tables = [table.device for table in self._all_tables]
+        return [
+            x.data_ptr()
+            for x in (self._seen_R, *tables, *self.keys.values(), *self.values.values())
+        ]
+
+    # -- what transformers calls --------------------------------------------------------------------------
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def update(
+        self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Store the new keys and values [R, kv heads, 1, width] of live rows; return the layer's pools."""
+        self._make_pool(layer_idx, key[0])
+        pools = self.keys[layer_idx], self.values[layer_idx]
+        write(
+            key[:, :, 0],
+            value[:, :, 0],
+            *pools,
+            self._page_RN.device[: self.num_rows],
+            self._seen_R[: self.num_rows],
+        )
+        return pools
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        window: int | None,
+        softcap: float | None,
+        layer: int,
+    ) -> Tensor:
+        """One query a row against prompt and own keys: [R, heads, 1, width] -> [R, 1, heads, width]."""
+        return attend(query[:, :, 0], key, value, self.tables(), scaling, window, softcap)[:, None]
+
+    def tables(self) -> Tables:
+        """The tables of the rows being computed, cut to the pages in use (see `signature`)."""
+        if self._tables is None:
+            assert not self._stale, "tables are brought to the device by `reserve`"
+            rows, blocks, prefix, own = self.signature
+            self._tables = Tables(
+                self._page_RN.device[:rows, :own],
+                self._seen_R[:rows],
+                self._prompt_R.device[:rows],
+                self._prefix_PN.device[:, :prefix],
+                self._prefix_length_P.device,
+                self._block_BG.device,
+                min(blocks, self.max_rows),
+            )
+        return self._tables
+
+    # -- inside -------------------------------------------------------------------------------------------
+
+    def _take(self, number: int) -> list[int]:
+        if number > len(self._free):
+            raise PoolExhausted(
+                f"{number} pages are needed; {len(self._free)} of {self.num_pages} are free"
+            )
+        taken = [self._free.pop() for _ in range(number)]
+        return taken
+
+    def _missing(self, row: _Row, steps: int) -> int:
+        tokens = min(row.seen - 1 + steps, self.max_tokens)
+        return max(0, -(-tokens // PAGE) - len(row.pages))
+
+    def _make_pool(self, layer: int, like: Tensor) -> None:
+        """`like` is [kv heads, tokens, width]. What a page holds before it is written is never read."""
+        if layer not in self.keys:
+            shape = (self.num_pages, like.shape[0], PAGE, like.shape[-1])
+            self.keys[layer], self.values[layer] = like.new_empty(shape), like.new_empty(shape)
+
+    def _index(self, rows: Sequence[int]) -> Tensor:
+        return torch.tensor(list(rows), dtype=torch.long, device=self.device)
+
+    def _rows_changed(self) -> None:
+        """Lay the rows of each prompt in blocks."""
+        members: dict[int, list[int]] = {}
+        for number, row in enumerate(self._rows):
+            if row is not None and self._prompts[row.prompt].length:
+                members.setdefault(row.prompt, []).append(number)
+        size = self.rows_per_block
+        blocks = [
+            rows[i : i + size] for rows in members.values() for i in range(0, len(rows), size)
+        ]
+        for number in range(max(len(blocks), self._num_blocks)):
+            self._block_BG.put(number, blocks[number] if number < len(blocks) else [])
+        self._num_blocks, self._tables = len(blocks), None
+        for table in (self._prompt_R, self._live_R):
+            table.stale = True
+
+    @property
+    def _all_tables(self) -> tuple[_Table, ...]:
+        return (
+            self._page_RN,
+            self._prefix_PN,
+            self._prefix_length_P,
+            self._prompt_R,
+            self._block_BG,
+            self._live_R,
+        )
+
+    @property
+    def _stale(self) -> bool:
+        return any(table.stale for table in self._all_tables)
+
+    def _publish(self) -> None:
+        for table in self._all_tables:
+            table.publish()
+        self._tables = None
+
+
+class _Table:
+    """An int32 table that the host edits and the device reads, at one address."""
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device, empty: int = -1):
+        self.empty = empty
+        self.host = torch.full(shape, empty, dtype=torch.int32)
+        self.device = self.host.to(device, copy=True)
+        self.stale = False
+
+    def put(self, row: int, values: Sequence[int]) -> None:
+        self.host[row] = self.empty
+        self.host[row, : len(values)] = torch.tensor(list(values), dtype=torch.int32)
+        self.stale = True
+
+    def reorder(self, order: Tensor) -> None:
+        self.host = self.host[order]
+        self.stale = True
+
+    def publish(self) -> None:
+        if self.stale:
+            self.device.copy_(self.host)
+            self.stale = False
+
+
+def _bucket(number: int) -> int:
+    """The smallest power of two that is not below `number`."""
+    return 1 << max(0, number - 1).bit_length()
+
+
+def page_bytes(prefix: Prefix) -> int:
+    """Bytes of one page over all layers of keys and values like `prefix`."""
+    return sum(
+        2 * key.shape[0] * PAGE * key.shape[-1] * key.element_size() for key, _ in prefix.values()
+    )

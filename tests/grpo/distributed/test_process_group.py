@@ -1,0 +1,132 @@
+"""Two processes make the same run as one: same completions, same updates up to the rounding of sums."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from grpo.distributed.process_group import Ranks
+from grpo.recipe import RecipeError
+
+ROOT = Path(__file__).resolve().parents[3]
+COMMAND = [
+    "-m",
+    "grpo.train",
+    str(ROOT / "recipes" / "quickstart.yaml"),
+    "steps=2",
+    "sample.prompts=5",
+    "sample.group_size=4",
+    "data.held_out=4",
+    "evaluate.samples=1",
+    "optim.updates=2",
+    "loss.beta=0.01",
+    "optim.tokens_per_micro_batch=300",
+    "model.dtype=float64",
+]
+
+
+def run(
+    folder: Path, launcher: list[str], further: list[str]
+) -> tuple[list[dict], list[dict], dict[str, torch.Tensor], str]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+    }
+    done = subprocess.run(
+        [sys.executable, *launcher, *COMMAND, *further, f"run_dir={folder}"],
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    metrics, samples = (
+        [json.loads(line) for line in (folder / file).read_text().splitlines()]
+        for file in ("metrics.jsonl", "samples.jsonl")
+    )
+    return (
+        metrics,
+        samples,
+        load_file(folder / "checkpoints" / "step-000002" / "weights.safetensors"),
+        done.stdout,
+    )
+
+
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+FURTHER = {
+    "a KL": [],
+    "statistics over the update": [
+        "loss.policy=kl_cov",
+        "loss.cov_share=0.1",
+        "loss.top_entropy=0.5",
+        "loss.entropy=0.01",
+        "loss.entropy_target=9",
+        "loss.kl_in=reward",
+        "loss.kl=k1",
+        "advantage.flat=refill",
+        "advantage.rule=batch_std_centered",
+        "loss.correction=sequence",
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    "further",
+    [
+        next(iter(FURTHER)),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in list(FURTHER)[1:]),
+    ],
+)
+def test_two_ranks_make_the_run_that_one_makes(tmp_path: Path, further: str) -> None:
+    launcher = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        free_port(),
+    ]
+    one = run(tmp_path / "one", [], FURTHER[further])
+    two = run(tmp_path / "two", launcher, FURTHER[further])
+    assert "2 processes" in two[3] and two[3].count("held-out before training") == 1
+    assert one[1] == two[1]
+    for a, b in zip(one[0], two[0]):
+        assert {key: a[key] for key in a if key.startswith("ledger/")} == {
+            key: b[key] for key in b if key.startswith("ledger/")
+        }
+        assert a["update/grad_norm"] == pytest.approx(b["update/grad_norm"], rel=1e-9)
+        assert a["update/tokens"] == b["update/tokens"]
+        assert a["correction/ess"] == pytest.approx(b["correction/ess"], rel=1e-9)
+    for name, tensor in one[2].items():
+        assert torch.allclose(tensor, two[2][name], rtol=1e-8, atol=1e-12), name
+
+
+def test_accelerates_own_accumulation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    with pytest.raises(RecipeError, match="divide the gradient a second time"):
+        Ranks.start()
+
+
+def test_a_single_process_gathers_and_sums_nothing() -> None:
+    tensor = torch.ones(3)
+    Ranks().sum([tensor])
+    assert (
+        Ranks().gather([1, 2]) == [1, 2]
+        and torch.equal(tensor, torch.ones(3))
+        and not Ranks().any(False)
+    )

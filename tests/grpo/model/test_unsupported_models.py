@@ -1,0 +1,222 @@
+"""Models that keep their own attention: sampled by `generate`, trained in whole rows, with the same semantics."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_policy import from_config
+from tiny import FAMILIES, random_prompts, tiny_model, tiny_policy, tiny_tokenizer
+
+from grpo.model.loading import with_adapters
+from grpo.model.packing import pack
+from grpo.model.policy import Policy
+from grpo.recipe import LoraSection
+from grpo.rollout.compatibility import why_not_served
+from grpo.rollout.engine import Engine
+from grpo.rollout.sampling import Sampling
+from grpo.types import Row
+
+KINDS = {
+    "bloom": {"n_head": 4, "n_layer": 2},
+    "recurrent_gemma": {
+        "num_hidden_layers": 3,
+        "attention_window_size": 8,
+        "lru_width": 32,
+        "head_dim": 8,
+    },
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8},
+}
+
+
+def plain_policy(kind: str, seed: int, *, lora: bool = False) -> Policy:
+    torch.manual_seed(seed)
+    model = from_config(kind, **KINDS[kind])
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.dim() > 1 and "conv" not in name and "A_log" not in name:
+                p.mul_(8 if p.shape[0] == 89 else 3)
+    if lora:
+        model = with_adapters(model, LoraSection(rank=4, alpha=8.0))
+    policy = Policy(model, tiny_tokenizer())
+    policy.stop_ids = frozenset({2})
+    assert policy.plain
+    return policy
+
+
+@torch.no_grad()
+def logps_of(policy: Policy, prompt_ids, token_ids, sampling=Sampling()) -> torch.Tensor:
+    """Log-probs of one sequence alone, by the model's own forward."""
+    ids = torch.tensor([[*prompt_ids, *token_ids]])
+    logits = policy.model(input_ids=ids, use_cache=False).logits[
+        0, len(prompt_ids) - 1 : -1, : policy.vocab_size
+    ]
+    return (
+        (logits / sampling.temperature)
+        .log_softmax(-1)
+        .gather(-1, torch.tensor(token_ids)[:, None])[:, 0]
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sampled_logps_equal_those_of_a_plain_forward(kind, seed):
+    policy, prompts = plain_policy(kind, seed), random_prompts(seed, [1, 9, 30, 9])
+    sampling = Sampling(temperature=0.8)
+    engine = Engine(policy, max_rows=16)
+    found = dict(engine.sample(prompts, group_size=3, max_tokens=25, sampling=sampling, seed=(0,)))
+    assert sorted(found) == [0, 1, 2, 3]
+    ends = set()
+    for place, group in found.items():
+        for c in group.completions:
+            expected = logps_of(policy, prompts[place].token_ids, c.token_ids, sampling)
+            torch.testing.assert_close(c.sampled_logps, expected, atol=2e-5, rtol=1e-5)
+            assert (
+                c.finish == "stop"
+                and c.token_ids[-1] == 2
+                or c.finish == "length"
+                and len(c.token_ids) == 25
+            )
+            ends.add(c.finish)
+    assert engine.stats.tokens == sum(
+        len(c.token_ids) for g in found.values() for c in g.completions
+    )
+
+
+def test_generate_draws_the_tokens_that_the_engine_draws(seed):
+    """A model that the engine serves, made to keep its own attention."""
+    prompts = random_prompts(seed, [1, 9, 30, 9])
+    served, plain = tiny_policy("llama", seed, peak=1.5), tiny_policy("llama", seed, peak=1.5)
+    plain.plain = "the test says so"
+    plain.base.set_attn_implementation("sdpa")
+    options = dict(group_size=4, max_tokens=40, seed=(3,), sampling=Sampling(0.9, 30, 0.95, 0.01))
+    for stop in ((), ("ab", "c")):
+        one, other = (
+            dict(Engine(policy, stop=stop).sample(prompts, **options)) for policy in (served, plain)
+        )
+        for place in one:
+            for a, b in zip(one[place].completions, other[place].completions):
+                assert (a.token_ids, a.text, a.finish, a.stop) == (
+                    b.token_ids,
+                    b.text,
+                    b.finish,
+                    b.stop,
+                )
+                torch.testing.assert_close(a.sampled_logps, b.sampled_logps, atol=1e-5, rtol=0)
+                torch.testing.assert_close(a.log_kept, b.log_kept, atol=1e-5, rtol=0)
+
+
+def test_groups_are_carried_over_and_interrupted(seed):
+    policy, prompts = plain_policy("bloom", seed), random_prompts(seed, [5, 9, 30, 9])
+    policy.stop_ids = frozenset()
+    options = dict(
+        group_size=2,
+        max_tokens=lambda prompt, index: 10 + len(prompt.token_ids),
+        sampling=Sampling(),
+        seed=("s", 0),
+    )
+    whole = dict(Engine(policy).sample(prompts, **options))
+    engine = Engine(policy, max_rows=2)
+    first = dict(engine.sample(prompts, enough=2, **options))
+    assert len(first) + len(engine.carried) == 4 and engine.carried
+    rest = {
+        group.prompt.id: group for _, group in engine.sample([], carried=engine.carried, **options)
+    }
+    for place, prompt in enumerate(prompts):
+        group = first.get(place) or rest[prompt.id]
+        assert [c.token_ids for c in group.completions] == [
+            c.token_ids for c in whole[place].completions
+        ]
+    calls = iter(range(1000))
+    cut = dict(engine.sample(prompts, interrupted=lambda: next(calls) > 12, **options))
+    assert sorted(cut) == [0, 1, 2, 3]
+    assert "cancelled" in {c.finish for group in cut.values() for c in group.completions}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_log_probs_and_gradients_of_packed_rows_are_those_of_each_row_alone(kind, seed):
+    policy = plain_policy(kind, seed)
+    prompts = random_prompts(seed, [7, 12, 20, 4, 17, 9])
+    rows = [
+        Row(
+            i,
+            i // 2,
+            prompts[i // 2].token_ids,
+            prompts[3 + i % 3].token_ids,
+            torch.zeros(0),
+            0.0,
+            True,
+            True,
+            "trained",
+        )
+        for i in range(6)
+    ]
+    stats = policy.token_stats(pack(rows), 1.0)
+    expected = torch.cat([logps_of(policy, row.prompt_ids, row.token_ids) for row in rows])
+    torch.testing.assert_close(stats.logp_T, expected, atol=2e-5, rtol=1e-5)
+    weight_T = torch.randn(len(expected))
+    names, parameters = zip(*policy.trainable().items())
+    found = torch.autograd.grad((stats.logp_T * weight_T).sum(), parameters, allow_unused=True)
+    alone = []
+    for row in rows:
+        ids = torch.tensor([[*row.prompt_ids, *row.token_ids]])
+        logits = policy.model(input_ids=ids, use_cache=False).logits[
+            0, len(row.prompt_ids) - 1 : -1, : policy.vocab_size
+        ]
+        alone.append(logits.log_softmax(-1).gather(-1, torch.tensor(row.token_ids)[:, None])[:, 0])
+    expected = torch.autograd.grad(
+        (torch.cat(alone) * weight_T).sum(), parameters, allow_unused=True
+    )
+    for name, one, other in zip(names, found, expected):
+        assert (one is None) == (other is None), name
+        if one is not None:
+            assert (one - other).norm() <= 1e-4 * other.norm() + 1e-5, name
+
+
+def test_adapters_of_such_a_model_are_trained(seed):
+    policy = plain_policy("bloom", seed, lora=True)
+    row = Row(0, 0, (5, 6, 7), (8, 9, 10), torch.zeros(0), 0.0, True, True, "trained")
+    policy.token_stats(pack([row]), 1.0).logp_T.sum().backward()
+    assert any(p.grad.abs().sum() > 0 for p in policy.trainable().values() if p.grad is not None)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_models_that_the_engine_serves_pass_the_probe(family, seed):
+    policy = tiny_policy(family, seed)
+    assert why_not_served(policy) == "" and not policy.plain
+    policy.fall_back_unless_served()
+    assert policy.base.config._attn_implementation == "grpo"
+
+
+def test_a_model_whose_attention_does_something_of_its_own_is_found_out(seed):
+    """One that scales its queries behind the interface's back only where its own attention runs."""
+    model = tiny_model("llama", seed)
+    for layer in model.model.layers:
+        forward = layer.self_attn.forward
+
+        def bent(*arguments, inner=forward, owner=layer.self_attn, **keywords):
+            out, *rest = inner(*arguments, **keywords)
+            return (out * 1.5 if owner.config._attn_implementation == "sdpa" else out, *rest)
+
+        layer.self_attn.forward = bent
+    model.set_attn_implementation("sdpa")
+    policy = Policy(model, tiny_tokenizer())
+    policy.fall_back_unless_served()
+    assert (
+        "gives other logits" in policy.plain and policy.base.config._attn_implementation == "sdpa"
+    )
+
+
+def test_a_model_whose_forward_fails_on_this_attention_is_served_by_generate(seed):
+    policy = tiny_policy("llama", seed)
+    policy.model.model.layers[0].self_attn.scaling = "wrong"
+    policy.base.set_attn_implementation("grpo")
+    inner = policy.model.model.layers[0].self_attn.forward
+
+    def picky(*arguments, **keywords):
+        owner = policy.model.model.layers[0].self_attn
+        owner.scaling = "wrong" if owner.config._attn_implementation == "grpo" else 0.35
+        return inner(*arguments, **keywords)
+
+    policy.model.model.layers[0].self_attn.forward = picky
+    policy.fall_back_unless_served()
+    assert "does not run on this library's attention" in policy.plain

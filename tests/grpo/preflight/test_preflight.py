@@ -1,0 +1,444 @@
+"""Each usual mistake, made in earnest, is caught before the first step under its own name; a sound recipe is not.
+
+Static mistakes are tried on `Facts`; those that a judge or a model must show, on the whole command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import byte_tokenizer, tiny_model
+from transformers import AutoConfig, AutoTokenizer
+
+from grpo.data.prompts import make_prompts, split_rows
+from grpo.preflight import checks, preflight
+from grpo.preflight.checks import Facts
+from grpo.recipe import Recipe
+from grpo.train import main
+from rewards import RewardSpec
+
+ROOT = Path(__file__).resolve().parents[3]
+BASE = ROOT / "recipes" / "quickstart_base"
+SOUND = [
+    "data.held_out=4",
+    "sample.prompts=4",
+    "steps=10",
+    "rewards.correct.use=math_answer",
+    "model.name=x",
+]
+
+
+def rows_of(number: int = 40, **columns: Any) -> list[dict[str, Any]]:
+    rows = [
+        {"prompt": f"What is {i} + {2 * i}?", "answer": str(3 * i)} for i in range(1, number + 1)
+    ]
+    return [
+        {**row, **{name: value(i) if callable(value) else value for name, value in columns.items()}}
+        for i, row in enumerate(rows)
+    ]
+
+
+def facts(
+    *overrides: str,
+    rows: list[dict[str, Any]] | None = None,
+    parameters: float = 1e9,
+    **changed: Any,
+) -> Facts:
+    """What a recipe comes to, with a tokenizer of bytes and a model of so many parameters."""
+    recipe = Recipe.from_mapping({}, *SOUND, *overrides)
+    rows = rows_of() if rows is None else rows
+    tokenizer = changed.pop("tokenizer", byte_tokenizer())
+    specs = [RewardSpec(name, part.use, part.weight) for name, part in recipe.rewards.items()]
+    prompts = make_prompts(
+        *split_rows(rows, recipe.data.held_out),
+        recipe.data,
+        tokenizer,
+        changed.pop("context", None),
+        recipe.sample.max_tokens,
+    )
+    return Facts(
+        recipe,
+        specs,
+        "correct",
+        rows,
+        recipe.data.held_out,
+        tokenizer,
+        None,
+        prompts,
+        int(parameters),
+        **changed,
+    )
+
+
+def names(*overrides: str, **changed: Any) -> set[str]:
+    return {
+        finding.name
+        for finding in checks.found(facts(*overrides, **changed))
+        if finding.level != "note"
+    }
+
+
+def levels(*overrides: str, **changed: Any) -> dict[str, str]:
+    return {finding.name: finding.level for finding in checks.found(facts(*overrides, **changed))}
+
+
+def test_a_sound_recipe_has_nothing_to_be_said_about() -> None:
+    assert names() == set()
+    assert names("model.lora={rank: 8}", "optim.lr=1e-4") == set()
+    assert names("optim.lr=3e-4", parameters=1e5) == set()
+
+
+WRITTEN = "I take the first number and add the second one to it, step by step, and so I come to the sum. #### "
+STATIC: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "small-group": (["sample.group_size=2"], {}),
+    "lr-of-adapters": (["optim.lr=2e-4"], {}),
+    "lr-of-full-training": (["optim.lr=1e-6", "model.lora={rank: 16}"], {}),
+    "lr-too-high": (["optim.lr=1e-2", "model.lora={rank: 16}"], {}),
+    "cold-sampling": (["sample.temperature=0.1"], {}),
+    "hot-sampling": (["sample.temperature=2"], {}),
+    "uncorrected-filters": (["sample.top_k=20", "loss.correction=none"], {}),
+    "kl-is-off": (["loss.preset=deepseekmath", "loss.beta=0"], {}),
+    "no-ratio": (["loss.policy=reinforce", "optim.updates=4"], {}),
+    "old-logp-of-the-sampler": (["loss.old=sampler", "optim.epochs=2"], {}),
+    "many-epochs": (["optim.epochs=8"], {}),
+    "warmup-outlasts-run": (["optim.warmup=10"], {}),
+    "bfloat16-on-cpu": (["model.dtype=bfloat16"], {}),
+    "float16-on-cpu": (["model.dtype=float16"], {}),
+    "mask-with-tight-cap": (["advantage.mask_truncated=true", "sample.max_tokens=256"], {}),
+    "format-dominates": (["rewards.shaping.format={use: think_format, weight: 1.0}"], {}),
+    "accuracy-not-paid": (
+        ["rewards.correct.weight=0", "rewards.shaping.format={use: think_format}"],
+        {},
+    ),
+    "reward-scale": (["rewards.correct.weight=100", "advantage.rule=center"], {}),
+    "empty-gold": ([], {"rows": rows_of(answer=lambda i: "" if i == 3 else str(i))}),
+    "gold-is-the-prompt": (
+        [],
+        {"rows": rows_of(answer=lambda i: f"What is {i + 1} + {2 * i + 2}?")},
+    ),
+    "gold-is-constant": ([], {"rows": rows_of(answer="yes")}),
+    "gold-is-the-row-number": ([], {"rows": rows_of(answer=lambda i: i)}),
+    "duplicates": ([], {"rows": rows_of() + rows_of(5)}),
+    "two-golds": ([], {"rows": rows_of() + [{"prompt": "What is 1 + 2?", "answer": "4"}]}),
+    "held-out-overlap": (
+        [],
+        {
+            "rows": rows_of()
+            + [{"prompt": f"what is {i} +  {2 * i}", "answer": str(3 * i)} for i in range(1, 41)]
+        },
+    ),
+    "too-many-passes": (["steps=1000"], {}),
+    "nothing-held-out": (["data.held_out=0"], {}),
+    "prompts-too-long": (
+        ["sample.max_tokens=100", "data.template=plain"],
+        {"rows": rows_of(prompt=lambda i: "x" * (250 * (i == 7) + i + 1)), "context": 256},
+    ),
+    "cap-below-solutions": (
+        ["sample.max_tokens=64"],
+        {"rows": rows_of(answer=lambda i: f"{WRITTEN}{i}")},
+    ),
+    "rarely-saved": (["steps=100", "checkpoint.every=0"], {"rows": rows_of(100)}),
+    "wandb-without-login": (
+        ["log.wandb={project: mine}"],
+        {"environment": {"HOME": "/nonexistent"}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STATIC)
+def test_a_mistake_in_recipe_or_data_is_caught_by_its_name_and_by_no_other(name: str) -> None:
+    overrides, changed = STATIC[name]
+    assert names(*overrides, **changed) - {"duplicates" if name == "two-golds" else ""} >= {name}
+    assert len(names(*overrides, **changed) - {name, "duplicates", "two-golds"}) <= 1
+
+
+def test_what_cannot_work_is_wrong_and_what_may_is_a_warning() -> None:
+    assert levels(rows=rows_of(answer="")) == {"empty-gold": "wrong", "gold-is-constant": "wrong"}
+    assert levels("log.wandb={}", environment={"HOME": "/nonexistent"}) == {
+        "wandb-without-login": "wrong"
+    }
+    assert levels("log.wandb={mode: offline}", environment={}) == {}
+    assert levels("log.wandb={}", environment={"WANDB_API_KEY": "k"}) == {}
+    assert levels("sample.prompts=5", "optim.updates=2") == {"uneven-updates": "note"}
+    assert levels("model.dtype=bfloat16")["half-weights"] == "note"
+    assert levels("sample.group_size=2") == {"small-group": "warning"}
+
+
+def test_a_tokenizer_without_an_end_and_one_that_cannot_write_the_tags() -> None:
+    lost = byte_tokenizer()
+    lost.eos_token = None
+    assert levels(tokenizer=lost)["no-end-token"] == "wrong"
+    assert levels("sample.stop=['END']", tokenizer=lost)["no-end-token"] == "warning"
+    quickstart = AutoTokenizer.from_pretrained(BASE)  # knows numbers and signs, no letters
+    assert (
+        levels(
+            "data.template=plain",
+            "rewards.shaping.format={use: think_format, weight: 0.1}",
+            tokenizer=quickstart,
+            rows=[{"prompt": f"{i} 2 3 make 4", "answer": "1"} for i in range(9)],
+        )["tags-cannot-be-written"]
+        == "wrong"
+    )
+    assert "tags-cannot-be-written" not in levels(
+        "rewards.shaping.format={use: think_format, weight: 0.1}"
+    )
+    chat = byte_tokenizer()
+    chat.chat_template = "{{ messages[0]['content'] }}"
+    assert levels("data.template=plain", tokenizer=chat) == {"chat-model-without-chat": "note"}
+
+
+@pytest.mark.parametrize(
+    "words, name",
+    [
+        ("recipe: rewards.correct wants the column answer, but row 1 has prompt", "missing-column"),
+        (
+            "data: row 1 of x has no column question, which data.columns.prompt names",
+            "missing-column",
+        ),
+        (
+            "recipe: sample.prompts is 64, but only 40 rows train; lower sample.prompts",
+            "too-few-rows",
+        ),
+        (
+            "recipe: data.template is chat, but the tokenizer has no chat template",
+            "no-chat-template",
+        ),
+        ("data: every prompt is longer than 10 tokens", "prompts-too-long"),
+        ("data: there is no file x.jsonl", "data-not-loaded"),
+        ("model: x is gated: accept its terms", "model-not-loaded"),
+        ("run folder: runs/x exists; go on with it by --resume", "run-folder"),
+    ],
+)
+def test_a_refusal_gets_the_name_of_its_mistake(words: str, name: str) -> None:
+    assert checks.refusal_name(words) == name
+
+
+# ---- with the judge, the planner and a model ------------------------------------------------------------------
+
+
+REWARDS = """
+def always(text, answer): return 1.0
+def whole(text, answer): return float(answer.strip() in text)
+def lazy(text, answer): return float(bool(text))
+def broken(text, answer): raise KeyError("no such thing")
+def large(text, num_tokens): return 100.0 + num_tokens
+def never(text, num_tokens): return 0.0
+def easy(text, num_tokens): return float(num_tokens > 0)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "mine.py").write_text(REWARDS)
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_of()))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def gold_findings(
+    use: str, rows: list[dict[str, Any]] | None = None, *overrides: str
+) -> dict[str, str]:
+    made = facts(*overrides, rows=rows)
+    made.specs = [RewardSpec("correct", use, timeout_seconds=5.0)]
+    found = [item for item in preflight._gold(made) if isinstance(item, checks.Finding)]
+    return {finding.name: finding.level for finding in found}
+
+
+def test_gold_answers_that_a_reward_can_read_say_nothing(folder: Path) -> None:
+    assert gold_findings("math_answer") == {}
+    assert gold_findings("math_answer", rows_of(answer=lambda i: f"{WRITTEN}{i}")) == {}
+
+
+@pytest.mark.parametrize(
+    "use, rows, found",
+    [
+        (
+            "mine.py:always",
+            None,
+            {"constant-reward": "wrong", "wrong-answers-paid": "wrong", "empty-is-paid": "warning"},
+        ),
+        ("mine.py:lazy", None, {"wrong-answers-paid": "wrong"}),
+        ("mine.py:broken", None, {"faults": "wrong", "gold-scores-zero": "wrong"}),
+        (
+            "mine.py:whole",
+            rows_of(answer=lambda i: f"{WRITTEN}{i + 11}"),
+            {"solution-not-extracted": "wrong", "constant-reward": "wrong"},
+        ),
+        (
+            "countdown",
+            rows_of(numbers=[1, 2], target=3),
+            {"gold-scores-zero": "wrong", "constant-reward": "wrong"},
+        ),
+        (
+            "math_answer",
+            rows_of(answer=lambda i: r"\frac{1}{" if i % 8 == 0 else str(i)),
+            {"faults": "warning"},
+        ),
+    ],
+)
+def test_rewards_and_gold_answers_that_do_not_fit_are_caught(
+    folder: Path, use: str, rows: Any, found: Any
+) -> None:
+    assert gold_findings(use, rows) == found
+
+
+def test_more_memory_than_there_is_is_wrong_before_a_weight_is_made() -> None:
+    made = facts(
+        "sample.prompts=32",
+        "optim.tokens_per_micro_batch=1000000",
+        "sample.max_tokens=4096",
+        rows=rows_of(80),
+    )
+    made.config = AutoConfig.for_model(
+        "llama",
+        hidden_size=32768,
+        num_hidden_layers=6,
+        intermediate_size=98304,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+    )
+    found = [item.name for item in preflight._memory(made) if isinstance(item, checks.Finding)]
+    assert found == ["not-enough-memory"]
+    assert preflight.number_of_parameters(made.config) > 60e9
+    made.recipe = Recipe.from_mapping(
+        {}, *SOUND, "sample.prompts=4", "model.lora={rank: 2}", "model.quantize=nf4"
+    )
+    found = [item.name for item in preflight._memory(made) if isinstance(item, checks.Finding)]
+    assert found == [
+        "memory-of-a-plain-base"
+    ]  # a base at 4 bits is not what is counted, so nothing is refused
+
+
+def test_a_turn_that_ends_in_a_token_which_stops_nothing_is_wrong() -> None:
+    from grpo.model.policy import Policy
+
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>"]})
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}<turn>{% endfor %}"
+    policy = Policy(tiny_model("llama", 0, vocabulary=300), tokenizer)
+    made = facts("data.template=chat", tokenizer=tokenizer)
+    assert [finding.name for finding in preflight._ends(made, policy)] == ["end-of-turn-is-no-stop"]
+    tokenizer.chat_template = tokenizer.chat_template.replace("<turn>", "</s>")
+    assert list(preflight._ends(made, policy)) == []
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    code = main(
+        [
+            "quickstart",
+            "steps=2",
+            "sample.prompts=2",
+            "sample.group_size=4",
+            "data.held_out=4",
+            "run_dir=run",
+            *arguments,
+            "--preflight",
+        ]
+    )
+    out, err = capsys.readouterr()
+    assert not Path("run").exists() and not err.strip()
+    return code, out
+
+
+def test_the_quickstart_passes_with_a_pass_rate_and_a_cost_and_writes_nothing(
+    folder: Path, capsys
+) -> None:
+    before = sorted(folder.rglob("*"))
+    code, out = said(capsys)
+    assert code == 0 and "8 base completions of 2 prompts" in out and "preflight: 0 wrong" in out
+    assert "memory of an update at its peak" in out and "cost     the run about" in out
+    assert [path for path in sorted(folder.rglob("*")) if "__pycache__" not in str(path)] == before
+
+
+@pytest.mark.parametrize(
+    "name, overrides",
+    [
+        ("too-hard", ["rewards.correct={use: mine.py:never}"]),
+        ("truncated", ["sample.max_tokens=4"]),
+        pytest.param("too-easy", ["rewards.correct={use: mine.py:easy}"], marks=pytest.mark.slow),
+        pytest.param(
+            "reward-scale", ["rewards.correct={use: mine.py:large}"], marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_a_sample_of_completions_shows_what_only_the_model_can(
+    folder: Path, capsys, name, overrides
+) -> None:
+    code, out = said(capsys, *overrides)
+    assert code == 0 and f"warning  {name}: " in out
+
+
+@pytest.mark.parametrize(
+    "name, overrides",
+    [
+        ("too-few-rows", ["sample.prompts=5000"]),
+        ("missing-column", ["rewards.correct={use: math_answer}"]),
+        ("prompts-too-long", ["sample.max_tokens=4096"]),
+        ("no-chat-template", ["data.template=chat"]),
+        ("data-not-loaded", ["data.source=nowhere.jsonl", "data.args={}"]),
+    ],
+)
+def test_what_is_refused_is_named_and_exits_with_2(
+    folder: Path, capsys, name: str, overrides: list[str]
+) -> None:
+    code, out = said(capsys, *overrides)
+    assert (
+        code == 2 and f"WRONG    {name}: " in out and "the run would not work as it stands" in out
+    )
+
+
+def test_too_many_faults_in_the_sample_are_wrong(folder: Path, capsys) -> None:
+    code, out = said(capsys, "rewards.other={use: mine.py:broken, args: {answer: 1}}")
+    assert code == 2 and "WRONG    too-many-faults: 8 of 8 completions could not be judged" in out
+    assert "no such thing" in out
+
+
+def test_advice_on_a_sample_follows_its_numbers() -> None:
+    recipe = Recipe.from_mapping({}, *SOUND)
+    probed = preflight.Probed((), 0.5, 0.0, 0.2, 10.0, 1.0, 0.1, 1.0)
+
+    def named(**changed: float) -> list[str]:
+        return [finding.name for finding in preflight.advice(recipe, replace(probed, **changed))]
+
+    assert named() == []
+    assert named(pass_rate=0.8) == ["too-easy"] and named(pass_rate=0.79) == []
+    assert named(pass_rate=0.0, flat=1.0) == ["too-hard"] and named(truncated=0.97) == ["truncated"]
+    assert named(flat=0.9, pass_rate=0.05) == ["mostly-flat"]
+    assert (
+        "97% of the completions were cut off"
+        in next(preflight.advice(recipe, replace(probed, truncated=0.97))).said
+    )
+
+
+@pytest.mark.parametrize(
+    "refused, words",
+    [
+        ("sample.group_size=1", "sample.group_size is 1"),
+        ("sample.temperature=0", "sample.temperature is 0"),
+        ("loss.reference_every=10", "loss.beta is 0, so there is no reference"),
+    ],
+)
+def test_contradictions_in_the_recipe_itself_are_said_before_all_else(
+    folder: Path, capsys, refused, words
+) -> None:
+    assert main(["quickstart", refused, "--preflight"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and words in err
+
+
+@pytest.mark.slow
+def test_a_command_without_preflight_is_what_it_was(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "grpo.train", "quickstart", "--dry-run"],
+        text=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0 and "base completions" not in done.stdout

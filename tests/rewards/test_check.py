@@ -1,0 +1,132 @@
+"""`python -m rewards.check`: gold scores 1, empty 0, a wrong answer less than 1."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rewards.check import main, perturbed
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def counts(output):
+    """The table's passed and failed, by kind of completion."""
+    table = {}
+    for line in output.splitlines():
+        words = line.split()
+        if words and words[0] in ("gold", "empty", "perturbed") and len(words) >= 4:
+            table[words[0]] = (int(words[-2]), int(words[-1]))
+    return table
+
+
+GOOD = ["4", "1/2", r"\frac{3}{4}", "0.25", r"\pi", "(1, 2)", "x^2 + 1", "12,345", "50\\%", "B"]
+
+
+def test_sound_data_passes(tmp_path, capsys):
+    data = write(tmp_path / "data.jsonl", [{"question": "?", "answer": answer} for answer in GOOD])
+    assert main([data, "--reward", "math_answer"]) == 0
+    passed = (len(GOOD), 0)
+    assert counts(capsys.readouterr().out) == {"gold": passed, "empty": passed, "perturbed": passed}
+
+
+def test_whole_solutions_as_gold_are_read(tmp_path, capsys):
+    solutions = ["He has 3 + 4 = <<3+4=7>>7.\n#### 7", r"It follows that \boxed{\frac{1}{2}}."]
+    data = write(tmp_path / "data.jsonl", [{"solution": solution} for solution in solutions])
+    assert main([data, "--columns", "answer=solution"]) == 0, capsys.readouterr().out
+
+
+def test_an_unreadable_gold_is_listed_with_its_row_and_fails_the_check(tmp_path, capsys):
+    rows = [{"answer": "4"}] * 4 + [{"answer": ""}]
+    data = write(tmp_path / "data.jsonl", rows)
+    assert main([data]) == 1
+    output = capsys.readouterr().out
+    assert counts(output)["gold"] == (4, 1)
+    assert any(
+        line.split()[:2] == ["5", "gold"] and "fault" in line for line in output.splitlines()
+    )
+    assert main([data, "--tolerance", "0.2"]) == 0
+
+
+def test_a_reward_that_pays_anything_is_found_out(tmp_path, capsys):
+    (tmp_path / "generous.py").write_text("def reward(text, answer):\n    return 1.0\n")
+    data = write(tmp_path / "data.jsonl", [{"answer": "4"}, {"answer": "5"}])
+    assert main([data, "--reward", f"{tmp_path}/generous.py:reward"]) == 1
+    assert counts(capsys.readouterr().out) == {"gold": (2, 0), "empty": (0, 2), "perturbed": (0, 2)}
+
+
+def test_a_template_says_the_answer_as_ones_own_reward_expects_it(tmp_path, capsys):
+    (tmp_path / "exact.py").write_text(
+        "def reward(text, answer):\n    return text == f'= {answer}'\n"
+    )
+    data = write(tmp_path / "data.jsonl", [{"answer": "blue"}, {"answer": "5"}])
+    assert main([data, "--reward", f"{tmp_path}/exact.py:reward"]) == 1
+    assert main([data, "--reward", f"{tmp_path}/exact.py:reward", "--template", "= {gold}"]) == 0
+
+
+def test_a_column_may_hold_whole_right_completions(tmp_path, capsys):
+    row = {
+        "numbers": [1, 2, 3],
+        "target": 9,
+        "said": "<think>so</think><answer>(1 + 2) * 3</answer>",
+    }
+    data = write(tmp_path / "data.jsonl", [row])
+    assert main([data, "--reward", "countdown", "--completion", "said"]) == 0
+    assert main([data, "--reward", "countdown"]) == 2
+    assert "--completion" in capsys.readouterr().err
+
+
+def test_csv_and_procedural_tasks_are_read(tmp_path, capsys):
+    with open(tmp_path / "data.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["question", "answer"])
+        writer.writeheader()
+        writer.writerows([{"question": "a, b", "answer": "4"}, {"question": "c", "answer": "5"}])
+    assert main([str(tmp_path / "data.csv")]) == 0
+    assert main(["arithmetic", "--limit", "20"]) == 0
+    assert counts(capsys.readouterr().out)["gold"] == (20, 0)
+
+
+def test_parquet_is_read(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist([{"answer": "4"}]), tmp_path / "data.parquet")
+    assert main([str(tmp_path / "data.parquet")]) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["absent.jsonl"], "No such file"),
+        (["no_such_task"], "no procedural task"),
+        (["{data}", "--reward", "math_anwser"], "did you mean math_answer"),
+        (["{data}", "--columns", "answer=reply"], "no column reply; it has question, answer"),
+        (["{data}", "--reward", "countdown"], "wants the column numbers and target"),
+        (["{data}", "--columns", "answer"], "is not NAME=COLUMN"),
+        (["{empty}"], "has no rows"),
+        (["{broken}"], "line 2 of"),
+    ],
+)
+def test_the_users_mistakes_are_one_line_and_exit_2(tmp_path, arguments, said):
+    names = {
+        "{data}": write(tmp_path / "data.jsonl", [{"question": "?", "answer": "4"}]),
+        "{empty}": write(tmp_path / "empty.jsonl", []),
+        "{broken}": str(tmp_path / "broken.jsonl"),
+    }
+    Path(names["{broken}"]).write_text('{"answer": "4"}\n{"answer": \n')
+    command = [sys.executable, "-m", "rewards.check", *(names.get(one, one) for one in arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stdout == ""
+    assert said in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("gold", [*GOOD, "9", "0", "no", "False", "Z", "blue", r"\sqrt{x}", "-1"])
+def test_a_perturbed_answer_is_another_answer(gold):
+    assert perturbed(gold) != gold
