@@ -25,7 +25,10 @@ test-slow: $(VENV)/.stamp-test
 
 lint: $(VENV)/.stamp-lint
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(RUN) -m importlinter.cli lint-imports 2>/dev/null || $(VENV)/bin/lint-imports
+	$(RUN) tests/support/density.py
 
 base: $(VENV)/.stamp-run
 	$(RUN) recipes/quickstart_base/pretrain.py $(ARGS)

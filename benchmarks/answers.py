@@ -203,12 +203,12 @@ def shaped_policy(name: str, scale: Scale, options: argparse.Namespace) -> Any:
     return rollouts.made_in_place(name, "bfloat16", options.device)
 
 
-class Decoding:
+class ContiguousDecoder:
     """Groups of 8 rows that decode in place, from random prompts' keys."""
 
     def __init__(self, policy: Any, scale: Scale):
         from grpo.rollout.cuda_graphs import DecodeStep
-        from grpo.rollout.paged_cache import PAGE, PagedGroups
+        from grpo.rollout.paged_cache import PAGE, PagedCache
         from grpo.rollout.sampling import Sampling
 
         self.policy, config = policy, policy.base.config
@@ -217,7 +217,7 @@ class Decoding:
         )
         most, groups = max(scale.own) + 64, scale.rows // 8
         pages = groups * (-(-scale.prompt // PAGE)) + scale.rows * -(-most // PAGE)
-        self.cache = PagedGroups(
+        self.cache = PagedCache(
             scale.rows, pages, policy.device, max_prefix=scale.prompt, max_tokens=most
         )
         shape = (2, config.num_key_value_heads, scale.prompt, width)
@@ -254,17 +254,17 @@ class Decoding:
 
 @torch.no_grad()
 def item_step(scale: Scale, options: argparse.Namespace, name: str) -> dict[str, Any]:
-    from grpo.rollout.cuda_graphs import Steps
+    from grpo.rollout.cuda_graphs import GraphRunner
 
     policy = shaped_policy(name, scale, options)
     found: dict[str, Any] = {"rows": scale.rows, "prompt": scale.prompt}
-    decoding = Decoding(policy, scale)
-    eager = Steps(decoding.step, lambda: list(policy.model.parameters()), capture=False)
+    decoding = ContiguousDecoder(policy, scale)
+    eager = GraphRunner(decoding.step, lambda: list(policy.model.parameters()), capture=False)
     found["eager_ms"] = [1e3 * decoding.run(eager) for _ in range(4)]
     found["kernels_a_step"] = attempts({"count": lambda: kernels(lambda: decoding.run(eager)) / 8})[
         "count"
     ]
-    captured = Steps(decoding.step, lambda: list(policy.model.parameters()))
+    captured = GraphRunner(decoding.step, lambda: list(policy.model.parameters()))
     times: dict[str, float] = {}
     while decoding.written < max(scale.own):
         spent = [decoding.run(captured) for _ in range(2)]

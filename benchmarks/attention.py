@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from grpo.model.attention import PackedLayout
-from grpo.model.packing import pack
-from grpo.types import PackedRows, Row
+from grpo.model.packing import PackedRows, pack
+from grpo.types import Row
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = {

@@ -43,7 +43,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from grpo.kernels.decode_attention import dispatch as decode
 from grpo.kernels.sampling import exact as sampler
 from grpo.rollout import sampling as engine_sampler
-from grpo.rollout.paged_cache import PagedGroups
+from grpo.rollout.paged_cache import PagedCache
 from grpo.rollout.sampling import Sampling
 
 SHAPES = {  # heads, kv heads, width, prompt, own tokens
@@ -182,11 +182,11 @@ def copy_rate(repeats: int, numbers: int = 1 << 28) -> float:
 # ------------------------------------------------------------------------------------------ attention
 
 
-def filled(name: str, rows: int) -> tuple[PagedGroups, Tensor]:
+def filled(name: str, rows: int) -> tuple[PagedCache, Tensor]:
     """Groups of 8 rows half way through their completions, with random keys, and queries."""
     heads, kv_heads, width, prompt, own = SHAPES[name]
     pages = rows // 8 * (-(-prompt // 64) + 8 * (-(-own // 64) + 1))
-    groups = PagedGroups(
+    groups = PagedCache(
         rows,
         pages,
         DEVICE,

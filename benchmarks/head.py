@@ -108,14 +108,14 @@ def ours(problem: Problem, using: str | None = None) -> Found:
     hidden_TD, target_T, g_T = problem.hidden_TD[kept], problem.target_T[kept], problem.g_T[kept]
     head = Head(problem.weight_VD, temperature=problem.temperature)
     if problem.kind == "score":
-        swept = log_prob.sweep(hidden_TD, head, target_T, using=using)
+        swept = log_prob.fused_log_prob(hidden_TD, head, target_T, using=using)
         return swept.logp_T, swept.entropy_T, None, None
     made = (
         Gradients(torch.zeros_like(problem.weight_VD, dtype=torch.float32))
         if problem.trainable
         else None
     )
-    swept = log_prob.sweep(
+    swept = log_prob.fused_log_prob(
         hidden_TD, head, target_T, lambda a, b, *_: (g_T[a:b], None), made, using=using
     )
     whole = torch.zeros_like(problem.hidden_TD).index_copy_(0, kept, swept.hidden_TD)
@@ -331,7 +331,7 @@ def errors(problem: Problem, found: Found, sampled: int = 48) -> dict[str, float
     pick = torch.linspace(0, len(kept) - 1, sampled).long().to(kept.device)
     rows = kept[pick]
     head = Head(problem.weight_VD.double(), temperature=problem.temperature)
-    exact = reference.sweep(
+    exact = reference.fused_log_prob(
         problem.hidden_TD[rows].double(),
         head,
         problem.target_T[rows],

@@ -23,12 +23,13 @@ import torch  # noqa: E402
 from tokenizers import Tokenizer, models  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
 
+from grpo.learner.batch import make_batch  # noqa: E402
 from grpo.learner.learner import Learner  # noqa: E402
 from grpo.learner.optimizer import Optimizer  # noqa: E402
-from grpo.model.packing import make_batch, pack  # noqa: E402
+from grpo.model.packing import pack
 from grpo.model.policy import Policy  # noqa: E402
 from grpo.objective.advantage import step_advantages  # noqa: E402
-from grpo.objective.policy_loss import AGGREGATIONS, POLICIES  # noqa: E402
+from grpo.objective.policy_loss import AGGREGATIONS, POLICY_LOSSES  # noqa: E402
 from grpo.recipe import AdvantageSection, LossSection, OptimSection, RecipeError, check_loss  # noqa: E402
 from grpo.types import Completion, Prompt, ScoredGroup, Update  # noqa: E402
 from rewards import Score  # noqa: E402
@@ -174,7 +175,7 @@ def gradient(
 
 def combinations() -> Iterator[tuple[str, str, str, LossSection]]:
     """Every legal (policy loss, aggregation, correction) with its settings."""
-    for policy in POLICIES:
+    for policy in POLICY_LOSSES:
         for aggregation in AGGREGATIONS:
             for name, keys in CORRECTIONS.items():
                 loss = LossSection(policy=policy, aggregation=aggregation, **SETTINGS, **keys)

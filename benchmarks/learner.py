@@ -140,9 +140,9 @@ def run_ours(case: Mapping[str, Any], settings: Mapping[str, Any]) -> list[float
     """Seconds of each update by this library."""
     import torch
 
+    from grpo.learner.batch import make_batch
     from grpo.learner.learner import Learner
     from grpo.learner.optimizer import Optimizer
-    from grpo.model.packing import make_batch
     from grpo.model.policy import Policy
     from grpo.objective.advantage import step_advantages
     from grpo.recipe import LossSection, OptimSection

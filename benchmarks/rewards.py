@@ -33,10 +33,10 @@ from rewards import RewardSpec, Sample
 from rewards.math_answer import math_answer, pairs
 from rewards.service.service import Judged, RewardService
 
-Judge = Callable[[str, str], tuple[bool, str]]
+Scorer = Callable[[str, str], tuple[bool, str]]
 
 
-def ours(lenient: bool, bare: bool) -> Judge:
+def ours(lenient: bool, bare: bool) -> Scorer:
     """Return our judge of (gold, pred): the verdict and the tier; `bare` pairs need extraction on both sides."""
 
     def judge(gold: str, pred: str) -> tuple[bool, str]:
@@ -49,7 +49,7 @@ def ours(lenient: bool, bare: bool) -> Judge:
     return judge
 
 
-def math_verify() -> Judge | None:
+def math_verify() -> Scorer | None:
     """Return math-verify's judge, or None where it is not installed."""
     try:
         from math_verify import parse, verify
@@ -68,7 +68,7 @@ def delimited(text: str) -> str:
     return f"\\boxed{{{text}}}" if bare and len(text) < 200 else text
 
 
-def measure(rows: list[dict[str, Any]], judge: Judge) -> dict[str, Any]:
+def measure(rows: list[dict[str, Any]], judge: Scorer) -> dict[str, Any]:
     """Return the quality and speed of one judge on labelled rows."""
     judge("1", "2")
     outcomes: Counter[tuple[bool, bool]] = Counter()

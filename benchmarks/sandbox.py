@@ -1,6 +1,6 @@
 """The sandbox measured: ``python -m benchmarks.sandbox [--humaneval FILE] [--json FILE]``, some minutes on two cores.
 
-- CPU time of a small program at full isolation, summed over supervisor, zygote and child; programs a second;
+- CPU time of a small program at full isolation, summed over supervisor, fork_server and child; programs a second;
 - how late after the limit the verdict on a program that never ends, sleeps, floods or ignores signals comes;
 - ten megabytes of output, read to the end;
 - how long handing over a program keeps the caller with four gigabytes resident;
@@ -60,14 +60,22 @@ async def throughput(slots: int, count: int) -> dict[str, float]:
     """Small programs: CPU time each, and how many a second."""
     async with Sandbox(SandboxOptions(slots=slots)) as sandbox:
         await asyncio.gather(*(sandbox.run(SMALL, b"20 22") for _ in range(20)))
-        zygotes, own = sum(map(cpu_seconds, sandbox.pids)), time.process_time()
+        fork_servers, own = sum(map(cpu_seconds, sandbox.pids)), time.process_time()
         began = time.perf_counter()
         results = await asyncio.gather(*(sandbox.run(SMALL, b"20 22") for _ in range(count)))
         seconds = time.perf_counter() - began
-        zygotes, own = sum(map(cpu_seconds, sandbox.pids)) - zygotes, time.process_time() - own
+        fork_servers, own = (
+            sum(map(cpu_seconds, sandbox.pids)) - fork_servers,
+            time.process_time() - own,
+        )
     assert all(result.stdout == b"42\n" for result in results)
     child = sum(result.cpu_seconds for result in results)
-    each = {"child": child, "zygote": zygotes, "supervisor": own, "all": child + zygotes + own}
+    each = {
+        "child": child,
+        "fork_server": fork_servers,
+        "supervisor": own,
+        "all": child + fork_servers + own,
+    }
     return {f"cpu_ms_{name}": 1e3 * value / count for name, value in each.items()} | {
         "per_second": count / seconds
     }

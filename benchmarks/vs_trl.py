@@ -105,7 +105,7 @@ def reward_of(case: str) -> str:
 
 
 def run_ours(case: str, model: str, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Steps of this library as records."""
+    """GraphRunner of this library as records."""
     from grpo import Recipe, Trainer
 
     made, cuda = CASES[case], settings["device"] == "cuda"
@@ -156,7 +156,7 @@ def run_ours(case: str, model: str, settings: Mapping[str, Any]) -> list[dict[st
 
 
 def run_trl(case: str, model: str, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Steps of TRL's trainer as records; its phases are timed around its own methods."""
+    """GraphRunner of TRL's trainer as records; its phases are timed around its own methods."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback

@@ -29,7 +29,7 @@ from grpo.recipe import Recipe, RecipeError, read_yaml
 from grpo.rollout.compiled import check_compiler
 from grpo.rollout.engine import Engine
 from grpo.rollout.sampling import Sampling
-from grpo.scoring import Judge, check_rewards, reward_specs
+from grpo.scoring import Scorer, check_rewards, reward_specs
 from grpo.types import Prompt, ScoredGroup
 from rewards import RewardSpec
 
@@ -65,7 +65,7 @@ class Evaluation:
 
 def evaluate(
     engine: Engine,
-    judge: Judge,
+    judge: Scorer,
     prompts: Sequence[Prompt],
     *,
     samples: int,
@@ -228,7 +228,7 @@ def evaluate_recipe(recipe: Recipe, every_row: bool = False) -> dict[str, Any]:
     sampling = Sampling(
         recipe.evaluate.temperature, recipe.sample.top_k, recipe.sample.top_p, recipe.sample.min_p
     )
-    with Judge(specs, sandbox=recipe.sandbox) as judge:
+    with Scorer(specs, sandbox=recipe.sandbox) as judge:
         strict = evaluate(
             engine,
             judge,

@@ -72,7 +72,7 @@ def write(
     policy = Policy.load(
         recipe.model, "cuda" if torch.cuda.is_available() else "cpu", tokenizer=tokenizer
     )
-    print(policy.describe(), *policy.describe_plain(), sep="\n", file=sys.stderr)
+    print(policy.describe(), *policy.describe_fallback(), sep="\n", file=sys.stderr)
     sample, tokens = recipe.sample, 0
     engine = Engine(
         policy,

@@ -110,7 +110,7 @@ def _kinds_of_rows(
     return found
 
 
-class Judge:
+class Scorer:
     """Scores groups through long-lived reward workers; close it, or use it as a context."""
 
     def __init__(
@@ -122,7 +122,7 @@ class Judge:
         self.specs = specs
         self.service = RewardService(specs, base_dir=base_dir, sandbox=sandbox_options(sandbox))
 
-    def __enter__(self) -> Judge:
+    def __enter__(self) -> Scorer:
         self.service.__enter__()
         return self
 
@@ -177,7 +177,7 @@ class Judge:
 class Pending:
     """A group whose verdicts are under way."""
 
-    def __init__(self, group: Group, ticket: Any, judge: Judge):
+    def __init__(self, group: Group, ticket: Any, judge: Scorer):
         self.group, self.ticket, self.judge = group, ticket, judge
 
     def result(self) -> ScoredGroup:

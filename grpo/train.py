@@ -27,31 +27,32 @@ from grpo.data.curriculum import Curriculum
 from grpo.data.prompts import PromptStream, check_template, load_rows, make_prompts, split_rows
 from grpo.distributed.process_group import Ranks
 from grpo.evaluate import Evaluation, evaluate, lenient_name, with_lenient
+from grpo.learner.batch import make_batch, with_final_outcomes
 from grpo.learner.learner import Learner, UpdateStats
 from grpo.learner.optimizer import Optimizer
 from grpo.model.loading import first_words, load_config, load_tokenizer
-from grpo.model.packing import make_batch, rebooked
 from grpo.model.policy import Policy, longest_sequence
 from grpo.monitor import watchdog
 from grpo.monitor.gates import Gates, GateStop, stale_completions
 from grpo.monitor.redaction import redacted, secret_keys
 from grpo.objective.advantage import advantages
-from grpo.objective.policy_loss import reaches_flat
+from grpo.objective.policy_loss import forwards_flat_groups
 from grpo.preflight import dry_run
 from grpo.recipe import ModelSection, Recipe, RecipeError
+from grpo.recipe.describe import keys_help
 from grpo.rollout.compiled import check_compiler
-from grpo.rollout.contiguous_decoder import SAID
+from grpo.rollout.contiguous_decoder import OOM_MESSAGES
 from grpo.rollout.engine import Engine, EngineFailed
 from grpo.rollout.sampling import Sampling
-from grpo.rollout.sequence import Carried
+from grpo.rollout.sequence import PartialGroup
 from grpo.run import checkpoint, state
 from grpo.run.async_writer import Writer
 from grpo.run.console import closing, header
-from grpo.run.folder import check_folder, said_by_the_disk, sizes, write_text
+from grpo.run.folder import check_folder, disk_errors, sizes, write_text
 from grpo.run.ledger import Ledger
 from grpo.run.log import Log, Record, finite
 from grpo.run.metrics import sampled_record, step_record
-from grpo.scoring import Judge, check_rewards, check_sandbox, reward_specs
+from grpo.scoring import Scorer, check_rewards, check_sandbox, reward_specs
 from grpo.types import Batch, Prompt, ScoredGroup
 from rewards import RewardSpec
 
@@ -127,7 +128,7 @@ class Trainer:
                 "or sample.prompts"
             )
         self.groups: list[ScoredGroup] = []
-        self.carried: list[Carried] = []
+        self.carried: list[PartialGroup] = []
         self.before: dict[str, Any] | None = None
         self.after: dict[str, Any] | None = None
         self.num_steps, self.stopped = 0, False
@@ -173,13 +174,13 @@ class Trainer:
         sampled = sampled_record(groups, batch.ledger, self.policy.version)
         with watchdog.waiting("update", owner="grpo.learner"):
             updates = self._updates(step, sampled, batch)
-        batch = rebooked(batch, self.learner.reached, self.learner.masked)
+        batch = with_final_outcomes(batch, self.learner.reached, self.learner.masked)
         seconds["update"] = time.perf_counter() - begun
         seconds["step"] = time.perf_counter() - started
         record = step_record(step, sampled, batch, updates, seconds, self.curriculum.num_retired)
         record.update(self.gates.step(record))
         self.num_steps, self.step_seconds = step, seconds["step"]
-        self._book(step, batch, record)
+        self._account_for(step, batch, record)
         self.log.step(record, groups, self.recipe.steps)
         self.gates.refuse()
         self._after_step(step)
@@ -209,7 +210,7 @@ class Trainer:
             raise
 
     def _collect(self, step: int) -> tuple[list[ScoredGroup], dict[int, str], dict[str, float]]:
-        """(the step's groups, those of them that are not trained with their book, seconds spent).
+        """(the step's groups, those of them that are not trained with their outcome, seconds spent).
 
         Where flat groups are refilled, other prompts are sampled in their place, so many times at most.
         """
@@ -247,7 +248,7 @@ class Trainer:
             len(range(sample.prompts)[ranks.rank :: ranks.world]) if sample.over_request else None
         )
         pending = [
-            (order[place], self.judge.submit(group))
+            (order[place], self.scorer.submit(group))
             for place, group in self.engine.sample(
                 [prompts[i] for i in mine],
                 group_size=sample.group_size,
@@ -283,7 +284,9 @@ class Trainer:
             self._penalties(groups, options),
             left_out,
         )
-        return make_batch(groups, values, flat_is_reached=reaches_flat(recipe.loss), **options)
+        return make_batch(
+            groups, values, flat_is_reached=forwards_flat_groups(recipe.loss), **options
+        )
 
     def _penalties(
         self, groups: Sequence[ScoredGroup], options: Mapping[str, Any]
@@ -301,7 +304,7 @@ class Trainer:
             if row.index in found
         }
 
-    def _book(self, step: int, batch: Batch, record: Record) -> None:
+    def _account_for(self, step: int, batch: Batch, record: Record) -> None:
         self.ledger.add(step, self.groups, batch, self._in_flight())
         self.tokens["sampled"] += record["completion/tokens"]
         self.tokens["trained"] += record["update/tokens"]
@@ -334,7 +337,7 @@ class Trainer:
         section, sample = self.recipe.evaluate, self.recipe.sample
         result = evaluate(
             self.engine,
-            self.judge,
+            self.scorer,
             self.held_out,
             samples=section.samples,
             max_tokens=sample.max_tokens,
@@ -415,19 +418,19 @@ class Trainer:
             teacher=load_teacher(recipe, self.policy),
             tokens_per_micro_batch=recipe.optim.tokens_per_micro_batch,
         )
-        self.judge = Judge(self.specs, sandbox=recipe.sandbox)
-        self.judge.__enter__()
+        self.scorer = Scorer(self.specs, sandbox=recipe.sandbox)
+        self.scorer.__enter__()
         self._opened = True
         self._last_evaluation: Evaluation | None = None
         self._examples_before: list[dict[str, Any]] = []
-        state.begin_folder(self)
+        state.prepare_folder(self)
         self.watchdog.keep_in(self.folder)
         self.log.open(
             recipe.to_mapping(), recipe.name, recipe.steps, self.num_steps, self.log.wandb_id
         )
         with watchdog.loading("grpo.model.policy, its first forward"):
             lines = header(self, self.prompts.num_dropped)
-        self.log.say(*lines, *self.judge.isolation)
+        self.log.say(*lines, *self.scorer.isolation)
         if self.before is None:
             self.before = self._timed(lambda: self._evaluate(0, "before training"))
             self._examples_before = self._examples()
@@ -452,7 +455,7 @@ class Trainer:
         )
         if self._stopping():
             return
-        self._book_carried()
+        self._account_for_carried()
         if self.ranks.main:
             with watchdog.writing(
                 "grpo.model.policy, the final model", self.folder / ".writing-final"
@@ -461,7 +464,7 @@ class Trainer:
             self.writer.wait()
             self._write_summary()
             self.log.say(
-                f"judge: {self.judge.cached:.0%} of the verdicts were known from an equal completion",
+                f"judge: {self.scorer.cached:.0%} of the verdicts were known from an equal completion",
                 *self.writer.words(),
             )
         self._finished = True
@@ -471,16 +474,16 @@ class Trainer:
         """Write the final model, whole or not at all."""
         final, writing = self.folder / "final", self.folder / ".writing-final"
         shutil.rmtree(writing, ignore_errors=True)
-        with said_by_the_disk(final):
+        with disk_errors(final):
             self.policy.save(writing)
         shutil.rmtree(final, ignore_errors=True)
         writing.rename(final)
 
-    def _book_carried(self) -> None:
+    def _account_for_carried(self) -> None:
         """What was carried to a step that never came was sampled in vain."""
         number = self._in_flight()
-        for book in ("sampled", "cancelled"):
-            self.ledger[book] = self.ledger.get(book, 0) + number
+        for outcome in ("sampled", "cancelled"):
+            self.ledger[outcome] = self.ledger.get(outcome, 0) + number
 
     def _write_summary(self) -> None:
         summary = {
@@ -491,7 +494,7 @@ class Trainer:
             "seconds": self.seconds + time.perf_counter() - self._clock,
             "tokens": self.tokens,
             "ledger": self.ledger,
-            "sandbox": self.judge.isolation,
+            "sandbox": self.scorer.isolation,
             "gates": self.gates.counts,
             "alarms": self.gates.alarms,
             "examples": {"before": self._examples_before, "after": self._examples()},
@@ -544,7 +547,7 @@ class Trainer:
             self.watchdog.stop()
             return
         self._opened, self._stop, self.resume, self._saved = False, False, True, None
-        self.judge.__exit__(None, None, None)
+        self.scorer.__exit__(None, None, None)
         if isinstance(failure, KeyboardInterrupt):
             self.writer.abandon()
         elif failure is not None:
@@ -632,10 +635,10 @@ def worst_fault(groups: Sequence[ScoredGroup], policy: Policy) -> str:
     )
 
 
-def no_memory(error: BaseException) -> str | None:
+def out_of_memory_advice(error: BaseException) -> str | None:
     """What to do, if `error` says that the GPU or the machine has no memory left; None if it says something else."""
     if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(
-        words in str(error) for words in (*SAID, "can't start new thread")
+        words in str(error) for words in (*OOM_MESSAGES, "can't start new thread")
     ):
         return None
     return (
@@ -660,7 +663,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m grpo.train",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train a causal language model to reason by group-relative policy optimisation.",
-        epilog="keys of a recipe, each also settable as section.key=value:\n" + dry_run.keys_help(),
+        epilog="keys of a recipe, each also settable as section.key=value:\n" + keys_help(),
     )
     parser.add_argument(
         "recipe", help="a YAML file, or the name of a recipe that ships with the library"
@@ -696,31 +699,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         return _train(recipe, options)
     except RecipeError as error:
-        complain(" ".join(str(error).split()))
+        print_error(" ".join(str(error).split()))
         return EXIT_USER
     except (GateStop, FloatingPointError) as error:
-        complain(f"stopped: {error}")
+        print_error(f"stopped: {error}")
         return EXIT_FAULT
     except EngineFailed as error:
-        complain("".join(traceback.format_exception(error.__cause__)).rstrip())
-        complain(f"stopped: {error}; what was saved before stands")
+        print_error("".join(traceback.format_exception(error.__cause__)).rstrip())
+        print_error(f"stopped: {error}; what was saved before stands")
         return EXIT_FAULT
     except OSError as error:
-        complain(f"stopped: {error}; what was saved before stands")
+        print_error(f"stopped: {error}; what was saved before stands")
         return EXIT_FAULT
     except KeyboardInterrupt:
         print("stopped at once; the last checkpoint stands", file=sys.stderr)
         return EXIT_FAULT
     except Exception as error:
-        words = no_memory(error)
+        words = out_of_memory_advice(error)
         if words is None:
             words = watchdog.died(error)
-            complain(traceback.format_exc().rstrip())
-        complain(f"stopped: {words}")
+            print_error(traceback.format_exc().rstrip())
+        print_error(f"stopped: {words}")
         return EXIT_FAULT
 
 
-def complain(words: str) -> None:
+def print_error(words: str) -> None:
     """Say on standard error what went wrong, without the secrets that foreign errors may repeat."""
     print(redacted(words), file=sys.stderr)
 

@@ -17,16 +17,14 @@ tokens of a batch laid end to end, ``P`` packed token positions (prompts and com
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping
 
-import torch
 from torch import Tensor
 
-from grpo.model.shared_prefix import SharedPlan
 from rewards import Score
 
 FINISHES = ("stop", "length", "context", "cancelled", "error")
-BOOKS = ("cancelled", "faulted", "truncated_masked", "flat", "correction_masked", "trained")
+OUTCOMES = ("cancelled", "faulted", "truncated_masked", "flat", "correction_masked", "trained")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +108,7 @@ class Row:
     advantage: float | Tensor
     mask: bool
     forwarded: bool
-    book: str
+    outcome: str
     fresh_from: int = 0
 
     @property
@@ -143,44 +141,6 @@ class Update:
     denominators: Denominators
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AttentionBucket:
-    """Attention rows of similar length, computed as one rectangle.
-
-    ``gather_RL`` [R, L] indexes packed tokens; places past a row's end repeat its first token, come after
-    every query that is read back, and are never read back themselves. ``take`` lists the flat places of the
-    rectangle whose outputs are kept.
-    """
-
-    gather_RL: Tensor
-    take: Tensor
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PackedRows:
-    """Rows laid end to end without padding; the prompt of a group stands once before its completions.
-
-    ``token_P`` and ``position_P`` are the packed tokens and their positions. Each attention row reads a
-    prompt and one completion causally, through ``buckets``; ``place_P`` names, for each packed token, its
-    output among those the buckets keep, end to end. ``source_T`` is, for each completion token, the packed
-    position whose hidden state predicts it, ``target_T`` the token itself. ``shared`` is the same attention
-    without copies of the prompts, where the device has it.
-    """
-
-    token_P: Tensor
-    position_P: Tensor
-    buckets: tuple[AttentionBucket, ...]
-    place_P: Tensor
-    source_T: Tensor
-    target_T: Tensor
-    rows: tuple[Row, ...]
-    shared: SharedPlan | None = None
-
-    @property
-    def num_tokens(self) -> int:
-        return int(self.token_P.numel())
-
-
 @dataclass(frozen=True, slots=True)
 class Batch:
     """All rows of a step, divided into the updates that will be made from them."""
@@ -188,12 +148,3 @@ class Batch:
     rows: tuple[Row, ...]
     updates: tuple[Update, ...]
     ledger: Mapping[str, int] = field(default_factory=dict)
-
-
-def stack_logps(rows: Sequence[Row], device: torch.device | str = "cpu") -> Tensor:
-    """The sampler's log-probs of `rows` end to end: ``sampled_logp_T``, fp32."""
-    return (
-        torch.cat([row.sampled_logps for row in rows]).to(device)
-        if rows
-        else torch.zeros(0, device=device)
-    )

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
-from rewards import RewardSpec, Sample, Score, load, missing_columns
+from rewards.conventions import TRUTH_COLUMNS
 from rewards.sandbox import SandboxOptions
 from rewards.score import OneLineParser, add_sandbox_options, sandbox_options
-from rewards.service.conventions import TRUTH_COLUMNS
 from rewards.service.service import RewardService
+from rewards.table import load, missing_columns
+from rewards.types import RewardSpec, Sample, Score
 
 __all__ = ["Failure", "check", "main", "perturbed"]
 
@@ -62,7 +63,7 @@ def check(
     workers: int | None = None,
     sandbox: SandboxOptions | None = None,
 ) -> list[Failure]:
-    """Judge every row's gold, empty and perturbed completion; return those that did not score what they must.
+    """Scorer every row's gold, empty and perturbed completion; return those that did not score what they must.
 
     ``completions`` gives a row's completion with the gold answer and with a wrong one.
     """

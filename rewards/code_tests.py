@@ -10,13 +10,13 @@ import asyncio
 from dataclasses import replace
 from typing import Any, Mapping
 
-from rewards import Score
 from rewards.programs.comparison import COMPARISONS
 from rewards.programs.extraction import extract_program
 from rewards.programs.formats import BadTests, TestData, read_tests
 from rewards.programs.protocols import Outcome, Rules, TestsFailed, run_tests
 from rewards.sandbox import Limits, Program, SandboxFault, SandboxOptions, open_sandbox
 from rewards.sandbox.languages import available, language_of
+from rewards.types import Score
 
 __all__ = ["SCORES", "code_tests"]
 

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from rewards import Score
 from rewards.mathematics.equality import equal
 from rewards.mathematics.extraction import Extracted, bare_answer, extract
+from rewards.types import Score
 
 __all__ = ["extracted_answer", "math_answer", "pairs"]
 

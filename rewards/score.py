@@ -20,10 +20,11 @@ import threading
 from dataclasses import dataclass, field
 from typing import IO, Any, Iterable, Iterator, NoReturn, Sequence
 
-from rewards import RewardSpec, Sample, Score, load
+from rewards.conventions import convention_of, fault
 from rewards.sandbox import ENGINES, LEVELS, SandboxOptions
-from rewards.service.conventions import convention_of, fault
 from rewards.service.service import Judged, RewardService, Ticket
+from rewards.table import load
+from rewards.types import RewardSpec, Sample, Score
 
 __all__ = ["main"]
 

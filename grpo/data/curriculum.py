@@ -84,10 +84,10 @@ class Curriculum:
                 rate.last, rate.epoch = sum(passes) / len(passes), self.stream.epoch
 
     def choose(self, groups: Sequence[ScoredGroup], wanted: int) -> tuple[dict[int, str], int]:
-        """(groups that are not trained with the book they go to, how many groups are still missing).
+        """(groups that are not trained with the outcome they go to, how many groups are still missing).
 
         The first `wanted` groups that spread are trained, in the order they were drawn; further ones were
-        sampled in vain and are booked as cancelled.
+        sampled in vain and are counted as cancelled.
         """
         if self.flat == "keep":
             return {}, 0

@@ -19,28 +19,34 @@ import torch
 from torch import Tensor
 
 from grpo.distributed.process_group import Ranks
-from grpo.kernels.log_prob import Gradients, sweep
+from grpo.kernels.log_prob import Gradients, fused_log_prob
 from grpo.kernels.log_prob.spec import chunk_spans
 from grpo.learner import drift
+from grpo.learner.batch import without
 from grpo.learner.diagnosis import arbitrate, suspects
 from grpo.learner.drift import Drift
 from grpo.learner.optimizer import Optimizer
-from grpo.model.packing import micro_batches, pack, upload, without
+from grpo.model.packing import PackedRows, micro_batches, pack, upload
 from grpo.model.policy import Policy, TokenStats
 from grpo.monitor import watchdog
 from grpo.monitor.gates import DRIFT_GATES, Gates, GateStop
 from grpo.objective import correction
 from grpo.objective.entropy import EntropyBonus
-from grpo.objective.objective import Evaluated, Objective, Terms, spans_row
+from grpo.objective.objective import (
+    Objective,
+    TokenInputs,
+    TokenLosses,
+    couples_tokens_of_a_completion,
+)
 from grpo.objective.policy_loss import (
-    POLICIES,
+    POLICY_LOSSES,
     REWARD_KLS,
     Tokens,
+    needs_whole_update,
     select_top_entropy,
-    spans_update,
 )
 from grpo.recipe import LossSection
-from grpo.types import Batch, PackedRows, Row, Update
+from grpo.types import Batch, Row, Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,7 @@ TOPS = ("ratio", "drift", "drift_row", "raw")
 
 
 @dataclass(slots=True, eq=False)
-class Tally:
+class UpdateSums:
     """Sums and largest values over the micro-batches of an update, and what is known of each row.
 
     Of a row: how many tokens teach, how many log-probs are not finite, the mean drift of those that are. All stays
@@ -133,7 +139,7 @@ class Tally:
         for name, value in values.items():
             self.tops[name] = torch.maximum(self.tops[name], value.double().max())
 
-    def read(self, ranks: Ranks, norm: Tensor) -> Read:
+    def read(self, ranks: Ranks, norm: Tensor) -> UpdateReadback:
         """Everything as numbers, over all ranks but for the rows, which are this rank's."""
         sums = torch.cat([torch.stack(list(self.sums.values())), self.drift])
         tops = torch.stack(list(self.tops.values()))
@@ -146,7 +152,7 @@ class Tally:
         moments, counts = at + len(SUMS), at + len(SUMS) + len(drift.MOMENTS)
         end = counts + drift.NUM_BINS
         rows = {row: tuple(found[end + 3 * i : end + 3 * i + 3]) for i, row in enumerate(self.rows)}
-        return Read(
+        return UpdateReadback(
             dict(zip(SUMS, found[at:])),
             dict(zip(TOPS, found[1:])),
             found[0],
@@ -159,7 +165,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class UpdateReadback:
     """An update's numbers on the host.
 
     ``reached`` are the rows of which some token teaches, ``bad`` those with a log-prob that is not finite, ``far``
@@ -177,7 +183,7 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Survey:
+class UpdateSelection:
     """What was decided over a whole update before its first backward, by row index."""
 
     flag: Mapping[int, Tensor] = field(default_factory=dict)
@@ -264,14 +270,16 @@ class Learner:
             if not rows:
                 return UpdateStats(made=False, masked=len(out))
             self.bonus.restore(bonus)
-            survey = self._survey(rows, kept) if spans_update(self.loss) else Survey()
-            entropy_weight = self.bonus.coefficient(survey.entropy)
-            tally = Tally(self.policy.device)
+            selection = (
+                self._selection(rows, kept) if needs_whole_update(self.loss) else UpdateSelection()
+            )
+            entropy_weight = self.bonus.coefficient(selection.entropy)
+            sums = UpdateSums(self.policy.device)
             for chunk in self._mine(rows):
                 self._forward_backward(
-                    pack(chunk, self.policy.device), kept, survey, entropy_weight, tally
+                    pack(chunk, self.policy.device), kept, selection, entropy_weight, sums
                 )
-            found = self._finish(tally, entropy_weight, fresh, rows)
+            found = self._finish(sums, entropy_weight, fresh, rows)
             if isinstance(found, UpdateStats):
                 self._masked |= out
                 return replace(found, masked=len(out))
@@ -288,7 +296,7 @@ class Learner:
         return self._masked
 
     @torch.no_grad()
-    def _survey(self, rows: Sequence[Row], update: Update) -> Survey:
+    def _selection(self, rows: Sequence[Row], update: Update) -> UpdateSelection:
         """Select over the tokens of all ranks, in the order of their rows, before anything is learnt."""
         found: list[tuple[int, Tensor, Tensor, Tensor]] = []
         for chunk in self._mine(rows):
@@ -311,7 +319,10 @@ class Learner:
         logp_T, entropy_T, _ = (
             torch.cat([seen[row.index][i] for row in ordered]) for i in range(3)
         )
-        rule, old = POLICIES[self.loss.policy], {index: parts[2] for index, parts in seen.items()}
+        rule, old = (
+            POLICY_LOSSES[self.loss.policy],
+            {index: parts[2] for index, parts in seen.items()},
+        )
         flag_T = (
             rule.select(
                 self.objective.terms(
@@ -328,7 +339,7 @@ class Learner:
             if self.loss.top_entropy < 1
             else None
         )
-        return Survey(
+        return UpdateSelection(
             *({} if part is None else _by_row(ordered, part) for part in (flag_T, keep_T)),
             entropy=float(entropy_T.double().mean()),
         )
@@ -337,9 +348,9 @@ class Learner:
         self,
         packed: PackedRows,
         update: Update,
-        survey: Survey,
+        selection: UpdateSelection,
         entropy_weight: float,
-        tally: Tally,
+        sums: UpdateSums,
     ) -> None:
         terms = self.objective.terms(
             packed,
@@ -347,8 +358,8 @@ class Learner:
             self._old,
             self._reference_logp(packed),
             self._teacher_logp(packed),
-            survey.keep,
-            survey.flag,
+            selection.keep,
+            selection.flag,
             self.policy.statistics_dtype,
         )
         rate = entropy_weight / update.denominators.num_tokens
@@ -358,19 +369,19 @@ class Learner:
             self._keep_old(packed, stats.logp_T)
         with torch.no_grad():
             found = self.objective(terms, stats.logp_T)
-            tally.add(loss=found.loss - rate * stats.entropy_T.sum())
-            self._add_up(packed, stats, terms, found, tally)
+            sums.add(loss=found.loss - rate * stats.entropy_T.sum())
+            self._add_up(packed, stats, terms, found, sums)
 
-    def _fits_one_pass(self, terms: Terms, rate: float) -> bool:
+    def _fits_one_pass(self, terms: TokenInputs, rate: float) -> bool:
         """Whether a chunk of the head knows its tokens' coefficients, and that saves a product."""
         head = self.policy.head
         if head is None or not (head.linear.weight.requires_grad or rate):
             return False
-        return not spans_row(self.loss) or bool(
+        return not couples_tokens_of_a_completion(self.loss) or bool(
             chunk_spans(head.at(self.temperature), terms.lengths)
         )
 
-    def _in_one_pass(self, packed: PackedRows, terms: Terms, rate: float) -> TokenStats:
+    def _in_one_pass(self, packed: PackedRows, terms: TokenInputs, rate: float) -> TokenStats:
         """Each chunk of the head's logits serves log-prob, coefficient and gradient."""
         head, scale = self.policy.head, self.optimizer.loss_scale.value
 
@@ -389,19 +400,19 @@ class Learner:
                 )
             )
         hidden_TD = self.policy.hidden(packed)
-        swept = sweep(
+        swept = fused_log_prob(
             hidden_TD.detach(),
             head.at(self.temperature),
             packed.target_T,
             coefficients,
             gradients,
-            lengths=terms.lengths if spans_row(self.loss) else None,
+            lengths=terms.lengths if couples_tokens_of_a_completion(self.loss) else None,
         )
         if hidden_TD.requires_grad:
             hidden_TD.backward(swept.hidden_TD)
         return TokenStats(swept.logp_T, swept.entropy_T)
 
-    def _after_the_whole(self, packed: PackedRows, terms: Terms, rate: float) -> TokenStats:
+    def _after_the_whole(self, packed: PackedRows, terms: TokenInputs, rate: float) -> TokenStats:
         """All log-probs of the micro-batch first, then their coefficients, then back."""
         stats = self.policy.token_stats(packed, self.temperature, entropy_gradient=rate > 0)
         loss = self.objective(terms, stats.logp_T).loss
@@ -426,13 +437,18 @@ class Learner:
         )
 
     def _add_up(
-        self, packed: PackedRows, stats: TokenStats, terms: Terms, found: Evaluated, tally: Tally
+        self,
+        packed: PackedRows,
+        stats: TokenStats,
+        terms: TokenInputs,
+        found: TokenLosses,
+        sums: UpdateSums,
     ) -> None:
         tokens, weights, weight_T = found.tokens, found.weights, found.weight_T
-        far_T = self._add_drift(packed, tokens, stats.entropy_T, tally)
+        far_T = self._add_drift(packed, tokens, stats.entropy_T, sums)
         mass_T = terms.share_T * tokens.advantage_T.abs()
         ones_T, dropped_T, unit_T = torch.ones_like(mass_T), weight_T == 0, weights.unit_T
-        tally.add(
+        sums.add(
             clipped=self.objective.rule.limits(tokens, self.loss),
             entropy=stats.entropy_T,
             tokens=ones_T,
@@ -447,24 +463,26 @@ class Learner:
             kept_mass=mass_T * weight_T,
             bad=~stats.logp_T.isfinite(),
         )
-        tally.top(ratio=tokens.ratio_T, drift=far_T, raw=weights.raw_T)
+        sums.top(ratio=tokens.ratio_T, drift=far_T, raw=weights.raw_T)
         self._add_rows(
             packed,
             torch.stack([~dropped_T, ~stats.logp_T.isfinite(), far_T, ones_T], 1).double(),
-            tally,
+            sums,
             tokens.row_T,
         )
 
-    def _add_rows(self, packed: PackedRows, known_T4: Tensor, tally: Tally, row_T: Tensor) -> None:
+    def _add_rows(
+        self, packed: PackedRows, known_T4: Tensor, sums: UpdateSums, row_T: Tensor
+    ) -> None:
         """Of each row: how many tokens teach, how many log-probs are not finite, and the mean drift."""
-        tally.rows += [row.index for row in packed.rows]
+        sums.rows += [row.index for row in packed.rows]
         sums_R4 = known_T4.new_zeros((len(packed.rows), 4)).index_add(0, row_T, known_T4)
         far_R1 = sums_R4[:, 2:3] / sums_R4[:, 3:]
-        tally.top(drift_row=far_R1)
-        tally.of_rows.append(torch.cat([sums_R4[:, :2], far_R1], 1))
+        sums.top(drift_row=far_R1)
+        sums.of_rows.append(torch.cat([sums_R4[:, :2], far_R1], 1))
 
     def _add_drift(
-        self, packed: PackedRows, tokens: Tokens, entropy_T: Tensor, tally: Tally
+        self, packed: PackedRows, tokens: Tokens, entropy_T: Tensor, sums: UpdateSums
     ) -> Tensor:
         """abs(sampled_logp - old_logp) of each token, 0 where it cannot be known; the sums are added up."""
         fresh_T = None
@@ -475,17 +493,17 @@ class Learner:
             )
         far_T, counts = drift.distances(tokens.sampled_logp_T, tokens.old_logp_T, fresh_T)
         moments = drift.moments(tokens.sampled_logp_T, tokens.old_logp_T, entropy_T, fresh_T)
-        tally.drift += torch.cat([moments, counts])
+        sums.drift += torch.cat([moments, counts])
         return far_T
 
     def _finish(
-        self, tally: Tally, entropy_weight: float, fresh: bool, rows: Sequence[Row]
+        self, sums: UpdateSums, entropy_weight: float, fresh: bool, rows: Sequence[Row]
     ) -> UpdateStats | set[int]:
         """The optimizer step; or the rows without which the update is to be made again, none of them where a scaled
         loss overflowed and its scale was lowered."""
         self.optimizer.unscale()
         self.ranks.sum(self.optimizer.gradients())
-        read = tally.read(self.ranks, self.optimizer.norm())
+        read = sums.read(self.ranks, self.optimizer.norm())
         unseen = (
             self.gates is not None and read.sums["bad"] > 0
         )  # a row whose NaN weighs 0 leaves the loss finite
@@ -511,7 +529,7 @@ class Learner:
             self.optimizer.drop_gradients()
         return stats
 
-    def _far_rows(self, read: Read, rows: Sequence[Row]) -> set[int]:
+    def _far_rows(self, read: UpdateReadback, rows: Sequence[Row]) -> set[int]:
         """The few rows whose drift is out of all proportion, as of a sampler's slot that went wrong, to be masked.
 
         Where they are many the whole update is at fault, which is for the other gates to say.
@@ -567,7 +585,7 @@ class Learner:
         dtype = str(self.policy.base.dtype).removeprefix("torch.")
         return suspects(stats.detail, found, dtype, self.policy.version > 0)
 
-    def _not_finite(self, read: Read, rows: Sequence[Row]) -> UpdateStats | set[int]:
+    def _not_finite(self, read: UpdateReadback, rows: Sequence[Row]) -> UpdateStats | set[int]:
         """What becomes of an update whose loss or gradient is not finite; the weights are not touched."""
         out = set(self.ranks.gather(sorted(read.bad)))
         if math.isfinite(read.sums["loss"]) and not out and self.optimizer.loss_scale.lower():
@@ -661,7 +679,7 @@ def _not_finite_names(optimizer: Optimizer) -> str:
 
 
 def _stats(
-    made: bool, read: Read, lr: float, entropy_weight: float, fresh: bool, taught: bool
+    made: bool, read: UpdateReadback, lr: float, entropy_weight: float, fresh: bool, taught: bool
 ) -> UpdateStats:
     sums, tops, tokens = read.sums, read.tops, read.sums["tokens"]
     detail = drift.read(read.moments, read.counts, tops["drift"]) if fresh else None

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from grpo.model.packing import PackedRows
 from grpo.model.shared_prefix import shared_attention
-from grpo.types import PackedRows
 
 NAME = "grpo"
 WINDOW_CHUNK = 1024

@@ -1,155 +1,67 @@
-"""Scored groups become a batch: rows with their advantages, updates with their denominators, packed tokens.
+"""Rows laid end to end, without padding, the prompt of a group once: what one forward reads.
 
-Nothing is padded to a rectangle and the prompt of a group is forwarded once. What a row may teach and
-where it is booked are decided here, once; the learner only forwards.
+Also the rectangles of rows of similar length in which attention is computed, and the division into micro-batches.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Sequence
 
 import torch
 from torch import Tensor
 
-from grpo.model.shared_prefix import plan
-from grpo.types import (
-    BOOKS,
-    AttentionBucket,
-    Batch,
-    Denominators,
-    PackedRows,
-    Row,
-    ScoredGroup,
-    Update,
-)
+from grpo.model.shared_prefix import SharedPlan, plan
+from grpo.types import Row
 
 BUCKET = 16
 MIN_ROWS = 8
 
 
-def make_batch(
-    groups: Sequence[ScoredGroup],
-    advantages: Sequence[Sequence[float | Tensor]],
-    *,
-    num_updates: int,
-    epochs: int,
-    max_tokens: int,
-    mask_truncated: bool,
-    flat_is_reached: bool,
-    left_out: Mapping[int, str] | None = None,
-    version: int | None = None,
-) -> Batch:
-    """The step's rows, cut into ``num_updates`` disjoint mini-batches of whole groups, ``epochs`` times over.
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionBucket:
+    """Attention rows of similar length, computed as one rectangle.
 
-    ``flat_is_reached`` says that something in the loss acts on flat groups too (KL), so that they are
-    forwarded. ``left_out`` names groups that were sampled but are in no update and no denominator, with the
-    book their completions go to. Every completion gets a row and is booked once. ``version`` is that of the
-    policy's weights; tokens which say that others sampled them are not fresh (None: all are).
+    ``gather_RL`` [R, L] indexes packed tokens; places past a row's end repeat its first token, come after
+    every query that is read back, and are never read back themselves. ``take`` lists the flat places of the
+    rectangle whose outputs are kept.
     """
-    left_out = left_out or {}
-    rows = [
-        row
-        for g, (group, values) in enumerate(zip(groups, advantages))
-        for row in _rows_of(
-            group, values, g, mask_truncated, flat_is_reached, left_out.get(g), version
-        )
-    ]
-    rows = [replace(row, index=i) for i, row in enumerate(rows)]
-    kept = [g for g in range(len(groups)) if g not in left_out]
-    bounds = [round(i * len(kept) / num_updates) for i in range(num_updates + 1)]
-    parts = [set(kept[low:high]) for low, high in zip(bounds, bounds[1:])]
-    updates = [_update([row for row in rows if row.group in part], max_tokens) for part in parts]
-    ledger = {
-        "sampled": len(rows),
-        **{book: sum(row.book == book for row in rows) for book in BOOKS},
-    }
-    return Batch(tuple(rows), tuple(updates) * epochs, ledger)
+
+    gather_RL: Tensor
+    take: Tensor
 
 
-def _rows_of(
-    group: ScoredGroup,
-    advantages: Sequence[float | Tensor],
-    index: int,
-    mask_truncated: bool,
-    flat_is_reached: bool,
-    left_out: str | None,
-    version: int | None,
-) -> Iterable[Row]:
-    flat = not any(bool(torch.as_tensor(advantage).any()) for advantage in advantages)
-    for completion, score, advantage in zip(group.completions, group.scores, advantages):
-        if completion.finish == "cancelled" or left_out == "cancelled":
-            book = "cancelled"
-        elif score.value is None:
-            book = "faulted"
-        elif mask_truncated and completion.truncated:
-            book = "truncated_masked"
-        else:
-            book = left_out or ("flat" if flat else "trained")
-        mask = book in ("flat", "trained") and left_out is None
-        logps = (
-            completion.sampled_logps
-            if completion.log_kept is None
-            else completion.sampled_logps + completion.log_kept
-        )
-        yield Row(
-            index=-1,
-            group=index,
-            prompt_ids=group.prompt.token_ids,
-            token_ids=completion.token_ids,
-            sampled_logps=logps,
-            advantage=advantage if mask else 0.0,
-            mask=mask,
-            forwarded=bool(completion.token_ids) and mask and (flat_is_reached or not flat),
-            book=book,
-            fresh_from=sum(
-                end - first for by, first, end in completion.versions if version not in (None, by)
-            ),
-        )
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedRows:
+    """Rows laid end to end without padding; the prompt of a group stands once before its completions.
 
-
-def rebooked(batch: Batch, reached: set[int], faulted: Collection[int] = ()) -> Batch:
-    """`batch` with the trained completions none of whose tokens the correction let through booked as such.
-
-    Rows in `faulted`, which no update could use, are booked as faults.
+    ``token_P`` and ``position_P`` are the packed tokens and their positions. Each attention row reads a
+    prompt and one completion causally, through ``buckets``; ``place_P`` names, for each packed token, its
+    output among those the buckets keep, end to end. ``source_T`` is, for each completion token, the packed
+    position whose hidden state predicts it, ``target_T`` the token itself. ``shared`` is the same attention
+    without copies of the prompts, where the device has it.
     """
-    rows = tuple(
-        replace(row, book="faulted" if row.index in faulted else "correction_masked")
-        if row.book == "trained" and row.forwarded and row.index not in reached
-        else row
-        for row in batch.rows
-    )
-    ledger = {
-        "sampled": len(rows),
-        **{book: sum(row.book == book for row in rows) for book in BOOKS},
-    }
-    return replace(batch, rows=rows, ledger=ledger)
+
+    token_P: Tensor
+    position_P: Tensor
+    buckets: tuple[AttentionBucket, ...]
+    place_P: Tensor
+    source_T: Tensor
+    target_T: Tensor
+    rows: tuple[Row, ...]
+    shared: SharedPlan | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.token_P.numel())
 
 
-def without(update: Update, out: Collection[int]) -> Update:
-    """`update` without the rows of these indices, which leave its denominators too."""
-    if not out:
-        return update
-    rows = [
-        replace(row, mask=False, forwarded=False) if row.index in out else row
-        for row in update.rows
-    ]
-    return _update(rows, update.denominators.max_tokens)
-
-
-def _update(rows: Sequence[Row], max_tokens: int) -> Update:
-    counted = [row for row in rows if row.mask]
-    group_tokens: dict[int, int] = {}
-    for row in counted:
-        group_tokens[row.group] = group_tokens.get(row.group, 0) + row.num_tokens
-    return Update(
-        tuple(rows),
-        Denominators(
-            len(counted),
-            sum(group_tokens.values()),
-            max_tokens,
-            {g: n for g, n in group_tokens.items() if n},
-        ),
+def stack_logps(rows: Sequence[Row], device: torch.device | str = "cpu") -> Tensor:
+    """The sampler's log-probs of `rows` end to end: ``sampled_logp_T``, fp32."""
+    return (
+        torch.cat([row.sampled_logps for row in rows]).to(device)
+        if rows
+        else torch.zeros(0, device=device)
     )
 
 

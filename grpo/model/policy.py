@@ -28,11 +28,11 @@ from grpo.kernels.log_prob.spec import aligned_rows, buffer_dtype, logits_of
 from grpo.model import attention
 from grpo.model.loading import load_model, load_tokenizer, merged, with_adapters
 from grpo.model.output_head import OutputHead, find_head
-from grpo.model.packing import pack
+from grpo.model.packing import PackedRows, pack
 from grpo.recipe import ModelSection, RecipeError
-from grpo.types import PackedRows, Row
+from grpo.types import Row
 
-EXPERT_ROWS = 12  # MKL rounds products of 5 to 7 and 9 to 11 rows in a way of their own
+MIN_ROWS_PER_EXPERT = 12  # MKL rounds products of 5 to 7 and 9 to 11 rows in a way of their own
 HASHED = 2**14  # below the number from which torch shares an operation among threads
 CHAT_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>")
 
@@ -48,7 +48,7 @@ class TokenStats:
     entropy_T: Tensor
 
 
-class KeepDouble(TorchFunctionMode):
+class Float64Mode(TorchFunctionMode):
     """Lets a float64 model compute in float64: its norms' own casts to float32 are left out.
 
     Only the proofs use float64; there a cast in the middle would hide differences below 1e-7.
@@ -94,8 +94,8 @@ class Policy:
         base = self.base
         given = base.config._attn_implementation
         self._own_attention = given if given and given != attention.NAME else "sdpa"
-        self.plain = _own_attention_needed(base)
-        if not self.plain:
+        self.unsupported_reason = _own_attention_needed(base)
+        if not self.unsupported_reason:
             base.set_attn_implementation(attention.NAME)
         for module in base.modules():
             if hasattr(module, "_apply_gate"):  # transformers' mark of every mixture of experts
@@ -107,7 +107,7 @@ class Policy:
         model.eval()
         self._checkpointed: list[nn.Module] = []
         self._precision = (
-            KeepDouble if next(model.parameters()).dtype == torch.float64 else nullcontext
+            Float64Mode if next(model.parameters()).dtype == torch.float64 else nullcontext
         )
         if gradient_checkpointing:
             base.gradient_checkpointing_enable(
@@ -151,11 +151,11 @@ class Policy:
 
     def fall_back_unless_served(self) -> None:
         """Try a few tokens through this library's attention, and leave the model its own if that does not do."""
-        from grpo.rollout.compatibility import why_not_served
+        from grpo.rollout.compatibility import unsupported_reason
 
-        reason = "" if self.plain else why_not_served(self)
+        reason = "" if self.unsupported_reason else unsupported_reason(self)
         if reason:
-            self.plain = reason
+            self.unsupported_reason = reason
             self.base.set_attn_implementation(self._own_attention)
 
     @contextmanager
@@ -165,7 +165,7 @@ class Policy:
         try:
             yield
         finally:
-            if not self.plain:
+            if not self.unsupported_reason:
                 self.base.set_attn_implementation(attention.NAME)
 
     # -- forward ------------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ class Policy:
         Tokens are [P] (packed) or [R, 1] (one a slot).
         """
         shape = (1, -1) if token_P.dim() == 1 else token_P.shape
-        if self.plain:
+        if self.unsupported_reason:
             assert isinstance(layout, attention.PackedLayout), "the engine decodes what it serves"
             return self._run_whole(self.model, token_P, layout).index_select(1, keep)[
                 ..., : self.vocab_size
@@ -217,7 +217,7 @@ class Policy:
 
     def hidden(self, packed: PackedRows) -> Tensor:
         """The hidden states [T, D] that the head takes for each completion token of `packed`, with gradient."""
-        if self.plain:
+        if self.unsupported_reason:
             whole = self._run_whole(
                 self.base.base_model, packed.token_P, attention.PackedLayout(packed)
             )
@@ -315,13 +315,13 @@ class Policy:
         )
         return self.hidden(packed), logits[0]
 
-    def describe_plain(self) -> list[str]:
+    def describe_fallback(self) -> list[str]:
         """A line where the model keeps its own attention: what that means, and why."""
         return (
             [
-                f"slower: sampled by transformers' generate, trained in whole rows, since {self.plain}"
+                f"slower: sampled by transformers' generate, trained in whole rows, since {self.unsupported_reason}"
             ]
-            if self.plain
+            if self.unsupported_reason
             else []
         )
 
@@ -440,7 +440,7 @@ def _own_attention_needed(base: PreTrainedModel) -> str:
 def _fill_experts(
     experts: nn.Module, args: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Route EXPERT_ROWS rows of zeros to each expert, with weight 0.
+    """Route MIN_ROWS_PER_EXPERT rows of zeros to each expert, with weight 0.
 
     A product of fewer rows, in whatever number, may round differently, and how many come to an expert depends on the
     neighbours.
@@ -462,7 +462,7 @@ def _drop_filling(
 
 
 def _filling(experts: nn.Module, index_TK: Tensor) -> int:
-    return -(-EXPERT_ROWS * experts.num_experts // index_TK.shape[-1])
+    return -(-MIN_ROWS_PER_EXPERT * experts.num_experts // index_TK.shape[-1])
 
 
 def longest_sequence(config: Any) -> int | None:

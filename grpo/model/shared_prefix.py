@@ -23,7 +23,7 @@ _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Own:
+class SelfSpan:
     """Stretches of packed tokens of similar length, each attending to itself: a rectangle [R, L].
 
     ``gather_RL`` indexes packed tokens, past a stretch's end its first token; ``take`` are the flat places of
@@ -43,7 +43,7 @@ class SharedPlan:
     ``longest`` is the longest row, prompt and completion together.
     """
 
-    own: tuple[Own, ...]
+    own: tuple[SelfSpan, ...]
     across: tuple[tuple[int, int, int, int], ...]
     longest: int
 
@@ -67,14 +67,14 @@ def plan(
     )
 
 
-def _own(members: Sequence[tuple[int, int]], width: int) -> Own:
+def _own(members: Sequence[tuple[int, int]], width: int) -> SelfSpan:
     column = torch.arange(width)
     start, end = (torch.tensor(part)[:, None] for part in zip(*members))
     real_RL = column < end - start
     gather_RL = torch.where(real_RL, start + column, start)
     flat = real_RL.reshape(-1)
     take = flat.nonzero()[:, 0]
-    return Own(gather_RL, take, gather_RL.reshape(-1)[take], (~flat).nonzero()[:, 0])
+    return SelfSpan(gather_RL, take, gather_RL.reshape(-1)[take], (~flat).nonzero()[:, 0])
 
 
 def shared_attention(
@@ -156,7 +156,7 @@ class _Shared(torch.autograd.Function):
         return *grads, None, None
 
 
-def _gathered(own: Own, part_PHd: Tensor) -> Tensor:
+def _gathered(own: SelfSpan, part_PHd: Tensor) -> Tensor:
     """[R, L, heads, width] of a rectangle."""
     return part_PHd.index_select(0, own.gather_RL.reshape(-1)).view(
         *own.gather_RL.shape, *part_PHd.shape[1:]
@@ -164,7 +164,7 @@ def _gathered(own: Own, part_PHd: Tensor) -> Tensor:
 
 
 def _rectangle(
-    own: Own, query_PHd: Tensor, key_PKd: Tensor, value_PKd: Tensor
+    own: SelfSpan, query_PHd: Tensor, key_PKd: Tensor, value_PKd: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values [R, heads, L, width] of a rectangle, as many heads of each."""
     repeats = query_PHd.shape[1] // key_PKd.shape[1]

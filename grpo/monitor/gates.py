@@ -587,16 +587,16 @@ class Gates:
     # -- the moments at which gates are judged ----------------------------------------------------------------
 
     def sampled(self, step: int, record: Record, why: Why = no_reason) -> bool:
-        """Judge what is known before a step's updates; whether they may be made. Raises `GateStop`."""
+        """Scorer what is known before a step's updates; whether they may be made. Raises `GateStop`."""
         self.step_number, self.before, self.levels = step, self.levels, {}
         return not self._judge("sampled", record, why)
 
     def update(self, record: Record, why: Why = no_reason) -> list[str]:
-        """Judge an update before the optimizer's step; the gates that ask to mask or to skip it. Raises `GateStop`."""
+        """Scorer an update before the optimizer's step; the gates that ask to mask or to skip it. Raises `GateStop`."""
         return self._judge("update", record, why)
 
     def step(self, record: Record) -> dict[str, Any]:
-        """Judge a step's whole record and remember it; what the gates add to it. `refuse` is to be called then."""
+        """Scorer a step's whole record and remember it; what the gates add to it. `refuse` is to be called then."""
         self._judge("step", record, no_reason, late=True)
         wanted = REMEMBERED | {self.true, *self.formal}
         kept = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, Callable, Iterator, Mapping
 
 from grpo.objective.advantage import RULES
+from grpo.recipe import Recipe
+from grpo.recipe.presets import PRESETS
 
 Text = Callable[[Any], str]
 
@@ -170,3 +172,21 @@ def _further(advantage: Any, loss: Any) -> Iterator[str]:
         yield f"groups flat by {advantage.flat_by} leave all denominators{again}"
     if advantage.retire_at:
         yield f"a prompt passed at a rate of {advantage.retire_at:g} or more so far is not sampled again"
+
+
+def describe_objective(recipe: Recipe) -> Iterator[str]:
+    """The loss as a formula, where it is from, its paper's own scale, and what we chose where the paper is silent."""
+    preset = PRESETS[recipe.loss.preset]
+    yield formula(recipe.advantage, recipe.loss, recipe.sample.max_tokens)
+    yield f"preset {recipe.loss.preset}: {preset.source}"
+    changed = [
+        f"{section}.{name} = {getattr(getattr(recipe, section), name)}"
+        for section in ("advantage", "loss")
+        for name, value in getattr(preset, section).items()
+        if getattr(getattr(recipe, section), name) != value
+    ]
+    if changed:
+        yield f"  changed by this recipe: {', '.join(changed)}"
+    yield f"  the paper's scale, not applied: {preset.paper_scale}"
+    for choice in preset.choices:
+        yield f"  our choice: {choice}"

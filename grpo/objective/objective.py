@@ -1,8 +1,8 @@
 """The loss of some packed tokens from their log-probs and entropies, and what it did to them.
 
-What a token's loss needs besides its own log-prob is put together once for a micro-batch (`Terms`) and can be cut
+What a token's loss needs besides its own log-prob is put together once for a micro-batch (`TokenInputs`) and can be cut
 into spans, so that a head which yields log-probs chunk by chunk can ask for their coefficients at once. Spans may
-cut a completion in two unless `spans_row` says that the loss has something to say about a completion as a whole.
+cut a completion in two unless `couples_tokens_of_a_completion` says that the loss has something to say about a completion as a whole.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from typing import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from grpo.model.packing import upload
+from grpo.model.packing import PackedRows, stack_logps, upload
 from grpo.objective import correction
 from grpo.objective.policy_loss import (
     AGGREGATIONS,
     KLS,
-    POLICIES,
+    POLICY_LOSSES,
     Tokens,
     distillation,
     off_policy_kept,
 )
 from grpo.recipe import LossSection
-from grpo.types import PackedRows, Row, Update, stack_logps
+from grpo.types import Row, Update
 
 
-def spans_row(loss: LossSection) -> bool:
+def couples_tokens_of_a_completion(loss: LossSection) -> bool:
     """Whether a token's loss hangs on the log-probs of its whole completion."""
     by_row = {"sequence", "geometric"} & {loss.correction, loss.correction_mask}
-    return POLICIES[loss.policy].by_row or bool(loss.off_policy_mask) or bool(by_row)
+    return POLICY_LOSSES[loss.policy].by_row or bool(loss.off_policy_mask) or bool(by_row)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Terms:
+class TokenInputs:
     """What is known of each token of a micro-batch before its log-prob is.
 
     ``share_T`` is the token's weight in the update; ``old_logp_T`` None: the detached log-prob itself. ``lengths``
@@ -51,7 +51,7 @@ class Terms:
     keep_T: Tensor | None
     flag_T: Tensor | None
 
-    def span(self, start: int, end: int) -> Terms:
+    def span(self, start: int, end: int) -> TokenInputs:
         """The terms of the tokens ``start..end``; a completion that is cut counts as its part."""
         if (start, end) == (0, len(self.share_T)):
             return self
@@ -80,7 +80,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Evaluated:
+class TokenLosses:
     """The loss of some tokens, a sum, with the parts that are reported."""
 
     loss: Tensor
@@ -97,7 +97,7 @@ class Objective:
     def __init__(self, loss: LossSection):
         self.loss, self.rule, self.weight = (
             loss,
-            POLICIES[loss.policy],
+            POLICY_LOSSES[loss.policy],
             AGGREGATIONS[loss.aggregation],
         )
 
@@ -111,7 +111,7 @@ class Objective:
         keep: Mapping[int, Tensor] = {},
         flag: Mapping[int, Tensor] = {},
         dtype: torch.dtype = torch.float32,
-    ) -> Terms:
+    ) -> TokenInputs:
         """The terms of the micro-batch `packed`; `share_R` are its rows' weights in the update."""
         device, rows = packed.token_P.device, packed.rows
         lengths = tuple(row.num_tokens for row in rows)
@@ -120,7 +120,7 @@ class Objective:
             [torch.as_tensor(row.advantage, dtype=dtype).expand(row.num_tokens) for row in rows]
         )
         old_logp_T = _joined(rows, old, device) if rows[0].index in old else None
-        return Terms(
+        return TokenInputs(
             lengths,
             upload(share_T, device),
             upload(stack_logps(rows).to(dtype), device),
@@ -136,7 +136,7 @@ class Objective:
         """Each row's weight in the update for any one of its tokens."""
         return [self.weight(row, update.denominators, self.loss.constant) for row in rows]
 
-    def __call__(self, terms: Terms, logp_T: Tensor) -> Evaluated:
+    def __call__(self, terms: TokenInputs, logp_T: Tensor) -> TokenLosses:
         """The loss of the tokens, but for an entropy bonus, which is linear."""
         tokens = terms.tokens(logp_T)
         weights = correction.weights(tokens, self.loss)
@@ -158,7 +158,7 @@ class Objective:
         if terms.teacher_logp_T is not None:
             teacher_T = distillation(tokens, terms.teacher_logp_T)
             loss_T = loss_T + self.loss.teacher_weight * teacher_T
-        return Evaluated(
+        return TokenLosses(
             _where_weighed(terms.share_T * weight_T, loss_T),
             tokens,
             weights,
@@ -167,7 +167,7 @@ class Objective:
             teacher_T,
         )
 
-    def coefficients(self, terms: Terms, logp_T: Tensor, scale: float) -> Tensor:
+    def coefficients(self, terms: TokenInputs, logp_T: Tensor, scale: float) -> Tensor:
         """scale x dL/dlogp of each token."""
         with torch.enable_grad():
             logp_T = logp_T.detach().requires_grad_()

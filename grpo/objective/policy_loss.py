@@ -401,7 +401,7 @@ class PolicyLoss:
     reads: tuple[str, ...] = ()
 
 
-POLICIES: Mapping[str, PolicyLoss] = {
+POLICY_LOSSES: Mapping[str, PolicyLoss] = {
     "clip": PolicyLoss(clip, clip_limits, reads=("dual_clip", "ratio_cap")),
     "reinforce": PolicyLoss(reinforce),
     "gspo": PolicyLoss(gspo, gspo_limits, whole=True, by_row=True),
@@ -422,17 +422,22 @@ POLICIES: Mapping[str, PolicyLoss] = {
 }
 
 
-def spans_update(loss: Any) -> bool:
+def needs_whole_update(loss: Any) -> bool:
     """Whether something in the loss is selected over all tokens of an update."""
     return (
-        POLICIES[loss.policy].select is not None or loss.top_entropy < 1 or loss.entropy_target > 0
+        POLICY_LOSSES[loss.policy].select is not None
+        or loss.top_entropy < 1
+        or loss.entropy_target > 0
     )
 
 
-def reaches_flat(loss: Any) -> bool:
+def forwards_flat_groups(loss: Any) -> bool:
     """Whether something in the loss acts on flat groups too, or counts their tokens, so that they are forwarded."""
     return bool(
-        (loss.beta and loss.kl_in == "loss") or loss.entropy or loss.teacher or spans_update(loss)
+        (loss.beta and loss.kl_in == "loss")
+        or loss.entropy
+        or loss.teacher
+        or needs_whole_update(loss)
     )
 
 

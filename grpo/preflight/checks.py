@@ -1,6 +1,6 @@
 """The mistakes that runs are begun with, each under its name: what can be told from recipe, data and tokenizer alone.
 
-Every check takes `Facts` and gives `Finding`s; none loads a model or judges a completion. `CHECKS` is their table.
+Every check takes `RunFacts` and gives `Finding`s; none loads a model or judges a completion. `CHECKS` is their table.
 What the judge and the model say is found by ``preflight``. Names, and what other trainers do: docs/preflight.md.
 """
 
@@ -19,7 +19,7 @@ from grpo.data.prompts import PromptSet
 from grpo.recipe import Recipe
 from grpo.recipe.presets import PRESETS
 from rewards import RewardSpec
-from rewards.service.conventions import TRUTH_COLUMNS
+from rewards.conventions import TRUTH_COLUMNS
 
 WRONG, WARNING, NOTE = "wrong", "warning", "note"
 SMALL_MODEL = 30e6
@@ -42,7 +42,7 @@ class Finding:
 
 
 @dataclass(slots=True)
-class Facts:
+class RunFacts:
     """What is known so far of a run; a field is None until its stage has been reached."""
 
     recipe: Recipe
@@ -81,7 +81,7 @@ def note(name: str, said: str) -> Finding:
     return Finding(NOTE, name, said)
 
 
-Check = Callable[[Facts], Iterator[Finding]]
+Check = Callable[[RunFacts], Iterator[Finding]]
 
 
 def count(number: int, noun: str) -> str:
@@ -91,7 +91,7 @@ def count(number: int, noun: str) -> str:
 # ---- the objective and the optimizer --------------------------------------------------------------------------
 
 
-def small_groups(facts: Facts) -> Iterator[Finding]:
+def small_groups(facts: RunFacts) -> Iterator[Finding]:
     size = facts.recipe.sample.group_size
     if size < 4 and facts.recipe.advantage.rule != "reinforce_pp":
         yield warning(
@@ -101,7 +101,7 @@ def small_groups(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def learning_rate(facts: Facts) -> Iterator[Finding]:
+def learning_rate(facts: RunFacts) -> Iterator[Finding]:
     lr, lora = facts.recipe.optim.lr, facts.recipe.model.lora
     if facts.num_parameters is None or facts.num_parameters < SMALL_MODEL:
         return
@@ -123,7 +123,7 @@ def learning_rate(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def temperature(facts: Facts) -> Iterator[Finding]:
+def temperature(facts: RunFacts) -> Iterator[Finding]:
     value = facts.recipe.sample.temperature
     if value < 0.5:
         yield warning(
@@ -139,7 +139,7 @@ def temperature(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def filters_without_correction(facts: Facts) -> Iterator[Finding]:
+def filters_without_correction(facts: RunFacts) -> Iterator[Finding]:
     sample, loss = facts.recipe.sample, facts.recipe.loss
     on = [
         f"{name} {value:g}"
@@ -159,7 +159,7 @@ def filters_without_correction(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def kl_that_is_off(facts: Facts) -> Iterator[Finding]:
+def kl_that_is_off(facts: RunFacts) -> Iterator[Finding]:
     loss, preset = facts.recipe.loss, PRESETS[facts.recipe.loss.preset].loss
     default = type(loss)()
     if loss.beta:
@@ -178,7 +178,7 @@ def kl_that_is_off(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def several_updates(facts: Facts) -> Iterator[Finding]:
+def several_updates(facts: RunFacts) -> Iterator[Finding]:
     optim, loss = facts.recipe.optim, facts.recipe.loss
     made = optim.updates * optim.epochs
     if made == 1:
@@ -203,7 +203,7 @@ def several_updates(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def uneven_updates(facts: Facts) -> Iterator[Finding]:
+def uneven_updates(facts: RunFacts) -> Iterator[Finding]:
     prompts, updates = facts.recipe.sample.prompts, facts.recipe.optim.updates
     if prompts % updates:
         yield note(
@@ -213,7 +213,7 @@ def uneven_updates(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def warmup(facts: Facts) -> Iterator[Finding]:
+def warmup(facts: RunFacts) -> Iterator[Finding]:
     recipe = facts.recipe
     total = recipe.steps * recipe.optim.updates * recipe.optim.epochs
     if total and recipe.optim.warmup >= total:
@@ -224,7 +224,7 @@ def warmup(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def half_precision(facts: Facts) -> Iterator[Finding]:
+def half_precision(facts: RunFacts) -> Iterator[Finding]:
     dtype = facts.recipe.model.dtype
     import torch
 
@@ -243,7 +243,7 @@ def half_precision(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def adamw_step_in_half(facts: Facts) -> Iterator[Finding]:
+def adamw_step_in_half(facts: RunFacts) -> Iterator[Finding]:
     recipe = facts.recipe
     if recipe.model.dtype in ("bfloat16", "float16") and recipe.model.lora is None:
         yield note(
@@ -253,7 +253,7 @@ def adamw_step_in_half(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def truncation_mask(facts: Facts) -> Iterator[Finding]:
+def truncation_mask(facts: RunFacts) -> Iterator[Finding]:
     recipe = facts.recipe
     if recipe.advantage.mask_truncated and recipe.sample.max_tokens <= 256:
         yield warning(
@@ -266,7 +266,7 @@ def truncation_mask(facts: Facts) -> Iterator[Finding]:
 # ---- rewards --------------------------------------------------------------------------------------------------
 
 
-def weights(facts: Facts) -> Iterator[Finding]:
+def weights(facts: RunFacts) -> Iterator[Finding]:
     by_name = {spec.name: spec.weight for spec in facts.specs}
     mine = by_name.get(facts.accurate, 0.0)
     others = {
@@ -300,7 +300,7 @@ def weights(facts: Facts) -> Iterator[Finding]:
 # ---- data -----------------------------------------------------------------------------------------------------
 
 
-def answers(facts: Facts) -> Iterator[Finding]:
+def answers(facts: RunFacts) -> Iterator[Finding]:
     """What is odd about the gold column, before anything is judged."""
     golds, column = facts.golds(), facts.gold
     if not golds:
@@ -334,7 +334,7 @@ def normalised(prompt: Any) -> str:
     return re.sub(r"\W+", " ", str(prompt)).strip().lower()
 
 
-def duplicates(facts: Facts) -> Iterator[Finding]:
+def duplicates(facts: RunFacts) -> Iterator[Finding]:
     if not facts.rows or facts.prompts is None:
         return
     trained, held = (
@@ -362,7 +362,7 @@ def duplicates(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def contradictions(facts: Facts) -> int:
+def contradictions(facts: RunFacts) -> int:
     """How many prompts have more than one gold answer."""
     answers: dict[str, set[str]] = {}
     for row, gold in zip(facts.rows or (), facts.golds()):
@@ -370,7 +370,7 @@ def contradictions(facts: Facts) -> int:
     return sum(len(found) > 1 for found in answers.values())
 
 
-def epochs(facts: Facts) -> Iterator[Finding]:
+def epochs(facts: RunFacts) -> Iterator[Finding]:
     if facts.prompts is None or not facts.prompts.train:
         return
     passes = facts.recipe.steps * facts.recipe.sample.prompts / len(facts.prompts.train)
@@ -383,7 +383,7 @@ def epochs(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def held_out(facts: Facts) -> Iterator[Finding]:
+def held_out(facts: RunFacts) -> Iterator[Finding]:
     if facts.recipe.data.held_out == 0:
         yield warning(
             "nothing-held-out",
@@ -395,7 +395,7 @@ def held_out(facts: Facts) -> Iterator[Finding]:
 # ---- tokens ---------------------------------------------------------------------------------------------------
 
 
-def prompt_lengths(facts: Facts) -> Iterator[Finding]:
+def prompt_lengths(facts: RunFacts) -> Iterator[Finding]:
     prompts = facts.prompts
     if prompts is None or not prompts.num_dropped:
         return
@@ -408,7 +408,7 @@ def prompt_lengths(facts: Facts) -> Iterator[Finding]:
     yield Finding(WRONG if prompts.num_dropped > total / 2 else WARNING, "prompts-too-long", said)
 
 
-def answer_lengths(facts: Facts) -> Iterator[Finding]:
+def answer_lengths(facts: RunFacts) -> Iterator[Finding]:
     """Worked solutions tell how long a right completion is."""
     if facts.tokenizer is None or not facts.rows:
         return
@@ -431,7 +431,7 @@ def answer_lengths(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def templates(facts: Facts) -> Iterator[Finding]:
+def templates(facts: RunFacts) -> Iterator[Finding]:
     tokenizer, template = facts.tokenizer, facts.recipe.data.template
     if tokenizer is None:
         return
@@ -461,7 +461,7 @@ def templates(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def thinking_tags(facts: Facts) -> Iterator[Finding]:
+def thinking_tags(facts: RunFacts) -> Iterator[Finding]:
     """Tags that a reward looks for must survive being written by the model."""
     wants = facts.recipe.data.template == "r1" or any(
         spec.use in THINK_REWARDS for spec in facts.specs
@@ -488,7 +488,7 @@ def thinking_tags(facts: Facts) -> Iterator[Finding]:
 # ---- where it is written --------------------------------------------------------------------------------------
 
 
-def wandb_login(facts: Facts) -> Iterator[Finding]:
+def wandb_login(facts: RunFacts) -> Iterator[Finding]:
     section = facts.recipe.log.wandb
     if section is None or section.mode != "online" or facts.environment.get("WANDB_API_KEY"):
         return
@@ -506,7 +506,7 @@ def wandb_login(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def checkpoints(facts: Facts) -> Iterator[Finding]:
+def checkpoints(facts: RunFacts) -> Iterator[Finding]:
     every, steps = facts.recipe.checkpoint.every, facts.recipe.steps
     if steps > 50 and (not every or every > steps / 2):
         yield warning(
@@ -541,7 +541,7 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def found(facts: Facts) -> Iterator[Finding]:
+def found(facts: RunFacts) -> Iterator[Finding]:
     """All that the checks find."""
     for check in CHECKS:
         yield from check(facts)

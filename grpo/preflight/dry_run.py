@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import TYPE_CHECKING, Iterator
 
-from grpo.objective.formula import formula
-from grpo.recipe import Recipe, describe_keys, to_yaml
-from grpo.recipe.presets import PRESETS
+from grpo.objective.formula import describe_objective
+from grpo.recipe import Recipe, to_yaml
+from grpo.recipe.describe import step_size
 
 if TYPE_CHECKING:
     from grpo.preflight.memory import Memory
@@ -20,50 +19,12 @@ def dry_run(recipe: Recipe) -> Iterator[str]:
     """The resolved recipe, the loss it resolved to, the size of a step, and what will be written where."""
     yield to_yaml(recipe.to_mapping()).rstrip()
     yield ""
-    yield from objective(recipe)
+    yield from describe_objective(recipe)
     yield ""
     yield from step_size(recipe)
     yield from memory(recipe)
     yield ""
     yield from files(recipe)
-
-
-def objective(recipe: Recipe) -> Iterator[str]:
-    """The loss as a formula, where it is from, its paper's own scale, and what we chose where the paper is silent."""
-    preset = PRESETS[recipe.loss.preset]
-    yield formula(recipe.advantage, recipe.loss, recipe.sample.max_tokens)
-    yield f"preset {recipe.loss.preset}: {preset.source}"
-    changed = [
-        f"{section}.{name} = {getattr(getattr(recipe, section), name)}"
-        for section in ("advantage", "loss")
-        for name, value in getattr(preset, section).items()
-        if getattr(getattr(recipe, section), name) != value
-    ]
-    if changed:
-        yield f"  changed by this recipe: {', '.join(changed)}"
-    yield f"  the paper's scale, not applied: {preset.paper_scale}"
-    for choice in preset.choices:
-        yield f"  our choice: {choice}"
-
-
-def step_size(recipe: Recipe) -> Iterator[str]:
-    sample, optim = recipe.sample, recipe.optim
-    total = sample.prompts * sample.group_size
-    made = optim.updates * optim.epochs
-    yield (
-        f"a step: {many(sample.prompts, 'prompt')} x {sample.group_size} = {many(total, 'completion')} of at most "
-        f"{many(sample.max_tokens, 'token')}, {many(made, 'update')}"
-    )
-    rounds = 1 + (recipe.advantage.refills if recipe.advantage.flat == "refill" else 0)
-    most = (
-        rounds * sample.prompts + math.ceil(sample.prompts * sample.oversample)
-    ) * sample.group_size
-    if most > total:
-        yield f"  and further prompts in place of flat groups, up to {many(most, 'completion')} sampled a step"
-    yield (
-        f"the run: {many(recipe.steps, 'step')}, {many(recipe.steps * total, 'completion')}, "
-        f"{many(recipe.steps * made, 'update')}"
-    )
 
 
 def memory(recipe: Recipe) -> Iterator[str]:
@@ -89,10 +50,6 @@ def checkpoint_bytes(recipe: Recipe, found: Memory) -> int:
     return trained + found.masters + found.moments + found.reference
 
 
-def many(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def files(recipe: Recipe) -> Iterator[str]:
     folder = recipe.folder()
     yield f"written to {folder}:"
@@ -105,22 +62,3 @@ def files(recipe: Recipe) -> Iterator[str]:
     )
     if recipe.checkpoint.background:
         yield "  each is copied in the host's memory (trained weights, optimizer) and written beside the training"
-
-
-def keys_help() -> str:
-    """Every key of the recipe with its default and docstring, one a line."""
-    lines, section = [], None
-    for name, default, help in describe_keys():
-        head = name.split(".")[0] if "." in name else ""
-        if head != section:
-            lines.append("")
-            section = head
-        lines.append(f"  {name} = {_shown(default)}")
-        lines.append(f"      {help}")
-    return "\n".join(lines)
-
-
-def _shown(default: Any) -> str:
-    if default is None or isinstance(default, bool):
-        return str(default).lower().replace("none", "null")
-    return str(default)

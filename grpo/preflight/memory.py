@@ -23,10 +23,10 @@ from grpo.kernels.log_prob.chunked import by_onednn, slices
 from grpo.kernels.log_prob.spec import Head, buffer_dtype, chunk_rows
 from grpo.learner.lean_adamw import BLOCK
 from grpo.model.loading import with_adapters
-from grpo.model.packing import micro_batches, pack
+from grpo.model.packing import PackedRows, micro_batches, pack
 from grpo.model.policy import Policy
 from grpo.recipe import LossSection, ModelSection, OptimSection
-from grpo.types import PackedRows, Row
+from grpo.types import Row
 
 GIB = 2**30
 

@@ -21,23 +21,23 @@ import transformers
 
 from grpo.data.prompts import PromptStream
 from grpo.evaluate import summarise
+from grpo.learner.batch import make_batch
 from grpo.learner.learner import Learner
 from grpo.learner.optimizer import Optimizer
 from grpo.model.loading import DTYPES
-from grpo.model.packing import make_batch
 from grpo.model.policy import Policy
 from grpo.monitor.gates import GATES
 from grpo.objective.advantage import advantages
-from grpo.objective.policy_loss import reaches_flat
+from grpo.objective.policy_loss import forwards_flat_groups
 from grpo.preflight import checks
-from grpo.preflight.checks import NOTE, WARNING, WRONG, Facts, Finding, note, warning, wrong
+from grpo.preflight.checks import NOTE, WARNING, WRONG, Finding, RunFacts, note, warning, wrong
 from grpo.preflight.memory import GIB, Memory, example_rows, predict
 from grpo.recipe import Recipe, RecipeError
 from grpo.rollout.engine import Engine
 from grpo.rollout.sampling import Sampling
 from grpo.run.console import many_hours
 from grpo.run.log import interval
-from grpo.scoring import Judge
+from grpo.scoring import Scorer
 from grpo.train import Trainer, prepare_torch
 from grpo.types import ScoredGroup
 from rewards import Sample, Score
@@ -60,7 +60,7 @@ FENCE = "```python\n{gold}\n```"
 
 
 @dataclass(frozen=True, slots=True)
-class Probed:
+class BaselineSample:
     """What a sample of base completions showed."""
 
     groups: tuple[ScoredGroup, ...]
@@ -92,7 +92,7 @@ def run(recipe: Recipe, say: Callable[[str], None]) -> bool:
 
 
 def _stages(recipe: Recipe) -> Iterator[Finding | str]:
-    facts = Facts(recipe)
+    facts = RunFacts(recipe)
     try:
         trainer = Trainer(recipe)
     except RecipeError as error:
@@ -110,7 +110,7 @@ def _stages(recipe: Recipe) -> Iterator[Finding | str]:
     yield from _model(facts, trainer, enough)
 
 
-def learn(facts: Facts, trainer: Trainer) -> None:
+def learn(facts: RunFacts, trainer: Trainer) -> None:
     """Take over what a trainer found when it was made."""
     facts.specs, facts.accurate, facts.tokenizer = (
         trainer.specs,
@@ -123,7 +123,7 @@ def learn(facts: Facts, trainer: Trainer) -> None:
     )
 
 
-def _what_loads(facts: Facts) -> Facts:
+def _what_loads(facts: RunFacts) -> RunFacts:
     """`facts` with what loads although the recipe as a whole is refused: the data set, and the rewards' weights."""
     from grpo.data.prompts import load_rows
     from grpo.scoring import reward_specs
@@ -146,7 +146,7 @@ def number_of_parameters(config: Any, trust_remote_code: bool = False) -> int:
         return sum(p.numel() for p in model.parameters())
 
 
-def _data_lines(facts: Facts) -> Iterator[str]:
+def _data_lines(facts: RunFacts) -> Iterator[str]:
     lengths = sorted(len(prompt.token_ids) for prompt in facts.prompts.train)
     yield (
         f"data     {facts.recipe.data.source}: {len(facts.prompts.train)} train, {len(facts.prompts.held_out)} held "
@@ -158,8 +158,8 @@ def _data_lines(facts: Facts) -> Iterator[str]:
 # ---- rewards on gold answers ----------------------------------------------------------------------------------
 
 
-def _gold(facts: Facts) -> Iterator[Finding | str]:
-    """Judge completions that hold the gold answer, a wrong one, and nothing."""
+def _gold(facts: RunFacts) -> Iterator[Finding | str]:
+    """Scorer completions that hold the gold answer, a wrong one, and nothing."""
     column = facts.gold
     if column is None:
         yield note(
@@ -169,7 +169,7 @@ def _gold(facts: Facts) -> Iterator[Finding | str]:
         )
     rows = _spread(facts.rows, GOLD_ROWS)
     golds = _spread(facts.golds(), GOLD_ROWS) or [None] * len(rows)
-    with Judge(facts.specs, sandbox=facts.recipe.sandbox) as judge:
+    with Scorer(facts.specs, sandbox=facts.recipe.sandbox) as judge:
         found = GoldCheck.make(judge, facts, rows, golds)
     yield from found.lines(facts)
     yield from found.findings(facts)
@@ -191,7 +191,7 @@ class GoldCheck:
 
     @staticmethod
     def make(
-        judge: Judge, facts: Facts, rows: Sequence[Mapping[str, Any]], golds: Sequence[Any]
+        judge: Scorer, facts: RunFacts, rows: Sequence[Mapping[str, Any]], golds: Sequence[Any]
     ) -> GoldCheck:
         known = [(row, str(gold)) for row, gold in zip(rows, golds) if gold is not None]
         bare = [_bare(gold, facts) for _, gold in known]
@@ -216,7 +216,7 @@ class GoldCheck:
         """What one reward said of the completions of a kind."""
         return [judged.parts[name] for judged in self.verdicts.get(kind, ())]
 
-    def lines(self, facts: Facts) -> Iterator[str]:
+    def lines(self, facts: RunFacts) -> Iterator[str]:
         for spec in facts.specs:
             parts = [
                 f"{kind} {sum(_full(score) for score in scores)}/{len(scores)}"
@@ -225,7 +225,7 @@ class GoldCheck:
             ]
             yield f"rewards  {spec.name}: full score for {', '.join(parts)}"
 
-    def findings(self, facts: Facts) -> Iterator[Finding]:
+    def findings(self, facts: RunFacts) -> Iterator[Finding]:
         for spec in facts.specs:
             yield from self._constant(spec.name, facts)
         name = facts.accurate
@@ -244,7 +244,7 @@ class GoldCheck:
                 "empty-is-paid", f"rewards.{name} gives more than 0 to an empty completion"
             )
 
-    def _of_gold(self, name: str, gold: Sequence[Score], facts: Facts) -> Iterator[Finding]:
+    def _of_gold(self, name: str, gold: Sequence[Score], facts: RunFacts) -> Iterator[Finding]:
         failed = [score for score in gold if not _full(score)]
         whole = [judged.parts[name] for judged in self.whole]
         said = next(
@@ -270,7 +270,7 @@ class GoldCheck:
                 f"than its full score, e.g.: {said[:160]}",
             )
 
-    def _constant(self, name: str, facts: Facts) -> Iterator[Finding]:
+    def _constant(self, name: str, facts: RunFacts) -> Iterator[Finding]:
         scores = [score for kind in ("gold", "wrong", "empty") for score in self.of(name, kind)]
         values = {score.value for score in scores if score.status != "fault"}
         weighted = [spec for spec in facts.specs if spec.weight]
@@ -283,7 +283,7 @@ class GoldCheck:
                 "completions alike: every group would be flat and nothing learnt",
             )
 
-    def _faults(self, facts: Facts) -> Iterator[Finding]:
+    def _faults(self, facts: RunFacts) -> Iterator[Finding]:
         for spec in facts.specs:
             kinds = ("gold", "wrong", "empty")
             scores = [score for kind in kinds for score in self.of(spec.name, kind)]
@@ -309,14 +309,14 @@ def _full(score: Score) -> bool:
     return score.value is not None and score.value >= 1
 
 
-def _bare(gold: str, facts: Facts) -> str:
+def _bare(gold: str, facts: RunFacts) -> str:
     """The answer alone, where the column holds a whole solution that ends in one."""
     from rewards.mathematics.extraction import bare_answer
 
     return gold if _runs_code(facts) else bare_answer(gold, lenient=True).text or gold
 
 
-def _runs_code(facts: Facts) -> bool:
+def _runs_code(facts: RunFacts) -> bool:
     return any(spec.name == facts.accurate and spec.use == "code_tests" for spec in facts.specs)
 
 
@@ -324,7 +324,7 @@ def _said(form: str, gold: str) -> str:
     return form.replace("{gold}", gold)
 
 
-def _judged(judge: Judge, pairs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Judged]:
+def _judged(judge: Scorer, pairs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Judged]:
     samples = [
         Sample(
             text,
@@ -339,7 +339,7 @@ def _judged(judge: Judge, pairs: Sequence[tuple[str, Mapping[str, Any]]]) -> lis
 
 
 def _best_form(
-    judge: Judge, facts: Facts, rows: Sequence[Mapping[str, Any]], golds: Sequence[str]
+    judge: Scorer, facts: RunFacts, rows: Sequence[Mapping[str, Any]], golds: Sequence[str]
 ) -> str:
     """The way of saying an answer that the accurate reward understands best, tried on some rows."""
     forms = (FENCE,) if _runs_code(facts) else FORMS
@@ -357,7 +357,7 @@ def _best_form(
 # ---- memory ---------------------------------------------------------------------------------------------------
 
 
-def _memory(facts: Facts) -> Iterator[Finding | str]:
+def _memory(facts: RunFacts) -> Iterator[Finding | str]:
     """The planner's prediction of the largest update beside what the device has free."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
@@ -384,7 +384,7 @@ def _memory(facts: Facts) -> Iterator[Finding | str]:
         )
 
 
-def largest_update(facts: Facts, device: str = "cpu") -> Memory:
+def largest_update(facts: RunFacts, device: str = "cpu") -> Memory:
     """The memory of the recipe's update, were its prompts the longest and its completions of full length."""
     recipe, longest = facts.recipe, max(len(prompt.token_ids) for prompt in facts.prompts.train)
     made = math.ceil(recipe.sample.prompts / recipe.optim.updates)
@@ -401,7 +401,7 @@ def largest_update(facts: Facts, device: str = "cpu") -> Memory:
     )
 
 
-def sampler_bytes(facts: Facts, prompt_tokens: int) -> int:
+def sampler_bytes(facts: RunFacts, prompt_tokens: int) -> int:
     """Keys and values of the completions decoded at a time, their prompts once a group."""
     config, sample = facts.config.get_text_config(), facts.recipe.sample
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -415,7 +415,7 @@ def sampler_bytes(facts: Facts, prompt_tokens: int) -> int:
 # ---- the model, a sample, an update ---------------------------------------------------------------------------
 
 
-def _model(facts: Facts, trainer: Trainer, enough_memory: bool) -> Iterator[Finding | str]:
+def _model(facts: RunFacts, trainer: Trainer, enough_memory: bool) -> Iterator[Finding | str]:
     recipe = facts.recipe
     if not enough_memory:
         yield "sample   left out: the model would not fit"
@@ -431,22 +431,22 @@ def _model(facts: Facts, trainer: Trainer, enough_memory: bool) -> Iterator[Find
         return
     yield from _served(policy)
     yield from _ends(facts, policy)
-    probed = probe(facts, trainer, policy)
-    yield from _probed_lines(facts, probed)
-    yield from advice(recipe, probed)
-    yield from _cost(facts, probed)
+    baseline = probe(facts, trainer, policy)
+    yield from _baseline_lines(facts, baseline)
+    yield from advice(recipe, baseline)
+    yield from _cost(facts, baseline)
 
 
 def _served(policy: Policy) -> Iterator[Finding]:
-    if policy.plain:
+    if policy.unsupported_reason:
         yield warning(
             "not-served",
-            f"{policy.plain}: it is sampled by transformers' generate and trained in whole rows, "
+            f"{policy.unsupported_reason}: it is sampled by transformers' generate and trained in whole rows, "
             "which is slower",
         )
 
 
-def _ends(facts: Facts, policy: Policy) -> Iterator[Finding]:
+def _ends(facts: RunFacts, policy: Policy) -> Iterator[Finding]:
     """Whether what ends a turn in the chat template is among the tokens that end a completion."""
     if facts.recipe.data.template != "chat":
         return
@@ -468,7 +468,7 @@ def _ends(facts: Facts, policy: Policy) -> Iterator[Finding]:
         )
 
 
-def probe(facts: Facts, trainer: Trainer, policy: Policy) -> Probed:
+def probe(facts: RunFacts, trainer: Trainer, policy: Policy) -> BaselineSample:
     """Sample some groups as the first step would, judge them, and make one update on a policy that is thrown away."""
     recipe, sample = facts.recipe, facts.recipe.sample
     size = min(sample.group_size, SAMPLED)
@@ -482,7 +482,7 @@ def probe(facts: Facts, trainer: Trainer, policy: Policy) -> Probed:
         kv_memory_gib=sample.kv_memory_gib,
         deterministic=recipe.deterministic,
     )
-    with Judge(facts.specs, sandbox=recipe.sandbox) as judge:
+    with Scorer(facts.specs, sandbox=recipe.sandbox) as judge:
         begun = time.perf_counter()
         pending = [
             (place, judge.submit(group))
@@ -499,7 +499,7 @@ def probe(facts: Facts, trainer: Trainer, policy: Policy) -> Probed:
         judged = time.perf_counter()
     found = summarise(groups, facts.accurate, 0, 0.0)
     flat = sum(group.flat for group in groups) / len(groups)
-    return Probed(
+    return BaselineSample(
         groups,
         found.accuracy,
         found.truncated,
@@ -512,7 +512,7 @@ def probe(facts: Facts, trainer: Trainer, policy: Policy) -> Probed:
 
 
 def _update_seconds(
-    facts: Facts, trainer: Trainer, policy: Policy, groups: Sequence[ScoredGroup]
+    facts: RunFacts, trainer: Trainer, policy: Policy, groups: Sequence[ScoredGroup]
 ) -> float | None:
     """The time of one update on `groups`; where all of them are flat, on made-up advantages. The policy is spoilt."""
     recipe = facts.recipe
@@ -525,7 +525,7 @@ def _update_seconds(
     values = advantages(
         groups, recipe.advantage, {spec.name: spec.weight for spec in facts.specs}, None, {}
     )
-    batch = make_batch(groups, values, flat_is_reached=reaches_flat(recipe.loss), **options)
+    batch = make_batch(groups, values, flat_is_reached=forwards_flat_groups(recipe.loss), **options)
     if not any(row.forwarded for row in batch.updates[0].rows):
         made_up = [
             [1.0 if i % 2 else -1.0 for i in range(len(group.completions))] for group in groups
@@ -549,20 +549,20 @@ def _update_seconds(
     return seconds
 
 
-def _probed_lines(facts: Facts, probed: Probed) -> Iterator[str]:
-    number = sum(len(group.completions) for group in probed.groups)
-    found = summarise(probed.groups, facts.accurate, 0, 0.0)
+def _baseline_lines(facts: RunFacts, baseline: BaselineSample) -> Iterator[str]:
+    number = sum(len(group.completions) for group in baseline.groups)
+    found = summarise(baseline.groups, facts.accurate, 0, 0.0)
     yield (
-        f"sample   {number} base completions of {len(probed.groups)} prompts: {interval(found.to_mapping())} pass "
-        f"rewards.{facts.accurate}, {probed.truncated:.0%} truncated, {probed.flat:.0%} of the groups flat, "
-        f"{probed.length:.0f} tokens on average"
+        f"sample   {number} base completions of {len(baseline.groups)} prompts: {interval(found.to_mapping())} pass "
+        f"rewards.{facts.accurate}, {baseline.truncated:.0%} truncated, {baseline.flat:.0%} of the groups flat, "
+        f"{baseline.length:.0f} tokens on average"
     )
 
 
-def advice(recipe: Recipe, probed: Probed) -> Iterator[Finding]:
+def advice(recipe: Recipe, baseline: BaselineSample) -> Iterator[Finding]:
     """What a sample of base completions says about the run, in plain words."""
-    number = sum(len(group.completions) for group in probed.groups)
-    scores = [score for group in probed.groups for score in group.scores]
+    number = sum(len(group.completions) for group in baseline.groups)
+    scores = [score for group in baseline.groups for score in group.scores]
     faults = [score for score in scores if score.status == "fault"]
     if len(faults) > MAX_FAULTS * number:
         yield wrong(
@@ -570,7 +570,7 @@ def advice(recipe: Recipe, probed: Probed) -> Iterator[Finding]:
             f"{len(faults)} of {number} completions could not be judged; above "
             f"{MAX_FAULTS:.0%} a step ends the run: {faults[0].detail[:160]}",
         )
-    if probed.truncated > MOST_TRUNCATED:
+    if baseline.truncated > MOST_TRUNCATED:
         masked = (
             " and, by advantage.mask_truncated, not learnt from"
             if recipe.advantage.mask_truncated
@@ -578,14 +578,14 @@ def advice(recipe: Recipe, probed: Probed) -> Iterator[Finding]:
         )
         yield warning(
             "truncated",
-            f"{probed.truncated:.0%} of the completions were cut off at {recipe.sample.max_tokens} "
+            f"{baseline.truncated:.0%} of the completions were cut off at {recipe.sample.max_tokens} "
             f"tokens{masked}: what is cut off has no answer and earns nothing; raise sample.max_tokens",
         )
-    yield from _difficulty(probed, number)
-    if probed.flat > 0.8 and TOO_HARD < probed.pass_rate < TOO_EASY:
+    yield from _difficulty(baseline, number)
+    if baseline.flat > 0.8 and TOO_HARD < baseline.pass_rate < TOO_EASY:
         yield warning(
             "mostly-flat",
-            f"{probed.flat:.0%} of the groups have no spread of reward and teach nothing; raise "
+            f"{baseline.flat:.0%} of the groups have no spread of reward and teach nothing; raise "
             "sample.group_size or sample.temperature, or set advantage.flat: refill",
         )
     values = [abs(score.value) for score in scores if score.value is not None]
@@ -597,43 +597,43 @@ def advice(recipe: Recipe, probed: Probed) -> Iterator[Finding]:
         )
 
 
-def _difficulty(probed: Probed, number: int) -> Iterator[Finding]:
-    if math.isnan(probed.pass_rate):
+def _difficulty(baseline: BaselineSample, number: int) -> Iterator[Finding]:
+    if math.isnan(baseline.pass_rate):
         return
-    if probed.pass_rate == TOO_HARD and probed.flat == 1:
+    if baseline.pass_rate == TOO_HARD and baseline.flat == 1:
         yield warning(
             "too-hard",
             f"0 % of {number} pass, and no other reward tells completions apart: too hard, nothing "
             "could be learnt; take easier prompts, a stronger model, a longer sample.max_tokens, or a reward "
             "that pays for part of the way",
         )
-    elif probed.pass_rate == TOO_HARD:
+    elif baseline.pass_rate == TOO_HARD:
         yield warning(
             "too-hard",
             f"0 % of {number} pass: too hard for now; only the other rewards teach until one does",
         )
-    elif probed.pass_rate >= TOO_EASY:
+    elif baseline.pass_rate >= TOO_EASY:
         yield warning(
             "too-easy",
-            f"{probed.pass_rate:.0%} of {number} pass: too easy, most groups will be flat; take "
+            f"{baseline.pass_rate:.0%} of {number} pass: too easy, most groups will be flat; take "
             "harder prompts, or data.pass_high below 1",
         )
 
 
-def _cost(facts: Facts, probed: Probed) -> Iterator[str]:
+def _cost(facts: RunFacts, baseline: BaselineSample) -> Iterator[str]:
     """Seconds of a step and of the run, in proportion to the sample's."""
     recipe = facts.recipe
-    number = sum(len(group.completions) for group in probed.groups)
+    number = sum(len(group.completions) for group in baseline.groups)
     times = recipe.sample.prompts * recipe.sample.group_size / number
     phases = {
-        "sampling": probed.sample_seconds * times,
-        "judging beside it": probed.judge_seconds * times,
-        "update": (probed.update_seconds or 0.0) * times * recipe.optim.epochs,
+        "sampling": baseline.sample_seconds * times,
+        "judging beside it": baseline.judge_seconds * times,
+        "update": (baseline.update_seconds or 0.0) * times * recipe.optim.epochs,
     }
     step = sum(phases.values())
     rounds = 2 + (recipe.steps // recipe.evaluate.every if recipe.evaluate.every else 0)
     held = len(facts.prompts.held_out) * recipe.evaluate.samples / number
-    evaluating = rounds * held * (probed.sample_seconds + probed.judge_seconds)
+    evaluating = rounds * held * (baseline.sample_seconds + baseline.judge_seconds)
     parts = ", ".join(f"{name} {value:.1f}" for name, value in phases.items())
     yield (
         f"cost     a step about {step:.1f} s ({parts}), "

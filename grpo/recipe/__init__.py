@@ -258,7 +258,7 @@ RULES = (
     "pass_k",
     "gdpo",
 )
-POLICIES = (
+POLICY_LOSSES = (
     "clip",
     "reinforce",
     "gspo",
@@ -285,7 +285,7 @@ AGGREGATIONS = (
     "sequence_sum",
     "token_sum",
 )
-WHOLE_POLICIES = {
+WHOLE_POLICY_LOSSES = {
     "gspo": ("sequence_mean", "sequence_sum"),
     "gmpo": ("sequence_mean",),
     "topr": AGGREGATIONS,
@@ -343,7 +343,7 @@ class LossSection:
         "clip",
         "the policy's loss: clip (PPO, GRPO, DAPO), reinforce, gspo, cispo, ...; all of them: "
         "docs/objectives.md; none leaves it out",
-        one_of(*POLICIES),
+        one_of(*POLICY_LOSSES),
     )
     epsilon_low: float = key(
         0.2,
@@ -1155,10 +1155,10 @@ def check_loss(loss: LossSection, advantage: AdvantageSection) -> None:
 
 def _refused_levels(loss: LossSection, advantage: AdvantageSection) -> Iterator[tuple[bool, str]]:
     """(whether it is so, the reason): a ratio of whole completions beside something that acts on single tokens."""
-    whole = loss.policy in WHOLE_POLICIES
-    fits = WHOLE_POLICIES.get(loss.policy, ())
+    whole = loss.policy in WHOLE_POLICY_LOSSES
+    fits = WHOLE_POLICY_LOSSES.get(loss.policy, ())
     ratio = f"loss.policy {loss.policy} has one ratio for a whole completion"
-    other = f"; or use {loss.policy}_token" if f"{loss.policy}_token" in POLICIES else ""
+    other = f"; or use {loss.policy}_token" if f"{loss.policy}_token" in POLICY_LOSSES else ""
     yield (
         whole and loss.aggregation not in fits,
         (

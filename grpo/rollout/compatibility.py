@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 
 from grpo.model.policy import Policy
-from grpo.rollout.contiguous_cache import Slots
+from grpo.rollout.contiguous_cache import ContiguousCache
 from grpo.rollout.contiguous_decoder import packed_forward
 
 NUM_TOKENS = 24
 
 
 @torch.no_grad()
-def why_not_served(policy: Policy) -> str:
+def unsupported_reason(policy: Policy) -> str:
     """Why `policy`'s model cannot be sampled by the engine; empty if it can."""
     name = type(policy.base).__name__
     ids = [(7919 * i + 13) % policy.vocab_size for i in range(1, NUM_TOKENS + 1)]
@@ -35,7 +35,7 @@ def _decoded(policy: Policy, ids: list[int]) -> torch.Tensor:
     """Logits [V] after `ids`: all but the last prefilled, the last a decoding step."""
     length, rows = len(ids) - 1, 8
     cache = packed_forward(policy, ids[:-1], [*range(length)], [([*range(length)], 0)])
-    slots = Slots(policy.device)
+    slots = ContiguousCache(policy.device)
     slots.add(["row"], "prompt", cache.prefix(0, length), length)
     slots.begin()
     token_R, position_R = (

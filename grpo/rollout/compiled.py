@@ -52,7 +52,7 @@ def check_compiler(recipe: Recipe) -> None:
         )
 
 
-class Regions:
+class CompiledBlocks:
     """The blocks of `policy`'s layers; compiled in `next_logits`, as they are everywhere else.
 
     `say` is given a line for what is left out, once.

@@ -77,7 +77,7 @@ def cut(prefix: Prefix, start: int, end: int | None = None) -> dict[int, KeyValu
 
 
 @dataclass(slots=True, eq=False)
-class Shelf:
+class WidthBucket:
     """Entries of one width: for each layer keys and values [entries, width, kv heads, head width].
 
     Room is made for an eighth more entries than are asked for, or for as many as are ``expected``, and given back
@@ -146,13 +146,13 @@ class Shelf:
                     with suppress(MemoryError, RuntimeError):
                         store[layer] = tensor[:wanted].clone()
 
-    def widened(self, width: int) -> Shelf:
+    def widened(self, width: int) -> WidthBucket:
         """The same entries on a wider shelf."""
         stores = (
             {layer: self._copied(tensor, width) for layer, tensor in store.items()}
             for store in self.stores
         )
-        return Shelf(width, self.device, *stores, self.names, self.length)
+        return WidthBucket(width, self.device, *stores, self.names, self.length)
 
     def _copied(self, tensor: Tensor, width: int) -> Tensor:
         num = len(self.names)
@@ -185,7 +185,7 @@ class Shelf:
 class _Part:
     """One product of a step: which queries meet which entries, under which mask for each window."""
 
-    shelf: Shelf
+    shelf: WidthBucket
     start: int
     end: int
     written: Tensor | None
@@ -194,7 +194,7 @@ class _Part:
     scatter: Tensor | None = None  # and back: for each row the place in the gathered queries
 
 
-class Slots(Cache):
+class ContiguousCache(Cache):
     """The rows in flight, and the layout through which their queries attend.
 
     Rows are named by any hashable; `begin` fixes the order in which a step's rows stand in the batch, with
@@ -210,8 +210,8 @@ class Slots(Cache):
         if shared is None:
             shared = NATIVE_SHARED if self.device.type == "cpu" and native.reads_fast() else SHARED
         self.shared = shared
-        self.rows: dict[int, Shelf] = {}
-        self.prompts: dict[int, Shelf] = {}
+        self.rows: dict[int, WidthBucket] = {}
+        self.prompts: dict[int, WidthBucket] = {}
         self.home: dict[Any, int] = {}  # row: width of its shelf
         self.of: dict[Any, Any] = {}  # row: the shared prompt it reads
         self.readers: dict[Any, int] = {}  # shared prompt: rows that read it
@@ -291,8 +291,8 @@ class Slots(Cache):
         self._shelf(self.rows, width).put(rows, own, length)
         self.home |= dict.fromkeys(rows, width)
 
-    def _shelf(self, shelves: dict[int, Shelf], width: int) -> Shelf:
-        return shelves.setdefault(width, Shelf(width, self.device))
+    def _shelf(self, shelves: dict[int, WidthBucket], width: int) -> WidthBucket:
+        return shelves.setdefault(width, WidthBucket(width, self.device))
 
     def drop(self, row: Any) -> None:
         """Forget a row, and its prompt if no other row reads it."""
@@ -313,7 +313,7 @@ class Slots(Cache):
                 self._tidy(self.prompts, width)
 
     @staticmethod
-    def _tidy(shelves: dict[int, Shelf], width: int) -> None:
+    def _tidy(shelves: dict[int, WidthBucket], width: int) -> None:
         if not shelves[width].names:
             del shelves[width]
 
@@ -497,7 +497,7 @@ class Slots(Cache):
         )
         return out[:, None]
 
-    def _shelves(self) -> list[Shelf]:
+    def _shelves(self) -> list[WidthBucket]:
         return [part.shelf for part in self._parts] + [
             self.prompts[width] for width in sorted(self.prompts)
         ]
@@ -618,7 +618,7 @@ def _additive(seen: Tensor) -> Tensor:
 
 def _attend(
     query: Tensor,
-    shelf: Shelf,
+    shelf: WidthBucket,
     layer: int,
     mask: Tensor,
     scaling: float,

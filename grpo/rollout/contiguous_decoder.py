@@ -1,8 +1,8 @@
-"""The drafts in flight: admission, prefill, one token a step, and what happens when memory runs out.
+"""The sequences in flight: admission, prefill, one token a step, and what happens when memory runs out.
 
 Each prompt is prefilled once for its group, packed with others. Drafts wait in a queue, take a slot, and
 leave it when they finish; every step computes what is alive, in a multiple of 8 rows or 4, and no more, so a
-completion's bits do not depend on how many others are decoded beside it. A draft that loses its slot for want
+completion's bits do not depend on how many others are decoded beside it. A sequence that loses its slot for want
 of memory is fed its own tokens again and goes on with the same bits.
 """
 
@@ -20,25 +20,24 @@ from torch import Tensor
 
 from grpo.kernels import linear
 from grpo.model.attention import PackedLayout
-from grpo.model.packing import MIN_ROWS, bucket_rows
+from grpo.model.packing import MIN_ROWS, PackedRows, bucket_rows
 from grpo.model.policy import Policy
 from grpo.rollout.contiguous_cache import (
     BLOCK,
     SHARED,
+    ContiguousCache,
     KeyValue,
     PrefixCache,
-    Slots,
     prompt_width,
     width_for,
 )
 from grpo.rollout.sampling import Sampling, sample
-from grpo.rollout.sequence import Draft, Stops, tensor_of
-from grpo.types import PackedRows
+from grpo.rollout.sequence import RolloutSequence, Stops, tensor_of
 
 PREFILL_TOKENS = 8192
 PACK_AFTER = 16  # steps; a call of fewer would not earn back what packing the weights costs
 GIB = 2**30
-SAID = (
+OOM_MESSAGES = (
     "can't allocate memory",
     "bad_alloc",
     "could not create a memory",
@@ -55,7 +54,7 @@ class EngineStats:
     """What one call of `Engine.sample` did.
 
     ``tokens`` are those of all completions, cancelled ones too, that this call sampled; ``rows_computed`` and
-    ``rows_alive`` are row-steps; ``replayed`` tokens were fed again after a draft lost its slot; ``kv_bytes`` is
+    ``rows_alive`` are row-steps; ``replayed`` tokens were fed again after a sequence lost its slot; ``kv_bytes`` is
     the most that keys and values took.
     """
 
@@ -70,8 +69,8 @@ class EngineStats:
     notes: list[str] = field(default_factory=list)
 
 
-class Decoding:
-    """Writes drafts with the policy's own modules, its `next_logits` or those given; `run` yields each as it ends."""
+class ContiguousDecoder:
+    """Writes sequences with the policy's own modules, its `next_logits` or those given; `run` yields each as it ends."""
 
     def __init__(
         self,
@@ -85,13 +84,13 @@ class Decoding:
     ):
         self.next_logits = next_logits or policy.next_logits
         self.policy, self.stats, self.max_rows, self.budget = policy, stats, max_rows, budget
-        self.slots = Slots(
+        self.slots = ContiguousCache(
             policy.device,
             shared=None if _is_read_natively(policy) else SHARED,
             token_bytes=token_bytes,
         )
-        self.queue: deque[Draft] = deque()
-        self.live: dict[Draft, None] = {}
+        self.queue: deque[RolloutSequence] = deque()
+        self.live: dict[RolloutSequence, None] = {}
         self.packed: list[torch.nn.Linear] = []
         self.prefixes: dict[
             tuple[int, ...], dict[int, KeyValue]
@@ -100,13 +99,13 @@ class Decoding:
     @torch.no_grad()
     def run(
         self,
-        drafts: Sequence[Draft],
+        sequences: Sequence[RolloutSequence],
         sampling: Sampling,
         stops: Stops,
         unwanted: Callable[[], Collection[int] | None],
-    ) -> Iterator[Draft]:
-        """Yield each draft when it has ended, or cancelled when its place is `unwanted` (None: all are)."""
-        self.queue.extend(drafts)
+    ) -> Iterator[RolloutSequence]:
+        """Yield each sequence when it has ended, or cancelled when its place is `unwanted` (None: all are)."""
+        self.queue.extend(sequences)
         try:
             yield from self._written(sampling, stops, unwanted)
         finally:
@@ -114,14 +113,14 @@ class Decoding:
 
     def _written(
         self, sampling: Sampling, stops: Stops, unwanted: Callable[[], Collection[int] | None]
-    ) -> Iterator[Draft]:
+    ) -> Iterator[RolloutSequence]:
         while self.queue or self.live:
             gone = unwanted()
-            for draft in [*self.live, *self.queue] if gone is None or gone else ():
-                if gone is None or draft.place in gone:
-                    self._leave(draft)
-                    draft.finish = "cancelled"
-                    yield draft
+            for sequence in [*self.live, *self.queue] if gone is None or gone else ():
+                if gone is None or sequence.place in gone:
+                    self._leave(sequence)
+                    sequence.finish = "cancelled"
+                    yield sequence
             self._admit()
             if self.live:
                 yield from self._spare_memory(lambda: self._step(sampling, stops)) or ()
@@ -142,57 +141,57 @@ class Decoding:
         """Who is in flight, and who waits."""
         return [f"{len(self.live)} completions alive", f"{len(self.queue)} in the queue"]
 
-    def _leave(self, draft: Draft) -> None:
-        if draft in self.live:
-            del self.live[draft]
-            self.slots.drop(draft)
+    def _leave(self, sequence: RolloutSequence) -> None:
+        if sequence in self.live:
+            del self.live[sequence]
+            self.slots.drop(sequence)
         else:
-            self.queue.remove(draft)
+            self.queue.remove(sequence)
 
     # -- admission ----------------------------------------------------------------------------------------
 
     def _admit(self) -> None:
-        """Give slots to waiting drafts while rows and memory allow; prompts are prefilled together."""
-        taken: list[Draft] = []
+        """Give slots to waiting sequences while rows and memory allow; prompts are prefilled together."""
+        taken: list[RolloutSequence] = []
         free = self.budget - self.slots.used_bytes
-        known = {draft.prompt.token_ids for draft in self.live}
+        known = {sequence.prompt.token_ids for sequence in self.live}
         while len(taken) < len(self.queue) and len(self.live) + len(taken) < self.max_rows:
-            draft = self.queue[len(taken)]
-            free -= self._cost(draft, draft.prompt.token_ids in known)
+            sequence = self.queue[len(taken)]
+            free -= self._cost(sequence, sequence.prompt.token_ids in known)
             if free < 0 and (self.live or taken):
                 break
-            known.add(draft.prompt.token_ids)
-            taken.append(draft)
+            known.add(sequence.prompt.token_ids)
+            taken.append(sequence)
         for chunk in chunks(taken):
             self._spare_memory(partial(self._start, chunk), len(chunk))
             if chunk[0] not in self.slots.home:
                 break
-            for draft in chunk:
+            for sequence in chunk:
                 self.queue.popleft()
-                self.live[draft] = None
+                self.live[sequence] = None
         if taken:
-            waiting = {draft.prompt.token_ids for draft in self.queue}
+            waiting = {sequence.prompt.token_ids for sequence in self.queue}
             self.prefixes = {ids: prefix for ids, prefix in self.prefixes.items() if ids in waiting}
         self.stats.kv_bytes = max(self.stats.kv_bytes, self.slots.used_bytes)
 
-    def _cost(self, draft: Draft, prompt_is_stored: bool) -> float:
-        """Bytes that a draft's keys and values will take for its next tokens, and its prompt's once a group."""
-        prompt, own = len(draft.prompt.token_ids), draft.given + BLOCK
+    def _cost(self, sequence: RolloutSequence, prompt_is_stored: bool) -> float:
+        """Bytes that a sequence's keys and values will take for its next tokens, and its prompt's once a group."""
+        prompt, own = len(sequence.prompt.token_ids), sequence.given + BLOCK
         if prompt <= self.slots.shared:
             return self.slots.token_bytes * width_for(prompt + own)
         return self.slots.token_bytes * (
             width_for(own) + (0 if prompt_is_stored else prompt_width(prompt))
         )
 
-    def _start(self, drafts: Sequence[Draft]) -> None:
-        """Prefill the prompts of `drafts` and what is given of their completions, and give them their slots."""
-        prompts: dict[tuple[int, ...], list[Draft]] = {}
-        for draft in drafts:
-            prompts.setdefault(draft.prompt.token_ids, []).append(draft)
+    def _start(self, sequences: Sequence[RolloutSequence]) -> None:
+        """Prefill the prompts of `sequences` and what is given of their completions, and give them their slots."""
+        prompts: dict[tuple[int, ...], list[RolloutSequence]] = {}
+        for sequence in sequences:
+            prompts.setdefault(sequence.prompt.token_ids, []).append(sequence)
         fresh = {
             ids: members
             for ids, members in prompts.items()
-            if any(draft.given for draft in members)
+            if any(sequence.given for sequence in members)
             or not (ids in self.slots.readers or ids in self.prefixes)
         }
         found, spans = prefill(self.policy, fresh, self.stats)
@@ -204,59 +203,61 @@ class Decoding:
                 self.prefixes[ids] = {
                     layer: (k.clone(), v.clone()) for layer, (k, v) in prefix.items()
                 }
-            for draft in members:
-                draft.fed = draft.given
-                if draft.given:
-                    self.slots.extend(draft, found.prefix(*spans[draft]), draft.given)
+            for sequence in members:
+                sequence.fed = sequence.given
+                if sequence.given:
+                    self.slots.extend(sequence, found.prefix(*spans[sequence]), sequence.given)
 
     # -- one step -----------------------------------------------------------------------------------------
 
-    def _step(self, sampling: Sampling, stops: Stops) -> list[Draft]:
-        """One token for every row; returns the drafts that ended with it."""
-        drafts, slots, device = self._fitting(), self.slots, self.policy.device
+    def _step(self, sampling: Sampling, stops: Stops) -> list[RolloutSequence]:
+        """One token for every row; returns the sequences that ended with it."""
+        sequences, slots, device = self._fitting(), self.slots, self.policy.device
         step = row_step(self.policy.base.dtype)
-        rows = -(-len(drafts) // step) * step
-        token_R = tensor_of([draft.next_input for draft in drafts], rows, device)
+        rows = -(-len(sequences) // step) * step
+        token_R = tensor_of([sequence.next_input for sequence in sequences], rows, device)
         position_R = tensor_of(slots.positions, rows, device)
-        logits = self.next_logits(token_R[:, None], position_R[:, None], slots)[: len(drafts)]
-        seed_R = tensor_of([draft.seed for draft in drafts], len(drafts), device)
-        drawn_R = tensor_of([draft.fed for draft in drafts], len(drafts), device)
+        logits = self.next_logits(token_R[:, None], position_R[:, None], slots)[: len(sequences)]
+        seed_R = tensor_of([sequence.seed for sequence in sequences], len(sequences), device)
+        drawn_R = tensor_of([sequence.fed for sequence in sequences], len(sequences), device)
         token_R, logp_R, log_kept_R = sample(logits, seed_R, drawn_R, sampling)
         slots.advance()
-        kept = [None] * len(drafts) if log_kept_R is None else log_kept_R.tolist()
-        for draft, token, logp, log_kept in zip(drafts, token_R.tolist(), logp_R.tolist(), kept):
-            self.stats.replayed += draft.fed < len(draft.tokens)
-            draft.take(token, logp, log_kept, stops)
+        kept = [None] * len(sequences) if log_kept_R is None else log_kept_R.tolist()
+        for sequence, token, logp, log_kept in zip(
+            sequences, token_R.tolist(), logp_R.tolist(), kept
+        ):
+            self.stats.replayed += sequence.fed < len(sequence.tokens)
+            sequence.take(token, logp, log_kept, stops)
         self.stats.steps += 1
         self.stats.rows_computed += rows
-        self.stats.rows_alive += len(drafts)
-        ended = [draft for draft in drafts if draft.finish]
-        for draft in ended:
-            self._leave(draft)
+        self.stats.rows_alive += len(sequences)
+        ended = [sequence for sequence in sequences if sequence.finish]
+        for sequence in ended:
+            self._leave(sequence)
         return ended
 
-    def _fitting(self) -> list[Draft]:
-        """The drafts of this step, in the order of their rows; where their memory outgrew the budget, fewer."""
-        drafts = self.slots.begin()
+    def _fitting(self) -> list[RolloutSequence]:
+        """The sequences of this step, in the order of their rows; where their memory outgrew the budget, fewer."""
+        sequences = self.slots.begin()
         self.stats.kv_bytes = max(self.stats.kv_bytes, self.slots.used_bytes)
-        if self.slots.used_bytes <= self.budget or len(drafts) == 1:
-            return drafts
+        if self.slots.used_bytes <= self.budget or len(sequences) == 1:
+            return sequences
         youngest = sorted(
-            self.live, key=lambda draft: (len(draft.tokens), -draft.place, -draft.index)
+            self.live, key=lambda sequence: (len(sequence.tokens), -sequence.place, -sequence.index)
         )
         while self.slots.used_bytes > self.budget and len(self.live) > 1:
             self._put_back(youngest.pop(0))
         return self.slots.begin()
 
-    def _put_back(self, draft: Draft) -> None:
-        """Take a draft's slot away; it waits first in the queue and will be fed its own tokens again."""
-        self._leave(draft)
-        draft.fed = 0
-        self.queue.appendleft(draft)
+    def _put_back(self, sequence: RolloutSequence) -> None:
+        """Take a sequence's slot away; it waits first in the queue and will be fed its own tokens again."""
+        self._leave(sequence)
+        sequence.fed = 0
+        self.queue.appendleft(sequence)
 
     def _spare_memory(
-        self, work: Callable[[], list[Draft] | None], starting: int = 0
-    ) -> list[Draft] | None:
+        self, work: Callable[[], list[RolloutSequence] | None], starting: int = 0
+    ) -> list[RolloutSequence] | None:
         """Do `work`; where memory runs out, go on with half as many rows, which lose nothing but time."""
         wanted = len(self.live) + starting
         try:
@@ -267,13 +268,13 @@ class Decoding:
         self.max_rows = max(MIN_ROWS, wanted // 2)
         for row in [row for row in self.slots.home if row not in self.live]:
             self.slots.drop(row)
-        for draft in [draft for draft in self.live if draft not in self.slots.home]:
-            self._put_back(draft)
+        for sequence in [sequence for sequence in self.live if sequence not in self.slots.home]:
+            self._put_back(sequence)
         youngest = sorted(
-            self.live, key=lambda draft: (len(draft.tokens), -draft.place, -draft.index)
+            self.live, key=lambda sequence: (len(sequence.tokens), -sequence.place, -sequence.index)
         )
-        for draft in youngest[: max(0, len(self.live) - self.max_rows)]:
-            self._put_back(draft)
+        for sequence in youngest[: max(0, len(self.live) - self.max_rows)]:
+            self._put_back(sequence)
         spare_cached_memory(self.policy.device)
         self.stats.notes.append(
             f"sample: memory ran out; going on with {self.max_rows} completions at a time (nothing "
@@ -302,7 +303,7 @@ def _is_read_natively(policy: Policy) -> bool:
 
 
 def prefill(
-    policy: Policy, prompts: Mapping[tuple[int, ...], list[Draft]], stats: EngineStats
+    policy: Policy, prompts: Mapping[tuple[int, ...], list[RolloutSequence]], stats: EngineStats
 ) -> tuple[PrefixCache, dict]:
     """Keys and values of all prompt tokens but the last, and of that and all but the last given token."""
     tokens: list[int] = []
@@ -317,12 +318,12 @@ def prefill(
         spans[ids] = (first, first + length)
         if prompt:
             rows.append((prompt, 0))
-        for draft in members:
-            if draft.given:
+        for sequence in members:
+            if sequence.given:
                 start = len(tokens)
-                tokens += [ids[-1], *draft.tokens[: draft.given - 1]]
-                positions += range(length, length + draft.given)
-                spans[draft] = (start, len(tokens))
+                tokens += [ids[-1], *sequence.tokens[: sequence.given - 1]]
+                positions += range(length, length + sequence.given)
+                spans[sequence] = (start, len(tokens))
                 rows.append(([*prompt, *range(start, len(tokens))], length))
     stats.prefill_tokens += len(tokens)
     return packed_forward(policy, tokens, positions, rows), spans
@@ -355,18 +356,18 @@ def token_bytes(policy: Policy) -> int:
     return sum(x[:, 0].numel() * x.element_size() for pair in stored for x in pair)
 
 
-def chunks(drafts: Sequence[Draft]) -> Iterator[list[Draft]]:
-    """`drafts` in order, so many at a time that about PREFILL_TOKENS are prefilled."""
-    chunk: list[Draft] = []
+def chunks(sequences: Sequence[RolloutSequence]) -> Iterator[list[RolloutSequence]]:
+    """`sequences` in order, so many at a time that about PREFILL_TOKENS are prefilled."""
+    chunk: list[RolloutSequence] = []
     prompts: set[tuple[int, ...]] = set()
     size = 0
-    for draft in drafts:
-        ids = draft.prompt.token_ids
-        cost = draft.given + (0 if ids in prompts else len(ids))
+    for sequence in sequences:
+        ids = sequence.prompt.token_ids
+        cost = sequence.given + (0 if ids in prompts else len(ids))
         if chunk and size + cost > PREFILL_TOKENS:
             yield chunk
-            chunk, prompts, size, cost = [], set(), 0, draft.given + len(ids)
-        chunk.append(draft)
+            chunk, prompts, size, cost = [], set(), 0, sequence.given + len(ids)
+        chunk.append(sequence)
         prompts.add(ids)
         size += cost
     if chunk:
@@ -376,7 +377,7 @@ def chunks(drafts: Sequence[Draft]) -> Iterator[list[Draft]]:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that memory ran out, on any device."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-        words in str(error) for words in SAID
+        words in str(error) for words in OOM_MESSAGES
     )
 
 

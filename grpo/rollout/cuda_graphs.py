@@ -1,7 +1,7 @@
-"""Decoding steps without the host: k of them between two reads, on CUDA each one a graph that is replayed.
+"""ContiguousDecoder steps without the host: k of them between two reads, on CUDA each one a graph that is replayed.
 
 A `DecodeStep` is the whole step as one function of device tensors: forward, sampler, and the books (token,
-log-prob, whether the row has ended) in rings of k steps. `Steps` runs it, eagerly or as CUDA graphs, one for
+log-prob, whether the row has ended) in rings of k steps. `GraphRunner` runs it, eagerly or as CUDA graphs, one for
 each bucket of rows and shape of the cache, captured again only when an address that it reads has moved. What
 a finished row means, and who takes its slot, is the engine's.
 """
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class StepCache(Protocol):
-    """What a step needs of the keys and values; `grpo.rollout.paged_cache.PagedGroups` has it."""
+    """What a step needs of the keys and values; `grpo.rollout.paged_cache.PagedCache` has it."""
 
     @property
     def position_R(self) -> Tensor: ...
@@ -48,7 +48,7 @@ def bucket(num_rows: int, buckets: Sequence[int] = BUCKETS) -> int:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Read:
+class HostReadback:
     """What the host reads after `steps` steps, on the CPU: rings [steps, rows], and each row's state.
 
     A row's entries count up to the step in which it ended, `steps_R` of them. ``state_R`` is RUNNING, STOPPED by a
@@ -163,7 +163,7 @@ class DecodeStep:
     def _ring(self, ring_KR: Tensor, new_R: Tensor) -> None:
         ring_KR[:, : len(new_R)].index_copy_(0, self.at, new_R[None].to(ring_KR.dtype))
 
-    def read(self, num_rows: int, steps: int) -> Read:
+    def read(self, num_rows: int, steps: int) -> HostReadback:
         """Bring the last `steps` steps to the host, and start the rings anew."""
         packed = [
             self.token_KR[:steps, :num_rows],
@@ -178,7 +178,7 @@ class DecodeStep:
         token, logp, kept, count, state = flat.split([steps, steps, steps, 1, 1])
         self.at.zero_()
         self.steps_R.zero_()
-        return Read(
+        return HostReadback(
             token.long(),
             logp.float(),
             kept.float() if self.sampling.filters else None,
@@ -204,7 +204,7 @@ class DecodeStep:
         return [x.data_ptr() for x in own] + self.cache.addresses()
 
 
-class Steps:
+class GraphRunner:
     """Runs a `DecodeStep` k times between two reads, as CUDA graphs where the device and the model allow it.
 
     `parameters` are the tensors whose addresses a graph binds besides the step's own, buffers too. A model whose
@@ -233,7 +233,7 @@ class Steps:
         self._pool: object = None
         self._bound: tuple[int, int] | None = None
 
-    def run(self, num_rows: int, steps: int) -> Read:
+    def run(self, num_rows: int, steps: int) -> HostReadback:
         """`steps` steps (at most the ring's) of the first `num_rows` rows; the cache has pages for them."""
         assert 0 < steps <= self.step.ring, "a ring holds the steps between two reads"
         done = 0 if self.eager_because else self._replay(num_rows, steps)

@@ -18,18 +18,18 @@ import torch
 from grpo.model.packing import MIN_ROWS
 from grpo.model.policy import Policy
 from grpo.monitor import watchdog
-from grpo.rollout.compiled import Regions
+from grpo.rollout.compiled import CompiledBlocks
 from grpo.rollout.contiguous_decoder import (
     GIB,
-    Decoding,
+    ContiguousDecoder,
     EngineStats,
     is_out_of_memory,
     token_bytes,
 )
-from grpo.rollout.generate import Generating
-from grpo.rollout.paged_decoder import Paging
+from grpo.rollout.generate import GenerateDecoder
+from grpo.rollout.paged_decoder import PagedDecoder
 from grpo.rollout.sampling import Sampling, completion_seed
-from grpo.rollout.sequence import Carried, Draft, Stops
+from grpo.rollout.sequence import PartialGroup, RolloutSequence, Stops
 from grpo.types import Group, Prompt
 
 
@@ -68,14 +68,14 @@ class Engine:
             keep,
         )
         self.compile = compile
-        self._regions: Regions | None = None
-        self._paging: Paging | None = None
-        self._working: Decoding | Paging | Generating | None = None
+        self._regions: CompiledBlocks | None = None
+        self._paging: PagedDecoder | None = None
+        self._working: ContiguousDecoder | PagedDecoder | GenerateDecoder | None = None
         self.paged = policy.device.type == "cuda" if paged is None else paged
         self.max_rows = max(MIN_ROWS, -(-max_rows // MIN_ROWS) * MIN_ROWS)
         self.stops = Stops(policy, stop)
         self.stats = EngineStats()
-        self.carried: list[Carried] = []
+        self.carried: list[PartialGroup] = []
         self.expected: dict[str, float] = {}
         self.weights = (-1, 0)
         self._cancelled: set[int] = set()
@@ -91,7 +91,7 @@ class Engine:
         seed: Sequence[object],
         interrupted: Callable[[], bool] = lambda: False,
         enough: int | None = None,
-        carried: Sequence[Carried] = (),
+        carried: Sequence[PartialGroup] = (),
     ) -> Iterator[tuple[int, Group]]:
         """Yield (place, group) as groups complete: places of `carried` first, then of `prompts`.
 
@@ -105,15 +105,15 @@ class Engine:
             time.perf_counter(),
             max_tokens if callable(max_tokens) else lambda *_: max_tokens,
         )
-        drafts = [
-            self._draft(place, group.prompt, i, limit, group.seeds[i])
+        sequences = [
+            self._sequence(place, group.prompt, i, limit, group.seeds[i])
             for place, group in enumerate(carried)
             for i in range(len(group.completions))
         ]
-        for draft in drafts:
-            draft.carry(carried[draft.place].completions[draft.index])
-        drafts += [
-            self._draft(
+        for sequence in sequences:
+            sequence.carry(carried[sequence.place].completions[sequence.index])
+        sequences += [
+            self._sequence(
                 len(carried) + place, prompt, i, limit, completion_seed(*seed, prompt.id, i)
             )
             for place, prompt in enumerate(prompts)
@@ -126,7 +126,9 @@ class Engine:
             state=self.describe,
             progress=lambda: (self.stats.steps, self.stats.prefill_tokens),
         ):
-            yield from self._named(self._deliver(drafts, sampling, interrupted, enough), drafts)
+            yield from self._named(
+                self._deliver(sequences, sampling, interrupted, enough), sequences
+            )
         self.stats.seconds = time.perf_counter() - started
 
     def describe(self) -> list[str]:
@@ -142,7 +144,7 @@ class Engine:
         ]
 
     def _named(
-        self, groups: Iterator[tuple[int, Group]], drafts: Sequence[Draft]
+        self, groups: Iterator[tuple[int, Group]], sequences: Sequence[RolloutSequence]
     ) -> Iterator[tuple[int, Group]]:
         """`groups`; what fails on the way is raised as an `EngineFailed` that says who, and how far it was."""
         version = self.weights[0]
@@ -157,9 +159,9 @@ class Engine:
         except Exception as error:
             if isinstance(error, EngineFailed) or is_out_of_memory(error):
                 raise
-            left = sum(not draft.finish for draft in drafts)
+            left = sum(not sequence.finish for sequence in sequences)
             raise EngineFailed(
-                f"the engine failed with {left} of {len(drafts)} completions unwritten, after "
+                f"the engine failed with {left} of {len(sequences)} completions unwritten, after "
                 f"{self.stats.steps} decoding steps: {type(error).__name__}: {error}"
             ) from error
 
@@ -172,14 +174,14 @@ class Engine:
         """Stop working on a group of the call in progress; it is delivered with what is unfinished cancelled."""
         self._cancelled.add(place)
 
-    def _draft(
+    def _sequence(
         self,
         place: int,
         prompt: Prompt,
         index: int,
         max_tokens: Callable[[Prompt, int], int],
         seed: int,
-    ) -> Draft:
+    ) -> RolloutSequence:
         length, context, most = (
             len(prompt.token_ids),
             self.policy.context,
@@ -195,21 +197,24 @@ class Engine:
                 f"sample: prompt {prompt.id} has {length} tokens, which leaves no room in the model's "
                 f"context of {context}; shorten it"
             )
-        return Draft(place, index, prompt, seed, min(most, room), room < most)
+        return RolloutSequence(place, index, prompt, seed, min(most, room), room < most)
 
     # -- groups -------------------------------------------------------------------------------------------
 
     def _deliver(
         self,
-        drafts: Sequence[Draft],
+        sequences: Sequence[RolloutSequence],
         sampling: Sampling,
         interrupted: Callable[[], bool],
         enough: int | None,
     ) -> Iterator[tuple[int, Group]]:
-        groups: dict[int, list[Draft]] = {}
-        for draft in drafts:
-            groups.setdefault(draft.place, []).append(draft)
-        left, delivered = Counter(draft.place for draft in drafts if not draft.finish), 0
+        groups: dict[int, list[RolloutSequence]] = {}
+        for sequence in sequences:
+            groups.setdefault(sequence.place, []).append(sequence)
+        left, delivered = (
+            Counter(sequence.place for sequence in sequences if not sequence.finish),
+            0,
+        )
 
         def unwanted() -> set[int] | None:
             return None if full() or interrupted() else self._cancelled
@@ -220,64 +225,69 @@ class Engine:
         for place in [place for place in groups if not left[place]]:  # carried whole
             delivered += 1
             yield place, self._group(groups.pop(place))
-        for draft in self._written(
-            [draft for draft in drafts if not draft.finish], sampling, unwanted
+        for sequence in self._written(
+            [sequence for sequence in sequences if not sequence.finish], sampling, unwanted
         ):
-            left[draft.place] -= 1
-            self.stats.tokens += len(draft.tokens) - draft.known
-            if left[draft.place]:
+            left[sequence.place] -= 1
+            self.stats.tokens += len(sequence.tokens) - sequence.known
+            if left[sequence.place]:
                 continue
-            members = groups.pop(draft.place)
+            members = groups.pop(sequence.place)
             if (
                 full()
                 and not interrupted()
-                and any(draft.finish == "cancelled" for draft in members)
+                and any(sequence.finish == "cancelled" for sequence in members)
             ):
                 self.carried.append(
-                    Carried(
+                    PartialGroup(
                         members[0].prompt,
-                        tuple(draft.seed for draft in members),
-                        tuple(draft.completion(self.policy) for draft in members),
+                        tuple(sequence.seed for sequence in members),
+                        tuple(sequence.completion(self.policy) for sequence in members),
                     )
                 )
                 continue
             delivered += 1
-            yield draft.place, self._group(members)
+            yield sequence.place, self._group(members)
 
-    def _group(self, drafts: Sequence[Draft]) -> Group:
-        if all(draft.finish != "cancelled" for draft in drafts):
-            self.expected[drafts[0].prompt.id] = sum(len(draft.tokens) for draft in drafts) / len(
-                drafts
-            )
-        return Group(drafts[0].prompt, tuple(draft.completion(self.policy) for draft in drafts))
+    def _group(self, sequences: Sequence[RolloutSequence]) -> Group:
+        if all(sequence.finish != "cancelled" for sequence in sequences):
+            self.expected[sequences[0].prompt.id] = sum(
+                len(sequence.tokens) for sequence in sequences
+            ) / len(sequences)
+        return Group(
+            sequences[0].prompt, tuple(sequence.completion(self.policy) for sequence in sequences)
+        )
 
     def _written(
-        self, drafts: Sequence[Draft], sampling: Sampling, unwanted: Callable[[], set[int] | None]
-    ) -> Iterator[Draft]:
-        """Each draft as it ends; carried ones begin first, then prompts not met before, then the longest expected."""
+        self,
+        sequences: Sequence[RolloutSequence],
+        sampling: Sampling,
+        unwanted: Callable[[], set[int] | None],
+    ) -> Iterator[RolloutSequence]:
+        """Each sequence as it ends; carried ones begin first, then prompts not met before, then the longest expected."""
         length = self.expected
         ordered = sorted(
-            drafts,
-            key=lambda draft: (
-                not draft.carried,
-                -length.get(draft.prompt.id, math.inf),
-                draft.place,
-                draft.index,
+            sequences,
+            key=lambda sequence: (
+                not sequence.carried,
+                -length.get(sequence.prompt.id, math.inf),
+                sequence.place,
+                sequence.index,
             ),
         )
         self._working = self._work()
         yield from self._working.run(ordered, sampling, self.stops, unwanted)
         self._working = None
 
-    def _work(self) -> Decoding | Paging | Generating:
-        """Who writes the drafts: pages and graphs on CUDA, shelves on a CPU, `generate` where neither can."""
-        if self.policy.plain:
+    def _work(self) -> ContiguousDecoder | PagedDecoder | GenerateDecoder:
+        """Who writes the sequences: pages and graphs on CUDA, shelves on a CPU, `generate` where neither can."""
+        if self.policy.unsupported_reason:
             if self.compile:
                 self.compile = False
                 self.stats.notes.append(
                     "sample.compile: not used, since transformers' generate samples this model"
                 )
-            return Generating(self.policy, self.stats, max_rows=self.max_rows)
+            return GenerateDecoder(self.policy, self.stats, max_rows=self.max_rows)
         self._token_bytes = self._token_bytes or token_bytes(self.policy)
         options = {
             "max_rows": self.max_rows,
@@ -285,17 +295,17 @@ class Engine:
             "token_bytes": self._token_bytes,
         }
         if self.compile:
-            self._regions = self._regions or Regions(
+            self._regions = self._regions or CompiledBlocks(
                 self.policy, lambda line: self.stats.notes.append(line)
             )
             options["next_logits"] = self._regions.next_logits
         if self.paged:
-            self._paging = self._paging or Paging(
+            self._paging = self._paging or PagedDecoder(
                 self.policy, self.stats, deterministic=self.deterministic, keep=self.keep, **options
             )
             self._paging.stats = self.stats
             return self._paging
-        return Decoding(self.policy, self.stats, **options)
+        return ContiguousDecoder(self.policy, self.stats, **options)
 
     def _budget(self) -> float:
         """Bytes that keys and values may take."""

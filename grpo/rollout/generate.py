@@ -15,11 +15,11 @@ from transformers import LogitsProcessor, StoppingCriteria
 from grpo.model.policy import Policy
 from grpo.rollout.contiguous_decoder import EngineStats
 from grpo.rollout.sampling import Sampling, sample
-from grpo.rollout.sequence import Draft, Stops, tensor_of
+from grpo.rollout.sequence import RolloutSequence, Stops, tensor_of
 
 
-class Generating:
-    """Writes drafts with `generate`, those of equal length together; `run` yields each as its batch ends."""
+class GenerateDecoder:
+    """Writes sequences with `generate`, those of equal length together; `run` yields each as its batch ends."""
 
     def __init__(self, policy: Policy, stats: EngineStats, *, max_rows: int):
         self.policy, self.stats, self.max_rows = policy, stats, max_rows
@@ -27,21 +27,21 @@ class Generating:
     @torch.no_grad()
     def run(
         self,
-        drafts: Sequence[Draft],
+        sequences: Sequence[RolloutSequence],
         sampling: Sampling,
         stops: Stops,
         unwanted: Callable[[], Collection[int] | None],
-    ) -> Iterator[Draft]:
-        """Yield each draft when it has ended, or cancelled when its place is `unwanted` (None: all are)."""
-        by_length: dict[int, list[Draft]] = {}
-        for draft in drafts:
-            by_length.setdefault(draft.length, []).append(draft)
+    ) -> Iterator[RolloutSequence]:
+        """Yield each sequence when it has ended, or cancelled when its place is `unwanted` (None: all are)."""
+        by_length: dict[int, list[RolloutSequence]] = {}
+        for sequence in sequences:
+            by_length.setdefault(sequence.length, []).append(sequence)
         for same in by_length.values():
             for start in range(0, len(same), self.max_rows):
                 batch = same[start : start + self.max_rows]
                 self._generate(batch, sampling, stops, unwanted)
-                for draft in batch:
-                    draft.finish = draft.finish or "cancelled"
+                for sequence in batch:
+                    sequence.finish = sequence.finish or "cancelled"
                 yield from batch
 
     def describe(self) -> list[str]:
@@ -50,18 +50,18 @@ class Generating:
 
     def _generate(
         self,
-        drafts: list[Draft],
+        sequences: list[RolloutSequence],
         sampling: Sampling,
         stops: Stops,
         unwanted: Callable[[], Collection[int] | None],
     ) -> None:
-        for draft in drafts:
-            draft.fed = draft.known
+        for sequence in sequences:
+            sequence.fed = sequence.known
         ids = torch.tensor(
-            [[*draft.prompt.token_ids, *draft.tokens] for draft in drafts],
+            [[*sequence.prompt.token_ids, *sequence.tokens] for sequence in sequences],
             device=self.policy.device,
         )
-        writing = _Writing(self, drafts, sampling, stops, unwanted)
+        writing = _Writing(self, sequences, sampling, stops, unwanted)
         if writing.over():
             return
         self.stats.prefill_tokens += ids.numel()
@@ -72,7 +72,7 @@ class Generating:
             use_cache=True,
             eos_token_id=None,
             pad_token_id=0,
-            max_new_tokens=max(draft.limit - len(draft.tokens) for draft in drafts),
+            max_new_tokens=max(sequence.limit - len(sequence.tokens) for sequence in sequences),
             logits_processor=[writing],
             stopping_criteria=[_Ended(writing)],
         )
@@ -83,15 +83,15 @@ class _Writing(LogitsProcessor):
 
     def __init__(
         self,
-        work: Generating,
-        drafts: list[Draft],
+        work: GenerateDecoder,
+        sequences: list[RolloutSequence],
         sampling: Sampling,
         stops: Stops,
         unwanted: Callable[[], Collection[int] | None],
     ):
-        self.work, self.drafts, self.sampling, self.stops, self.unwanted = (
+        self.work, self.sequences, self.sampling, self.stops, self.unwanted = (
             work,
-            drafts,
+            sequences,
             sampling,
             stops,
             unwanted,
@@ -99,30 +99,36 @@ class _Writing(LogitsProcessor):
         self.gone: set[int] = set()
 
     def over(self) -> bool:
-        """Whether nobody waits for any draft that has not ended."""
+        """Whether nobody waits for any sequence that has not ended."""
         gone = self.unwanted()
         if gone is None:
-            self.gone |= {draft.place for draft in self.drafts}
+            self.gone |= {sequence.place for sequence in self.sequences}
         else:
             self.gone |= set(gone)
         return not self._open()
 
-    def _open(self) -> list[Draft]:
-        return [draft for draft in self.drafts if not draft.finish and draft.place not in self.gone]
+    def _open(self) -> list[RolloutSequence]:
+        return [
+            sequence
+            for sequence in self.sequences
+            if not sequence.finish and sequence.place not in self.gone
+        ]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        drafts, policy, rows = self.drafts, self.work.policy, len(self.drafts)
+        sequences, policy, rows = self.sequences, self.work.policy, len(self.sequences)
         device = scores.device
-        seed_R = tensor_of([draft.seed for draft in drafts], rows, device)
-        drawn_R = tensor_of([draft.fed for draft in drafts], rows, device)
+        seed_R = tensor_of([sequence.seed for sequence in sequences], rows, device)
+        drawn_R = tensor_of([sequence.fed for sequence in sequences], rows, device)
         token_R, logp_R, log_kept_R = sample(
             scores[:, : policy.vocab_size], seed_R, drawn_R, self.sampling
         )
         kept = [None] * rows if log_kept_R is None else log_kept_R.tolist()
-        stats, alive = self.work.stats, {id(draft) for draft in self._open()}
-        for draft, token, logp, log_kept in zip(drafts, token_R.tolist(), logp_R.tolist(), kept):
-            if id(draft) in alive:
-                draft.take(token, logp, log_kept, self.stops)
+        stats, alive = self.work.stats, {id(sequence) for sequence in self._open()}
+        for sequence, token, logp, log_kept in zip(
+            sequences, token_R.tolist(), logp_R.tolist(), kept
+        ):
+            if id(sequence) in alive:
+                sequence.take(token, logp, log_kept, self.stops)
         stats.steps, stats.rows_computed = stats.steps + 1, stats.rows_computed + rows
         stats.rows_alive += len(alive)
         forced = torch.full_like(scores, float("-inf"))
@@ -130,7 +136,7 @@ class _Writing(LogitsProcessor):
 
 
 class _Ended(StoppingCriteria):
-    """Ends `generate` once every draft has ended or is no longer waited for."""
+    """Ends `generate` once every sequence has ended or is no longer waited for."""
 
     def __init__(self, writing: _Writing):
         self.writing = writing

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from grpo.kernels.decode_attention.dispatch import PAGE, Tables, attend, write
+from grpo.kernels.decode_attention.dispatch import PAGE, PageTables, attend, write
 
 Prefix = Mapping[int, tuple[Tensor, Tensor]]
 
@@ -37,7 +37,7 @@ class _Row:
     seen: int = 1
 
 
-class PagedGroups(Cache):
+class PagedCache(Cache):
     """Pages, page tables and lengths of up to `max_rows` rows, and the layout through which they attend.
 
     `num_rows` of them, the first, are computed; `select` and `resize` change that number. Each layer's pool,
@@ -78,7 +78,7 @@ class PagedGroups(Cache):
         self._live_R = _Table((max_rows,), self.device, empty=0)
         self._seen_R = torch.zeros(max_rows, dtype=torch.int32, device=self.device)
         self._num_blocks = 0
-        self._tables: Tables | None = None
+        self._tables: PageTables | None = None
 
     # -- prompts ------------------------------------------------------------------------------------------
 
@@ -282,12 +282,12 @@ class PagedGroups(Cache):
         """One query a row against prompt and own keys: [R, heads, 1, width] -> [R, 1, heads, width]."""
         return attend(query[:, :, 0], key, value, self.tables(), scaling, window, softcap)[:, None]
 
-    def tables(self) -> Tables:
+    def tables(self) -> PageTables:
         """The tables of the rows being computed, cut to the pages in use (see `signature`)."""
         if self._tables is None:
             assert not self._stale, "tables are brought to the device by `reserve`"
             rows, blocks, prefix, own = self.signature
-            self._tables = Tables(
+            self._tables = PageTables(
                 self._page_RN.device[:rows, :own],
                 self._seen_R[:rows],
                 self._prompt_R.device[:rows],

@@ -1,7 +1,7 @@
-"""Decoding on a CUDA device: pages of keys, k steps between two reads of the host, each step a CUDA graph.
+"""ContiguousDecoder on a CUDA device: pages of keys, k steps between two reads of the host, each step a CUDA graph.
 
-The same drafts, admission and books as ``decoding``, which serves CPUs; what differs is where a step's state
-lies. A draft that lost its pages, or is carried over, is prefilled again with what it has written; so are all
+The same sequences, admission and books as ``decoding``, which serves CPUs; what differs is where a step's state
+lies. A sequence that lost its pages, or is carried over, is prefilled again with what it has written; so are all
 when the device's memory runs out, in half as many rows and pages. It runs on a CPU too, eagerly, which is how
 it is tested where there is no GPU.
 """
@@ -24,16 +24,16 @@ from grpo.rollout.contiguous_decoder import (
     prefill,
     spare_cached_memory,
 )
-from grpo.rollout.cuda_graphs import BUCKETS, DecodeStep, Read, Steps, bucket
-from grpo.rollout.paged_cache import PAGE, PagedGroups, PoolExhausted
+from grpo.rollout.cuda_graphs import BUCKETS, DecodeStep, GraphRunner, HostReadback, bucket
+from grpo.rollout.paged_cache import PAGE, PagedCache, PoolExhausted
 from grpo.rollout.sampling import Sampling
-from grpo.rollout.sequence import Draft, Stops
+from grpo.rollout.sequence import RolloutSequence, Stops
 
 READ_EVERY = 8
 
 
-class Paging:
-    """Writes drafts on the policy's device; `run` yields each as it ends.
+class PagedDecoder:
+    """Writes sequences on the policy's device; `run` yields each as it ends.
 
     With `deterministic` every step computes `max_rows` rows, so that a completion's bits do not hang on the
     number of others; it costs what the empty rows cost. With `keep` pool and graphs outlive a run, until
@@ -63,23 +63,23 @@ class Paging:
         )
         self.page_bytes = token_bytes * PAGE
         self.most_pages = max(1, int(budget // self.page_bytes))
-        self.queue: deque[Draft] = deque()
-        self.rows: list[Draft | None] = []
+        self.queue: deque[RolloutSequence] = deque()
+        self.rows: list[RolloutSequence | None] = []
         self.stored: dict[tuple[int, ...], int] = {}
         self._laid_out: tuple[Sampling, frozenset[int]] | None = None
 
     @torch.no_grad()
     def run(
         self,
-        drafts: Sequence[Draft],
+        sequences: Sequence[RolloutSequence],
         sampling: Sampling,
         stops: Stops,
         unwanted: Callable[[], Collection[int] | None],
-    ) -> Iterator[Draft]:
-        """Yield each draft when it has ended, or cancelled when its place is `unwanted` (None: all are)."""
+    ) -> Iterator[RolloutSequence]:
+        """Yield each sequence when it has ended, or cancelled when its place is `unwanted` (None: all are)."""
         self.queue.clear()
-        self.queue.extend(drafts)
-        self._lay_out(drafts, sampling)
+        self.queue.extend(sequences)
+        self._lay_out(sequences, sampling)
         try:
             while self.queue or any(self.rows):
                 yield from self._cancelled(unwanted())
@@ -102,15 +102,15 @@ class Paging:
             self._laid_out = self.cache = self.step = self.steps = None
             self.rows, self.stored = [], {}
 
-    def _lay_out(self, drafts: Collection[Draft], sampling: Sampling) -> None:
+    def _lay_out(self, sequences: Collection[RolloutSequence], sampling: Sampling) -> None:
         """Pages for all that can be in flight, as far as the budget goes, and the step that reads them.
 
         What an earlier run left is taken over where it is large enough, so that its graphs still hold.
         """
         policy, wanted = self.policy, (sampling, policy_stops := self.policy.stop_ids)
-        longest = max(draft.limit for draft in drafts)
-        prefix = max(len(draft.prompt.token_ids) for draft in drafts) + longest
-        rows = min(self.most_rows, bucket(max(MIN_ROWS, len(drafts))))
+        longest = max(sequence.limit for sequence in sequences)
+        prefix = max(len(sequence.prompt.token_ids) for sequence in sequences) + longest
+        rows = min(self.most_rows, bucket(max(MIN_ROWS, len(sequences))))
         alone = -(-longest // PAGE) + -(-prefix // PAGE)
         if (
             self._laid_out == wanted
@@ -124,7 +124,7 @@ class Paging:
         self.release()
         self.max_rows, self.longest, self.prefix, self.rows = rows, longest, prefix, [None] * rows
         self.fewest_pages, self.num_pages = alone, max(alone, min(self.most_pages, rows * alone))
-        self.cache = PagedGroups(
+        self.cache = PagedCache(
             rows, self.num_pages, policy.device, max_prefix=prefix, max_tokens=longest
         )
         self.step = DecodeStep(
@@ -137,7 +137,7 @@ class Paging:
             vocab_size=policy.vocab_size,
             device=policy.device,
         )
-        self.steps = Steps(
+        self.steps = GraphRunner(
             self.step,
             lambda: [*policy.model.parameters(), *policy.model.buffers()],
             capture=self.capture,
@@ -149,15 +149,15 @@ class Paging:
 
     # -- who has a row ------------------------------------------------------------------------------------
 
-    def _cancelled(self, gone: Collection[int] | None) -> Iterator[Draft]:
-        for draft in [*filter(None, self.rows), *self.queue] if gone is None or gone else ():
-            if gone is None or draft.place in gone:
-                if draft in self.queue:
-                    self.queue.remove(draft)
+    def _cancelled(self, gone: Collection[int] | None) -> Iterator[RolloutSequence]:
+        for sequence in [*filter(None, self.rows), *self.queue] if gone is None or gone else ():
+            if gone is None or sequence.place in gone:
+                if sequence in self.queue:
+                    self.queue.remove(sequence)
                 else:
-                    self._free([self.rows.index(draft)])
-                draft.finish = "cancelled"
-                yield draft
+                    self._free([self.rows.index(sequence)])
+                sequence.finish = "cancelled"
+                yield sequence
 
     def _free(self, rows: Sequence[int]) -> None:
         for row in rows:
@@ -166,7 +166,7 @@ class Paging:
         self.step.end(rows)
 
     def _admit(self) -> None:
-        """Give free rows to waiting drafts while there is room for their prompts and their next tokens."""
+        """Give free rows to waiting sequences while there is room for their prompts and their next tokens."""
         if (
             self.queue
             and not any(self.rows)
@@ -176,77 +176,77 @@ class Paging:
             )
         ):
             self._release(self.stored)  # prompts that only wait must not keep out who could go on
-        free = [row for row, draft in enumerate(self.rows) if draft is None]
-        taken: list[Draft] = []
+        free = [row for row, sequence in enumerate(self.rows) if sequence is None]
+        taken: list[RolloutSequence] = []
         pages = self.cache.free_pages - self.cache.pages_wanted(self.read_every)
         prompts, known = self.cache.free_prompts, set(self.stored)
         while len(taken) < min(len(free), len(self.queue)):
-            draft = self.queue[len(taken)]
-            shares = not draft.given and draft.prompt.token_ids in known
-            pages -= -(-self.read_every // PAGE) + (0 if shares else -(-draft.length // PAGE))
+            sequence = self.queue[len(taken)]
+            shares = not sequence.given and sequence.prompt.token_ids in known
+            pages -= -(-self.read_every // PAGE) + (0 if shares else -(-sequence.length // PAGE))
             prompts -= not shares
             if (pages < 0 or prompts < 0) and (taken or any(self.rows)):
                 break
-            if not draft.given:
-                known.add(draft.prompt.token_ids)
-            taken.append(draft)
+            if not sequence.given:
+                known.add(sequence.prompt.token_ids)
+            taken.append(sequence)
         for chunk in chunks(taken):
             self._start(chunk, [free.pop(0) for _ in chunk])
             for _ in chunk:
                 self.queue.popleft()
-        waiting = {draft.prompt.token_ids for draft in self.queue}
+        waiting = {sequence.prompt.token_ids for sequence in self.queue}
         self._release(ids for ids in self.stored if ids not in waiting)
 
     def _release(self, prompts: Iterable[tuple[int, ...]]) -> None:
         for ids in list(prompts):
             self.cache.release(self.stored.pop(ids))
 
-    def _start(self, drafts: Sequence[Draft], rows: Sequence[int]) -> None:
-        """Prefill what is not stored yet, and let `drafts` begin in `rows`."""
-        prompts: dict[tuple[int, ...], list[Draft]] = {}
-        for draft in drafts:
-            prompts.setdefault(draft.prompt.token_ids, []).append(draft)
+    def _start(self, sequences: Sequence[RolloutSequence], rows: Sequence[int]) -> None:
+        """Prefill what is not stored yet, and let `sequences` begin in `rows`."""
+        prompts: dict[tuple[int, ...], list[RolloutSequence]] = {}
+        for sequence in sequences:
+            prompts.setdefault(sequence.prompt.token_ids, []).append(sequence)
         fresh = {
             ids: members
             for ids, members in prompts.items()
-            if ids not in self.stored or any(draft.given for draft in members)
+            if ids not in self.stored or any(sequence.given for sequence in members)
         }
         found, spans = prefill(self.policy, fresh, self.stats)
         for ids, members in fresh.items():
-            if ids not in self.stored and not all(draft.given for draft in members):
+            if ids not in self.stored and not all(sequence.given for sequence in members):
                 self.stored[ids] = self.cache.store(found.prefix(*spans[ids]), len(ids) - 1)
-        for row, draft in zip(rows, drafts):
-            ids, self.rows[row], draft.fed = draft.prompt.token_ids, draft, draft.given
-            if draft.given:
-                whole = found.joined(spans[ids], spans[draft])
-                self.cache.put([row], whole, len(ids) - 1 + draft.given)
+        for row, sequence in zip(rows, sequences):
+            ids, self.rows[row], sequence.fed = sequence.prompt.token_ids, sequence, sequence.given
+            if sequence.given:
+                whole = found.joined(spans[ids], spans[sequence])
+                self.cache.put([row], whole, len(ids) - 1 + sequence.given)
             else:
                 self.cache.admit([row], self.stored[ids])
         self.step.start(
             rows,
-            [draft.next_input for draft in drafts],
-            [draft.seed for draft in drafts],
-            [draft.limit for draft in drafts],
-            [draft.given for draft in drafts],
+            [sequence.next_input for sequence in sequences],
+            [sequence.seed for sequence in sequences],
+            [sequence.limit for sequence in sequences],
+            [sequence.given for sequence in sequences],
         )
 
     def _put_back(self, row: int) -> None:
-        """Take a draft's pages away; it waits first in the queue, to be prefilled with what it has written."""
-        draft = self.rows[row]
+        """Take a sequence's pages away; it waits first in the queue, to be prefilled with what it has written."""
+        sequence = self.rows[row]
         self._free([row])
-        self._wait_again(draft)
+        self._wait_again(sequence)
 
-    def _wait_again(self, draft: Draft) -> None:
-        self.stats.replayed += len(draft.tokens)
-        draft.given = len(draft.tokens)
-        self.queue.appendleft(draft)
+    def _wait_again(self, sequence: RolloutSequence) -> None:
+        self.stats.replayed += len(sequence.tokens)
+        sequence.given = len(sequence.tokens)
+        self.queue.appendleft(sequence)
 
     # -- where memory runs out ----------------------------------------------------------------------------
 
-    def _spare_memory(self, sampling: Sampling, stops: Stops) -> list[Draft]:
+    def _spare_memory(self, sampling: Sampling, stops: Stops) -> list[RolloutSequence]:
         """Admit and step; where the device's memory runs out, go on with half as many rows and pages.
 
-        What was decoded since the last read is decoded again, to the same tokens: drafts lose nothing but time.
+        What was decoded since the last read is decoded again, to the same tokens: sequences lose nothing but time.
         """
         try:
             self._admit()
@@ -257,13 +257,17 @@ class Paging:
                 raise
         return self._shrink(sampling)  # out here nothing holds the tensors of what failed
 
-    def _shrink(self, sampling: Sampling) -> list[Draft]:
+    def _shrink(self, sampling: Sampling) -> list[RolloutSequence]:
         """Give pool and graphs back, and lay out half of them for all that is unfinished; returns what had ended."""
-        held = [draft for draft in self.rows if draft is not None and draft not in self.queue]
+        held = [
+            sequence
+            for sequence in self.rows
+            if sequence is not None and sequence not in self.queue
+        ]
         rows, pages = self.max_rows, self.num_pages
         self.release()
-        for draft in reversed([draft for draft in held if not draft.finish]):
-            self._wait_again(draft)
+        for sequence in reversed([sequence for sequence in held if not sequence.finish]):
+            self._wait_again(sequence)
         spare_cached_memory(self.policy.device)
         self.most_rows, self.most_pages = bucket(rows // 2), max(1, pages // 2)
         if self.queue:
@@ -277,19 +281,19 @@ class Paging:
             f"sample: memory ran out; going on with {self.most_rows} completions at a time and half of the keys' "
             f"memory (nothing is lost{said}; lower sample.max_rows or sample.kv_memory_gib to avoid the stop)"
         )
-        return [draft for draft in held if draft.finish]
+        return [sequence for sequence in held if sequence.finish]
 
     # -- steps --------------------------------------------------------------------------------------------
 
-    def _steps(self, stops: Stops) -> list[Draft]:
-        """Some tokens for every row; returns the drafts that ended with one of them."""
+    def _steps(self, stops: Stops) -> list[RolloutSequence]:
+        """Some tokens for every row; returns the sequences that ended with one of them."""
         self._compact()
         while True:
             try:
                 self.cache.reserve(self.read_every)
                 break
             except PoolExhausted:
-                live = [row for row, draft in enumerate(self.rows) if draft]
+                live = [row for row, sequence in enumerate(self.rows) if sequence]
                 self._put_back(min(live, key=lambda row: len(self.rows[row].tokens)))
         self.stats.kv_bytes = max(
             self.stats.kv_bytes, self.page_bytes * (self.num_pages - self.cache.free_pages)
@@ -298,12 +302,14 @@ class Paging:
         read = self.steps.run(rows, self.read_every)
         self.stats.steps += self.read_every
         self.stats.rows_computed += rows * self.read_every
-        ended = self._book(read, stops)
-        self._free(ended_rows := [row for row, draft in enumerate(self.rows) if draft in ended])
+        ended = self._account_for(read, stops)
+        self._free(
+            ended_rows := [row for row, sequence in enumerate(self.rows) if sequence in ended]
+        )
         assert len(ended_rows) == len(ended)
         return ended
 
-    def _book(self, read: Read, stops: Stops) -> list[Draft]:
+    def _account_for(self, read: HostReadback, stops: Stops) -> list[RolloutSequence]:
         columns = zip(
             read.token_KR.T.tolist(),
             read.logp_KR.T.tolist(),
@@ -311,22 +317,22 @@ class Paging:
             read.steps_R.tolist(),
         )
         ended = []
-        for draft, (tokens, logps, kepts, count) in zip(self.rows, columns):
-            if draft is None:
+        for sequence, (tokens, logps, kepts, count) in zip(self.rows, columns):
+            if sequence is None:
                 continue
             self.stats.rows_alive += count
             for i in range(count):
-                draft.take(tokens[i], logps[i], None if kepts is None else kepts[i], stops)
+                sequence.take(tokens[i], logps[i], None if kepts is None else kepts[i], stops)
                 if (
-                    draft.finish
+                    sequence.finish
                 ):  # the device knows no stop strings: what it wrote behind one is dropped
-                    ended.append(draft)
+                    ended.append(sequence)
                     break
         return ended
 
     def _compact(self) -> None:
         """Compute the smallest bucket of rows that holds those alive."""
-        live = [row for row, draft in enumerate(self.rows) if draft is not None]
+        live = [row for row, sequence in enumerate(self.rows) if sequence is not None]
         wanted = (
             self.max_rows
             if self.deterministic or self.queue

@@ -13,7 +13,7 @@ from grpo.types import Completion, Prompt
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Carried:
+class PartialGroup:
     """A group that was not complete when a step had enough: it goes on in a later step, with its own seeds.
 
     A completion that is unfinished has the finish "cancelled"; its tokens keep the log-probs and weight
@@ -43,8 +43,8 @@ class Carried:
         }
 
     @staticmethod
-    def from_mapping(values: Mapping[str, Any], prompts: Mapping[str, Prompt]) -> Carried:
-        return Carried(
+    def from_mapping(values: Mapping[str, Any], prompts: Mapping[str, Prompt]) -> PartialGroup:
+        return PartialGroup(
             prompts[values["prompt"]],
             tuple(values["seeds"]),
             tuple(
@@ -63,12 +63,12 @@ class Carried:
 
 
 @dataclass(slots=True, eq=False)
-class Draft:
+class RolloutSequence:
     """A completion being written.
 
     ``fed`` counts the tokens whose keys are stored behind those of all prompt tokens but the last, ``known``
     the tokens that an earlier call sampled, ``given`` those that are prefilled behind the prompt when it starts. A
-    draft that lost its slot is fed its own tokens again, or given them.
+    sequence that lost its slot is fed its own tokens again, or given them.
     """
 
     place: int
@@ -108,7 +108,7 @@ class Draft:
             self.finish, self.stop = completion.finish, completion.stop
 
     def take(self, token: int, logp: float, log_kept: float | None, stops: Stops) -> None:
-        """Book what was sampled after ``fed`` tokens were read; a draft that reads its own again learns nothing."""
+        """Book what was sampled after ``fed`` tokens were read; a sequence that reads its own again learns nothing."""
         self.fed += 1
         if self.fed <= len(self.tokens):
             return

@@ -24,17 +24,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from grpo.recipe import RecipeError
-from grpo.run.folder import said_by_the_disk
+from grpo.run.folder import disk_errors
 from grpo.run.tensor_file import (
     Output,
     SummedFile,
     checked,
     copied,
+    flatten_tensors,
     flush,
     nothing,
     opened,
     put_together,
-    taken_apart,
     tensors_in,
     write_tensors,
 )
@@ -141,7 +141,7 @@ def _write(writing: Path, checkpoint: Checkpoint, between: Callable[[], None]) -
     plain: dict[str, Any] = {"step": checkpoint.step, "state": checkpoint.state}
     for name in ("optimizer", "generators"):
         contents[name] = {}
-        plain[name] = taken_apart(getattr(checkpoint, name), contents[name])
+        plain[name] = flatten_tensors(getattr(checkpoint, name), contents[name])
     files: dict[str, Any] = {}
     for name, tensors in contents.items():
         files[f"{name}.safetensors"] = _written(
@@ -170,7 +170,7 @@ def _written(
     opens: Callable[[Path], Output] = lambda file: file.open("wb"),
 ) -> dict[str, Any]:
     """Write a file and have the disk hold it; returns what a manifest says of it."""
-    with said_by_the_disk(file):
+    with disk_errors(file):
         with closing(opens(file)) as out:
             summed = SummedFile(out, between)
             content(summed)
@@ -278,7 +278,7 @@ def _problem(file: Path, size: int, crc32: int) -> str | None:
     return None if found["crc32"] == crc32 else f"{file.name} holds other bytes than were written"
 
 
-def strangers(place: Path) -> list[str]:
+def unlisted_files(place: Path) -> list[str]:
     """Files in `place` that its manifest does not name; they are never read."""
     known = {MANIFEST, *read_manifest(place)["files"]}
     return sorted(file.name for file in place.iterdir() if file.name not in known)
@@ -296,7 +296,7 @@ def newest_whole(run: Path) -> tuple[Path | None, list[str]]:
         if not found:
             notes += [
                 f"checkpoint: {place} also holds {name}, which no checkpoint wrote and nothing reads"
-                for name in strangers(place)
+                for name in unlisted_files(place)
             ]
             return place, notes
         aside = place.with_name(f"damaged-{place.name}")

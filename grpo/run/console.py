@@ -9,7 +9,8 @@ import torch
 
 from grpo import __version__
 from grpo.kernels.cpu import native
-from grpo.preflight import dry_run
+from grpo.objective.formula import describe_objective
+from grpo.recipe.describe import step_size
 from grpo.run.log import interval
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def header(trainer: Trainer, num_dropped: int) -> list[str]:
         f"            {trainer.policy.describe_head()}",
         *(
             f"            {line}"
-            for line in [*trainer.policy.describe_plain(), *_decoding(trainer)]
+            for line in [*trainer.policy.describe_fallback(), *_decoding(trainer)]
         ),
         f"  prompts   {recipe.data.source}: {len(trainer.stream.prompts)} train, {len(trainer.held_out)} held out"
         f"{dropped}",
@@ -39,9 +40,9 @@ def header(trainer: Trainer, num_dropped: int) -> list[str]:
         f"; accurate means {trainer._accurate} = 1",
         *(
             "  objective " + line if i == 0 else "            " + line
-            for i, line in enumerate(next(iter(dry_run.objective(recipe))).splitlines())
+            for i, line in enumerate(next(iter(describe_objective(recipe))).splitlines())
         ),
-        *("  " + line for line in dry_run.step_size(recipe)),
+        *("  " + line for line in step_size(recipe)),
     ]
     if trainer.num_steps:
         lines.append(f"  resumed after step {trainer.num_steps}")
@@ -51,7 +52,7 @@ def header(trainer: Trainer, num_dropped: int) -> list[str]:
 def _decoding(trainer: Trainer) -> list[str]:
     """Which kernels sample on a CPU, and why if not the fast ones."""
     policy = trainer.policy
-    if policy.device.type != "cpu" or policy.plain:
+    if policy.device.type != "cpu" or policy.unsupported_reason:
         return []
     why = native.reason() or (
         None if policy.base.dtype == torch.float32 else f"the model is in {policy.base.dtype}"
@@ -81,8 +82,8 @@ def closing(summary: Mapping[str, Any], folder: Path) -> list[str]:
             lines.append(
                 f"{when:>6} | {example['prompt']} {example['completion']}   ({example['reward']})"
             )
-    books = ", ".join(f"{number} {book}" for book, number in summary["ledger"].items())
-    lines.append(f"ledger: {books}")
+    outcomes = ", ".join(f"{number} {outcome}" for outcome, number in summary["ledger"].items())
+    lines.append(f"ledger: {outcomes}")
     lines.append(
         f"{summary['steps']} steps, {summary['seconds']:.0f} s, {summary['tokens']['sampled']} tokens "
         f"sampled; the model is in {folder / 'final'}"

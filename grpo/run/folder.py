@@ -123,7 +123,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def said_by_the_disk(place: Path) -> Iterator[None]:
+def disk_errors(place: Path) -> Iterator[None]:
     """What Python, safetensors and torch raise where a file cannot be written, as an OSError that names it."""
     try:
         yield
@@ -143,7 +143,7 @@ def sizes(folder: Path) -> dict[str, int]:
     return {name: (folder / name).stat().st_size for name in JOURNALS if (folder / name).exists()}
 
 
-def cut_back(file: Path, step: int, size: int | None = None) -> None:
+def truncate_to_step(file: Path, step: int, size: int | None = None) -> None:
     """Keep of a JSONL file its first `size` bytes; where it does not end a line there, the records up to `step`.
 
     A last line that was cut off by a crash goes too.

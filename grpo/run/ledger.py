@@ -1,11 +1,11 @@
-"""The ledger: every completion that was ever begun is booked once, and the books sum after every step."""
+"""The ledger: every completion that was ever begun is counted once, and the outcomes sum after every step."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Any, Mapping, Sequence
 
-from grpo.types import BOOKS, Batch, ScoredGroup
+from grpo.types import OUTCOMES, Batch, ScoredGroup
 
 
 class LedgerError(AssertionError):
@@ -13,7 +13,7 @@ class LedgerError(AssertionError):
 
 
 class Ledger(dict[str, int]):
-    """The books of the whole run: how many completions were sampled, and where each of them went.
+    """The outcomes of the whole run: how many completions were sampled, and where each of them went.
 
     ``begun`` counts the completions whose sampling was ever begun: those booked and those still in flight.
     """
@@ -29,26 +29,27 @@ class Ledger(dict[str, int]):
     def add(self, step: int, groups: Sequence[ScoredGroup], batch: Batch, in_flight: int) -> None:
         """Book a step whose `groups` became `batch`, while `in_flight` completions go on in a later one.
 
-        Raises `LedgerError` where a completion is missing, is there twice, or stands in no book.
+        Raises `LedgerError` where a completion is missing, is there twice, or stands in no outcome.
         """
         found, sampled = (
-            Counter(row.book for row in batch.rows),
+            Counter(row.outcome for row in batch.rows),
             sum(len(group.completions) for group in groups),
         )
-        for book, number in batch.ledger.items():
-            self[book] = self.get(book, 0) + number
+        for outcome, number in batch.ledger.items():
+            self[outcome] = self.get(outcome, 0) + number
         for wrong, words in (
             (
                 sampled != len(batch.rows),
                 f"{sampled} completions were scored and {len(batch.rows)} became rows",
             ),
             (
-                found.keys() - set(BOOKS),
-                f"the books {sorted(found.keys() - set(BOOKS))} are unknown",
+                found.keys() - set(OUTCOMES),
+                f"the outcomes {sorted(found.keys() - set(OUTCOMES))} are unknown",
             ),
             (
-                batch.ledger != {"sampled": sampled, **{book: found[book] for book in BOOKS}},
-                f"the books {dict(batch.ledger)} do not say where {sampled} completions went: {dict(found)}",
+                batch.ledger
+                != {"sampled": sampled, **{outcome: found[outcome] for outcome in OUTCOMES}},
+                f"the outcomes {dict(batch.ledger)} do not say where {sampled} completions went: {dict(found)}",
             ),
             (
                 self.begun != self["sampled"] + in_flight,

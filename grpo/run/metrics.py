@@ -1,7 +1,7 @@
 """The record of a step: flat keys, ``noun/quantity``, plain numbers.
 
-Means over completions leave out what was not scored; the ledger books every completion once, and its
-books sum to ``ledger/sampled``.
+Means over completions leave out what was not scored; the ledger outcomes every completion once, and its
+outcomes sum to ``ledger/sampled``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def sampled_record(
         **_rewards(groups),
         **_completions(groups),
         "policy/version": version,
-        **{f"ledger/{book}": number for book, number in ledger.items()},
+        **{f"ledger/{outcome}": number for outcome, number in ledger.items()},
     }
 
 
@@ -42,9 +42,9 @@ def step_record(
         **sampled,
         **_policy(updates),
         **_correction(updates),
-        "group/trained": len({row.group for row in batch.rows if row.book == "trained"}),
+        "group/trained": len({row.group for row in batch.rows if row.outcome == "trained"}),
         "prompt/retired": num_retired,
-        **{f"ledger/{book}": number for book, number in batch.ledger.items()},
+        **{f"ledger/{outcome}": number for outcome, number in batch.ledger.items()},
         **{f"seconds/{phase}": spent for phase, spent in seconds.items()},
     }
 

@@ -12,11 +12,19 @@ from typing import TYPE_CHECKING, Any, Mapping
 import torch
 
 from grpo.recipe import to_yaml
-from grpo.rollout.sequence import Carried
+from grpo.rollout.sequence import PartialGroup
 from grpo.run import checkpoint
 from grpo.run.checkpoint import Checkpoint
 from grpo.run.fingerprint import compare, fingerprint
-from grpo.run.folder import JOURNALS, MEMORY_KEYS, changes, cut_back, hold, sizes, write_text
+from grpo.run.folder import (
+    JOURNALS,
+    MEMORY_KEYS,
+    changes,
+    hold,
+    sizes,
+    truncate_to_step,
+    write_text,
+)
 from grpo.run.log import finite
 
 if TYPE_CHECKING:
@@ -69,7 +77,7 @@ def collect(trainer: Trainer) -> Checkpoint | None:
     )
 
 
-def begin_folder(trainer: Trainer) -> None:
+def prepare_folder(trainer: Trainer) -> None:
     """Make the run folder; or bring it, and the run, back to its newest checkpoint that is whole."""
     notes: list[str] = []
     place = None
@@ -95,9 +103,9 @@ def begin_folder(trainer: Trainer) -> None:
         write_text(trainer.folder / "recipe.yaml", to_yaml(trainer.recipe.to_mapping()))
         for file in JOURNALS:
             size = saved.state["journals"].get(file, 0) if saved else 0
-            cut_back(trainer.folder / file, saved.step if saved else -1, size)
+            truncate_to_step(trainer.folder / file, saved.step if saved else -1, size)
     trainer.ranks.wait()
-    bring_back(trainer, saved) if saved else start_anew(trainer)
+    restore_run(trainer, saved) if saved else reset_run(trainer)
 
 
 def changed_keys(trainer: Trainer) -> list[str]:
@@ -126,7 +134,7 @@ def changed_keys(trainer: Trainer) -> list[str]:
     return notes
 
 
-def start_anew(trainer: Trainer) -> None:
+def reset_run(trainer: Trainer) -> None:
     """Set an opened run to its beginning, also one that made steps before it was closed without a checkpoint."""
     trainer.num_steps, trainer._saved, trainer._evaluated, trainer.seconds = 0, None, -1, 0.0
     trainer.ledger.restore({"books": {}, "begun": 0})
@@ -134,7 +142,7 @@ def start_anew(trainer: Trainer) -> None:
     trainer.before, trainer._examples_before = None, []
 
 
-def bring_back(trainer: Trainer, saved: Checkpoint) -> None:
+def restore_run(trainer: Trainer, saved: Checkpoint) -> None:
     """Set an opened run to where `saved` left it."""
     with torch.no_grad():
         for name, p in trainer.policy.trainable().items():
@@ -143,12 +151,12 @@ def bring_back(trainer: Trainer, saved: Checkpoint) -> None:
     trainer.learner.restore(
         {"optimizer": saved.optimizer, "reference": saved.reference, "bonus": saved.state["bonus"]}
     )
-    _bring_back_state(trainer, saved.step, saved.state)
+    _restore_state(trainer, saved.step, saved.state)
     if trainer.ranks.rank < len(saved.generators):
         checkpoint.set_random_state(saved.generators[trainer.ranks.rank])
 
 
-def _bring_back_state(trainer: Trainer, step: int, state: Mapping[str, Any]) -> None:
+def _restore_state(trainer: Trainer, step: int, state: Mapping[str, Any]) -> None:
     for name, part in kept(trainer).items():
         part.restore(state["parts"][name])
     trainer.num_steps, trainer._saved, trainer.seconds = step, step, state["seconds"]
@@ -165,5 +173,5 @@ def _bring_back_state(trainer: Trainer, step: int, state: Mapping[str, Any]) -> 
         expected = [
             {name: length for part in expected for name, length in part.items()}
         ] * ranks.world
-    trainer.carried = [Carried.from_mapping(values, prompts) for values in carried[ranks.rank]]
+    trainer.carried = [PartialGroup.from_mapping(values, prompts) for values in carried[ranks.rank]]
     trainer.engine.expected = dict(expected[ranks.rank])

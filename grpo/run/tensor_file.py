@@ -173,7 +173,7 @@ def flush(path: Path) -> None:
 # ---- trees of values ----------------------------------------------------------------------------------------
 
 
-def taken_apart(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
+def flatten_tensors(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
     """`value` as JSON can hold it; its tensors are added to `tensors` and leave their names in their places.
 
     Mappings keep their order and keys that are no text, tuples stay tuples.
@@ -184,12 +184,15 @@ def taken_apart(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
     if isinstance(value, Mapping):
         return {
             "items": [
-                [key, taken_apart(part, tensors, f"{name}.{key}")] for key, part in value.items()
+                [key, flatten_tensors(part, tensors, f"{name}.{key}")]
+                for key, part in value.items()
             ]
         }
     if isinstance(value, (list, tuple)):
         kind = "list" if isinstance(value, list) else "tuple"
-        return {kind: [taken_apart(part, tensors, f"{name}.{i}") for i, part in enumerate(value)]}
+        return {
+            kind: [flatten_tensors(part, tensors, f"{name}.{i}") for i, part in enumerate(value)]
+        }
     assert value is None or isinstance(value, (bool, int, float, str)), (
         f"{name} holds a {type(value).__name__}"
     )
@@ -197,7 +200,7 @@ def taken_apart(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
 
 
 def put_together(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The value that `taken_apart` took apart."""
+    """The value that `flatten_tensors` took apart."""
     if not isinstance(plain, Mapping):
         return plain
     ((kind, parts),) = plain.items()
@@ -211,7 +214,7 @@ def put_together(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
 def copied(value: Any) -> Any:
     """`value` with each tensor in it as a copy in the host's memory, which later updates do not change."""
     tensors: dict[str, Tensor] = {}
-    plain = taken_apart(value, tensors)
+    plain = flatten_tensors(value, tensors)
     return put_together(
         plain, {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
     )
@@ -219,5 +222,5 @@ def copied(value: Any) -> Any:
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
     tensors: dict[str, Tensor] = {}
-    taken_apart(value, tensors)
+    flatten_tensors(value, tensors)
     yield from tensors.values()

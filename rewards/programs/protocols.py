@@ -217,7 +217,7 @@ async def _calls_in_one_process(
     limits = replace(
         limits, output_bytes=max(RESULT_BYTES, 8 * size), cpu_seconds=rules.total_seconds
     )
-    async with sandbox.lend(1) as loan:
+    async with sandbox.lease(1) as loan:
         running = loan.begin(job_of(program, "serve"), limits)
         problem = await _loaded(running)
         for index in range(first, len(tests.outputs)):
@@ -231,7 +231,7 @@ async def _calls_in_one_process(
             passed, why = _judged(reply, tests.outputs[index], rules.tolerance)
             outcome.passed[index] = passed
             if reply is None:
-                why = problem or await _epitaph(running)
+                why = problem or await _exit_reason(running)
                 outcome.status = "timeout" if running.stop_reason == "timeout" else outcome.status
                 outcome.status = (
                     "compile_error" if problem.startswith("does not compile") else outcome.status
@@ -248,7 +248,7 @@ async def _loaded(running: Running) -> str:
     for place in range(3):
         frame = await running.frame()
         if not isinstance(frame, dict):
-            return await _epitaph(running)
+            return await _exit_reason(running)
         if place == 0 and frame.get("ready") is not True:
             raise SandboxFault(str(frame.get("detail")))
         if frame.get("compiled") is False:
@@ -258,7 +258,7 @@ async def _loaded(running: Running) -> str:
     return "said what nobody asked"
 
 
-async def _epitaph(running: Running) -> str:
+async def _exit_reason(running: Running) -> str:
     """Why there was no answer. The sandbox's own failure is raised, not returned."""
     running.stop("silent")
     result = await running.end()
@@ -339,7 +339,7 @@ async def _assert_apart(
     """Tests in a process of their own; None where an argument of theirs cannot travel."""
     ours, theirs = socket.socketpair()
     try:
-        async with sandbox.lend(2) as loan:
+        async with sandbox.lease(2) as loan:
             limits = replace(rules.limits, output_bytes=RESULT_BYTES)
             candidate = loan.begin(job_of(program, "serve", linked=True), limits, ours.fileno())
             problem = await _loaded(candidate)
@@ -360,7 +360,7 @@ async def _assert_beside(
 ) -> Outcome:
     """Tests in the candidate's own process: what they report can be forged by one who finds the nonce."""
     nonce = secrets.token_hex(16)
-    async with sandbox.lend(1) as loan:
+    async with sandbox.lease(1) as loan:
         running = loan.begin(
             job_of(program, "weak"), replace(rules.limits, output_bytes=RESULT_BYTES)
         )

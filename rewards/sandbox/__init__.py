@@ -90,7 +90,7 @@ class Sandbox:
         self.isolation = Isolation("L1", {})
 
     async def start(self) -> Sandbox:
-        """Start the zygotes and try the walls."""
+        """Start the fork_servers and try the walls."""
         if not sys.platform.startswith("linux"):
             raise IsolationError(
                 "sandbox: programs can be held on Linux only; choose a server as sandbox.engine"
@@ -121,7 +121,7 @@ class Sandbox:
 
     @property
     def pids(self) -> list[int]:
-        """The process ids of the zygotes."""
+        """The process ids of the fork_servers."""
         return self._supervisor.pids
 
     async def run(
@@ -139,9 +139,9 @@ class Sandbox:
         except SandboxFault:
             return await self._supervisor.run(job, stdin, limits)
 
-    def lend(self, count: int) -> Loan:
+    def lease(self, count: int) -> Lease:
         """So many confined processes that talk with their user, and with each other, while they run."""
-        return Loan(self._supervisor, count)
+        return Lease(self._supervisor, count)
 
     def begin_to_close(self) -> None:
         """Start no process any more."""
@@ -158,20 +158,20 @@ class Sandbox:
         await self.close()
 
 
-class Loan:
-    """Confined processes for one judgement: ``async with sandbox.lend(2) as loan: loan.begin(...)``."""
+class Lease:
+    """Confined processes for one judgement: ``async with sandbox.lease(2) as loan: loan.begin(...)``."""
 
     def __init__(self, supervisor: Supervisor, count: int) -> None:
         self._supervisor, self._count = supervisor, count
         self._running: list[Running] = []
 
-    async def __aenter__(self) -> Loan:
-        self._zygotes = await self._supervisor.take(self._count)
+    async def __aenter__(self) -> Lease:
+        self._fork_servers = await self._supervisor.take(self._count)
         return self
 
     def begin(self, job: Any, limits: Limits, link: int | None = None) -> Running:
         """Start a job in the next process; ``link`` is a descriptor for it to use."""
-        running = Running(self._zygotes[len(self._running)], limits, job, None, link)
+        running = Running(self._fork_servers[len(self._running)], limits, job, None, link)
         self._running.append(running)
         return running
 
@@ -183,11 +183,11 @@ class Loan:
                 *(running.end() for running in self._running), return_exceptions=True
             )
         except asyncio.CancelledError:
-            for zygote in self._zygotes:
-                zygote.kill()
+            for fork_server in self._fork_servers:
+                fork_server.kill()
             raise
         finally:
-            self._supervisor.give_back(self._zygotes)
+            self._supervisor.give_back(self._fork_servers)
 
 
 def _readable() -> list[str]:

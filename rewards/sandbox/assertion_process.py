@@ -2,7 +2,7 @@
 
 Every name that the tests use and nobody defines is the candidate's: calling it sends the arguments over and brings
 the result back, as plain values (``wire``). Each assert statement reports whether it held, and the last message says
-that the tests came to their end. Read by zygotes by path; standard library only.
+that the tests came to their end. Read by fork_servers by path; standard library only.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Control groups for the zygotes' memory and tasks, where root may make them: version 2, or 1 beside it.
+"""Control groups for the fork_servers' memory and tasks, where root may make them: version 2, or 1 beside it.
 
-A group holds a zygote and its child. Groups of processes that are gone are removed at the next start.
+A group holds a fork_server and its child. Groups of processes that are gone are removed at the next start.
 """
 
 from __future__ import annotations

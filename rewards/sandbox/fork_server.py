@@ -1,4 +1,4 @@
-"""A zygote: a small process that walls itself in once, and then makes a confined child for each program.
+"""A fork_server: a small process that walls itself in once, and then makes a confined child for each program.
 
 Started by ``rewards.sandbox.supervisor`` in a fresh interpreter with an empty environment, so that it shares nothing
 with the trainer. It never sees a program: the child reads its job from the supervisor itself, after the walls are up.
@@ -55,8 +55,8 @@ ENVIRONMENT = {
 }
 
 
-class Walls:
-    """What this zygote managed to set up, and how each of its children is confined."""
+class Confinement:
+    """What this fork_server managed to set up, and how each of its children is confined."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config, self.masked = config, set(config["without"])
@@ -110,11 +110,11 @@ class Walls:
         os.waitpid(pid, 0)
         if said != "fine":
             raise OSError(said or "the first try left no word")
-        self._wall_in()
+        self._enter_confinement()
 
     def _try_all(self, word: int) -> None:
-        """In a child that is thrown away: everything that a zygote and its children will do."""
-        self._wall_in()
+        """In a child that is thrown away: everything that a fork_server and its children will do."""
+        self._enter_confinement()
         syscalls.mount_tmpfs("/tmp", 1 << 20, 16)
         child, _ = syscalls.clone(syscalls.CLONE_NEWPID)
         if child == 0:
@@ -123,7 +123,7 @@ class Walls:
         syscalls.unmount("/tmp")
         os.write(word, b"fine" if code == 0 else b"a child is not the first of its namespace")
 
-    def _wall_in(self) -> None:
+    def _enter_confinement(self) -> None:
         spaces = (
             syscalls.CLONE_NEWNS
             | syscalls.CLONE_NEWNET
@@ -141,7 +141,7 @@ class Walls:
             self._map(uid, gid)
         self._build_root()
         if is_root:
-            self._shed_root()
+            self._drop_root()
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
     def _can_change_uid(self) -> bool:
@@ -162,7 +162,7 @@ class Walls:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
         self.uid, self.own_uid = uid, True
 
-    def _shed_root(self) -> None:
+    def _drop_root(self) -> None:
         """Give root's capabilities up for those of a user namespace, where that can be had."""
         uid = self.config["uid"]
         try:
@@ -278,7 +278,7 @@ def _num_tasks() -> int:
 # --------------------------------------------------------------------------------------------- the loop
 
 
-def serve(control: _socket.socket, walls: Walls) -> None:
+def serve(control: _socket.socket, walls: Confinement) -> None:
     """Make a child for each request until the supervisor leaves."""
     while True:
         data, ancillary, _, _ = control.recvmsg(REQUEST.size, 256)
@@ -292,7 +292,12 @@ def serve(control: _socket.socket, walls: Walls) -> None:
 
 
 def _run_one(
-    control: Any, walls: Walls, processes: bool, programs: bool, limits: Any, descriptors: list[int]
+    control: Any,
+    walls: Confinement,
+    processes: bool,
+    programs: bool,
+    limits: Any,
+    descriptors: list[int],
 ) -> None:
     try:
         if walls.namespaces:
@@ -318,7 +323,7 @@ def _run_one(
     )
 
 
-def _wait(control: Any, walls: Walls, pid: int, pidfd: int) -> None:
+def _wait(control: Any, walls: Confinement, pid: int, pidfd: int) -> None:
     """Wait for the child's end; where the supervisor leaves first, end it and ourselves."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
@@ -348,7 +353,11 @@ def _close(descriptors: list[int]) -> None:
 
 
 def _child(
-    walls: Walls, processes: bool, programs: bool, limits: tuple[int, ...], descriptors: list[int]
+    walls: Confinement,
+    processes: bool,
+    programs: bool,
+    limits: tuple[int, ...],
+    descriptors: list[int],
 ) -> None:
     """In the child: take the descriptors, wall in, and run the job that the supervisor sends."""
     try:
@@ -392,7 +401,7 @@ def main(descriptor: int) -> None:
     os.environ.update(ENVIRONMENT)
     os.umask(0o077)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    walls = Walls(config)
+    walls = Confinement(config)
     null = os.open("/dev/null", os.O_RDWR)
     for place in (0, 1, 2):
         os.dup2(null, place)

@@ -63,7 +63,7 @@ class Isolation:
 
 
 def isolation_of(report: Mapping[str, Any], probe: str, no_cgroup: str) -> Isolation:
-    """The level, from what a zygote says and from what a program inside it found itself able to do."""
+    """The level, from what a fork_server says and from what a program inside it found itself able to do."""
     missing: dict[str, str] = {}
     words = probe.split()
     pid, network = (words + ["?", "?"])[:2]

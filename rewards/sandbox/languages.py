@@ -1,7 +1,7 @@
 """C++ and JavaScript in the sandbox, where their tools are installed.
 
 A C++ program is compiled in one confined child, which may start the compiler's processes, and run in another, which
-may not start any. Python needs none of this: it runs in the zygote's own interpreter.
+may not start any. Python needs none of this: it runs in the fork_server's own interpreter.
 """
 
 from __future__ import annotations

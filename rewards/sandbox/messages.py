@@ -1,7 +1,7 @@
 """Values and requests between a candidate's process and those who judge it: exact built-in types, and nothing else.
 
 An object that could lie when compared (a subclass of int, anything with an ``__eq__`` of its own) never travels: it
-becomes a handle, a number that stands for an object of the other process. Read by zygotes by path; standard
+becomes a handle, a number that stands for an object of the other process. Read by fork_servers by path; standard
 library only. What arrives is JSON, so that reading it runs no code.
 """
 

@@ -1,7 +1,7 @@
 """What runs in a candidate's process once it is confined: a program to its end, or a server for calls of its functions.
 
 Nothing here is trusted by those who judge: whatever this process says may be forged by the candidate. Read by
-zygotes by path; standard library only.
+fork_servers by path; standard library only.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def _prepare(job: dict[str, Any]) -> None:
     _write_files(job)
     sys.argv = job.get("argv") or ["solution.py"]
     sys.path = [path for path in sys.path if path] + list(job.get("paths", ()))
-    for module in ("wire", "candidate", "tester", "kernel", "zygote"):
+    for module in ("wire", "candidate", "tester", "kernel", "fork_server"):
         sys.modules.pop(module, None)
 
 

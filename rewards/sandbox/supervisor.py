@@ -1,4 +1,4 @@
-"""Runs programs in zygotes' children and watches them: from an asyncio loop, which never forks and never waits for one.
+"""Runs programs in fork_servers' children and watches them: from an asyncio loop, which never forks and never waits for one.
 
 What a program may read is sent to it, what it says is read under a cap, and when its time is up it is killed through
 a pidfd, with everything it started. Which walls there are is ``rewards.sandbox.isolation``; whether a program is
@@ -26,7 +26,7 @@ from rewards.sandbox import cgroups
 
 __all__ = ["Limits", "Program", "Result", "Running", "SandboxFault", "Supervisor"]
 
-ZYGOTE = str(Path(__file__).with_name("fork_server.py"))
+FORK_SERVER = str(Path(__file__).with_name("fork_server.py"))
 FIRST_UID = 60_000
 START_SECONDS, GRACE_SECONDS, LATE_SECONDS = 30.0, 5.0, 0.05
 PROCESS_ROOM = 64 << 20
@@ -247,11 +247,11 @@ class _Channel:
         self.arrived.set()
 
 
-# ------------------------------------------------------------------------------------------ one zygote
+# ------------------------------------------------------------------------------------------ one fork_server
 
 
-class Zygote:
-    """A zygote process and the control line to it. Makes one child at a time."""
+class ForkServer:
+    """A fork_server process and the control line to it. Makes one child at a time."""
 
     def __init__(
         self, number: int, process: subprocess.Popen[bytes], control: socket.socket, group: Any
@@ -265,12 +265,12 @@ class Zygote:
         self._loop.add_reader(control, self._read)
 
     @classmethod
-    async def start(cls, number: int, config: Mapping[str, Any], group: Any) -> Zygote:
+    async def start(cls, number: int, config: Mapping[str, Any], group: Any) -> ForkServer:
         """Start the process and wait for what it says of its walls."""
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-S", "-s", "-B", "-X", "utf8", ZYGOTE, str(theirs.fileno())],
+                [sys.executable, "-S", "-s", "-B", "-X", "utf8", FORK_SERVER, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()], env={"PYTHONHASHSEED": "0", "LANG": "C.UTF-8"}, cwd="/",
                 start_new_session=True,
@@ -278,15 +278,19 @@ class Zygote:
         body = json.dumps({**config, "uid": FIRST_UID + number}).encode()
         ours.sendall(struct.pack("<I", len(body)) + body)
         ours.setblocking(False)
-        zygote = cls(number, process, ours, group)
+        fork_server = cls(number, process, ours, group)
         try:
             if group is not None:
                 group.add(process.pid)
-            zygote.report = await asyncio.wait_for(asyncio.shield(zygote._started), START_SECONDS)
+            fork_server.report = await asyncio.wait_for(
+                asyncio.shield(fork_server._started), START_SECONDS
+            )
         except (asyncio.TimeoutError, SandboxFault, OSError) as error:
-            zygote.kill()
-            raise SandboxFault(f"a zygote did not start: {error or 'it took too long'}") from None
-        return zygote
+            fork_server.kill()
+            raise SandboxFault(
+                f"a fork_server did not start: {error or 'it took too long'}"
+            ) from None
+        return fork_server
 
     @property
     def pid(self) -> int:
@@ -313,7 +317,7 @@ class Zygote:
         return self._pidfd >= 0
 
     def kill_child(self) -> None:
-        """End the child with all it started; or the zygote, where there is no sign of the child."""
+        """End the child with all it started; or the fork_server, where there is no sign of the child."""
         if self._pidfd < 0:
             self.give_up("no child appeared")
             return
@@ -334,7 +338,7 @@ class Zygote:
                 os.close(self._pidfd)
             self._pidfd = descriptor
         if not data:
-            self.give_up("the zygote is gone")
+            self.give_up("the fork_server is gone")
             return
         self._buffer += data
         while self._take():
@@ -367,7 +371,7 @@ class Zygote:
         return True
 
     def give_up(self, why: str) -> None:
-        """End the zygote; whoever waits for its child gets a `SandboxFault`."""
+        """End the fork_server; whoever waits for its child gets a `SandboxFault`."""
         self.kill()
         for future in (self._started, self._ended):
             if future is not None and not future.done():
@@ -375,7 +379,7 @@ class Zygote:
                 future.exception()
 
     def kill(self) -> None:
-        """End the zygote, and with it its child; reap it."""
+        """End the fork_server, and with it its child; reap it."""
         if self.is_dead:
             return
         self.is_dead = True
@@ -398,9 +402,14 @@ class Running:
     """A child under way: its channel, its outputs, its end. ``stop_reason`` says why it was killed, if it was."""
 
     def __init__(
-        self, zygote: Zygote, limits: Limits, job: Any, stdin: bytes | None, link: int | None
+        self,
+        fork_server: ForkServer,
+        limits: Limits,
+        job: Any,
+        stdin: bytes | None,
+        link: int | None,
     ) -> None:
-        self._zygote, self._limits, self.stop_reason = zygote, limits, ""
+        self._fork_server, self._limits, self.stop_reason = fork_server, limits, ""
         self._loop = asyncio.get_running_loop()
         self.began = time.perf_counter()
         ours, theirs = socket.socketpair()
@@ -419,7 +428,7 @@ class Running:
             ]
         self.channel = _Channel(ours, limits.output_bytes, self._too_much)
         self.channel.send(job)
-        self.ended = zygote.begin(limits, given)
+        self.ended = fork_server.begin(limits, given)
         theirs.close()
         for descriptor in opened:
             os.close(descriptor)
@@ -428,9 +437,9 @@ class Running:
 
     def _time_out(self, waited: float = 0.0) -> None:
         """The time is up; where the machine was too busy to start the child by now, its time begins when it appears."""
-        if self._zygote.has_child and waited:
+        if self._fork_server.has_child and waited:
             self._alarm = self._loop.call_later(self._limits.seconds, self.stop, "timeout")
-        elif self._zygote.has_child or waited > GRACE_SECONDS:
+        elif self._fork_server.has_child or waited > GRACE_SECONDS:
             self.stop("timeout")
         else:
             self._alarm = self._loop.call_later(LATE_SECONDS, self._time_out, waited + LATE_SECONDS)
@@ -443,9 +452,9 @@ class Running:
         if self.stop_reason or self.ended.done():
             return
         self.stop_reason = reason
-        self._zygote.kill_child()
+        self._fork_server.kill_child()
         self._last_alarm = self._loop.call_later(
-            GRACE_SECONDS, self._zygote.give_up, "the child could not be killed"
+            GRACE_SECONDS, self._fork_server.give_up, "the child could not be killed"
         )
 
     def give_more_time(self, seconds: float) -> None:
@@ -512,9 +521,9 @@ class Supervisor:
     ) -> None:
         self._num_slots, self._without = slots, tuple(without)
         self._config = {"without": list(without), "readable": list(readable)}
-        self._idle: list[Zygote] = []
-        self._all: list[Zygote] = []
-        self._waiting: collections.deque[tuple[int, asyncio.Future[list[Zygote]]]] = (
+        self._idle: list[ForkServer] = []
+        self._all: list[ForkServer] = []
+        self._waiting: collections.deque[tuple[int, asyncio.Future[list[ForkServer]]]] = (
             collections.deque()
         )
         self._numbers = list(uids) or list(range(slots))
@@ -522,31 +531,31 @@ class Supervisor:
         self.use_cgroups = False
 
     async def start(self) -> list[dict[str, Any]]:
-        """Start every zygote; what each managed to set up."""
+        """Start every fork_server; what each managed to set up."""
         started = await asyncio.gather(
             *(self._spawn(number) for number in self._numbers), return_exceptions=True
         )
-        self._all = [zygote for zygote in started if isinstance(zygote, Zygote)]
+        self._all = [fork_server for fork_server in started if isinstance(fork_server, ForkServer)]
         failed = [error for error in started if isinstance(error, BaseException)]
         if failed:
             self.close()
             raise failed[0]
         self._idle = list(self._all)
-        return [zygote.report for zygote in self._all]
+        return [fork_server.report for fork_server in self._all]
 
-    async def _spawn(self, number: int) -> Zygote:
+    async def _spawn(self, number: int) -> ForkServer:
         group = cgroups.Group(number) if self.use_cgroups else None
-        return await Zygote.start(number, self._config, group)
+        return await ForkServer.start(number, self._config, group)
 
-    async def take(self, count: int) -> list[Zygote]:
-        """So many idle zygotes, all at once, so that two who need two never wait for each other."""
+    async def take(self, count: int) -> list[ForkServer]:
+        """So many idle fork_servers, all at once, so that two who need two never wait for each other."""
         if count > self._num_slots:
             raise SandboxFault(f"{count} slots are needed, but there are {self._num_slots}")
         if self._is_closed:
             raise SandboxFault("the sandbox is closed")
         if not self._waiting and len(self._idle) >= count:
             return [self._idle.pop() for _ in range(count)]
-        future: asyncio.Future[list[Zygote]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[list[ForkServer]] = asyncio.get_running_loop().create_future()
         self._waiting.append((count, future))
         try:
             return await future
@@ -555,20 +564,20 @@ class Supervisor:
                 self.give_back(future.result())
             raise
 
-    def give_back(self, zygotes: Sequence[Zygote]) -> None:
-        """Return zygotes after their children have ended; dead ones are replaced."""
-        for zygote in zygotes:
-            if not zygote.is_dead:
-                self._idle.append(zygote)
+    def give_back(self, fork_servers: Sequence[ForkServer]) -> None:
+        """Return fork_servers after their children have ended; dead ones are replaced."""
+        for fork_server in fork_servers:
+            if not fork_server.is_dead:
+                self._idle.append(fork_server)
             elif not self._is_closed:
-                self._all.remove(zygote)
-                asyncio.ensure_future(self._replace(zygote.number))
+                self._all.remove(fork_server)
+                asyncio.ensure_future(self._replace(fork_server.number))
         self._hand_out()
 
     async def _replace(self, number: int) -> None:
         for attempt in range(3):
             try:
-                zygote = await self._spawn(number)
+                fork_server = await self._spawn(number)
                 break
             except (SandboxFault, OSError) as error:
                 why = str(error)
@@ -577,17 +586,17 @@ class Supervisor:
             self._lose_slot(why)
             return
         if self._is_closed:
-            zygote.kill()
+            fork_server.kill()
             return
-        self._all.append(zygote)
-        self._idle.append(zygote)
+        self._all.append(fork_server)
+        self._idle.append(fork_server)
         self._hand_out()
 
     def _lose_slot(self, why: str) -> None:
         self._num_slots -= 1
         for count, future in list(self._waiting):
             if count > self._num_slots and not future.done():
-                future.set_exception(SandboxFault(f"a zygote could not be replaced: {why}"))
+                future.set_exception(SandboxFault(f"a fork_server could not be replaced: {why}"))
 
     def _hand_out(self) -> None:
         while self._waiting:
@@ -602,31 +611,31 @@ class Supervisor:
 
     async def run(self, job: Mapping[str, Any], stdin: bytes, limits: Limits) -> Result:
         """One job in one child, from its start to its end."""
-        zygotes = await self.take(1)
+        fork_servers = await self.take(1)
         try:
-            running = Running(zygotes[0], limits, job, stdin, None)
+            running = Running(fork_servers[0], limits, job, stdin, None)
             try:
                 return await running.end()
             except asyncio.CancelledError:
-                zygotes[0].kill()
+                fork_servers[0].kill()
                 raise
         finally:
-            self.give_back(zygotes)
+            self.give_back(fork_servers)
 
     @property
     def pids(self) -> list[int]:
-        """The zygotes' process ids."""
-        return [zygote.pid for zygote in self._all]
+        """The fork_servers' process ids."""
+        return [fork_server.pid for fork_server in self._all]
 
     def begin_to_close(self) -> None:
-        """Start no zygote any more."""
+        """Start no fork_server any more."""
         self._is_closed = True
 
     def close(self) -> None:
         """Kill and reap everything."""
         self._is_closed = True
-        for zygote in self._all:
-            zygote.give_up("the sandbox was closed")
+        for fork_server in self._all:
+            fork_server.give_up("the sandbox was closed")
         self._all, self._idle = [], []
         for _, future in self._waiting:
             if not future.done():

@@ -1,6 +1,6 @@
 """What Linux offers to hold a program, called from plain Python: namespaces, mounts, Landlock, seccomp.
 
-Imported by a zygote (``rewards.sandbox.fork_server``) by its path, so it needs nothing but the standard library. Every
+Imported by a fork_server (``rewards.sandbox.fork_server``) by its path, so it needs nothing but the standard library. Every
 function either does what its name says or raises `OSError`; which of them a machine allows is found by trying
 (``rewards.sandbox.isolation``). x86-64 and ARM64.
 """
@@ -347,7 +347,7 @@ _NEEDED_BY_ZYGOTES = frozenset(
 
 
 def build_base_filter() -> bytes:
-    """A seccomp filter, as BPF code, of what neither a zygote nor any program needs."""
+    """A seccomp filter, as BPF code, of what neither a fork_server nor any program needs."""
     return _code([name for name in _ALWAYS_DENIED if name not in _NEEDED_BY_ZYGOTES], [])
 
 

@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
-from rewards import Sample, Score
-from rewards.service.conventions import Convention, fault, judge
+from rewards.conventions import Convention, fault, judge
 from rewards.service.worker import Assignment
+from rewards.types import Sample, Score
 
 __all__ = ["Function", "Pool", "Row", "ThreadRunner", "Unit"]
 
@@ -258,7 +258,7 @@ class WorkerProcess:
         inbox = self._inbox
         while not inbox.messages:
             if inbox.is_closed:
-                raise Crashed(self._epitaph())
+                raise Crashed(self._exit_reason())
             inbox.changed.clear()
             alarm = asyncio.get_running_loop().call_later(
                 self.clock.tick_seconds, inbox.changed.set
@@ -275,7 +275,7 @@ class WorkerProcess:
                 raise Exhausted
         return inbox.messages.popleft()
 
-    def _epitaph(self) -> str:
+    def _exit_reason(self) -> str:
         try:
             code = self._popen.wait(1.0)
         except subprocess.TimeoutExpired:
@@ -458,10 +458,12 @@ class Pool:
                 has_begun = True
                 process.clock.restart(limit)
         except (Exhausted, Crashed, Unloadable) as failure:
-            self._blame(call, pending, failure, has_begun)
+            self._find_suspects(call, pending, failure, has_begun)
             return isinstance(failure, Unloadable)
         except (KeyError, TypeError, AttributeError) as error:
-            self._blame(call, pending, Crashed(f"sent what cannot be read ({error!r})"), has_begun)
+            self._find_suspects(
+                call, pending, Crashed(f"sent what cannot be read ({error!r})"), has_begun
+            )
             return False
         finally:
             self._second_chance(call, faulted)
@@ -496,7 +498,7 @@ class Pool:
 
     # ---- what broke
 
-    def _blame(
+    def _find_suspects(
         self, call: _Call, pending: Mapping[int, Row], failure: Exception, has_begun: bool
     ) -> None:
         """Find whom to suspect of a worker's end; the others go back to the head of the queue."""
@@ -515,7 +517,7 @@ class Pool:
                 [row] for row in reversed(innocent)
             ) if suspects else None
         if call.alone:
-            self._condemn(function, suspects, failure)
+            self._final_verdict(function, suspects, failure)
         elif function.convention.rows_are_independent:
             for row in suspects:
                 self._try_alone([row])
@@ -529,7 +531,7 @@ class Pool:
         self._second_tries.append(_Call([unit], alone=True))
         self._arrived.set()
 
-    def _condemn(self, function: Function, rows: Sequence[Row], failure: Exception) -> None:
+    def _final_verdict(self, function: Function, rows: Sequence[Row], failure: Exception) -> None:
         """The verdict on what broke a fresh worker too, with nobody else in it."""
         name, limit = function.convention.name, function.assignment.timeout_seconds
         if isinstance(failure, Crashed):

@@ -11,9 +11,9 @@ import time
 from collections import deque
 from typing import Any, Callable, Sequence
 
-from rewards import Score
-from rewards.service.conventions import fault, judge_one
+from rewards.conventions import fault, judge_one
 from rewards.service.pool import Function, Unit
+from rewards.types import Score
 
 __all__ = ["SupervisedRunner", "runs_programs"]
 

@@ -2,7 +2,7 @@
 
 `RewardService` judges each completion by every reward of a recipe and combines their scores. It can be used from
 any thread, never runs a reward in the caller's thread, and returns results by index. Who is judged where, under
-what deadline, is ``rewards.service.pool``; how a function is called, ``rewards.service.conventions``. No torch, no trainer.
+what deadline, is ``rewards.service.pool``; how a function is called, ``rewards.conventions``. No torch, no trainer.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Callable, Mapping, Sequence, cast
 
-from rewards import TABLE, RewardSpec, Sample, Score, load
+from rewards.conventions import cache_key, convention_of, fault
 from rewards.sandbox import SandboxOptions, open_sandbox
-from rewards.service.conventions import cache_key, convention_of, fault
 from rewards.service.pool import Function, Pool, Row, ThreadRunner
 from rewards.service.programs import SupervisedRunner, runs_programs
 from rewards.service.worker import Assignment
+from rewards.table import TABLE, load
+from rewards.types import RewardSpec, Sample, Score
 
 __all__ = ["Judged", "RewardService", "Ticket", "combine"]
 
 Runner = Pool | ThreadRunner | SupervisedRunner
-MOST_SLEEPERS = 16
+MAX_WORKERS_WHEN_IDLE = 16
 """How far the shared workers may grow in number while all of them only wait."""
 CACHE_ENTRIES = 65_536
 
@@ -136,7 +137,7 @@ class Ticket:
 class RewardService:
     """Judges completions by the rewards of a recipe, in processes of its own.
 
-    ``workers`` are the processes that the rewards share; by default one a core, and up to `MOST_SLEEPERS` while
+    ``workers`` are the processes that the rewards share; by default one a core, and up to `MAX_WORKERS_WHEN_IDLE` while
     all of them only wait. ``base_dir`` is where ``path/file.py:function`` is looked for. `ValueError` where a
     reward cannot be found or its style not recognised. Rewards that run programs do so as ``sandbox`` says, and
     `IsolationError`, a ValueError, is raised where they cannot be held; `isolation` has what a log should say of it.
@@ -159,7 +160,9 @@ class RewardService:
         self._open: set[Ticket] = set()
         self.num_judged, self.num_from_cache = 0, 0
         self._workers = _num_cores() if workers is None else workers
-        self._most_workers = max(self._workers, MOST_SLEEPERS) if workers is None else workers
+        self._most_workers = (
+            max(self._workers, MAX_WORKERS_WHEN_IDLE) if workers is None else workers
+        )
         self._loop = asyncio.new_event_loop()
         self._sandbox_options = sandbox or SandboxOptions()
         self.isolation: list[str] = []
@@ -225,7 +228,7 @@ class RewardService:
         return ticket
 
     def judge(self, samples: Sequence[Sample]) -> list[Judged]:
-        """Judge the samples and wait for it."""
+        """Scorer the samples and wait for it."""
         return self.submit(samples).result()
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:

@@ -18,8 +18,9 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Callable, Mapping, Sequence, cast
 
-from rewards import Sample, Score, load
-from rewards.service.conventions import Convention, convention_of, judge
+from rewards.conventions import Convention, convention_of, judge
+from rewards.table import load
+from rewards.types import Sample, Score
 
 __all__ = ["Assignment", "main"]
 

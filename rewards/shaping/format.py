@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from rewards import Score
+from rewards.types import Score
 
 __all__ = ["tag_count", "think_format"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from rewards import Score
+from rewards.types import Score
 
 __all__ = ["LANGUAGES", "count_words", "language_consistency"]
 

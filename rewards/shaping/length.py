@@ -9,8 +9,9 @@ import functools
 import math
 from typing import Any, Mapping, Sequence
 
-from rewards import Sample, Score, load
-from rewards.service.conventions import Convention, convention_of, fault, judge
+from rewards.conventions import Convention, convention_of, fault, judge
+from rewards.table import load
+from rewards.types import Sample, Score
 
 __all__ = ["cosine", "kimi_length", "soft_overlong"]
 

@@ -122,7 +122,7 @@ class _Tasks(dict[str, Task]):
     def __missing__(self, name: str) -> Task:
         if name not in self:
             raise KeyError(name)
-        rows, doc = gym.lend(name.removeprefix(gym.PREFIX))
+        rows, doc = gym.lease(name.removeprefix(gym.PREFIX))
         return Task(name, rows, "gym_answer", doc)
 
 

@@ -9,8 +9,8 @@ from collections import Counter
 from fractions import Fraction
 from typing import Any, Callable, Sequence
 
-from rewards import Score
 from rewards.tasks.final_answer import is_tagged, tagged_answer
+from rewards.types import Score
 
 __all__ = [
     "Expression",

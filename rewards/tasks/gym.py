@@ -18,12 +18,12 @@ import json
 import re
 from typing import Any, Callable, Mapping
 
-from rewards import Score
 from rewards.mathematics.extraction import extract
 from rewards.tasks.countdown import Expression
 from rewards.tasks.final_answer import is_tagged, tagged_answer
+from rewards.types import Score
 
-__all__ = ["AUDITED", "OURS", "PREFIX", "REFUSED", "THEIRS", "UNIQUE", "gym_answer", "lend"]
+__all__ = ["AUDITED", "OURS", "PREFIX", "REFUSED", "THEIRS", "UNIQUE", "gym_answer", "lease"]
 
 PREFIX = "gym-"
 AUDITED = "0.1.25"
@@ -58,7 +58,7 @@ NEARLY_FULL: Mapping[str, float] = {"polynomial_equations": 0.99, "complex_arith
 # ---------------------------------------------------------------------------------------------- rows
 
 
-def lend(name: str) -> tuple[Callable[..., list[Row]], str]:
+def lease(name: str) -> tuple[Callable[..., list[Row]], str]:
     """The function that makes the rows of reasoning-gym's task ``name``, and a sentence about it."""
     known = sorted(UNIQUE | THEIRS | OURS.keys())
     if name in REFUSED:

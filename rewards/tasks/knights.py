@@ -12,8 +12,8 @@ import random
 import re
 from typing import Any, Callable, Mapping, Sequence
 
-from rewards import Score
 from rewards.tasks.final_answer import is_tagged, tagged_answer
+from rewards.types import Score
 
 __all__ = ["is_true", "knights_and_knaves", "knights_rows", "solutions"]
 

@@ -29,16 +29,16 @@ from grpo.recipe import RecipeError
 from grpo.run import checkpoint
 from grpo.run.async_writer import Writer
 from grpo.run.checkpoint import Checkpoint
-from grpo.run.folder import cut_back
+from grpo.run.folder import truncate_to_step
 from grpo.run.tensor_file import (
     PIECE,
     DirectFile,
     SummedFile,
     checked,
     copied,
+    flatten_tensors,
     opened,
     put_together,
-    taken_apart,
     write_tensors,
 )
 
@@ -110,7 +110,7 @@ def test_a_tree_of_values_comes_back_with_its_kinds_of_keys_and_sequences(seed: 
         "numbers": [0.1 + 0.2, 1e-310, -0.0, math.inf, 2**70],
     }
     tensors: dict[str, torch.Tensor] = {}
-    plain = json.loads(json.dumps(taken_apart(tree, tensors)))
+    plain = json.loads(json.dumps(flatten_tensors(tree, tensors)))
     assert len(tensors) == 2 and equal(put_together(plain, tensors), tree)
 
 
@@ -496,9 +496,9 @@ def test_records_after_the_checkpoint_and_a_torn_line_are_cut(tmp_path: Path) ->
     file = tmp_path / "metrics.jsonl"
     lines = [json.dumps({"step": step, "x": step / 3}) + "\n" for step in (1, 2, 3, 4)]
     file.write_text("".join(lines) + '{"step": 5, "x"')
-    cut_back(file, 3)
+    truncate_to_step(file, 3)
     assert file.read_text() == "".join(lines[:3])
-    cut_back(file, -1)
+    truncate_to_step(file, -1)
     assert file.read_text() == ""
 
 
@@ -517,7 +517,7 @@ def test_a_journal_is_cut_at_its_size_and_by_its_steps_where_that_ends_no_line(
         (10**6, 3),
     ):
         file.write_text("".join(lines) + '{"step"')
-        cut_back(file, 2, size)
+        truncate_to_step(file, 2, size)
         assert file.read_text() == "".join(lines[:expected])
 
 

@@ -12,9 +12,9 @@ import torch
 from small_runs import recipe, run
 
 from grpo import Trainer
-from grpo.model.packing import make_batch
+from grpo.learner.batch import make_batch
 from grpo.run.ledger import Ledger, LedgerError
-from grpo.types import BOOKS, Batch, Completion, Prompt, ScoredGroup
+from grpo.types import OUTCOMES, Batch, Completion, Prompt, ScoredGroup
 from rewards import Score
 
 
@@ -67,7 +67,7 @@ def test_the_books_of_many_steps_are_those_counted_one_by_one(seed: int) -> None
     rng, ledger, by_hand, begun = (
         random.Random(seed),
         Ledger(),
-        dict.fromkeys(("sampled", *BOOKS), 0),
+        dict.fromkeys(("sampled", *OUTCOMES), 0),
         0,
     )
     for step in range(20):
@@ -77,7 +77,7 @@ def test_the_books_of_many_steps_are_those_counted_one_by_one(seed: int) -> None
         ledger.begin(sampled + in_flight - (begun - by_hand["sampled"]))
         ledger.add(step, groups, batch, in_flight)
         for row in batch.rows:
-            by_hand[row.book] += 1
+            by_hand[row.outcome] += 1
         by_hand["sampled"] += sampled
         begun = by_hand["sampled"] + in_flight
         assert dict(ledger) == by_hand and sum(by_hand.values()) == 2 * by_hand["sampled"]
@@ -106,7 +106,7 @@ def misbooked(groups, batch: Batch):
 def unknown(groups, batch: Batch):
     return (
         groups,
-        replace(batch, rows=(replace(batch.rows[0], book="elsewhere"), *batch.rows[1:])),
+        replace(batch, rows=(replace(batch.rows[0], outcome="elsewhere"), *batch.rows[1:])),
         0,
     )
 
@@ -161,11 +161,12 @@ def test_the_summary_has_the_books_of_all_steps_and_the_console_says_them(
         json.loads(line) for line in (reward / "run" / "metrics.jsonl").read_text().splitlines()
     ]
     assert ledger == {
-        book: sum(record[f"ledger/{book}"] for record in records) for book in ("sampled", *BOOKS)
+        outcome: sum(record[f"ledger/{outcome}"] for record in records)
+        for outcome in ("sampled", *OUTCOMES)
     }
-    assert len(rows) == ledger["sampled"] == sum(ledger[book] for book in BOOKS)
+    assert len(rows) == ledger["sampled"] == sum(ledger[outcome] for outcome in OUTCOMES)
     assert ledger["faulted"] == sum(row["status"] == "fault" for row in rows) > 0
     assert (
-        "ledger: " + ", ".join(f"{number} {book}" for book, number in ledger.items())
+        "ledger: " + ", ".join(f"{number} {outcome}" for outcome, number in ledger.items())
         in capsys.readouterr().out
     )

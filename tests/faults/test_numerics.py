@@ -453,14 +453,14 @@ def test_a_reward_that_fails_stops_the_run_before_the_update_and_is_named(
 def test_an_engine_that_raises_ends_the_run_with_exit_code_1_and_its_name(
     tmp_path: Path, capsys, monkeypatch
 ) -> None:
-    step, calls = grpo.rollout.contiguous_decoder.Decoding._step, iter(range(60))
+    step, calls = grpo.rollout.contiguous_decoder.ContiguousDecoder._step, iter(range(60))
 
     def breaks(self: Any, *arguments: Any) -> Any:
         if next(calls, None) is None:
             raise ValueError("a slot was lost")
         return step(self, *arguments)
 
-    monkeypatch.setattr(grpo.rollout.contiguous_decoder.Decoding, "_step", breaks)
+    monkeypatch.setattr(grpo.rollout.contiguous_decoder.ContiguousDecoder, "_step", breaks)
     assert main(["quickstart", *QUICK, f"run_dir={tmp_path / 'run'}"]) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert (

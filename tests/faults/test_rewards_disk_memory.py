@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from grpo.run import checkpoint
-from grpo.train import main, no_memory
+from grpo.train import main, out_of_memory_advice
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = [
@@ -135,8 +135,8 @@ def test_no_memory_is_told_from_other_faults_and_says_which_keys_to_lower():
     with pytest.raises(RuntimeError) as found:
         torch.empty(2**60)
     for error in (found.value, MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")):
-        said = no_memory(error)
+        said = out_of_memory_advice(error)
         assert said and all(
             key in said for key in ("optim.tokens_per_micro_batch", "sample.max_rows")
         )
-    assert no_memory(RuntimeError("size mismatch")) is None
+    assert out_of_memory_advice(RuntimeError("size mismatch")) is None

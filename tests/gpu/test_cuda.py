@@ -90,9 +90,9 @@ def test_the_triton_head_keeps_its_promise_in_bfloat16(
             head.temperature,
         )
         spans = even_spans(shape[0], 128)
-        found = swept(fused.sweep, parts[0], on, *parts[1:], spans)
+        found = swept(fused.fused_log_prob, parts[0], on, *parts[1:], spans)
         expected = swept(
-            reference.sweep, hidden_TD.double(), doubled(head), target_T, g_T, e, spans
+            reference.fused_log_prob, hidden_TD.double(), doubled(head), target_T, g_T, e, spans
         )
         for i, (one, other) in enumerate(zip(found, expected)):
             if other is None:

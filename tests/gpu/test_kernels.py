@@ -10,10 +10,10 @@ from test_sampling import seeds
 from grpo.kernels.decode_attention import dispatch
 from grpo.kernels.sampling import exact
 from grpo.rollout.contiguous_decoder import EngineStats, prefill
-from grpo.rollout.cuda_graphs import DecodeStep, Steps
-from grpo.rollout.paged_cache import PagedGroups
+from grpo.rollout.cuda_graphs import DecodeStep, GraphRunner
+from grpo.rollout.paged_cache import PagedCache
 from grpo.rollout.sampling import Sampling
-from grpo.rollout.sequence import Draft
+from grpo.rollout.sequence import RolloutSequence
 from grpo.types import Prompt
 
 pytestmark = [
@@ -31,7 +31,7 @@ FILTERS = [
 
 def poisoned(lengths, heads, kv_heads, width, dtype):
     """One group of 3 rows a length, 70 own tokens a row; what no row reads is NaN."""
-    groups = PagedGroups(
+    groups = PagedCache(
         3 * len(lengths) + 1, 40 * len(lengths), "cuda", max_prefix=max(lengths), max_tokens=70
     )
     for number, length in enumerate(lengths):
@@ -96,14 +96,15 @@ def test_graphs_decode_what_eager_steps_decode(family, seed):
     policy = cuda_policy(family, seed=seed % 1000)
     prompts = [Prompt(str(n), tuple(torch.randint(3, 80, (n,)).tolist()), {}) for n in (4, 66)]
     members = {
-        prompt.token_ids: [Draft(i, 0, prompt, 0, 24, False)] for i, prompt in enumerate(prompts)
+        prompt.token_ids: [RolloutSequence(i, 0, prompt, 0, 24, False)]
+        for i, prompt in enumerate(prompts)
     }
     with torch.no_grad():
         found, spans = prefill(policy, members, EngineStats())
     prefixes = {ids: found.prefix(*spans[ids]) for ids in members}
     results = []
     for capture in (False, True):
-        cache = PagedGroups(8, 40, "cuda", max_prefix=70, max_tokens=24)
+        cache = PagedCache(8, 40, "cuda", max_prefix=70, max_tokens=24)
         step = DecodeStep(
             lambda token, position, cache=cache: policy.logits(token, position, cache, 1, cache)[
                 :, -1
@@ -120,7 +121,7 @@ def test_graphs_decode_what_eager_steps_decode(family, seed):
             cache.put(rows, prefixes[prompt.token_ids], len(prompt.token_ids) - 1)
             step.start(rows, [prompt.token_ids[-1]] * 3, seeds(3, place).tolist(), [24] * 3)
         steps, tokens, logps = (
-            Steps(step, lambda: list(policy.model.parameters()), capture=capture),
+            GraphRunner(step, lambda: list(policy.model.parameters()), capture=capture),
             [],
             [],
         )

@@ -12,7 +12,7 @@ from tiny import random_prompts, tiny_policy
 from grpo.evaluate import Evaluation, bootstrap, evaluate, mean, part_means, summarise
 from grpo.rollout.engine import Engine
 from grpo.rollout.sampling import Sampling
-from grpo.scoring import Judge
+from grpo.scoring import Scorer
 from grpo.types import Completion, Prompt, ScoredGroup
 from rewards import RewardSpec, Score
 
@@ -170,11 +170,11 @@ def shortness(text: str, num_tokens: int) -> float:
 
 @pytest.fixture(scope="module")
 def judge():
-    with Judge([RewardSpec("mine", shortness)]) as made:
+    with Scorer([RewardSpec("mine", shortness)]) as made:
         yield made
 
 
-def run(engine: Engine, judge: Judge, prompts, **changes) -> Evaluation:
+def run(engine: Engine, judge: Scorer, prompts, **changes) -> Evaluation:
     settings = {
         "samples": 3,
         "max_tokens": 12,

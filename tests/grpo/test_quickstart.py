@@ -45,6 +45,6 @@ def test_the_quickstart_goes_from_a_third_to_well_over_half(tmp_path: Path, seed
     print(f"gates: {summary['gates']}")
     assert all(set(levels) == {"note"} for levels in summary["gates"].values()), summary["alarms"]
     assert (
-        sum(n for book, n in summary["ledger"].items() if book != "sampled")
+        sum(n for outcome, n in summary["ledger"].items() if outcome != "sampled")
         == summary["ledger"]["sampled"]
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from grpo.recipe import Recipe, RecipeError
-from grpo.scoring import Judge, check_rewards, reward_specs
+from grpo.scoring import Scorer, check_rewards, reward_specs
 from grpo.types import Completion, Group, Prompt
 from rewards import RewardSpec, Score
 
@@ -20,7 +20,7 @@ def group(*completions: Completion, **truth) -> Group:
 
 
 def judged(given: Group, *specs: RewardSpec):
-    with Judge(specs) as judge:
+    with Scorer(specs) as judge:
         return judge.submit(given).result()
 
 
@@ -134,7 +134,7 @@ def test_parts_that_do_not_apply_leave_the_sum_and_all_parts_null_leave_the_comp
 
 
 def test_groups_may_be_waited_for_in_any_order():
-    with Judge([RewardSpec("mine", by_text)]) as judge:
+    with Scorer([RewardSpec("mine", by_text)]) as judge:
         pending = [judge.submit(group(completion(text))) for text in ("one", "half", "true")]
         assert [p.result().scores[0].value for p in reversed(pending)] == [1.0, 0.5, 1.0]
 

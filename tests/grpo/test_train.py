@@ -176,15 +176,15 @@ def test_every_sampled_completion_is_written_and_booked_once(tmp_path: Path) -> 
     rows = records(tmp_path / "run", "samples.jsonl")
     assert len(rows) == 4 * 6 * 4 == trainer.ledger["sampled"]
     assert (
-        sum(n for book, n in trainer.ledger.items() if book != "sampled")
+        sum(n for outcome, n in trainer.ledger.items() if outcome != "sampled")
         == trainer.ledger["sampled"]
     )
     assert trainer.ledger["truncated_masked"] == sum(row["finish"] == "length" for row in rows) > 0
     for record in records(tmp_path / "run"):
-        books = [
+        outcomes = [
             record[key] for key in record if key.startswith("ledger/") and key != "ledger/sampled"
         ]
-        assert sum(books) == record["ledger/sampled"] == 24
+        assert sum(outcomes) == record["ledger/sampled"] == 24
     assert summary(tmp_path / "run")["tokens"]["sampled"] == sum(row["num_tokens"] for row in rows)
 
 

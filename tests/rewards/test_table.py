@@ -8,7 +8,7 @@ import pytest
 
 import rewards
 from rewards import TABLE, load, missing_columns, wanted_columns
-from rewards.service.conventions import convention_of
+from rewards.conventions import convention_of
 from rewards.service.service import RewardService
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +22,7 @@ def test_every_name_of_the_table_loads(name):
 
 
 def test_importing_rewards_brings_neither_torch_nor_the_trainer():
-    modules = "rewards, rewards.service.conventions, rewards.service.pool, rewards.service, rewards.service.worker, rewards.score, rewards.check"
+    modules = "rewards, rewards.conventions, rewards.service.pool, rewards.service, rewards.service.worker, rewards.score, rewards.check"
     modules += ", rewards.shaping.format, rewards.shaping.length, rewards.shaping.language, rewards.shaping.repetition"
     heavy = "torch", "transformers", "grpo", "numpy", "sympy", "datasets"
     code = f"import sys, {modules}; print([name for name in {heavy} if name in sys.modules])"

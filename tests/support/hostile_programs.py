@@ -69,7 +69,7 @@ _PLAIN = {
     "environment": "for name in os.environ:\n    if name not in ('PATH', 'HOME', 'LANG', 'OMP_NUM_THREADS', 'LC_CTYPE', 'PYTHONHASHSEED'): escaped(name)",
     "descriptors inherited": "for fd in range(3, 2000):\n    attempt(lambda: os.fstat(fd), f'descriptor {fd}')",
     "control socket": "for fd in range(3, 100):\n    for step in (lambda: os.write(fd, b'X' * 21), lambda: socket.socket(fileno=fd).sendall(b'X' * 21)):\n        attempt(step, 'socket')",
-    "zygote's memory": "attempt(lambda: open(f'/proc/{os.getppid()}/mem', 'rb'))\ncall(310, 1 if os.getpid() != 1 else 2, None, 0, None, 0, 0)\ncall(101, 16, os.getppid() or 2, 0, 0)",
+    "fork_server's memory": "attempt(lambda: open(f'/proc/{os.getppid()}/mem', 'rb'))\ncall(310, 1 if os.getpid() != 1 else 2, None, 0, None, 0, 0)\ncall(101, 16, os.getppid() or 2, 0, 0)",
     # network
     "sockets": "for family in range(0, 46):\n    for kind in (1, 2, 3, 5):\n        attempt(lambda: socket.socket(family, kind), f'socket {family} {kind}')",
     "connections": "attempt(lambda: socket.create_connection(('127.0.0.1', 22), .2))\nattempt(lambda: socket.getaddrinfo('example.org', 80))\nimport urllib.request\nattempt(lambda: urllib.request.urlopen('http://127.0.0.1:1', timeout=.2))",

@@ -32,7 +32,7 @@ def test_triton_kernels_compute_the_specification(form, name, with_entropy, shap
     fused.FORM = form
     given = problem(*shape, **HEADS[name])
     given = (*given[:4], given[4] if with_entropy else None)
-    compared(fused.sweep, given, even_spans(shape[0], 16), logp=2e-5, gradient=1e-4)
+    compared(fused.fused_log_prob, given, even_spans(shape[0], 16), logp=2e-5, gradient=1e-4)
 
 
 @pytest.mark.parametrize("form", ["rows", "tiles"])
@@ -45,8 +45,8 @@ def test_triton_keeps_the_gradient_of_confident_rows_and_of_logits_far_apart(for
     found, expected = (
         swept(f, hidden_TD.to(d), h, target_T, g_T, None, spans)
         for f, d, h in (
-            (fused.sweep, torch.float32, head),
-            (reference.sweep, torch.float64, doubled(head)),
+            (fused.fused_log_prob, torch.float32, head),
+            (reference.fused_log_prob, torch.float64, doubled(head)),
         )
     )
     sure_T = expected[0] > -1e-6

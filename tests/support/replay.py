@@ -31,6 +31,7 @@ SMALL = [
     "optim.tokens_per_micro_batch=512",
 ]
 RUNS: dict[str, list[str]] = {
+    "gguf": [],
     "plain": [],
     "plain, seed 1": ["seed=1"],
     "two updates, two epochs": [
@@ -45,7 +46,6 @@ RUNS: dict[str, list[str]] = {
     "bfloat16": ["model.dtype=bfloat16"],
     "tight memory": ["sample.max_rows=8", "sample.top_p=0.9", "sample.top_k=20"],
     "two rewards": ["rewards.short.use=repetition", "rewards.short.weight=0.1"],
-    "gguf": [],
 }
 RUN_FILES = ("samples.jsonl", "evaluations.jsonl")
 PROGRAMS = {
@@ -114,8 +114,8 @@ def hashes_of_run(folder: Path) -> dict[str, str]:
     return found
 
 
-def write_gguf(tree: Path, path: Path) -> None:
-    """A tiny Llama over bytes as a GGUF file; the writer and its weights are fixed here, not taken from a tree."""
+def write_gguf(path: Path) -> None:
+    """A tiny Llama over bytes as a GGUF file, its weights fixed here."""
     import gguf
     import numpy
     from tokenizers.pre_tokenizers import ByteLevel
@@ -172,13 +172,12 @@ def runs(tree: Path, native: bool) -> dict[str, dict[str, str]]:
     found = {}
     with tempfile.TemporaryDirectory() as scratch:
         for name, overrides in RUNS.items():
-            folder = Path(scratch) / "run"
-            folder = folder.with_name(name.replace(" ", "_").replace(",", ""))
+            folder = Path(scratch) / name.replace(" ", "_").replace(",", "")
             if name == "gguf":
                 model = Path(scratch) / "tiny.gguf"
-                write_gguf(tree, model)
-                overrides = [f"model.name={model}", "steps=3", "data.template=Q: {prompt}"]
-                overrides += ["rewards.correct.use=repetition", "sample.max_tokens=24"]
+                write_gguf(model)
+                overrides = [f"model.name={model}", "steps=3", "sample.max_tokens=24"]
+                overrides += ["rewards.correct.use=repetition", "checkpoint.every=0"]
             train(tree, folder, overrides, native)
             found[name] = hashes_of_run(folder)
             print(name, found[name], flush=True)

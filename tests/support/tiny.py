@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from grpo.model.loading import with_adapters
-from grpo.model.policy import KeepDouble, Policy
+from grpo.model.policy import Float64Mode, Policy
 from grpo.recipe import LoraSection
 from grpo.rollout.sampling import Sampling
 from grpo.types import Prompt
@@ -183,7 +183,7 @@ def plain_logits(policy: Policy, prompt_ids, token_ids, model: nn.Module | None 
     """Logits [T, V] before each completion token: one sequence alone, no cache."""
     model = model or plain_model(policy)
     ids = torch.tensor([[*prompt_ids, *token_ids]])
-    with KeepDouble() if next(model.parameters()).dtype == torch.float64 else nullcontext():
+    with Float64Mode() if next(model.parameters()).dtype == torch.float64 else nullcontext():
         logits = model(input_ids=ids, use_cache=False).logits[0]
     return logits[len(prompt_ids) - 1 : -1, : policy.vocab_size]
 

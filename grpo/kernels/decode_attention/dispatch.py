@@ -19,7 +19,7 @@ PAGE = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Tables:
+class PageTables:
     """Which pages each row reads; int32 tensors on the pool's device, whose shapes a CUDA graph can hold.
 
     ``page_RN`` [rows, pages a row] are the pages of a row's own tokens, -1 where there is none. ``seen_R`` counts
@@ -43,7 +43,7 @@ def attend(
     query_RHW: Tensor,
     keys: Tensor,
     values: Tensor,
-    tables: Tables,
+    tables: PageTables,
     scaling: float,
     window: int | None = None,
     softcap: float | None = None,
@@ -76,7 +76,7 @@ def reference(
     query_RHW: Tensor,
     keys: Tensor,
     values: Tensor,
-    tables: Tables,
+    tables: PageTables,
     scaling: float,
     window: int | None = None,
     softcap: float | None = None,
@@ -101,7 +101,7 @@ def reference(
 
 
 def _gather(
-    keys: Tensor, values: Tensor, tables: Tables, window: int | None
+    keys: Tensor, values: Tensor, tables: PageTables, window: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(keys, values) [rows, kv heads, L, width] of prompt and own tokens, zero where not seen, and what is seen."""
     prompt_R = tables.prompt_R.long().clamp_min(0)

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from grpo.kernels.backend import interpreting
-from grpo.kernels.decode_attention.dispatch import PAGE, Tables
+from grpo.kernels.decode_attention.dispatch import PAGE, PageTables
 
 MIN_PAGES = (
     4  # of a split: 256 tokens, whose fp32 partial result is a few per cent of the bytes it read
@@ -438,7 +438,7 @@ def attend(
     query_RHW: Tensor,
     keys: Tensor,
     values: Tensor,
-    tables: Tables,
+    tables: PageTables,
     scaling: float,
     window: int | None,
     softcap: float | None,

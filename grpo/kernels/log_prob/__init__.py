@@ -1,6 +1,6 @@
 """The log-prob head: from hidden states to log-prob and entropy of the tokens taken, and back, without [T, V].
 
-`sweep` is the one interface of all back-ends: ``reference`` states the mathematics at any dtype, ``chunked`` is
+`fused_log_prob` is the one interface of all back-ends: ``reference`` states the mathematics at any dtype, ``chunked`` is
 plain torch, ``triton`` adds row kernels on CUDA. `logprob` is the same as an operator with autograd.
 """
 
@@ -17,7 +17,7 @@ from grpo.kernels.log_prob.spec import (
     Coefficients,
     Gradients,
     Head,
-    Swept,
+    LogProbResult,
     chunk_rows,
     chunk_spans,
     even_spans,
@@ -29,11 +29,11 @@ __all__ = [
     "Coefficients",
     "Gradients",
     "Head",
-    "Swept",
+    "LogProbResult",
     "backend",
     "logprob",
     "statistics_dtype",
-    "sweep",
+    "fused_log_prob",
 ]
 
 BACKENDS = ("reference", "chunked", "triton")
@@ -58,7 +58,7 @@ def _module(name: str) -> ModuleType:
     return {"reference": reference, "chunked": chunked}[name]
 
 
-def sweep(
+def fused_log_prob(
     hidden_TD: Tensor,
     head: Head,
     target_T: Tensor,
@@ -68,7 +68,7 @@ def sweep(
     rows: int | None = None,
     lengths: Sequence[int] | None = None,
     using: str | None = None,
-) -> Swept:
+) -> LogProbResult:
     """Log-prob and entropy of `target_T` [T] at the hidden states [T, D]; no autograd graph is made.
 
     With `coefficients`, also dL/dh: each chunk's (start, end, logp, entropy) is handed over, and what comes back,
@@ -87,7 +87,7 @@ def sweep(
         "no completion is longer than a chunk"
     )
     module = _module(using or backend(hidden_TD.device))
-    return module.sweep(hidden_TD, head, target_T, coefficients, gradients, spans)
+    return module.fused_log_prob(hidden_TD, head, target_T, coefficients, gradients, spans)
 
 
-from grpo.kernels.log_prob.operators import logprob  # noqa: E402 - it registers operators made of `sweep`
+from grpo.kernels.log_prob.operators import logprob  # noqa: E402 - it registers operators made of `fused_log_prob`

@@ -22,7 +22,7 @@ from grpo.kernels.log_prob.spec import (
     Coefficients,
     Gradients,
     Head,
-    Swept,
+    LogProbResult,
     buffer_dtype,
     logits_of,
     statistics_dtype,
@@ -36,16 +36,16 @@ MIN_ROWS = 8  # products of fewer rows may round differently
 
 
 @torch.no_grad()
-def sweep(
+def fused_log_prob(
     hidden_TD: Tensor,
     head: Head,
     target_T: Tensor,
     coefficients: Coefficients | None = None,
     gradients: Gradients | None = None,
     spans: Sequence[tuple[int, int]] = (),
-    steps: type[Steps] | None = None,
-) -> Swept:
-    """See `grpo.kernels.log_prob.sweep`; `steps` are what is done between the products."""
+    steps: type[ChunkSteps] | None = None,
+) -> LogProbResult:
+    """See `grpo.kernels.log_prob.fused_log_prob`; `steps` are what is done between the products."""
     steps = steps or Chunk
     number, dtype = len(target_T), statistics_dtype(hidden_TD.dtype)
     logp_T, entropy_T = (
@@ -62,10 +62,10 @@ def sweep(
         if grad_TD is not None:
             g_R, e_R = coefficients(start, end, logp_T[part], entropy_T[part])
             grad_TD[part] = backward(chunk, g_R, e_R, gradients)
-    return Swept(logp_T, entropy_T, grad_TD)
+    return LogProbResult(logp_T, entropy_T, grad_TD)
 
 
-class Steps(Protocol):
+class ChunkSteps(Protocol):
     """Some tokens: their logits are computed, then statistics taken, and with gradient ``unit_RV`` is U."""
 
     hidden_RD: Tensor
@@ -91,7 +91,7 @@ class Steps(Protocol):
         ...
 
 
-class Chunk(Steps):
+class Chunk(ChunkSteps):
     """The steps in torch: blocks of a few rows at a time, which on a CPU stay in its cache."""
 
     @staticmethod
@@ -131,8 +131,8 @@ class Chunk(Steps):
             add_entropy(self, slice(a, b), prob_BV, None, g_R, e_R)
 
 
-def mix_again(chunk: Steps, g_R: Tensor, e_R: Tensor) -> None:
-    """`Steps.mix` where a soft-cap's slope hides the probabilities: the products are made again."""
+def mix_again(chunk: ChunkSteps, g_R: Tensor, e_R: Tensor) -> None:
+    """`ChunkSteps.mix` where a soft-cap's slope hides the probabilities: the products are made again."""
     head, size = chunk.head, max(MIN_ROWS, len(chunk.target_R))
     again_RV = product(chunk.hidden_RD, head, Chunk.buffer(head, size))
     for a, b in _blocks(again_RV):
@@ -147,7 +147,9 @@ def _blocks(rows_RV: Tensor) -> list[tuple[int, int]]:
     return [(a, min(a + step, number)) for a in range(0, number, step)]
 
 
-def backward(chunk: Steps, g_R: Tensor, e_R: Tensor | None, gradients: Gradients | None) -> Tensor:
+def backward(
+    chunk: ChunkSteps, g_R: Tensor, e_R: Tensor | None, gradients: Gradients | None
+) -> Tensor:
     """dL/dh of the chunk; adds dL/dW and dL/db to `gradients`."""
     row_R, hidden_RD, kept = -chunk.head.factor * g_R, chunk.hidden_RD, None
     if e_R is None:
@@ -210,7 +212,12 @@ def unit_block(
 
 
 def add_entropy(
-    chunk: Steps, block: slice, prob_BV: Tensor, slope_BV: Tensor | None, g_R: Tensor, e_R: Tensor
+    chunk: ChunkSteps,
+    block: slice,
+    prob_BV: Tensor,
+    slope_BV: Tensor | None,
+    g_R: Tensor,
+    e_R: Tensor,
 ) -> None:
     """unit := g unit + e p (log p + entropy) slope in a block of rows; the target's log p is known to more digits."""
     at_B, taken_B = chunk.target_R[block, None], (chunk.logp_R + chunk.entropy_R)[block, None]

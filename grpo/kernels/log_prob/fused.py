@@ -19,7 +19,7 @@ from grpo.kernels.log_prob.spec import (
     Coefficients,
     Gradients,
     Head,
-    Swept,
+    LogProbResult,
     aligned_rows,
     statistics_dtype,
 )
@@ -30,26 +30,26 @@ TILE = {"BM": 128, "BN": 128, "BK": 64}  # 128 x 256 spills: its epilogue holds 
 WARPS, STAGES = 8, 4
 
 
-def sweep(
+def fused_log_prob(
     hidden_TD: Tensor,
     head: Head,
     target_T: Tensor,
     coefficients: Coefficients | None = None,
     gradients: Gradients | None = None,
     spans: Sequence[tuple[int, int]] = (),
-) -> Swept:
-    """See `grpo.kernels.log_prob.sweep`."""
+) -> LogProbResult:
+    """See `grpo.kernels.log_prob.fused_log_prob`."""
     if head.weight_VD.dtype == torch.float64:
-        return chunked.sweep(hidden_TD, head, target_T, coefficients, gradients, spans)
+        return chunked.fused_log_prob(hidden_TD, head, target_T, coefficients, gradients, spans)
     kind = TileChunk if FORM == "tiles" and _fits_tiles(head) else RowChunk
-    return chunked.sweep(hidden_TD, head, target_T, coefficients, gradients, spans, kind)
+    return chunked.fused_log_prob(hidden_TD, head, target_T, coefficients, gradients, spans, kind)
 
 
 def _fits_tiles(head: Head) -> bool:
     return head.weight_VD.dtype == torch.bfloat16 and head.weight_VD.shape[1] % 8 == 0
 
 
-class RowChunk(chunked.Steps):
+class RowChunk(chunked.ChunkSteps):
     """Products in float32, then one pass of `unit_rows`."""
 
     @staticmethod
@@ -92,7 +92,7 @@ class RowChunk(chunked.Steps):
         mixed(self, g_R, e_R)
 
 
-class TileChunk(chunked.Steps):
+class TileChunk(chunked.ChunkSteps):
     """The first product with its epilogue: scaled exponentials are stored, never a logit."""
 
     @staticmethod

@@ -1,7 +1,7 @@
 """The head as torch operators with fakes and autograd, so that compile and checkpointing see through it.
 
 A frozen head keeps the unit gradient d logp / dh of each token: its backward is one multiplication (two products
-in all). A trainable head computes its logits again in the backward (four); `grpo.kernels.log_prob.sweep` needs
+in all). A trainable head computes its logits again in the backward (four); `grpo.kernels.log_prob.fused_log_prob` needs
 three, but wants to know the loss.
 """
 
@@ -29,7 +29,7 @@ def head_logprob(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(logp_T, entropy_T, d logp / dh [T, D] if `unit`, else empty)."""
     head = Head(weight_VD, bias_V, scale, softcap, temperature)
-    swept = log_prob.sweep(hidden_TD, head, target_T, _ones if unit else None)
+    swept = log_prob.fused_log_prob(hidden_TD, head, target_T, _ones if unit else None)
     return swept.logp_T, swept.entropy_T, swept.hidden_TD if unit else hidden_TD.new_empty(0)
 
 
@@ -66,7 +66,7 @@ def head_gradient(
                 for part in (weight_VD, bias_V)
             )
         )
-    swept = log_prob.sweep(
+    swept = log_prob.fused_log_prob(
         hidden_TD,
         head,
         target_T,

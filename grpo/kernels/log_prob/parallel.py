@@ -16,7 +16,7 @@ from grpo.kernels.log_prob.spec import (
     Coefficients,
     Gradients,
     Head,
-    Swept,
+    LogProbResult,
     chunk_rows,
     even_spans,
     logits_of,
@@ -24,7 +24,7 @@ from grpo.kernels.log_prob.spec import (
 
 
 @torch.no_grad()
-def sweep(
+def fused_log_prob(
     hidden_TD: Tensor,
     head: Head,
     target_T: Tensor,
@@ -33,8 +33,8 @@ def sweep(
     coefficients: Coefficients | None = None,
     gradients: Gradients | None = None,
     rows: int | None = None,
-) -> Swept:
-    """As `grpo.kernels.log_prob.sweep` for a `head` that holds the tokens from `first` on; `target_T` counts over all.
+) -> LogProbResult:
+    """As `grpo.kernels.log_prob.fused_log_prob` for a `head` that holds the tokens from `first` on; `target_T` counts over all.
 
     Every rank of `group` calls it with the same hidden states, targets and `rows`.
     """
@@ -50,7 +50,7 @@ def sweep(
             grad_RD = chunked.backward(chunk, g_R, e_R, gradients)
             dist.all_reduce(grad_RD, group=group)
             grads.append(grad_RD.to(hidden_TD.dtype))
-    return Swept(
+    return LogProbResult(
         torch.cat(logp), torch.cat(entropy), torch.cat(grads) if coefficients is not None else None
     )
 
@@ -109,7 +109,7 @@ class ShardChunk:
         )
 
     def mix(self, g_R: Tensor, e_R: Tensor) -> None:
-        """See `chunked.Steps.mix`."""
+        """See `chunked.ChunkSteps.mix`."""
         rise_RV = torch.xlogy(self.prob_RV, self.prob_RV) + self.prob_RV * self.entropy_R[:, None]
         rise_RV = rise_RV * e_R[:, None] * (1 if self.slope_RV is None else self.slope_RV)
         self.unit_RV = (rise_RV + self.unit_RV * g_R[:, None]).to(self.unit_RV.dtype)

@@ -7,7 +7,7 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-from grpo.kernels.log_prob.spec import Coefficients, Gradients, Head, Swept
+from grpo.kernels.log_prob.spec import Coefficients, Gradients, Head, LogProbResult
 
 
 def logits(hidden_TD: Tensor, head: Head) -> Tensor:
@@ -31,15 +31,15 @@ def logprob(hidden_TD: Tensor, head: Head, target_T: Tensor) -> tuple[Tensor, Te
     return logp_T, -(logp_TV.exp() * logp_TV).sum(-1)
 
 
-def sweep(
+def fused_log_prob(
     hidden_TD: Tensor,
     head: Head,
     target_T: Tensor,
     coefficients: Coefficients | None = None,
     gradients: Gradients | None = None,
     spans: Sequence[tuple[int, int]] = (),
-) -> Swept:
-    """What every back-end computes: see `grpo.kernels.log_prob.sweep`."""
+) -> LogProbResult:
+    """What every back-end computes: see `grpo.kernels.log_prob.fused_log_prob`."""
     hidden_TD = hidden_TD.detach().requires_grad_()
     head = head.without_gradient()
     leaves = [hidden_TD]
@@ -50,7 +50,7 @@ def sweep(
     with torch.enable_grad():
         logp_T, entropy_T = logprob(hidden_TD, head, target_T)
     if coefficients is None:
-        return Swept(logp_T.detach(), entropy_T.detach())
+        return LogProbResult(logp_T.detach(), entropy_T.detach())
     g_T, e_T = coefficients(0, len(target_T), logp_T.detach(), entropy_T.detach())
     with torch.enable_grad():
         total = (g_T * logp_T).sum() + (0 if e_T is None else (e_T * entropy_T).sum())
@@ -59,4 +59,4 @@ def sweep(
         gradients.weight_VD.add_(found[1])
         if gradients.bias_V is not None:
             gradients.bias_V.add_(found[2])
-    return Swept(logp_T.detach(), entropy_T.detach(), found[0])
+    return LogProbResult(logp_T.detach(), entropy_T.detach(), found[0])

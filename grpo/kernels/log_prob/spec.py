@@ -44,7 +44,7 @@ class Gradients:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Swept:
+class LogProbResult:
     """Of each token: its log-prob, the entropy, and dL/dh where coefficients were given (else None)."""
 
     logp_T: Tensor

@@ -42,7 +42,7 @@ EXP_COEFFICIENTS = (
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Drawn:
+class SampledTokens:
     """What a step of sampling gives, a value a row: -1 and NaN where the row's logits hold NaN, +inf or nothing.
 
     ``logp_R`` (fp32) is the token's log-probability under the distribution drawn from, ``log_kept_R`` the log of
@@ -63,7 +63,7 @@ def sample(
     *,
     vocab_size: int | None = None,
     entropy: bool = False,
-) -> Drawn:
+) -> SampledTokens:
     """Draw from raw logits [R, V] (fp32, bf16, fp16); ids from `vocab_size` on are padding and never drawn.
 
     `seed_R` and `position_R` are int64; the draw is a pure function of them, the logits and `sampling`.
@@ -85,7 +85,7 @@ def reference(
     *,
     vocab_size: int | None = None,
     entropy: bool = False,
-) -> Drawn:
+) -> SampledTokens:
     """The definition, in plain torch."""
     logits_RV = logits_RV[:, :vocab_size].float()
     top_R1 = logits_RV.amax(-1, keepdim=True)
@@ -115,7 +115,7 @@ def reference(
     )
     logp_R = logp_RV.gather(-1, token_R[:, None])[:, 0]
     nan = torch.tensor(torch.nan, device=logits_RV.device)
-    return Drawn(
+    return SampledTokens(
         torch.where(good_R, token_R, -1),
         *(
             None if x is None else torch.where(good_R, x, nan)

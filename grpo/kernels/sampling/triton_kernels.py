@@ -21,7 +21,7 @@ from grpo.kernels.sampling.exact import (
     LN2_LOW,
     LOG_COEFFICIENTS,
     MASS_BITS,
-    Drawn,
+    SampledTokens,
     inverse,
     log_min_p,
     split_top_p,
@@ -719,7 +719,7 @@ def sample(
     sampling: Sampling,
     vocab_size: int | None,
     entropy: bool,
-) -> Drawn:
+) -> SampledTokens:
     """`grpo.kernels.sampling.exact.sample` by the kernels of this file."""
     logits_RV = logits_RV if logits_RV.stride(-1) == 1 else logits_RV.contiguous()
     call = _Launch(logits_RV, sampling, logits_RV.shape[1] if vocab_size is None else vocab_size)
@@ -779,4 +779,6 @@ def sample(
         num_warps=1,
         enable_fp_fusion=False,
     )
-    return Drawn(token_R, logp_R, log_kept_R if filtered else None, entropy_R if entropy else None)
+    return SampledTokens(
+        token_R, logp_R, log_kept_R if filtered else None, entropy_R if entropy else None
+    )

@@ -149,7 +149,7 @@ def test_refilled_groups_are_charged_in_tokens_and_ledger(tmp_path: Path) -> Non
     trainer = run(tmp_path / "run", "loss.preset=dapo", *EASY, "steps=3")
     rows = records(tmp_path / "run", "samples.jsonl")
     assert trainer.ledger["sampled"] == len(rows) > 3 * 5 * 3
-    assert sum(n for book, n in trainer.ledger.items() if book != "sampled") == len(rows)
+    assert sum(n for outcome, n in trainer.ledger.items() if outcome != "sampled") == len(rows)
     assert summary(tmp_path / "run")["tokens"]["sampled"] == sum(row["num_tokens"] for row in rows)
     for record in records(tmp_path / "run"):
         mine = [row for row in rows if row["step"] == record["step"]]
@@ -241,6 +241,6 @@ def test_every_preset_makes_updates_and_its_books_add_up(tmp_path: Path, preset:
         and abs(record["correction/lost"]) < 1e-3
     )
     assert (
-        sum(n for book, n in trainer.ledger.items() if book != "sampled")
+        sum(n for outcome, n in trainer.ledger.items() if outcome != "sampled")
         == trainer.ledger["sampled"]
     )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from grpo.kernels.cpu import native
-from grpo.rollout.contiguous_cache import Slots, prompt_width, width_for
+from grpo.rollout.contiguous_cache import ContiguousCache, prompt_width, width_for
 from grpo.rollout.sampling import Sampling, completion_seed, hashes, sample
 
 
@@ -286,7 +286,7 @@ def test_slots_give_the_same_with_native_kernels_as_with_torch(
     heads, kv_heads, width, window, seed
 ):
     """Rows that are added and dropped, that outgrow shelves and windows, behind prompts of their own and shared."""
-    drawn, slots = random.Random(seed), [Slots(shared=30), Slots(shared=30)]
+    drawn, slots = random.Random(seed), [ContiguousCache(shared=30), ContiguousCache(shared=30)]
     for number in range(50):
         for _ in range(drawn.choice([0, 1, 2]) if number else 2):
             length, names = (

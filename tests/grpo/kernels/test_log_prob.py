@@ -9,7 +9,7 @@ import torch
 from tiny import FAMILIES, random_prompts, tiny_policy
 from torch import nn
 
-from grpo.kernels.log_prob import Gradients, Head, chunked, logprob, reference, sweep
+from grpo.kernels.log_prob import Gradients, Head, chunked, fused_log_prob, logprob, reference
 from grpo.kernels.log_prob.full_logits import token_logprob
 from grpo.kernels.log_prob.spec import chunk_spans, even_spans
 from grpo.model.packing import pack
@@ -70,7 +70,9 @@ def compared(function, given, spans, *, logp: float, gradient: float) -> None:
     """`function` on the inputs against the specification on the same inputs in float64."""
     hidden_TD, head, target_T, g_T, e_T = given
     found = swept(function, hidden_TD, head, target_T, g_T, e_T, spans)
-    expected = swept(reference.sweep, hidden_TD.double(), doubled(head), target_T, g_T, e_T, spans)
+    expected = swept(
+        reference.fused_log_prob, hidden_TD.double(), doubled(head), target_T, g_T, e_T, spans
+    )
     for i, (one, other) in enumerate(zip(found, expected)):
         if other is None:
             continue
@@ -87,11 +89,11 @@ def test_chunks_compute_the_specification_in_float64(name, with_entropy, shape, 
     given = (*given[:4], given[4] if with_entropy else None)
     for spans in (even_spans(shape[0], 1000), even_spans(shape[0], 16), even_spans(shape[0], 1)):
         if shape[2] > 1:
-            compared(chunked.sweep, given, spans, logp=1e-11, gradient=1e-11)
+            compared(chunked.fused_log_prob, given, spans, logp=1e-11, gradient=1e-11)
         else:
             assert all(
                 part is None or (part.abs() < 1e-12).all()
-                for part in swept(chunked.sweep, *given, spans)
+                for part in swept(chunked.fused_log_prob, *given, spans)
             )  # one token alone is certain
 
 
@@ -103,7 +105,7 @@ def test_float32_keeps_its_digits(name, offset, seed):
     if offset and given[1].bias_V is not None and not given[1].softcap:
         given[1].bias_V.add_(offset)
     compared(
-        chunked.sweep,
+        chunked.fused_log_prob,
         given,
         even_spans(50, 24),
         logp=5e-5 if offset else 2e-5,
@@ -118,8 +120,8 @@ def test_confident_rows_keep_their_gradient_in_float32(seed):
     found, expected = (
         swept(f, hidden_TD.to(d), h, target_T, g_T, None, spans)
         for f, d, h in (
-            (chunked.sweep, torch.float32, head),
-            (reference.sweep, torch.float64, doubled(head)),
+            (chunked.fused_log_prob, torch.float32, head),
+            (reference.fused_log_prob, torch.float64, doubled(head)),
         )
     )
     sure_T = expected[0] > -1e-6
@@ -136,19 +138,27 @@ def test_confident_rows_keep_their_gradient_in_float32(seed):
 def test_half_precision_weights_have_a_float32_gradient(dtype, logp, gradient, seed):
     """In bfloat16 a CPU's product rounds the logits themselves; float16 is taken up to float32."""
     given = problem(33, 32, 403, dtype, **HEADS["temperature"])
-    compared(chunked.sweep, (*given[:4], None), even_spans(33, 16), logp=logp, gradient=gradient)
+    compared(
+        chunked.fused_log_prob, (*given[:4], None), even_spans(33, 16), logp=logp, gradient=gradient
+    )
 
 
 def test_rows_of_coefficient_zero_change_nothing_and_are_left_out_of_the_products(seed):
     given = problem(60, 16, 301, torch.float64)
     g_T = given[3] * (torch.rand(60) < 0.3)
-    compared(chunked.sweep, (*given[:3], g_T, None), even_spans(60, 25), logp=1e-12, gradient=1e-12)
+    compared(
+        chunked.fused_log_prob,
+        (*given[:3], g_T, None),
+        even_spans(60, 25),
+        logp=1e-12,
+        gradient=1e-12,
+    )
     hidden_TD, head, target_T = given[:3]
     seen = []
     whole = chunked.times_weight
     try:
         chunked.times_weight = lambda unit_RV, h: (seen.append(len(unit_RV)), whole(unit_RV, h))[1]
-        sweep(hidden_TD, head, target_T, lambda a, b, *_: (g_T[a:b].double(), None))
+        fused_log_prob(hidden_TD, head, target_T, lambda a, b, *_: (g_T[a:b].double(), None))
     finally:
         chunked.times_weight = whole
     assert sum(seen) == int((g_T != 0).sum())
@@ -157,7 +167,7 @@ def test_rows_of_coefficient_zero_change_nothing_and_are_left_out_of_the_product
 def test_where_every_coefficient_is_zero_there_is_no_gradient(seed):
     hidden_TD, head, target_T, g_T, _ = problem(37, 40, 700)
     *_, grad_TD, weight_VD, _ = swept(
-        chunked.sweep, hidden_TD, head, target_T, 0 * g_T, None, [(0, 20), (20, 37)]
+        chunked.fused_log_prob, hidden_TD, head, target_T, 0 * g_T, None, [(0, 20), (20, 37)]
     )
     assert not grad_TD.any() and not weight_VD.any()
 
@@ -167,14 +177,14 @@ def test_products_in_slices_of_the_vocabulary_are_whole(name, monkeypatch, seed)
     monkeypatch.setattr(chunked, "SLICE_BYTES", 64 * 4 * 40 * 3)
     given = problem(45, 40, 1000, **HEADS[name])
     assert len(chunked.slices(given[1].weight_VD)) == 6
-    compared(chunked.sweep, given, [(0, 20), (20, 45)], logp=2e-5, gradient=1e-5)
+    compared(chunked.fused_log_prob, given, [(0, 20), (20, 45)], logp=2e-5, gradient=1e-5)
 
 
 def test_a_row_does_not_change_with_its_neighbours(seed):
     hidden_TD, head, target_T, g_T, _ = problem(70, 48, 600)
-    alone = sweep(hidden_TD[30:31], head, target_T[30:31])
+    alone = fused_log_prob(hidden_TD[30:31], head, target_T[30:31])
     hidden_TD[:30], hidden_TD[31:] = torch.nan, 1e30
-    among = sweep(hidden_TD, head, target_T, rows=64)
+    among = fused_log_prob(hidden_TD, head, target_T, rows=64)
     torch.testing.assert_close(among.logp_T[30:31], alone.logp_T, atol=1e-6, rtol=0)
 
 

@@ -35,7 +35,7 @@ def work(rank: int, world: int, port: int, given, folder: str) -> None:
             torch.zeros_like(own.weight_VD),
             None if own.bias_V is None else torch.zeros_like(own.bias_V),
         )
-        swept = parallel.sweep(
+        swept = parallel.fused_log_prob(
             hidden_TD,
             own,
             target_T,
@@ -72,7 +72,7 @@ def test_ranks_together_compute_the_specification(world: int, seed: int, tmp_pat
             torch.zeros_like(exact.weight_VD),
             None if bias_V is None else torch.zeros(len(bias_V)).double(),
         )
-        expected = reference.sweep(
+        expected = reference.fused_log_prob(
             hidden_TD.double(),
             exact,
             target_T,

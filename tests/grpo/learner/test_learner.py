@@ -12,14 +12,15 @@ from tokenizers import Tokenizer, models
 from torch.overrides import TorchFunctionMode
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from grpo.learner.batch import make_batch
 from grpo.learner.learner import Learner
 from grpo.learner.optimizer import Optimizer
 from grpo.model.loading import with_adapters
-from grpo.model.packing import make_batch, micro_batches
-from grpo.model.policy import KeepDouble, Policy
+from grpo.model.packing import micro_batches
+from grpo.model.policy import Float64Mode, Policy
 from grpo.objective.advantage import step_advantages
-from grpo.objective.objective import Objective, Terms
-from grpo.objective.policy_loss import POLICIES
+from grpo.objective.objective import Objective, TokenInputs
+from grpo.objective.policy_loss import POLICY_LOSSES
 from grpo.recipe import LoraSection, LossSection, OptimSection
 from grpo.types import Batch, Completion, Group, Prompt, Row, ScoredGroup, Update
 from rewards import Score
@@ -136,7 +137,7 @@ def slow_gradient(policy: Policy, batch: Batch, aggregation: str) -> torch.Tenso
     total = torch.zeros((), dtype=torch.float64)
     for row in counted:
         ids = torch.tensor([[*row.prompt_ids, *row.token_ids]])
-        with KeepDouble():
+        with Float64Mode():
             logp = (model(input_ids=ids).logits[0, :-1] / TEMPERATURE).log_softmax(-1)
         taken = logp.gather(-1, ids[0, 1:, None])[len(row.prompt_ids) - 1 :, 0]
         surrogate = -(taken - taken.detach()).exp() * row.advantage
@@ -146,7 +147,7 @@ def slow_gradient(policy: Policy, batch: Batch, aggregation: str) -> torch.Tenso
             "constant": 1 / (len(counted) * 40),
         }[aggregation]
         total = total + weight * surrogate.sum()
-    with KeepDouble():
+    with Float64Mode():
         total.backward()
     return torch.cat([p.grad.flatten() for p in model.parameters()])
 
@@ -232,7 +233,7 @@ def test_a_flat_group_is_forwarded_where_a_kl_reaches_it() -> None:
     groups = [replace(group, scores=(Score(1.0),) * 4) for group in random_groups(2)]
     batch = batch_of(groups, kl=True)
     assert all(row.forwarded for row in batch.rows) and all(
-        row.book == "flat" for row in batch.rows
+        row.outcome == "flat" for row in batch.rows
     )
 
 
@@ -312,7 +313,7 @@ def slow_logp(policy: Policy, row: Row) -> torch.Tensor:
     model = copy.deepcopy(policy.base)
     model.set_attn_implementation("eager")
     ids = torch.tensor([[*row.prompt_ids, *row.token_ids]])
-    with torch.no_grad(), KeepDouble():
+    with torch.no_grad(), Float64Mode():
         logp = (model(input_ids=ids).logits[0, :-1] / TEMPERATURE).log_softmax(-1)
     return logp.gather(-1, ids[0, 1:, None])[len(row.prompt_ids) - 1 :, 0]
 
@@ -426,7 +427,7 @@ def test_a_cancelled_completion_is_booked_and_never_learnt_from() -> None:
     batch = batch_of([ScoredGroup(group.prompt, tuple(completions), tuple(scores))])
     assert batch.ledger["cancelled"] == 1 and not batch.rows[1].mask
     assert (
-        sum(batch.ledger[book] for book in batch.ledger if book != "sampled")
+        sum(batch.ledger[outcome] for outcome in batch.ledger if outcome != "sampled")
         == batch.ledger["sampled"]
         == 4
     )
@@ -489,7 +490,7 @@ def test_an_update_waits_for_the_device_once(loss: dict) -> None:
     assert waits.seen == ["tolist"]
 
 
-@pytest.mark.parametrize("policy_loss", sorted(POLICIES))
+@pytest.mark.parametrize("policy_loss", sorted(POLICY_LOSSES))
 def test_a_loss_that_is_not_said_to_span_completions_is_the_sum_of_its_tokens(
     policy_loss: str,
 ) -> None:
@@ -504,7 +505,7 @@ def test_a_loss_that_is_not_said_to_span_completions_is_the_sum_of_its_tokens(
     logp_T = -torch.rand(number, dtype=torch.float64)
     near = [logp_T + 0.4 * torch.randn(number, dtype=torch.float64) for _ in range(3)]
     advantage_T = torch.randn(4, dtype=torch.float64).repeat_interleave(torch.tensor(lengths))
-    terms = Terms(
+    terms = TokenInputs(
         lengths,
         torch.rand(number, dtype=torch.float64),
         near[0],
@@ -523,7 +524,7 @@ def test_a_loss_that_is_not_said_to_span_completions_is_the_sum_of_its_tokens(
         ]
     )
     assert torch.allclose(parts, whole[: len(parts)], atol=1e-12, rtol=0) == (
-        not POLICIES[policy_loss].by_row
+        not POLICY_LOSSES[policy_loss].by_row
     )
 
 

@@ -7,8 +7,7 @@ import torch
 
 from grpo.model import attention
 from grpo.model.attention import PackedLayout, causal
-from grpo.model.packing import bucket_rows
-from grpo.types import PackedRows
+from grpo.model.packing import PackedRows, bucket_rows
 
 
 def masked(query, key, value, scaling, window, softcap):

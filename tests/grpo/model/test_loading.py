@@ -16,6 +16,7 @@ from tiny import FAMILIES, byte_tokenizer, random_prompts, tiny_model, tiny_poli
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from grpo.learner.batch import make_batch
 from grpo.model.loading import (
     gguf_file,
     load_config,
@@ -24,7 +25,6 @@ from grpo.model.loading import (
     stacked_weights,
     with_adapters,
 )
-from grpo.model.packing import make_batch
 from grpo.model.policy import Policy
 from grpo.recipe import LoraSection, ModelSection, RecipeError
 from grpo.rollout.engine import Engine

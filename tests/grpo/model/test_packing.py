@@ -8,7 +8,8 @@ import pytest
 import torch
 from tiny import FAMILIES, plain_logits, plain_model, random_prompts, tiny_policy
 
-from grpo.model.packing import BUCKET, bucket_rows, make_batch, micro_batches, pack
+from grpo.learner.batch import make_batch
+from grpo.model.packing import BUCKET, bucket_rows, micro_batches, pack
 from grpo.types import Completion, Prompt, Row, ScoredGroup
 from rewards import Score
 
@@ -166,7 +167,7 @@ def test_a_bucket_is_no_wider_than_its_rows_need(lengths):
     assert outputs.tolist() == list(range(start))
 
 
-# ---------------------------------------------------------------------------------- micro-batches, books
+# ---------------------------------------------------------------------------------- micro-batches, outcomes
 
 
 @pytest.mark.parametrize("budget", [1, 20, 64, 100, 10_000])
@@ -222,7 +223,7 @@ def test_every_completion_is_booked_once_and_the_books_sum_to_what_was_sampled()
     batch = batch_of(
         groups, [[0.5, -0.5, 0.0], [0.0, 0.0], [0.5, -0.5], [0.0, 0.0]], mask_truncated=True
     )
-    assert [row.book for row in batch.rows] == [
+    assert [row.outcome for row in batch.rows] == [
         "trained",
         "trained",
         "faulted",
@@ -236,13 +237,13 @@ def test_every_completion_is_booked_once_and_the_books_sum_to_what_was_sampled()
     assert (
         batch.ledger["sampled"]
         == 9
-        == sum(n for book, n in batch.ledger.items() if book != "sampled")
+        == sum(n for outcome, n in batch.ledger.items() if outcome != "sampled")
     )
     (update,) = batch.updates
-    counted = [row for row in batch.rows if row.book in ("flat", "trained")]
+    counted = [row for row in batch.rows if row.outcome in ("flat", "trained")]
     assert update.denominators.num_completions == len(counted) == 6
     assert update.denominators.num_tokens == sum(row.num_tokens for row in counted) == 17
-    assert [row.forwarded for row in batch.rows] == [row.book == "trained" for row in batch.rows]
+    assert [row.forwarded for row in batch.rows] == [row.outcome == "trained" for row in batch.rows]
     assert all(row.advantage == 0 for row in batch.rows if not row.mask)
 
 
@@ -253,7 +254,7 @@ def test_flat_groups_are_forwarded_where_something_in_the_loss_reaches_them():
 
 def test_truncated_rows_train_unless_they_are_masked():
     groups, advantages = [scored([1.0, 0.0], finish=["context", "length"])], [[0.5, -0.5]]
-    assert [r.book for r in batch_of(groups, advantages).rows] == ["trained"] * 2
+    assert [r.outcome for r in batch_of(groups, advantages).rows] == ["trained"] * 2
     assert [r.mask for r in batch_of(groups, advantages, mask_truncated=True).rows] == [False] * 2
 
 

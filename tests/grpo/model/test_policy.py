@@ -305,9 +305,9 @@ def test_models_whose_attention_cannot_be_taken_over_keep_their_own_and_say_why(
     kind, options, reason
 ):
     policy = Policy(from_config(kind, **options), tiny_tokenizer())
-    assert re.search(reason, policy.plain)
-    (line,) = policy.describe_plain()
-    assert "slower: sampled by transformers' generate" in line and policy.plain in line
+    assert re.search(reason, policy.unsupported_reason)
+    (line,) = policy.describe_fallback()
+    assert "slower: sampled by transformers' generate" in line and policy.unsupported_reason in line
 
 
 @pytest.mark.parametrize("family", FAMILIES)

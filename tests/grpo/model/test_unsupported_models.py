@@ -11,7 +11,7 @@ from grpo.model.loading import with_adapters
 from grpo.model.packing import pack
 from grpo.model.policy import Policy
 from grpo.recipe import LoraSection
-from grpo.rollout.compatibility import why_not_served
+from grpo.rollout.compatibility import unsupported_reason
 from grpo.rollout.engine import Engine
 from grpo.rollout.sampling import Sampling
 from grpo.types import Row
@@ -40,7 +40,7 @@ def plain_policy(kind: str, seed: int, *, lora: bool = False) -> Policy:
         model = with_adapters(model, LoraSection(rank=4, alpha=8.0))
     policy = Policy(model, tiny_tokenizer())
     policy.stop_ids = frozenset({2})
-    assert policy.plain
+    assert policy.unsupported_reason
     return policy
 
 
@@ -86,7 +86,7 @@ def test_generate_draws_the_tokens_that_the_engine_draws(seed):
     """A model that the engine serves, made to keep its own attention."""
     prompts = random_prompts(seed, [1, 9, 30, 9])
     served, plain = tiny_policy("llama", seed, peak=1.5), tiny_policy("llama", seed, peak=1.5)
-    plain.plain = "the test says so"
+    plain.unsupported_reason = "the test says so"
     plain.base.set_attn_implementation("sdpa")
     options = dict(group_size=4, max_tokens=40, seed=(3,), sampling=Sampling(0.9, 30, 0.95, 0.01))
     for stop in ((), ("ab", "c")):
@@ -182,7 +182,7 @@ def test_adapters_of_such_a_model_are_trained(seed):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_models_that_the_engine_serves_pass_the_probe(family, seed):
     policy = tiny_policy(family, seed)
-    assert why_not_served(policy) == "" and not policy.plain
+    assert unsupported_reason(policy) == "" and not policy.unsupported_reason
     policy.fall_back_unless_served()
     assert policy.base.config._attn_implementation == "grpo"
 
@@ -202,7 +202,8 @@ def test_a_model_whose_attention_does_something_of_its_own_is_found_out(seed):
     policy = Policy(model, tiny_tokenizer())
     policy.fall_back_unless_served()
     assert (
-        "gives other logits" in policy.plain and policy.base.config._attn_implementation == "sdpa"
+        "gives other logits" in policy.unsupported_reason
+        and policy.base.config._attn_implementation == "sdpa"
     )
 
 
@@ -219,4 +220,4 @@ def test_a_model_whose_forward_fails_on_this_attention_is_served_by_generate(see
 
     policy.model.model.layers[0].self_attn.forward = picky
     policy.fall_back_unless_served()
-    assert "does not run on this library's attention" in policy.plain
+    assert "does not run on this library's attention" in policy.unsupported_reason

@@ -15,9 +15,10 @@ from test_learner import batch_of, learner_of, random_groups, tiny_policy
 
 from grpo import Recipe, RecipeError, Trainer
 from grpo.learner import drift
+from grpo.learner.batch import without
 from grpo.learner.diagnosis import Arbitration, suspects
 from grpo.learner.learner import Learner
-from grpo.model.packing import pack, without
+from grpo.model.packing import pack
 from grpo.monitor.gates import (
     DRIFT,
     EARLY,

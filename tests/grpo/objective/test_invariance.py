@@ -26,7 +26,7 @@ from grpo.learner.learner import Learner
 from grpo.learner.optimizer import Optimizer
 from grpo.model.policy import Policy
 from grpo.objective.objective import Objective
-from grpo.objective.policy_loss import AGGREGATIONS, POLICIES
+from grpo.objective.policy_loss import AGGREGATIONS, POLICY_LOSSES
 from grpo.recipe import LossSection, OptimSection
 from grpo.types import Batch, Update
 
@@ -45,7 +45,7 @@ def world() -> tuple[Policy, Update, dict[int, torch.Tensor]]:
 
 
 def test_every_policy_aggregation_and_correction_is_among_those_tried() -> None:
-    assert {p for p, _, _, _ in CHOSEN} == set(POLICIES) - {"none"}
+    assert {p for p, _, _, _ in CHOSEN} == set(POLICY_LOSSES) - {"none"}
     assert {a for _, a, _, _ in CHOSEN} == set(AGGREGATIONS) and {
         c for _, _, c, _ in CHOSEN
     } == set(CORRECTIONS)

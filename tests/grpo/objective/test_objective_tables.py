@@ -22,7 +22,7 @@ from grpo.objective.entropy import EntropyBonus
 from grpo.objective.policy_loss import (
     AGGREGATIONS,
     KLS,
-    POLICIES,
+    POLICY_LOSSES,
     Tokens,
     distillation,
     k1,
@@ -392,7 +392,7 @@ def slow_policy(
 
 
 def flagged(name: str, tokens: Tokens) -> Tokens:
-    select = POLICIES[name].select
+    select = POLICY_LOSSES[name].select
     if select is None:
         return tokens
     return Tokens(
@@ -422,21 +422,21 @@ def flagged(name: str, tokens: Tokens) -> Tokens:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", POLICY_LOSSES)
 def test_a_policy_loss_is_its_papers_formula_in_value(name: str, seed: int) -> None:
     tokens = flagged(name, random_tokens(seed))
     logp = tokens.logp_T.tolist()
     flag = tokens.flag_T.tolist() if tokens.flag_T is not None else []
     expected = slow_policy(name, tokens, SETTINGS, logp, logp, flag)
-    assert POLICIES[name].loss(tokens, SETTINGS).sum().item() == pytest.approx(
+    assert POLICY_LOSSES[name].loss(tokens, SETTINGS).sum().item() == pytest.approx(
         expected, abs=TOLERANCE
     )
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", POLICY_LOSSES)
 def test_a_policy_loss_has_the_gradient_of_its_papers_formula(name: str) -> None:
     tokens = flagged(name, random_tokens(4))
-    (found,) = torch.autograd.grad(POLICIES[name].loss(tokens, SETTINGS).sum(), tokens.logp_T)
+    (found,) = torch.autograd.grad(POLICY_LOSSES[name].loss(tokens, SETTINGS).sum(), tokens.logp_T)
     logp = tokens.logp_T.tolist()
     flag = tokens.flag_T.tolist() if tokens.flag_T is not None else []
     step = 1e-5
@@ -450,7 +450,7 @@ def test_a_policy_loss_has_the_gradient_of_its_papers_formula(name: str) -> None
         assert found[t].item() == pytest.approx(slope, abs=2e-8), (name, t)
 
 
-@pytest.mark.parametrize("name", sorted(set(POLICIES) - {"none"}))
+@pytest.mark.parametrize("name", sorted(set(POLICY_LOSSES) - {"none"}))
 def test_at_ratio_one_the_gradient_is_minus_the_advantage(name: str) -> None:
     tokens = random_tokens(5, spread=0.0)
     fresh = Tokens(
@@ -462,7 +462,7 @@ def test_at_ratio_one_the_gradient_is_minus_the_advantage(name: str) -> None:
         tokens.length_R,
         torch.zeros_like(tokens.logp_T, dtype=torch.bool),
     )
-    (found,) = torch.autograd.grad(POLICIES[name].loss(fresh, SETTINGS).sum(), tokens.logp_T)
+    (found,) = torch.autograd.grad(POLICY_LOSSES[name].loss(fresh, SETTINGS).sum(), tokens.logp_T)
     assert torch.allclose(found, -fresh.advantage_T, atol=1e-12)
 
 
@@ -474,7 +474,9 @@ def test_dual_clip_and_the_cap_bound_what_a_bad_sample_can_do() -> None:
         for r, a in zip(tokens.ratio_T.tolist(), tokens.advantage_T.tolist()):
             loss = -min((min(r, cap) if cap else r) * a, min(max(r, 0.8), 1.28) * a)
             expected.append(min(loss, -dual * a) if dual and a < 0 else loss)
-        assert POLICIES["clip"].loss(tokens, s).tolist() == pytest.approx(expected, abs=TOLERANCE)
+        assert POLICY_LOSSES["clip"].loss(tokens, s).tolist() == pytest.approx(
+            expected, abs=TOLERANCE
+        )
 
 
 def test_every_policy_with_limits_reports_where_its_gradient_is_cut() -> None:
@@ -482,9 +484,11 @@ def test_every_policy_with_limits_reports_where_its_gradient_is_cut() -> None:
     for name in ("clip", "dppo_tv", "dppo_kl", "m2po"):
         flagged_tokens = flagged(name, tokens)
         (gradient,) = torch.autograd.grad(
-            POLICIES[name].loss(flagged_tokens, SETTINGS).sum(), tokens.logp_T
+            POLICY_LOSSES[name].loss(flagged_tokens, SETTINGS).sum(), tokens.logp_T
         )
-        assert torch.equal(gradient == 0, POLICIES[name].limits(flagged_tokens, SETTINGS)), name
+        assert torch.equal(gradient == 0, POLICY_LOSSES[name].limits(flagged_tokens, SETTINGS)), (
+            name
+        )
 
 
 # ---- what is selected over the update ---------------------------------------------------------------------------
@@ -492,7 +496,7 @@ def test_every_policy_with_limits_reports_where_its_gradient_is_cut() -> None:
 
 def test_clip_cov_detaches_its_share_among_unclipped_tokens_of_high_covariance() -> None:
     tokens = random_tokens(11, spread=0.2, requires_grad=False)
-    flag = POLICIES["clip_cov"].select(tokens, SETTINGS, 3)
+    flag = POLICY_LOSSES["clip_cov"].select(tokens, SETTINGS, 3)
     logp, adv = tokens.logp_T.tolist(), tokens.advantage_T.tolist()
     cov = [(a - statistics.fmean(adv)) * (p - statistics.fmean(logp)) for a, p in zip(adv, logp)]
     clipped = [
@@ -501,7 +505,7 @@ def test_clip_cov_detaches_its_share_among_unclipped_tokens_of_high_covariance()
     fit = {t for t in range(len(cov)) if 0.05 < cov[t] < 2.0 and not clipped[t]}
     chosen = set(flag.nonzero()[:, 0].tolist())
     assert chosen <= fit and len(chosen) == min(len(fit), max(1, int(0.1 * len(cov))))
-    assert not torch.equal(flag, POLICIES["clip_cov"].select(tokens, SETTINGS, 4))
+    assert not torch.equal(flag, POLICY_LOSSES["clip_cov"].select(tokens, SETTINGS, 4))
 
 
 def test_kl_cov_takes_the_largest_covariances() -> None:
@@ -509,7 +513,7 @@ def test_kl_cov_takes_the_largest_covariances() -> None:
     logp, adv = tokens.logp_T.tolist(), tokens.advantage_T.tolist()
     cov = [(a - statistics.fmean(adv)) * (p - statistics.fmean(logp)) for a, p in zip(adv, logp)]
     largest = sorted(range(len(cov)), key=lambda t: -cov[t])[: max(1, int(0.1 * len(cov)))]
-    assert set(POLICIES["kl_cov"].select(tokens, SETTINGS, 0).nonzero()[:, 0].tolist()) == set(
+    assert set(POLICY_LOSSES["kl_cov"].select(tokens, SETTINGS, 0).nonzero()[:, 0].tolist()) == set(
         largest
     )
 
@@ -519,7 +523,7 @@ def test_m2po_drops_the_largest_squares_until_the_mean_is_small_enough() -> None
     kept = [(x * x, t) for t, x in enumerate((tokens.logp_T - tokens.sampled_logp_T).tolist())]
     while kept and statistics.fmean(x for x, _ in kept) > 0.04:
         kept.remove(max(kept))
-    flag = POLICIES["m2po"].select(tokens, SETTINGS, 0)
+    flag = POLICY_LOSSES["m2po"].select(tokens, SETTINGS, 0)
     assert set((~flag).nonzero()[:, 0].tolist()) == {t for _, t in kept}
     assert flag.any() and (~flag).any()
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from grpo.objective import correction
 from grpo.objective.advantage import RuleSettings, advantages
-from grpo.objective.policy_loss import AGGREGATIONS, KLS, POLICIES, Tokens, off_policy_kept
+from grpo.objective.policy_loss import AGGREGATIONS, KLS, POLICY_LOSSES, Tokens, off_policy_kept
 from grpo.recipe import LossSection
 from grpo.types import Completion, Denominators, Prompt, Row, ScoredGroup
 from rewards import Score
@@ -117,7 +117,7 @@ def weights(aggregation: str) -> Tensor:
 
 
 def ours(name: str, tokens: Tokens, settings: LossSection, aggregation: str) -> Tensor:
-    return (weights(aggregation) * POLICIES[name].loss(tokens, settings)).sum()
+    return (weights(aggregation) * POLICY_LOSSES[name].loss(tokens, settings)).sum()
 
 
 def assert_same_gradient(
@@ -238,7 +238,7 @@ def test_gmpo_in_verl_is_a_mean_of_the_micro_batch_and_changes_with_the_split(ve
 
 def test_kl_cov_has_verls_gradient_on_the_whole_update(verl: Any) -> None:
     tokens, settings = random_tokens(2), LossSection(cov_share=0.1)
-    flag = POLICIES["kl_cov"].select(
+    flag = POLICY_LOSSES["kl_cov"].select(
         Tokens(
             tokens.logp_T.detach(),
             *(
@@ -270,7 +270,7 @@ def test_clip_cov_detaches_as_many_tokens_as_verl_on_the_whole_update(verl: Any)
     settings = LossSection(
         epsilon_low=0.2, epsilon_high=0.28, cov_share=0.1, cov_low=0.05, cov_high=4.0
     )
-    flag = POLICIES["clip_cov"].select(tokens, settings, 0)
+    flag = POLICY_LOSSES["clip_cov"].select(tokens, settings, 0)
     torch.manual_seed(0)
     (theirs,) = torch.autograd.grad(
         through_verl(verl, "clip_cov", tokens, "token-mean"), tokens.logp_T
@@ -602,7 +602,7 @@ def test_the_off_policy_mask_is_trls(trl: Any) -> None:
         tokens.row_T,
         tokens.length_R,
     )
-    loss = POLICIES["clip"].loss(tokens, LossSection(epsilon_low=0.2, epsilon_high=0.28))
+    loss = POLICY_LOSSES["clip"].loss(tokens, LossSection(epsilon_low=0.2, epsilon_high=0.28))
     kept = off_policy_kept(tokens, 0.05)
     assert not kept.all()
     assert_same_gradient(
@@ -616,7 +616,7 @@ def test_the_top_entropy_mask_is_trls_and_counts_the_other_tokens_too(trl: Any) 
     from grpo.objective.policy_loss import select_top_entropy
 
     tokens, entropies = random_tokens(16), torch.rand(sum(LENGTHS), dtype=torch.float64)
-    loss = POLICIES["clip"].loss(tokens, LossSection(epsilon_low=0.2, epsilon_high=0.28))
+    loss = POLICY_LOSSES["clip"].loss(tokens, LossSection(epsilon_low=0.2, epsilon_high=0.28))
     keep = select_top_entropy(entropies, 0.2)
     assert_same_gradient(
         (weights("token_mean") * loss * keep).sum(),

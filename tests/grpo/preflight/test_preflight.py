@@ -1,6 +1,6 @@
 """Each usual mistake, made in earnest, is caught before the first step under its own name; a sound recipe is not.
 
-Static mistakes are tried on `Facts`; those that a judge or a model must show, on the whole command.
+Static mistakes are tried on `RunFacts`; those that a judge or a model must show, on the whole command.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from grpo.data.prompts import make_prompts, split_rows
 from grpo.preflight import checks, preflight
-from grpo.preflight.checks import Facts
+from grpo.preflight.checks import RunFacts
 from grpo.recipe import Recipe
 from grpo.train import main
 from rewards import RewardSpec
@@ -50,7 +50,7 @@ def facts(
     rows: list[dict[str, Any]] | None = None,
     parameters: float = 1e9,
     **changed: Any,
-) -> Facts:
+) -> RunFacts:
     """What a recipe comes to, with a tokenizer of bytes and a model of so many parameters."""
     recipe = Recipe.from_mapping({}, *SOUND, *overrides)
     rows = rows_of() if rows is None else rows
@@ -63,7 +63,7 @@ def facts(
         changed.pop("context", None),
         recipe.sample.max_tokens,
     )
-    return Facts(
+    return RunFacts(
         recipe,
         specs,
         "correct",
@@ -402,10 +402,10 @@ def test_too_many_faults_in_the_sample_are_wrong(folder: Path, capsys) -> None:
 
 def test_advice_on_a_sample_follows_its_numbers() -> None:
     recipe = Recipe.from_mapping({}, *SOUND)
-    probed = preflight.Probed((), 0.5, 0.0, 0.2, 10.0, 1.0, 0.1, 1.0)
+    baseline = preflight.BaselineSample((), 0.5, 0.0, 0.2, 10.0, 1.0, 0.1, 1.0)
 
     def named(**changed: float) -> list[str]:
-        return [finding.name for finding in preflight.advice(recipe, replace(probed, **changed))]
+        return [finding.name for finding in preflight.advice(recipe, replace(baseline, **changed))]
 
     assert named() == []
     assert named(pass_rate=0.8) == ["too-easy"] and named(pass_rate=0.79) == []
@@ -413,7 +413,7 @@ def test_advice_on_a_sample_follows_its_numbers() -> None:
     assert named(flat=0.9, pass_rate=0.05) == ["mostly-flat"]
     assert (
         "97% of the completions were cut off"
-        in next(preflight.advice(recipe, replace(probed, truncated=0.97))).said
+        in next(preflight.advice(recipe, replace(baseline, truncated=0.97))).said
     )
 
 

@@ -719,12 +719,12 @@ def test_the_names_that_a_recipe_takes_are_those_of_the_tables():
     from grpo.objective import advantage, correction, formula, policy_loss
 
     assert set(recipe.RULES) == set(advantage.RULES)
-    assert set(recipe.POLICIES) == set(policy_loss.POLICIES) == set(formula.POLICY_TEXTS)
+    assert set(recipe.POLICY_LOSSES) == set(policy_loss.POLICY_LOSSES) == set(formula.POLICY_TEXTS)
     assert set(recipe.AGGREGATIONS) == set(policy_loss.AGGREGATIONS) == set(formula.TOTALS)
     assert set(recipe.KLS) == set(policy_loss.KLS) == set(formula.KL_TEXTS)
     assert set(recipe.LEVELS) == {"none", *correction.LEVELS} == {"none", *formula.LEVEL_TEXTS}
-    assert set(recipe.WHOLE_POLICIES) == {
-        name for name, policy in policy_loss.POLICIES.items() if policy.whole
+    assert set(recipe.WHOLE_POLICY_LOSSES) == {
+        name for name, policy in policy_loss.POLICY_LOSSES.items() if policy.whole
     }
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from grpo.rollout.contiguous_cache import (
+    ContiguousCache,
     PrefixCache,
-    Slots,
     plain_attention,
     prompt_width,
     width_for,
@@ -30,7 +30,7 @@ class Model:
     """What every row holds, kept plainly, beside slots that are told the same."""
 
     def __init__(self, *, shared: int = 128, dtype=torch.float64, layers: int = 2):
-        self.slots, self.dtype, self.layers = Slots(shared=shared), dtype, layers
+        self.slots, self.dtype, self.layers = ContiguousCache(shared=shared), dtype, layers
         self.held: dict[str, list[list[torch.Tensor]]] = {}
 
     def add(self, rows, length, prompt=None):

@@ -12,10 +12,10 @@ from tiny import plain_logits, random_prompts, tiny_policy, wide_heads
 
 from grpo.kernels import linear
 from grpo.rollout import contiguous_decoder
-from grpo.rollout.contiguous_decoder import SAID
+from grpo.rollout.contiguous_decoder import OOM_MESSAGES
 from grpo.rollout.engine import Engine
 from grpo.rollout.sampling import Sampling
-from grpo.rollout.sequence import Carried
+from grpo.rollout.sequence import PartialGroup
 from grpo.types import Completion, Group, Prompt
 
 SIZES = [9, 30, 1, 140, 64, 200, 5, 150]
@@ -167,7 +167,9 @@ def test_when_there_is_no_memory_for_a_handful_the_error_is_not_hidden():
     done = subprocess.run(
         [sys.executable, "-c", OUT_OF_MEMORY, "8"], capture_output=True, text=True
     )
-    assert done.returncode == 1 and any(words in done.stderr for words in (*SAID, "MemoryError"))
+    assert done.returncode == 1 and any(
+        words in done.stderr for words in (*OOM_MESSAGES, "MemoryError")
+    )
 
 
 # --------------------------------------------------------------------------------- cancelled, carried over
@@ -313,7 +315,7 @@ def test_carried_groups_survive_being_written_down(seed):
     sample(engine, prompts, enough=3, sampling=Sampling(top_p=0.9))
     written = json.loads(json.dumps([group.to_mapping() for group in engine.carried]))
     read = [
-        Carried.from_mapping(values, {prompt.id: prompt for prompt in prompts})
+        PartialGroup.from_mapping(values, {prompt.id: prompt for prompt in prompts})
         for values in written
     ]
     options = dict(group_size=3, max_tokens=90, sampling=Sampling(top_p=0.9), seed=(1,))

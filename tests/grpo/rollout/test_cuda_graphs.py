@@ -1,4 +1,4 @@
-"""Steps between two reads: the books beside a plain loop, buckets, stops, limits, failures, and the checksum."""
+"""GraphRunner between two reads: the books beside a plain loop, buckets, stops, limits, failures, and the checksum."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from grpo.rollout.cuda_graphs import (
     RUNNING,
     STOPPED,
     DecodeStep,
-    Steps,
+    GraphRunner,
     bucket,
     checksum,
 )
@@ -79,7 +79,7 @@ def test_many_steps_between_reads_book_what_a_plain_loop_books(sampling, ring, s
         [1, 2, 20] * 4,
     )
     step.start(range(rows), first, seed_R, limits[:rows])
-    steps, found = Steps(step, lambda: []), [([], [], []) for _ in range(rows)]
+    steps, found = GraphRunner(step, lambda: []), [([], [], []) for _ in range(rows)]
     states = [RUNNING] * rows
     while RUNNING in states:
         read = steps.run(16, ring)
@@ -109,7 +109,7 @@ def test_a_row_that_fails_ends_alone(seed):
     step.start([0, 1], [5, 6], [1, 2], [3, 3])
     chain.table[6] = torch.where(torch.arange(V) == 7, 50.0, 0.0)
     chain.table[7] = chain.table[6]
-    read = Steps(step, lambda: []).run(8, 3)
+    read = GraphRunner(step, lambda: []).run(8, 3)
     assert read.state_R[:2].tolist() == [FAILED, LIMIT] and read.steps_R[:2].tolist() == [1, 3]
     assert (
         read.token_KR[0, 0] == -1
@@ -123,7 +123,7 @@ def test_rows_move_with_all_that_is_theirs_and_go_on(seed):
     chain = Chain(8)
     step = DecodeStep(chain.logits, chain, Sampling(), max_rows=8, ring=4, stop_ids=())
     step.start(range(5), [1, 2, 3, 4, 5], [11, 12, 13, 14, 15], [9] * 5)
-    steps = Steps(step, lambda: [])
+    steps = GraphRunner(step, lambda: [])
     first = steps.run(8, 4).token_KR
     step.select([4, 1])
     chain.seen_R = torch.cat([chain.seen_R[[4, 1]], chain.seen_R.new_zeros(6)])
@@ -157,7 +157,7 @@ def test_steps_that_cannot_be_captured_run_eagerly_and_say_why(seed, caplog):
     chain = Chain(8)
     step = DecodeStep(chain.logits, chain, Sampling(), max_rows=8, ring=5, stop_ids=())
     step.start([0], [4], [9], [20])
-    steps = Steps(step, lambda: [], capture=True)
+    steps = GraphRunner(step, lambda: [], capture=True)
     read = steps.run(8, 5)
     assert "cannot be captured" in steps.eager_because and "without CUDA graphs" in caplog.text
     assert read.token_KR[:, 0].tolist() == plain(chain, 4, 9, 20, Sampling(), ())[0][:5]

@@ -19,7 +19,7 @@ from tiny import (
 )
 from tiny import tiny_policy as narrow_policy
 
-from grpo.rollout.contiguous_cache import Slots
+from grpo.rollout.contiguous_cache import ContiguousCache
 from grpo.rollout.contiguous_decoder import row_step
 from grpo.rollout.engine import Engine
 from grpo.rollout.sampling import Sampling
@@ -250,7 +250,7 @@ def test_a_row_has_the_same_bits_among_any_number_of_rows_that_a_step_computes(
     token_R = torch.randint(3, policy.vocab_size - 1, (64,))
 
     def second_logits(rows: int) -> torch.Tensor:
-        slots = Slots()
+        slots = ContiguousCache()
         for row in range(rows):
             slots.add([row], (row,), {}, 0)
         for position in range(2):

@@ -1,4 +1,4 @@
-"""Paged groups: attention beside the plain definition and beside `Slots`, shared pages, and pages that come back."""
+"""Paged groups: attention beside the plain definition and beside `ContiguousCache`, shared pages, and pages that come back."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from test_contiguous_cache import HEADS, KV_HEADS, WIDTH, plain, random_prefix
 
 from grpo.kernels.decode_attention.dispatch import PAGE
-from grpo.rollout.paged_cache import PagedGroups, PoolExhausted, page_bytes
+from grpo.rollout.paged_cache import PagedCache, PoolExhausted, page_bytes
 
 
-def paged(rows: int, pages: int = 64, **options) -> PagedGroups:
-    return PagedGroups(rows, pages, "cpu", **{"max_prefix": 300, "max_tokens": 300, **options})
+def paged(rows: int, pages: int = 64, **options) -> PagedCache:
+    return PagedCache(rows, pages, "cpu", **{"max_prefix": 300, "max_tokens": 300, **options})
 
 
-def step(groups: PagedGroups, window=None, softcap=None, layers: int = 2, dtype=torch.float64):
+def step(groups: PagedCache, window=None, softcap=None, layers: int = 2, dtype=torch.float64):
     """One decoding step of every layer with random heads: (outputs, new keys, new values, queries) a layer."""
     groups.reserve()
     result = []

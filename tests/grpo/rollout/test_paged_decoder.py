@@ -1,4 +1,4 @@
-"""Decoding by pages and rings, eagerly on a CPU: the completions that decoding by shelves writes."""
+"""ContiguousDecoder by pages and rings, eagerly on a CPU: the completions that decoding by shelves writes."""
 
 from __future__ import annotations
 

@@ -382,7 +382,7 @@ HANDS_OVER = {  # the only files that start a process or load a pickle, which th
 CONFINED = {
     "candidate.py",
     "tester.py",
-    "zygote.py",
+    "fork_server.py",
 }  # of the sandbox: they run programs, behind its walls
 
 

@@ -360,20 +360,20 @@ def test_a_program_that_a_busy_machine_starts_late_has_its_time_from_then_on():
     async def late() -> tuple:
         async with Sandbox(SandboxOptions(slots=1, allow_unsafe=True)) as sandbox:
             await sandbox.run(Program("print(1)"), b"")
-            zygotes = [
+            fork_servers = [
                 child.pid
                 for child in psutil.Process().children()
                 if "fork_server" in " ".join(child.cmdline())
             ]
-            for pid in zygotes:
+            for pid in fork_servers:
                 os.kill(pid, signal.SIGSTOP)
             running = asyncio.ensure_future(
                 sandbox.run(Program("print(2)"), b"", Limits(seconds=0.3))
             )
             await asyncio.sleep(0.8)
-            for pid in zygotes:
+            for pid in fork_servers:
                 os.kill(pid, signal.SIGCONT)
-            return zygotes, await running
+            return fork_servers, await running
 
-    zygotes, result = asyncio.run(late())
-    assert zygotes and result.status == "ok" and result.stdout == b"2\n"
+    fork_servers, result = asyncio.run(late())
+    assert fork_servers and result.status == "ok" and result.stdout == b"2\n"

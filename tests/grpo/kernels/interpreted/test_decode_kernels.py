@@ -7,7 +7,7 @@ import torch
 
 from grpo.kernels.decode_attention import dispatch
 from grpo.kernels.decode_attention.dispatch import PAGE
-from grpo.rollout.paged_cache import PagedGroups
+from grpo.rollout.paged_cache import PagedCache
 
 KV_HEADS = 2
 
@@ -23,7 +23,7 @@ def build(
     max_tokens=300,
 ):
     """Groups of prompt lengths (one entry a row; equal neighbours are one group), rows with `added` own tokens."""
-    groups = PagedGroups(
+    groups = PagedCache(
         max_rows or len(lengths),
         40 + 3 * sum(map(_pages, lengths)) + 8 * len(lengths),
         "cpu",
@@ -174,7 +174,7 @@ def test_new_keys_and_values_are_written_where_the_row_has_come_to(dtype, width,
 
 
 def test_a_life_of_rows_runs_on_the_kernels_too(seed):
-    groups = PagedGroups(6, 30, "cpu", max_prefix=130, max_tokens=100, rows_per_block=2)
+    groups = PagedCache(6, 30, "cpu", max_prefix=130, max_tokens=100, rows_per_block=2)
     for _ in range(4):
         groups.put([0, 2, 3], {0: tuple(torch.randn(2, KV_HEADS, 129, 32))}, 129)
         groups.put([1], {0: tuple(torch.randn(2, KV_HEADS, 5, 32))}, 5)

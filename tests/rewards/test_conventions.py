@@ -7,7 +7,7 @@ import os
 import pytest
 
 from rewards import RewardSpec, Sample, Score
-from rewards.service.conventions import as_score, convention_of, judge
+from rewards.conventions import as_score, convention_of, judge
 from rewards.service.service import RewardService
 
 
@@ -170,13 +170,13 @@ def test_async_functions_of_every_kind_are_awaited():
     async def many(completions, **kwargs):
         return [0.25] * len(completions)
 
-    class Judge:
+    class Scorer:
         async def __call__(self, text):
             return 0.75
 
     assert values(one, PLAIN) == [0.5, 0.5]
     assert values(many, PLAIN) == [0.25, 0.25]
-    assert values(Judge(), PLAIN) == [0.75, 0.75]
+    assert values(Scorer(), PLAIN) == [0.75, 0.75]
     assert values(lambda text: one(text), PLAIN) == [0.5, 0.5]
 
 

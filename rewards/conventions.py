@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, Awaitable, Callable, Collection, Mapping, Sequence
 
-from rewards import STATUSES, Sample, Score
+from rewards.types import STATUSES, Sample, Score
 
 __all__ = [
     "Convention",
