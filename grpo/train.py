@@ -74,16 +74,16 @@ class Trainer:
         rewards: Mapping[str, Callable[..., Any]] | None = None,
         model: Any = None,
         tokenizer: Any = None,
-        state: bool = False,
+        resume: bool = False,
     ):
-        self.recipe, self.folder, self.resume = recipe, recipe.folder(), state
+        self.recipe, self.folder, self.resume = recipe, recipe.folder(), resume
         self._model = model
         if recipe.model.name is None and (model is None or tokenizer is None):
             raise RecipeError("recipe: model.name is missing; name a hub id or a folder")
         if (
             int(os.environ.get("RANK", "0")) == 0
         ):  # the other ranks may come when rank 0 has made it already
-            check_folder(self.folder, recipe, state)
+            check_folder(self.folder, recipe, resume)
         for key in secret_keys(recipe.to_mapping()):
             raise RecipeError(
                 f"recipe: {key} holds a key or token, which the run folder would keep; let whoever needs "
