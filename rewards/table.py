@@ -157,7 +157,7 @@ def wanted_columns(
     >>> wanted_columns(think_format)
     (set(), False)
     """
-    from rewards.service.conventions import convention_of
+    from rewards.conventions import convention_of
 
     convention = convention_of(function, style, given)
     return set(convention.required), convention.takes_all
@@ -172,8 +172,8 @@ def missing_columns(
     """The wanted columns that are not among ``columns``, knowing other trainers' names for the truth.
 
     verl's ``ground_truth``, OpenRLHF's ``labels`` and verifiers' ``answer`` are satisfied by any of
-    `rewards.service.conventions.TRUTH_COLUMNS`.
+    `rewards.conventions.TRUTH_COLUMNS`.
     """
-    from rewards.service.conventions import convention_of
+    from rewards.conventions import convention_of
 
     return convention_of(function, style, given).missing(columns)
