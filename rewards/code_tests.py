@@ -1,7 +1,7 @@
 """The reward for programs: which of a data set's tests the completion's program passes, in a sandbox.
 
-What runs where, and who decides, is ``rewards.programs.protocols``; how a program is held, ``rewards.sandbox``. A
-failure of the sandbox or of the row's own tests is a fault, never a 0.
+Which process runs what and who decides is described in ``rewards.programs.protocols``; how a program is contained, in
+``rewards.sandbox``. A failure of the sandbox or of the row's tests is a fault, never a 0.
 """
 
 from __future__ import annotations
@@ -46,97 +46,88 @@ def _first_k(passed: list[float], args: Mapping[str, Any]) -> float:
 
 
 SCORES = {"pass": _all, "fraction": _fraction, "weighted": _weighted, "first_k": _first_k}
-"""What the tests' verdicts are worth: 1 if all pass, the share that pass, a weighted share, 1 if the first k pass."""
+"""How verdicts become a score: 1 if all tests pass, the share that pass, a weighted share, 1 if the first k pass."""
 
 
+# fmt: off
 async def code_tests(
-    text: str,
-    *,
-    prompt: str = "",
-    test: Any = None,
-    entry_point: Any = None,
-    test_list: Any = None,
-    test_setup_code: Any = None,
-    test_imports: Any = None,
-    challenge_test_list: Any = None,
-    input_output: Any = None,
-    public_test_cases: Any = None,
-    private_test_cases: Any = None,
-    metadata: Any = None,
-    starter_code: Any = None,
-    official_tests: Any = None,
-    examples: Any = None,
-    time_limit: Any = None,
-    memory_limit: Any = None,
-    generated_checker: Any = None,
-    checker: Any = None,
-    inputs: Any = None,
-    outputs: Any = None,
-    fn_name: Any = None,
-    hidden_inputs: Any = None,
-    hidden_outputs: Any = None,
-    code_prompt: Any = None,
-    language: Any = None,
-    weights: Any = None,
-    score: str = "pass",
-    first: int | None = None,
-    count: str = "all",
-    comparison: str = "floats",
-    tolerance: float = 1e-6,
-    test_seconds: float | None = None,
-    total_seconds: float | None = None,
-    memory_mb: int = 1024,
-    on_compile_error: float = 0.0,
-    allow_weak: bool = True,
-    sandbox: Any = None,
-    timeout_seconds: float = 6.0,
+    text: str, *, prompt: str = "", code_prompt: Any = None, language: Any = None, weights: Any = None,
+    # HumanEval
+    test: Any = None, entry_point: Any = None,
+    # MBPP
+    test_list: Any = None, test_setup_code: Any = None, test_imports: Any = None, challenge_test_list: Any = None,
+    # APPS, TACO
+    input_output: Any = None, starter_code: Any = None,
+    # LiveCodeBench
+    public_test_cases: Any = None, private_test_cases: Any = None, metadata: Any = None,
+    # Codeforces
+    official_tests: Any = None, examples: Any = None, time_limit: Any = None, memory_limit: Any = None,
+    generated_checker: Any = None, checker: Any = None,
+    # one's own
+    inputs: Any = None, outputs: Any = None, fn_name: Any = None, hidden_inputs: Any = None, hidden_outputs: Any = None,
+    # how tests are run and counted
+    score: str = "pass", first: int | None = None, count: str = "all",
+    comparison: str = "floats", tolerance: float = 1e-6,
+    test_seconds: float | None = None, total_seconds: float | None = None, memory_mb: int = 1024,
+    on_compile_error: float = 0.0, allow_weak: bool = True, sandbox: Any = None, timeout_seconds: float = 6.0,
 ) -> Score:
-    """1 where the completion's program passes the row's tests; see `SCORES` for other ``score``s.
+    # fmt: on
+    """1 if the completion's program passes the row's tests; see `SCORES` for other ``score``s.
 
     The columns are those of ``rewards.programs.formats``. The program is the last complete code block; the row's
-    ``prompt`` (or ``code_prompt``) is put before it where it does not define ``entry_point``. ``count`` says which
-    tests the score counts: ``all``, ``visible`` or ``hidden``. ``test_seconds`` bounds a test (the recipe's
-    ``timeout_seconds`` where it is not set), ``total_seconds`` all of them. ``parts`` holds a verdict a test, 1 or 0;
-    ``visible`` and ``hidden`` the shares of each; ``weak`` is 1 where tests had to run beside the program.
+    ``prompt`` (or ``code_prompt``) is put before it unless it defines ``entry_point`` itself. ``count`` says which
+    tests count: ``all``, ``visible`` or ``hidden``. ``test_seconds`` bounds one test (default: the recipe's
+    ``timeout_seconds``), ``total_seconds`` all of them. ``parts`` holds one verdict per test, 1 or 0; ``visible`` and
+    ``hidden`` the share of each kind that passes; ``weak`` is 1 if tests had to run inside the program's process.
     """
     columns = {name: value for name, value in locals().items() if name not in ("text", "sandbox")}
-    _check_arguments(score, count, comparison)
+    _check_arguments(score=score, count=count, comparison=comparison)
     try:
-        spoken = language_of(language or "python")
-        code_column = code_prompt if isinstance(code_prompt, str) else prompt
-        tests = read_tests(columns, code_column)
+        language_name = language_of(language or "python")
+        tests = read_tests(columns, code_prompt if isinstance(code_prompt, str) else prompt)
     except ValueError as error:
         return Score(None, status="fault", detail=f"code_tests: {error}")
-    code = extract_program(text, spoken)
-    if code is None:
-        return Score(0.0, status="no_answer", detail="no complete code block was found")
-    if len(code) > LONGEST_PROGRAM:
-        return Score(
-            0.0,
-            detail=f"the program is longer than {LONGEST_PROGRAM} characters",
-            extracted=code[:2000],
-        )
-    if not available(spoken):
-        return Score(
-            None, status="fault", detail=f"code_tests: the tools for {spoken} are not installed"
-        )
-    seconds = test_seconds or timeout_seconds
-    rules = Rules(
-        Limits(seconds=seconds, memory_bytes=memory_mb << 20), total_seconds or 10 * seconds, score == "pass",
-        comparison, tolerance,
-    )  # fmt: skip
+    code = extract_program(text, language_name)
+    refused = _refuse(code, language_name)
+    if refused is not None or code is None:
+        return refused or Score(0.0, status="no_answer")
+    rules = _rules(columns)
     try:
-        outcome = await _outcome(sandbox, Program(code, spoken), tests, rules)
-        found = _score(outcome, columns)
+        outcome = await _outcome(sandbox, Program(code, language_name), tests, rules)
+        verdict = _score(outcome, columns)
     except (SandboxFault, TestsFailed, BadTests) as error:
         return Score(None, status="fault", detail=f"code_tests: {error}", extracted=code)
-    return replace(found, extracted=code)
+    return replace(verdict, extracted=code)
 
 
 code_tests.runs_programs = True  # type: ignore[attr-defined]
 
 
-def _check_arguments(score: str, count: str, comparison: str) -> None:
+def _refuse(code: str | None, language: str) -> Score | None:
+    """The score of a completion whose program cannot be run; None if it can."""
+    if code is None:
+        return Score(0.0, status="no_answer", detail="no complete code block was found")
+    if len(code) > LONGEST_PROGRAM:
+        detail = f"the program is longer than {LONGEST_PROGRAM} characters"
+        return Score(0.0, detail=detail, extracted=code[:2000])
+    if not available(language):
+        detail = f"code_tests: the tools for {language} are not installed"
+        return Score(None, status="fault", detail=detail)
+    return None
+
+
+def _rules(columns: Mapping[str, Any]) -> Rules:
+    seconds = columns["test_seconds"] or columns["timeout_seconds"]
+    return Rules(
+        limits=Limits(seconds=seconds, memory_bytes=columns["memory_mb"] << 20),
+        total_seconds=columns["total_seconds"] or 10 * seconds,
+        stop_early=columns["score"] == "pass",
+        comparison=columns["comparison"],
+        tolerance=columns["tolerance"],
+    )
+
+
+def _check_arguments(*, score: str, count: str, comparison: str) -> None:
     for name, value, known in (
         ("score", score, SCORES),
         ("count", count, ("all", "visible", "hidden")),
@@ -147,14 +138,14 @@ def _check_arguments(score: str, count: str, comparison: str) -> None:
 
 
 async def _outcome(sandbox: Any, program: Program, tests: TestData, rules: Rules) -> Outcome:
-    """The tests' outcome, in the sandbox that is given or in one of this call's own."""
+    """The tests' outcome, in the given sandbox or in one that is opened for this call."""
     if sandbox is not None:
         return await run_tests(sandbox, program, tests, rules)
-    own = await open_sandbox(SandboxOptions(slots=2))
+    temporary = await open_sandbox(SandboxOptions(slots=2))
     try:
-        return await run_tests(own, program, tests, rules)
+        return await run_tests(temporary, program, tests, rules)
     finally:
-        await asyncio.shield(own.close())
+        await asyncio.shield(temporary.close())
 
 
 def _score(outcome: Outcome, columns: Mapping[str, Any]) -> Score:
@@ -172,7 +163,7 @@ def _score(outcome: Outcome, columns: Mapping[str, Any]) -> Score:
     if outcome.why.startswith("does not compile") and not any(counted):
         value = columns["on_compile_error"]
     if outcome.weak and not columns["allow_weak"]:
-        raise TestsFailed("the tests can only run beside the program, which allow_weak forbids")
+        raise TestsFailed("the tests can only run inside the program's process, which allow_weak forbids")
     status = "timeout" if outcome.status == "timeout" and value == 0 else "scored"
     return Score(value, _parts(outcome, hidden), status, _detail(outcome))
 
@@ -192,6 +183,6 @@ def _parts(outcome: Outcome, hidden: list[bool]) -> dict[str, float | None]:
 
 def _detail(outcome: Outcome) -> str:
     num_passed = sum(passed is True for passed in outcome.passed)
-    said = f"{num_passed} of {len(outcome.passed)} tests pass"
-    weak = "; weak: the tests ran beside the program" if outcome.weak else ""
-    return said + (f"; {outcome.why}" if outcome.why else "") + weak
+    summary = f"{num_passed} of {len(outcome.passed)} tests pass"
+    weak = "; weak: the tests ran inside the program's process" if outcome.weak else ""
+    return summary + (f"; {outcome.why}" if outcome.why else "") + weak

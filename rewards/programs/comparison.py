@@ -40,7 +40,8 @@ def _same_token(got: str, wanted: str, tolerance: float) -> bool:
         return True
     if wanted.lstrip("+-").isdigit() and not tolerance:
         return False
-    a, b = _decimal(got), _decimal(wanted)
+    a = _decimal(got)
+    b = _decimal(wanted)
     if a is None or b is None:
         return False
     if not tolerance or not any(mark in wanted for mark in ".eE"):
@@ -50,11 +51,13 @@ def _same_token(got: str, wanted: str, tolerance: float) -> bool:
 
 
 def _same_tokens(got: str, wanted: str, tolerance: float) -> bool:
-    ours, theirs = _lines(got), _lines(wanted)
+    ours = _lines(got)
+    theirs = _lines(wanted)
     if len(ours) != len(theirs):
         return False
     for line, other in zip(ours, theirs):
-        tokens, expected = line.split(), other.split()
+        tokens = line.split()
+        expected = other.split()
         if len(tokens) != len(expected):
             return False
         if not all(_same_token(token, want, tolerance) for token, want in zip(tokens, expected)):

@@ -23,7 +23,9 @@ def _blocks(text: str) -> tuple[list[Block], bool]:
     """The complete fenced blocks, in order, and whether there was any fence at all."""
     found: list[Block] = []
     lines: list[str] = []
-    fence, tag, seen = "", "", False
+    fence = ""
+    tag = ""
+    seen = False
     for line in text.splitlines(keepends=True):
         match = _FENCE.match(line.rstrip("\r\n"))
         if fence:
@@ -33,7 +35,9 @@ def _blocks(text: str) -> tuple[list[Block], bool]:
             else:
                 lines.append(line)
         elif match:
-            seen, fence, lines = True, match[1], []
+            seen = True
+            fence = match[1]
+            lines = []
             tag = match[2].split()[0].lower() if match[2].split() else ""
     return found, seen
 

@@ -132,7 +132,8 @@ def _json(value: Any) -> Any:
 
 
 def _humaneval(given: Mapping[str, Any], prompt: str) -> AssertTests:
-    text, entry = given["test"], given.get("entry_point", "")
+    text = given["test"]
+    entry = given.get("entry_point", "")
     if not isinstance(text, str):
         raise BadTests(f"test is {type(text).__name__}, not text")
     check = "check" if re.search(r"^def check\(", text, re.M) else ""
@@ -154,7 +155,8 @@ def _as_setup(prompt: str) -> str:
 
 
 def _mbpp(given: Mapping[str, Any]) -> AssertTests:
-    visible, hidden = _texts(given["test_list"]), _texts(given.get("challenge_test_list", []))
+    visible = _texts(given["test_list"])
+    hidden = _texts(given.get("challenge_test_list", []))
     imports = given.get("test_imports", "")
     setup = "\n".join(
         [*([imports] if isinstance(imports, str) else imports), given.get("test_setup_code", "")]
@@ -175,11 +177,13 @@ def _texts(value: Any) -> list[str]:
 
 
 def _plain(given: Mapping[str, Any], starter: str) -> IOTests | CallTests:
-    inputs, outputs = list(_json(given["inputs"])), list(_json(given["outputs"]))
+    inputs = list(_json(given["inputs"]))
+    outputs = list(_json(given["outputs"]))
     hidden = [False] * len(outputs)
     if "hidden_inputs" in given:
         more = list(_json(given["hidden_inputs"])), list(_json(given["hidden_outputs"]))
-        inputs, outputs = inputs + more[0], outputs + more[1]
+        inputs = inputs + more[0]
+        outputs = outputs + more[1]
         hidden += [True] * len(more[1])
     if len(inputs) != len(outputs):
         raise BadTests(f"there are {len(inputs)} inputs and {len(outputs)} outputs")
@@ -228,10 +232,8 @@ def _cases(value: Any) -> list[Mapping[str, Any]]:
 
 
 def _livecodebench(given: Mapping[str, Any]) -> IOTests | CallTests:
-    public, private = (
-        _cases(given.get("public_test_cases", [])),
-        _cases(given.get("private_test_cases", [])),
-    )
+    public = _cases(given.get("public_test_cases", []))
+    private = _cases(given.get("private_test_cases", []))
     cases = [*public, *private]
     hidden = [False] * len(public) + [True] * len(private)
     name = (_json(given.get("metadata", {})) or {}).get("func_name", "")
@@ -249,10 +251,8 @@ def _livecodebench(given: Mapping[str, Any]) -> IOTests | CallTests:
 
 
 def _codeforces(given: Mapping[str, Any]) -> IOTests:
-    shown, official = (
-        _json(given.get("examples", [])) or [],
-        _json(given.get("official_tests", [])) or [],
-    )
+    shown = _json(given.get("examples", [])) or []
+    official = _json(given.get("official_tests", [])) or []
     known = {(case["input"], case["output"]) for case in shown}
     cases = [*shown, *(case for case in official if (case["input"], case["output"]) not in known)]
     tests = IOTests(
@@ -261,10 +261,8 @@ def _codeforces(given: Mapping[str, Any]) -> IOTests:
         [False] * len(shown) + [True] * (len(cases) - len(shown)),
         given.get("generated_checker") or given.get("checker", ""),
     )
-    seconds, megabytes = (
-        float(given.get("time_limit", math.nan)),
-        float(given.get("memory_limit", math.nan)),
-    )
+    seconds = float(given.get("time_limit", math.nan))
+    megabytes = float(given.get("memory_limit", math.nan))
     if math.isfinite(seconds):
         tests = replace(tests, seconds=seconds)
     return replace(tests, memory_bytes=int(megabytes) << 20) if math.isfinite(megabytes) else tests

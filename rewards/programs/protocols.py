@@ -69,7 +69,8 @@ class _Clock:
     """What is left of the time for all tests."""
 
     def __init__(self, rules: Rules) -> None:
-        self._rules, self._end = rules, time.monotonic() + rules.total_seconds
+        self._rules = rules
+        self._end = time.monotonic() + rules.total_seconds
 
     @property
     def seconds_left(self) -> float:
@@ -116,7 +117,8 @@ async def _run_io(sandbox: Sandbox, program: Program, tests: IOTests, rules: Rul
     for index, (given, wanted) in enumerate(zip(tests.inputs, tests.outputs)):
         own = clock.limits(rules)
         if own is None:
-            outcome.status, outcome.why = "timeout", f"no time was left for test {index}"
+            outcome.status = "timeout"
+            outcome.why = f"no time was left for test {index}"
             break
         own = with_output_bytes(own, 2 * len(wanted.encode()) + ROOM_BYTES)
         result = await sandbox.run(program, given.encode("utf-8", "surrogatepass"), own)
@@ -182,13 +184,15 @@ def _why(result: Result) -> str:
 
 async def _run_calls(sandbox: Sandbox, program: Program, tests: CallTests, rules: Rules) -> Outcome:
     outcome = Outcome([None] * len(tests.outputs), tests.hidden)
-    clock, index = _Clock(rules), 0
+    clock = _Clock(rules)
+    index = 0
     program = replace(
         program, prompt=program.prompt or IMPORTS + tests.starter, entry=program.entry or tests.name
     )
     while index < len(tests.outputs):
         if clock.limits(rules) is None:
-            outcome.status, outcome.why = "timeout", f"no time was left for test {index}"
+            outcome.status = "timeout"
+            outcome.why = f"no time was left for test {index}"
             break
         before = index
         index = await _calls_in_one_process(sandbox, program, tests, rules, outcome, index, clock)
@@ -407,7 +411,8 @@ async def _reports(running: Running, nonce: str | None) -> _Reports:
         elif "raised" in frame:
             said.raised = said.raised or str(frame["raised"])
         elif "failed" in frame:
-            said.failed, said.is_tests_fault = str(frame["failed"]), frame.get("own") is True
+            said.failed = str(frame["failed"])
+            said.is_tests_fault = frame.get("own") is True
         said.cannot_travel = said.cannot_travel or "cannot_travel" in frame
         said.ended = said.ended or frame.get("end") is True
     return said

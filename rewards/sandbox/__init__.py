@@ -162,7 +162,8 @@ class Lease:
     """Confined processes for one judgement: ``async with sandbox.lease(2) as loan: loan.begin(...)``."""
 
     def __init__(self, supervisor: Supervisor, count: int) -> None:
-        self._supervisor, self._count = supervisor, count
+        self._supervisor = supervisor
+        self._count = count
         self._running: list[Running] = []
 
     async def __aenter__(self) -> Lease:

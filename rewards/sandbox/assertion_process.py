@@ -16,7 +16,8 @@ from messages import Gone, Peer, Untravelable, decode, encode, write_frame  # ty
 
 __all__ = ["test"]
 
-CHANNEL, LINK = 3, 4
+CHANNEL = 3
+LINK = 4
 
 
 class CandidateError(Exception):
@@ -34,7 +35,8 @@ class Remote:
     """A function of the candidate."""
 
     def __init__(self, line: Line, target: dict[str, Any]) -> None:
-        self._line, self._target = line, target
+        self._line = line
+        self._target = target
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._line.call(self._target, args, kwargs)
@@ -163,7 +165,8 @@ class _Reporting(ast.NodeTransformer):
     """Turns each assert statement into a report. Those that must not be reached, and caught ones, stay."""
 
     def __init__(self, first: int = 0) -> None:
-        self.next, self._caught = first, 0
+        self.next = first
+        self._caught = 0
 
     def visit_Try(self, node: ast.Try) -> Any:
         self._caught += bool(node.handlers)
@@ -207,7 +210,8 @@ class _Run:
     """One run of a data set's tests."""
 
     def __init__(self, job: dict[str, Any], candidate: dict[str, Any] | None) -> None:
-        self._job, self._candidate = job, candidate
+        self._job = job
+        self._candidate = candidate
         self._seen: dict[int, bool] = {}
         self._line = Line(LINK) if candidate is None else None
 
@@ -225,7 +229,8 @@ class _Run:
 
     def go(self) -> None:
         """Run setup and tests; a failure before the first call of the candidate is the tests' own."""
-        job, reporting = self._job, _Reporting()
+        job = self._job
+        reporting = _Reporting()
         space: dict[str, Any] = {"__name__": "tests", "__report__": self.report}
         setup = ast.parse(job.get("setup", ""))
         trees = [reporting.visit(ast.parse(text)) for text in job["tests"]]

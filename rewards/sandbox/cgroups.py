@@ -13,7 +13,9 @@ __all__ = ["Group", "available", "own_prefix"]
 
 HOME = Path("/sys/fs/cgroup")
 PREFIX = "grpo-sandbox-"
-MEMORY_BYTES, MOST_TASKS, MOST_TRIES = 3 << 30, 512, 500
+MEMORY_BYTES = 3 << 30
+MOST_TASKS = 512
+MOST_TRIES = 500
 _VERSION_2 = {"": {"memory.max": MEMORY_BYTES, "pids.max": MOST_TASKS}}
 _VERSION_1 = {"memory": {"memory.limit_in_bytes": MEMORY_BYTES}, "pids": {"pids.max": MOST_TASKS}}
 

@@ -59,7 +59,8 @@ class Confinement:
     """What this fork_server managed to set up, and how each of its children is confined."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self.config, self.masked = config, set(config["without"])
+        self.config = config
+        self.masked = set(config["without"])
         self.trouble: dict[str, str] = {}
         self.landlock = 0 if "landlock" in self.masked else syscalls.landlock_version()
         self.uid: int | None = None
@@ -136,7 +137,9 @@ class Confinement:
             self._change_uid(keep=True)
             syscalls.unshare(spaces)
         else:
-            self.uid, uid, gid = os.getuid(), os.getuid(), os.getgid()
+            self.uid = os.getuid()
+            uid = os.getuid()
+            gid = os.getgid()
             syscalls.unshare(spaces | syscalls.CLONE_NEWUSER)
             self._map(uid, gid)
         self._build_root()
@@ -160,7 +163,8 @@ class Confinement:
         if keep:
             syscalls.raise_capabilities()
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
-        self.uid, self.own_uid = uid, True
+        self.uid = uid
+        self.own_uid = True
 
     def _drop_root(self) -> None:
         """Give root's capabilities up for those of a user namespace, where that can be had."""

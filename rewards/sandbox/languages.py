@@ -22,10 +22,12 @@ ALIASES: Mapping[str, str] = {
     "cxx": "cpp", "javascript": "javascript", "js": "javascript", "node": "javascript",
 }  # fmt: skip
 TOOLS = {"cpp": "g++", "javascript": "node"}
-COMPILE_SECONDS, COMPILE_BYTES = 20.0, 2 << 30
+COMPILE_SECONDS = 20.0
+COMPILE_BYTES = 2 << 30
 NODE_BYTES = 24 << 30
 """Address space that node reserves and does not use; its heap is bounded by an option of its own."""
-LARGEST_PROGRAM, MOST_COMPILED = 32 << 20, 16
+LARGEST_PROGRAM = 32 << 20
+MOST_COMPILED = 16
 _COMPILED: OrderedDict[bytes, bytes] = OrderedDict()
 ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",

@@ -55,7 +55,8 @@ class _Encoder:
     """One value's way out. ``handle`` makes a number for what cannot travel, or raises."""
 
     def __init__(self, handle: Callable[[Any], Json]) -> None:
-        self._handle, self._items = handle, 0
+        self._handle = handle
+        self._items = 0
 
     def value(self, x: Any) -> Json:
         self._items += 1
@@ -223,7 +224,8 @@ class Peer:
     """One end of a line on which either side may ask, also while it is being asked."""
 
     def __init__(self, descriptor: int, serve: Callable[[Json], Json]) -> None:
-        self._descriptor, self._serve = descriptor, serve
+        self._descriptor = descriptor
+        self._serve = serve
 
     def ask(self, message: Json) -> Json:
         """Send a request and wait for its reply, answering requests that come meanwhile."""

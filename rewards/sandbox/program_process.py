@@ -30,8 +30,11 @@ from messages import (  # type: ignore[import-not-found]
 
 __all__ = ["run", "text_streams"]
 
-CHANNEL, LINK = 3, 4
+CHANNEL = 3
+LINK = 4
 SYNTAX_EXIT = 97
+OUR_MODULES = ("messages", "program_process", "assertion_process", "syscalls", "fork_server")
+"""Imported from this folder; a program that imports such a name must get its own or none."""
 
 
 def run(job: dict[str, Any]) -> None:
@@ -95,7 +98,9 @@ def _without(source: str, entry: str) -> str:
 
 def _compiled(job: dict[str, Any]) -> list[types.CodeType]:
     """The candidate's code, after the prompt's where it does not define the entry point itself."""
-    source, prompt, entry = job["source"], job.get("prompt", ""), job.get("entry", "")
+    source = job["source"]
+    prompt = job.get("prompt", "")
+    entry = job.get("entry", "")
     if not (prompt and entry):
         return [compile(source, "<solution>", "exec")]
     try:
@@ -152,7 +157,7 @@ def _prepare(job: dict[str, Any]) -> None:
     _write_files(job)
     sys.argv = job.get("argv") or ["solution.py"]
     sys.path = [path for path in sys.path if path] + list(job.get("paths", ()))
-    for module in ("wire", "candidate", "tester", "kernel", "fork_server"):
+    for module in OUR_MODULES:
         sys.modules.pop(module, None)
 
 
@@ -222,7 +227,8 @@ class _Server:
     """Answers requests to call the candidate's functions. Objects that cannot travel stay here under a number."""
 
     def __init__(self, space: dict[str, Any], link: int) -> None:
-        self._space, self._objects = space, []  # type: tuple[dict[str, Any], list[Any]]
+        self._space = space
+        self._objects: list[Any] = []
         self._peer = Peer(link, self._serve)
 
     def run(self) -> int:

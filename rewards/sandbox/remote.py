@@ -21,7 +21,8 @@ from rewards.sandbox import Limits, Program, Result, SandboxFault, SandboxOption
 __all__ = ["RemoteSandbox", "open_server"]
 
 SLOTS = 16
-COMPILE_SECONDS, PATIENCE_SECONDS = 20.0, 30.0
+COMPILE_SECONDS = 20.0
+PATIENCE_SECONDS = 30.0
 LARGEST_REPLY = 64 << 20
 
 
@@ -33,7 +34,8 @@ class RemoteSandbox:
     def __init__(self, options: SandboxOptions) -> None:
         if not options.url:
             raise ValueError(f"sandbox: engine {options.engine} needs the server's url")
-        self._engine, self._url = options.engine, options.url.rstrip("/")
+        self._engine = options.engine
+        self._url = options.url.rstrip("/")
         self.slots = options.slots or SLOTS
         self._free = asyncio.Semaphore(self.slots)
         self._threads = ThreadPoolExecutor(self.slots, "sandbox server")
@@ -124,7 +126,8 @@ def _read_fusion(reply: Any, limits: Limits, seconds: float) -> Result:
             else type(reply).__name__
         )
         raise SandboxFault(f"the server says {said!r}")
-    compiled, ran = reply.get("compile_result"), reply.get("run_result")
+    compiled = reply.get("compile_result")
+    ran = reply.get("run_result")
     if isinstance(compiled, Mapping) and (
         compiled.get("status") != "Finished" or compiled.get("return_code")
     ):

@@ -28,7 +28,9 @@ __all__ = ["Limits", "Program", "Result", "Running", "SandboxFault", "Supervisor
 
 FORK_SERVER = str(Path(__file__).with_name("fork_server.py"))
 FIRST_UID = 60_000
-START_SECONDS, GRACE_SECONDS, LATE_SECONDS = 30.0, 5.0, 0.05
+START_SECONDS = 30.0
+GRACE_SECONDS = 5.0
+LATE_SECONDS = 0.05
 PROCESS_ROOM = 64 << 20
 REQUEST = struct.Struct("<BBBxIQQQIQ")
 PIPE_BYTES = 65_536
@@ -92,7 +94,9 @@ class _Output:
 
     def __init__(self, descriptor: int, cap: int, over: Callable[[], None]) -> None:
         os.set_blocking(descriptor, False)
-        self.descriptor, self._cap, self._over = descriptor, cap, over
+        self.descriptor = descriptor
+        self._cap = cap
+        self._over = over
         self.data = bytearray()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(descriptor, self.read)
@@ -137,7 +141,8 @@ class _Input:
 
     def __init__(self, descriptor: int, data: bytes) -> None:
         os.set_blocking(descriptor, False)
-        self._descriptor, self._rest = descriptor, memoryview(data)
+        self._descriptor = descriptor
+        self._rest = memoryview(data)
         self._loop = asyncio.get_running_loop()
         self._is_watched = False
         self._write()
@@ -168,12 +173,16 @@ class _Channel:
 
     def __init__(self, ours: socket.socket, cap: int, over: Callable[[], None]) -> None:
         ours.setblocking(False)
-        self._socket, self._cap, self._over = ours, cap, over
+        self._socket = ours
+        self._cap = cap
+        self._over = over
         self._loop = asyncio.get_running_loop()
-        self._in, self._out = bytearray(), bytearray()
+        self._in = bytearray()
+        self._out = bytearray()
         self.frames: collections.deque[Any] = collections.deque()
         self.arrived = asyncio.Event()
-        self.is_closed, self._writes = False, False
+        self.is_closed = False
+        self._writes = False
         self._loop.add_reader(ours, self.read)
 
     def send(self, message: Any) -> None:
@@ -256,9 +265,14 @@ class ForkServer:
     def __init__(
         self, number: int, process: subprocess.Popen[bytes], control: socket.socket, group: Any
     ) -> None:
-        self.number, self._process, self._control, self._group = number, process, control, group
+        self.number = number
+        self._process = process
+        self._control = control
+        self._group = group
         self._loop = asyncio.get_running_loop()
-        self._buffer, self._pidfd, self.is_dead = b"", -1, False
+        self._buffer = b""
+        self._pidfd = -1
+        self.is_dead = False
         self.report: dict[str, Any] = {}
         self._started: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self._ended: asyncio.Future[tuple[int, float]] | None = None
@@ -332,7 +346,8 @@ class ForkServer:
         except BlockingIOError:
             return
         except OSError:
-            data, descriptors = b"", []
+            data = b""
+            descriptors = []
         for descriptor in descriptors:
             if self._pidfd >= 0:
                 os.close(self._pidfd)
@@ -356,7 +371,8 @@ class ForkServer:
         size = {b"P": 5, b"X": 21, b"E": 201}.get(buffer[:1], 0)
         if not size or len(buffer) < size:
             return False
-        self._buffer, ended = buffer[size:], self._ended
+        self._buffer = buffer[size:]
+        ended = self._ended
         if buffer[:1] != b"P" and self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
@@ -409,7 +425,9 @@ class Running:
         stdin: bytes | None,
         link: int | None,
     ) -> None:
-        self._fork_server, self._limits, self.stop_reason = fork_server, limits, ""
+        self._fork_server = fork_server
+        self._limits = limits
+        self.stop_reason = ""
         self._loop = asyncio.get_running_loop()
         self.began = time.perf_counter()
         ours, theirs = socket.socketpair()
@@ -506,7 +524,8 @@ class Running:
             status = "timeout"
         for frame in said:
             if frame.get("compiled") is False and not self.stop_reason:
-                status, detail = "compile_error", str(frame.get("detail", ""))
+                status = "compile_error"
+                detail = str(frame.get("detail", ""))
         return Result(status, code, stdout, stderr, seconds, cpu, detail)
 
 
@@ -519,7 +538,8 @@ class Supervisor:
     def __init__(
         self, slots: int, without: Sequence[str], readable: Sequence[str], uids: Sequence[int] = ()
     ) -> None:
-        self._num_slots, self._without = slots, tuple(without)
+        self._num_slots = slots
+        self._without = tuple(without)
         self._config = {"without": list(without), "readable": list(readable)}
         self._idle: list[ForkServer] = []
         self._all: list[ForkServer] = []
@@ -636,7 +656,8 @@ class Supervisor:
         self._is_closed = True
         for fork_server in self._all:
             fork_server.give_up("the sandbox was closed")
-        self._all, self._idle = [], []
+        self._all = []
+        self._idle = []
         for _, future in self._waiting:
             if not future.done():
                 future.set_exception(SandboxFault("the sandbox was closed"))

@@ -35,10 +35,18 @@ __all__ = [
     "unshare",
 ]
 
-CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
-CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
-CLONE_NEWCGROUP, CLONE_NEWTIME, CLONE_THREAD = 0x02000000, 0x00000080, 0x00010000
-CLONE_PIDFD, CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID = 0x1000, 0x200000, 0x1000000
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWTIME = 0x00000080
+CLONE_THREAD = 0x00010000
+CLONE_PIDFD = 0x1000
+CLONE_CHILD_CLEARTID = 0x200000
+CLONE_CHILD_SETTID = 0x1000000
 ANY_NAMESPACE = (
     CLONE_NEWNS
     | CLONE_NEWUTS
@@ -48,12 +56,23 @@ ANY_NAMESPACE = (
     | CLONE_NEWNET
     | CLONE_NEWCGROUP
 ) | CLONE_NEWTIME
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND = 1, 2, 4, 32, 4096
-MS_REC, MS_PRIVATE = 0x4000, 0x40000
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_REMOUNT = 32
+MS_BIND = 4096
+MS_REC = 0x4000
+MS_PRIVATE = 0x40000
 MNT_DETACH = 2
-AT_RECURSIVE, AT_FDCWD = 0x8000, -100
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS = 1, 4, 8, 38
-PR_SET_SECUREBITS, PR_GET_TID_ADDRESS, PR_CAP_AMBIENT = 28, 40, 47
+AT_RECURSIVE = 0x8000
+AT_FDCWD = -100
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_KEEPCAPS = 8
+PR_SET_NO_NEW_PRIVS = 38
+PR_SET_SECUREBITS = 28
+PR_GET_TID_ADDRESS = 40
+PR_CAP_AMBIENT = 47
 
 _libc = ctypes.PyDLL(
     None, use_errno=True
@@ -162,16 +181,16 @@ def keep_capabilities() -> None:
 
 def raise_capabilities() -> None:
     """Make the permitted capabilities effective again, after a change of the user id."""
-    header, data = struct.pack("<Ii", 0x20080522, 0), ctypes.create_string_buffer(24)
+    header = struct.pack("<Ii", 0x20080522, 0)
+    data = ctypes.create_string_buffer(24)
     _check(_libc.capget(header, data), "capget")
-    low, high = struct.unpack_from("<I", data, 4)[0], struct.unpack_from("<I", data, 16)[0]
+    low = struct.unpack_from("<I", data, 4)[0]
+    high = struct.unpack_from("<I", data, 16)[0]
     _check(_libc.capset(header, struct.pack("<6I", low, low, 0, high, high, 0)), "capset")
 
 
-_CAPABILITY_HEADER, _NO_CAPABILITIES = (
-    struct.pack("<Ii", 0x20080522, 0),
-    struct.pack("<6I", *[0] * 6),
-)
+_CAPABILITY_HEADER = struct.pack("<Ii", 0x20080522, 0)
+_NO_CAPABILITIES = struct.pack("<6I", *[0] * 6)
 
 
 def drop_capabilities() -> None:
@@ -248,7 +267,10 @@ def pivot_into(new_root: str) -> None:
 # -------------------------------------------------------------------------------------------- Landlock
 
 LOWEST_PLACE = 16
-_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
+_EXECUTE = 1
+_WRITE_FILE = 2
+_READ_FILE = 4
+_READ_DIR = 8
 _READING = _EXECUTE | _READ_FILE | _READ_DIR
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | (1 << 14) | (1 << 15)
 _ALL_FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1}
@@ -333,9 +355,16 @@ _IOCTLS = (0x5412, 0x541C, 0x8901, 0x8902)
 _NEWEST = 471
 """Calls from here on were not known when this list was made."""
 
-_LOAD, _JEQ, _JGE, _JSET, _RET = 0x20, 0x15, 0x35, 0x45, 0x06
-_KILL, _ALLOW, _ERRNO = 0x80000000, 0x7FFF0000, 0x00050000
-_EPERM, _ENOSYS = 1, 38
+_LOAD = 0x20
+_JEQ = 0x15
+_JGE = 0x35
+_JSET = 0x45
+_RET = 0x06
+_KILL = 0x80000000
+_ALLOW = 0x7FFF0000
+_ERRNO = 0x00050000
+_EPERM = 1
+_ENOSYS = 38
 _ARGUMENT = 16
 
 _Code = list[tuple[int, int, int, int]]
