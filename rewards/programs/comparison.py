@@ -1,6 +1,6 @@
-"""Whether what a program printed or returned is what was expected. Runs in the trusted process, so it is bounded.
+"""Compares what a program printed or returned with what was expected. Runs in the trusted process, so work is bounded.
 
-Values come as ``rewards.sandbox.messages`` describes them and are never made into objects: nothing of the candidate's is
+Values stay in the form of ``rewards.sandbox.messages`` and are never turned into objects: nothing from the candidate is
 hashed, compared by its own methods, or converted at a cost that grows faster than its size.
 """
 
@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4})?", re.ASCII)
 
 
 def _lines(text: str) -> list[str]:
-    """The lines without what is invisible at their ends; empty ones at the end are dropped."""
+    """The lines without trailing white space; empty lines at the end are dropped."""
     lines = [line.rstrip() for line in text.replace("\r\n", "\n").split("\n")]
     while lines and not lines[-1]:
         lines.pop()
@@ -40,14 +40,14 @@ def _same_token(got: str, wanted: str, tolerance: float) -> bool:
         return True
     if wanted.lstrip("+-").isdigit() and not tolerance:
         return False
-    a = _decimal(got)
-    b = _decimal(wanted)
-    if a is None or b is None:
+    value = _decimal(got)
+    expected = _decimal(wanted)
+    if value is None or expected is None:
         return False
     if not tolerance or not any(mark in wanted for mark in ".eE"):
-        return a == b
-    allowed = decimal.Decimal(tolerance) * max(decimal.Decimal(1), abs(b))
-    return abs(a - b) <= allowed
+        return value == expected
+    allowed = decimal.Decimal(tolerance) * max(decimal.Decimal(1), abs(expected))
+    return abs(value - expected) <= allowed
 
 
 def _same_tokens(got: str, wanted: str, tolerance: float) -> bool:
@@ -72,16 +72,16 @@ COMPARISONS: Mapping[str, Callable[[str, str, float], bool]] = {
     "floats": _same_tokens,
     "unordered": lambda got, wanted, tolerance: sorted(_lines(got)) == sorted(_lines(wanted)),
 }
-"""By name: byte for byte; lines without trailing space; tokens of each line; the same where tokens that the expected
-output writes as decimals may differ by the tolerance; lines in any order."""
+"""exact: byte for byte; lines: without trailing space; tokens: of each line; floats: the same, but tokens that the
+expected output writes as decimals may differ by the tolerance; unordered: lines in any order."""
 
 
 def same_output(
     got: bytes, wanted: str, comparison: str = "floats", tolerance: float = TOLERANCE
 ) -> bool:
-    """Whether a program's output is the expected one.
+    r"""Whether a program's output is the expected one.
 
-    >>> same_output(b"3.1415926\\n", "3.14159265"), same_output(b"1 2\\n3\\n", "1 2"), same_output(b"5", "6")
+    >>> same_output(b"3.1415926\n", "3.14159265"), same_output(b"1 2\n3\n", "1 2"), same_output(b"5", "6")
     (True, False, False)
     """
     try:
@@ -98,10 +98,10 @@ def same_output(
 
 
 def same_value(got: Any, wanted: Any, tolerance: float = TOLERANCE) -> bool:
-    """Whether a returned value, as it came over the wire, equals an expected one that was read from JSON.
+    """Whether a returned value, as it was received, equals an expected one that was read from JSON.
 
-    Tuples count as lists, which is how data sets write them; a float may differ by the relative tolerance; a truth
-    value is no number. Sets and objects of the candidate's own equal nothing.
+    Tuples count as lists, as data sets write them; a float may differ by the relative tolerance; a bool is not a
+    number. Sets and objects of the candidate equal nothing.
 
     >>> same_value({"t": [1, {"f": "inf"}]}, [1, float("inf")]), same_value(True, 1)
     (True, False)

@@ -1,4 +1,4 @@
-"""Where the program stands in a completion."""
+"""Finds the program in a completion."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[ \t]*([^\n`]*?)[ \t]*$")
 
 
 class Block(NamedTuple):
-    """A complete code block: the word behind its fence, and its content."""
+    """A complete code block: the word after its fence, and its content."""
 
     tag: str
     code: str
@@ -21,35 +21,35 @@ class Block(NamedTuple):
 
 def _blocks(text: str) -> tuple[list[Block], bool]:
     """The complete fenced blocks, in order, and whether there was any fence at all."""
-    found: list[Block] = []
+    blocks: list[Block] = []
     lines: list[str] = []
     fence = ""
     tag = ""
-    seen = False
+    has_fence = False
     for line in text.splitlines(keepends=True):
         match = _FENCE.match(line.rstrip("\r\n"))
         if fence:
             if match and match[1].startswith(fence) and not match[2]:
-                found.append(Block(tag, "".join(lines)))
+                blocks.append(Block(tag, "".join(lines)))
                 fence = ""
             else:
                 lines.append(line)
         elif match:
-            seen = True
+            has_fence = True
             fence = match[1]
             lines = []
             tag = match[2].split()[0].lower() if match[2].split() else ""
-    return found, seen
+    return blocks, has_fence
 
 
 def extract_program(text: str, language: str = "python") -> str | None:
-    """The last complete code block behind the reasoning, else the whole text where no fence was opened; or None.
+    r"""The last complete code block after the reasoning; the whole text if it has no fence; else None.
 
-    Blocks that name another language are passed over while one of ``language``, or without a name, is there.
+    Blocks that name another language are skipped if there is one that names ``language`` or no language.
 
-    >>> extract_program("First\\n```python\\nx = 1\\n```\\nthen\\n```\\nx = 2\\n```\\nit prints\\n```text\\n2\\n```")
-    'x = 2\\n'
-    >>> extract_program("```python\\nx = 1") is None
+    >>> extract_program("First\n```python\nx = 1\n```\nthen\n```\nx = 2\n```\nit prints\n```text\n2\n```")
+    'x = 2\n'
+    >>> extract_program("```python\nx = 1") is None
     True
     """
     text = text.rpartition("</think>")[2]

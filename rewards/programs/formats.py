@@ -40,10 +40,10 @@ class BadTests(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class IOTests:
-    """A program's input and what it must print. ``hidden[i]``: whether test i is kept from the policy.
+    """Inputs of a program and what it must print. ``hidden[i]``: whether test i is kept from the policy.
 
-    ``checker`` is the source of a Python program that is called with the files of the input, the expected output and
-    the program's output, and prints 1 where that is right.
+    ``checker`` is the source of a Python program that is called with three files (the input, the expected output, the
+    program's output) and prints 1 if the output is right.
     """
 
     inputs: Sequence[str]
@@ -81,10 +81,10 @@ TestData = IOTests | CallTests | AssertTests
 
 
 def read_tests(columns: Mapping[str, Any], prompt: str = "") -> TestData:
-    """A row's tests, whichever format they are in; `BadTests` where there are none or they cannot be read."""
-    given = {name: columns[name] for name in COLUMNS if columns.get(name) not in (None, "", [], {})}
+    """A row's tests, whichever format they are in; raises `BadTests` if there are none or they cannot be read."""
+    row = {name: columns[name] for name in COLUMNS if columns.get(name) not in (None, "", [], {})}
     try:
-        tests = _read(given, prompt)
+        tests = _read(row, prompt)
     except BadTests:
         raise
     except (
@@ -106,19 +106,19 @@ def _count(tests: TestData) -> int:
     return len(tests.tests if isinstance(tests, AssertTests) else tests.outputs)
 
 
-def _read(given: Mapping[str, Any], prompt: str) -> TestData:
-    if "test_list" in given:
-        return _mbpp(given)
-    if "test" in given:
-        return _humaneval(given, prompt)
-    if "input_output" in given:
-        return _plain(_json(given["input_output"]), given.get("starter_code", ""))
-    if "public_test_cases" in given or "private_test_cases" in given:
-        return _livecodebench(given)
-    if "official_tests" in given or "examples" in given:
-        return _codeforces(given)
-    if "inputs" in given:
-        return _plain(given, given.get("starter_code", ""))
+def _read(row: Mapping[str, Any], prompt: str) -> TestData:
+    if "test_list" in row:
+        return _mbpp(row)
+    if "test" in row:
+        return _humaneval(row, prompt)
+    if "input_output" in row:
+        return _plain(_json(row["input_output"]), row.get("starter_code", ""))
+    if "public_test_cases" in row or "private_test_cases" in row:
+        return _livecodebench(row)
+    if "official_tests" in row or "examples" in row:
+        return _codeforces(row)
+    if "inputs" in row:
+        return _plain(row, row.get("starter_code", ""))
     raise BadTests(
         "the row has no column with tests; " + ", ".join(COLUMNS[:7]) + ", inputs, ... are known"
     )
@@ -131,20 +131,22 @@ def _json(value: Any) -> Any:
 # ------------------------------------------------------------------------------------------ assert statements
 
 
-def _humaneval(given: Mapping[str, Any], prompt: str) -> AssertTests:
-    text = given["test"]
-    entry = given.get("entry_point", "")
+def _humaneval(row: Mapping[str, Any], prompt: str) -> AssertTests:
+    text = row["test"]
+    entry = row.get("entry_point", "")
     if not isinstance(text, str):
         raise BadTests(f"test is {type(text).__name__}, not text")
     check = "check" if re.search(r"^def check\(", text, re.M) else ""
     if check and not entry:
         raise BadTests("test has a function check, but the row has no entry_point")
     setup = _as_setup(prompt) if entry else ""
-    return AssertTests([text], setup, check, entry, prompt if setup else "")
+    return AssertTests(
+        tests=[text], setup=setup, check=check, entry=entry, prompt=prompt if setup else ""
+    )
 
 
 def _as_setup(prompt: str) -> str:
-    """A prompt as a module of its own, its last function perhaps without a body; nothing where it is no program."""
+    """A prompt as a module, even if its last function has no body; nothing if it is not a program."""
     for source in (prompt, prompt.rstrip() + "\n    pass\n"):
         try:
             ast.parse(source)
@@ -154,15 +156,15 @@ def _as_setup(prompt: str) -> str:
     return ""
 
 
-def _mbpp(given: Mapping[str, Any]) -> AssertTests:
-    visible = _texts(given["test_list"])
-    hidden = _texts(given.get("challenge_test_list", []))
-    imports = given.get("test_imports", "")
+def _mbpp(row: Mapping[str, Any]) -> AssertTests:
+    visible = _texts(row["test_list"])
+    hidden = _texts(row.get("challenge_test_list", []))
+    imports = row.get("test_imports", "")
     setup = "\n".join(
-        [*([imports] if isinstance(imports, str) else imports), given.get("test_setup_code", "")]
+        [*([imports] if isinstance(imports, str) else imports), row.get("test_setup_code", "")]
     )
     flags = [False] * len(visible) + [True] * len(hidden)
-    return AssertTests([*visible, *hidden], setup, entry=given.get("entry_point", ""), hidden=flags)
+    return AssertTests([*visible, *hidden], setup, entry=row.get("entry_point", ""), hidden=flags)
 
 
 def _texts(value: Any) -> list[str]:
@@ -176,20 +178,22 @@ def _texts(value: Any) -> list[str]:
 # ------------------------------------------------------------------------------------- inputs and outputs
 
 
-def _plain(given: Mapping[str, Any], starter: str) -> IOTests | CallTests:
-    inputs = list(_json(given["inputs"]))
-    outputs = list(_json(given["outputs"]))
+def _plain(row: Mapping[str, Any], starter: str) -> IOTests | CallTests:
+    inputs = list(_json(row["inputs"]))
+    outputs = list(_json(row["outputs"]))
     hidden = [False] * len(outputs)
-    if "hidden_inputs" in given:
-        more = list(_json(given["hidden_inputs"])), list(_json(given["hidden_outputs"]))
-        inputs = inputs + more[0]
-        outputs = outputs + more[1]
-        hidden += [True] * len(more[1])
+    if "hidden_inputs" in row:
+        hidden_outputs = list(_json(row["hidden_outputs"]))
+        inputs = inputs + list(_json(row["hidden_inputs"]))
+        outputs = outputs + hidden_outputs
+        hidden += [True] * len(hidden_outputs)
     if len(inputs) != len(outputs):
         raise BadTests(f"there are {len(inputs)} inputs and {len(outputs)} outputs")
-    if given.get("fn_name"):
-        return _calls(given["fn_name"], inputs, outputs, hidden, starter)
-    checker = given.get("checker", "")
+    if row.get("fn_name"):
+        return _calls(
+            name=row["fn_name"], inputs=inputs, outputs=outputs, hidden=hidden, starter=starter
+        )
+    checker = row.get("checker", "")
     return IOTests(
         [_joined(text) for text in inputs], [_joined(text) for text in outputs], hidden, checker
     )
@@ -203,13 +207,13 @@ def _joined(value: Any) -> str:
 
 
 def _calls(
-    name: str, inputs: list[Any], outputs: list[Any], hidden: list[bool], starter: str
+    *, name: str, inputs: list[Any], outputs: list[Any], hidden: list[bool], starter: str
 ) -> CallTests:
-    arguments = [_json(given) if isinstance(given, str) else given for given in inputs]
-    for given in arguments:
-        if not isinstance(given, (list, tuple)):
-            raise BadTests(f"the arguments of {name} are {type(given).__name__}, not a list")
-    return CallTests(name, arguments, outputs, hidden, starter)
+    calls = [_json(value) if isinstance(value, str) else value for value in inputs]
+    for arguments in calls:
+        if not isinstance(arguments, (list, tuple)):
+            raise BadTests(f"the arguments of {name} are {type(arguments).__name__}, not a list")
+    return CallTests(name=name, arguments=calls, outputs=outputs, hidden=hidden, starter=starter)
 
 
 class _TextOnly(pickle.Unpickler):
@@ -231,38 +235,44 @@ def _cases(value: Any) -> list[Mapping[str, Any]]:
         return list(_json(_TextOnly(io.BytesIO(data)).load()))
 
 
-def _livecodebench(given: Mapping[str, Any]) -> IOTests | CallTests:
-    public = _cases(given.get("public_test_cases", []))
-    private = _cases(given.get("private_test_cases", []))
+def _livecodebench(row: Mapping[str, Any]) -> IOTests | CallTests:
+    public = _cases(row.get("public_test_cases", []))
+    private = _cases(row.get("private_test_cases", []))
     cases = [*public, *private]
     hidden = [False] * len(public) + [True] * len(private)
-    name = (_json(given.get("metadata", {})) or {}).get("func_name", "")
+    name = (_json(row.get("metadata", {})) or {}).get("func_name", "")
     if not any(case.get("testtype") == "functional" for case in cases):
         return IOTests(
             [case["input"] for case in cases], [case["output"] for case in cases], hidden
         )
     if not name:
         raise BadTests("the tests call a function that metadata does not name")
-    arguments = [
-        [json.loads(line) for line in case["input"].split("\n") if line.strip()] for case in cases
-    ]
-    outputs = [json.loads(case["output"]) for case in cases]
-    return CallTests(name.split(".")[-1], arguments, outputs, hidden, given.get("starter_code", ""))
+    return CallTests(
+        name=name.split(".")[-1],
+        arguments=[_json_lines(case["input"]) for case in cases],
+        outputs=[json.loads(case["output"]) for case in cases],
+        hidden=hidden,
+        starter=row.get("starter_code", ""),
+    )
 
 
-def _codeforces(given: Mapping[str, Any]) -> IOTests:
-    shown = _json(given.get("examples", [])) or []
-    official = _json(given.get("official_tests", [])) or []
+def _json_lines(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
+
+
+def _codeforces(row: Mapping[str, Any]) -> IOTests:
+    shown = _json(row.get("examples", [])) or []
+    official = _json(row.get("official_tests", [])) or []
     known = {(case["input"], case["output"]) for case in shown}
     cases = [*shown, *(case for case in official if (case["input"], case["output"]) not in known)]
     tests = IOTests(
         [case["input"] for case in cases],
         [case["output"] for case in cases],
         [False] * len(shown) + [True] * (len(cases) - len(shown)),
-        given.get("generated_checker") or given.get("checker", ""),
+        row.get("generated_checker") or row.get("checker", ""),
     )
-    seconds = float(given.get("time_limit", math.nan))
-    megabytes = float(given.get("memory_limit", math.nan))
+    seconds = float(row.get("time_limit", math.nan))
+    megabytes = float(row.get("memory_limit", math.nan))
     if math.isfinite(seconds):
         tests = replace(tests, seconds=seconds)
     return replace(tests, memory_bytes=int(megabytes) << 20) if math.isfinite(megabytes) else tests

@@ -1,9 +1,9 @@
-"""Runs a program against tests in a sandbox; the verdict is found here, outside of the program's process.
+"""Runs a program against tests in a sandbox; the verdict is reached here, outside the program's process.
 
 *Inputs and outputs*: a fresh process for each test; what it prints is compared here. *Calls*: one process answers
 calls one by one; what it returns is compared here. *Assert statements*: they run in a second confined process, to
-which the candidate's functions are remote. Only where an argument of the tests cannot travel do they run beside the
-candidate, and the outcome is marked weak.
+which the candidate's functions are remote. Only if an argument of the tests cannot be sent to another process do they
+run in the candidate's process, and the outcome is marked weak.
 """
 
 from __future__ import annotations
@@ -113,16 +113,19 @@ async def _run_io(sandbox: Sandbox, program: Program, tests: IOTests, rules: Rul
         limits = replace(limits, seconds=tests.seconds)
     if tests.memory_bytes is not None:
         limits = replace(limits, memory_bytes=tests.memory_bytes)
-    rules, clock = replace(rules, limits=limits), _Clock(rules)
-    for index, (given, wanted) in enumerate(zip(tests.inputs, tests.outputs)):
-        own = clock.limits(rules)
-        if own is None:
+    clock = _Clock(rules)
+    rules = replace(rules, limits=limits)
+    for index, (stdin, wanted) in enumerate(zip(tests.inputs, tests.outputs)):
+        test_limits = clock.limits(rules)
+        if test_limits is None:
             outcome.status = "timeout"
             outcome.why = f"no time was left for test {index}"
             break
-        own = with_output_bytes(own, 2 * len(wanted.encode()) + ROOM_BYTES)
-        result = await sandbox.run(program, given.encode("utf-8", "surrogatepass"), own)
-        passed = result.status == "ok" and await _is_right(sandbox, tests, index, result, rules)
+        test_limits = with_output_bytes(test_limits, 2 * len(wanted.encode()) + ROOM_BYTES)
+        result = await sandbox.run(program, stdin.encode("utf-8", "surrogatepass"), test_limits)
+        passed = result.status == "ok" and await _is_right(
+            sandbox, tests=tests, index=index, result=result, rules=rules
+        )
         outcome.passed[index] = passed
         if not passed:
             _note(outcome, index, _why(result))
@@ -133,7 +136,7 @@ async def _run_io(sandbox: Sandbox, program: Program, tests: IOTests, rules: Rul
 
 
 async def _is_right(
-    sandbox: Sandbox, tests: IOTests, index: int, result: Result, rules: Rules
+    sandbox: Sandbox, *, tests: IOTests, index: int, result: Result, rules: Rules
 ) -> bool:
     if not tests.checker:
         return same_output(result.stdout, tests.outputs[index], rules.comparison, rules.tolerance)
@@ -144,17 +147,16 @@ async def _is_right(
     }
     checker = Program(tests.checker, files=files, args=["checker.py", *files])
     verdict = await sandbox.run(checker, b"", replace(rules.limits, output_bytes=ROOM_BYTES))
-    words = verdict.stdout.decode(errors="replace").split()
-    if verdict.status == "ok" and words and _is_number(words[-1]):
-        return float(words[-1]) >= 1
+    tokens = verdict.stdout.decode(errors="replace").split()
+    if verdict.status == "ok" and tokens and _is_number(tokens[-1]):
+        return float(tokens[-1]) >= 1
     if result.stdout.decode(errors="replace") == tests.outputs[index]:
         raise TestsFailed(
             f"the checker gives no verdict on the expected output: {verdict.detail or _why(verdict)}"
         )
     wanted = replace(result, stdout=tests.outputs[index].encode())
-    await _is_right(
-        sandbox, tests, index, wanted, rules
-    )  # a checker that cannot judge even this is broken
+    # a checker that cannot judge even the expected output is broken
+    await _is_right(sandbox, tests=tests, index=index, result=wanted, rules=rules)
     return False
 
 
@@ -166,7 +168,7 @@ def _is_number(text: str) -> bool:
 
 
 def _why(result: Result) -> str:
-    """What was wrong, in words; nothing of the expected output."""
+    """What went wrong, without revealing the expected output."""
     if result.status == "ok":
         return "wrong output"
     if result.status == "error":
@@ -195,7 +197,9 @@ async def _run_calls(sandbox: Sandbox, program: Program, tests: CallTests, rules
             outcome.why = f"no time was left for test {index}"
             break
         before = index
-        index = await _calls_in_one_process(sandbox, program, tests, rules, outcome, index, clock)
+        index = await _calls_in_one_process(
+            sandbox, program, tests=tests, rules=rules, outcome=outcome, first=index, clock=clock
+        )
         if outcome.passed[index - 1] is False and (rules.stop_early or index == before):
             break
         if outcome.status == "compile_error":
@@ -207,22 +211,25 @@ async def _run_calls(sandbox: Sandbox, program: Program, tests: CallTests, rules
 async def _calls_in_one_process(
     sandbox: Sandbox,
     program: Program,
+    *,
     tests: CallTests,
     rules: Rules,
     outcome: Outcome,
     first: int,
     clock: _Clock,
 ) -> int:
-    """Calls from ``first`` on, until one breaks the process; the number of the next."""
+    """Make calls from number ``first`` until one breaks the process; returns the number of the next."""
     if not sandbox.runs_here:
-        return await _call_remotely(sandbox, program, tests, rules, outcome, first)
+        return await _call_remotely(
+            sandbox, program, tests=tests, rules=rules, outcome=outcome, index=first
+        )
     size = max(len(json.dumps(output, default=str)) for output in tests.outputs)
     limits = clock.limits(rules) or rules.limits
     limits = replace(
         limits, output_bytes=max(RESULT_BYTES, 8 * size), cpu_seconds=rules.total_seconds
     )
-    async with sandbox.lease(1) as loan:
-        running = loan.begin(job_of(program, "serve"), limits)
+    async with sandbox.lease(1) as lease:
+        running = lease.begin(job_of(program, "serve"), limits)
         problem = await _loaded(running)
         for index in range(first, len(tests.outputs)):
             reply = None
@@ -248,12 +255,12 @@ async def _calls_in_one_process(
 
 
 async def _loaded(running: Running) -> str:
-    """Wait until the candidate's definitions are there; what went wrong, if anything did."""
-    for place in range(3):
+    """Wait until the candidate's definitions are loaded; returns what went wrong, if anything did."""
+    for number in range(3):
         frame = await running.frame()
         if not isinstance(frame, dict):
             return await _exit_reason(running)
-        if place == 0 and frame.get("ready") is not True:
+        if number == 0 and frame.get("ready") is not True:
             raise SandboxFault(str(frame.get("detail")))
         if frame.get("compiled") is False:
             return f"does not compile: {str(frame.get('detail'))[:300]}"
@@ -274,7 +281,7 @@ async def _exit_reason(running: Running) -> str:
 
 
 def _encoded(arguments: Sequence[Any]) -> list[Any]:
-    """Arguments from JSON, as the wire writes them."""
+    """Arguments from JSON, in the form of ``rewards.sandbox.messages``."""
     return [_plain(argument) for argument in arguments]
 
 
@@ -320,16 +327,20 @@ async def _run_asserts(
         program, prompt=program.prompt or tests.prompt, entry=program.entry or tests.entry
     )
     job = {
-        "mode": "test", "tests": list(tests.tests), "setup": tests.setup, "check": tests.check, "entry": tests.entry,
-    }  # fmt: skip
+        "mode": "test",
+        "tests": list(tests.tests),
+        "setup": tests.setup,
+        "check": tests.check,
+        "entry": tests.entry,
+    }
     if not sandbox.runs_here:
         return await _assert_remotely(sandbox, program, job, rules)
     try:
-        outcome = await _assert_apart(sandbox, program, job, rules)
+        outcome = await _assert_in_two_processes(sandbox, program, job, rules)
         if outcome is None:
-            outcome = await _assert_beside(sandbox, program, job, rules)
+            outcome = await _assert_in_one_process(sandbox, program, job, rules)
     except SandboxFault:
-        outcome = await _assert_apart(sandbox, program, job, rules)
+        outcome = await _assert_in_two_processes(sandbox, program, job, rules)
         if outcome is None:
             raise
     if tests.hidden and len(outcome.passed) == len(tests.hidden):
@@ -337,19 +348,19 @@ async def _run_asserts(
     return outcome
 
 
-async def _assert_apart(
+async def _assert_in_two_processes(
     sandbox: Sandbox, program: Program, job: dict[str, Any], rules: Rules
 ) -> Outcome | None:
-    """Tests in a process of their own; None where an argument of theirs cannot travel."""
+    """Tests in a separate process; None if one of their arguments cannot be sent."""
     ours, theirs = socket.socketpair()
     try:
-        async with sandbox.lease(2) as loan:
+        async with sandbox.lease(2) as lease:
             limits = replace(rules.limits, output_bytes=RESULT_BYTES)
-            candidate = loan.begin(job_of(program, "serve", linked=True), limits, ours.fileno())
+            candidate = lease.begin(job_of(program, "serve", linked=True), limits, ours.fileno())
             problem = await _loaded(candidate)
             if problem:
                 return _nothing_passed(candidate, problem)
-            tester = loan.begin(job, limits, theirs.fileno())
+            tester = lease.begin(job, limits, theirs.fileno())
             ours.close()
             theirs.close()
             reports = await _reports(tester, None)
@@ -359,13 +370,13 @@ async def _assert_apart(
         theirs.close()
 
 
-async def _assert_beside(
+async def _assert_in_one_process(
     sandbox: Sandbox, program: Program, job: dict[str, Any], rules: Rules
 ) -> Outcome:
-    """Tests in the candidate's own process: what they report can be forged by one who finds the nonce."""
+    """Tests in the candidate's process: a program that finds the nonce can forge their reports."""
     nonce = secrets.token_hex(16)
-    async with sandbox.lease(1) as loan:
-        running = loan.begin(
+    async with sandbox.lease(1) as lease:
+        running = lease.begin(
             job_of(program, "weak"), replace(rules.limits, output_bytes=RESULT_BYTES)
         )
         problem = await _loaded(running)
@@ -373,7 +384,7 @@ async def _assert_beside(
             return _nothing_passed(running, problem)
         running.channel.send({**job, "nonce": nonce})
         outcome = _verdict(await _reports(running, nonce), running, running)
-    assert outcome is not None  # nothing has to travel here
+    assert outcome is not None  # nothing has to be sent here
     outcome.weak = True
     return outcome
 
@@ -386,7 +397,7 @@ def _nothing_passed(running: Running, problem: str) -> Outcome:
 
 @dataclass(slots=True)
 class _Reports:
-    """What a tester said."""
+    """What the tests' process reported."""
 
     count: int = 0
     held: dict[int, bool] = field(default_factory=dict)
@@ -399,45 +410,47 @@ class _Reports:
 
 
 async def _reports(running: Running, nonce: str | None) -> _Reports:
-    said = _Reports()
+    reports = _Reports()
     while (frame := await running.frame()) is not None:
         if not isinstance(frame, dict) or (nonce is not None and frame.get("nonce") != nonce):
             continue
         if "tests" in frame:
-            said.count = frame["tests"]
+            reports.count = frame["tests"]
         elif "test" in frame:
-            said.held[frame["test"]] = frame["held"] is True
-            said.details.setdefault(frame["test"], str(frame.get("detail", "")))
+            reports.held[frame["test"]] = frame["held"] is True
+            reports.details.setdefault(frame["test"], str(frame.get("detail", "")))
         elif "raised" in frame:
-            said.raised = said.raised or str(frame["raised"])
+            reports.raised = reports.raised or str(frame["raised"])
         elif "failed" in frame:
-            said.failed = str(frame["failed"])
-            said.is_tests_fault = frame.get("own") is True
-        said.cannot_travel = said.cannot_travel or "cannot_travel" in frame
-        said.ended = said.ended or frame.get("end") is True
-    return said
+            reports.failed = str(frame["failed"])
+            reports.is_tests_fault = frame.get("own") is True
+        reports.cannot_travel = reports.cannot_travel or "cannot_travel" in frame
+        reports.ended = reports.ended or frame.get("end") is True
+    return reports
 
 
-def _verdict(said: _Reports, tester: Running, candidate: Running) -> Outcome | None:  # type: ignore[return]
-    """All asserts reported and held, and the tests came to their end: else they did not pass."""
-    if said.cannot_travel:
+def _verdict(reports: _Reports, tester: Running, candidate: Running) -> Outcome | None:  # type: ignore[return]
+    """The tests passed if every assert was reported and held and the tests came to their end."""
+    if reports.cannot_travel:
         return None
-    if said.is_tests_fault or (said.ended and not said.count):
+    if reports.is_tests_fault or (reports.ended and not reports.count):
         raise TestsFailed(
-            f"the row's tests fail by themselves: {said.failed or 'they hold no assert statement'}"
+            f"the row's tests fail by themselves: {reports.failed or 'they hold no assert statement'}"
         )
     is_late = "timeout" in (tester.stop_reason, candidate.stop_reason)
-    outcome = Outcome([said.held.get(number, False) for number in range(said.count)] or [False])
+    outcome = Outcome(
+        [reports.held.get(number, False) for number in range(reports.count)] or [False]
+    )
     outcome.status = "timeout" if is_late else "scored"
-    for number, detail in said.details.items():
-        if not said.held[number]:
+    for number, detail in reports.details.items():
+        if not reports.held[number]:
             _note(outcome, number, detail or f"test {number} does not hold")
-    if not said.ended or said.raised:
+    if not reports.ended or reports.raised:
         outcome.passed += [] if not all(outcome.passed) else [False]
         outcome.why = (
             outcome.why
-            or said.raised
-            or said.failed
+            or reports.raised
+            or reports.failed
             or ("took too long" if is_late else "left during tests")
         )
     elif not all(outcome.passed):
@@ -483,9 +496,15 @@ print("\\n" + _job["nonce"])
 
 
 async def _call_remotely(
-    sandbox: Sandbox, program: Program, tests: CallTests, rules: Rules, outcome: Outcome, index: int
+    sandbox: Sandbox,
+    program: Program,
+    *,
+    tests: CallTests,
+    rules: Rules,
+    outcome: Outcome,
+    index: int,
 ) -> int:
-    """One call on a server: what it prints last is compared here."""
+    """One call on a server; its last line of output is compared here."""
     source = (
         program.source if f"def {tests.name}" in program.source else program.prompt + program.source
     )

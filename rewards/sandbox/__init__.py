@@ -1,15 +1,15 @@
 """One untrusted program, contained: on plain Linux, as root or as an ordinary user, without a daemon or a container.
 
-Full isolation (L3) holds: the machine's processes and signals to them; its files, but for read-only copies of /usr,
-/lib, /bin and Python's own; its network, System V and POSIX message objects, mounts, namespaces, and the kernel's
-interfaces that grow attacks (ptrace, bpf, io_uring, perf, keys, userfaultfd, memfd); new processes unless asked for;
-CPU time, wall-clock time, address space, tasks, descriptors, bytes and number of files (in memory, gone afterwards),
-output. Nothing of the trainer's memory, environment or descriptors is inherited, nothing of one program is there for
-the next.
+Full isolation (L3) withholds: the machine's processes and signals to them; its files, except read-only views of /usr,
+/lib, /bin and Python's folders; its network, System V and POSIX message objects, mounts, namespaces, and the kernel
+interfaces that attract attacks (ptrace, bpf, io_uring, perf, keys, userfaultfd, memfd); new processes unless requested.
+It limits CPU time, wall-clock time, address space, tasks, descriptors, bytes and number of files (in memory, removed
+afterwards) and output. Programs inherit none of the trainer's memory, environment or descriptors, and see nothing of
+each other.
 
-Not held: what the CPU itself leaks (timing, caches), faults of the kernel, disk or memory bandwidth, and the time of
-day. At L2 there are no namespaces: programs cannot write files at all, but read /usr and see process ids; at L1 only
-limits hold, which is refused unless ``allow_unsafe`` is set.
+Not covered: what the CPU leaks (timing, caches), kernel bugs, disk or memory bandwidth, and the time of day. At L2
+there are no namespaces: programs cannot write files at all, but can read /usr and see process ids; at L1 only limits
+apply, which is refused unless ``allow_unsafe`` is set.
 
 `Sandbox` runs programs (`Sandbox.run`) and lends confined processes to ``rewards.programs``. `Program`, `Limits` and
 `Result` are its nouns; `SandboxFault` is raised when it is the sandbox that failed, never the program.
@@ -21,6 +21,7 @@ import asyncio
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Sequence
 
 from rewards.sandbox import cgroups, languages
@@ -44,16 +45,26 @@ from rewards.sandbox.supervisor import (
 )
 
 __all__ = [
-    "ENGINES", "Isolation", "IsolationError", "LEVELS", "Limits", "Program", "Result", "Running", "Sandbox",
-    "SandboxFault", "SandboxOptions", "open_sandbox",
-]  # fmt: skip
+    "ENGINES",
+    "Isolation",
+    "IsolationError",
+    "LEVELS",
+    "Limits",
+    "Program",
+    "Result",
+    "Running",
+    "Sandbox",
+    "SandboxFault",
+    "SandboxOptions",
+    "open_sandbox",
+]
 
 ENGINES = ("local", "sandboxfusion", "piston")
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxOptions:
-    """Where programs run, and how well they must be held.
+    """Where programs run, and how well they must be isolated.
 
     ``engine`` is ``local``, or the kind of server at ``url``. ``slots`` programs run at once; by default one more than
     there are cores.
@@ -67,10 +78,10 @@ class SandboxOptions:
 
 
 class Sandbox:
-    """Runs programs in confined processes of this machine; to be started and closed, or used as ``async with``.
+    """Runs programs in confined processes on this machine; start and close it, or use it as ``async with``.
 
-    ``without`` names features not to use, of `FEATURES`. `IsolationError` where the machine cannot hold programs at
-    ``min_isolation`` and ``allow_unsafe`` is not set. All methods belong to the loop that started it.
+    ``without`` names features of `FEATURES` not to use. Raises `IsolationError` if the machine cannot isolate programs
+    at ``min_isolation`` and ``allow_unsafe`` is not set. All methods belong to the loop that started it.
     """
 
     runs_here = True
@@ -90,7 +101,7 @@ class Sandbox:
         self.isolation = Isolation("L1", {})
 
     async def start(self) -> Sandbox:
-        """Start the fork_servers and try the walls."""
+        """Start the fork servers and test the isolation."""
         if not sys.platform.startswith("linux"):
             raise IsolationError(
                 "sandbox: programs can be held on Linux only; choose a server as sandbox.engine"
@@ -98,10 +109,10 @@ class Sandbox:
         no_cgroup = "masked" if "cgroup" in self._without else cgroups.available()
         self._supervisor.use_cgroups = not no_cgroup
         reports = await self._supervisor.start()
-        found = await self._supervisor.run(
+        probe = await self._supervisor.run(
             job_of(Program(PROBE), "program"), b"", Limits(seconds=10)
         )
-        self.isolation = isolation_of(reports[0], found.stdout.decode(errors="replace"), no_cgroup)
+        self.isolation = isolation_of(reports[0], probe.stdout.decode(errors="replace"), no_cgroup)
         why = refusal(self.isolation, self.options.min_isolation)
         if why and not self.options.allow_unsafe:
             self._supervisor.close()
@@ -110,7 +121,7 @@ class Sandbox:
 
     @property
     def lines(self) -> list[str]:
-        """What a run's log says of the sandbox."""
+        """Lines for the run's log."""
         lines = [self.isolation.line]
         if refusal(self.isolation, self.options.min_isolation):
             lines.append(
@@ -127,7 +138,7 @@ class Sandbox:
     async def run(
         self, program: Program, stdin: bytes = b"", limits: Limits | None = None
     ) -> Result:
-        """Run a program to its end. A failure of the sandbox is tried once more, then `SandboxFault`."""
+        """Run a program to its end. A failure of the sandbox is retried once, then raises `SandboxFault`."""
         limits = limits or Limits()
         if program.language == "python":
             return await self._twice(job_of(program, "program"), stdin, limits)
@@ -140,11 +151,11 @@ class Sandbox:
             return await self._supervisor.run(job, stdin, limits)
 
     def lease(self, count: int) -> Lease:
-        """So many confined processes that talk with their user, and with each other, while they run."""
+        """``count`` confined processes that can talk to the caller, and to each other, while they run."""
         return Lease(self._supervisor, count)
 
     def begin_to_close(self) -> None:
-        """Start no process any more."""
+        """Stop starting processes."""
         self._supervisor.begin_to_close()
 
     async def close(self) -> None:
@@ -159,7 +170,7 @@ class Sandbox:
 
 
 class Lease:
-    """Confined processes for one judgement: ``async with sandbox.lease(2) as loan: loan.begin(...)``."""
+    """Confined processes for one verdict: ``async with sandbox.lease(2) as lease: lease.begin(...)``."""
 
     def __init__(self, supervisor: Supervisor, count: int) -> None:
         self._supervisor = supervisor
@@ -172,7 +183,8 @@ class Lease:
 
     def begin(self, job: Any, limits: Limits, link: int | None = None) -> Running:
         """Start a job in the next process; ``link`` is a descriptor for it to use."""
-        running = Running(self._fork_servers[len(self._running)], limits, job, None, link)
+        fork_server = self._fork_servers[len(self._running)]
+        running = Running(fork_server, limits=limits, job=job, link=link)
         self._running.append(running)
         return running
 
@@ -192,20 +204,17 @@ class Lease:
 
 
 def _readable() -> list[str]:
-    """Python's own places, which programs may read."""
-    places = {
-        sys.base_prefix,
-        sys.base_exec_prefix,
-        os.path.dirname(os.path.realpath(sys.executable)),
-    }
-    found = sorted(os.path.realpath(place) for place in places)
-    return [place for place in found if not any(place.startswith(other + "/") for other in found)]
+    """Python's folders, which programs may read; none inside another."""
+    folders = {Path(sys.base_prefix).resolve(), Path(sys.base_exec_prefix).resolve()}
+    folders.add(Path(sys.executable).resolve().parent)
+    outermost = [folder for folder in folders if not folders.intersection(folder.parents)]
+    return sorted(map(str, outermost))
 
 
 async def open_sandbox(options: SandboxOptions) -> Any:
-    """The engine that the options name, started."""
+    """The engine named by the options, started."""
     if options.engine == "local":
         return await Sandbox(options).start()
-    from rewards.sandbox.remote import open_server
+    from rewards.sandbox.remote import open_server  # noqa: PLC0415  imports this module
 
     return await open_server(options)

@@ -1,8 +1,8 @@
-"""Runs a data set's assert statements in a process of its own, against a candidate that lives in another one.
+"""Runs a data set's assert statements in a separate process, against a candidate that lives in another one.
 
-Every name that the tests use and nobody defines is the candidate's: calling it sends the arguments over and brings
-the result back, as plain values (``wire``). Each assert statement reports whether it held, and the last message says
-that the tests came to their end. Read by fork_servers by path; standard library only.
+Every name that the tests use and do not define belongs to the candidate: calling it sends the arguments over and
+returns the result, as plain values (``messages``). Each assert statement reports whether it held, and the last message
+says that the tests reached their end. Imported by fork servers by path; standard library only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LINK = 4
 
 
 class CandidateError(Exception):
-    """The candidate raised what is not one of Python's own errors."""
+    """The candidate raised something that is not a built-in error."""
 
 
 class CannotTravel(BaseException):
@@ -43,7 +43,7 @@ class Remote:
 
 
 class Handle:
-    """An object of the candidate. Comparing it is an error: it would be the candidate who compares."""
+    """An object of the candidate. Comparing it is an error: the candidate would do the comparing."""
 
     def __init__(self, line: Line, number: int) -> None:
         self.__dict__.update(_line=line, _number=number)
@@ -67,10 +67,12 @@ class Line:
     """The line to the candidate."""
 
     def __init__(self, link: int) -> None:
-        self._peer, self._functions, self.num_calls = Peer(link, self._serve), [], 0  # type: ignore[var-annotated]
+        self._peer = Peer(link, self._serve)
+        self._functions: list[Any] = []
+        self.num_calls = 0
 
     def call(self, target: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call a function of the candidate; its changes to the arguments are made here too."""
+        """Call a function of the candidate; its changes to the arguments are repeated here."""
         sent = [self._encode(arg) for arg in args]
         named = {name: self._encode(arg) for name, arg in kwargs.items()}
         self.num_calls += 1
@@ -121,7 +123,7 @@ class Line:
             function = self._functions[request["id"]]
             args = [decode(arg, self._special) for arg in request["args"]]
             return {"value": encode(function(*args), self._by_number)}
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  the tests' own, sent to the candidate
             return {"error": f"{type(error).__name__}: {error}"[:500]}
 
 
@@ -136,11 +138,11 @@ def _overwrite(target: Any, content: Any) -> None:
 
 
 _NOT_PASSED_ON = (StopIteration, StopAsyncIteration)
-"""They would end a loop of the tests, and with it the asserts that were still to come."""
+"""They would end a loop in the tests, and with it the asserts that were still to come."""
 
 
 def _error(reply: dict[str, Any]) -> Exception:
-    """The candidate's exception, as the nearest of Python's own."""
+    """The candidate's exception as the nearest built-in one."""
     detail = str(reply.get("detail", ""))[:500]
     for name in reply["error"] if type(reply["error"]) is list else ():
         kind = getattr(builtins, name, None) if type(name) is str else None
@@ -162,7 +164,7 @@ def _error(reply: dict[str, Any]) -> Exception:
 
 
 class _Reporting(ast.NodeTransformer):
-    """Turns each assert statement into a report. Those that must not be reached, and caught ones, stay."""
+    """Turns each assert statement into a report. Those that must not be reached, and caught ones, are kept."""
 
     def __init__(self, first: int = 0) -> None:
         self.next = first
@@ -190,7 +192,7 @@ class _Reporting(ast.NodeTransformer):
 
 
 def _unresolved(trees: list[ast.Module], known: dict[str, Any]) -> set[str]:
-    """The names that the tests read and nobody defines."""
+    """The names that the tests read but do not define."""
     read: set[str] = set()
     made = {*known, *dir(builtins), "__report__", "__value__", "__error__"}
     for tree in trees:
@@ -228,7 +230,7 @@ class _Run:
             self.send(test=number, held=held, detail=detail)
 
     def go(self) -> None:
-        """Run setup and tests; a failure before the first call of the candidate is the tests' own."""
+        """Run setup and tests; a failure before the first call of the candidate is the tests' own fault."""
         job = self._job
         reporting = _Reporting()
         space: dict[str, Any] = {"__name__": "tests", "__report__": self.report}
@@ -253,13 +255,13 @@ class _Run:
         return getattr(self._candidate["Solution"](), name)
 
     def _one(self, code: types.CodeType, space: dict[str, Any]) -> None:
-        """One entry of a list of tests; what it raises stops this entry alone."""
+        """One entry of a list of tests; what it raises ends only this entry."""
         if self._job.get("check"):
             exec(code, space)
             return
         try:
             exec(code, space)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  the test's own, reported
             self.send(raised=f"{type(error).__name__}: {error}"[:300])
 
     @property
@@ -277,6 +279,6 @@ def test(job: dict[str, Any], candidate: dict[str, Any] | None = None) -> int:
         return 1
     except CannotTravel as error:
         running.send(cannot_travel=str(error)[:300])
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001  reported to the supervisor
         running.send(failed=f"{type(error).__name__}: {error}"[:300], own=not running.has_called)
     return 1

@@ -1,6 +1,6 @@
-"""Control groups for the fork_servers' memory and tasks, where root may make them: version 2, or 1 beside it.
+"""Control groups that limit memory and tasks, if root may make them: version 2, or version 1.
 
-A group holds a fork_server and its child. Groups of processes that are gone are removed at the next start.
+A group holds a fork server and its child. Groups of processes that are gone are removed at the next start.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ _VERSION_1 = {"memory": {"memory.limit_in_bytes": MEMORY_BYTES}, "pids": {"pids.
 
 
 def _hierarchies() -> dict[str, dict[str, int]]:
-    """Which folders hold groups here, and what limits are written there."""
+    """Which folders hold groups here, and which limits are written there."""
     return _VERSION_2 if (HOME / "cgroup.controllers").exists() else _VERSION_1
 
 
 def own_prefix() -> str:
-    """What the names of this PID namespace's groups begin with: elsewhere the same process ids are others'."""
-    return f"{PREFIX}{os.stat('/proc/self/ns/pid').st_ino}-"
+    """The prefix of this PID namespace's groups: in other namespaces the same process ids mean other processes."""
+    return f"{PREFIX}{Path('/proc/self/ns/pid').stat().st_ino}-"
 
 
 class Group:
-    """One slot's groups; `OSError` where they cannot be made."""
+    """One slot's groups; raises `OSError` if they cannot be made."""
 
     def __init__(self, number: int) -> None:
-        self._folders = []
+        self._folders: list[Path] = []
         try:
-            for place, limits in _hierarchies().items():
-                folder = HOME / place / f"{own_prefix()}{os.getpid()}-{number}"
+            for hierarchy, limits in _hierarchies().items():
+                folder = HOME / hierarchy / f"{own_prefix()}{os.getpid()}-{number}"
                 folder.mkdir(exist_ok=True)
                 self._folders.append(folder)
                 for name, value in limits.items():
@@ -47,12 +47,12 @@ class Group:
             raise
 
     def add(self, pid: int) -> None:
-        """Put a process, and all that it starts from now on, under the limits."""
+        """Put a process, and everything it starts from now on, under the limits."""
         for folder in self._folders:
             (folder / "cgroup.procs").write_text(str(pid))
 
     def remove(self) -> None:
-        """Remove the groups; what is left in them was killed and is on its way out."""
+        """Remove the groups; processes left in them were killed and are about to exit."""
         for folder in self._folders:
             for _ in range(MOST_TRIES):
                 try:
@@ -65,7 +65,7 @@ class Group:
 
 
 def available() -> str:
-    """Why groups cannot be had, or nothing. Tries it."""
+    """Why groups cannot be used; empty if they can. Tries it."""
     _remove_abandoned()
     try:
         group = Group(9999)
@@ -76,10 +76,10 @@ def available() -> str:
 
 
 def _remove_abandoned() -> None:
-    for place in _hierarchies():
-        for folder in (HOME / place).glob(f"{own_prefix()}*"):
+    for hierarchy in _hierarchies():
+        for folder in (HOME / hierarchy).glob(f"{own_prefix()}*"):
             owner = folder.name.removeprefix(own_prefix()).split("-")[0]
-            if not os.path.exists(f"/proc/{owner}"):
+            if not Path(f"/proc/{owner}").exists():
                 try:
                     folder.rmdir()
                 except OSError:

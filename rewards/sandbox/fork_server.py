@@ -1,8 +1,8 @@
-"""A fork_server: a small process that walls itself in once, and then makes a confined child for each program.
+"""The fork server: a small process that confines itself once, then makes a confined child for each program.
 
 Started by ``rewards.sandbox.supervisor`` in a fresh interpreter with an empty environment, so that it shares nothing
-with the trainer. It never sees a program: the child reads its job from the supervisor itself, after the walls are up.
-One child at a time. Standard library only.
+with the trainer. It never sees a program: the child reads its job from the supervisor itself, once it is confined.
+One child at a time. Standard library only, and no pathlib, which is slow to import.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ array asyncio calendar cmath concurrent.futures contextlib csv dataclasses datet
 hashlib inspect json numbers pprint queue secrets shutil socket statistics subprocess tempfile textwrap threading
 traceback unittest urllib.parse urllib.request uuid weakref
 """.split()
-"""Imported beforehand where a slot's uid may not read Python's own folder (root's, say) and no namespace shows it."""
+"""Imported in advance if a slot's uid may not read Python's folder (root's, say) and no namespace shows it."""
 INSIDE_UID = 1000
 EXECUTABLE_PLACES = (
     "/usr",
@@ -45,7 +45,7 @@ EXECUTABLE_PLACES = (
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random")
 MOUNT_POINTS = ("/mnt", "/media", "/srv", "/opt", "/run", "/tmp")
 REQUEST = struct.Struct("<BBBxIQQQIQ")
-"""Processes, programs, number of descriptors; most tasks, memory, file bytes, milliseconds of CPU, files, reserve."""
+"""Processes, programs, number of descriptors; most tasks, memory, file bytes, CPU milliseconds, files, reserve."""
 READY = messages.pack_frame({"ready": True})
 ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -56,7 +56,7 @@ ENVIRONMENT = {
 
 
 class Confinement:
-    """What this fork_server managed to set up, and how each of its children is confined."""
+    """What this fork server managed to set up, and how each of its children is confined."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
@@ -95,26 +95,26 @@ class Confinement:
     # ---- who we are
 
     def _enter_namespaces(self) -> None:
-        """Namespaces and a root of our own. A first try in a child, since half of it cannot be undone."""
+        """Enter namespaces with a root of our own; tried in a child first, since half of it cannot be undone."""
         reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(reading)
             try:
                 self._try_all(writing)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  whatever failed is reported to the parent
                 os.write(writing, f"{type(error).__name__}: {error}".encode()[:300])
             os._exit(0)
         os.close(writing)
-        said = os.read(reading, 300).decode()
+        message = os.read(reading, 300).decode()
         os.close(reading)
         os.waitpid(pid, 0)
-        if said != "fine":
-            raise OSError(said or "the first try left no word")
+        if message != "fine":
+            raise OSError(message or "the first try ended without a message")
         self._enter_confinement()
 
-    def _try_all(self, word: int) -> None:
-        """In a child that is thrown away: everything that a fork_server and its children will do."""
+    def _try_all(self, descriptor: int) -> None:
+        """In a throw-away child: everything that a fork server and its children will do."""
         self._enter_confinement()
         syscalls.mount_tmpfs("/tmp", 1 << 20, 16)
         child, _ = syscalls.clone(syscalls.CLONE_NEWPID)
@@ -122,7 +122,7 @@ class Confinement:
             os._exit(0 if os.getpid() == 1 else 1)
         code = os.waitpid(child, 0)[1]
         syscalls.unmount("/tmp")
-        os.write(word, b"fine" if code == 0 else b"a child is not the first of its namespace")
+        os.write(descriptor, b"fine" if code == 0 else b"a child is not the first of its namespace")
 
     def _enter_confinement(self) -> None:
         spaces = (
@@ -148,10 +148,14 @@ class Confinement:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
     def _can_change_uid(self) -> bool:
-        """Whether uids but our own exist here (in a user namespace of one uid they do not)."""
+        """Whether other uids than ours exist here (in a user namespace of one uid they do not)."""
         with open("/proc/self/uid_map") as file:
-            ranges = [[int(word) for word in line.split()] for line in file]
-        return any(start <= self.config["uid"] < start + size for start, _, size in ranges)
+            lines = file.readlines()
+        for line in lines:
+            start, _, size = map(int, line.split())
+            if start <= self.config["uid"] < start + size:
+                return True
+        return False
 
     def _change_uid(self, keep: bool = False) -> None:
         uid = self.config["uid"]
@@ -167,7 +171,7 @@ class Confinement:
         self.own_uid = True
 
     def _drop_root(self) -> None:
-        """Give root's capabilities up for those of a user namespace, where that can be had."""
+        """Exchange root's capabilities for those of a user namespace, if one can be had."""
         uid = self.config["uid"]
         try:
             syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
@@ -176,9 +180,12 @@ class Confinement:
         self._map(uid, uid)
 
     def _map(self, uid: int, gid: int) -> None:
-        for name, text in (
-            ("setgroups", "deny"), ("uid_map", f"{INSIDE_UID} {uid} 1"), ("gid_map", f"{INSIDE_UID} {gid} 1"),
-        ):  # fmt: skip
+        files = {
+            "setgroups": "deny",
+            "uid_map": f"{INSIDE_UID} {uid} 1",
+            "gid_map": f"{INSIDE_UID} {gid} 1",
+        }
+        for name, text in files.items():
             descriptor = os.open(name, os.O_WRONLY, dir_fd=self.proc)
             os.write(descriptor, text.encode())
             os.close(descriptor)
@@ -222,7 +229,7 @@ class Confinement:
     # ---- in a child
 
     def prepare_children(self) -> None:
-        """What all children need, made once: their limits that never change, and the filter that binds us too."""
+        """What all children need, made once: limits that never change, and the filter that also binds this process."""
         for kind, value in (
             (resource.RLIMIT_CORE, 0),
             (resource.RLIMIT_MEMLOCK, 0),
@@ -235,31 +242,30 @@ class Confinement:
         self.device_places = self._open(["/dev"] if self.namespaces else DEVICES)
 
     def _open(self, paths: Any) -> list[int]:
-        return [place for place in map(syscalls.open_place, paths) if place >= 0]
+        descriptors = map(syscalls.open_path, paths)
+        return [descriptor for descriptor in descriptors if descriptor >= 0]
 
     def confine(self, processes: bool, programs: bool, limits: tuple[int, ...]) -> None:
-        """Put up the walls around this process, for good."""
-        most_tasks, memory_bytes, file_bytes, cpu_ms, _, reserve_bytes = limits
+        """Confine this process, for good."""
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         if self.namespaces:
             os.chdir("/tmp")
         else:
             os.setpgid(0, 0)
             os.chdir("/")
-        self._limit(most_tasks, memory_bytes, reserve_bytes, file_bytes, cpu_ms)
+        self._limit(limits)
         syscalls.drop_capabilities()
         if self.landlock:
-            own = [syscalls.open_place("/tmp")] if self.namespaces else []
-            syscalls.restrict_files(self.landlock, self.read_places, own, self.device_places)
+            writable = [syscalls.open_path("/tmp")] if self.namespaces else []
+            syscalls.restrict_files(self.landlock, self.read_places, writable, self.device_places)
         if self.has_seccomp:
             code = self.filters.get((processes, programs)) or syscalls.build_filter(
                 processes=processes, programs=programs, own_pid=os.getpid()
             )
             syscalls.install_filter(code)
 
-    def _limit(
-        self, most_tasks: int, memory_bytes: int, reserve_bytes: int, file_bytes: int, cpu_ms: int
-    ) -> None:
+    def _limit(self, limits: tuple[int, ...]) -> None:
+        most_tasks, memory_bytes, file_bytes, cpu_ms, _, reserve_bytes = limits
         seconds = math.ceil(cpu_ms / 1000)
         most_tasks += 0 if self.namespaces or self.own_uid else _num_tasks()
         for kind, soft, hard in (
@@ -274,7 +280,7 @@ class Confinement:
 
 
 def _num_tasks() -> int:
-    """How many tasks the machine runs: where the uid is shared with others, its limit must leave room for them."""
+    """How many tasks the machine runs: if the uid is shared with others, its limit must leave room for them."""
     with open("/proc/loadavg") as file:
         return int(file.read().split()[3].partition("/")[2])
 
@@ -282,7 +288,7 @@ def _num_tasks() -> int:
 # --------------------------------------------------------------------------------------------- the loop
 
 
-def serve(control: _socket.socket, walls: Confinement) -> None:
+def serve(control: _socket.socket, confinement: Confinement) -> None:
     """Make a child for each request until the supervisor leaves."""
     while True:
         data, ancillary, _, _ = control.recvmsg(REQUEST.size, 256)
@@ -292,34 +298,42 @@ def serve(control: _socket.socket, walls: Confinement) -> None:
         if len(data) < REQUEST.size:
             return
         processes, programs, _, *limits = REQUEST.unpack(data)
-        _run_one(control, walls, bool(processes), bool(programs), limits, descriptors)
+        request = _Request(bool(processes), bool(programs), tuple(limits), descriptors)
+        _run_one(control, confinement, request)
 
 
-def _run_one(
-    control: Any,
-    walls: Confinement,
-    processes: bool,
-    programs: bool,
-    limits: Any,
-    descriptors: list[int],
-) -> None:
+class _Request:
+    """What the supervisor asks of one child."""
+
+    def __init__(
+        self, processes: bool, programs: bool, limits: tuple[int, ...], descriptors: list[int]
+    ) -> None:
+        self.processes = processes
+        self.programs = programs
+        self.limits = limits
+        self.descriptors = descriptors
+
+
+def _run_one(control: Any, confinement: Confinement, request: _Request) -> None:
+    limits = request.limits
+    descriptors = request.descriptors
     try:
-        if walls.namespaces:
+        if confinement.namespaces:
             syscalls.mount_tmpfs("/tmp", limits[2], limits[4])
-        pid, pidfd = syscalls.clone(syscalls.CLONE_NEWPID if walls.namespaces else 0)
+        pid, pidfd = syscalls.clone(syscalls.CLONE_NEWPID if confinement.namespaces else 0)
     except OSError as error:
         _close(descriptors)
         control.sendall(b"E" + str(error).encode()[:200].ljust(200))
         return
     if pid == 0:
-        _child(walls, processes, programs, tuple(limits), descriptors)
+        _child(confinement, request)
     _close(descriptors)
     rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", pidfd))]
     control.sendmsg([b"P" + struct.pack("<I", pid)], rights)
-    _wait(control, walls, pid, pidfd)
+    _wait(control, confinement, pid, pidfd)
     os.close(pidfd)
     _, status, usage = os.wait4(pid, 0)
-    if walls.namespaces:
+    if confinement.namespaces:
         syscalls.unmount("/tmp")
     cpu = int((usage.ru_utime + usage.ru_stime) * 1e6)
     control.sendall(
@@ -327,24 +341,24 @@ def _run_one(
     )
 
 
-def _wait(control: Any, walls: Confinement, pid: int, pidfd: int) -> None:
-    """Wait for the child's end; where the supervisor leaves first, end it and ourselves."""
+def _wait(control: Any, confinement: Confinement, pid: int, pidfd: int) -> None:
+    """Wait for the child's end; if the supervisor leaves first, kill it and exit."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     poll.register(control, 0)
     while True:
         events = dict(poll.poll())
         if pidfd in events:
-            if not walls.namespaces:
+            if not confinement.namespaces:
                 _kill_group(pid)
             return
         if control.fileno() in events:
-            _kill_group(pid) if not walls.namespaces else os.kill(pid, signal.SIGKILL)
+            _kill_group(pid) if not confinement.namespaces else os.kill(pid, signal.SIGKILL)
             os._exit(0)
 
 
 def _kill_group(pid: int) -> None:
-    """Without a PID namespace: what is left of the child's process group, before its number is free again."""
+    """Without a PID namespace: kill what is left of the child's process group before its number is free again."""
     try:
         os.killpg(pid, signal.SIGKILL)
     except OSError:
@@ -356,24 +370,18 @@ def _close(descriptors: list[int]) -> None:
         os.close(descriptor)
 
 
-def _child(
-    walls: Confinement,
-    processes: bool,
-    programs: bool,
-    limits: tuple[int, ...],
-    descriptors: list[int],
-) -> None:
-    """In the child: take the descriptors, wall in, and run the job that the supervisor sends."""
+def _child(confinement: Confinement, request: _Request) -> None:
+    """In the child: take the descriptors, confine the process, run the job that the supervisor sends."""
     try:
-        _prefer_when_memory_runs_out(walls.proc)
-        high = [os.dup(descriptor) for descriptor in descriptors]
+        _prefer_when_memory_runs_out(confinement.proc)
+        high = [os.dup(descriptor) for descriptor in request.descriptors]
         while high[0] < len(high) + 8:
             high = [os.dup(descriptor) for descriptor in high]
-        for place, descriptor in enumerate(high):
-            os.dup2(descriptor, place)
-        walls.confine(processes, programs, limits)
+        for number, descriptor in enumerate(high):
+            os.dup2(descriptor, number)
+        confinement.confine(request.processes, request.programs, request.limits)
         syscalls.close_from(len(high))
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001  whatever failed is reported to the supervisor
         try:
             messages.write_frame(
                 program_process.CHANNEL,
@@ -395,7 +403,7 @@ def _prefer_when_memory_runs_out(proc: int) -> None:
 
 
 def main(descriptor: int) -> None:
-    """Wall in, say what was managed, serve."""
+    """Confine this process, report what was managed, serve."""
     control = _socket.socket(fileno=descriptor)
     os.set_inheritable(descriptor, False)
     config = messages.read_frame(descriptor)
@@ -405,24 +413,25 @@ def main(descriptor: int) -> None:
     os.environ.update(ENVIRONMENT)
     os.umask(0o077)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    walls = Confinement(config)
+    confinement = Confinement(config)
     null = os.open("/dev/null", os.O_RDWR)
-    for place in (0, 1, 2):
-        os.dup2(null, place)
-    walls.prepare_children()
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    confinement.prepare_children()
     program_process.text_streams()
     sys.modules["random"].seed(0)
     sys.path[:] = [path for path in sys.path[1:] if path]
     gc.collect()
     gc.freeze()
-    messages.write_frame(
-        descriptor,
-        {
-            "namespaces": walls.namespaces, "landlock": walls.landlock, "seccomp": walls.has_seccomp, "uid": walls.uid,
-            "trouble": walls.trouble,
-        },
-    )  # fmt: skip
-    serve(control, walls)
+    report = {
+        "namespaces": confinement.namespaces,
+        "landlock": confinement.landlock,
+        "seccomp": confinement.has_seccomp,
+        "uid": confinement.uid,
+        "trouble": confinement.trouble,
+    }
+    messages.write_frame(descriptor, report)
+    serve(control, confinement)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""How well programs can be held on this machine: found by trying, said in one line.
+"""How well programs can be isolated on this machine: found by trying, reported in one line.
 
-| level | walls |
+| level | isolated by |
 |---|---|
 | L4 | namespaces, seccomp, Landlock, control groups |
 | L3 | namespaces, seccomp, Landlock |
 | L2 | seccomp, Landlock |
-| L1 | limits on CPU, memory, files alone |
+| L1 | limits on CPU, memory and files only |
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["FEATURES", "Isolation", "IsolationError", "LEVELS", "isolation_of", 
 LEVELS = ("L1", "L2", "L3", "L4")
 FEATURES = ("namespaces", "seccomp", "landlock", "cgroup")
 LEAST_LANDLOCK = 3
-"""Before this version a file that may not be written can still be cut off."""
+"""Before this version a read-only file can still be truncated."""
 PROBE = """
 import os, socket
 print(os.getpid())
@@ -42,12 +42,12 @@ _WANTED = {"L4": FEATURES, "L3": FEATURES[:3], "L2": ("seccomp", "landlock"), "L
 
 
 class IsolationError(ValueError):
-    """Programs cannot be held as well as was asked for."""
+    """Programs cannot be isolated at the requested level."""
 
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """The level that was reached, and for each feature why it is missing (or nothing)."""
+    """The level reached, and why each missing feature is missing."""
 
     level: str
     missing: Mapping[str, str]
@@ -63,10 +63,10 @@ class Isolation:
 
 
 def isolation_of(report: Mapping[str, Any], probe: str, no_cgroup: str) -> Isolation:
-    """The level, from what a fork_server says and from what a program inside it found itself able to do."""
+    """The level, from a fork server's report and from what a program inside it was able to do."""
     missing: dict[str, str] = {}
-    words = probe.split()
-    pid, network = (words + ["?", "?"])[:2]
+    answers = probe.split()
+    pid, network = (answers + ["?", "?"])[:2]
     trouble = report.get("trouble", {})
     if not report.get("namespaces") or pid != "1":
         missing["namespaces"] = trouble.get(
@@ -85,7 +85,7 @@ def isolation_of(report: Mapping[str, Any], probe: str, no_cgroup: str) -> Isola
 
 
 def refusal(isolation: Isolation, min_isolation: str) -> str:
-    """Why programs are not run here, and what would do; nothing where all is well."""
+    """Why programs are not run here, and what to do; empty if the level suffices."""
     if LEVELS.index(isolation.level) >= LEVELS.index(min_isolation):
         return ""
     lacking = [name for name in _WANTED[min_isolation] if name in isolation.missing]
@@ -93,6 +93,7 @@ def refusal(isolation: Isolation, min_isolation: str) -> str:
         f"{name} is missing ({isolation.missing[name]}): {_FIXES[name]}" for name in lacking
     )
     return (
-        f"sandbox: this machine holds programs at {isolation.level}, below min_isolation {min_isolation}. {reasons}; "
-        "or set sandbox.allow_unsafe=true to run them all the same"
+        f"sandbox: this machine isolates programs at {isolation.level}, below min_isolation {min_isolation}. "
+        f"{reasons}; "
+        "or set sandbox.allow_unsafe=true to run them anyway"
     )

@@ -1,7 +1,7 @@
-"""C++ and JavaScript in the sandbox, where their tools are installed.
+"""C++ and JavaScript in the sandbox, if their tools are installed.
 
 A C++ program is compiled in one confined child, which may start the compiler's processes, and run in another, which
-may not start any. Python needs none of this: it runs in the fork_server's own interpreter.
+may not start any. Python needs none of this: it runs in the fork server's interpreter.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TOOLS = {"cpp": "g++", "javascript": "node"}
 COMPILE_SECONDS = 20.0
 COMPILE_BYTES = 2 << 30
 NODE_BYTES = 24 << 30
-"""Address space that node reserves and does not use; its heap is bounded by an option of its own."""
+"""Address space that node reserves and does not use; its heap is bounded by a separate option."""
 LARGEST_PROGRAM = 32 << 20
 MOST_COMPILED = 16
 _COMPILED: OrderedDict[bytes, bytes] = OrderedDict()
@@ -40,7 +40,7 @@ Run = Callable[[Any, bytes, Limits], Awaitable[Result]]
 
 
 def language_of(name: str) -> str:
-    """The language that a data set or a code fence names; `ValueError` for one that is not known."""
+    """The language that a data set or a code fence names; raises `ValueError` for an unknown one."""
     try:
         return ALIASES[name.strip().lower()]
     except KeyError:
@@ -60,7 +60,7 @@ def _job(command: list[str], files: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 async def run(run_job: Run, program: Program, stdin: bytes, limits: Limits) -> Result:
-    """Run a program that is not Python; `ValueError` where its tool is not installed."""
+    """Run a program that is not Python; raises `ValueError` if its tool is not installed."""
     language = language_of(program.language)
     tool = shutil.which(TOOLS[language])
     if tool is None:
@@ -73,9 +73,9 @@ async def run(run_job: Run, program: Program, stdin: bytes, limits: Limits) -> R
             *program.args,
         ]
         files = {**program.files, "solution.js": program.source.encode()}
-        own = replace(limits, programs=True, reserve_bytes=NODE_BYTES)
-        return await run_job(_job(command, files), stdin, own)
-    return await _cpp(run_job, tool, program, stdin, limits)
+        node_limits = replace(limits, programs=True, reserve_bytes=NODE_BYTES)
+        return await run_job(_job(command, files), stdin, node_limits)
+    return await _cpp(run_job, tool=tool, program=program, stdin=stdin, limits=limits)
 
 
 _COMPILE_AND_PRINT = (
@@ -83,26 +83,33 @@ _COMPILE_AND_PRINT = (
 )
 
 
-async def _cpp(run_job: Run, tool: str, program: Program, stdin: bytes, limits: Limits) -> Result:
-    known = hashlib.sha256(program.source.encode()).digest()
-    if known not in _COMPILED:
+async def _cpp(
+    run_job: Run, *, tool: str, program: Program, stdin: bytes, limits: Limits
+) -> Result:
+    digest = hashlib.sha256(program.source.encode()).digest()
+    if digest not in _COMPILED:
         compiled = await _compile(run_job, tool, program, limits)
         if compiled.status != "ok":
             detail = compiled.stderr.decode(errors="replace")[-2000:] or compiled.status
             return replace(compiled, status="compile_error", stdout=b"", detail=detail)
-        _COMPILED[known] = compiled.stdout
+        _COMPILED[digest] = compiled.stdout
         while len(_COMPILED) > MOST_COMPILED:
             _COMPILED.popitem(last=False)
-    files = {**program.files, "solution": _COMPILED[known]}
+    files = {**program.files, "solution": _COMPILED[digest]}
     job = _job(["/tmp/solution", *program.args], files) | {"executable": "solution"}
     return await run_job(job, stdin, replace(limits, programs=True))
 
 
 async def _compile(run_job: Run, tool: str, program: Program, limits: Limits) -> Result:
     """The compiled program on standard output."""
-    own = replace(
-        limits, processes=True, programs=True, seconds=COMPILE_SECONDS, memory_bytes=COMPILE_BYTES,
+    compiler_limits = replace(
+        limits,
+        processes=True,
+        programs=True,
+        seconds=COMPILE_SECONDS,
+        memory_bytes=COMPILE_BYTES,
         output_bytes=LARGEST_PROGRAM,
-    )  # fmt: skip
+    )
     command = ["/bin/sh", "-c", _COMPILE_AND_PRINT.format(tool=tool)]
-    return await run_job(_job(command, {"solution.cpp": program.source.encode()}), b"", own)
+    job = _job(command, {"solution.cpp": program.source.encode()})
+    return await run_job(job, b"", compiler_limits)

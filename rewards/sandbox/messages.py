@@ -1,8 +1,8 @@
-"""Values and requests between a candidate's process and those who judge it: exact built-in types, and nothing else.
+"""Values and requests between a candidate's process and its judges: exact built-in types, and nothing else.
 
-An object that could lie when compared (a subclass of int, anything with an ``__eq__`` of its own) never travels: it
-becomes a handle, a number that stands for an object of the other process. Read by fork_servers by path; standard
-library only. What arrives is JSON, so that reading it runs no code.
+An object that could lie when compared (a subclass of int, anything with its own ``__eq__``) is never sent: it becomes a
+handle, a number that refers to an object of the other process. Imported by fork servers by path; standard library only.
+What arrives is JSON, so that reading it runs no code.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _MAPPINGS = (dict, collections.OrderedDict, collections.defaultdict, collections
 
 
 class Untravelable(TypeError):
-    """A value that is made of something else than built-in types."""
+    """A value that is not made of built-in types."""
 
 
 class Gone(BaseException):
@@ -52,7 +52,7 @@ class Gone(BaseException):
 
 
 class _Encoder:
-    """One value's way out. ``handle`` makes a number for what cannot travel, or raises."""
+    """Encodes one value. ``handle`` makes a number for what cannot be sent, or raises."""
 
     def __init__(self, handle: Callable[[Any], Json]) -> None:
         self._handle = handle
@@ -107,7 +107,7 @@ def _refuse(x: Any) -> Json:
 
 
 def encode(x: Any, handle: Callable[[Any], Json] = _refuse) -> Json:
-    """``x`` as plain JSON values; `Untravelable` where it is too big, too deep, or ``handle`` refuses a part.
+    """``x`` as plain JSON values; raises `Untravelable` if it is too big, too deep, or ``handle`` refuses a part.
 
     >>> encode((1, [2.5, {"a": None}])), encode(float("nan"))
     ({'t': [1, [2.5, {'d': [['a', None]]}]]}, {'f': 'nan'})
@@ -119,7 +119,7 @@ def encode(x: Any, handle: Callable[[Any], Json] = _refuse) -> Json:
 
 
 def decode(data: Json, special: Callable[[str, Json], Any] | None = None) -> Any:
-    """The value that `encode` described; ``special`` makes the rest. Only for processes that may be killed."""
+    """The value that `encode` described; ``special`` decodes other tags. Only for processes that may be killed."""
     if type(data) is list:
         return [decode(item, special) for item in data]
     if type(data) is not dict:
@@ -153,18 +153,18 @@ _SCALARS: dict[str, Callable[[str], Any]] = {
 
 
 def _loaded(module: str, name: str) -> Any:
-    """A type of a module that is only there if somebody imported it."""
+    """A type from a module, if that module was imported."""
     return getattr(sys.modules.get(module), name, None)
 
 
 def _fraction(numerator: int, denominator: int) -> Any:
-    import fractions
+    import fractions  # noqa: PLC0415  fork servers start without it
 
     return fractions.Fraction(numerator, denominator)
 
 
 def _decimal(text: str) -> Any:
-    import decimal
+    import decimal  # noqa: PLC0415  fork servers start without it
 
     return decimal.Decimal(text)
 
@@ -173,7 +173,7 @@ def _decimal(text: str) -> Any:
 
 
 def pack_frame(message: Json) -> bytes:
-    """A message as bytes; `Untravelable` where it is too big."""
+    """A message as bytes; raises `Untravelable` if it is too big."""
     body = json.dumps(message).encode()
     if len(body) > LIMIT_BYTES:
         raise Untravelable(f"a message of {len(body)} bytes")
@@ -181,12 +181,12 @@ def pack_frame(message: Json) -> bytes:
 
 
 def write_frame(descriptor: int, message: Json) -> None:
-    """Send one message; `Gone` where nobody listens any more."""
+    """Send one message; raises `Gone` if nobody listens any more."""
     write_bytes(descriptor, pack_frame(message))
 
 
 def write_bytes(descriptor: int, frame: bytes) -> None:
-    """Send one packed message; `Gone` where nobody listens any more."""
+    """Send one packed message; raises `Gone` if nobody listens any more."""
     data = memoryview(frame)
     try:
         while data:
@@ -210,7 +210,7 @@ def _read_exactly(descriptor: int, size: int) -> bytes:
 
 
 def read_frame(descriptor: int) -> Json:
-    """The next message; `Gone` at the end, or where what comes is none."""
+    """The next message; raises `Gone` at the end or if what arrives is not a message."""
     size = struct.unpack("<I", _read_exactly(descriptor, 4))[0]
     if size > LIMIT_BYTES:
         raise Gone
@@ -221,14 +221,14 @@ def read_frame(descriptor: int) -> Json:
 
 
 class Peer:
-    """One end of a line on which either side may ask, also while it is being asked."""
+    """One end of a connection on which either side may ask, also while it is being asked."""
 
     def __init__(self, descriptor: int, serve: Callable[[Json], Json]) -> None:
         self._descriptor = descriptor
         self._serve = serve
 
     def ask(self, message: Json) -> Json:
-        """Send a request and wait for its reply, answering requests that come meanwhile."""
+        """Send a request and wait for its reply, answering requests that arrive in between."""
         write_frame(self._descriptor, message)
         while True:
             frame = read_frame(self._descriptor)

@@ -1,7 +1,7 @@
 """What runs in a candidate's process once it is confined: a program to its end, or a server for calls of its functions.
 
-Nothing here is trusted by those who judge: whatever this process says may be forged by the candidate. Read by
-fork_servers by path; standard library only.
+Nothing here is trusted: whatever this process says may be forged by the candidate. Imported by fork servers by path;
+standard library only, and no pathlib, which is slow to import.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def run(job: dict[str, Any]) -> None:
         code = _MODES[job["mode"]](job)
     except Gone:
         pass
-    except BaseException:
+    except BaseException:  # noqa: BLE001  the program's own exception, shown as an interpreter would
         sys.__excepthook__(*sys.exc_info())
     finally:
         os._exit(code)
@@ -54,7 +54,7 @@ def run(job: dict[str, Any]) -> None:
 
 
 def _names_defined(tree: ast.Module) -> set[str]:
-    """What a module's own level binds, also inside its if, try and with statements."""
+    """What a module's top level binds, also inside its if, try and with statements."""
     names: set[str] = set()
     waiting: list[ast.stmt] = list(tree.body)
     while waiting:
@@ -79,7 +79,7 @@ def _names_defined(tree: ast.Module) -> set[str]:
 
 
 def _without(source: str, entry: str) -> str:
-    """A prompt's imports and helpers, without the stub of what is asked for."""
+    """A prompt's imports and helpers, without the stub of the requested function."""
     try:
         tree = ast.parse(source)
     except SyntaxError:
@@ -97,7 +97,7 @@ def _without(source: str, entry: str) -> str:
 
 
 def _compiled(job: dict[str, Any]) -> list[types.CodeType]:
-    """The candidate's code, after the prompt's where it does not define the entry point itself."""
+    """The candidate's code, after the prompt's unless it defines the entry point itself."""
     source = job["source"]
     prompt = job.get("prompt", "")
     entry = job.get("entry", "")
@@ -135,7 +135,7 @@ _COMPILED = pack_frame({"compiled": True})
 
 
 def _announce_compiled(job: dict[str, Any]) -> list[types.CodeType] | None:
-    """Compile, and tell the supervisor how that went, before anything of the candidate runs."""
+    """Compile, and report how that went before any of the candidate's code runs."""
     sys.setrecursionlimit(1000)
     try:
         codes = _compiled(job)
@@ -179,7 +179,7 @@ def _program(job: dict[str, Any]) -> int:
 
 
 def text_streams() -> None:
-    """Make Python's own streams of descriptors 0, 1 and 2, whatever they will lead to."""
+    """Make Python's streams from descriptors 0, 1 and 2, whatever these will point to."""
     sys.stdin = io.TextIOWrapper(
         io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8", "surrogateescape"
     )
@@ -205,18 +205,18 @@ def _executed(codes: list[types.CodeType], space: dict[str, Any]) -> int:
             return int(leaving.code or 0) & 0xFF
         print(leaving.code, file=sys.stderr)
         return 1
-    except BaseException:
+    except BaseException:  # noqa: BLE001  the program's own exception, shown as an interpreter would
         sys.__excepthook__(*sys.exc_info())
         return 1
     return 0
 
 
 def _leave_like_an_interpreter() -> None:
-    """Wait for threads, run what was left for the end, flush."""
+    """Wait for threads, run exit handlers, flush."""
     for step in (threading._shutdown, atexit._run_exitfuncs, sys.stdout.flush, sys.stderr.flush):  # type: ignore
         try:
             step()
-        except BaseException:
+        except BaseException:  # noqa: BLE001  an interpreter at its end ignores them too
             pass
 
 
@@ -244,7 +244,7 @@ class _Server:
                     )
                 }
             return self._call(request)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  the candidate's own, sent to the caller
             return {
                 "error": [kind.__name__ for kind in type(error).__mro__],
                 "detail": str(error)[:500],
@@ -267,7 +267,7 @@ class _Server:
         return reply
 
     def _changed(self, arg: Any, before: Any) -> Any:
-        """The argument's new content, where the function changed it."""
+        """The argument's new content if the function changed it."""
         if type(arg) not in (list, dict, set, bytearray):
             return None
         after = self._encode(arg)
@@ -307,7 +307,7 @@ class _Server:
 
 
 def _loaded(job: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """(exit code, module) of the program run as a module that is called afterwards; the supervisor is told."""
+    """Run the program as a module to be called later; returns (exit code, module) and reports to the supervisor."""
     _prepare(job)
     codes = _announce_compiled(job)
     if codes is None:
@@ -339,13 +339,13 @@ def _execute(job: dict[str, Any]) -> int:
 
 
 def _test(job: dict[str, Any]) -> int:
-    from assertion_process import test  # type: ignore[import-not-found]
+    from assertion_process import test  # type: ignore[import-not-found]  # noqa: PLC0415  only for tests
 
     return test(job)
 
 
 def _weak(job: dict[str, Any]) -> int:
-    from assertion_process import test
+    from assertion_process import test  # noqa: PLC0415  only for tests
 
     code, space = _loaded(job)
     return code or test(read_frame(CHANNEL), space)

@@ -1,8 +1,8 @@
 """Programs on a server: SandboxFusion or Piston, behind the interface of the local sandbox.
 
-What a server answers about a program is its result; whatever else happens (no connection, an HTTP error, a reply that
-is none of its protocol) is a `SandboxFault`, tried once more and never a verdict. SandboxFusion: ``POST /run_code``;
-Piston: ``POST /api/v2/execute``. No packages beyond the standard library.
+What a server answers about a program is the program's result; anything else (no connection, an HTTP error, a reply
+outside the protocol) is a `SandboxFault`, retried once and never a verdict. SandboxFusion: ``POST /run_code``; Piston:
+``POST /api/v2/execute``. Standard library only.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Callable, Mapping
 
 from rewards.sandbox import Limits, Program, Result, SandboxFault, SandboxOptions
@@ -27,7 +28,7 @@ LARGEST_REPLY = 64 << 20
 
 
 class RemoteSandbox:
-    """Runs programs on a server at a time; its isolation is the server's affair."""
+    """Runs up to ``slots`` programs at a time on a server, which is responsible for their isolation."""
 
     runs_here = False
 
@@ -61,13 +62,14 @@ class RemoteSandbox:
     async def _post(self, path: str, body: bytes, limits: Limits) -> Any:
         seconds = limits.seconds + COMPILE_SECONDS + PATIENCE_SECONDS
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, _post, self._url + path, body, seconds)
+        post = partial(_post, self._url + path, body, seconds)
+        return await loop.run_in_executor(self._threads, post)
 
     def begin_to_close(self) -> None:
         """Nothing is started here."""
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
@@ -110,42 +112,54 @@ _FUSION_LANGUAGES = {"python": "python", "cpp": "cpp", "javascript": "nodejs"}
 
 
 def _ask_fusion(program: Program, stdin: bytes, limits: Limits) -> dict[str, Any]:
+    files = {name: base64.b64encode(data).decode() for name, data in program.files.items()}
     return {
-        "code": _joined(program), "language": _FUSION_LANGUAGES[program.language], "stdin": _text(stdin),
-        "compile_timeout": COMPILE_SECONDS, "run_timeout": limits.seconds,
-        "memory_limit_MB": limits.memory_bytes >> 20, "fetch_files": [],
-        "files": {name: base64.b64encode(data).decode() for name, data in program.files.items()},
-    }  # fmt: skip
+        "code": _joined(program),
+        "language": _FUSION_LANGUAGES[program.language],
+        "stdin": _text(stdin),
+        "compile_timeout": COMPILE_SECONDS,
+        "run_timeout": limits.seconds,
+        "memory_limit_MB": limits.memory_bytes >> 20,
+        "fetch_files": [],
+        "files": files,
+    }
 
 
 def _read_fusion(reply: Any, limits: Limits, seconds: float) -> Result:
     if not isinstance(reply, Mapping) or reply.get("status") not in ("Success", "Failed"):
-        said = (
-            reply.get("status", reply.get("message"))
-            if isinstance(reply, Mapping)
-            else type(reply).__name__
-        )
-        raise SandboxFault(f"the server says {said!r}")
+        answer: Any = type(reply).__name__
+        if isinstance(reply, Mapping):
+            answer = reply.get("status", reply.get("message"))
+        raise SandboxFault(f"the server says {answer!r}")
     compiled = reply.get("compile_result")
     ran = reply.get("run_result")
     if isinstance(compiled, Mapping) and (
         compiled.get("status") != "Finished" or compiled.get("return_code")
     ):
-        return Result(
-            "compile_error", None, b"", b"", seconds, 0.0, str(compiled.get("stderr"))[-2000:]
-        )
+        return _compile_error(compiled, seconds)
     if not isinstance(ran, Mapping) or ran.get("status") not in ("Finished", "TimeLimitExceeded"):
         raise SandboxFault(f"the server's run_result is {str(ran)[:200]}")
     output = str(ran.get("stdout") or "").encode("utf-8", "surrogatepass")
     status = _status(ran.get("return_code"), ran["status"] == "TimeLimitExceeded", output, limits)
-    error = str(ran.get("stderr") or "").encode("utf-8", "surrogatepass")
     return Result(
-        status,
-        ran.get("return_code"),
-        output,
-        error,
-        float(ran.get("execution_time") or seconds),
-        0.0,
+        status=status,
+        exit_code=ran.get("return_code"),
+        stdout=output,
+        stderr=str(ran.get("stderr") or "").encode("utf-8", "surrogatepass"),
+        seconds=float(ran.get("execution_time") or seconds),
+        cpu_seconds=0.0,
+    )
+
+
+def _compile_error(compiled: Mapping[str, Any], seconds: float) -> Result:
+    return Result(
+        status="compile_error",
+        exit_code=None,
+        stdout=b"",
+        stderr=b"",
+        seconds=seconds,
+        cpu_seconds=0.0,
+        detail=str(compiled.get("stderr"))[-2000:],
     )
 
 
@@ -162,19 +176,22 @@ def _ask_piston(program: Program, stdin: bytes, limits: Limits) -> dict[str, Any
             {"name": name, "content": base64.b64encode(data).decode(), "encoding": "base64"}
         )
     return {
-        "language": _PISTON_LANGUAGES[program.language], "version": "*", "files": files, "stdin": _text(stdin),
-        "args": list(program.args[1:]), "run_timeout": int(limits.seconds * 1000),
-        "compile_timeout": int(COMPILE_SECONDS * 1000), "run_memory_limit": limits.memory_bytes,
-    }  # fmt: skip
+        "language": _PISTON_LANGUAGES[program.language],
+        "version": "*",
+        "files": files,
+        "stdin": _text(stdin),
+        "args": list(program.args[1:]),
+        "run_timeout": int(limits.seconds * 1000),
+        "compile_timeout": int(COMPILE_SECONDS * 1000),
+        "run_memory_limit": limits.memory_bytes,
+    }
 
 
 def _read_piston(reply: Any, limits: Limits, seconds: float) -> Result:
     ran = reply.get("run") if isinstance(reply, Mapping) else None
     compiled = reply.get("compile") if isinstance(reply, Mapping) else None
     if isinstance(compiled, Mapping) and compiled.get("code") != 0:
-        return Result(
-            "compile_error", None, b"", b"", seconds, 0.0, str(compiled.get("stderr"))[-2000:]
-        )
+        return _compile_error(compiled, seconds)
     if (
         not isinstance(ran, Mapping)
         or not {"code", "signal"} & set(ran)
@@ -192,7 +209,12 @@ def _read_piston(reply: Any, limits: Limits, seconds: float) -> Result:
         else _status(code, is_late, output, limits)
     )
     return Result(
-        status, code, output, str(ran.get("stderr") or "").encode("utf-8", "replace"), seconds, 0.0
+        status=status,
+        exit_code=code,
+        stdout=output,
+        stderr=str(ran.get("stderr") or "").encode("utf-8", "replace"),
+        seconds=seconds,
+        cpu_seconds=0.0,
     )
 
 
@@ -203,5 +225,5 @@ _PROTOCOLS: Mapping[str, tuple[Callable[..., Any], str, Callable[..., Result]]] 
 
 
 async def open_server(options: SandboxOptions) -> RemoteSandbox:
-    """The server that the options name. Whether it answers shows in its first program."""
+    """The server named by the options. Whether it answers shows with the first program."""
     return RemoteSandbox(options)

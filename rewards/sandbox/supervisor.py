@@ -1,8 +1,8 @@
-"""Runs programs in fork_servers' children and watches them: from an asyncio loop, which never forks and never waits for one.
+"""Runs programs in children of fork servers and watches them from an asyncio loop, which itself never forks or blocks.
 
-What a program may read is sent to it, what it says is read under a cap, and when its time is up it is killed through
-a pidfd, with everything it started. Which walls there are is ``rewards.sandbox.isolation``; whether a program is
-right is decided by whoever asked (``rewards.programs``).
+A program's input is sent to it, its output is read up to a limit, and when its time is up it is killed through a pidfd
+with everything it started. How programs are isolated: ``rewards.sandbox.isolation``. Whether a program is right is
+decided by the caller (``rewards.programs``).
 """
 
 from __future__ import annotations
@@ -42,9 +42,12 @@ class SandboxFault(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one program may use. ``seconds`` count from its start, asleep or not; ``reserve_bytes`` is address space
-    beyond ``memory_bytes`` that it may set aside but not write to. ``cpu_seconds`` is for a process that answers calls,
-    whose clock starts anew with each; without it, ``seconds``."""
+    """What one program may use.
+
+    ``seconds`` count from its start, asleep or not; ``reserve_bytes`` is address space beyond ``memory_bytes`` that it
+    may reserve but not write to. ``cpu_seconds`` is for a process that answers calls, whose clock restarts with each call;
+    default ``seconds``.
+    """
 
     seconds: float = 6.0
     cpu_seconds: float | None = None
@@ -60,7 +63,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program as its author wrote it. ``prompt`` is put before it where it does not define ``entry`` itself."""
+    """A program as its author wrote it. ``prompt`` is put before it unless it defines ``entry`` itself."""
 
     source: str
     language: str = "python"
@@ -90,7 +93,7 @@ class Result:
 
 
 class _Output:
-    """Reads a descriptor as data comes, up to a cap."""
+    """Reads a descriptor as data arrives, up to a limit."""
 
     def __init__(self, descriptor: int, cap: int, over: Callable[[], None]) -> None:
         os.set_blocking(descriptor, False)
@@ -102,7 +105,7 @@ class _Output:
         self._loop.add_reader(descriptor, self.read)
 
     def read(self) -> bool:
-        """Take what is there; whether there may be more."""
+        """Read what is available; returns whether there may be more."""
         if self.descriptor < 0:
             return False
         try:
@@ -123,7 +126,7 @@ class _Output:
         return True
 
     def finish(self) -> bytes:
-        """Take the rest, and close."""
+        """Read the rest and close."""
         while self.read():
             pass
         self.close()
@@ -169,7 +172,7 @@ class _Input:
 
 
 class _Channel:
-    """Frames to and from a child over a socket. What comes is the child's word, whatever it is."""
+    """Frames to and from a child over a socket. What arrives is whatever the child chose to send."""
 
     def __init__(self, ours: socket.socket, cap: int, over: Callable[[], None]) -> None:
         ours.setblocking(False)
@@ -208,7 +211,7 @@ class _Channel:
             self._writes = False
 
     def read(self) -> bool:
-        """Take what is there; whether there may be more."""
+        """Read what is available; returns whether there may be more."""
         if self.is_closed:
             return False
         try:
@@ -256,7 +259,7 @@ class _Channel:
         self.arrived.set()
 
 
-# ------------------------------------------------------------------------------------------ one fork_server
+# ------------------------------------------------------------------------------------------ one fork server
 
 
 class ForkServer:
@@ -280,15 +283,19 @@ class ForkServer:
 
     @classmethod
     async def start(cls, number: int, config: Mapping[str, Any], group: Any) -> ForkServer:
-        """Start the process and wait for what it says of its walls."""
+        """Start the process and wait for its report on what it could confine."""
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-S", "-s", "-B", "-X", "utf8", FORK_SERVER, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()], env={"PYTHONHASHSEED": "0", "LANG": "C.UTF-8"}, cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={"PYTHONHASHSEED": "0", "LANG": "C.UTF-8"},
+                cwd="/",
                 start_new_session=True,
-            )  # fmt: skip
+            )
         body = json.dumps({**config, "uid": FIRST_UID + number}).encode()
         ours.sendall(struct.pack("<I", len(body)) + body)
         ours.setblocking(False)
@@ -302,7 +309,7 @@ class ForkServer:
         except (asyncio.TimeoutError, SandboxFault, OSError) as error:
             fork_server.kill()
             raise SandboxFault(
-                f"a fork_server did not start: {error or 'it took too long'}"
+                f"a fork server did not start: {error or 'it took too long'}"
             ) from None
         return fork_server
 
@@ -313,12 +320,21 @@ class ForkServer:
     def begin(
         self, limits: Limits, descriptors: Sequence[int]
     ) -> asyncio.Future[tuple[int, float]]:
-        """Ask for a child; the future gives its exit code and its CPU seconds."""
+        """Request a child; the future gives its exit code and CPU seconds."""
         memory = limits.memory_bytes + PROCESS_ROOM
-        request = REQUEST.pack(
-            limits.processes, limits.programs, len(descriptors), limits.most_tasks, memory, limits.file_bytes,
-            int((limits.cpu_seconds or limits.seconds) * 1000) + 100, limits.most_files, limits.reserve_bytes,
-        )  # fmt: skip
+        cpu_ms = int((limits.cpu_seconds or limits.seconds) * 1000) + 100
+        fields = (
+            limits.processes,
+            limits.programs,
+            len(descriptors),
+            limits.most_tasks,
+            memory,
+            limits.file_bytes,
+            cpu_ms,
+            limits.most_files,
+            limits.reserve_bytes,
+        )
+        request = REQUEST.pack(*fields)
         self._ended = self._loop.create_future()
         try:
             socket.send_fds(self._control, [request], list(descriptors))
@@ -331,7 +347,7 @@ class ForkServer:
         return self._pidfd >= 0
 
     def kill_child(self) -> None:
-        """End the child with all it started; or the fork_server, where there is no sign of the child."""
+        """Kill the child with all it started, or the fork server if there is no child yet."""
         if self._pidfd < 0:
             self.give_up("no child appeared")
             return
@@ -353,7 +369,7 @@ class ForkServer:
                 os.close(self._pidfd)
             self._pidfd = descriptor
         if not data:
-            self.give_up("the fork_server is gone")
+            self.give_up("the fork server is gone")
             return
         self._buffer += data
         while self._take():
@@ -387,7 +403,7 @@ class ForkServer:
         return True
 
     def give_up(self, why: str) -> None:
-        """End the fork_server; whoever waits for its child gets a `SandboxFault`."""
+        """Kill the fork server; whoever waits for its child gets a `SandboxFault`."""
         self.kill()
         for future in (self._started, self._ended):
             if future is not None and not future.done():
@@ -395,7 +411,7 @@ class ForkServer:
                 future.exception()
 
     def kill(self) -> None:
-        """End the fork_server, and with it its child; reap it."""
+        """Kill and reap the fork server, and with it its child."""
         if self.is_dead:
             return
         self.is_dead = True
@@ -415,15 +431,16 @@ class ForkServer:
 
 
 class Running:
-    """A child under way: its channel, its outputs, its end. ``stop_reason`` says why it was killed, if it was."""
+    """A running child: its channel, its outputs, its end. ``stop_reason`` says why it was killed, if it was."""
 
     def __init__(
         self,
         fork_server: ForkServer,
+        *,
         limits: Limits,
         job: Any,
-        stdin: bytes | None,
-        link: int | None,
+        stdin: bytes | None = None,
+        link: int | None = None,
     ) -> None:
         self._fork_server = fork_server
         self._limits = limits
@@ -432,21 +449,23 @@ class Running:
         self.began = time.perf_counter()
         ours, theirs = socket.socketpair()
         null = os.open("/dev/null", os.O_RDWR)
-        given = [null, null, null, theirs.fileno(), *([link] if link is not None else [])]
+        descriptors = [null, null, null, theirs.fileno()]
+        if link is not None:
+            descriptors.append(link)
         self._outputs: list[_Output] = []
         self._input: _Input | None = None
         opened = [null]
         if stdin is not None:
             pipes = [os.pipe() for _ in range(3)]
-            given[:3] = [pipes[0][0], pipes[1][1], pipes[2][1]]
-            opened += given[:3]
+            descriptors[:3] = [pipes[0][0], pipes[1][1], pipes[2][1]]
+            opened += descriptors[:3]
             self._input = _Input(pipes[0][1], stdin)
             self._outputs = [
                 _Output(pipe[0], limits.output_bytes, self._too_much) for pipe in pipes[1:]
             ]
         self.channel = _Channel(ours, limits.output_bytes, self._too_much)
         self.channel.send(job)
-        self.ended = fork_server.begin(limits, given)
+        self.ended = fork_server.begin(limits, descriptors)
         theirs.close()
         for descriptor in opened:
             os.close(descriptor)
@@ -454,7 +473,7 @@ class Running:
         self._last_alarm: asyncio.TimerHandle | None = None
 
     def _time_out(self, waited: float = 0.0) -> None:
-        """The time is up; where the machine was too busy to start the child by now, its time begins when it appears."""
+        """The time is up; if a busy machine has not started the child yet, its time begins when it appears."""
         if self._fork_server.has_child and waited:
             self._alarm = self._loop.call_later(self._limits.seconds, self.stop, "timeout")
         elif self._fork_server.has_child or waited > GRACE_SECONDS:
@@ -476,12 +495,12 @@ class Running:
         )
 
     def give_more_time(self, seconds: float) -> None:
-        """Start the clock anew."""
+        """Restart the clock."""
         self._alarm.cancel()
         self._alarm = self._loop.call_later(seconds, self._time_out)
 
     async def frame(self) -> Any:
-        """The child's next message; None where there will be none."""
+        """The child's next message; None if there will be none."""
         channel = self.channel
         while not channel.frames:
             if channel.is_closed:
@@ -498,7 +517,7 @@ class Running:
         self.channel.arrived.set()
 
     async def end(self) -> Result:
-        """Wait for the child's end; `SandboxFault` where it was not the child that failed."""
+        """Wait for the child's end; raises `SandboxFault` if it was not the child that failed."""
         try:
             code, cpu_seconds = await self.ended
         finally:
@@ -510,30 +529,40 @@ class Running:
                 self._input.close()
             self.channel.finish()
         seconds = time.perf_counter() - self.began
-        return self._result(code, cpu_seconds, stdout, stderr, seconds)
+        return self._result(
+            code=code, cpu_seconds=cpu_seconds, stdout=stdout, stderr=stderr, seconds=seconds
+        )
 
     def _result(
-        self, code: int, cpu: float, stdout: bytes, stderr: bytes, seconds: float
+        self, *, code: int, cpu_seconds: float, stdout: bytes, stderr: bytes, seconds: float
     ) -> Result:
-        said = [frame for frame in list(self.channel.frames)[:3] if isinstance(frame, dict)]
+        frames = [frame for frame in list(self.channel.frames)[:3] if isinstance(frame, dict)]
         detail = ""
-        if said and said[0].get("ready") is False:
-            raise SandboxFault(f"a child could not be confined: {said[0].get('detail', '')}")
+        if frames and frames[0].get("ready") is False:
+            raise SandboxFault(f"a child could not be confined: {frames[0].get('detail', '')}")
         status = self.stop_reason or ("ok" if code == 0 else "error")
         if not self.stop_reason and code == -signal.SIGXCPU:
             status = "timeout"
-        for frame in said:
+        for frame in frames:
             if frame.get("compiled") is False and not self.stop_reason:
                 status = "compile_error"
                 detail = str(frame.get("detail", ""))
-        return Result(status, code, stdout, stderr, seconds, cpu, detail)
+        return Result(
+            status=status,
+            exit_code=code,
+            stdout=stdout,
+            stderr=stderr,
+            seconds=seconds,
+            cpu_seconds=cpu_seconds,
+            detail=detail,
+        )
 
 
 # ------------------------------------------------------------------------------------------ all of them
 
 
 class Supervisor:
-    """Zygotes, and who has which. All methods run in one asyncio loop."""
+    """The fork servers, and who is using which. All methods run in one asyncio loop."""
 
     def __init__(
         self, slots: int, without: Sequence[str], readable: Sequence[str], uids: Sequence[int] = ()
@@ -551,7 +580,7 @@ class Supervisor:
         self.use_cgroups = False
 
     async def start(self) -> list[dict[str, Any]]:
-        """Start every fork_server; what each managed to set up."""
+        """Start every fork server; returns what each managed to set up."""
         started = await asyncio.gather(
             *(self._spawn(number) for number in self._numbers), return_exceptions=True
         )
@@ -568,7 +597,7 @@ class Supervisor:
         return await ForkServer.start(number, self._config, group)
 
     async def take(self, count: int) -> list[ForkServer]:
-        """So many idle fork_servers, all at once, so that two who need two never wait for each other."""
+        """``count`` idle fork servers at once, so that two callers who need two each never deadlock."""
         if count > self._num_slots:
             raise SandboxFault(f"{count} slots are needed, but there are {self._num_slots}")
         if self._is_closed:
@@ -585,7 +614,7 @@ class Supervisor:
             raise
 
     def give_back(self, fork_servers: Sequence[ForkServer]) -> None:
-        """Return fork_servers after their children have ended; dead ones are replaced."""
+        """Return fork servers after their children have ended; dead ones are replaced."""
         for fork_server in fork_servers:
             if not fork_server.is_dead:
                 self._idle.append(fork_server)
@@ -616,7 +645,7 @@ class Supervisor:
         self._num_slots -= 1
         for count, future in list(self._waiting):
             if count > self._num_slots and not future.done():
-                future.set_exception(SandboxFault(f"a fork_server could not be replaced: {why}"))
+                future.set_exception(SandboxFault(f"a fork server could not be replaced: {why}"))
 
     def _hand_out(self) -> None:
         while self._waiting:
@@ -630,10 +659,10 @@ class Supervisor:
                 return
 
     async def run(self, job: Mapping[str, Any], stdin: bytes, limits: Limits) -> Result:
-        """One job in one child, from its start to its end."""
+        """Run one job in one child, from start to end."""
         fork_servers = await self.take(1)
         try:
-            running = Running(fork_servers[0], limits, job, stdin, None)
+            running = Running(fork_servers[0], limits=limits, job=job, stdin=stdin)
             try:
                 return await running.end()
             except asyncio.CancelledError:
@@ -644,11 +673,11 @@ class Supervisor:
 
     @property
     def pids(self) -> list[int]:
-        """The fork_servers' process ids."""
+        """The fork servers' process ids."""
         return [fork_server.pid for fork_server in self._all]
 
     def begin_to_close(self) -> None:
-        """Start no fork_server any more."""
+        """Stop starting fork servers."""
         self._is_closed = True
 
     def close(self) -> None:
@@ -665,7 +694,7 @@ class Supervisor:
 
 
 def job_of(program: Program, mode: str, **more: Any) -> dict[str, Any]:
-    """What a child is told about a program."""
+    """The message that tells a child what to run."""
     files = {name: base64.b64encode(data).decode() for name, data in program.files.items()}
     job = {
         "mode": mode,
@@ -674,13 +703,13 @@ def job_of(program: Program, mode: str, **more: Any) -> dict[str, Any]:
         "entry": program.entry,
         **more,
     }
-    return (
-        job
-        | ({"files": files} if files else {})
-        | ({"argv": [*program.args]} if program.args else {})
-    )
+    if files:
+        job["files"] = files
+    if program.args:
+        job["argv"] = [*program.args]
+    return job
 
 
 def with_output_bytes(limits: Limits, output_bytes: int) -> Limits:
-    """The limits with room for at least so much output."""
+    """The limits with room for at least ``output_bytes`` of output."""
     return replace(limits, output_bytes=max(limits.output_bytes, output_bytes))

@@ -1,6 +1,6 @@
-"""What Linux offers to hold a program, called from plain Python: namespaces, mounts, Landlock, seccomp.
+"""What Linux offers to isolate a program, called from plain Python: namespaces, mounts, Landlock, seccomp.
 
-Imported by a fork_server (``rewards.sandbox.fork_server``) by its path, so it needs nothing but the standard library. Every
+Imported by a fork server (``rewards.sandbox.fork_server``) by its path, so it needs only the standard library. Every
 function either does what its name says or raises `OSError`; which of them a machine allows is found by trying
 (``rewards.sandbox.isolation``). x86-64 and ARM64.
 """
@@ -26,7 +26,7 @@ __all__ = [
     "keep_capabilities",
     "landlock_version",
     "mount_tmpfs",
-    "open_place",
+    "open_path",
     "pivot_into",
     "prctl",
     "read_only",
@@ -125,14 +125,14 @@ def _check(result: int, what: str) -> int:
 
 
 def _call(name: str, *args: object) -> int:
-    """A system call by name; `OSError` where it fails."""
+    """A system call by name; raises `OSError` if it fails."""
     return _check(_libc.syscall(NUMBERS[name], *args), name)
 
 
 def prctl(option: int, *values: int) -> int:
-    """prctl(2)."""
-    words = [ctypes.c_ulong(value) for value in (*values, 0, 0, 0, 0)[:4]]
-    return _check(_libc.prctl(option, *words), f"prctl {option}")
+    """Set an option of this process (prctl)."""
+    arguments = [ctypes.c_ulong(value) for value in (*values, 0, 0, 0, 0)[:4]]
+    return _check(_libc.prctl(option, *arguments), f"prctl {option}")
 
 
 # ------------------------------------------------------------------------------------------- processes
@@ -155,14 +155,13 @@ def clone(flags: int) -> tuple[int, int]:
         flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID
     tail = (ctypes.c_ulong(0), _tid_address) if _ARM else (_tid_address, ctypes.c_ulong(0))
     flags |= CLONE_PIDFD | signal.SIGCHLD
-    pid = _libc.syscall(
-        NUMBERS["clone"], ctypes.c_ulong(flags), ctypes.c_void_p(0), ctypes.byref(_pidfd), *tail
-    )
+    arguments = (ctypes.c_ulong(flags), ctypes.c_void_p(0), ctypes.byref(_pidfd), *tail)
+    pid = _libc.syscall(NUMBERS["clone"], *arguments)
     return _check(pid, "clone"), _pidfd.value if pid else -1
 
 
 def unshare(flags: int) -> None:
-    """unshare(2)."""
+    """Move this process into new namespaces (unshare)."""
     _call("unshare", ctypes.c_ulong(flags))
 
 
@@ -186,7 +185,8 @@ def raise_capabilities() -> None:
     _check(_libc.capget(header, data), "capget")
     low = struct.unpack_from("<I", data, 4)[0]
     high = struct.unpack_from("<I", data, 16)[0]
-    _check(_libc.capset(header, struct.pack("<6I", low, low, 0, high, high, 0)), "capset")
+    words = (low, low, 0, high, high, 0)
+    _check(_libc.capset(header, struct.pack("<6I", *words)), "capset")
 
 
 _CAPABILITY_HEADER = struct.pack("<Ii", 0x20080522, 0)
@@ -203,14 +203,14 @@ def drop_capabilities() -> None:
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
-    result = _libc.mount(
+    arguments = (
         source.encode(),
         target.encode(),
         kind.encode() if kind else None,
         ctypes.c_ulong(flags),
         data.encode(),
     )
-    _check(result, f"mount on {target}")
+    _check(_libc.mount(*arguments), f"mount on {target}")
 
 
 def detach_propagation() -> None:
@@ -223,41 +223,34 @@ def mount_tmpfs(
 ) -> None:
     """An empty file system in memory, bounded in bytes and inodes."""
     data = f"mode={mode},size={limit_bytes},nr_inodes={most_files}"
-    _mount("tmpfs", target, "tmpfs", MS_NOSUID | MS_NODEV | flags, data)
+    flags |= MS_NOSUID | MS_NODEV
+    _mount("tmpfs", target, "tmpfs", flags, data=data)
 
 
 def unmount(target: str) -> None:
-    """Let go of what is mounted at ``target``."""
+    """Detach what is mounted at ``target``."""
     _check(_libc.umount2(target.encode(), MNT_DETACH), f"umount of {target}")
 
 
 def bind(source: str, target: str, keep_devices: bool = False) -> None:
-    """Show ``source`` at ``target``, without the right to write."""
+    """Show ``source`` at ``target``, read-only."""
     _mount(source, target, None, MS_BIND | MS_REC)
     read_only(target, keep_devices)
 
 
 def read_only(target: str, keep_devices: bool = False) -> None:
     """Make what is mounted at ``target``, and below it, read-only."""
-    attributes = struct.pack(
-        "<4Q", MS_RDONLY | MS_NOSUID | (0 if keep_devices else MS_NODEV), 0, 0, 0
-    )
+    flags = MS_RDONLY | MS_NOSUID | (0 if keep_devices else MS_NODEV)
+    attributes = struct.pack("<4Q", *(flags, 0, 0, 0))
+    arguments = (target.encode(), ctypes.c_uint(AT_RECURSIVE), attributes, ctypes.c_size_t(32))
     try:
-        _call(
-            "mount_setattr",
-            AT_FDCWD,
-            target.encode(),
-            ctypes.c_uint(AT_RECURSIVE),
-            attributes,
-            ctypes.c_size_t(32),
-        )
+        _call("mount_setattr", AT_FDCWD, *arguments)
     except OSError:
-        flags = MS_RDONLY | MS_NOSUID | (0 if keep_devices else MS_NODEV)
         _mount("none", target, None, MS_BIND | MS_REMOUNT | flags)
 
 
 def pivot_into(new_root: str) -> None:
-    """Make ``new_root`` the root, and let go of the old one."""
+    """Make ``new_root`` the root and detach the old one."""
     os.chdir(new_root)
     _call("pivot_root", b".", b".")
     _check(_libc.umount2(b".", MNT_DETACH), "umount of the old root")
@@ -266,7 +259,7 @@ def pivot_into(new_root: str) -> None:
 
 # -------------------------------------------------------------------------------------------- Landlock
 
-LOWEST_PLACE = 16
+LOWEST_DESCRIPTOR = 16
 _EXECUTE = 1
 _WRITE_FILE = 2
 _READ_FILE = 4
@@ -278,30 +271,30 @@ _IOCTL = 1 << 15
 
 
 def landlock_version() -> int:
-    """The kernel's Landlock ABI; 0 where there is none."""
+    """The kernel's Landlock ABI version; 0 if it has none."""
     try:
         return _call("landlock_create_ruleset", None, ctypes.c_size_t(0), ctypes.c_uint(1))
     except OSError:
         return 0
 
 
-def open_place(path: str) -> int:
-    """A descriptor that names a path for Landlock, of a number that no child's own has; -1 where there is none."""
+def open_path(path: str) -> int:
+    """A descriptor that names a path for Landlock, numbered above any that a child uses; -1 if there is none."""
     try:
-        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except (FileNotFoundError, PermissionError):
         return -1
-    if place >= LOWEST_PLACE:
-        return place
-    higher = fcntl.fcntl(place, fcntl.F_DUPFD_CLOEXEC, LOWEST_PLACE)
-    os.close(place)
+    if descriptor >= LOWEST_DESCRIPTOR:
+        return descriptor
+    higher = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, LOWEST_DESCRIPTOR)
+    os.close(descriptor)
     return higher
 
 
 def restrict_files(
     version: int, readable: list[int], writable: list[int], devices: list[int]
 ) -> None:
-    """By Landlock: nothing but these places can be opened, no TCP port used, no process outside signalled."""
+    """By Landlock: only these paths can be opened, no TCP port used, no process outside signalled."""
     handled = _ALL_FILE_RIGHTS.get(version, (1 << 16) - 1)
     network = 3 if version >= 4 else 0
     scoped = 3 if version >= 6 else 0
@@ -309,21 +302,24 @@ def restrict_files(
     attributes = struct.pack("<QQQ", handled, network, scoped)[:size]
     rules = _call("landlock_create_ruleset", attributes, ctypes.c_size_t(size), ctypes.c_uint(0))
     try:
-        for places, rights in ((readable, _READING), (writable, ~_IOCTL), (devices, _OF_FILES)):
-            for place in places:
-                _allow(rules, place, rights & handled)
+        for paths, rights in ((readable, _READING), (writable, ~_IOCTL), (devices, _OF_FILES)):
+            for path in paths:
+                _allow(rules, path, rights & handled)
         _call("landlock_restrict_self", rules, ctypes.c_uint(0))
     finally:
         os.close(rules)
 
 
-def _allow(rules: int, place: int, rights: int) -> None:
-    rule = struct.pack("<Qi", rights, place)
+def _allow(rules: int, path: int, rights: int) -> None:
     try:
-        _call("landlock_add_rule", rules, 1, rule, ctypes.c_uint(0))
+        _add_rule(rules, struct.pack("<Qi", rights, path))
     except OSError:  # a file, for which only some rights make sense
-        rule = struct.pack("<Qi", rights & _OF_FILES, place)
-        _call("landlock_add_rule", rules, 1, rule, ctypes.c_uint(0))
+        _add_rule(rules, struct.pack("<Qi", rights & _OF_FILES, path))
+
+
+def _add_rule(rules: int, rule: bytes) -> None:
+    arguments = (rules, 1, rule, ctypes.c_uint(0))
+    _call("landlock_add_rule", *arguments)
 
 
 # --------------------------------------------------------------------------------------------- seccomp
@@ -346,7 +342,7 @@ _DENIED_IN_THE_OPEN = """
 tkill setsid setpgid chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes utimensat futimesat
 setxattr lsetxattr fsetxattr setxattrat removexattr lremovexattr fremovexattr removexattrat mknod mknodat
 """.split()
-"""What a namespace of one's own makes harmless: signals, and other people's files that permissions alone protect."""
+"""What a separate namespace makes harmless: signals, and files of others that only permissions protect."""
 _STARTING = ("fork", "vfork")
 _FCNTLS = (8, 10, 15, 1024, 1026)
 """F_SETOWN, F_SETSIG, F_SETOWN_EX (a signal to anybody of the same uid), F_SETLEASE, F_NOTIFY."""
@@ -370,14 +366,14 @@ _ARGUMENT = 16
 _Code = list[tuple[int, int, int, int]]
 
 
-_NEEDED_BY_ZYGOTES = frozenset(
+_NEEDED_BY_FORK_SERVERS = frozenset(
     "mount umount2 seccomp capset landlock_create_ruleset landlock_add_rule landlock_restrict_self".split()
 )
 
 
 def build_base_filter() -> bytes:
-    """A seccomp filter, as BPF code, of what neither a fork_server nor any program needs."""
-    return _code([name for name in _ALWAYS_DENIED if name not in _NEEDED_BY_ZYGOTES], [])
+    """A seccomp filter, as BPF code, that denies what neither a fork server nor any program needs."""
+    return _code([name for name in _ALWAYS_DENIED if name not in _NEEDED_BY_FORK_SERVERS], [])
 
 
 def build_filter(
@@ -385,10 +381,10 @@ def build_filter(
 ) -> bytes:
     """What a program's filter adds to the base filter, as BPF code.
 
-    ``processes``: whether new processes may be made; ``programs``: whether execve may be called. ``own_pid`` is set
-    where there is no PID namespace: signals then go to that process alone.
+    ``processes``: whether new processes may be made; ``programs``: whether execve may be called. ``own_pid`` is set if
+    there is no PID namespace: signals then reach only that process.
     """
-    denied = sorted(_NEEDED_BY_ZYGOTES)
+    denied = sorted(_NEEDED_BY_FORK_SERVERS)
     denied += _DENIED_IN_THE_OPEN if own_pid is not None else []
     denied += [] if processes else _STARTING
     denied += [] if programs or processes else ["execve", "execveat"]
@@ -414,7 +410,7 @@ def _code(denied: list[str], rules: _Code) -> bytes:
 
 
 def _argument_rules(processes: bool, own_pid: int | None) -> _Code:
-    """What depends on an argument; each block loads the number again at its end."""
+    """Rules that depend on an argument; each block reloads the system call's number at its end."""
     flags: _Code = [(_JSET, 0, 1, ANY_NAMESPACE), (_RET, 0, 0, _ERRNO | _EPERM)]
     flags += [] if processes else [(_JSET, 1, 0, CLONE_THREAD), (_RET, 0, 0, _ERRNO | _EPERM)]
     code = _block("clone", 0, flags)
