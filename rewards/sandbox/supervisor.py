@@ -45,7 +45,7 @@ class Limits:
     """What one program may use.
 
     ``seconds`` count from its start, asleep or not; ``reserve_bytes`` is address space beyond ``memory_bytes`` that it
-    may reserve but not write to. ``cpu_seconds`` is for a process that answers calls, whose clock restarts with each call;
+    may reserve but not write to. ``cpu_seconds`` is for a process that answers calls, its clock restarts with each;
     default ``seconds``.
     """
 
