@@ -86,3 +86,13 @@ def test_the_notebook_runs_from_top_to_bottom(
 def test_the_notebook_is_committed_without_output() -> None:
     notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells)
+
+
+def test_a_run_can_be_plotted(tmp_path: Path) -> None:
+    run(
+        tmp_path, "-m", "grpo.train", "quickstart", "steps=2", f"run_dir={tmp_path / 'run'}", *SMALL
+    )
+    script = str(ROOT / "examples" / "04_plot_a_run.py")
+    assert "written to" in run(tmp_path, script, "run", "--out", "run.svg")
+    picture = (tmp_path / "run.svg").read_text()
+    assert "<svg" in picture and picture.count("<path") > 20
