@@ -53,8 +53,8 @@ def test_expressions_are_counted_per_line_of_code(tmp_path: Path, monkeypatch) -
     monkeypatch.setattr(density, "ROOT", tmp_path)
     (tmp_path / "module.py").write_text('"""Not code."""\n\n# nor this\nx = 1\ny = x + 1\n')
     measured = density.measure(tmp_path)
-    assert (measured.num_lines, measured.num_expressions) == (2, 6)
-    assert measured.expressions_a_line == 3.0
+    assert (measured.num_lines, measured.num_expressions) == (2, 7)
+    assert measured.expressions_a_line == 3.5
 
 
 def test_a_package_over_a_limit_fails(tmp_path: Path, monkeypatch, capsys) -> None:
