@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What needs a CUDA device, in parts that stand alone and end within 8 minutes each, as dated JSON.
+# What needs a CUDA device, in independent parts that end within 8 minutes each, as dated JSON.
 #   bash benchmarks/gpu.sh [PART ...] [OUTPUT FOLDER]    (default: tests answers; benchmarks/results)
 # Parts: answers tests kernels phases decode rollouts-small rollouts-large rollouts-compiled head-main head-small
 #        head-more attention learner-small learner-long e2e e2e-gsm8k e2e-trl e2e-trl-tuned

@@ -1,8 +1,8 @@
-"""A reward that holds a model: loaded once in a worker process of its own, on a GPU where there is one.
+"""A reward that holds a model: loaded once in a separate worker process, on a GPU if there is one.
 
     python examples/03_reward_model.py [key=value ...]
 
-A class stands for its instances: it is made once in each worker, with the recipe's ``args``, and then called for
+A class is instantiated once in each worker, with the recipe's ``args``, and then called for
 each completion. Here the model is the quickstart's own base, and the reward is how likely it finds the text, so
 that the policy keeps to its language; a classifier loads the same way.
 """
