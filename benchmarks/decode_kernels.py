@@ -42,9 +42,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from grpo.kernels.decode_attention import dispatch as decode
 from grpo.kernels.sampling import exact as sampler
-from grpo.rollout import sampling as engine_sampler
+from grpo.kernels.sampling import torch_sampler as engine_sampler
+from grpo.kernels.sampling.spec import Sampling
 from grpo.rollout.paged_cache import PagedCache
-from grpo.rollout.sampling import Sampling
 
 SHAPES = {  # heads, kv heads, width, prompt, own tokens
     "Qwen2.5-0.5B": (14, 2, 64, 200, 512),

@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from grpo.kernels.cpu import native
+from grpo.kernels.cpu import ops as native
 
 torch.set_num_threads(1)  # models of the tests are small: a second thread costs more than it gives
 

@@ -10,8 +10,8 @@ import torch
 from tiny import tiny_policy
 
 from grpo import Recipe, Trainer
+from grpo.kernels.sampling.spec import Sampling
 from grpo.rollout.engine import Engine
-from grpo.rollout.sampling import Sampling
 from grpo.types import Prompt
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,10 +9,10 @@ from test_sampling import seeds
 
 from grpo.kernels.decode_attention import dispatch
 from grpo.kernels.sampling import exact
+from grpo.kernels.sampling.spec import Sampling
 from grpo.rollout.contiguous_decoder import EngineStats, prefill
 from grpo.rollout.cuda_graphs import DecodeStep, GraphRunner
 from grpo.rollout.paged_cache import PagedCache
-from grpo.rollout.sampling import Sampling
 from grpo.rollout.sequence import RolloutSequence
 from grpo.types import Prompt
 

@@ -1,6 +1,6 @@
 // One step of decoding on a CPU: attention of one query a row over its prompt and its own tokens, and the sampler.
 //
-// Plain C functions over fp32 arrays; native.py compiles and calls them and says what the arrays are. Every row is
+// Plain C functions over fp32 arrays; ops.py calls them and says what the arrays are. Every row is
 // computed in an order of its own (blocks of 64 keys from its prompt's first, lanes of 16), so that its bits do not
 // depend on which rows stand beside it, nor on the number of threads.
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from grpo.rollout.sampling import Sampling, completion_seed, hashes, sample
 from torch import Tensor
 
-from grpo.kernels.cpu import native
+from grpo.kernels.cpu import ops as native
 from grpo.rollout.contiguous_cache import ContiguousCache, prompt_width, width_for
-from grpo.rollout.sampling import Sampling, completion_seed, hashes, sample
 
 
 @pytest.fixture
@@ -567,7 +567,7 @@ def test_a_compiler_that_does_not_exist_is_passed_over_and_a_changed_source_is_a
 BROKEN = textwrap.dedent("""
     import sys
     from pathlib import Path
-    from grpo.kernels.cpu import native
+    from grpo.kernels.cpu import ops as native
     native.OPTIONS = (*native.OPTIONS, "-O0")
     made = native._built()
     whole = made.read_bytes()
@@ -622,7 +622,7 @@ def test_torchs_defaults_are_nothing_to_the_kernels(setting):
     """In a process of its own: memory of another type than was meant would end it."""
     code = textwrap.dedent(f"""
         import torch
-        from grpo.kernels.cpu import native
+        from grpo.kernels.cpu import ops as native
         torch.{setting}
         assert native.reason() is None, native.reason()
         made = dict(dtype=torch.float32, device="cpu")

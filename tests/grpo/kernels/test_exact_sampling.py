@@ -11,8 +11,8 @@ from test_sampling import COMBINATIONS, DRAWS, p_value, seeds
 from tiny import plain_processed
 
 from grpo.kernels.sampling import exact
+from grpo.kernels.sampling.spec import Sampling
 from grpo.rollout import sampling as engine
-from grpo.rollout.sampling import Sampling
 
 EVERY = [Sampling(), Sampling(0.3), Sampling(0.0), *COMBINATIONS]
 

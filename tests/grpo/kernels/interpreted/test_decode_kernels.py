@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from grpo.kernels.decode_attention import dispatch
-from grpo.kernels.decode_attention.dispatch import PAGE
+from grpo.kernels.decode_attention.spec import PAGE
 from grpo.rollout.paged_cache import PagedCache
 
 KV_HEADS = 2

@@ -10,7 +10,7 @@ from test_sampling import DRAWS, p_value, seeds
 from tiny import plain_processed
 
 from grpo.kernels.sampling import exact, triton_kernels
-from grpo.rollout.sampling import Sampling
+from grpo.kernels.sampling.spec import Sampling
 
 COMBINATIONS = [
     Sampling(0.9, k, p, m) for k, p, m in itertools.product((0, 9), (1.0, 0.85), (0.0, 0.06))
