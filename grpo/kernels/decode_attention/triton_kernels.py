@@ -98,7 +98,8 @@ def _walk(
         fade = tl.exp2(top - pivot)
         total = total * fade + tl.sum(weights, 1)
         value = tl.load(values + offset, mask=exists, other=0.0)
-        mixed = _add_values(mixed * fade[:, None], weights, value, WIDE)
+        mixed = mixed * fade[:, None]
+        mixed = _add_values(mixed, weights, value, WIDE=WIDE)
         top = higher
     return mixed, top, total
 
@@ -231,6 +232,7 @@ def attend_kernel(
     kv_head = tl.program_id(1)
     keys += kv_head * stride_head
     values += kv_head * stride_head
+    splits = prefix_splits + own_splits
     num_prefix_programs = num_blocks * PARTS * prefix_splits
     if program < num_prefix_programs:
         _attend_prefix(
@@ -239,7 +241,7 @@ def attend_kernel(
             prefix_length_P=prefix_length_P, block_BG=block_BG,
             part=part, part_top=part_top, part_total=part_total,
             scale=scale, softcap=softcap, window=window,
-            prefix_splits=prefix_splits, splits=prefix_splits + own_splits,
+            prefix_splits=prefix_splits, splits=splits,
             stride_query=stride_query, stride_query_head=stride_query_head,
             stride_page=stride_page, stride_prefix=stride_prefix, heads=heads,
             REPEATS=REPEATS, GROUP=GROUP, WIDTH=WIDTH, M=M, PARTS=PARTS, BLOCK_W=BLOCK_W, PAGE=PAGE,

@@ -380,6 +380,12 @@ def keep_above_cut(kept, x, real, cut, ties):
 
 
 @triton.jit
+def no_winner(RB: tl.constexpr):
+    lowest = tl.full([RB], float("-inf"), tl.float32)
+    return lowest, tl.full([RB], NO_TOKEN, tl.int32), lowest
+
+
+@triton.jit
 def best_of(best_R, token_R, won_R, score, scaled, kept, at_V):
     """(score, token, scaled logit) of the winner so far; the lowest token of equal scores."""
     best = tl.max(score, 1)
@@ -389,6 +395,12 @@ def best_of(best_R, token_R, won_R, score, scaled, kept, at_V):
     token_R = tl.where(better, first, token_R)
     won_R = tl.where(better, won, won_R)
     return tl.maximum(best_R, best), token_R, won_R
+
+
+@triton.jit
+def no_sums(RB: tl.constexpr):
+    zeros = tl.zeros([RB], tl.float32)
+    return tl.full([RB], float("-inf"), tl.float32), zeros, zeros, zeros
 
 
 @triton.jit
@@ -440,9 +452,8 @@ def draw_kernel(
             chunks=chunks, inverse_temperature=inverse_temperature, high=high, low=low,
             top_k=top_k, BY_MASS=BY_MASS, GIVEN=GIVEN, ROUNDS=ROUNDS, SB=SB, RB=RB,
         )  # fmt: skip
-    best_R = won_R = top_R = tl.full([RB], float("-inf"), tl.float32)
-    sum_R = kept_R = mean_R = tl.zeros([RB], tl.float32)
-    token_R = tl.full([RB], NO_TOKEN, tl.int32)
+    best_R, token_R, won_R = no_winner(RB)
+    top_R, sum_R, kept_R, mean_R = no_sums(RB)
     bad_R = tl.zeros([RB], tl.int32)
     for start in range(0, CHUNK, VB):
         at_V = chunk * CHUNK + start + tl.arange(0, VB)

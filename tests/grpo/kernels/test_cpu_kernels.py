@@ -13,17 +13,18 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from grpo.rollout.sampling import Sampling, completion_seed, hashes, sample
 from torch import Tensor
 
-from grpo.kernels.cpu import ops as native
+from grpo.kernels.cpu import build, ops
+from grpo.kernels.sampling.spec import Sampling, completion_seed, hashes
+from grpo.kernels.sampling.torch_sampler import sample
 from grpo.rollout.contiguous_cache import ContiguousCache, prompt_width, width_for
 
 
 @pytest.fixture
 def built() -> None:
-    if not native.available():
-        pytest.skip(native.reason())
+    if not ops.available():
+        pytest.skip(ops.reason())
 
 
 by_native = pytest.mark.usefixtures("built")
@@ -31,7 +32,7 @@ by_native = pytest.mark.usefixtures("built")
 
 def by_torch(function, *args):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "_library", lambda: "switched off")
+        patch.setattr(ops, "_library", lambda: "switched off")
         return function(*args)
 
 
@@ -86,16 +87,16 @@ class Scene:
             for heads in (self.heads, self.kv_heads, self.kv_heads)
         )
 
-    def layout(self, keep=None, order=None) -> native.DecodeLayout:
+    def layout(self, keep=None, order=None) -> ops.DecodeLayout:
         """`keep`: only these rows; `order`: of the groups."""
         groups = [[row for row in group if keep is None or row in keep] for group in self.members]
         order = range(len(groups)) if order is None else order
-        return native.DecodeLayout(
+        return ops.DecodeLayout(
             self.rows, [groups[i] for i in order], [self.prompts[i] for i in order]
         )
 
     def attend(self, **options) -> Tensor:
-        return native.decode_attention(
+        return ops.decode_attention(
             self.query, self.key, self.value, self.shelves, self.layout(**options), self.scaling
         )
 
@@ -268,12 +269,12 @@ def test_a_prompt_that_is_nan_fails_its_own_readers_alone(seed):
 @by_native
 def test_only_what_the_kernel_takes_is_offered_to_it():
     def attends(heads=4, kv_heads=2, width=32, dtype=torch.float32):
-        return native.attends(
+        return ops.attends(
             torch.zeros(2, heads, 1, width, dtype=dtype),
             *[torch.zeros(2, kv_heads, 1, width, dtype=dtype)] * 2,
         )
 
-    assert attends() == attends(64, 1) == attends(width=256) == native.reads_fast()
+    assert attends() == attends(64, 1) == attends(width=256) == ops.reads_fast()
     assert not (
         attends(width=24) or attends(width=272) or attends(65, 1) or attends(dtype=torch.bfloat16)
     )
@@ -491,14 +492,14 @@ def cache(tmp_path, monkeypatch):
         pytest.skip("native kernels are built on Linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("GRPO_NATIVE", raising=False)
-    monkeypatch.setattr(native, "OPTIONS", (*native.OPTIONS, "-O0"))
-    monkeypatch.setattr(native.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(build, "OPTIONS", (*build.OPTIONS, "-O0"))
+    monkeypatch.setattr(build.tempfile, "tempdir", str(tmp_path))
     return tmp_path / "cache" / "grpo"
 
 
 def loaded():
     """What a new process would find: the library, or why there is none."""
-    return native._library.__wrapped__()
+    return ops._library.__wrapped__()
 
 
 def compiler(folder, lines: str) -> str:
@@ -528,7 +529,7 @@ def test_a_compiler_that_fails_leaves_torchs_operations_with_a_reason(
     lines, why, cache, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("CXX", compiler(tmp_path, lines))
-    monkeypatch.setattr(native, "SECONDS", 0.5)
+    monkeypatch.setattr(build, "COMPILER_TIMEOUT_SECONDS", 0.5)
     found = loaded()
     assert isinstance(found, str) and re.search(why, found) and "\n" not in found
     assert not [path for path in cache.iterdir() if path.is_dir()], (
@@ -557,9 +558,9 @@ def test_a_compiler_that_does_not_exist_is_passed_over_and_a_changed_source_is_a
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
     changed = tmp_path / "changed.cpp"
     changed.write_text(
-        native.SOURCE.read_text().replace("from[i] * scaling", "from[i] * scaling * 1.1f")
+        build.SOURCE.read_text().replace("from[i] * scaling", "from[i] * scaling * 1.1f")
     )
-    monkeypatch.setattr(native, "SOURCE", changed)
+    monkeypatch.setattr(build, "SOURCE", changed)
     assert loaded() == "the compiled attention gives other numbers than torch"
     assert len(list(cache.iterdir())) == 2 and first.exists()
 
@@ -567,20 +568,20 @@ def test_a_compiler_that_does_not_exist_is_passed_over_and_a_changed_source_is_a
 BROKEN = textwrap.dedent("""
     import sys
     from pathlib import Path
-    from grpo.kernels.cpu import ops as native
-    native.OPTIONS = (*native.OPTIONS, "-O0")
-    made = native._built()
+    from grpo.kernels.cpu import build, ops
+    build.OPTIONS = (*build.OPTIONS, "-O0")
+    made = build.build_library()
     whole = made.read_bytes()
     for broken in (b"", whole[:100], whole[:4096], whole[:len(whole) // 2], whole[:-1], whole[:-32], whole[:-33],
                    b"\\0" * len(whole), whole[:9000] + b"\\0" * (len(whole) - 9000)):
         made.write_bytes(broken)
         if len(broken) not in (0, len(whole)):
-            assert not native._whole(made)
+            assert not build._is_intact(made)
             continue
-        assert not isinstance(native._library.__wrapped__(), str) and native._whole(made)
+        assert not isinstance(ops._library.__wrapped__(), str) and build._is_intact(made)
         made.unlink()
     made.mkdir()
-    print(native._library.__wrapped__())
+    print(ops._library.__wrapped__())
 """)
 
 
@@ -600,8 +601,8 @@ def test_a_broken_library_in_the_cache_is_built_anew(tmp_path):
 @by_native
 def test_processes_that_build_at_the_same_time_do_not_hinder_each_other(tmp_path):
     code = (
-        "from grpo.kernels import native; native.OPTIONS = (*native.OPTIONS, '-O0'); "
-        "assert native.reason() is None, native.reason()"
+        "from grpo.kernels.cpu import build, ops; build.OPTIONS = (*build.OPTIONS, '-O0'); "
+        "assert ops.reason() is None, ops.reason()"
     )
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}
     both = [
@@ -611,7 +612,7 @@ def test_processes_that_build_at_the_same_time_do_not_hinder_each_other(tmp_path
     ends = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], ends
     (only,) = (tmp_path / "grpo").iterdir()
-    assert native._whole(only)
+    assert build._is_intact(only)
 
 
 @by_native
@@ -622,12 +623,12 @@ def test_torchs_defaults_are_nothing_to_the_kernels(setting):
     """In a process of its own: memory of another type than was meant would end it."""
     code = textwrap.dedent(f"""
         import torch
-        from grpo.kernels.cpu import ops as native
+        from grpo.kernels.cpu import build, ops
         torch.{setting}
-        assert native.reason() is None, native.reason()
+        assert ops.reason() is None, ops.reason()
         made = dict(dtype=torch.float32, device="cpu")
         logits_RV, number_R = torch.randn(3, 5000, **made), torch.arange(3, device="cpu")
-        token_R, logp_R = native.sample(logits_RV, number_R, number_R, 0.0)
+        token_R, logp_R = ops.sample(logits_RV, number_R, number_R, 0.0)
         assert torch.equal(token_R, logits_RV.argmax(-1)) and logp_R.dtype == torch.float32
     """)
     done = subprocess.run(
@@ -641,32 +642,36 @@ def test_torchs_defaults_are_nothing_to_the_kernels(setting):
 
 def test_the_cache_is_the_users_own_folder_or_another(cache, tmp_path, monkeypatch):
     other = tmp_path / f"grpo-{os.getuid()}"
-    assert native._cache() == cache and stat.S_IMODE(cache.stat().st_mode) == 0o700
+    assert build._cache_folder() == cache and stat.S_IMODE(cache.stat().st_mode) == 0o700
     for bits in (0o722, 0o720, 0o702):
         cache.chmod(bits)
-        assert native._cache() == other
+        assert build._cache_folder() == other
     cache.chmod(0o700)
     cache.parent.chmod(0o777)  # whoever may rename the folder may put another in its place
-    assert native._cache() == other
+    assert build._cache_folder() == other
     cache.parent.chmod(0o1777)
-    assert native._cache() == cache
+    assert build._cache_folder() == cache
     cache.rename(tmp_path / "elsewhere")
     cache.symlink_to(tmp_path / "elsewhere")
-    assert native._cache() == other
+    assert build._cache_folder() == other
     cache.unlink()
     cache.write_text("a file")
-    assert native._cache() == other
+    assert build._cache_folder() == other
     other.chmod(0o777)
     with pytest.raises(
-        native.Unavailable, match="no folder that this user alone can write: .*cache/grpo, .*grpo-"
+        build.Unavailable, match="no folder that this user alone can write: .*cache/grpo, .*grpo-"
     ):
-        native._cache()
+        build._cache_folder()
     cache.unlink()
     cache.mkdir()
     if os.getuid() == 0:
         os.chown(cache, 12345, -1)
-        with pytest.raises(native.Unavailable):
-            native._cache()
+        with pytest.raises(build.Unavailable):
+            build._cache_folder()
+
+
+def without_home(path):
+    raise RuntimeError("Could not determine home directory.")
 
 
 @pytest.mark.parametrize("relative", ["", "cache", "~/cache"])
@@ -674,15 +679,17 @@ def test_a_relative_cache_counts_for_nothing(relative, cache, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", relative)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert native._cache() == tmp_path / "home" / ".cache" / "grpo"
-    monkeypatch.setattr(native.os.path, "expanduser", lambda path: path)  # a user without a home
-    assert native._cache() == tmp_path / f"grpo-{os.getuid()}" and not (tmp_path / "~").exists()
+    assert build._cache_folder() == tmp_path / "home" / ".cache" / "grpo"
+    monkeypatch.setattr(build.Path, "expanduser", without_home)
+    assert (
+        build._cache_folder() == tmp_path / f"grpo-{os.getuid()}" and not (tmp_path / "~").exists()
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="native kernels are built on Linux")
 def test_the_kernels_share_torchs_threads():
     """The library of OpenMP is the one that this process has loaded, of several torch's own."""
-    found = native._openmp()
+    found = build._loaded_openmp()
     assert found is None or os.path.isabs(found) and "omp" in os.path.basename(found)
     if (
         os.path.isdir(own := os.path.join(os.path.dirname(os.path.realpath(torch.__file__)), "lib"))

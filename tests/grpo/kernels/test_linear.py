@@ -135,7 +135,7 @@ from grpo.kernels import linear as products
 model = nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 512))
 assert products.use_in(model)
 x, taken = torch.randn(8, 256), int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-for room, refused in ((2**30, False), (products.LEAST_ROOM // 2, True), (0, True), (2**30, False)):
+for room, refused in ((2**30, False), (products.MIN_ADDRESS_SPACE // 2, True), (0, True), (2**30, False)):
     resource.setrlimit(resource.RLIMIT_AS, (taken + room, resource.RLIM_INFINITY))
     for work in (lambda: model(x), lambda: products.unpack(products.pack(model))):
         try:

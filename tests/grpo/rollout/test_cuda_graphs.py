@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_sampling import seeds
+from sampling_draws import seeds
 
 from grpo.kernels.sampling.spec import Sampling
 from grpo.kernels.sampling.torch_sampler import sample

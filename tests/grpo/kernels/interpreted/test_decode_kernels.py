@@ -1,11 +1,11 @@
-"""Decode attention's kernels beside the definition, and bits that neighbours do not change."""
+"""Decode attention's kernels against the reference, and bits that do not depend on neighbours."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from grpo.kernels.decode_attention import dispatch
+from grpo.kernels.decode_attention import dispatch, reference
 from grpo.kernels.decode_attention.spec import PAGE
 from grpo.rollout.paged_cache import PagedCache
 
@@ -75,7 +75,7 @@ def both(groups, query, **options):
         groups.tables(),
         2 * query.shape[-1] ** -0.5,
     )
-    return dispatch.attend(query, keys, values, tables, scaling, **options), dispatch.reference(
+    return dispatch.attend(query, keys, values, tables, scaling, **options), reference.attend(
         *(x.double() for x in (query, keys, values)), tables, scaling, **options
     )
 
@@ -184,7 +184,7 @@ def test_a_life_of_rows_runs_on_the_kernels_too(seed):
                 torch.randn(groups.num_rows, heads, 1, 32) for heads in (4, KV_HEADS, KV_HEADS)
             )
             found = groups.attend(q, *groups.update(k, v, 0), 0.3, None, None, 0)[:, 0]
-            expected = dispatch.reference(
+            expected = reference.attend(
                 q[:, :, 0].double(),
                 groups.keys[0].double(),
                 groups.values[0].double(),

@@ -1,4 +1,4 @@
-"""The sampler's kernels beside the reference: the same tokens to the bit, the same sets kept, at odd shapes."""
+"""The sampler's kernels against the reference: the same tokens to the bit, the same sets kept, at odd shapes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from test_sampling import DRAWS, p_value, seeds
+from sampling_draws import DRAWS, p_value, seeds
 from tiny import plain_processed
 
 from grpo.kernels.sampling import exact, triton_kernels
