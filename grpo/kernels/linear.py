@@ -1,9 +1,9 @@
 """Matrix products in fp32 on CPUs: oneDNN's where MKL's use only half of the vector width.
 
-torch computes fp32 products on x86 with MKL, whose kernels for other vendors' processors use half of the vector width.
-oneDNN's, which torch ships too, ran 1.7 to 2.4 times as fast on an AMD EPYC with AVX-512, without a copy of the weights,
-and a row's bits do not depend on the number of rows. The choice depends on the processor's vendor and the weight's size
-alone, never on a timing, so that a run is repeatable.
+torch computes fp32 products on x86 with MKL, whose kernels for other vendors' processors use half of the vector
+width. oneDNN's, which torch ships too, ran 1.7 to 2.4 times as fast on an AMD EPYC with AVX-512, without a copy of
+the weights, and a row's bits do not depend on the number of rows. The choice depends on the processor's vendor and
+the weight's size alone, never on a timing, so that a run is repeatable.
 
 This module takes over ``forward`` of plain ``nn.Linear`` instances (`use_in`) and calls the private operators
 ``torch.ops.mkldnn._linear_pointwise`` and ``_reorder_linear_weight``.
@@ -53,8 +53,8 @@ def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     require_address_space()
     return torch.ops.mkldnn._linear_pointwise(
-        x, weight, bias, "none", [], ""
-    )  # density: private, positional only
+        x, weight, bias, attr="none", scalars=[], algorithm=""
+    )
 
 
 def require_address_space() -> None:

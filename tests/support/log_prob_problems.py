@@ -36,7 +36,7 @@ def computed(function, hidden_TD, head, target_T, g_T, e_T, spans):
     """(logp, entropy, dL/dh, dL/dW, dL/db or None) in float64."""
     dtype = torch.promote_types(head.weight_VD.dtype, torch.float32)
     made = Gradients(
-        torch.ones_like(head.weight_VD, dtype=dtype),  # gradients are added to what is there
+        torch.ones_like(head.weight_VD, dtype=dtype),  # gradients are added to these
         None if head.bias_V is None else torch.ones_like(head.bias_V, dtype=dtype),
     )
 

@@ -244,19 +244,12 @@ def sample(
 
 
 def _sample(
-    library: ctypes.CDLL,
-    logits_RV: Tensor,
-    seed_R: Tensor,
-    position_R: Tensor,
-    *,
-    temperature: float,
+    library: ctypes.CDLL, logits_RV: Tensor, seed_R: Tensor, position_R: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
     logits_RV = logits_RV if logits_RV.stride(-1) == 1 else logits_RV.contiguous()
     rows, size = logits_RV.shape
-    seed_R = seed_R.contiguous()
-    position_R = position_R.contiguous()
-    assert seed_R.shape == position_R.shape == (rows,)
-    assert seed_R.dtype == position_R.dtype == torch.int64
+    seed_R = _row_numbers(seed_R, rows)
+    position_R = _row_numbers(position_R, rows)
     threads = torch.get_num_threads()
     work = torch.empty(threads, -(-size // 16) * 16, dtype=torch.float32, device=CPU)
     token_R = torch.empty(rows, dtype=torch.int64, device=CPU)
@@ -275,3 +268,9 @@ def _sample(
         threads,
     )
     return token_R, logp_R
+
+
+def _row_numbers(x_R: Tensor, rows: int) -> Tensor:
+    """One int64 number a row, contiguous."""
+    assert x_R.shape == (rows,) and x_R.dtype == torch.int64
+    return x_R.contiguous()

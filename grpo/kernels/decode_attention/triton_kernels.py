@@ -119,17 +119,14 @@ def _store_split(
 
 
 @triton.jit
-def _load_queries(
-    query, row_offset, head_M, live_M, stride_head, WIDTH: tl.constexpr, BLOCK_W: tl.constexpr
-):
-    at_W = tl.arange(0, BLOCK_W)
+def _load_queries(query, row_offset, head_M, live_M, at_W, stride_head, WIDTH: tl.constexpr):
     offset = row_offset + head_M[:, None] * stride_head + at_W[None, :]
     return tl.load(query + offset, mask=live_M[:, None] & (at_W < WIDTH)[None, :], other=0.0)
 
 
 @triton.jit
 def _attend_prefix(
-    program, kv_head, query, keys, values, seen_R, prompt_R, prefix_PN, prefix_length_P, block_BG,
+    program, kv_head, at_W, query, keys, values, seen_R, prompt_R, prefix_PN, prefix_length_P, block_BG,
     part, part_top, part_total, scale, softcap, window, prefix_splits, splits,
     stride_query, stride_query_head, stride_page, stride_prefix, heads,
     REPEATS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr,
@@ -159,7 +156,7 @@ def _attend_prefix(
                 first = tl.maximum(first, lowest // PAGE)
             q = _load_queries(
                 query, row_M[:, None] * stride_query, head_M, live_M,
-                stride_head=stride_query_head, WIDTH=WIDTH, BLOCK_W=BLOCK_W,
+                at_W=at_W, stride_head=stride_query_head, WIDTH=WIDTH,
             )  # fmt: skip
             mixed, top, total = _walk(
                 q, keys, values, prefix_PN + prompt * stride_prefix,
@@ -177,7 +174,7 @@ def _attend_prefix(
 
 @triton.jit
 def _attend_own(
-    program, kv_head, query, keys, values, page_RN, seen_R,
+    program, kv_head, at_W, query, keys, values, page_RN, seen_R,
     part, part_top, part_total, scale, softcap, window, prefix_splits, own_splits, own_pages,
     stride_query, stride_query_head, stride_page, stride_row, heads,
     REPEATS: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr, BLOCK_W: tl.constexpr,
@@ -200,7 +197,7 @@ def _attend_own(
             first = tl.maximum(first, low // PAGE)
         q = _load_queries(
             query, row * stride_query, head_M, live_M,
-            stride_head=stride_query_head, WIDTH=WIDTH, BLOCK_W=BLOCK_W,
+            at_W=at_W, stride_head=stride_query_head, WIDTH=WIDTH,
         )  # fmt: skip
         mixed, top, total = _walk(
             q, keys, values, page_RN + row * stride_row,
@@ -232,12 +229,13 @@ def attend_kernel(
     kv_head = tl.program_id(1)
     keys += kv_head * stride_head
     values += kv_head * stride_head
+    at_W = tl.arange(0, BLOCK_W)  # shared: with one each, the windowed kernel spills registers
     splits = prefix_splits + own_splits
     num_prefix_programs = num_blocks * PARTS * prefix_splits
     if program < num_prefix_programs:
         _attend_prefix(
-            program, kv_head, query, keys,
-            values=values, seen_R=seen_R, prompt_R=prompt_R, prefix_PN=prefix_PN,
+            program, kv_head, at_W, query,
+            keys=keys, values=values, seen_R=seen_R, prompt_R=prompt_R, prefix_PN=prefix_PN,
             prefix_length_P=prefix_length_P, block_BG=block_BG,
             part=part, part_top=part_top, part_total=part_total,
             scale=scale, softcap=softcap, window=window,
@@ -250,8 +248,8 @@ def attend_kernel(
         )  # fmt: skip
     else:
         _attend_own(
-            program - num_prefix_programs, kv_head, query, keys,
-            values=values, page_RN=page_RN, seen_R=seen_R,
+            program - num_prefix_programs, kv_head, at_W, query,
+            keys=keys, values=values, page_RN=page_RN, seen_R=seen_R,
             part=part, part_top=part_top, part_total=part_total,
             scale=scale, softcap=softcap, window=window,
             prefix_splits=prefix_splits, own_splits=own_splits, own_pages=own_pages,
@@ -393,7 +391,7 @@ def attend(
     """`grpo.kernels.decode_attention.dispatch.attend` by the kernels of this file; fp32, fp16 or bf16."""
     rows, heads, width = query_RHW.shape
     kv_heads = keys.shape[1]
-    query_RHW = query_RHW if query_RHW.stride(-1) == 1 else query_RHW.contiguous()
+    query_RHW = _rows_contiguous(query_RHW)
     splits = num_splits(tables.prefix_PN.shape[1]) + num_splits(tables.page_RN.shape[1])
     parts = query_RHW.new_empty((rows, heads, splits, width), dtype=torch.float32)
     tops, totals = parts.new_empty((2, rows, heads, splits))
@@ -502,27 +500,19 @@ def write(
 ) -> None:
     """`grpo.kernels.decode_attention.dispatch.write` in one launch for keys and values."""
     rows, heads, width = key_RHW.shape
-    key_RHW = key_RHW if key_RHW.stride(-1) == 1 else key_RHW.contiguous()
-    value_RHW = value_RHW if value_RHW.stride(-1) == 1 else value_RHW.contiguous()
+    key_RHW = _rows_contiguous(key_RHW)
+    value_RHW = _rows_contiguous(value_RHW)
     grid = (rows,)
     write_kernel[grid](
-        key=key_RHW,
-        value=value_RHW,
-        keys=keys,
-        values=values,
-        page_RN=page_RN,
-        seen_R=seen_R,
-        pages=page_RN.shape[1],
-        stride_key=key_RHW.stride(0),
-        stride_key_head=key_RHW.stride(1),
-        stride_value=value_RHW.stride(0),
-        stride_value_head=value_RHW.stride(1),
-        stride_page=keys.stride(0),
-        stride_row=page_RN.stride(0),
-        HEADS=heads,
-        WIDTH=width,
-        BLOCK=triton.next_power_of_2(heads * width),
-        PAGE=PAGE,
-        num_warps=4,
-        enable_fp_fusion=True,
-    )
+        key=key_RHW, value=value_RHW, keys=keys, values=values,
+        page_RN=page_RN, seen_R=seen_R, pages=page_RN.shape[1],
+        stride_key=key_RHW.stride(0), stride_key_head=key_RHW.stride(1),
+        stride_value=value_RHW.stride(0), stride_value_head=value_RHW.stride(1),
+        stride_page=keys.stride(0), stride_row=page_RN.stride(0),
+        HEADS=heads, WIDTH=width, BLOCK=triton.next_power_of_2(heads * width), PAGE=PAGE,
+        num_warps=4, enable_fp_fusion=True,
+    )  # fmt: skip
+
+
+def _rows_contiguous(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()

@@ -1,9 +1,9 @@
 """The head in plain torch, a chunk of tokens at a time: three products with gradient, two with a frozen head, else one.
 
-A chunk's logits are computed once. Blocks of a few of its rows, small enough for the cache, become in place the gradient
-of -logp with respect to the logits, U = p - onehot(target); its entry at the target is minus the mass of all others, so
-that a confident token keeps its digits. With g = dL/dlogp of each row, dL/dh = -factor g U W and dL/dW =
--factor U' (g h): the coefficient multiplies [R, D], never [R, V].
+A chunk's logits are computed once. Blocks of a few of its rows, small enough for the cache, become in place the
+gradient of -logp with respect to the logits, U = p - onehot(target); its entry at the target is minus the mass of
+all others, so that a confident token keeps its digits. With g = dL/dlogp of each row, dL/dh = -factor g U W and
+dL/dW = -factor U' (g h): the coefficient multiplies [R, D], never [R, V].
 
 Products are those of the weight's dtype. In bfloat16 on a CPU that rounds the logits themselves (torch has no
 product of bfloat16 with a float32 result there); on CUDA they are float32. float16 is upcast to float32,
@@ -278,7 +278,7 @@ def add_entropy_block(
 
 
 def product(hidden_RD: Tensor, head: Head, buffer_RV: Tensor) -> Tensor:
-    """h W' at `buffer_RV`'s dtype, in its first rows."""
+    """The product h W' at `buffer_RV`'s dtype, in its first rows."""
     number, width = hidden_RD.shape
     if number < MIN_ROWS:
         padding = hidden_RD.new_zeros(MIN_ROWS - number, width)
@@ -325,7 +325,7 @@ def times_weight(logit_grad_RV: Tensor, head: Head) -> Tensor:
 def add_weight_gradient(
     logit_grad_RV: Tensor, hidden_RD: Tensor, row_R: Tensor, head: Head, *, gradients: Gradients
 ) -> None:
-    """gradients += U' (row h), summed over chunks in float32."""
+    """Add U' (row h) to the head's gradients, which are summed over chunks in float32."""
     weight_VD = head.weight_VD
     total_VD = gradients.weight_VD
     dtype = torch.float32 if weight_VD.dtype == torch.float16 else weight_VD.dtype

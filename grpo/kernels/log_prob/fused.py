@@ -131,17 +131,7 @@ class TileChunk(chunked.ChunkSteps):
         parts = {"peak_ptr": peak, "sum_ptr": total, "moment_ptr": moment, "taken_ptr": taken_R}
         merged = {"peak_row_ptr": peak_R, "total_ptr": total_R, "rest_ptr": rest_R}
         self._exponentials(parts, store=with_gradient)
-        grid = (-(-rows // MERGE_ROWS),)
-        triton_kernels.merge_tiles_kernel[grid](
-            logp_ptr=self.logp_R,
-            entropy_ptr=self.entropy_R,
-            num_rows=rows,
-            num_tiles=tiles,
-            BM=MERGE_ROWS,
-            num_warps=2,
-            **parts,
-            **merged,
-        )
+        self._merge(parts, merged)
         if with_gradient:
             self._gradient(peak, merged)
         return self.logp_R, self.entropy_R
@@ -151,10 +141,12 @@ class TileChunk(chunked.ChunkSteps):
         head = self.head
         rows, size = self.logit_grad_RV.shape
         hidden_RD = self.hidden_RD.to(head.weight_VD.dtype).contiguous()
+        hidden_tile = [TILE["BM"], TILE["BK"]]
+        weight_tile = [TILE["BN"], TILE["BK"]]
         grid = (-(-rows // TILE["BM"]) * -(-size // TILE["BN"]),)
         triton_kernels.exp_tiles_kernel[grid](
-            x_desc=TensorDescriptor.from_tensor(hidden_RD, [TILE["BM"], TILE["BK"]]),
-            w_desc=TensorDescriptor.from_tensor(head.weight_VD, [TILE["BN"], TILE["BK"]]),
+            x_desc=TensorDescriptor.from_tensor(hidden_RD, hidden_tile),
+            w_desc=TensorDescriptor.from_tensor(head.weight_VD, weight_tile),
             e_ptr=self.logit_grad_RV,
             bias_ptr=self.logit_grad_RV if head.bias_V is None else head.bias_V,
             target_ptr=self.target_R,
@@ -169,6 +161,21 @@ class TileChunk(chunked.ChunkSteps):
             **parts,
             **TILE,
             **_head_arguments(head),
+        )
+
+    def _merge(self, parts: dict[str, Tensor], merged: dict[str, Tensor]) -> None:
+        """The statistics of each row from those of its tiles."""
+        tiles, rows = parts["peak_ptr"].shape
+        grid = (-(-rows // MERGE_ROWS),)
+        triton_kernels.merge_tiles_kernel[grid](
+            logp_ptr=self.logp_R,
+            entropy_ptr=self.entropy_R,
+            num_rows=rows,
+            num_tiles=tiles,
+            BM=MERGE_ROWS,
+            num_warps=2,
+            **parts,
+            **merged,
         )
 
     def _gradient(self, peak: Tensor, merged: dict[str, Tensor]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from grpo.kernels import log_prob
+from grpo.kernels.log_prob.dispatch import fused_log_prob
 from grpo.kernels.log_prob.spec import Gradients, Head, statistics_dtype
 
 
@@ -29,7 +29,7 @@ def head_logprob(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(logp_T, entropy_T, d logp / dh [T, D] if `unit`, else empty)."""
     head = Head(weight_VD, bias_V, scale=scale, softcap=softcap, temperature=temperature)
-    result = log_prob.fused_log_prob(hidden_TD, head, target_T, _ones if unit else None)
+    result = fused_log_prob(hidden_TD, head, target_T, _ones if unit else None)
     grad_TD = hidden_TD.new_empty(0) if result.hidden_TD is None else result.hidden_TD
     return result.logp_T, result.entropy_T, grad_TD
 
@@ -66,14 +66,13 @@ def head_gradient(
     def coefficients(start: int, end: int, *_: Tensor) -> tuple[Tensor, Tensor | None]:
         return g_T[start:end], None if e_T is None else e_T[start:end]
 
-    result = log_prob.fused_log_prob(hidden_TD, head, target_T, coefficients, gradients=gradients)
+    result = fused_log_prob(hidden_TD, head, target_T, coefficients, gradients=gradients)
     assert result.hidden_TD is not None, "there are coefficients"
-    grad_VD = hidden_TD.new_empty(0)
-    grad_V = hidden_TD.new_empty(0)
-    if gradients is not None:
-        grad_VD = gradients.weight_VD
-        grad_V = grad_V if gradients.bias_V is None else gradients.bias_V
-    return result.hidden_TD, grad_VD, grad_V
+    empty = hidden_TD.new_empty(0)
+    if gradients is None:
+        return result.hidden_TD, empty, empty.clone()
+    bias_V = empty if gradients.bias_V is None else gradients.bias_V
+    return result.hidden_TD, gradients.weight_VD, bias_V
 
 
 def _zeros_like(head: Head) -> Gradients:
@@ -113,6 +112,7 @@ def _backward(ctx: Any, g_T: Tensor | None, e_T: Tensor | None, _: Any) -> tuple
         grad_TD = (unit_TD.to(g_T.dtype) * g_T[:, None]).to(hidden_TD.dtype)
         return grad_TD, None, None, *no_grads
     trainable = ctx.needs_input_grad[1]
+    numbers = {"scale": ctx.scale, "softcap": ctx.softcap, "temperature": ctx.temperature}
     hidden, weight, bias = head_gradient(
         hidden_TD,
         weight_VD,
@@ -120,10 +120,8 @@ def _backward(ctx: Any, g_T: Tensor | None, e_T: Tensor | None, _: Any) -> tuple
         target_T,
         g_T=g_T,
         e_T=e_T,
-        scale=ctx.scale,
-        softcap=ctx.softcap,
-        temperature=ctx.temperature,
         trainable=trainable,
+        **numbers,
     )
     grad_VD = weight.to(weight_VD.dtype) if trainable else None
     grad_V = bias.to(bias_V.dtype) if trainable and bias_V is not None else None

@@ -1,11 +1,11 @@
 """Triton kernels of the head: gradients of logits row by row, and a first product that never stores a logit.
 
-U = d(-logp)/d(logits) = p - onehot(target) throughout. `row_gradient_kernel` reads a row of float32 products twice and
-leaves U in the row's own memory. `exp_tiles_kernel` is the first product with an epilogue: of each tile it stores
-E = 2^(z log2(e) - k) in the weight's dtype, k the ceiling of the row's largest exponent in the tile, together with k, the
-sum of E without the target's and the moment; sums are taken from the float32 accumulators. `merge_tiles_kernel` computes
-log-probs and entropies from these, `tile_gradient_kernel` turns E into U in place. No kernel uses atomics: results do not
-change from run to run.
+U = d(-logp)/d(logits) = p - onehot(target) throughout. `row_gradient_kernel` reads a row of float32 products twice
+and leaves U in the row's own memory. `exp_tiles_kernel` is the first product with an epilogue: of each tile it
+stores E = 2^(z log2(e) - k) in the weight's dtype, k the ceiling of the row's largest exponent in the tile,
+together with k, the sum of E without the target's and the moment; sums are taken from the float32 accumulators.
+`merge_tiles_kernel` computes log-probs and entropies from these, `tile_gradient_kernel` turns E into U in place. No
+kernel uses atomics: results do not change from run to run.
 
 Rows are read and written up to the next multiple of 16 columns, for which `spec.aligned_rows` leaves room, so that
 accesses are 16 bytes wide whatever the vocabulary's size; the contents of the extra columns are never used.

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MASS_BITS = (
-    44  # of a weight of 1: 24 hold the weight's own digits, and 2**18 tokens sum without overflow
-)
+# Of a weight of 1: 24 hold the weight's own digits, and 2**18 tokens sum without overflow.
+MASS_BITS = 44
 LN2_HIGH = 0.693359375
 LN2_LOW = -2.12194440e-4
 LOG_COEFFICIENTS = (

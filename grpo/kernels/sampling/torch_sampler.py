@@ -83,10 +83,10 @@ def keep(logp_RV: Tensor, sampling: Sampling) -> Tensor:
 def draw(logp_RV: Tensor, seed_R: Tensor, position_R: Tensor) -> Tensor:
     """The token of each row with the largest log-prob + Gumbel noise; of equal ones the lowest.
 
-    The noise is -log(E), E = -log(1 - u) >= u. So a token beats a score of `bar` only if u <= exp(logp - bar), which is a
-    comparison with its hash: logarithms are computed only for the few tokens that pass. The bar is the score of the
-    likeliest token or, where many are about as likely, of the one with the most noise, whichever is higher. No
-    token that could win is dropped: both of these always pass, and the limit is rounded up by 1e-5.
+    The noise is -log(E), E = -log(1 - u) >= u. So a token beats a score of `bar` only if u <= exp(logp - bar),
+    which is a comparison with its hash: logarithms are computed only for the few tokens that pass. The bar is the
+    score of the likeliest token or, where many are about as likely, of the one with the most noise, whichever is
+    higher. No token that could win is dropped: both of these always pass, and the limit is rounded up by 1e-5.
     """
     hash_RV = hashes(seed_R, position_R, logp_RV.shape[-1])
     half_RV = (hash_RV >> 1).bitwise_and_(0x7FFFFFFF)
@@ -94,9 +94,7 @@ def draw(logp_RV: Tensor, seed_R: Tensor, position_R: Tensor) -> Tensor:
     noisiest_R1 = half_RV.argmin(-1, keepdim=True)
     bar_R1 = _scores(logp_RV, hash_RV, top_R1)
     bar_R1 = bar_R1.fmax(_scores(logp_RV, hash_RV, noisiest_R1))
-    limit_RV = (logp_RV - bar_R1).exp_().mul_(HASH_RANGE * (1 + 1e-5))
-    limit_RV = limit_RV.clamp_(0, HASH_RANGE - 128).nan_to_num_()
-    passes_RV = half_RV <= limit_RV.to(torch.int32)
+    passes_RV = half_RV <= _hash_limits(logp_RV, bar_R1)
     passes_RV.scatter_(-1, torch.cat([top_R1, noisiest_R1], -1), True)
     row_C, token_C = passes_RV.nonzero(as_tuple=True)
     score_C = gumbel_of(hash_RV[row_C, token_C]) + logp_RV[row_C, token_C]
@@ -106,6 +104,12 @@ def draw(logp_RV: Tensor, seed_R: Tensor, position_R: Tensor) -> Tensor:
     return top_R1[:, 0].scatter_reduce(
         dim=0, index=row_C[wins_C], src=token_C[wins_C], reduce="amin", include_self=False
     )
+
+
+def _hash_limits(logp_RV: Tensor, bar_R1: Tensor) -> Tensor:
+    """The largest 31-bit hash with which a token may reach the bar, rounded up."""
+    limit_RV = (logp_RV - bar_R1).exp_().mul_(HASH_RANGE * (1 + 1e-5))
+    return limit_RV.clamp_(0, HASH_RANGE - 128).nan_to_num_().to(torch.int32)
 
 
 def _scores(logp_RV: Tensor, hash_RV: Tensor, token_R1: Tensor) -> Tensor:

@@ -405,7 +405,10 @@ def no_sums(RB: tl.constexpr):
 
 @triton.jit
 def softmax_sums(top_R, sum_R, kept_R, mean_R, scaled, kept, ENTROPY: tl.constexpr):
-    """The online softmax: (top, sum of all, sum of what is kept, its sum of (scaled - top) weights) with one more tile."""
+    """The online softmax with one more tile: (top, sum, sum of what is kept, its moment).
+
+    The moment is the sum of (scaled - top) exp(scaled - top).
+    """
     higher = tl.maximum(top_R, tl.max(scaled, 1))
     pivot = tl.where(higher == float("-inf"), 0.0, higher)
     fade = tl.exp(top_R - pivot)
@@ -536,7 +539,7 @@ def tiles(num_rows: int, vocab: int, *, search: bool = False) -> tuple[int, int]
 
 
 def readable_columns(logits_RV: Tensor, vocab: int) -> int:
-    """How many columns of each row may be read: `vocab` up to a multiple of 16, if the memory behind it is the tensor's."""
+    """How many columns of each row may be read: `vocab` rounded up to 16, if that memory belongs to the tensor."""
     wide = -(-vocab // 16) * 16
     stride = logits_RV.stride(0)
     end = logits_RV.storage_offset() + (len(logits_RV) - 1) * stride + wide
@@ -556,8 +559,18 @@ class _Cut:
     state: Tensor
     counts: Tensor
     masses: Tensor
-    by_mass: bool
-    given: bool
+    by_mass: bool = False
+    given: bool = False
+
+    def arguments(self) -> dict[str, Any]:
+        """As `draw_kernel` takes them."""
+        return {
+            "state": self.state,
+            "counts": self.counts,
+            "masses": self.masses,
+            "BY_MASS": self.by_mass,
+            "GIVEN": self.given,
+        }
 
 
 class _Launch:
@@ -614,7 +627,7 @@ class _Launch:
         given = state is not None
         if state is None:
             state = self.empty(ROUNDS, 4, self.rows, dtype=torch.int64)
-        sums = self.empty(2, 2, self.rows, self.chunks, 16, dtype=torch.int64)
+        sums = self.empty(2, 2, self.rows * self.chunks, 16, dtype=torch.int64)
         grid, arguments = self.over_logits(self.tile(search=True))
         for number in range(ROUNDS):
             old_counts, old_masses = sums[(number - 1) % 2]
@@ -682,12 +695,7 @@ class _Launch:
         entropy: bool,
     ) -> dict[str, Tensor]:
         """Each chunk's winner and sums."""
-        score_RS = self.empty(self.rows, self.chunks, dtype=torch.float32)
-        parts = {
-            "part_score": score_RS,
-            "part_token": self.empty(self.rows, self.chunks, dtype=torch.int32),
-            "part_sums": self.empty(5, self.rows, self.chunks, dtype=torch.float32),
-        }
+        parts = self.empty_parts()
         grid, arguments = self.over_logits(self.tile())
         draw_kernel[grid](
             seed_R=seed_R,
@@ -696,12 +704,20 @@ class _Launch:
             SB=self.chunks_padded,
             ROUNDS=ROUNDS,
             num_warps=draw_warps(cut is not None),
-            **self.filter_arguments(cut, top_RS, unused=score_RS),
+            **self.filter_arguments(cut, top_RS, unused=parts["part_score"]),
             **parts,
             **self.numbers,
             **arguments,
         )
         return parts
+
+    def empty_parts(self) -> dict[str, Tensor]:
+        """Memory for each chunk's winner and sums."""
+        return {
+            "part_score": self.empty(self.rows, self.chunks, dtype=torch.float32),
+            "part_token": self.empty(self.rows, self.chunks, dtype=torch.int32),
+            "part_sums": self.empty(5, self.rows, self.chunks, dtype=torch.float32),
+        }
 
     def filter_arguments(
         self, cut: _Cut | None, top_RS: Tensor | None, *, unused: Tensor
@@ -710,15 +726,11 @@ class _Launch:
         min_p = self.sampling.min_p
         return {
             "top_RS": unused if top_RS is None else top_RS,
-            "state": unused if cut is None else cut.state,
-            "counts": unused if cut is None else cut.counts,
-            "masses": unused if cut is None else cut.masses,
             "lowest_fall": log_min_p(min_p),
             "GREEDY": self.sampling.temperature == 0,
             "CUT": cut is not None,
-            "BY_MASS": cut is not None and cut.by_mass,
-            "GIVEN": cut is not None and cut.given,
             "MIN_P": self.sampling.filters and min_p > 0,
+            **(_Cut(unused, unused, unused) if cut is None else cut).arguments(),
         }
 
     def finish(self, parts: dict[str, Tensor], *, entropy: bool) -> SampledTokens:

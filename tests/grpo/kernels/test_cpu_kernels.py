@@ -1,4 +1,4 @@
-"""The native kernels: against their definitions in fp64, what their bits hang on, and how they are built and loaded."""
+"""The native kernels: against their definitions in fp64, what their bits depend on, and how they are built and loaded."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Scene:
     padded: int = 0
     draw: object = torch.randn
     scaling: float = 0.2
-    shelves: list = field(default_factory=list)
+    buckets: list = field(default_factory=list)
     rows: list = field(default_factory=list)
     members: list = field(default_factory=list)
     prompts: list = field(default_factory=list)
@@ -72,14 +72,14 @@ class Scene:
                 )
             else:
                 self.prompts.append(None)
-        places = {width: number for number, width in enumerate(own)}
+        number_of = {width: number for number, width in enumerate(own)}
         ahead = {width: number + len(own) for number, width in enumerate(shared)}
-        self.rows = [(places[width], entry, length) for width, entry, length in self.rows]
+        self.rows = [(number_of[width], entry, length) for width, entry, length in self.rows]
         self.prompts = [p and (ahead[p[0]], p[1], p[2]) for p in self.prompts]
-        self.shelves = [
+        self.buckets = [
             tuple(self.draw(len(held) + 1, width, self.kv_heads, self.width) for _ in range(2))
-            for shelf in (own, shared)
-            for width, held in shelf.items()
+            for bucket in (own, shared)
+            for width, held in bucket.items()
         ]
         number = len(self.rows) + self.padded
         self.query, self.key, self.value = (
@@ -97,19 +97,19 @@ class Scene:
 
     def attend(self, **options) -> Tensor:
         return ops.decode_attention(
-            self.query, self.key, self.value, self.shelves, self.layout(**options), self.scaling
+            self.query, self.key, self.value, self.buckets, self.layout(**options), self.scaling
         )
 
     def expected(self, row: int) -> Tensor:
         """[heads, width] in fp64 by the definition, of what was stored before the step and the row's new key."""
         prompt = self.prompts[next(i for i, group in enumerate(self.members) if row in group)]
-        shelf, entry, length = self.rows[row]
+        bucket, entry, length = self.rows[row]
         seen = []
         for number, new in enumerate((self.key, self.value)):
             parts = (
-                [] if prompt is None else [self.shelves[prompt[0]][number][prompt[1], : prompt[2]]]
+                [] if prompt is None else [self.buckets[prompt[0]][number][prompt[1], : prompt[2]]]
             )
-            parts += [self.shelves[shelf][number][entry, :length], new[row][None]]
+            parts += [self.buckets[bucket][number][entry, :length], new[row][None]]
             seen.append(
                 torch.cat(parts)
                 .double()
@@ -156,9 +156,9 @@ def test_attention_is_its_definition_and_stores_the_new_token_and_nothing_else(
     ]
     scene = Scene(heads, kv_heads, width, groups, padded=drawn.randint(0, 7))
     expected = [scene.expected(row) for row in range(len(scene.rows))]
-    stored = [tuple(x.clone() for x in shelf) for shelf in scene.shelves]
-    for row, (shelf, entry, length) in enumerate(scene.rows):
-        stored[shelf][0][entry, length], stored[shelf][1][entry, length] = (
+    stored = [tuple(x.clone() for x in bucket) for bucket in scene.buckets]
+    for row, (bucket, entry, length) in enumerate(scene.rows):
+        stored[bucket][0][entry, length], stored[bucket][1][entry, length] = (
             scene.key[row],
             scene.value[row],
         )
@@ -167,7 +167,7 @@ def test_attention_is_its_definition_and_stores_the_new_token_and_nothing_else(
         found[: len(expected)].double(), torch.stack(expected), atol=1e-5, rtol=0
     )
     assert found.shape == scene.query.shape and not found[len(expected) :].any()
-    assert all(torch.equal(a, b) for pair in zip(scene.shelves, stored) for a, b in zip(*pair))
+    assert all(torch.equal(a, b) for pair in zip(scene.buckets, stored) for a, b in zip(*pair))
 
 
 @by_native
@@ -193,7 +193,7 @@ def test_inputs_need_not_be_contiguous(seed):
 
 @by_native
 @pytest.mark.parametrize("size", [1e-30, 1e30])
-def test_scores_and_values_of_any_scale_are_weighed_right(size, seed):
+def test_scores_and_values_of_any_scale_are_weighted_correctly(size, seed):
     """Whole numbers, whose scores are exact though they differ by thousands."""
     scene = Scene(
         4,
@@ -204,7 +204,7 @@ def test_scores_and_values_of_any_scale_are_weighed_right(size, seed):
         scaling=0.5,
     )
     scene.value *= size
-    for _, values in scene.shelves:
+    for _, values in scene.buckets:
         values *= size
     expected = torch.stack([scene.expected(row) for row in range(4)])
     torch.testing.assert_close(scene.attend().double() / size, expected / size, atol=2e-5, rtol=0)
@@ -212,7 +212,7 @@ def test_scores_and_values_of_any_scale_are_weighed_right(size, seed):
 
 @by_native
 @pytest.mark.parametrize("heads, kv_heads, width", [(9, 3, 64), (4, 4, 48), (14, 2, 80)])
-def test_bits_of_a_row_hang_neither_on_its_neighbours_nor_on_order_nor_on_threads(
+def test_the_bits_of_a_row_depend_neither_on_its_neighbours_nor_on_order_nor_on_threads(
     heads, kv_heads, width, threads, seed
 ):
     drawn = random.Random(seed)
@@ -238,12 +238,12 @@ def test_bits_of_a_row_hang_neither_on_its_neighbours_nor_on_order_nor_on_thread
 def test_what_lies_behind_a_row_or_in_other_rows_changes_no_bit(garbage, seed):
     scene = Scene(6, 2, 48, [(70, [0, 5, 63, 64, 100]), (40, [3, 9]), (0, [60])], padded=2)
     clean = scene.attend()
-    for shelf, entry, length in scene.rows:
-        for stored in scene.shelves[shelf]:
+    for bucket, entry, length in scene.rows:
+        for stored in scene.buckets[bucket]:
             stored[entry, length + 1 :] = garbage
-            stored[-1] = garbage  # an entry of nobody
-    for shelf, entry, length in filter(None, scene.prompts):
-        for stored in scene.shelves[shelf]:
+            stored[-1] = garbage  # an entry that no row uses
+    for bucket, entry, length in filter(None, scene.prompts):
+        for stored in scene.buckets[bucket]:
             stored[entry, length:] = garbage
     assert torch.equal(scene.attend(), clean)
     for tensor, row in ((scene.query, 1), (scene.key, 5), (scene.value, 7)):
@@ -260,8 +260,8 @@ def test_what_lies_behind_a_row_or_in_other_rows_changes_no_bit(garbage, seed):
 @by_native
 def test_a_prompt_that_is_nan_fails_its_own_readers_alone(seed):
     scene = Scene(6, 2, 48, [(70, [0, 5]), (40, [3])])
-    clean, (shelf, entry, _) = scene.attend(), scene.prompts[0]
-    scene.shelves[shelf][0][entry, 7] = torch.nan
+    clean, (bucket, entry, _) = scene.attend(), scene.prompts[0]
+    scene.buckets[bucket][0][entry, 7] = torch.nan
     found = scene.attend()
     assert found[:2].isnan().all() and torch.equal(found[2], clean[2])
 
@@ -283,10 +283,10 @@ def test_only_what_the_kernel_takes_is_offered_to_it():
 @by_native
 @pytest.mark.parametrize("window", [None, 50])
 @pytest.mark.parametrize("heads, kv_heads, width", [(6, 2, 32), (4, 4, 16)])
-def test_slots_give_the_same_with_native_kernels_as_with_torch(
+def test_the_cache_gives_the_same_with_native_kernels_as_with_torch(
     heads, kv_heads, width, window, seed
 ):
-    """Rows that are added and dropped, that outgrow shelves and windows, behind prompts of their own and shared."""
+    """Rows that are added and dropped, that outgrow buckets and windows, behind prompts of their own and shared."""
     drawn, slots = random.Random(seed), [ContiguousCache(shared=30), ContiguousCache(shared=30)]
     for number in range(50):
         for _ in range(drawn.choice([0, 1, 2]) if number else 2):
@@ -411,7 +411,7 @@ def test_of_equal_scores_the_lowest_token_is_taken(size, seed):
     logits_RV = torch.randn(20, size)
     logits_RV[:, [first, second]] = 9.0
     assert sample(logits_RV, *inputs, Sampling(0.0))[0].eq(first).all()
-    hash_RV = hashes(*inputs, size)  # equal logits: the most noise wins, and it is seldom equal
+    hash_RV = hashes(*inputs, size)  # equal logits: the most noise wins, and equal noise is rare
     assert torch.equal(
         sample(torch.zeros(20, size), *inputs, Sampling())[0],
         (hash_RV.view(torch.uint32).long()).argmin(-1),
@@ -446,7 +446,7 @@ def test_logits_may_be_views_of_any_stride_and_of_half_precision(seed):
 
 
 @by_native
-def test_a_token_hangs_neither_on_the_rows_beside_it_nor_on_threads(threads, seed):
+def test_a_token_depends_neither_on_its_neighbours_nor_on_threads(threads, seed):
     logits_RV, seed_R, position_R = torch.randn(13, 777), seeds(13, seed), torch.arange(13)
     together = sample(logits_RV, seed_R, position_R, Sampling(0.7))
     for number in (1, 2, 3):
@@ -487,7 +487,7 @@ def test_no_rows_give_no_tokens():
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache; kernels are built there without optimization, as fast as it goes."""
+    """An empty cache; kernels are built there without optimization, to be fast."""
     if sys.platform != "linux":
         pytest.skip("native kernels are built on Linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -498,12 +498,12 @@ def cache(tmp_path, monkeypatch):
 
 
 def loaded():
-    """What a new process would find: the library, or why there is none."""
+    """What a new process would get: the library, or why there is none."""
     return ops._library.__wrapped__()
 
 
 def compiler(folder, lines: str) -> str:
-    """A C++ compiler that answers what it is, and then does this."""
+    """A C++ compiler that answers --version, and then runs `lines`."""
     script = folder / "cxx"
     script.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo cxx 1.0 && exit 0\n{lines}\n')
     script.chmod(0o755)
@@ -533,7 +533,7 @@ def test_a_compiler_that_fails_leaves_torchs_operations_with_a_reason(
     found = loaded()
     assert isinstance(found, str) and re.search(why, found) and "\n" not in found
     assert not [path for path in cache.iterdir() if path.is_dir()], (
-        "what it had begun is cleared away"
+        "its temporary files are removed"
     )
 
 
@@ -586,8 +586,8 @@ BROKEN = textwrap.dedent("""
 
 
 @by_native
-def test_a_broken_library_in_the_cache_is_built_anew(tmp_path):
-    """In a process of its own: to load half a library would end it."""
+def test_a_broken_library_in_the_cache_is_rebuilt(tmp_path):
+    """In a process of its own: loading half a library would kill it."""
     done = subprocess.run(
         [sys.executable, "-c", BROKEN],
         capture_output=True,
@@ -599,7 +599,7 @@ def test_a_broken_library_in_the_cache_is_built_anew(tmp_path):
 
 
 @by_native
-def test_processes_that_build_at_the_same_time_do_not_hinder_each_other(tmp_path):
+def test_processes_can_build_at_the_same_time(tmp_path):
     code = (
         "from grpo.kernels.cpu import build, ops; build.OPTIONS = (*build.OPTIONS, '-O0'); "
         "assert ops.reason() is None, ops.reason()"
@@ -619,8 +619,8 @@ def test_processes_that_build_at_the_same_time_do_not_hinder_each_other(tmp_path
 @pytest.mark.parametrize(
     "setting", ["set_default_dtype(torch.bfloat16)", "set_default_device('meta')"]
 )
-def test_torchs_defaults_are_nothing_to_the_kernels(setting):
-    """In a process of its own: memory of another type than was meant would end it."""
+def test_torchs_defaults_do_not_matter_to_the_kernels(setting):
+    """In a process of its own: memory of the wrong dtype would crash it."""
     code = textwrap.dedent(f"""
         import torch
         from grpo.kernels.cpu import build, ops
@@ -675,7 +675,7 @@ def without_home(path):
 
 
 @pytest.mark.parametrize("relative", ["", "cache", "~/cache"])
-def test_a_relative_cache_counts_for_nothing(relative, cache, tmp_path, monkeypatch):
+def test_a_relative_cache_folder_is_ignored(relative, cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", relative)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
