@@ -82,8 +82,7 @@ class RowChunk(chunked.ChunkSteps):
         z_RV = self.logit_grad_RV
         rows, size = z_RV.shape
         grad_RV = _in_the_same_memory(z_RV, head.weight_VD.dtype)
-        self.logp_R = torch.empty(rows, device=z_RV.device)
-        self.entropy_R = torch.empty(rows, device=z_RV.device)
+        self.logp_R, self.entropy_R = torch.empty(2, rows, device=z_RV.device)
         grid = (rows,)
         triton_kernels.row_gradient_kernel[grid](
             z_ptr=z_RV,
@@ -141,12 +140,10 @@ class TileChunk(chunked.ChunkSteps):
         head = self.head
         rows, size = self.logit_grad_RV.shape
         hidden_RD = self.hidden_RD.to(head.weight_VD.dtype).contiguous()
-        hidden_tile = [TILE["BM"], TILE["BK"]]
-        weight_tile = [TILE["BN"], TILE["BK"]]
         grid = (-(-rows // TILE["BM"]) * -(-size // TILE["BN"]),)
         triton_kernels.exp_tiles_kernel[grid](
-            x_desc=TensorDescriptor.from_tensor(hidden_RD, hidden_tile),
-            w_desc=TensorDescriptor.from_tensor(head.weight_VD, weight_tile),
+            x_desc=_tiled(hidden_RD, rows=TILE["BM"]),
+            w_desc=_tiled(head.weight_VD, rows=TILE["BN"]),
             e_ptr=self.logit_grad_RV,
             bias_ptr=self.logit_grad_RV if head.bias_V is None else head.bias_V,
             target_ptr=self.target_R,
@@ -222,6 +219,10 @@ def _add_entropy_gradient(chunk: RowChunk | TileChunk, g_R: Tensor, e_R: Tensor)
         BLOCK=BLOCK,
         num_warps=8,
     )
+
+
+def _tiled(matrix: Tensor, *, rows: int) -> TensorDescriptor:
+    return TensorDescriptor.from_tensor(matrix, [rows, TILE["BK"]])
 
 
 def _aligned_buffer(head: Head, rows: int, dtype: torch.dtype) -> Tensor:
