@@ -385,8 +385,8 @@ def attend(
     values: Tensor,
     tables: PageTables,
     scaling: float,
-    window: int | None,
-    softcap: float | None,
+    window: int | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """`grpo.kernels.decode_attention.dispatch.attend` by the kernels of this file; fp32, fp16 or bf16."""
     rows, heads, width = query_RHW.shape

@@ -769,8 +769,8 @@ def sample(
     position_R: Tensor,
     sampling: Sampling,
     *,
-    vocab_size: int | None,
-    entropy: bool,
+    vocab_size: int | None = None,
+    entropy: bool = False,
 ) -> SampledTokens:
     """`grpo.kernels.sampling.exact.sample` by the kernels of this file."""
     logits_RV = logits_RV if logits_RV.stride(-1) == 1 else logits_RV.contiguous()
