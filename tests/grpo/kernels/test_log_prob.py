@@ -30,13 +30,13 @@ def test_chunks_compute_the_specification_in_float64(name, with_entropy, shape, 
             assert all(
                 part is None or (part.abs() < 1e-12).all()
                 for part in computed(chunked.fused_log_prob, *inputs, spans)
-            )  # one token alone is certain
+            )  # with one token in the vocabulary everything is certain
 
 
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("offset", [0.0, 300.0])
 def test_float32_keeps_its_digits(name, offset, seed):
-    """Logits far from 0 mean what they mean by their differences; a soft-cap takes them where its slope ends."""
+    """Only differences of logits matter, however far they are from 0; a soft-cap is excluded, it flattens there."""
     inputs = problem(50, 64, 1003, **HEADS[name])
     if offset and inputs[1].bias_V is not None and not inputs[1].softcap:
         inputs[1].bias_V.add_(offset)
@@ -93,7 +93,7 @@ def confident_hidden(head, target_T, rest_T):
     "dtype, logp, gradient", [(torch.bfloat16, 0.15, 0.03), (torch.float16, 2e-5, 2e-3)]
 )
 def test_half_precision_weights_have_a_float32_gradient(dtype, logp, gradient, seed):
-    """In bfloat16 a CPU's product rounds the logits themselves; float16 is taken up to float32."""
+    """In bfloat16 a CPU's product rounds the logits themselves; float16 is upcast to float32."""
     inputs = problem(33, 32, 403, dtype, **HEADS["temperature"])
     compared(
         chunked.fused_log_prob,
@@ -125,7 +125,7 @@ def test_rows_of_coefficient_zero_change_nothing_and_are_left_out_of_the_product
     assert sum(seen) == int((g_T != 0).sum())
 
 
-def test_where_every_coefficient_is_zero_there_is_no_gradient(seed):
+def test_if_every_coefficient_is_zero_there_is_no_gradient(seed):
     hidden_TD, head, target_T, g_T, _ = problem(37, 40, 700)
     *_, grad_TD, weight_VD, _ = computed(
         chunked.fused_log_prob, hidden_TD, head, target_T, 0 * g_T, None, [(0, 20), (20, 37)]
@@ -219,12 +219,12 @@ def test_compile_and_checkpointing_see_through_the_operator(seed):
             torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
 
 
-# ---- found in a model -------------------------------------------------------------------------------------------
+# ---- in a model ------- -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("family", [*FAMILIES, "cohere", "tied"])
-def test_the_head_of_each_architecture_is_found_and_says_what_the_model_says(
+def test_the_head_of_each_architecture_is_recognized_and_computes_what_the_model_computes(
     family, lora, monkeypatch, seed
 ):
     options = {"tie_word_embeddings": True} if family == "tied" else {}
@@ -259,7 +259,7 @@ def gradients_of(policy, packed):
     return {name: p.grad for name, p in policy.trainable().items()}
 
 
-def test_a_head_that_is_more_than_one_matrix_goes_on_through_its_own_logits(seed):
+def test_a_head_that_is_more_than_one_matrix_uses_its_own_logits(seed):
     class Doubled(nn.Linear):
         def forward(self, hidden):
             return 2 * super().forward(hidden)
@@ -273,7 +273,7 @@ def test_a_head_that_is_more_than_one_matrix_goes_on_through_its_own_logits(seed
     )
     other, plain = tiny_policy("llama", 5), tiny_policy("llama", 5)
     other.model.lm_head.__class__ = Doubled
-    other.model.lm_head.__dict__.pop("forward", None)  # which the policy may have put there
+    other.model.lm_head.__dict__.pop("forward", None)  # the policy may have set it
     with torch.no_grad():
         plain.model.lm_head.weight.mul_(2)
     assert other.head is None and "not one plain matrix" in other.describe_head()
@@ -283,7 +283,7 @@ def test_a_head_that_is_more_than_one_matrix_goes_on_through_its_own_logits(seed
     )
 
 
-def test_a_scale_that_the_configuration_does_not_tell_is_noticed(seed):
+def test_a_scale_that_the_configuration_omits_is_noticed(seed):
     policy = tiny_policy("granite", seed % 1000)
     policy.base.config.get_text_config().logits_scaling = 1.0
     forward = policy.model.forward

@@ -173,7 +173,7 @@ def test_new_keys_and_values_are_written_where_the_row_has_come_to(dtype, width,
         assert torch.equal(pool.nan_to_num(7.0), old.nan_to_num(7.0))
 
 
-def test_a_life_of_rows_runs_on_the_kernels_too(seed):
+def test_rows_that_come_and_go_run_on_the_kernels_too(seed):
     groups = PagedCache(6, 30, "cpu", max_prefix=130, max_tokens=100, rows_per_block=2)
     for _ in range(4):
         groups.put([0, 2, 3], {0: tuple(torch.randn(2, KV_HEADS, 129, 32))}, 129)
