@@ -40,11 +40,14 @@ def _library() -> ctypes.CDLL | str:
 
 def _declare(library: ctypes.CDLL) -> None:
     """The functions' argument types, in the order of the source."""
-    attention = [c_void_p] * 10 + [c_int64] * 4 + [c_float, c_void_p, c_int]
-    logits = [c_void_p] + [c_int64] * 3
-    library.decode_attention.argtypes = attention
+    pointers = [c_void_p] * 10
+    numbers = [c_int64] * 4
+    library.decode_attention.argtypes = [*pointers, *numbers, c_float, c_void_p, c_int]
     library.decode_attention.restype = None
-    library.sample.argtypes = logits + [c_void_p] * 2 + [c_float] + [c_void_p] * 3 + [c_int]
+    shape = [c_int64] * 3
+    seeds = [c_void_p] * 2
+    results = [c_void_p] * 3
+    library.sample.argtypes = [c_void_p, *shape, *seeds, c_float, *results, c_int]
     library.sample.restype = None
     library.attention_work_bytes.restype = c_int64
 

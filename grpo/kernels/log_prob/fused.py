@@ -8,6 +8,7 @@ been measured yet; `FORM` decides, ``rows`` by default.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Sequence
 
 import torch
@@ -82,7 +83,8 @@ class RowChunk(chunked.ChunkSteps):
         z_RV = self.logit_grad_RV
         rows, size = z_RV.shape
         grad_RV = _in_the_same_memory(z_RV, head.weight_VD.dtype)
-        self.logp_R, self.entropy_R = torch.empty(2, rows, device=z_RV.device)
+        self.logp_R = torch.empty(rows, device=z_RV.device)
+        self.entropy_R = torch.empty(rows, device=z_RV.device)
         grid = (rows,)
         triton_kernels.row_gradient_kernel[grid](
             z_ptr=z_RV,
@@ -123,10 +125,10 @@ class TileChunk(chunked.ChunkSteps):
         """(logp_R, entropy_R); with gradient the buffer holds U."""
         rows, size = self.logit_grad_RV.shape
         tiles = -(-size // TILE["BN"])
-        new = {"dtype": torch.float32, "device": self.logit_grad_RV.device}
-        peak, total, moment = torch.empty(3, tiles, rows, **new)
-        taken_R, self.logp_R, self.entropy_R = torch.empty(3, rows, **new)
-        peak_R, total_R, rest_R = torch.empty(3, rows, **new)
+        empty = partial(self.logit_grad_RV.new_empty, dtype=torch.float32)
+        peak, total, moment = empty((3, tiles, rows))
+        taken_R, self.logp_R, self.entropy_R = empty((3, rows))
+        peak_R, total_R, rest_R = empty((3, rows))
         parts = {"peak_ptr": peak, "sum_ptr": total, "moment_ptr": moment, "taken_ptr": taken_R}
         merged = {"peak_row_ptr": peak_R, "total_ptr": total_R, "rest_ptr": rest_R}
         self._exponentials(parts, store=with_gradient)
