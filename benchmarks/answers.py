@@ -207,9 +207,9 @@ class ContiguousDecoder:
     """Groups of 8 rows that decode in place, from random prompts' keys."""
 
     def __init__(self, policy: Any, scale: Scale):
+        from grpo.kernels.sampling.spec import Sampling
         from grpo.rollout.cuda_graphs import DecodeStep
         from grpo.rollout.paged_cache import PAGE, PagedCache
-        from grpo.rollout.sampling import Sampling
 
         self.policy, config = policy, policy.base.config
         width = (
@@ -318,9 +318,9 @@ def item_drift(scale: Scale, options: argparse.Namespace) -> dict[str, Any]:
     """Sampled log-probs beside the trainer's of the same tokens; random weights are made to speak decidedly."""
 
     def of(policy: Any) -> dict[str, float]:
+        from grpo.kernels.sampling.spec import Sampling
         from grpo.model.packing import pack
         from grpo.rollout.engine import Engine
-        from grpo.rollout.sampling import Sampling
         from grpo.types import Prompt, Row
 
         policy.stop_ids = frozenset()

@@ -41,10 +41,11 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from grpo.kernels.decode_attention import dispatch as decode
+from grpo.kernels.decode_attention import reference as decode_reference
 from grpo.kernels.sampling import exact as sampler
-from grpo.rollout import sampling as engine_sampler
+from grpo.kernels.sampling import torch_sampler as engine_sampler
+from grpo.kernels.sampling.spec import Sampling
 from grpo.rollout.paged_cache import PagedCache
-from grpo.rollout.sampling import Sampling
 
 SHAPES = {  # heads, kv heads, width, prompt, own tokens
     "Qwen2.5-0.5B": (14, 2, 64, 200, 512),
@@ -215,7 +216,9 @@ def attention(name: str, rows: int, repeats: int, rate: float) -> dict[str, Any]
     for groups, query in sets:
         inputs = query, groups.keys[0], groups.values[0], groups.tables(), scaling
         works.append(lambda inputs=inputs: decode.attend(*inputs))
-        key, value, _ = decode._gather(groups.keys[0], groups.values[0], groups.tables(), None)
+        key, value, _ = decode_reference.gather(
+            groups.keys[0], groups.values[0], groups.tables(), None
+        )
         edge = -(-prompt // 64) * 64
         key, value = (
             torch.cat([x[:, :, :prompt], x[:, :, edge : edge + own]], 2).contiguous()
@@ -228,7 +231,7 @@ def attention(name: str, rows: int, repeats: int, rate: float) -> dict[str, Any]
         )
     error = relative_error(
         works[0](),
-        decode.reference(
+        decode_reference.attend(
             *(x.double() for x in (sets[0][1], sets[0][0].keys[0], sets[0][0].values[0])),
             sets[0][0].tables(),
             scaling,

@@ -24,7 +24,7 @@ import torch
 
 from grpo import Recipe, Trainer
 from grpo.evaluate import evaluate
-from grpo.rollout.sampling import Sampling
+from grpo.kernels.sampling.spec import Sampling
 
 ROOT = Path(__file__).resolve().parent.parent
 CUDA = torch.cuda.is_available()

@@ -58,13 +58,13 @@ def measure(length: int) -> dict[str, float]:
     """Seconds and memory of a group of `length` tokens each: sampled, packed, learnt from."""
     import torch
 
+    from grpo.kernels.sampling.spec import Sampling
     from grpo.learner.batch import make_batch
     from grpo.learner.learner import Learner
     from grpo.learner.optimizer import Optimizer
     from grpo.model.packing import pack
     from grpo.recipe import LossSection, OptimSection
     from grpo.rollout.engine import Engine
-    from grpo.rollout.sampling import Sampling
     from grpo.types import Prompt, ScoredGroup
     from rewards import Score
 

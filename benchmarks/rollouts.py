@@ -48,10 +48,10 @@ from transformers import (
     StoppingCriteria,
 )
 
+from grpo.kernels.sampling.spec import Sampling
 from grpo.model.policy import Policy
 from grpo.recipe import ModelSection
 from grpo.rollout.engine import Engine
-from grpo.rollout.sampling import Sampling
 from grpo.types import Prompt
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -22,13 +22,13 @@ import transformers
 
 import rewards
 from grpo.data.prompts import check_template, load_rows, make_prompts, split_rows
+from grpo.kernels.sampling.spec import Sampling
 from grpo.model.loading import load_config, load_tokenizer
 from grpo.model.policy import Policy, longest_sequence
 from grpo.monitor.redaction import redacted
 from grpo.recipe import Recipe, RecipeError, read_yaml
 from grpo.rollout.compiled import check_compiler
 from grpo.rollout.engine import Engine
-from grpo.rollout.sampling import Sampling
 from grpo.scoring import Scorer, check_rewards, reward_specs
 from grpo.types import Prompt, ScoredGroup
 from rewards import RewardSpec

@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 from grpo.data.prompts import check_template, load_rows, make_prompts
 from grpo.evaluate import evaluation_recipe
+from grpo.kernels.sampling.spec import Sampling
 from grpo.model.loading import load_config, load_tokenizer
 from grpo.model.policy import Policy, longest_sequence
 from grpo.monitor.redaction import redacted
 from grpo.recipe import Recipe, RecipeError
 from grpo.rollout.compiled import check_compiler
 from grpo.rollout.engine import Engine
-from grpo.rollout.sampling import Sampling
 from grpo.types import Group
 
 

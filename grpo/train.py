@@ -27,6 +27,7 @@ from grpo.data.curriculum import Curriculum
 from grpo.data.prompts import PromptStream, check_template, load_rows, make_prompts, split_rows
 from grpo.distributed.process_group import Ranks
 from grpo.evaluate import Evaluation, evaluate, lenient_name, with_lenient
+from grpo.kernels.sampling.spec import Sampling
 from grpo.learner.batch import make_batch, with_final_outcomes
 from grpo.learner.learner import Learner, UpdateStats
 from grpo.learner.optimizer import Optimizer
@@ -43,7 +44,6 @@ from grpo.recipe.describe import keys_help
 from grpo.rollout.compiled import check_compiler
 from grpo.rollout.contiguous_decoder import OOM_MESSAGES
 from grpo.rollout.engine import Engine, EngineFailed
-from grpo.rollout.sampling import Sampling
 from grpo.rollout.sequence import PartialGroup
 from grpo.run import checkpoint, state
 from grpo.run.async_writer import Writer

@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from grpo.kernels.cpu import native
+from grpo.kernels.cpu import ops as native
 
 FIXED_SEED = 20261127
 

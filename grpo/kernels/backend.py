@@ -11,5 +11,5 @@ def interpreting() -> bool:
 
 
 def runs_triton(x: Tensor) -> bool:
-    """Whether Triton kernels take `x`: on CUDA, or anywhere in Triton's interpreter."""
+    """Whether Triton kernels take `x`: on CUDA, or on any device under Triton's interpreter."""
     return x.is_cuda or interpreting()

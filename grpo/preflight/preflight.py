@@ -21,6 +21,7 @@ import transformers
 
 from grpo.data.prompts import PromptStream
 from grpo.evaluate import summarise
+from grpo.kernels.sampling.spec import Sampling
 from grpo.learner.batch import make_batch
 from grpo.learner.learner import Learner
 from grpo.learner.optimizer import Optimizer
@@ -34,7 +35,6 @@ from grpo.preflight.checks import NOTE, WARNING, WRONG, Finding, RunFacts, note,
 from grpo.preflight.memory import GIB, Memory, example_rows, predict
 from grpo.recipe import Recipe, RecipeError
 from grpo.rollout.engine import Engine
-from grpo.rollout.sampling import Sampling
 from grpo.run.console import many_hours
 from grpo.run.log import interval
 from grpo.scoring import Scorer

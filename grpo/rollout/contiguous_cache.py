@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache
 
-from grpo.kernels.cpu import native
+from grpo.kernels.cpu import ops as native
 from grpo.model.packing import MIN_ROWS
 
 BLOCK = 64

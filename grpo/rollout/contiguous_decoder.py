@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from grpo.kernels import linear
+from grpo.kernels.sampling.spec import Sampling
+from grpo.kernels.sampling.torch_sampler import sample
 from grpo.model.attention import PackedLayout
 from grpo.model.packing import MIN_ROWS, PackedRows, bucket_rows
 from grpo.model.policy import Policy
@@ -31,7 +33,6 @@ from grpo.rollout.contiguous_cache import (
     prompt_width,
     width_for,
 )
-from grpo.rollout.sampling import Sampling, sample
 from grpo.rollout.sequence import RolloutSequence, Stops, tensor_of
 
 PREFILL_TOKENS = 8192

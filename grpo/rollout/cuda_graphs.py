@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from grpo.kernels.sampling.exact import sample
-from grpo.rollout.sampling import Sampling
+from grpo.kernels.sampling.spec import Sampling
 
 BUCKETS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512)
 RUNNING, STOPPED, LIMIT, FAILED = 0, 1, 2, 3

@@ -15,6 +15,7 @@ from typing import Callable, Iterator, Sequence
 import psutil
 import torch
 
+from grpo.kernels.sampling.spec import Sampling, completion_seed
 from grpo.model.packing import MIN_ROWS
 from grpo.model.policy import Policy
 from grpo.monitor import watchdog
@@ -28,7 +29,6 @@ from grpo.rollout.contiguous_decoder import (
 )
 from grpo.rollout.generate import GenerateDecoder
 from grpo.rollout.paged_decoder import PagedDecoder
-from grpo.rollout.sampling import Sampling, completion_seed
 from grpo.rollout.sequence import PartialGroup, RolloutSequence, Stops
 from grpo.types import Group, Prompt
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, StoppingCriteria
 
+from grpo.kernels.sampling.spec import Sampling
+from grpo.kernels.sampling.torch_sampler import sample
 from grpo.model.policy import Policy
 from grpo.rollout.contiguous_decoder import EngineStats
-from grpo.rollout.sampling import Sampling, sample
 from grpo.rollout.sequence import RolloutSequence, Stops, tensor_of
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from grpo.kernels.decode_attention.dispatch import PAGE, PageTables, attend, write
+from grpo.kernels.decode_attention.dispatch import attend, write
+from grpo.kernels.decode_attention.spec import PAGE, PageTables
 
 Prefix = Mapping[int, tuple[Tensor, Tensor]]
 

@@ -15,6 +15,7 @@ from typing import Callable, Collection, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from grpo.kernels.sampling.spec import Sampling
 from grpo.model.packing import MIN_ROWS
 from grpo.model.policy import Policy
 from grpo.rollout.contiguous_decoder import (
@@ -26,7 +27,6 @@ from grpo.rollout.contiguous_decoder import (
 )
 from grpo.rollout.cuda_graphs import BUCKETS, DecodeStep, GraphRunner, HostReadback, bucket
 from grpo.rollout.paged_cache import PAGE, PagedCache, PoolExhausted
-from grpo.rollout.sampling import Sampling
 from grpo.rollout.sequence import RolloutSequence, Stops
 
 READ_EVERY = 8

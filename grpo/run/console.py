@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Mapping
 import torch
 
 from grpo import __version__
-from grpo.kernels.cpu import native
+from grpo.kernels.cpu import ops as native
 from grpo.objective.formula import describe_objective
 from grpo.recipe.describe import step_size
 from grpo.run.log import interval

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import rewards
 from grpo import __version__
-from grpo.kernels.cpu import native
+from grpo.kernels.cpu import ops as native
 from grpo.recipe import RecipeError
 from grpo.types import Prompt
 

@@ -20,9 +20,9 @@ import grpo.learner.learner
 import grpo.rollout.contiguous_decoder
 from grpo import Recipe, Trainer
 from grpo.kernels.log_prob import chunked
+from grpo.kernels.sampling.spec import Sampling
 from grpo.monitor.gates import GateStop
 from grpo.rollout.engine import EngineFailed
-from grpo.rollout.sampling import Sampling
 from grpo.train import main
 
 ROOT = Path(__file__).resolve().parent.parent.parent

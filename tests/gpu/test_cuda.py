@@ -10,8 +10,8 @@ import torch
 from tiny import tiny_policy
 
 from grpo import Recipe, Trainer
+from grpo.kernels.sampling.spec import Sampling
 from grpo.rollout.engine import Engine
-from grpo.rollout.sampling import Sampling
 from grpo.types import Prompt
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,7 +73,7 @@ def test_the_triton_head_keeps_its_promise_in_bfloat16(
     form: str, shape, options: dict, seed: int
 ) -> None:
     """Log-probs within 2e-5 of float64 on the same inputs, gradients within 4e-3, confident rows included."""
-    from test_log_prob import doubled, problem, swept
+    from log_prob_problems import computed, doubled, problem
 
     from grpo.kernels.log_prob import fused, reference
     from grpo.kernels.log_prob.spec import even_spans
@@ -90,8 +90,8 @@ def test_the_triton_head_keeps_its_promise_in_bfloat16(
             head.temperature,
         )
         spans = even_spans(shape[0], 128)
-        found = swept(fused.fused_log_prob, parts[0], on, *parts[1:], spans)
-        expected = swept(
+        found = computed(fused.fused_log_prob, parts[0], on, *parts[1:], spans)
+        expected = computed(
             reference.fused_log_prob, hidden_TD.double(), doubled(head), target_T, g_T, e, spans
         )
         for i, (one, other) in enumerate(zip(found, expected)):

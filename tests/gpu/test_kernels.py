@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from sampling_draws import seeds
 from test_cuda import cuda_policy
-from test_sampling import seeds
 
-from grpo.kernels.decode_attention import dispatch
+from grpo.kernels.decode_attention import dispatch, reference
 from grpo.kernels.sampling import exact
+from grpo.kernels.sampling.spec import Sampling
 from grpo.rollout.contiguous_decoder import EngineStats, prefill
 from grpo.rollout.cuda_graphs import DecodeStep, GraphRunner
 from grpo.rollout.paged_cache import PagedCache
-from grpo.rollout.sampling import Sampling
 from grpo.rollout.sequence import RolloutSequence
 from grpo.types import Prompt
 
@@ -63,7 +63,7 @@ def test_decode_attention_is_the_definition(
     groups, query = poisoned([1, 200, 1025], heads, kv_heads, width, dtype)
     inputs = groups.keys[0], groups.values[0]
     found = dispatch.attend(query, *inputs, groups.tables(), width**-0.5, **options)
-    expected = dispatch.reference(
+    expected = reference.attend(
         query.double(), *(x.double() for x in inputs), groups.tables(), width**-0.5, **options
     )
     assert not found[-1].any()

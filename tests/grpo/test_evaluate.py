@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tiny import random_prompts, tiny_policy
 
 from grpo.evaluate import Evaluation, bootstrap, evaluate, mean, part_means, summarise
+from grpo.kernels.sampling.spec import Sampling
 from grpo.rollout.engine import Engine
-from grpo.rollout.sampling import Sampling
 from grpo.scoring import Scorer
 from grpo.types import Completion, Prompt, ScoredGroup
 from rewards import RewardSpec, Score

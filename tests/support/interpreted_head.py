@@ -1,4 +1,4 @@
-"""The head's Triton kernels in Triton's interpreter, on CPU tensors; run by ``test_head_triton.py``.
+"""The head's Triton kernels in Triton's interpreter, on CPU tensors; run by ``test_log_prob_triton.py``.
 
 In a process of its own: Triton decides what is interpreted when it is imported.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_log_prob import HEADS, compared, doubled, problem, swept
+from log_prob_problems import HEADS, compared, computed, doubled, problem
 from torch import nn
 
 from grpo.kernels.log_prob import Head, fused, reference
@@ -30,20 +30,20 @@ fused._fits_tiles = lambda head: True  # the interpreter's bfloat16 products are
 )
 def test_triton_kernels_compute_the_specification(form, name, with_entropy, shape, seed):
     fused.FORM = form
-    given = problem(*shape, **HEADS[name])
-    given = (*given[:4], given[4] if with_entropy else None)
-    compared(fused.fused_log_prob, given, even_spans(shape[0], 16), logp=2e-5, gradient=1e-4)
+    inputs = problem(*shape, **HEADS[name])
+    inputs = (*inputs[:4], inputs[4] if with_entropy else None)
+    compared(fused.fused_log_prob, inputs, even_spans(shape[0], 16), logp=2e-5, gradient=1e-4)
 
 
 @pytest.mark.parametrize("form", ["rows", "tiles"])
 def test_triton_keeps_the_gradient_of_confident_rows_and_of_logits_far_apart(form, seed):
     fused.FORM = form
     hidden_TD, head, target_T, _, _ = problem(18, 32, 300)
-    hidden_TD[:6] *= 2  # targets as good as certain
-    hidden_TD[12:] *= 12  # logits over hundreds, targets of next to no probability
+    hidden_TD[:6] *= 2  # targets almost certain
+    hidden_TD[12:] *= 12  # logits over hundreds, targets of almost no probability
     spans, g_T = even_spans(18, 18), torch.ones(18)
     found, expected = (
-        swept(f, hidden_TD.to(d), h, target_T, g_T, None, spans)
+        computed(f, hidden_TD.to(d), h, target_T, g_T, None, spans)
         for f, d, h in (
             (fused.fused_log_prob, torch.float32, head),
             (reference.fused_log_prob, torch.float64, doubled(head)),
@@ -56,15 +56,15 @@ def test_triton_keeps_the_gradient_of_confident_rows_and_of_logits_far_apart(for
     assert (found[2] - expected[2]).norm() / expected[2].norm() < 1e-5
 
 
-def test_unit_gradients_in_bfloat16_fill_the_first_half_of_their_rows_bytes(seed):
+def test_gradients_in_bfloat16_fill_the_first_half_of_their_rows_memory(seed):
     """More blocks than one: what a later block reads is never what an earlier one wrote."""
     fused.FORM = "rows"
     hidden_TD, head, target_T, _, _ = problem(5, 16, 1501)
-    z_RV = fused._padded(head, 8, torch.float32)
+    z_RV = fused._aligned_buffer(head, 8, torch.float32)
     chunk = fused.RowChunk(hidden_TD, target_T, head, z_RV)
-    products_RV = chunk.unit_RV.clone()
+    products_RV = chunk.logit_grad_RV.clone()
     chunk.head = Head(head.weight_VD.bfloat16())
     chunk.statistics(True)
     expected = products_RV.double().softmax(-1) - nn.functional.one_hot(target_T, 1501)
-    assert chunk.unit_RV.dtype == torch.bfloat16
-    assert (chunk.unit_RV.double() - expected).norm() / expected.norm() < 6e-3
+    assert chunk.logit_grad_RV.dtype == torch.bfloat16
+    assert (chunk.logit_grad_RV.double() - expected).norm() / expected.norm() < 6e-3

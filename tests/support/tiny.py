@@ -15,10 +15,10 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from grpo.kernels.sampling.spec import Sampling
 from grpo.model.loading import with_adapters
 from grpo.model.policy import Float64Mode, Policy
 from grpo.recipe import LoraSection
-from grpo.rollout.sampling import Sampling
 from grpo.types import Prompt
 
 VOCABULARY = 89

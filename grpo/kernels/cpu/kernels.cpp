@@ -1,8 +1,8 @@
 // One step of decoding on a CPU: attention of one query a row over its prompt and its own tokens, and the sampler.
 //
-// Plain C functions over fp32 arrays; native.py compiles and calls them and says what the arrays are. Every row is
+// Plain C functions over fp32 arrays; ops.py calls them and says what the arrays are. Every row is
 // computed in an order of its own (blocks of 64 keys from its prompt's first, lanes of 16), so that its bits do not
-// depend on which rows stand beside it, nor on the number of threads.
+// depend on its neighbours, nor on the number of threads.
 
 #include <algorithm>
 #include <cmath>
@@ -16,7 +16,7 @@
 
 namespace {
 
-constexpr int LANES = 16, BLOCK = 64, TILE = 4, MOST_QUERIES = 64, MOST_WIDTH = 256;
+constexpr int LANES = 16, BLOCK = 64, TILE = 4, MAX_QUERIES = 64, MAX_WIDTH = 256;
 constexpr float INF = std::numeric_limits<float>::infinity();
 typedef float Vec __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
@@ -36,8 +36,8 @@ template <class T> inline T load(const void* from) {
 }
 template <class T> inline void store(void* to, T x) { std::memcpy(to, &x, sizeof x); }
 template <class To, class From> inline To same_bits(From x) { return load<To>(&x); }
-// `x` in a register: the compiler would load it again for every use.
-inline Vec kept(Vec x) {
+// `x` in a register: the compiler would reload it for every use.
+inline Vec in_register(Vec x) {
 #ifdef __AVX512F__
     asm("" : "+v"(x));
 #endif
@@ -49,10 +49,10 @@ inline bool any(Ints x) {
 #ifdef __AVX512F__
     return _mm512_test_epi32_mask((__m512i)x, (__m512i)x) != 0;
 #else
-    int32_t lane[LANES], found = 0;
+    int32_t lane[LANES], bits = 0;
     store(lane, x);
-    for (int32_t y : lane) found |= y;
-    return found != 0;
+    for (int32_t y : lane) bits |= y;
+    return bits != 0;
 #endif
 }
 const Ints COUNT = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -109,8 +109,8 @@ inline Vec sums_of(const Vec a[16]) {
 
 // What some queries have read so far: of each the scaled query, the largest score, the sum of weights, weighted values.
 struct Readers {
-    float query[MOST_QUERIES * MOST_WIDTH], out[MOST_QUERIES * MOST_WIDTH];
-    float top[MOST_QUERIES], total[MOST_QUERIES];
+    float query[MAX_QUERIES * MAX_WIDTH], out[MAX_QUERIES * MAX_WIDTH];
+    float top[MAX_QUERIES], total[MAX_QUERIES];
 };
 
 // out = out x scale + score x value, in C vectors of each of N queries.
@@ -137,15 +137,15 @@ template <int N> void meet(Readers& readers, int first, int width, const float* 
         Vec dot[16] = {};
         for (int d = 0; d < width; d += LANES) {
             Vec k[4];
-            for (int c = 0; c < 4; c++) k[c] = kept(load<Vec>(key + (j + c) * stride + d));
+            for (int c = 0; c < 4; c++) k[c] = in_register(load<Vec>(key + (j + c) * stride + d));
             for (int i = 0; i < N; i++) {
-                const Vec q = kept(load<Vec>(query + i * width + d));
+                const Vec q = in_register(load<Vec>(query + i * width + d));
                 for (int c = 0; c < 4; c++) dot[4 * i + c] += q * k[c];
             }
         }
-        alignas(64) float found[LANES];
-        store(found, sums_of(dot));
-        for (int i = 0; i < N; i++) std::memcpy(&score[i][j], found + 4 * i, 16);
+        alignas(64) float sums[LANES];
+        store(sums, sums_of(dot));
+        for (int i = 0; i < N; i++) std::memcpy(&score[i][j], sums + 4 * i, 16);
     }
     float scale[TILE];
     for (int i = 0; i < N; i++) {
@@ -195,7 +195,7 @@ extern "C" {
 
 int64_t attention_work_bytes() { return sizeof(Readers); }
 
-// Whether these vectors fit the registers; where they do not, torch's attention is 1.2 to 4 times as fast.
+// Whether these vectors fit the registers; otherwise torch's attention is 1.2 to 4 times as fast.
 int attention_is_fast() {
 #ifdef __AVX512F__
     return 1;
@@ -204,9 +204,9 @@ int attention_is_fast() {
 #endif
 }
 
-// query, out [rows, heads, width]; new_key, new_value [rows, kv_heads, width]. Shelf s is keys[s], values[s], each
-// [entries, widths[s], kv_heads, width]. rows[r] = (shelf, entry, tokens before the new one). A task is a run of
-// `members` that read one prompt: tasks[t] = (first, number, shelf or -1, entry, tokens of the prompt), at most 64
+// query, out [rows, heads, width]; new_key, new_value [rows, kv_heads, width]. Bucket b is keys[b], values[b], each
+// [entries, widths[b], kv_heads, width]. rows[r] = (bucket, entry, tokens before the new one). A task is a run of
+// `members` that read one prompt: tasks[t] = (first, number, bucket or -1, entry, tokens of the prompt), at most 64
 // queries of one key head. work: threads x attention_work_bytes(), best aligned to 64.
 void decode_attention(const float* query, const float* new_key, const float* new_value, float* out, float** keys,
                       float** values, const int64_t* widths, const int64_t* rows, const int64_t* tasks,
@@ -217,7 +217,7 @@ void decode_attention(const float* query, const float* new_key, const float* new
     for (int64_t t = 0; t < num_tasks; t++)
         for (int64_t h = 0; h < kv_heads; h++) {
             Readers& readers = static_cast<Readers*>(work)[omp_get_thread_num()];
-            const int64_t *task = tasks + 5 * t, number = task[1], shelf = task[2];
+            const int64_t *task = tasks + 5 * t, number = task[1], bucket = task[2];
             const int64_t* member = members + task[0];
             const int num = (int)(number * repeats), filled = (num + TILE - 1) / TILE * TILE;
             for (int64_t m = 0; m < number; m++) {
@@ -228,9 +228,9 @@ void decode_attention(const float* query, const float* new_key, const float* new
             std::fill(readers.out, readers.out + filled * width, 0.0f);
             std::fill(readers.top, readers.top + filled, -INF);
             std::fill(readers.total, readers.total + filled, 0.0f);
-            if (shelf >= 0) {
-                const int64_t start = (task[3] * widths[shelf] * kv_heads + h) * width;
-                read(readers, 0, filled, (int)width, keys[shelf] + start, values[shelf] + start, stride, task[4]);
+            if (bucket >= 0) {
+                const int64_t start = (task[3] * widths[bucket] * kv_heads + h) * width;
+                read(readers, 0, filled, (int)width, keys[bucket] + start, values[bucket] + start, stride, task[4]);
             }
             for (int64_t m = 0; m < number; m++) {
                 const int64_t *row = rows + 3 * member[m], own = row[0], length = row[2];
@@ -275,7 +275,7 @@ struct Row {
     float temperature;
     Bits low, high;
 
-    Vec at(int64_t v) const {  // scaled logits v .. v + 15; -inf behind the last
+    Vec at(int64_t v) const {  // scaled logits v .. v + 15; -inf past the last
         Vec x;
         if (v + LANES <= size) {
             x = load<Vec>(logit + v);
@@ -343,7 +343,7 @@ void draw(const Row& row, bool greedy, float* weight, int64_t* token, float* log
         if (least_V[i] < least) least = least_V[i], noisiest = where_V[i] + i;
     const auto score_of = [&](int64_t v) { return gumbel_of(hash_of(row, v)) + logp_of(v); };
     const float bar = std::max(score_of(likeliest), score_of(noisiest));
-    // A token beats the bar only if u <= exp(logp - bar): its weight times one number, with room for rounding.
+    // A token beats the bar only if u <= exp(logp - bar): its weight times one number, with a margin for rounding.
     const float limit = std::exp(std::min(-log_total - bar, 60.0f)) * 2147483648.0f * 1.00001f;
     float best = -INF;
     *token = likeliest;

@@ -1,26 +1,18 @@
-"""The log-prob head: from hidden states to log-prob and entropy of the tokens taken, and back, without [T, V].
+"""The log-prob head: from hidden states to log-prob and entropy of given tokens, and back, without [T, V] in memory.
 
-`fused_log_prob` is the one interface of all back-ends: ``reference`` states the mathematics at any dtype, ``chunked`` is
-plain torch, ``triton`` adds row kernels on CUDA. `logprob` is the same as an operator with autograd.
+`fused_log_prob` is the one interface of all back-ends: ``reference`` states the mathematics at any dtype,
+``chunked`` is plain torch, ``fused`` adds Triton kernels on CUDA. `logprob` is the same as an operator with
+autograd. ``parallel`` divides the vocabulary over ranks; ``full_logits`` serves models whose head is more than one
+matrix. Finding a model's head is left to ``grpo.model.output_head``.
 """
 
-from __future__ import annotations
-
-from types import ModuleType
-from typing import Sequence
-
-import torch
-from torch import Tensor
-
-from grpo.kernels.log_prob import chunked, reference
+from grpo.kernels.log_prob.dispatch import BACKENDS, backend, fused_log_prob
+from grpo.kernels.log_prob.operators import logprob
 from grpo.kernels.log_prob.spec import (
     Coefficients,
     Gradients,
     Head,
     LogProbResult,
-    chunk_rows,
-    chunk_spans,
-    even_spans,
     statistics_dtype,
 )
 
@@ -31,63 +23,7 @@ __all__ = [
     "Head",
     "LogProbResult",
     "backend",
+    "fused_log_prob",
     "logprob",
     "statistics_dtype",
-    "fused_log_prob",
 ]
-
-BACKENDS = ("reference", "chunked", "triton")
-
-
-def backend(device: torch.device | str) -> str:
-    """The back-end used for tensors on `device`: ``triton`` on a CUDA device that has it, else ``chunked``."""
-    if torch.device(device).type != "cuda" or torch.version.hip:
-        return "chunked"
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return "chunked"
-    return "triton" if torch.cuda.get_device_capability(device) >= (8, 0) else "chunked"
-
-
-def _module(name: str) -> ModuleType:
-    if name == "triton":
-        from grpo.kernels.log_prob import fused
-
-        return fused
-    return {"reference": reference, "chunked": chunked}[name]
-
-
-def fused_log_prob(
-    hidden_TD: Tensor,
-    head: Head,
-    target_T: Tensor,
-    coefficients: Coefficients | None = None,
-    gradients: Gradients | None = None,
-    *,
-    rows: int | None = None,
-    lengths: Sequence[int] | None = None,
-    using: str | None = None,
-) -> LogProbResult:
-    """Log-prob and entropy of `target_T` [T] at the hidden states [T, D]; no autograd graph is made.
-
-    With `coefficients`, also dL/dh: each chunk's (start, end, logp, entropy) is handed over, and what comes back,
-    dL/dlogp and dL/dentropy (or None), is taken to the hidden states and, where `gradients` are given, added to
-    the head's gradients: three products for a trainable head, two for a frozen one, one without coefficients.
-    Chunks have at most `rows` tokens; with `lengths`, those of the completions, each is of whole completions.
-    `using` names a back-end; by default the device decides.
-    """
-    head, number = head.without_gradient(), len(target_T)
-    spans = (
-        even_spans(number, rows or chunk_rows(head))
-        if lengths is None
-        else chunk_spans(head, lengths, rows)
-    )
-    assert number == sum(end - start for start, end in spans), (
-        "no completion is longer than a chunk"
-    )
-    module = _module(using or backend(hidden_TD.device))
-    return module.fused_log_prob(hidden_TD, head, target_T, coefficients, gradients, spans)
-
-
-from grpo.kernels.log_prob.operators import logprob  # noqa: E402 - it registers operators made of `fused_log_prob`

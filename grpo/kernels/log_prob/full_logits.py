@@ -1,4 +1,4 @@
-"""From logits to the log-probability of the tokens that were taken, and the entropy beside it.
+"""From whole logits [T, V] to the log-prob of given tokens, and the entropy.
 
 `reference` is the specification; `token_logprob` is the same in less memory: it keeps no second [T, V]
 tensor for the backward, and the entropy, a metric, carries no gradient.
@@ -23,9 +23,8 @@ class _TokenLogprob(torch.autograd.Function):
     def forward(ctx, scaled_TV: Tensor, target_T: Tensor) -> tuple[Tensor, Tensor]:
         lse_T = scaled_TV.logsumexp(-1)
         prob_TV = (scaled_TV - lse_T[:, None]).exp_()
-        entropy_T = lse_T - torch.einsum(
-            "tv,tv->t", prob_TV, scaled_TV.clamp_min(torch.finfo(scaled_TV.dtype).min)
-        )
+        finite_TV = scaled_TV.clamp_min(torch.finfo(scaled_TV.dtype).min)
+        entropy_T = lse_T - torch.einsum("tv,tv->t", prob_TV, finite_TV)
         logp_T = scaled_TV.gather(-1, target_T[:, None])[:, 0] - lse_T
         ctx.save_for_backward(prob_TV, target_T)
         ctx.mark_non_differentiable(entropy_T)
@@ -48,13 +47,14 @@ def token_logprob(
     """
     logits_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
     scaled_TV = logits_TV / temperature
-    return _TokenLogprob.apply(scaled_TV.sub_(scaled_TV.detach().amax(-1, keepdim=True)), target_T)
+    top_T1 = scaled_TV.detach().amax(-1, keepdim=True)
+    return _TokenLogprob.apply(scaled_TV.sub_(top_T1), target_T)
 
 
 def entropy(logits_TV: Tensor, temperature: float = 1.0) -> Tensor:
-    """The entropy of softmax(logits / temperature) with its gradient, for a loss that acts on it, fp32 or finer."""
-    scaled_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32)) / temperature
-    scaled_TV = (scaled_TV - scaled_TV.detach().amax(-1, keepdim=True)).clamp_min(
-        torch.finfo(scaled_TV.dtype).min
-    )
+    """The entropy of softmax(logits / temperature) with its gradient, for a loss that uses it, fp32 or finer."""
+    logits_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
+    scaled_TV = logits_TV / temperature
+    top_T1 = scaled_TV.detach().amax(-1, keepdim=True)
+    scaled_TV = (scaled_TV - top_T1).clamp_min(torch.finfo(scaled_TV.dtype).min)
     return scaled_TV.logsumexp(-1) - (scaled_TV.softmax(-1) * scaled_TV).sum(-1)

@@ -22,7 +22,7 @@ def logits(hidden_TD: Tensor, head: Head) -> Tensor:
 
 
 def logprob(hidden_TD: Tensor, head: Head, target_T: Tensor) -> tuple[Tensor, Tensor]:
-    """(logp_T, entropy_T), both with gradient; logp of a confident token is log1p of minus the others' mass."""
+    """(logp_T, entropy_T), both with gradient; a confident token's logp is log1p of minus the mass of all others."""
     z_TV = logits(hidden_TD, head)
     logp_TV = z_TV.log_softmax(-1)
     logp_T = logp_TV.gather(-1, target_T[:, None])[:, 0]
@@ -39,24 +39,26 @@ def fused_log_prob(
     gradients: Gradients | None = None,
     spans: Sequence[tuple[int, int]] = (),
 ) -> LogProbResult:
-    """What every back-end computes: see `grpo.kernels.log_prob.fused_log_prob`."""
+    """See `grpo.kernels.log_prob.fused_log_prob`; the loss over all tokens at once, whatever `spans` says."""
     hidden_TD = hidden_TD.detach().requires_grad_()
     head = head.without_gradient()
     leaves = [hidden_TD]
     if gradients is not None:
-        leaves += [
-            part.requires_grad_() for part in (head.weight_VD, head.bias_V) if part is not None
-        ]
+        leaves.append(head.weight_VD.requires_grad_())
+        if head.bias_V is not None:
+            leaves.append(head.bias_V.requires_grad_())
     with torch.enable_grad():
         logp_T, entropy_T = logprob(hidden_TD, head, target_T)
     if coefficients is None:
         return LogProbResult(logp_T.detach(), entropy_T.detach())
     g_T, e_T = coefficients(0, len(target_T), logp_T.detach(), entropy_T.detach())
     with torch.enable_grad():
-        total = (g_T * logp_T).sum() + (0 if e_T is None else (e_T * entropy_T).sum())
-    found = torch.autograd.grad(total, leaves)
+        total = (g_T * logp_T).sum()
+        if e_T is not None:
+            total = total + (e_T * entropy_T).sum()
+    grad_TD, *head_grads = torch.autograd.grad(total, leaves)
     if gradients is not None:
-        gradients.weight_VD.add_(found[1])
+        gradients.weight_VD.add_(head_grads[0])
         if gradients.bias_V is not None:
-            gradients.bias_V.add_(found[2])
-    return LogProbResult(logp_T.detach(), entropy_T.detach(), found[0])
+            gradients.bias_V.add_(head_grads[1])
+    return LogProbResult(logp_T.detach(), entropy_T.detach(), grad_TD)

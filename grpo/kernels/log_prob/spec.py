@@ -1,4 +1,4 @@
-"""What a head is: the map from a hidden state to the logits of the next token."""
+"""The output head, the map from a hidden state to the logits of the next token, and how its work is cut into chunks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Head:
 
     @property
     def factor(self) -> float:
-        """The derivative of a logit by its product, but for the soft-cap."""
+        """The derivative of a logit with respect to its product h W', without the soft-cap's slope."""
         return self.scale / self.temperature
 
     def without_gradient(self) -> Head:
@@ -45,7 +45,7 @@ class Gradients:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LogProbResult:
-    """Of each token: its log-prob, the entropy, and dL/dh where coefficients were given (else None)."""
+    """Per token: its log-prob, the entropy, and dL/dh if there were coefficients (else None)."""
 
     logp_T: Tensor
     entropy_T: Tensor
@@ -53,7 +53,8 @@ class LogProbResult:
 
 
 CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 2400 * 2**20}
-MIN_CHUNK, MAX_CHUNK = 128, {"cpu": 512, "cuda": 8192}
+MIN_CHUNK = 128
+MAX_CHUNK = {"cpu": 512, "cuda": 8192}
 
 
 def chunk_rows(head: Head, device: str | None = None) -> int:
@@ -68,14 +69,18 @@ def chunk_spans(
     head: Head, lengths: Sequence[int], rows: int | None = None
 ) -> list[tuple[int, int]]:
     """Chunks (start, end) of at most `rows` tokens made of whole completions of these lengths; [] if one is longer."""
-    rows, spans, at = rows or chunk_rows(head), [(0, 0)], 0
+    rows = rows or chunk_rows(head)
     if not lengths or max(lengths) > rows:
         return []
+    spans = []
+    start = 0
+    end = 0
     for length in lengths:
-        if at + length - spans[-1][0] > rows:
-            spans.append((at, at))
-        at += length
-        spans[-1] = (spans[-1][0], at)
+        if end + length - start > rows:
+            spans.append((start, end))
+            start = end
+        end += length
+    spans.append((start, end))
     return spans
 
 
@@ -85,19 +90,19 @@ def even_spans(number: int, rows: int) -> list[tuple[int, int]]:
 
 
 def buffer_dtype(head: Head, device: str | None = None) -> torch.dtype:
-    """The dtype of a chunk's logits: float32 (or finer), but the weight's own for bfloat16 on a CPU."""
-    keeps = (
-        head.weight_VD.dtype == torch.bfloat16 and (device or head.weight_VD.device.type) == "cpu"
-    )
-    return head.weight_VD.dtype if keeps else statistics_dtype(head.weight_VD.dtype)
+    """The dtype of a chunk's logits: float32 (or finer), except bfloat16 on a CPU, which stays bfloat16."""
+    dtype = head.weight_VD.dtype
+    device = device or head.weight_VD.device.type
+    return dtype if dtype == torch.bfloat16 and device == "cpu" else statistics_dtype(dtype)
 
 
 def aligned_rows(rows: int, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[rows, size] whose rows begin at multiples of 16 elements, as Triton's and cuBLAS's wide accesses need.
+    """[rows, size] whose rows start at multiples of 16 elements, as Triton's and cuBLAS's wide accesses need.
 
-    A tokenizer's size is seldom such a multiple.
+    A vocabulary's size is seldom such a multiple.
     """
-    return torch.empty(rows, -(-size // 16) * 16, dtype=dtype, device=device)[:, :size]
+    aligned_size = -(-size // 16) * 16
+    return torch.empty(rows, aligned_size, dtype=dtype, device=device)[:, :size]
 
 
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -106,7 +111,7 @@ def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def logits_of(product_RV: Tensor, head: Head) -> Tensor:
-    """The logits from the bare products h W', in the statistics' dtype; may work in place on float32."""
+    """The logits from the products h W', in the statistics' dtype; in place where the dtype is that already."""
     z_RV = product_RV.to(statistics_dtype(product_RV.dtype))
     if head.bias_V is not None:
         z_RV = z_RV.add_(head.bias_V)

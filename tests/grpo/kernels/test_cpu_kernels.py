@@ -1,4 +1,4 @@
-"""The native kernels: against their definitions in fp64, what their bits hang on, and how they are built and loaded."""
+"""The native kernels: against their definitions in fp64, what their bits depend on, and how they are built and loaded."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from grpo.kernels.cpu import native
+from grpo.kernels.cpu import build, ops
+from grpo.kernels.sampling.spec import Sampling, completion_seed, hashes
+from grpo.kernels.sampling.torch_sampler import sample
 from grpo.rollout.contiguous_cache import ContiguousCache, prompt_width, width_for
-from grpo.rollout.sampling import Sampling, completion_seed, hashes, sample
 
 
 @pytest.fixture
 def built() -> None:
-    if not native.available():
-        pytest.skip(native.reason())
+    if not ops.available():
+        pytest.skip(ops.reason())
 
 
 by_native = pytest.mark.usefixtures("built")
@@ -31,7 +32,7 @@ by_native = pytest.mark.usefixtures("built")
 
 def by_torch(function, *args):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "_library", lambda: "switched off")
+        patch.setattr(ops, "_library", lambda: "switched off")
         return function(*args)
 
 
@@ -49,7 +50,7 @@ class Scene:
     padded: int = 0
     draw: object = torch.randn
     scaling: float = 0.2
-    shelves: list = field(default_factory=list)
+    buckets: list = field(default_factory=list)
     rows: list = field(default_factory=list)
     members: list = field(default_factory=list)
     prompts: list = field(default_factory=list)
@@ -71,14 +72,14 @@ class Scene:
                 )
             else:
                 self.prompts.append(None)
-        places = {width: number for number, width in enumerate(own)}
+        number_of = {width: number for number, width in enumerate(own)}
         ahead = {width: number + len(own) for number, width in enumerate(shared)}
-        self.rows = [(places[width], entry, length) for width, entry, length in self.rows]
+        self.rows = [(number_of[width], entry, length) for width, entry, length in self.rows]
         self.prompts = [p and (ahead[p[0]], p[1], p[2]) for p in self.prompts]
-        self.shelves = [
+        self.buckets = [
             tuple(self.draw(len(held) + 1, width, self.kv_heads, self.width) for _ in range(2))
-            for shelf in (own, shared)
-            for width, held in shelf.items()
+            for bucket in (own, shared)
+            for width, held in bucket.items()
         ]
         number = len(self.rows) + self.padded
         self.query, self.key, self.value = (
@@ -86,29 +87,29 @@ class Scene:
             for heads in (self.heads, self.kv_heads, self.kv_heads)
         )
 
-    def layout(self, keep=None, order=None) -> native.DecodeLayout:
+    def layout(self, keep=None, order=None) -> ops.DecodeLayout:
         """`keep`: only these rows; `order`: of the groups."""
         groups = [[row for row in group if keep is None or row in keep] for group in self.members]
         order = range(len(groups)) if order is None else order
-        return native.DecodeLayout(
+        return ops.DecodeLayout(
             self.rows, [groups[i] for i in order], [self.prompts[i] for i in order]
         )
 
     def attend(self, **options) -> Tensor:
-        return native.decode_attention(
-            self.query, self.key, self.value, self.shelves, self.layout(**options), self.scaling
+        return ops.decode_attention(
+            self.query, self.key, self.value, self.buckets, self.layout(**options), self.scaling
         )
 
     def expected(self, row: int) -> Tensor:
         """[heads, width] in fp64 by the definition, of what was stored before the step and the row's new key."""
         prompt = self.prompts[next(i for i, group in enumerate(self.members) if row in group)]
-        shelf, entry, length = self.rows[row]
+        bucket, entry, length = self.rows[row]
         seen = []
         for number, new in enumerate((self.key, self.value)):
             parts = (
-                [] if prompt is None else [self.shelves[prompt[0]][number][prompt[1], : prompt[2]]]
+                [] if prompt is None else [self.buckets[prompt[0]][number][prompt[1], : prompt[2]]]
             )
-            parts += [self.shelves[shelf][number][entry, :length], new[row][None]]
+            parts += [self.buckets[bucket][number][entry, :length], new[row][None]]
             seen.append(
                 torch.cat(parts)
                 .double()
@@ -155,9 +156,9 @@ def test_attention_is_its_definition_and_stores_the_new_token_and_nothing_else(
     ]
     scene = Scene(heads, kv_heads, width, groups, padded=drawn.randint(0, 7))
     expected = [scene.expected(row) for row in range(len(scene.rows))]
-    stored = [tuple(x.clone() for x in shelf) for shelf in scene.shelves]
-    for row, (shelf, entry, length) in enumerate(scene.rows):
-        stored[shelf][0][entry, length], stored[shelf][1][entry, length] = (
+    stored = [tuple(x.clone() for x in bucket) for bucket in scene.buckets]
+    for row, (bucket, entry, length) in enumerate(scene.rows):
+        stored[bucket][0][entry, length], stored[bucket][1][entry, length] = (
             scene.key[row],
             scene.value[row],
         )
@@ -166,7 +167,7 @@ def test_attention_is_its_definition_and_stores_the_new_token_and_nothing_else(
         found[: len(expected)].double(), torch.stack(expected), atol=1e-5, rtol=0
     )
     assert found.shape == scene.query.shape and not found[len(expected) :].any()
-    assert all(torch.equal(a, b) for pair in zip(scene.shelves, stored) for a, b in zip(*pair))
+    assert all(torch.equal(a, b) for pair in zip(scene.buckets, stored) for a, b in zip(*pair))
 
 
 @by_native
@@ -192,7 +193,7 @@ def test_inputs_need_not_be_contiguous(seed):
 
 @by_native
 @pytest.mark.parametrize("size", [1e-30, 1e30])
-def test_scores_and_values_of_any_scale_are_weighed_right(size, seed):
+def test_scores_and_values_of_any_scale_are_weighted_correctly(size, seed):
     """Whole numbers, whose scores are exact though they differ by thousands."""
     scene = Scene(
         4,
@@ -203,7 +204,7 @@ def test_scores_and_values_of_any_scale_are_weighed_right(size, seed):
         scaling=0.5,
     )
     scene.value *= size
-    for _, values in scene.shelves:
+    for _, values in scene.buckets:
         values *= size
     expected = torch.stack([scene.expected(row) for row in range(4)])
     torch.testing.assert_close(scene.attend().double() / size, expected / size, atol=2e-5, rtol=0)
@@ -211,7 +212,7 @@ def test_scores_and_values_of_any_scale_are_weighed_right(size, seed):
 
 @by_native
 @pytest.mark.parametrize("heads, kv_heads, width", [(9, 3, 64), (4, 4, 48), (14, 2, 80)])
-def test_bits_of_a_row_hang_neither_on_its_neighbours_nor_on_order_nor_on_threads(
+def test_the_bits_of_a_row_depend_neither_on_its_neighbours_nor_on_order_nor_on_threads(
     heads, kv_heads, width, threads, seed
 ):
     drawn = random.Random(seed)
@@ -237,12 +238,12 @@ def test_bits_of_a_row_hang_neither_on_its_neighbours_nor_on_order_nor_on_thread
 def test_what_lies_behind_a_row_or_in_other_rows_changes_no_bit(garbage, seed):
     scene = Scene(6, 2, 48, [(70, [0, 5, 63, 64, 100]), (40, [3, 9]), (0, [60])], padded=2)
     clean = scene.attend()
-    for shelf, entry, length in scene.rows:
-        for stored in scene.shelves[shelf]:
+    for bucket, entry, length in scene.rows:
+        for stored in scene.buckets[bucket]:
             stored[entry, length + 1 :] = garbage
-            stored[-1] = garbage  # an entry of nobody
-    for shelf, entry, length in filter(None, scene.prompts):
-        for stored in scene.shelves[shelf]:
+            stored[-1] = garbage  # an entry that no row uses
+    for bucket, entry, length in filter(None, scene.prompts):
+        for stored in scene.buckets[bucket]:
             stored[entry, length:] = garbage
     assert torch.equal(scene.attend(), clean)
     for tensor, row in ((scene.query, 1), (scene.key, 5), (scene.value, 7)):
@@ -259,8 +260,8 @@ def test_what_lies_behind_a_row_or_in_other_rows_changes_no_bit(garbage, seed):
 @by_native
 def test_a_prompt_that_is_nan_fails_its_own_readers_alone(seed):
     scene = Scene(6, 2, 48, [(70, [0, 5]), (40, [3])])
-    clean, (shelf, entry, _) = scene.attend(), scene.prompts[0]
-    scene.shelves[shelf][0][entry, 7] = torch.nan
+    clean, (bucket, entry, _) = scene.attend(), scene.prompts[0]
+    scene.buckets[bucket][0][entry, 7] = torch.nan
     found = scene.attend()
     assert found[:2].isnan().all() and torch.equal(found[2], clean[2])
 
@@ -268,12 +269,12 @@ def test_a_prompt_that_is_nan_fails_its_own_readers_alone(seed):
 @by_native
 def test_only_what_the_kernel_takes_is_offered_to_it():
     def attends(heads=4, kv_heads=2, width=32, dtype=torch.float32):
-        return native.attends(
+        return ops.attends(
             torch.zeros(2, heads, 1, width, dtype=dtype),
             *[torch.zeros(2, kv_heads, 1, width, dtype=dtype)] * 2,
         )
 
-    assert attends() == attends(64, 1) == attends(width=256) == native.reads_fast()
+    assert attends() == attends(64, 1) == attends(width=256) == ops.reads_fast()
     assert not (
         attends(width=24) or attends(width=272) or attends(65, 1) or attends(dtype=torch.bfloat16)
     )
@@ -282,10 +283,10 @@ def test_only_what_the_kernel_takes_is_offered_to_it():
 @by_native
 @pytest.mark.parametrize("window", [None, 50])
 @pytest.mark.parametrize("heads, kv_heads, width", [(6, 2, 32), (4, 4, 16)])
-def test_slots_give_the_same_with_native_kernels_as_with_torch(
+def test_the_cache_gives_the_same_with_native_kernels_as_with_torch(
     heads, kv_heads, width, window, seed
 ):
-    """Rows that are added and dropped, that outgrow shelves and windows, behind prompts of their own and shared."""
+    """Rows that are added and dropped, that outgrow buckets and windows, behind prompts of their own and shared."""
     drawn, slots = random.Random(seed), [ContiguousCache(shared=30), ContiguousCache(shared=30)]
     for number in range(50):
         for _ in range(drawn.choice([0, 1, 2]) if number else 2):
@@ -410,7 +411,7 @@ def test_of_equal_scores_the_lowest_token_is_taken(size, seed):
     logits_RV = torch.randn(20, size)
     logits_RV[:, [first, second]] = 9.0
     assert sample(logits_RV, *inputs, Sampling(0.0))[0].eq(first).all()
-    hash_RV = hashes(*inputs, size)  # equal logits: the most noise wins, and it is seldom equal
+    hash_RV = hashes(*inputs, size)  # equal logits: the most noise wins, and equal noise is rare
     assert torch.equal(
         sample(torch.zeros(20, size), *inputs, Sampling())[0],
         (hash_RV.view(torch.uint32).long()).argmin(-1),
@@ -445,7 +446,7 @@ def test_logits_may_be_views_of_any_stride_and_of_half_precision(seed):
 
 
 @by_native
-def test_a_token_hangs_neither_on_the_rows_beside_it_nor_on_threads(threads, seed):
+def test_a_token_depends_neither_on_its_neighbours_nor_on_threads(threads, seed):
     logits_RV, seed_R, position_R = torch.randn(13, 777), seeds(13, seed), torch.arange(13)
     together = sample(logits_RV, seed_R, position_R, Sampling(0.7))
     for number in (1, 2, 3):
@@ -486,23 +487,23 @@ def test_no_rows_give_no_tokens():
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache; kernels are built there without optimization, as fast as it goes."""
+    """An empty cache; kernels are built there without optimization, to be fast."""
     if sys.platform != "linux":
         pytest.skip("native kernels are built on Linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("GRPO_NATIVE", raising=False)
-    monkeypatch.setattr(native, "OPTIONS", (*native.OPTIONS, "-O0"))
-    monkeypatch.setattr(native.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(build, "OPTIONS", (*build.OPTIONS, "-O0"))
+    monkeypatch.setattr(build.tempfile, "tempdir", str(tmp_path))
     return tmp_path / "cache" / "grpo"
 
 
 def loaded():
-    """What a new process would find: the library, or why there is none."""
-    return native._library.__wrapped__()
+    """What a new process would get: the library, or why there is none."""
+    return ops._library.__wrapped__()
 
 
 def compiler(folder, lines: str) -> str:
-    """A C++ compiler that answers what it is, and then does this."""
+    """A C++ compiler that answers --version, and then runs `lines`."""
     script = folder / "cxx"
     script.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo cxx 1.0 && exit 0\n{lines}\n')
     script.chmod(0o755)
@@ -528,11 +529,11 @@ def test_a_compiler_that_fails_leaves_torchs_operations_with_a_reason(
     lines, why, cache, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("CXX", compiler(tmp_path, lines))
-    monkeypatch.setattr(native, "SECONDS", 0.5)
+    monkeypatch.setattr(build, "COMPILER_TIMEOUT_SECONDS", 0.5)
     found = loaded()
     assert isinstance(found, str) and re.search(why, found) and "\n" not in found
     assert not [path for path in cache.iterdir() if path.is_dir()], (
-        "what it had begun is cleared away"
+        "its temporary files are removed"
     )
 
 
@@ -557,9 +558,9 @@ def test_a_compiler_that_does_not_exist_is_passed_over_and_a_changed_source_is_a
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
     changed = tmp_path / "changed.cpp"
     changed.write_text(
-        native.SOURCE.read_text().replace("from[i] * scaling", "from[i] * scaling * 1.1f")
+        build.SOURCE.read_text().replace("from[i] * scaling", "from[i] * scaling * 1.1f")
     )
-    monkeypatch.setattr(native, "SOURCE", changed)
+    monkeypatch.setattr(build, "SOURCE", changed)
     assert loaded() == "the compiled attention gives other numbers than torch"
     assert len(list(cache.iterdir())) == 2 and first.exists()
 
@@ -567,26 +568,26 @@ def test_a_compiler_that_does_not_exist_is_passed_over_and_a_changed_source_is_a
 BROKEN = textwrap.dedent("""
     import sys
     from pathlib import Path
-    from grpo.kernels.cpu import native
-    native.OPTIONS = (*native.OPTIONS, "-O0")
-    made = native._built()
+    from grpo.kernels.cpu import build, ops
+    build.OPTIONS = (*build.OPTIONS, "-O0")
+    made = build.build_library()
     whole = made.read_bytes()
     for broken in (b"", whole[:100], whole[:4096], whole[:len(whole) // 2], whole[:-1], whole[:-32], whole[:-33],
                    b"\\0" * len(whole), whole[:9000] + b"\\0" * (len(whole) - 9000)):
         made.write_bytes(broken)
         if len(broken) not in (0, len(whole)):
-            assert not native._whole(made)
+            assert not build._is_intact(made)
             continue
-        assert not isinstance(native._library.__wrapped__(), str) and native._whole(made)
+        assert not isinstance(ops._library.__wrapped__(), str) and build._is_intact(made)
         made.unlink()
     made.mkdir()
-    print(native._library.__wrapped__())
+    print(ops._library.__wrapped__())
 """)
 
 
 @by_native
-def test_a_broken_library_in_the_cache_is_built_anew(tmp_path):
-    """In a process of its own: to load half a library would end it."""
+def test_a_broken_library_in_the_cache_is_rebuilt(tmp_path):
+    """In a process of its own: loading half a library would kill it."""
     done = subprocess.run(
         [sys.executable, "-c", BROKEN],
         capture_output=True,
@@ -598,10 +599,10 @@ def test_a_broken_library_in_the_cache_is_built_anew(tmp_path):
 
 
 @by_native
-def test_processes_that_build_at_the_same_time_do_not_hinder_each_other(tmp_path):
+def test_processes_can_build_at_the_same_time(tmp_path):
     code = (
-        "from grpo.kernels import native; native.OPTIONS = (*native.OPTIONS, '-O0'); "
-        "assert native.reason() is None, native.reason()"
+        "from grpo.kernels.cpu import build, ops; build.OPTIONS = (*build.OPTIONS, '-O0'); "
+        "assert ops.reason() is None, ops.reason()"
     )
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}
     both = [
@@ -611,23 +612,23 @@ def test_processes_that_build_at_the_same_time_do_not_hinder_each_other(tmp_path
     ends = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], ends
     (only,) = (tmp_path / "grpo").iterdir()
-    assert native._whole(only)
+    assert build._is_intact(only)
 
 
 @by_native
 @pytest.mark.parametrize(
     "setting", ["set_default_dtype(torch.bfloat16)", "set_default_device('meta')"]
 )
-def test_torchs_defaults_are_nothing_to_the_kernels(setting):
-    """In a process of its own: memory of another type than was meant would end it."""
+def test_torchs_defaults_do_not_matter_to_the_kernels(setting):
+    """In a process of its own: memory of the wrong dtype would crash it."""
     code = textwrap.dedent(f"""
         import torch
-        from grpo.kernels.cpu import native
+        from grpo.kernels.cpu import build, ops
         torch.{setting}
-        assert native.reason() is None, native.reason()
+        assert ops.reason() is None, ops.reason()
         made = dict(dtype=torch.float32, device="cpu")
         logits_RV, number_R = torch.randn(3, 5000, **made), torch.arange(3, device="cpu")
-        token_R, logp_R = native.sample(logits_RV, number_R, number_R, 0.0)
+        token_R, logp_R = ops.sample(logits_RV, number_R, number_R, 0.0)
         assert torch.equal(token_R, logits_RV.argmax(-1)) and logp_R.dtype == torch.float32
     """)
     done = subprocess.run(
@@ -641,48 +642,54 @@ def test_torchs_defaults_are_nothing_to_the_kernels(setting):
 
 def test_the_cache_is_the_users_own_folder_or_another(cache, tmp_path, monkeypatch):
     other = tmp_path / f"grpo-{os.getuid()}"
-    assert native._cache() == cache and stat.S_IMODE(cache.stat().st_mode) == 0o700
+    assert build._cache_folder() == cache and stat.S_IMODE(cache.stat().st_mode) == 0o700
     for bits in (0o722, 0o720, 0o702):
         cache.chmod(bits)
-        assert native._cache() == other
+        assert build._cache_folder() == other
     cache.chmod(0o700)
     cache.parent.chmod(0o777)  # whoever may rename the folder may put another in its place
-    assert native._cache() == other
+    assert build._cache_folder() == other
     cache.parent.chmod(0o1777)
-    assert native._cache() == cache
+    assert build._cache_folder() == cache
     cache.rename(tmp_path / "elsewhere")
     cache.symlink_to(tmp_path / "elsewhere")
-    assert native._cache() == other
+    assert build._cache_folder() == other
     cache.unlink()
     cache.write_text("a file")
-    assert native._cache() == other
+    assert build._cache_folder() == other
     other.chmod(0o777)
     with pytest.raises(
-        native.Unavailable, match="no folder that this user alone can write: .*cache/grpo, .*grpo-"
+        build.Unavailable, match="no folder that this user alone can write: .*cache/grpo, .*grpo-"
     ):
-        native._cache()
+        build._cache_folder()
     cache.unlink()
     cache.mkdir()
     if os.getuid() == 0:
         os.chown(cache, 12345, -1)
-        with pytest.raises(native.Unavailable):
-            native._cache()
+        with pytest.raises(build.Unavailable):
+            build._cache_folder()
+
+
+def without_home(path):
+    raise RuntimeError("Could not determine home directory.")
 
 
 @pytest.mark.parametrize("relative", ["", "cache", "~/cache"])
-def test_a_relative_cache_counts_for_nothing(relative, cache, tmp_path, monkeypatch):
+def test_a_relative_cache_folder_is_ignored(relative, cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", relative)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert native._cache() == tmp_path / "home" / ".cache" / "grpo"
-    monkeypatch.setattr(native.os.path, "expanduser", lambda path: path)  # a user without a home
-    assert native._cache() == tmp_path / f"grpo-{os.getuid()}" and not (tmp_path / "~").exists()
+    assert build._cache_folder() == tmp_path / "home" / ".cache" / "grpo"
+    monkeypatch.setattr(build.Path, "expanduser", without_home)
+    assert (
+        build._cache_folder() == tmp_path / f"grpo-{os.getuid()}" and not (tmp_path / "~").exists()
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="native kernels are built on Linux")
 def test_the_kernels_share_torchs_threads():
     """The library of OpenMP is the one that this process has loaded, of several torch's own."""
-    found = native._openmp()
+    found = build._loaded_openmp()
     assert found is None or os.path.isabs(found) and "omp" in os.path.basename(found)
     if (
         os.path.isdir(own := os.path.join(os.path.dirname(os.path.realpath(torch.__file__)), "lib"))

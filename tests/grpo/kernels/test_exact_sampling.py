@@ -1,4 +1,4 @@
-"""The device-independent sampler beside the engine's, exact distributions, and arithmetic that is what it claims."""
+"""The device-independent sampler against the torch sampler, exact distributions, and its arithmetic."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import math
 
 import pytest
 import torch
-from test_sampling import COMBINATIONS, DRAWS, p_value, seeds
+from sampling_draws import COMBINATIONS, DRAWS, p_value, seeds
 from tiny import plain_processed
 
-from grpo.kernels.sampling import exact
-from grpo.rollout import sampling as engine
-from grpo.rollout.sampling import Sampling
+from grpo.kernels.sampling import exact, spec, torch_sampler
+from grpo.kernels.sampling.spec import Sampling
 
 EVERY = [Sampling(), Sampling(0.3), Sampling(0.0), *COMBINATIONS]
 
@@ -36,14 +35,16 @@ def test_draws_follow_the_exact_distribution(sampling):
 
 @pytest.mark.parametrize("sampling", EVERY, ids=str)
 @pytest.mark.parametrize("scale", [0.5, 3.0, 20.0])
-def test_it_draws_what_the_engines_sampler_draws(sampling, scale, seed):
+def test_it_draws_what_the_torch_sampler_draws(sampling, scale, seed):
     """Unless the two likeliest scores, or a filter's border, are closer than rounding."""
     rows = 400
     logits_RV = scale * torch.randn(rows, 61)
     logits_RV[: rows // 2] = (logits_RV[: rows // 2] * 2).round() / 2
     position_R = torch.randint(0, 9000, (rows,))
     one = exact.reference(logits_RV, seeds(rows, seed), position_R, sampling, entropy=True)
-    token_R, logp_R, log_kept_R = engine.sample(logits_RV, seeds(rows, seed), position_R, sampling)
+    token_R, logp_R, log_kept_R = torch_sampler.sample(
+        logits_RV, seeds(rows, seed), position_R, sampling
+    )
     differ = one.token_R != token_R
     near = near_border(logits_RV, sampling) | near_tie(
         logits_RV, seeds(rows, seed), position_R, sampling
@@ -64,7 +65,7 @@ def scores(logits_RV, seed_R, position_R, sampling):
         else logits_RV
     )
     noise = (
-        engine.gumbel(seed_R, position_R, logits_RV.shape[1]).double()
+        spec.gumbel(seed_R, position_R, logits_RV.shape[1]).double()
         if sampling.temperature
         else 0.0
     )
@@ -172,9 +173,9 @@ def test_entropy_is_that_of_the_distribution_drawn_from(seed):
 # ---------------------------------------------------------------------------------------- arithmetic
 
 
-def test_the_noise_is_the_engines_to_fp32s_precision(seed):
+def test_the_noise_is_the_torch_samplers_to_fp32_precision(seed):
     seed_R, position_R = torch.randint(-(2**62), 2**62, (40,)), torch.randint(0, 100_000, (40,))
-    one, other = exact.gumbel(seed_R, position_R, 50_000), engine.gumbel(seed_R, position_R, 50_000)
+    one, other = exact.gumbel(seed_R, position_R, 50_000), spec.gumbel(seed_R, position_R, 50_000)
     torch.testing.assert_close(one, other, atol=4e-7, rtol=4e-7)
 
 
@@ -191,7 +192,7 @@ def test_the_exponential_is_fine_at_both_ends():
     torch.testing.assert_close(exact.exponential(hash_R).double(), expected, atol=0, rtol=3e-7)
 
 
-def test_the_polynomials_are_the_functions_they_stand_for(seed):
+def test_the_polynomials_approximate_their_functions(seed):
     x = torch.exp(torch.empty(200_000, dtype=torch.float64).uniform_(-23, 4)).float()
     torch.testing.assert_close(exact.log32(x).double(), x.double().log(), atol=1e-7, rtol=2.5e-7)
     fall = -torch.empty(200_000).uniform_(0, 59)

@@ -1,4 +1,4 @@
-"""Runs the tests of ``tests/interpreted`` with Triton's interpreter on: it must be so before triton is imported."""
+"""Runs the tests of ``interpreted/`` in a process where Triton's interpreter is on before triton is imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""oneDNN's products: the same numbers and gradients as torch's own, and bits that rows do not share."""
+"""oneDNN's products: values and gradients as torch's own, and bits of a row that do not depend on other rows."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_values_and_gradients_are_those_of_the_definition(bias, batched, seed):
 
 @needs_onednn
 @pytest.mark.parametrize("frozen", ["x", "weight"])
-def test_no_product_is_made_for_a_gradient_that_nobody_needs(frozen, seed):
+def test_no_product_is_computed_for_a_gradient_that_is_not_needed(frozen, seed):
     x, weight = torch.randn(9, 200), torch.randn(300, 200)
     wanted, other = (weight, x) if frozen == "x" else (x, weight)
     wanted.requires_grad_()
@@ -66,7 +66,7 @@ def test_bits_of_a_row_do_not_depend_on_how_many_there_are(seed):
     assert torch.equal(linear.fast_linear(x[order], weight), whole[order])
 
 
-def test_other_types_small_weights_and_no_rows_take_torchs_own_way(seed):
+def test_other_types_small_weights_and_no_rows_use_torchs_own_product(seed):
     for x, weight in (
         (torch.randn(5, 200).double(), torch.randn(300, 200).double()),
         (torch.randn(5, 200).bfloat16(), torch.randn(300, 200).bfloat16()),
@@ -125,7 +125,7 @@ def test_a_model_that_uses_it_can_be_pickled():
 
 
 @needs_onednn
-def test_little_room_is_refused_before_onednn_would_end_the_process():
+def test_too_little_memory_is_refused_before_onednn_would_abort_the_process():
     limited = """
 import resource, torch
 from pathlib import Path
@@ -135,7 +135,7 @@ from grpo.kernels import linear as products
 model = nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 512))
 assert products.use_in(model)
 x, taken = torch.randn(8, 256), int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-for room, refused in ((2**30, False), (products.LEAST_ROOM // 2, True), (0, True), (2**30, False)):
+for room, refused in ((2**30, False), (products.MIN_ADDRESS_SPACE // 2, True), (0, True), (2**30, False)):
     resource.setrlimit(resource.RLIMIT_AS, (taken + room, resource.RLIM_INFINITY))
     for work in (lambda: model(x), lambda: products.unpack(products.pack(model))):
         try:

@@ -6,107 +6,43 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from log_prob_problems import HEADS, compared, computed, doubled, problem
 from tiny import FAMILIES, random_prompts, tiny_policy
 from torch import nn
 
-from grpo.kernels.log_prob import Gradients, Head, chunked, fused_log_prob, logprob, reference
+from grpo.kernels.log_prob import Head, chunked, fused_log_prob, logprob, reference
 from grpo.kernels.log_prob.full_logits import token_logprob
 from grpo.kernels.log_prob.spec import chunk_spans, even_spans
 from grpo.model.packing import pack
 from grpo.types import Row
-
-HEADS = {
-    "plain": {},
-    "temperature": {"temperature": 0.7},
-    "bias and scale": {"bias": True, "scale": 0.4, "temperature": 1.3},
-    "soft-cap": {"softcap": 7.0, "bias": True, "temperature": 0.8},
-}
-
-
-def problem(
-    rows: int, width: int, size: int, dtype=torch.float32, *, bias=False, peak=3.0, **numbers
-):
-    """(hidden_TD, head, target_T, g_T, e_T); of a third of the rows the target is all but certain."""
-    weight_VD = peak * torch.randn(size, width) / width**0.5
-    target_T = torch.randint(size, (rows,))
-    hidden_TD = torch.randn(rows, width)
-    sure = rows // 3
-    hidden_TD[:sure] += 30 * weight_VD[target_T[:sure]] / peak**2
-    head = Head(weight_VD.to(dtype), torch.randn(size).to(dtype) if bias else None, **numbers)
-    return hidden_TD.to(dtype), head, target_T, torch.randn(rows), torch.randn(rows)
-
-
-def doubled(head: Head) -> Head:
-    bias_V = None if head.bias_V is None else head.bias_V.double()
-    return Head(head.weight_VD.double(), bias_V, head.scale, head.softcap, head.temperature)
-
-
-def swept(function, hidden_TD, head, target_T, g_T, e_T, spans):
-    """(logp, entropy, dL/dh, dL/dW, dL/db or None) in float64."""
-    dtype = torch.promote_types(head.weight_VD.dtype, torch.float32)
-    made = Gradients(
-        torch.ones_like(head.weight_VD, dtype=dtype),  # what is there already stays
-        None if head.bias_V is None else torch.ones_like(head.bias_V, dtype=dtype),
-    )
-
-    def coefficients(start, end, logp_R, entropy_R):
-        assert len(logp_R) == end - start == len(entropy_R)
-        return g_T[start:end].to(logp_R.dtype), None if e_T is None else e_T[start:end].to(
-            logp_R.dtype
-        )
-
-    found = function(hidden_TD, head, target_T, coefficients, made, spans)
-    parts = (
-        found.logp_T,
-        found.entropy_T,
-        found.hidden_TD,
-        made.weight_VD - 1,
-        None if made.bias_V is None else made.bias_V - 1,
-    )
-    return [None if part is None else part.double() for part in parts]
-
-
-def compared(function, given, spans, *, logp: float, gradient: float) -> None:
-    """`function` on the inputs against the specification on the same inputs in float64."""
-    hidden_TD, head, target_T, g_T, e_T = given
-    found = swept(function, hidden_TD, head, target_T, g_T, e_T, spans)
-    expected = swept(
-        reference.fused_log_prob, hidden_TD.double(), doubled(head), target_T, g_T, e_T, spans
-    )
-    for i, (one, other) in enumerate(zip(found, expected)):
-        if other is None:
-            continue
-        assert one.isfinite().all()
-        apart = (one - other).abs().max() if i < 2 else (one - other).norm() / other.norm()
-        assert apart <= (logp if i < 2 else gradient), f"part {i}: {float(apart):.1e}"
 
 
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("with_entropy", [False, True])
 @pytest.mark.parametrize("shape", [(1, 3, 1), (1, 8, 7), (37, 33, 501), (130, 16, 97)])
 def test_chunks_compute_the_specification_in_float64(name, with_entropy, shape, seed):
-    given = problem(*shape, torch.float64, **HEADS[name])
-    given = (*given[:4], given[4] if with_entropy else None)
+    inputs = problem(*shape, torch.float64, **HEADS[name])
+    inputs = (*inputs[:4], inputs[4] if with_entropy else None)
     for spans in (even_spans(shape[0], 1000), even_spans(shape[0], 16), even_spans(shape[0], 1)):
         if shape[2] > 1:
-            compared(chunked.fused_log_prob, given, spans, logp=1e-11, gradient=1e-11)
+            compared(chunked.fused_log_prob, inputs, spans, logp=1e-11, gradient=1e-11)
         else:
             assert all(
                 part is None or (part.abs() < 1e-12).all()
-                for part in swept(chunked.fused_log_prob, *given, spans)
-            )  # one token alone is certain
+                for part in computed(chunked.fused_log_prob, *inputs, spans)
+            )  # with one token in the vocabulary everything is certain
 
 
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("offset", [0.0, 300.0])
 def test_float32_keeps_its_digits(name, offset, seed):
-    """Logits far from 0 mean what they mean by their differences; a soft-cap takes them where its slope ends."""
-    given = problem(50, 64, 1003, **HEADS[name])
-    if offset and given[1].bias_V is not None and not given[1].softcap:
-        given[1].bias_V.add_(offset)
+    """Only differences of logits matter, however far they are from 0; a soft-cap is excluded, it flattens there."""
+    inputs = problem(50, 64, 1003, **HEADS[name])
+    if offset and inputs[1].bias_V is not None and not inputs[1].softcap:
+        inputs[1].bias_V.add_(offset)
     compared(
         chunked.fused_log_prob,
-        given,
+        inputs,
         even_spans(50, 24),
         logp=5e-5 if offset else 2e-5,
         gradient=1e-4 if offset else 5e-6,
@@ -114,46 +50,71 @@ def test_float32_keeps_its_digits(name, offset, seed):
 
 
 def test_confident_rows_keep_their_gradient_in_float32(seed):
-    hidden_TD, head, target_T, _, _ = problem(48, 64, 1003)
-    g_T = torch.ones(48)
-    spans = even_spans(48, 20)
-    found, expected = (
-        swept(f, hidden_TD.to(d), h, target_T, g_T, None, spans)
-        for f, d, h in (
-            (chunked.fused_log_prob, torch.float32, head),
-            (reference.fused_log_prob, torch.float64, doubled(head)),
-        )
-    )
+    """Rows whose target has all but 1e-9 to 1e-7 of the mass: float32 rounds their log-prob to 0 in the plain formula."""
+    rows = 48
+    size = 1003
+    head = Head(3 * nn.functional.normalize(torch.randn(size, 64), dim=-1))
+    target_T = torch.randint(size, (rows,))
+    rest_T = torch.logspace(-9, -7, rows, dtype=torch.float64)
+    hidden_TD = confident_hidden(head, target_T, rest_T).float()
+    g_T = torch.ones(rows)
+    spans = even_spans(rows, 20)
+    found = computed(chunked.fused_log_prob, hidden_TD, head, target_T, g_T, None, spans)
+    exact = (hidden_TD.double(), doubled(head), target_T, g_T, None, spans)
+    expected = computed(reference.fused_log_prob, *exact)
     sure_T = expected[0] > -1e-6
-    assert sure_T.sum() >= 3
-    assert ((found[0] - expected[0])[sure_T] / expected[0][sure_T]).abs().max() < 4e-3
-    assert (found[2] - expected[2])[sure_T].norm() / expected[2][sure_T].norm() < 4e-3
+    assert sure_T.all()
+    assert ((found[0] - expected[0]) / expected[0]).abs().max() < 4e-3
+    assert (found[2] - expected[2]).norm() / expected[2].norm() < 4e-3
     plain = torch.log_softmax(hidden_TD @ head.weight_VD.T, -1).gather(-1, target_T[:, None])[:, 0]
-    assert (plain[sure_T] == 0).any()  # where the plain formula has lost the token's gradient
+    assert (plain == 0).any(), "the plain formula loses the token's gradient"
+
+
+def confident_hidden(head, target_T, rest_T):
+    """Hidden states along the target's weight, whose length leaves `rest_T` of the mass to other tokens.
+
+    The length is found by bisection; weights are of one norm, so the target's logit is always the largest.
+    """
+    weight_VD = head.weight_VD.double()
+    direction_TD = weight_VD[target_T] / weight_VD[target_T].norm(dim=-1, keepdim=True)
+    low_T = torch.zeros(len(target_T), dtype=torch.float64)
+    high_T = torch.full_like(low_T, 1000.0)
+    for _ in range(60):
+        middle_T = (low_T + high_T) / 2
+        logp_TV = (middle_T[:, None] * direction_TD @ weight_VD.T).log_softmax(-1)
+        others_TV = logp_TV.scatter(-1, target_T[:, None], -torch.inf)
+        too_short_T = others_TV.logsumexp(-1) > rest_T.log()
+        low_T = torch.where(too_short_T, middle_T, low_T)
+        high_T = torch.where(too_short_T, high_T, middle_T)
+    return high_T[:, None] * direction_TD
 
 
 @pytest.mark.parametrize(
     "dtype, logp, gradient", [(torch.bfloat16, 0.15, 0.03), (torch.float16, 2e-5, 2e-3)]
 )
 def test_half_precision_weights_have_a_float32_gradient(dtype, logp, gradient, seed):
-    """In bfloat16 a CPU's product rounds the logits themselves; float16 is taken up to float32."""
-    given = problem(33, 32, 403, dtype, **HEADS["temperature"])
+    """In bfloat16 a CPU's product rounds the logits themselves; float16 is upcast to float32."""
+    inputs = problem(33, 32, 403, dtype, **HEADS["temperature"])
     compared(
-        chunked.fused_log_prob, (*given[:4], None), even_spans(33, 16), logp=logp, gradient=gradient
+        chunked.fused_log_prob,
+        (*inputs[:4], None),
+        even_spans(33, 16),
+        logp=logp,
+        gradient=gradient,
     )
 
 
 def test_rows_of_coefficient_zero_change_nothing_and_are_left_out_of_the_products(seed):
-    given = problem(60, 16, 301, torch.float64)
-    g_T = given[3] * (torch.rand(60) < 0.3)
+    inputs = problem(60, 16, 301, torch.float64)
+    g_T = inputs[3] * (torch.rand(60) < 0.3)
     compared(
         chunked.fused_log_prob,
-        (*given[:3], g_T, None),
+        (*inputs[:3], g_T, None),
         even_spans(60, 25),
         logp=1e-12,
         gradient=1e-12,
     )
-    hidden_TD, head, target_T = given[:3]
+    hidden_TD, head, target_T = inputs[:3]
     seen = []
     whole = chunked.times_weight
     try:
@@ -164,9 +125,9 @@ def test_rows_of_coefficient_zero_change_nothing_and_are_left_out_of_the_product
     assert sum(seen) == int((g_T != 0).sum())
 
 
-def test_where_every_coefficient_is_zero_there_is_no_gradient(seed):
+def test_if_every_coefficient_is_zero_there_is_no_gradient(seed):
     hidden_TD, head, target_T, g_T, _ = problem(37, 40, 700)
-    *_, grad_TD, weight_VD, _ = swept(
+    *_, grad_TD, weight_VD, _ = computed(
         chunked.fused_log_prob, hidden_TD, head, target_T, 0 * g_T, None, [(0, 20), (20, 37)]
     )
     assert not grad_TD.any() and not weight_VD.any()
@@ -175,9 +136,9 @@ def test_where_every_coefficient_is_zero_there_is_no_gradient(seed):
 @pytest.mark.parametrize("name", HEADS)
 def test_products_in_slices_of_the_vocabulary_are_whole(name, monkeypatch, seed):
     monkeypatch.setattr(chunked, "SLICE_BYTES", 64 * 4 * 40 * 3)
-    given = problem(45, 40, 1000, **HEADS[name])
-    assert len(chunked.slices(given[1].weight_VD)) == 6
-    compared(chunked.fused_log_prob, given, [(0, 20), (20, 45)], logp=2e-5, gradient=1e-5)
+    inputs = problem(45, 40, 1000, **HEADS[name])
+    assert len(chunked.slices(inputs[1].weight_VD)) == 6
+    compared(chunked.fused_log_prob, inputs, [(0, 20), (20, 45)], logp=2e-5, gradient=1e-5)
 
 
 def test_a_row_does_not_change_with_its_neighbours(seed):
@@ -258,12 +219,12 @@ def test_compile_and_checkpointing_see_through_the_operator(seed):
             torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
 
 
-# ---- found in a model -------------------------------------------------------------------------------------------
+# ---- in a model ------- -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("family", [*FAMILIES, "cohere", "tied"])
-def test_the_head_of_each_architecture_is_found_and_says_what_the_model_says(
+def test_the_head_of_each_architecture_is_recognized_and_computes_what_the_model_computes(
     family, lora, monkeypatch, seed
 ):
     options = {"tie_word_embeddings": True} if family == "tied" else {}
@@ -298,7 +259,7 @@ def gradients_of(policy, packed):
     return {name: p.grad for name, p in policy.trainable().items()}
 
 
-def test_a_head_that_is_more_than_one_matrix_goes_on_through_its_own_logits(seed):
+def test_a_head_that_is_more_than_one_matrix_uses_its_own_logits(seed):
     class Doubled(nn.Linear):
         def forward(self, hidden):
             return 2 * super().forward(hidden)
@@ -312,7 +273,7 @@ def test_a_head_that_is_more_than_one_matrix_goes_on_through_its_own_logits(seed
     )
     other, plain = tiny_policy("llama", 5), tiny_policy("llama", 5)
     other.model.lm_head.__class__ = Doubled
-    other.model.lm_head.__dict__.pop("forward", None)  # which the policy may have put there
+    other.model.lm_head.__dict__.pop("forward", None)  # the policy may have set it
     with torch.no_grad():
         plain.model.lm_head.weight.mul_(2)
     assert other.head is None and "not one plain matrix" in other.describe_head()
@@ -322,7 +283,7 @@ def test_a_head_that_is_more_than_one_matrix_goes_on_through_its_own_logits(seed
     )
 
 
-def test_a_scale_that_the_configuration_does_not_tell_is_noticed(seed):
+def test_a_scale_that_the_configuration_omits_is_noticed(seed):
     policy = tiny_policy("granite", seed % 1000)
     policy.base.config.get_text_config().logits_scaling = 1.0
     forward = policy.model.forward

@@ -7,7 +7,7 @@ import socket
 import pytest
 import torch
 import torch.distributed as dist
-from test_log_prob import HEADS, doubled, problem
+from log_prob_problems import HEADS, doubled, problem
 from torch import multiprocessing
 
 from grpo.kernels.log_prob import Gradients, Head, parallel, reference
@@ -23,19 +23,19 @@ def part_of(head: Head, rank: int, world: int) -> tuple[Head, int]:
     ), first
 
 
-def work(rank: int, world: int, port: int, given, folder: str) -> None:
+def work(rank: int, world: int, port: int, inputs, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
     )
     found = []
-    for hidden_TD, head, target_T, g_T, e_T in given:
+    for hidden_TD, head, target_T, g_T, e_T in inputs:
         own, first = part_of(head, rank, world)
         made = Gradients(
             torch.zeros_like(own.weight_VD),
             None if own.bias_V is None else torch.zeros_like(own.bias_V),
         )
-        swept = parallel.fused_log_prob(
+        result = parallel.fused_log_prob(
             hidden_TD,
             own,
             target_T,
@@ -48,24 +48,26 @@ def work(rank: int, world: int, port: int, given, folder: str) -> None:
             made,
             rows=8,
         )
-        found.append((swept.logp_T, swept.entropy_T, swept.hidden_TD, made.weight_VD, made.bias_V))
+        found.append(
+            (result.logp_T, result.entropy_T, result.hidden_TD, made.weight_VD, made.bias_V)
+        )
     torch.save(found, f"{folder}/{rank}")
     dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_ranks_together_compute_the_specification(world: int, seed: int, tmp_path) -> None:
-    given = []
+    inputs = []
     for options in HEADS.values():
         made = problem(19, 16, 101, torch.float64, **options)
-        given += [made, (*made[:4], None)]
-    given.append((*problem(19, 16, 101, torch.float32)[:4], None))
+        inputs += [made, (*made[:4], None)]
+    inputs.append((*problem(19, 16, 101, torch.float32)[:4], None))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(work, (world, port, given, str(tmp_path)), nprocs=world)
+    multiprocessing.spawn(work, (world, port, inputs, str(tmp_path)), nprocs=world)
     ranks = [torch.load(tmp_path / str(rank)) for rank in range(world)]
-    for number, (hidden_TD, head, target_T, g_T, e_T) in enumerate(given):
+    for number, (hidden_TD, head, target_T, g_T, e_T) in enumerate(inputs):
         apart = 1e-10 if hidden_TD.dtype == torch.float64 else 1e-5
         exact, bias_V = doubled(head), head.bias_V
         whole = Gradients(

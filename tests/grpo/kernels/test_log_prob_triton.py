@@ -1,4 +1,4 @@
-"""The head's Triton kernels: proven in the interpreter, and compiled for Hopper without one at hand."""
+"""The head's Triton kernels: checked in the interpreter, and compiled for Hopper without a GPU."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ F, N = "fp32", "i32"
 ROWS = {
     "z_ptr": "*fp32",
     "bias_ptr": "*bf16",
-    "unit_ptr": "*bf16",
+    "grad_ptr": "*bf16",
     "target_ptr": "*i64",
     "logp_ptr": "*fp32",
     "entropy_ptr": "*fp32",
     "size": N,
     "stride_z": "i64",
-    "stride_unit": "i64",
+    "stride_grad": "i64",
     "factor": F,
     "softcap": F,
     "temperature": F,
@@ -129,7 +129,10 @@ def test_row_kernels_compile_for_hopper_without_spills(form: dict) -> None:
 
     for gradient in (True, False):
         made, text = compiled(
-            "unit_rows", ROWS, {**form, "GRADIENT": gradient, "BLOCK": fused.BLOCK}, num_warps=8
+            "row_gradient_kernel",
+            ROWS,
+            {**form, "GRADIENT": gradient, "BLOCK": fused.BLOCK},
+            num_warps=8,
         )
         check(made, text)
         assert wide(text) == ({"LDG": 8, "STG": 2} if gradient else {"LDG": 4, "STG": 0}), (
@@ -138,7 +141,7 @@ def test_row_kernels_compile_for_hopper_without_spills(form: dict) -> None:
     names = [*STATISTICS, "logp_ptr", "entropy_ptr", "peak_row_ptr", "total_ptr", "rest_ptr"]
     check(
         *compiled(
-            "merge_tiles",
+            "merge_tiles_kernel",
             {**dict.fromkeys(names, "*fp32"), "num_rows": N, "num_tiles": N},
             {"BM": 64},
             num_warps=2,
@@ -158,21 +161,24 @@ def test_row_kernels_compile_for_hopper_without_spills(form: dict) -> None:
         "temperature": F,
     }
     made, text = compiled(
-        "unit_tiles", signature, {"CAP": form["CAP"], "BM": 32, "BN": fused.TILE["BN"]}, num_warps=4
+        "tile_gradient_kernel",
+        signature,
+        {"CAP": form["CAP"], "BM": 32, "BN": fused.TILE["BN"]},
+        num_warps=4,
     )
     check(made, text)
     assert wide(text) == {"LDG": 4, "STG": 4}
     signature = {
-        "unit_ptr": "*bf16",
+        "grad_ptr": "*bf16",
         "target_ptr": "*i64",
         "g_ptr": "*fp32",
         "e_ptr": "*fp32",
         "logp_ptr": "*fp32",
         "entropy_ptr": "*fp32",
         "size": N,
-        "stride_unit": "i64",
+        "stride_grad": "i64",
     }
-    made, text = compiled("mix_entropy", signature, {"BLOCK": fused.BLOCK}, num_warps=8)
+    made, text = compiled("entropy_gradient_kernel", signature, {"BLOCK": fused.BLOCK}, num_warps=8)
     check(made, text)
     assert wide(text) == {"LDG": 2, "STG": 2}
 
@@ -189,7 +195,7 @@ def test_the_first_product_uses_hoppers_tensor_cores_without_spills(
 
     constants = {**form, "STORE": stores, **fused.TILE, "PRECISION": "ieee"}
     made, text = compiled(
-        "exp_tiles",
+        "exp_tiles_kernel",
         tiles(*fused.TILE.values()),
         constants,
         num_warps=fused.WARPS,

@@ -11,12 +11,12 @@ from tiny import random_prompts
 from tiny import tiny_policy as tiny_family
 from torch import nn
 
+from grpo.kernels.sampling.spec import Sampling
 from grpo.learner.learner import Learner
 from grpo.learner.optimizer import LossScale, Optimizer
 from grpo.model.packing import pack
 from grpo.recipe import LossSection, OptimSection
 from grpo.rollout.engine import Engine
-from grpo.rollout.sampling import Sampling
 from grpo.types import Row, Update
 
 

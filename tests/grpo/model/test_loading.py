@@ -16,6 +16,7 @@ from tiny import FAMILIES, byte_tokenizer, random_prompts, tiny_model, tiny_poli
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from grpo.kernels.sampling.spec import Sampling
 from grpo.learner.batch import make_batch
 from grpo.model.loading import (
     gguf_file,
@@ -28,7 +29,6 @@ from grpo.model.loading import (
 from grpo.model.policy import Policy
 from grpo.recipe import LoraSection, ModelSection, RecipeError
 from grpo.rollout.engine import Engine
-from grpo.rollout.sampling import Sampling
 from grpo.types import ScoredGroup
 from rewards import Score
 

@@ -7,13 +7,13 @@ import torch
 from test_policy import from_config
 from tiny import FAMILIES, random_prompts, tiny_model, tiny_policy, tiny_tokenizer
 
+from grpo.kernels.sampling.spec import Sampling
 from grpo.model.loading import with_adapters
 from grpo.model.packing import pack
 from grpo.model.policy import Policy
 from grpo.recipe import LoraSection
 from grpo.rollout.compatibility import unsupported_reason
 from grpo.rollout.engine import Engine
-from grpo.rollout.sampling import Sampling
 from grpo.types import Row
 
 KINDS = {

@@ -25,11 +25,11 @@ from transformers import Qwen2Config
 
 from benchmarks import rollouts
 from grpo.kernels import linear as products
+from grpo.kernels.sampling.spec import Sampling
 from grpo.model.policy import Policy
 from grpo.recipe import Recipe, RecipeError
 from grpo.rollout import compiled as regions
 from grpo.rollout.engine import Engine
-from grpo.rollout.sampling import Sampling
 from grpo.train import Trainer, main
 
 needs_compiler = pytest.mark.skipif(

@@ -11,10 +11,10 @@ import torch
 from tiny import plain_logits, random_prompts, tiny_policy, wide_heads
 
 from grpo.kernels import linear
+from grpo.kernels.sampling.spec import Sampling
 from grpo.rollout import contiguous_decoder
 from grpo.rollout.contiguous_decoder import OOM_MESSAGES
 from grpo.rollout.engine import Engine
-from grpo.rollout.sampling import Sampling
 from grpo.rollout.sequence import PartialGroup
 from grpo.types import Completion, Group, Prompt
 
@@ -135,7 +135,7 @@ OUT_OF_MEMORY = textwrap.dedent("""
     torch.set_num_threads(1)
     from tiny import random_prompts, tiny_policy
     from grpo.rollout.engine import Engine
-    from grpo.rollout.sampling import Sampling
+    from grpo.kernels.sampling.spec import Sampling
 
     policy = tiny_policy("llama", 0, num_hidden_layers=1, num_attention_heads=8, num_key_value_heads=8, head_dim=256,
                          max_position_embeddings=2048)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_sampling import seeds
+from sampling_draws import seeds
 
+from grpo.kernels.sampling.spec import Sampling
+from grpo.kernels.sampling.torch_sampler import sample
 from grpo.rollout.cuda_graphs import (
     FAILED,
     LIMIT,
@@ -16,7 +18,6 @@ from grpo.rollout.cuda_graphs import (
     bucket,
     checksum,
 )
-from grpo.rollout.sampling import Sampling, sample
 
 V = 23
 

@@ -19,10 +19,10 @@ from tiny import (
 )
 from tiny import tiny_policy as narrow_policy
 
+from grpo.kernels.sampling.spec import Sampling
 from grpo.rollout.contiguous_cache import ContiguousCache
 from grpo.rollout.contiguous_decoder import row_step
 from grpo.rollout.engine import Engine
-from grpo.rollout.sampling import Sampling
 from grpo.types import Completion, Prompt
 
 pytestmark = pytest.mark.usefixtures("kernels")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_contiguous_cache import HEADS, KV_HEADS, WIDTH, plain, random_prefix
 
-from grpo.kernels.decode_attention.dispatch import PAGE
+from grpo.kernels.decode_attention.spec import PAGE
 from grpo.rollout.paged_cache import PagedCache, PoolExhausted, page_bytes
 
 

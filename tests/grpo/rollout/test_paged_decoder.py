@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny import FAMILIES, plain_logits, plain_model, random_prompts, tiny_policy
 
+from grpo.kernels.sampling.spec import Sampling
 from grpo.rollout.engine import Engine, EngineFailed
-from grpo.rollout.sampling import Sampling
 
 SIZES = [9, 30, 1, 140, 64, 65, 5]
 

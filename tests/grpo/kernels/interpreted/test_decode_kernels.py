@@ -1,12 +1,12 @@
-"""Decode attention's kernels beside the definition, and bits that neighbours do not change."""
+"""Decode attention's kernels against the reference, and bits that do not depend on neighbours."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from grpo.kernels.decode_attention import dispatch
-from grpo.kernels.decode_attention.dispatch import PAGE
+from grpo.kernels.decode_attention import dispatch, reference
+from grpo.kernels.decode_attention.spec import PAGE
 from grpo.rollout.paged_cache import PagedCache
 
 KV_HEADS = 2
@@ -75,7 +75,7 @@ def both(groups, query, **options):
         groups.tables(),
         2 * query.shape[-1] ** -0.5,
     )
-    return dispatch.attend(query, keys, values, tables, scaling, **options), dispatch.reference(
+    return dispatch.attend(query, keys, values, tables, scaling, **options), reference.attend(
         *(x.double() for x in (query, keys, values)), tables, scaling, **options
     )
 
@@ -173,7 +173,7 @@ def test_new_keys_and_values_are_written_where_the_row_has_come_to(dtype, width,
         assert torch.equal(pool.nan_to_num(7.0), old.nan_to_num(7.0))
 
 
-def test_a_life_of_rows_runs_on_the_kernels_too(seed):
+def test_rows_that_come_and_go_run_on_the_kernels_too(seed):
     groups = PagedCache(6, 30, "cpu", max_prefix=130, max_tokens=100, rows_per_block=2)
     for _ in range(4):
         groups.put([0, 2, 3], {0: tuple(torch.randn(2, KV_HEADS, 129, 32))}, 129)
@@ -184,7 +184,7 @@ def test_a_life_of_rows_runs_on_the_kernels_too(seed):
                 torch.randn(groups.num_rows, heads, 1, 32) for heads in (4, KV_HEADS, KV_HEADS)
             )
             found = groups.attend(q, *groups.update(k, v, 0), 0.3, None, None, 0)[:, 0]
-            expected = dispatch.reference(
+            expected = reference.attend(
                 q[:, :, 0].double(),
                 groups.keys[0].double(),
                 groups.values[0].double(),

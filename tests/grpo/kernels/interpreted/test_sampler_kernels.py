@@ -1,4 +1,4 @@
-"""The sampler's kernels beside the reference: the same tokens to the bit, the same sets kept, at odd shapes."""
+"""The sampler's kernels against the reference: the same tokens to the bit, the same sets kept, at odd shapes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import itertools
 
 import pytest
 import torch
-from test_sampling import DRAWS, p_value, seeds
+from sampling_draws import DRAWS, p_value, seeds
 from tiny import plain_processed
 
 from grpo.kernels.sampling import exact, triton_kernels
-from grpo.rollout.sampling import Sampling
+from grpo.kernels.sampling.spec import Sampling
 
 COMBINATIONS = [
     Sampling(0.9, k, p, m) for k, p, m in itertools.product((0, 9), (1.0, 0.85), (0.0, 0.06))

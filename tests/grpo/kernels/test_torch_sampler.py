@@ -1,39 +1,19 @@
-"""The sampler: exact distributions, ties, greedy, rows that fail, and noise that is what it claims to be."""
+"""The sampler of CPU rollouts: exact distributions, ties, greedy, rows that fail, and the noise's own distribution."""
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
 import torch
+from sampling_draws import COMBINATIONS, DRAWS, p_value, seeds
 from tiny import plain_processed
 
-from grpo.rollout.sampling import Sampling, completion_seed, gumbel, keep, sample
-from grpo.rollout.sampling import draw as drawn
+from grpo.kernels.sampling.spec import Sampling, completion_seed, gumbel
+from grpo.kernels.sampling.torch_sampler import draw as drawn
+from grpo.kernels.sampling.torch_sampler import keep, sample
 
 pytestmark = pytest.mark.usefixtures("kernels")
-COMBINATIONS = [
-    Sampling(0.9, k, p, m) for k, p, m in itertools.product((0, 9), (1.0, 0.85), (0.0, 0.06))
-]
-DRAWS = 100_000
-
-
-def seeds(number: int, name: object = 0) -> torch.Tensor:
-    return torch.tensor([completion_seed(name, i) for i in range(number)])
-
-
-def p_value(counts: torch.Tensor, expected: torch.Tensor) -> float:
-    """Of Pearson's chi-square, tokens expected fewer than ten times taken together."""
-    rare = expected < 10
-    counts, expected = (
-        torch.cat([x[~rare], x[rare].sum()[None]]) for x in (counts.double(), expected)
-    )
-    counts, expected = counts[expected > 0], expected[expected > 0]
-    statistic = ((counts - expected) ** 2 / expected).sum()
-    return torch.special.gammaincc(
-        torch.tensor((len(counts) - 1) / 2, dtype=torch.float64), statistic / 2
-    ).item()
 
 
 def draw(logits_V, sampling, number=DRAWS, seed_R=None, position=7):
