@@ -303,7 +303,7 @@ def stale_completions(
         if sampled_fingerprint != fingerprint:
             return sum(len(group.completions) for group in groups), (
                 f"the sampler read weights of version {sampled_version} (fingerprint {sampled_fingerprint:016x}), "
-                f"the trainer has version {version} ({fingerprint:016x})"
+                f"the trainer holds version {version} ({fingerprint:016x})"
             )
     stale = []
     for group in groups:
@@ -313,7 +313,7 @@ def stale_completions(
         return 0, ""
     return len(
         stale
-    ), f"they were sampled with version {min(stale)}, the trainer has version {version}"
+    ), f"they were sampled with version {min(stale)}, the trainer holds version {version}"
 
 
 def _stale_versions(group: Any, version: int) -> list[int]:

@@ -73,11 +73,11 @@ def test_half_precision_attention_stays_near(window, softcap, seed):
 
 @pytest.mark.parametrize("window", [None, 3])
 def test_spans_of_packed_tokens_attend_as_if_alone_and_share_their_beginning(window, seed):
-    """Tokens 0..4 are a prompt; 5..7 and 8..30 go on from it; 31 stands alone. NaN elsewhere stays there."""
+    """Tokens 0..4 are a prompt; 5..7 and 8..30 continue it; 31 is alone. NaN elsewhere stays there."""
     spans = [([*range(8)], 0), ([*range(5), *range(8, 31)], 5), ([31], 0), ([32, 33], 0)]
-    buckets, place_P = bucket_rows(spans, 34, "cpu")
+    buckets, output_index_P = bucket_rows(spans, 34, "cpu")
     none = torch.zeros(0, dtype=torch.long)
-    layout = PackedLayout(PackedRows(none, none, buckets, place_P, none, none, ()))
+    layout = PackedLayout(PackedRows(none, none, buckets, output_index_P, none, none, ()))
     q, k, v = heads(1, 34)
     k[:, :, 32:], v[:, :, 32:] = torch.nan, torch.nan
     out = layout.attend(q, k, v, 0.4, window, None, 0)[0].transpose(0, 1)

@@ -148,7 +148,7 @@ def test_a_groups_prompt_is_forwarded_once(seed):
     packed = pack(rows)
     assert packed.num_tokens == 30 + 18 + 11 + 8
     assert packed.target_T.tolist() == [token for row in rows for token in row.token_ids]
-    assert sorted(packed.place_P.tolist()) == list(range(packed.num_tokens))
+    assert sorted(packed.output_index_P.tolist()) == list(range(packed.num_tokens))
     assert sum(len(bucket.take) for bucket in packed.buckets) == packed.num_tokens
 
 
@@ -158,12 +158,12 @@ def test_a_bucket_is_no_wider_than_its_rows_need(lengths):
     for n in lengths:
         spans.append(([*range(start, start + n)], 0))
         start += n
-    buckets, place_P = bucket_rows(spans, start, "cpu")
+    buckets, output_index_P = bucket_rows(spans, start, "cpu")
     widths = sorted(-(-n // BUCKET) * BUCKET for n in lengths)
     assert (
         sorted(b.gather_RL.shape[1] for b in buckets for _ in range(b.gather_RL.shape[0])) == widths
     )
-    outputs = torch.cat([b.gather_RL.reshape(-1)[b.take] for b in buckets])[place_P]
+    outputs = torch.cat([b.gather_RL.reshape(-1)[b.take] for b in buckets])[output_index_P]
     assert outputs.tolist() == list(range(start))
 
 

@@ -11,13 +11,14 @@ import torch
 from tiny import (
     FAMILIES,
     byte_tokenizer,
+    from_config,
     plain_logits,
     random_prompts,
     tiny_model,
     tiny_policy,
     tiny_tokenizer,
 )
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo.model.packing import pack
 from grpo.model.policy import Policy, longest_sequence
@@ -260,18 +261,6 @@ def test_a_vocabulary_ends_with_the_tokenizers_last_id_or_the_models():
 
 
 # --------------------------------------------------------------------------------------- refusals
-
-
-def from_config(kind: str, **options):
-    shape = dict(
-        vocab_size=89,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**shape, **options}))
 
 
 @pytest.mark.parametrize(

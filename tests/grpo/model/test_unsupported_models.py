@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_policy import from_config
-from tiny import FAMILIES, random_prompts, tiny_model, tiny_policy, tiny_tokenizer
+from tiny import FAMILIES, from_config, random_prompts, tiny_model, tiny_policy, tiny_tokenizer
 
 from grpo.model.loading import with_adapters
 from grpo.model.packing import pack

@@ -19,19 +19,9 @@ from grpo.learner.batch import without
 from grpo.learner.diagnosis import Arbitration, suspects
 from grpo.learner.learner import Learner
 from grpo.model.packing import pack
-from grpo.monitor.gates import (
-    DRIFT,
-    EARLY,
-    GATES,
-    LEVELS,
-    RUNGS,
-    TABLE,
-    Alarm,
-    Gates,
-    GateStop,
-    History,
-    level_of,
-)
+from grpo.monitor.gate_table import DRIFT, GATES, LADDER, RUNGS, TABLE, level_of
+from grpo.monitor.gates import Alarm, Gates, GateStop, Reading, stale_completions
+from grpo.monitor.history import EARLY_STEPS, History
 from grpo.recipe import GateSection
 from grpo.types import Batch, Completion, Group, Prompt
 
@@ -149,7 +139,7 @@ def test_tokens_of_older_weights_are_no_drift() -> None:
 def test_a_level_is_the_highest_rung_passed_and_never_above_what_is_allowed() -> None:
     limits = {"note": 1, "warn": 2, "stop": 4}
     assert [level_of(x, limits) for x in (None, 1, 1.5, 3, 5)] == [0, 0, 1, 2, 4]
-    assert [level_of(5, limits, upto) for upto in LEVELS] == [0, 1, 2, 3, 4]
+    assert [level_of(5, limits, upto) for upto in LADDER] == [0, 1, 2, 3, 4]
 
 
 def test_every_gate_has_a_rising_ladder_for_every_dtype_and_a_remedy_that_can_be_written() -> None:
@@ -161,7 +151,10 @@ def test_every_gate_has_a_rising_ladder_for_every_dtype_and_a_remedy_that_can_be
             values = [limits[rung] for rung in RUNGS if rung in limits]
             assert values and values == sorted(values), gate.name
             says = gates._sentence(
-                gate.name, 4, 2 * max(values) + 1, lambda name: "for a reason", True
+                gate.name,
+                Reading(level=4, value=2 * max(values) + 1),
+                why=lambda name: "for a reason",
+                is_explained=True,
             )
             assert "; for a reason; " in says and "{" not in says
 
@@ -332,7 +325,7 @@ def test_an_alarm_is_told_once_until_it_rises_and_of_those_on_drift_one_is_expla
     )
 
 
-def test_the_state_is_plain_and_a_restored_gate_goes_on_as_the_other(seed: int) -> None:
+def test_the_state_is_plain_and_a_restored_gate_continues_like_the_other(seed: int) -> None:
     def feed(gates: Gates, number: int) -> list[Any]:
         rng = random.Random(gates.step_number)
         return [
@@ -354,7 +347,7 @@ def test_the_state_is_plain_and_a_restored_gate_goes_on_as_the_other(seed: int) 
     feed(one, 37)
     two.restore(json.loads(json.dumps(one.state())))
     assert feed(one, 40) == feed(two, 40) and one.alarms == two.alarms and one.counts == two.counts
-    assert len(one.recent) == 64 and len(one.early) == EARLY
+    assert len(one.recent) == 64 and len(one.early) == EARLY_STEPS
 
 
 def test_a_missing_number_never_raises_an_alarm() -> None:
@@ -435,13 +428,13 @@ def test_a_masked_row_leaves_the_update_as_if_it_had_never_been_in_it(
     if fault == "nan":
         hidden = one.hidden
 
-        def spoilt(packed: Any) -> torch.Tensor:
+        def with_nan(packed: Any) -> torch.Tensor:
             of_T = torch.tensor([row.index for row in packed.rows]).repeat_interleave(
                 torch.tensor([row.num_tokens for row in packed.rows])
             )
             return torch.where((of_T == victim.index)[:, None], float("nan"), hidden(packed))
 
-        one.hidden = spoilt
+        one.hidden = with_nan
         update = batch.updates[0]
     else:
         far = replace(victim, sampled_logps=victim.sampled_logps - 3)
@@ -512,9 +505,9 @@ def test_the_fingerprint_changes_with_any_trained_weight_and_with_nothing_else(s
     assert len(seen) == 1 + len(policy.trainable())
 
 
-def test_completions_of_other_versions_are_counted_unless_they_were_carried_over() -> None:
-    from grpo.monitor.gates import stale_completions
-
+def test_completions_of_other_versions_are_counted_unless_their_group_began_in_an_earlier_step() -> (
+    None
+):
     def group(name: str, *versions: tuple[tuple[int, int, int], ...]) -> Group:
         return Group(
             Prompt(name, (1,), {}),
@@ -533,13 +526,13 @@ def test_completions_of_other_versions_are_counted_unless_they_were_carried_over
     assert stale_completions(groups, {"b"}, (3, 77), {(3, 77)}) == (0, "")
     assert stale_completions(groups, set(), (3, 77), {(3, 77)}) == (
         2,
-        "they say version 2, the trainer holds version 3",
+        "they were sampled with version 2, the trainer holds version 3",
     )
     number, words = stale_completions(groups, {"b"}, (3, 77), {(3, 77), (3, 78)})
     assert number == 4 and "version 3 (fingerprint 000000000000004e)" in words
 
 
-def test_the_lenient_accuracy_is_measured_beside_the_strict_one_at_no_weight(
+def test_the_lenient_accuracy_is_measured_next_to_the_strict_one_at_no_weight(
     tmp_path: Path,
 ) -> None:
     trainer = Trainer(
