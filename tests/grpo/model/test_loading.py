@@ -323,14 +323,14 @@ def test_adapters_on_a_four_bit_base_train_and_are_saved_on_the_dequantised_mode
 
 
 @pytest.mark.parametrize(
-    "name, words",
+    "name, message",
     [
         ("nowhere.gguf", "names .*nowhere.gguf, but there is no such file"),
         ("./nowhere", "there is no such folder"),
     ],
 )
-def test_a_path_where_nothing_is_is_named(tmp_path, name, words):
-    with pytest.raises(RecipeError, match=words):
+def test_a_path_that_does_not_exist_is_named(tmp_path, name, message):
+    with pytest.raises(RecipeError, match=message):
         load_config(ModelSection(name=str(tmp_path) + "/" + name))
 
 
@@ -395,19 +395,19 @@ def test_a_gated_model_says_how_to_be_let_in(tmp_path):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Gate)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        said = ask_the_hub(f"http://127.0.0.1:{server.server_port}", tmp_path)
+        output = ask_the_hub(f"http://127.0.0.1:{server.server_port}", tmp_path)
     finally:
         server.shutdown()
         server.server_close()
-    assert "some/model is gated: accept its terms on its page, then log in" in said
+    assert "some/model is gated: accept its terms on its page, then log in" in output
 
 
 @pytest.mark.slow  # the hub's client tries for half a minute
 def test_a_hub_that_cannot_be_reached_is_said_to_be_so(tmp_path):
-    said = ask_the_hub("http://127.0.0.1:9", tmp_path)
+    output = ask_the_hub("http://127.0.0.1:9", tmp_path)
     assert (
         "some/model is not a folder here, and the hub cannot be reached; check the connection"
-        in said
+        in output
     )
 
 

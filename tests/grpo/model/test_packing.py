@@ -40,8 +40,8 @@ def rows_of(seed: int, *shapes: tuple[int, list[int]]) -> list[Row]:
 
 def logps(policy, rows: list[Row]) -> dict[int, torch.Tensor]:
     with torch.no_grad():
-        found = policy.token_stats(pack(rows), 0.9).logp_T.split([row.num_tokens for row in rows])
-    return {row.index: logp for row, logp in zip(rows, found)}
+        actual = policy.token_stats(pack(rows), 0.9).logp_T.split([row.num_tokens for row in rows])
+    return {row.index: logp for row, logp in zip(rows, actual)}
 
 
 def plain_logp(policy, row: Row, model=None) -> torch.Tensor:
@@ -58,10 +58,10 @@ SHAPES = [(1, [1, 3, 40]), (9, [15, 16, 17, 7]), (30, [2]), (17, [1, 1])]
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_packed_forward_is_each_rows_own_plain_forward(family, seed):
     policy, rows = tiny_policy(family, seed, dtype=torch.float64), rows_of(seed, *SHAPES)
-    found, model = logps(policy, rows), plain_model(policy)
+    actual, model = logps(policy, rows), plain_model(policy)
     for row in rows:
         with torch.no_grad():
-            torch.testing.assert_close(found[row.index], plain_logp(policy, row, model), **EXACT)
+            torch.testing.assert_close(actual[row.index], plain_logp(policy, row, model), **EXACT)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3_text", "qwen3_moe"])
@@ -85,10 +85,10 @@ def test_rows_at_the_edges_of_a_bucket_are_whole(length, seed):
     rows = rows_of(
         seed, (length - 1, [1]), (1, [length - 1]), (length // 2, [length - length // 2] * 2)
     )
-    found = logps(policy, rows)
+    actual = logps(policy, rows)
     for row in rows:
         with torch.no_grad():
-            torch.testing.assert_close(found[row.index], plain_logp(policy, row), **EXACT)
+            torch.testing.assert_close(actual[row.index], plain_logp(policy, row), **EXACT)
 
 
 @pytest.mark.parametrize("shape", [(1, [1]), (2, [1]), (1, [6]), (3, [2, 2])])

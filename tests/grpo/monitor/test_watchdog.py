@@ -110,10 +110,12 @@ def test_progress_that_cannot_be_told_is_no_progress() -> None:
 
 
 def test_an_error_remembers_the_innermost_wait_that_it_came_out_of() -> None:
-    with pytest.raises(OSError) as found:
+    with pytest.raises(OSError) as caught:
         with waiting("checkpoint", owner="a disk"), waiting("collective", owner="a rank"):
             raise OSError("no space")
-    assert describe_failure(found.value).startswith("collective (a rank) died of OSError: no space")
+    assert describe_failure(caught.value).startswith(
+        "collective (a rank) died of OSError: no space"
+    )
     assert PROCESS.open == []
 
 
