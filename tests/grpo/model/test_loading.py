@@ -391,7 +391,7 @@ def ask_the_hub(endpoint: str, home: Path) -> str:
 
 
 @pytest.mark.slow  # a process of its own
-def test_a_gated_model_says_how_to_be_let_in(tmp_path):
+def test_a_gated_model_says_how_to_get_access(tmp_path):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Gate)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -403,7 +403,7 @@ def test_a_gated_model_says_how_to_be_let_in(tmp_path):
 
 
 @pytest.mark.slow  # the hub's client tries for half a minute
-def test_a_hub_that_cannot_be_reached_is_said_to_be_so(tmp_path):
+def test_a_hub_that_cannot_be_reached_is_reported(tmp_path):
     output = ask_the_hub("http://127.0.0.1:9", tmp_path)
     assert (
         "some/model is not a folder here, and the hub cannot be reached; check the connection"
@@ -411,7 +411,7 @@ def test_a_hub_that_cannot_be_reached_is_said_to_be_so(tmp_path):
     )
 
 
-def test_a_tokenizer_saved_beside_the_model_loads_again(tmp_path):
+def test_a_tokenizer_saved_next_to_the_model_loads_again(tmp_path):
     byte_tokenizer().save_pretrained(tmp_path)
     assert (
         AutoTokenizer.from_pretrained(tmp_path)("ab")["input_ids"]

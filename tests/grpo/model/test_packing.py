@@ -1,4 +1,4 @@
-"""Packing: the packed forward is each row's own forward, and where rows are counted and booked."""
+"""Packing: the packed forward is each row's own forward, and where rows are counted and by which outcome."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def batch_of(groups, advantages, **options):
     )
 
 
-def test_every_completion_is_booked_once_and_the_books_sum_to_what_was_sampled():
+def test_every_completion_has_one_outcome_and_they_sum_to_what_was_sampled():
     groups = [
         scored([1.0, 0.0, None]),
         scored([1.0, 1.0]),

@@ -104,7 +104,7 @@ def test_generate_draws_the_tokens_that_the_engine_draws(seed):
                 torch.testing.assert_close(a.log_kept, b.log_kept, atol=1e-5, rtol=0)
 
 
-def test_groups_are_carried_over_and_interrupted(seed):
+def test_groups_are_interrupted_and_continued(seed):
     policy, prompts = plain_policy("bloom", seed), random_prompts(seed, [5, 9, 30, 9])
     policy.stop_ids = frozenset()
     options = dict(
@@ -186,7 +186,7 @@ def test_models_that_the_engine_serves_pass_the_probe(family, seed):
     assert policy.base.config._attn_implementation == "grpo"
 
 
-def test_a_model_whose_attention_does_something_of_its_own_is_found_out(seed):
+def test_a_model_whose_attention_does_something_of_its_own_is_detected(seed):
     """One that scales its queries behind the interface's back only where its own attention runs."""
     model = tiny_model("llama", seed)
     for layer in model.model.layers:
