@@ -295,7 +295,7 @@ def stale_completions(
 ) -> tuple[int, str]:
     """(how many completions were not written by the weights about to be trained, how that is known).
 
-    `trained` and `sampled` are (version, fingerprint) pairs: of the trainer's weights, and of those that each call of
+    `groups` are those of ``grpo.types``, a layer above. `trained` and `sampled` are (version, fingerprint) pairs: of the trainer's weights, and of those that each call of
     the sampler read. Groups of the prompts `carried` began under older weights, which is allowed.
     """
     version, fingerprint = trained
