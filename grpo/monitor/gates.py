@@ -295,8 +295,9 @@ def stale_completions(
 ) -> tuple[int, str]:
     """(how many completions were not written by the weights about to be trained, how that is known).
 
-    `groups` are those of ``grpo.types``, a layer above. `trained` and `sampled` are (version, fingerprint) pairs: of the trainer's weights, and of those that each call of
-    the sampler read. Groups of the prompts `carried` began under older weights, which is allowed.
+    `groups` are those of ``grpo.types``, a layer above. `trained` and `sampled` are (version, fingerprint) pairs: of
+    the trainer's weights, and of those that each call of the sampler read. Groups of the prompts `carried` began under
+    older weights, which is allowed.
     """
     version, fingerprint = trained
     for sampled_version, sampled_fingerprint in sampled:
