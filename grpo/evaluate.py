@@ -21,7 +21,8 @@ import torch
 import transformers
 
 import rewards
-from grpo.data.prompts import check_template, load_rows, make_prompts, split_rows
+from grpo.data.prompts import check_template, make_prompts
+from grpo.data.rows import load_rows, split_rows
 from grpo.kernels.sampling.spec import Sampling
 from grpo.model.loading import load_config, load_tokenizer
 from grpo.model.policy import Policy, longest_sequence

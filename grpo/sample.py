@@ -18,7 +18,8 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from grpo.data.prompts import check_template, load_rows, make_prompts
+from grpo.data.prompts import check_template, make_prompts
+from grpo.data.rows import load_rows
 from grpo.evaluate import evaluation_recipe
 from grpo.kernels.sampling.spec import Sampling
 from grpo.model.loading import load_config, load_tokenizer

@@ -24,7 +24,8 @@ import torch
 import transformers
 
 from grpo.data.curriculum import Curriculum
-from grpo.data.prompts import PromptStream, check_template, load_rows, make_prompts, split_rows
+from grpo.data.prompts import PromptStream, check_template, make_prompts
+from grpo.data.rows import load_rows, split_rows
 from grpo.distributed.process_group import Ranks
 from grpo.evaluate import Evaluation, evaluate, lenient_name, with_lenient
 from grpo.kernels.sampling.spec import Sampling
@@ -717,7 +718,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         words = out_of_memory_advice(error)
         if words is None:
-            words = watchdog.died(error)
+            words = watchdog.describe_failure(error)
             print_error(traceback.format_exc().rstrip())
         print_error(f"stopped: {words}")
         return EXIT_FAULT

@@ -1,7 +1,7 @@
 """Which prompts a step samples and which of its groups are trained: pass rates, refilling, over-sampling.
 
 The history of pass rates is part of the checkpoint, so that a resumed run draws the prompts it would have drawn.
-What is sampled and not trained is booked and charged like everything else.
+Groups that are sampled but not trained appear in the ledger and in the costs like all others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from grpo.types import Prompt, ScoredGroup
 
 @dataclass(slots=True)
 class PassRate:
-    """How a prompt fared: over all its samples, and when it was last sampled."""
+    """How often a prompt was solved: over all its samples, and the share (``last``) and epoch of the last ones."""
 
     passed: int = 0
     sampled: int = 0
@@ -27,12 +27,19 @@ class PassRate:
     def overall(self) -> float:
         return self.passed / self.sampled
 
+    def add(self, passes: Sequence[int], epoch: int) -> None:
+        """Add samples of `epoch`, 1 for each that passed and 0 for each that did not."""
+        self.passed += sum(passes)
+        self.sampled += len(passes)
+        self.last = sum(passes) / len(passes)
+        self.epoch = epoch
+
 
 class Curriculum:
-    """Draws prompts from a stream by what is known of them, and chooses among a step's groups.
+    """Draws prompts from a stream by their pass rates, and chooses which groups of a step are trained.
 
     A prompt whose pass rate over all its samples reached ``retire_at`` is never drawn again (ScaleRL, arXiv
-    2510.13786); one that lay outside [``low``, ``high``] when last sampled waits ``again`` epochs. A sample passes
+    2510.13786); one that was outside [``low``, ``high``] when last sampled waits ``again`` epochs. A sample passes
     if the reward `accurate` gave it its full score, 1.
     """
 
@@ -48,16 +55,26 @@ class Curriculum:
         high: float = 1.0,
         again: int = 3,
     ):
-        self.stream, self.accurate, self.flat, self.flat_by = stream, accurate, flat, flat_by
-        self.retire_at, self.low, self.high, self.again = retire_at, low, high, again
+        self.stream = stream
+        self.accurate = accurate
+        self.flat = flat
+        self.flat_by = flat_by
+        self.retire_at = retire_at
+        self.low = low
+        self.high = high
+        self.again = again
         self.history: dict[str, PassRate] = {}
 
     def take(self, number: int, without: Sequence[ScoredGroup] = ()) -> list[Prompt]:
-        """At most `number` prompts that may be sampled now, none of those in `without`."""
-        known = {group.prompt.id for group in without}
-        room = min(number, len(self.stream.prompts) - len(known))
-        prompts = self.stream.take(room, self.admits, known) if room > 0 else []
-        if not prompts and not known:
+        """At most `number` prompts that may be sampled now, none of those in `without`.
+
+        Raises `RecipeError` if no prompt is left.
+        """
+        excluded = {group.prompt.id for group in without}
+        num_available = len(self.stream.prompts) - len(excluded)
+        room = min(number, num_available)
+        prompts = self.stream.take(room, self.admits, excluded) if room > 0 else []
+        if not prompts and not excluded:
             raise RecipeError(
                 f"data: no prompt is left to train on: of {len(self.stream.prompts)}, {self.num_retired} "
                 "have retired and the others wait; raise advantage.retire_at, or widen data.pass_low to "
@@ -66,51 +83,51 @@ class Curriculum:
         return prompts
 
     def admits(self, prompt: Prompt) -> bool:
-        """Whether what is known of a prompt lets it be sampled in this epoch."""
+        """Whether a prompt's pass rate lets it be sampled in this epoch."""
         rate = self.history.get(prompt.id)
         if rate is None:
             return True
         if self.retire_at and rate.overall >= self.retire_at:
             return False
-        return self.low <= rate.last <= self.high or self.stream.epoch - rate.epoch > self.again
+        has_waited = self.stream.epoch - rate.epoch > self.again
+        return has_waited or self.low <= rate.last <= self.high
 
     def learn(self, groups: Sequence[ScoredGroup]) -> None:
-        """Add what a step's groups say of their prompts."""
+        """Add the outcomes of a step's groups to the pass rates of their prompts."""
         for group in groups:
             passes = accuracies(group, self.accurate)
             if passes:
                 rate = self.history.setdefault(group.prompt.id, PassRate())
-                rate.passed, rate.sampled = rate.passed + sum(passes), rate.sampled + len(passes)
-                rate.last, rate.epoch = sum(passes) / len(passes), self.stream.epoch
+                rate.add(passes, self.stream.epoch)
 
     def choose(self, groups: Sequence[ScoredGroup], wanted: int) -> tuple[dict[int, str], int]:
-        """(groups that are not trained with the outcome they go to, how many groups are still missing).
+        """(outcome of each group that is not trained, by its index; how many groups are still missing).
 
-        The first `wanted` groups that spread are trained, in the order they were drawn; further ones were
-        sampled in vain and are counted as cancelled.
+        The first `wanted` groups whose scores spread are trained, in the order they were drawn; further ones count
+        as cancelled.
         """
         if self.flat == "keep":
             return {}, 0
-        teaching = [g for g, group in enumerate(groups) if self.teaches(group)]
-        left_out = {g: "flat" for g in range(len(groups)) if g not in set(teaching)}
-        left_out |= {g: "cancelled" for g in teaching[wanted:]}
-        return left_out, max(0, wanted - len(teaching))
+        spread = [g for g, group in enumerate(groups) if self.teaches(group)]
+        outcomes = {g: "flat" for g in range(len(groups)) if g not in spread}
+        outcomes |= {g: "cancelled" for g in spread[wanted:]}
+        return outcomes, max(0, wanted - len(spread))
 
     def teaches(self, group: ScoredGroup) -> bool:
-        """Whether a group's scores spread, and its accuracies too where ``flat_by`` asks for that."""
-        return not group.flat and (
-            self.flat_by == "score" or len(set(accuracies(group, self.accurate))) > 1
-        )
+        """Whether a group's scores spread, and its accuracies too if ``flat_by`` asks for that."""
+        if group.flat:
+            return False
+        return self.flat_by == "score" or len(set(accuracies(group, self.accurate))) > 1
 
     @property
     def num_retired(self) -> int:
-        return (
-            sum(rate.overall >= self.retire_at for rate in self.history.values())
-            if self.retire_at
-            else 0
-        )
+        """How many prompts are never drawn again."""
+        if not self.retire_at:
+            return 0
+        return sum(rate.overall >= self.retire_at for rate in self.history.values())
 
     def state(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
         return {
             name: [rate.passed, rate.sampled, rate.last, rate.epoch]
             for name, rate in self.history.items()
@@ -122,5 +139,6 @@ class Curriculum:
 
 def accuracies(group: ScoredGroup, reward: str) -> list[int]:
     """1 or 0 for each completion that `reward` judged: whether it got its full score."""
-    parts = [verdict.get(reward) for verdict in group.verdicts]
-    return [int(part.value >= 1.0) for part in parts if part is not None and part.value is not None]
+    scores = [verdict.get(reward) for verdict in group.verdicts]
+    values = [score.value for score in scores if score is not None]
+    return [int(value >= 1.0) for value in values if value is not None]

@@ -1,7 +1,7 @@
-"""The processes that train together: who this one is, and the two things they exchange.
+"""The processes that train together: who this one is, and what they exchange.
 
-Completions are gathered as objects so that every rank sees the whole step; gradients and statistics are
-summed. A single process takes part in nothing and pays nothing.
+Completions are gathered as objects, so that every rank sees the whole step; gradients and statistics are summed. In a
+single process every method returns at once.
 """
 
 from __future__ import annotations
@@ -16,21 +16,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from grpo.monitor import watchdog
+from grpo.monitor.waits import collective
+from grpo.monitor.watchdog import Watchdog
 from grpo.recipe import RecipeError
 
-LONGEST = timedelta(days=1)
-"""The process group's own limit; it names nobody, so the watchdog's shorter one comes first."""
+TIMEOUT = timedelta(days=1)
+"""The process group's own limit. It cannot name the culprit, so the watchdog's shorter one applies first."""
+OWNER = "grpo.distributed.process_group"
 
 
 def keep_to_this_machine() -> None:
-    """Where all ranks are on this machine, let them talk over the loopback alone."""
+    """If all ranks are on this machine, let them talk over the loopback alone."""
     world = os.environ.get("WORLD_SIZE")
-    if (
-        sys.platform == "linux"
-        and world is not None
-        and world == os.environ.get("LOCAL_WORLD_SIZE")
-    ):
+    is_local = world is not None and world == os.environ.get("LOCAL_WORLD_SIZE")
+    if sys.platform == "linux" and is_local:
         for library in ("GLOO", "NCCL"):
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
 
@@ -45,17 +44,20 @@ class Ranks:
 
     @staticmethod
     def start() -> Ranks:
-        """Join the process group that ``accelerate launch`` or ``torchrun`` set up, and pick the device."""
+        """Join the process group that ``accelerate launch`` or ``torchrun`` set up, and pick the device.
+
+        Raises `RecipeError` if the environment contradicts itself or would change the gradient.
+        """
         if int(os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")) > 1:
             raise RecipeError(
                 "environment: ACCELERATE_GRADIENT_ACCUMULATION_STEPS would divide the gradient a second "
                 "time; unset it, and set optim.tokens_per_micro_batch for memory"
             )
-        from accelerate import PartialState
+        from accelerate import PartialState  # noqa: PLC0415  heavy, and only needed to train
 
         keep_to_this_machine()
-        with watchdog.collective("grpo.distributed.process_group, joining the process group"):
-            state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST)
+        with collective(f"{OWNER}, joining the process group"):
+            state = PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
         started = int(os.environ.get("WORLD_SIZE", "1"))
         if state.num_processes != started:
             raise RecipeError(
@@ -73,21 +75,21 @@ class Ranks:
         if self.world == 1:
             return items
         lists: list[Any] = [None] * self.world
-        with watchdog.collective("grpo.distributed.process_group, gather"):
+        with collective(f"{OWNER}, gather"):
             dist.all_gather_object(lists, items)
         return [item for part in lists for item in part]
 
     def sum(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its sum over the ranks."""
         if self.world > 1:
-            with watchdog.collective("grpo.distributed.process_group, sum"):
+            with collective(f"{OWNER}, sum"):
                 for tensor in tensors:
                     dist.all_reduce(tensor)
 
     def max(self, tensor: Tensor) -> None:
-        """Replace the tensor by its largest values over the ranks."""
+        """Replace the tensor by its element-wise maximum over the ranks."""
         if self.world > 1:
-            with watchdog.collective("grpo.distributed.process_group, max"):
+            with collective(f"{OWNER}, max"):
                 dist.all_reduce(tensor, dist.ReduceOp.MAX)
 
     def any(self, flag: bool) -> bool:
@@ -95,17 +97,19 @@ class Ranks:
         if self.world == 1:
             return flag
         total = torch.tensor(float(flag), device=self.device)
-        with watchdog.collective("grpo.distributed.process_group, any"):
+        with collective(f"{OWNER}, any"):
             dist.all_reduce(total)
             return bool(total > 0)
 
     def wait(self) -> None:
+        """Return once every rank has called this."""
         if self.world > 1:
-            with watchdog.collective("grpo.distributed.process_group, wait"):
+            with collective(f"{OWNER}, wait"):
                 dist.barrier()
 
-    def watched_by(self, dog: watchdog.Watchdog) -> None:
+    def watched_by(self, watchdog: Watchdog) -> None:
         """Let the ranks' watchdogs tell each other where they are, through the process group's store."""
         if self.world > 1:
             store = dist.distributed_c10d._get_default_store()
-            dog.join(self.rank, self.world, dist.PrefixStore("watchdog", store.clone()))
+            copy = store.clone()  # type: ignore[attr-defined]  # missing in torch's stubs
+            watchdog.join(self.rank, self.world, dist.PrefixStore("watchdog", copy))

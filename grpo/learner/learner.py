@@ -29,7 +29,8 @@ from grpo.learner.optimizer import Optimizer
 from grpo.model.packing import PackedRows, micro_batches, pack, upload
 from grpo.model.policy import Policy, TokenStats
 from grpo.monitor import watchdog
-from grpo.monitor.gates import DRIFT_GATES, Gates, GateStop
+from grpo.monitor.gate_table import DRIFT_GATES
+from grpo.monitor.gates import Gates, GateStop
 from grpo.objective import correction
 from grpo.objective.entropy import EntropyBonus
 from grpo.objective.objective import (

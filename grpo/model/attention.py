@@ -1,8 +1,8 @@
 """Attention over groups: a prompt's keys are computed once and shared by its completions.
 
-One function, registered with transformers under `NAME`, serves every model that takes its attention from
-there. How queries meet keys is decided by the ``layout`` passed through the model's forward: packed rows
-(training and prefill, here) or decode slots (``grpo.rollout.contiguous_cache``). No mask is ever built for the batch.
+One function, registered with transformers under `NAME`, serves every model that takes its attention from there. How
+queries meet keys is decided by the ``layout`` that is passed through the model's forward: packed rows (training and
+prefill, here) or a decoder's cache (``grpo.rollout``). No mask is ever built for the batch.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from grpo.model.packing import PackedRows
+from grpo.model.packing import AttentionBucket, PackedRows
 from grpo.model.shared_prefix import shared_attention
 
 NAME = "grpo"
 WINDOW_CHUNK = 1024
+"""Queries that are attended at once where a window or a soft-cap needs a mask."""
 
 
 class Layout(Protocol):
@@ -52,13 +53,20 @@ def attention(
     layout: Layout | None = None,
     **unused: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention hook: hands the projected heads to the layout of this forward."""
+    """The attention hook of transformers: hands the projected heads to the layout of this forward."""
     assert layout is not None, "a model prepared for grpo is called through its Policy or Engine"
     if s_aux is not None:
         raise ValueError("model: attention sinks are not supported; choose a model without them")
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    layer = getattr(module, "layer_idx", 0)
-    return layout.attend(query, key, value, scaling, sliding_window, softcap, layer), None
+    output = layout.attend(
+        query,
+        key,
+        value,
+        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        window=sliding_window,
+        softcap=softcap,
+        layer=getattr(module, "layer_idx", 0),
+    )
+    return output, None
 
 
 AttentionInterface.register(NAME, attention)
@@ -80,20 +88,34 @@ class PackedLayout:
         softcap: float | None,
         layer: int,
     ) -> Tensor:
-        query_P, key_P, value_P = (x[0].transpose(0, 1) for x in (query, key, value))
+        query_PHd = query[0].transpose(0, 1)
+        key_PKd = key[0].transpose(0, 1)
+        value_PKd = value[0].transpose(0, 1)
         shared = self.packed.shared
         if shared is not None and softcap is None and (window is None or window >= shared.longest):
-            return shared_attention(query_P, key_P, value_P, shared, scaling).unsqueeze(0)
-        kept = []
-        for bucket in self.packed.buckets:
-            flat, shape = bucket.gather_RL.reshape(-1), bucket.gather_RL.shape
-            q, k, v = (
-                x.index_select(0, flat).view(*shape, *x.shape[1:]).transpose(1, 2)
-                for x in (query_P, key_P, value_P)
+            output_PHd = shared_attention(
+                query_PHd, key_PKd, value_PKd, shared_plan=shared, scaling=scaling
             )
-            out = causal(q, k, v, scaling, window, softcap).transpose(1, 2)
-            kept.append(out.reshape(flat.numel(), *out.shape[2:]).index_select(0, bucket.take))
-        return torch.cat(kept).index_select(0, self.packed.place_P).unsqueeze(0)
+            return output_PHd.unsqueeze(0)
+        outputs = []
+        for bucket in self.packed.buckets:
+            output = causal(
+                _rectangle(bucket, query_PHd),
+                _rectangle(bucket, key_PKd),
+                _rectangle(bucket, value_PKd),
+                scaling=scaling,
+                window=window,
+                softcap=softcap,
+            )
+            flat = output.transpose(1, 2).flatten(0, 1)
+            outputs.append(flat.index_select(0, bucket.take))
+        return torch.cat(outputs).index_select(0, self.packed.output_index_P).unsqueeze(0)
+
+
+def _rectangle(bucket: AttentionBucket, part_PHd: Tensor) -> Tensor:
+    """[R, heads, L, width] of a bucket."""
+    flat = part_PHd.index_select(0, bucket.gather_RL.reshape(-1))
+    return flat.view(*bucket.gather_RL.shape, *part_PHd.shape[1:]).transpose(1, 2)
 
 
 def causal(
@@ -107,49 +129,52 @@ def causal(
     """Causal attention of rectangles [R, heads, L, width]; a window counts the query itself."""
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
-        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+        key = key.repeat_interleave(repeats, 1)
+        value = value.repeat_interleave(repeats, 1)
     length = query.shape[2]
     if softcap is None and (window is None or window >= length):
         return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
-    return torch.cat(
-        [
-            _window_chunk(
-                query,
-                key,
-                value,
-                start,
-                min(start + WINDOW_CHUNK, length),
-                scaling,
-                window,
-                softcap,
-            )
-            for start in range(0, length, WINDOW_CHUNK)
-        ],
-        dim=2,
-    )
+    chunks = []
+    for start in range(0, length, WINDOW_CHUNK):
+        end = min(start + WINDOW_CHUNK, length)
+        first_key = 0 if window is None else max(0, start - window + 1)
+        chunk = _masked(
+            query[:, :, start:end],
+            key[:, :, first_key:end],
+            value[:, :, first_key:end],
+            seen=_visible(start, end, first_key, window, device=query.device),
+            scaling=scaling,
+            softcap=softcap,
+        )
+        chunks.append(chunk)
+    return torch.cat(chunks, dim=2)
 
 
-def _window_chunk(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    start: int,
-    end: int,
-    scaling: float,
-    window: int | None,
-    softcap: float | None,
+def _visible(
+    start: int, end: int, first_key: int, window: int | None, *, device: torch.device
 ) -> Tensor:
-    """Queries ``start..end`` against the keys that they can see; memory is linear in the length."""
-    first = 0 if window is None else max(0, start - window + 1)
-    at_query = torch.arange(start, end, device=query.device)[:, None]
-    at_key = torch.arange(first, end, device=query.device)[None, :]
+    """[end - start, end - first_key]: which keys from ``first_key`` on the queries ``start..end`` see."""
+    at_query = torch.arange(start, end, device=device)[:, None]
+    at_key = torch.arange(first_key, end, device=device)[None, :]
     seen = at_key <= at_query
     if window is not None:
         seen &= at_key > at_query - window
-    q, k, v = query[:, :, start:end], key[:, :, first:end], value[:, :, first:end]
+    return seen
+
+
+def _masked(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    seen: Tensor,
+    scaling: float,
+    softcap: float | None,
+) -> Tensor:
+    """Attention of a chunk of queries to the keys that they can see; memory is linear in the whole length."""
     if softcap is None:
-        return scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scaling)
-    scores = softcap * torch.tanh(q @ k.transpose(-1, -2) * scaling / softcap)
+        return scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scaling)
+    scores = softcap * torch.tanh(query @ key.transpose(-1, -2) * scaling / softcap)
     dtype = torch.promote_types(scores.dtype, torch.float32)
     weights = scores.to(dtype).masked_fill(~seen, float("-inf")).softmax(-1)
-    return weights.to(v.dtype) @ v
+    return weights.to(value.dtype) @ value

@@ -1,8 +1,8 @@
-"""Where a model keeps its head: weight, bias, scale and soft-cap, proven against the model's own logits.
+"""Where a model keeps its output head: weight, bias, scale and soft-cap, verified against the model's own logits.
 
 Models differ in what they do after the product (Granite divides, Cohere multiplies, Gemma caps, vocabularies are
-padded). What the configuration says is tried on a few tokens; unless the log-probs are the model's own, its own head
-goes on being used, through whole logits, and the reason is said. That is also so where an adapter lies on the head.
+padded). What the configuration says is tried on a few tokens; unless the logits are the model's own, its own head stays
+in use, through whole logits, and the reason is reported. The same holds if an adapter sits on the head.
 """
 
 from __future__ import annotations
@@ -12,17 +12,22 @@ from typing import Any, Callable
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from grpo.kernels.log_prob import Head, reference
 from grpo.kernels.log_prob.spec import statistics_dtype
 
-PROBE = 16
+NUM_PROBE_TOKENS = 16
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 4e-2, torch.float16: 1e-2}
+"""How far logits may differ from the model's own, relative to the largest of these, by the weight's dtype."""
+
+Probe = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From token ids [T] to the hidden states [T, D] before the head and the model's own logits [T, V]."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OutputHead:
-    """The model's output layer with what its forward does to the product; read anew for each use."""
+    """The model's output layer with what its forward does to the product; its weights are read at each use."""
 
     linear: nn.Linear
     vocab_size: int
@@ -33,63 +38,59 @@ class OutputHead:
         """The head at a sampling temperature, over the tokens that can be sampled."""
         bias = self.linear.bias
         return Head(
-            self.linear.weight[: self.vocab_size],
-            None if bias is None else bias[: self.vocab_size],
-            self.scale,
-            self.softcap,
-            temperature,
+            weight_VD=self.linear.weight[: self.vocab_size],
+            bias_V=None if bias is None else bias[: self.vocab_size],
+            scale=self.scale,
+            softcap=self.softcap,
+            temperature=temperature,
         )
 
 
 def find_head(
-    base: nn.Module, vocab_size: int, forward: Callable[[Tensor], tuple[Tensor, Tensor]]
+    base: PreTrainedModel, vocab_size: int, probe: Probe
 ) -> tuple[OutputHead | None, str]:
-    """(the head, "") or (None, why the model's own is used).
-
-    `forward` takes token ids and returns the hidden states [T, D] before the head and the model's own logits [T, V].
-    """
-    linear = _linear(base.get_output_embeddings())
+    """(the head, "") or (None, why the model's own is used)."""
+    output_layer = base.get_output_embeddings()
+    linear = active_linear(output_layer)
     if linear is None:
-        return (
-            None,
-            f"its output layer is {type(base.get_output_embeddings()).__name__}, not one plain matrix",
-        )
+        return None, f"its output layer is {type(output_layer).__name__}, not one plain matrix"
     config = base.config.get_text_config()
-    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
-        getattr(config, "logits_scaling", None) or 1.0
-    )
+    multiplier = float(getattr(config, "logit_scale", None) or 1.0)
+    divisor = float(getattr(config, "logits_scaling", None) or 1.0)
     head = OutputHead(
-        linear, vocab_size, scale, float(getattr(config, "final_logit_softcapping", None) or 0.0)
+        linear=linear,
+        vocab_size=vocab_size,
+        scale=multiplier / divisor,
+        softcap=float(getattr(config, "final_logit_softcapping", None) or 0.0),
     )
-    apart = _apart(head, forward)
-    if apart <= TOLERANCE[linear.weight.dtype]:
+    difference = largest_difference(head, probe)
+    if difference <= TOLERANCE[linear.weight.dtype]:
         return head, ""
     return (
         None,
-        f"from its hidden states and weights its logits differ by {apart:.1e} of their size",
+        f"from its hidden states and weights its logits differ by {difference:.1e} of their size",
     )
 
 
-def _linear(module: Any) -> nn.Linear | None:
-    """The matrix that acts: of a head that PEFT trains whole, the trained copy; None where an adapter lies on it."""
+def active_linear(module: Any) -> nn.Linear | None:
+    """The matrix that acts: the trained copy if PEFT trains the whole head; None if an adapter sits on it."""
     if hasattr(module, "modules_to_save") and hasattr(module, "active_adapters"):
         names = module.active_adapters
         module = module.modules_to_save[names[0]] if len(names) == 1 else None
-    hooked = module is not None and (module._forward_hooks or module._forward_pre_hooks)
-    return module if type(module) is nn.Linear and not hooked else None
+    if type(module) is not nn.Linear or module._forward_hooks or module._forward_pre_hooks:
+        return None
+    return module
 
 
 @torch.no_grad()
-def _apart(head: OutputHead, forward: Callable[[Tensor], tuple[Tensor, Tensor]]) -> float:
+def largest_difference(head: OutputHead, probe: Probe) -> float:
     """The largest difference between our logits and the model's own, relative to the largest of these."""
-    device = head.linear.weight.device
-    ids = torch.randint(head.vocab_size, (PROBE,), generator=torch.Generator().manual_seed(0)).to(
-        device
-    )
-    hidden_TD, own_TV = forward(ids)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(head.vocab_size, (NUM_PROBE_TOKENS,), generator=generator)
+    hidden_TD, logits_TV = probe(ids.to(head.linear.weight.device))
     if hidden_TD.shape[-1] != head.linear.in_features:
         return float("inf")
-    dtype = statistics_dtype(own_TV.dtype)
+    dtype = statistics_dtype(logits_TV.dtype)
     ours_TV = reference.logits(hidden_TD, head.at(1.0)).to(dtype)
-    own_TV = own_TV.to(dtype)
-    return float((ours_TV - own_TV).abs().max() / own_TV.abs().max().clamp_min(1e-30))
+    logits_TV = logits_TV.to(dtype)
+    return float((ours_TV - logits_TV).abs().max() / logits_TV.abs().max().clamp_min(1e-30))

@@ -1,30 +1,35 @@
-"""Rows laid end to end, without padding, the prompt of a group once: what one forward reads.
+"""Completions laid end to end without padding, each group's prompt once: what one forward reads.
 
 Also the rectangles of rows of similar length in which attention is computed, and the division into micro-batches.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Sequence
 
 import torch
 from torch import Tensor
 
-from grpo.model.shared_prefix import SharedPlan, plan
+from grpo.model.shared_prefix import PromptSpan, SharedPlan, plan
 from grpo.types import Row
 
 BUCKET = 16
+"""Widths of attention rectangles are multiples of this."""
 MIN_ROWS = 8
+"""The least packed length: products of fewer rows may round differently."""
+
+AttentionRow = tuple[list[int], int]
+"""(the packed tokens that a row attends over, how many of its first outputs another row provides)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionBucket:
     """Attention rows of similar length, computed as one rectangle.
 
-    ``gather_RL`` [R, L] indexes packed tokens; places past a row's end repeat its first token, come after
-    every query that is read back, and are never read back themselves. ``take`` lists the flat places of the
-    rectangle whose outputs are kept.
+    ``gather_RL`` [R, L] indexes packed tokens; positions past a row's end repeat its first token, come after every
+    query that is read back, and are never read back themselves. ``take`` are the flat positions of the rectangle whose
+    outputs are used.
     """
 
     gather_RL: Tensor
@@ -33,19 +38,19 @@ class AttentionBucket:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedRows:
-    """Rows laid end to end without padding; the prompt of a group stands once before its completions.
+    """Rows laid end to end without padding; the prompt of a group occurs once, before its completions.
 
-    ``token_P`` and ``position_P`` are the packed tokens and their positions. Each attention row reads a
-    prompt and one completion causally, through ``buckets``; ``place_P`` names, for each packed token, its
-    output among those the buckets keep, end to end. ``source_T`` is, for each completion token, the packed
-    position whose hidden state predicts it, ``target_T`` the token itself. ``shared`` is the same attention
-    without copies of the prompts, where the device has it.
+    ``token_P`` and ``position_P`` are the packed tokens and their positions. Each attention row reads a prompt and one
+    completion causally, through ``buckets``; ``output_index_P`` is, for each packed token, the index of its output
+    among those that the buckets take, end to end. ``source_T`` is, for each completion token, the packed position
+    whose hidden state predicts it, ``target_T`` the token itself. ``shared`` is the same attention without copies of
+    the prompts, on devices that support it.
     """
 
     token_P: Tensor
     position_P: Tensor
     buckets: tuple[AttentionBucket, ...]
-    place_P: Tensor
+    output_index_P: Tensor
     source_T: Tensor
     target_T: Tensor
     rows: tuple[Row, ...]
@@ -58,81 +63,99 @@ class PackedRows:
 
 def stack_logps(rows: Sequence[Row], device: torch.device | str = "cpu") -> Tensor:
     """The sampler's log-probs of `rows` end to end: ``sampled_logp_T``, fp32."""
-    return (
-        torch.cat([row.sampled_logps for row in rows]).to(device)
-        if rows
-        else torch.zeros(0, device=device)
-    )
+    if not rows:
+        return torch.zeros(0, device=device)
+    return torch.cat([row.sampled_logps for row in rows]).to(device)
 
 
 def micro_batches(rows: Sequence[Row], budget: int) -> list[list[Row]]:
     """`rows` in lists of at most `budget` packed tokens (one row alone may exceed it), groups kept together."""
-    result: list[list[Row]] = []
-    used, group = 0, None
+    batches: list[list[Row]] = []
+    used = 0
+    group: int | None = None
     for row in sorted(rows, key=lambda row: (row.group, row.index)):
-        cost = row.num_tokens + (len(row.prompt_ids) if row.group != group else 0)
-        if not result or used + cost > budget:
-            result.append([])
-            used, cost = 0, row.num_tokens + len(row.prompt_ids)
-        result[-1].append(row)
-        used, group = used + cost, row.group
-    return result
+        with_prompt = row.num_tokens + len(row.prompt_ids)
+        cost = row.num_tokens if row.group == group else with_prompt
+        if not batches or used + cost > budget:
+            batches.append([])
+            used = 0
+            cost = with_prompt
+        batches[-1].append(row)
+        used += cost
+        group = row.group
+    return batches
+
+
+# ---- packing ----------------------------------------------------------------------------------------------------
 
 
 def pack(rows: Sequence[Row], device: torch.device | str = "cpu") -> PackedRows:
     """`rows` laid end to end, each group's prompt once before its completions, ready for one forward.
 
-    The packed length is at least 8: products of fewer rows may round differently.
+    The packed length is at least `MIN_ROWS`; filler tokens attend to themselves and are never read.
     """
-    tokens: list[int] = []
-    positions: list[int] = []
-    spans: list[tuple[list[int], int]] = []
-    source: list[Tensor] = []
-    prompt_at: dict[int, int] = {}
-    stretches: list[tuple[int, int]] = []
-    across: list[tuple[int, int, int, int]] = []
+    packing = _Packing()
     for row in rows:
-        shared = row.group in prompt_at
-        if not shared:
-            prompt_at[row.group] = len(tokens)
-            stretches.append((len(tokens), len(tokens) + len(row.prompt_ids)))
-            tokens += row.prompt_ids
-            positions += range(len(row.prompt_ids))
-        prompt, length = prompt_at[row.group], len(row.prompt_ids)
-        start = len(tokens)
-        stretches.append((start, start + row.num_tokens))
-        across.append((start, start + row.num_tokens, prompt, prompt + length))
-        tokens += row.token_ids
-        positions += range(length, length + row.num_tokens)
-        spans.append(
-            (
-                [*range(prompt, prompt + length), *range(start, start + row.num_tokens)],
-                length if shared else 0,
-            )
-        )
-        source.append(
-            torch.tensor([prompt + length - 1, *range(start, start + row.num_tokens - 1)])
-        )
-    for filler in range(len(tokens), MIN_ROWS):
-        tokens.append(0)
-        positions.append(0)
-        spans.append(([filler], 0))
-        stretches.append((filler, filler + 1))
-    longest = max((len(index) for index, _ in spans), default=0)
-    shared = plan(stretches, across, longest) if torch.device(device).type == "cpu" else None
-    buckets, place_P = bucket_rows(spans, len(tokens), device)
+        packing.add(row)
+    packing.fill(MIN_ROWS)
+    buckets, output_index_P = bucket_rows(packing.attention_rows, len(packing.tokens), device)
     target = [token for row in rows for token in row.token_ids]
-    source_T = torch.cat(source) if source else torch.zeros(0, dtype=torch.long)
-    parts = (upload(part, device) for part in (source_T, torch.tensor(target, dtype=torch.long)))
     return PackedRows(
-        upload(torch.tensor(tokens), device),
-        upload(torch.tensor(positions), device),
-        buckets,
-        place_P,
-        *parts,
-        tuple(rows),
-        shared,
+        token_P=upload(torch.tensor(packing.tokens), device),
+        position_P=upload(torch.tensor(packing.positions), device),
+        buckets=buckets,
+        output_index_P=output_index_P,
+        source_T=upload(torch.tensor(packing.sources, dtype=torch.long), device),
+        target_T=upload(torch.tensor(target, dtype=torch.long), device),
+        rows=tuple(rows),
+        shared=packing.shared_plan() if torch.device(device).type == "cpu" else None,
     )
+
+
+@dataclass(slots=True)
+class _Packing:
+    """Rows laid end to end so far, as plain lists."""
+
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    attention_rows: list[AttentionRow] = field(default_factory=list)
+    sources: list[int] = field(default_factory=list)
+    stretches: list[tuple[int, int]] = field(default_factory=list)
+    prompt_spans: list[PromptSpan] = field(default_factory=list)
+    prompt_starts: dict[int, int] = field(default_factory=dict)
+
+    def add(self, row: Row) -> None:
+        """Append a completion, after its prompt if its group is new."""
+        has_prompt = row.group in self.prompt_starts
+        if not has_prompt:
+            self.prompt_starts[row.group] = len(self.tokens)
+            self._append(row.prompt_ids, first_position=0)
+        prompt_length = len(row.prompt_ids)
+        prompt_start = self.prompt_starts[row.group]
+        prompt_end = prompt_start + prompt_length
+        start = len(self.tokens)
+        self._append(row.token_ids, first_position=prompt_length)
+        end = len(self.tokens)
+        self.prompt_spans.append(PromptSpan(start, end, prompt_start, prompt_end))
+        attended = [*range(prompt_start, prompt_end), *range(start, end)]
+        self.attention_rows.append((attended, prompt_length if has_prompt else 0))
+        self.sources += [prompt_end - 1, *range(start, end - 1)]
+
+    def _append(self, token_ids: Sequence[int], first_position: int) -> None:
+        start = len(self.tokens)
+        self.stretches.append((start, start + len(token_ids)))
+        self.tokens += token_ids
+        self.positions += range(first_position, first_position + len(token_ids))
+
+    def fill(self, length: int) -> None:
+        """Append filler tokens up to `length`."""
+        for index in range(len(self.tokens), length):
+            self._append([0], first_position=0)
+            self.attention_rows.append(([index], 0))
+
+    def shared_plan(self) -> SharedPlan:
+        longest = max((len(attended) for attended, _ in self.attention_rows), default=0)
+        return plan(self.stretches, self.prompt_spans, longest)
 
 
 def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
@@ -142,26 +165,33 @@ def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
     return tensor.to(device)
 
 
-def bucket_rows(
-    spans: Sequence[tuple[list[int], int]], num_tokens: int, device: torch.device | str
-) -> tuple[tuple[AttentionBucket, ...], Tensor]:
-    """Attention rows of packed indices in rectangles whose width depends on a row's own length alone.
+# ---- rectangles -------------------------------------------------------------------------------------------------
 
-    A span is (the packed tokens a row attends over, how many of its first outputs another row provides).
-    """
-    by_width: dict[int, list[tuple[list[int], int]]] = {}
-    for span in spans:
-        by_width.setdefault(-(-len(span[0]) // BUCKET) * BUCKET, []).append(span)
-    buckets, put = [], []
+
+def bucket_rows(
+    rows: Sequence[AttentionRow], num_tokens: int, device: torch.device | str
+) -> tuple[tuple[AttentionBucket, ...], Tensor]:
+    """(attention rows in rectangles, ``output_index_P``); a row's rectangle depends on its own length alone."""
+    by_width: dict[int, list[AttentionRow]] = {}
+    for row in rows:
+        width = -(-len(row[0]) // BUCKET) * BUCKET
+        by_width.setdefault(width, []).append(row)
+    buckets = []
+    outputs = [torch.zeros(0, dtype=torch.long)]
     for width, members in sorted(by_width.items()):
-        gather = torch.tensor([index + index[:1] * (width - len(index)) for index, _ in members])
-        lengths = torch.tensor([len(index) for index, _ in members])[:, None]
-        skips = torch.tensor([skip for _, skip in members])[:, None]
-        column = torch.arange(width)[None, :]
-        take = ((column >= skips) & (column < lengths)).reshape(-1).nonzero()[:, 0]
-        put.append(gather.reshape(-1)[take])
-        buckets.append(AttentionBucket(upload(gather, device), upload(take, device)))
-    order = torch.cat(put) if put else torch.zeros(0, dtype=torch.long)
-    place_P = torch.empty(num_tokens, dtype=torch.long)
-    place_P[order] = torch.arange(num_tokens)
-    return tuple(buckets), upload(place_P, device)
+        gather_RL, take = _rectangle(members, width)
+        outputs.append(gather_RL.reshape(-1)[take])
+        buckets.append(AttentionBucket(upload(gather_RL, device), upload(take, device)))
+    output_index_P = torch.empty(num_tokens, dtype=torch.long)
+    output_index_P[torch.cat(outputs)] = torch.arange(num_tokens)
+    return tuple(buckets), upload(output_index_P, device)
+
+
+def _rectangle(rows: Sequence[AttentionRow], width: int) -> tuple[Tensor, Tensor]:
+    """(the packed tokens [R, L] of rows padded to `width`, the flat positions whose outputs are used)."""
+    padded = [indices + indices[:1] * (width - len(indices)) for indices, _ in rows]
+    length_R1 = torch.tensor([len(indices) for indices, _ in rows])[:, None]
+    skip_R1 = torch.tensor([skip for _, skip in rows])[:, None]
+    column_1L = torch.arange(width)[None, :]
+    used_RL = (column_1L >= skip_R1) & (column_1L < length_R1)
+    return torch.tensor(padded), used_RL.reshape(-1).nonzero()[:, 0]

@@ -1,8 +1,9 @@
-"""The process beside a run that notices when its interpreter runs no Python any more. Started by ``watchdog.py``.
+"""A process that notices when its parent's interpreter runs no Python any more; started by ``watchdog``.
 
-A line on standard input says that it does, and what it waits for. When none came for the limit, the run's stacks
-are dumped by a signal whose handler needs no interpreter, written to standard error and to the run folder, and the
-run is killed. It counts its own ticks and leaves out those in which the run is stopped, and ends with it.
+A line on standard input says that Python runs, and what it waits for. If none comes for the limit, the parent's stacks
+are dumped by a signal whose handler needs no interpreter and written to standard error and to the run folder, and the
+parent is killed. The limit counts this process's own ticks, without those in which the parent is stopped. It ends
+with the parent. It runs as a script without site-packages, so it imports little.
 """
 
 import json
@@ -11,56 +12,79 @@ import select
 import signal
 import sys
 import time
+from pathlib import Path
 
-DUMP = signal.SIGRTMAX - 5 if hasattr(signal, "SIGRTMAX") else getattr(signal, "SIGUSR2", 0)
-"""The signal that dumps stacks: not SIGUSR1 or SIGUSR2, by which schedulers warn a job."""
+DUMP_SIGNAL = signal.SIGRTMAX - 5 if hasattr(signal, "SIGRTMAX") else getattr(signal, "SIGUSR2", 0)
+"""The signal that dumps stacks: not SIGUSR1 or SIGUSR2, with which schedulers warn a job."""
 TICKS = 20
+MAX_TICK_SECONDS = 5.0
+MAX_STACK_BYTES = 10**6
 
 
 def main(parent: int, limit_seconds: float, stacks: int) -> int:
-    """Watch until standard input is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run
-    silent, said, tick = 0.0, ["nothing yet"], min(5.0, limit_seconds / TICKS)
-    while silent < limit_seconds:
+    """Watch until standard input is closed. `stacks` is the file that the signal dumps the stacks to."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    tick = min(MAX_TICK_SECONDS, limit_seconds / TICKS)
+    message = ["nothing yet"]
+    silent_seconds = 0.0
+    while silent_seconds < limit_seconds:
         if select.select([0], [], [], tick)[0]:
             data = os.read(0, 65536)
             if not data:
                 return 0
-            silent, lines = 0.0, data.split(b"\n")
-            said = json.loads(lines[-2]) if len(lines) > 1 and lines[-2].startswith(b"[") else said
+            silent_seconds = 0.0
+            message = last_message(data) or message
         elif os.getppid() != parent:  # gone, though a process that it forked may hold the pipe open
             return 0
         elif state(parent) not in "Tt":
-            silent += tick
-    end(parent, limit_seconds, stacks, *said)
+            silent_seconds += tick
+    waited_for, *files = message
+    kill(parent, alarm(limit_seconds, waited_for, dump_stacks(parent, stacks)), files)
     return 1
 
 
+def last_message(data: bytes) -> list[str]:
+    """The last whole line of `data`: what is waited for, then the files to write to; empty if there is none."""
+    lines = data.split(b"\n")
+    if len(lines) < 2 or not lines[-2].startswith(b"["):
+        return []
+    message: list[str] = json.loads(lines[-2])
+    return message
+
+
 def state(process: int) -> str:
-    """The state of a process as Linux has it; ? where it cannot be read."""
+    """The state of a process as Linux shows it; ? if it cannot be read."""
     try:
-        with open(f"/proc/{process}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0].decode()
+        status = Path(f"/proc/{process}/stat").read_bytes()
+        return status.rpartition(b")")[2].split()[0].decode()
     except (OSError, IndexError):
         return "?"
 
 
-def end(parent: int, limit_seconds: float, stacks: int, waited_for: str, *files: str) -> None:
-    """Say who held the interpreter, and kill the run."""
-    os.kill(parent, DUMP)
+def dump_stacks(parent: int, stacks: int) -> str:
+    """The stacks of the parent's threads."""
+    os.kill(parent, DUMP_SIGNAL)
     time.sleep(1.0)
-    text = (
+    return os.pread(stacks, MAX_STACK_BYTES, 0).decode(errors="replace")
+
+
+def alarm(limit_seconds: float, waited_for: str, stacks: str) -> str:
+    return (
         f"watchdog: the interpreter ran no Python for {limit_seconds:g} s (watchdog.interpreter_seconds); when "
-        f"last heard of, the run waited for {waited_for}\n{os.pread(stacks, 10**6, 0).decode(errors='replace')}"
-        "watchdog: killed, since code that holds the interpreter cannot be stopped; what was saved before "
-        "stands\n"
+        f"last heard from, the run was waiting for {waited_for}\n{stacks}"
+        "watchdog: killed, since code that holds the interpreter cannot be stopped; what was saved before is "
+        "intact\n"
     )
+
+
+def kill(parent: int, text: str, files: list[str]) -> None:
+    """Write `text` to standard error and to the files, and kill the parent."""
     for file in files:
         try:
-            with open(file, "a", encoding="utf-8") as out:
+            with Path(file).open("a", encoding="utf-8") as out:
                 out.write(text)
         except OSError:
-            pass
+            pass  # standard error still gets it
     sys.stderr.write(text)
     sys.stderr.flush()
     os.kill(parent, signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""Keys and tokens are kept out of what is printed, logged and written: hidden in texts, refused in recipes.
+"""Keeps keys and tokens out of what is printed, logged and written: hidden in text, refused in recipes.
 
-What counts as a secret: the values of environment variables whose names say so, the hub's saved token, passwords of
-``.netrc``, and texts of the forms that the usual services give out.
+What counts as a secret: the values of environment variables whose names say so, the hub's saved token, passwords in
+``.netrc``, and text in the formats of the usual services' keys.
 """
 
 from __future__ import annotations
@@ -14,29 +14,31 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping
 
 HIDDEN = "[hidden]"
-LEAST_LENGTH = 10
+MIN_LENGTH = 10
 _NAMES = re.compile(
     r"TOKEN(?!IZER)|API_?KEY|_KEY$|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE
 )
-_FORMS = re.compile(
+_FORMATS = re.compile(
     r"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}|\bgh[pousr]_[A-Za-z0-9]{30,}|\bglpat-[\w-]{20,}"
     r"|(?<=://)[^/\s:@\"'\\]+:[^/\s:@\"'\\]+(?=@)|(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{16,}"
 )
 
 
 class Redactor:
-    """Hides the secrets that this process knew when it was made."""
+    """Hides the secrets that this process knew when the redactor was made."""
 
     def __init__(self, environment: Mapping[str, str] | None = None):
-        known = set(known_secrets(os.environ if environment is None else environment))
-        forms = {form for value in known for form in (value, json.dumps(value)[1:-1])}
-        self.known = sorted(forms, key=len, reverse=True)
+        spellings = set()
+        for secret in known_secrets(os.environ if environment is None else environment):
+            spellings.add(secret)
+            spellings.add(json.dumps(secret)[1:-1])
+        self.known = sorted(spellings, key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
-        for value in self.known:
-            if value in text:
-                text = text.replace(value, HIDDEN)
-        return _FORMS.sub(HIDDEN, text)
+        for secret in self.known:
+            if secret in text:
+                text = text.replace(secret, HIDDEN)
+        return _FORMATS.sub(HIDDEN, text)
 
 
 def redacted(text: str) -> str:
@@ -45,39 +47,47 @@ def redacted(text: str) -> str:
 
 
 def known_secrets(environment: Mapping[str, str]) -> Iterator[str]:
-    """The secrets at hand, each long enough not to be hidden by chance."""
+    """The secrets of `environment` and its home folder, each long enough not to be hidden by chance."""
     for name, value in environment.items():
-        if _NAMES.search(name) and len(value.strip()) >= LEAST_LENGTH and not Path(value).exists():
+        is_secret = _NAMES.search(name) and len(value.strip()) >= MIN_LENGTH
+        if is_secret and not Path(value).exists():
             yield value.strip()
-    home = Path(
-        environment.get(
-            "HF_HOME", Path(environment.get("HOME", "/nonexistent")) / ".cache" / "huggingface"
-        )
-    )
+    token = _saved_token(environment)
+    if len(token) >= MIN_LENGTH:
+        yield token
+    for password in _netrc_passwords(environment):
+        if password and len(password) >= MIN_LENGTH:
+            yield password
+
+
+def _home(environment: Mapping[str, str]) -> Path:
+    return Path(environment.get("HOME", "/nonexistent"))
+
+
+def _saved_token(environment: Mapping[str, str]) -> str:
+    """The token that the hub's client saved; empty if there is none."""
+    default_cache = _home(environment) / ".cache" / "huggingface"
+    cache = Path(environment.get("HF_HOME", default_cache))
+    file = Path(environment.get("HF_TOKEN_PATH", cache / "token"))
     try:
-        saved = (
-            Path(environment.get("HF_TOKEN_PATH", home / "token"))
-            .read_text(encoding="utf-8")
-            .strip()
-        )
+        return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
-        saved = ""
-    if len(saved) >= LEAST_LENGTH:
-        yield saved
+        return ""
+
+
+def _netrc_passwords(environment: Mapping[str, str]) -> list[str | None]:
     try:
-        hosts = netrc.netrc(str(Path(environment.get("HOME", "/nonexistent")) / ".netrc")).hosts
+        hosts = netrc.netrc(str(_home(environment) / ".netrc")).hosts
     except (OSError, netrc.NetrcParseError):
-        hosts = {}
-    yield from (
-        password for _, _, password in hosts.values() if password and len(password) >= LEAST_LENGTH
-    )
+        return []
+    return [password for _, _, password in hosts.values()]
 
 
 def secret_keys(values: Any, where: str = "") -> Iterator[str]:
-    """The dotted keys of a recipe's plain values under which a secret stands."""
-    hide = Redactor()
+    """The dotted keys of a recipe's plain values that hold a secret."""
+    redact = Redactor()
     for key, value in _leaves(values, where):
-        if isinstance(value, str) and hide(value) != value:
+        if isinstance(value, str) and redact(value) != value:
             yield key
 
 

@@ -27,7 +27,7 @@ from grpo.learner.learner import Learner
 from grpo.learner.optimizer import Optimizer
 from grpo.model.loading import DTYPES
 from grpo.model.policy import Policy
-from grpo.monitor.gates import GATES
+from grpo.monitor.gate_table import GATES
 from grpo.objective.advantage import advantages
 from grpo.objective.policy_loss import forwards_flat_groups
 from grpo.preflight import checks
@@ -125,7 +125,7 @@ def learn(facts: RunFacts, trainer: Trainer) -> None:
 
 def _what_loads(facts: RunFacts) -> RunFacts:
     """`facts` with what loads although the recipe as a whole is refused: the data set, and the rewards' weights."""
-    from grpo.data.prompts import load_rows
+    from grpo.data.rows import load_rows
     from grpo.scoring import reward_specs
 
     try:

@@ -21,7 +21,7 @@ from typing import Any, Callable, Iterator, Mapping
 
 import yaml
 
-from grpo.monitor.gates import GATES, RUNGS
+from grpo.monitor.gate_table import GATES, RUNGS
 from grpo.recipe.presets import PRESETS
 from rewards.tasks import TASKS
 

@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from grpo.evaluate import Evaluation
 from grpo.monitor import watchdog
-from grpo.monitor.gates import RUNGS, Alarm
+from grpo.monitor.gate_table import RUNGS
+from grpo.monitor.gates import Alarm
 from grpo.monitor.redaction import Redactor
 from grpo.recipe import RecipeError, WandbSection
 from grpo.types import ScoredGroup

@@ -44,7 +44,7 @@ STUCK = {  # run: (deadline, what the first line must say)
         [
             "collective (grpo.distributed.process_group, gather, number",
             "on rank 0",
-            "rank 1 has NOT come: it waits for engine (grpo.rollout)",
+            "rank 1 has NOT arrived: it waits for engine (grpo.rollout)",
             "in stuck_in_c",
         ],
     ),
@@ -182,7 +182,7 @@ def test_a_reward_that_never_returns_is_the_services_matter_and_raises_no_alarm(
 def test_a_watchdog_that_only_warns_reports_and_waits_on(made) -> None:
     folder, found = run_of(made, "warn")
     assert found["code"] == 0 and (folder / "summary.json").exists()
-    assert "waiting on, as watchdog.action is warn" in (folder / "watchdog.txt").read_text()
+    assert "still waiting, since watchdog.action is warn" in (folder / "watchdog.txt").read_text()
 
 
 @pytest.mark.parametrize("name", marked(["engine", "update"]))

@@ -490,7 +490,7 @@ def test_a_stop_is_exit_code_1_with_the_gate_and_what_to_do_in_one_line(
     assert said.count("\n") == 1 and said.startswith(
         "stopped: step 1: gate faults: 100.0% of the step's completions"
     )
-    assert "mend what is named above" in said
+    assert "fix what is named above" in said
 
 
 # ---- a resumed run ------------------------------------------------------------------------------------------------

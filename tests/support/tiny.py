@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from grpo.kernels.sampling.spec import Sampling
+from grpo.model.float64_mode import Float64Mode
 from grpo.model.loading import with_adapters
-from grpo.model.policy import Float64Mode, Policy
+from grpo.model.policy import Policy
 from grpo.recipe import LoraSection
 from grpo.types import Prompt
 
@@ -105,6 +106,19 @@ def tiny_model(
             else:
                 p.copy_(0.6 * noise * min(p.shape[-1], p.shape[-2]) ** -0.5)
     return model
+
+
+def from_config(kind: str, **options) -> PreTrainedModel:
+    """A model of any architecture as transformers initializes it, for those that are not in `FAMILIES`."""
+    shape = {
+        "vocab_size": 89,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**shape, **options}))
 
 
 def tiny_tokenizer(size: int = VOCABULARY - 5) -> PreTrainedTokenizerFast:

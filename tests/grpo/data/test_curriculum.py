@@ -34,7 +34,7 @@ def curriculum(number: int = 6, **options) -> Curriculum:
     )
 
 
-def test_the_first_groups_that_spread_are_trained_and_the_others_booked() -> None:
+def test_the_first_groups_that_spread_are_trained_and_the_others_accounted_for() -> None:
     groups = [
         group("a", [1, 1]),
         group("b", [1, 0]),
@@ -166,7 +166,7 @@ def test_refilled_groups_are_charged_in_tokens_and_ledger(tmp_path: Path) -> Non
         )
 
 
-def test_over_sampled_groups_that_are_not_needed_are_booked_as_cancelled(tmp_path: Path) -> None:
+def test_over_sampled_groups_that_are_not_needed_count_as_cancelled(tmp_path: Path) -> None:
     trainer = run(
         tmp_path / "run",
         "advantage.flat=drop",
@@ -229,7 +229,7 @@ def test_all_truncated_and_masked_leaves_the_weights_as_they_were(tmp_path: Path
 
 
 @pytest.mark.parametrize("preset", ["r1", "r1_zero", "deepseekmath", "dr_grpo", "gspo", "cispo"])
-def test_every_preset_makes_updates_and_its_books_add_up(tmp_path: Path, preset: str) -> None:
+def test_every_preset_makes_updates_and_its_ledger_adds_up(tmp_path: Path, preset: str) -> None:
     values = recipe(tmp_path / "run", "steps=1", "data.held_out=0").to_mapping()
     values["loss"], values["advantage"] = {"preset": preset}, {}
     trainer = Trainer(Recipe.from_mapping(values))

@@ -38,8 +38,10 @@ def test_causal_attention_equals_the_masked_definition(window, softcap, chunk, s
     monkeypatch.setattr(attention, "WINDOW_CHUNK", chunk)
     for length in (1, 5, 17, 23):
         q, k, v = heads(2, length)
-        found = causal(q, k, v, 0.4, window, softcap)
-        torch.testing.assert_close(found, masked(q, k, v, 0.4, window, softcap), atol=1e-12, rtol=0)
+        actual = causal(q, k, v, 0.4, window, softcap)
+        torch.testing.assert_close(
+            actual, masked(q, k, v, 0.4, window, softcap), atol=1e-12, rtol=0
+        )
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
@@ -50,21 +52,21 @@ def test_gradients_of_causal_attention_equal_those_of_the_masked_definition(
     monkeypatch.setattr(attention, "WINDOW_CHUNK", 4)
     inputs = heads(2, 19, kv_heads, grad=True)
     weight = torch.randn(2, 4, 19, 8, dtype=torch.float64)
-    found, expected = (
+    actual, expected = (
         torch.autograd.grad((f(*inputs, 0.4, window, softcap) * weight).sum(), inputs)
         for f in (causal, masked)
     )
-    for one, other in zip(found, expected):
+    for one, other in zip(actual, expected):
         torch.testing.assert_close(one, other, atol=1e-11, rtol=0)
 
 
 @pytest.mark.parametrize("window, softcap", [(None, None), (6, None), (6, 30.0)])
 def test_half_precision_attention_stays_near(window, softcap, seed):
     q, k, v = heads(2, 40, dtype=torch.bfloat16)
-    found = causal(q, k, v, 0.4, window, softcap)
-    assert found.dtype == torch.bfloat16
+    actual = causal(q, k, v, 0.4, window, softcap)
+    assert actual.dtype == torch.bfloat16
     torch.testing.assert_close(
-        found.double(),
+        actual.double(),
         masked(q.double(), k.double(), v.double(), 0.4, window, softcap),
         atol=0.05,
         rtol=0,
@@ -73,11 +75,11 @@ def test_half_precision_attention_stays_near(window, softcap, seed):
 
 @pytest.mark.parametrize("window", [None, 3])
 def test_spans_of_packed_tokens_attend_as_if_alone_and_share_their_beginning(window, seed):
-    """Tokens 0..4 are a prompt; 5..7 and 8..30 go on from it; 31 stands alone. NaN elsewhere stays there."""
+    """Tokens 0..4 are a prompt; 5..7 and 8..30 continue it; 31 is alone. NaN elsewhere stays there."""
     spans = [([*range(8)], 0), ([*range(5), *range(8, 31)], 5), ([31], 0), ([32, 33], 0)]
-    buckets, place_P = bucket_rows(spans, 34, "cpu")
+    buckets, output_index_P = bucket_rows(spans, 34, "cpu")
     none = torch.zeros(0, dtype=torch.long)
-    layout = PackedLayout(PackedRows(none, none, buckets, place_P, none, none, ()))
+    layout = PackedLayout(PackedRows(none, none, buckets, output_index_P, none, none, ()))
     q, k, v = heads(1, 34)
     k[:, :, 32:], v[:, :, 32:] = torch.nan, torch.nan
     out = layout.attend(q, k, v, 0.4, window, None, 0)[0].transpose(0, 1)

@@ -290,9 +290,7 @@ def test_a_four_bit_base_without_bitsandbytes_is_refused(tmp_path, monkeypatch):
     tiny_model("llama", 0).save_pretrained(tmp_path)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None)
-    with pytest.raises(
-        RecipeError, match="needs the package bitsandbytes.*take model.quantize out"
-    ):
+    with pytest.raises(RecipeError, match="needs the package bitsandbytes.*remove model.quantize"):
         load_model(ModelSection(name=str(tmp_path), quantize="nf4", lora=LoraSection()))
 
 
@@ -325,21 +323,21 @@ def test_adapters_on_a_four_bit_base_train_and_are_saved_on_the_dequantised_mode
 
 
 @pytest.mark.parametrize(
-    "name, words",
+    "name, message",
     [
         ("nowhere.gguf", "names .*nowhere.gguf, but there is no such file"),
         ("./nowhere", "there is no such folder"),
     ],
 )
-def test_a_path_where_nothing_is_is_named(tmp_path, name, words):
-    with pytest.raises(RecipeError, match=words):
+def test_a_path_that_does_not_exist_is_named(tmp_path, name, message):
+    with pytest.raises(RecipeError, match=message):
         load_config(ModelSection(name=str(tmp_path) + "/" + name))
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(
-        RecipeError, match="is neither a folder with a config.json nor a model that the hub gives"
+        RecipeError, match="is neither a folder with a config.json nor a model on the hub"
     ):
         load_config(ModelSection(name=str(tmp_path)))
 
@@ -393,26 +391,27 @@ def ask_the_hub(endpoint: str, home: Path) -> str:
 
 
 @pytest.mark.slow  # a process of its own
-def test_a_gated_model_says_how_to_be_let_in(tmp_path):
+def test_a_gated_model_says_how_to_get_access(tmp_path):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Gate)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        said = ask_the_hub(f"http://127.0.0.1:{server.server_port}", tmp_path)
+        output = ask_the_hub(f"http://127.0.0.1:{server.server_port}", tmp_path)
     finally:
         server.shutdown()
         server.server_close()
-    assert "some/model is gated: accept its terms on its page, then log in" in said
+    assert "some/model is gated: accept its terms on its page, then log in" in output
 
 
 @pytest.mark.slow  # the hub's client tries for half a minute
-def test_a_hub_that_cannot_be_reached_is_said_to_be_so(tmp_path):
-    said = ask_the_hub("http://127.0.0.1:9", tmp_path)
+def test_a_hub_that_cannot_be_reached_is_reported(tmp_path):
+    output = ask_the_hub("http://127.0.0.1:9", tmp_path)
     assert (
-        "some/model is no folder here, and the hub cannot be reached; check the connection" in said
+        "some/model is not a folder here, and the hub cannot be reached; check the connection"
+        in output
     )
 
 
-def test_a_tokenizer_saved_beside_the_model_loads_again(tmp_path):
+def test_a_tokenizer_saved_next_to_the_model_loads_again(tmp_path):
     byte_tokenizer().save_pretrained(tmp_path)
     assert (
         AutoTokenizer.from_pretrained(tmp_path)("ab")["input_ids"]

@@ -1,4 +1,4 @@
-"""Packing: the packed forward is each row's own forward, and where rows are counted and booked."""
+"""Packing: the packed forward is each row's own forward, and where rows are counted and by which outcome."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def rows_of(seed: int, *shapes: tuple[int, list[int]]) -> list[Row]:
 
 def logps(policy, rows: list[Row]) -> dict[int, torch.Tensor]:
     with torch.no_grad():
-        found = policy.token_stats(pack(rows), 0.9).logp_T.split([row.num_tokens for row in rows])
-    return {row.index: logp for row, logp in zip(rows, found)}
+        actual = policy.token_stats(pack(rows), 0.9).logp_T.split([row.num_tokens for row in rows])
+    return {row.index: logp for row, logp in zip(rows, actual)}
 
 
 def plain_logp(policy, row: Row, model=None) -> torch.Tensor:
@@ -58,10 +58,10 @@ SHAPES = [(1, [1, 3, 40]), (9, [15, 16, 17, 7]), (30, [2]), (17, [1, 1])]
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_packed_forward_is_each_rows_own_plain_forward(family, seed):
     policy, rows = tiny_policy(family, seed, dtype=torch.float64), rows_of(seed, *SHAPES)
-    found, model = logps(policy, rows), plain_model(policy)
+    actual, model = logps(policy, rows), plain_model(policy)
     for row in rows:
         with torch.no_grad():
-            torch.testing.assert_close(found[row.index], plain_logp(policy, row, model), **EXACT)
+            torch.testing.assert_close(actual[row.index], plain_logp(policy, row, model), **EXACT)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3_text", "qwen3_moe"])
@@ -85,10 +85,10 @@ def test_rows_at_the_edges_of_a_bucket_are_whole(length, seed):
     rows = rows_of(
         seed, (length - 1, [1]), (1, [length - 1]), (length // 2, [length - length // 2] * 2)
     )
-    found = logps(policy, rows)
+    actual = logps(policy, rows)
     for row in rows:
         with torch.no_grad():
-            torch.testing.assert_close(found[row.index], plain_logp(policy, row), **EXACT)
+            torch.testing.assert_close(actual[row.index], plain_logp(policy, row), **EXACT)
 
 
 @pytest.mark.parametrize("shape", [(1, [1]), (2, [1]), (1, [6]), (3, [2, 2])])
@@ -148,7 +148,7 @@ def test_a_groups_prompt_is_forwarded_once(seed):
     packed = pack(rows)
     assert packed.num_tokens == 30 + 18 + 11 + 8
     assert packed.target_T.tolist() == [token for row in rows for token in row.token_ids]
-    assert sorted(packed.place_P.tolist()) == list(range(packed.num_tokens))
+    assert sorted(packed.output_index_P.tolist()) == list(range(packed.num_tokens))
     assert sum(len(bucket.take) for bucket in packed.buckets) == packed.num_tokens
 
 
@@ -158,12 +158,12 @@ def test_a_bucket_is_no_wider_than_its_rows_need(lengths):
     for n in lengths:
         spans.append(([*range(start, start + n)], 0))
         start += n
-    buckets, place_P = bucket_rows(spans, start, "cpu")
+    buckets, output_index_P = bucket_rows(spans, start, "cpu")
     widths = sorted(-(-n // BUCKET) * BUCKET for n in lengths)
     assert (
         sorted(b.gather_RL.shape[1] for b in buckets for _ in range(b.gather_RL.shape[0])) == widths
     )
-    outputs = torch.cat([b.gather_RL.reshape(-1)[b.take] for b in buckets])[place_P]
+    outputs = torch.cat([b.gather_RL.reshape(-1)[b.take] for b in buckets])[output_index_P]
     assert outputs.tolist() == list(range(start))
 
 
@@ -213,7 +213,7 @@ def batch_of(groups, advantages, **options):
     )
 
 
-def test_every_completion_is_booked_once_and_the_books_sum_to_what_was_sampled():
+def test_every_completion_has_one_outcome_and_they_sum_to_what_was_sampled():
     groups = [
         scored([1.0, 0.0, None]),
         scored([1.0, 1.0]),

@@ -1,4 +1,4 @@
-"""The policy: log-probs without chance, saved folders that say the same, weights lent and given back, refusals."""
+"""The policy: log-probs without randomness, saved folders that compute the same, weights lent and given back, refusals."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import torch
 from tiny import (
     FAMILIES,
     byte_tokenizer,
+    from_config,
     plain_logits,
     random_prompts,
     tiny_model,
     tiny_policy,
     tiny_tokenizer,
 )
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo.model.packing import pack
 from grpo.model.policy import Policy, longest_sequence
@@ -149,11 +150,11 @@ def test_weights_are_lent_and_given_back_also_after_an_error(seed):
 def test_a_snapshot_does_not_follow_the_weights(seed):
     policy = tiny_policy("llama", seed)
     taken = policy.snapshot()
-    kept = copy.deepcopy(taken)
+    copied = copy.deepcopy(taken)
     with torch.no_grad():
         for p in policy.trainable().values():
             p.add_(1)
-    assert all(torch.equal(taken[name], kept[name]) for name in kept)
+    assert all(torch.equal(taken[name], copied[name]) for name in copied)
 
 
 def test_the_reference_of_fresh_adapters_is_the_model_without_them(seed):
@@ -165,10 +166,10 @@ def test_the_reference_of_fresh_adapters_is_the_model_without_them(seed):
     packed = pack(some_rows(seed))
     with torch.no_grad():
         with policy.as_if(fresh):
-            found = policy.token_stats(packed, 1.0).logp_T
+            actual = policy.token_stats(packed, 1.0).logp_T
         with policy.model.disable_adapter():
-            assert torch.equal(found, policy.token_stats(packed, 1.0).logp_T)
-        assert not torch.equal(found, policy.token_stats(packed, 1.0).logp_T)
+            assert torch.equal(actual, policy.token_stats(packed, 1.0).logp_T)
+        assert not torch.equal(actual, policy.token_stats(packed, 1.0).logp_T)
 
 
 def test_with_adapters_nothing_else_trains():
@@ -201,9 +202,9 @@ def test_a_saved_folder_gives_the_same_logits_to_whoever_loads_it(
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "final", attn_implementation="eager")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "final")
     with torch.no_grad():
-        found = loaded(IDS).logits[0, 3:-1, : policy.vocab_size]
+        actual = loaded(IDS).logits[0, 3:-1, : policy.vocab_size]
         expected = plain_logits(policy, IDS[0, :4].tolist(), IDS[0, 4:].tolist())
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=0)
     assert (
         tokenizer.get_vocab().items() >= policy.tokenizer.get_vocab().items()
         and tokenizer.eos_token_id == 2
@@ -260,18 +261,6 @@ def test_a_vocabulary_ends_with_the_tokenizers_last_id_or_the_models():
 
 
 # --------------------------------------------------------------------------------------- refusals
-
-
-def from_config(kind: str, **options):
-    shape = dict(
-        vocab_size=89,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**shape, **options}))
 
 
 @pytest.mark.parametrize(

@@ -59,10 +59,10 @@ def test_values_and_gradients_are_those_of_each_row_alone(name, kv_heads, seed):
         for heads in (6, kv_heads, kv_heads)
     ]
     weight = torch.randn(number, 6, 8, dtype=torch.float64)
-    found, expected = shared_attention(*inputs, made, 0.3), expected_of(rows, *inputs, 0.3)
-    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    actual, expected = shared_attention(*inputs, made, 0.3), expected_of(rows, *inputs, 0.3)
+    torch.testing.assert_close(actual, expected, atol=1e-12, rtol=0)
     for one, other in zip(
-        *(torch.autograd.grad((out * weight).sum(), inputs) for out in (found, expected))
+        *(torch.autograd.grad((out * weight).sum(), inputs) for out in (actual, expected))
     ):
         torch.testing.assert_close(one, other, atol=1e-11, rtol=0)
 
@@ -80,11 +80,11 @@ def test_random_layouts_with_strided_inputs_in_float32_and_bfloat16(seed):
     inputs = (wide[:, :6], wide[:, 6:8], wide[:, 8:])
     exact = expected_of(rows, *(part.double() for part in inputs), 0.25)
     for dtype, apart in ((torch.float32, 1e-5), (torch.bfloat16, 0.05)):
-        found = shared_attention(
+        actual = shared_attention(
             *(part.to(dtype) for part in inputs), plan(stretches, across, 1000), 0.25
         )
-        assert found.dtype == dtype
-        torch.testing.assert_close(found.double(), exact, atol=apart, rtol=0)
+        assert actual.dtype == dtype
+        torch.testing.assert_close(actual.double(), exact, atol=apart, rtol=0)
 
 
 def test_a_neighbouring_group_of_infinities_is_not_met(seed):
@@ -100,6 +100,6 @@ def test_a_neighbouring_group_of_infinities_is_not_met(seed):
 def test_logits_of_hundreds_merge_without_overflow(seed):
     stretches, across, rows, number = layout(GROUPS["two groups"])
     inputs = [30 * torch.randn(number, heads, 8, requires_grad=True) for heads in (4, 2, 2)]
-    found = shared_attention(*inputs, plan(stretches, across, 1000), 1.0)
-    torch.testing.assert_close(found, expected_of(rows, *inputs, 1.0), atol=1e-2, rtol=1e-3)
-    assert all(part.isfinite().all() for part in torch.autograd.grad(found.sum(), inputs))
+    actual = shared_attention(*inputs, plan(stretches, across, 1000), 1.0)
+    torch.testing.assert_close(actual, expected_of(rows, *inputs, 1.0), atol=1e-2, rtol=1e-3)
+    assert all(part.isfinite().all() for part in torch.autograd.grad(actual.sum(), inputs))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_policy import from_config
-from tiny import FAMILIES, random_prompts, tiny_model, tiny_policy, tiny_tokenizer
+from tiny import FAMILIES, from_config, random_prompts, tiny_model, tiny_policy, tiny_tokenizer
 
 from grpo.kernels.sampling.spec import Sampling
 from grpo.model.loading import with_adapters
@@ -63,12 +62,12 @@ def test_sampled_logps_equal_those_of_a_plain_forward(kind, seed):
     policy, prompts = plain_policy(kind, seed), random_prompts(seed, [1, 9, 30, 9])
     sampling = Sampling(temperature=0.8)
     engine = Engine(policy, max_rows=16)
-    found = dict(engine.sample(prompts, group_size=3, max_tokens=25, sampling=sampling, seed=(0,)))
-    assert sorted(found) == [0, 1, 2, 3]
+    groups = dict(engine.sample(prompts, group_size=3, max_tokens=25, sampling=sampling, seed=(0,)))
+    assert sorted(groups) == [0, 1, 2, 3]
     ends = set()
-    for place, group in found.items():
+    for index, group in groups.items():
         for c in group.completions:
-            expected = logps_of(policy, prompts[place].token_ids, c.token_ids, sampling)
+            expected = logps_of(policy, prompts[index].token_ids, c.token_ids, sampling)
             torch.testing.assert_close(c.sampled_logps, expected, atol=2e-5, rtol=1e-5)
             assert (
                 c.finish == "stop"
@@ -78,7 +77,7 @@ def test_sampled_logps_equal_those_of_a_plain_forward(kind, seed):
             )
             ends.add(c.finish)
     assert engine.stats.tokens == sum(
-        len(c.token_ids) for g in found.values() for c in g.completions
+        len(c.token_ids) for g in groups.values() for c in g.completions
     )
 
 
@@ -93,8 +92,8 @@ def test_generate_draws_the_tokens_that_the_engine_draws(seed):
         one, other = (
             dict(Engine(policy, stop=stop).sample(prompts, **options)) for policy in (served, plain)
         )
-        for place in one:
-            for a, b in zip(one[place].completions, other[place].completions):
+        for index in one:
+            for a, b in zip(one[index].completions, other[index].completions):
                 assert (a.token_ids, a.text, a.finish, a.stop) == (
                     b.token_ids,
                     b.text,
@@ -105,7 +104,7 @@ def test_generate_draws_the_tokens_that_the_engine_draws(seed):
                 torch.testing.assert_close(a.log_kept, b.log_kept, atol=1e-5, rtol=0)
 
 
-def test_groups_are_carried_over_and_interrupted(seed):
+def test_groups_are_interrupted_and_continued(seed):
     policy, prompts = plain_policy("bloom", seed), random_prompts(seed, [5, 9, 30, 9])
     policy.stop_ids = frozenset()
     options = dict(
@@ -121,10 +120,10 @@ def test_groups_are_carried_over_and_interrupted(seed):
     rest = {
         group.prompt.id: group for _, group in engine.sample([], carried=engine.carried, **options)
     }
-    for place, prompt in enumerate(prompts):
-        group = first.get(place) or rest[prompt.id]
+    for index, prompt in enumerate(prompts):
+        group = first.get(index) or rest[prompt.id]
         assert [c.token_ids for c in group.completions] == [
-            c.token_ids for c in whole[place].completions
+            c.token_ids for c in whole[index].completions
         ]
     calls = iter(range(1000))
     cut = dict(engine.sample(prompts, interrupted=lambda: next(calls) > 12, **options))
@@ -155,7 +154,7 @@ def test_log_probs_and_gradients_of_packed_rows_are_those_of_each_row_alone(kind
     torch.testing.assert_close(stats.logp_T, expected, atol=2e-5, rtol=1e-5)
     weight_T = torch.randn(len(expected))
     names, parameters = zip(*policy.trainable().items())
-    found = torch.autograd.grad((stats.logp_T * weight_T).sum(), parameters, allow_unused=True)
+    gradients = torch.autograd.grad((stats.logp_T * weight_T).sum(), parameters, allow_unused=True)
     alone = []
     for row in rows:
         ids = torch.tensor([[*row.prompt_ids, *row.token_ids]])
@@ -166,7 +165,7 @@ def test_log_probs_and_gradients_of_packed_rows_are_those_of_each_row_alone(kind
     expected = torch.autograd.grad(
         (torch.cat(alone) * weight_T).sum(), parameters, allow_unused=True
     )
-    for name, one, other in zip(names, found, expected):
+    for name, one, other in zip(names, gradients, expected):
         assert (one is None) == (other is None), name
         if one is not None:
             assert (one - other).norm() <= 1e-4 * other.norm() + 1e-5, name
@@ -187,7 +186,7 @@ def test_models_that_the_engine_serves_pass_the_probe(family, seed):
     assert policy.base.config._attn_implementation == "grpo"
 
 
-def test_a_model_whose_attention_does_something_of_its_own_is_found_out(seed):
+def test_a_model_whose_attention_does_something_of_its_own_is_detected(seed):
     """One that scales its queries behind the interface's back only where its own attention runs."""
     model = tiny_model("llama", seed)
     for layer in model.model.layers:

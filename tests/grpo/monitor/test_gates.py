@@ -19,19 +19,9 @@ from grpo.learner.batch import without
 from grpo.learner.diagnosis import Arbitration, suspects
 from grpo.learner.learner import Learner
 from grpo.model.packing import pack
-from grpo.monitor.gates import (
-    DRIFT,
-    EARLY,
-    GATES,
-    LEVELS,
-    RUNGS,
-    TABLE,
-    Alarm,
-    Gates,
-    GateStop,
-    History,
-    level_of,
-)
+from grpo.monitor.gate_table import DRIFT, GATES, LADDER, RUNGS, TABLE, level_of
+from grpo.monitor.gates import Alarm, Gates, GateStop, Reading, stale_completions
+from grpo.monitor.history import EARLY_STEPS, History
 from grpo.recipe import GateSection
 from grpo.types import Batch, Completion, Group, Prompt
 
@@ -43,11 +33,11 @@ ROOT = Path(__file__).resolve().parents[3]
 def read(*parts: torch.Tensor) -> drift.Drift:
     """The drift of tokens given as (sampled, old, entropy), in several micro-batches."""
     sums = sum(drift.moments(*part) for part in parts)
-    found = [drift.distances(*part[:2]) for part in parts]
+    distances = [drift.distances(*part[:2]) for part in parts]
     return drift.read(
         dict(zip(drift.MOMENTS, sums.tolist())),
-        sum(counts for _, counts in found).tolist(),
-        max(float(apart.max()) for apart, _ in found),
+        sum(counts for _, counts in distances).tolist(),
+        max(float(apart.max()) for apart, _ in distances),
     )
 
 
@@ -59,24 +49,26 @@ def near(number: int, size: float) -> tuple[torch.Tensor, torch.Tensor, torch.Te
 def test_the_drift_is_what_plain_arithmetic_says(seed: int) -> None:
     sampled, old, entropy = near(random.randint(50, 700), random.choice([1e-6, 1e-3, 0.3]))
     sampled[[3, 17]] = float("nan")
-    kept = [i for i in range(len(old)) if i not in (3, 17)]
-    d = [float(sampled[i].double() - old[i].double()) for i in kept]
-    u = [float(old[i].double() + entropy[i].double()) for i in kept]
+    present = [i for i in range(len(old)) if i not in (3, 17)]
+    d = [float(sampled[i].double() - old[i].double()) for i in present]
+    u = [float(old[i].double() + entropy[i].double()) for i in present]
     w, n = [math.exp(-x) for x in d], len(d)
-    found = read((sampled, old, entropy))
-    assert found.tokens == n and found.missing == pytest.approx(2 / len(old))
-    assert found.mean == pytest.approx(sum(map(abs, d)) / n) and found.largest == max(map(abs, d))
-    assert found.k3 == pytest.approx(sum(math.expm1(-x) + x for x in d) / n, rel=1e-6)
-    assert found.ess == pytest.approx(
+    measured = read((sampled, old, entropy))
+    assert measured.tokens == n and measured.missing == pytest.approx(2 / len(old))
+    assert measured.mean == pytest.approx(sum(map(abs, d)) / n) and measured.largest == max(
+        map(abs, d)
+    )
+    assert measured.k3 == pytest.approx(sum(math.expm1(-x) + x for x in d) / n, rel=1e-6)
+    assert measured.ess == pytest.approx(
         sum(w) ** 2 / (n * sum(x * x for x in w))
-    ) and found.weight == pytest.approx(sum(w) / n)
+    ) and measured.weight == pytest.approx(sum(w) / n)
     mu, md = sum(u) / n, sum(d) / n
     slope = sum((a - mu) * (b - md) for a, b in zip(u, d)) / sum((a - mu) ** 2 for a in u)
-    assert found.tilt == pytest.approx(slope, rel=1e-6, abs=1e-12)
-    both = torch.stack([old.double()[kept], sampled.double()[kept]])
-    assert found.correlation == pytest.approx(float(torch.corrcoef(both)[0, 1]), abs=1e-6)
+    assert measured.tilt == pytest.approx(slope, rel=1e-6, abs=1e-12)
+    both = torch.stack([old.double()[present], sampled.double()[present]])
+    assert measured.correlation == pytest.approx(float(torch.corrcoef(both)[0, 1]), abs=1e-6)
     exact = sorted(map(abs, d))[math.ceil(0.99 * n) - 1]
-    assert exact <= found.p99 * (1 + 1e-9) and found.p99 <= exact * 2**0.25 * (1 + 1e-9)
+    assert exact <= measured.p99 * (1 + 1e-9) and measured.p99 <= exact * 2**0.25 * (1 + 1e-9)
 
 
 def test_the_drift_does_not_depend_on_how_tokens_are_split(seed: int) -> None:
@@ -96,9 +88,10 @@ def test_a_temperature_is_read_off_the_drift_and_rounding_is_not_taken_for_one(
     token = torch.multinomial(logp.exp(), 1)
     other = (logits / temperature).log_softmax(-1)
     entropy = -(other.exp() * other).sum(-1)
-    found = read((logp.gather(1, token)[:, 0], other.gather(1, token)[:, 0], entropy))
+    measured = read((logp.gather(1, token)[:, 0], other.gather(1, token)[:, 0], entropy))
     assert (
-        1 / (1 + found.tilt) == pytest.approx(1 / temperature, abs=0.05) and found.tilt_share > 0.8
+        1 / (1 + measured.tilt) == pytest.approx(1 / temperature, abs=0.05)
+        and measured.tilt_share > 0.8
     )
     half = logits.bfloat16().float().log_softmax(-1)
     noise = read(
@@ -109,15 +102,15 @@ def test_a_temperature_is_read_off_the_drift_and_rounding_is_not_taken_for_one(
 
 def test_a_filter_on_one_side_takes_its_mass_from_the_mean_weight(seed: int) -> None:
     logp = (2 * torch.randn(3000, 30)).log_softmax(-1)
-    kept = logp.masked_fill(logp < logp.topk(10).values[:, -1:], float("-inf"))
-    mass = kept.logsumexp(-1, keepdim=True)
-    token = torch.multinomial((kept - mass).exp(), 1)
-    found = read(
-        ((kept - mass).gather(1, token)[:, 0], logp.gather(1, token)[:, 0], torch.zeros(3000))
+    filtered = logp.masked_fill(logp < logp.topk(10).values[:, -1:], float("-inf"))
+    mass = filtered.logsumexp(-1, keepdim=True)
+    token = torch.multinomial((filtered - mass).exp(), 1)
+    measured = read(
+        ((filtered - mass).gather(1, token)[:, 0], logp.gather(1, token)[:, 0], torch.zeros(3000))
     )
-    assert found.weight == pytest.approx(
+    assert measured.weight == pytest.approx(
         float(mass.exp().mean()), rel=1e-4
-    ) and found.signed == pytest.approx(found.mean)
+    ) and measured.signed == pytest.approx(measured.mean)
 
 
 def test_tokens_of_older_weights_are_no_drift() -> None:
@@ -149,7 +142,7 @@ def test_tokens_of_older_weights_are_no_drift() -> None:
 def test_a_level_is_the_highest_rung_passed_and_never_above_what_is_allowed() -> None:
     limits = {"note": 1, "warn": 2, "stop": 4}
     assert [level_of(x, limits) for x in (None, 1, 1.5, 3, 5)] == [0, 0, 1, 2, 4]
-    assert [level_of(5, limits, upto) for upto in LEVELS] == [0, 1, 2, 3, 4]
+    assert [level_of(5, limits, upto) for upto in LADDER] == [0, 1, 2, 3, 4]
 
 
 def test_every_gate_has_a_rising_ladder_for_every_dtype_and_a_remedy_that_can_be_written() -> None:
@@ -161,13 +154,16 @@ def test_every_gate_has_a_rising_ladder_for_every_dtype_and_a_remedy_that_can_be
             values = [limits[rung] for rung in RUNGS if rung in limits]
             assert values and values == sorted(values), gate.name
             says = gates._sentence(
-                gate.name, 4, 2 * max(values) + 1, lambda name: "for a reason", True
+                gate.name,
+                Reading(level=4, value=2 * max(values) + 1),
+                why=lambda name: "for a reason",
+                is_explained=True,
             )
             assert "; for a reason; " in says and "{" not in says
 
 
 @pytest.mark.parametrize(
-    "text, words",
+    "text, message",
     [
         ("{drfit: off}", "there is no gate drfit; did you mean drift?"),
         ("{flat: {wran: 1}}", "unknown key gates.flat.wran; did you mean warn?"),
@@ -178,8 +174,8 @@ def test_every_gate_has_a_rising_ladder_for_every_dtype_and_a_remedy_that_can_be
         ),
     ],
 )
-def test_a_wrong_setting_is_refused(text: str, words: str) -> None:
-    with pytest.raises(RecipeError, match=words.replace("(", r"\(").replace(")", r"\)")):
+def test_a_wrong_setting_is_refused(text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message.replace("(", r"\(").replace(")", r"\)")):
         Recipe.from_mapping({}, f"gates={text}")
 
 
@@ -309,30 +305,30 @@ def test_a_gain_of_form_alone_is_told_from_one_of_accuracy() -> None:
     )
 
 
-def test_an_alarm_is_told_once_until_it_rises_and_of_those_on_drift_one_is_explained() -> None:
-    told: list[tuple[Alarm, bool]] = []
-    gates = fresh(report=lambda alarm, said: told.append((alarm, said)))
+def test_an_alarm_is_raised_once_until_it_rises_and_of_those_on_drift_one_is_explained() -> None:
+    raised: list[tuple[Alarm, bool]] = []
+    gates = fresh(report=lambda alarm, printed: raised.append((alarm, printed)))
     steps(gates, 3, group__flat=0.8)
     steps(gates, 12, group__flat=1.0)
-    assert [(alarm.step, alarm.level, said) for alarm, said in told] == [
+    assert [(alarm.step, alarm.level, printed) for alarm, printed in raised] == [
         (10, 1, False),
         (11, 2, True),
     ]
     assert gates.counts["flat"] == {"note": 1, "warn": 5}
-    with pytest.raises(GateStop, match="gate drift: .*because of something") as found:
+    with pytest.raises(GateStop, match="gate drift: .*because of something") as caught:
         gates.update(
             {"policy/drift": 0.5, "policy/drift_p99": 2.0, "policy/drift_k3": 0.3},
             lambda name: "because of something",
         )
-    family = [alarm for alarm, _ in told if alarm.gate.startswith("drift")]
+    family = [alarm for alarm, _ in raised if alarm.gate.startswith("drift")]
     assert (
-        found.value.gate == "drift"
+        caught.value.gate == "drift"
         and sum("because" in alarm.says for alarm in family) == 1
         and len(family) == 3
     )
 
 
-def test_the_state_is_plain_and_a_restored_gate_goes_on_as_the_other(seed: int) -> None:
+def test_the_state_is_plain_and_a_restored_gate_continues_like_the_other(seed: int) -> None:
     def feed(gates: Gates, number: int) -> list[Any]:
         rng = random.Random(gates.step_number)
         return [
@@ -354,7 +350,7 @@ def test_the_state_is_plain_and_a_restored_gate_goes_on_as_the_other(seed: int) 
     feed(one, 37)
     two.restore(json.loads(json.dumps(one.state())))
     assert feed(one, 40) == feed(two, 40) and one.alarms == two.alarms and one.counts == two.counts
-    assert len(one.recent) == 64 and len(one.early) == EARLY
+    assert len(one.recent) == 64 and len(one.early) == EARLY_STEPS
 
 
 def test_a_missing_number_never_raises_an_alarm() -> None:
@@ -367,12 +363,12 @@ def test_a_missing_number_never_raises_an_alarm() -> None:
 
 
 def test_weights_are_suspected_only_where_they_have_changed() -> None:
-    found = read(near(500, 1e-2))
+    measured = read(near(500, 1e-2))
     wrong = Arbitration(1e-2, 1e-7, 0.1, 1e-3)
-    assert "weights that are not the trainer's" in suspects(found, wrong, "float32", True)
-    assert "weights that are not" not in suspects(found, wrong, "float32", False)
+    assert "weights that are not the trainer's" in suspects(measured, wrong, "float32", True)
+    assert "weights that are not" not in suspects(measured, wrong, "float32", False)
     assert "so the trainer is wrong: first suspect its forward" in suspects(
-        found, Arbitration(1e-7, 1e-2, 0.1, 1e-3), "float32", True
+        measured, Arbitration(1e-7, 1e-2, 0.1, 1e-3), "float32", True
     )
 
 
@@ -435,13 +431,13 @@ def test_a_masked_row_leaves_the_update_as_if_it_had_never_been_in_it(
     if fault == "nan":
         hidden = one.hidden
 
-        def spoilt(packed: Any) -> torch.Tensor:
+        def with_nan(packed: Any) -> torch.Tensor:
             of_T = torch.tensor([row.index for row in packed.rows]).repeat_interleave(
                 torch.tensor([row.num_tokens for row in packed.rows])
             )
             return torch.where((of_T == victim.index)[:, None], float("nan"), hidden(packed))
 
-        one.hidden = spoilt
+        one.hidden = with_nan
         update = batch.updates[0]
     else:
         far = replace(victim, sampled_logps=victim.sampled_logps - 3)
@@ -457,10 +453,10 @@ def test_a_masked_row_leaves_the_update_as_if_it_had_never_been_in_it(
     assert stats.made and stats.masked == 1 and learner.masked == {victim.index}
     assert victim.index not in learner.reached
     plain = learner_of(two, **loss)
-    kept = without(batch.updates[0], {victim.index})
-    assert kept.denominators.num_completions == len(batch.rows) - 1
-    plain.begin(Batch(kept.rows, (kept,)))
-    plain.update(kept)
+    update = without(batch.updates[0], {victim.index})
+    assert update.denominators.num_completions == len(batch.rows) - 1
+    plain.begin(Batch(update.rows, (update,)))
+    plain.update(update)
     for (name, a), b in zip(one.trainable().items(), two.trainable().values()):
         assert torch.allclose(a, b, rtol=0, atol=1e-12), name
     assert learner.bonus.state() == plain.bonus.state()
@@ -512,9 +508,9 @@ def test_the_fingerprint_changes_with_any_trained_weight_and_with_nothing_else(s
     assert len(seen) == 1 + len(policy.trainable())
 
 
-def test_completions_of_other_versions_are_counted_unless_they_were_carried_over() -> None:
-    from grpo.monitor.gates import stale_completions
-
+def test_completions_of_other_versions_are_counted_unless_their_group_began_in_an_earlier_step() -> (
+    None
+):
     def group(name: str, *versions: tuple[tuple[int, int, int], ...]) -> Group:
         return Group(
             Prompt(name, (1,), {}),
@@ -533,13 +529,13 @@ def test_completions_of_other_versions_are_counted_unless_they_were_carried_over
     assert stale_completions(groups, {"b"}, (3, 77), {(3, 77)}) == (0, "")
     assert stale_completions(groups, set(), (3, 77), {(3, 77)}) == (
         2,
-        "they say version 2, the trainer holds version 3",
+        "they were sampled with version 2, the trainer holds version 3",
     )
-    number, words = stale_completions(groups, {"b"}, (3, 77), {(3, 77), (3, 78)})
-    assert number == 4 and "version 3 (fingerprint 000000000000004e)" in words
+    number, reason = stale_completions(groups, {"b"}, (3, 77), {(3, 77), (3, 78)})
+    assert number == 4 and "version 3 (fingerprint 000000000000004e)" in reason
 
 
-def test_the_lenient_accuracy_is_measured_beside_the_strict_one_at_no_weight(
+def test_the_lenient_accuracy_is_measured_next_to_the_strict_one_at_no_weight(
     tmp_path: Path,
 ) -> None:
     trainer = Trainer(

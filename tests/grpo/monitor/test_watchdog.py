@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from grpo.monitor import interpreter_watch, watchdog
-from grpo.monitor.watchdog import Peers, Watchdog, bounded, report, waiting
+from grpo.monitor.peers import Peers
+from grpo.monitor.waits import PROCESS, beat, collective, describe_failure, waiting
+from grpo.monitor.watchdog import Watchdog, bounded, report
 from grpo.recipe import Recipe, RecipeError, WatchdogSection
 
 
@@ -32,35 +34,34 @@ class Store:
         return all(name in self.held for name in names)
 
 
-def idle(dog: Watchdog, *passed: float) -> list[float]:
+def idle(*passed: float) -> list[float]:
     """The seconds that each open wait has been idle after looks `passed` seconds apart."""
     for seconds in passed:
-        for wait in watchdog.innermost():
-            dog._count(wait, seconds)
-    return [wait.idle_seconds for wait in watchdog._open]
+        for wait in PROCESS.innermost():
+            wait.count(seconds)
+    return [wait.idle_seconds for wait in PROCESS.open]
 
 
 def test_the_clock_of_a_wait_runs_until_it_makes_progress() -> None:
-    dog, done = Watchdog(WatchdogSection()), [0]
+    done = [0]
     with waiting("engine", owner="a test", progress=lambda: done[0]) as wait:
-        assert idle(dog, 1.0, 2.0, 3.0) == [5.0]  # the first look only sees where it is
+        assert idle(1.0, 2.0, 3.0) == [5.0]  # the first look only sees where it is
         done[0] = 1
-        assert idle(dog, 4.0) == [0.0] and idle(dog, 1.5) == [1.5]
+        assert idle(4.0) == [0.0] and idle(1.5) == [1.5]
         wait.beat()
-        assert idle(dog, 4.0) == [0.0]
-        assert idle(dog, 7.0) == [7.0]
-    assert watchdog._open == []
+        assert idle(4.0) == [0.0]
+        assert idle(7.0) == [7.0]
+    assert PROCESS.open == []
 
 
 def test_only_the_innermost_wait_of_a_thread_counts_and_its_end_is_progress_of_the_outer() -> None:
-    dog = Watchdog(WatchdogSection())
     with waiting("update", owner="a test"):
-        idle(dog, 1.0, 1.0)
+        idle(1.0, 1.0)
         with waiting("collective", owner="a test"):
-            assert idle(dog, 10.0, 10.0) == [1.0, 10.0]
-        assert idle(dog, 3.0) == [0.0]
-        watchdog.beat()
-        assert idle(dog, 3.0) == [0.0] and idle(dog, 2.0) == [2.0]
+            assert idle(10.0, 10.0) == [1.0, 10.0]
+        assert idle(3.0) == [0.0]
+        beat()
+        assert idle(3.0) == [0.0] and idle(2.0) == [2.0]
 
 
 def test_waits_of_different_threads_are_watched_side_by_side() -> None:
@@ -75,10 +76,9 @@ def test_waits_of_different_threads_are_watched_side_by_side() -> None:
     thread.start()
     inside.wait(10)
     with waiting("engine", owner="a test") as mine:
-        dog = Watchdog(WatchdogSection())
-        idle(dog, 1.0)
+        idle(1.0)
         mine.beat()
-        assert dict(zip((w.name for w in watchdog._open), idle(dog, 2.0))) == {
+        assert dict(zip((w.name for w in PROCESS.open), idle(2.0))) == {
             "checkpoint": 2.0,
             "engine": 0.0,
         }
@@ -100,9 +100,8 @@ def test_progress_that_cannot_be_told_is_no_progress() -> None:
     def broken() -> int:
         raise KeyError("gone")
 
-    dog = Watchdog(WatchdogSection())
     with waiting("engine", owner="a test", progress=broken, state=broken) as wait:
-        assert idle(dog, 1.0, 1.0, 1.0) == [2.0]
+        assert idle(1.0, 1.0, 1.0) == [2.0]
         lines = report(wait, 1.0, 0)
     assert (
         "its state cannot be read: KeyError" in "\n".join(lines)
@@ -111,11 +110,13 @@ def test_progress_that_cannot_be_told_is_no_progress() -> None:
 
 
 def test_an_error_remembers_the_innermost_wait_that_it_came_out_of() -> None:
-    with pytest.raises(OSError) as found:
+    with pytest.raises(OSError) as caught:
         with waiting("checkpoint", owner="a disk"), waiting("collective", owner="a rank"):
             raise OSError("no space")
-    assert watchdog.died(found.value).startswith("collective (a rank) died of OSError: no space")
-    assert watchdog._open == []
+    assert describe_failure(caught.value).startswith(
+        "collective (a rank) died of OSError: no space"
+    )
+    assert PROCESS.open == []
 
 
 def test_what_takes_too_long_is_left_to_itself_and_what_is_done_is_returned() -> None:
@@ -124,7 +125,7 @@ def test_what_takes_too_long_is_left_to_itself_and_what_is_done_is_returned() ->
     assert bounded(lambda: time.sleep(60), 0.1) is None and time.monotonic() - before < 30
 
 
-def test_a_process_that_was_stopped_for_long_raises_no_alarm_when_it_goes_on(
+def test_a_process_that_was_stopped_for_long_raises_no_alarm_when_it_continues(
     tmp_path: Path,
 ) -> None:
     code = (
@@ -148,29 +149,29 @@ def test_a_process_that_was_stopped_for_long_raises_no_alarm_when_it_goes_on(
     assert (process.returncode, out, err) == (0, "out\n", "") and not list(tmp_path.iterdir())
 
 
-def test_a_rank_that_has_not_come_is_told_from_one_that_has(
+def test_a_rank_that_has_not_arrived_is_told_from_one_that_has(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store, ranks = Store(), [Peers(Store(), rank, 3) for rank in range(3)]
     for peer in ranks:
         peer.store = store
-    monkeypatch.setattr(watchdog, "num_collectives", 5)
-    with watchdog.collective("grpo.distributed.process_group, sum"):
-        ranks[2]._exchange(ranks[2]._note(watchdog._open[-1]))
-    monkeypatch.setattr(watchdog, "num_collectives", 5)
+    monkeypatch.setattr(PROCESS, "num_collectives", 5)
+    with collective("grpo.distributed.process_group, sum"):
+        ranks[2]._exchange(ranks[2]._note(PROCESS.open[-1]))
+    monkeypatch.setattr(PROCESS, "num_collectives", 5)
     with waiting("engine", owner="grpo.rollout"):
-        ranks[1]._exchange(ranks[1]._note(watchdog._open[-1]))
-    monkeypatch.setattr(watchdog, "num_collectives", 6)
+        ranks[1]._exchange(ranks[1]._note(PROCESS.open[-1]))
+    monkeypatch.setattr(PROCESS, "num_collectives", 6)
     ranks[0]._exchange(ranks[0]._note(None))
     first, second = ranks[0].lines()
-    assert first.startswith("rank 1 has NOT come: it waits for engine (grpo.rollout)")
+    assert first.startswith("rank 1 has NOT arrived: it waits for engine (grpo.rollout)")
     assert second.startswith(
-        "rank 2 has come: it waits for collective (grpo.distributed.process_group, sum, number 6)"
+        "rank 2 has arrived: it waits for collective (grpo.distributed.process_group, sum, number 6)"
     )
-    assert Peers(Store(), 0, 2).lines() == ["rank 1 has NOT come: it never said where it is"]
+    assert Peers(Store(), 0, 2).lines() == ["rank 1 has NOT arrived: it never reported where it is"]
 
 
-def test_a_collective_gets_on_while_another_rank_works_and_not_while_it_is_stuck() -> None:
+def test_a_collective_makes_progress_while_another_rank_works_and_not_while_it_is_stuck() -> None:
     store = Store()
     waiting_rank, working = Peers(store, 0, 2), Peers(store, 1, 2)
     with waiting("engine", owner="grpo.rollout") as wait:
@@ -196,10 +197,10 @@ def test_a_watchdog_that_is_off_or_stopped_leaves_no_thread_and_no_process(tmp_p
 
     with Watchdog(WatchdogSection(action="off")).watching() as dog:
         dog.keep_in(tmp_path)
-        assert threads() == [] and dog._sentinel is None
+        assert threads() == [] and dog._interpreter_watch is None
     with Watchdog(WatchdogSection()).watching() as dog:
         dog.keep_in(tmp_path)
         assert threads() == ["watchdog"]
-        process = dog._sentinel._process
+        process = dog._interpreter_watch._process
         assert process.poll() is None and interpreter_watch.state(process.pid) in "RSD"
     assert threads() == [] and process.returncode == 0

@@ -17,7 +17,8 @@ import pytest
 from tiny import byte_tokenizer, tiny_model
 from transformers import AutoConfig, AutoTokenizer
 
-from grpo.data.prompts import make_prompts, split_rows
+from grpo.data.prompts import make_prompts
+from grpo.data.rows import split_rows
 from grpo.preflight import checks, preflight
 from grpo.preflight.checks import RunFacts
 from grpo.recipe import Recipe

@@ -221,39 +221,52 @@ def coded(cases: list) -> str:
     return base64.b64encode(zlib.compress(pickle.dumps(json.dumps(cases)))).decode()
 
 
-def test_every_format_is_read():
-    io, calls = (
-        {"inputs": ["1\n"], "outputs": ["2\n"]},
-        {"fn_name": "f", "inputs": [[1]], "outputs": [2]},
-    )
-    assert read_tests(io) == IOTests(["1\n"], ["2\n"], [False])
-    assert read_tests(calls) == CallTests("f", [[1]], [2], [False])
-    for row in (io, calls):
-        assert read_tests({"input_output": json.dumps(row)}) == read_tests(row)
-    assert read_tests({"inputs": [["1", "2"]], "outputs": [["3"]]}) == IOTests(
-        ["1\n2"], ["3"], [False]
-    )
-    mbpp = read_tests(
+IO_ROW = {"inputs": ["1\n"], "outputs": ["2\n"]}
+CALL_ROW = {"fn_name": "f", "inputs": [[1]], "outputs": [2]}
+IO_TESTS = IOTests(["1\n"], ["2\n"], [False])
+CALL_TESTS = CallTests("f", [[1]], [2], [False])
+
+
+@pytest.mark.parametrize(
+    "row, expected",
+    [
+        pytest.param(IO_ROW, IO_TESTS, id="inputs and outputs"),
+        pytest.param(CALL_ROW, CALL_TESTS, id="calls of a function"),
+        pytest.param(
+            {"input_output": json.dumps(IO_ROW)}, IO_TESTS, id="inputs and outputs as JSON"
+        ),
+        pytest.param({"input_output": json.dumps(CALL_ROW)}, CALL_TESTS, id="calls as JSON"),
+        pytest.param(
+            {"inputs": [["1", "2"]], "outputs": [["3"]]},
+            IOTests(["1\n2"], ["3"], [False]),
+            id="lines as lists",
+        ),
+    ],
+)
+def test_inputs_with_outputs_are_read_in_every_format(row, expected):
+    assert read_tests(row) == expected
+
+
+def test_lists_of_assertions_are_read_with_their_imports_and_the_challenge_ones_hidden():
+    tests = read_tests(
         {
             "test_list": ["assert f(1)"],
             "test_imports": ["import math"],
             "challenge_test_list": ["assert f(2)"],
         }
     )
-    assert (
-        isinstance(mbpp, AssertTests)
-        and mbpp.hidden == [False, True]
-        and mbpp.setup.strip() == "import math"
-    )
-    human = read_tests(
-        {"test": "def check(candidate):\n    assert candidate(1)", "entry_point": "f"},
-        "def f(x):\n",
-    )
-    assert isinstance(human, AssertTests) and (human.check, human.entry, human.prompt) == (
-        "check",
-        "f",
-        "def f(x):\n",
-    )
+    assert isinstance(tests, AssertTests)
+    assert tests.tests == ["assert f(1)", "assert f(2)"]
+    assert tests.hidden == [False, True]
+    assert tests.setup.strip() == "import math"
+
+
+def test_a_check_function_is_read_with_its_entry_point_and_the_prompt_that_it_completes():
+    check = "def check(candidate):\n    assert candidate(1)"
+    tests = read_tests({"test": check, "entry_point": "f"}, "def f(x):\n")
+    assert isinstance(tests, AssertTests)
+    assert (tests.check, tests.entry, tests.prompt) == ("check", "f", "def f(x):\n")
+    assert tests.tests == [check] and tests.setup == "def f(x):\n    pass\n"
 
 
 def test_private_cases_are_unpacked_without_running_what_was_pickled():

@@ -1,0 +1,111 @@
+"""Where the other ranks are: each rank's watchdog reports its own position through the process group's store."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import Any, Protocol, Sequence
+
+from grpo.monitor.stacks import location_of
+from grpo.monitor.waits import PROCESS, Wait
+
+MAX_REASON_LENGTH = 200  # characters of an error that are shown
+
+Note = dict[str, Any]
+"""What a rank reports of itself, as JSON: see `Peers._note`."""
+
+
+class Store(Protocol):
+    """The part of torch's distributed store that is used here."""
+
+    def set(self, key: str, value: str, /) -> None: ...
+    def get(self, key: str, /) -> bytes: ...
+    def check(self, keys: list[str], /) -> bool: ...
+
+
+class Peers:
+    """The position of each rank, as its own watchdog reports it with every tick."""
+
+    def __init__(self, store: Store, rank: int, world: int):
+        self.store = store
+        self.rank = rank
+        self.others = [other for other in range(world) if other != rank]
+        self.notes: dict[int, Note] = {}
+        self.lost = ""
+        self._main = threading.main_thread().ident or 0
+        self._moves = 0
+        self._location = ""
+        self._helper: threading.Thread | None = None
+
+    def exchange(self, waits: Sequence[Wait]) -> None:
+        """Report where this rank's main thread is and read where the others' are, in a thread nobody waits for."""
+        if self._helper is not None and self._helper.is_alive():
+            return
+        note = self._note(next((wait for wait in waits if wait.thread == self._main), None))
+        self._helper = threading.Thread(
+            target=self._exchange, args=(note,), name="watchdog's exchange", daemon=True
+        )
+        self._helper.start()
+
+    def _note(self, wait: Wait | None) -> Note:
+        """What this rank reports, given the innermost wait of its main thread."""
+        location = location_of(self._main)
+        has_moved = wait.idle_seconds == 0 if wait else location != self._location
+        in_collective = wait is not None and wait.name == "collective"
+        self._location = location
+        self._moves += has_moved and not in_collective
+        return {
+            "at": time.time(),
+            "wait": str(wait) if wait else "",
+            "location": location,
+            "collectives": PROCESS.num_collectives,
+            "in_collective": in_collective,
+            "moves": self._moves,
+            "idle": wait.idle_seconds if wait else 0.0,
+        }
+
+    def _exchange(self, note: Note) -> None:
+        try:
+            self.store.set(f"rank{self.rank}", json.dumps(note))
+            for other in self.others:
+                if self.store.check([f"rank{other}"]):
+                    self.notes[other] = json.loads(self.store.get(f"rank{other}"))
+        except RuntimeError as error:  # the store is gone with the rank that hosted it
+            self.lost = " ".join(str(error).split())[:MAX_REASON_LENGTH]
+
+    def progress(self) -> Any:
+        """Changes as long as some other rank makes progress outside of collectives, or reaches the next one."""
+        return [
+            (rank, note["moves"], note["collectives"]) for rank, note in sorted(self.notes.items())
+        ]
+
+    def lines(self) -> list[str]:
+        """Where every other rank was last seen, those that have not arrived first."""
+        arrived = [rank for rank in self.others if self._has_arrived(rank)]
+        missing = [rank for rank in self.others if rank not in arrived]
+        lines = [f"rank {rank} has NOT arrived: {self._seen(rank)}" for rank in missing]
+        lines += [f"rank {rank} has arrived: {self._seen(rank)}" for rank in arrived]
+        if self.lost:
+            lines.append(f"the store that the ranks share cannot be reached: {self.lost}")
+        return lines
+
+    def _has_arrived(self, rank: int) -> bool:
+        """Whether `rank` is in the collective in which this rank waits, or past it."""
+        note = self.notes.get(rank)
+        if note is None:
+            return False
+        if note["collectives"] == PROCESS.num_collectives:
+            return bool(note["in_collective"])
+        return bool(note["collectives"] > PROCESS.num_collectives)
+
+    def _seen(self, rank: int) -> str:
+        note = self.notes.get(rank)
+        if note is None:
+            return "it never reported where it is"
+        doing = f"it waits for {note['wait']}" if note["wait"] else "it is in no named wait"
+        age = max(0.0, time.time() - note["at"])
+        return (
+            f"{doing}, {note['idle']:.3g} s without progress, at {note['location']} (reported "
+            f"{age:.0f} s ago)"
+        )
