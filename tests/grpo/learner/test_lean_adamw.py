@@ -12,10 +12,10 @@ from grpo.learner import lean_adamw
 from grpo.learner.lean_adamw import (
     FIRST_RANGE,
     LeanAdamW,
-    coded,
-    coded_signed,
-    decoded,
-    decoded_signed,
+    decode,
+    decode_signed,
+    encode,
+    encode_signed,
 )
 
 NUMBERS = {"lr": 0.02, "betas": (0.9, 0.99), "eps": 1e-8}
@@ -61,7 +61,7 @@ def test_eight_bits_stay_near_and_go_where_float32_goes(seed):
 
 
 @pytest.mark.parametrize("bits", [8, 32])
-def test_a_restart_goes_on_bit_for_bit(bits, seed):
+def test_a_restart_continues_bit_for_bit(bits, seed):
     whole, first = parameters(seed), parameters(seed)
     walk(made := LeanAdamW(groups(whole), **NUMBERS, bits=bits, offload=False), whole, 3, seed)
     walk(part := LeanAdamW(groups(first), **NUMBERS, bits=bits, offload=False), first, 3, seed)
@@ -77,7 +77,7 @@ def test_codes_are_unbiased_and_within_a_step_of_their_value(seed):
     value_BN[5, 3:] = 0.0
     generator = torch.Generator().manual_seed(seed)
     found = torch.stack(
-        [decoded(*coded(value_BN, generator), lean_adamw.SECOND_RANGE) for _ in range(400)]
+        [decode(*encode(value_BN, generator), lean_adamw.SECOND_RANGE) for _ in range(400)]
     )
     real = value_BN > 0
     assert (found[:, ~real] == 0).all()
@@ -91,6 +91,6 @@ def test_signs_and_values_below_the_reach_survive_on_average(seed):
     value_BN = torch.randn(2, 256)
     value_BN[0, :128] = 2.0 ** -(FIRST_RANGE + 1) * value_BN[0, 128:].abs().max()
     generator = torch.Generator().manual_seed(seed)
-    found = torch.stack([decoded_signed(*coded_signed(value_BN, generator)) for _ in range(400)])
+    found = torch.stack([decode_signed(*encode_signed(value_BN, generator)) for _ in range(400)])
     assert (found[:, 1].sign() == value_BN[1].sign()).all()
     assert 0.6 < found[:, 0, :128].mean() / value_BN[0, :128].mean() < 1.4

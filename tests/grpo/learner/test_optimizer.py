@@ -45,7 +45,7 @@ def test_it_is_adamw_with_decay_on_matrices_alone() -> None:
         assert torch.allclose(ours[name], theirs[name], atol=1e-6)
 
 
-def test_bf16_parameters_lose_nothing_beside_fp32_masters() -> None:
+def test_bf16_parameters_lose_nothing_with_fp32_masters() -> None:
     half, full = parameters(torch.bfloat16), {}
     full = {name: nn.Parameter(p.detach().float()) for name, p in half.items()}
     section = OptimSection(lr=1e-5, max_grad_norm=0.0)
@@ -81,7 +81,7 @@ def test_the_gradient_is_scaled_down_to_the_norm_and_its_own_norm_reported() -> 
     assert clipped == pytest.approx(0.5, rel=1e-4)
 
 
-def test_a_restored_optimizer_goes_on_bit_for_bit() -> None:
+def test_a_restored_optimizer_continues_bit_for_bit() -> None:
     ours, section = parameters(torch.bfloat16), OptimSection(lr=0.01)
     optimizer = Optimizer(ours, section, 10)
     backward(ours, 0)

@@ -9,7 +9,8 @@ import statistics
 import pytest
 import torch
 
-from grpo.objective.advantage import group_advantages
+from grpo.objective.advantage import advantages
+from grpo.recipe import AdvantageSection
 from grpo.types import Completion, Prompt, ScoredGroup
 from rewards import Score
 
@@ -25,6 +26,14 @@ def scored(values: list[float | None], finishes: list[str] | None = None) -> Sco
         tuple(completion(f) for f in finishes),
         tuple(Score(v, status="scored" if v is not None else "fault") for v in values),
     )
+
+
+def group_advantages(
+    group: ScoredGroup, rule: str, epsilon: float, mask_truncated: bool = False
+) -> list[float]:
+    """The advantages of a step that is this one group."""
+    section = AdvantageSection(rule=rule, epsilon=epsilon, mask_truncated=mask_truncated)
+    return advantages([group], section)[0]
 
 
 @pytest.mark.parametrize("size", [2, 3, 7, 16])

@@ -17,21 +17,14 @@ import torch
 
 from grpo.kernels.log_prob.full_logits import entropy, reference
 from grpo.objective import correction
-from grpo.objective.advantage import RULES, RuleSettings, advantages, best_of_k_gain
+from grpo.objective.advantage import advantages, best_of_k_gain
+from grpo.objective.aggregation import AGGREGATIONS
 from grpo.objective.entropy import EntropyBonus
-from grpo.objective.policy_loss import (
-    AGGREGATIONS,
-    KLS,
-    POLICY_LOSSES,
-    Tokens,
-    distillation,
-    k1,
-    k2,
-    k3,
-    off_policy_kept,
-    select_top_entropy,
-)
-from grpo.recipe import LossSection
+from grpo.objective.kl import KLS, distillation, k1, k2, k3
+from grpo.objective.policy_loss import POLICY_LOSSES, select_top_entropy
+from grpo.objective.tokens import Tokens
+from grpo.recipe import AdvantageSection, LossSection
+from grpo.recipe.objectives import POLICY_LOSS_SPECS, RULE_SPECS
 from grpo.types import Completion, Denominators, Prompt, Row, ScoredGroup
 from rewards import Score
 
@@ -116,11 +109,11 @@ def slow(
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(
-    "rule", [name for name, rule in RULES.items() if rule.in_group and not rule.by_part]
+    "rule", [name for name, rule in RULE_SPECS.items() if rule.in_group and not rule.by_part]
 )
 def test_a_rule_is_its_papers_formula_on_ragged_groups(rule: str, seed: int) -> None:
     values, lengths = ragged(seed)
-    found = advantages(groups_of(values, lengths), RuleSettings(rule, 1e-6))
+    found = advantages(groups_of(values, lengths), AdvantageSection(rule=rule, epsilon=1e-6))
     expected = slow(rule, values, lengths, 1e-6)
     for mine, theirs in zip(found, expected):
         assert mine == pytest.approx(theirs, abs=TOLERANCE)
@@ -136,7 +129,10 @@ def test_reinforce_pp_whitens_the_rewards_to_go_over_all_tokens(seed: int) -> No
         for i, n in enumerate(sizes)
     }
     found = advantages(
-        groups_of(values, lengths), RuleSettings("reinforce_pp", 1e-8), None, penalties
+        groups_of(values, lengths),
+        AdvantageSection(rule="reinforce_pp", epsilon=1e-8),
+        None,
+        penalties,
     )
     returns = [
         [
@@ -157,7 +153,9 @@ def test_reinforce_pp_without_penalties_weighs_each_score_by_its_tokens() -> Non
     every = [
         v for scores, sizes in zip(values, lengths) for v, n in zip(scores, sizes) for _ in range(n)
     ]
-    found = advantages(groups_of(values, lengths), RuleSettings("reinforce_pp", 0.0))
+    found = advantages(
+        groups_of(values, lengths), AdvantageSection(rule="reinforce_pp", epsilon=0.0)
+    )
     expected = [
         [(v - statistics.fmean(every)) / statistics.stdev(every) for v in scores]
         for scores in values
@@ -169,7 +167,7 @@ def test_reinforce_pp_without_penalties_weighs_each_score_by_its_tokens() -> Non
 
 
 @pytest.mark.parametrize(
-    "rule", [name for name, rule in RULES.items() if rule.in_group and not rule.by_part]
+    "rule", [name for name, rule in RULE_SPECS.items() if rule.in_group and not rule.by_part]
 )
 def test_the_kl_in_the_reward_is_taken_off_a_completions_score(rule: str) -> None:
     values, lengths = ragged(2)
@@ -178,7 +176,9 @@ def test_the_kl_in_the_reward_is_taken_off_a_completions_score(rule: str) -> Non
         for g, sizes in enumerate(lengths)
         for i, n in enumerate(sizes)
     }
-    found = advantages(groups_of(values, lengths), RuleSettings(rule, 1e-6), None, penalties)
+    found = advantages(
+        groups_of(values, lengths), AdvantageSection(rule=rule, epsilon=1e-6), None, penalties
+    )
     reduced = [
         [v - penalties[g, i].sum().item() for i, v in enumerate(scores)]
         for g, scores in enumerate(values)
@@ -206,7 +206,9 @@ def test_gdpo_normalises_each_reward_before_the_sum(seed: int) -> None:
         [sum(weights[k] * v for k, v in row.items() if v is not None) for row in rows]
         for rows in parts
     ]
-    found = advantages(groups_of(scores, None, parts), RuleSettings("gdpo", 1e-4), weights)
+    found = advantages(
+        groups_of(scores, None, parts), AdvantageSection(rule="gdpo", epsilon=1e-4), weights
+    )
     totals = []
     for rows in parts:
         total = [0.0] * len(rows)
@@ -227,7 +229,7 @@ def test_gdpo_normalises_each_reward_before_the_sum(seed: int) -> None:
 def test_gdpo_sees_a_spread_that_the_sum_hides() -> None:
     parts = [[{"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 1.0}, {"a": 1.0, "b": 0.0}]]
     found = advantages(
-        groups_of([[1.0] * 3], None, parts), RuleSettings("gdpo"), {"a": 1.0, "b": 0.9}
+        groups_of([[1.0] * 3], None, parts), AdvantageSection(rule="gdpo"), {"a": 1.0, "b": 0.9}
     )
     assert any(found[0])
 
@@ -262,22 +264,25 @@ def test_best_of_k_is_the_mean_gain_over_all_subsets(k: int) -> None:
 )
 def test_advantages_of_a_group_sum_to_zero(rule: str) -> None:
     values, lengths = ragged(8)
-    for row in advantages(groups_of(values, lengths), RuleSettings(rule, 1e-4)):
+    for row in advantages(groups_of(values, lengths), AdvantageSection(rule=rule, epsilon=1e-4)):
         assert sum(row) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_opos_advantages_weighted_by_length_sum_to_zero() -> None:
     values, lengths = ragged(9)
-    for row, sizes in zip(advantages(groups_of(values, lengths), RuleSettings("opo")), lengths):
+    for row, sizes in zip(
+        advantages(groups_of(values, lengths), AdvantageSection(rule="opo")), lengths
+    ):
         assert sum(a * n for a, n in zip(row, sizes)) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_groups_left_out_are_in_no_statistic() -> None:
     values, lengths = ragged(3)
     groups = groups_of(values, lengths)
-    found = advantages(groups, RuleSettings("batch_std_centered"), left_out=(2, 5))
+    found = advantages(groups, AdvantageSection(rule="batch_std_centered"), left_out=(2, 5))
     alone = advantages(
-        [g for i, g in enumerate(groups) if i not in (2, 5)], RuleSettings("batch_std_centered")
+        [g for i, g in enumerate(groups) if i not in (2, 5)],
+        AdvantageSection(rule="batch_std_centered"),
     )
     assert [row for i, row in enumerate(found) if i not in (2, 5)] == alone
     assert found[2] == [0.0] * len(values[2])
@@ -322,12 +327,12 @@ def slow_policy(
         x.tolist()
         for x in (tokens.old_logp_T, tokens.sampled_logp_T, tokens.advantage_T, tokens.row_T)
     )
-    places = {i: [t for t, r in enumerate(row) if r == i] for i in set(row)}
+    tokens_of = {i: [t for t, r in enumerate(row) if r == i] for i in set(row)}
     low, high = 1 - s.epsilon_low, 1 + s.epsilon_high
     clip = lambda x, a, b: min(max(x, a), b)  # noqa: E731
     total = 0.0
     for t, (lp, hold, o, m, a) in enumerate(zip(logp, held, old, mu, adv)):
-        own = places[row[t]]
+        own = tokens_of[row[t]]
         r, hr = math.exp(lp - o), math.exp(hold - o)
         mean = sum(logp[u] - old[u] for u in own) / len(own)
         held_mean = sum(held[u] - old[u] for u in own) / len(own)
@@ -548,7 +553,7 @@ def test_the_off_policy_mask_drops_bad_completions_that_drifted() -> None:
             tokens.row_T,
             tokens.length_R,
         )
-        kept = off_policy_kept(tokens, 0.02)
+        kept = correction.on_policy_enough(tokens, 0.02)
         for row in range(9):
             mine = tokens.row_T == row
             apart = [
@@ -792,3 +797,36 @@ def test_each_aggregation_is_its_formula_on_ragged_groups() -> None:
     for name, weight in AGGREGATIONS.items():
         total = sum(weight(row, denominators, None) * sums[row.index] for row in rows)
         assert total == pytest.approx(expected[name], abs=TOLERANCE)
+
+
+# ---- the table ----------------------------------------------------------------------------------------------------
+
+
+class Recorded:
+    """Settings that note which keys are read."""
+
+    def __init__(self, settings: LossSection) -> None:
+        self._settings = settings
+        self.read: set[str] = set()
+
+    def __getattr__(self, name: str) -> object:
+        self.read.add(name)
+        return getattr(self._settings, name)
+
+
+@pytest.mark.parametrize("name", POLICY_LOSSES)
+def test_a_policy_loss_reads_the_keys_that_its_row_names(name: str) -> None:
+    tokens = flagged(name, random_tokens(41))
+    loss = POLICY_LOSSES[name]
+    settings = Recorded(SETTINGS)
+    loss.loss(tokens, settings)
+    loss.limits(tokens, settings)
+    if loss.select is not None:
+        loss.select(random_tokens(41, requires_grad=False), settings, 0)
+    assert settings.read == set(POLICY_LOSS_SPECS[name].reads)
+
+
+def test_a_loss_with_one_ratio_for_a_completion_couples_its_tokens() -> None:
+    for spec in POLICY_LOSS_SPECS.values():
+        assert spec.couples_tokens or not spec.aggregations, spec.name
+        assert set(spec.aggregations) <= set(AGGREGATIONS), spec.name

@@ -7,8 +7,11 @@ import math
 import pytest
 import torch
 
+from grpo.objective.aggregation import AGGREGATIONS
 from grpo.objective.formula import formula
-from grpo.objective.policy_loss import AGGREGATIONS, clip_loss, is_clipped, k3, log_ratio
+from grpo.objective.kl import k3
+from grpo.objective.policy_loss import clip_loss, is_clipped
+from grpo.objective.tokens import log_ratio
 from grpo.recipe import Recipe
 from grpo.types import Denominators, Row
 
