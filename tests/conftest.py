@@ -18,6 +18,7 @@ def seed() -> int:
     """A fresh seed for random inputs, printed with a failure; GRPO_TEST_SEED repeats one."""
     value = int(os.environ.get("GRPO_TEST_SEED", random.SystemRandom().randrange(2**31)))
     print(f"GRPO_TEST_SEED={value}")
+    random.seed(value)
     torch.manual_seed(value)
     return value
 

@@ -90,16 +90,21 @@ def arbitrate(
     known_T = sampler_T.isfinite() & trainer_T.isfinite()
     if not known_T.any():
         return None
-    sampler = float(sampler_T[known_T].abs().mean())
-    trainer = float(trainer_T[known_T].abs().mean())
+    return _verdict(sampler_T[known_T], trainer_T[known_T], rounding_T[known_T])
+
+
+def _verdict(sampler_T: Tensor, trainer_T: Tensor, rounding_T: Tensor) -> Arbitration:
+    """From the errors of both sides and that of rounding, all finite."""
+    sampler = float(sampler_T.abs().mean())
+    trainer = float(trainer_T.abs().mean())
     wrong_T = sampler_T if sampler >= trainer else trainer_T
     # All roundings of a token that is all but certain are the same.
-    telling_T = known_T & (rounding_T.abs() > MIN_ROUNDING)
+    telling_T = rounding_T.abs() > MIN_ROUNDING
     return Arbitration(
         sampler=sampler,
         trainer=trainer,
         rounding=_rank_correlation(wrong_T[telling_T], rounding_T[telling_T]),
-        rounding_size=float(rounding_T[known_T].abs().mean()),
+        rounding_size=float(rounding_T.abs().mean()),
     )
 
 
@@ -155,39 +160,44 @@ def _side(arbitration: Arbitration | None) -> str:
 
 
 def _cause(drift: Drift, arbitration: Arbitration | None, dtype: str, updated: bool) -> str:
-    side = arbitration.side if arbitration else ""
     if drift.correlation < MIN_CORRELATION:
         return (
             f"its log-probs are of other tokens (correlation {drift.correlation:.2f}); "
             "first suspect an off-by-one between tokens and labels"
         )
     if _is_one_sided(drift):
-        narrow = "sampler" if drift.signed > 0 else "trainer"
-        return (
-            f"the {narrow}'s log-probs are higher nearly everywhere (mean of trainer's over "
-            f"sampler's probability {drift.weight:.4f}, not 1); first suspect a filter "
-            f"(sample.top_p, top_k, min_p) that the {narrow} applies and the other side does not "
-            "know"
-        )
+        return _filter(drift)
     if drift.tilt_share > MIN_TILT_SHARE:
-        temperature = 1 / max(1e-3, 1 + drift.tilt)
-        return (
-            f"it looks like a temperature: the sampler's is {temperature:.2f} times the trainer's "
-            f"({drift.tilt_share:.0%} of the difference); first suspect sample.temperature on one "
-            "side"
-        )
+        return _temperature(drift)
     if arbitration is not None and arbitration.is_rounding and dtype in ("float32", "float64"):
         return (
             "its error is that of half-precision logits; first suspect a head or product in "
             f"bfloat16 on a {dtype} model"
         )
-    if side == "trainer":
+    if arbitration is not None and arbitration.side == "trainer":
         return "first suspect its forward: packing, attention masks, positions or the head"
     weights = ""
     if updated:
         weights = "weights that are not the trainer's (a copy that was not refreshed), or "
     return (
         f"first suspect {weights}keys kept from other weights or positions, or rounding on one side"
+    )
+
+
+def _filter(drift: Drift) -> str:
+    narrow = "sampler" if drift.signed > 0 else "trainer"
+    return (
+        f"the {narrow}'s log-probs are higher nearly everywhere (mean of trainer's over sampler's "
+        f"probability {drift.weight:.4f}, not 1); first suspect a filter (sample.top_p, top_k, "
+        f"min_p) that the {narrow} applies and the other side does not know"
+    )
+
+
+def _temperature(drift: Drift) -> str:
+    temperature = 1 / max(1e-3, 1 + drift.tilt)
+    return (
+        f"it looks like a temperature: the sampler's is {temperature:.2f} times the trainer's "
+        f"({drift.tilt_share:.0%} of the difference); first suspect sample.temperature on one side"
     )
 
 

@@ -30,7 +30,8 @@ Moments = dict[str, Tensor]
 class LeanAdamW:
     """``torch.optim.AdamW`` step for step (float32 moments), or with 8-bit moments.
 
-    It has as much of torch's interface as `Optimizer` uses. With `offload` the moments are on the host between steps, in pinned memory where the weights are on a CUDA device.
+    It has as much of torch's interface as `Optimizer` uses. With `offload` the moments are on the host between steps,
+    in pinned memory where the weights are on a CUDA device.
     """
 
     def __init__(
@@ -102,23 +103,28 @@ class LeanAdamW:
         group: dict[str, Any],
     ) -> None:
         """AdamW in place, on a piece of a parameter and its moments."""
-        first.lerp_(gradient, 1 - self.betas[0])
-        second.mul_(self.betas[1]).addcmul_(gradient, gradient, value=1 - self.betas[1])
+        beta1, beta2 = self.betas
+        first.lerp_(gradient, 1 - beta1)
+        second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         value.mul_(1 - group["lr"] * group["weight_decay"])
-        scale = math.sqrt(1 - self.betas[1] ** self.num_steps)
-        rate = group["lr"] / (1 - self.betas[0] ** self.num_steps)
-        value.addcdiv_(first, second.sqrt().div_(scale).add_(self.eps), value=-rate)
+        scale = math.sqrt(1 - beta2**self.num_steps)
+        rate = group["lr"] / (1 - beta1**self.num_steps)
+        root = second.sqrt().div_(scale).add_(self.eps)
+        value.addcdiv_(first, root, value=-rate)
 
     def _read(self, moments: Moments, piece: slice, like: Tensor) -> tuple[Tensor, Tensor]:
         """Both moments of a piece, on the device and in the dtype of `like`."""
         if self.bits != 8:
-            return moments["first"][piece].to(like.device), moments["second"][piece].to(like.device)
+            first = moments["first"][piece]
+            second = moments["second"][piece]
+            return first.to(like.device), second.to(like.device)
         blocks = _blocks(piece)
         parts = {name: part[blocks].to(like.device) for name, part in moments.items()}
-        first = decode_signed(parts["first"], parts["first_top"])
-        second = decode(parts["second"], parts["second_top"], SECOND_RANGE)
-        size = len(like)
-        return first.view(-1)[:size].to(like.dtype), second.view(-1)[:size].to(like.dtype)
+        first_BN = decode_signed(parts["first"], parts["first_top"])
+        second_BN = decode(parts["second"], parts["second_top"], SECOND_RANGE)
+        first = first_BN.view(-1)[: len(like)]
+        second = second_BN.view(-1)[: len(like)]
+        return first.to(like.dtype), second.to(like.dtype)
 
     def _write(
         self,
@@ -131,8 +137,9 @@ class LeanAdamW:
             blocks = _blocks(piece)
             for name, encoder in (("first", encode_signed), ("second", encode)):
                 moment = updated[name].float()
-                padded = nn.functional.pad(moment, (0, -len(moment) % BLOCK)).view(-1, BLOCK)
-                code_BN, top_B = encoder(padded, generator)
+                padding = -len(moment) % BLOCK
+                padded = nn.functional.pad(moment, (0, padding))
+                code_BN, top_B = encoder(padded.view(-1, BLOCK), generator)
                 moments[name][blocks] = code_BN.to(moments[name].device)
                 moments[f"{name}_top"][blocks] = top_B.to(moments[name].device)
         elif self.offload:
@@ -167,9 +174,11 @@ def encode(
     reach: float = SECOND_RANGE,
 ) -> tuple[Tensor, Tensor]:
     """(codes [B, N], tops [B]) of blocks of values >= 0: 0 for 0, else 1 + level, the top's level being `levels`."""
+    tiny = torch.finfo(torch.float32).tiny
     top_B = value_BN.amax(-1)
-    share_BN = value_BN / top_B.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
-    level_BN = (share_BN.clamp_min(2.0**-reach).log2() / reach + 1) * levels
+    share_BN = value_BN / top_B.clamp_min(tiny)[:, None]
+    exponent_BN = share_BN.clamp_min(2.0**-reach).log2()
+    level_BN = (exponent_BN / reach + 1) * levels
     below_BN = level_BN.floor().clamp(0, levels - 1)
     low_BN = _share_of(below_BN, levels, reach)
     high_BN = _share_of(below_BN + 1, levels, reach)

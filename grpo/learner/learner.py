@@ -12,7 +12,7 @@ micro-batch never sees a statistic of itself.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -24,6 +24,7 @@ from grpo.kernels.log_prob.spec import chunk_spans
 from grpo.learner.batch import without
 from grpo.learner.diagnosis import arbitrate, suspects
 from grpo.learner.optimizer import Optimizer
+from grpo.learner.selection import SurveyedRow, UpdateSelection, by_row, select
 from grpo.learner.sums import UpdateReadback, UpdateStats, UpdateSums, drift_record
 from grpo.model.output_head import OutputHead
 from grpo.model.packing import PackedRows, micro_batches, pack
@@ -33,35 +34,12 @@ from grpo.monitor.gates import DRIFT_GATES, Gates, GateStop
 from grpo.objective.entropy import EntropyBonus
 from grpo.objective.kl import REWARD_KLS
 from grpo.objective.objective import Objective, TokenInputs, couples_tokens_of_a_completion
-from grpo.objective.policy_loss import POLICY_LOSSES, needs_whole_update, select_top_entropy
+from grpo.objective.policy_loss import needs_whole_update
 from grpo.recipe import LossSection
 from grpo.types import Batch, Row, Update
 
 MAX_MASKED_SHARE = 0.05
 """The share of an update's rows that may be masked for their drift."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class UpdateSelection:
-    """What was decided over a whole update before its first backward, by row index.
-
-    ``flags`` are the tokens that the policy loss selected, ``keep`` those of highest entropy, each empty where the
-    loss selects none; ``entropy`` is the mean over all tokens, None where it was not asked for.
-    """
-
-    flags: Mapping[int, Tensor] = field(default_factory=dict)
-    keep: Mapping[int, Tensor] = field(default_factory=dict)
-    entropy: float | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SurveyedRow:
-    """A row's tokens as they are before the update, on the host."""
-
-    index: int
-    logp_T: Tensor
-    entropy_T: Tensor
-    old_logp_T: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +111,7 @@ class Learner:
         for chunk in self._own_chunks(rows):
             packed = pack(chunk, self.policy.device)
             logp_T = self.policy.token_stats(packed, self.temperature).logp_T
-            self._old_logps |= _by_row(packed.rows, logp_T.detach())
+            self._old_logps |= by_row(packed.rows, logp_T.detach())
 
     @property
     def trained_rows(self) -> set[int]:
@@ -155,7 +133,7 @@ class Learner:
             ref_logp_T = self._reference_logp(packed)
             assert ref_logp_T is not None, "a KL in the reward has a weight, so it has a reference"
             kl_T = self.loss.beta * REWARD_KLS[self.loss.kl](logp_T, ref_logp_T)
-            penalties += _by_row(packed.rows, kl_T.cpu()).items()
+            penalties += by_row(packed.rows, kl_T.cpu()).items()
         return dict(self.ranks.gather(penalties))
 
     def _own_chunks(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
@@ -194,7 +172,10 @@ class Learner:
         self, update: Update, rows: Sequence[Row], measures_drift: bool
     ) -> UpdateStats | Retry:
         """Forward and backward over `rows`, those of the update that are forwarded, then the step if all is well."""
-        selection = self._select(rows) if needs_whole_update(self.loss) else UpdateSelection()
+        selection = UpdateSelection()
+        if needs_whole_update(self.loss):
+            seed = self.optimizer.num_updates
+            selection = select(self._survey(rows), rows, self.objective, seed)
         entropy_weight = self.bonus.coefficient(selection.entropy)
         entropy_rate = entropy_weight / update.denominators.num_tokens
         sums = UpdateSums(self.policy.device)
@@ -207,9 +188,8 @@ class Learner:
         readback = sums.read(self.ranks, self.optimizer.norm())
         if not self._is_finite(readback):
             return self._not_finite(readback, rows)
-        made = bool(readback.totals.weighed) or entropy_weight > 0
         stats = readback.stats(
-            made=made,
+            made=bool(readback.totals.weighed) or entropy_weight > 0,
             lr=self.optimizer.lr,
             entropy_weight=entropy_weight,
             measures_drift=measures_drift,
@@ -242,38 +222,15 @@ class Learner:
         if self.reference is not None and every and self.optimizer.num_updates % every == 0:
             self.reference = self.policy.snapshot()
 
-    # -- what is selected over the whole update -----------------------------------------------------------------
-
     @torch.no_grad()
-    def _select(self, rows: Sequence[Row]) -> UpdateSelection:
-        """Select over the tokens of all ranks, in the order of their rows, before the first backward."""
-        surveyed = self._survey(rows)
-        ordered = sorted(rows, key=lambda row: row.index)
-        logp_T = torch.cat([surveyed[row.index].logp_T for row in ordered])
-        entropy_T = torch.cat([surveyed[row.index].entropy_T for row in ordered])
-        old_logps = {index: row.old_logp_T for index, row in surveyed.items()}
-        flags: dict[int, Tensor] = {}
-        keep: dict[int, Tensor] = {}
-        select = POLICY_LOSSES[self.loss.policy].select
-        if select is not None:
-            inputs = self.objective.inputs(
-                pack(ordered), [0.0] * len(ordered), old_logps, dtype=logp_T.dtype
-            )
-            flag_T = select(inputs.tokens(logp_T), self.loss, self.optimizer.num_updates)
-            flags = _by_row(ordered, flag_T)
-        if self.loss.top_entropy < 1:
-            keep = _by_row(ordered, select_top_entropy(entropy_T, self.loss.top_entropy))
-        return UpdateSelection(flags=flags, keep=keep, entropy=float(entropy_T.double().mean()))
-
-    def _survey(self, rows: Sequence[Row]) -> dict[int, SurveyedRow]:
-        """By index, log-prob and entropy of the rows' tokens, over all ranks."""
+    def _survey(self, rows: Sequence[Row]) -> list[SurveyedRow]:
+        """Log-prob and entropy of the rows' tokens, over all ranks, before the first backward."""
         surveyed: list[SurveyedRow] = []
         for chunk in self._own_chunks(rows):
             packed = pack(chunk, self.policy.device)
             stats = self.policy.token_stats(packed, self.temperature)
-            logps = _by_row(packed.rows, stats.logp_T)
-            entropies = _by_row(packed.rows, stats.entropy_T)
-            for index, logp_T in logps.items():
+            entropies = by_row(packed.rows, stats.entropy_T)
+            for index, logp_T in by_row(packed.rows, stats.logp_T).items():
                 row = SurveyedRow(
                     index=index,
                     logp_T=logp_T.cpu(),
@@ -281,7 +238,7 @@ class Learner:
                     old_logp_T=self._old_logps.get(index, logp_T).cpu(),
                 )
                 surveyed.append(row)
-        return {row.index: row for row in self.ranks.gather(surveyed)}
+        return self.ranks.gather(surveyed)
 
     # -- one micro-batch ----------------------------------------------------------------------------------------
 
@@ -321,7 +278,7 @@ class Learner:
         else:
             stats = self._through_autograd(packed, inputs, entropy_rate)
         if inputs.old_logp_T is None:
-            self._old_logps |= _by_row(packed.rows, stats.logp_T.detach())
+            self._old_logps |= by_row(packed.rows, stats.logp_T.detach())
         with torch.no_grad():
             losses = self.objective(inputs, stats.logp_T)
             sums.add_micro_batch(
@@ -493,12 +450,6 @@ class Learner:
             name: weight.to(self.policy.device) for name, weight in reference.items()
         }
         self.bonus.restore(state["bonus"])
-
-
-def _by_row(rows: Sequence[Row], value_T: Tensor) -> dict[int, Tensor]:
-    """By row index, the row's part of `value_T`."""
-    parts = value_T.split([row.num_tokens for row in rows])
-    return {row.index: part_T for row, part_T in zip(rows, parts)}
 
 
 def _first_of(indices: frozenset[int], rows: Sequence[Row]) -> str:

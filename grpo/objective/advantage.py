@@ -61,12 +61,14 @@ class ScoredStep:
     def deviation(self, value_B: Tensor) -> Tensor:
         """The standard deviation of each completion's group, with n - 1."""
         squares_B = self.group_sum(self.centred(value_B).square())
-        return (squares_B / (self.size_B - 1).clamp_min(1)).sqrt()
+        num_others_B = (self.size_B - 1).clamp_min(1)
+        return (squares_B / num_others_B).sqrt()
 
 
 def group_std(scored: ScoredStep, settings: AdvantageSection) -> Tensor:
     """(R - mean) / (std + epsilon), std with n - 1 (DeepSeekMath, arXiv 2402.03300, section 4.1.2)."""
-    return scored.centred(scored.score_B) / (scored.deviation(scored.score_B) + settings.epsilon)
+    scale_B = scored.deviation(scored.score_B) + settings.epsilon
+    return scored.centred(scored.score_B) / scale_B
 
 
 def center(scored: ScoredStep, settings: AdvantageSection) -> Tensor:
@@ -76,12 +78,14 @@ def center(scored: ScoredStep, settings: AdvantageSection) -> Tensor:
 
 def rloo(scored: ScoredStep, settings: AdvantageSection) -> Tensor:
     """R_i - mean of the others = G / (G - 1) (R_i - mean) (RLOO, arXiv 2402.14740)."""
-    return scored.centred(scored.score_B) * scored.size_B / (scored.size_B - 1).clamp_min(1)
+    num_others_B = (scored.size_B - 1).clamp_min(1)
+    return scored.centred(scored.score_B) * scored.size_B / num_others_B
 
 
 def batch_std(scored: ScoredStep, settings: AdvantageSection) -> Tensor:
     """(R - mean of the group) / (std of all R of the step + epsilon) (LitePPO, arXiv 2508.08221)."""
-    return scored.centred(scored.score_B) / (deviation(scored.score_B) + settings.epsilon)
+    scale = deviation(scored.score_B) + settings.epsilon
+    return scored.centred(scored.score_B) / scale
 
 
 def batch_std_centered(scored: ScoredStep, settings: AdvantageSection) -> Tensor:
@@ -106,7 +110,8 @@ def reinforce_pp(scored: ScoredStep, settings: AdvantageSection) -> Tensor:
         penalties = tuple(torch.zeros(int(length), dtype=torch.float64) for length in lengths)
     returns = []
     for score, penalty_T in zip(scored.score_B, penalties):
-        returns.append(score - penalty_T.flip(0).cumsum(0).flip(0))
+        remaining_T = penalty_T.flip(0).cumsum(0).flip(0)
+        returns.append(score - remaining_T)
     return whitened(torch.cat(returns), settings.epsilon)
 
 
@@ -119,14 +124,15 @@ def opo(scored: ScoredStep, settings: AdvantageSection) -> Tensor:
 
 def gpg(scored: ScoredStep, settings: AdvantageSection) -> Tensor:
     """B / (completions of groups that are not flat) (R - mean) (GPG, arXiv 2504.02546)."""
-    share = scored.spread_B.to(torch.float64).mean()
-    return scored.centred(scored.score_B) / share.clamp_min(1e-300)
+    share = scored.spread_B.to(torch.float64).mean().clamp_min(1e-300)
+    return scored.centred(scored.score_B) / share
 
 
 def maxrl(scored: ScoredStep, settings: AdvantageSection) -> Tensor:
     """(R - mean) / mean, 0 where the mean is not positive (MaxRL, arXiv 2602.02710); for rewards >= 0."""
     mean_B = scored.group_sum(scored.score_B) / scored.size_B
-    return torch.where(mean_B > 0, scored.centred(scored.score_B) / mean_B, 0.0)
+    relative_B = scored.centred(scored.score_B) / mean_B
+    return torch.where(mean_B > 0, relative_B, 0.0)
 
 
 def pass_k(scored: ScoredStep, settings: AdvantageSection) -> Tensor:
@@ -140,7 +146,8 @@ def pass_k(scored: ScoredStep, settings: AdvantageSection) -> Tensor:
         members = (scored.group_B == group).nonzero()[:, 0]
         k = min(settings.k or len(members), len(members))
         gain_B[members] = best_of_k_gain(scored.score_B[members], k)
-    return gain_B / (scored.deviation(scored.score_B) + settings.epsilon)
+    scale_B = scored.deviation(scored.score_B) + settings.epsilon
+    return gain_B / scale_B
 
 
 def best_of_k_gain(score_G: Tensor, k: int) -> Tensor:
@@ -152,7 +159,8 @@ def best_of_k_gain(score_G: Tensor, k: int) -> Tensor:
     gains = []
     for i, score in enumerate(score_G):
         others = torch.cat([score_G[:i], score_G[i + 1 :]]).sort().values
-        gain = (ways * (score - others).clamp_min(0)).sum()
+        gain_of_others = (score - others).clamp_min(0)
+        gain = (ways * gain_of_others).sum()
         gains.append(gain / comb(num_others, k - 1))
     return torch.stack(gains)
 
@@ -183,7 +191,8 @@ def deviation(value_B: Tensor) -> Tensor:
 
 def whitened(value_B: Tensor, epsilon: float) -> Tensor:
     """(value - mean) / (std + epsilon), both over the whole step."""
-    return (value_B - value_B.mean()) / (deviation(value_B) + epsilon)
+    scale = deviation(value_B) + epsilon
+    return (value_B - value_B.mean()) / scale
 
 
 RULES: Mapping[str, Callable[[ScoredStep, AdvantageSection], Tensor]] = {
@@ -260,8 +269,9 @@ def _counts(group: ScoredGroup, mask_truncated: bool) -> list[bool]:
     """Which completions of a group have a score to learn from."""
     counts = []
     for score, completion in zip(group.scores, group.completions):
+        known = score.value is not None and completion.finish != "cancelled"
         masked = mask_truncated and completion.truncated
-        counts.append(score.value is not None and completion.finish != "cancelled" and not masked)
+        counts.append(known and not masked)
     return counts
 
 
@@ -282,21 +292,22 @@ def _scored_step(
     spec: RuleSpec,
 ) -> ScoredStep:
     names = [name for name, weight in weights.items() if weight]
-    penalties_of = _penalties(groups, members, penalties)
+    member_penalties = _penalties(groups, members, penalties)
     score_B = _fp64([groups[g].scores[i].value for g, i in members])
-    if penalties_of and not spec.by_token:
-        score_B = score_B - torch.stack([penalty_T.sum() for penalty_T in penalties_of])
+    if member_penalties and not spec.by_token:
+        score_B = score_B - torch.stack([penalty_T.sum() for penalty_T in member_penalties])
     part_BK = _fp64([_parts(groups[g], i, names) for g, i in members])
+    lengths = [len(groups[g].completions[i].token_ids) for g, i in members]
     group_B = _numbered([g for g, _ in members])
-    by_part = spec.by_part and bool(names)
+    compared_BK = part_BK if spec.by_part and names else score_B[:, None]
     return ScoredStep(
         score_B=score_B,
         group_B=group_B,
-        length_B=_fp64([len(groups[g].completions[i].token_ids) for g, i in members]),
+        length_B=_fp64(lengths),
         part_BK=part_BK.reshape(len(members), len(names)),
         weight_K=_fp64([weights[name] for name in names]),
-        spread_B=_spreads(part_BK if by_part else score_B[:, None], group_B),
-        penalties=tuple(penalties_of),
+        spread_B=_spreads(compared_BK, group_B),
+        penalties=tuple(member_penalties),
     )
 
 
@@ -350,4 +361,5 @@ def _spreads(value_BK: Tensor, group_B: Tensor) -> Tensor:
 
 def _differ(values: Tensor) -> bool:
     scale = max(1.0, float(values.abs().max()))
-    return bool(values.max() - values.min() > SPREAD_TOLERANCE * scale)
+    width = values.max() - values.min()
+    return bool(width > SPREAD_TOLERANCE * scale)

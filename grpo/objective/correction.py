@@ -91,7 +91,8 @@ def weights(tokens: Tokens, loss: LossSection) -> Weights:
 def _units(raw_T: Tensor, tokens: Tokens, loss: LossSection) -> Tensor:
     if loss.correction == "none" or not LEVEL_SPECS[loss.correction].couples_tokens:
         return torch.ones_like(raw_T)
-    return (1.0 / tokens.length_R.to(raw_T.dtype))[tokens.row_T]
+    unit_R = 1.0 / tokens.length_R.to(raw_T.dtype)
+    return unit_R[tokens.row_T]
 
 
 def effective_share(total: float, squares: float, number: float) -> float:
@@ -106,4 +107,5 @@ def on_policy_enough(tokens: Tokens, limit: float) -> Tensor:
     sampled log-prob is NaN counts as no distance.
     """
     distance_T = (tokens.sampled_logp_T - tokens.logp_T.detach()).nan_to_num(0.0)
-    return (tokens.advantage_T >= 0) | (tokens.row_mean(distance_T) <= limit)
+    near_T = tokens.row_mean(distance_T) <= limit
+    return (tokens.advantage_T >= 0) | near_T

@@ -42,9 +42,10 @@ def clip_loss(
     if ratio_cap:
         ratio_T = ratio_T.clamp(max=ratio_cap)
     loss_T = -(ratio_T * advantage_T).minimum(clipped_T * advantage_T)
-    if dual_clip:
-        loss_T = torch.where(advantage_T < 0, loss_T.minimum(-dual_clip * advantage_T), loss_T)
-    return loss_T
+    if not dual_clip:
+        return loss_T
+    limited_T = loss_T.minimum(-dual_clip * advantage_T)
+    return torch.where(advantage_T < 0, limited_T, loss_T)
 
 
 def is_clipped(
@@ -73,7 +74,8 @@ def clip_limits(tokens: Tokens, loss: LossSection) -> Tensor:
     bounds = [bound for bound in (loss.dual_clip, loss.ratio_cap) if bound]
     if not bounds:
         return clipped_T
-    return clipped_T | ((tokens.advantage_T < 0) & (tokens.ratio_T > min(bounds)))
+    beyond_T = (tokens.advantage_T < 0) & (tokens.ratio_T > min(bounds))
+    return clipped_T | beyond_T
 
 
 def reinforce(tokens: Tokens, loss: LossSection) -> Tensor:
@@ -116,7 +118,9 @@ def cispo(tokens: Tokens, loss: LossSection) -> Tensor:
     The epsilons are widths, as in the paper: ScaleRL's absolute cap of 5 is ``epsilon_high`` 4, and ``epsilon_low``
     1 sets no floor.
     """
-    weight_T = tokens.ratio_T.detach().clamp(1 - loss.epsilon_low, 1 + loss.epsilon_high)
+    low = 1 - loss.epsilon_low
+    high = 1 + loss.epsilon_high
+    weight_T = tokens.ratio_T.detach().clamp(low, high)
     return -weight_T * tokens.advantage_T * tokens.logp_T
 
 
@@ -134,7 +138,8 @@ def gmpo(tokens: Tokens, loss: LossSection) -> Tensor:
     sign_T = tokens.advantage_T.sign()
     delta_T = tokens.delta_T
     clipped_T = delta_T.clamp(-loss.epsilon_low, loss.epsilon_high)
-    inner_T = sign_T * (sign_T * delta_T).minimum(sign_T * clipped_T)
+    signed_T = sign_T * delta_T
+    inner_T = sign_T * signed_T.minimum(sign_T * clipped_T)
     return -tokens.advantage_T * tokens.row_mean(inner_T).exp()
 
 
@@ -149,7 +154,8 @@ def sapo(tokens: Tokens, loss: LossSection) -> Tensor:
     """-(4 / tau) sigmoid(tau (r - 1)) A, tau by the sign of A (SAPO, arXiv 2511.20347)."""
     tau_T = torch.full_like(tokens.advantage_T, loss.sapo_negative)
     tau_T[tokens.advantage_T > 0] = loss.sapo_positive
-    return -(4 / tau_T) * (tau_T * (tokens.ratio_T - 1)).sigmoid() * tokens.advantage_T
+    gate_T = (tau_T * (tokens.ratio_T - 1)).sigmoid()
+    return -(4 / tau_T) * gate_T * tokens.advantage_T
 
 
 def dppo_tv(tokens: Tokens, loss: LossSection) -> Tensor:
@@ -157,7 +163,8 @@ def dppo_tv(tokens: Tokens, loss: LossSection) -> Tensor:
 
     p = exp(logp), mu = exp(sampled_logp): the region is around the policy that sampled, not the old one.
     """
-    return -tokens.advantage_T * tokens.ratio_T * ~dppo_tv_limits(tokens, loss)
+    inside_T = ~dppo_tv_limits(tokens, loss)
+    return -tokens.advantage_T * tokens.ratio_T * inside_T
 
 
 def dppo_tv_limits(tokens: Tokens, loss: LossSection) -> Tensor:
@@ -168,7 +175,8 @@ def dppo_tv_limits(tokens: Tokens, loss: LossSection) -> Tensor:
 
 def dppo_kl(tokens: Tokens, loss: LossSection) -> Tensor:
     """As `dppo_tv` with the KL of the two outcomes "this token" and "another" (arXiv 2602.04879)."""
-    return -tokens.advantage_T * tokens.ratio_T * ~dppo_kl_limits(tokens, loss)
+    inside_T = ~dppo_kl_limits(tokens, loss)
+    return -tokens.advantage_T * tokens.ratio_T * inside_T
 
 
 def dppo_kl_limits(tokens: Tokens, loss: LossSection) -> Tensor:
@@ -192,7 +200,8 @@ def _leaves_region(
     """Whether a token's probability moved in its advantage's direction, further than the limit."""
     up_T = (advantage_T > 0) & (change_T > 0)
     down_T = (advantage_T < 0) & (change_T < 0)
-    return ((up_T | down_T) & (distance_T > limit)) | ~distance_T.isfinite()
+    left_T = (up_T | down_T) & (distance_T > limit)
+    return left_T | ~distance_T.isfinite()
 
 
 def topr(tokens: Tokens, loss: LossSection) -> Tensor:
@@ -206,7 +215,8 @@ def topr_token(tokens: Tokens, loss: LossSection) -> Tensor:
 
 
 def _tapered(tokens: Tokens, delta_T: Tensor) -> Tensor:
-    taper_T = torch.where(tokens.advantage_T < 0, delta_T.detach().clamp(max=0).exp(), 1.0)
+    ratio_T = delta_T.detach().clamp(max=0).exp()
+    taper_T = torch.where(tokens.advantage_T < 0, ratio_T, 1.0)
     return -taper_T * tokens.advantage_T * tokens.logp_T
 
 
@@ -268,36 +278,43 @@ def no_limits(tokens: Tokens, loss: LossSection) -> Tensor:
 
 def covariance(logp_T: Tensor, advantage_T: Tensor) -> Tensor:
     """(A - mean A)(logp - mean logp), means over all tokens of the update (arXiv 2505.22617)."""
-    return (advantage_T - advantage_T.mean()) * (logp_T - logp_T.mean())
+    centred_advantage_T = advantage_T - advantage_T.mean()
+    centred_logp_T = logp_T - logp_T.mean()
+    return centred_advantage_T * centred_logp_T
 
 
 def select_clip_cov(tokens: Tokens, loss: LossSection, seed: int) -> Tensor:
     """A random ``cov_share`` of the update's tokens, at least one, among unclipped ones of high covariance."""
     cov_T = covariance(tokens.logp_T, tokens.advantage_T)
     between_T = (cov_T > loss.cov_low) & (cov_T < loss.cov_high)
-    candidates = (between_T & ~clip_limits(tokens, loss)).nonzero()[:, 0]
+    unclipped_T = ~clip_limits(tokens, loss)
+    candidates = (between_T & unclipped_T).nonzero()[:, 0]
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(candidates), generator=generator).to(candidates.device)
     number = max(1, int(loss.cov_share * len(cov_T)))
+    chosen = candidates[order[:number]]
     flag_T = torch.zeros_like(cov_T, dtype=torch.bool)
-    flag_T[candidates[order[:number]]] = True
+    flag_T[chosen] = True
     return flag_T
 
 
 def select_kl_cov(tokens: Tokens, loss: LossSection, seed: int) -> Tensor:
     """The ``cov_share`` of the update's tokens, at least one, whose covariance is largest."""
     cov_T = covariance(tokens.logp_T, tokens.advantage_T)
-    return largest(cov_T, max(1, int(loss.cov_share * len(cov_T))))
+    number = max(1, int(loss.cov_share * len(cov_T)))
+    return largest(cov_T, number)
 
 
 def select_m2po(tokens: Tokens, loss: LossSection, seed: int) -> Tensor:
     """The largest (logp - sampled_logp)^2, until the mean over the others is at most ``second_moment``."""
-    square_T = (tokens.logp_T - tokens.sampled_logp_T).square()
+    distance_T = tokens.logp_T - tokens.sampled_logp_T
+    square_T = distance_T.square()
     square_T = torch.where(square_T.isfinite(), square_T, 1e30)
     ordered_T = square_T.sort().values
     count_T = torch.arange(1, len(ordered_T) + 1, device=ordered_T.device)
     mean_T = ordered_T.cumsum(0) / count_T
-    return largest(square_T, int((mean_T > loss.second_moment).sum()))
+    number = int((mean_T > loss.second_moment).sum())
+    return largest(square_T, number)
 
 
 def select_top_entropy(entropy_T: Tensor, share: float) -> Tensor:
@@ -314,7 +331,8 @@ def largest(value_T: Tensor, number: int) -> Tensor:
     if not number:
         return torch.zeros_like(value_T, dtype=torch.bool)
     least = value_T.sort(descending=True).values[number - 1]
-    tolerance = torch.finfo(value_T.dtype).eps ** 0.75 * least.abs().clamp_min(1.0)
+    precision = torch.finfo(value_T.dtype).eps ** 0.75
+    tolerance = precision * least.abs().clamp_min(1.0)
     return value_T >= least - tolerance
 
 

@@ -19,6 +19,8 @@ from grpo.rollout.engine import Engine
 from grpo.rollout.sampling import Sampling
 from grpo.types import Row, Update
 
+pytestmark = pytest.mark.usefixtures("seed")  # all that is random is drawn from it
+
 
 @pytest.fixture
 def update() -> Update:

@@ -29,6 +29,8 @@ from grpo.recipe.objectives import POLICY_LOSS_SPECS
 from grpo.types import Batch, Completion, Group, Prompt, Row, ScoredGroup, Update
 from rewards import Score
 
+pytestmark = pytest.mark.usefixtures("seed")  # all that is random is drawn from it
+
 
 def slow_gradient(policy: Policy, batch: Batch, aggregation: str) -> torch.Tensor:
     """One row at a time through the plain eager model; the published sums written out."""

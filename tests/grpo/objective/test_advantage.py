@@ -14,6 +14,8 @@ from grpo.recipe import AdvantageSection
 from grpo.types import Completion, Prompt, ScoredGroup
 from rewards import Score
 
+pytestmark = pytest.mark.usefixtures("seed")  # all that is random is drawn from it
+
 
 def completion(finish: str = "stop", length: int = 3) -> Completion:
     return Completion("x", tuple(range(length)), torch.zeros(length), finish)

@@ -30,6 +30,8 @@ from grpo.recipe import LossSection, OptimSection
 from grpo.recipe.objectives import AGGREGATIONS, POLICY_LOSSES
 from grpo.types import Batch, Update
 
+pytestmark = pytest.mark.usefixtures("seed")  # all that is random is drawn from it
+
 ALL = list(combinations())
 CHOSEN = [
     part

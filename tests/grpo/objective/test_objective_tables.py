@@ -28,6 +28,8 @@ from grpo.recipe.objectives import POLICY_LOSS_SPECS, RULE_SPECS
 from grpo.types import Completion, Denominators, Prompt, Row, ScoredGroup
 from rewards import Score
 
+pytestmark = pytest.mark.usefixtures("seed")  # all that is random is drawn from it
+
 TOLERANCE = 1e-10
 
 

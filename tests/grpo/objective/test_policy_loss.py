@@ -15,6 +15,8 @@ from grpo.objective.tokens import log_ratio
 from grpo.recipe import Recipe
 from grpo.types import Denominators, Row
 
+pytestmark = pytest.mark.usefixtures("seed")  # all that is random is drawn from it
+
 
 def rows(lengths: list[int]) -> list[Row]:
     return [
