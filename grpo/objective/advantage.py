@@ -155,10 +155,11 @@ def best_of_k_gain(score_G: Tensor, k: int) -> Tensor:
     if len(score_G) < 2:
         return torch.zeros_like(score_G)
     num_others = len(score_G) - 1
-    ways = torch.tensor([comb(rank, k - 2) for rank in range(num_others)], dtype=torch.float64)
+    ways = _fp64([comb(rank, k - 2) for rank in range(num_others)])
     gains = []
     for i, score in enumerate(score_G):
-        others = torch.cat([score_G[:i], score_G[i + 1 :]]).sort().values
+        others = torch.cat([score_G[:i], score_G[i + 1 :]])
+        others = others.sort().values
         gain_of_others = (score - others).clamp_min(0)
         gain = (ways * gain_of_others).sum()
         gains.append(gain / comb(num_others, k - 1))
@@ -280,7 +281,10 @@ def _by_completion(value_T: Tensor, scored: ScoredStep, whole: bool) -> list[flo
     parts = value_T.split([int(length) for length in scored.length_B])
     if not whole:
         return list(parts)
-    return [float(part_T[0]) if len(part_T) else 0.0 for part_T in parts]
+    numbers: list[float | Tensor] = []
+    for part_T in parts:
+        numbers.append(float(part_T[0]) if len(part_T) else 0.0)
+    return numbers
 
 
 def _scored_step(

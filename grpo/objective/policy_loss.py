@@ -88,28 +88,20 @@ def gspo(tokens: Tokens, loss: LossSection) -> Tensor:
 
     Each token has the completion's one loss, so that the mean over them is that loss.
     """
-    return clip_loss(
-        tokens.row_mean(tokens.delta_T).exp(),
-        tokens.advantage_T,
-        loss.epsilon_low,
-        loss.epsilon_high,
-    )
+    ratio_T = tokens.sequence_ratio_T
+    return clip_loss(ratio_T, tokens.advantage_T, loss.epsilon_low, loss.epsilon_high)
 
 
 def gspo_token(tokens: Tokens, loss: LossSection) -> Tensor:
     """As `gspo` with s_t = sg(s) exp(logp - sg(logp)), which lets advantages differ by token (eqs. 13, 14)."""
-    sequence_ratio_T = tokens.row_mean(tokens.delta_T).detach().exp()
-    ratio_T = sequence_ratio_T * (tokens.logp_T - tokens.logp_T.detach()).exp()
+    own_ratio_T = (tokens.logp_T - tokens.logp_T.detach()).exp()
+    ratio_T = tokens.sequence_ratio_T.detach() * own_ratio_T
     return clip_loss(ratio_T, tokens.advantage_T, loss.epsilon_low, loss.epsilon_high)
 
 
 def gspo_limits(tokens: Tokens, loss: LossSection) -> Tensor:
-    return is_clipped(
-        tokens.row_mean(tokens.delta_T).exp(),
-        tokens.advantage_T,
-        loss.epsilon_low,
-        loss.epsilon_high,
-    )
+    ratio_T = tokens.sequence_ratio_T
+    return is_clipped(ratio_T, tokens.advantage_T, loss.epsilon_low, loss.epsilon_high)
 
 
 def cispo(tokens: Tokens, loss: LossSection) -> Tensor:
@@ -197,7 +189,7 @@ def _log_complement(logp_T: Tensor) -> Tensor:
 def _leaves_region(
     change_T: Tensor, distance_T: Tensor, advantage_T: Tensor, limit: float
 ) -> Tensor:
-    """Whether a token's probability moved in its advantage's direction, further than the limit."""
+    """Whether a token's probability moved in its advantage's direction, further than the limit or not measurably."""
     up_T = (advantage_T > 0) & (change_T > 0)
     down_T = (advantage_T < 0) & (change_T < 0)
     left_T = (up_T | down_T) & (distance_T > limit)
@@ -221,7 +213,8 @@ def _tapered(tokens: Tokens, delta_T: Tensor) -> Tensor:
 
 
 def topr_limits(tokens: Tokens, loss: LossSection) -> Tensor:
-    return (tokens.advantage_T < 0) & (tokens.row_sum(tokens.delta_T) > 0)
+    completion_delta_T = tokens.row_sum(tokens.delta_T)
+    return (tokens.advantage_T < 0) & (completion_delta_T > 0)
 
 
 def topr_token_limits(tokens: Tokens, loss: LossSection) -> Tensor:
@@ -234,13 +227,16 @@ def kimi(tokens: Tokens, loss: LossSection) -> Tensor:
     The paper squares the log-ratio of the whole completion: the sum over its tokens of S D is S^2.
     """
     policy_T = -tokens.advantage_T * tokens.logp_T
-    return policy_T + loss.regularizer / 2 * tokens.row_sum(tokens.delta_T) * tokens.delta_T
+    completion_delta_T = tokens.row_sum(tokens.delta_T)
+    half_tau = loss.regularizer / 2
+    return policy_T + half_tau * completion_delta_T * tokens.delta_T
 
 
 def kimi_token(tokens: Tokens, loss: LossSection) -> Tensor:
     """-A logp + (tau / 2) D^2: `kimi` with the square taken token by token, as in ROLL."""
     policy_T = -tokens.advantage_T * tokens.logp_T
-    return policy_T + loss.regularizer / 2 * tokens.delta_T.square()
+    half_tau = loss.regularizer / 2
+    return policy_T + half_tau * tokens.delta_T.square()
 
 
 def clip_cov(tokens: Tokens, loss: LossSection) -> Tensor:
@@ -252,7 +248,8 @@ def clip_cov(tokens: Tokens, loss: LossSection) -> Tensor:
 def kl_cov(tokens: Tokens, loss: LossSection) -> Tensor:
     """-r A, and cov_kl |D| more on the selected tokens (KL-Cov, arXiv 2505.22617)."""
     policy_T = -tokens.ratio_T * tokens.advantage_T
-    return policy_T + loss.cov_kl * tokens.delta_T.abs() * tokens.selected_T
+    distance_T = tokens.delta_T.abs()
+    return policy_T + loss.cov_kl * distance_T * tokens.selected_T
 
 
 def m2po(tokens: Tokens, loss: LossSection) -> Tensor:
@@ -319,7 +316,8 @@ def select_m2po(tokens: Tokens, loss: LossSection, seed: int) -> Tensor:
 
 def select_top_entropy(entropy_T: Tensor, share: float) -> Tensor:
     """The ``share`` of the update's tokens whose entropy is highest (arXiv 2506.01939)."""
-    return largest(entropy_T, max(1, round(share * len(entropy_T))))
+    number = max(1, round(share * len(entropy_T)))
+    return largest(entropy_T, number)
 
 
 def largest(value_T: Tensor, number: int) -> Tensor:

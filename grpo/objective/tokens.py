@@ -35,6 +35,11 @@ class Tokens:
         return self.delta_T.exp()
 
     @property
+    def sequence_ratio_T(self) -> Tensor:
+        """The geometric mean of the ratios of each completion, at each of its tokens."""
+        return self.row_mean(self.delta_T).exp()
+
+    @property
     def selected_T(self) -> Tensor:
         """``flag_T``, which a loss that selects tokens cannot do without."""
         assert self.flag_T is not None, "a loss that selects tokens is given its selection"
