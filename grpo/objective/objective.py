@@ -1,6 +1,6 @@
 """The loss of some packed tokens from their log-probs and entropies, and what it did to them.
 
-What a token's loss needs besides its own log-prob is collected once per micro-batch (`TokenInputs`) and can be cut
+What a token's loss needs in addition to its log-prob is collected once per micro-batch (`TokenInputs`) and can be cut
 into spans, so that a head which yields log-probs chunk by chunk can ask for their coefficients at once. A span may cut
 a completion in two, unless the loss `couples_tokens_of_a_completion`.
 """

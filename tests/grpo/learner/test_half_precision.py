@@ -77,14 +77,14 @@ def test_an_update_whose_gradient_overflows_is_repeated_at_a_lower_scale_and_not
     high, low = learner(torch.float16, scale_loss=True), learner(torch.float16, scale_loss=True)
     high.optimizer.loss_scale.value = 2.0**30
     stats = high.update(update)
-    found = high.optimizer.loss_scale.value
+    actual = high.optimizer.loss_scale.value
     assert (
         stats.made
         and stats.ratio_max == 1.0
-        and found < 2.0**30
+        and actual < 2.0**30
         and high.optimizer.num_updates == 1
     )
-    low.optimizer.loss_scale.value = found
+    low.optimizer.loss_scale.value = actual
     assert low.update(update) == stats
     assert all(
         torch.equal(a, b)
@@ -150,7 +150,7 @@ def test_the_samplers_log_probs_are_the_trainers(family, dtype, seed):
     policy.stop_ids = frozenset()
     prompts = random_prompts(seed, [9, 30, 140])
     for paged in (False, True):
-        found = dict(
+        actual = dict(
             Engine(policy, paged=paged).sample(
                 prompts, group_size=3, max_tokens=60, sampling=Sampling(), seed=(0,)
             )
@@ -167,7 +167,7 @@ def test_the_samplers_log_probs_are_the_trainers(family, dtype, seed):
                 forwarded=True,
                 outcome="trained",
             )
-            for group_index, group in sorted(found.items())
+            for group_index, group in sorted(actual.items())
             for i, c in enumerate(group.completions)
         ]
         with torch.no_grad():

@@ -76,21 +76,21 @@ def test_codes_are_unbiased_and_within_a_step_of_their_value(seed):
     value_BN = torch.randn(6, 256).exp() * torch.tensor([1e-12, 1.0, 1e9, 1e-3, 0.0, 1.0])[:, None]
     value_BN[5, 3:] = 0.0
     generator = torch.Generator().manual_seed(seed)
-    found = torch.stack(
+    actual = torch.stack(
         [decode(*encode(value_BN, generator), lean_adamw.SECOND_RANGE) for _ in range(400)]
     )
     real = value_BN > 0
-    assert (found[:, ~real] == 0).all()
-    assert ((found - value_BN).abs() / value_BN)[:, real].max() < 2 ** (
+    assert (actual[:, ~real] == 0).all()
+    assert ((actual - value_BN).abs() / value_BN)[:, real].max() < 2 ** (
         lean_adamw.SECOND_RANGE / 254
     ) - 1 + 1e-3
-    assert ((found.mean(0) - value_BN).abs() / value_BN)[real].mean() < 0.01
+    assert ((actual.mean(0) - value_BN).abs() / value_BN)[real].mean() < 0.01
 
 
 def test_signs_and_values_below_the_reach_survive_on_average(seed):
     value_BN = torch.randn(2, 256)
     value_BN[0, :128] = 2.0 ** -(FIRST_RANGE + 1) * value_BN[0, 128:].abs().max()
     generator = torch.Generator().manual_seed(seed)
-    found = torch.stack([decode_signed(*encode_signed(value_BN, generator)) for _ in range(400)])
-    assert (found[:, 1].sign() == value_BN[1].sign()).all()
-    assert 0.6 < found[:, 0, :128].mean() / value_BN[0, :128].mean() < 1.4
+    actual = torch.stack([decode_signed(*encode_signed(value_BN, generator)) for _ in range(400)])
+    assert (actual[:, 1].sign() == value_BN[1].sign()).all()
+    assert 0.6 < actual[:, 0, :128].mean() / value_BN[0, :128].mean() < 1.4

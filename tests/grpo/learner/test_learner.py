@@ -261,9 +261,9 @@ def test_a_missing_log_prob_of_the_sampler_as_old_logp_teaches_nothing_and_spoil
         learner.begin(Batch(batch.rows, (batch.updates[0], update)))
         return gradient_of(learner, update)
 
-    found = second_gradient(update)
-    assert found.isfinite().all() and found.norm() > 0
-    assert torch.equal(found, second_gradient(without_tokens(update, broken.index, missing)))
+    actual = second_gradient(update)
+    assert actual.isfinite().all() and actual.norm() > 0
+    assert torch.equal(actual, second_gradient(without_tokens(update, broken.index, missing)))
     whole = learner_of(policy := tiny_policy(), budget, old="sampler")
     whole.begin(batch)
     assert all(whole.update(part).made for part in batch.updates)
@@ -486,9 +486,9 @@ def test_small_chunks_of_the_head_change_no_gradient(
         tiny_policy(lora=lora),
         batch_of(random_groups(), kl=bool({"beta", "entropy"} & set(loss))),
     )
-    found = []
+    actual = []
     for rows in (4096, 23, 5):
         monkeypatch.setattr("grpo.kernels.log_prob.spec.MIN_CHUNK", rows)
         monkeypatch.setattr("grpo.kernels.log_prob.spec.MAX_CHUNK", {"cpu": rows})
-        found.append(gradient(policy, batch.updates[0], **loss))
-    assert found[0].norm() > 0 and all(difference(part, found[0]) < 1e-10 for part in found[1:])
+        actual.append(gradient(policy, batch.updates[0], **loss))
+    assert actual[0].norm() > 0 and all(difference(part, actual[0]) < 1e-10 for part in actual[1:])

@@ -79,10 +79,10 @@ def test_masked_truncated_completions_leave_the_statistics() -> None:
         scored([1.0, 9.0, 0.0, -9.0], finishes), "center", 0.0, mask_truncated=True
     )
     assert masked == [0.5, 0.0, -0.5, 0.0]
-    kept = group_advantages(
+    unmasked = group_advantages(
         scored([1.0, 9.0, 0.0, -9.0], finishes), "center", 0.0, mask_truncated=False
     )
-    assert kept == pytest.approx([0.75, 8.75, -0.25, -9.25])
+    assert unmasked == pytest.approx([0.75, 8.75, -0.25, -9.25])
 
 
 def test_one_scored_completion_has_nothing_to_be_compared_with() -> None:

@@ -105,20 +105,20 @@ def test_advantages_of_single_tokens_and_a_teacher_do_not_change_with_the_split(
         tiny_policy(seed=1),
         LossSection(teacher="other"),
     )
-    found = []
+    actual = []
     for budget, mixed in ((10**6, False), (1, False), (37, True)):
         optimizer = Optimizer(policy.trainable(), OptimSection(max_grad_norm=0.0), 1)
         learner = Learner(
             policy, optimizer, loss, temperature=1.0, tokens_per_micro_batch=budget, teacher=teacher
         )
         learner._old_logps = dict(old)
-        optimizer.step = lambda: found.append(
+        optimizer.step = lambda: actual.append(
             torch.cat([g.flatten() for g in optimizer.gradients()]).clone()
         )
         stats = learner.update(shuffled(update, 3) if mixed else update)
         optimizer.drop_gradients()
         assert stats.teacher_kl is not None
-    assert all((part - found[0]).norm() / found[0].norm() < 1e-10 for part in found[1:])
+    assert all((part - actual[0]).norm() / actual[0].norm() < 1e-10 for part in actual[1:])
 
 
 @pytest.mark.parametrize("correction", ["token, masked", "sequence, masked"])
@@ -202,11 +202,11 @@ def test_a_token_whose_sampled_log_prob_is_not_a_number_is_left_out_and_nothing_
     broken[1] = torch.nan
     rows[index] = replace(rows[index], sampled_logps=broken)
     loss = LossSection()
-    found = gradient(policy, replace(update, rows=tuple(rows)), old, loss, 50)
+    actual = gradient(policy, replace(update, rows=tuple(rows)), old, loss, 50)
     advantage = torch.full(
         (rows[index].num_tokens,), float(rows[index].advantage), dtype=torch.float64
     )
     advantage[1] = 0.0
     rows[index] = replace(update.rows[index], advantage=advantage)
     expected = gradient(policy, replace(update, rows=tuple(rows)), old, loss, 50)
-    assert (found - expected).norm() / expected.norm() < 1e-12
+    assert (actual - expected).norm() / expected.norm() < 1e-12

@@ -89,7 +89,7 @@ def slow(
     result = []
     for scores, off, sizes in zip(values, centred, lengths):
         n, mean = len(scores), statistics.fmean(scores)
-        own = {
+        formula = {
             "group_std": lambda i: off[i] / (statistics.stdev(scores) + eps),
             "center": lambda i: off[i],
             "rloo": lambda i: scores[i] - sum(scores[j] for j in range(n) if j != i) / (n - 1),
@@ -105,7 +105,7 @@ def slow(
                 (max(scores) - max(scores[:i] + scores[i + 1 :])) / (statistics.stdev(scores) + eps)
             ),
         }[rule]
-        result.append([0.0 if flat(scores) else own(i) for i in range(n)])
+        result.append([0.0 if flat(scores) else formula(i) for i in range(n)])
     return result
 
 
@@ -115,9 +115,9 @@ def slow(
 )
 def test_a_rule_is_its_papers_formula_on_ragged_groups(rule: str, seed: int) -> None:
     values, lengths = ragged(seed)
-    found = advantages(groups_of(values, lengths), AdvantageSection(rule=rule, epsilon=1e-6))
+    actual = advantages(groups_of(values, lengths), AdvantageSection(rule=rule, epsilon=1e-6))
     expected = slow(rule, values, lengths, 1e-6)
-    for mine, theirs in zip(found, expected):
+    for mine, theirs in zip(actual, expected):
         assert mine == pytest.approx(theirs, abs=TOLERANCE)
 
 
@@ -130,7 +130,7 @@ def test_reinforce_pp_whitens_the_rewards_to_go_over_all_tokens(seed: int) -> No
         for g, sizes in enumerate(lengths)
         for i, n in enumerate(sizes)
     }
-    found = advantages(
+    actual = advantages(
         groups_of(values, lengths),
         AdvantageSection(rule="reinforce_pp", epsilon=1e-8),
         None,
@@ -147,7 +147,7 @@ def test_reinforce_pp_whitens_the_rewards_to_go_over_all_tokens(seed: int) -> No
     mean, std = statistics.fmean(every), statistics.stdev(every)
     for g, i in penalties:
         expected = [(x - mean) / (std + 1e-8) for x in returns[g][i]]
-        assert found[g][i].tolist() == pytest.approx(expected, abs=TOLERANCE)
+        assert actual[g][i].tolist() == pytest.approx(expected, abs=TOLERANCE)
 
 
 def test_reinforce_pp_without_penalties_weighs_each_score_by_its_tokens() -> None:
@@ -155,7 +155,7 @@ def test_reinforce_pp_without_penalties_weighs_each_score_by_its_tokens() -> Non
     every = [
         v for scores, sizes in zip(values, lengths) for v, n in zip(scores, sizes) for _ in range(n)
     ]
-    found = advantages(
+    actual = advantages(
         groups_of(values, lengths), AdvantageSection(rule="reinforce_pp", epsilon=0.0)
     )
     expected = [
@@ -163,9 +163,9 @@ def test_reinforce_pp_without_penalties_weighs_each_score_by_its_tokens() -> Non
         for scores in values
     ]
     assert all(
-        mine == pytest.approx(theirs, abs=TOLERANCE) for mine, theirs in zip(found, expected)
+        mine == pytest.approx(theirs, abs=TOLERANCE) for mine, theirs in zip(actual, expected)
     )
-    assert found[2][0] != 0.0  # no group is compared, so a flat one teaches too
+    assert actual[2][0] != 0.0  # no group is compared, so a flat one teaches too
 
 
 @pytest.mark.parametrize(
@@ -178,14 +178,14 @@ def test_the_kl_in_the_reward_is_taken_off_a_completions_score(rule: str) -> Non
         for g, sizes in enumerate(lengths)
         for i, n in enumerate(sizes)
     }
-    found = advantages(
+    actual = advantages(
         groups_of(values, lengths), AdvantageSection(rule=rule, epsilon=1e-6), None, penalties
     )
     reduced = [
         [v - penalties[g, i].sum().item() for i, v in enumerate(scores)]
         for g, scores in enumerate(values)
     ]
-    for mine, theirs in zip(found, slow(rule, reduced, lengths, 1e-6)):
+    for mine, theirs in zip(actual, slow(rule, reduced, lengths, 1e-6)):
         assert mine == pytest.approx(theirs, abs=TOLERANCE)
 
 
@@ -208,7 +208,7 @@ def test_gdpo_normalises_each_reward_before_the_sum(seed: int) -> None:
         [sum(weights[k] * v for k, v in row.items() if v is not None) for row in rows]
         for rows in parts
     ]
-    found = advantages(
+    actual = advantages(
         groups_of(scores, None, parts), AdvantageSection(rule="gdpo", epsilon=1e-4), weights
     )
     totals = []
@@ -225,15 +225,15 @@ def test_gdpo_normalises_each_reward_before_the_sum(seed: int) -> None:
     mean, std = statistics.fmean(every), statistics.stdev(every)
     for g, row in enumerate(totals):
         expected = [0.0] * len(row) if g == 3 else [(x - mean) / (std + 1e-4) for x in row]
-        assert found[g] == pytest.approx(expected, abs=TOLERANCE)
+        assert actual[g] == pytest.approx(expected, abs=TOLERANCE)
 
 
 def test_gdpo_sees_a_spread_that_the_sum_hides() -> None:
     parts = [[{"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 1.0}, {"a": 1.0, "b": 0.0}]]
-    found = advantages(
+    actual = advantages(
         groups_of([[1.0] * 3], None, parts), AdvantageSection(rule="gdpo"), {"a": 1.0, "b": 0.9}
     )
-    assert any(found[0])
+    assert any(actual[0])
 
 
 @pytest.mark.parametrize("k", [2, 3, 5, 7])
@@ -281,13 +281,13 @@ def test_opos_advantages_weighted_by_length_sum_to_zero() -> None:
 def test_groups_left_out_are_in_no_statistic() -> None:
     values, lengths = ragged(3)
     groups = groups_of(values, lengths)
-    found = advantages(groups, AdvantageSection(rule="batch_std_centered"), left_out=(2, 5))
+    actual = advantages(groups, AdvantageSection(rule="batch_std_centered"), left_out=(2, 5))
     alone = advantages(
         [g for i, g in enumerate(groups) if i not in (2, 5)],
         AdvantageSection(rule="batch_std_centered"),
     )
-    assert [row for i, row in enumerate(found) if i not in (2, 5)] == alone
-    assert found[2] == [0.0] * len(values[2])
+    assert [row for i, row in enumerate(actual) if i not in (2, 5)] == alone
+    assert actual[2] == [0.0] * len(values[2])
 
 
 # ---- policy losses ----------------------------------------------------------------------------------------------
@@ -334,10 +334,10 @@ def slow_policy(
     clip = lambda x, a, b: min(max(x, a), b)  # noqa: E731
     total = 0.0
     for t, (lp, hold, o, m, a) in enumerate(zip(logp, held, old, mu, adv)):
-        own = tokens_of[row[t]]
+        members = tokens_of[row[t]]
         r, hr = math.exp(lp - o), math.exp(hold - o)
-        mean = sum(logp[u] - old[u] for u in own) / len(own)
-        held_mean = sum(held[u] - old[u] for u in own) / len(own)
+        mean = sum(logp[u] - old[u] for u in members) / len(members)
+        held_mean = sum(held[u] - old[u] for u in members) / len(members)
         if name == "clip":
             loss = -min(r * a, clip(r, low, high) * a)
         elif name == "reinforce":
@@ -357,9 +357,9 @@ def slow_policy(
                     sign * (logp[u] - old[u]),
                     sign * clip(logp[u] - old[u], -s.epsilon_low, s.epsilon_high),
                 )
-                for u in own
+                for u in members
             ]
-            loss = -a * math.exp(sum(inner) / len(own))
+            loss = -a * math.exp(sum(inner) / len(members))
         elif name == "sapo":
             tau = s.sapo_positive if a > 0 else s.sapo_negative
             loss = -4 / tau / (1 + math.exp(-tau * (r - 1))) * a
@@ -375,11 +375,11 @@ def slow_policy(
             kl = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
             loss = 0.0 if kl > s.divergence and ((a > 0 and q > p) or (a < 0 and q < p)) else -a * r
         elif name == "topr":
-            loss = -a * lp * (1.0 if a >= 0 else min(1.0, math.exp(held_mean * len(own))))
+            loss = -a * lp * (1.0 if a >= 0 else min(1.0, math.exp(held_mean * len(members))))
         elif name == "topr_token":
             loss = -a * lp * (1.0 if a >= 0 else min(1.0, hr))
         elif name == "kimi":
-            loss = -a * lp + s.regularizer / 2 * (mean * len(own)) ** 2 / len(own)
+            loss = -a * lp + s.regularizer / 2 * (mean * len(members)) ** 2 / len(members)
         elif name == "kimi_token":
             loss = -a * lp + s.regularizer / 2 * (lp - o) ** 2
         elif name == "clip_cov":
@@ -443,7 +443,7 @@ def test_a_policy_loss_is_its_papers_formula_in_value(name: str, seed: int) -> N
 @pytest.mark.parametrize("name", POLICY_LOSSES)
 def test_a_policy_loss_has_the_gradient_of_its_papers_formula(name: str) -> None:
     tokens = flagged(name, random_tokens(4))
-    (found,) = torch.autograd.grad(POLICY_LOSSES[name].loss(tokens, SETTINGS).sum(), tokens.logp_T)
+    (actual,) = torch.autograd.grad(POLICY_LOSSES[name].loss(tokens, SETTINGS).sum(), tokens.logp_T)
     logp = tokens.logp_T.tolist()
     flag = tokens.flag_T.tolist() if tokens.flag_T is not None else []
     step = 1e-5
@@ -454,7 +454,7 @@ def test_a_policy_loss_has_the_gradient_of_its_papers_formula(name: str) -> None
             return slow_policy(name, tokens, SETTINGS, moved, logp, flag)
 
         slope = (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step)
-        assert found[t].item() == pytest.approx(slope, abs=2e-8), (name, t)
+        assert actual[t].item() == pytest.approx(slope, abs=2e-8), (name, t)
 
 
 @pytest.mark.parametrize("name", sorted(set(POLICY_LOSSES) - {"none"}))
@@ -469,8 +469,8 @@ def test_at_ratio_one_the_gradient_is_minus_the_advantage(name: str) -> None:
         tokens.length_R,
         torch.zeros_like(tokens.logp_T, dtype=torch.bool),
     )
-    (found,) = torch.autograd.grad(POLICY_LOSSES[name].loss(fresh, SETTINGS).sum(), tokens.logp_T)
-    assert torch.allclose(found, -fresh.advantage_T, atol=1e-12)
+    (actual,) = torch.autograd.grad(POLICY_LOSSES[name].loss(fresh, SETTINGS).sum(), tokens.logp_T)
+    assert torch.allclose(actual, -fresh.advantage_T, atol=1e-12)
 
 
 def test_dual_clip_and_the_cap_bound_what_a_bad_sample_can_do() -> None:
@@ -527,11 +527,11 @@ def test_kl_cov_takes_the_largest_covariances() -> None:
 
 def test_m2po_drops_the_largest_squares_until_the_mean_is_small_enough() -> None:
     tokens = random_tokens(13, requires_grad=False)
-    kept = [(x * x, t) for t, x in enumerate((tokens.logp_T - tokens.sampled_logp_T).tolist())]
-    while kept and statistics.fmean(x for x, _ in kept) > 0.04:
-        kept.remove(max(kept))
+    near = [(x * x, t) for t, x in enumerate((tokens.logp_T - tokens.sampled_logp_T).tolist())]
+    while near and statistics.fmean(x for x, _ in near) > 0.04:
+        near.remove(max(near))
     flag = POLICY_LOSSES["m2po"].select(tokens, SETTINGS, 0)
-    assert set((~flag).nonzero()[:, 0].tolist()) == {t for _, t in kept}
+    assert set((~flag).nonzero()[:, 0].tolist()) == {t for _, t in near}
     assert flag.any() and (~flag).any()
 
 
@@ -555,7 +555,7 @@ def test_the_off_policy_mask_drops_bad_completions_that_drifted() -> None:
             tokens.row_T,
             tokens.length_R,
         )
-        kept = correction.on_policy_enough(tokens, 0.02)
+        near = correction.on_policy_enough(tokens, 0.02)
         for row in range(9):
             mine = tokens.row_T == row
             apart = [
@@ -563,8 +563,8 @@ def test_the_off_policy_mask_drops_bad_completions_that_drifted() -> None:
                 for s, p in zip(sampled[mine].tolist(), tokens.logp_T[mine].tolist())
             ]
             drops = bool(tokens.advantage_T[mine][0] < 0) and statistics.fmean(apart) > 0.02
-            assert (kept[mine] == (not drops)).all()
-        dropped += int((~kept).sum())
+            assert (near[mine] == (not drops)).all()
+        dropped += int((~near).sum())
     assert dropped
 
 
@@ -602,11 +602,11 @@ def test_the_expected_gradient_is_the_kls_where_the_docs_say_so(name: str, exact
         row,
         torch.ones(6, dtype=torch.long),
     )
-    (found,) = torch.autograd.grad(
+    (actual,) = torch.autograd.grad(
         (logp.detach().exp() * KLS[name](tokens, q)).sum(), logits, retain_graph=True
     )
     (truth,) = torch.autograd.grad(exact_kl(logits, ref), logits)
-    assert torch.allclose(found, truth, atol=1e-12) is exact
+    assert torch.allclose(actual, truth, atol=1e-12) is exact
 
 
 def test_the_unbiased_estimator_holds_off_policy_in_value_and_gradient() -> None:
@@ -645,9 +645,9 @@ def test_distillation_has_the_expected_gradient_of_the_reverse_kl() -> None:
         torch.ones(6, dtype=torch.long),
     )
     loss = (logp.detach().exp() * distillation(tokens, teacher.log_softmax(-1))).sum()
-    (found,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    (actual,) = torch.autograd.grad(loss, logits, retain_graph=True)
     (truth,) = torch.autograd.grad(exact_kl(logits, teacher), logits)
-    assert torch.allclose(found, truth, atol=1e-12)
+    assert torch.allclose(actual, truth, atol=1e-12)
 
 
 def test_the_entropy_with_gradient_is_the_references() -> None:
@@ -694,19 +694,19 @@ def test_weights_are_truncated_and_masked_at_the_level_asked_for(
         correction_low=0.8,
         correction_high=1.4,
     )
-    found = correction.weights(tokens, s).weight_T.tolist()
+    actual = correction.weights(tokens, s).weight_T.tolist()
     log = (tokens.old_logp_T - tokens.sampled_logp_T).tolist()
     for t, row in enumerate(tokens.row_T.tolist()):
-        own = [x for x, r in zip(log, tokens.row_T.tolist()) if r == row]
+        logs = [x for x, r in zip(log, tokens.row_T.tolist()) if r == row]
         ratio = {
             "none": 1.0,
             "token": math.exp(log[t]),
-            "sequence": math.exp(sum(own)),
-            "geometric": math.exp(statistics.fmean(own)),
+            "sequence": math.exp(sum(logs)),
+            "geometric": math.exp(statistics.fmean(logs)),
         }
         weight = min(ratio[level], cap) if cap and not (level == mask == "none") else ratio[level]
         expected = weight if mask == "none" or 0.8 <= ratio[mask] <= 1.4 else 0.0
-        assert found[t] == pytest.approx(expected, abs=TOLERANCE)
+        assert actual[t] == pytest.approx(expected, abs=TOLERANCE)
 
 
 def test_a_token_without_a_sampled_log_prob_weighs_nothing_and_spoils_nothing() -> None:

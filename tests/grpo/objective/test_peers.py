@@ -317,11 +317,11 @@ def rewards_and_groups(seed: int = 0) -> tuple[Tensor, list[ScoredGroup], numpy.
 )
 def test_advantages_are_verls(verl: Any, rule: str, theirs: str, options: dict) -> None:
     by_token, groups, index = rewards_and_groups()
-    found, _ = verl.get_adv_estimator_fn(theirs)(by_token.clone(), mask(), index, **options)
+    actual, _ = verl.get_adv_estimator_fn(theirs)(by_token.clone(), mask(), index, **options)
     mine = torch.tensor(
         sum(advantages(groups, AdvantageSection(rule=rule, epsilon=1e-6)), []), dtype=torch.float64
     )
-    assert (found[:, 0] - mine).abs().max() < 1e-10
+    assert (actual[:, 0] - mine).abs().max() < 1e-10
 
 
 def test_reinforce_pp_is_verls(verl: Any) -> None:
@@ -332,25 +332,25 @@ def test_reinforce_pp_is_verls(verl: Any) -> None:
         for i, n in enumerate(len(c.token_ids) for c in group.completions)
     }
     off = padded(torch.cat([penalties[g, i] for g in range(2) for i in range(GROUP)]))
-    found, _ = verl.get_adv_estimator_fn("reinforce_plus_plus")(
+    actual, _ = verl.get_adv_estimator_fn("reinforce_plus_plus")(
         by_token - off, mask(), Config(gamma=1.0)
     )
     mine = advantages(groups, AdvantageSection(rule="reinforce_pp", epsilon=0.0), None, penalties)
     # the whitening of verl adds 1e-8 under the root
-    assert (found - padded(torch.cat([part for row in mine for part in row]))).abs().max() < 1e-6
+    assert (actual - padded(torch.cat([part for row in mine for part in row]))).abs().max() < 1e-6
 
 
 def test_verl_whitens_reinforce_pp_baseline_by_tokens_and_we_by_completions(verl: Any) -> None:
     by_token, groups, index = rewards_and_groups()
-    found, _ = verl.get_adv_estimator_fn("reinforce_plus_plus_baseline")(
+    actual, _ = verl.get_adv_estimator_fn("reinforce_plus_plus_baseline")(
         by_token.clone(), mask(), index
     )
     mine = torch.tensor(
         sum(advantages(groups, AdvantageSection(rule="reinforce_pp_baseline", epsilon=0.0)), []),
         dtype=torch.float64,
     )
-    assert (found[:, 0] - mine).abs().max() > 1e-3
-    assert abs(mine.sum()) < 1e-9 and abs(found[:, 0].sum()) > 1e-3
+    assert (actual[:, 0] - mine).abs().max() > 1e-3
+    assert abs(mine.sum()) < 1e-9 and abs(actual[:, 0].sum()) > 1e-3
 
 
 def test_gpg_counts_completions_of_flat_groups_and_verl_scores_of_zero(verl: Any) -> None:
@@ -359,12 +359,12 @@ def test_gpg_counts_completions_of_flat_groups_and_verl_scores_of_zero(verl: Any
     groups[0] = ScoredGroup(
         groups[0].prompt, groups[0].completions, (Score(0.0), *groups[0].scores[1:])
     )
-    found, _ = verl.get_adv_estimator_fn("gpg")(by_token, mask(), index)
+    actual, _ = verl.get_adv_estimator_fn("gpg")(by_token, mask(), index)
     mine = torch.tensor(
         sum(advantages(groups, AdvantageSection(rule="gpg")), []), dtype=torch.float64
     )
     assert torch.allclose(
-        found[:, 0], mine * 8 / 7
+        actual[:, 0], mine * 8 / 7
     )  # no group is flat, so nothing is to be made up for
 
 

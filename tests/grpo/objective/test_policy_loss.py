@@ -114,14 +114,14 @@ def test_the_constant_of_dr_grpo_defaults_to_the_generation_cap_and_can_be_set()
 
 
 @pytest.mark.parametrize(
-    ("preset", "words"),
+    ("preset", "parts"),
     [
         ("grpo", ["1/B sum_i 1/L_i", "clip(r, 0.8, 1.2)", "/ (std_g + 0.0001)"]),
         ("dr_grpo", ["(B x 77)", "A_i = R_i - mean_g"]),
         ("dapo", ["sum_i L_i", "clip(r, 0.8, 1.28)", "truncated completions leave"]),
     ],
 )
-def test_the_formula_says_what_the_preset_resolves_to(preset: str, words: list[str]) -> None:
+def test_the_formula_says_what_the_preset_resolves_to(preset: str, parts: list[str]) -> None:
     recipe = Recipe.from_mapping({"loss": {"preset": preset}})
     text = formula(recipe.advantage, recipe.loss, 77)
-    assert all(word in text for word in words), text
+    assert all(word in text for word in parts), text
