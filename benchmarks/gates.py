@@ -29,14 +29,15 @@ import grpo.run.metrics
 import grpo.train
 from grpo import Recipe, Trainer
 from grpo.learner.learner import Learner
+from grpo.learner.sums import UpdateSums
 from grpo.model.policy import Policy
 from grpo.monitor.gates import Gates
 
 TIMED = (
-    (Learner, "_add_drift"),
-    (Learner, "_add_rows"),
-    (Learner, "_far_rows"),
-    (Learner, "_asking"),
+    (UpdateSums, "_add_drift"),
+    (UpdateSums, "_add_rows"),
+    (Learner, "_distant_rows"),
+    (Learner, "_gates_asking"),
     (Policy, "fingerprint"),
     (Gates, "sampled"),
     (Gates, "step"),

@@ -28,9 +28,9 @@ from grpo.learner.learner import Learner  # noqa: E402
 from grpo.learner.optimizer import Optimizer  # noqa: E402
 from grpo.model.packing import pack
 from grpo.model.policy import Policy  # noqa: E402
-from grpo.objective.advantage import step_advantages  # noqa: E402
-from grpo.objective.policy_loss import AGGREGATIONS, POLICY_LOSSES  # noqa: E402
+from grpo.objective.advantage import advantages  # noqa: E402
 from grpo.recipe import AdvantageSection, LossSection, OptimSection, RecipeError, check_loss  # noqa: E402
+from grpo.recipe.objectives import AGGREGATIONS, POLICY_LOSSES  # noqa: E402
 from grpo.types import Completion, Prompt, ScoredGroup, Update  # noqa: E402
 from rewards import Score  # noqa: E402
 
@@ -123,12 +123,12 @@ def ragged_update(policy: Policy, seed: int = 0) -> tuple[Update, dict[int, torc
         groups.append(ScoredGroup(prompt, texts, tuple(scores)))
     batch = make_batch(
         groups,
-        step_advantages(groups, "group_std", 1e-4),
+        advantages(groups, AdvantageSection()),
         num_updates=1,
         epochs=1,
         max_tokens=12,
         mask_truncated=False,
-        flat_is_reached=True,
+        forward_flat=True,
     )
     packed = pack(batch.rows)
     with torch.no_grad():
@@ -163,7 +163,7 @@ def gradient(
     learner = Learner(policy, optimizer, loss, temperature=1.0, tokens_per_micro_batch=budget)
     if learner.reference is not None:
         learner.reference = {name: value * 1.1 for name, value in learner.reference.items()}
-    learner._old = dict(old)
+    learner._old_logps = dict(old)
     found: list[torch.Tensor] = []
     optimizer.step = lambda: found.append(  # type: ignore[method-assign]
         torch.cat([part.flatten() for part in optimizer.gradients()]).clone()

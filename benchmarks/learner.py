@@ -144,8 +144,8 @@ def run_ours(case: Mapping[str, Any], settings: Mapping[str, Any]) -> list[float
     from grpo.learner.learner import Learner
     from grpo.learner.optimizer import Optimizer
     from grpo.model.policy import Policy
-    from grpo.objective.advantage import step_advantages
-    from grpo.recipe import LossSection, OptimSection
+    from grpo.objective.advantage import advantages
+    from grpo.recipe import AdvantageSection, LossSection, OptimSection
     from grpo.types import Completion, Prompt, ScoredGroup
     from rewards import Score
 
@@ -167,12 +167,12 @@ def run_ours(case: Mapping[str, Any], settings: Mapping[str, Any]) -> list[float
     ]
     batch = make_batch(
         groups,
-        step_advantages(groups, "group_std", 1e-4),
+        advantages(groups, AdvantageSection()),
         num_updates=1,
         epochs=1,
         max_tokens=case["longest"],
         mask_truncated=False,
-        flat_is_reached=False,
+        forward_flat=False,
     )
     learner = Learner(
         policy,

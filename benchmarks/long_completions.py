@@ -106,7 +106,7 @@ def measure(length: int) -> dict[str, float]:
         epochs=1,
         max_tokens=length,
         mask_truncated=False,
-        flat_is_reached=False,
+        forward_flat=False,
     )
     begun = time.process_time()
     pack(batch.rows)

@@ -30,8 +30,9 @@ from grpo.distributed.process_group import Ranks
 from grpo.evaluate import Evaluation, evaluate, lenient_name, with_lenient
 from grpo.kernels.sampling.spec import Sampling
 from grpo.learner.batch import make_batch, with_final_outcomes
-from grpo.learner.learner import Learner, UpdateStats
+from grpo.learner.learner import Learner
 from grpo.learner.optimizer import Optimizer
+from grpo.learner.sums import UpdateStats
 from grpo.model.loading import first_words, load_config, load_tokenizer
 from grpo.model.policy import Policy, longest_sequence
 from grpo.monitor import watchdog
@@ -175,7 +176,7 @@ class Trainer:
         sampled = sampled_record(groups, batch.ledger, self.policy.version)
         with watchdog.waiting("update", owner="grpo.learner"):
             updates = self._updates(step, sampled, batch)
-        batch = with_final_outcomes(batch, self.learner.reached, self.learner.masked)
+        batch = with_final_outcomes(batch, self.learner.trained_rows, self.learner.masked_rows)
         seconds["update"] = time.perf_counter() - begun
         seconds["step"] = time.perf_counter() - started
         record = step_record(step, sampled, batch, updates, seconds, self.curriculum.num_retired)
@@ -286,7 +287,7 @@ class Trainer:
             left_out,
         )
         return make_batch(
-            groups, values, flat_is_reached=forwards_flat_groups(recipe.loss), **options
+            groups, values, forward_flat=forwards_flat_groups(recipe.loss), **options
         )
 
     def _penalties(
@@ -296,7 +297,7 @@ class Trainer:
         if not self.recipe.loss.beta or self.recipe.loss.kl_in != "reward":
             return None
         nothing = [[0.0] * len(group.completions) for group in groups]
-        rows = make_batch(groups, nothing, flat_is_reached=True, **options).rows
+        rows = make_batch(groups, nothing, forward_flat=True, **options).rows
         first = {row.group: row.index for row in reversed(rows)}
         found = self.learner.penalties([row for row in rows if row.forwarded])
         return {

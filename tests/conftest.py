@@ -39,6 +39,7 @@ def seed(request: pytest.FixtureRequest) -> int:
     """A fixed seed for random inputs, printed with a failure; GRPO_TEST_SEED sets another, --seeds many."""
     value = int(getattr(request, "param", os.environ.get("GRPO_TEST_SEED", FIXED_SEED)))
     print(f"GRPO_TEST_SEED={value}")
+    random.seed(value)
     torch.manual_seed(value)
     return value
 

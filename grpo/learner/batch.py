@@ -1,17 +1,18 @@
 """Scored groups become a batch: rows with their advantages and outcomes, updates with their denominators.
 
-What a row may teach and where it is counted are decided here, once; the learner only forwards.
+Which rows may teach and where they are counted is decided here, once; the learner only forwards.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Collection, Iterable, Mapping, Sequence
+from typing import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from grpo.types import OUTCOMES, Batch, Denominators, Row, ScoredGroup, Update
+from grpo.types import OUTCOMES, Batch, Completion, Denominators, Row, ScoredGroup, Update
+from rewards import Score
 
 
 def make_batch(
@@ -22,104 +23,137 @@ def make_batch(
     epochs: int,
     max_tokens: int,
     mask_truncated: bool,
-    flat_is_reached: bool,
+    forward_flat: bool,
     left_out: Mapping[int, str] | None = None,
     version: int | None = None,
 ) -> Batch:
     """The step's rows, cut into ``num_updates`` disjoint mini-batches of whole groups, ``epochs`` times over.
 
-    ``flat_is_reached`` says that something in the loss acts on flat groups too (KL), so that they are
-    forwarded. ``left_out`` names groups that were sampled but are in no update and no denominator, with the
-    outcome their completions go to. Every completion gets a row and is counted once. ``version`` is that of the
-    policy's weights; tokens which say that others sampled them are not fresh (None: all are).
+    ``forward_flat``: something in the loss acts on flat groups too (KL), so they are forwarded. ``left_out`` names
+    groups that were sampled but are in no update and no denominator, with the outcome of their completions. Every
+    completion gets a row and is counted once. ``version`` is that of the policy's weights; tokens sampled by others
+    are not fresh (None: all are).
     """
     left_out = left_out or {}
-    rows = [
-        row
-        for g, (group, values) in enumerate(zip(groups, advantages))
-        for row in _rows_of(
-            group, values, g, mask_truncated, flat_is_reached, left_out.get(g), version
+    rows: list[Row] = []
+    for group_index, (group, values) in enumerate(zip(groups, advantages)):
+        rows += _rows_of(
+            group,
+            values,
+            group_index=group_index,
+            first_index=len(rows),
+            mask_truncated=mask_truncated,
+            forward_flat=forward_flat,
+            left_out=left_out.get(group_index),
+            version=version,
         )
-    ]
-    rows = [replace(row, index=i) for i, row in enumerate(rows)]
-    kept = [g for g in range(len(groups)) if g not in left_out]
-    bounds = [round(i * len(kept) / num_updates) for i in range(num_updates + 1)]
-    parts = [set(kept[low:high]) for low, high in zip(bounds, bounds[1:])]
-    updates = [_update([row for row in rows if row.group in part], max_tokens) for part in parts]
-    ledger = {
-        "sampled": len(rows),
-        **{outcome: sum(row.outcome == outcome for row in rows) for outcome in OUTCOMES},
-    }
-    return Batch(tuple(rows), tuple(updates) * epochs, ledger)
+    trained = [index for index in range(len(groups)) if index not in left_out]
+    updates = []
+    for part in _parts(trained, num_updates):
+        updates.append(_update([row for row in rows if row.group in part], max_tokens))
+    return Batch(rows=tuple(rows), updates=tuple(updates) * epochs, ledger=_ledger(rows))
+
+
+def _parts(groups: Sequence[int], number: int) -> list[set[int]]:
+    """`groups` in so many parts of nearly equal size, in order."""
+    bounds = [round(i * len(groups) / number) for i in range(number + 1)]
+    return [set(groups[low:high]) for low, high in zip(bounds, bounds[1:])]
 
 
 def _rows_of(
     group: ScoredGroup,
     advantages: Sequence[float | Tensor],
-    index: int,
+    *,
+    group_index: int,
+    first_index: int,
     mask_truncated: bool,
-    flat_is_reached: bool,
+    forward_flat: bool,
     left_out: str | None,
     version: int | None,
-) -> Iterable[Row]:
+) -> list[Row]:
     flat = not any(bool(torch.as_tensor(advantage).any()) for advantage in advantages)
-    for completion, score, advantage in zip(group.completions, group.scores, advantages):
-        if completion.finish == "cancelled" or left_out == "cancelled":
-            outcome = "cancelled"
-        elif score.value is None:
-            outcome = "faulted"
-        elif mask_truncated and completion.truncated:
-            outcome = "truncated_masked"
-        else:
-            outcome = left_out or ("flat" if flat else "trained")
+    rows = []
+    for i, completion in enumerate(group.completions):
+        outcome = _outcome(completion, group.scores[i], mask_truncated, left_out)
+        if outcome is None:
+            outcome = "flat" if flat else "trained"
         mask = outcome in ("flat", "trained") and left_out is None
-        logps = (
-            completion.sampled_logps
-            if completion.log_kept is None
-            else completion.sampled_logps + completion.log_kept
-        )
-        yield Row(
-            index=-1,
-            group=index,
+        reached = mask and (forward_flat or not flat)
+        row = Row(
+            index=first_index + i,
+            group=group_index,
             prompt_ids=group.prompt.token_ids,
             token_ids=completion.token_ids,
-            sampled_logps=logps,
-            advantage=advantage if mask else 0.0,
+            sampled_logps=_unfiltered_logps(completion),
+            advantage=advantages[i] if mask else 0.0,
             mask=mask,
-            forwarded=bool(completion.token_ids) and mask and (flat_is_reached or not flat),
+            forwarded=bool(completion.token_ids) and reached,
             outcome=outcome,
-            fresh_from=sum(
-                end - first for by, first, end in completion.versions if version not in (None, by)
-            ),
+            fresh_from=_num_stale(completion, version),
         )
+        rows.append(row)
+    return rows
 
 
-def with_final_outcomes(batch: Batch, reached: set[int], faulted: Collection[int] = ()) -> Batch:
-    """`batch` with the trained completions none of whose tokens the correction let through counted as such.
+def _outcome(
+    completion: Completion, score: Score, mask_truncated: bool, left_out: str | None
+) -> str | None:
+    """Why a completion is not learnt from; None where it may be."""
+    if completion.finish == "cancelled" or left_out == "cancelled":
+        return "cancelled"
+    if score.value is None:
+        return "faulted"
+    if mask_truncated and completion.truncated:
+        return "truncated_masked"
+    return left_out
 
-    Rows in `faulted`, which no update could use, are counted as faults.
+
+def _unfiltered_logps(completion: Completion) -> Tensor:
+    """The sampler's log-probs under temperature alone, as the trainer computes them."""
+    if completion.log_kept is None:
+        return completion.sampled_logps
+    return completion.sampled_logps + completion.log_kept
+
+
+def _num_stale(completion: Completion, version: int | None) -> int:
+    """How many of a completion's first tokens were sampled by other weights than `version`."""
+    if version is None:
+        return 0
+    return sum(end - first for by, first, end in completion.versions if by != version)
+
+
+def with_final_outcomes(
+    batch: Batch, trained_rows: Collection[int], faulted: Collection[int] = ()
+) -> Batch:
+    """`batch` after its updates: a row that was to be trained but is not in `trained_rows` gets another outcome.
+
+    It is ``faulted`` for rows in `faulted`, which no update could use, and ``correction_masked`` for those none of
+    whose tokens the correction let through.
     """
-    rows = tuple(
-        replace(row, outcome="faulted" if row.index in faulted else "correction_masked")
-        if row.outcome == "trained" and row.forwarded and row.index not in reached
-        else row
-        for row in batch.rows
-    )
-    ledger = {
-        "sampled": len(rows),
-        **{outcome: sum(row.outcome == outcome for row in rows) for outcome in OUTCOMES},
-    }
-    return replace(batch, rows=rows, ledger=ledger)
+    rows = []
+    for row in batch.rows:
+        if row.outcome == "trained" and row.forwarded and row.index not in trained_rows:
+            outcome = "faulted" if row.index in faulted else "correction_masked"
+            row = replace(row, outcome=outcome)
+        rows.append(row)
+    return replace(batch, rows=tuple(rows), ledger=_ledger(rows))
 
 
-def without(update: Update, out: Collection[int]) -> Update:
+def _ledger(rows: Sequence[Row]) -> dict[str, int]:
+    """How many completions were sampled, and how many have each outcome."""
+    ledger = {"sampled": len(rows)}
+    for outcome in OUTCOMES:
+        ledger[outcome] = sum(row.outcome == outcome for row in rows)
+    return ledger
+
+
+def without(update: Update, indices: Collection[int]) -> Update:
     """`update` without the rows of these indices, which leave its denominators too."""
-    if not out:
+    if not indices:
         return update
-    rows = [
-        replace(row, mask=False, forwarded=False) if row.index in out else row
-        for row in update.rows
-    ]
+    rows = []
+    for row in update.rows:
+        rows.append(replace(row, mask=False, forwarded=False) if row.index in indices else row)
     return _update(rows, update.denominators.max_tokens)
 
 
@@ -128,12 +162,10 @@ def _update(rows: Sequence[Row], max_tokens: int) -> Update:
     group_tokens: dict[int, int] = {}
     for row in counted:
         group_tokens[row.group] = group_tokens.get(row.group, 0) + row.num_tokens
-    return Update(
-        tuple(rows),
-        Denominators(
-            len(counted),
-            sum(group_tokens.values()),
-            max_tokens,
-            {g: n for g, n in group_tokens.items() if n},
-        ),
+    denominators = Denominators(
+        num_completions=len(counted),
+        num_tokens=sum(group_tokens.values()),
+        max_tokens=max_tokens,
+        group_tokens={group: number for group, number in group_tokens.items() if number},
     )
+    return Update(rows=tuple(rows), denominators=denominators)

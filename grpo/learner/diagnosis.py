@@ -2,7 +2,8 @@
 
 The model itself is the arbiter: a few of the completions are run whole, one at a time, through transformers' own
 attention and the model's own head in fp32, at the recipe's temperature. The side that agrees with it is right. What is
-the matter with the other one is told from the kind of the difference (`grpo.learner.drift`), and for rounding by rounding.
+wrong with the other one follows from the kind of difference (`grpo.learner.drift`); rounding is recognised by
+comparing with rounded logits.
 """
 
 from __future__ import annotations
@@ -17,16 +18,27 @@ from grpo.learner.drift import Drift
 from grpo.model.policy import Policy
 from grpo.types import Row
 
-MOST_ROWS, MOST_TOKENS = 8, 256
-FAR = 4.0  # times as far from the arbiter as the other side: that is the side at fault
-SHIFTED, BIASED, TILTED, ROUNDED, SIZE_OF_ROUNDING = 0.5, 0.8, 0.5, 0.6, 2.5
+MAX_ROWS = 8
+MAX_TOKENS = 256
+MIN_FACTOR = 4.0
+"""A side that is this many times as far from the arbiter as the other is at fault."""
+
+# Limits of the drift's statistics, see `_cause`.
+MIN_CORRELATION = 0.5
+ONE_SIDED = 0.8
+MIN_TILT_SHARE = 0.5
+
+# Limits for an error to be that of half-precision logits.
+ROUNDING_CORRELATION = 0.6
+MAX_ROUNDING_RATIO = 2.5
+MIN_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
 class Arbitration:
     """Mean distances of both sides from the model's own log-probs, and whether the wrong side's is rounding.
 
-    ``rounding`` is the rank correlation of its error with the one that rounding the logits to half precision makes,
+    ``rounding`` is the rank correlation of its error with the error of logits rounded to half precision,
     ``rounding_size`` the mean size of the latter.
     """
 
@@ -37,127 +49,159 @@ class Arbitration:
 
     @property
     def side(self) -> str:
-        """``sampler``, ``trainer``, or nothing where neither agrees much better."""
-        if self.sampler > FAR * self.trainer:
+        """``sampler`` or ``trainer``, the side at fault; empty where neither agrees much better."""
+        if self.sampler > MIN_FACTOR * self.trainer:
             return "sampler"
-        return "trainer" if self.trainer > FAR * self.sampler else ""
+        return "trainer" if self.trainer > MIN_FACTOR * self.sampler else ""
 
     @property
     def is_rounding(self) -> bool:
         """Whether the error has the signs, order and size of half-precision logits' rounding."""
-        return (
-            self.rounding > ROUNDED
-            and max(self.sampler, self.trainer) < SIZE_OF_ROUNDING * self.rounding_size
-        )
+        largest = max(self.sampler, self.trainer)
+        similar = self.rounding > ROUNDING_CORRELATION
+        return similar and largest < MAX_ROUNDING_RATIO * self.rounding_size
 
 
 @torch.no_grad()
-def own_logits(policy: Policy, row: Row) -> Tensor:
+def model_logits(policy: Policy, row: Row) -> Tensor:
     """Logits [T, V] before a completion's first tokens, as transformers itself computes them."""
-    tokens = row.token_ids[:MOST_TOKENS]
+    tokens = row.token_ids[:MAX_TOKENS]
     ids = torch.tensor([[*row.prompt_ids, *tokens]], device=policy.device)
     with policy.own_attention(), policy._precision():
-        logits_TV = policy.model(input_ids=ids, use_cache=False).logits[
-            0, len(row.prompt_ids) - 1 : -1
-        ]
+        logits_1PV = policy.model(input_ids=ids, use_cache=False).logits
+    logits_TV = logits_1PV[0, len(row.prompt_ids) - 1 : -1]
     return logits_TV[:, : policy.vocab_size]
 
 
 def arbitrate(
-    policy: Policy, rows: Sequence[Row], old: Mapping[int, Tensor], temperature: float
+    policy: Policy, rows: Sequence[Row], old_logps: Mapping[int, Tensor], temperature: float
 ) -> Arbitration | None:
-    """Who agrees with the model's own log-probs on the first of `rows`; `old` are the trainer's by row."""
-    kept = [row for row in rows if row.index in old and row.fresh_from == 0][:MOST_ROWS]
-    if not kept:
+    """Who agrees with the model's own log-probs on the first of `rows`; `old_logps` are the trainer's by row.
+
+    None where no row can be compared.
+    """
+    comparable = [row for row in rows if row.index in old_logps and row.fresh_from == 0]
+    if not comparable:
         return None
-    parts = [_errors(policy, row, old[row.index], temperature) for row in kept]
-    sampler_T, trainer_T, rounding_T = (torch.cat(column) for column in zip(*parts))
-    good_T = sampler_T.isfinite() & trainer_T.isfinite()
-    if not good_T.any():
+    errors = []
+    for row in comparable[:MAX_ROWS]:
+        errors.append(_errors(policy, row, old_logps[row.index], temperature))
+    sampler_T, trainer_T, rounding_T = (torch.cat(column) for column in zip(*errors))
+    known_T = sampler_T.isfinite() & trainer_T.isfinite()
+    if not known_T.any():
         return None
-    distance = [float(part[good_T].abs().mean()) for part in (sampler_T, trainer_T)]
-    wrong_T = sampler_T if distance[0] >= distance[1] else trainer_T
-    seen_T = good_T & (
-        rounding_T.abs() > 1e-5
-    )  # of a token that is all but certain every rounding is the same
+    return _verdict(sampler_T[known_T], trainer_T[known_T], rounding_T[known_T])
+
+
+def _verdict(sampler_T: Tensor, trainer_T: Tensor, rounding_T: Tensor) -> Arbitration:
+    """From the errors of both sides and that of rounding, all finite."""
+    sampler = float(sampler_T.abs().mean())
+    trainer = float(trainer_T.abs().mean())
+    wrong_T = sampler_T if sampler >= trainer else trainer_T
+    # All roundings of a token that is all but certain are the same.
+    telling_T = rounding_T.abs() > MIN_ROUNDING
     return Arbitration(
-        *distance,
-        _rank_correlation(wrong_T[seen_T], rounding_T[seen_T]),
-        float(rounding_T[good_T].abs().mean()),
+        sampler=sampler,
+        trainer=trainer,
+        rounding=_rank_correlation(wrong_T[telling_T], rounding_T[telling_T]),
+        rounding_size=float(rounding_T.abs().mean()),
     )
 
 
 def _errors(
     policy: Policy, row: Row, old_logp_T: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a row's first tokens: sampler's, trainer's and a bf16 head's log-probs less the model's own."""
-    logits_TV = own_logits(policy, row)
+    """For a row's first tokens: the sampler's, the trainer's and a bf16 head's log-probs less the model's own."""
+    logits_TV = model_logits(policy, row)
     number = len(logits_TV)
     token_T1 = torch.tensor(row.token_ids[:number], device=logits_TV.device)[:, None]
 
     def logp(logits: Tensor) -> Tensor:
-        return (
-            (logits.float() / temperature).log_softmax(-1).gather(-1, token_T1)[:, 0].double().cpu()
-        )
+        logp_TV = (logits.float() / temperature).log_softmax(-1)
+        return logp_TV.gather(-1, token_T1)[:, 0].double().cpu()
 
-    own_T = logp(logits_TV)
-    return (
-        row.sampled_logps[:number].double().cpu() - own_T,
-        old_logp_T[:number].double().cpu() - own_T,
-        logp(logits_TV.bfloat16()) - own_T,
-    )
+    model_T = logp(logits_TV)
+    sampler_T = row.sampled_logps[:number].double().cpu() - model_T
+    trainer_T = old_logp_T[:number].double().cpu() - model_T
+    rounding_T = logp(logits_TV.bfloat16()) - model_T
+    return sampler_T, trainer_T, rounding_T
 
 
 def _rank_correlation(a_T: Tensor, b_T: Tensor) -> float:
-    """Spearman's, which a few tokens cannot decide; 0 of fewer than three."""
+    """Spearman's, which a few tokens cannot dominate; 0 for fewer than three."""
     if len(a_T) < 3:
         return 0.0
-    ranks = [part.argsort().argsort().double() - (len(part) - 1) / 2 for part in (a_T, b_T)]
-    return float(ranks[0] @ ranks[1] / (ranks[0].norm() * ranks[1].norm()))
+    a_rank_T = _ranks(a_T)
+    b_rank_T = _ranks(b_T)
+    return float(a_rank_T @ b_rank_T / (a_rank_T.norm() * b_rank_T.norm()))
 
 
-def suspects(drift: Drift, found: Arbitration | None, dtype: str, updated: bool) -> str:
+def _ranks(value_T: Tensor) -> Tensor:
+    """Ranks around 0."""
+    return value_T.argsort().argsort().double() - (len(value_T) - 1) / 2
+
+
+def suspects(drift: Drift, arbitration: Arbitration | None, dtype: str, updated: bool) -> str:
     """One sentence: who is at fault and what to look at first.
 
-    `dtype` is that of the model, `updated` whether its weights have changed since the run's first token.
+    `dtype` is that of the model, `updated` says whether its weights have changed since the run's first token.
     """
-    side = found.side if found else ""
-    who = {
-        "sampler": "the model's own forward agrees with the trainer, so the sampler is wrong: ",
-        "trainer": "the model's own forward agrees with the sampler, so the trainer is wrong: ",
-        "": "" if found is None else "the model's own forward agrees with neither much better: ",
-    }[side]
-    return who + _kind(drift, found, side, dtype, updated)
+    return _side(arbitration) + _cause(drift, arbitration, dtype, updated)
 
 
-def _kind(drift: Drift, found: Arbitration | None, side: str, dtype: str, updated: bool) -> str:
-    if drift.correlation < SHIFTED:
+def _side(arbitration: Arbitration | None) -> str:
+    if arbitration is None:
+        return ""
+    if arbitration.side == "sampler":
+        return "the model's own forward agrees with the trainer, so the sampler is wrong: "
+    if arbitration.side == "trainer":
+        return "the model's own forward agrees with the sampler, so the trainer is wrong: "
+    return "the model's own forward agrees with neither much better: "
+
+
+def _cause(drift: Drift, arbitration: Arbitration | None, dtype: str, updated: bool) -> str:
+    if drift.correlation < MIN_CORRELATION:
         return (
-            f"its log-probs are of other tokens (correlation {drift.correlation:.2f}); first suspect an off-by-one "
-            "between tokens and labels"
+            f"its log-probs are of other tokens (correlation {drift.correlation:.2f}); "
+            "first suspect an off-by-one between tokens and labels"
         )
-    if abs(drift.signed) > BIASED * drift.mean and abs(drift.weight - 1) > 5 * drift.weight_error:
-        narrow = "sampler" if drift.signed > 0 else "trainer"
+    if _is_one_sided(drift):
+        return _filter(drift)
+    if drift.tilt_share > MIN_TILT_SHARE:
+        return _temperature(drift)
+    if arbitration is not None and arbitration.is_rounding and dtype in ("float32", "float64"):
         return (
-            f"the {narrow}'s log-probs are higher nearly everywhere (mean of trainer's over sampler's probability "
-            f"{drift.weight:.4f}, not 1); first suspect a filter (sample.top_p, top_k, min_p) that the {narrow} "
-            "applies and the other side does not know"
+            "its error is that of half-precision logits; first suspect a head or product in "
+            f"bfloat16 on a {dtype} model"
         )
-    if drift.tilt_share > TILTED:
-        return (
-            f"it looks like a temperature: the sampler's is {1 / max(1e-3, 1 + drift.tilt):.2f} times the "
-            f"trainer's ({drift.tilt_share:.0%} of the difference); first suspect sample.temperature on one side"
-        )
-    if found is not None and found.is_rounding and dtype in ("float32", "float64"):
-        return (
-            "its error is that of half-precision logits; first suspect a head or product in bfloat16 on a "
-            f"{dtype} model"
-        )
-    if side == "trainer":
+    if arbitration is not None and arbitration.side == "trainer":
         return "first suspect its forward: packing, attention masks, positions or the head"
-    weights = (
-        "weights that are not the trainer's (a copy that was not refreshed), or " if updated else ""
-    )
+    weights = ""
+    if updated:
+        weights = "weights that are not the trainer's (a copy that was not refreshed), or "
     return (
         f"first suspect {weights}keys kept from other weights or positions, or rounding on one side"
     )
+
+
+def _filter(drift: Drift) -> str:
+    narrow = "sampler" if drift.signed > 0 else "trainer"
+    return (
+        f"the {narrow}'s log-probs are higher nearly everywhere (mean of trainer's over sampler's "
+        f"probability {drift.weight:.4f}, not 1); first suspect a filter (sample.top_p, top_k, "
+        f"min_p) that the {narrow} applies and the other side does not know"
+    )
+
+
+def _temperature(drift: Drift) -> str:
+    temperature = 1 / max(1e-3, 1 + drift.tilt)
+    return (
+        f"it looks like a temperature: the sampler's is {temperature:.2f} times the trainer's "
+        f"({drift.tilt_share:.0%} of the difference); first suspect sample.temperature on one side"
+    )
+
+
+def _is_one_sided(drift: Drift) -> bool:
+    """Whether one side's log-probs are higher nearly everywhere, so that its distribution lacks some mass."""
+    same_sign = abs(drift.signed) > ONE_SIDED * drift.mean
+    return same_sign and abs(drift.weight - 1) > 5 * drift.weight_error

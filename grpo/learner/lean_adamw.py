@@ -1,8 +1,8 @@
-"""AdamW whose moments take less of the device: kept on the host, in 8 bits, or both.
+"""AdamW whose moments take less device memory: kept on the host, in 8 bits, or both.
 
-8-bit moments are codes of a logarithm: blocks of `BLOCK` values share a scale, their largest, and a code says by
-how many steps of a fixed ratio a value lies below it. Rounding is random and unbiased, drawn from the number of the
-step: a second moment moves by a thousandth a step, which rounding to the nearest of 255 codes would never let pass.
+8-bit moments are codes of a logarithm: blocks of `BLOCK` values share a scale, their largest, and a code says by how
+many steps of a fixed ratio a value is below it. Rounding is random and unbiased, seeded by the number of the step: a
+second moment moves by a thousandth per step, which rounding to the nearest of 255 codes would never let through.
 """
 
 from __future__ import annotations
@@ -14,17 +14,24 @@ import torch
 from torch import Tensor, nn
 
 BLOCK = 256
-PIECE = 2**22  # values whose moments are held in float32 at once
-FIRST_RANGE, SECOND_RANGE = (
-    20.0,
-    40.0,
-)  # binary orders of magnitude that codes reach below a block's largest
+PIECE = 2**22
+"""Values whose moments are held in float32 at once."""
+
+# Binary orders of magnitude that codes reach below a block's largest value.
+FIRST_RANGE = 20.0
+SECOND_RANGE = 40.0
+FIRST_LEVELS = 126
+SECOND_LEVELS = 254
+
+Moments = dict[str, Tensor]
+"""``first`` and ``second``, one value per weight; in 8 bits codes by block, with ``first_top`` and ``second_top``."""
 
 
 class LeanAdamW:
-    """``torch.optim.AdamW`` step for step (float32 moments), or with 8-bit moments; the interface of its use here.
+    """``torch.optim.AdamW`` step for step (float32 moments), or with 8-bit moments.
 
-    With `offload` the moments are on the host between steps, in pinned memory beside a CUDA device.
+    It has as much of torch's interface as `Optimizer` uses. With `offload` the moments are on the host between steps,
+    in pinned memory where the weights are on a CUDA device.
     """
 
     def __init__(
@@ -38,29 +45,29 @@ class LeanAdamW:
         offload: bool,
     ):
         self.param_groups = [{**group, "lr": lr} for group in groups]
-        self.betas, self.eps, self.bits, self.offload = betas, eps, bits, offload
+        self.betas = betas
+        self.eps = eps
+        self.bits = bits
+        self.offload = offload
         self.num_steps = 0
-        self.moments = [self._zeros(p) for group in self.param_groups for p in group["params"]]
+        self.moments: list[Moments] = []
+        for group in self.param_groups:
+            self.moments += [self._zeros(parameter) for parameter in group["params"]]
 
-    def _zeros(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+    def _zeros(self, parameter: nn.Parameter) -> Moments:
         device = torch.device("cpu") if self.offload else parameter.device
         size = parameter.numel()
-        if self.bits == 8:
-            blocks = -(-size // BLOCK)
-            made = {
-                name: torch.zeros(blocks, BLOCK, dtype=torch.uint8, device=device)
-                for name in ("first", "second")
-            }
-            made |= {
-                f"{name}_top": torch.zeros(blocks, device=device) for name in ("first", "second")
-            }
-        else:
-            made = {
-                name: torch.zeros(size, dtype=parameter.dtype, device=device)
-                for name in ("first", "second")
-            }
-        pin = self.offload and parameter.device.type == "cuda"
-        return {name: part.pin_memory() if pin else part for name, part in made.items()}
+        moments: Moments = {}
+        for name in ("first", "second"):
+            if self.bits == 8:
+                blocks = -(-size // BLOCK)
+                moments[name] = torch.zeros(blocks, BLOCK, dtype=torch.uint8, device=device)
+                moments[f"{name}_top"] = torch.zeros(blocks, device=device)
+            else:
+                moments[name] = torch.zeros(size, dtype=parameter.dtype, device=device)
+        if self.offload and parameter.device.type == "cuda":
+            return {name: part.pin_memory() for name, part in moments.items()}
+        return moments
 
     @torch.no_grad()
     def step(self) -> None:
@@ -69,67 +76,75 @@ class LeanAdamW:
         moments = iter(self.moments)
         for group in self.param_groups:
             for number, parameter in enumerate(group["params"]):
-                kept = next(moments)
-                if parameter.grad is not None:
-                    generator = torch.Generator(parameter.device).manual_seed(
-                        self.num_steps * 1_000_003 + number
-                    )
-                    for start in range(0, parameter.numel(), PIECE):
-                        self._piece(parameter, kept, start, group, generator)
+                self._step(parameter, next(moments), group, number)
 
-    def _piece(
-        self,
-        parameter: nn.Parameter,
-        kept: dict[str, Tensor],
-        start: int,
-        group: dict[str, Any],
-        generator: torch.Generator,
+    def _step(
+        self, parameter: nn.Parameter, moments: Moments, group: dict[str, Any], number: int
     ) -> None:
-        part = slice(start, min(start + PIECE, parameter.numel()))
-        value, gradient = parameter.view(-1)[part], parameter.grad.reshape(-1)[part]
-        first, second = self._read(kept, part, value)
-        first.lerp_(gradient, 1 - self.betas[0])
-        second.mul_(self.betas[1]).addcmul_(gradient, gradient, value=1 - self.betas[1])
-        value.mul_(1 - group["lr"] * group["weight_decay"])
-        scale = math.sqrt(1 - self.betas[1] ** self.num_steps)
-        rate = group["lr"] / (1 - self.betas[0] ** self.num_steps)
-        value.addcdiv_(first, second.sqrt().div_(scale).add_(self.eps), value=-rate)
-        self._write(kept, part, first, second, generator)
+        if parameter.grad is None:
+            return
+        seed = self.num_steps * 1_000_003 + number
+        generator = torch.Generator(parameter.device).manual_seed(seed)
+        value = parameter.view(-1)
+        gradient = parameter.grad.reshape(-1)
+        for start in range(0, parameter.numel(), PIECE):
+            piece = slice(start, min(start + PIECE, parameter.numel()))
+            first, second = self._read(moments, piece, value[piece])
+            self._update(value[piece], gradient[piece], first, second, group=group)
+            self._write(moments, piece, {"first": first, "second": second}, generator)
 
-    def _read(self, kept: dict[str, Tensor], part: slice, like: Tensor) -> tuple[Tensor, Tensor]:
-        if self.bits == 8:
-            blocks = slice(part.start // BLOCK, -(-part.stop // BLOCK))
-            codes = [
-                kept[name][blocks].to(like.device)
-                for name in ("first", "first_top", "second", "second_top")
-            ]
-            first, second = (
-                decoded_signed(codes[0], codes[1]),
-                decoded(codes[2], codes[3], SECOND_RANGE),
-            )
-            return first.view(-1)[: len(like)].to(like.dtype), second.view(-1)[: len(like)].to(
-                like.dtype
-            )
-        return kept["first"][part].to(like.device), kept["second"][part].to(like.device)
+    def _update(
+        self,
+        value: Tensor,
+        gradient: Tensor,
+        first: Tensor,
+        second: Tensor,
+        *,
+        group: dict[str, Any],
+    ) -> None:
+        """AdamW in place, on a piece of a parameter and its moments."""
+        beta1, beta2 = self.betas
+        first.lerp_(gradient, 1 - beta1)
+        second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        value.mul_(1 - group["lr"] * group["weight_decay"])
+        scale = math.sqrt(1 - beta2**self.num_steps)
+        rate = group["lr"] / (1 - beta1**self.num_steps)
+        root = second.sqrt().div_(scale).add_(self.eps)
+        value.addcdiv_(first, root, value=-rate)
+
+    def _read(self, moments: Moments, piece: slice, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Both moments of a piece, on the device and in the dtype of `like`."""
+        if self.bits != 8:
+            first = moments["first"][piece]
+            second = moments["second"][piece]
+            return first.to(like.device), second.to(like.device)
+        blocks = _blocks(piece)
+        parts = {name: part[blocks].to(like.device) for name, part in moments.items()}
+        first_BN = decode_signed(parts["first"], parts["first_top"])
+        second_BN = decode(parts["second"], parts["second_top"], SECOND_RANGE)
+        first = first_BN.view(-1)[: len(like)]
+        second = second_BN.view(-1)[: len(like)]
+        return first.to(like.dtype), second.to(like.dtype)
 
     def _write(
         self,
-        kept: dict[str, Tensor],
-        part: slice,
-        first: Tensor,
-        second: Tensor,
+        moments: Moments,
+        piece: slice,
+        updated: dict[str, Tensor],
         generator: torch.Generator,
     ) -> None:
         if self.bits == 8:
-            blocks = slice(part.start // BLOCK, -(-part.stop // BLOCK))
-            for name, moment, code in (("first", first, coded_signed), ("second", second, coded)):
-                padded = nn.functional.pad(moment.float(), (0, -len(moment) % BLOCK)).view(
-                    -1, BLOCK
-                )
-                for key, found in zip((name, f"{name}_top"), code(padded, generator)):
-                    kept[key][blocks] = found.to(kept[key].device)
+            blocks = _blocks(piece)
+            for name, encoder in (("first", encode_signed), ("second", encode)):
+                moment = updated[name].float()
+                padding = -len(moment) % BLOCK
+                padded = nn.functional.pad(moment, (0, padding))
+                code_BN, top_B = encoder(padded.view(-1, BLOCK), generator)
+                moments[name][blocks] = code_BN.to(moments[name].device)
+                moments[f"{name}_top"][blocks] = top_B.to(moments[name].device)
         elif self.offload:
-            kept["first"][part], kept["second"][part] = first.to("cpu"), second.to("cpu")
+            for name, moment in updated.items():
+                moments[name][piece] = moment.to("cpu")
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         for group in self.param_groups:
@@ -141,41 +156,56 @@ class LeanAdamW:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         assert state["bits"] == self.bits, "a resumed run has the recipe of the run it resumes"
-        for own, given in zip(self.moments, state["moments"]):
-            for name, part in own.items():
-                part.copy_(given[name])
+        for moments, saved in zip(self.moments, state["moments"]):
+            for name, part in moments.items():
+                part.copy_(saved[name])
         self.num_steps = state["num_steps"]
 
 
-def coded(
-    value_BN: Tensor, generator: torch.Generator, levels: int = 254, reach: float = SECOND_RANGE
+def _blocks(piece: slice) -> slice:
+    """The blocks that hold a piece, which starts at the first value of one."""
+    return slice(piece.start // BLOCK, -(-piece.stop // BLOCK))
+
+
+def encode(
+    value_BN: Tensor,
+    generator: torch.Generator,
+    levels: int = SECOND_LEVELS,
+    reach: float = SECOND_RANGE,
 ) -> tuple[Tensor, Tensor]:
-    """(codes, tops) of blocks of values >= 0: 0 for 0, else 1 + level, the top's level being `levels`."""
+    """(codes [B, N], tops [B]) of blocks of values >= 0: 0 for 0, else 1 + level, the top's level being `levels`."""
+    tiny = torch.finfo(torch.float32).tiny
     top_B = value_BN.amax(-1)
-    share_BN = value_BN / top_B.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
-    level_BN = (share_BN.clamp_min(2.0**-reach).log2() / reach + 1) * levels
-    low_BN = level_BN.floor().clamp(0, levels - 1)
-    bounds = [((low_BN + i) / levels - 1).mul(reach).exp2() for i in (0, 1)]
-    chance_BN = ((share_BN - bounds[0]) / (bounds[1] - bounds[0])).clamp(0, 1)
+    share_BN = value_BN / top_B.clamp_min(tiny)[:, None]
+    exponent_BN = share_BN.clamp_min(2.0**-reach).log2()
+    level_BN = (exponent_BN / reach + 1) * levels
+    below_BN = level_BN.floor().clamp(0, levels - 1)
+    low_BN = _share_of(below_BN, levels, reach)
+    high_BN = _share_of(below_BN + 1, levels, reach)
+    chance_BN = ((share_BN - low_BN) / (high_BN - low_BN)).clamp(0, 1)
     drawn_BN = torch.rand(chance_BN.shape, generator=generator, device=chance_BN.device)
-    code_BN = low_BN + (drawn_BN < chance_BN) + 1
-    alive_BN = (share_BN >= bounds[0]) | (
-        drawn_BN * 2.0**-reach < share_BN
-    )  # what lies below the least level
-    return torch.where(alive_BN, code_BN, 0).to(torch.uint8), top_B
+    code_BN = below_BN + (drawn_BN < chance_BN) + 1
+    # A value below the least level becomes that level or 0, at random.
+    positive_BN = (share_BN >= low_BN) | (drawn_BN * 2.0**-reach < share_BN)
+    return torch.where(positive_BN, code_BN, 0).to(torch.uint8), top_B
 
 
-def decoded(code_BN: Tensor, top_B: Tensor, reach: float, levels: int = 254) -> Tensor:
-    value_BN = ((code_BN.float() - 1) / levels - 1).mul_(reach).exp2_().mul_(top_B[:, None])
-    return torch.where(code_BN == 0, 0.0, value_BN)
+def _share_of(level_BN: Tensor, levels: int, reach: float) -> Tensor:
+    """What a level stands for, as a share of its block's largest value."""
+    return (level_BN / levels - 1).mul(reach).exp2()
 
 
-def coded_signed(value_BN: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """As `coded` in 7 bits, the eighth the sign."""
-    code_BN, top_B = coded(value_BN.abs(), generator, 126, FIRST_RANGE)
+def decode(code_BN: Tensor, top_B: Tensor, reach: float, levels: int = SECOND_LEVELS) -> Tensor:
+    share_BN = ((code_BN.float() - 1) / levels - 1).mul_(reach).exp2_()
+    return torch.where(code_BN == 0, 0.0, share_BN.mul_(top_B[:, None]))
+
+
+def encode_signed(value_BN: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """As `encode` in 7 bits, the eighth is the sign."""
+    code_BN, top_B = encode(value_BN.abs(), generator, FIRST_LEVELS, FIRST_RANGE)
     return code_BN + 128 * (value_BN < 0).to(torch.uint8), top_B
 
 
-def decoded_signed(code_BN: Tensor, top_B: Tensor) -> Tensor:
-    value_BN = decoded(code_BN % 128, top_B, FIRST_RANGE, 126)
+def decode_signed(code_BN: Tensor, top_B: Tensor) -> Tensor:
+    value_BN = decode(code_BN % 128, top_B, FIRST_RANGE, FIRST_LEVELS)
     return torch.where(code_BN >= 128, -value_BN, value_BN)

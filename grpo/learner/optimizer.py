@@ -1,8 +1,8 @@
 """AdamW that loses nothing: gradients, moments and weights in fp32 (or finer) whatever the model's dtype.
 
-A parameter of lower precision has an fp32 master; each backward's gradient is added to the master's and
-the parameter is rounded from it once an update. float16 holds nothing below 6e-8, so its loss is scaled up
-for the backward by a power of two, which `LossScale` finds, and the gradient is scaled back, exactly.
+A parameter of lower precision has an fp32 master; each backward's gradient is added to the master's, and the parameter
+is rounded from it once per update. float16 holds nothing below 6e-8, so its loss is scaled up for the backward by a
+power of two, which `LossScale` finds, and the gradient is scaled back, exactly.
 """
 
 from __future__ import annotations
@@ -24,30 +24,36 @@ class LossScale:
     A power of two, so it changes no digit of a gradient that float16 can hold. Always 1 where it is not `active`.
     """
 
-    HIGHEST, LOWEST, CALM = 2.0**24, 2.0**-14, 200
+    HIGHEST = 2.0**24
+    LOWEST = 2.0**-14
+    CALM = 200
 
     def __init__(self, active: bool):
-        self.active, self.value, self.calm = active, 2.0**15 if active else 1.0, 0
+        self.active = active
+        self.value = 2.0**15 if active else 1.0
+        self.calm = 0
 
     def lower(self) -> bool:
-        """Called when a gradient was not finite; False if a lower scale can help no more."""
+        """Called when a gradient was not finite; False if a lower scale can no longer help."""
         if not self.active or self.value <= self.LOWEST:
             return False
-        self.value, self.calm = self.value / 2, 0
+        self.value = self.value / 2
+        self.calm = 0
         return True
 
     def went_well(self) -> None:
         """Called when an update was made."""
         self.calm += 1
         if self.active and self.calm >= self.CALM:
-            self.value, self.calm = min(2 * self.value, self.HIGHEST), 0
+            self.value = min(2 * self.value, self.HIGHEST)
+            self.calm = 0
 
 
 class Optimizer:
     """AdamW with warm-up, schedule and clipping over a policy's trainable parameters.
 
-    With `scale_loss` (for models that compute in float16) the learner multiplies each loss by
-    ``loss_scale.value`` before its backward and calls `unscale` after the last.
+    With `scale_loss` (for models that compute in float16) the learner multiplies each loss by ``loss_scale.value``
+    before its backward and calls `unscale` after the last.
     """
 
     def __init__(
@@ -59,33 +65,15 @@ class Optimizer:
         scale_loss: bool = False,
     ):
         self.loss_scale = LossScale(scale_loss)
-        self.parameters, self.section = dict(parameters), section
-        self.masters = {
-            name: p if p.dtype.itemsize >= 4 else nn.Parameter(p.detach().float())
-            for name, p in self.parameters.items()
-        }
-        for name, p in self.parameters.items():
-            if self.masters[name] is not p:
-                p.register_post_accumulate_grad_hook(_into(self.masters[name]))
+        self.parameters = dict(parameters)
+        self.section = section
+        self.masters = {name: _master(p) for name, p in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            if self.masters[name] is not parameter:
+                parameter.register_post_accumulate_grad_hook(_add_to(self.masters[name]))
         self.rate = schedule(section, total_updates)
         self.num_updates = 0
-        decayed = [m for m in self.masters.values() if m.dim() >= 2]
-        others = [m for m in self.masters.values() if m.dim() < 2]
-        groups = [
-            {"params": decayed, "weight_decay": section.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        numbers = {"lr": section.lr, "betas": (section.beta1, section.beta2), "eps": section.eps}
-        if section.offload or section.state == "8bit":
-            self.adamw: Any = LeanAdamW(
-                groups,
-                **numbers,
-                bits=8 if section.state == "8bit" else 32,
-                offload=section.offload,
-            )
-        else:
-            fused = all(m.device.type in ("cpu", "cuda") for m in self.masters.values())
-            self.adamw = torch.optim.AdamW(groups, **numbers, fused=fused)
+        self.adamw = _adamw(list(self.masters.values()), section)
 
     @property
     def lr(self) -> float:
@@ -93,18 +81,15 @@ class Optimizer:
         return self.rate(self.num_updates)
 
     def gradients(self) -> list[Tensor]:
-        """The accumulated gradients, zeros where nothing reached a parameter."""
-        for master in self.masters.values():
-            if master.grad is None:
-                master.grad = torch.zeros_like(master)
-        return [master.grad for master in self.masters.values()]
+        """The accumulated gradients, zeros where no gradient reached a parameter."""
+        return [_gradient(master) for master in self.masters.values()]
 
-    def accumulator(self, parameter: nn.Parameter) -> Tensor:
+    def accumulator(self, parameter: Tensor) -> Tensor:
         """Where the gradient of one of the parameters is added up: that of its master."""
-        master = next(self.masters[name] for name, p in self.parameters.items() if p is parameter)
-        if master.grad is None:
-            master.grad = torch.zeros_like(master)
-        return master.grad
+        for name, candidate in self.parameters.items():
+            if candidate is parameter:
+                return _gradient(self.masters[name])
+        raise AssertionError("only a parameter of this optimizer has an accumulator")
 
     def unscale(self) -> None:
         """Take the loss scale out of the accumulated gradients."""
@@ -117,10 +102,11 @@ class Optimizer:
         return torch.nn.utils.get_total_norm(self.gradients())
 
     def clip(self, norm: float | None = None) -> float:
-        """Scale the gradient down to ``max_grad_norm``; returns the `norm` it had, which may be given."""
+        """Scale the gradient down to ``max_grad_norm``; returns the `norm` it had, which may be passed if known."""
         norm = float(self.norm()) if norm is None else norm
-        if self.section.max_grad_norm and norm > self.section.max_grad_norm:
-            torch._foreach_mul_(self.gradients(), self.section.max_grad_norm / (norm + 1e-6))
+        limit = self.section.max_grad_norm
+        if limit and norm > limit:
+            torch._foreach_mul_(self.gradients(), limit / (norm + 1e-6))
         return norm
 
     @torch.no_grad()
@@ -130,9 +116,9 @@ class Optimizer:
             group["lr"] = self.lr
         self.adamw.step()
         self.drop_gradients()
-        for name, p in self.parameters.items():
-            if self.masters[name] is not p:
-                p.copy_(self.masters[name])
+        for name, parameter in self.parameters.items():
+            if self.masters[name] is not parameter:
+                parameter.copy_(self.masters[name])
         self.num_updates += 1
         self.loss_scale.went_well()
 
@@ -141,9 +127,10 @@ class Optimizer:
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs: moments, masters, and how many updates were made."""
-        masters = {
-            name: m.detach() for name, m in self.masters.items() if m is not self.parameters[name]
-        }
+        masters: dict[str, Tensor] = {}
+        for name, master in self.masters.items():
+            if master is not self.parameters[name]:
+                masters[name] = master.detach()
         return {
             "adamw": self.adamw.state_dict(),
             "masters": masters,
@@ -160,27 +147,66 @@ class Optimizer:
         self.loss_scale.value, self.loss_scale.calm = state["loss_scale"]
 
 
-def _into(master: nn.Parameter) -> Callable[[nn.Parameter], None]:
-    def hook(p: nn.Parameter) -> None:
-        gradient = p.grad.float()
+def _master(parameter: nn.Parameter) -> nn.Parameter:
+    """The parameter itself, or its fp32 copy where it is of lower precision."""
+    if parameter.dtype.itemsize >= 4:
+        return parameter
+    return nn.Parameter(parameter.detach().float())
+
+
+def _gradient(master: nn.Parameter) -> Tensor:
+    """The gradient of a master, which is zero until something is added."""
+    if master.grad is None:
+        master.grad = torch.zeros_like(master)
+    return master.grad
+
+
+def _add_to(master: nn.Parameter) -> Callable[[Tensor], None]:
+    """A hook that moves a parameter's gradient to its master's."""
+
+    def hook(parameter: Tensor) -> None:
+        assert parameter.grad is not None, "the hook is called once a gradient is accumulated"
+        gradient = parameter.grad.float()
         master.grad = gradient if master.grad is None else master.grad.add_(gradient)
-        p.grad = None
+        parameter.grad = None
 
     return hook
 
 
+def _adamw(masters: list[nn.Parameter], section: OptimSection) -> LeanAdamW | torch.optim.AdamW:
+    """PyTorch's AdamW, or one with lean moments if the recipe asks for it; only matrices decay."""
+    matrices = [master for master in masters if master.dim() >= 2]
+    others = [master for master in masters if master.dim() < 2]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": section.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    betas = (section.beta1, section.beta2)
+    if section.offload or section.state == "8bit":
+        return LeanAdamW(
+            groups,
+            lr=section.lr,
+            betas=betas,
+            eps=section.eps,
+            bits=8 if section.state == "8bit" else 32,
+            offload=section.offload,
+        )
+    fused = all(master.device.type in ("cpu", "cuda") for master in masters)
+    return torch.optim.AdamW(groups, lr=section.lr, betas=betas, eps=section.eps, fused=fused)
+
+
 def schedule(section: OptimSection, total_updates: int) -> Callable[[int], float]:
-    """Update number (from 0) -> learning rate: a linear warm-up, then what ``optim.schedule`` says."""
+    """Update number (from 0) -> learning rate: a linear warm-up, then ``optim.schedule``."""
 
     def rate(update: int) -> float:
         if update < section.warmup:
             return section.lr * (update + 1) / section.warmup
         done = (update - section.warmup) / max(1, total_updates - section.warmup)
-        factor = {
+        factors = {
             "constant": 1.0,
             "linear": 1 - done,
             "cosine": (1 + math.cos(math.pi * done)) / 2,
-        }[section.schedule]
-        return section.lr * max(0.0, factor)
+        }
+        return section.lr * max(0.0, factors[section.schedule])
 
     return rate

@@ -1,4 +1,4 @@
-"""The entropy bonus's coefficient: fixed, or led by a target as in Skywork-OR1."""
+"""The entropy bonus's coefficient: fixed, or steered towards a target entropy as in Skywork-OR1."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ from typing import Any, Mapping
 class EntropyBonus:
     """What the mean entropy of an update is multiplied by in its loss.
 
-    With a target (Skywork-OR1, arXiv 2505.22312) the coefficient c rises by ``step`` after an
-    update whose entropy lay below the target and falls by it above, within [0, 1]; it acts only while the
-    entropy is at most the target. Its state travels in the checkpoint.
+    With a target (Skywork-OR1, arXiv 2505.22312) the coefficient rises by ``step`` after an update whose entropy was
+    below the target and falls by it after one above, within [0, 1]; it acts only while the entropy is at most the
+    target. Its state is part of the checkpoint.
     """
 
     def __init__(self, fixed: float, target: float, step: float):
-        self.fixed, self.target, self.step = fixed, target, step
+        self.fixed = fixed
+        self.target = target
+        self.step = step
         self.adaptive = fixed
 
     def coefficient(self, entropy: float | None) -> float:
-        """The coefficient for an update whose tokens have this mean entropy; a target needs to know it."""
+        """The coefficient for an update with this mean entropy, which a target needs to know.
+
+        With a target, the call also moves the coefficient of the next update.
+        """
         if not self.target:
             return self.fixed
         assert entropy is not None, "an update whose bonus has a target is surveyed first"

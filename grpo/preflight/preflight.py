@@ -525,12 +525,12 @@ def _update_seconds(
     values = advantages(
         groups, recipe.advantage, {spec.name: spec.weight for spec in facts.specs}, None, {}
     )
-    batch = make_batch(groups, values, flat_is_reached=forwards_flat_groups(recipe.loss), **options)
+    batch = make_batch(groups, values, forward_flat=forwards_flat_groups(recipe.loss), **options)
     if not any(row.forwarded for row in batch.updates[0].rows):
         made_up = [
             [1.0 if i % 2 else -1.0 for i in range(len(group.completions))] for group in groups
         ]
-        batch = make_batch(groups, made_up, flat_is_reached=True, **options)
+        batch = make_batch(groups, made_up, forward_flat=True, **options)
     optimizer = Optimizer(
         policy.trainable(), recipe.optim, 1, scale_loss=policy.base.dtype == torch.float16
     )

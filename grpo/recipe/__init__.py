@@ -22,6 +22,15 @@ from typing import Any, Callable, Iterator, Mapping
 import yaml
 
 from grpo.monitor.gate_table import GATES, RUNGS
+from grpo.monitor.gates import GATES, RUNGS
+from grpo.recipe.objectives import (
+    AGGREGATIONS,
+    KLS,
+    LEVELS,
+    POLICY_LOSSES,
+    RULES,
+    WHOLE_POLICY_LOSSES,
+)
 from grpo.recipe.presets import PRESETS
 from rewards.tasks import TASKS
 
@@ -242,57 +251,6 @@ class RewardSection:
     workers: int | None = key(
         None, "worker processes of its own, for a reward that holds a model", at_least(1)
     )
-
-
-RULES = (
-    "group_std",
-    "center",
-    "rloo",
-    "batch_std",
-    "batch_std_centered",
-    "reinforce_pp",
-    "reinforce_pp_baseline",
-    "opo",
-    "gpg",
-    "maxrl",
-    "pass_k",
-    "gdpo",
-)
-POLICY_LOSSES = (
-    "clip",
-    "reinforce",
-    "gspo",
-    "gspo_token",
-    "cispo",
-    "gmpo",
-    "sapo",
-    "dppo_tv",
-    "dppo_kl",
-    "topr",
-    "topr_token",
-    "kimi",
-    "kimi_token",
-    "clip_cov",
-    "kl_cov",
-    "m2po",
-    "none",
-)
-AGGREGATIONS = (
-    "sequence_mean",
-    "token_mean",
-    "constant",
-    "prompt_mean",
-    "sequence_sum",
-    "token_sum",
-)
-WHOLE_POLICY_LOSSES = {
-    "gspo": ("sequence_mean", "sequence_sum"),
-    "gmpo": ("sequence_mean",),
-    "topr": AGGREGATIONS,
-    "kimi": AGGREGATIONS,
-}  # one ratio for a whole completion, and the aggregations that keep it
-KLS = ("k1", "k2", "k3", "k3_unbiased")
-LEVELS = ("none", "token", "sequence", "geometric")
 
 
 @dataclass(frozen=True)

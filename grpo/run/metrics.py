@@ -12,7 +12,7 @@ from typing import Any, Mapping, Sequence
 import torch
 
 from grpo.evaluate import mean, part_means
-from grpo.learner.learner import UpdateStats, drift_record
+from grpo.learner.sums import UpdateStats, drift_record
 from grpo.types import Batch, Completion, ScoredGroup
 
 

@@ -58,7 +58,7 @@ def booked(rng: random.Random) -> tuple[list[ScoredGroup], Batch]:
         epochs=1,
         max_tokens=4,
         mask_truncated=rng.random() < 0.5,
-        flat_is_reached=True,
+        forward_flat=True,
         left_out=left_out,
     )
 

@@ -179,7 +179,9 @@ def test_labels_shifted_by_one_in_the_trainer_are_named(tmp_path: Path, monkeypa
         packed = pack(*arguments)
         return dataclasses.replace(packed, target_T=packed.target_T.roll(1))
 
-    found = stopped(quick(tmp_path), lambda _: monkeypatch.setattr(grpo.learner, "pack", shifted))
+    found = stopped(
+        quick(tmp_path), lambda _: monkeypatch.setattr(grpo.learner.learner, "pack", shifted)
+    )
     assert found.gate == "drift" and found.alarm.value > 1
     assert "so the trainer is wrong" in str(
         found

@@ -106,8 +106,8 @@ def test_the_triton_head_keeps_its_promise_in_bfloat16(
 
 
 def test_an_update_waits_for_the_device_once(seed: int) -> None:
-    from test_learner import batch_of, learner_of, random_groups
-    from test_learner import tiny_policy as small
+    from small_updates import batch_of, learner_of, random_groups
+    from small_updates import tiny_policy as small
 
     policy = small(torch.float32)
     policy = type(policy)(policy.model, policy.tokenizer, "cuda")

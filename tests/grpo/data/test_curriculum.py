@@ -198,7 +198,7 @@ def test_a_teacher_pulls_the_policy_to_itself(tmp_path: Path) -> None:
 
 
 def test_a_teacher_with_other_tokens_is_refused(tmp_path: Path) -> None:
-    from test_learner import tiny_policy
+    from small_updates import tiny_policy
 
     tiny_policy(torch.float32).save(tmp_path / "other")
     with pytest.raises(RecipeError, match="loss.teacher .* has another tokenizer"):

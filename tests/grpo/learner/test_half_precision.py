@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from test_learner import batch_of, random_groups, tiny_policy
+from small_updates import batch_of, difference, random_groups, tiny_policy
 from tiny import random_prompts
 from tiny import tiny_policy as tiny_family
 from torch import nn
@@ -18,6 +18,8 @@ from grpo.model.packing import pack
 from grpo.recipe import LossSection, OptimSection
 from grpo.rollout.engine import Engine
 from grpo.types import Row, Update
+
+pytestmark = pytest.mark.usefixtures("seed")  # all that is random is drawn from it
 
 
 @pytest.fixture
@@ -37,8 +39,8 @@ def learner(
         policy.trainable(), OptimSection(lr=1e-3, max_grad_norm=0.0), 10, scale_loss=scale_loss
     )
     made = Learner(policy, optimizer, LossSection(), temperature=1.0, tokens_per_micro_batch=60)
-    plain = made.objective.weight
-    made.objective.weight = lambda *arguments: weight * plain(*arguments)
+    plain = made.objective.aggregation
+    made.objective.aggregation = lambda *arguments: weight * plain(*arguments)
     return made
 
 
@@ -51,10 +53,6 @@ def gradient(made: Learner, update: Update) -> torch.Tensor:
     )
     assert made.update(update).made
     return taken[0]
-
-
-def difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    return ((a - b).norm() / b.norm()).item()
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -73,20 +71,20 @@ def test_gradients_too_small_for_float16_survive_by_the_loss_scale_alone(
     )
 
 
-def test_an_update_whose_gradient_overflows_is_made_again_at_a_lower_scale_and_not_lost(
+def test_an_update_whose_gradient_overflows_is_repeated_at_a_lower_scale_and_not_lost(
     update: Update,
 ) -> None:
     high, low = learner(torch.float16, scale_loss=True), learner(torch.float16, scale_loss=True)
     high.optimizer.loss_scale.value = 2.0**30
     stats = high.update(update)
-    found = high.optimizer.loss_scale.value
+    actual = high.optimizer.loss_scale.value
     assert (
         stats.made
         and stats.ratio_max == 1.0
-        and found < 2.0**30
+        and actual < 2.0**30
         and high.optimizer.num_updates == 1
     )
-    low.optimizer.loss_scale.value = found
+    low.optimizer.loss_scale.value = actual
     assert low.update(update) == stats
     assert all(
         torch.equal(a, b)
@@ -124,7 +122,7 @@ def test_the_scale_doubles_after_calm_updates_and_halves_at_once() -> None:
     assert other.value == 1.0 and not other.lower()
 
 
-def test_the_scale_goes_on_where_a_checkpoint_left_it() -> None:
+def test_the_scale_continues_where_a_checkpoint_left_it() -> None:
     weights = {"w": nn.Parameter(torch.ones(2, 2, dtype=torch.float16))}
     first = Optimizer(weights, OptimSection(), 1, scale_loss=True)
     first.loss_scale.lower()
@@ -152,24 +150,24 @@ def test_the_samplers_log_probs_are_the_trainers(family, dtype, seed):
     policy.stop_ids = frozenset()
     prompts = random_prompts(seed, [9, 30, 140])
     for paged in (False, True):
-        found = dict(
+        actual = dict(
             Engine(policy, paged=paged).sample(
                 prompts, group_size=3, max_tokens=60, sampling=Sampling(), seed=(0,)
             )
         )
         rows = [
             Row(
-                3 * place + i,
-                place,
-                prompts[place].token_ids,
-                c.token_ids,
-                c.sampled_logps,
-                0.0,
-                True,
-                True,
-                "trained",
+                index=3 * group_index + i,
+                group=group_index,
+                prompt_ids=prompts[group_index].token_ids,
+                token_ids=c.token_ids,
+                sampled_logps=c.sampled_logps,
+                advantage=0.0,
+                mask=True,
+                forwarded=True,
+                outcome="trained",
             )
-            for place, group in sorted(found.items())
+            for group_index, group in sorted(actual.items())
             for i, c in enumerate(group.completions)
         ]
         with torch.no_grad():

@@ -12,10 +12,10 @@ from grpo.learner import lean_adamw
 from grpo.learner.lean_adamw import (
     FIRST_RANGE,
     LeanAdamW,
-    coded,
-    coded_signed,
-    decoded,
-    decoded_signed,
+    decode,
+    decode_signed,
+    encode,
+    encode_signed,
 )
 
 NUMBERS = {"lr": 0.02, "betas": (0.9, 0.99), "eps": 1e-8}
@@ -61,7 +61,7 @@ def test_eight_bits_stay_near_and_go_where_float32_goes(seed):
 
 
 @pytest.mark.parametrize("bits", [8, 32])
-def test_a_restart_goes_on_bit_for_bit(bits, seed):
+def test_a_restart_continues_bit_for_bit(bits, seed):
     whole, first = parameters(seed), parameters(seed)
     walk(made := LeanAdamW(groups(whole), **NUMBERS, bits=bits, offload=False), whole, 3, seed)
     walk(part := LeanAdamW(groups(first), **NUMBERS, bits=bits, offload=False), first, 3, seed)
@@ -76,21 +76,21 @@ def test_codes_are_unbiased_and_within_a_step_of_their_value(seed):
     value_BN = torch.randn(6, 256).exp() * torch.tensor([1e-12, 1.0, 1e9, 1e-3, 0.0, 1.0])[:, None]
     value_BN[5, 3:] = 0.0
     generator = torch.Generator().manual_seed(seed)
-    found = torch.stack(
-        [decoded(*coded(value_BN, generator), lean_adamw.SECOND_RANGE) for _ in range(400)]
+    actual = torch.stack(
+        [decode(*encode(value_BN, generator), lean_adamw.SECOND_RANGE) for _ in range(400)]
     )
     real = value_BN > 0
-    assert (found[:, ~real] == 0).all()
-    assert ((found - value_BN).abs() / value_BN)[:, real].max() < 2 ** (
+    assert (actual[:, ~real] == 0).all()
+    assert ((actual - value_BN).abs() / value_BN)[:, real].max() < 2 ** (
         lean_adamw.SECOND_RANGE / 254
     ) - 1 + 1e-3
-    assert ((found.mean(0) - value_BN).abs() / value_BN)[real].mean() < 0.01
+    assert ((actual.mean(0) - value_BN).abs() / value_BN)[real].mean() < 0.01
 
 
 def test_signs_and_values_below_the_reach_survive_on_average(seed):
     value_BN = torch.randn(2, 256)
     value_BN[0, :128] = 2.0 ** -(FIRST_RANGE + 1) * value_BN[0, 128:].abs().max()
     generator = torch.Generator().manual_seed(seed)
-    found = torch.stack([decoded_signed(*coded_signed(value_BN, generator)) for _ in range(400)])
-    assert (found[:, 1].sign() == value_BN[1].sign()).all()
-    assert 0.6 < found[:, 0, :128].mean() / value_BN[0, :128].mean() < 1.4
+    actual = torch.stack([decode_signed(*encode_signed(value_BN, generator)) for _ in range(400)])
+    assert (actual[:, 1].sign() == value_BN[1].sign()).all()
+    assert 0.6 < actual[:, 0, :128].mean() / value_BN[0, :128].mean() < 1.4

@@ -8,125 +8,28 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models
+from small_updates import (
+    TEMPERATURE,
+    VOCABULARY,
+    batch_of,
+    difference,
+    gradient,
+    gradient_of,
+    learner_of,
+    random_groups,
+    tiny_policy,
+)
 from torch.overrides import TorchFunctionMode
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from grpo.learner.batch import make_batch
-from grpo.learner.learner import Learner
-from grpo.learner.optimizer import Optimizer
-from grpo.model.loading import with_adapters
 from grpo.model.packing import micro_batches
 from grpo.model.policy import Float64Mode, Policy
-from grpo.objective.advantage import step_advantages
 from grpo.objective.objective import Objective, TokenInputs
-from grpo.objective.policy_loss import POLICY_LOSSES
-from grpo.recipe import LoraSection, LossSection, OptimSection
+from grpo.recipe import LossSection
+from grpo.recipe.objectives import POLICY_LOSS_SPECS
 from grpo.types import Batch, Completion, Group, Prompt, Row, ScoredGroup, Update
 from rewards import Score
 
-VOCABULARY = 61
-TEMPERATURE = 0.9
-
-
-def tiny_policy(
-    dtype: torch.dtype = torch.float64, lora: bool = False, dropout: float = 0.0, seed: int = 0
-) -> Policy:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        eos_token_id=1,
-        initializer_range=0.2,
-        attention_dropout=dropout,
-    )
-    model = LlamaForCausalLM(config).to(dtype)
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w1", unk_token="w0")
-    if lora:
-        model = with_adapters(model, LoraSection(rank=4)).to(dtype)
-        for name, p in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(p, std=0.1)
-    return Policy(model, tokenizer)
-
-
-def random_groups(
-    num_groups: int = 5, group_size: int = 4, longest: int = 23, stop: int | None = 1
-) -> list[ScoredGroup]:
-    groups = []
-    for g in range(num_groups):
-        prompt = Prompt(
-            str(g), tuple(random.choices(range(2, VOCABULARY), k=random.randint(1, 19))), {}
-        )
-        completions, scores = [], []
-        for _ in range(group_size):
-            tokens = tuple(random.choices(range(2, VOCABULARY), k=random.randint(0, longest - 1)))
-            tokens = tokens + ((stop,) if stop is not None else (2,))
-            completions.append(Completion("", tokens, torch.randn(len(tokens)), "stop"))
-            scores.append(Score(random.choice([0.0, 1.0, 0.3])))
-        scores[0] = Score(1.5)
-        groups.append(ScoredGroup(prompt, tuple(completions), tuple(scores)))
-    return groups
-
-
-def batch_of(
-    groups: list[ScoredGroup],
-    num_updates: int = 1,
-    epochs: int = 1,
-    kl: bool = False,
-    rule: str = "group_std",
-) -> Batch:
-    return make_batch(
-        groups,
-        step_advantages(groups, rule, 1e-4),
-        num_updates=num_updates,
-        epochs=epochs,
-        max_tokens=40,
-        mask_truncated=False,
-        flat_is_reached=kl,
-    )
-
-
-def learner_of(policy: Policy, /, budget: int = 10**6, lr: float = 1e-3, **loss: object) -> Learner:
-    section = LossSection(**{"aggregation": "sequence_mean", "correction": "none", **loss})
-    optimizer = Optimizer(policy.trainable(), OptimSection(lr=lr, max_grad_norm=0.0), 10)
-    return Learner(
-        policy, optimizer, section, temperature=TEMPERATURE, tokens_per_micro_batch=budget
-    )
-
-
-def gradient(
-    policy: Policy,
-    update: Update,
-    /,
-    budget: int = 10**6,
-    order: list[int] | None = None,
-    **loss: object,
-) -> torch.Tensor:
-    """The gradient of one update, flattened, without the optimizer's step."""
-    learner = learner_of(policy, budget, **loss)
-    if order is not None:
-        update = replace(update, rows=tuple(update.rows[i] for i in order))
-    taken: list[torch.Tensor] = []
-    learner.optimizer.step = lambda: (
-        taken.append(  # the gradient as it stands when the optimizer would use it
-            torch.cat([g.double().flatten() for g in learner.optimizer.gradients()]).clone()
-        )
-    )
-    learner.begin(Batch(update.rows, (update,)))
-    learner.update(update)
-    learner.optimizer.drop_gradients()
-    return taken[0]
-
-
-def difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    return ((a - b).norm() / b.norm()).item()
+pytestmark = pytest.mark.usefixtures("seed")  # all that is random is drawn from it
 
 
 def slow_gradient(policy: Policy, batch: Batch, aggregation: str) -> torch.Tensor:
@@ -303,7 +206,7 @@ def test_later_updates_compare_with_the_policy_before_the_first() -> None:
         assert stats.made
     for update in batch.updates:
         for row in update.rows:
-            old = learner._old[row.index]
+            old = learner._old_logps[row.index]
             expected = slow_logp(before, row)
             assert torch.allclose(old, expected, atol=1e-10)
     assert stats.ratio_max > 1.0001
@@ -323,19 +226,53 @@ def test_the_samplers_log_probs_become_old_logp_only_when_the_recipe_says_so() -
     learner = learner_of(policy, old="sampler")
     learner.begin(batch)
     first, second = batch.updates
-    assert not any(row.index in learner._old for row in first.rows)
-    assert all(torch.equal(learner._old[row.index], row.sampled_logps) for row in second.rows)
+    assert not any(row.index in learner._old_logps for row in first.rows)
+    assert all(torch.equal(learner._old_logps[row.index], row.sampled_logps) for row in second.rows)
 
 
-def test_a_missing_log_prob_of_the_sampler_as_old_logp_teaches_nothing_and_spoils_nothing() -> None:
-    policy, groups = tiny_policy(), random_groups(4)
-    broken = groups[3].completions[0].sampled_logps
-    broken[0] = torch.nan
+def without_tokens(update: Update, index: int, tokens: slice) -> Update:
+    """`update`, its denominators too, with no advantage at some tokens of a row."""
+    rows = []
+    for row in update.rows:
+        if row.index == index:
+            advantage = torch.full((row.num_tokens,), float(row.advantage), dtype=torch.float64)
+            advantage[tokens] = 0.0
+            logps = row.sampled_logps.masked_fill(advantage == 0.0, 0.0)
+            row = replace(row, advantage=advantage, sampled_logps=logps)
+        rows.append(row)
+    return replace(update, rows=tuple(rows))
+
+
+@pytest.mark.parametrize("budget", [10**6, 30])
+@pytest.mark.parametrize("missing", [slice(0, 1), slice(None)], ids=["one token", "whole row"])
+def test_a_missing_log_prob_of_the_sampler_as_old_logp_teaches_nothing_and_spoils_nothing(
+    missing: slice, budget: int
+) -> None:
+    """The gradient is that of the update in which the tokens have no advantage: all else is bit for bit the same."""
+    groups = random_groups(4)
+    groups[3].completions[0].sampled_logps[missing] = torch.nan
     batch = batch_of(groups, num_updates=2)
-    learner = learner_of(policy, old="sampler")
-    learner.begin(batch)
-    assert all(learner.update(update).made for update in batch.updates)
+    update = batch.updates[1]
+    broken = next(row for row in update.rows if row.group == 3)
+    assert broken.sampled_logps.isnan().any() and broken.advantage
+
+    def second_gradient(update: Update) -> torch.Tensor:
+        learner = learner_of(tiny_policy(), budget, old="sampler")
+        learner.begin(Batch(batch.rows, (batch.updates[0], update)))
+        return gradient_of(learner, update)
+
+    actual = second_gradient(update)
+    assert actual.isfinite().all() and actual.norm() > 0
+    assert torch.equal(actual, second_gradient(without_tokens(update, broken.index, missing)))
+    whole = learner_of(policy := tiny_policy(), budget, old="sampler")
+    whole.begin(batch)
+    assert all(whole.update(part).made for part in batch.updates)
     assert all(p.isfinite().all() for p in policy.trainable().values())
+    assert (broken.index in whole.trained_rows) == (
+        missing != slice(None) and broken.num_tokens > 1
+    )
+    others = {row.index for part in batch.updates for row in part.rows if row.forwarded}
+    assert others - {broken.index} <= whole.trained_rows
 
 
 def test_updates_are_disjoint_whole_groups_with_denominators_of_their_own() -> None:
@@ -419,7 +356,7 @@ def test_gradient_checkpointing_gives_the_same_gradient() -> None:
     assert difference(gradient(again, batch.updates[0]), plain) < 1e-10
 
 
-def test_a_cancelled_completion_is_booked_and_never_learnt_from() -> None:
+def test_a_cancelled_completion_is_counted_and_never_learnt_from() -> None:
     group = random_groups(1)[0]
     completions = list(group.completions)
     completions[1] = replace(completions[1], finish="cancelled")
@@ -490,11 +427,11 @@ def test_an_update_waits_for_the_device_once(loss: dict) -> None:
     assert waits.seen == ["tolist"]
 
 
-@pytest.mark.parametrize("policy_loss", sorted(POLICY_LOSSES))
+@pytest.mark.parametrize("policy_loss", sorted(POLICY_LOSS_SPECS))
 def test_a_loss_that_is_not_said_to_span_completions_is_the_sum_of_its_tokens(
     policy_loss: str,
 ) -> None:
-    """What `by_row` says decides whether a chunk of the head may cut a completion."""
+    """What `couples_tokens` says decides whether a chunk of the head may cut a completion."""
     torch.manual_seed(0)
     lengths = (5, 1, 7, 4)
     number, settings = (
@@ -505,26 +442,26 @@ def test_a_loss_that_is_not_said_to_span_completions_is_the_sum_of_its_tokens(
     logp_T = -torch.rand(number, dtype=torch.float64)
     near = [logp_T + 0.4 * torch.randn(number, dtype=torch.float64) for _ in range(3)]
     advantage_T = torch.randn(4, dtype=torch.float64).repeat_interleave(torch.tensor(lengths))
-    terms = TokenInputs(
-        lengths,
-        torch.rand(number, dtype=torch.float64),
-        near[0],
-        advantage_T,
-        near[1],
-        near[2],
-        None,
-        None,
-        torch.rand(number) < 0.5,
+    inputs = TokenInputs(
+        lengths=lengths,
+        share_T=torch.rand(number, dtype=torch.float64),
+        sampled_logp_T=near[0],
+        advantage_T=advantage_T,
+        old_logp_T=near[1],
+        ref_logp_T=near[2],
+        teacher_logp_T=None,
+        keep_T=None,
+        flag_T=torch.rand(number) < 0.5,
     )
-    whole = objective.coefficients(terms, logp_T, 1.0)
+    whole = objective.coefficients(inputs, logp_T, 1.0)
     parts = torch.cat(
         [
-            objective.coefficients(terms.span(a, a + 3), logp_T[a : a + 3], 1.0)
+            objective.coefficients(inputs.span(a, a + 3), logp_T[a : a + 3], 1.0)
             for a in range(0, number, 3)
         ]
     )
     assert torch.allclose(parts, whole[: len(parts)], atol=1e-12, rtol=0) == (
-        not POLICY_LOSSES[policy_loss].by_row
+        not POLICY_LOSS_SPECS[policy_loss].couples_tokens
     )
 
 
@@ -549,9 +486,9 @@ def test_small_chunks_of_the_head_change_no_gradient(
         tiny_policy(lora=lora),
         batch_of(random_groups(), kl=bool({"beta", "entropy"} & set(loss))),
     )
-    found = []
+    actual = []
     for rows in (4096, 23, 5):
         monkeypatch.setattr("grpo.kernels.log_prob.spec.MIN_CHUNK", rows)
         monkeypatch.setattr("grpo.kernels.log_prob.spec.MAX_CHUNK", {"cpu": rows})
-        found.append(gradient(policy, batch.updates[0], **loss))
-    assert found[0].norm() > 0 and all(difference(part, found[0]) < 1e-10 for part in found[1:])
+        actual.append(gradient(policy, batch.updates[0], **loss))
+    assert actual[0].norm() > 0 and all(difference(part, actual[0]) < 1e-10 for part in actual[1:])

@@ -20,9 +20,9 @@ def parameters(dtype: torch.dtype = torch.float32) -> dict[str, nn.Parameter]:
     }
 
 
-def backward(own: dict[str, nn.Parameter], seed: int) -> None:
+def backward(weights: dict[str, nn.Parameter], seed: int) -> None:
     torch.manual_seed(seed)
-    loss = sum((p.float() * torch.randn(p.shape)).sum() for p in own.values())
+    loss = sum((p.float() * torch.randn(p.shape)).sum() for p in weights.values())
     loss.backward()
 
 
@@ -37,22 +37,22 @@ def test_it_is_adamw_with_decay_on_matrices_alone() -> None:
         lr=0.01,
     )
     for step in range(5):
-        for own, apply in ((ours, optimizer), (theirs, peer)):
-            backward(own, step)
+        for weights, apply in ((ours, optimizer), (theirs, peer)):
+            backward(weights, step)
             apply.step()
         peer.zero_grad()
     for name in ours:
         assert torch.allclose(ours[name], theirs[name], atol=1e-6)
 
 
-def test_bf16_parameters_lose_nothing_beside_fp32_masters() -> None:
+def test_bf16_parameters_lose_nothing_with_fp32_masters() -> None:
     half, full = parameters(torch.bfloat16), {}
     full = {name: nn.Parameter(p.detach().float()) for name, p in half.items()}
     section = OptimSection(lr=1e-5, max_grad_norm=0.0)
     in_half, in_full = Optimizer(half, section, 100), Optimizer(full, section, 100)
     for step in range(50):
-        for own, optimizer in ((half, in_half), (full, in_full)):
-            backward(own, step)
+        for weights, optimizer in ((half, in_half), (full, in_full)):
+            backward(weights, step)
             optimizer.step()
     for name in half:
         assert torch.allclose(in_half.masters[name], full[name], atol=1e-6)
@@ -64,24 +64,24 @@ def test_bf16_parameters_lose_nothing_beside_fp32_masters() -> None:
 
 
 def test_gradients_of_micro_batches_add_up_in_fp32_for_bf16_parameters() -> None:
-    own = {"weight": nn.Parameter(torch.zeros(4, 4, dtype=torch.bfloat16))}
-    optimizer = Optimizer(own, OptimSection(), 1)
+    weights = {"weight": nn.Parameter(torch.zeros(4, 4, dtype=torch.bfloat16))}
+    optimizer = Optimizer(weights, OptimSection(), 1)
     for value in (1.0, 2.0**-9, 2.0**-9):
-        (own["weight"] * value).sum().backward()
+        (weights["weight"] * value).sum().backward()
     assert optimizer.gradients()[0][0, 0].item() == 1.0 + 2 * 2.0**-9
 
 
 def test_the_gradient_is_scaled_down_to_the_norm_and_its_own_norm_reported() -> None:
-    own = parameters()
-    optimizer = Optimizer(own, OptimSection(max_grad_norm=0.5), 1)
-    backward(own, 0)
-    true = math.sqrt(sum(p.grad.square().sum().item() for p in own.values()))
+    weights = parameters()
+    optimizer = Optimizer(weights, OptimSection(max_grad_norm=0.5), 1)
+    backward(weights, 0)
+    true = math.sqrt(sum(p.grad.square().sum().item() for p in weights.values()))
     assert optimizer.clip() == pytest.approx(true, rel=1e-5)
     clipped = math.sqrt(sum(g.square().sum().item() for g in optimizer.gradients()))
     assert clipped == pytest.approx(0.5, rel=1e-4)
 
 
-def test_a_restored_optimizer_goes_on_bit_for_bit() -> None:
+def test_a_restored_optimizer_continues_bit_for_bit() -> None:
     ours, section = parameters(torch.bfloat16), OptimSection(lr=0.01)
     optimizer = Optimizer(ours, section, 10)
     backward(ours, 0)
@@ -89,8 +89,8 @@ def test_a_restored_optimizer_goes_on_bit_for_bit() -> None:
     copied = {name: nn.Parameter(p.detach().clone()) for name, p in ours.items()}
     restored = Optimizer(copied, section, 10)
     restored.restore(optimizer.state())
-    for own, each in ((ours, optimizer), (copied, restored)):
-        backward(own, 1)
+    for weights, each in ((ours, optimizer), (copied, restored)):
+        backward(weights, 1)
         each.step()
     assert restored.num_updates == 2
     assert all(torch.equal(ours[name], copied[name]) for name in ours)

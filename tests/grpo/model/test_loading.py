@@ -192,7 +192,7 @@ def test_where_padding_is_the_end_token_the_end_is_still_trained():
         epochs=1,
         max_tokens=60,
         mask_truncated=False,
-        flat_is_reached=False,
+        forward_flat=False,
     )
     assert all(
         batch.rows[i].token_ids[-1] == tokenizer.pad_token_id and batch.rows[i].forwarded

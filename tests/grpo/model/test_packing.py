@@ -207,7 +207,7 @@ def batch_of(groups, advantages, **options):
             "epochs": 1,
             "max_tokens": 10,
             "mask_truncated": False,
-            "flat_is_reached": False,
+            "forward_flat": False,
             **options,
         },
     )
@@ -248,7 +248,7 @@ def test_every_completion_has_one_outcome_and_they_sum_to_what_was_sampled():
 
 
 def test_flat_groups_are_forwarded_where_something_in_the_loss_reaches_them():
-    (update,) = batch_of([scored([1.0, 1.0])], [[0.0, 0.0]], flat_is_reached=True).updates
+    (update,) = batch_of([scored([1.0, 1.0])], [[0.0, 0.0]], forward_flat=True).updates
     assert all(row.forwarded and row.mask for row in update.rows)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_learner import batch_of, learner_of, random_groups, tiny_policy
+from small_updates import batch_of, learner_of, random_groups, tiny_policy
 
 from grpo import Recipe, RecipeError, Trainer
 from grpo.learner import drift
@@ -450,8 +450,8 @@ def test_a_masked_row_leaves_the_update_as_if_it_had_never_been_in_it(
         )
     learner.begin(Batch(update.rows, (update,)))
     stats = learner.update(update)
-    assert stats.made and stats.masked == 1 and learner.masked == {victim.index}
-    assert victim.index not in learner.reached
+    assert stats.made and stats.masked == 1 and learner.masked_rows == {victim.index}
+    assert victim.index not in learner.trained_rows
     plain = learner_of(two, **loss)
     update = without(batch.updates[0], {victim.index})
     assert update.denominators.num_completions == len(batch.rows) - 1
@@ -487,7 +487,7 @@ def test_an_update_that_a_gate_skips_changes_nothing_and_reaches_no_row() -> Non
     stats = learner.update(batch.updates[0])
     assert (
         not stats.made
-        and not learner.reached
+        and not learner.trained_rows
         and learner.optimizer.num_updates == 0
         and policy.version == 0
     )

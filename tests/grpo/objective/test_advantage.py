@@ -9,9 +9,12 @@ import statistics
 import pytest
 import torch
 
-from grpo.objective.advantage import group_advantages
+from grpo.objective.advantage import advantages
+from grpo.recipe import AdvantageSection
 from grpo.types import Completion, Prompt, ScoredGroup
 from rewards import Score
+
+pytestmark = pytest.mark.usefixtures("seed")  # all that is random is drawn from it
 
 
 def completion(finish: str = "stop", length: int = 3) -> Completion:
@@ -25,6 +28,14 @@ def scored(values: list[float | None], finishes: list[str] | None = None) -> Sco
         tuple(completion(f) for f in finishes),
         tuple(Score(v, status="scored" if v is not None else "fault") for v in values),
     )
+
+
+def group_advantages(
+    group: ScoredGroup, rule: str, epsilon: float, mask_truncated: bool = False
+) -> list[float]:
+    """The advantages of a step that is this one group."""
+    section = AdvantageSection(rule=rule, epsilon=epsilon, mask_truncated=mask_truncated)
+    return advantages([group], section)[0]
 
 
 @pytest.mark.parametrize("size", [2, 3, 7, 16])
@@ -68,10 +79,10 @@ def test_masked_truncated_completions_leave_the_statistics() -> None:
         scored([1.0, 9.0, 0.0, -9.0], finishes), "center", 0.0, mask_truncated=True
     )
     assert masked == [0.5, 0.0, -0.5, 0.0]
-    kept = group_advantages(
+    unmasked = group_advantages(
         scored([1.0, 9.0, 0.0, -9.0], finishes), "center", 0.0, mask_truncated=False
     )
-    assert kept == pytest.approx([0.75, 8.75, -0.25, -9.25])
+    assert unmasked == pytest.approx([0.75, 8.75, -0.25, -9.25])
 
 
 def test_one_scored_completion_has_nothing_to_be_compared_with() -> None:

@@ -26,9 +26,11 @@ from grpo.learner.learner import Learner
 from grpo.learner.optimizer import Optimizer
 from grpo.model.policy import Policy
 from grpo.objective.objective import Objective
-from grpo.objective.policy_loss import AGGREGATIONS, POLICY_LOSSES
 from grpo.recipe import LossSection, OptimSection
+from grpo.recipe.objectives import AGGREGATIONS, POLICY_LOSSES
 from grpo.types import Batch, Update
+
+pytestmark = pytest.mark.usefixtures("seed")  # all that is random is drawn from it
 
 ALL = list(combinations())
 CHOSEN = [
@@ -103,20 +105,20 @@ def test_advantages_of_single_tokens_and_a_teacher_do_not_change_with_the_split(
         tiny_policy(seed=1),
         LossSection(teacher="other"),
     )
-    found = []
+    actual = []
     for budget, mixed in ((10**6, False), (1, False), (37, True)):
         optimizer = Optimizer(policy.trainable(), OptimSection(max_grad_norm=0.0), 1)
         learner = Learner(
             policy, optimizer, loss, temperature=1.0, tokens_per_micro_batch=budget, teacher=teacher
         )
-        learner._old = dict(old)
-        optimizer.step = lambda: found.append(
+        learner._old_logps = dict(old)
+        optimizer.step = lambda: actual.append(
             torch.cat([g.flatten() for g in optimizer.gradients()]).clone()
         )
         stats = learner.update(shuffled(update, 3) if mixed else update)
         optimizer.drop_gradients()
         assert stats.teacher_kl is not None
-    assert all((part - found[0]).norm() / found[0].norm() < 1e-10 for part in found[1:])
+    assert all((part - actual[0]).norm() / actual[0].norm() < 1e-10 for part in actual[1:])
 
 
 @pytest.mark.parametrize("correction", ["token, masked", "sequence, masked"])
@@ -133,7 +135,7 @@ def test_a_completion_that_the_correction_drops_is_known_and_the_rest_is_reporte
     learner = Learner(
         policy, optimizer, LossSection(**settings), temperature=1.0, tokens_per_micro_batch=30
     )
-    learner._old = dict(old)
+    learner._old_logps = dict(old)
     optimizer.step = lambda: None
     stats = learner.update(update)
     optimizer.drop_gradients()
@@ -144,8 +146,8 @@ def test_a_completion_that_the_correction_drops_is_known_and_the_rest_is_reporte
         weights[row.index] = ratio * (
             (ratio >= settings["correction_low"]) & (ratio <= settings["correction_high"])
         )
-    assert learner.reached == {index for index, w in weights.items() if (w > 0).any()}
-    assert correction.startswith("token") or learner.reached != set(weights)
+    assert learner.trained_rows == {index for index, w in weights.items() if (w > 0).any()}
+    assert correction.startswith("token") or learner.trained_rows != set(weights)
     every = torch.cat(list(weights.values()))
     assert stats.dropped == pytest.approx((every == 0).double().mean().item(), abs=1e-12)
     units = (
@@ -186,23 +188,25 @@ def test_if_the_correction_drops_everything_the_weights_stay_though_the_optimize
     learner.objective = Objective(learner.loss)
     learner.begin(Batch(update.rows, (update,)))
     stats = learner.update(update)
-    assert not stats.made and stats.dropped == 1.0 and stats.lost == 1.0 and not learner.reached
+    assert (
+        not stats.made and stats.dropped == 1.0 and stats.lost == 1.0 and not learner.trained_rows
+    )
     assert all(torch.equal(before[name], p) for name, p in policy.trainable().items())
 
 
 def test_a_token_whose_sampled_log_prob_is_not_a_number_is_left_out_and_nothing_else(world) -> None:
     policy, update, old = world
     rows = list(update.rows)
-    place = next(i for i, row in enumerate(rows) if row.num_tokens > 2 and row.advantage)
-    broken = rows[place].sampled_logps.clone()
+    index = next(i for i, row in enumerate(rows) if row.num_tokens > 2 and row.advantage)
+    broken = rows[index].sampled_logps.clone()
     broken[1] = torch.nan
-    rows[place] = replace(rows[place], sampled_logps=broken)
+    rows[index] = replace(rows[index], sampled_logps=broken)
     loss = LossSection()
-    found = gradient(policy, replace(update, rows=tuple(rows)), old, loss, 50)
+    actual = gradient(policy, replace(update, rows=tuple(rows)), old, loss, 50)
     advantage = torch.full(
-        (rows[place].num_tokens,), float(rows[place].advantage), dtype=torch.float64
+        (rows[index].num_tokens,), float(rows[index].advantage), dtype=torch.float64
     )
     advantage[1] = 0.0
-    rows[place] = replace(update.rows[place], advantage=advantage)
+    rows[index] = replace(update.rows[index], advantage=advantage)
     expected = gradient(policy, replace(update, rows=tuple(rows)), old, loss, 50)
-    assert (found - expected).norm() / expected.norm() < 1e-12
+    assert (actual - expected).norm() / expected.norm() < 1e-12

@@ -17,23 +17,18 @@ import torch
 
 from grpo.kernels.log_prob.full_logits import entropy, reference
 from grpo.objective import correction
-from grpo.objective.advantage import RULES, RuleSettings, advantages, best_of_k_gain
+from grpo.objective.advantage import advantages, best_of_k_gain
+from grpo.objective.aggregation import AGGREGATIONS
 from grpo.objective.entropy import EntropyBonus
-from grpo.objective.policy_loss import (
-    AGGREGATIONS,
-    KLS,
-    POLICY_LOSSES,
-    Tokens,
-    distillation,
-    k1,
-    k2,
-    k3,
-    off_policy_kept,
-    select_top_entropy,
-)
-from grpo.recipe import LossSection
+from grpo.objective.kl import KLS, distillation, k1, k2, k3
+from grpo.objective.policy_loss import POLICY_LOSSES, select_top_entropy
+from grpo.objective.tokens import Tokens
+from grpo.recipe import AdvantageSection, LossSection
+from grpo.recipe.objectives import POLICY_LOSS_SPECS, RULE_SPECS
 from grpo.types import Completion, Denominators, Prompt, Row, ScoredGroup
 from rewards import Score
+
+pytestmark = pytest.mark.usefixtures("seed")  # all that is random is drawn from it
 
 TOLERANCE = 1e-10
 
@@ -94,7 +89,7 @@ def slow(
     result = []
     for scores, off, sizes in zip(values, centred, lengths):
         n, mean = len(scores), statistics.fmean(scores)
-        own = {
+        formula = {
             "group_std": lambda i: off[i] / (statistics.stdev(scores) + eps),
             "center": lambda i: off[i],
             "rloo": lambda i: scores[i] - sum(scores[j] for j in range(n) if j != i) / (n - 1),
@@ -110,19 +105,19 @@ def slow(
                 (max(scores) - max(scores[:i] + scores[i + 1 :])) / (statistics.stdev(scores) + eps)
             ),
         }[rule]
-        result.append([0.0 if flat(scores) else own(i) for i in range(n)])
+        result.append([0.0 if flat(scores) else formula(i) for i in range(n)])
     return result
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(
-    "rule", [name for name, rule in RULES.items() if rule.in_group and not rule.by_part]
+    "rule", [name for name, rule in RULE_SPECS.items() if rule.in_group and not rule.by_part]
 )
 def test_a_rule_is_its_papers_formula_on_ragged_groups(rule: str, seed: int) -> None:
     values, lengths = ragged(seed)
-    found = advantages(groups_of(values, lengths), RuleSettings(rule, 1e-6))
+    actual = advantages(groups_of(values, lengths), AdvantageSection(rule=rule, epsilon=1e-6))
     expected = slow(rule, values, lengths, 1e-6)
-    for mine, theirs in zip(found, expected):
+    for mine, theirs in zip(actual, expected):
         assert mine == pytest.approx(theirs, abs=TOLERANCE)
 
 
@@ -135,8 +130,11 @@ def test_reinforce_pp_whitens_the_rewards_to_go_over_all_tokens(seed: int) -> No
         for g, sizes in enumerate(lengths)
         for i, n in enumerate(sizes)
     }
-    found = advantages(
-        groups_of(values, lengths), RuleSettings("reinforce_pp", 1e-8), None, penalties
+    actual = advantages(
+        groups_of(values, lengths),
+        AdvantageSection(rule="reinforce_pp", epsilon=1e-8),
+        None,
+        penalties,
     )
     returns = [
         [
@@ -149,7 +147,7 @@ def test_reinforce_pp_whitens_the_rewards_to_go_over_all_tokens(seed: int) -> No
     mean, std = statistics.fmean(every), statistics.stdev(every)
     for g, i in penalties:
         expected = [(x - mean) / (std + 1e-8) for x in returns[g][i]]
-        assert found[g][i].tolist() == pytest.approx(expected, abs=TOLERANCE)
+        assert actual[g][i].tolist() == pytest.approx(expected, abs=TOLERANCE)
 
 
 def test_reinforce_pp_without_penalties_weighs_each_score_by_its_tokens() -> None:
@@ -157,19 +155,21 @@ def test_reinforce_pp_without_penalties_weighs_each_score_by_its_tokens() -> Non
     every = [
         v for scores, sizes in zip(values, lengths) for v, n in zip(scores, sizes) for _ in range(n)
     ]
-    found = advantages(groups_of(values, lengths), RuleSettings("reinforce_pp", 0.0))
+    actual = advantages(
+        groups_of(values, lengths), AdvantageSection(rule="reinforce_pp", epsilon=0.0)
+    )
     expected = [
         [(v - statistics.fmean(every)) / statistics.stdev(every) for v in scores]
         for scores in values
     ]
     assert all(
-        mine == pytest.approx(theirs, abs=TOLERANCE) for mine, theirs in zip(found, expected)
+        mine == pytest.approx(theirs, abs=TOLERANCE) for mine, theirs in zip(actual, expected)
     )
-    assert found[2][0] != 0.0  # no group is compared, so a flat one teaches too
+    assert actual[2][0] != 0.0  # no group is compared, so a flat one teaches too
 
 
 @pytest.mark.parametrize(
-    "rule", [name for name, rule in RULES.items() if rule.in_group and not rule.by_part]
+    "rule", [name for name, rule in RULE_SPECS.items() if rule.in_group and not rule.by_part]
 )
 def test_the_kl_in_the_reward_is_taken_off_a_completions_score(rule: str) -> None:
     values, lengths = ragged(2)
@@ -178,12 +178,14 @@ def test_the_kl_in_the_reward_is_taken_off_a_completions_score(rule: str) -> Non
         for g, sizes in enumerate(lengths)
         for i, n in enumerate(sizes)
     }
-    found = advantages(groups_of(values, lengths), RuleSettings(rule, 1e-6), None, penalties)
+    actual = advantages(
+        groups_of(values, lengths), AdvantageSection(rule=rule, epsilon=1e-6), None, penalties
+    )
     reduced = [
         [v - penalties[g, i].sum().item() for i, v in enumerate(scores)]
         for g, scores in enumerate(values)
     ]
-    for mine, theirs in zip(found, slow(rule, reduced, lengths, 1e-6)):
+    for mine, theirs in zip(actual, slow(rule, reduced, lengths, 1e-6)):
         assert mine == pytest.approx(theirs, abs=TOLERANCE)
 
 
@@ -206,7 +208,9 @@ def test_gdpo_normalises_each_reward_before_the_sum(seed: int) -> None:
         [sum(weights[k] * v for k, v in row.items() if v is not None) for row in rows]
         for rows in parts
     ]
-    found = advantages(groups_of(scores, None, parts), RuleSettings("gdpo", 1e-4), weights)
+    actual = advantages(
+        groups_of(scores, None, parts), AdvantageSection(rule="gdpo", epsilon=1e-4), weights
+    )
     totals = []
     for rows in parts:
         total = [0.0] * len(rows)
@@ -221,15 +225,15 @@ def test_gdpo_normalises_each_reward_before_the_sum(seed: int) -> None:
     mean, std = statistics.fmean(every), statistics.stdev(every)
     for g, row in enumerate(totals):
         expected = [0.0] * len(row) if g == 3 else [(x - mean) / (std + 1e-4) for x in row]
-        assert found[g] == pytest.approx(expected, abs=TOLERANCE)
+        assert actual[g] == pytest.approx(expected, abs=TOLERANCE)
 
 
 def test_gdpo_sees_a_spread_that_the_sum_hides() -> None:
     parts = [[{"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 1.0}, {"a": 1.0, "b": 0.0}]]
-    found = advantages(
-        groups_of([[1.0] * 3], None, parts), RuleSettings("gdpo"), {"a": 1.0, "b": 0.9}
+    actual = advantages(
+        groups_of([[1.0] * 3], None, parts), AdvantageSection(rule="gdpo"), {"a": 1.0, "b": 0.9}
     )
-    assert any(found[0])
+    assert any(actual[0])
 
 
 @pytest.mark.parametrize("k", [2, 3, 5, 7])
@@ -262,25 +266,28 @@ def test_best_of_k_is_the_mean_gain_over_all_subsets(k: int) -> None:
 )
 def test_advantages_of_a_group_sum_to_zero(rule: str) -> None:
     values, lengths = ragged(8)
-    for row in advantages(groups_of(values, lengths), RuleSettings(rule, 1e-4)):
+    for row in advantages(groups_of(values, lengths), AdvantageSection(rule=rule, epsilon=1e-4)):
         assert sum(row) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_opos_advantages_weighted_by_length_sum_to_zero() -> None:
     values, lengths = ragged(9)
-    for row, sizes in zip(advantages(groups_of(values, lengths), RuleSettings("opo")), lengths):
+    for row, sizes in zip(
+        advantages(groups_of(values, lengths), AdvantageSection(rule="opo")), lengths
+    ):
         assert sum(a * n for a, n in zip(row, sizes)) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_groups_left_out_are_in_no_statistic() -> None:
     values, lengths = ragged(3)
     groups = groups_of(values, lengths)
-    found = advantages(groups, RuleSettings("batch_std_centered"), left_out=(2, 5))
+    actual = advantages(groups, AdvantageSection(rule="batch_std_centered"), left_out=(2, 5))
     alone = advantages(
-        [g for i, g in enumerate(groups) if i not in (2, 5)], RuleSettings("batch_std_centered")
+        [g for i, g in enumerate(groups) if i not in (2, 5)],
+        AdvantageSection(rule="batch_std_centered"),
     )
-    assert [row for i, row in enumerate(found) if i not in (2, 5)] == alone
-    assert found[2] == [0.0] * len(values[2])
+    assert [row for i, row in enumerate(actual) if i not in (2, 5)] == alone
+    assert actual[2] == [0.0] * len(values[2])
 
 
 # ---- policy losses ----------------------------------------------------------------------------------------------
@@ -322,15 +329,15 @@ def slow_policy(
         x.tolist()
         for x in (tokens.old_logp_T, tokens.sampled_logp_T, tokens.advantage_T, tokens.row_T)
     )
-    places = {i: [t for t, r in enumerate(row) if r == i] for i in set(row)}
+    tokens_of = {i: [t for t, r in enumerate(row) if r == i] for i in set(row)}
     low, high = 1 - s.epsilon_low, 1 + s.epsilon_high
     clip = lambda x, a, b: min(max(x, a), b)  # noqa: E731
     total = 0.0
     for t, (lp, hold, o, m, a) in enumerate(zip(logp, held, old, mu, adv)):
-        own = places[row[t]]
+        members = tokens_of[row[t]]
         r, hr = math.exp(lp - o), math.exp(hold - o)
-        mean = sum(logp[u] - old[u] for u in own) / len(own)
-        held_mean = sum(held[u] - old[u] for u in own) / len(own)
+        mean = sum(logp[u] - old[u] for u in members) / len(members)
+        held_mean = sum(held[u] - old[u] for u in members) / len(members)
         if name == "clip":
             loss = -min(r * a, clip(r, low, high) * a)
         elif name == "reinforce":
@@ -350,9 +357,9 @@ def slow_policy(
                     sign * (logp[u] - old[u]),
                     sign * clip(logp[u] - old[u], -s.epsilon_low, s.epsilon_high),
                 )
-                for u in own
+                for u in members
             ]
-            loss = -a * math.exp(sum(inner) / len(own))
+            loss = -a * math.exp(sum(inner) / len(members))
         elif name == "sapo":
             tau = s.sapo_positive if a > 0 else s.sapo_negative
             loss = -4 / tau / (1 + math.exp(-tau * (r - 1))) * a
@@ -368,11 +375,11 @@ def slow_policy(
             kl = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
             loss = 0.0 if kl > s.divergence and ((a > 0 and q > p) or (a < 0 and q < p)) else -a * r
         elif name == "topr":
-            loss = -a * lp * (1.0 if a >= 0 else min(1.0, math.exp(held_mean * len(own))))
+            loss = -a * lp * (1.0 if a >= 0 else min(1.0, math.exp(held_mean * len(members))))
         elif name == "topr_token":
             loss = -a * lp * (1.0 if a >= 0 else min(1.0, hr))
         elif name == "kimi":
-            loss = -a * lp + s.regularizer / 2 * (mean * len(own)) ** 2 / len(own)
+            loss = -a * lp + s.regularizer / 2 * (mean * len(members)) ** 2 / len(members)
         elif name == "kimi_token":
             loss = -a * lp + s.regularizer / 2 * (lp - o) ** 2
         elif name == "clip_cov":
@@ -436,7 +443,7 @@ def test_a_policy_loss_is_its_papers_formula_in_value(name: str, seed: int) -> N
 @pytest.mark.parametrize("name", POLICY_LOSSES)
 def test_a_policy_loss_has_the_gradient_of_its_papers_formula(name: str) -> None:
     tokens = flagged(name, random_tokens(4))
-    (found,) = torch.autograd.grad(POLICY_LOSSES[name].loss(tokens, SETTINGS).sum(), tokens.logp_T)
+    (actual,) = torch.autograd.grad(POLICY_LOSSES[name].loss(tokens, SETTINGS).sum(), tokens.logp_T)
     logp = tokens.logp_T.tolist()
     flag = tokens.flag_T.tolist() if tokens.flag_T is not None else []
     step = 1e-5
@@ -447,7 +454,7 @@ def test_a_policy_loss_has_the_gradient_of_its_papers_formula(name: str) -> None
             return slow_policy(name, tokens, SETTINGS, moved, logp, flag)
 
         slope = (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step)
-        assert found[t].item() == pytest.approx(slope, abs=2e-8), (name, t)
+        assert actual[t].item() == pytest.approx(slope, abs=2e-8), (name, t)
 
 
 @pytest.mark.parametrize("name", sorted(set(POLICY_LOSSES) - {"none"}))
@@ -462,8 +469,8 @@ def test_at_ratio_one_the_gradient_is_minus_the_advantage(name: str) -> None:
         tokens.length_R,
         torch.zeros_like(tokens.logp_T, dtype=torch.bool),
     )
-    (found,) = torch.autograd.grad(POLICY_LOSSES[name].loss(fresh, SETTINGS).sum(), tokens.logp_T)
-    assert torch.allclose(found, -fresh.advantage_T, atol=1e-12)
+    (actual,) = torch.autograd.grad(POLICY_LOSSES[name].loss(fresh, SETTINGS).sum(), tokens.logp_T)
+    assert torch.allclose(actual, -fresh.advantage_T, atol=1e-12)
 
 
 def test_dual_clip_and_the_cap_bound_what_a_bad_sample_can_do() -> None:
@@ -520,11 +527,11 @@ def test_kl_cov_takes_the_largest_covariances() -> None:
 
 def test_m2po_drops_the_largest_squares_until_the_mean_is_small_enough() -> None:
     tokens = random_tokens(13, requires_grad=False)
-    kept = [(x * x, t) for t, x in enumerate((tokens.logp_T - tokens.sampled_logp_T).tolist())]
-    while kept and statistics.fmean(x for x, _ in kept) > 0.04:
-        kept.remove(max(kept))
+    near = [(x * x, t) for t, x in enumerate((tokens.logp_T - tokens.sampled_logp_T).tolist())]
+    while near and statistics.fmean(x for x, _ in near) > 0.04:
+        near.remove(max(near))
     flag = POLICY_LOSSES["m2po"].select(tokens, SETTINGS, 0)
-    assert set((~flag).nonzero()[:, 0].tolist()) == {t for _, t in kept}
+    assert set((~flag).nonzero()[:, 0].tolist()) == {t for _, t in near}
     assert flag.any() and (~flag).any()
 
 
@@ -548,7 +555,7 @@ def test_the_off_policy_mask_drops_bad_completions_that_drifted() -> None:
             tokens.row_T,
             tokens.length_R,
         )
-        kept = off_policy_kept(tokens, 0.02)
+        near = correction.on_policy_enough(tokens, 0.02)
         for row in range(9):
             mine = tokens.row_T == row
             apart = [
@@ -556,8 +563,8 @@ def test_the_off_policy_mask_drops_bad_completions_that_drifted() -> None:
                 for s, p in zip(sampled[mine].tolist(), tokens.logp_T[mine].tolist())
             ]
             drops = bool(tokens.advantage_T[mine][0] < 0) and statistics.fmean(apart) > 0.02
-            assert (kept[mine] == (not drops)).all()
-        dropped += int((~kept).sum())
+            assert (near[mine] == (not drops)).all()
+        dropped += int((~near).sum())
     assert dropped
 
 
@@ -595,11 +602,11 @@ def test_the_expected_gradient_is_the_kls_where_the_docs_say_so(name: str, exact
         row,
         torch.ones(6, dtype=torch.long),
     )
-    (found,) = torch.autograd.grad(
+    (actual,) = torch.autograd.grad(
         (logp.detach().exp() * KLS[name](tokens, q)).sum(), logits, retain_graph=True
     )
     (truth,) = torch.autograd.grad(exact_kl(logits, ref), logits)
-    assert torch.allclose(found, truth, atol=1e-12) is exact
+    assert torch.allclose(actual, truth, atol=1e-12) is exact
 
 
 def test_the_unbiased_estimator_holds_off_policy_in_value_and_gradient() -> None:
@@ -638,9 +645,9 @@ def test_distillation_has_the_expected_gradient_of_the_reverse_kl() -> None:
         torch.ones(6, dtype=torch.long),
     )
     loss = (logp.detach().exp() * distillation(tokens, teacher.log_softmax(-1))).sum()
-    (found,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    (actual,) = torch.autograd.grad(loss, logits, retain_graph=True)
     (truth,) = torch.autograd.grad(exact_kl(logits, teacher), logits)
-    assert torch.allclose(found, truth, atol=1e-12)
+    assert torch.allclose(actual, truth, atol=1e-12)
 
 
 def test_the_entropy_with_gradient_is_the_references() -> None:
@@ -687,19 +694,19 @@ def test_weights_are_truncated_and_masked_at_the_level_asked_for(
         correction_low=0.8,
         correction_high=1.4,
     )
-    found = correction.weights(tokens, s).weight_T.tolist()
+    actual = correction.weights(tokens, s).weight_T.tolist()
     log = (tokens.old_logp_T - tokens.sampled_logp_T).tolist()
     for t, row in enumerate(tokens.row_T.tolist()):
-        own = [x for x, r in zip(log, tokens.row_T.tolist()) if r == row]
+        logs = [x for x, r in zip(log, tokens.row_T.tolist()) if r == row]
         ratio = {
             "none": 1.0,
             "token": math.exp(log[t]),
-            "sequence": math.exp(sum(own)),
-            "geometric": math.exp(statistics.fmean(own)),
+            "sequence": math.exp(sum(logs)),
+            "geometric": math.exp(statistics.fmean(logs)),
         }
         weight = min(ratio[level], cap) if cap and not (level == mask == "none") else ratio[level]
         expected = weight if mask == "none" or 0.8 <= ratio[mask] <= 1.4 else 0.0
-        assert found[t] == pytest.approx(expected, abs=TOLERANCE)
+        assert actual[t] == pytest.approx(expected, abs=TOLERANCE)
 
 
 def test_a_token_without_a_sampled_log_prob_weighs_nothing_and_spoils_nothing() -> None:
@@ -792,3 +799,36 @@ def test_each_aggregation_is_its_formula_on_ragged_groups() -> None:
     for name, weight in AGGREGATIONS.items():
         total = sum(weight(row, denominators, None) * sums[row.index] for row in rows)
         assert total == pytest.approx(expected[name], abs=TOLERANCE)
+
+
+# ---- the table ----------------------------------------------------------------------------------------------------
+
+
+class Recorded:
+    """Settings that note which keys are read."""
+
+    def __init__(self, settings: LossSection) -> None:
+        self._settings = settings
+        self.read: set[str] = set()
+
+    def __getattr__(self, name: str) -> object:
+        self.read.add(name)
+        return getattr(self._settings, name)
+
+
+@pytest.mark.parametrize("name", POLICY_LOSSES)
+def test_a_policy_loss_reads_the_keys_that_its_row_names(name: str) -> None:
+    tokens = flagged(name, random_tokens(41))
+    loss = POLICY_LOSSES[name]
+    settings = Recorded(SETTINGS)
+    loss.loss(tokens, settings)
+    loss.limits(tokens, settings)
+    if loss.select is not None:
+        loss.select(random_tokens(41, requires_grad=False), settings, 0)
+    assert settings.read == set(POLICY_LOSS_SPECS[name].reads)
+
+
+def test_a_loss_with_one_ratio_for_a_completion_couples_its_tokens() -> None:
+    for spec in POLICY_LOSS_SPECS.values():
+        assert spec.couples_tokens or not spec.aggregations, spec.name
+        assert set(spec.aggregations) <= set(AGGREGATIONS), spec.name

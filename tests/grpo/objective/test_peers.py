@@ -23,9 +23,12 @@ import torch
 from torch import Tensor
 
 from grpo.objective import correction
-from grpo.objective.advantage import RuleSettings, advantages
-from grpo.objective.policy_loss import AGGREGATIONS, KLS, POLICY_LOSSES, Tokens, off_policy_kept
-from grpo.recipe import LossSection
+from grpo.objective.advantage import advantages
+from grpo.objective.aggregation import AGGREGATIONS
+from grpo.objective.kl import KLS
+from grpo.objective.policy_loss import POLICY_LOSSES
+from grpo.objective.tokens import Tokens
+from grpo.recipe import AdvantageSection, LossSection
 from grpo.types import Completion, Denominators, Prompt, Row, ScoredGroup
 from rewards import Score
 
@@ -314,9 +317,11 @@ def rewards_and_groups(seed: int = 0) -> tuple[Tensor, list[ScoredGroup], numpy.
 )
 def test_advantages_are_verls(verl: Any, rule: str, theirs: str, options: dict) -> None:
     by_token, groups, index = rewards_and_groups()
-    found, _ = verl.get_adv_estimator_fn(theirs)(by_token.clone(), mask(), index, **options)
-    mine = torch.tensor(sum(advantages(groups, RuleSettings(rule, 1e-6)), []), dtype=torch.float64)
-    assert (found[:, 0] - mine).abs().max() < 1e-10
+    actual, _ = verl.get_adv_estimator_fn(theirs)(by_token.clone(), mask(), index, **options)
+    mine = torch.tensor(
+        sum(advantages(groups, AdvantageSection(rule=rule, epsilon=1e-6)), []), dtype=torch.float64
+    )
+    assert (actual[:, 0] - mine).abs().max() < 1e-10
 
 
 def test_reinforce_pp_is_verls(verl: Any) -> None:
@@ -327,24 +332,25 @@ def test_reinforce_pp_is_verls(verl: Any) -> None:
         for i, n in enumerate(len(c.token_ids) for c in group.completions)
     }
     off = padded(torch.cat([penalties[g, i] for g in range(2) for i in range(GROUP)]))
-    found, _ = verl.get_adv_estimator_fn("reinforce_plus_plus")(
+    actual, _ = verl.get_adv_estimator_fn("reinforce_plus_plus")(
         by_token - off, mask(), Config(gamma=1.0)
     )
-    mine = advantages(groups, RuleSettings("reinforce_pp", 0.0), None, penalties)
+    mine = advantages(groups, AdvantageSection(rule="reinforce_pp", epsilon=0.0), None, penalties)
     # the whitening of verl adds 1e-8 under the root
-    assert (found - padded(torch.cat([part for row in mine for part in row]))).abs().max() < 1e-6
+    assert (actual - padded(torch.cat([part for row in mine for part in row]))).abs().max() < 1e-6
 
 
 def test_verl_whitens_reinforce_pp_baseline_by_tokens_and_we_by_completions(verl: Any) -> None:
     by_token, groups, index = rewards_and_groups()
-    found, _ = verl.get_adv_estimator_fn("reinforce_plus_plus_baseline")(
+    actual, _ = verl.get_adv_estimator_fn("reinforce_plus_plus_baseline")(
         by_token.clone(), mask(), index
     )
     mine = torch.tensor(
-        sum(advantages(groups, RuleSettings("reinforce_pp_baseline", 0.0)), []), dtype=torch.float64
+        sum(advantages(groups, AdvantageSection(rule="reinforce_pp_baseline", epsilon=0.0)), []),
+        dtype=torch.float64,
     )
-    assert (found[:, 0] - mine).abs().max() > 1e-3
-    assert abs(mine.sum()) < 1e-9 and abs(found[:, 0].sum()) > 1e-3
+    assert (actual[:, 0] - mine).abs().max() > 1e-3
+    assert abs(mine.sum()) < 1e-9 and abs(actual[:, 0].sum()) > 1e-3
 
 
 def test_gpg_counts_completions_of_flat_groups_and_verl_scores_of_zero(verl: Any) -> None:
@@ -353,10 +359,12 @@ def test_gpg_counts_completions_of_flat_groups_and_verl_scores_of_zero(verl: Any
     groups[0] = ScoredGroup(
         groups[0].prompt, groups[0].completions, (Score(0.0), *groups[0].scores[1:])
     )
-    found, _ = verl.get_adv_estimator_fn("gpg")(by_token, mask(), index)
-    mine = torch.tensor(sum(advantages(groups, RuleSettings("gpg")), []), dtype=torch.float64)
+    actual, _ = verl.get_adv_estimator_fn("gpg")(by_token, mask(), index)
+    mine = torch.tensor(
+        sum(advantages(groups, AdvantageSection(rule="gpg")), []), dtype=torch.float64
+    )
     assert torch.allclose(
-        found[:, 0], mine * 8 / 7
+        actual[:, 0], mine * 8 / 7
     )  # no group is flat, so nothing is to be made up for
 
 
@@ -603,7 +611,7 @@ def test_the_off_policy_mask_is_trls(trl: Any) -> None:
         tokens.length_R,
     )
     loss = POLICY_LOSSES["clip"].loss(tokens, LossSection(epsilon_low=0.2, epsilon_high=0.28))
-    kept = off_policy_kept(tokens, 0.05)
+    kept = correction.on_policy_enough(tokens, 0.05)
     assert not kept.all()
     assert_same_gradient(
         (weights("token_mean") * loss * kept).sum(),

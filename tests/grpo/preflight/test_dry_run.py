@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from grpo.objective.policy_loss import AGGREGATIONS
+from grpo.objective.aggregation import AGGREGATIONS
 from grpo.preflight.dry_run import dry_run, files, keys_help, objective, step_size
 from grpo.recipe import Recipe, describe_keys, parse_yaml, to_yaml
 from grpo.recipe.presets import PRESETS
