@@ -9,9 +9,10 @@ from test_sampling import seeds
 
 from grpo.kernels.decode_attention import dispatch
 from grpo.kernels.sampling import exact
-from grpo.rollout.contiguous_decoder import EngineStats, prefill
 from grpo.rollout.cuda_graphs import DecodeStep, GraphRunner
+from grpo.rollout.memory import EngineStats
 from grpo.rollout.paged_cache import PagedCache
+from grpo.rollout.prefill import prefill
 from grpo.rollout.sampling import Sampling
 from grpo.rollout.sequence import RolloutSequence
 from grpo.types import Prompt

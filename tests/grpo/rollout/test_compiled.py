@@ -70,8 +70,8 @@ def blocks_in_use(engine: Engine) -> list[str]:
     return sorted(
         {
             type(block).__name__
-            for block, forward in engine._regions._forwards.items()
-            if forward.func == engine._regions._run
+            for block, forward in engine._compiled_blocks._forwards.items()
+            if forward.func == engine._compiled_blocks._run
         }
     )
 
@@ -222,7 +222,7 @@ def test_training_prefill_and_copies_see_the_model_as_it_was(seed, tmp_path):
 
 
 def test_a_block_is_found_by_what_it_is():
-    found = {family: regions.found(tiny_model(family, 0)) for family in FAMILIES}
+    found = {family: regions.find_blocks(tiny_model(family, 0)) for family in FAMILIES}
     counts = {family: len(blocks) for family, blocks in found.items()}
     per_layer = {
         "qwen3": 5,
@@ -324,7 +324,7 @@ def test_a_model_sampled_by_generate_says_that_nothing_is_compiled(seed):
 def test_a_float64_model_is_left_as_it_is(seed):
     engine = Engine(tiny_policy("llama", seed, dtype=torch.float64), compile=True)
     assert sampled(engine, random_prompts(seed, [5]))
-    assert "float64" in engine.stats.notes[0] and not engine._regions._forwards
+    assert "float64" in engine.stats.notes[0] and not engine._compiled_blocks._forwards
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton compiles there")

@@ -7,13 +7,10 @@ import random
 import pytest
 import torch
 
-from grpo.rollout.contiguous_cache import (
-    ContiguousCache,
-    PrefixCache,
-    plain_attention,
-    prompt_width,
-    width_for,
-)
+from grpo.rollout.bucket_attention import plain_attention
+from grpo.rollout.contiguous_cache import ContiguousCache
+from grpo.rollout.prefill import PrefixCache
+from grpo.rollout.width_bucket import prompt_width, width_for
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 16
 SCALE = 0.3
@@ -30,7 +27,7 @@ class Model:
     """What every row holds, kept plainly, beside slots that are told the same."""
 
     def __init__(self, *, shared: int = 128, dtype=torch.float64, layers: int = 2):
-        self.slots, self.dtype, self.layers = ContiguousCache(shared=shared), dtype, layers
+        self.slots, self.dtype, self.layers = ContiguousCache(shared_from=shared), dtype, layers
         self.held: dict[str, list[list[torch.Tensor]]] = {}
 
     def add(self, rows, length, prompt=None):
@@ -136,11 +133,11 @@ def test_rows_that_come_and_go_leave_the_others_alone(dtype, seed):
     for row in list(model.held):
         model.drop(row)
     assert not (
-        model.slots.rows
-        or model.slots.prompts
-        or model.slots.readers
-        or model.slots.ahead
-        or model.slots.of
+        model.slots.row_buckets
+        or model.slots.prompt_buckets
+        or model.slots.num_readers
+        or model.slots.prompt_length
+        or model.slots.prompt_of
     )
     assert len(model.slots) == model.slots.used_bytes == 0
 
@@ -246,7 +243,7 @@ def test_room_grows_without_losing_what_is_stored_and_is_given_back(seed):
                 model.drop(f"{i}")
         model.step()
         if number == 300:
-            (shelf,) = model.slots.rows.values()
+            (shelf,) = model.slots.row_buckets.values()
             assert shelf.width == 384 and shelf.keys[0].shape[0] <= 18
 
 
@@ -255,7 +252,7 @@ def test_a_query_that_may_read_nothing_says_so(queries, seed):
     query, key, value = (torch.randn(2, KV_HEADS, n, WIDTH) for n in (queries, 64, 64))
     mask = torch.zeros(2, 1, queries, 64)
     mask[1, :, 0] = float("-inf")
-    out, lse = plain_attention(query, key, value, mask, SCALE, None)
+    out, lse = plain_attention(query, key, value, mask, scaling=SCALE, softcap=None)
     assert (lse[1, :, 0] == float("-inf")).all() and not out[1, :, 0].any() and out.isfinite().all()
     scores = SCALE * query.double() @ key.double().transpose(-1, -2)
     torch.testing.assert_close(lse[0].double(), scores[0].logsumexp(-1), atol=1e-5, rtol=0)

@@ -12,8 +12,8 @@ from tiny import plain_logits, random_prompts, tiny_policy, wide_heads
 
 from grpo.kernels import linear
 from grpo.rollout import contiguous_decoder
-from grpo.rollout.contiguous_decoder import OOM_MESSAGES
 from grpo.rollout.engine import Engine
+from grpo.rollout.memory import OOM_MESSAGES
 from grpo.rollout.sampling import Sampling
 from grpo.rollout.sequence import PartialGroup
 from grpo.types import Completion, Group, Prompt
@@ -159,7 +159,7 @@ def test_when_memory_runs_out_fewer_are_decoded_and_nothing_is_lost():
         [sys.executable, "-c", OUT_OF_MEMORY, "200"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "memory ran out; going on with" in done.stdout and "nothing is lost" in done.stdout
+    assert "memory ran out; continuing with" in done.stdout and "nothing is lost" in done.stdout
 
 
 @pytest.mark.slow
@@ -217,14 +217,14 @@ def carried_on(engine: Engine, prompts, enough: int) -> tuple[dict[str, Group], 
                 sampling=Sampling(),
                 seed=("s", calls),
                 enough=enough,
-                carried=carried,
+                partial_groups=carried,
             )
         )
         found |= {names[place]: group for place, group in groups.items()}
-        assert len(groups) >= min(enough, len(names)) and len(groups) + len(engine.carried) == len(
-            names
-        )
-        carried, waiting, calls = engine.carried, [], calls + 1
+        assert len(groups) >= min(enough, len(names)) and len(groups) + len(
+            engine.partial_groups
+        ) == len(names)
+        carried, waiting, calls = engine.partial_groups, [], calls + 1
     return found, calls
 
 
@@ -268,7 +268,7 @@ def test_carried_tokens_keep_their_logps_and_their_version_and_new_ones_come_fro
         return 60 + 10 * index
 
     sample(engine, prompts, enough=1, max_tokens=limit)
-    before = {group.prompt.id: group for group in engine.carried}
+    before = {group.prompt.id: group for group in engine.partial_groups}
     assert any(
         c.finish == "cancelled" and c.token_ids
         for group in before.values()
@@ -285,10 +285,10 @@ def test_carried_tokens_keep_their_logps_and_their_version_and_new_ones_come_fro
             max_tokens=limit,
             sampling=Sampling(),
             seed=(1,),
-            carried=engine.carried,
+            partial_groups=engine.partial_groups,
         )
     )
-    assert len(after) == len(before) and not engine.carried
+    assert len(after) == len(before) and not engine.partial_groups
     seen = 0
     for group in after.values():
         for index, (c, old) in enumerate(
@@ -313,15 +313,15 @@ def test_carried_groups_survive_being_written_down(seed):
     policy, prompts = endless(seed), random_prompts(seed, SIZES)
     engine = Engine(policy, max_rows=8)
     sample(engine, prompts, enough=3, sampling=Sampling(top_p=0.9))
-    written = json.loads(json.dumps([group.to_mapping() for group in engine.carried]))
+    written = json.loads(json.dumps([group.to_mapping() for group in engine.partial_groups]))
     read = [
         PartialGroup.from_mapping(values, {prompt.id: prompt for prompt in prompts})
         for values in written
     ]
     options = dict(group_size=3, max_tokens=90, sampling=Sampling(top_p=0.9), seed=(1,))
     one, other = (
-        dict(Engine(policy).sample([], carried=groups, **options))
-        for groups in (engine.carried, read)
+        dict(Engine(policy).sample([], partial_groups=groups, **options))
+        for groups in (engine.partial_groups, read)
     )
     assert_same(one, other)
     assert all(
@@ -337,7 +337,7 @@ def test_enough_is_enough_also_where_groups_end_together(seed):
     engine = Engine(policy)
     found = sample(engine, prompts, enough=4, max_tokens=7)
     assert (
-        len(found) == 6 and not engine.carried
+        len(found) == 6 and not engine.partial_groups
     )  # all ended in the same step: nothing is unfinished
 
 
@@ -354,9 +354,9 @@ def test_a_prompt_of_one_token_can_be_carried(seed):
         seed=(0,),
     )
     assert [place for place, _ in engine.sample(prompts, enough=1, **options)] == [1]
-    (carried,) = engine.carried
+    (carried,) = engine.partial_groups
     assert all(len(c.token_ids) in (5, 6) for c in carried.completions)
-    ((_, group),) = engine.sample([], carried=[carried], **options)
+    ((_, group),) = engine.sample([], partial_groups=[carried], **options)
     whole = dict(Engine(policy).sample(prompts[:1], **options))[0]
     assert [c.token_ids for c in group.completions] == [c.token_ids for c in whole.completions]
 

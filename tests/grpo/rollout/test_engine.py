@@ -20,7 +20,7 @@ from tiny import (
 from tiny import tiny_policy as narrow_policy
 
 from grpo.rollout.contiguous_cache import ContiguousCache
-from grpo.rollout.contiguous_decoder import row_step
+from grpo.rollout.contiguous_decoder import row_multiple
 from grpo.rollout.engine import Engine
 from grpo.rollout.sampling import Sampling
 from grpo.types import Completion, Prompt
@@ -262,7 +262,7 @@ def test_a_row_has_the_same_bits_among_any_number_of_rows_that_a_step_computes(
         return found
 
     whole = second_logits(64)
-    step = row_step(torch.float32)
+    step = row_multiple(torch.float32)
     for rows in range(step, 64, step):
         assert torch.equal(second_logits(rows), whole[:rows]), rows
 

@@ -116,10 +116,10 @@ def test_groups_are_cancelled_and_carried_over(seed):
     groups, carried = dict(engine.sample(prompts, **options)), []
     while True:
         found |= {names.index(group.prompt.id): group for group in groups.values()}
-        carried = engine.carried
+        carried = engine.partial_groups
         if not carried:
             break
-        groups = dict(engine.sample([], carried=carried, **options))
+        groups = dict(engine.sample([], partial_groups=carried, **options))
     assert_alike(found, expected)
     calls = iter(range(1000))
     cut, _ = sample(
@@ -158,7 +158,7 @@ def test_a_kept_pool_serves_the_next_run_at_the_same_addresses_and_reads_no_old_
     engine = Engine(policy, paged=True, keep=True, max_rows=16)
     options = dict(group_size=3, sampling=Sampling(), seed=(0,))
     first = dict(engine.sample(prompts, max_tokens=70, **options))
-    addresses = engine._paging.step.addresses()
+    addresses = engine._paged_decoder.pool.step.addresses()
     for _ in engine.sample(prompts[::-1], max_tokens=60, **options):
         break  # left in the middle
     with torch.no_grad():
@@ -166,7 +166,7 @@ def test_a_kept_pool_serves_the_next_run_at_the_same_addresses_and_reads_no_old_
             p.mul_(1.1)
     policy.weights_changed()
     second = dict(engine.sample(prompts[1:], max_tokens=50, **options))
-    assert engine._paging.step.addresses() == addresses
+    assert engine._paged_decoder.pool.step.addresses() == addresses
     assert_alike(second, sample(policy, prompts[1:], paged=False, max_tokens=50)[0])
     assert any(
         a.token_ids[:50] != b.token_ids
@@ -195,11 +195,15 @@ class Device:
         policy.base.model.layers[1].register_forward_pre_hook(self, with_kwargs=True)
 
     def __call__(self, layer, args, kwargs):
-        paging, rows = self.engine._paging, args[0].shape[0]
+        paging, rows = self.engine._paged_decoder, args[0].shape[0]
         if paging is None:  # a token's size is being found out
             return
         self.calls += 1
-        if rows > self.rows or paging.num_pages > self.pages or self.calls in self.failing:
+        if (
+            rows > self.rows
+            or paging.pool.cache.num_pages > self.pages
+            or self.calls in self.failing
+        ):
             self.raised += 1
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
@@ -216,10 +220,10 @@ def test_where_the_devices_memory_runs_out_fewer_rows_write_the_same_completions
     found = dict(engine.sample(prompts, **options))
     assert_alike(found, expected)
     assert device.raised == len(engine.stats.notes) > 0
-    rows = engine._paging.most_rows
+    rows = engine._paged_decoder.most_rows
     assert (
         rows <= limits.get("rows", 32)
-        and f"going on with {rows} completions" in engine.stats.notes[-1]
+        and f"continuing with {rows} completions" in engine.stats.notes[-1]
     )
     assert engine.stats.tokens == sum(
         len(c.token_ids) for g in found.values() for c in g.completions
