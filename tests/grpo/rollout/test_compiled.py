@@ -1,4 +1,4 @@
-"""Compiled norms and MLPs in the engine's steps: the tokens and log-probs of the plain forward, whoever is beside."""
+"""Compiled norms and MLPs in the engine's steps: the tokens and log-probs of the plain forward, whatever else is decoded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from benchmarks import rollouts
 from grpo.kernels import linear as products
 from grpo.model.policy import Policy
 from grpo.recipe import Recipe, RecipeError
-from grpo.rollout import compiled as regions
+from grpo.rollout import compiled
 from grpo.rollout.engine import Engine
 from grpo.rollout.sampling import Sampling
 from grpo.train import Trainer, main
@@ -40,7 +40,7 @@ EXPERTS = [family for family, options in FAMILIES.items() if "num_experts_per_to
 
 @pytest.fixture(autouse=True, scope="module")
 def cache(tmp_path_factory):
-    """The compiler's cache, in a folder of these tests'."""
+    """The compiler's cache, in a folder of this module's own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         yield
@@ -63,6 +63,14 @@ def worst(policy, prompts, found) -> float:
         own = logp.gather(-1, torch.tensor(c.token_ids)[:, None])[:, 0]
         off.append(float((c.sampled_logps - own).abs().max()))
     return max(off)
+
+
+@torch.no_grad()
+def largest_logit(policy, prompt, found) -> float:
+    """The largest |logit| of the plain forward over a prompt's first completion."""
+    token_ids = found[prompt.id, 0].token_ids
+    logits = plain_logits(policy, prompt.token_ids, token_ids, plain_model(policy))
+    return float(logits.abs().max())
 
 
 def blocks_in_use(engine: Engine) -> list[str]:
@@ -100,8 +108,8 @@ def test_sampled_logps_are_the_plain_forwards(family, lora, seed):
 
 
 @needs_compiler
-def test_completions_do_not_depend_on_who_is_decoded_beside_them(seed):
-    """Nor is anything compiled anew for other numbers of rows."""
+def test_completions_do_not_depend_on_what_is_decoded_with_them(seed):
+    """Nor is anything compiled again for other numbers of rows."""
     policy, prompts = (
         tiny_policy("qwen3", seed, hidden_size=64),
         random_prompts(seed, [5, 20, 33, 70]),
@@ -132,7 +140,9 @@ def test_weights_trained_between_two_calls_are_the_ones_that_sample(lora, seed):
     optimizer.step()
     policy.weights_changed()
     after = sampled(engine, prompts)
-    assert worst(policy, prompts, after) <= 1e-5 < worst(policy, prompts, before)
+    rounding = 2e-5 * largest_logit(policy, prompts[0], after)  # such a step amplifies it
+    assert worst(policy, prompts, after) <= rounding
+    assert worst(policy, prompts, before) > 1000 * rounding
 
 
 @needs_compiler
@@ -176,9 +186,9 @@ def test_pages_and_eager_steps_of_the_gpu_path_run_the_compiled_blocks(seed):
     found = sampled(engine, prompts)
     assert worst(policy, prompts, found) <= 1e-5
     assert blocks_in_use(engine) == ["LlamaMLP", "LlamaRMSNorm"]
-    shelves = sampled(Engine(policy), prompts)
+    contiguous = sampled(Engine(policy), prompts)
     assert {key: c.token_ids for key, c in found.items()} == {
-        key: c.token_ids for key, c in shelves.items()
+        key: c.token_ids for key, c in contiguous.items()
     }
 
 
@@ -192,8 +202,8 @@ def test_half_precision_is_rounded_where_the_plain_forward_rounds(seed):
     block = tiny_model("llama", seed, hidden_size=96).bfloat16().model.layers[0]
     x = torch.randn(24, 1, 96).bfloat16()
     for part in (block.input_layernorm, block.mlp):
-        assert regions.why_not_compiled(part, x) == ""
-        run, exact = regions.compiled(type(part))(part, x), part(x)
+        assert compiled.why_not_compiled(part, x) == ""
+        run, exact = compiled.compiled(type(part))(part, x), part(x)
         assert (run != exact).float().mean() < 0.02  # the order of a sum alone
 
 
@@ -222,7 +232,7 @@ def test_training_prefill_and_copies_see_the_model_as_it_was(seed, tmp_path):
 
 
 def test_a_block_is_found_by_what_it_is():
-    found = {family: regions.find_blocks(tiny_model(family, 0)) for family in FAMILIES}
+    found = {family: compiled.find_blocks(tiny_model(family, 0)) for family in FAMILIES}
     counts = {family: len(blocks) for family, blocks in found.items()}
     per_layer = {
         "qwen3": 5,
@@ -241,7 +251,7 @@ def test_a_block_is_found_by_what_it_is():
 
 
 @needs_compiler
-def test_the_benchmark_holds_the_compiled_engine_against_itself(monkeypatch):
+def test_the_benchmark_compares_the_compiled_engine_with_the_uncompiled(monkeypatch):
     shape = {
         "hidden_size": 32,
         "intermediate_size": 48,
@@ -270,7 +280,7 @@ def test_the_benchmark_holds_the_compiled_engine_against_itself(monkeypatch):
 
 
 class Branching(nn.Module):
-    """An MLP that no compiler can trace whole: where it goes on depends on its numbers."""
+    """An MLP that no compiler can trace as a whole: its branch depends on its numbers."""
 
     def __init__(self, mlp: nn.Module):
         super().__init__()
@@ -281,7 +291,7 @@ class Branching(nn.Module):
 
 
 @needs_compiler
-def test_a_block_that_cannot_be_traced_runs_as_it_is_and_a_line_says_so(seed):
+def test_a_block_that_cannot_be_traced_runs_uncompiled_and_a_note_says_so(seed):
     model = tiny_model("llama", seed)
     for layer in model.model.layers:
         layer.mlp = Branching(layer.mlp)
@@ -312,7 +322,7 @@ def test_a_compiler_that_fails_ends_in_plain_sampling(seed, tmp_path, monkeypatc
 
 def test_a_model_sampled_by_generate_says_that_nothing_is_compiled(seed):
     policy, prompts = tiny_policy("llama", seed), random_prompts(seed, [5])
-    policy.plain = "it is asked for"
+    policy.unsupported_reason = "it is asked for"
     with policy.own_attention():
         engine = Engine(policy, compile=True)
         assert sampled(engine, prompts)
@@ -351,4 +361,4 @@ def test_without_a_compiler_the_recipe_is_refused_before_anything_loads(
     out, err = capsys.readouterr()
     assert not out and err.count("\n") == 1 and "C++ compiler" in err
     monkeypatch.setenv("CXX", "sh")
-    regions.check_compiler(recipe)
+    compiled.check_compiler(recipe)

@@ -1,10 +1,12 @@
-"""The engine under a budget of memory, with limits of their own, with groups cancelled, and groups carried over."""
+"""The engine within a memory budget, with limits for each completion, cancelled groups and partial groups."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Collection
 
 import pytest
 import torch
@@ -103,7 +105,7 @@ def test_what_is_alive_is_nearly_all_that_is_computed_while_a_queue_waits(seed):
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("tokens", [1, 900, 1900])
 def test_a_budget_changes_who_waits_and_no_bit(tokens, seed):
-    """Drafts lose their slots in the middle and are fed their own tokens again."""
+    """Sequences lose their rows in the middle and replay their own tokens."""
     policy, prompts = endless(seed), random_prompts(seed, SIZES)
     policy.stop_ids = frozenset({2}) if seed % 2 else frozenset()
     free = Engine(policy)
@@ -119,7 +121,7 @@ def test_a_budget_changes_who_waits_and_no_bit(tokens, seed):
 
 
 @pytest.mark.usefixtures("kernels")
-def test_drafts_that_lose_their_slots_are_counted_as_replayed(seed):
+def test_sequences_that_lose_their_rows_are_counted_as_replayed(seed):
     policy, prompts = endless(seed), random_prompts(seed, [60] * 8)
     policy.stop_ids = frozenset()
     expected = sample(Engine(policy), prompts, max_tokens=150)
@@ -132,7 +134,7 @@ OUT_OF_MEMORY = textwrap.dedent("""
     import resource, sys
     sys.path[:0] = ["tests/support", "."]
     import torch
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(sys.argv[2]))
     from tiny import random_prompts, tiny_policy
     from grpo.rollout.engine import Engine
     from grpo.rollout.sampling import Sampling
@@ -153,26 +155,97 @@ OUT_OF_MEMORY = textwrap.dedent("""
 """)
 
 
-def test_when_memory_runs_out_fewer_are_decoded_and_nothing_is_lost():
-    """The address space of a process of its own is limited; keys and values of all rows would take 256 MiB."""
-    done = subprocess.run(
-        [sys.executable, "-c", OUT_OF_MEMORY, "200"], capture_output=True, text=True
+ALLOCATORS: dict[str, dict[str, str]] = {
+    "default": {},
+    "one arena": {"MALLOC_ARENA_MAX": "1"},
+    "maps": {"MALLOC_MMAP_THRESHOLD_": "65536"},  # what is freed leaves the address space at once
+    "heap": {"MALLOC_MMAP_THRESHOLD_": "1000000000"},  # it does only at the top of the heap
+}
+
+
+def run_out_of_memory(
+    mebibytes: int, *, threads: int = 1, allocator: str = "default"
+) -> subprocess.CompletedProcess[str]:
+    """Sample with that much address space to spare, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY, str(mebibytes), str(threads)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **ALLOCATORS[allocator]},
     )
+
+
+@pytest.mark.parametrize(
+    "threads, allocator",
+    [
+        (1, "default"),
+        *(
+            pytest.param(threads, allocator, marks=pytest.mark.slow)
+            for threads in (1, 2)
+            for allocator in ALLOCATORS
+            if (threads, allocator) != (1, "default")
+        ),
+    ],
+)
+def test_when_memory_runs_out_fewer_are_decoded_and_nothing_is_lost(threads, allocator):
+    """Keys and values of all rows would take 256 MiB."""
+    done = run_out_of_memory(200, threads=threads, allocator=allocator)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "memory ran out; continuing with" in done.stdout and "nothing is lost" in done.stdout
 
 
 @pytest.mark.slow
 def test_when_there_is_no_memory_for_a_handful_the_error_is_not_hidden():
-    done = subprocess.run(
-        [sys.executable, "-c", OUT_OF_MEMORY, "8"], capture_output=True, text=True
-    )
+    done = run_out_of_memory(8)
     assert done.returncode == 1 and any(
-        words in done.stderr for words in (*OOM_MESSAGES, "MemoryError")
+        message in done.stderr for message in (*OOM_MESSAGES, "MemoryError")
     )
 
 
-# --------------------------------------------------------------------------------- cancelled, carried over
+class Refusing:
+    """Refuses the calls of a product that have these numbers, from the engine's measuring of a token (1) on."""
+
+    def __init__(self, calls: Collection[int]):
+        self.calls = calls
+        self.number = 0
+
+    def __call__(self, module, args):
+        self.number += 1
+        if self.number in self.calls:
+            raise MemoryError("12 MiB are left of this process's limit of memory")
+
+
+@pytest.mark.parametrize(
+    "calls, rows",
+    [([2], 8), ([3], 8), ([12], 8), ([2, 3], 4), ([2, 12, 14, 16], 1), ([12, 14, 16, 20], 1)],
+    ids=str,
+)
+def test_whichever_product_refuses_rows_shrink_and_nothing_is_lost(calls, rows, seed, monkeypatch):
+    """Prefill (2), the first step (3), steps of packed weights (12), one after another: down to a single row."""
+    policy, prompts = endless(seed, vocabulary=640), random_prompts(seed, SIZES)
+    expected = sample(Engine(policy), prompts, group_size=2, max_tokens=40)
+    monkeypatch.setattr(contiguous_decoder, "PACK_AFTER", 3)
+    engine = Engine(policy)
+    product = policy.base.model.layers[1].mlp.down_proj
+    hook = product.register_forward_pre_hook(Refusing(calls))
+    found = sample(engine, prompts, group_size=2, max_tokens=40)
+    hook.remove()
+    assert_same(found, expected)
+    assert len(engine.stats.notes) == len(calls)
+    assert f"continuing with {rows} completions" in engine.stats.notes[-1]
+
+
+def test_a_product_that_refuses_a_single_row_is_an_error(seed):
+    policy, prompts = endless(seed), random_prompts(seed, SIZES)
+    engine = Engine(policy)
+    product = policy.base.model.layers[1].mlp.down_proj
+    product.register_forward_pre_hook(Refusing(range(2, 1000)))
+    with pytest.raises(MemoryError, match="12 MiB are left"):
+        sample(engine, prompts)
+    assert "continuing with 1 completions" in engine.stats.notes[-1]
+
+
+# ----------------------------------------------------------------------------- cancelled, partial groups
 
 
 @pytest.mark.usefixtures("kernels")
@@ -204,11 +277,11 @@ def test_a_cancelled_group_is_delivered_at_once_and_the_others_do_not_notice(see
     )
 
 
-def carried_on(engine: Engine, prompts, enough: int) -> tuple[dict[str, Group], int]:
+def resumed(engine: Engine, prompts, enough: int) -> tuple[dict[str, Group], int]:
     """All groups by prompt id, sampled in as many calls as it takes; nothing new is drawn."""
-    found, calls, carried, waiting = {}, 0, [], list(prompts)
-    while waiting or carried:
-        names = [group.prompt.id for group in carried] + [prompt.id for prompt in waiting]
+    found, calls, partial_groups, waiting = {}, 0, [], list(prompts)
+    while waiting or partial_groups:
+        names = [group.prompt.id for group in partial_groups] + [prompt.id for prompt in waiting]
         groups = dict(
             engine.sample(
                 waiting,
@@ -217,19 +290,19 @@ def carried_on(engine: Engine, prompts, enough: int) -> tuple[dict[str, Group], 
                 sampling=Sampling(),
                 seed=("s", calls),
                 enough=enough,
-                partial_groups=carried,
+                partial_groups=partial_groups,
             )
         )
         found |= {names[place]: group for place, group in groups.items()}
         assert len(groups) >= min(enough, len(names)) and len(groups) + len(
             engine.partial_groups
         ) == len(names)
-        carried, waiting, calls = engine.partial_groups, [], calls + 1
+        partial_groups, waiting, calls = engine.partial_groups, [], calls + 1
     return found, calls
 
 
 @pytest.mark.usefixtures("kernels")
-def test_what_is_carried_over_goes_on_as_if_nothing_had_happened(seed):
+def test_partial_groups_resume_as_if_nothing_had_happened(seed):
     """With the same weights the tokens are those of one call; log-probs agree to rounding, for keys are made anew."""
     policy, prompts = endless(seed), random_prompts(seed, SIZES)
     whole = {
@@ -238,7 +311,7 @@ def test_what_is_carried_over_goes_on_as_if_nothing_had_happened(seed):
             prompts, group_size=3, max_tokens=90, sampling=Sampling(), seed=("s", 0)
         )
     }
-    found, calls = carried_on(Engine(policy, max_rows=16), prompts, 2)
+    found, calls = resumed(Engine(policy, max_rows=16), prompts, 2)
     assert calls >= 2 and found.keys() == whole.keys()
     for name, group in found.items():
         for c, other in zip(group.completions, whole[name].completions):
@@ -257,7 +330,7 @@ def test_what_is_carried_over_goes_on_as_if_nothing_had_happened(seed):
 
 @pytest.mark.usefixtures("kernels")
 @torch.no_grad()
-def test_carried_tokens_keep_their_logps_and_their_version_and_new_ones_come_from_the_new_weights(
+def test_resumed_tokens_keep_their_logps_and_their_version_and_new_ones_come_from_the_new_weights(
     seed,
 ):
     policy, prompts = endless(seed), random_prompts(seed, SIZES)
@@ -307,7 +380,7 @@ def test_carried_tokens_keep_their_logps_and_their_version_and_new_ones_come_fro
 
 
 @pytest.mark.usefixtures("kernels")
-def test_carried_groups_survive_being_written_down(seed):
+def test_partial_groups_survive_a_checkpoint(seed):
     import json
 
     policy, prompts = endless(seed), random_prompts(seed, SIZES)
@@ -341,7 +414,7 @@ def test_enough_is_enough_also_where_groups_end_together(seed):
     )  # all ended in the same step: nothing is unfinished
 
 
-def test_a_prompt_of_one_token_can_be_carried(seed):
+def test_a_group_of_a_one_token_prompt_can_be_resumed(seed):
     policy = endless(seed)
     policy.stop_ids = frozenset()
     prompts = [Prompt("long", (5,), {}), Prompt("short", (6,), {})]
@@ -354,9 +427,9 @@ def test_a_prompt_of_one_token_can_be_carried(seed):
         seed=(0,),
     )
     assert [place for place, _ in engine.sample(prompts, enough=1, **options)] == [1]
-    (carried,) = engine.partial_groups
-    assert all(len(c.token_ids) in (5, 6) for c in carried.completions)
-    ((_, group),) = engine.sample([], partial_groups=[carried], **options)
+    (partial,) = engine.partial_groups
+    assert all(len(c.token_ids) in (5, 6) for c in partial.completions)
+    ((_, group),) = engine.sample([], partial_groups=[partial], **options)
     whole = dict(Engine(policy).sample(prompts[:1], **options))[0]
     assert [c.token_ids for c in group.completions] == [c.token_ids for c in whole.completions]
 

@@ -1,4 +1,4 @@
-"""GraphRunner between two reads: the books beside a plain loop, buckets, stops, limits, failures, and the checksum."""
+"""GraphRunner between two reads: its records against a plain loop, buckets, stops, limits, failures, and the checksum."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def plain(chain, token, seed, limit, sampling, stops):
     "sampling", [Sampling(), Sampling(0.0), Sampling(0.8, 7, 0.9, 0.05)], ids=str
 )
 @pytest.mark.parametrize("ring", [1, 4, 7])
-def test_many_steps_between_reads_book_what_a_plain_loop_books(sampling, ring, seed):
+def test_many_steps_between_reads_record_what_a_plain_loop_samples(sampling, ring, seed):
     rows, chain = 11, Chain(16)
     step = DecodeStep(chain.logits, chain, sampling, max_rows=16, ring=ring, stop_ids=(3, 19))
     first, seed_R, limits = (
@@ -118,7 +118,7 @@ def test_a_row_that_fails_ends_alone(seed):
     )
 
 
-def test_rows_move_with_all_that_is_theirs_and_go_on(seed):
+def test_rows_move_with_all_their_state_and_continue(seed):
     """Compaction between two reads, and a row that starts in the middle of its completion."""
     chain = Chain(8)
     step = DecodeStep(chain.logits, chain, Sampling(), max_rows=8, ring=4, stop_ids=())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Sequence
 
 import pytest
 import torch
@@ -30,6 +31,23 @@ NEAR = 2e-5  # in fp32: 6e-6 at most over sixteen seeds of three families, and e
 WITH_ADAPTERS = 4e-5  # as large as the tests' are, they amplify rounding: 2e-5 were seen
 PLAIN = Sampling()
 FILTERED = Sampling(temperature=0.8, top_k=20, top_p=0.9, min_p=0.02)
+
+
+KERNELS = ("native", "torch")
+SCENES = ("llama", "gemma3_text", "gemma2", "mixtral")
+
+
+def pairwise(names: str, families: Iterable[str], others: Sequence[object] = (0,), offset: int = 0):
+    """`names` (families, perhaps others, kernels): every pair of values in the fast suite, all triples in the slow."""
+    cases = []
+    for i, family in enumerate(families):
+        for j, other in enumerate(others):
+            for k, kernels in enumerate(KERNELS):
+                values = (family, other, kernels) if len(others) > 1 else (family, kernels)
+                is_fast = (i + j + k + offset) % 2 == 0
+                marks = () if is_fast else pytest.mark.slow
+                cases.append(pytest.param(*values, marks=marks))
+    return pytest.mark.parametrize(names, cases, indirect=["kernels"])
 
 
 def tiny_policy(family: str = "llama", seed: int = 0, **options):
@@ -99,7 +117,7 @@ def worst_difference(policy, prompts, sampling, **options) -> tuple[float, int]:
     return worst, longest
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pairwise("family, kernels", FAMILIES)
 def test_sampled_logps_equal_those_of_a_plain_forward(family, seed):
     policy = tiny_policy(family, seed)
     policy.stop_ids = frozenset({2})
@@ -109,7 +127,7 @@ def test_sampled_logps_equal_those_of_a_plain_forward(family, seed):
     assert worst <= NEAR and longest > 150
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pairwise("family, kernels", FAMILIES, offset=1)
 def test_sampled_logps_equal_those_of_a_plain_forward_with_live_adapters(family, seed):
     policy = tiny_policy(family, seed, lora=True)
     prompts = random_prompts(seed, [1, 30, 65, 140])
@@ -180,10 +198,10 @@ def test_sequences_of_many_blocks_are_summed_right(seed):
 # ------------------------------------------------------------------- what a completion does not depend on
 
 
-@pytest.fixture(params=["llama", "gemma3_text", "gemma2", "mixtral"])
-def scene(request, seed):
+@pytest.fixture
+def scene(family, kernels, seed):
     """(policy, prompts of many lengths, their completions)"""
-    policy = tiny_policy(request.param, seed)
+    policy = tiny_policy(family, seed)
     prompts = random_prompts(
         seed, random.Random(seed).choices([1, 2, 5, 17, 40, 64, 65, 127, 129, 200], k=9)
     )
@@ -196,12 +214,13 @@ def assert_same_groups(some: dict, all_of_them: dict) -> None:
             assert_same(one, other)
 
 
+@pairwise("family, kernels", SCENES)
 def test_completions_have_the_same_bits_in_another_order_of_prompts(scene):
     policy, prompts, expected = scene
     assert_same_groups(completions(policy, prompts[::-1], group_size=3, max_tokens=70), expected)
 
 
-@pytest.mark.parametrize("max_rows", [1, 16])
+@pairwise("family, max_rows, kernels", SCENES, [1, 16])
 def test_completions_have_the_same_bits_however_many_are_decoded_at_once(scene, max_rows):
     policy, prompts, expected = scene
     assert_same_groups(
@@ -209,18 +228,21 @@ def test_completions_have_the_same_bits_however_many_are_decoded_at_once(scene, 
     )
 
 
+@pairwise("family, kernels", SCENES, offset=1)
 def test_completions_have_the_same_bits_alone_as_among_others(scene):
     policy, prompts, expected = scene
     for prompt in prompts[:4]:
         assert_same_groups(completions(policy, [prompt], group_size=1, max_tokens=70), expected)
 
 
+@pairwise("family, kernels", SCENES)
 def test_the_first_completions_of_a_bigger_group_are_those_of_a_smaller_one(scene):
     policy, prompts, expected = scene
     bigger = completions(policy, prompts, group_size=5, max_tokens=70)
     assert_same_groups(expected, bigger)
 
 
+@pairwise("family, kernels", SCENES, offset=1)
 def test_a_shorter_limit_only_cuts(scene):
     policy, prompts, expected = scene
     for name, group in completions(policy, prompts, group_size=3, max_tokens=20).items():
@@ -229,19 +251,31 @@ def test_a_shorter_limit_only_cuts(scene):
             assert torch.equal(short.sampled_logps, long.sampled_logps[:20])
 
 
+def assert_same_tokens(some: dict, others: dict) -> None:
+    assert some.keys() == others.keys()
+    for name, group in some.items():
+        assert [c.token_ids for c in group] == [c.token_ids for c in others[name]]
+
+
+@pairwise("family, kernels", SCENES)
+def test_a_second_thread_changes_no_token(scene, threads):
+    policy, prompts, expected = scene
+    threads(2)
+    again = completions(policy, prompts, group_size=3, max_tokens=70)
+    assert_same_tokens(again, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", SCENES)
 def test_the_number_of_threads_changes_no_token(scene, threads):
     policy, prompts, expected = scene
-    for number in (1, 2):
+    for number in (1, 2, 3):
         threads(number)
-        again = completions(policy, prompts, group_size=3, max_tokens=70)
-        assert {n: [c.token_ids for c in g] for n, g in again.items()} == {
-            n: [c.token_ids for c in g] for n, g in expected.items()
-        }
+        assert_same_tokens(completions(policy, prompts, group_size=3, max_tokens=70), expected)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("number", [1, 2, 3])
-@pytest.mark.parametrize("family", FAMILIES)
+@pairwise("family, number, kernels", FAMILIES, [1, 2, 3])
 def test_a_row_has_the_same_bits_among_any_number_of_rows_that_a_step_computes(
     family, number, threads, seed
 ):
@@ -250,20 +284,19 @@ def test_a_row_has_the_same_bits_among_any_number_of_rows_that_a_step_computes(
     token_R = torch.randint(3, policy.vocab_size - 1, (64,))
 
     def second_logits(rows: int) -> torch.Tensor:
-        slots = ContiguousCache()
+        cache = ContiguousCache()
         for row in range(rows):
-            slots.add([row], (row,), {}, 0)
+            cache.add([row], (row,), {}, 0)
         for position in range(2):
-            slots.begin()
-            found = policy.next_logits(
-                token_R[:rows, None] + position, torch.full((rows, 1), position), slots
-            )
-            slots.advance()
-        return found
+            cache.begin()
+            position_R1 = torch.full((rows, 1), position)
+            logits_RV = policy.next_logits(token_R[:rows, None] + position, position_R1, cache)
+            cache.advance()
+        return logits_RV
 
     whole = second_logits(64)
-    step = row_multiple(torch.float32)
-    for rows in range(step, 64, step):
+    multiple = row_multiple(torch.float32)
+    for rows in range(multiple, 64, multiple):
         assert torch.equal(second_logits(rows), whole[:rows]), rows
 
 
@@ -402,7 +435,7 @@ def test_an_interruption_delivers_groups_whole_with_the_rest_cancelled(after, se
             assert torch.equal(c.sampled_logps, expected.sampled_logps[: len(c.token_ids)])
 
 
-def test_every_completion_is_delivered_once_where_the_queue_is_longer_than_the_slots(seed):
+def test_every_completion_is_delivered_once_where_the_queue_is_longer_than_the_rows(seed):
     policy, prompts = tiny_policy("llama", seed), random_prompts(seed, [3, 9, 1] * 5)
     policy.stop_ids = frozenset(range(2, 12))
     engine = Engine(policy, max_rows=8)
@@ -416,8 +449,8 @@ def test_every_completion_is_delivered_once_where_the_queue_is_longer_than_the_s
 # -------------------------------------------------------------------------------- rows that go wrong
 
 
-def test_a_row_that_turns_nan_fails_alone_and_leaves_no_trace_in_its_slot(seed):
-    """Token 50's embedding is NaN: whoever reads it fails; nobody else, also not the next in its slot."""
+def test_a_row_that_turns_nan_fails_alone_and_leaves_no_trace_in_its_row(seed):
+    """Token 50's embedding is NaN: whoever reads it fails; nobody else, not even the next in its row."""
     clean = tiny_policy("llama", seed, peak=1.5)
     prompts = [
         Prompt(p.id, tuple(51 if t == 50 else t for t in p.token_ids), {})

@@ -1,4 +1,4 @@
-"""Paged groups: attention beside the plain definition and beside `ContiguousCache`, shared pages, and pages that come back."""
+"""Paged groups: attention against the plain definition and `ContiguousCache`, shared pages, and pages that come back."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_rows_of_a_group_share_their_prompts_pages(seed):
 
 
 def test_a_random_life_of_rows_stays_right_and_gives_every_page_back(seed):
-    """Groups come, rows end, the batch shrinks and grows; beside it what each row should read."""
+    """Groups come, rows end, the batch shrinks and grows; next to it what each row should read."""
     dice, groups, twin = random.Random(seed), paged(9, 40), Twin()
     for _ in range(60):
         free = [row for row in range(groups.num_rows) if row not in twin.rows]

@@ -1,4 +1,4 @@
-"""ContiguousDecoder by pages and rings, eagerly on a CPU: the completions that decoding by shelves writes."""
+"""The paged decoder, eagerly on a CPU: the completions that the contiguous decoder samples."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_sampled_logps_equal_those_of_a_plain_forward(family, lora, seed):
     "sampling", [Sampling(), Sampling(0), Sampling(0.8, 20, 0.9, 0.02)], ids=str
 )
 @pytest.mark.parametrize("max_rows", [8, 64])
-def test_pages_and_shelves_write_the_same_completions(sampling, max_rows, seed):
+def test_both_decoders_sample_the_same_completions(sampling, max_rows, seed):
     policy, prompts = tiny_policy("llama", seed, peak=1.5), random_prompts(seed, SIZES)
     expected, _ = sample(policy, prompts, paged=False, sampling=sampling)
     found, engine = sample(policy, prompts, max_rows=max_rows, sampling=sampling)
@@ -79,7 +79,7 @@ def test_pages_and_shelves_write_the_same_completions(sampling, max_rows, seed):
     )
 
 
-def test_stop_strings_limits_and_context_end_completions_as_they_do_on_shelves(seed):
+def test_stop_strings_limits_and_context_end_completions_as_in_the_contiguous_decoder(seed):
     policy, prompts = (
         tiny_policy("llama", seed, peak=1.5, max_position_embeddings=160),
         random_prompts(seed, SIZES),
@@ -96,7 +96,7 @@ def test_stop_strings_limits_and_context_end_completions_as_they_do_on_shelves(s
 
 
 @pytest.mark.parametrize("pages", [1, 20, 45])
-def test_drafts_that_lose_their_pages_go_on(pages, seed):
+def test_sequences_that_lose_their_pages_continue(pages, seed):
     policy, prompts = tiny_policy("llama", seed, peak=1.5), random_prompts(seed, SIZES)
     policy.stop_ids = frozenset()
     expected, _ = sample(policy, prompts, paged=False, max_tokens=150)
@@ -106,20 +106,20 @@ def test_drafts_that_lose_their_pages_go_on(pages, seed):
     assert engine.stats.kv_bytes <= max(pages, 8) * 64 * 256
 
 
-def test_groups_are_cancelled_and_carried_over(seed):
+def test_groups_are_cancelled_and_resumed(seed):
     policy, prompts = tiny_policy("llama", seed, peak=1.5), random_prompts(seed, SIZES)
     policy.stop_ids = frozenset({2})
     expected, _ = sample(policy, prompts, paged=False, seed=("s", 0))
     engine, found = Engine(policy, paged=True, max_rows=16), {}
     options = dict(group_size=3, max_tokens=70, sampling=Sampling(), seed=("s", 0), enough=3)
     names = [prompt.id for prompt in prompts]
-    groups, carried = dict(engine.sample(prompts, **options)), []
+    groups, partial_groups = dict(engine.sample(prompts, **options)), []
     while True:
         found |= {names.index(group.prompt.id): group for group in groups.values()}
-        carried = engine.partial_groups
-        if not carried:
+        partial_groups = engine.partial_groups
+        if not partial_groups:
             break
-        groups = dict(engine.sample([], partial_groups=carried, **options))
+        groups = dict(engine.sample([], partial_groups=partial_groups, **options))
     assert_alike(found, expected)
     calls = iter(range(1000))
     cut, _ = sample(
@@ -196,7 +196,7 @@ class Device:
 
     def __call__(self, layer, args, kwargs):
         paging, rows = self.engine._paged_decoder, args[0].shape[0]
-        if paging is None:  # a token's size is being found out
+        if paging is None:  # a token's size is being measured
             return
         self.calls += 1
         if (
@@ -236,7 +236,7 @@ def test_where_the_devices_memory_runs_out_fewer_rows_write_the_same_completions
     assert not engine.stats.notes or limits.get("failing"), "the smaller layout is kept"
 
 
-def test_memory_that_does_not_suffice_for_the_fewest_rows_is_said(seed):
+def test_too_little_memory_for_the_fewest_rows_is_an_error(seed):
     policy, prompts = tiny_policy("llama", seed), random_prompts(seed, SIZES)
     engine = Engine(policy, paged=True, max_rows=16)
     device = Device(policy, engine, pages=0)
@@ -251,7 +251,7 @@ def test_memory_that_does_not_suffice_for_the_fewest_rows_is_said(seed):
 
 
 @pytest.mark.parametrize("pages", [20, 25])
-def test_a_draft_that_lost_its_pages_is_booked_whole(pages, seed):
+def test_a_sequence_that_lost_its_pages_is_counted_whole(pages, seed):
     policy, prompts = tiny_policy("llama", seed, peak=1.5), random_prompts(seed, SIZES)
     policy.stop_ids = frozenset()
     found, engine = sample(policy, prompts, budget=pages * 64 * 256 / 2**30, max_tokens=150)
