@@ -145,17 +145,17 @@ class ContiguousCache(Cache):
                 self._stop_reading(row)
             raise
 
-    def extend(self, row: EntryName, own: Prefix, length: int) -> None:
-        """Give a row that was just added the first `length` tokens of `own`: a completion that is resumed."""
+    def extend(self, row: EntryName, completion: Prefix, length: int) -> None:
+        """Give a row that was just added the first `length` tokens of a completion that is resumed."""
         held, length_before = self.row_buckets[self.row_width[row]].take(row)
         self._remove_if_empty(self.row_buckets, self.row_width.pop(row))
-        own = cut(own, 0, length)
-        whole = concatenate(held, own) if length_before else own
+        added = cut(completion, 0, length)
+        whole = concatenate(held, added) if length_before else added
         self._add_rows([row], whole, length_before + length)
 
-    def _add_rows(self, rows: Sequence[EntryName], own: Prefix, length: int) -> None:
+    def _add_rows(self, rows: Sequence[EntryName], prefix: Prefix, length: int) -> None:
         width = width_for(length + 1)
-        self._bucket(self.row_buckets, width).put(rows, own, length)
+        self._bucket(self.row_buckets, width).put(rows, prefix, length)
         self.row_width |= dict.fromkeys(rows, width)
 
     def _bucket(self, buckets: Buckets, width: int) -> WidthBucket:
@@ -344,7 +344,9 @@ class ContiguousCache(Cache):
         self, query: Tensor, key: Tensor, value: Tensor, call: AttentionCall
     ) -> Tensor:
         """`attend` and `_write` in one kernel, for the rows that the window does not cut."""
-        tensors = [(bucket.keys[call.layer], bucket.values[call.layer]) for bucket in self._all()]
+        tensors = [
+            (bucket.keys[call.layer], bucket.values[call.layer]) for bucket in self._all_buckets()
+        ]
         out = native.decode_attention(
             query[:, :, 0],
             key[:, :, 0],
@@ -355,7 +357,7 @@ class ContiguousCache(Cache):
         )
         return out[:, None]
 
-    def _all(self) -> list[WidthBucket]:
+    def _all_buckets(self) -> list[WidthBucket]:
         """The buckets of rows, then those of prompts: a layout names them by their number here."""
         prompts = [bucket for _, bucket in sorted(self.prompt_buckets.items())]
         return [part.bucket for part in self._row_parts] + prompts
@@ -372,7 +374,7 @@ class ContiguousCache(Cache):
         """Rows that read a prompt together are one group; each of the others is a group of its own."""
         locations: list[tuple[int, int, int]] = []  # bucket, entry, length
         prompt_locations: dict[EntryName, tuple[int, int, int]] = {}
-        for number, bucket in enumerate(self._all()):
+        for number, bucket in enumerate(self._all_buckets()):
             is_prompts = number >= len(self._row_parts)
             for entry, (name, length) in enumerate(zip(bucket.names, bucket.lengths)):
                 if is_prompts:

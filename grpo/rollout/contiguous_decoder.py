@@ -175,8 +175,8 @@ class ContiguousDecoder:
             for sequence in members:
                 sequence.num_computed = sequence.num_prefilled
                 if sequence.num_prefilled:
-                    own = prefilled.prefix(*spans[sequence])
-                    self.cache.extend(sequence, own, sequence.num_prefilled)
+                    completion = prefilled.prefix(*spans[sequence])
+                    self.cache.extend(sequence, completion, sequence.num_prefilled)
 
     # -- one step -----------------------------------------------------------------------------------------
 

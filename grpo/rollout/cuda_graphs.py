@@ -194,7 +194,7 @@ class DecodeStep:
 
     def addresses(self) -> list[int]:
         """Addresses of all the tensors that a step reads or writes, except the model's parameters."""
-        own = (
+        tensors = (
             self.token_R,
             self.seed_R,
             self.drawn_R,
@@ -207,7 +207,7 @@ class DecodeStep:
             self.log_kept_KR,
             self.stop_ids,
         )
-        return [x.data_ptr() for x in own] + self.cache.addresses()
+        return [x.data_ptr() for x in tensors] + self.cache.addresses()
 
 
 class GraphRunner:

@@ -240,9 +240,14 @@ class PagedCache(Cache):
     @property
     def signature(self) -> tuple[int, ...]:
         """What a captured step depends on besides addresses: rows, blocks, pages in use (powers of two)."""
-        own = max((len(row.pages) for row in self._rows if row is not None), default=1)
-        prefix = max((len(prompt.pages) for prompt in self._prompts.values()), default=1)
-        return self.num_rows, _bucket(self._num_blocks), _bucket(prefix), _bucket(own)
+        own_pages = max((len(row.pages) for row in self._rows if row is not None), default=1)
+        prefix_pages = max((len(prompt.pages) for prompt in self._prompts.values()), default=1)
+        return (
+            self.num_rows,
+            _next_power(self._num_blocks),
+            _next_power(prefix_pages),
+            _next_power(own_pages),
+        )
 
     def addresses(self) -> list[int]:
         """Addresses of every tensor that a captured step reads or writes."""
@@ -300,12 +305,12 @@ class PagedCache(Cache):
         """The tables of the rows being computed, cut to the pages in use (see `signature`)."""
         if self._tables is None:
             assert not self._stale, "tables are brought to the device by `reserve`"
-            rows, blocks, prefix, own = self.signature
+            rows, blocks, prefix_pages, own_pages = self.signature
             self._tables = PageTables(
-                page_RN=self._page_RN.device[:rows, :own],
+                page_RN=self._page_RN.device[:rows, :own_pages],
                 seen_R=self._seen_R[:rows],
                 prompt_R=self._prompt_R.device[:rows],
-                prefix_PN=self._prefix_PN.device[:, :prefix],
+                prefix_PN=self._prefix_PN.device[:, :prefix_pages],
                 prefix_length_P=self._prefix_length_P.device,
                 block_BG=self._block_BG.device,
                 num_blocks=min(blocks, self.max_rows),
@@ -408,7 +413,7 @@ def pages_for(num_tokens: int) -> int:
     return -(-num_tokens // PAGE)
 
 
-def _bucket(number: int) -> int:
+def _next_power(number: int) -> int:
     """The smallest power of two that is not below `number`."""
     return 1 << max(0, number - 1).bit_length()
 

@@ -274,7 +274,7 @@ class PagedDecoder:
         for row, sequence in zip(rows, sequences):
             pool.rows[row] = sequence
             sequence.num_computed = sequence.num_prefilled
-            self._place(row, sequence, prefilled, spans)
+            self._give_keys(row, sequence, prefilled, spans)
         pool.step.start(
             rows,
             tokens=[sequence.next_input for sequence in sequences],
@@ -283,10 +283,10 @@ class PagedDecoder:
             drawn=[sequence.num_prefilled for sequence in sequences],
         )
 
-    def _place(
+    def _give_keys(
         self, row: int, sequence: RolloutSequence, prefilled: PrefixCache, spans: Spans
     ) -> None:
-        """Keys for a row: its stored prompt's, or its own of the prompt with what it has written."""
+        """A row reads its stored prompt, or has pages of prompt and completion to itself when it is resumed."""
         ids = sequence.prompt.token_ids
         cache = self.pool.cache
         if sequence.num_prefilled:

@@ -112,8 +112,8 @@ def prefill(
             packed.rows.append((prompt, 0))
         for sequence in members:
             if sequence.num_prefilled:
-                own = [ids[-1], *sequence.tokens[: sequence.num_prefilled - 1]]
-                spans[sequence] = packed.append(own, length)
+                inputs = [ids[-1], *sequence.tokens[: sequence.num_prefilled - 1]]
+                spans[sequence] = packed.append(inputs, length)
                 packed.rows.append(([*prompt, *range(*spans[sequence])], length))
     stats.prefill_tokens += len(packed.tokens)
     return packed_forward(policy, packed.tokens, packed.positions, packed.rows), spans

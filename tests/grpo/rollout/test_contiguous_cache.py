@@ -6,21 +6,12 @@ import random
 
 import pytest
 import torch
+from one_query_attention import HEADS, KV_HEADS, SCALE, WIDTH, plain, random_prefix
 
 from grpo.rollout.bucket_attention import plain_attention
 from grpo.rollout.contiguous_cache import ContiguousCache
 from grpo.rollout.prefill import PrefixCache
 from grpo.rollout.width_bucket import prompt_width, width_for
-
-HEADS, KV_HEADS, WIDTH = 4, 2, 16
-SCALE = 0.3
-
-
-def random_prefix(length: int, layers: int = 2, dtype=torch.float64):
-    return {
-        layer: tuple(torch.randn(KV_HEADS, length, WIDTH, dtype=dtype) for _ in range(2))
-        for layer in range(layers)
-    }
 
 
 class Model:
@@ -76,18 +67,6 @@ class Model:
                 result[row].append(out[i, 0])
         self.cache.advance()
         return result
-
-
-def plain(query, keys, values, window, softcap):
-    """One query [heads, 1, width] over keys and values [kv heads, length, width], the last its own."""
-    repeats = HEADS // KV_HEADS
-    keys, values = keys.repeat_interleave(repeats, 0), values.repeat_interleave(repeats, 0)
-    if window is not None:
-        keys, values = keys[:, -window:], values[:, -window:]
-    scores = SCALE * query @ keys.transpose(-1, -2)
-    if softcap is not None:
-        scores = softcap * (scores / softcap).tanh()
-    return (scores.softmax(-1) @ values)[:, 0]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from test_contiguous_cache import HEADS, KV_HEADS, WIDTH, plain, random_prefix
+from one_query_attention import HEADS, KV_HEADS, WIDTH, plain, random_prefix
 
 from grpo.kernels.decode_attention.dispatch import PAGE
 from grpo.rollout.paged_cache import PagedCache, PoolExhausted, page_bytes
