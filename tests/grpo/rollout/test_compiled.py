@@ -48,17 +48,17 @@ def cache(tmp_path_factory):
 
 
 def sampled(engine: Engine, prompts, group_size=3, max_tokens=12, sampling=Sampling()) -> dict:
-    found = engine.sample(
+    groups = engine.sample(
         prompts, group_size=group_size, max_tokens=max_tokens, sampling=sampling, seed=(0,)
     )
-    return {(group.prompt.id, i): c for _, group in found for i, c in enumerate(group.completions)}
+    return {(group.prompt.id, i): c for _, group in groups for i, c in enumerate(group.completions)}
 
 
 @torch.no_grad()
-def worst(policy, prompts, found) -> float:
+def worst(policy, prompts, completions) -> float:
     """The largest |sampled_logp - that of transformers' own forward|."""
     plain, ids, off = plain_model(policy), {p.id: p.token_ids for p in prompts}, []
-    for (name, _), c in found.items():
+    for (name, _), c in completions.items():
         logp = plain_logits(policy, ids[name], c.token_ids, plain).log_softmax(-1)
         own = logp.gather(-1, torch.tensor(c.token_ids)[:, None])[:, 0]
         off.append(float((c.sampled_logps - own).abs().max()))
@@ -66,9 +66,9 @@ def worst(policy, prompts, found) -> float:
 
 
 @torch.no_grad()
-def largest_logit(policy, prompt, found) -> float:
+def largest_logit(policy, prompt, completions) -> float:
     """The largest |logit| of the plain forward over a prompt's first completion."""
-    token_ids = found[prompt.id, 0].token_ids
+    token_ids = completions[prompt.id, 0].token_ids
     logits = plain_logits(policy, prompt.token_ids, token_ids, plain_model(policy))
     return float(logits.abs().max())
 
@@ -183,11 +183,11 @@ def test_the_product_that_compiled_blocks_call_reads_the_packed_copy_of_the_weig
 def test_pages_and_eager_steps_of_the_gpu_path_run_the_compiled_blocks(seed):
     policy, prompts = tiny_policy("llama", seed), random_prompts(seed, [5, 33])
     engine = Engine(policy, compile=True, paged=True)
-    found = sampled(engine, prompts)
-    assert worst(policy, prompts, found) <= 1e-5
+    paged = sampled(engine, prompts)
+    assert worst(policy, prompts, paged) <= 1e-5
     assert blocks_in_use(engine) == ["LlamaMLP", "LlamaRMSNorm"]
     contiguous = sampled(Engine(policy), prompts)
-    assert {key: c.token_ids for key, c in found.items()} == {
+    assert {key: c.token_ids for key, c in paged.items()} == {
         key: c.token_ids for key, c in contiguous.items()
     }
 
@@ -232,8 +232,8 @@ def test_training_prefill_and_copies_see_the_model_as_it_was(seed, tmp_path):
 
 
 def test_a_block_is_found_by_what_it_is():
-    found = {family: compiled.find_blocks(tiny_model(family, 0)) for family in FAMILIES}
-    counts = {family: len(blocks) for family, blocks in found.items()}
+    blocks_of = {family: compiled.find_blocks(tiny_model(family, 0)) for family in FAMILIES}
+    counts = {family: len(blocks) for family, blocks in blocks_of.items()}
     per_layer = {
         "qwen3": 5,
         "olmo2": 5,
@@ -245,7 +245,7 @@ def test_a_block_is_found_by_what_it_is():
     assert counts == {family: 2 * per_layer.get(family, 3) for family in FAMILIES}
     assert not any(
         isinstance(block, nn.Linear) or hasattr(block, "layer_idx")
-        for blocks in found.values()
+        for blocks in blocks_of.values()
         for block in blocks
     )
 
@@ -271,9 +271,12 @@ def test_the_benchmark_compares_the_compiled_engine_with_the_uncompiled(monkeypa
         rounds=1,
         compile=True,
     )
-    found = rollouts.measure(rollouts.Case("tiny", 3, 4, 30, 24, "lognormal"), options)
-    assert set(found["tokens_per_second"]) == {"ours", "uncompiled"} and found["first_seconds"] > 0
-    assert not found["notes"] and not found["errors"]
+    measured = rollouts.measure(rollouts.Case("tiny", 3, 4, 30, 24, "lognormal"), options)
+    assert (
+        set(measured["tokens_per_second"]) == {"ours", "uncompiled"}
+        and measured["first_seconds"] > 0
+    )
+    assert not measured["notes"] and not measured["errors"]
 
 
 # ---- what fails -------------------------------------------------------------------------------------------------
@@ -314,10 +317,12 @@ def test_a_compiler_that_fails_ends_in_plain_sampling(seed, tmp_path, monkeypatc
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     policy, prompts = tiny_policy("gpt_neox", seed, hidden_size=40), random_prompts(seed, [5])
     engine = Engine(policy, compile=True)
-    found, plain = sampled(engine, prompts), sampled(Engine(policy), prompts)
+    completions, plain = sampled(engine, prompts), sampled(Engine(policy), prompts)
     assert engine.stats.notes and all("sample.compile" in note for note in engine.stats.notes)
     assert blocks_in_use(engine) == []
-    assert all(torch.equal(found[key].sampled_logps, c.sampled_logps) for key, c in plain.items())
+    assert all(
+        torch.equal(completions[key].sampled_logps, c.sampled_logps) for key, c in plain.items()
+    )
 
 
 def test_a_model_sampled_by_generate_says_that_nothing_is_compiled(seed):

@@ -194,14 +194,14 @@ def test_bits_of_a_row_depend_neither_on_its_neighbours_nor_on_its_position(wind
     ]
 
     def outputs(order, fellows=()):
-        model, found = Model(dtype=torch.float32), []
+        model, results = Model(dtype=torch.float32), []
         for row in order:
             rows = [row, *(fellow for fellow, prompt in fellows if prompt == row)]
             model.cache.add(rows, row, prefixes[row], lengths[row])
             model.held |= {r: [list(prefixes[row][layer]) for layer in range(2)] for r in rows}
         for news in steps:
-            found.append(model.step(window, softcap, news))
-        return found
+            results.append(model.step(window, softcap, news))
+        return results
 
     together = outputs("abcdefg", [("h", "d"), ("i", "d"), ("j", "d"), ("k", "g")])
     for row in lengths:

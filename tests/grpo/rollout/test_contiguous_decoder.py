@@ -48,8 +48,10 @@ def same(one: Completion, other: Completion) -> bool:
 
 def assert_same(some: dict[int, Group], others: dict[int, Group]) -> None:
     assert some.keys() == others.keys()
-    for place, group in some.items():
-        assert all(same(a, b) for a, b in zip(group.completions, others[place].completions)), place
+    for group_index, group in some.items():
+        assert all(
+            same(a, b) for a, b in zip(group.completions, others[group_index].completions)
+        ), group_index
 
 
 # ------------------------------------------------------------------------------------ limits and order
@@ -58,14 +60,16 @@ def assert_same(some: dict[int, Group], others: dict[int, Group]) -> None:
 def test_each_completion_may_have_a_limit_of_its_own(seed):
     policy, prompts = endless(seed), random_prompts(seed, SIZES)
     policy.stop_ids = frozenset()
-    found = sample(
+    sampled = sample(
         Engine(policy),
         prompts,
         max_tokens=lambda prompt, index: len(prompt.token_ids) % 7 + 5 * index + 1,
     )
-    for place, group in found.items():
+    for group_index, group in sampled.items():
         for index, c in enumerate(group.completions):
-            assert len(c.token_ids) == SIZES[place] % 7 + 5 * index + 1 and c.finish == "length"
+            assert (
+                len(c.token_ids) == SIZES[group_index] % 7 + 5 * index + 1 and c.finish == "length"
+            )
 
 
 def test_prompts_that_took_longest_before_begin_first_and_change_no_token(seed):
@@ -79,12 +83,12 @@ def test_prompts_that_took_longest_before_begin_first_and_change_no_token(seed):
     first = list(
         engine.sample(prompts, group_size=8, max_tokens=limit, sampling=Sampling(), seed=(0,))
     )
-    assert [place for place, _ in first] == [0, 1, 2, 3, 4, 5]
+    assert [group_index for group_index, _ in first] == [0, 1, 2, 3, 4, 5]
     assert engine.expected == {f"p{i}": 10 * (i + 1) for i in range(6)}
     second = list(
         engine.sample(prompts, group_size=8, max_tokens=limit, sampling=Sampling(), seed=(0,))
     )
-    assert [place for place, _ in second] == [5, 4, 3, 2, 1, 0]
+    assert [group_index for group_index, _ in second] == [5, 4, 3, 2, 1, 0]
     assert_same(dict(first), dict(second))
 
 
@@ -148,9 +152,9 @@ OUT_OF_MEMORY = textwrap.dedent("""
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]) * 2**20,) * 2)
     engine = Engine(policy, max_rows=64)
-    found = {p: g for p, g in engine.sample(prompts, **options)}
+    sampled = {p: g for p, g in engine.sample(prompts, **options)}
     assert all(a.token_ids == b.token_ids and torch.equal(a.sampled_logps, b.sampled_logps)
-               for p in few for a, b in zip(few[p].completions, found[p].completions))
+               for p in few for a, b in zip(few[p].completions, sampled[p].completions))
     print(engine.stats.notes, engine.stats.replayed)
 """)
 
@@ -228,9 +232,9 @@ def test_whichever_product_refuses_rows_shrink_and_nothing_is_lost(calls, rows, 
     engine = Engine(policy)
     product = policy.base.model.layers[1].mlp.down_proj
     hook = product.register_forward_pre_hook(Refusing(calls))
-    found = sample(engine, prompts, group_size=2, max_tokens=40)
+    sampled = sample(engine, prompts, group_size=2, max_tokens=40)
     hook.remove()
-    assert_same(found, expected)
+    assert_same(sampled, expected)
     assert len(engine.stats.notes) == len(calls)
     assert f"continuing with {rows} completions" in engine.stats.notes[-1]
 
@@ -252,34 +256,34 @@ def test_a_product_that_refuses_a_single_row_is_an_error(seed):
 def test_a_cancelled_group_is_delivered_at_once_and_the_others_do_not_notice(seed):
     policy, prompts = endless(seed), random_prompts(seed, SIZES)
     expected = sample(Engine(policy), prompts)
-    engine, found = Engine(policy, max_rows=8), {}
-    for place, group in engine.sample(
+    engine, sampled = Engine(policy, max_rows=8), {}
+    for group_index, group in engine.sample(
         prompts, group_size=3, max_tokens=90, sampling=Sampling(), seed=(0,)
     ):
-        if not found:
+        if not sampled:
             engine.cancel(6)
             engine.cancel(7)
-        found[place] = group
-    assert found.keys() == expected.keys()
-    ends = [c.finish for place in (6, 7) for c in found[place].completions]
+        sampled[group_index] = group
+    assert sampled.keys() == expected.keys()
+    ends = [c.finish for group_index in (6, 7) for c in sampled[group_index].completions]
     assert "cancelled" in ends and not any(
-        c.finish == "cancelled" for p in range(6) for c in found[p].completions
+        c.finish == "cancelled" for p in range(6) for c in sampled[p].completions
     )
-    for place, group in found.items():
-        for c, whole in zip(group.completions, expected[place].completions):
+    for group_index, group in sampled.items():
+        for c, whole in zip(group.completions, expected[group_index].completions):
             assert (
                 same(c, whole)
                 or c.finish == "cancelled"
                 and c.token_ids == whole.token_ids[: len(c.token_ids)]
             )
     assert engine.stats.tokens == sum(
-        len(c.token_ids) for group in found.values() for c in group.completions
+        len(c.token_ids) for group in sampled.values() for c in group.completions
     )
 
 
 def resumed(engine: Engine, prompts, enough: int) -> tuple[dict[str, Group], int]:
     """All groups by prompt id, sampled in as many calls as it takes; nothing new is drawn."""
-    found, calls, partial_groups, waiting = {}, 0, [], list(prompts)
+    sampled, calls, partial_groups, waiting = {}, 0, [], list(prompts)
     while waiting or partial_groups:
         names = [group.prompt.id for group in partial_groups] + [prompt.id for prompt in waiting]
         groups = dict(
@@ -293,12 +297,12 @@ def resumed(engine: Engine, prompts, enough: int) -> tuple[dict[str, Group], int
                 partial_groups=partial_groups,
             )
         )
-        found |= {names[place]: group for place, group in groups.items()}
+        sampled |= {names[group_index]: group for group_index, group in groups.items()}
         assert len(groups) >= min(enough, len(names)) and len(groups) + len(
             engine.partial_groups
         ) == len(names)
         partial_groups, waiting, calls = engine.partial_groups, [], calls + 1
-    return found, calls
+    return sampled, calls
 
 
 @pytest.mark.usefixtures("kernels")
@@ -306,14 +310,14 @@ def test_partial_groups_resume_as_if_nothing_had_happened(seed):
     """With the same weights the tokens are those of one call; log-probs agree to rounding, for keys are made anew."""
     policy, prompts = endless(seed), random_prompts(seed, SIZES)
     whole = {
-        prompts[place].id: group
-        for place, group in Engine(policy).sample(
+        prompts[group_index].id: group
+        for group_index, group in Engine(policy).sample(
             prompts, group_size=3, max_tokens=90, sampling=Sampling(), seed=("s", 0)
         )
     }
-    found, calls = resumed(Engine(policy, max_rows=16), prompts, 2)
-    assert calls >= 2 and found.keys() == whole.keys()
-    for name, group in found.items():
+    sampled, calls = resumed(Engine(policy, max_rows=16), prompts, 2)
+    assert calls >= 2 and sampled.keys() == whole.keys()
+    for name, group in sampled.items():
         for c, other in zip(group.completions, whole[name].completions):
             assert c.token_ids == other.token_ids and (c.text, c.finish, c.stop) == (
                 other.text,
@@ -408,9 +412,9 @@ def test_enough_is_enough_also_where_groups_end_together(seed):
     policy, prompts = endless(seed), random_prompts(seed, [5] * 6)
     policy.stop_ids = frozenset()
     engine = Engine(policy)
-    found = sample(engine, prompts, enough=4, max_tokens=7)
+    sampled = sample(engine, prompts, enough=4, max_tokens=7)
     assert (
-        len(found) == 6 and not engine.partial_groups
+        len(sampled) == 6 and not engine.partial_groups
     )  # all ended in the same step: nothing is unfinished
 
 
@@ -426,7 +430,7 @@ def test_a_group_of_a_one_token_prompt_can_be_resumed(seed):
         sampling=Sampling(),
         seed=(0,),
     )
-    assert [place for place, _ in engine.sample(prompts, enough=1, **options)] == [1]
+    assert [group_index for group_index, _ in engine.sample(prompts, enough=1, **options)] == [1]
     (partial,) = engine.partial_groups
     assert all(len(c.token_ids) in (5, 6) for c in partial.completions)
     ((_, group),) = engine.sample([], partial_groups=[partial], **options)

@@ -79,14 +79,14 @@ def test_many_steps_between_reads_record_what_a_plain_loop_samples(sampling, rin
         [1, 2, 20] * 4,
     )
     step.start(range(rows), first, seed_R, limits[:rows])
-    steps, found = GraphRunner(step, lambda: []), [([], [], []) for _ in range(rows)]
+    steps, recorded = GraphRunner(step, lambda: []), [([], [], []) for _ in range(rows)]
     states = [RUNNING] * rows
     while RUNNING in states:
         read = steps.run(16, ring)
         for row in range(rows):
             count = int(read.steps_R[row])
             assert count == 0 or states[row] == RUNNING
-            for mine, theirs in zip(found[row], (read.token_KR, read.logp_KR, read.log_kept_KR)):
+            for mine, theirs in zip(recorded[row], (read.token_KR, read.logp_KR, read.log_kept_KR)):
                 mine += [0.0] * count if theirs is None else theirs[:count, row].tolist()
         states = read.state_R[:rows].tolist()
         assert read.state_R[rows:].eq(STOPPED).all() and not read.steps_R[rows:].any()
@@ -94,9 +94,9 @@ def test_many_steps_between_reads_record_what_a_plain_loop_samples(sampling, rin
         tokens, logps, kepts, state = plain(
             chain, first[row], seed_R[row], limits[row], sampling, (3, 19)
         )
-        assert found[row][0] == tokens and states[row] == state
+        assert recorded[row][0] == tokens and states[row] == state
         torch.testing.assert_close(
-            torch.tensor(found[row][1:]), torch.tensor([logps, kepts]), atol=3e-6, rtol=1e-6
+            torch.tensor(recorded[row][1:]), torch.tensor([logps, kepts]), atol=3e-6, rtol=1e-6
         )
     assert steps.eager_because == "the device is no CUDA device" and steps.captures == 0
     assert chain.host % ring == 0 and chain.seen_R[rows:].sum() == 0

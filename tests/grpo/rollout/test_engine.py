@@ -67,7 +67,7 @@ def groups(
     interrupted=lambda: False,
 ) -> dict[int, tuple[Completion, ...]]:
     engine = Engine(policy, max_rows=max_rows, stop=stop)
-    found = list(
+    sampled = list(
         engine.sample(
             prompts,
             group_size=group_size,
@@ -77,16 +77,19 @@ def groups(
             interrupted=interrupted,
         )
     )
-    assert sorted(place for place, _ in found) == list(range(len(prompts)))
+    assert sorted(group_index for group_index, _ in sampled) == list(range(len(prompts)))
     assert all(
-        group.prompt is prompts[place] and len(group.completions) == group_size
-        for place, group in found
+        group.prompt is prompts[group_index] and len(group.completions) == group_size
+        for group_index, group in sampled
     )
-    return {place: group.completions for place, group in found}
+    return {group_index: group.completions for group_index, group in sampled}
 
 
 def completions(policy, prompts, **options) -> dict[str, tuple[Completion, ...]]:
-    return {prompts[place].id: group for place, group in groups(policy, prompts, **options).items()}
+    return {
+        prompts[group_index].id: group
+        for group_index, group in groups(policy, prompts, **options).items()
+    }
 
 
 def assert_same(one: Completion, other: Completion) -> None:
@@ -106,14 +109,14 @@ def taken(logp_TV, token_ids):
 def worst_difference(policy, prompts, sampling, **options) -> tuple[float, int]:
     """The largest |sampled_logp - plain forward's| over all tokens, and the longest sequence."""
     plain, worst, longest = plain_model(policy), 0.0, 0
-    for place, group in groups(policy, prompts, sampling=sampling, **options).items():
+    for group_index, group in groups(policy, prompts, sampling=sampling, **options).items():
         for c in group:
-            logits = plain_logits(policy, prompts[place].token_ids, c.token_ids, plain)
+            logits = plain_logits(policy, prompts[group_index].token_ids, c.token_ids, plain)
             logp = taken((logits / (sampling.temperature or 1)).log_softmax(-1), c.token_ids)
             own = c.sampled_logps if c.log_kept is None else c.sampled_logps + c.log_kept
             assert own.dtype == torch.float32 and len(own) == len(c.token_ids)
             worst = max(worst, (own - logp).abs().max().item())
-            longest = max(longest, len(prompts[place].token_ids) + len(c.token_ids))
+            longest = max(longest, len(prompts[group_index].token_ids) + len(c.token_ids))
     return worst, longest
 
 
@@ -164,9 +167,9 @@ def test_sampled_logps_equal_those_of_a_plain_forward_under_temperature_and_filt
 def test_filtered_logps_are_those_of_the_processed_distribution(seed):
     policy, prompts = tiny_policy("llama", seed), random_prompts(seed, [3, 20])
     plain = plain_model(policy)
-    for place, group in groups(policy, prompts, sampling=FILTERED, max_tokens=30).items():
+    for group_index, group in groups(policy, prompts, sampling=FILTERED, max_tokens=30).items():
         for c in group:
-            logits = plain_logits(policy, prompts[place].token_ids, c.token_ids, plain)
+            logits = plain_logits(policy, prompts[group_index].token_ids, c.token_ids, plain)
             logp = taken(
                 torch.stack([plain_processed(row, FILTERED) for row in logits]), c.token_ids
             )
@@ -312,11 +315,17 @@ def test_nothing_is_left_of_one_call_in_the_next(seed):
     policy, prompts = tiny_policy("llama", seed), random_prompts(seed, [9, 30, 70])
     engine = Engine(policy, max_rows=8)
     options = dict(group_size=3, max_tokens=50, sampling=PLAIN, seed=(0,))
-    first = {place: group.completions for place, group in engine.sample(prompts, **options)}
+    first = {
+        group_index: group.completions for group_index, group in engine.sample(prompts, **options)
+    }
     for _ in engine.sample(random_prompts(seed + 1, [100, 3]), **options):
         break  # left in the middle
     assert_same_groups(
-        {place: group.completions for place, group in engine.sample(prompts, **options)}, first
+        {
+            group_index: group.completions
+            for group_index, group in engine.sample(prompts, **options)
+        },
+        first,
     )
 
 
@@ -324,13 +333,13 @@ def test_completions_differ_by_seed_prompt_id_and_index(seed):
     policy, (prompt,) = tiny_policy("llama", seed, peak=1.0), random_prompts(seed, [9])
     twin = Prompt("twin", prompt.token_ids, {})
     policy.stop_ids = frozenset()
-    found = [
+    sampled = [
         c.token_ids
         for name in ((0, 1), (0, 2), (1, 1))
         for group in groups(policy, [prompt, twin], seed=name, group_size=3).values()
         for c in group
     ]
-    assert len(set(found)) == 3 * 2 * 3
+    assert len(set(sampled)) == 3 * 2 * 3
 
 
 def test_prompts_are_told_apart_by_their_tokens_even_if_their_ids_agree(seed):
@@ -439,9 +448,9 @@ def test_every_completion_is_delivered_once_where_the_queue_is_longer_than_the_r
     policy, prompts = tiny_policy("llama", seed), random_prompts(seed, [3, 9, 1] * 5)
     policy.stop_ids = frozenset(range(2, 12))
     engine = Engine(policy, max_rows=8)
-    found = list(engine.sample(prompts, group_size=3, max_tokens=25, sampling=PLAIN, seed=(0,)))
-    assert sorted(place for place, _ in found) == list(range(15))
-    tokens = sum(len(c.token_ids) for _, g in found for c in g.completions)
+    sampled = list(engine.sample(prompts, group_size=3, max_tokens=25, sampling=PLAIN, seed=(0,)))
+    assert sorted(group_index for group_index, _ in sampled) == list(range(15))
+    tokens = sum(len(c.token_ids) for _, g in sampled for c in g.completions)
     assert engine.stats.tokens == engine.stats.rows_alive == tokens <= engine.stats.rows_computed
     assert engine.stats.prefill_tokens == sum(len(p.token_ids) - 1 for p in prompts)
 
@@ -460,12 +469,12 @@ def test_a_row_that_turns_nan_fails_alone_and_leaves_no_trace_in_its_row(seed):
     expected = completions(clean, prompts, group_size=5, max_tokens=60)
     with torch.no_grad():
         clean.model.model.embed_tokens.weight[50] = torch.nan
-    found = completions(
+    sampled = completions(
         clean, [*prompts[:3], poisoned, *prompts[3:]], group_size=5, max_tokens=60, max_rows=8
     )
-    assert [(c.finish, c.token_ids) for c in found.pop("poisoned")] == [("error", ())] * 5
+    assert [(c.finish, c.token_ids) for c in sampled.pop("poisoned")] == [("error", ())] * 5
     failed = 0
-    for name, group in found.items():
+    for name, group in sampled.items():
         for c, whole in zip(group, expected[name]):
             at = whole.token_ids.index(50) + 1 if 50 in whole.token_ids else len(whole.token_ids)
             if at == len(whole.token_ids):
@@ -492,8 +501,8 @@ def test_ids_beyond_the_tokenizer_are_never_sampled_and_take_no_probability(seed
     policy, prompts = tiny_policy("llama", seed), random_prompts(seed, [9, 30, 1])
     policy.model.lm_head.weight[policy.vocab_size :] = 3 * policy.model.lm_head.weight[3:8]
     assert policy.vocab_size == len(policy.tokenizer) == 84 < policy.base.config.vocab_size
-    found = completions(policy, prompts, group_size=8)
-    assert all(token < 84 for group in found.values() for c in group for token in c.token_ids)
+    sampled = completions(policy, prompts, group_size=8)
+    assert all(token < 84 for group in sampled.values() for c in group for token in c.token_ids)
     assert worst_difference(policy, prompts, PLAIN)[0] <= NEAR
 
 

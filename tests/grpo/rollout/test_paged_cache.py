@@ -41,8 +41,8 @@ class Twin:
         for row in rows:
             self.rows[row] = [list(prefix[layer]) for layer in range(2)]
 
-    def check(self, found, window, softcap):
-        for layer, (out, q, k, v) in enumerate(found):
+    def check(self, outputs, window, softcap):
+        for layer, (out, q, k, v) in enumerate(outputs):
             for row in range(out.shape[0]):
                 if row not in self.rows:
                     assert not out[row].any()

@@ -35,10 +35,10 @@ def sample(
     return dict(engine.sample(prompts, **options)), engine
 
 
-def assert_alike(found, expected, tolerance=1e-5):
-    assert found.keys() == expected.keys()
-    for place, group in expected.items():
-        for c, other in zip(found[place].completions, group.completions):
+def assert_alike(sampled, expected, tolerance=1e-5):
+    assert sampled.keys() == expected.keys()
+    for group_index, group in expected.items():
+        for c, other in zip(sampled[group_index].completions, group.completions):
             assert (c.token_ids, c.finish, c.stop, c.text) == (
                 other.token_ids,
                 other.finish,
@@ -56,9 +56,9 @@ def test_sampled_logps_equal_those_of_a_plain_forward(family, lora, seed):
     policy.stop_ids = frozenset()
     prompts = random_prompts(seed, [1, 64, 150])
     plain, longest = plain_model(policy), 0
-    for place, group in sample(policy, prompts, group_size=2)[0].items():
+    for group_index, group in sample(policy, prompts, group_size=2)[0].items():
         for c in group.completions:
-            logits = plain_logits(policy, prompts[place].token_ids, c.token_ids, plain)
+            logits = plain_logits(policy, prompts[group_index].token_ids, c.token_ids, plain)
             taken = logits.log_softmax(-1).gather(-1, torch.tensor(c.token_ids)[:, None])[:, 0]
             torch.testing.assert_close(c.sampled_logps, taken, atol=1e-5, rtol=0)
             longest = max(longest, len(c.token_ids))
@@ -72,10 +72,10 @@ def test_sampled_logps_equal_those_of_a_plain_forward(family, lora, seed):
 def test_both_decoders_sample_the_same_completions(sampling, max_rows, seed):
     policy, prompts = tiny_policy("llama", seed, peak=1.5), random_prompts(seed, SIZES)
     expected, _ = sample(policy, prompts, paged=False, sampling=sampling)
-    found, engine = sample(policy, prompts, max_rows=max_rows, sampling=sampling)
-    assert_alike(found, expected)
+    sampled, engine = sample(policy, prompts, max_rows=max_rows, sampling=sampling)
+    assert_alike(sampled, expected)
     assert engine.stats.tokens == sum(
-        len(c.token_ids) for g in found.values() for c in g.completions
+        len(c.token_ids) for g in sampled.values() for c in g.completions
     )
 
 
@@ -85,13 +85,13 @@ def test_stop_strings_limits_and_context_end_completions_as_in_the_contiguous_de
         random_prompts(seed, SIZES),
     )
     options = dict(stop=["ab", "c"], max_tokens=lambda prompt, index: 5 + 11 * index)
-    found, expected = (
+    sampled, expected = (
         sample(policy, prompts, paged=paged, **options)[0] for paged in (True, False)
     )
-    assert_alike(found, expected)
-    ends = {c.stop for g in found.values() for c in g.completions if c.finish == "stop"}
+    assert_alike(sampled, expected)
+    ends = {c.stop for g in sampled.values() for c in g.completions if c.finish == "stop"}
     assert ends & {"ab", "c"} and {"length"} <= {
-        c.finish for g in found.values() for c in g.completions
+        c.finish for g in sampled.values() for c in g.completions
     }
 
 
@@ -100,8 +100,8 @@ def test_sequences_that_lose_their_pages_continue(pages, seed):
     policy, prompts = tiny_policy("llama", seed, peak=1.5), random_prompts(seed, SIZES)
     policy.stop_ids = frozenset()
     expected, _ = sample(policy, prompts, paged=False, max_tokens=150)
-    found, engine = sample(policy, prompts, budget=pages * 64 * 256 / 2**30, max_tokens=150)
-    assert_alike(found, expected)
+    sampled, engine = sample(policy, prompts, budget=pages * 64 * 256 / 2**30, max_tokens=150)
+    assert_alike(sampled, expected)
     assert pages == 45 or engine.stats.replayed or pages == 1
     assert engine.stats.kv_bytes <= max(pages, 8) * 64 * 256
 
@@ -110,35 +110,35 @@ def test_groups_are_cancelled_and_resumed(seed):
     policy, prompts = tiny_policy("llama", seed, peak=1.5), random_prompts(seed, SIZES)
     policy.stop_ids = frozenset({2})
     expected, _ = sample(policy, prompts, paged=False, seed=("s", 0))
-    engine, found = Engine(policy, paged=True, max_rows=16), {}
+    engine, sampled = Engine(policy, paged=True, max_rows=16), {}
     options = dict(group_size=3, max_tokens=70, sampling=Sampling(), seed=("s", 0), enough=3)
     names = [prompt.id for prompt in prompts]
     groups, partial_groups = dict(engine.sample(prompts, **options)), []
     while True:
-        found |= {names.index(group.prompt.id): group for group in groups.values()}
+        sampled |= {names.index(group.prompt.id): group for group in groups.values()}
         partial_groups = engine.partial_groups
         if not partial_groups:
             break
         groups = dict(engine.sample([], partial_groups=partial_groups, **options))
-    assert_alike(found, expected)
+    assert_alike(sampled, expected)
     calls = iter(range(1000))
     cut, _ = sample(
         policy, prompts, seed=("s", 0), max_rows=8, interrupted=lambda: next(calls) >= 2
     )
     finishes = [c.finish for group in cut.values() for c in group.completions]
     assert "cancelled" in finishes and cut.keys() == expected.keys()
-    for place, group in cut.items():
-        for c, whole in zip(group.completions, expected[place].completions):
+    for group_index, group in cut.items():
+        for c, whole in zip(group.completions, expected[group_index].completions):
             assert c.token_ids == whole.token_ids[: len(c.token_ids)]
 
 
 def test_deterministic_steps_compute_the_same_rows_however_few_are_alive(seed):
     policy, prompts = tiny_policy("llama", seed, peak=1.5), random_prompts(seed, SIZES)
-    found, engine = sample(policy, prompts, deterministic=True, max_rows=16)
+    sampled, engine = sample(policy, prompts, deterministic=True, max_rows=16)
     again, _ = sample(policy, prompts[::-1], deterministic=True, max_rows=16)
     assert engine.stats.rows_computed == 16 * engine.stats.steps
-    for place, group in found.items():
-        for c, other in zip(group.completions, again[len(prompts) - 1 - place].completions):
+    for group_index, group in sampled.items():
+        for c, other in zip(group.completions, again[len(prompts) - 1 - group_index].completions):
             assert c.token_ids == other.token_ids and torch.equal(
                 c.sampled_logps, other.sampled_logps
             )
@@ -149,8 +149,8 @@ def test_a_row_that_turns_nan_fails_alone(seed):
     with torch.no_grad():
         policy.model.model.embed_tokens.weight[50] = torch.nan
     expected, _ = sample(policy, prompts, paged=False)
-    found, _ = sample(policy, prompts)
-    assert_alike(found, expected, tolerance=1e-5)
+    sampled, _ = sample(policy, prompts)
+    assert_alike(sampled, expected, tolerance=1e-5)
 
 
 def test_a_kept_pool_serves_the_next_run_at_the_same_addresses_and_reads_no_old_keys(seed):
@@ -170,8 +170,8 @@ def test_a_kept_pool_serves_the_next_run_at_the_same_addresses_and_reads_no_old_
     assert_alike(second, sample(policy, prompts[1:], paged=False, max_tokens=50)[0])
     assert any(
         a.token_ids[:50] != b.token_ids
-        for place, group in second.items()
-        for a, b in zip(first[place + 1].completions, group.completions)
+        for group_index, group in second.items()
+        for a, b in zip(first[group_index + 1].completions, group.completions)
     )
     engine.release()
     assert_alike(
@@ -217,8 +217,8 @@ def test_where_the_devices_memory_runs_out_fewer_rows_write_the_same_completions
     expected, _ = sample(policy, prompts, paged=False, **options)
     engine = Engine(policy, paged=True, max_rows=64)
     device = Device(policy, engine, **limits)
-    found = dict(engine.sample(prompts, **options))
-    assert_alike(found, expected)
+    sampled = dict(engine.sample(prompts, **options))
+    assert_alike(sampled, expected)
     assert device.raised == len(engine.stats.notes) > 0
     rows = engine._paged_decoder.most_rows
     assert (
@@ -226,10 +226,10 @@ def test_where_the_devices_memory_runs_out_fewer_rows_write_the_same_completions
         and f"continuing with {rows} completions" in engine.stats.notes[-1]
     )
     assert engine.stats.tokens == sum(
-        len(c.token_ids) for g in found.values() for c in g.completions
+        len(c.token_ids) for g in sampled.values() for c in g.completions
     )
     assert all(
-        c.versions == ((0, 0, len(c.token_ids)),) for g in found.values() for c in g.completions
+        c.versions == ((0, 0, len(c.token_ids)),) for g in sampled.values() for c in g.completions
     )
     again = dict(engine.sample(prompts, **options))
     assert_alike(again, expected)
@@ -254,6 +254,6 @@ def test_too_little_memory_for_the_fewest_rows_is_an_error(seed):
 def test_a_sequence_that_lost_its_pages_is_counted_whole(pages, seed):
     policy, prompts = tiny_policy("llama", seed, peak=1.5), random_prompts(seed, SIZES)
     policy.stop_ids = frozenset()
-    found, engine = sample(policy, prompts, budget=pages * 64 * 256 / 2**30, max_tokens=150)
+    sampled, engine = sample(policy, prompts, budget=pages * 64 * 256 / 2**30, max_tokens=150)
     assert engine.stats.replayed and engine.stats.tokens == 150 * 3 * len(prompts)
-    assert {c.versions for group in found.values() for c in group.completions} == {((0, 0, 150),)}
+    assert {c.versions for group in sampled.values() for c in group.completions} == {((0, 0, 150),)}
