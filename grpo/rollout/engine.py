@@ -142,8 +142,8 @@ class Engine:
             for item in groups:
                 if self.policy.version != version:
                     raise EngineFailed(
-                        f"the weights changed from version {version} to {self.policy.version} during sampling, "
-                        "while the stored keys are those of the old weights"
+                        f"the weights changed from version {version} to {self.policy.version} while "
+                        "completions were written with keys of the old ones"
                     )
                 yield item
         except Exception as error:
