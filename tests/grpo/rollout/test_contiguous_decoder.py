@@ -155,8 +155,11 @@ OUT_OF_MEMORY = textwrap.dedent("""
     resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]) * 2**20,) * 2)
     engine = Engine(policy, max_rows=64)
     sampled = {p: g for p, g in engine.sample(prompts, **options)}
-    assert all(a.token_ids == b.token_ids and torch.equal(a.sampled_logps, b.sampled_logps)
-               for p in few for a, b in zip(few[p].completions, sampled[p].completions))
+    tolerance = 0 if torch.get_num_threads() == 1 else 1e-5  # two threads split a product by its rows
+    for p in few:
+        for a, b in zip(few[p].completions, sampled[p].completions):
+            assert a.token_ids == b.token_ids
+            torch.testing.assert_close(a.sampled_logps, b.sampled_logps, atol=tolerance, rtol=0)
     print(engine.stats.notes, engine.stats.replayed)
 """)
 
