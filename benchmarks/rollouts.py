@@ -51,6 +51,7 @@ from transformers import (
 from grpo.kernels.sampling.spec import Sampling
 from grpo.model.policy import Policy
 from grpo.recipe import ModelSection
+from grpo.rollout.compatibility import check_support
 from grpo.rollout.engine import Engine
 from grpo.types import Prompt
 
@@ -455,6 +456,7 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
         else:
             folder = model_folder(case.model, Path(place), options.model)
             policy = Policy.load(ModelSection(name=str(folder), dtype=case.dtype), device)
+            check_support(policy)
         if options.one_model:
             plain, alone = policy.base, policy.own_attention
         else:
@@ -506,7 +508,7 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
 
 def captured(engine: Engine) -> dict[str, Any]:
     """How a kept engine's steps ran: graphs captured, or why not."""
-    steps = getattr(engine._paging, "steps", None)
+    steps = getattr(getattr(engine._paged_decoder, "_pool", None), "runner", None)
     return {} if steps is None else {"graphs": steps.captures, "eager_because": steps.eager_because}
 
 

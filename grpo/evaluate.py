@@ -28,6 +28,7 @@ from grpo.model.loading import load_config, load_tokenizer
 from grpo.model.policy import Policy, longest_sequence
 from grpo.monitor.redaction import redacted
 from grpo.recipe import Recipe, RecipeError, read_yaml
+from grpo.rollout.compatibility import check_support
 from grpo.rollout.compiled import check_compiler
 from grpo.rollout.engine import Engine
 from grpo.scoring import Scorer, check_rewards, reward_specs
@@ -219,6 +220,7 @@ def evaluate_recipe(recipe: Recipe, every_row: bool = False) -> dict[str, Any]:
         torch.set_num_threads(recipe.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = Policy.load(recipe.model, device, tokenizer=tokenizer)
+    check_support(policy)
     engine = Engine(
         policy,
         max_rows=recipe.sample.max_rows,

@@ -26,6 +26,7 @@ from grpo.model.loading import load_config, load_tokenizer
 from grpo.model.policy import Policy, longest_sequence
 from grpo.monitor.redaction import redacted
 from grpo.recipe import Recipe, RecipeError
+from grpo.rollout.compatibility import check_support
 from grpo.rollout.compiled import check_compiler
 from grpo.rollout.engine import Engine
 from grpo.types import Group
@@ -73,6 +74,7 @@ def write(
     policy = Policy.load(
         recipe.model, "cuda" if torch.cuda.is_available() else "cpu", tokenizer=tokenizer
     )
+    check_support(policy)
     print(policy.describe(), *policy.describe_fallback(), sep="\n", file=sys.stderr)
     sample, tokens = recipe.sample, 0
     engine = Engine(

@@ -43,9 +43,10 @@ from grpo.objective.policy_loss import forwards_flat_groups
 from grpo.preflight import dry_run
 from grpo.recipe import ModelSection, Recipe, RecipeError
 from grpo.recipe.describe import keys_help
+from grpo.rollout.compatibility import check_support
 from grpo.rollout.compiled import check_compiler
-from grpo.rollout.contiguous_decoder import OOM_MESSAGES
 from grpo.rollout.engine import Engine, EngineFailed
+from grpo.rollout.memory import OOM_MESSAGES
 from grpo.rollout.sequence import PartialGroup
 from grpo.run import checkpoint, state
 from grpo.run.async_writer import Writer
@@ -258,12 +259,12 @@ class Trainer:
                 sampling=Sampling(sample.temperature, sample.top_k, sample.top_p, sample.min_p),
                 seed=("train", self.recipe.seed, step),
                 enough=enough,
-                carried=carried,
+                partial_groups=carried,
             )
         ]
         sampled = time.perf_counter()
         self._sampled_by.add(self.engine.weights)
-        self.carried = self.engine.carried
+        self.carried = self.engine.partial_groups
         self.log.say(*self.engine.stats.notes)
         scored = ranks.gather([(place, group.result()) for place, group in pending])
         seconds = {"sample": sampled - begun, "judge": time.perf_counter() - sampled}
@@ -371,6 +372,7 @@ class Trainer:
             self.policy = Policy.load(
                 recipe.model, self.ranks.device, model=self._model, tokenizer=self.tokenizer
             )
+            check_support(self.policy)
         self.stream, self.held_out = (
             PromptStream(self.prompts.train, recipe.seed),
             self.prompts.held_out,
@@ -573,6 +575,7 @@ def load_teacher(recipe: Recipe, policy: Policy) -> Policy | None:
         trust_remote_code=recipe.model.trust_remote_code,
     )
     teacher = Policy.load(section, policy.device)
+    check_support(teacher)
     if teacher.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
         raise RecipeError(
             f"recipe: loss.teacher {recipe.loss.teacher} has another tokenizer than the policy, so its "

@@ -30,9 +30,6 @@ from grpo.model.output_head import OutputHead
 from grpo.model.packing import PackedRows, micro_batches, pack
 from grpo.model.policy import Policy, TokenStats
 from grpo.monitor import watchdog
-from grpo.monitor.gate_table import DRIFT_GATES
-from grpo.monitor.gates import Gates, GateStop
-from grpo.objective import correction
 from grpo.monitor.gates import DRIFT_GATES, Gates, GateStop
 from grpo.objective.entropy import EntropyBonus
 from grpo.objective.kl import REWARD_KLS

@@ -146,17 +146,12 @@ class Policy:
             model = load_model(section, device)
         if section.lora is not None:
             model = cast(PreTrainedModel, with_adapters(model, section.lora))
-        policy = Policy(
+        return Policy(
             model, tokenizer, device, gradient_checkpointing=section.gradient_checkpointing
         )
-        policy.fall_back_unless_served()
-        return policy
 
-    def fall_back_unless_served(self) -> None:
-        """Try a few tokens through this library's attention, and leave the model its own if that does not do."""
-        from grpo.rollout.compatibility import unsupported_reason
-
-        reason = "" if self.unsupported_reason else unsupported_reason(self)
+    def fall_back_because(self, reason: str) -> None:
+        """Leave the model its own attention if there is a `reason`: why this library's does not do."""
         if reason:
             self.unsupported_reason = reason
             self.base.set_attn_implementation(self._own_attention)

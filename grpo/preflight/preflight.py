@@ -34,6 +34,7 @@ from grpo.preflight import checks
 from grpo.preflight.checks import NOTE, WARNING, WRONG, Finding, RunFacts, note, warning, wrong
 from grpo.preflight.memory import GIB, Memory, example_rows, predict
 from grpo.recipe import Recipe, RecipeError
+from grpo.rollout.compatibility import check_support
 from grpo.rollout.engine import Engine
 from grpo.run.console import many_hours
 from grpo.run.log import interval
@@ -426,6 +427,7 @@ def _model(facts: RunFacts, trainer: Trainer, enough_memory: bool) -> Iterator[F
         policy = Policy.load(
             recipe.model, "cuda" if torch.cuda.is_available() else "cpu", tokenizer=facts.tokenizer
         )
+        check_support(policy)
     except RecipeError as error:
         yield wrong(checks.refusal_name(str(error)), str(error))
         return

@@ -21,7 +21,6 @@ from typing import Any, Callable, Iterator, Mapping
 
 import yaml
 
-from grpo.monitor.gate_table import GATES, RUNGS
 from grpo.monitor.gates import GATES, RUNGS
 from grpo.recipe.objectives import (
     AGGREGATIONS,

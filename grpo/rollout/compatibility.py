@@ -1,14 +1,22 @@
-"""Whether the engine serves a model: a few tokens prefilled and one decoded, beside the model's own forward."""
+"""Whether the engine supports a model: a short text prefilled and decoded, compared with the model's own forward."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from grpo.model.policy import Policy
 from grpo.rollout.contiguous_cache import ContiguousCache
-from grpo.rollout.contiguous_decoder import packed_forward
+from grpo.rollout.prefill import packed_forward
 
 NUM_TOKENS = 24
+NUM_ROWS = 8
+
+
+def check_support(policy: Policy) -> None:
+    """Set `policy.unsupported_reason` if the engine does not support its model, which then keeps its own attention."""
+    if not policy.unsupported_reason:
+        policy.fall_back_because(unsupported_reason(policy))
 
 
 @torch.no_grad()
@@ -17,29 +25,36 @@ def unsupported_reason(policy: Policy) -> str:
     name = type(policy.base).__name__
     ids = [(7919 * i + 13) % policy.vocab_size for i in range(1, NUM_TOKENS + 1)]
     with policy.own_attention():
-        own = policy.model(input_ids=torch.tensor([ids], device=policy.device), use_cache=False)
-        own_V = own.logits[0, -1, : policy.vocab_size].float()
+        input_ids = torch.tensor([ids], device=policy.device)
+        output = policy.model(input_ids=input_ids, use_cache=False)
+        expected_V = output.logits[0, -1, : policy.vocab_size].float()
     try:
-        found_V = _decoded(policy, ids).float()
+        decoded_V = _decode(policy, ids).float()
     except Exception as error:  # noqa: BLE001  the model's code is not ours: whatever it raises is the answer
-        said = " ".join(str(error).split())[:200]
-        return f"{name} does not run on this library's attention ({type(error).__name__}: {said})"
-    allowed = 1e-3 if policy.base.dtype in (torch.float32, torch.float64) else 0.15
-    off = float((found_V - own_V).abs().max() / own_V.std().clamp_min(1e-6))
-    if not off <= allowed:
+        message = " ".join(str(error).split())[:200]
+        return (
+            f"{name} does not run on this library's attention ({type(error).__name__}: {message})"
+        )
+    tolerance = 1e-3 if policy.base.dtype in (torch.float32, torch.float64) else 0.15
+    off = float((decoded_V - expected_V).abs().max() / expected_V.std().clamp_min(1e-6))
+    if not off <= tolerance:  # NaN too
         return f"{name} gives other logits through this library's attention (off by {off:.2g} of their spread)"
     return ""
 
 
-def _decoded(policy: Policy, ids: list[int]) -> torch.Tensor:
-    """Logits [V] after `ids`: all but the last prefilled, the last a decoding step."""
-    length, rows = len(ids) - 1, 8
-    cache = packed_forward(policy, ids[:-1], [*range(length)], [([*range(length)], 0)])
-    slots = ContiguousCache(policy.device)
-    slots.add(["row"], "prompt", cache.prefix(0, length), length)
-    slots.begin()
-    token_R, position_R = (
-        torch.tensor([value] + [0] * (rows - 1), device=policy.device)
-        for value in (ids[-1], length)
-    )
-    return policy.next_logits(token_R[:, None], position_R[:, None], slots)[0]
+def _decode(policy: Policy, ids: list[int]) -> Tensor:
+    """Logits [V] after `ids`: all but the last prefilled, the last one decoded."""
+    length = len(ids) - 1
+    positions = list(range(length))
+    prefix = packed_forward(policy, ids[:-1], positions, [(positions, 0)]).prefix(0, length)
+    cache = ContiguousCache(policy.device)
+    cache.add(["row"], "prompt", prefix, length)
+    cache.begin()
+    token_R1 = _first_row(ids[-1], policy.device)
+    position_R1 = _first_row(length, policy.device)
+    return policy.next_logits(token_R1, position_R1, cache)[0]
+
+
+def _first_row(value: int, device: torch.device) -> Tensor:
+    """[NUM_ROWS, 1]: `value`, and zeros for the rows that fill the step up."""
+    return torch.tensor([value] + [0] * (NUM_ROWS - 1), device=device)[:, None]

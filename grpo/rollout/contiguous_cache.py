@@ -1,17 +1,15 @@
-"""Keys and values of the completions being decoded, on shelves of equal width.
+"""Keys and values of the completions being decoded, in contiguous buckets of equal width.
 
-A row stands on the shelf whose width its own length asks for, and a prompt of some length stands once, on a
-shelf of its own, for all of its completions. Attention is the native kernel's, row by row, or one product of torch's
-for each shelf at that shelf's width: either way a row's bits depend on its own tokens and not on its neighbours. What
-is stored is at most 4/3 of what is needed beyond the first blocks. Rows come and go by moving the last row of a shelf
-into the gap.
+A row is in the bucket that its own length asks for. A long prompt is stored once, in a bucket of its own, for all of
+its completions. Attention is the native kernel's, row by row, or one product of torch's for each bucket at that
+bucket's width: either way a row's bits depend on its own tokens and not on its neighbours. Beyond the first blocks, at
+most 4/3 of what is needed is stored. Rows come and go by moving the last row of a bucket into the gap.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterable, Mapping, Sequence
+from typing import Any, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,391 +18,267 @@ from transformers.cache_utils import Cache
 
 from grpo.kernels.cpu import ops as native
 from grpo.model.packing import MIN_ROWS
+from grpo.rollout.bucket_attention import (
+    AttentionCall,
+    additive_mask,
+    attend_to_bucket,
+    batch_invariant,
+)
+from grpo.rollout.prefill import KeyValue, Prefix, concatenate, cut
+from grpo.rollout.width_bucket import EntryName, WidthBucket, prompt_width, width_for
 
-BLOCK = 64
-SHARED = 128  # a prompt of at least so many tokens is stored once for its group; a shorter one with each row
-NATIVE_SHARED = 32  # the same where one kernel reads the prompt and the row's own tokens
-KeyValue = tuple[Tensor, Tensor]
-Prefix = Mapping[int, KeyValue]
-
-
-def width_for(length: int) -> int:
-    """The shelf that holds `length` tokens: multiples of 64 to 256, then 4/3 and 3/2 steps of powers of two."""
-    width = -(-max(length, 1) // BLOCK) * BLOCK
-    if width <= 4 * BLOCK:
-        return width
-    power = 1 << (width - 1).bit_length()
-    return 3 * power // 4 if width <= 3 * power // 4 else power
-
-
-def prompt_width(length: int) -> int:
-    """The shelf of a prompt, which does not grow: multiples of 64 to 512, then quarters of powers of two."""
-    step = max(BLOCK, 1 << max(0, (max(length, 1) - 1).bit_length() - 3))
-    return -(-max(length, 1) // step) * step
-
-
-class PrefixCache(Cache):
-    """Collects the keys and values of a packed forward over prompts, and stays out of its way."""
-
-    def __init__(self) -> None:
-        super().__init__(layers=[])
-        self.stored: dict[int, KeyValue] = {}
-
-    def update(
-        self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> KeyValue:
-        self.stored[layer_idx] = (key[0], value[0])
-        return key, value
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return 0
-
-    def prefix(self, start: int, end: int) -> dict[int, KeyValue]:
-        """Layer: (keys, values) [kv heads, length, width] of the packed tokens ``start..end``."""
-        return cut(self.stored, start, end)
-
-    def joined(self, *spans: tuple[int, int]) -> dict[int, KeyValue]:
-        """The packed tokens of several spans, one after the other."""
-        return {
-            layer: tuple(torch.cat([x[:, start:end] for start, end in spans], 1) for x in pair)
-            for layer, pair in self.stored.items()
-        }
-
-
-def cut(prefix: Prefix, start: int, end: int | None = None) -> dict[int, KeyValue]:
-    """The positions ``start..end`` of a prefix."""
-    return {layer: (k[:, start:end], v[:, start:end]) for layer, (k, v) in prefix.items()}
+SHARED_FROM = (
+    128  # prompts of at least this many tokens are stored once a group, shorter ones with each row
+)
+NATIVE_SHARED_FROM = 32  # the same where one kernel reads the prompt and the row's own tokens
+Buckets = dict[int, WidthBucket]
 
 
 @dataclass(slots=True, eq=False)
-class WidthBucket:
-    """Entries of one width: for each layer keys and values [entries, width, kv heads, head width].
+class _RowPart:
+    """A bucket of rows in this step: rows ``start..end`` of the batch are its entries, in order.
 
-    Room is made for an eighth more entries than are asked for, or for as many as are ``expected``, and given back
-    when half of it is free. ``length`` counts the positions stored of each entry; what lies behind them is zero and
-    is masked.
+    ``written`` are the flat positions of the new keys in the bucket. Masks are by window.
     """
 
-    width: int
-    device: torch.device
-    keys: dict[int, Tensor] = field(default_factory=dict)
-    values: dict[int, Tensor] = field(default_factory=dict)
-    names: list[Any] = field(default_factory=list)
-    length: list[int] = field(default_factory=list)
-    expected: int = 0
-
-    @property
-    def stores(self) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-        return self.keys, self.values
-
-    def put(self, names: Sequence[Any], prefix: Prefix, length: int) -> None:
-        """Add entries that each hold `prefix`, [kv heads, length, width] a layer."""
-        start, end = len(self.names), len(self.names) + len(names)
-        for store, number in zip(self.stores, (0, 1)):
-            for layer in {**store, **prefix}:
-                new = prefix[layer][number] if layer in prefix else None
-                tensor = self._room(store, layer, end, new)
-                if new is not None:
-                    tensor[start:end, :length] = new[:, :length].transpose(0, 1)
-                tensor[start:end, length:] = 0  # not only masked: 0 x NaN would stay
-        self.names += names
-        self.length += [length] * len(names)
-        if len(self.names) >= self.expected:
-            self.expected = 0
-
-    def take(self, name: Any) -> tuple[dict[int, KeyValue], int]:
-        """What an entry holds, as `put` takes it, and its length; the entry is gone."""
-        place = self.names.index(name)
-        length = self.length[place]
-        held = {
-            layer: tuple(
-                store[layer][place, :length].transpose(0, 1).clone() for store in self.stores
-            )
-            for layer in self.keys
-        }
-        self.drop(name)
-        return held, length
-
-    def drop(self, name: Any) -> None:
-        """Forget an entry; the last one moves to its place."""
-        place, last = self.names.index(name), len(self.names) - 1
-        if place != last:
-            for store in self.stores:
-                for tensor in store.values():
-                    tensor[place] = tensor[last]
-        for column in (self.names, self.length):
-            column[place] = column[last]
-            column.pop()
-        self._give_back()
-
-    def _give_back(self) -> None:
-        """Keep room for an eighth more entries than there are, and for eight; as it is where a copy finds no memory."""
-        wanted = len(self.names) + max(MIN_ROWS, len(self.names) // 8)
-        for store in self.stores:
-            for layer, tensor in store.items():
-                if tensor.shape[0] > 2 * wanted:
-                    with suppress(MemoryError, RuntimeError):
-                        store[layer] = tensor[:wanted].clone()
-
-    def widened(self, width: int) -> WidthBucket:
-        """The same entries on a wider shelf."""
-        stores = (
-            {layer: self._copied(tensor, width) for layer, tensor in store.items()}
-            for store in self.stores
-        )
-        return WidthBucket(width, self.device, *stores, self.names, self.length)
-
-    def _copied(self, tensor: Tensor, width: int) -> Tensor:
-        num = len(self.names)
-        wider = tensor.new_empty(num, width, *tensor.shape[2:])
-        wider[:, : self.width] = tensor[:num]
-        wider[:, self.width :] = 0
-        return wider
-
-    def new_layer(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """Make room in a layer that no prefix brought; `key` and `value` are [entries, kv heads, width]."""
-        for store, new in zip(self.stores, (key, value)):
-            self._room(store, layer, len(self.names), new.transpose(0, 1))
-
-    def _room(
-        self, store: dict[int, Tensor], layer: int, wanted: int, like: Tensor | None
-    ) -> Tensor:
-        tensor = store.get(layer)
-        have = 0 if tensor is None else tensor.shape[0]
-        if have < wanted:
-            heads, width = (like.shape[0], like.shape[-1]) if tensor is None else tensor.shape[2:]
-            made, num = (like if tensor is None else tensor).new_empty, len(self.names)
-            store[layer] = made(
-                (max(wanted, self.expected, have + have // 8), self.width, heads, width)
-            )
-            store[layer][:num] = 0 if tensor is None else tensor[:num]
-        return store[layer]
+    bucket: WidthBucket
+    start: int
+    end: int
+    written: Tensor
+    masks: dict[int | None, Tensor] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
-class _Part:
-    """One product of a step: which queries meet which entries, under which mask for each window."""
+class _PromptPart:
+    """A bucket of shared prompts in this step, and the rows of the batch that read it.
 
-    shelf: WidthBucket
-    start: int
-    end: int
-    written: Tensor | None
+    The queries of a prompt's readers are computed together: ``gather`` [prompts, most readers] are their rows, and
+    ``scatter`` the position of each of `rows` among the gathered queries.
+    """
+
+    bucket: WidthBucket
+    rows: Tensor
+    gather: Tensor
+    scatter: Tensor
     masks: dict[int | None, Tensor] = field(default_factory=dict)
-    gather: Tensor | None = None  # shared prompts: rows of the batch by (entry, place in its group)
-    scatter: Tensor | None = None  # and back: for each row the place in the gathered queries
 
 
 class ContiguousCache(Cache):
     """The rows in flight, and the layout through which their queries attend.
 
-    Rows are named by any hashable; `begin` fixes the order in which a step's rows stand in the batch, with
-    zeros behind them up to a multiple of 8 or 4, and `advance` counts the step. Between the two every layer
-    writes the new keys and values and attends: by the native kernel where it can, else by torch.
+    Rows are named by any hashable. `begin` fixes the order of a step's rows in the batch, with zeros behind them up to
+    a multiple of 8 or 4, and `advance` counts the step. Between the two every layer writes the new keys and values and
+    attends: by the native kernel where it can, else by torch.
     """
 
     def __init__(
-        self, device: torch.device | str = "cpu", *, shared: int | None = None, token_bytes: int = 0
+        self,
+        device: torch.device | str = "cpu",
+        *,
+        shared_from: int | None = None,
+        token_bytes: int = 0,
     ):
         super().__init__(layers=[])
         self.device = torch.device(device)
-        if shared is None:
-            shared = NATIVE_SHARED if self.device.type == "cpu" and native.reads_fast() else SHARED
-        self.shared = shared
-        self.rows: dict[int, WidthBucket] = {}
-        self.prompts: dict[int, WidthBucket] = {}
-        self.home: dict[Any, int] = {}  # row: width of its shelf
-        self.of: dict[Any, Any] = {}  # row: the shared prompt it reads
-        self.readers: dict[Any, int] = {}  # shared prompt: rows that read it
-        self.ahead: dict[Any, int] = {}  # shared prompt: its length
-        self._parts: list[_Part] = []
-        self._shared_parts: list[_Part] | None = None
-        self._layouts: dict[int | None, tuple[list[int], native.DecodeLayout]] = {}
-        self._order: list[Any] = []
-        self._unwritten: int | None = (
-            None  # the layer whose new keys and values `attend` is to store
-        )
-        self._dtype = torch.float32
+        if shared_from is None:
+            natively = self.device.type == "cpu" and native.reads_fast()
+            shared_from = NATIVE_SHARED_FROM if natively else SHARED_FROM
+        self.shared_from = shared_from
         self.token_bytes = token_bytes  # of the keys and values of one token in all layers
+        self.row_buckets: Buckets = {}
+        self.prompt_buckets: Buckets = {}
+        self.row_width: dict[EntryName, int] = {}  # of the bucket that holds the row
+        self.prompt_of: dict[EntryName, EntryName] = {}  # rows that read a shared prompt
+        self.num_readers: dict[EntryName, int] = {}  # of each shared prompt
+        self.prompt_length: dict[EntryName, int] = {}
+        self._order: list[EntryName] = []
+        self._row_parts: list[_RowPart] = []
+        self._prompt_parts: list[_PromptPart] | None = (
+            None  # made by the first layer that needs them
+        )
+        self._layouts: dict[int | None, tuple[list[int], native.DecodeLayout]] = {}
+        self._unwritten: int | None = None  # the layer whose new keys `attend` is to store
+        self._dtype = torch.float32
 
     # -- rows ---------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return len(self.home)
+        return len(self.row_width)
 
     @property
     def used_bytes(self) -> int:
-        """What the keys and values of all rows and prompts take at the widths of their shelves."""
-        positions = sum(
-            shelf.width * len(shelf.names)
-            for shelves in (self.rows, self.prompts)
-            for shelf in shelves.values()
-        )
-        return positions * self.token_bytes
+        """Size of the keys and values of all rows and prompts at the widths of their buckets."""
+        buckets = [*self.row_buckets.values(), *self.prompt_buckets.values()]
+        return self.token_bytes * sum(bucket.width * len(bucket.names) for bucket in buckets)
 
-    def expect(self, arrivals: Iterable[tuple[Any, int, int]]) -> None:
-        """That many rows will be added behind each of these prompts, (prompt, its length, rows): room is made once."""
+    def expect(self, arrivals: Iterable[tuple[EntryName, int, int]]) -> None:
+        """Announce what will be added, as (prompt, its length, number of rows), so that room is made only once."""
         coming: dict[tuple[bool, int], int] = {}
-        for prompt, length, rows in arrivals:
-            shared = length >= self.shared
-            own = False, width_for((0 if shared else length) + 1)
-            coming[own] = coming.get(own, 0) + rows
-            if shared and prompt not in self.readers:
-                coming[True, prompt_width(length)] = coming.get((True, prompt_width(length)), 0) + 1
-        for (shared, width), number in coming.items():
-            shelf = self._shelf(self.prompts if shared else self.rows, width)
-            shelf.expected = len(shelf.names) + number
+        for prompt, length, num_rows in arrivals:
+            is_shared = length >= self.shared_from
+            rows_key = (False, width_for(1 if is_shared else length + 1))
+            coming[rows_key] = coming.get(rows_key, 0) + num_rows
+            if is_shared and prompt not in self.num_readers:
+                prompt_key = (True, prompt_width(length))
+                coming[prompt_key] = coming.get(prompt_key, 0) + 1
+        for (is_prompt, width), number in coming.items():
+            bucket = self._bucket(self.prompt_buckets if is_prompt else self.row_buckets, width)
+            bucket.expected = len(bucket.names) + number
 
-    def add(self, rows: Sequence[Any], prompt: Any, prefix: Prefix, length: int) -> None:
+    def add(
+        self, rows: Sequence[EntryName], prompt: EntryName, prefix: Prefix, length: int
+    ) -> None:
         """Start `rows` behind `prefix`, the keys and values of the `length` tokens of `prompt`."""
-        if length < self.shared:
-            return self._stand(rows, prefix, length)
-        if prompt not in self.readers:
-            self._shelf(self.prompts, prompt_width(length)).put([prompt], prefix, length)
-            self.readers[prompt], self.ahead[prompt] = 0, length
-        self.readers[prompt] += len(rows)
-        self.of |= dict.fromkeys(rows, prompt)
+        if length < self.shared_from:
+            self._add_rows(rows, prefix, length)
+            return
+        if prompt not in self.num_readers:
+            self._bucket(self.prompt_buckets, prompt_width(length)).put([prompt], prefix, length)
+            self.num_readers[prompt] = 0
+            self.prompt_length[prompt] = length
+        self.num_readers[prompt] += len(rows)
+        self.prompt_of |= dict.fromkeys(rows, prompt)
         try:
-            self._stand(rows, cut(prefix, 0, 0), 0)
+            self._add_rows(rows, cut(prefix, 0, 0), 0)
         except (MemoryError, RuntimeError):
             for row in rows:
                 self._stop_reading(row)
             raise
 
-    def extend(self, row: Any, own: Prefix, length: int) -> None:
-        """Give a row that was just added `length` tokens of its own: a completion that is gone on with."""
-        held, before = self.rows[self.home[row]].take(row)
-        self._tidy(self.rows, self.home.pop(row))
-        both = (
-            {
-                layer: tuple(
-                    torch.cat([a, b[:, :length]], 1) for a, b in zip(held[layer], own[layer])
-                )
-                for layer in own
-            }
-            if before
-            else own
-        )
-        self._stand([row], both, before + length)
+    def extend(self, row: EntryName, completion: Prefix, length: int) -> None:
+        """Give a row that was just added the first `length` tokens of a completion that is resumed."""
+        held, length_before = self.row_buckets[self.row_width[row]].take(row)
+        self._remove_if_empty(self.row_buckets, self.row_width.pop(row))
+        added = cut(completion, 0, length)
+        whole = concatenate(held, added) if length_before else added
+        self._add_rows([row], whole, length_before + length)
 
-    def _stand(self, rows: Sequence[Any], own: Prefix, length: int) -> None:
+    def _add_rows(self, rows: Sequence[EntryName], prefix: Prefix, length: int) -> None:
         width = width_for(length + 1)
-        self._shelf(self.rows, width).put(rows, own, length)
-        self.home |= dict.fromkeys(rows, width)
+        self._bucket(self.row_buckets, width).put(rows, prefix, length)
+        self.row_width |= dict.fromkeys(rows, width)
 
-    def _shelf(self, shelves: dict[int, WidthBucket], width: int) -> WidthBucket:
-        return shelves.setdefault(width, WidthBucket(width, self.device))
+    def _bucket(self, buckets: Buckets, width: int) -> WidthBucket:
+        return buckets.setdefault(width, WidthBucket(width, self.device))
 
-    def drop(self, row: Any) -> None:
+    def drop(self, row: EntryName) -> None:
         """Forget a row, and its prompt if no other row reads it."""
-        if row in self.home:  # not where memory ran out while it was moved
-            width = self.home.pop(row)
-            self.rows[width].drop(row)
-            self._tidy(self.rows, width)
+        if row in self.row_width:  # a row that memory ran out over may be in no bucket
+            width = self.row_width.pop(row)
+            self.row_buckets[width].drop(row)
+            self._remove_if_empty(self.row_buckets, width)
         self._stop_reading(row)
 
-    def _stop_reading(self, row: Any) -> None:
-        prompt = self.of.pop(row, None)
-        if prompt is not None:
-            self.readers[prompt] -= 1
-            if not self.readers[prompt]:
-                del self.readers[prompt]
-                width = prompt_width(self.ahead.pop(prompt))
-                self.prompts[width].drop(prompt)
-                self._tidy(self.prompts, width)
+    def _stop_reading(self, row: EntryName) -> None:
+        if row not in self.prompt_of:
+            return
+        prompt = self.prompt_of.pop(row)
+        self.num_readers[prompt] -= 1
+        if self.num_readers[prompt]:
+            return
+        del self.num_readers[prompt]
+        width = prompt_width(self.prompt_length.pop(prompt))
+        self.prompt_buckets[width].drop(prompt)
+        self._remove_if_empty(self.prompt_buckets, width)
 
     @staticmethod
-    def _tidy(shelves: dict[int, WidthBucket], width: int) -> None:
-        if not shelves[width].names:
-            del shelves[width]
+    def _remove_if_empty(buckets: Buckets, width: int) -> None:
+        if not buckets[width].names:
+            del buckets[width]
 
-    def begin(self) -> list[Any]:
-        """Move rows that outgrew their shelf, and fix the order of this step's rows."""
-        for shelves in (self.rows, self.prompts):
-            for width in sorted(shelves):
-                self._tidy(shelves, width)  # a shelf that memory ran out over may be empty
-        for width in sorted(self.rows):
-            self._outgrow(width)
-        self._order, self._parts, self._shared_parts, self._layouts = [], [], None, {}
-        for width in sorted(self.rows):
-            shelf = self.rows[width]
-            start = len(self._order)
-            self._order += shelf.names
-            at = [place * width + length for place, length in enumerate(shelf.length)]
-            self._parts.append(
-                _Part(shelf, start, len(self._order), torch.tensor(at, device=self.device))
-            )
+    def remove_empty_buckets(self) -> None:
+        """Where memory ran out in the middle of an addition, a bucket without entries is left behind."""
+        for buckets in (self.row_buckets, self.prompt_buckets):
+            for width in sorted(buckets):
+                self._remove_if_empty(buckets, width)
+
+    # -- steps --------------------------------------------------------------------------------------------
+
+    def begin(self) -> list[EntryName]:
+        """Move rows that outgrew their bucket; returns the rows of this step in the order of the batch."""
+        self.remove_empty_buckets()
+        for width in sorted(self.row_buckets):
+            self._move_full_rows(width)
+        self._order = []
+        self._row_parts = []
+        self._prompt_parts = None
+        self._layouts = {}
+        for _, bucket in sorted(self.row_buckets.items()):
+            self._row_parts.append(self._row_part(bucket))
+            self._order += bucket.names
         return self._order
 
-    def _outgrow(self, width: int) -> None:
-        """Move the rows of a full width to the next shelf."""
-        shelf = self.rows[width]
-        full = [name for name, length in zip(shelf.names, shelf.length) if length >= width]
+    def _row_part(self, bucket: WidthBucket) -> _RowPart:
+        start = len(self._order)
+        written = [i * bucket.width + length for i, length in enumerate(bucket.lengths)]
+        return _RowPart(
+            bucket=bucket,
+            start=start,
+            end=start + len(bucket.names),
+            written=torch.tensor(written, device=self.device),
+        )
+
+    def _move_full_rows(self, width: int) -> None:
+        """Move the full rows of a bucket to the next width."""
+        bucket = self.row_buckets[width]
+        full = [name for name, length in zip(bucket.names, bucket.lengths) if length >= width]
         wider = width_for(width + 1)
-        if len(full) == len(shelf.names) and wider not in self.rows:
-            self.rows[wider] = shelf.widened(wider)
-            del self.rows[width]
-            self.home |= dict.fromkeys(full, wider)
+        if len(full) == len(bucket.names) and wider not in self.row_buckets:
+            self.row_buckets[wider] = bucket.widened(wider)
+            del self.row_buckets[width]
+            self.row_width |= dict.fromkeys(full, wider)
             return
         for row in full:
-            held, length = shelf.take(row)
-            del self.home[row]
-            self._stand([row], held, length)
-        self._tidy(self.rows, width)
+            held, length = bucket.take(row)
+            del self.row_width[row]
+            self._add_rows([row], held, length)
+        self._remove_if_empty(self.row_buckets, width)
 
-    def _members(self) -> dict[Any, list[int]]:
-        """Of each shared prompt the places in the batch of the rows that read it."""
-        members: dict[Any, list[int]] = {prompt: [] for prompt in self.readers}
-        for place, row in enumerate(self._order):
-            if row in self.of:
-                members[self.of[row]].append(place)
-        return members
+    def _readers(self) -> dict[EntryName, list[int]]:
+        """For each shared prompt, the batch rows that read it."""
+        readers: dict[EntryName, list[int]] = {prompt: [] for prompt in self.num_readers}
+        for number, row in enumerate(self._order):
+            if row in self.prompt_of:
+                readers[self.prompt_of[row]].append(number)
+        return readers
 
-    def _shared(self) -> list[_Part]:
-        """For each shelf of prompts, which rows of the batch read its entries; made once a step."""
-        if self._shared_parts is None:
-            self._shared_parts = []
-            self._share()
-        return self._shared_parts
+    def _shared_prompts(self) -> list[_PromptPart]:
+        """A part for each bucket of prompts; made once a step."""
+        if self._prompt_parts is None:
+            readers = self._readers()
+            buckets = sorted(self.prompt_buckets.items())
+            self._prompt_parts = [self._prompt_part(bucket, readers) for _, bucket in buckets]
+        return self._prompt_parts
 
-    def _share(self) -> None:
-        members = self._members()
-        for width in sorted(self.prompts):
-            shelf = self.prompts[width]
-            most = max(len(members[name]) for name in shelf.names)
-            gather = [[*members[name], *[0] * (most - len(members[name]))] for name in shelf.names]
-            scatter = {
-                row: (entry, i)
-                for entry, name in enumerate(shelf.names)
-                for i, row in enumerate(members[name])
-            }
-            rows = sorted(scatter)
-            part = _Part(
-                shelf,
-                0,
-                0,
-                torch.tensor(rows, device=self.device),
-                gather=torch.tensor(gather, device=self.device),
-                scatter=torch.tensor(
-                    [scatter[row][0] * most + scatter[row][1] for row in rows], device=self.device
-                ),
-            )
-            self._shared_parts.append(part)
+    def _prompt_part(self, bucket: WidthBucket, readers: dict[EntryName, list[int]]) -> _PromptPart:
+        most = max(len(readers[name]) for name in bucket.names)
+        gather: list[list[int]] = []
+        gathered_at: dict[int, int] = {}
+        for entry, name in enumerate(bucket.names):
+            rows = readers[name]
+            gather.append([*rows, *[0] * (most - len(rows))])
+            gathered_at |= {row: entry * most + i for i, row in enumerate(rows)}
+        all_rows = sorted(gathered_at)
+        return _PromptPart(
+            bucket=bucket,
+            rows=torch.tensor(all_rows, device=self.device),
+            gather=torch.tensor(gather, device=self.device),
+            scatter=torch.tensor([gathered_at[row] for row in all_rows], device=self.device),
+        )
 
     @property
     def positions(self) -> list[int]:
-        """Of the rows in the order of this step: how many tokens come before the new one."""
-        found = []
-        for part in self._parts:
-            found += [
-                length + self.ahead.get(self.of.get(row), 0)
-                for row, length in zip(part.shelf.names, part.shelf.length)
-            ]
-        return found
+        """For the rows in the order of this step: how many tokens come before the new one."""
+        positions: list[int] = []
+        for part in self._row_parts:
+            for row, length in zip(part.bucket.names, part.bucket.lengths):
+                positions.append(length + self.prompt_length.get(self.prompt_of.get(row), 0))
+        return positions
 
     def advance(self) -> None:
         """Count the step: each row is one token longer."""
-        for part in self._parts:
-            part.shelf.length = [length + 1 for length in part.shelf.length]
+        for part in self._row_parts:
+            part.bucket.lengths = [length + 1 for length in part.bucket.lengths]
 
     # -- what transformers calls --------------------------------------------------------------------------
 
@@ -412,11 +286,12 @@ class ContiguousCache(Cache):
         return 0
 
     def update(
-        self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> KeyValue:
-        """Take note of new keys and values [R, kv heads, 1, width]; `attend` stores them and reads the shelves."""
-        self._dtype, self._unwritten = key.dtype, layer_idx
-        return key, value
+        """Announce new keys and values [R, kv heads, 1, width]; `attend` stores them and reads the buckets."""
+        self._dtype = key_states.dtype
+        self._unwritten = layer_idx
+        return key_states, value_states
 
     def attend(
         self,
@@ -428,249 +303,194 @@ class ContiguousCache(Cache):
         softcap: float | None,
         layer: int,
     ) -> Tensor:
-        """One query a row against its prompt and its own tokens: [R, heads, 1, width] -> [R, 1, heads, width]."""
-        fresh, self._unwritten = self._unwritten == layer, None
-        natively = fresh and softcap is None and native.attends(query, key, value)
-        if fresh:
-            for part in self._parts:
-                if layer not in part.shelf.keys:
-                    part.shelf.new_layer(
-                        layer, *(new[part.start : part.end, :, 0] for new in (key, value))
-                    )
+        """One query a row over its prompt and its own tokens: [R, heads, 1, width] -> [R, 1, heads, width]."""
+        call = AttentionCall(layer=layer, scaling=scaling, window=window, softcap=softcap)
+        is_new = self._unwritten == layer
+        self._unwritten = None
+        natively = is_new and softcap is None and native.attends(query, key, value)
+        if is_new:
+            self._make_room(key, value, layer)
             if natively and self._sees_all(window):
-                return self._attend_natively(query, key, value, scaling, layer, None)
+                whole_call = AttentionCall(layer, scaling, window=None, softcap=None)
+                return self._attend_natively(query, key, value, whole_call)
             self._write(key, value, layer)
-        rows, heads, _, width = query.shape
-        grouped = query.view(rows, key.shape[1], heads // key.shape[1], width)
-        outs, lses = zip(
-            *(
-                _attend(
-                    grouped[part.start : part.end],
-                    part.shelf,
-                    layer,
-                    self._mask(part, window),
-                    scaling,
-                    softcap,
-                )
-                for part in self._parts
-            )
-        )
-        if rows > len(self._order):
-            outs = (*outs, outs[0].new_zeros((rows - len(self._order), *outs[0].shape[1:])))
-        out, lse = (torch.cat(x) if len(x) > 1 else x[0] for x in (outs, lses))
-        for part in self._shared():
-            self._merge(part, grouped, out, lse, layer, scaling, window, softcap)
-        out = out.reshape(rows, 1, heads, out.shape[-1]).to(query.dtype)
-        if natively and (
-            whole := self._laid_out(window)[0]
-        ):  # a row's bits hang on its own length alone
-            out[whole] = self._attend_natively(query, key, value, scaling, layer, window)[whole]
+        out = self._attend_by_buckets(query, key.shape[1], call)
+        if natively:  # rows that the window does not cut: which kernel computes a row depends on its length alone
+            whole_rows = self._layout(window)[0]
+            if whole_rows:
+                natively_out = self._attend_natively(query, key, value, call)
+                out[whole_rows] = natively_out[whole_rows]
         return out
+
+    def _make_room(self, key: Tensor, value: Tensor, layer: int) -> None:
+        for part in self._row_parts:
+            if layer not in part.bucket.keys:
+                rows = slice(part.start, part.end)
+                part.bucket.add_layer(layer, key[rows, :, 0], value[rows, :, 0])
 
     def _write(self, key: Tensor, value: Tensor, layer: int) -> None:
         """Store the new keys and values behind each row."""
-        for part in self._parts:
-            for store, new in zip(part.shelf.stores, (key, value)):
+        for part in self._row_parts:
+            for store, new in zip(part.bucket.stores, (key, value)):
                 flat = store[layer].view(-1, *store[layer].shape[2:])
                 flat.index_copy_(0, part.written, new[part.start : part.end, :, 0])
+
+    # -- the native kernel --------------------------------------------------------------------------------
 
     def _sees_all(self, window: int | None) -> bool:
         return window is None or max(self.positions) < window
 
     def _attend_natively(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scaling: float,
-        layer: int,
-        window: int | None,
+        self, query: Tensor, key: Tensor, value: Tensor, call: AttentionCall
     ) -> Tensor:
-        """`attend` and `_write` in one kernel, of the rows that a window does not cut."""
+        """`attend` and `_write` in one kernel, for the rows that the window does not cut."""
+        tensors = [
+            (bucket.keys[call.layer], bucket.values[call.layer]) for bucket in self._all_buckets()
+        ]
         out = native.decode_attention(
             query[:, :, 0],
             key[:, :, 0],
             value[:, :, 0],
-            [(shelf.keys[layer], shelf.values[layer]) for shelf in self._shelves()],
-            self._laid_out(window)[1],
-            scaling,
+            tensors,
+            layout=self._layout(call.window)[1],
+            scaling=call.scaling,
         )
         return out[:, None]
 
-    def _shelves(self) -> list[WidthBucket]:
-        return [part.shelf for part in self._parts] + [
-            self.prompts[width] for width in sorted(self.prompts)
-        ]
+    def _all_buckets(self) -> list[WidthBucket]:
+        """The buckets of rows, then those of prompts: a layout names them by their number here."""
+        prompts = [bucket for _, bucket in sorted(self.prompt_buckets.items())]
+        return [part.bucket for part in self._row_parts] + prompts
 
-    def _laid_out(self, window: int | None) -> tuple[list[int], native.DecodeLayout]:
-        """The rows that a window does not cut, and where they find their keys; made once a step."""
+    def _layout(self, window: int | None) -> tuple[list[int], native.DecodeLayout]:
+        """The rows that a window does not cut, and where the kernel finds their keys; made once a step."""
         if window not in self._layouts:
-            whole = {
-                place
-                for place, position in enumerate(self.positions)
-                if window is None or position < window
-            }
-            rows = [
-                (number, place, length)
-                for number, part in enumerate(self._parts)
-                for place, length in enumerate(part.shelf.length)
-            ]
-            members = {
-                prompt: [place for place in places if place in whole]
-                for prompt, places in self._members().items()
-            }
-            alone = [
-                [place]
-                for place, row in enumerate(self._order)
-                if row not in self.of and place in whole
-            ]
-            at = {
-                name: (len(self._parts) + number, place, length)
-                for number, shelf in enumerate(self._shelves()[len(self._parts) :])
-                for place, (name, length) in enumerate(zip(shelf.names, shelf.length))
-            }
-            self._layouts[window] = (
-                sorted(whole),
-                native.DecodeLayout(
-                    rows,
-                    [*members.values(), *alone],
-                    [*(at[prompt] for prompt in members), *[None] * len(alone)],
-                ),
-            )
+            positions = enumerate(self.positions)
+            whole = [row for row, position in positions if window is None or position < window]
+            self._layouts[window] = whole, self._layout_of(set(whole))
         return self._layouts[window]
 
-    def _merge(
+    def _layout_of(self, rows: set[int]) -> native.DecodeLayout:
+        """Rows that read a prompt together are one group; each of the others is a group of its own."""
+        locations: list[tuple[int, int, int]] = []  # bucket, entry, length
+        prompt_locations: dict[EntryName, tuple[int, int, int]] = {}
+        for number, bucket in enumerate(self._all_buckets()):
+            is_prompts = number >= len(self._row_parts)
+            for entry, (name, length) in enumerate(zip(bucket.names, bucket.lengths)):
+                if is_prompts:
+                    prompt_locations[name] = (number, entry, length)
+                else:
+                    locations.append((number, entry, length))
+        groups: list[list[int]] = []
+        prompts: list[tuple[int, int, int] | None] = []
+        for prompt, readers in self._readers().items():
+            groups.append([row for row in readers if row in rows])
+            prompts.append(prompt_locations[prompt])
+        for row, name in enumerate(self._order):
+            if name not in self.prompt_of and row in rows:
+                groups.append([row])
+                prompts.append(None)
+        return native.DecodeLayout(locations, groups, prompts)
+
+    # -- torch's attention, a bucket at a time ------------------------------------------------------------
+
+    def _attend_by_buckets(self, query: Tensor, kv_heads: int, call: AttentionCall) -> Tensor:
+        rows, heads, _, width = query.shape
+        grouped = query.view(rows, kv_heads, heads // kv_heads, width)
+        outs: list[Tensor] = []
+        lses: list[Tensor] = []
+        for part in self._row_parts:
+            mask = self._row_mask(part, call.window)
+            out, lse = attend_to_bucket(grouped[part.start : part.end], part.bucket, mask, call)
+            outs.append(out)
+            lses.append(lse)
+        missing = rows - len(self._order)
+        if missing:
+            outs.append(outs[0].new_zeros((missing, *outs[0].shape[1:])))
+        out = torch.cat(outs) if len(outs) > 1 else outs[0]
+        lse = torch.cat(lses) if len(lses) > 1 else lses[0]
+        for prompt_part in self._shared_prompts():
+            self._merge_prompts(prompt_part, grouped, out, lse, call=call)
+        return out.reshape(rows, 1, heads, out.shape[-1]).to(query.dtype)
+
+    def _merge_prompts(
         self,
-        part: _Part,
+        part: _PromptPart,
         grouped: Tensor,
         out: Tensor,
         lse: Tensor,
-        layer: int,
-        scaling: float,
-        window: int | None,
-        softcap: float | None,
+        *,
+        call: AttentionCall,
     ) -> None:
-        """Put what the rows read in their shared prompts beside what they read in their own tokens."""
-        entries, most = part.gather.shape
-        kv_heads, repeats, width = grouped.shape[1:]
-        query = grouped.index_select(0, part.gather.view(-1)).view(
-            entries, most, kv_heads, repeats, width
-        )
-        query = query.transpose(1, 2).reshape(entries, kv_heads, most * repeats, width)
-        filled = -(-query.shape[2] // MIN_ROWS) * MIN_ROWS
-        seen = self._mask(part, window)
-        if seen.shape[2] > 1:
-            seen = pad(seen.repeat_interleave(repeats, 2), (0, 0, 0, filled - query.shape[2]))
-        found, weight = _attend(
-            pad(query, (0, 0, 0, filled - query.shape[2])),
-            part.shelf,
-            layer,
-            seen,
-            scaling,
-            softcap,
-            window is None,
-        )
-        found, weight = (
-            x[:, :, : most * repeats]
-            .reshape(entries, kv_heads, most, repeats, -1)
-            .transpose(1, 2)
-            .reshape(entries * most, kv_heads, repeats, -1)
-            .index_select(0, part.scatter)
-            for x in (found, weight[..., None])
-        )
-        rows = part.written
-        share = steady(torch.sigmoid, weight[..., 0] - lse.index_select(0, rows))[..., None]
-        own, found = (x.to(share.dtype) for x in (out.index_select(0, rows), found))
-        out.index_copy_(0, rows, torch.lerp(own, found, share).to(out.dtype))
+        """Merge what rows read in their shared prompts into `out`, what they read in their own tokens.
 
-    def _mask(self, part: _Part, window: int | None) -> Tensor:
-        """0 where a query may read, -inf elsewhere: [entries, 1, queries or 1, width]; made once a step."""
+        A softmax over both is the average of the two outputs weighted by exp(log-sum-exp) of each: the prompt's weight
+        is the sigmoid of the difference.
+        """
+        prompt_out, prompt_lse = self._attend_to_prompts(part, grouped, call)
+        own_lse = lse.index_select(0, part.rows)
+        weight = batch_invariant(torch.sigmoid, prompt_lse - own_lse)[..., None]
+        own_out = out.index_select(0, part.rows).to(weight.dtype)
+        merged = torch.lerp(own_out, prompt_out.to(weight.dtype), weight)
+        out.index_copy_(0, part.rows, merged.to(out.dtype))
+
+    def _attend_to_prompts(
+        self, part: _PromptPart, grouped: Tensor, call: AttentionCall
+    ) -> tuple[Tensor, Tensor]:
+        """(output, log-sum-exp) of `part.rows` over their prompts, [rows, kv heads, repeats, width] and one less.
+
+        All readers of a prompt are queries of one entry, so that its keys are read once; their number is filled up
+        to a multiple of MIN_ROWS, since the rounding of fewer would depend on it.
+        """
+        num_prompts, most = part.gather.shape
+        _, kv_heads, repeats, width = grouped.shape
+        query = grouped.index_select(0, part.gather.view(-1))
+        query = query.view((num_prompts, most, kv_heads, repeats, width)).transpose(1, 2)
+        query = query.reshape(num_prompts, kv_heads, most * repeats, width)
+        filling = -query.shape[2] % MIN_ROWS
+        mask = self._prompt_mask(part, call.window)
+        if mask.shape[2] > 1:
+            mask = pad(mask.repeat_interleave(repeats, 2), (0, 0, 0, filling))
+        out, lse = attend_to_bucket(
+            pad(query, (0, 0, 0, filling)),
+            part.bucket,
+            mask,
+            call,
+            may_read_nothing=call.window is not None,
+        )
+
+        def by_row(x: Tensor) -> Tensor:
+            x = x[:, :, : most * repeats].reshape((num_prompts, kv_heads, most, repeats, -1))
+            x = x.transpose(1, 2).reshape(num_prompts * most, kv_heads, repeats, -1)
+            return x.index_select(0, part.scatter)
+
+        return by_row(out), by_row(lse[..., None])[..., 0]
+
+    # -- masks: 0 where a query may read, -inf elsewhere, [entries, 1, queries or 1, width] ---------------
+
+    def _row_mask(self, part: _RowPart, window: int | None) -> Tensor:
+        """Made once a step."""
         if window not in part.masks:
-            mask = (
-                self._own_mask(part, window)
-                if part.gather is None
-                else self._shared_mask(part, window)
-            )
-            part.masks[window] = mask.to(self._dtype)
+            key_position = torch.arange(part.bucket.width, device=self.device)
+            last = torch.tensor(part.bucket.lengths, device=self.device)[:, None]
+            readable = key_position <= last
+            if window is not None:
+                readable &= key_position > last - window
+            part.masks[window] = additive_mask(readable)[:, None, None].to(self._dtype)
         return part.masks[window]
 
-    def _own_mask(self, part: _Part, window: int | None) -> Tensor:
-        at = torch.arange(part.shelf.width, device=self.device)
-        last = torch.tensor(part.shelf.length, device=self.device)[:, None]
-        seen = at <= last
-        if window is not None:
-            seen &= at > last - window
-        return _additive(seen)[:, None, None]
+    def _prompt_mask(self, part: _PromptPart, window: int | None) -> Tensor:
+        """Made once a step."""
+        if window not in part.masks:
+            part.masks[window] = self._new_prompt_mask(part, window).to(self._dtype)
+        return part.masks[window]
 
-    def _shared_mask(self, part: _Part, window: int | None) -> Tensor:
-        at = torch.arange(part.shelf.width, device=self.device)
-        seen = at < torch.tensor(part.shelf.length, device=self.device)[:, None]
+    def _new_prompt_mask(self, part: _PromptPart, window: int | None) -> Tensor:
+        key_position = torch.arange(part.bucket.width, device=self.device)
+        readable = key_position < torch.tensor(part.bucket.lengths, device=self.device)[:, None]
         position = torch.tensor(self.positions, device=self.device)
         if window is None or int(position.max()) < window:
-            return _additive(seen)[:, None, None]
-        first = (position - window)[part.gather]
-        return _additive(seen[:, None] & (at > first[..., None]))[:, None]
-
-
-def _additive(seen: Tensor) -> Tensor:
-    return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, float("-inf"))
-
-
-def _attend(
-    query: Tensor,
-    shelf: WidthBucket,
-    layer: int,
-    mask: Tensor,
-    scaling: float,
-    softcap: float | None,
-    windowless: bool = True,
-) -> tuple[Tensor, Tensor]:
-    """(output, log-sum-exp of the scores) of queries [entries, kv heads, n, width] against a shelf's entries.
-
-    A query that may read nothing gets zeros and a log-sum-exp of -inf.
-    """
-    num = len(shelf.names)
-    key, value = (store[layer][:num].transpose(1, 2) for store in shelf.stores)
-    if query.device.type == "cpu" and softcap is None and key.shape[-1] == value.shape[-1]:
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, False, attn_mask=mask, scale=scaling
-        )
-        return out, lse if windowless else lse.masked_fill(
-            (mask == float("-inf")).all(-1), float("-inf")
-        )
-    return plain_attention(query, key, value, mask, scaling, softcap)
-
-
-def plain_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, softcap: float | None
-) -> tuple[Tensor, Tensor]:
-    """The same by its definition, with a soft-cap: what runs where no fused kernel does, fp32 or finer inside.
-
-    The products have a multiple of 8 rows: the bits of fewer depend on how many entries there are.
-    """
-    num = query.shape[2]
-    if num % MIN_ROWS:
-        mask = pad(mask, (0, 0, 0, -num % MIN_ROWS)) if mask.shape[2] > 1 else mask
-        out, lse = plain_attention(
-            pad(query, (0, 0, 0, -num % MIN_ROWS)), key, value, mask, scaling, softcap
-        )
-        return out[:, :, :num], lse[:, :, :num]
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    scores = (query @ key.transpose(-1, -2)).to(dtype) * scaling
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    scores = scores + mask
-    top = scores.amax(-1, keepdim=True).clamp_min(torch.finfo(dtype).min)
-    weights = (scores - top).exp()
-    total = weights.sum(-1, keepdim=True)
-    out = (weights.to(value.dtype) @ value).to(dtype) / total.clamp_min(torch.finfo(dtype).tiny)
-    return out.to(query.dtype), (steady(torch.log, total) + top)[..., 0]
-
-
-def steady(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """`function` of each element, with bits that do not depend on how many there are.
-
-    torch computes what is left over after whole vectors (up to 64 numbers) by another routine, which rounds
-    otherwise.
-    """
-    return function(pad(x.reshape(-1), (0, -x.numel() % 64)))[: x.numel()].view(x.shape)
+            return additive_mask(readable)[:, None, None]
+        last_unreadable = (position - window)[part.gather]
+        in_window = key_position > last_unreadable[..., None]
+        return additive_mask(readable[:, None] & in_window)[:, None]

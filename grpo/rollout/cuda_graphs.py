@@ -1,16 +1,16 @@
-"""ContiguousDecoder steps without the host: k of them between two reads, on CUDA each one a graph that is replayed.
+"""Decoding steps without the host: k of them between two reads, on CUDA each one the replay of a graph.
 
-A `DecodeStep` is the whole step as one function of device tensors: forward, sampler, and the books (token,
+A `DecodeStep` is the whole step as one function of device tensors: forward, sampler, and what is recorded (token,
 log-prob, whether the row has ended) in rings of k steps. `GraphRunner` runs it, eagerly or as CUDA graphs, one for
-each bucket of rows and shape of the cache, captured again only when an address that it reads has moved. What
-a finished row means, and who takes its slot, is the engine's.
+each bucket of rows and shape of the cache, captured again only when an address that it reads has moved. What a finished
+row means, and which sequence takes its place, is up to the decoder.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Callable, Protocol, Sequence
+from typing import Any, Callable, Protocol, Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +19,12 @@ from grpo.kernels.sampling.exact import sample
 from grpo.kernels.sampling.spec import Sampling
 
 BUCKETS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512)
-RUNNING, STOPPED, LIMIT, FAILED = 0, 1, 2, 3
+RUNNING = 0
+STOPPED = 1
+LIMIT = 2
+FAILED = 3
+FNV_OFFSET = 14695981039346656037
+FNV_PRIME = 1099511628211
 _log = logging.getLogger(__name__)
 
 
@@ -49,7 +54,7 @@ def bucket(num_rows: int, buckets: Sequence[int] = BUCKETS) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HostReadback:
-    """What the host reads after `steps` steps, on the CPU: rings [steps, rows], and each row's state.
+    """What the host reads after K steps, on the CPU: rings [K, R], and each row's state.
 
     A row's entries count up to the step in which it ended, `steps_R` of them. ``state_R`` is RUNNING, STOPPED by a
     stop id, LIMIT reached, or FAILED: its logits held nothing to draw from, and its last token is -1.
@@ -63,10 +68,10 @@ class HostReadback:
 
 
 class DecodeStep:
-    """The rows' device state, at fixed addresses, and the step that moves it.
+    """The rows' device state, at fixed addresses, and the step that advances it.
 
-    `forward` maps (token_R1, position_R1) to logits [rows, V]: the model with its cache. `stop_ids` end a row, as
-    does its `limit`-th token. `ring` is how many steps may pass between two reads.
+    `forward` maps (token_R1, position_R1) to logits [R, V]: the model with its cache. `stop_ids` end a row, as does its
+    `limit`-th token. `ring` is how many steps may pass between two reads.
     """
 
     def __init__(
@@ -81,25 +86,27 @@ class DecodeStep:
         vocab_size: int | None = None,
         device: torch.device | str = "cpu",
     ):
-        self.forward, self.cache, self.sampling, self.vocab_size = (
-            forward,
-            cache,
-            sampling,
-            vocab_size,
-        )
-        self.max_rows, self.ring = max_rows, ring
+        self.forward = forward
+        self.cache = cache
+        self.sampling = sampling
+        self.vocab_size = vocab_size
+        self.max_rows = max_rows
+        self.ring = ring
         self.stop_ids = torch.tensor(sorted(set(stop_ids)), dtype=torch.long, device=device)
 
         def zeros(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
-        self.token_R, self.seed_R, self.drawn_R, self.limit_R = (zeros(max_rows) for _ in range(4))
+        self.token_R = zeros(max_rows)
+        self.seed_R = zeros(max_rows)
+        self.drawn_R = zeros(max_rows)
+        self.limit_R = zeros(max_rows)
         self.state_R = torch.full_like(self.token_R, STOPPED)
-        self.at, self.steps_R = zeros(1), zeros(max_rows)
+        self.ring_index = zeros(1)
+        self.steps_R = zeros(max_rows)
         self.token_KR = zeros(ring, max_rows)
-        self.logp_KR, self.log_kept_KR = (
-            zeros(ring, max_rows, dtype=torch.float32) for _ in range(2)
-        )
+        self.logp_KR = zeros(ring, max_rows, dtype=torch.float32)
+        self.log_kept_KR = zeros(ring, max_rows, dtype=torch.float32)
 
     def start(
         self,
@@ -109,106 +116,105 @@ class DecodeStep:
         limits: Sequence[int],
         drawn: Sequence[int] | None = None,
     ) -> None:
-        """Start `rows` with the tokens to be read first; `drawn` tokens (0) of each have been sampled before."""
-        index = torch.tensor(list(rows), dtype=torch.long, device=self.token_R.device)
-        for store, values in (
-            (self.token_R, tokens),
-            (self.seed_R, seeds),
-            (self.limit_R, limits),
-            (self.drawn_R, drawn or [0] * len(rows)),
-        ):
-            store[index] = torch.tensor(list(values), dtype=torch.long, device=index.device)
+        """Start `rows` with the tokens to read first; `drawn` tokens (default 0) of each were sampled before."""
+        index = self._index(rows)
+        self.token_R[index] = self._index(tokens)
+        self.seed_R[index] = self._index(seeds)
+        self.limit_R[index] = self._index(limits)
+        self.drawn_R[index] = self._index(drawn or [0] * len(rows))
         self.state_R[index] = RUNNING
 
     def end(self, rows: Sequence[int]) -> None:
-        """Rows go on as filler."""
-        index = torch.tensor(list(rows), dtype=torch.long, device=self.token_R.device)
-        self.state_R[index], self.token_R[index] = STOPPED, 0
+        """Rows are filler from here on."""
+        index = self._index(rows)
+        self.state_R[index] = STOPPED
+        self.token_R[index] = 0
 
     def select(self, rows: Sequence[int]) -> None:
         """Move `rows` to the front, in that order; those behind are filler."""
-        index = torch.tensor(list(rows), dtype=torch.long, device=self.token_R.device)
+        index = self._index(rows)
         for store in (self.token_R, self.seed_R, self.drawn_R, self.limit_R, self.state_R):
             store[: len(rows)] = store[index]
         self.end(range(len(rows), self.max_rows))
 
+    def _index(self, values: Sequence[int]) -> Tensor:
+        return torch.tensor(list(values), dtype=torch.long, device=self.token_R.device)
+
     def __call__(self, num_rows: int) -> None:
-        """One step of the first `num_rows` rows; issues device work alone."""
-        token_R, drawn_R, state_R = (
-            x[:num_rows] for x in (self.token_R, self.drawn_R, self.state_R)
-        )
+        """One step of the first `num_rows` rows; issues device work only."""
+        token_R = self.token_R[:num_rows]
+        drawn_R = self.drawn_R[:num_rows]
+        state_R = self.state_R[:num_rows]
         logits_RV = self.forward(token_R[:, None], self.cache.position_R[:, None])
-        drawn = sample(
+        sampled = sample(
             logits_RV, self.seed_R[:num_rows], drawn_R, self.sampling, vocab_size=self.vocab_size
         )
-        running_R = state_R == RUNNING
-        self._ring(self.token_KR, drawn.token_R)
-        self._ring(self.logp_KR, drawn.logp_R)
-        if drawn.log_kept_R is not None:
-            self._ring(self.log_kept_KR, drawn.log_kept_R)
-        self.steps_R[:num_rows] += running_R
-        drawn_R += running_R
-        ended_R = torch.where(
-            (drawn.token_R[:, None] == self.stop_ids).any(-1),
-            STOPPED,
-            torch.where(drawn_R >= self.limit_R[:num_rows], LIMIT, RUNNING),
-        )
-        state_R.copy_(
-            torch.where(running_R, torch.where(drawn.token_R < 0, FAILED, ended_R), state_R)
-        )
-        token_R.copy_(torch.where(running_R, drawn.token_R.clamp_min(0), token_R))
+        is_running_R = state_R == RUNNING
+        self._record(self.token_KR, sampled.token_R)
+        self._record(self.logp_KR, sampled.logp_R)
+        if sampled.log_kept_R is not None:
+            self._record(self.log_kept_KR, sampled.log_kept_R)
+        self.steps_R[:num_rows] += is_running_R
+        drawn_R += is_running_R
+        is_stop_R = (sampled.token_R[:, None] == self.stop_ids).any(-1)
+        is_limit_R = drawn_R >= self.limit_R[:num_rows]
+        next_state_R = torch.where(is_stop_R, STOPPED, torch.where(is_limit_R, LIMIT, RUNNING))
+        next_state_R = torch.where(sampled.token_R < 0, FAILED, next_state_R)
+        state_R.copy_(torch.where(is_running_R, next_state_R, state_R))
+        token_R.copy_(torch.where(is_running_R, sampled.token_R.clamp_min(0), token_R))
         self.cache.advance_device(state_R == RUNNING)
-        self.at += 1
+        self.ring_index += 1
 
-    def _ring(self, ring_KR: Tensor, new_R: Tensor) -> None:
-        ring_KR[:, : len(new_R)].index_copy_(0, self.at, new_R[None].to(ring_KR.dtype))
+    def _record(self, ring_KR: Tensor, new_R: Tensor) -> None:
+        row_1R = new_R[None].to(ring_KR.dtype)
+        ring_KR[:, : len(new_R)].index_copy_(0, self.ring_index, row_1R)
 
     def read(self, num_rows: int, steps: int) -> HostReadback:
-        """Bring the last `steps` steps to the host, and start the rings anew."""
-        packed = [
+        """Bring the last `steps` steps to the host in one transfer, and reset the rings."""
+        parts = [
             self.token_KR[:steps, :num_rows],
-            self.logp_KR[:steps, :num_rows].double(),
-            self.log_kept_KR[:steps, :num_rows].double(),
+            self.logp_KR[:steps, :num_rows],
+            self.log_kept_KR[:steps, :num_rows],
             self.steps_R[None, :num_rows],
             self.state_R[None, :num_rows],
         ]
         flat = torch.cat(
-            [x.double() for x in packed]
-        ).cpu()  # one transfer; ids and counts are exact in fp64
-        token, logp, kept, count, state = flat.split([steps, steps, steps, 1, 1])
-        self.at.zero_()
+            [part.double() for part in parts]
+        ).cpu()  # ids and counts are exact in fp64
+        token, logp, log_kept, count, state = flat.split([steps, steps, steps, 1, 1])
+        self.ring_index.zero_()
         self.steps_R.zero_()
         return HostReadback(
-            token.long(),
-            logp.float(),
-            kept.float() if self.sampling.filters else None,
-            count[0].long(),
-            state[0].long(),
+            token_KR=token.long(),
+            logp_KR=logp.float(),
+            log_kept_KR=log_kept.float() if self.sampling.filters else None,
+            steps_R=count[0].long(),
+            state_R=state[0].long(),
         )
 
     def addresses(self) -> list[int]:
-        """Of all the tensors that a step reads or writes, but the model's parameters."""
-        own = (
+        """Addresses of all the tensors that a step reads or writes, except the model's parameters."""
+        tensors = (
             self.token_R,
             self.seed_R,
             self.drawn_R,
             self.limit_R,
             self.state_R,
-            self.at,
+            self.ring_index,
             self.steps_R,
             self.token_KR,
             self.logp_KR,
             self.log_kept_KR,
             self.stop_ids,
         )
-        return [x.data_ptr() for x in own] + self.cache.addresses()
+        return [x.data_ptr() for x in tensors] + self.cache.addresses()
 
 
 class GraphRunner:
-    """Runs a `DecodeStep` k times between two reads, as CUDA graphs where the device and the model allow it.
+    """Runs a `DecodeStep` k times between two reads, as CUDA graphs where device and model allow it.
 
-    `parameters` are the tensors whose addresses a graph binds besides the step's own, buffers too. A model whose
-    step cannot be captured (a mixture of experts that asks the host how its tokens fall) runs eagerly; the reason is
+    `parameters` are the tensors that a graph reads besides the step's own, buffers included. A model whose step cannot
+    be captured (a mixture of experts that asks the host which expert takes which token) runs eagerly; the reason is
     logged once and kept in `eager_because`.
     """
 
@@ -219,19 +225,19 @@ class GraphRunner:
         *,
         capture: bool | None = None,
     ):
-        self.step, self.parameters = step, parameters
-        wanted = step.token_R.is_cuda if capture is None else capture
-        self.eager_because = (
-            ""
-            if wanted
-            else "the device is no CUDA device"
-            if capture is None
-            else "it was asked for"
-        )
+        self.step = step
+        self.parameters = parameters
+        self.eager_because = ""
+        if capture is None and not step.token_R.is_cuda:
+            self.eager_because = "the device is no CUDA device"
+        elif capture is False:
+            self.eager_because = "it was asked for"
         self.captures = 0
         self._graphs: dict[tuple[int, ...], torch.cuda.CUDAGraph] = {}
-        self._pool: object = None
-        self._bound: tuple[int, int] | None = None
+        self._pool: Any = (
+            None  # torch's handle of the memory that graphs share; its type is private
+        )
+        self._captured_addresses: tuple[int, int] | None = None
 
     def run(self, num_rows: int, steps: int) -> HostReadback:
         """`steps` steps (at most the ring's) of the first `num_rows` rows; the cache has pages for them."""
@@ -243,21 +249,22 @@ class GraphRunner:
         return self.step.read(num_rows, steps)
 
     def release(self) -> None:
-        """Give the graphs' memory back; they are captured again when next needed."""
+        """Free the graphs' memory; they are captured again when next needed."""
         self._graphs.clear()
-        self._pool = self._bound = None
+        self._pool = None
+        self._captured_addresses = None
 
     def _replay(self, num_rows: int, steps: int) -> int:
-        """How many of the steps were done by graphs: all, or none if none can be had."""
-        bound = checksum([*(p.data_ptr() for p in self.parameters()), *self.step.addresses()])
-        if bound != self._bound:
+        """How many of the steps were done: all of them by graphs, or one if no graph could be captured."""
+        parameters = [p.data_ptr() for p in self.parameters()]
+        addresses = checksum([*parameters, *self.step.addresses()])
+        if addresses != self._captured_addresses:
             self.release()
-            self._bound = bound
-        key, done = (num_rows, *self.step.cache.signature), 0
+            self._captured_addresses = addresses
+        key = (num_rows, *self.step.cache.signature)
+        done = 0
         if key not in self._graphs:
-            self.step(
-                num_rows
-            )  # compiles kernels and fills caches outside the capture; it is a step like any other
+            self.step(num_rows)  # compiles kernels outside the capture; it counts as a step
             done = 1
             if not self._capture(key, num_rows):
                 return done
@@ -266,7 +273,7 @@ class GraphRunner:
         return steps
 
     def _capture(self, key: tuple[int, ...], num_rows: int) -> bool:
-        """Record the step's launches; recording runs none of them."""
+        """Record the step's launches without running them; whether that worked."""
         try:
             graph = torch.cuda.CUDAGraph()
             torch.cuda.synchronize()
@@ -277,7 +284,7 @@ class GraphRunner:
                 torch.cuda.synchronize()
             self.release()
             if _hides_out_of_memory(error):
-                raise  # with fewer rows it may be captured
+                raise  # fewer rows may be captured
             self.eager_because = f"the step cannot be captured: {str(error).splitlines()[0]}"
             _log.warning("decoding runs without CUDA graphs: %s", self.eager_because)
             return False
@@ -288,7 +295,7 @@ class GraphRunner:
 
 
 def _hides_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory ran out; what ends a capture that broke off may hide the error that broke it."""
+    """Whether memory ran out: ending a capture that failed may raise over the error that broke it."""
     while error is not None:
         if isinstance(error, torch.OutOfMemoryError):
             return True
@@ -297,8 +304,8 @@ def _hides_out_of_memory(error: BaseException | None) -> bool:
 
 
 def checksum(addresses: Sequence[int]) -> tuple[int, int]:
-    """Of a list of addresses, in order; equal lists have equal sums, others practically never."""
-    total = 14695981039346656037
+    """(count, FNV-1a) of addresses in order; different lists practically never agree."""
+    total = FNV_OFFSET
     for address in addresses:
-        total = (total ^ address) * 1099511628211 % 2**64
+        total = (total ^ address) * FNV_PRIME % 2**64
     return len(addresses), total

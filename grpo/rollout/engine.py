@@ -1,8 +1,7 @@
-"""The embedded engine: the trainer's own modules decode groups of completions.
+"""The embedded engine: the trainer's own modules sample groups of completions.
 
-No second copy of the weights, live adapters, log-probs that match the trainer's. This file knows groups and
-what becomes of them; how tokens are made is the matter of ``decoding`` (and of ``generate`` for models that
-cannot be served from here).
+No second copy of the weights, live adapters, log-probs that match the trainer's. This file knows groups: what is
+sampled, cancelled, resumed and delivered. How tokens are computed is up to the decoders.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ from grpo.model.packing import MIN_ROWS
 from grpo.model.policy import Policy
 from grpo.monitor import watchdog
 from grpo.rollout.compiled import CompiledBlocks
-from grpo.rollout.contiguous_decoder import (
-    GIB,
-    ContiguousDecoder,
-    EngineStats,
-    is_out_of_memory,
-    token_bytes,
-)
+from grpo.rollout.contiguous_decoder import ContiguousDecoder
+from grpo.rollout.decoder import Decoder, NextLogits
 from grpo.rollout.generate import GenerateDecoder
+from grpo.rollout.memory import GIB, EngineStats, is_out_of_memory
 from grpo.rollout.paged_decoder import PagedDecoder
+from grpo.rollout.prefill import token_bytes
 from grpo.rollout.sequence import PartialGroup, RolloutSequence, Stops
 from grpo.types import Group, Prompt
+
+TokenLimit = Callable[[Prompt, int], int]
+"""Most tokens of a completion, from its prompt and its index in the group."""
 
 
 class EngineFailed(RuntimeError):
@@ -38,15 +37,15 @@ class EngineFailed(RuntimeError):
 
 
 class Engine:
-    """Samples groups from a policy as it stands at each call; keys and values live no longer than a call.
+    """Samples groups from a policy as it is at each call; keys and values live no longer than a call.
 
-    ``max_rows`` completions are decoded at a time, fewer where their keys and values would take more than
-    ``kv_memory_gib`` (None: half of the memory that is free when a call begins). ``paged`` (None: on CUDA)
-    decodes by pages and captured steps; there ``deterministic`` fixes the number of rows that a step computes, and
-    with ``keep`` the pool and the graphs stay from call to call, until `release`. With
-    ``compile`` the layers' norms and MLPs are compiled at the first step (``regions``).
-    `stats` tells what the last call did, `carried` holds the groups that it left unfinished, `weights` are version
-    and fingerprint of the weights that it sampled by.
+    ``max_rows`` completions are decoded at a time, fewer if their keys and values would take more than
+    ``kv_memory_gib`` (None: half of the memory that is free when a call begins). ``paged`` (None: on CUDA) decodes by
+    pages and captured steps; there ``deterministic`` fixes the number of rows that a step computes, and with ``keep``
+    the page pool and the graphs are kept from call to call, until `release`. With ``compile`` the layers' norms and
+    MLPs are compiled at the first step.
+    `stats` counts what the last call did, `partial_groups` are the groups that it left unfinished, `weights` are the
+    version and fingerprint of the weights that it sampled from. `cancel` adds to `cancelled`.
     """
 
     def __init__(
@@ -61,24 +60,22 @@ class Engine:
         keep: bool = False,
         compile: bool = False,
     ):
-        self.policy, self.kv_memory_gib, self.deterministic, self.keep = (
-            policy,
-            kv_memory_gib,
-            deterministic,
-            keep,
-        )
+        self.policy = policy
+        self.kv_memory_gib = kv_memory_gib
+        self.deterministic = deterministic
+        self.keep = keep
         self.compile = compile
-        self._regions: CompiledBlocks | None = None
-        self._paging: PagedDecoder | None = None
-        self._working: ContiguousDecoder | PagedDecoder | GenerateDecoder | None = None
         self.paged = policy.device.type == "cuda" if paged is None else paged
         self.max_rows = max(MIN_ROWS, -(-max_rows // MIN_ROWS) * MIN_ROWS)
         self.stops = Stops(policy, stop)
         self.stats = EngineStats()
-        self.carried: list[PartialGroup] = []
-        self.expected: dict[str, float] = {}
+        self.partial_groups: list[PartialGroup] = []
+        self.expected: dict[str, float] = {}  # mean tokens a completion, by prompt id
         self.weights = (-1, 0)
-        self._cancelled: set[int] = set()
+        self._compiled_blocks: CompiledBlocks | None = None
+        self._paged_decoder: PagedDecoder | None = None
+        self._decoder: Decoder | None = None  # of the call in progress
+        self.cancelled: set[int] = set()
         self._token_bytes = 0
 
     def sample(
@@ -86,39 +83,30 @@ class Engine:
         prompts: Sequence[Prompt],
         *,
         group_size: int,
-        max_tokens: int | Callable[[Prompt, int], int],
+        max_tokens: int | TokenLimit,
         sampling: Sampling,
         seed: Sequence[object],
         interrupted: Callable[[], bool] = lambda: False,
         enough: int | None = None,
-        carried: Sequence[PartialGroup] = (),
+        partial_groups: Sequence[PartialGroup] = (),
     ) -> Iterator[tuple[int, Group]]:
-        """Yield (place, group) as groups complete: places of `carried` first, then of `prompts`.
+        """Yield (group index, group) as groups complete; `partial_groups` have the first indices, then come `prompts`.
 
-        A completion's tokens depend on (`seed`, prompt id, sample index) and the weights alone. ``max_tokens``
-        may be a function of prompt and sample index. When `interrupted` turns true, what is unfinished is
-        delivered as cancelled. Once `enough` groups were delivered, the others are kept in `self.carried` and
-        not delivered; given back as `carried`, they go on where they were.
+        A completion's tokens depend on (`seed`, prompt id, sample index) and the weights alone. ``max_tokens`` may be
+        a function of prompt and sample index. When `interrupted` turns true, what is unfinished is delivered as
+        cancelled. Once `enough` groups are delivered, the others are kept in `self.partial_groups` instead; passed as
+        `partial_groups` to a later call, they continue where they were.
         """
-        self.stats, self.carried, self._cancelled = EngineStats(), [], set()
-        started, limit = (
-            time.perf_counter(),
-            max_tokens if callable(max_tokens) else lambda *_: max_tokens,
-        )
-        sequences = [
-            self._sequence(place, group.prompt, i, limit, group.seeds[i])
-            for place, group in enumerate(carried)
-            for i in range(len(group.completions))
-        ]
-        for sequence in sequences:
-            sequence.carry(carried[sequence.place].completions[sequence.index])
-        sequences += [
-            self._sequence(
-                len(carried) + place, prompt, i, limit, completion_seed(*seed, prompt.id, i)
-            )
-            for place, prompt in enumerate(prompts)
-            for i in range(group_size)
-        ]
+        self.stats = EngineStats()
+        self.partial_groups = []
+        self.cancelled = set()
+        started = time.perf_counter()
+        limit = max_tokens if callable(max_tokens) else lambda *_: max_tokens
+        sequences = self._resumed(partial_groups, limit)
+        for group_index, prompt in enumerate(prompts, start=len(partial_groups)):
+            for i in range(group_size):
+                prompt_seed = completion_seed(*seed, prompt.id, i)
+                sequences.append(self._sequence(group_index, i, prompt, prompt_seed, limit=limit))
         self.weights = self.policy.version, self.policy.fingerprint()
         with watchdog.waiting(
             "engine",
@@ -126,27 +114,29 @@ class Engine:
             state=self.describe,
             progress=lambda: (self.stats.steps, self.stats.prefill_tokens),
         ):
-            yield from self._named(
-                self._deliver(sequences, sampling, interrupted, enough), sequences
-            )
+            groups = _Delivery(self, sequences, interrupted, enough).run(sampling)
+            yield from self._checked(groups, sequences)
         self.stats.seconds = time.perf_counter() - started
 
     def describe(self) -> list[str]:
-        """What the call under way has done and what is left of it, in a line."""
-        work = [] if self._working is None else self._working.describe()
-        return [
-            ", ".join(
-                [
-                    *work,
-                    f"{self.stats.steps} steps and {self.stats.prefill_tokens} prompt tokens so far",
-                ]
-            )
-        ]
+        """What the call in progress has done and what is left, in one line."""
+        in_flight = [] if self._decoder is None else self._decoder.describe()
+        done = f"{self.stats.steps} steps and {self.stats.prefill_tokens} prompt tokens so far"
+        return [", ".join([*in_flight, done])]
 
-    def _named(
+    def release(self) -> None:
+        """Free what ``keep`` holds."""
+        if self._paged_decoder is not None:
+            self._paged_decoder.release()
+
+    def cancel(self, group_index: int) -> None:
+        """Stop working on a group of the call in progress; it is delivered with what is unfinished cancelled."""
+        self.cancelled.add(group_index)
+
+    def _checked(
         self, groups: Iterator[tuple[int, Group]], sequences: Sequence[RolloutSequence]
     ) -> Iterator[tuple[int, Group]]:
-        """`groups`; what fails on the way is raised as an `EngineFailed` that says who, and how far it was."""
+        """`groups`; a failure is raised as an `EngineFailed` that says how far sampling was."""
         version = self.weights[0]
         try:
             for item in groups:
@@ -161,126 +151,78 @@ class Engine:
                 raise
             left = sum(not sequence.finish for sequence in sequences)
             raise EngineFailed(
-                f"the engine failed with {left} of {len(sequences)} completions unwritten, after "
+                f"the engine failed with {left} of {len(sequences)} completions unfinished, after "
                 f"{self.stats.steps} decoding steps: {type(error).__name__}: {error}"
             ) from error
 
-    def release(self) -> None:
-        """Give back what ``keep`` holds."""
-        if self._paging is not None:
-            self._paging.release()
+    # -- sequences ----------------------------------------------------------------------------------------
 
-    def cancel(self, place: int) -> None:
-        """Stop working on a group of the call in progress; it is delivered with what is unfinished cancelled."""
-        self._cancelled.add(place)
+    def _resumed(
+        self, partial_groups: Sequence[PartialGroup], limit: TokenLimit
+    ) -> list[RolloutSequence]:
+        sequences: list[RolloutSequence] = []
+        for group_index, group in enumerate(partial_groups):
+            for i, (seed, completion) in enumerate(zip(group.seeds, group.completions)):
+                sequence = self._sequence(group_index, i, group.prompt, seed, limit=limit)
+                sequence.resume(completion)
+                sequences.append(sequence)
+        return sequences
 
     def _sequence(
-        self,
-        place: int,
-        prompt: Prompt,
-        index: int,
-        max_tokens: Callable[[Prompt, int], int],
-        seed: int,
+        self, group_index: int, sample_index: int, prompt: Prompt, seed: int, *, limit: TokenLimit
     ) -> RolloutSequence:
-        length, context, most = (
-            len(prompt.token_ids),
-            self.policy.context,
-            max_tokens(prompt, index),
-        )
+        length = len(prompt.token_ids)
+        context = self.policy.context
+        max_tokens = limit(prompt, sample_index)
         if not length:
             raise ValueError(
                 f"sample: prompt {prompt.id} has no tokens; a completion needs one to start from"
             )
-        room = most if context is None else context - length
+        room = max_tokens if context is None else context - length
         if room < 1:
             raise ValueError(
                 f"sample: prompt {prompt.id} has {length} tokens, which leaves no room in the model's "
                 f"context of {context}; shorten it"
             )
-        return RolloutSequence(place, index, prompt, seed, min(most, room), room < most)
-
-    # -- groups -------------------------------------------------------------------------------------------
-
-    def _deliver(
-        self,
-        sequences: Sequence[RolloutSequence],
-        sampling: Sampling,
-        interrupted: Callable[[], bool],
-        enough: int | None,
-    ) -> Iterator[tuple[int, Group]]:
-        groups: dict[int, list[RolloutSequence]] = {}
-        for sequence in sequences:
-            groups.setdefault(sequence.place, []).append(sequence)
-        left, delivered = (
-            Counter(sequence.place for sequence in sequences if not sequence.finish),
-            0,
+        return RolloutSequence(
+            group_index=group_index,
+            sample_index=sample_index,
+            prompt=prompt,
+            seed=seed,
+            limit=min(max_tokens, room),
+            limit_is_context=room < max_tokens,
         )
 
-        def unwanted() -> set[int] | None:
-            return None if full() or interrupted() else self._cancelled
+    def _longest_first(self, sequences: Sequence[RolloutSequence]) -> list[RolloutSequence]:
+        """Resumed sequences, then those of unseen prompts, then those with the longest expected completions."""
 
-        def full() -> bool:
-            return enough is not None and delivered >= enough
+        def key(sequence: RolloutSequence) -> tuple[bool, float, int, int]:
+            expected = self.expected.get(sequence.prompt.id, math.inf)
+            return (
+                not sequence.is_resumed,
+                -expected,
+                sequence.group_index,
+                sequence.sample_index,
+            )
 
-        for place in [place for place in groups if not left[place]]:  # carried whole
-            delivered += 1
-            yield place, self._group(groups.pop(place))
-        for sequence in self._written(
-            [sequence for sequence in sequences if not sequence.finish], sampling, unwanted
-        ):
-            left[sequence.place] -= 1
-            self.stats.tokens += len(sequence.tokens) - sequence.known
-            if left[sequence.place]:
-                continue
-            members = groups.pop(sequence.place)
-            if (
-                full()
-                and not interrupted()
-                and any(sequence.finish == "cancelled" for sequence in members)
-            ):
-                self.carried.append(
-                    PartialGroup(
-                        members[0].prompt,
-                        tuple(sequence.seed for sequence in members),
-                        tuple(sequence.completion(self.policy) for sequence in members),
-                    )
-                )
-                continue
-            delivered += 1
-            yield sequence.place, self._group(members)
+        return sorted(sequences, key=key)
 
-    def _group(self, sequences: Sequence[RolloutSequence]) -> Group:
-        if all(sequence.finish != "cancelled" for sequence in sequences):
-            self.expected[sequences[0].prompt.id] = sum(
-                len(sequence.tokens) for sequence in sequences
-            ) / len(sequences)
-        return Group(
-            sequences[0].prompt, tuple(sequence.completion(self.policy) for sequence in sequences)
-        )
+    # -- decoders -----------------------------------------------------------------------------------------
 
-    def _written(
+    def decode(
         self,
         sequences: Sequence[RolloutSequence],
         sampling: Sampling,
         unwanted: Callable[[], set[int] | None],
     ) -> Iterator[RolloutSequence]:
-        """Each sequence as it ends; carried ones begin first, then prompts not met before, then the longest expected."""
-        length = self.expected
-        ordered = sorted(
-            sequences,
-            key=lambda sequence: (
-                not sequence.carried,
-                -length.get(sequence.prompt.id, math.inf),
-                sequence.place,
-                sequence.index,
-            ),
-        )
-        self._working = self._work()
-        yield from self._working.run(ordered, sampling, self.stops, unwanted)
-        self._working = None
+        """Yield each sequence as it ends."""
+        self._decoder = self._choose_decoder()
+        ordered = self._longest_first(sequences)
+        yield from self._decoder.run(ordered, sampling, self.stops, unwanted)
+        self._decoder = None
 
-    def _work(self) -> ContiguousDecoder | PagedDecoder | GenerateDecoder:
-        """Who writes the sequences: pages and graphs on CUDA, shelves on a CPU, `generate` where neither can."""
+    def _choose_decoder(self) -> Decoder:
+        """Pages and graphs on CUDA, contiguous buckets on a CPU, `generate` for models that neither supports."""
         if self.policy.unsupported_reason:
             if self.compile:
                 self.compile = False
@@ -289,23 +231,41 @@ class Engine:
                 )
             return GenerateDecoder(self.policy, self.stats, max_rows=self.max_rows)
         self._token_bytes = self._token_bytes or token_bytes(self.policy)
-        options = {
-            "max_rows": self.max_rows,
-            "budget": self._budget(),
-            "token_bytes": self._token_bytes,
-        }
-        if self.compile:
-            self._regions = self._regions or CompiledBlocks(
-                self.policy, lambda line: self.stats.notes.append(line)
+        budget = self._budget()
+        next_logits = self._next_logits()
+        if not self.paged:
+            return ContiguousDecoder(
+                self.policy,
+                self.stats,
+                max_rows=self.max_rows,
+                budget=budget,
+                token_bytes=self._token_bytes,
+                next_logits=next_logits,
             )
-            options["next_logits"] = self._regions.next_logits
-        if self.paged:
-            self._paging = self._paging or PagedDecoder(
-                self.policy, self.stats, deterministic=self.deterministic, keep=self.keep, **options
+        if self._paged_decoder is None:
+            self._paged_decoder = PagedDecoder(
+                self.policy,
+                self.stats,
+                max_rows=self.max_rows,
+                budget=budget,
+                token_bytes=self._token_bytes,
+                deterministic=self.deterministic,
+                keep=self.keep,
+                next_logits=next_logits,
             )
-            self._paging.stats = self.stats
-            return self._paging
-        return ContiguousDecoder(self.policy, self.stats, **options)
+        self._paged_decoder.stats = self.stats
+        return self._paged_decoder
+
+    def _next_logits(self) -> NextLogits | None:
+        """The compiled forward, None where the policy's own is used."""
+        if not self.compile:
+            return None
+        if self._compiled_blocks is None:
+            self._compiled_blocks = CompiledBlocks(self.policy, self._note)
+        return self._compiled_blocks.next_logits
+
+    def _note(self, line: str) -> None:
+        self.stats.notes.append(line)
 
     def _budget(self) -> float:
         """Bytes that keys and values may take."""
@@ -314,7 +274,73 @@ class Engine:
         device = self.policy.device
         if device.type != "cuda":
             return psutil.virtual_memory().available / 2
-        waiting = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
-            device
-        )  # of torch's own allocator
-        return (torch.cuda.mem_get_info(device)[0] + waiting) / 2
+        free = torch.cuda.mem_get_info(device)[0]
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (free + cached) / 2
+
+
+class _Delivery:
+    """Assembles one call's sequences into groups, and decides which groups are still wanted."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        sequences: Sequence[RolloutSequence],
+        interrupted: Callable[[], bool],
+        enough: int | None,
+    ):
+        self.engine = engine
+        self.interrupted = interrupted
+        self.enough = enough
+        self.num_delivered = 0
+        self.unfinished = [sequence for sequence in sequences if not sequence.finish]
+        self.num_unfinished = Counter(sequence.group_index for sequence in self.unfinished)
+        self.groups: dict[int, list[RolloutSequence]] = {}
+        for sequence in sequences:
+            self.groups.setdefault(sequence.group_index, []).append(sequence)
+
+    def run(self, sampling: Sampling) -> Iterator[tuple[int, Group]]:
+        """Yield (group index, group); resumed groups that are complete already come first."""
+        for group_index in [i for i in self.groups if not self.num_unfinished[i]]:
+            self.num_delivered += 1
+            yield group_index, self._group(self.groups.pop(group_index))
+        for sequence in self.engine.decode(self.unfinished, sampling, self._unwanted):
+            self.num_unfinished[sequence.group_index] -= 1
+            self.engine.stats.tokens += len(sequence.tokens) - sequence.num_resumed
+            if self.num_unfinished[sequence.group_index]:
+                continue
+            members = self.groups.pop(sequence.group_index)
+            if self._is_left_for_later(members):
+                self.engine.partial_groups.append(self._partial_group(members))
+            else:
+                self.num_delivered += 1
+                yield sequence.group_index, self._group(members)
+
+    def _has_enough(self) -> bool:
+        return self.enough is not None and self.num_delivered >= self.enough
+
+    def _unwanted(self) -> set[int] | None:
+        if self._has_enough() or self.interrupted():
+            return None
+        return self.engine.cancelled
+
+    def _is_left_for_later(self, members: Sequence[RolloutSequence]) -> bool:
+        if not self._has_enough() or self.interrupted():
+            return False
+        return any(sequence.finish == "cancelled" for sequence in members)
+
+    def _partial_group(self, members: Sequence[RolloutSequence]) -> PartialGroup:
+        policy = self.engine.policy
+        return PartialGroup(
+            prompt=members[0].prompt,
+            seeds=tuple(sequence.seed for sequence in members),
+            completions=tuple(sequence.completion(policy) for sequence in members),
+        )
+
+    def _group(self, members: Sequence[RolloutSequence]) -> Group:
+        prompt = members[0].prompt
+        if all(sequence.finish != "cancelled" for sequence in members):
+            num_tokens = sum(len(sequence.tokens) for sequence in members)
+            self.engine.expected[prompt.id] = num_tokens / len(members)
+        policy = self.engine.policy
+        return Group(prompt, tuple(sequence.completion(policy) for sequence in members))

@@ -1,12 +1,12 @@
-"""Completions by transformers' own `generate`, for models whose attention the engine cannot take over.
+"""Completions by transformers' own `generate`, for models whose attention the engine cannot replace.
 
-Slower: the prompt is repeated for each completion, the keys of each are stored apart, and a batch runs until its
-longest row ends. Tokens are drawn by the same sampler with the same noise, so the semantics do not change.
+Slower: the prompt is repeated for each completion, the keys of each are stored separately, and a batch runs until its
+longest row ends. Tokens are drawn by the same sampler with the same noise, so the distribution is the same.
 """
 
 from __future__ import annotations
 
-from typing import Any, Callable, Collection, Iterator, Sequence
+from typing import Any, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,15 +15,18 @@ from transformers import LogitsProcessor, StoppingCriteria
 from grpo.kernels.sampling.spec import Sampling
 from grpo.kernels.sampling.torch_sampler import sample
 from grpo.model.policy import Policy
-from grpo.rollout.contiguous_decoder import EngineStats
+from grpo.rollout.decoder import Unwanted
+from grpo.rollout.memory import EngineStats
 from grpo.rollout.sequence import RolloutSequence, Stops, tensor_of
 
 
 class GenerateDecoder:
-    """Writes sequences with `generate`, those of equal length together; `run` yields each as its batch ends."""
+    """Samples sequences of equal length together with `generate`; `run` yields each as its batch ends."""
 
     def __init__(self, policy: Policy, stats: EngineStats, *, max_rows: int):
-        self.policy, self.stats, self.max_rows = policy, stats, max_rows
+        self.policy = policy
+        self.stats = stats
+        self.max_rows = max_rows
 
     @torch.no_grad()
     def run(
@@ -31,41 +34,36 @@ class GenerateDecoder:
         sequences: Sequence[RolloutSequence],
         sampling: Sampling,
         stops: Stops,
-        unwanted: Callable[[], Collection[int] | None],
+        unwanted: Unwanted,
     ) -> Iterator[RolloutSequence]:
-        """Yield each sequence when it has ended, or cancelled when its place is `unwanted` (None: all are)."""
+        """Yield each sequence when its batch has ended, as cancelled if its group is `unwanted`."""
         by_length: dict[int, list[RolloutSequence]] = {}
         for sequence in sequences:
             by_length.setdefault(sequence.length, []).append(sequence)
-        for same in by_length.values():
-            for start in range(0, len(same), self.max_rows):
-                batch = same[start : start + self.max_rows]
-                self._generate(batch, sampling, stops, unwanted)
+        for same_length in by_length.values():
+            for start in range(0, len(same_length), self.max_rows):
+                batch = same_length[start : start + self.max_rows]
+                self._generate(_Batch(self, batch, sampling, stops, unwanted=unwanted))
                 for sequence in batch:
                     sequence.finish = sequence.finish or "cancelled"
                 yield from batch
 
     def describe(self) -> list[str]:
-        """Who writes; how far it is, the statistics tell."""
+        """Only who samples; the engine's statistics say how far it is."""
         return ["transformers' generate"]
 
-    def _generate(
-        self,
-        sequences: list[RolloutSequence],
-        sampling: Sampling,
-        stops: Stops,
-        unwanted: Callable[[], Collection[int] | None],
-    ) -> None:
-        for sequence in sequences:
-            sequence.fed = sequence.known
-        ids = torch.tensor(
-            [[*sequence.prompt.token_ids, *sequence.tokens] for sequence in sequences],
-            device=self.policy.device,
-        )
-        writing = _Writing(self, sequences, sampling, stops, unwanted)
-        if writing.over():
+    def release(self) -> None:
+        """Nothing outlives a batch."""
+
+    def _generate(self, batch: _Batch) -> None:
+        for sequence in batch.sequences:
+            sequence.num_computed = sequence.num_resumed
+        if batch.is_over():
             return
+        rows = [[*sequence.prompt.token_ids, *sequence.tokens] for sequence in batch.sequences]
+        ids = torch.tensor(rows, device=self.policy.device)
         self.stats.prefill_tokens += ids.numel()
+        missing = max(sequence.limit - len(sequence.tokens) for sequence in batch.sequences)
         self.policy.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
@@ -73,74 +71,75 @@ class GenerateDecoder:
             use_cache=True,
             eos_token_id=None,
             pad_token_id=0,
-            max_new_tokens=max(sequence.limit - len(sequence.tokens) for sequence in sequences),
-            logits_processor=[writing],
-            stopping_criteria=[_Ended(writing)],
+            max_new_tokens=missing,
+            logits_processor=[batch],
+            stopping_criteria=[_BatchIsOver(batch)],
         )
 
 
-class _Writing(LogitsProcessor):
-    """Draws a batch's tokens by the library's sampler, books them, and makes `generate` take them."""
+class _Batch(LogitsProcessor):
+    """Draws a batch's tokens by the library's sampler, records them, and makes greedy `generate` choose them."""
 
     def __init__(
         self,
-        work: GenerateDecoder,
+        decoder: GenerateDecoder,
         sequences: list[RolloutSequence],
         sampling: Sampling,
         stops: Stops,
-        unwanted: Callable[[], Collection[int] | None],
+        *,
+        unwanted: Unwanted,
     ):
-        self.work, self.sequences, self.sampling, self.stops, self.unwanted = (
-            work,
-            sequences,
-            sampling,
-            stops,
-            unwanted,
-        )
-        self.gone: set[int] = set()
+        self.policy = decoder.policy
+        self.stats = decoder.stats
+        self.sequences = sequences
+        self.sampling = sampling
+        self.stops = stops
+        self.unwanted = unwanted
+        self.cancelled: set[int] = set()
 
-    def over(self) -> bool:
-        """Whether nobody waits for any sequence that has not ended."""
-        gone = self.unwanted()
-        if gone is None:
-            self.gone |= {sequence.place for sequence in self.sequences}
-        else:
-            self.gone |= set(gone)
-        return not self._open()
+    def is_over(self) -> bool:
+        """Whether every sequence has ended or is no longer wanted."""
+        group_indices = self.unwanted()
+        if group_indices is None:
+            group_indices = {sequence.group_index for sequence in self.sequences}
+        self.cancelled.update(group_indices)
+        return not any(map(self._is_alive, self.sequences))
 
-    def _open(self) -> list[RolloutSequence]:
-        return [
-            sequence
-            for sequence in self.sequences
-            if not sequence.finish and sequence.place not in self.gone
-        ]
+    def _is_alive(self, sequence: RolloutSequence) -> bool:
+        return not sequence.finish and sequence.group_index not in self.cancelled
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        sequences, policy, rows = self.sequences, self.work.policy, len(self.sequences)
-        device = scores.device
-        seed_R = tensor_of([sequence.seed for sequence in sequences], rows, device)
-        drawn_R = tensor_of([sequence.fed for sequence in sequences], rows, device)
+        """The scores [R, V] with all but the drawn token at -inf."""
+        rows = len(self.sequences)
+        seeds = [sequence.seed for sequence in self.sequences]
+        num_computed = [sequence.num_computed for sequence in self.sequences]
         token_R, logp_R, log_kept_R = sample(
-            scores[:, : policy.vocab_size], seed_R, drawn_R, self.sampling
+            scores[:, : self.policy.vocab_size],
+            tensor_of(seeds, rows, scores.device),
+            tensor_of(num_computed, rows, scores.device),
+            self.sampling,
         )
-        kept = [None] * rows if log_kept_R is None else log_kept_R.tolist()
-        stats, alive = self.work.stats, {id(sequence) for sequence in self._open()}
-        for sequence, token, logp, log_kept in zip(
-            sequences, token_R.tolist(), logp_R.tolist(), kept
-        ):
-            if id(sequence) in alive:
-                sequence.take(token, logp, log_kept, self.stops)
-        stats.steps, stats.rows_computed = stats.steps + 1, stats.rows_computed + rows
-        stats.rows_alive += len(alive)
+        self._record(token_R, logp_R, log_kept_R)
         forced = torch.full_like(scores, float("-inf"))
         return forced.scatter_(1, token_R.clamp_min(0)[:, None], 0.0)
 
+    def _record(self, token_R: Tensor, logp_R: Tensor, log_kept_R: Tensor | None) -> None:
+        rows = len(self.sequences)
+        log_kepts = [None] * rows if log_kept_R is None else log_kept_R.tolist()
+        drawn = zip(self.sequences, token_R.tolist(), logp_R.tolist(), log_kepts)
+        for sequence, token, logp, log_kept in drawn:
+            if self._is_alive(sequence):
+                self.stats.rows_alive += 1
+                sequence.append(token, logp, log_kept, self.stops)
+        self.stats.steps += 1
+        self.stats.rows_computed += rows
 
-class _Ended(StoppingCriteria):
-    """Ends `generate` once every sequence has ended or is no longer waited for."""
 
-    def __init__(self, writing: _Writing):
-        self.writing = writing
+class _BatchIsOver(StoppingCriteria):
+    """Ends `generate` once every sequence has ended or is no longer wanted."""
+
+    def __init__(self, batch: _Batch):
+        self.batch = batch
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        return torch.full((len(input_ids),), self.writing.over(), device=input_ids.device)
+        return torch.full((len(input_ids),), self.batch.is_over(), device=input_ids.device)

@@ -1,14 +1,14 @@
-"""Keys and values of groups being decoded: pages of 64 tokens from one pool, a prompt's stored once.
+"""Keys and values of groups being decoded: pages of 64 tokens from one pool, each prompt stored once.
 
-A row is a page table: admission of a group, compaction and freeing edit tables and copy no keys. All tensors
-that a decoding step reads keep their addresses and shapes, so that a CUDA graph can hold the step. What a
-step computes is ``grpo.kernels.decode_attention.dispatch``; when rows come and go is the engine's to say.
+A row is a page table: admitting a group, compaction and freeing edit tables and copy no keys. All tensors that a
+decoding step reads keep their addresses and shapes, so that a CUDA graph can hold the step. The attention itself is in
+``grpo.kernels.decode_attention``; when rows come and go is up to the decoder.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Mapping, Sequence
+from typing import Any, Sequence
 
 import torch
 from torch import Tensor
@@ -16,12 +16,11 @@ from transformers.cache_utils import Cache
 
 from grpo.kernels.decode_attention.dispatch import attend, write
 from grpo.kernels.decode_attention.spec import PAGE, PageTables
-
-Prefix = Mapping[int, tuple[Tensor, Tensor]]
+from grpo.rollout.prefill import KeyValue, Prefix
 
 
 class PoolExhausted(RuntimeError):
-    """The pool, or a table, has no room for what was asked; nothing was changed."""
+    """The pool, or a table, has no room for what was asked for; nothing was changed."""
 
 
 @dataclass(slots=True)
@@ -41,10 +40,10 @@ class _Row:
 class PagedCache(Cache):
     """Pages, page tables and lengths of up to `max_rows` rows, and the layout through which they attend.
 
-    `num_rows` of them, the first, are computed; `select` and `resize` change that number. Each layer's pool,
-    [num_pages, kv heads, 64, width], is made with the first prompt (or token) stored. `max_prefix` and
-    `max_tokens` bound a prompt's and a completion's tokens. `rows_per_block` is how many rows of one prompt
-    read its keys together; 64 // (heads / kv heads) fills the tensor cores.
+    The first `num_rows` of them are computed; `select` and `resize` change that number. Each layer's pool,
+    [num_pages, kv heads, 64, width], is made with the first prompt (or token) stored. `max_prefix` and `max_tokens`
+    bound a prompt's and a completion's tokens. `rows_per_block` is how many rows of one prompt read its keys together;
+    64 // (heads / kv heads) fills the tensor cores.
 
     The order of a step: `reserve`, the model's forward at `position_R` (which calls `update` and `attend` in
     every layer), `advance`. In a CUDA graph `advance_device` is captured, and `advance_host` follows replays.
@@ -63,7 +62,9 @@ class PagedCache(Cache):
     ):
         super().__init__(layers=[])
         self.max_rows = self.num_rows = max_rows
-        self.num_pages, self.max_tokens, self.rows_per_block = num_pages, max_tokens, rows_per_block
+        self.num_pages = num_pages
+        self.max_tokens = max_tokens
+        self.rows_per_block = rows_per_block
         self.max_prompts = max_prompts or max_rows
         self.device = torch.device(device)
         self.keys: dict[int, Tensor] = {}
@@ -84,15 +85,16 @@ class PagedCache(Cache):
     # -- prompts ------------------------------------------------------------------------------------------
 
     def store(self, prefix: Prefix, length: int) -> int:
-        """Copy a prompt's first `length` keys and values, layer: [kv heads, tokens, width], into pages.
+        """Copy a prompt's first `length` keys and values into pages.
 
-        Returns the prompt's number, for `admit`; its pages live until `release` and its last row's `clear`.
+        Returns the prompt's number, for `admit`; its pages are kept until `release` and the `clear` of its last row.
+        Raises PoolExhausted.
         """
-        needed = -(-length // PAGE)
-        if needed > self._prefix_PN.host.shape[1]:
+        needed = pages_for(length)
+        most_pages = self._prefix_PN.host.shape[1]
+        if needed > most_pages:
             raise PoolExhausted(
-                f"a prompt of {length} tokens; the tables have room for "
-                f"{self._prefix_PN.host.shape[1] * PAGE}"
+                f"a prompt of {length} tokens; the tables have room for {most_pages * PAGE}"
             )
         number = next((i for i in range(self.max_prompts) if i not in self._prompts), None)
         if number is None:
@@ -104,18 +106,16 @@ class PagedCache(Cache):
         self._prefix_length_P.stale = True
         for layer, (key, value) in prefix.items():
             self._make_pool(layer, key)
-            for store, new in ((self.keys[layer], key), (self.values[layer], value)):
-                for i, page in enumerate(pages):
-                    part = new[:, i * PAGE : min((i + 1) * PAGE, length)]
-                    store[page, :, : part.shape[1]] = part
+            _fill_pages(self.keys[layer], key[:, :length], pages)
+            _fill_pages(self.values[layer], value[:, :length], pages)
         return number
 
     def release(self, prompt: int) -> None:
-        """Give up `store`'s hold on a prompt; it stays while rows read it."""
-        held = self._prompts[prompt]
-        held.holders -= 1
-        if not held.holders:
-            self._free += held.pages
+        """Give up `store`'s hold on a prompt; it is kept while rows read it."""
+        stored = self._prompts[prompt]
+        stored.holders -= 1
+        if not stored.holders:
+            self._free += stored.pages
             del self._prompts[prompt]
 
     # -- rows ---------------------------------------------------------------------------------------------
@@ -139,12 +139,13 @@ class PagedCache(Cache):
         self.release(prompt)
 
     def clear(self, rows: Sequence[int]) -> None:
-        """Free `rows`: they are no more work, and their output is 0."""
+        """Free `rows`: they are no work any more, and their output is 0."""
         for row in rows:
-            held, self._rows[row] = self._rows[row], None
-            if held is not None:
-                self._free += held.pages
-                self.release(held.prompt)
+            live = self._rows[row]
+            self._rows[row] = None
+            if live is not None:
+                self._free += live.pages
+                self.release(live.prompt)
             self._page_RN.put(row, [])
             self._prompt_R.host[row] = -1
             self._live_R.host[row] = 0
@@ -153,8 +154,9 @@ class PagedCache(Cache):
 
     def select(self, rows: Sequence[int], num_rows: int | None = None) -> None:
         """Move `rows` to the front, in that order, free all others, and compute `num_rows` from now on."""
-        self.clear([row for row in range(self.max_rows) if row not in set(rows)])
-        rest = [row for row in range(self.max_rows) if row not in set(rows)]
+        selected = set(rows)
+        rest = [row for row in range(self.max_rows) if row not in selected]
+        self.clear(rest)
         order = torch.tensor([*rows, *rest])
         self._rows = [self._rows[row] for row in order.tolist()]
         for table in (self._page_RN, self._prompt_R, self._live_R):
@@ -168,12 +170,13 @@ class PagedCache(Cache):
         assert num_rows <= self.max_rows and not any(self._rows[num_rows:]), (
             "a live row would be cut off"
         )
-        self.num_rows, self._tables = num_rows, None
+        self.num_rows = num_rows
+        self._tables = None
 
     def reserve(self, steps: int = 1) -> None:
         """Give every live row pages for `steps` more tokens, and bring the tables to the device.
 
-        Raises PoolExhausted, with nothing changed, when the pool has too few; `clear` rows and try again.
+        Raises PoolExhausted, with nothing changed, if the pool has too few; `clear` rows and try again.
         """
         wanted = self.pages_wanted(steps)
         if wanted > len(self._free):
@@ -202,7 +205,7 @@ class PagedCache(Cache):
         self._seen_R[: self.num_rows] += step_R if moving_R is None else step_R * moving_R
 
     def advance_host(self, steps: int = 1) -> None:
-        """The host's half of `advance`: an upper bound, which `reserve` counts from, where rows stood still."""
+        """The host's half of `advance`: an upper bound, from which `reserve` counts, for rows that did not move."""
         for row in self._rows:
             if row is not None:
                 assert not self._missing(row, steps), (
@@ -210,7 +213,7 @@ class PagedCache(Cache):
                 )
                 row.seen = min(row.seen + steps, self.max_tokens + 1)
 
-    # -- what the engine reads ----------------------------------------------------------------------------
+    # -- what the decoder reads ---------------------------------------------------------------------------
 
     @property
     def position_R(self) -> Tensor:
@@ -228,7 +231,7 @@ class PagedCache(Cache):
 
     @property
     def free_prompts(self) -> int:
-        """How many prompts more can be stored."""
+        """How many more prompts can be stored."""
         return self.max_prompts - len(self._prompts)
 
     @property
@@ -238,12 +241,17 @@ class PagedCache(Cache):
     @property
     def signature(self) -> tuple[int, ...]:
         """What a captured step depends on besides addresses: rows, blocks, pages in use (powers of two)."""
-        own = max((len(row.pages) for row in self._rows if row is not None), default=1)
-        prefix = max((len(prompt.pages) for prompt in self._prompts.values()), default=1)
-        return self.num_rows, _bucket(self._num_blocks), _bucket(prefix), _bucket(own)
+        own_pages = max((len(row.pages) for row in self._rows if row is not None), default=1)
+        prefix_pages = max((len(prompt.pages) for prompt in self._prompts.values()), default=1)
+        return (
+            self.num_rows,
+            _next_power(self._num_blocks),
+            _next_power(prefix_pages),
+            _next_power(own_pages),
+        )
 
     def addresses(self) -> list[int]:
-        """Of every tensor that a captured step reads or writes."""
+        """Addresses of every tensor that a captured step reads or writes."""
         tables = [table.device for table in self._all_tables]
         return [
             x.data_ptr()
@@ -256,19 +264,21 @@ class PagedCache(Cache):
         return 0
 
     def update(
-        self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> KeyValue:
         """Store the new keys and values [R, kv heads, 1, width] of live rows; return the layer's pools."""
-        self._make_pool(layer_idx, key[0])
-        pools = self.keys[layer_idx], self.values[layer_idx]
+        self._make_pool(layer_idx, key_states[0])
+        keys = self.keys[layer_idx]
+        values = self.values[layer_idx]
         write(
-            key[:, :, 0],
-            value[:, :, 0],
-            *pools,
-            self._page_RN.device[: self.num_rows],
-            self._seen_R[: self.num_rows],
+            key_states[:, :, 0],
+            value_states[:, :, 0],
+            keys,
+            values,
+            page_RN=self._page_RN.device[: self.num_rows],
+            seen_R=self._seen_R[: self.num_rows],
         )
-        return pools
+        return keys, values
 
     def attend(
         self,
@@ -280,22 +290,31 @@ class PagedCache(Cache):
         softcap: float | None,
         layer: int,
     ) -> Tensor:
-        """One query a row against prompt and own keys: [R, heads, 1, width] -> [R, 1, heads, width]."""
-        return attend(query[:, :, 0], key, value, self.tables(), scaling, window, softcap)[:, None]
+        """One query a row over prompt and own keys: [R, heads, 1, width] -> [R, 1, heads, width]."""
+        out = attend(
+            query[:, :, 0],
+            key,
+            value,
+            self.tables(),
+            scaling=scaling,
+            window=window,
+            softcap=softcap,
+        )
+        return out[:, None]
 
     def tables(self) -> PageTables:
         """The tables of the rows being computed, cut to the pages in use (see `signature`)."""
         if self._tables is None:
             assert not self._stale, "tables are brought to the device by `reserve`"
-            rows, blocks, prefix, own = self.signature
+            rows, blocks, prefix_pages, own_pages = self.signature
             self._tables = PageTables(
-                self._page_RN.device[:rows, :own],
-                self._seen_R[:rows],
-                self._prompt_R.device[:rows],
-                self._prefix_PN.device[:, :prefix],
-                self._prefix_length_P.device,
-                self._block_BG.device,
-                min(blocks, self.max_rows),
+                page_RN=self._page_RN.device[:rows, :own_pages],
+                seen_R=self._seen_R[:rows],
+                prompt_R=self._prompt_R.device[:rows],
+                prefix_PN=self._prefix_PN.device[:, :prefix_pages],
+                prefix_length_P=self._prefix_length_P.device,
+                block_BG=self._block_BG.device,
+                num_blocks=min(blocks, self.max_rows),
             )
         return self._tables
 
@@ -306,35 +325,36 @@ class PagedCache(Cache):
             raise PoolExhausted(
                 f"{number} pages are needed; {len(self._free)} of {self.num_pages} are free"
             )
-        taken = [self._free.pop() for _ in range(number)]
-        return taken
+        return [self._free.pop() for _ in range(number)]
 
     def _missing(self, row: _Row, steps: int) -> int:
         tokens = min(row.seen - 1 + steps, self.max_tokens)
-        return max(0, -(-tokens // PAGE) - len(row.pages))
+        return max(0, pages_for(tokens) - len(row.pages))
 
     def _make_pool(self, layer: int, like: Tensor) -> None:
-        """`like` is [kv heads, tokens, width]. What a page holds before it is written is never read."""
+        """`like` is [kv heads, tokens, width]. What a page contains before it is written is never read."""
         if layer not in self.keys:
             shape = (self.num_pages, like.shape[0], PAGE, like.shape[-1])
-            self.keys[layer], self.values[layer] = like.new_empty(shape), like.new_empty(shape)
+            self.keys[layer] = like.new_empty(shape)
+            self.values[layer] = like.new_empty(shape)
 
     def _index(self, rows: Sequence[int]) -> Tensor:
         return torch.tensor(list(rows), dtype=torch.long, device=self.device)
 
     def _rows_changed(self) -> None:
-        """Lay the rows of each prompt in blocks."""
+        """Arrange the rows of each prompt in blocks."""
         members: dict[int, list[int]] = {}
         for number, row in enumerate(self._rows):
             if row is not None and self._prompts[row.prompt].length:
                 members.setdefault(row.prompt, []).append(number)
         size = self.rows_per_block
-        blocks = [
-            rows[i : i + size] for rows in members.values() for i in range(0, len(rows), size)
-        ]
+        blocks: list[list[int]] = []
+        for rows in members.values():
+            blocks += [rows[i : i + size] for i in range(0, len(rows), size)]
         for number in range(max(len(blocks), self._num_blocks)):
             self._block_BG.put(number, blocks[number] if number < len(blocks) else [])
-        self._num_blocks, self._tables = len(blocks), None
+        self._num_blocks = len(blocks)
+        self._tables = None
         for table in (self._prompt_R, self._live_R):
             table.stale = True
 
@@ -383,13 +403,25 @@ class _Table:
             self.stale = False
 
 
-def _bucket(number: int) -> int:
+def _fill_pages(pool: Tensor, new: Tensor, pages: Sequence[int]) -> None:
+    """Copy `new`, [kv heads, tokens, width], into `pages`; the rest of the last page is left as it is."""
+    for page, part in zip(pages, new.split(PAGE, dim=1)):
+        pool[page, :, : part.shape[1]] = part
+
+
+def pages_for(num_tokens: int) -> int:
+    """The pages that hold `num_tokens` tokens."""
+    return -(-num_tokens // PAGE)
+
+
+def _next_power(number: int) -> int:
     """The smallest power of two that is not below `number`."""
     return 1 << max(0, number - 1).bit_length()
 
 
 def page_bytes(prefix: Prefix) -> int:
-    """Bytes of one page over all layers of keys and values like `prefix`."""
-    return sum(
-        2 * key.shape[0] * PAGE * key.shape[-1] * key.element_size() for key, _ in prefix.values()
-    )
+    """Bytes of one page in all layers, for keys and values like `prefix`."""
+    total = 0
+    for key, _ in prefix.values():
+        total += 2 * key.shape[0] * PAGE * key.shape[-1] * key.element_size()
+    return total

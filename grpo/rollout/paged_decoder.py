@@ -1,16 +1,15 @@
-"""ContiguousDecoder on a CUDA device: pages of keys, k steps between two reads of the host, each step a CUDA graph.
+"""The decoder for CUDA devices: pages of keys, k steps between two reads of the host, each step a CUDA graph.
 
-The same sequences, admission and books as ``decoding``, which serves CPUs; what differs is where a step's state
-lies. A sequence that lost its pages, or is carried over, is prefilled again with what it has written; so are all
-when the device's memory runs out, in half as many rows and pages. It runs on a CPU too, eagerly, which is how
-it is tested where there is no GPU.
+The same sequences and semantics as ``contiguous_decoder``; what differs is where a step's state is. A sequence that
+lost its pages, or is resumed, is prefilled with what it has written; so are all of them when the device's memory runs
+out, in half as many rows and pages. It also runs on a CPU, eagerly, which is how it is tested where there is no GPU.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
-from typing import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Collection, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,26 +17,55 @@ from torch import Tensor
 from grpo.kernels.sampling.spec import Sampling
 from grpo.model.packing import MIN_ROWS
 from grpo.model.policy import Policy
-from grpo.rollout.contiguous_decoder import (
-    EngineStats,
-    chunks,
-    is_out_of_memory,
-    prefill,
-    spare_cached_memory,
-)
 from grpo.rollout.cuda_graphs import BUCKETS, DecodeStep, GraphRunner, HostReadback, bucket
-from grpo.rollout.paged_cache import PAGE, PagedCache, PoolExhausted
+from grpo.rollout.decoder import NextLogits, Unwanted, in_unwanted_groups
+from grpo.rollout.memory import EngineStats, is_out_of_memory, spare_cached_memory
+from grpo.rollout.paged_cache import PAGE, PagedCache, PoolExhausted, pages_for
+from grpo.rollout.prefill import PrefixCache, PromptIds, Spans, by_prompt, chunks, prefill
 from grpo.rollout.sequence import RolloutSequence, Stops
 
 READ_EVERY = 8
 
 
-class PagedDecoder:
-    """Writes sequences on the policy's device; `run` yields each as it ends.
+@dataclass(slots=True, eq=False)
+class _Pool:
+    """Pages and rows of one size, the step that reads them, and who is in them."""
 
-    With `deterministic` every step computes `max_rows` rows, so that a completion's bits do not hang on the
-    number of others; it costs what the empty rows cost. With `keep` pool and graphs outlive a run, until
-    `release`; keys never do.
+    cache: PagedCache
+    step: DecodeStep
+    runner: GraphRunner
+    rows: list[RolloutSequence | None]
+    stored: dict[PromptIds, int]  # the cache's numbers of prompts
+    sampling: Sampling
+    stop_ids: frozenset[int]
+    longest: int  # completion, in tokens
+    longest_prefix: int
+    fewest_pages: int  # of one sequence of the greatest lengths
+
+    @property
+    def max_rows(self) -> int:
+        return len(self.rows)
+
+    def free(self, rows: Sequence[int]) -> None:
+        for row in rows:
+            self.rows[row] = None
+        self.cache.clear(rows)
+        self.step.end(rows)
+
+    def release_prompts(self, prompts: Iterable[PromptIds]) -> None:
+        for ids in list(prompts):
+            self.cache.release(self.stored.pop(ids))
+
+    def live(self) -> dict[int, RolloutSequence]:
+        return {row: sequence for row, sequence in enumerate(self.rows) if sequence is not None}
+
+
+class PagedDecoder:
+    """Samples sequences on the policy's device.
+
+    With `deterministic` every step computes `max_rows` rows, so that a completion's bits do not depend on the number
+    of others, at the cost of computing the empty rows. With `keep` pool and graphs outlive a run, until `release`; keys
+    never do.
     """
 
     def __init__(
@@ -52,21 +80,25 @@ class PagedDecoder:
         keep: bool = False,
         read_every: int = READ_EVERY,
         capture: bool | None = None,
-        next_logits: Callable[..., Tensor] | None = None,
+        next_logits: NextLogits | None = None,
     ):
+        self.policy = policy
+        self.stats = stats
+        self.deterministic = deterministic
+        self.keep = keep
+        self.read_every = read_every
+        self.capture = capture
         self.next_logits = next_logits or policy.next_logits
-        self.policy, self.stats, self.deterministic, self.keep = policy, stats, deterministic, keep
-        self.most_rows, self.read_every, self.capture = (
-            bucket(max(MIN_ROWS, max_rows)),
-            read_every,
-            capture,
-        )
         self.page_bytes = token_bytes * PAGE
+        self.most_rows = bucket(max(MIN_ROWS, max_rows))
         self.most_pages = max(1, int(budget // self.page_bytes))
         self.queue: deque[RolloutSequence] = deque()
-        self.rows: list[RolloutSequence | None] = []
-        self.stored: dict[tuple[int, ...], int] = {}
-        self._laid_out: tuple[Sampling, frozenset[int]] | None = None
+        self._pool: _Pool | None = None
+
+    @property
+    def pool(self) -> _Pool:
+        assert self._pool is not None, "a pool is made when a run begins"
+        return self._pool
 
     @torch.no_grad()
     def run(
@@ -74,273 +106,311 @@ class PagedDecoder:
         sequences: Sequence[RolloutSequence],
         sampling: Sampling,
         stops: Stops,
-        unwanted: Callable[[], Collection[int] | None],
+        unwanted: Unwanted,
     ) -> Iterator[RolloutSequence]:
-        """Yield each sequence when it has ended, or cancelled when its place is `unwanted` (None: all are)."""
+        """Yield each sequence when it has ended, or as cancelled when its group is `unwanted`."""
         self.queue.clear()
         self.queue.extend(sequences)
-        self._lay_out(sequences, sampling)
+        self._prepare_pool(sequences, sampling)
         try:
-            while self.queue or any(self.rows):
-                yield from self._cancelled(unwanted())
-                yield from self._spare_memory(sampling, stops)
+            while self.queue or self._is_busy():
+                yield from self._cancel(unwanted())
+                yield from self._with_less_memory(sampling, stops)
         finally:
             if not self.keep:
                 self.release()
 
     def describe(self) -> list[str]:
-        """Who is in flight, and who waits."""
-        return [
-            f"{sum(row is not None for row in self.rows)} completions alive",
-            f"{len(self.queue)} in the queue",
-        ]
+        """How many are in flight, and how many wait."""
+        num_live = 0 if self._pool is None else len(self._pool.live())
+        return [f"{num_live} completions alive", f"{len(self.queue)} in the queue"]
 
     def release(self) -> None:
-        """Give the pool and the graphs back; the next run makes them anew."""
-        if self._laid_out is not None:
-            self.steps.release()
-            self._laid_out = self.cache = self.step = self.steps = None
-            self.rows, self.stored = [], {}
+        """Free the pool and the graphs; the next run makes new ones."""
+        if self._pool is not None:
+            self._pool.runner.release()
+            self._pool = None
 
-    def _lay_out(self, sequences: Collection[RolloutSequence], sampling: Sampling) -> None:
+    # -- the pool -----------------------------------------------------------------------------------------
+
+    def _prepare_pool(self, sequences: Collection[RolloutSequence], sampling: Sampling) -> None:
         """Pages for all that can be in flight, as far as the budget goes, and the step that reads them.
 
-        What an earlier run left is taken over where it is large enough, so that its graphs still hold.
+        The pool of an earlier run is used again if it is large enough, so that its graphs are still valid.
         """
-        policy, wanted = self.policy, (sampling, policy_stops := self.policy.stop_ids)
         longest = max(sequence.limit for sequence in sequences)
-        prefix = max(len(sequence.prompt.token_ids) for sequence in sequences) + longest
+        longest_prompt = max(len(sequence.prompt.token_ids) for sequence in sequences)
+        longest_prefix = longest_prompt + longest
         rows = min(self.most_rows, bucket(max(MIN_ROWS, len(sequences))))
-        alone = -(-longest // PAGE) + -(-prefix // PAGE)
+        pool = self._pool
         if (
-            self._laid_out == wanted
-            and rows <= self.max_rows
-            and longest <= self.longest
-            and prefix <= self.prefix
+            pool is not None
+            and (pool.sampling, pool.stop_ids) == (sampling, self.policy.stop_ids)
+            and rows <= pool.max_rows
+            and longest <= pool.longest
+            and longest_prefix <= pool.longest_prefix
         ):
-            self._free(self.cache.live_rows)
-            self._release(self.stored)
+            pool.free(pool.cache.live_rows)
+            pool.release_prompts(pool.stored)
             return
         self.release()
-        self.max_rows, self.longest, self.prefix, self.rows = rows, longest, prefix, [None] * rows
-        self.fewest_pages, self.num_pages = alone, max(alone, min(self.most_pages, rows * alone))
-        self.cache = PagedCache(
-            rows, self.num_pages, policy.device, max_prefix=prefix, max_tokens=longest
+        self._pool = self._new_pool(rows, longest, longest_prefix, sampling)
+
+    def _new_pool(self, rows: int, longest: int, longest_prefix: int, sampling: Sampling) -> _Pool:
+        policy = self.policy
+        pages_a_row = pages_for(longest) + pages_for(longest_prefix)
+        num_pages = max(pages_a_row, min(self.most_pages, rows * pages_a_row))
+        cache = PagedCache(
+            rows, num_pages, policy.device, max_prefix=longest_prefix, max_tokens=longest
         )
-        self.step = DecodeStep(
-            self._forward,
-            self.cache,
+
+        def forward(token_R1: Tensor, position_R1: Tensor) -> Tensor:
+            return self.next_logits(token_R1, position_R1, cache)
+
+        step = DecodeStep(
+            forward,
+            cache,
             sampling,
             max_rows=rows,
             ring=self.read_every,
-            stop_ids=sorted(policy_stops),
+            stop_ids=sorted(policy.stop_ids),
             vocab_size=policy.vocab_size,
             device=policy.device,
         )
-        self.steps = GraphRunner(
-            self.step,
+        runner = GraphRunner(
+            step,
             lambda: [*policy.model.parameters(), *policy.model.buffers()],
             capture=self.capture,
         )
-        self._laid_out = wanted
+        return _Pool(
+            cache=cache,
+            step=step,
+            runner=runner,
+            rows=[None] * rows,
+            stored={},
+            sampling=sampling,
+            stop_ids=policy.stop_ids,
+            longest=longest,
+            longest_prefix=longest_prefix,
+            fewest_pages=pages_a_row,
+        )
 
-    def _forward(self, token_R1: Tensor, position_R1: Tensor) -> Tensor:
-        return self.next_logits(token_R1, position_R1, self.cache)
+    # -- admission ----------------------------------------------------------------------------------------
 
-    # -- who has a row ------------------------------------------------------------------------------------
+    def _is_busy(self) -> bool:
+        return self._pool is not None and any(self._pool.rows)
 
-    def _cancelled(self, gone: Collection[int] | None) -> Iterator[RolloutSequence]:
-        for sequence in [*filter(None, self.rows), *self.queue] if gone is None or gone else ():
-            if gone is None or sequence.place in gone:
-                if sequence in self.queue:
-                    self.queue.remove(sequence)
-                else:
-                    self._free([self.rows.index(sequence)])
-                sequence.finish = "cancelled"
-                yield sequence
-
-    def _free(self, rows: Sequence[int]) -> None:
-        for row in rows:
-            self.rows[row] = None
-        self.cache.clear(rows)
-        self.step.end(rows)
+    def _cancel(self, group_indices: Collection[int] | None) -> Iterator[RolloutSequence]:
+        live = [] if self._pool is None else self._pool.live().values()
+        for sequence in in_unwanted_groups([*live, *self.queue], group_indices):
+            if sequence in self.queue:
+                self.queue.remove(sequence)
+            else:
+                self.pool.free([self.pool.rows.index(sequence)])
+            sequence.finish = "cancelled"
+            yield sequence
 
     def _admit(self) -> None:
         """Give free rows to waiting sequences while there is room for their prompts and their next tokens."""
-        if (
-            self.queue
-            and not any(self.rows)
-            and (
-                self.cache.free_pages <= -(-self.queue[0].length // PAGE)
-                or not self.cache.free_prompts
-            )
-        ):
-            self._release(self.stored)  # prompts that only wait must not keep out who could go on
-        free = [row for row, sequence in enumerate(self.rows) if sequence is None]
-        taken: list[RolloutSequence] = []
-        pages = self.cache.free_pages - self.cache.pages_wanted(self.read_every)
-        prompts, known = self.cache.free_prompts, set(self.stored)
-        while len(taken) < min(len(free), len(self.queue)):
-            sequence = self.queue[len(taken)]
-            shares = not sequence.given and sequence.prompt.token_ids in known
-            pages -= -(-self.read_every // PAGE) + (0 if shares else -(-sequence.length // PAGE))
-            prompts -= not shares
-            if (pages < 0 or prompts < 0) and (taken or any(self.rows)):
-                break
-            if not sequence.given:
-                known.add(sequence.prompt.token_ids)
-            taken.append(sequence)
-        for chunk in chunks(taken):
-            self._start(chunk, [free.pop(0) for _ in chunk])
+        pool = self.pool
+        self._make_room_for_the_first()
+        admitted = self._admissible()
+        free_rows = [row for row, sequence in enumerate(pool.rows) if sequence is None]
+        for chunk in chunks(admitted):
+            self._start(chunk, free_rows[: len(chunk)])
+            free_rows = free_rows[len(chunk) :]
             for _ in chunk:
                 self.queue.popleft()
         waiting = {sequence.prompt.token_ids for sequence in self.queue}
-        self._release(ids for ids in self.stored if ids not in waiting)
+        pool.release_prompts([ids for ids in pool.stored if ids not in waiting])
 
-    def _release(self, prompts: Iterable[tuple[int, ...]]) -> None:
-        for ids in list(prompts):
-            self.cache.release(self.stored.pop(ids))
+    def _make_room_for_the_first(self) -> None:
+        """With no row in flight, stored prompts whose completions only wait must not block who is next."""
+        if not self.queue or self._is_busy():
+            return
+        cache = self.pool.cache
+        if cache.free_pages <= pages_for(self.queue[0].length) or not cache.free_prompts:
+            self.pool.release_prompts(self.pool.stored)
+
+    def _admissible(self) -> list[RolloutSequence]:
+        """The front of the queue, as far as rows, pages and prompts go; one sequence may always run.
+
+        Counted ahead of prefill: each sequence takes pages for its tokens until the next read, and the first of a
+        prompt its prompt's. One that has tokens of its own to prefill shares no pages.
+        """
+        pool = self.pool
+        free_rows = pool.rows.count(None)
+        free_pages = pool.cache.free_pages - pool.cache.pages_wanted(self.read_every)
+        free_prompts = pool.cache.free_prompts
+        stored = set(pool.stored)
+        admitted: list[RolloutSequence] = []
+        while len(admitted) < min(free_rows, len(self.queue)):
+            sequence = self.queue[len(admitted)]
+            shares = not sequence.num_prefilled and sequence.prompt.token_ids in stored
+            free_pages -= pages_for(self.read_every)
+            if not shares:
+                free_pages -= pages_for(sequence.length)
+                free_prompts -= 1
+            if (free_pages < 0 or free_prompts < 0) and (admitted or self._is_busy()):
+                break
+            if not sequence.num_prefilled:
+                stored.add(sequence.prompt.token_ids)
+            admitted.append(sequence)
+        return admitted
 
     def _start(self, sequences: Sequence[RolloutSequence], rows: Sequence[int]) -> None:
-        """Prefill what is not stored yet, and let `sequences` begin in `rows`."""
-        prompts: dict[tuple[int, ...], list[RolloutSequence]] = {}
-        for sequence in sequences:
-            prompts.setdefault(sequence.prompt.token_ids, []).append(sequence)
-        fresh = {
-            ids: members
-            for ids, members in prompts.items()
-            if ids not in self.stored or any(sequence.given for sequence in members)
-        }
-        found, spans = prefill(self.policy, fresh, self.stats)
-        for ids, members in fresh.items():
-            if ids not in self.stored and not all(sequence.given for sequence in members):
-                self.stored[ids] = self.cache.store(found.prefix(*spans[ids]), len(ids) - 1)
+        """Prefill what is not stored yet, and start `sequences` in `rows`."""
+        pool = self.pool
+        to_prefill: dict[PromptIds, list[RolloutSequence]] = {}
+        for ids, members in by_prompt(sequences).items():
+            if ids not in pool.stored or any(sequence.num_prefilled for sequence in members):
+                to_prefill[ids] = members
+        prefilled, spans = prefill(self.policy, to_prefill, self.stats)
+        for ids, members in to_prefill.items():
+            has_readers = not all(sequence.num_prefilled for sequence in members)
+            if ids not in pool.stored and has_readers:
+                prefix = prefilled.prefix(*spans[ids])
+                pool.stored[ids] = pool.cache.store(prefix, len(ids) - 1)
         for row, sequence in zip(rows, sequences):
-            ids, self.rows[row], sequence.fed = sequence.prompt.token_ids, sequence, sequence.given
-            if sequence.given:
-                whole = found.joined(spans[ids], spans[sequence])
-                self.cache.put([row], whole, len(ids) - 1 + sequence.given)
-            else:
-                self.cache.admit([row], self.stored[ids])
-        self.step.start(
+            pool.rows[row] = sequence
+            sequence.num_computed = sequence.num_prefilled
+            self._give_keys(row, sequence, prefilled, spans)
+        pool.step.start(
             rows,
-            [sequence.next_input for sequence in sequences],
-            [sequence.seed for sequence in sequences],
-            [sequence.limit for sequence in sequences],
-            [sequence.given for sequence in sequences],
+            tokens=[sequence.next_input for sequence in sequences],
+            seeds=[sequence.seed for sequence in sequences],
+            limits=[sequence.limit for sequence in sequences],
+            drawn=[sequence.num_prefilled for sequence in sequences],
         )
 
-    def _put_back(self, row: int) -> None:
-        """Take a sequence's pages away; it waits first in the queue, to be prefilled with what it has written."""
-        sequence = self.rows[row]
-        self._free([row])
-        self._wait_again(sequence)
+    def _give_keys(
+        self, row: int, sequence: RolloutSequence, prefilled: PrefixCache, spans: Spans
+    ) -> None:
+        """A row reads its stored prompt, or has pages of prompt and completion to itself when it is resumed."""
+        ids = sequence.prompt.token_ids
+        cache = self.pool.cache
+        if sequence.num_prefilled:
+            whole = prefilled.joined(spans[ids], spans[sequence])
+            cache.put([row], whole, len(ids) - 1 + sequence.num_prefilled)
+        else:
+            cache.admit([row], self.pool.stored[ids])
 
-    def _wait_again(self, sequence: RolloutSequence) -> None:
+    def _put_back(self, row: int, sequence: RolloutSequence) -> None:
+        """Take a sequence's pages away."""
+        self.pool.free([row])
+        self._queue_again(sequence)
+
+    def _queue_again(self, sequence: RolloutSequence) -> None:
+        """It waits at the front of the queue, to be prefilled with what it has written."""
         self.stats.replayed += len(sequence.tokens)
-        sequence.given = len(sequence.tokens)
+        sequence.num_prefilled = len(sequence.tokens)
         self.queue.appendleft(sequence)
 
     # -- where memory runs out ----------------------------------------------------------------------------
 
-    def _spare_memory(self, sampling: Sampling, stops: Stops) -> list[RolloutSequence]:
-        """Admit and step; where the device's memory runs out, go on with half as many rows and pages.
+    def _with_less_memory(self, sampling: Sampling, stops: Stops) -> list[RolloutSequence]:
+        """Admit and step; if the device's memory runs out, continue with half as many rows and pages.
 
         What was decoded since the last read is decoded again, to the same tokens: sequences lose nothing but time.
         """
         try:
             self._admit()
-            return self._steps(stops) if any(self.rows) else []
+            return self._run_steps(stops) if self._is_busy() else []
         except (MemoryError, RuntimeError) as error:
-            least = self.max_rows <= BUCKETS[0] and self.num_pages <= self.fewest_pages
-            if least or not is_out_of_memory(error):
+            if self._is_smallest() or not is_out_of_memory(error):
                 raise
         return self._shrink(sampling)  # out here nothing holds the tensors of what failed
 
+    def _is_smallest(self) -> bool:
+        pool = self.pool
+        return pool.max_rows <= BUCKETS[0] and pool.cache.num_pages <= pool.fewest_pages
+
     def _shrink(self, sampling: Sampling) -> list[RolloutSequence]:
-        """Give pool and graphs back, and lay out half of them for all that is unfinished; returns what had ended."""
-        held = [
-            sequence
-            for sequence in self.rows
-            if sequence is not None and sequence not in self.queue
-        ]
-        rows, pages = self.max_rows, self.num_pages
+        """Replace the pool by one of half its size, for all that is unfinished; returns what had ended."""
+        live = [sequence for sequence in self.pool.live().values() if sequence not in self.queue]
+        rows = self.pool.max_rows
+        pages = self.pool.cache.num_pages
         self.release()
-        for sequence in reversed([sequence for sequence in held if not sequence.finish]):
-            self._wait_again(sequence)
+        for sequence in reversed([sequence for sequence in live if not sequence.finish]):
+            self._queue_again(sequence)
         spare_cached_memory(self.policy.device)
-        self.most_rows, self.most_pages = bucket(rows // 2), max(1, pages // 2)
+        self.most_rows = bucket(rows // 2)
+        self.most_pages = max(1, pages // 2)
         if self.queue:
-            self._lay_out(self.queue, sampling)
-        said = (
+            self._prepare_pool(self.queue, sampling)
+        rounding = (
             f"; with deterministic, their rounding is no longer that of {rows} rows"
             if self.deterministic
             else ""
         )
         self.stats.notes.append(
-            f"sample: memory ran out; going on with {self.most_rows} completions at a time and half of the keys' "
-            f"memory (nothing is lost{said}; lower sample.max_rows or sample.kv_memory_gib to avoid the stop)"
+            f"sample: memory ran out; continuing with {self.most_rows} completions at a time and half of the keys' "
+            f"memory (nothing is lost{rounding}; lower sample.max_rows or sample.kv_memory_gib to avoid the "
+            "interruption)"
         )
-        return [sequence for sequence in held if sequence.finish]
+        return [sequence for sequence in live if sequence.finish]
 
     # -- steps --------------------------------------------------------------------------------------------
 
-    def _steps(self, stops: Stops) -> list[RolloutSequence]:
+    def _run_steps(self, stops: Stops) -> list[RolloutSequence]:
         """Some tokens for every row; returns the sequences that ended with one of them."""
         self._compact()
-        while True:
-            try:
-                self.cache.reserve(self.read_every)
-                break
-            except PoolExhausted:
-                live = [row for row, sequence in enumerate(self.rows) if sequence]
-                self._put_back(min(live, key=lambda row: len(self.rows[row].tokens)))
-        self.stats.kv_bytes = max(
-            self.stats.kv_bytes, self.page_bytes * (self.num_pages - self.cache.free_pages)
-        )
-        rows = self.cache.num_rows
-        read = self.steps.run(rows, self.read_every)
+        self._reserve()
+        pool = self.pool
+        used_pages = pool.cache.num_pages - pool.cache.free_pages
+        self.stats.kv_bytes = max(self.stats.kv_bytes, self.page_bytes * used_pages)
+        rows = pool.cache.num_rows
+        readback = pool.runner.run(rows, self.read_every)
         self.stats.steps += self.read_every
         self.stats.rows_computed += rows * self.read_every
-        ended = self._account_for(read, stops)
-        self._free(
-            ended_rows := [row for row, sequence in enumerate(self.rows) if sequence in ended]
-        )
-        assert len(ended_rows) == len(ended)
-        return ended
+        ended = self._record(readback, stops)
+        pool.free(list(ended))
+        return list(ended.values())
 
-    def _account_for(self, read: HostReadback, stops: Stops) -> list[RolloutSequence]:
-        columns = zip(
-            read.token_KR.T.tolist(),
-            read.logp_KR.T.tolist(),
-            itertools.repeat(None) if read.log_kept_KR is None else read.log_kept_KR.T.tolist(),
-            read.steps_R.tolist(),
-        )
-        ended = []
-        for sequence, (tokens, logps, kepts, count) in zip(self.rows, columns):
-            if sequence is None:
+    def _reserve(self) -> None:
+        """Pages until the next read; the shortest sequences lose theirs while there are too few."""
+        while True:
+            try:
+                self.pool.cache.reserve(self.read_every)
+                return
+            except PoolExhausted:
+                live = self.pool.live()
+                row = min(live, key=lambda row: len(live[row].tokens))
+                self._put_back(row, live[row])
+
+    def _record(self, readback: HostReadback, stops: Stops) -> dict[int, RolloutSequence]:
+        """Append what was read to the sequences; returns those that ended, by row.
+
+        The device knows no stop strings: what it sampled behind one is dropped.
+        """
+        ended: dict[int, RolloutSequence] = {}
+        for row, sequence in self.pool.live().items():
+            if row >= len(readback.steps_R):
                 continue
+            count = int(readback.steps_R[row])
             self.stats.rows_alive += count
-            for i in range(count):
-                sequence.take(tokens[i], logps[i], None if kepts is None else kepts[i], stops)
-                if (
-                    sequence.finish
-                ):  # the device knows no stop strings: what it wrote behind one is dropped
-                    ended.append(sequence)
+            tokens = readback.token_KR[:count, row].tolist()
+            logps = readback.logp_KR[:count, row].tolist()
+            log_kepts: list[float | None] = [None] * count
+            if readback.log_kept_KR is not None:
+                log_kepts = readback.log_kept_KR[:count, row].tolist()
+            for token, logp, log_kept in zip(tokens, logps, log_kepts):
+                sequence.append(token, logp, log_kept, stops)
+                if sequence.finish:
+                    ended[row] = sequence
                     break
         return ended
 
     def _compact(self) -> None:
         """Compute the smallest bucket of rows that holds those alive."""
-        live = [row for row, sequence in enumerate(self.rows) if sequence is not None]
-        wanted = (
-            self.max_rows
-            if self.deterministic or self.queue
-            else min(self.max_rows, bucket(len(live)))
-        )
-        if wanted < self.cache.num_rows or any(row >= wanted for row in live):
-            self.cache.select(live, wanted)
-            self.step.select(live)
-            self.rows = [self.rows[row] for row in live] + [None] * (self.max_rows - len(live))
-        elif wanted > self.cache.num_rows:
-            self.cache.resize(wanted)
+        pool = self.pool
+        live = pool.live()
+        wanted = pool.max_rows
+        if not self.deterministic and not self.queue:
+            wanted = min(wanted, bucket(len(live)))
+        if wanted < pool.cache.num_rows or any(row >= wanted for row in live):
+            pool.cache.select(list(live), wanted)
+            pool.step.select(list(live))
+            pool.rows = [*live.values(), *[None] * (pool.max_rows - len(live))]
+        elif wanted > pool.cache.num_rows:
+            pool.cache.resize(wanted)

@@ -1,4 +1,7 @@
-"""A completion while it is being written: its tokens so far, what ends it, and what is carried to a later step."""
+"""A completion while it is being sampled: its tokens so far, what ends it, and partial groups.
+
+A partial group (of "partial rollouts") is one that a step left unfinished and a later step resumes.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,10 @@ from grpo.types import Completion, Prompt
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PartialGroup:
-    """A group that was not complete when a step had enough: it goes on in a later step, with its own seeds.
+    """A group that was unfinished when its step had enough; a later step resumes it with the same seeds.
 
-    A completion that is unfinished has the finish "cancelled"; its tokens keep the log-probs and weight
-    versions that they were sampled with.
+    An unfinished completion has the finish "cancelled". Its tokens keep the log-probs and weight versions that
+    they were sampled with.
     """
 
     prompt: Prompt
@@ -29,50 +32,57 @@ class PartialGroup:
         return {
             "prompt": self.prompt.id,
             "seeds": self.seeds,
-            "completions": [
-                {
-                    "token_ids": c.token_ids,
-                    "sampled_logps": c.sampled_logps.tolist(),
-                    "finish": c.finish,
-                    "stop": c.stop,
-                    "versions": c.versions,
-                    "log_kept": None if c.log_kept is None else c.log_kept.tolist(),
-                }
-                for c in self.completions
-            ],
+            "completions": [_to_mapping(completion) for completion in self.completions],
         }
 
     @staticmethod
     def from_mapping(values: Mapping[str, Any], prompts: Mapping[str, Prompt]) -> PartialGroup:
+        """What `to_mapping` wrote; `prompts` are those of the data, by id."""
         return PartialGroup(
-            prompts[values["prompt"]],
-            tuple(values["seeds"]),
-            tuple(
-                Completion(
-                    "",
-                    tuple(c["token_ids"]),
-                    torch.tensor(c["sampled_logps"]),
-                    c["finish"],
-                    c["stop"],
-                    tuple(map(tuple, c["versions"])),
-                    None if c["log_kept"] is None else torch.tensor(c["log_kept"]),
-                )
-                for c in values["completions"]
-            ),
+            prompt=prompts[values["prompt"]],
+            seeds=tuple(values["seeds"]),
+            completions=tuple(_from_mapping(completion) for completion in values["completions"]),
         )
+
+
+def _to_mapping(completion: Completion) -> dict[str, Any]:
+    log_kept = completion.log_kept
+    return {
+        "token_ids": completion.token_ids,
+        "sampled_logps": completion.sampled_logps.tolist(),
+        "finish": completion.finish,
+        "stop": completion.stop,
+        "versions": completion.versions,
+        "log_kept": None if log_kept is None else log_kept.tolist(),
+    }
+
+
+def _from_mapping(values: Mapping[str, Any]) -> Completion:
+    """The text is left out: it is decoded once the completion is finished."""
+    log_kept = values["log_kept"]
+    return Completion(
+        text="",
+        token_ids=tuple(values["token_ids"]),
+        sampled_logps=torch.tensor(values["sampled_logps"]),
+        finish=values["finish"],
+        stop=values["stop"],
+        versions=tuple(map(tuple, values["versions"])),
+        log_kept=None if log_kept is None else torch.tensor(log_kept),
+    )
 
 
 @dataclass(slots=True, eq=False)
 class RolloutSequence:
-    """A completion being written.
+    """One completion being sampled.
 
-    ``fed`` counts the tokens whose keys are stored behind those of all prompt tokens but the last, ``known``
-    the tokens that an earlier call sampled, ``given`` those that are prefilled behind the prompt when it starts. A
-    sequence that lost its slot is fed its own tokens again, or given them.
+    ``group_index`` is the group's index in the call, ``sample_index`` the completion's index in its group.
+    ``num_computed`` counts the model's inputs from the last prompt token on whose keys are stored; it trails
+    ``len(tokens)`` while a sequence that lost its row replays its own tokens. ``num_prefilled`` of them are computed
+    together with the prompt. ``num_resumed`` tokens were sampled by an earlier call.
     """
 
-    place: int
-    index: int
+    group_index: int
+    sample_index: int
     prompt: Prompt
     seed: int
     limit: int
@@ -83,34 +93,39 @@ class RolloutSequence:
     spans: list[tuple[int, int, int]] = field(default_factory=list)
     finish: str = ""
     stop: int | str | None = None
-    fed: int = 0
-    known: int = 0
-    given: int = 0
-    carried: bool = False
+    num_computed: int = 0
+    num_resumed: int = 0
+    num_prefilled: int = 0
+    is_resumed: bool = False
 
     @property
     def next_input(self) -> int:
         """The token that the next forward reads."""
-        return self.tokens[self.fed - 1] if self.fed else self.prompt.token_ids[-1]
+        if self.num_computed:
+            return self.tokens[self.num_computed - 1]
+        return self.prompt.token_ids[-1]
 
     @property
     def length(self) -> int:
+        """Tokens of the prompt and of the completion so far."""
         return len(self.prompt.token_ids) + len(self.tokens)
 
-    def carry(self, completion: Completion) -> None:
-        """Go on from what an earlier call sampled."""
-        self.tokens, self.logps = list(completion.token_ids), completion.sampled_logps.tolist()
+    def resume(self, completion: Completion) -> None:
+        """Continue from what an earlier call sampled."""
+        self.tokens = list(completion.token_ids)
+        self.logps = completion.sampled_logps.tolist()
         self.log_kept = [] if completion.log_kept is None else completion.log_kept.tolist()
         self.spans = [span for span in completion.versions if span[1] < span[2]]
-        self.known = self.given = len(self.tokens)
-        self.carried = True
+        self.num_resumed = self.num_prefilled = len(self.tokens)
+        self.is_resumed = True
         if completion.finish != "cancelled":
-            self.finish, self.stop = completion.finish, completion.stop
+            self.finish = completion.finish
+            self.stop = completion.stop
 
-    def take(self, token: int, logp: float, log_kept: float | None, stops: Stops) -> None:
-        """Book what was sampled after ``fed`` tokens were read; a sequence that reads its own again learns nothing."""
-        self.fed += 1
-        if self.fed <= len(self.tokens):
+    def append(self, token: int, logp: float, log_kept: float | None, stops: Stops) -> None:
+        """Record the token sampled after the next input was computed; a replayed token is not recorded again."""
+        self.num_computed += 1
+        if self.num_computed <= len(self.tokens):
             return
         if token < 0:
             self.finish = "error"
@@ -119,50 +134,67 @@ class RolloutSequence:
         self.logps.append(logp)
         if log_kept is not None:
             self.log_kept.append(log_kept)
-        self.finish, self.stop = stops.found(self.tokens)
+        self.finish, self.stop = stops.match(self.tokens)
         if not self.finish and len(self.tokens) >= self.limit:
             self.finish = "context" if self.limit_is_context else "length"
 
     def completion(self, policy: Policy) -> Completion:
-        spoken = self.tokens[:-1] if isinstance(self.stop, int) else self.tokens
-        text = policy.tokenizer.decode(spoken, clean_up_tokenization_spaces=False)
-        if isinstance(self.stop, str):
-            text = text.partition(self.stop)[0]
-        new = [(policy.version, self.known, len(self.tokens))]
-        spans = self.spans if self.spans and self.known == len(self.tokens) else self.spans + new
+        """The sequence as a `Completion`, whose newest tokens carry the policy's weight version."""
+        log_kept = torch.tensor(self.log_kept, dtype=torch.float32) if self.log_kept else None
         return Completion(
-            text=text,
+            text=self._text(policy),
             token_ids=tuple(self.tokens),
             sampled_logps=torch.tensor(self.logps, dtype=torch.float32),
             finish=self.finish,
             stop=self.stop,
-            versions=tuple(spans),
-            log_kept=torch.tensor(self.log_kept, dtype=torch.float32) if self.log_kept else None,
+            versions=self._versions(policy.version),
+            log_kept=log_kept,
         )
+
+    def _text(self, policy: Policy) -> str:
+        """Without the stop token, and without a stop string and what follows it."""
+        token_ids = self.tokens[:-1] if isinstance(self.stop, int) else self.tokens
+        text = _decode(policy, token_ids)
+        return text.partition(self.stop)[0] if isinstance(self.stop, str) else text
+
+    def _versions(self, version: int) -> tuple[tuple[int, int, int], ...]:
+        """Spans of weight versions; an empty span only where there is nothing else."""
+        if self.spans and self.num_resumed == len(self.tokens):
+            return tuple(self.spans)
+        return (*self.spans, (version, self.num_resumed, len(self.tokens)))
 
 
 class Stops:
-    """What ends a completion: token ids, and strings that its text comes to hold."""
+    """What ends a completion: token ids, and strings that appear in its text."""
 
     def __init__(self, policy: Policy, strings: Sequence[str] = ()):
-        self.policy, self.strings = policy, tuple(strings)
-        # a token may be a single byte, so the tail has a token for each byte of the longest, and some to start
-        self.tail = 8 + max((len(string.encode()) for string in self.strings), default=0)
+        self.policy = policy
+        self.strings = tuple(strings)
+        # A token may be a single byte: the tail has one for each byte of the longest string, and a few before them.
+        longest = max((len(string.encode()) for string in self.strings), default=0)
+        self.tail = 8 + longest
 
-    def found(self, tokens: list[int]) -> tuple[str, int | str | None]:
-        """("stop", what) if the last token ended the completion, else ("", None); only the tail is decoded."""
+    def match(self, tokens: list[int]) -> tuple[str, int | str | None]:
+        """("stop", token or string) if the last token ended the completion, else ("", None).
+
+        Only the tail is decoded.
+        """
         if tokens[-1] in self.policy.stop_ids:
             return "stop", tokens[-1]
         if self.strings:
-            text = self.policy.tokenizer.decode(
-                tokens[-self.tail :], clean_up_tokenization_spaces=False
-            )
+            text = _decode(self.policy, tokens[-self.tail :])
             for string in self.strings:
                 if string in text:
                     return "stop", string
         return "", None
 
 
+def _decode(policy: Policy, token_ids: list[int]) -> str:
+    text = policy.tokenizer.decode(token_ids, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str), "one row of token ids decodes to one text"
+    return text
+
+
 def tensor_of(values: Sequence[int], rows: int, device: torch.device) -> Tensor:
-    """`values` as int64, zeros behind them up to `rows`."""
+    """`values` as int64 [rows], zeros behind them."""
     return torch.tensor([*values, *[0] * (rows - len(values))], dtype=torch.long, device=device)

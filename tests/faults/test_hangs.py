@@ -165,7 +165,7 @@ def test_an_engine_that_dies_is_named_in_the_last_line(made) -> None:
     assert (
         found["said"]
         .splitlines()[-1]
-        .startswith("stopped: the engine failed with 8 of 8 completions unwritten")
+        .startswith("stopped: the engine failed with 8 of 8 completions unfinished")
     )
     assert not (folder / "watchdog.txt").exists()
 

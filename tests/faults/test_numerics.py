@@ -467,7 +467,7 @@ def test_an_engine_that_raises_ends_the_run_with_exit_code_1_and_its_name(
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert (
         last.startswith("stopped: the engine failed with ")
-        and "of 48 completions unwritten" in last
+        and "of 48 completions unfinished" in last
     )
     assert "ValueError: a slot was lost" in last
     assert (tmp_path / "run" / "checkpoints" / "step-000001").is_dir()

@@ -173,7 +173,7 @@ def test_steps_are_captured_and_captured_again_only_when_addresses_change(seed: 
     options = dict(group_size=4, max_tokens=40, sampling=Sampling(), seed=(seed,))
     engine = Engine(policy, keep=True)
     list(engine.sample(prompts, **options))
-    steps = engine._paging.steps
+    steps = engine._paged_decoder.pool.runner
     assert not steps.eager_because and steps.captures > 0
     captures = steps.captures
     with torch.no_grad():
@@ -181,7 +181,7 @@ def test_steps_are_captured_and_captured_again_only_when_addresses_change(seed: 
             p.mul_(1.01)  # in place, as an optimizer does
     policy.weights_changed()
     list(engine.sample(prompts, **options))
-    assert engine._paging.steps is steps and steps.captures == captures
+    assert engine._paged_decoder.pool.runner is steps and steps.captures == captures
 
 
 def test_a_step_for_which_the_device_has_no_memory_goes_on_with_fewer_rows(seed: int) -> None:
@@ -201,7 +201,7 @@ def test_a_step_for_which_the_device_has_no_memory_goes_on_with_fewer_rows(seed:
     engine = Engine(policy)
     found = {group.prompt.id: group for _, group in engine.sample(prompts, **options)}
     taken.remove()
-    assert engine.stats.notes and engine._paging.most_rows <= 16
+    assert engine.stats.notes and engine._paged_decoder.most_rows <= 16
     for name, group in expected.items():
         for a, b in zip(group.completions, found[name].completions):
             assert (

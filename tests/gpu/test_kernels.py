@@ -10,9 +10,10 @@ from test_cuda import cuda_policy
 from grpo.kernels.decode_attention import dispatch, reference
 from grpo.kernels.sampling import exact
 from grpo.kernels.sampling.spec import Sampling
-from grpo.rollout.contiguous_decoder import EngineStats, prefill
 from grpo.rollout.cuda_graphs import DecodeStep, GraphRunner
+from grpo.rollout.memory import EngineStats
 from grpo.rollout.paged_cache import PagedCache
+from grpo.rollout.prefill import prefill
 from grpo.rollout.sequence import RolloutSequence
 from grpo.types import Prompt
 

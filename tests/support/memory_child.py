@@ -25,6 +25,7 @@ from grpo.preflight.checks import RunFacts
 from grpo.preflight.memory import Memory, example_rows, predict
 from grpo.preflight.preflight import largest_update, learn
 from grpo.recipe import LoraSection, LossSection, ModelSection, OptimSection, Recipe
+from grpo.rollout.compatibility import check_support
 from grpo.train import Trainer
 from grpo.types import Batch, Denominators, Update
 
@@ -113,6 +114,7 @@ def of_recipe(file: str, overrides: list[str]) -> None:
     learn(facts, Trainer(recipe))
     predicted, before = largest_update(facts), resident_bytes()
     policy = Policy.load(recipe.model, tokenizer=facts.tokenizer, device="cpu")
+    check_support(policy)
     rng, longest = random.Random(0), max(len(prompt.token_ids) for prompt in facts.prompts.train)
     rows = tuple(
         replace(

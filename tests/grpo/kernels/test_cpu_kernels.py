@@ -287,7 +287,7 @@ def test_the_cache_gives_the_same_with_native_kernels_as_with_torch(
     heads, kv_heads, width, window, seed
 ):
     """Rows that are added and dropped, that outgrow buckets and windows, behind prompts of their own and shared."""
-    drawn, slots = random.Random(seed), [ContiguousCache(shared=30), ContiguousCache(shared=30)]
+    drawn, slots = random.Random(seed), [ContiguousCache(shared_from=30) for _ in range(2)]
     for number in range(50):
         for _ in range(drawn.choice([0, 1, 2]) if number else 2):
             length, names = (
@@ -308,7 +308,7 @@ def test_the_cache_gives_the_same_with_native_kernels_as_with_torch(
             return one.attend(query, *one.update(key, value, 0), 0.3, window, None, 0)
 
         torch.testing.assert_close(step(slots[0]), by_torch(step, slots[1]), atol=1e-5, rtol=0)
-        for a, b in zip(*(one.rows.values() for one in slots)):
+        for a, b in zip(*(one.row_buckets.values() for one in slots)):
             assert all(
                 torch.equal(x[0][: len(a.names)], y[0][: len(a.names)])
                 for x, y in zip(a.stores, b.stores)
@@ -318,7 +318,7 @@ def test_the_cache_gives_the_same_with_native_kernels_as_with_torch(
         for row in [row for row in order if drawn.random() < 0.1]:
             for one in slots:
                 one.drop(row)
-        if not slots[0].home:
+        if not slots[0].row_width:
             break
 
 

@@ -11,7 +11,7 @@ from grpo.model.loading import with_adapters
 from grpo.model.packing import pack
 from grpo.model.policy import Policy
 from grpo.recipe import LoraSection
-from grpo.rollout.compatibility import unsupported_reason
+from grpo.rollout.compatibility import check_support, unsupported_reason
 from grpo.rollout.engine import Engine
 from grpo.types import Row
 
@@ -116,9 +116,9 @@ def test_groups_are_interrupted_and_continued(seed):
     whole = dict(Engine(policy).sample(prompts, **options))
     engine = Engine(policy, max_rows=2)
     first = dict(engine.sample(prompts, enough=2, **options))
-    assert len(first) + len(engine.carried) == 4 and engine.carried
+    assert len(first) + len(engine.partial_groups) == 4 and engine.partial_groups
     rest = {
-        group.prompt.id: group for _, group in engine.sample([], carried=engine.carried, **options)
+        group.prompt.id: group for _, group in engine.sample([], partial_groups=engine.partial_groups, **options)
     }
     for index, prompt in enumerate(prompts):
         group = first.get(index) or rest[prompt.id]
@@ -182,7 +182,7 @@ def test_adapters_of_such_a_model_are_trained(seed):
 def test_models_that_the_engine_serves_pass_the_probe(family, seed):
     policy = tiny_policy(family, seed)
     assert unsupported_reason(policy) == "" and not policy.unsupported_reason
-    policy.fall_back_unless_served()
+    check_support(policy)
     assert policy.base.config._attn_implementation == "grpo"
 
 
@@ -199,7 +199,7 @@ def test_a_model_whose_attention_does_something_of_its_own_is_detected(seed):
         layer.self_attn.forward = bent
     model.set_attn_implementation("sdpa")
     policy = Policy(model, tiny_tokenizer())
-    policy.fall_back_unless_served()
+    check_support(policy)
     assert (
         "gives other logits" in policy.unsupported_reason
         and policy.base.config._attn_implementation == "sdpa"
@@ -218,5 +218,5 @@ def test_a_model_whose_forward_fails_on_this_attention_is_served_by_generate(see
         return inner(*arguments, **keywords)
 
     policy.model.model.layers[0].self_attn.forward = picky
-    policy.fall_back_unless_served()
+    check_support(policy)
     assert "does not run on this library's attention" in policy.unsupported_reason

@@ -1,4 +1,4 @@
-"""Compiled norms and MLPs in the engine's steps: the tokens and log-probs of the plain forward, whoever is beside."""
+"""Compiled norms and MLPs in the engine's steps: the tokens and log-probs of the plain forward, whatever else is decoded."""
 
 from __future__ import annotations
 
@@ -28,41 +28,61 @@ from grpo.kernels import linear as products
 from grpo.kernels.sampling.spec import Sampling
 from grpo.model.policy import Policy
 from grpo.recipe import Recipe, RecipeError
-from grpo.rollout import compiled as regions
+from grpo.rollout import compiled
 from grpo.rollout.engine import Engine
 from grpo.train import Trainer, main
 
-needs_compiler = pytest.mark.skipif(
-    shutil.which(os.environ.get("CXX") or "g++") is None, reason="no C++ compiler"
-)
+HAS_COMPILER = shutil.which(os.environ.get("CXX") or "g++") is not None
+
+
+def needs_compiler(test):
+    test = pytest.mark.usefixtures("warm_compiler")(test)
+    return pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")(test)
+
+
 EXPERTS = [family for family, options in FAMILIES.items() if "num_experts_per_tok" in options]
 
 
 @pytest.fixture(autouse=True, scope="module")
 def cache(tmp_path_factory):
-    """The compiler's cache, in a folder of these tests'."""
+    """The compiler's cache, in a folder of this module's own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         yield
     torch._dynamo.reset()
 
 
+@pytest.fixture(scope="module")
+def warm_compiler(cache):
+    """The first compilation prepares what all others use; it takes longer than any test."""
+    first = torch.compile(lambda x: x.sin() + 1, options=compiled.OPTIONS)
+    assert torch.allclose(first(torch.zeros(8)), torch.ones(8))
+
+
 def sampled(engine: Engine, prompts, group_size=3, max_tokens=12, sampling=Sampling()) -> dict:
-    found = engine.sample(
+    groups = engine.sample(
         prompts, group_size=group_size, max_tokens=max_tokens, sampling=sampling, seed=(0,)
     )
-    return {(group.prompt.id, i): c for _, group in found for i, c in enumerate(group.completions)}
+    return {(group.prompt.id, i): c for _, group in groups for i, c in enumerate(group.completions)}
 
 
 @torch.no_grad()
-def worst(policy, prompts, found) -> float:
+def worst(policy, prompts, completions) -> float:
     """The largest |sampled_logp - that of transformers' own forward|."""
     plain, ids, off = plain_model(policy), {p.id: p.token_ids for p in prompts}, []
-    for (name, _), c in found.items():
+    for (name, _), c in completions.items():
         logp = plain_logits(policy, ids[name], c.token_ids, plain).log_softmax(-1)
         own = logp.gather(-1, torch.tensor(c.token_ids)[:, None])[:, 0]
         off.append(float((c.sampled_logps - own).abs().max()))
     return max(off)
+
+
+@torch.no_grad()
+def largest_logit(policy, prompt, completions) -> float:
+    """The largest |logit| of the plain forward over a prompt's first completion."""
+    token_ids = completions[prompt.id, 0].token_ids
+    logits = plain_logits(policy, prompt.token_ids, token_ids, plain_model(policy))
+    return float(logits.abs().max())
 
 
 def blocks_in_use(engine: Engine) -> list[str]:
@@ -70,8 +90,8 @@ def blocks_in_use(engine: Engine) -> list[str]:
     return sorted(
         {
             type(block).__name__
-            for block, forward in engine._regions._forwards.items()
-            if forward.func == engine._regions._run
+            for block, forward in engine._compiled_blocks._forwards.items()
+            if forward.func == engine._compiled_blocks._run
         }
     )
 
@@ -85,7 +105,7 @@ def blocks_in_use(engine: Engine) -> list[str]:
 )
 @pytest.mark.parametrize(
     "family",
-    ["qwen3", *(pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES if f != "qwen3")],
+    ["llama", *(pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES if f != "llama")],
 )
 def test_sampled_logps_are_the_plain_forwards(family, lora, seed):
     policy, prompts = tiny_policy(family, seed, lora=lora), random_prompts(seed, [1, 30, 65])
@@ -100,10 +120,11 @@ def test_sampled_logps_are_the_plain_forwards(family, lora, seed):
 
 
 @needs_compiler
-def test_completions_do_not_depend_on_who_is_decoded_beside_them(seed):
-    """Nor is anything compiled anew for other numbers of rows."""
+@pytest.mark.parametrize("family", ["llama", pytest.param("qwen3", marks=pytest.mark.slow)])
+def test_completions_do_not_depend_on_what_is_decoded_with_them(family, seed):
+    """Nor is anything compiled again for other numbers of rows."""
     policy, prompts = (
-        tiny_policy("qwen3", seed, hidden_size=64),
+        tiny_policy(family, seed, hidden_size=64),
         random_prompts(seed, [5, 20, 33, 70]),
     )
     engine = Engine(policy, compile=True)
@@ -132,7 +153,9 @@ def test_weights_trained_between_two_calls_are_the_ones_that_sample(lora, seed):
     optimizer.step()
     policy.weights_changed()
     after = sampled(engine, prompts)
-    assert worst(policy, prompts, after) <= 1e-5 < worst(policy, prompts, before)
+    rounding = 2e-5 * largest_logit(policy, prompts[0], after)  # such a step amplifies it
+    assert worst(policy, prompts, after) <= rounding
+    assert worst(policy, prompts, before) > 1000 * rounding
 
 
 @needs_compiler
@@ -173,12 +196,12 @@ def test_the_product_that_compiled_blocks_call_reads_the_packed_copy_of_the_weig
 def test_pages_and_eager_steps_of_the_gpu_path_run_the_compiled_blocks(seed):
     policy, prompts = tiny_policy("llama", seed), random_prompts(seed, [5, 33])
     engine = Engine(policy, compile=True, paged=True)
-    found = sampled(engine, prompts)
-    assert worst(policy, prompts, found) <= 1e-5
+    paged = sampled(engine, prompts)
+    assert worst(policy, prompts, paged) <= 1e-5
     assert blocks_in_use(engine) == ["LlamaMLP", "LlamaRMSNorm"]
-    shelves = sampled(Engine(policy), prompts)
-    assert {key: c.token_ids for key, c in found.items()} == {
-        key: c.token_ids for key, c in shelves.items()
+    contiguous = sampled(Engine(policy), prompts)
+    assert {key: c.token_ids for key, c in paged.items()} == {
+        key: c.token_ids for key, c in contiguous.items()
     }
 
 
@@ -192,8 +215,8 @@ def test_half_precision_is_rounded_where_the_plain_forward_rounds(seed):
     block = tiny_model("llama", seed, hidden_size=96).bfloat16().model.layers[0]
     x = torch.randn(24, 1, 96).bfloat16()
     for part in (block.input_layernorm, block.mlp):
-        assert regions.why_not_compiled(part, x) == ""
-        run, exact = regions.compiled(type(part))(part, x), part(x)
+        assert compiled.why_not_compiled(part, x) == ""
+        run, exact = compiled.compiled(type(part))(part, x), part(x)
         assert (run != exact).float().mean() < 0.02  # the order of a sum alone
 
 
@@ -222,8 +245,8 @@ def test_training_prefill_and_copies_see_the_model_as_it_was(seed, tmp_path):
 
 
 def test_a_block_is_found_by_what_it_is():
-    found = {family: regions.found(tiny_model(family, 0)) for family in FAMILIES}
-    counts = {family: len(blocks) for family, blocks in found.items()}
+    blocks_of = {family: compiled.find_blocks(tiny_model(family, 0)) for family in FAMILIES}
+    counts = {family: len(blocks) for family, blocks in blocks_of.items()}
     per_layer = {
         "qwen3": 5,
         "olmo2": 5,
@@ -235,13 +258,13 @@ def test_a_block_is_found_by_what_it_is():
     assert counts == {family: 2 * per_layer.get(family, 3) for family in FAMILIES}
     assert not any(
         isinstance(block, nn.Linear) or hasattr(block, "layer_idx")
-        for blocks in found.values()
+        for blocks in blocks_of.values()
         for block in blocks
     )
 
 
 @needs_compiler
-def test_the_benchmark_holds_the_compiled_engine_against_itself(monkeypatch):
+def test_the_benchmark_compares_the_compiled_engine_with_the_uncompiled(monkeypatch):
     shape = {
         "hidden_size": 32,
         "intermediate_size": 48,
@@ -261,16 +284,19 @@ def test_the_benchmark_holds_the_compiled_engine_against_itself(monkeypatch):
         rounds=1,
         compile=True,
     )
-    found = rollouts.measure(rollouts.Case("tiny", 3, 4, 30, 24, "lognormal"), options)
-    assert set(found["tokens_per_second"]) == {"ours", "uncompiled"} and found["first_seconds"] > 0
-    assert not found["notes"] and not found["errors"]
+    measured = rollouts.measure(rollouts.Case("tiny", 3, 4, 30, 24, "lognormal"), options)
+    assert (
+        set(measured["tokens_per_second"]) == {"ours", "uncompiled"}
+        and measured["first_seconds"] > 0
+    )
+    assert not measured["notes"] and not measured["errors"]
 
 
 # ---- what fails -------------------------------------------------------------------------------------------------
 
 
 class Branching(nn.Module):
-    """An MLP that no compiler can trace whole: where it goes on depends on its numbers."""
+    """An MLP that no compiler can trace as a whole: its branch depends on its numbers."""
 
     def __init__(self, mlp: nn.Module):
         super().__init__()
@@ -281,7 +307,7 @@ class Branching(nn.Module):
 
 
 @needs_compiler
-def test_a_block_that_cannot_be_traced_runs_as_it_is_and_a_line_says_so(seed):
+def test_a_block_that_cannot_be_traced_runs_uncompiled_and_a_note_says_so(seed):
     model = tiny_model("llama", seed)
     for layer in model.model.layers:
         layer.mlp = Branching(layer.mlp)
@@ -304,15 +330,17 @@ def test_a_compiler_that_fails_ends_in_plain_sampling(seed, tmp_path, monkeypatc
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     policy, prompts = tiny_policy("gpt_neox", seed, hidden_size=40), random_prompts(seed, [5])
     engine = Engine(policy, compile=True)
-    found, plain = sampled(engine, prompts), sampled(Engine(policy), prompts)
+    completions, plain = sampled(engine, prompts), sampled(Engine(policy), prompts)
     assert engine.stats.notes and all("sample.compile" in note for note in engine.stats.notes)
     assert blocks_in_use(engine) == []
-    assert all(torch.equal(found[key].sampled_logps, c.sampled_logps) for key, c in plain.items())
+    assert all(
+        torch.equal(completions[key].sampled_logps, c.sampled_logps) for key, c in plain.items()
+    )
 
 
 def test_a_model_sampled_by_generate_says_that_nothing_is_compiled(seed):
     policy, prompts = tiny_policy("llama", seed), random_prompts(seed, [5])
-    policy.plain = "it is asked for"
+    policy.unsupported_reason = "it is asked for"
     with policy.own_attention():
         engine = Engine(policy, compile=True)
         assert sampled(engine, prompts)
@@ -324,7 +352,7 @@ def test_a_model_sampled_by_generate_says_that_nothing_is_compiled(seed):
 def test_a_float64_model_is_left_as_it_is(seed):
     engine = Engine(tiny_policy("llama", seed, dtype=torch.float64), compile=True)
     assert sampled(engine, random_prompts(seed, [5]))
-    assert "float64" in engine.stats.notes[0] and not engine._regions._forwards
+    assert "float64" in engine.stats.notes[0] and not engine._compiled_blocks._forwards
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton compiles there")
@@ -351,4 +379,4 @@ def test_without_a_compiler_the_recipe_is_refused_before_anything_loads(
     out, err = capsys.readouterr()
     assert not out and err.count("\n") == 1 and "C++ compiler" in err
     monkeypatch.setenv("CXX", "sh")
-    regions.check_compiler(recipe)
+    compiled.check_compiler(recipe)

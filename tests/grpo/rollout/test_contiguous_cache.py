@@ -1,4 +1,4 @@
-"""Decode slots: attention over shelves against the plain definition, and slots that forget."""
+"""The contiguous cache: attention over its buckets against the plain definition, and rows that leave no trace."""
 
 from __future__ import annotations
 
@@ -6,52 +6,40 @@ import random
 
 import pytest
 import torch
+from one_query_attention import HEADS, KV_HEADS, SCALE, WIDTH, plain, random_prefix
 
-from grpo.rollout.contiguous_cache import (
-    ContiguousCache,
-    PrefixCache,
-    plain_attention,
-    prompt_width,
-    width_for,
-)
-
-HEADS, KV_HEADS, WIDTH = 4, 2, 16
-SCALE = 0.3
-
-
-def random_prefix(length: int, layers: int = 2, dtype=torch.float64):
-    return {
-        layer: tuple(torch.randn(KV_HEADS, length, WIDTH, dtype=dtype) for _ in range(2))
-        for layer in range(layers)
-    }
+from grpo.rollout.bucket_attention import plain_attention
+from grpo.rollout.contiguous_cache import ContiguousCache
+from grpo.rollout.prefill import PrefixCache
+from grpo.rollout.width_bucket import prompt_width, width_for
 
 
 class Model:
-    """What every row holds, kept plainly, beside slots that are told the same."""
+    """A cache, and what each of its rows holds as plain tensors."""
 
     def __init__(self, *, shared: int = 128, dtype=torch.float64, layers: int = 2):
-        self.slots, self.dtype, self.layers = ContiguousCache(shared=shared), dtype, layers
+        self.cache, self.dtype, self.layers = ContiguousCache(shared_from=shared), dtype, layers
         self.held: dict[str, list[list[torch.Tensor]]] = {}
 
     def add(self, rows, length, prompt=None):
         prefix = random_prefix(length, self.layers, self.dtype) if length else {}
-        self.slots.add(rows, prompt or rows[0], prefix, length)
+        self.cache.add(rows, prompt or rows[0], prefix, length)
         for row in rows:
             self.held[row] = [
                 list(prefix[layer]) if length else None for layer in range(self.layers)
             ]
 
     def drop(self, row):
-        self.slots.drop(row)
+        self.cache.drop(row)
         del self.held[row]
 
     def step(self, window=None, softcap=None, news=None) -> dict[str, list[torch.Tensor]]:
         """One decoding step; each row's output of each layer is compared with the definition, and returned."""
-        order = self.slots.begin()
-        assert sorted(order) == sorted(self.held) and len(self.slots) == len(order)
+        order = self.cache.begin()
+        assert sorted(order) == sorted(self.held) and len(self.cache) == len(order)
         rows = -(-len(order) // 8) * 8
         result = {row: [] for row in order}
-        assert self.slots.positions == [
+        assert self.cache.positions == [
             0 if self.held[row][0] is None else self.held[row][0][0].shape[1] for row in order
         ]
         for layer in range(self.layers):
@@ -62,8 +50,8 @@ class Model:
             for i, row in enumerate(order):
                 if news:
                     q[i], k[i], v[i] = news[row][layer]
-            out = self.slots.attend(
-                q, *self.slots.update(k, v, layer), SCALE, window, softcap, layer
+            out = self.cache.attend(
+                q, *self.cache.update(k, v, layer), SCALE, window, softcap, layer
             )
             assert out.shape == (rows, 1, HEADS, WIDTH) and not out[len(order) :].any()
             for i, row in enumerate(order):
@@ -77,26 +65,14 @@ class Model:
                 tolerance = 1e-12 if self.dtype == torch.float64 else 1e-5
                 torch.testing.assert_close(out[i, 0].double(), expected, atol=tolerance, rtol=0)
                 result[row].append(out[i, 0])
-        self.slots.advance()
+        self.cache.advance()
         return result
-
-
-def plain(query, keys, values, window, softcap):
-    """One query [heads, 1, width] over keys and values [kv heads, length, width], the last its own."""
-    repeats = HEADS // KV_HEADS
-    keys, values = keys.repeat_interleave(repeats, 0), values.repeat_interleave(repeats, 0)
-    if window is not None:
-        keys, values = keys[:, -window:], values[:, -window:]
-    scores = SCALE * query @ keys.transpose(-1, -2)
-    if softcap is not None:
-        scores = softcap * (scores / softcap).tanh()
-    return (scores.softmax(-1) @ values)[:, 0]
 
 
 @pytest.mark.parametrize(
     "length", [1, 63, 64, 65, 128, 129, 191, 192, 193, 256, 257, 300, 384, 385, 513, 1000, 20000]
 )
-def test_a_shelf_is_wide_enough_and_wastes_little(length):
+def test_a_bucket_is_wide_enough_and_wastes_little(length):
     width = width_for(length)
     assert width >= length and width % 64 == 0
     assert width - length < 64 or 2 * width <= 3 * (length + 64)
@@ -108,8 +84,8 @@ def test_a_shelf_is_wide_enough_and_wastes_little(length):
 
 @pytest.mark.parametrize("window", [None, 1, 7, 64, 65, 140, 1000])
 @pytest.mark.parametrize("softcap", [None, 0.7])
-def test_attention_over_slots_is_attention_over_what_was_put_and_added(window, softcap, seed):
-    """Prompts that rows hold themselves beside prompts that are shared; rows that outgrow their shelf."""
+def test_attention_over_buckets_is_attention_over_what_was_added(window, softcap, seed):
+    """Prompts stored with each row and shared prompts; rows that outgrow their bucket."""
     model = Model()
     for row, length in enumerate([0, 1, 5, 62, 63, 64, 65, 127, 128, 130]):
         model.add([f"{row}"], length)
@@ -136,36 +112,36 @@ def test_rows_that_come_and_go_leave_the_others_alone(dtype, seed):
     for row in list(model.held):
         model.drop(row)
     assert not (
-        model.slots.rows
-        or model.slots.prompts
-        or model.slots.readers
-        or model.slots.ahead
-        or model.slots.of
+        model.cache.row_buckets
+        or model.cache.prompt_buckets
+        or model.cache.num_readers
+        or model.cache.prompt_length
+        or model.cache.prompt_of
     )
-    assert len(model.slots) == model.slots.used_bytes == 0
+    assert len(model.cache) == model.cache.used_bytes == 0
 
 
 def test_a_shared_prompt_is_stored_once(seed):
     model, token = Model(), 2 * 2 * KV_HEADS * WIDTH * 8
-    model.slots.token_bytes = token
+    model.cache.token_bytes = token
     model.add([f"{i}" for i in range(16)], 500, "prompt")
-    assert model.slots.used_bytes == token * (16 * 64 + 512)
+    assert model.cache.used_bytes == token * (16 * 64 + 512)
     later = random_prefix(500)
-    model.slots.add(["late"], "prompt", later, 500)  # whoever comes later reads what is there
-    assert model.slots.used_bytes == token * (17 * 64 + 512)
+    model.cache.add(["late"], "prompt", later, 500)  # whoever comes later reads what is there
+    assert model.cache.used_bytes == token * (17 * 64 + 512)
     for i in range(16):
         model.drop(f"{i}")
-    assert model.slots.used_bytes == token * (64 + 512)
-    model.slots.drop("late")
-    assert model.slots.used_bytes == 0
+    assert model.cache.used_bytes == token * (64 + 512)
+    model.cache.drop("late")
+    assert model.cache.used_bytes == 0
 
 
 @pytest.mark.parametrize("length", [20, 140])
-def test_a_row_goes_on_behind_tokens_of_its_own(length, seed):
+def test_a_row_continues_behind_tokens_of_its_own(length, seed):
     model = Model()
     model.add(["one", "two"], length, "prompt")
     own = random_prefix(70)
-    model.slots.extend("two", own, 70)
+    model.cache.extend("two", own, 70)
     model.held["two"] = [
         [torch.cat(p, 1) for p in zip(model.held["two"][layer], own[layer])] for layer in range(2)
     ]
@@ -185,17 +161,17 @@ def test_rows_that_begin_with_nothing_may_join_rows_that_have_something(seed):
 
 
 @pytest.mark.parametrize("length", [5, 0])
-def test_a_slot_forgets_even_nan(length, seed):
-    """What stood at places that the next row has not reached must not come back as 0 x NaN."""
+def test_a_row_leaves_no_trace_not_even_nan(length, seed):
+    """What a dropped row stored beyond the next row's length must not come back as 0 x NaN."""
     model = Model()
     model.add(["good"], 50)
-    model.slots.add(
+    model.cache.add(
         ["bad"],
         "bad",
         {layer: (k * torch.nan, v * torch.nan) for layer, (k, v) in random_prefix(60).items()},
         60,
     )
-    model.slots.drop("bad")
+    model.cache.drop("bad")
     model.add(["next"], length)
     model.step()
 
@@ -203,7 +179,7 @@ def test_a_slot_forgets_even_nan(length, seed):
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("window", [None, 90])
-def test_bits_of_a_row_depend_neither_on_its_neighbours_nor_on_its_place(window, softcap, seed):
+def test_bits_of_a_row_depend_neither_on_its_neighbours_nor_on_its_position(window, softcap, seed):
     lengths = {"a": 40, "b": 1100, "c": 3, "d": 700, "e": 128, "f": 300, "g": 250}
     prefixes = {row: random_prefix(n, dtype=torch.float32) for row, n in lengths.items()}
     steps = [
@@ -218,14 +194,14 @@ def test_bits_of_a_row_depend_neither_on_its_neighbours_nor_on_its_place(window,
     ]
 
     def outputs(order, fellows=()):
-        model, found = Model(dtype=torch.float32), []
+        model, results = Model(dtype=torch.float32), []
         for row in order:
             rows = [row, *(fellow for fellow, prompt in fellows if prompt == row)]
-            model.slots.add(rows, row, prefixes[row], lengths[row])
+            model.cache.add(rows, row, prefixes[row], lengths[row])
             model.held |= {r: [list(prefixes[row][layer]) for layer in range(2)] for r in rows}
         for news in steps:
-            found.append(model.step(window, softcap, news))
-        return found
+            results.append(model.step(window, softcap, news))
+        return results
 
     together = outputs("abcdefg", [("h", "d"), ("i", "d"), ("j", "d"), ("k", "g")])
     for row in lengths:
@@ -246,8 +222,8 @@ def test_room_grows_without_losing_what_is_stored_and_is_given_back(seed):
                 model.drop(f"{i}")
         model.step()
         if number == 300:
-            (shelf,) = model.slots.rows.values()
-            assert shelf.width == 384 and shelf.keys[0].shape[0] <= 18
+            (bucket,) = model.cache.row_buckets.values()
+            assert bucket.width == 384 and bucket.keys[0].shape[0] <= 18
 
 
 @pytest.mark.parametrize("queries", [1, 3])
@@ -255,7 +231,7 @@ def test_a_query_that_may_read_nothing_says_so(queries, seed):
     query, key, value = (torch.randn(2, KV_HEADS, n, WIDTH) for n in (queries, 64, 64))
     mask = torch.zeros(2, 1, queries, 64)
     mask[1, :, 0] = float("-inf")
-    out, lse = plain_attention(query, key, value, mask, SCALE, None)
+    out, lse = plain_attention(query, key, value, mask, scaling=SCALE, softcap=None)
     assert (lse[1, :, 0] == float("-inf")).all() and not out[1, :, 0].any() and out.isfinite().all()
     scores = SCALE * query.double() @ key.double().transpose(-1, -2)
     torch.testing.assert_close(lse[0].double(), scores[0].logsumexp(-1), atol=1e-5, rtol=0)

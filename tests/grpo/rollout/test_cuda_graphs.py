@@ -1,4 +1,4 @@
-"""GraphRunner between two reads: the books beside a plain loop, buckets, stops, limits, failures, and the checksum."""
+"""GraphRunner between two reads: its records against a plain loop, buckets, stops, limits, failures, and the checksum."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def plain(chain, token, seed, limit, sampling, stops):
     "sampling", [Sampling(), Sampling(0.0), Sampling(0.8, 7, 0.9, 0.05)], ids=str
 )
 @pytest.mark.parametrize("ring", [1, 4, 7])
-def test_many_steps_between_reads_book_what_a_plain_loop_books(sampling, ring, seed):
+def test_many_steps_between_reads_record_what_a_plain_loop_samples(sampling, ring, seed):
     rows, chain = 11, Chain(16)
     step = DecodeStep(chain.logits, chain, sampling, max_rows=16, ring=ring, stop_ids=(3, 19))
     first, seed_R, limits = (
@@ -80,14 +80,14 @@ def test_many_steps_between_reads_book_what_a_plain_loop_books(sampling, ring, s
         [1, 2, 20] * 4,
     )
     step.start(range(rows), first, seed_R, limits[:rows])
-    steps, found = GraphRunner(step, lambda: []), [([], [], []) for _ in range(rows)]
+    steps, recorded = GraphRunner(step, lambda: []), [([], [], []) for _ in range(rows)]
     states = [RUNNING] * rows
     while RUNNING in states:
         read = steps.run(16, ring)
         for row in range(rows):
             count = int(read.steps_R[row])
             assert count == 0 or states[row] == RUNNING
-            for mine, theirs in zip(found[row], (read.token_KR, read.logp_KR, read.log_kept_KR)):
+            for mine, theirs in zip(recorded[row], (read.token_KR, read.logp_KR, read.log_kept_KR)):
                 mine += [0.0] * count if theirs is None else theirs[:count, row].tolist()
         states = read.state_R[:rows].tolist()
         assert read.state_R[rows:].eq(STOPPED).all() and not read.steps_R[rows:].any()
@@ -95,9 +95,9 @@ def test_many_steps_between_reads_book_what_a_plain_loop_books(sampling, ring, s
         tokens, logps, kepts, state = plain(
             chain, first[row], seed_R[row], limits[row], sampling, (3, 19)
         )
-        assert found[row][0] == tokens and states[row] == state
+        assert recorded[row][0] == tokens and states[row] == state
         torch.testing.assert_close(
-            torch.tensor(found[row][1:]), torch.tensor([logps, kepts]), atol=3e-6, rtol=1e-6
+            torch.tensor(recorded[row][1:]), torch.tensor([logps, kepts]), atol=3e-6, rtol=1e-6
         )
     assert steps.eager_because == "the device is no CUDA device" and steps.captures == 0
     assert chain.host % ring == 0 and chain.seen_R[rows:].sum() == 0
@@ -119,7 +119,7 @@ def test_a_row_that_fails_ends_alone(seed):
     )
 
 
-def test_rows_move_with_all_that_is_theirs_and_go_on(seed):
+def test_rows_move_with_all_their_state_and_continue(seed):
     """Compaction between two reads, and a row that starts in the middle of its completion."""
     chain = Chain(8)
     step = DecodeStep(chain.logits, chain, Sampling(), max_rows=8, ring=4, stop_ids=())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Sequence
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from tiny import tiny_policy as narrow_policy
 
 from grpo.kernels.sampling.spec import Sampling
 from grpo.rollout.contiguous_cache import ContiguousCache
-from grpo.rollout.contiguous_decoder import row_step
+from grpo.rollout.contiguous_decoder import row_multiple
 from grpo.rollout.engine import Engine
 from grpo.types import Completion, Prompt
 
@@ -30,6 +31,23 @@ NEAR = 2e-5  # in fp32: 6e-6 at most over sixteen seeds of three families, and e
 WITH_ADAPTERS = 4e-5  # as large as the tests' are, they amplify rounding: 2e-5 were seen
 PLAIN = Sampling()
 FILTERED = Sampling(temperature=0.8, top_k=20, top_p=0.9, min_p=0.02)
+
+
+KERNELS = ("native", "torch")
+SCENES = ("llama", "gemma3_text", "gemma2", "mixtral")
+
+
+def pairwise(names: str, families: Iterable[str], others: Sequence[object] = (0,), offset: int = 0):
+    """`names` (families, perhaps others, kernels): every pair of values in the fast suite, all triples in the slow."""
+    cases = []
+    for i, family in enumerate(families):
+        for j, other in enumerate(others):
+            for k, kernels in enumerate(KERNELS):
+                values = (family, other, kernels) if len(others) > 1 else (family, kernels)
+                is_fast = (i + j + k + offset) % 2 == 0
+                marks = () if is_fast else pytest.mark.slow
+                cases.append(pytest.param(*values, marks=marks))
+    return pytest.mark.parametrize(names, cases, indirect=["kernels"])
 
 
 def tiny_policy(family: str = "llama", seed: int = 0, **options):
@@ -49,7 +67,7 @@ def groups(
     interrupted=lambda: False,
 ) -> dict[int, tuple[Completion, ...]]:
     engine = Engine(policy, max_rows=max_rows, stop=stop)
-    found = list(
+    sampled = list(
         engine.sample(
             prompts,
             group_size=group_size,
@@ -59,16 +77,19 @@ def groups(
             interrupted=interrupted,
         )
     )
-    assert sorted(place for place, _ in found) == list(range(len(prompts)))
+    assert sorted(group_index for group_index, _ in sampled) == list(range(len(prompts)))
     assert all(
-        group.prompt is prompts[place] and len(group.completions) == group_size
-        for place, group in found
+        group.prompt is prompts[group_index] and len(group.completions) == group_size
+        for group_index, group in sampled
     )
-    return {place: group.completions for place, group in found}
+    return {group_index: group.completions for group_index, group in sampled}
 
 
 def completions(policy, prompts, **options) -> dict[str, tuple[Completion, ...]]:
-    return {prompts[place].id: group for place, group in groups(policy, prompts, **options).items()}
+    return {
+        prompts[group_index].id: group
+        for group_index, group in groups(policy, prompts, **options).items()
+    }
 
 
 def assert_same(one: Completion, other: Completion) -> None:
@@ -88,18 +109,18 @@ def taken(logp_TV, token_ids):
 def worst_difference(policy, prompts, sampling, **options) -> tuple[float, int]:
     """The largest |sampled_logp - plain forward's| over all tokens, and the longest sequence."""
     plain, worst, longest = plain_model(policy), 0.0, 0
-    for place, group in groups(policy, prompts, sampling=sampling, **options).items():
+    for group_index, group in groups(policy, prompts, sampling=sampling, **options).items():
         for c in group:
-            logits = plain_logits(policy, prompts[place].token_ids, c.token_ids, plain)
+            logits = plain_logits(policy, prompts[group_index].token_ids, c.token_ids, plain)
             logp = taken((logits / (sampling.temperature or 1)).log_softmax(-1), c.token_ids)
             own = c.sampled_logps if c.log_kept is None else c.sampled_logps + c.log_kept
             assert own.dtype == torch.float32 and len(own) == len(c.token_ids)
             worst = max(worst, (own - logp).abs().max().item())
-            longest = max(longest, len(prompts[place].token_ids) + len(c.token_ids))
+            longest = max(longest, len(prompts[group_index].token_ids) + len(c.token_ids))
     return worst, longest
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pairwise("family, kernels", FAMILIES)
 def test_sampled_logps_equal_those_of_a_plain_forward(family, seed):
     policy = tiny_policy(family, seed)
     policy.stop_ids = frozenset({2})
@@ -109,7 +130,7 @@ def test_sampled_logps_equal_those_of_a_plain_forward(family, seed):
     assert worst <= NEAR and longest > 150
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pairwise("family, kernels", FAMILIES, offset=1)
 def test_sampled_logps_equal_those_of_a_plain_forward_with_live_adapters(family, seed):
     policy = tiny_policy(family, seed, lora=True)
     prompts = random_prompts(seed, [1, 30, 65, 140])
@@ -146,9 +167,9 @@ def test_sampled_logps_equal_those_of_a_plain_forward_under_temperature_and_filt
 def test_filtered_logps_are_those_of_the_processed_distribution(seed):
     policy, prompts = tiny_policy("llama", seed), random_prompts(seed, [3, 20])
     plain = plain_model(policy)
-    for place, group in groups(policy, prompts, sampling=FILTERED, max_tokens=30).items():
+    for group_index, group in groups(policy, prompts, sampling=FILTERED, max_tokens=30).items():
         for c in group:
-            logits = plain_logits(policy, prompts[place].token_ids, c.token_ids, plain)
+            logits = plain_logits(policy, prompts[group_index].token_ids, c.token_ids, plain)
             logp = taken(
                 torch.stack([plain_processed(row, FILTERED) for row in logits]), c.token_ids
             )
@@ -180,10 +201,10 @@ def test_sequences_of_many_blocks_are_summed_right(seed):
 # ------------------------------------------------------------------- what a completion does not depend on
 
 
-@pytest.fixture(params=["llama", "gemma3_text", "gemma2", "mixtral"])
-def scene(request, seed):
+@pytest.fixture
+def scene(family, kernels, seed):
     """(policy, prompts of many lengths, their completions)"""
-    policy = tiny_policy(request.param, seed)
+    policy = tiny_policy(family, seed)
     prompts = random_prompts(
         seed, random.Random(seed).choices([1, 2, 5, 17, 40, 64, 65, 127, 129, 200], k=9)
     )
@@ -196,12 +217,13 @@ def assert_same_groups(some: dict, all_of_them: dict) -> None:
             assert_same(one, other)
 
 
+@pairwise("family, kernels", SCENES)
 def test_completions_have_the_same_bits_in_another_order_of_prompts(scene):
     policy, prompts, expected = scene
     assert_same_groups(completions(policy, prompts[::-1], group_size=3, max_tokens=70), expected)
 
 
-@pytest.mark.parametrize("max_rows", [1, 16])
+@pairwise("family, max_rows, kernels", SCENES, [1, 16])
 def test_completions_have_the_same_bits_however_many_are_decoded_at_once(scene, max_rows):
     policy, prompts, expected = scene
     assert_same_groups(
@@ -209,18 +231,21 @@ def test_completions_have_the_same_bits_however_many_are_decoded_at_once(scene, 
     )
 
 
+@pairwise("family, kernels", SCENES, offset=1)
 def test_completions_have_the_same_bits_alone_as_among_others(scene):
     policy, prompts, expected = scene
     for prompt in prompts[:4]:
         assert_same_groups(completions(policy, [prompt], group_size=1, max_tokens=70), expected)
 
 
+@pairwise("family, kernels", SCENES)
 def test_the_first_completions_of_a_bigger_group_are_those_of_a_smaller_one(scene):
     policy, prompts, expected = scene
     bigger = completions(policy, prompts, group_size=5, max_tokens=70)
     assert_same_groups(expected, bigger)
 
 
+@pairwise("family, kernels", SCENES, offset=1)
 def test_a_shorter_limit_only_cuts(scene):
     policy, prompts, expected = scene
     for name, group in completions(policy, prompts, group_size=3, max_tokens=20).items():
@@ -229,19 +254,31 @@ def test_a_shorter_limit_only_cuts(scene):
             assert torch.equal(short.sampled_logps, long.sampled_logps[:20])
 
 
+def assert_same_tokens(some: dict, others: dict) -> None:
+    assert some.keys() == others.keys()
+    for name, group in some.items():
+        assert [c.token_ids for c in group] == [c.token_ids for c in others[name]]
+
+
+@pairwise("family, kernels", SCENES)
+def test_a_second_thread_changes_no_token(scene, threads):
+    policy, prompts, expected = scene
+    threads(2)
+    again = completions(policy, prompts, group_size=3, max_tokens=70)
+    assert_same_tokens(again, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", SCENES)
 def test_the_number_of_threads_changes_no_token(scene, threads):
     policy, prompts, expected = scene
-    for number in (1, 2):
+    for number in (1, 2, 3):
         threads(number)
-        again = completions(policy, prompts, group_size=3, max_tokens=70)
-        assert {n: [c.token_ids for c in g] for n, g in again.items()} == {
-            n: [c.token_ids for c in g] for n, g in expected.items()
-        }
+        assert_same_tokens(completions(policy, prompts, group_size=3, max_tokens=70), expected)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("number", [1, 2, 3])
-@pytest.mark.parametrize("family", FAMILIES)
+@pairwise("family, number, kernels", FAMILIES, [1, 2, 3])
 def test_a_row_has_the_same_bits_among_any_number_of_rows_that_a_step_computes(
     family, number, threads, seed
 ):
@@ -250,20 +287,19 @@ def test_a_row_has_the_same_bits_among_any_number_of_rows_that_a_step_computes(
     token_R = torch.randint(3, policy.vocab_size - 1, (64,))
 
     def second_logits(rows: int) -> torch.Tensor:
-        slots = ContiguousCache()
+        cache = ContiguousCache()
         for row in range(rows):
-            slots.add([row], (row,), {}, 0)
+            cache.add([row], (row,), {}, 0)
         for position in range(2):
-            slots.begin()
-            found = policy.next_logits(
-                token_R[:rows, None] + position, torch.full((rows, 1), position), slots
-            )
-            slots.advance()
-        return found
+            cache.begin()
+            position_R1 = torch.full((rows, 1), position)
+            logits_RV = policy.next_logits(token_R[:rows, None] + position, position_R1, cache)
+            cache.advance()
+        return logits_RV
 
     whole = second_logits(64)
-    step = row_step(torch.float32)
-    for rows in range(step, 64, step):
+    multiple = row_multiple(torch.float32)
+    for rows in range(multiple, 64, multiple):
         assert torch.equal(second_logits(rows), whole[:rows]), rows
 
 
@@ -279,11 +315,17 @@ def test_nothing_is_left_of_one_call_in_the_next(seed):
     policy, prompts = tiny_policy("llama", seed), random_prompts(seed, [9, 30, 70])
     engine = Engine(policy, max_rows=8)
     options = dict(group_size=3, max_tokens=50, sampling=PLAIN, seed=(0,))
-    first = {place: group.completions for place, group in engine.sample(prompts, **options)}
+    first = {
+        group_index: group.completions for group_index, group in engine.sample(prompts, **options)
+    }
     for _ in engine.sample(random_prompts(seed + 1, [100, 3]), **options):
         break  # left in the middle
     assert_same_groups(
-        {place: group.completions for place, group in engine.sample(prompts, **options)}, first
+        {
+            group_index: group.completions
+            for group_index, group in engine.sample(prompts, **options)
+        },
+        first,
     )
 
 
@@ -291,13 +333,13 @@ def test_completions_differ_by_seed_prompt_id_and_index(seed):
     policy, (prompt,) = tiny_policy("llama", seed, peak=1.0), random_prompts(seed, [9])
     twin = Prompt("twin", prompt.token_ids, {})
     policy.stop_ids = frozenset()
-    found = [
+    sampled = [
         c.token_ids
         for name in ((0, 1), (0, 2), (1, 1))
         for group in groups(policy, [prompt, twin], seed=name, group_size=3).values()
         for c in group
     ]
-    assert len(set(found)) == 3 * 2 * 3
+    assert len(set(sampled)) == 3 * 2 * 3
 
 
 def test_prompts_are_told_apart_by_their_tokens_even_if_their_ids_agree(seed):
@@ -402,13 +444,13 @@ def test_an_interruption_delivers_groups_whole_with_the_rest_cancelled(after, se
             assert torch.equal(c.sampled_logps, expected.sampled_logps[: len(c.token_ids)])
 
 
-def test_every_completion_is_delivered_once_where_the_queue_is_longer_than_the_slots(seed):
+def test_every_completion_is_delivered_once_where_the_queue_is_longer_than_the_rows(seed):
     policy, prompts = tiny_policy("llama", seed), random_prompts(seed, [3, 9, 1] * 5)
     policy.stop_ids = frozenset(range(2, 12))
     engine = Engine(policy, max_rows=8)
-    found = list(engine.sample(prompts, group_size=3, max_tokens=25, sampling=PLAIN, seed=(0,)))
-    assert sorted(place for place, _ in found) == list(range(15))
-    tokens = sum(len(c.token_ids) for _, g in found for c in g.completions)
+    sampled = list(engine.sample(prompts, group_size=3, max_tokens=25, sampling=PLAIN, seed=(0,)))
+    assert sorted(group_index for group_index, _ in sampled) == list(range(15))
+    tokens = sum(len(c.token_ids) for _, g in sampled for c in g.completions)
     assert engine.stats.tokens == engine.stats.rows_alive == tokens <= engine.stats.rows_computed
     assert engine.stats.prefill_tokens == sum(len(p.token_ids) - 1 for p in prompts)
 
@@ -416,8 +458,8 @@ def test_every_completion_is_delivered_once_where_the_queue_is_longer_than_the_s
 # -------------------------------------------------------------------------------- rows that go wrong
 
 
-def test_a_row_that_turns_nan_fails_alone_and_leaves_no_trace_in_its_slot(seed):
-    """Token 50's embedding is NaN: whoever reads it fails; nobody else, also not the next in its slot."""
+def test_a_row_that_turns_nan_fails_alone_and_leaves_no_trace_in_its_row(seed):
+    """Token 50's embedding is NaN: whoever reads it fails; nobody else, not even the next in its row."""
     clean = tiny_policy("llama", seed, peak=1.5)
     prompts = [
         Prompt(p.id, tuple(51 if t == 50 else t for t in p.token_ids), {})
@@ -427,12 +469,12 @@ def test_a_row_that_turns_nan_fails_alone_and_leaves_no_trace_in_its_slot(seed):
     expected = completions(clean, prompts, group_size=5, max_tokens=60)
     with torch.no_grad():
         clean.model.model.embed_tokens.weight[50] = torch.nan
-    found = completions(
+    sampled = completions(
         clean, [*prompts[:3], poisoned, *prompts[3:]], group_size=5, max_tokens=60, max_rows=8
     )
-    assert [(c.finish, c.token_ids) for c in found.pop("poisoned")] == [("error", ())] * 5
+    assert [(c.finish, c.token_ids) for c in sampled.pop("poisoned")] == [("error", ())] * 5
     failed = 0
-    for name, group in found.items():
+    for name, group in sampled.items():
         for c, whole in zip(group, expected[name]):
             at = whole.token_ids.index(50) + 1 if 50 in whole.token_ids else len(whole.token_ids)
             if at == len(whole.token_ids):
@@ -459,8 +501,8 @@ def test_ids_beyond_the_tokenizer_are_never_sampled_and_take_no_probability(seed
     policy, prompts = tiny_policy("llama", seed), random_prompts(seed, [9, 30, 1])
     policy.model.lm_head.weight[policy.vocab_size :] = 3 * policy.model.lm_head.weight[3:8]
     assert policy.vocab_size == len(policy.tokenizer) == 84 < policy.base.config.vocab_size
-    found = completions(policy, prompts, group_size=8)
-    assert all(token < 84 for group in found.values() for c in group for token in c.token_ids)
+    sampled = completions(policy, prompts, group_size=8)
+    assert all(token < 84 for group in sampled.values() for c in group for token in c.token_ids)
     assert worst_difference(policy, prompts, PLAIN)[0] <= NEAR
 
 

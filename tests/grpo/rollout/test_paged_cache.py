@@ -1,4 +1,4 @@
-"""Paged groups: attention beside the plain definition and beside `ContiguousCache`, shared pages, and pages that come back."""
+"""Paged groups: attention against the plain definition and `ContiguousCache`, shared pages, and pages that come back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from test_contiguous_cache import HEADS, KV_HEADS, WIDTH, plain, random_prefix
+from one_query_attention import HEADS, KV_HEADS, WIDTH, plain, random_prefix
 
 from grpo.kernels.decode_attention.spec import PAGE
 from grpo.rollout.paged_cache import PagedCache, PoolExhausted, page_bytes
@@ -41,8 +41,8 @@ class Twin:
         for row in rows:
             self.rows[row] = [list(prefix[layer]) for layer in range(2)]
 
-    def check(self, found, window, softcap):
-        for layer, (out, q, k, v) in enumerate(found):
+    def check(self, outputs, window, softcap):
+        for layer, (out, q, k, v) in enumerate(outputs):
             for row in range(out.shape[0]):
                 if row not in self.rows:
                     assert not out[row].any()
@@ -88,7 +88,7 @@ def test_rows_of_a_group_share_their_prompts_pages(seed):
 
 
 def test_a_random_life_of_rows_stays_right_and_gives_every_page_back(seed):
-    """Groups come, rows end, the batch shrinks and grows; beside it what each row should read."""
+    """Groups come, rows end, the batch shrinks and grows; next to it what each row should read."""
     dice, groups, twin = random.Random(seed), paged(9, 40), Twin()
     for _ in range(60):
         free = [row for row in range(groups.num_rows) if row not in twin.rows]
