@@ -371,12 +371,12 @@ def test_a_tag_that_would_run_python_does_not(refusal, tmp_path, tag):
 def test_a_key_that_stands_twice_is_refused_at_any_depth(refusal, text, line, key):
     assert (
         refusal(text)
-        == f"recipe: line {line}: the key {key} stands twice in one section; remove one of them"
+        == f"recipe: line {line}: the key {key} appears twice in one section; remove one of them"
     )
 
 
 def test_a_key_that_stands_twice_in_an_override_is_refused(refusal):
-    assert "the key use stands twice" in refusal("seed: 1", "rewards.a={use: x, use: y}")
+    assert "the key use appears twice" in refusal("seed: 1", "rewards.a={use: x, use: y}")
 
 
 def test_the_same_key_may_stand_in_two_sections(recipe):
