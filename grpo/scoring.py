@@ -12,7 +12,7 @@ from typing import Any, Mapping, Sequence
 
 import rewards
 from grpo.monitor import watchdog
-from grpo.recipe import Recipe, RecipeError, RewardSection, SandboxSection
+from grpo.recipe import Recipe, RecipeError, RewardSection, SandboxSection, plain
 from grpo.types import Group, ScoredGroup
 from rewards import RewardSpec, Sample, Score
 from rewards.sandbox import IsolationError, SandboxOptions
@@ -45,7 +45,10 @@ def _spec(name: str, use: Any, part: RewardSection) -> RewardSpec:
         default = PROGRAM_SECONDS
     else:
         default = BUILT_IN_SECONDS if built_in else USER_SECONDS
-    return part.to_spec(name, use, default_seconds=default)
+    seconds = part.timeout_seconds or default
+    return RewardSpec(
+        name, use, part.weight, part.args, part.when, part.style, seconds, part.workers
+    )
 
 
 def check_rewards(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -77,7 +80,7 @@ def check_rewards(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]
 
 def sandbox_options(section: SandboxSection) -> SandboxOptions:
     """The recipe's section, as the rewards take it."""
-    return section.to_options()
+    return SandboxOptions(**plain(section))
 
 
 def check_sandbox(specs: Sequence[RewardSpec], section: SandboxSection) -> None:

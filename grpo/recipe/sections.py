@@ -30,8 +30,6 @@ from grpo.recipe.values import (
     off_or_above,
     one_of,
 )
-from rewards import RewardSpec
-from rewards.sandbox import SandboxOptions
 
 RULES = (
     "group_std",
@@ -242,7 +240,7 @@ class SampleSection:
 
 @dataclass(frozen=True)
 class RewardSection:
-    """One reward; its name in the recipe is the metric's name."""
+    """One reward; its name in the recipe is the metric's name. ``grpo.scoring`` makes a `rewards.RewardSpec` of it."""
 
     use: str | None = key(
         None, "name from the table, package.module:function or path/file.py:function"
@@ -261,21 +259,6 @@ class RewardSection:
     workers: int | None = key(
         None, "worker processes of its own, for a reward that holds a model", at_least(1)
     )
-
-    def to_spec(
-        self, name: str, use: str | Callable[..., Any], default_seconds: float
-    ) -> RewardSpec:
-        """The reward as ``rewards`` takes it; `use` may be a callable passed from Python instead of `self.use`."""
-        return RewardSpec(
-            name=name,
-            use=use,
-            weight=self.weight,
-            args=self.args,
-            when=self.when,
-            style=self.style,
-            timeout_seconds=self.timeout_seconds or default_seconds,
-            workers=self.workers,
-        )
 
 
 @dataclass(frozen=True)
@@ -604,7 +587,7 @@ class LogSection:
 
 @dataclass(frozen=True)
 class SandboxSection:
-    """How rewards run programs."""
+    """How rewards run programs: the fields of `rewards.sandbox.SandboxOptions`."""
 
     min_isolation: str = key(
         "L2",
@@ -621,16 +604,6 @@ class SandboxSection:
     slots: int | None = key(
         None, "programs that run at once; default: one more than there are cores", at_least(1)
     )
-
-    def to_options(self) -> SandboxOptions:
-        """The section as ``rewards`` takes it."""
-        return SandboxOptions(
-            min_isolation=self.min_isolation,
-            allow_unsafe=self.allow_unsafe,
-            engine=self.engine,
-            url=self.url,
-            slots=self.slots,
-        )
 
 
 def build_rewards(values: Any, where: str, build: SectionBuilder) -> dict[str, RewardSection]:
