@@ -1,4 +1,4 @@
-"""Each usual mistake, made in earnest, is caught before the first step under its own name; a sound recipe is not.
+"""Each usual mistake is caught before the first step under its own name; a sound recipe is not.
 
 Static mistakes are tried on `RunFacts`; those that a judge or a model must show, on the whole command.
 """
@@ -90,7 +90,7 @@ def levels(*overrides: str, **changed: Any) -> dict[str, str]:
     return {finding.name: finding.level for finding in run_checks(facts(*overrides, **changed))}
 
 
-def test_a_sound_recipe_has_nothing_to_be_said_about() -> None:
+def test_a_sound_recipe_has_no_findings() -> None:
     assert names() == set()
     assert names("model.lora={rank: 8}", "optim.lr=1e-4") == set()
     assert names("optim.lr=3e-4", parameters=1e5) == set()
@@ -113,9 +113,9 @@ STATIC: dict[str, tuple[list[str], dict[str, Any]]] = {
     "bfloat16-on-cpu": (["model.dtype=bfloat16"], {}),
     "float16-on-cpu": (["model.dtype=float16"], {}),
     "mask-with-tight-cap": (["advantage.mask_truncated=true", "sample.max_tokens=256"], {}),
-    "format-dominates": (["rewards.shaping.format={use: think_format, weight: 1.0}"], {}),
+    "format-dominates": (["rewards.format={use: think_format, weight: 1.0}"], {}),
     "accuracy-not-paid": (
-        ["rewards.correct.weight=0", "rewards.shaping.format={use: think_format}"],
+        ["rewards.correct.weight=0", "rewards.format={use: think_format}"],
         {},
     ),
     "reward-scale": (["rewards.correct.weight=100", "advantage.rule=center"], {}),
@@ -181,14 +181,14 @@ def test_a_tokenizer_without_an_end_and_one_that_cannot_write_the_tags() -> None
     assert (
         levels(
             "data.template=plain",
-            "rewards.shaping.format={use: think_format, weight: 0.1}",
+            "rewards.format={use: think_format, weight: 0.1}",
             tokenizer=quickstart,
             rows=[{"prompt": f"{i} 2 3 make 4", "answer": "1"} for i in range(9)],
         )["tags-cannot-be-written"]
         == "wrong"
     )
     assert "tags-cannot-be-written" not in levels(
-        "rewards.shaping.format={use: think_format, weight: 0.1}"
+        "rewards.format={use: think_format, weight: 0.1}"
     )
     chat = byte_tokenizer()
     chat.chat_template = "{{ messages[0]['content'] }}"
@@ -429,19 +429,19 @@ def test_advice_on_a_sample_follows_its_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    "refused, words",
+    "override, message",
     [
         ("sample.group_size=1", "sample.group_size is 1"),
         ("sample.temperature=0", "sample.temperature is 0"),
         ("loss.reference_every=10", "loss.beta is 0, so there is no reference"),
     ],
 )
-def test_contradictions_in_the_recipe_itself_are_said_before_all_else(
-    folder: Path, capsys, refused, words
+def test_contradictions_in_the_recipe_itself_are_reported_before_all_else(
+    folder: Path, capsys, override, message
 ) -> None:
-    assert main(["quickstart", refused, "--preflight"]) == 2
+    assert main(["quickstart", override, "--preflight"]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and words in err
+    assert out == "" and message in err
 
 
 @pytest.mark.slow
