@@ -1,6 +1,9 @@
 """A recipe is either what its writer meant, or refused with a sentence that names the key and what would do."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,6 +101,15 @@ def test_a_value_outlives_the_mapping_it_came_from():
     stop = ["a"]
     recipe = Recipe.from_mapping({"sample": {"stop": stop}})
     assert recipe.to_mapping()["sample"]["stop"] is not recipe.sample.stop
+
+
+def test_a_recipe_is_loaded_without_torch():
+    script = (
+        "import sys; from grpo.recipe import Recipe; Recipe.load('quickstart'); "
+        "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
 
 
 # ---- precedence ----------------------------------------------------------------------------------------------
