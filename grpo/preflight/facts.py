@@ -97,15 +97,17 @@ def _ground_truth(value: Any) -> Any:
 def collect_facts(recipe: Recipe) -> RunFacts:
     """The facts of a recipe that can run; `RecipeError` for one that is refused."""
     trainer = Trainer(recipe)
+    config = trainer.config
+    assert config is not None
     return RunFacts(
         recipe,
         specs=trainer.specs,
         accurate=trainer._accurate,
         rows=trainer.rows,
         tokenizer=trainer.tokenizer,
-        config=trainer.config,
+        config=config,
         prompts=trainer.prompts,
-        num_parameters=number_of_parameters(trainer.config, recipe.model.trust_remote_code),
+        num_parameters=number_of_parameters(config, recipe.model.trust_remote_code),
     )
 
 
