@@ -1,91 +1,41 @@
-"""The mistakes that runs are begun with, each under its name: what can be told from recipe, data and tokenizer alone.
+"""The usual mistakes, each under its name: what recipe, data, tokenizer and the loaded policy alone can tell.
 
-Every check takes `RunFacts` and gives `Finding`s; none loads a model or judges a completion. `CHECKS` is their table.
-What the judge and the model say is found by ``preflight``. Names, and what other trainers do: docs/preflight.md.
+Every check takes `RunFacts` and yields `Finding`s; none scores a completion. `CHECKS` needs no model, `POLICY_CHECKS`
+takes the loaded policy too. What rewards and samples show is in ``gold`` and ``baseline``. The names, and what other
+trainers do: docs/preflight.md.
 """
 
 from __future__ import annotations
 
 import netrc
-import os
 import re
-from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping
 
-from transformers import PreTrainedTokenizerBase
+import torch
 
-from grpo.data.prompts import PromptSet
-from grpo.recipe import Recipe
+from grpo.model.policy import Policy
+from grpo.preflight.facts import WARNING, WRONG, Finding, RunFacts, note, warning, wrong
+from grpo.recipe.describe import many
 from grpo.recipe.presets import PRESETS
-from rewards import RewardSpec
-from rewards.conventions import TRUTH_COLUMNS
 
-WRONG, WARNING, NOTE = "wrong", "warning", "note"
 SMALL_MODEL = 30e6
-"""Models with fewer parameters bear, and need, larger learning rates than the usual ones."""
-FULL_MOST_LR, LORA_LEAST_LR, LORA_MOST_LR = 2e-5, 5e-6, 2e-3
-MOST_EPOCHS = 20.0
-LONGEST_ANSWER = 60
-MOST_REWARD = 10.0
+"""Models with fewer parameters need larger learning rates than the usual ones."""
+MAX_FULL_LR = 2e-5
+MIN_LORA_LR = 5e-6
+MAX_LORA_LR = 2e-3
+MAX_EPOCHS = 20.0
+MAX_BARE_ANSWER = 60
+"""Gold answers of more characters are taken for worked solutions."""
+MAX_SOLUTIONS = 200
+MAX_REWARD = 10.0
+MIN_ROWS_FOR_PATTERN = 8
 THINK_REWARDS = ("think_format", "tag_count")
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something found: ``wrong`` ends the preflight with exit code 2, a ``warning`` or ``note`` does not."""
-
-    level: str
-    name: str
-    said: str
-
-
-@dataclass(slots=True)
-class RunFacts:
-    """What is known so far of a run; a field is None until its stage has been reached."""
-
-    recipe: Recipe
-    specs: Sequence[RewardSpec] = ()
-    accurate: str = ""
-    rows: Sequence[Mapping[str, Any]] | None = None
-    num_held_out: int = 0
-    tokenizer: PreTrainedTokenizerBase | None = None
-    config: Any = None
-    prompts: PromptSet | None = None
-    num_parameters: int | None = None
-    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
-
-    @property
-    def gold(self) -> str | None:
-        """The column with the gold answers, if there is one by a usual name."""
-        return next((name for name in TRUTH_COLUMNS if self.rows and name in self.rows[0]), None)
-
-    def golds(self) -> list[Any]:
-        """The gold answers of all rows; an entry of a mapping where they are kept in one."""
-        values = [row.get(self.gold) for row in self.rows or ()] if self.gold else []
-        return [
-            value.get("ground_truth") if isinstance(value, Mapping) else value for value in values
-        ]
-
-
-def wrong(name: str, said: str) -> Finding:
-    return Finding(WRONG, name, said)
-
-
-def warning(name: str, said: str) -> Finding:
-    return Finding(WARNING, name, said)
-
-
-def note(name: str, said: str) -> Finding:
-    return Finding(NOTE, name, said)
-
-
 Check = Callable[[RunFacts], Iterator[Finding]]
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+PolicyCheck = Callable[[RunFacts, Policy], Iterator[Finding]]
 
 
 # ---- the objective and the optimizer --------------------------------------------------------------------------
@@ -102,22 +52,23 @@ def small_groups(facts: RunFacts) -> Iterator[Finding]:
 
 
 def learning_rate(facts: RunFacts) -> Iterator[Finding]:
-    lr, lora = facts.recipe.optim.lr, facts.recipe.model.lora
+    lr = facts.recipe.optim.lr
+    has_adapters = facts.recipe.model.lora is not None
     if facts.num_parameters is None or facts.num_parameters < SMALL_MODEL:
         return
-    if lora is None and lr > FULL_MOST_LR:
+    if not has_adapters and lr > MAX_FULL_LR:
         yield warning(
             "lr-of-adapters",
             f"optim.lr is {lr:g} and every weight trains: that is an adapter's rate, "
             "about 10 times too high here; 1e-6 to 5e-6 are usual, or set model.lora",
         )
-    elif lora is not None and lr < LORA_LEAST_LR:
+    elif has_adapters and lr < MIN_LORA_LR:
         yield warning(
             "lr-of-full-training",
             f"optim.lr is {lr:g} and only adapters train: that is the rate of "
             "full training; adapters need about 10 times as much, 1e-5 to 2e-4 are usual",
         )
-    elif lr > LORA_MOST_LR:
+    elif lr > MAX_LORA_LR:
         yield warning(
             "lr-too-high", f"optim.lr is {lr:g}; policies of this size fall apart above 1e-3"
         )
@@ -134,36 +85,35 @@ def temperature(facts: RunFacts) -> Iterator[Finding]:
     elif value > 1.4:
         yield warning(
             "hot-sampling",
-            f"sample.temperature is {value:g}: long completions fall into noise; 0.7 to "
+            f"sample.temperature is {value:g}: long completions degenerate into noise; 0.7 to "
             "1.0 are usual",
         )
 
 
 def filters_without_correction(facts: RunFacts) -> Iterator[Finding]:
-    sample, loss = facts.recipe.sample, facts.recipe.loss
-    on = [
-        f"{name} {value:g}"
-        for name, value, off in (
-            ("top_k", sample.top_k, 0),
-            ("top_p", sample.top_p, 1),
-            ("min_p", sample.min_p, 0),
-        )
-        if value != off
+    sample = facts.recipe.sample
+    loss = facts.recipe.loss
+    value_when_off = {"top_k": 0, "top_p": 1, "min_p": 0}
+    filters = [
+        f"{name} {getattr(sample, name):g}"
+        for name, off in value_when_off.items()
+        if getattr(sample, name) != off
     ]
-    if on and loss.correction == "none" and loss.correction_mask == "none":
+    if filters and loss.correction == "none" and loss.correction_mask == "none":
         yield warning(
             "uncorrected-filters",
-            f"sample.{' and sample.'.join(on)} cut the sampler's distribution, "
+            f"sample.{' and sample.'.join(filters)} cut the sampler's distribution, "
             "which the loss does not know as loss.correction is none; set loss.correction: token, or sample "
             "without filters",
         )
 
 
 def kl_that_is_off(facts: RunFacts) -> Iterator[Finding]:
-    loss, preset = facts.recipe.loss, PRESETS[facts.recipe.loss.preset].loss
-    default = type(loss)()
+    loss = facts.recipe.loss
     if loss.beta:
         return
+    preset = PRESETS[loss.preset].loss
+    default = type(loss)()
     changed = [
         name
         for name in ("kl", "kl_in")
@@ -174,25 +124,26 @@ def kl_that_is_off(facts: RunFacts) -> Iterator[Finding]:
         yield warning(
             "kl-is-off",
             f"{why}, but loss.beta is 0, so there is no reference and no KL; set loss.beta "
-            "(0.001 to 0.04 are usual) or take the other keys out",
+            "(0.001 to 0.04 are usual) or remove the other keys",
         )
 
 
 def several_updates(facts: RunFacts) -> Iterator[Finding]:
-    optim, loss = facts.recipe.optim, facts.recipe.loss
-    made = optim.updates * optim.epochs
-    if made == 1:
+    optim = facts.recipe.optim
+    loss = facts.recipe.loss
+    updates = optim.updates * optim.epochs
+    if updates == 1:
         return
     if loss.policy in ("reinforce", "none"):
         yield warning(
             "no-ratio",
-            f"a step makes {made} updates, but loss.policy {loss.policy} has no ratio to the "
+            f"a step makes {updates} updates, but loss.policy {loss.policy} has no ratio to the "
             "policy that sampled: later updates learn from stale completions; use clip, or one update",
         )
     if loss.old == "sampler":
         yield warning(
             "old-logp-of-the-sampler",
-            f"a step makes {made} updates with loss.old sampler: rounding "
+            f"a step makes {updates} updates with loss.old sampler: rounding "
             "between sampler and trainer is then taken for a change of policy; loss.old forward costs one pass",
         )
     if optim.epochs > 4:
@@ -204,7 +155,8 @@ def several_updates(facts: RunFacts) -> Iterator[Finding]:
 
 
 def uneven_updates(facts: RunFacts) -> Iterator[Finding]:
-    prompts, updates = facts.recipe.sample.prompts, facts.recipe.optim.updates
+    prompts = facts.recipe.sample.prompts
+    updates = facts.recipe.optim.updates
     if prompts % updates:
         yield note(
             "uneven-updates",
@@ -220,14 +172,12 @@ def warmup(facts: RunFacts) -> Iterator[Finding]:
         yield warning(
             "warmup-outlasts-run",
             f"optim.warmup is {recipe.optim.warmup} updates and the run makes "
-            f"{total}: it never reaches optim.lr; about 5 % of the run are usual",
+            f"{total}: it never reaches optim.lr; about 5 % of the run is usual",
         )
 
 
 def half_precision(facts: RunFacts) -> Iterator[Finding]:
     dtype = facts.recipe.model.dtype
-    import torch
-
     if torch.cuda.is_available():
         return
     if dtype == "float16":
@@ -249,7 +199,7 @@ def adamw_step_in_half(facts: RunFacts) -> Iterator[Finding]:
         yield note(
             "half-weights",
             f"weights are {recipe.model.dtype}, and an update of {recipe.optim.lr:g} is below "
-            "what such a weight can show; fp32 masters beside them keep it (4 bytes a parameter)",
+            "what such a weight can show; fp32 master weights keep it (4 bytes a parameter)",
         )
 
 
@@ -266,120 +216,137 @@ def truncation_mask(facts: RunFacts) -> Iterator[Finding]:
 # ---- rewards --------------------------------------------------------------------------------------------------
 
 
-def weights(facts: RunFacts) -> Iterator[Finding]:
-    by_name = {spec.name: spec.weight for spec in facts.specs}
-    mine = by_name.get(facts.accurate, 0.0)
+def balance_of_rewards(facts: RunFacts) -> Iterator[Finding]:
+    weights = facts.weights()
+    accurate = weights.get(facts.accurate, 0.0)
     others = {
-        name: weight for name, weight in by_name.items() if name != facts.accurate and weight > 0
+        name: weight for name, weight in weights.items() if name != facts.accurate and weight > 0
     }
-    if mine <= 0:
+    if accurate <= 0:
         yield warning(
             "accuracy-not-paid",
             f"rewards.{facts.accurate} decides what is accurate, but its weight is "
-            f"{mine:g}, so it is not learnt",
+            f"{accurate:g}, so it is not learnt",
         )
-    elif sum(others.values()) >= mine:
+    elif sum(others.values()) >= accurate:
         yield warning(
             "format-dominates",
             f"{' and '.join(f'rewards.{name}' for name in others)} together weigh "
-            f"{sum(others.values()):g}, as much as rewards.{facts.accurate} ({mine:g}): a wrong answer in the "
+            f"{sum(others.values()):g}, as much as rewards.{facts.accurate} ({accurate:g}): a wrong answer in the "
             "right form earns as much as a right one; 0.1 to 0.2 are usual",
         )
-    if max(map(abs, by_name.values()), default=0) > MOST_REWARD and facts.recipe.advantage.rule in (
-        "center",
-        "rloo",
-    ):
+
+
+def scale_of_rewards(facts: RunFacts) -> Iterator[Finding]:
+    weights = facts.weights().values()
+    rule = facts.recipe.advantage.rule
+    if max(map(abs, weights), default=0) > MAX_REWARD and rule in ("center", "rloo"):
         yield warning(
             "reward-scale",
-            f"a reward weighs {max(by_name.values()):g} and advantage.rule "
-            f"{facts.recipe.advantage.rule} does not divide by the spread: the gradient grows with it; scale the "
-            "weights to about 1",
+            f"a reward weighs {max(weights):g} and advantage.rule {rule} does not divide by the "
+            "spread: the gradient grows with it; scale the weights to about 1",
         )
 
 
 # ---- data -----------------------------------------------------------------------------------------------------
 
 
-def answers(facts: RunFacts) -> Iterator[Finding]:
-    """What is odd about the gold column, before anything is judged."""
-    golds, column = facts.golds(), facts.gold
+def empty_golds(facts: RunFacts) -> Iterator[Finding]:
+    golds = facts.golds()
+    empty = sum(_is_empty(gold) for gold in golds)
+    if empty:
+        yield Finding(
+            WRONG if empty == len(golds) else WARNING,
+            "empty-gold",
+            f"{empty} of {len(golds)} rows have nothing in the column {facts.gold}; their "
+            "completions would be faults",
+        )
+
+
+def _is_empty(gold: Any) -> bool:
+    return gold is None or (isinstance(gold, str) and not gold.strip())
+
+
+def golds_of_a_wrong_column(facts: RunFacts) -> Iterator[Finding]:
+    """Golds that are the prompts, all the same, or the numbers of the rows."""
+    golds = [str(gold).strip() for gold in facts.golds()]
     if not golds:
         return
-    empty = sum(gold is None or isinstance(gold, str) and not gold.strip() for gold in golds)
-    if empty:
-        said = f"{empty} of {len(golds)} rows have nothing in the column {column}; their completions would be faults"
-        yield Finding(WRONG if empty == len(golds) else WARNING, "empty-gold", said)
-    texts = [str(gold).strip() for gold in golds]
-    if texts == [str(row.get("prompt", "")).strip() for row in facts.rows or ()]:
+    prompts = [str(row.get("prompt", "")).strip() for row in facts.rows]
+    many_golds = len(golds) > MIN_ROWS_FOR_PATTERN
+    if golds == prompts:
         yield wrong(
             "gold-is-the-prompt",
-            f"the column {column} holds the prompt itself; data.columns names the wrong column",
+            f"the column {facts.gold} holds the prompt itself; data.columns names the wrong column",
         )
-    elif len(texts) > 8 and len(set(texts)) == 1:
+    elif many_golds and len(set(golds)) == 1:
         yield wrong(
             "gold-is-constant",
-            f"the column {column} holds {texts[0][:40]!r} in every row; data.columns "
+            f"the column {facts.gold} holds {golds[0][:40]!r} in every row; data.columns "
             "names the wrong column, or the file lost its answers",
         )
-    elif len(texts) > 8 and texts in (
-        [str(i + first) for i in range(len(texts))] for first in (0, 1)
-    ):
+    elif many_golds and (_counts_from(0, golds) or _counts_from(1, golds)):
         yield wrong(
             "gold-is-the-row-number",
-            f"the column {column} counts the rows; data.columns names the wrong column",
+            f"the column {facts.gold} counts the rows; data.columns names the wrong column",
         )
+
+
+def _counts_from(first: int, texts: list[str]) -> bool:
+    return texts == [str(number) for number in range(first, first + len(texts))]
 
 
 def normalised(prompt: Any) -> str:
+    """`prompt` without case, spaces and punctuation, to compare with others."""
     return re.sub(r"\W+", " ", str(prompt)).strip().lower()
 
 
 def duplicates(facts: RunFacts) -> Iterator[Finding]:
-    if not facts.rows or facts.prompts is None:
+    if not facts.rows or not facts.prompts.train:
         return
-    trained, held = (
-        [normalised(prompt.truth["prompt"]) for prompt in part]
-        for part in (facts.prompts.train, facts.prompts.held_out)
-    )
-    twice = len(trained) - len(set(trained))
-    if twice > 0.01 * len(trained):
+    train = [normalised(prompt.truth["prompt"]) for prompt in facts.prompts.train]
+    held_out = [normalised(prompt.truth["prompt"]) for prompt in facts.prompts.held_out]
+    repeated = len(train) - len(set(train))
+    if repeated > 0.01 * len(train):
         yield warning(
-            "duplicates", f"{twice} of {len(trained)} training prompts occur more than once"
+            "duplicates", f"{repeated} of {len(train)} training prompts occur more than once"
         )
-    shared = len(set(held) & set(trained))
+    shared = len(set(held_out) & set(train))
     if shared:
         yield warning(
             "held-out-overlap",
-            f"{shared} of {len(held)} held-out prompts are also trained on, but for "
+            f"{shared} of {len(held_out)} held-out prompts are also trained on, but for "
             "case, spaces or punctuation: held-out accuracy will be too high; remove the duplicates",
         )
-    contradict = contradictions(facts)
-    if contradict:
+    contradictions = num_contradictions(facts)
+    if contradictions:
         yield warning(
             "two-golds",
-            f"{count(contradict, 'prompt')} occur with different answers in the column "
+            f"{many(contradictions, 'prompt')} occur with different answers in the column "
             f"{facts.gold}",
         )
 
 
-def contradictions(facts: RunFacts) -> int:
+def num_contradictions(facts: RunFacts) -> int:
     """How many prompts have more than one gold answer."""
     answers: dict[str, set[str]] = {}
-    for row, gold in zip(facts.rows or (), facts.golds()):
+    for row, gold in zip(facts.rows, facts.golds()):
         answers.setdefault(normalised(row.get("prompt")), set()).add(str(gold))
-    return sum(len(found) > 1 for found in answers.values())
+    return sum(len(different) > 1 for different in answers.values())
 
 
 def epochs(facts: RunFacts) -> Iterator[Finding]:
-    if facts.prompts is None or not facts.prompts.train:
+    steps = facts.recipe.steps
+    prompts = facts.recipe.sample.prompts
+    train = len(facts.prompts.train)
+    if not train:
         return
-    passes = facts.recipe.steps * facts.recipe.sample.prompts / len(facts.prompts.train)
-    if passes > MOST_EPOCHS:
+    passes = steps * prompts / train
+    if passes > MAX_EPOCHS:
         yield warning(
             "too-many-passes",
-            f"{facts.recipe.steps} steps of {facts.recipe.sample.prompts} prompts pass "
-            f"{passes:.0f} times over {len(facts.prompts.train)} prompts: they will be learnt by heart; use more "
-            "data or fewer steps",
+            f"{steps} steps of {prompts} prompts pass {passes:.0f} times over {train} prompts: they "
+            "will be learnt by heart; use more data or fewer steps",
         )
 
 
@@ -388,7 +355,7 @@ def held_out(facts: RunFacts) -> Iterator[Finding]:
         yield warning(
             "nothing-held-out",
             "data.held_out is 0: the reward in training is all that will be seen, and "
-            "it rises also where nothing is learnt; hold out 100 to 300 rows",
+            "it rises even if nothing is learnt; hold out 100 to 300 rows",
         )
 
 
@@ -397,62 +364,65 @@ def held_out(facts: RunFacts) -> Iterator[Finding]:
 
 def prompt_lengths(facts: RunFacts) -> Iterator[Finding]:
     prompts = facts.prompts
-    if prompts is None or not prompts.num_dropped:
+    dropped = prompts.num_dropped
+    if not dropped:
         return
-    total = len(prompts.train) + len(prompts.held_out) + prompts.num_dropped
-    said = (
-        f"{prompts.num_dropped} of {total} prompts leave no room for sample.max_tokens "
+    total = len(prompts.train) + len(prompts.held_out) + dropped
+    yield Finding(
+        WRONG if dropped > total / 2 else WARNING,
+        "prompts-too-long",
+        f"{dropped} of {total} prompts leave no room for sample.max_tokens "
         f"{facts.recipe.sample.max_tokens} in the model's context (or are above data.max_prompt_tokens) and are "
-        f"dropped; the longest has {prompts.longest} tokens"
+        f"dropped; the longest has {prompts.longest} tokens",
     )
-    yield Finding(WRONG if prompts.num_dropped > total / 2 else WARNING, "prompts-too-long", said)
 
 
 def answer_lengths(facts: RunFacts) -> Iterator[Finding]:
     """Worked solutions tell how long a right completion is."""
-    if facts.tokenizer is None or not facts.rows:
+    solutions = _worked_solutions(facts)
+    enough = min(20, len(facts.rows) / 2)
+    if facts.tokenizer is None or not solutions or len(solutions) < enough:
         return
-    worked = [
-        str(gold) for gold in facts.golds() if gold is not None and len(str(gold)) > LONGEST_ANSWER
-    ][:200]
-    if len(worked) < min(20, len(facts.rows) / 2):
-        return
-    lengths = sorted(
-        len(ids) for ids in facts.tokenizer(worked, add_special_tokens=False)["input_ids"]
-    )
-    most = facts.recipe.sample.max_tokens
-    if lengths[int(0.9 * (len(lengths) - 1))] > most:
-        above = sum(length > most for length in lengths) / len(lengths)
+    encoded = facts.tokenizer(solutions, add_special_tokens=False)["input_ids"]
+    lengths = sorted(len(token_ids) for token_ids in encoded)
+    max_tokens = facts.recipe.sample.max_tokens
+    if lengths[int(0.9 * (len(lengths) - 1))] > max_tokens:
+        share = sum(length > max_tokens for length in lengths) / len(lengths)
         yield warning(
             "cap-below-solutions",
-            f"{above:.0%} of the worked solutions in the column {facts.gold} are "
-            f"longer than sample.max_tokens {most} (their median is {median(lengths):.0f} tokens): a policy that "
+            f"{share:.0%} of the worked solutions in the column {facts.gold} are "
+            f"longer than sample.max_tokens {max_tokens} (their median is {median(lengths):.0f} tokens): a policy that "
             "reasons as they do is cut off and earns nothing",
         )
 
 
-def templates(facts: RunFacts) -> Iterator[Finding]:
-    tokenizer, template = facts.tokenizer, facts.recipe.data.template
+def _worked_solutions(facts: RunFacts) -> list[str]:
+    texts = [str(gold) for gold in facts.golds() if gold is not None]
+    return [text for text in texts if len(text) > MAX_BARE_ANSWER][:MAX_SOLUTIONS]
+
+
+def chat_template(facts: RunFacts) -> Iterator[Finding]:
+    template = facts.recipe.data.template
+    if facts.tokenizer is None or not facts.tokenizer.chat_template or template == "chat":
+        return
+    shown = template if template in ("r1", "plain") else "a string"
+    yield note(
+        "chat-model-without-chat",
+        f"the tokenizer has a chat template, and data.template is {shown}: right for base models, "
+        "while an instruct model expects data.template: chat",
+    )
+
+
+def end_token(facts: RunFacts) -> Iterator[Finding]:
+    tokenizer = facts.tokenizer
     if tokenizer is None:
         return
-    if tokenizer.chat_template and template != "chat":
-        yield note(
-            "chat-model-without-chat",
-            f"the tokenizer has a chat template, and data.template is "
-            f"{template if template in ('r1', 'plain') else 'a string'}: right for base models, while an instruct "
-            "model expects data.template: chat",
-        )
-    if tokenizer.eos_token_id is None:
-        level = WARNING if facts.recipe.sample.stop else WRONG
-        yield Finding(
-            level,
+    if tokenizer.eos_token_id is None and facts.recipe.sample.stop:
+        yield warning("no-end-token", "the tokenizer has no end token")
+    elif tokenizer.eos_token_id is None:
+        yield wrong(
             "no-end-token",
-            "the tokenizer has no end token"
-            + (
-                ""
-                if level == WARNING
-                else " and sample.stop is empty: no completion can end by itself"
-            ),
+            "the tokenizer has no end token and sample.stop is empty: no completion can end by itself",
         )
     elif tokenizer.pad_token_id == tokenizer.eos_token_id:
         yield note(
@@ -463,26 +433,22 @@ def templates(facts: RunFacts) -> Iterator[Finding]:
 
 def thinking_tags(facts: RunFacts) -> Iterator[Finding]:
     """Tags that a reward looks for must survive being written by the model."""
-    wants = facts.recipe.data.template == "r1" or any(
-        spec.use in THINK_REWARDS for spec in facts.specs
-    )
-    if facts.tokenizer is None or not wants:
+    has_reward = any(spec.use in THINK_REWARDS for spec in facts.specs)
+    if facts.tokenizer is None or not (has_reward or facts.recipe.data.template == "r1"):
         return
-    lost = [
-        tag
-        for tag in TAGS
-        if tag
-        not in facts.tokenizer.decode(
-            facts.tokenizer(f"x {tag} y", add_special_tokens=False)["input_ids"],
-            clean_up_tokenization_spaces=False,
-        )
-    ]
+    lost = [tag for tag in TAGS if tag not in _encoded_and_decoded(f"x {tag} y", facts)]
     if lost:
         yield wrong(
             "tags-cannot-be-written",
             f"the tokenizer cannot write {', '.join(lost)} (encoded and decoded "
             "they come out as something else), so the reward for them can never be earned",
         )
+
+
+def _encoded_and_decoded(text: str, facts: RunFacts) -> str:
+    tokenizer = facts.loaded_tokenizer()
+    token_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return str(tokenizer.decode(token_ids, clean_up_tokenization_spaces=False))
 
 
 # ---- where it is written --------------------------------------------------------------------------------------
@@ -494,11 +460,7 @@ def wandb_login(facts: RunFacts) -> Iterator[Finding]:
         return
     if facts.environment.get("WANDB_MODE") in ("offline", "disabled"):
         return
-    try:
-        known = netrc.netrc(os.path.join(facts.environment.get("HOME", ""), ".netrc")).hosts
-    except (OSError, netrc.NetrcParseError):
-        known = {}
-    if not any("wandb" in host for host in known):
+    if not any("wandb" in host for host in _hosts_with_login(facts.environment)):
         yield wrong(
             "wandb-without-login",
             "log.wandb.mode is online, but there is no login: run wandb login, set "
@@ -506,12 +468,51 @@ def wandb_login(facts: RunFacts) -> Iterator[Finding]:
         )
 
 
+def _hosts_with_login(environment: Mapping[str, str]) -> list[str]:
+    file = Path(environment.get("HOME", "")) / ".netrc"
+    try:
+        return list(netrc.netrc(str(file)).hosts)
+    except (OSError, netrc.NetrcParseError):
+        return []
+
+
 def checkpoints(facts: RunFacts) -> Iterator[Finding]:
-    every, steps = facts.recipe.checkpoint.every, facts.recipe.steps
+    every = facts.recipe.checkpoint.every
+    steps = facts.recipe.steps
     if steps > 50 and (not every or every > steps / 2):
         yield warning(
             "rarely-saved",
             f"checkpoint.every is {every} in a run of {steps} steps: a fault would cost most of it",
+        )
+
+
+# ---- the loaded policy ----------------------------------------------------------------------------------------
+
+
+def unsupported_model(facts: RunFacts, policy: Policy) -> Iterator[Finding]:
+    if policy.unsupported_reason:
+        yield warning(
+            "not-served",
+            f"{policy.unsupported_reason}: it is sampled by transformers' generate and trained in whole rows, "
+            "which is slower",
+        )
+
+
+def end_of_turn(facts: RunFacts, policy: Policy) -> Iterator[Finding]:
+    """Whether what ends a turn in the chat template is among the tokens that end a completion."""
+    if facts.recipe.data.template != "chat":
+        return
+    tokenizer = policy.tokenizer
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    token_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    special = [token for token in token_ids if token in set(tokenizer.all_special_ids)]
+    if special and special[-1] not in policy.stop_ids:
+        stops = map(str, tokenizer.convert_ids_to_tokens(sorted(policy.stop_ids)))
+        yield wrong(
+            "end-of-turn-is-no-stop",
+            f"the chat template ends a turn with {tokenizer.convert_ids_to_tokens(special[-1])}, "
+            f"which does not end a completion (those are {', '.join(stops)}); add it to sample.stop",
         )
 
 
@@ -527,35 +528,39 @@ CHECKS: tuple[Check, ...] = (
     half_precision,
     adamw_step_in_half,
     truncation_mask,
-    weights,
-    answers,
+    balance_of_rewards,
+    scale_of_rewards,
+    empty_golds,
+    golds_of_a_wrong_column,
     duplicates,
     epochs,
     held_out,
     prompt_lengths,
     answer_lengths,
-    templates,
+    chat_template,
+    end_token,
     thinking_tags,
     wandb_login,
     checkpoints,
 )
+POLICY_CHECKS: tuple[PolicyCheck, ...] = (unsupported_model, end_of_turn)
 
 
-def found(facts: RunFacts) -> Iterator[Finding]:
-    """All that the checks find."""
+def run_checks(facts: RunFacts) -> Iterator[Finding]:
+    """The findings of all checks that need no model."""
     for check in CHECKS:
         yield from check(facts)
 
 
-def refusal_name(words: str) -> str:
-    """The name of the mistake that a refusal's words speak of."""
-    for pattern, name in _REFUSALS:
-        if re.search(pattern, words):
-            return name
-    return "refused"
+def run_policy_checks(facts: RunFacts, policy: Policy) -> Iterator[Finding]:
+    """The findings of all checks of the loaded policy."""
+    for check in POLICY_CHECKS:
+        yield from check(facts, policy)
 
 
-_REFUSALS = (
+# ---- refusals -------------------------------------------------------------------------------------------------
+
+REFUSALS = (
     (r"run folder", "run-folder"),
     (r"no column|wants the column|when names the column", "missing-column"),
     (r"holds no rows|only \d+ rows train|prompts are too long and|cannot hold out", "too-few-rows"),
@@ -567,3 +572,13 @@ _REFUSALS = (
     (r"tokenizer", "no-tokenizer"),
     (r"^model:|model\.", "model-not-loaded"),
 )
+"""Patterns in the message of a refusal, and the name of the mistake that it speaks of; the first that matches holds."""
+
+
+def refusal(error: Exception) -> Finding:
+    """The finding for a recipe that is refused with `error`."""
+    message = str(error)
+    for pattern, name in REFUSALS:
+        if re.search(pattern, message):
+            return wrong(name, message)
+    return wrong("refused", message)

@@ -1,18 +1,21 @@
-"""What a recipe will do, in words, before it does it: the objective, the counts of a step, the files."""
+"""What a recipe will do, in words, before it does it: the objective, the counts of a step, memory, the files.
+
+No weights are loaded and nothing is written; what only rewards and samples can show is in ``preflight``.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator
+from typing import Iterator
 
+from grpo.model.loading import load_config, load_tokenizer
 from grpo.objective.formula import describe_objective
+from grpo.preflight.memory import GIB, Memory, example_rows, predict
 from grpo.recipe import Recipe, to_yaml
 from grpo.recipe.describe import step_size
 
-if TYPE_CHECKING:
-    from grpo.preflight.memory import Memory
-
-PROMPT = 256  # tokens of a prompt, for the prediction of memory
+PROMPT_TOKENS = 256
+"""Length of a prompt in the prediction of memory: no data is loaded."""
 
 
 def dry_run(recipe: Recipe) -> Iterator[str]:
@@ -28,37 +31,47 @@ def dry_run(recipe: Recipe) -> Iterator[str]:
 
 
 def memory(recipe: Recipe) -> Iterator[str]:
-    """The memory of an update whose completions all have their full length, if the model is a folder at hand."""
+    """The memory of an update with completions of full length, if the model is in a local folder."""
     if not (Path(recipe.model.name or "") / "config.json").is_file():
         return
-    from grpo.model.loading import load_config, load_tokenizer
-    from grpo.preflight.memory import example_rows, predict
+    max_tokens = recipe.sample.max_tokens
+    rows = example_rows(
+        prompts=max(1, recipe.sample.prompts // recipe.optim.updates),
+        group_size=recipe.sample.group_size,
+        prompt_tokens=PROMPT_TOKENS,
+        max_tokens=max_tokens,
+    )
+    predicted = predict(
+        config=load_config(recipe.model),
+        tokenizer=load_tokenizer(recipe.model),
+        model=recipe.model,
+        optim=recipe.optim,
+        loss=recipe.loss,
+        rows=rows,
+    )
+    yield from predicted.lines()
+    yield f"  if every completion is {max_tokens} tokens long, after prompts of {PROMPT_TOKENS}"
+    size = checkpoint_bytes(recipe, predicted) / GIB
+    yield f"  a checkpoint: about {size:.2f} GiB on disk, and in host memory while it is written"
 
-    made = recipe.sample.prompts // recipe.optim.updates
-    rows = example_rows(max(1, made), recipe.sample.group_size, PROMPT, recipe.sample.max_tokens)
-    model = load_config(recipe.model), load_tokenizer(recipe.model), recipe.model
-    found = predict(*model, recipe.optim, recipe.loss, rows)
-    yield from found.lines()
-    yield f"  were every completion {recipe.sample.max_tokens} tokens long, after prompts of {PROMPT}"
-    kept = checkpoint_bytes(recipe, found) / 2**30
-    yield f"  a checkpoint: about {kept:.2f} GiB on the disk, and in the host's memory while it is written"
 
-
-def checkpoint_bytes(recipe: Recipe, found: Memory) -> int:
+def checkpoint_bytes(recipe: Recipe, predicted: Memory) -> int:
     """Bytes of a checkpoint's tensors: trained weights, masters, moments and reference."""
-    trained = found.all_gradients // (2 if recipe.model.dtype in ("bfloat16", "float16") else 1)
-    return trained + found.masters + found.moments + found.reference
+    is_half = recipe.model.dtype in ("bfloat16", "float16")
+    trained = predicted.all_gradients // (2 if is_half else 1)
+    return trained + predicted.masters + predicted.moments + predicted.reference
 
 
 def files(recipe: Recipe) -> Iterator[str]:
-    folder = recipe.folder()
-    yield f"written to {folder}:"
+    """The files of the run folder, and when checkpoints are written."""
+    section = recipe.checkpoint
+    yield f"written to {recipe.folder()}:"
     yield "  recipe.yaml (first), metrics.jsonl, samples.jsonl, evaluations.jsonl, checkpoints/, final/, summary.json"
-    every, best = recipe.checkpoint.every, recipe.checkpoint.keep_best
-    yield (
-        f"  a checkpoint {f'every {every} steps' if every else 'when stopped'} and at the end, the last "
-        f"{recipe.checkpoint.keep} kept"
-        + (f", and the best {best} by held-out accuracy" if best else "")
-    )
-    if recipe.checkpoint.background:
-        yield "  each is copied in the host's memory (trained weights, optimizer) and written beside the training"
+    when = f"every {section.every} steps" if section.every else "when stopped"
+    best = f", and the best {section.keep_best} by held-out accuracy" if section.keep_best else ""
+    yield f"  a checkpoint {when} and at the end, the last {section.keep} kept{best}"
+    if section.background:
+        yield (
+            "  each is copied to host memory (trained weights, optimizer) and written while "
+            "training continues"
+        )

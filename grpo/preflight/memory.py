@@ -1,23 +1,23 @@
 """How much memory an update will take, before it is made: weights, gradients, moments, activations, the head's chunk.
 
 Activations are counted, not estimated: the model's forward runs with fake tensors over the largest micro-batch, and
-every storage that autograd saves is added up once. So it holds for any architecture, layout and adapter. What a
-sampler keeps (keys and values) is the caller's to say. Temporary memory of the backward is bounded by a formula.
+each storage that autograd saves is counted once. So it holds for any architecture, layout and adapter. What a sampler
+holds (keys and values) is passed in by the caller. Temporary memory of the backward is bounded by a formula.
 
-These are bytes in use. On a CPU, glibc keeps some of what was freed: the resident memory was seen 10 to 75 % above them
-(MALLOC_MMAP_THRESHOLD_=131072 in the environment makes it give memory back, for some time).
+These are bytes in use. On a CPU, glibc keeps some of what was freed: resident memory was 10 to 75 % above them
+(MALLOC_MMAP_THRESHOLD_=131072 in the environment makes it give memory back, at a cost in time).
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from typing import Any, Iterator, Sequence
+from typing import Any, Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
 
 from grpo.kernels.log_prob.chunked import by_onednn, slices
 from grpo.kernels.log_prob.spec import Head, buffer_dtype, chunk_rows
@@ -29,11 +29,13 @@ from grpo.recipe import LossSection, ModelSection, OptimSection
 from grpo.types import Row
 
 GIB = 2**30
+MIN_GRADIENT_BYTES = 4
+"""Gradients and moments are at least float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes on the device. ``activations`` are of the largest micro-batch, ``head`` and ``backward`` come and go.
+    """Bytes on the device. ``activations`` are of the largest micro-batch, ``head`` and ``backward`` are temporary.
 
     ``gradients`` are those that exist while activations do: all of them if a step has several micro-batches.
     """
@@ -52,23 +54,24 @@ class Memory:
     @property
     def peak(self) -> int:
         """The most that is held at once: at the top of the backward, in the optimizer's step, or in sampling."""
-        still = self.weights + self.masters + self.moments + self.reference
-        top = self.gradients + self.activations + max(self.head, self.backward)
-        return still + max(top, self.all_gradients, self.sampler)
+        permanent = self.weights + self.masters + self.moments + self.reference
+        backward = self.gradients + self.activations + max(self.head, self.backward)
+        return permanent + max(backward, self.all_gradients, self.sampler)
 
     def lines(self) -> Iterator[str]:
-        """The terms and their peak in words."""
-        shown = [
-            f"{f.name.replace('_', ' ')} {getattr(self, f.name) / GIB:.2f}"
-            for f in fields(self)
-            if getattr(self, f.name) and f.name != "all_gradients"
+        """The peak and its terms in words."""
+        names = [field.name for field in fields(self) if field.name != "all_gradients"]
+        terms = [
+            f"{name.replace('_', ' ')} {getattr(self, name) / GIB:.2f}"
+            for name in names
+            if getattr(self, name)
         ]
-        yield f"memory of an update at its peak, beside the programs themselves: {self.peak / GIB:.2f} GiB"
-        yield f"  in GiB: {', '.join(shown)}"
+        yield f"memory of an update at its peak, on top of the programs themselves: {self.peak / GIB:.2f} GiB"
+        yield f"  in GiB: {', '.join(terms)}"
 
 
 def predict(
-    config: Any,
+    config: PretrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
     model: ModelSection,
     optim: OptimSection,
@@ -83,170 +86,199 @@ def predict(
     `device` is where it will run; nothing is allocated there.
     """
     chunks = micro_batches(rows, optim.tokens_per_micro_batch)
-    largest = max(
-        chunks,
-        key=lambda chunk: (
-            sum(r.num_tokens for r in chunk)
-            + sum({r.group: len(r.prompt_ids) for r in chunk}.values())
-        ),
-    )
-    packed = pack(largest)
+    packed = pack(max(chunks, key=_num_packed_tokens))
     if device != "cpu":
-        packed = replace(
-            packed, shared=None
-        )  # attention without copies of the prompts is the CPU's
+        packed = replace(packed, shared=None)  # only the CPU attends without copies of the prompts
     with FakeTensorMode(allow_non_fake_inputs=True):
         policy = _fake_policy(config, tokenizer, model)
-        return _counted(policy, packed, model, optim, loss, len(chunks), device, sampler_bytes)
+        trained = list(policy.trainable().values())
+        all_gradients = _gradient_bytes(trained)
+        return Memory(
+            weights=_bytes(policy.model.parameters()),
+            masters=_master_bytes(trained),
+            gradients=all_gradients if len(chunks) > 1 else _head_gradient_bytes(policy),
+            moments=_moment_bytes(trained, optim, device),
+            reference=_bytes(trained) if loss.beta else 0,
+            activations=_activation_bytes(policy, packed, model.gradient_checkpointing),
+            head=_head_bytes(policy, len(packed.target_T), device),
+            backward=_backward_bytes(policy, packed.num_tokens),
+            sampler=sampler_bytes,
+            all_gradients=all_gradients,
+        )
 
 
 def example_rows(prompts: int, group_size: int, prompt_tokens: int, max_tokens: int) -> list[Row]:
     """The rows of an update in which every completion has its full length."""
-    logps = torch.zeros(max_tokens)
+    sampled_logps = torch.zeros(max_tokens)
     return [
         Row(
-            g * group_size + i,
-            g,
-            (0,) * prompt_tokens,
-            (0,) * max_tokens,
-            logps,
-            1.0,
-            True,
-            True,
-            "trained",
+            index=index,
+            group=index // group_size,
+            prompt_ids=(0,) * prompt_tokens,
+            token_ids=(0,) * max_tokens,
+            sampled_logps=sampled_logps,
+            advantage=1.0,
+            mask=True,
+            forwarded=True,
+            outcome="trained",
         )
-        for g in range(prompts)
-        for i in range(group_size)
+        for index in range(prompts * group_size)
     ]
 
 
-def _fake_policy(config: Any, tokenizer: PreTrainedTokenizerBase, section: ModelSection) -> Policy:
+def _num_packed_tokens(rows: Sequence[Row]) -> int:
+    """Tokens of a micro-batch: each completion's, and each group's prompt once."""
+    prompts = {row.group: len(row.prompt_ids) for row in rows}
+    return sum(row.num_tokens for row in rows) + sum(prompts.values())
+
+
+# ---- a model without memory -----------------------------------------------------------------------------------
+
+
+def _fake_policy(
+    config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, section: ModelSection
+) -> Policy:
+    """The policy with fake parameters. They cannot be moved, and need not be: modules stay on their device."""
     dtype = getattr(torch, section.dtype)
-    with _unmoved():
-        made = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    with _replaced(nn.Module, "to", lambda self, *arguments, **options: self):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         if section.lora is not None:
-            made = with_adapters(made, section.lora)
-        return Policy(made, tokenizer)
+            model = with_adapters(model, section.lora)
+        return Policy(model, tokenizer)
+
+
+def _first_expert(tokens: Tensor, weights: Tensor, **options: Any) -> Tensor:
+    """All tokens go through the first expert: how many each would get is not known, and does not change the sum."""
+    return tokens @ weights[0]
 
 
 @contextmanager
-def _unmoved() -> Iterator[None]:
-    """Modules stay where they are: fake parameters cannot be moved, and have no need to be."""
-    move, nn.Module.to = nn.Module.to, lambda self, *arguments, **options: self
+def _replaced(owner: object, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    original = getattr(owner, name)
+    setattr(owner, name, function)
     try:
         yield
     finally:
-        nn.Module.to = move
+        setattr(owner, name, original)
 
 
-@contextmanager
-def _one_expert() -> Iterator[None]:
-    """The tokens of all experts go through the first: how many each would get is not known, and changes nothing."""
-    grouped, nn.functional.grouped_mm = (
-        nn.functional.grouped_mm,
-        lambda x, weight, **options: x @ weight[0],
-    )
-    try:
-        yield
-    finally:
-        nn.functional.grouped_mm = grouped
+# ---- the terms ------------------------------------------------------------------------------------------------
 
 
-def _counted(
-    policy: Policy,
-    packed: PackedRows,
-    model: ModelSection,
-    optim: OptimSection,
-    loss: LossSection,
-    num_chunks: int,
-    device: str,
-    sampler_bytes: int,
-) -> Memory:
-    every, learnt = (
-        list(parts) for parts in (policy.model.parameters(), policy.trainable().values())
-    )
-    linear = policy.base.get_output_embeddings()
-    weight_VD = linear.weight[: policy.vocab_size]
-    numbers = sum(p.numel() for p in learnt)
-    all_gradients = sum(p.numel() * max(4, p.element_size()) for p in learnt)
-    saved = _saved(policy, packed)
-    width = policy.base.config.get_text_config()
-    if model.gradient_checkpointing:
-        layers = width.num_hidden_layers
-        saved = (
-            saved // layers
-            + layers * packed.num_tokens * width.hidden_size * every[0].element_size()
-        )
-    first = (
-        weight_VD.numel() * max(4, weight_VD.element_size()) if linear.weight.requires_grad else 0
-    )
-    widest = _widest(policy.base, width)
-    return Memory(
-        weights=sum(p.numel() * p.element_size() for p in every),
-        masters=sum(4 * p.numel() for p in learnt if p.element_size() < 4),
-        gradients=all_gradients if num_chunks > 1 else first,
-        moments=_moments(numbers, learnt, optim, device),
-        reference=sum(p.numel() * p.element_size() for p in learnt) if loss.beta else 0,
-        activations=saved,
-        head=_head(weight_VD, len(packed.target_T), device),
-        backward=4 * packed.num_tokens * widest * every[0].element_size(),
-        sampler=sampler_bytes,
-        all_gradients=all_gradients,
+def _bytes(parameters: Iterable[Tensor]) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+
+
+def _gradient_bytes(trained: Sequence[Tensor]) -> int:
+    return sum(
+        parameter.numel() * max(MIN_GRADIENT_BYTES, parameter.element_size())
+        for parameter in trained
     )
 
 
-def _widest(base: nn.Module, config: Any) -> int:
-    """The most numbers a token has at once within a layer."""
-    dense = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    routed = getattr(config, "num_experts_per_tok", None) or 0
-    if not routed:
-        return max(dense, config.hidden_size)
-    expert = routed * max(
-        getattr(config, "moe_intermediate_size", None) or dense, config.hidden_size
-    )
-    has_dense = any(
-        isinstance(module, nn.Linear) and module.out_features == dense for module in base.modules()
-    )
-    return max(expert, dense if has_dense else 0)
+def _master_bytes(trained: Sequence[Tensor]) -> int:
+    """Float32 copies of weights in half precision."""
+    return sum(4 * parameter.numel() for parameter in trained if parameter.element_size() < 4)
 
 
-def _moments(number: int, learnt: Sequence[Tensor], optim: OptimSection, device: str) -> int:
+def _moment_bytes(trained: Sequence[Tensor], optim: OptimSection, device: str) -> int:
     if optim.offload and device != "cpu":
         return 0
     if optim.state == "8bit":
+        number = sum(parameter.numel() for parameter in trained)
         return 2 * number + 8 * (number // BLOCK)
-    return sum(2 * p.numel() * max(4, p.element_size()) for p in learnt)
+    return 2 * _gradient_bytes(trained)
 
 
-def _head(weight_VD: Tensor, number: int, device: str) -> int:
+def _head_weight(policy: Policy) -> Tensor:
+    """[vocabulary, width]; only the tokens that can be sampled."""
+    return policy.base.get_output_embeddings().weight[: policy.vocab_size]
+
+
+def _head_gradient_bytes(policy: Policy) -> int:
+    """The one gradient that exists while activations do, in a single micro-batch: that of the head."""
+    if not policy.base.get_output_embeddings().weight.requires_grad:
+        return 0
+    return _gradient_bytes([_head_weight(policy)])
+
+
+def _head_bytes(policy: Policy, num_targets: int, device: str) -> int:
     """A chunk's logits, the gradient of its hidden states, and a part of both in oneDNN's own order."""
+    weight_VD = _head_weight(policy)
+    vocabulary, width = weight_VD.shape
     head = Head(weight_VD)
-    rows = min(chunk_rows(head, device), number)
-    part = slices(weight_VD)[0][1] if device == "cpu" and by_onednn(weight_VD) else 0
-    ordered = 4 * part * (weight_VD.shape[1] + rows)
-    return (
-        rows * len(weight_VD) * buffer_dtype(head, device).itemsize
-        + 2 * number * weight_VD.shape[1] * 4
-        + ordered
+    rows = min(chunk_rows(head, device), num_targets)
+    logits = rows * vocabulary * buffer_dtype(head, device).itemsize
+    hidden_gradient = 2 * num_targets * width * 4
+    reordered = slices(weight_VD)[0][1] if device == "cpu" and by_onednn(weight_VD) else 0
+    return logits + hidden_gradient + 4 * reordered * (width + rows)
+
+
+def _backward_bytes(policy: Policy, num_tokens: int) -> int:
+    """A bound of what the backward of one layer holds for a moment."""
+    width = _widest(policy.base, policy.base.config.get_text_config())
+    return 4 * num_tokens * width * _element_size(policy)
+
+
+def _element_size(policy: Policy) -> int:
+    return next(iter(policy.model.parameters())).element_size()
+
+
+def _widest(base: nn.Module, config: PretrainedConfig) -> int:
+    """The most numbers a token has at once within a layer."""
+    dense = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    num_routed = getattr(config, "num_experts_per_tok", None) or 0
+    if not num_routed:
+        return max(dense, config.hidden_size)
+    expert = getattr(config, "moe_intermediate_size", None) or dense
+    routed = num_routed * max(expert, config.hidden_size)
+    return max(routed, dense if _has_linear(base, dense) else 0)
+
+
+def _has_linear(base: nn.Module, out_features: int) -> bool:
+    return any(
+        isinstance(module, nn.Linear) and module.out_features == out_features
+        for module in base.modules()
     )
 
 
-def _saved(policy: Policy, packed: PackedRows) -> int:
-    """Bytes of all storages that autograd keeps of a forward, weights left out, each once."""
-    own = {p.untyped_storage()._cdata for p in policy.model.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}
+# ---- activations ----------------------------------------------------------------------------------------------
 
-    def keep(tensor: Tensor) -> Tensor:
+
+def _activation_bytes(policy: Policy, packed: PackedRows, checkpointing: bool) -> int:
+    """What autograd keeps of a forward: all of it, or one layer's and every layer's input if it is recomputed."""
+    saved = _saved_bytes(policy, packed)
+    if not checkpointing:
+        return saved
+    config = policy.base.config.get_text_config()
+    layers = config.num_hidden_layers
+    inputs = layers * packed.num_tokens * config.hidden_size * _element_size(policy)
+    return saved // layers + inputs
+
+
+def _saved_bytes(policy: Policy, packed: PackedRows) -> int:
+    """Bytes of all storages that autograd keeps of a forward, without weights, each once."""
+    weights = {parameter.untyped_storage()._cdata for parameter in policy.model.parameters()}
+    saved: dict[int, torch.UntypedStorage] = {}
+
+    def save(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = storage
+        if storage._cdata not in weights:
+            saved[storage._cdata] = storage
         return tensor
 
-    checkpointed, policy._checkpointed = policy._checkpointed, []
+    def load(tensor: Tensor) -> Tensor:
+        return tensor
+
+    checkpointed = policy._checkpointed
+    policy._checkpointed = []
     for layer in checkpointed:
         layer.training = False
-    with _one_expert(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with (
+        _replaced(nn.functional, "grouped_mm", _first_expert),
+        torch.autograd.graph.saved_tensors_hooks(save, load),
+    ):
         hidden_TD = policy.hidden(packed)
     policy._checkpointed = checkpointed
     assert hidden_TD.requires_grad
-    return sum(storage.nbytes() for storage in kept.values())
+    return sum(storage.nbytes() for storage in saved.values())

@@ -1,7 +1,7 @@
 """Objectives by name: what ``loss.preset`` sets, where it is from, and what its paper leaves open.
 
 A preset sets ``advantage.*`` and ``loss.*`` only. The scale that its paper trained at (learning rate,
-group, lengths) is never applied: it is printed beside the recipe, so that a reader can compare.
+group, lengths) is never applied: it is printed next to the recipe, for comparison.
 """
 
 from __future__ import annotations

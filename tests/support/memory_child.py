@@ -21,12 +21,11 @@ from grpo.learner.learner import Learner
 from grpo.learner.optimizer import Optimizer
 from grpo.model.loading import with_adapters
 from grpo.model.policy import Policy
-from grpo.preflight.checks import RunFacts
+from grpo.preflight.facts import collect_facts
 from grpo.preflight.memory import Memory, example_rows, predict
-from grpo.preflight.preflight import largest_update, learn
+from grpo.preflight.memory_fit import largest_update
 from grpo.recipe import LoraSection, LossSection, ModelSection, OptimSection, Recipe
 from grpo.rollout.compatibility import check_support
-from grpo.train import Trainer
 from grpo.types import Batch, Denominators, Update
 
 
@@ -110,8 +109,7 @@ def make_updates(case: dict, config: PretrainedConfig, tokenizer, number: int) -
 def of_recipe(file: str, overrides: list[str]) -> None:
     """The largest update of a recipe's own model: what preflight predicts, and the peak of two such updates."""
     recipe = Recipe.load(file, *overrides)
-    facts = RunFacts(recipe)
-    learn(facts, Trainer(recipe))
+    facts = collect_facts(recipe)
     predicted, before = largest_update(facts), resident_bytes()
     policy = Policy.load(recipe.model, tokenizer=facts.tokenizer, device="cpu")
     check_support(policy)

@@ -71,7 +71,7 @@ def test_preflight_predicts_the_peak_of_a_recipes_largest_update_within_a_tenth(
         pytest.skip("needs models/smollm2: make smollm2")
     overrides = [*RECIPES[name], f"run_dir={tmp_path / 'run'}"]
     found = measured(
-        {"recipe": str(SUPPORT.parent / "recipes" / f"{name}.yaml"), "overrides": overrides}
+        {"recipe": str(SUPPORT.parents[1] / "recipes" / f"{name}.yaml"), "overrides": overrides}
     )
     assert 0.9 <= found["predicted"] / found["measured"] <= 1.1, found
 

@@ -1,4 +1,4 @@
-"""Each usual mistake, made in earnest, is caught before the first step under its own name; a sound recipe is not.
+"""Each usual mistake is caught before the first step under its own name; a sound recipe is not.
 
 Static mistakes are tried on `RunFacts`; those that a judge or a model must show, on the whole command.
 """
@@ -17,11 +17,13 @@ import pytest
 from tiny import byte_tokenizer, tiny_model
 from transformers import AutoConfig, AutoTokenizer
 
-from grpo.data.prompts import make_prompts
-from grpo.data.rows import split_rows
-from grpo.preflight import checks, preflight
-from grpo.preflight.checks import RunFacts
-from grpo.recipe import Recipe
+from grpo.data.prompts import make_prompts, split_rows
+from grpo.preflight.baseline import BaselineSample, advice
+from grpo.preflight.checks import end_of_turn, refusal, run_checks
+from grpo.preflight.facts import Finding, RunFacts, number_of_parameters
+from grpo.preflight.gold import check_gold
+from grpo.preflight.memory_fit import check_memory
+from grpo.recipe import Recipe, RecipeError
 from grpo.train import main
 from rewards import RewardSpec
 
@@ -66,14 +68,12 @@ def facts(
     )
     return RunFacts(
         recipe,
-        specs,
-        "correct",
-        rows,
-        recipe.data.held_out,
-        tokenizer,
-        None,
-        prompts,
-        int(parameters),
+        specs=specs,
+        accurate="correct",
+        rows=rows,
+        tokenizer=tokenizer,
+        prompts=prompts,
+        num_parameters=int(parameters),
         **changed,
     )
 
@@ -81,16 +81,16 @@ def facts(
 def names(*overrides: str, **changed: Any) -> set[str]:
     return {
         finding.name
-        for finding in checks.found(facts(*overrides, **changed))
+        for finding in run_checks(facts(*overrides, **changed))
         if finding.level != "note"
     }
 
 
 def levels(*overrides: str, **changed: Any) -> dict[str, str]:
-    return {finding.name: finding.level for finding in checks.found(facts(*overrides, **changed))}
+    return {finding.name: finding.level for finding in run_checks(facts(*overrides, **changed))}
 
 
-def test_a_sound_recipe_has_nothing_to_be_said_about() -> None:
+def test_a_sound_recipe_has_no_findings() -> None:
     assert names() == set()
     assert names("model.lora={rank: 8}", "optim.lr=1e-4") == set()
     assert names("optim.lr=3e-4", parameters=1e5) == set()
@@ -113,9 +113,9 @@ STATIC: dict[str, tuple[list[str], dict[str, Any]]] = {
     "bfloat16-on-cpu": (["model.dtype=bfloat16"], {}),
     "float16-on-cpu": (["model.dtype=float16"], {}),
     "mask-with-tight-cap": (["advantage.mask_truncated=true", "sample.max_tokens=256"], {}),
-    "format-dominates": (["rewards.shaping.format={use: think_format, weight: 1.0}"], {}),
+    "format-dominates": (["rewards.format={use: think_format, weight: 1.0}"], {}),
     "accuracy-not-paid": (
-        ["rewards.correct.weight=0", "rewards.shaping.format={use: think_format}"],
+        ["rewards.correct.weight=0", "rewards.format={use: think_format}"],
         {},
     ),
     "reward-scale": (["rewards.correct.weight=100", "advantage.rule=center"], {}),
@@ -181,14 +181,14 @@ def test_a_tokenizer_without_an_end_and_one_that_cannot_write_the_tags() -> None
     assert (
         levels(
             "data.template=plain",
-            "rewards.shaping.format={use: think_format, weight: 0.1}",
+            "rewards.format={use: think_format, weight: 0.1}",
             tokenizer=quickstart,
             rows=[{"prompt": f"{i} 2 3 make 4", "answer": "1"} for i in range(9)],
         )["tags-cannot-be-written"]
         == "wrong"
     )
     assert "tags-cannot-be-written" not in levels(
-        "rewards.shaping.format={use: think_format, weight: 0.1}"
+        "rewards.format={use: think_format, weight: 0.1}"
     )
     chat = byte_tokenizer()
     chat.chat_template = "{{ messages[0]['content'] }}"
@@ -196,7 +196,7 @@ def test_a_tokenizer_without_an_end_and_one_that_cannot_write_the_tags() -> None
 
 
 @pytest.mark.parametrize(
-    "words, name",
+    "message, name",
     [
         ("recipe: rewards.correct wants the column answer, but row 1 has prompt", "missing-column"),
         (
@@ -217,8 +217,8 @@ def test_a_tokenizer_without_an_end_and_one_that_cannot_write_the_tags() -> None
         ("run folder: runs/x exists; go on with it by --resume", "run-folder"),
     ],
 )
-def test_a_refusal_gets_the_name_of_its_mistake(words: str, name: str) -> None:
-    assert checks.refusal_name(words) == name
+def test_a_refusal_gets_the_name_of_its_mistake(message: str, name: str) -> None:
+    assert refusal(RecipeError(message)) == Finding("wrong", name, message)
 
 
 # ---- with the judge, the planner and a model ------------------------------------------------------------------
@@ -246,10 +246,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def gold_findings(
     use: str, rows: list[dict[str, Any]] | None = None, *overrides: str
 ) -> dict[str, str]:
-    made = facts(*overrides, rows=rows)
-    made.specs = [RewardSpec("correct", use, timeout_seconds=5.0)]
-    found = [item for item in preflight._gold(made) if isinstance(item, checks.Finding)]
-    return {finding.name: finding.level for finding in found}
+    specs = [RewardSpec("correct", use, timeout_seconds=5.0)]
+    report = check_gold(replace(facts(*overrides, rows=rows), specs=specs))
+    return {item.name: item.level for item in report if isinstance(item, Finding)}
 
 
 def test_gold_answers_that_a_reward_can_read_say_nothing(folder: Path) -> None:
@@ -258,7 +257,7 @@ def test_gold_answers_that_a_reward_can_read_say_nothing(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "use, rows, found",
+    "use, rows, findings",
     [
         (
             "mine.py:always",
@@ -285,19 +284,17 @@ def test_gold_answers_that_a_reward_can_read_say_nothing(folder: Path) -> None:
     ],
 )
 def test_rewards_and_gold_answers_that_do_not_fit_are_caught(
-    folder: Path, use: str, rows: Any, found: Any
+    folder: Path, use: str, rows: Any, findings: Any
 ) -> None:
-    assert gold_findings(use, rows) == found
+    assert gold_findings(use, rows) == findings
+
+
+def memory_findings(known: RunFacts) -> list[str]:
+    return [item.name for item in check_memory(known) if isinstance(item, Finding)]
 
 
 def test_more_memory_than_there_is_is_wrong_before_a_weight_is_made() -> None:
-    made = facts(
-        "sample.prompts=32",
-        "optim.tokens_per_micro_batch=1000000",
-        "sample.max_tokens=4096",
-        rows=rows_of(80),
-    )
-    made.config = AutoConfig.for_model(
+    config = AutoConfig.for_model(
         "llama",
         hidden_size=32768,
         num_hidden_layers=6,
@@ -305,16 +302,20 @@ def test_more_memory_than_there_is_is_wrong_before_a_weight_is_made() -> None:
         num_attention_heads=64,
         num_key_value_heads=8,
     )
-    found = [item.name for item in preflight._memory(made) if isinstance(item, checks.Finding)]
-    assert found == ["not-enough-memory"]
-    assert preflight.number_of_parameters(made.config) > 60e9
-    made.recipe = Recipe.from_mapping(
+    large = facts(
+        "sample.prompts=32",
+        "optim.tokens_per_micro_batch=1000000",
+        "sample.max_tokens=4096",
+        rows=rows_of(80),
+        config=config,
+    )
+    assert memory_findings(large) == ["not-enough-memory"]
+    assert number_of_parameters(config) > 60e9
+    quantized = Recipe.from_mapping(
         {}, *SOUND, "sample.prompts=4", "model.lora={rank: 2}", "model.quantize=nf4"
     )
-    found = [item.name for item in preflight._memory(made) if isinstance(item, checks.Finding)]
-    assert found == [
-        "memory-of-a-plain-base"
-    ]  # a base at 4 bits is not what is counted, so nothing is refused
+    # a base at 4 bits is not what is counted, so nothing is refused
+    assert memory_findings(replace(large, recipe=quantized)) == ["memory-of-a-plain-base"]
 
 
 def test_a_turn_that_ends_in_a_token_which_stops_nothing_is_wrong() -> None:
@@ -324,13 +325,13 @@ def test_a_turn_that_ends_in_a_token_which_stops_nothing_is_wrong() -> None:
     tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>"]})
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}<turn>{% endfor %}"
     policy = Policy(tiny_model("llama", 0, vocabulary=300), tokenizer)
-    made = facts("data.template=chat", tokenizer=tokenizer)
-    assert [finding.name for finding in preflight._ends(made, policy)] == ["end-of-turn-is-no-stop"]
+    known = facts("data.template=chat", tokenizer=tokenizer)
+    assert [finding.name for finding in end_of_turn(known, policy)] == ["end-of-turn-is-no-stop"]
     tokenizer.chat_template = tokenizer.chat_template.replace("<turn>", "</s>")
-    assert list(preflight._ends(made, policy)) == []
+    assert list(end_of_turn(known, policy)) == []
 
 
-def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+def run_preflight(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     code = main(
         [
             "quickstart",
@@ -352,7 +353,7 @@ def test_the_quickstart_passes_with_a_pass_rate_and_a_cost_and_writes_nothing(
     folder: Path, capsys
 ) -> None:
     before = sorted(folder.rglob("*"))
-    code, out = said(capsys)
+    code, out = run_preflight(capsys)
     assert code == 0 and "8 base completions of 2 prompts" in out and "preflight: 0 wrong" in out
     assert "memory of an update at its peak" in out and "cost     the run about" in out
     assert [path for path in sorted(folder.rglob("*")) if "__pycache__" not in str(path)] == before
@@ -372,7 +373,7 @@ def test_the_quickstart_passes_with_a_pass_rate_and_a_cost_and_writes_nothing(
 def test_a_sample_of_completions_shows_what_only_the_model_can(
     folder: Path, capsys, name, overrides
 ) -> None:
-    code, out = said(capsys, *overrides)
+    code, out = run_preflight(capsys, *overrides)
     assert code == 0 and f"warning  {name}: " in out
 
 
@@ -389,24 +390,33 @@ def test_a_sample_of_completions_shows_what_only_the_model_can(
 def test_what_is_refused_is_named_and_exits_with_2(
     folder: Path, capsys, name: str, overrides: list[str]
 ) -> None:
-    code, out = said(capsys, *overrides)
+    code, out = run_preflight(capsys, *overrides)
     assert (
         code == 2 and f"WRONG    {name}: " in out and "the run would not work as it stands" in out
     )
 
 
 def test_too_many_faults_in_the_sample_are_wrong(folder: Path, capsys) -> None:
-    code, out = said(capsys, "rewards.other={use: mine.py:broken, args: {answer: 1}}")
+    code, out = run_preflight(capsys, "rewards.other={use: mine.py:broken, args: {answer: 1}}")
     assert code == 2 and "WRONG    too-many-faults: 8 of 8 completions could not be judged" in out
     assert "no such thing" in out
 
 
 def test_advice_on_a_sample_follows_its_numbers() -> None:
     recipe = Recipe.from_mapping({}, *SOUND)
-    baseline = preflight.BaselineSample((), 0.5, 0.0, 0.2, 10.0, 1.0, 0.1, 1.0)
+    baseline = BaselineSample(
+        groups=(),
+        pass_rate=0.5,
+        truncated=0.0,
+        flat=0.2,
+        length=10.0,
+        sample_seconds=1.0,
+        judge_seconds=0.1,
+        update_seconds=1.0,
+    )
 
     def named(**changed: float) -> list[str]:
-        return [finding.name for finding in preflight.advice(recipe, replace(baseline, **changed))]
+        return [finding.name for finding in advice(recipe, replace(baseline, **changed))]
 
     assert named() == []
     assert named(pass_rate=0.8) == ["too-easy"] and named(pass_rate=0.79) == []
@@ -414,24 +424,24 @@ def test_advice_on_a_sample_follows_its_numbers() -> None:
     assert named(flat=0.9, pass_rate=0.05) == ["mostly-flat"]
     assert (
         "97% of the completions were cut off"
-        in next(preflight.advice(recipe, replace(baseline, truncated=0.97))).said
+        in next(advice(recipe, replace(baseline, truncated=0.97))).message
     )
 
 
 @pytest.mark.parametrize(
-    "refused, words",
+    "override, message",
     [
         ("sample.group_size=1", "sample.group_size is 1"),
         ("sample.temperature=0", "sample.temperature is 0"),
         ("loss.reference_every=10", "loss.beta is 0, so there is no reference"),
     ],
 )
-def test_contradictions_in_the_recipe_itself_are_said_before_all_else(
-    folder: Path, capsys, refused, words
+def test_contradictions_in_the_recipe_itself_are_reported_before_all_else(
+    folder: Path, capsys, override, message
 ) -> None:
-    assert main(["quickstart", refused, "--preflight"]) == 2
+    assert main(["quickstart", override, "--preflight"]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and words in err
+    assert out == "" and message in err
 
 
 @pytest.mark.slow

@@ -1,0 +1,286 @@
+"""What the untrained policy does: a sample of its completions, scored, and the time of one update that is thrown away.
+
+From it follow advice on difficulty, length and rewards, and the cost of a step and of the run.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from dataclasses import dataclass
+from typing import Iterator, Sequence
+
+from torch import Tensor
+
+from grpo.data.prompts import PromptStream
+from grpo.evaluate import summarise
+from grpo.learner.batch import make_batch
+from grpo.learner.learner import Learner
+from grpo.model.policy import Policy
+from grpo.objective.advantage import advantages
+from grpo.objective.policy_loss import forwards_flat_groups
+from grpo.preflight.checks import MAX_REWARD
+from grpo.preflight.facts import MAX_FAULTS, Finding, RunFacts, warning, wrong
+from grpo.preflight.setup import open_engine, open_optimizer, open_scorer, sampling_of
+from grpo.recipe import Recipe
+from grpo.run.console import many_hours
+from grpo.run.log import interval
+from grpo.types import Batch, Group, Prompt, ScoredGroup
+from rewards import Score
+
+MAX_COMPLETIONS = 64
+MAX_TRUNCATED = 0.3
+TOO_HARD = 0.0
+TOO_EASY = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineSample:
+    """A sample of the untrained policy's completions: shares of them, seconds for all, mean ``length`` in tokens."""
+
+    groups: tuple[ScoredGroup, ...]
+    pass_rate: float
+    truncated: float
+    flat: float
+    length: float
+    sample_seconds: float
+    judge_seconds: float
+    update_seconds: float
+
+    @property
+    def num_completions(self) -> int:
+        return sum(len(group.completions) for group in self.groups)
+
+    def scores(self) -> list[Score]:
+        """The combined scores of all completions."""
+        scores: list[Score] = []
+        for group in self.groups:
+            scores += group.scores
+        return scores
+
+
+def check_baseline(facts: RunFacts, policy: Policy) -> Iterator[Finding | str]:
+    """Lines and findings on a sample of completions, and the cost of a run. The policy is changed: discard it."""
+    baseline = sample_baseline(facts, policy)
+    yield from baseline_lines(facts, baseline)
+    yield from advice(facts.recipe, baseline)
+    yield from cost(facts, baseline)
+
+
+# ---- sampling -------------------------------------------------------------------------------------------------
+
+
+def sample_baseline(facts: RunFacts, policy: Policy) -> BaselineSample:
+    """Sample some groups as the first step would, score them, and time one update on `policy`."""
+    recipe = facts.recipe
+    group_size = min(recipe.sample.group_size, MAX_COMPLETIONS)
+    num_prompts = max(1, min(recipe.sample.prompts, MAX_COMPLETIONS // group_size))
+    prompts = PromptStream(facts.prompts.train, recipe.seed).take(num_prompts)
+    with open_scorer(recipe, facts.specs) as scorer:
+        begun = time.perf_counter()
+        pending = []
+        for index, group in _sampled(recipe, policy, prompts, group_size):
+            pending.append((index, scorer.submit(group)))
+        sampled = time.perf_counter()
+        pending.sort(key=lambda item: item[0])
+        groups = tuple(waiting.result() for _, waiting in pending)
+        scored = time.perf_counter()
+    evaluation = summarise(groups, facts.accurate, tokens=0, seconds=0.0)
+    return BaselineSample(
+        groups=groups,
+        pass_rate=evaluation.accuracy,
+        truncated=evaluation.truncated,
+        flat=sum(group.flat for group in groups) / len(groups),
+        length=evaluation.length,
+        sample_seconds=sampled - begun,
+        judge_seconds=scored - sampled,
+        update_seconds=_update_seconds(facts, policy, groups),
+    )
+
+
+def _sampled(
+    recipe: Recipe, policy: Policy, prompts: Sequence[Prompt], group_size: int
+) -> Iterator[tuple[int, Group]]:
+    """(index of the prompt, group) in the order in which groups are complete."""
+    return open_engine(recipe, policy).sample(
+        prompts,
+        group_size=group_size,
+        max_tokens=recipe.sample.max_tokens,
+        sampling=sampling_of(recipe.sample),
+        seed=("preflight", recipe.seed),
+    )
+
+
+def _update_seconds(facts: RunFacts, policy: Policy, groups: Sequence[ScoredGroup]) -> float:
+    """The time of one update on `groups`, which changes `policy`."""
+    recipe = facts.recipe
+    batch = _batch_that_trains(facts, groups)
+    learner = Learner(
+        policy,
+        open_optimizer(recipe, policy, num_updates=1),
+        recipe.loss,
+        temperature=recipe.sample.temperature,
+        tokens_per_micro_batch=recipe.optim.tokens_per_micro_batch,
+    )
+    begun = time.perf_counter()
+    learner.begin(batch)
+    learner.update(batch.updates[0])
+    seconds = time.perf_counter() - begun
+    gc.collect()
+    return seconds
+
+
+def _batch_that_trains(facts: RunFacts, groups: Sequence[ScoredGroup]) -> Batch:
+    """The batch of `groups`; if all of them are flat and nothing would train, with made-up advantages."""
+    recipe = facts.recipe
+    values = advantages(groups, recipe.advantage, weights=facts.weights())
+    batch = _batch(recipe, groups, values, flat_is_reached=forwards_flat_groups(recipe.loss))
+    if any(row.forwarded for row in batch.updates[0].rows):
+        return batch
+    made_up = [_alternating(len(group.completions)) for group in groups]
+    return _batch(recipe, groups, made_up, flat_is_reached=True)
+
+
+def _alternating(number: int) -> list[float]:
+    return [1.0 if i % 2 else -1.0 for i in range(number)]
+
+
+def _batch(
+    recipe: Recipe,
+    groups: Sequence[ScoredGroup],
+    values: Sequence[Sequence[float | Tensor]],
+    flat_is_reached: bool,
+) -> Batch:
+    return make_batch(
+        groups,
+        values,
+        num_updates=1,
+        epochs=1,
+        max_tokens=recipe.sample.max_tokens,
+        mask_truncated=False,
+        flat_is_reached=flat_is_reached,
+    )
+
+
+# ---- what it says ---------------------------------------------------------------------------------------------
+
+
+def baseline_lines(facts: RunFacts, baseline: BaselineSample) -> Iterator[str]:
+    evaluation = summarise(baseline.groups, facts.accurate, tokens=0, seconds=0.0)
+    yield (
+        f"sample   {baseline.num_completions} base completions of {len(baseline.groups)} prompts: "
+        f"{interval(evaluation.to_mapping())} pass rewards.{facts.accurate}, "
+        f"{baseline.truncated:.0%} truncated, {baseline.flat:.0%} of the groups flat, "
+        f"{baseline.length:.0f} tokens on average"
+    )
+
+
+def advice(recipe: Recipe, baseline: BaselineSample) -> Iterator[Finding]:
+    """What a sample of base completions says about the run, in plain words."""
+    yield from _faults(baseline)
+    yield from _truncation(recipe, baseline)
+    yield from _difficulty(baseline)
+    yield from _flatness(baseline)
+    yield from _reward_scale(baseline)
+
+
+def _faults(baseline: BaselineSample) -> Iterator[Finding]:
+    number = baseline.num_completions
+    faults = [score for score in baseline.scores() if score.status == "fault"]
+    if len(faults) > MAX_FAULTS * number:
+        yield wrong(
+            "too-many-faults",
+            f"{len(faults)} of {number} completions could not be judged; above "
+            f"{MAX_FAULTS:.0%} a step ends the run: {faults[0].detail[:160]}",
+        )
+
+
+def _truncation(recipe: Recipe, baseline: BaselineSample) -> Iterator[Finding]:
+    if baseline.truncated <= MAX_TRUNCATED:
+        return
+    is_masked = recipe.advantage.mask_truncated
+    masked = " and, by advantage.mask_truncated, not learnt from" if is_masked else ""
+    yield warning(
+        "truncated",
+        f"{baseline.truncated:.0%} of the completions were cut off at {recipe.sample.max_tokens} "
+        f"tokens{masked}: what is cut off has no answer and earns nothing; raise sample.max_tokens",
+    )
+
+
+def _difficulty(baseline: BaselineSample) -> Iterator[Finding]:
+    number = baseline.num_completions
+    if math.isnan(baseline.pass_rate):
+        return
+    if baseline.pass_rate == TOO_HARD and baseline.flat == 1:
+        yield warning(
+            "too-hard",
+            f"0 % of {number} pass, and no other reward tells completions apart: too hard, nothing "
+            "could be learnt; take easier prompts, a stronger model, a longer sample.max_tokens, or a reward "
+            "that pays for part of the way",
+        )
+    elif baseline.pass_rate == TOO_HARD:
+        yield warning(
+            "too-hard",
+            f"0 % of {number} pass: too hard for now; only the other rewards teach until one does",
+        )
+    elif baseline.pass_rate >= TOO_EASY:
+        yield warning(
+            "too-easy",
+            f"{baseline.pass_rate:.0%} of {number} pass: too easy, most groups will be flat; take "
+            "harder prompts, or data.pass_high below 1",
+        )
+
+
+def _flatness(baseline: BaselineSample) -> Iterator[Finding]:
+    if baseline.flat > 0.8 and TOO_HARD < baseline.pass_rate < TOO_EASY:
+        yield warning(
+            "mostly-flat",
+            f"{baseline.flat:.0%} of the groups have no spread of reward and teach nothing; raise "
+            "sample.group_size or sample.temperature, or set advantage.flat: refill",
+        )
+
+
+def _reward_scale(baseline: BaselineSample) -> Iterator[Finding]:
+    values = [abs(score.value) for score in baseline.scores() if score.value is not None]
+    if values and max(values) > MAX_REWARD:
+        yield warning(
+            "reward-scale",
+            f"rewards reach {max(values):g}; scale them to about 1, which clip, KL and the "
+            "presets' rates are made for",
+        )
+
+
+def cost(facts: RunFacts, baseline: BaselineSample) -> Iterator[str]:
+    """Seconds of a step and of the run, in proportion to those of the sample."""
+    recipe = facts.recipe
+    number = baseline.num_completions
+    completions = recipe.sample.prompts * recipe.sample.group_size
+    scale = completions / number
+    phases = {
+        "sampling": baseline.sample_seconds * scale,
+        "judging alongside": baseline.judge_seconds * scale,
+        "update": baseline.update_seconds * scale * recipe.optim.epochs,
+    }
+    step_seconds = sum(phases.values())
+    parts = ", ".join(f"{name} {value:.1f}" for name, value in phases.items())
+    yield (
+        f"cost     a step about {step_seconds:.1f} s ({parts}), "
+        f"as measured on {number} completions and scaled to {completions}"
+    )
+    evaluations = _num_evaluations(recipe)
+    held_out = len(facts.prompts.held_out)
+    samples = recipe.evaluate.samples
+    seconds_a_completion = (baseline.sample_seconds + baseline.judge_seconds) / number
+    evaluation_seconds = evaluations * held_out * samples * seconds_a_completion
+    yield (
+        f"cost     the run about {many_hours(recipe.steps * step_seconds + evaluation_seconds)}: "
+        f"{recipe.steps} steps and {evaluations} evaluations of {held_out} x {samples}; longer if "
+        "completions grow"
+    )
+
+
+def _num_evaluations(recipe: Recipe) -> int:
+    """Before, after, and every so many steps."""
+    every = recipe.evaluate.every
+    return 2 + (recipe.steps // every if every else 0)

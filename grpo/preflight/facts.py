@@ -1,0 +1,129 @@
+"""What preflight knows of a run, and the findings that it reports."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from typing import Any, Mapping, Sequence
+
+import torch
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
+
+from grpo.data.prompts import PromptSet, load_rows
+from grpo.monitor.gates import GATES
+from grpo.recipe import Recipe, RecipeError
+from grpo.scoring import reward_specs
+from grpo.train import Trainer
+from rewards import RewardSpec
+from rewards.conventions import TRUTH_COLUMNS
+
+WRONG = "wrong"
+WARNING = "warning"
+NOTE = "note"
+MAX_FAULTS = GATES["faults"].limits["stop"]
+"""Share of a step's completions above which faults stop a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One result of a check: ``wrong`` ends preflight with exit code 2, a ``warning`` or ``note`` does not."""
+
+    level: str
+    name: str
+    message: str
+
+
+def wrong(name: str, message: str) -> Finding:
+    return Finding(WRONG, name, message)
+
+
+def warning(name: str, message: str) -> Finding:
+    return Finding(WARNING, name, message)
+
+
+def note(name: str, message: str) -> Finding:
+    return Finding(NOTE, name, message)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What is known of a run before its model loads; a field keeps its default if what it holds did not load.
+
+    ``accurate`` names the reward that means accuracy, ``rows`` are all rows of the data set.
+    """
+
+    recipe: Recipe
+    specs: Sequence[RewardSpec] = ()
+    accurate: str = ""
+    rows: Sequence[Mapping[str, Any]] = ()
+    tokenizer: PreTrainedTokenizerBase | None = None
+    config: PretrainedConfig | None = None
+    prompts: PromptSet = PromptSet((), (), 0, 0)
+    num_parameters: int | None = None
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+    @property
+    def gold(self) -> str | None:
+        """The column with the gold answers, if there is one by a usual name."""
+        columns = self.rows[0] if self.rows else {}
+        return next((name for name in TRUTH_COLUMNS if name in columns), None)
+
+    def golds(self) -> list[Any]:
+        """The gold answers of all rows; an entry of a mapping where they are kept in one."""
+        column = self.gold
+        if column is None:
+            return []
+        return [_ground_truth(row.get(column)) for row in self.rows]
+
+    def loaded_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, for stages that are reached only if it loaded."""
+        assert self.tokenizer is not None
+        return self.tokenizer
+
+    def loaded_config(self) -> PretrainedConfig:
+        """The model's configuration, for stages that are reached only if it loaded."""
+        assert self.config is not None
+        return self.config
+
+    def weights(self) -> dict[str, float]:
+        """The weight of each reward by name."""
+        return {spec.name: spec.weight for spec in self.specs}
+
+
+def _ground_truth(value: Any) -> Any:
+    return value.get("ground_truth") if isinstance(value, Mapping) else value
+
+
+def collect_facts(recipe: Recipe) -> RunFacts:
+    """The facts of a recipe that can run; `RecipeError` for one that is refused."""
+    trainer = Trainer(recipe)
+    config = trainer.config
+    assert config is not None
+    return RunFacts(
+        recipe,
+        specs=trainer.specs,
+        accurate=trainer._accurate,
+        rows=trainer.rows,
+        tokenizer=trainer.tokenizer,
+        config=config,
+        prompts=trainer.prompts,
+        num_parameters=number_of_parameters(config, recipe.model.trust_remote_code),
+    )
+
+
+def collect_partial_facts(recipe: Recipe) -> RunFacts:
+    """What loads although the recipe as a whole is refused: the rewards' weights and the data set."""
+    facts = RunFacts(recipe)
+    try:
+        specs = reward_specs(recipe)
+        facts = replace(facts, specs=specs, accurate=recipe.evaluate.reward or specs[0].name)
+        return replace(facts, rows=load_rows(recipe.data))
+    except RecipeError:
+        return facts  # the refusal has been reported already
+
+
+def number_of_parameters(config: PretrainedConfig, trust_remote_code: bool = False) -> int:
+    """How many parameters a model of this configuration has; no weights are allocated."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        return sum(parameter.numel() for parameter in model.parameters())

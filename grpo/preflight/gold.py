@@ -1,0 +1,238 @@
+"""Rewards on gold answers: completions with the right answer, a wrong one and none, scored by the run's own scorer.
+
+A reward that cannot tell them apart would teach nothing, or the wrong thing. No model is involved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Iterator, Mapping, Sequence, TypeVar
+
+from grpo.preflight.facts import MAX_FAULTS, WARNING, WRONG, Finding, RunFacts, note, warning, wrong
+from grpo.preflight.setup import open_scorer
+from grpo.scoring import Scorer
+from rewards import Sample, Score
+from rewards.check import TEMPLATE, perturbed
+from rewards.mathematics.extraction import bare_answer
+from rewards.service.service import Judged
+
+MAX_ROWS = 64
+ROWS_TO_CHOOSE_FORM = 8
+KINDS = ("gold", "wrong", "empty")
+FORMS = (
+    TEMPLATE,
+    "<think>\nso\n</think>\n\\boxed{{gold}}",
+    "{gold}",
+    "#### {gold}",
+    "The answer is {gold}",
+)
+"""Ways to write a completion around an answer."""
+CODE_FORM = "```python\n{gold}\n```"
+
+Row = Mapping[str, Any]
+Pair = tuple[str, Row]
+"""A completion's text, and the row whose prompt it answers."""
+Value = TypeVar("Value")
+
+
+def check_gold(facts: RunFacts) -> Iterator[Finding | str]:
+    """Lines on the scores of gold, wrong and empty completions, and findings on the rewards that gave them."""
+    if facts.gold is None:
+        yield note(
+            "gold-not-checked",
+            "no column holds a gold answer by a usual name (answer, solution, ground_truth, "
+            "label), so rewards were tried on empty completions alone",
+        )
+    with open_scorer(facts.recipe, facts.specs) as scorer:
+        scores = score_gold(facts, scorer)
+    yield from scores.lines(facts)
+    yield from scores.findings(facts)
+
+
+@dataclass(frozen=True, slots=True)
+class GoldScores:
+    """Scores by kind of completion (gold, wrong, empty), in the order of the rows.
+
+    ``whole`` are the scores of gold completions that repeat a worked solution as a whole, where the column has such.
+    """
+
+    by_kind: Mapping[str, list[Judged]]
+    whole: list[Judged]
+
+    def of(self, reward: str, kind: str) -> list[Score]:
+        """The scores that one reward gave to the completions of a kind."""
+        return [judged.parts[reward] for judged in self.by_kind.get(kind, ())]
+
+    def all_of(self, reward: str) -> list[Score]:
+        """The scores that one reward gave to the completions of all kinds."""
+        scores: list[Score] = []
+        for kind in KINDS:
+            scores += self.of(reward, kind)
+        return scores
+
+    def lines(self, facts: RunFacts) -> Iterator[str]:
+        """For each reward, how many completions of each kind have its full score."""
+        for spec in facts.specs:
+            counts = []
+            for kind in KINDS:
+                scores = self.of(spec.name, kind)
+                if scores:
+                    counts.append(f"{kind} {_num_full(scores)}/{len(scores)}")
+            yield f"rewards  {spec.name}: full score for {', '.join(counts)}"
+
+    def findings(self, facts: RunFacts) -> Iterator[Finding]:
+        """What the scores say about the rewards."""
+        for spec in facts.specs:
+            yield from self._constant(spec.name, facts)
+        yield from self._faults(facts)
+        yield from self._gold_without_full_score(facts)
+        yield from self._paid_for_nothing(facts.accurate)
+
+    def _constant(self, reward: str, facts: RunFacts) -> Iterator[Finding]:
+        values = {score.value for score in self.all_of(reward) if score.status != "fault"}
+        weighted = [spec.name for spec in facts.specs if spec.weight]
+        if len(values) == 1 and self.by_kind.get("gold"):
+            yield Finding(
+                WRONG if weighted == [reward] else WARNING,
+                "constant-reward",
+                f"rewards.{reward} gives {values.pop()} to right, wrong and empty "
+                "completions alike: every group would be flat and nothing learnt",
+            )
+
+    def _faults(self, facts: RunFacts) -> Iterator[Finding]:
+        for spec in facts.specs:
+            scores = self.all_of(spec.name)
+            faults = [score for score in scores if score.status == "fault"]
+            slow = [score for score in scores if score.status == "timeout"]
+            if faults:
+                stops_the_run = spec.weight and len(faults) > MAX_FAULTS * len(scores)
+                yield Finding(
+                    WRONG if stops_the_run else WARNING,
+                    "faults",
+                    f"rewards.{spec.name} could not judge {len(faults)} of {len(scores)} "
+                    f"completions (above {MAX_FAULTS:.0%} of a step ends a run): {faults[0].detail[:200]}",
+                )
+            if slow:
+                yield warning(
+                    "slow-judge",
+                    f"rewards.{spec.name} ran out of its time on {len(slow)} of {len(scores)} "
+                    f"completions: {slow[0].detail[:160]}",
+                )
+
+    def _gold_without_full_score(self, facts: RunFacts) -> Iterator[Finding]:
+        name = facts.accurate
+        gold = self.of(name, "gold")
+        failed = [score for score in gold if not _is_full(score)]
+        whole = [judged.parts[name] for judged in self.whole]
+        most_failed = len(failed) > 0.5 * len(gold)
+        count = f"rewards.{name} gives {len(failed)} of {len(gold)} gold answers less than its full score"
+        if most_failed and whole and _num_full(whole) > 0.5 * len(whole):
+            yield wrong(
+                "solution-not-extracted",
+                f"the column {facts.gold} holds worked solutions, and rewards.{name} "
+                "compares with the whole of them: it scores a completion that repeats the solution and not one "
+                "that gives the answer; use math_answer, or a column with bare answers",
+            )
+        elif most_failed:
+            yield wrong(
+                "gold-scores-zero",
+                f"{count}; the column {facts.gold} may be the wrong one. It says: {_reason(failed)}",
+            )
+        elif failed:
+            yield warning("some-gold-scores-zero", f"{count}, e.g.: {_reason(failed)}")
+
+    def _paid_for_nothing(self, reward: str) -> Iterator[Finding]:
+        """Wrong answers with the full score, and empty completions with any."""
+        scores = self.of(reward, "wrong")
+        if _num_full(scores) > 0.1 * len(scores):
+            yield wrong(
+                "wrong-answers-paid",
+                f"rewards.{reward} gives its full score to {_num_full(scores)} of "
+                f"{len(scores)} wrong answers (the gold one with a digit changed)",
+            )
+        if any((score.value or 0) > 0 for score in self.of(reward, "empty")):
+            yield warning(
+                "empty-is-paid", f"rewards.{reward} gives more than 0 to an empty completion"
+            )
+
+
+def _reason(failed: Sequence[Score]) -> str:
+    reasons = (score.detail or score.status for score in failed)
+    return next(filter(None, reasons), "")[:160]
+
+
+def _is_full(score: Score) -> bool:
+    return score.value is not None and score.value >= 1
+
+
+def _num_full(scores: Sequence[Score]) -> int:
+    return sum(map(_is_full, scores))
+
+
+# ---- the completions, and their scores ------------------------------------------------------------------------
+
+
+def score_gold(facts: RunFacts, scorer: Scorer) -> GoldScores:
+    """Score completions for some rows: empty ones, and gold and wrong ones for those rows that have a gold answer."""
+    rows = spread(facts.rows, MAX_ROWS)
+    golds = spread(facts.golds(), MAX_ROWS) or [None] * len(rows)
+    solutions = [(str(gold), row) for gold, row in zip(golds, rows) if gold is not None]
+    answers = [(_bare(gold, facts), row) for gold, row in solutions]
+    pairs = {"empty": [("", row) for row in rows]}
+    whole: list[Judged] = []
+    if answers:
+        form = _best_form(scorer, facts, answers[:ROWS_TO_CHOOSE_FORM])
+        pairs["gold"] = _written(form, answers)
+        pairs["wrong"] = _written(form, [(perturbed(answer), row) for answer, row in answers])
+        if answers != solutions:
+            whole = _score(scorer, _written(form, solutions))
+    by_kind = {kind: _score(scorer, texts) for kind, texts in pairs.items()}
+    return GoldScores(by_kind, whole)
+
+
+def spread(values: Sequence[Value], number: int) -> list[Value]:
+    """At most `number` of `values`, evenly spread."""
+    step = max(1.0, len(values) / number)
+    return [values[int(i * step)] for i in range(min(number, len(values)))]
+
+
+def _bare(gold: str, facts: RunFacts) -> str:
+    """The answer alone, where the column holds a whole solution that ends in one."""
+    if _runs_code(facts):
+        return gold
+    return bare_answer(gold, lenient=True).text or gold
+
+
+def _runs_code(facts: RunFacts) -> bool:
+    return any(spec.name == facts.accurate and spec.use == "code_tests" for spec in facts.specs)
+
+
+def _best_form(scorer: Scorer, facts: RunFacts, answers: Sequence[Pair]) -> str:
+    """The way to write an answer that the accurate reward understands best, tried on some rows."""
+    forms = (CODE_FORM,) if _runs_code(facts) else FORMS
+    num_full: dict[str, int] = {}
+    for form in forms:
+        scored = _score(scorer, _written(form, answers))
+        num_full[form] = _num_full([judged.parts[facts.accurate] for judged in scored])
+    return max(forms, key=lambda form: num_full[form])
+
+
+def _written(form: str, answers: Sequence[Pair]) -> list[Pair]:
+    return [(form.replace("{gold}", answer), row) for answer, row in answers]
+
+
+def _score(scorer: Scorer, pairs: Sequence[Pair]) -> list[Judged]:
+    samples = [_sample(text, row, group=str(i)) for i, (text, row) in enumerate(pairs)]
+    return scorer.service.judge(samples)
+
+
+def _sample(text: str, row: Row, group: str) -> Sample:
+    num_tokens = max(1, len(text.split()))
+    prompt = row["prompt"]
+    return Sample(
+        text=text,
+        columns={**row, "finish": "stop", "num_tokens": num_tokens},
+        prompt=prompt if isinstance(prompt, str) else "",
+        token_ids=(0,),
+        group=group,
+    )

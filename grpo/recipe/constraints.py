@@ -1,0 +1,228 @@
+"""Rules between the keys of a recipe: settings that are each in range but contradict each other, with the reason."""
+
+from __future__ import annotations
+
+from typing import Iterable, Iterator
+
+from grpo.recipe.objectives import POLICY_LOSSES, WHOLE_POLICY_LOSSES
+from grpo.recipe.sections import (
+    AdvantageSection,
+    DataSection,
+    LossSection,
+    Sections,
+)
+from grpo.recipe.values import RecipeError, kind, nearest
+
+Reasons = Iterator[str]
+
+
+def check_combinations(recipe: Sections) -> None:
+    """Refuse settings that are each in range but cannot be combined; `RecipeError` for the first."""
+    _refuse_first(_all_reasons(recipe))
+
+
+def check_loss(loss: LossSection, advantage: AdvantageSection) -> None:
+    """Refuse terms of a loss that contradict each other; `RecipeError` for the first."""
+    _refuse_first(_loss_reasons(loss, advantage))
+
+
+def _refuse_first(reasons: Iterable[str]) -> None:
+    for reason in reasons:
+        raise RecipeError(f"recipe: {reason}")
+
+
+def _all_reasons(recipe: Sections) -> Reasons:
+    """Every reason to refuse `recipe`, in the order in which they are told."""
+    yield from _group_reasons(recipe)
+    yield from _advantage_reasons(recipe)
+    yield from _prompt_reasons(recipe)
+    yield from _loss_reasons(recipe.loss, recipe.advantage)
+    yield from _step_reasons(recipe)
+    yield from _model_reasons(recipe)
+    yield from _reward_reasons(recipe)
+    yield from _column_reasons(recipe.data)
+
+
+def _group_reasons(recipe: Sections) -> Reasons:
+    rule = recipe.advantage.rule
+    if recipe.sample.group_size < 2 and rule != "reinforce_pp":
+        yield (
+            f"sample.group_size is 1, but advantage.rule {rule} compares the "
+            "completions of a group; set it to 2 or more"
+        )
+
+
+def _advantage_reasons(recipe: Sections) -> Reasons:
+    advantage = recipe.advantage
+    group_size = recipe.sample.group_size
+    if advantage.k == 1 or advantage.k > group_size:
+        yield (
+            f"advantage.k is {advantage.k}; the best of k compares 2 to sample.group_size "
+            f"({group_size}) completions"
+        )
+    if advantage.k and advantage.rule != "pass_k":
+        yield (
+            f"advantage.k is set but advantage.rule {advantage.rule} does not read it; only "
+            "pass_k does"
+        )
+
+
+def _prompt_reasons(recipe: Sections) -> Reasons:
+    """Filters of prompts and groups."""
+    sample = recipe.sample
+    flat = recipe.advantage.flat
+    if sample.oversample and flat == "keep":
+        yield (
+            "sample.oversample samples more prompts to choose from, but advantage.flat keep "
+            "chooses none; set advantage.flat to drop or refill"
+        )
+    if sample.over_request and (sample.oversample or flat == "refill"):
+        yield (
+            "sample.over_request ends a step's sampling early, which cannot be combined with "
+            "sample.oversample or advantage.flat refill, which sample more; drop one of them"
+        )
+    if flat != "keep" and sample.group_size < 2:
+        yield (
+            f"advantage.flat is {flat}, but a group of one is always flat; set "
+            "sample.group_size to 2 or more, or advantage.flat to keep"
+        )
+    data = recipe.data
+    if data.pass_low > data.pass_high:
+        yield (
+            f"data.pass_low is {data.pass_low:g}, above data.pass_high ({data.pass_high:g}); no "
+            "prompt could lie between them"
+        )
+
+
+def _step_reasons(recipe: Sections) -> Reasons:
+    updates = recipe.optim.updates
+    prompts = recipe.sample.prompts
+    if updates > prompts:
+        yield (
+            f"optim.updates is {updates} but sample.prompts is {prompts}; each "
+            "update needs a group of its own, so lower optim.updates or raise sample.prompts"
+        )
+    if recipe.sample.temperature == 0:
+        yield (
+            "sample.temperature is 0; greedy completions of one prompt are all the same, so "
+            "no group could teach anything; set it above 0"
+        )
+
+
+def _model_reasons(recipe: Sections) -> Reasons:
+    if recipe.model.quantize and recipe.model.lora is None:
+        yield (
+            "model.quantize freezes the base at 4 bits, so only adapters can train; set "
+            "model.lora, e.g. {rank: 16}"
+        )
+    if recipe.loss.reference_every and not recipe.loss.beta:
+        yield (
+            "loss.reference_every is set but loss.beta is 0, so there is no reference; set "
+            "loss.beta above 0 or loss.reference_every to 0"
+        )
+    if not all(isinstance(text, str) and text for text in recipe.sample.stop):
+        yield "sample.stop must be a list of non-empty strings"
+
+
+def _reward_reasons(recipe: Sections) -> Reasons:
+    for name, part in recipe.rewards.items():
+        if part.use is None:
+            yield f"rewards.{name}.use is missing; name a function, e.g. math_answer"
+    accurate = recipe.evaluate.reward
+    if accurate is not None and recipe.rewards and accurate not in recipe.rewards:
+        yield (
+            f"evaluate.reward names {accurate}, which is not among rewards"
+            f"{nearest(accurate, recipe.rewards)}"
+        )
+
+
+def _column_reasons(data: DataSection) -> Reasons:
+    for ours, theirs in data.columns.items():
+        if not isinstance(theirs, str):
+            yield f"data.columns.{ours} must name a column of the data set, not {kind(theirs)}"
+
+
+# ---- terms of the loss --------------------------------------------------------------------------------------
+
+
+def _loss_reasons(loss: LossSection, advantage: AdvantageSection) -> Reasons:
+    if loss.policy in WHOLE_POLICY_LOSSES:
+        yield from _whole_completion_reasons(loss, advantage)
+    yield from _unread_reasons(loss)
+    yield from _kl_in_reward_reasons(loss, advantage)
+    yield from _band_reasons(loss)
+
+
+def _whole_completion_reasons(loss: LossSection, advantage: AdvantageSection) -> Reasons:
+    """A ratio of whole completions next to something that acts on single tokens."""
+    ratio = f"loss.policy {loss.policy} has one ratio for a whole completion"
+    aggregations = WHOLE_POLICY_LOSSES[loss.policy]
+    by_token = f"{loss.policy}_token"
+    other = f"; or use {by_token}" if by_token in POLICY_LOSSES else ""
+    if loss.aggregation not in aggregations:
+        yield (
+            f"{ratio}, which loss.aggregation {loss.aggregation} would weight by its tokens; set "
+            f"{' or '.join(aggregations)}{other}"
+        )
+    if "token" in (loss.correction, loss.correction_mask):
+        yield (
+            f"{ratio}, but the correction is per token, a token-level trust region around a "
+            "sequence-level ratio; set loss.correction (and loss.correction_mask) to sequence, "
+            f"geometric or none{other}"
+        )
+    if loss.top_entropy < 1:
+        yield f"{ratio}, but loss.top_entropy takes single tokens out of it; set it to 1{other}"
+    if advantage.rule == "reinforce_pp" and loss.kl_in == "reward" and loss.beta > 0:
+        yield (
+            f"loss.policy {loss.policy} reads one advantage a completion, but advantage.rule "
+            "reinforce_pp with the KL in the reward gives each token its own; use clip, or "
+            "loss.kl_in loss"
+        )
+
+
+def _unread_reasons(loss: LossSection) -> Reasons:
+    """Keys that are set and would not be read, and a loss without a term."""
+    for name in ("dual_clip", "ratio_cap"):
+        if getattr(loss, name) and loss.policy not in ("clip", "clip_cov"):
+            yield (
+                f"loss.{name} is set, but loss.policy {loss.policy} does not read it; only clip "
+                "and clip_cov do"
+            )
+    if loss.constant is not None and loss.aggregation != "constant":
+        yield (
+            f"loss.constant is set, but loss.aggregation {loss.aggregation} does not read it; only "
+            "constant does"
+        )
+    if loss.policy == "none" and loss.teacher is None:
+        yield (
+            "loss.policy is none and there is no loss.teacher, so nothing would be learnt; name a "
+            "teacher or a policy loss"
+        )
+
+
+def _kl_in_reward_reasons(loss: LossSection, advantage: AdvantageSection) -> Reasons:
+    if loss.kl_in != "reward":
+        return
+    if loss.kl == "k3_unbiased":
+        yield (
+            "loss.kl k3_unbiased is k3 times a ratio that carries gradient, and a reward carries "
+            "none; use k1, k2 or k3 in the reward"
+        )
+    if loss.beta > 0 and advantage.rule == "gdpo":
+        yield (
+            "advantage.rule gdpo normalises each reward by itself, and the KL in the reward is "
+            "part of none; set loss.kl_in to loss"
+        )
+
+
+def _band_reasons(loss: LossSection) -> Reasons:
+    if loss.cov_low >= loss.cov_high:
+        yield (
+            f"loss.cov_low is {loss.cov_low:g}, not below loss.cov_high ({loss.cov_high:g}); no "
+            "token could lie between them"
+        )
+    if loss.correction_mask != "none" and loss.correction_low >= loss.correction_high:
+        yield (
+            f"loss.correction_low is {loss.correction_low:g}, not below loss.correction_high "
+            f"({loss.correction_high:g}); every token would be dropped"
+        )

@@ -1,0 +1,224 @@
+"""Recipes as text: YAML in and out, ``a.b=value`` overrides, paths, and the recipes that ship with the library.
+
+Loading executes nothing: a safe loader reads the YAML under the rules of YAML 1.2 (``1e-6`` is a number, ``no`` is
+text), and refuses a key that appears twice in one section. Which keys exist is checked in ``build``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Iterator, Mapping
+
+import yaml
+
+from grpo.recipe.values import RecipeError, in_quotes, kind
+from rewards.tasks import TASKS
+
+PATH_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".gguf")
+KEYS_THAT_MAY_BE_PATHS = (("model", "name"), ("data", "source"), ("loss", "teacher"))
+SCALARS = (
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9][0-9_]*", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+0123456789."),
+    ),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("merge", r"<<", ["<"]),
+)
+"""YAML 1.2's scalars: tag, pattern, and the characters that such a value may begin with."""
+
+
+def find_recipe(path: str | os.PathLike[str]) -> Path:
+    """The file that `path` names: a file as it is, or else a recipe that ships with the library."""
+    file = Path(path).expanduser()
+    if file.is_file():
+        return file.absolute()
+    for shipped in _shipped(file):
+        if shipped.is_file():
+            return shipped
+    raise RecipeError(f"recipe: there is no file {file}; give the path of a YAML file")
+
+
+def _shipped(file: Path) -> Iterator[Path]:
+    """Where ``name``, ``name.yaml`` and ``recipes/name.yaml`` may be found, in a checkout and in an installation."""
+    if file.parts[:-1] not in ((), ("recipes",)):
+        return
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package.parent / "recipes", package / "recipes"):
+        yield folder / file.name
+        yield folder / f"{file.name}.yaml"
+
+
+# ---- YAML in ------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars, and no key twice."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first_characters in SCALARS:
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first_characters
+    )
+
+
+def _mapping_without_duplicates(
+    loader: _Loader, node: yaml.MappingNode, deep: bool = False
+) -> dict[Any, Any]:
+    seen: set[str] = set()
+    for key_node, _ in node.value:
+        name = _key_of(loader, key_node)
+        if name in seen:
+            raise RecipeError(
+                f"recipe: line {key_node.start_mark.line + 1}: the key {name} appears twice in one "
+                "section; remove one of them"
+            )
+        seen.add(name)
+    loader.flatten_mapping(node)
+    mapping: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        name = loader.construct_object(key_node, deep=True)
+        mapping[name] = loader.construct_object(value_node, deep=True)
+    return mapping
+
+
+def _key_of(loader: _Loader, node: yaml.Node) -> str:
+    if node.tag.endswith(":merge"):
+        return "<<"
+    name = loader.construct_object(node, deep=True)
+    if not isinstance(name, str):
+        raise RecipeError(
+            f"recipe: line {node.start_mark.line + 1}: a key must be text, not {kind(name)}"
+            f"{in_quotes(name)}"
+        )
+    return name
+
+
+def _decimal(loader: _Loader, node: yaml.ScalarNode) -> int:
+    return int(node.value.replace("_", ""))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_duplicates)
+_Loader.add_constructor("tag:yaml.org,2002:int", _decimal)
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            f"recipe: {file} is not UTF-8 text ({error.reason} at byte {error.start}); save it as "
+            "UTF-8"
+        ) from None
+    except OSError as error:
+        raise RecipeError(f"recipe: {file} cannot be read: {error.strerror}") from None
+    values = parse_yaml(text, file.name)
+    if not isinstance(values, dict):
+        raise RecipeError(f"recipe: {file.name} holds {kind(values)}, not a mapping of keys")
+    return values
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of `text`; `RecipeError` with the line for what is not YAML. `where` names the text in messages."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        raise RecipeError(f"recipe: {where}{_syntax_error(error)}") from None
+    except yaml.reader.ReaderError as error:
+        raise RecipeError(
+            f"recipe: {where}, character {error.position + 1}: not valid YAML: {error.reason}"
+        ) from None
+    except RecipeError:
+        raise
+    except (ValueError, KeyError, AttributeError, RecursionError) as error:
+        raise RecipeError(
+            f"recipe: {where}: a number or a !!tag in it cannot be read: {error}"
+        ) from None
+
+
+def _syntax_error(error: yaml.MarkedYAMLError) -> str:
+    mark = error.problem_mark or error.context_mark
+    line = f", line {mark.line + 1}" if mark else ""
+    problem = ", ".join(filter(None, (error.context, error.problem)))
+    tab = "; indent with spaces" if "'\\t'" in str(error.problem) else ""
+    return f"{line}: not valid YAML: {problem}{tab}"
+
+
+# ---- YAML out -----------------------------------------------------------------------------------------------
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what either YAML version would read as something else."""
+
+
+def _resolvers_of_both_versions() -> dict[str, list[Any]]:
+    old = yaml.SafeDumper.yaml_implicit_resolvers
+    new = _Loader.yaml_implicit_resolvers
+    return {first: [*old.get(first, ()), *new.get(first, ())] for first in {**old, **new}}
+
+
+_Dumper.yaml_implicit_resolvers = _resolvers_of_both_versions()
+
+
+def to_yaml(values: Mapping[str, Any]) -> str:
+    """`values` as YAML that `read_yaml` reads back as the same."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+# ---- overrides and paths ------------------------------------------------------------------------------------
+
+
+def parse_override(override: str) -> dict[str, Any]:
+    """``"a.b=1"`` as a nested mapping; the value is read as YAML, a path is relative to the working folder."""
+    path, sign, text = override.partition("=")
+    names = [name.strip() for name in path.split(".")]
+    if not sign or not all(names):
+        raise RecipeError(f"recipe: {override!r} is not an override; write section.key=value")
+    value = parse_yaml(text, f"the value of {path}")
+    for name in reversed(names):
+        value = {name: value}
+    return resolve_paths(value, Path.cwd())
+
+
+def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """`values` with the keys that may be paths made absolute from `folder`."""
+    values = dict(values)
+    run_dir = values.get("run_dir")
+    if isinstance(run_dir, str) and run_dir.strip():
+        values["run_dir"] = _absolute(run_dir, folder)
+    for section, name in KEYS_THAT_MAY_BE_PATHS:
+        part = values.get(section)
+        if isinstance(part, dict) and name in part:
+            values[section] = {**part, name: _absolute_if_path(part[name], folder)}
+    rewards = values.get("rewards")
+    if isinstance(rewards, dict):
+        values["rewards"] = {name: _reward_path(part, folder) for name, part in rewards.items()}
+    return values
+
+
+def _absolute(text: str, folder: Path) -> str:
+    return str((folder / Path(text).expanduser()).resolve())
+
+
+def _absolute_if_path(value: Any, folder: Path) -> Any:
+    if not isinstance(value, str) or not value.strip() or value in TASKS:
+        return value
+    path = Path(value).expanduser()
+    looks_like_one = value.startswith((".", "/", "~")) or path.suffix in PATH_SUFFIXES
+    if looks_like_one or (folder / path).exists():
+        return _absolute(value, folder)
+    return value
+
+
+def _reward_path(part: Any, folder: Path) -> Any:
+    use = part.get("use") if isinstance(part, dict) else None
+    if not isinstance(use, str) or ".py:" not in use:
+        return part
+    file, _, function = use.rpartition(":")
+    return {**part, "use": f"{_absolute(file, folder)}:{function}"}

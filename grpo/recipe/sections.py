@@ -1,0 +1,643 @@
+"""Every key of a recipe: a frozen dataclass for each section, with the default, help and range of each key.
+
+A default is stated once, in its field; the help is what ``--help`` and the docs show. Rules between keys are in
+``constraints``; reading values into these classes is in ``build``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Mapping
+
+from grpo.monitor.gates import GATES, RUNGS
+from grpo.recipe.objectives import AGGREGATIONS, KLS, LEVELS, POLICY_LOSSES, RULES
+from grpo.recipe.presets import PRESETS
+from grpo.recipe.values import (
+    LARGEST_SEED,
+    NOT_EMPTY,
+    SHARE,
+    TEMPLATE,
+    Check,
+    RecipeError,
+    above,
+    at_least,
+    between,
+    dotted,
+    from_below,
+    in_quotes,
+    kind,
+    nearest,
+    off_or_above,
+    one_of,
+)
+
+SectionBuilder = Callable[[type, Any, str], Any]
+"""(section class, values, dotted name of the section) -> the section: ``build.build_section``."""
+EntriesBuilder = Callable[[Any, str, SectionBuilder], dict[str, Any]]
+"""(values, dotted name of the mapping, how a section is built) -> a section for each name."""
+
+
+def key(
+    default: Any,
+    help: str,
+    check: Check | None = None,
+    *,
+    entry: type | None = None,
+    build: EntriesBuilder | None = None,
+) -> Any:
+    """A field of the recipe: its default, its help, and the range of its value.
+
+    A mapping whose names the user chooses has the class of an `entry`, and a function to `build` all of them.
+    """
+    metadata = {"help": help, "check": check, "entry": entry, "build": build}
+    if isinstance(default, (dict, list)):
+        return field(default_factory=lambda: default.copy(), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class LoraSection:
+    """Low-rank adapters."""
+
+    rank: int = key(16, "rank of the adapters", at_least(1))
+    alpha: float = key(
+        32.0, "scale of the adapters; their output is multiplied by alpha / rank", above(0)
+    )
+    targets: str | list[str] = key(
+        "all-linear", "all-linear (every linear layer but the head), or a list of module names"
+    )
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """The policy: which model, and in what form it trains."""
+
+    name: str | None = key(
+        None, "hub id, folder or .gguf file of a causal language model", NOT_EMPTY
+    )
+    dtype: str = key(
+        "float32",
+        "dtype of the parameters; bfloat16 and float16 also keep fp32 master weights, and "
+        "float16, for GPUs without bfloat16, scales the loss",
+        one_of("float32", "bfloat16", "float16", "float64"),
+    )
+    lora: LoraSection | None = key(None, "train low-rank adapters instead of the whole model")
+    quantize: str | None = key(
+        None,
+        "nf4 or fp4: bitsandbytes holds the base at 4 bits, adapters train (QLoRA)",
+        one_of("nf4", "fp4"),
+    )
+    trust_remote_code: bool = key(
+        False, "run the Python that comes with the model; only for sources you trust"
+    )
+    gradient_checkpointing: bool = key(
+        False, "recompute activations in the backward: less memory, more time"
+    )
+    revision: str | None = key(None, "branch, tag or commit of a hub model")
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """The prompts: where rows come from and how they are shown to the policy."""
+
+    source: str | None = key(
+        None, "hub id, .jsonl/.csv/.parquet file, or a procedural task's name", NOT_EMPTY
+    )
+    subset: str | None = key(None, "configuration of a hub data set")
+    split: str = key("train", "split of a hub data set")
+    args: dict[str, Any] = key({}, "arguments of a procedural task")
+    columns: dict[str, Any] = key(
+        {},
+        "our column: the data set's column, e.g. {prompt: question}, or text with "
+        "columns in braces, e.g. {prompt: '{Body}. {Question}'}",
+    )
+    template: str = key(
+        "r1",
+        "r1 (think/answer tags), chat (the tokenizer's), plain, or a string with {prompt}",
+        TEMPLATE,
+    )
+    held_out: int = key(0, "rows kept for evaluation; they never train", at_least(0))
+    pass_low: float = key(
+        0.0,
+        "prompts whose pass rate was lower when last sampled wait (see pass_again)",
+        between(0, 1),
+    )
+    pass_high: float = key(
+        1.0, "prompts whose pass rate was higher when last sampled wait", between(0, 1)
+    )
+    pass_again: int = key(
+        3, "epochs a prompt outside pass_low to pass_high waits before another try", at_least(1)
+    )
+    max_prompt_tokens: int | None = key(
+        None,
+        "longer prompts are dropped and counted; default: what sample.max_tokens leaves of "
+        "the context",
+        at_least(1),
+    )
+
+
+@dataclass(frozen=True)
+class SampleSection:
+    """How completions are sampled."""
+
+    engine: str = key(
+        "embedded", "what samples: embedded (the trainer's own modules)", one_of("embedded")
+    )
+    prompts: int = key(32, "prompts sampled a step", at_least(1))
+    oversample: float = key(
+        0.0,
+        "additional prompts, as a share of sample.prompts, sampled at once to choose from; needs "
+        "advantage.flat drop or refill",
+        at_least(0),
+    )
+    group_size: int = key(8, "completions sampled for each prompt", at_least(1))
+    max_tokens: int = key(1024, "longest completion, in tokens", at_least(1))
+    temperature: float = key(1.0, "divides the logits; 0 is greedy", at_least(0))
+    top_k: int = key(0, "keep the k likeliest tokens; 0 keeps all", at_least(0))
+    top_p: float = key(
+        1.0, "keep the likeliest tokens until their mass reaches p", between(1e-6, 1)
+    )
+    min_p: float = key(
+        0.0, "keep tokens at least min_p times as likely as the likeliest", between(0, 1)
+    )
+    stop: list[str] = key([], "strings that end a completion")
+    max_rows: int = key(
+        256,
+        "completions decoded at a time; changes memory and speed, never the tokens",
+        at_least(1),
+    )
+    kv_memory_gib: float | None = key(
+        None,
+        "GiB that keys and values of completions in flight may take; default: half "
+        "of what is free when sampling begins",
+        above(0),
+    )
+    keep_graphs: bool = key(
+        False, "on CUDA: keep the pool of keys and the captured graphs while the policy is updated"
+    )
+    compile: bool = key(
+        False,
+        "torch.compile the layers' norms and MLPs while sampling; meant for CUDA, with Triton; "
+        "on a CPU it needs a C++ compiler and does not pay off",
+    )
+    over_request: float = key(
+        0.0,
+        "additional groups in flight, as a share of those a step needs; groups unfinished "
+        "when a step has enough continue in the next (partial rollouts)",
+        between(0, 1),
+    )
+
+
+@dataclass(frozen=True)
+class RewardSection:
+    """One reward; its name in the recipe is the metric's name. ``grpo.scoring`` makes a `rewards.RewardSpec` of it."""
+
+    use: str | None = key(
+        None, "name from the table, package.module:function or path/file.py:function"
+    )
+    weight: float = key(1.0, "factor of this part in the sum")
+    args: dict[str, Any] = key({}, "arguments passed to the function by name")
+    when: dict[str, Any] = key({}, "column: value; the part counts only for rows that match")
+    style: str | None = key(
+        None, "calling convention; default: recognised by the parameters' names"
+    )
+    timeout_seconds: float | None = key(
+        None,
+        "longest time for one completion; default 2 for the built-in rewards, 10 for others",
+        above(0),
+    )
+    workers: int | None = key(
+        None, "worker processes of its own, for a reward that holds a model", at_least(1)
+    )
+
+
+@dataclass(frozen=True)
+class AdvantageSection:
+    """How scores become advantages, and which groups train."""
+
+    rule: str = key(
+        "group_std",
+        "how scores become advantages: group_std: (R - mean) / (std + epsilon) of the group; "
+        "center: R - mean; the others: docs/objectives.md",
+        one_of(*RULES),
+    )
+    epsilon: float = key(
+        1e-4, "added to a standard deviation that advantages are divided by", at_least(0)
+    )
+    k: int = key(
+        0, "for rule pass_k: completions of which the best counts; 0: the whole group", at_least(0)
+    )
+    mask_truncated: bool = key(
+        False, "completions cut off by length do not train and leave the denominators"
+    )
+    flat: str = key(
+        "keep",
+        "groups that teach nothing: keep (advantage 0, in every denominator), drop (out of the "
+        "denominators), refill (drop, and sample other prompts in their place)",
+        one_of("keep", "drop", "refill"),
+    )
+    flat_by: str = key(
+        "score",
+        "what must spread for a group to be kept by drop and refill: score (the weighted sum) "
+        "or accuracy (the reward of evaluate.reward)",
+        one_of("score", "accuracy"),
+    )
+    refills: int = key(
+        3,
+        "for flat: refill, how many times a step samples again; every token is counted",
+        at_least(1),
+    )
+    retire_at: float = key(
+        0.0,
+        "a prompt whose pass rate so far reaches this is never sampled again; 0: none retires",
+        between(0, 1),
+    )
+
+
+@dataclass(frozen=True)
+class LossSection:
+    """The objective."""
+
+    preset: str = key(
+        "grpo", "a published objective; sets advantage.* and loss.*", one_of(*PRESETS)
+    )
+    policy: str = key(
+        "clip",
+        "the policy's loss: clip (PPO, GRPO, DAPO), reinforce, gspo, cispo, ...; all of them: "
+        "docs/objectives.md; none leaves it out",
+        one_of(*POLICY_LOSSES),
+    )
+    epsilon_low: float = key(
+        0.2,
+        "the ratio is clipped below 1 - epsilon_low (gmpo: the log-ratio below -epsilon_low)",
+        at_least(0),
+    )
+    epsilon_high: float = key(
+        0.2,
+        "the ratio is clipped above 1 + epsilon_high (gmpo: the log-ratio above it)",
+        at_least(0),
+    )
+    dual_clip: float = key(
+        0.0,
+        "clip, clip_cov: where A < 0 the loss is at most dual_clip |A| (PPO's dual clip: 3); "
+        "0: off",
+        off_or_above(1),
+    )
+    ratio_cap: float = key(
+        0.0,
+        "clip, clip_cov: the unclipped ratio is at most this (INTELLECT-2: 4); 0: off",
+        off_or_above(1),
+    )
+    sapo_positive: float = key(1.0, "sapo: temperature of the gate where A > 0", above(0))
+    sapo_negative: float = key(1.05, "sapo: temperature of the gate where A <= 0", above(0))
+    divergence: float = key(
+        0.2,
+        "dppo_tv, dppo_kl: how far a token's probability may move from the sampler's",
+        above(0),
+    )
+    regularizer: float = key(0.1, "kimi: tau, the weight of the squared log-ratio", at_least(0))
+    cov_share: float = key(
+        2e-4, "clip_cov, kl_cov: share of the update's tokens that is selected", between(0, 1)
+    )
+    cov_low: float = key(1.0, "clip_cov: tokens are selected above this covariance")
+    cov_high: float = key(5.0, "clip_cov: and below this one")
+    cov_kl: float = key(
+        1.0, "kl_cov: weight of |logp - old_logp| on the selected tokens", at_least(0)
+    )
+    second_moment: float = key(
+        0.04, "m2po: largest mean of (logp - sampled_logp)^2 over the tokens kept", above(0)
+    )
+    off_policy_mask: float = key(
+        0.0,
+        "completions with A < 0 whose mean sampled_logp - logp is above this are left "
+        "out (DeepSeek-V3.2); 0: off",
+        at_least(0),
+    )
+    aggregation: str = key(
+        "sequence_mean",
+        "sequence_mean: mean over completions of token means; token_mean: mean "
+        "over all tokens; constant: sum / (completions x constant); prompt_mean: "
+        "mean over prompts of token means; sequence_sum: mean over completions of "
+        "sums; token_sum: the sum",
+        one_of(*AGGREGATIONS),
+    )
+    constant: int | None = key(
+        None, "normaliser of aggregation constant; default sample.max_tokens", at_least(1)
+    )
+    beta: float = key(0.0, "weight of the KL to the reference; 0 loads no reference", at_least(0))
+    kl: str = key(
+        "k3", "the KL's estimator: k1, k2, k3, or k3_unbiased (k3 times the ratio)", one_of(*KLS)
+    )
+    kl_in: str = key(
+        "loss",
+        "where the KL acts: in the loss, or subtracted from the reward",
+        one_of("loss", "reward"),
+    )
+    reference_every: int = key(
+        0, "replace the reference by the policy every N updates (R1: 400); 0: never", at_least(0)
+    )
+    old: str = key(
+        "forward",
+        "old_logp of later updates: forward (one more pass before the first) or sampler",
+        one_of("forward", "sampler"),
+    )
+    correction: str = key(
+        "token",
+        "importance weight exp(old_logp - sampled_logp) on each loss: none, token, sequence "
+        "(product over the completion) or geometric (its geometric mean)",
+        one_of(*LEVELS),
+    )
+    correction_cap: float = key(2.0, "the weight is truncated here; 0: not at all", at_least(0))
+    correction_mask: str = key(
+        "none",
+        "what is dropped where the ratio of that level leaves [correction_low, "
+        "correction_high]: none, token, sequence or geometric",
+        one_of(*LEVELS),
+    )
+    correction_low: float = key(0.5, "lower end of the band of correction_mask", at_least(0))
+    correction_high: float = key(5.0, "upper end of the band of correction_mask", above(0))
+    entropy: float = key(
+        0.0,
+        "weight of the mean token entropy as a bonus; with entropy_target, what it starts from",
+        at_least(0),
+    )
+    entropy_target: float = key(
+        0.0,
+        "the weight of the bonus adapts to keep entropy at this (Skywork-OR1: 0.2); 0: off",
+        at_least(0),
+    )
+    entropy_step: float = key(0.005, "change of that weight after each update", above(0))
+    top_entropy: float = key(
+        1.0,
+        "share of the update's tokens, those of highest entropy, that the policy's loss acts on",
+        SHARE,
+    )
+    teacher: str | None = key(
+        None,
+        "hub id or folder of a model with the same tokenizer to distil from, on the "
+        "policy's own completions",
+        NOT_EMPTY,
+    )
+    teacher_weight: float = key(1.0, "weight of that distillation", above(0))
+
+
+@dataclass(frozen=True)
+class OptimSection:
+    """The optimizer."""
+
+    lr: float = key(1e-6, "learning rate of AdamW", above(0))
+    updates: int = key(
+        1,
+        "disjoint mini-batches of whole groups a step; denominators are those of each",
+        at_least(1),
+    )
+    epochs: int = key(1, "passes over a step's completions", at_least(1))
+    warmup: int = key(0, "updates over which the learning rate rises from 0", at_least(0))
+    schedule: str = key(
+        "constant",
+        "what follows the warm-up: constant, linear (to 0) or cosine (to 0)",
+        one_of("constant", "linear", "cosine"),
+    )
+    weight_decay: float = key(0.0, "decoupled weight decay", at_least(0))
+    max_grad_norm: float = key(
+        1.0, "the gradient is scaled down to this norm; 0 turns clipping off", at_least(0)
+    )
+    tokens_per_micro_batch: int = key(
+        16384, "packed tokens in one forward; changes memory, never the gradient", at_least(1)
+    )
+    beta1: float = key(0.9, "AdamW's first decay", from_below(0, 1))
+    beta2: float = key(0.999, "AdamW's second decay", from_below(0, 1))
+    eps: float = key(1e-8, "AdamW's epsilon", above(0))
+    state: str = key(
+        "fp32",
+        "AdamW's moments: fp32, or 8bit (logarithmic codes, rounded at random without bias)",
+        one_of("fp32", "8bit"),
+    )
+    offload: bool = key(False, "keep AdamW's moments in host memory between updates")
+
+
+@dataclass(frozen=True)
+class EvaluateSection:
+    """Held-out evaluation."""
+
+    every: int = key(
+        20, "steps between held-out evaluations; 0: only before and after", at_least(0)
+    )
+    samples: int = key(4, "completions for each held-out prompt", at_least(1))
+    temperature: float = key(
+        1.0, "temperature of every evaluation, before, during and after", at_least(0)
+    )
+    reward: str | None = key(
+        None, "the reward whose full score counts as accurate; default: the first one"
+    )
+
+
+@dataclass(frozen=True)
+class CheckpointSection:
+    """What is kept to resume from."""
+
+    every: int = key(20, "steps between checkpoints; 0: only when stopped", at_least(0))
+    keep: int = key(2, "checkpoints kept, the last ones", at_least(1))
+    keep_best: int = key(
+        1,
+        "further checkpoints kept, those of the highest held-out accuracy evaluated at their step",
+        at_least(0),
+    )
+    background: bool = key(
+        True,
+        "copy what a checkpoint holds to host memory and write it while training continues; "
+        "false, or too little memory: the run waits while it is written",
+    )
+
+
+@dataclass(frozen=True)
+class WatchdogSection:
+    """How long each wait may last without progress."""
+
+    action: str = key(
+        "stop",
+        "what to do when a wait makes no progress within its deadline: stop (report, exit code 1; "
+        "the last checkpoint remains), warn (report, keep waiting), off",
+        one_of("stop", "warn", "off"),
+    )
+    engine_seconds: float = key(1800.0, "longest time in which sampling decodes no token", above(0))
+    judge_seconds: float = key(
+        600.0,
+        "longest time without a verdict; never less than the rewards' own deadlines need",
+        above(0),
+    )
+    update_seconds: float = key(3600.0, "longest time for one micro-batch of an update", above(0))
+    collective_seconds: float = key(
+        1800.0, "longest time that ranks wait for one that makes no progress", above(0)
+    )
+    checkpoint_seconds: float = key(
+        1800.0, "longest time in which a checkpoint or the final model does not grow", above(0)
+    )
+    server_seconds: float = key(
+        900.0, "longest time that a server such as wandb's takes to answer", above(0)
+    )
+    loading_seconds: float = key(
+        1800.0, "longest time in which nothing of a data set or model is read", above(0)
+    )
+    interpreter_seconds: float = key(
+        1800.0, "longest time in which no Python runs at all", above(0)
+    )
+
+
+@dataclass(frozen=True)
+class GateSection:
+    """One gate, also written as the highest rung alone: ``gates: {flat: off}``."""
+
+    upto: str = key(
+        "stop",
+        "highest rung of the ladder that the gate may reach: off, note, warn, skip, stop",
+        one_of("off", *RUNGS),
+    )
+    note: float | None = key(
+        None,
+        "the gate's value from which a note is recorded; default: docs/gates.md",
+        at_least(0),
+    )
+    warn: float | None = key(None, "the value from which a warning is printed", at_least(0))
+    skip: float | None = key(
+        None,
+        "the value from which the rows at fault are masked, or the update is not made",
+        at_least(0),
+    )
+    stop: float | None = key(
+        None, "the value from which the run stops, with exit code 1", at_least(0)
+    )
+
+    def limits(self) -> list[tuple[str, float]]:
+        """(rung, value) for each rung that has a value, from the lowest rung up."""
+        limits = [(rung, getattr(self, rung)) for rung in RUNGS]
+        return [(rung, value) for rung, value in limits if value is not None]
+
+
+@dataclass(frozen=True)
+class WandbSection:
+    """Weights & Biases."""
+
+    project: str = key("grpo", "wandb project")
+    entity: str | None = key(None, "wandb entity")
+    mode: str = key(
+        "online", "online, offline or disabled", one_of("online", "offline", "disabled")
+    )
+    tags: list[str] = key([], "wandb tags")
+
+
+@dataclass(frozen=True)
+class LogSection:
+    """Where records go."""
+
+    wandb: WandbSection | None = key(
+        None, "log to Weights & Biases, e.g. {project: mine, mode: offline}"
+    )
+
+
+@dataclass(frozen=True)
+class SandboxSection:
+    """How rewards run programs: the fields of `rewards.sandbox.SandboxOptions`."""
+
+    min_isolation: str = key(
+        "L2",
+        "weakest isolation under which a reward may run programs",
+        one_of("L1", "L2", "L3", "L4"),
+    )
+    allow_unsafe: bool = key(False, "run programs even below min_isolation; warns at every start")
+    engine: str = key(
+        "local",
+        "where programs run: local, or a server that speaks sandboxfusion or piston",
+        one_of("local", "sandboxfusion", "piston"),
+    )
+    url: str | None = key(None, "the server's address, e.g. http://localhost:8080", NOT_EMPTY)
+    slots: int | None = key(
+        None, "programs that run at once; default: one more than there are cores", at_least(1)
+    )
+
+
+def build_rewards(values: Any, where: str, build: SectionBuilder) -> dict[str, RewardSection]:
+    """The ``rewards`` section: a `RewardSection` for each name."""
+    if not isinstance(values, Mapping):
+        raise RecipeError(f"recipe: {where} must be a section of keys, not {kind(values)}")
+    for name in values:
+        if not isinstance(name, str):
+            raise RecipeError(
+                f"recipe: {where}: a reward's name must be text, not {kind(name)}{in_quotes(name)}"
+            )
+    return {name: build(RewardSection, part, dotted(where, name)) for name, part in values.items()}
+
+
+def build_gates(values: Any, where: str, build: SectionBuilder) -> dict[str, GateSection]:
+    """The ``gates`` section: a `GateSection` for each gate named, which may be its highest rung alone."""
+    if not isinstance(values, Mapping):
+        raise RecipeError(f"recipe: {where} must be a mapping, not {kind(values)}")
+    gates = {}
+    for name, part in values.items():
+        if name not in GATES:
+            raise RecipeError(
+                f"recipe: {where}: there is no gate {name}{nearest(str(name), GATES)}; the gates are "
+                f"{', '.join(GATES)}"
+            )
+        shown = dotted(where, name)
+        part = {"upto": part} if isinstance(part, str) else part
+        gates[name] = build(GateSection, part, shown)
+        _check_ladder(gates[name], shown)
+    return gates
+
+
+def _check_ladder(gate: GateSection, where: str) -> None:
+    limits = gate.limits()
+    for (low, first), (high, second) in zip(limits, limits[1:]):
+        if first > second:
+            raise RecipeError(
+                f"recipe: {where}.{low} is {first:g}, above its {high} ({second:g}); the limits of a "
+                "gate must not fall from rung to rung"
+            )
+
+
+@dataclass(frozen=True)
+class Sections:
+    """Every key of a recipe. `grpo.recipe.Recipe` adds how one is read and written."""
+
+    name: str = key("run", "name of the run; default: the file's name", NOT_EMPTY)
+    seed: int = key(0, "decides data order and every sampled token", between(0, LARGEST_SEED))
+    steps: int = key(100, "passes of the loop", at_least(0))
+    run_dir: str | None = key(None, "folder of the run; default runs/<name>", NOT_EMPTY)
+    deterministic: bool = key(False, "refuse operations whose result may differ between runs")
+    threads: int | None = key(None, "CPU threads of the model; default: torch's own", at_least(1))
+    model: ModelSection = key(ModelSection(), "the policy")
+    data: DataSection = key(DataSection(), "the prompts")
+    sample: SampleSection = key(SampleSection(), "how completions are sampled")
+    rewards: dict[str, RewardSection] = key(
+        {},
+        "metric name: {use, weight, args, when}",
+        entry=RewardSection,
+        build=build_rewards,
+    )
+    advantage: AdvantageSection = key(AdvantageSection(), "how scores become advantages")
+    loss: LossSection = key(LossSection(), "the objective")
+    optim: OptimSection = key(OptimSection(), "the optimizer")
+    evaluate: EvaluateSection = key(EvaluateSection(), "held-out evaluation")
+    checkpoint: CheckpointSection = key(CheckpointSection(), "what is kept to resume from")
+    log: LogSection = key(
+        LogSection(), "where records go in addition to the console and metrics.jsonl"
+    )
+    sandbox: SandboxSection = key(
+        SandboxSection(), "for rewards that run programs, such as code_tests"
+    )
+    watchdog: WatchdogSection = key(
+        WatchdogSection(), "how long each wait may last without progress"
+    )
+    gates: dict[str, GateSection] = key(
+        {},
+        f"what is checked of each step: gate: {{upto, note, warn, skip, stop}}, or upto alone, for "
+        f"{', '.join(GATES)}",
+        entry=GateSection,
+        build=build_gates,
+    )
+
+    def folder(self) -> Path:
+        """The run folder, absolute."""
+        return Path(self.run_dir or Path("runs") / self.name).expanduser().absolute()

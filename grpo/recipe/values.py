@@ -1,0 +1,115 @@
+"""What a single value of a recipe may be: checks of its range, and the words that messages use for values.
+
+Types are checked where sections are built (``build``), and rules between keys in ``constraints``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Callable, Iterable, Mapping
+
+TEMPLATES = ("r1", "chat", "plain")
+LARGEST_SEED = 2**63 - 1
+KINDS: Mapping[type, str] = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    dict: "a mapping",
+    list: "a list",
+    type(None): "null",
+}
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be run; the message says where, what is wrong, and what would work."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a value must be: a test, the requirement in words, and the names that a typo may have meant."""
+
+    passes: Callable[[Any], bool]
+    requirement: str
+    names: tuple[str, ...] = ()
+
+    def problem(self, value: Any) -> str | None:
+        """``must be at least 1`` if `value` fails, else None."""
+        if self.passes(value):
+            return None
+        return self.requirement + nearest(str(value), self.names)
+
+
+def at_least(low: float) -> Check:
+    return Check(lambda value: value >= low, f"must be at least {low}")
+
+
+def above(low: float) -> Check:
+    return Check(lambda value: value > low, f"must be above {low}")
+
+
+def between(low: float, high: float) -> Check:
+    return Check(lambda value: low <= value <= high, f"must lie between {low} and {high}")
+
+
+def from_below(low: float, high: float) -> Check:
+    return Check(lambda value: low <= value < high, f"must be at least {low} and below {high}")
+
+
+def off_or_above(low: float) -> Check:
+    return Check(lambda value: value == 0 or value > low, f"must be 0 (off) or above {low}")
+
+
+def one_of(*names: str) -> Check:
+    return Check(lambda value: value in names, f"must be one of {', '.join(names)}", names)
+
+
+SHARE = Check(lambda value: 0 < value <= 1, "must be above 0 and at most 1")
+NOT_EMPTY = Check(lambda value: bool(value.strip()), "must not be empty")
+TEMPLATE = Check(
+    lambda value: value in TEMPLATES or "{prompt}" in value,
+    f"must be {', '.join(TEMPLATES)} or a string with {{prompt}} in it",
+    TEMPLATES,
+)
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """``; did you mean x?`` for the closest of `names`, or nothing."""
+    matches = difflib.get_close_matches(word, list(names), n=1, cutoff=0.6)
+    return f"; did you mean {matches[0]}?" if matches else ""
+
+
+def kind(value: Any) -> str:
+    """`value` as a message names it: ``the text 'x'``, ``a list``, ``nothing``, ``true``, ``3``."""
+    if isinstance(value, str):
+        return f"the text {value!r}"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
+
+
+def in_quotes(value: Any) -> str:
+    """``; write "5" in quotes`` for a number or a truth value where text was wanted, or nothing."""
+    if isinstance(value, (bool, int, float)):
+        return f'; write "{str(value).lower()}" in quotes'
+    return ""
+
+
+def dotted(where: str, name: Any) -> str:
+    """The full name of the key `name` in the section `where`."""
+    return f"{where}.{name}" if where else str(name)
+
+
+def options_of(hint: Any) -> tuple[type, ...]:
+    """The classes that a field's type allows: ``list[str] | None`` allows list and NoneType."""
+    parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return tuple(typing.get_origin(part) or part for part in parts)

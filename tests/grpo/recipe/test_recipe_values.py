@@ -1,0 +1,254 @@
+"""Every key refuses a value of the wrong type or out of range by its name, with what would do."""
+
+import re
+
+import pytest
+
+from grpo.recipe import Recipe, RecipeError, describe_keys
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (
+            "optim: {lr: '1e-6'}",
+            "optim.lr must be a number, not the text '1e-6'; write it without quotes",
+        ),
+        ("steps: '5'", "steps must be a whole number, not the text '5'; write it without quotes"),
+        ("seed: 1:30", "seed must be a whole number, not the text '1:30'"),
+        ("seed: 2020-01-01", "seed must be a whole number, not the text '2020-01-01'"),
+        ("steps: 1e3", "steps must be a whole number, not 1000.0; write 1000"),
+        ("steps: 2.5", "steps must be a whole number, not 2.5"),
+        ("steps: true", "steps must be a whole number, not true"),
+        ("steps:", "steps must be a whole number, not nothing"),
+        ("steps: [1]", "steps must be a whole number, not a list"),
+        ("optim: {lr: true}", "optim.lr must be a number, not true"),
+        ("optim: {lr: .nan}", "optim.lr must be a number, not nan"),
+        ("optim: {lr: .inf}", "optim.lr must be a number, not inf"),
+        ("optim: {lr: 1e400}", "optim.lr must be a number, not inf"),
+        (
+            "deterministic: no",
+            "deterministic must be true or false, not the text 'no'; write false",
+        ),
+        ("deterministic: on", "deterministic must be true or false, not the text 'on'; write true"),
+        ("deterministic: 1", "deterministic must be true or false, not 1"),
+        ("name: 5", 'name must be text, not 5; write "5" in quotes'),
+        ("name: true", 'name must be text, not true; write "true" in quotes'),
+        ("threads: auto", "threads must be a whole number or null, not the text 'auto'"),
+        ("sample: {stop: END}", "sample.stop must be a list, not the text 'END'"),
+        ("data: {columns: [prompt]}", "data.columns must be a mapping, not a list"),
+        ("model: some/model", "model must be a section of keys, not the text 'some/model'"),
+        (
+            "evaluate:",
+            "evaluate must be a section of keys, not nothing; put keys under it, or leave it out",
+        ),
+        ("loss:", "loss must be a section of keys, not nothing"),
+        ("loss: {preset: [dapo]}", "loss.preset must be text, not a list"),
+        ("loss: {preset: {dapo: 1}}", "loss.preset must be text, not a mapping"),
+        ("model: {lora: true}", "model.lora must be a section of keys, not true"),
+        ("rewards: [math_answer]", "rewards must be a section of keys, not a list"),
+        (
+            "rewards: {correct: math_answer}",
+            "rewards.correct must be a section of keys, not the text 'math_answer'",
+        ),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named_with_what_would_do(refusal, text, message):
+    assert refusal(text).startswith(f"recipe: {message}")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("sample: {groupsize: 3}", "unknown key sample.groupsize; did you mean group_size?"),
+        ("samples: {prompts: 3}", "unknown key samples; did you mean sample?"),
+        (
+            "optim: {learning_rate: 1}",
+            "unknown key optim.learning_rate; the keys there are lr, updates, epochs",
+        ),
+        ("group_size: 8", "unknown key group_size; did you mean sample.group_size?"),
+        ("lr: 1e-6", "unknown key lr; did you mean optim.lr?"),
+        ("rewards: {a: {ues: x}}", "unknown key rewards.a.ues; did you mean use?"),
+        (
+            "model: {lora: {r: 8}}",
+            "unknown key model.lora.r; the keys there are rank, alpha, targets",
+        ),
+        ("log: {wandb: {projet: x}}", "unknown key log.wandb.projet; did you mean project?"),
+        ("qqq: 1", "unknown key qqq; the keys there are name, seed, steps"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_name(refusal, text, message):
+    assert refusal(text).startswith(f"recipe: {message}")
+
+
+def test_python_may_not_name_a_reward_by_a_number():
+    with pytest.raises(
+        RecipeError, match='rewards: a reward\'s name must be text, not 1; write "1" in quotes'
+    ):
+        Recipe.from_mapping({"rewards": {1: {"use": "x"}}})
+
+
+OUT_OF_RANGE = {
+    "name": ["", "' '"],
+    "seed": [-1, 2**63],
+    "steps": [-1],
+    "run_dir": ["''"],
+    "deterministic": ["maybe"],
+    "threads": [0],
+    "model.name": ["''"],
+    "model.dtype": ["float8", "fp32"],
+    "model.quantize": [4, "int4"],
+    "model.lora": [3],
+    "model.lora.rank": [0],
+    "model.lora.alpha": [0, -1],
+    "model.lora.targets": [3],
+    "model.trust_remote_code": ["yes"],
+    "model.gradient_checkpointing": ["on"],
+    "checkpoint.background": ["on"],
+    "model.revision": [3],
+    "data.source": ["''"],
+    "data.subset": [1],
+    "data.split": [1],
+    "data.args": ["[]"],
+    "data.columns": ["[]"],
+    "data.template": ["r2", "''", "x {promt}"],
+    "data.held_out": [-1],
+    "data.max_prompt_tokens": [0],
+    "sample.engine": ["vllm"],
+    "sample.prompts": [0],
+    "sample.group_size": [0],
+    "sample.max_tokens": [0],
+    "sample.temperature": [-0.1],
+    "sample.top_k": [-1, 0.5],
+    "sample.top_p": [0, -1, 1.1],
+    "sample.min_p": [-0.1, 1.1],
+    "sample.stop": ["a", "[1]", "['']"],
+    "sample.max_rows": [0],
+    "rewards": [1],
+    "rewards.<name>.use": [3],
+    "rewards.<name>.weight": [".inf", "x"],
+    "rewards.<name>.args": ["[]"],
+    "rewards.<name>.when": ["[]"],
+    "rewards.<name>.workers": [0],
+    "rewards.<name>.style": [3],
+    "rewards.<name>.timeout_seconds": [0, -1],
+    "advantage.rule": ["rank"],
+    "advantage.epsilon": [-1],
+    "advantage.mask_truncated": ["no"],
+    "advantage.k": [-1, 1.5],
+    "advantage.flat": ["remove"],
+    "advantage.flat_by": ["reward"],
+    "advantage.refills": [0],
+    "advantage.retire_at": [-0.1, 1.1],
+    "data.pass_low": [-0.1, 2],
+    "data.pass_high": [-0.1, 2],
+    "data.pass_again": [0],
+    "sample.oversample": [-0.5],
+    "sample.over_request": [-0.5, 1.5],
+    "sample.kv_memory_gib": [0, -1],
+    "sample.keep_graphs": ["no"],
+    "sample.compile": ["no"],
+    "loss.policy": ["ppo"],
+    "loss.dual_clip": [1, 0.5, -3],
+    "loss.ratio_cap": [1, -4],
+    "loss.sapo_positive": [0],
+    "loss.sapo_negative": [0],
+    "loss.divergence": [0],
+    "loss.regularizer": [-1],
+    "loss.cov_share": [-0.1, 2],
+    "loss.cov_low": ["low"],
+    "loss.cov_high": ["high"],
+    "loss.cov_kl": [-1],
+    "loss.second_moment": [0],
+    "loss.off_policy_mask": [-1],
+    "loss.kl": ["k4"],
+    "loss.kl_in": ["gradient"],
+    "loss.correction": ["prompt"],
+    "loss.correction_cap": [-1],
+    "loss.correction_mask": ["batch"],
+    "loss.correction_low": [-1],
+    "loss.correction_high": [0],
+    "loss.entropy": [-0.1],
+    "loss.entropy_target": [-0.2],
+    "loss.entropy_step": [0],
+    "loss.top_entropy": [0, 1.2],
+    "loss.teacher": ["''"],
+    "loss.teacher_weight": [0],
+    "loss.preset": ["ppo"],
+    "loss.epsilon_low": [-0.1],
+    "loss.epsilon_high": [-0.1],
+    "loss.aggregation": ["mean"],
+    "loss.constant": [0],
+    "loss.beta": [-0.1],
+    "loss.reference_every": [-1],
+    "loss.old": ["never"],
+    "optim.lr": [0, -1e-6],
+    "optim.updates": [0],
+    "optim.epochs": [0],
+    "optim.warmup": [-1],
+    "optim.schedule": ["step"],
+    "optim.weight_decay": [-1],
+    "optim.max_grad_norm": [-1],
+    "optim.tokens_per_micro_batch": [0],
+    "optim.beta1": [-0.1, 1],
+    "optim.beta2": [-0.1, 1],
+    "optim.eps": [0],
+    "optim.state": ["4bit"],
+    "optim.offload": ["maybe"],
+    "evaluate.every": [-1],
+    "evaluate.samples": [0],
+    "evaluate.temperature": [-1],
+    "evaluate.reward": [3],
+    "checkpoint.every": [-1],
+    "checkpoint.keep": [0],
+    "checkpoint.keep_best": [-1],
+    "log.wandb": ["true"],
+    "log.wandb.project": [3],
+    "log.wandb.entity": [3],
+    "log.wandb.mode": ["of"],
+    "log.wandb.tags": ["a"],
+    "gates": ["[]", "off"],
+    "gates.<name>.upto": ["mask", 3],
+    "gates.<name>.note": [-1, "x"],
+    "gates.<name>.warn": [-1],
+    "gates.<name>.skip": [-0.5],
+    "gates.<name>.stop": ["never"],
+    "sandbox.min_isolation": ["L9", 2],
+    "sandbox.allow_unsafe": ["yes"],
+    "sandbox.engine": ["docker"],
+    "sandbox.url": ["''"],
+    "sandbox.slots": [0],
+    "watchdog.action": ["bark"],
+    **{
+        f"watchdog.{name}_seconds": [0]
+        for name in (
+            "engine",
+            "judge",
+            "update",
+            "collective",
+            "checkpoint",
+            "server",
+            "loading",
+            "interpreter",
+        )
+    },
+}
+
+
+def test_every_key_has_help_and_an_entry_in_the_list_of_wrong_values():
+    keys = {name: help for name, _, help in describe_keys()}
+    assert [name for name, help in keys.items() if not help.strip()] == []
+    assert set(keys) - set(OUT_OF_RANGE) == set() and set(OUT_OF_RANGE) - set(keys) == set()
+
+
+@pytest.mark.parametrize(
+    "key, value", [(key, value) for key, values in OUT_OF_RANGE.items() for value in values]
+)
+def test_a_value_out_of_range_is_refused_by_the_name_of_its_key(refusal, key, value):
+    key = key.replace("<name>", "flat" if key.startswith("gates") else "mine")
+    text = "rewards: {mine: {use: x}}" if "mine" in key else "seed: 1"
+    assert re.match(rf"recipe: {re.escape(key)}\b", refusal(text, f"{key}={value}"))
+
+
+def test_every_default_passes_its_own_check():
+    assert Recipe.from_mapping(Recipe().to_mapping()) == Recipe()
