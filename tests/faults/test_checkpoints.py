@@ -241,7 +241,7 @@ def test_the_last_and_the_best_are_kept_as_a_list_of_all_would_have_it(
         assert steps(tmp_path) == sorted(alive)
     left = [step for step in ranked if step in alive]
     assert checkpoint.best(tmp_path) == (
-        (checkpoint.place_of(tmp_path, left[0]), alive[left[0]]) if left else None
+        (checkpoint.path_of(tmp_path, left[0]), alive[left[0]]) if left else None
     )
 
 
@@ -444,7 +444,7 @@ def test_the_next_checkpoint_waits_for_the_one_before(tmp_path: Path) -> None:
         writer.save(example(step), [])
     writer.wait()
     assert steps(tmp_path) == [1, 2, 3, 4, 5] and all(
-        not checkpoint.problems(checkpoint.place_of(tmp_path, s)) for s in range(1, 6)
+        not checkpoint.problems(checkpoint.path_of(tmp_path, s)) for s in range(1, 6)
     )
 
 

@@ -178,7 +178,7 @@ def test_the_best_checkpoint_by_held_out_accuracy_stays(reward: Path) -> None:
     names = {place.name for place in (reward / "run" / "checkpoints").iterdir()}
     assert names == {f"step-{best:06d}", "step-000010"} and len(set(accuracy.values())) > 1
     assert checkpoint.best(trainer.folder) == (
-        checkpoint.place_of(trainer.folder, best),
+        checkpoint.path_of(trainer.folder, best),
         pytest.approx(accuracy[best]),
     )
 
