@@ -68,12 +68,13 @@ def evaluate_recipe(recipe: Recipe, every_row: bool = False) -> dict[str, Any]:
     rows = load_rows(recipe.data)
     check_rewards(specs, rows)
     check_sandbox(specs, recipe.sandbox)
+    held_out: setup.Rows = rows
     if recipe.data.held_out and not every_row:
-        rows = split_rows(rows, recipe.data.held_out)[1]
+        held_out = split_rows(rows, recipe.data.held_out)[1]
     config = load_config(recipe.model)
     tokenizer = load_tokenizer(recipe.model)
     # as held-out prompts they have the ids, so the seeds, that they have in training
-    prompts = setup.prompts_of(recipe, config, tokenizer, held_out=rows)
+    prompts = setup.prompts_of(recipe, config, tokenizer, held_out=held_out)
     setup.prepare_torch(recipe)
     policy = setup.open_policy(recipe, setup.default_device(), tokenizer)
     engine = setup.open_engine(recipe, policy)

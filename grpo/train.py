@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
-from typing import Callable, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -102,7 +102,7 @@ class Trainer(Run):
         rollouts = Rollouts(continued=set(continued))
         parts.scorer.set_step(step)
         for _ in range(1 + (advantage.refills if advantage.flat == "refill" else 0)):
-            taken = [*rollouts.groups, *self.progress.partial_groups]
+            taken: list[Any] = [*rollouts.groups, *self.progress.partial_groups]
             prompts = parts.curriculum.take(number, taken)
             self.ledger.begin(len(prompts) * sample.group_size)
             rollouts.groups += self._sample_and_score(prompts, step, rollouts)

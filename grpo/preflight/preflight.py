@@ -20,7 +20,6 @@ import torch
 import transformers
 
 from grpo.data.prompts import PromptStream
-from grpo.evaluate import summarise
 from grpo.learner.batch import make_batch
 from grpo.learner.learner import Learner
 from grpo.learner.optimizer import Optimizer
@@ -33,12 +32,12 @@ from grpo.preflight import checks
 from grpo.preflight.checks import NOTE, WARNING, WRONG, Finding, RunFacts, note, warning, wrong
 from grpo.preflight.memory import GIB, Memory, example_rows, predict
 from grpo.recipe import Recipe, RecipeError
-from grpo.rollout.engine import Engine
-from grpo.rollout.sampling import Sampling
+from grpo.run.accuracy import summarise
 from grpo.run.console import many_hours
 from grpo.run.log import interval
+from grpo.run.setup import open_engine, prepare_torch, sampling_of
 from grpo.scoring import Scorer
-from grpo.train import Trainer, prepare_torch
+from grpo.train import Trainer
 from grpo.types import ScoredGroup
 from rewards import Sample, Score
 from rewards.check import TEMPLATE, perturbed
@@ -112,15 +111,10 @@ def _stages(recipe: Recipe) -> Iterator[Finding | str]:
 
 def learn(facts: RunFacts, trainer: Trainer) -> None:
     """Take over what a trainer found when it was made."""
-    facts.specs, facts.accurate, facts.tokenizer = (
-        trainer.specs,
-        trainer._accurate,
-        trainer.tokenizer,
-    )
-    facts.prompts, facts.rows, facts.config = trainer.prompts, trainer.rows, trainer.config
-    facts.num_parameters = number_of_parameters(
-        trainer.config, facts.recipe.model.trust_remote_code
-    )
+    inputs = trainer.inputs
+    facts.specs, facts.accurate, facts.tokenizer = inputs.specs, inputs.accurate, inputs.tokenizer
+    facts.prompts, facts.rows, facts.config = inputs.prompts, inputs.rows, inputs.config
+    facts.num_parameters = number_of_parameters(inputs.config, facts.recipe.model.trust_remote_code)
 
 
 def _what_loads(facts: RunFacts) -> RunFacts:
@@ -475,13 +469,7 @@ def probe(facts: RunFacts, trainer: Trainer, policy: Policy) -> BaselineSample:
     prompts = PromptStream(facts.prompts.train, recipe.seed).take(
         max(1, min(sample.prompts, SAMPLED // size))
     )
-    engine = Engine(
-        policy,
-        max_rows=sample.max_rows,
-        stop=sample.stop,
-        kv_memory_gib=sample.kv_memory_gib,
-        deterministic=recipe.deterministic,
-    )
+    engine = open_engine(recipe, policy)
     with Scorer(facts.specs, sandbox=recipe.sandbox) as judge:
         begun = time.perf_counter()
         pending = [
@@ -490,7 +478,7 @@ def probe(facts: RunFacts, trainer: Trainer, policy: Policy) -> BaselineSample:
                 prompts,
                 group_size=size,
                 max_tokens=sample.max_tokens,
-                sampling=Sampling(sample.temperature, sample.top_k, sample.top_p, sample.min_p),
+                sampling=sampling_of(sample),
                 seed=("preflight", recipe.seed),
             )
         ]

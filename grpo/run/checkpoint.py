@@ -17,7 +17,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence, cast
 
 import numpy
 import torch
@@ -305,7 +305,7 @@ def newest_whole(run: Path) -> tuple[Path | None, list[str]]:
     Damaged ones are set aside as ``damaged-step-...``. None if the run has made no checkpoint yet; if it has and
     none is whole, `RecipeError`.
     """
-    notes = []
+    notes: list[str] = []
     for path in reversed(_all(run)):
         damage = problems(path)
         if not damage:
@@ -374,7 +374,8 @@ def _content(folder: Path) -> list[Path]:
 def random_state() -> dict[str, Any]:
     """The state of every generator of this process, as plain values and tensors."""
     version, integers, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = numpy.random.get_state(legacy=True)
+    legacy = cast(tuple[str, numpy.ndarray, int, int, float], numpy.random.get_state(legacy=True))
+    name, keys, position, has_gauss, cached = legacy
     return {
         "python": [version, list(integers), gauss],
         "numpy": [

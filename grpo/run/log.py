@@ -10,7 +10,7 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any, Iterable, Mapping, Sequence, cast
 
 from tqdm import tqdm
 
@@ -69,7 +69,7 @@ class Log:
                 self._wandb = wandb.init(
                     project=section.project,
                     entity=section.entity,
-                    mode=section.mode,
+                    mode=cast(Any, section.mode),
                     tags=list(section.tags),
                     name=name,
                     config=dict(recipe),

@@ -110,8 +110,6 @@ def _token_mean(updates: Sequence[UpdateStats], name: str) -> float | None:
 
 def _policy(updates: Sequence[UpdateStats]) -> dict[str, Any]:
     made = [update for update in updates if update.made]
-    measured = [update for update in made if update.drift is not None]
-    drifts_max = [update.drift_max for update in measured if update.drift_max is not None]
     ratios = [update.ratio_max for update in made]
 
     def over_tokens(name: str) -> float:
@@ -119,14 +117,23 @@ def _policy(updates: Sequence[UpdateStats]) -> dict[str, Any]:
         return float("nan") if value is None else value
 
     return {
-        **drift_record(_with_largest_drift(updates)),
-        "policy/drift": _token_mean(measured, "drift"),
-        "policy/drift_max": max(drifts_max, default=None),
+        **_drift(updates, made),
         "policy/entropy": over_tokens("entropy"),
         "policy/kl": over_tokens("kl"),
         "policy/clipped": over_tokens("clipped"),
         "policy/ratio_max": max(ratios, default=1.0),
         **_update_counts(updates, made),
+    }
+
+
+def _drift(updates: Sequence[UpdateStats], made: Sequence[UpdateStats]) -> dict[str, Any]:
+    """The moments of the update that drifted most, with mean and maximum over all that were made."""
+    measured = [update for update in made if update.drift is not None]
+    largest = [update.drift_max for update in measured if update.drift_max is not None]
+    return {
+        **drift_record(_with_largest_drift(updates)),
+        "policy/drift": _token_mean(measured, "drift"),
+        "policy/drift_max": max(largest, default=None),
     }
 
 
@@ -136,15 +143,17 @@ def _with_largest_drift(updates: Sequence[UpdateStats]) -> UpdateStats:
 
 
 def _update_counts(updates: Sequence[UpdateStats], made: Sequence[UpdateStats]) -> dict[str, Any]:
+    norms = [update.grad_norm for update in made]
+    losses = [update.loss for update in made]
     return {
         "update/made": len(made),
         "update/skipped": len(updates) - len(made),
         "update/masked": sum(update.masked for update in updates),
         "update/overflows": sum(update.overflows for update in updates),
         "update/tokens": sum(update.num_tokens for update in made),
-        "update/grad_norm": mean(update.grad_norm for update in made),
+        "update/grad_norm": mean(norms),
         "update/lr": made[-1].lr if made else None,
-        "update/loss": mean(update.loss for update in made),
+        "update/loss": mean(losses),
     }
 
 

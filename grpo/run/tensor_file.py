@@ -148,7 +148,7 @@ def write_tensors(out: SummedFile, tensors: Mapping[str, Tensor]) -> None:
     for tensor in tensors.values():
         if tensor.numel():
             values = tensor.detach().contiguous().cpu().reshape(-1)
-            out.write(memoryview(values.view(torch.uint8).numpy()))
+            out.write(values.view(torch.uint8).numpy().data)
 
 
 def _header(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
