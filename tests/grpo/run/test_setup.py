@@ -19,7 +19,7 @@ BASE = Path(__file__).resolve().parents[3] / "recipes" / "quickstart_base"
 
 @pytest.fixture
 def engines(monkeypatch):
-    """The options of each engine that is made; the second one of a test is refused, to save time."""
+    """The options of each engine that is made."""
     made: list[dict] = []
 
     class Watched(Engine):
