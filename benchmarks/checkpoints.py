@@ -35,7 +35,7 @@ def steps_of(recipe: Recipe, beside: bool) -> tuple[list[dict[str, Any]], Writer
     """A row for each step: its seconds, those of the ledger, and those that a checkpoint after it held the run up."""
     trainer, rows = Trainer(recipe), []
     for record in trainer:
-        trainer.writer.wait()  # of the one before, which in a run of five steps between two is long done
+        trainer.storage.writer.wait()  # of the one before, which in a run of five steps between two is long done
         began = time.perf_counter()
         if beside and record["step"] < recipe.steps:
             trainer.save_checkpoint()
@@ -47,7 +47,7 @@ def steps_of(recipe: Recipe, beside: bool) -> tuple[list[dict[str, Any]], Writer
                 "tokens": record["completion/tokens"],
             }
         )
-    return rows, trainer.writer
+    return rows, trainer.storage.writer
 
 
 def seconds_of_the_ledger(trainer: Trainer, times: int = 20) -> float:

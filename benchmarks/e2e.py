@@ -89,8 +89,8 @@ def held_out(trainer: Trainer) -> dict[str, Any]:
     sample, section = trainer.recipe.sample, trainer.recipe.evaluate
     found = evaluate(
         trainer.engine,
-        trainer.judge,
-        trainer.held_out,
+        trainer.scorer,
+        trainer.inputs.prompts.held_out,
         samples=section.samples,
         max_tokens=sample.max_tokens,
         sampling=Sampling(section.temperature),

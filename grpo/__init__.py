@@ -1,7 +1,8 @@
 """GRPO for reasoning models: sample groups, score them by rules, update the policy without a critic.
 
-The public names are `Recipe` (a run, fully described) and `Trainer` (the loop, one step an iteration).
-They are imported on first use, so that ``import grpo`` stays cheap.
+`Recipe` describes a run in full, `Trainer` makes it, one step an iteration; `Policy` is the model, `Evaluation` a
+held-out accuracy; `Prompt`, `Completion`, `Group` and `ScoredGroup` are what travels through the loop. All are imported
+on first use, so that ``import grpo`` stays cheap. Rewards are the package ``rewards``.
 """
 
 from __future__ import annotations
@@ -10,24 +11,40 @@ import os
 from importlib import import_module
 from typing import Any
 
-# OpenMP's threads would spin at each barrier; where a core is shared with other work, a step then takes ten times
-# as long. Read when torch is first imported; what the user has set stands.
+# OpenMP's threads would spin at each barrier; on a core shared with other work, a step then takes ten times as long.
+# Read when torch is first imported; a value that the user has set is kept.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
-__all__ = ["Policy", "Recipe", "RecipeError", "Trainer", "__version__"]
+__all__ = [
+    "Completion",
+    "Evaluation",
+    "Group",
+    "Policy",
+    "Prompt",
+    "Recipe",
+    "RecipeError",
+    "ScoredGroup",
+    "Trainer",
+    "__version__",
+]
 
-_HOME = {
+_MODULE_OF = {
+    "Completion": "grpo.types",
+    "Evaluation": "grpo.run.accuracy",
+    "Group": "grpo.types",
     "Policy": "grpo.model.policy",
+    "Prompt": "grpo.types",
     "Recipe": "grpo.recipe",
     "RecipeError": "grpo.recipe",
+    "ScoredGroup": "grpo.types",
     "Trainer": "grpo.train",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+    if name in _MODULE_OF:
+        return getattr(import_module(_MODULE_OF[name]), name)
     raise AttributeError(f"module 'grpo' has no attribute {name!r}")
 
 

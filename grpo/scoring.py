@@ -1,33 +1,49 @@
 """Groups become scored groups: a thin adapter between the loop and ``rewards.service``.
 
-A group is handed over as soon as it is sampled, so that judging overlaps with sampling. What a verdict
-means is decided in ``rewards``; here completions that were never finished are kept from being judged.
+A group is handed over as soon as it is sampled, so that scoring overlaps with sampling. What a score means is decided
+in ``rewards``; here completions that were never finished are kept from being scored, and the recipe's rewards become
+what the service takes.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import rewards
 from grpo.monitor import watchdog
 from grpo.recipe import Recipe, RecipeError, RewardSection, SandboxSection, plain
-from grpo.types import Group, ScoredGroup
+from grpo.types import Completion, Group, ScoredGroup
 from rewards import RewardSpec, Sample, Score
 from rewards.sandbox import IsolationError, SandboxOptions
 from rewards.service.programs import runs_programs
-from rewards.service.service import RewardService, applies
+from rewards.service.service import Judged, RewardService, Ticket, applies
 
 ADDED_COLUMNS = ("finish", "num_tokens")
-BUILT_IN_SECONDS, PROGRAM_SECONDS, USER_SECONDS = 2.0, 6.0, 10.0
+UNSCORED = {
+    "cancelled": Score(None, status="not_applicable", detail="sampling was cancelled"),
+    "error": Score(None, status="fault", detail="the policy's logits were not finite"),
+}
+"""What a completion that was never finished gets instead of a score."""
+BUILT_IN_SECONDS = 2.0
+PROGRAM_SECONDS = 6.0
+USER_SECONDS = 10.0
 
 
-def reward_specs(recipe: Recipe, given: Mapping[str, Any] | None = None) -> list[RewardSpec]:
-    """The recipe's rewards and those passed from Python, as the service takes them."""
-    given = dict(given or {})
-    specs = [_spec(name, given.pop(name, part.use), part) for name, part in recipe.rewards.items()]
-    specs += [_spec(name, function, RewardSection()) for name, function in given.items()]
+# ---- which rewards a run has ----------------------------------------------------------------------------------
+
+
+def reward_specs(recipe: Recipe, functions: Mapping[str, Any] | None = None) -> list[RewardSpec]:
+    """The recipe's rewards, and `functions` passed from Python: added to them or in place of theirs."""
+    functions = dict(functions or {})
+    specs = [
+        _spec(name, functions.pop(name, section.use), section)
+        for name, section in recipe.rewards.items()
+    ]
+    specs += [_spec(name, function, RewardSection()) for name, function in functions.items()]
     if not specs:
         raise RecipeError(
             "recipe: rewards is empty; name one, e.g. rewards: {correct: {use: math_answer}}"
@@ -39,20 +55,70 @@ def reward_specs(recipe: Recipe, given: Mapping[str, Any] | None = None) -> list
     return specs
 
 
-def _spec(name: str, use: Any, part: RewardSection) -> RewardSpec:
-    built_in = isinstance(use, str) and use in rewards.TABLE
-    if built_in and runs_programs(rewards.load(use)):
-        default = PROGRAM_SECONDS
-    else:
-        default = BUILT_IN_SECONDS if built_in else USER_SECONDS
-    seconds = part.timeout_seconds or default
+def _spec(name: str, use: Any, section: RewardSection) -> RewardSpec:
     return RewardSpec(
-        name, use, part.weight, part.args, part.when, part.style, seconds, part.workers
+        name=name,
+        use=use,
+        weight=section.weight,
+        args=section.args,
+        when=section.when,
+        style=section.style,
+        timeout_seconds=section.timeout_seconds or default_timeout_seconds(use),
+        workers=section.workers,
     )
 
 
+def default_timeout_seconds(use: Any) -> float:
+    """The deadline of a reward whose recipe names none, by its kind."""
+    is_built_in = isinstance(use, str) and use in rewards.TABLE
+    if not is_built_in:
+        return USER_SECONDS
+    return PROGRAM_SECONDS if runs_programs(rewards.load(use)) else BUILT_IN_SECONDS
+
+
+def accurate_reward(recipe: Recipe, names: Sequence[str]) -> str:
+    """The reward whose full score counts as accurate: ``evaluate.reward``, or the first of `names`."""
+    name = recipe.evaluate.reward or names[0]
+    if name not in names:
+        raise RecipeError(
+            f"recipe: evaluate.reward names {name}, but the rewards are {', '.join(names)}"
+        )
+    return name
+
+
+def lenient_name(reward: str) -> str:
+    """The name of a reward's twin by lenient rules."""
+    return f"{reward}_lenient"
+
+
+def with_lenient(specs: Sequence[RewardSpec], accurate: str) -> list[RewardSpec]:
+    """`specs`, and the `accurate` reward again by lenient rules, at weight 0, if it is built in and has such rules."""
+    spec = next(spec for spec in specs if spec.name == accurate)
+    if not _has_lenient_rules(spec) or any(s.name == lenient_name(accurate) for s in specs):
+        return list(specs)
+    args = {**spec.args, "lenient": True}
+    return [*specs, replace(spec, name=lenient_name(accurate), weight=0.0, args=args)]
+
+
+def _has_lenient_rules(spec: RewardSpec) -> bool:
+    if not isinstance(spec.use, str) or spec.use not in rewards.TABLE:
+        return False
+    return "lenient" in inspect.signature(rewards.load(spec.use)).parameters
+
+
+def watched_rewards(specs: Sequence[RewardSpec], accurate: str) -> tuple[str, tuple[str, ...]]:
+    """(the metric of the most lenient accuracy, the metrics of weighted rewards that can rise without it)."""
+    has_lenient = any(spec.name == lenient_name(accurate) for spec in specs)
+    true = lenient_name(accurate) if has_lenient else accurate
+    formal = [spec.name for spec in specs if spec.weight and spec.name != true]
+    return f"rewards/{true}", tuple(f"rewards/{name}" for name in formal)
+
+
+# ---- checks before anything loads -----------------------------------------------------------------------------
+
+
 def check_rewards(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse a reward that cannot be found, or that wants a column which a row it judges does not have."""
+    """Refuse a reward that cannot be found, or that wants a column which a row it scores does not have."""
     for spec in specs:
         for column in spec.when:
             if not any(column in row for row in rows):
@@ -61,21 +127,35 @@ def check_rewards(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]
                     f"{', '.join(rows[0])}"
                 )
         try:
-            function = rewards.load(spec.use)
-            for columns, number in _kinds_of_rows(rows, spec.when).items():
-                missing = rewards.missing_columns(
-                    function, [*columns, *ADDED_COLUMNS], spec.style, spec.args
-                )
-                if missing:
-                    raise RecipeError(
-                        f"recipe: rewards.{spec.name} wants the column {' and '.join(missing)}, but row {number} of "
-                        f"the data set has {', '.join(columns)}; map it with data.columns or pass it in "
-                        f"rewards.{spec.name}.args"
-                    )
+            _check_columns(spec, rows)
         except RecipeError:
             raise
         except ValueError as error:
             raise RecipeError(f"recipe: rewards.{spec.name}: {error}") from None
+
+
+def _check_columns(spec: RewardSpec, rows: Sequence[Mapping[str, Any]]) -> None:
+    function = rewards.load(spec.use)
+    for columns, number in _kinds_of_rows(rows, spec.when).items():
+        known = [*columns, *ADDED_COLUMNS]
+        missing = rewards.missing_columns(function, known, spec.style, spec.args)
+        if missing:
+            raise RecipeError(
+                f"recipe: rewards.{spec.name} wants the column {' and '.join(missing)}, but row {number} of "
+                f"the data set has {', '.join(columns)}; map it with data.columns or pass it in "
+                f"rewards.{spec.name}.args"
+            )
+
+
+def _kinds_of_rows(
+    rows: Sequence[Mapping[str, Any]], when: Mapping[str, Any]
+) -> dict[tuple[str, ...], int]:
+    """The different sets of columns among the rows that match `when`, each with the first such row's number."""
+    kinds: dict[tuple[str, ...], int] = {}
+    for number, row in enumerate(rows, 1):
+        if applies(when, row):
+            kinds.setdefault(tuple(row), number)
+    return kinds
 
 
 def sandbox_options(section: SandboxSection) -> SandboxOptions:
@@ -84,7 +164,7 @@ def sandbox_options(section: SandboxSection) -> SandboxOptions:
 
 
 def check_sandbox(specs: Sequence[RewardSpec], section: SandboxSection) -> None:
-    """Refuse a recipe whose programs cannot be held as well as it asks. Tries it, where a reward runs programs."""
+    """Refuse a recipe whose programs cannot be confined as it asks; where a reward runs programs, this is tried."""
     programs = [spec for spec in specs if runs_programs(rewards.load(spec.use))]
     if section.engine != "local" and not section.url:
         raise RecipeError(
@@ -99,15 +179,7 @@ def check_sandbox(specs: Sequence[RewardSpec], section: SandboxSection) -> None:
             ) from None
 
 
-def _kinds_of_rows(
-    rows: Sequence[Mapping[str, Any]], when: Mapping[str, Any]
-) -> dict[tuple[str, ...], int]:
-    """The different sets of columns among the rows that match `when`, each with the first such row's number."""
-    found: dict[tuple[str, ...], int] = {}
-    for number, row in enumerate(rows, 1):
-        if applies(when, row):
-            found.setdefault(tuple(row), number)
-    return found
+# ---- scoring --------------------------------------------------------------------------------------------------
 
 
 class Scorer:
@@ -123,43 +195,44 @@ class Scorer:
         self.service = RewardService(specs, base_dir=base_dir, sandbox=sandbox_options(sandbox))
 
     def __enter__(self) -> Scorer:
-        self.service.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.service.__exit__(*error)
+        self.close()
+
+    def close(self) -> None:
+        """Stop the workers."""
+        self.service.close()
 
     @property
     def isolation(self) -> list[str]:
-        """How programs are held, in lines for the log; empty where no reward runs any."""
+        """How programs are confined, in lines for the log; empty if no reward runs any."""
         return self.service.isolation
 
     @property
     def cached(self) -> float:
-        """The share of verdicts so far that an equal completion had already been given."""
+        """The share of scores so far that were known from an equal completion."""
         return self.service.num_from_cache / max(1, self.service.num_judged)
 
+    def set_step(self, step: int) -> None:
+        """The step whose completions come next: ``trainer_state.global_step`` of TRL's rewards, 1 in the first."""
+        self.service.set_step(step)
+
+    def take_metrics(self) -> dict[str, list[float]]:
+        """What rewards logged by ``log_metric`` since the last call, by name."""
+        return self.service.take_metrics()
+
     def submit(self, group: Group) -> Pending:
-        """Hand a group over and go on; its verdicts are waited for in `Pending.result`."""
+        """Hand a group over and return at once; `Pending.result` waits for its scores."""
         samples = [
-            Sample(
-                text=completion.text,
-                columns={
-                    **group.prompt.truth,
-                    "finish": completion.finish,
-                    "num_tokens": len(completion.token_ids),
-                },
-                prompt=group.prompt.text,
-                token_ids=completion.token_ids,
-                group=group.prompt.id,
-            )
+            _sample(group, completion)
             for completion in group.completions
-            if completion.finish not in ("cancelled", "error")
+            if completion.finish not in UNSCORED
         ]
         return Pending(group, self.service.submit(samples) if samples else None, self)
 
-    def wait_for(self, ticket: Any) -> list[Any]:
-        """The verdicts of a ticket, waited for under the watchdog's eyes."""
+    def wait_for(self, ticket: Ticket) -> list[Judged]:
+        """The scores of a ticket, waited for under the watchdog's eyes."""
         with watchdog.waiting(
             "judge",
             owner="rewards.service",
@@ -170,37 +243,80 @@ class Scorer:
             return ticket.result()
 
     def _needed_seconds(self) -> float:
-        """What two tries of the slowest reward may take on a machine that has other work (``rewards.service.pool``'s Clock)."""
+        """What two tries of the slowest reward may take on a busy machine (the clock of ``rewards.service.pool``)."""
         return 10 * max(spec.timeout_seconds for spec in self.specs) + 2
 
 
-class Pending:
-    """A group whose verdicts are under way."""
+def _sample(group: Group, completion: Completion) -> Sample:
+    added = {"finish": completion.finish, "num_tokens": len(completion.token_ids)}
+    return Sample(
+        text=completion.text,
+        columns={**group.prompt.truth, **added},
+        prompt=group.prompt.text,
+        token_ids=completion.token_ids,
+        group=group.prompt.id,
+    )
 
-    def __init__(self, group: Group, ticket: Any, judge: Scorer):
-        self.group, self.ticket, self.judge = group, ticket, judge
+
+class Pending:
+    """A group whose scores are under way."""
+
+    def __init__(self, group: Group, ticket: Ticket | None, scorer: Scorer):
+        self.group = group
+        self.ticket = ticket
+        self.scorer = scorer
 
     def result(self) -> ScoredGroup:
-        judged = iter(self.judge.wait_for(self.ticket) if self.ticket is not None else ())
-        scores, verdicts = [], []
+        """Wait for the scores of the group."""
+        judged = iter(self.scorer.wait_for(self.ticket) if self.ticket is not None else ())
+        scores: list[Score] = []
+        verdicts: list[Mapping[str, Score]] = []
         for completion in self.group.completions:
-            if completion.finish == "cancelled":
-                scores.append(Score(None, status="not_applicable", detail="sampling was cancelled"))
-                verdicts.append({})
-            elif completion.finish == "error":
-                scores.append(
-                    Score(None, status="fault", detail="the policy's logits were not finite")
-                )
+            if completion.finish in UNSCORED:
+                scores.append(UNSCORED[completion.finish])
                 verdicts.append({})
             else:
                 verdict = next(judged)
-                scores.append(_own(verdict.score))
-                verdicts.append({name: _own(part) for name, part in verdict.parts.items()})
+                scores.append(_picklable(verdict.score))
+                verdicts.append({name: _picklable(part) for name, part in verdict.parts.items()})
         return ScoredGroup(
             self.group.prompt, self.group.completions, tuple(scores), tuple(verdicts)
         )
 
 
-def _own(score: Score) -> Score:
-    """`score` with parts of its own, which can travel between ranks."""
+def _picklable(score: Score) -> Score:
+    """`score` with a plain dict of parts, which can travel between ranks."""
     return replace(score, parts=dict(score.parts))
+
+
+def worst_fault(groups: Sequence[ScoredGroup], bad_weight: Callable[[], str]) -> str:
+    """How many completions could not be scored, the reward with the most faults, and one of its reasons.
+
+    `bad_weight` names a weight that is not finite; it is asked if the policy itself is at fault.
+    """
+    faulted = [score.status == "fault" for group in groups for score in group.scores]
+    details_of: dict[str, list[str]] = defaultdict(list)
+    for group in groups:
+        for culprit, detail in _faults(group):
+            details_of[culprit].append(detail)
+    if not details_of:
+        return ""
+    culprit, details = max(details_of.items(), key=lambda item: len(item[1]))
+    weight = bad_weight() if culprit == "the policy" else ""
+    advice = f"; the weight {weight} holds values that are not finite" if weight else ""
+    return (
+        f"{sum(faulted)} of {len(faulted)} completions could not be judged, most of them by "
+        f"{culprit}: {details[0]}{advice}"
+    )
+
+
+def _faults(group: ScoredGroup) -> list[tuple[str, str]]:
+    """(who, why) for each fault in a group's scores."""
+    faults = []
+    for verdict, score in zip(group.verdicts, group.scores):
+        for name, part in verdict.items():
+            if part.status == "fault":
+                faults.append((f"rewards.{name}", part.detail))
+        if not verdict and score.status == "fault":
+            faults.append(("the policy", score.detail))
+    return faults

@@ -1,17 +1,45 @@
-"""The nouns that travel between the stages of the loop, and the words used for them everywhere.
+"""The nouns that travel between the stages of the loop, and the glossary: each word has one meaning everywhere.
 
 ``Prompt -> Completion -> Group -> ScoredGroup -> Batch -> UpdateStats -> record``
 
-Words: a *step* is one pass of the loop, an *update* one optimizer step, an *epoch* one pass over a
-step's completions. A *completion* is what the policy wrote, an *answer* the gold column and what is
-extracted to compare with it. A *group* is the completions of one prompt; it is *flat* if its scores do
-not spread. A completion is *truncated* if its finish is length or context. ``logp`` is the current
-policy's log-probability, ``old_logp`` that of the policy before the step's first update,
-``sampled_logp`` the sampler's own, ``ref_logp`` the reference's; *drift* is sampled_logp against old_logp.
+The loop:
+    step: one pass of the loop.
+    update: one optimizer step; a step makes one or more.
+    epoch: one pass of the updates over a step's completions.
+    run: all steps of a recipe, with what it writes to its folder.
 
-Shape letters, the same in every file: ``B`` completions, ``G`` completions of one group, ``T`` completion
-tokens of a batch laid end to end, ``P`` packed token positions (prompts and completions), ``R`` rows,
-``V`` vocabulary, ``D`` hidden width. Tensors carry them as a suffix: ``logp_T``, ``advantage_B``.
+Text:
+    prompt: one row of the data set as the policy reads it.
+    completion: what the policy wrote after a prompt (never "answer", "response" or "generation").
+    answer: the gold column, and what is extracted from a completion to compare with it.
+    truncated: a completion whose finish is length or context.
+    sequence: a completion while it is being decoded, with its prompt.
+
+Groups:
+    group: the completions of one prompt.
+    flat: of a group, without spread of reward; no completion is better than another.
+    partial group: a group that a step did not wait for; its completions are continued in the next (partial rollout).
+
+Scores:
+    reward: a function that scores a completion; a run has one or more, each with a weight.
+    score: a value with its status; `fault` means that the reward failed, and is never a 0.
+    verdict: the scores of one completion by reward.
+    scorer: hands groups to the reward workers and collects their scores.
+    accurate: of a completion, given the full score, 1, by the reward that means accuracy.
+    outcome: what became of a sampled completion; one of `OUTCOMES`, counted in the ledger.
+
+Log-probabilities:
+    logp: under the policy as it is now.
+    old_logp: under the policy before the step's first update.
+    sampled_logp: the sampler's own.
+    ref_logp: under the reference.
+    drift: sampled_logp against old_logp; 0 if sampler and trainer agree.
+    correction: weights that undo the difference between sampler and trainer.
+    gate: a limit on a number of the run that warns, skips an update or stops the run.
+
+Shape letters, the same in every file: ``B`` completions, ``G`` completions of one group, ``T`` completion tokens of a
+batch laid end to end, ``P`` packed token positions (prompts and completions), ``R`` rows, ``V`` vocabulary, ``D``
+hidden width. Tensors carry them as a suffix: ``logp_T``, ``advantage_B``.
 """
 
 from __future__ import annotations
@@ -61,6 +89,7 @@ class Completion:
 
     @property
     def truncated(self) -> bool:
+        """Whether the policy was cut off before it ended the completion."""
         return self.finish in ("length", "context")
 
 
@@ -74,7 +103,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredGroup:
-    """A group with the verdict on each completion; a score whose value is None counts nowhere."""
+    """A group with the score of each completion; one whose value is None counts nowhere."""
 
     prompt: Prompt
     completions: tuple[Completion, ...]
@@ -85,19 +114,20 @@ class ScoredGroup:
     def flat(self) -> bool:
         """Whether the scores that count do not spread, so that no completion is better than another."""
         values = [score.value for score in self.scores if score.value is not None]
-        return not values or max(values) - min(values) <= 1e-9 * max(
-            1.0, abs(max(values)), abs(min(values))
-        )
+        if not values:
+            return True
+        highest = max(values)
+        lowest = min(values)
+        return highest - lowest <= 1e-9 * max(1.0, abs(highest), abs(lowest))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """One completion as the update sees it: its tokens, its advantage, and where it stands in the step.
+    """One completion as the update sees it: its tokens, its advantage, and its position in the step.
 
-    ``mask`` is False where the completion is sampled but must not be learnt from (a fault, a masked
-    truncation); such a row is in no denominator. ``forwarded`` is False where it is in the denominators
-    but nothing in the loss can reach it (a flat group without KL). Tokens before ``fresh_from`` were sampled by
-    older weights, in a step before.
+    ``mask`` is False if the completion was sampled but must not be learnt from (a fault, a masked truncation); such a
+    row is in no denominator. ``forwarded`` is False if it is in the denominators but nothing in the loss can reach it
+    (a flat group without KL). Tokens before ``fresh_from`` were sampled by older weights, in an earlier step.
     """
 
     index: int
@@ -113,6 +143,7 @@ class Row:
 
     @property
     def num_tokens(self) -> int:
+        """Tokens of the completion."""
         return len(self.token_ids)
 
 
@@ -130,6 +161,7 @@ class Denominators:
 
     @property
     def num_groups(self) -> int:
+        """Groups that count."""
         return len(self.group_tokens)
 
 

@@ -100,5 +100,5 @@ def test_hub_data_may_be_replaced_by_a_file(tmp_path):
     trainer = Trainer(
         recipe, model=tiny_model("llama", 0, vocabulary=len(tokenizer)), tokenizer=tokenizer
     )
-    texts = {prompt.text for prompt in trainer.prompts.train}
+    texts = {prompt.text for prompt in trainer.inputs.prompts.train}
     assert "<s>There are 3 birds. How many?:" in texts

@@ -14,7 +14,6 @@ from typing import Iterator, Sequence
 from torch import Tensor
 
 from grpo.data.prompts import PromptStream
-from grpo.evaluate import summarise
 from grpo.learner.batch import make_batch
 from grpo.learner.learner import Learner
 from grpo.model.policy import Policy
@@ -22,10 +21,11 @@ from grpo.objective.advantage import advantages
 from grpo.objective.policy_loss import forwards_flat_groups
 from grpo.preflight.checks import MAX_REWARD
 from grpo.preflight.facts import MAX_FAULTS, Finding, RunFacts, warning, wrong
-from grpo.preflight.setup import open_engine, open_optimizer, open_scorer, sampling_of
 from grpo.recipe import Recipe
+from grpo.run.accuracy import summarise
 from grpo.run.console import many_hours
 from grpo.run.log import interval
+from grpo.run.setup import open_engine, open_optimizer, open_scorer, sampling_of
 from grpo.types import Batch, Group, Prompt, ScoredGroup
 from rewards import Score
 

@@ -9,7 +9,8 @@ from typing import Any, Mapping, Sequence
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
 
-from grpo.data.prompts import PromptSet, load_rows
+from grpo.data.prompts import PromptSet
+from grpo.data.rows import load_rows
 from grpo.monitor.gates import GATES
 from grpo.recipe import Recipe, RecipeError
 from grpo.scoring import reward_specs
@@ -96,18 +97,16 @@ def _ground_truth(value: Any) -> Any:
 
 def collect_facts(recipe: Recipe) -> RunFacts:
     """The facts of a recipe that can run; `RecipeError` for one that is refused."""
-    trainer = Trainer(recipe)
-    config = trainer.config
-    assert config is not None
+    inputs = Trainer(recipe).inputs
     return RunFacts(
         recipe,
-        specs=trainer.specs,
-        accurate=trainer._accurate,
-        rows=trainer.rows,
-        tokenizer=trainer.tokenizer,
-        config=config,
-        prompts=trainer.prompts,
-        num_parameters=number_of_parameters(config, recipe.model.trust_remote_code),
+        specs=inputs.specs,
+        accurate=inputs.accurate,
+        rows=inputs.rows,
+        tokenizer=inputs.tokenizer,
+        config=inputs.config,
+        prompts=inputs.prompts,
+        num_parameters=number_of_parameters(inputs.config, recipe.model.trust_remote_code),
     )
 
 

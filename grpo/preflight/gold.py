@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Iterator, Mapping, Sequence, TypeVar
 
 from grpo.preflight.facts import MAX_FAULTS, WARNING, WRONG, Finding, RunFacts, note, warning, wrong
-from grpo.preflight.setup import open_scorer
+from grpo.run.setup import open_scorer
 from grpo.scoring import Scorer
 from rewards import Sample, Score
 from rewards.check import TEMPLATE, perturbed

@@ -24,13 +24,13 @@ from grpo.preflight.facts import (
 )
 from grpo.preflight.gold import check_gold
 from grpo.preflight.memory_fit import check_memory
-from grpo.preflight.setup import (
+from grpo.recipe import Recipe, RecipeError
+from grpo.run.setup import (
     default_device,
     hide_progress_bars,
     open_policy,
     prepare_torch,
 )
-from grpo.recipe import Recipe, RecipeError
 
 Report = Iterator[Finding | str]
 

@@ -1,87 +1,81 @@
-"""The first and the last words of a run: what runs on what, and what came of it."""
+"""The first and the last lines of a run on the console: what runs on what, and what came of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Mapping
+from typing import Any, Iterator, Mapping
 
 import torch
 
 from grpo import __version__
-from grpo.kernels.cpu import ops as native
+from grpo.distributed.process_group import Ranks
+from grpo.kernels.cpu import native
+from grpo.model.policy import Policy
 from grpo.objective.formula import describe_objective
+from grpo.recipe import Recipe
 from grpo.recipe.describe import step_size
 from grpo.run.log import interval
+from grpo.run.setup import RunInputs, RunParts
 
-if TYPE_CHECKING:
-    from grpo.train import Trainer
+MARGIN = " " * 12
 
 
-def header(trainer: Trainer, num_dropped: int) -> list[str]:
-    """What runs on what."""
-    recipe = trainer.recipe
-    ranks = (
-        f", {trainer.ranks.world} processes"
-        if trainer.ranks.world > 1
-        else f", {torch.get_num_threads()} threads"
-    )
-    dropped = f", {num_dropped} too long and dropped" if num_dropped else ""
+def header(recipe: Recipe, inputs: RunInputs, parts: RunParts, num_steps: int) -> list[str]:
+    """What runs on what, after `num_steps` steps."""
+    policy = parts.policy
+    weights = ", ".join(f"{spec.weight:g} x {spec.name}" for spec in inputs.specs)
+    objective = next(iter(describe_objective(recipe))).splitlines()
     lines = [
-        f"grpo {__version__}  {recipe.name}  ->  {trainer.folder}",
-        f"  policy    {trainer.policy.describe()}{ranks}",
-        f"            {trainer.policy.describe_head()}",
-        *(
-            f"            {line}"
-            for line in [*trainer.policy.describe_fallback(), *_decoding(trainer)]
-        ),
-        f"  prompts   {recipe.data.source}: {len(trainer.stream.prompts)} train, {len(trainer.held_out)} held out"
-        f"{dropped}",
-        f"  rewards   {', '.join(f'{spec.weight:g} x {spec.name}' for spec in trainer.specs)}"
-        f"; accurate means {trainer._accurate} = 1",
-        *(
-            "  objective " + line if i == 0 else "            " + line
-            for i, line in enumerate(next(iter(describe_objective(recipe))).splitlines())
-        ),
-        *("  " + line for line in step_size(recipe)),
+        f"grpo {__version__}  {recipe.name}  ->  {recipe.folder()}",
+        f"  policy    {policy.describe()}{_workers(parts.ranks)}",
+        f"{MARGIN}{policy.describe_head()}",
     ]
-    if trainer.num_steps:
-        lines.append(f"  resumed after step {trainer.num_steps}")
+    lines += [f"{MARGIN}{line}" for line in [*policy.describe_fallback(), *_decoding(policy)]]
+    lines.append(f"  prompts   {_prompts(recipe, inputs)}")
+    lines.append(f"  rewards   {weights}; accurate means {inputs.accurate} = 1")
+    lines.append(f"  objective {objective[0]}")
+    lines += [f"{MARGIN}{line}" for line in objective[1:]]
+    lines += [f"  {line}" for line in step_size(recipe)]
+    if num_steps:
+        lines.append(f"  resumed after step {num_steps}")
     return lines
 
 
-def _decoding(trainer: Trainer) -> list[str]:
+def _workers(ranks: Ranks) -> str:
+    if ranks.world > 1:
+        return f", {ranks.world} processes"
+    return f", {torch.get_num_threads()} threads"
+
+
+def _prompts(recipe: Recipe, inputs: RunInputs) -> str:
+    prompts = inputs.prompts
+    counts = f"{len(prompts.train)} train, {len(prompts.held_out)} held out"
+    dropped = f", {prompts.num_dropped} too long and dropped" if prompts.num_dropped else ""
+    return f"{recipe.data.source}: {counts}{dropped}"
+
+
+def _decoding(policy: Policy) -> Iterator[str]:
     """Which kernels sample on a CPU, and why if not the fast ones."""
-    policy = trainer.policy
     if policy.device.type != "cpu" or policy.unsupported_reason:
-        return []
-    why = native.reason() or (
-        None if policy.base.dtype == torch.float32 else f"the model is in {policy.base.dtype}"
-    )
-    if why is not None:
-        return [f"decoding: torch's operations, since {why}"]
-    return [
-        "decoding: native kernels"
-        if native.reads_fast()
-        else "decoding: the native sampler, and torch's attention, since the processor has no AVX-512"
-    ]
+        return
+    reason = native.reason()
+    if not reason and policy.base.dtype != torch.float32:
+        reason = f"the model is in {policy.base.dtype}"
+    if reason:
+        yield f"decoding: torch's operations, since {reason}"
+    elif native.reads_fast():
+        yield "decoding: native kernels"
+    else:
+        yield "decoding: the native sampler, and torch's attention, since the processor has no AVX-512"
 
 
 def closing(summary: Mapping[str, Any], folder: Path) -> list[str]:
-    """The last words of a run: before and after, side by side, and examples of both."""
-    lines = []
-    before, after = summary["before"], summary["after"]
-    if before and after:
-        lines.append(f"held-out accuracy  {interval(before)}  ->  {interval(after)}")
-        lines.append(f"length             {before['length']:.1f}  ->  {after['length']:.1f} tokens")
-        for name in sorted({*before["details"], *after["details"]}):
-            values = [part["details"].get(name) for part in (before, after)]
-            if None not in values:
-                lines.append(f"{name:<18} {values[0]:.3f}  ->  {values[1]:.3f}")
+    """The last lines of a run: before and after, examples of both, the ledger, the cost."""
+    lines = list(_comparison(summary["before"], summary["after"]))
     for when, examples in summary["examples"].items():
         for example in examples:
-            lines.append(
-                f"{when:>6} | {example['prompt']} {example['completion']}   ({example['reward']})"
-            )
+            text = f"{example['prompt']} {example['completion']}"
+            lines.append(f"{when:>6} | {text}   ({example['reward']})")
     outcomes = ", ".join(f"{number} {outcome}" for outcome, number in summary["ledger"].items())
     lines.append(f"ledger: {outcomes}")
     lines.append(
@@ -89,6 +83,18 @@ def closing(summary: Mapping[str, Any], folder: Path) -> list[str]:
         f"sampled; the model is in {folder / 'final'}"
     )
     return lines
+
+
+def _comparison(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> Iterator[str]:
+    if not before or not after:
+        return
+    yield f"held-out accuracy  {interval(before)}  ->  {interval(after)}"
+    yield f"length             {before['length']:.1f}  ->  {after['length']:.1f} tokens"
+    for name in sorted({*before["details"], *after["details"]}):
+        old = before["details"].get(name)
+        new = after["details"].get(name)
+        if old is not None and new is not None:
+            yield f"{name:<18} {old:.3f}  ->  {new:.3f}"
 
 
 def many_hours(seconds: float) -> str:

@@ -1,7 +1,7 @@
-"""What a run was made of beside its recipe: data, model, rewards, processes, versions; and what a change of it means.
+"""What a run was made of apart from its recipe: data, model, rewards, processes, versions; and what a change means.
 
-A checkpoint carries the fingerprint. A change of what the run learns from is refused at resume; a change that the
-run can go on under, though not bit for bit, is said.
+A checkpoint carries the fingerprint. At resume, a change of what the run learns from is refused; a change under which
+the run can continue, though not bit for bit, is reported.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import inspect
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterable, Iterator, Mapping
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 import torch
 import transformers
@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 import rewards
 from grpo import __version__
-from grpo.kernels.cpu import ops as native
+from grpo.data.prompts import PromptSet
+from grpo.kernels.cpu import native
+from grpo.model.policy import Policy
 from grpo.recipe import RecipeError
 from grpo.types import Prompt
+from rewards import RewardSpec
 
-if TYPE_CHECKING:
-    from grpo.train import Trainer
-
-SAMPLED = 4096  # values of each frozen parameter that the fingerprint sees
+FINGERPRINT_VALUES = 4096  # values of each frozen parameter that go into the fingerprint
 REFUSED = {
     "train": "data: the prompts that train are not those that the run began with: {old}, now {new}",
     "held_out": "data: the held-out prompts are not those that the run began with: {old}, now {new}",
@@ -35,7 +35,7 @@ REFUSED = {
     "teacher": "model: the weights of loss.teacher are not those that the run began with; its files changed",
 }
 NOTED = {
-    "processes": "by {old} process(es), now {new}: sums over them round otherwise",
+    "processes": "by {old} process(es), now {new}: sums over them round differently",
     "device": "on {old}, now on {new}",
     "grpo": "by grpo {old}, now {new}",
     "torch": "by torch {old}, now {new}",
@@ -45,58 +45,63 @@ NOTED = {
 }
 
 
-def fingerprint(trainer: Trainer) -> dict[str, Any]:
-    """The fingerprint of an opened run: plain values."""
-    teacher = trainer.learner.teacher
-    return {
-        "train": rows(trainer.prompts.train),
-        "held_out": rows(trainer.prompts.held_out),
-        "tokens": digest(
-            json.dumps(prompt.token_ids).encode()
-            for part in (trainer.prompts.train, trainer.prompts.held_out)
-            for prompt in part
-        ),
-        "model": frozen(trainer.policy.model),
+def fingerprint(
+    prompts: PromptSet,
+    specs: Sequence[RewardSpec],
+    policy: Policy,
+    teacher: Policy | None,
+    num_processes: int,
+) -> dict[str, Any]:
+    """The fingerprint of an open run: plain values."""
+    sources = {spec.name: _source(spec.use) for spec in specs}
+    learned_from = {
+        "train": rows(prompts.train),
+        "held_out": rows(prompts.held_out),
+        "tokens": _tokens([*prompts.train, *prompts.held_out]),
+        "model": frozen(policy.model),
         "teacher": None if teacher is None else frozen(teacher.model),
-        "processes": trainer.ranks.world,
-        "device": _device(trainer.policy.device),
-        "grpo": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "sampled": _sampled(trainer.policy.device),
-        "rewards": {spec.name: found for spec in trainer.specs if (found := _source(spec.use))},
+    }
+    return {
+        **learned_from,
+        "processes": num_processes,
+        "device": _device(policy.device),
+        **_versions(),
+        "sampled": _sampled(policy.device),
+        "rewards": {name: source for name, source in sources.items() if source},
     }
 
 
+def _versions() -> dict[str, str]:
+    return {
+        "grpo": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _tokens(prompts: Iterable[Prompt]) -> str:
+    return digest(json.dumps(prompt.token_ids).encode() for prompt in prompts)
+
+
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What a reader should know of the differences; `RecipeError` for those under which the run cannot go on."""
+    """Notes on the differences; `RecipeError` for those under which the run cannot continue."""
     changed = [name for name in [*REFUSED, *NOTED] if old.get(name) != new.get(name)]
-    refused = [
-        REFUSED[name].format(**_counts(old.get(name), new.get(name)))
-        for name in changed
-        if name in REFUSED
-    ]
-    if refused:
-        raise RecipeError(
-            f"{refused[0]}; resume with what the run began with, or choose another run_dir"
-        )
+    for name in changed:
+        if name in REFUSED:
+            reason = REFUSED[name].format(**_counts(old.get(name), new.get(name)))
+            raise RecipeError(
+                f"{reason}; resume with what the run began with, or choose another run_dir"
+            )
     if "rewards" in changed:
-        names = [
-            f"rewards.{name}"
-            for name, value in new["rewards"].items()
-            if old["rewards"].get(name) != value
-        ]
-        new = {**new, "rewards": ", ".join(names)}
-    noted = [
-        NOTED[name].format(old=old.get(name), new=new.get(name))
-        for name in changed
-        if name in NOTED
-    ]
-    return (
-        [f"the checkpoint was made {'; '.join(noted)}; the run goes on, but not bit for bit"]
-        if noted
-        else []
-    )
+        new = {**new, "rewards": _changed_rewards(old["rewards"], new["rewards"])}
+    notes = [NOTED[name].format(old=old.get(name), new=new.get(name)) for name in changed]
+    if not notes:
+        return []
+    return [f"the checkpoint was made {'; '.join(notes)}; the run continues, but not bit for bit"]
+
+
+def _changed_rewards(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    return ", ".join(f"rewards.{name}" for name, source in new.items() if old.get(name) != source)
 
 
 def _sampled(device: torch.device) -> str:
@@ -104,24 +109,22 @@ def _sampled(device: torch.device) -> str:
         return "by Triton's kernels"
     if native.reads_fast():
         return "by native kernels"
-    return (
-        "by torch's attention and the native sampler"
-        if native.available()
-        else "by torch's operations"
-    )
+    if native.available():
+        return "by torch's attention and the native sampler"
+    return "by torch's operations"
 
 
 def _counts(old: Any, new: Any) -> dict[str, str]:
-    """How many rows a part had and has, in words."""
-    numbers = [str(value).partition(" ")[0] for value in (old, new)]
+    """How many rows a part had and has."""
+    before, after = (str(value).partition(" ")[0] for value in (old, new))
     return {
-        "old": f"{numbers[0]} rows",
-        "new": f"{numbers[1]}" if len(set(numbers)) > 1 else "as many, but others",
+        "old": f"{before} rows",
+        "new": after if before != after else "as many, but others",
     }
 
 
 def rows(prompts: Iterable[Prompt]) -> str:
-    """``"number digest"`` of the rows that prompts were made of, with their names and order."""
+    """``"number digest"`` of the rows behind `prompts`, with their ids and order."""
     prompts = list(prompts)
     texts = (
         json.dumps([prompt.id, prompt.text, prompt.truth], sort_keys=True, default=_plain)
@@ -136,33 +139,30 @@ def _plain(value: Any) -> str:
 
 
 def frozen(model: nn.Module) -> str:
-    """A digest of the parameters that do not train: their shapes, and `SAMPLED` values of each, evenly spread."""
-    return digest(
-        part
-        for name, parameter in model.named_parameters()
-        if not parameter.requires_grad
-        for part in _seen(name, parameter.detach())
-    )
+    """A digest of the parameters that do not train: their shapes, and `FINGERPRINT_VALUES` values of each."""
+    return digest(_frozen_parts(model))
+
+
+def _frozen_parts(model: nn.Module) -> Iterator[bytes]:
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            yield from _seen(name, parameter.detach())
 
 
 def _seen(name: str, parameter: Tensor) -> Iterator[bytes]:
     yield f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode()
     values = parameter.reshape(-1)
-    yield (
-        values[:: max(1, len(values) // SAMPLED)]
-        .contiguous()
-        .cpu()
-        .view(torch.uint8)
-        .numpy()
-        .tobytes()
-    )
+    stride = max(1, len(values) // FINGERPRINT_VALUES)
+    chosen = values[::stride].contiguous().cpu()
+    yield chosen.view(torch.uint8).numpy().tobytes()
 
 
 def digest(parts: Iterable[bytes]) -> str:
-    found = hashlib.sha256()
+    """The start of a SHA-256 over `parts` and their lengths."""
+    sha256 = hashlib.sha256()
     for part in parts:
-        found.update(len(part).to_bytes(8, "little") + part)
-    return found.hexdigest()[:32]
+        sha256.update(len(part).to_bytes(8, "little") + part)
+    return sha256.hexdigest()[:32]
 
 
 def _device(device: torch.device) -> str:
@@ -170,12 +170,11 @@ def _device(device: torch.device) -> str:
 
 
 def _source(use: Any) -> str | None:
-    """A digest of the file in which a reward of the user's own stands; None for what this library brings."""
+    """A digest of the file of a user's reward; None for what this library ships."""
     try:
-        function = rewards.load(use)
-        file = inspect.getsourcefile(function)
-        own = sys.modules[rewards.__name__].__file__
-        if file is None or Path(file).resolve().is_relative_to(Path(own).resolve().parent):
+        file = inspect.getsourcefile(rewards.load(use))
+        package = Path(str(sys.modules[rewards.__name__].__file__)).resolve().parent
+        if file is None or Path(file).resolve().is_relative_to(package):
             return None
         return digest([Path(file).read_bytes()])
     except (TypeError, OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The run folder: when it may be begun or gone on with, who holds it, and how a file in it is written or cut back."""
+"""The run folder: when a run may start or continue in it, who holds it, and how a file in it is written or cut back."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 import os
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO, Iterator, Mapping
 
 from safetensors import SafetensorError
 
 from grpo.recipe import Recipe, RecipeError, differences, read_yaml
 
+fcntl: ModuleType | None
 try:
     import fcntl
 except ImportError:  # not a POSIX system
@@ -27,6 +29,7 @@ MEMORY_KEYS = (
     "threads",
 )
 JOURNALS = ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl", "alarms.jsonl")
+"""The files that grow line by line."""
 
 
 def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
@@ -35,43 +38,44 @@ def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
     if not resume:
         if os.path.lexists(folder) and not _is_fresh(folder):
             raise RecipeError(
-                f"run folder: {folder} exists; go on with it by --resume, or choose another run_dir"
+                f"run folder: {folder} exists; continue it with --resume, or choose another run_dir"
             )
         return
     if not (folder / "recipe.yaml").is_file():
         raise RecipeError(
             f"run folder: there is no run to resume in {folder}; leave --resume out to start one"
         )
-    changed = [
-        f"{name} was {a!r}, is {b!r}"
-        for name, a, b in changes(folder, recipe)
-        if not name.startswith(FREE_KEYS)
-        and name not in MEMORY_KEYS
-        or name == "evaluate.reward"
-        and chooses_prompts(recipe)
+    refused = [
+        f"{name} was {old!r}, is {new!r}"
+        for name, old, new in changes(folder, recipe)
+        if not _may_change(name, recipe)
     ]
-    if changed:
+    if refused:
         raise RecipeError(
-            f"run folder: {folder} was made by another recipe: {'; '.join(changed)}; resume with the "
+            f"run folder: {folder} was made by another recipe: {'; '.join(refused)}; resume with the "
             "old values, or choose another run_dir"
         )
+
+
+def _may_change(key: str, recipe: Recipe) -> bool:
+    """Whether a run may be resumed with another value of `key`."""
+    if key == "evaluate.reward" and chooses_prompts(recipe):
+        return False
+    return key.startswith(FREE_KEYS) or key in MEMORY_KEYS
 
 
 def _is_fresh(folder: Path) -> bool:
     """Whether `folder` holds nothing, or no more than a run that was killed before it wrote its recipe."""
     return folder.is_dir() and not any(
-        place.is_dir() or place.stat().st_size and not place.name.startswith(".writing-")
-        for place in folder.iterdir()
+        path.is_dir() or path.stat().st_size and not path.name.startswith(".writing-")
+        for path in folder.iterdir()
     )
 
 
 def changes(folder: Path, recipe: Recipe) -> list[tuple[str, Any, Any]]:
-    """(key, old value, new value) where `recipe` differs from the one that the run in `folder` was last begun with."""
-    return list(
-        differences(
-            Recipe.from_mapping(read_yaml(folder / "recipe.yaml")).to_mapping(), recipe.to_mapping()
-        )
-    )
+    """(key, old value, new value) where `recipe` differs from the one last used in `folder`."""
+    old = Recipe.from_mapping(read_yaml(folder / "recipe.yaml"))
+    return list(differences(old.to_mapping(), recipe.to_mapping()))
 
 
 def chooses_prompts(recipe: Recipe) -> bool:
@@ -85,21 +89,20 @@ def chooses_prompts(recipe: Recipe) -> bool:
 
 
 def _check_writable(folder: Path) -> None:
-    above = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
-    if above == folder and not above.is_dir():
+    nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if nearest == folder and not nearest.is_dir():
         return
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        what, why = (
-            "written" if above == folder else "made",
-            "read-only" if above.is_dir() else "not a folder",
-        )
-        raise RecipeError(
-            f"run folder: {folder} cannot be {what}, since {above} is {why}; choose another run_dir"
-        )
+    if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
+        return
+    verb = "written" if nearest == folder else "made"
+    reason = "read-only" if nearest.is_dir() else "not a folder"
+    raise RecipeError(
+        f"run folder: {folder} cannot be {verb}, since {nearest} is {reason}; choose another run_dir"
+    )
 
 
-def hold(folder: Path) -> BinaryIO:
-    """Keep other runs out of `folder` as long as the returned file is open; refuse where another one goes on there."""
+def lock(folder: Path) -> BinaryIO:
+    """Keep other runs out of `folder` while the returned file is open; `RecipeError` if one is active there."""
     held = (folder / JOURNALS[0]).open("ab")
     try:
         if fcntl is not None:
@@ -107,7 +110,7 @@ def hold(folder: Path) -> BinaryIO:
     except BlockingIOError:
         held.close()
         raise RecipeError(
-            f"run folder: another run goes on in {folder}; end it first (close() a Trainer), or choose "
+            f"run folder: another run is active in {folder}; end it first (close() a Trainer), or choose "
             "another run_dir"
         ) from None
     except OSError:
@@ -123,37 +126,37 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def disk_errors(place: Path) -> Iterator[None]:
-    """What Python, safetensors and torch raise where a file cannot be written, as an OSError that names it."""
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what Python, safetensors and torch raise where a file cannot be written into an OSError that names it."""
     try:
         yield
     except OSError as error:
-        raise OSError(f"{place} cannot be written ({error.strerror or error})") from None
+        raise OSError(f"{path} cannot be written ({error.strerror or error})") from None
     except (SafetensorError, RuntimeError) as error:
-        raise OSError(
-            f"{place} cannot be written ({' '.join(str(error).split())[:200]}); is the disk full?"
-        ) from None
+        reason = " ".join(str(error).split())[:200]
+        raise OSError(f"{path} cannot be written ({reason}); is the disk full?") from None
 
 
 # ---- what grows line by line ----------------------------------------------------------------------------------
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """Bytes of each journal as it stands."""
-    return {name: (folder / name).stat().st_size for name in JOURNALS if (folder / name).exists()}
+    """Bytes of each journal."""
+    files = {name: folder / name for name in JOURNALS}
+    return {name: file.stat().st_size for name, file in files.items() if file.exists()}
 
 
 def truncate_to_step(file: Path, step: int, size: int | None = None) -> None:
-    """Keep of a JSONL file its first `size` bytes; where it does not end a line there, the records up to `step`.
+    """Keep the first `size` bytes of a JSONL file; where no line ends there, the records up to `step`.
 
     A last line that was cut off by a crash goes too.
     """
     if not file.exists():
         return
     with file.open("rb+") as lines:
-        lines.truncate(
-            size if size is not None and _ends_a_line(lines, size) else _end_of(lines, step)
-        )
+        if size is None or not _ends_a_line(lines, size):
+            size = _end_of(lines, step)
+        lines.truncate(size)
 
 
 def _ends_a_line(lines: BinaryIO, size: int) -> bool:
@@ -164,7 +167,7 @@ def _ends_a_line(lines: BinaryIO, size: int) -> bool:
 
 
 def _end_of(lines: BinaryIO, step: int) -> int:
-    """Where the records up to `step` end."""
+    """The offset at which the records up to `step` end."""
     lines.seek(0)
     end = 0
     for line in lines:

@@ -10,17 +10,18 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterable, Mapping, Sequence, cast
 
 from tqdm import tqdm
 
-from grpo.evaluate import Evaluation
 from grpo.monitor import watchdog
 from grpo.monitor.gate_table import RUNGS
 from grpo.monitor.gates import Alarm
 from grpo.monitor.redaction import Redactor
 from grpo.recipe import RecipeError, WandbSection
-from grpo.types import ScoredGroup
+from grpo.run.accuracy import Evaluation
+from grpo.types import Completion, ScoredGroup
+from rewards import Score
 
 Record = dict[str, Any]
 
@@ -28,23 +29,27 @@ Record = dict[str, Any]
 class Log:
     """Writes what happens to a run's folder and console. A silent log (other ranks) writes nothing.
 
-    ``accuracy`` is the held-out accuracy last evaluated.
+    ``accuracy`` is the last held-out accuracy, ``wandb_id`` the id of the run there; a checkpoint keeps both.
     """
 
     def __init__(self, folder: Path, wandb: WandbSection | None = None, *, silent: bool = False):
-        self.folder, self.silent, self._hide = folder, silent, Redactor()
-        self._section, self._wandb, self.wandb_id = wandb, None, None
-        self._bar: tqdm | None = None
+        self.folder = folder
+        self.silent = silent
+        self.wandb_id: str | None = None
         self.accuracy: float | None = None
+        self._hide_secrets = Redactor()
+        self._section = wandb
+        self._wandb: Any = None
+        self._bar: tqdm | None = None
 
     def open(
         self, recipe: Mapping[str, Any], name: str, steps: int, step: int, wandb_id: str | None
     ) -> None:
-        """Begin, or go on after `step`."""
+        """Start, or continue after `step`; `RecipeError` if wandb refuses its settings."""
         if self.silent:
             return
         if self._section is not None:
-            self._open_wandb(recipe, name, wandb_id)
+            self._open_wandb(self._section, recipe, name, wandb_id)
         self._bar = tqdm(
             total=steps,
             initial=step,
@@ -55,16 +60,17 @@ class Log:
             leave=False,
         )
 
-    def _open_wandb(self, recipe: Mapping[str, Any], name: str, wandb_id: str | None) -> None:
-        import wandb
+    def _open_wandb(
+        self, section: WandbSection, recipe: Mapping[str, Any], name: str, wandb_id: str | None
+    ) -> None:
+        import wandb  # noqa: PLC0415  optional, and slow to import
 
-        section = self._section
         try:
             with watchdog.waiting("server", owner="wandb, its start"):
                 self._wandb = wandb.init(
                     project=section.project,
                     entity=section.entity,
-                    mode=section.mode,
+                    mode=cast(Any, section.mode),
                     tags=list(section.tags),
                     name=name,
                     config=dict(recipe),
@@ -79,38 +85,38 @@ class Log:
         self.wandb_id = self._wandb.id
 
     def say(self, *lines: str) -> None:
-        """Print lines above the progress bar."""
-        if not self.silent:
-            encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-            for line in map(
-                self._hide, lines
-            ):  # a console that lacks a character must not end a run
-                tqdm.write(
-                    line.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout
-                )
-            sys.stdout.flush()
+        """Print lines above the progress bar; what the console's encoding lacks is escaped."""
+        if self.silent:
+            return
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        for line in lines:
+            line = self._hide_secrets(line)
+            tqdm.write(line.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
+        sys.stdout.flush()
 
     def step(self, record: Record, groups: Sequence[ScoredGroup], steps: int) -> None:
-        """Book one step: its record, and every completion with its parts and status."""
+        """Write one step: its record, and every completion with its parts and status."""
         if self.silent:
             return
         self.samples(record["step"], groups, "samples.jsonl")
         self._append("metrics.jsonl", [record])
-        if self._wandb is not None:
-            with watchdog.waiting("server", owner="wandb, a record"):
-                self._wandb.log(
-                    {k: v for k, v in record.items() if v is not None}, step=record["step"]
-                )
+        known = {key: value for key, value in record.items() if value is not None}
+        self._send_to_wandb(known, record["step"])
         self.say(self.line(record, steps))
         if self._bar is not None:
             self._bar.update()
 
-    def alarm(self, alarm: Alarm, said: bool) -> None:
-        """Book what a gate found, and say it where it is to be `said`."""
+    def _send_to_wandb(self, values: Mapping[str, Any], step: int) -> None:
+        if self._wandb is not None:
+            with watchdog.waiting("server", owner="wandb, a record"):
+                self._wandb.log(values, step=step)
+
+    def alarm(self, alarm: Alarm, aloud: bool) -> None:
+        """Write an alarm of a gate; `aloud`, print it too."""
         if self.silent:
             return
         self._append("alarms.jsonl", [alarm.to_mapping()])
-        if said:
+        if aloud:
             self.say(f"warning: step {alarm.step}: gate {alarm.gate}: {alarm.says}")
 
     def samples(self, step: int, groups: Sequence[ScoredGroup], file: str) -> None:
@@ -119,46 +125,34 @@ class Log:
             self._append(file, [row for group in groups for row in sample_rows(step, group)])
 
     def evaluation(self, step: int, evaluation: Evaluation, when: str) -> None:
-        """Say how the held-out prompts fare."""
+        """Print and write a held-out evaluation."""
         self.accuracy = evaluation.accuracy
         self.samples(step, evaluation.groups, "evaluations.jsonl")
-        if self._wandb is not None:
-            with watchdog.waiting("server", owner="wandb, a record"):
-                self._wandb.log({"heldout/accuracy": evaluation.accuracy}, step=step)
-        drawn = (evaluation.samples + evaluation.faults) // max(1, evaluation.prompts)
-        self.say(
-            f"held-out {when}: {interval(evaluation.to_mapping())} ({evaluation.prompts} prompts x {drawn} "
-            f"samples), length {evaluation.length:.1f}, truncated {evaluation.truncated:.1%}"
-            + "".join(
-                f", {name} {value:.3g}" for name, value in evaluation.details.items() if "/" in name
-            )
-            + (f", {evaluation.faults} not scored" if evaluation.faults else "")
-        )
+        self._send_to_wandb({"heldout/accuracy": evaluation.accuracy}, step)
+        self.say(f"held-out {when}: {_evaluation_line(evaluation)}")
 
     def line(self, record: Record, steps: int) -> str:
         """The console's line for a step."""
-        held = (
-            f"  held-out {self.accuracy:.1%}"
-            if self.accuracy is not None and self.accuracy >= 0
-            else ""
-        )
-        drift = record.get("policy/drift")
-        faults = record["ledger/faulted"]
-        return (
-            f"step {record['step']:>{len(str(steps))}}/{steps}  reward {record['reward/mean']:.3f}{held}"
-            f"  length {record['completion/length']:.1f}  flat {record['group/flat']:.0%}"
-            + (
-                f"  entropy {record['policy/entropy']:.2f}"
-                if record["update/made"]
-                else "  no update: nothing to learn"
-            )
-            + (f"  drift {drift:.0e}" if drift is not None else "")
-            + (f"  faults {faults}" if faults else "")
-            + raised(record)
-            + f"  {record['seconds/step']:.1f} s"
-        )
+        parts = [f"step {record['step']:>{len(str(steps))}}/{steps}"]
+        parts.append(f"reward {record['reward/mean']:.3f}")
+        if self.accuracy is not None and self.accuracy >= 0:
+            parts.append(f"held-out {self.accuracy:.1%}")
+        parts.append(f"length {record['completion/length']:.1f}")
+        parts.append(f"flat {record['group/flat']:.0%}")
+        if record["update/made"]:
+            parts.append(f"entropy {record['policy/entropy']:.2f}")
+        else:
+            parts.append("no update: nothing to learn")
+        if record.get("policy/drift") is not None:
+            parts.append(f"drift {record['policy/drift']:.0e}")
+        if record["ledger/faulted"]:
+            parts.append(f"faults {record['ledger/faulted']}")
+        parts += raised_gates(record)
+        parts.append(f"{record['seconds/step']:.1f} s")
+        return "  ".join(parts)
 
     def close(self) -> None:
+        """Finish the progress bar and wandb's run."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -168,58 +162,76 @@ class Log:
             self._wandb = None
 
     def _append(self, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        # half a surrogate pair, which UTF-8 cannot hold, becomes its JSON escape
-        with (
-            watchdog.waiting("checkpoint", owner=f"grpo.run.log, {file}"),
-            (self.folder / file).open("a", encoding="utf-8", errors="backslashreplace") as out,
-        ):
-            out.writelines(
-                self._hide(json.dumps(finite(row), ensure_ascii=False)) + "\n" for row in rows
-            )
+        lines = (self._hide_secrets(json.dumps(finite(row), ensure_ascii=False)) for row in rows)
+        with watchdog.waiting("checkpoint", owner=f"grpo.run.log, {file}"):
+            # half a surrogate pair, which UTF-8 cannot hold, becomes its JSON escape
+            with (self.folder / file).open("a", encoding="utf-8", errors="backslashreplace") as out:
+                out.writelines(line + "\n" for line in lines)
+
+
+def _evaluation_line(evaluation: Evaluation) -> str:
+    num_tried = evaluation.samples + evaluation.faults
+    per_prompt = num_tried // max(1, evaluation.prompts)
+    parts = [
+        f"{interval(evaluation.to_mapping())} ({evaluation.prompts} prompts x {per_prompt} samples)",
+        f"length {evaluation.length:.1f}",
+        f"truncated {evaluation.truncated:.1%}",
+    ]
+    parts += [f"{name} {value:.3g}" for name, value in evaluation.details.items() if "/" in name]
+    if evaluation.faults:
+        parts.append(f"{evaluation.faults} not scored")
+    return ", ".join(parts)
 
 
 def sample_rows(step: int, group: ScoredGroup) -> list[dict[str, Any]]:
-    """One row a completion: where it came from, what was written, and the verdict on it."""
+    """One row a completion: where it came from, what was written, and its scores."""
     verdicts = group.verdicts or ({},) * len(group.scores)
-    return [
-        {
+    rows = []
+    for index, completion in enumerate(group.completions):
+        source = {
             "step": step,
             "prompt_id": group.prompt.id,
-            "index": i,
+            "index": index,
             "prompt": group.prompt.text,
-            "completion": completion.text,
-            "finish": completion.finish,
-            "stop": completion.stop,
-            "num_tokens": len(completion.token_ids),
-            "reward": score.value,
-            "status": score.status,
-            "parts": {name: part.value for name, part in verdict.items()},
-            "statuses": {name: part.status for name, part in verdict.items()},
-            "detail": {name: part.detail for name, part in verdict.items() if part.detail}
-            or score.detail,
         }
-        for i, (completion, score, verdict) in enumerate(
-            zip(group.completions, group.scores, verdicts)
-        )
-    ]
+        scored = _scored_columns(group.scores[index], verdicts[index])
+        rows.append({**source, **_written_columns(completion), **scored})
+    return rows
 
 
-def raised(record: Mapping[str, Any]) -> str:
-    """``  drift: warn`` for each gate that stands above a note."""
-    return "".join(
-        f"  {key.removeprefix('gate/')}: {RUNGS[level - 1]}"
-        for key, level in record.items()
-        if key.startswith("gate/") and key != "gate/level" and level > 1
-    )
+def _written_columns(completion: Completion) -> dict[str, Any]:
+    return {
+        "completion": completion.text,
+        "finish": completion.finish,
+        "stop": completion.stop,
+        "num_tokens": len(completion.token_ids),
+    }
+
+
+def _scored_columns(score: Score, verdict: Mapping[str, Score]) -> dict[str, Any]:
+    details = {name: part.detail for name, part in verdict.items() if part.detail}
+    return {
+        "reward": score.value,
+        "status": score.status,
+        "parts": {name: part.value for name, part in verdict.items()},
+        "statuses": {name: part.status for name, part in verdict.items()},
+        "detail": details or score.detail,
+    }
+
+
+def raised_gates(record: Mapping[str, Any]) -> Iterable[str]:
+    """``drift: warn`` for each gate above a note."""
+    for key, level in record.items():
+        if key.startswith("gate/") and key != "gate/level" and level > 1:
+            yield f"{key.removeprefix('gate/')}: {RUNGS[level - 1]}"
 
 
 def interval(result: Mapping[str, Any]) -> str:
     """``41.2 % [38.0, 44.5]`` of an evaluation's numbers."""
     if result["accuracy"] is None or math.isnan(result["accuracy"]):
         return "nothing scored"
-    return (
-        f"{100 * result['accuracy']:.1f} % [{100 * result['low']:.1f}, {100 * result['high']:.1f}]"
-    )
+    accuracy, low, high = (100 * result[key] for key in ("accuracy", "low", "high"))
+    return f"{accuracy:.1f} % [{low:.1f}, {high:.1f}]"
 
 
 def finite(value: Any) -> Any:

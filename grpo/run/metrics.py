@@ -1,7 +1,8 @@
 """The record of a step: flat keys, ``noun/quantity``, plain numbers.
 
-Means over completions leave out what was not scored; the ledger outcomes every completion once, and its
-outcomes sum to ``ledger/sampled``.
+Means over completions leave out what was not scored; the ledger counts every completion once, and its
+outcomes sum to ``ledger/sampled``. What a reward logs by ``log_metric(name, value)`` is ``metric/<name>``, the mean
+over the step's calls.
 """
 
 from __future__ import annotations
@@ -11,20 +12,21 @@ from typing import Any, Mapping, Sequence
 
 import torch
 
-from grpo.evaluate import mean, part_means
-from grpo.learner.sums import UpdateStats, drift_record
+from grpo.learner.learner import UpdateStats, drift_record
+from grpo.run.accuracy import mean, part_means
 from grpo.types import Batch, Completion, ScoredGroup
 
 
 def sampled_record(
     groups: Sequence[ScoredGroup], ledger: Mapping[str, int], version: int = 0
 ) -> dict[str, Any]:
-    """What is known of a step before its updates; ``version`` is that of the weights that are trained."""
+    """What is known of a step before its updates; ``version`` is that of the weights being trained."""
+    outcomes = {f"ledger/{outcome}": number for outcome, number in ledger.items()}
     return {
         **_rewards(groups),
         **_completions(groups),
         "policy/version": version,
-        **{f"ledger/{outcome}": number for outcome, number in ledger.items()},
+        **outcomes,
     }
 
 
@@ -35,30 +37,42 @@ def step_record(
     updates: Sequence[UpdateStats],
     seconds: Mapping[str, float],
     num_retired: int = 0,
+    logged: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, Any]:
-    """Everything worth plotting of one step; `sampled` is its `sampled_record`, whose ledger may have changed."""
+    """Everything worth plotting of one step.
+
+    `sampled` is its `sampled_record`, whose ledger may have changed since; `logged` are the values that rewards
+    logged by name.
+    """
+    trained = {row.group for row in batch.rows if row.outcome == "trained"}
+    outcomes = {f"ledger/{outcome}": number for outcome, number in batch.ledger.items()}
+    metrics = {f"metric/{name}": mean(values) for name, values in (logged or {}).items()}
+    times = {f"seconds/{phase}": spent for phase, spent in seconds.items()}
     return {
         "step": step,
         **sampled,
         **_policy(updates),
         **_correction(updates),
-        "group/trained": len({row.group for row in batch.rows if row.outcome == "trained"}),
+        "group/trained": len(trained),
         "prompt/retired": num_retired,
-        **{f"ledger/{outcome}": number for outcome, number in batch.ledger.items()},
-        **{f"seconds/{phase}": spent for phase, spent in seconds.items()},
+        **outcomes,
+        **metrics,
+        **times,
     }
 
 
 def _rewards(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
-    values = [score.value for group in groups for score in group.scores if score.value is not None]
-    statuses = [score.status for group in groups for score in group.scores]
+    scores = [score for group in groups for score in group.scores]
+    values = [score.value for score in scores if score.value is not None]
+    statuses = [score.status for score in scores]
+    by_reward = {f"rewards/{name}": value for name, value in part_means(groups).items()}
     return {
         "reward/mean": mean(values),
         "reward/std": pstdev(values) if values else float("nan"),
         "reward/faults": statuses.count("fault"),
         "reward/timeouts": statuses.count("timeout"),
         "reward/no_answer": statuses.count("no_answer"),
-        **{f"rewards/{name}": value for name, value in part_means(groups).items()},
+        **by_reward,
     }
 
 
@@ -78,64 +92,82 @@ def _completions(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
 
 
 def _surprisal(completions: Sequence[Completion]) -> float:
-    """Mean of -sampled_logp over tokens: what the sampler's entropy is estimated by, without a forward."""
-    logps = (
-        torch.cat([completion.sampled_logps for completion in completions])
-        if completions
-        else torch.zeros(0)
-    )
+    """Mean of -sampled_logp over tokens: an estimate of the sampler's entropy without a forward."""
+    if not completions:
+        return float("nan")
+    logps = torch.cat([completion.sampled_logps for completion in completions])
     logps = logps[logps.isfinite()]
     return -float(logps.double().mean()) if len(logps) else float("nan")
 
 
+def _token_mean(updates: Sequence[UpdateStats], name: str) -> float | None:
+    """A statistic of `updates`, weighted by their tokens; None without tokens."""
+    num_tokens = sum(update.num_tokens for update in updates)
+    if not num_tokens:
+        return None
+    return sum(getattr(update, name) * update.num_tokens for update in updates) / num_tokens
+
+
 def _policy(updates: Sequence[UpdateStats]) -> dict[str, Any]:
     made = [update for update in updates if update.made]
-    drifts = [update for update in made if update.drift is not None]
-    tokens = sum(update.num_tokens for update in made)
-    drifted = sum(update.num_tokens for update in drifts)
+    ratios = [update.ratio_max for update in made]
 
     def over_tokens(name: str) -> float:
-        return (
-            sum(getattr(u, name) * u.num_tokens for u in made) / tokens if tokens else float("nan")
-        )
+        value = _token_mean(made, name)
+        return float("nan") if value is None else value
 
-    worst = max(
-        (u for u in updates if u.detail), key=lambda u: u.drift, default=UpdateStats(made=False)
-    )
     return {
-        **drift_record(worst),
-        "policy/drift": sum(u.drift * u.num_tokens for u in drifts) / drifted if drifted else None,
-        "policy/drift_max": max((u.drift_max for u in drifts), default=None),
+        **_drift(updates, made),
         "policy/entropy": over_tokens("entropy"),
         "policy/kl": over_tokens("kl"),
         "policy/clipped": over_tokens("clipped"),
-        "policy/ratio_max": max((u.ratio_max for u in made), default=1.0),
+        "policy/ratio_max": max(ratios, default=1.0),
+        **_update_counts(updates, made),
+    }
+
+
+def _drift(updates: Sequence[UpdateStats], made: Sequence[UpdateStats]) -> dict[str, Any]:
+    """The moments of the update that drifted most, with mean and maximum over all that were made."""
+    measured = [update for update in made if update.drift is not None]
+    largest = [update.drift_max for update in measured if update.drift_max is not None]
+    return {
+        **drift_record(_with_largest_drift(updates)),
+        "policy/drift": _token_mean(measured, "drift"),
+        "policy/drift_max": max(largest, default=None),
+    }
+
+
+def _with_largest_drift(updates: Sequence[UpdateStats]) -> UpdateStats:
+    detailed = [update for update in updates if update.detail]
+    return max(detailed, key=lambda update: update.drift or 0.0, default=UpdateStats(made=False))
+
+
+def _update_counts(updates: Sequence[UpdateStats], made: Sequence[UpdateStats]) -> dict[str, Any]:
+    norms = [update.grad_norm for update in made]
+    losses = [update.loss for update in made]
+    return {
         "update/made": len(made),
         "update/skipped": len(updates) - len(made),
-        "update/masked": sum(u.masked for u in updates),
-        "update/overflows": sum(u.overflows for u in updates),
-        "update/tokens": tokens,
-        "update/grad_norm": mean(u.grad_norm for u in made),
+        "update/masked": sum(update.masked for update in updates),
+        "update/overflows": sum(update.overflows for update in updates),
+        "update/tokens": sum(update.num_tokens for update in made),
+        "update/grad_norm": mean(norms),
         "update/lr": made[-1].lr if made else None,
-        "update/loss": mean(u.loss for u in made),
+        "update/loss": mean(losses),
     }
 
 
 def _correction(updates: Sequence[UpdateStats]) -> dict[str, Any]:
-    """What the sampler's correction did, and the other terms beside the policy's."""
+    """What the sampler's correction did, and the terms added to the policy loss."""
     seen = [update for update in updates if update.num_tokens]
-    tokens = sum(update.num_tokens for update in seen)
-
-    def over_tokens(name: str) -> float | None:
-        return sum(getattr(u, name) * u.num_tokens for u in seen) / tokens if tokens else None
-
-    taught = [update for update in seen if update.teacher_kl is not None]
-    return {
-        "correction/ess": over_tokens("ess"),
-        "correction/dropped": over_tokens("dropped"),
-        "correction/lost": over_tokens("lost"),
-        "correction/weight": over_tokens("weight"),
-        "correction/raw_max": max((u.raw_max for u in seen), default=None),
-        "policy/entropy_weight": over_tokens("entropy_weight"),
-        **({"policy/teacher_kl": over_tokens("teacher_kl")} if taught else {}),
+    record = {
+        "correction/ess": _token_mean(seen, "ess"),
+        "correction/dropped": _token_mean(seen, "dropped"),
+        "correction/lost": _token_mean(seen, "lost"),
+        "correction/weight": _token_mean(seen, "weight"),
+        "correction/raw_max": max((update.raw_max for update in seen), default=None),
+        "policy/entropy_weight": _token_mean(seen, "entropy_weight"),
     }
+    if any(update.teacher_kl is not None for update in seen):
+        record["policy/teacher_kl"] = _token_mean(seen, "teacher_kl")
+    return record

@@ -1,177 +1,245 @@
-"""What of a run is kept in a checkpoint, and how a run is brought back to one.
+"""What a checkpoint holds of a run, and how a run is set back to one.
 
-Weights, reference, optimizer with its schedule's place and loss scale, the entropy bonus, the prompts' order, pass
-rates, groups in flight, engine's expectations, ledger, tokens, evaluations, wandb's id, every process's random
-generators, the place in each journal, and the fingerprint of what the run was made of.
+`RunState` is the part of a checkpoint that is plain values; weights, optimizer, reference and random generators
+stand next to it in `Checkpoint`. `Progress` is the part of a run that changes from step to step. How a checkpoint is
+written is the business of ``checkpoint``, when of ``storage``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Mapping
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import Any, Iterator, Mapping, Protocol, Sequence
 
 import torch
 
-from grpo.recipe import to_yaml
+from grpo.data.prompts import PromptSet
+from grpo.distributed.process_group import Ranks
+from grpo.recipe import Recipe
 from grpo.rollout.sequence import PartialGroup
 from grpo.run import checkpoint
 from grpo.run.checkpoint import Checkpoint
-from grpo.run.fingerprint import compare, fingerprint
-from grpo.run.folder import (
-    JOURNALS,
-    MEMORY_KEYS,
-    changes,
-    hold,
-    sizes,
-    truncate_to_step,
-    write_text,
-)
+from grpo.run.ledger import Ledger
 from grpo.run.log import finite
+from grpo.run.setup import RunParts
 
-if TYPE_CHECKING:
-    from grpo.train import Trainer
+SPELLING = {
+    "partial_groups": "carried",
+    "weights_version": "version_of_weights",
+    "fingerprint": "made_of",
+}
+"""Fields of `RunState` whose key in the file is another."""
 
 
-def kept(trainer: Trainer) -> dict[str, Any]:
-    """The parts of a run that have a ``state()`` of plain values and can `restore` it, by name."""
+@dataclass(frozen=True, slots=True, eq=False)
+class RunState:
+    """The plain values of a checkpoint.
+
+    ``parts`` are the states of `stateful_parts` by name; ``partial_groups`` and ``expected`` (lengths that the engine
+    expects, by prompt id) have one entry a process; ``journals`` are sizes in bytes.
+    """
+
+    bonus: Any
+    parts: Mapping[str, Any]
+    seconds: float
+    tokens: Mapping[str, int]
+    before: Mapping[str, Any] | None
+    examples_before: Sequence[Mapping[str, Any]]
+    evaluated: int
+    accuracy: float | None
+    partial_groups: Sequence[Sequence[Mapping[str, Any]]]
+    expected: Sequence[Mapping[str, float]]
+    weights_version: int
+    wandb_id: str | None
+    journals: Mapping[str, int]
+    fingerprint: Mapping[str, Any]
+
+    def to_mapping(self) -> dict[str, Any]:
+        """As `from_mapping` reads it, by the keys of the file."""
+        names = [part.name for part in fields(self)]
+        return {SPELLING.get(name, name): getattr(self, name) for name in names}
+
+    @staticmethod
+    def from_mapping(values: Mapping[str, Any]) -> RunState:
+        """The state in a checkpoint's `values`."""
+        names = [part.name for part in fields(RunState)]
+        return RunState(**{name: values[SPELLING.get(name, name)] for name in names})
+
+
+@dataclass(slots=True, eq=False)
+class Progress:
+    """How far a run has come.
+
+    ``evaluated_step`` is the last step that the schedule evaluated after, -1 before any; ``saved_step`` the step of
+    the last checkpoint, None if this process neither wrote nor read one. ``partial_groups`` were begun, and continue
+    in the next step. ``seconds`` count the steps and evaluations; set-up is excluded.
+    """
+
+    num_steps: int = 0
+    seconds: float = 0.0
+    evaluated_step: int = -1
+    saved_step: int | None = None
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+    examples_before: list[dict[str, Any]] = field(default_factory=list)
+    partial_groups: list[PartialGroup] = field(default_factory=list)
+    tokens: dict[str, int] = field(
+        default_factory=lambda: {"sampled": 0, "trained": 0, "evaluated": 0}
+    )
+    _started: float = 0.0
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count the wall-clock time of the block into ``seconds``."""
+        self._started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - self._started
+
+    @property
+    def seconds_now(self) -> float:
+        """``seconds`` with those of the block under way."""
+        return self.seconds + time.perf_counter() - self._started
+
+    def reset(self) -> None:
+        """The beginning of a run, also for one that made steps before it was closed without a checkpoint."""
+        self.num_steps = 0
+        self.seconds = 0.0
+        self.evaluated_step = -1
+        self.saved_step = None
+        self.before = None
+        self.examples_before = []
+        self.partial_groups = []
+        self.tokens = dict.fromkeys(self.tokens, 0)
+
+    def num_in_flight(self, recipe: Recipe, ranks: Ranks) -> int:
+        """Completions that continue in a later step, over all ranks."""
+        if not recipe.sample.over_request:
+            return 0
+        mine = sum(len(group.completions) for group in self.partial_groups)
+        return sum(ranks.gather([mine]))
+
+
+class Stateful(Protocol):
+    """A part of a run that a checkpoint keeps as plain values."""
+
+    def state(self) -> dict[str, Any]:
+        """Plain values."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Set this to a `state`."""
+
+
+def stateful_parts(parts: RunParts, ledger: Ledger) -> dict[str, Stateful]:
+    """The parts of a run that a checkpoint keeps by their own ``state()``, by their key there."""
     return {
-        "stream": trainer.stream,
-        "pass_rates": trainer.curriculum,
-        "ledger": trainer.ledger,
-        "gates": trainer.gates,
+        "stream": parts.curriculum.stream,
+        "pass_rates": parts.curriculum,
+        "ledger": ledger,
+        "gates": parts.gates,
     }
 
 
-def collect(trainer: Trainer) -> Checkpoint | None:
-    """Everything the run needs to go on from here; None on other processes than the first. All take part."""
-    carried = trainer.ranks.gather([[group.to_mapping() for group in trainer.carried]])
-    expected = trainer.ranks.gather([dict(trainer.engine.expected)])
-    generators = trainer.ranks.gather([checkpoint.random_state()])
-    if not trainer.ranks.main:
+# ---- saving ---------------------------------------------------------------------------------------------------
+
+
+def collect(
+    parts: RunParts,
+    progress: Progress,
+    ledger: Ledger,
+    *,
+    fingerprint: Mapping[str, Any],
+    journals: Mapping[str, int],
+) -> Checkpoint | None:
+    """Everything the run needs to continue from here; None on other ranks than the first. All ranks take part."""
+    ranks = parts.ranks
+    partial_groups = ranks.gather([[group.to_mapping() for group in progress.partial_groups]])
+    expected = ranks.gather([dict(parts.engine.expected)])
+    generators = ranks.gather([checkpoint.random_state()])
+    if not ranks.main:
         return None
-    learner = trainer.learner.state()
-    state = {
-        "bonus": learner["bonus"],
-        "parts": {name: part.state() for name, part in kept(trainer).items()},
-        "seconds": trainer.seconds,
-        "tokens": dict(trainer.tokens),
-        "before": finite(trainer.before),
-        "examples_before": trainer._examples_before,
-        "evaluated": trainer._evaluated,
-        "accuracy": finite(trainer.log.accuracy),
-        "carried": carried,
-        "expected": expected,
-        "version_of_weights": trainer.policy.version,
-        "wandb_id": trainer.log.wandb_id,
-        "journals": sizes(trainer.folder),
-        "made_of": trainer.made_of,
-    }
-    held_out = state["accuracy"] if trainer._evaluated == trainer.num_steps else None
+    learner = parts.learner.state()
+    stateful = stateful_parts(parts, ledger)
+    state = RunState(
+        bonus=learner["bonus"],
+        parts={name: part.state() for name, part in stateful.items()},
+        seconds=progress.seconds,
+        tokens=dict(progress.tokens),
+        before=finite(progress.before),
+        examples_before=progress.examples_before,
+        evaluated=progress.evaluated_step,
+        accuracy=finite(parts.log.accuracy),
+        partial_groups=partial_groups,
+        expected=expected,
+        weights_version=parts.policy.version,
+        wandb_id=parts.log.wandb_id,
+        journals=journals,
+        fingerprint=fingerprint,
+    )
+    weights = {name: parameter.data for name, parameter in parts.policy.trainable().items()}
     return Checkpoint(
-        trainer.num_steps,
-        {name: p.data for name, p in trainer.policy.trainable().items()},
-        learner["optimizer"],
-        learner["reference"],
-        state,
-        generators,
-        held_out,
+        step=progress.num_steps,
+        weights=weights,
+        optimizer=learner["optimizer"],
+        reference=learner["reference"],
+        state=state.to_mapping(),
+        generators=generators,
+        held_out=state.accuracy if state.evaluated == progress.num_steps else None,
     )
 
 
-def prepare_folder(trainer: Trainer) -> None:
-    """Make the run folder; or bring it, and the run, back to its newest checkpoint that is whole."""
-    notes: list[str] = []
-    place = None
-    if trainer.ranks.main:
-        trainer.folder.mkdir(parents=True, exist_ok=True)
-        trainer._held = hold(trainer.folder)
-        checkpoint.clear(trainer.folder)
-        if trainer.resume:
-            notes += changed_keys(trainer)
-            place, found = checkpoint.newest_whole(trainer.folder)
-            notes += found
-            if place is None:
-                notes.append(
-                    "resume: the run has no checkpoint yet, so it starts from the beginning"
-                )
-    place = trainer.ranks.gather([place])[0]
-    trainer.made_of = fingerprint(trainer)
-    saved = checkpoint.load(place) if place else None
-    if saved:
-        notes += compare(saved.state["made_of"], trainer.made_of)
-    trainer.log.say(*notes)
-    if trainer.ranks.main:
-        write_text(trainer.folder / "recipe.yaml", to_yaml(trainer.recipe.to_mapping()))
-        for file in JOURNALS:
-            size = saved.state["journals"].get(file, 0) if saved else 0
-            truncate_to_step(trainer.folder / file, saved.step if saved else -1, size)
-    trainer.ranks.wait()
-    restore_run(trainer, saved) if saved else reset_run(trainer)
+# ---- restoring ------------------------------------------------------------------------------------------------
 
 
-def changed_keys(trainer: Trainer) -> list[str]:
-    """What a reader should know of the keys that are free to change at resume, and were changed."""
-    recipe = trainer.recipe
-    changed = {name: (old, new) for name, old, new in changes(trainer.folder, recipe)}
-    notes = [
-        f"resume: {name} was {old!r}, is {new!r}: it changes memory and speed, and may change how sums round"
-        for name, (old, new) in changed.items()
-        if name in MEMORY_KEYS
-    ]
-    if "steps" in changed and recipe.optim.schedule != "constant":
-        old, new = changed["steps"]
-        notes.append(
-            f"resume: steps was {old}, is {new}, so the {recipe.optim.schedule} schedule of optim.lr is "
-            "another from here on than the one that the run began with"
-        )
-    if (
-        trainer.held_out
-        and {"evaluate.samples", "evaluate.temperature", "evaluate.reward"} & changed.keys()
-    ):
-        notes.append(
-            "resume: held-out accuracy is evaluated otherwise from here on, so it does not compare with that "
-            "before"
-        )
-    return notes
-
-
-def reset_run(trainer: Trainer) -> None:
-    """Set an opened run to its beginning, also one that made steps before it was closed without a checkpoint."""
-    trainer.num_steps, trainer._saved, trainer._evaluated, trainer.seconds = 0, None, -1, 0.0
-    trainer.ledger.restore({"books": {}, "begun": 0})
-    trainer.tokens, trainer.carried = dict.fromkeys(trainer.tokens, 0), []
-    trainer.before, trainer._examples_before = None, []
-
-
-def restore_run(trainer: Trainer, saved: Checkpoint) -> None:
-    """Set an opened run to where `saved` left it."""
+def restore(
+    saved: Checkpoint, parts: RunParts, progress: Progress, ledger: Ledger, prompts: PromptSet
+) -> None:
+    """Set an open run to where `saved` left it."""
+    state = RunState.from_mapping(saved.state)
     with torch.no_grad():
-        for name, p in trainer.policy.trainable().items():
-            p.copy_(saved.weights[name])
-    trainer.policy.version = saved.state["version_of_weights"]
-    trainer.learner.restore(
-        {"optimizer": saved.optimizer, "reference": saved.reference, "bonus": saved.state["bonus"]}
+        for name, parameter in parts.policy.trainable().items():
+            parameter.copy_(saved.weights[name])
+    parts.policy.version = state.weights_version
+    parts.learner.restore(
+        {"optimizer": saved.optimizer, "reference": saved.reference, "bonus": state.bonus}
     )
-    _restore_state(trainer, saved.step, saved.state)
-    if trainer.ranks.rank < len(saved.generators):
-        checkpoint.set_random_state(saved.generators[trainer.ranks.rank])
+    for name, part in stateful_parts(parts, ledger).items():
+        part.restore(state.parts[name])
+    parts.log.accuracy = state.accuracy
+    parts.log.wandb_id = state.wandb_id
+    _restore_progress(progress, saved.step, state)
+    _restore_rollouts(state, parts, progress, prompts)
+    if parts.ranks.rank < len(saved.generators):
+        checkpoint.set_random_state(saved.generators[parts.ranks.rank])
 
 
-def _restore_state(trainer: Trainer, step: int, state: Mapping[str, Any]) -> None:
-    for name, part in kept(trainer).items():
-        part.restore(state["parts"][name])
-    trainer.num_steps, trainer._saved, trainer.seconds = step, step, state["seconds"]
-    trainer.tokens, trainer.before = dict(state["tokens"]), state["before"]
-    trainer._examples_before, trainer._evaluated = state["examples_before"], state["evaluated"]
-    trainer.log.accuracy, trainer.log.wandb_id = state["accuracy"], state["wandb_id"]
-    prompts = {prompt.id: prompt for prompt in trainer.prompts.train}
-    carried, expected, ranks = state["carried"], state["expected"], trainer.ranks
-    if (
-        len(carried) != ranks.world
-    ):  # other processes: groups are dealt out anew, and all know what any expected
-        every = [group for part in carried for group in part]
-        carried = [every[rank :: ranks.world] for rank in range(ranks.world)]
-        expected = [
-            {name: length for part in expected for name, length in part.items()}
-        ] * ranks.world
-    trainer.carried = [PartialGroup.from_mapping(values, prompts) for values in carried[ranks.rank]]
-    trainer.engine.expected = dict(expected[ranks.rank])
+def _restore_progress(progress: Progress, step: int, state: RunState) -> None:
+    progress.num_steps = step
+    progress.saved_step = step
+    progress.seconds = state.seconds
+    progress.tokens = dict(state.tokens)
+    progress.before = None if state.before is None else dict(state.before)
+    progress.examples_before = [dict(example) for example in state.examples_before]
+    progress.evaluated_step = state.evaluated
+
+
+def _restore_rollouts(
+    state: RunState, parts: RunParts, progress: Progress, prompts: PromptSet
+) -> None:
+    """Give this rank its partial groups, and its engine the lengths it expected."""
+    ranks = parts.ranks
+    partial_groups = state.partial_groups
+    expected = state.expected
+    if len(partial_groups) != ranks.world:  # another number of processes: deal the groups out again
+        every = [group for part in partial_groups for group in part]
+        partial_groups = [every[rank :: ranks.world] for rank in range(ranks.world)]
+        merged: dict[str, float] = {}
+        for part in expected:
+            merged |= part
+        expected = [merged] * ranks.world
+    by_id = {prompt.id: prompt for prompt in prompts.train}
+    mine = partial_groups[ranks.rank]
+    progress.partial_groups = [PartialGroup.from_mapping(group, by_id) for group in mine]
+    parts.engine.expected = dict(expected[ranks.rank])

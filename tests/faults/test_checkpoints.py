@@ -37,7 +37,7 @@ from grpo.run.tensor_file import (
     checked,
     copied,
     flatten_tensors,
-    opened,
+    open_large,
     put_together,
     write_tensors,
 )
@@ -173,7 +173,7 @@ def test_a_full_disk_is_an_error_and_not_a_short_file(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (PIECE + 1000,) * 2)
         code = 1
         try:
-            with closing(opened(tmp_path / "file")) as out:
+            with closing(open_large(tmp_path / "file")) as out:
                 out.write(memoryview(bytes(2 * PIECE)))
         except OSError as error:
             code = 0 if error.errno == errno.EFBIG else 2
@@ -222,7 +222,7 @@ def test_the_last_few_are_kept_in_the_order_of_their_steps(tmp_path: Path) -> No
     for step in (5, 10, 999_999, 1_000_000):
         checkpoint.save(tmp_path, example(step), keep=2)
     assert steps(tmp_path) == [999_999, 1_000_000]
-    assert checkpoint.latest(tmp_path).name == "step-1000000"
+    assert checkpoint.newest_whole(tmp_path)[0].name == "step-1000000"
 
 
 @pytest.mark.parametrize("keep, best", [(1, 0), (1, 1), (2, 1), (3, 2), (1, 3)])
@@ -241,7 +241,7 @@ def test_the_last_and_the_best_are_kept_as_a_list_of_all_would_have_it(
         assert steps(tmp_path) == sorted(alive)
     left = [step for step in ranked if step in alive]
     assert checkpoint.best(tmp_path) == (
-        (checkpoint.place_of(tmp_path, left[0]), alive[left[0]]) if left else None
+        (checkpoint.path_of(tmp_path, left[0]), alive[left[0]]) if left else None
     )
 
 
@@ -331,7 +331,7 @@ def test_where_none_is_whole_all_are_named_now_and_the_next_time(tmp_path: Path,
         )
     with pytest.raises(
         RecipeError,
-        match="step-000002 is damaged: weights.*step-000001 is damaged: weights.*start anew",
+        match="step-000002 is damaged: weights.*step-000001 is damaged: weights.*start again",
     ):
         checkpoint.newest_whole(tmp_path)
     with pytest.raises(RecipeError, match="no checkpoint of .* is whole"):
@@ -425,17 +425,17 @@ def test_a_checkpoint_holds_what_stood_when_it_was_saved_however_late_it_is_writ
     expected = live.copied()
     go, writer = threading.Event(), Writer(tmp_path, 2, 1, beside)
     if beside:
-        writer._between = lambda: go.wait(20)
+        writer._raise_if_abandoned = lambda: go.wait(20)
     writer.save(live, [])
     if beside:
-        assert checkpoint.latest(tmp_path) is None
+        assert checkpoint.newest_whole(tmp_path)[0] is None
     for tensor in (*live.weights.values(), live.optimizer["adamw"]["state"][0]["exp_avg"]):
         tensor.fill_(7)
     go.set()
     writer.wait()
     found = checkpoint.load(checkpoint.newest_whole(tmp_path)[0])
     assert equal(found.weights, expected.weights) and equal(found.optimizer, expected.optimizer)
-    assert writer.num_written == 1 and writer.words()
+    assert writer.num_written == 1 and writer.describe()
 
 
 def test_the_next_checkpoint_waits_for_the_one_before(tmp_path: Path) -> None:
@@ -444,7 +444,7 @@ def test_the_next_checkpoint_waits_for_the_one_before(tmp_path: Path) -> None:
         writer.save(example(step), [])
     writer.wait()
     assert steps(tmp_path) == [1, 2, 3, 4, 5] and all(
-        not checkpoint.problems(checkpoint.place_of(tmp_path, s)) for s in range(1, 6)
+        not checkpoint.problems(checkpoint.path_of(tmp_path, s)) for s in range(1, 6)
     )
 
 
@@ -474,14 +474,14 @@ def test_a_copy_that_memory_could_not_hold_is_not_made_and_that_is_said(
 def test_a_checkpoint_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
     writer, begun = Writer(tmp_path, 2, 1, True), threading.Event()
     checkpoint.save(tmp_path, example(1), keep=2)
-    own = writer._between
+    own = writer._raise_if_abandoned
 
     def between() -> None:
         begun.set()
         writer._abandoned.wait(20)
         own()
 
-    writer._between = between
+    writer._raise_if_abandoned = between
     writer.save(example(2), [])
     assert begun.wait(20)
     writer.abandon()

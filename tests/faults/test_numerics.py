@@ -145,8 +145,8 @@ def test_weights_that_change_while_completions_are_written_break_the_call_off(
     tmp_path: Path,
 ) -> None:
     def change(trainer: Trainer) -> None:
-        submit = trainer.judge.submit
-        trainer.judge.submit = lambda group: (trainer.policy.weights_changed(), submit(group))[1]
+        submit = trainer.scorer.submit
+        trainer.scorer.submit = lambda group: (trainer.policy.weights_changed(), submit(group))[1]
 
     with pytest.raises(
         EngineFailed, match="weights changed from version 1 to 2 while completions were written"

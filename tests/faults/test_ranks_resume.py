@@ -1,4 +1,4 @@
-"""Two processes that are stopped go on as the same two, each with its own random generators; one alone says what differs."""
+"""Two processes that are stopped continue as the same two, each with its own random generators; one alone says what differs."""
 
 from __future__ import annotations
 
@@ -64,5 +64,7 @@ def test_two_processes_go_on_as_the_two_that_they_were(reward: Path) -> None:
 def test_another_number_of_processes_goes_on_and_says_what_differs(reward: Path) -> None:
     run(reward / "cut", "steps=2")
     said = run(reward / "cut", "steps=3", "--resume", processes=1)
-    assert "the checkpoint was made by 2 process(es), now 1: sums over them round otherwise" in said
-    assert "the run goes on, but not bit for bit" in said
+    assert (
+        "the checkpoint was made by 2 process(es), now 1: sums over them round differently" in said
+    )
+    assert "the run continues, but not bit for bit" in said

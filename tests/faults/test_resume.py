@@ -178,7 +178,7 @@ def test_the_best_checkpoint_by_held_out_accuracy_stays(reward: Path) -> None:
     names = {place.name for place in (reward / "run" / "checkpoints").iterdir()}
     assert names == {f"step-{best:06d}", "step-000010"} and len(set(accuracy.values())) > 1
     assert checkpoint.best(trainer.folder) == (
-        checkpoint.place_of(trainer.folder, best),
+        checkpoint.path_of(trainer.folder, best),
         pytest.approx(accuracy[best]),
     )
 
@@ -262,7 +262,7 @@ def test_a_reward_file_that_changed_is_said_and_the_run_goes_on(reward: Path, ca
     capsys.readouterr()
     run(reward / "run", "steps=3", resume=True)
     assert (
-        "by rewards whose files have changed since (rewards.correct); the run goes on, but not bit for bit"
+        "by rewards whose files have changed since (rewards.correct); the run continues, but not bit for bit"
         in capsys.readouterr().out
     )
 
@@ -286,9 +286,9 @@ def test_keys_of_memory_may_change_and_are_said_and_the_run_is_the_same(
     [
         (
             ["optim.schedule=cosine"],
-            "steps was 2, is 3, so the cosine schedule of optim.lr is another from here on",
+            "steps was 2, is 3, so from here on the cosine schedule of optim.lr is not the one",
         ),
-        (["evaluate.samples=2"], "held-out accuracy is evaluated otherwise from here on"),
+        (["evaluate.samples=2"], "held-out accuracy is evaluated differently from here on"),
     ],
 )
 def test_a_free_key_whose_change_acts_on_what_is_compared_is_said(
@@ -318,7 +318,7 @@ def test_the_accurate_reward_may_not_change_where_it_chooses_the_prompts(reward:
 def test_two_runs_never_write_one_folder(reward: Path) -> None:
     first = Trainer(recipe(reward / "run"))
     next(iter(first))
-    with pytest.raises(RecipeError, match="another run goes on in .*run"):
+    with pytest.raises(RecipeError, match="another run is active in .*run"):
         run(reward / "run", resume=True)
     before = outcome_so_far(reward / "run")
     first.close()

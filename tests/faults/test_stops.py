@@ -55,7 +55,7 @@ def test_sigterm_ends_the_step_or_the_evaluation_and_loses_nothing(
     life = lives.live(arguments(cut, *overrides), cut)
     if life["code"] != 0:  # the signal of the last evaluation may come after its last word
         assert life["code"] == 3 and "stopping after this step" in life["said"], life["said"]
-        assert any(f"stopped after step {step}; go on with" in life["said"] for step in steps), (
+        assert any(f"stopped after step {step}; continue with" in life["said"] for step in steps), (
             life["said"]
         )
         assert lives.live(arguments(cut, *overrides), cut)["code"] == 0
@@ -95,7 +95,7 @@ def test_ctrl_c_twice_stops_at_once_and_the_last_checkpoint_stands(
     cut, overrides = reward / "cut", signals(signal.SIGINT, 29, 30)
     life = lives.live(arguments(cut, *overrides), cut)
     assert life["code"] == 1 and life["said"].endswith(
-        "stopped at once; the last checkpoint stands\n"
+        "stopped at once; what was saved before is kept\n"
     ), life["said"]
     assert "Traceback" not in life["said"]
     assert lives.live(arguments(cut, *overrides), cut)["code"] == 0
@@ -114,7 +114,7 @@ def test_a_file_that_may_grow_no_further_is_one_line_and_the_run_goes_on_later(
     last = life["said"].splitlines()[-1]
     assert life["code"] == 1 and "Traceback" not in life["said"], life["said"]
     assert (
-        "step-000002/weights.safetensors cannot be written (File too large); what was saved before stands"
+        "step-000002/weights.safetensors cannot be written (File too large); what was saved before is kept"
         in last
     )
     assert [p.name for p in (cut / "checkpoints").iterdir()] == ["step-000001"]
@@ -140,7 +140,7 @@ def test_a_full_disk_is_one_line_and_what_was_on_it_goes_on_elsewhere(
         for words in (
             "cannot be written (",
             "No space left on device",
-            "; what was saved before stands",
+            "; what was saved before is kept",
         )
     )
     assert [p.name for p in (reward / "copy" / "run" / "checkpoints").iterdir()] == ["step-000002"]

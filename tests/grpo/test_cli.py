@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import grpo
+from grpo import cli
 from grpo.recipe import Recipe, describe_keys
 from grpo.train import main
 
@@ -223,7 +225,7 @@ REFUSED = {
     "a run folder in use": (
         [lambda f: (f / "runs/r/x").mkdir(parents=True)],
         [],
-        "exists; go on with it by --resume, or",
+        "exists; continue it with --resume, or",
     ),
     "a run folder that is a file": ([write("out", "")], ["run_dir=out"], "out exists"),
     "a run folder below a file": (
@@ -303,6 +305,94 @@ def test_a_wrong_command_is_one_line_and_exit_code_2(folder, capsys, arguments, 
         code = stopped.code
     err = capsys.readouterr().err
     assert code == 2 and err.count("\n") == 1 and words in err
+
+
+# ---- the command grpo ------------------------------------------------------------------------------------------
+
+
+def test_grpo_alone_lists_every_command_with_a_line(capsys):
+    assert cli.main([]) == 0
+    listed = capsys.readouterr().out
+    for command in cli.COMMANDS:
+        assert f"grpo {command.name}" in listed and command.summary in listed
+    assert cli.main(["--help"]) == 0 and capsys.readouterr().out == listed
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"grpo {grpo.__version__}\n"
+
+
+def test_a_command_nobody_knows_is_one_line_that_names_the_others(capsys):
+    assert cli.main(["tran", "r.yaml"]) == 2
+    assert capsys.readouterr().err == (
+        "grpo: there is no command tran; the commands are train, evaluate, sample, score, check, "
+        "completion\n"
+    )
+
+
+def test_a_command_is_the_same_by_either_way(folder, capsys):
+    shown = []
+    for run in (lambda a: cli.main(["train", *a]), main):
+        assert run(["r.yaml", "seed=1", "--dry-run"]) == 0
+        shown.append(capsys.readouterr().out)
+        assert run(["r.yaml", "seed=-x"]) == 2
+        shown[-1] += capsys.readouterr().err
+    assert shown[0] == shown[1]
+
+
+def test_score_and_check_are_those_of_the_rewards(capsys):
+    assert cli.main(["check", "nowhere.jsonl"]) == 2
+    assert capsys.readouterr().err.startswith("rewards.check: ")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["score", "--help"])
+    assert stopped.value.code == 0 and "--pairs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shell", cli.SHELLS)
+def test_a_shell_completes_commands_and_their_options(shell, capsys):
+    pytest.importorskip("shtab")
+    assert cli.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(word in script for word in ("train", "evaluate", "--resume", "--temperature"))
+
+
+def test_without_shtab_completion_says_how_to_get_it(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert cli.main(["completion", "bash"]) == 2
+    assert "install it with: pip install shtab" in capsys.readouterr().err
+
+
+QUICK_CODE = """
+import sys, time
+began = time.perf_counter()
+import grpo
+seconds = time.perf_counter() - began
+from grpo.cli import main
+for arguments in ([], ["--version"], ["train", "--help"], ["completion", "bash"]):
+    try:
+        main(arguments)
+    except SystemExit:
+        pass
+print(seconds, "torch" in sys.modules, file=sys.stderr)
+"""
+
+
+def test_help_and_version_import_no_torch_and_the_package_comes_at_once():
+    done = subprocess.run(
+        [sys.executable, "-c", QUICK_CODE],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    seconds, has_torch = done.stderr.split()
+    assert has_torch == "False" and float(seconds) < 0.3
+
+
+def test_the_public_names_can_be_imported_and_are_documented():
+    for name in grpo.__all__:
+        assert name.startswith("__") or getattr(grpo, name).__doc__
 
 
 # ---- help and dry run ------------------------------------------------------------------------------------------
@@ -408,5 +498,5 @@ def test_a_disk_that_fails_is_one_line_and_exit_code_1(tmp_path, monkeypatch, ca
     assert (
         capsys.readouterr().err
         == "stopped: [Errno 2] No such file or directory: '/proc/run'; what was saved before "
-        "stands\n"
+        "is kept\n"
     )

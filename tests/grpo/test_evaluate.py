@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import random_prompts, tiny_policy
 
-from grpo.evaluate import Evaluation, bootstrap, evaluate, mean, part_means, summarise
+from grpo.evaluate import evaluate
 from grpo.kernels.sampling.spec import Sampling
 from grpo.rollout.engine import Engine
+from grpo.run.accuracy import Evaluation, bootstrap, mean, part_means, summarise
 from grpo.scoring import Scorer
 from grpo.types import Completion, Prompt, ScoredGroup
 from rewards import RewardSpec, Score

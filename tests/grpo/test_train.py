@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo import Recipe, RecipeError, Trainer
 from grpo.train import main
+from grpo.types import ScoredGroup
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = [
@@ -122,12 +123,12 @@ def test_groups_that_a_step_did_not_wait_for_go_on_in_the_next_and_none_is_lost(
         assert record["completion/carried"] == len(old)
         carried.append(len(old))
     assert any(carried) and not carried[0]
-    left = [group.prompt.id for group in trainer.carried]
+    left = [group.prompt.id for group in trainer.progress.partial_groups]
     ledger = summary(tmp_path / "run")["ledger"]
     assert (
         len(left) == 3 and ledger["cancelled"] == 12 and ledger["sampled"] == 4 * (len(names) + 3)
     )
-    drawn = trainer.stream.prompts  # the first epoch, in its order
+    drawn = trainer.curriculum.stream.prompts  # the first epoch, in its order
     assert len(set(names + left)) == len(names + left) == len(names) + 3 <= len(drawn)
 
 
@@ -204,7 +205,7 @@ def test_the_final_model_loads_in_plain_transformers_and_writes_the_same(tmp_pat
 def test_a_run_folder_is_never_overwritten(tmp_path: Path) -> None:
     run(tmp_path / "run", "steps=1")
     before = (tmp_path / "run" / "samples.jsonl").read_bytes()
-    with pytest.raises(RecipeError, match="exists; go on with it by --resume"):
+    with pytest.raises(RecipeError, match="exists; continue it with --resume"):
         Trainer(recipe(tmp_path / "run", "steps=1"))
     assert (tmp_path / "run" / "samples.jsonl").read_bytes() == before
 
@@ -314,6 +315,43 @@ def test_a_few_faults_are_masked_and_booked(tmp_path: Path) -> None:
     assert all(record["reward/faults"] == record["ledger/faulted"] for record in result)
 
 
+def without_faults(groups: list[ScoredGroup]) -> list[ScoredGroup]:
+    """The groups as if the completions with a fault had never been sampled."""
+    left = []
+    for group in groups:
+        good = [i for i, score in enumerate(group.scores) if score.status != "fault"]
+        if good:
+            columns = (group.completions, group.scores, group.verdicts)
+            left.append(ScoredGroup(group.prompt, *(tuple(c[i] for i in good) for c in columns)))
+    return left
+
+
+def test_a_faulted_completion_changes_the_weights_as_little_as_one_never_sampled(
+    tmp_path: Path,
+) -> None:
+    def sometimes(text: str) -> float:
+        return float("nan") if len(text) % 7 == 0 else float(len(text) % 2)
+
+    overrides = ["steps=1", "data.held_out=0", "gates.faults.upto=off"]
+    rewards = {"correct": sometimes}
+    trainer = Trainer(recipe(tmp_path / "masked", *overrides), rewards=rewards)
+    (record,) = trainer
+    assert record["ledger/faulted"] >= 1 and record["update/made"] == 1
+    batch = trainer._make_batch(trainer.groups, {})
+    faulted = [row for row in batch.rows if row.outcome == "faulted"]
+    assert len(faulted) == record["ledger/faulted"]
+    assert not any(row.mask or row.forwarded or row.advantage for row in faulted)
+    other = Trainer(recipe(tmp_path / "absent", *overrides), rewards=rewards)
+    other.open()
+    batch = other._make_batch(without_faults(trainer.groups), {})
+    assert not any(row.outcome == "faulted" for row in batch.rows)
+    other.learner.begin(batch)
+    other.learner.update(batch.updates[0])
+    other.close()
+    masked, absent = trainer.policy.trainable(), other.policy.trainable()
+    assert all(torch.equal(masked[name], absent[name]) for name in masked)
+
+
 def test_sigterm_ends_the_step_saves_and_exits_with_3_and_resume_goes_on_bit_for_bit(
     tmp_path: Path,
 ) -> None:
@@ -343,7 +381,7 @@ def test_sigterm_ends_the_step_saves_and_exits_with_3_and_resume_goes_on_bit_for
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 3, errors
-    assert "go on with: python -m grpo.train" in errors and "--resume" in errors
+    assert "continue with: python -m grpo.train" in errors and "--resume" in errors
     stopped_after = len(records(tmp_path / "cut"))
     assert 2 <= stopped_after < 30
     assert (
@@ -398,7 +436,11 @@ def test_zero_steps_evaluate_and_write_the_base(tmp_path: Path) -> None:
 def test_nothing_held_out_means_no_evaluation(tmp_path: Path) -> None:
     trainer = run(tmp_path / "run", "steps=1", "data.held_out=0")
     result = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert result["before"] is None and result["after"] is None and trainer.held_out == ()
+    assert (
+        result["before"] is None
+        and result["after"] is None
+        and trainer.inputs.prompts.held_out == ()
+    )
 
 
 def test_a_long_stop_string_and_filters_train(tmp_path: Path) -> None:
@@ -417,3 +459,56 @@ def test_a_long_stop_string_and_filters_train(tmp_path: Path) -> None:
         record["policy/drift"] for record in records(tmp_path / "run") if record["update/made"]
     ]
     assert drifts and max(drifts) < 1e-4
+
+
+# ---- what there is before and after opening -------------------------------------------------------------------
+
+
+def test_a_trainer_says_that_it_must_be_opened_and_open_does_it_once(tmp_path: Path) -> None:
+    trainer = Trainer(recipe(tmp_path / "run", "steps=1"))
+    for part in ("policy", "engine", "learner", "scorer", "curriculum", "gates"):
+        with pytest.raises(RuntimeError, match=r"not open yet.*call open\(\) or start to iterate"):
+            getattr(trainer, part)
+    assert trainer.before is None and trainer.num_steps == 0
+    trainer.open()
+    policy, before = trainer.policy, trainer.before
+    assert before is not None and policy.version == 0
+    trainer.open()
+    (record,) = trainer
+    assert trainer.policy is policy and trainer.before is before and record["step"] == 1
+
+
+def test_a_trainer_that_cannot_be_opened_leaves_the_folder_to_others(tmp_path: Path) -> None:
+    first = Trainer(recipe(tmp_path / "run", "steps=1"))
+    second = Trainer(recipe(tmp_path / "run", "steps=1"))
+    first.open()
+    with pytest.raises(RecipeError, match="another run is active"):
+        second.open()
+    first.close()
+    assert len(list(Trainer(recipe(tmp_path / "run", "steps=1"), resume=True))) == 1
+
+
+# ---- rewards that look at the trainer -------------------------------------------------------------------------
+
+
+def test_a_reward_in_trls_style_sees_the_step_and_its_metrics_reach_the_record(
+    tmp_path: Path,
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def mine(completions, trainer_state, log_metric, **columns):
+        seen.append((trainer_state.global_step, len(completions)))
+        log_metric("seen", trainer_state.global_step)
+        return [float(len(text) % 2) for text in completions]
+
+    trainer = Trainer(
+        recipe(tmp_path / "run", "steps=3", "evaluate.every=1"), rewards={"correct": mine}
+    )
+    result = list(trainer)
+    assert [record["metric/seen"] for record in result] == [1, 2, 3]
+    trained = [step for step, size in seen if size == 4]
+    assert trained == [1] * 6 + [2] * 6 + [3] * 6
+    evaluated = [step for step, size in seen if size == 2]
+    assert sorted(set(evaluated)) == [0, 1, 2, 3]
+    written = records(tmp_path / "run")
+    assert [record["metric/seen"] for record in written] == [1, 2, 3]

@@ -21,6 +21,8 @@ import psutil
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+import grpo.cli  # noqa: F401
+import grpo.run.failures  # noqa: F401
 from grpo.train import main
 
 QUICK = [

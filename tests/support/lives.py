@@ -137,6 +137,8 @@ def child(request: dict[str, Any], output: int) -> None:
 
 
 def serve() -> None:
+    import grpo.cli  # noqa: F401
+    import grpo.run.failures  # noqa: F401
     import grpo.train  # noqa: F401
 
     answers = os.fdopen(os.dup(1), "w")

@@ -549,7 +549,7 @@ def test_the_lenient_accuracy_is_measured_next_to_the_strict_one_at_no_weight(
             "data.columns={}",
         )
     )
-    assert [(spec.name, spec.weight) for spec in trainer.specs] == [
+    assert [(spec.name, spec.weight) for spec in trainer.inputs.specs] == [
         ("correct", 1.0),
         ("form", 0.1),
         ("correct_lenient", 0.0),

@@ -214,7 +214,7 @@ def test_a_tokenizer_without_an_end_and_one_that_cannot_write_the_tags() -> None
         ("data: every prompt is longer than 10 tokens", "prompts-too-long"),
         ("data: there is no file x.jsonl", "data-not-loaded"),
         ("model: x is gated: accept its terms", "model-not-loaded"),
-        ("run folder: runs/x exists; go on with it by --resume", "run-folder"),
+        ("run folder: runs/x exists; continue it with --resume", "run-folder"),
     ],
 )
 def test_a_refusal_gets_the_name_of_its_mistake(message: str, name: str) -> None:

@@ -11,13 +11,14 @@ import pytest
 import torch
 import wandb
 
-from grpo.evaluate import summarise
 from grpo.recipe import RecipeError, WandbSection
+from grpo.run.accuracy import summarise
 from grpo.run.log import Log, finite, interval, sample_rows
 from grpo.types import Completion, Prompt, ScoredGroup
 from rewards import Score
 
 ROOT = Path(__file__).resolve().parents[3]
+LOG = ROOT / "grpo" / "run" / "log.py"
 RECORD = {
     "step": 3,
     "reward/mean": 0.25,
@@ -224,10 +225,10 @@ def test_wandb_is_imported_in_one_file_and_there_inside_a_function():
         for folder in ("grpo", "rewards", "examples", "recipes")
         for file in (ROOT / folder).rglob("*.py")
     ]
-    assert [file for file in files if "wandb" in imported(file)] == [ROOT / "grpo" / "log.py"]
+    assert [file for file in files if "wandb" in imported(file)] == [LOG]
     top = [
         node
-        for node in ast.parse((ROOT / "grpo" / "log.py").read_text()).body
+        for node in ast.parse(LOG.read_text()).body
         if isinstance(node, (ast.Import, ast.ImportFrom))
     ]
     assert not any(
@@ -243,8 +244,7 @@ def test_only_the_log_and_the_command_print():
         )
 
     assert {file.name for file in (ROOT / "grpo").rglob("*.py") if prints(file)} <= {
-        "train.py",
-        "evaluate.py",
+        "cli.py",
         "sample.py",
     }
 

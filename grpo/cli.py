@@ -1,0 +1,372 @@
+"""The command ``grpo``: what it can do, each command's arguments, exit codes, errors in one line.
+
+``grpo NAME ...`` is the same as ``python -m grpo.NAME ...`` or ``python -m rewards.NAME ...``. A further command is a
+row of `COMMANDS`. Nothing that imports torch is imported before a command runs, so that help and version are quick.
+
+Exit codes: 0 done, 1 a fault, 2 the user's mistake (one line on stderr), 3 stopped on request with a checkpoint saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Callable, Iterator, NoReturn, Sequence
+
+from grpo import __version__
+from grpo.monitor.redaction import redacted
+from grpo.recipe import Recipe, RecipeError
+from grpo.recipe.describe import keys_help
+
+EXIT_DONE = 0
+EXIT_FAULT = 1
+EXIT_USER = 2
+EXIT_STOPPED = 3
+
+SHELLS = ("bash", "zsh")
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says a mistake in one line, and exits with 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the user's mistake and leave."""
+        self.exit(EXIT_USER, f"{self.prog}: {message}; --help lists the arguments\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One row of the table.
+
+    ``module`` is what ``python -m`` runs. A command either has ``add_arguments`` and ``run`` (options and the command's
+    own name to an exit code), or it is a module whose ``main`` takes the arguments as they are.
+    """
+
+    name: str
+    summary: str
+    module: str
+    add_arguments: Callable[[argparse.ArgumentParser], None] | None = None
+    run: Callable[[argparse.Namespace, str], int] | None = None
+
+
+# ---- train ----------------------------------------------------------------------------------------------------
+
+
+def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "keys of a recipe, each also settable as section.key=value:\n" + keys_help()
+    parser.add_argument(
+        "recipe", help="a YAML file, or the name of a recipe that ships with the library"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="recipe keys to set, e.g. optim.lr=1e-5"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from the run folder's last checkpoint"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show what would be done, and do nothing"
+    )
+    parser.add_argument(
+        "--preflight",
+        action="store_true",
+        help="find out what can be known before the first step: "
+        "data, rewards on gold answers, memory, a sample of completions, the cost; writes nothing",
+    )
+
+
+def _run_train(options: argparse.Namespace, command: str) -> int:
+    recipe = Recipe.load(options.recipe, *options.overrides)
+    if options.dry_run:
+        from grpo.preflight import dry_run  # noqa: PLC0415  heavy: torch
+
+        print("\n".join(dry_run.dry_run(recipe)))
+        return EXIT_DONE
+    if options.preflight:
+        from grpo.preflight import preflight  # noqa: PLC0415  heavy: torch
+
+        is_fine = preflight.run(recipe, lambda line: print(redacted(line), flush=True))
+        return EXIT_DONE if is_fine else EXIT_USER
+    return _train(recipe, options, command)
+
+
+def _train(recipe: Recipe, options: argparse.Namespace, command: str) -> int:
+    from grpo.run.setup import hide_progress_bars  # noqa: PLC0415  heavy: torch
+    from grpo.train import Trainer  # noqa: PLC0415  heavy: torch
+
+    hide_progress_bars()
+    trainer = Trainer(recipe, resume=options.resume)
+    with _stopping_on_signals(trainer):
+        for _ in trainer:
+            pass
+    if not trainer.stopped:
+        return EXIT_DONE
+    arguments = " ".join([options.recipe, *options.overrides])
+    print(
+        f"stopped after step {trainer.num_steps}; continue with: {command} {arguments} --resume",
+        file=sys.stderr,
+    )
+    return EXIT_STOPPED
+
+
+@contextmanager
+def _stopping_on_signals(trainer: Any) -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM stop the trainer after its step, the second at once."""
+
+    def stop(number: int, frame: object) -> None:
+        if trainer.stop_requested:
+            raise KeyboardInterrupt
+        last = f" (the last one took {trainer.step_seconds:.0f} s)" if trainer.step_seconds else ""
+        print(f"stopping after this step{last}; once more to stop at once", file=sys.stderr)
+        trainer.request_stop()
+
+    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+# ---- evaluate and sample --------------------------------------------------------------------------------------
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser, recipe_help: str) -> None:
+    parser.add_argument(
+        "target", metavar="MODEL_OR_RUN", help="run folder, model folder, .gguf file or hub id"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="recipe keys, e.g. sample.max_tokens=256"
+    )
+    parser.add_argument("--recipe", help=recipe_help)
+    parser.add_argument(
+        "--data", help="hub id, .jsonl/.csv/.parquet file, or a procedural task's name"
+    )
+
+
+def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Held-out rows (data.held_out) are evaluated, or all if none is held out. With --data, all of "
+        "that data."
+    )
+    _add_model_arguments(parser, "take data, rewards and sampling from this recipe")
+    parser.add_argument("--samples", type=int, help="completions for each prompt")
+    parser.add_argument("--temperature", type=float, help="0 is greedy")
+    parser.add_argument(
+        "--completions", type=Path, help="write every completion to this JSONL file"
+    )
+
+
+def _run_evaluate(options: argparse.Namespace, command: str) -> int:
+    from grpo.evaluate import evaluate_recipe, evaluation_recipe  # noqa: PLC0415  heavy: torch
+    from grpo.run.setup import hide_progress_bars  # noqa: PLC0415  heavy: torch
+
+    hide_progress_bars()
+    overrides = _overrides(
+        {
+            "data.source": options.data,
+            "evaluate.samples": options.samples,
+            "evaluate.temperature": options.temperature,
+        }
+    )
+    recipe = evaluation_recipe(options.target, options.recipe, [*overrides, *options.overrides])
+    holds_out = any(override.startswith("data.held_out=") for override in options.overrides)
+    report = evaluate_recipe(recipe, every_row=options.data is not None and not holds_out)
+    completions = report.pop("completions")
+    if options.completions:
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in completions]
+        options.completions.write_text("".join(lines), encoding="utf-8")
+    print(json.dumps(report, indent=1, ensure_ascii=False))
+    return EXIT_DONE
+
+
+def _overrides(values: dict[str, Any]) -> list[str]:
+    """``key=value`` for each value that was given."""
+    return [f"{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
+
+
+def _add_sample_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Sampling follows the recipe's sample section: sample.temperature=0.7 sample.top_p=0.95 ..."
+    )
+    _add_model_arguments(parser, "take data and sampling from this recipe")
+    parser.add_argument("--n", type=int, default=1, help="completions for each prompt; default 1")
+    parser.add_argument("--rows", type=int, help="take this many rows of the data; default: all")
+    parser.add_argument(
+        "--tokens", action="store_true", help="write token ids and their log-probs too"
+    )
+    parser.add_argument("--out", type=Path, help="write to this file; default: standard output")
+
+
+def _run_sample(options: argparse.Namespace, command: str) -> int:
+    from grpo.evaluate import evaluation_recipe  # noqa: PLC0415  heavy: torch
+    from grpo.run.setup import hide_progress_bars  # noqa: PLC0415  heavy: torch
+    from grpo.sample import write  # noqa: PLC0415  heavy: torch
+
+    hide_progress_bars()
+    for name in ("n", "rows"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise RecipeError(f"sample: --{name} is {value}; it must be at least 1")
+    overrides = [*_overrides({"data.source": options.data}), *options.overrides]
+    recipe = evaluation_recipe(options.target, options.recipe, overrides)
+    file = options.out.open("w", encoding="utf-8") if options.out else nullcontext(sys.stdout)
+    try:
+        with file as out:
+            report = write(recipe, out, n=options.n, rows=options.rows, with_tokens=options.tokens)
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
+    print(json.dumps(report), file=sys.stderr)
+    return EXIT_DONE
+
+
+# ---- completion -----------------------------------------------------------------------------------------------
+
+
+def _add_completion_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "bash: grpo completion bash > ~/.local/share/bash-completion/completions/grpo"
+    parser.add_argument("shell", choices=SHELLS, help="the shell that reads the script")
+
+
+def _run_completion(options: argparse.Namespace, command: str) -> int:
+    try:
+        import shtab  # noqa: PLC0415  optional
+    except ImportError:
+        raise RecipeError(
+            "completion: the package shtab is not installed; install it with: pip install shtab"
+        ) from None
+    print(shtab.complete(whole_parser(), options.shell))
+    return EXIT_DONE
+
+
+def whole_parser() -> argparse.ArgumentParser:
+    """One parser over all commands, for shell completion."""
+    parser = OneLineParser(prog="grpo")
+    parser.add_argument("--version", action="store_true", help="print the version")
+    commands = parser.add_subparsers()
+    for command in COMMANDS:
+        own = commands.add_parser(command.name, help=command.summary)
+        if command.add_arguments is not None:
+            command.add_arguments(own)
+    return parser
+
+
+# ---- the table ------------------------------------------------------------------------------------------------
+
+COMMANDS = (
+    Command(
+        name="train",
+        summary="train a causal language model by group-relative policy optimisation",
+        module="grpo.train",
+        add_arguments=_add_train_arguments,
+        run=_run_train,
+    ),
+    Command(
+        name="evaluate",
+        summary="held-out accuracy of a model, or of a run's final model, with 95 % intervals, as JSON",
+        module="grpo.evaluate",
+        add_arguments=_add_evaluate_arguments,
+        run=_run_evaluate,
+    ),
+    Command(
+        name="sample",
+        summary="completions of a model, or of a run's final model, as JSON lines",
+        module="grpo.sample",
+        add_arguments=_add_sample_arguments,
+        run=_run_sample,
+    ),
+    Command(
+        name="score",
+        summary="score completions, one JSON object a line",
+        module="rewards.score",
+    ),
+    Command(
+        name="check",
+        summary="check that a reward and a data set fit",
+        module="rewards.check",
+    ),
+    Command(
+        name="completion",
+        summary="print a script that completes these commands in a shell",
+        module="grpo",
+        add_arguments=_add_completion_arguments,
+        run=_run_completion,
+    ),
+)
+BY_NAME = {command.name: command for command in COMMANDS}
+
+
+# ---- running one ----------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command ``grpo``; returns the exit code. Without arguments it lists the commands."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    first = arguments[0] if arguments else "--help"
+    if first in ("--help", "-h"):
+        print("\n".join(overview()))
+        return EXIT_DONE
+    if first == "--version":
+        print(f"grpo {__version__}")
+        return EXIT_DONE
+    if first not in BY_NAME:
+        print_error(f"grpo: there is no command {first}; the commands are {', '.join(BY_NAME)}")
+        return EXIT_USER
+    return run_command(BY_NAME[first], arguments[1:], f"grpo {first}")
+
+
+def overview() -> Iterator[str]:
+    """What ``grpo`` prints by itself."""
+    yield f"grpo {__version__}: reinforcement learning of reasoning models by GRPO"
+    yield ""
+    width = max(map(len, BY_NAME))
+    for command in COMMANDS:
+        yield f"  grpo {command.name:<{width}}  {command.summary}"
+    yield ""
+    yield "grpo COMMAND --help lists a command's arguments; grpo --version prints the version"
+
+
+def run_module(name: str, arguments: Sequence[str] | None) -> int:
+    """What ``python -m grpo.NAME`` does; returns the exit code."""
+    command = BY_NAME[name]
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return run_command(command, arguments, f"python -m {command.module}")
+
+
+def run_command(command: Command, arguments: Sequence[str], shown: str) -> int:
+    """Parse `arguments` and run; `shown` is what the user typed to get here."""
+    if command.run is None or command.add_arguments is None:
+        return import_module(command.module).main(arguments)
+    parser = OneLineParser(prog=shown, description=f"{_capitalised(command.summary)}.")
+    command.add_arguments(parser)
+    options = parser.parse_intermixed_args(arguments)
+    try:
+        return command.run(options, shown)
+    except RecipeError as error:
+        print_error(" ".join(str(error).split()))
+        return EXIT_USER
+    except KeyboardInterrupt:
+        print_error("stopped at once; what was saved before is kept")
+        return EXIT_FAULT
+    except Exception as error:  # noqa: BLE001  the process's border
+        from grpo.run.failures import explain  # noqa: PLC0415  heavy: torch
+
+        for message in explain(error):
+            print_error(message)
+        return EXIT_FAULT
+
+
+def _capitalised(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
+def print_error(message: str) -> None:
+    """Say on standard error what went wrong, without the secrets that foreign errors may repeat."""
+    print(redacted(message), file=sys.stderr)

@@ -1,0 +1,339 @@
+"""The one way to build data, rewards, policy, engine, scorer and sampling, for every command.
+
+Training, evaluation, sampling and preflight call these functions, so an option of the recipe means the same in each.
+`load_inputs` is what can be checked before a model loads, `open_parts` what a training run works with.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Callable, ContextManager, Mapping, Sequence
+
+import numpy
+import torch
+import transformers
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from grpo.data.curriculum import Curriculum
+from grpo.data.prompts import PromptSet, PromptStream, check_template, make_prompts
+from grpo.data.rows import load_rows, split_rows
+from grpo.distributed.process_group import Ranks
+from grpo.kernels.sampling.spec import Sampling
+from grpo.learner.learner import Learner
+from grpo.learner.optimizer import Optimizer
+from grpo.model.loading import load_config, load_tokenizer
+from grpo.model.policy import Policy, longest_sequence
+from grpo.monitor import watchdog
+from grpo.monitor.gates import Alarm, Gates
+from grpo.monitor.redaction import secret_keys
+from grpo.monitor.watchdog import Watchdog
+from grpo.recipe import ModelSection, Recipe, RecipeError, SampleSection
+from grpo.rollout.compatibility import check_support
+from grpo.rollout.compiled import check_compiler
+from grpo.rollout.engine import Engine
+from grpo.run.folder import check_folder
+from grpo.run.log import Log
+from grpo.scoring import (
+    Scorer,
+    accurate_reward,
+    check_rewards,
+    check_sandbox,
+    reward_specs,
+    watched_rewards,
+    with_lenient,
+)
+from rewards import RewardSpec
+
+Rows = Sequence[Mapping[str, Any]]
+Watching = Callable[[], ContextManager[Any]]
+
+
+# ---- what is known before a model loads -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunInputs:
+    """What a run is made from, checked: rewards (``accurate`` names the one that means accuracy), data, tokenizer.
+
+    ``rows`` are all rows of the data set, ``prompts`` those that are short enough, divided into training and held-out.
+    """
+
+    specs: Sequence[RewardSpec]
+    accurate: str
+    rows: Rows
+    prompts: PromptSet
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+
+
+def check_recipe(recipe: Recipe, *, resume: bool, has_model: bool) -> None:
+    """Refuse a recipe without a model, one whose folder is taken, one that holds a secret or cannot be compiled."""
+    if recipe.model.name is None and not has_model:
+        raise RecipeError("recipe: model.name is missing; name a hub id or a folder")
+    if int(os.environ.get("RANK", "0")) == 0:  # other ranks may start after rank 0 has made it
+        check_folder(recipe.folder(), recipe, resume)
+    for key in secret_keys(recipe.to_mapping()):
+        raise RecipeError(
+            f"recipe: {key} holds a key or token, which the run folder would keep; let whoever needs "
+            "it read it from the environment"
+        )
+    check_compiler(recipe)
+
+
+def load_inputs(
+    recipe: Recipe,
+    *,
+    rewards: Mapping[str, Callable[..., Any]] | None = None,
+    model: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    watching: Watching = nullcontext,
+) -> RunInputs:
+    """Everything of a training run that needs no weights. `RecipeError` for what a user can fix.
+
+    ``rewards`` are callables added to the recipe's; a ``model`` or ``tokenizer`` in hand is used instead of loading
+    one. Slow reads happen inside ``watching()``.
+    """
+    specs, accurate = load_rewards(recipe, rewards)
+    with watching(), watchdog.loading("grpo.data.prompts, the data set"):
+        rows = load_rows(recipe.data)
+    check_rewards(specs, rows)
+    check_sandbox(specs, recipe.sandbox)
+    train, held_out = split_rows(rows, recipe.data.held_out)
+    if len(train) < recipe.sample.prompts:
+        raise RecipeError(
+            f"recipe: sample.prompts is {recipe.sample.prompts}, but only {len(train)} rows train; "
+            "lower sample.prompts or data.held_out"
+        )
+    with watching(), watchdog.loading("grpo.model.loading, configuration and tokenizer"):
+        config = load_config(recipe.model) if model is None else model.config
+        tokenizer = load_tokenizer(recipe.model) if tokenizer is None else tokenizer
+    prompts = prompts_of(recipe, config, tokenizer, train=train, held_out=held_out)
+    _check_enough_prompts(recipe, prompts)
+    return RunInputs(
+        specs=specs,
+        accurate=accurate,
+        rows=rows,
+        prompts=prompts,
+        config=config,
+        tokenizer=tokenizer,
+    )
+
+
+def load_rewards(
+    recipe: Recipe, rewards: Mapping[str, Callable[..., Any]] | None = None
+) -> tuple[list[RewardSpec], str]:
+    """(the rewards of a run with the lenient twin of the accurate one, the name of the accurate one)."""
+    specs = reward_specs(recipe, rewards)
+    accurate = accurate_reward(recipe, [spec.name for spec in specs])
+    return with_lenient(specs, accurate), accurate
+
+
+def prompts_of(
+    recipe: Recipe,
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    train: Rows = (),
+    held_out: Rows = (),
+) -> PromptSet:
+    """The prompts that rows become under the recipe's template; those too long for the model are dropped."""
+    check_template(recipe.data.template, tokenizer)
+    return make_prompts(
+        train,
+        held_out,
+        recipe.data,
+        tokenizer,
+        context=longest_sequence(config.get_text_config()),
+        max_tokens=recipe.sample.max_tokens,
+    )
+
+
+def _check_enough_prompts(recipe: Recipe, prompts: PromptSet) -> None:
+    if len(prompts.train) < recipe.sample.prompts:
+        raise RecipeError(
+            f"data: {prompts.num_dropped} prompts are too long and {len(prompts.train)} "
+            f"are left, fewer than sample.prompts ({recipe.sample.prompts}); lower sample.max_tokens "
+            "or sample.prompts"
+        )
+
+
+# ---- the model and what uses it -------------------------------------------------------------------------------
+
+
+def prepare_torch(recipe: Recipe) -> None:
+    """Seeds, threads, determinism; the sampler needs no seed, but adapters and users' rewards may."""
+    random.seed(recipe.seed)
+    numpy.random.seed(recipe.seed % 2**32)
+    torch.manual_seed(recipe.seed)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    if recipe.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def hide_progress_bars() -> None:
+    """Keep transformers' progress bars out of a command's output."""
+    transformers.utils.logging.disable_progress_bar()
+
+
+def default_device() -> torch.device:
+    """The GPU if there is one, else the CPU; training's device is that of its `Ranks`."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def sampling_of(section: SampleSection, temperature: float | None = None) -> Sampling:
+    """How tokens are drawn by a ``sample`` section; `temperature` overrides the section's."""
+    return Sampling(
+        temperature=section.temperature if temperature is None else temperature,
+        top_k=section.top_k,
+        top_p=section.top_p,
+        min_p=section.min_p,
+    )
+
+
+def open_policy(
+    recipe: Recipe,
+    device: torch.device,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel | None = None,
+) -> Policy:
+    """The policy of the recipe's ``model`` section; `model` is used instead of loading one."""
+    with watchdog.loading("grpo.model.loading, the model"):
+        policy = Policy.load(recipe.model, device, model=model, tokenizer=tokenizer)
+        check_support(policy)
+    return policy
+
+
+def open_engine(recipe: Recipe, policy: Policy) -> Engine:
+    """The engine that samples `policy` as the recipe asks."""
+    sample = recipe.sample
+    return Engine(
+        policy,
+        max_rows=sample.max_rows,
+        stop=sample.stop,
+        kv_memory_gib=sample.kv_memory_gib,
+        deterministic=recipe.deterministic,
+        keep=sample.keep_graphs,
+        compile=sample.compile,
+    )
+
+
+def open_scorer(recipe: Recipe, specs: Sequence[RewardSpec]) -> Scorer:
+    """The scorer with its workers running; close it, or use it as a context."""
+    return Scorer(specs, sandbox=recipe.sandbox)
+
+
+# ---- what only training uses ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunParts:
+    """What an open training run works with."""
+
+    ranks: Ranks
+    policy: Policy
+    curriculum: Curriculum
+    engine: Engine
+    log: Log
+    gates: Gates
+    learner: Learner
+    scorer: Scorer
+
+
+def open_parts(
+    recipe: Recipe, inputs: RunInputs, dog: Watchdog, model: PreTrainedModel | None = None
+) -> RunParts:
+    """Load the policy and start everything that a training run works with; the scorer is to be closed."""
+    ranks = Ranks.start()
+    ranks.watched_by(dog)
+    prepare_torch(recipe)
+    policy = open_policy(recipe, ranks.device, inputs.tokenizer, model)
+    log = Log(recipe.folder(), recipe.log.wandb, silent=not ranks.main)
+    gates = open_gates(recipe, inputs, policy, report=log.alarm)
+    return RunParts(
+        ranks=ranks,
+        policy=policy,
+        curriculum=open_curriculum(recipe, inputs),
+        engine=open_engine(recipe, policy),
+        log=log,
+        gates=gates,
+        learner=open_learner(recipe, policy, ranks, gates),
+        scorer=open_scorer(recipe, inputs.specs),
+    )
+
+
+def open_curriculum(recipe: Recipe, inputs: RunInputs) -> Curriculum:
+    """The order in which training prompts are sampled."""
+    advantage = recipe.advantage
+    return Curriculum(
+        PromptStream(inputs.prompts.train, recipe.seed),
+        inputs.accurate,
+        flat=advantage.flat,
+        flat_by=advantage.flat_by,
+        retire_at=advantage.retire_at,
+        low=recipe.data.pass_low,
+        high=recipe.data.pass_high,
+        again=recipe.data.pass_again,
+    )
+
+
+def open_gates(
+    recipe: Recipe, inputs: RunInputs, policy: Policy, report: Callable[[Alarm, bool], None]
+) -> Gates:
+    """The gates of the recipe, with the limits that suit the policy's dtype and device."""
+    true, formal = watched_rewards(inputs.specs, inputs.accurate)
+    return Gates(
+        recipe.gates,
+        dtype=str(policy.base.dtype).removeprefix("torch."),
+        device=policy.device.type,
+        true=true,
+        formal=formal,
+        report=report,
+    )
+
+
+def open_optimizer(recipe: Recipe, policy: Policy, num_updates: int) -> Optimizer:
+    """The optimizer over what trains of `policy`, its schedule stretched over `num_updates`."""
+    is_half = policy.base.dtype == torch.float16
+    return Optimizer(policy.trainable(), recipe.optim, num_updates, scale_loss=is_half)
+
+
+def open_learner(
+    recipe: Recipe, policy: Policy, ranks: Ranks = Ranks(), gates: Gates | None = None
+) -> Learner:
+    """The learner with its optimizer, reference and teacher."""
+    num_updates = recipe.steps * recipe.optim.updates * recipe.optim.epochs
+    return Learner(
+        policy,
+        open_optimizer(recipe, policy, num_updates),
+        recipe.loss,
+        gates=gates,
+        temperature=recipe.sample.temperature,
+        ranks=ranks,
+        teacher=load_teacher(recipe, policy),
+        tokens_per_micro_batch=recipe.optim.tokens_per_micro_batch,
+    )
+
+
+def load_teacher(recipe: Recipe, policy: Policy) -> Policy | None:
+    """The frozen model of ``loss.teacher``; `RecipeError` if its tokens mean something else than the policy's."""
+    if recipe.loss.teacher is None:
+        return None
+    section = ModelSection(
+        name=recipe.loss.teacher,
+        dtype=recipe.model.dtype,
+        trust_remote_code=recipe.model.trust_remote_code,
+    )
+    teacher = Policy.load(section, policy.device)
+    check_support(teacher)
+    if teacher.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+        raise RecipeError(
+            f"recipe: loss.teacher {recipe.loss.teacher} has another tokenizer than the policy, so its "
+            "log-probs are of other tokens; name a teacher of the same family"
+        )
+    teacher.model.requires_grad_(False)
+    return teacher

@@ -1,0 +1,130 @@
+"""What a run keeps on disk, from its first moment to its last: the locked folder, checkpoints, final model, summary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, BinaryIO, Mapping, Sequence
+
+from grpo.recipe import Recipe
+from grpo.run import checkpoint
+from grpo.run.async_writer import Writer
+from grpo.run.console import closing
+from grpo.run.fingerprint import fingerprint
+from grpo.run.folder import lock, sizes
+from grpo.run.ledger import Ledger
+from grpo.run.resume import prepare_folder
+from grpo.run.setup import RunInputs, RunParts
+from grpo.run.state import Progress, collect, restore
+from grpo.run.summary import summary_of, write_final, write_summary
+
+
+class RunStorage:
+    """The run folder of an open run. On other ranks than the first it writes nothing, and takes part in gathering."""
+
+    def __init__(self, recipe: Recipe, progress: Progress, ledger: Ledger):
+        self.recipe = recipe
+        self.folder = recipe.folder()
+        self.progress = progress
+        self.ledger = ledger
+        self.writer = Writer(
+            self.folder,
+            keep=recipe.checkpoint.keep,
+            best=recipe.checkpoint.keep_best,
+            background=recipe.checkpoint.background,
+        )
+        self._lock: BinaryIO | None = None
+        self._fingerprint: Mapping[str, Any] = {}
+
+    def open(self, parts: RunParts, inputs: RunInputs, *, resume: bool) -> None:
+        """Lock and prepare the folder; set the run to its newest checkpoint, or to the beginning."""
+        ranks = parts.ranks
+        if ranks.main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = lock(self.folder)
+        self._fingerprint = fingerprint(
+            inputs.prompts,
+            specs=inputs.specs,
+            policy=parts.policy,
+            teacher=parts.learner.teacher,
+            num_processes=ranks.world,
+        )
+        saved = prepare_folder(
+            self.folder,
+            self.recipe,
+            ranks,
+            resume=resume,
+            evaluates=bool(inputs.prompts.held_out),
+            fingerprint=self._fingerprint,
+            say=parts.log.say,
+        )
+        if saved is None:
+            self.progress.reset()
+            self.ledger.reset()
+        else:
+            restore(
+                saved,
+                parts=parts,
+                progress=self.progress,
+                ledger=self.ledger,
+                prompts=inputs.prompts,
+            )
+
+    def save(self, parts: RunParts) -> Path | None:
+        """Save a checkpoint of the run unless this step has one; its folder, None on other ranks.
+
+        It is written in the background, and complete when a later one is saved or the writer is waited for.
+        """
+        step = self.progress.num_steps
+        saved = None
+        if self.progress.saved_step != step:
+            saved = collect(
+                parts,
+                self.progress,
+                self.ledger,
+                fingerprint=self._fingerprint,
+                journals=sizes(self.folder),
+            )
+        self.progress.saved_step = step
+        if saved is not None:
+            note = self.writer.save(saved, [self.folder / name for name in sizes(self.folder)])
+            if note:
+                parts.log.say(note)
+        return checkpoint.path_of(self.folder, step) if parts.ranks.main else None
+
+    def save_now(self, parts: RunParts) -> None:
+        """Save a checkpoint and wait until it is on the disk."""
+        self.save(parts)
+        self.writer.wait()
+
+    def finish(self, parts: RunParts, examples_after: Sequence[Mapping[str, Any]]) -> None:
+        """Write the final model and the summary, once the last checkpoint is written."""
+        self.ledger.cancel(self.progress.num_in_flight(self.recipe, parts.ranks))
+        if parts.ranks.main:
+            write_final(parts.policy, self.folder)
+            self.writer.wait()
+            summary = summary_of(
+                self.recipe,
+                progress=self.progress,
+                ledger=self.ledger,
+                parts=parts,
+                examples_after=examples_after,
+            )
+            write_summary(self.folder, summary)
+            parts.log.say(*closing(summary, self.folder))
+            parts.log.say(
+                f"scoring: {parts.scorer.cached:.0%} of the scores were known from an equal completion",
+                *self.writer.describe(),
+            )
+        parts.ranks.wait()
+
+    def give_up_writing(self, failure: BaseException) -> list[str]:
+        """For a run that failed: drop what is being written if it was interrupted, else wait; errors as lines."""
+        if isinstance(failure, KeyboardInterrupt):
+            self.writer.abandon()
+            return []
+        return self.writer.finish()
+
+    def unlock(self) -> None:
+        """Let other runs use the folder."""
+        if self._lock is not None:
+            self._lock.close()

@@ -1,0 +1,74 @@
+"""The end of a run: its final model and ``summary.json``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+from grpo.model.policy import Policy
+from grpo.monitor import watchdog
+from grpo.monitor.redaction import redacted
+from grpo.recipe import Recipe
+from grpo.run.folder import disk_errors, write_text
+from grpo.run.ledger import Ledger
+from grpo.run.log import finite
+from grpo.run.setup import RunParts
+from grpo.run.state import Progress
+from grpo.types import ScoredGroup
+
+NUM_EXAMPLES = 3
+
+
+def write_final(policy: Policy, folder: Path) -> None:
+    """Write the final model, whole or not at all."""
+    final = folder / "final"
+    writing = folder / ".writing-final"
+    with watchdog.writing("grpo.model.policy, the final model", writing):
+        shutil.rmtree(writing, ignore_errors=True)
+        with disk_errors(final):
+            policy.save(writing)
+        shutil.rmtree(final, ignore_errors=True)
+        writing.rename(final)
+
+
+def examples_of(groups: Sequence[ScoredGroup]) -> list[dict[str, Any]]:
+    """The first completion of the first prompts, as text."""
+    return [
+        {
+            "prompt": group.prompt.text,
+            "completion": group.completions[0].text,
+            "reward": group.scores[0].value,
+        }
+        for group in groups[:NUM_EXAMPLES]
+    ]
+
+
+def summary_of(
+    recipe: Recipe,
+    progress: Progress,
+    ledger: Ledger,
+    parts: RunParts,
+    examples_after: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """What ``summary.json`` holds."""
+    return {
+        "name": recipe.name,
+        "steps": progress.num_steps,
+        "before": progress.before,
+        "after": progress.after,
+        "seconds": progress.seconds_now,
+        "tokens": progress.tokens,
+        "ledger": ledger,
+        "sandbox": parts.scorer.isolation,
+        "gates": parts.gates.counts,
+        "alarms": parts.gates.alarms,
+        "examples": {"before": progress.examples_before, "after": examples_after},
+    }
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write ``summary.json``, without secrets."""
+    text = redacted(json.dumps(finite(summary), indent=1, ensure_ascii=False))
+    write_text(folder / "summary.json", text + "\n")
