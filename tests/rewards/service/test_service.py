@@ -15,7 +15,7 @@ import pytest
 from hostile import HOSTILE
 
 from rewards import RewardSpec, Sample, Score
-from rewards.service.pool import Clock, process_state
+from rewards.service.process import Clock, process_state
 from rewards.service.service import RewardService, combine
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -318,7 +318,7 @@ def test_submitting_does_not_wait_and_the_callers_loop_is_not_blocked(serve):
 
 def test_a_result_that_is_not_there_in_time_says_so(serve):
     ticket = serve("sleeps").submit(samples("1"))
-    with pytest.raises(TimeoutError, match="1 verdicts are not there after 0.01 s"):
+    with pytest.raises(TimeoutError, match="1 verdicts are still missing after 0.01 s"):
         ticket.result(0.01)
     assert ticket.result(30)[0].score.value == 1.0
 
