@@ -7,7 +7,8 @@ import os
 import pytest
 
 from rewards import RewardSpec, Sample, Score
-from rewards.conventions import as_score, convention_of, judge
+from rewards.calling import judge
+from rewards.conventions import as_score, convention_of
 from rewards.service.service import RewardService
 
 
@@ -229,7 +230,7 @@ def test_an_exception_names_function_and_line():
         return {}["no such key"]
 
     detail = judged(careless, PLAIN)[0].detail
-    assert "careless raised KeyError: 'no such key'" in detail and "test_adapters.py:" in detail
+    assert "careless raised KeyError: 'no such key'" in detail and "test_conventions.py:" in detail
 
 
 def test_leaving_the_interpreter_is_a_fault():

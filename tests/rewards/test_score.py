@@ -147,7 +147,7 @@ def test_ones_own_reward_is_named_by_file_and_may_print(tmp_path):
         ([], "arguments are required"),
         (["math_answer", "--colour"], "unrecognized arguments: --colour"),
         (["think_format", "--pairs"], "think_format cannot compare pairs"),
-        (["think_format", "--lenient"], "think_format knows no lenient rules"),
+        (["think_format", "--lenient"], "think_format has no lenient rules"),
         (["math_answer", "--args", "[]"], "is not a JSON object"),
         (["math_answer", "--timeout", "0"], "is not above 0"),
         (["absent.py:reward"], "there is no file"),
