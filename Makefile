@@ -1,8 +1,8 @@
 # Two commands need nothing but Python 3.10 or newer with venv, git and make:
 #   make quickstart   trains a tiny model to reason, in minutes on a CPU
 #   make test         runs the fast tests
-# Further: make test-slow, make lint, make base (trains the quickstart's base model anew),
-# make smollm2 (brings SmolLM2-135M-Instruct, 98 MB, to models/smollm2).
+# Further: make test-slow, make test-seeds (the seeded tests with many seeds), make lint, make docs, make base (trains
+# the quickstart's base model again), make smollm2 (brings SmolLM2-135M-Instruct, 98 MB, to models/smollm2).
 
 PYTHON ?= python3
 VENV   := .venv
@@ -10,7 +10,7 @@ RUN    := $(VENV)/bin/python
 PIP    := $(RUN) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 NEEDS  := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: quickstart test test-slow lint base smollm2 setup
+.PHONY: quickstart test test-slow test-seeds lint docs base smollm2 setup
 
 # ARGS takes overrides: make quickstart ARGS="seed=1 steps=20"
 quickstart: $(VENV)/.stamp-run
@@ -23,12 +23,20 @@ test: $(VENV)/.stamp-test
 test-slow: $(VENV)/.stamp-test
 	$(RUN) -m pytest -q -n 2 --dist loadfile -m "slow and not gpu" $(ARGS)
 
+# SEEDS=200 make test-seeds ARGS=tests/grpo/kernels
+SEEDS ?= 20
+test-seeds: $(VENV)/.stamp-test
+	$(RUN) -m pytest -q -n 2 -m "not slow and not gpu" --seeds $(SEEDS) $(ARGS)
+
 lint: $(VENV)/.stamp-lint
-	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy
-	$(RUN) -m importlinter.cli lint-imports 2>/dev/null || $(VENV)/bin/lint-imports
+	$(RUN) -m ruff check .
 	$(RUN) tests/support/density.py
+	$(VENV)/bin/lint-imports
+	$(RUN) -m mypy
+
+docs: $(VENV)/.stamp-docs
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(RUN) -m mkdocs build --strict --quiet
 
 base: $(VENV)/.stamp-run
 	$(RUN) recipes/quickstart_base/pretrain.py $(ARGS)
@@ -62,4 +70,8 @@ $(VENV)/.stamp-test: $(VENV)/.stamp-run
 
 $(VENV)/.stamp-lint: $(VENV)/.stamp-run
 	@$(PIP) --editable '.[lint]'
+	@touch $@
+
+$(VENV)/.stamp-docs: $(VENV)/.stamp-run
+	@$(PIP) --editable '.[docs]'
 	@touch $@

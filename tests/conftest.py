@@ -1,22 +1,43 @@
-"""Fixtures shared by the tests; the models themselves are in ``tiny.py``."""
+"""Fixtures shared by the tests; the models themselves are in ``support/tiny.py``."""
 
 from __future__ import annotations
 
 import os
-import random
 
 import pytest
 import torch
 
 from grpo.kernels.cpu import native
 
+FIXED_SEED = 20261127
+
 torch.set_num_threads(1)  # models of the tests are small: a second thread costs more than it gives
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--seeds",
+        type=int,
+        default=0,
+        help="run only the tests that take a seed, each with this many seeds (0: every test, one seed)",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    number = metafunc.config.getoption("--seeds")
+    if number and "seed" in metafunc.fixturenames:
+        metafunc.parametrize("seed", range(number), indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--seeds"):
+        items[:] = [item for item in items if "seed" in getattr(item, "fixturenames", ())]
+
+
 @pytest.fixture
-def seed() -> int:
-    """A fresh seed for random inputs, printed with a failure; GRPO_TEST_SEED repeats one."""
-    value = int(os.environ.get("GRPO_TEST_SEED", random.SystemRandom().randrange(2**31)))
+def seed(request: pytest.FixtureRequest) -> int:
+    """A fixed seed for random inputs, printed with a failure; GRPO_TEST_SEED sets another, --seeds many."""
+    value = int(getattr(request, "param", os.environ.get("GRPO_TEST_SEED", FIXED_SEED)))
     print(f"GRPO_TEST_SEED={value}")
     torch.manual_seed(value)
     return value

@@ -1,0 +1,47 @@
+"""Writes the pages that come from the code: recipe keys, the file map of the architecture page, the changelog."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import mkdocs_gen_files
+
+from grpo.recipe.describe import keys_markdown
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def summary_of(path: Path) -> str:
+    """The first sentence of a module's docstring."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return docstring.split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+
+
+def file_map() -> str:
+    lines = []
+    for top in ("grpo", "rewards"):
+        folders = sorted({path.parent for path in (ROOT / top).rglob("*.py")})
+        for folder in folders:
+            lines += [
+                f"### `{folder.relative_to(ROOT)}/`",
+                "",
+                "| file | what it does |",
+                "|---|---|",
+            ]
+            for path in sorted(folder.glob("*.py")):
+                lines.append(f"| `{path.name}` | {summary_of(path)} |")
+            lines.append("")
+    return "\n".join(lines)
+
+
+def write(name: str, text: str) -> None:
+    with mkdocs_gen_files.open(name, "w") as page:
+        page.write(text)
+
+
+write("recipe-keys.md", keys_markdown())
+write(
+    "architecture.md", (ROOT / "docs" / "_architecture.md").read_text(encoding="utf-8") + file_map()
+)
+write("changelog.md", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
