@@ -171,13 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         rows = [_renamed(row, options.columns) for row in _rows(options.data, options.limit)]
-        spec = RewardSpec(
-            "reward",
-            options.reward,
-            args=options.args,
-            style=options.style,
-            timeout_seconds=options.timeout,
-        )
+        spec = _spec(options)
         _refuse_unfit(rows, spec, options)
         failures = check(
             rows,
@@ -193,6 +187,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\n".join(_table(failures, len(rows))))
     worst = max(Counter(failure.check for failure in failures).values(), default=0)
     return 1 if worst > options.tolerance * len(rows) else 0
+
+
+def _spec(options: argparse.Namespace) -> RewardSpec:
+    return RewardSpec(
+        "reward",
+        options.reward,
+        args=options.args,
+        style=options.style,
+        timeout_seconds=options.timeout,
+    )
 
 
 def _parser() -> OneLineParser:

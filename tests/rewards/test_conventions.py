@@ -271,8 +271,8 @@ def scores_by_service(use, samples, **args):
 @pytest.mark.parametrize("name", ["accuracy_reward", "reasoning_accuracy_reward"])
 def test_trls_accuracy_rewards_plug_in_unchanged(name):
     samples = [
-        chat(rf"<think>x</think> It is \boxed{{{said}}}", solution=r"$\frac{1}{3}$")
-        for said in (r"\frac{1}{3}", "2")
+        chat(rf"<think>x</think> It is \boxed{{{reply}}}", solution=r"$\frac{1}{3}$")
+        for reply in (r"\frac{1}{3}", "2")
     ]
     scores = scores_by_service(f"trl.rewards:{name}", samples)
     assert [score.value for score in scores] == [1.0, 0.0], scores
