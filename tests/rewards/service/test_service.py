@@ -586,8 +586,7 @@ def test_verdicts_from_the_cache_log_nothing_and_leave_the_metrics_of_others_alo
 def test_the_package_names_what_others_use_and_a_worker_loads_none_of_it():
     assert all(hasattr(rewards.service, name) for name in rewards.service.__all__)
     assert rewards.service.RewardService is RewardService
-    with pytest.raises(AttributeError, match="no attribute 'Pool'"):
-        rewards.service.Pool
+    assert not hasattr(rewards.service, "Pool")
     code = "import sys, rewards.service.worker; print('rewards.service.service' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "False\n", done.stderr
