@@ -1,9 +1,10 @@
 """``python -m rewards.check DATA --reward NAME``: whether a reward and a data set fit, before any GPU is used.
 
 For each row three completions are made and judged: one with the gold answer must score 1, an empty one 0, and one
-with a wrong answer (the gold with its last digit changed, and the like) less than 1. A table says how many did;
-rows that did not are listed with what the judge said. Where more than ``--tolerance`` of the rows (1 %) fail any
-of the three, the exit code is 1. Training data with unreadable answers is the usual finding.
+with a wrong answer (the gold with its last digit changed, and the like) less than 1. A table shows how many did;
+rows that did not are listed with the judge's explanation. If more than ``--tolerance`` of the rows (1 %) fail any
+of the three, the exit code is 1. The usual finding is training data with unreadable answers. Rewards run as in
+training: in worker processes, under the same deadlines.
 """
 
 from __future__ import annotations
@@ -20,19 +21,29 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from rewards.conventions import TRUTH_COLUMNS
+from rewards.mathematics.extraction import bare_answer
 from rewards.sandbox import SandboxOptions
-from rewards.score import OneLineParser, add_sandbox_options, sandbox_options
+from rewards.score import (
+    OneLineParser,
+    add_deadline_option,
+    add_sandbox_options,
+    sandbox_options,
+)
 from rewards.service.service import RewardService
 from rewards.table import load, missing_columns
+from rewards.tasks import load_task
 from rewards.types import RewardSpec, Sample, Score
 
-__all__ = ["Failure", "check", "main", "perturbed"]
+__all__ = ["Failure", "TEMPLATE", "check", "main", "perturbed"]
 
 TEMPLATE = "<think>\nThis is the answer that the data gives.\n</think>\n<answer>{gold}</answer>"
-MOST_SHOWN = 20
-ROWS_AT_ONCE = 512
+MAX_FAILURES_SHOWN = 20
+MAX_DETAIL_CHARS = 160
+ROWS_A_SUBMISSION = 512
 
 Row = Mapping[str, Any]
+Completions = Callable[[Row], tuple[str, str]]
+"""Makes a row's completion with the gold answer, and the one with a wrong answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +61,7 @@ CHECKS: Mapping[str, tuple[str, Callable[[Score], bool]]] = {
     "empty": ("0", lambda score: score.value == 0),
     "perturbed": ("< 1", lambda score: score.value is not None and score.value < 1),
 }
-"""What each kind of completion must score, in words and as a test."""
+"""What each kind of completion must score, as text and as a test."""
 
 
 # -------------------------------------------------------------------------------------------- checking
@@ -59,35 +70,43 @@ CHECKS: Mapping[str, tuple[str, Callable[[Score], bool]]] = {
 def check(
     rows: Sequence[Row],
     spec: RewardSpec,
-    completions: Callable[[Row], tuple[str, str]],
+    completions: Completions,
     workers: int | None = None,
     sandbox: SandboxOptions | None = None,
 ) -> list[Failure]:
-    """Scorer every row's gold, empty and perturbed completion; return those that did not score what they must.
+    """Judge every row's gold, empty and perturbed completion; return those that did not score what they must.
 
-    ``completions`` gives a row's completion with the gold answer and with a wrong one.
+    ``completions`` makes a row's completion with the gold answer and with a wrong one.
     """
     failures = []
     numbered = iter(enumerate(rows, 1))
     with RewardService([spec], workers=workers, sandbox=sandbox) as service:
-        while portion := list(itertools.islice(numbered, ROWS_AT_ONCE)):
-            texts = [
-                (number, row, dict(zip(CHECKS, _three(completions(row)))))
-                for number, row in portion
-            ]
-            samples = [_sample(text, row) for _, row, kinds in texts for text in kinds.values()]
-            scores = iter(service.judge(samples))
-            for number, _, kinds in texts:
-                for name, text in kinds.items():
-                    score = next(scores).parts[spec.name]
-                    if not CHECKS[name][1](score):
-                        failures.append(Failure(number, name, text, score))
+        while portion := list(itertools.islice(numbered, ROWS_A_SUBMISSION)):
+            trials = _trials(portion, completions)
+            for trial, judged in zip(trials, service.judge([trial.sample for trial in trials])):
+                score = judged.parts[spec.name]
+                _, passes = CHECKS[trial.check]
+                if not passes(score):
+                    failures.append(Failure(trial.row, trial.check, trial.sample.text, score))
     return failures
 
 
-def _three(gold_and_wrong: tuple[str, str]) -> tuple[str, str, str]:
-    gold, wrong = gold_and_wrong
-    return gold, "", wrong
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """A completion made for a row (from 1), and the check it is made for."""
+
+    row: int
+    check: str
+    sample: Sample
+
+
+def _trials(numbered_rows: Sequence[tuple[int, Row]], completions: Completions) -> list[_Trial]:
+    trials = []
+    for number, row in numbered_rows:
+        gold, wrong = completions(row)
+        for name, text in zip(CHECKS, (gold, "", wrong)):
+            trials.append(_Trial(number, name, _sample(text, row)))
+    return trials
 
 
 def _sample(text: str, row: Row) -> Sample:
@@ -103,16 +122,17 @@ _OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
 
 
 def perturbed(gold: str) -> str:
-    """A wrong answer that looks like the gold one: another last digit, choice or truth value.
+    r"""A wrong answer that looks like the gold one: another last digit, choice or truth value.
 
-    >>> perturbed(r"\\frac{3}{19}"), perturbed("B"), perturbed("Yes"), perturbed(r"\\pi")
-    ('\\\\frac{3}{18}', 'C', 'no', '7\\\\pi')
+    >>> perturbed(r"\frac{3}{19}"), perturbed("B"), perturbed("Yes"), perturbed(r"\pi")
+    ('\\frac{3}{18}', 'C', 'no', '7\\pi')
     """
     digits = list(re.finditer(r"[0-9]", gold))
     if digits:
-        place = digits[-1].start()
-        digit = int(gold[place])
-        return gold[:place] + str(digit + 1 if digit < 9 else 8) + gold[place + 1 :]
+        position = digits[-1].start()
+        digit = int(gold[position])
+        other = digit + 1 if digit < 9 else 8
+        return gold[:position] + str(other) + gold[position + 1 :]
     bare = gold.strip()
     if bare.lower() in _OPPOSITES:
         return _OPPOSITES[bare.lower()]
@@ -121,28 +141,26 @@ def perturbed(gold: str) -> str:
     return "7" + bare
 
 
-def _completions(options: argparse.Namespace) -> Callable[[Row], tuple[str, str]]:
+def _completions(options: argparse.Namespace) -> Completions:
     """How a row's right and wrong completion are made."""
     if options.completion:
-        return lambda row: (str(row[options.completion]), perturbed(str(row[options.completion])))
+
+        def from_column(row: Row) -> tuple[str, str]:
+            text = str(row[options.completion])
+            return text, perturbed(text)
+
+        return from_column
     reads_mathematics = load(options.reward).__module__ == "rewards.math_answer"
 
     def from_gold(row: Row) -> tuple[str, str]:
         gold = str(row[options.gold])
         if reads_mathematics:
-            gold = _bare(gold)
-        return options.template.replace("{gold}", gold), options.template.replace(
-            "{gold}", perturbed(gold)
-        )
+            gold = bare_answer(gold, lenient=True).text or gold  # the column may hold a solution
+        right = options.template.replace("{gold}", gold)
+        wrong = options.template.replace("{gold}", perturbed(gold))
+        return right, wrong
 
     return from_gold
-
-
-def _bare(gold: str) -> str:
-    """The answer alone, where the column holds a whole solution."""
-    from rewards.mathematics.extraction import bare_answer
-
-    return bare_answer(gold, lenient=True).text or gold
 
 
 # ------------------------------------------------------------------------------------------- the command
@@ -153,16 +171,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         rows = [_renamed(row, options.columns) for row in _rows(options.data, options.limit)]
-        spec = RewardSpec(
-            "reward",
-            options.reward,
-            args=options.args,
-            style=options.style,
-            timeout_seconds=options.timeout,
-        )
+        spec = _spec(options)
         _refuse_unfit(rows, spec, options)
         failures = check(
-            rows, spec, _completions(options), options.workers, sandbox_options(options)
+            rows,
+            spec,
+            _completions(options),
+            workers=options.workers,
+            sandbox=sandbox_options(options),
         )
     except (ValueError, OSError) as error:
         print(f"rewards.check: {error}", file=sys.stderr)
@@ -173,6 +189,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if worst > options.tolerance * len(rows) else 0
 
 
+def _spec(options: argparse.Namespace) -> RewardSpec:
+    return RewardSpec(
+        "reward",
+        options.reward,
+        args=options.args,
+        style=options.style,
+        timeout_seconds=options.timeout,
+    )
+
+
 def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog="python -m rewards.check", description="Check that a reward and a data set fit."
@@ -181,15 +207,34 @@ def _parser() -> OneLineParser:
         "data", help="a .jsonl, .csv or .parquet file, or the name of a procedural task"
     )
     parser.add_argument(
-        "--reward", default="math_answer", help="a reward as recipes name it (math_answer)"
+        "--reward", default="math_answer", help="a reward, named as in recipes (math_answer)"
     )
+    _add_column_options(parser)
+    parser.add_argument(
+        "--args", type=json.loads, default={}, metavar="JSON", help="arguments of the reward"
+    )
+    parser.add_argument(
+        "--style", help="the reward's calling convention, if its parameters do not tell"
+    )
+    parser.add_argument("--limit", type=int, help="check this many rows only")
+    parser.add_argument(
+        "--tolerance", type=float, default=0.01, help="the share of rows that may fail (0.01)"
+    )
+    add_deadline_option(parser)
+    parser.add_argument("--workers", type=int, help="worker processes; by default one a core")
+    add_sandbox_options(parser)
+    return parser
+
+
+def _add_column_options(parser: OneLineParser) -> None:
+    """The options that say where a row's right completion comes from."""
     parser.add_argument(
         "--columns",
         nargs="+",
         type=_pair,
         default=[],
         metavar="NAME=COLUMN",
-        help="what columns are to be called",
+        help="new names for columns",
     )
     parser.add_argument(
         "--gold",
@@ -201,28 +246,10 @@ def _parser() -> OneLineParser:
         help="a column with whole right completions, instead of --gold",
     )
     parser.add_argument(
-        "--template", default=TEMPLATE, help="how a gold answer is said; {gold} stands for it"
+        "--template",
+        default=TEMPLATE,
+        help="the completion that states a gold answer, with {gold} in its place",
     )
-    parser.add_argument(
-        "--args", type=json.loads, default={}, metavar="JSON", help="arguments of the reward"
-    )
-    parser.add_argument(
-        "--style", help="the reward's calling convention, where its parameters do not tell"
-    )
-    parser.add_argument("--limit", type=int, help="look at this many rows only")
-    parser.add_argument(
-        "--tolerance", type=float, default=0.01, help="the share of rows that may fail (0.01)"
-    )
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        default=10.0,
-        metavar="SECONDS",
-        help="a completion's deadline (10)",
-    )
-    parser.add_argument("--workers", type=int, help="worker processes; by default one a core")
-    add_sandbox_options(parser)
-    return parser
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -242,21 +269,22 @@ def _renamed(row: Row, columns: Iterable[tuple[str, str]]) -> Row:
 
 
 def _refuse_unfit(rows: Sequence[Row], spec: RewardSpec, options: argparse.Namespace) -> None:
-    """Say before anything is judged what the data lacks; settle which column holds the gold answer."""
+    """Report before anything is judged what the data lacks; settle which column holds the gold answer."""
     if not rows:
         raise ValueError(f"{options.data} has no rows")
+    columns = ", ".join(rows[0])
     known = [*rows[0], "num_tokens"]
     missing = missing_columns(load(spec.use), known, spec.style, spec.args)
     if missing:
         raise ValueError(
-            f"{options.reward} wants the column {' and '.join(missing)}, but the data has {', '.join(rows[0])}; "
+            f"{options.reward} wants the column {' and '.join(missing)}, but the data has {columns}; "
             f"rename one with --columns {missing[0]}=COLUMN"
         )
     options.gold = options.gold or next((name for name in TRUTH_COLUMNS if name in rows[0]), None)
     wanted = options.completion or options.gold
     if wanted is None or wanted not in rows[0]:
         raise ValueError(
-            f"the data has no column {wanted or 'for the gold answer'}; it has {', '.join(rows[0])}; "
+            f"the data has no column {wanted or 'for the gold answer'}; it has {columns}; "
             "name one with --gold, or one that holds whole right completions with --completion"
         )
 
@@ -265,38 +293,37 @@ def _table(failures: Sequence[Failure], num_rows: int) -> list[str]:
     counts = Counter(failure.check for failure in failures)
     lines = [f"{'completion':<12}{'must score':>12}{'passed':>10}{'failed':>10}"]
     for name, (wanted, _) in CHECKS.items():
-        lines.append(f"{name:<12}{wanted:>12}{num_rows - counts[name]:>10}{counts[name]:>10}")
+        num_passed = num_rows - counts[name]
+        lines.append(f"{name:<12}{wanted:>12}{num_passed:>10}{counts[name]:>10}")
     if failures:
-        lines += [
-            "",
-            f"{'row':>6}  {'completion':<11} {'value':>6}  {'status':<15} what the judge said",
-        ]
-    for failure in failures[:MOST_SHOWN]:
-        score = failure.score
-        value = "-" if score.value is None else f"{score.value:g}"
-        said = _on_one_line(score.detail or failure.completion)
-        lines.append(f"{failure.row:>6}  {failure.check:<11} {value:>6}  {score.status:<15} {said}")
-    if len(failures) > MOST_SHOWN:
-        lines.append(f"and {len(failures) - MOST_SHOWN} more")
+        heading = f"{'row':>6}  {'completion':<11} {'value':>6}  {'status':<15} what the judge said"
+        lines += ["", heading]
+    lines += [_line(failure) for failure in failures[:MAX_FAILURES_SHOWN]]
+    if len(failures) > MAX_FAILURES_SHOWN:
+        lines.append(f"and {len(failures) - MAX_FAILURES_SHOWN} more")
     return lines
+
+
+def _line(failure: Failure) -> str:
+    score = failure.score
+    value = "-" if score.value is None else f"{score.value:g}"
+    detail = _on_one_line(score.detail or failure.completion)
+    return f"{failure.row:>6}  {failure.check:<11} {value:>6}  {score.status:<15} {detail}"
 
 
 def _on_one_line(text: str) -> str:
     line = " ".join(text.encode("utf-8", "replace").decode().split())
-    return line if len(line) <= 160 else line[:157] + "..."
+    return line if len(line) <= MAX_DETAIL_CHARS else line[: MAX_DETAIL_CHARS - 3] + "..."
 
 
 # --------------------------------------------------------------------------------------------- reading
 
 
 def _rows(source: str, limit: int | None) -> list[Row]:
+    """The first ``limit`` rows of a file, or of a procedural task."""
     path = Path(source)
-    if path.suffix in _READERS:
-        rows = _READERS[path.suffix](path)
-    else:
-        from rewards.tasks import load_task
-
-        rows = load_task(source).rows()
+    is_file = path.suffix in _READERS
+    rows = _READERS[path.suffix](path) if is_file else load_task(source).rows()
     return list(itertools.islice(rows, limit))
 
 
@@ -318,7 +345,7 @@ def _read_csv(path: Path) -> Iterable[Row]:
 
 
 def _read_parquet(path: Path) -> Iterable[Row]:
-    import pyarrow.parquet
+    import pyarrow.parquet  # noqa: PLC0415  optional, and heavy
 
     return pyarrow.parquet.read_table(path).to_pylist()
 

@@ -2,10 +2,10 @@
 
 Each input line is a JSON object with ``completion`` and the columns the reward wants (``answer`` for math_answer);
 each output line, in the same order, has the row's ``id`` if it has one, ``value`` (null for a fault), ``status``,
-``extracted``, ``parts``, ``seconds`` and, where there is something to say, ``detail``. With ``--pairs`` the lines
-hold two bare answers, ``gold`` and ``pred``. A malformed line becomes a fault that names its number; the rest goes
-on. Lines are written as soon as they and those before them are judged. Rewards run as in training: in worker
-processes, under a deadline.
+``extracted``, ``parts``, ``seconds`` and, if there is something to explain, ``detail``. With ``--pairs`` the lines
+hold two bare answers, ``gold`` and ``pred``. A malformed line becomes a fault that names its number; the rest is
+scored all the same. Lines are written as soon as they and those before them are judged. Rewards run as in training:
+in worker processes, under the same deadlines.
 """
 
 from __future__ import annotations
@@ -22,22 +22,37 @@ from typing import IO, Any, Iterable, Iterator, NoReturn, Sequence
 
 from rewards.conventions import convention_of, fault
 from rewards.sandbox import ENGINES, LEVELS, SandboxOptions
-from rewards.service.service import Judged, RewardService, Ticket
-from rewards.table import load
+from rewards.service.service import RewardService
+from rewards.service.ticket import Judged, Ticket
+from rewards.table import (
+    BUILT_IN_SECONDS,
+    PROGRAM_SECONDS,
+    USER_SECONDS,
+    default_timeout_seconds,
+    load,
+)
 from rewards.types import RewardSpec, Sample, Score
 
-__all__ = ["main"]
+__all__ = [
+    "OneLineParser",
+    "add_deadline_option",
+    "add_sandbox_options",
+    "main",
+    "sandbox_options",
+]
 
-MOST_UNWRITTEN = 1024
-LINES_AT_ONCE = 256
-"""How many lines a reward that judges lists is given in one call."""
+MAX_UNWRITTEN_PORTIONS = 1024
+LINES_A_CALL = 256
+"""How many lines a reward that judges lists gets in one call."""
+
+Record = dict[str, Any]
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line, and exits with 2."""
+    """Reports a usage error in one line, and exits with 2."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the user's mistake and leave."""
+        """Print the user's mistake and exit."""
         self.exit(2, f"{self.prog}: {message}\n")
 
 
@@ -50,14 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"rewards.score: {error}", file=sys.stderr)
         return 2
-    print(*service.isolation, sep="\n", end="\n" if service.isolation else "", file=sys.stderr)
+    for line in service.isolation:
+        print(line, file=sys.stderr)
     with service:
         try:
-            _stream(service, sys.stdin.buffer, sys.stdout, options.pairs)
-        except BrokenPipeError:
-            os.dup2(
-                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-            )  # the reader has seen enough
+            _stream(service, sys.stdin.buffer, sys.stdout, pairs=options.pairs)
+        except BrokenPipeError:  # the reader has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except KeyboardInterrupt:
             return 3
     return 0
@@ -74,24 +88,29 @@ def _parser() -> OneLineParser:
         "--pairs", action="store_true", help="compare two bare answers, gold and pred"
     )
     parser.add_argument(
-        "--lenient", action="store_true", help="by evaluation's rules instead of training's"
+        "--lenient", action="store_true", help="evaluation's rules instead of training's"
     )
     parser.add_argument(
         "--args", type=_json_object, default={}, metavar="JSON", help="arguments of the reward"
     )
     parser.add_argument(
-        "--style", help="the reward's calling convention, where its parameters do not tell"
+        "--style", help="the reward's calling convention, if its parameters do not tell"
     )
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        default=10.0,
-        metavar="SECONDS",
-        help="a completion's deadline (10)",
-    )
+    add_deadline_option(parser)
     parser.add_argument("--workers", type=int, help="worker processes; by default one a core")
     add_sandbox_options(parser)
     return parser
+
+
+def add_deadline_option(parser: argparse.ArgumentParser) -> None:
+    """The option ``--timeout``; None stands for the default of the reward's kind."""
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        help=f"a completion's deadline (as in training: {BUILT_IN_SECONDS:g} for built-in rewards, "
+        f"{PROGRAM_SECONDS:g} if they run programs, {USER_SECONDS:g} for your own)",
+    )
 
 
 def add_sandbox_options(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +119,7 @@ def add_sandbox_options(parser: argparse.ArgumentParser) -> None:
         "--min-isolation", choices=LEVELS, default="L2", help="weakest isolation of programs (L2)"
     )
     parser.add_argument(
-        "--allow-unsafe", action="store_true", help="run programs below that all the same"
+        "--allow-unsafe", action="store_true", help="run programs even below that level"
     )
     parser.add_argument(
         "--engine", choices=ENGINES, default="local", help="where programs run (local)"
@@ -109,8 +128,13 @@ def add_sandbox_options(parser: argparse.ArgumentParser) -> None:
 
 
 def sandbox_options(options: argparse.Namespace) -> SandboxOptions:
-    """What those options say."""
-    return SandboxOptions(options.min_isolation, options.allow_unsafe, options.engine, options.url)
+    """The sandbox's options, as parsed."""
+    return SandboxOptions(
+        min_isolation=options.min_isolation,
+        allow_unsafe=options.allow_unsafe,
+        engine=options.engine,
+        url=options.url,
+    )
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -121,7 +145,7 @@ def _json_object(text: str) -> dict[str, Any]:
 
 
 def _spec(options: argparse.Namespace) -> RewardSpec:
-    """The reward that the options describe; `ValueError` where it cannot do what they ask."""
+    """The reward that the options describe; `ValueError` if it cannot do what they ask."""
     function = load(options.name)
     use = options.name
     if options.pairs:
@@ -133,14 +157,15 @@ def _spec(options: argparse.Namespace) -> RewardSpec:
     args = dict(options.args)
     if options.lenient:
         if "lenient" not in inspect.signature(function).parameters:
-            raise ValueError(f"{options.name} knows no lenient rules")
+            raise ValueError(f"{options.name} has no lenient rules")
         args["lenient"] = True
     if options.pairs:
         args = {"use": use, "args": args}
         use = "rewards.score:PairReward"
-    return RewardSpec(
-        "reward", use, args=args, style=options.style, timeout_seconds=options.timeout
-    )
+    seconds = options.timeout
+    if seconds is None:
+        seconds = default_timeout_seconds(options.name)  # the named reward's, also for its pairs
+    return RewardSpec("reward", use, args=args, style=options.style, timeout_seconds=seconds)
 
 
 class PairReward:
@@ -148,15 +173,15 @@ class PairReward:
 
     def __init__(self, use: str, args: dict[str, Any]) -> None:
         self._compare = load(use)
-        self._args = {**_only_in_workers(self._compare), **args}
+        self._args = {**_worker_only_args(self._compare), **args}
 
     def __call__(self, text: str, gold: Any) -> Any:
         """Compare the prediction with the gold answer."""
         return self._compare(gold, text, **self._args)
 
 
-def _only_in_workers(function: Any) -> dict[str, Any]:
-    """Sympy, which `PairReward` may ask: it is only ever made in a worker."""
+def _worker_only_args(function: Any) -> dict[str, Any]:
+    """Permission to use sympy: `PairReward` is only ever created in a worker, which can be killed."""
     return {"allow_sympy": True} if "allow_sympy" in inspect.signature(function).parameters else {}
 
 
@@ -165,25 +190,28 @@ def _only_in_workers(function: Any) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class _Portion:
-    """Lines judged together: what is known of each, and the ticket of those that could be read."""
+    """Lines judged together: each one's id and its sample or fault, and the ticket of the samples."""
 
-    ids: list[dict[str, Any]] = field(default_factory=list)
+    ids: list[Record] = field(default_factory=list)
     samples: list[Sample | Score] = field(default_factory=list)
     ticket: Ticket | None = None
 
-    def results(self) -> Iterator[dict[str, Any]]:
+    def results(self) -> Iterator[Record]:
         """One output record for each line, in order."""
         judged = iter(self.ticket.result() if self.ticket else ())
         for row_id, sample in zip(self.ids, self.samples):
-            yield {
-                **row_id,
-                **(_of_fault(sample) if isinstance(sample, Score) else _of_judged(next(judged))),
-            }
+            if isinstance(sample, Score):
+                yield {**row_id, **_record_of_fault(sample)}
+            else:
+                yield {**row_id, **_record_of(next(judged))}
 
 
-def _stream(service: RewardService, lines: Iterable[bytes], out: IO[str], pairs: bool) -> None:
+_Portions = queue.Queue["_Portion | None"]
+
+
+def _stream(service: RewardService, lines: Iterable[bytes], out: IO[str], *, pairs: bool) -> None:
     """Read in one thread and write in this one, so that neither waits for the other's next line."""
-    portions: queue.Queue[_Portion | None] = queue.Queue(MOST_UNWRITTEN)
+    portions: _Portions = queue.Queue(MAX_UNWRITTEN_PORTIONS)
     reader = threading.Thread(target=_read, args=(service, lines, pairs, portions), daemon=True)
     reader.start()
     while (portion := portions.get()) is not None:
@@ -194,17 +222,15 @@ def _stream(service: RewardService, lines: Iterable[bytes], out: IO[str], pairs:
     out.flush()
 
 
-def _read(
-    service: RewardService,
-    lines: Iterable[bytes],
-    pairs: bool,
-    portions: queue.Queue[_Portion | None],
-) -> None:
-    whole_list = convention_of(load(service.specs[0].use), service.specs[0].style).whole_list
-    portion, size = _Portion(), LINES_AT_ONCE if whole_list else 1
+def _read(service: RewardService, lines: Iterable[bytes], pairs: bool, portions: _Portions) -> None:
+    """In the reader's thread: parse the lines, submit them in portions, and end with None."""
+    spec = service.specs[0]
+    whole_list = convention_of(load(spec.use), spec.style).whole_list
+    size = LINES_A_CALL if whole_list else 1
+    portion = _Portion()
     try:
         for number, line in enumerate(lines, 1):
-            row_id, sample = _sample(line, number, pairs)
+            row_id, sample = _parse(line, number, pairs)
             portion.ids.append(row_id)
             portion.samples.append(sample)
             if len(portion.ids) >= size:
@@ -224,40 +250,41 @@ def _submitted(service: RewardService, portion: _Portion) -> _Portion:
     return portion
 
 
-def _sample(line: bytes, number: int, pairs: bool) -> tuple[dict[str, Any], Sample | Score]:
+def _parse(line: bytes, number: int, pairs: bool) -> tuple[Record, Sample | Score]:
     """The row's id, if it has one, and the sample; or a fault that names the line."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return {}, fault(
-            f"line {number} is not JSON: {error}" if line.strip() else f"line {number} is empty"
-        )
+        problem = f"is not JSON: {error}" if line.strip() else "is empty"
+        return {}, fault(f"line {number} {problem}")
     if not isinstance(row, dict):
         return {}, fault(f"line {number} is {type(row).__name__}, not an object")
     row_id = {"id": row["id"]} if "id" in row else {}
-    text_key = "pred" if pairs else "completion"
     for key in ("gold", "pred") if pairs else ("completion",):
-        if not isinstance(row.get(key), str):
-            found = f"is {type(row[key]).__name__}, not text" if key in row else "is missing"
-            return row_id, fault(f"line {number}: {key} {found}")
-    prompt = row.get("prompt")
+        if key not in row:
+            return row_id, fault(f"line {number}: {key} is missing")
+        if not isinstance(row[key], str):
+            problem = f"{key} is {type(row[key]).__name__}, not text"
+            return row_id, fault(f"line {number}: {problem}")
+    text_key = "pred" if pairs else "completion"
+    prompt = row.get("prompt", "")
     columns = {name: value for name, value in row.items() if name != text_key}
     return row_id, Sample(
         row[text_key], columns=columns, prompt=prompt if isinstance(prompt, str) else ""
     )
 
 
-def _of_judged(judged: Judged) -> dict[str, Any]:
+def _record_of(judged: Judged) -> Record:
     score = judged.parts["reward"]
     record = _record(score, judged.seconds)
     return record | ({"detail": score.detail} if score.detail else {})
 
 
-def _of_fault(score: Score) -> dict[str, Any]:
+def _record_of_fault(score: Score) -> Record:
     return _record(score, 0.0) | {"detail": score.detail}
 
 
-def _record(score: Score, seconds: float) -> dict[str, Any]:
+def _record(score: Score, seconds: float) -> Record:
     return {
         "value": score.value,
         "status": score.status,

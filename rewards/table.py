@@ -1,15 +1,34 @@
-"""The built-in rewards by name, and how a name, a path or a callable becomes a function."""
+"""The built-in rewards by name, how a name or path becomes a function, and how long each kind may take.
+
+Which columns a function asks for is read by ``rewards.conventions``; running it is ``rewards.service``.
+"""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import importlib.util
 import sys
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Any, Callable, Collection, Iterable, Mapping
+from typing import Any, Callable, Collection, Mapping
+
+from rewards.conventions import convention_of
+from rewards.spelling import nearest
+from rewards.types import RewardSpec
+
+__all__ = [
+    "BUILT_IN_SECONDS",
+    "PROGRAM_SECONDS",
+    "TABLE",
+    "USER_SECONDS",
+    "default_timeout_seconds",
+    "load",
+    "missing_columns",
+    "runs_programs",
+    "timeout_seconds_of",
+    "wanted_columns",
+]
 
 TABLE: Mapping[str, str] = MappingProxyType(
     {
@@ -31,6 +50,38 @@ TABLE: Mapping[str, str] = MappingProxyType(
 )
 """The built-in rewards by name. All are pure: the same completion and columns always score the same."""
 
+BUILT_IN_SECONDS = 2.0
+PROGRAM_SECONDS = 6.0
+USER_SECONDS = 10.0
+
+
+# ------------------------------------------------------------------------------------------ deadlines
+
+
+def default_timeout_seconds(use: str | Callable[..., Any]) -> float:
+    """The deadline of one call where the recipe sets none: the same in training and in every command.
+
+    `PROGRAM_SECONDS` for built-in rewards that run programs, `BUILT_IN_SECONDS` for the other built-in ones, and
+    `USER_SECONDS` for the user's own functions.
+    >>> default_timeout_seconds("math_answer"), default_timeout_seconds("mine.py:reward")
+    (2.0, 10.0)
+    """
+    if not isinstance(use, str) or use not in TABLE:
+        return USER_SECONDS
+    return PROGRAM_SECONDS if runs_programs(load(use)) else BUILT_IN_SECONDS
+
+
+def timeout_seconds_of(spec: RewardSpec) -> float:
+    """The deadline of one call of this reward: what the spec sets, or the default of its kind."""
+    if spec.timeout_seconds is not None:
+        return spec.timeout_seconds
+    return default_timeout_seconds(spec.use)
+
+
+def runs_programs(function: Any) -> bool:
+    """Whether a reward hands programs to a sandbox."""
+    return getattr(function, "runs_programs", False) is True
+
 
 # ------------------------------------------------------------------------------------------ finding a reward
 
@@ -38,11 +89,11 @@ TABLE: Mapping[str, str] = MappingProxyType(
 def load(
     use: str | Callable[..., Any], *, base_dir: str | Path | None = None
 ) -> Callable[..., Any]:
-    """The function that ``use`` names; `ValueError` with the nearest name where there is none.
+    """The function that ``use`` names; `ValueError`, with the nearest known name, if there is none.
 
     ``use`` is a name from `TABLE`, ``package.module:function``, ``path/file.py:function`` (relative to
     ``base_dir``, by default the working folder), the name of an entry point in the group ``grpo.rewards``,
-    or a callable, which is returned as it is. A class stands for its instances: it is made once in each worker.
+    or a callable, which is returned unchanged. A class stands for its instances: each worker creates one.
     """
     if callable(use):
         return use
@@ -79,15 +130,14 @@ def _from_file(path: Path, name: str, use: str) -> Callable[..., Any]:
 
 
 def _module_of_file(path: Path, use: str) -> ModuleType:
-    """The file as a module, run once for each version of it that is on disk."""
+    """The file as a module, executed once for each version of it on disk."""
     version = f"{path}:{path.stat().st_mtime_ns}"
     name = f"_reward_file_{path.stem}_{hashlib.sha256(version.encode()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
-    if str(path.parent) not in sys.path:
-        sys.path.append(
-            str(path.parent)
-        )  # the file's neighbours can be imported; last, so they shadow nothing
+    folder = str(path.parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # the file may import its neighbours; last, so they shadow nothing
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -105,14 +155,14 @@ def _module_of_file(path: Path, use: str) -> ModuleType:
 
 
 def _from_entry_point(name: str) -> Callable[..., Any]:
-    from importlib.metadata import entry_points
+    from importlib.metadata import entry_points  # noqa: PLC0415  loads the email package
 
     offered = {point.name: point for point in entry_points(group="grpo.rewards")}
     if name not in offered:
         known = sorted({*TABLE, *offered})
         raise ValueError(
-            f"no reward is called {name!r}{_nearest(name, known)}; known are {', '.join(known)}; "
-            "one's own is named as package.module:function or path/file.py:function"
+            f"no reward is called {name!r}{nearest(name, known)}; known are {', '.join(known)}; "
+            "name your own as package.module:function or path/file.py:function"
         )
     try:
         return offered[name].load()
@@ -123,25 +173,20 @@ def _from_entry_point(name: str) -> Callable[..., Any]:
 
 
 def _attribute(module: ModuleType, name: str, use: str) -> Callable[..., Any]:
-    found: Any = module
+    value: Any = module
     for part in name.split("."):
-        found = getattr(found, part, None)
-    if callable(found):
-        return found
-    where = module.__file__ or module.__name__
-    if found is not None:
+        value = getattr(value, part, None)
+    if callable(value):
+        return value
+    origin = module.__file__ or module.__name__
+    if value is not None:
         raise ValueError(
-            f"reward {use!r}: {name} in {where} is {type(found).__name__}, not a function"
+            f"reward {use!r}: {name} in {origin} is {type(value).__name__}, not a function"
         )
     public = [
-        key for key, value in vars(module).items() if callable(value) and not key.startswith("_")
+        key for key, member in vars(module).items() if callable(member) and not key.startswith("_")
     ]
-    raise ValueError(f"reward {use!r}: there is no {name} in {where}{_nearest(name, public)}")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {close[0]}?" if close else ""
+    raise ValueError(f"reward {use!r}: there is no {name} in {origin}{nearest(name, public)}")
 
 
 # --------------------------------------------------------------------------------- what a reward asks of the data
@@ -150,15 +195,13 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 def wanted_columns(
     function: Callable[..., Any], style: str | None = None, given: Collection[str] = ()
 ) -> tuple[set[str], bool]:
-    """The columns a reward cannot do without, and whether it takes every column there is.
+    """The columns a reward cannot do without, and whether it takes all columns of the row.
 
-    ``given`` names the arguments that the recipe sets, which need no column.
+    ``given`` names the arguments set by the recipe, which need no column.
     >>> from rewards.shaping.format import think_format
     >>> wanted_columns(think_format)
     (set(), False)
     """
-    from rewards.conventions import convention_of
-
     convention = convention_of(function, style, given)
     return set(convention.required), convention.takes_all
 
@@ -174,6 +217,4 @@ def missing_columns(
     verl's ``ground_truth``, OpenRLHF's ``labels`` and verifiers' ``answer`` are satisfied by any of
     `rewards.conventions.TRUTH_COLUMNS`.
     """
-    from rewards.conventions import convention_of
-
     return convention_of(function, style, given).missing(columns)

@@ -1,9 +1,11 @@
-"""The nouns of judging: a sample, the score it gets, and the entry of a recipe that says which reward gives it."""
+"""The nouns of scoring: a sample, its score, and the recipe entry that says which reward computes it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Callable, Mapping, Sequence
+
+__all__ = ["STATUSES", "RewardSpec", "Sample", "Score"]
 
 STATUSES = ("scored", "no_answer", "timeout", "not_applicable", "fault")
 
@@ -15,8 +17,8 @@ class Score:
     ``status`` is one of `STATUSES`: ``scored`` (a verdict), ``no_answer`` (nothing to judge, 0),
     ``timeout`` (the completion's own content exhausts the budget, 0), ``not_applicable`` (this part does
     not count for this row, None) and ``fault`` (the judge failed, None).
-    ``parts`` holds named sub-scores; ``detail`` says what was found, in words; ``extracted`` is the piece of
-    the completion that was judged, where a reward has such a thing.
+    ``parts`` holds named sub-scores, ``detail`` an explanation for people, and ``extracted`` the piece of the
+    completion that was judged, if the reward extracts one.
     """
 
     value: float | None
@@ -28,9 +30,10 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One completion as a reward sees it: its text, the data set's columns, and where it came from.
+    """One completion as a reward sees it: its text, the row's columns, and where it came from.
 
-    ``group`` is the same for all completions of one prompt; ``finish`` is why the completion ended.
+    ``prompt`` is what the model was shown, rendered; ``group`` is the same for all completions of one prompt;
+    ``finish`` is why the completion ended.
     """
 
     text: str
@@ -43,12 +46,13 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class RewardSpec:
-    """One entry of a recipe's ``rewards``: which function, with what weight, arguments and conditions.
+    """One entry of a recipe's ``rewards``: which function, with which weight, arguments and conditions.
 
     ``use`` is a name from the table, ``package.module:function``, ``path/file.py:function`` or a callable.
     ``when`` maps a column to the value (or list of values) it must have for the reward to apply.
-    ``timeout_seconds`` bounds one call, counted from the start of its execution. ``workers`` gives the reward
-    that many processes of its own, for one that holds state or a model; None shares the common ones.
+    ``timeout_seconds`` bounds one call, counted from the start of its execution; None means the default of its
+    kind, `rewards.table.default_timeout_seconds`. ``workers`` gives the reward that many processes of its own, for
+    rewards that hold state or a model; None shares the common ones.
     """
 
     name: str
@@ -57,5 +61,5 @@ class RewardSpec:
     args: Mapping[str, Any] = field(default_factory=dict)
     when: Mapping[str, Any] = field(default_factory=dict)
     style: str | None = None
-    timeout_seconds: float = 10.0
+    timeout_seconds: float | None = None
     workers: int | None = None

@@ -1,4 +1,4 @@
-"""Rewards that run programs: awaited in the service's own loop, beside the sandbox that holds what they run.
+"""Rewards that run programs: awaited in the service's own loop, next to the sandbox that confines what they run.
 
 Such a reward is an async function with the attribute ``runs_programs`` and a parameter ``sandbox``. It must not run
 anything untrusted itself; the programs' deadlines are the sandbox's, and there is no second one around them.
@@ -11,45 +11,45 @@ import time
 from collections import deque
 from typing import Any, Callable, Sequence
 
-from rewards.conventions import fault, judge_one
-from rewards.service.pool import Function, Unit
+from rewards.calling import judge_one
+from rewards.conventions import fault
+from rewards.service.request import Function, Request, Unit
+from rewards.table import runs_programs
 from rewards.types import Score
 
 __all__ = ["SupervisedRunner", "runs_programs"]
 
-Row = Any
-
-
-def runs_programs(function: Any) -> bool:
-    """Whether a reward hands programs to a sandbox."""
-    return getattr(function, "runs_programs", False) is True
+REQUESTS_PER_SLOT = 4
+"""Reading tests and comparing outputs take time too: more completions in progress than programs keep slots busy."""
 
 
 class SupervisedRunner:
-    """Judges with one such reward; as many completions at a time as the sandbox has slots for."""
+    """Judges with one such reward, several completions for each of the sandbox's slots at a time."""
 
     def __init__(self, function: Function, sandbox: Any) -> None:
-        seconds = function.assignment.timeout_seconds
-        given = {"sandbox": sandbox, "timeout_seconds": seconds}
-        own = {name: value for name, value in given.items() if name in function.convention.accepted}
-        self._function, self._args = function, {**own, **function.assignment.args}
-        self._most = 4 * sandbox.slots
-        self._queue: deque[Row] = deque()
+        assignment = function.assignment
+        provided = {"sandbox": sandbox, "timeout_seconds": assignment.timeout_seconds}
+        accepted = function.convention.accepted
+        own_args = {name: value for name, value in provided.items() if name in accepted}
+        self._function = function
+        self._args = {**own_args, **assignment.args}
+        self._max_in_progress = REQUESTS_PER_SLOT * sandbox.slots
+        self._queue: deque[Request] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self.step = 0
         self.metrics: dict[str, list[float]] = {}
 
     def put(self, units: Sequence[Unit]) -> None:
         """Queue units, oldest first."""
-        self._queue.extend(row for unit in units for row in unit)
-        while self._queue and len(self._tasks) < self._most:
+        for unit in units:
+            self._queue.extend(unit)
+        while self._queue and len(self._tasks) < self._max_in_progress:
             self._begin()
 
     def describe(self) -> list[str]:
         """The queue, and how many completions are being judged."""
-        return [
-            f"{self._function.convention.name}: {len(self._queue)} in the queue, {len(self._tasks)} under way"
-        ]
+        name = self._function.convention.name
+        return [f"{name}: {len(self._queue)} in the queue, {len(self._tasks)} in progress"]
 
     def _begin(self) -> None:
         task = asyncio.ensure_future(self._judge(self._queue.popleft()))
@@ -61,19 +61,19 @@ class SupervisedRunner:
         if self._queue and not task.cancelled():
             self._begin()
 
-    async def _judge(self, row: Row) -> None:
+    async def _judge(self, request: Request) -> None:
         began = time.monotonic()
-        score = await self._score(row)
+        score = await self._score(request)
         if score.status == "fault":
-            score = await self._score(row)
-        row.deliver(score, time.monotonic() - began)
+            score = await self._score(request)
+        request.deliver(score, time.monotonic() - began)
 
-    async def _score(self, row: Row) -> Score:
+    async def _score(self, request: Request) -> Score:
         convention = self._function.convention
         function: Callable[..., Any] = self._function.inspected
         try:
-            return await judge_one(convention, function, row.sample, self._args)
-        except (Exception, SystemExit) as error:
+            return await judge_one(convention, function, request.sample, self._args)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  a reward can raise anything
             return fault(f"{convention.name} raised {type(error).__name__}: {error}")
 
     async def close(self) -> None:

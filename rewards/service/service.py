@@ -1,8 +1,8 @@
 """The reward service: completions in, verdicts out, from worker processes that can be killed.
 
 `RewardService` judges each completion by every reward of a recipe and combines their scores. It can be used from
-any thread, never runs a reward in the caller's thread, and returns results by index. Who is judged where, under
-what deadline, is ``rewards.service.pool``; how a function is called, ``rewards.conventions``. No torch, no trainer.
+any thread, never runs a reward in the caller's thread, and returns results by index. Which worker judges what, under
+which deadline, is ``rewards.service.pool``; how a function is called, ``rewards.calling``. No torch, no trainer.
 """
 
 from __future__ import annotations
@@ -10,30 +10,27 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
-import inspect
-import math
 import os
 import pickle
-import sys
 import threading
 import weakref
 from collections import OrderedDict
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Callable, Mapping, Sequence, cast
+from typing import Any, Callable, Sequence
 
-from rewards.conventions import cache_key, convention_of, fault
+from rewards.calling import cache_key
+from rewards.conventions import fault
 from rewards.sandbox import SandboxOptions, open_sandbox
-from rewards.service.pool import Function, Pool, Row, ThreadRunner
-from rewards.service.programs import SupervisedRunner, runs_programs
-from rewards.service.worker import Assignment
-from rewards.table import TABLE, load
+from rewards.service.functions import applies, check_specs, function_of
+from rewards.service.pool import Pool
+from rewards.service.programs import SupervisedRunner
+from rewards.service.request import Deliver, Request, Unit
+from rewards.service.threads import ThreadRunner
+from rewards.service.ticket import Judged, Ticket, combine
+from rewards.table import TABLE, runs_programs
 from rewards.types import RewardSpec, Sample, Score
 
-__all__ = ["Judged", "RewardService", "Ticket", "combine"]
+__all__ = ["Judged", "RewardService", "Ticket", "applies", "combine"]
 
 Runner = Pool | ThreadRunner | SupervisedRunner
 MAX_WORKERS_WHEN_IDLE = 16
@@ -41,107 +38,14 @@ MAX_WORKERS_WHEN_IDLE = 16
 CACHE_ENTRIES = 65_536
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """The verdict on one completion: ``score`` combines the rewards, ``parts`` holds each one's own score.
-
-    ``seconds`` is the time that judging it took, added over the rewards; waiting in a queue is not in it.
-    """
-
-    score: Score
-    parts: Mapping[str, Score]
-    seconds: float
-
-
-def combine(specs: Sequence[RewardSpec], parts: Mapping[str, Score]) -> Score:
-    """The weighted sum of a completion's parts, under the status table's rules.
-
-    A fault in a part of nonzero weight makes the whole a fault: it must never act like a 0 in the sum. Parts
-    without a value are left out; where none has one, the completion is ``not_applicable``. A ``timeout`` counts 0
-    and shows in the status. Parts of weight 0 are reported, and change nothing.
-    """
-    values = {spec.name: parts[spec.name].value for spec in specs}
-    counted = [
-        (spec, parts[spec.name]) for spec in [spec for spec in specs if spec.weight] or specs
-    ]
-    detail = "; ".join(f"{spec.name}: {part.detail}" for spec, part in counted if part.detail)
-    statuses = {part.status for _, part in counted}
-    if "fault" in statuses:
-        why = "; ".join(
-            f"{spec.name}: {part.detail}" for spec, part in counted if part.status == "fault"
-        )
-        return Score(None, parts=values, status="fault", detail=why)
-    weighted = [spec.weight * part.value for spec, part in counted if part.value is not None]
-    if not weighted:
-        return Score(None, parts=values, status="not_applicable", detail=detail)
-    status = "no_answer" if statuses <= {"no_answer", "not_applicable"} else "scored"
-    status = "timeout" if "timeout" in statuses else status
-    return Score(math.fsum(weighted), parts=values, status=status, detail=detail)
-
-
-class Ticket:
-    """A submission under way."""
-
-    def __init__(self, specs: Sequence[RewardSpec], num_samples: int) -> None:
-        self._specs = specs
-        self._parts: list[dict[str, Score]] = [{} for _ in range(num_samples)]
-        self._seconds = [0.0] * num_samples
-        self._num_open = num_samples * len(specs)
-        self.future: Future[list[Judged]] = Future()
-        if not self._num_open:
-            self.future.set_result([])
-
-    def result(self, timeout: float | None = None) -> list[Judged]:
-        """Wait for the verdicts, in the order of the samples; `TimeoutError` after ``timeout`` seconds."""
-        try:
-            return self.future.result(timeout)
-        except FutureTimeoutError:
-            raise TimeoutError(
-                f"{self._num_open} verdicts are not there after {timeout} s"
-            ) from None
-
-    def done(self) -> bool:
-        """Whether every verdict is there."""
-        return self.future.done()
-
-    @property
-    def num_open(self) -> int:
-        """How many verdicts are not there yet."""
-        return self._num_open
-
-    def describe(self) -> list[str]:
-        """Of which rewards verdicts are missing, in a line."""
-        missing = {
-            spec.name: sum(spec.name not in parts for parts in self._parts) for spec in self._specs
-        }
-        words = [
-            f"{number} of {len(self._parts)} by rewards.{name}"
-            for name, number in missing.items()
-            if number
-        ]
-        return [f"verdicts that are not there: {', '.join(words)}"] if words else []
-
-    def _place(self, index: int, name: str, score: Score, seconds: float) -> None:
-        """In the service's thread: one part of one completion is known."""
-        self._parts[index][name] = score
-        self._seconds[index] += seconds
-        self._num_open -= 1
-        if self._num_open == 0 and not self.future.done():
-            self.future.set_result([self._judged(index) for index in range(len(self._parts))])
-
-    def _judged(self, index: int) -> Judged:
-        parts = {spec.name: self._parts[index][spec.name] for spec in self._specs}
-        return Judged(combine(self._specs, parts), MappingProxyType(parts), self._seconds[index])
-
-
 class RewardService:
     """Judges completions by the rewards of a recipe, in processes of its own.
 
-    ``workers`` are the processes that the rewards share; by default one a core, and up to `MAX_WORKERS_WHEN_IDLE` while
-    all of them only wait. ``base_dir`` is where ``path/file.py:function`` is looked for. `ValueError` where a
-    reward cannot be found or its style not recognised. Rewards that run programs do so as ``sandbox`` says, and
-    `IsolationError`, a ValueError, is raised where they cannot be held; `isolation` has what a log should say of it.
-    To be closed, or used in a ``with`` statement.
+    ``workers`` are the processes that the rewards share: by default one a core, and up to `MAX_WORKERS_WHEN_IDLE` while
+    all of them only wait. ``base_dir`` is the folder of ``path/file.py:function``. Raises `ValueError` if a
+    reward cannot be loaded or its style not recognised. Rewards that run programs do so as ``sandbox`` says;
+    `IsolationError`, a ValueError, is raised if this machine cannot confine them, and `isolation` describes how they
+    are confined, in lines for a log. Close the service, or use it in a ``with`` statement.
     """
 
     def __init__(
@@ -152,30 +56,34 @@ class RewardService:
         base_dir: str | Path | None = None,
         sandbox: SandboxOptions | None = None,
     ) -> None:
-        _check(specs, workers)
+        check_specs(specs, workers)
         self.specs = tuple(specs)
-        self._functions = [_function(spec, base_dir) for spec in specs]
-        self._cache: OrderedDict[bytes, tuple[Score, float]] = OrderedDict()
-        self._under_way: dict[bytes, list[Callable[[Score, float], None]]] = {}
-        self._open: set[Ticket] = set()
-        self.num_judged, self.num_from_cache = 0, 0
-        self._workers = _num_cores() if workers is None else workers
-        self._most_workers = (
-            max(self._workers, MAX_WORKERS_WHEN_IDLE) if workers is None else workers
-        )
-        self._loop = asyncio.new_event_loop()
-        self._sandbox_options = sandbox or SandboxOptions()
         self.isolation: list[str] = []
+        self._functions = [function_of(spec, base_dir) for spec in specs]
+        self._cache = VerdictCache()
+        self._open: set[Ticket] = set()
+        self.num_judged = 0
+        self._workers = _num_cores() if workers is None else workers
+        self._max_workers = self._workers
+        if workers is None:
+            self._max_workers = max(self._workers, MAX_WORKERS_WHEN_IDLE)
+        self._sandbox_options = sandbox or SandboxOptions()
+        self._sandboxes: list[Any] = []
         self._runners: list[Runner] = []
         self._runner_of: dict[int, Runner] = {}
-        self._thread = threading.Thread(
-            target=_turn, args=(self._loop,), name="reward service", daemon=True
+        self._loop = asyncio.new_event_loop()
+        self._start_thread()
+
+    def _start_thread(self) -> None:
+        """Start the loop in a thread of its own, and in it everything that judges."""
+        thread = threading.Thread(
+            target=_run_loop, args=(self._loop,), name="reward service", daemon=True
         )
-        self._thread.start()
-        self._sandboxes: list[Any] = []
-        self._finalizer = weakref.finalize(
-            self, _shut_down, self._loop, self._thread, self._runners, self._sandboxes
+        thread.start()
+        close = functools.partial(
+            _shut_down, self._loop, thread, runners=self._runners, sandboxes=self._sandboxes
         )
+        self._finalizer = weakref.finalize(self, close)
         try:
             asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
         except BaseException:
@@ -196,12 +104,12 @@ class RewardService:
             else:
                 shared[number] = function
         if shared:
-            pool = Pool(shared, self._workers, self._most_workers)
+            pool = Pool(shared, self._workers, self._max_workers)
             self._runner_of |= dict.fromkeys(shared, pool)
         self._runners.extend(dict.fromkeys(self._runner_of.values()))
 
     async def _open_sandbox(self) -> Any:
-        """The sandbox, where a reward needs one; closed after the runners that use it."""
+        """The sandbox, if a reward needs one; closed after the runners that use it."""
         if not any(runs_programs(function.inspected) for function in self._functions):
             return None
         sandbox = await open_sandbox(self._sandbox_options)
@@ -215,20 +123,20 @@ class RewardService:
             raise RuntimeError("the reward service is closed")
         ticket = Ticket(self.specs, len(samples))
         for number, spec in enumerate(self.specs):
-            rows = []
+            requests = []
             for index, sample in enumerate(samples):
-                place = functools.partial(ticket._place, index, spec.name)
-                row = self._row(number, spec, sample, place)
-                if isinstance(row, Row):
-                    rows.append(row)
+                deliver = functools.partial(ticket.deliver, index, spec.name)
+                request = self._request(number, spec, sample, deliver)
+                if isinstance(request, Request):
+                    requests.append(request)
                 else:
-                    self._call(place, row, 0.0)
-            self._call(self._enqueue, number, rows)
+                    self._call(deliver, request, 0.0)
+            self._call(self._enqueue, number, requests)
         self._call(self._remember, ticket)
         return ticket
 
     def judge(self, samples: Sequence[Sample]) -> list[Judged]:
-        """Scorer the samples and wait for it."""
+        """Judge the samples and wait for the verdicts, in order."""
         return self.submit(samples).result()
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
@@ -236,27 +144,47 @@ class RewardService:
         return [judged.score for judged in self.judge(samples)]
 
     def set_step(self, step: int) -> None:
-        """Tell rewards of TRL's style which step it is (``trainer_state.global_step``)."""
+        """Set ``trainer_state.global_step``, which TRL-style rewards receive; it is 0 until the first call.
+
+        Holds for every call of a reward that starts from now on, including submissions still in a queue: set it when no
+        verdict is open. Any thread may call it. Only TRL-style rewards see the step, and their verdicts are never
+        cached; a cached verdict belongs to a reward that cannot depend on it.
+        """
         for runner in self._runners:
             runner.step = step
 
     def take_metrics(self) -> dict[str, list[float]]:
-        """What rewards logged by ``log_metric`` since the last call."""
+        """What TRL-style rewards passed to ``log_metric`` since the last call: name -> values, in order of arrival.
+
+        The service then forgets them. The metrics of a call arrive before its verdicts, so after `Ticket.result`
+        those of its submission are complete: call this when no verdict is open. Each call of a reward logs for itself,
+        one for each submission, and a second try after a fault or a lost worker logs again. Rewards of the same
+        metric name share one list. Cached verdicts log nothing: TRL-style verdicts are never cached.
+        """
         taken: dict[str, list[float]] = {}
         for runner in self._runners:
-            metrics, runner.metrics = runner.metrics, {}
+            metrics = runner.metrics
+            runner.metrics = {}
             for name, values in metrics.items():
                 taken.setdefault(name, []).extend(values)
         return taken
 
     @property
+    def num_from_cache(self) -> int:
+        """How many verdicts were taken from an equal completion's instead of asking the reward."""
+        return self._cache.num_hits
+
+    @property
     def num_open(self) -> int:
-        """How many verdicts of all submissions are not there yet."""
+        """How many verdicts of all submissions are still missing."""
         return sum(ticket.num_open for ticket in list(self._open))
 
     def describe(self) -> list[str]:
-        """What waits where and what each worker does, in lines; may be asked from any thread."""
-        return [line for runner in list(self._runners) for line in runner.describe()]
+        """What waits where and what each worker does, in lines; any thread may ask."""
+        lines: list[str] = []
+        for runner in list(self._runners):
+            lines += runner.describe()
+        return lines
 
     @property
     def num_workers(self) -> int:
@@ -265,7 +193,7 @@ class RewardService:
 
     @property
     def num_killed(self) -> int:
-        """How many workers were lost so far: killed at their deadline, or dead by themselves."""
+        """How many workers were lost so far: killed at their deadline, or died on their own."""
         return sum(runner.num_killed for runner in self._runners if isinstance(runner, Pool))
 
     def close(self) -> None:
@@ -282,40 +210,40 @@ class RewardService:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    # ---- from samples to rows
+    # ---- from samples to requests
 
-    def _row(
-        self, number: int, spec: RewardSpec, sample: Sample, place: Callable[[Score, float], None]
-    ) -> Row | Score:
-        """What the reward's runner gets; or the score, where the reward need not be asked."""
+    def _request(
+        self, number: int, spec: RewardSpec, sample: Sample, deliver: Deliver
+    ) -> Request | Score:
+        """What the reward's runner gets; or the score, if the reward need not be asked."""
         if not applies(spec.when, sample.columns):
             return Score(None, status="not_applicable")
         function = self._functions[number]
+        name = function.convention.name
         missing = function.convention.missing(sample.columns)
         if missing:
-            return fault(
-                f"{function.convention.name} wants the column {missing[0]}, which the row does not have"
-            )
+            return fault(f"{name} wants the column {missing[0]}, which the row does not have")
         if function.local is not None:
-            return Row(number, function.convention.trim(sample), b"", place)
+            return Request(number, function.convention.trim(sample), b"", deliver)
         try:
             trimmed = function.convention.trim(sample)
-            row = Row(number, trimmed, pickle.dumps(trimmed), place)
-        except Exception as error:  # a column's own pickling can raise anything
-            return fault(f"{function.convention.name}: the row cannot be sent to a worker: {error}")
-        row.key = self._key(number, row)
-        return row
+            payload = pickle.dumps(trimmed)
+            request = Request(number, trimmed, payload, deliver)
+        except Exception as error:  # noqa: BLE001  a column's own pickling can raise anything
+            return fault(f"{name}: the row cannot be sent to a worker: {error}")
+        request.key = self._cache_key(number, request)
+        return request
 
-    def _key(self, number: int, row: Row) -> bytes | None:
-        """By what a verdict is remembered: the reward's own key, or all that a built-in one sees; None: not at all."""
-        function, use = self._functions[number], self.specs[number].use
-        key = cache_key(
-            function.convention, function.inspected, row.sample, function.assignment.args
-        )
+    def _cache_key(self, number: int, request: Request) -> bytes | None:
+        """What a verdict is cached by: the reward's own key, or all that a built-in one sees; None: not cached."""
+        function = self._functions[number]
+        use = self.specs[number].use
+        args = function.assignment.args
+        key = cache_key(function.convention, function.inspected, request.sample, args)
         if key is not None:
             return hashlib.sha256(f"{number}:{key!r}".encode("utf-8", "surrogatepass")).digest()
         if isinstance(use, str) and use in TABLE and not function.convention.whole_list:
-            return hashlib.sha256(b"%d:" % number + row.payload).digest()
+            return hashlib.sha256(b"%d:" % number + request.payload).digest()
         return None
 
     def _call(self, callback: Callable[..., None], *args: Any) -> None:
@@ -328,45 +256,60 @@ class RewardService:
             self._open.add(ticket)
             ticket.future.add_done_callback(lambda _: self._open.discard(ticket))
 
-    def _enqueue(self, number: int, rows: list[Row]) -> None:
-        self.num_judged += len(rows)
-        rows = [row for row in rows if not self._is_known(row)]
-        if not rows:
+    def _enqueue(self, number: int, requests: list[Request]) -> None:
+        self.num_judged += len(requests)
+        requests = [request for request in requests if not self._cache.answers(request)]
+        if not requests:
             return
-        whole = self._functions[number].convention.whole_list
-        self._runner_of[number].put([rows] if whole else [[row] for row in rows])
+        units: list[Unit] = [[request] for request in requests]
+        if self._functions[number].convention.whole_list:
+            units = [requests]
+        self._runner_of[number].put(units)
 
-    def _is_known(self, row: Row) -> bool:
-        """Answer a row from memory, or let it wait for its twin; else note whom it may serve."""
-        key = row.key
+
+class VerdictCache:
+    """Verdicts by key, and who waits for one that is being judged. All methods run in the service's thread."""
+
+    def __init__(self) -> None:
+        self._verdicts: OrderedDict[bytes, Score] = OrderedDict()
+        self._waiting: dict[bytes, list[Deliver]] = {}
+        self.num_hits = 0
+
+    def answers(self, request: Request) -> bool:
+        """Answer a request from memory, or let it wait for its twin; False if it must be judged.
+
+        The verdict on a request that must be judged is cached, and delivered to its twins too.
+        """
+        key = request.key
         if key is None:
             return False
-        if key in self._cache:
-            self.num_from_cache += 1
-            self._cache.move_to_end(key)
-            row.deliver(self._cache[key][0], 0.0)
+        if key in self._verdicts:
+            self.num_hits += 1
+            self._verdicts.move_to_end(key)
+            request.deliver(self._verdicts[key], 0.0)
             return True
-        if key in self._under_way:
-            self.num_from_cache += 1
-            self._under_way[key].append(row.deliver)
+        if key in self._waiting:
+            self.num_hits += 1
+            self._waiting[key].append(request.deliver)
             return True
-        self._under_way[key] = []
-        row.deliver = functools.partial(self._deliver_and_keep, key, row.deliver)
+        self._waiting[key] = []
+        request.deliver = functools.partial(self._deliver_and_keep, key, request.deliver)
         return False
 
-    def _deliver_and_keep(
-        self, key: bytes, deliver: Callable[[Score, float], None], score: Score, seconds: float
-    ) -> None:
+    def _deliver_and_keep(self, key: bytes, deliver: Deliver, score: Score, seconds: float) -> None:
         if score.status != "fault":
-            self._cache[key] = (score, seconds)
-            if len(self._cache) > CACHE_ENTRIES:
-                self._cache.popitem(last=False)
+            self._verdicts[key] = score
+            if len(self._verdicts) > CACHE_ENTRIES:
+                self._verdicts.popitem(last=False)
         deliver(score, seconds)
-        for twin in self._under_way.pop(key):
+        for twin in self._waiting.pop(key):
             twin(score, 0.0)
 
 
-def _turn(loop: asyncio.AbstractEventLoop) -> None:
+# ------------------------------------------------------------------------------------------ the thread
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     loop.run_forever()
     loop.close()
@@ -375,17 +318,17 @@ def _turn(loop: asyncio.AbstractEventLoop) -> None:
 def _shut_down(
     loop: asyncio.AbstractEventLoop,
     thread: threading.Thread,
+    *,
     runners: Sequence[Runner],
     sandboxes: Sequence[Any],
 ) -> None:
-    """Close the pools, then the loop. Apart from the service, so that it also runs when that is forgotten."""
+    """Close the pools, then the loop. Not a method, so that it also runs when the service is forgotten."""
 
     async def close() -> None:
         for sandbox in sandboxes:
             sandbox.begin_to_close()
-        await asyncio.gather(
-            *(runner.close() for runner in runners if not isinstance(runner, ThreadRunner))
-        )
+        closable = [runner for runner in runners if not isinstance(runner, ThreadRunner)]
+        await asyncio.gather(*(runner.close() for runner in closable))
         await asyncio.gather(*(sandbox.close() for sandbox in sandboxes))
 
     asyncio.run_coroutine_threadsafe(close(), loop).result()
@@ -393,83 +336,8 @@ def _shut_down(
     thread.join()
 
 
-# ------------------------------------------------------------------------------------------ specs
-
-
 def _num_cores() -> int:
     """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _check(specs: Sequence[RewardSpec], workers: int | None) -> None:
-    names = [spec.name for spec in specs]
-    if workers is not None and workers < 1:
-        raise ValueError(f"rewards: {workers} workers are too few; at least 1")
-    if not specs:
-        raise ValueError("rewards: there are none")
-    for spec in specs:
-        if names.count(spec.name) > 1:
-            raise ValueError(f"rewards: {spec.name} occurs twice")
-        if not math.isfinite(spec.weight):
-            raise ValueError(f"rewards.{spec.name}.weight: {spec.weight} is not a finite number")
-        if spec.workers is not None and spec.workers < 1:
-            raise ValueError(f"rewards.{spec.name}.workers: {spec.workers} are too few; at least 1")
-        if not spec.timeout_seconds > 0:
-            raise ValueError(
-                f"rewards.{spec.name}.timeout_seconds: {spec.timeout_seconds} is not above 0"
-            )
-
-
-def _function(spec: RewardSpec, base_dir: str | Path | None) -> Function:
-    """The spec's function, inspected here once, so that mistakes show before anything is sampled."""
-    loaded: Any = load(spec.use, base_dir=base_dir)
-    convention = convention_of(loaded, spec.style, tuple(spec.args))
-    use: str | None = spec.use if isinstance(spec.use, str) else None
-    args = dict(spec.args)
-    if use is None and isinstance(loaded, functools.partial) and not loaded.args:
-        loaded, args = loaded.func, {**loaded.keywords, **args}
-    if use is None:
-        use = _address(loaded)
-    folder = str(Path(base_dir or ".").resolve())
-    assignment = Assignment(use or convention.name, args, spec.style, spec.timeout_seconds, folder)
-    if use is not None:
-        return Function(convention, assignment, loaded)
-    if args.get("allow_sympy"):
-        raise ValueError(
-            f"rewards.{spec.name}: allow_sympy needs a process that can be killed; put it into a file"
-        )
-    if not inspect.isclass(loaded):
-        return Function(convention, assignment, loaded, local=loaded)
-    return Function(
-        convention, replace(assignment, args={}), loaded, local=cast(Any, loaded)(**args)
-    )
-
-
-def _address(function: Any) -> str | None:
-    """How a worker would import this very object; None for what only this process has."""
-    module, name = (
-        getattr(function, "__module__", None) or "",
-        getattr(function, "__qualname__", "<"),
-    )
-    home = sys.modules.get(module)
-    if home is None or module == "__main__" or "<" in name:
-        return None
-    found: Any = home
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    if found is not function:
-        return None
-    file = getattr(home, "__file__", None)
-    if module.startswith("_reward_file_") and file:
-        return f"{file}:{name}"
-    return f"{module}:{name}" if getattr(home, "__spec__", None) else None
-
-
-def applies(when: Mapping[str, Any], columns: Mapping[str, Any]) -> bool:
-    """Whether every column named has the value, or one of the values, that is asked for."""
-    return all(
-        columns.get(name) in wanted
-        if isinstance(wanted, (list, tuple, set))
-        else columns.get(name) == wanted
-        for name, wanted in when.items()
-    )
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,7 +1,7 @@
 """A worker process: receives completions over a socket, judges them, and sends each verdict back at once.
 
-Started by ``rewards.service.pool`` in a fresh interpreter, never forked from the trainer. It enforces no deadline: whoever
-judges may be stuck in C code, so the parent watches the clock and kills. What comes in is the parent's own
+Started by ``rewards.service.process`` in a fresh interpreter, never forked from the trainer. It enforces no deadline:
+a reward may be stuck in C code, so the parent watches the clock and kills. What comes in is the parent's own
 pickle; what goes out is JSON, so that nothing a reward does here can run code in the parent.
 """
 
@@ -16,13 +16,18 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, BinaryIO, Callable, Mapping, Sequence, cast
 
-from rewards.conventions import Convention, convention_of, judge
+from rewards.calling import judge
+from rewards.conventions import Convention, convention_of
 from rewards.table import load
 from rewards.types import Sample, Score
 
 __all__ = ["Assignment", "main"]
+
+MAX_DETAIL_CHARS = 2000
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +50,24 @@ class Outbox:
     def send(self, **message: Any) -> None:
         self._connection.sendall(json.dumps(message).encode() + b"\n")
 
-    def verdict(self, index: int, score: Score, seconds: float) -> None:
+    def send_verdict(self, index: int, score: Score, seconds: float) -> None:
         """Send the score of row ``index``."""
-        parts = {str(name): _finite(part) for name, part in score.parts.items()}
         message: dict[str, Any] = {
             "row": index,
             "value": score.value,
             "status": score.status,
             "seconds": round(seconds, 6),
         }
-        message |= {"parts": parts} if parts else {}
-        message |= {"detail": str(score.detail)[:2000]} if score.detail else {}
-        message |= {"extracted": str(score.extracted)[:2000]} if score.extracted is not None else {}
+        if score.parts:
+            message["parts"] = {str(name): _finite(part) for name, part in score.parts.items()}
+        if score.detail:
+            message["detail"] = str(score.detail)[:MAX_DETAIL_CHARS]
+        if score.extracted is not None:
+            message["extracted"] = str(score.extracted)[:MAX_DETAIL_CHARS]
         self.send(**message)
+
+    def send_metric(self, name: str, value: float) -> None:
+        self.send(metric=name, value=value)
 
 
 def _finite(part: Any) -> float | None:
@@ -66,7 +76,7 @@ def _finite(part: Any) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ready:
+class _Loaded:
     convention: Convention
     function: Callable[..., Any]
     args: Mapping[str, Any]
@@ -77,70 +87,72 @@ def main(descriptor: int, parent: int) -> None:
     _die_with(parent)
     connection = socket.socket(fileno=descriptor)
     connection.set_inheritable(False)
-    inbox, outbox = connection.makefile("rb"), Outbox(connection)
+    inbox = connection.makefile("rb")
+    outbox = Outbox(connection)
     assignments, path, folder = pickle.load(inbox)
     sys.path[:] = path
     os.chdir(folder)
-    ready: dict[int, _Ready] = {}
+    loaded: dict[int, _Loaded] = {}
     try:
         while True:
-            _serve_one(inbox, outbox, assignments, ready)
+            _serve_one(inbox, outbox, assignments, loaded)
     except (EOFError, ConnectionError):
         os._exit(0)  # the parent is done with us; a reward's stray threads must not keep us alive
 
 
 def _serve_one(
-    inbox: BinaryIO, outbox: Outbox, assignments: Sequence[Assignment], ready: dict[int, _Ready]
+    inbox: BinaryIO,
+    outbox: Outbox,
+    assignments: Sequence[Assignment],
+    loaded: dict[int, _Loaded],
 ) -> None:
-    number, rows, step = pickle.load(inbox)
+    number, payloads, step = pickle.load(inbox)
+    assignment = assignments[number]
     try:
-        if number not in ready:
-            ready[number] = _prepared(assignments[number])
-        samples: list[Sample] = [pickle.loads(row) for row in rows]
-    except (Exception, SystemExit) as error:
-        outbox.send(failed=f"{type(error).__name__}: {error}"[:2000])
+        if number not in loaded:
+            loaded[number] = _load(assignment)
+        samples: list[Sample] = [pickle.loads(payload) for payload in payloads]
+    except (Exception, SystemExit) as error:  # noqa: BLE001  importing a reward can raise anything
+        outbox.send(failed=f"{type(error).__name__}: {error}"[:MAX_DETAIL_CHARS])
         return
     outbox.send(loaded=True)
-    chosen, limit = ready[number], assignments[number].timeout_seconds
+    reward = loaded[number]
     judge(
-        chosen.convention,
-        chosen.function,
+        reward.convention,
+        reward.function,
         samples,
-        chosen.args,
-        outbox.verdict,
+        args=reward.args,
+        emit=outbox.send_verdict,
         step=step,
-        timeout_seconds=limit,
-        log=lambda name, value: outbox.send(metric=name, value=value),
+        timeout_seconds=assignment.timeout_seconds,
+        log=outbox.send_metric,
     )
     outbox.send(ended=True)
 
 
-def _prepared(assignment: Assignment) -> _Ready:
-    """The reward, loaded; a class is made into an instance here, once, with the recipe's arguments."""
+def _load(assignment: Assignment) -> _Loaded:
+    """The reward, loaded; a class is instantiated here, once, with the recipe's arguments."""
     function: Any = load(assignment.use, base_dir=assignment.base_dir)
     convention = convention_of(function, assignment.style, tuple(assignment.args))
-    if not inspect.isclass(function):
-        return _Ready(convention, function, {**_only_here(convention), **assignment.args})
-    return _Ready(convention, cast(Any, function)(**assignment.args), {})
+    if inspect.isclass(function):
+        return _Loaded(convention, cast(Any, function)(**assignment.args), {})
+    return _Loaded(convention, function, {**_worker_only_args(convention), **assignment.args})
 
 
-def _only_here(convention: Convention) -> dict[str, Any]:
-    """What rewards may do in a process that is killed at its deadline, and nowhere else: ask sympy."""
-    return (
-        {"allow_sympy": True}
-        if convention.style == "native" and "allow_sympy" in convention.accepted
-        else {}
-    )
+def _worker_only_args(convention: Convention) -> dict[str, Any]:
+    """What rewards may do only in a process that is killed at its deadline: use sympy."""
+    if convention.style == "native" and "allow_sympy" in convention.accepted:
+        return {"allow_sympy": True}
+    return {}
 
 
 def _die_with(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent dies, and to prefer it when memory runs out (Linux)."""
+    """Ask the kernel to kill this process when its parent dies, and first when memory runs out (Linux)."""
     try:
-        import ctypes
+        import ctypes  # noqa: PLC0415  optional: not every Python has it
 
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("500")
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        Path("/proc/self/oom_score_adj").write_text("500")
     except (ImportError, OSError, AttributeError):
         pass  # elsewhere the closed socket ends an idle worker
     if os.getppid() != parent:

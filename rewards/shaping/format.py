@@ -1,4 +1,4 @@
-"""Rewards for the shape of a completion: think and answer tags. What the answer says is judged elsewhere."""
+"""Rewards for the format of a completion: think and answer tags. The answer itself is judged elsewhere."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from rewards.types import Score
 
 __all__ = ["tag_count", "think_format"]
 
-THINK, THINK_END, ANSWER, ANSWER_END = "<think>", "</think>", "<answer>", "</answer>"
+THINK = "<think>"
+THINK_END = "</think>"
+ANSWER = "<answer>"
+ANSWER_END = "</answer>"
 
 
 def think_format(
     text: str, prompt: str = "", opened: bool | None = None, answer_tags: bool = True
 ) -> Score:
-    """1 where the completion is ``<think>...</think> <answer>...</answer>`` and nothing else, 0 otherwise.
+    """1 if the completion is ``<think>...</think> <answer>...</answer>`` and nothing else, 0 otherwise.
 
     The format reward of DeepSeek-R1-Zero (arXiv:2501.12948, section 2.2.2, template of table 1). Every tag occurs
     exactly once and in this order, both blocks hold something visible, and only white space surrounds them: trailing
     text, empty blocks, and repeated or nested tags score 0. ``opened`` says that the prompt already ended with
-    ``<think>``, so the completion starts inside the block; by default the prompt itself is looked at. With
+    ``<think>``, so the completion starts inside the block; by default the prompt itself decides. With
     ``answer_tags=False`` the answer is whatever visible text follows the reasoning.
     >>> think_format("<think>2 + 2</think><answer>4</answer>").value
     1.0
@@ -28,34 +31,54 @@ def think_format(
     """
     if opened is None:
         opened = prompt.rstrip().endswith(THINK)
-    complaint = _complaint((THINK if opened else "") + text, answer_tags)
-    return Score(0.0 if complaint else 1.0, detail=complaint)
+    if opened:
+        text = THINK + text
+    problem = _problem_with_answer_tags(text) if answer_tags else _problem_without(text)
+    return Score(0.0 if problem else 1.0, detail=problem)
 
 
-def _complaint(text: str, answer_tags: bool) -> str:
-    """What is wrong with the whole of prompt's tag and completion; empty where nothing is."""
-    tags = [THINK, THINK_END, ANSWER, ANSWER_END] if answer_tags else [THINK, THINK_END]
+def _problem_with_answer_tags(text: str) -> str:
+    """What is wrong with the prompt's tag and the completion; empty if nothing is."""
+    tags = [THINK, THINK_END, ANSWER, ANSWER_END]
+    problem = _problem_with_tags(text, tags)
+    if problem:
+        return problem
+    before, reasoning, between, answer, after = _split(text, tags)
+    if before.strip():
+        return f"text before {THINK}"
+    if not _is_visible(reasoning):
+        return "nothing inside <think>"
+    if between.strip():
+        return f"text between {THINK_END} and {ANSWER}"
+    if not _is_visible(answer):
+        return "nothing inside <answer>"
+    return f"text after {ANSWER_END}" if after.strip() else ""
+
+
+def _problem_without(text: str) -> str:
+    """The same where the answer is whatever follows the reasoning."""
+    tags = [THINK, THINK_END]
+    problem = _problem_with_tags(text, tags)
+    if problem:
+        return problem
+    before, reasoning, answer = _split(text, tags)
+    if before.strip():
+        return f"text before {THINK}"
+    if not _is_visible(reasoning):
+        return "nothing inside <think>"
+    return "" if _is_visible(answer) else f"nothing after {THINK_END}"
+
+
+def _problem_with_tags(text: str, tags: list[str]) -> str:
     for tag in tags:
         if text.count(tag) != 1:
             return f"{tag} occurs {text.count(tag)} times"
-    places = [text.index(tag) for tag in tags]
-    if places != sorted(places):
-        return "tags out of order"
-    pieces = _between(text, tags)
-    if pieces[0].strip():
-        return f"text before {THINK}"
-    if not _is_visible(pieces[1]):
-        return "nothing inside <think>"
-    if not answer_tags:
-        return "" if _is_visible(pieces[2]) else f"nothing after {THINK_END}"
-    if pieces[2].strip():
-        return f"text between {THINK_END} and {ANSWER}"
-    if not _is_visible(pieces[3]):
-        return "nothing inside <answer>"
-    return f"text after {ANSWER_END}" if pieces[4].strip() else ""
+    positions = [text.index(tag) for tag in tags]
+    return "" if positions == sorted(positions) else "tags out of order"
 
 
-def _between(text: str, tags: list[str]) -> list[str]:
+def _split(text: str, tags: list[str]) -> list[str]:
+    """The text before, between and after the tags."""
     pieces = []
     for tag in tags:
         before, _, text = text.partition(tag)
@@ -64,17 +87,17 @@ def _between(text: str, tags: list[str]) -> list[str]:
 
 
 def _is_visible(text: str) -> bool:
-    """Whether a reader would see anything: not only spaces, control characters and characters of no width."""
+    """Whether a reader would see anything: not only spaces, control characters and zero-width characters."""
     return any(unicodedata.category(character)[0] not in "ZC" for character in text)
 
 
 def tag_count(text: str, prompt: str = "", line_breaks: bool = True) -> float:
-    """A quarter for each of the four tags that occurs exactly once: a gentler slope towards `think_format`.
+    r"""A quarter for each of the four tags that occurs exactly once: a gentler slope towards `think_format`.
 
     The tag count reward of open-r1 (``tag_count_reward`` in its ``rewards.py``), where a tag counts only with the
-    line breaks that the template sets: ``<think>\\n``, ``\\n</think>\\n``, ``\\n<answer>\\n``, ``\\n</answer>``;
+    line breaks that the template sets: ``<think>\n``, ``\n</think>\n``, ``\n<answer>\n``, ``\n</answer>``;
     ``line_breaks=False`` counts the bare tags. A prompt that ends with ``<think>`` provides the first.
-    >>> tag_count("<think>\\n7\\n</think>\\n<answer>\\n7\\n</answer>")
+    >>> tag_count("<think>\n7\n</think>\n<answer>\n7\n</answer>")
     1.0
     >>> tag_count("<think>7</think>", line_breaks=False)
     0.5

@@ -1,4 +1,4 @@
-"""A reward for reasoning in one language, told by script alone: no model, no dictionary, no download."""
+"""A reward for reasoning in one language, detected by script alone: no model, no dictionary, no download."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NOT_PROSE = re.compile(
     r"|`[^`\n]{0,200}`|</?[A-Za-z]+>|https?://\S+",
     re.DOTALL,
 )
-"""Code, formulas, commands of LaTeX, tags and addresses: in no language."""
+"""Code, formulas, LaTeX commands, tags and URLs: they belong to no language."""
 
 _KANA = "\u3041-\u3096\u3099-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"
 _HAN = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
@@ -33,11 +33,11 @@ def language_consistency(text: str, language: str = "en") -> Score:
     """The share of words in the target language among all words of the reasoning, from 0 to 1.
 
     The language consistency reward of DeepSeek-R1 (arXiv:2501.12948, section 2.3.2: "the proportion of target
-    language words in the CoT"). What precedes ``</think>`` is looked at; the whole text where there is no such tag.
-    Languages (en, ja, ko, zh) are told by script: a run of Latin letters or of Hangul is a word, a Han character or
+    language words in the CoT"). It looks at what precedes ``</think>``, or at the whole text without such a tag.
+    Languages (en, ja, ko, zh) are detected by script: a run of Latin letters or of Hangul is a word, a Han character or
     a kana is one each; a Han character is Japanese in a sentence with kana and Chinese in one without. Code,
-    formulas, numbers, and single letters (variables) count for no language. French counts as English here: the
-    scripts are the same. Parts hold each language's share.
+    formulas, numbers and single letters (variables) count for no language. French counts as English: the
+    scripts are the same. ``parts`` holds each language's share.
     >>> language_consistency("So the sum is 7. \u6240\u4ee5", "en").value
     0.6666666666666666
     """
@@ -49,9 +49,8 @@ def language_consistency(text: str, language: str = "en") -> Score:
     total = counts.total()
     if not total:
         return Score(0.0, status="no_answer", detail="there are no words")
-    return Score(
-        counts[language] / total, parts={name: count / total for name, count in counts.items()}
-    )
+    shares = {name: count / total for name, count in counts.items()}
+    return Score(counts[language] / total, parts=shares)
 
 
 def count_words(text: str) -> Counter[str]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping
 
-from rewards.conventions import Convention, convention_of, fault, judge
+from rewards.calling import judge
+from rewards.conventions import Convention, convention_of, fault
 from rewards.table import load
 from rewards.types import Sample, Score
 
@@ -20,7 +21,7 @@ def soft_overlong(text: str, num_tokens: int, max_tokens: int, cache_tokens: int
     """0 for short completions, falling to -1 over the last ``cache_tokens`` before ``max_tokens``.
 
     DAPO, equation 13 (arXiv:2503.14476), which used ``max_tokens`` 20480 and ``cache_tokens`` 4096. Meant to be
-    added to a reward for being right. Below -1 it never falls, also past ``max_tokens``.
+    added to a correctness reward. Never below -1, not even past ``max_tokens``.
     >>> [soft_overlong("", n, max_tokens=100, cache_tokens=20) for n in (80, 90, 100, 101)]
     [0.0, -0.5, -1.0, -1.0]
     """
@@ -41,26 +42,24 @@ def cosine(
     exceeding: float = -10.0,
     **columns: Any,
 ) -> Score:
-    """Short right completions are worth more than long ones; wrong ones cost less the longer they tried.
+    """Short correct completions are worth more than long ones; wrong ones cost less the longer they are.
 
     The cosine reward of "Demystifying Long Chain-of-Thought Reasoning" (arXiv:2502.03373, section 4.2), with the
     values of its authors' script for that section (github.com/eddycmu/demystify-long-cot): ``correct`` and ``wrong``
-    are the rewards at length 0 and at ``max_tokens``, between which half a cosine leads; a completion of
-    ``max_tokens`` or more is worth ``exceeding``. What is right is judged by the reward ``correct_by``, so this
+    are the rewards at length 0 and at ``max_tokens``, interpolated by half a cosine; a completion of
+    ``max_tokens`` or more is worth ``exceeding``. The reward ``correct_by`` judges what is correct, so this
     replaces that reward and is not added to it. The authors add a penalty on repetition, here `repetition`.
     """
     verdict = _verdict(correct_by, text, columns)
     if verdict.value is None:
         return verdict
     if num_tokens >= max_tokens:
-        return Score(
-            float(exceeding), detail=f"{num_tokens} tokens reach the limit of {max_tokens}"
-        )
+        detail = f"{num_tokens} tokens reach the limit of {max_tokens}"
+        return Score(float(exceeding), detail=detail)
     at_zero, at_limit = correct if verdict.value >= 1 else wrong
     weight = 0.5 * (1 + math.cos(math.pi * num_tokens / max_tokens))
-    return Score(
-        at_limit + (at_zero - at_limit) * weight, detail=verdict.detail, extracted=verdict.extracted
-    )
+    value = at_limit + (at_zero - at_limit) * weight
+    return Score(value, detail=verdict.detail, extracted=verdict.extracted)
 
 
 def kimi_length(
@@ -73,30 +72,32 @@ def kimi_length(
     """From 0.5 for the shortest completion of a group to -0.5 for the longest; a wrong one never gains.
 
     Kimi k1.5 (arXiv:2501.12599, section 2.3.3): with lambda = 0.5 - (length - shortest) / (longest - shortest) a
-    right completion gets lambda, a wrong one min(0, lambda); all 0 where the lengths are equal. Meant to be added,
-    with a small weight, to the reward ``correct_by``, which here only says what is right.
+    correct completion gets lambda, a wrong one min(0, lambda); all 0 if the lengths are equal. Meant to be added,
+    with a small weight, to the reward ``correct_by``, which here only decides what is correct.
     """
-    rows = [
-        {name: values[index] for name, values in columns.items()} for index in range(len(texts))
-    ]
-    verdicts = [_verdict(correct_by, text, row) for text, row in zip(texts, rows)]
+    verdicts = []
+    for index, text in enumerate(texts):
+        row = {name: values[index] for name, values in columns.items()}
+        verdicts.append(_verdict(correct_by, text, row))
     spans: dict[str, tuple[int, int]] = {}
     for group, length in zip(groups, num_tokens):
         shortest, longest = spans.get(group, (length, length))
-        spans[group] = min(shortest, length), max(longest, length)
-    return [
-        verdict
-        if verdict.value is None
-        else Score(_kimi_value(length, *spans[group], verdict.value >= 1))
-        for verdict, group, length in zip(verdicts, groups, num_tokens)
-    ]
+        spans[group] = (min(shortest, length), max(longest, length))
+    scores = []
+    for verdict, group, length in zip(verdicts, groups, num_tokens):
+        if verdict.value is None:
+            scores.append(verdict)
+        else:
+            scores.append(Score(_kimi_value(length, spans[group], verdict.value >= 1)))
+    return scores
 
 
-def _kimi_value(length: int, shortest: int, longest: int, is_right: bool) -> float:
+def _kimi_value(length: int, span: tuple[int, int], is_correct: bool) -> float:
+    shortest, longest = span
     if shortest == longest:
         return 0.0
     value = 0.5 - (length - shortest) / (longest - shortest)
-    return value if is_right else min(0.0, value)
+    return value if is_correct else min(0.0, value)
 
 
 @functools.cache
@@ -106,17 +107,15 @@ def _judge_named(use: str) -> tuple[Convention, Any]:
 
 
 def _verdict(correct_by: str, text: str, columns: Mapping[str, Any]) -> Score:
-    """What the reward ``correct_by`` says of the completion."""
+    """The score that the reward ``correct_by`` gives the completion."""
     convention, function = _judge_named(correct_by)
-    missing: Sequence[str] = convention.missing(columns)
+    missing = convention.missing(columns)
     if missing:
         return fault(f"{correct_by} wants the column {missing[0]}")
-    found: list[Score] = []
-    judge(
-        convention,
-        function,
-        [Sample(text, columns)],
-        {},
-        lambda index, score, seconds: found.append(score),
-    )
-    return found[0]
+    scores: list[Score] = []
+
+    def emit(index: int, score: Score, seconds: float) -> None:
+        scores.append(score)
+
+    judge(convention, function, [Sample(text, columns)], args={}, emit=emit)
+    return scores[0]

@@ -22,7 +22,7 @@ def repetition(
     The repetition penalty of open-r1 (``get_repetition_penalty_reward`` in its ``rewards.py``: words, lower case,
     n 3, penalty -1), after appendix C.2 of "Demystifying Long Chain-of-Thought Reasoning" (arXiv:2502.03373), which
     counts tokens; ``unit`` is ``words`` or ``tokens``. In scripts without spaces each character is a word. A
-    completion shorter than ``n`` is worth 0.
+    completion shorter than ``n`` units is worth 0.
     >>> repetition("so we try, so we try, so we try,", n=2)
     -0.625
     """

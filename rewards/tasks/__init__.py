@@ -1,21 +1,21 @@
 """Procedural tasks: questions made by rule, each with the truth that a reward checks.
 
 A task is a function of its arguments alone: the same arguments give the same rows in the same order, whatever
-the run's seed. `held_out` takes the rows that never train. The tasks are in files of their own: ``countdown_game``,
-``arithmetic``, ``knights``, ``programs``, and ``gym``, which lends the generators of the package reasoning-gym under
-the names ``gym-NAME``. No verifier here executes text of a completion; ``programs`` leaves that to the sandbox. Mapping
-rows to prompts, shuffling and sampling belong to the trainer.
+the run's seed. `held_out` selects the rows that are never trained on. Each task is a module: ``countdown``,
+``arithmetic``, ``knights``, ``programs``, and ``gym``, which provides the generators of the package reasoning-gym under
+the names ``gym-NAME``. No verifier here executes the text of a completion; ``programs`` leaves that to the sandbox.
+Mapping rows to prompts, shuffling and sampling belong to the trainer.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 import json
 from dataclasses import dataclass, field
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
+from rewards.spelling import nearest
 from rewards.tasks import gym
 from rewards.tasks.arithmetic import arithmetic_rows
 from rewards.tasks.countdown import (
@@ -60,30 +60,32 @@ class Task:
 
     def rows(self, **args: Any) -> list[Row]:
         """The task's questions in a fixed order, each with ``prompt`` and the columns its reward needs."""
-        signature = inspect.signature(self.make).parameters
-        known = list(signature)
-        is_open = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.values())
+        parameters = inspect.signature(self.make).parameters
+        is_open = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         for name in args:
-            if name not in known and not is_open:
-                raise ValueError(
-                    f"task {self.name}: unknown argument {name}{_nearest(name, known)}"
-                )
+            if name not in parameters and not is_open:
+                hint = _hint(name, list(parameters))
+                raise ValueError(f"task {self.name}: unknown argument {name}{hint}")
         return self.make(**{**self.defaults, **args})
 
 
 def load_task(name: str) -> Task:
-    """The task of that name; `ValueError` with the nearest name where there is none."""
+    """The task of that name; `ValueError`, with the nearest name, if there is none."""
     if name not in TASKS:
-        raise ValueError(f"no procedural task is called {name!r}{_nearest(name, TASKS)}")
+        raise ValueError(f"no procedural task is called {name!r}{_hint(name, TASKS)}")
     return TASKS[name]
 
 
+def _hint(name: str, known: Iterable[str]) -> str:
+    return nearest(name, known) or f"; known are {', '.join(known)}"
+
+
 def held_out(rows: Sequence[Row], n: int) -> tuple[list[Row], list[Row]]:
-    """Split rows into those that train and ``n`` that never do: ``(train_rows, held_rows)``.
+    """Split rows into those to train on and those of ``n`` prompts never to: ``(train_rows, held_rows)``.
 
     Held out are the prompts with the smallest ``sha256("held-out:" + prompt)``, in that order: the choice depends
-    on the text of the prompts alone, not on a seed, their order or how many others there are to the side. A row
-    whose prompt is held out never trains, also where the prompt occurs twice.
+    only on the text of the prompts, not on a seed, their order or how many others there are. No row with a held-out
+    prompt is trained on, even if the prompt occurs twice.
     """
     first: dict[str, Row] = {}
     for row in rows:
@@ -92,25 +94,21 @@ def held_out(rows: Sequence[Row], n: int) -> tuple[list[Row], list[Row]]:
         raise ValueError(
             f"cannot hold out {n} of {len(first)} different prompts: some must be left to train on"
         )
-    held = sorted(first, key=lambda text: hashlib.sha256(f"held-out:{text}".encode()).digest())[:n]
-    kept_out = set(held)
-    return [row for row in rows if _prompt_text(row) not in kept_out], [
-        first[text] for text in held
-    ]
+    held_prompts = sorted(first, key=_held_out_digest)[:n]
+    excluded = set(held_prompts)
+    train_rows = [row for row in rows if _prompt_text(row) not in excluded]
+    return train_rows, [first[text] for text in held_prompts]
+
+
+def _held_out_digest(prompt: str) -> bytes:
+    return hashlib.sha256(f"held-out:{prompt}".encode()).digest()
 
 
 def _prompt_text(row: Row) -> str:
     prompt = row["prompt"]
-    return (
-        prompt
-        if isinstance(prompt, str)
-        else json.dumps(prompt, sort_keys=True, ensure_ascii=False)
-    )
-
-
-def _nearest(name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
+    if isinstance(prompt, str):
+        return prompt
+    return json.dumps(prompt, sort_keys=True, ensure_ascii=False)
 
 
 class _Tasks(dict[str, Task]):
@@ -123,42 +121,40 @@ class _Tasks(dict[str, Task]):
         if name not in self:
             raise KeyError(name)
         rows, doc = gym.lease(name.removeprefix(gym.PREFIX))
-        return Task(name, rows, "gym_answer", doc)
+        return Task(name, rows, reward="gym_answer", doc=doc)
 
 
-TASKS = _Tasks(
-    (task.name, task)
-    for task in (
-        Task(
-            name="search-countdown-3",
-            make=countdown_rows,
-            reward="countdown",
-            doc="Three numbers from 1 to 13 make a target from 10 to 99; written in symbols, a token an integer.",
-            defaults={"style": "symbols"},
-        ),
-        Task(
-            name="countdown",
-            make=countdown_rows,
-            reward="countdown",
-            doc="Some numbers make a target, each used once; written as a question for a language model.",
-        ),
-        Task(
-            name="arithmetic",
-            make=arithmetic_rows,
-            reward="math_answer",
-            doc="Sums, differences and products of two whole numbers.",
-        ),
-        Task(
-            name="programs",
-            make=program_rows,
-            reward="code_tests",
-            doc="Write a small function; judged by calling it in a sandbox, with tests the prompt does not show.",
-        ),
-        Task(
-            name="knights-and-knaves",
-            make=knights_rows,
-            reward="knights_and_knaves",
-            doc="Who tells the truth and who lies; one solution, proven by trying all; harder with more people.",
-        ),
-    )
+_OWN_TASKS = (
+    Task(
+        name="search-countdown-3",
+        make=countdown_rows,
+        reward="countdown",
+        doc="Three numbers from 1 to 13 make a target from 10 to 99; written in symbols, a token an integer.",
+        defaults={"style": "symbols"},
+    ),
+    Task(
+        name="countdown",
+        make=countdown_rows,
+        reward="countdown",
+        doc="Some numbers make a target, each used once; written as a question for a language model.",
+    ),
+    Task(
+        name="arithmetic",
+        make=arithmetic_rows,
+        reward="math_answer",
+        doc="Sums, differences and products of two whole numbers.",
+    ),
+    Task(
+        name="programs",
+        make=program_rows,
+        reward="code_tests",
+        doc="Write a small function; judged by calling it in a sandbox, with tests the prompt does not show.",
+    ),
+    Task(
+        name="knights-and-knaves",
+        make=knights_rows,
+        reward="knights_and_knaves",
+        doc="Who tells the truth and who lies; one solution, proven by trying all; harder with more people.",
+    ),
 )
+TASKS = _Tasks((task.name, task) for task in _OWN_TASKS)

@@ -1,19 +1,20 @@
-"""The one final answer of a completion to a procedural task, and what is wrong with the way it stands."""
+"""The one final answer of a completion to a procedural task, and what is wrong with how it is written."""
 
 from __future__ import annotations
 
-__all__ = ["is_tagged", "tagged_answer"]
+__all__ = ["has_ended", "is_tagged", "tagged_answer"]
 
-_OPEN, _CLOSE = "<answer>", "</answer>"
+_OPEN = "<answer>"
+_CLOSE = "</answer>"
 
 
 def is_tagged(text: str) -> bool:
-    """Tell whether the completion holds an answer tag, opened or closed."""
+    """Whether the completion holds an answer tag, opened or closed."""
     return _OPEN in text or _CLOSE in text
 
 
 def tagged_answer(text: str) -> tuple[str | None, str]:
-    """Return what the answer tags hold (None: nothing), and what is wrong: more tags, or text behind them."""
+    """What the answer tags hold (None: nothing), and what is wrong: more tags, or text after them."""
     before, close, after = text.rpartition(_CLOSE)
     _, opened, answer = before.rpartition(_OPEN)
     if not (opened and close and answer.strip()):
@@ -24,3 +25,8 @@ def tagged_answer(text: str) -> tuple[str | None, str]:
     elif after.strip():
         problem = "something follows the final answer"
     return answer.strip(), problem
+
+
+def has_ended(finish: str | None) -> bool:
+    """Whether the completion ended by itself; taken for granted if ``finish`` is not known."""
+    return finish in (None, "stop")

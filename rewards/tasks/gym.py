@@ -1,24 +1,37 @@
-"""The generators of the package reasoning-gym as tasks, under verifiers that never execute a completion's text.
+"""The generators of the package reasoning-gym as tasks, with verifiers that never execute a completion's text.
 
-reasoning-gym's own verifiers were read one by one, in version `AUDITED`. Several hand the answer to ``eval`` or to
-sympy's ``parse_expr``, which is ``eval``; several pay for an answer that merely contains the right one. So each
+reasoning-gym's own verifiers were read one by one, in version `AUDITED`. Several pass the answer to ``eval`` or to
+sympy's ``parse_expr``, which is ``eval``; several reward an answer that merely contains the right one. So each
 of its tasks is judged here in one of these ways, and a task that is in none of them is refused:
 
-``unique``   its one right answer, compared by us
-``ours``     a rule of ours: expressions, integrals, boards
-``theirs``   its own verifier, which only compares, decodes JSON or plays moves; of its partial points none count
-             below a full one unless ``partial`` is set
+`UNIQUE`   its one right answer, compared by us
+`OURS`     a rule of ours: expressions, integrals, boards
+`THEIRS`   its own verifier, which only compares, decodes JSON or plays moves; partial credit counts only if
+           ``partial`` is set
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import re
 from typing import Any, Callable, Mapping
 
+from rewards.mathematics.equality import equal
+from rewards.mathematics.expressions import (
+    Budget,
+    Undecided,
+    context,
+    evaluate,
+    fold,
+    nearly_equal,
+    symbols,
+)
 from rewards.mathematics.extraction import extract
+from rewards.mathematics.latex import parse
+from rewards.mathematics.plain_number import read_plain_number
+from rewards.mathematics.tree import Node, ParseError
+from rewards.spelling import nearest
 from rewards.tasks.countdown import Expression
 from rewards.tasks.final_answer import is_tagged, tagged_answer
 from rewards.types import Score
@@ -52,7 +65,8 @@ REFUSED: Mapping[str, str] = {
     "composite": "it is a mixture of others; name those",
 }
 NEARLY_FULL: Mapping[str, float] = {"polynomial_equations": 0.99, "complex_arithmetic": 0.99}
-"""Where full marks are an exponential of a distance that rounding alone keeps above zero."""
+"""Full marks of verifiers that give an exponential of a distance, which rounding alone keeps above zero."""
+MAX_EXTRACTED_CHARS = 2000
 
 
 # ---------------------------------------------------------------------------------------------- rows
@@ -64,15 +78,15 @@ def lease(name: str) -> tuple[Callable[..., list[Row]], str]:
     if name in REFUSED:
         raise ValueError(f"task {PREFIX}{name} is refused: {REFUSED[name]}")
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
+        hint = nearest(PREFIX + name, [PREFIX + one for one in known])
         raise ValueError(
             f"task {PREFIX}{name} is refused: its verifier in reasoning-gym {AUDITED} was not read, or there is "
-            "none of that name" + (f"; did you mean {PREFIX}{near[0]}?" if near else "")
+            f"none of that name{hint}"
         )
-    return functools.partial(_rows, name), f"reasoning-gym's {name}, judged by {_way(name)}."
+    return functools.partial(_rows, name), f"reasoning-gym's {name}, judged by {_judge_of(name)}."
 
 
-def _way(name: str) -> str:
+def _judge_of(name: str) -> str:
     if name in OURS:
         return "a rule of ours"
     return "its own verifier" if name in THEIRS else "its one right answer"
@@ -81,9 +95,7 @@ def _way(name: str) -> str:
 def _rows(name: str, count: int = 1000, seed: int = 0, **settings: Any) -> list[Row]:
     """At most ``count`` rows of a task, drawn with ``seed``; further arguments are those of its own configuration."""
     try:
-        dataset = _dataset(
-            name, json.dumps({"size": count, "seed": seed, **settings}, sort_keys=True)
-        )
+        dataset = _dataset(name, _as_key(size=count, seed=seed, settings=settings))
     except (TypeError, AssertionError) as error:
         raise ValueError(
             f"task {PREFIX}{name}: reasoning-gym refuses these arguments: {error}"
@@ -91,12 +103,13 @@ def _rows(name: str, count: int = 1000, seed: int = 0, **settings: Any) -> list[
     rows = {}
     for index in range(count):
         entry = dataset[index]
-        if name in OURS and not OURS[name](entry["answer"], entry["answer"], entry["metadata"]):
+        question = entry["question"]
+        answer = entry["answer"]
+        if name in OURS and not OURS[name](answer, answer, entry["metadata"]):
             continue  # an integral that sympy could not solve, say: there is nothing to compare with
-        rows[entry["question"]] = {
-            "prompt": entry["question"]
-            + "\nGive the final answer alone between <answer> and </answer>.",
-            "answer": entry["answer"],
+        rows[question] = {
+            "prompt": question + "\nGive the final answer alone between <answer> and </answer>.",
+            "answer": answer,
             "task": name,
             "metadata": entry["metadata"],
             "settings": settings,
@@ -104,10 +117,14 @@ def _rows(name: str, count: int = 1000, seed: int = 0, **settings: Any) -> list[
     return list(rows.values())
 
 
+def _as_key(*, size: int, seed: int, settings: Mapping[str, Any]) -> str:
+    return json.dumps({"size": size, "seed": seed, **settings}, sort_keys=True)
+
+
 @functools.lru_cache(maxsize=16)
 def _dataset(name: str, settings: str) -> Any:
     try:
-        from reasoning_gym import create_dataset
+        from reasoning_gym import create_dataset  # noqa: PLC0415  optional, and heavy
     except ImportError:
         raise ValueError(
             f"task {PREFIX}{name} needs the package reasoning-gym: pip install reasoning-gym=={AUDITED}"
@@ -126,37 +143,51 @@ def gym_answer(
     settings: Mapping[str, Any] | None = None,
     partial: bool = False,
 ) -> Score:
-    """1 where the completion's final answer is right for its reasoning-gym task, else 0.
+    """1 if the completion's final answer is right for its reasoning-gym task, else 0.
 
     The final answer is the content of the ``<answer>`` tags, of which there may be one pair, at the end; without
-    tags, what `rewards.mathematics.extraction.extract` finds. ``partial`` passes on what a task's own verifier gives for part of an
-    answer; it does not change those judged by `UNIQUE` and `OURS`.
+    tags, what `rewards.mathematics.extraction.extract` finds. ``partial`` passes on what a task's own verifier gives
+    for part of an answer; it does not change tasks judged by `UNIQUE` and `OURS`.
     """
-    visible = text.rpartition("</think>")[2]
-    said, problem = tagged_answer(visible) if is_tagged(visible) else (extract(text).text, "")
-    if said is None:
+    final_answer, problem = _final_answer(text)
+    if final_answer is None:
         return Score(0.0, status="no_answer", detail=problem or "no final answer was found")
+    extracted = final_answer[:MAX_EXTRACTED_CHARS]
     if problem:
-        return Score(0.0, detail=problem, extracted=said[:2000])
+        return Score(0.0, detail=problem, extracted=extracted)
     if task in OURS:
-        value = float(OURS[task](said, str(answer), metadata))
+        value = float(OURS[task](final_answer, str(answer), metadata))
     elif task in UNIQUE:
-        value = float(_same(said, str(answer)))
+        value = float(_same(final_answer, str(answer)))
     elif task in THEIRS:
-        value = _by_theirs(
-            task, said, {"answer": answer, "metadata": dict(metadata)}, settings or {}
-        )
-        value = 1.0 if value >= NEARLY_FULL.get(task, 1.0) else value if partial else 0.0
+        entry = {"answer": answer, "metadata": dict(metadata)}
+        points = _points_by_their_verifier(task, final_answer, entry, settings or {})
+        value = _value_of_points(task, points, partial)
     else:
         return Score(None, status="fault", detail=f"gym_answer knows no task {task!r}")
-    return Score(value, detail=f"judged by {_way(task)}", extracted=said[:2000])
+    return Score(value, detail=f"judged by {_judge_of(task)}", extracted=extracted)
 
 
-def _by_theirs(task: str, said: str, entry: Row, settings: Mapping[str, Any]) -> float:
-    """What the task's own verifier gives; where it stumbles over the answer's form, that is 0 and no fault."""
-    dataset = _dataset(task, json.dumps({"size": 1, "seed": 0, **settings}, sort_keys=True))
+def _final_answer(text: str) -> tuple[str | None, str]:
+    after_reasoning = text.rpartition("</think>")[2]
+    if is_tagged(after_reasoning):
+        return tagged_answer(after_reasoning)
+    return extract(text).text, ""
+
+
+def _value_of_points(task: str, points: float, partial: bool) -> float:
+    if points >= NEARLY_FULL.get(task, 1.0):
+        return 1.0
+    return points if partial else 0.0
+
+
+def _points_by_their_verifier(
+    task: str, answer: str, entry: Row, settings: Mapping[str, Any]
+) -> float:
+    """The task's own verifier's points; if it fails on the answer's form, that is 0 and no fault."""
+    dataset = _dataset(task, _as_key(size=1, seed=0, settings=settings))
     try:
-        return float(dataset.score_answer(said, entry))
+        return float(dataset.score_answer(answer, entry))
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         return 0.0
 
@@ -164,114 +195,125 @@ def _by_theirs(task: str, said: str, entry: Row, settings: Mapping[str, Any]) ->
 # -------------------------------------------------------------------------------------- rules of ours
 
 
-def _same(said: str, answer: str) -> bool:
-    """Whether two answers are the same text, but for case and white space, or the same plain number."""
-    from rewards.mathematics.plain_number import read_plain_number
-
-    if _folded(said) == _folded(answer):
+def _same(answer: str, gold: str) -> bool:
+    """Whether two answers are the same text, except for case and white space, or the same plain number."""
+    if _normalised(answer) == _normalised(gold):
         return True
-    left, right = read_plain_number(said.strip()), read_plain_number(answer.strip())
+    left = read_plain_number(answer.strip())
+    right = read_plain_number(gold.strip())
     return left is not None and right is not None and left.value == right.value
 
 
-def _folded(text: str) -> list[str]:
+def _normalised(text: str) -> list[str]:
     return text.casefold().replace(",", ", ").split()
 
 
-def _made(said: str, metadata: Mapping[str, Any], target: int) -> bool:
-    """Whether an expression of the given numbers, each once, makes the target."""
+def _makes(answer: str, numbers: list[int], target: int) -> bool:
+    """Whether an expression of the numbers, each once, makes the target."""
     try:
-        read = Expression(said.strip(), signed=True)
-        return sorted(read.numbers) == sorted(metadata["numbers"]) and read.value() == target
+        expression = Expression(answer.strip(), signed=True)
+        return sorted(expression.numbers) == sorted(numbers) and expression.value() == target
     except (ValueError, ZeroDivisionError):
         return False
 
 
+def _makes_target(answer: str, gold: str, metadata: Mapping[str, Any]) -> bool:
+    return _makes(answer, metadata["numbers"], metadata["target"])
+
+
+def _makes_24(answer: str, gold: str, metadata: Mapping[str, Any]) -> bool:
+    return _makes(answer, metadata["numbers"], 24)
+
+
+_FUNCTIONS = re.compile(r"\b(exp|sqrt|sin|cos|tan|cot|sec|csc|sinh|cosh|tanh|log|asin|acos|atan)\(")
+_FUNCTION_NAMES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
+
+
 def _in_latex(text: str) -> str:
-    """Python's way to write an expression in the way our own parser reads."""
+    """An expression in Python's notation, as our own parser reads it."""
     text = re.sub(r"\bE\b", "e", text).replace("**", "^").replace("*", r" \cdot ")
-    return re.sub(
-        r"\b(exp|sqrt|sin|cos|tan|cot|sec|csc|sinh|cosh|tanh|log|asin|acos|atan)\(", _function, text
-    )
+    return _FUNCTIONS.sub(_function_in_latex, text)
 
 
-def _function(match: re.Match[str]) -> str:
-    name = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}.get(match[1], match[1])
+def _function_in_latex(match: re.Match[str]) -> str:
+    name = _FUNCTION_NAMES.get(match[1], match[1])
     return rf"\{name}("
 
 
-def _same_polynomial(said: str, answer: str, metadata: Mapping[str, Any]) -> bool:
-    from rewards.mathematics.equality import equal
-
-    return equal(_in_latex(said), _in_latex(answer)).equal is True
+def _same_polynomial(answer: str, gold: str, metadata: Mapping[str, Any]) -> bool:
+    return equal(_in_latex(answer), _in_latex(gold)).equal is True
 
 
-def _same_integral(said: str, answer: str, metadata: Mapping[str, Any]) -> bool:
+SAMPLE_POINTS = (0.37, 0.93, 1.71, 2.9)
+"""Where antiderivatives are compared: these points, and the same on the other side of zero."""
+
+
+def _same_integral(answer: str, gold: str, metadata: Mapping[str, Any]) -> bool:
     """Whether two antiderivatives differ by a constant on each side of zero; a constant C of either is dropped."""
-    from rewards.mathematics.expressions import (
-        Budget,
-        Undecided,
-        context,
-        evaluate,
-        fold,
-        nearly_equal,
-        symbols,
-    )
-    from rewards.mathematics.latex import parse
-    from rewards.mathematics.tree import Node, ParseError
-
     variable = str(metadata["variable"])
     try:
-        trees = [fold(parse(_in_latex(text))) for text in (said, answer)]
+        answer_tree, gold_tree = (fold(parse(_in_latex(text))) for text in (answer, gold))
     except ParseError:
         return False
-    if not (symbols(trees[0]) | symbols(trees[1])) <= {variable, "C"}:
+    if not (symbols(answer_tree) | symbols(gold_tree)) <= {variable, "C"}:
         return False
-    difference = Node("add", (trees[0], Node("neg", (trees[1],))))
-    compared = 0
-    for side in ((0.37, 0.93, 1.71, 2.9), (-0.37, -0.93, -1.71, -2.9)):
-        values, scale = [], context().mpf(0)
-        for x in side:
-            point, budget = {variable: context().mpf(x), "C": context().mpf(0)}, Budget()
-            try:
-                scale = max(scale, abs(evaluate(trees[1], point, budget)))
-                values.append(evaluate(difference, point, budget))
-            except Undecided:
-                continue
+    num_compared = 0
+    for sign in (1, -1):
+        points = [sign * x for x in SAMPLE_POINTS]
+        differences, scale = _differences(answer_tree, gold_tree, variable, points)
         offset = scale + 1
-        if any(not nearly_equal(offset + value, offset + values[0]) for value in values):
-            return False
-        compared += len(values) > 2
-    return compared > 0
+        for difference in differences:
+            if not nearly_equal(offset + difference, offset + differences[0]):
+                return False
+        num_compared += len(differences) > 2
+    return num_compared > 0
 
 
-def _close(said: str, answer: str, metadata: Mapping[str, Any]) -> bool:
+def _differences(
+    answer_tree: Node, gold_tree: Node, variable: str, points: list[float]
+) -> tuple[list[Any], Any]:
+    """Answer minus gold wherever both can be evaluated, and the gold's largest absolute value."""
+    difference = Node("add", (answer_tree, Node("neg", (gold_tree,))))
+    differences: list[Any] = []
+    scale = context().mpf(0)
+    for x in points:
+        point = {variable: context().mpf(x), "C": context().mpf(0)}
+        budget = Budget()
+        try:
+            scale = max(scale, abs(evaluate(gold_tree, point, budget)))
+            differences.append(evaluate(difference, point, budget))
+        except Undecided:
+            continue
+    return differences, scale
+
+
+def _close(answer: str, gold: str, metadata: Mapping[str, Any]) -> bool:
     """Whether two plain numbers lie within a ten-thousandth."""
-    from rewards.mathematics.plain_number import read_plain_number
-
-    left, right = read_plain_number(said.strip()), read_plain_number(answer.strip())
+    left = read_plain_number(answer.strip())
+    right = read_plain_number(gold.strip())
     return left is not None and right is not None and abs(left.value - right.value) * 10_000 <= 1
 
 
-def _is_valid_board(said: str, answer: str, metadata: Mapping[str, Any]) -> bool:
-    return said.split() in [board.split() for board in metadata["valid_answers"]]
+def _is_valid_board(answer: str, gold: str, metadata: Mapping[str, Any]) -> bool:
+    return answer.split() in [board.split() for board in metadata["valid_answers"]]
 
 
-def _same_list(said: str, answer: str, metadata: Mapping[str, Any]) -> bool:
+_NUMBER = re.compile(r"[-+]?\d{1,300}(?:\.\d{1,300})?")
+_NUMBER_OR_SEPARATOR = re.compile(rf"{_NUMBER.pattern}|[\s,'\"]")
+
+
+def _same_list(answer: str, gold: str, metadata: Mapping[str, Any]) -> bool:
     """Whether a list of numbers, quoted or not, is the sorted one."""
-    numbers = re.findall(r"[-+]?\d{1,300}(?:\.\d{1,300})?", said)
-    rest = re.sub(r"[-+]?\d{1,300}(?:\.\d{1,300})?|[\s,'\"]", "", said)
-    if rest not in ("", "[]"):
+    if _NUMBER_OR_SEPARATOR.sub("", answer) not in ("", "[]"):
         return False
-    return [float(number) for number in numbers] == [
-        float(number) for number in metadata["sorted_numbers"]
-    ]
+    numbers = [float(number) for number in _NUMBER.findall(answer)]
+    return numbers == [float(number) for number in metadata["sorted_numbers"]]
 
 
 OURS: Mapping[str, Callable[[str, str, Mapping[str, Any]], bool]] = {
     "coin_flip": _close,
-    "countdown": lambda said, answer, metadata: _made(said, metadata, metadata["target"]),
-    "puzzle24": lambda said, answer, metadata: _made(said, metadata, 24),
+    "countdown": _makes_target,
+    "puzzle24": _makes_24,
     "polynomial_multiplication": _same_polynomial,
     "simple_integration": _same_integral,
     "intermediate_integration": _same_integral,

@@ -1,7 +1,7 @@
 """Knights and knaves: knights always tell the truth, knaves always lie; who is what?
 
-Every puzzle has exactly one solution: all assignments of roles are tried, and the puzzle is kept where one alone
-agrees with what everybody says. It grows harder with the people. The reward reads who is called what, and nothing
+Every puzzle has exactly one solution: all assignments of roles are tried, and the puzzle is kept if just one
+agrees with what everybody says. More people make it harder. The reward reads who is called what, and nothing
 else: a role for every person, once, without alternatives.
 """
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
-from rewards.tasks.final_answer import is_tagged, tagged_answer
+from rewards.tasks.final_answer import has_ended, is_tagged, tagged_answer
 from rewards.types import Score
 
 __all__ = ["is_true", "knights_and_knaves", "knights_rows", "solutions"]
@@ -23,12 +23,12 @@ Claim = tuple[Any, ...]
 ``and``, ``or``, ``if``, ``iff`` of claims."""
 
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gwen", "Hugo")
-MOST_MISSES = 3000
-"""So many drawings in a row without a new puzzle say that there are hardly any more."""
+MAX_MISSES = 3000
+"""This many draws in a row without a new puzzle mean that there are hardly any left."""
 
 
 def knights_rows(people: int = 3, count: int = 1000) -> list[Row]:
-    """``count`` different puzzles of so many ``people`` (2 to 8), drawn by a fixed rule, each with one solution."""
+    """``count`` different puzzles with this many ``people`` (2 to 8), drawn by a fixed rule, each with one solution."""
     if not 2 <= people <= len(NAMES):
         raise ValueError(f"knights-and-knaves: people is {people}; it can be 2 to {len(NAMES)}")
     if count < 1:
@@ -36,12 +36,13 @@ def knights_rows(people: int = 3, count: int = 1000) -> list[Row]:
     rng = random.Random(f"knights and knaves of {people}")
     rows: dict[str, Row] = {}
     misses = 0
-    while len(rows) < count and misses < MOST_MISSES:
+    while len(rows) < count and misses < MAX_MISSES:
         claims = [_claim(rng, speaker, people) for speaker in range(people)]
-        found = solutions(claims)
+        assignments = solutions(claims)
+        prompt = _prompt(claims)
         misses += 1
-        if len(found) == 1 and (prompt := _prompt(claims)) not in rows:
-            rows[prompt] = {"prompt": prompt, "answer": _written(found[0])}
+        if len(assignments) == 1 and prompt not in rows:
+            rows[prompt] = {"prompt": prompt, "answer": _written(assignments[0])}
             misses = 0
     if len(rows) == count:
         return list(rows.values())
@@ -55,13 +56,12 @@ def knights_rows(people: int = 3, count: int = 1000) -> list[Row]:
 
 def solutions(claims: Sequence[Claim]) -> list[tuple[bool, ...]]:
     """Every assignment (True: knight) under which all knights' claims are true and all knaves' claims false."""
-    return [
-        knights
-        for knights in itertools.product((True, False), repeat=len(claims))
-        if all(
-            is_true(claim, knights) == speaks_true for claim, speaks_true in zip(claims, knights)
-        )
-    ]
+    assignments = itertools.product((True, False), repeat=len(claims))
+    return [knights for knights in assignments if _is_consistent(claims, knights)]
+
+
+def _is_consistent(claims: Sequence[Claim], knights: Sequence[bool]) -> bool:
+    return all(is_true(claim, knights) == is_knight for claim, is_knight in zip(claims, knights))
 
 
 _CONNECTIVES: Mapping[str, Callable[..., bool]] = {
@@ -93,138 +93,162 @@ def _claim(rng: random.Random, speaker: int, people: int) -> Claim:
     """What one person says: of another person, of two, or of how many knights there are."""
     kind = rng.choice(("role", "same", "count", "and", "or", "if", "iff", "not"))
     if kind == "role":
-        return _role(rng, rng.choice([person for person in range(people) if person != speaker]))
+        others = [person for person in range(people) if person != speaker]
+        return _role_claim(rng, rng.choice(others))
     if kind == "count":
         return ("count", rng.randint(0, people))
     first, second = rng.sample(range(people), 2)
     if kind == "same":
         return ("same", first, second)
-    both = (_role(rng, first), _role(rng, second))
+    both = (_role_claim(rng, first), _role_claim(rng, second))
     return ("not", ("and", *both)) if kind == "not" else (kind, *both)
 
 
-def _role(rng: random.Random, person: int) -> Claim:
+def _role_claim(rng: random.Random, person: int) -> Claim:
     return (rng.choice(("knight", "knave")), person)
+
+
+# ------------------------------------------------------------------------------------------ the puzzle's text
 
 
 def _prompt(claims: Sequence[Claim]) -> str:
     names = NAMES[: len(claims)]
-    said = " ".join(f'{name} says: "{_in_words(claim)}."' for name, claim in zip(names, claims))
     listed = f"{', '.join(names[:-1])} and {names[-1]}"
+    speeches = []
+    for name, claim in zip(names, claims):
+        speeches.append(f'{name} says: "{_in_words(claim)}."')
     return (
         f"On an island everybody is either a knight, who always tells the truth, or a knave, who always lies. "
-        f"You meet {listed}. {said} Who is a knight and who is a knave? "
+        f"You meet {listed}. {' '.join(speeches)} Who is a knight and who is a knave? "
         f'Answer like "{names[0]} is a knight, {names[1]} is a knave", naming everybody.'
     )
 
 
-def _in_words(claim: Any) -> str:
+_WORDINGS = {
+    "not": "it is not true that {}",
+    "and": "{} and {}",
+    "or": "{} or {}",
+    "if": "if {} then {}",
+    "iff": "{} if and only if {}",
+}
+
+
+def _in_words(claim: Claim) -> str:
     op, *operands = claim
     if op in ("knight", "knave"):
         return f"{NAMES[operands[0]]} is a {op}"
     if op == "same":
         return f"{NAMES[operands[0]]} and {NAMES[operands[1]]} are of the same kind"
     if op == "count":
-        return f"there {'is' if operands[0] == 1 else 'are'} exactly {operands[0]} knight{'s' * (operands[0] != 1)} here"
-    first, *second = map(_in_words, operands)
-    wordings = {
-        "not": "it is not true that {}",
-        "and": "{} and {}",
-        "or": "{} or {}",
-        "if": "if {} then {}",
-    }
-    return wordings.get(op, "{} if and only if {}").format(first, *second)
+        if operands[0] == 1:
+            return "there is exactly 1 knight here"
+        return f"there are exactly {operands[0]} knights here"
+    return _WORDINGS[op].format(*map(_in_words, operands))
 
 
 def _written(knights: Sequence[bool]) -> str:
-    return ", ".join(
-        f"{name} is a {'knight' if is_knight else 'knave'}"
-        for name, is_knight in zip(NAMES, knights)
-    )
+    roles = ["knight" if is_knight else "knave" for is_knight in knights]
+    return ", ".join(f"{name} is a {role}" for name, role in zip(NAMES, roles))
 
 
 # ------------------------------------------------------------------------------------------ the reward
 
-LONGEST = 1000
+MAX_ANSWER_CHARS = 1000
 _WORD = re.compile(r"[A-Za-z]+|[:=]")
 _ROLES = {"knight": True, "knights": True, "knave": False, "knaves": False}
-_FILLING = frozenset(
+_FILLER_WORDS = frozenset(
     "is are a an and the both all also so thus therefore while whereas but none".split()
 )
 _NAMED = re.compile(r"\banswer\b\s*(?:is\b\s*)?[:=]?\s*", re.IGNORECASE)
 
 
 def knights_and_knaves(text: str, answer: str, finish: str | None = None) -> Score:
-    """1 where the completion's final answer gives everybody the role that ``answer`` gives them, else 0.
+    """1 if the completion's final answer gives everybody the role that ``answer`` gives them, else 0.
 
     The final answer is the content of its ``<answer>`` tags, of which there may be one pair, at the end; without
     tags, what follows the last word ``answer``; without that word, the last line that names a role. It may say ``Ada is
     a knight``, ``Ada: knight``, ``Ada and Ben are knaves`` or ``Knights: Ada, Ben``. Whatever else it says ("or",
     "not", somebody else's name) makes it unreadable, and naming a person twice or not at all makes it wrong.
-    Where ``finish`` is given it must be ``stop``.
+    If ``finish`` is given it must be ``stop``.
     """
     truth = _roles(answer)
     if not truth:
-        return Score(
-            None,
-            status="fault",
-            detail=f"knights_and_knaves: the answer {answer!r} gives nobody a role",
-        )
-    said, problem = _final_answer(text.rpartition("</think>")[2])
-    if said is None:
+        problem = f"knights_and_knaves: the answer {answer!r} gives nobody a role"
+        return Score(None, status="fault", detail=problem)
+    final_answer, problem = _final_answer(text.rpartition("</think>")[2])
+    if final_answer is None:
         return Score(0.0, status="no_answer", detail=problem)
-    roles = _roles(said)
+    problem = problem or _problem_with(_roles(final_answer), truth, finish)
+    return Score(0.0 if problem else 1.0, detail=problem or "right", extracted=final_answer[:200])
+
+
+def _problem_with(
+    roles: Mapping[str, bool] | None, truth: Mapping[str, bool], finish: str | None
+) -> str:
+    """Why an answer is wrong; empty if it is right."""
     if roles is None:
-        problem = problem or "the final answer cannot be read"
-    elif roles != truth:
-        problem = problem or _difference(roles, truth)
-    elif finish not in (None, "stop"):
-        problem = problem or f"right, but it did not end: finish is {finish}"
-    return Score(0.0 if problem else 1.0, detail=problem or "right", extracted=said[:200])
-
-
-def _difference(roles: Mapping[str, bool], truth: Mapping[str, bool]) -> str:
+        return "the final answer cannot be read"
     if roles.keys() != truth.keys():
         return f"it names {', '.join(roles)}, not {', '.join(truth)}"
-    return f"wrong about {', '.join(name for name in truth if roles[name] != truth[name])}"
+    confused = [name for name in truth if roles[name] != truth[name]]
+    if confused:
+        return f"wrong about {', '.join(confused)}"
+    return "" if has_ended(finish) else f"right, but it did not end: finish is {finish}"
 
 
 def _final_answer(text: str) -> tuple[str | None, str]:
     if is_tagged(text):
         return tagged_answer(text)
     named = list(_NAMED.finditer(text))
-    if named and text[named[-1].end() :].strip():
-        return text[named[-1].end() :].strip(), ""
+    after_named = text[named[-1].end() :].strip() if named else ""
+    if after_named:
+        return after_named, ""
     lines = [line for line in text.splitlines() if re.search(r"\bkn(?:ight|ave)s?\b", line)]
     return (lines[-1].strip(), "") if lines else (None, "no final answer was found")
 
 
 def _roles(text: str) -> dict[str, bool] | None:
-    """Who is called a knight; None where the text says anything else, or one person's role twice."""
-    if len(text) > LONGEST:
+    """Who is called a knight; None if the text says anything else, or one person's role twice."""
+    if len(text) > MAX_ANSWER_CHARS:
         return None
-    words = [word for word in _WORD.findall(text) if word.lower() not in _FILLING]
-    roles: dict[str, bool] = {}
-    waiting: list[str] = []
-    heading: bool | None = None
-    for place, word in enumerate(words):
-        if word in ":=":
-            continue
+    words = [word for word in _WORD.findall(text) if word.lower() not in _FILLER_WORDS]
+    reader = _RoleReader()
+    for word, following in itertools.zip_longest(words, words[1:]):
+        if word not in ":=" and not reader.read(word, is_heading=following == ":"):
+            return None
+    return None if reader.without_role else reader.roles
+
+
+class _RoleReader:
+    """Reads names and roles, word by word: ``Ada Ben knaves`` or, under a heading, ``Knights: Ada Ben``."""
+
+    def __init__(self) -> None:
+        self.roles: dict[str, bool] = {}
+        self.without_role: list[str] = []
+        self._heading: bool | None = None
+
+    def read(self, word: str, is_heading: bool) -> bool:
+        """Take in a word; False if it makes the text unreadable."""
         role = _ROLES.get(word.lower())
         if role is None:
-            if not word[0].isupper() or word in roles or word in waiting:
-                return None
-            if heading is None:
-                waiting.append(word)
-            else:
-                roles[word] = heading
-        elif words[place + 1 : place + 2] == [":"]:
-            if waiting:
-                return None
-            heading = role
-        elif not waiting or heading is not None:
-            return None
+            return self._read_name(word)
+        if is_heading:
+            self._heading = role
+            return not self.without_role
+        if self._heading is not None or not self.without_role:
+            return False
+        self._assign(self.without_role, role)
+        self.without_role = []
+        return True
+
+    def _read_name(self, name: str) -> bool:
+        if not name[0].isupper() or name in self.roles or name in self.without_role:
+            return False
+        if self._heading is None:
+            self.without_role.append(name)
         else:
-            roles.update(dict.fromkeys(waiting, role))
-            waiting = []
-    return None if waiting else roles
+            self._assign([name], self._heading)
+        return True
+
+    def _assign(self, names: Iterable[str], role: bool) -> None:
+        self.roles.update(dict.fromkeys(names, role))

@@ -1,6 +1,6 @@
-"""Small programming tasks: write a function, judged by calling it. Made by rule, graded by how many steps it takes.
+"""Small programming tasks: write a function, judged by calling it. Made by rule; the level is the number of steps.
 
-Every task is a chain of operations on a list of whole numbers, described in words. The expected values come from the
+Every task is a chain of operations on a list of whole numbers, described in English. The expected values come from the
 chain itself, never from a program's text. Level 1 has one operation, level 5 has five.
 """
 
@@ -12,8 +12,11 @@ from typing import Any, Callable, Mapping
 __all__ = ["OPERATIONS", "program_rows", "run_chain"]
 
 Row = dict[str, Any]
-MOST_LEVELS = 5
-TESTS, HIDDEN_TESTS = 3, 5
+MAX_LEVEL = 5
+NUM_TESTS = 3
+NUM_HIDDEN_TESTS = 5
+MAX_MISSES = 2000
+"""This many draws in a row without a new task mean that there are hardly any left."""
 
 _ON_LISTS: Mapping[str, tuple[str, Callable[[list[int], int], list[int]]]] = {
     "add": ("add {k} to every number", lambda xs, k: [x + k for x in xs]),
@@ -50,13 +53,13 @@ _TO_A_NUMBER: Mapping[str, tuple[str, Callable[[list[int], int], int]]] = {
     "negative": ("return how many numbers are negative", lambda xs, k: sum(x < 0 for x in xs)),
 }
 OPERATIONS = {**_ON_LISTS, **_TO_A_NUMBER}
-"""What a step does, in words and as a function of the list and the step's constant."""
+"""What a step does, as text and as a function of the list and the step's constant."""
 
 Chain = list[tuple[str, int]]
 
 
 def run_chain(chain: Chain, numbers: list[int]) -> Any:
-    """What the chain makes of the numbers.
+    """The result of applying the chain's steps to the numbers.
 
     >>> run_chain([("even", 2), ("sum", 2)], [1, 2, 4])
     6
@@ -67,10 +70,10 @@ def run_chain(chain: Chain, numbers: list[int]) -> Any:
     return value
 
 
-def program_rows(count: int = 600, levels: int = MOST_LEVELS, seed: int = 0) -> list[Row]:
-    """``count`` different tasks, as many of each level (1 to ``levels``), each with visible and hidden calls."""
-    if not 1 <= levels <= MOST_LEVELS:
-        raise ValueError(f"programs: levels is {levels}; it can be 1 to {MOST_LEVELS}")
+def program_rows(count: int = 600, levels: int = MAX_LEVEL, seed: int = 0) -> list[Row]:
+    """``count`` different tasks, equally many of each level (1 to ``levels``), each with visible and hidden calls."""
+    if not 1 <= levels <= MAX_LEVEL:
+        raise ValueError(f"programs: levels is {levels}; it can be 1 to {MAX_LEVEL}")
     if count < 1:
         raise ValueError(f"programs: count is {count}; it must be at least 1")
     rng = random.Random(f"programs {seed}")
@@ -78,29 +81,37 @@ def program_rows(count: int = 600, levels: int = MOST_LEVELS, seed: int = 0) -> 
     misses = 0
     while len(rows) < count:
         row = _row(rng, 1 + len(rows) % levels)
-        misses = misses + 1 if row is None or row["prompt"] in rows else 0
-        if misses > 2000:
+        if row is not None and row["prompt"] not in rows:
+            rows[row["prompt"]] = row
+            misses = 0
+            continue
+        misses += 1
+        if misses > MAX_MISSES:
             raise ValueError(
                 f"programs: found {len(rows)} tasks of {levels} levels, not {count}; ask for fewer"
             )
-        if row is not None:
-            rows.setdefault(row["prompt"], row)
     return list(rows.values())
 
 
 def _row(rng: random.Random, level: int) -> Row | None:
-    """A task; None where its tests could not tell it from doing nothing or from always the same answer."""
+    """A task; None if its tests could not tell it from doing nothing or from a constant answer."""
     chain = _chain(rng, level)
-    inputs = [[_numbers(rng)] for _ in range(TESTS + HIDDEN_TESTS)]
-    inputs[-1] = [[]]
-    outputs = [run_chain(chain, numbers) for (numbers,) in inputs]
-    if len({repr(output) for output in outputs[:TESTS]}) < TESTS or [outputs[0]] == inputs[0]:
+    arguments = [_numbers(rng) for _ in range(NUM_TESTS + NUM_HIDDEN_TESTS)]
+    arguments[-1] = []
+    inputs = [[numbers] for numbers in arguments]
+    outputs = [run_chain(chain, numbers) for numbers in arguments]
+    different = {repr(output) for output in outputs[:NUM_TESTS]}
+    if len(different) < NUM_TESTS or outputs[0] == arguments[0]:
         return None
     return {
-        "prompt": _prompt(chain, inputs[0][0], outputs[0]), "fn_name": "solve", "inputs": inputs[:TESTS],
-        "outputs": outputs[:TESTS], "hidden_inputs": inputs[TESTS:], "hidden_outputs": outputs[TESTS:],
+        "prompt": _prompt(chain, arguments[0], outputs[0]),
+        "fn_name": "solve",
+        "inputs": inputs[:NUM_TESTS],
+        "outputs": outputs[:NUM_TESTS],
+        "hidden_inputs": inputs[NUM_TESTS:],
+        "hidden_outputs": outputs[NUM_TESTS:],
         "level": level,
-    }  # fmt: skip
+    }
 
 
 def _chain(rng: random.Random, level: int) -> Chain:
@@ -115,10 +126,10 @@ def _numbers(rng: random.Random) -> list[int]:
 
 
 def _prompt(chain: Chain, numbers: list[int], output: Any) -> str:
-    steps = [OPERATIONS[name][0].format(k=constant) for name, constant in chain]
-    said = "; then ".join(steps)
-    ending = "" if chain[-1][0] in _TO_A_NUMBER else "; then return the list"
+    steps = "; then ".join(OPERATIONS[name][0].format(k=constant) for name, constant in chain)
+    last_name, _ = chain[-1]
+    ending = "" if last_name in _TO_A_NUMBER else "; then return the list"
     return (
-        f"Write a Python function solve(numbers) that takes a list of whole numbers and does this: {said}{ending}. "
+        f"Write a Python function solve(numbers) that takes a list of whole numbers and does this: {steps}{ending}. "
         f"For example, solve({numbers}) returns {output}. Answer with the function in one code block."
     )

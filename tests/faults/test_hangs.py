@@ -35,7 +35,7 @@ STUCK = {  # run: (deadline, what the first line must say)
         3,
         [
             "judge (rewards.service) made no progress",
-            "verdicts that are not there",
+            "verdicts still missing",
             "by rewards.mine",
         ],
     ),

@@ -22,9 +22,9 @@ def counts(output):
     """The table's passed and failed, by kind of completion."""
     table = {}
     for line in output.splitlines():
-        words = line.split()
-        if words and words[0] in ("gold", "empty", "perturbed") and len(words) >= 4:
-            table[words[0]] = (int(words[-2]), int(words[-1]))
+        cells = line.split()
+        if cells and cells[0] in ("gold", "empty", "perturbed") and len(cells) >= 4:
+            table[cells[0]] = (int(cells[-2]), int(cells[-1]))
     return table
 
 
@@ -76,10 +76,10 @@ def test_a_column_may_hold_whole_right_completions(tmp_path, capsys):
     row = {
         "numbers": [1, 2, 3],
         "target": 9,
-        "said": "<think>so</think><answer>(1 + 2) * 3</answer>",
+        "reply": "<think>so</think><answer>(1 + 2) * 3</answer>",
     }
     data = write(tmp_path / "data.jsonl", [row])
-    assert main([data, "--reward", "countdown", "--completion", "said"]) == 0
+    assert main([data, "--reward", "countdown", "--completion", "reply"]) == 0
     assert main([data, "--reward", "countdown"]) == 2
     assert "--completion" in capsys.readouterr().err
 
@@ -102,7 +102,7 @@ def test_parquet_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, message",
     [
         (["absent.jsonl"], "No such file"),
         (["no_such_task"], "no procedural task"),
@@ -114,7 +114,7 @@ def test_parquet_is_read(tmp_path):
         (["{broken}"], "line 2 of"),
     ],
 )
-def test_the_users_mistakes_are_one_line_and_exit_2(tmp_path, arguments, said):
+def test_the_users_mistakes_are_one_line_and_exit_2(tmp_path, arguments, message):
     names = {
         "{data}": write(tmp_path / "data.jsonl", [{"question": "?", "answer": "4"}]),
         "{empty}": write(tmp_path / "empty.jsonl", []),
@@ -124,7 +124,7 @@ def test_the_users_mistakes_are_one_line_and_exit_2(tmp_path, arguments, said):
     command = [sys.executable, "-m", "rewards.check", *(names.get(one, one) for one in arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and done.stdout == ""
-    assert said in done.stderr and done.stderr.count("\n") == 1
+    assert message in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("gold", [*GOOD, "9", "0", "no", "False", "Z", "blue", r"\sqrt{x}", "-1"])

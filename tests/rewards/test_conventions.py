@@ -7,7 +7,8 @@ import os
 import pytest
 
 from rewards import RewardSpec, Sample, Score
-from rewards.conventions import as_score, convention_of, judge
+from rewards.calling import judge
+from rewards.conventions import as_score, convention_of
 from rewards.service.service import RewardService
 
 
@@ -229,7 +230,7 @@ def test_an_exception_names_function_and_line():
         return {}["no such key"]
 
     detail = judged(careless, PLAIN)[0].detail
-    assert "careless raised KeyError: 'no such key'" in detail and "test_adapters.py:" in detail
+    assert "careless raised KeyError: 'no such key'" in detail and "test_conventions.py:" in detail
 
 
 def test_leaving_the_interpreter_is_a_fault():
@@ -270,8 +271,8 @@ def scores_by_service(use, samples, **args):
 @pytest.mark.parametrize("name", ["accuracy_reward", "reasoning_accuracy_reward"])
 def test_trls_accuracy_rewards_plug_in_unchanged(name):
     samples = [
-        chat(rf"<think>x</think> It is \boxed{{{said}}}", solution=r"$\frac{1}{3}$")
-        for said in (r"\frac{1}{3}", "2")
+        chat(rf"<think>x</think> It is \boxed{{{reply}}}", solution=r"$\frac{1}{3}$")
+        for reply in (r"\frac{1}{3}", "2")
     ]
     scores = scores_by_service(f"trl.rewards:{name}", samples)
     assert [score.value for score in scores] == [1.0, 0.0], scores

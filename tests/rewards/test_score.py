@@ -11,9 +11,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(*arguments, lines=(), text=None):
-    given = text if text is not None else "".join(json.dumps(line) + "\n" for line in lines)
+    content = text if text is not None else "".join(json.dumps(line) + "\n" for line in lines)
     command = [sys.executable, "-m", "rewards.score", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, input=given.encode(), capture_output=True, timeout=120)
+    return subprocess.run(
+        command, cwd=ROOT, input=content.encode(), capture_output=True, timeout=120
+    )
 
 
 def scored(*arguments, lines=(), text=None):
@@ -141,20 +143,20 @@ def test_ones_own_reward_is_named_by_file_and_may_print(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, message",
     [
         (["math_anwser"], "did you mean math_answer"),
         ([], "arguments are required"),
         (["math_answer", "--colour"], "unrecognized arguments: --colour"),
         (["think_format", "--pairs"], "think_format cannot compare pairs"),
-        (["think_format", "--lenient"], "think_format knows no lenient rules"),
+        (["think_format", "--lenient"], "think_format has no lenient rules"),
         (["math_answer", "--args", "[]"], "is not a JSON object"),
         (["math_answer", "--timeout", "0"], "is not above 0"),
         (["absent.py:reward"], "there is no file"),
     ],
 )
-def test_the_users_mistakes_are_one_line_and_exit_2(arguments, said):
+def test_the_users_mistakes_are_one_line_and_exit_2(arguments, message):
     done = run(*arguments)
     error = done.stderr.decode()
     assert done.returncode == 2 and done.stdout == b""
-    assert said in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1

@@ -7,11 +7,39 @@ from pathlib import Path
 import pytest
 
 import rewards
-from rewards import TABLE, load, missing_columns, wanted_columns
+from grpo.recipe import Recipe
+from grpo.scoring import reward_specs
+from rewards import (
+    TABLE,
+    RewardSpec,
+    check,
+    default_timeout_seconds,
+    load,
+    missing_columns,
+    score,
+    timeout_seconds_of,
+    wanted_columns,
+)
 from rewards.conventions import convention_of
+from rewards.service.functions import function_of
 from rewards.service.service import RewardService
 
 ROOT = Path(__file__).resolve().parents[2]
+MODULES = [
+    "rewards",
+    "rewards.calling",
+    "rewards.check",
+    "rewards.conventions",
+    "rewards.score",
+    "rewards.service",
+    "rewards.service.service",
+    "rewards.service.worker",
+    "rewards.shaping.format",
+    "rewards.shaping.language",
+    "rewards.shaping.length",
+    "rewards.shaping.repetition",
+    "rewards.tasks",
+]
 
 
 @pytest.mark.parametrize("name", sorted(TABLE))
@@ -22,14 +50,18 @@ def test_every_name_of_the_table_loads(name):
 
 
 def test_importing_rewards_brings_neither_torch_nor_the_trainer():
-    modules = "rewards, rewards.conventions, rewards.service.pool, rewards.service, rewards.service.worker, rewards.score, rewards.check"
-    modules += ", rewards.shaping.format, rewards.shaping.length, rewards.shaping.language, rewards.shaping.repetition"
+    modules = ", ".join(MODULES)
     heavy = "torch", "transformers", "grpo", "numpy", "sympy", "datasets"
     code = f"import sys, {modules}; print([name for name in {heavy} if name in sys.modules])"
     output = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert output.stdout.strip() == "[]"
+
+
+def test_importing_rewards_loads_no_event_loop():
+    code = "import sys, rewards; sys.exit('asyncio' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_a_misspelt_name_is_refused_with_the_nearest():
@@ -91,6 +123,54 @@ def test_an_entry_point_is_a_name(tmp_path, monkeypatch):
     assert load("theirs")("") == 1.0
 
 
+# ------------------------------------------------------------------------------------------ deadlines
+
+
+@pytest.mark.parametrize(
+    "use, seconds",
+    [
+        ("math_answer", 2.0),
+        ("kimi_length", 2.0),
+        ("code_tests", 6.0),
+        ("mine.py:reward", 10.0),
+        ("rewards.math_answer:pairs", 10.0),
+        (len, 10.0),
+    ],
+)
+def test_the_default_deadline_is_that_of_the_rewards_kind(use, seconds):
+    assert default_timeout_seconds(use) == seconds
+    assert timeout_seconds_of(RewardSpec("mine", use)) == seconds
+    assert timeout_seconds_of(RewardSpec("mine", use, timeout_seconds=0.5)) == 0.5
+
+
+def deadline_of_workers(spec):
+    return function_of(spec, None).assignment.timeout_seconds
+
+
+@pytest.mark.parametrize("use", ["math_answer", "code_tests", "{file}"])
+@pytest.mark.parametrize("seconds", [None, 3.0])
+def test_training_and_both_commands_judge_by_the_same_clock(use, seconds, tmp_path):
+    (tmp_path / "mine.py").write_text("def reward(text, answer):\n    return 1.0\n")
+    use = use.format(file=f"{tmp_path}/mine.py:reward")
+    section = {"use": use} if seconds is None else {"use": use, "timeout_seconds": seconds}
+    option = [] if seconds is None else ["--timeout", str(seconds)]
+    trained = reward_specs(Recipe.from_mapping({"rewards": {"mine": section}}))[0]
+    scored = score._spec(score._parser().parse_args([use, *option]))
+    checked = check._spec(check._parser().parse_args(["data.jsonl", "--reward", use, *option]))
+    expected = default_timeout_seconds(use) if seconds is None else seconds
+    assert deadline_of_workers(trained) == expected
+    assert deadline_of_workers(scored) == expected
+    assert deadline_of_workers(checked) == expected
+
+
+def test_pairs_are_compared_under_the_deadline_of_their_reward():
+    spec = score._spec(score._parser().parse_args(["math_answer", "--pairs"]))
+    assert deadline_of_workers(spec) == default_timeout_seconds("math_answer")
+
+
+# ------------------------------------------------------------------------------------------ columns
+
+
 def test_columns_are_those_without_a_default_that_nothing_else_fills():
     def mine(text, answer, prompt, tolerance, level=1):
         return 1.0
@@ -128,12 +208,14 @@ def blocks_of_the_page():
 
 
 def test_the_pages_python_runs_and_its_rewards_are_understood():
-    found = []
+    functions = []
     for block in blocks_of_the_page():
         names = {"__name__": "page"}
         exec(compile(block, "docs/rewards.md", "exec"), names)
-        found += [value for value in names.values() if getattr(value, "__module__", None) == "page"]
-    assert [convention_of(reward).style for reward in found] == [
+        functions += [
+            value for value in names.values() if getattr(value, "__module__", None) == "page"
+        ]
+    assert [convention_of(reward).style for reward in functions] == [
         "native",
         "native",
         "batch",

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from hostile import HOSTILE
 
+import rewards.service
 from rewards import RewardSpec, Sample, Score
-from rewards.service.pool import Clock, process_state
+from rewards.service.process import Clock, process_state
 from rewards.service.service import RewardService, combine
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -163,7 +164,7 @@ def values(scores):
 
 
 @pytest.mark.parametrize(
-    "name, said",
+    "name, detail",
     [
         ("raises", "raises raised KeyError: 'no such thing'"),
         ("wrong_type", "returned str 'good', not a number"),
@@ -174,10 +175,10 @@ def values(scores):
         ("not_a_list", "returned float 1.0, not a list"),
     ],
 )
-def test_a_judge_that_fails_is_a_fault_that_names_it(serve, name, said):
+def test_a_judge_that_fails_is_a_fault_that_names_it(serve, name, detail):
     scores = serve(name).score(samples("a", "b"))
     assert statuses(scores) == ["fault", "fault"] and values(scores) == [None, None]
-    assert said in scores[0].detail and "mine" in scores[0].detail
+    assert detail in scores[0].detail and "mine" in scores[0].detail
 
 
 def test_none_is_not_applicable(serve):
@@ -217,13 +218,13 @@ def test_an_async_reward_that_blocks_the_others_does_not_take_them_along(serve):
 
 
 @pytest.mark.parametrize(
-    "text, said", [("die", "killed by signal 9"), ("leave", "left with exit code 3")]
+    "text, detail", [("die", "killed by signal 9"), ("leave", "left with exit code 3")]
 )
-def test_a_worker_that_dies_twice_is_a_fault(serve, text, said):
+def test_a_worker_that_dies_twice_is_a_fault(serve, text, detail):
     service = serve("dies_on_request")
     scores = service.score(samples("a", text, "b"))
     assert statuses(scores) == ["scored", "fault", "scored"] and values(scores) == [1.0, None, 1.0]
-    assert said in scores[1].detail
+    assert detail in scores[1].detail
     assert values(service.score(samples("a", "b", "c"))) == [1.0, 1.0, 1.0]
 
 
@@ -257,8 +258,8 @@ def test_a_list_that_cannot_be_divided_is_a_fault_as_a_whole(serve):
 def test_stuck_answers_cost_their_neighbours_nothing(serve):
     service = serve("stuck_on_request", timeout_seconds=0.3)
     texts = [f"fine {index}" for index in range(60)]
-    for place in (3, 17, 31, 50):
-        texts[place] = "stuck"
+    for index in (3, 17, 31, 50):
+        texts[index] = "stuck"
     scores = service.score(samples(*texts))
     assert statuses(scores) == ["timeout" if text == "stuck" else "scored" for text in texts]
     clean = service.score(samples(*(f"clean {index}" for index in range(64))))
@@ -272,33 +273,35 @@ def test_results_are_placed_by_index_whatever_ends_first(serve):
 
 def test_many_threads_may_submit_at_once(serve):
     service = serve("length")
-    found = {}
+    results = {}
 
     def one(number):
         texts = ["x" * (number + index) for index in range(50)]
-        found[number] = values(service.score(samples(*texts)))
+        results[number] = values(service.score(samples(*texts)))
 
     threads = [threading.Thread(target=one, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert found == {number: [float(number + index) for index in range(50)] for number in range(8)}
+    assert results == {
+        number: [float(number + index) for index in range(50)] for number in range(8)
+    }
 
 
 def test_the_service_can_live_in_another_thread_than_the_main_one(file):
-    found = []
+    results = []
 
     def live():
         with RewardService(
             [RewardSpec("mine", f"{file}:stuck_on_request", timeout_seconds=0.3)], workers=1
         ) as service:
-            found.extend(statuses(service.score(samples("a", "stuck"))))
+            results.extend(statuses(service.score(samples("a", "stuck"))))
 
     thread = threading.Thread(target=live)
     thread.start()
     thread.join(60)
-    assert found == ["scored", "timeout"]
+    assert results == ["scored", "timeout"]
 
 
 def test_submitting_does_not_wait_and_the_callers_loop_is_not_blocked(serve):
@@ -318,7 +321,7 @@ def test_submitting_does_not_wait_and_the_callers_loop_is_not_blocked(serve):
 
 def test_a_result_that_is_not_there_in_time_says_so(serve):
     ticket = serve("sleeps").submit(samples("1"))
-    with pytest.raises(TimeoutError, match="1 verdicts are not there after 0.01 s"):
+    with pytest.raises(TimeoutError, match="1 verdicts are still missing after 0.01 s"):
         ticket.result(0.01)
     assert ticket.result(30)[0].score.value == 1.0
 
@@ -337,7 +340,7 @@ def test_sleeping_rewards_overlap(file):
         assert service.num_workers > (os.cpu_count() or 1) or service.num_workers >= 16
 
 
-def test_async_rewards_run_side_by_side_in_one_worker(serve):
+def test_async_rewards_run_concurrently_in_one_worker(serve):
     service = serve("gently", workers=1)
     assert num_overlapping(values(service.score(samples(*("x" * 60))))) > 30
 
@@ -360,15 +363,15 @@ def test_a_sleeping_process_uses_its_budget():
         child.stdout.close()
 
 
-# ----------------------------------------------------------------------------------------- nothing is left
+# ----------------------------------------------------------------------------------------- cleaning up
 
 
 def children():
     """Processes whose parent we are, as (pid, state)."""
-    found = subprocess.run(
+    listing = subprocess.run(
         ["ps", "-o", "pid=,stat=,comm=", "--ppid", str(os.getpid())], capture_output=True, text=True
     )
-    return {line.split()[0] for line in found.stdout.splitlines() if "ps" not in line.split()[2:]}
+    return {line.split()[0] for line in listing.stdout.splitlines() if "ps" not in line.split()[2:]}
 
 
 def test_closing_leaves_no_process_no_zombie_no_thread_and_no_descriptor(file):
@@ -462,7 +465,7 @@ def test_a_closure_is_judged_in_this_process():
         assert service.num_workers == 0
 
 
-def test_a_closure_that_is_stuck_is_a_fault_that_names_it_and_the_next_goes_on():
+def test_a_closure_that_is_stuck_is_a_fault_that_names_it_and_the_next_is_judged():
     release = threading.Event()
 
     def waits_for_ever(text):
@@ -563,7 +566,33 @@ def test_lists_are_whole_submissions_and_know_the_step(file):
         assert service.take_metrics() == {"mean": [0.5]} and service.take_metrics() == {}
 
 
-# -------------------------------------------------------------------------- combination, conditions, memory
+def test_a_trl_reward_is_called_again_for_equal_completions_with_the_step_that_is_set(file):
+    with RewardService([RewardSpec("step", f"{file}:step")], workers=1) as service:
+        assert values(service.score(samples("a"))) == [0.0]
+        service.set_step(3)
+        assert values(service.score(samples("a"))) == [3.0]
+        assert service.num_from_cache == 0
+        assert service.take_metrics() == {"mean": [0.5, 0.5]}
+
+
+def test_verdicts_from_the_cache_log_nothing_and_leave_the_metrics_of_others_alone(file):
+    specs = [RewardSpec("step", f"{file}:step"), RewardSpec("correct", "math_answer")]
+    with RewardService(specs, workers=1) as service:
+        service.score(samples(*[r"\boxed{4}"] * 3, answer="4"))
+        assert service.num_from_cache == 2
+        assert service.take_metrics() == {"mean": [0.5]}
+
+
+def test_the_package_names_what_others_use_and_a_worker_loads_none_of_it():
+    assert all(hasattr(rewards.service, name) for name in rewards.service.__all__)
+    assert rewards.service.RewardService is RewardService
+    assert not hasattr(rewards.service, "Pool")
+    code = "import sys, rewards.service.worker; print('rewards.service.service' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
+
+
+# -------------------------------------------------------------------------- combination, conditions, cache
 
 
 def spec(name, weight=1.0, **other):
@@ -662,7 +691,7 @@ def test_a_stuck_answer_that_a_whole_group_gives_costs_one_worker_and_not_eight(
         assert service.num_killed <= 2
 
 
-def test_a_cache_key_that_raises_or_returns_none_only_means_that_nothing_is_remembered(tmp_path):
+def test_a_cache_key_that_raises_or_returns_none_only_means_that_nothing_is_cached(tmp_path):
     (tmp_path / "mine.py").write_text(
         "def one(text): return 1.0\ndef two(text): return 1.0\n"
         "one.cache_key = lambda text: text.no_such_thing\ntwo.cache_key = lambda text: None\n"
@@ -755,14 +784,14 @@ def test_sympy_stuck_in_c_is_killed_at_the_deadline_and_scores_0_and_the_next_ar
 
 
 def test_wrong_specs_are_refused_before_anything_starts():
-    for specs, said in [
+    for specs, message in [
         ([], "there are none"),
         ([spec("a"), spec("a")], "a occurs twice"),
         ([spec("a", math.nan)], "is not a finite number"),
         ([spec("a", timeout_seconds=0)], "is not above 0"),
         ([RewardSpec("a", "think_fromat")], "did you mean think_format"),
     ]:
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             RewardService(specs)
 
 

@@ -24,8 +24,8 @@ PAYLOADS = [
 ]
 
 
-def judged(said, **columns):
-    return gym_answer(f"<think>so</think><answer>{said}</answer>", **columns)
+def judged(final_answer, **columns):
+    return gym_answer(f"<think>so</think><answer>{final_answer}</answer>", **columns)
 
 
 def test_no_verifier_that_evaluates_the_answer_is_called():
@@ -62,18 +62,18 @@ X = {"task": "simple_integration", "metadata": {"variable": "x"}}
 
 
 @pytest.mark.parametrize(
-    "said, value",
+    "final_answer, value",
     [
         ("x**3/3 + C", 1), ("x^3/3", 1), ("1/3*x**3 + 5", 1), ("(x**3 + 3)/3 + C", 1), ("x**3/3 + C + 0*x", 1),
         ("x**3", 0), ("x**3/3 + x", 0), ("y**3/3", 0), ("", 0), ("x**(3/3)", 0), ("log(-1)", 0), ("x**3/3 + 1e-9*x", 0),
     ],
 )  # fmt: skip
-def test_an_antiderivative_is_right_up_to_a_constant(said, value):
-    assert judged(said or " ", answer="x**3/3 + C", **X).value == value
+def test_an_antiderivative_is_right_up_to_a_constant(final_answer, value):
+    assert judged(final_answer or " ", answer="x**3/3 + C", **X).value == value
 
 
 @pytest.mark.parametrize(
-    "task, metadata, said, value",
+    "task, metadata, final_answer, value",
     [
         ("puzzle24", {"numbers": [8, 5, 10, 6]}, "10*(8 - 5) - 6", 1),
         ("puzzle24", {"numbers": [8, 5, 10, 6]}, "8+8+8", 0),
@@ -88,19 +88,21 @@ def test_an_antiderivative_is_right_up_to_a_constant(said, value):
         ("n_queens", {"valid_answers": ["Q _\n_ Q"]}, "['Q _', '_ Q']", 0),
     ],
 )
-def test_our_own_rules_judge_what_theirs_would_evaluate(task, metadata, said, value):
-    assert judged(said, task=task, answer="", metadata=metadata).value == value
+def test_our_own_rules_judge_what_theirs_would_evaluate(task, metadata, final_answer, value):
+    assert judged(final_answer, task=task, answer="", metadata=metadata).value == value
 
 
 def test_one_right_answer_is_compared_whole():
-    for said, value in (
+    for final_answer, value in (
         ("1,234", 1),
         (" 1234 ", 1),
         ("1234 or 5", 0),
         ("it is 1234", 0),
         ("1235", 0),
     ):
-        assert judged(said, task="chain_sum", answer="1234", metadata={}).value == value, said
+        assert judged(final_answer, task="chain_sum", answer="1234", metadata={}).value == value, (
+            final_answer
+        )
     assert judged("A B\nB A", task="maze", answer="a  b\nb a", metadata={}).value == 1
 
 

@@ -18,27 +18,27 @@ def value(text, truth=TRUTH, **columns):
 
 
 def understood(prompt):
-    """The claims of a prompt, read back from its words by rules of the test's own."""
-    person = {name: place for place, name in enumerate(NAMES)}
+    """The claims of a prompt, read back from its text by rules of the test's own."""
+    person = {name: index for index, name in enumerate(NAMES)}
 
-    def claim(words):
-        if match := re.fullmatch(r"it is not true that (.*)", words):
+    def claim(text):
+        if match := re.fullmatch(r"it is not true that (.*)", text):
             return ("not", claim(match[1]))
-        if match := re.fullmatch(r"if (.*) then (.*)", words):
+        if match := re.fullmatch(r"if (.*) then (.*)", text):
             return ("if", claim(match[1]), claim(match[2]))
         for joint, op in ((" if and only if ", "iff"), (" or ", "or")):
-            if joint in words:
-                return (op, *map(claim, words.split(joint)))
-        if match := re.fullmatch(r"(\w+) and (\w+) are of the same kind", words):
+            if joint in text:
+                return (op, *map(claim, text.split(joint)))
+        if match := re.fullmatch(r"(\w+) and (\w+) are of the same kind", text):
             return ("same", person[match[1]], person[match[2]])
-        if match := re.fullmatch(r"there (?:is|are) exactly (\d) knights? here", words):
+        if match := re.fullmatch(r"there (?:is|are) exactly (\d) knights? here", text):
             return ("count", int(match[1]))
-        if " and " in words:
-            return ("and", *map(claim, words.split(" and ")))
-        name, role = re.fullmatch(r"(\w+) is a (\w+)", words).groups()
+        if " and " in text:
+            return ("and", *map(claim, text.split(" and ")))
+        name, role = re.fullmatch(r"(\w+) is a (\w+)", text).groups()
         return (role, person[name])
 
-    return [claim(words) for words in re.findall(r'says: "(.*?)\."', prompt)]
+    return [claim(text) for text in re.findall(r'says: "(.*?)\."', prompt)]
 
 
 @pytest.mark.parametrize("people", range(2, 9))
@@ -51,11 +51,11 @@ def test_every_puzzle_has_one_solution_which_is_its_answer(people):
             if all(is_true(claim, roles) == honest for claim, honest in zip(claims, roles))
         ]
         assert agreeing == solutions(claims) and len(agreeing) == 1
-        said = ", ".join(
+        solution = ", ".join(
             f"{name} is a {'knight' if honest else 'knave'}"
             for name, honest in zip(NAMES, agreeing[0])
         )
-        assert row["answer"] == said
+        assert row["answer"] == solution
 
 
 def test_rows_do_not_repeat_and_do_not_depend_on_the_global_seed():
