@@ -1,4 +1,4 @@
-"""One spelling for what answers spell in many: Unicode signs, HTML, broken escapes, full-width letters.
+"""One spelling for what answers spell in many ways: Unicode signs, HTML, broken escapes, full-width letters.
 
 `clean` only rewrites characters; it drops no word and judges nothing.
 """
@@ -61,15 +61,14 @@ _ESCAPES = (
     (re.compile(r"(?<![A-Za-z\\])(frac|sqrt|dfrac)(?=\s*\{)"), r"\\\1"),
     (
         re.compile(
-            r"\\\\(?=(?:frac|dfrac|sqrt|pi|left|right|cdot|times|text|infty|cup|le|ge|leq|geq|pm|boxed|circ|[bB]igg?[lr]?|sin|cos|tan|ln|log)(?![A-Za-z]))"
+            r"\\\\(?=(?:frac|dfrac|sqrt|pi|left|right|cdot|times|text|infty|cup|le|ge|leq|geq|pm|boxed|circ"
+            r"|[bB]igg?[lr]?|sin|cos|tan|ln|log)(?![A-Za-z]))"
         ),
         r"\\",
     ),
     (re.compile(r"\\(?:left|right)\s*\."), ""),
     (re.compile(r"\\(?:color|textcolor)\s*\{[^{}]*\}|\\(?:label|tag)\s*\{[^{}]*\}"), ""),
 )
-
-
 _OUTWARD = re.compile(r"([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])")
 _OUTWARD_ENDS = re.compile(r"^\s*\]|\[\s*$")
 
@@ -77,37 +76,55 @@ _OUTWARD_ENDS = re.compile(r"^\s*\]|\[\s*$")
 def clean(text: str) -> str:
     """Return `text` with every sign in the LaTeX or ASCII form that the parser reads."""
     if "\\" in text or "rac" in text or "sqrt" in text or not text.isprintable():
-        for pattern, replacement in _ESCAPES:
-            text = pattern.sub(replacement, text)
+        text = _substituted(_ESCAPES, text)
     if "<su" in text:
-        for pattern, replacement in _HTML:
-            text = pattern.sub(replacement, text)
-    text = text if text.isascii() else _ascii(text)
-    return _OUTWARD.sub(_inward, text) if "[" in text and _OUTWARD_ENDS.search(text) else text
+        text = _substituted(_HTML, text)
+    if not text.isascii():
+        text = _ascii(text)
+    if "[" in text and _OUTWARD_ENDS.search(text):
+        text = _OUTWARD.sub(_inward, text)
+    return text
+
+
+def _substituted(rules: tuple[tuple[re.Pattern[str], str], ...], text: str) -> str:
+    for pattern, replacement in rules:
+        text = pattern.sub(replacement, text)
+    return text
 
 
 def _inward(match: re.Match[str]) -> str:
     """Return an interval with its open ends in round brackets instead of brackets that face outward."""
-    return f"{'(' if match[1] == ']' else '['}{match[2]}{')' if match[3] == '[' else ']'}"
+    opening, content, closing = match.groups()
+    opening = "(" if opening == "]" else "["
+    closing = ")" if closing == "[" else "]"
+    return f"{opening}{content}{closing}"
 
 
 def _ascii(text: str) -> str:
     """Return the text with its Unicode signs spelled out."""
     text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{{{run.group().translate(_SUPERSCRIPTS)}}}", text)
     text = _SUBSCRIPT_RUN.sub(lambda run: f"_{{{run.group().translate(_SUBSCRIPTS)}}}", text)
-    text = _CIRCLED.sub(
-        lambda run: ", ".join(str(ord(sign) - 0x245F) for sign in run.group()), text
-    )
+    text = _CIRCLED.sub(_circled_numbers, text)
     text = _VULGAR.sub(_vulgar_fraction, text)
-    text = _ROOT.sub(
-        lambda root: f"\\sqrt{{{root.group(1)}}}" if root.group(1) else "\\sqrt ", text
-    )
+    text = _ROOT.sub(_root, text)
     text = "".join(_SIGNS.get(sign, sign) for sign in text)
     text = "".join(f"\\{_GREEK[sign]} " if sign in _GREEK else sign for sign in text)
     return unicodedata.normalize("NFKC", text)
 
 
+def _circled_numbers(run: re.Match[str]) -> str:
+    """Return circled numbers as a list of plain ones."""
+    return ", ".join(str(ord(sign) - 0x245F) for sign in run.group())
+
+
+def _root(match: re.Match[str]) -> str:
+    """Return a root sign as a command, with the number or letter that follows as its argument."""
+    radicand = match.group(1)
+    return f"\\sqrt{{{radicand}}}" if radicand else "\\sqrt "
+
+
 def _vulgar_fraction(match: re.Match[str]) -> str:
     """Return one character such as a half as a LaTeX fraction, after its whole part."""
-    top, _, bottom = unicodedata.normalize("NFKC", match.group(2)).partition("\u2044")
-    return f"{match.group(1)}\\frac{{{top}}}{{{bottom}}}"
+    whole, sign = match.groups()
+    top, _, bottom = unicodedata.normalize("NFKC", sign).partition("\u2044")
+    return f"{whole}\\frac{{{top}}}{{{bottom}}}"
