@@ -89,10 +89,12 @@ def _group(parser: Grammar, opening: str) -> Node:
         if closing != OPENING[opening]:
             raise ParseError("brackets do not match")
         return parser.node("call", (content,), _APPLIED[opening])
-    return _tuple_or_value(parser, opening, closing, items)
+    return _tuple_or_value(parser, items, opening=opening, closing=closing)
 
 
-def _tuple_or_value(parser: Grammar, opening: str, closing: str, items: tuple[Node, ...]) -> Node:
+def _tuple_or_value(
+    parser: Grammar, items: tuple[Node, ...], *, opening: str, closing: str
+) -> Node:
     """Return the group of several items, or the value of one in matching brackets."""
     opening = _PLAIN_OPENING.get(opening, opening)
     closing = _PLAIN_CLOSING.get(closing, closing)

@@ -36,7 +36,7 @@ def number(cursor: Cursor, digits: str) -> Node:
 
 def _repeating(cursor: Cursor, decimals: str) -> str | None:
     """Consume a bar or dot over repeating digits, brackets around them or dots after them; return the period."""
-    first, second, third = cursor.next, cursor.peek(), cursor.peek(2)
+    first, second, third = (cursor.peek(ahead) for ahead in range(3))
     if first.value in _BARS and second.value == "{" and third.kind == "num":
         cursor.position += 4
         return third.value if third.value.isdigit() else None

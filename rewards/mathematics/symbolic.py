@@ -37,9 +37,16 @@ slow core."""
 MAX_SECONDS = 8.0
 """CPU seconds after which a comparison is given up undecided: several times what `MAX_CALLS` take on a slow core."""
 
+REPEAT_SECONDS = 0.25
+"""How long an interruption that sympy caught holds off the next one."""
+
 
 class OutOfTime(Undecided):
     """The clock ran out before the bound on the work did; the same question may be decided elsewhere."""
+
+
+class _OutOfRange(Undecided):
+    """A number of too many bits."""
 
 
 class _Interrupted(BaseException):
@@ -109,27 +116,38 @@ def warm_up() -> None:
     """Load sympy and use once what it builds on first use: the tables of integrals, its series, its simplifiers."""
     with loading():
         sympy = _sympy()
-        x = sympy.Symbol("x")
-        k = sympy.Symbol("k", integer=True)
-        infinity = sympy.oo
-        expressions = [
-            sympy.Limit(sympy.sin(x) / x, x, 0),
-            sympy.Limit((1 + 1 / x) ** x, x, infinity),
-            sympy.Integral(x * sympy.exp(x), x),
-            sympy.Integral(sympy.exp(-(x**2)), (x, -infinity, infinity)),
-            sympy.Integral(1 / (1 + x**4), (x, 0, infinity)),
-            sympy.Integral(sympy.sin(x) / x, (x, 0, infinity)),
-            sympy.Sum(1 / k**2, (k, 1, infinity)),
-            sympy.Sum(x**k / sympy.factorial(k), (k, 0, infinity)),
-            sympy.Product(1 - 1 / k**2, (k, 2, infinity)),
-            sympy.sin(x) ** 2
-            + sympy.cos(x) ** 2
-            + sympy.log(x)
-            + sympy.sqrt(x)
-            + sympy.binomial(x, 2),
-        ]
-        for expression in expressions:
+        for expression in [*_limits(sympy), *_integrals(sympy), *_sums(sympy)]:
             sympy.simplify(expression.doit())
+        x = sympy.Symbol("x")
+        sympy.simplify(sympy.sin(x) ** 2 + sympy.cos(x) ** 2 + sympy.log(x) + sympy.sqrt(x))
+
+
+def _limits(sympy: Any) -> list[Any]:
+    x = sympy.Symbol("x")
+    return [
+        sympy.Limit(sympy.sin(x) / x, x, 0),
+        sympy.Limit((1 + 1 / x) ** x, x, sympy.oo),
+    ]
+
+
+def _integrals(sympy: Any) -> list[Any]:
+    x = sympy.Symbol("x")
+    return [
+        sympy.Integral(x * sympy.exp(x), x),
+        sympy.Integral(sympy.exp(-(x**2)), (x, -sympy.oo, sympy.oo)),
+        sympy.Integral(1 / (1 + x**4), (x, 0, sympy.oo)),
+        sympy.Integral(sympy.sin(x) / x, (x, 0, sympy.oo)),
+    ]
+
+
+def _sums(sympy: Any) -> list[Any]:
+    x = sympy.Symbol("x")
+    k = sympy.Symbol("k", integer=True)
+    return [
+        sympy.Sum(1 / k**2, (k, 1, sympy.oo)),
+        sympy.Sum(x**k / sympy.factorial(k), (k, 0, sympy.oo)),
+        sympy.Product(1 - 1 / k**2, (k, 2, sympy.oo)),
+    ]
 
 
 # bounds
@@ -137,7 +155,7 @@ def warm_up() -> None:
 
 @contextlib.contextmanager
 def _bounded(work: Work) -> Iterator[None]:
-    """Interrupt the body where ``work`` is used up, and take what it used off ``work``."""
+    """Interrupt the body once ``work`` is used up, and take what it used off ``work``."""
     from sympy.core.cache import clear_cache  # noqa: PLC0415  heavy, and only for workers
 
     clear_cache()
@@ -151,11 +169,12 @@ def _bounded(work: Work) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _counted(work: Work) -> Iterator[None]:
-    """Count the calls and returns of this thread, and interrupt it where there were too many."""
+    """Count the calls and returns of this thread, and interrupt it once there were too many."""
 
     def count(frame: FrameType, event: str, argument: object) -> None:
         work.calls_left -= 1
         if work.calls_left <= 0:
+            _interrupt_in(REPEAT_SECONDS)
             raise _Interrupted
 
     profiler_before = sys.getprofile()
@@ -168,9 +187,8 @@ def _counted(work: Work) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interrupted_after(seconds: float) -> Iterator[None]:
-    """Interrupt the body after this much CPU time, and again where that was caught; in the main thread only."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or not hasattr(signal, "ITIMER_VIRTUAL"):
+    """Interrupt the body after this much CPU time, and again if that was caught; in the main thread only."""
+    if not _has_timer():
         yield
         return
 
@@ -178,12 +196,28 @@ def _interrupted_after(seconds: float) -> Iterator[None]:
         raise _Interrupted
 
     handler_before = signal.signal(signal.SIGVTALRM, interrupt)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 0.25)
     try:
-        yield
+        _interrupt_in(seconds)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.setitimer(
+            signal.ITIMER_VIRTUAL, 0
+        )  # again: the first may have been interrupted itself
         signal.signal(signal.SIGVTALRM, handler_before)
+
+
+def _interrupt_in(seconds: float) -> None:
+    """Start the timer, if there is one, whose signal interrupts sympy."""
+    if _has_timer():
+        signal.setitimer(signal.ITIMER_VIRTUAL, seconds, REPEAT_SECONDS)
+
+
+def _has_timer() -> bool:
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    return in_main_thread and hasattr(signal, "ITIMER_VIRTUAL")
 
 
 # from our tree to sympy's objects
@@ -220,10 +254,21 @@ def _power(node: Node, sympy: Any) -> Any:
     if exponent.is_number and not base.is_number and abs(exponent) > MAX_TERMS:
         raise Undecided("a polynomial of too high a degree")
     if base.is_number and exponent.is_number and exponent.is_finite:
-        size = abs(sympy.log(abs(base), 2).evalf(10)) if base != 0 else 0
-        if size > MAX_BITS or abs(exponent.evalf(10)) * size > MAX_BITS:
-            raise Undecided("a power out of range")
+        if abs(exponent.evalf(10)) * _bits(base, sympy) > MAX_BITS:
+            raise _OutOfRange("a power out of range")
     return base**exponent
+
+
+def _bits(base: Any, sympy: Any) -> Any:
+    """Return how many bits a power of a number gains with each factor; of a fraction, in both its terms."""
+    if base == 0:
+        return 0
+    bits = abs(sympy.log(abs(base), 2).evalf(10))
+    if bits > MAX_BITS:
+        raise _OutOfRange("a base out of range")
+    if base.is_Rational:
+        return max(bits, (abs(base.p) - 1).bit_length() + (base.q - 1).bit_length())
+    return bits
 
 
 def _call(node: Node, sympy: Any) -> Any:
@@ -240,12 +285,33 @@ def _call(node: Node, sympy: Any) -> Any:
 def _sum_or_product(node: Node, sympy: Any) -> Any:
     body, low, high = _arguments(node, sympy)
     is_finite = low.is_finite and high.is_finite
-    if is_finite and high.is_number and low.is_number and abs(high - low) > MAX_TERMS:
-        raise Undecided("too many terms")
+    if is_finite and high.is_number and low.is_number:
+        if abs(high - low) > MAX_TERMS:
+            raise Undecided("too many terms")
+        _check_end_terms(node, sympy)
     index = sympy.Symbol(node.value, integer=True)
     body = body.subs(sympy.Symbol(node.value), index)
     kind = sympy.Sum if node.op == "sum" else sympy.Product
     return kind(body, (index, low, high))
+
+
+def _check_end_terms(node: Node, sympy: Any) -> None:
+    """Refuse a finite sum whose first or last term has a power out of range, before sympy writes it out."""
+    body, *bounds = node.args
+    for bound in bounds:
+        try:
+            _build(_substituted(body, node.value, bound), sympy)
+        except _OutOfRange:
+            raise
+        except Undecided:
+            continue
+
+
+def _substituted(node: Node, name: str, value: Node) -> Node:
+    """Return a tree with a symbol, or a constant's letter, replaced by a value."""
+    if node.op in ("sym", "const") and node.value == name:
+        return value
+    return Node(node.op, tuple(_substituted(arg, name, value) for arg in node.args), node.value)
 
 
 def _integral(node: Node, sympy: Any) -> Any:

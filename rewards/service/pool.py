@@ -449,6 +449,9 @@ class Pool:
                 if "metric" in message:
                     self.metrics.setdefault(message["metric"], []).append(message["value"])
                     continue
+                if "loading" in message:  # its deadline counts judging alone
+                    process.clock.restart(LOAD_SECONDS if message["loading"] else limit)
+                    continue
                 if "row" in message:
                     self._settle(pending, message, call, faulted)
                 elif "failed" in message:
@@ -484,8 +487,8 @@ class Pool:
         function = self._functions[row.function]
         if score.status == "fault" and not row.tried:
             faulted.append((row, score, seconds))
-        elif score.status == "timeout" and function.side_by_side and not call.alone:
-            self._try_alone([row])  # the worker's own deadline for an async reward
+        elif score.status == "timeout" and not function.convention.whole_list and not call.alone:
+            self._try_alone([row])  # the deadline of the worker or of the reward itself
         else:
             row.deliver(score, seconds)
 

@@ -357,7 +357,7 @@ class RewardService:
     def _deliver_and_keep(
         self, key: bytes, deliver: Callable[[Score, float], None], score: Score, seconds: float
     ) -> None:
-        if score.status != "fault":
+        if score.status not in ("fault", "timeout"):
             self._cache[key] = (score, seconds)
             if len(self._cache) > CACHE_ENTRIES:
                 self._cache.popitem(last=False)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Callable, Mapping, Sequence, cast
 
 from rewards.conventions import Convention, convention_of, judge
+from rewards.loading import announce_to
 from rewards.table import load
 from rewards.types import Sample, Score
 
@@ -78,6 +79,7 @@ def main(descriptor: int, parent: int) -> None:
     connection = socket.socket(fileno=descriptor)
     connection.set_inheritable(False)
     inbox, outbox = connection.makefile("rb"), Outbox(connection)
+    announce_to(lambda is_loading: outbox.send(loading=is_loading))
     assignments, path, folder = pickle.load(inbox)
     sys.path[:] = path
     os.chdir(folder)
