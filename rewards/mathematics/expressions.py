@@ -16,9 +16,19 @@ from rewards.mathematics.exact import MAX_BITS, MINUS_ONE, ONE, exact_product, e
 from rewards.mathematics.tree import Node
 
 __all__ = [
-    "Budget", "MAX_BITS", "MAX_TERMS", "Point", "Undecided",
-    "canonical", "context", "evaluate", "fold", "nearly_equal", "rename", "symbols",
-]  # fmt: skip
+    "Budget",
+    "MAX_BITS",
+    "MAX_TERMS",
+    "Point",
+    "Undecided",
+    "canonical",
+    "context",
+    "evaluate",
+    "fold",
+    "nearly_equal",
+    "rename",
+    "symbols",
+]
 
 MAX_STEPS = 20_000
 MAX_TERMS = 300
@@ -431,10 +441,24 @@ def _determinant(matrix: Any) -> Any:
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{name: _snapped(name) for name in ("sin", "cos", "tan", "cot", "sec", "csc")},
-    **{name: _mp(mp) for name, mp in {
-        "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot", "arcsec": "asec", "arccsc": "acsc",
-        "asinh": "asinh", "acosh": "acosh", "atanh": "atanh", "Re": "re", "Im": "im", "arg": "arg", "sgn": "sign",
-    }.items()},
+    **{
+        name: _mp(mp)
+        for name, mp in {
+            "arcsin": "asin",
+            "arccos": "acos",
+            "arctan": "atan",
+            "arccot": "acot",
+            "arcsec": "asec",
+            "arccsc": "acsc",
+            "asinh": "asinh",
+            "acosh": "acosh",
+            "atanh": "atanh",
+            "Re": "re",
+            "Im": "im",
+            "arg": "arg",
+            "sgn": "sign",
+        }.items()
+    },
     **{name: _small(_mp(name), 10_000.0) for name in ("sinh", "cosh", "tanh")},
     "log": _log,
     "exp": _exp,
@@ -448,7 +472,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "det": _determinant,
     "factorial": _small(lambda value: context().gamma(value + 1), 2100.0),
     "binom": _small(lambda top, bottom: context().binomial(top, bottom), 2100.0),
-}  # fmt: skip
+}
 
 
 # matrices, sums, integrals, units

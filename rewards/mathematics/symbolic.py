@@ -329,9 +329,20 @@ _NAMES = {
     **{name: name for name in ("sin", "cos", "tan", "cot", "sec", "csc")},
     **{name: name for name in ("sinh", "cosh", "tanh", "asinh", "acosh", "atanh")},
     **{f"arc{name}": f"a{name}" for name in ("sin", "cos", "tan", "cot", "sec", "csc")},
-    "log": "log", "exp": "exp", "sqrt": "sqrt", "abs": "Abs", "floor": "floor", "ceil": "ceiling",
-    "factorial": "factorial", "binom": "binomial", "max": "Max", "min": "Min", "Re": "re", "Im": "im", "sgn": "sign",
-}  # fmt: skip
+    "log": "log",
+    "exp": "exp",
+    "sqrt": "sqrt",
+    "abs": "Abs",
+    "floor": "floor",
+    "ceil": "ceiling",
+    "factorial": "factorial",
+    "binom": "binomial",
+    "max": "Max",
+    "min": "Min",
+    "Re": "re",
+    "Im": "im",
+    "sgn": "sign",
+}
 _RULES: dict[str, Callable[[Node, Any], Any]] = {
     "num": _number,
     "sym": lambda node, sympy: sympy.Symbol(node.value),

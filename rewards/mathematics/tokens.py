@@ -12,10 +12,31 @@ from typing import NamedTuple
 from rewards.mathematics.units import unit_of
 
 __all__ = [
-    "ACCENTS", "ALIASES", "APPLIED", "BIG", "BINOMIALS", "CLOSING", "CONNECTORS", "CONSTANTS", "DIVIDE", "END",
-    "FRACTIONS", "FUNCTIONS", "INVERSES", "MONEY", "MULTIPLIERS", "NUMBER_SETS", "OPENING", "QUALIFIERS", "RELATIONS",
-    "ROW_ENDS", "SET_OPERATIONS", "TIMES", "Token", "tokens",
-]  # fmt: skip
+    "ACCENTS",
+    "ALIASES",
+    "APPLIED",
+    "BIG",
+    "BINOMIALS",
+    "CLOSING",
+    "CONNECTORS",
+    "CONSTANTS",
+    "DIVIDE",
+    "END",
+    "FRACTIONS",
+    "FUNCTIONS",
+    "INVERSES",
+    "MONEY",
+    "MULTIPLIERS",
+    "NUMBER_SETS",
+    "OPENING",
+    "QUALIFIERS",
+    "RELATIONS",
+    "ROW_ENDS",
+    "SET_OPERATIONS",
+    "TIMES",
+    "Token",
+    "tokens",
+]
 
 
 class Token(NamedTuple):
@@ -54,41 +75,110 @@ _OPENS_WITH_CONNECTOR = re.compile(
 )
 _VOWELS = frozenset("aeiouy")
 
-FUNCTIONS = {
-    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "sinh", "cosh", "tanh",
-    "ln", "log", "lg", "exp", "max", "min", "gcd", "lcm", "det", "deg", "dim", "Re", "Im", "arg", "sgn", "sqrt",
-    "asin", "acos", "atan", "sign",
-}  # fmt: skip
+FUNCTIONS = frozenset(
+    "sin cos tan cot sec csc arcsin arccos arctan arccot asin acos atan sinh cosh tanh ln log lg exp max min"
+    " gcd lcm det deg dim Re Im arg sgn sign sqrt".split()
+)
 ALIASES = {
-    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot", "cosec": "csc",
-    "arctg": "arctan", "sign": "sgn", "arcctg": "arccot", "arsinh": "asinh", "sh": "sinh", "ch": "cosh",
-}  # fmt: skip
-INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sec": "arcsec", "csc": "arccsc",
-            "sinh": "asinh", "cosh": "acosh", "tanh": "atanh"}  # fmt: skip
+    "asin": "arcsin",
+    "acos": "arccos",
+    "atan": "arctan",
+    "tg": "tan",
+    "ctg": "cot",
+    "cosec": "csc",
+    "arctg": "arctan",
+    "sign": "sgn",
+    "arcctg": "arccot",
+    "arsinh": "asinh",
+    "sh": "sinh",
+    "ch": "cosh",
+}
+INVERSES = {
+    "sin": "arcsin",
+    "cos": "arccos",
+    "tan": "arctan",
+    "cot": "arccot",
+    "sec": "arcsec",
+    "csc": "arccsc",
+    "sinh": "asinh",
+    "cosh": "acosh",
+    "tanh": "atanh",
+}
 APPLIED = frozenset({"f", "g", "\\varphi", "\\phi", "\\psi"})
 RELATIONS = {
-    "=": "=", "<": "<", ">": ">", "\\lt": "<", "\\gt": ">", "\\le": "<=", "\\leq": "<=", "\\leqslant": "<=",
-    "\\leqq": "<=", "<=": "<=", "\\ge": ">=", "\\geq": ">=", "\\geqslant": ">=", "\\geqq": ">=", ">=": ">=",
-    "\\ne": "!=", "\\neq": "!=", "!=": "!=", "\\approx": "~", "\\simeq": "~", "\\in": "in", "\\equiv": "==",
-    "\\notin": "notin", "\\to": "->", "\\rightarrow": "->", "\\mapsto": "->", "\\cong": "cong", "\\sim": "sim",
-    "\\Leftrightarrow": "<->", "\\iff": "<->", "\\Rightarrow": "=>", "\\implies": "=>", "\\parallel": "par",
-    "\\perp": "perp", "\\subset": "sub", "\\subseteq": "sub", "\\mid": "mid", "\\doteq": "~", "\\coloneqq": "=",
-}  # fmt: skip
-TIMES = {"\\cdot", "\\times", "*", "\\ast", "\\bullet"}
-DIVIDE = {"/", "\\div"}
-SET_OPERATIONS = {"\\cup": "union", "\\bigcup": "union", "\\cap": "inter", "\\setminus": "minus",
-                   "\\backslash": "minus", "\\smallsetminus": "minus"}  # fmt: skip
-OPENING = {"(": ")", "[": "]", "\\{": "\\}", "\\lbrace": "\\}", "\\langle": "\\rangle", "\\lfloor": "\\rfloor",
-            "\\lceil": "\\rceil", "\\lvert": "\\rvert", "\\lVert": "\\rVert", "\\lbrack": "]"}  # fmt: skip
+    "=": "=",
+    "<": "<",
+    ">": ">",
+    "\\lt": "<",
+    "\\gt": ">",
+    "\\le": "<=",
+    "\\leq": "<=",
+    "\\leqslant": "<=",
+    "\\leqq": "<=",
+    "<=": "<=",
+    "\\ge": ">=",
+    "\\geq": ">=",
+    "\\geqslant": ">=",
+    "\\geqq": ">=",
+    ">=": ">=",
+    "\\ne": "!=",
+    "\\neq": "!=",
+    "!=": "!=",
+    "\\approx": "~",
+    "\\simeq": "~",
+    "\\in": "in",
+    "\\equiv": "==",
+    "\\notin": "notin",
+    "\\to": "->",
+    "\\rightarrow": "->",
+    "\\mapsto": "->",
+    "\\cong": "cong",
+    "\\sim": "sim",
+    "\\Leftrightarrow": "<->",
+    "\\iff": "<->",
+    "\\Rightarrow": "=>",
+    "\\implies": "=>",
+    "\\parallel": "par",
+    "\\perp": "perp",
+    "\\subset": "sub",
+    "\\subseteq": "sub",
+    "\\mid": "mid",
+    "\\doteq": "~",
+    "\\coloneqq": "=",
+}
+TIMES = frozenset("\\cdot \\times * \\ast \\bullet".split())
+DIVIDE = frozenset("/ \\div".split())
+SET_OPERATIONS = {
+    "\\cup": "union",
+    "\\bigcup": "union",
+    "\\cap": "inter",
+    "\\setminus": "minus",
+    "\\backslash": "minus",
+    "\\smallsetminus": "minus",
+}
+OPENING = {
+    "(": ")",
+    "[": "]",
+    "\\{": "\\}",
+    "\\lbrace": "\\}",
+    "\\langle": "\\rangle",
+    "\\lfloor": "\\rfloor",
+    "\\lceil": "\\rceil",
+    "\\lvert": "\\rvert",
+    "\\lVert": "\\rVert",
+    "\\lbrack": "]",
+}
 CLOSING = frozenset(") ] } \\} \\rbrace \\rangle \\rfloor \\rceil \\rvert \\rVert \\rbrack".split())
 ROW_ENDS = frozenset({"&", "\\\\", "\\end", "."})
 CONSTANTS = {"\\infty": "inf", "\\pi": "pi", "\\infin": "inf"}
-NUMBER_SETS = {"R": "R", "Z": "Z", "N": "N", "Q": "Q", "C": "C"}
+NUMBER_SETS = frozenset("RZNQC")
 MONEY = {"\\$": "$", "$": "$", "\u20ac": "\u20ac", "\u00a3": "\u00a3", "\u00a2": "\u00a2"}
-FRACTIONS = {"\\frac", "\\dfrac", "\\tfrac", "\\cfrac", "\\sfrac", "\\nicefrac"}
-BINOMIALS = {"\\binom", "\\dbinom", "\\tbinom"}
-ACCENTS = {"\\vec", "\\hat", "\\bar", "\\tilde", "\\overrightarrow", "\\widehat", "\\overline", "\\underline",
-           "\\mathcal", "\\mathscr", "\\mathfrak", "\\dot", "\\wideparen", "\\overset"}  # fmt: skip
+FRACTIONS = frozenset("\\frac \\dfrac \\tfrac \\cfrac \\sfrac \\nicefrac".split())
+BINOMIALS = frozenset("\\binom \\dbinom \\tbinom".split())
+ACCENTS = frozenset(
+    "\\vec \\hat \\bar \\tilde \\overrightarrow \\widehat \\overline \\underline \\mathcal \\mathscr"
+    " \\mathfrak \\dot \\wideparen \\overset".split()
+)
 CONNECTORS = {
     "and": "and",
     "or": "or",

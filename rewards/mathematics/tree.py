@@ -8,9 +8,20 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 __all__ = [
-    "MAX_DEPTH", "MAX_DIGITS", "MAX_LENGTH", "MAX_NODES", "Node", "ParseError",
-    "has_text", "is_domain", "is_proper", "mentions", "name_of", "plain_name", "without_domains",
-]  # fmt: skip
+    "MAX_DEPTH",
+    "MAX_DIGITS",
+    "MAX_LENGTH",
+    "MAX_NODES",
+    "Node",
+    "ParseError",
+    "has_text",
+    "is_domain",
+    "is_proper",
+    "mentions",
+    "name_of",
+    "plain_name",
+    "without_domains",
+]
 
 MAX_LENGTH = 2000
 MAX_NODES = 600

@@ -35,23 +35,43 @@ def _add(dimension: str, entries: dict[str, Fraction | int]) -> None:
             _TABLE[name] = (_F(factor), dimension)
 
 
-_add("length", {
-    "m meter meters metre metres": 1, "cm centimeter centimeters centimetre centimetres": _F(1, 100),
-    "mm millimeter millimeters millimetre millimetres": _F(1, 1000),
-    "km kilometer kilometers kilometre kilometres": 1000,
-    "dm decimeter decimeters": _F(1, 10), "nm nanometer nanometers": _F(1, 10**9),
-    "in inch inches": _F(254, 10000), "ft foot feet": _F(3048, 10000), "yd yard yards": _F(9144, 10000),
-    "mi mile miles": _F(1609344, 1000),
-})  # fmt: skip
-_add("mass", {
-    "g gram grams gramme grammes": 1, "kg kilogram kilograms": 1000, "mg milligram milligrams": _F(1, 1000),
-    "t ton tons tonne tonnes": 1_000_000, "lb lbs pound pounds": _F(45359237, 100000),
-    "oz ounce ounces": _F(28349523125, 10**9),
-})  # fmt: skip
-_add("time", {
-    "s sec secs second seconds": 1, "min mins minute minutes": 60, "h hr hrs hour hours": 3600, "day days": 86400,
-    "week weeks": 604800, "ms millisecond milliseconds": _F(1, 1000),
-})  # fmt: skip
+_add(
+    "length",
+    {
+        "m meter meters metre metres": 1,
+        "cm centimeter centimeters centimetre centimetres": _F(1, 100),
+        "mm millimeter millimeters millimetre millimetres": _F(1, 1000),
+        "km kilometer kilometers kilometre kilometres": 1000,
+        "dm decimeter decimeters": _F(1, 10),
+        "nm nanometer nanometers": _F(1, 10**9),
+        "in inch inches": _F(254, 10000),
+        "ft foot feet": _F(3048, 10000),
+        "yd yard yards": _F(9144, 10000),
+        "mi mile miles": _F(1609344, 1000),
+    },
+)
+_add(
+    "mass",
+    {
+        "g gram grams gramme grammes": 1,
+        "kg kilogram kilograms": 1000,
+        "mg milligram milligrams": _F(1, 1000),
+        "t ton tons tonne tonnes": 1_000_000,
+        "lb lbs pound pounds": _F(45359237, 100000),
+        "oz ounce ounces": _F(28349523125, 10**9),
+    },
+)
+_add(
+    "time",
+    {
+        "s sec secs second seconds": 1,
+        "min mins minute minutes": 60,
+        "h hr hrs hour hours": 3600,
+        "day days": 86400,
+        "week weeks": 604800,
+        "ms millisecond milliseconds": _F(1, 1000),
+    },
+)
 _add(
     "month",
     {"month months": 1, "year years yr yrs": 12, "decade decades": 120, "century centuries": 1200},
@@ -62,9 +82,14 @@ _add("sterling", {"\u00a3 gbp GBP": 1})
 _add("rupee", {"rupee rupees Rs rs": 1})
 _add("yuan", {"yuan": 1})
 _add("rouble", {"rouble roubles ruble rubles": 1})
-_add("angle", {
-    "degree degrees deg": 1, "arcminute arcminutes": _F(1, 60), "arcsecond arcseconds": _F(1, 3600),
-})  # fmt: skip
+_add(
+    "angle",
+    {
+        "degree degrees deg": 1,
+        "arcminute arcminutes": _F(1, 60),
+        "arcsecond arcseconds": _F(1, 3600),
+    },
+)
 _add("radian", {"rad radian radians": 1})
 _add("celsius", {"degreeC": 1})
 _add("fahrenheit", {"degreeF": 1})

@@ -29,13 +29,38 @@ _REVERSING = frozenset(
     "not than no never neither nor or versus unlike except without instead but cannot and both".split()
 )
 _SYNONYMS = (
-    ("infinity", {"infinitely many", "infinite", "infinity", "infty", "infinitely many solutions",
-                  "infinite solutions", "unbounded"}),
-    ("none", {"none", "no solution", "no solutions", "no real solution", "no real solutions", "empty set", "emptyset",
-              "varnothing", "no such", "does not exist", "dne", "no real roots"}),
+    (
+        "infinity",
+        {
+            "infinitely many",
+            "infinite",
+            "infinity",
+            "infty",
+            "infinitely many solutions",
+            "infinite solutions",
+            "unbounded",
+        },
+    ),
+    (
+        "none",
+        {
+            "none",
+            "no solution",
+            "no solutions",
+            "no real solution",
+            "no real solutions",
+            "empty set",
+            "emptyset",
+            "varnothing",
+            "no such",
+            "does not exist",
+            "dne",
+            "no real roots",
+        },
+    ),
     ("yes", {"yes", "true"}),
     ("no", {"no", "false"}),
-)  # fmt: skip
+)
 _PHRASES_OF = {
     "\\mathbb{R}": (
         "all real numbers; all reals; any real number; all real; all real x; all real values; real numbers;"
