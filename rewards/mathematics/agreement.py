@@ -65,7 +65,9 @@ class Agreement:
         if symbols(node):
             return None
         value = self.evaluate(fold(node), {})
-        if isinstance(value, tuple) or context().im(value) != 0:
+        if isinstance(value, tuple):
+            return None
+        if context().im(value) != 0:
             return None
         return context().re(value)
 

@@ -9,6 +9,7 @@ from rewards.mathematics.units import unit_of
 
 __all__ = ["bracketed"]
 
+_SUCH_THAT = ("|", "\\mid", ":", "\\vert", "\\middle")
 _CLOSES = {"(": ")", "[": "]"}
 _PLAIN_OPENING = {"\\langle": "(", "\\lbrack": "[", "]": "("}
 _PLAIN_CLOSING = {"\\rangle": ")", "\\rbrack": "]", "[": ")"}
@@ -51,7 +52,7 @@ def _braces(parser: Grammar) -> Node:
         return parser.node("set")
     element = parser.items()
     parser.bar_separates = False
-    if parser.accept("|", "\\mid", ":", "\\vert", "\\middle"):
+    if parser.accept(*_SUCH_THAT):
         braces = parser.node("builder", (element, parser.items()))
     else:
         braces = parser.node("set", _semicolons(parser, element))
@@ -70,7 +71,9 @@ def _semicolons(parser: Grammar, first: Node) -> tuple[Node, ...]:
 
 
 def _members(node: Node) -> tuple[Node, ...]:
-    return node.args if node.op == "list" else (node,)
+    if node.op == "list":
+        return node.args
+    return (node,)
 
 
 def _group(parser: Grammar, opening: str) -> Node:

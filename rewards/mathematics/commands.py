@@ -126,7 +126,9 @@ def _function(parser: Grammar, name: str) -> Node:
         call = _logarithm(parser, name, arguments, base)
     else:
         call = parser.node("call", arguments, name)
-    return call if exponent is None else parser.node("pow", (call, exponent))
+    if exponent is None:
+        return call
+    return parser.node("pow", (call, exponent))
 
 
 def _scripts(parser: Grammar) -> dict[str, Node]:
@@ -164,11 +166,15 @@ def _arguments(parser: Grammar) -> tuple[Node, ...]:
 def _continues_argument(parser: Grammar, last: Node) -> bool:
     """Tell whether the next token still belongs to a function's argument without brackets."""
     token = parser.next
-    if token.kind == "text" or token.value in OPENING or not starts_factor(parser, token):
+    if token.kind == "text" or token.value in OPENING:
+        return False
+    if not starts_factor(parser, token):
         return False
     if token.kind == "cmd":
         is_function = token.value[1:] in FUNCTIONS
-        if is_function or token.value in BIG or token.value == "\\int":
+        if is_function or token.value in BIG:
+            return False
+        if token.value == "\\int":
             return False
     return last.op != "call" or last.value == "sqrt"
 
@@ -197,7 +203,9 @@ def _integral(parser: Grammar) -> Node:
     parser.open_integrals += 1
     integrand = parser.node("num", (), Fraction(1)) if parser.next.value == "d" else parser.sum()
     parser.open_integrals -= 1
-    if parser.next.value != "d" or parser.peek().kind not in ("name", "cmd"):
+    if parser.next.value != "d":
+        raise ParseError("an integral without its variable")
+    if parser.peek().kind not in ("name", "cmd"):
         raise ParseError("an integral without its variable")
     parser.take()
     variable = parser.atom()
@@ -212,7 +220,11 @@ def _limit(parser: Grammar) -> Node:
     """Return a limit: its expression, its variable and the point that tends to."""
     parser.expect("_")
     towards = parser.exponent()
-    if towards.op != "rel" or towards.value != ("->",) or towards.args[0].op != "sym":
+    if towards.op != "rel":
+        raise ParseError("a limit without its variable")
+    if towards.value != ("->",):
+        raise ParseError("a limit without its variable")
+    if towards.args[0].op != "sym":
         raise ParseError("a limit without its variable")
     return parser.node("lim", (parser.term(), towards.args[1]), towards.args[0].value)
 
@@ -256,4 +268,6 @@ def _rows(parser: Grammar) -> list[list[Node]]:
 
 def _statement_row(parser: Grammar, cells: list[Node]) -> Node:
     """Return a row of ``cases``: one cell, or a value with its condition."""
-    return cells[0] if len(cells) == 1 else parser.node("when", tuple(cells))
+    if len(cells) == 1:
+        return cells[0]
+    return parser.node("when", tuple(cells))

@@ -251,7 +251,9 @@ class Comparison:
         if not self._lenient:
             return False
         equation, value = (pred, gold) if pred.op == "rel" else (gold, pred)
-        if equation.value != ("=",) or value.op in ("rel", "list", "set", "group"):
+        if equation.value != ("=",):
+            return False
+        if value.op in ("rel", "list", "set", "group"):
             return False
         return solves(self.agreement, equation, value) or self._identity(equation, pred, gold)
 
@@ -260,7 +262,9 @@ class Comparison:
         if not self.agreement.same_function(*map(fold, equation.args)):
             return False
         side = equation.args[-1]
-        return self.same(side, gold) if pred is equation else self.same(pred, side)
+        if pred is equation:
+            return self.same(side, gold)
+        return self.same(pred, side)
 
     # single values
 
@@ -325,19 +329,27 @@ def _without_text(node: Node) -> Node:
     if node.op != "mul":
         return node
     factors = tuple(arg for arg in node.args if arg.op != "text" or says_more(arg.value))
-    if not factors or len(factors) == len(node.args):
+    if not factors:
         return node
-    return factors[0] if len(factors) == 1 else Node("mul", factors)
+    if len(factors) == len(node.args):
+        return node
+    if len(factors) == 1:
+        return factors[0]
+    return Node("mul", factors)
 
 
 def _itemised(node: Node, other: Node) -> Node:
     """Return ``(f, g) = (1, 2)`` as the list ``f = 1, g = 2`` if the other side is such a list."""
     if other.op != "list" or not _is_equation_like(other):
         return node
-    if node.op != "rel" or node.value != ("=",):
+    if node.op != "rel":
+        return node
+    if node.value != ("=",):
         return node
     names, values = node.args
-    if not names.op == values.op == "group" or len(names.args) != len(values.args):
+    if not names.op == values.op == "group":
+        return node
+    if len(names.args) != len(values.args):
         return node
     equations = tuple(Node("rel", pair, ("=",)) for pair in zip(names.args, values.args))
     return Node("list", equations, ",")
@@ -379,4 +391,6 @@ def _may_be_set(node: Node) -> bool:
 def _subject(node: Node) -> str | None:
     """Return the only symbol that is an operand of a relation by itself; None if there are none or several."""
     alone = {arg.value for arg in node.args if arg.op == "sym"}
-    return next(iter(alone)) if len(alone) == 1 else None
+    if len(alone) == 1:
+        return next(iter(alone))
+    return None

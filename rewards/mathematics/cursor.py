@@ -44,7 +44,9 @@ class Cursor:
 
     def peek(self, ahead: int = 1) -> Token:
         index = self.position + ahead
-        return self.tokens[index] if index < len(self.tokens) else END
+        if index < len(self.tokens):
+            return self.tokens[index]
+        return END
 
     def take(self) -> Token:
         token = self.next
@@ -53,7 +55,9 @@ class Cursor:
 
     def accept(self, *values: str) -> bool:
         """Take the next token if it is one of these, and tell whether it was."""
-        if self.next.kind == "text" or self.next.value not in values:
+        if self.next.kind == "text":
+            return False
+        if self.next.value not in values:
             return False
         self.position += 1
         return True
@@ -144,7 +148,9 @@ class Grammar(Cursor, ABC):
 
     def product(self, factors: list[Node]) -> Node:
         """Return the product of one or more factors."""
-        return factors[0] if len(factors) == 1 else self.node("mul", tuple(factors))
+        if len(factors) == 1:
+            return factors[0]
+        return self.node("mul", tuple(factors))
 
     def braced_name(self) -> str:
         """Consume ``{...}`` and return the letters in it."""

@@ -17,7 +17,9 @@ def number(cursor: Cursor, digits: str) -> Node:
     """Return the number that ``digits`` and what marks its period write; decimals become ``dec`` nodes."""
     mantissa, _, exponent = digits.lower().partition("e")
     whole, point, decimals = mantissa.partition(".")
-    if len(mantissa) > MAX_DIGITS or (exponent and abs(int(exponent[:6])) > MAX_DIGITS):
+    if len(mantissa) > MAX_DIGITS:
+        raise ParseError("too many digits")
+    if exponent and abs(int(exponent[:6])) > MAX_DIGITS:
         raise ParseError("too many digits")
     if point and not whole + decimals:
         raise ParseError("a point without digits")
@@ -39,7 +41,9 @@ def _repeating(cursor: Cursor, decimals: str) -> str | None:
     first, second, third = (cursor.peek(ahead) for ahead in range(3))
     if first.value in _BARS and second.value == "{" and third.kind == "num":
         cursor.position += 4
-        return third.value if third.value.isdigit() else None
+        if third.value.isdigit():
+            return third.value
+        return None
     is_bracketed = first.value == "(" and not first.spaced and third.value == ")"
     is_last = len(cursor.tokens) == cursor.position + 3
     if is_bracketed and is_last and second.kind == "num" and second.value.isdigit():

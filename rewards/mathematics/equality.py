@@ -60,7 +60,9 @@ def equal(pred: str, gold: str, *, lenient: bool = False, allow_sympy: bool = Fa
     if len(pred) > MAX_LENGTH:
         return Verdict(False, "a", "the prediction is too long")
     quick = _by_text(pred, gold, lenient)
-    return quick if quick is not None else _by_tree(pred, gold, lenient, allow_sympy)
+    if quick is not None:
+        return quick
+    return _by_tree(pred, gold, lenient, allow_sympy)
 
 
 def _tidy(text: str) -> str:
@@ -103,12 +105,16 @@ def _by_choice(pred: str, gold: str, lenient: bool) -> Verdict | None:
         return None
     letter, text = gold_choice
     is_upper = gold.strip("() ").isupper()
-    if letter not in "ABCDEFGH" or not (text or is_upper or "text" in gold):
+    if letter not in "ABCDEFGH":
+        return None
+    if not (text or is_upper or "text" in gold):
         return None
     pred_choice = choice_of(pred)
     if pred_choice is not None:
         return Verdict(pred_choice[0] == letter, "a", "compared as choices")
-    return equal(pred, text, lenient=lenient) if text and lenient else None
+    if text and lenient:
+        return equal(pred, text, lenient=lenient)
+    return None
 
 
 def _by_words(pred: str, gold: str, lenient: bool) -> Verdict | None:

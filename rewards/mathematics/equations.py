@@ -26,7 +26,9 @@ def same_equation(agreement: Agreement, pred: Node, gold: Node) -> bool:
 
 def same_inequality(agreement: Agreement, pred: Node, gold: Node) -> bool:
     """Tell whether one inequality of two sides is a positive multiple of the other."""
-    if len(pred.value) != 1 or len(gold.value) != 1:
+    if len(pred.value) != 1:
+        return False
+    if len(gold.value) != 1:
         return False
     if not {*pred.value, *gold.value} <= ORDERS - {"!="}:
         return False
@@ -42,13 +44,17 @@ def solves(agreement: Agreement, equation: Node, value: Node) -> bool:
     difference = _difference(equation)
     value = fold(value)
     unknowns = symbols(difference) - symbols(value)
-    if len(unknowns) != 1 or (not symbols(value) and len(symbols(difference)) > 1):
+    if len(unknowns) != 1:
+        return False
+    if not symbols(value) and len(symbols(difference)) > 1:
         return False
     name = next(iter(unknowns))
     for index in range(3):
         point = agreement.point(symbols(difference) | symbols(value), index)
         root = _root(agreement, difference, name, point)
-        if root is None or not nearly_equal(root, agreement.evaluate(value, point)):
+        if root is None:
+            return False
+        if not nearly_equal(root, agreement.evaluate(value, point)):
             return False
     return True
 
@@ -95,7 +101,9 @@ def _is_positive(value: Any) -> bool:
 def _same_root(agreement: Agreement, left: Node, right: Node) -> bool:
     """Tell whether two expressions vanish for the same value of one shared symbol in which they are linear."""
     names = symbols(left)
-    if names != symbols(right) or len(names) < 2:
+    if names != symbols(right):
+        return False
+    if len(names) < 2:
         return False
     unknowns = sorted(names)[:_MAX_UNKNOWNS]
     return any(_roots_agree(agreement, left, right, name) for name in unknowns)
@@ -107,7 +115,9 @@ def _roots_agree(agreement: Agreement, left: Node, right: Node, name: str) -> bo
         point = agreement.point(symbols(left), index)
         left_root = _root(agreement, left, name, point)
         right_root = _root(agreement, right, name, point)
-        if left_root is None or right_root is None or not nearly_equal(left_root, right_root):
+        if left_root is None or right_root is None:
+            return False
+        if not nearly_equal(left_root, right_root):
             return False
     return True
 
@@ -118,6 +128,8 @@ def _root(agreement: Agreement, expression: Node, name: str, point: Point) -> An
         agreement.evaluate(expression, {**point, name: context().mpf(x)}) for x in (1, 2, 4)
     )
     slope = at_2 - at_1
-    if slope == 0 or not nearly_equal(at_4 - at_2, 2 * slope):
+    if slope == 0:
+        return None
+    if not nearly_equal(at_4 - at_2, 2 * slope):
         return None
     return 1 - at_1 / slope

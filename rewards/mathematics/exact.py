@@ -47,19 +47,27 @@ def _bits_per_factor(value: Fraction) -> float:
 
 
 def exact_sum(values: list[Fraction]) -> Fraction | None:
-    return sum(values, ZERO) if sum(map(_bits, values)) <= MAX_BITS else None
+    if sum(map(_bits, values)) <= MAX_BITS:
+        return sum(values, ZERO)
+    return None
 
 
 def exact_product(values: list[Fraction]) -> Fraction | None:
-    return math.prod(values, start=Fraction(1)) if sum(map(_bits, values)) <= MAX_BITS else None
+    if sum(map(_bits, values)) <= MAX_BITS:
+        return math.prod(values, start=Fraction(1))
+    return None
 
 
 def _quotient(node: Node, values: list[Fraction]) -> Fraction | None:
-    return values[0] / values[1] if values[1] else None
+    if values[1]:
+        return values[0] / values[1]
+    return None
 
 
 def _ratio(node: Node, values: list[Fraction]) -> Fraction | None:
-    return values[0] / values[1] if len(values) == 2 and values[1] else None
+    if len(values) == 2 and values[1]:
+        return values[0] / values[1]
+    return None
 
 
 # powers and roots
@@ -82,13 +90,17 @@ def _rational_power(base: Fraction, exponent: Fraction) -> Fraction | None:
     """Return a fractional power of a rational if it is rational itself."""
     index = exponent.denominator
     power = exponent.numerator
-    if base < 0 or index > MAX_ROOT or (base == 0 and power < 0):
+    if base < 0 or index > MAX_ROOT:
+        return None
+    if base == 0 and power < 0:
         return None
     if _bits_per_factor(base) * abs(power) > MAX_BITS:
         return None
     top = _integer_root(base.numerator, index)
     bottom = _integer_root(base.denominator, index)
-    return None if top is None or bottom is None else Fraction(top, bottom) ** power
+    if top is None or bottom is None:
+        return None
+    return Fraction(top, bottom) ** power
 
 
 def _integer_root(number: int, index: int) -> int | None:
@@ -99,24 +111,32 @@ def _integer_root(number: int, index: int) -> int | None:
     while True:
         better = ((index - 1) * guess + number // guess ** (index - 1)) // index
         if better >= guess:
-            return guess if guess**index == number else None
+            if guess**index == number:
+                return guess
+            return None
         guess = better
 
 
 def _square_root(*values: Fraction) -> Fraction | None:
-    return _rational_power(values[0], Fraction(1, 2)) if len(values) == 1 else None
+    if len(values) == 1:
+        return _rational_power(values[0], Fraction(1, 2))
+    return None
 
 
 def _signed_root(base: Fraction, index: Fraction) -> Fraction | None:
     """Return the real root of a given index if it is rational; odd roots of negatives are negative."""
-    if index.denominator != 1 or not 1 <= index <= MAX_ROOT:
+    if index.denominator != 1:
+        return None
+    if not 1 <= index <= MAX_ROOT:
         return None
     if base >= 0:
         return _rational_power(base, 1 / index)
     if index % 2 == 0:
         return None
     positive = _rational_power(-base, 1 / index)
-    return None if positive is None else -positive
+    if positive is None:
+        return None
+    return -positive
 
 
 # functions
@@ -124,11 +144,15 @@ def _signed_root(base: Fraction, index: Fraction) -> Fraction | None:
 
 def _call(node: Node, values: list[Fraction]) -> Fraction | None:
     rule = _FUNCTIONS.get(node.value)
-    return rule(*values) if rule else None
+    if rule:
+        return rule(*values)
+    return None
 
 
 def _factorial(number: Fraction) -> Fraction | None:
-    if number.denominator != 1 or not 0 <= number <= MAX_FACTORIAL:
+    if number.denominator != 1:
+        return None
+    if not 0 <= number <= MAX_FACTORIAL:
         return None
     return Fraction(math.factorial(int(number)))
 
@@ -137,7 +161,9 @@ def _binomial(*values: Fraction) -> Fraction | None:
     if len(values) != 2:
         return None
     top, bottom = values
-    if top.denominator != 1 or bottom.denominator != 1 or top < 0 or bottom < 0:
+    if top.denominator != 1 or bottom.denominator != 1:
+        return None
+    if top < 0 or bottom < 0:
         return None
     num_factors = min(bottom, top - bottom) if bottom <= top else 0
     if num_factors * top.numerator.bit_length() > MAX_BITS:

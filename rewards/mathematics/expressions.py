@@ -123,7 +123,9 @@ def _commutative(op: str, args: list[Node]) -> str:
         if total != neutral or not operands:
             operands.append(Node("num", (), total))
     parts = sorted(map(_canonical, operands))
-    return parts[0] if len(parts) == 1 else f"{op}({','.join(parts)})"
+    if len(parts) == 1:
+        return parts[0]
+    return f"{op}({','.join(parts)})"
 
 
 def _flattened(op: str, args: list[Node]) -> list[Node]:
@@ -147,7 +149,9 @@ def symbols(node: Node) -> frozenset[str]:
     if node.op == "sym":
         return frozenset((node.value,))
     inside: frozenset[str] = frozenset().union(*map(symbols, node.args))
-    return inside - {node.value} if node.op in ("sum", "prod", "int", "lim") else inside
+    if node.op in ("sum", "prod", "int", "lim"):
+        return inside - {node.value}
+    return inside
 
 
 def rename(node: Node, names: dict[str, str]) -> Node:
@@ -173,7 +177,9 @@ def evaluate(node: Node, point: Point, budget: Budget) -> Any:
         value = rule(node, point, budget)
     except (ValueError, ZeroDivisionError, OverflowError, TypeError) as error:
         raise Undecided(str(error)) from None
-    return value if isinstance(value, tuple) else _within_bounds(value)
+    if isinstance(value, tuple):
+        return value
+    return _within_bounds(value)
 
 
 def nearly_equal(left: Any, right: Any) -> bool:
@@ -187,7 +193,9 @@ def nearly_equal(left: Any, right: Any) -> bool:
 
 
 def _matrices_nearly_equal(left: Any, right: Any) -> bool:
-    if not isinstance(left, tuple) or not isinstance(right, tuple):
+    if not isinstance(left, tuple):
+        return False
+    if not isinstance(right, tuple):
         return False
     if [len(row) for row in left] != [len(row) for row in right]:
         return False
@@ -204,7 +212,9 @@ def _within_bounds(value: Any) -> Any:
     arithmetic = context()
     if value == 0:
         return value
-    if not arithmetic.isfinite(value) or abs(arithmetic.mag(value)) > MAX_BITS:
+    if not arithmetic.isfinite(value):
+        raise Undecided("out of range")
+    if abs(arithmetic.mag(value)) > MAX_BITS:
         raise Undecided("out of range")
     return value
 
@@ -256,7 +266,9 @@ def _add(node: Node, point: Point, budget: Budget) -> Any:
 
 def _matrix_sum(terms: list[Any]) -> tuple:
     for term in terms:
-        if not isinstance(term, tuple) or len(term) != len(terms[0]):
+        if not isinstance(term, tuple):
+            raise Undecided("a matrix and something else")
+        if len(term) != len(terms[0]):
             raise Undecided("a matrix and something else")
     return tuple(_row_sum(rows) for rows in zip(*terms))
 
@@ -316,7 +328,9 @@ def _divide(node: Node, point: Point, budget: Budget) -> Any:
 
 def _negate(node: Node, point: Point, budget: Budget) -> Any:
     value = evaluate(node.args[0], point, budget)
-    return _scaled(value, -1) if isinstance(value, tuple) else -value
+    if isinstance(value, tuple):
+        return _scaled(value, -1)
+    return -value
 
 
 def _power(node: Node, point: Point, budget: Budget) -> Any:
@@ -381,7 +395,9 @@ def _log(value: Any, base: Any = None) -> Any:
     arithmetic = context()
     if value == 0 or base == 1:
         raise Undecided("a logarithm of zero")
-    return arithmetic.ln(value) if base is None else arithmetic.ln(value) / arithmetic.ln(base)
+    if base is None:
+        return arithmetic.ln(value)
+    return arithmetic.ln(value) / arithmetic.ln(base)
 
 
 def _exp(value: Any) -> Any:
@@ -409,7 +425,9 @@ def _root(radicand: Any, index: Any) -> Any:
     is_negative = arithmetic.im(radicand) == 0 and arithmetic.re(radicand) < 0
     if is_negative and index == int(arithmetic.re(index)) and int(index) % 2:
         return -((-radicand) ** (1 / index))
-    return radicand ** (1 / index) if radicand != 0 else arithmetic.zero
+    if radicand != 0:
+        return radicand ** (1 / index)
+    return arithmetic.zero
 
 
 def _rounded(function: str) -> Callable[[Any], Any]:
@@ -427,7 +445,11 @@ def _rounded(function: str) -> Callable[[Any], Any]:
 
 def _determinant(matrix: Any) -> Any:
     """Return the determinant of a matrix of at most 6 rows by expansion."""
-    if not isinstance(matrix, tuple) or len(matrix) != len(matrix[0]) or len(matrix) > 6:
+    if not isinstance(matrix, tuple):
+        raise Undecided("no determinant")
+    if len(matrix) != len(matrix[0]):
+        raise Undecided("no determinant")
+    if len(matrix) > 6:
         raise Undecided("no determinant")
     if len(matrix) == 1:
         return matrix[0][0]

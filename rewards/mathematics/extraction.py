@@ -116,7 +116,9 @@ def bare_answer(text: str, *, lenient: bool = False) -> Extracted:
     has_box = "\\boxed" in visible
     if visible.count("$") == 2 and visible[0] == visible[-1] == "$" and not has_box:
         content = visible[1:-1].strip()
-        return Extracted(content, "bare") if content else NOTHING
+        if content:
+            return Extracted(content, "bare")
+        return NOTHING
     if _is_completion(visible):
         return extract(text, lenient=lenient)
     formula = _from_formulas(visible[-4 * MAX_LENGTH :])
@@ -125,7 +127,9 @@ def bare_answer(text: str, *, lenient: bool = False) -> Extracted:
     number = _last_number(visible) if _is_sentence(visible) else None
     if number is not None:
         return Extracted(number, "number")
-    return Extracted(visible, "bare") if visible else NOTHING
+    if visible:
+        return Extracted(visible, "bare")
+    return NOTHING
 
 
 def _is_completion(text: str) -> bool:
@@ -161,7 +165,9 @@ def _from_tag(text: str, lenient: bool) -> Extracted | None:
     if inner is None and _is_prose(content):
         inner = _from_tail(content, lenient)
     answer = inner.text if inner is not None and inner.text else _undelimited(content)
-    return Extracted(answer, "answer_tag") if len(answer) <= MAX_LENGTH else NOTHING
+    if len(answer) <= MAX_LENGTH:
+        return Extracted(answer, "answer_tag")
+    return NOTHING
 
 
 def _from_markers(text: str, lenient: bool) -> Extracted | None:
@@ -174,10 +180,14 @@ def _from_markers(text: str, lenient: bool) -> Extracted | None:
         return Extracted(_sentence(text[final.end() :]) or None, "phrase")
     if "####" in text:
         line = text[text.rindex("####") + 4 :].strip().partition("\n")[0]
-        return Extracted(_undelimited(line), "hash") if line.strip() else NOTHING
+        if line.strip():
+            return Extracted(_undelimited(line), "hash")
+        return NOTHING
     phrase = _last_match(_PHRASE, text)
     announced = _sentence(text[phrase.end() :]) if phrase is not None else ""
-    return Extracted(announced, "phrase") if announced else None
+    if announced:
+        return Extracted(announced, "phrase")
+    return None
 
 
 # boxes
@@ -235,12 +245,16 @@ def _run_at_end(spans: list[Span], links: Callable[[str], bool], text: str) -> l
 
 def _continues(between: str, lenient: bool) -> bool:
     """Tell whether the text between two boxes only links them: a comma, "and", delimiters, a few words."""
-    if len(between) > 80 or not between.strip():
+    if len(between) > 80:
+        return not between.strip()
+    if not between.strip():
         return not between.strip()
     if _JOIN_STRICT.match(between):
         return "\n\n" not in between
     words = _WORD.findall(re.sub(r"\\[A-Za-z]+", " ", between))
-    if not lenient or len(words) > 5 or "." in between:
+    if not lenient or len(words) > 5:
+        return False
+    if "." in between:
         return False
     return "and" in words or "," in between
 
@@ -270,7 +284,9 @@ def _sentence(rest: str) -> str:
         last = _last_value(sentence, formulas)
         if last is not None:
             return last
-    return _undelimited(sentence.strip(" *")) if len(sentence) <= MAX_LENGTH else ""
+    if len(sentence) <= MAX_LENGTH:
+        return _undelimited(sentence.strip(" *"))
+    return ""
 
 
 def _last_value(sentence: str, formulas: list[Span]) -> str | None:
@@ -303,7 +319,9 @@ def _from_tail(text: str, lenient: bool) -> Extracted:
     if number is not None:
         return Extracted(number.group().strip(), "number")
     stripped = text.strip()
-    return Extracted(stripped, "bare") if lenient and 0 < len(stripped) <= 200 else NOTHING
+    if lenient and 0 < len(stripped) <= 200:
+        return Extracted(stripped, "bare")
+    return NOTHING
 
 
 def _last_number(text: str) -> str | None:
@@ -346,7 +364,9 @@ def _formulas(text: str, spaced: bool) -> list[Span]:
 def _is_plausible(content: str, spaced: bool) -> bool:
     """Tell whether text between two dollar signs is a formula and not the text between two prices."""
     opens_with_space = content[0].isspace()
-    if opens_with_space != content[-1].isspace() or (opens_with_space and not spaced):
+    if opens_with_space != content[-1].isspace():
+        return False
+    if opens_with_space and not spaced:
         return False
     plain = re.sub(r"\\(?:text|mbox|mathrm|textrm|textbf)\s*\{[^{}]*\}|\\[A-Za-z]+", " ", content)
     return sum(len(word) > 2 for word in _WORD.findall(plain)) <= 4

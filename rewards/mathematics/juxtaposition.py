@@ -79,7 +79,9 @@ def juxtapose(parser: Grammar, factors: list[Node]) -> None:
 
 def _mixed_number(parser: Grammar, whole: Node) -> Node:
     """Return ``2 3/4``, of which the whole part is read."""
-    if parser.peek().value != "/" or parser.peek(2).kind != "num":
+    if parser.peek().value != "/":
+        raise ParseError("two numbers side by side")
+    if parser.peek(2).kind != "num":
         raise ParseError("two numbers side by side")
     top = parser.take()
     parser.take()
@@ -96,7 +98,9 @@ def _with_fraction(parser: Grammar, whole: Node, factor: Node) -> Node | None:
     if fraction.op != "div" or not is_proper(fraction):
         return None
     mixed = parser.node("add", (whole, fraction), "mixed")
-    return parser.node("percent", (mixed,)) if is_percent else mixed
+    if is_percent:
+        return parser.node("percent", (mixed,))
+    return mixed
 
 
 def _combined(parser: Grammar, last: Node, factor: Node, *, follows_bracket: bool) -> Node | None:
@@ -106,7 +110,9 @@ def _combined(parser: Grammar, last: Node, factor: Node, *, follows_bracket: boo
             return parser.node("add", (last, factor))
         return None
     is_group = factor.op == "group"
-    if last.op != "sym" or not follows_bracket or not (is_group or last.value in APPLIED):
+    if last.op != "sym" or not follows_bracket:
+        return None
+    if not (is_group or last.value in APPLIED):
         return None
     arguments = factor.args if is_group else (factor,)
     if last.value == "C" and len(arguments) == 2:
@@ -135,7 +141,9 @@ def _append_text(parser: Grammar, factors: list[Node]) -> None:
     """Give the last factor the unit or noun that follows; ``2 hours 30 minutes`` becomes a sum."""
     last = factors[-1]
     factors[-1] = _with_text(parser, last, joined_text(parser))
-    if len(factors) == 1 or last.op not in ("num", "dec"):
+    if len(factors) == 1:
+        return
+    if last.op not in ("num", "dec"):
         return
     larger, smaller = factors[-2:]
     if not larger.op == smaller.op == "unit":
@@ -161,7 +169,9 @@ def _with_text(parser: Grammar, left: Node, words: str) -> Node:
     if first.lower() in MULTIPLIERS:
         multiplier = parser.node("num", (), Fraction(MULTIPLIERS[first.lower()]))
         product = parser.node("mul", (left, multiplier))
-        return _with_text(parser, product, rest) if rest.strip() else product
+        if rest.strip():
+            return _with_text(parser, product, rest)
+        return product
     unit = unit_of(name)
     if unit is None:
         return parser.node("mul", (left, parser.node("text", (), name)))

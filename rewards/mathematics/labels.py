@@ -53,7 +53,9 @@ def _split_list(node: Node, lenient: bool) -> Labelled | None:
     if node.value == ";" or not node.args:
         return None
     first, *others = node.args
-    if first.op != "rel" or any(item.op in ("rel", "group") for item in others):
+    if first.op != "rel":
+        return None
+    if any(item.op in ("rel", "group") for item in others):
         return None
     split = split_label(first, lenient)
     if split is None:
@@ -67,7 +69,9 @@ def _before_approximation(
     r"""Return the operands up to the exact value; in ``x \approx 2`` the approximation is the value."""
     index = relations.index("~")
     is_only_value = index == 0 and _is_name(operands[0], lenient)
-    return operands[: index + 2] if is_only_value else operands[: index + 1]
+    if is_only_value:
+        return operands[: index + 2]
+    return operands[: index + 1]
 
 
 # names
@@ -119,7 +123,9 @@ def expand_signs(node: Node) -> Node:
     if node.op == "rel" and node.value == ("=",):
         left, right = node.args
         expanded = expand_signs(right)
-        return node if expanded is right else Node("rel", (left, expanded), node.value)
+        if expanded is right:
+            return node
+        return Node("rel", (left, expanded), node.value)
     if node.op in ("list", "set", "rel"):
         return node
     signs = _double_signs(node)
@@ -146,5 +152,7 @@ def _resolved(node: Node, signs: list[str]) -> Node:
     if node.op == "pm":
         is_positive = signs.pop(0) == node.value
         inner = _resolved(node.args[0], signs)
-        return inner if is_positive else Node("neg", (inner,))
+        if is_positive:
+            return inner
+        return Node("neg", (inner,))
     return Node(node.op, tuple(_resolved(arg, signs) for arg in node.args), node.value)

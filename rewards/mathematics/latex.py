@@ -50,11 +50,15 @@ class Parser(Statements):
         while self.next.kind in ("mark", "cmd") and self.next.value in _SIGNS:
             sign = self.take().value
             terms.append(self._with_sign(sign, self.term()))
-        return self.node("add", tuple(terms)) if len(terms) > 1 else terms[0]
+        if len(terms) > 1:
+            return self.node("add", tuple(terms))
+        return terms[0]
 
     def signed(self) -> Node:
         """Return a term with its sign."""
-        if self.next.kind not in ("mark", "cmd") or self.next.value not in _SIGNS:
+        if self.next.kind not in ("mark", "cmd"):
+            return self.term()
+        if self.next.value not in _SIGNS:
             return self.term()
         with self.level():
             sign = self.take().value
@@ -95,12 +99,16 @@ class Parser(Statements):
 
     def operand(self) -> Node:
         """Return the factor after an operator, which may carry a sign."""
-        if self.next.value not in ("-", "+") or self.next.kind != "mark":
+        if self.next.value not in ("-", "+"):
+            return self.factor()
+        if self.next.kind != "mark":
             return self.factor()
         with self.level():
             sign = self.take().value
             operand = self.operand()
-        return self.node("neg", (operand,)) if sign == "-" else operand
+        if sign == "-":
+            return self.node("neg", (operand,))
+        return operand
 
     # factors
 
@@ -200,4 +208,6 @@ class Parser(Statements):
             content = self.node("div", (content, self.items()))
         self.expect("}")
         self.close_group(outside)
-        return self.node("set", content.args) if content.op == "list" else content
+        if content.op == "list":
+            return self.node("set", content.args)
+        return content

@@ -185,7 +185,9 @@ def _circled_numbers(run: re.Match[str]) -> str:
 def _root(match: re.Match[str]) -> str:
     """Return a root sign as a command, with the number or letter that follows as its argument."""
     radicand = match.group(1)
-    return f"\\sqrt{{{radicand}}}" if radicand else "\\sqrt "
+    if radicand:
+        return f"\\sqrt{{{radicand}}}"
+    return "\\sqrt "
 
 
 def _vulgar_fraction(match: re.Match[str]) -> str:

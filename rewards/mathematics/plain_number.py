@@ -66,11 +66,15 @@ def _magnitude(groups: dict[str, str | None]) -> Fraction | None:
     top = groups["top"] or groups["top1"]
     if top:
         bottom = int(groups["bottom"] or groups["bottom1"] or 0)
-        return Fraction(int(top), bottom) if bottom else None
+        if bottom:
+            return Fraction(int(top), bottom)
+        return None
     whole = _SEPARATORS.sub("", groups["whole"] or "")
     decimals = groups["decimals"] or ""
     has_point = groups["decimals"] is not None
-    if not whole + decimals or (groups["over"] and has_point):
+    if not whole + decimals:
+        return None
+    if groups["over"] and has_point:
         return None
     over = int(groups["over"] or 1)
     if over == 0:

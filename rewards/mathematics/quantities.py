@@ -32,7 +32,9 @@ class Quantity(NamedTuple):
 
     @property
     def dimensions(self) -> tuple[tuple[str, int], ...]:
-        return () if self.unit is None else self.unit.dimensions
+        if self.unit is None:
+            return ()
+        return self.unit.dimensions
 
 
 def quantities_agree(pred: Node, gold: Node, lenient: bool, same: Compare, value: Evaluate) -> bool:
@@ -93,11 +95,19 @@ def _places(node: Node) -> int | None:
         return node.value[1]
     if node.op == "neg":
         return _places(node.args[0])
-    if node.op != "mul" or len(node.args) != 2 or node.args[0].op != "dec":
+    if node.op != "mul":
+        return None
+    if len(node.args) != 2:
+        return None
+    if node.args[0].op != "dec":
         return None
     decimal, factor = node.args
     power = fold(factor)
-    if factor.op != "pow" or fold(factor.args[0]) != _TEN or power.op != "num":
+    if factor.op != "pow":
+        return None
+    if fold(factor.args[0]) != _TEN:
+        return None
+    if power.op != "num":
         return None
     shift = len(str(power.value.numerator)) - len(str(power.value.denominator))
     return decimal.value[1] - shift
@@ -129,12 +139,16 @@ def _converted(left: Quantity, right: Quantity, lenient: bool) -> list[tuple[Qua
     if {left.dimensions, right.dimensions} == {_ANGLE, _RADIAN}:
         return [(_radians(left), _radians(right))]
     both_count = left.unit.is_noun and right.unit.is_noun
-    return [(left, right)] if lenient and both_count else []
+    if lenient and both_count:
+        return [(left, right)]
+    return []
 
 
 def _measured(unit: Unit | None) -> Unit | None:
     """Return a unit that carries meaning; "units" and "square units" carry none."""
-    if unit is None or {name for name, _ in unit.dimensions} == {"unit"}:
+    if unit is None:
+        return None
+    if {name for name, _ in unit.dimensions} == {"unit"}:
         return None
     return unit
 

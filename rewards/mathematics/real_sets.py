@@ -55,7 +55,9 @@ def is_set_of_reals(node: Node) -> bool:
         return all(name in ORDERS or name == "in" for name in node.value)
     if node.op == "add":
         return any(is_set_of_reals(arg) for arg in node.args)
-    if node.op != "list" or not all(arg.op == "rel" for arg in node.args):
+    if node.op != "list":
+        return False
+    if not all(arg.op == "rel" for arg in node.args):
         return False
     is_condition = [is_set_of_reals(arg) for arg in node.args]
     is_point = [arg.value == ("=",) and arg.args[0].op == "sym" for arg in node.args]
@@ -69,7 +71,9 @@ def variable_of(node: Node, others: frozenset[str]) -> str | None:
     """Return the symbol whose values a condition describes; symbols of the other answer are parameters."""
     if node.op == "builder":
         element = node.args[0].args[0] if node.args[0].op == "rel" else node.args[0]
-        return element.value if element.op == "sym" else None
+        if element.op == "sym":
+            return element.value
+        return None
     if node.op == "rel":
         return _variable_of_relation(node, others)
     for arg in node.args:
@@ -90,7 +94,9 @@ def _variable_of_relation(node: Node, others: frozenset[str]) -> str | None:
     if alone and len(names) == 1:
         return alone[0]
     candidates = names - others or names
-    return next(iter(candidates)) if len(candidates) == 1 else None
+    if len(candidates) == 1:
+        return next(iter(candidates))
+    return None
 
 
 # comparison
@@ -167,15 +173,21 @@ def _end(node: Node, scope: Scope) -> Any:
     is_negative = node.op == "neg"
     inner = node.args[0] if is_negative else node
     if inner.op == "const" and inner.value == "inf":
-        return -context().inf if is_negative else context().inf
+        if is_negative:
+            return -context().inf
+        return context().inf
     value = evaluate(node, scope.point, scope.budget)
-    if isinstance(value, tuple) or context().im(value) != 0:
+    if isinstance(value, tuple):
+        raise Undecided("an end point that is not real")
+    if context().im(value) != 0:
         raise Undecided("an end point that is not real")
     return context().re(value)
 
 
 def _interval(node: Node, scope: Scope) -> RealSet:
-    if len(node.args) != 2 or node.value not in ("()", "[]", "(]", "[)"):
+    if len(node.args) != 2:
+        raise Undecided("no interval")
+    if node.value not in ("()", "[]", "(]", "[)"):
         raise Undecided("no interval")
     opening, closing = node.value
     low, high = (_end(arg, scope) for arg in node.args)

@@ -110,7 +110,9 @@ class Statements(Grammar):
     def _relation(self) -> str | None:
         """Consume a relation sign and return its name."""
         token = self.next
-        if token.kind == "text" or (token.value == "\\mid" and self.bar_separates):
+        if token.kind == "text":
+            return None
+        if token.value == "\\mid" and self.bar_separates:
             return None
         if token.value == "\\not":
             self.take()
@@ -174,7 +176,9 @@ class Statements(Grammar):
             if self.next.value == "=":  # ``:=`` defines; the relation follows
                 break
             parts.append(self.sum())
-        return self.node("ratio", tuple(parts)) if len(parts) > 1 else parts[0]
+        if len(parts) > 1:
+            return self.node("ratio", tuple(parts))
+        return parts[0]
 
     def _is_ratio_sign(self) -> bool:
         return self.next.value == ":" and self.next.kind == "mark" and not self.bar_separates

@@ -75,7 +75,9 @@ def degrees(parser: Grammar, base: Node) -> Node:
         part = number(parser, parser.take().value)
         _skip_prime_marks(parser)
         parts.append(parser.node("unit", (part,), unit_of(unit)))
-    return parser.node("add", tuple(parts)) if len(parts) > 1 else angle
+    if len(parts) > 1:
+        return parser.node("add", tuple(parts))
+    return angle
 
 
 def _skip_prime_marks(parser: Grammar) -> None:
@@ -117,7 +119,9 @@ def _braced_name(parser: Grammar) -> Node | None:
     while end < len(parser.tokens) and parser.tokens[end].value not in ("{", "}"):
         end += 1
     inside = parser.tokens[start:end]
-    if not inside or end == len(parser.tokens) or parser.tokens[end].value != "}":
+    if not inside or end == len(parser.tokens):
+        return None
+    if parser.tokens[end].value != "}":
         return None
     if len(inside) == 1:
         is_name = inside[0].value in ("\\max", "\\min", "\\text")
@@ -132,11 +136,15 @@ def _braced_name(parser: Grammar) -> Node | None:
 
 def _in_base(parser: Grammar, number: Node, subscript: Node) -> Node:
     """Return a whole number whose digits are written in a base from 2 to 36."""
-    if subscript.op != "num" or number.op != "num" or number.value.denominator != 1:
+    if subscript.op != "num" or number.op != "num":
+        raise ParseError("a subscript on something that is no name")
+    if number.value.denominator != 1:
         raise ParseError("a subscript on something that is no name")
     base = subscript.value
     digits = str(number.value.numerator)
-    if base.denominator != 1 or not 2 <= base <= 36:
+    if base.denominator != 1:
+        raise ParseError("no such base")
+    if not 2 <= base <= 36:
         raise ParseError("no such base")
     if any(int(digit) >= base for digit in digits):
         raise ParseError("no such base")

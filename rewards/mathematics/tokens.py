@@ -323,7 +323,9 @@ def _is_plain_unit(word: str, spaced: bool, before: list[Token]) -> bool:
         return False
     if before[-1].kind == "num":
         return unit_of(word) is not None
-    if not spaced or not _may_carry_unit(before[-1]):
+    if not spaced:
+        return False
+    if not _may_carry_unit(before[-1]):
         return False
     unit = unit_of(word)
     return unit is not None and not unit.is_noun

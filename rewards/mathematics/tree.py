@@ -43,7 +43,9 @@ class Node(NamedTuple):
 
 def is_domain(node: Node) -> bool:
     r"""Tell whether a node only says which numbers a symbol may be: ``k \in \mathbb{Z}``."""
-    if node.op != "rel" or node.value != ("in",):
+    if node.op != "rel":
+        return False
+    if node.value != ("in",):
         return False
     symbol, domain = node.args
     return symbol.op == "sym" and domain.op == "numset"
@@ -60,7 +62,9 @@ def without_domains(items: list[Node]) -> list[Node]:
 
 def _is_parameter_domain(item: Node, earlier: list[Node]) -> bool:
     """Tell whether an item is the domain of a symbol that the items before it use and do not define."""
-    if not is_domain(item) or any(_defines(other, item) for other in earlier):
+    if not is_domain(item):
+        return False
+    if any(_defines(other, item) for other in earlier):
         return False
     name = item.args[0].value
     return any(_value_mentions(other, name) for other in earlier)

@@ -146,7 +146,9 @@ def unit_of(name: str) -> Unit | None:
     if len(text) > MAX_LENGTH or not text:
         return None
     measured = _measured(_SHORTHANDS.get(text.lower(), text))
-    return measured if measured is not None else _noun(text)
+    if measured is not None:
+        return measured
+    return _noun(text)
 
 
 def _measured(text: str) -> Unit | None:
@@ -179,8 +181,12 @@ def _entry(name: str) -> tuple[Fraction, str] | None:
 def _noun(text: str) -> Unit | None:
     """Return a counted thing as a unit, or None if the phrase may carry meaning of its own."""
     nouns = re.findall(r"[A-Za-z]+", text.lower())
-    if not nouns or len(nouns) > 6 or any(noun in _NOT_NOUNS for noun in nouns):
+    if not nouns or len(nouns) > 6:
         return None
-    if not re.fullmatch(r"[A-Za-z' -]+", text) or all(len(noun) < 3 for noun in nouns):
+    if any(noun in _NOT_NOUNS for noun in nouns):
+        return None
+    if not re.fullmatch(r"[A-Za-z' -]+", text):
+        return None
+    if all(len(noun) < 3 for noun in nouns):
         return None
     return Unit(_F(1), ((" ".join(nouns), 1),), is_noun=True)

@@ -197,7 +197,9 @@ def _time_of(match: re.Match[str]) -> Time | None:
     hour = int(match[1])
     minute = int(match[2])
     second = int(match[3] or 0)
-    if hour > 24 or minute > 59 or second > 59:
+    if hour > 24 or minute > 59:
+        return None
+    if second > 59:
         return None
     half = (match[4] or "").lower()
     if half:
@@ -232,7 +234,9 @@ def same_words(pred: str, gold: str, lenient: bool) -> bool:
     gold_words = _words(gold)
     if not pred_words or not gold_words:
         return False
-    if pred_words == gold_words or _list_items(pred) == _list_items(gold):
+    if pred_words == gold_words:
+        return True
+    if _list_items(pred) == _list_items(gold):
         return True
     if not lenient:
         return False
@@ -260,7 +264,9 @@ def _synonym(text: str) -> str:
 def _is_phrase_of(phrase: list[str], sentence: list[str]) -> bool:
     """Tell whether a sentence contains the phrase, word by word, and neither negates nor compares it."""
     length = len(phrase)
-    if len(sentence) < 3 or length > len(sentence):
+    if len(sentence) < 3:
+        return False
+    if length > len(sentence):
         return False
     if _REVERSING & set(sentence) - set(phrase):
         return False
