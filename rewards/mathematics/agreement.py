@@ -1,4 +1,4 @@
-"""Whether two expressions have the same value: at 50 digits, at random points, and where that fails by sympy.
+"""Whether two expressions have the same value: at 50 digits, at random points, and failing that by sympy.
 
 `Agreement` holds what one comparison of two answers may spend, and reports what it could not decide.
 """

@@ -28,8 +28,8 @@ _SIGNS = ("+", "-", "\\pm", "\\mp")
 def parse(text: str, *, grouped: bool = True, lenient: bool = False) -> Node:
     """Return the tree of an answer; `grouped` reads ``1,234`` outside brackets as one number.
 
-    Raises `ParseError` where the text exceeds 2000 characters, 600 nodes, 60 levels or 2000 digits in a
-    number, or where it is not an answer that this grammar knows.
+    Raises `ParseError` if the text exceeds 2000 characters, 600 nodes, 60 levels or 2000 digits in a
+    number, or is no answer that this grammar knows.
     """
     if len(text) > MAX_LENGTH:
         raise ParseError("too long")
@@ -129,7 +129,7 @@ class Parser(Statements):
         return base
 
     def _with_sign_after(self, sign: str, base: Node) -> Node | None:
-        """Consume a factorial, percent, degree, prime or money sign; None where the next token is none of them."""
+        """Consume a factorial, percent, degree, prime or money sign; None if the next token is none of them."""
         if sign == "!" and self.peek().value != "=":
             self.take()
             return self.node("call", (base,), "factorial")

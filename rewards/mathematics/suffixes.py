@@ -17,7 +17,7 @@ _DEGREE_SIGNS = ("\\circ", "\\degree")
 
 
 def power(parser: Grammar, base: Node) -> Node:
-    """Return `base` raised to the exponent that follows, or an angle where that is a degree sign."""
+    """Return `base` raised to the exponent that follows, or an angle if that is a degree sign."""
     parser.expect("^")
     if parser.next is END or parser.next.value in CLOSING:
         if parser.lenient and base.op == "num":

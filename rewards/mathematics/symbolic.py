@@ -64,8 +64,8 @@ class Work:
 def symbolically_equal(left: Node, right: Node, work: Work) -> bool:
     """Return whether sympy shows that two folded trees are equal, spending ``work``.
 
-    Raises `Undecided` where sympy cannot be given the trees, gives up, or needs more calls than are left, and
-    `OutOfTime` where the backstop stopped it.
+    Raises `Undecided` if sympy cannot be given the trees, gives up, or needs more calls than are left, and
+    `OutOfTime` if the backstop stopped it.
     """
     warm_up()
     if work.seconds_left <= 0:
@@ -87,7 +87,7 @@ def symbolically_equal(left: Node, right: Node, work: Work) -> bool:
 
 
 def _reason(work: Work) -> Undecided:
-    """Return why sympy was stopped; the count decides where both bounds were reached."""
+    """Return why sympy was stopped; the count decides if both bounds were reached."""
     if work.calls_left <= 0:
         return Undecided(f"sympy needed more than {MAX_CALLS} calls")
     return OutOfTime("undecided: out of time")

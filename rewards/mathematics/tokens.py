@@ -273,7 +273,7 @@ def _styled(style: str, content: str, spaced: bool, before: list[Token]) -> list
 
 
 def _plain_text(content: str, spaced: bool) -> list[Token]:
-    """Return a token of text; only the separators where there is nothing else."""
+    """Return a token of text; only the separators if there is nothing else."""
     bare = content.strip()
     if bare.strip(" ,;."):
         return [Token("text", content, spaced)]
@@ -286,7 +286,7 @@ def _is_unit(name: str, before: list[Token]) -> bool:
 
 
 def _split_at_connector(text: str) -> tuple[str, str | None, str]:
-    """Split words at an "and" or "or" that opens or ends them; None where there is no such connector."""
+    """Split words at an "and" or "or" that opens or ends them; None if there is no such connector."""
     match = _ENDS_IN_CONNECTOR.fullmatch(text)
     if match:
         return (match["before"] or "").strip(" ,;"), match["connector"].lower(), ""
