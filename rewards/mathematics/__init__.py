@@ -1,25 +1,35 @@
-"""The inside of `rewards.mathematics.equality`: how an answer is read, and how two of them are compared.
+"""Mathematics in answers: how one is extracted and read, and how two of them are compared.
 
-Read in this order:
+Others use `extraction.extract` and `extraction.bare_answer`, which locate an answer in a text, and `equality.equal`,
+which compares two. Inside, in reading order:
 
 ============= ==================================================================================
 from text to tree
 ------------------------------------------------------------------------------------------------
 plain_number  numbers as people write them, without a parser, and the rules of rounding
 words         multiple choice, times and dates, names, sentences
-notation      one spelling for what is written in many
+notation      one spelling for what is written in many ways
 tokens        text becomes tokens
-latex         tokens become a tree; its parts: brackets, commands, suffixes, digits
-tree          the tree's node and the bounds it keeps
+cursor        a position in the tokens, and the rules of the grammar that call each other
+latex         tokens become a tree: sums, products, factors
+statements    its upper half: lists, relations, sets, ratios
+juxtaposition mixed numbers, units, products without a sign; further parts: brackets, commands, suffixes, digits
+tree          the tree's node and its bounds
 units         what a unit's name stands for
 from tree to verdict
 ------------------------------------------------------------------------------------------------
-expressions   canonical structure; values at 50 digits
-labels        names in front of values, and both signs
-quantities    values with their units, percent signs and roundings
+comparison    what two trees are, item by item
+labels        names in front of values, and double signs
+equations     equations and inequalities that are multiples of each other, or have the same solution
 real_sets     intervals, unions, inequalities and set-builders as sets of numbers
+quantities    values with their units, percent signs and roundings
+agreement     two expressions at random points
+expressions   canonical structure; values at 50 digits
+exact         rational parts folded exactly
 symbolic      the last resort: sympy, only in a process that can be killed
 ============= ==================================================================================
 
-Nothing here executes the text of an answer, and importing it loads neither sympy nor mpmath.
+Nothing here executes the text of an answer, and importing it loads neither sympy nor mpmath. Every bound counts work;
+the only clock is the backstop of `symbolic`, and running into it is no verdict. Scores and statuses are
+``rewards.math_answer``.
 """

@@ -1,4 +1,4 @@
-"""One spelling for what answers spell in many: Unicode signs, HTML, broken escapes, full-width letters.
+"""One spelling for what answers spell in many ways: Unicode signs, HTML, broken escapes, full-width letters.
 
 `clean` only rewrites characters; it drops no word and judges nothing.
 """
@@ -11,31 +11,96 @@ import unicodedata
 __all__ = ["clean"]
 
 _SIGNS = {
-    "\u2212": "-", "\u2013": "-", "\u2014": "-", "\u2010": "-", "\u2011": "-", "\ufe63": "-",
-    "\u00d7": "\\times ", "\u2217": "*", "\u22c5": "\\cdot ", "\u00b7": "\\cdot ", "\u2219": "\\cdot ",
+    "\u2212": "-",
+    "\u2013": "-",
+    "\u2014": "-",
+    "\u2010": "-",
+    "\u2011": "-",
+    "\ufe63": "-",
+    "\u00d7": "\\times ",
+    "\u2217": "*",
+    "\u22c5": "\\cdot ",
+    "\u00b7": "\\cdot ",
+    "\u2219": "\\cdot ",
     "\u00f7": "\\div ",
-    "\u221e": "\\infty ", "\u222a": "\\cup ", "\u2229": "\\cap ", "\u2205": "\\emptyset ", "\u2216": "\\setminus ",
-    "\u2264": "\\le ", "\u2265": "\\ge ", "\u2a7d": "\\le ", "\u2a7e": "\\ge ", "\u2266": "\\le ", "\u2267": "\\ge ",
-    "\u2260": "\\ne ", "\u2248": "\\approx ", "\u2208": "\\in ", "\u2261": "\\equiv ", "\u00b1": "\\pm ",
+    "\u221e": "\\infty ",
+    "\u222a": "\\cup ",
+    "\u2229": "\\cap ",
+    "\u2205": "\\emptyset ",
+    "\u2216": "\\setminus ",
+    "\u2264": "\\le ",
+    "\u2265": "\\ge ",
+    "\u2a7d": "\\le ",
+    "\u2a7e": "\\ge ",
+    "\u2266": "\\le ",
+    "\u2267": "\\ge ",
+    "\u2260": "\\ne ",
+    "\u2248": "\\approx ",
+    "\u2208": "\\in ",
+    "\u2261": "\\equiv ",
+    "\u00b1": "\\pm ",
     "\u2213": "\\mp ",
-    "\u00b0": "^\\circ ", "\u2103": "^\\circ C", "\u2200": "\\forall ", "\u2203": "\\exists ", "\u2192": "\\to ",
-    "\u211d": "\\mathbb{R}", "\u2124": "\\mathbb{Z}", "\u2115": "\\mathbb{N}", "\u211a": "\\mathbb{Q}",
+    "\u00b0": "^\\circ ",
+    "\u2103": "^\\circ C",
+    "\u2200": "\\forall ",
+    "\u2203": "\\exists ",
+    "\u2192": "\\to ",
+    "\u211d": "\\mathbb{R}",
+    "\u2124": "\\mathbb{Z}",
+    "\u2115": "\\mathbb{N}",
+    "\u211a": "\\mathbb{Q}",
     "\u2102": "\\mathbb{C}",
-    "\u2211": "\\sum ", "\u220f": "\\prod ", "\u222b": "\\int ", "\u2223": "|", "\u2032": "'", "\u2033": "''",
+    "\u2211": "\\sum ",
+    "\u220f": "\\prod ",
+    "\u222b": "\\int ",
+    "\u2223": "|",
+    "\u2032": "'",
+    "\u2033": "''",
     "\u2019": "'",
-    "\u2234": "", "\u2220": "\\angle ", "\u25b3": "\\triangle ", "\u22a5": "\\perp ", "\u2225": "\\parallel ",
+    "\u2234": "",
+    "\u2220": "\\angle ",
+    "\u25b3": "\\triangle ",
+    "\u22a5": "\\perp ",
+    "\u2225": "\\parallel ",
     "\u2044": "/",
-    "\u230a": "\\lfloor ", "\u230b": "\\rfloor ", "\u2308": "\\lceil ", "\u2309": "\\rceil ", "\u27e8": "\\langle ",
-    "\u27e9": "\\rangle ", "\u2026": "\\ldots ", "\u22ef": "\\cdots ", "\u2212\u221e": "-\\infty ",
-}  # fmt: skip
+    "\u230a": "\\lfloor ",
+    "\u230b": "\\rfloor ",
+    "\u2308": "\\lceil ",
+    "\u2309": "\\rceil ",
+    "\u27e8": "\\langle ",
+    "\u27e9": "\\rangle ",
+    "\u2026": "\\ldots ",
+    "\u22ef": "\\cdots ",
+    "\u2212\u221e": "-\\infty ",
+}
 _GREEK = {
-    "\u03b1": "alpha", "\u03b2": "beta", "\u03b3": "gamma", "\u03b4": "delta", "\u03b5": "epsilon", "\u03b8": "theta",
-    "\u03bb": "lambda", "\u03bc": "mu", "\u03c0": "pi", "\u03c1": "rho", "\u03c3": "sigma", "\u03c4": "tau",
+    "\u03b1": "alpha",
+    "\u03b2": "beta",
+    "\u03b3": "gamma",
+    "\u03b4": "delta",
+    "\u03b5": "epsilon",
+    "\u03b8": "theta",
+    "\u03bb": "lambda",
+    "\u03bc": "mu",
+    "\u03c0": "pi",
+    "\u03c1": "rho",
+    "\u03c3": "sigma",
+    "\u03c4": "tau",
     "\u03c6": "phi",
-    "\u03c8": "psi", "\u03c9": "omega", "\u0394": "Delta", "\u03a3": "Sigma", "\u03a9": "Omega", "\u03d5": "phi",
-    "\u0393": "Gamma", "\u03b7": "eta", "\u03be": "xi", "\u03bd": "nu", "\u03ba": "kappa", "\u03c7": "chi",
+    "\u03c8": "psi",
+    "\u03c9": "omega",
+    "\u0394": "Delta",
+    "\u03a3": "Sigma",
+    "\u03a9": "Omega",
+    "\u03d5": "phi",
+    "\u0393": "Gamma",
+    "\u03b7": "eta",
+    "\u03be": "xi",
+    "\u03bd": "nu",
+    "\u03ba": "kappa",
+    "\u03c7": "chi",
     "\u03a6": "Phi",
-}  # fmt: skip
+}
 _SUPERSCRIPTS = str.maketrans(
     "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b\u207f", "0123456789-n"
 )
@@ -61,15 +126,14 @@ _ESCAPES = (
     (re.compile(r"(?<![A-Za-z\\])(frac|sqrt|dfrac)(?=\s*\{)"), r"\\\1"),
     (
         re.compile(
-            r"\\\\(?=(?:frac|dfrac|sqrt|pi|left|right|cdot|times|text|infty|cup|le|ge|leq|geq|pm|boxed|circ|[bB]igg?[lr]?|sin|cos|tan|ln|log)(?![A-Za-z]))"
+            r"\\\\(?=(?:frac|dfrac|sqrt|pi|left|right|cdot|times|text|infty|cup|le|ge|leq|geq|pm|boxed|circ"
+            r"|[bB]igg?[lr]?|sin|cos|tan|ln|log)(?![A-Za-z]))"
         ),
         r"\\",
     ),
     (re.compile(r"\\(?:left|right)\s*\."), ""),
     (re.compile(r"\\(?:color|textcolor)\s*\{[^{}]*\}|\\(?:label|tag)\s*\{[^{}]*\}"), ""),
 )
-
-
 _OUTWARD = re.compile(r"([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])")
 _OUTWARD_ENDS = re.compile(r"^\s*\]|\[\s*$")
 
@@ -77,37 +141,57 @@ _OUTWARD_ENDS = re.compile(r"^\s*\]|\[\s*$")
 def clean(text: str) -> str:
     """Return `text` with every sign in the LaTeX or ASCII form that the parser reads."""
     if "\\" in text or "rac" in text or "sqrt" in text or not text.isprintable():
-        for pattern, replacement in _ESCAPES:
-            text = pattern.sub(replacement, text)
+        text = _substituted(_ESCAPES, text)
     if "<su" in text:
-        for pattern, replacement in _HTML:
-            text = pattern.sub(replacement, text)
-    text = text if text.isascii() else _ascii(text)
-    return _OUTWARD.sub(_inward, text) if "[" in text and _OUTWARD_ENDS.search(text) else text
+        text = _substituted(_HTML, text)
+    if not text.isascii():
+        text = _ascii(text)
+    if "[" in text and _OUTWARD_ENDS.search(text):
+        text = _OUTWARD.sub(_inward, text)
+    return text
+
+
+def _substituted(rules: tuple[tuple[re.Pattern[str], str], ...], text: str) -> str:
+    for pattern, replacement in rules:
+        text = pattern.sub(replacement, text)
+    return text
 
 
 def _inward(match: re.Match[str]) -> str:
     """Return an interval with its open ends in round brackets instead of brackets that face outward."""
-    return f"{'(' if match[1] == ']' else '['}{match[2]}{')' if match[3] == '[' else ']'}"
+    opening, content, closing = match.groups()
+    opening = "(" if opening == "]" else "["
+    closing = ")" if closing == "[" else "]"
+    return f"{opening}{content}{closing}"
 
 
 def _ascii(text: str) -> str:
     """Return the text with its Unicode signs spelled out."""
     text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{{{run.group().translate(_SUPERSCRIPTS)}}}", text)
     text = _SUBSCRIPT_RUN.sub(lambda run: f"_{{{run.group().translate(_SUBSCRIPTS)}}}", text)
-    text = _CIRCLED.sub(
-        lambda run: ", ".join(str(ord(sign) - 0x245F) for sign in run.group()), text
-    )
+    text = _CIRCLED.sub(_circled_numbers, text)
     text = _VULGAR.sub(_vulgar_fraction, text)
-    text = _ROOT.sub(
-        lambda root: f"\\sqrt{{{root.group(1)}}}" if root.group(1) else "\\sqrt ", text
-    )
+    text = _ROOT.sub(_root, text)
     text = "".join(_SIGNS.get(sign, sign) for sign in text)
     text = "".join(f"\\{_GREEK[sign]} " if sign in _GREEK else sign for sign in text)
     return unicodedata.normalize("NFKC", text)
 
 
+def _circled_numbers(run: re.Match[str]) -> str:
+    """Return circled numbers as a list of plain ones."""
+    return ", ".join(str(ord(sign) - 0x245F) for sign in run.group())
+
+
+def _root(match: re.Match[str]) -> str:
+    """Return a root sign as a command, with the number or letter that follows as its argument."""
+    radicand = match.group(1)
+    if radicand:
+        return f"\\sqrt{{{radicand}}}"
+    return "\\sqrt "
+
+
 def _vulgar_fraction(match: re.Match[str]) -> str:
     """Return one character such as a half as a LaTeX fraction, after its whole part."""
-    top, _, bottom = unicodedata.normalize("NFKC", match.group(2)).partition("\u2044")
-    return f"{match.group(1)}\\frac{{{top}}}{{{bottom}}}"
+    whole, sign = match.groups()
+    top, _, bottom = unicodedata.normalize("NFKC", sign).partition("\u2044")
+    return f"{whole}\\frac{{{top}}}{{{bottom}}}"

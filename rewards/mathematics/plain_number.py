@@ -1,4 +1,4 @@
-"""Numbers as people write them, read without a parser: the fast path of comparing answers.
+r"""Numbers as people write them, read without a parser: the fast path of comparing answers.
 
 Covers integers, decimals, fractions ``a/b`` and ``\\frac{a}{b}``, thousands separators, percent signs and
 currency. Everything else is None here and goes to ``rewards.mathematics.latex``. Also holds the rules for comparing
@@ -13,7 +13,7 @@ from fractions import Fraction
 
 __all__ = ["PlainNumber", "rational_agrees", "read_plain_number", "rounds_to", "significant_digits"]
 
-MOST_DIGITS = 2000
+MAX_LENGTH = 2000
 ROUNDING_DIGITS = 8
 GOLD_DIGITS = 2
 MEASUREMENT_TOLERANCE = Fraction(2, 1000)
@@ -41,33 +41,40 @@ class PlainNumber:
 
 def read_plain_number(text: str) -> PlainNumber | None:
     """Return the number that `text` writes out, or None if it is anything else or too long."""
-    if len(text) > MOST_DIGITS or not (match := _PLAIN.fullmatch(text)):
+    match = _PLAIN.fullmatch(text) if len(text) <= MAX_LENGTH else None
+    if match is None:
         return None
     groups = match.groupdict()
     value = _magnitude(groups)
     if value is None:
         return None
-    negative = [
-        groups["sign"] in ("-", "\u2212", "\u2013"),
-        bool(groups["inner"]),
-        bool(groups["sign2"]),
-    ]
+    is_negative = groups["sign"] in ("-", "\u2212", "\u2013")
+    is_negative ^= bool(groups["inner"])
+    is_negative ^= bool(groups["sign2"])
     unit = groups["unit"] or ""
+    currency = groups["money"] or unit.rstrip("%")
     return PlainNumber(
-        -value if sum(negative) % 2 else value,
-        len(groups["decimals"]) if groups["decimals"] else None,
-        unit.endswith("%"),
-        (groups["money"] or unit.rstrip("%")).lstrip("\\"),
+        value=-value if is_negative else value,
+        places=len(groups["decimals"]) if groups["decimals"] else None,
+        percent=unit.endswith("%"),
+        money=currency.lstrip("\\"),
     )
 
 
 def _magnitude(groups: dict[str, str | None]) -> Fraction | None:
-    """Return the unsigned value of a match, or None where no digit stands or the denominator is 0."""
-    if top := groups["top"] or groups["top1"]:
+    """Return the unsigned value of a match, or None if it has no digit or a denominator of 0."""
+    top = groups["top"] or groups["top1"]
+    if top:
         bottom = int(groups["bottom"] or groups["bottom1"] or 0)
-        return Fraction(int(top), bottom) if bottom else None
-    whole, decimals = _SEPARATORS.sub("", groups["whole"] or ""), groups["decimals"] or ""
-    if not whole + decimals or (groups["over"] and groups["decimals"] is not None):
+        if bottom:
+            return Fraction(int(top), bottom)
+        return None
+    whole = _SEPARATORS.sub("", groups["whole"] or "")
+    decimals = groups["decimals"] or ""
+    has_point = groups["decimals"] is not None
+    if not whole + decimals:
+        return None
+    if groups["over"] and has_point:
         return None
     over = int(groups["over"] or 1)
     if over == 0:
@@ -87,50 +94,38 @@ def rounds_to(exact: Fraction, decimal: Fraction, places: int) -> bool:
 
 def rational_agrees(pred: PlainNumber, gold: PlainNumber, lenient: bool) -> bool:
     """Tell whether two numbers agree under the percent and rounding rules (see docs/math_equality.md)."""
+    is_money = bool(pred.money or gold.money)
     if pred.money and gold.money and pred.money != gold.money:
         return False
-    if _close(
-        pred.value, pred.places, gold.value, gold.places, lenient, bool(pred.money or gold.money)
-    ):
+    if _close(pred, gold, lenient, is_money):
         return True
     if pred.percent == gold.percent:
         return False
-    hundredth = Fraction(1, 100)
     if pred.percent:
-        return _close(
-            pred.value * hundredth, _shifted(pred.places), gold.value, gold.places, lenient, False
-        )
-    return _close(
-        pred.value, pred.places, gold.value * hundredth, _shifted(gold.places), lenient, False
-    )
+        return _close(_hundredths(pred), gold, lenient, is_money=False)
+    return _close(pred, _hundredths(gold), lenient, is_money=False)
 
 
-def _shifted(places: int | None) -> int | None:
-    """Return the decimals of a percentage once it is written as a fraction of one."""
-    return None if places is None else places + 2
+def _hundredths(percentage: PlainNumber) -> PlainNumber:
+    """Return a percentage as a fraction of one, with the decimals that it then shows."""
+    places = None if percentage.places is None else percentage.places + 2
+    return PlainNumber(percentage.value * Fraction(1, 100), places)
 
 
-def _close(
-    pred: Fraction,
-    pred_places: int | None,
-    gold: Fraction,
-    gold_places: int | None,
-    lenient: bool,
-    money: bool,
-) -> bool:
+def _close(pred: PlainNumber, gold: PlainNumber, lenient: bool, is_money: bool) -> bool:
     """Compare two values under the rounding rules alone."""
-    if pred == gold:
+    if pred.value == gold.value:
         return True
-    if pred_places is not None and gold_places is None and gold.denominator != 1:
-        return significant_digits(pred, pred_places) >= ROUNDING_DIGITS and rounds_to(
-            gold, pred, pred_places
-        )
-    if not lenient or gold_places is None:
+    gold_is_integer = gold.value.denominator == 1
+    if pred.places is not None and gold.places is None and not gold_is_integer:
+        num_digits = significant_digits(pred.value, pred.places)
+        return num_digits >= ROUNDING_DIGITS and rounds_to(gold.value, pred.value, pred.places)
+    if not lenient or gold.places is None:
         return False
-    rounded = significant_digits(gold, gold_places) >= GOLD_DIGITS and rounds_to(
-        pred, gold, gold_places
-    )
-    if rounded and (pred_places is None or pred_places > gold_places):
+    num_digits = significant_digits(gold.value, gold.places)
+    is_rounded = num_digits >= GOLD_DIGITS and rounds_to(pred.value, gold.value, gold.places)
+    if is_rounded and (pred.places is None or pred.places > gold.places):
         return True
-    measured = gold.denominator != 1 and not money
-    return measured and abs(pred - gold) <= MEASUREMENT_TOLERANCE * abs(gold)
+    if gold_is_integer or is_money:
+        return False
+    return abs(pred.value - gold.value) <= MEASUREMENT_TOLERANCE * abs(gold.value)

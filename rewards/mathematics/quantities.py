@@ -12,7 +12,14 @@ from rewards.mathematics.units import Unit
 
 __all__ = ["quantities_agree"]
 
-_ANGLE, _RADIAN = (("angle", 1),), (("radian", 1),)
+_ANGLE = (("angle", 1),)
+_RADIAN = (("radian", 1),)
+_MONEY = (("money", 1),)
+_TEN = Node("num", (), Fraction(10))
+_HALF_TURN_PER_DEGREE = Node("div", (Node("const", (), "pi"), Node("num", (), Fraction(180))))
+
+Compare = Callable[[Node, Node], bool]
+Evaluate = Callable[[Node], Any]
 
 
 class Quantity(NamedTuple):
@@ -23,65 +30,63 @@ class Quantity(NamedTuple):
     percent: bool = False
     places: int | None = None
 
+    @property
+    def dimensions(self) -> tuple[tuple[str, int], ...]:
+        if self.unit is None:
+            return ()
+        return self.unit.dimensions
 
-def quantities_agree(
-    pred: Node,
-    gold: Node,
-    lenient: bool,
-    same: Callable[[Node, Node], bool],
-    value: Callable[[Node], Any],
-) -> bool:
+
+def quantities_agree(pred: Node, gold: Node, lenient: bool, same: Compare, value: Evaluate) -> bool:
     """Tell whether two expressions agree under the rules on units, percent and rounding.
 
     `same` compares two folded expressions; `value` returns an expression's real value, or None.
     """
-    left, right = _quantity(pred), _quantity(gold)
-    return any(
-        _values_agree(a, b, lenient, same, value) for a, b in _in_one_unit(left, right, lenient)
-    )
+    pairs = _in_one_unit(_quantity(pred), _quantity(gold), lenient)
+    return any(_values_agree(*pair, lenient=lenient, same=same, value=value) for pair in pairs)
+
+
+# from trees to quantities
 
 
 def _quantity(node: Node) -> Quantity:
-    """Take the unit, sign and decimals off a value."""
-    if node.op == "neg":
+    """Separate a value from its unit, percent sign and decimals."""
+    if node.op in ("neg", "unit", "percent"):
         inner = _quantity(node.args[0])
-        return inner._replace(value=Node("neg", (inner.value,)))
-    if node.op == "unit":
-        inner = _quantity(node.args[0])
-        return inner._replace(unit=node.value)
-    if node.op == "percent":
-        inner = _quantity(node.args[0])
+        if node.op == "neg":
+            return inner._replace(value=Node("neg", (inner.value,)))
+        if node.op == "unit":
+            return inner._replace(unit=node.value)
         return inner._replace(percent=True)
-    if (
-        node.op == "mul"
-        and node.args[-1].op == "text"
-        and node.args[-1].value.lower() in ("percent", "pct", "percentage")
-    ):
-        rest = node.args[:-1]
-        return Quantity(
-            rest[0] if len(rest) == 1 else Node("mul", rest),
-            None,
-            True,
-            _places(rest[0]) if len(rest) == 1 else None,
-        )
-    if node.op == "mul" and node.args[-1].op == "unit":
-        *front, last = node.args
-        return Quantity(Node("mul", (*front, last.args[0])), last.value)
+    if node.op == "mul":
+        return _of_product(node)
     if node.op == "add" and all(arg.op == "unit" for arg in node.args):
         return _compound(node)
-    return Quantity(node, None, False, _places(node))
+    return Quantity(node, places=_places(node))
+
+
+def _of_product(node: Node) -> Quantity:
+    """Return a product whose last factor is a unit or the word "percent" as a quantity."""
+    *front, last = node.args
+    if last.op == "text" and last.value.lower() in ("percent", "pct", "percentage"):
+        if len(front) == 1:
+            return Quantity(front[0], percent=True, places=_places(front[0]))
+        return Quantity(Node("mul", tuple(front)), percent=True)
+    if last.op == "unit":
+        return Quantity(Node("mul", (*front, last.args[0])), last.value)
+    return Quantity(node, places=_places(node))
 
 
 def _compound(node: Node) -> Quantity:
     """Return a sum of units of one kind (60 degrees 42 minutes, 2 m 5 cm) in the first one's unit."""
     first: Unit = node.args[0].value
-    if any(arg.value.dimensions != first.dimensions for arg in node.args):
-        return Quantity(node)
-    terms = tuple(
-        Node("mul", (arg.args[0], Node("num", (), arg.value.factor / first.factor)))
-        for arg in node.args
-    )
-    return Quantity(Node("add", terms), first)
+    terms = []
+    for arg in node.args:
+        unit: Unit = arg.value
+        if unit.dimensions != first.dimensions:
+            return Quantity(node)
+        terms.append(Node("mul", (arg.args[0], Node("num", (), unit.factor / first.factor))))
+    return Quantity(Node("add", tuple(terms)), first)
 
 
 def _places(node: Node) -> int | None:
@@ -90,106 +95,121 @@ def _places(node: Node) -> int | None:
         return node.value[1]
     if node.op == "neg":
         return _places(node.args[0])
-    if node.op == "mul" and len(node.args) == 2 and node.args[0].op == "dec":
-        power = fold(node.args[1])
-        ten = node.args[1].op == "pow" and fold(node.args[1].args[0]) == Node(
-            "num", (), Fraction(10)
-        )
-        if ten and power.op == "num":
-            shift = len(str(power.value.numerator)) - len(str(power.value.denominator))
-            return node.args[0].value[1] - shift
-    return None
+    if node.op != "mul":
+        return None
+    if len(node.args) != 2:
+        return None
+    if node.args[0].op != "dec":
+        return None
+    decimal, factor = node.args
+    power = fold(factor)
+    if factor.op != "pow":
+        return None
+    if fold(factor.args[0]) != _TEN:
+        return None
+    if power.op != "num":
+        return None
+    shift = len(str(power.value.numerator)) - len(str(power.value.denominator))
+    return decimal.value[1] - shift
+
+
+# units
 
 
 def _in_one_unit(left: Quantity, right: Quantity, lenient: bool) -> list[tuple[Quantity, Quantity]]:
-    """Return the pairs of unitless values that would make the quantities agree; none where units clash."""
-    a, b = _measured(left.unit), _measured(right.unit)
-    if a is None and b is None:
-        return [(left, right)]
-    if a is not None and b is not None:
-        if a.dimensions == b.dimensions:
-            return (
-                [(left, right)]
-                if a.factor == b.factor
-                else [(_scaled(left, a.factor), _scaled(right, b.factor))]
-            )
-        if {a.dimensions, b.dimensions} == {_ANGLE, _RADIAN}:
-            return [(_radians(left), _radians(right))]
-        return [(left, right)] if lenient and a.is_noun and b.is_noun else []
+    """Return the pairs of unitless values that would make the quantities agree; none if the units clash."""
+    unit = _measured(left.unit)
+    other = _measured(right.unit)
+    if unit is not None and other is not None:
+        return _converted(left._replace(unit=unit), right._replace(unit=other), lenient)
     pairs = [(left, right)]
-    if _ANGLE in [unit.dimensions for unit in (a, b) if unit is not None]:
+    measured = unit or other
+    if measured is not None and measured.dimensions == _ANGLE:
         pairs.append((_radians(left), _radians(right)))
     return pairs
 
 
+def _converted(left: Quantity, right: Quantity, lenient: bool) -> list[tuple[Quantity, Quantity]]:
+    """Return two quantities with units in one unit; none if that is impossible."""
+    assert left.unit is not None and right.unit is not None
+    if left.dimensions == right.dimensions:
+        if left.unit.factor == right.unit.factor:
+            return [(left, right)]
+        return [(_scaled(left, left.unit.factor), _scaled(right, right.unit.factor))]
+    if {left.dimensions, right.dimensions} == {_ANGLE, _RADIAN}:
+        return [(_radians(left), _radians(right))]
+    both_count = left.unit.is_noun and right.unit.is_noun
+    if lenient and both_count:
+        return [(left, right)]
+    return []
+
+
 def _measured(unit: Unit | None) -> Unit | None:
-    """Return a unit that says something; "units" and "square units" say nothing."""
-    return None if unit is None or {name for name, _ in unit.dimensions} == {"unit"} else unit
+    """Return a unit that carries meaning; "units" and "square units" carry none."""
+    if unit is None:
+        return None
+    if {name for name, _ in unit.dimensions} == {"unit"}:
+        return None
+    return unit
 
 
 def _scaled(quantity: Quantity, factor: Fraction) -> Quantity:
     """Return a quantity in its base unit."""
-    return (
-        quantity
-        if factor == 1
-        else Quantity(Node("mul", (quantity.value, Node("num", (), factor))))
-    )
+    if factor == 1:
+        return quantity
+    return Quantity(Node("mul", (quantity.value, Node("num", (), factor))))
 
 
 def _radians(quantity: Quantity) -> Quantity:
     """Return an angle given in degrees as a number; others stay."""
-    if quantity.unit is None or quantity.unit.dimensions != _ANGLE:
+    if quantity.unit is None or quantity.dimensions != _ANGLE:
         return quantity
-    half_turn = Node("div", (Node("const", (), "pi"), Node("num", (), Fraction(180))))
-    return Quantity(Node("mul", (_scaled(quantity, quantity.unit.factor).value, half_turn)))
+    degrees = _scaled(quantity, quantity.unit.factor).value
+    return Quantity(Node("mul", (degrees, _HALF_TURN_PER_DEGREE)))
+
+
+# values
 
 
 def _values_agree(
-    left: Quantity,
-    right: Quantity,
-    lenient: bool,
-    same: Callable[[Node, Node], bool],
-    value: Callable[[Node], Any],
+    left: Quantity, right: Quantity, *, lenient: bool, same: Compare, value: Evaluate
 ) -> bool:
     """Compare two unitless values under the percent and rounding rules."""
-    pred, gold = fold(left.value), fold(right.value)
+    pred = fold(left.value)
+    gold = fold(right.value)
     if not (pred.op == gold.op == "num"):
-        if left.percent == right.percent and same(pred, gold):
+        pairs = _percent_pairs(pred, gold, left.percent, right.percent)
+        if any(same(*pair) for pair in pairs):
             return True
-        if left.percent != right.percent and any(
-            same(*pair) for pair in _percent_pairs(left, right, pred, gold)
-        ):
-            return True
-    claimed, true = _rational(pred, value), _rational(gold, value)
-    if claimed is None or true is None:
+    pred_value = _rational(pred, value)
+    gold_value = _rational(gold, value)
+    if pred_value is None or gold_value is None:
         return False
-    is_money = any(
-        side.unit is not None and side.unit.dimensions == (("money", 1),) for side in (left, right)
-    )
-    money = "$" if is_money else ""
-    return rational_agrees(
-        PlainNumber(claimed, left.places, left.percent, money),
-        PlainNumber(true, right.places, right.percent, money),
-        lenient,
-    )
+    money = "$" if _MONEY in (left.dimensions, right.dimensions) else ""
+    pred_number = PlainNumber(pred_value, left.places, left.percent, money)
+    gold_number = PlainNumber(gold_value, right.places, right.percent, money)
+    return rational_agrees(pred_number, gold_number, lenient)
 
 
 def _percent_pairs(
-    left: Quantity, right: Quantity, pred: Node, gold: Node
+    pred: Node, gold: Node, pred_percent: bool, gold_percent: bool
 ) -> list[tuple[Node, Node]]:
-    """Return the readings of two values of which one has a percent sign: as it stands, and as hundredths."""
-    if left.percent:
-        return [(pred, gold), (fold(Node("percent", (pred,))), gold)]
-    return [(pred, gold), (pred, fold(Node("percent", (gold,))))]
+    """Return the readings of two values; one percent sign may be dropped or mean hundredths."""
+    pairs = [(pred, gold)]
+    if pred_percent and not gold_percent:
+        pairs.append((fold(Node("percent", (pred,))), gold))
+    if gold_percent and not pred_percent:
+        pairs.append((pred, fold(Node("percent", (gold,)))))
+    return pairs
 
 
-def _rational(node: Node, value: Callable[[Node], Any]) -> Fraction | None:
-    """Return a value as a fraction: exact, or to the digits of the numeric evaluation; None where there is none."""
+def _rational(node: Node, value: Evaluate) -> Fraction | None:
+    """Return a value as a fraction: exact, or to the digits of the numeric evaluation; None if it has none."""
     if node.op == "num":
         return node.value
     number = value(node)
     if number is None:
         return None
     sign, mantissa, exponent, _ = number._mpf_
-    mantissa = -int(mantissa) if sign else int(mantissa)
-    return Fraction(mantissa) * Fraction(2) ** int(exponent)
+    magnitude = Fraction(int(mantissa)) * Fraction(2) ** int(exponent)
+    return -magnitude if sign else magnitude

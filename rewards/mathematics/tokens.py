@@ -1,4 +1,4 @@
-"""The words of LaTeX answers: which signs there are, and how a text is cut into them.
+"""The lexer: which signs LaTeX answers use, and how a text is split into tokens.
 
 `tokens` decides what a run of letters is: a function, a connector, a word of prose, a unit, or a product of
 symbols. What the tokens mean together is ``rewards.mathematics.latex``.
@@ -12,14 +12,35 @@ from typing import NamedTuple
 from rewards.mathematics.units import unit_of
 
 __all__ = [
-    "ACCENTS", "ALIASES", "APPLIED", "BIG", "BINOMIALS", "CLOSING", "CONNECTORS", "CONSTANTS", "DIVIDE", "END",
-    "FRACTIONS", "FUNCTIONS", "INVERSES", "MONEY", "MULTIPLIERS", "NUMBER_SETS", "OPENING", "QUALIFIERS", "RELATIONS",
-    "ROW_ENDS", "SET_OPERATIONS", "TIMES", "Token", "tokens",
-]  # fmt: skip
+    "ACCENTS",
+    "ALIASES",
+    "APPLIED",
+    "BIG",
+    "BINOMIALS",
+    "CLOSING",
+    "CONNECTORS",
+    "CONSTANTS",
+    "DIVIDE",
+    "END",
+    "FRACTIONS",
+    "FUNCTIONS",
+    "INVERSES",
+    "MONEY",
+    "MULTIPLIERS",
+    "NUMBER_SETS",
+    "OPENING",
+    "QUALIFIERS",
+    "RELATIONS",
+    "ROW_ENDS",
+    "SET_OPERATIONS",
+    "TIMES",
+    "Token",
+    "tokens",
+]
 
 
 class Token(NamedTuple):
-    """A piece of the text: its kind (num, cmd, name, text, mark), content, and whether space precedes it."""
+    """A piece of the text: its kind (num, cmd, name, text, mark), content, and whether a space precedes it."""
 
     kind: str
     value: str
@@ -28,7 +49,10 @@ class Token(NamedTuple):
 
 END = Token("end", "")
 
-_TEXT_COMMANDS = "text|mbox|hbox|textnormal|textrm|textbf|textit|emph|mathrm|mathbf|mathit|mathsf|boldsymbol|bm|operatorname"
+_TEXT_COMMANDS = (
+    "text|mbox|hbox|textnormal|textrm|textbf|textit|emph|mathrm|mathbf|mathit|mathsf|boldsymbol|bm"
+    "|operatorname"
+)
 _TOKEN = re.compile(
     r"(?P<skip>(?:\s|~|\\[,;:!> ]|\\(?:q?quad|displaystyle|textstyle|limits|nolimits|left|right|middle|[bB]igg?[lrm]?"
     r"|rm|bf|it)(?![A-Za-z]))+)"
@@ -42,57 +66,119 @@ _TOKEN = re.compile(
 _GROUPED = re.compile(
     r"[1-9]\d{0,2}(?:,\d{3})+(?![\d,]*\d)(?:\.\d+)?|\d{1,3}(?: \d{3})+(?!\s?\d)(?:\.\d+)?"
 )
-_WORD = re.compile(r"[A-Za-z]+")
+_LETTERS = re.compile(r"[A-Za-z]+")
+_ENDS_IN_CONNECTOR = re.compile(
+    r"(?:(?P<before>.*?)[\s,;]+)?(?P<connector>and|or)[\s,;]*", re.DOTALL | re.IGNORECASE
+)
+_OPENS_WITH_CONNECTOR = re.compile(
+    r"[\s,;]*(?P<connector>and|or)\s+(?P<after>.*)", re.DOTALL | re.IGNORECASE
+)
+_VOWELS = frozenset("aeiouy")
 
-FUNCTIONS = {
-    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "sinh", "cosh", "tanh",
-    "ln", "log", "lg", "exp", "max", "min", "gcd", "lcm", "det", "deg", "dim", "Re", "Im", "arg", "sgn", "sqrt",
-    "asin", "acos", "atan", "sign",
-}  # fmt: skip
+FUNCTIONS = frozenset(
+    "sin cos tan cot sec csc arcsin arccos arctan arccot asin acos atan sinh cosh tanh ln log lg exp max min"
+    " gcd lcm det deg dim Re Im arg sgn sign sqrt".split()
+)
 ALIASES = {
-    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot", "cosec": "csc",
-    "arctg": "arctan", "sign": "sgn", "arcctg": "arccot", "arsinh": "asinh", "sh": "sinh", "ch": "cosh",
-}  # fmt: skip
-INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sec": "arcsec", "csc": "arccsc",
-            "sinh": "asinh", "cosh": "acosh", "tanh": "atanh"}  # fmt: skip
+    "asin": "arcsin",
+    "acos": "arccos",
+    "atan": "arctan",
+    "tg": "tan",
+    "ctg": "cot",
+    "cosec": "csc",
+    "arctg": "arctan",
+    "sign": "sgn",
+    "arcctg": "arccot",
+    "arsinh": "asinh",
+    "sh": "sinh",
+    "ch": "cosh",
+}
+INVERSES = {
+    "sin": "arcsin",
+    "cos": "arccos",
+    "tan": "arctan",
+    "cot": "arccot",
+    "sec": "arcsec",
+    "csc": "arccsc",
+    "sinh": "asinh",
+    "cosh": "acosh",
+    "tanh": "atanh",
+}
 APPLIED = frozenset({"f", "g", "\\varphi", "\\phi", "\\psi"})
 RELATIONS = {
-    "=": "=", "<": "<", ">": ">", "\\lt": "<", "\\gt": ">", "\\le": "<=", "\\leq": "<=", "\\leqslant": "<=",
-    "\\leqq": "<=", "<=": "<=", "\\ge": ">=", "\\geq": ">=", "\\geqslant": ">=", "\\geqq": ">=", ">=": ">=",
-    "\\ne": "!=", "\\neq": "!=", "!=": "!=", "\\approx": "~", "\\simeq": "~", "\\in": "in", "\\equiv": "==",
-    "\\notin": "notin", "\\to": "->", "\\rightarrow": "->", "\\mapsto": "->", "\\cong": "cong", "\\sim": "sim",
-    "\\Leftrightarrow": "<->", "\\iff": "<->", "\\Rightarrow": "=>", "\\implies": "=>", "\\parallel": "par",
-    "\\perp": "perp", "\\subset": "sub", "\\subseteq": "sub", "\\mid": "mid", "\\doteq": "~", "\\coloneqq": "=",
-}  # fmt: skip
-TIMES = {"\\cdot", "\\times", "*", "\\ast", "\\bullet"}
-DIVIDE = {"/", "\\div"}
-SET_OPERATIONS = {"\\cup": "union", "\\bigcup": "union", "\\cap": "inter", "\\setminus": "minus",
-                   "\\backslash": "minus", "\\smallsetminus": "minus"}  # fmt: skip
-OPENING = {"(": ")", "[": "]", "\\{": "\\}", "\\lbrace": "\\}", "\\langle": "\\rangle", "\\lfloor": "\\rfloor",
-            "\\lceil": "\\rceil", "\\lvert": "\\rvert", "\\lVert": "\\rVert", "\\lbrack": "]"}  # fmt: skip
-CLOSING = frozenset(
-    {
-        ")",
-        "]",
-        "\\}",
-        "\\rbrace",
-        "\\rangle",
-        "\\rfloor",
-        "\\rceil",
-        "\\rvert",
-        "\\rVert",
-        "}",
-        "\\rbrack",
-    }
-)
+    "=": "=",
+    "<": "<",
+    ">": ">",
+    "\\lt": "<",
+    "\\gt": ">",
+    "\\le": "<=",
+    "\\leq": "<=",
+    "\\leqslant": "<=",
+    "\\leqq": "<=",
+    "<=": "<=",
+    "\\ge": ">=",
+    "\\geq": ">=",
+    "\\geqslant": ">=",
+    "\\geqq": ">=",
+    ">=": ">=",
+    "\\ne": "!=",
+    "\\neq": "!=",
+    "!=": "!=",
+    "\\approx": "~",
+    "\\simeq": "~",
+    "\\in": "in",
+    "\\equiv": "==",
+    "\\notin": "notin",
+    "\\to": "->",
+    "\\rightarrow": "->",
+    "\\mapsto": "->",
+    "\\cong": "cong",
+    "\\sim": "sim",
+    "\\Leftrightarrow": "<->",
+    "\\iff": "<->",
+    "\\Rightarrow": "=>",
+    "\\implies": "=>",
+    "\\parallel": "par",
+    "\\perp": "perp",
+    "\\subset": "sub",
+    "\\subseteq": "sub",
+    "\\mid": "mid",
+    "\\doteq": "~",
+    "\\coloneqq": "=",
+}
+TIMES = frozenset("\\cdot \\times * \\ast \\bullet".split())
+DIVIDE = frozenset("/ \\div".split())
+SET_OPERATIONS = {
+    "\\cup": "union",
+    "\\bigcup": "union",
+    "\\cap": "inter",
+    "\\setminus": "minus",
+    "\\backslash": "minus",
+    "\\smallsetminus": "minus",
+}
+OPENING = {
+    "(": ")",
+    "[": "]",
+    "\\{": "\\}",
+    "\\lbrace": "\\}",
+    "\\langle": "\\rangle",
+    "\\lfloor": "\\rfloor",
+    "\\lceil": "\\rceil",
+    "\\lvert": "\\rvert",
+    "\\lVert": "\\rVert",
+    "\\lbrack": "]",
+}
+CLOSING = frozenset(") ] } \\} \\rbrace \\rangle \\rfloor \\rceil \\rvert \\rVert \\rbrack".split())
 ROW_ENDS = frozenset({"&", "\\\\", "\\end", "."})
 CONSTANTS = {"\\infty": "inf", "\\pi": "pi", "\\infin": "inf"}
-NUMBER_SETS = {"R": "R", "Z": "Z", "N": "N", "Q": "Q", "C": "C"}
+NUMBER_SETS = frozenset("RZNQC")
 MONEY = {"\\$": "$", "$": "$", "\u20ac": "\u20ac", "\u00a3": "\u00a3", "\u00a2": "\u00a2"}
-FRACTIONS = {"\\frac", "\\dfrac", "\\tfrac", "\\cfrac", "\\sfrac", "\\nicefrac"}
-BINOMIALS = {"\\binom", "\\dbinom", "\\tbinom"}
-ACCENTS = {"\\vec", "\\hat", "\\bar", "\\tilde", "\\overrightarrow", "\\widehat", "\\overline", "\\underline",
-           "\\mathcal", "\\mathscr", "\\mathfrak", "\\dot", "\\wideparen", "\\overset"}  # fmt: skip
+FRACTIONS = frozenset("\\frac \\dfrac \\tfrac \\cfrac \\sfrac \\nicefrac".split())
+BINOMIALS = frozenset("\\binom \\dbinom \\tbinom".split())
+ACCENTS = frozenset(
+    "\\vec \\hat \\bar \\tilde \\overrightarrow \\widehat \\overline \\underline \\mathcal \\mathscr"
+    " \\mathfrak \\dot \\wideparen \\overset".split()
+)
 CONNECTORS = {
     "and": "and",
     "or": "or",
@@ -120,35 +206,48 @@ _SHORT_WORDS = frozenset(
 )
 
 
+_ORDINAL_ENDINGS = ("st", "nd", "rd", "th")
+_GLUED_FUNCTIONS = ("sin", "cos", "tan", "log", "ln")
+
+
 def tokens(text: str, grouped: bool) -> list[Token]:
     """Return the tokens of a cleaned text; `grouped` reads ``1,234`` outside brackets as one number."""
-    found: list[Token] = []
-    position, spaced, depth = 0, False, 0
+    result: list[Token] = []
+    position = 0
+    depth = 0
+    spaced = False
     while match := _TOKEN.match(text, position):
         kind = match.lastgroup
-        if kind == "mark" and (word := _WORD.match(text, position)):
-            found += _named(word.group(), spaced, found)
-            position, spaced = word.end(), False
+        letters = _LETTERS.match(text, position) if kind == "mark" else None
+        if letters is not None:
+            result += _named(letters.group(), spaced, result)
+            position = letters.end()
+            spaced = False
             continue
         if kind == "num" and grouped and depth == 0:
             match = _GROUPED.match(text, position) or match
         position = match.end()
         if kind == "text":
-            found += _styled(match.group("style"), match.group("text"), spaced, found)
+            result += _styled(match["style"], match["text"], spaced, result)
         elif kind != "skip":
-            found.append(_token(match, kind, spaced))
-            depth += (found[-1].value in OPENING) - (found[-1].value in CLOSING)
+            token = _token(match, kind, spaced)
+            result.append(token)
+            depth += token.value in OPENING
+            depth -= token.value in CLOSING
         spaced = kind == "skip"
-    return found
+    return result
 
 
 def _token(match: re.Match[str], kind: str | None, spaced: bool) -> Token:
     """Return the token of a match that is not a run of letters."""
-    if kind == "num" or match.re is not _TOKEN:
+    if kind == "num":
         return Token("num", re.sub(r"[^\d.eE+-]", "", match.group()), spaced)
     if kind == "mark" and match.group().isalpha():
         return Token("text", match.group(), spaced)
     return Token("cmd" if kind == "cmd" else "mark", match.group(), spaced)
+
+
+# letters with a style
 
 
 def _styled(style: str, content: str, spaced: bool, before: list[Token]) -> list[Token]:
@@ -156,80 +255,95 @@ def _styled(style: str, content: str, spaced: bool, before: list[Token]) -> list
     bare = content.strip()
     if style.startswith("text") and re.match(r"[-+]?\.?\d", bare):
         return tokens(content, grouped=True)
-    low = ALIASES.get(bare, bare)
-    if (low in FUNCTIONS or low in INVERSES) and not _is_unit(bare, before):
-        return [Token("cmd", "\\" + low, spaced)]
-    single = len(bare) == 1 and bare.isalpha() and style.startswith(("math", "bold", "bm", "oper"))
-    if single and (unit_of(bare) is None or style != "mathrm"):
-        return [Token("name", bare, spaced)]
-    front, connector, after = _linked(bare)
+    name = ALIASES.get(bare, bare)
+    if (name in FUNCTIONS or name in INVERSES) and not _is_unit(bare, before):
+        return [Token("cmd", "\\" + name, spaced)]
+    is_letter = len(bare) == 1 and bare.isalpha()
+    if is_letter and style.startswith(("math", "bold", "bm", "oper")):
+        if style != "mathrm" or unit_of(bare) is None:
+            return [Token("name", bare, spaced)]
+    front, connector, rest = _split_at_connector(bare)
     if connector is None:
-        return (
-            [Token("text", content, spaced)]
-            if bare.strip(" ,;.")
-            else [Token("mark", mark) for mark in bare if mark in ",;"]
-        )
-    outer = [Token("text", front, spaced)] if front else []
-    return [
-        *outer,
-        Token("cmd", "\\" + connector, spaced),
-        *([Token("text", after, True)] if after else []),
-    ]
+        return _plain_text(content, spaced)
+    result = [Token("text", front, spaced)] if front else []
+    result.append(Token("cmd", "\\" + connector, spaced))
+    if rest:
+        result.append(Token("text", rest, True))
+    return result
 
 
-def _is_unit(word: str, before: list[Token]) -> bool:
+def _plain_text(content: str, spaced: bool) -> list[Token]:
+    """Return a token of text; only the separators if there is nothing else."""
+    bare = content.strip()
+    if bare.strip(" ,;."):
+        return [Token("text", content, spaced)]
+    return [Token("mark", mark) for mark in bare if mark in ",;"]
+
+
+def _is_unit(name: str, before: list[Token]) -> bool:
     """Tell whether a word that is also a function's name (min, deg) is the unit of the number before it."""
-    return bool(before) and before[-1].kind == "num" and unit_of(word) is not None
+    return bool(before) and before[-1].kind == "num" and unit_of(name) is not None
 
 
-def _linked(text: str) -> tuple[str, str | None, str]:
-    """Split words at an "and" or "or" that opens or ends them; None where there is no such connector."""
-    match = re.fullmatch(
-        r"(?:(?P<before>.*?)[\s,;]+)?(?P<link>and|or)[\s,;]*", text, re.DOTALL | re.IGNORECASE
-    )
+def _split_at_connector(text: str) -> tuple[str, str | None, str]:
+    """Split words at an "and" or "or" that opens or ends them; None if there is no such connector."""
+    match = _ENDS_IN_CONNECTOR.fullmatch(text)
     if match:
-        return (match["before"] or "").strip(" ,;"), match["link"].lower(), ""
-    match = re.fullmatch(
-        r"[\s,;]*(?P<link>and|or)\s+(?P<after>.*)", text, re.DOTALL | re.IGNORECASE
-    )
-    return ("", match["link"].lower(), match["after"]) if match else (text, None, "")
+        return (match["before"] or "").strip(" ,;"), match["connector"].lower(), ""
+    match = _OPENS_WITH_CONNECTOR.fullmatch(text)
+    if match:
+        return "", match["connector"].lower(), match["after"]
+    return text, None, ""
+
+
+# letters without a style
 
 
 def _named(word: str, spaced: bool, before: list[Token]) -> list[Token]:
     """Return the tokens of a run of letters: a function, a connector, a word of prose, or single letters."""
-    low = ALIASES.get(word, word)
-    if low in FUNCTIONS and not _is_unit(word, before):
-        return [Token("cmd", "\\" + low, spaced)]
-    if word.lower() in ("and", "or"):
-        return [Token("cmd", "\\" + word.lower(), spaced)]
-    if word.lower() in ("percent", "pct", "percentage"):
+    name = ALIASES.get(word, word)
+    lower = word.lower()
+    if name in FUNCTIONS and not _is_unit(word, before):
+        return [Token("cmd", "\\" + name, spaced)]
+    if lower in ("and", "or"):
+        return [Token("cmd", "\\" + lower, spaced)]
+    if lower in ("percent", "pct", "percentage"):
         return [Token("mark", "%", spaced)]
-    after_number = bool(before) and before[-1].kind == "num"
-    unit = (
-        unit_of(word)
-        if len(word) > 1 and (after_number or (spaced and before and _may_carry_unit(before[-1])))
-        else None
-    )
-    if (
-        (unit is not None and (after_number or not unit.is_noun))
-        or _is_word(word)
-        or (after_number and word in ("st", "nd", "rd", "th"))
-    ):
+    follows_number = bool(before) and before[-1].kind == "num"
+    if follows_number and word in _ORDINAL_ENDINGS:
         return [Token("text", word, True)]
-    for name in ("sin", "cos", "tan", "log", "ln"):
-        if name in word and len(word) <= len(name) + 2:
-            at = word.index(name)
-            return (
-                _letters(word[:at], spaced)
-                + [Token("cmd", "\\" + name, False)]
-                + _letters(word[at + len(name) :], False)
-            )
-    return _letters(word, spaced)
+    if _is_word(word) or _is_plain_unit(word, spaced, before):
+        return [Token("text", word, True)]
+    return _with_function(word, spaced)
+
+
+def _is_plain_unit(word: str, spaced: bool, before: list[Token]) -> bool:
+    """Tell whether letters are a unit: after a number also a counted thing, after words or brackets only a unit."""
+    if len(word) == 1 or not before:
+        return False
+    if before[-1].kind == "num":
+        return unit_of(word) is not None
+    if not spaced:
+        return False
+    if not _may_carry_unit(before[-1]):
+        return False
+    unit = unit_of(word)
+    return unit is not None and not unit.is_noun
 
 
 def _may_carry_unit(token: Token) -> bool:
-    """Tell whether a unit in plain letters may follow: behind brackets, or behind words such as "square"."""
+    """Tell whether a unit in plain letters may follow: after brackets, or after words such as "square"."""
     return token.kind == "text" or token.value in ("}", ")", "]")
+
+
+def _with_function(word: str, spaced: bool) -> list[Token]:
+    """Return single letters, except for a function's name that is glued to one or two of them."""
+    for name in _GLUED_FUNCTIONS:
+        if name in word and len(word) <= len(name) + 2:
+            before, _, after = word.partition(name)
+            function = Token("cmd", "\\" + name, False)
+            return [*_letters(before, spaced), function, *_letters(after, False)]
+    return _letters(word, spaced)
 
 
 def _letters(word: str, spaced: bool) -> list[Token]:
@@ -239,8 +353,10 @@ def _letters(word: str, spaced: bool) -> list[Token]:
 
 def _is_word(word: str) -> bool:
     """Tell whether a run of letters is a word of a language rather than a product of symbols."""
-    if word.lower() in _SHORT_WORDS and len(word) > 1 and not word.isupper():
+    lower = word.lower()
+    if lower in _SHORT_WORDS and len(word) > 1 and not word.isupper():
         return True
     if len(word) >= 3 and word.isupper():
         return True
-    return len(word) >= 4 and word[1:].islower() and bool(set(word.lower()) & set("aeiouy"))
+    has_vowel = not _VOWELS.isdisjoint(lower)
+    return len(word) >= 4 and word[1:].islower() and has_vowel

@@ -1,6 +1,6 @@
 """The tree of an answer: what `rewards.mathematics.latex` makes of a text, and its bounds.
 
-Only the nodes and what can be said of one by looking at it. What a tree means is ``rewards.mathematics.expressions``.
+Only the nodes and what can be read off one. What a tree means is ``rewards.mathematics.expressions``.
 """
 
 from __future__ import annotations
@@ -8,14 +8,25 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 __all__ = [
-    "DEEPEST", "LONGEST", "MOST_DIGITS", "MOST_NODES", "Node", "ParseError",
-    "has_text", "is_domain", "is_proper", "mentions", "name_of", "plain_name", "without_domains",
-]  # fmt: skip
+    "MAX_DEPTH",
+    "MAX_DIGITS",
+    "MAX_LENGTH",
+    "MAX_NODES",
+    "Node",
+    "ParseError",
+    "has_text",
+    "is_domain",
+    "is_proper",
+    "mentions",
+    "name_of",
+    "plain_name",
+    "without_domains",
+]
 
-LONGEST = 2000
-MOST_NODES = 600
-DEEPEST = 60
-MOST_DIGITS = 2000
+MAX_LENGTH = 2000
+MAX_NODES = 600
+MAX_DEPTH = 60
+MAX_DIGITS = 2000
 
 
 class ParseError(ValueError):
@@ -31,40 +42,51 @@ class Node(NamedTuple):
 
 
 def is_domain(node: Node) -> bool:
-    """Tell whether a node only says which numbers a symbol may be: ``k \\in \\mathbb{Z}``."""
-    return (
-        node.op == "rel"
-        and node.value == ("in",)
-        and node.args[0].op == "sym"
-        and node.args[1].op == "numset"
-    )
+    r"""Tell whether a node only says which numbers a symbol may be: ``k \in \mathbb{Z}``."""
+    if node.op != "rel":
+        return False
+    if node.value != ("in",):
+        return False
+    symbol, domain = node.args
+    return symbol.op == "sym" and domain.op == "numset"
 
 
 def without_domains(items: list[Node]) -> list[Node]:
     """Return items without the domain of a parameter that an earlier item uses and does not define."""
-    kept = items[:1]
+    remaining = items[:1]
     for item in items[1:]:
-        values = [
-            arg for other in kept for arg in (other.args[1:] if other.op == "rel" else (other,))
-        ]
-        defined = any(
-            other.op == "rel" and (other.value != ("=",) or item.args[:1] == other.args[:1])
-            for other in kept
-        )
-        if (
-            not is_domain(item)
-            or defined
-            or not any(mentions(value, item.args[0].value) for value in values)
-        ):
-            kept.append(item)
-    return kept
+        if not _is_parameter_domain(item, remaining):
+            remaining.append(item)
+    return remaining
+
+
+def _is_parameter_domain(item: Node, earlier: list[Node]) -> bool:
+    """Tell whether an item is the domain of a symbol that the items before it use and do not define."""
+    if not is_domain(item):
+        return False
+    if any(_defines(other, item) for other in earlier):
+        return False
+    name = item.args[0].value
+    return any(_value_mentions(other, name) for other in earlier)
+
+
+def _defines(relation: Node, domain: Node) -> bool:
+    """Tell whether a relation says anything about the symbol of a domain but what depends on it."""
+    if relation.op != "rel":
+        return False
+    return relation.value != ("=",) or domain.args[:1] == relation.args[:1]
+
+
+def _value_mentions(node: Node, name: str) -> bool:
+    values = node.args[1:] if node.op == "rel" else (node,)
+    return any(mentions(value, name) for value in values)
 
 
 def mentions(node: Node, name: str) -> bool:
-    """Tell whether a symbol stands in a tree."""
-    return (node.op == "sym" and node.value == name) or any(
-        mentions(arg, name) for arg in node.args
-    )
+    """Tell whether a tree contains a symbol."""
+    if node.op == "sym" and node.value == name:
+        return True
+    return any(mentions(arg, name) for arg in node.args)
 
 
 def is_proper(fraction: Node) -> bool:
@@ -92,9 +114,9 @@ def plain_name(node: Node) -> str | None:
 
 
 def name_of(node: Node) -> str:
-    """Return the letters that a node writes, as a name."""
+    """Return the letters that a node writes, as a name; raises `ParseError` for an expression."""
     if node.op in ("sym", "const", "text", "num"):
         return str(node.value)
     if node.op in ("mul", "apply"):
-        return str(node.value or "") + "".join(name_of(arg) for arg in node.args)
-    raise ParseError("an expression where a name should stand")
+        return str(node.value or "") + "".join(map(name_of, node.args))
+    raise ParseError("an expression where a name is expected")

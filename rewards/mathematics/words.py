@@ -6,12 +6,13 @@ Everything here compares text; mathematics is left to ``rewards.mathematics.equa
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 __all__ = [
     "choice_of",
     "is_sentence",
     "is_wording",
-    "moment_of",
+    "moments_agree",
     "plain_words",
     "same_words",
     "says_more",
@@ -28,32 +29,53 @@ _REVERSING = frozenset(
     "not than no never neither nor or versus unlike except without instead but cannot and both".split()
 )
 _SYNONYMS = (
-    ("infinity", {"infinitely many", "infinite", "infinity", "infty", "infinitely many solutions",
-                  "infinite solutions", "unbounded"}),
-    ("none", {"none", "no solution", "no solutions", "no real solution", "no real solutions", "empty set", "emptyset",
-              "varnothing", "no such", "does not exist", "dne", "no real roots"}),
+    (
+        "infinity",
+        {
+            "infinitely many",
+            "infinite",
+            "infinity",
+            "infty",
+            "infinitely many solutions",
+            "infinite solutions",
+            "unbounded",
+        },
+    ),
+    (
+        "none",
+        {
+            "none",
+            "no solution",
+            "no solutions",
+            "no real solution",
+            "no real solutions",
+            "empty set",
+            "emptyset",
+            "varnothing",
+            "no such",
+            "does not exist",
+            "dne",
+            "no real roots",
+        },
+    ),
     ("yes", {"yes", "true"}),
     ("no", {"no", "false"}),
-)  # fmt: skip
-_PHRASES = {
-    phrase: latex
-    for latex, phrases in (
-        (
-            "\\mathbb{R}",
-            "all real numbers; all reals; any real number; all real; all real x; all real values; real numbers;"
-            " the set of all real numbers; the set of real numbers; set of real numbers",
-        ),
-        (
-            "\\mathbb{Z}",
-            "all integers; any integer; the integers; all integer values; the set of integers",
-        ),
-        (
-            "\\emptyset",
-            "no solution; no solutions; no real solution; no real solutions; the empty set; empty set; empty;"
-            " there is no solution; there are no solutions; no such numbers",
-        ),
-    )
-    for phrase in phrases.split("; ")
+)
+_PHRASES_OF = {
+    "\\mathbb{R}": (
+        "all real numbers; all reals; any real number; all real; all real x; all real values; real numbers;"
+        " the set of all real numbers; the set of real numbers; set of real numbers"
+    ),
+    "\\mathbb{Z}": (
+        "all integers; any integer; the integers; all integer values; the set of integers"
+    ),
+    "\\emptyset": (
+        "no solution; no solutions; no real solution; no real solutions; the empty set; empty set; empty;"
+        " there is no solution; there are no solutions; no such numbers"
+    ),
+}
+_LATEX_OF = {
+    phrase: latex for latex, phrases in _PHRASES_OF.items() for phrase in phrases.split("; ")
 }
 _CHANGING = _REVERSING | frozenset(
     "less more fewer greater least most half twice double triple third quarter times squared cubed minus negative"
@@ -79,6 +101,23 @@ _DATES = (
 )
 
 
+class Time(NamedTuple):
+    """A time of day; ``is_half_known`` if it says am or pm."""
+
+    hour: int
+    minute: int
+    second: int
+    is_half_known: bool
+
+
+class Date(NamedTuple):
+    """A date; None if it has no year."""
+
+    year: str | None
+    month: int
+    day: int
+
+
 def plain_words(text: str) -> str:
     """Return the text without LaTeX's styling, braces and dollar signs."""
     bare = _STYLE.sub("", text)
@@ -88,52 +127,91 @@ def plain_words(text: str) -> str:
 
 def spelled_out(text: str) -> str:
     """Return LaTeX for the phrases that name a set ("all real numbers", "no solution"); other text unchanged."""
-    return _PHRASES.get(plain_words(text).lower(), text) if 4 < len(text) < 60 else text
+    if not 4 < len(text) < 60:
+        return text
+    return _LATEX_OF.get(plain_words(text).lower(), text)
 
 
 def says_more(text: str) -> bool:
-    """Tell whether words around a value change it: "less than", "half of", "not"."""
-    return bool(_CHANGING & set(_WORD.findall(text.lower())))
+    """Tell whether text around a value changes it: "less than", "half of", "not"."""
+    return not _CHANGING.isdisjoint(_WORD.findall(text.lower()))
+
+
+# multiple choice, times and dates
 
 
 def choice_of(text: str) -> tuple[str, str] | None:
-    """Return the letter of a multiple-choice answer and what follows it; None where there is no such letter."""
+    """Return the letter of a multiple-choice answer and what follows it; None if there is no such letter."""
     bare = plain_words(text)
     if len(bare) == 1 and bare.isalpha():
         return bare.upper(), ""
     match = _CHOICE.fullmatch(bare) if len(bare) <= 200 else None
     if match is None:
         return None
-    return (match[1] or match[2] or match[3]).upper(), match[4].strip()
+    letter = match[1] or match[2] or match[3]
+    return letter.upper(), match[4].strip()
 
 
-def moment_of(text: str) -> tuple | None:
-    """Return a time of day or a date in a comparable form; None for anything else."""
-    bare = plain_words(text)
-    if len(bare) > 40:
-        return None
-    if match := _TIME.fullmatch(bare):
-        hour, minute, second = int(match[1]), int(match[2]), int(match[3] or 0)
-        if hour > 24 or minute > 59 or second > 59:
-            return None
-        half = (match[4] or "").lower()
-        return (
-            "time",
-            hour % 12 + (12 if half == "p" else 0) if half else hour,
-            minute,
-            second,
-            bool(half),
-        )
-    for pattern in _DATES:
-        if match := pattern.fullmatch(bare):
-            month = match["month"]
-            number = int(month) if month.isdigit() else _MONTHS[month[:3].lower()]
-            return "date", match["year"], number, int(match["day"])
+def moments_agree(pred: str, gold: str) -> bool | None:
+    """Tell whether two times or two dates agree; None for anything else.
+
+    A year or an "am" that one side leaves out is no difference.
+    """
+    claimed = _moment_of(pred)
+    true = _moment_of(gold)
+    if isinstance(claimed, Date) and isinstance(true, Date):
+        years_agree = None in (claimed.year, true.year) or claimed.year == true.year
+        return years_agree and claimed[1:] == true[1:]
+    if isinstance(claimed, Time) and isinstance(true, Time):
+        return _times_agree(claimed, true)
     return None
 
 
+def _times_agree(claimed: Time, true: Time) -> bool:
+    if claimed[1:3] != true[1:3]:
+        return False
+    is_half_unclear = claimed.is_half_known != true.is_half_known
+    if is_half_unclear and max(claimed.hour, true.hour) <= 12:
+        return claimed.hour % 12 == true.hour % 12
+    return claimed.hour == true.hour
+
+
+def _moment_of(text: str) -> Time | Date | None:
+    """Return a time of day or a date; None for anything else."""
+    bare = plain_words(text)
+    if len(bare) > 40:
+        return None
+    match = _TIME.fullmatch(bare)
+    if match:
+        return _time_of(match)
+    for pattern in _DATES:
+        match = pattern.fullmatch(bare)
+        if match:
+            month = match["month"]
+            number = int(month) if month.isdigit() else _MONTHS[month[:3].lower()]
+            return Date(match["year"], number, int(match["day"]))
+    return None
+
+
+def _time_of(match: re.Match[str]) -> Time | None:
+    hour = int(match[1])
+    minute = int(match[2])
+    second = int(match[3] or 0)
+    if hour > 24 or minute > 59:
+        return None
+    if second > 59:
+        return None
+    half = (match[4] or "").lower()
+    if half:
+        hour = hour % 12 + (12 if half == "p" else 0)
+    return Time(hour, minute, second, is_half_known=bool(half))
+
+
+# sentences
+
+
 def is_sentence(text: str) -> bool:
-    """Tell whether a text is words and no formula: three words or more, no relation, power or command."""
+    """Tell whether a text is prose and no formula: three words or more, no relation, power or command."""
     bare = plain_words(text)
     return not re.search(r"[=<>^_\\]", bare) and len(re.findall(r"[A-Za-z]{2,}", bare)) >= 3
 
@@ -141,9 +219,9 @@ def is_sentence(text: str) -> bool:
 def is_wording(text: str) -> bool:
     """Tell whether a text is nothing but words: a name, a phrase, a list of them."""
     bare = plain_words(text)
-    return bool(re.fullmatch(r"[A-Za-z][A-Za-z ,;.'!?-]*", bare)) and bool(
-        re.search(r"[A-Za-z]{3}", bare)
-    )
+    if not re.fullmatch(r"[A-Za-z][A-Za-z ,;.'!?-]*", bare):
+        return False
+    return re.search(r"[A-Za-z]{3}", bare) is not None
 
 
 def same_words(pred: str, gold: str, lenient: bool) -> bool:
@@ -152,12 +230,17 @@ def same_words(pred: str, gold: str, lenient: bool) -> bool:
     Case, punctuation, order around "and" and commas, and articles do not count. Lenient also accepts a phrase
     that a gold sentence contains, unless that sentence negates or compares, and synonyms of "none" or "infinite".
     """
-    left, right = _words(pred), _words(gold)
-    if not left or not right:
+    pred_words = _words(pred)
+    gold_words = _words(gold)
+    if not pred_words or not gold_words:
         return False
-    if left == right or _parts(pred) == _parts(gold):
+    if pred_words == gold_words:
         return True
-    return lenient and (_synonym(pred) == _synonym(gold) != "" or _phrase_of(left, right))
+    if _list_items(pred) == _list_items(gold):
+        return True
+    if not lenient:
+        return False
+    return _synonym(pred) == _synonym(gold) != "" or _is_phrase_of(pred_words, gold_words)
 
 
 def _words(text: str) -> list[str]:
@@ -166,25 +249,28 @@ def _words(text: str) -> list[str]:
     return [word for word in words if word not in _ARTICLES] or words
 
 
-def _parts(text: str) -> list[str]:
+def _list_items(text: str) -> list[str]:
     """Return the sorted items of a list in words."""
     pieces = re.split(r",|;|\band\b", plain_words(text).lower())
     return sorted(" ".join(_words(piece)) for piece in pieces if piece.strip())
 
 
 def _synonym(text: str) -> str:
-    """Return the common name of phrases that mean the same."""
+    """Return the common name of phrases that mean the same, or an empty string."""
     bare = plain_words(text).lower().lstrip("\\")
     return next((name for name, phrases in _SYNONYMS if bare in phrases), "")
 
 
-def _phrase_of(phrase: list[str], sentence: list[str]) -> bool:
-    """Tell whether a sentence contains the phrase, word by word, and says nothing against or beside it."""
-    if len(sentence) < 3 or len(phrase) > len(sentence) or _REVERSING & set(sentence) - set(phrase):
+def _is_phrase_of(phrase: list[str], sentence: list[str]) -> bool:
+    """Tell whether a sentence contains the phrase, word by word, and neither negates nor compares it."""
+    length = len(phrase)
+    if len(sentence) < 3:
+        return False
+    if length > len(sentence):
+        return False
+    if _REVERSING & set(sentence) - set(phrase):
         return False
     if all(word.isdigit() or len(word) < 3 for word in phrase):
         return False
-    return any(
-        sentence[start : start + len(phrase)] == phrase
-        for start in range(len(sentence) - len(phrase) + 1)
-    )
+    starts = range(len(sentence) - length + 1)
+    return any(sentence[start : start + length] == phrase for start in starts)

@@ -250,6 +250,9 @@ class Pool:
             if "metric" in message:
                 self.metrics.setdefault(message["metric"], []).append(message["value"])
                 continue
+            if "loading" in message:  # the deadline counts only judging
+                process.clock.restart(LOAD_SECONDS if message["loading"] else limit_seconds)
+                continue
             if "row" in message:
                 self._settle(running, message)
             elif "failed" in message:
@@ -266,11 +269,11 @@ class Pool:
         seconds = message["seconds"]
         average = self._seconds_per_request.get(request.function, seconds)
         self._seconds_per_request[request.function] = 0.8 * average + 0.2 * seconds
-        is_concurrent = self._functions[request.function].is_concurrent
+        may_retry = not self._functions[request.function].convention.whole_list
         if score.status == "fault" and not request.is_retry:
             running.faulted.append((request, score, seconds))
-        elif score.status == "timeout" and is_concurrent and not running.call.alone:
-            self._try_alone([request])  # the worker's own deadline for an async reward
+        elif score.status == "timeout" and may_retry and not running.call.alone:
+            self._try_alone([request])  # a deadline inside the worker, or of the reward itself
         else:
             request.deliver(score, seconds)
 

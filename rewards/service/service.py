@@ -297,7 +297,7 @@ class VerdictCache:
         return False
 
     def _deliver_and_keep(self, key: bytes, deliver: Deliver, score: Score, seconds: float) -> None:
-        if score.status != "fault":
+        if score.status not in ("fault", "timeout"):
             self._verdicts[key] = score
             if len(self._verdicts) > CACHE_ENTRIES:
                 self._verdicts.popitem(last=False)

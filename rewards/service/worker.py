@@ -89,6 +89,7 @@ def main(descriptor: int, parent: int) -> None:
     connection.set_inheritable(False)
     inbox = connection.makefile("rb")
     outbox = Outbox(connection)
+    announce_to(lambda is_loading: outbox.send(loading=is_loading))
     assignments, path, folder = pickle.load(inbox)
     sys.path[:] = path
     os.chdir(folder)

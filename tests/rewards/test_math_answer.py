@@ -7,8 +7,8 @@ import pytest
 from rewards.math_answer import extracted_answer, math_answer, pairs
 
 
-def test_an_ordinary_solution_scores_one_against_a_worked_gold():
-    rng = random.Random()
+def test_an_ordinary_solution_scores_one_against_a_worked_gold(seed):
+    rng = random.Random(seed)
     for _ in range(200):
         number = rng.randint(-50_000, 50_000)
         gold = f"First 2+2=<<2+2=4>>4.\nThen {number}.\n#### {number:,}"

@@ -1,4 +1,4 @@
-"""Where the final answer stands in a completion."""
+"""Where a completion states its final answer."""
 
 import random
 import time
@@ -36,9 +36,9 @@ from rewards.mathematics.extraction import bare_answer, extract
         ("<think>\\boxed{1}</think>\\boxed{2}", "2", "boxed"),
     ],
 )
-def test_the_answer_and_the_rule_that_found_it(text, answer, how):
-    found = extract(text)
-    assert (found.text, found.how) == (answer, how)
+def test_the_answer_and_the_rule_that_located_it(text, answer, how):
+    extracted = extract(text)
+    assert (extracted.text, extracted.how) == (answer, how)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_the_answer_and_the_rule_that_found_it(text, answer, how):
         "\\boxed{7}</think>",
     ],
 )
-def test_nothing_is_found_where_reasoning_is_open_or_the_marker_is_empty(text):
+def test_there_is_no_answer_if_reasoning_is_open_or_the_marker_is_empty(text):
     assert extract(text).text is None
 
 
@@ -74,8 +74,8 @@ def test_lenient_joins_boxes_across_a_few_words_and_strict_does_not():
     assert extract("\\boxed{1} no no no no no \\boxed{2}", lenient=True).text == "2"
 
 
-def test_random_nested_boxes_come_back_unchanged():
-    rng = random.Random()
+def test_random_nested_boxes_come_back_unchanged(seed):
+    rng = random.Random(seed)
     for _ in range(200):
         content = "x"
         for _ in range(rng.randint(0, 20)):

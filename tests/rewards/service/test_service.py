@@ -738,18 +738,22 @@ def test_a_reward_that_only_this_process_has_may_not_ask_for_sympy():
         RewardService([RewardSpec("mine", local, args={"allow_sympy": True})])
 
 
-def test_sympy_stuck_in_the_interpreter_gives_up_and_the_answer_is_simply_not_shown_equal(tmp_path):
+def test_sympy_stuck_in_the_interpreter_gives_up_and_the_answer_is_a_timeout(tmp_path):
     (tmp_path / "mine.py").write_text(
-        "import sympy\nfrom rewards.math_answer import math_answer\n"
+        "import functools, sympy\nfrom rewards.math_answer import math_answer\n"
+        "from rewards.mathematics import symbolic\n"
         "def forever(expression):\n    while True: pass\n"
+        "Work = functools.partial(symbolic.Work, seconds_left=0.5)\n"
         "def judged(text, answer, allow_sympy=False):\n"
+        "    symbolic.warm_up()\n"
+        "    symbolic.Work = Work\n"
         "    sympy.simplify = forever  # in the worker alone: this module is imported here too\n"
         "    return math_answer(text, answer, allow_sympy=allow_sympy)\n"
     )
     spec = RewardSpec("mine", f"{tmp_path}/mine.py:judged", timeout_seconds=5)
     with RewardService([spec], workers=1) as service:
         judged = service.judge([Sample(BASEL["text"] + " ", {"answer": BASEL["answer"]})])[0]
-        assert (judged.score.value, judged.score.status) == (0.0, "scored")
+        assert (judged.score.value, judged.score.status) == (0.0, "timeout")
         assert service.num_killed == 0
 
 
@@ -769,8 +773,10 @@ def test_what_sympy_cannot_settle_is_scored_0_without_losing_the_worker():
 def test_sympy_stuck_in_c_is_killed_at_the_deadline_and_scores_0_and_the_next_are_judged(tmp_path):
     (tmp_path / "mine.py").write_text(
         "import collections, itertools, sympy\nfrom rewards.math_answer import math_answer\n"
+        "from rewards.mathematics.symbolic import warm_up\n"
         "def stuck(expression): collections.deque(itertools.repeat(0), maxlen=0)\n"
         "def judged(text, answer, allow_sympy=False):\n"
+        "    warm_up()\n"
         "    sympy.simplify = stuck  # in the worker alone: this module is imported here too\n"
         "    return math_answer(text, answer, allow_sympy=allow_sympy)\n"
     )
