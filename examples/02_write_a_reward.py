@@ -24,7 +24,9 @@ def few_tries(text: str, numbers: list[int], num_tokens: int) -> float | None:
 def main(*overrides: str) -> None:
     run_dir = time.strftime("runs/reward-%Y%m%d-%H%M%S")
     recipe = Recipe.load("quickstart", f"run_dir={run_dir}", "steps=20", *overrides)
-    trainer = Trainer(recipe, rewards={"few_tries": few_tries})  # in addition to the recipe's `correct`
+    trainer = Trainer(
+        recipe, rewards={"few_tries": few_tries}
+    )  # in addition to the recipe's `correct`
     for record in trainer:
         print(
             f"   correct {record['rewards/correct']:.3f}   few_tries {record['rewards/few_tries']:.3f}"

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Sequence
 
-from grpo.data.prompts import load_rows, split_rows
+from grpo.data.rows import load_rows, split_rows
 from grpo.model.loading import load_config, load_tokenizer
 from grpo.recipe import Recipe, RecipeError, read_yaml
 from grpo.rollout.compiled import check_compiler

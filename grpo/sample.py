@@ -13,7 +13,7 @@ from typing import Any, Sequence, TextIO
 
 from tqdm import tqdm
 
-from grpo.data.prompts import load_rows
+from grpo.data.rows import load_rows
 from grpo.model.loading import load_config, load_tokenizer
 from grpo.recipe import Recipe
 from grpo.rollout.compiled import check_compiler

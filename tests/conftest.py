@@ -8,8 +8,6 @@ import random
 import pytest
 import torch
 
-from grpo.kernels.cpu import ops as native
-
 FIXED_SEED = 20261127
 
 torch.set_num_threads(1)  # models of the tests are small: a second thread costs more than it gives
@@ -49,9 +47,9 @@ def seed(request: pytest.FixtureRequest) -> int:
 def kernels(request, monkeypatch) -> str:
     """A test runs both ways: decoding by the native kernels, where they can be built, and by torch's operations."""
     if request.param == "torch":
-        monkeypatch.setattr(native, "_library", lambda: "a test runs torch's operations")
-    elif not native.available():
-        pytest.skip(native.reason())
+        monkeypatch.setattr(ops, "_library", lambda: "a test runs torch's operations")
+    elif not ops.available():
+        pytest.skip(ops.reason())
     return request.param
 
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache
 
-from grpo.kernels.cpu import ops as native
 from grpo.model.packing import MIN_ROWS
 from grpo.rollout.bucket_attention import (
     AttentionCall,
@@ -81,7 +80,7 @@ class ContiguousCache(Cache):
         super().__init__(layers=[])
         self.device = torch.device(device)
         if shared_from is None:
-            natively = self.device.type == "cpu" and native.reads_fast()
+            natively = self.device.type == "cpu" and ops.reads_fast()
             shared_from = NATIVE_SHARED_FROM if natively else SHARED_FROM
         self.shared_from = shared_from
         self.token_bytes = token_bytes  # of the keys and values of one token in all layers
@@ -96,7 +95,7 @@ class ContiguousCache(Cache):
         self._prompt_parts: list[_PromptPart] | None = (
             None  # made by the first layer that needs them
         )
-        self._layouts: dict[int | None, tuple[list[int], native.DecodeLayout]] = {}
+        self._layouts: dict[int | None, tuple[list[int], ops.DecodeLayout]] = {}
         self._unwritten: int | None = None  # the layer whose new keys `attend` is to store
         self._dtype = torch.float32
 
@@ -307,7 +306,7 @@ class ContiguousCache(Cache):
         call = AttentionCall(layer=layer, scaling=scaling, window=window, softcap=softcap)
         is_new = self._unwritten == layer
         self._unwritten = None
-        natively = is_new and softcap is None and native.attends(query, key, value)
+        natively = is_new and softcap is None and ops.attends(query, key, value)
         if is_new:
             self._make_room(key, value, layer)
             if natively and self._sees_all(window):
@@ -347,7 +346,7 @@ class ContiguousCache(Cache):
         tensors = [
             (bucket.keys[call.layer], bucket.values[call.layer]) for bucket in self._all_buckets()
         ]
-        out = native.decode_attention(
+        out = ops.decode_attention(
             query[:, :, 0],
             key[:, :, 0],
             value[:, :, 0],
@@ -362,7 +361,7 @@ class ContiguousCache(Cache):
         prompts = [bucket for _, bucket in sorted(self.prompt_buckets.items())]
         return [part.bucket for part in self._row_parts] + prompts
 
-    def _layout(self, window: int | None) -> tuple[list[int], native.DecodeLayout]:
+    def _layout(self, window: int | None) -> tuple[list[int], ops.DecodeLayout]:
         """The rows that a window does not cut, and where the kernel finds their keys; made once a step."""
         if window not in self._layouts:
             positions = enumerate(self.positions)
@@ -370,7 +369,7 @@ class ContiguousCache(Cache):
             self._layouts[window] = whole, self._layout_of(set(whole))
         return self._layouts[window]
 
-    def _layout_of(self, rows: set[int]) -> native.DecodeLayout:
+    def _layout_of(self, rows: set[int]) -> ops.DecodeLayout:
         """Rows that read a prompt together are one group; each of the others is a group of its own."""
         locations: list[tuple[int, int, int]] = []  # bucket, entry, length
         prompt_locations: dict[EntryName, tuple[int, int, int]] = {}
@@ -390,7 +389,7 @@ class ContiguousCache(Cache):
             if name not in self.prompt_of and row in rows:
                 groups.append([row])
                 prompts.append(None)
-        return native.DecodeLayout(locations, groups, prompts)
+        return ops.DecodeLayout(locations, groups, prompts)
 
     # -- torch's attention, a bucket at a time ------------------------------------------------------------
 

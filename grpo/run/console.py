@@ -9,7 +9,7 @@ import torch
 
 from grpo import __version__
 from grpo.distributed.process_group import Ranks
-from grpo.kernels.cpu import native
+from grpo.kernels.cpu import ops
 from grpo.model.policy import Policy
 from grpo.objective.formula import describe_objective
 from grpo.recipe import Recipe
@@ -58,12 +58,12 @@ def _decoding(policy: Policy) -> Iterator[str]:
     """Which kernels sample on a CPU, and why if not the fast ones."""
     if policy.device.type != "cpu" or policy.unsupported_reason:
         return
-    reason = native.reason()
+    reason = ops.reason()
     if not reason and policy.base.dtype != torch.float32:
         reason = f"the model is in {policy.base.dtype}"
     if reason:
         yield f"decoding: torch's operations, since {reason}"
-    elif native.reads_fast():
+    elif ops.reads_fast():
         yield "decoding: native kernels"
     else:
         yield "decoding: the native sampler, and torch's attention, since the processor has no AVX-512"

@@ -9,8 +9,8 @@ import torch
 from grpo.model.loading import first_words
 from grpo.monitor import watchdog
 from grpo.monitor.gates import GateStop
-from grpo.rollout.contiguous_decoder import OOM_MESSAGES
 from grpo.rollout.engine import EngineFailed
+from grpo.rollout.memory import OOM_MESSAGES
 
 KEPT = "what was saved before is kept"
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import rewards
 from grpo import __version__
 from grpo.data.prompts import PromptSet
-from grpo.kernels.cpu import native
+from grpo.kernels.cpu import ops
 from grpo.model.policy import Policy
 from grpo.recipe import RecipeError
 from grpo.types import Prompt
@@ -107,9 +107,9 @@ def _changed_rewards(old: Mapping[str, str], new: Mapping[str, str]) -> str:
 def _sampled(device: torch.device) -> str:
     if device.type != "cpu":
         return "by Triton's kernels"
-    if native.reads_fast():
+    if ops.reads_fast():
         return "by native kernels"
-    if native.available():
+    if ops.available():
         return "by torch's attention and the native sampler"
     return "by torch's operations"
 

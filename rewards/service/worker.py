@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, Callable, Mapping, Sequence, cast
 
 from rewards.calling import judge
 from rewards.conventions import Convention, convention_of
+from rewards.loading import announce_to
 from rewards.table import load
 from rewards.types import Sample, Score
 

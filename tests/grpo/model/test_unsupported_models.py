@@ -118,7 +118,8 @@ def test_groups_are_interrupted_and_continued(seed):
     first = dict(engine.sample(prompts, enough=2, **options))
     assert len(first) + len(engine.partial_groups) == 4 and engine.partial_groups
     rest = {
-        group.prompt.id: group for _, group in engine.sample([], partial_groups=engine.partial_groups, **options)
+        group.prompt.id: group
+        for _, group in engine.sample([], partial_groups=engine.partial_groups, **options)
     }
     for index, prompt in enumerate(prompts):
         group = first.get(index) or rest[prompt.id]

@@ -17,7 +17,8 @@ import pytest
 from tiny import byte_tokenizer, tiny_model
 from transformers import AutoConfig, AutoTokenizer
 
-from grpo.data.prompts import make_prompts, split_rows
+from grpo.data.prompts import make_prompts
+from grpo.data.rows import split_rows
 from grpo.preflight.baseline import BaselineSample, advice
 from grpo.preflight.checks import end_of_turn, refusal, run_checks
 from grpo.preflight.facts import Finding, RunFacts, number_of_parameters
@@ -187,9 +188,7 @@ def test_a_tokenizer_without_an_end_and_one_that_cannot_write_the_tags() -> None
         )["tags-cannot-be-written"]
         == "wrong"
     )
-    assert "tags-cannot-be-written" not in levels(
-        "rewards.format={use: think_format, weight: 0.1}"
-    )
+    assert "tags-cannot-be-written" not in levels("rewards.format={use: think_format, weight: 0.1}")
     chat = byte_tokenizer()
     chat.chat_template = "{{ messages[0]['content'] }}"
     assert levels("data.template=plain", tokenizer=chat) == {"chat-model-without-chat": "note"}
