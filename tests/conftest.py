@@ -8,6 +8,8 @@ import random
 import pytest
 import torch
 
+from grpo.kernels.cpu import ops
+
 FIXED_SEED = 20261127
 
 torch.set_num_threads(1)  # models of the tests are small: a second thread costs more than it gives

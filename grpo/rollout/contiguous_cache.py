@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache
 
+from grpo.kernels.cpu import ops
 from grpo.model.packing import MIN_ROWS
 from grpo.rollout.bucket_attention import (
     AttentionCall,
