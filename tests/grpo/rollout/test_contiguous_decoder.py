@@ -150,7 +150,7 @@ OUT_OF_MEMORY = textwrap.dedent("""
     policy.stop_ids = frozenset()
     prompts = random_prompts(0, [100] * 8)
     options = dict(group_size=8, max_tokens=72, sampling=Sampling(), seed=(0,))
-    few = {p: g for p, g in Engine(policy, max_rows=16).sample(prompts, **options)}
+    few = {p: g for p, g in Engine(policy, max_rows=8).sample(prompts, **options)}
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]) * 2**20,) * 2)
     engine = Engine(policy, max_rows=64)
