@@ -187,9 +187,7 @@ def test_a_tokenizer_without_an_end_and_one_that_cannot_write_the_tags() -> None
         )["tags-cannot-be-written"]
         == "wrong"
     )
-    assert "tags-cannot-be-written" not in levels(
-        "rewards.format={use: think_format, weight: 0.1}"
-    )
+    assert "tags-cannot-be-written" not in levels("rewards.format={use: think_format, weight: 0.1}")
     chat = byte_tokenizer()
     chat.chat_template = "{{ messages[0]['content'] }}"
     assert levels("data.template=plain", tokenizer=chat) == {"chat-model-without-chat": "note"}
