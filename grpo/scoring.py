@@ -19,8 +19,8 @@ from grpo.recipe import Recipe, RecipeError, RewardSection, SandboxSection, plai
 from grpo.types import Completion, Group, ScoredGroup
 from rewards import RewardSpec, Sample, Score
 from rewards.sandbox import IsolationError, SandboxOptions
-from rewards.service.programs import runs_programs
 from rewards.service.service import Judged, RewardService, Ticket, applies
+from rewards.table import runs_programs
 
 ADDED_COLUMNS = ("finish", "num_tokens")
 UNSCORED = {
@@ -28,9 +28,6 @@ UNSCORED = {
     "error": Score(None, status="fault", detail="the policy's logits were not finite"),
 }
 """What a completion that was never finished gets instead of a score."""
-BUILT_IN_SECONDS = 2.0
-PROGRAM_SECONDS = 6.0
-USER_SECONDS = 10.0
 
 
 # ---- which rewards a run has ----------------------------------------------------------------------------------
@@ -63,17 +60,9 @@ def _spec(name: str, use: Any, section: RewardSection) -> RewardSpec:
         args=section.args,
         when=section.when,
         style=section.style,
-        timeout_seconds=section.timeout_seconds or default_timeout_seconds(use),
+        timeout_seconds=section.timeout_seconds or rewards.default_timeout_seconds(use),
         workers=section.workers,
     )
-
-
-def default_timeout_seconds(use: Any) -> float:
-    """The deadline of a reward whose recipe names none, by its kind."""
-    is_built_in = isinstance(use, str) and use in rewards.TABLE
-    if not is_built_in:
-        return USER_SECONDS
-    return PROGRAM_SECONDS if runs_programs(rewards.load(use)) else BUILT_IN_SECONDS
 
 
 def accurate_reward(recipe: Recipe, names: Sequence[str]) -> str:
@@ -244,7 +233,7 @@ class Scorer:
 
     def _needed_seconds(self) -> float:
         """What two tries of the slowest reward may take on a busy machine (the clock of ``rewards.service.pool``)."""
-        return 10 * max(spec.timeout_seconds for spec in self.specs) + 2
+        return 10 * max(rewards.timeout_seconds_of(spec) for spec in self.specs) + 2
 
 
 def _sample(group: Group, completion: Completion) -> Sample:

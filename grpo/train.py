@@ -72,7 +72,7 @@ class Trainer(Run):
         sampling_ended = time.perf_counter()
         with watchdog.waiting("update", owner="grpo.learner"):
             updates = self._update(step, sampled, batch, rollouts)
-        batch = with_final_outcomes(batch, parts.learner.reached, parts.learner.masked)
+        batch = with_final_outcomes(batch, parts.learner.trained_rows, parts.learner.masked_rows)
         ended = time.perf_counter()
         times = {"update": ended - sampling_ended, "step": ended - started}
         record = step_record(
@@ -173,7 +173,7 @@ class Trainer(Run):
             penalties=self._penalties(groups, batch_of),
             left_out=list(left_out),
         )
-        return batch_of(values, flat_is_reached=forwards_flat_groups(recipe.loss))
+        return batch_of(values, forward_flat=forwards_flat_groups(recipe.loss))
 
     def _penalties(
         self, groups: Sequence[ScoredGroup], batch_of: Callable[..., Batch]
@@ -183,7 +183,7 @@ class Trainer(Run):
         if not loss.beta or loss.kl_in != "reward":
             return None
         no_advantages = [[0.0] * len(group.completions) for group in groups]
-        rows = batch_of(no_advantages, flat_is_reached=True).rows
+        rows = batch_of(no_advantages, forward_flat=True).rows
         first_of = {row.group: row.index for row in reversed(rows)}
         penalty_of = self.learner.penalties([row for row in rows if row.forwarded])
         return {

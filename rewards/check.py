@@ -10,18 +10,17 @@ training: in worker processes, under the same deadlines.
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import json
 import re
 import sys
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from rewards.conventions import TRUTH_COLUMNS
 from rewards.mathematics.extraction import bare_answer
+from rewards.readers import can_read, read_rows
 from rewards.sandbox import SandboxOptions
 from rewards.score import (
     OneLineParser,
@@ -321,40 +320,9 @@ def _on_one_line(text: str) -> str:
 
 def _rows(source: str, limit: int | None) -> list[Row]:
     """The first ``limit`` rows of a file, or of a procedural task."""
-    path = Path(source)
-    is_file = path.suffix in _READERS
-    rows = _READERS[path.suffix](path) if is_file else load_task(source).rows()
-    return list(itertools.islice(rows, limit))
-
-
-def _read_jsonl(path: Path) -> Iterable[Row]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"line {number} of {path} is not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"line {number} of {path} is not an object")
-            yield row
-
-
-def _read_csv(path: Path) -> Iterable[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        yield from csv.DictReader(lines)
-
-
-def _read_parquet(path: Path) -> Iterable[Row]:
-    import pyarrow.parquet  # noqa: PLC0415  optional, and heavy
-
-    return pyarrow.parquet.read_table(path).to_pylist()
-
-
-_READERS: Mapping[str, Callable[[Path], Iterable[Row]]] = {
-    ".jsonl": _read_jsonl,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-}
+    if can_read(source):
+        return list(read_rows(source, limit))
+    return list(itertools.islice(load_task(source).rows(), limit))
 
 
 if __name__ == "__main__":

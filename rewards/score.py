@@ -25,9 +25,8 @@ from rewards.sandbox import ENGINES, LEVELS, SandboxOptions
 from rewards.service.service import RewardService
 from rewards.service.ticket import Judged, Ticket
 from rewards.table import (
-    BUILT_IN_SECONDS,
+    DEFAULT_SECONDS,
     PROGRAM_SECONDS,
-    USER_SECONDS,
     default_timeout_seconds,
     load,
 )
@@ -108,8 +107,8 @@ def add_deadline_option(parser: argparse.ArgumentParser) -> None:
         "--timeout",
         type=float,
         metavar="SECONDS",
-        help=f"a completion's deadline (as in training: {BUILT_IN_SECONDS:g} for built-in rewards, "
-        f"{PROGRAM_SECONDS:g} if they run programs, {USER_SECONDS:g} for your own)",
+        help=f"a completion's deadline (as in training: {DEFAULT_SECONDS:g}; "
+        f"{PROGRAM_SECONDS:g} for code_tests)",
     )
 
 

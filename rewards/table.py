@@ -18,10 +18,9 @@ from rewards.spelling import nearest
 from rewards.types import RewardSpec
 
 __all__ = [
-    "BUILT_IN_SECONDS",
+    "DEFAULT_SECONDS",
     "PROGRAM_SECONDS",
     "TABLE",
-    "USER_SECONDS",
     "default_timeout_seconds",
     "load",
     "missing_columns",
@@ -50,9 +49,8 @@ TABLE: Mapping[str, str] = MappingProxyType(
 )
 """The built-in rewards by name. All are pure: the same completion and columns always score the same."""
 
-BUILT_IN_SECONDS = 2.0
+DEFAULT_SECONDS = 10.0
 PROGRAM_SECONDS = 6.0
-USER_SECONDS = 10.0
 
 
 # ------------------------------------------------------------------------------------------ deadlines
@@ -61,14 +59,13 @@ USER_SECONDS = 10.0
 def default_timeout_seconds(use: str | Callable[..., Any]) -> float:
     """The deadline of one call where the recipe sets none: the same in training and in every command.
 
-    `PROGRAM_SECONDS` for built-in rewards that run programs, `BUILT_IN_SECONDS` for the other built-in ones, and
-    `USER_SECONDS` for the user's own functions.
-    >>> default_timeout_seconds("math_answer"), default_timeout_seconds("mine.py:reward")
-    (2.0, 10.0)
+    `PROGRAM_SECONDS` for built-in rewards that run programs (it bounds one test of a program), `DEFAULT_SECONDS` for
+    all others: several times what a slow machine needs, so that only a completion that stalls its reward meets it.
+    >>> default_timeout_seconds("math_answer"), default_timeout_seconds("code_tests")
+    (10.0, 6.0)
     """
-    if not isinstance(use, str) or use not in TABLE:
-        return USER_SECONDS
-    return PROGRAM_SECONDS if runs_programs(load(use)) else BUILT_IN_SECONDS
+    is_built_in = isinstance(use, str) and use in TABLE
+    return PROGRAM_SECONDS if is_built_in and runs_programs(load(use)) else DEFAULT_SECONDS
 
 
 def timeout_seconds_of(spec: RewardSpec) -> float:

@@ -11,7 +11,6 @@ from typing import Any, Callable, Collection, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from grpo.data.rows import Row
 from grpo.recipe import DataSection, RecipeError
 from grpo.types import Prompt
 
@@ -80,8 +79,8 @@ class PromptSet:
 
 
 def make_prompts(
-    train: Sequence[Row],
-    held: Sequence[Row],
+    train: Sequence[Mapping[str, Any]],
+    held: Sequence[Mapping[str, Any]],
     section: DataSection,
     tokenizer: PreTrainedTokenizerBase,
     context: int | None,
@@ -133,13 +132,15 @@ def _within(limit: int | None, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
 
 
 def _tokenize(
-    rows: Sequence[Row], name: str, template: str, tokenizer: PreTrainedTokenizerBase
+    rows: Sequence[Mapping[str, Any]], name: str, template: str, tokenizer: PreTrainedTokenizerBase
 ) -> list[Prompt]:
     """The prompts of `rows`, numbered ``name-0``, ``name-1``, ... before any of them is dropped."""
     return [_prompt(row, f"{name}-{i}", template, tokenizer) for i, row in enumerate(rows)]
 
 
-def _prompt(row: Row, id: str, template: str, tokenizer: PreTrainedTokenizerBase) -> Prompt:
+def _prompt(
+    row: Mapping[str, Any], id: str, template: str, tokenizer: PreTrainedTokenizerBase
+) -> Prompt:
     text, add_special = render(row["prompt"], template, tokenizer)
     tokens = tokenizer(text, add_special_tokens=add_special)["input_ids"]
     if add_special and len(tokens) > 1 and tokens[-1] == tokenizer.eos_token_id:

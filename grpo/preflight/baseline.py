@@ -135,11 +135,11 @@ def _batch_that_trains(facts: RunFacts, groups: Sequence[ScoredGroup]) -> Batch:
     """The batch of `groups`; if all of them are flat and nothing would train, with made-up advantages."""
     recipe = facts.recipe
     values = advantages(groups, recipe.advantage, weights=facts.weights())
-    batch = _batch(recipe, groups, values, flat_is_reached=forwards_flat_groups(recipe.loss))
+    batch = _batch(recipe, groups, values, forward_flat=forwards_flat_groups(recipe.loss))
     if any(row.forwarded for row in batch.updates[0].rows):
         return batch
     made_up = [_alternating(len(group.completions)) for group in groups]
-    return _batch(recipe, groups, made_up, flat_is_reached=True)
+    return _batch(recipe, groups, made_up, forward_flat=True)
 
 
 def _alternating(number: int) -> list[float]:
@@ -150,7 +150,7 @@ def _batch(
     recipe: Recipe,
     groups: Sequence[ScoredGroup],
     values: Sequence[Sequence[float | Tensor]],
-    flat_is_reached: bool,
+    forward_flat: bool,
 ) -> Batch:
     return make_batch(
         groups,
@@ -159,7 +159,7 @@ def _batch(
         epochs=1,
         max_tokens=recipe.sample.max_tokens,
         mask_truncated=False,
-        flat_is_reached=flat_is_reached,
+        forward_flat=forward_flat,
     )
 
 

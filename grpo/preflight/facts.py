@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedToken
 
 from grpo.data.prompts import PromptSet
 from grpo.data.rows import load_rows
-from grpo.monitor.gates import GATES
+from grpo.monitor.gate_table import GATES
 from grpo.recipe import Recipe, RecipeError
+from grpo.run.setup import check_recipe, load_inputs
 from grpo.scoring import reward_specs
-from grpo.train import Trainer
 from rewards import RewardSpec
 from rewards.conventions import TRUTH_COLUMNS
 
@@ -97,7 +97,8 @@ def _ground_truth(value: Any) -> Any:
 
 def collect_facts(recipe: Recipe) -> RunFacts:
     """The facts of a recipe that can run; `RecipeError` for one that is refused."""
-    inputs = Trainer(recipe).inputs
+    check_recipe(recipe, resume=False, has_model=False)
+    inputs = load_inputs(recipe)
     return RunFacts(
         recipe,
         specs=inputs.specs,

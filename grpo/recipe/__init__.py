@@ -52,7 +52,8 @@ from grpo.recipe.sections import (
     WandbSection,
     WatchdogSection,
 )
-from grpo.recipe.values import RecipeError, nearest
+from grpo.recipe.values import RecipeError
+from rewards.spelling import nearest
 
 __all__ = [
     "AGGREGATIONS",

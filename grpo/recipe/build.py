@@ -15,7 +15,8 @@ from grpo.recipe.describe import describe_keys
 from grpo.recipe.files import parse_yaml
 from grpo.recipe.presets import PRESETS
 from grpo.recipe.sections import LossSection
-from grpo.recipe.values import KINDS, RecipeError, dotted, in_quotes, kind, nearest, options_of
+from grpo.recipe.values import KINDS, RecipeError, dotted, in_quotes, kind, options_of
+from rewards.spelling import nearest
 
 TRUE_IN_YAML_1_1 = ("yes", "on", "y")
 FALSE_IN_YAML_1_1 = ("no", "off", "n")

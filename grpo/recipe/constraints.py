@@ -11,7 +11,8 @@ from grpo.recipe.sections import (
     LossSection,
     Sections,
 )
-from grpo.recipe.values import RecipeError, kind, nearest
+from grpo.recipe.values import RecipeError, kind
+from rewards.spelling import nearest
 
 Reasons = Iterator[str]
 

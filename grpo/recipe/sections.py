@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Mapping
 
-from grpo.monitor.gates import GATES, RUNGS
+from grpo.monitor.gate_table import GATES, RUNGS
 from grpo.recipe.objectives import AGGREGATIONS, KLS, LEVELS, POLICY_LOSSES, RULES
 from grpo.recipe.presets import PRESETS
 from grpo.recipe.values import (
@@ -27,10 +27,10 @@ from grpo.recipe.values import (
     from_below,
     in_quotes,
     kind,
-    nearest,
     off_or_above,
     one_of,
 )
+from rewards.spelling import nearest
 
 SectionBuilder = Callable[[type, Any, str], Any]
 """(section class, values, dotted name of the section) -> the section: ``build.build_section``."""

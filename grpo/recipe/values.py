@@ -5,11 +5,12 @@ Types are checked where sections are built (``build``), and rules between keys i
 
 from __future__ import annotations
 
-import difflib
 import types
 import typing
 from dataclasses import dataclass
-from typing import Any, Callable, Iterable, Mapping
+from typing import Any, Callable, Mapping
+
+from rewards.spelling import nearest
 
 TEMPLATES = ("r1", "chat", "plain")
 LARGEST_SEED = 2**63 - 1
@@ -74,12 +75,6 @@ TEMPLATE = Check(
     f"must be {', '.join(TEMPLATES)} or a string with {{prompt}} in it",
     TEMPLATES,
 )
-
-
-def nearest(word: str, names: Iterable[str]) -> str:
-    """``; did you mean x?`` for the closest of `names`, or nothing."""
-    matches = difflib.get_close_matches(word, list(names), n=1, cutoff=0.6)
-    return f"; did you mean {matches[0]}?" if matches else ""
 
 
 def kind(value: Any) -> str:

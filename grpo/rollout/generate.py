@@ -6,11 +6,11 @@ longest row ends. Tokens are drawn by the same sampler with the same noise, so t
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Sequence
+from typing import Any, Iterator, Sequence, cast
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, StoppingCriteria
+from transformers import GenerationMixin, LogitsProcessor, StoppingCriteria
 
 from grpo.kernels.sampling.spec import Sampling
 from grpo.kernels.sampling.torch_sampler import sample
@@ -64,7 +64,8 @@ class GenerateDecoder:
         ids = torch.tensor(rows, device=self.policy.device)
         self.stats.prefill_tokens += ids.numel()
         missing = max(sequence.limit - len(sequence.tokens) for sequence in batch.sequences)
-        self.policy.model.generate(
+        generate = cast(GenerationMixin, self.policy.model).generate
+        generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             do_sample=False,

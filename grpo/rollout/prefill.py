@@ -144,7 +144,7 @@ def packed_forward(
         token_P=token_P,
         position_P=position_P,
         buckets=buckets,
-        place_P=place_P,
+        output_index_P=place_P,
         source_T=nothing,
         target_T=nothing,
         rows=(),

@@ -27,7 +27,7 @@ def explain(error: Exception) -> list[str]:
     advice = out_of_memory_advice(error)
     if advice is not None:
         return [f"stopped: {advice}"]
-    return [*_traceback(error), f"stopped: {watchdog.died(error)}"]
+    return [*_traceback(error), f"stopped: {watchdog.describe_failure(error)}"]
 
 
 def _traceback(error: BaseException | None) -> list[str]:
