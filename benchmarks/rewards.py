@@ -6,8 +6,8 @@ A pair file holds one ``{"gold": ..., "pred": ..., "label": true|false}`` a line
 ``answer`` column; of it, completions are made that end in the right number and in a wrong one, in the usual ways.
 Prints accuracy, recall, false positives, the share of pairs that each tier decides, and the time a pair takes, and
 writes the same as JSON with the date. math-verify is given ``\\boxed{...}`` around a text without delimiters.
-``--hostile`` gives the answers of tests/support/hostile.py to the comparison itself and to the reward service: the longest
-of them, the verdicts, and how long this process ever stood still.
+``--hostile`` gives the answers of tests/support/hostile.py to the comparison and to the reward service: the longest
+times, the verdicts, and the longest pause of this process.
 """
 
 from __future__ import annotations

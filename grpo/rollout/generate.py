@@ -6,11 +6,11 @@ longest row ends. Tokens are drawn by the same sampler with the same noise, so t
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Sequence, cast
+from typing import Any, Iterator, Sequence
 
 import torch
 from torch import Tensor
-from transformers import GenerationMixin, LogitsProcessor, StoppingCriteria
+from transformers import LogitsProcessor, StoppingCriteria
 
 from grpo.kernels.sampling.spec import Sampling
 from grpo.kernels.sampling.torch_sampler import sample
@@ -64,7 +64,7 @@ class GenerateDecoder:
         ids = torch.tensor(rows, device=self.policy.device)
         self.stats.prefill_tokens += ids.numel()
         missing = max(sequence.limit - len(sequence.tokens) for sequence in batch.sequences)
-        generate = cast(GenerationMixin, self.policy.model).generate
+        generate: Any = self.policy.model.generate  # whose types are only for its own models
         generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
