@@ -2,7 +2,7 @@
 
     python -m benchmarks.attention [--cases g8-p200 ...] [--check]
 
-``rectangles`` is what `grpo.model.attention.PackedLayout` does: each completion's rectangle repeats its prompt, by SDPA.
+``rectangles`` is what `grpo.model.attention.PackedLayout` does: each completion's rectangle repeats its prompt (SDPA).
 ``flex`` is FlexAttention with a block mask over the packed tokens, compiled. ``varlen`` are two variable-length flash
 attentions, each stretch to itself and each completion to its prompt, merged by their log-sum-exps (see
 ``grpo/model/shared_prefix.py``; its backward is given the merged statistics). All are compared with a masked float64

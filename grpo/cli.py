@@ -353,7 +353,7 @@ def run_command(command: Command, arguments: Sequence[str], shown: str) -> int:
         print_error(" ".join(str(error).split()))
         return EXIT_USER
     except KeyboardInterrupt:
-        print_error("stopped at once; what was saved before is kept")
+        print_error("stopped at once; what was saved before is intact")
         return EXIT_FAULT
     except Exception as error:  # noqa: BLE001  the process's border
         from grpo.run.failures import explain  # noqa: PLC0415  heavy: torch

@@ -204,7 +204,7 @@ class RewardSection:
     )
     timeout_seconds: float | None = key(
         None,
-        "longest time for one completion; default 2 for the built-in rewards, 10 for others",
+        "longest time for one completion; default 10, or 6 per test for code_tests",
         above(0),
     )
     workers: int | None = key(

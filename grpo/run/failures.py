@@ -12,7 +12,7 @@ from grpo.monitor.gates import GateStop
 from grpo.rollout.engine import EngineFailed
 from grpo.rollout.memory import OOM_MESSAGES
 
-KEPT = "what was saved before is kept"
+KEPT = "what was saved before is intact"
 
 
 def explain(error: Exception) -> list[str]:

@@ -95,7 +95,7 @@ def test_ctrl_c_twice_stops_at_once_and_the_last_checkpoint_stands(
     cut, overrides = reward / "cut", signals(signal.SIGINT, 29, 30)
     life = lives.live(arguments(cut, *overrides), cut)
     assert life["code"] == 1 and life["said"].endswith(
-        "stopped at once; what was saved before is kept\n"
+        "stopped at once; what was saved before is intact\n"
     ), life["said"]
     assert "Traceback" not in life["said"]
     assert lives.live(arguments(cut, *overrides), cut)["code"] == 0
@@ -114,7 +114,7 @@ def test_a_file_that_may_grow_no_further_is_one_line_and_the_run_goes_on_later(
     last = life["said"].splitlines()[-1]
     assert life["code"] == 1 and "Traceback" not in life["said"], life["said"]
     assert (
-        "step-000002/weights.safetensors cannot be written (File too large); what was saved before is kept"
+        "step-000002/weights.safetensors cannot be written (File too large); what was saved before is intact"
         in last
     )
     assert [p.name for p in (cut / "checkpoints").iterdir()] == ["step-000001"]
@@ -140,7 +140,7 @@ def test_a_full_disk_is_one_line_and_what_was_on_it_goes_on_elsewhere(
         for words in (
             "cannot be written (",
             "No space left on device",
-            "; what was saved before is kept",
+            "; what was saved before is intact",
         )
     )
     assert [p.name for p in (reward / "copy" / "run" / "checkpoints").iterdir()] == ["step-000002"]
