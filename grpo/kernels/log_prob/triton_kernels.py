@@ -54,10 +54,11 @@ def _load_logits(
     BIAS: tl.constexpr, CAP: tl.constexpr,
 ):  # fmt: skip
     """The logits of the columns `at`; those from `size` on mean nothing."""
+    inside = at < size
     z = tl.load(z_ptr + at, mask=at < _room(size), other=0.0).to(tl.float32)
     bias = 0.0
     if BIAS:
-        bias = tl.load(bias_ptr + at, mask=at < size, other=0.0).to(tl.float32)
+        bias = tl.load(bias_ptr + at, mask=inside, other=0.0).to(tl.float32)
     return _logits(z, bias, factor, softcap, temperature=temperature, BIAS=BIAS, CAP=CAP)
 
 
@@ -70,7 +71,7 @@ def _softcap_slope(z, softcap, temperature):
 
 @triton.jit
 def _row_sums(
-    z_ptr, bias_ptr, target, taken, size, factor, softcap, temperature,
+    z_ptr, bias_ptr, target, taken, lanes, size, factor, softcap, temperature,
     BIAS: tl.constexpr, CAP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """(top, sum of exp(z - top), sum of (z - top) exp(z - top)) of a row; the sums leave the target out."""
@@ -78,7 +79,7 @@ def _row_sums(
     others = 0.0
     moment = 0.0
     for start in range(0, size, BLOCK):
-        at = start + tl.arange(0, BLOCK)
+        at = start + lanes
         z = _load_logits(
             z_ptr, bias_ptr, at, size, factor=factor, softcap=softcap, temperature=temperature,
             BIAS=BIAS, CAP=CAP,
@@ -87,8 +88,9 @@ def _row_sums(
         higher = tl.maximum(top, tl.max(z, 0))
         shrink = tl.exp(top - higher)
         e = tl.exp(z - higher)
-        lever = tl.sum(tl.where(e > 0, (z - higher) * e, 0.0), 0)
-        moment = (moment + (top - higher) * others) * shrink + lever
+        moment = (moment + (top - higher) * others) * shrink + tl.sum(
+            tl.where(e > 0, (z - higher) * e, 0.0), 0
+        )
         others = others * shrink + tl.sum(e, 0)
         top = higher
     return top, others, moment
@@ -105,13 +107,14 @@ def row_gradient_kernel(
     z_ptr += row * stride_z
     grad_ptr += row * stride_grad
     target = tl.load(target_ptr + row)
+    lanes = tl.arange(0, BLOCK)  # shared by both passes, which spares registers
     bias = 0.0
     if BIAS:
         bias = tl.load(bias_ptr + target).to(tl.float32)
     taken = tl.load(z_ptr + target).to(tl.float32)
     taken = _logits(taken, bias, factor, softcap, temperature=temperature, BIAS=BIAS, CAP=CAP)
     top, others, moment = _row_sums(
-        z_ptr, bias_ptr, target, taken, size=size, factor=factor, softcap=softcap,
+        z_ptr, bias_ptr, target, taken, lanes=lanes, size=size, factor=factor, softcap=softcap,
         temperature=temperature, BIAS=BIAS, CAP=CAP, BLOCK=BLOCK,
     )  # fmt: skip
     e_taken = tl.exp(taken - top)
@@ -122,7 +125,7 @@ def row_gradient_kernel(
     tl.store(entropy_ptr + row, tl.log(total) - (moment + (taken - top) * e_taken) / total)
     if GRADIENT:
         for start in range(0, size, BLOCK):
-            at = start + tl.arange(0, BLOCK)
+            at = start + lanes
             z = _load_logits(
                 z_ptr, bias_ptr, at, size, factor=factor, softcap=softcap, temperature=temperature,
                 BIAS=BIAS, CAP=CAP,
