@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_policy
+from tiny import cuda_policy
 
 from grpo import Recipe, Trainer
 from grpo.kernels.sampling.spec import Sampling
@@ -19,11 +19,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-
-
-def cuda_policy(family: str, **options):
-    policy = tiny_policy(family, **options)
-    return type(policy)(policy.model, policy.tokenizer, "cuda")
 
 
 @pytest.mark.parametrize("lora", [False, True])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from sampling_draws import seeds
-from test_cuda import cuda_policy
+from tiny import cuda_policy
 
 from grpo.kernels.decode_attention import dispatch, reference
 from grpo.kernels.sampling import exact

@@ -161,6 +161,12 @@ def tiny_policy(
     return Policy(model, tokenizer or tiny_tokenizer(), gradient_checkpointing=checkpointing)
 
 
+def cuda_policy(family: str, **options) -> Policy:
+    """A policy over a tiny model on the CUDA device."""
+    policy = tiny_policy(family, **options)
+    return Policy(policy.model, policy.tokenizer, "cuda")
+
+
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """A token for each byte, after <pad>, <s> and </s>."""
     vocabulary = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import assert_same_run, recipe, records, run, summary
+from quick_runs import assert_same_run, recipe, records, run, summary
 
 from grpo import Recipe, RecipeError, Trainer
 from grpo.data.curriculum import Curriculum, PassRate
