@@ -565,7 +565,7 @@ REFUSALS = (
     (r"no column|wants the column|when names the column", "missing-column"),
     (r"holds no rows|only \d+ rows train|prompts are too long and|cannot hold out", "too-few-rows"),
     (r"no chat template|chat template fails", "no-chat-template"),
-    (r"every prompt is longer|so that the prompt fits", "prompts-too-long"),
+    (r"every prompt is longer|room for the prompt", "prompts-too-long"),
     (r"sample.compile", "no-compiler"),
     (r"^data:|data\.", "data-not-loaded"),
     (r"rewards", "reward-not-found"),

@@ -195,7 +195,7 @@ def test_a_half_precision_head_in_the_sampler_is_named(tmp_path: Path) -> None:
 
         def next_logits(token_R1: Any, position_R1: Any, cache: Any) -> torch.Tensor:
             hidden = policy._run(
-                policy.base.base_model, token_R1, position_R1, cache, cache
+                policy.base.base_model, token_R1, position_R1, layout=cache, cache=cache
             ).last_hidden_state[:, -1]
             return (hidden.bfloat16() @ head.weight.bfloat16().T)[:, : policy.vocab_size]
 

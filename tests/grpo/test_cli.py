@@ -272,7 +272,7 @@ def test_damaged_weights_are_a_mistake_too(refusal, folder, weights, words):
         (
             "num_hidden_layers",
             4,
-            "base lacks 18 of the weights that its config.json asks for, model.layers.2",
+            "base lacks 18 of the weights that its config.json asks for, such as model.layers.2",
         ),
         ("hidden_size", 128, "base, but its config.json asks for ["),
     ],

@@ -375,7 +375,7 @@ EXECUTES_TEXT = set(
     " system popen getoutput".split()
 )
 HANDS_OVER = {  # the only files that start a process or load a pickle, which the parent of that process has made
-    "pool.py": {"Popen"},
+    "process.py": {"Popen"},
     "worker.py": {"load", "loads"},
     "supervisor.py": {"Popen"},
 }
