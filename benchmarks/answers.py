@@ -315,7 +315,7 @@ def transformers_step(policy: Any, scale: Scale) -> float:
 
 @torch.no_grad()
 def item_drift(scale: Scale, options: argparse.Namespace) -> dict[str, Any]:
-    """Sampled log-probs against the trainer's of the same tokens; random weights are scaled up to give peaked logits."""
+    """Sampled log-probs against the trainer's of the same tokens; random weights are scaled to peaked logits."""
 
     def of(policy: Any) -> dict[str, float]:
         from grpo.kernels.sampling.spec import Sampling
