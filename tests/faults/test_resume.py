@@ -78,16 +78,17 @@ def test_everything_that_adapts_or_waits_comes_back(reward: Path, variant: str) 
     trainer.close()
     cut = run(reward / "cut", *VARIANTS[variant], resume=True)
     assert_same(reward / "whole", reward / "cut")
-    for part in ("stream", "curriculum", "ledger"):
-        assert getattr(cut, part).state() == getattr(whole, part).state(), part
+    assert cut.curriculum.state() == whole.curriculum.state()
+    assert cut.curriculum.stream.state() == whole.curriculum.stream.state()
+    assert cut.ledger.state() == whole.ledger.state()
     assert cut.learner.bonus.state() == whole.learner.bonus.state()
-    assert (
-        cut.engine.expected == whole.engine.expected and cut.policy.version == whole.policy.version
-    )
-    assert [group.to_mapping() for group in cut.carried] == [
-        group.to_mapping() for group in whole.carried
+    assert cut.engine.expected == whole.engine.expected
+    assert cut.policy.version == whole.policy.version
+    assert [group.to_mapping() for group in cut.progress.partial_groups] == [
+        group.to_mapping() for group in whole.progress.partial_groups
     ]
-    assert cut.log.accuracy == whole.log.accuracy and cut.tokens == whole.tokens
+    assert cut.parts.log.accuracy == whole.parts.log.accuracy
+    assert cut.progress.tokens == whole.progress.tokens
 
 
 @pytest.mark.slow
