@@ -499,5 +499,5 @@ def test_a_disk_that_fails_is_one_line_and_exit_code_1(tmp_path, monkeypatch, ca
     assert (
         capsys.readouterr().err
         == "stopped: [Errno 2] No such file or directory: '/proc/run'; what was saved before "
-        "is kept\n"
+        "is intact\n"
     )

@@ -104,7 +104,7 @@ def test_parquet_is_read(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["absent.jsonl"], "No such file"),
+        (["absent.jsonl"], "there is no file absent.jsonl"),
         (["no_such_task"], "no procedural task"),
         (["{data}", "--reward", "math_anwser"], "did you mean math_answer"),
         (["{data}", "--columns", "answer=reply"], "no column reply; it has question, answer"),
