@@ -4,10 +4,10 @@
     python -m benchmarks.answers --device cpu --small        tries the code at small shapes; its times mean nothing
 
 ``device`` bandwidth of a copy, rate of a large product, clocks; ``products`` the head's three products with fp32
-results; ``floor`` a small kernel in a graph and launched alone; ``attention`` the decode kernel beside SDPA;
-``sampler``; ``step-0.5B``, ``step-1.5B`` milliseconds of a decoding step of 256 rows, eager and captured, beside
+results; ``floor`` a small kernel in a graph and launched alone; ``attention`` the decode kernel next to SDPA;
+``sampler``; ``step-0.5B``, ``step-1.5B`` milliseconds of a decoding step of 256 rows, eager and captured, next to
 transformers' own forward; ``drift`` sampler against trainer at 1,000 tokens in bf16; ``head`` both forms of the
-log-prob head against float64. An item that fails, or a part of one, is recorded with its error; the others go on.
+log-prob head against float64. An item that fails, or a part of one, is recorded with its error; the others continue.
 """
 
 from __future__ import annotations
@@ -315,7 +315,7 @@ def transformers_step(policy: Any, scale: Scale) -> float:
 
 @torch.no_grad()
 def item_drift(scale: Scale, options: argparse.Namespace) -> dict[str, Any]:
-    """Sampled log-probs beside the trainer's of the same tokens; random weights are made to speak decidedly."""
+    """Sampled log-probs against the trainer's of the same tokens; random weights are scaled to peaked logits."""
 
     def of(policy: Any) -> dict[str, float]:
         from grpo.kernels.sampling.spec import Sampling
@@ -438,7 +438,7 @@ def run_item(name: str, arguments: Sequence[str], limit: float) -> dict[str, Any
 
 
 def failures(found: Any, place: str = "") -> list[str]:
-    """Where in `found` an error stands, and its first words."""
+    """Where in `found` there is an error, and its first line."""
     if not isinstance(found, dict):
         return []
     own = [f"{place}: {str(found['error']).splitlines()[0][:160]}"] if "error" in found else []

@@ -287,7 +287,7 @@ def attempted(action: Callable[[], dict[str, float]]) -> dict[str, Any]:
         return action()
     except (
         Exception
-    ) as error:  # a form that this device or version lacks is named, the others go on
+    ) as error:  # a form that this device or version lacks is named, the others continue
         return {"error": f"{type(error).__name__}: {error}"[:300]}
 
 

@@ -4,8 +4,8 @@
 
 The steps are the same to the bit, so each is compared with itself, made in runs before and after: in the runs between,
 a checkpoint is saved after every step but the last and is written while the next step is made. ``blocked`` is the time
-that the run waited for the copy in memory, ``written`` that the thread took, ``slower`` by how much a step beside the
-writing took longer. Shares are those of a checkpoint every five steps, one a round. Needs the machine to itself.
+that the run waited for the copy in memory, ``written`` that the thread took, ``slower`` by how much a step took longer
+during the writing. Shares are those of a checkpoint every five steps, one a round. Needs the machine to itself.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The quickstart's task under each preset: held-out accuracy against sampled tokens and wall-clock.
 
     python -m benchmarks.presets [--steps 60] [--seeds 0 1 2] [--presets grpo dapo] [--out benchmarks/results]
-    python -m benchmarks.presets --show benchmarks/results/presets-DATE.json --docs docs/presets.md
+    python -m benchmarks.presets --show benchmarks/results/presets-DATE.json --docs docs/objectives.md
 
 The first form trains: one process at a time on one thread, each preset with the quickstart's model, task, learning
-rate and sizes and with nothing of the loss but its own. It writes JSON after every run and goes on where it was
+rate and sizes and with nothing of the loss but its own. It writes JSON after every run and continues where it was
 stopped. The second writes the table and the plot.
 """
 
@@ -247,7 +247,7 @@ def panel(
 
 
 def show(file: Path, docs: Path) -> None:
-    """Put the table between the marks of `docs` and the plot beside it."""
+    """Put the table between the marks of `docs` and the plot next to it."""
     result = json.loads(file.read_text())
     begin, end = "<!-- presets: begin -->", "<!-- presets: end -->"
     text = docs.read_text()

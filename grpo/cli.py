@@ -17,27 +17,20 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Callable, Iterator, NoReturn, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 from grpo import __version__
 from grpo.monitor.redaction import redacted
 from grpo.recipe import Recipe, RecipeError
 from grpo.recipe.describe import keys_help
+from rewards.command_line import EXIT_USER, OneLineParser
+from rewards.spelling import nearest
 
 EXIT_DONE = 0
 EXIT_FAULT = 1
-EXIT_USER = 2
 EXIT_STOPPED = 3
 
 SHELLS = ("bash", "zsh")
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Says a mistake in one line, and exits with 2."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the user's mistake and leave."""
-        self.exit(EXIT_USER, f"{self.prog}: {message}; --help lists the arguments\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +38,7 @@ class Command:
     """One row of the table.
 
     ``module`` is what ``python -m`` runs. A command either has ``add_arguments`` and ``run`` (options and the command's
-    own name to an exit code), or it is a module whose ``main`` takes the arguments as they are.
+    own name to an exit code), or its module has ``add_arguments`` and a ``main`` of the arguments and that name.
     """
 
     name: str
@@ -65,7 +58,11 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
         "recipe", help="a YAML file, or the name of a recipe that ships with the library"
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="recipe keys to set, e.g. optim.lr=1e-5"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="recipe keys to set, e.g. optim.lr=1e-5",
     )
     parser.add_argument(
         "--resume", action="store_true", help="continue from the run folder's last checkpoint"
@@ -142,7 +139,11 @@ def _add_model_arguments(parser: argparse.ArgumentParser, recipe_help: str) -> N
         "target", metavar="MODEL_OR_RUN", help="run folder, model folder, .gguf file or hub id"
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="recipe keys, e.g. sample.max_tokens=256"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="recipe keys, e.g. sample.max_tokens=256",
     )
     parser.add_argument("--recipe", help=recipe_help)
     parser.add_argument(
@@ -255,6 +256,8 @@ def whole_parser() -> argparse.ArgumentParser:
         own = commands.add_parser(command.name, help=command.summary)
         if command.add_arguments is not None:
             command.add_arguments(own)
+        else:
+            import_module(command.module).add_arguments(own)
     return parser
 
 
@@ -317,7 +320,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"grpo {__version__}")
         return EXIT_DONE
     if first not in BY_NAME:
-        print_error(f"grpo: there is no command {first}; the commands are {', '.join(BY_NAME)}")
+        hint = nearest(first, BY_NAME)
+        print_error(
+            f"grpo: there is no command {first}{hint}; the commands are {', '.join(BY_NAME)}"
+        )
         return EXIT_USER
     return run_command(BY_NAME[first], arguments[1:], f"grpo {first}")
 
@@ -343,7 +349,7 @@ def run_module(name: str, arguments: Sequence[str] | None) -> int:
 def run_command(command: Command, arguments: Sequence[str], shown: str) -> int:
     """Parse `arguments` and run; `shown` is what the user typed to get here."""
     if command.run is None or command.add_arguments is None:
-        return import_module(command.module).main(arguments)
+        return import_module(command.module).main(arguments, shown)
     parser = OneLineParser(prog=shown, description=f"{_capitalised(command.summary)}.")
     command.add_arguments(parser)
     options = parser.parse_intermixed_args(arguments)

@@ -39,6 +39,10 @@ def evaluation_recipe(target: str, recipe: str | None, overrides: Sequence[str])
     named = [f"model.name={json.dumps(target)}", *overrides]
     if recipe is not None:
         return Recipe.load(recipe, *named)
+    if not any(override.startswith("data.source=") for override in overrides):
+        raise RecipeError(
+            f"evaluate: {target} is not a run folder, so it names no data; give --data or --recipe"
+        )
     return Recipe.from_mapping({"rewards": {"correct": {"use": "math_answer"}}}, *named)
 
 

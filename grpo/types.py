@@ -17,13 +17,13 @@ Text:
 
 Groups:
     group: the completions of one prompt.
-    flat: of a group, without spread of reward; no completion is better than another.
+    flat: of a group, without spread of reward: no completion is better than another.
     partial group: a group that a step did not wait for; its completions are continued in the next (partial rollout).
 
 Scores:
     reward: a function that scores a completion; a run has one or more, each with a weight.
     score: a value with its status; `fault` means that the reward failed, and is never a 0.
-    verdict: the scores of one completion by reward.
+    verdict: the scores of one completion, one per reward.
     scorer: hands groups to the reward workers and collects their scores.
     accurate: of a completion, given the full score, 1, by the reward that means accuracy.
     outcome: what became of a sampled completion; one of `OUTCOMES`, counted in the ledger.
@@ -34,8 +34,8 @@ Log-probabilities:
     sampled_logp: the sampler's own.
     ref_logp: under the reference.
     drift: sampled_logp against old_logp; 0 if sampler and trainer agree.
-    correction: weights that undo the difference between sampler and trainer.
-    gate: a limit on a number of the run that warns, skips an update or stops the run.
+    correction: importance weights that undo the difference between sampler and trainer.
+    gate: a number watched at every step, with limits at which it notes, warns, skips or stops.
 
 Shape letters, the same in every file: ``B`` completions, ``G`` completions of one group, ``T`` completion tokens of a
 batch laid end to end, ``P`` packed token positions (prompts and completions), ``R`` rows, ``V`` vocabulary, ``D``

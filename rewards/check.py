@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import re
 import sys
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
+from rewards.command_line import OneLineParser, json_object
 from rewards.conventions import TRUTH_COLUMNS
 from rewards.mathematics.extraction import bare_answer
 from rewards.readers import can_read, read_rows
 from rewards.sandbox import SandboxOptions
 from rewards.score import (
-    OneLineParser,
     add_deadline_option,
     add_sandbox_options,
     sandbox_options,
@@ -165,9 +164,14 @@ def _completions(options: argparse.Namespace) -> Completions:
 # ------------------------------------------------------------------------------------------- the command
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    options = _parser().parse_args(arguments)
+PROG = "python -m rewards.check"
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
+    """The command, which the user typed as `prog`; returns its exit code."""
+    parser = OneLineParser(prog=prog, description="Check that a reward and a data set fit.")
+    add_arguments(parser)
+    options = parser.parse_args(arguments)
     try:
         rows = [_renamed(row, options.columns) for row in _rows(options.data, options.limit)]
         spec = _spec(options)
@@ -198,10 +202,8 @@ def _spec(options: argparse.Namespace) -> RewardSpec:
     )
 
 
-def _parser() -> OneLineParser:
-    parser = OneLineParser(
-        prog="python -m rewards.check", description="Check that a reward and a data set fit."
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
     parser.add_argument(
         "data", help="a .jsonl, .csv or .parquet file, or the name of a procedural task"
     )
@@ -210,7 +212,7 @@ def _parser() -> OneLineParser:
     )
     _add_column_options(parser)
     parser.add_argument(
-        "--args", type=json.loads, default={}, metavar="JSON", help="arguments of the reward"
+        "--args", type=json_object, default={}, metavar="JSON", help="arguments of the reward"
     )
     parser.add_argument(
         "--style", help="the reward's calling convention, if its parameters do not tell"
@@ -222,10 +224,9 @@ def _parser() -> OneLineParser:
     add_deadline_option(parser)
     parser.add_argument("--workers", type=int, help="worker processes; by default one a core")
     add_sandbox_options(parser)
-    return parser
 
 
-def _add_column_options(parser: OneLineParser) -> None:
+def _add_column_options(parser: argparse.ArgumentParser) -> None:
     """The options that say where a row's right completion comes from."""
     parser.add_argument(
         "--columns",

@@ -18,8 +18,9 @@ import queue
 import sys
 import threading
 from dataclasses import dataclass, field
-from typing import IO, Any, Iterable, Iterator, NoReturn, Sequence
+from typing import IO, Any, Iterable, Iterator, Sequence
 
+from rewards.command_line import OneLineParser, json_object
 from rewards.conventions import convention_of, fault
 from rewards.sandbox import ENGINES, LEVELS, SandboxOptions
 from rewards.service.service import RewardService
@@ -33,7 +34,7 @@ from rewards.table import (
 from rewards.types import RewardSpec, Sample, Score
 
 __all__ = [
-    "OneLineParser",
+    "add_arguments",
     "add_deadline_option",
     "add_sandbox_options",
     "main",
@@ -44,20 +45,16 @@ MAX_UNWRITTEN_PORTIONS = 1024
 LINES_A_CALL = 256
 """How many lines a reward that judges lists gets in one call."""
 
+PROG = "python -m rewards.score"
+
 Record = dict[str, Any]
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """Reports a usage error in one line, and exits with 2."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the user's mistake and exit."""
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    options = _parser().parse_args(arguments)
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
+    """The command, which the user typed as `prog`; returns its exit code."""
+    parser = OneLineParser(prog=prog, description="Score completions, one JSON object a line.")
+    add_arguments(parser)
+    options = parser.parse_args(arguments)
     try:
         spec = _spec(options)
         service = RewardService([spec], workers=options.workers, sandbox=sandbox_options(options))
@@ -76,10 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> OneLineParser:
-    parser = OneLineParser(
-        prog="python -m rewards.score", description="Score completions, one JSON object a line."
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
     parser.add_argument(
         "name", help="a reward of the table, package.module:function or path/file.py:function"
     )
@@ -90,7 +85,7 @@ def _parser() -> OneLineParser:
         "--lenient", action="store_true", help="evaluation's rules instead of training's"
     )
     parser.add_argument(
-        "--args", type=_json_object, default={}, metavar="JSON", help="arguments of the reward"
+        "--args", type=json_object, default={}, metavar="JSON", help="arguments of the reward"
     )
     parser.add_argument(
         "--style", help="the reward's calling convention, if its parameters do not tell"
@@ -98,7 +93,6 @@ def _parser() -> OneLineParser:
     add_deadline_option(parser)
     parser.add_argument("--workers", type=int, help="worker processes; by default one a core")
     add_sandbox_options(parser)
-    return parser
 
 
 def add_deadline_option(parser: argparse.ArgumentParser) -> None:
@@ -134,13 +128,6 @@ def sandbox_options(options: argparse.Namespace) -> SandboxOptions:
         engine=options.engine,
         url=options.url,
     )
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError("is not a JSON object")
-    return value
 
 
 def _spec(options: argparse.Namespace) -> RewardSpec:

@@ -36,7 +36,7 @@ TABLE: Mapping[str, str] = MappingProxyType(
         "countdown": "rewards.tasks:countdown",
         "countdown_format": "rewards.tasks:countdown_format",
         "knights_and_knaves": "rewards.tasks:knights_and_knaves",
-        "gym_answer": "rewards.tasks:gym_answer",
+        "gym_answer": "rewards.tasks.gym:gym_answer",
         "code_tests": "rewards.code_tests:code_tests",
         "think_format": "rewards.shaping.format:think_format",
         "tag_count": "rewards.shaping.format:tag_count",

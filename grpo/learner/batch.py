@@ -55,7 +55,7 @@ def make_batch(
 
 
 def _parts(groups: Sequence[int], number: int) -> list[set[int]]:
-    """`groups` in so many parts of nearly equal size, in order."""
+    """`groups` in `number` parts of nearly equal size, in order."""
     bounds = [round(i * len(groups) / number) for i in range(number + 1)]
     return [set(groups[low:high]) for low, high in zip(bounds, bounds[1:])]
 

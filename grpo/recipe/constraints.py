@@ -33,7 +33,7 @@ def _refuse_first(reasons: Iterable[str]) -> None:
 
 
 def _all_reasons(recipe: Sections) -> Reasons:
-    """Every reason to refuse `recipe`, in the order in which they are told."""
+    """Every reason to refuse `recipe`, in the order in which they are reported."""
     yield from _group_reasons(recipe)
     yield from _advantage_reasons(recipe)
     yield from _prompt_reasons(recipe)

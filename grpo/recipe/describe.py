@@ -137,8 +137,12 @@ def _row(key: Key) -> str:
 
 
 def _escaped(text: str) -> str:
-    """`text` in a cell of a table: no character acts as markup, and a page of the docs becomes a link."""
-    text = re.sub(r"([|*<])", r"\\\1", text)
+    """`text` in a cell of a table: no character acts as markup, and a page of the docs becomes a link.
+
+    A brace would open a list of attributes, and Markdown has no backslash form of ``<`` and ``{``.
+    """
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace("{", "&#123;")
+    text = re.sub(r"([|*])", r"\\\1", text)
     return re.sub(r"docs/(\w+\.md)", r"[\1](\1)", text)
 
 

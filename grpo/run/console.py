@@ -1,4 +1,4 @@
-"""The first and the last lines of a run on the console: what runs on what, and what came of it."""
+"""The first and the last lines of a run on the console: what runs on what, and how it ended."""
 
 from __future__ import annotations
 

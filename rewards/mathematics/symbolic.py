@@ -81,7 +81,7 @@ def symbolically_equal(left: Node, right: Node, work: Work) -> bool:
         if work.calls_left <= 0 or work.seconds_left <= 0:
             raise _reason(work) from None
         raise Undecided(f"sympy gave up: {type(error).__name__}: {error}") from None
-    if work.calls_left <= 0:  # sympy caught the interruption and went on
+    if work.calls_left <= 0:  # sympy caught the interruption and continued
         raise _reason(work)
     return are_equal
 

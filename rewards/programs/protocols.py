@@ -530,7 +530,7 @@ async def _call_remotely(
 async def _assert_remotely(
     sandbox: Sandbox, program: Program, job: dict[str, Any], rules: Rules
 ) -> Outcome:
-    """On a server a second process cannot be had: the asserts run beside the candidate."""
+    """A server offers no second process, so the asserts run in the candidate's."""
     if not any("assert" in text for text in job["tests"]):
         raise TestsFailed("the row's tests hold no assert statement")
     nonce = secrets.token_hex(16)

@@ -3,8 +3,9 @@
 A task is a function of its arguments alone: the same arguments give the same rows in the same order, whatever
 the run's seed. `held_out` selects the rows that are never trained on. Each task is a module: ``countdown``,
 ``arithmetic``, ``knights``, ``programs``, and ``gym``, which provides the generators of the package reasoning-gym under
-the names ``gym-NAME``. No verifier here executes the text of a completion; ``programs`` leaves that to the sandbox.
-Mapping rows to prompts, shuffling and sampling belong to the trainer.
+the names ``gym-NAME`` and is imported on first use, since it needs the mathematics. No verifier here executes the text
+of a completion; ``programs`` leaves that to the sandbox. Mapping rows to prompts, shuffling and sampling belong to the
+trainer.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from rewards.spelling import nearest
-from rewards.tasks import gym
 from rewards.tasks.arithmetic import arithmetic_rows
 from rewards.tasks.countdown import (
     countdown,
@@ -25,7 +25,6 @@ from rewards.tasks.countdown import (
     retries,
     whole_results,
 )
-from rewards.tasks.gym import gym_answer
 from rewards.tasks.knights import knights_and_knaves, knights_rows
 from rewards.tasks.programs import program_rows
 
@@ -34,7 +33,6 @@ __all__ = [
     "Task",
     "countdown",
     "countdown_format",
-    "gym_answer",
     "held_out",
     "knights_and_knaves",
     "load_task",
@@ -42,6 +40,7 @@ __all__ = [
     "whole_results",
 ]
 
+GYM_PREFIX = "gym-"
 Row = dict[str, Any]
 
 
@@ -115,12 +114,14 @@ class _Tasks(dict[str, Task]):
     """The tasks by name. ``gym-NAME`` is looked up in reasoning-gym; those hundred names are not listed."""
 
     def __contains__(self, name: object) -> bool:
-        return super().__contains__(name) or (isinstance(name, str) and name.startswith(gym.PREFIX))
+        return super().__contains__(name) or (isinstance(name, str) and name.startswith(GYM_PREFIX))
 
     def __missing__(self, name: str) -> Task:
         if name not in self:
             raise KeyError(name)
-        rows, doc = gym.lease(name.removeprefix(gym.PREFIX))
+        from rewards.tasks import gym  # noqa: PLC0415  heavy: the mathematics, and reasoning-gym
+
+        rows, doc = gym.lease(name.removeprefix(GYM_PREFIX))
         return Task(name, rows, reward="gym_answer", doc=doc)
 
 

@@ -32,13 +32,13 @@ from rewards.mathematics.latex import parse
 from rewards.mathematics.plain_number import read_plain_number
 from rewards.mathematics.tree import Node, ParseError
 from rewards.spelling import nearest
+from rewards.tasks import GYM_PREFIX as PREFIX
 from rewards.tasks.countdown import Expression
 from rewards.tasks.final_answer import is_tagged, tagged_answer
 from rewards.types import Score
 
-__all__ = ["AUDITED", "OURS", "PREFIX", "REFUSED", "THEIRS", "UNIQUE", "gym_answer", "lease"]
+__all__ = ["AUDITED", "OURS", "REFUSED", "THEIRS", "UNIQUE", "gym_answer", "lease"]
 
-PREFIX = "gym-"
 AUDITED = "0.1.25"
 Row = dict[str, Any]
 

@@ -290,7 +290,7 @@ def test_weights_that_do_not_fit_the_configuration_are_refused_and_not_made_up(
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ([], "the following arguments are required: recipe"),
+        ([], "the following arguments are required: recipe; --help lists the arguments"),
         (["r.yaml", "--reusme"], "unrecognized arguments: --reusme"),
         (["r.yaml", "--dry-run=yes"], "ignored explicit argument 'yes'"),
         (["nowhere.yaml"], "there is no file nowhere.yaml"),
@@ -326,7 +326,7 @@ def test_the_version_is_that_of_the_package(capsys):
 def test_a_command_nobody_knows_is_one_line_that_names_the_others(capsys):
     assert cli.main(["tran", "r.yaml"]) == 2
     assert capsys.readouterr().err == (
-        "grpo: there is no command tran; the commands are train, evaluate, sample, score, check, "
+        "grpo: there is no command tran; did you mean train?; the commands are train, evaluate, sample, score, check, "
         "completion\n"
     )
 
@@ -346,7 +346,8 @@ def test_score_and_check_are_those_of_the_rewards(capsys):
     assert capsys.readouterr().err.startswith("rewards.check: ")
     with pytest.raises(SystemExit) as stopped:
         cli.main(["score", "--help"])
-    assert stopped.value.code == 0 and "--pairs" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert stopped.value.code == 0 and "usage: grpo score" in shown and "--pairs" in shown
 
 
 @pytest.mark.parametrize("shell", cli.SHELLS)
@@ -498,5 +499,5 @@ def test_a_disk_that_fails_is_one_line_and_exit_code_1(tmp_path, monkeypatch, ca
     assert (
         capsys.readouterr().err
         == "stopped: [Errno 2] No such file or directory: '/proc/run'; what was saved before "
-        "is kept\n"
+        "is intact\n"
     )

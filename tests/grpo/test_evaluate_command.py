@@ -112,7 +112,8 @@ def test_every_completion_can_be_written(said, tmp_path):
     "arguments, words",
     [
         (["./nowhere", "--data", "arithmetic"], "there is no such folder"),
-        ([BASE], "data.source is missing"),
+        ([BASE], "is not a run folder, so it names no data; give --data or --recipe"),
+        (["runs/nowhere"], "runs/nowhere is not a run folder"),
         (
             [BASE, "--recipe", "quickstart", "--samples", "0"],
             "evaluate.samples is 0; it must be at least 1",

@@ -1,5 +1,6 @@
 """Finding rewards by name, file, module and entry point; what they want of the data."""
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +144,12 @@ def test_the_default_deadline_is_that_of_the_rewards_kind(use, seconds):
     assert timeout_seconds_of(RewardSpec("mine", use, timeout_seconds=0.5)) == 0.5
 
 
+def parsed(command, *arguments):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
 def deadline_of_workers(spec):
     return function_of(spec, None).assignment.timeout_seconds
 
@@ -155,8 +162,8 @@ def test_training_and_both_commands_judge_by_the_same_clock(use, seconds, tmp_pa
     section = {"use": use} if seconds is None else {"use": use, "timeout_seconds": seconds}
     option = [] if seconds is None else ["--timeout", str(seconds)]
     trained = reward_specs(Recipe.from_mapping({"rewards": {"mine": section}}))[0]
-    scored = score._spec(score._parser().parse_args([use, *option]))
-    checked = check._spec(check._parser().parse_args(["data.jsonl", "--reward", use, *option]))
+    scored = score._spec(parsed(score, use, *option))
+    checked = check._spec(parsed(check, "data.jsonl", "--reward", use, *option))
     expected = default_timeout_seconds(use) if seconds is None else seconds
     assert deadline_of_workers(trained) == expected
     assert deadline_of_workers(scored) == expected
@@ -164,7 +171,7 @@ def test_training_and_both_commands_judge_by_the_same_clock(use, seconds, tmp_pa
 
 
 def test_pairs_are_compared_under_the_deadline_of_their_reward():
-    spec = score._spec(score._parser().parse_args(["math_answer", "--pairs"]))
+    spec = score._spec(parsed(score, "math_answer", "--pairs"))
     assert deadline_of_workers(spec) == default_timeout_seconds("math_answer")
 
 

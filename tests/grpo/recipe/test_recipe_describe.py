@@ -81,7 +81,8 @@ def test_markup_in_a_help_is_escaped_and_a_page_of_the_docs_is_a_link():
     rows = rows_of(keys_markdown())
     assert r"dual_clip \|A\|" in rows["loss.dual_clip"][2]
     assert r"advantage.\* and loss.\*" in rows["loss.preset"][2]
-    assert rows["run_dir"][2].endswith(r"runs/\<name>")
+    assert rows["run_dir"][2].endswith("runs/&lt;name>")
+    assert rows["data.template"][2].endswith("a string with &#123;prompt}")
     assert "[objectives.md](objectives.md)" in rows["loss.policy"][2]
 
 

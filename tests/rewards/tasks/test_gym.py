@@ -4,8 +4,8 @@ import importlib.util
 
 import pytest
 
-from rewards.tasks import TASKS, gym_answer, load_task
-from rewards.tasks.gym import AUDITED, OURS, REFUSED, THEIRS, UNIQUE
+from rewards.tasks import TASKS, load_task
+from rewards.tasks.gym import AUDITED, OURS, REFUSED, THEIRS, UNIQUE, gym_answer
 
 needs_gym = pytest.mark.skipif(
     importlib.util.find_spec("reasoning_gym") is None, reason="reasoning-gym is not installed"
