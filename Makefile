@@ -36,7 +36,7 @@ lint: $(VENV)/.stamp-lint
 	$(RUN) -m mypy
 
 docs: $(VENV)/.stamp-docs
-	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(RUN) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(RUN) -m mkdocs build --strict
 
 base: $(VENV)/.stamp-run
 	$(RUN) recipes/quickstart_base/pretrain.py $(ARGS)
