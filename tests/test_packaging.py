@@ -53,7 +53,7 @@ def listed(config: configparser.ConfigParser, section: str, key: str) -> list[st
 
 
 def names(requirements: list[str]) -> set[str]:
-    return {re.split(r"[<>=!~; ]", line, maxsplit=1)[0].lower() for line in requirements}
+    return {re.split(r"[<>=!~; \[]", line, maxsplit=1)[0].lower() for line in requirements}
 
 
 def test_every_package_of_the_tree_is_listed(setup_cfg):
@@ -128,7 +128,12 @@ def test_pyproject_holds_only_what_cannot_stand_in_setup_cfg():
     tables = re.findall(
         r"^\[([\w.-]+)\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), flags=re.MULTILINE
     )
-    assert tables == ["build-system", "tool.ruff", "tool.ruff.lint"]
+    assert tables == [
+        "build-system",
+        "tool.ruff",
+        "tool.ruff.lint",
+        "tool.ruff.lint.per-file-ignores",
+    ]
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
