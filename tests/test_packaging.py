@@ -53,7 +53,7 @@ def listed(config: configparser.ConfigParser, section: str, key: str) -> list[st
 
 
 def names(requirements: list[str]) -> set[str]:
-    return {re.split(r"[<>=!~; ]", line, maxsplit=1)[0].lower() for line in requirements}
+    return {re.split(r"[<>=!~; \[]", line, maxsplit=1)[0].lower() for line in requirements}
 
 
 def test_every_package_of_the_tree_is_listed(setup_cfg):
