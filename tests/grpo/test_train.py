@@ -250,7 +250,7 @@ def test_rewards_that_fail_stop_the_run_with_the_culprit_named(tmp_path: Path) -
     )
 
 
-def test_a_few_faults_are_masked_and_booked(tmp_path: Path) -> None:
+def test_the_faults_of_a_step_are_counted_alike_in_reward_and_ledger(tmp_path: Path) -> None:
     def sometimes(text: str) -> float:
         return float("nan") if len(text) % 11 == 0 else float(len(text) % 2)
 
