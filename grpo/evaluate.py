@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Sequence
 
+from grpo.data.prompts import load_prompts
 from grpo.data.rows import load_rows, split_rows
 from grpo.model.loading import load_config, load_tokenizer
 from grpo.recipe import Recipe, RecipeError, read_yaml
@@ -19,7 +20,7 @@ from grpo.rollout.compiled import check_compiler
 from grpo.run import setup
 from grpo.run.accuracy import Evaluation, summarise
 from grpo.run.held_out import evaluate
-from grpo.scoring import check_rewards, check_sandbox, lenient_name
+from grpo.scoring import check_columns, lenient_name, load_rewards
 from grpo.types import ScoredGroup
 
 __all__ = ["Evaluation", "evaluate", "evaluate_recipe", "evaluation_recipe", "main", "summarise"]
@@ -68,17 +69,16 @@ def evaluate_recipe(recipe: Recipe, every_row: bool = False) -> dict[str, Any]:
     of training; ``lenient`` by those that some rewards have for evaluation, None for others.
     """
     check_compiler(recipe)
-    specs, accurate = setup.load_rewards(recipe)
+    specs, accurate = load_rewards(recipe)
     rows = load_rows(recipe.data)
-    check_rewards(specs, rows)
-    check_sandbox(specs, recipe.sandbox)
+    check_columns(specs, rows)
     held_out: setup.Rows = rows
     if recipe.data.held_out and not every_row:
         held_out = split_rows(rows, recipe.data.held_out)[1]
     config = load_config(recipe.model)
     tokenizer = load_tokenizer(recipe.model)
     # as held-out prompts they have the ids, so the seeds, that they have in training
-    prompts = setup.prompts_of(recipe, config, tokenizer, held_out=held_out)
+    prompts = load_prompts(recipe, config, tokenizer, held_out=held_out)
     setup.prepare_torch(recipe)
     policy = setup.open_policy(recipe, setup.default_device(), tokenizer)
     engine = setup.open_engine(recipe, policy)

@@ -13,6 +13,7 @@ from typing import Any, Sequence, TextIO
 
 from tqdm import tqdm
 
+from grpo.data.prompts import load_prompts
 from grpo.data.rows import load_rows
 from grpo.model.loading import load_config, load_tokenizer
 from grpo.recipe import Recipe
@@ -51,7 +52,7 @@ def write(
     data = load_rows(recipe.data)[:rows]
     config = load_config(recipe.model)
     tokenizer = load_tokenizer(recipe.model)
-    prompts = setup.prompts_of(recipe, config, tokenizer, train=data)
+    prompts = load_prompts(recipe, config, tokenizer, train=data)
     setup.prepare_torch(recipe)
     policy = setup.open_policy(recipe, setup.default_device(), tokenizer)
     print(policy.describe(), *policy.describe_fallback(), sep="\n", file=sys.stderr)

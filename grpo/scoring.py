@@ -33,6 +33,20 @@ UNSCORED = {
 # ---- which rewards a run has ----------------------------------------------------------------------------------
 
 
+def load_rewards(
+    recipe: Recipe, functions: Mapping[str, Any] | None = None
+) -> tuple[list[RewardSpec], str]:
+    """(the rewards of a run with the lenient twin of the accurate one, the name of the accurate one).
+
+    Refuses those whose programs cannot be confined as the recipe asks.
+    """
+    specs = reward_specs(recipe, functions)
+    accurate = accurate_reward(recipe, [spec.name for spec in specs])
+    specs = with_lenient(specs, accurate)
+    check_sandbox(specs, recipe.sandbox)
+    return specs, accurate
+
+
 def reward_specs(recipe: Recipe, functions: Mapping[str, Any] | None = None) -> list[RewardSpec]:
     """The recipe's rewards, and `functions` passed from Python: added to them or in place of theirs."""
     functions = dict(functions or {})
@@ -106,7 +120,7 @@ def watched_rewards(specs: Sequence[RewardSpec], accurate: str) -> tuple[str, tu
 # ---- checks before anything loads -----------------------------------------------------------------------------
 
 
-def check_rewards(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]) -> None:
+def check_columns(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]) -> None:
     """Refuse a reward that cannot be found, or that wants a column which a row it scores does not have."""
     for spec in specs:
         for column in spec.when:
@@ -116,14 +130,14 @@ def check_rewards(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]
                     f"{', '.join(rows[0])}"
                 )
         try:
-            _check_columns(spec, rows)
+            _check_kinds_of_rows(spec, rows)
         except RecipeError:
             raise
         except ValueError as error:
             raise RecipeError(f"recipe: rewards.{spec.name}: {error}") from None
 
 
-def _check_columns(spec: RewardSpec, rows: Sequence[Mapping[str, Any]]) -> None:
+def _check_kinds_of_rows(spec: RewardSpec, rows: Sequence[Mapping[str, Any]]) -> None:
     function = rewards.load(spec.use)
     for columns, number in _kinds_of_rows(rows, spec.when).items():
         known = [*columns, *ADDED_COLUMNS]
@@ -154,6 +168,7 @@ def sandbox_options(section: SandboxSection) -> SandboxOptions:
 
 def check_sandbox(specs: Sequence[RewardSpec], section: SandboxSection) -> None:
     """Refuse a recipe whose programs cannot be confined as it asks; where a reward runs programs, this is tried."""
+    options = sandbox_options(section)
     programs = [spec for spec in specs if runs_programs(rewards.load(spec.use))]
     if section.engine != "local" and not section.url:
         raise RecipeError(
@@ -161,7 +176,7 @@ def check_sandbox(specs: Sequence[RewardSpec], section: SandboxSection) -> None:
         )
     if programs and section.engine == "local":
         try:
-            RewardService(programs[:1], workers=1, sandbox=sandbox_options(section)).close()
+            RewardService(programs[:1], workers=1, sandbox=options).close()
         except IsolationError as error:
             raise RecipeError(
                 f"recipe: rewards.{programs[0].name} runs programs, but {error}"

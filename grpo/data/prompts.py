@@ -9,9 +9,10 @@ import random
 from dataclasses import dataclass, field
 from typing import Any, Callable, Collection, Mapping, Sequence
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from grpo.recipe import DataSection, RecipeError
+from grpo.model.policy import longest_sequence
+from grpo.recipe import DataSection, Recipe, RecipeError
 from grpo.types import Prompt
 
 R1_TEMPLATE = (
@@ -76,6 +77,37 @@ class PromptSet:
     held_out: tuple[Prompt, ...]
     num_dropped: int
     longest: int
+
+
+def load_prompts(
+    recipe: Recipe,
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    train: Sequence[Mapping[str, Any]] = (),
+    held_out: Sequence[Mapping[str, Any]] = (),
+    at_least: int = 0,
+) -> PromptSet:
+    """The prompts that rows become under the recipe's template; those too long for the model are dropped.
+
+    Raises `RecipeError` if fewer than `at_least` training prompts are left.
+    """
+    check_template(recipe.data.template, tokenizer)
+    prompts = make_prompts(
+        train,
+        held_out,
+        recipe.data,
+        tokenizer,
+        context=longest_sequence(config.get_text_config()),
+        max_tokens=recipe.sample.max_tokens,
+    )
+    if len(prompts.train) < at_least:
+        raise RecipeError(
+            f"data: {prompts.num_dropped} prompts are too long and {len(prompts.train)} "
+            f"are left, fewer than sample.prompts ({at_least}); lower sample.max_tokens "
+            "or sample.prompts"
+        )
+    return prompts
 
 
 def make_prompts(

@@ -18,14 +18,14 @@ import transformers
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo.data.curriculum import Curriculum
-from grpo.data.prompts import PromptSet, PromptStream, check_template, make_prompts
+from grpo.data.prompts import PromptSet, PromptStream, load_prompts
 from grpo.data.rows import load_rows, split_rows
 from grpo.distributed.process_group import Ranks
 from grpo.kernels.sampling.spec import Sampling
 from grpo.learner.learner import Learner
 from grpo.learner.optimizer import Optimizer
 from grpo.model.loading import load_config, load_tokenizer
-from grpo.model.policy import Policy, longest_sequence
+from grpo.model.policy import Policy
 from grpo.monitor import watchdog
 from grpo.monitor.gates import Alarm, Gates
 from grpo.monitor.redaction import secret_keys
@@ -36,15 +36,7 @@ from grpo.rollout.compiled import check_compiler
 from grpo.rollout.engine import Engine
 from grpo.run.folder import check_folder
 from grpo.run.log import Log
-from grpo.scoring import (
-    Scorer,
-    accurate_reward,
-    check_rewards,
-    check_sandbox,
-    reward_specs,
-    watched_rewards,
-    with_lenient,
-)
+from grpo.scoring import Scorer, check_columns, load_rewards, watched_rewards
 from rewards import RewardSpec
 
 Rows = Sequence[Mapping[str, Any]]
@@ -99,8 +91,7 @@ def load_inputs(
     specs, accurate = load_rewards(recipe, rewards)
     with watching(), watchdog.loading("grpo.data.prompts, the data set"):
         rows = load_rows(recipe.data)
-    check_rewards(specs, rows)
-    check_sandbox(specs, recipe.sandbox)
+    check_columns(specs, rows)
     train, held_out = split_rows(rows, recipe.data.held_out)
     if len(train) < recipe.sample.prompts:
         raise RecipeError(
@@ -110,8 +101,14 @@ def load_inputs(
     with watching(), watchdog.loading("grpo.model.loading, configuration and tokenizer"):
         config = load_config(recipe.model) if model is None else model.config
         tokenizer = load_tokenizer(recipe.model) if tokenizer is None else tokenizer
-    prompts = prompts_of(recipe, config, tokenizer, train=train, held_out=held_out)
-    _check_enough_prompts(recipe, prompts)
+    prompts = load_prompts(
+        recipe,
+        config,
+        tokenizer,
+        train=train,
+        held_out=held_out,
+        at_least=recipe.sample.prompts,
+    )
     return RunInputs(
         specs=specs,
         accurate=accurate,
@@ -120,44 +117,6 @@ def load_inputs(
         config=config,
         tokenizer=tokenizer,
     )
-
-
-def load_rewards(
-    recipe: Recipe, rewards: Mapping[str, Callable[..., Any]] | None = None
-) -> tuple[list[RewardSpec], str]:
-    """(the rewards of a run with the lenient twin of the accurate one, the name of the accurate one)."""
-    specs = reward_specs(recipe, rewards)
-    accurate = accurate_reward(recipe, [spec.name for spec in specs])
-    return with_lenient(specs, accurate), accurate
-
-
-def prompts_of(
-    recipe: Recipe,
-    config: PretrainedConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    train: Rows = (),
-    held_out: Rows = (),
-) -> PromptSet:
-    """The prompts that rows become under the recipe's template; those too long for the model are dropped."""
-    check_template(recipe.data.template, tokenizer)
-    return make_prompts(
-        train,
-        held_out,
-        recipe.data,
-        tokenizer,
-        context=longest_sequence(config.get_text_config()),
-        max_tokens=recipe.sample.max_tokens,
-    )
-
-
-def _check_enough_prompts(recipe: Recipe, prompts: PromptSet) -> None:
-    if len(prompts.train) < recipe.sample.prompts:
-        raise RecipeError(
-            f"data: {prompts.num_dropped} prompts are too long and {len(prompts.train)} "
-            f"are left, fewer than sample.prompts ({recipe.sample.prompts}); lower sample.max_tokens "
-            "or sample.prompts"
-        )
 
 
 # ---- the model and what uses it -------------------------------------------------------------------------------

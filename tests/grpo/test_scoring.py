@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from grpo.recipe import Recipe, RecipeError
-from grpo.scoring import Scorer, check_rewards, reward_specs
+from grpo.scoring import Scorer, check_columns, reward_specs
 from grpo.types import Completion, Group, Prompt
 from rewards import RewardSpec, Score
 
@@ -192,7 +192,7 @@ ROWS = [
 
 def refusal(spec: RewardSpec, rows=ROWS) -> str:
     with pytest.raises(RecipeError) as caught:
-        check_rewards([spec], rows)
+        check_columns([spec], rows)
     return str(caught.value)
 
 
@@ -204,9 +204,9 @@ def test_a_missing_column_is_refused_with_its_row_and_the_columns_there_are():
 
 
 def test_a_column_may_come_from_the_arguments_or_be_wanted_only_where_the_reward_applies():
-    check_rewards([RewardSpec("mine", "math_answer", args={"answer": "3"})], ROWS)
-    check_rewards([RewardSpec("mine", "math_answer", when={"kind": "math"})], ROWS)
-    check_rewards([RewardSpec("mine", "math_answer", when={"kind": ["math", "logic"]})], ROWS)
+    check_columns([RewardSpec("mine", "math_answer", args={"answer": "3"})], ROWS)
+    check_columns([RewardSpec("mine", "math_answer", when={"kind": "math"})], ROWS)
+    check_columns([RewardSpec("mine", "math_answer", when={"kind": ["math", "logic"]})], ROWS)
     assert "row 2" in refusal(RewardSpec("mine", "math_answer", when={"kind": ["math", "code"]}))
 
 
@@ -228,7 +228,7 @@ def test_a_condition_on_a_column_that_no_row_has_is_refused():
 )
 def test_a_reward_that_cannot_be_found_is_refused(use, words):
     with pytest.raises(RecipeError, match=f"recipe: rewards.mine: .*{words}"):
-        check_rewards([RewardSpec("mine", use)], ROWS)
+        check_columns([RewardSpec("mine", use)], ROWS)
 
 
 def test_a_file_that_does_not_run_is_refused_with_its_error(tmp_path):
