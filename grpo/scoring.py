@@ -42,9 +42,19 @@ def load_rewards(
     """
     specs = reward_specs(recipe, functions)
     accurate = accurate_reward(recipe, [spec.name for spec in specs])
+    _check_found(specs)
     specs = with_lenient(specs, accurate)
     check_sandbox(specs, recipe.sandbox)
     return specs, accurate
+
+
+def _check_found(specs: Sequence[RewardSpec]) -> None:
+    """Refuse a reward that cannot be loaded; `RecipeError` names it."""
+    for spec in specs:
+        try:
+            rewards.load(spec.use)
+        except ValueError as error:
+            raise RecipeError(f"recipe: rewards.{spec.name}: {error}") from None
 
 
 def reward_specs(recipe: Recipe, functions: Mapping[str, Any] | None = None) -> list[RewardSpec]:

@@ -30,9 +30,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("seed", range(number), indirect=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects by the marks that are set here
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _thin_out(items)
     if config.getoption("--seeds"):
         items[:] = [item for item in items if "seed" in getattr(item, "fixturenames", ())]
+
+
+def _thin_out(items: list[pytest.Item]) -> None:
+    """Of a test marked ``thin(n)`` keep n of its cases, spread over their list, and mark the others slow."""
+    cases_of: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("thin") and not item.get_closest_marker("slow"):
+            cases_of.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for cases in cases_of.values():
+        number = cases[0].get_closest_marker("thin").args[0]
+        kept = {index * len(cases) // number for index in range(number)}
+        for index, item in enumerate(cases):
+            if index not in kept:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

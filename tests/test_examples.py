@@ -35,6 +35,7 @@ def run(folder: Path, *command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_quickstart_example_runs_from_any_folder(tmp_path: Path) -> None:
     printed = run(tmp_path, str(ROOT / "examples" / "01_quickstart.py"), "steps=10", *SMALL)
     assert re.search(r"accuracy \d+\.\d% -> \d+\.\d% on 8 held-out problems", printed)
@@ -46,6 +47,7 @@ def test_the_reward_example_trains_on_the_reward_it_writes(tmp_path: Path) -> No
     assert len(re.findall(r"correct \d\.\d+ +few_tries 0\.\d+", printed)) == 2
 
 
+@pytest.mark.slow
 def test_the_reward_model_example_trains_on_a_model_held_by_a_worker(tmp_path: Path) -> None:
     printed = run(tmp_path, str(ROOT / "examples" / "03_reward_model.py"), "steps=1", *SMALL)
     fluency = re.findall(r"correct \d\.\d+ +fluency (\d\.\d+)", printed)
@@ -53,6 +55,7 @@ def test_the_reward_model_example_trains_on_a_model_held_by_a_worker(tmp_path: P
     assert " 0 faulted" in printed
 
 
+@pytest.mark.slow
 def test_a_reward_in_a_file_can_be_named_by_its_path(tmp_path: Path) -> None:
     printed = run(
         ROOT,
@@ -88,6 +91,7 @@ def test_the_notebook_is_committed_without_output() -> None:
     assert all(not cell.get("outputs") for cell in notebook.cells)
 
 
+@pytest.mark.slow
 def test_a_run_can_be_plotted(tmp_path: Path) -> None:
     run(
         tmp_path, "-m", "grpo.train", "quickstart", "steps=2", f"run_dir={tmp_path / 'run'}", *SMALL

@@ -524,6 +524,7 @@ def test_a_journal_is_cut_at_its_size_and_by_its_steps_where_that_ends_no_line(
 @pytest.mark.parametrize(
     "overrides", [[], ["model.lora.rank=4", "loss.beta=0.1"], ["model.dtype=bfloat16"]]
 )
+@pytest.mark.thin(1)
 def test_the_dry_run_predicts_a_checkpoints_size(reward: Path, overrides: list[str]) -> None:
     found = recipe(reward / "run", "data.held_out=0", "steps=2", *overrides)
     assert sum(record["update/made"] for record in Trainer(found))

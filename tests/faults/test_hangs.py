@@ -106,6 +106,7 @@ def the_line(said: str) -> str:
 
 
 @pytest.mark.parametrize("name", marked(STUCK))
+@pytest.mark.slow
 def test_a_stuck_component_is_named_within_its_deadline_and_the_checkpoint_stands(
     made, name: str
 ) -> None:

@@ -252,6 +252,7 @@ def test_a_filter_that_only_the_sampler_knows_is_named(
     ],
     ids=lambda settings: settings[0],
 )
+@pytest.mark.thin(2)
 def test_what_may_differ_between_the_sides_raises_no_alarm(
     tmp_path: Path, settings: list[str]
 ) -> None:
@@ -437,6 +438,7 @@ def test_a_policy_that_has_only_one_thing_to_say_is_warned_of_at_once(tmp_path: 
         ("import os; os._exit(3)", ""),
     ],
 )
+@pytest.mark.thin(1)
 def test_a_reward_that_fails_stops_the_run_before_the_update_and_is_named(
     tmp_path: Path, body: str, words: str
 ) -> None:

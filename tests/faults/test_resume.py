@@ -69,6 +69,7 @@ SLOW = list(VARIANTS)[3:]
     "variant",
     [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in VARIANTS],
 )
+@pytest.mark.thin(1)
 def test_everything_that_adapts_or_waits_comes_back(reward: Path, variant: str) -> None:
     whole = run(reward / "whole", *VARIANTS[variant])
     trainer = Trainer(recipe(reward / "cut", *VARIANTS[variant]))

@@ -48,6 +48,7 @@ def whole(lives: Lives, tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param(44, (4,), id="in the last evaluation", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.thin(1)
 def test_sigterm_ends_the_step_or_the_evaluation_and_loses_nothing(
     lives: Lives, reward: Path, whole: Path, at: int, steps: tuple[int, ...]
 ) -> None:

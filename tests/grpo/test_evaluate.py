@@ -197,6 +197,7 @@ def engine():
     return Engine(tiny_policy(peak=1.5))
 
 
+@pytest.mark.slow
 def test_two_evaluations_of_the_same_weights_are_the_same(engine, judge):
     prompts = random_prompts(0, [3, 5, 2, 7])
     first, second = run(engine, judge, prompts), run(engine, judge, prompts)

@@ -37,6 +37,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.thin(3)
 def test_a_resumed_run_equals_one_never_stopped(tmp_path: Path, variant: str) -> None:
     run(tmp_path / "whole", *VARIANTS[variant])
     trainer = Trainer(recipe(tmp_path / "cut", *VARIANTS[variant]))
@@ -88,6 +89,7 @@ def test_the_same_seed_gives_the_same_run_twice_and_another_seed_another(tmp_pat
 
 
 @pytest.mark.parametrize("changed", ["sample.max_rows=8", "optim.tokens_per_micro_batch=100"])
+@pytest.mark.thin(1)
 def test_settings_of_speed_and_memory_change_no_token(tmp_path: Path, changed: str) -> None:
     run(tmp_path / "a", "steps=1")
     run(tmp_path / "b", "steps=1", changed)
@@ -299,6 +301,7 @@ def test_a_faulted_completion_changes_the_weights_as_little_as_one_never_sampled
     assert all(torch.equal(masked[name], absent[name]) for name in masked)
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_step_saves_and_exits_with_3_and_resume_goes_on_bit_for_bit(
     tmp_path: Path,
 ) -> None:
@@ -341,6 +344,7 @@ def test_sigterm_ends_the_step_saves_and_exits_with_3_and_resume_goes_on_bit_for
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_nothing_that_resume_cannot_use(tmp_path: Path) -> None:
     command = [
         sys.executable,

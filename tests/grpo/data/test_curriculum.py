@@ -131,6 +131,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.thin(2)
 def test_a_resumed_run_draws_and_learns_what_one_never_stopped_does(
     tmp_path: Path, variant: str
 ) -> None:
@@ -179,6 +180,7 @@ def test_over_sampled_groups_that_are_not_needed_count_as_cancelled(tmp_path: Pa
     assert all(record["group/trained"] <= 3 for record in records(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_teacher_pulls_the_policy_to_itself(tmp_path: Path) -> None:
     run(tmp_path / "teacher", "steps=6", "optim.lr=1e-3", "sample.prompts=16")
     teacher = tmp_path / "teacher" / "final"
@@ -229,6 +231,7 @@ def test_all_truncated_and_masked_leaves_the_weights_as_they_were(tmp_path: Path
 
 
 @pytest.mark.parametrize("preset", ["r1", "r1_zero", "deepseekmath", "dr_grpo", "gspo", "cispo"])
+@pytest.mark.thin(3)
 def test_every_preset_makes_updates_and_its_ledger_adds_up(tmp_path: Path, preset: str) -> None:
     values = recipe(tmp_path / "run", "steps=1", "data.held_out=0").to_mapping()
     values["loss"], values["advantage"] = {"preset": preset}, {}

@@ -92,6 +92,7 @@ FURTHER = {
         *(pytest.param(name, marks=pytest.mark.slow) for name in list(FURTHER)[1:]),
     ],
 )
+@pytest.mark.slow
 def test_two_ranks_make_the_run_that_one_makes(tmp_path: Path, further: str) -> None:
     launcher = [
         "-m",

@@ -19,6 +19,7 @@ EVERY = [Sampling(), Sampling(0.3), Sampling(0.0), *COMBINATIONS]
 @pytest.mark.parametrize(
     "sampling", [Sampling(), Sampling(0.3), Sampling(2.5), *COMBINATIONS], ids=str
 )
+@pytest.mark.thin(6)
 def test_draws_follow_the_exact_distribution(sampling):
     logits_V = 2.0 * torch.randn(37, generator=torch.Generator().manual_seed(5))
     prob_V = plain_processed(logits_V, sampling).exp()

@@ -47,6 +47,7 @@ def interpret(file: str, marked: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
+@pytest.mark.slow
 def test_kernels_match_their_references_in_tritons_interpreter(file, seed):
     interpret(file, "not slow", seed)
 

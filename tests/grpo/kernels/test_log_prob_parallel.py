@@ -56,6 +56,7 @@ def work(rank: int, world: int, port: int, inputs, folder: str) -> None:
 
 
 @pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
 def test_ranks_together_compute_the_specification(world: int, seed: int, tmp_path) -> None:
     inputs = []
     for options in HEADS.values():

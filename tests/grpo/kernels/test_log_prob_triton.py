@@ -58,6 +58,7 @@ def tiles(rows: int, columns: int, depth: int) -> dict[str, str]:
 @pytest.mark.parametrize(
     "marked, least", [("not slow", 10), pytest.param("slow", 30, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_in_the_interpreter_the_kernels_compute_the_specification(marked: str, least: int) -> None:
     done = subprocess.run(
         [

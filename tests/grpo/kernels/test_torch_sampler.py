@@ -29,6 +29,7 @@ def draw(logits_V, sampling, number=DRAWS, seed_R=None, position=7):
 @pytest.mark.parametrize(
     "sampling", [Sampling(), Sampling(0.3), Sampling(2.5), *COMBINATIONS], ids=str
 )
+@pytest.mark.thin(11)
 def test_draws_follow_the_exact_distribution(sampling):
     logits_V = 2.0 * torch.randn(37, generator=torch.Generator().manual_seed(5))
     prob_V = plain_processed(logits_V, sampling).exp()

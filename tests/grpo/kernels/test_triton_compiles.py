@@ -95,6 +95,7 @@ SLOW = [
     "dtype, repeats, group, width, options",
     FAST + [pytest.param(*case, marks=pytest.mark.slow) for case in SLOW],
 )
+@pytest.mark.slow
 def test_decode_attention_fits_and_uses_tensor_cores(
     dtype, repeats, group, width, options, capability
 ):
@@ -244,6 +245,7 @@ def test_the_draw_fits_and_nothing_that_decides_is_contracted(dtype, size, capab
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("size", ["Qwen2.5", pytest.param("SmolLM2", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_the_search_for_a_cut_fits(size, capability):
     flags = {"COUNTS": False, "MASSES": True, "BY_MASS": True, "GIVEN": False, "ROUND": 3}
     search = compile_sampler(

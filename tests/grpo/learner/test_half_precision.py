@@ -144,6 +144,7 @@ def test_float16_samples_what_its_trainer_computes() -> None:
 
 @pytest.mark.parametrize("family", ["qwen3", "gemma2", "granite"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.thin(3)
 def test_the_samplers_log_probs_are_the_trainers(family, dtype, seed):
     """Whichever way keys are stored; on a CPU a bfloat16 product has bfloat16's own rounding."""
     policy = tiny_family(family, seed, dtype=dtype, peak=1.5)

@@ -72,6 +72,7 @@ def test_the_gradient_is_that_of_the_plain_model_one_row_at_a_time(aggregation: 
         {"beta": 0.05},
     ],
 )
+@pytest.mark.thin(4)
 def test_the_gradient_does_not_change_with_the_micro_batch_split(loss: dict, lora: bool) -> None:
     policy, batch = tiny_policy(lora=lora), batch_of(random_groups(), kl="beta" in loss)
     whole = gradient(policy, batch.updates[0], **loss)

@@ -80,6 +80,7 @@ def test_preflight_predicts_the_peak_of_a_recipes_largest_update_within_a_tenth(
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in CASES]
 )
+@pytest.mark.slow
 def test_the_peak_of_an_update_is_predicted_within_a_tenth(name: str) -> None:
     found = measured(CASES[name])
     assert 0.9 <= found["predicted"] / found["measured"] <= 1.1, found

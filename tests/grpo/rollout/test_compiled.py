@@ -107,6 +107,7 @@ def blocks_in_use(engine: Engine) -> list[str]:
     "family",
     ["llama", *(pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES if f != "llama")],
 )
+@pytest.mark.slow
 def test_sampled_logps_are_the_plain_forwards(family, lora, seed):
     policy, prompts = tiny_policy(family, seed, lora=lora), random_prompts(seed, [1, 30, 65])
     engine = Engine(policy, compile=True)
@@ -142,6 +143,7 @@ def test_completions_do_not_depend_on_what_is_decoded_with_them(family, seed):
 
 @needs_compiler
 @pytest.mark.parametrize("lora", [False, True], ids=["whole", "lora"])
+@pytest.mark.slow
 def test_weights_trained_between_two_calls_are_the_ones_that_sample(lora, seed):
     policy, prompts = tiny_policy("llama", seed, lora=lora), random_prompts(seed, [9, 40])
     engine = Engine(policy, compile=True)

@@ -179,6 +179,7 @@ def test_a_row_leaves_no_trace_not_even_nan(length, seed):
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("window", [None, 90])
+@pytest.mark.thin(2)
 def test_bits_of_a_row_depend_neither_on_its_neighbours_nor_on_its_position(window, softcap, seed):
     lengths = {"a": 40, "b": 1100, "c": 3, "d": 700, "e": 128, "f": 300, "g": 250}
     prefixes = {row: random_prefix(n, dtype=torch.float32) for row, n in lengths.items()}

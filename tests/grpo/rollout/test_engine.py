@@ -131,6 +131,7 @@ def test_sampled_logps_equal_those_of_a_plain_forward(family, seed):
 
 
 @pairwise("family, kernels", FAMILIES, offset=1)
+@pytest.mark.thin(8)
 def test_sampled_logps_equal_those_of_a_plain_forward_with_live_adapters(family, seed):
     policy = tiny_policy(family, seed, lora=True)
     prompts = random_prompts(seed, [1, 30, 65, 140])
@@ -224,6 +225,7 @@ def test_completions_have_the_same_bits_in_another_order_of_prompts(scene):
 
 
 @pairwise("family, max_rows, kernels", SCENES, [1, 16])
+@pytest.mark.thin(4)
 def test_completions_have_the_same_bits_however_many_are_decoded_at_once(scene, max_rows):
     policy, prompts, expected = scene
     assert_same_groups(
@@ -261,6 +263,7 @@ def assert_same_tokens(some: dict, others: dict) -> None:
 
 
 @pairwise("family, kernels", SCENES)
+@pytest.mark.thin(2)
 def test_a_second_thread_changes_no_token(scene, threads):
     policy, prompts, expected = scene
     threads(2)
@@ -279,6 +282,7 @@ def test_the_number_of_threads_changes_no_token(scene, threads):
 
 @torch.no_grad()
 @pairwise("family, number, kernels", FAMILIES, [1, 2, 3])
+@pytest.mark.thin(20)
 def test_a_row_has_the_same_bits_among_any_number_of_rows_that_a_step_computes(
     family, number, threads, seed
 ):

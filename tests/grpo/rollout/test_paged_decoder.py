@@ -51,6 +51,7 @@ def assert_alike(sampled, expected, tolerance=1e-5):
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.thin(10)
 def test_sampled_logps_equal_those_of_a_plain_forward(family, lora, seed):
     policy = tiny_policy(family, seed, lora=lora)
     policy.stop_ids = frozenset()
@@ -69,6 +70,7 @@ def test_sampled_logps_equal_those_of_a_plain_forward(family, lora, seed):
     "sampling", [Sampling(), Sampling(0), Sampling(0.8, 20, 0.9, 0.02)], ids=str
 )
 @pytest.mark.parametrize("max_rows", [8, 64])
+@pytest.mark.thin(3)
 def test_both_decoders_sample_the_same_completions(sampling, max_rows, seed):
     policy, prompts = tiny_policy("llama", seed, peak=1.5), random_prompts(seed, SIZES)
     expected, _ = sample(policy, prompts, paged=False, sampling=sampling)
@@ -96,6 +98,7 @@ def test_stop_strings_limits_and_context_end_completions_as_in_the_contiguous_de
 
 
 @pytest.mark.parametrize("pages", [1, 20, 45])
+@pytest.mark.thin(1)
 def test_sequences_that_lose_their_pages_continue(pages, seed):
     policy, prompts = tiny_policy("llama", seed, peak=1.5), random_prompts(seed, SIZES)
     policy.stop_ids = frozenset()
@@ -211,6 +214,7 @@ class Device:
 @pytest.mark.parametrize(
     "limits", [{"rows": 8}, {"pages": 40}, {"failing": (1, 2)}, {"failing": (9, 30)}], ids=str
 )
+@pytest.mark.thin(2)
 def test_where_the_devices_memory_runs_out_fewer_rows_write_the_same_completions(limits, seed):
     policy, prompts = tiny_policy("llama", seed, peak=1.5), random_prompts(seed, SIZES)
     options = dict(group_size=6, max_tokens=70, sampling=Sampling(0.9, 30), seed=(0,))
@@ -251,6 +255,7 @@ def test_too_little_memory_for_the_fewest_rows_is_an_error(seed):
 
 
 @pytest.mark.parametrize("pages", [20, 25])
+@pytest.mark.thin(1)
 def test_a_sequence_that_lost_its_pages_is_counted_whole(pages, seed):
     policy, prompts = tiny_policy("llama", seed, peak=1.5), random_prompts(seed, SIZES)
     policy.stop_ids = frozenset()

@@ -15,6 +15,7 @@ OPTIONS = ["-q", "--no-header", "-p", "no:cacheprovider", "-o", "addopts="]
         for mode in contained.modes()
     ],
 )
+@pytest.mark.slow
 def test_no_program_that_cheats_is_paid(mode):
     if contained.why_not(mode):
         pytest.skip(contained.why_not(mode))
