@@ -68,7 +68,12 @@ class Trainer(Run):
         rollouts = self._collect(step)
         batch = self._make_batch(rollouts.groups, rollouts.left_out)
         self.groups = rollouts.groups
-        sampled = sampled_record(self.groups, batch.ledger, parts.policy.version)
+        sampled = sampled_record(
+            self.groups,
+            batch.ledger,
+            version=parts.policy.version,
+            mask_truncated=self.recipe.advantage.mask_truncated,
+        )
         sampling_ended = time.perf_counter()
         with watchdog.waiting("update", owner="grpo.learner"):
             updates = self._update(step, sampled, batch, rollouts)

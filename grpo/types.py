@@ -17,7 +17,7 @@ Text:
 
 Groups:
     group: the completions of one prompt.
-    flat: of a group, without spread of reward: no completion is better than another.
+    flat: of a group, without spread of reward: no completion is better than another (`spread`).
     partial group: a group that a step did not wait for; its completions are continued in the next (partial rollout).
 
 Scores:
@@ -52,6 +52,9 @@ from torch import Tensor
 from rewards import Score
 
 FINISHES = ("stop", "length", "context", "cancelled", "error")
+SPREAD_TOLERANCE = 1e-6
+"""Scores that differ by no more than this are equal: of the larger one, or of 1 where both are smaller. A judge in
+fp32 repeats itself to about 1e-7; what rewards tell apart on purpose is far coarser."""
 OUTCOMES = ("cancelled", "faulted", "truncated_masked", "flat", "correction_masked", "trained")
 
 
@@ -101,6 +104,20 @@ class Group:
     completions: tuple[Completion, ...]
 
 
+def spread(values: Sequence[float | None]) -> bool:
+    """Whether values that are not None differ by more than `SPREAD_TOLERANCE`; the one test of what is flat.
+
+    >>> spread([0.7, 0.7000001]), spread([0.7, 0.7001]), spread([1.0, None])
+    (False, True, False)
+    """
+    known = [value for value in values if value is not None]
+    if not known:
+        return False
+    highest = max(known)
+    lowest = min(known)
+    return highest - lowest > SPREAD_TOLERANCE * max(1.0, abs(highest), abs(lowest))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredGroup:
     """A group with the score of each completion; one whose value is None counts nowhere."""
@@ -110,15 +127,24 @@ class ScoredGroup:
     scores: tuple[Score, ...]
     verdicts: tuple[Mapping[str, Score], ...] = ()
 
+    def counted(self, mask_truncated: bool = False) -> list[bool]:
+        """Which completions have a score to learn from; with `mask_truncated` those cut off have none."""
+        counts = []
+        for score, completion in zip(self.scores, self.completions):
+            known = score.value is not None and completion.finish != "cancelled"
+            masked = mask_truncated and completion.truncated
+            counts.append(known and not masked)
+        return counts
+
+    def is_flat(self, mask_truncated: bool = False) -> bool:
+        """Whether the scores that count do not spread, so that no completion is better than another."""
+        counts = self.counted(mask_truncated)
+        return not spread([score.value for score, counted in zip(self.scores, counts) if counted])
+
     @property
     def flat(self) -> bool:
-        """Whether the scores that count do not spread, so that no completion is better than another."""
-        values = [score.value for score in self.scores if score.value is not None]
-        if not values:
-            return True
-        highest = max(values)
-        lowest = min(values)
-        return highest - lowest <= 1e-9 * max(1.0, abs(highest), abs(lowest))
+        """`is_flat` where truncated completions count like all others."""
+        return self.is_flat()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

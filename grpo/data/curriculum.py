@@ -50,6 +50,7 @@ class Curriculum:
         *,
         flat: str = "keep",
         flat_by: str = "score",
+        mask_truncated: bool = False,
         retire_at: float = 0.0,
         low: float = 0.0,
         high: float = 1.0,
@@ -59,6 +60,7 @@ class Curriculum:
         self.accurate = accurate
         self.flat = flat
         self.flat_by = flat_by
+        self.mask_truncated = mask_truncated
         self.retire_at = retire_at
         self.low = low
         self.high = high
@@ -114,8 +116,8 @@ class Curriculum:
         return outcomes, max(0, wanted - len(spread))
 
     def teaches(self, group: ScoredGroup) -> bool:
-        """Whether a group's scores spread, and its accuracies too if ``flat_by`` asks for that."""
-        if group.flat:
+        """Whether a group's scores that count spread, and its accuracies too if ``flat_by`` asks for that."""
+        if group.is_flat(self.mask_truncated):
             return False
         return self.flat_by == "score" or len(set(accuracies(group, self.accurate))) > 1
 

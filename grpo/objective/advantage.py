@@ -16,9 +16,7 @@ from torch import Tensor
 
 from grpo.recipe import AdvantageSection
 from grpo.recipe.objectives import RULE_SPECS, RuleSpec
-from grpo.types import ScoredGroup
-
-SPREAD_TOLERANCE = 1e-9
+from grpo.types import ScoredGroup, spread
 
 Member = tuple[int, int]
 """(index of a group, index of a completion in it)."""
@@ -176,7 +174,9 @@ def gdpo(scored: ScoredStep, settings: AdvantageSection) -> Tensor:
         part = restricted(scored, counts_B)
         value_B = part_B[counts_B]
         scale_B = part.deviation(value_B) + settings.epsilon
-        total_B[counts_B] += weight * part.centred(value_B) / scale_B
+        gain_B = weight * part.centred(value_B) / scale_B
+        spread_B = _spreads(value_B[:, None], part.group_B)
+        total_B[counts_B] += torch.where(spread_B, gain_B, 0.0)
     return whitened(total_B, settings.epsilon)
 
 
@@ -259,21 +259,11 @@ def _members(
     for group_index, group in enumerate(groups):
         if group_index in left_out:
             continue
-        counts = _counts(group, settings.mask_truncated)
+        counts = group.counted(settings.mask_truncated)
         counted = [(group_index, i) for i in range(len(counts)) if counts[i]]
         if not spec.in_group or len(counted) > 1:
             members += counted
     return members
-
-
-def _counts(group: ScoredGroup, mask_truncated: bool) -> list[bool]:
-    """Which completions of a group have a score to learn from."""
-    counts = []
-    for score, completion in zip(group.scores, group.completions):
-        known = score.value is not None and completion.finish != "cancelled"
-        masked = mask_truncated and completion.truncated
-        counts.append(known and not masked)
-    return counts
 
 
 def _by_completion(value_T: Tensor, scored: ScoredStep, whole: bool) -> list[float | Tensor]:
@@ -358,12 +348,6 @@ def _spreads(value_BK: Tensor, group_B: Tensor) -> Tensor:
         in_group_B = group_B == group
         for column in value_BK[in_group_B].T:
             known = column[column.isfinite()]
-            if len(known) and _differ(known):
+            if spread(known.tolist()):
                 spread_B |= in_group_B
     return spread_B
-
-
-def _differ(values: Tensor) -> bool:
-    scale = max(1.0, float(values.abs().max()))
-    width = values.max() - values.min()
-    return bool(width > SPREAD_TOLERANCE * scale)

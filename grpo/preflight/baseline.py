@@ -91,7 +91,7 @@ def sample_baseline(facts: RunFacts, policy: Policy) -> BaselineSample:
         groups=groups,
         pass_rate=evaluation.accuracy,
         truncated=evaluation.truncated,
-        flat=sum(group.flat for group in groups) / len(groups),
+        flat=_share_flat(groups, recipe.advantage.mask_truncated),
         length=evaluation.length,
         sample_seconds=sampled - begun,
         judge_seconds=scored - sampled,
@@ -110,6 +110,10 @@ def _sampled(
         sampling=sampling_of(recipe.sample),
         seed=("preflight", recipe.seed),
     )
+
+
+def _share_flat(groups: Sequence[ScoredGroup], mask_truncated: bool) -> float:
+    return sum(group.is_flat(mask_truncated) for group in groups) / len(groups)
 
 
 def _update_seconds(facts: RunFacts, policy: Policy, groups: Sequence[ScoredGroup]) -> float:

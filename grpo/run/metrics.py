@@ -18,13 +18,21 @@ from grpo.types import Batch, Completion, ScoredGroup
 
 
 def sampled_record(
-    groups: Sequence[ScoredGroup], ledger: Mapping[str, int], version: int = 0
+    groups: Sequence[ScoredGroup],
+    ledger: Mapping[str, int],
+    version: int = 0,
+    mask_truncated: bool = False,
 ) -> dict[str, Any]:
-    """What is known of a step before its updates; ``version`` is that of the weights being trained."""
+    """What is known of a step before its updates; ``version`` is that of the weights being trained.
+
+    With `mask_truncated` (the recipe's) a group is flat if its other completions do not spread.
+    """
     outcomes = {f"ledger/{outcome}": number for outcome, number in ledger.items()}
     return {
         **_rewards(groups),
         **_completions(groups),
+        "group/sampled": len(groups),
+        "group/flat": mean(group.is_flat(mask_truncated) for group in groups),
         "policy/version": version,
         **outcomes,
     }
@@ -86,8 +94,6 @@ def _completions(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
         "completion/tokens": sum(lengths),
         "completion/surprisal": _surprisal(completions),
         "completion/carried": sum(len(completion.versions) > 1 for completion in completions),
-        "group/sampled": len(groups),
-        "group/flat": mean(group.flat for group in groups),
     }
 
 

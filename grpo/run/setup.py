@@ -233,6 +233,7 @@ def open_curriculum(recipe: Recipe, inputs: RunInputs) -> Curriculum:
         inputs.accurate,
         flat=advantage.flat,
         flat_by=advantage.flat_by,
+        mask_truncated=advantage.mask_truncated,
         retire_at=advantage.retire_at,
         low=recipe.data.pass_low,
         high=recipe.data.pass_high,

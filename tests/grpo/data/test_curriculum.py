@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,16 @@ def test_the_first_groups_that_spread_are_trained_and_the_others_accounted_for()
     assert curriculum(flat="drop").choose(groups, 2) == ({0: "flat", 2: "flat", 4: "cancelled"}, 0)
     assert curriculum(flat="refill").choose(groups, 5) == ({0: "flat", 2: "flat"}, 2)
     assert curriculum(flat="keep").choose(groups, 2) == ({}, 0)
+
+
+def test_noise_of_a_judge_and_masked_truncations_do_not_make_a_group_teach() -> None:
+    assert not curriculum(flat="drop").teaches(group("a", [0.5, 0.5000001]))
+    cut = group("b", [1, 1, 0])
+    ends = [replace(completion, finish="stop") for completion in cut.completions]
+    ends[2] = replace(ends[2], finish="length")
+    cut = replace(cut, completions=tuple(ends))
+    assert curriculum(flat="drop").teaches(cut)
+    assert not curriculum(flat="drop", mask_truncated=True).teaches(cut)
 
 
 def test_flat_by_accuracy_looks_through_a_shaped_score() -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
 
 from grpo.objective.advantage import advantages
 from grpo.recipe import AdvantageSection
-from grpo.types import Completion, Prompt, ScoredGroup
+from grpo.recipe.objectives import RULE_SPECS
+from grpo.types import Completion, Prompt, ScoredGroup, spread
 from rewards import Score
 
+RULES_IN_GROUP = [name for name, spec in RULE_SPECS.items() if spec.in_group and name != "gdpo"]
 pytestmark = pytest.mark.usefixtures("seed")  # all that is random is drawn from it
 
 
@@ -65,6 +68,41 @@ def test_a_flat_group_gets_exactly_zero(value: float) -> None:
 
 def test_rounding_noise_in_equal_sums_of_rewards_is_not_a_spread() -> None:
     assert group_advantages(scored([0.1 + 0.2, 0.3, 0.3]), "group_std", 0.0) == [0.0] * 3
+
+
+NOISE = [0.73, 0.7300001, 0.7299999]
+"""What a judge in fp32 says of one completion, three times over."""
+
+
+@pytest.mark.parametrize(
+    "values, spreads",
+    [
+        (NOISE, False), ([0.0, 3e-8], False), ([-12.5, -12.500001], False), ([1e6, 1e6 + 0.5], False),
+        ([0.73, 0.7301], True), ([0.0, 1e-5], True), ([1e6, 1e6 + 2], True), ([1e-4, 2e-4], True), ([-1.0, 1.5], True),
+        ([None, 0.5], False), ([None, None], False), ([None, 0.5, 0.6], True),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("rule", RULES_IN_GROUP)
+def test_only_what_exceeds_an_fp32_judges_noise_is_a_spread(values, spreads, rule) -> None:
+    group = scored(values)
+    result = group_advantages(group, rule, 0.0)
+    assert spread(values) == spreads == (not group.flat)
+    assert any(result) == spreads, result
+
+
+def test_noise_in_one_reward_is_not_raised_to_the_size_of_another() -> None:
+    verdicts = [{"right": Score(v), "style": Score(n)} for v, n in zip((1.0, 0.0, 0.0), NOISE)]
+    group = replace(scored([1.0, 0.0, 0.0]), verdicts=tuple(verdicts))
+    section = AdvantageSection(rule="gdpo", epsilon=0.0)
+    with_noise = advantages([group], section, weights={"right": 1.0, "style": 1.0})[0]
+    without = advantages([group], section, weights={"right": 1.0})[0]
+    assert with_noise == pytest.approx(without)
+
+
+def test_truncated_completions_do_not_make_a_group_spread_where_they_are_masked() -> None:
+    group = scored([1.0, 1.0, 0.0], ["stop", "stop", "length"])
+    assert group.is_flat(mask_truncated=True) and not group.flat
+    assert group_advantages(group, "center", 0.0, mask_truncated=True) == [0.0] * 3
 
 
 def test_a_completion_without_score_leaves_mean_deviation_and_count() -> None:
