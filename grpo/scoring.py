@@ -18,6 +18,7 @@ from grpo.monitor import watchdog
 from grpo.recipe import Recipe, RecipeError, RewardSection, SandboxSection, plain
 from grpo.types import Completion, Group, ScoredGroup
 from rewards import RewardSpec, Sample, Score
+from rewards.clock import SECOND_TRY
 from rewards.sandbox import IsolationError, SandboxOptions
 from rewards.service.service import Judged, RewardService, Ticket, applies
 from rewards.table import runs_programs
@@ -257,8 +258,9 @@ class Scorer:
             return ticket.result()
 
     def _needed_seconds(self) -> float:
-        """What two tries of the slowest reward may take on a busy machine (the clock of ``rewards.service.pool``)."""
-        return 10 * max(rewards.timeout_seconds_of(spec) for spec in self.specs) + 2
+        """What two tries of the slowest reward, the second with `SECOND_TRY` times the time, take on a busy machine."""
+        slowest = max(rewards.timeout_seconds_of(spec) for spec in self.specs)
+        return 2 * (1 + SECOND_TRY) * slowest + 2
 
 
 def _sample(group: Group, completion: Completion) -> Sample:

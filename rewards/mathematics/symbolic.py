@@ -20,11 +20,12 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from types import FrameType
 from typing import Any, Callable, Iterator
 
+from rewards.clock import patience
 from rewards.loading import loading
 from rewards.mathematics.expressions import MAX_BITS, MAX_TERMS, Undecided
 from rewards.mathematics.tree import Node
@@ -35,7 +36,8 @@ MAX_CALLS = 1_500_000
 """Calls and returns, of Python and of C functions, that one comparison may spend in sympy: one to two seconds of a
 slow core."""
 MAX_SECONDS = 8.0
-"""CPU seconds after which a comparison is given up undecided: several times what `MAX_CALLS` take on a slow core."""
+"""CPU seconds after which a comparison is given up undecided, times `rewards.clock.patience`: several times what
+`MAX_CALLS` take on a slow core."""
 
 REPEAT_SECONDS = 0.25
 """How long an interruption that sympy caught holds off the next one."""
@@ -58,7 +60,7 @@ class Work:
     """What one comparison may still spend in sympy, over all its questions."""
 
     calls_left: int = MAX_CALLS
-    seconds_left: float = MAX_SECONDS
+    seconds_left: float = field(default_factory=lambda: patience() * MAX_SECONDS)
 
 
 def symbolically_equal(left: Node, right: Node, work: Work) -> bool:

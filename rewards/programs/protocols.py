@@ -12,14 +12,14 @@ import json
 import math
 import secrets
 import socket
-import time
 from dataclasses import dataclass, field, replace
 from typing import Any, Sequence
 
+from rewards.clock import SECOND_TRY
 from rewards.programs.comparison import same_output, same_value
 from rewards.programs.formats import AssertTests, CallTests, IOTests, TestData
 from rewards.sandbox import Limits, Program, Result, Running, SandboxFault
-from rewards.sandbox.supervisor import job_of, with_output_bytes
+from rewards.sandbox.supervisor import STARVED, job_of, with_output_bytes
 
 __all__ = ["Outcome", "run_tests"]
 
@@ -36,6 +36,7 @@ import bisect, collections, copy, functools, heapq, itertools, math, operator, r
 """What judges of the sites that such tasks come from have imported beforehand."""
 RESULT_BYTES = 4 << 20
 ROOM_BYTES = 64 << 10
+SHORTEST_SECONDS = 0.01
 
 
 class TestsFailed(ValueError):
@@ -64,29 +65,43 @@ class Rules:
     comparison: str = "floats"
     tolerance: float = 1e-6
 
-
-class _Clock:
-    """What is left of the time for all tests."""
-
-    def __init__(self, rules: Rules) -> None:
-        self._rules = rules
-        self._end = time.monotonic() + rules.total_seconds
-
-    @property
-    def seconds_left(self) -> float:
-        """What is left, at least a hundredth of a second."""
-        return max(0.01, self._end - time.monotonic())
-
-    def limits(self, rules: Rules) -> Limits | None:
-        """The next test's limits; None where no time is left."""
-        left = self.seconds_left
-        return (
-            replace(rules.limits, seconds=min(rules.limits.seconds, left)) if left > 0.01 else None
+    def again(self) -> Rules:
+        """The rules of a second try, after time ran out."""
+        return replace(
+            self, limits=self.limits.again(), total_seconds=SECOND_TRY * self.total_seconds
         )
 
 
+class _Budget:
+    """What is left of the time for all tests: of what the programs use, not of what passes."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.seconds_left = rules.total_seconds
+
+    def spend(self, result: Result) -> None:
+        """Take off what a program used; of a server's only the time that passed is known."""
+        self.seconds_left -= result.used_seconds or result.seconds
+
+    def limits(self, rules: Rules) -> Limits | None:
+        """The next test's limits; None where no time is left."""
+        if self.seconds_left < SHORTEST_SECONDS:
+            return None
+        return replace(rules.limits, seconds=min(rules.limits.seconds, self.seconds_left))
+
+
 async def run_tests(sandbox: Sandbox, program: Program, tests: TestData, rules: Rules) -> Outcome:
-    """The outcome of a program's tests; `SandboxFault` or `TestsFailed` where it is not the program that failed."""
+    """The outcome of a program's tests; `SandboxFault` or `TestsFailed` where it is not the program that failed.
+
+    A program that runs out of time is run once more, in fresh processes and with `SECOND_TRY` times the time: it is
+    late only if it is late again.
+    """
+    outcome = await _run_once(sandbox, program, tests, rules)
+    if outcome.status != "timeout":
+        return outcome
+    return await _run_once(sandbox, program, tests, rules.again())
+
+
+async def _run_once(sandbox: Sandbox, program: Program, tests: TestData, rules: Rules) -> Outcome:
     if isinstance(tests, IOTests):
         return await _run_io(sandbox, program, tests, rules)
     if program.language != "python":
@@ -110,19 +125,20 @@ async def _run_io(sandbox: Sandbox, program: Program, tests: IOTests, rules: Rul
     outcome = Outcome([None] * len(tests.outputs), tests.hidden)
     limits = rules.limits
     if tests.seconds is not None:
-        limits = replace(limits, seconds=tests.seconds)
+        limits = replace(limits, seconds=limits.patience * tests.seconds)
     if tests.memory_bytes is not None:
         limits = replace(limits, memory_bytes=tests.memory_bytes)
-    clock = _Clock(rules)
+    budget = _Budget(rules)
     rules = replace(rules, limits=limits)
     for index, (stdin, wanted) in enumerate(zip(tests.inputs, tests.outputs)):
-        test_limits = clock.limits(rules)
+        test_limits = budget.limits(rules)
         if test_limits is None:
             outcome.status = "timeout"
             outcome.why = f"no time was left for test {index}"
             break
         test_limits = with_output_bytes(test_limits, 2 * len(wanted.encode()) + ROOM_BYTES)
         result = await sandbox.run(program, stdin.encode("utf-8", "surrogatepass"), test_limits)
+        budget.spend(result)
         passed = result.status == "ok" and await _is_right(
             sandbox, tests=tests, index=index, result=result, rules=rules
         )
@@ -186,19 +202,19 @@ def _why(result: Result) -> str:
 
 async def _run_calls(sandbox: Sandbox, program: Program, tests: CallTests, rules: Rules) -> Outcome:
     outcome = Outcome([None] * len(tests.outputs), tests.hidden)
-    clock = _Clock(rules)
+    budget = _Budget(rules)
     index = 0
     program = replace(
         program, prompt=program.prompt or IMPORTS + tests.starter, entry=program.entry or tests.name
     )
     while index < len(tests.outputs):
-        if clock.limits(rules) is None:
+        if budget.limits(rules) is None:
             outcome.status = "timeout"
             outcome.why = f"no time was left for test {index}"
             break
         before = index
         index = await _calls_in_one_process(
-            sandbox, program, tests=tests, rules=rules, outcome=outcome, first=index, clock=clock
+            sandbox, program, tests=tests, rules=rules, outcome=outcome, first=index, budget=budget
         )
         if outcome.passed[index - 1] is False and (rules.stop_early or index == before):
             break
@@ -216,15 +232,21 @@ async def _calls_in_one_process(
     rules: Rules,
     outcome: Outcome,
     first: int,
-    clock: _Clock,
+    budget: _Budget,
 ) -> int:
     """Make calls from number ``first`` until one breaks the process; returns the number of the next."""
     if not sandbox.runs_here:
         return await _call_remotely(
-            sandbox, program, tests=tests, rules=rules, outcome=outcome, index=first
+            sandbox,
+            program,
+            tests=tests,
+            rules=rules,
+            outcome=outcome,
+            index=first,
+            budget=budget,
         )
     size = max(len(json.dumps(output, default=str)) for output in tests.outputs)
-    limits = clock.limits(rules) or rules.limits
+    limits = budget.limits(rules) or rules.limits
     limits = replace(
         limits, output_bytes=max(RESULT_BYTES, 8 * size), cpu_seconds=rules.total_seconds
     )
@@ -237,7 +259,8 @@ async def _calls_in_one_process(
                 running.channel.send(
                     {"op": "call", "name": tests.name, "args": _encoded(tests.arguments[index])}
                 )
-                running.give_more_time(min(limits.seconds, clock.seconds_left))
+                left = max(SHORTEST_SECONDS, budget.seconds_left - running.used_seconds)
+                running.give_more_time(min(rules.limits.seconds, left))
                 reply = await running.frame()
             passed, why = _judged(reply, tests.outputs[index], rules.tolerance)
             outcome.passed[index] = passed
@@ -250,8 +273,9 @@ async def _calls_in_one_process(
             if not passed:
                 _note(outcome, index, why)
             if reply is None or (not passed and rules.stop_early):
-                return index + 1
-    return len(tests.outputs)
+                break
+    budget.seconds_left -= running.used_seconds
+    return index + 1
 
 
 async def _loaded(running: Running) -> str:
@@ -355,12 +379,14 @@ async def _assert_in_two_processes(
     ours, theirs = socket.socketpair()
     try:
         async with sandbox.lease(2) as lease:
-            limits = replace(rules.limits, output_bytes=RESULT_BYTES)
+            both = 2 * rules.limits.seconds  # to load it, and then for the tests
+            limits = replace(rules.limits, output_bytes=RESULT_BYTES, cpu_seconds=both)
             candidate = lease.begin(job_of(program, "serve", linked=True), limits, ours.fileno())
             problem = await _loaded(candidate)
             if problem:
                 return _nothing_passed(candidate, problem)
             tester = lease.begin(job, limits, theirs.fileno())
+            tester.take_turns_with(candidate)
             ours.close()
             theirs.close()
             reports = await _reports(tester, None)
@@ -437,7 +463,10 @@ def _verdict(reports: _Reports, tester: Running, candidate: Running) -> Outcome 
         raise TestsFailed(
             f"the row's tests fail by themselves: {reports.failed or 'they hold no assert statement'}"
         )
-    is_late = "timeout" in (tester.stop_reason, candidate.stop_reason)
+    reasons = (tester.stop_reason, candidate.stop_reason)
+    if "starved" in reasons:
+        raise SandboxFault(STARVED)
+    is_late = "timeout" in reasons
     outcome = Outcome(
         [reports.held.get(number, False) for number in range(reports.count)] or [False]
     )
@@ -465,7 +494,9 @@ import json as _json, sys as _sys, os as _os
 _out = _os.dup(1); _os.dup2(2, 1)
 _job = _json.loads(_sys.stdin.read())
 _space = {"__name__": "solution"}
-exec(compile(_job["source"], "<solution>", "exec"), _space)
+try: exec(compile(_job["source"], "<solution>", "exec"), _space)
+except SystemExit as _leaving:
+    if _leaving.code: raise
 _function = _space.get(_job["name"]) or getattr(_space["Solution"](), _job["name"])
 def _encode(x):
     if x is None or type(x) in (bool, str): return x
@@ -484,8 +515,11 @@ _space = {"__name__": "solution"}
 if _job["prompt"]:
     try: exec(compile(_job["prompt"], "<prompt>", "exec"), _space)
     except SyntaxError: pass
-try: exec(compile(_job["source"], "<solution>", "exec"), _space)
-except SyntaxError: exec(compile(_job["prompt"] + _job["source"], "<solution>", "exec"), _space)
+try:
+    try: exec(compile(_job["source"], "<solution>", "exec"), _space)
+    except SyntaxError: exec(compile(_job["prompt"] + _job["source"], "<solution>", "exec"), _space)
+except SystemExit as _leaving:
+    if _leaving.code: raise
 _tests = dict(_space)
 exec(compile(_job["setup"], "<setup>", "exec"), _tests)
 _tests.update(_space)
@@ -503,6 +537,7 @@ async def _call_remotely(
     rules: Rules,
     outcome: Outcome,
     index: int,
+    budget: _Budget,
 ) -> int:
     """One call on a server; its last line of output is compared here."""
     source = (
@@ -510,6 +545,7 @@ async def _call_remotely(
     )
     job = {"source": source, "name": tests.name, "args": list(tests.arguments[index])}
     result = await sandbox.run(Program(_CALL_DRIVER), json.dumps(job).encode(), rules.limits)
+    budget.spend(result)
     reply = None
     try:
         reply = (

@@ -110,7 +110,7 @@ class Sandbox:
         self._supervisor.use_cgroups = not no_cgroup
         reports = await self._supervisor.start()
         probe = await self._supervisor.run(
-            job_of(Program(PROBE), "program"), b"", Limits(seconds=10)
+            job_of(Program(PROBE), "program"), b"", Limits(seconds=60)
         )
         self.isolation = isolation_of(reports[0], probe.stdout.decode(errors="replace"), no_cgroup)
         why = refusal(self.isolation, self.options.min_isolation)

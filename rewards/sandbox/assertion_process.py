@@ -191,10 +191,14 @@ class _Reporting(ast.NodeTransformer):
         return ast.copy_location(template, node)
 
 
+SITE_BUILTINS = frozenset({"copyright", "credits", "exit", "help", "license", "quit"})
+"""Built-in names that tests do not use: there they are functions of the candidate."""
+
+
 def _unresolved(trees: list[ast.Module], known: dict[str, Any]) -> set[str]:
     """The names that the tests read but do not define."""
     read: set[str] = set()
-    made = {*known, *dir(builtins), "__report__", "__value__", "__error__"}
+    made = {*dir(builtins)} - SITE_BUILTINS | {*known, "__report__", "__value__", "__error__"}
     for tree in trees:
         for node in ast.walk(tree):
             if isinstance(node, ast.Name):

@@ -89,6 +89,8 @@ async def _cpp(
     digest = hashlib.sha256(program.source.encode()).digest()
     if digest not in _COMPILED:
         compiled = await _compile(run_job, tool, program, limits)
+        if compiled.status == "timeout":
+            return replace(compiled, stdout=b"", detail="it does not compile in time")
         if compiled.status != "ok":
             detail = compiled.stderr.decode(errors="replace")[-2000:] or compiled.status
             return replace(compiled, status="compile_error", stdout=b"", detail=detail)
@@ -101,12 +103,13 @@ async def _cpp(
 
 
 async def _compile(run_job: Run, tool: str, program: Program, limits: Limits) -> Result:
-    """The compiled program on standard output."""
+    """The compiled program on standard output; the compiler gets more time on the second try, as programs do."""
+    seconds = COMPILE_SECONDS * limits.patience
     compiler_limits = replace(
         limits,
         processes=True,
         programs=True,
-        seconds=COMPILE_SECONDS,
+        seconds=seconds,
         memory_bytes=COMPILE_BYTES,
         output_bytes=LARGEST_PROGRAM,
     )

@@ -9,8 +9,11 @@ from __future__ import annotations
 import ast
 import atexit
 import binascii
+import builtins
+import gc
 import io
 import os
+import site
 import sys
 import threading
 import types
@@ -33,6 +36,10 @@ __all__ = ["run", "text_streams"]
 CHANNEL = 3
 LINK = 4
 SYNTAX_EXIT = 97
+LARGEST_EXIT_CODE = (1 << 63) - 1
+SCRIPT = "solution.py"
+NAMES_OF_SCRIPT = ("__file__", "argv", "getsource")
+"""A program that says none of these does not look for its own file."""
 OUR_MODULES = ("messages", "program_process", "assertion_process", "syscalls", "fork_server")
 """Imported from this folder; a program that imports such a name must get its own or none."""
 
@@ -96,13 +103,17 @@ def _without(source: str, entry: str) -> str:
     return ast.unparse(tree)
 
 
+def _file_name() -> str:
+    return os.path.abspath(SCRIPT) if os.path.exists(SCRIPT) else "<solution>"
+
+
 def _compiled(job: dict[str, Any]) -> list[types.CodeType]:
     """The candidate's code, after the prompt's unless it defines the entry point itself."""
     source = job["source"]
     prompt = job.get("prompt", "")
     entry = job.get("entry", "")
     if not (prompt and entry):
-        return [compile(source, "<solution>", "exec")]
+        return [compile(source, _file_name(), "exec")]
     try:
         is_whole = entry in _names_defined(ast.parse(source))
     except SyntaxError:
@@ -116,10 +127,13 @@ def _compiled(job: dict[str, Any]) -> list[types.CodeType]:
 
 
 def _main_module() -> dict[str, Any]:
+    """The namespace that ``python solution.py`` gives a program."""
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
-    module.__dict__["__builtins__"] = __builtins__
-    return module.__dict__
+    space = module.__dict__
+    space |= {"__builtins__": builtins, "__annotations__": {}, "__cached__": None}
+    space["__file__"] = os.path.abspath(SCRIPT)
+    return space
 
 
 def _one_line(error: BaseException) -> str:
@@ -153,9 +167,30 @@ def _write_files(job: dict[str, Any]) -> None:
             file.write(binascii.a2b_base64(data))
 
 
+def _write_script(job: dict[str, Any]) -> None:
+    """Put the program where ``__file__`` says it is, if it may look there and files may be written here at all."""
+    source = job["source"]
+    if os.path.exists(SCRIPT) or not any(name in source for name in NAMES_OF_SCRIPT):
+        return
+    try:
+        with open(SCRIPT, "w", encoding="utf-8", errors="surrogatepass") as file:
+            file.write(source)
+    except OSError:
+        pass
+
+
+def _add_site_builtins() -> None:
+    """What the module site adds to the built-in names, as interpreters started without -S have it."""
+    site.setquit()
+    site.setcopyright()
+    site.sethelper()
+
+
 def _prepare(job: dict[str, Any]) -> None:
     _write_files(job)
-    sys.argv = job.get("argv") or ["solution.py"]
+    _write_script(job)
+    _add_site_builtins()
+    sys.argv = job.get("argv") or [SCRIPT]
     sys.path = [path for path in sys.path if path] + list(job.get("paths", ()))
     for module in OUR_MODULES:
         sys.modules.pop(module, None)
@@ -170,9 +205,9 @@ def _program(job: dict[str, Any]) -> int:
     os.close(CHANNEL)
     if codes is None:
         return SYNTAX_EXIT
-    space = _main_module()
+    sys.path.insert(0, os.getcwd())
     try:
-        code = _executed(codes, space)
+        code = _executed(codes, _main_module())
     finally:
         _leave_like_an_interpreter()
     return code
@@ -201,23 +236,57 @@ def _executed(codes: list[types.CodeType], space: dict[str, Any]) -> int:
         for code in codes:
             exec(code, space)
     except SystemExit as leaving:
-        if leaving.code is None or isinstance(leaving.code, int):
-            return int(leaving.code or 0) & 0xFF
-        print(leaving.code, file=sys.stderr)
-        return 1
+        return _exit_code(leaving.code)
     except BaseException:  # noqa: BLE001  the program's own exception, shown as an interpreter would
-        sys.__excepthook__(*sys.exc_info())
+        _show_exception()
         return 1
     return 0
 
 
+def _exit_code(status: Any) -> int:
+    """The exit code that an interpreter makes of what ``sys.exit`` got; a message is printed and means 1."""
+    if status is None:
+        return 0
+    if isinstance(status, int):
+        fits = -LARGEST_EXIT_CODE <= status <= LARGEST_EXIT_CODE
+        return int(status) & 0xFF if fits else 0xFF
+    sys.stdout.flush()
+    print(status, file=sys.stderr)
+    return 1
+
+
+def _show_exception() -> None:
+    """By the program's own ``sys.excepthook``, if it has set one that works."""
+    try:
+        sys.excepthook(*sys.exc_info())
+    except BaseException:  # noqa: BLE001  then the interpreter's
+        sys.__excepthook__(*sys.exc_info())
+
+
 def _leave_like_an_interpreter() -> None:
-    """Wait for threads, run exit handlers, flush."""
-    for step in (threading._shutdown, atexit._run_exitfuncs, sys.stdout.flush, sys.stderr.flush):  # type: ignore
+    """Wait for threads, run exit handlers, flush, let go of the program's objects, and flush again."""
+    for step in (threading._shutdown, atexit._run_exitfuncs, _flush, _forget_program, _flush):  # type: ignore
         try:
             step()
         except BaseException:  # noqa: BLE001  an interpreter at its end ignores them too
             pass
+
+
+def _flush(*others: Any) -> None:
+    for stream in (*others, sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BaseException:  # noqa: BLE001  it may be closed, or anything
+            pass
+
+
+def _forget_program() -> None:
+    """Files that are still open write what they hold, and objects that say good-bye do."""
+    program = vars(sys.modules.pop("__main__"))
+    streams = [value for value in program.values() if isinstance(value, io.IOBase)]
+    _flush(*streams)
+    del program, streams
+    gc.collect()
 
 
 # -------------------------------------------------------------------------------------- a server for calls

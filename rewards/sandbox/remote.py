@@ -60,7 +60,7 @@ class RemoteSandbox:
                 return read(reply, limits, time.monotonic() - began)
 
     async def _post(self, path: str, body: bytes, limits: Limits) -> Any:
-        seconds = limits.seconds + COMPILE_SECONDS + PATIENCE_SECONDS
+        seconds = limits.seconds + _compile_seconds(limits) + PATIENCE_SECONDS
         loop = asyncio.get_running_loop()
         post = partial(_post, self._url + path, body, seconds)
         return await loop.run_in_executor(self._threads, post)
@@ -86,6 +86,10 @@ def _post(url: str, body: bytes, seconds: float) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise SandboxFault(f"{url}: the reply is not JSON: {error}") from None
+
+
+def _compile_seconds(limits: Limits) -> float:
+    return COMPILE_SECONDS * limits.patience
 
 
 def _joined(program: Program) -> str:
@@ -117,7 +121,7 @@ def _ask_fusion(program: Program, stdin: bytes, limits: Limits) -> dict[str, Any
         "code": _joined(program),
         "language": _FUSION_LANGUAGES[program.language],
         "stdin": _text(stdin),
-        "compile_timeout": COMPILE_SECONDS,
+        "compile_timeout": _compile_seconds(limits),
         "run_timeout": limits.seconds,
         "memory_limit_MB": limits.memory_bytes >> 20,
         "fetch_files": [],
@@ -152,8 +156,9 @@ def _read_fusion(reply: Any, limits: Limits, seconds: float) -> Result:
 
 
 def _compile_error(compiled: Mapping[str, Any], seconds: float) -> Result:
+    is_late = compiled.get("status") in ("TimeLimitExceeded", "TO")
     return Result(
-        status="compile_error",
+        status="timeout" if is_late else "compile_error",
         exit_code=None,
         stdout=b"",
         stderr=b"",
@@ -182,7 +187,7 @@ def _ask_piston(program: Program, stdin: bytes, limits: Limits) -> dict[str, Any
         "stdin": _text(stdin),
         "args": list(program.args[1:]),
         "run_timeout": int(limits.seconds * 1000),
-        "compile_timeout": int(COMPILE_SECONDS * 1000),
+        "compile_timeout": int(_compile_seconds(limits) * 1000),
         "run_memory_limit": limits.memory_bytes,
     }
 

@@ -1,7 +1,8 @@
 """Runs programs in children of fork servers and watches them from an asyncio loop, which itself never forks or blocks.
 
 A program's input is sent to it, its output is read up to a limit, and when its time is up it is killed through a pidfd
-with everything it started. How programs are isolated: ``rewards.sandbox.isolation``. Whether a program is right is
+with everything it started. That time is what it uses, on the CPU or asleep (``rewards.clock``): waiting for a busy
+machine costs it nothing. How programs are isolated: ``rewards.sandbox.isolation``. Whether a program is right is
 decided by the caller (``rewards.programs``).
 """
 
@@ -22,15 +23,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
+from rewards.clock import SECOND_TRY, TICK_SECONDS, Clock
 from rewards.sandbox import cgroups
 
-__all__ = ["Limits", "Program", "Result", "Running", "SandboxFault", "Supervisor"]
+__all__ = ["STARVED", "Limits", "Program", "Result", "Running", "SandboxFault", "Supervisor"]
 
 FORK_SERVER = str(Path(__file__).with_name("fork_server.py"))
 FIRST_UID = 60_000
-START_SECONDS = 30.0
+START_SECONDS = 60.0
+CHILD_SECONDS = 30.0
 GRACE_SECONDS = 5.0
-LATE_SECONDS = 0.05
+STARVED = "the machine is too busy to give a program the time that it may use"
 PROCESS_ROOM = 64 << 20
 REQUEST = struct.Struct("<BBBxIQQQIQ")
 PIPE_BYTES = 65_536
@@ -44,9 +47,9 @@ class SandboxFault(RuntimeError):
 class Limits:
     """What one program may use.
 
-    ``seconds`` count from its start, asleep or not; ``reserve_bytes`` is address space beyond ``memory_bytes`` that it
+    ``seconds`` are those that it uses, computing or asleep; ``reserve_bytes`` is address space beyond ``memory_bytes`` that it
     may reserve but not write to. ``cpu_seconds`` is for a process that answers calls, its clock restarts with each;
-    default ``seconds``.
+    default ``seconds``. ``patience`` multiplies what a compiler may take.
     """
 
     seconds: float = 6.0
@@ -59,6 +62,17 @@ class Limits:
     most_tasks: int = 64
     processes: bool = False
     programs: bool = False
+    patience: float = 1.0
+
+    def again(self) -> Limits:
+        """The limits of a second try: `rewards.clock.SECOND_TRY` times the time."""
+        more_cpu = None if self.cpu_seconds is None else SECOND_TRY * self.cpu_seconds
+        return replace(
+            self,
+            seconds=SECOND_TRY * self.seconds,
+            cpu_seconds=more_cpu,
+            patience=SECOND_TRY * self.patience,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +91,8 @@ class Program:
 class Result:
     """How a program ended: ``ok`` (exit code 0), ``error``, ``timeout``, ``output_limit`` or ``compile_error``.
 
-    ``exit_code`` is negative for a signal. ``stdout`` and ``stderr`` hold what was read up to the limit.
+    ``exit_code`` is negative for a signal. ``stdout`` and ``stderr`` hold what was read up to the limit. ``seconds``
+    passed from start to end; ``used_seconds`` are those that its limit counts.
     """
 
     status: str
@@ -87,6 +102,7 @@ class Result:
     seconds: float
     cpu_seconds: float
     detail: str = ""
+    used_seconds: float = 0.0
 
 
 # ----------------------------------------------------------------------------------------- descriptors
@@ -275,6 +291,7 @@ class ForkServer:
         self._loop = asyncio.get_running_loop()
         self._buffer = b""
         self._pidfd = -1
+        self.child_pid = 0
         self.is_dead = False
         self.report: dict[str, Any] = {}
         self._started: asyncio.Future[dict[str, Any]] = self._loop.create_future()
@@ -335,6 +352,7 @@ class ForkServer:
             limits.reserve_bytes,
         )
         request = REQUEST.pack(*fields)
+        self.child_pid = 0
         self._ended = self._loop.create_future()
         try:
             socket.send_fds(self._control, [request], list(descriptors))
@@ -344,7 +362,7 @@ class ForkServer:
 
     @property
     def has_child(self) -> bool:
-        return self._pidfd >= 0
+        return self._pidfd >= 0 and self.child_pid > 0
 
     def kill_child(self) -> None:
         """Kill the child with all it started, or the fork server if there is no child yet."""
@@ -389,7 +407,9 @@ class ForkServer:
             return False
         self._buffer = buffer[size:]
         ended = self._ended
-        if buffer[:1] != b"P" and self._pidfd >= 0:
+        if buffer[:1] == b"P":
+            self.child_pid = struct.unpack_from("<I", buffer, 1)[0]
+        elif self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
         if ended is not None and not ended.done():
@@ -469,17 +489,48 @@ class Running:
         theirs.close()
         for descriptor in opened:
             os.close(descriptor)
-        self._alarm = self._loop.call_later(limits.seconds, self._time_out)
+        self._limit_seconds = limits.seconds
+        self._clock: Clock | None = None
+        self._companion: Running | None = None
+        self._used_before = 0.0
+        self._alarm = self._loop.call_later(self._tick_seconds, self._look_at_clock)
         self._last_alarm: asyncio.TimerHandle | None = None
 
-    def _time_out(self, waited: float = 0.0) -> None:
-        """The time is up; if a busy machine has not started the child yet, its time begins when it appears."""
-        if self._fork_server.has_child and waited:
-            self._alarm = self._loop.call_later(self._limits.seconds, self.stop, "timeout")
-        elif self._fork_server.has_child or waited > GRACE_SECONDS:
-            self.stop("timeout")
-        else:
-            self._alarm = self._loop.call_later(LATE_SECONDS, self._time_out, waited + LATE_SECONDS)
+    @property
+    def _tick_seconds(self) -> float:
+        return max(0.005, min(TICK_SECONDS, self._limit_seconds / 4))
+
+    def _look_at_clock(self) -> None:
+        """Stop the child if its time is up; that begins when a busy machine has started it."""
+        if self._clock is None:
+            self._start_clock()
+        elif self._clock.has_run_out():
+            self.stop("starved" if self._clock.is_starved else "timeout")
+        if not self.stop_reason:
+            self._alarm = self._loop.call_later(self._tick_seconds, self._look_at_clock)
+
+    def _start_clock(self) -> None:
+        waited = time.perf_counter() - self.began
+        if self._fork_server.has_child:
+            self._clock = Clock(*self._pids_on_clock())
+            self._clock.restart(self._limit_seconds)
+        elif waited > CHILD_SECONDS:
+            self.stop("starved")
+
+    def _pids_on_clock(self) -> list[int]:
+        both = [self] if self._companion is None else [self, self._companion]
+        return [running._fork_server.child_pid for running in both]
+
+    def take_turns_with(self, other: Running) -> None:
+        """Put ``other``, which works while this child waits, on this child's clock; its own is stopped."""
+        other._alarm.cancel()
+        self._companion = other
+
+    @property
+    def used_seconds(self) -> float:
+        """What the child has used of its time so far, over all restarts of its clock."""
+        clock = self._clock
+        return self._used_before + (clock.used_seconds if clock is not None else 0.0)
 
     def _too_much(self) -> None:
         self.stop("output_limit")
@@ -495,9 +546,12 @@ class Running:
         )
 
     def give_more_time(self, seconds: float) -> None:
-        """Restart the clock."""
-        self._alarm.cancel()
-        self._alarm = self._loop.call_later(seconds, self._time_out)
+        """Restart the clock of a child that has done what it was asked for."""
+        self._limit_seconds = seconds
+        if self._clock is not None:
+            self._clock.settle()
+            self._used_before = self.used_seconds
+            self._clock.restart(seconds)
 
     async def frame(self) -> Any:
         """The child's next message; None if there will be none."""
@@ -540,6 +594,8 @@ class Running:
         detail = ""
         if frames and frames[0].get("ready") is False:
             raise SandboxFault(f"a child could not be confined: {frames[0].get('detail', '')}")
+        if self.stop_reason == "starved":
+            raise SandboxFault(STARVED)
         status = self.stop_reason or ("ok" if code == 0 else "error")
         if not self.stop_reason and code == -signal.SIGXCPU:
             status = "timeout"
@@ -555,6 +611,7 @@ class Running:
             seconds=seconds,
             cpu_seconds=cpu_seconds,
             detail=detail,
+            used_seconds=max(cpu_seconds, self.used_seconds),
         )
 
 

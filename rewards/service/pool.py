@@ -2,7 +2,8 @@
 
 One asyncio loop, in a thread of its own, watches all workers; it never waits for one and never runs a reward.
 A worker that overruns its deadline is killed with SIGKILL and replaced; the completion it was judging gets one
-more try, alone in a fresh worker, and only if it exhausts that one too is it a ``timeout``. What scores mean, and how
+more try, alone in a fresh worker with `SECOND_TRY` times the budget, and only if it exhausts that too is it a
+``timeout``. What scores mean, and how
 the parts of a completion combine, is ``rewards.service.ticket``.
 """
 
@@ -15,14 +16,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Iterator, Mapping, Sequence
 
+from rewards.clock import SECOND_TRY, TICK_SECONDS, process_state
 from rewards.conventions import fault
-from rewards.service.process import (
-    TICK_SECONDS,
-    Crashed,
-    Exhausted,
-    WorkerProcess,
-    process_state,
-)
+from rewards.service.process import Crashed, Exhausted, WorkerProcess
 from rewards.service.request import (
     MAX_CONCURRENT,
     Function,
@@ -60,6 +56,11 @@ class _Call:
     def requests(self) -> list[Request]:
         return list(itertools.chain.from_iterable(self.units))
 
+    @property
+    def patience(self) -> float:
+        """How many times its budget the call gets."""
+        return SECOND_TRY if self.alone else 1.0
+
 
 class _Running:
     """A call in a worker: which of its requests have no verdict yet, and which failed for the first time."""
@@ -70,6 +71,7 @@ class _Running:
         self.pending = dict(enumerate(self.requests))
         self.faulted: list[Retriable] = []
         self.has_begun = False
+        self.was_starved = False
 
 
 @dataclass(slots=True)
@@ -230,10 +232,12 @@ class Pool:
         process.clock.restart(LOAD_SECONDS)
         try:
             payloads = [request.payload for request in running.requests]
-            process.send(self._index_in_worker[call.function], payloads, self.step)
+            index = self._index_in_worker[call.function]
+            process.send(index, payloads, self.step, call.patience)
             await self._receive_verdicts(process, running)
             return True
         except (Exhausted, Crashed, Unloadable) as failure:
+            running.was_starved = process.clock.is_starved
             self._find_suspects(running, failure)
             return isinstance(failure, Unloadable)
         except (KeyError, TypeError, AttributeError) as error:
@@ -244,7 +248,7 @@ class Pool:
 
     async def _receive_verdicts(self, process: WorkerProcess, running: _Running) -> None:
         """Until the worker says that the call has ended; the clock restarts with every verdict."""
-        limit_seconds = self._functions[running.call.function].limit_seconds
+        limit_seconds = self._functions[running.call.function].limit_of(running.call.patience)
         while True:
             message = await process.receive()
             if "metric" in message:
@@ -306,7 +310,7 @@ class Pool:
                 [request] for request in reversed(innocent)
             )
         if running.call.alone:
-            self._final_verdict(function, suspects, failure)
+            self._final_verdict(function, suspects, failure, running.was_starved)
         elif function.convention.rows_are_independent:
             for request in suspects:
                 self._try_alone([request])
@@ -321,14 +325,20 @@ class Pool:
         self._arrived.set()
 
     def _final_verdict(
-        self, function: Function, requests: Sequence[Request], failure: Exception
+        self,
+        function: Function,
+        requests: Sequence[Request],
+        failure: Exception,
+        was_starved: bool,
     ) -> None:
         """The verdict on what broke a fresh worker too, with nothing else in it."""
         name = function.convention.name
-        limit = function.assignment.timeout_seconds
+        limit = SECOND_TRY * function.assignment.timeout_seconds
         late = f"{name} took longer than {limit:g} s"
         if isinstance(failure, Crashed):
             score = fault(f"{name}: the worker {failure} while judging, twice")
+        elif was_starved:
+            score = fault(f"{name}: the machine is too busy to give it {limit:g} s of its time")
         elif len(requests) > 1:
             score = fault(f"{late} for {len(requests)} completions, twice")
         else:

@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import os
 import pickle
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import deque
 from pathlib import Path
 from typing import Any, Sequence
 
+from rewards.clock import Clock
 from rewards.service.worker import Assignment
 
-__all__ = ["Clock", "Crashed", "Exhausted", "TICK_SECONDS", "WorkerProcess", "process_state"]
-
-TICK_SECONDS = 0.05
+__all__ = ["Crashed", "Exhausted", "WorkerProcess"]
 
 _START = "import sys; sys.path.insert(0, {root!r}); from rewards.service.worker import main; main({fd}, {parent})"
 _ROOT = str(Path(__file__).resolve().parents[2])
@@ -35,67 +32,6 @@ class Exhausted(Exception):
 
 class Crashed(Exception):
     """The worker is gone."""
-
-
-# ------------------------------------------------------------------------------------------ time
-
-
-class Clock:
-    """The time a process has used since `restart`: on the CPU or asleep, but not waiting for a busy machine.
-
-    Read from outside the process, so that it also works for one that never returns to its interpreter.
-    """
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self.restart(math.inf)
-
-    def restart(self, limit_seconds: float) -> None:
-        """Count from zero towards a new limit."""
-        self._limit = limit_seconds
-        self._used = 0.0
-        self._began = time.monotonic()
-        self._last_look = self._began
-        self._cpu = _cpu_seconds(self._pid)
-
-    @property
-    def tick_seconds(self) -> float:
-        """How long to wait until the next look."""
-        return max(0.005, min(TICK_SECONDS, self._limit / 4))
-
-    def has_run_out(self) -> bool:
-        """Look at the process; whether its budget is spent (or, on a starved machine, five times that by the wall)."""
-        now = time.monotonic()
-        cpu = _cpu_seconds(self._pid)
-        if cpu is None or self._cpu is None or process_state(self._pid) != "R":
-            self._used += now - self._last_look
-        else:
-            self._used += cpu - self._cpu  # it may be ready to run and wait for a core
-        self._last_look = now
-        self._cpu = cpu
-        return self._used >= self._limit or now - self._began >= 5 * self._limit + 5
-
-    @property
-    def age_seconds(self) -> float:
-        """Wall-clock time since `restart`."""
-        return time.monotonic() - self._began
-
-
-def _cpu_seconds(pid: int) -> float | None:
-    """CPU time of another process, by the clock id that Linux gives each process; None if there is none."""
-    try:
-        return time.clock_gettime((~pid << 3) | 2)
-    except (OSError, OverflowError, AttributeError):
-        return None
-
-
-def process_state(pid: int) -> str:
-    """R running or ready to run, S asleep, D waiting for I/O, Z exited but not reaped; ? if it cannot be read."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-        return stat.rpartition(b")")[2].split()[0].decode()
-    except (OSError, IndexError):
-        return "?"
 
 
 # ------------------------------------------------------------------------------------- the process
@@ -157,9 +93,9 @@ class WorkerProcess:
     def is_alive(self) -> bool:
         return not self._inbox.is_closed and self._popen.poll() is None
 
-    def send(self, function: int, payloads: list[bytes], step: int) -> None:
-        """Hand over rows; returns at once, whether or not the worker reads."""
-        self._transport.write(pickle.dumps((function, payloads, step)))
+    def send(self, function: int, payloads: list[bytes], step: int, patience: float) -> None:
+        """Hand over rows to judge with ``patience``; returns at once, whether or not the worker reads."""
+        self._transport.write(pickle.dumps((function, payloads, step, patience)))
 
     async def receive(self) -> dict[str, Any]:
         """The next message; raises `Exhausted` or `Crashed` if there will be none."""
@@ -213,6 +149,7 @@ def _start_interpreter(descriptor: int) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=2,  # what rewards print must not mix with what we print
         pass_fds=[descriptor],
-        env={"OMP_NUM_THREADS": "1", **os.environ},
+        # one hash seed: the order of sets, and with it the work that sympy does, is that of every other worker
+        env={"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", **os.environ},
         start_new_session=True,  # Ctrl-C is for the trainer, and a reward's children die with it
     )

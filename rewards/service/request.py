@@ -43,10 +43,14 @@ class Function:
         """Whether one worker judges several completions at once."""
         return self.convention.is_async and not self.convention.whole_list
 
+    def limit_of(self, patience: float) -> float:
+        """The parent's deadline; async rewards enforce their own first, so that neighbours are not killed."""
+        return patience * self.assignment.timeout_seconds + (1.0 if self.is_concurrent else 0.0)
+
     @property
     def limit_seconds(self) -> float:
-        """The parent's deadline; async rewards enforce their own first, so that neighbours are not killed."""
-        return self.assignment.timeout_seconds + (1.0 if self.is_concurrent else 0.0)
+        """The parent's deadline of a first try."""
+        return self.limit_of(patience=1.0)
 
 
 @dataclass(slots=True, eq=False)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Callable, Mapping, Sequence, cast
 
 from rewards.calling import judge
+from rewards.clock import patient
 from rewards.conventions import Convention, convention_of
 from rewards.loading import announce_to
 from rewards.table import load
@@ -108,7 +109,7 @@ def _serve_one(
     assignments: Sequence[Assignment],
     loaded: dict[int, _Loaded],
 ) -> None:
-    number, payloads, step = pickle.load(inbox)
+    number, payloads, step, factor = pickle.load(inbox)
     assignment = assignments[number]
     try:
         if number not in loaded:
@@ -119,16 +120,17 @@ def _serve_one(
         return
     outbox.send(loaded=True)
     reward = loaded[number]
-    judge(
-        reward.convention,
-        reward.function,
-        samples,
-        args=reward.args,
-        emit=outbox.send_verdict,
-        step=step,
-        timeout_seconds=assignment.timeout_seconds,
-        log=outbox.send_metric,
-    )
+    with patient(factor):
+        judge(
+            reward.convention,
+            reward.function,
+            samples,
+            args=reward.args,
+            emit=outbox.send_verdict,
+            step=step,
+            timeout_seconds=factor * assignment.timeout_seconds,
+            log=outbox.send_metric,
+        )
     outbox.send(ended=True)
 
 

@@ -1,11 +1,12 @@
 """The generators of the package reasoning-gym as tasks, with verifiers that never execute a completion's text.
 
 reasoning-gym's own verifiers were read one by one, in version `AUDITED`. Several pass the answer to ``eval`` or to
-sympy's ``parse_expr``, which is ``eval``; several reward an answer that merely contains the right one. So each
+sympy's ``parse_expr``, which is ``eval``; several reward an answer that merely contains the right one, or one number of
+two; several refuse ``28,080`` for 28080. So each
 of its tasks is judged here in one of these ways, and a task that is in none of them is refused:
 
-`UNIQUE`   its one right answer, compared by us
-`OURS`     a rule of ours: expressions, integrals, boards
+`UNIQUE`   its one right answer, compared by us: as text, or as a number by ``gym_numbers.same_number``
+`OURS`     a rule of ours: expressions, integrals, boards, and the numbers of ``gym_numbers``
 `THEIRS`   its own verifier, which only compares, decodes JSON or plays moves; partial credit counts only if
            ``partial`` is set
 """
@@ -29,11 +30,11 @@ from rewards.mathematics.expressions import (
 )
 from rewards.mathematics.extraction import extract
 from rewards.mathematics.latex import parse
-from rewards.mathematics.plain_number import read_plain_number
 from rewards.mathematics.tree import Node, ParseError
 from rewards.spelling import nearest
 from rewards.tasks import GYM_PREFIX as PREFIX
 from rewards.tasks.countdown import Expression
+from rewards.tasks.gym_numbers import NUMERIC, bare, same_number
 from rewards.tasks.final_answer import is_tagged, tagged_answer
 from rewards.types import Score
 
@@ -43,29 +44,26 @@ AUDITED = "0.1.25"
 Row = dict[str, Any]
 
 UNIQUE = frozenset(
-    "aiw acre ab arc_1d base_conversion basic_arithmetic bf binary_alternation binary_matrix bitwise_arithmetic"
-    " caesar_cipher chain_sum circuit_logic color_cube_rotation count_bits count_primes course_schedule"
-    " decimal_chain_sum dice family_relationships figlet_font game_of_life_halting gcd isomorphic_strings"
-    " largest_island lcm leg_counting letter_counting letter_jumble list_functions mahjong_puzzle maze modulo_grid"
-    " needle_haystack number_filtering number_sequence path_star products ransom_note rotate_matrix rotten_oranges"
-    " self_reference simple_equations simple_geometry spell_backward spiral_matrix string_insertion"
-    " string_manipulation string_splitting string_synthesis syllogism tsumego word_sequence_reversal word_sorting"
-    " zebra_puzzles".split()
+    "ab acre aiw arc_1d base_conversion basic_arithmetic bf binary_alternation binary_matrix caesar_cipher"
+    " chain_sum circuit_logic color_cube_rotation count_bits count_primes course_schedule decimal_chain_sum dice"
+    " family_relationships figlet_font game_of_life_halting gcd gsm_symbolic isomorphic_strings largest_island lcm"
+    " leg_counting letter_counting letter_jumble mahjong_puzzle maze modulo_grid needle_haystack number_sequence"
+    " path_star products ransom_note rectangle_count rotate_matrix rotten_oranges self_reference simple_equations"
+    " simple_geometry spell_backward spiral_matrix string_insertion string_manipulation string_splitting"
+    " string_synthesis syllogism tsumego word_sequence_reversal word_sorting zebra_puzzles".split()
 )
 THEIRS = frozenset(
-    "advanced_geometry arc_agi boxnet calendar_arithmetic complex_arithmetic cryptarithm"
-    " decimal_arithmetic emoji_mystery fraction_simplification futoshiki game_of_life graph_color group_anagrams"
-    " gsm_symbolic jugs kakurasu knight_swap knights_knaves manipulate_matrix mini_sudoku number_format"
-    " palindrome_generation palindrome_partitioning polynomial_equations pool_matrix power_function"
-    " prime_factorization propositional_logic quantum_lock rearc rectangle_count rubiks_cube rush_hour"
-    " sentence_reordering shortest_path sokoban sudoku survo time_intervals tower_of_hanoi word_ladder".split()
+    "arc_agi boxnet cryptarithm emoji_mystery futoshiki graph_color group_anagrams jugs kakurasu knight_swap"
+    " knights_knaves manipulate_matrix mini_sudoku palindrome_generation palindrome_partitioning"
+    " propositional_logic quantum_lock rearc rubiks_cube rush_hour sentence_reordering shortest_path sokoban"
+    " sudoku survo tower_of_hanoi word_ladder".split()
 )
 REFUSED: Mapping[str, str] = {
     "codeio": "its generator executes the programs that its data holds",
     "composite": "it is a mixture of others; name those",
 }
-NEARLY_FULL: Mapping[str, float] = {"polynomial_equations": 0.99, "complex_arithmetic": 0.99}
-"""Full marks of verifiers that give an exponential of a distance, which rounding alone keeps above zero."""
+UNSOLVED = ("simple_integration", "intermediate_integration")
+"""Tasks some of whose golds are the question again."""
 MAX_EXTRACTED_CHARS = 2000
 
 
@@ -105,8 +103,8 @@ def _rows(name: str, count: int = 1000, seed: int = 0, **settings: Any) -> list[
         entry = dataset[index]
         question = entry["question"]
         answer = entry["answer"]
-        if name in OURS and not OURS[name](answer, answer, entry["metadata"]):
-            continue  # an integral that sympy could not solve, say: there is nothing to compare with
+        if name in UNSOLVED and not OURS[name](answer, answer, entry["metadata"]):
+            continue  # sympy could not solve it: there is nothing to compare with
         rows[question] = {
             "prompt": question + "\nGive the final answer alone between <answer> and </answer>.",
             "answer": answer,
@@ -162,7 +160,7 @@ def gym_answer(
     elif task in THEIRS:
         entry = {"answer": answer, "metadata": dict(metadata)}
         points = _points_by_their_verifier(task, final_answer, entry, settings or {})
-        value = _value_of_points(task, points, partial)
+        value = points if points >= 1.0 or partial else 0.0
     else:
         return Score(None, status="fault", detail=f"gym_answer knows no task {task!r}")
     return Score(value, detail=f"judged by {_judge_of(task)}", extracted=extracted)
@@ -173,12 +171,6 @@ def _final_answer(text: str) -> tuple[str | None, str]:
     if is_tagged(after_reasoning):
         return tagged_answer(after_reasoning)
     return extract(text).text, ""
-
-
-def _value_of_points(task: str, points: float, partial: bool) -> float:
-    if points >= NEARLY_FULL.get(task, 1.0):
-        return 1.0
-    return points if partial else 0.0
 
 
 def _points_by_their_verifier(
@@ -196,12 +188,10 @@ def _points_by_their_verifier(
 
 
 def _same(answer: str, gold: str) -> bool:
-    """Whether two answers are the same text, except for case and white space, or the same plain number."""
-    if _normalised(answer) == _normalised(gold):
+    """Whether two answers are the same text, except for case, white space and what is around it, or the same number."""
+    if _normalised(answer) == _normalised(gold) or _normalised(bare(answer)) == _normalised(gold):
         return True
-    left = read_plain_number(answer.strip())
-    right = read_plain_number(gold.strip())
-    return left is not None and right is not None and left.value == right.value
+    return same_number(answer, gold)
 
 
 def _normalised(text: str) -> list[str]:
@@ -287,13 +277,6 @@ def _differences(
     return differences, scale
 
 
-def _close(answer: str, gold: str, metadata: Mapping[str, Any]) -> bool:
-    """Whether two plain numbers lie within a ten-thousandth."""
-    left = read_plain_number(answer.strip())
-    right = read_plain_number(gold.strip())
-    return left is not None and right is not None and abs(left.value - right.value) * 10_000 <= 1
-
-
 def _is_valid_board(answer: str, gold: str, metadata: Mapping[str, Any]) -> bool:
     return answer.split() in [board.split() for board in metadata["valid_answers"]]
 
@@ -311,7 +294,7 @@ def _same_list(answer: str, gold: str, metadata: Mapping[str, Any]) -> bool:
 
 
 OURS: Mapping[str, Callable[[str, str, Mapping[str, Any]], bool]] = {
-    "coin_flip": _close,
+    **NUMERIC,
     "countdown": _makes_target,
     "puzzle24": _makes_24,
     "polynomial_multiplication": _same_polynomial,

@@ -82,6 +82,43 @@ def test_scores_by_all_weights_first_and_hidden_tests():
     )
 
 
+@pytest.mark.parametrize("columns", [HUMANEVAL, MBPP, CALLS])
+@pytest.mark.parametrize("ending", ["exit()", "quit(0)", "import sys; sys.exit()"])
+def test_a_right_program_that_ends_by_exit_is_right_however_it_is_tested(columns, ending):
+    assert judge(fenced(ADD + ending), columns).value == 1.0
+    assert judge(fenced("print(sum(map(int, input().split())))\n" + ending), STDIN).value == 1.0
+
+
+@pytest.mark.parametrize("columns", [HUMANEVAL, MBPP, CALLS, STDIN])
+def test_a_program_that_ends_by_exit_before_it_answers_is_wrong(columns):
+    code = "print(3)\ndef add(a, b):\n    exit(0)\nexit(0)"
+    assert judge(fenced(code), columns).value == 0.0
+    assert judge(fenced("exit(0)\n" + ADD), columns).value == 0.0
+    assert judge(fenced(ADD + "exit(1)"), columns).value == 0.0
+
+
+def test_functions_named_like_the_builtins_of_site_are_the_programs_own():
+    row = {"test_list": ["assert quit(1) == 2", "assert help(2) == 3"]}
+    right = "def quit(n): return n + 1\ndef help(n): return n + 1"
+    assert judge(fenced(right), row).value == 1.0
+    assert judge(fenced(right.replace("1\n", "2\n")), row).value == 0.0
+    assert judge(fenced("x = 1"), row).value == 0.0
+
+
+SLOW = "import time\ndef add(a, b):\n    time.sleep(0.8)\n    return a + b\n"
+SLOW_STDIN = "import time\ntime.sleep(0.8)\nprint(sum(map(int, input().split())))"
+
+
+@pytest.mark.parametrize(
+    "columns, code", [(HUMANEVAL, SLOW), (MBPP, SLOW), (CALLS, SLOW), (STDIN, SLOW_STDIN)]
+)
+def test_what_runs_out_of_time_once_is_decided_with_several_times_as_much(columns, code):
+    verdict = judge(fenced(code), columns, test_seconds=0.75)
+    assert (verdict.status, verdict.value) == ("scored", 1.0)
+    late = judge(fenced(code.replace("0.8", "2.5")), columns, test_seconds=0.5)
+    assert (late.status, late.value) == ("timeout", 0.0)
+
+
 def test_statuses_tell_no_program_a_late_one_and_broken_tests_apart():
     assert judge("```python\nx", CALLS).status == "no_answer"
     late = judge(fenced("def add(a, b):\n    while True: pass"), CALLS, test_seconds=0.3)
@@ -104,7 +141,7 @@ def test_many_calls_may_take_longer_together_than_one_alone_but_not_longer_than_
     row = {"fn_name": "f", "inputs": [[n] for n in range(6)], "outputs": list(range(6))}
     code = "import time\ndef f(n):\n    time.sleep(.3)\n    return n"
     assert judge(fenced(code), row, test_seconds=1.2, total_seconds=20).value == 1.0
-    cut = judge(fenced(code), row, test_seconds=1.2, total_seconds=0.8, score="fraction")
+    cut = judge(fenced(code), row, test_seconds=1.2, total_seconds=0.2, score="fraction")
     assert 0 < cut.value < 1 and sum(part == 1 for part in cut.parts.values()) <= 3
 
 

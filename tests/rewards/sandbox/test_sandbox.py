@@ -215,6 +215,34 @@ def test_how_a_program_ended_is_told_apart():
     ] == [7, 0]
 
 
+LIKE_A_SCRIPT = [
+    ("print(1); exit()", 0, "1"), ("print(1); quit()", 0, "1"), ("print(1)\nexit(None)", 0, "1"), ("exit(3)", 3, ""),
+    ("quit('bye')", 1, ""), ("exit(True)", 1, ""), ("exit(False)", 0, ""), ("exit(-1)", 255, ""), ("exit(256)", 0, ""),
+    ("exit(10**30)", 255, ""), ("exit(2.0)", 1, ""), ("exit((0, 1))", 1, ""), ("raise SystemExit(4)", 4, ""),
+    ("def main():\n    print(int(input()) + 1)\n    exit(0)\nif __name__ == '__main__':\n    main()", 0, "3"),
+    ("try:\n    exit()\nfinally:\n    print('last')", 0, "last"),
+    ("try:\n    exit(0)\nexcept SystemExit:\n    print('caught')", 0, "caught"),
+    ("import threading\nt = threading.Thread(target=exit, args=(5,))\nt.start(); t.join(); print('on')", 0, "on"),
+    ("print(*map(callable, (exit, quit, help, license, credits, copyright)))", 0, "True " * 5 + "True"),
+    ("exit = 3\nprint(exit)", 0, "3"), ("import builtins\nprint(__builtins__ is builtins)", 0, "True"),
+    ("print(__name__, __doc__, __annotations__, __spec__, __package__, __cached__)", 0, "__main__ None {} None None None"),
+    ("import os, sys\nprint(os.path.abspath(sys.argv[0]) == __file__, len(open(__file__).read()))", 0, "True 89"),
+    ("import inspect\ndef f(): return 1\nprint(inspect.getsource(f))", 0, "def f(): return 1"),
+    ("f = open(1, 'w', closefd=False)\ndef g(): return f\nprint('kept', file=f)", 0, "kept"),
+    ("class A:\n    def __del__(self): print(word)\nword = 'gone'\na = A()", 0, "gone"),
+    ("import sys\nsys.stdout.write('x')\nsys.stdout.flush()\nsys.stdout.close()", 0, "x"),
+    ("import sys\nsys.excepthook = lambda *error: print(error[0].__name__)\n1 / 0", 1, "ZeroDivisionError"),
+]  # fmt: skip
+
+
+def test_programs_run_and_end_as_scripts_do():
+    results = run(*(Program(source) for source, _, _ in LIKE_A_SCRIPT), stdin=b"2\n")
+    for (source, code, output), result in zip(LIKE_A_SCRIPT, results, strict=True):
+        ended = (result.exit_code, result.stdout.decode().strip())
+        assert ended == (code, output), (source, result.stderr)
+        assert result.status == ("ok" if code == 0 else "error"), source
+
+
 def test_what_runs_at_the_end_of_an_interpreter_runs():
     source = """
         import atexit, threading, time

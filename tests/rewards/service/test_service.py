@@ -16,7 +16,7 @@ from hostile import HOSTILE
 
 import rewards.service
 from rewards import RewardSpec, Sample, Score
-from rewards.service.process import Clock, process_state
+from rewards.clock import Clock, process_state
 from rewards.service.service import RewardService, combine
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -201,7 +201,7 @@ def test_one_bad_value_of_a_list_faults_its_row_alone(serve):
 def test_content_that_exhausts_its_budget_twice_is_a_timeout_worth_0(serve, name):
     scores = serve(name, timeout_seconds=0.3).score(samples("a", "stuck", "b"))
     assert statuses(scores) == ["scored", "timeout", "scored"] and values(scores) == [1.0, 0.0, 1.0]
-    assert "0.3 s" in scores[1].detail
+    assert "1.2 s" in scores[1].detail
 
 
 def test_code_that_never_returns_to_the_interpreter_is_killed_too(serve):
