@@ -12,16 +12,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Sequence
 
+from grpo.data.kept_rows import kept_rows
 from grpo.data.prompts import load_prompts
 from grpo.data.rows import load_rows, split_rows
 from grpo.model.loading import load_config, load_tokenizer
-from grpo.recipe import Recipe, RecipeError, read_yaml
+from grpo.recipe import DataSection, Recipe, RecipeError, read_yaml
 from grpo.rollout.compiled import check_compiler
 from grpo.run import setup
 from grpo.run.accuracy import Evaluation, summarise
 from grpo.run.held_out import evaluate
 from grpo.scoring import check_columns, lenient_name, load_rewards
 from grpo.types import ScoredGroup
+from rewards.tasks import GYM_PREFIX, GYM_ROWS, num_shared
 
 __all__ = ["Evaluation", "evaluate", "evaluate_recipe", "evaluation_recipe", "main", "summarise"]
 
@@ -59,7 +61,29 @@ def _recipe_of_run(run: Path, overrides: Sequence[str]) -> Recipe:
         "model.lora=null",
         "model.quantize=null",
     ]
-    return Recipe.from_mapping(read_yaml(run / "recipe.yaml"), *whole_model, *overrides)
+    values = read_yaml(run / "recipe.yaml")
+    recipe = Recipe.from_mapping(values, *whole_model, *overrides)
+    _warn_of_trained_rows(Recipe.from_mapping(values).data, recipe.data)
+    return recipe
+
+
+def _warn_of_trained_rows(trained: DataSection, evaluated: DataSection) -> None:
+    """Say on standard error if another seed's set of a reasoning-gym task holds rows that the run trained on."""
+    source = trained.source or ""
+    if not source.startswith(GYM_PREFIX) or source != evaluated.source:
+        return
+    if trained.args == evaluated.args:
+        return  # the run's own split holds out
+    spans = []
+    for section in (trained, evaluated):
+        spans += [int(section.args.get("count", GYM_ROWS)), int(section.args.get("seed", 0))]
+    shared = num_shared(*spans)
+    if shared:
+        print(
+            f"evaluate: {shared} of the {spans[2]} rows are among those that the run was made from, since "
+            f"{source} makes row i from seed + i; take data.args.seed={spans[0] + spans[1]} for others",
+            file=sys.stderr,
+        )
 
 
 def evaluate_recipe(recipe: Recipe, every_row: bool = False) -> dict[str, Any]:
@@ -70,7 +94,7 @@ def evaluate_recipe(recipe: Recipe, every_row: bool = False) -> dict[str, Any]:
     """
     check_compiler(recipe)
     specs, accurate = load_rewards(recipe)
-    rows = load_rows(recipe.data)
+    rows = kept_rows(recipe.folder(), recipe.data) or load_rows(recipe.data)
     check_columns(specs, rows)
     held_out: setup.Rows = rows
     if recipe.data.held_out and not every_row:

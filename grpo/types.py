@@ -45,7 +45,7 @@ hidden width. Tensors carry them as a suffix: ``logp_T``, ``advantage_B``.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 from torch import Tensor
 

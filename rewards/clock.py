@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import time
 from pathlib import Path
 from typing import Iterator
@@ -43,8 +42,8 @@ def patient(factor: float) -> Iterator[None]:
 class Clock:
     """The time that processes have used since `restart`: on the CPU or asleep, but not waiting for a busy machine.
 
-    Of several processes that take turns, one that sleeps while another works uses nothing. Read from outside, so that
-    it also works for a process that never returns to its interpreter.
+    Of several processes that take turns, one that sleeps while another works uses nothing; of none, all time counts.
+    Read from outside, so that it also works for a process that never returns to its interpreter.
     """
 
     def __init__(self, *pids: int) -> None:
@@ -118,10 +117,12 @@ def _has_ready_thread(pid: int) -> bool:
     if process_state(pid) == "R":
         return True
     try:
-        threads = os.listdir(f"/proc/{pid}/task")
+        threads = [task.name for task in Path(f"/proc/{pid}/task").iterdir()]
     except OSError:
         return False
-    return len(threads) > 1 and any(process_state(f"{pid}/task/{thread}") == "R" for thread in threads)
+    return len(threads) > 1 and any(
+        process_state(f"{pid}/task/{thread}") == "R" for thread in threads
+    )
 
 
 def _cpu_seconds(pid: int) -> float | None:

@@ -19,6 +19,7 @@ from grpo.model.policy import Policy
 from grpo.preflight.facts import WARNING, WRONG, Finding, RunFacts, note, warning, wrong
 from grpo.recipe.describe import many
 from grpo.recipe.presets import PRESETS
+from rewards.tasks import GYM_PREFIX, GYM_ROWS
 
 SMALL_MODEL = 30e6
 """Models with fewer parameters need larger learning rates than the usual ones."""
@@ -327,6 +328,21 @@ def duplicates(facts: RunFacts) -> Iterator[Finding]:
         )
 
 
+def gym_seeds(facts: RunFacts) -> Iterator[Finding]:
+    """reasoning-gym makes row i from seed + i: sets of neighbouring seeds are the same rows, shifted."""
+    section = facts.recipe.data
+    if not (section.source or "").startswith(GYM_PREFIX):
+        return
+    count = int(section.args.get("count", GYM_ROWS))
+    seed = int(section.args.get("seed", 0))
+    report = note if section.held_out else warning
+    yield report(
+        "neighbouring-seeds",
+        f"row i of {section.source} is made from seed + i, so the set of seed {seed + 1} has {count - 1} of these "
+        f"{count} rows: hold out with data.held_out, or evaluate on seed {seed + count} or higher",
+    )
+
+
 def num_contradictions(facts: RunFacts) -> int:
     """How many prompts have more than one gold answer."""
     answers: dict[str, set[str]] = {}
@@ -533,6 +549,7 @@ CHECKS: tuple[Check, ...] = (
     empty_golds,
     golds_of_a_wrong_column,
     duplicates,
+    gym_seeds,
     epochs,
     held_out,
     prompt_lengths,

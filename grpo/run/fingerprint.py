@@ -133,8 +133,16 @@ def rows(prompts: Iterable[Prompt]) -> str:
     return f"{len(prompts)} " + digest(text.encode() for text in texts)
 
 
+def prompts(prompt_set: PromptSet) -> str:
+    """One digest of all prompts: their rows, ids, order and tokens."""
+    everything = [*prompt_set.train, *prompt_set.held_out]
+    return f"{rows(prompt_set.train)} {rows(prompt_set.held_out)} {_tokens(everything)}"
+
+
 def _plain(value: Any) -> str:
     """What JSON cannot hold, by its value where that is plain."""
+    if isinstance(value, (set, frozenset)):
+        return repr(sorted(map(repr, value)))  # their own order is another in every process
     return repr(value) if type(value).__repr__ is not object.__repr__ else type(value).__name__
 
 

@@ -18,6 +18,7 @@ import transformers
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo.data.curriculum import Curriculum
+from grpo.data.kept_rows import kept_rows
 from grpo.data.prompts import PromptSet, PromptStream, load_prompts
 from grpo.data.rows import load_rows, split_rows
 from grpo.distributed.process_group import Ranks
@@ -34,6 +35,7 @@ from grpo.recipe import ModelSection, Recipe, RecipeError, SampleSection
 from grpo.rollout.compatibility import check_support
 from grpo.rollout.compiled import check_compiler
 from grpo.rollout.engine import Engine
+from grpo.run import fingerprint
 from grpo.run.folder import check_folder
 from grpo.run.log import Log
 from grpo.scoring import Scorer, check_columns, load_rewards, watched_rewards
@@ -90,7 +92,7 @@ def load_inputs(
     """
     specs, accurate = load_rewards(recipe, rewards)
     with watching(), watchdog.loading("grpo.data.prompts, the data set"):
-        rows = load_rows(recipe.data)
+        rows = kept_rows(recipe.folder(), recipe.data) or load_rows(recipe.data)
     check_columns(specs, rows)
     train, held_out = split_rows(rows, recipe.data.held_out)
     if len(train) < recipe.sample.prompts:
@@ -209,6 +211,7 @@ def open_parts(
     """Load the policy and start everything that a training run works with; the scorer is to be closed."""
     ranks = Ranks.start()
     ranks.watched_by(dog)
+    check_same_prompts(ranks, inputs.prompts)
     prepare_torch(recipe)
     policy = open_policy(recipe, ranks.device, inputs.tokenizer, model)
     log = Log(recipe.folder(), recipe.log.wandb, silent=not ranks.main)
@@ -223,6 +226,20 @@ def open_parts(
         learner=open_learner(recipe, policy, ranks, gates),
         scorer=open_scorer(recipe, inputs.specs),
     )
+
+
+def check_same_prompts(ranks: Ranks, prompts: PromptSet) -> None:
+    """Refuse ranks that train on different rows: the same prompt id would stand for several questions."""
+    if ranks.world == 1:
+        return
+    digests = ranks.gather([fingerprint.prompts(prompts)])
+    others = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
+    if others:
+        raise RecipeError(
+            f"data: the prompts of rank {', '.join(map(str, others))} are not those of rank 0: the same source gave "
+            "other rows, or another tokenizer other tokens; give all ranks the same files and package versions, "
+            "and a task whose rows follow from its arguments alone"
+        )
 
 
 def open_curriculum(recipe: Recipe, inputs: RunInputs) -> Curriculum:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, BinaryIO, Mapping, Sequence
 
+from grpo.data.kept_rows import keep_rows
 from grpo.recipe import Recipe
 from grpo.run import checkpoint
 from grpo.run.async_writer import Writer
@@ -57,6 +58,8 @@ class RunStorage:
             fingerprint=self._fingerprint,
             say=parts.log.say,
         )
+        if ranks.main:
+            keep_rows(self.folder, self.recipe.data, inputs.rows)
         if saved is None:
             self.progress.reset()
             self.ledger.reset()

@@ -24,7 +24,9 @@ import messages  # type: ignore[import-not-found]  # noqa: E402
 import program_process  # type: ignore[import-not-found]  # noqa: E402
 import syscalls  # type: ignore[import-not-found]  # noqa: E402
 
-PRELOADED = "ast bisect collections copy functools heapq itertools math operator random re site string time typing".split()
+PRELOADED = """
+ast bisect collections copy functools heapq itertools math operator random re site string time typing
+""".split()
 MORE = """
 array asyncio calendar cmath concurrent.futures contextlib csv dataclasses datetime decimal difflib enum fractions
 hashlib inspect json numbers pprint queue secrets shutil socket statistics subprocess tempfile textwrap threading

@@ -47,8 +47,8 @@ class SandboxFault(RuntimeError):
 class Limits:
     """What one program may use.
 
-    ``seconds`` are those that it uses, computing or asleep; ``reserve_bytes`` is address space beyond ``memory_bytes`` that it
-    may reserve but not write to. ``cpu_seconds`` is for a process that answers calls, its clock restarts with each;
+    ``seconds`` are those that it uses, computing or asleep; ``reserve_bytes`` is address space beyond ``memory_bytes``
+    that it may reserve but not write to. ``cpu_seconds`` is for a process that answers calls, its clock restarts with each;
     default ``seconds``. ``patience`` multiplies what a compiler may take.
     """
 
@@ -518,6 +518,9 @@ class Running:
             self.stop("starved")
 
     def _pids_on_clock(self) -> list[int]:
+        """None for a child that may start others: it must not be starved by what it started itself."""
+        if self._limits.processes:
+            return []
         both = [self] if self._companion is None else [self, self._companion]
         return [running._fork_server.child_pid for running in both]
 

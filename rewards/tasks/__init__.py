@@ -36,11 +36,14 @@ __all__ = [
     "held_out",
     "knights_and_knaves",
     "load_task",
+    "num_shared",
     "retries",
     "whole_results",
 ]
 
 GYM_PREFIX = "gym-"
+GYM_ROWS = 1000
+"""How many rows of a reasoning-gym task are made where ``count`` is not given."""
 Row = dict[str, Any]
 
 
@@ -77,6 +80,17 @@ def load_task(name: str) -> Task:
 
 def _hint(name: str, known: Iterable[str]) -> str:
     return nearest(name, known) or f"; known are {', '.join(known)}"
+
+
+def num_shared(count: int, seed: int, other_count: int, other_seed: int) -> int:
+    """How many rows two sets of a reasoning-gym task have in common: row i of seed s is made from s + i.
+
+    >>> num_shared(500, 0, 500, 1), num_shared(500, 0, 500, 500)
+    (499, 0)
+    """
+    first = max(seed, other_seed)
+    last = min(seed + count, other_seed + other_count)
+    return max(0, last - first)
 
 
 def held_out(rows: Sequence[Row], n: int) -> tuple[list[Row], list[Row]]:

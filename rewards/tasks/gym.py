@@ -33,9 +33,11 @@ from rewards.mathematics.latex import parse
 from rewards.mathematics.tree import Node, ParseError
 from rewards.spelling import nearest
 from rewards.tasks import GYM_PREFIX as PREFIX
+from rewards.tasks import GYM_ROWS
 from rewards.tasks.countdown import Expression
-from rewards.tasks.gym_numbers import NUMERIC, bare, same_number
 from rewards.tasks.final_answer import is_tagged, tagged_answer
+from rewards.tasks.gym_numbers import NUMERIC, bare, same_number
+from rewards.tasks.gym_rows import MissingPackage, entries
 from rewards.types import Score
 
 __all__ = ["AUDITED", "OURS", "REFUSED", "THEIRS", "UNIQUE", "gym_answer", "lease"]
@@ -90,17 +92,21 @@ def _judge_of(name: str) -> str:
     return "its own verifier" if name in THEIRS else "its one right answer"
 
 
-def _rows(name: str, count: int = 1000, seed: int = 0, **settings: Any) -> list[Row]:
-    """At most ``count`` rows of a task, drawn with ``seed``; further arguments are those of its own configuration."""
+def _rows(name: str, count: int = GYM_ROWS, seed: int = 0, **settings: Any) -> list[Row]:
+    """At most ``count`` rows of a task, drawn with ``seed``; further arguments are those of its own configuration.
+
+    Row i is made from ``seed + i``, so seeds less than ``count`` apart share rows (`rewards.tasks.num_shared`).
+    """
     try:
-        dataset = _dataset(name, _as_key(size=count, seed=seed, settings=settings))
-    except (TypeError, AssertionError) as error:
+        made = entries(name, count, seed, settings)
+    except MissingPackage:
+        raise _missing(name) from None
+    except ValueError as error:
         raise ValueError(
             f"task {PREFIX}{name}: reasoning-gym refuses these arguments: {error}"
         ) from None
     rows = {}
-    for index in range(count):
-        entry = dataset[index]
+    for entry in made:
         question = entry["question"]
         answer = entry["answer"]
         if name in UNSOLVED and not OURS[name](answer, answer, entry["metadata"]):
@@ -115,6 +121,12 @@ def _rows(name: str, count: int = 1000, seed: int = 0, **settings: Any) -> list[
     return list(rows.values())
 
 
+def _missing(name: str) -> ValueError:
+    return ValueError(
+        f"task {PREFIX}{name} needs the package reasoning-gym: pip install reasoning-gym=={AUDITED}"
+    )
+
+
 def _as_key(*, size: int, seed: int, settings: Mapping[str, Any]) -> str:
     return json.dumps({"size": size, "seed": seed, **settings}, sort_keys=True)
 
@@ -124,9 +136,7 @@ def _dataset(name: str, settings: str) -> Any:
     try:
         from reasoning_gym import create_dataset  # noqa: PLC0415  optional, and heavy
     except ImportError:
-        raise ValueError(
-            f"task {PREFIX}{name} needs the package reasoning-gym: pip install reasoning-gym=={AUDITED}"
-        ) from None
+        raise _missing(name) from None
     return create_dataset(name, **json.loads(settings))
 
 

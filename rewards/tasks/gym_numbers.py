@@ -1,10 +1,10 @@
 """Rules for reasoning-gym's numeric tasks: an answer states the right number, or numbers, and nothing else.
 
-reasoning-gym's own verifiers take the first number of a text (``28080 or 7`` for 28080, 28 for ``28,080``), drop a sign,
-or refuse every spelling but one. Here a number may be written as people write it: with separators, a currency or a unit,
-a full stop, zeros behind the point, in dollars or a box, as a power of ten. Whether two numbers agree is decided by
-``rewards.mathematics``; where a task rounds, its rounding is the tolerance. Expressions are no answers: ``4 + 3`` is the
-question.
+reasoning-gym's own verifiers take the first number of a text (``28080 or 7`` for 28080, 28 for ``28,080``), drop a
+sign, or refuse every spelling but one. Here a number may be written as people write it: with separators, a currency or a
+unit, a full stop, zeros behind the point, in dollars or a box, as a power of ten. Whether two numbers agree is decided
+by ``rewards.mathematics``; where a task rounds, its rounding is the tolerance. Expressions are no answers: ``4 + 3`` is
+the question.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def _three_digits(answer: str, gold: str, metadata: Mapping[str, Any]) -> bool:
 
 
 def _complex(answer: str, gold: str, metadata: Mapping[str, Any]) -> bool:
-    """a + bi in either order: whole numbers exactly, others to a hundredth."""
+    """``a + bi`` in either order: whole numbers exactly, others to a hundredth."""
     parts = _complex_parts(answer)
     right = _complex_parts(gold)
     if parts is None or right is None:
@@ -229,7 +229,16 @@ def _factors(text: str) -> list[int] | None:
     return sorted(factors)
 
 
-NO_ROOTS = ("none", "no real solution", "no real solutions", "no solution", "no solutions", "no real roots", "[]", "∅")
+NO_ROOTS = (
+    "none",
+    "no real solution",
+    "no real solutions",
+    "no solution",
+    "no solutions",
+    "no real roots",
+    "[]",
+    "∅",
+)
 
 
 def _roots(answer: str, gold: str, metadata: Mapping[str, Any]) -> bool:

@@ -23,7 +23,7 @@ import torch
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fPIC")
-COMPILER_TIMEOUT_SECONDS = 120.0
+COMPILER_TIMEOUT_SECONDS = 600.0
 DIGEST_BYTES = 32
 
 

@@ -1,0 +1,57 @@
+"""The rows of a reasoning-gym task, kept in the run folder: a resumed run learns from the rows it began with.
+
+The package may be another by then, or not be installed. Rows of files, of the hub and of this library's own tasks are
+read or made again; that they are the same is checked by the fingerprint.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any, Sequence
+
+from grpo.recipe import DataSection, RecipeError
+from rewards.sandbox.messages import Untravelable, decode, encode
+from rewards.tasks import GYM_PREFIX
+
+Row = dict[str, Any]
+FILE = "rows.json.gz"
+
+
+def keep_rows(folder: Path, section: DataSection, rows: Sequence[Any]) -> None:
+    """Write the rows into the run folder, unless they are there or their source makes the same ones at any time."""
+    if not _is_kept(section) or kept_rows(folder, section) is not None:
+        return
+    try:
+        data = {"of": _key(section), "rows": [encode(dict(row)) for row in rows]}
+    except Untravelable:
+        return  # the generator's child sends nothing that cannot be written; a caller's own rows may hold anything
+    writing = folder / f".writing-{FILE}"
+    writing.write_bytes(gzip.compress(json.dumps(data).encode(), mtime=0))
+    writing.replace(folder / FILE)
+
+
+def kept_rows(folder: Path, section: DataSection) -> list[Row] | None:
+    """The rows that the run in this folder began with; None if none were kept, or of another source or arguments."""
+    file = folder / FILE
+    if not _is_kept(section) or not file.is_file():
+        return None
+    try:
+        data = json.loads(gzip.decompress(file.read_bytes()))
+        if data["of"] != _key(section):
+            return None
+        return [decode(row) for row in data["rows"]]
+    except (OSError, EOFError, ValueError, LookupError, TypeError) as error:
+        raise RecipeError(
+            f"data: {file}, the rows that the run began with, cannot be read ({error}); delete it to have "
+            "them made again"
+        ) from None
+
+
+def _is_kept(section: DataSection) -> bool:
+    return section.source is not None and section.source.startswith(GYM_PREFIX)
+
+
+def _key(section: DataSection) -> str:
+    return json.dumps([section.source, section.args, section.columns], sort_keys=True, default=str)

@@ -1,0 +1,111 @@
+"""The rows of reasoning-gym tasks stay with the run that began with them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from grpo.data.kept_rows import FILE, keep_rows, kept_rows
+from grpo.data.prompts import PromptSet
+from grpo.recipe import DataSection, RecipeError
+from grpo.run.fingerprint import prompts
+from grpo.types import Prompt
+
+ROOT = Path(__file__).resolve().parents[3]
+ROWS = [
+    {"prompt": "p", "answer": None, "metadata": {"order": (1, "a"), 3: {2, 1}, "weight": 0.1}},
+    {"prompt": "q", "answer": "2", "metadata": {}},
+]
+GYM = DataSection(source="gym-gcd", args={"count": 2, "seed": 1})
+
+
+def test_kept_rows_come_back_as_they_were(tmp_path: Path) -> None:
+    keep_rows(tmp_path, GYM, ROWS)
+    assert kept_rows(tmp_path, GYM) == ROWS
+    before = (tmp_path / FILE).read_bytes()
+    keep_rows(tmp_path, GYM, ROWS[:1])
+    assert (tmp_path / FILE).read_bytes() == before, "the rows of the beginning stay"
+
+
+def test_rows_of_other_arguments_or_another_source_are_not_taken(tmp_path: Path) -> None:
+    keep_rows(tmp_path, GYM, ROWS)
+    assert kept_rows(tmp_path, DataSection(source="gym-gcd", args={"count": 2, "seed": 2})) is None
+    assert kept_rows(tmp_path, DataSection(source="gym-lcm", args=dict(GYM.args))) is None
+    assert kept_rows(tmp_path / "elsewhere", GYM) is None
+    keep_rows(tmp_path / "elsewhere", DataSection(source="arithmetic"), ROWS)
+    assert not (tmp_path / "elsewhere").exists(), "our own tasks make the same rows at any time"
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"half")
+    with pytest.raises(
+        RecipeError, match=f"{FILE}, the rows that the run began with, cannot be read"
+    ):
+        kept_rows(tmp_path, GYM)
+
+
+def test_the_digest_of_prompts_sees_ids_rows_and_tokens_but_not_the_order_of_a_set() -> None:
+    def digest(name: str = "a", tokens: tuple[int, ...] = (1,), **truth: object) -> str:
+        return prompts(PromptSet((Prompt(name, tokens, truth, "text"),), (), 0, 1))
+
+    first = digest(words={"b", "a", "c"}, n=1)
+    assert first == digest(words={"c", "b", "a"}, n=1)
+    others = [digest(n=1), digest(words={"b"}, n=1), digest("b", n=1), digest(tokens=(2,), n=1)]
+    assert len({first, *others}) == 5
+
+
+GENERATOR = """
+import os
+class Data:
+    def __init__(self, size, seed): pass
+    def __getitem__(self, index):
+        return {"question": f"{os.environ['RANK']} and {index}?", "answer": "1", "metadata": {}}
+def create_dataset(name, size, seed): return Data(size, seed)
+"""
+
+
+@pytest.mark.slow
+def test_ranks_with_other_prompts_are_refused_before_anything_is_sampled(tmp_path: Path) -> None:
+    (tmp_path / "reasoning_gym").mkdir()
+    (tmp_path / "reasoning_gym" / "__init__.py").write_text(GENERATOR)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    done = subprocess.run(
+        [
+            *(
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--nproc_per_node",
+                "2",
+                "--master_port",
+                port,
+            ),
+            *(
+                "-m",
+                "grpo.train",
+                str(ROOT / "recipes" / "quickstart.yaml"),
+                "steps=1",
+                "sample.prompts=2",
+            ),
+            *("data.source=gym-gcd", "data.args={count: 8}", "data.held_out=0", "data.columns={}"),
+            *("rewards={right: {use: gym_answer}}", f"run_dir={tmp_path / 'run'}"),
+        ],
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{tmp_path}:{ROOT}",
+            "OMP_NUM_THREADS": "1",
+            "ACCELERATE_USE_CPU": "true",
+        },
+        text=True,
+        capture_output=True,
+        timeout=240,
+    )
+    assert "the prompts of rank 1 are not those of rank 0" in done.stderr, done.stderr[-3000:]
+    assert "exitcode  : 2" in done.stderr and not (tmp_path / "run" / "samples.jsonl").exists()
