@@ -205,7 +205,8 @@ def _program(job: dict[str, Any]) -> int:
     os.close(CHANNEL)
     if codes is None:
         return SYNTAX_EXIT
-    sys.path.insert(0, os.getcwd())
+    if os.access(".", os.W_OK):
+        sys.path.insert(0, os.getcwd())
     try:
         code = _executed(codes, _main_module())
     finally:

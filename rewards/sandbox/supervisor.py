@@ -48,8 +48,8 @@ class Limits:
     """What one program may use.
 
     ``seconds`` are those that it uses, computing or asleep; ``reserve_bytes`` is address space beyond ``memory_bytes``
-    that it may reserve but not write to. ``cpu_seconds`` is for a process that answers calls, its clock restarts with each;
-    default ``seconds``. ``patience`` multiplies what a compiler may take.
+    that it may reserve but not write to. ``cpu_seconds`` is for a process that answers calls, its clock restarts with
+    each; default ``seconds``. ``patience`` multiplies what a compiler may take.
     """
 
     seconds: float = 6.0

@@ -1,8 +1,8 @@
 """Rules for reasoning-gym's numeric tasks: an answer states the right number, or numbers, and nothing else.
 
 reasoning-gym's own verifiers take the first number of a text (``28080 or 7`` for 28080, 28 for ``28,080``), drop a
-sign, or refuse every spelling but one. Here a number may be written as people write it: with separators, a currency or a
-unit, a full stop, zeros behind the point, in dollars or a box, as a power of ten. Whether two numbers agree is decided
+sign, or refuse every spelling but one. Here a number may be written as people write it: with separators, a currency or
+a unit, a full stop, zeros behind the point, in dollars or a box, as a power of ten. Whether two numbers agree is decided
 by ``rewards.mathematics``; where a task rounds, its rounding is the tolerance. Expressions are no answers: ``4 + 3`` is
 the question.
 """
@@ -30,11 +30,14 @@ _WRAPPINGS = (
 _TEN_TO = re.compile(
     r"(.*\d\.?)\s*(?:[eE]|(?:\\times|\\cdot|[×x*·])\s*10\s*(?:\^|\*\*)\s*\{?\s*\(?)\s*([-+−]?\d{1,4})\s*\)?\}?"
 )
-_LITERAL = r"(?:\d{1,3}(?:(?:,|\{,\}|,?\\[,!; ]|[\u202f\u00a0\u2009 ])\s?\d{3})+(?!\d)|\d+)?\.?\d*"
+_LITERAL = r"(?:\d{1,3}(?:(?:,|\{,\}|,?\\[,!; ]|[\u202f\u00a0\u2009 ])\d{3})+(?!\d)|\d+)?\.?\d*"
 _LONE_NUMBER = re.compile(
-    rf"(?:[A-Za-z](?:_\{{?\w\}}?)?\s*=\s*)?[^\d\w+*/^=()\[\]{{}}<>|&,;:!√±]*?{_LITERAL}(?:\s*/\s*\d+)?"
-    r"[^\d+*/^=()\[\]<>|&,;:!√±]*(?:\^\\?\{?\\?circ\}?)?"
+    rf"(?:[A-Za-z](?:_\{{?\w\}}?)?\s*=\s*)?[^\d\w+*/^=()\[\]{{}}<>|&,;:!√±\\]*(?:\\\$\s*)?{_LITERAL}(?:\s*/\s*\d+)?"
+    r"[^-+*/^=()\[\]<>|&,;:!√±\d]*(?:\^\\?\{?\\?circ\}?)?"
 )
+_HAS_DIGIT = re.compile(r"\d")
+_IN_WORDS = re.compile(r"[A-Za-z]+(?:[ -][A-Za-z]+)*")
+_LIST_COMMA = re.compile(r"\d,\s+\d")
 
 
 # ---- reading ----------------------------------------------------------------------------------------------------
@@ -74,7 +77,7 @@ def _is_closed(text: str) -> bool:
 def number_of(text: str) -> Fraction | None:
     """The number that a text writes out in digits, percent as hundredths; None if it says anything else, or more."""
     text = bare(text)
-    if len(text) > MAX_LENGTH:
+    if len(text) > MAX_LENGTH or _LIST_COMMA.search(text):
         return None
     exponent = 0
     match = _TEN_TO.fullmatch(text)
@@ -114,8 +117,10 @@ def same_number(answer: str, gold: str) -> bool:
 
 
 def _states_one_number(text: str) -> bool:
-    is_written_out = number_of(text) is not None
-    return is_written_out or _LONE_NUMBER.fullmatch(text) is not None
+    """Whether a text holds one number, in digits or in words, with at most a unit: nothing that has to be worked out."""
+    if number_of(text) is not None or _IN_WORDS.fullmatch(text):
+        return True
+    return bool(_HAS_DIGIT.search(text) and _LONE_NUMBER.fullmatch(text))
 
 
 # ---- rules ------------------------------------------------------------------------------------------------------

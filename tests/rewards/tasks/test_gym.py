@@ -117,7 +117,7 @@ SPELLINGS = ["28080", "28,080", "$28,080", r"\$28,080", r"\boxed{28,080}", r"$\b
     "2.808e4", r"2.808 \times 10^4", "28080 USD"]  # fmt: skip
 OTHERS = ["28080 or 7", "7 or 28080", "28080, 7", "28,080 and 28,081", "28", "080", "28,08", "-28080", "280800", "28081", "28080 28080",
     "28,080.01", "20000+8080", "28080+0", "28080*1", "(28080)", "sqrt(28080^2)", "not 28080", "28080 or so many", "1 28080", "28080e1",
-    "28080/2", r"\boxed{28080} \boxed{7}", "between 28080 and 28081", "[28080]", "28080!", "answer", "x", "28080 x"]  # fmt: skip
+    "28080/2", r"\boxed{28080} \boxed{7}", "between 28080 and 28081", "[28080]", "28, 080", "28080!", "28080 - \\sin\\pi", "answer", "x", "28080 x"]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -254,6 +254,7 @@ def test_the_installed_version_is_the_one_that_was_read():
 
 
 @needs_gym
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_tasks_own_answer_scores_and_a_payload_neither_scores_nor_runs(name, tmp_path):
     rows = load_task(f"gym-{name}").rows(count=3, seed=5)
