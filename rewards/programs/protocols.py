@@ -162,7 +162,10 @@ async def _is_right(
         "solution_output.txt": result.stdout,
     }
     checker = Program(tests.checker, files=files, args=["checker.py", *files])
-    verdict = await sandbox.run(checker, b"", replace(rules.limits, output_bytes=ROOM_BYTES))
+    limits = replace(rules.limits, output_bytes=ROOM_BYTES)
+    verdict = await sandbox.run(checker, b"", limits)
+    if verdict.status == "timeout":
+        verdict = await sandbox.run(checker, b"", limits.again())
     tokens = verdict.stdout.decode(errors="replace").split()
     if verdict.status == "ok" and tokens and _is_number(tokens[-1]):
         return float(tokens[-1]) >= 1

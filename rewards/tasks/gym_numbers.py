@@ -1,10 +1,10 @@
 """Rules for reasoning-gym's numeric tasks: an answer states the right number, or numbers, and nothing else.
 
 reasoning-gym's own verifiers take the first number of a text (``28080 or 7`` for 28080, 28 for ``28,080``), drop a
-sign, or refuse every spelling but one. Here a number may be written as people write it: with separators, a currency or
-a unit, a full stop, zeros behind the point, in dollars or a box, as a power of ten. Whether two numbers agree is decided
-by ``rewards.mathematics``; where a task rounds, its rounding is the tolerance. Expressions are no answers: ``4 + 3`` is
-the question.
+sign, or refuse every spelling but one. Here a number may be written as people write it: with separators, a currency
+or a unit, a full stop, zeros behind the point, in dollars or a box, as a power of ten. Whether two numbers agree is
+decided by ``rewards.mathematics``; where a task rounds, its rounding is the tolerance. Expressions are no answers:
+``4 + 3`` is the question.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def same_number(answer: str, gold: str) -> bool:
 
 
 def _states_one_number(text: str) -> bool:
-    """Whether a text holds one number, in digits or in words, with at most a unit: nothing that has to be worked out."""
+    """Whether a text holds one number, in digits or words, with at most a unit: nothing to be worked out."""
     if number_of(text) is not None or _IN_WORDS.fullmatch(text):
         return True
     return bool(_HAS_DIGIT.search(text) and _LONE_NUMBER.fullmatch(text))
