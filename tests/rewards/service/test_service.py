@@ -780,7 +780,7 @@ def test_sympy_stuck_in_c_is_killed_at_the_deadline_and_scores_0_and_the_next_ar
         "    sympy.simplify = stuck  # in the worker alone: this module is imported here too\n"
         "    return math_answer(text, answer, allow_sympy=allow_sympy)\n"
     )
-    spec = RewardSpec("mine", f"{tmp_path}/mine.py:judged", timeout_seconds=1.5)
+    spec = RewardSpec("mine", f"{tmp_path}/mine.py:judged", timeout_seconds=0.5)
     with RewardService([spec], workers=1) as service:
         stuck = Sample(BASEL["text"], {"answer": BASEL["answer"]})
         scores = service.score([stuck, *samples(*[r"\boxed{1}"] * 8, answer="1")])
