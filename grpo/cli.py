@@ -165,7 +165,11 @@ def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_evaluate(options: argparse.Namespace, command: str) -> int:
-    from grpo.evaluate import evaluate_recipe, evaluation_recipe  # noqa: PLC0415  heavy: torch
+    from grpo.evaluate import (  # noqa: PLC0415  heavy: torch
+        evaluate_recipe,
+        evaluation_recipe,
+        trained_rows,
+    )
     from grpo.run.setup import hide_progress_bars  # noqa: PLC0415  heavy: torch
 
     hide_progress_bars()
@@ -177,6 +181,9 @@ def _run_evaluate(options: argparse.Namespace, command: str) -> int:
         }
     )
     recipe = evaluation_recipe(options.target, options.recipe, [*overrides, *options.overrides])
+    warning = trained_rows(options.target, recipe.data)
+    if warning:
+        print(warning, file=sys.stderr)
     holds_out = any(override.startswith("data.held_out=") for override in options.overrides)
     report = evaluate_recipe(recipe, every_row=options.data is not None and not holds_out)
     completions = report.pop("completions")

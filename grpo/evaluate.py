@@ -25,7 +25,15 @@ from grpo.scoring import check_columns, lenient_name, load_rewards
 from grpo.types import ScoredGroup
 from rewards.tasks import GYM_PREFIX, GYM_ROWS, num_shared
 
-__all__ = ["Evaluation", "evaluate", "evaluate_recipe", "evaluation_recipe", "main", "summarise"]
+__all__ = [
+    "Evaluation",
+    "evaluate",
+    "evaluate_recipe",
+    "evaluation_recipe",
+    "main",
+    "summarise",
+    "trained_rows",
+]
 
 ACCURACY_KEYS = ("accuracy", "low", "high", "samples", "faults")
 SHARED_KEYS = ("prompts", "length", "truncated", "tokens", "seconds")
@@ -61,29 +69,30 @@ def _recipe_of_run(run: Path, overrides: Sequence[str]) -> Recipe:
         "model.lora=null",
         "model.quantize=null",
     ]
-    values = read_yaml(run / "recipe.yaml")
-    recipe = Recipe.from_mapping(values, *whole_model, *overrides)
-    _warn_of_trained_rows(Recipe.from_mapping(values).data, recipe.data)
-    return recipe
+    return Recipe.from_mapping(read_yaml(run / "recipe.yaml"), *whole_model, *overrides)
 
 
-def _warn_of_trained_rows(trained: DataSection, evaluated: DataSection) -> None:
-    """Say on standard error if another seed's set of a reasoning-gym task holds rows that the run trained on."""
+def trained_rows(target: str, evaluated: DataSection) -> str | None:
+    """A sentence if another seed's set of a reasoning-gym task holds rows that the run in `target` was made from."""
+    file = Path(target).expanduser() / "recipe.yaml"
+    if not file.is_file():
+        return None
+    trained = Recipe.from_mapping(read_yaml(file)).data
     source = trained.source or ""
     if not source.startswith(GYM_PREFIX) or source != evaluated.source:
-        return
+        return None
     if trained.args == evaluated.args:
-        return  # the run's own split holds out
+        return None  # the run's own split holds out
     spans = []
     for section in (trained, evaluated):
         spans += [int(section.args.get("count", GYM_ROWS)), int(section.args.get("seed", 0))]
     shared = num_shared(*spans)
-    if shared:
-        print(
-            f"evaluate: {shared} of the {spans[2]} rows are among those that the run was made from, since "
-            f"{source} makes row i from seed + i; take data.args.seed={spans[0] + spans[1]} for others",
-            file=sys.stderr,
-        )
+    if not shared:
+        return None
+    return (
+        f"evaluate: {shared} of the {spans[2]} rows are among those that the run was made from, since {source} makes "
+        f"row i from seed + i; take data.args.seed={spans[0] + spans[1]} for others"
+    )
 
 
 def evaluate_recipe(recipe: Recipe, every_row: bool = False) -> dict[str, Any]:

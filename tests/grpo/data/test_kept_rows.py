@@ -12,7 +12,8 @@ import pytest
 
 from grpo.data.kept_rows import FILE, keep_rows, kept_rows
 from grpo.data.prompts import PromptSet
-from grpo.recipe import DataSection, RecipeError
+from grpo.evaluate import trained_rows
+from grpo.recipe import DataSection, Recipe, RecipeError, to_yaml
 from grpo.run.fingerprint import prompts
 from grpo.types import Prompt
 
@@ -57,6 +58,28 @@ def test_the_digest_of_prompts_sees_ids_rows_and_tokens_but_not_the_order_of_a_s
     assert first == digest(words={"c", "b", "a"}, n=1)
     others = [digest(n=1), digest(words={"b"}, n=1), digest("b", n=1), digest(tokens=(2,), n=1)]
     assert len({first, *others}) == 5
+
+
+def test_an_evaluation_on_a_neighbouring_seed_says_how_many_rows_were_trained_on(
+    tmp_path: Path,
+) -> None:
+    recipe = Recipe.from_mapping(
+        {
+            "model": {"name": "tiny"},
+            "data": {"source": "gym-gcd", "args": {"count": 500, "seed": 7}},
+            "rewards": {"right": {"use": "gym_answer"}},
+        }
+    )
+    (tmp_path / "recipe.yaml").write_text(to_yaml(recipe.to_mapping()))
+
+    def said(**args: int) -> str:
+        section = DataSection(source="gym-gcd", args=args)
+        return (trained_rows(str(tmp_path), section) or "").partition(" rows")[0]
+
+    assert said(count=500, seed=8) == "evaluate: 499 of the 500"
+    assert said(count=100, seed=500) == "evaluate: 7 of the 100"
+    assert said(count=100, seed=507) == said(count=500, seed=7) == ""
+    assert trained_rows("a/hub/id", GYM) is None
 
 
 GENERATOR = """
