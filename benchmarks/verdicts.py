@@ -1,6 +1,6 @@
 """Whether verdicts depend on the machine: the same answers judged warm, cold, and with a third of one core.
 
-    python benchmarks/verdicts.py --pairs PAIRS.jsonl ... --programs HumanEval.jsonl.gz ... [--out FILE]
+    python -m benchmarks.verdicts --pairs PAIRS.jsonl ... --programs HumanEval.jsonl.gz ... [--out FILE]
 
 A pair file holds one ``{"gold", "pred"}`` a line, a program file HumanEval's columns, with the solutions that are run.
 Each set is judged four times: by all cores; in reverse order by one worker, so that other questions meet a cold one;
@@ -24,6 +24,7 @@ from typing import Any, Iterator, Sequence
 from rewards import RewardSpec, Sample
 from rewards.service.service import RewardService
 
+ROOT = Path(__file__).resolve().parents[1]
 PERIOD_MICROSECONDS = 30_000
 BUSY = "while True: pass"
 Verdict = tuple[str, float | None]
@@ -131,17 +132,16 @@ def _limited(root: Path, quota: float) -> Path | None:
         group.mkdir()
     except OSError:
         return None
-    try:
+    with contextlib.suppress(OSError):
         if (group / "cpu.max").exists():
             (group / "cpu.max").write_text(f"{microseconds} {PERIOD_MICROSECONDS}")
             return group
-        (group / "cpu.cfs_period_us").write_text(str(PERIOD_MICROSECONDS))
-        (group / "cpu.cfs_quota_us").write_text(str(microseconds))
-        return group
-    except OSError:
-        with contextlib.suppress(OSError):
-            group.rmdir()
-        return None
+        if (group / "cpu.cfs_quota_us").exists():
+            (group / "cpu.cfs_period_us").write_text(str(PERIOD_MICROSECONDS))
+            (group / "cpu.cfs_quota_us").write_text(str(microseconds))
+            return group
+    group.rmdir()  # no control group, or one without a quota
+    return None
 
 
 def _enter(group: Path) -> None:
@@ -152,7 +152,8 @@ def throttled(asked: Sequence[dict[str, Any]], quota: float) -> tuple[str, list[
     """(what slowed it, the verdicts) of another process that judges everything slowly."""
     with third_of_a_core(quota) as (how, slow_down):
         done = subprocess.run(
-            [sys.executable, __file__, "--judge"],
+            [sys.executable, "-m", "benchmarks.verdicts", "--judge"],
+            cwd=ROOT,
             input=json.dumps(list(asked)),
             stdout=subprocess.PIPE,
             text=True,
