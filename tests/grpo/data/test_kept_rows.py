@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -99,27 +100,18 @@ def test_ranks_with_other_prompts_are_refused_before_anything_is_sampled(tmp_pat
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = str(listener.getsockname()[1])
+    recipe = {
+        "steps": 1,
+        "run_dir": str(tmp_path / "run"),
+        "model": {"name": str(ROOT / "recipes" / "quickstart_base"), "dtype": "float32"},
+        "data": {"source": "gym-gcd", "args": {"count": 8}, "template": "plain"},
+        "sample": {"prompts": 2, "group_size": 2, "max_tokens": 4},
+        "rewards": {"right": {"use": "gym_answer"}},
+    }
+    (tmp_path / "two.yaml").write_text(json.dumps(recipe))
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
     done = subprocess.run(
-        [
-            *(
-                sys.executable,
-                "-m",
-                "torch.distributed.run",
-                "--nproc_per_node",
-                "2",
-                "--master_port",
-                port,
-            ),
-            *(
-                "-m",
-                "grpo.train",
-                str(ROOT / "recipes" / "quickstart.yaml"),
-                "steps=1",
-                "sample.prompts=2",
-            ),
-            *("data.source=gym-gcd", "data.args={count: 8}", "data.held_out=0", "data.columns={}"),
-            *("rewards={right: {use: gym_answer}}", f"run_dir={tmp_path / 'run'}"),
-        ],
+        [sys.executable, *launcher, "-m", "grpo.train", str(tmp_path / "two.yaml")],
         env={
             **os.environ,
             "PYTHONPATH": f"{tmp_path}:{ROOT}",
