@@ -263,7 +263,7 @@ def _geometry(answer: str, gold: str, metadata: Mapping[str, Any]) -> bool:
     """An angle to two decimals, a radius or a point's coordinates to three."""
     if metadata["task_type"] != "orthocenter":
         places = "0.005" if metadata["task_type"] == "angle_measure" else "0.0005"
-        return _near(places)(*(_without_degrees(text) for text in (answer, gold)), metadata)
+        return _near(places)(_without_degrees(answer), _without_degrees(gold), metadata)
     point = numbers_of(re.sub(r"^\s*\\left|\\right\s*(?=\)\s*$)", "", bare(answer)))
     right = numbers_of(gold)
     if point is None or right is None or len(point) != len(right):
