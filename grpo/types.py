@@ -60,12 +60,14 @@ class Prompt:
     """One row of the data set, ready to be sampled: its tokens, and the truth its reward needs.
 
     ``truth`` holds the row's columns; it is never shown to the policy. ``text`` is what ``token_ids`` spell.
+    ``source`` names the source of a mixture, or the evaluation set, that it comes from.
     """
 
     id: str
     token_ids: tuple[int, ...]
     truth: Mapping[str, Any]
     text: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

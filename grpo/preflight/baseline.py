@@ -13,7 +13,7 @@ from typing import Iterator, Sequence
 
 from torch import Tensor
 
-from grpo.data.prompts import PromptStream
+from grpo.data.stream import PromptStream
 from grpo.learner.batch import make_batch
 from grpo.learner.learner import Learner
 from grpo.model.policy import Policy
