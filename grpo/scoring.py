@@ -103,6 +103,7 @@ def named_rewards(
 def rewards_of_set(section: EvaluationSetSection) -> tuple[list[RewardSpec], str]:
     """(the rewards that a set of ``evaluate.sets`` names, with the lenient twin; the name of the accurate one)."""
     specs = [_spec(name, part.use, part) for name, part in section.rewards.items()]
+    _check_found(specs)
     accurate = section.reward or specs[0].name
     return with_lenient(specs, accurate), accurate
 

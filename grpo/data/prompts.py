@@ -49,6 +49,11 @@ class Template:
         """
         if self.pattern == "chat":
             return _render_chat(self._messages(question), tokenizer, self.args), False
+        if not isinstance(question, str):
+            raise RecipeError(
+                f"data: a prompt is {type(question).__name__}, not text; messages need data.template: "
+                f"chat, and the template here is {self.pattern}"
+            )
         pattern = TEMPLATES.get(self.pattern, self.pattern)
         return pattern.replace("{prompt}", question), True
 
@@ -190,8 +195,9 @@ def make_prompts(
     """
     limit = prompt_limit(source.section.max_prompt_tokens, context, max_tokens)
     template = template_of(source.section, tokenizer, end_ids)
-    train = _tokenize(source.train, source.name, "train", template, tokenizer)
-    held_out = _tokenize(source.held_out, source.name, "held", template, tokenizer)
+    stem = f"{source.name}:" if source.name else ""
+    train = _tokenize(source.train, f"{stem}train", template, tokenizer)
+    held_out = _tokenize(source.held_out, f"{stem}held", template, tokenizer)
     fitting_train = _within(limit, train)
     fitting_held = _within(limit, held_out)
     everything = [*train, *held_out]
@@ -233,30 +239,27 @@ def _within(limit: int | None, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
 
 def _tokenize(
     rows: Sequence[Mapping[str, Any]],
-    source: str,
-    part: str,
+    stem: str,
     template: Template,
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[Prompt]:
-    """The prompts of `rows`, numbered ``part-0``, ``part-1``, ... before any of them is dropped."""
-    stem = f"{source}:{part}" if source else part
+    """The prompts of `rows`, numbered ``stem-0``, ``stem-1``, ... before any of them is dropped."""
     return [
-        _prompt(row, f"{stem}-{number}", source, template, tokenizer)
-        for number, row in enumerate(rows)
+        _prompt(row, f"{stem}-{number}", template, tokenizer) for number, row in enumerate(rows)
     ]
 
 
 def _prompt(
     row: Mapping[str, Any],
     id: str,
-    source: str,
     template: Template,
     tokenizer: PreTrainedTokenizerBase,
 ) -> Prompt:
+    source = id.rpartition(":")[0]
     text, add_special = template.render(row["prompt"], tokenizer)
     tokens = tokenizer(text, add_special_tokens=add_special)["input_ids"]
     if add_special and len(tokens) > 1 and tokens[-1] == tokenizer.eos_token_id:
         tokens = tokens[:-1]
     if not tokens:
         raise RecipeError(f"data: the model's tokenizer makes no token of the prompt {text[:60]!r}")
-    return Prompt(id, tuple(tokens), row, text, source)
+    return Prompt(id, tuple(tokens), row, text=text, source=source)

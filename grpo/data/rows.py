@@ -10,7 +10,6 @@ import re
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Sequence
 
-from grpo.data.where import matching
 from grpo.monitor.redaction import redacted
 from grpo.recipe import RecipeError, RowsSection
 from rewards.readers import READERS, DataFileError, can_read, read_rows
@@ -18,21 +17,21 @@ from rewards.spelling import nearest
 from rewards.tasks import TASKS, held_out, load_task
 
 Row = dict[str, Any]
+IN_MEMORY = "the data in memory"
+"""What messages call rows that were passed from Python."""
 MAX_REASON_LENGTH = 300  # characters of a hub client's error that are shown
 
 
 # ---- reading ----------------------------------------------------------------------------------------------------
 
 
-def load_rows(
-    section: RowsSection, given: Iterable[Mapping[str, Any]] | None = None
-) -> tuple[list[Row], int]:
-    """(the rows with their columns renamed as ``columns`` says, how many ``where`` left out).
+def load_rows(section: RowsSection, given: Iterable[Mapping[str, Any]] | None = None) -> list[Row]:
+    """The data set's rows, its columns renamed as ``columns`` says.
 
     `given` rows in memory stand in for reading the source. Raises `RecipeError` if it cannot be read, has no rows, or
     lacks a column or the text of a prompt.
     """
-    source = section.source or ("the data in memory" if given is not None else None)
+    source = section.source or (IN_MEMORY if given is not None else None)
     if source is None:
         raise RecipeError(
             "recipe: data.source is missing; name a hub data set, a .jsonl/.csv/.parquet file, or one of "
@@ -46,8 +45,7 @@ def load_rows(
         where = f"row {number} of {source}"
         renamed.append(rename_columns(row, where, section))
         check_prompt(renamed[-1]["prompt"], where, section.template)
-    kept = matching(renamed, section.where, source)
-    return kept, len(renamed) - len(kept)
+    return renamed
 
 
 def rows_in_memory(given: Iterable[Mapping[str, Any]]) -> list[Row]:

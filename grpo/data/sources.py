@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Iterable, Mapping, Sequence
 
-from grpo.data.rows import load_rows, split_rows
+from grpo.data.rows import IN_MEMORY, load_rows, split_rows
+from grpo.data.where import matching
 from grpo.recipe import DataSection, RecipeError, RowsSection, SourceSection
 from rewards.spelling import nearest
 
@@ -45,7 +46,8 @@ def load_sources(data: DataSection, given: GivenRows | None = None) -> list[Sour
 def _load_source(
     name: str, section: DataSection | SourceSection, given: Iterable[Mapping[str, Any]] | None
 ) -> SourceRows:
-    rows, num_left_out = load_rows(section, given)
+    loaded = load_rows(section, given)
+    rows = matching(loaded, section.where, section.source or IN_MEMORY)
     if name:
         rows = [{**row, "source": name} for row in rows]
     train, held_out = split_rows(rows, section.held_out)
@@ -54,7 +56,7 @@ def _load_source(
         section=section,
         train=train,
         held_out=held_out,
-        num_left_out=num_left_out,
+        num_left_out=len(loaded) - len(rows),
         rows=rows,
         weight=getattr(section, "weight", 1.0),
     )

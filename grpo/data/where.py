@@ -33,7 +33,11 @@ def matching(
                 f"recipe: data.where names the column {column}, but {source} has "
                 f"{', '.join(map(str, rows[0]))}"
             )
-    kept = [row for row in rows if all(test(row.get(name)) for name, test in tests.items())]
+
+    def matches(row: dict[str, Any]) -> bool:
+        return all(test(row.get(column)) for column, test in tests.items())
+
+    kept = list(filter(matches, rows))
     if rows and not kept:
         raise RecipeError(f"data: none of the {len(rows)} rows of {source} matches {dict(where)}")
     return kept

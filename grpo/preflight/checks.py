@@ -15,6 +15,7 @@ from typing import Any, Callable, Iterator, Mapping
 
 import torch
 
+from grpo.data.overlap import NUM_WORDS, overlapping, question_of
 from grpo.model.policy import Policy
 from grpo.preflight.facts import WARNING, WRONG, Finding, RunFacts, note, warning, wrong
 from grpo.recipe.describe import many
@@ -360,6 +361,22 @@ def held_out(facts: RunFacts) -> Iterator[Finding]:
         )
 
 
+def overlap(facts: RunFacts) -> Iterator[Finding]:
+    """Questions of the evaluation sets that train, too."""
+    train = [question_of(prompt.truth) for prompt in facts.prompts.train]
+    for evaluated in facts.sets:
+        texts = [question_of(prompt.truth) for prompt in evaluated.prompts]
+        found = overlapping(train, texts)
+        if not found:
+            continue
+        yield warning(
+            "trained-on-the-test",
+            f"{len(found)} of the {len(texts)} prompts of {evaluated.name} share {NUM_WORDS} words in a row "
+            f"with a training prompt, the first is {texts[found[0]][:60]!r}: its accuracy measures memory "
+            "too; leave those rows out",
+        )
+
+
 # ---- tokens ---------------------------------------------------------------------------------------------------
 
 
@@ -536,6 +553,7 @@ CHECKS: tuple[Check, ...] = (
     duplicates,
     epochs,
     held_out,
+    overlap,
     prompt_lengths,
     answer_lengths,
     chat_template,

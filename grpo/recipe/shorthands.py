@@ -71,13 +71,10 @@ def write_out(values: Mapping[str, Any]) -> dict[str, Any]:
     data = written.get("data")
     evaluate = written.get("evaluate")
     if isinstance(data, Mapping):
-        written["data"] = _with_shared_keys(data, "sources", data, FOR_EACH_SOURCE, "data.sources")
+        written["data"] = _complete(data, "data.sources", shared=_only(data, FOR_EACH_SOURCE))
     if isinstance(evaluate, Mapping):
-        shared = data if isinstance(data, Mapping) else {}
-        evaluate = _with_benchmarks(evaluate)
-        written["evaluate"] = _with_shared_keys(
-            evaluate, "sets", shared, FOR_EACH_SET, "evaluate.sets"
-        )
+        shared = _only(data, FOR_EACH_SET) if isinstance(data, Mapping) else {}
+        written["evaluate"] = _complete(_with_benchmarks(evaluate), "evaluate.sets", shared=shared)
     if written.get("epochs") is not None and "steps" in written:
         raise RecipeError(
             "recipe: steps and epochs are both set; steps counts passes of the loop, epochs passes "
@@ -86,21 +83,22 @@ def write_out(values: Mapping[str, Any]) -> dict[str, Any]:
     return written
 
 
-def _with_shared_keys(
-    section: Mapping[str, Any],
-    name: str,
-    shared: Mapping[str, Any],
-    keys: tuple[str, ...],
-    where: str,
+def _only(values: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: values[key] for key in keys if key in values}
+
+
+def _complete(
+    section: Mapping[str, Any], where: str, *, shared: Mapping[str, Any]
 ) -> Mapping[str, Any]:
+    """`section` with each entry of its mapping, the last part of `where`, laid over the `shared` keys."""
+    name = where.rpartition(".")[2]
     entries = section.get(name)
     if not isinstance(entries, Mapping):
         return section  # `build_section` says what is wrong with it
-    defaults = {key: shared[key] for key in keys if key in shared}
     complete = {}
     for entry_name, entry in entries.items():
         check_name(str(entry_name), where)
-        complete[entry_name] = {**defaults, **entry} if isinstance(entry, Mapping) else entry
+        complete[entry_name] = {**shared, **entry} if isinstance(entry, Mapping) else entry
     return {**section, name: complete}
 
 

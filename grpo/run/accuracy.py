@@ -70,10 +70,19 @@ class Evaluation:
             for source, groups in groups_of.items()
         }
 
-    @property
-    def best(self) -> float:
-        """The highest value that the accurate reward gave; NaN of nothing."""
-        return max(_values(self.groups, self.reward), default=float("nan"))
+    def stuck(self) -> str:
+        """Why accuracy may never move though the reward does, in a sentence; empty where it may.
+
+        That is so where no completion reached the threshold, though the reward took several values below it.
+        """
+        values = set(_values(self.groups, self.reward))
+        if len(values) < 3 or max(values) >= self.threshold:
+            return ""
+        return (
+            f"no completion reached {self.threshold:g} by {self.reward} (the best {max(values):.3g}), which "
+            f"took {len(values)} values: accuracy stays 0 while the reward moves; set evaluate.threshold to "
+            f"what counts as right, or watch the mean reward ({self.reward_mean:.3g})"
+        )
 
     def to_mapping(self) -> dict[str, Any]:
         """Everything but the completions, as plain values."""
@@ -93,7 +102,7 @@ def summarise(
     """The evaluation of scored groups; a completion is accurate if `reward` gave it `threshold` or more."""
     passes = [_passes(group, reward, threshold) for group in groups]
     accuracy, low, high = bootstrap([values for values in passes if values])
-    rewards = [[s.value for s in group.scores if s.value is not None] for group in groups]
+    rewards = [_rewards(group) for group in groups]
     reward_mean, reward_low, reward_high = bootstrap([values for values in rewards if values])
     completions = [completion for group in groups for completion in group.completions]
     num_scored = sum(map(len, passes))
@@ -116,6 +125,10 @@ def summarise(
         reward=reward,
         threshold=threshold,
     )
+
+
+def _rewards(group: ScoredGroup) -> list[float]:
+    return [score.value for score in group.scores if score.value is not None]
 
 
 def _values(groups: Sequence[ScoredGroup], reward: str) -> list[float]:

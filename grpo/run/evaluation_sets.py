@@ -14,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from grpo.data.prompts import PromptSet, make_prompts
 from grpo.data.rows import load_rows
 from grpo.data.sources import SourceRows
+from grpo.data.where import matching
 from grpo.kernels.sampling.spec import Sampling
 from grpo.model.policy import longest_sequence
 from grpo.recipe import EvaluationSetSection, Recipe, RecipeError
@@ -79,7 +80,7 @@ def sampling_of_evaluation(recipe: Recipe, section: EvaluationSetSection | None 
     temperature = recipe.evaluate.temperature
     sample = recipe.sample
     if section is None:
-        return Sampling(temperature, sample.top_k, sample.top_p, sample.min_p)
+        return Sampling(temperature, top_k=sample.top_k, top_p=sample.top_p, min_p=sample.min_p)
     is_benchmark = section.benchmark is not None
     return Sampling(
         temperature=temperature if section.temperature is None else section.temperature,
@@ -106,6 +107,7 @@ def load_sets(
     recipe: Recipe,
     specs: Sequence[RewardSpec],
     accurate: str,
+    *,
     config: PretrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
     end_ids: Collection[int],
@@ -116,7 +118,7 @@ def load_sets(
     for name, section in recipe.evaluate.sets.items():
         try:
             loaded = _load_set(recipe, name, section, specs=specs, accurate=accurate)
-            sets.append(_with_prompts(loaded, section, tokenizer, context, end_ids))
+            sets.append(_with_prompts(loaded, section, tokenizer, context=context, end_ids=end_ids))
         except RecipeError as error:
             raise RecipeError(f"evaluate.sets.{name}: {error}") from None
     return sets
@@ -138,8 +140,9 @@ def _load_set(
     specs: Sequence[RewardSpec],
     accurate: str,
 ) -> _LoadedSet:
-    rows, num_left_out = load_rows(section)
-    rows = [{**row, "source": name} for row in rows[: section.limit]]
+    loaded = load_rows(section)
+    matched = matching(loaded, section.where, section.source or name)
+    rows = [{**row, "source": name} for row in matched[: section.limit]]
     own_specs = None
     if section.rewards:
         own_specs, accurate = rewards_of_set(section)
@@ -159,7 +162,7 @@ def _load_set(
         own_specs=own_specs,
         benchmark=section.benchmark,
     )
-    source = SourceRows(name, section, held_out=rows, num_left_out=num_left_out)
+    source = SourceRows(name, section, held_out=rows, num_left_out=len(loaded) - len(matched))
     return _LoadedSet(empty, source)
 
 
@@ -167,6 +170,7 @@ def _with_prompts(
     loaded: _LoadedSet,
     section: EvaluationSetSection,
     tokenizer: PreTrainedTokenizerBase,
+    *,
     context: int | None,
     end_ids: Collection[int],
 ) -> EvaluationSet:

@@ -134,7 +134,7 @@ class Run(ABC):
         progress = self.progress
         self.stopped = False
         self._last_groups = ()
-        parts = setup.open_parts(recipe, self.inputs, self.watchdog, self._model, self.quiet)
+        parts = setup.open_parts(recipe, self.inputs, self.watchdog, self._model, quiet=self.quiet)
         self._parts = parts
         self._is_open = True
         self.storage.open(parts, self.inputs, resume=self.resume)
@@ -250,6 +250,11 @@ class Run(ABC):
         progress = self.progress
         progress.ranking = ranking(results, self.recipe.checkpoint.best_by)
         self.parts.log.evaluation(step, results, when)
+        if not step:
+            reasons = {name: result.stuck() for name, result in results.items()}
+            self.parts.log.say(
+                *(f"warning: {name}: {reason}" for name, reason in reasons.items() if reason)
+            )
         headline = next(iter(results.values()))
         self._last_groups = headline.groups
         self.parts.gates.evaluated(headline.accuracy, headline.low, headline.high)

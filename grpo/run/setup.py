@@ -110,7 +110,9 @@ def load_inputs(
     )
     sets = [held_out_set(recipe, prompts.held_out, accurate)] if prompts.held_out else []
     with watching(), watchdog.loading("grpo.data.prompts, the evaluation sets"):
-        sets += load_sets(recipe, specs, accurate, config, tokenizer, end_ids)
+        sets += load_sets(
+            recipe, specs, accurate, config=config, tokenizer=tokenizer, end_ids=end_ids
+        )
     return RunInputs(
         specs=specs,
         accurate=accurate,
@@ -239,6 +241,7 @@ def open_parts(
     inputs: RunInputs,
     dog: Watchdog,
     model: PreTrainedModel | None = None,
+    *,
     quiet: bool = False,
 ) -> RunParts:
     """Load the policy and start everything that a training run works with; the scorer is to be closed."""

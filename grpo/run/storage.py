@@ -19,7 +19,10 @@ from grpo.run.summary import summary_of, write_final, write_summary
 
 
 class RunStorage:
-    """The run folder of an open run; ``summary`` is there once it is finished. On other ranks than the first it writes nothing, and takes part in gathering."""
+    """The run folder of an open run, and at its end its ``summary``.
+
+    On other ranks than the first it writes nothing, and takes part in gathering.
+    """
 
     def __init__(self, recipe: Recipe, progress: Progress, ledger: Ledger):
         self.recipe = recipe

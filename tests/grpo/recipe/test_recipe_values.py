@@ -92,6 +92,7 @@ OUT_OF_RANGE = {
     "name": ["", "' '"],
     "seed": [-1, 2**63],
     "steps": [-1],
+    "epochs": [0, "x"],
     "run_dir": ["''"],
     "deterministic": ["maybe"],
     "threads": [0],
@@ -112,6 +113,10 @@ OUT_OF_RANGE = {
     "data.args": ["[]"],
     "data.columns": ["[]"],
     "data.template": ["r2", "''", "x {promt}"],
+    "data.where": ["[]", "{level: {at_least: 3}}"],
+    "data.system": [3],
+    "data.template_args": ["[]"],
+    "data.sources": ["3", "{a: 3}", "{'a b': {source: x}}", "{heldout: {source: x}}"],
     "data.held_out": [-1],
     "data.max_prompt_tokens": [0],
     "sample.engine": ["vllm"],
@@ -196,12 +201,16 @@ OUT_OF_RANGE = {
     "optim.state": ["4bit"],
     "optim.offload": ["maybe"],
     "evaluate.every": [-1],
+    "evaluate.before": ["no"],
     "evaluate.samples": [0],
+    "evaluate.threshold": ["x"],
+    "evaluate.sets": ["3", "{a: 3}", "{a: {benchmark: gsm9k}}", "{a: {reward: x}}"],
     "evaluate.temperature": [-1],
     "evaluate.reward": [3],
     "checkpoint.every": [-1],
     "checkpoint.keep": [0],
     "checkpoint.keep_best": [-1],
+    "checkpoint.best_by": ["''", "nothing"],
     "log.wandb": ["true"],
     "log.wandb.project": [3],
     "log.wandb.entity": [3],
@@ -233,6 +242,28 @@ OUT_OF_RANGE = {
         )
     },
 }
+ROWS = ("source", "subset", "split", "args", "columns", "where", "template", "system")
+ROWS += ("template_args", "max_prompt_tokens")
+OUT_OF_RANGE |= {f"data.sources.<name>.{name}": OUT_OF_RANGE[f"data.{name}"] for name in ROWS}
+OUT_OF_RANGE |= {f"evaluate.sets.<name>.{name}": OUT_OF_RANGE[f"data.{name}"] for name in ROWS}
+OUT_OF_RANGE |= {
+    "data.sources.<name>.held_out": [-1],
+    "data.sources.<name>.weight": [0, -1],
+    "evaluate.sets.<name>.benchmark": ["''", "gsm9k"],
+    "evaluate.sets.<name>.limit": [0],
+    "evaluate.sets.<name>.rewards": [3],
+    "evaluate.sets.<name>.reward": [3],
+    "evaluate.sets.<name>.threshold": ["x"],
+    "evaluate.sets.<name>.samples": [0],
+    "evaluate.sets.<name>.temperature": [-1],
+    "evaluate.sets.<name>.top_p": [0, 2],
+    "evaluate.sets.<name>.max_tokens": [0],
+}
+OUT_OF_RANGE |= {
+    f"evaluate.sets.<name>.{key}": values
+    for key, values in OUT_OF_RANGE.items()
+    if key.startswith("rewards.")
+}
 
 
 def test_every_key_has_help_and_an_entry_in_the_list_of_wrong_values():
@@ -246,6 +277,9 @@ def test_every_key_has_help_and_an_entry_in_the_list_of_wrong_values():
 )
 def test_a_value_out_of_range_is_refused_by_the_name_of_its_key(refusal, key, value):
     key = key.replace("<name>", "flat" if key.startswith("gates") else "mine")
+    if key.endswith(("sources", "sets", "where")):
+        assert key in refusal("seed: 1", f"{key}={value}")
+        return
     text = "rewards: {mine: {use: x}}" if "mine" in key else "seed: 1"
     assert re.match(rf"recipe: {re.escape(key)}\b", refusal(text, f"{key}={value}"))
 
