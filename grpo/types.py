@@ -55,6 +55,14 @@ FINISHES = ("stop", "length", "context", "cancelled", "error")
 OUTCOMES = ("cancelled", "faulted", "truncated_masked", "flat", "correction_masked", "trained")
 
 
+MAX_SHOWN = 60
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text, for a line about it."""
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """One row of the data set, ready to be sampled: its tokens, and the truth its reward needs.
@@ -68,6 +76,9 @@ class Prompt:
     truth: Mapping[str, Any]
     text: str = ""
     source: str = ""
+
+    def __repr__(self) -> str:
+        return f"Prompt({self.id}: {shortened(self.text)!r}, {len(self.token_ids)} tokens)"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,6 +100,9 @@ class Completion:
     versions: tuple[tuple[int, int, int], ...] = ()
     log_kept: Tensor | None = None
 
+    def __repr__(self) -> str:
+        return f"Completion({shortened(self.text)!r}, {len(self.token_ids)} tokens, {self.finish})"
+
     @property
     def truncated(self) -> bool:
         """Whether the policy was cut off before it ended the completion."""
@@ -102,6 +116,9 @@ class Group:
     prompt: Prompt
     completions: tuple[Completion, ...]
 
+    def __repr__(self) -> str:
+        return f"Group({self.prompt.id}: {len(self.completions)} completions)"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredGroup:
@@ -111,6 +128,12 @@ class ScoredGroup:
     completions: tuple[Completion, ...]
     scores: tuple[Score, ...]
     verdicts: tuple[Mapping[str, Score], ...] = ()
+
+    def __repr__(self) -> str:
+        values = ", ".join(
+            "-" if score.value is None else f"{score.value:g}" for score in self.scores
+        )
+        return f"ScoredGroup({self.prompt.id}: rewards {values})"
 
     @property
     def flat(self) -> bool:

@@ -100,6 +100,7 @@ def _read_file(source: str) -> list[Row]:
 def _read_hub(source: str, section: RowsSection) -> list[Row]:
     import datasets  # noqa: PLC0415  heavy, and only needed for data sets on the hub
 
+    datasets.disable_progress_bars()
     try:
         return datasets.load_dataset(source, section.subset, split=section.split).to_list()
     except Exception as error:  # noqa: BLE001  the hub client raises many kinds; each is for the user to read

@@ -44,6 +44,12 @@ class Evaluation:
     reward: str = ""
     threshold: float = 1.0
 
+    def __repr__(self) -> str:
+        return (
+            f"Evaluation({self.accuracy:.1%} [{self.low:.1%}, {self.high:.1%}] of {self.prompts} prompts, "
+            f"{self.samples} completions scored)"
+        )
+
     def figures(self) -> dict[str, float]:
         """What is worth plotting of it, by key."""
         return {

@@ -60,6 +60,7 @@ class Run(ABC):
         self.folder = recipe.folder()
         self.resume = resume
         self.quiet = quiet
+        setup.hide_progress_bars()
         has_model = model is not None and tokenizer is not None
         setup.check_recipe(recipe, resume=resume, has_model=has_model)
         self.watchdog = watchdog.Watchdog(recipe.watchdog)

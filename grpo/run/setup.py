@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Callable, ContextManager, Mapping, Sequence
@@ -168,8 +169,10 @@ def prepare_torch(recipe: Recipe) -> None:
 
 
 def hide_progress_bars() -> None:
-    """Keep transformers' progress bars out of a command's output."""
+    """Keep the progress bars of transformers and datasets out of the output of a command or a notebook."""
     transformers.utils.logging.disable_progress_bar()
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].disable_progress_bars()
 
 
 def default_device() -> torch.device:

@@ -78,6 +78,35 @@ def test_a_chat_template_that_refuses_a_prompt_is_reported():
         text_of("q", "chat", chat_tokenizer("{{ raise_exception('no system') }}"))
 
 
+def test_the_template_follows_the_model():
+    """Chat where one of the model's end tokens ends a turn; a base model with its family's chat template is none."""
+    tokenizer = chat_tokenizer(
+        "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}"
+        + "</s>"
+        + "{% endif %}{% endfor %}"
+    )
+    end = tokenizer.convert_tokens_to_ids("</s>")
+    assert end == tokenizer.eos_token_id
+    assert template_of(DataSection(), tokenizer, {end}).pattern == "chat"
+    assert template_of(DataSection(), tokenizer, {end + 1}).pattern == "r1"
+    assert template_of(DataSection(), tiny_tokenizer(), {end}).pattern == "r1"
+    assert template_of(DataSection(template="plain"), tokenizer, {end}).pattern == "plain"
+
+
+def test_a_system_message_and_arguments_reach_the_chat_template_and_no_other():
+    template = "{% for m in messages %}<{{m.role}}>{{m.content}}{% endfor %}{% if thinking %}<think>{% endif %}"
+    tokenizer = chat_tokenizer(template)
+    section = DataSection(template="chat", system="be brief", template_args={"thinking": True})
+    made = template_of(section, tokenizer, ())
+    assert made.render("q", tokenizer) == ("<system>be brief<user>q<think>", False)
+    own = [{"role": "system", "content": "its own"}, {"role": "user", "content": "q"}]
+    assert made.render(own, tokenizer)[0] == "<system>its own<user>q<think>"
+    with pytest.raises(
+        RecipeError, match="data.system and data.template_args are read by the chat"
+    ):
+        template_of(DataSection(system="be brief"), tiny_tokenizer(), ())
+
+
 # ---- tokens and lengths ----------------------------------------------------------------------------------------
 
 

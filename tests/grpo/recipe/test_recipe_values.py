@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from grpo.recipe import Recipe, RecipeError, describe_keys
+from grpo.recipe import Recipe, RecipeError, SampleSection, describe_keys
 
 
 @pytest.mark.parametrize(
@@ -286,3 +286,46 @@ def test_a_value_out_of_range_is_refused_by_the_name_of_its_key(refusal, key, va
 
 def test_every_default_passes_its_own_check():
     assert Recipe.from_mapping(Recipe().to_mapping()) == Recipe()
+
+
+# ---- from Python -----------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_made_in_python_takes_mappings_and_equals_the_one_from_a_mapping():
+    values = {
+        "model": {"name": "m", "lora": {"rank": 4}},
+        "data": [{"name": "a", "source": "x"}, {"name": "b", "source": "y", "weight": 2}],
+        "rewards": {"c": {"use": "math_answer"}},
+        "loss": {"preset": "dapo"},
+        "steps": 3,
+    }
+    made = Recipe(**values)
+    assert made == Recipe.from_mapping(values) and made.loss.epsilon_high == 0.28
+    assert list(made.data.each()) == ["a", "b"] and made.model.lora.rank == 4
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"model": {"nam": "m"}}, "unknown key model.nam; did you mean name"),
+        ({"steps": "ten"}, "steps must be a whole number, not the text 'ten'"),
+        ({"steps": -1}, "steps is -1; it must be at least 0"),
+        ({"model": "m"}, "model must be a section of keys, not the text 'm'"),
+        ({"rewards": {"c": "math_answer"}}, "rewards.c must be a section of keys"),
+        ({"sample": SampleSection(group_size=0)}, "sample.group_size is 0; it must be at least 1"),
+        ({"sample": SampleSection(temperature=0)}, "sample.temperature is 0; greedy"),
+        ({"data": [{"source": "x"}]}, r"data.sources\[0\] needs a name"),
+        ({"data": [{"name": "a"}, {"name": "a"}]}, "the name a is taken"),
+        ({"data": {"source": "x", "sources": {"a": {"source": "y"}}}}, "both set; name one source"),
+        ({"evaluate": {"sets": {"a": {}}}}, "evaluate.sets.a names no source"),
+        ({"data": {"template": "r1", "system": "s"}}, "data.system is read by the chat template"),
+    ],
+)
+def test_a_recipe_made_in_python_is_checked_as_a_files_is(values, message):
+    with pytest.raises(RecipeError, match=message):
+        Recipe(**values)
+
+
+def test_the_repr_of_a_recipe_is_what_it_changes():
+    made = Recipe(steps=3, rewards={"c": {"use": "math_answer", "weight": 0.5}})
+    assert repr(made) == "Recipe(steps=3, rewards.c.use='math_answer', rewards.c.weight=0.5)"
