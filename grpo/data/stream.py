@@ -18,7 +18,9 @@ Admits = Callable[[Prompt], bool]
 class Stream(Protocol):
     """An endless stream of training prompts."""
 
-    prompts: Sequence[Prompt]
+    @property
+    def prompts(self) -> Sequence[Prompt]:
+        """All of them."""
 
     def take(
         self, number: int, admits: Admits = ..., without: Collection[str] = ()

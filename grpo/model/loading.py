@@ -139,10 +139,7 @@ def load_end_ids(
     model: PreTrainedModel | None = None,
 ) -> frozenset[int]:
     """The end tokens that the model itself declares: its generation configuration's and its tokenizer's."""
-    if model is not None:
-        declared = model.generation_config
-    else:
-        declared = _generation_config(section)
+    declared = _generation_config(section) if model is None else model.generation_config
     found = getattr(declared, "eos_token_id", None)
     if found is None:
         found = getattr(config.get_text_config(), "eos_token_id", None)
@@ -156,7 +153,7 @@ def _generation_config(section: ModelSection) -> GenerationConfig | None:
     if "gguf_file" in options:
         return None
     try:
-        return GenerationConfig.from_pretrained(path, revision=section.revision)
+        return GenerationConfig.from_pretrained(path, revision=section.revision or "main")
     except OSError:
         return None
 
