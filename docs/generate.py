@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mkdocs_gen_files
 
+from grpo.recipe.benchmarks import BENCHMARKS
 from grpo.recipe.describe import keys_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,3 +46,33 @@ write(
     "architecture.md", (ROOT / "docs" / "_architecture.md").read_text(encoding="utf-8") + file_map()
 )
 write("changelog.md", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
+
+
+def benchmarks_table() -> str:
+    lines = [
+        "| name | version | source | rows | protocol | from | remarks |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, benchmark in BENCHMARKS.items():
+        keys = benchmark.keys
+        source = " ".join(filter(None, (keys["source"], keys.get("subset"), keys.get("split"))))
+        remarks = [benchmark.notes]
+        if benchmark.rows_differ:
+            remarks.append("copies on the hub differ: compare digests")
+        cells = (
+            f"`{name}`",
+            str(benchmark.version),
+            f"`{source}`",
+            str(benchmark.num_rows or ""),
+            f"{benchmark.protocol}; at most {keys['max_tokens']} tokens",
+            benchmark.paper,
+            "; ".join(filter(None, remarks)),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+write(
+    "benchmarks.md",
+    (ROOT / "docs" / "_benchmarks.md").read_text(encoding="utf-8") + benchmarks_table(),
+)

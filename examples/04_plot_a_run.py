@@ -2,16 +2,14 @@
 
     python examples/04_plot_a_run.py runs/quickstart-1 --out run.svg
 
-Needs matplotlib (``pip install matplotlib``). Everything comes from `metrics.jsonl` and `evaluations.jsonl`.
+Needs matplotlib (``pip install matplotlib``). Everything comes from `metrics.jsonl`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections import defaultdict
 from pathlib import Path
-from statistics import fmean, stdev
 
 import matplotlib
 
@@ -23,36 +21,34 @@ def read_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def held_out(folder: Path, part: str) -> list[tuple[int, float, float]]:
-    """(step, accuracy, half the width of a 95 % interval over prompts) of every evaluation."""
-    by_prompt: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in read_lines(folder / "evaluations.jsonl"):
-        value = row["parts"].get(part)
-        if value is not None:
-            by_prompt[row["step"]][row["prompt_id"]].append(float(value == 1))
-    points = []
-    for step, prompts in sorted(by_prompt.items()):
-        means = [fmean(values) for values in prompts.values()]
-        error = stdev(means) / len(means) ** 0.5 if len(means) > 1 else 0.0
-        points.append((step, fmean(means), 1.96 * error))
-    return points
+def accuracies(records: list[dict], name: str) -> dict[str, list[float]]:
+    """Of every evaluation of a set its step, accuracy, and how far the 95 % interval reaches below and above."""
+    found = [record for record in records if record.get(f"{name}/accuracy") is not None]
+    values = [record[f"{name}/accuracy"] for record in found]
+    return {
+        "step": [record["step"] for record in found],
+        "accuracy": values,
+        "below": [value - record[f"{name}/low"] for value, record in zip(values, found)],
+        "above": [record[f"{name}/high"] - value for value, record in zip(values, found)],
+    }
 
 
-def plot(folder: Path, out: Path, part: str) -> None:
-    metrics = read_lines(folder / "metrics.jsonl")
+def plot(folder: Path, out: Path, name: str) -> None:
+    records = read_lines(folder / "metrics.jsonl")
+    metrics = [record for record in records if "reward/mean" in record]
     steps = [record["step"] for record in metrics]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
     rewards = [record["reward/mean"] for record in metrics]
     left.plot(steps, rewards, color="tab:blue", linewidth=1, label="training reward")
-    points = held_out(folder, part)
+    points = accuracies(records, name)
     left.errorbar(
-        [step for step, _, _ in points],
-        [accuracy for _, accuracy, _ in points],
-        yerr=[half for _, _, half in points],
+        points["step"],
+        points["accuracy"],
+        yerr=[points["below"], points["above"]],
         color="tab:red",
         marker="o",
         capsize=3,
-        label="held-out accuracy, 95 % interval",
+        label=f"{name} accuracy, 95 % interval",
     )
     left.set(xlabel="step", ylim=(0, 1), title=f"{folder.name}: accuracy")
     left.legend(frameon=False, loc="lower right")
@@ -70,9 +66,11 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("run.svg"), help="an .svg, .png or .pdf file"
     )
-    parser.add_argument("--part", default="correct", help="the reward whose full score is accuracy")
+    parser.add_argument(
+        "--set", default="heldout", help="heldout, or eval/NAME for a set of the recipe"
+    )
     arguments = parser.parse_args()
-    plot(arguments.folder, arguments.out, arguments.part)
+    plot(arguments.folder, arguments.out, arguments.set)
     print(f"written to {arguments.out}")
 
 

@@ -83,7 +83,8 @@ def _run_train(options: argparse.Namespace, command: str) -> int:
     if options.dry_run:
         from grpo.preflight import dry_run  # noqa: PLC0415  heavy: torch
 
-        print("\n".join(dry_run.dry_run(recipe)))
+        for line in dry_run.dry_run(recipe):
+            print(line)
         return EXIT_DONE
     if options.preflight:
         from grpo.preflight import preflight  # noqa: PLC0415  heavy: torch

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Sequence
 
-from grpo.data.kept_rows import kept_rows
 from grpo.data.prompts import load_prompts
-from grpo.data.rows import load_rows, split_rows
-from grpo.model.loading import load_config, load_tokenizer
+from grpo.data.sources import SourceRows, load_sources
+from grpo.model.loading import load_config, load_end_ids, load_tokenizer
 from grpo.recipe import DataSection, Recipe, RecipeError, read_yaml
 from grpo.rollout.compiled import check_compiler
 from grpo.run import setup
 from grpo.run.accuracy import Evaluation, summarise
+from grpo.run.evaluation_sets import held_out_set
 from grpo.run.held_out import evaluate
 from grpo.scoring import check_columns, lenient_name, load_rewards
 from grpo.types import ScoredGroup
@@ -103,37 +104,38 @@ def evaluate_recipe(recipe: Recipe, every_row: bool = False) -> dict[str, Any]:
     """
     check_compiler(recipe)
     specs, accurate = load_rewards(recipe)
-    rows = kept_rows(recipe.folder(), recipe.data) or load_rows(recipe.data)
-    check_columns(specs, rows)
-    held_out: setup.Rows = rows
-    if recipe.data.held_out and not every_row:
-        held_out = split_rows(rows, recipe.data.held_out)[1]
+    sources = [
+        _rows_to_evaluate(source, every_row)
+        for source in load_sources(recipe.data, folder=recipe.folder())
+    ]
+    check_columns(specs, [row for source in sources for row in source.rows])
     config = load_config(recipe.model)
     tokenizer = load_tokenizer(recipe.model)
+    end_ids = load_end_ids(recipe.model, config, tokenizer)
     # as held-out prompts they have the ids, so the seeds, that they have in training
-    prompts = load_prompts(recipe, config, tokenizer, held_out=held_out)
+    prompts = load_prompts(recipe, config, tokenizer, sources, end_ids=end_ids)
     setup.prepare_torch(recipe)
     policy = setup.open_policy(recipe, setup.default_device(), tokenizer)
     engine = setup.open_engine(recipe, policy)
+    evaluated = held_out_set(recipe, prompts.held_out, accurate)
     with setup.open_scorer(recipe, specs) as scorer:
-        strict = evaluate(
-            engine,
-            scorer,
-            prompts.held_out,
-            samples=recipe.evaluate.samples,
-            sampling=setup.sampling_of(recipe.sample, recipe.evaluate.temperature),
-            max_tokens=recipe.sample.max_tokens,
-            seed=recipe.seed,
-            reward=accurate,
-        )
+        strict = evaluate(engine, scorer, evaluated, seed=recipe.seed)
     assert strict is not None, "nothing interrupts it"
     lenient = None
     if any(spec.name == lenient_name(accurate) for spec in specs):
         twin = lenient_name(accurate)
-        lenient = summarise(strict.groups, twin, strict.tokens, strict.seconds)
+        lenient = summarise(
+            strict.groups, twin, strict.tokens, strict.seconds, threshold=evaluated.threshold
+        )
     report = _report(recipe, accurate, strict, lenient, num_dropped=prompts.num_dropped)
     report["completions"] = [row for group in strict.groups for row in _completion_rows(group)]
     return report
+
+
+def _rows_to_evaluate(source: SourceRows, every_row: bool) -> SourceRows:
+    """The source with its held-out rows, or all if none is held out or `every_row` is true; none trains."""
+    chosen = source.held_out if source.held_out and not every_row else source.rows
+    return replace(source, train=(), held_out=chosen)
 
 
 def _report(

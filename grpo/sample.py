@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, Sequence, TextIO
 
 from tqdm import tqdm
 
 from grpo.data.prompts import load_prompts
-from grpo.data.rows import load_rows
-from grpo.model.loading import load_config, load_tokenizer
+from grpo.data.sources import SourceRows, load_sources
+from grpo.model.loading import load_config, load_end_ids, load_tokenizer
 from grpo.recipe import Recipe
 from grpo.rollout.compiled import check_compiler
 from grpo.run import setup
@@ -49,10 +50,11 @@ def write(
 ) -> dict[str, Any]:
     """Sample `n` completions for each of the first `rows` rows of the recipe's data; returns counts and times."""
     check_compiler(recipe)
-    data = load_rows(recipe.data)[:rows]
+    sources = [_first_rows(source, rows) for source in load_sources(recipe.data)]
     config = load_config(recipe.model)
     tokenizer = load_tokenizer(recipe.model)
-    prompts = load_prompts(recipe, config, tokenizer, train=data)
+    end_ids = load_end_ids(recipe.model, config, tokenizer)
+    prompts = load_prompts(recipe, config, tokenizer, sources, end_ids=end_ids)
     setup.prepare_torch(recipe)
     policy = setup.open_policy(recipe, setup.default_device(), tokenizer)
     print(policy.describe(), *policy.describe_fallback(), sep="\n", file=sys.stderr)
@@ -83,6 +85,10 @@ def write(
         "tokens_per_second": round(num_tokens / engine.stats.seconds, 1),
         "too_long": prompts.num_dropped,
     }
+
+
+def _first_rows(source: SourceRows, rows: int | None) -> SourceRows:
+    return replace(source, train=source.rows[:rows], held_out=())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

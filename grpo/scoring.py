@@ -15,7 +15,14 @@ from typing import Any, Callable, Mapping, Sequence
 
 import rewards
 from grpo.monitor import watchdog
-from grpo.recipe import Recipe, RecipeError, RewardSection, SandboxSection, plain
+from grpo.recipe import (
+    EvaluationSetSection,
+    Recipe,
+    RecipeError,
+    RewardSection,
+    SandboxSection,
+    plain,
+)
 from grpo.types import Completion, Group, ScoredGroup
 from rewards import RewardSpec, Sample, Score
 from rewards.clock import SECOND_TRY
@@ -75,6 +82,31 @@ def reward_specs(recipe: Recipe, functions: Mapping[str, Any] | None = None) -> 
             "recipe: every reward has weight 0, so no completion could be better than another"
         )
     return specs
+
+
+def named_rewards(
+    functions: Mapping[str, Any] | Sequence[Callable[..., Any]] | None,
+) -> Mapping[str, Any]:
+    """`functions` by name; a list of them gets the functions' own names. Raises `RecipeError` for two of one name."""
+    if functions is None or isinstance(functions, Mapping):
+        return dict(functions or {})
+    named: dict[str, Any] = {}
+    for function in functions:
+        name = getattr(function, "__name__", type(function).__name__)
+        if not callable(function) or name in named or name == "<lambda>":
+            raise RecipeError(
+                f"rewards: {function!r} needs a name of its own; pass a mapping, e.g. rewards={{'mine': f}}"
+            )
+        named[name] = function
+    return named
+
+
+def rewards_of_set(section: EvaluationSetSection) -> tuple[list[RewardSpec], str]:
+    """(the rewards that a set of ``evaluate.sets`` names, with the lenient twin; the name of the accurate one)."""
+    specs = [_spec(name, part.use, part) for name, part in section.rewards.items()]
+    _check_found(specs)
+    accurate = section.reward or specs[0].name
+    return with_lenient(specs, accurate), accurate
 
 
 def _spec(name: str, use: Any, section: RewardSection) -> RewardSpec:

@@ -49,15 +49,22 @@ class Rollouts:
 class Trainer(Run):
     """A run of a recipe. Iterate over it: each iteration makes one step and yields its record.
 
-    ``Trainer(recipe, rewards=None, model=None, tokenizer=None, resume=False)``: ``rewards`` are callables by name,
-    added to the recipe's or in place of theirs; ``model`` and ``tokenizer`` are used instead of loading
-    ``model.name``; ``resume`` continues the run in the recipe's folder. Raises `RecipeError` for what a user can fix,
-    before a model loads.
+    ``Trainer(recipe, data=None, rewards=None, model=None, tokenizer=None, resume=False, quiet=False)``: ``data`` are
+    rows in memory (a list of mappings, a `datasets.Dataset`; by source for a mixture) instead of ``data.source``;
+    ``rewards`` are callables, by name or in a list, added to the recipe's or in place of theirs; ``model`` and
+    ``tokenizer`` are used instead of loading ``model.name``; ``resume`` continues the run in the recipe's folder;
+    ``quiet`` prints nothing. Raises `RecipeError` for what a user can fix, before a model loads.
 
     The first iteration opens the run, and so does `open`: only then are there `policy`, `engine`, `learner` and the
     other parts; asking earlier is a `RuntimeError`. `groups` holds the last step's scored groups, `before` and `after`
     the held-out evaluations, `ledger` the outcome of every completion.
     """
+
+    def train(self) -> dict[str, Any] | None:
+        """Make all steps that are left; returns what ``summary.json`` holds (None on other ranks, or if stopped)."""
+        for _ in self:
+            pass
+        return self.storage.summary
 
     def _step(self) -> Record:
         """One pass of the loop."""

@@ -58,17 +58,30 @@ fp32 repeats itself to about 1e-7; what rewards tell apart on purpose is far coa
 OUTCOMES = ("cancelled", "faulted", "truncated_masked", "flat", "correction_masked", "trained")
 
 
+MAX_SHOWN = 60
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text, for a line about it."""
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """One row of the data set, ready to be sampled: its tokens, and the truth its reward needs.
 
     ``truth`` holds the row's columns; it is never shown to the policy. ``text`` is what ``token_ids`` spell.
+    ``source`` names the source of a mixture, or the evaluation set, that it comes from.
     """
 
     id: str
     token_ids: tuple[int, ...]
     truth: Mapping[str, Any]
     text: str = ""
+    source: str = ""
+
+    def __repr__(self) -> str:
+        return f"Prompt({self.id}: {shortened(self.text)!r}, {len(self.token_ids)} tokens)"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,6 +103,9 @@ class Completion:
     versions: tuple[tuple[int, int, int], ...] = ()
     log_kept: Tensor | None = None
 
+    def __repr__(self) -> str:
+        return f"Completion({shortened(self.text)!r}, {len(self.token_ids)} tokens, {self.finish})"
+
     @property
     def truncated(self) -> bool:
         """Whether the policy was cut off before it ended the completion."""
@@ -102,6 +118,9 @@ class Group:
 
     prompt: Prompt
     completions: tuple[Completion, ...]
+
+    def __repr__(self) -> str:
+        return f"Group({self.prompt.id}: {len(self.completions)} completions)"
 
 
 def spread(values: Sequence[float | None]) -> bool:
@@ -140,6 +159,12 @@ class ScoredGroup:
         """Whether the scores that count do not spread, so that no completion is better than another."""
         counts = self.counted(mask_truncated)
         return not spread([score.value for score, counted in zip(self.scores, counts) if counted])
+
+    def __repr__(self) -> str:
+        values = ", ".join(
+            "-" if score.value is None else f"{score.value:g}" for score in self.scores
+        )
+        return f"ScoredGroup({self.prompt.id}: rewards {values})"
 
     @property
     def flat(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Mapping, Sequence
 
-from grpo.data.prompts import PromptStream
+from grpo.data.stream import Stream
 from grpo.recipe import RecipeError
 from grpo.types import Prompt, ScoredGroup
 
@@ -40,18 +40,19 @@ class Curriculum:
 
     A prompt whose pass rate over all its samples reached ``retire_at`` is never drawn again (ScaleRL, arXiv
     2510.13786); one that was outside [``low``, ``high``] when last sampled waits ``again`` epochs. A sample passes
-    if the reward `accurate` gave it its full score, 1.
+    if the reward `accurate` gave it `threshold` or more.
     """
 
     def __init__(
         self,
-        stream: PromptStream,
+        stream: Stream,
         accurate: str,
         *,
         flat: str = "keep",
         flat_by: str = "score",
         mask_truncated: bool = False,
         retire_at: float = 0.0,
+        threshold: float = 1.0,
         low: float = 0.0,
         high: float = 1.0,
         again: int = 3,
@@ -62,6 +63,7 @@ class Curriculum:
         self.flat_by = flat_by
         self.mask_truncated = mask_truncated
         self.retire_at = retire_at
+        self.threshold = threshold
         self.low = low
         self.high = high
         self.again = again
@@ -91,16 +93,16 @@ class Curriculum:
             return True
         if self.retire_at and rate.overall >= self.retire_at:
             return False
-        has_waited = self.stream.epoch - rate.epoch > self.again
+        has_waited = self.stream.epoch_of(prompt) - rate.epoch > self.again
         return has_waited or self.low <= rate.last <= self.high
 
     def learn(self, groups: Sequence[ScoredGroup]) -> None:
         """Add the outcomes of a step's groups to the pass rates of their prompts."""
         for group in groups:
-            passes = accuracies(group, self.accurate)
+            passes = accuracies(group, self.accurate, self.threshold)
             if passes:
                 rate = self.history.setdefault(group.prompt.id, PassRate())
-                rate.add(passes, self.stream.epoch)
+                rate.add(passes, self.stream.epoch_of(group.prompt))
 
     def choose(self, groups: Sequence[ScoredGroup], wanted: int) -> tuple[dict[int, str], int]:
         """(outcome of each group that is not trained, by its index; how many groups are still missing).
@@ -119,7 +121,10 @@ class Curriculum:
         """Whether a group's scores that count spread, and its accuracies too if ``flat_by`` asks for that."""
         if group.is_flat(self.mask_truncated):
             return False
-        return self.flat_by == "score" or len(set(accuracies(group, self.accurate))) > 1
+        return (
+            self.flat_by == "score"
+            or len(set(accuracies(group, self.accurate, self.threshold))) > 1
+        )
 
     @property
     def num_retired(self) -> int:
@@ -139,8 +144,8 @@ class Curriculum:
         self.history = {name: PassRate(*values) for name, values in state.items()}
 
 
-def accuracies(group: ScoredGroup, reward: str) -> list[int]:
-    """1 or 0 for each completion that `reward` judged: whether it got its full score."""
+def accuracies(group: ScoredGroup, reward: str, threshold: float = 1.0) -> list[int]:
+    """1 or 0 for each completion that `reward` judged: whether it got `threshold` or more."""
     scores = [verdict.get(reward) for verdict in group.verdicts]
     values = [score.value for score in scores if score is not None]
-    return [int(value >= 1.0) for value in values if value is not None]
+    return [int(value >= threshold) for value in values if value is not None]

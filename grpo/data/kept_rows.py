@@ -9,32 +9,40 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
-from grpo.recipe import DataSection, RecipeError
+from grpo.recipe import DataSection, RecipeError, RowsSection
 from rewards.sandbox.messages import Untravelable, decode, encode
 from rewards.tasks import GYM_PREFIX
 
 Row = dict[str, Any]
-FILE = "rows.json.gz"
 
 
-def keep_rows(folder: Path, section: DataSection, rows: Sequence[Any]) -> None:
-    """Write the rows into the run folder, unless they are there or their source makes the same ones at any time."""
-    if not _is_kept(section) or kept_rows(folder, section) is not None:
+def keep_rows(folder: Path, data: DataSection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write each source's rows into the run folder, unless its source makes the same ones at any time."""
+    for name, section in data.each().items():
+        _keep(folder, section, name, [row for row in rows if not name or row["source"] == name])
+
+
+def _keep(folder: Path, section: RowsSection, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    if not _is_kept(section) or kept_rows(folder, section, name) is not None:
         return
     try:
         data = {"of": _key(section), "rows": [encode(dict(row)) for row in rows]}
     except Untravelable:
         return  # the generator's child sends nothing that cannot be written; a caller's own rows may hold anything
-    writing = folder / f".writing-{FILE}"
+    file = _file(folder, name)
+    writing = file.with_name(f".writing-{file.name}")
     writing.write_bytes(gzip.compress(json.dumps(data).encode(), mtime=0))
-    writing.replace(folder / FILE)
+    writing.replace(file)
 
 
-def kept_rows(folder: Path, section: DataSection) -> list[Row] | None:
-    """The rows that the run in this folder began with; None if none were kept, or of another source or arguments."""
-    file = folder / FILE
+def kept_rows(folder: Path, section: RowsSection, name: str = "") -> list[Row] | None:
+    """The rows that the run in this folder began with; None if none were kept, or of another source or arguments.
+
+    `name` is that of a mixture's source.
+    """
+    file = _file(folder, name)
     if not _is_kept(section) or not file.is_file():
         return None
     try:
@@ -49,9 +57,13 @@ def kept_rows(folder: Path, section: DataSection) -> list[Row] | None:
         ) from None
 
 
-def _is_kept(section: DataSection) -> bool:
+def _file(folder: Path, name: str) -> Path:
+    return folder / (f"rows-{name}.json.gz" if name else "rows.json.gz")
+
+
+def _is_kept(section: RowsSection) -> bool:
     return section.source is not None and section.source.startswith(GYM_PREFIX)
 
 
-def _key(section: DataSection) -> str:
+def _key(section: RowsSection) -> str:
     return json.dumps([section.source, section.args, section.columns], sort_keys=True, default=str)

@@ -1,18 +1,18 @@
-"""Prompts from rows: rendered by a template, tokenized, and drawn in an order that a seed fixes.
+"""Prompts from rows: rendered by a template and tokenized.
 
-Where rows come from is up to ``rows``; which completions are sampled from a prompt is up to ``grpo.rollout``.
+Where rows come from is up to ``sources``, in which order prompts are drawn to ``stream``.
 """
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass, field
-from typing import Any, Callable, Collection, Mapping, Sequence
+from typing import Any, Collection, Mapping, Sequence
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from grpo.data.sources import SourceRows
 from grpo.model.policy import longest_sequence
-from grpo.recipe import DataSection, Recipe, RecipeError
+from grpo.recipe import Recipe, RecipeError, RowsSection
 from grpo.types import Prompt
 
 R1_TEMPLATE = (
@@ -22,6 +22,8 @@ R1_TEMPLATE = (
     "<think> reasoning process here </think> <answer> answer here </answer>. User: {prompt}. Assistant:"
 )
 """The template of DeepSeek-R1-Zero (arXiv 2501.12948, table 1)."""
+MARK = "grpo-assistant-turn"
+"""Stands for an assistant's text where its end is looked for."""
 TEMPLATES = {"r1": R1_TEMPLATE, "plain": "{prompt}"}
 """Templates by name; any other is either ``chat`` or a text with {prompt} in it."""
 
@@ -29,37 +31,94 @@ TEMPLATES = {"r1": R1_TEMPLATE, "plain": "{prompt}"}
 # ---- templates --------------------------------------------------------------------------------------------------
 
 
-def render(question: Any, template: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, bool]:
-    """(the prompt's text, whether the tokenizer still has to add its special tokens).
+@dataclass(frozen=True, slots=True)
+class Template:
+    """How a question becomes a prompt: ``pattern`` is a name of `TEMPLATES`, ``chat``, or a text with {prompt} in it.
 
-    `question` is text, or for the template chat also a list of messages. Raises `RecipeError`.
+    ``system`` and ``args`` are the chat template's.
     """
-    if template == "chat":
-        return _render_chat(question, tokenizer), False
-    pattern = TEMPLATES.get(template, template)
-    return pattern.replace("{prompt}", question), True
+
+    pattern: str
+    system: str | None = None
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+    def render(self, question: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[str, bool]:
+        """(the prompt's text, whether the tokenizer still has to add its special tokens).
+
+        `question` is text, or for the template chat also a list of messages. Raises `RecipeError`.
+        """
+        if self.pattern == "chat":
+            return _render_chat(self._messages(question), tokenizer, self.args), False
+        if not isinstance(question, str):
+            raise RecipeError(
+                f"data: a prompt is {type(question).__name__}, not text; messages need data.template: "
+                f"chat, and the template here is {self.pattern}"
+            )
+        pattern = TEMPLATES.get(self.pattern, self.pattern)
+        return pattern.replace("{prompt}", question), True
+
+    def _messages(self, question: Any) -> list[Any]:
+        single = [{"role": "user", "content": question}]
+        messages = list(question) if isinstance(question, list) else single
+        has_system = bool(messages) and messages[0].get("role") in ("system", "developer")
+        if self.system is None or has_system:
+            return messages
+        return [{"role": "system", "content": self.system}, *messages]
 
 
-def _render_chat(question: Any, tokenizer: PreTrainedTokenizerBase) -> str:
-    single = [{"role": "user", "content": question}]
-    messages = question if isinstance(question, list) else single
+def template_of(
+    section: RowsSection, tokenizer: PreTrainedTokenizerBase, end_ids: Collection[int]
+) -> Template:
+    """The template that `section` names; `RecipeError` for the template chat without one in the tokenizer.
+
+    ``auto`` is the tokenizer's chat template if the model was trained on it, which is seen from `end_ids`, the tokens
+    that end a completion: one of them ends a turn of the assistant. Base models often ship the chat template of their
+    family, but end a text by another token.
+    """
+    pattern = section.template
+    if pattern == "auto":
+        pattern = "chat" if _ends_turns(tokenizer, end_ids) else "r1"
+    if pattern == "chat" and not tokenizer.chat_template:
+        raise RecipeError(
+            "recipe: data.template is chat, but the tokenizer has no chat template; use r1, plain or a "
+            "string with {prompt}"
+        )
+    if pattern != "chat" and (section.system is not None or section.template_args):
+        raise RecipeError(
+            "recipe: data.system and data.template_args are read by the chat template, but the model has "
+            "none that it was trained on; set data.template: chat to use its tokenizer's all the same"
+        )
+    return Template(pattern, section.system, section.template_args)
+
+
+def _ends_turns(tokenizer: PreTrainedTokenizerBase, end_ids: Collection[int]) -> bool:
+    """Whether one of `end_ids` follows the assistant's text in the tokenizer's chat template."""
+    if not tokenizer.chat_template:
+        return False
+    turn = [{"role": "user", "content": "1"}, {"role": "assistant", "content": MARK}]
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(turn, tokenize=False)
+    except Exception:  # noqa: BLE001  a template is a program of the model's authors
+        return False
+    assert isinstance(text, str), "with tokenize=False a chat template gives text"
+    after = text.rpartition(MARK)[2]
+    following = tokenizer(after, add_special_tokens=False)["input_ids"]
+    return not set(following).isdisjoint(end_ids)
+
+
+def _render_chat(
+    messages: list[Any], tokenizer: PreTrainedTokenizerBase, args: Mapping[str, Any]
+) -> str:
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **args
+        )
     except Exception as error:  # noqa: BLE001  a template is a program of the model's authors
         raise RecipeError(
             f"data: the tokenizer's chat template fails on a prompt: {error}"
         ) from None
     assert isinstance(text, str), "with tokenize=False a chat template gives text"
     return text
-
-
-def check_template(template: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse the template chat if the tokenizer has no chat template."""
-    if template == "chat" and not tokenizer.chat_template:
-        raise RecipeError(
-            "recipe: data.template is chat, but the tokenizer has no chat template; use r1, plain or a "
-            "string with {prompt}"
-        )
 
 
 # ---- prompts ----------------------------------------------------------------------------------------------------
@@ -70,36 +129,47 @@ class PromptSet:
     """The prompts to train on and those held out.
 
     ``num_dropped`` is how many were dropped as too long, ``longest`` the number of tokens of the longest prompt,
-    dropped ones included.
+    dropped ones included; ``templates`` are those of the sources by name, and ``num_left_out`` rows did not match a
+    source's ``where``.
     """
 
     train: tuple[Prompt, ...]
     held_out: tuple[Prompt, ...]
     num_dropped: int
     longest: int
+    templates: Mapping[str, Template] = field(default_factory=dict)
+    num_left_out: int = 0
 
 
 def load_prompts(
     recipe: Recipe,
     config: PretrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[SourceRows],
     *,
-    train: Sequence[Mapping[str, Any]] = (),
-    held_out: Sequence[Mapping[str, Any]] = (),
+    end_ids: Collection[int],
     at_least: int = 0,
 ) -> PromptSet:
-    """The prompts that rows become under the recipe's template; those too long for the model are dropped.
+    """The prompts that the rows of `sources` become; those that leave no room for ``sample.max_tokens`` are dropped.
 
-    Raises `RecipeError` if fewer than `at_least` training prompts are left.
+    `end_ids` are the tokens that end a completion. Raises `RecipeError` if fewer than `at_least` training prompts are
+    left.
     """
-    check_template(recipe.data.template, tokenizer)
-    prompts = make_prompts(
-        train,
-        held_out,
-        recipe.data,
-        tokenizer,
-        context=longest_sequence(config.get_text_config()),
-        max_tokens=recipe.sample.max_tokens,
+    context = longest_sequence(config.get_text_config())
+    max_tokens = recipe.sample.max_tokens
+    found = [
+        make_prompts(source, tokenizer, context=context, max_tokens=max_tokens, end_ids=end_ids)
+        for source in sources
+    ]
+    prompts = PromptSet(
+        train=tuple(prompt for part in found for prompt in part.train),
+        held_out=tuple(prompt for part in found for prompt in part.held_out),
+        num_dropped=sum(part.num_dropped for part in found),
+        longest=max(part.longest for part in found),
+        templates={
+            source.name: part.templates[source.name] for source, part in zip(sources, found)
+        },
+        num_left_out=sum(source.num_left_out for source in sources),
     )
     if len(prompts.train) < at_least:
         raise RecipeError(
@@ -111,24 +181,26 @@ def load_prompts(
 
 
 def make_prompts(
-    train: Sequence[Mapping[str, Any]],
-    held: Sequence[Mapping[str, Any]],
-    section: DataSection,
+    source: SourceRows,
     tokenizer: PreTrainedTokenizerBase,
+    *,
     context: int | None,
     max_tokens: int,
+    end_ids: Collection[int] = (),
 ) -> PromptSet:
-    """Tokenized prompts of training and held-out rows; those that leave no room for ``max_tokens`` are dropped.
+    """Tokenized prompts of one source; those that leave no room for ``max_tokens`` are dropped.
 
     ``context`` is the model's longest sequence in tokens, None if it has no limit. Raises `RecipeError` if no prompt
     is left.
     """
-    limit = prompt_limit(section.max_prompt_tokens, context, max_tokens)
-    train_prompts = _tokenize(train, "train", section.template, tokenizer)
-    held_prompts = _tokenize(held, "held", section.template, tokenizer)
-    fitting_train = _within(limit, train_prompts)
-    fitting_held = _within(limit, held_prompts)
-    everything = [*train_prompts, *held_prompts]
+    limit = prompt_limit(source.section.max_prompt_tokens, context, max_tokens)
+    template = template_of(source.section, tokenizer, end_ids)
+    stem = f"{source.name}:" if source.name else ""
+    train = _tokenize(source.train, f"{stem}train", template, tokenizer)
+    held_out = _tokenize(source.held_out, f"{stem}held", template, tokenizer)
+    fitting_train = _within(limit, train)
+    fitting_held = _within(limit, held_out)
+    everything = [*train, *held_out]
     longest = max((len(prompt.token_ids) for prompt in everything), default=0)
     num_fitting = len(fitting_train) + len(fitting_held)
     if (train and not fitting_train) or not num_fitting:
@@ -141,6 +213,8 @@ def make_prompts(
         held_out=fitting_held,
         num_dropped=len(everything) - num_fitting,
         longest=longest,
+        templates={source.name: template},
+        num_left_out=source.num_left_out,
     )
 
 
@@ -164,117 +238,28 @@ def _within(limit: int | None, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
 
 
 def _tokenize(
-    rows: Sequence[Mapping[str, Any]], name: str, template: str, tokenizer: PreTrainedTokenizerBase
+    rows: Sequence[Mapping[str, Any]],
+    stem: str,
+    template: Template,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> list[Prompt]:
-    """The prompts of `rows`, numbered ``name-0``, ``name-1``, ... before any of them is dropped."""
-    return [_prompt(row, f"{name}-{i}", template, tokenizer) for i, row in enumerate(rows)]
+    """The prompts of `rows`, numbered ``stem-0``, ``stem-1``, ... before any of them is dropped."""
+    return [
+        _prompt(row, f"{stem}-{number}", template, tokenizer) for number, row in enumerate(rows)
+    ]
 
 
 def _prompt(
-    row: Mapping[str, Any], id: str, template: str, tokenizer: PreTrainedTokenizerBase
+    row: Mapping[str, Any],
+    id: str,
+    template: Template,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Prompt:
-    text, add_special = render(row["prompt"], template, tokenizer)
+    source = id.rpartition(":")[0]
+    text, add_special = template.render(row["prompt"], tokenizer)
     tokens = tokenizer(text, add_special_tokens=add_special)["input_ids"]
     if add_special and len(tokens) > 1 and tokens[-1] == tokenizer.eos_token_id:
         tokens = tokens[:-1]
     if not tokens:
         raise RecipeError(f"data: the model's tokenizer makes no token of the prompt {text[:60]!r}")
-    return Prompt(id, tuple(tokens), row, text)
-
-
-# ---- the order --------------------------------------------------------------------------------------------------
-
-
-class PromptStream:
-    """An endless stream of training prompts: each once an epoch, in a new order for each (seed, epoch).
-
-    One `take` never returns a prompt twice, even where it crosses into the next epoch: a prompt that comes up again
-    there waits for the next take. `state` and `restore` carry the position over a stop.
-    """
-
-    def __init__(self, prompts: Sequence[Prompt], seed: int):
-        self.prompts = prompts
-        self.seed = seed
-        self.epoch = 0
-        self.cursor = 0
-        self.deferred: list[int] = []
-        self._order = self._shuffled()
-
-    def _shuffled(self) -> list[int]:
-        order = list(range(len(self.prompts)))
-        random.Random(f"{self.seed}:{self.epoch}").shuffle(order)
-        return order
-
-    def take(
-        self,
-        number: int,
-        admits: Callable[[Prompt], bool] = lambda prompt: True,
-        without: Collection[str] = (),
-    ) -> list[Prompt]:
-        """The next `number` distinct prompts; fewer if two passes over all of them do not admit as many.
-
-        A prompt that is not admitted is skipped for this epoch. One whose id is in `without` waits for the next take.
-        """
-        assert number <= len(self.prompts), "checked before the run starts"
-        draw = _Draw(number, admits, without)
-        waiting = self.deferred
-        self.deferred = []
-        for index in waiting:
-            self._offer(index, draw)
-        for _ in range(2 * len(self.prompts)):
-            if draw.is_complete:
-                break
-            self._offer(self._next_index(), draw)
-        return [self.prompts[index] for index in draw.taken]
-
-    def _next_index(self) -> int:
-        if self.cursor == len(self._order):
-            self.epoch += 1
-            self.cursor = 0
-            self._order = self._shuffled()
-        self.cursor += 1
-        return self._order[self.cursor - 1]
-
-    def _offer(self, index: int, draw: _Draw) -> None:
-        """Take a prompt, defer it, or skip it."""
-        prompt = self.prompts[index]
-        if index in draw.taken or draw.is_complete or prompt.id in draw.without:
-            if index not in self.deferred:
-                self.deferred.append(index)
-        elif draw.admits(prompt):
-            draw.taken[index] = None
-
-    def state(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint."""
-        return {
-            "prompts": len(self.prompts),
-            "epoch": self.epoch,
-            "cursor": self.cursor,
-            "deferred": list(self.deferred),
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state`; raises `RecipeError` if it was saved with another number of prompts."""
-        if state["prompts"] != len(self.prompts):
-            raise RecipeError(
-                f"data: the run began with {state['prompts']} training prompts, now there are "
-                f"{len(self.prompts)}; resume with the data set it began with"
-            )
-        self.epoch = state["epoch"]
-        self.cursor = state["cursor"]
-        self.deferred = list(state["deferred"])
-        self._order = self._shuffled()
-
-
-@dataclass(slots=True)
-class _Draw:
-    """One `take` under way: what is wanted, and the indices of the prompts taken so far, in order."""
-
-    number: int
-    admits: Callable[[Prompt], bool]
-    without: Collection[str]
-    taken: dict[int, None] = field(default_factory=dict)
-
-    @property
-    def is_complete(self) -> bool:
-        return len(self.taken) == self.number
+    return Prompt(id, tuple(tokens), row, text=text, source=source)

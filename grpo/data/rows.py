@@ -8,33 +8,36 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Iterable, Mapping, Sequence
 
 from grpo.monitor.redaction import redacted
-from grpo.recipe import DataSection, RecipeError
+from grpo.recipe import RecipeError, RowsSection
 from rewards.readers import READERS, DataFileError, can_read, read_rows
 from rewards.spelling import nearest
 from rewards.tasks import TASKS, held_out, load_task
 
 Row = dict[str, Any]
+IN_MEMORY = "the data in memory"
+"""What messages call rows that were passed from Python."""
 MAX_REASON_LENGTH = 300  # characters of a hub client's error that are shown
 
 
 # ---- reading ----------------------------------------------------------------------------------------------------
 
 
-def load_rows(section: DataSection) -> list[Row]:
-    """The data set's rows, its columns renamed as ``data.columns`` says.
+def load_rows(section: RowsSection, given: Iterable[Mapping[str, Any]] | None = None) -> list[Row]:
+    """The data set's rows, its columns renamed as ``columns`` says.
 
-    Raises `RecipeError` if the source cannot be read, has no rows, or lacks a column or the text of a prompt.
+    `given` rows in memory stand in for reading the source. Raises `RecipeError` if it cannot be read, has no rows, or
+    lacks a column or the text of a prompt.
     """
-    source = section.source
+    source = section.source or (IN_MEMORY if given is not None else None)
     if source is None:
         raise RecipeError(
             "recipe: data.source is missing; name a hub data set, a .jsonl/.csv/.parquet file, or one of "
             f"the tasks {', '.join(TASKS)}"
         )
-    rows = _read(source, section)
+    rows = _read(source, section) if given is None else rows_in_memory(given)
     if not rows:
         raise RecipeError(f"data: {source} holds no rows")
     renamed = []
@@ -45,7 +48,23 @@ def load_rows(section: DataSection) -> list[Row]:
     return renamed
 
 
-def _read(source: str, section: DataSection) -> list[Row]:
+def rows_in_memory(given: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """The rows of a list of mappings, a `datasets.Dataset` or a pandas data frame; `RecipeError` for others."""
+    if hasattr(given, "to_list"):
+        given = given.to_list()
+    elif hasattr(given, "to_dict"):
+        given = given.to_dict("records")
+    rows = []
+    for number, row in enumerate(given, 1):
+        if not isinstance(row, Mapping):
+            raise RecipeError(
+                f"data: row {number} is {type(row).__name__}, not a mapping of columns"
+            )
+        rows.append(dict(row))
+    return rows
+
+
+def _read(source: str, section: RowsSection) -> list[Row]:
     if source in TASKS:
         return _read_task(source, section)
     if section.args:
@@ -62,7 +81,7 @@ def _read(source: str, section: DataSection) -> list[Row]:
     return _read_hub(source, section)
 
 
-def _read_task(name: str, section: DataSection) -> list[Row]:
+def _read_task(name: str, section: RowsSection) -> list[Row]:
     try:
         return load_task(name).rows(**section.args)
     except (TypeError, ValueError) as error:
@@ -78,9 +97,10 @@ def _read_file(source: str) -> list[Row]:
         raise RecipeError(f"data: {error}") from None
 
 
-def _read_hub(source: str, section: DataSection) -> list[Row]:
+def _read_hub(source: str, section: RowsSection) -> list[Row]:
     import datasets  # noqa: PLC0415  heavy, and only needed for data sets on the hub
 
+    datasets.disable_progress_bars()
     try:
         return datasets.load_dataset(source, section.subset, split=section.split).to_list()
     except Exception as error:  # noqa: BLE001  the hub client raises many kinds; each is for the user to read
@@ -94,7 +114,7 @@ def _read_hub(source: str, section: DataSection) -> list[Row]:
 # ---- columns ----------------------------------------------------------------------------------------------------
 
 
-def rename_columns(row: Row, where: str, section: DataSection) -> Row:
+def rename_columns(row: Row, where: str, section: RowsSection) -> Row:
     """`row` with the columns of ``data.columns`` added under their new names; `where` names it in errors."""
     renamed = dict(row)
     for name, column in section.columns.items():
@@ -104,6 +124,8 @@ def rename_columns(row: Row, where: str, section: DataSection) -> Row:
             renamed[name] = _fill(column, row, where, name)
         else:
             raise _missing_column(column, row, where, name)
+    if "prompt" not in renamed and isinstance(renamed.get("messages"), list):
+        renamed["prompt"] = renamed["messages"]
     if "prompt" not in renamed:
         raise RecipeError(
             f"data: {where} has no column prompt; its columns are {', '.join(map(str, row))}; "
@@ -136,7 +158,7 @@ def check_prompt(prompt: Any, where: str, template: str) -> None:
     if is_empty(prompt):
         raise RecipeError(f"data: the prompt in {where} is empty")
     is_messages = isinstance(prompt, list)
-    if is_messages and template == "chat":
+    if is_messages and template in ("chat", "auto"):
         return
     if not isinstance(prompt, str):
         hint = "; messages need data.template: chat" if is_messages else ""

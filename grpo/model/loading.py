@@ -21,6 +21,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -129,6 +130,32 @@ def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def load_end_ids(
+    section: ModelSection,
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel | None = None,
+) -> frozenset[int]:
+    """The end tokens that the model itself declares: its generation configuration's and its tokenizer's."""
+    declared = _generation_config(section) if model is None else model.generation_config
+    found = getattr(declared, "eos_token_id", None)
+    if found is None:
+        found = getattr(config.get_text_config(), "eos_token_id", None)
+    ids = [*(found if isinstance(found, (list, tuple)) else [found]), tokenizer.eos_token_id]
+    return frozenset(int(token) for token in ids if token is not None)
+
+
+def _generation_config(section: ModelSection) -> GenerationConfig | None:
+    """The model's generation configuration; None where it has none."""
+    path, options = _source(section)
+    if "gguf_file" in options:
+        return None
+    try:
+        return GenerationConfig.from_pretrained(path, revision=section.revision or "main")
+    except OSError:
+        return None
 
 
 def refusal(name: str, error: BaseException, otherwise: str) -> str:

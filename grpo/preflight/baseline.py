@@ -13,7 +13,7 @@ from typing import Iterator, Sequence
 
 from torch import Tensor
 
-from grpo.data.prompts import PromptStream
+from grpo.data.stream import PromptStream
 from grpo.learner.batch import make_batch
 from grpo.learner.learner import Learner
 from grpo.model.policy import Policy
@@ -41,6 +41,7 @@ class BaselineSample:
 
     groups: tuple[ScoredGroup, ...]
     pass_rate: float
+    stuck: str
     truncated: float
     flat: float
     length: float
@@ -86,10 +87,12 @@ def sample_baseline(facts: RunFacts, policy: Policy) -> BaselineSample:
         pending.sort(key=lambda item: item[0])
         groups = tuple(waiting.result() for _, waiting in pending)
         scored = time.perf_counter()
-    evaluation = summarise(groups, facts.accurate, tokens=0, seconds=0.0)
+    threshold = recipe.evaluate.threshold
+    evaluation = summarise(groups, facts.accurate, tokens=0, seconds=0.0, threshold=threshold)
     return BaselineSample(
         groups=groups,
         pass_rate=evaluation.accuracy,
+        stuck=evaluation.stuck(),
         truncated=evaluation.truncated,
         flat=_share_flat(groups, recipe.advantage.mask_truncated),
         length=evaluation.length,
@@ -171,7 +174,13 @@ def _batch(
 
 
 def baseline_lines(facts: RunFacts, baseline: BaselineSample) -> Iterator[str]:
-    evaluation = summarise(baseline.groups, facts.accurate, tokens=0, seconds=0.0)
+    evaluation = summarise(
+        baseline.groups,
+        facts.accurate,
+        tokens=0,
+        seconds=0.0,
+        threshold=facts.recipe.evaluate.threshold,
+    )
     yield (
         f"sample   {baseline.num_completions} base completions of {len(baseline.groups)} prompts: "
         f"{interval(evaluation.to_mapping())} pass rewards.{facts.accurate}, "
@@ -216,7 +225,9 @@ def _difficulty(baseline: BaselineSample) -> Iterator[Finding]:
     number = baseline.num_completions
     if math.isnan(baseline.pass_rate):
         return
-    if baseline.pass_rate == TOO_HARD and baseline.flat == 1:
+    if baseline.stuck:
+        yield warning("accuracy-cannot-move", baseline.stuck)
+    elif baseline.pass_rate == TOO_HARD and baseline.flat == 1:
         yield warning(
             "too-hard",
             f"0 % of {number} pass, and no other reward tells completions apart: too hard, nothing "

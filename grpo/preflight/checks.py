@@ -15,10 +15,12 @@ from typing import Any, Callable, Iterator, Mapping
 
 import torch
 
+from grpo.data.overlap import NUM_WORDS, overlapping, question_of
 from grpo.model.policy import Policy
 from grpo.preflight.facts import WARNING, WRONG, Finding, RunFacts, note, warning, wrong
 from grpo.recipe.describe import many
 from grpo.recipe.presets import PRESETS
+from grpo.recipe.values import TEMPLATES
 from rewards.tasks import GYM_PREFIX, GYM_ROWS
 
 SMALL_MODEL = 30e6
@@ -367,11 +369,27 @@ def epochs(facts: RunFacts) -> Iterator[Finding]:
 
 
 def held_out(facts: RunFacts) -> Iterator[Finding]:
-    if facts.recipe.data.held_out == 0:
+    if not facts.sets and not any(part.held_out for part in facts.recipe.data.each().values()):
         yield warning(
             "nothing-held-out",
-            "data.held_out is 0: the reward in training is all that will be seen, and "
-            "it rises even if nothing is learnt; hold out 100 to 300 rows",
+            "data.held_out is 0 and evaluate.sets is empty: the reward in training is all that will be "
+            "seen, and it rises even if nothing is learnt; hold out 100 to 300 rows",
+        )
+
+
+def overlap(facts: RunFacts) -> Iterator[Finding]:
+    """Questions of the evaluation sets that train, too."""
+    train = [question_of(prompt.truth) for prompt in facts.prompts.train]
+    for evaluated in facts.sets:
+        texts = [question_of(prompt.truth) for prompt in evaluated.prompts]
+        found = overlapping(train, texts)
+        if not found:
+            continue
+        yield warning(
+            "trained-on-the-test",
+            f"{len(found)} of the {len(texts)} prompts of {evaluated.name} share {NUM_WORDS} words in a row "
+            f"with a training prompt, the first is {texts[found[0]][:60]!r}: its accuracy measures memory "
+            "too; leave those rows out",
         )
 
 
@@ -418,10 +436,10 @@ def _worked_solutions(facts: RunFacts) -> list[str]:
 
 
 def chat_template(facts: RunFacts) -> Iterator[Finding]:
-    template = facts.recipe.data.template
-    if facts.tokenizer is None or not facts.tokenizer.chat_template or template == "chat":
+    others = sorted(facts.templates - {"chat", "auto"})
+    if facts.tokenizer is None or not facts.tokenizer.chat_template or not others:
         return
-    shown = template if template in ("r1", "plain") else "a string"
+    shown = others[0] if others[0] in TEMPLATES else "a string"
     yield note(
         "chat-model-without-chat",
         f"the tokenizer has a chat template, and data.template is {shown}: right for base models, "
@@ -450,7 +468,7 @@ def end_token(facts: RunFacts) -> Iterator[Finding]:
 def thinking_tags(facts: RunFacts) -> Iterator[Finding]:
     """Tags that a reward looks for must survive being written by the model."""
     has_reward = any(spec.use in THINK_REWARDS for spec in facts.specs)
-    if facts.tokenizer is None or not (has_reward or facts.recipe.data.template == "r1"):
+    if facts.tokenizer is None or not (has_reward or "r1" in facts.templates):
         return
     lost = [tag for tag in TAGS if tag not in _encoded_and_decoded(f"x {tag} y", facts)]
     if lost:
@@ -516,7 +534,7 @@ def unsupported_model(facts: RunFacts, policy: Policy) -> Iterator[Finding]:
 
 def end_of_turn(facts: RunFacts, policy: Policy) -> Iterator[Finding]:
     """Whether what ends a turn in the chat template is among the tokens that end a completion."""
-    if facts.recipe.data.template != "chat":
+    if "chat" not in facts.templates:
         return
     tokenizer = policy.tokenizer
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
@@ -552,6 +570,7 @@ CHECKS: tuple[Check, ...] = (
     gym_seeds,
     epochs,
     held_out,
+    overlap,
     prompt_lengths,
     answer_lengths,
     chat_template,

@@ -1,6 +1,7 @@
-"""What a recipe will do, in words, before it does it: the objective, the counts of a step, memory, the files.
+"""What a recipe will do, in words, before it does it: the objective, the counts of a step, memory, data, the files.
 
-No weights are loaded and nothing is written; what only rewards and samples can show is in ``preflight``.
+Data and rewards are opened, so that a missing column or an unknown reward is found. No weights are loaded and nothing
+is written; what only scores and samples can show is in ``preflight``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from grpo.objective.formula import describe_objective
 from grpo.preflight.memory import GIB, Memory, example_rows, predict
 from grpo.recipe import Recipe, to_yaml
 from grpo.recipe.describe import step_size
+from grpo.run.setup import load_inputs
 
 PROMPT_TOKENS = 256
 """Length of a prompt in the prediction of memory: no data is loaded."""
@@ -28,6 +30,29 @@ def dry_run(recipe: Recipe) -> Iterator[str]:
     yield from memory(recipe)
     yield ""
     yield from files(recipe)
+    yield ""
+    yield from data(recipe)
+
+
+def data(recipe: Recipe) -> Iterator[str]:
+    """What the run would read: rows, prompts, sets, rewards, and the first prompt as the policy would see it.
+
+    Raises `RecipeError` for data, rewards, a configuration or a tokenizer that cannot be opened.
+    """
+    inputs = load_inputs(recipe)
+    prompts = inputs.prompts
+    counts = f"{len(prompts.train)} prompts train, {len(prompts.held_out)} are held out"
+    yield (
+        f"data: {counts}, {prompts.num_dropped} are too long and dropped, {prompts.num_left_out} left out by where"
+    )
+    for name, template in prompts.templates.items():
+        yield f"  template{f' of {name}' if name else ''}: {template.pattern}"
+    for evaluated in inputs.sets:
+        yield f"  evaluated on {evaluated.name}: {evaluated.describe()}"
+    yield f"rewards: {', '.join(spec.name for spec in inputs.specs)}; accurate means {inputs.accurate}"
+    first = prompts.train[0]
+    yield f"the first prompt, {len(first.token_ids)} tokens:"
+    yield from (f"  | {line}" for line in first.text.splitlines())
 
 
 def memory(recipe: Recipe) -> Iterator[str]:

@@ -10,10 +10,11 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
 
 from grpo.data.prompts import PromptSet
-from grpo.data.rows import load_rows
+from grpo.data.sources import load_sources
 from grpo.monitor.gate_table import GATES
 from grpo.recipe import Recipe, RecipeError
-from grpo.run.setup import check_recipe, load_inputs
+from grpo.run.evaluation_sets import EvaluationSet
+from grpo.run.setup import check_recipe, load_inputs, with_steps
 from grpo.scoring import reward_specs
 from rewards import RewardSpec
 from rewards.conventions import TRUTH_COLUMNS
@@ -60,6 +61,7 @@ class RunFacts:
     tokenizer: PreTrainedTokenizerBase | None = None
     config: PretrainedConfig | None = None
     prompts: PromptSet = PromptSet((), (), 0, 0)
+    sets: Sequence[EvaluationSet] = ()
     num_parameters: int | None = None
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
@@ -75,6 +77,12 @@ class RunFacts:
         if column is None:
             return []
         return [_ground_truth(row.get(column)) for row in self.rows]
+
+    @property
+    def templates(self) -> set[str]:
+        """What the sources' templates came to: chat, r1, plain or texts of the user's."""
+        loaded = {template.pattern for template in self.prompts.templates.values()}
+        return loaded or {section.template for section in self.recipe.data.each().values()}
 
     def loaded_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, for stages that are reached only if it loaded."""
@@ -100,13 +108,14 @@ def collect_facts(recipe: Recipe) -> RunFacts:
     check_recipe(recipe, resume=False, has_model=False)
     inputs = load_inputs(recipe)
     return RunFacts(
-        recipe,
+        with_steps(recipe, inputs.prompts),
         specs=inputs.specs,
         accurate=inputs.accurate,
         rows=inputs.rows,
         tokenizer=inputs.tokenizer,
         config=inputs.config,
         prompts=inputs.prompts,
+        sets=inputs.sets,
         num_parameters=number_of_parameters(inputs.config, recipe.model.trust_remote_code),
     )
 
@@ -117,7 +126,8 @@ def collect_partial_facts(recipe: Recipe) -> RunFacts:
     try:
         specs = reward_specs(recipe)
         facts = replace(facts, specs=specs, accurate=recipe.evaluate.reward or specs[0].name)
-        return replace(facts, rows=load_rows(recipe.data))
+        sources = load_sources(recipe.data)
+        return replace(facts, rows=[row for source in sources for row in source.rows])
     except RecipeError:
         return facts  # the refusal has been reported already
 

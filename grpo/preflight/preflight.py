@@ -80,8 +80,10 @@ def _report(recipe: Recipe) -> Report:
 def _data_lines(facts: RunFacts) -> Iterator[str]:
     prompts = facts.prompts
     lengths = sorted(len(prompt.token_ids) for prompt in prompts.train)
+    data = facts.recipe.data
+    source = data.source or ", ".join(data.sources)
     yield (
-        f"data     {facts.recipe.data.source}: {len(prompts.train)} train, {len(prompts.held_out)} held "
+        f"data     {source}: {len(prompts.train)} train, {len(prompts.held_out)} held "
         f"out; prompts have {median(lengths):.0f} tokens (median), at most {lengths[-1]}"
     )
     millions = (facts.num_parameters or 0) / 1e6

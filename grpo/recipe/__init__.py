@@ -11,12 +11,27 @@ sections, ``constraints`` has the rules between keys, ``describe`` the help.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any, Mapping
 
-from grpo.recipe.build import build_section, merge, plain, preset_values
+from grpo.recipe.build import build_section, check_values, merge, plain, preset_values
 from grpo.recipe.constraints import check_combinations, check_loss
-from grpo.recipe.describe import describe_keys, differences, keys_help, keys_markdown, step_size
+from grpo.recipe.data_sections import (
+    DataSection,
+    EvaluateSection,
+    EvaluationSetSection,
+    RewardSection,
+    RowsSection,
+    SourceSection,
+)
+from grpo.recipe.describe import (
+    changed_keys,
+    describe_keys,
+    differences,
+    keys_help,
+    keys_markdown,
+    step_size,
+)
 from grpo.recipe.files import (
     find_recipe,
     parse_override,
@@ -37,21 +52,19 @@ from grpo.recipe.presets import PRESETS
 from grpo.recipe.sections import (
     AdvantageSection,
     CheckpointSection,
-    DataSection,
-    EvaluateSection,
     GateSection,
     LogSection,
     LoraSection,
     LossSection,
     ModelSection,
     OptimSection,
-    RewardSection,
     SampleSection,
     SandboxSection,
     Sections,
     WandbSection,
     WatchdogSection,
 )
+from grpo.recipe.shorthands import name_entries, write_out
 from grpo.recipe.values import RecipeError
 from rewards.spelling import nearest
 
@@ -67,6 +80,7 @@ __all__ = [
     "CheckpointSection",
     "DataSection",
     "EvaluateSection",
+    "EvaluationSetSection",
     "GateSection",
     "LogSection",
     "LoraSection",
@@ -76,9 +90,11 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "RewardSection",
+    "RowsSection",
     "SampleSection",
     "SandboxSection",
     "Sections",
+    "SourceSection",
     "WandbSection",
     "WatchdogSection",
     "check_combinations",
@@ -119,13 +135,44 @@ class Recipe(Sections):
 
         Raises `RecipeError`.
         """
-        layered = dict(values)
+        layered = name_entries(values)
         for override in overrides:
-            layered = merge(layered, parse_override(override), empties=True)
-        recipe = build_section(Recipe, merge(preset_values(layered), layered), "")
-        check_combinations(recipe)
+            layered = merge(layered, name_entries(parse_override(override)), empties=True)
+        layered = write_out(layered)
+        recipe: Recipe = build_section(Recipe, merge(preset_values(layered), layered), "")
         return recipe
 
     def to_mapping(self) -> dict[str, Any]:
         """The resolved recipe as plain values; `from_mapping` of it gives the same recipe."""
-        return plain(self)
+        values = plain(self)
+        if self.epochs is not None:
+            del values["steps"]
+        return values
+
+    def __post_init__(self) -> None:
+        """Make sections of mappings, as in ``Recipe(model={"name": ...})``, and check every value."""
+        if all(_is_built(getattr(self, part.name), part) for part in fields(self)):
+            check_values(self, "")
+            check_combinations(self)
+            return
+        given = {part.name: getattr(self, part.name) for part in fields(self)}
+        default = Sections()
+        changed = {
+            name: plain(value) for name, value in given.items() if value != getattr(default, name)
+        }
+        built = Recipe.from_mapping(changed)
+        for name in given:
+            object.__setattr__(self, name, getattr(built, name))
+
+    def __repr__(self) -> str:
+        """The keys that are not at their defaults."""
+        return f"Recipe({', '.join(f'{name}={value!r}' for name, value in changed_keys(self))})"
+
+
+def _is_built(value: Any, part: Field[Any]) -> bool:
+    """Whether `value` is a section, where the field `part` is one, and each entry of a mapping of sections too."""
+    if is_dataclass(part.default) or part.name == "data":
+        return is_dataclass(value)
+    if part.metadata["entry"] is not None:
+        return isinstance(value, Mapping) and all(map(is_dataclass, value.values()))
+    return True

@@ -76,6 +76,21 @@ def build_section(cls: type, values: Any, where: str) -> Any:
     return cls(**arguments)
 
 
+def check_values(section: Any, where: str) -> None:
+    """Refuse a section that was made with a value of the wrong type or out of range; `RecipeError` for the first."""
+    hints = typing.get_type_hints(type(section))
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        name = dotted(where, field.name)
+        if dataclasses.is_dataclass(value):
+            check_values(value, name)
+        elif field.metadata["entry"] is None:
+            _build_value(field, hints[field.name], value, name)
+        else:
+            for entry_name, entry in value.items():
+                check_values(entry, dotted(name, entry_name))
+
+
 def _unknown_key(name: Any, where: str, names: list[str]) -> str:
     advice = nearest(str(name), names) or _in_other_sections(str(name))
     return (

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Iterable, Iterator
+from typing import Iterable, Iterator, Mapping
 
+from grpo.recipe.data_sections import RewardSection, RowsSection
 from grpo.recipe.objectives import POLICY_LOSSES, WHOLE_POLICY_LOSSES
-from grpo.recipe.sections import (
-    AdvantageSection,
-    DataSection,
-    LossSection,
-    Sections,
-)
+from grpo.recipe.sections import AdvantageSection, LossSection, Sections
+from grpo.recipe.shorthands import HELD_OUT
 from grpo.recipe.values import RecipeError, kind
 from rewards.spelling import nearest
 
@@ -41,7 +38,7 @@ def _all_reasons(recipe: Sections) -> Reasons:
     yield from _step_reasons(recipe)
     yield from _model_reasons(recipe)
     yield from _reward_reasons(recipe)
-    yield from _column_reasons(recipe.data)
+    yield from _data_reasons(recipe)
 
 
 def _group_reasons(recipe: Sections) -> Reasons:
@@ -126,21 +123,67 @@ def _model_reasons(recipe: Sections) -> Reasons:
 
 
 def _reward_reasons(recipe: Sections) -> Reasons:
-    for name, part in recipe.rewards.items():
-        if part.use is None:
-            yield f"rewards.{name}.use is missing; name a function, e.g. math_answer"
-    accurate = recipe.evaluate.reward
-    if accurate is not None and recipe.rewards and accurate not in recipe.rewards:
-        yield (
-            f"evaluate.reward names {accurate}, which is not among rewards"
-            f"{nearest(accurate, recipe.rewards)}"
+    evaluate = recipe.evaluate
+    yield from _named_reward_reasons("rewards", recipe.rewards, "evaluate.reward", evaluate.reward)
+    for name, section in evaluate.sets.items():
+        where = f"evaluate.sets.{name}"
+        rewards = section.rewards or recipe.rewards
+        yield from _named_reward_reasons(
+            f"{where}.rewards" if section.rewards else "rewards",
+            rewards,
+            f"{where}.reward",
+            section.reward,
         )
 
 
-def _column_reasons(data: DataSection) -> Reasons:
-    for ours, theirs in data.columns.items():
+def _named_reward_reasons(
+    where: str, rewards: Mapping[str, RewardSection], key: str, accurate: str | None
+) -> Reasons:
+    for name, part in rewards.items():
+        if part.use is None:
+            yield f"{where}.{name}.use is missing; name a function, e.g. math_answer"
+    if accurate is not None and rewards and accurate not in rewards:
+        yield f"{key} names {accurate}, which is not among {where}{nearest(accurate, rewards)}"
+
+
+def _data_reasons(recipe: Sections) -> Reasons:
+    data = recipe.data
+    if data.sources and data.source is not None:
+        yield "data.source and data.sources are both set; name one source, or several"
+    for name, source in data.each().items():
+        yield from _rows_reasons(f"data.sources.{name}" if name else "data", source)
+    for name, section in recipe.evaluate.sets.items():
+        yield from _rows_reasons(f"evaluate.sets.{name}", section)
+        if section.source is None:
+            yield f"evaluate.sets.{name} names no source; give source: or benchmark:"
+    best_by = recipe.checkpoint.best_by
+    if best_by is not None:
+        known = [HELD_OUT, *recipe.evaluate.sets]
+        if best_by.removesuffix("/reward") not in known:
+            yield (
+                f"checkpoint.best_by is {best_by}; it must be one of {', '.join(known)}, by itself or "
+                f"with /reward{nearest(best_by, known)}"
+            )
+
+
+def _rows_reasons(where: str, section: RowsSection) -> Reasons:
+    for ours, theirs in section.columns.items():
         if not isinstance(theirs, str):
-            yield f"data.columns.{ours} must name a column of the data set, not {kind(theirs)}"
+            yield f"{where}.columns.{ours} must name a column of the data set, not {kind(theirs)}"
+    for column, wanted in section.where.items():
+        if isinstance(wanted, Mapping):
+            yield (
+                f"{where}.where.{column} must be a value, a list of values or a comparison such as "
+                "'>= 3', not a mapping"
+            )
+    if section.template in ("chat", "auto"):
+        return
+    for name in ("system", "template_args"):
+        if getattr(section, name):
+            yield (
+                f"{where}.{name} is read by the chat template, but {where}.template is "
+                f"{section.template!r}; set it to chat"
+            )
 
 
 # ---- terms of the loss --------------------------------------------------------------------------------------

@@ -191,3 +191,17 @@ def differences(
             yield from differences(before, after, dotted(where, name))
         elif before != after:
             yield dotted(where, name), before, after
+
+
+def changed_keys(section: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) for each key of a section that is not at its default."""
+    for field in dataclasses.fields(section):
+        name = dotted(where, field.name)
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from changed_keys(value, name)
+        elif field.metadata["entry"] is not None:
+            for entry_name, entry in value.items():
+                yield from changed_keys(entry, dotted(name, entry_name))
+        elif value != _default(field):
+            yield name, value

@@ -17,7 +17,7 @@ from grpo.recipe.values import RecipeError, in_quotes, kind
 from rewards.tasks import TASKS
 
 PATH_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".gguf")
-KEYS_THAT_MAY_BE_PATHS = (("model", "name"), ("data", "source"), ("loss", "teacher"))
+KEYS_THAT_MAY_BE_PATHS = (("model", "name"), ("loss", "teacher"))
 SCALARS = (
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?[0-9][0-9_]*", list("-+0123456789")),
@@ -196,10 +196,40 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         part = values.get(section)
         if isinstance(part, dict) and name in part:
             values[section] = {**part, name: _absolute_if_path(part[name], folder)}
-    rewards = values.get("rewards")
-    if isinstance(rewards, dict):
-        values["rewards"] = {name: _reward_path(part, folder) for name, part in rewards.items()}
+    if "data" in values:
+        values["data"] = _in_rows_section(values["data"], folder, "sources")
+    if "evaluate" in values:
+        values["evaluate"] = _in_rows_section(values["evaluate"], folder, "sets")
+    if "rewards" in values:
+        values["rewards"] = _in_rewards(values["rewards"], folder)
     return values
+
+
+def _in_rows_section(section: Any, folder: Path, entries: str) -> Any:
+    """A section with a ``source``, rewards, or further such sections as a list or mapping under `entries`."""
+    if isinstance(section, list):
+        return [_in_rows_section(part, folder, entries) for part in section]
+    if not isinstance(section, dict):
+        return section
+    resolved = dict(section)
+    if "source" in resolved:
+        resolved["source"] = _absolute_if_path(resolved["source"], folder)
+    if "rewards" in resolved:
+        resolved["rewards"] = _in_rewards(resolved["rewards"], folder)
+    parts = resolved.get(entries)
+    if isinstance(parts, list):
+        resolved[entries] = [_in_rows_section(part, folder, entries) for part in parts]
+    elif isinstance(parts, dict):
+        resolved[entries] = {
+            name: _in_rows_section(part, folder, entries) for name, part in parts.items()
+        }
+    return resolved
+
+
+def _in_rewards(rewards: Any, folder: Path) -> Any:
+    if not isinstance(rewards, dict):
+        return rewards
+    return {name: _reward_path(part, folder) for name, part in rewards.items()}
 
 
 def _absolute(text: str, folder: Path) -> str:

@@ -6,54 +6,30 @@ A default is stated once, in its field; the help is what ``--help`` and the docs
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import Any, Mapping
 
 from grpo.monitor.gate_table import GATES, RUNGS
+from grpo.recipe.data_sections import DataSection, EvaluateSection, RewardSection, build_rewards
+from grpo.recipe.keys import SectionBuilder, key
 from grpo.recipe.objectives import AGGREGATIONS, KLS, LEVELS, POLICY_LOSSES, RULES
 from grpo.recipe.presets import PRESETS
 from grpo.recipe.values import (
     LARGEST_SEED,
     NOT_EMPTY,
     SHARE,
-    TEMPLATE,
-    Check,
     RecipeError,
     above,
     at_least,
     between,
     dotted,
     from_below,
-    in_quotes,
     kind,
     off_or_above,
     one_of,
 )
 from rewards.spelling import nearest
-
-SectionBuilder = Callable[[type, Any, str], Any]
-"""(section class, values, dotted name of the section) -> the section: ``build.build_section``."""
-EntriesBuilder = Callable[[Any, str, SectionBuilder], dict[str, Any]]
-"""(values, dotted name of the mapping, how a section is built) -> a section for each name."""
-
-
-def key(
-    default: Any,
-    help: str,
-    check: Check | None = None,
-    *,
-    entry: type | None = None,
-    build: EntriesBuilder | None = None,
-) -> Any:
-    """A field of the recipe: its default, its help, and the range of its value.
-
-    A mapping whose names the user chooses has the class of an `entry`, and a function to `build` all of them.
-    """
-    metadata = {"help": help, "check": check, "entry": entry, "build": build}
-    if isinstance(default, (dict, list)):
-        return field(default_factory=lambda: default.copy(), metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -95,46 +71,6 @@ class ModelSection:
         False, "recompute activations in the backward: less memory, more time"
     )
     revision: str | None = key(None, "branch, tag or commit of a hub model")
-
-
-@dataclass(frozen=True)
-class DataSection:
-    """The prompts: where rows come from and how they are shown to the policy."""
-
-    source: str | None = key(
-        None, "hub id, .jsonl/.csv/.parquet file, or a procedural task's name", NOT_EMPTY
-    )
-    subset: str | None = key(None, "configuration of a hub data set")
-    split: str = key("train", "split of a hub data set")
-    args: dict[str, Any] = key({}, "arguments of a procedural task")
-    columns: dict[str, Any] = key(
-        {},
-        "our column: the data set's column, e.g. {prompt: question}, or text with "
-        "columns in braces, e.g. {prompt: '{Body}. {Question}'}",
-    )
-    template: str = key(
-        "r1",
-        "r1 (think/answer tags), chat (the tokenizer's), plain, or a string with {prompt}",
-        TEMPLATE,
-    )
-    held_out: int = key(0, "rows kept for evaluation; they never train", at_least(0))
-    pass_low: float = key(
-        0.0,
-        "prompts whose pass rate was lower when last sampled wait (see pass_again)",
-        between(0, 1),
-    )
-    pass_high: float = key(
-        1.0, "prompts whose pass rate was higher when last sampled wait", between(0, 1)
-    )
-    pass_again: int = key(
-        3, "epochs a prompt outside pass_low to pass_high waits before another try", at_least(1)
-    )
-    max_prompt_tokens: int | None = key(
-        None,
-        "longer prompts are dropped and counted; default: what sample.max_tokens leaves of "
-        "the context",
-        at_least(1),
-    )
 
 
 @dataclass(frozen=True)
@@ -186,29 +122,6 @@ class SampleSection:
         "additional groups in flight, as a share of those a step needs; groups unfinished "
         "when a step has enough continue in the next (partial rollouts)",
         between(0, 1),
-    )
-
-
-@dataclass(frozen=True)
-class RewardSection:
-    """One reward; its name in the recipe is the metric's name. ``grpo.scoring`` makes a `rewards.RewardSpec` of it."""
-
-    use: str | None = key(
-        None, "name from the table, package.module:function or path/file.py:function"
-    )
-    weight: float = key(1.0, "factor of this part in the sum")
-    args: dict[str, Any] = key({}, "arguments passed to the function by name")
-    when: dict[str, Any] = key({}, "column: value; the part counts only for rows that match")
-    style: str | None = key(
-        None, "calling convention; default: recognised by the parameters' names"
-    )
-    timeout_seconds: float | None = key(
-        None,
-        "longest time for one completion; default 10, or 6 per test for code_tests",
-        above(0),
-    )
-    workers: int | None = key(
-        None, "worker processes of its own, for a reward that holds a model", at_least(1)
     )
 
 
@@ -418,22 +331,6 @@ class OptimSection:
 
 
 @dataclass(frozen=True)
-class EvaluateSection:
-    """Held-out evaluation."""
-
-    every: int = key(
-        20, "steps between held-out evaluations; 0: only before and after", at_least(0)
-    )
-    samples: int = key(4, "completions for each held-out prompt", at_least(1))
-    temperature: float = key(
-        1.0, "temperature of every evaluation, before, during and after", at_least(0)
-    )
-    reward: str | None = key(
-        None, "the reward whose full score counts as accurate; default: the first one"
-    )
-
-
-@dataclass(frozen=True)
 class CheckpointSection:
     """What is kept to resume from."""
 
@@ -441,8 +338,14 @@ class CheckpointSection:
     keep: int = key(2, "checkpoints kept, the last ones", at_least(1))
     keep_best: int = key(
         1,
-        "further checkpoints kept, those of the highest held-out accuracy evaluated at their step",
+        "further checkpoints kept, those of the highest accuracy evaluated at their step",
         at_least(0),
+    )
+    best_by: str | None = key(
+        None,
+        "what keep_best compares: heldout or a set of evaluate.sets by its accuracy, NAME/reward by "
+        "its mean reward; default: heldout, or the first set where no row is held out",
+        NOT_EMPTY,
     )
     background: bool = key(
         True,
@@ -557,18 +460,6 @@ class SandboxSection:
     )
 
 
-def build_rewards(values: Any, where: str, build: SectionBuilder) -> dict[str, RewardSection]:
-    """The ``rewards`` section: a `RewardSection` for each name."""
-    if not isinstance(values, Mapping):
-        raise RecipeError(f"recipe: {where} must be a section of keys, not {kind(values)}")
-    for name in values:
-        if not isinstance(name, str):
-            raise RecipeError(
-                f"recipe: {where}: a reward's name must be text, not {kind(name)}{in_quotes(name)}"
-            )
-    return {name: build(RewardSection, part, dotted(where, name)) for name, part in values.items()}
-
-
 def build_gates(values: Any, where: str, build: SectionBuilder) -> dict[str, GateSection]:
     """The ``gates`` section: a `GateSection` for each gate named, which may be its highest rung alone."""
     if not isinstance(values, Mapping):
@@ -604,11 +495,16 @@ class Sections:
     name: str = key("run", "name of the run; default: the file's name", NOT_EMPTY)
     seed: int = key(0, "decides data order and every sampled token", between(0, LARGEST_SEED))
     steps: int = key(100, "passes of the loop", at_least(0))
+    epochs: float | None = key(
+        None, "passes over the training prompts, in place of steps", above(0)
+    )
     run_dir: str | None = key(None, "folder of the run; default runs/<name>", NOT_EMPTY)
     deterministic: bool = key(False, "refuse operations whose result may differ between runs")
     threads: int | None = key(None, "CPU threads of the model; default: torch's own", at_least(1))
     model: ModelSection = key(ModelSection(), "the policy")
-    data: DataSection = key(DataSection(), "the prompts")
+    data: DataSection = key(
+        DataSection(), "the prompts; a list makes a mixture: [{name, weight, source, ...}, ...]"
+    )
     sample: SampleSection = key(SampleSection(), "how completions are sampled")
     rewards: dict[str, RewardSection] = key(
         {},
@@ -619,7 +515,7 @@ class Sections:
     advantage: AdvantageSection = key(AdvantageSection(), "how scores become advantages")
     loss: LossSection = key(LossSection(), "the objective")
     optim: OptimSection = key(OptimSection(), "the optimizer")
-    evaluate: EvaluateSection = key(EvaluateSection(), "held-out evaluation")
+    evaluate: EvaluateSection = key(EvaluateSection(), "evaluation on rows that never train")
     checkpoint: CheckpointSection = key(CheckpointSection(), "what is kept to resume from")
     log: LogSection = key(
         LogSection(), "where records go in addition to the console and metrics.jsonl"

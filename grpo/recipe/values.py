@@ -12,7 +12,7 @@ from typing import Any, Callable, Mapping
 
 from rewards.spelling import nearest
 
-TEMPLATES = ("r1", "chat", "plain")
+TEMPLATES = ("r1", "chat", "plain", "auto")
 LARGEST_SEED = 2**63 - 1
 KINDS: Mapping[type, str] = {
     str: "text",

@@ -37,7 +37,58 @@ class Evaluation:
     details: Mapping[str, float]
     tokens: int
     seconds: float
+    reward_mean: float = float("nan")
+    reward_low: float = float("nan")
+    reward_high: float = float("nan")
     groups: Sequence[ScoredGroup] = ()
+    reward: str = ""
+    threshold: float = 1.0
+
+    def __repr__(self) -> str:
+        return (
+            f"Evaluation({self.accuracy:.1%} [{self.low:.1%}, {self.high:.1%}] of {self.prompts} prompts, "
+            f"{self.samples} completions scored)"
+        )
+
+    def figures(self) -> dict[str, float]:
+        """What is worth plotting of it, by key."""
+        return {
+            "accuracy": self.accuracy,
+            "low": self.low,
+            "high": self.high,
+            "reward": self.reward_mean,
+            "reward_low": self.reward_low,
+            "reward_high": self.reward_high,
+            "length": self.length,
+            "truncated": self.truncated,
+            "faults": self.faults,
+        }
+
+    def by_source(self) -> dict[str, dict[str, float]]:
+        """The figures of each source that its prompts come from, by name; "" where there is only one."""
+        groups_of: dict[str, list[ScoredGroup]] = defaultdict(list)
+        for group in self.groups:
+            groups_of[group.prompt.source].append(group)
+        if len(groups_of) < 2:
+            return {}
+        return {
+            source: summarise(groups, self.reward, 0, 0.0, threshold=self.threshold).figures()
+            for source, groups in groups_of.items()
+        }
+
+    def stuck(self) -> str:
+        """Why accuracy may never move though the reward does, in a sentence; empty where it may.
+
+        That is so where no completion reached the threshold, though the reward took several values below it.
+        """
+        values = set(_values(self.groups, self.reward))
+        if len(values) < 3 or max(values) >= self.threshold:
+            return ""
+        return (
+            f"no completion reached {self.threshold:g} by {self.reward} (the best {max(values):.3g}), which "
+            f"took {len(values)} values: accuracy stays 0 while the reward moves; set evaluate.threshold to "
+            f"what counts as right, or watch the mean reward ({self.reward_mean:.3g})"
+        )
 
     def to_mapping(self) -> dict[str, Any]:
         """Everything but the completions, as plain values."""
@@ -47,11 +98,18 @@ class Evaluation:
 
 
 def summarise(
-    groups: Sequence[ScoredGroup], reward: str, tokens: int, seconds: float
+    groups: Sequence[ScoredGroup],
+    reward: str,
+    tokens: int,
+    seconds: float,
+    *,
+    threshold: float = 1.0,
 ) -> Evaluation:
-    """The evaluation of scored groups; a completion is accurate if `reward` gave it its full score, 1."""
-    passes = [_passes(group, reward) for group in groups]
+    """The evaluation of scored groups; a completion is accurate if `reward` gave it `threshold` or more."""
+    passes = [_passes(group, reward, threshold) for group in groups]
     accuracy, low, high = bootstrap([values for values in passes if values])
+    rewards = [_rewards(group) for group in groups]
+    reward_mean, reward_low, reward_high = bootstrap([values for values in rewards if values])
     completions = [completion for group in groups for completion in group.completions]
     num_scored = sum(map(len, passes))
     return Evaluation(
@@ -66,15 +124,30 @@ def summarise(
         details=part_means(groups),
         tokens=tokens,
         seconds=seconds,
+        reward_mean=reward_mean,
+        reward_low=reward_low,
+        reward_high=reward_high,
         groups=groups,
+        reward=reward,
+        threshold=threshold,
     )
 
 
-def _passes(group: ScoredGroup, reward: str) -> list[float]:
+def _rewards(group: ScoredGroup) -> list[float]:
+    return [score.value for score in group.scores if score.value is not None]
+
+
+def _values(groups: Sequence[ScoredGroup], reward: str) -> list[float]:
+    """The values that `reward` gave."""
+    scores = [verdict.get(reward) for group in groups for verdict in group.verdicts]
+    return [score.value for score in scores if score is not None and score.value is not None]
+
+
+def _passes(group: ScoredGroup, reward: str, threshold: float) -> list[float]:
     """1 or 0 for each completion that `reward` scored."""
     scores = [verdict.get(reward) for verdict in group.verdicts]
     values = [score.value for score in scores if score is not None and score.value is not None]
-    return [float(value >= 1.0) for value in values]
+    return [float(value >= threshold) for value in values]
 
 
 def part_means(groups: Iterable[ScoredGroup]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, Iterator, Mapping
 
@@ -14,6 +15,7 @@ from grpo.model.policy import Policy
 from grpo.objective.formula import describe_objective
 from grpo.recipe import Recipe
 from grpo.recipe.describe import step_size
+from grpo.recipe.values import TEMPLATES
 from grpo.run.log import interval
 from grpo.run.setup import RunInputs, RunParts
 
@@ -32,6 +34,11 @@ def header(recipe: Recipe, inputs: RunInputs, parts: RunParts, num_steps: int) -
     ]
     lines += [f"{MARGIN}{line}" for line in [*policy.describe_fallback(), *_decoding(policy)]]
     lines.append(f"  prompts   {_prompts(recipe, inputs)}")
+    lines += [f"{MARGIN}{line}" for line in _sources(inputs)]
+    lines += [
+        f"{'  sets' if not number else '':<12}{of.name}: {of.describe()}"
+        for number, of in enumerate(inputs.sets)
+    ]
     lines.append(f"  rewards   {weights}; accurate means {inputs.accurate} = 1")
     lines.append(f"  objective {objective[0]}")
     lines += [f"{MARGIN}{line}" for line in objective[1:]]
@@ -51,7 +58,21 @@ def _prompts(recipe: Recipe, inputs: RunInputs) -> str:
     prompts = inputs.prompts
     counts = f"{len(prompts.train)} train, {len(prompts.held_out)} held out"
     dropped = f", {prompts.num_dropped} too long and dropped" if prompts.num_dropped else ""
-    return f"{recipe.data.source}: {counts}{dropped}"
+    left_out = f", {prompts.num_left_out} left out by where" if prompts.num_left_out else ""
+    source = recipe.data.source or ", ".join(recipe.data.sources) or "data in memory"
+    templates = {template.pattern for template in prompts.templates.values()}
+    shown = ", ".join(name if name in TEMPLATES else "a template of your own" for name in templates)
+    return f"{source}: {counts}{dropped}{left_out}, template {shown}"
+
+
+def _sources(inputs: RunInputs) -> Iterator[str]:
+    """The share of each source of a mixture."""
+    if len(inputs.weights) < 2:
+        return
+    total = sum(inputs.weights.values())
+    counts = Counter(prompt.source for prompt in inputs.prompts.train)
+    for name, weight in inputs.weights.items():
+        yield f"{name}: {weight / total:.0%} of a step's prompts, {counts[name]} to draw from"
 
 
 def _decoding(policy: Policy) -> Iterator[str]:
@@ -71,7 +92,9 @@ def _decoding(policy: Policy) -> Iterator[str]:
 
 def closing(summary: Mapping[str, Any], folder: Path) -> list[str]:
     """The last lines of a run: before and after, examples of both, the ledger, the cost."""
-    lines = list(_comparison(summary["before"], summary["after"]))
+    lines = list(_comparison("held-out accuracy", summary["before"], summary["after"]))
+    for name, both in summary["sets"].items():
+        lines += _comparison(f"{name} accuracy", both["before"], both["after"])
     for when, examples in summary["examples"].items():
         for example in examples:
             text = f"{example['prompt']} {example['completion']}"
@@ -85,10 +108,15 @@ def closing(summary: Mapping[str, Any], folder: Path) -> list[str]:
     return lines
 
 
-def _comparison(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> Iterator[str]:
-    if not before or not after:
+def _comparison(
+    what: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
+) -> Iterator[str]:
+    if not after:
         return
-    yield f"held-out accuracy  {interval(before)}  ->  {interval(after)}"
+    if not before:
+        yield f"{what:<18} {interval(after)}"
+        return
+    yield f"{what:<18} {interval(before)}  ->  {interval(after)}"
     yield f"length             {before['length']:.1f}  ->  {after['length']:.1f} tokens"
     for name in sorted({*before["details"], *after["details"]}):
         old = before["details"].get(name)

@@ -1,4 +1,4 @@
-"""Held-out evaluation: sample and score prompts that never train.
+"""One evaluation: sample and score the prompts of a set that never trains.
 
 The same prompts, seeds and temperature serve every evaluation of a run, so that before and after differ by the weights
 alone. The statistics are those of ``accuracy``.
@@ -6,36 +6,28 @@ alone. The statistics are those of ``accuracy``.
 
 from __future__ import annotations
 
-from typing import Callable, Sequence
+from typing import Callable
 
-from grpo.kernels.sampling.spec import Sampling
 from grpo.rollout.engine import Engine
 from grpo.run.accuracy import Evaluation, summarise
+from grpo.run.evaluation_sets import EvaluationSet
 from grpo.scoring import Scorer
-from grpo.types import Prompt
 
 
 def evaluate(
     engine: Engine,
     scorer: Scorer,
-    prompts: Sequence[Prompt],
+    of: EvaluationSet,
     *,
-    samples: int,
-    max_tokens: int,
-    sampling: Sampling,
     seed: int,
-    reward: str,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
-    """Sample and score `samples` completions of each prompt; None if interrupted before the end.
-
-    A completion is accurate if the part `reward` gave it its full score, 1.
-    """
+    """Sample and score the completions of each prompt; None if interrupted before the end."""
     sampled = engine.sample(
-        prompts,
-        group_size=samples,
-        max_tokens=max_tokens,
-        sampling=sampling,
+        of.prompts,
+        group_size=of.samples,
+        max_tokens=of.max_tokens,
+        sampling=of.sampling,
         seed=("evaluate", seed),
         interrupted=interrupted,
     )
@@ -43,4 +35,5 @@ def evaluate(
     if interrupted():
         return None
     groups = [pending[index].result() for index in sorted(pending)]
-    return summarise(groups, reward, engine.stats.tokens, engine.stats.seconds)
+    stats = engine.stats
+    return summarise(groups, of.accurate, stats.tokens, stats.seconds, threshold=of.threshold)

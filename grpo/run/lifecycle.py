@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Callable, ContextManager, Iterator, Mapping, Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo.data.curriculum import Curriculum
+from grpo.data.sources import GivenRows
 from grpo.learner.learner import Learner
 from grpo.model.policy import Policy
 from grpo.monitor import watchdog
@@ -21,6 +23,7 @@ from grpo.rollout.engine import Engine
 from grpo.run import setup
 from grpo.run.accuracy import Evaluation
 from grpo.run.console import header
+from grpo.run.evaluation_sets import EvaluationSet, ranking
 from grpo.run.held_out import evaluate
 from grpo.run.ledger import Ledger
 from grpo.run.log import Record
@@ -29,8 +32,11 @@ from grpo.run.setup import RunParts
 from grpo.run.state import Progress
 from grpo.run.storage import RunStorage
 from grpo.run.summary import examples_of
-from grpo.scoring import Scorer
+from grpo.scoring import Scorer, named_rewards
 from grpo.types import Batch, ScoredGroup
+
+Rewards = Mapping[str, Callable[..., Any]] | Sequence[Callable[..., Any]]
+"""Reward functions by name, or a list of them, each named as its function is."""
 
 
 class Run(ABC):
@@ -44,24 +50,29 @@ class Run(ABC):
         self,
         recipe: Recipe,
         *,
-        rewards: Mapping[str, Callable[..., Any]] | None = None,
+        data: GivenRows | None = None,
+        rewards: Rewards | None = None,
         model: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         resume: bool = False,
+        quiet: bool = False,
     ):
-        self.recipe = recipe
         self.folder = recipe.folder()
         self.resume = resume
+        self.quiet = quiet
+        setup.hide_progress_bars()
         has_model = model is not None and tokenizer is not None
         setup.check_recipe(recipe, resume=resume, has_model=has_model)
         self.watchdog = watchdog.Watchdog(recipe.watchdog)
         self.inputs = setup.load_inputs(
             recipe,
-            rewards=rewards,
+            data=data,
+            rewards=named_rewards(rewards),
             model=model,
             tokenizer=tokenizer,
             watching=self.watchdog.watching,
         )
+        self.recipe = recipe = setup.with_steps(recipe, self.inputs.prompts)
         self.groups: list[ScoredGroup] = []
         self.progress = Progress()
         self.ledger = Ledger()
@@ -73,7 +84,14 @@ class Run(ABC):
         self._parts: RunParts | None = None
         self._is_open = False
         self._is_finished = False
-        self._last_evaluation: Evaluation | None = None
+        self._last_groups: Sequence[ScoredGroup] = ()
+
+    def __repr__(self) -> str:
+        state = "open" if self._is_open else "finished" if self._is_finished else "not open"
+        return (
+            f"{type(self).__name__}({self.recipe.name}: {self.num_steps} of {self.recipe.steps} steps, "
+            f"{state}, {self.folder})"
+        )
 
     @abstractmethod
     def _step(self) -> Record:
@@ -116,8 +134,8 @@ class Run(ABC):
         recipe = self.recipe
         progress = self.progress
         self.stopped = False
-        self._last_evaluation = None
-        parts = setup.open_parts(recipe, self.inputs, self.watchdog, self._model)
+        self._last_groups = ()
+        parts = setup.open_parts(recipe, self.inputs, self.watchdog, self._model, quiet=self.quiet)
         self._parts = parts
         self._is_open = True
         self.storage.open(parts, self.inputs, resume=self.resume)
@@ -132,10 +150,10 @@ class Run(ABC):
         with watchdog.loading("grpo.model.policy, its first forward"):
             lines = header(recipe, self.inputs, parts, progress.num_steps)
         parts.log.say(*lines, *parts.scorer.isolation)
-        if progress.before is None:
+        if not progress.sets_before and recipe.evaluate.before:
             with progress.timed():
-                progress.before = self._evaluate(0, "before training")
-            progress.examples_before = self._examples()
+                progress.sets_before = self._evaluate(0, "before training")
+            progress.examples_before = examples_of(self._last_groups)
         with progress.timed():
             self._evaluate_if_due()
 
@@ -220,37 +238,50 @@ class Run(ABC):
             if self._evaluate(step, f"after step {step}"):
                 self.progress.evaluated_step = step
 
-    def _evaluate(self, step: int, when: str) -> dict[str, Any] | None:
-        """Held-out accuracy as plain values; None if nothing is held out or the run is being stopped."""
-        prompts = self.inputs.prompts.held_out
-        if not prompts:
-            return None
-        parts = self.parts
-        parts.scorer.set_step(step)
-        result = evaluate(
-            parts.engine,
-            parts.scorer,
-            prompts,
-            samples=self.recipe.evaluate.samples,
-            max_tokens=self.recipe.sample.max_tokens,
-            sampling=setup.sampling_of(self.recipe.sample, self.recipe.evaluate.temperature),
-            seed=self.recipe.seed,
-            reward=self.inputs.accurate,
-            interrupted=lambda: self.stop_requested,
-        )
-        parts.scorer.take_metrics()  # what rewards logged here belongs to no step
-        if result is None:
-            return None
-        self.progress.tokens["evaluated"] += result.tokens
-        parts.log.evaluation(step, result, when)
-        self._last_evaluation = result
-        parts.gates.evaluated(result.accuracy, result.low, result.high)
-        return {"step": step, **result.to_mapping()}
+    def _evaluate(self, step: int, when: str) -> dict[str, dict[str, Any]]:
+        """The evaluation of each set as plain values; nothing if there is none or the run is being stopped."""
+        results: dict[str, Evaluation] = {}
+        for evaluated in self.inputs.sets:
+            result = self._evaluate_set(evaluated)
+            if result is None:
+                return {}
+            results[evaluated.name] = result
+        if not results:
+            return {}
+        progress = self.progress
+        progress.ranking = ranking(results, self.recipe.checkpoint.best_by)
+        self.parts.log.evaluation(step, results, when)
+        if not step:
+            reasons = {name: result.stuck() for name, result in results.items()}
+            self.parts.log.say(
+                *(f"warning: {name}: {reason}" for name, reason in reasons.items() if reason)
+            )
+        headline = next(iter(results.values()))
+        self._last_groups = headline.groups
+        self.parts.gates.evaluated(headline.accuracy, headline.low, headline.high)
+        return {name: {"step": step, **result.to_mapping()} for name, result in results.items()}
 
-    def _examples(self) -> list[dict[str, Any]]:
-        if self._last_evaluation is None:
-            return self.progress.examples_before
-        return examples_of(self._last_evaluation.groups)
+    def _evaluate_set(self, evaluated: EvaluationSet) -> Evaluation | None:
+        parts = self.parts
+        with self._scorer_of(evaluated) as scorer:
+            scorer.set_step(self.num_steps)
+            result = evaluate(
+                parts.engine,
+                scorer,
+                evaluated,
+                seed=self.recipe.seed,
+                interrupted=lambda: self.stop_requested,
+            )
+            scorer.take_metrics()  # what rewards logged here belongs to no step
+        if result is not None:
+            self.progress.tokens["evaluated"] += result.tokens
+        return result
+
+    def _scorer_of(self, evaluated: EvaluationSet) -> ContextManager[Scorer]:
+        """The run's own scorer, or one that lives for this evaluation."""
+        if evaluated.own_specs is None:
+            return nullcontext(self.parts.scorer)
+        return setup.open_scorer(self.recipe, evaluated.own_specs)
 
     def save_checkpoint(self) -> Path | None:
         """Save everything this run needs to continue from here; returns the folder (None on other ranks).
@@ -264,11 +295,12 @@ class Run(ABC):
     def _finish(self) -> None:
         """Evaluate once more, write the final model and the summary."""
         progress = self.progress
-        progress.after = progress.before
+        progress.sets_after = progress.sets_before
         if self.num_steps:
-            progress.after = self._evaluate(self.num_steps, "after training")
+            progress.sets_after = self._evaluate(self.num_steps, "after training")
         if not self._stopping():
-            self.storage.finish(self.parts, self._examples())
+            examples = examples_of(self._last_groups) or progress.examples_before
+            self.storage.finish(self.parts, examples)
             self._is_finished = True
 
     def request_stop(self) -> None:

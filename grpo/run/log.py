@@ -19,6 +19,7 @@ from grpo.monitor.gate_table import RUNGS
 from grpo.monitor.gates import Alarm
 from grpo.monitor.redaction import Redactor
 from grpo.recipe import RecipeError, WandbSection
+from grpo.recipe.shorthands import HELD_OUT
 from grpo.run.accuracy import Evaluation
 from grpo.types import Completion, ScoredGroup
 from rewards import Score
@@ -27,14 +28,24 @@ Record = dict[str, Any]
 
 
 class Log:
-    """Writes what happens to a run's folder and console. A silent log (other ranks) writes nothing.
+    """Writes what happens to a run's folder and console; a quiet log prints nothing.
+
+    A silent log (other ranks) writes nothing at all.
 
     ``accuracy`` is the last held-out accuracy, ``wandb_id`` the id of the run there; a checkpoint keeps both.
     """
 
-    def __init__(self, folder: Path, wandb: WandbSection | None = None, *, silent: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        wandb: WandbSection | None = None,
+        *,
+        silent: bool = False,
+        quiet: bool = False,
+    ):
         self.folder = folder
         self.silent = silent
+        self.quiet = quiet
         self.wandb_id: str | None = None
         self.accuracy: float | None = None
         self._hide_secrets = Redactor()
@@ -56,7 +67,7 @@ class Log:
             unit="step",
             dynamic_ncols=True,
             file=sys.stderr,
-            disable=None,
+            disable=True if self.quiet else None,
             leave=False,
         )
 
@@ -86,7 +97,7 @@ class Log:
 
     def say(self, *lines: str) -> None:
         """Print lines above the progress bar; what the console's encoding lacks is escaped."""
-        if self.silent:
+        if self.silent or self.quiet:
             return
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         for line in lines:
@@ -124,12 +135,21 @@ class Log:
         if not self.silent:
             self._append(file, [row for group in groups for row in sample_rows(step, group)])
 
-    def evaluation(self, step: int, evaluation: Evaluation, when: str) -> None:
-        """Print and write a held-out evaluation."""
-        self.accuracy = evaluation.accuracy
-        self.samples(step, evaluation.groups, "evaluations.jsonl")
-        self._send_to_wandb({"heldout/accuracy": evaluation.accuracy}, step)
-        self.say(f"held-out {when}: {_evaluation_line(evaluation)}")
+    def evaluation(self, step: int, results: Mapping[str, Evaluation], when: str) -> None:
+        """Print and write the evaluation of each set."""
+        self.accuracy = next(iter(results.values())).accuracy
+        if self.silent:
+            return
+        metrics: Record = {}
+        for name, result in results.items():
+            rows = [row for group in result.groups for row in sample_rows(step, group)]
+            self._append("evaluations.jsonl", [{"set": name, **row} for row in rows])
+            metrics |= evaluation_metrics(name, result)
+        self._append("metrics.jsonl", [{"step": step, **metrics}])
+        self._send_to_wandb(finite_only(metrics), step)
+        for name, result in results.items():
+            shown = "held-out" if name == HELD_OUT else name
+            self.say(f"{shown} {when}: {_evaluation_line(result)}")
 
     def line(self, record: Record, steps: int) -> str:
         """The console's line for a step."""
@@ -167,6 +187,24 @@ class Log:
             # half a surrogate pair, which UTF-8 cannot hold, becomes its JSON escape
             with (self.folder / file).open("a", encoding="utf-8", errors="backslashreplace") as out:
                 out.writelines(line + "\n" for line in lines)
+
+
+def evaluation_metrics(name: str, result: Evaluation) -> Record:
+    """An evaluation as flat keys: ``heldout/accuracy``, or ``eval/NAME/accuracy`` for a set of the recipe.
+
+    In a mixture, each source of the held-out rows has its own: ``heldout/SOURCE/accuracy``.
+    """
+    stem = HELD_OUT if name == HELD_OUT else f"eval/{name}"
+    metrics = {f"{stem}/{key}": value for key, value in result.figures().items()}
+    for source, figures in result.by_source().items():
+        if source and source != name:
+            metrics |= {f"{stem}/{source}/{key}": value for key, value in figures.items()}
+    return metrics
+
+
+def finite_only(record: Mapping[str, Any]) -> Record:
+    """`record` without what is null, NaN or infinite."""
+    return {key: value for key, value in finite(record).items() if value is not None}
 
 
 def _evaluation_line(evaluation: Evaluation) -> str:

@@ -30,6 +30,7 @@ def sampled_record(
     outcomes = {f"ledger/{outcome}": number for outcome, number in ledger.items()}
     return {
         **_rewards(groups),
+        **_sources(groups),
         **_completions(groups),
         "group/sampled": len(groups),
         "group/flat": mean(group.is_flat(mask_truncated) for group in groups),
@@ -82,6 +83,22 @@ def _rewards(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
         "reward/no_answer": statuses.count("no_answer"),
         **by_reward,
     }
+
+
+def _sources(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
+    """Of each source of a mixture: its groups, and the means of its rewards and lengths."""
+    record: dict[str, Any] = {}
+    for source in sorted({group.prompt.source for group in groups} - {""}):
+        its = [group for group in groups if group.prompt.source == source]
+        values = [score.value for group in its for score in group.scores if score.value is not None]
+        lengths = [len(completion.token_ids) for group in its for completion in group.completions]
+        record[f"source/{source}/groups"] = len(its)
+        record[f"source/{source}/reward"] = mean(values)
+        record[f"source/{source}/flat"] = mean(group.flat for group in its)
+        record[f"source/{source}/length"] = mean(lengths)
+        for name, value in part_means(its).items():
+            record[f"source/{source}/rewards/{name}"] = value
+    return record
 
 
 def _completions(groups: Sequence[ScoredGroup]) -> dict[str, Any]:

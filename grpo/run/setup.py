@@ -6,10 +6,12 @@ Training, evaluation, sampling and preflight call these functions, so an option 
 
 from __future__ import annotations
 
+import math
 import os
 import random
+import sys
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, ContextManager, Mapping, Sequence
 
 import numpy
@@ -18,14 +20,14 @@ import transformers
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo.data.curriculum import Curriculum
-from grpo.data.kept_rows import kept_rows
-from grpo.data.prompts import PromptSet, PromptStream, load_prompts
-from grpo.data.rows import load_rows, split_rows
+from grpo.data.prompts import PromptSet, load_prompts
+from grpo.data.sources import GivenRows, Rows, SourceRows, load_sources
+from grpo.data.stream import MixedStream, PromptStream, Stream
 from grpo.distributed.process_group import Ranks
 from grpo.kernels.sampling.spec import Sampling
 from grpo.learner.learner import Learner
 from grpo.learner.optimizer import Optimizer
-from grpo.model.loading import load_config, load_tokenizer
+from grpo.model.loading import load_config, load_end_ids, load_tokenizer
 from grpo.model.policy import Policy
 from grpo.monitor import watchdog
 from grpo.monitor.gates import Alarm, Gates
@@ -36,12 +38,13 @@ from grpo.rollout.compatibility import check_support
 from grpo.rollout.compiled import check_compiler
 from grpo.rollout.engine import Engine
 from grpo.run import fingerprint
+from grpo.run.evaluation_sets import EvaluationSet, held_out_set, load_sets
 from grpo.run.folder import check_folder
 from grpo.run.log import Log
 from grpo.scoring import Scorer, check_columns, load_rewards, watched_rewards
+from grpo.types import Prompt
 from rewards import RewardSpec
 
-Rows = Sequence[Mapping[str, Any]]
 Watching = Callable[[], ContextManager[Any]]
 
 
@@ -52,13 +55,16 @@ Watching = Callable[[], ContextManager[Any]]
 class RunInputs:
     """What a run is made from, checked: rewards (``accurate`` names the one that means accuracy), data, tokenizer.
 
-    ``rows`` are all rows of the data set, ``prompts`` those that are short enough, divided into training and held-out.
+    ``rows`` are all rows of the data, ``prompts`` those that are short enough, divided into training and held-out;
+    ``sets`` are evaluated, the held-out rows first; ``weights`` are the shares of a mixture's sources.
     """
 
     specs: Sequence[RewardSpec]
     accurate: str
     rows: Rows
     prompts: PromptSet
+    sets: Sequence[EvaluationSet]
+    weights: Mapping[str, float]
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
 
@@ -80,6 +86,7 @@ def check_recipe(recipe: Recipe, *, resume: bool, has_model: bool) -> None:
 def load_inputs(
     recipe: Recipe,
     *,
+    data: GivenRows | None = None,
     rewards: Mapping[str, Callable[..., Any]] | None = None,
     model: PreTrainedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -87,38 +94,64 @@ def load_inputs(
 ) -> RunInputs:
     """Everything of a training run that needs no weights. `RecipeError` for what a user can fix.
 
-    ``rewards`` are callables added to the recipe's; a ``model`` or ``tokenizer`` in hand is used instead of loading
-    one. Slow reads happen inside ``watching()``.
+    ``rewards`` are callables added to the recipe's; ``data``, a ``model`` or ``tokenizer`` in hand are used instead of
+    loading them. Slow reads happen inside ``watching()``.
     """
     specs, accurate = load_rewards(recipe, rewards)
     with watching(), watchdog.loading("grpo.data.prompts, the data set"):
-        rows = kept_rows(recipe.folder(), recipe.data) or load_rows(recipe.data)
+        sources = load_sources(recipe.data, data, folder=recipe.folder())
+    rows = [row for source in sources for row in source.rows]
     check_columns(specs, rows)
-    train, held_out = split_rows(rows, recipe.data.held_out)
-    if len(train) < recipe.sample.prompts:
-        raise RecipeError(
-            f"recipe: sample.prompts is {recipe.sample.prompts}, but only {len(train)} rows train; "
-            "lower sample.prompts or data.held_out"
-        )
+    _check_enough_rows(recipe, sources)
     with watching(), watchdog.loading("grpo.model.loading, configuration and tokenizer"):
         config = load_config(recipe.model) if model is None else model.config
         tokenizer = load_tokenizer(recipe.model) if tokenizer is None else tokenizer
+        end_ids = load_end_ids(recipe.model, config, tokenizer, model)
     prompts = load_prompts(
-        recipe,
-        config,
-        tokenizer,
-        train=train,
-        held_out=held_out,
-        at_least=recipe.sample.prompts,
+        recipe, config, tokenizer, sources, end_ids=end_ids, at_least=recipe.sample.prompts
     )
+    sets = [held_out_set(recipe, prompts.held_out, accurate)] if prompts.held_out else []
+    with watching(), watchdog.loading("grpo.data.prompts, the evaluation sets"):
+        sets += load_sets(
+            recipe, specs, accurate, config=config, tokenizer=tokenizer, end_ids=end_ids
+        )
     return RunInputs(
         specs=specs,
         accurate=accurate,
         rows=rows,
         prompts=prompts,
+        sets=sets,
+        weights={source.name: source.weight for source in sources},
         config=config,
         tokenizer=tokenizer,
     )
+
+
+def _check_enough_rows(recipe: Recipe, sources: Sequence[SourceRows]) -> None:
+    """Refuse a step that takes more prompts than there are, of all sources or of one by its share."""
+    num_prompts = recipe.sample.prompts
+    num_rows = sum(len(source.train) for source in sources)
+    if num_rows < num_prompts:
+        raise RecipeError(
+            f"recipe: sample.prompts is {num_prompts}, but only {num_rows} rows train; "
+            "lower sample.prompts or data.held_out"
+        )
+    total = sum(source.weight for source in sources)
+    for source in sources:
+        share = math.ceil(num_prompts * source.weight / total)
+        if len(source.train) < share:
+            raise RecipeError(
+                f"recipe: data.sources.{source.name} has {len(source.train)} rows that train, but its "
+                f"share of a step is {share} prompts; lower its weight or sample.prompts"
+            )
+
+
+def with_steps(recipe: Recipe, prompts: PromptSet) -> Recipe:
+    """`recipe` with the steps that its ``epochs`` come to, where it counts in those."""
+    if recipe.epochs is None:
+        return recipe
+    num_prompts = recipe.epochs * len(prompts.train)
+    return replace(recipe, steps=max(1, math.ceil(num_prompts / recipe.sample.prompts)))
 
 
 # ---- the model and what uses it -------------------------------------------------------------------------------
@@ -137,8 +170,10 @@ def prepare_torch(recipe: Recipe) -> None:
 
 
 def hide_progress_bars() -> None:
-    """Keep transformers' progress bars out of a command's output."""
+    """Keep the progress bars of transformers and datasets out of the output of a command or a notebook."""
     transformers.utils.logging.disable_progress_bar()
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].disable_progress_bars()
 
 
 def default_device() -> torch.device:
@@ -206,7 +241,12 @@ class RunParts:
 
 
 def open_parts(
-    recipe: Recipe, inputs: RunInputs, dog: Watchdog, model: PreTrainedModel | None = None
+    recipe: Recipe,
+    inputs: RunInputs,
+    dog: Watchdog,
+    model: PreTrainedModel | None = None,
+    *,
+    quiet: bool = False,
 ) -> RunParts:
     """Load the policy and start everything that a training run works with; the scorer is to be closed."""
     ranks = Ranks.start()
@@ -214,7 +254,7 @@ def open_parts(
     check_same_prompts(ranks, inputs.prompts)
     prepare_torch(recipe)
     policy = open_policy(recipe, ranks.device, inputs.tokenizer, model)
-    log = Log(recipe.folder(), recipe.log.wandb, silent=not ranks.main)
+    log = Log(recipe.folder(), recipe.log.wandb, silent=not ranks.main, quiet=quiet)
     gates = open_gates(recipe, inputs, policy, report=log.alarm)
     return RunParts(
         ranks=ranks,
@@ -246,16 +286,27 @@ def open_curriculum(recipe: Recipe, inputs: RunInputs) -> Curriculum:
     """The order in which training prompts are sampled."""
     advantage = recipe.advantage
     return Curriculum(
-        PromptStream(inputs.prompts.train, recipe.seed),
+        open_stream(recipe, inputs),
         inputs.accurate,
         flat=advantage.flat,
         flat_by=advantage.flat_by,
         mask_truncated=advantage.mask_truncated,
         retire_at=advantage.retire_at,
+        threshold=recipe.evaluate.threshold,
         low=recipe.data.pass_low,
         high=recipe.data.pass_high,
         again=recipe.data.pass_again,
     )
+
+
+def open_stream(recipe: Recipe, inputs: RunInputs) -> Stream:
+    """The order of one source's prompts, or of a mixture's."""
+    if not recipe.data.sources:
+        return PromptStream(inputs.prompts.train, recipe.seed)
+    prompts_of: dict[str, list[Prompt]] = {name: [] for name in inputs.weights}
+    for prompt in inputs.prompts.train:
+        prompts_of[prompt.source].append(prompt)
+    return MixedStream(prompts_of, inputs.weights, recipe.seed)
 
 
 def open_gates(

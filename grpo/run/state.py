@@ -17,6 +17,7 @@ import torch
 from grpo.data.prompts import PromptSet
 from grpo.distributed.process_group import Ranks
 from grpo.recipe import Recipe
+from grpo.recipe.shorthands import HELD_OUT
 from grpo.rollout.sequence import PartialGroup
 from grpo.run import checkpoint
 from grpo.run.checkpoint import Checkpoint
@@ -36,6 +37,9 @@ SPELLING = {
 class RunState:
     """The plain values of a checkpoint.
 
+    ``sets_before`` are the evaluations by set before the first step; ``ranking`` is what the last evaluation came to
+    by ``checkpoint.best_by``.
+
     ``parts`` are the states of `stateful_parts` by name; ``partial_groups`` and ``expected`` (lengths that the engine
     expects, by prompt id) have one entry a process; ``journals`` are sizes in bytes.
     """
@@ -54,6 +58,8 @@ class RunState:
     wandb_id: str | None
     journals: Mapping[str, int]
     fingerprint: Mapping[str, Any]
+    ranking: float | None = None
+    sets_before: Mapping[str, Any] = field(default_factory=dict)
 
     def to_mapping(self) -> dict[str, Any]:
         """As `from_mapping` reads it, by the keys of the file."""
@@ -63,16 +69,20 @@ class RunState:
     @staticmethod
     def from_mapping(values: Mapping[str, Any]) -> RunState:
         """The state in a checkpoint's `values`."""
-        names = [part.name for part in fields(RunState)]
-        return RunState(**{name: values[SPELLING.get(name, name)] for name in names})
+        keys = {part.name: SPELLING.get(part.name, part.name) for part in fields(RunState)}
+        if "ranking" not in values:  # made when only held-out rows were evaluated
+            before = {} if values["before"] is None else {HELD_OUT: values["before"]}
+            values = {**values, "ranking": values["accuracy"], "sets_before": before}
+        return RunState(**{name: values[key] for name, key in keys.items() if key in values})
 
 
 @dataclass(slots=True, eq=False)
 class Progress:
     """How far a run has come.
 
-    ``evaluated_step`` is the last step that the schedule evaluated after, -1 before any; ``saved_step`` the step of
-    the last checkpoint, None if this process neither wrote nor read one. ``partial_groups`` were begun, and continue
+    ``evaluated_step`` is the last step that the schedule evaluated after, -1 before any; ``sets_before`` and
+    ``sets_after`` are the evaluations by set of the base and of the final model; ``saved_step`` is the step of the last
+    checkpoint, None if this process neither wrote nor read one. ``partial_groups`` were begun, and continue
     in the next step. ``seconds`` count the steps and evaluations; set-up is excluded.
     """
 
@@ -80,8 +90,9 @@ class Progress:
     seconds: float = 0.0
     evaluated_step: int = -1
     saved_step: int | None = None
-    before: dict[str, Any] | None = None
-    after: dict[str, Any] | None = None
+    sets_before: dict[str, Any] = field(default_factory=dict)
+    sets_after: dict[str, Any] = field(default_factory=dict)
+    ranking: float | None = None
     examples_before: list[dict[str, Any]] = field(default_factory=list)
     partial_groups: list[PartialGroup] = field(default_factory=list)
     tokens: dict[str, int] = field(
@@ -103,13 +114,25 @@ class Progress:
         """``seconds`` with those of the block under way."""
         return self.seconds + time.perf_counter() - self._started
 
+    @property
+    def before(self) -> dict[str, Any] | None:
+        """The evaluation of the held-out rows before the first step; None without one."""
+        return self.sets_before.get(HELD_OUT)
+
+    @property
+    def after(self) -> dict[str, Any] | None:
+        """The evaluation of the held-out rows after the last step; None without one."""
+        return self.sets_after.get(HELD_OUT)
+
     def reset(self) -> None:
         """The beginning of a run, also for one that made steps before it was closed without a checkpoint."""
         self.num_steps = 0
         self.seconds = 0.0
         self.evaluated_step = -1
         self.saved_step = None
-        self.before = None
+        self.sets_before = {}
+        self.sets_after = {}
+        self.ranking = None
         self.examples_before = []
         self.partial_groups = []
         self.tokens = dict.fromkeys(self.tokens, 0)
@@ -168,6 +191,8 @@ def collect(
         seconds=progress.seconds,
         tokens=dict(progress.tokens),
         before=finite(progress.before),
+        ranking=finite(progress.ranking),
+        sets_before=finite(progress.sets_before),
         examples_before=progress.examples_before,
         evaluated=progress.evaluated_step,
         accuracy=finite(parts.log.accuracy),
@@ -186,7 +211,7 @@ def collect(
         reference=learner["reference"],
         state=state.to_mapping(),
         generators=generators,
-        held_out=state.accuracy if state.evaluated == progress.num_steps else None,
+        held_out=state.ranking if state.evaluated == progress.num_steps else None,
     )
 
 
@@ -220,7 +245,8 @@ def _restore_progress(progress: Progress, step: int, state: RunState) -> None:
     progress.saved_step = step
     progress.seconds = state.seconds
     progress.tokens = dict(state.tokens)
-    progress.before = None if state.before is None else dict(state.before)
+    progress.sets_before = {name: dict(values) for name, values in state.sets_before.items()}
+    progress.ranking = state.ranking
     progress.examples_before = [dict(example) for example in state.examples_before]
     progress.evaluated_step = state.evaluated
 

@@ -20,7 +20,10 @@ from grpo.run.summary import summary_of, write_final, write_summary
 
 
 class RunStorage:
-    """The run folder of an open run. On other ranks than the first it writes nothing, and takes part in gathering."""
+    """The run folder of an open run, and at its end its ``summary``.
+
+    On other ranks than the first it writes nothing, and takes part in gathering.
+    """
 
     def __init__(self, recipe: Recipe, progress: Progress, ledger: Ledger):
         self.recipe = recipe
@@ -33,6 +36,7 @@ class RunStorage:
             best=recipe.checkpoint.keep_best,
             background=recipe.checkpoint.background,
         )
+        self.summary: dict[str, Any] | None = None
         self._lock: BinaryIO | None = None
         self._fingerprint: Mapping[str, Any] = {}
 
@@ -54,7 +58,7 @@ class RunStorage:
             self.recipe,
             ranks,
             resume=resume,
-            evaluates=bool(inputs.prompts.held_out),
+            evaluates=bool(inputs.sets),
             fingerprint=self._fingerprint,
             say=parts.log.say,
         )
@@ -113,6 +117,7 @@ class RunStorage:
                 examples_after=examples_after,
             )
             write_summary(self.folder, summary)
+            self.summary = summary
             parts.log.say(*closing(summary, self.folder))
             parts.log.say(
                 f"scoring: {parts.scorer.cached:.0%} of the scores were known from an equal completion",

@@ -11,6 +11,7 @@ from grpo.model.policy import Policy
 from grpo.monitor import watchdog
 from grpo.monitor.redaction import redacted
 from grpo.recipe import Recipe
+from grpo.recipe.shorthands import HELD_OUT
 from grpo.run.folder import disk_errors, write_text
 from grpo.run.ledger import Ledger
 from grpo.run.log import finite
@@ -58,6 +59,7 @@ def summary_of(
         "steps": progress.num_steps,
         "before": progress.before,
         "after": progress.after,
+        "sets": _by_set(progress),
         "seconds": progress.seconds_now,
         "tokens": progress.tokens,
         "ledger": ledger,
@@ -65,6 +67,19 @@ def summary_of(
         "gates": parts.gates.counts,
         "alarms": parts.gates.alarms,
         "examples": {"before": progress.examples_before, "after": examples_after},
+    }
+
+
+def _by_set(progress: Progress) -> dict[str, Any]:
+    """``{set: {before, after}}`` for the sets of ``evaluate.sets``."""
+    names = dict.fromkeys([*progress.sets_before, *progress.sets_after])
+    return {
+        name: {
+            "before": progress.sets_before.get(name),
+            "after": progress.sets_after.get(name),
+        }
+        for name in names
+        if name != HELD_OUT
     }
 
 

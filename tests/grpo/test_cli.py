@@ -193,7 +193,7 @@ REFUSED = {
     "a template that is none": (
         [],
         ["data.template=r2"],
-        "data.template is 'r2'; it must be r1, chat, plain or",
+        "data.template is 'r2'; it must be r1, chat, plain, auto or",
     ),
     "no reward": (
         [write("r.yaml", RECIPE.rpartition("rewards")[0])],

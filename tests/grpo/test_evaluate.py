@@ -13,6 +13,7 @@ from grpo.evaluate import evaluate
 from grpo.kernels.sampling.spec import Sampling
 from grpo.rollout.engine import Engine
 from grpo.run.accuracy import Evaluation, bootstrap, mean, part_means, summarise
+from grpo.run.evaluation_sets import EvaluationSet
 from grpo.scoring import Scorer
 from grpo.types import Completion, Prompt, ScoredGroup
 from rewards import RewardSpec, Score
@@ -176,14 +177,18 @@ def judge():
 
 
 def run(engine: Engine, judge: Scorer, prompts, **changes) -> Evaluation:
-    settings = {
-        "samples": 3,
-        "max_tokens": 12,
-        "sampling": Sampling(1.0, 0, 1.0, 0.0),
-        "seed": 5,
-        "reward": "mine",
-    }
-    return evaluate(engine, judge, prompts, **{**settings, **changes})
+    settings = {"seed": 5, "interrupted": lambda: False, "sampling": Sampling(1.0, 0, 1.0, 0.0)}
+    settings |= changes
+    of = EvaluationSet(
+        "mine",
+        prompts,
+        accurate="mine",
+        threshold=1.0,
+        samples=3,
+        max_tokens=12,
+        sampling=settings.pop("sampling"),
+    )
+    return evaluate(engine, judge, of, **settings)
 
 
 def written(evaluation: Evaluation) -> list[list[tuple[int, ...]]]:

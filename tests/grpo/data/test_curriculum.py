@@ -12,7 +12,7 @@ from quick_runs import assert_same_run, recipe, records, run, summary
 
 from grpo import Recipe, RecipeError, Trainer
 from grpo.data.curriculum import Curriculum, PassRate
-from grpo.data.prompts import PromptStream
+from grpo.data.stream import PromptStream
 from grpo.types import Completion, Prompt, ScoredGroup
 from rewards import Score
 

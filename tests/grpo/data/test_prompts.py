@@ -10,14 +10,10 @@ from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 from tokenizers import normalizers, processors
 
-from grpo.data.prompts import (
-    R1_TEMPLATE,
-    PromptStream,
-    check_template,
-    make_prompts,
-    render,
-)
+from grpo.data.prompts import R1_TEMPLATE, Template, make_prompts, template_of
 from grpo.data.rows import load_rows
+from grpo.data.sources import SourceRows
+from grpo.data.stream import PromptStream
 from grpo.recipe import DataSection, RecipeError
 from grpo.types import Prompt
 
@@ -25,7 +21,7 @@ from grpo.types import Prompt
 
 
 def text_of(question, template: str, tokenizer=None) -> str:
-    return render(question, template, tokenizer or tiny_tokenizer())[0]
+    return Template(template).render(question, tokenizer or tiny_tokenizer())[0]
 
 
 def test_the_r1_template_is_the_papers():
@@ -71,10 +67,10 @@ def test_a_base_model_without_chat_template_is_refused_for_chat_and_for_nothing_
         RecipeError,
         match="data.template is chat, but the tokenizer has no chat template; use r1, plain",
     ):
-        check_template("chat", tiny_tokenizer())
+        template_of(DataSection(template="chat"), tiny_tokenizer(), ())
     for template in ("r1", "plain", "x {prompt}"):
-        check_template(template, tiny_tokenizer())
-    check_template("chat", chat_tokenizer())
+        assert template_of(DataSection(template=template), tiny_tokenizer(), ()).pattern == template
+    assert template_of(DataSection(template="chat"), chat_tokenizer(), ()).pattern == "chat"
 
 
 def test_a_chat_template_that_refuses_a_prompt_is_reported():
@@ -82,17 +78,47 @@ def test_a_chat_template_that_refuses_a_prompt_is_reported():
         text_of("q", "chat", chat_tokenizer("{{ raise_exception('no system') }}"))
 
 
+def test_the_template_follows_the_model():
+    """Chat where one of the model's end tokens ends a turn; a base model with its family's chat template is none."""
+    tokenizer = chat_tokenizer(
+        "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}"
+        + "</s>"
+        + "{% endif %}{% endfor %}"
+    )
+    end = tokenizer.convert_tokens_to_ids("</s>")
+    assert end == tokenizer.eos_token_id
+    assert template_of(DataSection(), tokenizer, {end}).pattern == "chat"
+    assert template_of(DataSection(), tokenizer, {end + 1}).pattern == "r1"
+    assert template_of(DataSection(), tiny_tokenizer(), {end}).pattern == "r1"
+    assert template_of(DataSection(template="plain"), tokenizer, {end}).pattern == "plain"
+
+
+def test_a_system_message_and_arguments_reach_the_chat_template_and_no_other():
+    template = "{% for m in messages %}<{{m.role}}>{{m.content}}{% endfor %}{% if thinking %}<think>{% endif %}"
+    tokenizer = chat_tokenizer(template)
+    section = DataSection(template="chat", system="be brief", template_args={"thinking": True})
+    made = template_of(section, tokenizer, ())
+    assert made.render("q", tokenizer) == ("<system>be brief<user>q<think>", False)
+    own = [{"role": "system", "content": "its own"}, {"role": "user", "content": "q"}]
+    assert made.render(own, tokenizer)[0] == "<system>its own<user>q<think>"
+    with pytest.raises(
+        RecipeError, match="data.system and data.template_args are read by the chat"
+    ):
+        template_of(DataSection(system="be brief"), tiny_tokenizer(), ())
+
+
 # ---- tokens and lengths ----------------------------------------------------------------------------------------
 
 
 def prompts_of(texts, *, context=None, max_tokens=4, held=(), tokenizer=None, **section):
+    source = SourceRows(
+        "",
+        DataSection(template="plain", **section),
+        train=[{"prompt": text, "answer": 1} for text in texts],
+        held_out=[{"prompt": text} for text in held],
+    )
     return make_prompts(
-        [{"prompt": text, "answer": 1} for text in texts],
-        [{"prompt": text} for text in held],
-        section=DataSection(template="plain", **section),
-        tokenizer=tokenizer or tiny_tokenizer(),
-        context=context,
-        max_tokens=max_tokens,
+        source, tokenizer or tiny_tokenizer(), context=context, max_tokens=max_tokens
     )
 
 
@@ -162,7 +188,8 @@ def test_chat_text_gets_no_second_begin_token():
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", 1)]
     )
-    prompts = make_prompts([{"prompt": "a"}], [], DataSection(template="chat"), tokenizer, None, 4)
+    source = SourceRows("", DataSection(template="chat"), train=[{"prompt": "a"}])
+    prompts = make_prompts(source, tokenizer, context=None, max_tokens=4)
     assert prompts.train[0].token_ids == (1, 3)
 
 

@@ -227,7 +227,8 @@ def test_a_column_that_a_later_row_lacks_is_refused_with_its_row(refusal):
     ],
 )
 def test_a_prompt_that_is_no_text_is_refused_with_its_row(refusal, prompt, reason):
-    message = refusal("a.jsonl", f'{{"prompt": "x"}}\n{{"prompt": {prompt}}}\n')
+    lines = f'{{"prompt": "x"}}\n{{"prompt": {prompt}}}\n'
+    message = refusal("a.jsonl", lines, template="r1")
     assert message.startswith("data: the prompt in row 2 of") and message.endswith(reason)
 
 

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from grpo.data.prompts import make_prompts
 from grpo.data.rows import split_rows
+from grpo.data.sources import SourceRows
 from grpo.preflight.baseline import BaselineSample, advice
 from grpo.preflight.checks import end_of_turn, refusal, run_checks
 from grpo.preflight.facts import Finding, RunFacts, number_of_parameters
@@ -60,12 +61,12 @@ def facts(
     rows = rows_of() if rows is None else rows
     tokenizer = changed.pop("tokenizer", byte_tokenizer())
     specs = [RewardSpec(name, part.use, part.weight) for name, part in recipe.rewards.items()]
+    train, held_out = split_rows(rows, recipe.data.held_out)
     prompts = make_prompts(
-        *split_rows(rows, recipe.data.held_out),
-        recipe.data,
+        SourceRows("", recipe.data, train=train, held_out=held_out),
         tokenizer,
-        changed.pop("context", None),
-        recipe.sample.max_tokens,
+        context=changed.pop("context", None),
+        max_tokens=recipe.sample.max_tokens,
     )
     return RunFacts(
         recipe,

@@ -55,6 +55,7 @@ def test_the_documented_example_of_every_key_parses(recipe, tmp_path):
         subset="main",
         held_out=256,
         columns={"prompt": "question", "answer": "answer"},
+        template="r1",
     )
     assert (loaded.sample, loaded.optim, loaded.evaluate) == (
         SampleSection(),

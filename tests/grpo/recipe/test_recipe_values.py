@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from grpo.recipe import Recipe, RecipeError, describe_keys
+from grpo.recipe import Recipe, RecipeError, SampleSection, describe_keys
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,7 @@ OUT_OF_RANGE = {
     "name": ["", "' '"],
     "seed": [-1, 2**63],
     "steps": [-1],
+    "epochs": [0, "x"],
     "run_dir": ["''"],
     "deterministic": ["maybe"],
     "threads": [0],
@@ -112,6 +113,10 @@ OUT_OF_RANGE = {
     "data.args": ["[]"],
     "data.columns": ["[]"],
     "data.template": ["r2", "''", "x {promt}"],
+    "data.where": ["[]", "{level: {at_least: 3}}"],
+    "data.system": [3],
+    "data.template_args": ["[]"],
+    "data.sources": ["3", "{a: 3}", "{'a b': {source: x}}", "{heldout: {source: x}}"],
     "data.held_out": [-1],
     "data.max_prompt_tokens": [0],
     "sample.engine": ["vllm"],
@@ -196,12 +201,16 @@ OUT_OF_RANGE = {
     "optim.state": ["4bit"],
     "optim.offload": ["maybe"],
     "evaluate.every": [-1],
+    "evaluate.before": ["no"],
     "evaluate.samples": [0],
+    "evaluate.threshold": ["x"],
+    "evaluate.sets": ["3", "{a: 3}", "{a: {benchmark: gsm9k}}", "{a: {reward: x}}"],
     "evaluate.temperature": [-1],
     "evaluate.reward": [3],
     "checkpoint.every": [-1],
     "checkpoint.keep": [0],
     "checkpoint.keep_best": [-1],
+    "checkpoint.best_by": ["''", "nothing"],
     "log.wandb": ["true"],
     "log.wandb.project": [3],
     "log.wandb.entity": [3],
@@ -233,6 +242,28 @@ OUT_OF_RANGE = {
         )
     },
 }
+ROWS = ("source", "subset", "split", "args", "columns", "where", "template", "system")
+ROWS += ("template_args", "max_prompt_tokens")
+OUT_OF_RANGE |= {f"data.sources.<name>.{name}": OUT_OF_RANGE[f"data.{name}"] for name in ROWS}
+OUT_OF_RANGE |= {f"evaluate.sets.<name>.{name}": OUT_OF_RANGE[f"data.{name}"] for name in ROWS}
+OUT_OF_RANGE |= {
+    "data.sources.<name>.held_out": [-1],
+    "data.sources.<name>.weight": [0, -1],
+    "evaluate.sets.<name>.benchmark": ["''", "gsm9k"],
+    "evaluate.sets.<name>.limit": [0],
+    "evaluate.sets.<name>.rewards": [3],
+    "evaluate.sets.<name>.reward": [3],
+    "evaluate.sets.<name>.threshold": ["x"],
+    "evaluate.sets.<name>.samples": [0],
+    "evaluate.sets.<name>.temperature": [-1],
+    "evaluate.sets.<name>.top_p": [0, 2],
+    "evaluate.sets.<name>.max_tokens": [0],
+}
+OUT_OF_RANGE |= {
+    f"evaluate.sets.<name>.{key}": values
+    for key, values in OUT_OF_RANGE.items()
+    if key.startswith("rewards.")
+}
 
 
 def test_every_key_has_help_and_an_entry_in_the_list_of_wrong_values():
@@ -246,9 +277,55 @@ def test_every_key_has_help_and_an_entry_in_the_list_of_wrong_values():
 )
 def test_a_value_out_of_range_is_refused_by_the_name_of_its_key(refusal, key, value):
     key = key.replace("<name>", "flat" if key.startswith("gates") else "mine")
+    if key.endswith(("sources", "sets", "where")):
+        assert key in refusal("seed: 1", f"{key}={value}")
+        return
     text = "rewards: {mine: {use: x}}" if "mine" in key else "seed: 1"
     assert re.match(rf"recipe: {re.escape(key)}\b", refusal(text, f"{key}={value}"))
 
 
 def test_every_default_passes_its_own_check():
     assert Recipe.from_mapping(Recipe().to_mapping()) == Recipe()
+
+
+# ---- from Python -----------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_made_in_python_takes_mappings_and_equals_the_one_from_a_mapping():
+    values = {
+        "model": {"name": "m", "lora": {"rank": 4}},
+        "data": [{"name": "a", "source": "x"}, {"name": "b", "source": "y", "weight": 2}],
+        "rewards": {"c": {"use": "math_answer"}},
+        "loss": {"preset": "dapo"},
+        "steps": 3,
+    }
+    made = Recipe(**values)
+    assert made == Recipe.from_mapping(values) and made.loss.epsilon_high == 0.28
+    assert list(made.data.each()) == ["a", "b"] and made.model.lora.rank == 4
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"model": {"nam": "m"}}, "unknown key model.nam; did you mean name"),
+        ({"steps": "ten"}, "steps must be a whole number, not the text 'ten'"),
+        ({"steps": -1}, "steps is -1; it must be at least 0"),
+        ({"model": "m"}, "model must be a section of keys, not the text 'm'"),
+        ({"rewards": {"c": "math_answer"}}, "rewards.c must be a section of keys"),
+        ({"sample": SampleSection(group_size=0)}, "sample.group_size is 0; it must be at least 1"),
+        ({"sample": SampleSection(temperature=0)}, "sample.temperature is 0; greedy"),
+        ({"data": [{"source": "x"}]}, r"data.sources\[0\] needs a name"),
+        ({"data": [{"name": "a"}, {"name": "a"}]}, "the name a is taken"),
+        ({"data": {"source": "x", "sources": {"a": {"source": "y"}}}}, "both set; name one source"),
+        ({"evaluate": {"sets": {"a": {}}}}, "evaluate.sets.a names no source"),
+        ({"data": {"template": "r1", "system": "s"}}, "data.system is read by the chat template"),
+    ],
+)
+def test_a_recipe_made_in_python_is_checked_as_a_files_is(values, message):
+    with pytest.raises(RecipeError, match=message):
+        Recipe(**values)
+
+
+def test_the_repr_of_a_recipe_is_what_it_changes():
+    made = Recipe(steps=3, rewards={"c": {"use": "math_answer", "weight": 0.5}})
+    assert repr(made) == "Recipe(steps=3, rewards.c.use='math_answer', rewards.c.weight=0.5)"

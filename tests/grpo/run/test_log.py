@@ -149,9 +149,8 @@ def test_the_line_leads_with_the_reward_and_never_says_loss(log):
 
 
 def test_the_line_shows_the_held_out_accuracy_after_an_evaluation_and_faults_where_there_are(log):
-    log.evaluation(
-        2, summarise([scored(ONE, ONE), scored(Score(0.0), ONE)], "mine", 0, 0.0), "after step 2"
-    )
+    result = summarise([scored(ONE, ONE), scored(Score(0.0), ONE)], "mine", 0, 0.0)
+    log.evaluation(2, {"heldout": result}, "after step 2")
     assert log.line(RECORD, 9).startswith("step 3/9  reward 0.250  held-out 75.0%  length")
     assert "faults 4" in log.line({**RECORD, "ledger/faulted": 4}, 9)
 
@@ -171,7 +170,7 @@ def test_a_step_without_update_and_without_scores_has_a_line(log):
 
 
 def test_an_evaluation_is_said_and_its_completions_written_apart(log, tmp_path, capsys):
-    log.evaluation(0, summarise([scored(ONE, TWO)], "mine", 6, 1.0), "before training")
+    log.evaluation(0, {"heldout": summarise([scored(ONE, TWO)], "mine", 6, 1.0)}, "before training")
     said = capsys.readouterr().out
     assert said.startswith(
         "held-out before training: 100.0 % [100.0, 100.0] (1 prompts x 2 samples)"
@@ -183,7 +182,7 @@ def test_an_evaluation_is_said_and_its_completions_written_apart(log, tmp_path, 
 
 def test_an_evaluation_of_which_nothing_was_scored_is_said_in_words(log, capsys):
     result = summarise([scored(TWO)], "mine", 3, 1.0)
-    log.evaluation(0, result, "before training")
+    log.evaluation(0, {"heldout": result}, "before training")
     assert "before training: nothing scored" in capsys.readouterr().out
     assert interval(finite(result.to_mapping())) == "nothing scored"
     assert "held-out" not in log.line(RECORD, 1)
@@ -193,7 +192,7 @@ def test_a_silent_log_writes_and_says_nothing(tmp_path, capsys):
     log = Log(tmp_path, WandbSection(mode="offline"), silent=True)
     log.open({}, "x", 1, 0, None)
     log.step(RECORD, [scored(ONE)], 1)
-    log.evaluation(0, summarise([scored(ONE)], "mine", 3, 1.0), "before")
+    log.evaluation(0, {"heldout": summarise([scored(ONE)], "mine", 3, 1.0)}, "before")
     log.say("words")
     log.close()
     assert list(tmp_path.iterdir()) == [] and capsys.readouterr().out == ""
@@ -269,7 +268,7 @@ def test_wandb_offline_writes_under_the_run_folder_keeps_its_run_and_holds_no_se
     run.mkdir()
     log = Log(run, WandbSection(project="p", mode="offline", tags=["a"]))
     log.open({"seed": 3}, "name", 1, 0, None)
-    log.evaluation(0, summarise([scored(ONE)], "mine", 3, 1.0), "before training")
+    log.evaluation(0, {"heldout": summarise([scored(ONE)], "mine", 3, 1.0)}, "before training")
     log.step({**RECORD, "step": 1, "policy/drift": None, "policy/kl": math.nan}, [scored(ONE)], 1)
     kept = log.wandb_id
     log.close()

@@ -22,19 +22,27 @@ KEYS = [
     "journals",
     "made_of",
 ]
+LATER = ["ranking", "sets_before"]
 
 
 def test_the_keys_of_the_file_are_those_of_the_first_format() -> None:
-    values = {key: [key] for key in KEYS}
+    values = {key: [key] for key in [*KEYS, *LATER]}
     state = RunState.from_mapping(values)
     assert state.partial_groups == ["carried"] and state.fingerprint == ["made_of"]
-    assert state.to_mapping() == values and list(state.to_mapping()) == KEYS
-    assert len(fields(RunState)) == len(KEYS)
+    assert state.to_mapping() == values and list(state.to_mapping()) == [*KEYS, *LATER]
+    assert len(fields(RunState)) == len(values)
+
+
+def test_a_state_from_before_there_were_sets_has_the_held_out_rows_as_one() -> None:
+    state = RunState.from_mapping({**{key: [key] for key in KEYS}, "before": {"accuracy": 0.5}})
+    assert state.ranking == ["accuracy"] and state.sets_before == {"heldout": {"accuracy": 0.5}}
+    nothing = RunState.from_mapping({**{key: [key] for key in KEYS}, "before": None})
+    assert nothing.sets_before == {}
 
 
 def test_a_reset_progress_is_a_new_one() -> None:
     progress = Progress(num_steps=3, seconds=2.0, evaluated_step=2, saved_step=2)
-    progress.before = {"accuracy": 1.0}
+    progress.sets_before = {"heldout": {"accuracy": 1.0}}
     progress.tokens["sampled"] = 7
     progress.reset()
     fresh = Progress()

@@ -1,0 +1,13 @@
+"""The public names for type checkers and editors; at run time they are imported on first use."""
+
+from grpo.model.policy import Policy as Policy
+from grpo.recipe import Recipe as Recipe
+from grpo.recipe import RecipeError as RecipeError
+from grpo.run.accuracy import Evaluation as Evaluation
+from grpo.train import Trainer as Trainer
+from grpo.types import Completion as Completion
+from grpo.types import Group as Group
+from grpo.types import Prompt as Prompt
+from grpo.types import ScoredGroup as ScoredGroup
+
+__version__: str

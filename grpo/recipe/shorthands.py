@@ -1,0 +1,139 @@
+"""What a recipe may write short, written out before its sections are built.
+
+``data`` as a list is a mixture; a key of ``data`` holds for each source that leaves it out; ``benchmark: gsm8k`` brings
+the keys of that test set. Everything here works on plain mappings, so the resolved recipe shows what was meant.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Mapping
+
+from grpo.recipe.benchmarks import BENCHMARKS
+from grpo.recipe.values import RecipeError, kind
+from rewards.spelling import nearest
+
+HELD_OUT = "heldout"
+"""The evaluation set of the rows held out of the training data."""
+FOR_EACH_SOURCE = (
+    "subset",
+    "split",
+    "columns",
+    "where",
+    "template",
+    "system",
+    "template_args",
+    "max_prompt_tokens",
+    "held_out",
+)
+"""Keys of ``data`` that hold for each of its sources."""
+FOR_EACH_SET = ("template", "system", "template_args", "max_prompt_tokens")
+"""Keys of ``data`` that hold for each set of ``evaluate.sets``."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def name_entries(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with lists of named sections as mappings, so that ``data.sources.NAME.weight=2`` reaches them."""
+    named = dict(values)
+    if isinstance(named.get("data"), list):
+        named["data"] = {"sources": named["data"]}
+    _name_list(named, "data", "sources")
+    _name_list(named, "evaluate", "sets")
+    return named
+
+
+def _name_list(values: dict[str, Any], section: str, name: str) -> None:
+    part = values.get(section)
+    if not isinstance(part, Mapping) or not isinstance(part.get(name), list):
+        return
+    entries: dict[str, Any] = {}
+    for number, entry in enumerate(part[name]):
+        where = f"{section}.{name}[{number}]"
+        entry_name = _name_of(entry, where)
+        if entry_name in entries:
+            raise RecipeError(f"recipe: {where}: the name {entry_name} is taken; choose another")
+        entries[entry_name] = {key: value for key, value in entry.items() if key != "name"}
+    values[section] = {**part, name: entries}
+
+
+def _name_of(entry: Any, where: str) -> str:
+    if not isinstance(entry, Mapping):
+        raise RecipeError(f"recipe: {where} must be a section of keys, not {kind(entry)}")
+    name = entry.get("name")
+    if not isinstance(name, str):
+        raise RecipeError(f"recipe: {where} needs a name, e.g. name: algebra")
+    return name
+
+
+def write_out(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with every source and evaluation set complete."""
+    written = dict(values)
+    data = written.get("data")
+    evaluate = written.get("evaluate")
+    if isinstance(data, Mapping):
+        written["data"] = _complete(data, "data.sources", shared=_only(data, FOR_EACH_SOURCE))
+    if isinstance(evaluate, Mapping):
+        shared = _only(data, FOR_EACH_SET) if isinstance(data, Mapping) else {}
+        written["evaluate"] = _complete(_with_benchmarks(evaluate), "evaluate.sets", shared=shared)
+    if written.get("epochs") is not None and "steps" in written:
+        raise RecipeError(
+            "recipe: steps and epochs are both set; steps counts passes of the loop, epochs passes "
+            "over the training prompts: keep one"
+        )
+    return written
+
+
+def _only(values: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: values[key] for key in keys if key in values}
+
+
+def _complete(
+    section: Mapping[str, Any], where: str, *, shared: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """`section` with each entry of its mapping, the last part of `where`, laid over the `shared` keys."""
+    name = where.rpartition(".")[2]
+    entries = section.get(name)
+    if not isinstance(entries, Mapping):
+        return section  # `build_section` says what is wrong with it
+    complete = {}
+    for entry_name, entry in entries.items():
+        check_name(str(entry_name), where)
+        complete[entry_name] = {**shared, **entry} if isinstance(entry, Mapping) else entry
+    return {**section, name: complete}
+
+
+def check_name(name: str, where: str) -> None:
+    """Refuse a name that could not stand in a metric's name."""
+    if not NAME.fullmatch(name):
+        raise RecipeError(
+            f"recipe: {where}: the name {name!r} may hold letters, digits, - and _ only"
+        )
+    if name == HELD_OUT:
+        raise RecipeError(
+            f"recipe: {where}: the name {name} means the held-out rows; choose another"
+        )
+
+
+def _with_benchmarks(evaluate: Mapping[str, Any]) -> Mapping[str, Any]:
+    sets = evaluate.get("sets")
+    if not isinstance(sets, Mapping):
+        return evaluate
+    return {**evaluate, "sets": {name: _benchmark(name, entry) for name, entry in sets.items()}}
+
+
+def _benchmark(name: Any, entry: Any) -> Any:
+    """The entry of a set laid over the keys of the benchmark that it names."""
+    if isinstance(entry, str):
+        entry = {"benchmark": entry}
+    benchmark = entry.get("benchmark") if isinstance(entry, Mapping) else None
+    if benchmark is None:
+        return entry
+    if not isinstance(benchmark, str) or benchmark not in BENCHMARKS:
+        raise RecipeError(
+            f"recipe: evaluate.sets.{name}.benchmark names {benchmark}"
+            f"{nearest(str(benchmark), BENCHMARKS)}; the benchmarks are {', '.join(BENCHMARKS)}"
+        )
+    keys = dict(BENCHMARKS[benchmark].keys)
+    if entry.get("source") is not None and entry["source"] != keys.get("source"):
+        keys = {key: value for key, value in keys.items() if key not in ("subset", "split", "args")}
+    return {**keys, **entry}

@@ -1,0 +1,212 @@
+"""The sets of rows that a run is evaluated on: those held out of its training data, and the sets of its recipe.
+
+Each has its own prompts, and, where its section names them, its own rewards and sampling. A set's prompts are named by
+the set, so its seeds do not change when another set is added.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Collection, Mapping, Sequence
+
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from grpo.data.prompts import PromptSet, make_prompts
+from grpo.data.rows import load_rows
+from grpo.data.sources import SourceRows
+from grpo.data.where import matching
+from grpo.kernels.sampling.spec import Sampling
+from grpo.model.policy import longest_sequence
+from grpo.recipe import EvaluationSetSection, Recipe, RecipeError
+from grpo.recipe.benchmarks import BENCHMARKS
+from grpo.recipe.shorthands import HELD_OUT
+from grpo.run.accuracy import Evaluation
+from grpo.run.fingerprint import rows as digest_of_prompts
+from grpo.scoring import check_columns, check_sandbox, rewards_of_set
+from grpo.types import Prompt
+from rewards import RewardSpec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EvaluationSet:
+    """Prompts that never train, how completions of them are sampled, and what scores them.
+
+    ``own_specs`` are None where the rewards of training score the set. A completion is accurate if the reward
+    ``accurate`` gives it ``threshold`` or more.
+    """
+
+    name: str
+    prompts: Sequence[Prompt]
+    accurate: str
+    threshold: float
+    samples: int
+    max_tokens: int
+    sampling: Sampling
+    own_specs: Sequence[RewardSpec] | None = None
+    num_dropped: int = 0
+    benchmark: str | None = None
+
+    def describe(self) -> str:
+        """One line: the rows, what of them is sampled, what scores it."""
+        greedy = "greedy" if self.sampling.temperature == 0 else f"T {self.sampling.temperature:g}"
+        parts = [
+            f"{len(self.prompts)} prompts x {self.samples}",
+            greedy,
+            f"at most {self.max_tokens} tokens",
+            f"accurate means {self.accurate} >= {self.threshold:g}",
+        ]
+        if self.num_dropped:
+            parts.append(f"{self.num_dropped} too long and dropped")
+        return ", ".join(parts)
+
+    def facts(self) -> dict[str, Any]:
+        """What its results are comparable under, as plain values."""
+        version = BENCHMARKS[self.benchmark].version if self.benchmark else None
+        return {
+            "benchmark": self.benchmark,
+            "version": version,
+            "rows": digest_of_prompts(self.prompts),
+            "samples_per_prompt": self.samples,
+            "temperature": self.sampling.temperature,
+            "top_p": self.sampling.top_p,
+            "max_tokens": self.max_tokens,
+            "reward": self.accurate,
+            "threshold": self.threshold,
+        }
+
+
+def sampling_of_evaluation(recipe: Recipe, section: EvaluationSetSection | None = None) -> Sampling:
+    """How completions are drawn in an evaluation; a benchmark's protocol knows neither top-k nor min-p."""
+    temperature = recipe.evaluate.temperature
+    sample = recipe.sample
+    if section is None:
+        return Sampling(temperature, top_k=sample.top_k, top_p=sample.top_p, min_p=sample.min_p)
+    is_benchmark = section.benchmark is not None
+    return Sampling(
+        temperature=temperature if section.temperature is None else section.temperature,
+        top_k=0 if is_benchmark else sample.top_k,
+        top_p=sample.top_p if section.top_p is None else section.top_p,
+        min_p=0.0 if is_benchmark else sample.min_p,
+    )
+
+
+def held_out_set(recipe: Recipe, prompts: Sequence[Prompt], accurate: str) -> EvaluationSet:
+    """The rows held out of the training data, evaluated by the recipe's ``evaluate`` section."""
+    return EvaluationSet(
+        name=HELD_OUT,
+        prompts=prompts,
+        accurate=accurate,
+        threshold=recipe.evaluate.threshold,
+        samples=recipe.evaluate.samples,
+        max_tokens=recipe.sample.max_tokens,
+        sampling=sampling_of_evaluation(recipe),
+    )
+
+
+def load_sets(
+    recipe: Recipe,
+    specs: Sequence[RewardSpec],
+    accurate: str,
+    *,
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    end_ids: Collection[int],
+) -> list[EvaluationSet]:
+    """The sets of ``evaluate.sets``; `RecipeError` names the one that cannot be loaded."""
+    context = longest_sequence(config.get_text_config())
+    sets = []
+    for name, section in recipe.evaluate.sets.items():
+        try:
+            loaded = _load_set(recipe, name, section, specs=specs, accurate=accurate)
+            sets.append(_with_prompts(loaded, section, tokenizer, context=context, end_ids=end_ids))
+        except RecipeError as error:
+            raise RecipeError(f"evaluate.sets.{name}: {error}") from None
+    return sets
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _LoadedSet:
+    """A set without its prompts, and its rows."""
+
+    empty: EvaluationSet
+    rows: SourceRows
+
+
+def _load_set(
+    recipe: Recipe,
+    name: str,
+    section: EvaluationSetSection,
+    *,
+    specs: Sequence[RewardSpec],
+    accurate: str,
+) -> _LoadedSet:
+    loaded = load_rows(section)
+    matched = matching(loaded, section.where, section.source or name)
+    rows = [{**row, "source": name} for row in matched[: section.limit]]
+    own_specs = None
+    if section.rewards:
+        own_specs, accurate = rewards_of_set(section)
+        check_sandbox(own_specs, recipe.sandbox)
+    elif section.reward is not None:
+        accurate = section.reward
+    check_columns(own_specs or specs, rows)
+    evaluate = recipe.evaluate
+    empty = EvaluationSet(
+        name=name,
+        prompts=(),
+        accurate=accurate,
+        threshold=evaluate.threshold if section.threshold is None else section.threshold,
+        samples=section.samples or evaluate.samples,
+        max_tokens=section.max_tokens or recipe.sample.max_tokens,
+        sampling=sampling_of_evaluation(recipe, section),
+        own_specs=own_specs,
+        benchmark=section.benchmark,
+    )
+    source = SourceRows(name, section, held_out=rows, num_left_out=len(loaded) - len(matched))
+    return _LoadedSet(empty, source)
+
+
+def _with_prompts(
+    loaded: _LoadedSet,
+    section: EvaluationSetSection,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    context: int | None,
+    end_ids: Collection[int],
+) -> EvaluationSet:
+    """The set with its prompts; a benchmark's length is cut to what the context leaves after its longest prompt."""
+
+    def prompts_for(max_tokens: int) -> PromptSet:
+        return make_prompts(
+            loaded.rows, tokenizer, context=context, max_tokens=max_tokens, end_ids=end_ids
+        )
+
+    max_tokens = loaded.empty.max_tokens
+    if _is_length_of_benchmark(section) and context is not None:
+        longest = prompts_for(1).longest
+        max_tokens = max(1, min(max_tokens, context - longest))
+    prompts = prompts_for(max_tokens)
+    return replace(
+        loaded.empty,
+        prompts=prompts.held_out,
+        max_tokens=max_tokens,
+        num_dropped=prompts.num_dropped,
+    )
+
+
+def _is_length_of_benchmark(section: EvaluationSetSection) -> bool:
+    """Whether the recipe leaves the length to the benchmark."""
+    if section.benchmark is None:
+        return False
+    keys: Mapping[str, Any] = BENCHMARKS[section.benchmark].keys
+    return section.max_tokens == keys["max_tokens"]
+
+
+def ranking(results: Mapping[str, Evaluation], best_by: str | None) -> float | None:
+    """What checkpoints are compared by: the accuracy of a set, or ``NAME/reward`` its mean reward."""
+    if best_by is None:
+        return next(iter(results.values())).accuracy
+    name, _, quantity = best_by.partition("/")
+    if name not in results:
+        return None
+    return results[name].reward_mean if quantity else results[name].accuracy

@@ -1,0 +1,131 @@
+"""Rows by `where`, from memory, and of a mixture; what overlaps with an evaluation set."""
+
+from __future__ import annotations
+
+import datasets
+import pytest
+
+from grpo.data.overlap import grams, overlapping
+from grpo.data.sources import load_sources
+from grpo.data.where import matching
+from grpo.recipe import Recipe, RecipeError
+
+ROWS = [
+    {"prompt": "a", "level": 1, "kind": "algebra", "hard": True, "rate": "0.25"},
+    {"prompt": "b", "level": 3, "kind": "geometry", "hard": False, "rate": "n/a"},
+    {"prompt": "c", "level": "5", "kind": "algebra", "hard": True, "rate": None},
+    {"prompt": "d", "kind": "number theory", "level": 4.0, "rate": "1e-1"},
+]
+
+
+@pytest.mark.parametrize(
+    "where, kept",
+    [
+        ({}, "abcd"),
+        ({"kind": "algebra"}, "ac"),
+        ({"kind": ["algebra", "geometry"]}, "abc"),
+        ({"kind": "!= algebra"}, "bd"),
+        ({"kind": "== geometry"}, "b"),
+        ({"level": ">= 3"}, "bcd"),
+        ({"level": ">3"}, "cd"),
+        ({"level": "< 3"}, "a"),
+        ({"level": "<= 4"}, "abd"),
+        ({"level": 5}, "c"),
+        ({"level": "4.0"}, "d"),
+        ({"level": 4}, "d"),
+        ({"level": [1, 5]}, "ac"),
+        ({"hard": True}, "ac"),
+        ({"hard": "true"}, "ac"),
+        ({"hard": False}, "b"),
+        ({"rate": "> 0"}, "ad"),
+        ({"level": ">= 3", "kind": "algebra"}, "c"),
+    ],
+)
+def test_where_keeps_the_rows_that_match_all_of_it(where, kept):
+    assert "".join(row["prompt"] for row in matching(ROWS, where, "x")) == kept
+
+
+@pytest.mark.parametrize(
+    "where, message",
+    [
+        ({"levl": 3}, "where names the column levl, but x has prompt, level, kind"),
+        ({"level": "> 9"}, "none of the 4 rows of x matches"),
+        ({"level": "> high"}, "where.level is '> high', but 'high' is not a number"),
+    ],
+)
+def test_a_where_that_keeps_nothing_or_cannot_is_refused(where, message):
+    with pytest.raises(RecipeError, match=message):
+        matching(ROWS, where, "x")
+
+
+def data(**section):
+    return Recipe.from_mapping({"data": section}).data
+
+
+def test_a_mixture_names_the_source_of_each_row_and_shares_its_keys():
+    section = data(
+        held_out=1,
+        columns={"prompt": "q"},
+        sources=[{"name": "one"}, {"name": "two", "columns": {"prompt": "t"}, "held_out": 2}],
+    )
+    one = [{"q": f"q{i}"} for i in range(4)]
+    two = [{"t": f"t{i}", "source": "its own"} for i in range(5)]
+    first, second = load_sources(section, {"one": one, "two": two})
+    assert (len(first.train), len(first.held_out)) == (3, 1)
+    assert (len(second.train), len(second.held_out)) == (3, 2)
+    assert {row["source"] for row in [*first.rows, *second.rows]} == {"one", "two"}
+    assert [row["prompt"] for row in second.rows] == ["t0", "t1", "t2", "t3", "t4"]
+
+
+@pytest.mark.parametrize("form", [list, iter, datasets.Dataset.from_list])
+def test_rows_in_memory_are_mapped_and_divided_as_those_of_a_file(form):
+    rows = [{"q": f"q{i}", "answer": i} for i in range(6)]
+    (source,) = load_sources(data(columns={"prompt": "q"}, held_out=2), form(rows))
+    assert sorted(row["prompt"] for row in source.rows) == [f"q{i}" for i in range(6)]
+    assert (len(source.train), len(source.held_out)) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    "section, given, message",
+    [
+        ({}, ["q"], "row 1 is str, not a mapping of columns"),
+        ({}, {"a": [{"prompt": "x"}]}, "has no data.sources; give a list"),
+        ({"sources": {"a": {}}}, [{"prompt": "x"}], "the recipe mixes a; give the rows of each"),
+        ({"sources": {"abc": {}}}, {"abd": []}, "rows of abd were given.*did you mean abc"),
+        ({}, [], "the data in memory holds no rows"),
+    ],
+)
+def test_rows_that_do_not_suit_the_recipe_are_refused(section, given, message):
+    with pytest.raises(RecipeError, match=message):
+        load_sources(data(**section), given)
+
+
+# ---- overlap ---------------------------------------------------------------------------------------------------
+
+LONG = (
+    "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May"
+)
+
+
+def test_thirteen_words_in_a_row_overlap_whatever_stands_around_them():
+    assert overlapping([f"Question: {LONG}. How many?"], [f"{LONG.upper()}; how much?"]) == [0]
+    assert overlapping([" ".join(LONG.split()[:11])], [LONG]) == []
+
+
+def test_a_short_question_overlaps_only_with_itself():
+    assert overlapping(
+        ["What is 3 + 4?", "2 + 2"], ["what is 3+4 ?", "What is 3 + 5?", "2 + 2 + 2"]
+    ) == [0]
+
+
+def test_the_wording_that_all_prompts_share_is_no_overlap():
+    shared = (
+        "Using each of the numbers below exactly once and only plus minus times make the target"
+    )
+    train = [f"{shared} {i} {i + 1} {i + 2}" for i in range(200)]
+    assert overlapping(train, [f"{shared} 900 901 902"]) == []
+    assert overlapping(train, [f"{shared} 7 8 9"]) == [0]
+
+
+def test_an_empty_text_has_no_words_to_share():
+    assert grams("") == set() and overlapping(["", "a"], [""]) == []
