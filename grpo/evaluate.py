@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Sequence
 
-from grpo.data.prompts import load_prompts
+from grpo.data.prompts import check_questions, load_prompts
 from grpo.data.rows import load_rows, split_rows
 from grpo.model.loading import load_config, load_tokenizer
 from grpo.recipe import Recipe, RecipeError, read_yaml
@@ -77,6 +77,7 @@ def evaluate_recipe(recipe: Recipe, every_row: bool = False) -> dict[str, Any]:
         held_out = split_rows(rows, recipe.data.held_out)[1]
     config = load_config(recipe.model)
     tokenizer = load_tokenizer(recipe.model)
+    check_questions(rows, recipe.data.template, tokenizer)
     # as held-out prompts they have the ids, so the seeds, that they have in training
     prompts = load_prompts(recipe, config, tokenizer, held_out=held_out)
     setup.prepare_torch(recipe)

@@ -13,7 +13,7 @@ from typing import Any, Sequence, TextIO
 
 from tqdm import tqdm
 
-from grpo.data.prompts import load_prompts
+from grpo.data.prompts import check_questions, load_prompts
 from grpo.data.rows import load_rows
 from grpo.model.loading import load_config, load_tokenizer
 from grpo.recipe import Recipe
@@ -52,6 +52,7 @@ def write(
     data = load_rows(recipe.data)[:rows]
     config = load_config(recipe.model)
     tokenizer = load_tokenizer(recipe.model)
+    check_questions(data, recipe.data.template, tokenizer)
     prompts = load_prompts(recipe, config, tokenizer, train=data)
     setup.prepare_torch(recipe)
     policy = setup.open_policy(recipe, setup.default_device(), tokenizer)

@@ -5,15 +5,18 @@ Where rows come from is up to ``rows``; which completions are sampled from a pro
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import dataclass, field
 from typing import Any, Callable, Collection, Mapping, Sequence
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from grpo.data.conversation import is_begun
 from grpo.model.policy import longest_sequence
 from grpo.recipe import DataSection, Recipe, RecipeError
 from grpo.types import Prompt
+from rewards.reasoning import THINK, opens_reasoning
 
 R1_TEMPLATE = (
     "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The assistant "
@@ -24,6 +27,9 @@ R1_TEMPLATE = (
 """The template of DeepSeek-R1-Zero (arXiv 2501.12948, table 1)."""
 TEMPLATES = {"r1": R1_TEMPLATE, "plain": "{prompt}"}
 """Templates by name; any other is either ``chat`` or a text with {prompt} in it."""
+
+MAX_FORMS = 64
+"""So many forms of conversations are tried on the chat template."""
 
 
 # ---- templates --------------------------------------------------------------------------------------------------
@@ -42,15 +48,89 @@ def render(question: Any, template: str, tokenizer: PreTrainedTokenizerBase) -> 
 
 def _render_chat(question: Any, tokenizer: PreTrainedTokenizerBase) -> str:
     single = [{"role": "user", "content": question}]
-    messages = question if isinstance(question, list) else single
+    turns = question if isinstance(question, list) else single
+    begun = str(turns[-1]["content"]) if turns and is_begun(turns) else ""
+    text = _apply(turns[:-1] if begun else turns, tokenizer)
+    if opens_reasoning(text) and begun.lstrip().startswith(THINK):
+        begun = begun.lstrip().removeprefix(THINK).lstrip("\n")
+    return text + begun
+
+
+def _apply(turns: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> str:
+    """The turns by the chat template; one that prints only content in parts gets it so."""
+    text = _apply_template(turns, tokenizer)
+    if all(_shows(turn, text) for turn in turns):
+        return text
+    in_parts = [{**turn, "content": _in_parts(turn.get("content"))} for turn in turns]
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        other = _apply_template(in_parts, tokenizer)
+    except RecipeError:
+        return text
+    return other if all(_shows(turn, other) for turn in turns) else text
+
+
+def _apply_template(turns: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> str:
+    try:
+        text = tokenizer.apply_chat_template(
+            [dict(turn) for turn in turns], tokenize=False, add_generation_prompt=True
+        )
     except Exception as error:  # noqa: BLE001  a template is a program of the model's authors
         raise RecipeError(
             f"data: the tokenizer's chat template fails on a prompt: {error}"
         ) from None
     assert isinstance(text, str), "with tokenize=False a chat template gives text"
     return text
+
+
+def _shows(turn: Mapping[str, Any], text: str) -> bool:
+    """Whether a user's turn is in the rendered text; white space and what JSON escapes do not count."""
+    content = turn.get("content")
+    if turn.get("role") != "user" or not isinstance(content, str):
+        return True
+    shown = "".join(text.split())
+    forms = (content, json.dumps(content)[1:-1], json.dumps(content, ensure_ascii=False)[1:-1])
+    return any("".join(form.split()) in shown for form in forms)
+
+
+def _in_parts(content: Any) -> Any:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def check_questions(
+    rows: Sequence[Mapping[str, Any]], template: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Refuse a template that suits no prompt, and conversations whose questions the chat template leaves out.
+
+    Each form of a conversation is tried once. A form is its roles with their keys; a word of our own stands for each question.
+    """
+    check_template(template, tokenizer)
+    if template != "chat":
+        return
+    seen: set[Any] = set()
+    for number, row in enumerate(rows, 1):
+        prompt = row["prompt"]
+        turns = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+        form = tuple((str(turn.get("role")), *sorted(turn)) for turn in turns)
+        if form not in seen and len(seen) < MAX_FORMS:
+            seen.add(form)
+            _check_form(turns, number, tokenizer)
+
+
+def _check_form(
+    turns: Sequence[Mapping[str, Any]], number: int, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    marked = []
+    for index, turn in enumerate(turns):
+        is_text = turn.get("role") == "user" and isinstance(turn.get("content"), str)
+        marked.append({**turn, "content": f"question{index}asked"} if is_text else turn)
+    text = _render_chat(marked, tokenizer)
+    lost = [turn for turn, mark in zip(turns, marked) if not _shows(mark, text)]
+    if lost:
+        raise RecipeError(
+            f"data: question-missing: the tokenizer's chat template leaves the question of row {number} out of the "
+            f"prompt ({str(lost[0].get('content'))[:60]!r}); use a template string with {{prompt}}, or a model whose "
+            "chat template prints role and content"
+        )
 
 
 def check_template(template: str, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -17,6 +17,7 @@ from grpo.run.setup import check_recipe, load_inputs
 from grpo.scoring import reward_specs
 from rewards import RewardSpec
 from rewards.conventions import TRUTH_COLUMNS
+from rewards.table import judges_without_gold, load
 
 WRONG = "wrong"
 WARNING = "warning"
@@ -50,7 +51,8 @@ def note(name: str, message: str) -> Finding:
 class RunFacts:
     """What is known of a run before its model loads; a field keeps its default if what it holds did not load.
 
-    ``accurate`` names the reward that means accuracy, ``rows`` are all rows of the data set.
+    ``accurate`` names the reward that means accuracy, ``rows`` are all rows of the data set, ``repairs`` say what was
+    changed in them.
     """
 
     recipe: Recipe
@@ -61,6 +63,7 @@ class RunFacts:
     config: PretrainedConfig | None = None
     prompts: PromptSet = PromptSet((), (), 0, 0)
     num_parameters: int | None = None
+    repairs: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     @property
@@ -68,6 +71,17 @@ class RunFacts:
         """The column with the gold answers, if there is one by a usual name."""
         columns = self.rows[0] if self.rows else {}
         return next((name for name in TRUTH_COLUMNS if name in columns), None)
+
+    @property
+    def accurate_spec(self) -> RewardSpec | None:
+        """The reward that means accuracy, if it loaded."""
+        return next((spec for spec in self.specs if spec.name == self.accurate), None)
+
+    @property
+    def needs_gold(self) -> bool:
+        """Whether that reward cannot judge a row whose gold is None."""
+        spec = self.accurate_spec
+        return spec is None or not judges_without_gold(load(spec.use))
 
     def golds(self) -> list[Any]:
         """The gold answers of all rows; an entry of a mapping where they are kept in one."""
@@ -98,9 +112,11 @@ def _ground_truth(value: Any) -> Any:
 def collect_facts(recipe: Recipe) -> RunFacts:
     """The facts of a recipe that can run; `RecipeError` for one that is refused."""
     check_recipe(recipe, resume=False, has_model=False)
-    inputs = load_inputs(recipe)
+    repairs: list[str] = []
+    inputs = load_inputs(recipe, report=repairs.append)
     return RunFacts(
         recipe,
+        repairs=repairs,
         specs=inputs.specs,
         accurate=inputs.accurate,
         rows=inputs.rows,
@@ -113,11 +129,12 @@ def collect_facts(recipe: Recipe) -> RunFacts:
 
 def collect_partial_facts(recipe: Recipe) -> RunFacts:
     """What loads although the recipe as a whole is refused: the rewards' weights and the data set."""
-    facts = RunFacts(recipe)
+    repairs: list[str] = []
+    facts = RunFacts(recipe, repairs=repairs)
     try:
         specs = reward_specs(recipe)
         facts = replace(facts, specs=specs, accurate=recipe.evaluate.reward or specs[0].name)
-        return replace(facts, rows=load_rows(recipe.data))
+        return replace(facts, rows=load_rows(recipe.data, repairs.append))
     except RecipeError:
         return facts  # the refusal has been reported already
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Iterator, Mapping, Sequence, TypeVar
 
+from grpo.data.prompts import render
 from grpo.preflight.facts import MAX_FAULTS, WARNING, WRONG, Finding, RunFacts, note, warning, wrong
 from grpo.run.setup import open_scorer
 from grpo.scoring import Scorer
 from rewards import Sample, Score
 from rewards.check import TEMPLATE, perturbed
+from rewards.gold import stated_gold
 from rewards.mathematics.extraction import bare_answer
+from rewards.reasoning import continuing
 from rewards.service.service import Judged
 
 MAX_ROWS = 64
@@ -176,7 +179,12 @@ def score_gold(facts: RunFacts, scorer: Scorer) -> GoldScores:
     """Score completions for some rows: empty ones, and gold and wrong ones for those rows that have a gold answer."""
     rows = spread(facts.rows, MAX_ROWS)
     golds = spread(facts.golds(), MAX_ROWS) or [None] * len(rows)
-    solutions = [(str(gold), row) for gold, row in zip(golds, rows) if gold is not None]
+    spec = facts.accurate_spec
+    several = spec.args.get("several") if spec else None
+    solutions = []
+    for gold, row in zip(golds, rows):
+        if gold is not None:
+            solutions.append((stated_gold(gold, several), row))
     answers = [(_bare(gold, facts), row) for gold, row in solutions]
     pairs = {"empty": [("", row) for row in rows]}
     whole: list[Judged] = []
@@ -185,8 +193,8 @@ def score_gold(facts: RunFacts, scorer: Scorer) -> GoldScores:
         pairs["gold"] = _written(form, answers)
         pairs["wrong"] = _written(form, [(perturbed(answer), row) for answer, row in answers])
         if answers != solutions:
-            whole = _score(scorer, _written(form, solutions))
-    by_kind = {kind: _score(scorer, texts) for kind, texts in pairs.items()}
+            whole = _score(scorer, facts, _written(form, solutions))
+    by_kind = {kind: _score(scorer, facts, texts) for kind, texts in pairs.items()}
     return GoldScores(by_kind, whole)
 
 
@@ -212,7 +220,7 @@ def _best_form(scorer: Scorer, facts: RunFacts, answers: Sequence[Pair]) -> str:
     forms = (CODE_FORM,) if _runs_code(facts) else FORMS
     num_full: dict[str, int] = {}
     for form in forms:
-        scored = _score(scorer, _written(form, answers))
+        scored = _score(scorer, facts, _written(form, answers))
         num_full[form] = _num_full([judged.parts[facts.accurate] for judged in scored])
     return max(forms, key=lambda form: num_full[form])
 
@@ -221,18 +229,18 @@ def _written(form: str, answers: Sequence[Pair]) -> list[Pair]:
     return [(form.replace("{gold}", answer), row) for answer, row in answers]
 
 
-def _score(scorer: Scorer, pairs: Sequence[Pair]) -> list[Judged]:
-    samples = [_sample(text, row, group=str(i)) for i, (text, row) in enumerate(pairs)]
+def _score(scorer: Scorer, facts: RunFacts, pairs: Sequence[Pair]) -> list[Judged]:
+    samples = [_sample(text, row, facts, group=str(i)) for i, (text, row) in enumerate(pairs)]
     return scorer.service.judge(samples)
 
 
-def _sample(text: str, row: Row, group: str) -> Sample:
-    num_tokens = max(1, len(text.split()))
-    prompt = row["prompt"]
+def _sample(text: str, row: Row, facts: RunFacts, group: str) -> Sample:
+    """A completion as the run would hand it over: behind the rendered prompt, and on from what that has opened."""
+    shown, _ = render(row["prompt"], facts.recipe.data.template, facts.loaded_tokenizer())
     return Sample(
-        text=text,
-        columns={**row, "finish": "stop", "num_tokens": num_tokens},
-        prompt=prompt if isinstance(prompt, str) else "",
+        text=continuing(text, shown),
+        columns={**row, "finish": "stop", "num_tokens": max(1, len(text.split()))},
+        prompt=shown,
         token_ids=(0,),
         group=group,
     )

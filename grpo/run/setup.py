@@ -18,8 +18,8 @@ import transformers
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo.data.curriculum import Curriculum
-from grpo.data.prompts import PromptSet, PromptStream, load_prompts
-from grpo.data.rows import load_rows, split_rows
+from grpo.data.prompts import PromptSet, PromptStream, check_questions, load_prompts
+from grpo.data.rows import Report, load_rows, split_rows, to_standard_error
 from grpo.distributed.process_group import Ranks
 from grpo.kernels.sampling.spec import Sampling
 from grpo.learner.learner import Learner
@@ -82,15 +82,16 @@ def load_inputs(
     model: PreTrainedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     watching: Watching = nullcontext,
+    report: Report = to_standard_error,
 ) -> RunInputs:
     """Everything of a training run that needs no weights. `RecipeError` for what a user can fix.
 
     ``rewards`` are callables added to the recipe's; a ``model`` or ``tokenizer`` in hand is used instead of loading
-    one. Slow reads happen inside ``watching()``.
+    one. Slow reads happen inside ``watching()``; ``report`` gets a sentence on what was changed in the rows.
     """
     specs, accurate = load_rewards(recipe, rewards)
     with watching(), watchdog.loading("grpo.data.prompts, the data set"):
-        rows = load_rows(recipe.data)
+        rows = load_rows(recipe.data, report)
     check_columns(specs, rows)
     train, held_out = split_rows(rows, recipe.data.held_out)
     if len(train) < recipe.sample.prompts:
@@ -101,6 +102,7 @@ def load_inputs(
     with watching(), watchdog.loading("grpo.model.loading, configuration and tokenizer"):
         config = load_config(recipe.model) if model is None else model.config
         tokenizer = load_tokenizer(recipe.model) if tokenizer is None else tokenizer
+    check_questions(rows, recipe.data.template, tokenizer)
     prompts = load_prompts(
         recipe,
         config,

@@ -31,10 +31,11 @@ from rewards.mathematics.extraction import extract
 from rewards.mathematics.latex import parse
 from rewards.mathematics.plain_number import read_plain_number
 from rewards.mathematics.tree import Node, ParseError
+from rewards.reasoning import after_reasoning
 from rewards.spelling import nearest
 from rewards.tasks import GYM_PREFIX as PREFIX
 from rewards.tasks.countdown import Expression
-from rewards.tasks.final_answer import is_tagged, tagged_answer
+from rewards.tasks.final_answer import UNFINISHED, is_tagged, tagged_answer
 from rewards.types import Score
 
 __all__ = ["AUDITED", "OURS", "REFUSED", "THEIRS", "UNIQUE", "gym_answer", "lease"]
@@ -142,14 +143,16 @@ def gym_answer(
     metadata: Mapping[str, Any],
     settings: Mapping[str, Any] | None = None,
     partial: bool = False,
+    prompt_text: str = "",
 ) -> Score:
     """1 if the completion's final answer is right for its reasoning-gym task, else 0.
 
     The final answer is the content of the ``<answer>`` tags, of which there may be one pair, at the end; without
-    tags, what `rewards.mathematics.extraction.extract` finds. ``partial`` passes on what a task's own verifier gives
+    tags, what `rewards.mathematics.extraction.extract` finds; reasoning that never ends, opened by the completion or by
+    ``prompt_text``, holds none. ``partial`` passes on what a task's own verifier gives
     for part of an answer; it does not change tasks judged by `UNIQUE` and `OURS`.
     """
-    final_answer, problem = _final_answer(text)
+    final_answer, problem = _final_answer(after_reasoning(text, prompt_text))
     if final_answer is None:
         return Score(0.0, status="no_answer", detail=problem or "no final answer was found")
     extracted = final_answer[:MAX_EXTRACTED_CHARS]
@@ -168,11 +171,15 @@ def gym_answer(
     return Score(value, detail=f"judged by {_judge_of(task)}", extracted=extracted)
 
 
-def _final_answer(text: str) -> tuple[str | None, str]:
-    after_reasoning = text.rpartition("</think>")[2]
-    if is_tagged(after_reasoning):
-        return tagged_answer(after_reasoning)
+def _final_answer(text: str | None) -> tuple[str | None, str]:
+    if text is None:
+        return None, UNFINISHED
+    if is_tagged(text):
+        return tagged_answer(text)
     return extract(text).text, ""
+
+
+gym_answer.judges_without_gold = True  # type: ignore[attr-defined]  # read by rewards.check and preflight
 
 
 def _value_of_points(task: str, points: float, partial: bool) -> float:
