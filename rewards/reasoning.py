@@ -14,7 +14,7 @@ __all__ = ["THINK", "THINK_END", "after_reasoning", "continuing", "opens_reasoni
 THINK = "<think>"
 THINK_END = "</think>"
 
-_ROLE_BEFORE = re.compile(r"(?:^|[\n>\]:])[ \t]*$")
+_ROLE_BEFORE = re.compile(r"(?:^|[\n>\]:]|\b(?:assistant|model))[ \t]*$", re.IGNORECASE)
 """What may stand before a tag that is no mention of it: a line's start, a special token, ``Assistant:``."""
 _LATER_TURN = re.compile(
     r"<\||<\uff5c|<(?:start|end)_of_turn>|</?s>|\[/?INST\]|<answer>|^(?:User|Human|Assistant)\b.{0,20}:",

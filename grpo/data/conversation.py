@@ -136,4 +136,4 @@ def _joined_parts(content: Any) -> Any:
     texts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
     if not all(isinstance(text, str) for text in texts):
         return content
-    return "\n".join(texts)
+    return "".join(texts)

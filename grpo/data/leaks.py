@@ -62,7 +62,9 @@ def _check_pattern(chosen: Sequence[tuple[int, Row]], gold: str, section: DataSe
     pattern = str(section.columns.get("prompt", "prompt"))
     for name in _FIELD.findall(pattern) or [pattern]:
         number, row = chosen[0]
-        if name in _truth_columns(row, gold, section) or _repeats_gold(chosen, name, gold):
+        is_hidden = name in section.columns  # another column has taken its name
+        repeats = not is_hidden and _repeats_gold(chosen, name, gold)
+        if repeats or name in _truth_columns(row, gold, section):
             raise RecipeError(
                 f"data: gold-in-the-prompt: data.columns.prompt is {pattern!r}, and {name} holds the gold answer (row "
                 f"{number} of {section.source}: {_short(row[gold])}); the policy would be shown what it has to find; "

@@ -332,10 +332,11 @@ def prompt_opens_reasoning(facts: RunFacts) -> Iterator[Finding]:
 
 def golds_of_a_wrong_column(facts: RunFacts) -> Iterator[Finding]:
     """Golds that are the prompts, all the same, or the numbers of the rows."""
-    golds = [str(gold).strip() for gold in facts.golds()]
+    pairs = [pair for pair in zip(facts.golds(), facts.rows) if pair[0] is not None]
+    golds = [str(gold).strip() for gold, _ in pairs]
     if not golds:
         return
-    prompts = [str(row.get("prompt", "")).strip() for row in facts.rows]
+    prompts = [str(row.get("prompt", "")).strip() for _, row in pairs]
     many_golds = len(golds) > MIN_ROWS_FOR_PATTERN
     if golds == prompts:
         yield wrong(

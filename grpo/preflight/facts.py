@@ -79,9 +79,11 @@ class RunFacts:
 
     @property
     def needs_gold(self) -> bool:
-        """Whether that reward cannot judge a row whose gold is None."""
-        spec = self.accurate_spec
-        return spec is None or not judges_without_gold(load(spec.use))
+        """Whether no reward can judge a row whose gold is None."""
+        try:
+            return not any(judges_without_gold(load(spec.use)) for spec in self.specs)
+        except ValueError:
+            return True  # a reward that is not found has been reported already
 
     def golds(self) -> list[Any]:
         """The gold answers of all rows; an entry of a mapping where they are kept in one."""

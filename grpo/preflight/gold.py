@@ -40,16 +40,29 @@ Value = TypeVar("Value")
 
 def check_gold(facts: RunFacts) -> Iterator[Finding | str]:
     """Lines on the scores of gold, wrong and empty completions, and findings on the rewards that gave them."""
+    yield from _unchecked(facts)
+    with open_scorer(facts.recipe, facts.specs) as scorer:
+        scores = score_gold(facts, scorer)
+    yield from scores.lines(facts)
+    yield from scores.findings(facts)
+
+
+def _unchecked(facts: RunFacts) -> Iterator[Finding]:
+    """Rows without a gold, which are tried on empty completions alone."""
+    golds = facts.golds()
+    num_without = sum(gold is None for gold in golds)
     if facts.gold is None:
         yield note(
             "gold-not-checked",
             "no column holds a gold answer by a usual name (answer, solution, ground_truth, "
             "label), so rewards were tried on empty completions alone",
         )
-    with open_scorer(facts.recipe, facts.specs) as scorer:
-        scores = score_gold(facts, scorer)
-    yield from scores.lines(facts)
-    yield from scores.findings(facts)
+    elif num_without and not facts.needs_gold:
+        yield note(
+            "gold-not-checked",
+            f"{num_without} of {len(golds)} rows have no gold in the column {facts.gold}; their task is judged by rule "
+            "alone, and was tried on empty completions only",
+        )
 
 
 @dataclass(frozen=True, slots=True)
