@@ -170,7 +170,11 @@ def check_golds(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]) 
     for spec in specs:
         if spec.use not in READS_ANSWER or "answer" in spec.args:
             continue
-        golds = {number: row.get("answer") for number, row in enumerate(rows, 1) if applies(spec.when, row)}
+        golds = {
+            number: row.get("answer")
+            for number, row in enumerate(rows, 1)
+            if applies(spec.when, row)
+        }
         missing = [number for number, gold in golds.items() if is_missing(gold)]
         lists = [number for number, gold in golds.items() if num_answers(gold) > 1]
         limit = GATES["faults"].limits["stop"]

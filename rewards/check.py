@@ -77,8 +77,8 @@ def check(
 ) -> list[Failure]:
     """Judge every row's gold, empty and perturbed completion; return those that did not score what they must.
 
-    ``completions`` makes a row's completion with the gold answer and with a wrong one; for a row that it makes none for,
-    only the empty one is judged.
+    ``completions`` makes a row's completion with the gold answer and with a wrong one; where it makes none, only the
+    empty one is judged.
     """
     failures = []
     numbered = iter(enumerate(rows, 1))

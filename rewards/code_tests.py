@@ -52,7 +52,8 @@ SCORES = {"pass": _all, "fraction": _fraction, "weighted": _weighted, "first_k":
 
 # fmt: off
 async def code_tests(
-    text: str, *, prompt: Any = "", prompt_text: str = "", code_prompt: Any = None, language: Any = None, weights: Any = None,
+    text: str, *, prompt: Any = "", prompt_text: str = "", code_prompt: Any = None, language: Any = None,
+    weights: Any = None,
     # HumanEval
     test: Any = None, entry_point: Any = None,
     # MBPP

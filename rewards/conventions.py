@@ -42,9 +42,7 @@ TRUTH_COLUMNS = ("ground_truth", "answer", "solution", "label", "labels", "rewar
 """Where other trainers' data sets keep the truth; in `reward_model` it is the entry ``ground_truth``."""
 
 _PROVIDED: Mapping[str, frozenset[str]] = {
-    "native": frozenset(
-        {"prompt", "prompt_text", "token_ids", "num_tokens", "group", "finish"}
-    ),
+    "native": frozenset({"prompt", "prompt_text", "token_ids", "num_tokens", "group", "finish"}),
     "batch": frozenset(
         {"texts", "prompts", "prompt_texts", "token_ids", "num_tokens", "groups", "finishes"}
     ),

@@ -9,7 +9,15 @@ from __future__ import annotations
 import re
 from typing import Any, Mapping
 
-__all__ = ["THINK", "THINK_END", "after_reasoning", "continuing", "opens_reasoning", "question_of", "shown_text"]
+__all__ = [
+    "THINK",
+    "THINK_END",
+    "after_reasoning",
+    "continuing",
+    "opens_reasoning",
+    "question_of",
+    "shown_text",
+]
 
 THINK = "<think>"
 THINK_END = "</think>"

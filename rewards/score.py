@@ -1,8 +1,8 @@
 """``python -m rewards.score NAME < in.jsonl > out.jsonl``: score completions from the command line.
 
-Each input line is a JSON object with ``completion`` and the columns the reward wants (``answer`` for math_answer);
-``prompt_text``, what the model was shown (by default ``prompt``, if that is text), tells whether it opened the reasoning;
-each output line, in the same order, has the row's ``id`` if it has one, ``value`` (null for a fault), ``status``,
+Each input line is a JSON object with ``completion`` and the columns the reward wants (``answer`` for math_answer).
+``prompt_text`` is what the model was shown, by default ``prompt``, if that is text: it may have opened the reasoning.
+Each output line, in the same order, has the row's ``id`` if it has one, ``value`` (null for a fault), ``status``,
 ``extracted``, ``parts``, ``seconds`` and, if there is something to explain, ``detail``. With ``--pairs`` the lines
 hold two bare answers, ``gold`` and ``pred``. A malformed line becomes a fault that names its number; the rest is
 scored all the same. Lines are written as soon as they and those before them are judged. Rewards run as in training:

@@ -61,10 +61,13 @@ def question_turns(prompt: Any, where: str, left_out: LeftOut) -> Any:
     of text is joined, and the assistant's last turns are left out and counted in `left_out`; one that only begins its
     reasoning (``<think>``) stays, to be continued. Raises `RecipeError` where no turn asks anything.
     """
-    messages = _messages_in(prompt)
+    messages = messages_in(prompt)
     if messages is None:
         return prompt
-    turns = [_turn(message, f"message {i} of the prompt in {where}") for i, message in enumerate(messages, 1)]
+    turns = [
+        _turn(message, f"message {i} of the prompt in {where}")
+        for i, message in enumerate(messages, 1)
+    ]
     while turns and turns[-1]["role"] == "assistant" and not is_begun(turns):
         solution = turns.pop()
         if solution["content"]:
@@ -82,12 +85,10 @@ def is_begun(turns: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the last turn is the beginning of the completion: the assistant's, inside its reasoning."""
     last = turns[-1]
     content = last.get("content")
-    return (
-        last.get("role") == "assistant" and isinstance(content, str) and opens_reasoning(content)
-    )
+    return last.get("role") == "assistant" and isinstance(content, str) and opens_reasoning(content)
 
 
-def _messages_in(prompt: Any) -> list[Mapping[str, Any]] | None:
+def messages_in(prompt: Any) -> list[Mapping[str, Any]] | None:
     """The messages that a prompt holds, also as JSON text or as a single one; None if it is no conversation."""
     if isinstance(prompt, str) and prompt.lstrip().startswith("[{"):
         try:

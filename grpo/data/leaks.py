@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, Mapping, Sequence
 
+from grpo.data.conversation import messages_in
 from grpo.recipe import DataSection, RecipeError
 from rewards.conventions import TRUTH_COLUMNS
 from rewards.gold import is_missing, stated_gold
@@ -40,6 +41,8 @@ def gold_column(row: Row) -> str | None:
 def check_leaks(rows: Sequence[Row], section: DataSection) -> None:
     """Refuse rows whose prompts hold their gold answer or not their question. Raises `RecipeError`."""
     gold = gold_column(rows[0]) if rows else None
+    if rows:
+        _check_conversation_in_pattern(rows[0], section)
     if gold is None:
         return
     chosen = [(number, row) for number, row in _numbered(rows) if not is_missing(row.get(gold))]
@@ -69,6 +72,17 @@ def _check_pattern(chosen: Sequence[tuple[int, Row]], gold: str, section: DataSe
                 f"data: gold-in-the-prompt: data.columns.prompt is {pattern!r}, and {name} holds the gold answer (row "
                 f"{number} of {section.source}: {_short(row[gold])}); the policy would be shown what it has to find; "
                 f"take {name} out"
+            )
+
+
+def _check_conversation_in_pattern(row: Row, section: DataSection) -> None:
+    """A conversation written into a text is written with all its turns."""
+    for name in _FIELD.findall(str(section.columns.get("prompt", ""))):
+        if name not in section.columns and messages_in(row.get(name)):
+            raise RecipeError(
+                f"data: gold-in-the-prompt: data.columns.prompt writes the conversation in the column {name} as text, "
+                f"its answers included (row 1 of {section.source}); name the column alone, data.columns.prompt: {name}, "
+                "with data.template: chat"
             )
 
 

@@ -101,7 +101,7 @@ def check_questions(
 ) -> None:
     """Refuse a template that suits no prompt, and conversations whose questions the chat template leaves out.
 
-    Each form of a conversation is tried once. A form is its roles with their keys; a word of our own stands for each question.
+    Each form of a conversation, its roles with their keys, is tried once; a word of our own stands for its questions.
     """
     check_template(template, tokenizer)
     if template != "chat":

@@ -20,6 +20,7 @@ from grpo.model.policy import Policy
 from grpo.preflight.facts import MAX_FAULTS, WARNING, WRONG, Finding, RunFacts, note, warning, wrong
 from grpo.recipe.describe import many
 from grpo.recipe.presets import PRESETS
+from grpo.scoring import READS_ANSWER
 from rewards.gold import is_missing, is_placeholder, num_answers, stated_gold
 from rewards.reasoning import opens_reasoning
 from rewards.table import TABLE
@@ -260,8 +261,10 @@ def empty_golds(facts: RunFacts) -> Iterator[Finding]:
     golds = facts.golds()
     empty = [number for number, gold in enumerate(golds, 1) if is_missing(gold)]
     if empty and facts.needs_gold:
+        compares = any(spec.use in READS_ANSWER for spec in facts.specs)
+        ends_the_run = len(empty) > MAX_FAULTS * len(golds) and compares
         yield Finding(
-            WRONG if len(empty) > MAX_FAULTS * len(golds) else WARNING,
+            WRONG if ends_the_run or len(empty) == len(golds) else WARNING,
             "empty-gold",
             f"{len(empty)} of {len(golds)} rows have no answer in the column {facts.gold} (row {empty[0]}: "
             f"{golds[empty[0] - 1]!r}); their completions would be faults",

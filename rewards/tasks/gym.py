@@ -155,6 +155,10 @@ def gym_answer(
     final_answer, problem = _final_answer(after_reasoning(text, prompt_text))
     if final_answer is None:
         return Score(0.0, status="no_answer", detail=problem or "no final answer was found")
+    if answer is None and task in NEEDS_GOLD:
+        return Score(
+            None, status="fault", detail=f"gym_answer: the row of {task} has no gold answer"
+        )
     extracted = final_answer[:MAX_EXTRACTED_CHARS]
     if problem:
         return Score(0.0, detail=problem, extracted=extracted)
@@ -177,9 +181,6 @@ def _final_answer(text: str | None) -> tuple[str | None, str]:
     if is_tagged(text):
         return tagged_answer(text)
     return extract(text).text, ""
-
-
-gym_answer.judges_without_gold = True  # type: ignore[attr-defined]  # read by rewards.check and preflight
 
 
 def _value_of_points(task: str, points: float, partial: bool) -> float:
@@ -327,3 +328,12 @@ OURS: Mapping[str, Callable[[str, str, Mapping[str, Any]], bool]] = {
     "n_queens": _is_valid_board,
     "number_sorting": _same_list,
 }
+NEEDS_GOLD = UNIQUE | {
+    "polynomial_multiplication",
+    "simple_integration",
+    "intermediate_integration",
+    "coin_flip",
+}
+"""Tasks that are judged by comparing with a gold; the others are judged by rule."""
+
+gym_answer.judges_without_gold = True  # type: ignore[attr-defined]  # read by rewards.check and preflight

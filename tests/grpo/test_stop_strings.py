@@ -22,9 +22,13 @@ def group() -> Group:
     ids = tokenizer("4" + CLOSING)["input_ids"]
     policy = parrot_policy(dict(zip(ids, ids[1:])), tokenizer, vocabulary=len(tokenizer))
     shown = "2 + 2?\n<think>\nI add.\n</think>\n<answer>\n4"
-    prompt = Prompt("p", tuple(tokenizer(shown)["input_ids"]), {"prompt": "2 + 2?", "answer": "4"}, shown)
+    prompt = Prompt(
+        "p", tuple(tokenizer(shown)["input_ids"]), {"prompt": "2 + 2?", "answer": "4"}, shown
+    )
     engine = Engine(policy, stop=[CLOSING])
-    sampled = engine.sample([prompt], group_size=1, max_tokens=40, sampling=Sampling(temperature=0), seed=(0,))
+    sampled = engine.sample(
+        [prompt], group_size=1, max_tokens=40, sampling=Sampling(temperature=0), seed=(0,)
+    )
     return next(iter(sampled))[1]
 
 
@@ -38,7 +42,9 @@ def test_the_string_that_ended_a_completion_ends_its_text(group: Group) -> None:
 def test_rewards_see_it_closed(group: Group) -> None:
     specs = [
         RewardSpec("tags", "tag_count", args={"line_breaks": False}),
-        RewardSpec("mine", lambda text, prompt_text: float((prompt_text + text).endswith("4</answer>"))),
+        RewardSpec(
+            "mine", lambda text, prompt_text: float((prompt_text + text).endswith("4</answer>"))
+        ),
     ]
     with Scorer(specs) as scorer:
         parts = scorer.submit(group).result().verdicts[0]

@@ -162,9 +162,14 @@ def test_lists_of_one_are_checked_as_that_item_and_several_by_the_rule(tmp_path,
 
 
 def test_remarks_in_place_of_golds_are_counted(tmp_path, capsys):
-    data = write(tmp_path / "data.jsonl", [{"answer": "4"}, {"answer": "proof"}, {"answer": "notfound"}])
+    data = write(
+        tmp_path / "data.jsonl", [{"answer": "4"}, {"answer": "proof"}, {"answer": "notfound"}]
+    )
     main([data])
-    assert "2 of 3 golds look like remarks and not like answers, e.g. 'proof'" in capsys.readouterr().out
+    assert (
+        "2 of 3 golds look like remarks and not like answers, e.g. 'proof'"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("prompt", ["2 + 2? <think>\n", [{"role": "user", "content": "2 + 2?"}]])

@@ -10,8 +10,33 @@ import pytest
 from rewards.gold import gold_items, is_missing, is_placeholder, num_answers, stated_gold
 from rewards.math_answer import math_answer, pairs
 
-SPELLINGS = ("nan", "NaN", "NAN", "none", "None", "NONE", "null", "NULL", "n/a", "N/A", "#N/A", "<NA>", "")
-WRAPPERS = ("{}", " {} ", "{}\n", "${}$", "$${}$$", r"\text{{{}}}", r"$\text{{{}}}$", r"\boxed{{{}}}", '"{}"', "'{}'")
+SPELLINGS = (
+    "nan",
+    "NaN",
+    "NAN",
+    "none",
+    "None",
+    "NONE",
+    "null",
+    "NULL",
+    "n/a",
+    "N/A",
+    "#N/A",
+    "<NA>",
+    "",
+)
+WRAPPERS = (
+    "{}",
+    " {} ",
+    "{}\n",
+    "${}$",
+    "$${}$$",
+    r"\text{{{}}}",
+    r"$\text{{{}}}$",
+    r"\boxed{{{}}}",
+    '"{}"',
+    "'{}'",
+)
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -19,14 +44,33 @@ def test_no_spelling_of_nothing_is_an_answer(spelling):
     for wrapper in WRAPPERS:
         gold = wrapper.format(spelling)
         assert is_missing(gold), gold
-        for completion in ("4", r"\boxed{4}", rf"\boxed{{{spelling}}}", f"The answer is {spelling}.", ""):
+        for completion in (
+            "4",
+            r"\boxed{4}",
+            rf"\boxed{{{spelling}}}",
+            f"The answer is {spelling}.",
+            "",
+        ):
             score = math_answer(completion, gold)
             assert (score.value, score.status) == (None, "fault"), (gold, completion)
         assert pairs(gold, spelling).status == "fault"
 
 
 @pytest.mark.parametrize(
-    "gold", [None, math.nan, -math.nan, Decimal("nan"), [], [None], ["nan", None], "[null]", "[]", "[NaN]", [[None]]]
+    "gold",
+    [
+        None,
+        math.nan,
+        -math.nan,
+        Decimal("nan"),
+        [],
+        [None],
+        ["nan", None],
+        "[null]",
+        "[]",
+        "[NaN]",
+        [[None]],
+    ],
 )
 def test_a_gold_without_a_value_is_a_fault_in_both_modes(gold):
     assert is_missing(gold)
@@ -35,7 +79,22 @@ def test_a_gold_without_a_value_is_a_fault_in_both_modes(gold):
 
 
 @pytest.mark.parametrize(
-    "gold", ["0", 0, 0.0, "no", "No", "no solution", "nano", "none of these", r"\varnothing", r"\{\}", "nil", "undefined", "i"]
+    "gold",
+    [
+        "0",
+        0,
+        0.0,
+        "no",
+        "No",
+        "no solution",
+        "nano",
+        "none of these",
+        r"\varnothing",
+        r"\{\}",
+        "nil",
+        "undefined",
+        "i",
+    ],
 )
 def test_answers_that_look_like_nothing_are_answers(gold):
     assert not is_missing(gold)
@@ -50,7 +109,10 @@ def test_remarks_in_place_of_an_answer_are_found(gold):
     assert is_placeholder(gold) and not is_missing(gold)
 
 
-@pytest.mark.parametrize("gold", ["x", "A", "N", "-1", ".5", "0", "no solution", "DNE", "false", "waterproof", 3, None, "p"])
+@pytest.mark.parametrize(
+    "gold",
+    ["x", "A", "N", "-1", ".5", "0", "no solution", "DNE", "false", "waterproof", 3, None, "p"],
+)
 def test_short_answers_are_no_remarks(gold):
     assert not is_placeholder(gold)
 
@@ -79,11 +141,21 @@ def test_a_list_of_one_is_that_item(gold, lenient):
     assert pairs(gold, "5", lenient=lenient).value == 1 and pairs(gold, "6").value == 0
 
 
-@pytest.mark.parametrize("gold", [["5", "7"], '["5", "7"]', "['5', '7']", [5, 7], [["5"], ["7"]]], ids=repr)
+@pytest.mark.parametrize(
+    "gold", [["5", "7"], '["5", "7"]', "['5', '7']", [5, 7], [["5"], ["7"]]], ids=repr
+)
 def test_a_list_of_several_needs_a_rule(gold):
     unruled = math_answer(r"\boxed{5}", gold)
     assert unruled.status == "fault" and "several" in unruled.detail
-    completions = {"5": (1, 0), "7": (1, 0), "5, 7": (0, 1), "7, 5": (0, 1), "6": (0, 0), "5, 6": (0, 0), "5, 6, 7": (0, 0)}
+    completions = {
+        "5": (1, 0),
+        "7": (1, 0),
+        "5, 7": (0, 1),
+        "7, 5": (0, 1),
+        "6": (0, 0),
+        "5, 6": (0, 0),
+        "5, 6, 7": (0, 0),
+    }
     for answer, (any_value, all_value) in completions.items():
         text = rf"Hence \boxed{{{answer}}}"
         assert math_answer(text, gold, several="any").value == any_value, answer
@@ -107,6 +179,18 @@ def test_an_unknown_rule_is_refused():
 
 
 def test_a_gold_is_stated_as_a_completion_would():
-    assert stated_gold(["5"]) == stated_gold('["5"]') == stated_gold({"ground_truth": "5"}) == stated_gold(5) == "5"
-    assert stated_gold(["5", "7"], "any") == "5" and stated_gold(["5", "7"], "all") == stated_gold(["5", "7"]) == "5, 7"
-    assert num_answers(["5", None]) == num_answers(["5", "5"]) == num_answers("5") == 1 and num_answers(["5", "6"]) == 2
+    assert (
+        stated_gold(["5"])
+        == stated_gold('["5"]')
+        == stated_gold({"ground_truth": "5"})
+        == stated_gold(5)
+        == "5"
+    )
+    assert (
+        stated_gold(["5", "7"], "any") == "5"
+        and stated_gold(["5", "7"], "all") == stated_gold(["5", "7"]) == "5, 7"
+    )
+    assert (
+        num_answers(["5", None]) == num_answers(["5", "5"]) == num_answers("5") == 1
+        and num_answers(["5", "6"]) == 2
+    )

@@ -126,7 +126,11 @@ def test_an_answer_counts_behind_the_reasoning_and_nowhere_else(name, verdict):
 def test_length_within_a_group_counts_an_unfinished_completion_as_wrong():
     samples = [
         Sample(text, {"answer": "4", "num_tokens": tokens}, OPENED["chatml"], group="a")
-        for text, tokens in ((r"\boxed{4}. But wait", 3), (r"so</think>\boxed{4}", 5), (r"so so</think>\boxed{4}", 7))
+        for text, tokens in (
+            (r"\boxed{4}. But wait", 3),
+            (r"so</think>\boxed{4}", 5),
+            (r"so so</think>\boxed{4}", 7),
+        )
     ]
     with RewardService([RewardSpec("kimi", "kimi_length")], workers=1) as service:
         assert [score.value for score in service.score(samples)] == [0.0, 0.0, -0.5]
@@ -137,22 +141,33 @@ TAGGED = "I add.\n</think>\n<answer>\n4\n</answer>"
 
 @pytest.mark.parametrize("name", OPENED)
 def test_format_rewards_take_the_tag_from_the_prompt(name):
-    assert think_format(TAGGED, OPENED[name]).value == 1 and think_format("<think>" + TAGGED, OPENED[name]).value == 0
+    assert (
+        think_format(TAGGED, OPENED[name]).value == 1
+        and think_format("<think>" + TAGGED, OPENED[name]).value == 0
+    )
     assert think_format("I add.\n<answer>\n4\n</answer>", OPENED[name]).value == 0
     assert think_format("\n</think>\n<answer>\n4\n</answer>", OPENED[name]).value == 0
-    assert tag_count("\n" + TAGGED, OPENED[name]) == 1 and tag_count("I add", OPENED[name], line_breaks=False) == 0.25
+    assert (
+        tag_count("\n" + TAGGED, OPENED[name]) == 1
+        and tag_count("I add", OPENED[name], line_breaks=False) == 0.25
+    )
 
 
 @pytest.mark.parametrize("name", CLOSED)
 def test_format_rewards_want_the_whole_form_where_the_prompt_opens_nothing(name):
     whole = "<think>\n" + TAGGED
-    assert think_format(whole, CLOSED[name]).value == 1 and think_format(TAGGED, CLOSED[name]).value == 0
+    assert (
+        think_format(whole, CLOSED[name]).value == 1
+        and think_format(TAGGED, CLOSED[name]).value == 0
+    )
     assert tag_count(whole, CLOSED[name]) == 1 and tag_count("\n" + TAGGED, CLOSED[name]) == 0.75
 
 
 def test_format_rewards_see_the_rendered_prompt_where_the_datas_prompt_is_messages():
     specs = [RewardSpec("format", "think_format"), RewardSpec("tags", "tag_count")]
-    sample = Sample("\n" + TAGGED, {"prompt": [{"role": "user", "content": "2 + 2?"}]}, OPENED["deepseek"])
+    sample = Sample(
+        "\n" + TAGGED, {"prompt": [{"role": "user", "content": "2 + 2?"}]}, OPENED["deepseek"]
+    )
     with RewardService(specs, workers=1) as service:
         parts = service.judge([sample])[0].parts
     assert {name: part.value for name, part in parts.items()} == {"format": 1.0, "tags": 1.0}
@@ -173,13 +188,26 @@ def test_a_reward_of_ones_own_gets_the_rendered_prompt_and_the_column_apart():
 
 def test_what_a_row_shows_is_its_prompt_text_or_what_is_known_of_it():
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "<think>\n"}]
-    assert shown_text({"prompt": "a", "prompt_text": "b"}) == "b" and shown_text({"prompt": "a"}) == "a"
-    assert shown_text({"prompt": turns}) == "<think>\n" and shown_text({"prompt": turns[:1]}) == shown_text({}) == ""
-    assert question_of(turns) == "q" and question_of("t") == "t" and question_of(None) == question_of([]) == ""
+    assert (
+        shown_text({"prompt": "a", "prompt_text": "b"}) == "b"
+        and shown_text({"prompt": "a"}) == "a"
+    )
+    assert (
+        shown_text({"prompt": turns}) == "<think>\n"
+        and shown_text({"prompt": turns[:1]}) == shown_text({}) == ""
+    )
+    assert (
+        question_of(turns) == "q"
+        and question_of("t") == "t"
+        and question_of(None) == question_of([]) == ""
+    )
 
 
 def test_a_completion_is_written_on_from_an_opened_prompt():
     whole = "<think>\nso\n</think>\n4"
     assert continuing(whole, "<think>") == "\nso\n</think>\n4" and continuing(whole, "") == whole
-    assert after_reasoning(continuing("4", "<think>"), "<think>") == "4" and continuing("", "<think>") == ""
+    assert (
+        after_reasoning(continuing("4", "<think>"), "<think>") == "4"
+        and continuing("", "<think>") == ""
+    )
     assert continuing("so</think>4", "<think>") == "so</think>4"

@@ -20,13 +20,31 @@ FIELDS = LOOP + "[{{ m.role }}] {{ m.content | trim }}\n" + END + "[assistant] {
 PLAIN = CHATML + "<|im_start|>assistant\n{% endif %}"
 THINKS = CHATML + "<|im_start|>assistant\n<think>\n{% endif %}"
 DOES_NOT_THINK = CHATML + "<|im_start|>assistant\n<think>\n\n</think>\n\n{% endif %}"
-PARTS = LOOP + "{% for p in m['content'] %}{{ p['text'] }}{% endfor %}\n" + END + "Assistant:{% endif %}"
+PARTS = (
+    LOOP
+    + "{% for p in m['content'] %}{{ p['text'] }}{% endfor %}\n"
+    + END
+    + "Assistant:{% endif %}"
+)
 JSON = LOOP + "{{ {'role': m.role, 'content': m.content} | tojson }}\n" + END + "{% endif %}"
-TEMPLATES = {"fields": FIELDS, "plain": PLAIN, "thinks": THINKS, "no thinking": DOES_NOT_THINK, "parts": PARTS, "json": JSON}
+TEMPLATES = {
+    "fields": FIELDS,
+    "plain": PLAIN,
+    "thinks": THINKS,
+    "no thinking": DOES_NOT_THINK,
+    "parts": PARTS,
+    "json": JSON,
+}
 LOSES = {
     "other keys": LOOP + "<{{ m['from'] }}>{{ m['value'] }}\n" + END + "<bot>{% endif %}",
-    "the system alone": LOOP + "{% if m.role == 'system' %}{{ m.content }}{% endif %}" + END + "Assistant:{% endif %}",
-    "other roles": LOOP + "{% if m.role == 'human' %}{{ m.content }}{% endif %}" + END + "Assistant:{% endif %}",
+    "the system alone": LOOP
+    + "{% if m.role == 'system' %}{{ m.content }}{% endif %}"
+    + END
+    + "Assistant:{% endif %}",
+    "other roles": LOOP
+    + "{% if m.role == 'human' %}{{ m.content }}{% endif %}"
+    + END
+    + "Assistant:{% endif %}",
 }
 QUESTION = 'What is "2" + 3?'
 SOLUTION = "It is \\boxed{5}."
@@ -53,7 +71,10 @@ SPELLINGS = {
 FORMS = {
     "text": lambda text: text,
     "parts": lambda text: [{"type": "text", "text": text}],
-    "two parts": lambda text: [{"type": "text", "text": text[:5]}, {"type": "text", "text": text[5:]}],
+    "two parts": lambda text: [
+        {"type": "text", "text": text[:5]},
+        {"type": "text", "text": text[5:]},
+    ],
     "texts": lambda text: [text],
 }
 
@@ -63,7 +84,10 @@ FORMS = {
 def test_the_question_is_shown_and_the_solution_is_not(spelling, template):
     role, content, user, assistant = SPELLINGS[spelling]
     for form in FORMS.values():
-        messages = [{role: user, content: form(QUESTION)}, {role: assistant, content: form(SOLUTION)}]
+        messages = [
+            {role: user, content: form(QUESTION)},
+            {role: assistant, content: form(SOLUTION)},
+        ]
         for prompt in (messages, json.dumps(messages), messages[:1]):
             left_out = LeftOut()
             turns = question_turns(prompt, "row 1", left_out)
@@ -78,14 +102,26 @@ def test_only_the_last_turns_of_the_assistant_are_left_out():
             {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}, {"role": "assistant", "content": "e"}]  # fmt: skip
     left_out = LeftOut()
     assert question_turns(talk, "row 7 of x", left_out) == talk[:4]
-    assert question_turns(talk[:4], "row 8 of x", left_out) == talk[:4] and left_out.first == "row 7 of x"
+    assert (
+        question_turns(talk[:4], "row 8 of x", left_out) == talk[:4]
+        and left_out.first == "row 7 of x"
+    )
     assert "row 7 of x: 'e'" in left_out.describe(9)
-    assert question_turns([*talk[:4], {"role": "assistant", "content": ""}], "row 1", LeftOut()) == talk[:4]
+    assert (
+        question_turns([*talk[:4], {"role": "assistant", "content": ""}], "row 1", LeftOut())
+        == talk[:4]
+    )
 
 
-@pytest.mark.parametrize("begun", ["<think>\n", "<think>", "Let me solve this step by step.\n<think>", "<think>\nOkay,"])
+@pytest.mark.parametrize(
+    "begun", ["<think>\n", "<think>", "Let me solve this step by step.\n<think>", "<think>\nOkay,"]
+)
 def test_a_turn_that_begins_its_reasoning_is_continued(begun):
-    turns = question_turns([{"role": "user", "content": "q"}, {"role": "assistant", "content": begun}], "row 1", LeftOut())
+    turns = question_turns(
+        [{"role": "user", "content": "q"}, {"role": "assistant", "content": begun}],
+        "row 1",
+        LeftOut(),
+    )
     assert shown(turns).endswith("<|im_start|>assistant\n" + begun)
     if begun.startswith("<think>"):
         assert shown(turns, THINKS).count("<think>") == 1
@@ -129,18 +165,28 @@ def rows_of(tmp_path, rows, columns=None, template="plain", report=None):
     return load_rows(section) if report is None else load_rows(section, report)
 
 
-SUMS = [(f"What is {a} plus {b}?", str(a + b)) for a, b in ((2, 3), (4, 5), (1, 7), (6, 6), (8, 30))]
+SUMS = [
+    (f"What is {a} plus {b}?", str(a + b)) for a, b in ((2, 3), (4, 5), (1, 7), (6, 6), (8, 30))
+]
 
 
 def test_a_column_of_conversations_is_repaired_once_for_all_commands_and_said(tmp_path, capsys):
     rows = [
-        {"conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": f"It is {a}."}], "answer": a}
+        {
+            "conversations": [
+                {"from": "human", "value": q},
+                {"from": "gpt", "value": f"It is {a}."},
+            ],
+            "answer": a,
+        }
         for q, a in SUMS
     ]
     said = []
     loaded = rows_of(tmp_path, rows, {"prompt": "conversations"}, "chat", said.append)
     assert [row["prompt"] for row in loaded] == [[{"role": "user", "content": q}] for q, _ in SUMS]
-    assert len(said) == 1 and "5 of 5" in said[0] and "row 1 of" in said[0] and "It is 5." in said[0]
+    assert (
+        len(said) == 1 and "5 of 5" in said[0] and "row 1 of" in said[0] and "It is 5." in said[0]
+    )
     rows_of(tmp_path, rows, {"prompt": "conversations"}, "chat")
     assert "end with the assistant's turn" in capsys.readouterr().err
 
@@ -198,9 +244,22 @@ def test_prompts_with_options_examples_or_formats_load(tmp_path, prompt):
 
 
 def test_columns_that_are_not_the_gold_may_be_written_into_the_prompt(tmp_path):
-    rows = [{"question": q, "answer": str(int(a) + i % 2), "label": "yes" if i % 2 == 0 else "no"} for i, (q, a) in enumerate(SUMS)]
+    rows = [
+        {"question": q, "answer": str(int(a) + i % 2), "label": "yes" if i % 2 == 0 else "no"}
+        for i, (q, a) in enumerate(SUMS)
+    ]
     loaded = rows_of(tmp_path, rows, {"prompt": "{question} Is it {answer}?", "answer": "label"})
     assert loaded[0]["prompt"].endswith("Is it 5?") and loaded[0]["answer"] == "yes"
+
+
+def test_a_conversation_written_into_a_text_is_refused(tmp_path):
+    rows = [
+        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
+        for q, a in SUMS
+    ]
+    for columns in ({"prompt": "{messages}"}, {"prompt": "Solve: {messages}"}):
+        with pytest.raises(RecipeError, match="gold-in-the-prompt: .*name the column alone"):
+            rows_of(tmp_path, rows, columns, "chat")
 
 
 def test_one_prompt_for_different_answers_is_refused_and_names_the_columns(tmp_path):

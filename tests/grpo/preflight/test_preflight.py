@@ -123,7 +123,10 @@ STATIC: dict[str, tuple[list[str], dict[str, Any]]] = {
     "reward-scale": (["rewards.correct.weight=100", "advantage.rule=center"], {}),
     "empty-gold": ([], {"rows": rows_of(answer=lambda i: "" if i == 3 else str(i))}),
     "placeholder-gold": ([], {"rows": rows_of(answer=lambda i: "proof" if i == 3 else str(i * i))}),
-    "several-golds": ([], {"rows": rows_of(answer=lambda i: ["1", "2"] if i == 3 else [str(i * i)])}),
+    "several-golds": (
+        [],
+        {"rows": rows_of(answer=lambda i: ["1", "2"] if i == 3 else [str(i * i)])},
+    ),
     "gold-in-the-prompt": (
         [],
         {"rows": rows_of(prompt=lambda i: f"What is {i} + {i}? Answer: {3 * (i + 1)}")},
@@ -187,7 +190,9 @@ NO_ANSWERS = [None, float("nan"), "nan", "None", "null", "N/A", "", " ", [], "[n
 def test_golds_that_are_no_answers_are_counted_and_above_a_fifth_they_are_wrong(gold: Any) -> None:
     few = rows_of(answer=lambda i: gold if i == 3 else str(i * i))
     many = rows_of(answer=lambda i: gold if i % 4 == 3 else str(i * i))
-    assert levels(rows=few) == {"empty-gold": "warning"} and levels(rows=many) == {"empty-gold": "wrong"}
+    assert levels(rows=few) == {"empty-gold": "warning"} and levels(rows=many) == {
+        "empty-gold": "wrong"
+    }
     message = next(finding.message for finding in run_checks(facts(rows=few)))
     assert "1 of 40 rows" in message and "row 4" in message
     specs = [RewardSpec("correct", "math_answer")]
@@ -212,8 +217,12 @@ def test_lists_of_answers_need_a_rule_before_the_run() -> None:
 
 def test_remarks_in_place_of_answers_are_counted() -> None:
     rows = rows_of(answer=lambda i: "not found" if i % 10 == 3 else str(i * i))
-    found = [finding for finding in run_checks(facts(rows=rows)) if finding.name == "placeholder-gold"]
-    assert [finding.level for finding in found] == ["warning"] and "4 of 40 rows" in found[0].message
+    found = [
+        finding for finding in run_checks(facts(rows=rows)) if finding.name == "placeholder-gold"
+    ]
+    assert [finding.level for finding in found] == ["warning"] and "4 of 40 rows" in found[
+        0
+    ].message
 
 
 def test_a_task_that_is_judged_by_rule_needs_no_gold(folder: Path) -> None:
@@ -221,7 +230,9 @@ def test_a_task_that_is_judged_by_rule_needs_no_gold(folder: Path) -> None:
     known = replace(facts(rows=rows), specs=[RewardSpec("correct", "gym_answer")])
     assert list(run_checks(known)) == []
     items = list(check_gold(known))
-    assert [(item.level, item.name) for item in items if isinstance(item, Finding)] == [("note", "gold-not-checked")]
+    assert [(item.level, item.name) for item in items if isinstance(item, Finding)] == [
+        ("note", "gold-not-checked")
+    ]
 
 
 def test_a_tokenizer_without_an_end_and_one_that_cannot_write_the_tags() -> None:
@@ -353,14 +364,19 @@ CHATS = {
 @pytest.mark.parametrize("chat", CHATS)
 @pytest.mark.parametrize("as_messages", [False, True])
 @pytest.mark.parametrize("use", ["math_answer", "gym_answer"])
-def test_gold_is_written_on_from_the_rendered_prompt(folder: Path, chat: str, as_messages: bool, use: str) -> None:
+def test_gold_is_written_on_from_the_rendered_prompt(
+    folder: Path, chat: str, as_messages: bool, use: str
+) -> None:
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = CHATS[chat]
     rows = rows_of(12, task="gcd", metadata={})
     for row in rows if as_messages else ():
         row["prompt"] = [{"role": "user", "content": row["prompt"]}]
     specs = [RewardSpec("correct", use)]
-    specs += [RewardSpec("format", "think_format", weight=0.1), RewardSpec("tags", "tag_count", weight=0.1)]
+    specs += [
+        RewardSpec("format", "think_format", weight=0.1),
+        RewardSpec("tags", "tag_count", weight=0.1),
+    ]
     known = replace(facts("data.template=chat", rows=rows, tokenizer=tokenizer), specs=specs)
     report = list(check_gold(known))
     scores = [item for item in report if isinstance(item, str)]

@@ -75,5 +75,7 @@ def test_tags_count_a_quarter_each_and_only_once():
     assert tag_count("<think>\nI add.\n</think>\n4") == 0.5
     assert tag_count("<think>I add.</think>") == 0.0
     assert tag_count("<think>I add.</think>", line_breaks=False) == 0.5
-    assert tag_count("\nI add.\n</think>\n<answer>\n4\n</answer>", prompt_text="2+2? <think>") == 1.0
+    assert (
+        tag_count("\nI add.\n</think>\n<answer>\n4\n</answer>", prompt_text="2+2? <think>") == 1.0
+    )
     assert tag_count("") == 0.0
