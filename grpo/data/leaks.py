@@ -81,8 +81,8 @@ def _check_conversation_in_pattern(row: Row, section: DataSection) -> None:
         if name not in section.columns and messages_in(row.get(name)):
             raise RecipeError(
                 f"data: gold-in-the-prompt: data.columns.prompt writes the conversation in the column {name} as text, "
-                f"its answers included (row 1 of {section.source}); name the column alone, data.columns.prompt: {name}, "
-                "with data.template: chat"
+                f"its answers included (row 1 of {section.source}); name the column alone, data.columns.prompt: "
+                f"{name}, with data.template: chat"
             )
 
 

@@ -152,6 +152,10 @@ def gym_answer(
     ``prompt_text``, holds none. ``partial`` passes on what a task's own verifier gives
     for part of an answer; it does not change tasks judged by `UNIQUE` and `OURS`.
     """
+    if answer is None and task in NEEDS_GOLD:
+        return Score(
+            None, status="fault", detail=f"gym_answer: the row of {task} has no gold answer"
+        )
     final_answer, problem = _final_answer(after_reasoning(text, prompt_text))
     if final_answer is None:
         return Score(0.0, status="no_answer", detail=problem or "no final answer was found")
