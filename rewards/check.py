@@ -20,7 +20,7 @@ from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from rewards.command_line import OneLineParser, json_object
 from rewards.conventions import TRUTH_COLUMNS
-from rewards.gold import is_placeholder, stated_gold
+from rewards.gold import gold_items, is_placeholder, stated_gold
 from rewards.mathematics.extraction import bare_answer
 from rewards.readers import can_read, read_rows
 from rewards.reasoning import continuing, shown_text
@@ -35,7 +35,7 @@ from rewards.table import judges_without_gold, load, missing_columns
 from rewards.tasks import load_task
 from rewards.types import RewardSpec, Sample, Score
 
-__all__ = ["Failure", "TEMPLATE", "check", "main", "perturbed"]
+__all__ = ["Failure", "TEMPLATE", "check", "main", "perturbed", "wrong_answer"]
 
 TEMPLATE = "<think>\nThis is the answer that the data gives.\n</think>\n<answer>{gold}</answer>"
 MAX_FAILURES_SHOWN = 20
@@ -122,6 +122,19 @@ def _sample(text: str, row: Row) -> Sample:
     )
 
 
+def wrong_answer(gold: str, right: Sequence[Any]) -> str:
+    """A wrong answer that looks like the gold one and is none of the right ones, of which a row may have several.
+
+    >>> wrong_answer("4", ["4", "5"])
+    '6'
+    """
+    texts = set(map(str, right))
+    wrong = perturbed(gold)
+    for _ in texts:
+        wrong = perturbed(wrong) if wrong in texts else wrong
+    return "7" + wrong if wrong in texts else wrong
+
+
 _OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
 
 
@@ -165,7 +178,7 @@ def _completions(options: argparse.Namespace) -> Completions:
         if reads_mathematics:
             gold = bare_answer(gold, lenient=True).text or gold  # the column may hold a solution
         right = options.template.replace("{gold}", gold)
-        wrong = options.template.replace("{gold}", perturbed(gold))
+        wrong = options.template.replace("{gold}", wrong_answer(gold, gold_items(value)))
         return right, wrong
 
     return from_gold
@@ -307,14 +320,14 @@ def _remarks(rows: Sequence[Row], options: argparse.Namespace, num_unchecked: in
     lines = []
     if num_unchecked:
         lines.append(
-            f"gold not checked on {num_unchecked} of {len(rows)} rows, which have none: {options.reward} judges "
+            f"note: gold not checked on {num_unchecked} of {len(rows)} rows, which have none: {options.reward} judges "
             "such a row by rule; only the empty completion was tried\n"
         )
     golds = [] if options.completion else [row[options.gold] for row in rows]
     remarks = [gold for gold in golds if is_placeholder(gold)]
     if remarks:
         lines.append(
-            f"{len(remarks)} of {len(rows)} golds look like remarks and not like answers, e.g. {remarks[0]!r}\n"
+            f"note: {len(remarks)} of {len(rows)} golds look like remarks and not like answers, e.g. {remarks[0]!r}\n"
         )
     return lines
 

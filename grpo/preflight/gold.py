@@ -13,8 +13,8 @@ from grpo.preflight.facts import MAX_FAULTS, WARNING, WRONG, Finding, RunFacts, 
 from grpo.run.setup import open_scorer
 from grpo.scoring import Scorer
 from rewards import Sample, Score
-from rewards.check import TEMPLATE, perturbed
-from rewards.gold import stated_gold
+from rewards.check import TEMPLATE, wrong_answer
+from rewards.gold import gold_items, stated_gold
 from rewards.mathematics.extraction import bare_answer
 from rewards.reasoning import continuing
 from rewards.service.service import Judged
@@ -204,11 +204,20 @@ def score_gold(facts: RunFacts, scorer: Scorer) -> GoldScores:
     if answers:
         form = _best_form(scorer, facts, answers[:ROWS_TO_CHOOSE_FORM])
         pairs["gold"] = _written(form, answers)
-        pairs["wrong"] = _written(form, [(perturbed(answer), row) for answer, row in answers])
+        pairs["wrong"] = _written(form, _wrong_answers(answers, facts))
         if answers != solutions:
             whole = _score(scorer, facts, _written(form, solutions))
     by_kind = {kind: _score(scorer, facts, texts) for kind, texts in pairs.items()}
     return GoldScores(by_kind, whole)
+
+
+def _wrong_answers(answers: Sequence[Pair], facts: RunFacts) -> list[Pair]:
+    """For each row an answer that is wrong, also where the row has several right ones."""
+    pairs = []
+    for answer, row in answers:
+        right = gold_items(row.get(facts.gold)) if facts.gold else []
+        pairs.append((wrong_answer(answer, right), row))
+    return pairs
 
 
 def spread(values: Sequence[Value], number: int) -> list[Value]:
