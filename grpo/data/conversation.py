@@ -137,4 +137,4 @@ def _joined_parts(content: Any) -> Any:
     texts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
     if not all(isinstance(text, str) for text in texts):
         return content
-    return "".join(texts)
+    return "".join(map(str, texts))
