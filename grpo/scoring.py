@@ -15,6 +15,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 import rewards
 from grpo.monitor import watchdog
+from grpo.monitor.gate_table import GATES
 from grpo.recipe import (
     EvaluationSetSection,
     Recipe,
@@ -26,11 +27,14 @@ from grpo.recipe import (
 from grpo.types import Completion, Group, ScoredGroup
 from rewards import RewardSpec, Sample, Score
 from rewards.clock import SECOND_TRY
+from rewards.gold import is_missing, num_answers
 from rewards.sandbox import IsolationError, SandboxOptions
 from rewards.service.service import Judged, RewardService, Ticket, applies
 from rewards.table import runs_programs
 
 ADDED_COLUMNS = ("finish", "num_tokens")
+READS_ANSWER = ("math_answer", "arithmetic", "knights_and_knaves")
+"""Built-in rewards that cannot judge a row without a gold in the column answer."""
 UNSCORED = {
     "cancelled": Score(None, status="not_applicable", detail="sampling was cancelled"),
     "error": Score(None, status="fault", detail="the policy's logits were not finite"),
@@ -164,7 +168,7 @@ def watched_rewards(specs: Sequence[RewardSpec], accurate: str) -> tuple[str, tu
 
 
 def check_columns(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse a reward that cannot be found, or that wants a column which a row it scores does not have."""
+    """Refuse a reward that cannot be found, or wants a column that a row it scores lacks or leaves empty."""
     for spec in specs:
         for column in spec.when:
             if not any(column in row for row in rows):
@@ -178,6 +182,7 @@ def check_columns(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]
             raise
         except ValueError as error:
             raise RecipeError(f"recipe: rewards.{spec.name}: {error}") from None
+    check_golds(specs, rows)
 
 
 def _check_kinds_of_rows(spec: RewardSpec, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -190,6 +195,33 @@ def _check_kinds_of_rows(spec: RewardSpec, rows: Sequence[Mapping[str, Any]]) ->
                 f"recipe: rewards.{spec.name} wants the column {' and '.join(missing)}, but row {number} of "
                 f"the data set has {', '.join(columns)}; map it with data.columns or pass it in "
                 f"rewards.{spec.name}.args"
+            )
+
+
+def check_golds(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse data of which so many golds are no answers that the faults would end the run."""
+    for spec in specs:
+        if spec.use not in READS_ANSWER or "answer" in spec.args:
+            continue
+        golds = {
+            number: row.get("answer")
+            for number, row in enumerate(rows, 1)
+            if applies(spec.when, row)
+        }
+        missing = [number for number, gold in golds.items() if is_missing(gold)]
+        lists = [number for number, gold in golds.items() if num_answers(gold) > 1]
+        limit = GATES["faults"].limits["stop"]
+        if len(missing) > limit * len(golds):
+            raise RecipeError(
+                f"data: empty-gold: {len(missing)} of {len(golds)} rows that rewards.{spec.name} scores have no answer "
+                f"in the column answer (row {missing[0]}: {golds[missing[0]]!r}), and faults in more than {limit:.0%} "
+                "of a step end a run; name another column in data.columns.answer, or leave these rows out of the file"
+            )
+        if len(lists) > limit * len(golds) and not spec.args.get("several"):
+            raise RecipeError(
+                f"data: several-golds: {len(lists)} of {len(golds)} rows have a list of answers (row {lists[0]}: "
+                f"{golds[lists[0]]!r}); set rewards.{spec.name}.args.several to any if each of them is right, to all "
+                "if all are asked for"
             )
 
 

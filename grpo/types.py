@@ -88,8 +88,8 @@ class Prompt:
 class Completion:
     """What the policy wrote after one prompt.
 
-    ``token_ids`` end with the stop token when ``finish`` is "stop" by a token; a stop *string* stays in
-    ``token_ids`` and is trimmed from ``text``. ``sampled_logps`` (fp32, one a token) are those of the
+    ``token_ids`` end with the stop token when ``finish`` is "stop" by a token, which ``text`` leaves out; a stop
+    *string* stays in both, and ends ``text``. ``sampled_logps`` (fp32, one a token) are those of the
     sampling distribution, temperature and filters applied. ``log_kept`` is the log of the probability mass
     that the filters kept at each token (None without filters), so that ``sampled_logps + log_kept`` is the
     log-probability under temperature alone. ``versions`` are spans ``(weight version, first, last + 1)``.

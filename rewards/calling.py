@@ -247,6 +247,7 @@ def _with_columns(
 def _native(convention: Convention, sample: Sample) -> dict[str, Any]:
     provided = {
         "prompt": sample.prompt,
+        "prompt_text": sample.prompt,
         "token_ids": sample.token_ids,
         "group": sample.group,
         "finish": sample.finish,
@@ -305,6 +306,7 @@ def _list_arguments(
 def _batch(convention: Convention, samples: Sequence[Sample]) -> dict[str, Any]:
     provided = {
         "prompts": [sample.prompt for sample in samples],
+        "prompt_texts": [sample.prompt for sample in samples],
         "token_ids": [sample.token_ids for sample in samples],
         "groups": [sample.group for sample in samples],
         "finishes": [sample.finish for sample in samples],

@@ -2,7 +2,8 @@
 
 For each row three completions are made and judged: one with the gold answer must score 1, an empty one 0, and one
 with a wrong answer (the gold with its last digit changed, and the like) less than 1. A table shows how many did;
-rows that did not are listed with the judge's explanation. If more than ``--tolerance`` of the rows (1 %) fail any
+rows that did not are listed with the judge's explanation. A row without a gold, of a task that is judged by rule
+alone, is tried with the empty completion only, and counted. If more than ``--tolerance`` of the rows (1 %) fail any
 of the three, the exit code is 1. The usual finding is training data with unreadable answers. Rewards run as in
 training: in worker processes, under the same deadlines.
 """
@@ -19,8 +20,10 @@ from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from rewards.command_line import OneLineParser, json_object
 from rewards.conventions import TRUTH_COLUMNS
+from rewards.gold import gold_items, is_placeholder, stated_gold
 from rewards.mathematics.extraction import bare_answer
 from rewards.readers import can_read, read_rows
+from rewards.reasoning import continuing, shown_text
 from rewards.sandbox import SandboxOptions
 from rewards.score import (
     add_deadline_option,
@@ -28,11 +31,11 @@ from rewards.score import (
     sandbox_options,
 )
 from rewards.service.service import RewardService
-from rewards.table import load, missing_columns
+from rewards.table import judges_without_gold, load, missing_columns
 from rewards.tasks import load_task
 from rewards.types import RewardSpec, Sample, Score
 
-__all__ = ["Failure", "TEMPLATE", "check", "main", "perturbed"]
+__all__ = ["Failure", "TEMPLATE", "check", "main", "perturbed", "wrong_answer"]
 
 TEMPLATE = "<think>\nThis is the answer that the data gives.\n</think>\n<answer>{gold}</answer>"
 MAX_FAILURES_SHOWN = 20
@@ -40,8 +43,8 @@ MAX_DETAIL_CHARS = 160
 ROWS_A_SUBMISSION = 512
 
 Row = Mapping[str, Any]
-Completions = Callable[[Row], tuple[str, str]]
-"""Makes a row's completion with the gold answer, and the one with a wrong answer."""
+Completions = Callable[[Row], tuple[str, str] | None]
+"""Makes a row's completion with the gold answer, and the one with a wrong answer; None where no gold is needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,8 @@ def check(
 ) -> list[Failure]:
     """Judge every row's gold, empty and perturbed completion; return those that did not score what they must.
 
-    ``completions`` makes a row's completion with the gold answer and with a wrong one.
+    ``completions`` makes a row's completion with the gold answer and with a wrong one; where it makes none, only the
+    empty one is judged.
     """
     failures = []
     numbered = iter(enumerate(rows, 1))
@@ -101,19 +105,34 @@ class _Trial:
 def _trials(numbered_rows: Sequence[tuple[int, Row]], completions: Completions) -> list[_Trial]:
     trials = []
     for number, row in numbered_rows:
-        gold, wrong = completions(row)
-        for name, text in zip(CHECKS, (gold, "", wrong)):
+        made = completions(row)
+        texts = {"empty": ""} if made is None else dict(zip(CHECKS, (made[0], "", made[1])))
+        for name, text in texts.items():
             trials.append(_Trial(number, name, _sample(text, row)))
     return trials
 
 
 def _sample(text: str, row: Row) -> Sample:
-    prompt = row.get("prompt")
+    """A completion for a row; where the prompt has opened ``<think>``, it goes on from there."""
+    shown = shown_text(row)
     return Sample(
-        text,
+        continuing(text, shown),
         columns={"num_tokens": len(text.split()), **row},
-        prompt=prompt if isinstance(prompt, str) else "",
+        prompt=shown,
     )
+
+
+def wrong_answer(gold: str, right: Sequence[Any]) -> str:
+    """A wrong answer that looks like the gold one and is none of the right ones, of which a row may have several.
+
+    >>> wrong_answer("4", ["4", "5"])
+    '6'
+    """
+    texts = set(map(str, right))
+    wrong = perturbed(gold)
+    for _ in texts:
+        wrong = perturbed(wrong) if wrong in texts else wrong
+    return "7" + wrong if wrong in texts else wrong
 
 
 _OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
@@ -148,14 +167,18 @@ def _completions(options: argparse.Namespace) -> Completions:
             return text, perturbed(text)
 
         return from_column
-    reads_mathematics = load(options.reward).__module__ == "rewards.math_answer"
+    function = load(options.reward)
+    reads_mathematics = function.__module__ == "rewards.math_answer"
 
-    def from_gold(row: Row) -> tuple[str, str]:
-        gold = str(row[options.gold])
+    def from_gold(row: Row) -> tuple[str, str] | None:
+        value = row[options.gold]
+        if value is None and judges_without_gold(function):
+            return None
+        gold = stated_gold(value, options.args.get("several"))
         if reads_mathematics:
             gold = bare_answer(gold, lenient=True).text or gold  # the column may hold a solution
         right = options.template.replace("{gold}", gold)
-        wrong = options.template.replace("{gold}", perturbed(gold))
+        wrong = options.template.replace("{gold}", wrong_answer(gold, gold_items(value)))
         return right, wrong
 
     return from_gold
@@ -176,10 +199,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
         rows = [_renamed(row, options.columns) for row in _rows(options.data, options.limit)]
         spec = _spec(options)
         _refuse_unfit(rows, spec, options)
+        completions = _completions(options)
         failures = check(
             rows,
             spec,
-            _completions(options),
+            completions,
             workers=options.workers,
             sandbox=sandbox_options(options),
         )
@@ -187,7 +211,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
         print(f"rewards.check: {error}", file=sys.stderr)
         return 2
     print(f"{options.reward} on {len(rows)} rows of {options.data}")
-    print("\n".join(_table(failures, len(rows))))
+    num_unchecked = sum(completions(row) is None for row in rows)
+    print("\n".join(_table(failures, len(rows), num_unchecked)))
+    print("".join(_remarks(rows, options, num_unchecked)), end="")
     worst = max(Counter(failure.check for failure in failures).values(), default=0)
     return 1 if worst > options.tolerance * len(rows) else 0
 
@@ -289,11 +315,29 @@ def _refuse_unfit(rows: Sequence[Row], spec: RewardSpec, options: argparse.Names
         )
 
 
-def _table(failures: Sequence[Failure], num_rows: int) -> list[str]:
+def _remarks(rows: Sequence[Row], options: argparse.Namespace, num_unchecked: int) -> list[str]:
+    """Lines on golds that were not checked, or that look like no answers; each ends with a line break."""
+    lines = []
+    if num_unchecked:
+        lines.append(
+            f"note: gold not checked on {num_unchecked} of {len(rows)} rows, which have none: {options.reward} judges "
+            "such a row by rule; only the empty completion was tried\n"
+        )
+    golds = [] if options.completion else [row[options.gold] for row in rows]
+    remarks = [gold for gold in golds if is_placeholder(gold)]
+    if remarks:
+        lines.append(
+            f"note: {len(remarks)} of {len(rows)} golds look like remarks and not like answers, e.g. {remarks[0]!r}\n"
+        )
+    return lines
+
+
+def _table(failures: Sequence[Failure], num_rows: int, num_unchecked: int) -> list[str]:
     counts = Counter(failure.check for failure in failures)
     lines = [f"{'completion':<12}{'must score':>12}{'passed':>10}{'failed':>10}"]
     for name, (wanted, _) in CHECKS.items():
-        num_passed = num_rows - counts[name]
+        num_judged = num_rows if name == "empty" else num_rows - num_unchecked
+        num_passed = num_judged - counts[name]
         lines.append(f"{name:<12}{wanted:>12}{num_passed:>10}{counts[name]:>10}")
     if failures:
         heading = f"{'row':>6}  {'completion':<11} {'value':>6}  {'status':<15} what the judge said"

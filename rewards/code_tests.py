@@ -14,6 +14,7 @@ from rewards.programs.comparison import COMPARISONS
 from rewards.programs.extraction import extract_program
 from rewards.programs.formats import BadTests, TestData, read_tests
 from rewards.programs.protocols import Outcome, Rules, TestsFailed, run_tests
+from rewards.reasoning import question_of
 from rewards.sandbox import Limits, Program, SandboxFault, SandboxOptions, open_sandbox
 from rewards.sandbox.languages import available, language_of
 from rewards.types import Score
@@ -51,7 +52,8 @@ SCORES = {"pass": _all, "fraction": _fraction, "weighted": _weighted, "first_k":
 
 # fmt: off
 async def code_tests(
-    text: str, *, prompt: str = "", code_prompt: Any = None, language: Any = None, weights: Any = None,
+    text: str, *, prompt: Any = "", prompt_text: str = "", code_prompt: Any = None, language: Any = None,
+    weights: Any = None,
     # HumanEval
     test: Any = None, entry_point: Any = None,
     # MBPP
@@ -75,7 +77,9 @@ async def code_tests(
     """1 if the completion's program passes the row's tests; see `SCORES` for other ``score``s.
 
     The columns are those of ``rewards.programs.formats``. The program is the last complete code block; the row's
-    ``prompt`` (or ``code_prompt``) is put before it unless it defines ``entry_point`` itself. ``count`` says which
+    ``prompt`` (or ``code_prompt``; of messages, the user's last) is put before it unless it defines ``entry_point``
+    itself. A program inside reasoning that never ends does not count; ``prompt_text`` tells whether the prompt opened
+    it. ``count`` says which
     tests count: ``all``, ``visible`` or ``hidden``. ``test_seconds`` bounds one test (default: the recipe's
     ``timeout_seconds``), ``total_seconds`` all of them. ``parts`` holds one verdict per test, 1 or 0; ``visible`` and
     ``hidden`` the share of each kind that passes; ``weak`` is 1 if tests had to run inside the program's process.
@@ -84,10 +88,10 @@ async def code_tests(
     _check_arguments(score=score, count=count, comparison=comparison)
     try:
         language_name = language_of(language or "python")
-        tests = read_tests(columns, code_prompt if isinstance(code_prompt, str) else prompt)
+        tests = read_tests(columns, code_prompt if isinstance(code_prompt, str) else question_of(prompt))
     except ValueError as error:
         return Score(None, status="fault", detail=f"code_tests: {error}")
-    code = extract_program(text, language_name)
+    code = extract_program(text, language_name, prompt_text)
     refused = _refuse(code, language_name)
     if refused is not None or code is None:
         return refused or Score(0.0, status="no_answer")

@@ -42,8 +42,10 @@ TRUTH_COLUMNS = ("ground_truth", "answer", "solution", "label", "labels", "rewar
 """Where other trainers' data sets keep the truth; in `reward_model` it is the entry ``ground_truth``."""
 
 _PROVIDED: Mapping[str, frozenset[str]] = {
-    "native": frozenset({"prompt", "token_ids", "num_tokens", "group", "finish"}),
-    "batch": frozenset({"texts", "prompts", "token_ids", "num_tokens", "groups", "finishes"}),
+    "native": frozenset({"prompt", "prompt_text", "token_ids", "num_tokens", "group", "finish"}),
+    "batch": frozenset(
+        {"texts", "prompts", "prompt_texts", "token_ids", "num_tokens", "groups", "finishes"}
+    ),
     "trl": frozenset(
         {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
     ),
@@ -59,6 +61,8 @@ _TRUTH_PARAMETERS = {
     "openrlhf": "labels",
     "verifiers": "answer",
 }
+PROMPT_PARAMETERS = ("prompt", "prompts", "prompt_text", "prompt_texts", "queries", "state")
+"""Parameters that receive what the model was shown, or may."""
 _READ_COLUMNS: Mapping[str, frozenset[str]] = {
     "native": frozenset({"prompt"}),
     "batch": frozenset({"prompt"}),
@@ -111,7 +115,7 @@ class Convention:
     def trim(self, sample: Sample) -> Sample:
         """The sample with only what this function can see, so that nothing else is sent to a worker."""
         takes_everything = self.takes_all and self.style in ("trl", "verifiers")
-        sees_prompt = takes_everything or self._accepts("prompt", "prompts", "queries", "state")
+        sees_prompt = takes_everything or self._accepts(*PROMPT_PARAMETERS)
         sees_tokens = takes_everything or self._accepts("token_ids", "completion_ids")
         return Sample(
             sample.text,

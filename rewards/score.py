@@ -1,7 +1,8 @@
 """``python -m rewards.score NAME < in.jsonl > out.jsonl``: score completions from the command line.
 
-Each input line is a JSON object with ``completion`` and the columns the reward wants (``answer`` for math_answer);
-each output line, in the same order, has the row's ``id`` if it has one, ``value`` (null for a fault), ``status``,
+Each input line is a JSON object with ``completion`` and the columns the reward wants (``answer`` for math_answer).
+``prompt_text`` is what the model was shown, by default ``prompt``, if that is text: it may have opened the reasoning.
+Each output line, in the same order, has the row's ``id`` if it has one, ``value`` (null for a fault), ``status``,
 ``extracted``, ``parts``, ``seconds`` and, if there is something to explain, ``detail``. With ``--pairs`` the lines
 hold two bare answers, ``gold`` and ``pred``. A malformed line becomes a fault that names its number; the rest is
 scored all the same. Lines are written as soon as they and those before them are judged. Rewards run as in training:
@@ -22,6 +23,7 @@ from typing import IO, Any, Iterable, Iterator, Sequence
 
 from rewards.command_line import OneLineParser, json_object
 from rewards.conventions import convention_of, fault
+from rewards.reasoning import shown_text
 from rewards.sandbox import ENGINES, LEVELS, SandboxOptions
 from rewards.service.service import RewardService
 from rewards.service.ticket import Judged, Ticket
@@ -249,15 +251,12 @@ def _parse(line: bytes, number: int, pairs: bool) -> tuple[Record, Sample | Scor
     for key in ("gold", "pred") if pairs else ("completion",):
         if key not in row:
             return row_id, fault(f"line {number}: {key} is missing")
-        if not isinstance(row[key], str):
+        if key != "gold" and not isinstance(row[key], str):
             problem = f"{key} is {type(row[key]).__name__}, not text"
             return row_id, fault(f"line {number}: {problem}")
     text_key = "pred" if pairs else "completion"
-    prompt = row.get("prompt", "")
     columns = {name: value for name, value in row.items() if name != text_key}
-    return row_id, Sample(
-        row[text_key], columns=columns, prompt=prompt if isinstance(prompt, str) else ""
-    )
+    return row_id, Sample(row[text_key], columns=columns, prompt=shown_text(row))
 
 
 def _record_of(judged: Judged) -> Record:

@@ -22,6 +22,7 @@ __all__ = [
     "PROGRAM_SECONDS",
     "TABLE",
     "default_timeout_seconds",
+    "judges_without_gold",
     "load",
     "missing_columns",
     "runs_programs",
@@ -78,6 +79,11 @@ def timeout_seconds_of(spec: RewardSpec) -> float:
 def runs_programs(function: Any) -> bool:
     """Whether a reward hands programs to a sandbox."""
     return getattr(function, "runs_programs", False) is True
+
+
+def judges_without_gold(function: Any) -> bool:
+    """Whether a reward can judge a row whose gold is None, by the row's other columns."""
+    return getattr(function, "judges_without_gold", False) is True
 
 
 # ------------------------------------------------------------------------------------------ finding a reward

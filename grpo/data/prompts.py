@@ -11,115 +11,10 @@ from typing import Any, Collection, Mapping, Sequence
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from grpo.data.sources import SourceRows
+from grpo.data.templates import Template, check_questions, template_of
 from grpo.model.policy import longest_sequence
-from grpo.recipe import Recipe, RecipeError, RowsSection
+from grpo.recipe import Recipe, RecipeError
 from grpo.types import Prompt
-
-R1_TEMPLATE = (
-    "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The assistant "
-    "first thinks about the reasoning process in the mind and then provides the user with the answer. The reasoning "
-    "process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, i.e., "
-    "<think> reasoning process here </think> <answer> answer here </answer>. User: {prompt}. Assistant:"
-)
-"""The template of DeepSeek-R1-Zero (arXiv 2501.12948, table 1)."""
-MARK = "grpo-assistant-turn"
-"""Stands for an assistant's text where its end is looked for."""
-TEMPLATES = {"r1": R1_TEMPLATE, "plain": "{prompt}"}
-"""Templates by name; any other is either ``chat`` or a text with {prompt} in it."""
-
-
-# ---- templates --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Template:
-    """How a question becomes a prompt: ``pattern`` is a name of `TEMPLATES`, ``chat``, or a text with {prompt} in it.
-
-    ``system`` and ``args`` are the chat template's.
-    """
-
-    pattern: str
-    system: str | None = None
-    args: Mapping[str, Any] = field(default_factory=dict)
-
-    def render(self, question: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[str, bool]:
-        """(the prompt's text, whether the tokenizer still has to add its special tokens).
-
-        `question` is text, or for the template chat also a list of messages. Raises `RecipeError`.
-        """
-        if self.pattern == "chat":
-            return _render_chat(self._messages(question), tokenizer, self.args), False
-        if not isinstance(question, str):
-            raise RecipeError(
-                f"data: a prompt is {type(question).__name__}, not text; messages need data.template: "
-                f"chat, and the template here is {self.pattern}"
-            )
-        pattern = TEMPLATES.get(self.pattern, self.pattern)
-        return pattern.replace("{prompt}", question), True
-
-    def _messages(self, question: Any) -> list[Any]:
-        single = [{"role": "user", "content": question}]
-        messages = list(question) if isinstance(question, list) else single
-        has_system = bool(messages) and messages[0].get("role") in ("system", "developer")
-        if self.system is None or has_system:
-            return messages
-        return [{"role": "system", "content": self.system}, *messages]
-
-
-def template_of(
-    section: RowsSection, tokenizer: PreTrainedTokenizerBase, end_ids: Collection[int]
-) -> Template:
-    """The template that `section` names; `RecipeError` for the template chat without one in the tokenizer.
-
-    ``auto`` is the tokenizer's chat template if the model was trained on it, which is seen from `end_ids`, the tokens
-    that end a completion: one of them ends a turn of the assistant. Base models often ship the chat template of their
-    family, but end a text by another token.
-    """
-    pattern = section.template
-    if pattern == "auto":
-        pattern = "chat" if _ends_turns(tokenizer, end_ids) else "r1"
-    if pattern == "chat" and not tokenizer.chat_template:
-        raise RecipeError(
-            "recipe: data.template is chat, but the tokenizer has no chat template; use r1, plain or a "
-            "string with {prompt}"
-        )
-    if pattern != "chat" and (section.system is not None or section.template_args):
-        raise RecipeError(
-            "recipe: data.system and data.template_args are read by the chat template, but the model has "
-            "none that it was trained on; set data.template: chat to use its tokenizer's all the same"
-        )
-    return Template(pattern, section.system, section.template_args)
-
-
-def _ends_turns(tokenizer: PreTrainedTokenizerBase, end_ids: Collection[int]) -> bool:
-    """Whether one of `end_ids` follows the assistant's text in the tokenizer's chat template."""
-    if not tokenizer.chat_template:
-        return False
-    turn = [{"role": "user", "content": "1"}, {"role": "assistant", "content": MARK}]
-    try:
-        text = tokenizer.apply_chat_template(turn, tokenize=False)
-    except Exception:  # noqa: BLE001  a template is a program of the model's authors
-        return False
-    assert isinstance(text, str), "with tokenize=False a chat template gives text"
-    after = text.rpartition(MARK)[2]
-    following = tokenizer(after, add_special_tokens=False)["input_ids"]
-    return not set(following).isdisjoint(end_ids)
-
-
-def _render_chat(
-    messages: list[Any], tokenizer: PreTrainedTokenizerBase, args: Mapping[str, Any]
-) -> str:
-    try:
-        text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **args
-        )
-    except Exception as error:  # noqa: BLE001  a template is a program of the model's authors
-        raise RecipeError(
-            f"data: the tokenizer's chat template fails on a prompt: {error}"
-        ) from None
-    assert isinstance(text, str), "with tokenize=False a chat template gives text"
-    return text
-
 
 # ---- prompts ----------------------------------------------------------------------------------------------------
 
@@ -195,6 +90,7 @@ def make_prompts(
     """
     limit = prompt_limit(source.section.max_prompt_tokens, context, max_tokens)
     template = template_of(source.section, tokenizer, end_ids)
+    check_questions([*source.train, *source.held_out], template, tokenizer)
     stem = f"{source.name}:" if source.name else ""
     train = _tokenize(source.train, f"{stem}train", template, tokenizer)
     held_out = _tokenize(source.held_out, f"{stem}held", template, tokenizer)

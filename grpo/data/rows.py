@@ -7,9 +7,12 @@ How a row becomes a prompt is up to ``prompts``.
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
+from grpo.data.conversation import LeftOut, question_turns
+from grpo.data.leaks import check_leaks
 from grpo.monitor.redaction import redacted
 from grpo.recipe import RecipeError, RowsSection
 from rewards.readers import READERS, DataFileError, can_read, read_rows
@@ -19,17 +22,29 @@ from rewards.tasks import TASKS, held_out, load_task
 Row = dict[str, Any]
 IN_MEMORY = "the data in memory"
 """What messages call rows that were passed from Python."""
+Report = Callable[[str], None]
+"""Receives a sentence on what was changed in the rows."""
 MAX_REASON_LENGTH = 300  # characters of a hub client's error that are shown
+
+
+def to_standard_error(line: str) -> None:
+    """Show a sentence on the terminal, beside a command's output."""
+    print(redacted(line), file=sys.stderr)
 
 
 # ---- reading ----------------------------------------------------------------------------------------------------
 
 
-def load_rows(section: RowsSection, given: Iterable[Mapping[str, Any]] | None = None) -> list[Row]:
+def load_rows(
+    section: RowsSection,
+    given: Iterable[Mapping[str, Any]] | None = None,
+    report: Report = to_standard_error,
+) -> list[Row]:
     """The data set's rows, its columns renamed as ``columns`` says.
 
-    `given` rows in memory stand in for reading the source. Raises `RecipeError` if it cannot be read, has no rows, or
-    lacks a column or the text of a prompt.
+    `given` rows in memory stand in for reading the source. Of a conversation that ends with the assistant's solution,
+    that turn is left out; `report` gets a sentence about it. Raises `RecipeError` if the source cannot be read, has no
+    rows, lacks a column or the text of a prompt, or if its prompts state their answers or lack the question.
     """
     source = section.source or (IN_MEMORY if given is not None else None)
     if source is None:
@@ -41,10 +56,16 @@ def load_rows(section: RowsSection, given: Iterable[Mapping[str, Any]] | None = 
     if not rows:
         raise RecipeError(f"data: {source} holds no rows")
     renamed = []
+    left_out = LeftOut()
     for number, row in enumerate(rows, 1):
         where = f"row {number} of {source}"
         renamed.append(rename_columns(row, where, section))
+        if section.template in ("chat", "auto"):
+            renamed[-1]["prompt"] = question_turns(renamed[-1]["prompt"], where, left_out)
         check_prompt(renamed[-1]["prompt"], where, section.template)
+    if left_out.number:
+        report(left_out.describe(len(rows)))
+    check_leaks(renamed, section)
     return renamed
 
 

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any, Iterable, Mapping, Sequence
 
 from grpo.data.kept_rows import kept_rows
-from grpo.data.rows import IN_MEMORY, Row, load_rows, split_rows
+from grpo.data.rows import (
+    IN_MEMORY,
+    Report,
+    Row,
+    load_rows,
+    split_rows,
+    to_standard_error,
+)
 from grpo.data.where import matching
 from grpo.recipe import DataSection, RecipeError, RowsSection, SourceSection
 from rewards.spelling import nearest
@@ -38,11 +45,15 @@ class SourceRows:
 
 
 def load_sources(
-    data: DataSection, given: GivenRows | None = None, folder: Path | None = None
+    data: DataSection,
+    given: GivenRows | None = None,
+    *,
+    folder: Path | None = None,
+    report: Report = to_standard_error,
 ) -> list[SourceRows]:
     """Every source of `data`; `given` rows in memory, or those kept in a run's `folder`, stand in for reading them.
 
-    Raises `RecipeError`.
+    `report` gets a sentence on what was changed in the rows. Raises `RecipeError`.
     """
     given_of = _given_by_source(data, given)
     sources = []
@@ -51,7 +62,7 @@ def load_sources(
         loaded = None
         if rows is None and folder is not None:
             loaded = kept_rows(folder, section, name)
-        sources.append(_divided(name, section, loaded or load_rows(section, rows)))
+        sources.append(_divided(name, section, loaded or load_rows(section, rows, report)))
     return sources
 
 

@@ -15,12 +15,17 @@ from typing import Any, Callable, Iterator, Mapping
 
 import torch
 
+from grpo.data.leaks import prompt_words, states_answer
 from grpo.data.overlap import NUM_WORDS, overlapping, question_of
 from grpo.model.policy import Policy
-from grpo.preflight.facts import WARNING, WRONG, Finding, RunFacts, note, warning, wrong
+from grpo.preflight.facts import MAX_FAULTS, WARNING, WRONG, Finding, RunFacts, note, warning, wrong
 from grpo.recipe.describe import many
 from grpo.recipe.presets import PRESETS
 from grpo.recipe.values import TEMPLATES
+from grpo.scoring import READS_ANSWER
+from rewards.gold import is_missing, is_placeholder, num_answers, stated_gold
+from rewards.reasoning import opens_reasoning
+from rewards.table import TABLE
 from rewards.tasks import GYM_PREFIX, GYM_ROWS
 
 SMALL_MODEL = 30e6
@@ -35,6 +40,7 @@ MAX_SOLUTIONS = 200
 MAX_REWARD = 10.0
 MIN_ROWS_FOR_PATTERN = 8
 THINK_REWARDS = ("think_format", "tag_count")
+MATHEMATICS = ("math_answer", "arithmetic")
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 Check = Callable[[RunFacts], Iterator[Finding]]
@@ -256,26 +262,87 @@ def scale_of_rewards(facts: RunFacts) -> Iterator[Finding]:
 
 def empty_golds(facts: RunFacts) -> Iterator[Finding]:
     golds = facts.golds()
-    empty = sum(_is_empty(gold) for gold in golds)
-    if empty:
+    empty = [number for number, gold in enumerate(golds, 1) if is_missing(gold)]
+    if empty and facts.needs_gold:
+        compares = any(spec.use in READS_ANSWER for spec in facts.specs)
+        ends_the_run = len(empty) > MAX_FAULTS * len(golds) and compares
         yield Finding(
-            WRONG if empty == len(golds) else WARNING,
+            WRONG if ends_the_run or len(empty) == len(golds) else WARNING,
             "empty-gold",
-            f"{empty} of {len(golds)} rows have nothing in the column {facts.gold}; their "
-            "completions would be faults",
+            f"{len(empty)} of {len(golds)} rows have no answer in the column {facts.gold} (row {empty[0]}: "
+            f"{golds[empty[0] - 1]!r}); their completions would be faults",
         )
 
 
-def _is_empty(gold: Any) -> bool:
-    return gold is None or (isinstance(gold, str) and not gold.strip())
+def placeholder_golds(facts: RunFacts) -> Iterator[Finding]:
+    """Golds that are remarks: "proof", "not found"; completions would be compared with the word."""
+    golds = facts.golds()
+    remarks = [number for number, gold in enumerate(golds, 1) if is_placeholder(gold)]
+    if remarks:
+        yield warning(
+            "placeholder-gold",
+            f"{len(remarks)} of {len(golds)} rows have a remark in place of an answer in the column {facts.gold} (row "
+            f"{remarks[0]}: {golds[remarks[0] - 1]!r}), which no completion should equal; leave them out of the file",
+        )
+
+
+def several_golds(facts: RunFacts) -> Iterator[Finding]:
+    """Lists of golds where the recipe does not say whether any of them is right or all are asked for."""
+    spec = facts.accurate_spec
+    if spec is None or spec.args.get("several") or spec.use not in MATHEMATICS:
+        return
+    golds = facts.golds()
+    lists = [number for number, gold in enumerate(golds, 1) if num_answers(gold) > 1]
+    if lists:
+        yield Finding(
+            WRONG if len(lists) > MAX_FAULTS * len(golds) else WARNING,
+            "several-golds",
+            f"{len(lists)} of {len(golds)} rows have a list of answers in the column {facts.gold} (row {lists[0]}: "
+            f"{golds[lists[0] - 1]!r}); their completions would be faults; set rewards.{spec.name}.args.several to "
+            "any if each of them is right, to all if all are asked for",
+        )
+
+
+def gold_in_the_prompt(facts: RunFacts) -> Iterator[Finding]:
+    """Turns with the solution that were left out, and prompts that announce or repeat their own gold answer."""
+    for repair in facts.repairs:
+        yield warning("gold-in-the-prompt", repair.removeprefix("data: "))
+    rows = [(row, gold) for row, gold in zip(facts.rows, facts.golds()) if not is_missing(gold)]
+    stating = [row for row, gold in rows if _repeats(row.get("prompt"), gold)]
+    if len(stating) > 0.5 * len(rows) and len(rows) > 1:
+        yield warning(
+            "gold-in-the-prompt",
+            f"{len(stating)} of {len(rows)} prompts hold their own gold answer, e.g. "
+            f"{prompt_words(stating[0]['prompt'])[-60:]!r}; look whether the policy is shown what it has to find",
+        )
+
+
+def _repeats(prompt: Any, gold: Any) -> bool:
+    text = stated_gold(gold).strip()
+    if len(text) > MAX_BARE_ANSWER and text in prompt_words(prompt):
+        return True
+    return states_answer(prompt, gold)
+
+
+def prompt_opens_reasoning(facts: RunFacts) -> Iterator[Finding]:
+    """Rewards from elsewhere look for ``<think>`` in the completion, where it is not if the prompt ends with it."""
+    prompts = facts.prompts.train
+    foreign = [spec.name for spec in facts.specs if spec.use not in TABLE]
+    if foreign and prompts and opens_reasoning(prompts[0].text):
+        yield note(
+            "prompt-opens-think",
+            f"the rendered prompt opens <think>, so completions start behind it; rewards.{foreign[0]} must not look "
+            "for it there (a reward gets the prompt's text as prompt_text)",
+        )
 
 
 def golds_of_a_wrong_column(facts: RunFacts) -> Iterator[Finding]:
     """Golds that are the prompts, all the same, or the numbers of the rows."""
-    golds = [str(gold).strip() for gold in facts.golds()]
+    pairs = [pair for pair in zip(facts.golds(), facts.rows) if pair[0] is not None]
+    golds = [str(gold).strip() for gold, _ in pairs]
     if not golds:
         return
-    prompts = [str(row.get("prompt", "")).strip() for row in facts.rows]
+    prompts = [str(row.get("prompt", "")).strip() for _, row in pairs]
     many_golds = len(golds) > MIN_ROWS_FOR_PATTERN
     if golds == prompts:
         yield wrong(
@@ -565,6 +632,9 @@ CHECKS: tuple[Check, ...] = (
     balance_of_rewards,
     scale_of_rewards,
     empty_golds,
+    placeholder_golds,
+    several_golds,
+    gold_in_the_prompt,
     golds_of_a_wrong_column,
     duplicates,
     gym_seeds,
@@ -576,6 +646,7 @@ CHECKS: tuple[Check, ...] = (
     chat_template,
     end_token,
     thinking_tags,
+    prompt_opens_reasoning,
     wandb_login,
     checkpoints,
 )
@@ -597,6 +668,10 @@ def run_policy_checks(facts: RunFacts, policy: Policy) -> Iterator[Finding]:
 # ---- refusals -------------------------------------------------------------------------------------------------
 
 REFUSALS = (
+    (r"^data: gold-in-the-prompt:", "gold-in-the-prompt"),
+    (r"^data: question-missing:", "question-missing"),
+    (r"^data: empty-gold:", "empty-gold"),
+    (r"^data: several-golds:", "several-golds"),
     (r"run folder", "run-folder"),
     (r"no column|wants the column|when names the column", "missing-column"),
     (r"holds no rows|only \d+ rows train|prompts are too long and|cannot hold out", "too-few-rows"),

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedToken
 
 from grpo.data.prompts import PromptSet
 from grpo.data.sources import load_sources
+from grpo.data.templates import Template
 from grpo.monitor.gate_table import GATES
 from grpo.recipe import Recipe, RecipeError
 from grpo.run.evaluation_sets import EvaluationSet
@@ -18,6 +19,7 @@ from grpo.run.setup import check_recipe, load_inputs, with_steps
 from grpo.scoring import reward_specs
 from rewards import RewardSpec
 from rewards.conventions import TRUTH_COLUMNS
+from rewards.table import judges_without_gold, load
 
 WRONG = "wrong"
 WARNING = "warning"
@@ -51,7 +53,8 @@ def note(name: str, message: str) -> Finding:
 class RunFacts:
     """What is known of a run before its model loads; a field keeps its default if what it holds did not load.
 
-    ``accurate`` names the reward that means accuracy, ``rows`` are all rows of the data set.
+    ``accurate`` names the reward that means accuracy, ``rows`` are all rows of the data set, ``repairs`` say what was
+    changed in them.
     """
 
     recipe: Recipe
@@ -63,6 +66,7 @@ class RunFacts:
     prompts: PromptSet = PromptSet((), (), 0, 0)
     sets: Sequence[EvaluationSet] = ()
     num_parameters: int | None = None
+    repairs: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     @property
@@ -70,6 +74,19 @@ class RunFacts:
         """The column with the gold answers, if there is one by a usual name."""
         columns = self.rows[0] if self.rows else {}
         return next((name for name in TRUTH_COLUMNS if name in columns), None)
+
+    @property
+    def accurate_spec(self) -> RewardSpec | None:
+        """The reward that means accuracy, if it loaded."""
+        return next((spec for spec in self.specs if spec.name == self.accurate), None)
+
+    @property
+    def needs_gold(self) -> bool:
+        """Whether no reward can judge a row whose gold is None."""
+        try:
+            return not any(judges_without_gold(load(spec.use)) for spec in self.specs)
+        except ValueError:
+            return True  # a reward that is not found has been reported already
 
     def golds(self) -> list[Any]:
         """The gold answers of all rows; an entry of a mapping where they are kept in one."""
@@ -83,6 +100,11 @@ class RunFacts:
         """What the sources' templates came to: chat, r1, plain or texts of the user's."""
         loaded = {template.pattern for template in self.prompts.templates.values()}
         return loaded or {section.template for section in self.recipe.data.each().values()}
+
+    def template_of(self, row: Mapping[str, Any]) -> Template:
+        """The template that shows `row`, for stages that are reached only if prompts loaded."""
+        templates = self.prompts.templates
+        return templates.get(row.get("source", ""), next(iter(templates.values())))
 
     def loaded_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, for stages that are reached only if it loaded."""
@@ -106,9 +128,11 @@ def _ground_truth(value: Any) -> Any:
 def collect_facts(recipe: Recipe) -> RunFacts:
     """The facts of a recipe that can run; `RecipeError` for one that is refused."""
     check_recipe(recipe, resume=False, has_model=False)
-    inputs = load_inputs(recipe)
+    repairs: list[str] = []
+    inputs = load_inputs(recipe, report=repairs.append)
     return RunFacts(
         with_steps(recipe, inputs.prompts),
+        repairs=repairs,
         specs=inputs.specs,
         accurate=inputs.accurate,
         rows=inputs.rows,
@@ -122,11 +146,12 @@ def collect_facts(recipe: Recipe) -> RunFacts:
 
 def collect_partial_facts(recipe: Recipe) -> RunFacts:
     """What loads although the recipe as a whole is refused: the rewards' weights and the data set."""
-    facts = RunFacts(recipe)
+    repairs: list[str] = []
+    facts = RunFacts(recipe, repairs=repairs)
     try:
         specs = reward_specs(recipe)
         facts = replace(facts, specs=specs, accurate=recipe.evaluate.reward or specs[0].name)
-        sources = load_sources(recipe.data)
+        sources = load_sources(recipe.data, report=repairs.append)
         return replace(facts, rows=[row for source in sources for row in source.rows])
     except RecipeError:
         return facts  # the refusal has been reported already

@@ -12,8 +12,10 @@ from grpo.preflight.facts import MAX_FAULTS, WARNING, WRONG, Finding, RunFacts, 
 from grpo.run.setup import open_scorer
 from grpo.scoring import Scorer
 from rewards import Sample, Score
-from rewards.check import TEMPLATE, perturbed
+from rewards.check import TEMPLATE, wrong_answer
+from rewards.gold import gold_items, stated_gold
 from rewards.mathematics.extraction import bare_answer
+from rewards.reasoning import continuing
 from rewards.service.service import Judged
 
 MAX_ROWS = 64
@@ -37,16 +39,29 @@ Value = TypeVar("Value")
 
 def check_gold(facts: RunFacts) -> Iterator[Finding | str]:
     """Lines on the scores of gold, wrong and empty completions, and findings on the rewards that gave them."""
+    yield from _unchecked(facts)
+    with open_scorer(facts.recipe, facts.specs) as scorer:
+        scores = score_gold(facts, scorer)
+    yield from scores.lines(facts)
+    yield from scores.findings(facts)
+
+
+def _unchecked(facts: RunFacts) -> Iterator[Finding]:
+    """Rows without a gold, which are tried on empty completions alone."""
+    golds = facts.golds()
+    num_without = sum(gold is None for gold in golds)
     if facts.gold is None:
         yield note(
             "gold-not-checked",
             "no column holds a gold answer by a usual name (answer, solution, ground_truth, "
             "label), so rewards were tried on empty completions alone",
         )
-    with open_scorer(facts.recipe, facts.specs) as scorer:
-        scores = score_gold(facts, scorer)
-    yield from scores.lines(facts)
-    yield from scores.findings(facts)
+    elif num_without and not facts.needs_gold:
+        yield note(
+            "gold-not-checked",
+            f"{num_without} of {len(golds)} rows have no gold in the column {facts.gold}; their task is judged by rule "
+            "alone, and was tried on empty completions only",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,18 +191,32 @@ def score_gold(facts: RunFacts, scorer: Scorer) -> GoldScores:
     """Score completions for some rows: empty ones, and gold and wrong ones for those rows that have a gold answer."""
     rows = spread(facts.rows, MAX_ROWS)
     golds = spread(facts.golds(), MAX_ROWS) or [None] * len(rows)
-    solutions = [(str(gold), row) for gold, row in zip(golds, rows) if gold is not None]
+    spec = facts.accurate_spec
+    several = spec.args.get("several") if spec else None
+    solutions = []
+    for gold, row in zip(golds, rows):
+        if gold is not None:
+            solutions.append((stated_gold(gold, several), row))
     answers = [(_bare(gold, facts), row) for gold, row in solutions]
     pairs = {"empty": [("", row) for row in rows]}
     whole: list[Judged] = []
     if answers:
         form = _best_form(scorer, facts, answers[:ROWS_TO_CHOOSE_FORM])
         pairs["gold"] = _written(form, answers)
-        pairs["wrong"] = _written(form, [(perturbed(answer), row) for answer, row in answers])
+        pairs["wrong"] = _written(form, _wrong_answers(answers, facts))
         if answers != solutions:
-            whole = _score(scorer, _written(form, solutions))
-    by_kind = {kind: _score(scorer, texts) for kind, texts in pairs.items()}
+            whole = _score(scorer, facts, _written(form, solutions))
+    by_kind = {kind: _score(scorer, facts, texts) for kind, texts in pairs.items()}
     return GoldScores(by_kind, whole)
+
+
+def _wrong_answers(answers: Sequence[Pair], facts: RunFacts) -> list[Pair]:
+    """For each row an answer that is wrong, also where the row has several right ones."""
+    pairs = []
+    for answer, row in answers:
+        right = gold_items(row.get(facts.gold)) if facts.gold else []
+        pairs.append((wrong_answer(answer, right), row))
+    return pairs
 
 
 def spread(values: Sequence[Value], number: int) -> list[Value]:
@@ -212,7 +241,7 @@ def _best_form(scorer: Scorer, facts: RunFacts, answers: Sequence[Pair]) -> str:
     forms = (CODE_FORM,) if _runs_code(facts) else FORMS
     num_full: dict[str, int] = {}
     for form in forms:
-        scored = _score(scorer, _written(form, answers))
+        scored = _score(scorer, facts, _written(form, answers))
         num_full[form] = _num_full([judged.parts[facts.accurate] for judged in scored])
     return max(forms, key=lambda form: num_full[form])
 
@@ -221,18 +250,18 @@ def _written(form: str, answers: Sequence[Pair]) -> list[Pair]:
     return [(form.replace("{gold}", answer), row) for answer, row in answers]
 
 
-def _score(scorer: Scorer, pairs: Sequence[Pair]) -> list[Judged]:
-    samples = [_sample(text, row, group=str(i)) for i, (text, row) in enumerate(pairs)]
+def _score(scorer: Scorer, facts: RunFacts, pairs: Sequence[Pair]) -> list[Judged]:
+    samples = [_sample(text, row, facts, group=str(i)) for i, (text, row) in enumerate(pairs)]
     return scorer.service.judge(samples)
 
 
-def _sample(text: str, row: Row, group: str) -> Sample:
-    num_tokens = max(1, len(text.split()))
-    prompt = row["prompt"]
+def _sample(text: str, row: Row, facts: RunFacts, group: str) -> Sample:
+    """A completion as the run would hand it over: behind the rendered prompt, and on from what that has opened."""
+    shown, _ = facts.template_of(row).render(row["prompt"], facts.loaded_tokenizer())
     return Sample(
-        text=text,
-        columns={**row, "finish": "stop", "num_tokens": num_tokens},
-        prompt=prompt if isinstance(prompt, str) else "",
+        text=continuing(text, shown),
+        columns={**row, "finish": "stop", "num_tokens": max(1, len(text.split()))},
+        prompt=shown,
         token_ids=(0,),
         group=group,
     )

@@ -152,10 +152,13 @@ class RolloutSequence:
         )
 
     def _text(self, policy: Policy) -> str:
-        """Without the stop token, and without a stop string and what follows it."""
+        """Without the stop token; up to and with a stop string, which may close what a reward looks for."""
         token_ids = self.tokens[:-1] if isinstance(self.stop, int) else self.tokens
         text = _decode(policy, token_ids)
-        return text.partition(self.stop)[0] if isinstance(self.stop, str) else text
+        if not isinstance(self.stop, str):
+            return text
+        before, stop, _ = text.partition(self.stop)
+        return before + stop
 
     def _versions(self, version: int) -> tuple[tuple[int, int, int], ...]:
         """Spans of weight versions; an empty span only where there is nothing else."""

@@ -21,6 +21,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from grpo.data.curriculum import Curriculum
 from grpo.data.prompts import PromptSet, load_prompts
+from grpo.data.rows import Report, to_standard_error
 from grpo.data.sources import GivenRows, Rows, SourceRows, load_sources
 from grpo.data.stream import MixedStream, PromptStream, Stream
 from grpo.distributed.process_group import Ranks
@@ -91,15 +92,16 @@ def load_inputs(
     model: PreTrainedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     watching: Watching = nullcontext,
+    report: Report = to_standard_error,
 ) -> RunInputs:
     """Everything of a training run that needs no weights. `RecipeError` for what a user can fix.
 
     ``rewards`` are callables added to the recipe's; ``data``, a ``model`` or ``tokenizer`` in hand are used instead of
-    loading them. Slow reads happen inside ``watching()``.
+    loading them. Slow reads happen inside ``watching()``; ``report`` gets a sentence on what was changed in the rows.
     """
     specs, accurate = load_rewards(recipe, rewards)
     with watching(), watchdog.loading("grpo.data.prompts, the data set"):
-        sources = load_sources(recipe.data, data, folder=recipe.folder())
+        sources = load_sources(recipe.data, data, folder=recipe.folder(), report=report)
     rows = [row for source in sources for row in source.rows]
     check_columns(specs, rows)
     _check_enough_rows(recipe, sources)

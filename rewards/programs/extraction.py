@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from rewards.reasoning import after_reasoning
 from rewards.sandbox.languages import ALIASES
 
 __all__ = ["Block", "extract_program"]
@@ -42,20 +43,23 @@ def _blocks(text: str) -> tuple[list[Block], bool]:
     return blocks, has_fence
 
 
-def extract_program(text: str, language: str = "python") -> str | None:
+def extract_program(text: str, language: str = "python", prompt_text: str = "") -> str | None:
     r"""The last complete code block after the reasoning; the whole text if it has no fence; else None.
 
-    Blocks that name another language are skipped if there is one that names ``language`` or no language.
+    Blocks that name another language are skipped if there is one that names ``language`` or no language. Reasoning that
+    never ends holds no program, also where the prompt has opened it.
 
     >>> extract_program("First\n```python\nx = 1\n```\nthen\n```\nx = 2\n```\nit prints\n```text\n2\n```")
     'x = 2\n'
     >>> extract_program("```python\nx = 1") is None
     True
     """
-    text = text.rpartition("</think>")[2]
-    blocks, has_fence = _blocks(text)
+    answer = after_reasoning(text, prompt_text)
+    if answer is None:
+        return None
+    blocks, has_fence = _blocks(answer)
     if not has_fence:
-        return text if text.strip() else None
+        return answer if answer.strip() else None
     fitting = [block for block in blocks if ALIASES.get(block.tag) == language or not block.tag]
     chosen = (fitting or blocks)[-1:]
     return chosen[0].code if chosen and chosen[0].code.strip() else None

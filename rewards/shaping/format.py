@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import unicodedata
 
+from rewards.reasoning import THINK, THINK_END, opens_reasoning
 from rewards.types import Score
 
 __all__ = ["tag_count", "think_format"]
 
-THINK = "<think>"
-THINK_END = "</think>"
 ANSWER = "<answer>"
 ANSWER_END = "</answer>"
 
 
 def think_format(
-    text: str, prompt: str = "", opened: bool | None = None, answer_tags: bool = True
+    text: str, prompt_text: str = "", opened: bool | None = None, answer_tags: bool = True
 ) -> Score:
     """1 if the completion is ``<think>...</think> <answer>...</answer>`` and nothing else, 0 otherwise.
 
     The format reward of DeepSeek-R1-Zero (arXiv:2501.12948, section 2.2.2, template of table 1). Every tag occurs
     exactly once and in this order, both blocks hold something visible, and only white space surrounds them: trailing
-    text, empty blocks, and repeated or nested tags score 0. ``opened`` says that the prompt already ended with
-    ``<think>``, so the completion starts inside the block; by default the prompt itself decides. With
-    ``answer_tags=False`` the answer is whatever visible text follows the reasoning.
+    text, empty blocks, and repeated or nested tags score 0. ``opened`` says that the prompt already opened ``<think>``,
+    as many chat templates do, so the completion starts inside the block; by default ``prompt_text``, what the model was
+    shown, decides. With ``answer_tags=False`` the answer is whatever visible text follows the reasoning.
     >>> think_format("<think>2 + 2</think><answer>4</answer>").value
+    1.0
+    >>> think_format("2 + 2</think><answer>4</answer>", prompt_text="2 + 2? Assistant: <think>").value
     1.0
     >>> think_format("<think>2 + 2</think><answer>4</answer> or 5").detail
     'text after </answer>'
     """
     if opened is None:
-        opened = prompt.rstrip().endswith(THINK)
+        opened = opens_reasoning(prompt_text)
     if opened:
         text = THINK + text
     problem = _problem_with_answer_tags(text) if answer_tags else _problem_without(text)
@@ -91,19 +92,19 @@ def _is_visible(text: str) -> bool:
     return any(unicodedata.category(character)[0] not in "ZC" for character in text)
 
 
-def tag_count(text: str, prompt: str = "", line_breaks: bool = True) -> float:
+def tag_count(text: str, prompt_text: str = "", line_breaks: bool = True) -> float:
     r"""A quarter for each of the four tags that occurs exactly once: a gentler slope towards `think_format`.
 
     The tag count reward of open-r1 (``tag_count_reward`` in its ``rewards.py``), where a tag counts only with the
     line breaks that the template sets: ``<think>\n``, ``\n</think>\n``, ``\n<answer>\n``, ``\n</answer>``;
-    ``line_breaks=False`` counts the bare tags. A prompt that ends with ``<think>`` provides the first.
+    ``line_breaks=False`` counts the bare tags. Where the prompt opens ``<think>``, it provides the first.
     >>> tag_count("<think>\n7\n</think>\n<answer>\n7\n</answer>")
     1.0
     >>> tag_count("<think>7</think>", line_breaks=False)
     0.5
     """
-    if prompt.rstrip().endswith(THINK):
-        text = THINK + prompt.rpartition(THINK)[2] + text
+    if opens_reasoning(prompt_text):
+        text = f"{THINK}\n{text}"
     tags = [THINK + "\n", f"\n{THINK_END}\n", f"\n{ANSWER}\n", f"\n{ANSWER_END}"]
     if not line_breaks:
         tags = [tag.strip() for tag in tags]

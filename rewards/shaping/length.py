@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 from rewards.calling import judge
 from rewards.conventions import Convention, convention_of, fault
@@ -40,6 +40,7 @@ def cosine(
     correct: tuple[float, float] = (2.0, 1.0),
     wrong: tuple[float, float] = (-10.0, 0.0),
     exceeding: float = -10.0,
+    prompt_text: str = "",
     **columns: Any,
 ) -> Score:
     """Short correct completions are worth more than long ones; wrong ones cost less the longer they are.
@@ -50,7 +51,7 @@ def cosine(
     ``max_tokens`` or more is worth ``exceeding``. The reward ``correct_by`` judges what is correct, so this
     replaces that reward and is not added to it. The authors add a penalty on repetition, here `repetition`.
     """
-    verdict = _verdict(correct_by, text, columns)
+    verdict = _verdict(correct_by, text, columns, prompt_text)
     if verdict.value is None:
         return verdict
     if num_tokens >= max_tokens:
@@ -67,6 +68,7 @@ def kimi_length(
     num_tokens: list[int],
     groups: list[str],
     correct_by: str = "math_answer",
+    prompt_texts: Sequence[str] | None = None,
     **columns: list[Any],
 ) -> list[Score]:
     """From 0.5 for the shortest completion of a group to -0.5 for the longest; a wrong one never gains.
@@ -78,7 +80,8 @@ def kimi_length(
     verdicts = []
     for index, text in enumerate(texts):
         row = {name: values[index] for name, values in columns.items()}
-        verdicts.append(_verdict(correct_by, text, row))
+        shown = prompt_texts[index] if prompt_texts else ""
+        verdicts.append(_verdict(correct_by, text, row, shown))
     spans: dict[str, tuple[int, int]] = {}
     for group, length in zip(groups, num_tokens):
         shortest, longest = spans.get(group, (length, length))
@@ -106,7 +109,7 @@ def _judge_named(use: str) -> tuple[Convention, Any]:
     return convention_of(function), function
 
 
-def _verdict(correct_by: str, text: str, columns: Mapping[str, Any]) -> Score:
+def _verdict(correct_by: str, text: str, columns: Mapping[str, Any], prompt_text: str) -> Score:
     """The score that the reward ``correct_by`` gives the completion."""
     convention, function = _judge_named(correct_by)
     missing = convention.missing(columns)
@@ -117,5 +120,5 @@ def _verdict(correct_by: str, text: str, columns: Mapping[str, Any]) -> Score:
     def emit(index: int, score: Score, seconds: float) -> None:
         scores.append(score)
 
-    judge(convention, function, [Sample(text, columns)], args={}, emit=emit)
+    judge(convention, function, [Sample(text, columns, prompt_text)], args={}, emit=emit)
     return scores[0]

@@ -9,7 +9,8 @@ from collections import Counter
 from fractions import Fraction
 from typing import Any, Callable, Sequence
 
-from rewards.tasks.final_answer import has_ended, is_tagged, tagged_answer
+from rewards.reasoning import after_reasoning
+from rewards.tasks.final_answer import UNFINISHED, has_ended, is_tagged, tagged_answer
 from rewards.types import Score
 
 __all__ = [
@@ -149,20 +150,26 @@ PROMPTS = {"words": _in_words, "symbols": _in_symbols}
 
 
 def countdown(
-    text: str, numbers: Sequence[int] | str, target: int | str, finish: str | None = None
+    text: str,
+    numbers: Sequence[int] | str,
+    target: int | str,
+    finish: str | None = None,
+    prompt_text: str = "",
 ) -> Score:
     """1 if the completion's one final answer makes ``target`` with every number used exactly once, else 0.
 
     The final answer is the content of its ``<answer>`` tags; without tags, what follows the word ``answer``; without
     that word, the last line. Nothing may follow it but ``= target`` and a full stop, and there may be only one.
-    If ``finish`` is given it must be ``stop``: a policy that is rewarded without ending forgets how to end.
+    If ``finish`` is given it must be ``stop``: a policy that is rewarded without ending forgets how to end. Only what
+    follows the reasoning is read; reasoning that never ends, opened by the completion or by ``prompt_text``, holds no
+    answer.
     """
     try:
         required_numbers = _whole_numbers(numbers)
         required_target = _whole_number(target)
     except ValueError as error:
         return Score(None, status="fault", detail=f"countdown: {error}")
-    answer, problem = _final_answer(text)
+    answer, problem = _final_answer(after_reasoning(text, prompt_text))
     if answer is None:
         return _verdict(text, finish, status="no_answer", detail=problem)
     problem = problem or _problem_with(answer, required_numbers, required_target)
@@ -171,9 +178,9 @@ def countdown(
     return _verdict(text, finish, correct=not problem, detail=problem or "right", extracted=answer)
 
 
-def countdown_format(text: str, finish: str | None = None) -> Score:
+def countdown_format(text: str, finish: str | None = None, prompt_text: str = "") -> Score:
     """1 if the completion ended by itself with exactly one readable final answer, right or wrong."""
-    answer, problem = _final_answer(text)
+    answer, problem = _final_answer(after_reasoning(text, prompt_text))
     if answer is None:
         return Score(0.0, status="no_answer", detail=problem)
     expression, _ = _split_claim(answer)
@@ -240,8 +247,10 @@ SIGNS = {
 }
 
 
-def _final_answer(text: str) -> tuple[str | None, str]:
+def _final_answer(text: str | None) -> tuple[str | None, str]:
     """The final answer and what is wrong with how it is written; None if there is no answer at all."""
+    if text is None:
+        return None, UNFINISHED
     for sign, plain in SIGNS.items():
         text = text.replace(sign, plain)
     if is_tagged(text):

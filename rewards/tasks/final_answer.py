@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["has_ended", "is_tagged", "tagged_answer"]
+__all__ = ["UNFINISHED", "has_ended", "is_tagged", "tagged_answer"]
 
+UNFINISHED = "the reasoning never ends"
+"""Why a completion that is cut off before ``</think>`` has no final answer."""
 _OPEN = "<answer>"
 _CLOSE = "</answer>"
 

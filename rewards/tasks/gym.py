@@ -31,11 +31,12 @@ from rewards.mathematics.expressions import (
 from rewards.mathematics.extraction import extract
 from rewards.mathematics.latex import parse
 from rewards.mathematics.tree import Node, ParseError
+from rewards.reasoning import after_reasoning
 from rewards.spelling import nearest
 from rewards.tasks import GYM_PREFIX as PREFIX
 from rewards.tasks import GYM_ROWS
 from rewards.tasks.countdown import Expression
-from rewards.tasks.final_answer import is_tagged, tagged_answer
+from rewards.tasks.final_answer import UNFINISHED, is_tagged, tagged_answer
 from rewards.tasks.gym_numbers import NUMERIC, bare, same_number
 from rewards.tasks.gym_rows import MissingPackage, entries
 from rewards.types import Score
@@ -150,16 +151,26 @@ def gym_answer(
     metadata: Mapping[str, Any],
     settings: Mapping[str, Any] | None = None,
     partial: bool = False,
+    prompt_text: str = "",
 ) -> Score:
     """1 if the completion's final answer is right for its reasoning-gym task, else 0.
 
     The final answer is the content of the ``<answer>`` tags, of which there may be one pair, at the end; without
-    tags, what `rewards.mathematics.extraction.extract` finds. ``partial`` passes on what a task's own verifier gives
+    tags, what `rewards.mathematics.extraction.extract` finds; reasoning that never ends, opened by the completion or by
+    ``prompt_text``, holds none. ``partial`` passes on what a task's own verifier gives
     for part of an answer; it does not change tasks judged by `UNIQUE` and `OURS`.
     """
-    final_answer, problem = _final_answer(text)
+    if answer is None and task in NEEDS_GOLD:
+        return Score(
+            None, status="fault", detail=f"gym_answer: the row of {task} has no gold answer"
+        )
+    final_answer, problem = _final_answer(after_reasoning(text, prompt_text))
     if final_answer is None:
         return Score(0.0, status="no_answer", detail=problem or "no final answer was found")
+    if answer is None and task in NEEDS_GOLD:
+        return Score(
+            None, status="fault", detail=f"gym_answer: the row of {task} has no gold answer"
+        )
     extracted = final_answer[:MAX_EXTRACTED_CHARS]
     if problem:
         return Score(0.0, detail=problem, extracted=extracted)
@@ -176,10 +187,11 @@ def gym_answer(
     return Score(value, detail=f"judged by {_judge_of(task)}", extracted=extracted)
 
 
-def _final_answer(text: str) -> tuple[str | None, str]:
-    after_reasoning = text.rpartition("</think>")[2]
-    if is_tagged(after_reasoning):
-        return tagged_answer(after_reasoning)
+def _final_answer(text: str | None) -> tuple[str | None, str]:
+    if text is None:
+        return None, UNFINISHED
+    if is_tagged(text):
+        return tagged_answer(text)
     return extract(text).text, ""
 
 
@@ -313,3 +325,12 @@ OURS: Mapping[str, Callable[[str, str, Mapping[str, Any]], bool]] = {
     "n_queens": _is_valid_board,
     "number_sorting": _same_list,
 }
+NEEDS_GOLD = UNIQUE | {
+    "polynomial_multiplication",
+    "simple_integration",
+    "intermediate_integration",
+    "coin_flip",
+}
+"""Tasks that are judged by comparing with a gold; the others are judged by rule."""
+
+gym_answer.judges_without_gold = True  # type: ignore[attr-defined]  # read by rewards.check and preflight

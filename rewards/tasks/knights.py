@@ -12,7 +12,8 @@ import random
 import re
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
-from rewards.tasks.final_answer import has_ended, is_tagged, tagged_answer
+from rewards.reasoning import after_reasoning
+from rewards.tasks.final_answer import UNFINISHED, has_ended, is_tagged, tagged_answer
 from rewards.types import Score
 
 __all__ = ["is_true", "knights_and_knaves", "knights_rows", "solutions"]
@@ -162,20 +163,23 @@ _FILLER_WORDS = frozenset(
 _NAMED = re.compile(r"\banswer\b\s*(?:is\b\s*)?[:=]?\s*", re.IGNORECASE)
 
 
-def knights_and_knaves(text: str, answer: str, finish: str | None = None) -> Score:
+def knights_and_knaves(
+    text: str, answer: str, finish: str | None = None, prompt_text: str = ""
+) -> Score:
     """1 if the completion's final answer gives everybody the role that ``answer`` gives them, else 0.
 
     The final answer is the content of its ``<answer>`` tags, of which there may be one pair, at the end; without
     tags, what follows the last word ``answer``; without that word, the last line that names a role. It may say ``Ada is
     a knight``, ``Ada: knight``, ``Ada and Ben are knaves`` or ``Knights: Ada, Ben``. Whatever else it says ("or",
     "not", somebody else's name) makes it unreadable, and naming a person twice or not at all makes it wrong.
-    If ``finish`` is given it must be ``stop``.
+    If ``finish`` is given it must be ``stop``. Reasoning that never ends, opened by the completion or by
+    ``prompt_text``, holds no answer.
     """
-    truth = _roles(answer)
+    truth = _roles(answer) if isinstance(answer, str) else None
     if not truth:
         problem = f"knights_and_knaves: the answer {answer!r} gives nobody a role"
         return Score(None, status="fault", detail=problem)
-    final_answer, problem = _final_answer(text.rpartition("</think>")[2])
+    final_answer, problem = _final_answer(after_reasoning(text, prompt_text))
     if final_answer is None:
         return Score(0.0, status="no_answer", detail=problem)
     problem = problem or _problem_with(_roles(final_answer), truth, finish)
@@ -196,7 +200,9 @@ def _problem_with(
     return "" if has_ended(finish) else f"right, but it did not end: finish is {finish}"
 
 
-def _final_answer(text: str) -> tuple[str | None, str]:
+def _final_answer(text: str | None) -> tuple[str | None, str]:
+    if text is None:
+        return None, UNFINISHED
     if is_tagged(text):
         return tagged_answer(text)
     named = list(_NAMED.finditer(text))

@@ -130,3 +130,54 @@ def test_the_users_mistakes_are_one_line_and_exit_2(tmp_path, arguments, message
 @pytest.mark.parametrize("gold", [*GOOD, "9", "0", "no", "False", "Z", "blue", r"\sqrt{x}", "-1"])
 def test_a_perturbed_answer_is_another_answer(gold):
     assert perturbed(gold) != gold
+
+
+def test_rows_without_a_gold_of_a_task_judged_by_rule_are_counted_and_not_failed(tmp_path, capsys):
+    rule = {"task": "graph_color", "metadata": {}, "answer": None}
+    rows = [{"task": "gcd", "metadata": {}, "answer": "4"}, rule, rule]
+    assert main([write(tmp_path / "some.jsonl", rows), "--reward", "gym_answer"]) == 0
+    output = capsys.readouterr().out
+    assert counts(output) == {"gold": (1, 0), "empty": (3, 0), "perturbed": (1, 0)}
+    assert "gold not checked on 2 of 3 rows" in output
+    assert main([write(tmp_path / "none.jsonl", [rule] * 4), "--reward", "gym_answer"]) == 0
+    output = capsys.readouterr().out
+    assert counts(output) == {"gold": (0, 0), "empty": (4, 0), "perturbed": (0, 0)}
+    assert "gold not checked on 4 of 4 rows" in output
+
+
+def test_a_reward_that_needs_a_gold_still_fails_without_one(tmp_path, capsys):
+    for gold in (None, float("nan"), "N/A"):
+        data = write(tmp_path / "data.jsonl", [{"answer": "4"}, {"answer": gold}])
+        assert main([data]) == 1
+        assert counts(capsys.readouterr().out)["gold"] == (1, 1)
+
+
+def test_lists_of_one_are_checked_as_that_item_and_several_by_the_rule(tmp_path, capsys):
+    data = write(tmp_path / "data.jsonl", [{"answer": ["4"]}, {"answer": '["5"]'}, {"answer": [6]}])
+    assert main([data]) == 0, capsys.readouterr().out
+    data = write(tmp_path / "several.jsonl", [{"answer": ["4", "5"]}, {"answer": '["6", "7"]'}])
+    assert main([data]) == 1 and "several" in capsys.readouterr().out
+    for rule in ("any", "all"):
+        assert main([data, "--args", json.dumps({"several": rule})]) == 0, capsys.readouterr().out
+
+
+def test_remarks_in_place_of_golds_are_counted(tmp_path, capsys):
+    data = write(
+        tmp_path / "data.jsonl", [{"answer": "4"}, {"answer": "proof"}, {"answer": "notfound"}]
+    )
+    main([data])
+    assert (
+        "2 of 3 golds look like remarks and not like answers, e.g. 'proof'"
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("prompt", ["2 + 2? <think>\n", [{"role": "user", "content": "2 + 2?"}]])
+@pytest.mark.parametrize("reward", ["math_answer", "think_format"])
+def test_completions_go_on_from_the_prompt_that_the_row_shows(tmp_path, capsys, prompt, reward):
+    data = write(tmp_path / "data.jsonl", [{"prompt": prompt, "answer": "4"}])
+    main([data, "--reward", reward])
+    assert counts(capsys.readouterr().out)["gold"] == (1, 0)
+    rendered = [{"prompt": prompt, "prompt_text": "<user>2 + 2?<bot><think>\n", "answer": "4"}]
+    main([write(tmp_path / "rendered.jsonl", rendered), "--reward", reward])
+    assert counts(capsys.readouterr().out)["gold"] == (1, 0)

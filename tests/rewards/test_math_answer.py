@@ -28,7 +28,25 @@ def test_a_completion_without_an_answer_scores_zero_and_says_so():
         assert (score.value, score.status) == (0.0, "no_answer"), text
 
 
-@pytest.mark.parametrize("gold", [None, "", "   ", True, [1], "\\boxed{}"])
+@pytest.mark.parametrize(
+    "gold",
+    [
+        None,
+        "",
+        "   ",
+        True,
+        [1, 2],
+        "\\boxed{}",
+        float("nan"),
+        "nan",
+        "None",
+        "null",
+        "N/A",
+        [],
+        [None],
+        "[null]",
+    ],
+)
 def test_a_gold_without_an_answer_is_a_fault_and_never_a_zero(gold):
     score = math_answer("\\boxed{4}", gold)
     assert score.value is None and score.status == "fault"

@@ -160,3 +160,39 @@ def test_the_users_mistakes_are_one_line_and_exit_2(arguments, message):
     error = done.stderr.decode()
     assert done.returncode == 2 and done.stdout == b""
     assert message in error and error.count("\n") == 1
+
+
+def test_the_command_reads_what_the_prompt_opened_and_golds_as_data_sets_keep_them():
+    opened = {
+        "prompt": [{"role": "user", "content": "2 + 2?"}],
+        "prompt_text": "<bot><think>\n",
+        "answer": "4",
+    }
+    lines = [
+        {**opened, "completion": r"\boxed{4}. But wait"},
+        {**opened, "completion": r"so</think>\boxed{4}"},
+        {"prompt": "2 + 2? <think>", "answer": "4", "completion": r"\boxed{4}"},
+        {"prompt": "2 + 2?", "answer": ["4"], "completion": r"\boxed{4}"},
+        {"prompt": "2 + 2?", "answer": float("nan"), "completion": r"\boxed{4}"},
+        {"prompt": "2 + 2?", "answer": ["4", "5"], "completion": r"\boxed{4}"},
+    ]
+    for lenient in ([], ["--lenient"]):
+        records = scored("math_answer", *lenient, lines=lines)
+        expected = [
+            (0, "no_answer"),
+            (1, "scored"),
+            (0, "no_answer"),
+            (1, "scored"),
+            (None, "fault"),
+            (None, "fault"),
+        ]
+        assert [(record["value"], record["status"]) for record in records] == expected
+    assert [
+        record["value"]
+        for record in scored("math_answer", "--args", '{"several": "any"}', lines=lines[-1:])
+    ] == [1]
+    pairs = [
+        {"gold": gold, "pred": "5"} for gold in (["5"], '["5"]', [5], 5, None, float("nan"), ["4"])
+    ]
+    values = [record["value"] for record in scored("math_answer", "--pairs", lines=pairs)]
+    assert values == [1, 1, 1, 1, None, None, 0]

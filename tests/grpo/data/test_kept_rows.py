@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo.data.kept_rows import FILE, keep_rows, kept_rows
+from grpo.data.kept_rows import keep_rows, kept_rows
 from grpo.data.prompts import PromptSet
 from grpo.evaluate import trained_rows
 from grpo.recipe import DataSection, Recipe, RecipeError, to_yaml
@@ -23,6 +23,7 @@ ROWS = [
     {"prompt": "p", "answer": None, "metadata": {"order": (1, "a"), 3: {2, 1}, "weight": 0.1}},
     {"prompt": "q", "answer": "2", "metadata": {}},
 ]
+FILE = "rows.json.gz"
 GYM = DataSection(source="gym-gcd", args={"count": 2, "seed": 1})
 
 

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 from tokenizers import normalizers, processors
 
-from grpo.data.prompts import R1_TEMPLATE, Template, make_prompts, template_of
+from grpo.data.prompts import make_prompts
 from grpo.data.rows import load_rows
 from grpo.data.sources import SourceRows
 from grpo.data.stream import PromptStream
+from grpo.data.templates import R1_TEMPLATE, Template, template_of
 from grpo.recipe import DataSection, RecipeError
 from grpo.types import Prompt
 

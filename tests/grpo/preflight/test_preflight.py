@@ -26,6 +26,7 @@ from grpo.preflight.facts import Finding, RunFacts, number_of_parameters
 from grpo.preflight.gold import check_gold
 from grpo.preflight.memory_fit import check_memory
 from grpo.recipe import Recipe, RecipeError
+from grpo.scoring import check_columns
 from grpo.train import main
 from rewards import RewardSpec
 
@@ -122,6 +123,15 @@ STATIC: dict[str, tuple[list[str], dict[str, Any]]] = {
     ),
     "reward-scale": (["rewards.correct.weight=100", "advantage.rule=center"], {}),
     "empty-gold": ([], {"rows": rows_of(answer=lambda i: "" if i == 3 else str(i))}),
+    "placeholder-gold": ([], {"rows": rows_of(answer=lambda i: "proof" if i == 3 else str(i * i))}),
+    "several-golds": (
+        [],
+        {"rows": rows_of(answer=lambda i: ["1", "2"] if i == 3 else [str(i * i)])},
+    ),
+    "gold-in-the-prompt": (
+        [],
+        {"rows": rows_of(prompt=lambda i: f"What is {i} + {i}? Answer: {3 * (i + 1)}")},
+    ),
     "gold-is-the-prompt": (
         [],
         {"rows": rows_of(answer=lambda i: f"What is {i + 1} + {2 * i + 2}?")},
@@ -174,6 +184,58 @@ def test_what_cannot_work_is_wrong_and_what_may_is_a_warning() -> None:
     assert levels("sample.group_size=2") == {"small-group": "warning"}
 
 
+NO_ANSWERS = [None, float("nan"), "nan", "None", "null", "N/A", "", " ", [], "[null]", "$$"]
+
+
+@pytest.mark.parametrize("gold", NO_ANSWERS, ids=repr)
+def test_golds_that_are_no_answers_are_counted_and_above_a_fifth_they_are_wrong(gold: Any) -> None:
+    few = rows_of(answer=lambda i: gold if i == 3 else str(i * i))
+    many = rows_of(answer=lambda i: gold if i % 4 == 3 else str(i * i))
+    assert levels(rows=few) == {"empty-gold": "warning"} and levels(rows=many) == {
+        "empty-gold": "wrong"
+    }
+    message = next(finding.message for finding in run_checks(facts(rows=few)))
+    assert "1 of 40 rows" in message and "row 4" in message
+    specs = [RewardSpec("correct", "math_answer")]
+    check_columns(specs, few)
+    with pytest.raises(RecipeError, match="empty-gold: 10 of 40 .*row 4"):
+        check_columns(specs, many)
+
+
+def test_lists_of_answers_need_a_rule_before_the_run() -> None:
+    lists = rows_of(answer=lambda i: [str(i * i), str(i * i + 1)])
+    assert levels(rows=lists) == {"several-golds": "wrong"}
+    ruled = facts(rows=lists)
+    specs = [RewardSpec("correct", "math_answer", args={"several": "any"})]
+    assert list(run_checks(replace(ruled, specs=specs))) == []
+    check_columns(specs, lists)
+    with pytest.raises(RecipeError, match="several-golds: 40 of 40"):
+        check_columns([RewardSpec("correct", "math_answer")], lists)
+    singles = rows_of(answer=lambda i: [str(i * i)])
+    assert levels(rows=singles) == {}
+    check_columns([RewardSpec("correct", "math_answer")], singles)
+
+
+def test_remarks_in_place_of_answers_are_counted() -> None:
+    rows = rows_of(answer=lambda i: "not found" if i % 10 == 3 else str(i * i))
+    found = [
+        finding for finding in run_checks(facts(rows=rows)) if finding.name == "placeholder-gold"
+    ]
+    assert [finding.level for finding in found] == ["warning"] and "4 of 40 rows" in found[
+        0
+    ].message
+
+
+def test_a_task_that_is_judged_by_rule_needs_no_gold(folder: Path) -> None:
+    rows = rows_of(answer=None, task="graph_color", metadata={})
+    known = replace(facts(rows=rows), specs=[RewardSpec("correct", "gym_answer")])
+    assert list(run_checks(known)) == []
+    items = list(check_gold(known))
+    assert [(item.level, item.name) for item in items if isinstance(item, Finding)] == [
+        ("note", "gold-not-checked")
+    ]
+
+
 def test_a_tokenizer_without_an_end_and_one_that_cannot_write_the_tags() -> None:
     lost = byte_tokenizer()
     lost.eos_token = None
@@ -212,6 +274,10 @@ def test_a_tokenizer_without_an_end_and_one_that_cannot_write_the_tags() -> None
             "no-chat-template",
         ),
         ("data: every prompt is longer than 10 tokens", "prompts-too-long"),
+        ("data: gold-in-the-prompt: data.columns.prompt is {answer}", "gold-in-the-prompt"),
+        ("data: question-missing: all 4 prompts of x are 'a'", "question-missing"),
+        ("data: empty-gold: 3 of 4 rows that rewards.correct scores", "empty-gold"),
+        ("data: several-golds: 3 of 4 rows have a list", "several-golds"),
         ("data: there is no file x.jsonl", "data-not-loaded"),
         ("model: x is gated: accept its terms", "model-not-loaded"),
         ("run folder: runs/x exists; continue it with --resume", "run-folder"),
@@ -287,6 +353,46 @@ def test_rewards_and_gold_answers_that_do_not_fit_are_caught(
     folder: Path, use: str, rows: Any, findings: Any
 ) -> None:
     assert gold_findings(use, rows) == findings
+
+
+CHATS = {
+    "thinks": "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}<|assistant|><think>\n",
+    "does not": "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}<|assistant|><think>\n\n</think>\n",
+    "plain": "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}<|assistant|>",
+}
+
+
+@pytest.mark.parametrize("chat", CHATS)
+@pytest.mark.parametrize("as_messages", [False, True])
+@pytest.mark.parametrize("use", ["math_answer", "gym_answer"])
+def test_gold_is_written_on_from_the_rendered_prompt(
+    folder: Path, chat: str, as_messages: bool, use: str
+) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = CHATS[chat]
+    rows = rows_of(12, task="gcd", metadata={})
+    for row in rows if as_messages else ():
+        row["prompt"] = [{"role": "user", "content": row["prompt"]}]
+    specs = [RewardSpec("correct", use)]
+    specs += [
+        RewardSpec("format", "think_format", weight=0.1),
+        RewardSpec("tags", "tag_count", weight=0.1),
+    ]
+    known = replace(facts("data.template=chat", rows=rows, tokenizer=tokenizer), specs=specs)
+    report = list(check_gold(known))
+    scores = [item for item in report if isinstance(item, str)]
+    assert "correct: full score for gold 12/12, wrong 0/12, empty 0/12" in scores[0]
+    assert "format: full score for gold 12/12" in scores[1]
+    assert {item.name for item in report if isinstance(item, Finding)} <= {"constant-reward"}
+
+
+def test_a_reward_from_elsewhere_is_told_that_the_prompt_opens_the_reasoning(folder: Path) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = CHATS["thinks"]
+    for use, expected in (("mine.py:whole", {"prompt-opens-think": "note"}), ("math_answer", {})):
+        known = facts("data.template=chat", tokenizer=tokenizer)
+        found = run_checks(replace(known, specs=[RewardSpec("correct", use)]))
+        assert {finding.name: finding.level for finding in found} == expected
 
 
 def memory_findings(known: RunFacts) -> list[str]:

@@ -56,11 +56,11 @@ def test_everything_else_scores_zero_and_says_why(text):
 
 def test_the_prompt_may_open_the_reasoning():
     inside = GOOD.removeprefix("<think>")
-    assert think_format(inside, prompt="What is 2+2? <think>\n").value == 1.0
+    assert think_format(inside, prompt_text="What is 2+2? <think>\n").value == 1.0
     assert think_format(inside, opened=True).value == 1.0
     assert think_format(inside).value == 0.0
-    assert think_format(GOOD, prompt="What is 2+2? <think>\n").value == 0.0
-    assert think_format(GOOD, prompt="Use <think> tags. What is 2+2?").value == 1.0
+    assert think_format(GOOD, prompt_text="What is 2+2? <think>\n").value == 0.0
+    assert think_format(GOOD, prompt_text="Use <think> tags. What is 2+2?").value == 1.0
 
 
 def test_the_answer_needs_no_tags_where_the_template_has_none():
@@ -75,5 +75,7 @@ def test_tags_count_a_quarter_each_and_only_once():
     assert tag_count("<think>\nI add.\n</think>\n4") == 0.5
     assert tag_count("<think>I add.</think>") == 0.0
     assert tag_count("<think>I add.</think>", line_breaks=False) == 0.5
-    assert tag_count("\nI add.\n</think>\n<answer>\n4\n</answer>", prompt="2+2? <think>") == 1.0
+    assert (
+        tag_count("\nI add.\n</think>\n<answer>\n4\n</answer>", prompt_text="2+2? <think>") == 1.0
+    )
     assert tag_count("") == 0.0

@@ -64,6 +64,11 @@ def test_where_the_package_is_missing_the_command_that_installs_it_is_named():
         load_task("gym-gcd").rows()
 
 
+def test_a_task_that_is_compared_with_a_gold_faults_without_one():
+    for task in ("gcd", "polynomial_multiplication"):
+        assert judged("4", task=task, answer=None, metadata={}).status == "fault"
+
+
 X = {"task": "simple_integration", "metadata": {"variable": "x"}}
 
 
