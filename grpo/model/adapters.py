@@ -143,7 +143,11 @@ def _is_known(name: str, paths: Sequence[str]) -> bool:
 
 
 def _named_by(names: Sequence[str], paths: Sequence[str]) -> list[str]:
-    return [path for path in paths if any(_names(name, path) for name in names)]
+    return [path for path in paths if _is_named(path, names)]
+
+
+def _is_named(path: str, names: Sequence[str]) -> bool:
+    return any(_names(name, path) for name in names)
 
 
 def _names(name: str, path: str) -> bool:
@@ -170,9 +174,8 @@ def _stacked_names(names: Sequence[str], stacked: Sequence[str]) -> list[str]:
 
 def _is_part_of_one(name: str, names: Sequence[str]) -> bool:
     """Whether `name` is a part of a stacked weight that is named."""
-    return any(
-        leaf in names and name in parts for leaf, kinds in STACKED_NAMES.items() for parts in kinds
-    )
+    parts = [part for leaf in names for kind in STACKED_NAMES.get(leaf, ()) for part in kind]
+    return name in parts
 
 
 def linear_layers(model: nn.Module) -> list[str]:

@@ -376,9 +376,17 @@ _SEED_CODER = (_any(_ENDINGS, _WORD, _DIGIT, r" ?[^\s\p{L}\p{N}\r\n]+", _SPACES)
 _FALCON = (r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]")
 
 SPLITS: dict[tuple[str, ...], tuple[str, ...]] = {
-    ("gpt-2", "gpt2", "mpt", "olmo", "jais", "trillion", "granite-docling", "phi-2", "roberta-bpe"): (
-        _GPT2,
-    ),
+    (
+        "gpt-2",
+        "gpt2",
+        "mpt",
+        "olmo",
+        "jais",
+        "trillion",
+        "granite-docling",
+        "phi-2",
+        "roberta-bpe",
+    ): (_GPT2,),
     (
         "smollm",
         "starcoder",

@@ -27,9 +27,9 @@ from grpo.kernels.log_prob.chunked import product
 from grpo.kernels.log_prob.full_logits import entropy, token_logprob
 from grpo.kernels.log_prob.spec import aligned_rows, buffer_dtype, logits_of
 from grpo.model import attention
+from grpo.model.adapters import merged, save_adapters, tell_tie, with_adapters
 from grpo.model.experts import fill_experts
 from grpo.model.float64_mode import Float64Mode
-from grpo.model.adapters import merged, save_adapters, tell_tie, with_adapters
 from grpo.model.loading import check_vocabulary, load_model, load_tokenizer
 from grpo.model.output_head import OutputHead, find_head
 from grpo.model.packing import PackedRows, pack
@@ -120,7 +120,9 @@ class Policy:
         }
         base: Any = self.base
         # the name since transformers 5.20 or so; the old one warns
-        enable = getattr(base, "activation_checkpointing_enable", base.gradient_checkpointing_enable)
+        enable = getattr(
+            base, "activation_checkpointing_enable", base.gradient_checkpointing_enable
+        )
         enable(options)
         self._checkpointed = [
             module

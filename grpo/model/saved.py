@@ -55,9 +55,7 @@ class SavedModel:
             return f"saved model: {folder} was not loaded back, since {self.unchecked}"
         if self.problems:
             return f"saved model: {folder} is not the trained policy: {'; '.join(self.problems)}"
-        return (
-            f"saved model: {folder} loads back as the policy, log-probs of one row within {self.difference:.1e} nats"
-        )
+        return f"saved model: {folder} loads back as the policy, log-probs of one row within {self.difference:.1e} nats"
 
 
 @torch.no_grad()

@@ -73,9 +73,7 @@ def test_all_linear_is_every_linear_layer_and_expert_but_the_routers_and_the_out
 ):
     model = mixture(kind)
     linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    experts = {
-        name for name, p in model.named_parameters() if p.dim() == 3 and "conv" not in name
-    }
+    experts = {name for name, p in model.named_parameters() if p.dim() == 3 and "conv" not in name}
     chooses = {name for name in linear if name.endswith((".gate", ".router", ".router.layer"))}
     assert experts and set(routers(model)) == chooses
     assert experts == set(stacked_parameters(model))

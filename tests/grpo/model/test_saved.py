@@ -90,7 +90,10 @@ TAMPERING = {
         lambda f: change_tensor(f / WEIGHTS, "lm_head.weight", one_bit),
         "1 of .* such as lm_head",
     ),
-    "a norm": (lambda f: change_tensor(f / WEIGHTS, NORM, lambda w: 1.001 * w), "model.norm.weight"),
+    "a norm": (
+        lambda f: change_tensor(f / WEIGHTS, NORM, lambda w: 1.001 * w),
+        "model.norm.weight",
+    ),
     "other numbers": (
         lambda f: change_tensor(f / WEIGHTS, NORM, torch.zeros_like),
         "log-probs differ",
