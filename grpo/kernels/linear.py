@@ -31,7 +31,6 @@ MIN_WEIGHT_SIZE = 128 * 128  # below, the call costs more than the product saves
 MAX_PACKED_ROWS = 256  # above, a packed weight is no faster than a dense one
 # Bytes of address space: oneDNN aborts the process if its own small allocations are refused.
 MIN_ADDRESS_SPACE = 32 * 2**20
-MIN_UNMAPPED = 4 * 2**20  # of these, for the code that oneDNN writes, which no allocator provides
 
 
 @functools.cache
@@ -71,7 +70,7 @@ def require_address_space() -> None:
     left = limit - taken
     if left >= MIN_ADDRESS_SPACE:
         return
-    if left < MIN_UNMAPPED or not _is_allocatable(MIN_ADDRESS_SPACE):
+    if not _is_allocatable(MIN_ADDRESS_SPACE):
         number = max(left, 0) / 2**20
         raise MemoryError(f"{number:.0f} MiB are left of this process's limit of memory")
 

@@ -86,7 +86,7 @@ class Policy:
         self.model = moved
         self.tokenizer = tokenizer
         self.version = 0
-        self.trusts_remote_code = False
+        self.trusts_remote_code = type(self.base).__module__.startswith("transformers_modules")
         self._take_over_attention()
         fill_experts(self.base)
         if self.device.type == "cpu":
@@ -168,7 +168,7 @@ class Policy:
         policy = Policy(
             model, tokenizer, device, gradient_checkpointing=section.gradient_checkpointing
         )
-        policy.trusts_remote_code = section.trust_remote_code
+        policy.trusts_remote_code |= section.trust_remote_code
         return policy
 
     def fall_back_because(self, reason: str) -> None:

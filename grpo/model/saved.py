@@ -61,27 +61,40 @@ class SavedModel:
 @torch.no_grad()
 def check_saved(policy: Policy, folder: Path) -> SavedModel:
     """Load `folder` back as any program would, and compare it with `policy`; what differs is named, never raised."""
-    expected = checksums(policy.plain_model())
     try:
-        with _quiet():
-            model = _load(policy, folder)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        return SavedModel(unchecked=f"memory ran out ({first_words(error)})")
-    except Exception as error:  # noqa: BLE001  a damaged file can fail in any reader
-        return SavedModel(problems=(f"it cannot be loaded ({first_words(error)})",))
+        return _compared(policy, folder)
+    except Exception as error:  # noqa: BLE001  a damaged folder can fail in any reader and in any layer
+        if is_memory(error):
+            return SavedModel(unchecked=f"memory ran out ({first_words(error)})")
+        return SavedModel(problems=(f"it cannot be loaded and run ({first_words(error)})",))
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory ran out."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "allocate memory" in str(error)
+
+
+def _compared(policy: Policy, folder: Path) -> SavedModel:
+    expected = checksums(policy.plain_model())
+    with _quiet():
+        model = _load(policy, folder)
     problems = [*_other_weights(expected, checksums(model))]
     if _is_tied(model) and not _is_tied(policy.base):
         problems.append("its configuration ties the output layer to the embedding")
     difference = math.nan
-    try:
+    if not problems or _has_shapes_of(policy, model):
         difference = _difference(policy, model)
-    except Exception as error:  # noqa: BLE001  with a configuration of another shape any layer can fail
-        problems.append(f"it cannot be run ({first_words(error)})")
-    if not difference <= _tolerance(policy):
-        problems.append(f"its log-probs differ by {difference:.2g} nats")
+        if not difference <= _tolerance(policy):
+            problems.append(f"its log-probs differ by {difference:.2g} nats")
     problems += _other_tokens(policy, folder)
     problems += _other_adapters(policy, folder)
     return SavedModel(difference, tuple(problems))
+
+
+def _has_shapes_of(policy: Policy, model: PreTrainedModel) -> bool:
+    """Whether `model` takes the policy's tokens, so that its log-probs can be compared."""
+    return model.config.get_text_config().vocab_size >= policy.vocab_size
 
 
 @torch.no_grad()
@@ -112,10 +125,15 @@ class _quiet:
 
 
 def _load(policy: Policy, folder: Path) -> PreTrainedModel:
-    """The model in `folder`, in the dtypes of its files; beside the policy if there is room, else on the CPU."""
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype="auto", trust_remote_code=policy.trusts_remote_code
-    )
+    """The model in `folder`, in the dtypes of its files; beside the policy if there is room, else on the CPU.
+
+    A class of the user's own, which transformers does not find, loads itself.
+    """
+    own: Any = type(policy.base)
+    is_known = own.__module__.partition(".")[0] in ("transformers", "transformers_modules")
+    loader = AutoModelForCausalLM if is_known else own
+    options = {"trust_remote_code": True} if policy.trusts_remote_code else {}
+    model: Any = loader.from_pretrained(folder, dtype="auto", **options)
     try:
         return model.to(policy.device).eval()
     except torch.OutOfMemoryError:

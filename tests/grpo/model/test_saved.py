@@ -109,7 +109,7 @@ TAMPERING = {
     "tied": (lambda f: change_json(f / "config.json", tie_word_embeddings=True), "ties the output"),
     "fewer layers": (
         lambda f: change_json(f / "config.json", num_hidden_layers=1),
-        "model.layers.1",
+        "tensors hold other values, such as model.layers.1",
     ),
     "end tokens": (
         lambda f: change_json(f / "generation_config.json", eos_token_id=2),
