@@ -132,7 +132,9 @@ def _load(policy: Policy, folder: Path) -> PreTrainedModel:
     own: Any = type(policy.base)
     is_known = own.__module__.partition(".")[0] in ("transformers", "transformers_modules")
     loader = AutoModelForCausalLM if is_known else own
-    options = {"trust_remote_code": True} if policy.trusts_remote_code else {}
+    options: dict[str, Any] = {"trust_remote_code": True} if policy.trusts_remote_code else {}
+    if getattr(policy.base.config.get_text_config(), "attn_logit_softcapping", None):
+        options["attn_implementation"] = "eager"  # transformers before 5.20 or so caps in no other
     model: Any = loader.from_pretrained(folder, dtype="auto", **options)
     try:
         return model.to(policy.device).eval()

@@ -21,13 +21,13 @@ def write_gguf(
     pre: str | None = "smollm",
     rope: Mapping[str, Any] | None = None,
     tensors: Mapping[str, numpy.ndarray] | None = None,
-    words: Sequence[str] = ("ab",),
-    merges: Sequence[str] = ("a b",),
+    words: Sequence[str] = ("ab", "cd"),
+    merges: Sequence[str] = ("a b", "c d"),
 ) -> Path:
     """`model`, a tiny Llama over the bytes, as a GGUF file such as llama.cpp writes.
 
     `rope` are keys under ``llama.rope.``, `tensors` stand beside the model's own. `words` and `merges` are the
-    vocabulary beyond the bytes.
+    vocabulary beyond the bytes; transformers 5.17 reads no list of a single merge.
     """
     gguf = pytest.importorskip("gguf")
     config, weights = model.config, model.state_dict()

@@ -162,6 +162,7 @@ def test_an_adapter_on_a_tied_output_layer_is_saved_and_the_embedding_stays(
     assert torch.equal(again.get_input_embeddings().weight, before)
     with policy.own_attention():
         expected = logits_of(policy.model)
+    again.set_attn_implementation("eager")  # the only one that caps scores in every version
     torch.testing.assert_close(logits_of(again), expected, atol=2e-5, rtol=1e-5)
 
 

@@ -53,7 +53,7 @@ def scaled_model(theta: float, **rope):
     return tiny_model(
         "llama",
         1,
-        vocabulary=len(byte_tokenizer()) + 1,
+        vocabulary=len(byte_tokenizer()) + 2,
         hidden_size=64,
         tie_word_embeddings=True,
         rope_parameters=rope,

@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def tiny_bytes_model(**options):
-    return tiny_model("llama", 1, vocabulary=len(byte_tokenizer()) + 1, **options)
+    return tiny_model("llama", 1, vocabulary=len(byte_tokenizer()) + 2, **options)
 
 
 # ---- GGUF -------------------------------------------------------------------------------------------------------
