@@ -45,7 +45,7 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
-PLACEHOLDERS = ("image", "boi", "eoi", "audio", "boa", "eoa", "video")
+PLACEHOLDERS = ("image", "boi", "eoi", "audio", "boa", "eoa", "video", "vision")
 """First parts of the names of special tokens that stand for something else than text."""
 _UNREACHABLE = (
     "couldn't connect",

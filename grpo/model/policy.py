@@ -423,7 +423,7 @@ class Policy:
         configured = self.base.generation_config
         config = GenerationConfig() if configured is None else copy.deepcopy(configured)
         ends = sorted(self.stop_ids)
-        config.eos_token_id = ends[0] if len(ends) == 1 else ends
+        config.eos_token_id = ends[0] if len(ends) == 1 else ends or None
         config.pad_token_id = self.tokenizer.pad_token_id
         try:
             config.validate(strict=True)

@@ -26,9 +26,9 @@ SMALL = [
     "evaluate.samples=1",
     "evaluate.every=0",
     "checkpoint.every=0",
-    "advantage.flat=keep",
-    "gates=off",
 ]
+
+DATA = ["--data", "countdown", "data.args={style: symbols}", "data.template=plain"]
 
 
 def recipe(folder: Path, *overrides: str) -> Recipe:
@@ -50,13 +50,8 @@ def test_an_adapter_on_the_tied_output_layer_reaches_the_final_model(tmp_path, c
     """The quickstart's model is tied; its head alone is trained far enough to be another one."""
     model = AutoModelForCausalLM.from_pretrained(BASE)
     assert model.config.tie_word_embeddings
-    trainer = run(
-        tmp_path,
-        "model.lora.targets=[lm_head]",
-        "model.lora.rank=4",
-        "optim.lr=0.05",
-        "loss.beta=0.1",
-    )
+    lora = "model.lora={rank: 4, targets: [lm_head]}"
+    trainer = run(tmp_path, lora, "optim.lr=0.05", "loss.beta=0.1")
     found = final_of(tmp_path)
     assert found["problems"] == [] and found["difference"] < 1e-4
     assert "final loads back as the policy" in capsys.readouterr().out
@@ -90,26 +85,26 @@ def test_a_run_whose_final_model_is_another_says_so_and_fails(tmp_path, monkeypa
 # ---- a tokenizer larger than the model --------------------------------------------------------------------------
 
 
-def larger(folder: Path, **tokens) -> Path:
-    """The quickstart's base with a tokenizer of more tokens than its model has."""
+def larger(folder: Path, **options) -> Path:
+    """The quickstart's base with a tokenizer that has one token more than its model, which `options` name."""
     shutil.copytree(BASE, folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     size = json.loads((folder / "config.json").read_text())["vocab_size"]
     tokenizer.add_tokens([f"<extra{i}>" for i in range(size - len(tokenizer))])
-    tokenizer.add_special_tokens(tokens)
     tokenizer.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(folder, **options).save_pretrained(folder)
     return folder
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "sample", "preflight"])
 def test_a_tokenizer_larger_than_the_model_is_one_sentence(tmp_path, capsys, command):
-    base = larger(tmp_path / "base", additional_special_tokens=["<think>"])
+    base = larger(tmp_path / "base", extra_special_tokens=["<think>"])
     settings = [*SMALL, f"model.name={base}", f"run_dir={tmp_path / 'run'}"]
     arguments = {
         "train": ["train", "quickstart", *settings],
         "preflight": ["train", "quickstart", *settings, "--preflight"],
-        "evaluate": ["evaluate", str(base), "--data", "sums"],
-        "sample": ["sample", str(base), "--data", "sums"],
+        "evaluate": ["evaluate", str(base), *DATA],
+        "sample": ["sample", str(base), *DATA],
     }
     assert cli.main(arguments[command]) == 2
     error = capsys.readouterr().err
