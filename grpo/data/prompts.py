@@ -11,6 +11,7 @@ from typing import Any, Callable, Collection, Mapping, Sequence
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from grpo.model.loading import check_vocabulary
 from grpo.model.policy import longest_sequence
 from grpo.recipe import DataSection, Recipe, RecipeError
 from grpo.types import Prompt
@@ -90,9 +91,11 @@ def load_prompts(
 ) -> PromptSet:
     """The prompts that rows become under the recipe's template; those too long for the model are dropped.
 
-    Raises `RecipeError` if fewer than `at_least` training prompts are left.
+    Raises `RecipeError` if fewer than `at_least` training prompts are left, or if the model has no embedding for a token
+    of the tokenizer or of a prompt.
     """
     check_template(recipe.data.template, tokenizer)
+    check_vocabulary(tokenizer, config)
     prompts = make_prompts(
         train,
         held_out,
@@ -107,7 +110,20 @@ def load_prompts(
             f"are left, fewer than sample.prompts ({at_least}); lower sample.max_tokens "
             "or sample.prompts"
         )
+    _check_tokens(prompts, tokenizer, config.get_text_config().vocab_size)
     return prompts
+
+
+def _check_tokens(prompts: PromptSet, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
+    """Refuse prompts with a token that the model has no embedding for, such as an image's placeholder."""
+    for prompt in (*prompts.train, *prompts.held_out):
+        number = max(prompt.token_ids, default=0)
+        if number >= size:
+            token = tokenizer.convert_ids_to_tokens(number)
+            raise RecipeError(
+                f"data: the prompt {prompt.id} holds the token {token!r} ({number}), which the model has no embedding "
+                f"for, since its vocabulary has {size}; remove it from the row or the template"
+            )
 
 
 def make_prompts(
