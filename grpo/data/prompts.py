@@ -91,8 +91,8 @@ def load_prompts(
 ) -> PromptSet:
     """The prompts that rows become under the recipe's template; those too long for the model are dropped.
 
-    Raises `RecipeError` if fewer than `at_least` training prompts are left, or if the model has no embedding for a token
-    of the tokenizer or of a prompt.
+    Raises `RecipeError` if fewer than `at_least` training prompts are left, or if the model has no embedding for some
+    token of the tokenizer or of a prompt.
     """
     check_template(recipe.data.template, tokenizer)
     check_vocabulary(tokenizer, config)

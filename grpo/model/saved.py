@@ -105,7 +105,7 @@ def checksums(model: PreTrainedModel) -> dict[str, int]:
 
 def _checksum(tensor: Tensor) -> int:
     values = tensor.detach().cpu().contiguous().reshape(-1)
-    return zlib.crc32(values.view(torch.uint8).numpy())
+    return zlib.crc32(values.view(torch.uint8).numpy().data)
 
 
 class _quiet:
