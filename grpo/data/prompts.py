@@ -12,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from grpo.data.sources import SourceRows
 from grpo.data.templates import Template, check_questions, template_of
+from grpo.model.loading import check_vocabulary
 from grpo.model.policy import longest_sequence
 from grpo.recipe import Recipe, RecipeError
 from grpo.types import Prompt
@@ -48,8 +49,9 @@ def load_prompts(
     """The prompts that the rows of `sources` become; those that leave no room for ``sample.max_tokens`` are dropped.
 
     `end_ids` are the tokens that end a completion. Raises `RecipeError` if fewer than `at_least` training prompts are
-    left.
+    left, or if the model has no embedding for some token of the tokenizer or of a prompt.
     """
+    check_vocabulary(tokenizer, config)
     context = longest_sequence(config.get_text_config())
     max_tokens = recipe.sample.max_tokens
     found = [
@@ -72,7 +74,20 @@ def load_prompts(
             f"are left, fewer than sample.prompts ({at_least}); lower sample.max_tokens "
             "or sample.prompts"
         )
+    _check_tokens(prompts, tokenizer, config.get_text_config().vocab_size)
     return prompts
+
+
+def _check_tokens(prompts: PromptSet, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
+    """Refuse prompts with a token that the model has no embedding for, such as an image's placeholder."""
+    for prompt in (*prompts.train, *prompts.held_out):
+        number = max(prompt.token_ids, default=0)
+        if number >= size:
+            token = tokenizer.convert_ids_to_tokens(number)
+            raise RecipeError(
+                f"data: the prompt {prompt.id} holds the token {token!r} ({number}), which the model has no embedding "
+                f"for, since its vocabulary has {size}; remove it from the row or the template"
+            )
 
 
 def make_prompts(

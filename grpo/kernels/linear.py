@@ -11,6 +11,7 @@ This module takes over ``forward`` of plain ``nn.Linear`` instances (`use_in`) a
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import platform
 import sys
@@ -58,14 +59,31 @@ def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def require_address_space() -> None:
-    """MemoryError if a limit leaves this process less than `MIN_ADDRESS_SPACE`."""
+    """MemoryError if a limit leaves this process less than `MIN_ADDRESS_SPACE`.
+
+    Memory that was freed counts as left where the allocator keeps it for the next request, as a heap does.
+    """
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
         return
     taken = int(Path("/proc/self/statm").read_bytes().split()[0]) * resource.getpagesize()
-    if limit - taken < MIN_ADDRESS_SPACE:
-        left = max(limit - taken, 0) / 2**20
-        raise MemoryError(f"{left:.0f} MiB are left of this process's limit of memory")
+    left = limit - taken
+    if left >= MIN_ADDRESS_SPACE:
+        return
+    if not _is_allocatable(MIN_ADDRESS_SPACE):
+        number = max(left, 0) / 2**20
+        raise MemoryError(f"{number:.0f} MiB are left of this process's limit of memory")
+
+
+def _is_allocatable(num_bytes: int) -> bool:
+    """Whether the process's own allocator has `num_bytes` in one piece."""
+    allocator = ctypes.CDLL(None)
+    allocator.malloc.restype = ctypes.c_void_p
+    allocator.malloc.argtypes = [ctypes.c_size_t]
+    allocator.free.argtypes = [ctypes.c_void_p]
+    address = allocator.malloc(num_bytes + resource.getpagesize())
+    allocator.free(address)
+    return address is not None
 
 
 def suits(x: Tensor, weight: Tensor) -> bool:

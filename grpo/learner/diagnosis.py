@@ -67,7 +67,7 @@ def model_logits(policy: Policy, row: Row) -> Tensor:
     """Logits [T, V] before a completion's first tokens, as transformers itself computes them."""
     tokens = row.token_ids[:MAX_TOKENS]
     ids = torch.tensor([[*row.prompt_ids, *tokens]], device=policy.device)
-    with policy.own_attention(), policy._precision():
+    with policy.own_attention(), policy.precision():
         logits_1PV = policy.model(input_ids=ids, use_cache=False).logits
     logits_TV = logits_1PV[0, len(row.prompt_ids) - 1 : -1]
     return logits_TV[:, : policy.vocab_size]

@@ -1,9 +1,11 @@
 """The model: where it comes from, how one forward reads packed rows, log-probs and saving.
 
-``loading`` finds a model and its tokenizer; ``policy`` is the model being trained; ``packing`` lays completions end to
-end; ``attention`` and ``shared_prefix`` compute their attention; ``output_head`` takes log-probs without whole logits;
-``experts`` and ``float64_mode`` keep a mixture of experts and a float64 model exact. How completions are sampled is up
-to ``grpo.rollout``, how weights change is up to ``grpo.learner``.
+``loading`` finds a model and its tokenizer, ``gguf_metadata`` what transformers drops of a GGUF file; ``adapters``
+decides which layers get some; ``policy`` is the model being trained; ``saved`` loads a saved model back and compares it
+with the policy; ``packing`` lays completions end to end; ``attention`` and ``shared_prefix`` compute their attention;
+``output_head`` takes log-probs without whole logits; ``experts`` and ``float64_mode`` keep a mixture of experts and a
+float64 model exact. How completions are sampled is up to ``grpo.rollout``, how weights change is up to
+``grpo.learner``.
 
 What we take over
 -----------------
@@ -22,6 +24,9 @@ Of transformers:
 - **The training flag of checkpointed layers** follows the forward (``policy``): a layer in training mode would drop the
   cache that it is given.
 - **``forward`` of norms and MLPs** is compiled while sampling with ``sample.compile`` (``grpo.rollout.compiled``).
+
+Of peft: **the rewriting of targets** for mixtures of experts is off while adapters are put in (``adapters``), and its
+warnings are dropped there.
 
 Of PyTorch:
 

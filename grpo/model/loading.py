@@ -1,7 +1,7 @@
-"""Where a model and its tokenizer come from: hub ids, folders, GGUF files; adapters and 4-bit bases.
+"""Where a model and its tokenizer come from: hub ids, folders, GGUF files, 4-bit bases.
 
-Everything a user can get wrong about a model is refused here in a sentence. How the model is then run is up to
-``policy``.
+Everything a user can get wrong about a model is refused here in a sentence. Adapters are up to ``adapters``, how the
+model is then run is up to ``policy``.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import io
 import warnings
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Iterator, Mapping
 
 import torch
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -28,8 +27,18 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from grpo.monitor.redaction import redacted
-from grpo.recipe import LoraSection, ModelSection, RecipeError
+from grpo.model.adapters import stacked_weights as stacked_weights
+from grpo.model.adapters import with_adapters as with_adapters
+from grpo.model.gguf_metadata import (
+    GgufMetadata,
+    drop_strangers,
+    read_metadata,
+    renew_rotary,
+    set_rotary_scaling,
+    set_splitting,
+)
+from grpo.monitor.redaction import first_words as first_words
+from grpo.recipe import ModelSection, RecipeError
 
 DTYPES = {
     "float32": torch.float32,
@@ -37,7 +46,8 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
-MAX_MESSAGE_LENGTH = 300  # characters of an error that are shown
+PLACEHOLDERS = ("image", "boi", "eoi", "audio", "boa", "eoa", "video", "vision")
+"""First parts of the names of special tokens that stand for something else than text."""
 _UNREACHABLE = (
     "couldn't connect",
     "connection error",
@@ -110,10 +120,14 @@ def load_config(section: ModelSection) -> PretrainedConfig:
         raise RecipeError(f"recipe: model.name names {name}, but there is no such folder")
     path, options = _source(section)
     try:
-        return AutoConfig.from_pretrained(path, **options)
+        config: PretrainedConfig = AutoConfig.from_pretrained(path, **options)
     except Exception as error:  # noqa: BLE001  the hub client raises many kinds; each is for the user to read
         otherwise = "is neither a folder with a config.json nor a model on the hub"
         raise RecipeError(refusal(name, error, otherwise)) from None
+    file = gguf_file(name)
+    if file is not None:
+        set_rotary_scaling(config, read_metadata(file))
+    return config
 
 
 def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
@@ -129,6 +143,10 @@ def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
         raise RecipeError(refusal(_name_of(section), error, otherwise)) from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    file = gguf_file(_name_of(section))
+    if file is not None:
+        drop_strangers(tokenizer, read_metadata(file))
+        set_splitting(tokenizer, read_metadata(file))
     return tokenizer
 
 
@@ -158,6 +176,28 @@ def _generation_config(section: ModelSection) -> GenerationConfig | None:
         return None
 
 
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
+    """Refuse a tokenizer with tokens that the model has no row for; placeholders of images and sounds may be such."""
+    size = config.get_text_config().vocab_size
+    placeholders = {
+        token
+        for name, token in tokenizer.special_tokens_map.items()
+        if name.partition("_")[0] in PLACEHOLDERS
+    }
+    beyond = sorted(
+        (number, token)
+        for token, number in tokenizer.get_vocab().items()
+        if number >= size and token not in placeholders
+    )
+    if beyond:
+        number, token = beyond[0]
+        raise RecipeError(
+            f"model: its tokenizer has {len(beyond)} tokens that the model has no embedding for, such as {token!r} "
+            f"({number}), since the model's vocabulary has {size}; use the tokenizer that came with the model, or "
+            "enlarge the model with resize_token_embeddings and save both"
+        )
+
+
 def refusal(name: str, error: BaseException, otherwise: str) -> str:
     """Why the model `name` cannot be loaded and what to do: gated, hub unreachable, ..., or `otherwise`."""
     message = " ".join(str(error).split()).lower()
@@ -182,14 +222,6 @@ def refusal(name: str, error: BaseException, otherwise: str) -> str:
             "read; convert it to safetensors, or take a source that has it as safetensors"
         )
     return f"model: {name} {otherwise}: {first_words(error)}"
-
-
-def first_words(error: BaseException) -> str:
-    """The beginning of an error's message, in one line, without secrets."""
-    message = redacted(" ".join(str(error).split()))
-    if len(message) > MAX_MESSAGE_LENGTH:
-        message = message[: MAX_MESSAGE_LENGTH - 3] + "..."
-    return message or type(error).__name__
 
 
 # ---- weights ----------------------------------------------------------------------------------------------------
@@ -222,7 +254,8 @@ def load_model(section: ModelSection, device: torch.device | str = "cpu") -> Pre
         raise RecipeError(refusal(_name_of(section), error, "cannot be loaded")) from None
     model, report = loaded
     check_report(_name_of(section), type(model).__name__, report)
-    return rebuilt(model) if is_gguf else model
+    file = gguf_file(_name_of(section))
+    return model if file is None else rebuilt(model, read_metadata(file))
 
 
 @contextmanager
@@ -260,13 +293,14 @@ def check_report(name: str, kind: str, report: Mapping[str, Any]) -> None:
         )
 
 
-def rebuilt(model: PreTrainedModel) -> PreTrainedModel:
+def rebuilt(model: PreTrainedModel, metadata: GgufMetadata) -> PreTrainedModel:
     """A model read from GGUF as one that can be saved: the same weights under a configuration without quantization.
 
     transformers keeps the file's quantization in the configuration although the weights are dequantized, and refuses
-    to save them. Tied weights are tied again.
+    to save them. Tied weights are tied again, and the rotary embedding is scaled as the file says.
     """
     config = copy.deepcopy(model.config)
+    set_rotary_scaling(config, metadata)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     weights = model.state_dict()
@@ -279,6 +313,7 @@ def rebuilt(model: PreTrainedModel) -> PreTrainedModel:
         plain.get_submodule(module_name)._buffers[buffer_name] = buffer
     plain.tie_weights()
     plain.generation_config = model.generation_config
+    renew_rotary(plain, metadata)
     return plain.eval()
 
 
@@ -294,90 +329,3 @@ def _four_bits(section: ModelSection) -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=DTYPES[section.dtype],
     )
-
-
-# ---- adapters ---------------------------------------------------------------------------------------------------
-
-
-def with_adapters(model: PreTrainedModel, lora: LoraSection) -> nn.Module:
-    """`model` with fresh low-rank adapters; nothing else of it trains.
-
-    Experts whose weights are stacked in one parameter get adapters too: by ``all-linear``, or by the parameter's name.
-    The router stays as it is. Raises `RecipeError` if a target does not exist in the model.
-    """
-    from peft import LoraConfig, get_peft_model  # noqa: PLC0415  heavy, and only needed for adapters
-
-    modules, parameters = _targets(model, lora.targets)
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # any number works; peft only divides by the rank
-        target_modules=modules,
-        target_parameters=parameters,
-        lora_dropout=0.0,
-        task_type="CAUSAL_LM",
-    )
-    try:
-        return get_peft_model(model, config)
-    except ValueError as error:
-        raise RecipeError(
-            f"model: lora.targets {lora.targets!r} does not fit this model: {first_words(error)}"
-        ) from None
-
-
-def _targets(
-    model: PreTrainedModel, wanted: str | Sequence[str]
-) -> tuple[str | list[str], list[str] | None]:
-    """(modules, parameters) that get adapters."""
-    stacked = stacked_weights(model)
-    if wanted == "all-linear":
-        return "all-linear", stacked or None
-    names = [wanted] if isinstance(wanted, str) else list(wanted)
-    linear = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]
-    modules = [name for name in names if _names_one_of(name, linear)]
-    parameters = [path for path in stacked if _is_named_by(path, names)]
-    unknown = [name for name in names if name not in modules and not _names_one_of(name, stacked)]
-    if unknown:
-        known = dict.fromkeys(path.rpartition(".")[2] for path in (*linear, *stacked))
-        raise RecipeError(
-            f"model: lora.targets names {', '.join(map(str, unknown))}, which this model does not have; its "
-            f"linear layers are {', '.join(known)}"
-        )
-    return modules, parameters or None
-
-
-def _names_one_of(name: str, paths: Sequence[str]) -> bool:
-    return any(_names(name, path) for path in paths)
-
-
-def _is_named_by(path: str, names: Sequence[str]) -> bool:
-    return any(_names(name, path) for name in names)
-
-
-def _names(name: str, path: str) -> bool:
-    """Whether `name` is a path or its last parts."""
-    return path == name or path.endswith(f".{name}")
-
-
-def stacked_weights(model: nn.Module) -> list[str]:
-    """Names, within their layer, of parameters that hold the weights of all experts of a layer in one tensor."""
-    names = [
-        ".".join(path.split(".")[-3:])
-        for path, p in model.named_parameters()
-        if p.dim() == 3 and "expert" in path
-    ]
-    return list(dict.fromkeys(names))
-
-
-def merged(adapted: Any, adapter: Path) -> PreTrainedModel:
-    """A plain model with the adapters' changes merged into its weights; `adapted` stays as it is.
-
-    ``adapted`` is a model of the package peft. A 4-bit base is dequantized first, so the result holds what the policy
-    computed with, in its dtype.
-    """
-    if not getattr(adapted.get_base_model(), "is_quantized", False):
-        return copy.deepcopy(adapted).merge_and_unload()
-    from peft import PeftModel  # noqa: PLC0415  heavy, and only needed for adapters
-
-    plain = copy.deepcopy(adapted).unload().dequantize()
-    merged_model: Any = PeftModel.from_pretrained(plain, adapter).merge_and_unload()
-    return merged_model

@@ -7,7 +7,9 @@ model comes from is up to ``loading``, how a completion is sampled up to ``grpo.
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import inspect
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +18,7 @@ from typing import Any, Iterator, Mapping, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo.kernels import linear
@@ -25,9 +27,10 @@ from grpo.kernels.log_prob.chunked import product
 from grpo.kernels.log_prob.full_logits import entropy, token_logprob
 from grpo.kernels.log_prob.spec import aligned_rows, buffer_dtype, logits_of
 from grpo.model import attention
+from grpo.model.adapters import merged, save_adapters, tell_tie, with_adapters
 from grpo.model.experts import fill_experts
 from grpo.model.float64_mode import Float64Mode
-from grpo.model.loading import load_model, load_tokenizer, merged, with_adapters
+from grpo.model.loading import check_vocabulary, load_model, load_tokenizer
 from grpo.model.output_head import OutputHead, find_head
 from grpo.model.packing import PackedRows, pack
 from grpo.recipe import ModelSection, RecipeError
@@ -78,10 +81,12 @@ class Policy:
     ):
         self.device = torch.device(device)
         check_device(self.device)
+        check_vocabulary(tokenizer, model.config)
         moved: PreTrainedModel = cast(Any, model).to(self.device)  # typed as a method of no class
         self.model = moved
         self.tokenizer = tokenizer
         self.version = 0
+        self.trusts_remote_code = type(self.base).__module__.startswith("transformers_modules")
         self._take_over_attention()
         fill_experts(self.base)
         if self.device.type == "cpu":
@@ -89,7 +94,7 @@ class Policy:
         turn_dropout_off(self.model)
         self.model.eval()
         is_float64 = next(self.model.parameters()).dtype == torch.float64
-        self._precision = Float64Mode if is_float64 else nullcontext
+        self.precision = Float64Mode if is_float64 else nullcontext
         self._checkpointed: list[nn.Module] = []
         if gradient_checkpointing:
             self._checkpoint_activations()
@@ -98,6 +103,7 @@ class Policy:
         self.vocab_size = min(config.vocab_size, num_known)
         self.context = longest_sequence(config)
         self.stop_ids = stop_ids(self.base, tokenizer)
+        self._cache_keyword = cache_keyword(self.base)
 
     def _take_over_attention(self) -> None:
         configured = self.base.config._attn_implementation
@@ -110,9 +116,14 @@ class Policy:
     def _checkpoint_activations(self) -> None:
         options = {
             "use_reentrant": False,
-            "context_fn": lambda: (nullcontext(), self._precision()),
+            "context_fn": lambda: (nullcontext(), self.precision()),
         }
-        self.base.gradient_checkpointing_enable(options)
+        base: Any = self.base
+        # the name since transformers 5.20 or so; the old one warns
+        enable = getattr(
+            base, "activation_checkpointing_enable", base.gradient_checkpointing_enable
+        )
+        enable(options)
         self._checkpointed = [
             module
             for module in self.base.modules()
@@ -127,6 +138,13 @@ class Policy:
             model.get_base_model() if hasattr(model, "get_base_model") else model
         )
         return base
+
+    @property
+    def adapter_name(self) -> str:
+        """The name under which peft keeps the adapters that train."""
+        adapted: Any = self.model
+        name: str = adapted.active_adapter
+        return name
 
     @staticmethod
     def load(
@@ -144,11 +162,14 @@ class Policy:
             tokenizer = load_tokenizer(section)
         if model is None:
             model = load_model(section, device)
+        check_vocabulary(tokenizer, model.config)
         if section.lora is not None:
             model = cast(PreTrainedModel, with_adapters(model, section.lora))
-        return Policy(
+        policy = Policy(
             model, tokenizer, device, gradient_checkpointing=section.gradient_checkpointing
         )
+        policy.trusts_remote_code |= section.trust_remote_code
+        return policy
 
     def fall_back_because(self, reason: str) -> None:
         """Leave the model its own attention if there is a `reason`: why this library's does not do."""
@@ -237,12 +258,13 @@ class Policy:
     ) -> Any:
         for layer in self._checkpointed:  # a layer in training mode drops the cache it is given
             layer.training = cache is None and torch.is_grad_enabled()
-        with self._precision():
+        if cache is not None:
+            options[self._cache_keyword] = cache
+        with self.precision():
             return model(
                 input_ids=token_ids,
                 position_ids=position_ids,
                 layout=layout,
-                past_key_values=cache,
                 use_cache=cache is not None,
                 **options,
             )
@@ -255,7 +277,7 @@ class Policy:
             layer.training = torch.is_grad_enabled()
         outputs = []
         for bucket in layout.packed.buckets:
-            with self._precision():
+            with self.precision():
                 output = model(input_ids=token_P[bucket.gather_RL], use_cache=False)
             values = output.logits if hasattr(output, "logits") else output.last_hidden_state
             outputs.append(values.flatten(0, 1).index_select(0, bucket.take))
@@ -373,17 +395,41 @@ class Policy:
         return ""
 
     def save(self, folder: Path) -> None:
-        """Write a folder that ``AutoModelForCausalLM.from_pretrained`` loads, adapters merged."""
-        model = self.base
-        if self.model is not model:
-            adapted: Any = self.model
-            adapted.save_pretrained(folder / "adapter")
-            model = merged(adapted, folder / "adapter")
+        """Write a folder that ``AutoModelForCausalLM.from_pretrained`` loads, adapters merged.
+
+        Its generation configuration names every token that ends a completion here, and the tokenizer's padding.
+        """
+        if self.model is not self.base:
+            save_adapters(self.model, folder / "adapter")
+        model = self.plain_model()
         implementation = model.config._attn_implementation
+        generation = model.generation_config
         model.config._attn_implementation = self._own_attention
+        model.generation_config = self.generation_config()
         model.save_pretrained(folder)
         model.config._attn_implementation = implementation
+        model.generation_config = generation
         self.tokenizer.save_pretrained(folder)
+
+    def plain_model(self) -> PreTrainedModel:
+        """The model without adapters: with their changes merged into a copy if it has some, else itself."""
+        if self.model is not self.base:
+            return merged(self.model)
+        tell_tie(self.base)
+        return self.base
+
+    def generation_config(self) -> GenerationConfig:
+        """The model's, with the end tokens and the padding that completions are sampled with here."""
+        configured = self.base.generation_config
+        config = GenerationConfig() if configured is None else copy.deepcopy(configured)
+        ends = sorted(self.stop_ids)
+        config.eos_token_id = ends[0] if len(ends) == 1 else ends or None
+        config.pad_token_id = self.tokenizer.pad_token_id
+        try:
+            config.validate(strict=True)
+        except ValueError:
+            config.do_sample = True  # published ones set temperature without it
+        return config
 
     def describe(self) -> str:
         """One line: architecture, sizes, dtype, device."""
@@ -450,6 +496,12 @@ def longest_sequence(config: Any) -> int | None:
     return context
 
 
+def cache_keyword(model: PreTrainedModel) -> str:
+    """The name under which the model's forward takes a cache: transformers 5.24 renamed it."""
+    names = inspect.signature(model.forward).parameters
+    return "cache" if "cache" in names else "past_key_values"
+
+
 def turn_dropout_off(model: nn.Module) -> None:
     """Set every dropout probability in `model` to 0; its configuration keeps its values."""
     for module in model.modules():
@@ -469,4 +521,5 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> froz
     special = set(tokenizer.all_special_ids)
     ends = {vocabulary[end] for end in CHAT_ENDS if end in vocabulary}
     ids |= ends & special
-    return frozenset(int(token) for token in ids if token is not None)
+    size = model.config.get_text_config().vocab_size
+    return frozenset(int(token) for token in ids if token is not None and token < size)

@@ -100,3 +100,14 @@ def _leaves(values: Any, where: str) -> Iterator[tuple[str, Any]]:
             yield from _leaves(value, where)
     else:
         yield where, values
+
+
+MAX_MESSAGE_LENGTH = 300  # characters of an error that are shown
+
+
+def first_words(error: BaseException) -> str:
+    """The beginning of an error's message, in one line, without secrets."""
+    message = redacted(" ".join(str(error).split()))
+    if len(message) > MAX_MESSAGE_LENGTH:
+        message = message[: MAX_MESSAGE_LENGTH - 3] + "..."
+    return message or type(error).__name__

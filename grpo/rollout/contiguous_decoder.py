@@ -22,7 +22,12 @@ from grpo.model.packing import MIN_ROWS
 from grpo.model.policy import Policy
 from grpo.rollout.contiguous_cache import SHARED_FROM, ContiguousCache
 from grpo.rollout.decoder import NextLogits, Unwanted, in_unwanted_groups
-from grpo.rollout.memory import EngineStats, is_out_of_memory, spare_cached_memory
+from grpo.rollout.memory import (
+    EngineStats,
+    is_out_of_memory,
+    out_of_memory_note,
+    spare_cached_memory,
+)
 from grpo.rollout.prefill import KeyValue, PromptIds, by_prompt, chunks, prefill
 from grpo.rollout.sequence import RolloutSequence, Stops, tensor_of
 from grpo.rollout.width_bucket import BLOCK, prompt_width, width_for
@@ -278,10 +283,7 @@ class ContiguousDecoder:
             self.prefixes = {}
         self.cache.remove_empty_buckets()
         spare_cached_memory(self.policy.device)
-        self.stats.notes.append(
-            f"sample: memory ran out; continuing with {self.max_rows} completions at a time (nothing is lost; "
-            "lower sample.max_rows or sample.kv_memory_gib to avoid the interruption)"
-        )
+        self.stats.notes.append(out_of_memory_note(self.max_rows))
 
 
 def row_multiple(dtype: torch.dtype) -> int:

@@ -16,7 +16,12 @@ from grpo.kernels.sampling.spec import Sampling
 from grpo.kernels.sampling.torch_sampler import sample
 from grpo.model.policy import Policy
 from grpo.rollout.decoder import Unwanted
-from grpo.rollout.memory import EngineStats
+from grpo.rollout.memory import (
+    EngineStats,
+    is_out_of_memory,
+    out_of_memory_note,
+    spare_cached_memory,
+)
 from grpo.rollout.sequence import RolloutSequence, Stops, tensor_of
 
 
@@ -40,13 +45,15 @@ class GenerateDecoder:
         by_length: dict[int, list[RolloutSequence]] = {}
         for sequence in sequences:
             by_length.setdefault(sequence.length, []).append(sequence)
-        for same_length in by_length.values():
-            for start in range(0, len(same_length), self.max_rows):
-                batch = same_length[start : start + self.max_rows]
-                self._generate(_Batch(self, batch, sampling, stops, unwanted=unwanted))
-                for sequence in batch:
-                    sequence.finish = sequence.finish or "cancelled"
-                yield from batch
+        for queue in by_length.values():
+            while queue:
+                rows = queue[: self.max_rows]
+                batch = _Batch(self, rows, sampling, stops, unwanted=unwanted)
+                if self._fits(batch):
+                    del queue[: len(rows)]
+                    for sequence in rows:
+                        sequence.finish = sequence.finish or "cancelled"
+                    yield from rows
 
     def describe(self) -> list[str]:
         """Only who samples; the engine's statistics say how far it is."""
@@ -54,6 +61,26 @@ class GenerateDecoder:
 
     def release(self) -> None:
         """Nothing outlives a batch."""
+
+    def _fits(self, batch: _Batch) -> bool:
+        """Generate `batch`; if memory runs out, begin it anew with half as many rows, which draw the same again.
+
+        Only when a single row does not fit is the error raised.
+        """
+        rows = len(batch.sequences)
+        try:
+            self._generate(batch)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or rows == 1:
+                raise
+        else:
+            return True
+        for sequence in batch.sequences:
+            sequence.restart()
+        self.max_rows = max(1, rows // 2)
+        spare_cached_memory(self.policy.device)
+        self.stats.notes.append(out_of_memory_note(self.max_rows))
+        return False
 
     def _generate(self, batch: _Batch) -> None:
         for sequence in batch.sequences:

@@ -54,6 +54,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return error.__cause__ is not None and is_out_of_memory(error.__cause__)
 
 
+def out_of_memory_note(rows: int) -> str:
+    """What is said of a call that goes on with `rows` at a time."""
+    return (
+        f"sample: memory ran out; continuing with {rows} completions at a time (nothing is lost; lower "
+        "sample.max_rows or sample.kv_memory_gib to avoid the interruption)"
+    )
+
+
 def spare_cached_memory(device: torch.device) -> None:
     """Return memory that allocators hold in reserve to the device or the system."""
     gc.collect()

@@ -122,6 +122,17 @@ class RolloutSequence:
             self.finish = completion.finish
             self.stop = completion.stop
 
+    def restart(self) -> None:
+        """Forget what this call has sampled, for it to be drawn again."""
+        num_resumed = self.num_resumed
+        if len(self.tokens) == num_resumed:
+            return
+        for values in (self.tokens, self.logps, self.log_kept):
+            del values[num_resumed:]
+        self.finish = ""
+        self.stop = None
+        self.num_computed = 0
+
     def append(self, token: int, logp: float, log_kept: float | None, stops: Stops) -> None:
         """Record the token sampled after the next input was computed; a replayed token is not recorded again."""
         self.num_computed += 1

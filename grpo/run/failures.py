@@ -7,6 +7,7 @@ import traceback
 import torch
 
 from grpo.model.loading import first_words
+from grpo.model.saved import SavedModelDiffers
 from grpo.monitor import watchdog
 from grpo.monitor.gates import GateStop
 from grpo.rollout.engine import EngineFailed
@@ -19,6 +20,8 @@ def explain(error: Exception) -> list[str]:
     """The messages of a failure, in the order to print them."""
     if isinstance(error, (GateStop, FloatingPointError)):
         return [f"stopped: {error}"]
+    if isinstance(error, SavedModelDiffers):
+        return [f"stopped: {error}; the last checkpoint is intact"]
     if isinstance(error, EngineFailed):
         cause = error.__cause__
         return [*_traceback(cause), f"stopped: {error}; {KEPT}"]

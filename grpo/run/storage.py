@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Mapping, Sequence
 
 from grpo.data.kept_rows import keep_rows
+from grpo.model.saved import SavedModel, SavedModelDiffers
 from grpo.recipe import Recipe
 from grpo.run import checkpoint
 from grpo.run.async_writer import Writer
@@ -104,16 +105,21 @@ class RunStorage:
         self.writer.wait()
 
     def finish(self, parts: RunParts, examples_after: Sequence[Mapping[str, Any]]) -> None:
-        """Write the final model and the summary, once the last checkpoint is written."""
+        """Write the final model and the summary, once the last checkpoint is written.
+
+        Raises `SavedModelDiffers` in the end if the final model, loaded back, is not the policy.
+        """
         self.ledger.cancel(self.progress.num_in_flight(self.recipe, parts.ranks))
+        final = SavedModel()
         if parts.ranks.main:
-            write_final(parts.policy, self.folder)
+            final = write_final(parts.policy, self.folder)
             self.writer.wait()
             summary = summary_of(
                 self.recipe,
                 progress=self.progress,
                 ledger=self.ledger,
                 parts=parts,
+                final=final,
                 examples_after=examples_after,
             )
             write_summary(self.folder, summary)
@@ -122,8 +128,11 @@ class RunStorage:
             parts.log.say(
                 f"scoring: {parts.scorer.cached:.0%} of the scores were known from an equal completion",
                 *self.writer.describe(),
+                final.describe(self.folder / "final"),
             )
         parts.ranks.wait()
+        if final.problems:
+            raise SavedModelDiffers(final.describe(self.folder / "final"))
 
     def give_up_writing(self, failure: BaseException) -> list[str]:
         """For a run that failed: drop what is being written if it was interrupted, else wait; errors as lines."""

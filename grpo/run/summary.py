@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 from grpo.model.policy import Policy
+from grpo.model.saved import SavedModel, check_saved
 from grpo.monitor import watchdog
 from grpo.monitor.redaction import redacted
 from grpo.recipe import Recipe
@@ -22,8 +24,8 @@ from grpo.types import ScoredGroup
 NUM_EXAMPLES = 3
 
 
-def write_final(policy: Policy, folder: Path) -> None:
-    """Write the final model, whole or not at all."""
+def write_final(policy: Policy, folder: Path) -> SavedModel:
+    """Write the final model, whole or not at all; what loading it back has shown."""
     final = folder / "final"
     writing = folder / ".writing-final"
     with watchdog.writing("grpo.model.policy, the final model", writing):
@@ -32,6 +34,8 @@ def write_final(policy: Policy, folder: Path) -> None:
             policy.save(writing)
         shutil.rmtree(final, ignore_errors=True)
         writing.rename(final)
+    with watchdog.loading("grpo.model.saved, the final model loaded back"):
+        return check_saved(policy, final)
 
 
 def examples_of(groups: Sequence[ScoredGroup]) -> list[dict[str, Any]]:
@@ -51,6 +55,7 @@ def summary_of(
     progress: Progress,
     ledger: Ledger,
     parts: RunParts,
+    final: SavedModel,
     examples_after: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """What ``summary.json`` holds."""
@@ -64,6 +69,7 @@ def summary_of(
         "tokens": progress.tokens,
         "ledger": ledger,
         "sandbox": parts.scorer.isolation,
+        "final": asdict(final),
         "gates": parts.gates.counts,
         "alarms": parts.gates.alarms,
         "examples": {"before": progress.examples_before, "after": examples_after},

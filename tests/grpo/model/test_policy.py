@@ -256,7 +256,7 @@ def test_every_token_that_ends_a_completion_is_known():
 
 def test_a_vocabulary_ends_with_the_tokenizers_last_id_or_the_models():
     assert tiny_policy("llama").vocab_size == 84
-    assert tiny_policy("llama", vocabulary=60, tokenizer=tiny_tokenizer(84)).vocab_size == 60
+    assert tiny_policy("llama", vocabulary=84, tokenizer=tiny_tokenizer(84)).vocab_size == 84
     assert tiny_policy("llama", vocabulary=300, tokenizer=byte_tokenizer()).vocab_size == 259
 
 

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from tiny import FAMILIES, from_config, random_prompts, tiny_model, tiny_policy, tiny_tokenizer
+from tiny import (
+    FAMILIES,
+    from_config,
+    plain_logits,
+    plain_processed,
+    random_prompts,
+    tiny_model,
+    tiny_policy,
+    tiny_tokenizer,
+)
 
 from grpo.kernels.sampling.spec import Sampling
 from grpo.model.loading import with_adapters
@@ -81,27 +92,106 @@ def test_sampled_logps_equal_those_of_a_plain_forward(kind, seed):
     )
 
 
-def test_generate_draws_the_tokens_that_the_engine_draws(seed):
-    """A model that the engine serves, made to keep its own attention."""
+def on_a_boundary(policy, prompt, completion, sampling) -> bool:
+    """Whether each log-prob is that of a filter whose limits were moved by no more than logits are rounded.
+
+    Where a token is exactly on a limit, two ways to compute the logits may keep it or not.
+    """
+    logits_TV = plain_logits(policy, prompt.token_ids, completion.token_ids)
+    moves = [(p, m) for p in (-1e-5, 0, 1e-5) for m in (-1e-5, 0, 1e-5)]
+    nudged = [
+        replace(sampling, top_p=sampling.top_p * (1 + p), min_p=sampling.min_p * (1 + m))
+        for p, m in moves
+    ]
+    for logits_V, token, logp in zip(logits_TV, completion.token_ids, completion.sampled_logps):
+        near = [float(plain_processed(logits_V, filters)[token]) for filters in nudged]
+        if min(abs(value - float(logp)) for value in near) > 2e-5:
+            return False
+    return True
+
+
+def assert_drawn_alike(policy, prompt, a, b, sampling) -> None:
+    """The same tokens with the same log-probs, but for tokens that are on a filter's limit."""
+    assert (a.token_ids, a.text, a.finish, a.stop) == (b.token_ids, b.text, b.finish, b.stop)
+    torch.testing.assert_close(
+        a.sampled_logps + a.log_kept, b.sampled_logps + b.log_kept, atol=2e-5, rtol=0
+    )
+    if not torch.allclose(a.sampled_logps, b.sampled_logps, atol=1e-5, rtol=0):
+        for completion in (a, b):
+            assert on_a_boundary(policy, prompt, completion, sampling)
+
+
+def drawn_alike(seed: int) -> None:
+    """Compare a model that the engine serves with itself, made to keep its own attention."""
     prompts = random_prompts(seed, [1, 9, 30, 9])
     served, plain = tiny_policy("llama", seed, peak=1.5), tiny_policy("llama", seed, peak=1.5)
     plain.unsupported_reason = "the test says so"
     plain.base.set_attn_implementation("sdpa")
-    options = dict(group_size=4, max_tokens=40, seed=(3,), sampling=Sampling(0.9, 30, 0.95, 0.01))
+    sampling = Sampling(0.9, 30, 0.95, 0.01)
+    options = dict(group_size=4, max_tokens=40, seed=(3,), sampling=sampling)
     for stop in ((), ("ab", "c")):
         one, other = (
             dict(Engine(policy, stop=stop).sample(prompts, **options)) for policy in (served, plain)
         )
-        for index in one:
-            for a, b in zip(one[index].completions, other[index].completions):
-                assert (a.token_ids, a.text, a.finish, a.stop) == (
-                    b.token_ids,
-                    b.text,
-                    b.finish,
-                    b.stop,
-                )
-                torch.testing.assert_close(a.sampled_logps, b.sampled_logps, atol=1e-5, rtol=0)
-                torch.testing.assert_close(a.log_kept, b.log_kept, atol=1e-5, rtol=0)
+        for index, group in one.items():
+            for a, b in zip(group.completions, other[index].completions):
+                assert_drawn_alike(served, prompts[index], a, b, sampling)
+
+
+def test_generate_draws_the_tokens_that_the_engine_draws(seed):
+    drawn_alike(seed)
+
+
+def test_a_token_on_a_filters_limit_is_no_difference_of_the_two():
+    """With this seed one token is on the limit of min-p or top-p to the last digits."""
+    drawn_alike(99847830)
+
+
+class Refusing:
+    """Refuses the calls of a module that have these numbers."""
+
+    def __init__(self, *calls: int):
+        self.calls = calls
+        self.number = 0
+
+    def __call__(self, module, args):
+        self.number += 1
+        if self.number in self.calls:
+            raise MemoryError("12 MiB are left of this process's limit of memory")
+
+
+@pytest.mark.parametrize("calls, rows", [((1,), 4), ((7,), 4), ((3, 9), 2), ((3, 9, 12), 1)])
+def test_whichever_product_refuses_generate_goes_on_with_fewer_rows(calls, rows, seed):
+    policy, prompts = plain_policy("bloom", seed), random_prompts(seed, [9] * 4)
+    options = dict(group_size=2, max_tokens=20, sampling=Sampling(), seed=(0,))
+    expected = dict(Engine(policy).sample(prompts, **options))
+    engine = Engine(policy, max_rows=8)
+    product = policy.base.transformer.h[1].mlp.dense_h_to_4h
+    hook = product.register_forward_pre_hook(Refusing(*calls))
+    sampled = dict(engine.sample(prompts, **options))
+    hook.remove()
+    assert len(engine.stats.notes) == len(calls)
+    assert f"continuing with {rows} completions" in engine.stats.notes[-1]
+    for index, group in expected.items():
+        for a, b in zip(group.completions, sampled[index].completions):
+            assert (a.token_ids, a.finish) == (b.token_ids, b.finish)
+            torch.testing.assert_close(a.sampled_logps, b.sampled_logps, atol=1e-5, rtol=0)
+
+
+def test_a_product_of_generate_that_refuses_a_single_row_is_an_error(seed):
+    policy = plain_policy("bloom", seed)
+    product = policy.base.transformer.h[1].mlp.dense_h_to_4h
+    product.register_forward_pre_hook(Refusing(*range(1, 100)))
+    with pytest.raises(MemoryError, match="12 MiB are left"):
+        dict(
+            Engine(policy).sample(
+                random_prompts(seed, [9]),
+                group_size=2,
+                max_tokens=20,
+                sampling=Sampling(),
+                seed=(0,),
+            )
+        )
 
 
 def test_groups_are_interrupted_and_continued(seed):
