@@ -27,6 +27,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from grpo.model.adapter import check_adapter
 from grpo.monitor.redaction import redacted
 from grpo.recipe import LoraSection, ModelSection, RecipeError
 
@@ -104,6 +105,7 @@ def _source(section: ModelSection) -> tuple[str, dict[str, Any]]:
 def load_config(section: ModelSection) -> PretrainedConfig:
     """The model's configuration, read before its weights; raises `RecipeError` if there is no such model."""
     name = _name_of(section)
+    check_adapter(section)
     is_path = name.startswith((".", "/", "~"))
     if is_path and gguf_file(name) is None and not Path(name).expanduser().is_dir():
         raise RecipeError(f"recipe: model.name names {name}, but there is no such folder")
@@ -287,6 +289,7 @@ def with_adapters(model: PreTrainedModel, lora: LoraSection) -> nn.Module:
         target_modules=modules,
         target_parameters=parameters,
         lora_dropout=0.0,
+        use_rslora=lora.rslora,
         task_type="CAUSAL_LM",
     )
     try:

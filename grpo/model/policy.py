@@ -25,6 +25,7 @@ from grpo.kernels.log_prob.chunked import product
 from grpo.kernels.log_prob.full_logits import entropy, token_logprob
 from grpo.kernels.log_prob.spec import aligned_rows, buffer_dtype, logits_of
 from grpo.model import attention
+from grpo.model.adapter import load_adapter
 from grpo.model.experts import fill_experts
 from grpo.model.float64_mode import Float64Mode
 from grpo.model.loading import load_model, load_tokenizer, merged, with_adapters
@@ -146,6 +147,8 @@ class Policy:
             model = load_model(section, device)
         if section.lora is not None:
             model = cast(PreTrainedModel, with_adapters(model, section.lora))
+        if section.adapter is not None:
+            model = cast(PreTrainedModel, load_adapter(model, section.adapter))
         return Policy(
             model, tokenizer, device, gradient_checkpointing=section.gradient_checkpointing
         )

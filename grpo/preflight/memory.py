@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedToken
 from grpo.kernels.log_prob.chunked import by_onednn, slices
 from grpo.kernels.log_prob.spec import Head, buffer_dtype, chunk_rows
 from grpo.learner.lean_adamw import BLOCK
+from grpo.model.adapter import without_weights
 from grpo.model.loading import with_adapters
 from grpo.model.packing import PackedRows, micro_batches, pack
 from grpo.model.policy import Policy
@@ -144,6 +145,8 @@ def _fake_policy(
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         if section.lora is not None:
             model = with_adapters(model, section.lora)
+        if section.adapter is not None:
+            model = without_weights(model, section.adapter)
         return Policy(model, tokenizer)
 
 

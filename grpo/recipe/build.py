@@ -9,7 +9,7 @@ import dataclasses
 import re
 import sys
 import typing
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 from grpo.recipe.describe import describe_keys
 from grpo.recipe.files import parse_yaml
@@ -68,7 +68,7 @@ def build_section(cls: type, values: Any, where: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for name in values:
         if name not in fields:
-            raise RecipeError(_unknown_key(name, where, list(fields)))
+            raise RecipeError(_unknown_key(name, where, list(fields), values[name]))
     hints = typing.get_type_hints(cls)
     arguments = {}
     for name, value in values.items():
@@ -76,12 +76,34 @@ def build_section(cls: type, values: Any, where: str) -> Any:
     return cls(**arguments)
 
 
-def _unknown_key(name: Any, where: str, names: list[str]) -> str:
-    advice = nearest(str(name), names) or _in_other_sections(str(name))
+def _unknown_key(name: Any, where: str, names: list[str], value: Any) -> str:
+    whole = _innermost(str(name), value) if not where else str(name)
+    advice = advice_on_key(whole, names)
     return (
-        f"recipe: unknown key {dotted(where, name)}"
+        f"recipe: unknown key {dotted(where, whole)}"
         f"{advice or '; the keys there are ' + ', '.join(names)}"
     )
+
+
+def _innermost(name: str, value: Any) -> str:
+    """The dotted name of the first value in a section that does not exist, e.g. ``trainer.total_epochs``."""
+    while isinstance(value, Mapping) and value:
+        first = next(iter(value))
+        name = dotted(name, first)
+        value = value[first]
+    return name
+
+
+def advice_on_key(name: str, names: Sequence[str] = ()) -> str:
+    """What an unknown key may have meant: one of `names`, one of another section, or another trainer's setting.
+
+    A name that another trainer has is answered as that, but for one that only the section of a known key was left out
+    of.
+    """
+    from grpo.recipe import other_trainers  # noqa: PLC0415  a large table, wanted for a mistake alone
+
+    elsewhere = _in_other_sections(name)
+    return elsewhere or other_trainers.advice(name) or nearest(name, names)
 
 
 def _in_other_sections(name: str) -> str:
