@@ -35,8 +35,9 @@ LORA = {
     "modules_to_save": "lora_modules_to_save",
     "use_rslora": "use_rslora",
     "use_dora": "use_dora",
-    "task_type": "lora_task_type",
 }
+"""peft's names and TRL's."""
+PEFTS_DEFAULTS = {"lora_r": 8, "lora_alpha": 8}
 LOAD_DATASET = ("dataset_name", "dataset_config")
 VERL_SECTIONS = ("actor_rollout_ref", "algorithm", "trainer", "critic")
 
@@ -202,20 +203,32 @@ class _ScriptReader:
         for call in calls:
             name = _name_of(call.func)
             if name in CONFIGS:
-                self._take_keywords(call, {})
+                self._take_keywords(call)
             elif name == "LoraConfig":
-                self.source.settings["use_peft"] = True
-                self._take_keywords(call, LORA)
+                self._take_lora(call)
             elif name == "GRPOTrainer":
                 self._take_trainer(call)
         return self.source
 
-    def _take_keywords(self, call: ast.Call, renamed: Mapping[str, str]) -> None:
+    def _take_lora(self, call: ast.Call) -> None:
+        self.source.settings |= {"use_peft": True, **PEFTS_DEFAULTS}
+        for keyword in call.keywords:
+            name = str(keyword.arg)
+            if name in LORA:
+                self._take(LORA[name], keyword.value)
+                continue
+            row = other_trainers.find("peft", name)
+            is_default = row is not None and ast.unparse(keyword.value) == repr(row.default)
+            if row is None or (row.fate == "not here" and not is_default):
+                why = row.note if row is not None else "unknown"
+                self.source.notes.append(f"LoraConfig's {name}: {why}")
+
+    def _take_keywords(self, call: ast.Call) -> None:
         for keyword in call.keywords:
             if keyword.arg is None:
                 self.source.notes.append(f"line {call.lineno}: **{ast.unparse(keyword.value)}")
-                continue
-            self._take(renamed.get(keyword.arg, keyword.arg), keyword.value)
+            else:
+                self._take(keyword.arg, keyword.value)
 
     def _take(self, name: str, node: ast.expr) -> None:
         try:

@@ -350,6 +350,11 @@ def _clip(draft: Draft, loss_type: str) -> None:
     if loss_type == "cispo":
         draft.set("loss.epsilon_low", 1.0, "loss_type")  # no clip from below
         draft.set("loss.epsilon_high", max(0.0, float(high) - 1), "epsilon_high")
+        if float(high) < 1:
+            draft.lost["epsilon_high"] = (
+                f"TRL caps cispo's ratio at {high} itself, below 1, so that every weight is constant; the "
+                "recipe caps it at 1 (loss.epsilon_high is the width above 1; 4 is usual)"
+            )
     elif loss_type != "sapo":
         draft.set("loss.epsilon_low", float(low), "epsilon")
         draft.set(

@@ -95,15 +95,15 @@ def _innermost(name: str, value: Any) -> str:
 
 
 def advice_on_key(name: str, names: Sequence[str] = ()) -> str:
-    """What an unknown key may have meant: one of `names`, one of another section, or another trainer's setting.
-
-    A name that another trainer has is answered as that, but for one that only the section of a known key was left out
-    of.
-    """
+    """What an unknown key may have meant: another trainer's setting, a key of another section, or one of `names`."""
     from grpo.recipe import other_trainers  # noqa: PLC0415  a large table, wanted for a mistake alone
 
-    elsewhere = _in_other_sections(name)
-    return elsewhere or other_trainers.advice(name) or nearest(name, names)
+    return (
+        other_trainers.advice(name)
+        or _in_other_sections(name)
+        or nearest(name, names)
+        or other_trainers.advice_on_last_part(name)
+    )
 
 
 def _in_other_sections(name: str) -> str:

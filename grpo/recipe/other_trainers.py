@@ -7,13 +7,14 @@ Read from TRL 1.16 (GRPOConfig with transformers' TrainingArguments, ModelConfig
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Iterator, Literal, Mapping
 
 Fate = Literal["same", "joint", "none needed", "not here"]
 """What becomes of a setting: a key of ours with the same value or one from a list of values; worked out together with
 others; nothing to set, since it changes no result here; or not offered, with the reason."""
 
-PRODUCTS = {"trl": "TRL", "verl": "verl"}
+PRODUCTS = {"trl": "TRL", "verl": "verl", "peft": "peft"}
 UNSET = object()
 
 
@@ -38,12 +39,6 @@ class Setting:
     def leaf(self) -> str:
         return self.name.rpartition(".")[2]
 
-    def matches(self, name: str) -> bool:
-        """Whether the setting called `name` is this one."""
-        if self.name.endswith(".*"):
-            return name.startswith(self.name[:-1])
-        return name == self.name
-
 
 class _Rows:
     """Makes rows of one trainer."""
@@ -59,11 +54,12 @@ class _Rows:
         values: Mapping[Any, Any] | None = None,
         note: str = "",
     ) -> Setting:
-        row = Setting(self.trainer, name, "same", ours, default)
+        row = Setting(trainer=self.trainer, name=name, fate="same", ours=ours, default=default)
         return replace(row, values=values or {}, note=note)
 
     def joint(self, name: str, ours: str, default: Any = UNSET, note: str = "") -> Setting:
-        return replace(Setting(self.trainer, name, "joint", ours, default), note=note)
+        row = self.same(name, ours, default)
+        return replace(row, fate="joint", note=note)
 
     def needless(self, why: str, **defaults: Any) -> Iterator[Setting]:
         """Settings with their defaults that change no result here."""
@@ -855,31 +851,86 @@ VERL: tuple[Setting, ...] = (
     *_verl.needless("nothing is skipped", **{"skip.*": UNSET}),
 )
 
-TABLE = {"trl": TRL, "verl": VERL}
+# ---- peft, whose LoraConfig TRL takes ----------------------------------------------------------------------------
+
+_peft = _Rows("peft")
+PEFT: tuple[Setting, ...] = (
+    _peft.same("r", "model.lora.rank", 8),
+    _peft.same("lora_alpha", "model.lora.alpha", 8),
+    _peft.same("target_modules", "model.lora.targets", None),
+    _peft.same("target_parameters", "model.lora.targets", None),
+    _peft.same("use_rslora", "model.lora.rslora", False),
+    *_peft.absent(NO_DROPOUT, lora_dropout=0.0),
+    *_peft.absent(NO_COPIES, modules_to_save=None, bias="none", trainable_token_indices=None),
+    *_peft.absent("adapters are plain LoRA or rsLoRA", use_dora=False, use_qalora=False),
+    *_peft.absent(
+        "all adapters have one rank and one scale, in every layer",
+        rank_pattern={},
+        alpha_pattern={},
+        layers_to_transform=None,
+        layers_pattern=None,
+        exclude_modules=None,
+        layer_replication=None,
+    ),
+    *_peft.absent("adapters begin as peft's usual ones", init_lora_weights=True),
+    *_peft.needless("every task here is causal language modelling", task_type=None),
+    *_peft.needless("adapters train here", inference_mode=False),
+)
+
+TABLE = {"trl": TRL, "verl": VERL, "peft": PEFT}
+ANYWHERE = (
+    "*",
+    "name",
+    "path",
+    "type",
+    "enable",
+    "enabled",
+    "mode",
+    "metric",
+    "strategy",
+    "device",
+)
+"""Last parts of names that say nothing by themselves."""
 
 
 # ---- look-up ----------------------------------------------------------------------------------------------------
 
 
+@cache
+def _by_name(trainer: str) -> dict[str, Setting]:
+    return {setting.name: setting for setting in TABLE[trainer]}
+
+
 def find(trainer: str, name: str) -> Setting | None:
     """The setting called `name`: itself, or the group that it belongs to."""
-    matching = [setting for setting in TABLE[trainer] if setting.matches(name)]
-    exact = [setting for setting in matching if setting.name == name]
-    return next(iter([*exact, *matching]), None)
+    settings = _by_name(trainer)
+    if name in settings:
+        return settings[name]
+    parents = [name[:end] for end in range(len(name)) if name[end] == "."]
+    groups = [f"{parent}.*" for parent in reversed(parents)]
+    return next((settings[group] for group in groups if group in settings), None)
 
 
 def advice(name: str) -> str:
-    """What another trainer's name for a setting is here, as the end of a sentence; empty if it is nobody's.
+    """What another trainer's setting, by its full name, is here, as the end of a sentence; empty if it is nobody's.
 
-    `name` is dotted or the last part alone.
     >>> advice("num_generations")
     "; TRL's num_generations is sample.group_size here"
     """
-    candidates = [*TRL, *VERL]
-    whole = [setting for setting in candidates if setting.name == name]
-    last = [setting for setting in candidates if setting.leaf == name and setting.leaf != "*"]
-    grouped = [setting for setting in candidates if setting.matches(name)]
-    found = next(iter([*whole, *sorted(last, key=_is_no_key), *grouped]), None)
+    found = next(filter(None, (find(trainer, name) for trainer in TABLE)), None)
+    return "" if found is None else f"; {_sentence(found)}"
+
+
+def advice_on_last_part(name: str) -> str:
+    """The same for the last part of a dotted name, unless many settings end so.
+
+    >>> advice_on_last_part("kl_loss_coef")
+    "; verl's actor_rollout_ref.actor.kl_loss_coef is loss.beta here (with use_kl_loss)"
+    """
+    if name in ANYWHERE:
+        return ""
+    same_end = [setting for setting in (*TRL, *VERL, *PEFT) if setting.leaf == name]
+    found = next(iter(sorted(same_end, key=_is_no_key)), None)
     return "" if found is None else f"; {_sentence(found)}"
 
 

@@ -98,20 +98,20 @@ def _check_writable(folder: Path) -> None:
         return
     verb = "written" if nearest == folder else "made"
     raise RecipeError(
-        f"run folder: {folder} cannot be {verb}, since {nearest} is {reason}; choose another run_dir"
+        f"run folder: {folder} cannot be {verb}, since {reason}; choose another run_dir"
     )
 
 
 def _why_not_writable(place: Path) -> str:
     """Why nothing can be made in `place`; empty if something can. Found out by making and removing a folder."""
     if not place.is_dir():
-        return "not a folder"
+        return f"{place} is not a folder"
     if not os.access(place, os.W_OK | os.X_OK):
-        return "read-only"
+        return f"{place} is read-only"
     try:
         Path(tempfile.mkdtemp(prefix=".writing-", dir=place)).rmdir()
     except OSError as error:
-        return f"a place where nothing can be made ({error.strerror})"
+        return f"nothing can be made in {place} ({error.strerror})"
     return ""
 
 

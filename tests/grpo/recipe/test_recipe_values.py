@@ -64,14 +64,14 @@ def test_a_value_of_the_wrong_type_is_named_with_what_would_do(refusal, text, me
         ("samples: {prompts: 3}", "unknown key samples; did you mean sample?"),
         (
             "optim: {learning_rate: 1}",
-            "unknown key optim.learning_rate; the keys there are lr, updates, epochs",
+            "unknown key optim.learning_rate; TRL's learning_rate is optim.lr here",
         ),
         ("group_size: 8", "unknown key group_size; did you mean sample.group_size?"),
         ("lr: 1e-6", "unknown key lr; did you mean optim.lr?"),
         ("rewards: {a: {ues: x}}", "unknown key rewards.a.ues; did you mean use?"),
         (
             "model: {lora: {r: 8}}",
-            "unknown key model.lora.r; the keys there are rank, alpha, targets",
+            "unknown key model.lora.r; peft's r is model.lora.rank here",
         ),
         ("log: {wandb: {projet: x}}", "unknown key log.wandb.projet; did you mean project?"),
         ("qqq: 1", "unknown key qqq; the keys there are name, seed, steps"),
