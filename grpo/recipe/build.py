@@ -77,10 +77,15 @@ def build_section(cls: type, values: Any, where: str) -> Any:
 
 
 def _unknown_key(name: Any, where: str, names: list[str], value: Any) -> str:
-    whole = _innermost(str(name), value) if not where else str(name)
-    advice = advice_on_key(whole, names)
+    from grpo.recipe import other_trainers  # noqa: PLC0415  a large table, wanted for a mistake alone
+
+    whole = _innermost(dotted(where, name), value)
+    theirs = other_trainers.advice(whole)
+    if theirs:
+        return f"recipe: unknown key {whole}{theirs}"
+    advice = advice_on_key(str(name), names)
     return (
-        f"recipe: unknown key {dotted(where, whole)}"
+        f"recipe: unknown key {dotted(where, name)}"
         f"{advice or '; the keys there are ' + ', '.join(names)}"
     )
 
@@ -95,13 +100,13 @@ def _innermost(name: str, value: Any) -> str:
 
 
 def advice_on_key(name: str, names: Sequence[str] = ()) -> str:
-    """What an unknown key may have meant: another trainer's setting, a key of another section, or one of `names`."""
+    """What an unknown key may have meant: another trainer's setting, one of `names`, or a key of another section."""
     from grpo.recipe import other_trainers  # noqa: PLC0415  a large table, wanted for a mistake alone
 
     return (
         other_trainers.advice(name)
-        or _in_other_sections(name)
         or nearest(name, names)
+        or _in_other_sections(name)
         or other_trainers.advice_on_last_part(name)
     )
 
