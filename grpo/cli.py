@@ -525,10 +525,12 @@ def _outcome(
         print_error(" ".join(str(error).split()))
         return EXIT_USER
     except KeyboardInterrupt:
-        print_error("stopped at once; nothing was written")
+        print_error("stopped at once")
         return EXIT_FAULT
     except Exception as error:  # noqa: BLE001  the process's border
-        for message in _failure(error, "nothing else was written"):
+        from grpo.run.failures import explain  # noqa: PLC0415  heavy: torch
+
+        for message in explain(error):
             print_error(message)
         return EXIT_FAULT
 

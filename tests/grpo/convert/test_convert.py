@@ -725,6 +725,17 @@ def test_what_a_script_does_with_its_data_and_what_is_no_literal_is_said(folder)
     assert ".map(...) is not applied" in report and "int(sys.argv[1]) is no literal" in report
 
 
+def test_a_reward_in_a_script_that_trains_when_imported_is_to_be_moved(folder):
+    unguarded = SCRIPT.replace("def main():", "if True:").replace("    main()", "    pass")
+    (folder / "train.py").write_text(unguarded)
+    report = "\n".join(convert_file(Path("train.py"), None).report)
+    assert "train.py trains when it is imported; move short to a file of its own" in report
+    (folder / "train.py").write_text(SCRIPT)
+    assert "trains when it is imported" not in "\n".join(
+        convert_file(Path("train.py"), None).report
+    )
+
+
 def test_answers_come_from_the_same_table():
     assert (
         other_trainers.advice("num_generations")

@@ -103,7 +103,7 @@ OUT_OF_RANGE = {
     "model.lora.alpha": [0, -1],
     "model.lora.targets": [3],
     "model.lora.rslora": ["yes"],
-    "model.adapter": ["", 3],
+    "model.adapter": ["' '", 3],
     "model.trust_remote_code": ["yes"],
     "model.gradient_checkpointing": ["on"],
     "checkpoint.background": ["on"],
