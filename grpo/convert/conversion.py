@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
 from grpo.convert import trl, verl
+from grpo.convert.functions import module_of
 from grpo.convert.settings import Source, guess_trainer, read_settings
 from grpo.convert.values import Draft, names_of, with_defaults
 from grpo.recipe import Recipe, RecipeError, describe_keys, other_trainers, to_yaml
@@ -42,12 +43,39 @@ def convert_file(
     source = read_settings(file)
     trainer = trainer or guess_trainer(source, file)
     values, draft = _values(source, trainer, overrides)
+    if source.functions:
+        values = _with_functions(values, draft, source, out)
     if out is not None and out.absolute().parent != Path.cwd():
         values = resolve_paths(dict(values), Path.cwd())
     converted = _finished(values, draft, source, str(file))
     if out is not None:
         _write(out, converted.yaml)
     return converted
+
+
+def _with_functions(
+    values: dict[str, Any], draft: Draft, source: Source, out: Path | None
+) -> dict[str, Any]:
+    """`values` with the script's own rewards taken from a module beside `out`, which is written."""
+    assert source.file is not None, "only a script has functions"
+    names = ", ".join(sorted(source.functions))
+    if out is None:
+        draft.to_do.append(
+            f"move {names} from {source.file} to a file of its own, since a reward's file is imported in every "
+            "worker, and name that in rewards; with --out it is written for you"
+        )
+        return values
+    file = out.with_name(f"{out.stem}_rewards.py")
+    text = source.file.read_text(encoding="utf-8")
+    _write(file, module_of(text, source.functions, source.file.name))
+    draft.notes.append(f"{names} of {source.file} are copied to {file}")
+    rewards = {
+        name: {**part, "use": str(part["use"]).replace(f"{source.file}:", f"{file}:")}
+        for name, part in values["rewards"].items()
+    }
+    for name, part in rewards.items():
+        draft.values[f"rewards.{name}.use"] = part["use"]
+    return {**values, "rewards": rewards}
 
 
 def convert(settings: Mapping[str, Any], trainer: str, overrides: Sequence[str] = ()) -> Converted:
@@ -180,6 +208,7 @@ def _report(values: dict[str, Any], draft: Draft, source: Source) -> Iterator[st
     yield from _section("needed no key", _needless(draft))
     yield from _section(f"UNKNOWN, so left out: not settings of {whose}", _unknown(draft))
     yield from _section("could not be read", source.notes)
+    yield from _section("written", draft.notes)
     yield from _section("TO DO", [*draft.to_do, *_missing(values)])
 
 

@@ -44,10 +44,15 @@ VERL_SECTIONS = ("actor_rollout_ref", "algorithm", "trainer", "critic")
 
 @dataclass(slots=True)
 class Source:
-    """Settings by their dotted names, and notes on what could not be read."""
+    """Settings by their dotted names, and notes on what could not be read.
+
+    ``functions`` are rewards that the script `file` itself defines.
+    """
 
     settings: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    file: Path | None = None
+    functions: set[str] = field(default_factory=set)
 
 
 def read_settings(file: Path) -> Source:
@@ -187,7 +192,7 @@ class _ScriptReader:
 
     def __init__(self, file: Path, text: str):
         self.file = file
-        self.source = Source({})
+        self.source = Source({}, file=file)
         try:
             self.tree = ast.parse(text)
         except SyntaxError as error:
@@ -197,19 +202,6 @@ class _ScriptReader:
         self.assigned = dict(_assignments(self.tree))
         self.imported = dict(_imports(self.tree))
         self.functions = {node.name for node in self.tree.body if isinstance(node, ast.FunctionDef)}
-
-    @property
-    def trains_when_imported(self) -> bool:
-        """Whether the trainer is made outside of functions and of ``if __name__ == "__main__"``."""
-        definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-        at_once = [
-            node
-            for node in self.tree.body
-            if not isinstance(node, definitions)
-            and not (isinstance(node, ast.If) and "__name__" in ast.unparse(node.test))
-        ]
-        calls = [call for node in at_once for call in ast.walk(node) if isinstance(call, ast.Call)]
-        return any(_name_of(call.func) == "GRPOTrainer" for call in calls)
 
     def read(self) -> Source:
         calls = [node for node in ast.walk(self.tree) if isinstance(node, ast.Call)]
@@ -299,11 +291,7 @@ class _ScriptReader:
         """The name of a reward as a recipe's ``use`` takes it, as far as the script says where it is."""
         name = node.value if isinstance(node, ast.Constant) else ast.unparse(node)
         if name in self.functions:
-            if self.trains_when_imported:
-                self.source.notes.append(
-                    f"line {node.lineno}: {self.file.name} trains when it is imported; move {name} to a file of "
-                    "its own, or the training under: if __name__ == '__main__':"
-                )
+            self.source.functions.add(str(name))
             return f"{self.file}:{name}"
         module = self.imported.get(str(name).split(".")[0])
         if module is None or module.startswith("trl"):

@@ -19,7 +19,7 @@ class Draft:
 
     ``given`` are the settings that the user wrote, ``full`` the same over the trainer's defaults. ``values`` are our
     keys, dotted; ``origin`` names the settings that each comes from; ``lost`` says of a setting why it has no part in
-    the recipe; ``to_do`` is what the user must do; ``used`` are settings whose part in the recipe is settled.
+    the recipe; ``used`` are those whose part is settled. ``to_do`` is what the user must do, ``notes`` what was written.
     """
 
     trainer: str
@@ -30,6 +30,7 @@ class Draft:
     lost: dict[str, str] = field(default_factory=dict)
     to_do: list[str] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
 
     def set(self, key: str, value: Any, *names: str) -> None:
         """Our `key` gets `value`, which comes from the settings `names`."""

@@ -148,7 +148,7 @@ def test_a_whole_run_beside_such_files(folder):
     )
     assert done.returncode == 0, done.stderr
     records = (folder / "runs" / "quickstart" / "metrics.jsonl").read_text().splitlines()
-    assert all("reward/mine" in json.loads(record) for record in records)
+    assert all("rewards/mine" in json.loads(record) for record in records)
 
 
 # ---- (b) going on ----------------------------------------------------------------------------------------------

@@ -9,9 +9,11 @@ import yaml
 
 from grpo import cli
 from grpo.convert import convert, convert_file
+from grpo.convert.functions import module_of
 from grpo.convert.page import settings_markdown
 from grpo.recipe import Recipe, RecipeError, describe_keys, other_trainers
 from grpo.recipe.other_trainers import TABLE, UNSET, find
+from rewards.table import load
 
 HERE = Path(__file__).parent
 BASE = HERE.parents[2] / "recipes" / "quickstart_base"
@@ -617,7 +619,7 @@ def test_a_trl_script_of_twenty_options_is_converted_and_runs(folder, capsys):
     assert recipe.model.lora is not None and recipe.model.lora.targets == ["q_proj"]
     assert cli.main(["train", "recipe.yaml"]) == 0
     done = records(folder / "out")
-    assert len(done) == 2 and {"reward/accuracy", "reward/short"} <= set(done[0])
+    assert len(done) == 2 and {"rewards/accuracy", "rewards/short"} <= set(done[0])
 
 
 def test_verls_yaml_is_converted_and_runs(folder, capsys):
@@ -629,7 +631,7 @@ def test_verls_yaml_is_converted_and_runs(folder, capsys):
     ), said
     assert cli.main(["train", "recipe.yaml"]) == 0
     done = records(folder / "ckpt" / "p" / "exp")
-    assert len(done) == 2 and "reward/correct" in done[0] and done[-1]["update/made"]
+    assert len(done) == 2 and "rewards/correct" in done[0] and done[-1]["update/made"]
 
 
 def test_the_recipe_goes_to_standard_output_and_the_report_to_standard_error(folder, capsys):
@@ -725,15 +727,34 @@ def test_what_a_script_does_with_its_data_and_what_is_no_literal_is_said(folder)
     assert ".map(...) is not applied" in report and "int(sys.argv[1]) is no literal" in report
 
 
-def test_a_reward_in_a_script_that_trains_when_imported_is_to_be_moved(folder):
-    unguarded = SCRIPT.replace("def main():", "if True:").replace("    main()", "    pass")
-    (folder / "train.py").write_text(unguarded)
+def test_rewards_in_the_script_become_a_module_without_what_trains(folder):
+    text = SCRIPT.replace("< 20", "< LIMIT").replace('MODEL = "base"', 'MODEL = "base"\nLIMIT = 20')
+    (folder / "train.py").write_text(text.replace("import torch", "import math, torch"))
     report = "\n".join(convert_file(Path("train.py"), None).report)
-    assert "train.py trains when it is imported; move short to a file of its own" in report
-    (folder / "train.py").write_text(SCRIPT)
-    assert "trains when it is imported" not in "\n".join(
-        convert_file(Path("train.py"), None).report
+    assert "move short from train.py to a file of its own" in report
+    report = "\n".join(convert_file(Path("train.py"), None, out=Path("r.yaml")).report)
+    assert "short of train.py are copied to r_rewards.py" in report
+    module = (folder / "r_rewards.py").read_text()
+    assert "LIMIT = 20" in module and "def short" in module
+    assert not any(word in module for word in ("\nimport", "\nfrom", "GRPOTrainer", "MODEL", "def main"))
+    assert load("r_rewards.py:short")(["x"]) == [1.0]
+    assert Recipe.load("r.yaml").rewards["short"].use == f"{folder / 'r_rewards.py'}:short"
+
+
+def test_a_function_brings_its_imports_decorators_and_helpers():
+    text = (
+        "import os, re as regular\nfrom math import pi, tau\nfrom trl import GRPOTrainer\n\n"
+        "RATE: float = 2 * pi\n\ndef helper(x):\n    return regular.sub('a', 'b', x)\n\n"
+        "@staticmethod\ndef reward(text):\n    return RATE * len(helper(text))\n\nGRPOTrainer(reward)\n"
     )
+    module = module_of(text, {"reward"}, "x.py")
+    assert "import re as regular" in module and "os" not in module and "tau" not in module
+    assert (
+        "from math import pi" in module
+        and "@staticmethod\ndef reward" in module
+        and "trl" not in module
+    )
+    compile(module, "x", "exec")
 
 
 def test_answers_come_from_the_same_table():
