@@ -39,6 +39,7 @@ OPTIMS = {
 }
 PLAIN_ADAMW = ("adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_apex_fused", "adamw")
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "auto": "bfloat16"}
+DTYPE_NAMES = ("dtype", "torch_dtype", "bf16", "fp16")
 LENGTH_OF_RUN = ("max_steps", "num_train_epochs")
 
 
@@ -137,7 +138,7 @@ def _in_steps(draft: Draft, number: Any, updates: int) -> int:
 
 def _model(draft: Draft) -> None:
     options = draft.full["model_init_kwargs"] or {}
-    draft.settle("model_init_kwargs", "dtype", "torch_dtype", "bf16", "fp16")
+    draft.settle("model_init_kwargs", *DTYPE_NAMES)
     if not isinstance(options, dict):
         draft.lose("model_init_kwargs", "it is no mapping")
         options = {}

@@ -160,7 +160,8 @@ def _advantage(draft: Draft) -> None:
 
 def _policy(draft: Draft) -> None:
     full = draft.full
-    mode_name, aggregation_name = f"{POLICY}.loss_mode", f"{ACTOR}.loss_agg_mode"
+    mode_name = f"{POLICY}.loss_mode"
+    aggregation_name = f"{ACTOR}.loss_agg_mode"
     mode = str(full[mode_name])
     draft.settle(mode_name, aggregation_name, f"{ACTOR}.loss_scale_factor")
     if mode not in POLICIES:

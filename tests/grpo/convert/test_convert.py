@@ -736,7 +736,9 @@ def test_rewards_in_the_script_become_a_module_without_what_trains(folder):
     assert "short of train.py are copied to r_rewards.py" in report
     module = (folder / "r_rewards.py").read_text()
     assert "LIMIT = 20" in module and "def short" in module
-    assert not any(word in module for word in ("\nimport", "\nfrom", "GRPOTrainer", "MODEL", "def main"))
+    assert not any(
+        word in module for word in ("\nimport", "\nfrom", "GRPOTrainer", "MODEL", "def main")
+    )
     assert load("r_rewards.py:short")(["x"]) == [1.0]
     assert Recipe.load("r.yaml").rewards["short"].use == f"{folder / 'r_rewards.py'}:short"
 
