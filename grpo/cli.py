@@ -123,9 +123,14 @@ def _run_train(options: argparse.Namespace, command: str) -> int:
 def _recipe_to_train(options: argparse.Namespace, command: str) -> Recipe:
     """The recipe that was named, or that of the run folder that was named."""
     from grpo.recipe import Recipe, RecipeError  # noqa: PLC0415  slow to import
-    from grpo.recipe.target import is_run_folder, recipe_of_run  # noqa: PLC0415  slow to import
+    from grpo.recipe.target import (  # noqa: PLC0415  slow to import
+        is_run_folder,
+        recipe_of_run,
+        run_of,
+    )
 
-    if not is_run_folder(options.recipe):
+    run = run_of(options.recipe)
+    if run is None or (options.resume is None and not is_run_folder(options.recipe)):
         return Recipe.load(options.recipe, *options.overrides)
     if options.resume is None and not options.dry_run:
         file = shlex.quote(str(Path(options.recipe) / "recipe.yaml"))
@@ -133,12 +138,21 @@ def _recipe_to_train(options: argparse.Namespace, command: str) -> Recipe:
             f"train: {options.recipe} is a run folder; go on with it by: {_again(options, command)}; "
             f"or make another run of its recipe by: {command} {file} run_dir=..."
         )
-    return recipe_of_run(options.recipe, options.overrides)
+    return recipe_of_run(run, options.overrides)
 
 
 def _again(options: argparse.Namespace, command: str) -> str:
     """The command line that continues the run, to be pasted into a shell."""
-    return shlex.join([*command.split(), options.recipe, *options.overrides, "--resume"])
+    words = [*_launcher(command), options.recipe, *options.overrides, "--resume"]
+    return shlex.join(words)
+
+
+def _launcher(command: str) -> list[str]:
+    """`command`, or under torchrun what starts as many processes."""
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    if "TORCHELASTIC_RUN_ID" not in os.environ or processes == "1":
+        return command.split()
+    return ["torchrun", "--nproc-per-node", processes, "-m", "grpo.train"]
 
 
 def _train(recipe: Recipe, options: argparse.Namespace, command: str) -> int:

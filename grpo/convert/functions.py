@@ -24,11 +24,7 @@ def module_of(text: str, names: set[str], file_name: str) -> str:
 
 def _closure(tree: ast.Module, names: set[str]) -> set[str]:
     """`names`, and all names of the module's top level that they use, directly or through others."""
-    used_by = {
-        name: {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
-        for node in tree.body
-        for name in _defined(node)
-    }
+    used_by = {name: _used(node) for node in tree.body for name in _defined(node)}
     needed: set[str] = set()
     waiting = set(names)
     while waiting:
@@ -36,6 +32,10 @@ def _closure(tree: ast.Module, names: set[str]) -> set[str]:
         needed.add(name)
         waiting |= used_by.get(name, set()) - needed
     return needed
+
+
+def _used(node: ast.AST) -> set[str]:
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
 
 
 def _defined(node: ast.stmt) -> Iterator[str]:

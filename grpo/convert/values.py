@@ -19,7 +19,7 @@ class Draft:
 
     ``given`` are the settings that the user wrote, ``full`` the same over the trainer's defaults. ``values`` are our
     keys, dotted; ``origin`` names the settings that each comes from; ``lost`` says of a setting why it has no part in
-    the recipe; ``used`` are those whose part is settled. ``to_do`` is what the user must do, ``notes`` what was written.
+    the recipe; ``used`` are those whose part is settled. ``to_do`` is for the user to do, ``notes`` what was written.
     """
 
     trainer: str

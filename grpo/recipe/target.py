@@ -18,6 +18,15 @@ def is_run_folder(target: str) -> bool:
     return (Path(target).expanduser() / "recipe.yaml").is_file()
 
 
+def run_of(target: str) -> str | None:
+    """The run folder that `target` is, or whose ``recipe.yaml`` it is; None for anything else."""
+    if is_run_folder(target):
+        return target
+    file = Path(target).expanduser()
+    is_of_run = file.name == "recipe.yaml" and (file.parent / "metrics.jsonl").is_file()
+    return str(file.parent) if is_of_run else None
+
+
 def recipe_of_run(run: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of the run in a folder, which stays its folder wherever that has been moved."""
     folder = Path(run).expanduser().absolute()

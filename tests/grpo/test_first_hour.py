@@ -15,7 +15,7 @@ import pytest
 import grpo
 from grpo import cli
 from grpo.recipe.files import shipped_recipes
-from grpo.recipe.target import recipe_of_run
+from grpo.recipe.target import recipe_of_run, run_of
 from grpo.run.folder import is_finished
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -199,6 +199,7 @@ def test_a_run_folder_is_gone_on_with_by_itself_even_moved(folder, stopped, capf
     said = capfd.readouterr().err
     assert "elsewhere is a run folder; go on with it by: grpo train elsewhere --resume" in said
     assert recipe_of_run("elsewhere").folder() == moved
+    assert run_of("elsewhere/recipe.yaml") == "elsewhere" and run_of("recipe.yaml") is None
     assert cli.main(["train", "--resume", "elsewhere"]) == 0
     assert (
         is_finished(moved, recipe_of_run("elsewhere")) and not (folder / "my runs" / "a b").exists()
