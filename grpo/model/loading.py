@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from grpo.model.adapter import check_adapter
+from grpo.model.saved_adapter import check_adapter
 from grpo.monitor.redaction import redacted
 from grpo.recipe import LoraSection, ModelSection, RecipeError
 

@@ -25,12 +25,12 @@ from grpo.kernels.log_prob.chunked import product
 from grpo.kernels.log_prob.full_logits import entropy, token_logprob
 from grpo.kernels.log_prob.spec import aligned_rows, buffer_dtype, logits_of
 from grpo.model import attention
-from grpo.model.adapter import load_adapter
 from grpo.model.experts import fill_experts
 from grpo.model.float64_mode import Float64Mode
 from grpo.model.loading import load_model, load_tokenizer, merged, with_adapters
 from grpo.model.output_head import OutputHead, find_head
 from grpo.model.packing import PackedRows, pack
+from grpo.model.saved_adapter import load_adapter
 from grpo.recipe import ModelSection, RecipeError
 from grpo.types import Row
 

@@ -22,10 +22,10 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedToken
 from grpo.kernels.log_prob.chunked import by_onednn, slices
 from grpo.kernels.log_prob.spec import Head, buffer_dtype, chunk_rows
 from grpo.learner.lean_adamw import BLOCK
-from grpo.model.adapter import without_weights
 from grpo.model.loading import with_adapters
 from grpo.model.packing import PackedRows, micro_batches, pack
 from grpo.model.policy import Policy
+from grpo.model.saved_adapter import without_weights
 from grpo.recipe import LossSection, ModelSection, OptimSection
 from grpo.types import Row
 

@@ -119,7 +119,7 @@ def test_the_console_script_does_not_see_the_working_folder(folder, console_scri
     (folder / "mymod.py").write_text(MINE)
     line = json.dumps({"completion": "abc"}) + "\n"
     done = run(console_script, "score", "mymod:mine", folder=folder, text=line)
-    assert done.returncode == 2 and "cannot import mymod" in done.stderr, done.stderr
+    assert done.returncode == 2 and "so name it by path: mymod.py:mine" in done.stderr, done.stderr
     assert "note:" not in done.stderr
     done = run(console_script, "score", "mymod.py:mine", folder=folder, text=line)
     assert done.returncode == 0 and json.loads(done.stdout)["value"] == 1.0, done.stderr

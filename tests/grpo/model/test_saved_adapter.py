@@ -11,9 +11,9 @@ from tiny import tiny_model, tiny_tokenizer
 from grpo import Recipe, RecipeError
 from grpo.learner.learner import Learner
 from grpo.learner.optimizer import Optimizer
-from grpo.model.adapter import check_adapter
 from grpo.model.loading import load_config, with_adapters
 from grpo.model.policy import Policy
+from grpo.model.saved_adapter import check_adapter
 from grpo.preflight.memory import example_rows, predict
 from grpo.recipe import LoraSection, LossSection, ModelSection, OptimSection
 
