@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 
 NAME = "rewards"
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -20,7 +20,7 @@ class BesideGrpo:
     """A finder of one package, asked before those that search the path."""
 
     @staticmethod
-    def find_spec(name: str, path: object = None, target: object = None) -> object:
+    def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         return PathFinder.find_spec(NAME, [ROOT]) if name == NAME else None
 
 
@@ -30,7 +30,7 @@ def pin() -> None:
     if not os.path.exists(OURS):
         return
     if loaded is None:
-        sys.meta_path.insert(0, BesideGrpo)  # type: ignore[arg-type]  a class of static methods
+        sys.meta_path.insert(0, BesideGrpo)
         return
     file = getattr(loaded, "__file__", None) or ""
     if os.path.realpath(file) != os.path.realpath(OURS):

@@ -7,7 +7,7 @@ TRL counts completions per device and optimizer steps; a generation of ``steps_p
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping
 
 from grpo.convert.values import Draft, listed, rows_of, set_steps, whole
 from grpo.recipe.files import PATH_SUFFIXES
@@ -29,7 +29,7 @@ AGGREGATION_OF = {
     "dr_grpo": "constant",
     "luspo": "sequence_sum",
 }
-OPTIMS = {
+OPTIMS: Mapping[str, Mapping[str, Any]] = {
     "adamw_8bit": {"optim.state": "8bit"},
     "adamw_bnb_8bit": {"optim.state": "8bit"},
     "adamw_torch_8bit": {"optim.state": "8bit"},
