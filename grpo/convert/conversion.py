@@ -152,9 +152,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:
-    for name in reversed(key.split(".")):
-        value = {name: value}
-    return value  # type: ignore[no-any-return]  a key has a name
+    first, dot, rest = key.partition(".")
+    return {first: _nested(rest, value) if dot else value}
 
 
 def _without_our_defaults(nested: dict[str, Any]) -> dict[str, Any]:
