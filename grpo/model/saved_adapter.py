@@ -47,8 +47,6 @@ def load_adapter(model: PreTrainedModel, adapter: str) -> nn.Module:
     from peft import PeftModel  # noqa: PLC0415  heavy, and only needed for adapters
 
     config = _config_of(adapter)
-    config.lora_dropout = 0.0
-    config.inference_mode = False
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -94,6 +92,8 @@ def _config_of(adapter: str) -> LoraConfig:
                 f"recipe: model.adapter names {adapter}, which has {what}; only low-rank matrices are trained "
                 "here: merge it into its base (peft's merge_and_unload) and name that as model.name"
             )
+    config.lora_dropout = 0.0
+    config.inference_mode = False  # as it was saved, nothing of it would train
     return config
 
 
