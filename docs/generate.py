@@ -1,4 +1,4 @@
-"""Writes the pages that come from the code: recipe keys, the file map of the architecture page, the changelog."""
+"""Writes the pages that come from the code: recipe keys, other trainers' settings, the file map, the changelog."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mkdocs_gen_files
 
+from grpo.convert.page import settings_markdown
 from grpo.recipe.benchmarks import BENCHMARKS
 from grpo.recipe.describe import keys_markdown
 
@@ -45,6 +46,7 @@ write("recipe-keys.md", keys_markdown())
 write(
     "architecture.md", (ROOT / "docs" / "_architecture.md").read_text(encoding="utf-8") + file_map()
 )
+write("other-settings.md", settings_markdown())
 write("changelog.md", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
 
 

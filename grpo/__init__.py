@@ -9,7 +9,14 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import Any
+
+from grpo import companion
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # a user's file of that name may be first on the path
+    from typing import Any
+
+companion.pin()
 
 # OpenMP's threads would spin at each barrier; on a core shared with other work, a step then takes ten times as long.
 # Read when torch is first imported; a value that the user has set is kept.

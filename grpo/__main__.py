@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
-from grpo.cli import main
+from grpo import command_line
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.leave_working_folder()
+    raise SystemExit(command_line.run())

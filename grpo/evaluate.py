@@ -6,17 +6,21 @@ in ``grpo.run.accuracy``, the command in ``grpo.cli``.
 
 from __future__ import annotations
 
-import json
-import sys
+from grpo import command_line
+
+if __name__ == "__main__":  # as a command: its arguments are read before torch is imported
+    command_line.leave_working_folder()
+    raise SystemExit(command_line.run("evaluate"))
+
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Sequence
 
 from grpo.data.prompts import load_prompts
 from grpo.data.sources import SourceRows, load_sources
 from grpo.model.loading import load_config, load_end_ids, load_tokenizer
-from grpo.recipe import DataSection, Recipe, RecipeError, read_yaml
+from grpo.recipe import DataSection, Recipe, read_yaml
+from grpo.recipe.target import evaluation_recipe
 from grpo.rollout.compiled import check_compiler
 from grpo.run import setup
 from grpo.run.accuracy import Evaluation, summarise
@@ -38,39 +42,6 @@ __all__ = [
 
 ACCURACY_KEYS = ("accuracy", "low", "high", "samples", "faults")
 SHARED_KEYS = ("prompts", "length", "truncated", "tokens", "seconds")
-
-
-def evaluation_recipe(target: str, recipe: str | None, overrides: Sequence[str]) -> Recipe:
-    """What to evaluate: a run folder's recipe with its final model, or `recipe`'s settings with the model `target`.
-
-    Without either, the reward is ``math_answer`` and everything else a default.
-    """
-    run = Path(target).expanduser()
-    if recipe is None and (run / "recipe.yaml").is_file():
-        return _recipe_of_run(run, overrides)
-    named = [f"model.name={json.dumps(target)}", *overrides]
-    if recipe is not None:
-        return Recipe.load(recipe, *named)
-    if not any(override.startswith("data.source=") for override in overrides):
-        raise RecipeError(
-            f"evaluate: {target} is not a run folder, so it names no data; give --data or --recipe"
-        )
-    return Recipe.from_mapping({"rewards": {"correct": {"use": "math_answer"}}}, *named)
-
-
-def _recipe_of_run(run: Path, overrides: Sequence[str]) -> Recipe:
-    final = run / "final"
-    if not final.is_dir():
-        raise RecipeError(
-            f"evaluate: the run {run} has no final model yet; finish it with --resume, or name a "
-            "model and give --recipe"
-        )
-    whole_model = [
-        f"model.name={json.dumps(str(final))}",
-        "model.lora=null",
-        "model.quantize=null",
-    ]
-    return Recipe.from_mapping(read_yaml(run / "recipe.yaml"), *whole_model, *overrides)
 
 
 def trained_rows(target: str, evaluated: DataSection) -> str | None:
@@ -179,9 +150,4 @@ def _completion_rows(group: ScoredGroup) -> list[dict[str, Any]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """``python -m grpo.evaluate``, the same as ``grpo evaluate``; returns the exit code."""
-    commands = import_module("grpo.cli")  # by name: it is the layer above, and imports this one
-    return commands.run_module("evaluate", arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return command_line.run("evaluate", arguments)

@@ -6,10 +6,15 @@ groups complete. Nothing is scored here; ``evaluate`` does that. The command is 
 
 from __future__ import annotations
 
+from grpo import command_line
+
+if __name__ == "__main__":  # as a command: its arguments are read before torch is imported
+    command_line.leave_working_folder()
+    raise SystemExit(command_line.run("sample"))
+
 import json
 import sys
 from dataclasses import replace
-from importlib import import_module
 from typing import Any, Sequence, TextIO
 
 from tqdm import tqdm
@@ -93,9 +98,4 @@ def _first_rows(source: SourceRows, rows: int | None) -> SourceRows:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """``python -m grpo.sample``, the same as ``grpo sample``; returns the exit code."""
-    commands = import_module("grpo.cli")  # by name: it is the layer above, and imports this one
-    return commands.run_module("sample", arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return command_line.run("sample", arguments)

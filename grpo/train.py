@@ -7,12 +7,16 @@ wrong is checked when a Trainer is made, before a model loads. How a run is open
 
 from __future__ import annotations
 
+from grpo import command_line
+
+if __name__ == "__main__":  # as a command: its arguments are read before torch is imported
+    command_line.leave_working_folder()
+    raise SystemExit(command_line.run("train"))
+
 import math
-import sys
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import import_module
 from typing import Any, Callable, Mapping, Sequence
 
 from torch import Tensor
@@ -231,9 +235,4 @@ class Trainer(Run):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """``python -m grpo.train``, the same as ``grpo train``; returns the exit code."""
-    commands = import_module("grpo.cli")  # by name: it is the layer above, and imports this one
-    return commands.run_module("train", arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return command_line.run("train", arguments)

@@ -120,9 +120,15 @@ def _from_module(module: str, name: str, use: str) -> Callable[..., Any]:
         loaded = importlib.import_module(module)
     except Exception as error:
         raise ValueError(
-            f"reward {use!r}: cannot import {module}: {type(error).__name__}: {error}"
+            f"reward {use!r}: cannot import {module}: {type(error).__name__}: {error}{_by_path(module, name)}"
         ) from error
     return _attribute(loaded, name, use)
+
+
+def _by_path(module: str, name: str) -> str:
+    """How to name the function by its file, if the module is one of the working folder, which may not be searched."""
+    file = Path(f"{module.replace('.', '/')}.py")
+    return f"; the file is here, so name it by path: {file}:{name}" if file.is_file() else ""
 
 
 def _from_file(path: Path, name: str, use: str) -> Callable[..., Any]:

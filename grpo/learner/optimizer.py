@@ -197,11 +197,12 @@ def _adamw(masters: list[nn.Parameter], section: OptimSection) -> LeanAdamW | to
 
 def schedule(section: OptimSection, total_updates: int) -> Callable[[int], float]:
     """Update number (from 0) -> learning rate: a linear warm-up, then ``optim.schedule``."""
+    warmup = section.warmup_updates(total_updates)
 
     def rate(update: int) -> float:
-        if update < section.warmup:
-            return section.lr * (update + 1) / section.warmup
-        done = (update - section.warmup) / max(1, total_updates - section.warmup)
+        if update < warmup:
+            return section.lr * (update + 1) / warmup
+        done = (update - warmup) / max(1, total_updates - warmup)
         factors = {
             "constant": 1.0,
             "linear": 1 - done,

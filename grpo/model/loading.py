@@ -37,6 +37,7 @@ from grpo.model.gguf_metadata import (
     set_rotary_scaling,
     set_splitting,
 )
+from grpo.model.saved_adapter import check_adapter
 from grpo.monitor.redaction import first_words as first_words
 from grpo.recipe import ModelSection, RecipeError
 
@@ -115,6 +116,7 @@ def _source(section: ModelSection) -> tuple[str, dict[str, Any]]:
 def load_config(section: ModelSection) -> PretrainedConfig:
     """The model's configuration, read before its weights; raises `RecipeError` if there is no such model."""
     name = _name_of(section)
+    check_adapter(section)
     is_path = name.startswith((".", "/", "~"))
     if is_path and gguf_file(name) is None and not Path(name).expanduser().is_dir():
         raise RecipeError(f"recipe: model.name names {name}, but there is no such folder")

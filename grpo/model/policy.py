@@ -33,6 +33,7 @@ from grpo.model.float64_mode import Float64Mode
 from grpo.model.loading import check_vocabulary, load_model, load_tokenizer
 from grpo.model.output_head import OutputHead, find_head
 from grpo.model.packing import PackedRows, pack
+from grpo.model.saved_adapter import load_adapter
 from grpo.recipe import ModelSection, RecipeError
 from grpo.types import Row
 
@@ -165,6 +166,8 @@ class Policy:
         check_vocabulary(tokenizer, model.config)
         if section.lora is not None:
             model = cast(PreTrainedModel, with_adapters(model, section.lora))
+        if section.adapter is not None:
+            model = cast(PreTrainedModel, load_adapter(model, section.adapter))
         policy = Policy(
             model, tokenizer, device, gradient_checkpointing=section.gradient_checkpointing
         )

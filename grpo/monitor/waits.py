@@ -144,7 +144,7 @@ def describe_failure(error: BaseException) -> str:
     """What broke, in a line: the wait that `error` came from, and the beginning of its message."""
     component = getattr(error, "waited_for", "the run")
     message = " ".join(str(error).split())[:MAX_REASON_LENGTH]
-    return f"{component} died of {type(error).__name__}: {message}; the last checkpoint is intact"
+    return f"{component} died of {type(error).__name__}: {message}"
 
 
 # ---- usual waits ------------------------------------------------------------------------------------------------

@@ -62,7 +62,8 @@ def small_groups(facts: RunFacts) -> Iterator[Finding]:
 
 def learning_rate(facts: RunFacts) -> Iterator[Finding]:
     lr = facts.recipe.optim.lr
-    has_adapters = facts.recipe.model.lora is not None
+    model = facts.recipe.model
+    has_adapters = model.lora is not None or model.adapter is not None
     if facts.num_parameters is None or facts.num_parameters < SMALL_MODEL:
         return
     if not has_adapters and lr > MAX_FULL_LR:
@@ -177,10 +178,11 @@ def uneven_updates(facts: RunFacts) -> Iterator[Finding]:
 def warmup(facts: RunFacts) -> Iterator[Finding]:
     recipe = facts.recipe
     total = recipe.steps * recipe.optim.updates * recipe.optim.epochs
-    if total and recipe.optim.warmup >= total:
+    warmup = recipe.optim.warmup_updates(total)
+    if total and warmup >= total:
         yield warning(
             "warmup-outlasts-run",
-            f"optim.warmup is {recipe.optim.warmup} updates and the run makes "
+            f"optim.warmup is {warmup} updates and the run makes "
             f"{total}: it never reaches optim.lr; about 5 % of the run is usual",
         )
 
@@ -204,7 +206,9 @@ def half_precision(facts: RunFacts) -> Iterator[Finding]:
 
 def adamw_step_in_half(facts: RunFacts) -> Iterator[Finding]:
     recipe = facts.recipe
-    if recipe.model.dtype in ("bfloat16", "float16") and recipe.model.lora is None:
+    model = recipe.model
+    has_adapters = model.lora is not None or model.adapter is not None
+    if model.dtype in ("bfloat16", "float16") and not has_adapters:
         yield note(
             "half-weights",
             f"weights are {recipe.model.dtype}, and an update of {recipe.optim.lr:g} is below "

@@ -91,7 +91,10 @@ def files(recipe: Recipe) -> Iterator[str]:
     """The files of the run folder, and when checkpoints are written."""
     section = recipe.checkpoint
     yield f"written to {recipe.folder()}:"
-    yield "  recipe.yaml (first), metrics.jsonl, samples.jsonl, evaluations.jsonl, checkpoints/, final/, summary.json"
+    yield (
+        "  recipe.yaml (first), metrics.jsonl, samples.jsonl, evaluations.jsonl, console.log, "
+        "checkpoints/, final/, summary.json"
+    )
     when = f"every {section.every} steps" if section.every else "when stopped"
     best = f", and the best {section.keep_best} by held-out accuracy" if section.keep_best else ""
     yield f"  a checkpoint {when} and at the end, the last {section.keep} kept{best}"

@@ -25,6 +25,7 @@ from grpo.learner.lean_adamw import BLOCK
 from grpo.model.loading import with_adapters
 from grpo.model.packing import PackedRows, micro_batches, pack
 from grpo.model.policy import Policy
+from grpo.model.saved_adapter import without_weights
 from grpo.recipe import LossSection, ModelSection, OptimSection
 from grpo.types import Row
 
@@ -144,6 +145,8 @@ def _fake_policy(
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         if section.lora is not None:
             model = with_adapters(model, section.lora)
+        if section.adapter is not None:
+            model = without_weights(model, section.adapter)
         return Policy(model, tokenizer)
 
 

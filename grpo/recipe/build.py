@@ -9,7 +9,7 @@ import dataclasses
 import re
 import sys
 import typing
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 from grpo.recipe.describe import describe_keys
 from grpo.recipe.files import parse_yaml
@@ -68,7 +68,7 @@ def build_section(cls: type, values: Any, where: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for name in values:
         if name not in fields:
-            raise RecipeError(_unknown_key(name, where, list(fields)))
+            raise RecipeError(_unknown_key(name, where, list(fields), values[name]))
     hints = typing.get_type_hints(cls)
     arguments = {}
     for name, value in values.items():
@@ -91,11 +91,38 @@ def check_values(section: Any, where: str) -> None:
                 check_values(entry, dotted(name, entry_name))
 
 
-def _unknown_key(name: Any, where: str, names: list[str]) -> str:
-    advice = nearest(str(name), names) or _in_other_sections(str(name))
+def _unknown_key(name: Any, where: str, names: list[str], value: Any) -> str:
+    from grpo.recipe import other_trainers  # noqa: PLC0415  a large table, wanted for a mistake alone
+
+    whole = _innermost(dotted(where, name), value)
+    theirs = other_trainers.advice(whole)
+    if theirs:
+        return f"recipe: unknown key {whole}{theirs}"
+    advice = advice_on_key(str(name), names)
     return (
         f"recipe: unknown key {dotted(where, name)}"
         f"{advice or '; the keys there are ' + ', '.join(names)}"
+    )
+
+
+def _innermost(name: str, value: Any) -> str:
+    """The dotted name of the first value in a section that does not exist, e.g. ``trainer.total_epochs``."""
+    while isinstance(value, Mapping) and value:
+        first = next(iter(value))
+        name = dotted(name, first)
+        value = value[first]
+    return name
+
+
+def advice_on_key(name: str, names: Sequence[str] = ()) -> str:
+    """What an unknown key may have meant: another trainer's setting, one of `names`, or a key of another section."""
+    from grpo.recipe import other_trainers  # noqa: PLC0415  a large table, wanted for a mistake alone
+
+    return (
+        other_trainers.advice(name)
+        or nearest(name, names)
+        or _in_other_sections(name)
+        or other_trainers.advice_on_last_part(name)
     )
 
 

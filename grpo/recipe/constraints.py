@@ -100,6 +100,11 @@ def _step_reasons(recipe: Sections) -> Reasons:
             f"optim.updates is {updates} but sample.prompts is {prompts}; each "
             "update needs a group of its own, so lower optim.updates or raise sample.prompts"
         )
+    if recipe.optim.warmup and recipe.optim.warmup_ratio:
+        yield (
+            f"optim.warmup is {recipe.optim.warmup} updates and optim.warmup_ratio {recipe.optim.warmup_ratio:g} "
+            "of the run; set one of them"
+        )
     if recipe.sample.temperature == 0:
         yield (
             "sample.temperature is 0; greedy completions of one prompt are all the same, so "
@@ -108,7 +113,13 @@ def _step_reasons(recipe: Sections) -> Reasons:
 
 
 def _model_reasons(recipe: Sections) -> Reasons:
-    if recipe.model.quantize and recipe.model.lora is None:
+    model = recipe.model
+    if model.adapter is not None and model.lora is not None:
+        yield (
+            "model.adapter names an adapter, whose own configuration sets rank, alpha and targets, and "
+            "model.lora would make another; remove one of them"
+        )
+    if model.quantize and model.lora is None and model.adapter is None:
         yield (
             "model.quantize freezes the base at 4 bits, so only adapters can train; set "
             "model.lora, e.g. {rank: 16}"

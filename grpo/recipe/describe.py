@@ -128,15 +128,15 @@ def _chapter_head(chapter: str) -> str:
     if metadata["entry"] is not None:
         return head  # the first row of its table says it
     help = metadata["help"]
-    return f"{head}\n\n{help[0].upper()}{_escaped(help[1:])}."
+    return f"{head}\n\n{help[0].upper()}{escaped(help[1:])}."
 
 
 def _row(key: Key) -> str:
-    cells = (f"`{key.name}`", _escaped(key.type), f"`{_shown(key.default)}`", _escaped(key.help))
+    cells = (f"`{key.name}`", escaped(key.type), f"`{_shown(key.default)}`", escaped(key.help))
     return f"| {' | '.join(cells)} |"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """`text` in a cell of a table: no character acts as markup, and a page of the docs becomes a link.
 
     A brace would open a list of attributes, and Markdown has no backslash form of ``<`` and ``{``.

@@ -14,10 +14,11 @@ from typing import Any, Iterator, Mapping
 import yaml
 
 from grpo.recipe.values import RecipeError, in_quotes, kind
+from rewards.spelling import nearest
 from rewards.tasks import TASKS
 
 PATH_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".gguf")
-KEYS_THAT_MAY_BE_PATHS = (("model", "name"), ("loss", "teacher"))
+KEYS_THAT_MAY_BE_PATHS = (("model", "name"), ("model", "adapter"), ("loss", "teacher"))
 SCALARS = (
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?[0-9][0-9_]*", list("-+0123456789")),
@@ -40,15 +41,39 @@ def find_recipe(path: str | os.PathLike[str]) -> Path:
     for shipped in _shipped(file):
         if shipped.is_file():
             return shipped
-    raise RecipeError(f"recipe: there is no file {file}; give the path of a YAML file")
+    raise RecipeError(f"recipe: {_nothing_there(file)}")
+
+
+def _nothing_there(file: Path) -> str:
+    names = shipped_recipes()
+    ships = f"the recipes that ship are {', '.join(names)}"
+    if file.is_dir():
+        return f"{file} is a folder that holds no run (no recipe.yaml); give the path of a YAML file; {ships}"
+    if "=" in file.name:
+        return f"{file} is no recipe; name one before the keys to set; {ships}"
+    return (
+        f"there is no file {file}{nearest(file.stem, names)}; give the path of a YAML file; {ships}"
+    )
+
+
+def shipped_recipes() -> list[str]:
+    """The names of the recipes that ship with the library."""
+    found = {file.stem for folder in _recipe_folders() for file in folder.glob("*.yaml")}
+    return sorted(found)
+
+
+def _recipe_folders() -> list[Path]:
+    """Where recipes lie in an installation, or in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "recipes"
+    return [installed] if installed.is_dir() else [package.parent / "recipes"]
 
 
 def _shipped(file: Path) -> Iterator[Path]:
     """Where ``name``, ``name.yaml`` and ``recipes/name.yaml`` may be found, in a checkout and in an installation."""
     if file.parts[:-1] not in ((), ("recipes",)):
         return
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package.parent / "recipes", package / "recipes"):
+    for folder in _recipe_folders():
         yield folder / file.name
         yield folder / f"{file.name}.yaml"
 

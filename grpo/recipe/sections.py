@@ -6,6 +6,7 @@ A default is stated once, in its field; the help is what ``--help`` and the docs
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping
@@ -43,6 +44,9 @@ class LoraSection:
     targets: str | list[str] = key(
         "all-linear", "all-linear (every linear layer but the head), or a list of module names"
     )
+    rslora: bool = key(
+        False, "rank-stabilised: the adapters' output is multiplied by alpha / sqrt(rank) instead"
+    )
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,12 @@ class ModelSection:
         one_of("float32", "bfloat16", "float16", "float64"),
     )
     lora: LoraSection | None = key(None, "train low-rank adapters instead of the whole model")
+    adapter: str | None = key(
+        None,
+        "go on training the LoRA adapter in this folder (peft's adapter_config.json), whose rank, alpha "
+        "and targets hold; the reference of the KL is the model with it",
+        NOT_EMPTY,
+    )
     quantize: str | None = key(
         None,
         "nf4 or fp4: bitsandbytes holds the base at 4 bits, adapters train (QLoRA)",
@@ -307,6 +317,11 @@ class OptimSection:
     )
     epochs: int = key(1, "passes over a step's completions", at_least(1))
     warmup: int = key(0, "updates over which the learning rate rises from 0", at_least(0))
+    warmup_ratio: float = key(
+        0.0,
+        "the warm-up as a share of the run's updates, rounded up; instead of warmup",
+        from_below(0, 1),
+    )
     schedule: str = key(
         "constant",
         "what follows the warm-up: constant, linear (to 0) or cosine (to 0)",
@@ -328,6 +343,10 @@ class OptimSection:
         one_of("fp32", "8bit"),
     )
     offload: bool = key(False, "keep AdamW's moments in host memory between updates")
+
+    def warmup_updates(self, num_updates: int) -> int:
+        """How many of a run's `num_updates` updates the learning rate rises."""
+        return self.warmup or math.ceil(self.warmup_ratio * num_updates)
 
 
 @dataclass(frozen=True)

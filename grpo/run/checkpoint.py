@@ -299,6 +299,12 @@ def unlisted_files(path: Path) -> list[str]:
     return sorted(file.name for file in path.iterdir() if file.name not in known)
 
 
+def newest_step(run: Path) -> int | None:
+    """The step of the newest checkpoint that was written to its end; None without one."""
+    paths = _all(run)
+    return step_of(paths[-1]) if paths else None
+
+
 def newest_whole(run: Path) -> tuple[Path | None, list[str]]:
     """(the newest checkpoint of `run` that is whole, what a reader should know of the others).
 

@@ -16,21 +16,21 @@ from grpo.rollout.memory import OOM_MESSAGES
 KEPT = "what was saved before is intact"
 
 
-def explain(error: Exception) -> list[str]:
-    """The messages of a failure, in the order to print them."""
+def explain(error: BaseException, standing: str = KEPT) -> list[str]:
+    """The messages of a failure, in the order to print them; `standing` says what it left."""
     if isinstance(error, (GateStop, FloatingPointError)):
         return [f"stopped: {error}"]
     if isinstance(error, SavedModelDiffers):
         return [f"stopped: {error}; the last checkpoint is intact"]
     if isinstance(error, EngineFailed):
         cause = error.__cause__
-        return [*_traceback(cause), f"stopped: {error}; {KEPT}"]
+        return [*_traceback(cause), f"stopped: {error}; {standing}"]
     if isinstance(error, OSError):
-        return [f"stopped: {error}; {KEPT}"]
+        return [f"stopped: {error}; {standing}"]
     advice = out_of_memory_advice(error)
     if advice is not None:
-        return [f"stopped: {advice}"]
-    return [*_traceback(error), f"stopped: {watchdog.describe_failure(error)}"]
+        return [f"stopped: {advice}; {standing}"]
+    return [*_traceback(error), f"stopped: {watchdog.describe_failure(error)}; {standing}"]
 
 
 def _traceback(error: BaseException | None) -> list[str]:
@@ -47,5 +47,5 @@ def out_of_memory_advice(error: BaseException) -> str | None:
         return None
     return (
         f"out of memory ({first_words(error)}); lower optim.tokens_per_micro_batch for the update or "
-        f"sample.max_rows for sampling, or set model.gradient_checkpointing: true; {KEPT}"
+        f"sample.max_rows for sampling, or set model.gradient_checkpointing: true"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -92,13 +93,26 @@ def _check_writable(folder: Path) -> None:
     nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if nearest == folder and not nearest.is_dir():
         return
-    if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
+    reason = _why_not_writable(nearest)
+    if not reason:
         return
     verb = "written" if nearest == folder else "made"
-    reason = "read-only" if nearest.is_dir() else "not a folder"
     raise RecipeError(
-        f"run folder: {folder} cannot be {verb}, since {nearest} is {reason}; choose another run_dir"
+        f"run folder: {folder} cannot be {verb}, since {reason}; choose another run_dir"
     )
+
+
+def _why_not_writable(place: Path) -> str:
+    """Why nothing can be made in `place`; empty if something can. Found out by making and removing a folder."""
+    if not place.is_dir():
+        return f"{place} is not a folder"
+    if not os.access(place, os.W_OK | os.X_OK):
+        return f"{place} is read-only"
+    try:
+        Path(tempfile.mkdtemp(prefix=".writing-", dir=place)).rmdir()
+    except OSError as error:
+        return f"nothing can be made in {place} ({error.strerror})"
+    return ""
 
 
 def lock(folder: Path) -> BinaryIO:
@@ -135,6 +149,15 @@ def disk_errors(path: Path) -> Iterator[None]:
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise OSError(f"{path} cannot be written ({reason}); is the disk full?") from None
+
+
+def is_finished(folder: Path, recipe: Recipe) -> bool:
+    """Whether the run in `folder` has made all steps of `recipe` and written its summary."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        return bool(summary["steps"] >= recipe.steps)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 # ---- what grows line by line ----------------------------------------------------------------------------------

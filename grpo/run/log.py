@@ -1,5 +1,7 @@
 """One record a step, to the console, ``metrics.jsonl`` and wandb; in the loop, the only file that prints.
 
+What is printed is also kept, in ``console.log`` of the run folder, over all lives of the run.
+
 The console leads with reward and held-out accuracy, never with the loss: a policy-gradient loss is near 0 by
 construction and says nothing about learning.
 """
@@ -9,6 +11,8 @@ from __future__ import annotations
 import json
 import math
 import sys
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Sequence, cast
 
@@ -25,6 +29,7 @@ from grpo.types import Completion, ScoredGroup
 from rewards import Score
 
 Record = dict[str, Any]
+CONSOLE = "console.log"
 
 
 class Log:
@@ -52,6 +57,8 @@ class Log:
         self._section = wandb
         self._wandb: Any = None
         self._bar: tqdm | None = None
+        self._said: list[str] = []
+        self._is_open = False
 
     def open(
         self, recipe: Mapping[str, Any], name: str, steps: int, step: int, wandb_id: str | None
@@ -59,6 +66,10 @@ class Log:
         """Start, or continue after `step`; `RecipeError` if wandb refuses its settings."""
         if self.silent:
             return
+        self._is_open = True
+        when = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        append_console(self.folder, [f"--- {when}", *self._said])
+        self._said = []
         if self._section is not None:
             self._open_wandb(self._section, recipe, name, wandb_id)
         self._bar = tqdm(
@@ -97,11 +108,17 @@ class Log:
 
     def say(self, *lines: str) -> None:
         """Print lines above the progress bar; what the console's encoding lacks is escaped."""
-        if self.silent or self.quiet:
+        if self.silent:
             return
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        for line in lines:
-            line = self._hide_secrets(line)
+        shown = [self._hide_secrets(line) for line in lines]
+        if self._is_open:
+            append_console(self.folder, shown)
+        else:
+            self._said += shown  # the folder is not prepared yet
+        if self.quiet:
+            return
+        for line in shown:
             tqdm.write(line.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
         sys.stdout.flush()
 
@@ -205,6 +222,15 @@ def evaluation_metrics(name: str, result: Evaluation) -> Record:
 def finite_only(record: Mapping[str, Any]) -> Record:
     """`record` without what is null, NaN or infinite."""
     return {key: value for key, value in finite(record).items() if value is not None}
+
+
+def append_console(folder: Path, lines: Sequence[str]) -> None:
+    """Keep `lines` in ``console.log`` of a run that has begun; a disk that fails costs only them."""
+    if not (folder / "recipe.yaml").is_file():
+        return
+    with suppress(OSError):
+        with (folder / CONSOLE).open("a", encoding="utf-8", errors="backslashreplace") as out:
+            out.writelines(f"{line}\n" for line in lines)
 
 
 def _evaluation_line(evaluation: Evaluation) -> str:

@@ -75,7 +75,8 @@ def changed_keys(folder: Path, recipe: Recipe, evaluates: bool) -> list[str]:
         for name, (old, new) in changed.items()
         if name in MEMORY_KEYS
     ]
-    if "steps" in changed and recipe.optim.schedule != "constant":
+    stretched = recipe.optim.schedule != "constant" or recipe.optim.warmup_ratio > 0
+    if "steps" in changed and stretched:
         old, new = changed["steps"]
         notes.append(
             f"resume: steps was {old}, is {new}, so from here on the {recipe.optim.schedule} schedule of "

@@ -22,7 +22,7 @@ from rewards.service.worker import Assignment
 
 __all__ = ["Crashed", "Exhausted", "WorkerProcess"]
 
-_START = "import sys; sys.path.insert(0, {root!r}); from rewards.service.worker import main; main({fd}, {parent})"
+_START = "import sys; sys.path[:] = {path!r}; from rewards.service.worker import main; main({fd}, {parent})"
 _ROOT = str(Path(__file__).resolve().parents[2])
 
 
@@ -143,7 +143,8 @@ class WorkerProcess:
 
 
 def _start_interpreter(descriptor: int) -> subprocess.Popen[bytes]:
-    code = _START.format(root=_ROOT, fd=descriptor, parent=os.getpid())
+    path = [_ROOT, *(folder for folder in sys.path if folder != _ROOT)]
+    code = _START.format(path=path, fd=descriptor, parent=os.getpid())
     return subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.DEVNULL,

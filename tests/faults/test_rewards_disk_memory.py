@@ -127,7 +127,7 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_before_stands(folder):
         preexec_fn=smallest_files,
     )
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
-    assert "cannot be written" in done.stderr and "what was saved before is intact" in done.stderr
+    assert "cannot be written" in done.stderr and "the checkpoint of step 1 stands" in done.stderr
     assert [p.name for p in (folder / "run" / "checkpoints").iterdir()] == ["step-000001"]
     assert checkpoint.load(folder / "run" / "checkpoints" / "step-000001").step == 1
 

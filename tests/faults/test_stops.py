@@ -95,10 +95,25 @@ def test_ctrl_c_twice_stops_at_once_and_the_last_checkpoint_stands(
 ) -> None:
     cut, overrides = reward / "cut", signals(signal.SIGINT, 29, 30)
     life = lives.live(arguments(cut, *overrides), cut)
-    assert life["code"] == 1 and life["said"].endswith(
-        "stopped at once; what was saved before is intact\n"
+    assert life["code"] == 1, life["said"]
+    assert (
+        "\nstopped at once; the checkpoint of step 2 stands; continue with: python -m grpo.train quickstart "
+        in life["said"]
     ), life["said"]
     assert "Traceback" not in life["said"]
+    assert lives.live(arguments(cut, *overrides), cut)["code"] == 0
+    assert_same(whole, cut)
+
+
+def test_ctrl_c_twice_in_the_first_step_says_that_nothing_was_saved(
+    lives: Lives, reward: Path, whole: Path
+) -> None:
+    cut, overrides = reward / "cut", signals(signal.SIGINT, 5, 6)
+    life = lives.live(arguments(cut, *overrides), cut)
+    last = life["said"].splitlines()[-1]
+    assert life["code"] == 1 and not list((cut / "checkpoints").glob("step-*")), life["said"]
+    assert last.startswith("stopped at once; no checkpoint was saved yet; begin again with: "), last
+    assert last in (cut / "console.log").read_text()
     assert lives.live(arguments(cut, *overrides), cut)["code"] == 0
     assert_same(whole, cut)
 
@@ -115,7 +130,7 @@ def test_a_file_that_may_grow_no_further_is_one_line_and_the_run_goes_on_later(
     last = life["said"].splitlines()[-1]
     assert life["code"] == 1 and "Traceback" not in life["said"], life["said"]
     assert (
-        "step-000002/weights.safetensors cannot be written (File too large); what was saved before is intact"
+        "step-000002/weights.safetensors cannot be written (File too large); the checkpoint of step 1 stands"
         in last
     )
     assert [p.name for p in (cut / "checkpoints").iterdir()] == ["step-000001"]
@@ -141,7 +156,7 @@ def test_a_full_disk_is_one_line_and_what_was_on_it_goes_on_elsewhere(
         for words in (
             "cannot be written (",
             "No space left on device",
-            "; what was saved before is intact",
+            "; the checkpoint of step 2 stands; continue with: ",
         )
     )
     assert [p.name for p in (reward / "copy" / "run" / "checkpoints").iterdir()] == ["step-000002"]

@@ -290,7 +290,7 @@ def test_weights_that_do_not_fit_the_configuration_are_refused_and_not_made_up(
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ([], "the following arguments are required: recipe; --help lists the arguments"),
+        ([], "name a recipe: a YAML file, or one of those that ship: code_qwen2.5_1.5b, "),
         (["r.yaml", "--reusme"], "unrecognized arguments: --reusme"),
         (["r.yaml", "--dry-run=yes"], "ignored explicit argument 'yes'"),
         (["nowhere.yaml"], "there is no file nowhere.yaml"),
@@ -327,7 +327,7 @@ def test_a_command_nobody_knows_is_one_line_that_names_the_others(capsys):
     assert cli.main(["tran", "r.yaml"]) == 2
     assert capsys.readouterr().err == (
         "grpo: there is no command tran; did you mean train?; the commands are train, evaluate, sample, score, check, "
-        "completion\n"
+        "convert, completion\n"
     )
 
 
@@ -493,11 +493,8 @@ def test_a_whole_run_exits_with_0_and_leaves_no_secret(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder in which nothing can be made")
-def test_a_disk_that_fails_is_one_line_and_exit_code_1(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert main(["quickstart", *QUICK, "run_dir=/proc/run"]) == 1
-    assert (
-        capsys.readouterr().err
-        == "stopped: [Errno 2] No such file or directory: '/proc/run'; what was saved before "
-        "is intact\n"
+def test_a_place_where_nothing_can_be_made_is_found_out_before_the_run(refusal):
+    assert refusal("run_dir=/proc/run") == (
+        "run folder: /proc/run cannot be made, since nothing can be made in /proc (No such file or directory); "
+        "choose another run_dir"
     )

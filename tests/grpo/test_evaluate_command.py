@@ -112,8 +112,11 @@ def test_every_completion_can_be_written(said, tmp_path):
     "arguments, words",
     [
         (["./nowhere", "--data", "arithmetic"], "there is no such folder"),
-        ([BASE], "is not a run folder, so it names no data; give --data or --recipe"),
-        (["runs/nowhere"], "runs/nowhere is not a run folder"),
+        (
+            [BASE],
+            "is not a run folder (it has no recipe.yaml), so it names no data; give --data or --recipe",
+        ),
+        (["runs/nowhere"], "there is no run folder and no model runs/nowhere here"),
         (
             [BASE, "--recipe", "quickstart", "--samples", "0"],
             "evaluate.samples is 0; it must be at least 1",
@@ -131,4 +134,4 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, arguments, words):
 def test_a_run_that_is_not_finished_says_how_to_finish_it(capsys, tmp_path):
     (tmp_path / "recipe.yaml").write_text("name: x\n")
     assert main([str(tmp_path)]) == 2
-    assert "has no final model yet; finish it with --resume" in capsys.readouterr().err
+    assert "has no final model yet; finish it with: grpo train " in capsys.readouterr().err

@@ -104,6 +104,7 @@ def test_the_run_folder_holds_what_it_should(tmp_path: Path) -> None:
         "metrics.jsonl",
         "samples.jsonl",
         "evaluations.jsonl",
+        "console.log",
         "checkpoints",
         "final",
         "summary.json",

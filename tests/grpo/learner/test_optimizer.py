@@ -117,3 +117,13 @@ def test_a_restored_optimizer_continues_bit_for_bit() -> None:
 def test_schedules_warm_up_and_follow_their_formula(name: str, expected: list[float]) -> None:
     rate = schedule(OptimSection(lr=1.0, warmup=2, schedule=name), 6)
     assert [rate(update) for update in range(6)] == pytest.approx(expected)
+    share = schedule(OptimSection(lr=1.0, warmup_ratio=0.3, schedule=name), 6)
+    assert [share(update) for update in range(6)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "ratio, updates, warmup",
+    [(0.0, 10, 0), (0.05, 10, 1), (0.1, 10, 1), (0.11, 100, 11), (0.5, 0, 0)],
+)
+def test_a_warm_up_as_a_share_is_rounded_up(ratio: float, updates: int, warmup: int) -> None:
+    assert OptimSection(warmup_ratio=ratio).warmup_updates(updates) == warmup

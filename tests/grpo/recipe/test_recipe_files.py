@@ -138,7 +138,11 @@ def test_anchors_and_merge_keys_work_and_the_own_key_wins(recipe):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    for missing in (tmp_path / "no.yaml", tmp_path, "nowhere", "recipes/nowhere.yaml"):
+    with pytest.raises(
+        RecipeError, match=f"{re.escape(str(tmp_path))} is a folder that holds no run"
+    ):
+        Recipe.load(tmp_path)
+    for missing in (tmp_path / "no.yaml", "nowhere", "recipes/nowhere.yaml"):
         with pytest.raises(RecipeError, match=f"there is no file {re.escape(str(missing))}"):
             Recipe.load(missing)
 

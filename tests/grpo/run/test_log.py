@@ -244,6 +244,7 @@ def test_only_the_log_and_the_command_print():
 
     assert {file.name for file in (ROOT / "grpo").rglob("*.py") if prints(file)} <= {
         "cli.py",
+        "command_line.py",
         "sample.py",
     }
 
@@ -288,4 +289,32 @@ def test_wandb_online_without_a_key_is_refused_in_a_sentence(monkeypatch, wandb_
         RecipeError, match="recipe: log.wandb: .*API key.*set log.wandb.mode=offline"
     ):
         log.open({}, "x", 1, 0, None)
+    log.close()
+
+
+def test_what_is_said_is_kept_in_console_log_without_secrets(tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_API_KEY", "very-secret-value")
+    console = tmp_path / "console.log"
+    log = Log(tmp_path)
+    log.say("resume: a note on the folder")
+    assert not console.exists()  # the folder is not prepared yet
+    (tmp_path / "recipe.yaml").write_text("steps: 1\n")
+    for _ in range(2):
+        log.open({}, name="x", steps=1, step=0, wandb_id=None)
+        log.say("a key: very-secret-value", "half a pair: \ud83d")
+        log.close()
+    lines = console.read_text().splitlines()
+    assert [line for line in lines if not line.startswith("--- 2")] == [
+        "resume: a note on the folder",
+        *["a key: [hidden]", "half a pair: \\ud83d"] * 2,
+    ]
+    assert len(lines) == 7
+
+
+def test_a_console_log_that_cannot_be_written_does_not_stop_the_run(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("steps: 1\n")
+    (tmp_path / "console.log").mkdir()
+    log = Log(tmp_path)
+    log.open({}, name="x", steps=1, step=0, wandb_id=None)
+    log.say("goes on")
     log.close()

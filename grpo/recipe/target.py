@@ -1,0 +1,90 @@
+"""The recipe of what a command is pointed at: a run folder, or a model to evaluate or sample.
+
+Whether a model of the hub exists is found out where it is loaded. Training reads recipes by `Recipe.load`.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Sequence
+
+from grpo.recipe import Recipe, RecipeError, read_yaml
+
+
+def is_run_folder(target: str) -> bool:
+    """Whether a run has written its recipe there."""
+    return (Path(target).expanduser() / "recipe.yaml").is_file()
+
+
+def run_of(target: str) -> str | None:
+    """The run folder that `target` is, or whose ``recipe.yaml`` it is; None for anything else."""
+    if is_run_folder(target):
+        return target
+    file = Path(target).expanduser()
+    is_of_run = file.name == "recipe.yaml" and (file.parent / "metrics.jsonl").is_file()
+    return str(file.parent) if is_of_run else None
+
+
+def recipe_of_run(run: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of the run in a folder, which stays its folder wherever that has been moved."""
+    folder = Path(run).expanduser().absolute()
+    here = f"run_dir={json.dumps(str(folder))}"
+    return Recipe.from_mapping(read_yaml(folder / "recipe.yaml"), here, *overrides)
+
+
+def evaluation_recipe(
+    target: str, recipe: str | None, overrides: Sequence[str], command: str = "evaluate"
+) -> Recipe:
+    """What to evaluate: a run folder's recipe with its final model, or `recipe`'s settings with the model `target`.
+
+    Without either, the reward is ``math_answer`` and everything else a default. `command` begins the messages.
+    """
+    if recipe is None and is_run_folder(target):
+        return _recipe_of_final(target, overrides, command)
+    _check_exists(target, command)
+    named = [f"model.name={json.dumps(target)}", *overrides]
+    if recipe is not None:
+        return Recipe.load(recipe, *named)
+    if not any(override.startswith("data.source=") for override in overrides):
+        raise RecipeError(_without_data(target, command))
+    return Recipe.from_mapping({"rewards": {"correct": {"use": "math_answer"}}}, *named)
+
+
+def _check_exists(target: str, command: str) -> None:
+    """Refuse what can only be a path and is none; a name such as ``gpt2`` may be a model of the hub."""
+    looks_like_path = target.startswith((".", "/", "~")) or target.count("/") > 1
+    if looks_like_path and not Path(target).expanduser().exists():
+        raise RecipeError(
+            f"{command}: there is no {target}; name a run folder, a model folder, a .gguf file or a hub id"
+        )
+
+
+def _without_data(target: str, command: str) -> str:
+    if Path(target).expanduser().exists():
+        return (
+            f"{command}: {target} is not a run folder (it has no recipe.yaml), so it names no data; give "
+            "--data or --recipe"
+        )
+    return (
+        f"{command}: there is no run folder and no model {target} here; if it is a model of the hub, "
+        "give --data or --recipe too"
+    )
+
+
+def _recipe_of_final(target: str, overrides: Sequence[str], command: str) -> Recipe:
+    run = Path(target).expanduser()
+    final = run / "final"
+    if not final.is_dir():
+        raise RecipeError(
+            f"{command}: the run {run} has no final model yet; finish it with: grpo train "
+            f"{shlex.quote(str(run))} --resume, or name a model and give --recipe"
+        )
+    whole_model = [
+        f"model.name={json.dumps(str(final))}",
+        "model.lora=null",
+        "model.adapter=null",
+        "model.quantize=null",
+    ]
+    return Recipe.from_mapping(read_yaml(run / "recipe.yaml"), *whole_model, *overrides)
