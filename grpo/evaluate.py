@@ -1,16 +1,21 @@
 """Held-out accuracy of any model, or of a run's, on any data: ``python -m grpo.evaluate MODEL_OR_RUN``.
 
-`evaluate` samples and scores prompts, `evaluate_recipe` is the whole evaluation of a recipe's model. The statistics are
-in ``grpo.run.accuracy``, the command in ``grpo.cli``.
+`evaluate` samples and scores prompts, `evaluate_recipe` is the whole evaluation of a recipe's model, `rescore` that of
+stored completions, and `compare_reports` tells two of them apart. The statistics are in ``grpo.statistics`` and
+``grpo.run.figures``, the command in ``grpo.evaluate_command``.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
+
+from tqdm import tqdm
 
 from grpo.data.prompts import load_prompts
 from grpo.data.rows import load_rows, split_rows
@@ -18,15 +23,40 @@ from grpo.model.loading import load_config, load_tokenizer
 from grpo.recipe import Recipe, RecipeError, read_yaml
 from grpo.rollout.compiled import check_compiler
 from grpo.run import setup
-from grpo.run.accuracy import Evaluation, summarise
+from grpo.run.accuracy import Evaluation, mean, summarise
+from grpo.run.figures import figures, same_answer
 from grpo.run.held_out import evaluate
+from grpo.run.stored import completion_rows, read_groups, rescored
 from grpo.scoring import check_columns, lenient_name, load_rewards
+from grpo.statistics.comparison import compare
 from grpo.types import ScoredGroup
+from rewards import RewardSpec
 
-__all__ = ["Evaluation", "evaluate", "evaluate_recipe", "evaluation_recipe", "main", "summarise"]
+__all__ = [
+    "Evaluation",
+    "compare_reports",
+    "evaluate",
+    "evaluate_recipe",
+    "evaluation_recipe",
+    "main",
+    "rescore",
+    "summarise",
+]
 
-ACCURACY_KEYS = ("accuracy", "low", "high", "samples", "faults")
-SHARED_KEYS = ("prompts", "length", "truncated", "tokens", "seconds")
+Report = Mapping[str, Any]
+Row = Mapping[str, Any]
+INTERVAL = {"level": 0.95, "about": "new prompts of the same kind"}
+PROTOCOLS: Mapping[str, Mapping[str, float]] = {
+    "greedy": {"evaluate.temperature": 0.0, "evaluate.samples": 1},
+    "deepseek": {
+        "evaluate.temperature": 0.6,
+        "sample.top_p": 0.95,
+        "sample.top_k": 0,
+        "sample.min_p": 0.0,
+    },
+}
+"""Published ways to sample, by name. ``deepseek`` is that of DeepSeek-R1 (arXiv 2501.12948, section 3): pass@1 is the
+mean over the samples; it used 4 to 64 of them and at most 32,768 tokens, which remain the recipe's."""
 
 
 def evaluation_recipe(target: str, recipe: str | None, overrides: Sequence[str]) -> Recipe:
@@ -66,7 +96,8 @@ def evaluate_recipe(recipe: Recipe, every_row: bool = False) -> dict[str, Any]:
     """The evaluation of ``recipe.model`` by the recipe's data, rewards and ``evaluate`` section, as plain values.
 
     The held-out rows are evaluated, or all if none is held out or `every_row` is true. ``strict`` counts by the rules
-    of training; ``lenient`` by those that some rewards have for evaluation, None for others.
+    of training; ``lenient`` by those that some rewards have for evaluation, None for others. What each of them holds is
+    said in `grpo.run.figures.figures`; ``completions`` are the rows of `grpo.run.stored.completion_rows`.
     """
     check_compiler(recipe)
     specs, accurate = load_rewards(recipe)
@@ -82,8 +113,8 @@ def evaluate_recipe(recipe: Recipe, every_row: bool = False) -> dict[str, Any]:
     setup.prepare_torch(recipe)
     policy = setup.open_policy(recipe, setup.default_device(), tokenizer)
     engine = setup.open_engine(recipe, policy)
-    with setup.open_scorer(recipe, specs) as scorer:
-        strict = evaluate(
+    with setup.open_scorer(recipe, specs) as scorer, _progress(len(prompts.held_out)) as bar:
+        result = evaluate(
             engine,
             scorer,
             prompts.held_out,
@@ -92,54 +123,148 @@ def evaluate_recipe(recipe: Recipe, every_row: bool = False) -> dict[str, Any]:
             max_tokens=recipe.sample.max_tokens,
             seed=recipe.seed,
             reward=accurate,
+            sampled_one=bar.update,
         )
-    assert strict is not None, "nothing interrupts it"
-    lenient = None
-    if any(spec.name == lenient_name(accurate) for spec in specs):
-        twin = lenient_name(accurate)
-        lenient = summarise(strict.groups, twin, strict.tokens, strict.seconds)
-    report = _report(recipe, accurate, strict, lenient, num_dropped=prompts.num_dropped)
-    report["completions"] = [row for group in strict.groups for row in _completion_rows(group)]
-    return report
+    assert result is not None, "nothing interrupts it"
+    return {
+        **_settings(recipe, accurate),
+        **_results(result, specs, accurate),
+        "tokens": result.tokens,
+        "seconds": result.seconds,
+        "too_long": prompts.num_dropped,
+        "completions": _rows(result.groups, recipe.model.name),
+    }
 
 
-def _report(
-    recipe: Recipe,
-    reward: str,
-    strict: Evaluation,
-    lenient: Evaluation | None,
-    *,
-    num_dropped: int,
-) -> dict[str, Any]:
+def rescore(path: Path, recipe: Recipe) -> list[dict[str, Any]]:
+    """The evaluations of the completions in a file that ``grpo evaluate --completions`` wrote, one a model.
+
+    They are scored again by the recipe's rewards; nothing is sampled. Raises `RecipeError`.
+    """
+    specs, accurate = load_rewards(recipe)
+    groups_of = read_groups(path)
+    for groups in groups_of.values():
+        check_columns(specs, [group.prompt.truth for group in groups])
+    reports = []
+    with setup.open_scorer(recipe, specs) as scorer:
+        for model, groups in groups_of.items():
+            result = summarise(rescored(groups, scorer), accurate, tokens=0, seconds=0.0)
+            samples = max(len(group.completions) for group in groups)
+            changed = {"model": model, "data": str(path), "samples_per_prompt": samples}
+            report = {
+                "reward": accurate,
+                **changed,
+                "rescored": str(path),
+                **_results(result, specs, accurate),
+                "completions": _rows(result.groups, model),
+            }
+            reports.append(report)
+    return reports
+
+
+def _progress(number: int) -> tqdm:
+    """A bar over prompts on standard error; nothing where that is no terminal."""
+    return tqdm(total=number, unit="prompt", file=sys.stderr, disable=None, leave=False)
+
+
+def _settings(recipe: Recipe, reward: str) -> dict[str, Any]:
+    """What was asked for."""
     return {
         "model": recipe.model.name,
         "data": recipe.data.source,
         "reward": reward,
         "samples_per_prompt": recipe.evaluate.samples,
         "temperature": recipe.evaluate.temperature,
+        "top_p": recipe.sample.top_p,
         "max_tokens": recipe.sample.max_tokens,
-        **_values(strict, SHARED_KEYS),
-        "too_long": num_dropped,
-        "strict": _values(strict, ACCURACY_KEYS),
-        "lenient": None if lenient is None else _values(lenient, ACCURACY_KEYS),
     }
 
 
-def _values(evaluation: Evaluation, keys: Sequence[str]) -> dict[str, Any]:
-    return {key: getattr(evaluation, key) for key in keys}
+def _results(result: Evaluation, specs: Sequence[RewardSpec], reward: str) -> dict[str, Any]:
+    """What was found, by the rules of training and by lenient ones."""
+    same = same_answer(specs, reward)
+    twin = lenient_name(reward)
+    has_lenient = any(spec.name == twin for spec in specs)
+    return {
+        "prompts": result.prompts,
+        "length": result.length,
+        "truncated": result.truncated,
+        "mean_reward": {
+            "value": result.reward,
+            "low": result.reward_low,
+            "high": result.reward_high,
+        },
+        "interval": INTERVAL,
+        "strict": figures(result.groups, reward, same),
+        "lenient": figures(result.groups, twin, same) if has_lenient else None,
+    }
 
 
-def _completion_rows(group: ScoredGroup) -> list[dict[str, Any]]:
-    rows = []
-    for completion, verdict in zip(group.completions, group.verdicts):
-        values = {name: score.value for name, score in verdict.items()}
-        row = {
-            "prompt": group.prompt.text,
-            "completion": completion.text,
-            "finish": completion.finish,
-        }
-        rows.append({**row, **values})
-    return rows
+def _rows(groups: Sequence[ScoredGroup], model: str) -> list[dict[str, Any]]:
+    return [row for group in groups for row in completion_rows(group, model)]
+
+
+# ---- comparing -------------------------------------------------------------------------------------------------
+
+
+def compare_reports(baseline: Report, other: Report) -> dict[str, Any]:
+    """`other` minus `baseline`, two evaluations of the same prompts, as plain values.
+
+    ``accuracy`` and ``mean_reward`` each hold ``difference``, ``low``, ``high``, ``p_value``, and the prompts on which
+    `other` is ``better`` and ``worse``; they are paired by prompt. A prompt without a score on either side is left out.
+    Raises `RecipeError` if the prompts are not the same.
+    """
+    pairs = _paired(baseline, other)
+    shares = [_means(rows, (baseline["reward"], other["reward"]), is_right=True) for rows in pairs]
+    totals = [_means(rows, ("reward", "reward"), is_right=False) for rows in pairs]
+    accuracy = _compared(shares, largest=1.0)
+    return {
+        "baseline": baseline["model"],
+        "model": other["model"],
+        "prompts": accuracy["prompts"],
+        "left_out": len({*_by_prompt(baseline), *_by_prompt(other)}) - accuracy["prompts"],
+        "accuracy": accuracy,
+        "mean_reward": _compared(totals, largest=None),
+    }
+
+
+def _paired(baseline: Report, other: Report) -> list[tuple[list[Row], list[Row]]]:
+    """The completions of both on each prompt that both have."""
+    rows_of = _by_prompt(baseline)
+    others = _by_prompt(other)
+    pairs = [(rows_of[id], others[id]) for id in rows_of if id in others]
+    is_same = all(first[0]["columns"] == second[0]["columns"] for first, second in pairs)
+    if not pairs or not is_same:
+        raise RecipeError(
+            f"evaluate: {baseline['model']} and {other['model']} were not evaluated on the same prompts, so they "
+            "cannot be compared; evaluate both on the same rows of the same data"
+        )
+    return pairs
+
+
+def _by_prompt(report: Report) -> dict[str, list[Row]]:
+    rows_of: dict[str, list[Row]] = {}
+    for row in report["completions"]:
+        rows_of.setdefault(row["prompt_id"], []).append(row)
+    return rows_of
+
+
+def _means(
+    pair: tuple[list[Row], list[Row]], names: tuple[str, str], *, is_right: bool
+) -> tuple[float, float]:
+    """Both means of one prompt: of what `names` scored, or of how often that was right; NaN without any score."""
+    means = []
+    for rows, name in zip(pair, names):
+        values = [row[name] for row in rows if row.get(name) is not None]
+        means.append(mean(value >= 1 if is_right else value for value in values))
+    return means[0], means[1]
+
+
+def _compared(pairs: Sequence[tuple[float, float]], largest: float | None) -> dict[str, Any]:
+    scored = [pair for pair in pairs if not math.isnan(sum(pair))]
+    firsts = [first for first, _ in scored]
+    seconds = [second for _, second in scored]
+    return asdict(compare(firsts, seconds, largest=largest))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,29 +1,28 @@
-"""The statistics of scored groups: held-out accuracy with its interval, and the means of rewards.
+"""What scored groups come to: held-out accuracy and mean reward with their intervals, and the means of rewards.
 
-Nothing is sampled or scored here; ``grpo.evaluate`` does that.
+Nothing is sampled or scored here; ``grpo.evaluate`` does that. The intervals are those of ``grpo.statistics``; pass@k,
+maj@k and the other figures of a whole evaluation are in ``figures``.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, Iterable, Mapping, Sequence
 
-import numpy
-
+from grpo.statistics.intervals import mean_interval, share_interval
 from grpo.types import ScoredGroup
-
-NUM_RESAMPLES = 10_000
-RESAMPLES_AT_ONCE = 100
-
+from rewards import Score
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """Held-out accuracy with its 95 % bootstrap interval over prompts, and what else was measured.
+    """Held-out accuracy with its 95 % interval for new prompts (``grpo.statistics.intervals``), and what else was measured.
 
     ``samples`` completions were scored, ``faults`` could not be. ``length`` is the mean number of tokens and
-    ``truncated`` the share of completions that were cut off. ``details`` holds means by name: each reward and the
-    numbers it reports. ``seconds`` is the time spent sampling.
+    ``truncated`` the share of completions that were cut off, ``no_answer`` of the scored ones the share without an
+    answer. ``reward`` is the mean of the whole weighted reward, with its interval. ``details`` holds means by name: each
+    reward and the numbers it reports. ``seconds`` is the time spent sampling.
     """
 
     accuracy: float
@@ -37,6 +36,10 @@ class Evaluation:
     details: Mapping[str, float]
     tokens: int
     seconds: float
+    no_answer: float = math.nan
+    reward: float = math.nan
+    reward_low: float = math.nan
+    reward_high: float = math.nan
     groups: Sequence[ScoredGroup] = ()
 
     def to_mapping(self) -> dict[str, Any]:
@@ -50,14 +53,16 @@ def summarise(
     groups: Sequence[ScoredGroup], reward: str, tokens: int, seconds: float
 ) -> Evaluation:
     """The evaluation of scored groups; a completion is accurate if `reward` gave it its full score, 1."""
-    passes = [_passes(group, reward) for group in groups]
-    accuracy, low, high = bootstrap([values for values in passes if values])
-    completions = [completion for group in groups for completion in group.completions]
+    passes = [passes_of(group, reward) for group in groups]
     num_scored = sum(map(len, passes))
+    shares = [mean(values) for values in passes if values]
+    accuracy = share_interval(shares, num_scored / max(1, len(shares)))
+    total = mean_interval(reward_means(groups))
+    completions = [completion for group in groups for completion in group.completions]
     return Evaluation(
-        accuracy=accuracy,
-        low=low,
-        high=high,
+        accuracy=accuracy.value,
+        low=accuracy.low,
+        high=accuracy.high,
         samples=num_scored,
         prompts=len(groups),
         faults=len(completions) - num_scored,
@@ -66,15 +71,44 @@ def summarise(
         details=part_means(groups),
         tokens=tokens,
         seconds=seconds,
+        no_answer=share_without_answer(groups, reward),
+        reward=total.value,
+        reward_low=total.low,
+        reward_high=total.high,
         groups=groups,
     )
 
 
-def _passes(group: ScoredGroup, reward: str) -> list[float]:
-    """1 or 0 for each completion that `reward` scored."""
+def scored_of(group: ScoredGroup, reward: str) -> list[Score]:
+    """The scores of the completions that `reward` could score."""
     scores = [verdict.get(reward) for verdict in group.verdicts]
-    values = [score.value for score in scores if score is not None and score.value is not None]
-    return [float(value >= 1.0) for value in values]
+    return [score for score in scores if score is not None and score.value is not None]
+
+
+def passes_of(group: ScoredGroup, reward: str) -> list[float]:
+    """1 or 0 for each completion that `reward` scored."""
+    return [float(is_right(score)) for score in scored_of(group, reward)]
+
+
+def is_right(score: Score) -> bool:
+    """Whether a score is the full one."""
+    return score.value is not None and score.value >= 1.0
+
+
+def share_without_answer(groups: Iterable[ScoredGroup], reward: str) -> float:
+    """The share of the scored completions in which `reward` found no answer."""
+    scores = [score for group in groups for score in scored_of(group, reward)]
+    return mean(score.status == "no_answer" for score in scores)
+
+
+def reward_means(groups: Iterable[ScoredGroup]) -> list[float]:
+    """Each prompt's mean reward over its completions that have one; prompts without any are left out."""
+    means = []
+    for group in groups:
+        values = [score.value for score in group.scores if score.value is not None]
+        if values:
+            means.append(mean(values))
+    return means
 
 
 def part_means(groups: Iterable[ScoredGroup]) -> dict[str, float]:
@@ -90,21 +124,6 @@ def part_means(groups: Iterable[ScoredGroup]) -> dict[str, float]:
                 if value is not None:
                     values_of[f"{name}/{part}"].append(value)
     return {name: mean(values) for name, values in values_of.items()}
-
-
-def bootstrap(values: Sequence[Sequence[float]], level: float = 0.95) -> tuple[float, float, float]:
-    """(mean, low, high) of the mean over prompts of each prompt's mean, resampling prompts; NaN of nothing."""
-    means = numpy.array([numpy.mean(row) for row in values])
-    if not len(means):
-        return float("nan"), float("nan"), float("nan")
-    generator = numpy.random.Generator(numpy.random.PCG64(0))
-    resampled = []
-    for _ in range(NUM_RESAMPLES // RESAMPLES_AT_ONCE):
-        chosen = generator.integers(0, len(means), (RESAMPLES_AT_ONCE, len(means)))
-        resampled.append(means[chosen].mean(1))
-    tail = (1 - level) / 2
-    low, high = numpy.quantile(numpy.concatenate(resampled), [tail, (1 + level) / 2])
-    return float(means.mean()), float(low), float(high)
 
 
 def mean(values: Iterable[float]) -> float:

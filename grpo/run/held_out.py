@@ -26,10 +26,11 @@ def evaluate(
     seed: int,
     reward: str,
     interrupted: Callable[[], bool] = lambda: False,
+    sampled_one: Callable[[], object] = lambda: None,
 ) -> Evaluation | None:
     """Sample and score `samples` completions of each prompt; None if interrupted before the end.
 
-    A completion is accurate if the part `reward` gave it its full score, 1.
+    A completion is accurate if the part `reward` gave it its full score, 1. `sampled_one` is called after each prompt.
     """
     sampled = engine.sample(
         prompts,
@@ -39,7 +40,10 @@ def evaluate(
         seed=("evaluate", seed),
         interrupted=interrupted,
     )
-    pending = {index: scorer.submit(group) for index, group in sampled}
+    pending = {}
+    for index, group in sampled:
+        pending[index] = scorer.submit(group)
+        sampled_one()
     if interrupted():
         return None
     groups = [pending[index].result() for index in sorted(pending)]
