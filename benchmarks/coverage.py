@@ -1,7 +1,7 @@
 """How often the intervals of ``grpo.statistics`` hold the truth, simulated at fixed seeds, as dated JSON.
 
     python -m benchmarks.coverage [--draws 10000] [--only accuracy] [--output benchmarks/results]
-    python -m benchmarks.coverage --table benchmarks/results/coverage-DATE.json     # as Markdown, for docs/statistics.md
+    python -m benchmarks.coverage --show benchmarks/results/coverage-DATE.json     # into docs/statistics.md
 
 A prompt has a chance of being answered; a spread says how the chances of prompts differ:
 
@@ -139,7 +139,10 @@ REWARDS: dict[str, tuple[float, Callable[[Generator, tuple[int, int]], Any]]] = 
     "-exponential": (-1.0, lambda generator, shape: -generator.exponential(1, shape)),
     "right + 0.1 form, 30 %": (0.38, lambda generator, shape: _with_form(generator, shape, 0.3)),
     "right + 0.1 form, 5 %": (0.13, lambda generator, shape: _with_form(generator, shape, 0.05)),
-    "-1 or 1, 5 % right": (-0.9, lambda generator, shape: 2 * generator.binomial(1, 0.05, shape) - 1),
+    "-1 or 1, 5 % right": (
+        -0.9,
+        lambda generator, shape: 2 * generator.binomial(1, 0.05, shape) - 1,
+    ),
 }
 
 
@@ -177,7 +180,9 @@ def comparison_row(
     draws = min(draws, 2000) if prompts > MANY_PROMPTS else draws
     first = chances("beta", accuracy, (draws, prompts), generator)
     second = first + difference / (1 - accuracy) * (1 - first)
-    variance = (second - first).var() + (first * (1 - first) + second * (1 - second)).mean() / samples
+    variance = (second - first).var() + (
+        first * (1 - first) + second * (1 - second)
+    ).mean() / samples
     shares = [generator.binomial(samples, chance) / samples for chance in (first, second)]
     found = [compare(a, b) for a, b in zip(*shares)]
     result = coverage(iter(found), difference)
@@ -207,12 +212,44 @@ PARTS: dict[str, Callable[[int], list[Row]]] = {
 # ---- Markdown ----------------------------------------------------------------------------------------------------
 
 
-def markdown(results: dict[str, list[Row]]) -> Iterator[str]:
-    """The tables of a result file."""
-    yield from _accuracy_table(results["accuracy"])
-    for name in ("reward", "comparison"):
-        yield ""
-        yield from _plain_table(results[name])
+def show(results: dict[str, list[Row]], page: Path) -> None:
+    """Write the tables of a result file between the page's comments."""
+    tables = {
+        "accuracy": _accuracy_table(results["accuracy"]),
+        "summary": _summary(results["accuracy"]),
+        "reward": _plain_table(
+            results["reward"], ("prompts", "reward", "covers", "below", "above")
+        ),
+        "comparison": _plain_table(
+            results["comparison"],
+            ("prompts", "samples", "accuracy", "difference", "found", "theory", "covers"),
+        ),
+    }
+    text = page.read_text()
+    for name, lines in tables.items():
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(end)
+        text = before + begin + "\n\n" + "\n".join(lines) + "\n\n" + end + after
+    page.write_text(text)
+
+
+def _summary(rows: list[Row]) -> Iterator[str]:
+    """How many points are within 93 to 97 %, and which are not."""
+    inner = [row for row in rows if 0 < row["accuracy"] < 1]
+    low = [row for row in inner if row["covers"] < 93]
+    high = [row for row in inner if row["covers"] > 97]
+    yield f"Of {len(inner)} points with an accuracy between 0 and 1, {len(inner) - len(low) - len(high)} are"
+    yield f"within 93 to 97 %. At 0 and 1 the interval always holds the truth. Below 93 %: {_places(low)}."
+    yield f"Above 97 %: {_places(high)}."
+
+
+def _places(rows: list[Row]) -> str:
+    places = [
+        f"{row['prompts']} x {row['samples']} at {row['accuracy']:.0%}, {row['spread']} ({row['covers']:.1f})"
+        for row in rows
+    ]
+    return "; ".join(places) or "none"
 
 
 def _accuracy_table(rows: list[Row]) -> Iterator[str]:
@@ -229,8 +266,7 @@ def _accuracy_table(rows: list[Row]) -> Iterator[str]:
         yield f"| {prompts} | {samples} | {spread} | " + " | ".join(shown) + " |"
 
 
-def _plain_table(rows: list[Row]) -> Iterator[str]:
-    names = [name for name in rows[0] if name not in ("draws", "width")]
+def _plain_table(rows: list[Row], names: tuple[str, ...]) -> Iterator[str]:
     yield "| " + " | ".join(names) + " |"
     yield "|---" * len(names) + "|"
     for row in rows:
@@ -242,22 +278,32 @@ def _plain_table(rows: list[Row]) -> Iterator[str]:
 
 def main() -> None:
     """Simulate and write, or show what was written."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--draws", type=int, default=10_000)
     parser.add_argument("--only", choices=list(PARTS), action="append", help="this part alone")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--table", type=Path, metavar="JSON", help="show a result file as Markdown")
+    parser.add_argument("--show", type=Path, metavar="JSON", help="write a result file's tables")
+    parser.add_argument(
+        "--page", type=Path, default=Path("docs/statistics.md"), help="to this page"
+    )
     options = parser.parse_args()
-    if options.table:
-        print("\n".join(markdown(json.loads(options.table.read_text()))))
+    if options.show:
+        show(json.loads(options.show.read_text()), options.page)
         return
     file = options.output / f"coverage-{datetime.date.today()}.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     for name in options.only or PARTS:
         begun = time.perf_counter()
         results[name] = PARTS[name](options.draws)
-        print(f"{name}: {len(results[name])} points, {time.perf_counter() - begun:.0f} s", flush=True)
-    lines = [f" {json.dumps(name)}: [\n  " + ",\n  ".join(map(json.dumps, rows)) + "\n ]" for name, rows in results.items()]
+        print(
+            f"{name}: {len(results[name])} points, {time.perf_counter() - begun:.0f} s", flush=True
+        )
+    lines = [
+        f" {json.dumps(name)}: [\n  " + ",\n  ".join(map(json.dumps, rows)) + "\n ]"
+        for name, rows in results.items()
+    ]
     file.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     print(file)
 

@@ -13,7 +13,7 @@ import sys
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from tqdm import tqdm
 
@@ -92,12 +92,15 @@ def _recipe_of_run(run: Path, overrides: Sequence[str]) -> Recipe:
     return Recipe.from_mapping(read_yaml(run / "recipe.yaml"), *whole_model, *overrides)
 
 
-def evaluate_recipe(recipe: Recipe, every_row: bool = False) -> dict[str, Any]:
+def evaluate_recipe(
+    recipe: Recipe, every_row: bool = False, say: Callable[[str], None] | None = None
+) -> dict[str, Any]:
     """The evaluation of ``recipe.model`` by the recipe's data, rewards and ``evaluate`` section, as plain values.
 
     The held-out rows are evaluated, or all if none is held out or `every_row` is true. ``strict`` counts by the rules
     of training; ``lenient`` by those that some rewards have for evaluation, None for others. What each of them holds is
-    said in `grpo.run.figures.figures`; ``completions`` are the rows of `grpo.run.stored.completion_rows`.
+    said in `grpo.run.figures.figures`; ``completions`` are the rows of `grpo.run.stored.completion_rows`. `say` is told
+    what is being done; with it a bar shows the prompts done, where standard error is a terminal.
     """
     check_compiler(recipe)
     specs, accurate = load_rewards(recipe)
@@ -113,7 +116,10 @@ def evaluate_recipe(recipe: Recipe, every_row: bool = False) -> dict[str, Any]:
     setup.prepare_torch(recipe)
     policy = setup.open_policy(recipe, setup.default_device(), tokenizer)
     engine = setup.open_engine(recipe, policy)
-    with setup.open_scorer(recipe, specs) as scorer, _progress(len(prompts.held_out)) as bar:
+    number = len(prompts.held_out)
+    if say is not None:
+        say(f"sampling {number} prompts x {recipe.evaluate.samples} by {recipe.model.name}")
+    with setup.open_scorer(recipe, specs) as scorer, _progress(number, say is not None) as bar:
         result = evaluate(
             engine,
             scorer,
@@ -126,6 +132,8 @@ def evaluate_recipe(recipe: Recipe, every_row: bool = False) -> dict[str, Any]:
             sampled_one=bar.update,
         )
     assert result is not None, "nothing interrupts it"
+    if say is not None:
+        say(f"sampled {result.tokens} tokens in {result.seconds:.1f} s")
     return {
         **_settings(recipe, accurate),
         **_results(result, specs, accurate),
@@ -162,9 +170,10 @@ def rescore(path: Path, recipe: Recipe) -> list[dict[str, Any]]:
     return reports
 
 
-def _progress(number: int) -> tqdm:
+def _progress(number: int, is_shown: bool) -> tqdm:
     """A bar over prompts on standard error; nothing where that is no terminal."""
-    return tqdm(total=number, unit="prompt", file=sys.stderr, disable=None, leave=False)
+    hidden = None if is_shown else True  # None: unless it is a terminal
+    return tqdm(total=number, unit="prompt", file=sys.stderr, disable=hidden, leave=False)
 
 
 def _settings(recipe: Recipe, reward: str) -> dict[str, Any]:

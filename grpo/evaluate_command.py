@@ -86,7 +86,9 @@ def _reports(
     if options.rescore:
         return _rescored(options, targets, overrides)
     if options.compare and len(targets) < 2:
-        raise RecipeError(f"evaluate: --compare needs two models at least, found {targets[0]} alone")
+        raise RecipeError(
+            f"evaluate: --compare needs two models at least, found {targets[0]} alone"
+        )
     hide_progress_bars()
     given = {
         "data.source": options.data,
@@ -99,9 +101,7 @@ def _reports(
     every_row = options.data is not None and not holds_out
     reports = []
     for recipe in recipes:
-        _say(f"evaluating {recipe.model.name} on {recipe.data.source}")
-        report = evaluate.evaluate_recipe(recipe, every_row=every_row)
-        _say(f"sampled {report['tokens']} tokens in {report['seconds']:.1f} s")
+        report = evaluate.evaluate_recipe(recipe, every_row=every_row, say=_say)
         reports.append({**report, "protocol": options.protocol})
     return reports
 

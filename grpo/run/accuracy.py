@@ -15,14 +15,15 @@ from grpo.statistics.intervals import mean_interval, share_interval
 from grpo.types import ScoredGroup
 from rewards import Score
 
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """Held-out accuracy with its 95 % interval for new prompts (``grpo.statistics.intervals``), and what else was measured.
+    """Held-out accuracy with its 95 % interval for new prompts, and what else was measured.
 
     ``samples`` completions were scored, ``faults`` could not be. ``length`` is the mean number of tokens and
     ``truncated`` the share of completions that were cut off, ``no_answer`` of the scored ones the share without an
-    answer. ``reward`` is the mean of the whole weighted reward, with its interval. ``details`` holds means by name: each
-    reward and the numbers it reports. ``seconds`` is the time spent sampling.
+    answer. ``reward`` is the mean of the whole weighted reward, with its interval. ``details`` holds means by name:
+    each reward and the numbers it reports. ``seconds`` is the time spent sampling.
     """
 
     accuracy: float

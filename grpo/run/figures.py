@@ -19,9 +19,7 @@ from rewards.math_answer import math_answer
 from rewards.mathematics.equality import equal
 
 
-def figures(
-    groups: Sequence[ScoredGroup], reward: str, same: Same | None = None
-) -> dict[str, Any]:
+def figures(groups: Sequence[ScoredGroup], reward: str, same: Same | None = None) -> dict[str, Any]:
     """The figures of scored groups by the part `reward`, whose full score, 1, means right.
 
     ``accuracy`` (avg@k, the mean over prompts of each one's share of right completions) with ``low`` and ``high`` for
@@ -29,7 +27,7 @@ def figures(
     ``no_answer`` and ``fault``, shares of the scored and of all completions; ``pass_at`` and ``maj_at`` by k. `same`
     says when two answers are one vote (`grpo.statistics.votes`); ``maj_at`` is None where `reward` extracts no answer.
     """
-    passes = [values for values in (passes_of(group, reward) for group in groups) if values]
+    passes = list(filter(None, (passes_of(group, reward) for group in groups)))
     shares = [mean(values) for values in passes]
     num_scored = sum(map(len, passes))
     num_all = sum(len(group.completions) for group in groups)
@@ -67,7 +65,11 @@ def ballots_of(group: ScoredGroup, reward: str, same: Same | None) -> list[Ballo
     scores = scored_of(group, reward)
     answers = [score.extracted for score in scores]
     rights = [is_right(score) for score in scores]
-    return text_classes(answers, rights) if same is None else same_answer_classes(answers, rights, same)
+    return (
+        text_classes(answers, rights)
+        if same is None
+        else same_answer_classes(answers, rights, same)
+    )
 
 
 def same_answer(specs: Iterable[RewardSpec], reward: str) -> Same | None:
@@ -84,7 +86,10 @@ def same_mathematics(first: str, second: str) -> bool:
 
 
 def _by_k(points: Sequence[AtK]) -> dict[str, Any]:
-    return {str(point.k): {**interval_values(point.estimate), "prompts": point.prompts} for point in points}
+    return {
+        str(point.k): {**interval_values(point.estimate), "prompts": point.prompts}
+        for point in points
+    }
 
 
 def interval_values(interval: Interval) -> dict[str, float]:

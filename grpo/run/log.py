@@ -177,6 +177,9 @@ def _evaluation_line(evaluation: Evaluation) -> str:
         f"length {evaluation.length:.1f}",
         f"truncated {evaluation.truncated:.1%}",
     ]
+    if math.isfinite(evaluation.reward) and evaluation.reward != evaluation.accuracy:
+        bounds = f"[{evaluation.reward_low:.3f}, {evaluation.reward_high:.3f}]"
+        parts.insert(1, f"mean reward {evaluation.reward:.3f} {bounds}")
     parts += [f"{name} {value:.3g}" for name, value in evaluation.details.items() if "/" in name]
     if evaluation.faults:
         parts.append(f"{evaluation.faults} not scored")

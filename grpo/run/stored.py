@@ -21,9 +21,11 @@ NEEDED = ("prompt_id", "prompt", "completion", "finish", "columns")
 
 
 def completion_rows(group: ScoredGroup, model: str) -> list[dict[str, Any]]:
-    """One row a completion: ``model``, ``prompt_id``, ``index``, ``prompt``, ``columns`` (the data row), ``completion``,
-    ``finish``, ``token_ids``, ``reward`` (the weighted one), ``statuses``, ``extracted``, and each reward's value under its
-    name."""
+    """One row a completion.
+
+    It holds ``model``, ``prompt_id``, ``index``, ``prompt``, ``columns`` (the data row), ``completion``, ``finish``,
+    ``token_ids``, ``reward`` (the weighted one), ``statuses``, ``extracted``, and each reward's value under its name.
+    """
     rows = []
     judged = zip(group.completions, group.scores, group.verdicts)
     for index, (completion, score, verdict) in enumerate(judged):
@@ -64,9 +66,7 @@ def read_groups(path: Path) -> dict[str, list[Group]]:
     for number, row in enumerate(rows, 1):
         _check(row, f"row {number} of {path}")
         found[str(row.get("model") or path)][str(row["prompt_id"])].append(row)
-    return {
-        model: [_group(rows) for rows in prompts.values()] for model, prompts in found.items()
-    }
+    return {model: list(map(_group, prompts.values())) for model, prompts in found.items()}
 
 
 def _check(row: Mapping[str, Any], where: str) -> None:
@@ -77,9 +77,7 @@ def _check(row: Mapping[str, Any], where: str) -> None:
             "written by grpo evaluate --completions"
         )
     if not isinstance(row["columns"], Mapping) or not isinstance(row["completion"], str):
-        raise RecipeError(
-            f"evaluate: {where}: columns must be an object, and completion text"
-        )
+        raise RecipeError(f"evaluate: {where}: columns must be an object, and completion text")
     if row["finish"] not in FINISHES:
         raise RecipeError(
             f"evaluate: {where}: finish is {row['finish']!r}; it is one of {', '.join(FINISHES)}"

@@ -1,4 +1,4 @@
-"""Evaluations as a table for people: one line for each model and set, then the comparisons. Nothing is computed here."""
+"""Evaluations as a table for people: a line for each model and set, then the comparisons. Nothing is computed here."""
 
 from __future__ import annotations
 
@@ -90,24 +90,31 @@ def _notes(report: Report) -> Iterator[str]:
 
 def _table(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
     headings = list(dict.fromkeys(heading for row in rows for heading in row))
-    lines = [headings, *([row.get(heading, "-") for heading in headings] for row in rows)]
+    lines = [headings]
+    for row in rows:
+        lines.append([row.get(heading, "-") for heading in headings])
     widths = [max(map(len, column)) for column in zip(*lines)]
     for line in lines:
-        first, *others = (cell.ljust(width) for cell, width in zip(line, widths))
-        yield "  ".join([first, *others]).rstrip()
+        yield "  ".join(map(str.ljust, line, widths)).rstrip()
 
 
 def comparison_line(comparison: Report) -> str:
     """``B against A: accuracy +3.1 points [0.9, 5.3], p = 0.006; ...``."""
     accuracy = comparison["accuracy"]
     reward = comparison["mean_reward"]
-    number = comparison["prompts"]
-    return (
-        f"{comparison['model']} against {comparison['baseline']}, paired by {number} prompts: accuracy "
-        f"{100 * accuracy['difference']:+.1f} points [{100 * accuracy['low']:+.1f}, {100 * accuracy['high']:+.1f}], "
-        f"p = {accuracy['p_value']:.2g} (better on {accuracy['better']}, worse on {accuracy['worse']}); mean reward "
-        f"{reward['difference']:+.3f} [{reward['low']:+.3f}, {reward['high']:+.3f}], p = {reward['p_value']:.2g}"
-    )
+    points = {key: f"{100 * accuracy[key]:+.1f}" for key in ("difference", "low", "high")}
+    amounts = {key: f"{reward[key]:+.3f}" for key in ("difference", "low", "high")}
+    names = f"{comparison['model']} against {comparison['baseline']}"
+    counts = f"better on {accuracy['better']}, worse on {accuracy['worse']}"
+    parts = [
+        f"{names}, paired by {comparison['prompts']} prompts: accuracy {points['difference']} points "
+        f"[{points['low']}, {points['high']}], p = {accuracy['p_value']:.2g} ({counts})",
+        f"mean reward {amounts['difference']} [{amounts['low']}, {amounts['high']}], "
+        f"p = {reward['p_value']:.2g}",
+    ]
+    if comparison["left_out"]:
+        parts.append(f"{comparison['left_out']} prompts without a score on either side left out")
+    return "; ".join(parts)
 
 
 def percent(share: float | None) -> str:

@@ -32,6 +32,17 @@ class Comparison:
     worse: int
 
 
+NOTHING = Comparison(
+    difference=math.nan,
+    low=math.nan,
+    high=math.nan,
+    p_value=math.nan,
+    prompts=0,
+    better=0,
+    worse=0,
+)
+
+
 def compare(
     first: Sequence[float],
     second: Sequence[float],
@@ -44,14 +55,15 @@ def compare(
 
     The score test of a mean difference of 0, with one prompt's worth of difference added in each direction. For
     accuracies of one sample a prompt it is McNemar's test with both counts raised by one in the variance, close to the
-    exact one (5 prompts to 0: p = 0.059, exactly 0.0625). The interval adds the same two prompts (Bonett and Price 2012).
+    exact one (5 prompts to 0: p = 0.059, exactly 0.0625). The interval adds the same two prompts (Bonett and Price
+    2012).
     """
     if len(first) != len(second):
         raise ValueError(f"compare: {len(first)} prompts against {len(second)}")
     differences = numpy.asarray(second, dtype=float) - numpy.asarray(first, dtype=float)
     number = len(differences)
     if not number:
-        return Comparison(math.nan, math.nan, math.nan, math.nan, 0, 0, 0)
+        return NOTHING
     unit, squares = _unit_and_squares(differences, largest)
     total = float(differences.sum())
     statistic = total / math.sqrt(squares + 2 * unit**2) if squares else 0.0
@@ -68,8 +80,10 @@ def compare(
 
 
 def _unit_and_squares(differences: numpy.ndarray, largest: float | None) -> tuple[float, float]:
-    """(how far prompts differ that do, the sum of squared differences); with few differing prompts both are drawn
-    towards their greatest, a whole prompt won or lost."""
+    """(how far prompts differ that do, the sum of squared differences).
+
+    With few differing prompts both are drawn towards their greatest, a whole prompt won or lost.
+    """
     sizes = numpy.abs(differences)
     largest = float(sizes.max()) if largest is None else largest
     total = float(sizes.sum())

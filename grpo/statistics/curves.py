@@ -1,8 +1,8 @@
 """pass@k: the chance that at least one of k completions of a prompt is right, from n >= k samples, without bias.
 
-With c of n right, ``1 - C(n - c, k) / C(n, k)``: the share of the k-subsets of the n samples that hold a right one (Chen
-et al., arXiv 2107.03374, equation 1). It is no bootstrap: with one of eight right pass@8 is 1, where drawing with
-replacement says 0.66.
+With c of n right, ``1 - C(n - c, k) / C(n, k)``: the share of the k-subsets of the n samples that hold a right one
+(Chen et al., arXiv 2107.03374, equation 1). It is no bootstrap: with one of eight right pass@8 is 1, where drawing
+with replacement says 0.66.
 """
 
 from __future__ import annotations

@@ -40,9 +40,7 @@ class Interval:
 NOTHING = Interval(math.nan, math.nan, math.nan)
 
 
-def share_interval(
-    shares: Sequence[float], samples: float = 1, level: float = LEVEL
-) -> Interval:
+def share_interval(shares: Sequence[float], samples: float = 1, level: float = LEVEL) -> Interval:
     """The mean of `shares`, one of each prompt and each in [0, 1], with its interval for new prompts.
 
     `samples` is the number of completions that a share is the mean of. One prompt alone bounds nothing: [0, 1].
@@ -62,8 +60,10 @@ def share_interval(
 
 
 def _relative_design_effect(values: numpy.ndarray, share: float, samples: float) -> float:
-    """The variance of a prompt's share against that of a single completion: 1 / samples if all are independent, 1 if
-    all samples of a prompt are alike."""
+    """The variance of a prompt's share against that of a single completion.
+
+    It is 1 / samples if all samples are independent, and 1 if those of a prompt are alike.
+    """
     single = share * (1 - share)
     if single <= 0:
         return 1.0
@@ -86,9 +86,7 @@ def _wilson(share: float, number: float, quantile: float) -> Interval:
     return Interval(share, max(0.0, low), min(1.0, high))
 
 
-def fixed_prompts_interval(
-    shares: Sequence[float], samples: int, level: float = LEVEL
-) -> Interval:
+def fixed_prompts_interval(shares: Sequence[float], samples: int, level: float = LEVEL) -> Interval:
     """The mean of `shares` with its interval for these very prompts, if each were sampled for ever.
 
     With one sample a prompt nothing tells the spread of samples from that of prompts: the interval is then the wider

@@ -45,7 +45,9 @@ def same_answer_classes(
     for later in range(len(texts)):
         for earlier in range(later):
             is_known = _root(leader, earlier) == _root(leader, later)
-            if not is_known and (same(texts[earlier], texts[later]) or same(texts[later], texts[earlier])):
+            if not is_known and (
+                same(texts[earlier], texts[later]) or same(texts[later], texts[earlier])
+            ):
                 leader[_root(leader, later)] = _root(leader, earlier)
     class_of = {text: _root(leader, index) for index, text in enumerate(texts)}
     ballots = []
@@ -102,7 +104,7 @@ def _ways_to_win(size: int, others: Sequence[int], num_silent: int, k: int) -> f
 
 
 def _ways_to_lose(sizes: Sequence[int], votes: int, most: int) -> dict[tuple[int, int], int]:
-    """{(completions taken, classes with exactly `votes`): ways} to take at most `votes` of each class, `most` in all."""
+    """{(completions taken, classes with exactly `votes`): ways}: at most `votes` of each class, `most` in all."""
     ways: dict[tuple[int, int], int] = {(0, 0): 1}
     for size in sizes:
         extended: dict[tuple[int, int], int] = defaultdict(int)
