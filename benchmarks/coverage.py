@@ -139,6 +139,10 @@ REWARDS: dict[str, tuple[float, Callable[[Generator, tuple[int, int]], Any]]] = 
     "-exponential": (-1.0, lambda generator, shape: -generator.exponential(1, shape)),
     "right + 0.1 form, 30 %": (0.38, lambda generator, shape: _with_form(generator, shape, 0.3)),
     "right + 0.1 form, 5 %": (0.13, lambda generator, shape: _with_form(generator, shape, 0.05)),
+    "right + 0.1 form, 5 %, bounds known": (
+        0.13,
+        lambda generator, shape: _with_form(generator, shape, 0.05),
+    ),
     "-1 or 1, 5 % right": (
         -0.9,
         lambda generator, shape: 2 * generator.binomial(1, 0.05, shape) - 1,
@@ -156,7 +160,8 @@ def reward_rows(draws: int) -> list[Row]:
     for prompts in (16, 64, 256):
         for index, (name, (truth, draw)) in enumerate(REWARDS.items()):
             values = draw(point_generator(4, prompts, index), (draws, prompts))
-            result = coverage((mean_interval(row) for row in values), truth)
+            known = {"bounds": (0.0, 1.1), "samples": 1} if "bounds known" in name else {}
+            result = coverage((mean_interval(row, **known) for row in values), truth)
             rows.append({"prompts": prompts, "reward": name, "draws": draws, **result})
     return rows
 

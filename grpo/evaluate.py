@@ -23,7 +23,7 @@ from grpo.model.loading import load_config, load_tokenizer
 from grpo.recipe import Recipe, RecipeError, read_yaml
 from grpo.rollout.compiled import check_compiler
 from grpo.run import setup
-from grpo.run.accuracy import Evaluation, mean, summarise
+from grpo.run.accuracy import Evaluation, mean, reward_bounds, summarise
 from grpo.run.figures import figures, same_answer
 from grpo.run.held_out import evaluate
 from grpo.run.stored import completion_rows, read_groups, rescored
@@ -156,7 +156,9 @@ def rescore(path: Path, recipe: Recipe) -> list[dict[str, Any]]:
     reports = []
     with setup.open_scorer(recipe, specs) as scorer:
         for model, groups in groups_of.items():
-            result = summarise(rescored(groups, scorer), accurate, tokens=0, seconds=0.0)
+            found = rescored(groups, scorer)
+            bounds = reward_bounds(specs)
+            result = summarise(found, accurate, tokens=0, seconds=0.0, bounds=bounds)
             samples = max(len(group.completions) for group in groups)
             changed = {"model": model, "data": str(path), "samples_per_prompt": samples}
             report = {

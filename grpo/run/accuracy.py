@@ -13,7 +13,17 @@ from typing import Any, Iterable, Mapping, Sequence
 
 from grpo.statistics.intervals import mean_interval, share_interval
 from grpo.types import ScoredGroup
-from rewards import Score
+from rewards import RewardSpec, Score
+
+UNIT_REWARDS = (
+    "math_answer",
+    "arithmetic",
+    "countdown",
+    "countdown_format",
+    "knights_and_knaves",
+    "think_format",
+)
+"""Built-in rewards whose values are 0 or 1, whatever their arguments."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,14 +61,24 @@ class Evaluation:
 
 
 def summarise(
-    groups: Sequence[ScoredGroup], reward: str, tokens: int, seconds: float
+    groups: Sequence[ScoredGroup],
+    reward: str,
+    tokens: int,
+    seconds: float,
+    bounds: tuple[float, float] | None = None,
 ) -> Evaluation:
-    """The evaluation of scored groups; a completion is accurate if `reward` gave it its full score, 1."""
+    """The evaluation of scored groups; a completion is accurate if `reward` gave it its full score, 1.
+
+    `bounds` are those of the whole reward, where they are known (`reward_bounds`).
+    """
     passes = [passes_of(group, reward) for group in groups]
     num_scored = sum(map(len, passes))
     shares = [mean(values) for values in passes if values]
-    accuracy = share_interval(shares, num_scored / max(1, len(shares)))
-    total = mean_interval(reward_means(groups))
+    per_prompt = num_scored / max(1, len(shares))
+    accuracy = share_interval(shares, per_prompt)
+    total = mean_interval(
+        reward_means(groups), bounds=bounds, samples=per_prompt if bounds else math.inf
+    )
     completions = [completion for group in groups for completion in group.completions]
     return Evaluation(
         accuracy=accuracy.value,
@@ -100,6 +120,16 @@ def share_without_answer(groups: Iterable[ScoredGroup], reward: str) -> float:
     """The share of the scored completions in which `reward` found no answer."""
     scores = [score for group in groups for score in scored_of(group, reward)]
     return mean(score.status == "no_answer" for score in scores)
+
+
+def reward_bounds(specs: Iterable[RewardSpec]) -> tuple[float, float] | None:
+    """The least and greatest possible weighted reward; None if a part is not known to be 0 or 1."""
+    counted = [spec for spec in specs if spec.weight]
+    if not all(isinstance(spec.use, str) and spec.use in UNIT_REWARDS for spec in counted):
+        return None
+    least = sum(min(0.0, spec.weight) for spec in counted)
+    most = sum(max(0.0, spec.weight) for spec in counted)
+    return (least, most) if least < most else None
 
 
 def reward_means(groups: Iterable[ScoredGroup]) -> list[float]:

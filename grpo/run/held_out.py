@@ -10,7 +10,7 @@ from typing import Callable, Sequence
 
 from grpo.kernels.sampling.spec import Sampling
 from grpo.rollout.engine import Engine
-from grpo.run.accuracy import Evaluation, summarise
+from grpo.run.accuracy import Evaluation, reward_bounds, summarise
 from grpo.scoring import Scorer
 from grpo.types import Prompt
 
@@ -47,4 +47,10 @@ def evaluate(
     if interrupted():
         return None
     groups = [pending[index].result() for index in sorted(pending)]
-    return summarise(groups, reward, engine.stats.tokens, engine.stats.seconds)
+    return summarise(
+        groups,
+        reward,
+        tokens=engine.stats.tokens,
+        seconds=engine.stats.seconds,
+        bounds=reward_bounds(scorer.specs),
+    )

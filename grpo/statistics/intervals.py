@@ -67,7 +67,7 @@ def _relative_design_effect(values: numpy.ndarray, share: float, samples: float)
     single = share * (1 - share)
     if single <= 0:
         return 1.0
-    found = float(values.var(ddof=1)) / single if samples > 1 else 1.0
+    found = min(1.0, float(values.var(ddof=1)) / single)  # no share in [0, 1] can spread more
     rarer = min(share, 1 - share)
     unit = max(found, 1 / samples) or 1.0
     successes = rarer * len(values) / unit
@@ -111,12 +111,16 @@ def mean_interval(
     values: Sequence[float],
     level: float = LEVEL,
     bounds: tuple[float, float] | None = None,
+    samples: float = math.inf,
 ) -> Interval:
     """The mean of `values`, one of each prompt, with its interval for new prompts; the values may be any numbers.
 
     Where `bounds` are known, or no value lies outside [0, 1], it is that of a share of the range. Otherwise it is, at
     each end, the wider of Student's and that of a share of the range seen. Without bounds a value never seen cannot be
     allowed for: if all are equal, and neither 0 nor 1, the interval is that number. One prompt alone bounds nothing.
+
+    `samples` is for values that are means of as many outcomes at either end of the range, right and wrong say: a mean
+    then spreads by chance at least.
     """
     numbers = _array(values)
     if not len(numbers):
@@ -130,7 +134,7 @@ def mean_interval(
     if low == high or (numbers.min() == numbers.max() and 0 < mean < 1 and bounds is None):
         return Interval(mean, mean, mean)
     shares = numpy.clip((numbers - low) / (high - low), 0, 1)
-    share = share_interval(shares, math.inf, level)
+    share = share_interval(shares, samples, level)
     half = 0.0 if is_bounded else _student_half(numbers, level)
     return Interval(
         value=mean,

@@ -9,7 +9,7 @@ from tiny import random_prompts, tiny_policy
 from grpo.evaluate import evaluate
 from grpo.kernels.sampling.spec import Sampling
 from grpo.rollout.engine import Engine
-from grpo.run.accuracy import Evaluation, mean, part_means, summarise
+from grpo.run.accuracy import Evaluation, mean, part_means, reward_bounds, summarise
 from grpo.run.figures import figures, same_answer
 from grpo.scoring import Scorer
 from grpo.types import Completion, Prompt, ScoredGroup
@@ -115,6 +115,16 @@ def test_a_reward_that_is_never_1_still_has_a_mean_with_an_interval():
         found.reward == pytest.approx(0.25)
         and 0.2 < found.reward_low < 0.25 < found.reward_high < 0.3
     )
+
+
+def test_the_bounds_of_a_reward_are_known_where_its_parts_are_built_in():
+    correct, form = RewardSpec("a", "math_answer"), RewardSpec("b", "think_format", weight=0.1)
+    assert reward_bounds([correct, form]) == (0.0, 1.1)
+    assert reward_bounds([correct, RewardSpec("c", "think_format", weight=-0.5)]) == (-0.5, 1.0)
+    assert reward_bounds([correct, RewardSpec("c", shortness, weight=0.0)]) == (0.0, 1.0)
+    assert reward_bounds([correct, RewardSpec("c", shortness)]) is None
+    groups = [scored(Score(0.1)) for _ in range(16)]
+    assert summarise(groups, "mine", 0, 0.0, bounds=(0, 1.1)).reward_high > 0.2
 
 
 # ---- the figures of a set --------------------------------------------------------------------------------------
