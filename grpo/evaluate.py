@@ -34,6 +34,7 @@ from rewards import RewardSpec
 
 __all__ = [
     "Evaluation",
+    "compare_all",
     "compare_reports",
     "evaluate",
     "evaluate_recipe",
@@ -46,17 +47,6 @@ __all__ = [
 Report = Mapping[str, Any]
 Row = Mapping[str, Any]
 INTERVAL = {"level": 0.95, "about": "new prompts of the same kind"}
-PROTOCOLS: Mapping[str, Mapping[str, float]] = {
-    "greedy": {"evaluate.temperature": 0.0, "evaluate.samples": 1},
-    "deepseek": {
-        "evaluate.temperature": 0.6,
-        "sample.top_p": 0.95,
-        "sample.top_k": 0,
-        "sample.min_p": 0.0,
-    },
-}
-"""Published ways to sample, by name. ``deepseek`` is that of DeepSeek-R1 (arXiv 2501.12948, section 3): pass@1 is the
-mean over the samples; it used 4 to 64 of them and at most 32,768 tokens, which remain the recipe's."""
 
 
 def evaluation_recipe(target: str, recipe: str | None, overrides: Sequence[str]) -> Recipe:
@@ -218,6 +208,17 @@ def _rows(groups: Sequence[ScoredGroup], model: str) -> list[dict[str, Any]]:
 # ---- comparing -------------------------------------------------------------------------------------------------
 
 
+def compare_all(reports: Sequence[Report]) -> list[dict[str, Any]]:
+    """Each report against the first of its ``set`` (all reports without one are of the same)."""
+    firsts: dict[Any, Report] = {}
+    comparisons = []
+    for report in reports:
+        first = firsts.setdefault(report.get("set"), report)
+        if first is not report:
+            comparisons.append(compare_reports(first, report))
+    return comparisons
+
+
 def compare_reports(baseline: Report, other: Report) -> dict[str, Any]:
     """`other` minus `baseline`, two evaluations of the same prompts, as plain values.
 
@@ -244,13 +245,18 @@ def _paired(baseline: Report, other: Report) -> list[tuple[list[Row], list[Row]]
     rows_of = _by_prompt(baseline)
     others = _by_prompt(other)
     pairs = [(rows_of[id], others[id]) for id in rows_of if id in others]
-    is_same = all(first[0]["columns"] == second[0]["columns"] for first, second in pairs)
+    is_same = all(_columns(first) == _columns(second) for first, second in pairs)
     if not pairs or not is_same:
         raise RecipeError(
             f"evaluate: {baseline['model']} and {other['model']} were not evaluated on the same prompts, so they "
             "cannot be compared; evaluate both on the same rows of the same data"
         )
     return pairs
+
+
+def _columns(rows: Sequence[Row]) -> str:
+    """The data row behind the completions, as text that can be compared whatever it holds."""
+    return json.dumps(rows[0]["columns"], default=str, sort_keys=True)
 
 
 def _by_prompt(report: Report) -> dict[str, list[Row]]:

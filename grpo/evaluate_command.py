@@ -10,10 +10,20 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.[\w-]+)*=.*", re.DOTALL)
-PROTOCOL_NAMES = ("greedy", "deepseek")
+PROTOCOLS: Mapping[str, Mapping[str, float]] = {
+    "greedy": {"evaluate.temperature": 0.0, "evaluate.samples": 1},
+    "deepseek": {
+        "evaluate.temperature": 0.6,
+        "sample.top_p": 0.95,
+        "sample.top_k": 0,
+        "sample.min_p": 0.0,
+    },
+}
+"""Published ways to sample, by name. ``deepseek`` is that of DeepSeek-R1 (arXiv 2501.12948, section 3): pass@1 is the
+mean over the samples; it took 4 to 64 of them and at most 32,768 tokens, which remain the recipe's."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--samples", type=int, help="completions for each prompt")
     parser.add_argument("--temperature", type=float, help="0 is greedy")
-    parser.add_argument("--protocol", choices=PROTOCOL_NAMES, help="a published way to sample")
+    parser.add_argument("--protocol", choices=list(PROTOCOLS), help="a published way to sample")
     parser.add_argument(
         "--compare",
         action="store_true",
@@ -92,7 +102,7 @@ def _reports(
     hide_progress_bars()
     given = {
         "data.source": options.data,
-        **evaluate.PROTOCOLS.get(options.protocol, {}),
+        **PROTOCOLS.get(options.protocol, {}),
         **_said(options),
     }
     keys = [*_as_overrides(given), *overrides]
@@ -139,20 +149,19 @@ def _as_overrides(values: dict[str, Any]) -> list[str]:
 
 def _print(reports: Sequence[dict[str, Any]], options: argparse.Namespace) -> None:
     """Write the completions where they are wanted, print the rest."""
-    from grpo.evaluate import compare_reports  # noqa: PLC0415  heavy: torch
+    from grpo.evaluate import compare_all  # noqa: PLC0415  heavy: torch
     from grpo.run.log import finite  # noqa: PLC0415  heavy: torch
     from grpo.run.stored import write_rows  # noqa: PLC0415  heavy: torch
     from grpo.run.tables import report_lines  # noqa: PLC0415  heavy: torch
 
-    first, *others = reports
-    comparisons = [compare_reports(first, other) for other in others] if options.compare else []
+    comparisons = compare_all(reports) if options.compare else []
     rows = [row for report in reports for row in report.pop("completions")]
     if options.completions:
         write_rows(rows, options.completions)
     if not options.json:
         print("\n".join(report_lines(reports, comparisons)))
     elif len(reports) == 1:
-        print(json.dumps(finite(first), indent=1, ensure_ascii=False))
+        print(json.dumps(finite(reports[0]), indent=1, ensure_ascii=False))
     else:
         whole = {"evaluations": reports, "comparisons": comparisons}
         print(json.dumps(finite(whole), indent=1, ensure_ascii=False))

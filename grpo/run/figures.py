@@ -6,6 +6,8 @@ From scored groups alone, whoever sampled them: one call of `figures` for each s
 
 from __future__ import annotations
 
+import re
+from fractions import Fraction
 from typing import Any, Callable, Iterable, Sequence
 
 import rewards
@@ -17,6 +19,8 @@ from grpo.types import ScoredGroup
 from rewards import RewardSpec
 from rewards.math_answer import math_answer
 from rewards.mathematics.equality import equal
+
+PLAIN = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")
 
 
 def figures(groups: Sequence[ScoredGroup], reward: str, same: Same | None = None) -> dict[str, Any]:
@@ -81,8 +85,13 @@ def same_answer(specs: Iterable[RewardSpec], reward: str) -> Same | None:
 
 
 def same_mathematics(first: str, second: str) -> bool:
-    """Whether two answers are equal by the strict rules."""
-    return equal(first, second).equal is True
+    """Whether two answers are equal by the strict rules, either taken for the gold."""
+    if PLAIN.fullmatch(first) and PLAIN.fullmatch(second):
+        return Fraction(first) == Fraction(second)
+    if equal(first, second).equal is True:
+        return True
+    is_mixed = ("." in first) != ("." in second)  # the rules for a decimal and an exact gold differ
+    return is_mixed and equal(second, first).equal is True
 
 
 def _by_k(points: Sequence[AtK]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ def report_lines(reports: Sequence[Report], comparisons: Sequence[Report] = ()) 
     """The lines of a table of `reports` and `comparisons`, as ``grpo.evaluate`` makes them."""
     yield from (_setting(report) for report in _distinct(reports, _setting))
     yield ""
-    yield from _table([_cells(report) for report in reports])
+    yield from _table(_without_common([_cells(report) for report in reports], "set"))
     yield ""
     yield "95 % intervals, for new prompts of the same kind"
     for report in reports:
@@ -49,6 +49,7 @@ def _cells(report: Report) -> dict[str, str]:
     strict = report["strict"]
     samples = report["samples_per_prompt"]
     cells = {
+        "set": str(report.get("set") or report["data"]),
         "model": str(report["model"]),
         f"accuracy (avg@{samples})": with_interval(strict),
     }
@@ -86,6 +87,15 @@ def _notes(report: Report) -> Iterator[str]:
             f"{report['model']}: no completion has the full score, 1, of {report['reward']}; if it never gives 1, "
             "look at the mean reward"
         )
+
+
+def _without_common(rows: Sequence[Mapping[str, str]], heading: str) -> list[dict[str, str]]:
+    """`rows` without the column `heading` if all cells in it are alike."""
+    kept = [dict(row) for row in rows]
+    if len({row[heading] for row in rows}) == 1:
+        for row in kept:
+            del row[heading]
+    return kept
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:

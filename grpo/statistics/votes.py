@@ -35,7 +35,7 @@ def text_classes(answers: Sequence[str | None], rights: Sequence[bool]) -> list[
 def same_answer_classes(
     answers: Sequence[str | None], rights: Sequence[bool], same: Same
 ) -> list[Ballot]:
-    """Ballots by a relation `same` of two answers.
+    """Ballots by a symmetric relation `same` of two answers.
 
     All right answers are one class, since each equals the gold. Wrong ones are in one class if `same` links them,
     directly or through others, so that the order of the completions does not matter.
@@ -45,9 +45,7 @@ def same_answer_classes(
     for later in range(len(texts)):
         for earlier in range(later):
             is_known = _root(leader, earlier) == _root(leader, later)
-            if not is_known and (
-                same(texts[earlier], texts[later]) or same(texts[later], texts[earlier])
-            ):
+            if not is_known and same(texts[earlier], texts[later]):
                 leader[_root(leader, later)] = _root(leader, earlier)
     class_of = {text: _root(leader, index) for index, text in enumerate(texts)}
     ballots = []

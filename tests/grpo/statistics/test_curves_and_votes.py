@@ -144,7 +144,7 @@ def test_right_answers_are_one_vote_and_the_order_of_wrong_ones_does_not_matter(
     rights = [True, True, False, False, False]
 
     def chained(first: str, second: str) -> bool:
-        return (first, second) in {("a", "b"), ("b", "c")}
+        return {first, second} in ({"a", "b"}, {"b", "c"})
 
     for order in itertools.permutations(range(5)):
         ballots = same_answer_classes(
