@@ -227,8 +227,13 @@ def compare_reports(baseline: Report, other: Report) -> dict[str, Any]:
     Raises `RecipeError` if the prompts are not the same.
     """
     pairs = _paired(baseline, other)
-    shares = [_means(rows, (baseline["reward"], other["reward"]), is_right=True) for rows in pairs]
-    totals = [_means(rows, ("reward", "reward"), is_right=False) for rows in pairs]
+    first_reward = baseline["reward"]
+    second_reward = other["reward"]
+    shares = [
+        (_accuracy(first, first_reward), _accuracy(second, second_reward))
+        for first, second in pairs
+    ]
+    totals = [(_mean_reward(first), _mean_reward(second)) for first, second in pairs]
     accuracy = _compared(shares, largest=1.0)
     return {
         "baseline": baseline["model"],
@@ -266,15 +271,15 @@ def _by_prompt(report: Report) -> dict[str, list[Row]]:
     return rows_of
 
 
-def _means(
-    pair: tuple[list[Row], list[Row]], names: tuple[str, str], *, is_right: bool
-) -> tuple[float, float]:
-    """Both means of one prompt: of what `names` scored, or of how often that was right; NaN without any score."""
-    means = []
-    for rows, name in zip(pair, names):
-        values = [row[name] for row in rows if row.get(name) is not None]
-        means.append(mean(value >= 1 if is_right else value for value in values))
-    return means[0], means[1]
+def _accuracy(rows: Sequence[Row], reward: str) -> float:
+    """The share of right completions of one prompt; NaN without any score."""
+    values = [row["parts"].get(reward) for row in rows]
+    return mean(value >= 1 for value in values if value is not None)
+
+
+def _mean_reward(rows: Sequence[Row]) -> float:
+    """The mean weighted reward of one prompt; NaN without any score."""
+    return mean(row["reward"] for row in rows if row["reward"] is not None)
 
 
 def _compared(pairs: Sequence[tuple[float, float]], largest: float | None) -> dict[str, Any]:

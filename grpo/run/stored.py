@@ -24,7 +24,8 @@ def completion_rows(group: ScoredGroup, model: str) -> list[dict[str, Any]]:
     """One row a completion.
 
     It holds ``model``, ``prompt_id``, ``index``, ``prompt``, ``columns`` (the data row), ``completion``, ``finish``,
-    ``token_ids``, ``reward`` (the weighted one), ``statuses``, ``extracted``, and each reward's value under its name.
+    ``token_ids``, ``reward`` (the weighted one), ``parts`` (each reward's value), ``statuses`` and ``extracted``. Each
+    part also stands under its own name where that is none of these.
     """
     rows = []
     judged = zip(group.completions, group.scores, group.verdicts)
@@ -41,6 +42,7 @@ def completion_rows(group: ScoredGroup, model: str) -> list[dict[str, Any]]:
             "token_ids": list(completion.token_ids),
             "columns": dict(group.prompt.truth),
             "reward": score.value,
+            "parts": values,
             "statuses": {name: part.status for name, part in verdict.items()},
             "extracted": {name: text for name, text in extracted.items() if text is not None},
         }
@@ -66,6 +68,9 @@ def read_groups(path: Path) -> dict[str, list[Group]]:
     for number, row in enumerate(rows, 1):
         _check(row, f"row {number} of {path}")
         found[str(row.get("model") or path)][str(row["prompt_id"])].append(row)
+    for model, prompts in found.items():
+        for id, same in prompts.items():
+            _check_indices(same, f"{path}: prompt {id} of {model}")
     return {model: list(map(_group, prompts.values())) for model, prompts in found.items()}
 
 
@@ -81,6 +86,14 @@ def _check(row: Mapping[str, Any], where: str) -> None:
     if row["finish"] not in FINISHES:
         raise RecipeError(
             f"evaluate: {where}: finish is {row['finish']!r}; it is one of {', '.join(FINISHES)}"
+        )
+
+
+def _check_indices(rows: Sequence[Mapping[str, Any]], where: str) -> None:
+    indices = [row["index"] for row in rows if "index" in row]
+    if len(set(indices)) < len(indices):
+        raise RecipeError(
+            f"evaluate: {where} has two completions of the same index; keep each evaluation in a file of its own"
         )
 
 

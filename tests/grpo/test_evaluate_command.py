@@ -231,6 +231,14 @@ def test_completions_that_cannot_be_scored_again_are_refused(capsys, tmp_path, r
     assert words in said and said.count("\n") == 1
 
 
+def test_an_evaluation_stored_twice_in_one_file_is_refused(capsys, tmp_path):
+    row = {"prompt_id": "a", "prompt": "", "completion": "7", "finish": "stop", "index": 0}
+    line = json.dumps({**row, "columns": {"answer": "7"}}) + "\n"
+    (tmp_path / "c.jsonl").write_text(line * 2)
+    assert main([str(tmp_path / "c.jsonl"), "--rescore"]) == 2
+    assert "two completions of the same index" in capsys.readouterr().err
+
+
 def test_models_of_different_prompts_are_not_compared(capsys, tmp_path):
     row = {"prompt_id": "a", "prompt": "", "completion": "7", "finish": "stop"}
     for name, answer in (("a", "7"), ("b", "8")):

@@ -28,7 +28,12 @@ def report(model: str, values: list[float | None], **changes: object) -> dict:
         "maj_at": {"1": POINT, "2": POINT},
     }
     rows = [
-        {"prompt_id": str(i), "columns": {"answer": i, "odd": math.nan}, "mine": v, "reward": v}
+        {
+            "prompt_id": str(i),
+            "columns": {"answer": i, "odd": math.nan},
+            "parts": {"mine": v},
+            "reward": v,
+        }
         for i, v in enumerate(values)
     ]
     plain = {
