@@ -243,6 +243,7 @@ def test_only_the_log_and_the_command_print():
 
     assert {file.name for file in (ROOT / "grpo").rglob("*.py") if prints(file)} <= {
         "cli.py",
+        "evaluate_command.py",
         "sample.py",
     }
 
