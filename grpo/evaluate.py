@@ -130,7 +130,7 @@ def evaluate_recipe(
         "tokens": result.tokens,
         "seconds": result.seconds,
         "too_long": prompts.num_dropped,
-        "completions": _rows(result.groups, recipe.model.name),
+        "completions": _rows(result.groups, str(recipe.model.name)),
     }
 
 

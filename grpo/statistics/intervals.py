@@ -134,7 +134,7 @@ def mean_interval(
     if low == high or (numbers.min() == numbers.max() and 0 < mean < 1 and bounds is None):
         return Interval(mean, mean, mean)
     shares = numpy.clip((numbers - low) / (high - low), 0, 1)
-    share = share_interval(shares, samples, level)
+    share = share_interval(shares.tolist(), samples, level)
     half = 0.0 if is_bounded else _student_half(numbers, level)
     return Interval(
         value=mean,
