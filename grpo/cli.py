@@ -20,7 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Iterator, NoReturn, Sequence
 
-from grpo import __version__
+from grpo import __version__, evaluate_command
 from rewards.command_line import EXIT_USER, OneLineParser
 from rewards.spelling import nearest
 
@@ -263,47 +263,6 @@ def _add_model_arguments(parser: argparse.ArgumentParser, recipe_help: str) -> N
     )
 
 
-def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = (
-        "Held-out rows (data.held_out) are evaluated, or all if none is held out. With --data, all of "
-        "that data."
-    )
-    _add_model_arguments(parser, "take data, rewards and sampling from this recipe")
-    parser.add_argument("--samples", type=int, help="completions for each prompt")
-    parser.add_argument("--temperature", type=float, help="0 is greedy")
-    parser.add_argument(
-        "--completions", type=Path, help="write every completion to this JSONL file"
-    )
-
-
-def _run_evaluate(options: argparse.Namespace, command: str) -> int:
-    from grpo.recipe.target import evaluation_recipe  # noqa: PLC0415  slow to import
-
-    overrides = _overrides(
-        {
-            "data.source": options.data,
-            "evaluate.samples": options.samples,
-            "evaluate.temperature": options.temperature,
-        }
-    )
-    recipe = evaluation_recipe(options.target, options.recipe, [*overrides, *options.overrides])
-    from grpo.evaluate import evaluate_recipe, trained_rows  # noqa: PLC0415  heavy: torch
-    from grpo.run.setup import hide_progress_bars  # noqa: PLC0415  heavy: torch
-
-    hide_progress_bars()
-    warning = trained_rows(options.target, recipe.data)
-    if warning:
-        print(warning, file=sys.stderr)
-    holds_out = any(override.startswith("data.held_out=") for override in options.overrides)
-    report = evaluate_recipe(recipe, every_row=options.data is not None and not holds_out)
-    completions = report.pop("completions")
-    if options.completions:
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in completions]
-        options.completions.write_text("".join(lines), encoding="utf-8")
-    print(json.dumps(report, indent=1, ensure_ascii=False))
-    return EXIT_DONE
-
-
 def _overrides(values: dict[str, Any]) -> list[str]:
     """``key=value`` for each value that was given."""
     return [f"{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
@@ -433,10 +392,10 @@ COMMANDS = (
     ),
     Command(
         name="evaluate",
-        summary="held-out accuracy of a model, or of a run's final model, with 95 % intervals, as JSON",
+        summary="held-out accuracy of models or of runs' final models, with 95 % intervals, and comparisons",
         module="grpo.evaluate",
-        add_arguments=_add_evaluate_arguments,
-        run=_run_evaluate,
+        add_arguments=evaluate_command.add_arguments,
+        run=evaluate_command.run,
     ),
     Command(
         name="sample",

@@ -1,7 +1,8 @@
 """Held-out accuracy of any model, or of a run's, on any data: ``python -m grpo.evaluate MODEL_OR_RUN``.
 
-`evaluate` samples and scores prompts, `evaluate_recipe` is the whole evaluation of a recipe's model. The statistics are
-in ``grpo.run.accuracy``, the command in ``grpo.cli``.
+`evaluate` samples and scores prompts, `evaluate_recipe` is the whole evaluation of a recipe's model, `rescore` that of
+stored completions, and `compare_reports` tells two of them apart. The statistics are in ``grpo.statistics`` and
+``grpo.run.figures``, the command in ``grpo.evaluate_command``.
 """
 
 from __future__ import annotations
@@ -12,36 +13,53 @@ if __name__ == "__main__":  # as a command: its arguments are read before torch 
     command_line.leave_working_folder()
     raise SystemExit(command_line.run("evaluate"))
 
-from dataclasses import replace
+import json
+import math
+import sys
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Callable, Mapping, Sequence
+
+from tqdm import tqdm
 
 from grpo.data.prompts import load_prompts
 from grpo.data.sources import SourceRows, load_sources
 from grpo.model.loading import load_config, load_end_ids, load_tokenizer
 from grpo.recipe import DataSection, Recipe, read_yaml
+from grpo.recipe.shorthands import HELD_OUT
 from grpo.recipe.target import evaluation_recipe
 from grpo.rollout.compiled import check_compiler
+from grpo.rollout.engine import Engine
 from grpo.run import setup
-from grpo.run.accuracy import Evaluation, summarise
-from grpo.run.evaluation_sets import held_out_set
+from grpo.run.accuracy import Evaluation, mean, reward_bounds, summarise
+from grpo.run.evaluation_sets import EvaluationSet, held_out_set, load_sets
+from grpo.run.figures import figures, same_answer
 from grpo.run.held_out import evaluate
-from grpo.scoring import check_columns, lenient_name, load_rewards
+from grpo.run.stored import completion_rows, read_groups, rescored
+from grpo.scoring import Scorer, check_columns, lenient_name, load_rewards
+from grpo.statistics.comparison import compare
 from grpo.types import ScoredGroup
+from rewards import RewardSpec
 from rewards.tasks import GYM_PREFIX, GYM_ROWS, num_shared
 
 __all__ = [
     "Evaluation",
+    "compare_all",
+    "compare_reports",
     "evaluate",
     "evaluate_recipe",
     "evaluation_recipe",
     "main",
+    "evaluate_sets",
+    "rescore",
     "summarise",
     "trained_rows",
 ]
 
-ACCURACY_KEYS = ("accuracy", "low", "high", "samples", "faults")
-SHARED_KEYS = ("prompts", "length", "truncated", "tokens", "seconds")
+Report = Mapping[str, Any]
+Row = Mapping[str, Any]
+INTERVAL = {"level": 0.95, "about": "new prompts of the same kind"}
 
 
 def trained_rows(target: str, evaluated: DataSection) -> str | None:
@@ -67,40 +85,79 @@ def trained_rows(target: str, evaluated: DataSection) -> str | None:
     )
 
 
-def evaluate_recipe(recipe: Recipe, every_row: bool = False) -> dict[str, Any]:
+def evaluate_recipe(
+    recipe: Recipe, every_row: bool = False, say: Callable[[str], None] | None = None
+) -> dict[str, Any]:
     """The evaluation of ``recipe.model`` by the recipe's data, rewards and ``evaluate`` section, as plain values.
 
     The held-out rows are evaluated, or all if none is held out or `every_row` is true. ``strict`` counts by the rules
-    of training; ``lenient`` by those that some rewards have for evaluation, None for others.
+    of training; ``lenient`` by those that some rewards have for evaluation, None for others. What each of them holds is
+    said in `grpo.run.figures.figures`; ``completions`` are the rows of `grpo.run.stored.completion_rows`. `say` is told
+    what is being done; with it a bar shows the prompts done, where standard error is a terminal.
+    """
+    alone = replace(recipe, evaluate=replace(recipe.evaluate, sets={}))
+    return evaluate_sets(alone, every_row, say)[0]
+
+
+def evaluate_sets(
+    recipe: Recipe, every_row: bool = False, say: Callable[[str], None] | None = None
+) -> list[dict[str, Any]]:
+    """The evaluations of ``recipe.model`` on its data, if it names any, and on each set of ``evaluate.sets``.
+
+    As `evaluate_recipe`; a report on a set has its name as ``set``, and its ``facts``.
     """
     check_compiler(recipe)
     specs, accurate = load_rewards(recipe)
-    sources = [
-        _rows_to_evaluate(source, every_row)
-        for source in load_sources(recipe.data, folder=recipe.folder())
-    ]
-    check_columns(specs, [row for source in sources for row in source.rows])
     config = load_config(recipe.model)
     tokenizer = load_tokenizer(recipe.model)
     end_ids = load_end_ids(recipe.model, config, tokenizer)
-    # as held-out prompts they have the ids, so the seeds, that they have in training
-    prompts = load_prompts(recipe, config, tokenizer, sources, end_ids=end_ids)
+    sets = []
+    if recipe.data.source is not None or recipe.data.sources:
+        sources = [
+            _rows_to_evaluate(source, every_row)
+            for source in load_sources(recipe.data, folder=recipe.folder())
+        ]
+        check_columns(specs, [row for source in sources for row in source.rows])
+        # as held-out prompts they have the ids, so the seeds, that they have in training
+        prompts = load_prompts(recipe, config, tokenizer, sources, end_ids=end_ids)
+        whole = held_out_set(recipe, prompts.held_out, accurate)
+        sets.append(replace(whole, num_dropped=prompts.num_dropped))
+    sets += load_sets(recipe, specs, accurate, config=config, tokenizer=tokenizer, end_ids=end_ids)
     setup.prepare_torch(recipe)
     policy = setup.open_policy(recipe, setup.default_device(), tokenizer)
     engine = setup.open_engine(recipe, policy)
-    evaluated = held_out_set(recipe, prompts.held_out, accurate)
     with setup.open_scorer(recipe, specs) as scorer:
-        strict = evaluate(engine, scorer, evaluated, seed=recipe.seed)
-    assert strict is not None, "nothing interrupts it"
-    lenient = None
-    if any(spec.name == lenient_name(accurate) for spec in specs):
-        twin = lenient_name(accurate)
-        lenient = summarise(
-            strict.groups, twin, strict.tokens, strict.seconds, threshold=evaluated.threshold
-        )
-    report = _report(recipe, accurate, strict, lenient, num_dropped=prompts.num_dropped)
-    report["completions"] = [row for group in strict.groups for row in _completion_rows(group)]
-    return report
+        return [_evaluate_set(recipe, of, engine, scorer, say=say) for of in sets]
+
+
+def _evaluate_set(
+    recipe: Recipe,
+    of: EvaluationSet,
+    engine: Engine,
+    scorer: Scorer,
+    *,
+    say: Callable[[str], None] | None,
+) -> dict[str, Any]:
+    number = len(of.prompts)
+    name = "" if of.name == HELD_OUT else f" of {of.name}"
+    if say is not None:
+        say(f"sampling {number} prompts{name} x {of.samples} by {recipe.model.name}")
+    own = nullcontext(scorer)
+    if of.own_specs is not None:
+        own = setup.open_scorer(recipe, of.own_specs)
+    with own as its_scorer, _progress(number, say is not None) as bar:
+        result = evaluate(engine, its_scorer, of, seed=recipe.seed, sampled_one=bar.update)
+    assert result is not None, "nothing interrupts it"
+    if say is not None:
+        say(f"sampled {result.tokens} tokens in {result.seconds:.1f} s")
+    return {
+        **_settings(recipe, of),
+        **_results(result, its_scorer.specs, of),
+        "tokens": result.tokens,
+        "seconds": result.seconds,
+        "too_long": of.num_dropped,
+        "completions": _rows(result.groups, str(recipe.model.name)),
+    }
 
 
 def _rows_to_evaluate(source: SourceRows, every_row: bool) -> SourceRows:
@@ -109,43 +166,167 @@ def _rows_to_evaluate(source: SourceRows, every_row: bool) -> SourceRows:
     return replace(source, train=(), held_out=chosen)
 
 
-def _report(
-    recipe: Recipe,
-    reward: str,
-    strict: Evaluation,
-    lenient: Evaluation | None,
-    *,
-    num_dropped: int,
-) -> dict[str, Any]:
-    return {
+def rescore(path: Path, recipe: Recipe) -> list[dict[str, Any]]:
+    """The evaluations of the completions in a file that ``grpo evaluate --completions`` wrote, one a model.
+
+    They are scored again by the recipe's rewards; nothing is sampled. Raises `RecipeError`.
+    """
+    specs, accurate = load_rewards(recipe)
+    groups_of = read_groups(path)
+    for groups in groups_of.values():
+        check_columns(specs, [group.prompt.truth for group in groups])
+    reports = []
+    with setup.open_scorer(recipe, specs) as scorer:
+        for model, groups in groups_of.items():
+            found = rescored(groups, scorer)
+            bounds = reward_bounds(specs)
+            threshold = recipe.evaluate.threshold
+            result = summarise(
+                found, accurate, tokens=0, seconds=0.0, bounds=bounds, threshold=threshold
+            )
+            samples = max(len(group.completions) for group in groups)
+            changed = {"model": model, "data": str(path), "samples_per_prompt": samples}
+            report = {
+                "reward": accurate,
+                **changed,
+                "rescored": str(path),
+                **_results(result, specs, held_out_set(recipe, (), accurate)),
+                "completions": _rows(result.groups, model),
+            }
+            reports.append(report)
+    return reports
+
+
+def _progress(number: int, is_shown: bool) -> tqdm:
+    """A bar over prompts on standard error; nothing where that is no terminal."""
+    hidden = None if is_shown else True  # None: unless it is a terminal
+    return tqdm(total=number, unit="prompt", file=sys.stderr, disable=hidden, leave=False)
+
+
+def _settings(recipe: Recipe, of: EvaluationSet) -> dict[str, Any]:
+    """What was asked for."""
+    shared = {
         "model": recipe.model.name,
         "data": recipe.data.source,
-        "reward": reward,
-        "samples_per_prompt": recipe.evaluate.samples,
-        "temperature": recipe.evaluate.temperature,
-        "max_tokens": recipe.sample.max_tokens,
-        **_values(strict, SHARED_KEYS),
-        "too_long": num_dropped,
-        "strict": _values(strict, ACCURACY_KEYS),
-        "lenient": None if lenient is None else _values(lenient, ACCURACY_KEYS),
+        "reward": of.accurate,
+        "samples_per_prompt": of.samples,
+        "temperature": of.sampling.temperature,
+        "top_p": of.sampling.top_p,
+        "max_tokens": of.max_tokens,
+    }
+    if of.name == HELD_OUT:
+        return shared
+    source = recipe.evaluate.sets[of.name].source
+    return {**shared, "data": source, "set": of.name, "facts": of.facts()}
+
+
+def _results(result: Evaluation, specs: Sequence[RewardSpec], of: EvaluationSet) -> dict[str, Any]:
+    """What was found, by the rules of training and by lenient ones."""
+    reward = of.accurate
+    same = same_answer(specs, reward)
+    twin = lenient_name(reward)
+    has_lenient = any(spec.name == twin for spec in specs)
+    lenient = None
+    if has_lenient:
+        lenient = figures(result.groups, twin, same, threshold=of.threshold)
+    return {
+        "prompts": result.prompts,
+        "length": result.length,
+        "truncated": result.truncated,
+        "mean_reward": {
+            "value": result.reward,
+            "low": result.reward_low,
+            "high": result.reward_high,
+        },
+        "interval": INTERVAL,
+        "threshold": of.threshold,
+        "strict": figures(result.groups, reward, same, threshold=of.threshold),
+        "lenient": lenient,
     }
 
 
-def _values(evaluation: Evaluation, keys: Sequence[str]) -> dict[str, Any]:
-    return {key: getattr(evaluation, key) for key in keys}
+def _rows(groups: Sequence[ScoredGroup], model: str) -> list[dict[str, Any]]:
+    return [row for group in groups for row in completion_rows(group, model)]
 
 
-def _completion_rows(group: ScoredGroup) -> list[dict[str, Any]]:
-    rows = []
-    for completion, verdict in zip(group.completions, group.verdicts):
-        values = {name: score.value for name, score in verdict.items()}
-        row = {
-            "prompt": group.prompt.text,
-            "completion": completion.text,
-            "finish": completion.finish,
-        }
-        rows.append({**row, **values})
-    return rows
+# ---- comparing -------------------------------------------------------------------------------------------------
+
+
+def compare_all(reports: Sequence[Report]) -> list[dict[str, Any]]:
+    """Each report against the first of its ``set`` (all reports without one are of the same)."""
+    firsts: dict[Any, Report] = {}
+    comparisons = []
+    for report in reports:
+        first = firsts.setdefault(report.get("set"), report)
+        if first is not report:
+            comparisons.append(compare_reports(first, report))
+    return comparisons
+
+
+def compare_reports(baseline: Report, other: Report) -> dict[str, Any]:
+    """`other` minus `baseline`, two evaluations of the same prompts, as plain values.
+
+    ``accuracy`` and ``mean_reward`` each hold ``difference``, ``low``, ``high``, ``p_value``, and the prompts on which
+    `other` is ``better`` and ``worse``; they are paired by prompt. A prompt without a score on either side is left out.
+    Raises `RecipeError` if the prompts are not the same.
+    """
+    pairs = _paired(baseline, other)
+    shares = [(_accuracy(first, baseline), _accuracy(second, other)) for first, second in pairs]
+    totals = [(_mean_reward(first), _mean_reward(second)) for first, second in pairs]
+    accuracy = _compared(shares, largest=1.0)
+    return {
+        "baseline": baseline["model"],
+        "model": other["model"],
+        "prompts": accuracy["prompts"],
+        "left_out": len({*_by_prompt(baseline), *_by_prompt(other)}) - accuracy["prompts"],
+        "accuracy": accuracy,
+        "mean_reward": _compared(totals, largest=None),
+    }
+
+
+def _paired(baseline: Report, other: Report) -> list[tuple[list[Row], list[Row]]]:
+    """The completions of both on each prompt that both have."""
+    rows_of = _by_prompt(baseline)
+    others = _by_prompt(other)
+    pairs = [(rows_of[id], others[id]) for id in rows_of if id in others]
+    is_same = all(_columns(first) == _columns(second) for first, second in pairs)
+    if not pairs or not is_same:
+        raise RecipeError(
+            f"evaluate: {baseline['model']} and {other['model']} were not evaluated on the same prompts, so they "
+            "cannot be compared; evaluate both on the same rows of the same data"
+        )
+    return pairs
+
+
+def _columns(rows: Sequence[Row]) -> str:
+    """The data row behind the completions, as text that can be compared whatever it holds."""
+    return json.dumps(rows[0]["columns"], default=str, sort_keys=True)
+
+
+def _by_prompt(report: Report) -> dict[str, list[Row]]:
+    rows_of: dict[str, list[Row]] = {}
+    for row in report["completions"]:
+        rows_of.setdefault(row["prompt_id"], []).append(row)
+    return rows_of
+
+
+def _accuracy(rows: Sequence[Row], report: Report) -> float:
+    """The share of right completions of one prompt; NaN without any score."""
+    threshold = report.get("threshold", 1.0)
+    values = [row["parts"].get(report["reward"]) for row in rows]
+    return mean(value >= threshold for value in values if value is not None)
+
+
+def _mean_reward(rows: Sequence[Row]) -> float:
+    """The mean weighted reward of one prompt; NaN without any score."""
+    return mean(row["reward"] for row in rows if row["reward"] is not None)
+
+
+def _compared(pairs: Sequence[tuple[float, float]], largest: float | None) -> dict[str, Any]:
+    scored = [pair for pair in pairs if not math.isnan(sum(pair))]
+    firsts = [first for first, _ in scored]
+    seconds = [second for _, second in scored]
+    return asdict(compare(firsts, seconds, largest=largest))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -47,6 +47,7 @@ def with_adapters(model: PreTrainedModel, lora: LoraSection) -> nn.Module:
         target_modules=list(modules),
         target_parameters=list(parameters) or None,
         lora_dropout=0.0,
+        use_rslora=lora.rslora,
         task_type="CAUSAL_LM",
     )
     try:

@@ -47,7 +47,7 @@ def evaluation_recipe(
     named = [f"model.name={json.dumps(target)}", *overrides]
     if recipe is not None:
         return Recipe.load(recipe, *named)
-    if not any(override.startswith("data.source=") for override in overrides):
+    if not any(override.startswith(("data.source=", "evaluate.sets.")) for override in overrides):
         raise RecipeError(_without_data(target, command))
     return Recipe.from_mapping({"rewards": {"correct": {"use": "math_answer"}}}, *named)
 

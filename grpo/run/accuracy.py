@@ -1,29 +1,55 @@
-"""The statistics of scored groups: held-out accuracy with its interval, and the means of rewards.
+"""What scored groups come to: held-out accuracy and mean reward with their intervals, and the means of rewards.
 
-Nothing is sampled or scored here; ``grpo.evaluate`` does that.
+Nothing is sampled or scored here; ``grpo.evaluate`` does that. The intervals are those of ``grpo.statistics``; pass@k,
+maj@k and the other figures of a whole evaluation are in ``figures``.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, Iterable, Mapping, Sequence
 
-import numpy
-
+from grpo.statistics.intervals import mean_interval, share_interval
 from grpo.types import ScoredGroup
+from rewards import RewardSpec, Score
 
-NUM_RESAMPLES = 10_000
-RESAMPLES_AT_ONCE = 100
+UNIT_REWARDS = (
+    "math_answer",
+    "arithmetic",
+    "countdown",
+    "countdown_format",
+    "knights_and_knaves",
+    "think_format",
+)
+"""Built-in rewards whose values are 0 or 1, whatever their arguments."""
+
+
+METRICS = (
+    "accuracy",
+    "low",
+    "high",
+    "reward",
+    "reward_low",
+    "reward_high",
+    "length",
+    "truncated",
+    "no_answer",
+    "faults",
+)
+"""What of an evaluation goes into ``metrics.jsonl`` and to trackers."""
+NOT_PLAIN = ("groups", "details", "accurate", "threshold")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """Held-out accuracy with its 95 % bootstrap interval over prompts, and what else was measured.
+    """Held-out accuracy with its 95 % interval for new prompts, and what else was measured.
 
     ``samples`` completions were scored, ``faults`` could not be. ``length`` is the mean number of tokens and
-    ``truncated`` the share of completions that were cut off. ``details`` holds means by name: each reward and the
-    numbers it reports. ``seconds`` is the time spent sampling.
+    ``truncated`` the share of completions that were cut off, ``no_answer`` of the scored ones the share without an
+    answer. ``reward`` is the mean of the whole weighted reward, with its interval. ``details`` holds means by name:
+    each reward and the numbers it reports. ``seconds`` is the time spent sampling.
     """
 
     accuracy: float
@@ -37,11 +63,12 @@ class Evaluation:
     details: Mapping[str, float]
     tokens: int
     seconds: float
-    reward_mean: float = float("nan")
-    reward_low: float = float("nan")
-    reward_high: float = float("nan")
+    no_answer: float = math.nan
+    reward: float = math.nan
+    reward_low: float = math.nan
+    reward_high: float = math.nan
     groups: Sequence[ScoredGroup] = ()
-    reward: str = ""
+    accurate: str = ""
     threshold: float = 1.0
 
     def __repr__(self) -> str:
@@ -50,29 +77,19 @@ class Evaluation:
             f"{self.samples} completions scored)"
         )
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """What is worth plotting of it, by key."""
-        return {
-            "accuracy": self.accuracy,
-            "low": self.low,
-            "high": self.high,
-            "reward": self.reward_mean,
-            "reward_low": self.reward_low,
-            "reward_high": self.reward_high,
-            "length": self.length,
-            "truncated": self.truncated,
-            "faults": self.faults,
-        }
+        return {name: getattr(self, name) for name in METRICS}
 
     def by_source(self) -> dict[str, dict[str, float]]:
-        """The figures of each source that its prompts come from, by name; "" where there is only one."""
+        """The metrics of each source that its prompts come from, by name; none where there is only one."""
         groups_of: dict[str, list[ScoredGroup]] = defaultdict(list)
         for group in self.groups:
             groups_of[group.prompt.source].append(group)
         if len(groups_of) < 2:
             return {}
         return {
-            source: summarise(groups, self.reward, 0, 0.0, threshold=self.threshold).figures()
+            source: summarise(groups, self.accurate, 0, 0.0, threshold=self.threshold).metrics()
             for source, groups in groups_of.items()
         }
 
@@ -81,18 +98,19 @@ class Evaluation:
 
         That is so where no completion reached the threshold, though the reward took several values below it.
         """
-        values = set(_values(self.groups, self.reward))
+        scores = [score for group in self.groups for score in scored_of(group, self.accurate)]
+        values = {score.value for score in scores if score.value is not None}
         if len(values) < 3 or max(values) >= self.threshold:
             return ""
         return (
-            f"no completion reached {self.threshold:g} by {self.reward} (the best {max(values):.3g}), which "
+            f"no completion reached {self.threshold:g} by {self.accurate} (the best {max(values):.3g}), which "
             f"took {len(values)} values: accuracy stays 0 while the reward moves; set evaluate.threshold to "
-            f"what counts as right, or watch the mean reward ({self.reward_mean:.3g})"
+            f"what counts as right, or watch the mean reward ({self.reward:.3g})"
         )
 
     def to_mapping(self) -> dict[str, Any]:
         """Everything but the completions, as plain values."""
-        names = [name for name in self.__slots__ if name not in ("groups", "details")]
+        names = [name for name in self.__slots__ if name not in NOT_PLAIN]
         values = {name: getattr(self, name) for name in names}
         return {**values, "details": dict(self.details)}
 
@@ -102,20 +120,27 @@ def summarise(
     reward: str,
     tokens: int,
     seconds: float,
+    bounds: tuple[float, float] | None = None,
     *,
     threshold: float = 1.0,
 ) -> Evaluation:
-    """The evaluation of scored groups; a completion is accurate if `reward` gave it `threshold` or more."""
-    passes = [_passes(group, reward, threshold) for group in groups]
-    accuracy, low, high = bootstrap([values for values in passes if values])
-    rewards = [_rewards(group) for group in groups]
-    reward_mean, reward_low, reward_high = bootstrap([values for values in rewards if values])
-    completions = [completion for group in groups for completion in group.completions]
+    """The evaluation of scored groups; a completion is accurate if `reward` gave it `threshold` or more.
+
+    `bounds` are those of the whole reward, where they are known (`reward_bounds`).
+    """
+    passes = [passes_of(group, reward, threshold) for group in groups]
     num_scored = sum(map(len, passes))
+    shares = [mean(values) for values in passes if values]
+    per_prompt = num_scored / max(1, len(shares))
+    accuracy = share_interval(shares, per_prompt)
+    total = mean_interval(
+        reward_means(groups), bounds=bounds, samples=per_prompt if bounds else math.inf
+    )
+    completions = [completion for group in groups for completion in group.completions]
     return Evaluation(
-        accuracy=accuracy,
-        low=low,
-        high=high,
+        accuracy=accuracy.value,
+        low=accuracy.low,
+        high=accuracy.high,
         samples=num_scored,
         prompts=len(groups),
         faults=len(completions) - num_scored,
@@ -124,30 +149,56 @@ def summarise(
         details=part_means(groups),
         tokens=tokens,
         seconds=seconds,
-        reward_mean=reward_mean,
-        reward_low=reward_low,
-        reward_high=reward_high,
+        no_answer=share_without_answer(groups, reward),
+        reward=total.value,
+        reward_low=total.low,
+        reward_high=total.high,
         groups=groups,
-        reward=reward,
+        accurate=reward,
         threshold=threshold,
     )
 
 
-def _rewards(group: ScoredGroup) -> list[float]:
-    return [score.value for score in group.scores if score.value is not None]
-
-
-def _values(groups: Sequence[ScoredGroup], reward: str) -> list[float]:
-    """The values that `reward` gave."""
-    scores = [verdict.get(reward) for group in groups for verdict in group.verdicts]
-    return [score.value for score in scores if score is not None and score.value is not None]
-
-
-def _passes(group: ScoredGroup, reward: str, threshold: float) -> list[float]:
-    """1 or 0 for each completion that `reward` scored."""
+def scored_of(group: ScoredGroup, reward: str) -> list[Score]:
+    """The scores of the completions that `reward` could score."""
     scores = [verdict.get(reward) for verdict in group.verdicts]
-    values = [score.value for score in scores if score is not None and score.value is not None]
-    return [float(value >= threshold) for value in values]
+    return [score for score in scores if score is not None and score.value is not None]
+
+
+def passes_of(group: ScoredGroup, reward: str, threshold: float = 1.0) -> list[float]:
+    """1 or 0 for each completion that `reward` scored."""
+    return [float(is_right(score, threshold)) for score in scored_of(group, reward)]
+
+
+def is_right(score: Score, threshold: float = 1.0) -> bool:
+    """Whether a score reaches the threshold, by default the full score."""
+    return score.value is not None and score.value >= threshold
+
+
+def share_without_answer(groups: Iterable[ScoredGroup], reward: str) -> float:
+    """The share of the scored completions in which `reward` found no answer."""
+    scores = [score for group in groups for score in scored_of(group, reward)]
+    return mean(score.status == "no_answer" for score in scores)
+
+
+def reward_bounds(specs: Iterable[RewardSpec]) -> tuple[float, float] | None:
+    """The least and greatest possible weighted reward; None if a part is not known to be 0 or 1."""
+    counted = [spec for spec in specs if spec.weight]
+    if not all(isinstance(spec.use, str) and spec.use in UNIT_REWARDS for spec in counted):
+        return None
+    least = sum(min(0.0, spec.weight) for spec in counted)
+    most = sum(max(0.0, spec.weight) for spec in counted)
+    return (least, most) if least < most else None
+
+
+def reward_means(groups: Iterable[ScoredGroup]) -> list[float]:
+    """Each prompt's mean reward over its completions that have one; prompts without any are left out."""
+    means = []
+    for group in groups:
+        values = [score.value for score in group.scores if score.value is not None]
+        if values:
+            means.append(mean(values))
+    return means
 
 
 def part_means(groups: Iterable[ScoredGroup]) -> dict[str, float]:
@@ -163,21 +214,6 @@ def part_means(groups: Iterable[ScoredGroup]) -> dict[str, float]:
                 if value is not None:
                     values_of[f"{name}/{part}"].append(value)
     return {name: mean(values) for name, values in values_of.items()}
-
-
-def bootstrap(values: Sequence[Sequence[float]], level: float = 0.95) -> tuple[float, float, float]:
-    """(mean, low, high) of the mean over prompts of each prompt's mean, resampling prompts; NaN of nothing."""
-    means = numpy.array([numpy.mean(row) for row in values])
-    if not len(means):
-        return float("nan"), float("nan"), float("nan")
-    generator = numpy.random.Generator(numpy.random.PCG64(0))
-    resampled = []
-    for _ in range(NUM_RESAMPLES // RESAMPLES_AT_ONCE):
-        chosen = generator.integers(0, len(means), (RESAMPLES_AT_ONCE, len(means)))
-        resampled.append(means[chosen].mean(1))
-    tail = (1 - level) / 2
-    low, high = numpy.quantile(numpy.concatenate(resampled), [tail, (1 + level) / 2])
-    return float(means.mean()), float(low), float(high)
 
 
 def mean(values: Iterable[float]) -> float:

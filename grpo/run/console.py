@@ -117,12 +117,19 @@ def _comparison(
         yield f"{what:<18} {interval(after)}"
         return
     yield f"{what:<18} {interval(before)}  ->  {interval(after)}"
+    if before.get("reward") is not None and after.get("reward") is not None:
+        yield f"mean reward        {_reward(before)}  ->  {_reward(after)}"
     yield f"length             {before['length']:.1f}  ->  {after['length']:.1f} tokens"
     for name in sorted({*before["details"], *after["details"]}):
         old = before["details"].get(name)
         new = after["details"].get(name)
         if old is not None and new is not None:
             yield f"{name:<18} {old:.3f}  ->  {new:.3f}"
+
+
+def _reward(evaluation: Mapping[str, Any]) -> str:
+    mean, low, high = (evaluation[key] for key in ("reward", "reward_low", "reward_high"))
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def many_hours(seconds: float) -> str:

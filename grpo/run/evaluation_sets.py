@@ -209,4 +209,4 @@ def ranking(results: Mapping[str, Evaluation], best_by: str | None) -> float | N
     name, _, quantity = best_by.partition("/")
     if name not in results:
         return None
-    return results[name].reward_mean if quantity else results[name].accuracy
+    return results[name].reward if quantity else results[name].accuracy

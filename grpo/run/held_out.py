@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Callable
 
 from grpo.rollout.engine import Engine
-from grpo.run.accuracy import Evaluation, summarise
+from grpo.run.accuracy import Evaluation, reward_bounds, summarise
 from grpo.run.evaluation_sets import EvaluationSet
 from grpo.scoring import Scorer
 
@@ -21,8 +21,12 @@ def evaluate(
     *,
     seed: int,
     interrupted: Callable[[], bool] = lambda: False,
+    sampled_one: Callable[[], object] = lambda: None,
 ) -> Evaluation | None:
-    """Sample and score the completions of each prompt; None if interrupted before the end."""
+    """Sample and score the completions of each prompt; None if interrupted before the end.
+
+    `sampled_one` is called after each prompt.
+    """
     sampled = engine.sample(
         of.prompts,
         group_size=of.samples,
@@ -31,9 +35,18 @@ def evaluate(
         seed=("evaluate", seed),
         interrupted=interrupted,
     )
-    pending = {index: scorer.submit(group) for index, group in sampled}
+    pending = {}
+    for index, group in sampled:
+        pending[index] = scorer.submit(group)
+        sampled_one()
     if interrupted():
         return None
     groups = [pending[index].result() for index in sorted(pending)]
-    stats = engine.stats
-    return summarise(groups, of.accurate, stats.tokens, stats.seconds, threshold=of.threshold)
+    return summarise(
+        groups,
+        of.accurate,
+        tokens=engine.stats.tokens,
+        seconds=engine.stats.seconds,
+        bounds=reward_bounds(scorer.specs),
+        threshold=of.threshold,
+    )

@@ -212,7 +212,7 @@ def evaluation_metrics(name: str, result: Evaluation) -> Record:
     In a mixture, each source of the held-out rows has its own: ``heldout/SOURCE/accuracy``.
     """
     stem = HELD_OUT if name == HELD_OUT else f"eval/{name}"
-    metrics = {f"{stem}/{key}": value for key, value in result.figures().items()}
+    metrics = {f"{stem}/{key}": value for key, value in result.metrics().items()}
     for source, figures in result.by_source().items():
         if source and source != name:
             metrics |= {f"{stem}/{source}/{key}": value for key, value in figures.items()}
@@ -241,6 +241,9 @@ def _evaluation_line(evaluation: Evaluation) -> str:
         f"length {evaluation.length:.1f}",
         f"truncated {evaluation.truncated:.1%}",
     ]
+    if math.isfinite(evaluation.reward) and evaluation.reward != evaluation.accuracy:
+        bounds = f"[{evaluation.reward_low:.3f}, {evaluation.reward_high:.3f}]"
+        parts.insert(1, f"mean reward {evaluation.reward:.3f} {bounds}")
     parts += [f"{name} {value:.3g}" for name, value in evaluation.details.items() if "/" in name]
     if evaluation.faults:
         parts.append(f"{evaluation.faults} not scored")

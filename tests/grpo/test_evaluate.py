@@ -1,19 +1,17 @@
 """Accuracy and its interval against closed forms; the same draws before and after; faults counted, never scored."""
 
 import math
-import statistics
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tiny import random_prompts, tiny_policy
 
 from grpo.evaluate import evaluate
 from grpo.kernels.sampling.spec import Sampling
 from grpo.rollout.engine import Engine
-from grpo.run.accuracy import Evaluation, bootstrap, mean, part_means, summarise
+from grpo.run.accuracy import Evaluation, mean, part_means, reward_bounds, summarise
 from grpo.run.evaluation_sets import EvaluationSet
+from grpo.run.figures import figures, same_answer
 from grpo.scoring import Scorer
 from grpo.types import Completion, Prompt, ScoredGroup
 from rewards import RewardSpec, Score
@@ -33,63 +31,6 @@ def scored(*verdicts: Score, finish: str = "stop", name: str = "mine") -> Scored
 
 def result(*groups: ScoredGroup) -> Evaluation:
     return summarise(groups, "mine", 0, 0.0)
-
-
-# ---- the interval ----------------------------------------------------------------------------------------------
-
-
-def binomial_quantile(number: int, p: float, level: float) -> float:
-    """The smallest share of successes whose cumulative probability reaches `level`, from the definition."""
-    total = 0.0
-    for k in range(number + 1):
-        total += math.comb(number, k) * p**k * (1 - p) ** (number - k)
-        if total >= level:
-            return k / number
-    return 1.0
-
-
-@pytest.mark.parametrize("number, right", [(10, 5), (50, 10), (256, 70), (256, 250)])
-def test_the_interval_of_right_and_wrong_is_the_binomials(number, right):
-    accuracy, low, high = bootstrap([[1.0]] * right + [[0.0]] * (number - right))
-    assert accuracy == pytest.approx(right / number, abs=1e-12)
-    assert low == pytest.approx(binomial_quantile(number, accuracy, 0.025), abs=1.01 / number)
-    assert high == pytest.approx(binomial_quantile(number, accuracy, 0.975), abs=1.01 / number)
-
-
-def test_the_interval_of_many_prompts_is_the_normal_approximations(seed):
-    generator = torch.Generator().manual_seed(seed)
-    values = torch.randint(0, 2, (600, 4), generator=generator).double()
-    accuracy, low, high = bootstrap(values.tolist())
-    means = values.mean(1).tolist()
-    error = 1.959964 * statistics.pstdev(means) / math.sqrt(600)
-    assert accuracy == pytest.approx(statistics.fmean(means))
-    assert low == pytest.approx(accuracy - error, abs=0.06 * error)
-    assert high == pytest.approx(accuracy + error, abs=0.06 * error)
-
-
-def test_prompts_are_drawn_again_and_not_their_samples():
-    """Four samples of a prompt that agree are no more evidence than one."""
-    values = [[float(i % 2)] for i in range(40)]
-    assert bootstrap([row * 4 for row in values]) == bootstrap(values)
-
-
-def test_the_exact_ends_of_two_prompts():
-    assert bootstrap([[0.0], [1.0]]) == (0.5, 0.0, 1.0)
-
-
-def test_one_prompt_has_no_spread_and_none_has_no_accuracy():
-    assert bootstrap([[1.0, 0.0, 0.0, 0.0]]) == (0.25, 0.25, 0.25)
-    assert all(math.isnan(value) for value in bootstrap([]))
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    st.lists(st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=4), min_size=1, max_size=30)
-)
-def test_the_interval_holds_the_accuracy_and_is_the_same_each_time(values):
-    accuracy, low, high = bootstrap(values)
-    assert 0 <= low <= accuracy + 1e-12 and accuracy - 1e-12 <= high <= 1
-    assert bootstrap(values) == (accuracy, low, high)
 
 
 # ---- what is counted -------------------------------------------------------------------------------------------
@@ -157,6 +98,84 @@ def test_the_plain_values_hold_everything_but_the_completions():
         "groups" not in values and values["accuracy"] == 1.0 and values["details"] == {"mine": 1.0}
     )
     assert {"accuracy", "low", "high", "samples"} <= set(values)
+
+
+def test_accuracy_and_reward_come_with_intervals_and_no_answer_with_its_share():
+    silent = Score(0.0, status="no_answer")
+    found = result(scored(RIGHT, silent), scored(WRONG, FAULT), scored(silent, silent))
+    assert found.low < found.accuracy < found.high and found.low >= 0
+    assert found.no_answer == pytest.approx(3 / 5)
+    assert found.reward == pytest.approx((0.5 + 0 + 0) / 3)
+    assert found.reward_low <= found.reward <= found.reward_high
+
+
+def test_a_reward_that_is_never_1_still_has_a_mean_with_an_interval():
+    found = result(*[scored(Score(0.1 * (i % 5)), Score(0.3)) for i in range(20)])
+    assert found.accuracy == 0 and found.high > 0.05
+    assert (
+        found.reward == pytest.approx(0.25)
+        and 0.2 < found.reward_low < 0.25 < found.reward_high < 0.3
+    )
+
+
+def test_the_bounds_of_a_reward_are_known_where_its_parts_are_built_in():
+    correct, form = RewardSpec("a", "math_answer"), RewardSpec("b", "think_format", weight=0.1)
+    assert reward_bounds([correct, form]) == (0.0, 1.1)
+    assert reward_bounds([correct, RewardSpec("c", "think_format", weight=-0.5)]) == (-0.5, 1.0)
+    assert reward_bounds([correct, RewardSpec("c", shortness, weight=0.0)]) == (0.0, 1.0)
+    assert reward_bounds([correct, RewardSpec("c", shortness)]) is None
+    groups = [scored(Score(0.1)) for _ in range(16)]
+    assert summarise(groups, "mine", 0, 0.0, bounds=(0, 1.1)).reward_high > 0.2
+
+
+# ---- the figures of a set --------------------------------------------------------------------------------------
+
+
+def answered(*answers: str | None, gold: str) -> ScoredGroup:
+    verdicts = [
+        Score(0.0, status="no_answer")
+        if answer is None
+        else Score(float(answer == gold), extracted=answer)
+        for answer in answers
+    ]
+    return scored(*verdicts)
+
+
+def test_the_figures_of_a_set():
+    groups = [
+        answered("1", "1", "2", None, gold="1"),
+        answered("3", "5", "5", "5", gold="3"),
+        answered("4", "4", "4", "4", gold="4"),
+    ]
+    found = figures(groups, "mine")
+    assert found["accuracy"] == pytest.approx((0.5 + 0.25 + 1) / 3)
+    assert found["low"] < found["accuracy"] < found["high"]
+    assert found["these_prompts"]["low"] > found["low"]
+    assert (found["samples"], found["faults"], found["fault"]) == (12, 0, 0)
+    assert found["no_answer"] == pytest.approx(1 / 12)
+    assert {k: point["value"] for k, point in found["pass_at"].items()} == pytest.approx(
+        {"1": 1.75 / 3, "2": (1 - 1 / 6 + 1 / 2 + 1) / 3, "3": (1 + 3 / 4 + 1) / 3, "4": 1.0}
+    )
+    assert found["maj_at"]["4"]["value"] == pytest.approx(2 / 3)  # right, wrong, right
+    assert list(found["maj_at"]) == ["1", "2", "4"]
+
+
+def test_faults_and_unasked_completions_leave_every_figure_and_are_counted():
+    found = figures([scored(RIGHT, FAULT), scored(FAULT, UNASKED), scored(WRONG, WRONG)], "mine")
+    assert (found["samples"], found["faults"]) == (3, 3) and found["fault"] == 0.5
+    assert found["accuracy"] == 0.5 and found["pass_at"]["2"]["prompts"] == 1
+
+
+def test_a_reward_that_extracts_nothing_has_no_majority():
+    assert figures([scored(RIGHT, WRONG)], "mine")["maj_at"] is None
+    nothing = figures([scored(FAULT)], "mine")
+    assert math.isnan(nothing["accuracy"]) and nothing["pass_at"] == {}
+
+
+def test_answers_of_math_answer_vote_by_mathematics_and_others_by_text():
+    assert same_answer([RewardSpec("mine", "math_answer")], "mine")("1/2", "0.5")
+    assert same_answer([RewardSpec("mine", "countdown")], "mine") is None
+    assert same_answer([RewardSpec("other", "math_answer")], "mine") is None
 
 
 def test_the_mean_of_nothing_is_no_number():
