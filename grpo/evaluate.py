@@ -26,7 +26,7 @@ from tqdm import tqdm
 from grpo.data.prompts import load_prompts
 from grpo.data.sources import SourceRows, load_sources
 from grpo.model.loading import load_config, load_end_ids, load_tokenizer
-from grpo.recipe import DataSection, Recipe, read_yaml
+from grpo.recipe import DataSection, Recipe, RecipeError, read_yaml
 from grpo.recipe.shorthands import HELD_OUT
 from grpo.recipe.target import evaluation_recipe
 from grpo.rollout.compiled import check_compiler
