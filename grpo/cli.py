@@ -259,7 +259,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser, recipe_help: str) -> N
     )
     parser.add_argument("--recipe", help=recipe_help)
     parser.add_argument(
-        "--data", help="hub id, .jsonl/.csv/.parquet file, or a procedural task's name"
+        "--data", help="hub id, data file or pattern of files, or a procedural task's name"
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
 import rewards
+from grpo.data.columns import likely_column
 from grpo.monitor import watchdog
 from grpo.monitor.gate_table import GATES
 from grpo.recipe import (
@@ -29,7 +30,7 @@ from rewards import RewardSpec, Sample, Score
 from rewards.clock import SECOND_TRY
 from rewards.gold import is_missing, num_answers
 from rewards.sandbox import IsolationError, SandboxOptions
-from rewards.service.service import Judged, RewardService, Ticket, applies
+from rewards.service.service import Judged, RewardService, Ticket, applies, column_value
 from rewards.table import runs_programs
 
 ADDED_COLUMNS = ("finish", "num_tokens")
@@ -171,7 +172,7 @@ def check_columns(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]
     """Refuse a reward that cannot be found, or wants a column that a row it scores lacks or leaves empty."""
     for spec in specs:
         for column in spec.when:
-            if not any(column in row for row in rows):
+            if not any(column in row or column_value(column, row) is not None for row in rows):
                 raise RecipeError(
                     f"recipe: rewards.{spec.name}.when names the column {column}, but the data set has "
                     f"{', '.join(rows[0])}"
@@ -193,9 +194,15 @@ def _check_kinds_of_rows(spec: RewardSpec, rows: Sequence[Mapping[str, Any]]) ->
         if missing:
             raise RecipeError(
                 f"recipe: rewards.{spec.name} wants the column {' and '.join(missing)}, but row {number} of "
-                f"the data set has {', '.join(columns)}; map it with data.columns or pass it in "
-                f"rewards.{spec.name}.args"
+                f"the data set has {', '.join(columns)}; map it with data.columns"
+                f"{_example(rows[number - 1], missing[0])} or pass it in rewards.{spec.name}.args"
             )
+
+
+def _example(row: Mapping[str, Any], column: str) -> str:
+    """`` (data.columns.answer=reward_model.ground_truth)`` where a row seems to keep such a column, or nothing."""
+    found = likely_column(row, column)
+    return f" (data.columns.{column}={found})" if found else ""
 
 
 def check_golds(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -15,7 +15,15 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, Awaitable, Callable, Collection, Mapping, Sequence
 
-from rewards.conventions import Convention, as_score, fault, is_number, short_repr, truth_of
+from rewards.conventions import (
+    Convention,
+    as_mapping,
+    as_score,
+    fault,
+    is_number,
+    short_repr,
+    truth_of,
+)
 from rewards.types import Sample, Score
 
 __all__ = ["Emit", "cache_key", "judge", "judge_one"]
@@ -260,7 +268,7 @@ def _verl(convention: Convention, sample: Sample) -> dict[str, Any]:
         "data_source": sample.columns.get("data_source", ""),
         "solution_str": sample.text,
         "ground_truth": truth_of(sample.columns),
-        "extra_info": sample.columns.get("extra_info") or {},
+        "extra_info": as_mapping(sample.columns.get("extra_info")) or {},
     }
 
 
@@ -269,7 +277,7 @@ def _verifiers(convention: Convention, sample: Sample) -> dict[str, Any]:
         "prompt": sample.columns.get("prompt", sample.prompt),
         "completion": _completion(sample),
         "answer": truth_of(sample.columns, "answer", ""),
-        "info": sample.columns.get("info") or {},
+        "info": as_mapping(sample.columns.get("info")) or {},
         "task": sample.columns.get("task", "default"),
     }
     return {**provided, "state": {**sample.columns, **provided}}

@@ -22,6 +22,7 @@ from rewards.command_line import OneLineParser, json_object
 from rewards.conventions import TRUTH_COLUMNS
 from rewards.gold import gold_items, is_placeholder, stated_gold
 from rewards.mathematics.extraction import bare_answer
+from rewards.paths import MISSING, reach
 from rewards.readers import can_read, read_rows
 from rewards.reasoning import continuing, shown_text
 from rewards.sandbox import SandboxOptions
@@ -231,7 +232,8 @@ def _spec(options: argparse.Namespace) -> RewardSpec:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.add_argument(
-        "data", help="a .jsonl, .csv or .parquet file, or the name of a procedural task"
+        "data",
+        help="a .jsonl, .json, .csv or .parquet file, a pattern, or the name of a procedural task",
     )
     parser.add_argument(
         "--reward", default="math_answer", help="a reward, named as in recipes (math_answer)"
@@ -260,7 +262,7 @@ def _add_column_options(parser: argparse.ArgumentParser) -> None:
         type=_pair,
         default=[],
         metavar="NAME=COLUMN",
-        help="new names for columns",
+        help="new names for columns, or for paths into them, e.g. answer=reward_model.ground_truth",
     )
     parser.add_argument(
         "--gold",
@@ -288,9 +290,10 @@ def _pair(text: str) -> tuple[str, str]:
 def _renamed(row: Row, columns: Iterable[tuple[str, str]]) -> Row:
     renamed = dict(row)
     for name, column in columns:
-        if column not in row:
+        value = reach(row, column)
+        if value is MISSING:
             raise ValueError(f"the data has no column {column}; it has {', '.join(row)}")
-        renamed[name] = row[column]
+        renamed[name] = value
     return renamed
 
 
@@ -366,7 +369,8 @@ def _on_one_line(text: str) -> str:
 def _rows(source: str, limit: int | None) -> list[Row]:
     """The first ``limit`` rows of a file, or of a procedural task."""
     if can_read(source):
-        return list(read_rows(source, limit))
+        rows = read_rows(source, limit, say=lambda sentence: print(sentence, file=sys.stderr))
+        return list(rows)
     return list(itertools.islice(load_task(source).rows(), limit))
 
 

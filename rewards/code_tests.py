@@ -62,6 +62,10 @@ async def code_tests(
     input_output: Any = None, starter_code: Any = None,
     # LiveCodeBench
     public_test_cases: Any = None, private_test_cases: Any = None, metadata: Any = None,
+    # DeepCoder, PRIME, SYNTHETIC
+    tests: Any = None, test_cases: Any = None,
+    # code_contests
+    public_tests: Any = None, private_tests: Any = None, generated_tests: Any = None, memory_limit_bytes: Any = None,
     # Codeforces
     official_tests: Any = None, examples: Any = None, time_limit: Any = None, memory_limit: Any = None,
     generated_checker: Any = None, checker: Any = None,
@@ -88,7 +92,7 @@ async def code_tests(
     _check_arguments(score=score, count=count, comparison=comparison)
     try:
         language_name = language_of(language or "python")
-        tests = read_tests(columns, code_prompt if isinstance(code_prompt, str) else question_of(prompt))
+        data = read_tests(columns, code_prompt if isinstance(code_prompt, str) else question_of(prompt))
     except ValueError as error:
         return Score(None, status="fault", detail=f"code_tests: {error}")
     code = extract_program(text, language_name, prompt_text)
@@ -97,7 +101,7 @@ async def code_tests(
         return refused or Score(0.0, status="no_answer")
     rules = _rules(columns)
     try:
-        outcome = await _outcome(sandbox, Program(code, language_name), tests, rules)
+        outcome = await _outcome(sandbox, Program(code, language_name), data, rules)
         verdict = _score(outcome, columns)
     except (SandboxFault, TestsFailed, BadTests) as error:
         return Score(None, status="fault", detail=f"code_tests: {error}", extracted=code)

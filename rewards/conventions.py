@@ -21,12 +21,14 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Collection, Mapping
 
+from rewards.paths import NotStructured, structured
 from rewards.types import STATUSES, Sample, Score
 
 __all__ = [
     "Convention",
     "STYLES",
     "TRUTH_COLUMNS",
+    "as_mapping",
     "as_score",
     "convention_of",
     "fault",
@@ -239,14 +241,29 @@ def truth_of(
         if name not in columns:
             continue
         value = columns[name]
-        if name == "reward_model" and isinstance(value, Mapping):
-            return value["ground_truth"]
-        return value
+        if name == "reward_model":
+            value = as_mapping(value)
+        return (
+            value["ground_truth"]
+            if isinstance(value, Mapping) and name == "reward_model"
+            else value
+        )
     if otherwise is not _MISSING:
         return otherwise
     raise KeyError(
         f"the data has no column for the truth; any of {', '.join(TRUTH_COLUMNS)} would do"
     )
+
+
+def as_mapping(value: Any) -> Any:
+    """A column that holds a mapping, also as JSON text, as a mapping; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        held = structured(value)
+    except NotStructured:
+        return value
+    return held if isinstance(held, Mapping) else value
 
 
 # ------------------------------------------------------------------------------------------- verdicts

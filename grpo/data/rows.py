@@ -1,35 +1,41 @@
 """The rows of a data set under the recipe's column names, and the split into training and held-out rows.
 
-Sources are data files (``rewards.readers``), data sets on the hub, and the procedural tasks of ``rewards.tasks``.
+Sources are data files (``rewards.readers``), data sets on the hub or saved by the package datasets, and the procedural
+tasks of ``rewards.tasks``. What ``data.columns`` means is in ``columns``, what messages may look like in ``messages``.
 How a row becomes a prompt is up to ``prompts``.
 """
 
 from __future__ import annotations
 
-import re
+import os
 import sys
 from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
+from grpo.data.columns import IN_MEMORY, rename_columns
 from grpo.data.conversation import LeftOut, question_turns
 from grpo.data.leaks import check_leaks
+from grpo.data.messages import readable_prompt
 from grpo.monitor.redaction import redacted
 from grpo.recipe import RecipeError, RowsSection
-from rewards.readers import READERS, DataFileError, can_read, read_rows
+from rewards.arrow_rows import has_json, rows_of_table
+from rewards.readers import DEFAULT_SPLIT, READERS, DataFileError, can_read, read_rows
 from rewards.spelling import nearest
 from rewards.tasks import TASKS, held_out, load_task
 
 Row = dict[str, Any]
-IN_MEMORY = "the data in memory"
-"""What messages call rows that were passed from Python."""
 Report = Callable[[str], None]
-"""Receives a sentence on what was changed in the rows."""
+"""Receives a sentence on what was not taken as it stands."""
+FILE = "a file"
+SAVED_TO_DISK = ("dataset_dict.json", "state.json")
+"""What is in a folder that datasets' ``save_to_disk`` wrote."""
 MAX_REASON_LENGTH = 300  # characters of a hub client's error that are shown
 
 
 def to_standard_error(line: str) -> None:
-    """Show a sentence on the terminal, beside a command's output."""
-    print(redacted(line), file=sys.stderr)
+    """Show a sentence on the terminal, beside a command's output; of several processes the first one does."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(redacted(line), file=sys.stderr)
 
 
 # ---- reading ----------------------------------------------------------------------------------------------------
@@ -43,8 +49,9 @@ def load_rows(
     """The data set's rows, its columns renamed as ``columns`` says.
 
     `given` rows in memory stand in for reading the source. Of a conversation that ends with the assistant's solution,
-    that turn is left out; `report` gets a sentence about it. Raises `RecipeError` if the source cannot be read, has no
-    rows, lacks a column or the text of a prompt, or if its prompts state their answers or lack the question.
+    that turn is left out. `report` gets a sentence on this and on whatever else was not taken as it stands. Raises
+    `RecipeError` if the source cannot be read, has no rows, lacks a column or the text of a prompt, or if its prompts
+    state their answers or lack the question.
     """
     source = section.source or (IN_MEMORY if given is not None else None)
     if source is None:
@@ -52,28 +59,32 @@ def load_rows(
             "recipe: data.source is missing; name a hub data set, a .jsonl/.csv/.parquet file, or one of "
             f"the tasks {', '.join(TASKS)}"
         )
-    rows = _read(source, section) if given is None else rows_in_memory(given)
+
+    def say(sentence: str) -> None:
+        report(f"data: {sentence}")
+
+    rows = _read(source, section, say) if given is None else rows_in_memory(given, say)
     if not rows:
         raise RecipeError(f"data: {source} holds no rows")
-    renamed = []
+    renamed = rename_columns(rows, section, say)
     left_out = LeftOut()
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(renamed, 1):
         where = f"row {number} of {source}"
-        renamed.append(rename_columns(row, where, section))
+        row["prompt"] = readable_prompt(row["prompt"], where)
         if section.template in ("chat", "auto"):
-            renamed[-1]["prompt"] = question_turns(renamed[-1]["prompt"], where, left_out)
-        check_prompt(renamed[-1]["prompt"], where, section.template)
+            row["prompt"] = question_turns(row["prompt"], where, left_out)
+        check_prompt(row["prompt"], where, section.template)
     if left_out.number:
         report(left_out.describe(len(rows)))
     check_leaks(renamed, section)
     return renamed
 
 
-def rows_in_memory(given: Iterable[Mapping[str, Any]]) -> list[Row]:
+def rows_in_memory(given: Any, report: Report = to_standard_error) -> list[Row]:
     """The rows of a list of mappings, a `datasets.Dataset` or a pandas data frame; `RecipeError` for others."""
-    if hasattr(given, "to_list"):
-        given = given.to_list()
-    elif hasattr(given, "to_dict"):
+    if hasattr(given, "with_format"):
+        return _rows_of(given, report)
+    if hasattr(given, "to_dict"):
         given = given.to_dict("records")
     rows = []
     for number, row in enumerate(given, 1):
@@ -85,8 +96,9 @@ def rows_in_memory(given: Iterable[Mapping[str, Any]]) -> list[Row]:
     return rows
 
 
-def _read(source: str, section: RowsSection) -> list[Row]:
+def _read(source: str, section: RowsSection, report: Report) -> list[Row]:
     if source in TASKS:
+        _refuse_hub_keys(source, section, "a procedural task")
         return _read_task(source, section)
     if section.args:
         raise RecipeError(
@@ -94,12 +106,29 @@ def _read(source: str, section: RowsSection) -> list[Row]:
             f"take data.args out{nearest(source, TASKS)}"
         )
     if can_read(source):
-        return _read_file(source)
-    if Path(source).is_file():
+        return _read_file(source, section, report)
+    path = Path(source)
+    if path.is_file():
         raise RecipeError(
             f"data: {source} is not in a supported format; its name must end in {', '.join(READERS)}"
         )
-    return _read_hub(source, section)
+    if any((path / name).is_file() for name in SAVED_TO_DISK):
+        return _read_saved(source, section, report)
+    return _read_hub(source, section, report)
+
+
+def _refuse_hub_keys(source: str, section: RowsSection, kind: str) -> None:
+    """Refuse a subset, and a split of what has none."""
+    if section.subset is not None:
+        raise RecipeError(
+            f"recipe: data.subset is {section.subset}, but {source} is {kind}, which has no "
+            "configurations; take data.subset out"
+        )
+    if kind != FILE and section.split != DEFAULT_SPLIT:
+        raise RecipeError(
+            f"recipe: data.split is {section.split}, but {source} is {kind}, which has no splits; "
+            "take data.split out"
+        )
 
 
 def _read_task(name: str, section: RowsSection) -> list[Row]:
@@ -111,19 +140,39 @@ def _read_task(name: str, section: RowsSection) -> list[Row]:
         ) from None
 
 
-def _read_file(source: str) -> list[Row]:
+def _read_file(source: str, section: RowsSection, report: Report) -> list[Row]:
+    _refuse_hub_keys(source, section, FILE)
     try:
-        return read_rows(source)
+        return read_rows(source, split=section.split, say=report)
     except DataFileError as error:
         raise RecipeError(f"data: {error}") from None
 
 
-def _read_hub(source: str, section: RowsSection) -> list[Row]:
+def _read_saved(source: str, section: RowsSection, report: Report) -> list[Row]:
+    """A folder that ``save_to_disk`` of datasets wrote."""
+    import datasets  # noqa: PLC0415  heavy, and only needed here
+
+    saved = datasets.load_from_disk(source)
+    if not isinstance(saved, datasets.DatasetDict):
+        _refuse_hub_keys(source, section, "a saved data set without splits")
+        return _rows_of(saved, report)
+    _refuse_hub_keys(source, section, FILE)
+    if section.split not in saved:
+        raise RecipeError(
+            f"data: {source} has no split {section.split}; set data.split to {' or '.join(saved)}"
+        )
+    return _rows_of(saved[section.split], report)
+
+
+def _read_hub(source: str, section: RowsSection, report: Report) -> list[Row]:
     import datasets  # noqa: PLC0415  heavy, and only needed for data sets on the hub
 
     datasets.disable_progress_bars()
     try:
-        return datasets.load_dataset(source, section.subset, split=section.split).to_list()
+        loaded = datasets.load_dataset(
+            source, section.subset, split=section.split, revision=section.revision
+        )
+        return _rows_of(loaded, report)
     except Exception as error:  # noqa: BLE001  the hub client raises many kinds; each is for the user to read
         reason = redacted(" ".join(str(error).split())) or type(error).__name__
         raise RecipeError(
@@ -132,46 +181,13 @@ def _read_hub(source: str, section: RowsSection) -> list[Row]:
         ) from None
 
 
-# ---- columns ----------------------------------------------------------------------------------------------------
+def _rows_of(dataset: Any, report: Report) -> list[Row]:
+    """The rows of a data set of the package datasets; columns of mixed types as they were written."""
+    table = dataset.with_format("arrow")[:]
+    return rows_of_table(table, report) if has_json(table.schema) else dataset.to_list()
 
 
-def rename_columns(row: Row, where: str, section: RowsSection) -> Row:
-    """`row` with the columns of ``data.columns`` added under their new names; `where` names it in errors."""
-    renamed = dict(row)
-    for name, column in section.columns.items():
-        if column in row:
-            renamed[name] = row[column]
-        elif "{" in column:
-            renamed[name] = _fill(column, row, where, name)
-        else:
-            raise _missing_column(column, row, where, name)
-    if "prompt" not in renamed and isinstance(renamed.get("messages"), list):
-        renamed["prompt"] = renamed["messages"]
-    if "prompt" not in renamed:
-        raise RecipeError(
-            f"data: {where} has no column prompt; its columns are {', '.join(map(str, row))}; "
-            "set data.columns.prompt to one of them"
-        )
-    return renamed
-
-
-def _fill(pattern: str, row: Row, where: str, name: str) -> str:
-    """`pattern` with each ``{column}`` in it replaced by the text of that column."""
-
-    def text_of(match: re.Match[str]) -> str:
-        column = match[1]
-        if column not in row:
-            raise _missing_column(column, row, where, name)
-        return str(row[column])
-
-    return re.sub(r"\{([^{}]+)\}", text_of, pattern)
-
-
-def _missing_column(column: str, row: Row, where: str, name: str) -> RecipeError:
-    return RecipeError(
-        f"data: {where} has no column {column}, which data.columns.{name} names; its columns are "
-        f"{', '.join(map(str, row))}"
-    )
+# ---- prompts ----------------------------------------------------------------------------------------------------
 
 
 def check_prompt(prompt: Any, where: str, template: str) -> None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Sequence
 
+from grpo.data.columns import IN_MEMORY
 from grpo.data.kept_rows import kept_rows
 from grpo.data.rows import (
-    IN_MEMORY,
     Report,
     Row,
     load_rows,

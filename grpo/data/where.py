@@ -8,6 +8,7 @@ import re
 from typing import Any, Callable, Mapping, Sequence
 
 from grpo.recipe import RecipeError
+from rewards.paths import MISSING, NotStructured, reach
 
 Test = Callable[[Any], bool]
 ORDERS: Mapping[str, Callable[[float, float], bool]] = {
@@ -22,25 +23,33 @@ COMPARISON = re.compile(r"(>=|<=|!=|==|>|<)\s*(.*)", re.DOTALL)
 def matching(
     rows: Sequence[dict[str, Any]], where: Mapping[str, Any], source: str
 ) -> list[dict[str, Any]]:
-    """The rows that match all of `where`, in their order; a row without such a column does not match.
+    """The rows that match all of `where`, in their order; a row without such a column, or path, does not match.
 
     Raises `RecipeError` if no row has a column that it names, or none matches.
     """
     tests = {column: _test(column, wanted) for column, wanted in where.items()}
     for column in tests:
-        if not any(column in row for row in rows):
+        if all(_reached(row, column) is MISSING for row in rows):
             raise RecipeError(
                 f"recipe: data.where names the column {column}, but {source} has "
                 f"{', '.join(map(str, rows[0]))}"
             )
 
     def matches(row: dict[str, Any]) -> bool:
-        return all(test(row.get(column)) for column, test in tests.items())
+        return all(test(_reached(row, column)) for column, test in tests.items())
 
     kept = list(filter(matches, rows))
     if rows and not kept:
         raise RecipeError(f"data: none of the {len(rows)} rows of {source} matches {dict(where)}")
     return kept
+
+
+def _reached(row: Mapping[str, Any], column: str) -> Any:
+    """The value of a column, or at the end of a dotted path; `MISSING` if it leads nowhere."""
+    try:
+        return reach(row, column)
+    except NotStructured:
+        return MISSING
 
 
 def _test(column: str, wanted: Any) -> Test:
@@ -67,6 +76,8 @@ def _is_ordered(value: Any, limit: float, order: Callable[[float, float], bool])
 
 def _is_equal(value: Any, wanted: Any) -> bool:
     """Equal values, or equal as text where one of them is text: ``5`` and ``"5"``, ``true`` and ``"True"``."""
+    if value is MISSING:
+        return False
     if isinstance(value, str) != isinstance(wanted, str):
         return str(value).casefold() == str(wanted).casefold()
     return (

@@ -18,15 +18,23 @@ class RowsSection:
     """Where rows come from, and how they are shown to the policy."""
 
     source: str | None = key(
-        None, "hub id, .jsonl/.csv/.parquet file, or a procedural task's name", NOT_EMPTY
+        None,
+        "hub id, a folder, a .jsonl, .json, .csv, .tsv or .parquet file (also .gz), a pattern of files "
+        "(data/*.parquet), or a procedural task's name",
+        NOT_EMPTY,
     )
     subset: str | None = key(None, "configuration of a hub data set")
-    split: str = key("train", "split of a hub data set")
+    split: str = key(
+        "train",
+        "split of a hub data set; of files, where their names or a JSON object's entries tell splits",
+    )
+    revision: str | None = key(None, "branch, tag or commit of a hub data set")
     args: dict[str, Any] = key({}, "arguments of a procedural task")
     columns: dict[str, Any] = key(
         {},
-        "our column: the data set's column, e.g. {prompt: question}, or text with "
-        "columns in braces, e.g. {prompt: '{Body}. {Question}'}",
+        "our column: the data set's column, e.g. {prompt: question}, a path into one, also through JSON "
+        "text, e.g. {answer: reward_model.ground_truth}, or text with columns or paths in braces, e.g. "
+        "{prompt: '{Body}. {Question}'}; {choices:lettered} prints A. B. C., {answer:letter} 0 as A",
     )
     where: dict[str, Any] = key(
         {},

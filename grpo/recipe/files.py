@@ -14,10 +14,10 @@ from typing import Any, Iterator, Mapping
 import yaml
 
 from grpo.recipe.values import RecipeError, in_quotes, kind
+from rewards.readers import can_read
 from rewards.spelling import nearest
 from rewards.tasks import TASKS
 
-PATH_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".gguf")
 KEYS_THAT_MAY_BE_PATHS = (("model", "name"), ("model", "adapter"), ("loss", "teacher"))
 SCALARS = (
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -265,7 +265,8 @@ def _absolute_if_path(value: Any, folder: Path) -> Any:
     if not isinstance(value, str) or not value.strip() or value in TASKS:
         return value
     path = Path(value).expanduser()
-    looks_like_one = value.startswith((".", "/", "~")) or path.suffix in PATH_SUFFIXES
+    names_a_file = path.suffix == ".gguf" or can_read(value)
+    looks_like_one = value.startswith((".", "/", "~")) or names_a_file
     if looks_like_one or (folder / path).exists():
         return _absolute(value, folder)
     return value

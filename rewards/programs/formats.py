@@ -3,86 +3,52 @@
 | data set | columns |
 |---|---|
 | HumanEval | ``prompt``, ``test`` (a function ``check``), ``entry_point`` |
-| MBPP | ``test_list``; ``test_setup_code`` or ``test_imports``; ``challenge_test_list`` counts as hidden |
+| KodCode, BigCodeBench | ``test``: functions for pytest or unittest that import ``solution`` or use ``entry_point`` |
+| MBPP, MBPP+ | ``test_list``; ``test_setup_code`` or ``test_imports``; hidden ``challenge_test_list``, ``test`` |
+| DeepCoder, PRIME, SYNTHETIC | ``tests`` or ``test_cases``: what ``cases`` reads |
 | APPS, TACO | ``input_output``: JSON of ``inputs``, ``outputs`` and, for calls, ``fn_name`` |
 | LiveCodeBench | ``public_test_cases``, ``private_test_cases`` (hidden), ``metadata``, ``starter_code`` |
+| code_contests | ``public_tests``, hidden ``private_tests``, ``generated_tests``; its limits of time and memory |
 | Codeforces | ``official_tests``, ``examples``, ``time_limit``, ``memory_limit``, ``generated_checker`` |
 | plain | ``inputs``, ``outputs`` and, for calls, ``fn_name`` |
 """
 
 from __future__ import annotations
 
-import ast
 import base64
 import io
 import json
 import math
 import pickle
-import re
 import zlib
-from dataclasses import dataclass, field, replace
-from typing import Any, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Mapping
+
+from rewards.conventions import as_mapping
+from rewards.programs.cases import CaseList, cases_of, is_functional, joined, tests_of_cases
+from rewards.programs.nouns import AssertTests, BadTests, CallTests, IOTests, TestData
+from rewards.programs.sources import tests_of_source, texts_of
 
 __all__ = ["AssertTests", "BadTests", "CallTests", "IOTests", "TestData", "read_tests"]
 
 MOST_BYTES = 256 << 20
+NANOSECONDS = 1e-9
 COLUMNS = (
     "test", "entry_point", "test_list", "test_setup_code", "test_imports", "challenge_test_list", "input_output",
     "public_test_cases", "private_test_cases", "metadata", "starter_code", "official_tests", "examples", "time_limit",
     "memory_limit", "generated_checker", "checker", "inputs", "outputs", "fn_name", "hidden_inputs", "hidden_outputs",
-    "tests",
+    "tests", "test_cases", "public_tests", "private_tests", "generated_tests", "memory_limit_bytes",
 )  # fmt: skip
-
-
-class BadTests(ValueError):
-    """A row's tests cannot be read, or there are none."""
-
-
-@dataclass(frozen=True, slots=True)
-class IOTests:
-    """Inputs of a program and what it must print. ``hidden[i]``: whether test i is kept from the policy.
-
-    ``checker`` is the source of a Python program that is called with three files (the input, the expected output, the
-    program's output) and prints 1 if the output is right.
-    """
-
-    inputs: Sequence[str]
-    outputs: Sequence[str]
-    hidden: Sequence[bool]
-    checker: str = ""
-    seconds: float | None = None
-    memory_bytes: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CallTests:
-    """Arguments of a function, and what it must return."""
-
-    name: str
-    arguments: Sequence[Sequence[Any]]
-    outputs: Sequence[Any]
-    hidden: Sequence[bool]
-    starter: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class AssertTests:
-    """Assert statements: source texts, what they need, and the function that holds them, if one does."""
-
-    tests: Sequence[str]
-    setup: str = ""
-    check: str = ""
-    entry: str = ""
-    prompt: str = ""
-    hidden: Sequence[bool] = field(default_factory=tuple)
-
-
-TestData = IOTests | CallTests | AssertTests
+CODE_CONTESTS = ("public_tests", "private_tests", "generated_tests")
+INNER = ("test_cases", "tests", "unit_tests", "test_list", "assert_case", "ground_truth")
+"""Entries of a mapping that hold the tests themselves."""
+SOURCES = ("test_code", "test", "functional")
+"""Entries of a mapping that hold the source of tests."""
 
 
 def read_tests(columns: Mapping[str, Any], prompt: str = "") -> TestData:
     """A row's tests, whichever format they are in; raises `BadTests` if there are none or they cannot be read."""
-    row = {name: columns[name] for name in COLUMNS if columns.get(name) not in (None, "", [], {})}
+    row = {name: columns[name] for name in COLUMNS if not _is_empty(columns.get(name))}
     try:
         tests = _read(row, prompt)
     except BadTests:
@@ -93,6 +59,7 @@ def read_tests(columns: Mapping[str, Any], prompt: str = "") -> TestData:
         LookupError,
         AttributeError,
         EOFError,
+        RecursionError,
         zlib.error,
         pickle.UnpicklingError,
     ) as error:
@@ -100,6 +67,11 @@ def read_tests(columns: Mapping[str, Any], prompt: str = "") -> TestData:
     if not _count(tests):
         raise BadTests("the row has no tests")
     return tests
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether a column says nothing; a missing number is NaN where pandas wrote the data."""
+    return value is None or value != value or value in ("", [], {})
 
 
 def _count(tests: TestData) -> int:
@@ -110,17 +82,24 @@ def _read(row: Mapping[str, Any], prompt: str) -> TestData:
     if "test_list" in row:
         return _mbpp(row)
     if "test" in row:
-        return _humaneval(row, prompt)
+        return tests_of_source(row["test"], row.get("entry_point", ""), prompt)
+    if "tests" in row or "test_cases" in row:
+        return _listed(row.get("tests", row.get("test_cases")), row, prompt)
     if "input_output" in row:
-        return _plain(_json(row["input_output"]), row.get("starter_code", ""))
+        return _listed(row["input_output"], row, prompt)
     if "public_test_cases" in row or "private_test_cases" in row:
         return _livecodebench(row)
+    if not row.keys().isdisjoint(CODE_CONTESTS):
+        return _code_contests(row)
     if "official_tests" in row or "examples" in row:
         return _codeforces(row)
     if "inputs" in row:
-        return _plain(row, row.get("starter_code", ""))
+        return _plain(row, row)
     raise BadTests(
-        "the row has no column with tests; " + ", ".join(COLUMNS[:7]) + ", inputs, ... are known"
+        "the row has no column with tests; "
+        + ", ".join(COLUMNS[:7])
+        + ", tests, inputs, ... are known: name "
+        "the column that holds them with data.columns, e.g. {tests: COLUMN}"
     )
 
 
@@ -131,34 +110,10 @@ def _json(value: Any) -> Any:
 # ------------------------------------------------------------------------------------------ assert statements
 
 
-def _humaneval(row: Mapping[str, Any], prompt: str) -> AssertTests:
-    text = row["test"]
-    entry = row.get("entry_point", "")
-    if not isinstance(text, str):
-        raise BadTests(f"test is {type(text).__name__}, not text")
-    check = "check" if re.search(r"^def check\(", text, re.M) else ""
-    if check and not entry:
-        raise BadTests("test has a function check, but the row has no entry_point")
-    setup = _as_setup(prompt) if entry else ""
-    return AssertTests(
-        tests=[text], setup=setup, check=check, entry=entry, prompt=prompt if setup else ""
-    )
-
-
-def _as_setup(prompt: str) -> str:
-    """A prompt as a module, even if its last function has no body; nothing if it is not a program."""
-    for source in (prompt, prompt.rstrip() + "\n    pass\n"):
-        try:
-            ast.parse(source)
-            return source
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            continue
-    return ""
-
-
 def _mbpp(row: Mapping[str, Any]) -> AssertTests:
-    visible = _texts(row["test_list"])
-    hidden = _texts(row.get("challenge_test_list", []))
+    visible = texts_of(row["test_list"])
+    plus = [row["test"]] if isinstance(row.get("test"), str) else []
+    hidden = [*texts_of(row.get("challenge_test_list", [])), *plus]
     imports = row.get("test_imports", "")
     setup = "\n".join(
         [*([imports] if isinstance(imports, str) else imports), row.get("test_setup_code", "")]
@@ -167,43 +122,65 @@ def _mbpp(row: Mapping[str, Any]) -> AssertTests:
     return AssertTests([*visible, *hidden], setup, entry=row.get("entry_point", ""), hidden=flags)
 
 
-def _texts(value: Any) -> list[str]:
-    value = _json(value) if isinstance(value, str) and value.lstrip().startswith("[") else value
-    texts = [value] if isinstance(value, str) else list(value)
-    if not all(isinstance(text, str) for text in texts):
-        raise BadTests("a test is not text")
-    return texts
-
-
 # ------------------------------------------------------------------------------------- inputs and outputs
 
 
-def _plain(row: Mapping[str, Any], starter: str) -> IOTests | CallTests:
-    inputs = list(_json(row["inputs"]))
-    outputs = list(_json(row["outputs"]))
-    hidden = [False] * len(outputs)
-    if "hidden_inputs" in row:
-        hidden_outputs = list(_json(row["hidden_outputs"]))
-        inputs = inputs + list(_json(row["hidden_inputs"]))
-        outputs = outputs + hidden_outputs
-        hidden += [True] * len(hidden_outputs)
-    if len(inputs) != len(outputs):
-        raise BadTests(f"there are {len(inputs)} inputs and {len(outputs)} outputs")
-    if row.get("fn_name"):
-        return _calls(
-            name=row["fn_name"], inputs=inputs, outputs=outputs, hidden=hidden, starter=starter
-        )
-    checker = row.get("checker", "")
-    return IOTests(
-        [_joined(text) for text in inputs], [_joined(text) for text in outputs], hidden, checker
+def _listed(value: Any, row: Mapping[str, Any], prompt: str) -> TestData:
+    """Tests in one column: cases, inputs with outputs, assert statements, or the source of tests."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return tests_of_source(value, row.get("entry_point", ""), prompt)
+    if isinstance(value, Mapping):
+        source = next((value[name] for name in SOURCES if isinstance(value.get(name), str)), None)
+        if source is not None:
+            entry = value.get("entry_point") or row.get("entry_point", "")
+            return tests_of_source(source, entry, value.get("import_prefix") or prompt)
+        inner = next((value[name] for name in INNER if not _is_empty(value.get(name))), None)
+        if inner is not None:
+            named = {"fn_name": value["fn_name"]} if value.get("fn_name") else {}
+            return _listed(inner, {**row, **named}, prompt)
+        return _plain(value, row)
+    items = list(value)
+    if items and all(isinstance(item, str) for item in items):
+        return _mbpp({**row, "test_list": items})
+    cases = cases_of(items)
+    return tests_of_cases(
+        CaseList(cases, [False] * len(cases)), _name_of(row), row.get("starter_code", "")
     )
 
 
-def _joined(value: Any) -> str:
-    """An input or output as text; APPS has lists of lines."""
-    if isinstance(value, str):
-        return value
-    return "\n".join(map(_joined, value)) if isinstance(value, list) else str(value)
+def _name_of(row: Mapping[str, Any]) -> str:
+    """The function that tests call, as the row names it."""
+    metadata = as_mapping(row.get("metadata"))
+    named = metadata.get("func_name") if isinstance(metadata, Mapping) else ""
+    return str(row.get("fn_name") or named or "").split(".")[-1]
+
+
+def _plain(columns: Mapping[str, Any], row: Mapping[str, Any]) -> IOTests | CallTests:
+    names = ("inputs", "outputs") if "inputs" in columns else ("input", "output")
+    inputs, outputs = (list(_json(columns[name])) for name in names)
+    num_visible = len(outputs)
+    if "hidden_inputs" in columns:
+        inputs += list(_json(columns["hidden_inputs"]))
+        outputs += list(_json(columns["hidden_outputs"]))
+    if len(inputs) != len(outputs):
+        raise BadTests(f"there are {len(inputs)} inputs and {len(outputs)} outputs")
+    hidden = [number >= num_visible for number in range(len(outputs))]
+    name = columns.get("fn_name") or row.get("fn_name")
+    if name:
+        return _calls(
+            name=str(name).split(".")[-1],
+            inputs=inputs,
+            outputs=outputs,
+            hidden=hidden,
+            starter=row.get("starter_code", ""),
+        )
+    checker = columns.get("checker", "")
+    return IOTests(
+        [joined(text) for text in inputs], [joined(text) for text in outputs], hidden, checker
+    )
 
 
 def _calls(
@@ -213,7 +190,14 @@ def _calls(
     for arguments in calls:
         if not isinstance(arguments, (list, tuple)):
             raise BadTests(f"the arguments of {name} are {type(arguments).__name__}, not a list")
-    return CallTests(name=name, arguments=calls, outputs=outputs, hidden=hidden, starter=starter)
+    return CallTests(
+        name=name,
+        arguments=calls,
+        outputs=outputs,
+        hidden=hidden,
+        starter=starter,
+        may_be_wrapped=True,
+    )
 
 
 class _TextOnly(pickle.Unpickler):
@@ -238,26 +222,28 @@ def _cases(value: Any) -> list[Mapping[str, Any]]:
 def _livecodebench(row: Mapping[str, Any]) -> IOTests | CallTests:
     public = _cases(row.get("public_test_cases", []))
     private = _cases(row.get("private_test_cases", []))
-    cases = [*public, *private]
     hidden = [False] * len(public) + [True] * len(private)
-    name = (_json(row.get("metadata", {})) or {}).get("func_name", "")
-    if not any(case.get("testtype") == "functional" for case in cases):
-        return IOTests(
-            [case["input"] for case in cases], [case["output"] for case in cases], hidden
-        )
-    if not name:
+    cases = cases_of([*public, *private])
+    name = _name_of(row)
+    if any(map(is_functional, cases)) and not name:
         raise BadTests("the tests call a function that metadata does not name")
-    return CallTests(
-        name=name.split(".")[-1],
-        arguments=[_json_lines(case["input"]) for case in cases],
-        outputs=[json.loads(case["output"]) for case in cases],
-        hidden=hidden,
-        starter=row.get("starter_code", ""),
-    )
+    return tests_of_cases(CaseList(cases, hidden), name, row.get("starter_code", ""))
 
 
-def _json_lines(text: str) -> list[Any]:
-    return [json.loads(line) for line in text.split("\n") if line.strip()]
+def _code_contests(row: Mapping[str, Any]) -> IOTests:
+    inputs: list[str] = []
+    outputs: list[str] = []
+    hidden: list[bool] = []
+    for name in CODE_CONTESTS:
+        tests = _json(row.get(name, {}))
+        if isinstance(tests, Mapping):
+            pairs = list(zip(tests.get("input", ()), tests.get("output", ()), strict=True))
+        else:
+            pairs = [(case["input"], case["output"]) for case in tests]
+        inputs += [pair[0] for pair in pairs]
+        outputs += [pair[1] for pair in pairs]
+        hidden += [name != "public_tests"] * len(pairs)
+    return _with_limits(IOTests(inputs, outputs, hidden), row)
 
 
 def _codeforces(row: Mapping[str, Any]) -> IOTests:
@@ -271,8 +257,18 @@ def _codeforces(row: Mapping[str, Any]) -> IOTests:
         [False] * len(shown) + [True] * (len(cases) - len(shown)),
         row.get("generated_checker") or row.get("checker", ""),
     )
-    seconds = float(row.get("time_limit", math.nan))
+    return _with_limits(tests, row)
+
+
+def _with_limits(tests: IOTests, row: Mapping[str, Any]) -> IOTests:
+    """The tests with the row's own limits of time (seconds, or seconds and nanoseconds) and memory (MB or bytes)."""
+    limit = row.get("time_limit", math.nan)
+    if isinstance(limit, Mapping):
+        limit = (limit.get("seconds") or 0) + NANOSECONDS * (limit.get("nanos") or 0) or math.nan
+    if math.isfinite(float(limit)):
+        tests = replace(tests, seconds=float(limit))
     megabytes = float(row.get("memory_limit", math.nan))
-    if math.isfinite(seconds):
-        tests = replace(tests, seconds=seconds)
-    return replace(tests, memory_bytes=int(megabytes) << 20) if math.isfinite(megabytes) else tests
+    num_bytes = int(row.get("memory_limit_bytes", 0))
+    if math.isfinite(megabytes):
+        num_bytes = int(megabytes) << 20
+    return replace(tests, memory_bytes=num_bytes) if num_bytes else tests

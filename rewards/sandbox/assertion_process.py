@@ -13,6 +13,14 @@ import types
 from typing import Any
 
 from messages import Gone, Peer, Untravelable, decode, encode, write_frame  # type: ignore[import-not-found]
+from test_suite import (  # type: ignore[import-not-found]
+    SOLUTION_MODULES,
+    TESTS_MODULE,
+    Skipped,
+    Unsupported,
+    collect,
+    install,
+)
 
 __all__ = ["test"]
 
@@ -37,6 +45,11 @@ class Remote:
     def __init__(self, line: Line, target: dict[str, Any]) -> None:
         self._line = line
         self._target = target
+
+    @property
+    def candidate_name(self) -> Any:
+        """The name under which the candidate defines it."""
+        return self._target.get("name")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._line.call(self._target, args, kwargs)
@@ -87,6 +100,10 @@ class Line:
         return decode(
             self._ask({"op": "get", "handle": number, "name": name})["value"], self._special
         )
+
+    def value(self, name: str) -> Any:
+        """What the candidate's module holds under a name."""
+        return decode(self._ask({"op": "name", "name": name})["value"], self._special)
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         reply = self._peer.ask(request)
@@ -142,7 +159,14 @@ _NOT_PASSED_ON = (StopIteration, StopAsyncIteration)
 
 
 def _error(reply: dict[str, Any]) -> Exception:
-    """The candidate's exception as the nearest built-in one."""
+    """The candidate's exception as the nearest built-in one, with the names of its classes."""
+    error = _nearest_error(reply)
+    kinds = reply["error"] if type(reply["error"]) is list else ()
+    error.candidate_kinds = tuple(name for name in kinds if type(name) is str)  # type: ignore[attr-defined]
+    return error
+
+
+def _nearest_error(reply: dict[str, Any]) -> Exception:
     detail = str(reply.get("detail", ""))[:500]
     for name in reply["error"] if type(reply["error"]) is list else ():
         kind = getattr(builtins, name, None) if type(name) is str else None
@@ -164,11 +188,30 @@ def _error(reply: dict[str, Any]) -> Exception:
 
 
 class _Reporting(ast.NodeTransformer):
-    """Turns each assert statement into a report. Those that must not be reached, and caught ones, are kept."""
+    """Turns each assert statement into a report. Those that must not be reached, and caught ones, are kept.
 
-    def __init__(self, first: int = 0) -> None:
+    ``optional`` are those that a run of the tests may pass by: in branches, handlers and helper functions.
+    """
+
+    def __init__(self, check: str = "", first: int = 0) -> None:
         self.next = first
+        self.optional: list[int] = []
+        self._check = check
         self._caught = 0
+        self._depth = 0
+
+    def _inside(self, node: Any) -> Any:
+        self._depth += 1
+        self.generic_visit(node)
+        self._depth -= 1
+        return node
+
+    visit_If = visit_Match = visit_ExceptHandler = visit_ClassDef = visit_AsyncFunctionDef = _inside
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
+        if node.name == self._check and not self._depth:
+            return self.generic_visit(node)
+        return self._inside(node)
 
     def visit_Try(self, node: ast.Try) -> Any:
         self._caught += bool(node.handlers)
@@ -186,6 +229,8 @@ class _Reporting(ast.NodeTransformer):
             "except Exception as __error__: __report__(NUMBER, False, __error__)\n"
             "else: __report__(NUMBER, __value__)".replace("NUMBER", str(self.next))
         ).body[0]
+        if self._depth:
+            self.optional.append(self.next)
         self.next += 1
         template.body[0].value.args[0] = node.test  # type: ignore[attr-defined]
         return ast.copy_location(template, node)
@@ -212,6 +257,20 @@ def _unresolved(trees: list[ast.Module], known: dict[str, Any]) -> set[str]:
     return read - made
 
 
+def _without_star(tree: ast.Module) -> ast.Module:
+    """Tests without ``from solution import *``: what they then lack is the candidate's."""
+    tree.body = [
+        node
+        for node in tree.body
+        if not (
+            isinstance(node, ast.ImportFrom)
+            and node.module in SOLUTION_MODULES
+            and node.names[0].name == "*"
+        )
+    ]
+    return tree
+
+
 class _Run:
     """One run of a data set's tests."""
 
@@ -236,19 +295,71 @@ class _Run:
     def go(self) -> None:
         """Run setup and tests; a failure before the first call of the candidate is the tests' own fault."""
         job = self._job
-        reporting = _Reporting()
-        space: dict[str, Any] = {"__name__": "tests", "__report__": self.report}
+        reporting = _Reporting(job.get("check", ""))
+        space: dict[str, Any] = {"__name__": TESTS_MODULE, "__report__": self.report}
+        install(self._solution())
         setup = ast.parse(job.get("setup", ""))
-        trees = [reporting.visit(ast.parse(text)) for text in job["tests"]]
+        trees = [_without_star(ast.parse(text)) for text in job["tests"]]
         exec(compile(setup, "<setup>", "exec"), space)
-        self.send(tests=reporting.next)
-        for name in {*_unresolved(trees, space), job.get("entry", "")} - {""}:
-            space[name] = self._function(name)
+        if job.get("suite"):
+            self._suite(trees, space)
+            return
+        trees = [reporting.visit(tree) for tree in trees]
+        self.send(tests=reporting.next, optional=reporting.optional)
+        self._provide(trees, space)
         for tree in trees:
             self._one(compile(ast.fix_missing_locations(tree), "<tests>", "exec"), space)
         if job.get("check"):
             space[job["check"]](self._function(job["entry"]))
         self.send(end=True)
+
+    def _provide(self, trees: list[ast.Module], space: dict[str, Any]) -> None:
+        """Give the tests the candidate's functions under the names that they do not define."""
+        for name in {*_unresolved(trees, space), self._job.get("entry", "")} - {""}:
+            space[name] = self._function(name)
+
+    def _suite(self, trees: list[ast.Module], space: dict[str, Any]) -> None:
+        """Run test functions: one that raises does not hold.
+
+        One that skips itself does not count, but in the candidate's process, where the candidate could have it skipped.
+        """
+        self._provide(trees, space)
+        for tree in trees:
+            exec(compile(tree, "<tests>", "exec"), space)
+        if "setup_module" in space:
+            space["setup_module"]()
+        cases = collect(space)
+        self.send(tests=len(cases), optional=[])
+        for number, case in enumerate(cases):
+            try:
+                case.run()
+                self.report(number, True)
+            except Skipped as error:
+                if self._candidate is None:
+                    self.send(skipped=number)
+                else:
+                    self.report(number, False, error)
+            except Exception as error:  # noqa: BLE001  the test does not hold
+                self.report(number, False, error)
+        self.send(end=True)
+
+    def _solution(self) -> types.ModuleType:
+        """The module that tests import the candidate's names from."""
+        module = types.ModuleType("solution")
+        if self._candidate is None:
+            module.__dict__["__getattr__"] = self._imported
+        else:
+            module.__dict__.update(self._candidate)
+        return module
+
+    def _imported(self, name: str) -> Any:
+        """What ``from solution import NAME`` gives: a constant as its value, anything else as a function."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if not name.isupper():
+            return self._function(name)
+        assert self._line is not None
+        return self._line.value(name)
 
     def _function(self, name: str) -> Any:
         if self._candidate is None:
@@ -256,6 +367,8 @@ class _Run:
             return Remote(self._line, {"name": name})
         if name in self._candidate:
             return self._candidate[name]
+        if "Solution" not in self._candidate:
+            raise NameError(f"name {name!r} is not defined")
         return getattr(self._candidate["Solution"](), name)
 
     def _one(self, code: types.CodeType, space: dict[str, Any]) -> None:
@@ -281,6 +394,8 @@ def test(job: dict[str, Any], candidate: dict[str, Any] | None = None) -> int:
         return 0
     except Gone:
         return 1
+    except Unsupported as error:
+        running.send(failed=str(error)[:300], own=True)
     except CannotTravel as error:
         running.send(cannot_travel=str(error)[:300])
     except BaseException as error:  # noqa: BLE001  reported to the supervisor

@@ -40,7 +40,9 @@ LARGEST_EXIT_CODE = (1 << 63) - 1
 SCRIPT = "solution.py"
 NAMES_OF_SCRIPT = ("__file__", "argv", "getsource")
 """A program that says none of these does not look for its own file."""
-OUR_MODULES = ("messages", "program_process", "assertion_process", "syscalls", "fork_server")
+OUR_MODULES = (
+    "messages", "program_process", "assertion_process", "test_suite", "syscalls", "fork_server",
+)  # fmt: skip
 """Imported from this folder; a program that imports such a name must get its own or none."""
 
 
@@ -313,6 +315,8 @@ class _Server:
                         getattr(self._objects[request["handle"]], request["name"])
                     )
                 }
+            if request["op"] == "name":
+                return {"value": self._encode(self._named(request["name"]))}
             return self._call(request)
         except Exception as error:  # noqa: BLE001  the candidate's own, sent to the caller
             return {

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Mapping, Sequence, cast
 
 from rewards.conventions import convention_of
+from rewards.paths import MISSING, NotStructured, reach
 from rewards.service.request import Function
 from rewards.service.worker import Assignment
 from rewards.table import load, timeout_seconds_of
 from rewards.types import RewardSpec
 
-__all__ = ["applies", "check_specs", "function_of"]
+__all__ = ["applies", "check_specs", "column_value", "function_of"]
 
 
 def check_specs(specs: Sequence[RewardSpec], workers: int | None) -> None:
@@ -92,10 +93,19 @@ def _importable_name(function: Any) -> str | None:
     return f"{module_name}:{name}" if getattr(module, "__spec__", None) else None
 
 
+def column_value(name: str, columns: Mapping[str, Any]) -> Any:
+    """What a column holds, or a path into one leads to (``metadata.source_dataset``); None where there is nothing."""
+    try:
+        value = reach(columns, name)
+    except NotStructured:
+        return None
+    return None if value is MISSING else value
+
+
 def applies(when: Mapping[str, Any], columns: Mapping[str, Any]) -> bool:
-    """Whether every column named by ``when`` has the value, or one of the values, that it asks for."""
+    """Whether every column or path named by ``when`` has the value, or one of the values, that it asks for."""
     for name, wanted in when.items():
-        value = columns.get(name)
+        value = column_value(name, columns)
         is_wanted = value in wanted if isinstance(wanted, (list, tuple, set)) else value == wanted
         if not is_wanted:
             return False

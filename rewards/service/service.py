@@ -21,7 +21,7 @@ from typing import Any, Callable, Sequence
 from rewards.calling import cache_key
 from rewards.conventions import fault
 from rewards.sandbox import SandboxOptions, open_sandbox
-from rewards.service.functions import applies, check_specs, function_of
+from rewards.service.functions import applies, check_specs, column_value, function_of
 from rewards.service.pool import Pool
 from rewards.service.programs import SupervisedRunner
 from rewards.service.request import Deliver, Request, Unit
@@ -30,7 +30,7 @@ from rewards.service.ticket import Judged, Ticket, combine
 from rewards.table import TABLE, runs_programs
 from rewards.types import RewardSpec, Sample, Score
 
-__all__ = ["Judged", "RewardService", "Ticket", "applies", "combine"]
+__all__ = ["Judged", "RewardService", "Ticket", "applies", "column_value", "combine"]
 
 Runner = Pool | ThreadRunner | SupervisedRunner
 MAX_WORKERS_WHEN_IDLE = 16

@@ -18,6 +18,7 @@ import json
 import re
 from typing import Any, Callable, Mapping
 
+from rewards.conventions import as_mapping
 from rewards.mathematics.equality import equal
 from rewards.mathematics.expressions import (
     Budget,
@@ -164,6 +165,7 @@ def gym_answer(
         return Score(
             None, status="fault", detail=f"gym_answer: the row of {task} has no gold answer"
         )
+    metadata = as_mapping(metadata)
     final_answer, problem = _final_answer(after_reasoning(text, prompt_text))
     if final_answer is None:
         return Score(0.0, status="no_answer", detail=problem or "no final answer was found")

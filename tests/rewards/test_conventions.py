@@ -8,8 +8,8 @@ import pytest
 
 from rewards import RewardSpec, Sample, Score
 from rewards.calling import judge
-from rewards.conventions import as_score, convention_of
-from rewards.service.service import RewardService
+from rewards.conventions import as_score, convention_of, truth_of
+from rewards.service.service import RewardService, applies
 
 
 def judged(function, samples, style=None, **args):
@@ -324,3 +324,29 @@ def test_verls_scoring_files_plug_in_unchanged(module, right, wrong):
     scores = scores_by_service(f"{file}/{module}.py:compute_score", samples)
     assert scores[0].value == 1.0, scores
     assert scores[1].value in (0.0, -1.0), scores
+
+
+@pytest.mark.parametrize(
+    "value", [{"ground_truth": "5"}, '{"ground_truth": "5"}', "{'ground_truth': '5'}"]
+)
+def test_columns_that_keep_a_mapping_as_json_text_are_read_as_mappings(value):
+    assert truth_of({"reward_model": value}) == "5"
+
+    def by_verl(data_source, solution_str, ground_truth, extra_info):
+        return float(ground_truth == extra_info["ground_truth"] == solution_str)
+
+    def by_verifiers(completion, info):
+        return float(completion == info["ground_truth"])
+
+    row = {"reward_model": value, "extra_info": value, "info": value}
+    for function in (by_verl, by_verifiers):
+        assert values(function, [Sample("5", columns=row)]) == [1.0]
+
+
+@pytest.mark.parametrize("when, is_wanted", [
+    ({"metadata.kind": "sum"}, True), ({"metadata.kind": ["sum", "product"]}, True), ({"metadata.kind": "product"}, False),
+    ({"metadata.none": "sum"}, False), ({"note.kind": "sum"}, False), ({"info.level": 3}, True),
+])  # fmt: skip
+def test_when_may_name_a_path_into_a_column(when, is_wanted):
+    row = {"metadata": {"kind": "sum"}, "info": '{"level": 3}', "note": "text"}
+    assert applies(when, row) is is_wanted

@@ -123,7 +123,7 @@ def test_a_task_is_a_source(task):
         ),
         ("a.jsonl", '{"prompt": "x"}\n{"prompt": "x"', "line 2 of {} is not JSON"),
         ("a.jsonl", '[{"prompt": "x"}]', "line 1 of {} is not a JSON object; each line holds one"),
-        ("a.json", '[\n{"prompt": "x"}\n]', "line 1 of {} is not JSON"),
+        ("a.json", '[\n{"prompt": "x"\n]', "line 3 of {} is not JSON"),
         ("a.jsonl", "[" * 100_000, "line 1 of {} is not JSON"),
         (
             "a.jsonl",
@@ -258,6 +258,186 @@ def test_wrong_arguments_of_a_task_are_refused(source, args, message):
     with pytest.raises(RecipeError) as caught:
         load_rows(DataSection(source=source, args=args))
     assert message in str(caught.value)
+
+
+# ---- paths, forms, messages -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row, path, value", [
+    ({"reward_model": {"ground_truth": "5"}}, "reward_model.ground_truth", "5"),
+    ({"info": '{"a": {"b": [1, 2]}}'}, "info.a.b.1", 2),
+    ({"info": '{"a": "[{\\"b\\": 3}]"}'}, "info.a.0.b", 3),
+    ({"info": "{'ground_truth': '5'}"}, "info.ground_truth", "5"),
+    ({"messages": [{"value": "q"}, {"value": "a"}]}, "messages.-1.value", "a"),
+    ({"a.b": 1, "a": {"b": 2}}, "a.b", 1),
+    ({"a.b": {"c": 3}}, "a.b.c", 3),
+    ({"a": {"b.c": 4}}, "a.b.c", 4),
+    ({"golds": ["5", "6"]}, "golds.0", "5"),
+    ({"golds": '["5", "6"]'}, "golds", '["5", "6"]'),
+])  # fmt: skip
+def test_a_path_leads_into_a_column(rows_of, row, path, value):
+    (found,) = rows_of("a.jsonl", json.dumps({"prompt": "q", **row}), columns={"answer": path})
+    assert found["answer"] == value
+
+
+def test_a_path_that_some_rows_lack_leaves_the_column_out_there_and_says_so(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    infos = [{"gold": "5"}, {"tests": []}, None, {"gold": None}]
+    file.write_text("\n".join(json.dumps({"prompt": "q", "info": info}) for info in infos))
+    said = []
+    section = DataSection(source=str(file), columns={"answer": "info.gold"})
+    rows = load_rows(section, said.append)
+    assert [row.get("answer", "none") for row in rows] == ["5", "none", "none", None]
+    assert said == ["data: 2 of 4 rows have no info.gold: they have no column answer"]
+
+
+@pytest.mark.parametrize("columns, message", [
+    ({"answer": "info.goald"}, "row 1 of {} has no column info.goald, which data.columns.answer names; its columns are "),
+    ({"answer": "note.gold"}, "row 1 of {}: data.columns.answer names note.gold, but 'see above' is not JSON; name the"),
+    ({"prompt": "info.question"}, "row 1 of {} has no column info.question, which data.columns.prompt names"),
+    ({"prompt": "{info.question}?"}, "row 1 of {} has no column info.question, which data.columns.prompt names"),
+    ({"prompt": "{q} {note:lettered}"}, "row 1 of {}: note, which data.columns.prompt names, holds no list of choices"),
+    ({"answer": "{note:letter}"}, "row 1 of {}: note, which data.columns.answer names, holds 'see above', which is neither"),
+    ({}, "row 1 of {} has no column prompt; its columns are question, q, info, note; set data.columns.prompt to one of them"
+     ": data.columns.prompt=question"),
+])  # fmt: skip
+def test_a_path_or_form_that_does_not_fit_is_refused_with_its_row(
+    refusal, tmp_path, columns, message
+):
+    row = {"question": "?", "q": "q", "info": {"gold": "5"}, "note": "see above"}
+    columns = {"prompt": "q", **columns} if columns else {}
+    found = refusal("a.jsonl", json.dumps(row), columns=columns)
+    assert found.startswith("data: " + message.format(tmp_path / "a.jsonl"))
+
+
+LINES = "A. x\nB. y"
+
+
+@pytest.mark.parametrize("choices", [
+    ["x", "y"], '["x", "y"]', {"text": ["x", "y"], "label": ["A", "B"]}, {"A": "x", "B": "y", "C": None},
+    [{"label": "A", "text": "x"}, {"label": "B", "text": "y"}],
+])  # fmt: skip
+def test_choices_are_printed_with_their_letters(rows_of, choices):
+    row = {"question": "q", "choices": choices}
+    (found,) = rows_of(
+        "a.jsonl", json.dumps(row), columns={"prompt": "{question}\n{choices:lettered}"}
+    )
+    assert found["prompt"] == f"q\n{LINES}"
+
+
+@pytest.mark.parametrize("answer, letter", [(0, "A"), (3, "D"), ("1", "B"), ("c", "C"), ("E", "E")])
+def test_a_choice_counted_from_0_is_a_letter(rows_of, answer, letter):
+    columns = {"answer": "{label:letter}"}
+    (found,) = rows_of("a.jsonl", json.dumps({"prompt": "q", "label": answer}), columns=columns)
+    assert found["answer"] == letter
+
+
+def test_a_missing_value_in_braces_prints_nothing_and_is_counted(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"q": "a", "note": null}\n{"q": "b", "note": NaN}\n{"q": "c", "note": "d"}\n')
+    said = []
+    section = DataSection(source=str(file), columns={"prompt": "{q}{note}"})
+    assert [row["prompt"] for row in load_rows(section, said.append)] == ["a", "b", "cd"]
+    assert said == ["data: 2 of 3 rows have no value in note, which is printed as nothing"]
+
+
+def test_what_was_said_about_the_data_goes_to_standard_error_of_the_first_process(
+    tmp_path, capsys, monkeypatch
+):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"q": "a", "note": null}')
+    section = DataSection(source=str(file), columns={"prompt": "{q}{note}"})
+    load_rows(section)
+    assert (
+        capsys.readouterr().err
+        == "data: 1 of 1 rows have no value in note, which is printed as nothing\n"
+    )
+    monkeypatch.setenv("RANK", "1")
+    load_rows(section)
+    assert capsys.readouterr().err == ""
+
+
+TURN = {"role": "user", "content": 'Two "birds".'}
+
+
+@pytest.mark.parametrize("prompt", [
+    [TURN], json.dumps([TURN]), [{"role": "user", "content": [{"type": "text", "text": 'Two "birds".'}]}],
+])  # fmt: skip
+def test_messages_are_read_from_json_text_and_from_parts(rows_of, prompt):
+    (row,) = rows_of("a.jsonl", json.dumps({"prompt": prompt}), template="chat")
+    assert row["prompt"] == [TURN]
+
+
+def test_a_text_that_only_looks_like_messages_stays_text(rows_of):
+    for text in ("[{x}]", '[{"a": 1}] is a list', "[1, 2]"):
+        assert rows_of("a.jsonl", json.dumps({"prompt": text}))[0]["prompt"] == text
+
+
+def test_a_part_that_is_no_text_is_refused(refusal):
+    content = [{"type": "image", "image": "x.png"}, {"type": "text", "text": "What?"}]
+    row = {"prompt": [{"role": "user", "content": content}]}
+    message = refusal("a.jsonl", json.dumps(row), template="chat")
+    assert message.endswith(
+        "has a part of type image; policies here read text only, so leave such rows out"
+    )
+
+
+# ---- splits and subsets of what is no hub data set --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("section, message", [
+    ({"subset": "main"}, "data.subset is main, but {} is a file, which has no configurations; take data.subset out"),
+    ({"split": "test"}, "{} has no split test; name the file that holds it, or leave data.split out"),
+])  # fmt: skip
+def test_a_split_or_subset_of_a_file_is_refused(refusal, tmp_path, section, message):
+    assert message.format(tmp_path / "a.jsonl") in refusal("a.jsonl", '{"prompt": "x"}', **section)
+
+
+@pytest.mark.parametrize("section", [{"subset": "main"}, {"split": "test"}])
+def test_a_split_or_subset_of_a_task_is_refused(section):
+    (key,) = section
+    with pytest.raises(
+        RecipeError, match=f"recipe: data.{key} is .*, but arithmetic is a procedural task, which"
+    ):
+        load_rows(DataSection(source="arithmetic", **section))
+
+
+def test_a_folder_is_read_as_the_hub_would_or_as_it_was_saved(tmp_path):
+    import datasets
+
+    parts = {"train": [{"prompt": "a"}], "test": [{"prompt": "b"}]}
+    saved = datasets.DatasetDict(
+        {name: datasets.Dataset.from_list(rows) for name, rows in parts.items()}
+    )
+    saved.save_to_disk(tmp_path / "saved")
+    saved["test"].save_to_disk(tmp_path / "one")
+    for name, rows in parts.items():
+        assert load_rows(DataSection(source=str(tmp_path / "saved"), split=name)) == rows
+    assert load_rows(DataSection(source=str(tmp_path / "one"))) == parts["test"]
+    with pytest.raises(RecipeError, match="has no split dev; set data.split to train or test"):
+        load_rows(DataSection(source=str(tmp_path / "saved"), split="dev"))
+    with pytest.raises(
+        RecipeError, match="data.split is test, but .* is a saved data set without splits"
+    ):
+        load_rows(DataSection(source=str(tmp_path / "one"), split="test"))
+
+
+def test_what_datasets_decodes_in_a_column_of_mixed_types_is_text_again(tmp_path):
+    import datasets
+
+    texts = ["x=3", "007", "[0, 1]", "true", "NaN", 7]
+    features = datasets.Features({"prompt": datasets.Value("string"), "answer": datasets.Json()})
+    rows = [{"prompt": f"question {i}", "answer": text} for i, text in enumerate(texts)]
+    saved = datasets.Dataset.from_list(rows, features=features)
+    assert [row["answer"] for row in saved.to_list()] == ["x=3", 7, [0, 1], True, None, 7]
+    saved.save_to_disk(tmp_path / "saved")
+    said = []
+    loaded = load_rows(DataSection(source=str(tmp_path / "saved")), said.append)
+    assert [row["answer"] for row in loaded] == [*texts[:-1], "7"]
+    assert said == [
+        "data: the column answer has mixed types, which were stored as JSON: 5 of its 6 values (numbers, true, "
+        "lists) are read as the text they were written as"
+    ]
 
 
 # ---- held out --------------------------------------------------------------------------------------------------

@@ -224,7 +224,7 @@ def coded(cases: list) -> str:
 IO_ROW = {"inputs": ["1\n"], "outputs": ["2\n"]}
 CALL_ROW = {"fn_name": "f", "inputs": [[1]], "outputs": [2]}
 IO_TESTS = IOTests(["1\n"], ["2\n"], [False])
-CALL_TESTS = CallTests("f", [[1]], [2], [False])
+CALL_TESTS = CallTests("f", [[1]], [2], [False], may_be_wrapped=True)
 
 
 @pytest.mark.parametrize(
