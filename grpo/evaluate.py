@@ -19,7 +19,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, ContextManager, Mapping, Sequence
 
 from tqdm import tqdm
 
@@ -142,7 +142,7 @@ def _evaluate_set(
     name = "" if of.name == HELD_OUT else f" of {of.name}"
     if say is not None:
         say(f"sampling {number} prompts{name} x {of.samples} by {recipe.model.name}")
-    own = nullcontext(scorer)
+    own: ContextManager[Scorer] = nullcontext(scorer)
     if of.own_specs is not None:
         own = setup.open_scorer(recipe, of.own_specs)
     with own as its_scorer, _progress(number, say is not None) as bar:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from grpo.convert.values import Draft, listed, rows_of, set_steps, whole
-from grpo.recipe.files import PATH_SUFFIXES
+from rewards.readers import can_read
 
 REWARDS = {
     "accuracy_reward": "math_answer",
@@ -217,7 +217,7 @@ def _data(draft: Draft) -> None:
     if sources:
         _mixture(draft, sources)
     source = draft.values.get("data.source", draft.full.get("dataset_name"))
-    if source is not None and str(source).endswith(PATH_SUFFIXES):
+    if source is not None and can_read(str(source)):
         draft.set("data.source", source, "dataset_name")
         draft.settle("dataset_train_split")
     elif source is not None:

@@ -60,7 +60,8 @@ def _test(column: str, wanted: Any) -> Test:
         return lambda value: _is_equal(value, wanted)
     sign, text = comparison.groups()
     if sign in ("==", "!="):
-        return lambda value: _is_equal(value, text) == (sign == "==")
+        wants_equal = sign == "=="
+        return lambda value: value is not MISSING and _is_equal(value, text) == wants_equal
     limit = _number(text)
     if limit is None:
         raise RecipeError(

@@ -37,17 +37,20 @@ TOO_EASY = 0.8
 
 @dataclass(frozen=True, slots=True)
 class BaselineSample:
-    """A sample of the untrained policy's completions: shares of them, seconds for all, mean ``length`` in tokens."""
+    """A sample of the untrained policy's completions: shares of them, seconds for all, mean ``length`` in tokens.
+
+    ``stuck`` says why its accuracy cannot move, if it cannot.
+    """
 
     groups: tuple[ScoredGroup, ...]
     pass_rate: float
-    stuck: str
     truncated: float
     flat: float
     length: float
     sample_seconds: float
     judge_seconds: float
     update_seconds: float
+    stuck: str = ""
 
     @property
     def num_completions(self) -> int:

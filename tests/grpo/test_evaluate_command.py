@@ -188,7 +188,7 @@ def test_a_protocol_gives_way_to_what_is_said_besides(said, tmp_path):
             [BASE, "--recipe", "quickstart", "--completions", "/nowhere/c.jsonl"],
             "there is no folder",
         ),
-        (["./nowhere", "--data", "arithmetic"], "there is no such folder"),
+        (["./nowhere", "--data", "arithmetic"], "there is no ./nowhere; name a run folder"),
         (
             [BASE],
             "is not a run folder (it has no recipe.yaml), so it names no data; give --data or --recipe",

@@ -162,7 +162,7 @@ def rows_of(tmp_path, rows, columns=None, template="plain", report=None):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     section = DataSection(source=str(path), columns=columns or {}, template=template)
-    return load_rows(section) if report is None else load_rows(section, report)
+    return load_rows(section) if report is None else load_rows(section, report=report)
 
 
 SUMS = [

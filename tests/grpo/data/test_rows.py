@@ -286,7 +286,7 @@ def test_a_path_that_some_rows_lack_leaves_the_column_out_there_and_says_so(tmp_
     file.write_text("\n".join(json.dumps({"prompt": "q", "info": info}) for info in infos))
     said = []
     section = DataSection(source=str(file), columns={"answer": "info.gold"})
-    rows = load_rows(section, said.append)
+    rows = load_rows(section, report=said.append)
     assert [row.get("answer", "none") for row in rows] == ["5", "none", "none", None]
     assert said == ["data: 2 of 4 rows have no info.gold: they have no column answer"]
 
@@ -337,7 +337,7 @@ def test_a_missing_value_in_braces_prints_nothing_and_is_counted(tmp_path):
     file.write_text('{"q": "a", "note": null}\n{"q": "b", "note": NaN}\n{"q": "c", "note": "d"}\n')
     said = []
     section = DataSection(source=str(file), columns={"prompt": "{q}{note}"})
-    assert [row["prompt"] for row in load_rows(section, said.append)] == ["a", "b", "cd"]
+    assert [row["prompt"] for row in load_rows(section, report=said.append)] == ["a", "b", "cd"]
     assert said == ["data: 2 of 3 rows have no value in note, which is printed as nothing"]
 
 
@@ -432,7 +432,7 @@ def test_what_datasets_decodes_in_a_column_of_mixed_types_is_text_again(tmp_path
     assert [row["answer"] for row in saved.to_list()] == ["x=3", 7, [0, 1], True, None, 7]
     saved.save_to_disk(tmp_path / "saved")
     said = []
-    loaded = load_rows(DataSection(source=str(tmp_path / "saved")), said.append)
+    loaded = load_rows(DataSection(source=str(tmp_path / "saved")), report=said.append)
     assert [row["answer"] for row in loaded] == [*texts[:-1], "7"]
     assert said == [
         "data: the column answer has mixed types, which were stored as JSON: 5 of its 6 values (numbers, true, "

@@ -118,6 +118,7 @@ OUT_OF_RANGE = {
     "data.where": ["[]", "{level: {at_least: 3}}"],
     "data.system": [3],
     "data.template_args": ["[]"],
+    "data.revision": [3],
     "data.sources": ["3", "{a: 3}", "{'a b': {source: x}}", "{heldout: {source: x}}"],
     "data.held_out": [-1],
     "data.max_prompt_tokens": [0],
@@ -246,7 +247,7 @@ OUT_OF_RANGE = {
     },
 }
 ROWS = ("source", "subset", "split", "args", "columns", "where", "template", "system")
-ROWS += ("template_args", "max_prompt_tokens")
+ROWS += ("template_args", "max_prompt_tokens", "revision")
 OUT_OF_RANGE |= {f"data.sources.<name>.{name}": OUT_OF_RANGE[f"data.{name}"] for name in ROWS}
 OUT_OF_RANGE |= {f"evaluate.sets.<name>.{name}": OUT_OF_RANGE[f"data.{name}"] for name in ROWS}
 OUT_OF_RANGE |= {

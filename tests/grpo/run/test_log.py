@@ -245,6 +245,7 @@ def test_only_the_log_and_the_command_print():
         "command_line.py",
         "evaluate_command.py",
         "sample.py",
+        "rows.py",  # on what it left out of the rows, on standard error
     }
 
 
