@@ -166,7 +166,7 @@ def _arguments(parser: Grammar) -> tuple[Node, ...]:
 def _continues_argument(parser: Grammar, last: Node) -> bool:
     """Tell whether the next token still belongs to a function's argument without brackets."""
     token = parser.next
-    if token.kind == "text" or token.value in OPENING:
+    if token.kind in ("text", "unit") or token.value in OPENING:
         return False
     if not starts_factor(parser, token):
         return False

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import product
 
 from rewards.mathematics.comparison import Comparison
 from rewards.mathematics.latex import parse
 from rewards.mathematics.plain_number import rational_agrees, read_plain_number
 from rewards.mathematics.tree import MAX_LENGTH, Node, ParseError
-from rewards.mathematics.units import unit_of
 from rewards.mathematics.words import (
     choice_of,
     is_sentence,
@@ -28,9 +28,6 @@ __all__ = ["Verdict", "equal"]
 
 _DELIMITERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 _SPACE = re.compile(r"(?<!\w)\s+|\s+(?!\w)")
-_QUANTITY = re.compile(
-    r"(-?[\d.,]{1,40}(?:\s*/\s*\d{1,20})?)\s+([A-Za-z]{1,12}(?:\^?\d)?(?:/[A-Za-z]{1,12}(?:\^?\d)?)?)"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,28 +159,18 @@ def _not_equal(comparison: Comparison) -> Verdict:
 
 
 def _readings(text: str, lenient: bool) -> list[Node]:
-    """Return the trees of a text: with commas in numbers, and with commas as separators if that differs."""
+    """Return the trees of a text: commas in numbers or between them, letters as units or as symbols."""
     trees: list[Node] = []
     if lenient and re.fullmatch(r"-?0,\d+", text):
         text = text.replace(",", ".")
     is_ambiguous = re.search(r"\d[, ]\d{3}", text) is not None
-    for grouped in (True, False) if is_ambiguous else (True,):
+    groupings = (True, False) if is_ambiguous else (True,)
+    for grouped, letters_are_units in product(groupings, (True, False)):
         try:
-            tree = parse(text, grouped=grouped, lenient=lenient)
+            tree = parse(text, grouped=grouped, lenient=lenient, letters_are_units=letters_are_units)
         except ParseError:
             continue
         if tree not in trees:
             trees.append(tree)
-    return trees + _as_quantity(text, lenient)
+    return trees
 
-
-def _as_quantity(text: str, lenient: bool) -> list[Node]:
-    """Return the second reading of ``20 m/s``: a number and, after a space, a unit in plain letters."""
-    match = _QUANTITY.fullmatch(text)
-    unit = unit_of(match[2]) if match else None
-    if match is None or unit is None or unit.is_noun:
-        return []
-    try:
-        return [parse(f"{match[1]} \\text{{{match[2]}}}", lenient=lenient)]
-    except ParseError:
-        return []

@@ -25,8 +25,12 @@ __all__ = ["Parser", "parse"]
 _SIGNS = ("+", "-", "\\pm", "\\mp")
 
 
-def parse(text: str, *, grouped: bool = True, lenient: bool = False) -> Node:
+def parse(
+    text: str, *, grouped: bool = True, lenient: bool = False, letters_are_units: bool = True
+) -> Node:
     """Return the tree of an answer; `grouped` reads ``1,234`` outside brackets as one number.
+
+    `letters_are_units` reads units also in plain letters (``5 km``), which otherwise are symbols.
 
     Raises `ParseError` if the text exceeds 2000 characters, 600 nodes, 60 levels or 2000 digits in a
     number, or is no answer that this grammar knows.
@@ -34,7 +38,7 @@ def parse(text: str, *, grouped: bool = True, lenient: bool = False) -> Node:
     if len(text) > MAX_LENGTH:
         raise ParseError("too long")
     try:
-        return Parser(tokens(clean(text), grouped), lenient).answer()
+        return Parser(tokens(clean(text), grouped, letters_are_units), lenient).answer()
     except RecursionError:
         raise ParseError("nested too deeply") from None
 
@@ -169,6 +173,8 @@ class Parser(Statements):
             return number(self, token.value)
         if token.kind == "name":
             return self._letter(token.value)
+        if token.kind == "unit":
+            raise ParseError("a unit without a value")
         if token.kind == "text":
             self.position -= 1
             return self.node("text", (), joined_text(self))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from rewards.mathematics.siunitx import without_siunitx
+
 __all__ = ["clean"]
 
 _SIGNS = {
@@ -42,6 +44,7 @@ _SIGNS = {
     "\u2213": "\\mp ",
     "\u00b0": "^\\circ ",
     "\u2103": "^\\circ C",
+    "\u2109": "^\\circ F",
     "\u2200": "\\forall ",
     "\u2203": "\\exists ",
     "\u2192": "\\to ",
@@ -144,6 +147,8 @@ def clean(text: str) -> str:
         text = _substituted(_ESCAPES, text)
     if "<su" in text:
         text = _substituted(_HTML, text)
+    if "\\" in text:
+        text = without_siunitx(text)
     if not text.isascii():
         text = _ascii(text)
     if "[" in text and _OUTWARD_ENDS.search(text):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from rewards.mathematics.unit_tokens import UnitFinder
 from rewards.mathematics.units import unit_of
 
 __all__ = [
@@ -40,7 +41,7 @@ __all__ = [
 
 
 class Token(NamedTuple):
-    """A piece of the text: its kind (num, cmd, name, text, mark), content, and whether a space precedes it."""
+    """A piece of the text: its kind (num, cmd, name, text, unit, mark), content, and whether a space precedes it."""
 
     kind: str
     value: str
@@ -205,18 +206,30 @@ _SHORT_WORDS = frozenset(
     " dog win won red blue top his her she who its was a an".split()
 )
 
-
+_SHORT_NOUNS = frozenset(
+    "men man boy girl egg bag box pen hat kid toy car cow pig hen bus row pie cup bar jar can tin cat dog day pcs ppl"
+    " pts ants bees bats".split()
+)
 _ORDINAL_ENDINGS = ("st", "nd", "rd", "th")
 _GLUED_FUNCTIONS = ("sin", "cos", "tan", "log", "ln")
 
 
-def tokens(text: str, grouped: bool) -> list[Token]:
-    """Return the tokens of a cleaned text; `grouped` reads ``1,234`` outside brackets as one number."""
+def tokens(text: str, grouped: bool, letters_are_units: bool = True) -> list[Token]:
+    """Return the tokens of a cleaned text; `grouped` reads ``1,234`` outside brackets as one number.
+
+    `letters_are_units` also reads units that are set as plain letters; otherwise those are symbols.
+    """
     result: list[Token] = []
     position = 0
     depth = 0
     spaced = False
+    finder = UnitFinder(text, letters_are_units)
     while match := _TOKEN.match(text, position):
+        unit = None if spaced else finder.find(position, result)
+        if unit is not None:
+            result.append(Token("unit", unit.spelling, unit.is_spaced))
+            position = unit.end
+            continue
         kind = match.lastgroup
         letters = _LETTERS.match(text, position) if kind == "mark" else None
         if letters is not None:
@@ -228,10 +241,11 @@ def tokens(text: str, grouped: bool) -> list[Token]:
             match = _GROUPED.match(text, position) or match
         position = match.end()
         if kind == "text":
-            result += _styled(match["style"], match["text"], spaced, result)
+            result += _styled(match["style"], match["text"], spaced)
         elif kind != "skip":
             token = _token(match, kind, spaced)
             result.append(token)
+            finder.note(result)
             depth += token.value in OPENING
             depth -= token.value in CLOSING
         spaced = kind == "skip"
@@ -250,18 +264,17 @@ def _token(match: re.Match[str], kind: str | None, spaced: bool) -> Token:
 # letters with a style
 
 
-def _styled(style: str, content: str, spaced: bool, before: list[Token]) -> list[Token]:
+def _styled(style: str, content: str, spaced: bool) -> list[Token]:
     r"""Return the tokens of ``\text{...}`` and its kin: connectors, a function, a letter or plain text."""
     bare = content.strip()
     if style.startswith("text") and re.match(r"[-+]?\.?\d", bare):
         return tokens(content, grouped=True)
     name = ALIASES.get(bare, bare)
-    if (name in FUNCTIONS or name in INVERSES) and not _is_unit(bare, before):
+    if name in FUNCTIONS or name in INVERSES:
         return [Token("cmd", "\\" + name, spaced)]
     is_letter = len(bare) == 1 and bare.isalpha()
     if is_letter and style.startswith(("math", "bold", "bm", "oper")):
-        if style != "mathrm" or unit_of(bare) is None:
-            return [Token("name", bare, spaced)]
+        return [Token("name", bare, spaced)]
     front, connector, rest = _split_at_connector(bare)
     if connector is None:
         return _plain_text(content, spaced)
@@ -278,11 +291,6 @@ def _plain_text(content: str, spaced: bool) -> list[Token]:
     if bare.strip(" ,;."):
         return [Token("text", content, spaced)]
     return [Token("mark", mark) for mark in bare if mark in ",;"]
-
-
-def _is_unit(name: str, before: list[Token]) -> bool:
-    """Tell whether a word that is also a function's name (min, deg) is the unit of the number before it."""
-    return bool(before) and before[-1].kind == "num" and unit_of(name) is not None
 
 
 def _split_at_connector(text: str) -> tuple[str, str | None, str]:
@@ -303,7 +311,7 @@ def _named(word: str, spaced: bool, before: list[Token]) -> list[Token]:
     """Return the tokens of a run of letters: a function, a connector, a word of prose, or single letters."""
     name = ALIASES.get(word, word)
     lower = word.lower()
-    if name in FUNCTIONS and not _is_unit(word, before):
+    if name in FUNCTIONS:
         return [Token("cmd", "\\" + name, spaced)]
     if lower in ("and", "or"):
         return [Token("cmd", "\\" + lower, spaced)]
@@ -312,28 +320,21 @@ def _named(word: str, spaced: bool, before: list[Token]) -> list[Token]:
     follows_number = bool(before) and before[-1].kind == "num"
     if follows_number and word in _ORDINAL_ENDINGS:
         return [Token("text", word, True)]
-    if _is_word(word) or _is_plain_unit(word, spaced, before):
+    if _is_word(word) or _is_counted(word, spaced, before):
         return [Token("text", word, True)]
     return _with_function(word, spaced)
 
 
-def _is_plain_unit(word: str, spaced: bool, before: list[Token]) -> bool:
-    """Tell whether letters are a unit: after a number also a counted thing, after words or brackets only a unit."""
-    if len(word) == 1 or not before:
+def _is_counted(word: str, spaced: bool, before: list[Token]) -> bool:
+    """Tell whether letters behind a number are a short noun, or behind words a unit."""
+    if len(word) == 1 or not before or not spaced:
         return False
     if before[-1].kind == "num":
-        return unit_of(word) is not None
-    if not spaced:
-        return False
-    if not _may_carry_unit(before[-1]):
+        return word in _SHORT_NOUNS
+    if before[-1].kind != "text":
         return False
     unit = unit_of(word)
     return unit is not None and not unit.is_noun
-
-
-def _may_carry_unit(token: Token) -> bool:
-    """Tell whether a unit in plain letters may follow: after brackets, or after words such as "square"."""
-    return token.kind == "text" or token.value in ("}", ")", "]")
 
 
 def _with_function(word: str, spaced: bool) -> list[Token]:

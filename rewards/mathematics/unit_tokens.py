@@ -1,0 +1,140 @@
+"""Where a unit may stand in a formula, and whether plain letters there are one beyond doubt."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple, Sequence
+
+from rewards.mathematics.measures import is_word
+from rewards.mathematics.unit_phrases import Phrase, read_phrase
+from rewards.mathematics.units import DOUBTFUL
+
+__all__ = ["FoundUnit", "UnitFinder"]
+
+
+class FoundUnit(NamedTuple):
+    """A unit behind a value: its spelling, where it ends in the text, and whether a space precedes it."""
+
+    spelling: str
+    end: int
+    is_spaced: bool
+
+
+class Preceding(NamedTuple):
+    """The token in front: its kind and value (fields as in ``tokens.Token``)."""
+
+    kind: str
+    value: str
+
+
+_VALUE_ENDS = frozenset(") ] } \\} | ! % \\% \\circ \\degree \\pi \\$ $ \u20ac \u00a3 \u00a2".split())
+_MONEY = frozenset("\\$ $ \u20ac \u00a3".split())
+_MAY_OPEN = re.compile(r"(?:\s|~|\\[,;:!> ])*[A-Za-z\\{^/\u20ac\u00a3\u00a5\u20b9\u00a2\u03bc\u00b5\u03a9\u00c5-]")
+_TWO_ARGUMENTS = re.compile(r"\\\w*(?:frac|binom)")
+_SPACE = re.compile(r"(?:\s|~|\\[,;:!> ]|\\q?quad(?![A-Za-z])|\\left|\\right)*")
+_GOES_ON = re.compile(r"[A-Za-z(\\_'=]")
+_ENDS = re.compile(
+    r"$|[,;.)\]}:<>=&$|?]|\\[,;.)\]}%$&|\\]|\\(?:and|or|text|mbox|textrm|quad|qquad|le|ge|leq|geq|lt|gt|approx|right"
+    r"|cup|end|pm|colon|to|mathrm)(?![A-Za-z])|\d|-?\d|(?:and|or|to|of|per|in|for|is|at|with|by|from|each)\b|[A-Za-z]{4,}"
+)
+_SUM_SIGNS = re.compile(r"[-+*/]|\\(?:cdot|times)(?![A-Za-z])")
+_GLUED = frozenset(
+    "cm mm km kg ml mL dL lb oz hr mi yd ft in kN kJ kW kV mA Hz Pa eV kPa MPa GPa kHz MHz GHz".split()
+)
+_GLUED_QUOTIENTS = frozenset({"m s^-1", "m s^-2", "km h^-1", "km s^-1", "g L^-1", "ft s^-1", "J K^-1", "N m^-1"})
+_PRODUCTS = frozenset(
+    {"N m", "N s", "J s", "V A", "W h", "kW h", "kg m", "A h", "mA h", "kg m^2", "N m^2", "Pa s", "kN m"}
+)
+_TIMES_OF_DAY = frozenset({"am", "pm"})
+
+
+class UnitFinder:
+    """Looks for units while a formula is read; keeps track of the braces that a second argument follows."""
+
+    def __init__(self, text: str, letters_are_units: bool):
+        self._text = text
+        self._letters_are_units = letters_are_units
+        self._opened: list[bool] = []
+        self._before_argument = False
+
+    def note(self, tokens: Sequence[tuple[str, str, bool]]) -> None:
+        """Take notice of the sign that was read last."""
+        value = tokens[-1][1]
+        self._before_argument = False
+        if value == "{":
+            before = tokens[-2][1] if len(tokens) > 1 else ""
+            self._opened.append(_TWO_ARGUMENTS.fullmatch(before) is not None)
+        elif value == "}" and self._opened:
+            self._before_argument = self._opened.pop()
+
+    def find(self, position: int, tokens: Sequence[tuple[str, str, bool]]) -> FoundUnit | None:
+        """Return the unit at a position behind the tokens read so far, or None if there is none."""
+        if not tokens:
+            return None
+        before = Preceding(*tokens[-1][:2])
+        if before.kind not in ("num", "name") and before.value not in _VALUE_ENDS:
+            return None
+        if before.value == "}" and self._before_argument:
+            return None
+        if _MAY_OPEN.match(self._text, position) is None:
+            return None
+        plain = self._letters_are_units and before.kind != "name"
+        phrase = read_phrase(self._text, position, plain=plain)
+        if phrase is None:
+            return None
+        return self._found(phrase, position, before)
+
+    def _found(self, phrase: Phrase, position: int, before: Preceding) -> FoundUnit | None:
+        space = _SPACE.match(self._text, position)
+        is_spaced = space is not None and space.end() > position
+        written = self._text[position : phrase.end]
+        rest = self._text[phrase.end :].lstrip(" ~")
+        found = FoundUnit(phrase.spelling, phrase.end, is_spaced)
+        if phrase.is_explicit:
+            is_letter = len(phrase.factors) == 1 and len(phrase.factors[0][0]) == 1
+            if is_letter and not is_word(phrase.factors[0][0]):
+                is_apart = is_spaced or "~" in written or " " in written or "\\," in written
+                if _GOES_ON.match(rest) and _ENDS.match(rest) is None:
+                    return None
+                if before.kind == "name" and not is_apart:
+                    return None
+            return found if not _is_time(phrase, before, written) else found._replace(spelling=found.spelling + DOUBTFUL)
+        return self._plain(phrase, found, before=before, rest=rest)
+
+    def _plain(self, phrase: Phrase, found: FoundUnit, *, before: Preceding, rest: str) -> FoundUnit | None:
+        """Return a unit in plain letters, marked where it may be a product of symbols."""
+        names = [name for name, _ in phrase.factors]
+        longest = max(map(len, names))
+        if before.kind != "num" and before.value not in _MONEY | {"\\circ", "\\degree"}:
+            if longest < 2 or not found.is_spaced:
+                return None
+        if _ENDS.match(rest) is None and not (longest > 1 and _SUM_SIGNS.match(rest)):
+            return None
+        if _is_certain(phrase, found) and not _is_time(phrase, before, found.spelling):
+            return found
+        return found._replace(spelling=found.spelling + DOUBTFUL)
+
+
+def _is_time(phrase: Phrase, before: Preceding, written: str) -> bool:
+    """Tell whether a picometre or attometre is rather the half of a day."""
+    return phrase.spelling in _TIMES_OF_DAY and "mathrm" not in written
+
+
+def _is_certain(phrase: Phrase, found: FoundUnit) -> bool:
+    """Tell whether plain letters behind a number are a unit and no product of symbols."""
+    names = [name for name, _ in phrase.factors]
+    spelling = phrase.spelling
+    is_product = " " in phrase.joints or "*" in phrase.joints
+    if spelling in _PRODUCTS and found.is_spaced:
+        return True
+    if max(map(len, names)) > 2 or any(name[0] in "\u03bc\u03a9\u00c5$\u20ac\u00a3" for name in names):
+        return True
+    if phrase.factors[0][1] < 0:
+        return False
+    if is_product and any(len(name) == 1 for name in names):
+        return False
+    if spelling in _GLUED_QUOTIENTS:
+        return True
+    if max(map(len, names)) == 2:
+        return found.is_spaced or any(name in _GLUED for name in names)
+    return found.is_spaced
