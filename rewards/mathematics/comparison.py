@@ -7,13 +7,13 @@ The rules for what must be in order, what may be in any, and which name a value 
 from __future__ import annotations
 
 import zlib
-from itertools import permutations
+from itertools import pairwise, permutations
 
 from rewards.mathematics.agreement import Agreement
 from rewards.mathematics.equations import FLIPPED, same_equation, same_inequality, solves
 from rewards.mathematics.expressions import Undecided, canonical, fold, rename, symbols
 from rewards.mathematics.labels import Labelled, expand_signs, label_of, split_label
-from rewards.mathematics.quantities import quantities_agree
+from rewards.mathematics.quantities import quantities_agree, without_shared_unit
 from rewards.mathematics.real_sets import is_set_of_reals, sets_agree
 from rewards.mathematics.tree import Node
 from rewards.mathematics.words import same_words, says_more
@@ -62,8 +62,8 @@ class Comparison:
         if self._lenient:
             pred = _without_text(pred)
             gold = _without_text(gold)
-        pred = _itemised(pred, gold)
-        gold = _itemised(gold, pred)
+        pred = _summed(_itemised(pred, gold), gold)
+        gold = _summed(_itemised(gold, pred), pred)
         verdict = self._labelled(pred, gold)
         if verdict is not None:
             return verdict
@@ -211,7 +211,13 @@ class Comparison:
     # relations
 
     def _conditions(self, pred: Node, gold: Node) -> bool:
-        """Compare inequalities, intervals, unions and set-builders as sets of numbers."""
+        """Compare inequalities, intervals, unions and set-builders as sets of numbers, in one unit if they have any."""
+        in_one_unit = without_shared_unit(pred, gold)
+        if in_one_unit is not None and self._sets(*in_one_unit):
+            return True
+        return self._sets(pred, gold)
+
+    def _sets(self, pred: Node, gold: Node) -> bool:
         are_relations = pred.op == gold.op == "rel"
         if are_relations and self._chains(pred, gold):
             return True
@@ -353,6 +359,19 @@ def _itemised(node: Node, other: Node) -> Node:
         return node
     equations = tuple(Node("rel", pair, ("=",)) for pair in zip(names.args, values.args))
     return Node("list", equations, ",")
+
+
+def _summed(node: Node, other: Node) -> Node:
+    """Return "2 hours, 30 minutes and 5 seconds" as a sum, if the other side is no list."""
+    if node.op != "list" or other.op in _COLLECTIONS or node.value in (";", "or"):
+        return node
+    if any(arg.op != "unit" for arg in node.args):
+        return node
+    units = [arg.value for arg in node.args]
+    is_falling = all(larger.factor > smaller.factor for larger, smaller in pairwise(units))
+    if not is_falling or len({unit.dimensions for unit in units}) != 1:
+        return node
+    return Node("add", node.args)
 
 
 def _items(node: Node) -> list[Node] | None:

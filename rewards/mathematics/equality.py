@@ -15,11 +15,13 @@ from rewards.mathematics.comparison import Comparison
 from rewards.mathematics.latex import parse
 from rewards.mathematics.plain_number import rational_agrees, read_plain_number
 from rewards.mathematics.tree import MAX_LENGTH, Node, ParseError
+from rewards.mathematics.units import unit_of
 from rewards.mathematics.words import (
     choice_of,
     is_sentence,
     is_wording,
     moments_agree,
+    plain_words,
     same_words,
     spelled_out,
 )
@@ -27,6 +29,7 @@ from rewards.mathematics.words import (
 __all__ = ["Verdict", "equal"]
 
 _DELIMITERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
+_NUMBER_IN_FRONT = re.compile(r"\s*[-+\u2212]?\s*[\d.,/]*\d\s*")
 _SPACE = re.compile(r"(?<!\w)\s+|\s+(?!\w)")
 
 
@@ -119,11 +122,19 @@ def _by_words(pred: str, gold: str, lenient: bool) -> Verdict | None:
     gold_is_sentence = is_sentence(gold)
     if not gold_is_sentence and not is_wording(gold):
         return None
+    if _is_quantity(gold):
+        return None
     if same_words(pred, gold, lenient):
         return Verdict(True, "a", "the same words")
     if gold_is_sentence and not re.search(r"\d", gold):
         return Verdict(False, "a", "compared as words")
     return None
+
+
+def _is_quantity(text: str) -> bool:
+    """Tell whether a text is a number and a unit in words, such as "5 miles per hour"."""
+    number = _NUMBER_IN_FRONT.match(text)
+    return number is not None and unit_of(plain_words(text[number.end() :])) is not None
 
 
 # tiers b and c: trees

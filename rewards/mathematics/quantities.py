@@ -11,7 +11,7 @@ from rewards.mathematics.tree import Node
 from rewards.mathematics.measures import Dimensions
 from rewards.mathematics.units import Unit, power_of, product_of
 
-__all__ = ["quantities_agree"]
+__all__ = ["quantities_agree", "without_shared_unit"]
 
 _ANGLE = (("degree", 1),)
 _RADIAN = (("radian", 1),)
@@ -47,6 +47,34 @@ def quantities_agree(pred: Node, gold: Node, lenient: bool, same: Compare, value
     """
     pairs = _in_one_unit(_quantity(pred), _quantity(gold), lenient)
     return any(_values_agree(*pair, lenient=lenient, same=same, value=value) for pair in pairs)
+
+
+def without_shared_unit(pred: Node, gold: Node) -> tuple[Node, Node] | None:
+    """Return two sets of quantities as sets of numbers in one unit; None if there are no units or they clash."""
+    units = [*_units_in(pred), *_units_in(gold)]
+    if not units or any(unit.offset or not unit.is_certain for unit in units):
+        return None
+    if len({unit.dimensions for unit in units}) != 1:
+        return None
+    base = units[0].factor
+    return _in_base(pred, base), _in_base(gold, base)
+
+
+def _units_in(node: Node) -> list[Unit]:
+    units = [node.value] if node.op == "unit" else []
+    for arg in node.args:
+        units += _units_in(arg)
+    return units
+
+
+def _in_base(node: Node, base: Fraction) -> Node:
+    """Return a tree whose quantities are numbers of the unit with the factor `base`."""
+    args = tuple(_in_base(arg, base) for arg in node.args)
+    if node.op != "unit":
+        return Node(node.op, args, node.value)
+    if node.value.factor == base:
+        return args[0]
+    return Node("mul", (*args, Node("num", (), node.value.factor / base)))
 
 
 # from trees to quantities

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from rewards.mathematics.measures import measure_of
+
 __all__ = ["without_siunitx"]
 
 _COMMAND = re.compile(r"\\(SI|qty|si|unit|unitfrac|num|ang)\s*(?=[\[{])")
@@ -105,6 +107,8 @@ def _spelled(content: str) -> str:
         elif macro in _POWERS_AFTER or macro in ("tothe", "raiseto"):
             power = _POWERS_AFTER.get(macro) or int(match["argument"] or 1)
             pieces[-1:] = [_raised(pieces[-1], power)] if pieces else []
+        elif macro not in _NAMES and measure_of(macro) is None:
+            pieces.append(f"\\{macro} ")
         else:
             symbol = prefix + _NAMES.get(macro, macro)
             pieces.append(_raised(f" {symbol}^{{1}}", power_before * sign))

@@ -13,11 +13,12 @@ __all__ = ["FoundUnit", "UnitFinder"]
 
 
 class FoundUnit(NamedTuple):
-    """A unit behind a value: its spelling, where it ends in the text, and whether a space precedes it."""
+    """A unit behind a value: its spelling, where it ends in the text, whether a space precedes it, or a slash."""
 
     spelling: str
     end: int
     is_spaced: bool
+    begins_with_slash: bool = False
 
 
 class Preceding(NamedTuple):
@@ -89,7 +90,8 @@ class UnitFinder:
         is_spaced = space is not None and space.end() > position
         written = self._text[position : phrase.end]
         rest = self._text[phrase.end :].lstrip(" ~")
-        found = FoundUnit(phrase.spelling, phrase.end, is_spaced)
+        begins_with_slash = written.lstrip(" ~").startswith("/")
+        found = FoundUnit(phrase.spelling, phrase.end, is_spaced, begins_with_slash)
         if phrase.is_explicit:
             is_letter = len(phrase.factors) == 1 and len(phrase.factors[0][0]) == 1
             if is_letter and not is_word(phrase.factors[0][0]):
@@ -129,10 +131,11 @@ def _is_certain(phrase: Phrase, found: FoundUnit) -> bool:
         return True
     if max(map(len, names)) > 2 or any(name[0] in "\u03bc\u03a9\u00c5$\u20ac\u00a3" for name in names):
         return True
-    if phrase.factors[0][1] < 0:
+    if found.begins_with_slash:
         return False
     if is_product and any(len(name) == 1 for name in names):
-        return False
+        is_quotient = "/" in phrase.joints or any(power != 1 for _, power in phrase.factors)
+        return is_quotient and max(map(len, names)) == 2
     if spelling in _GLUED_QUOTIENTS:
         return True
     if max(map(len, names)) == 2:

@@ -24,6 +24,7 @@ _STYLE = re.compile(
 )
 _CHOICE = re.compile(r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Z])[.):])\s*(.*)", re.DOTALL)
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
+_NUMBER = re.compile(r"(?<![\w.])[-\u2212]?\d+(?:[.,/:]\d+)*%?")
 _ARTICLES = frozenset("the a an is are of in on at to will be it that this there".split())
 _REVERSING = frozenset(
     "not than no never neither nor or versus unlike except without instead but cannot and both".split()
@@ -234,6 +235,8 @@ def same_words(pred: str, gold: str, lenient: bool) -> bool:
     gold_words = _words(gold)
     if not pred_words or not gold_words:
         return False
+    if not _numbers_agree(pred, gold):
+        return False
     if pred_words == gold_words:
         return True
     if _list_items(pred) == _list_items(gold):
@@ -241,6 +244,13 @@ def same_words(pred: str, gold: str, lenient: bool) -> bool:
     if not lenient:
         return False
     return _synonym(pred) == _synonym(gold) != "" or _is_phrase_of(pred_words, gold_words)
+
+
+def _numbers_agree(pred: str, gold: str) -> bool:
+    """Tell whether numbers in the text are no obstacle: equal with their signs and points, or on one side alone."""
+    numbers = _NUMBER.findall(plain_words(pred))
+    gold_numbers = _NUMBER.findall(plain_words(gold))
+    return not numbers or not gold_numbers or sorted(numbers) == sorted(gold_numbers)
 
 
 def _words(text: str) -> list[str]:
