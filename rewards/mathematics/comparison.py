@@ -34,6 +34,7 @@ class Comparison:
         seed = zlib.crc32(f"{pred}\n{gold}".encode())
         self.agreement = Agreement(seed, lenient, allow_sympy)
         self.is_unsure = False
+        self.may_rename = True
         self._lenient = lenient
         self._level = 0
 
@@ -55,13 +56,13 @@ class Comparison:
         gold = expand_signs(gold)
         if self._by_shape(pred, gold):
             return True
-        return self._lenient and self._level <= 2 and self._renamed(pred, gold)
+        may_rename = self._lenient and self.may_rename and self._level <= 2
+        return may_rename and self._renamed(pred, gold)
 
     def _by_shape(self, pred: Node, gold: Node) -> bool:
         """Compare by what the two sides are: labelled values, lists, sets, tuples, matrices, quantities."""
         if self._lenient:
-            pred = _without_text(pred)
-            gold = _without_text(gold)
+            pred, gold = _without_texts(pred, gold)
         pred = _summed(_itemised(pred, gold), gold)
         gold = _summed(_itemised(gold, pred), pred)
         verdict = self._labelled(pred, gold)
@@ -328,6 +329,20 @@ def _is_numbered(name: str, other: str) -> bool:
     """Tell whether one name is the other with a number: x_1 is a value of x."""
     short, long = sorted((name, other), key=len)
     return bool(short) and long.startswith(short + "_") and long[len(short) + 1 :].isdigit()
+
+
+def _without_texts(pred: Node, gold: Node) -> tuple[Node, Node]:
+    """Return two products without the words around them; what follows a value stays where the other has a unit."""
+    if _carries_unit(pred) or _carries_unit(gold):
+        return pred, gold
+    return _without_text(pred), _without_text(gold)
+
+
+def _carries_unit(node: Node) -> bool:
+    """Tell whether a value has a unit of measurement."""
+    if node.op in ("neg", "mul"):
+        return any(map(_carries_unit, node.args))
+    return node.op == "unit" and bool(node.value.dimensions)
 
 
 def _without_text(node: Node) -> Node:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 from rewards.mathematics.comparison import Comparison
 from rewards.mathematics.latex import parse
@@ -149,10 +150,10 @@ def _by_tree(pred: str, gold: str, lenient: bool, allow_sympy: bool) -> Verdict:
         return Verdict(None, "b", "the gold cannot be read")
     comparison = Comparison(pred, gold, lenient, allow_sympy)
     preds = _readings(pred, lenient)
-    for gold_tree in golds:
-        for pred_tree in preds:
-            if comparison.same(pred_tree, gold_tree):
-                return Verdict(True, comparison.agreement.tier, "equal as mathematics")
+    for gold_reading, pred_reading in product(golds, preds):
+        comparison.may_rename = not (gold_reading.is_second or pred_reading.is_second)
+        if comparison.same(pred_reading.tree, gold_reading.tree):
+            return Verdict(True, comparison.agreement.tier, "equal as mathematics")
     if is_wording(gold) and same_words(pred, gold, lenient):
         return Verdict(True, "b", "the same words")
     if not preds:
@@ -169,9 +170,23 @@ def _not_equal(comparison: Comparison) -> Verdict:
     return Verdict(False, tier, reason)
 
 
-def _readings(text: str, lenient: bool) -> list[Node]:
+class _Reading(NamedTuple):
+    """The tree of a text, and whether it is a second one, which takes what is surely a unit for symbols."""
+
+    tree: Node
+    is_second: bool
+
+
+def _is_doubtful(node: Node) -> bool:
+    """Tell whether a tree has a unit that may as well be a product of symbols."""
+    if node.op == "unit" and not node.value.is_certain:
+        return True
+    return any(map(_is_doubtful, node.args))
+
+
+def _readings(text: str, lenient: bool) -> list[_Reading]:
     """Return the trees of a text: commas in numbers or between them, letters as units or as symbols."""
-    trees: list[Node] = []
+    readings: list[_Reading] = []
     if lenient and re.fullmatch(r"-?0,\d+", text):
         text = text.replace(",", ".")
     is_ambiguous = re.search(r"\d[, ]\d{3}", text) is not None
@@ -181,7 +196,8 @@ def _readings(text: str, lenient: bool) -> list[Node]:
             tree = parse(text, grouped=grouped, lenient=lenient, letters_are_units=letters_are_units)
         except ParseError:
             continue
-        if tree not in trees:
-            trees.append(tree)
-    return trees
+        if all(tree != reading.tree for reading in readings):
+            is_second = bool(readings) and not (letters_are_units or _is_doubtful(readings[0].tree))
+            readings.append(_Reading(tree, is_second))
+    return readings
 

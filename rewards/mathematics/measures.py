@@ -62,24 +62,24 @@ Gy;;1;gray
 Sv;sievert;1;sievert
 kat;katal;1;mol s-1
 L l \u2113;litre liter;1/1000;m3
-eV;electronvolt;1602176634/10000000000000000000000000000;kg m2 s-2
-cal;calorie;4184/1000;kg m2 s-2;mkMG
+eV;electronvolt;1.602176634e-19;kg m2 s-2
+cal;calorie;4.184;kg m2 s-2;mkMG
 bar;bar;100000;kg m-1 s-2;μumdkM
 Wh;watthour;3600;kg m2 s-2
 Ah;amperehour amphour;3600;A s
 VA;voltampere;1;kg m2 s-3
 t;tonne;1000;kg;kMG
-Da;dalton;166053906660/100000000000000000000000000000000000000;kg;kM
+Da;dalton;1.66053906660e-27;kg;kM
 pc;parsec;1;parsec;kMG
 bit;bit;1;bit;kMGT
 b;;1;bit;kMGT
 B;byte;8;bit;kMGTPE
 bps;;1;bit s-1;kMGT
 M;molar;1000;mol m-3;mμunp
-dyn;dyne;1/100000;kg m s-2;kM
-erg;erg;1/10000000;kg m2 s-2;kM
+dyn;dyne;1e-5;kg m s-2;kM
+erg;erg;1e-7;kg m2 s-2;kM
 P;poise;1/10;kg m-1 s-1;c
-Ci;curie;37000000000;becquerel
+Ci;curie;3.7e10;becquerel
 """
 
 _WITHOUT_PREFIXES = """
@@ -94,56 +94,56 @@ yr yrs;year;12;month
 ;decade;120;month
 ;century centuries;1200;month
 ;millennium millennia;12000;month
-in;inch inches;254/10000;m
-ft;foot feet;3048/10000;m
-yd yds;yard;9144/10000;m
-mi;mile;1609344/1000;m
+in;inch inches;0.0254;m
+ft;foot feet;0.3048;m
+yd yds;yard;0.9144;m
+mi;mile;1609.344;m
 nmi;nauticalmile;1852;m
-;furlong;201168/1000;m
-;fathom;18288/10000;m
+;furlong;201.168;m
+;fathom;1.8288;m
 ly;lightyear;9460730472580800;m
 au AU;astronomicalunit;149597870700;m
-\u00c5;angstrom \u00e5ngstr\u00f6m;1/10000000000;m
-;micron;1/1000000;m
-lb lbs lbm;;45359237/100000000;kg
-;pound;45359237/100000000;kg
-oz ozs;ounce;28349523125/1000000000000;kg
-u amu;;166053906660/100000000000000000000000000000000000000;kg
-st;stone;635029318/100000000;kg
+\u00c5;angstrom \u00e5ngstr\u00f6m;1e-10;m
+;micron;1e-6;m
+lb lbs lbm;;0.45359237;kg
+;pound;0.45359237;kg
+oz ozs;ounce;0.028349523125;kg
+u amu;;1.66053906660e-27;kg
+st;stone;6.35029318;kg
 ;ton metricton;1000;kg
-;shortton;90718474/100000;kg
-ct;carat;2/10000;kg
+;shortton;907.18474;kg
+ct;carat;0.0002;kg
 ;quintal;100;kg
 ha;hectare;10000;m2
-;acre;40468564224/10000000;m2
-cc;;1/1000000;m3
-gal gals;gallon;3785411784/1000000000000;m3
-qt qts;quart;946352946/1000000000000;m3
-pt pts;pint;473176473/1000000000000;m3
-;cup;2365882365/10000000000000;m3
-floz;fluidounce;295735295625/10000000000000000;m3
-tbsp;tablespoon;1478676478125/100000000000000000;m3
-tsp;teaspoon;492892159375/100000000000000000;m3
-mph;;44704/100000;m s-1
+;acre;4046.8564224;m2
+cc;;1e-6;m3
+gal gals;gallon;0.003785411784;m3
+qt qts;quart;0.000946352946;m3
+pt pts;pint;0.000473176473;m3
+;cup;0.0002365882365;m3
+floz;fluidounce;0.0000295735295625;m3
+tbsp;tablespoon;0.00001478676478125;m3
+tsp;teaspoon;0.00000492892159375;m3
+mph;;0.44704;m s-1
 kmh kph kmph;;5/18;m s-1
-fps;;3048/10000;m s-1
+fps;;0.3048;m s-1
 kn kts;knot;1852/3600;m s-1
 rpm RPM;;1/60;revolution s-1
 rps;;1;revolution s-1
 rev revs;revolution;1;revolution
-bpm BPM;;1/60;beat s-1
+bpm BPM;;1/60;s-1
 cfm;;28316846592/60000000000000;m3 s-1
 gpm;;3785411784/60000000000000;m3 s-1
 atm;atmosphere;101325;kg m-1 s-2
 mmHg torr Torr;torr;101325/760;kg m-1 s-2
 cmHg;;1013250/760;kg m-1 s-2
 psi PSI;;44482216152605/6451600000;kg m-1 s-2
-kgf;;980665/100000;kg m s-2
-lbf;;44482216152605/10000000000000;kg m s-2
-BTU Btu;;105505585262/100000000;kg m2 s-2
-hp HP;horsepower;7456998715822702/10000000000000;kg m2 s-3
+kgf;;9.80665;kg m s-2
+lbf;;4.4482216152605;kg m s-2
+BTU Btu;;1055.05585262;kg m2 s-2
+hp HP;horsepower;745.69987158227022;kg m2 s-3
 Cal;;4184;kg m2 s-2
-mpg MPG;;1609344000000/3785411784;m-2
+mpg MPG;;1609344000000000/3785411784;m-2
 Kb;;1000;bit
 KB;;8000;bit
 KiB;kibibyte;8192;bit

@@ -135,6 +135,12 @@ _ESCAPES = (
         r"\\",
     ),
     (re.compile(r"\\(?:left|right)\s*\."), ""),
+    (
+        re.compile(
+            r"\\(text|mbox|mathrm|textrm|textbf|mathbf)\s*\{(?:\s|~)*([-+]?\\?\$?\d[\d.,]*)(?=[\s~\\A-Za-z])([^{}\d]*)\}"
+        ),
+        r"\2\\\1{\3}",
+    ),
     (re.compile(r"\\(?:color|textcolor)\s*\{[^{}]*\}|\\(?:label|tag)\s*\{[^{}]*\}"), ""),
 )
 _OUTWARD = re.compile(r"([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])")

@@ -38,6 +38,7 @@ _ENDS = re.compile(
     r"$|[,;.)\]}:<>=&$|?]|\\[,;.)\]}%$&|\\]|\\(?:and|or|text|mbox|textrm|quad|qquad|le|ge|leq|geq|lt|gt|approx|right"
     r"|cup|end|pm|colon|to|mathrm)(?![A-Za-z])|\d|-?\d|(?:and|or|to|of|per|in|for|is|at|with|by|from|each)\b|[A-Za-z]{4,}"
 )
+_POWER_OF_TEN = re.compile(r"10\s*\^\s*\{\s*-?\d{1,3}\s*\}$")
 _SUM_SIGNS = re.compile(r"[-+*/]|\\(?:cdot|times)(?![A-Za-z])")
 _GLUED = frozenset(
     "cm mm km kg ml mL dL lb oz hr mi yd ft in kN kJ kW kV mA Hz Pa eV kPa MPa GPa kHz MHz GHz".split()
@@ -46,6 +47,8 @@ _GLUED_QUOTIENTS = frozenset({"m s^-1", "m s^-2", "km h^-1", "km s^-1", "g L^-1"
 _PRODUCTS = frozenset(
     {"N m", "N s", "J s", "V A", "W h", "kW h", "kg m", "A h", "mA h", "kg m^2", "N m^2", "Pa s", "kN m"}
 )
+_RARE_LETTERS = frozenset("b B M u P t".split())
+_POINTS = re.compile(r"[QRYZEPTGM][ACFHKNSTVBWJ]")
 _TIMES_OF_DAY = frozenset({"am", "pm"})
 
 
@@ -100,16 +103,19 @@ class UnitFinder:
                     return None
                 if before.kind == "name" and not is_apart:
                     return None
-            return found if not _is_time(phrase, before, written) else found._replace(spelling=found.spelling + DOUBTFUL)
-        return self._plain(phrase, found, before=before, rest=rest)
+            is_doubtful = _is_time(phrase, before, written) or _names_points(phrase, written)
+            return found._replace(spelling=found.spelling + DOUBTFUL * is_doubtful)
+        return self._plain(phrase, found, position, before)
 
-    def _plain(self, phrase: Phrase, found: FoundUnit, *, before: Preceding, rest: str) -> FoundUnit | None:
+    def _plain(self, phrase: Phrase, found: FoundUnit, position: int, before: Preceding) -> FoundUnit | None:
         """Return a unit in plain letters, marked where it may be a product of symbols."""
         names = [name for name, _ in phrase.factors]
         longest = max(map(len, names))
-        if before.kind != "num" and before.value not in _MONEY | {"\\circ", "\\degree"}:
-            if longest < 2 or not found.is_spaced:
+        follows_number = before.kind == "num" or _POWER_OF_TEN.search(self._text[:position]) is not None
+        if not follows_number and before.value not in _MONEY | {"\\circ", "\\degree"}:
+            if not found.is_spaced or (longest < 2 and phrase.spelling not in _GLUED_QUOTIENTS):
                 return None
+        rest = self._text[phrase.end :].lstrip(" ~")
         if _ENDS.match(rest) is None and not (longest > 1 and _SUM_SIGNS.match(rest)):
             return None
         if _is_certain(phrase, found) and not _is_time(phrase, before, found.spelling):
@@ -122,6 +128,13 @@ def _is_time(phrase: Phrase, before: Preceding, written: str) -> bool:
     return phrase.spelling in _TIMES_OF_DAY and "mathrm" not in written
 
 
+def _names_points(phrase: Phrase, written: str) -> bool:
+    """Tell whether two capitals are rather a segment than a unit: ``2\\mathrm{PA}``."""
+    name = phrase.factors[0][0]
+    is_alone = len(phrase.factors) == 1 and phrase.factors[0][1] == 1
+    return is_alone and _POINTS.fullmatch(name) is not None and not re.search(r"[~\s]|\\[,;: ]", written)
+
+
 def _is_certain(phrase: Phrase, found: FoundUnit) -> bool:
     """Tell whether plain letters behind a number are a unit and no product of symbols."""
     names = [name for name, _ in phrase.factors]
@@ -131,7 +144,7 @@ def _is_certain(phrase: Phrase, found: FoundUnit) -> bool:
         return True
     if max(map(len, names)) > 2 or any(name[0] in "\u03bc\u03a9\u00c5$\u20ac\u00a3" for name in names):
         return True
-    if found.begins_with_slash:
+    if found.begins_with_slash or (len(names) == 1 and names[0] in _RARE_LETTERS):
         return False
     if is_product and any(len(name) == 1 for name in names):
         is_quotient = "/" in phrase.joints or any(power != 1 for _, power in phrase.factors)
