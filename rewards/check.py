@@ -1,7 +1,8 @@
 """``python -m rewards.check DATA --reward NAME``: whether a reward and a data set fit, before any GPU is used.
 
 For each row three completions are made and judged: one with the gold answer must score 1, an empty one 0, and one
-with a wrong answer (the gold with its last digit changed, and the like) less than 1. A table shows how many did;
+with a wrong answer (the gold with its last digit changed, and the like) less than 1. Where the gold is a number with a
+unit and the reward is math_answer, so must one with the number alone score 1. A table shows how many did;
 rows that did not are listed with the judge's explanation. If more than ``--tolerance`` of the rows (1 %) fail any
 of the three, the exit code is 1. The usual finding is training data with unreadable answers. Rewards run as in
 training: in worker processes, under the same deadlines.
@@ -19,6 +20,7 @@ from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from rewards.command_line import OneLineParser, json_object
 from rewards.conventions import TRUTH_COLUMNS
+from rewards.mathematics.bare_values import bare_value
 from rewards.mathematics.extraction import bare_answer
 from rewards.readers import can_read, read_rows
 from rewards.sandbox import SandboxOptions
@@ -40,8 +42,9 @@ MAX_DETAIL_CHARS = 160
 ROWS_A_SUBMISSION = 512
 
 Row = Mapping[str, Any]
-Completions = Callable[[Row], tuple[str, str]]
-"""Makes a row's completion with the gold answer, and the one with a wrong answer."""
+Completions = Callable[[Row], Sequence[str]]
+"""Makes a row's completion with the gold answer, the one with a wrong answer and, if there is a unit to leave out, one
+without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ CHECKS: Mapping[str, tuple[str, Callable[[Score], bool]]] = {
     "gold": ("1", lambda score: score.value is not None and score.value >= 1),
     "empty": ("0", lambda score: score.value == 0),
     "perturbed": ("< 1", lambda score: score.value is not None and score.value < 1),
+    "no unit": ("1", lambda score: score.value is not None and score.value >= 1),
 }
 """What each kind of completion must score, as text and as a test."""
 
@@ -74,7 +78,7 @@ def check(
 ) -> list[Failure]:
     """Judge every row's gold, empty and perturbed completion; return those that did not score what they must.
 
-    ``completions`` makes a row's completion with the gold answer and with a wrong one.
+    ``completions`` makes a row's completion with the gold answer and with a wrong one, and perhaps one without its unit.
     """
     failures = []
     numbered = iter(enumerate(rows, 1))
@@ -101,8 +105,8 @@ class _Trial:
 def _trials(numbered_rows: Sequence[tuple[int, Row]], completions: Completions) -> list[_Trial]:
     trials = []
     for number, row in numbered_rows:
-        gold, wrong = completions(row)
-        for name, text in zip(CHECKS, (gold, "", wrong)):
+        gold, wrong, *without_unit = completions(row)
+        for name, text in zip(CHECKS, (gold, "", wrong, *without_unit)):
             trials.append(_Trial(number, name, _sample(text, row)))
     return trials
 
@@ -143,20 +147,23 @@ def _completions(options: argparse.Namespace) -> Completions:
     """How a row's right and wrong completion are made."""
     if options.completion:
 
-        def from_column(row: Row) -> tuple[str, str]:
+        def from_column(row: Row) -> Sequence[str]:
             text = str(row[options.completion])
             return text, perturbed(text)
 
         return from_column
     reads_mathematics = load(options.reward).__module__ == "rewards.math_answer"
 
-    def from_gold(row: Row) -> tuple[str, str]:
+    def from_gold(row: Row) -> Sequence[str]:
         gold = str(row[options.gold])
         if reads_mathematics:
             gold = bare_answer(gold, lenient=True).text or gold  # the column may hold a solution
         right = options.template.replace("{gold}", gold)
         wrong = options.template.replace("{gold}", perturbed(gold))
-        return right, wrong
+        number = bare_value(gold) if reads_mathematics else None
+        if number is None:
+            return right, wrong
+        return right, wrong, options.template.replace("{gold}", number)
 
     return from_gold
 
@@ -176,10 +183,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
         rows = [_renamed(row, options.columns) for row in _rows(options.data, options.limit)]
         spec = _spec(options)
         _refuse_unfit(rows, spec, options)
+        completions = _completions(options)
         failures = check(
             rows,
             spec,
-            _completions(options),
+            completions,
             workers=options.workers,
             sandbox=sandbox_options(options),
         )
@@ -187,7 +195,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
         print(f"rewards.check: {error}", file=sys.stderr)
         return 2
     print(f"{options.reward} on {len(rows)} rows of {options.data}")
-    print("\n".join(_table(failures, len(rows))))
+    num_units = sum(len(completions(row)) > 2 for row in rows)
+    print("\n".join(_table(failures, len(rows), num_units)))
     worst = max(Counter(failure.check for failure in failures).values(), default=0)
     return 1 if worst > options.tolerance * len(rows) else 0
 
@@ -289,11 +298,15 @@ def _refuse_unfit(rows: Sequence[Row], spec: RewardSpec, options: argparse.Names
         )
 
 
-def _table(failures: Sequence[Failure], num_rows: int) -> list[str]:
+def _table(failures: Sequence[Failure], num_rows: int, num_units: int) -> list[str]:
+    """The counts by kind of completion, and the failures; `num_units` rows have a gold answer with a unit."""
     counts = Counter(failure.check for failure in failures)
     lines = [f"{'completion':<12}{'must score':>12}{'passed':>10}{'failed':>10}"]
     for name, (wanted, _) in CHECKS.items():
-        num_passed = num_rows - counts[name]
+        num_tried = num_units if name == "no unit" else num_rows
+        if not num_tried:
+            continue
+        num_passed = num_tried - counts[name]
         lines.append(f"{name:<12}{wanted:>12}{num_passed:>10}{counts[name]:>10}")
     if failures:
         heading = f"{'row':>6}  {'completion':<11} {'value':>6}  {'status':<15} what the judge said"

@@ -72,6 +72,7 @@ _DELIMITED = re.compile(
     r"|(?<!\\)\$(?P<d>(?:[^$\\]|\\.){1,2000}?)(?<!\\)\$(?!\d)",
     re.DOTALL,
 )
+_FORMULA_IN_TEXT = re.compile(r"(\\(?:text|mbox|textrm)\{[^{}$]{0,40})\$(\^\{?-?\d\}?)\$")
 _FORMAL = re.compile(
     r"\\(?:text|mbox|mathrm|textrm|textbf|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|\$[^$]*\$|</?su[bp]>"
 )
@@ -112,7 +113,7 @@ def bare_answer(text: str, *, lenient: bool = False) -> Extracted:
     A text with a box, tag, ``####`` or (in prose) "the answer is" is read as a completion; prose with a
     formula or a number gives the last one; everything else is the answer as it is written.
     """
-    visible = _without_special_tokens(text).strip()
+    visible = _FORMULA_IN_TEXT.sub(r"\1\2", _without_special_tokens(text)).strip()
     has_box = "\\boxed" in visible
     if visible.count("$") == 2 and visible[0] == visible[-1] == "$" and not has_box:
         content = visible[1:-1].strip()
