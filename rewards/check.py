@@ -78,7 +78,7 @@ def check(
 ) -> list[Failure]:
     """Judge every row's gold, empty and perturbed completion; return those that did not score what they must.
 
-    ``completions`` makes a row's completion with the gold answer and with a wrong one, and perhaps one without its unit.
+    ``completions`` makes a row's completion with the gold answer, with a wrong one, and perhaps one without its unit.
     """
     failures = []
     numbered = iter(enumerate(rows, 1))

@@ -15,6 +15,8 @@ latex         tokens become a tree: sums, products, factors
 statements    its upper half: lists, relations, sets, ratios
 juxtaposition mixed numbers, units, products without a sign; further parts: brackets, commands, suffixes, digits
 tree          the tree's node and its bounds
+measures      the table of units and prefixes
+unit_phrases  units in every spelling; further: siunitx, unit_tokens (where one may stand), bare_values
 units         what a unit's name stands for
 from tree to verdict
 ------------------------------------------------------------------------------------------------

@@ -21,7 +21,9 @@ _VALUE = re.compile(
     re.DOTALL,
 )
 _SET_APART = re.compile(r"\\(?:mathrm|text|textrm|mbox|operatorname|rm|unit|si)(?![A-Za-z])")
-_ALTERS = re.compile(r"[=<>+\u00b1]|\\(?:pm|le|ge|leq|geq|lt|gt|approx|in|cup|frac|sqrt|pi|quad)(?![A-Za-z])|,|;")
+_ALTERS = re.compile(
+    r"[=<>+\u00b1]|\\(?:pm|le|ge|leq|geq|lt|gt|approx|in|cup|frac|sqrt|pi|quad)(?![A-Za-z])|,|;"
+)
 _POWER = re.compile(r"\^\s*\{?\s*-?\d\s*\}?|[\u00b2\u00b3]")
 _CONNECTS = frozenset("and or if when for where mod base to of".split())
 
@@ -35,7 +37,11 @@ def bare_value(text: str) -> str | None:
     if not unit.strip(" ~$") or _ALTERS.search(unit) or re.search(r"\d", _POWER.sub("", unit)):
         return None
     words = re.findall(r"[A-Za-z]+", plain_words(unit).lower())
-    if not words or not _CONNECTS.isdisjoint(words[:1]) or any(word in MULTIPLIERS for word in words):
+    if (
+        not words
+        or not _CONNECTS.isdisjoint(words[:1])
+        or any(word in MULTIPLIERS for word in words)
+    ):
         return None
     if _SET_APART.search(unit) is None and unit_of(plain_words(unit)) is None:
         return None

@@ -193,11 +193,12 @@ def _readings(text: str, lenient: bool) -> list[_Reading]:
     groupings = (True, False) if is_ambiguous else (True,)
     for grouped, letters_are_units in product(groupings, (True, False)):
         try:
-            tree = parse(text, grouped=grouped, lenient=lenient, letters_are_units=letters_are_units)
+            tree = parse(
+                text, grouped=grouped, lenient=lenient, letters_are_units=letters_are_units
+            )
         except ParseError:
             continue
         if all(tree != reading.tree for reading in readings):
             is_second = bool(readings) and not (letters_are_units or _is_doubtful(readings[0].tree))
             readings.append(_Reading(tree, is_second))
     return readings
-

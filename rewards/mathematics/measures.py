@@ -1,8 +1,8 @@
 """The table of units: what every single name measures, exactly.
 
 A measure is a factor to the SI's base units and sorted (dimension, power) pairs. Symbols are told apart by case ("mm",
-"Mm"), words are not. What does not convert by an exact rational, or measures another kind of thing in the same base units
-(becquerel and hertz), has a dimension of its own.
+"Mm"), words are not. What does not convert by an exact rational, or measures another kind of thing in the same base
+units (becquerel and hertz), has a dimension of its own.
 """
 
 from __future__ import annotations

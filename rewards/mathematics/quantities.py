@@ -6,9 +6,9 @@ from fractions import Fraction
 from typing import Any, Callable, NamedTuple
 
 from rewards.mathematics.expressions import fold
+from rewards.mathematics.measures import Dimensions
 from rewards.mathematics.plain_number import PlainNumber, rational_agrees
 from rewards.mathematics.tree import Node
-from rewards.mathematics.measures import Dimensions
 from rewards.mathematics.units import Unit, power_of, product_of
 
 __all__ = ["quantities_agree", "without_shared_unit"]

@@ -1,4 +1,4 @@
-r"""The commands of LaTeX's packages siunitx and units, written out: ``\SI{5}{\kilo\metre}`` becomes ``5 \mathrm{km}``."""
+r"""The commands of LaTeX's packages siunitx and units, written out: ``\SI{5}{\metre}`` becomes ``5 \mathrm{m}``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ _NAMES = {
 _POWERS_BEFORE = {"square": 2, "cubic": 3}
 _POWERS_AFTER = {"squared": 2, "cubed": 3}
 _MACRO = re.compile(
-    r"\\(?P<macro>[A-Za-z]+)\s*(?:\{\s*(?P<argument>[-+]?\d)\s*\})?|(?P<other>[^\\]+|\\.)", re.DOTALL
+    r"\\(?P<macro>[A-Za-z]+)\s*(?:\{\s*(?P<argument>[-+]?\d)\s*\})?|(?P<other>[^\\]+|\\.)",
+    re.DOTALL,
 )
 
 

@@ -42,8 +42,12 @@ _STYLES = (
     "text|mbox|hbox|textnormal|textrm|textsf|texttt|textup|textmd|textbf|textit|emph|mathrm|mathbf|mathit|mathsf|mathtt"
     "|mathnormal|boldsymbol|bm|operatorname|unit|si|rm|bf"
 )
-_SWITCHES = "rm|bf|it|sf|tt|rmfamily|sffamily|normalfont|mathrm|mathbf|mathit|mathsf|displaystyle|textstyle"
-_DEGREE = r"\^\s*\{?\s*\\circ(?![A-Za-z])\s*\}?|\\(?:text)?degree(?![A-Za-z])|\^\s*\\degree(?![A-Za-z])"
+_SWITCHES = (
+    "rm|bf|it|sf|tt|rmfamily|sffamily|normalfont|mathrm|mathbf|mathit|mathsf|displaystyle|textstyle"
+)
+_DEGREE = (
+    r"\^\s*\{?\s*\\circ(?![A-Za-z])\s*\}?|\\(?:text)?degree(?![A-Za-z])|\^\s*\\degree(?![A-Za-z])"
+)
 _PIECE = re.compile(
     r"(?P<space>(?:\s|~|\\[,;:!> ]|\\(?:q?quad|(?:thin|med|thick|en|neg)?space|nobreakspace|left|right"
     r"|[bB]igg?[lr]?)(?![A-Za-z])|\{\s*\}|\\hspace\*?\{[^{}]*\})+)"
@@ -109,7 +113,9 @@ _BEFORE_OHM = re.compile(
 )
 _AFTER_ABBREVIATION = ("", " ", "~", "}", "^", ",", ";", ")")
 _GLUED_PREFIX = re.compile(r"(sq|cu)([a-z]{1,6})", re.IGNORECASE)
-_GLUED = frozenset("kg g m cm mm s N kN J kJ mol K W kW V kV C A T Pa kPa Hz rad h L F H Wb".split())
+_GLUED = frozenset(
+    "kg g m cm mm s N kN J kJ mol K W kW V kV C A T Pa kPa Hz rad h L F H Wb".split()
+)
 _SCALES = {"C": "degreeC", "F": "degreeF", "Celsius": "degreeC", "Fahrenheit": "degreeF", "K": "K"}
 
 

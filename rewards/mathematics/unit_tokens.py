@@ -28,9 +28,13 @@ class Preceding(NamedTuple):
     value: str
 
 
-_VALUE_ENDS = frozenset(") ] } \\} | ! % \\% \\circ \\degree \\pi \\$ $ \u20ac \u00a3 \u00a2".split())
+_VALUE_ENDS = frozenset(
+    ") ] } \\} | ! % \\% \\circ \\degree \\pi \\$ $ \u20ac \u00a3 \u00a2".split()
+)
 _MONEY = frozenset("\\$ $ \u20ac \u00a3".split())
-_MAY_OPEN = re.compile(r"(?:\s|~|\\[,;:!> ])*[A-Za-z\\{^/\u20ac\u00a3\u00a5\u20b9\u00a2\u03bc\u00b5\u03a9\u00c5-]")
+_MAY_OPEN = re.compile(
+    r"(?:\s|~|\\[,;:!> ])*[A-Za-z\\{^/\u20ac\u00a3\u00a5\u20b9\u00a2\u03bc\u00b5\u03a9\u00c5-]"
+)
 _TWO_ARGUMENTS = re.compile(r"\\\w*(?:frac|binom)")
 _SPACE = re.compile(r"(?:\s|~|\\[,;:!> ]|\\q?quad(?![A-Za-z])|\\left|\\right)*")
 _GOES_ON = re.compile(r"[A-Za-z(\\_'=]")
@@ -43,9 +47,25 @@ _SUM_SIGNS = re.compile(r"[-+*/]|\\(?:cdot|times)(?![A-Za-z])")
 _GLUED = frozenset(
     "cm mm km kg ml mL dL lb oz hr mi yd ft in kN kJ kW kV mA Hz Pa eV kPa MPa GPa kHz MHz GHz".split()
 )
-_GLUED_QUOTIENTS = frozenset({"m s^-1", "m s^-2", "km h^-1", "km s^-1", "g L^-1", "ft s^-1", "J K^-1", "N m^-1"})
+_GLUED_QUOTIENTS = frozenset(
+    {"m s^-1", "m s^-2", "km h^-1", "km s^-1", "g L^-1", "ft s^-1", "J K^-1", "N m^-1"}
+)
 _PRODUCTS = frozenset(
-    {"N m", "N s", "J s", "V A", "W h", "kW h", "kg m", "A h", "mA h", "kg m^2", "N m^2", "Pa s", "kN m"}
+    {
+        "N m",
+        "N s",
+        "J s",
+        "V A",
+        "W h",
+        "kW h",
+        "kg m",
+        "A h",
+        "mA h",
+        "kg m^2",
+        "N m^2",
+        "Pa s",
+        "kN m",
+    }
 )
 _RARE_LETTERS = frozenset("b B M u P t".split())
 _POINTS = re.compile(r"[QRYZEPTGM][ACFHKNSTVBWJ]")
@@ -107,11 +127,15 @@ class UnitFinder:
             return found._replace(spelling=found.spelling + DOUBTFUL * is_doubtful)
         return self._plain(phrase, found, position, before)
 
-    def _plain(self, phrase: Phrase, found: FoundUnit, position: int, before: Preceding) -> FoundUnit | None:
+    def _plain(
+        self, phrase: Phrase, found: FoundUnit, position: int, before: Preceding
+    ) -> FoundUnit | None:
         """Return a unit in plain letters, marked where it may be a product of symbols."""
         names = [name for name, _ in phrase.factors]
         longest = max(map(len, names))
-        follows_number = before.kind == "num" or _POWER_OF_TEN.search(self._text[:position]) is not None
+        follows_number = (
+            before.kind == "num" or _POWER_OF_TEN.search(self._text[:position]) is not None
+        )
         if not follows_number and before.value not in _MONEY | {"\\circ", "\\degree"}:
             if not found.is_spaced or (longest < 2 and phrase.spelling not in _GLUED_QUOTIENTS):
                 return None
@@ -129,10 +153,14 @@ def _is_time(phrase: Phrase, before: Preceding, written: str) -> bool:
 
 
 def _names_points(phrase: Phrase, written: str) -> bool:
-    """Tell whether two capitals are rather a segment than a unit: ``2\\mathrm{PA}``."""
+    r"""Tell whether two capitals are rather a segment than a unit: ``2\mathrm{PA}``."""
     name = phrase.factors[0][0]
     is_alone = len(phrase.factors) == 1 and phrase.factors[0][1] == 1
-    return is_alone and _POINTS.fullmatch(name) is not None and not re.search(r"[~\s]|\\[,;: ]", written)
+    return (
+        is_alone
+        and _POINTS.fullmatch(name) is not None
+        and not re.search(r"[~\s]|\\[,;: ]", written)
+    )
 
 
 def _is_certain(phrase: Phrase, found: FoundUnit) -> bool:
@@ -142,7 +170,9 @@ def _is_certain(phrase: Phrase, found: FoundUnit) -> bool:
     is_product = " " in phrase.joints or "*" in phrase.joints
     if spelling in _PRODUCTS and found.is_spaced:
         return True
-    if max(map(len, names)) > 2 or any(name[0] in "\u03bc\u03a9\u00c5$\u20ac\u00a3" for name in names):
+    if max(map(len, names)) > 2 or any(
+        name[0] in "\u03bc\u03a9\u00c5$\u20ac\u00a3" for name in names
+    ):
         return True
     if found.begins_with_slash or (len(names) == 1 and names[0] in _RARE_LETTERS):
         return False

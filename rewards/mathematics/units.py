@@ -22,9 +22,9 @@ __all__ = ["NO_UNIT", "Unit", "power_of", "product_of", "qualified", "unit_of"]
 class Unit:
     """A unit: its exact factor to the base unit, sorted (dimension, power) pairs, and the base value of its zero.
 
-    ``noun`` is what is counted, singular and in small letters. ``is_certain`` is False where plain letters may as well be
-    a product of symbols; such a unit counts only against another unit. ``is_pound`` tells the word that is a weight or
-    money.
+    ``noun`` is what is counted, singular and in small letters. ``is_certain`` is False where plain letters may as well
+    be a product of symbols; such a unit counts only against another unit. ``is_pound`` tells the word that is a weight
+    or money.
     """
 
     factor: Fraction

@@ -10,8 +10,18 @@ from typing import Iterator
 from unit_spellings import COMPOSED, SIMPLE, composed, number, spellings
 
 NOUNS = ("apples", "people", "red balls", "days of work", "students", "boxes")
-FAR = (Fraction(1, 3), Fraction(3, 2), Fraction(10), Fraction(-1), Fraction(1, 10), Fraction(100), Fraction(11, 10))
-MEASURES: dict[str, tuple[str, Fraction]] = {}  # each unit: a name of its dimensions, and its factor
+FAR = (
+    Fraction(1, 3),
+    Fraction(3, 2),
+    Fraction(10),
+    Fraction(-1),
+    Fraction(1, 10),
+    Fraction(100),
+    Fraction(11, 10),
+)
+MEASURES: dict[
+    str, tuple[str, Fraction]
+] = {}  # each unit: a name of its dimensions, and its factor
 
 
 def _enter(dimension: str, table: dict[str, str]) -> None:
@@ -21,9 +31,15 @@ def _enter(dimension: str, table: dict[str, str]) -> None:
 
 _enter("length", {"m": "1", "cm": "1/100", "km": "1000", "mm": "1/1000", "nm": "1/1000000000", "in": "127/5000",
                   "ft": "381/1250", "yd": "1143/1250", "mi": "201168/125", "dm": "1/10"})  # fmt: skip
-_enter("area", {"m^2": "1", "cm^2": "1/10000", "km^2": "1000000", "mm^2": "1/1000000", "ha": "10000"})
-_enter("volume", {"m^3": "1", "cm^3": "1/1000000", "L": "1/1000", "mL": "1/1000000", "dm^3": "1/1000"})
-_enter("mass", {"kg": "1", "g": "1/1000", "mg": "1/1000000", "t": "1000", "lb": "45359237/100000000"})
+_enter(
+    "area", {"m^2": "1", "cm^2": "1/10000", "km^2": "1000000", "mm^2": "1/1000000", "ha": "10000"}
+)
+_enter(
+    "volume", {"m^3": "1", "cm^3": "1/1000000", "L": "1/1000", "mL": "1/1000000", "dm^3": "1/1000"}
+)
+_enter(
+    "mass", {"kg": "1", "g": "1/1000", "mg": "1/1000000", "t": "1000", "lb": "45359237/100000000"}
+)
 _enter("time", {"s": "1", "min": "60", "h": "3600", "ms": "1/1000"})
 _enter("speed", {"m/s": "1", "km/h": "5/18", "mph": "1397/3125", "cm/s": "1/100"})
 _enter("acceleration", {"m/s^2": "1", "cm/s^2": "1/100"})
@@ -79,7 +95,8 @@ def _numbers(rng: random.Random) -> tuple[str, str]:
 
 
 _SPELLED = {
-    name: tuple(composed(name)) if set(name) & set("/*") else tuple(spellings(name)) for name in MEASURES
+    name: tuple(composed(name)) if set(name) & set("/*") else tuple(spellings(name))
+    for name in MEASURES
 }
 _ALL = tuple(MEASURES)
 
@@ -94,7 +111,9 @@ def _units(rng: random.Random) -> tuple[str, str]:
     first = rng.choice(_ALL)
     other = rng.choice([name for name in _ALL if MEASURES[name] != MEASURES[first]])
     if rng.random() < 0.1:
-        return _with_unit(value, first, rng), f"{_written(value, rng)} \\text{{ {rng.choice(NOUNS)}}}"
+        return _with_unit(
+            value, first, rng
+        ), f"{_written(value, rng)} \\text{{ {rng.choice(NOUNS)}}}"
     if rng.random() < 0.1:
         return _with_unit(value, first, rng), f"{_written(value, rng)}\\%"
     return _with_unit(value, first, rng), _with_unit(value, other, rng)

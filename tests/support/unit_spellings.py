@@ -57,13 +57,19 @@ COMPOSED = (  # a unit, one that it converts into with the exact ratio, and anot
 def number(value: Fraction | int | str) -> str:
     """Write an exact number."""
     value = Fraction(value)
-    return str(value.numerator) if value.denominator == 1 else f"{value.numerator}/{value.denominator}"
+    return (
+        str(value.numerator) if value.denominator == 1 else f"{value.numerator}/{value.denominator}"
+    )
 
 
 def spellings(unit: str) -> Iterator[str]:
     """Write a unit of one name, with or without a power, behind a number in every spelling."""
     base, _, power = unit.partition("^")
-    powers = (f"^{power}", f"^{{{power}}}", {"2": "\u00b2", "3": "\u00b3"}.get(power, f"^{{{power}}}"))
+    powers = (
+        f"^{power}",
+        f"^{{{power}}}",
+        {"2": "\u00b2", "3": "\u00b3"}.get(power, f"^{{{power}}}"),
+    )
     for space in SPACES:
         for group in GROUPS:
             yield from (space + group % base + sign for sign in (powers if power else ("",)))
@@ -79,7 +85,14 @@ def composed(unit: str) -> Iterator[str]:
         for dot in PRODUCTS[: 7 if style == "%s" else 8]:
             for slash in ("/", " / "):
                 yield " " + _spelled(unit, style, dot, slash)
-    for group in ("\\mathrm{%s}", "\\text{ %s}", "\\mathrm{~%s}", "{\\rm\\,%s}", "\\operatorname{%s}", "\\si{%s}"):
+    for group in (
+        "\\mathrm{%s}",
+        "\\text{ %s}",
+        "\\mathrm{~%s}",
+        "{\\rm\\,%s}",
+        "\\operatorname{%s}",
+        "\\si{%s}",
+    ):
         for dot in ("\\cdot ", "~", "\\,", " ", "*"):
             yield "~" + group % _spelled(unit, "%s", dot, "/")
     for style in ("\\mathrm{%s}", "\\mathrm{~%s}", "\\text{%s}"):
@@ -90,8 +103,8 @@ def composed(unit: str) -> Iterator[str]:
         above, below = unit.split("/")
         for style in ("\\mathrm{%s}", "\\text{%s}", "{\\rm %s}"):
             halves = [_spelled(half, style, "\\cdot ", "/") for half in (above, below.strip("()"))]
-            yield "\\,\\frac{%s}{%s}" % tuple(halves)
-            yield "~\\dfrac{%s}{%s}" % tuple(halves)
+            yield f"\\,\\frac{{{halves[0]}}}{{{halves[1]}}}"
+            yield f"~\\dfrac{{{halves[0]}}}{{{halves[1]}}}"
 
 
 def _spelled(unit: str, style: str, dot: str, slash: str) -> str:
@@ -116,4 +129,6 @@ def _with_negative_powers(unit: str, style: str, dot: str) -> str:
             factors.append((piece, sign))
         elif piece[0] == "^":
             factors[-1] = (factors[-1][0], factors[-1][1] * int(piece[1:]))
-    return dot.join(style % name + ("" if power == 1 else f"^{{{power}}}") for name, power in factors)
+    return dot.join(
+        style % name + ("" if power == 1 else f"^{{{power}}}") for name, power in factors
+    )

@@ -252,7 +252,9 @@ def gold_findings(
 
 def test_gold_answers_that_a_reward_can_read_say_nothing(folder: Path) -> None:
     assert gold_findings("math_answer") == {}
-    assert gold_findings("math_answer", rows_of(answer=lambda i: rf"{i} \mathrm{{~cm}}^{{2}}")) == {}
+    assert (
+        gold_findings("math_answer", rows_of(answer=lambda i: rf"{i} \mathrm{{~cm}}^{{2}}")) == {}
+    )
     assert gold_findings("math_answer", rows_of(answer=lambda i: f"{WRITTEN}{i}")) == {}
 
 

@@ -19,7 +19,9 @@ MODES = (False, True)
 def verdicts(gold: str, pred: str) -> set[float | None]:
     """The values in both modes and both ways round."""
     return {
-        pairs(*pair, lenient=lenient).value for pair in ((gold, pred), (pred, gold)) for lenient in MODES
+        pairs(*pair, lenient=lenient).value
+        for pair in ((gold, pred), (pred, gold))
+        for lenient in MODES
     }
 
 
@@ -96,9 +98,17 @@ RUPEES = {"Rs", "rs"}
 
 
 def test_every_prefix_of_every_unit_is_an_exact_power_of_ten(seed):
-    cases = [(prefix, unit) for prefix in PREFIXES for unit in WITH_PREFIXES if prefix + unit not in RUPEES]
+    cases = [
+        (prefix, unit)
+        for prefix in PREFIXES
+        for unit in WITH_PREFIXES
+        if prefix + unit not in RUPEES
+    ]
     for prefix, unit in cases:
-        assert measure_of(prefix + unit).factor == measure_of(unit).factor * Fraction(10) ** PREFIXES[prefix]
+        assert (
+            measure_of(prefix + unit).factor
+            == measure_of(unit).factor * Fraction(10) ** PREFIXES[prefix]
+        )
     for prefix, unit in random.Random(seed).sample(cases, 60):
         power = PREFIXES[prefix]
         prefixed = rf"5 \mathrm{{~{prefix}{unit}}}"
@@ -119,7 +129,9 @@ def test_units_of_one_kind_fit_together_exactly():
     assert factor("lbf") == pound * Fraction("9.80665") and factor("psi") == factor("lbf") / inch**2
     assert factor("hp") == 550 * foot * factor("lbf") and factor("mpg") == factor("mi") / gallon
     assert factor("gpm") == gallon / 60 and factor("cfm") == foot**3 / 60
-    assert factor("ly") == 299792458 * 86400 * Fraction("365.25") and factor("atm") == 760 * factor("mmHg")
+    assert factor("ly") == 299792458 * 86400 * Fraction("365.25") and factor("atm") == 760 * factor(
+        "mmHg"
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,7 +150,9 @@ def test_two_names_of_one_unit_are_one(name, same):
     assert unit_of(name) == unit_of(same) is not None
 
 
-@pytest.mark.parametrize("name", ["", "x^2", "more than", "not red", "ab", "cm +", "hundred", "a" * 200])
+@pytest.mark.parametrize(
+    "name", ["", "x^2", "more than", "not red", "ab", "cm +", "hundred", "a" * 200]
+)
 def test_what_is_no_unit_has_none(name):
     assert unit_of(name) is None
 
@@ -225,8 +239,14 @@ def test_no_pair_of_ten_thousand_that_differ_is_accepted(seed):
         (r"25^{\circ} \mathrm{C}", "25"),
         ("1,200 dollars", "1,200"),
         ("5 apples", "5"),
-        *((text, None) for text in ("12", "2x", "5m", "3!", "x = 5 cm", r"5\%", "half", r"30^\circ", "")),
-        *((text, None) for text in (r"3 \text{ or } 4", r"3 \text{ million}", r"3 \text{ if } x>0")),
+        *(
+            (text, None)
+            for text in ("12", "2x", "5m", "3!", "x = 5 cm", r"5\%", "half", r"30^\circ", "")
+        ),
+        *(
+            (text, None)
+            for text in (r"3 \text{ or } 4", r"3 \text{ million}", r"3 \text{ if } x>0")
+        ),
     ],
 )
 def test_the_number_in_front_of_a_unit(gold, value):
