@@ -15,6 +15,7 @@ from typing import NamedTuple
 from rewards.mathematics.comparison import Comparison
 from rewards.mathematics.latex import parse
 from rewards.mathematics.plain_number import rational_agrees, read_plain_number
+from rewards.mathematics.quantities import units_in
 from rewards.mathematics.tree import MAX_LENGTH, Node, ParseError
 from rewards.mathematics.units import unit_of
 from rewards.mathematics.words import (
@@ -177,28 +178,29 @@ class _Reading(NamedTuple):
     is_second: bool
 
 
-def _is_doubtful(node: Node) -> bool:
-    """Tell whether a tree has a unit that may as well be a product of symbols."""
-    if node.op == "unit" and not node.value.is_certain:
-        return True
-    return any(map(_is_doubtful, node.args))
-
-
 def _readings(text: str, lenient: bool) -> list[_Reading]:
     """Return the trees of a text: commas in numbers or between them, letters as units or as symbols."""
     readings: list[_Reading] = []
     if lenient and re.fullmatch(r"-?0,\d+", text):
         text = text.replace(",", ".")
     is_ambiguous = re.search(r"\d[, ]\d{3}", text) is not None
-    groupings = (True, False) if is_ambiguous else (True,)
-    for grouped, letters_are_units in product(groupings, (True, False)):
-        try:
-            tree = parse(
-                text, grouped=grouped, lenient=lenient, letters_are_units=letters_are_units
-            )
-        except ParseError:
+    for grouped in (True, False) if is_ambiguous else (True,):
+        first = _tree(text, grouped, lenient, letters_are_units=True)
+        if first is not None:
+            readings.append(_Reading(first, is_second=False))
+        units = units_in(first) if first is not None else None
+        if units == []:
             continue
-        if all(tree != reading.tree for reading in readings):
-            is_second = bool(readings) and not (letters_are_units or _is_doubtful(readings[0].tree))
-            readings.append(_Reading(tree, is_second))
+        second = _tree(text, grouped, lenient, letters_are_units=False)
+        if second is not None and second != first:
+            is_sure = units is not None and all(unit.is_certain for unit in units)
+            readings.append(_Reading(second, is_second=is_sure))
     return readings
+
+
+def _tree(text: str, grouped: bool, lenient: bool, letters_are_units: bool) -> Node | None:
+    """Return the tree of a text, or None if it cannot be read."""
+    try:
+        return parse(text, grouped=grouped, lenient=lenient, letters_are_units=letters_are_units)
+    except ParseError:
+        return None

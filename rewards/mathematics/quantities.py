@@ -11,7 +11,7 @@ from rewards.mathematics.plain_number import PlainNumber, rational_agrees
 from rewards.mathematics.tree import Node
 from rewards.mathematics.units import Unit, power_of, product_of
 
-__all__ = ["quantities_agree", "without_shared_unit"]
+__all__ = ["quantities_agree", "units_in", "without_shared_unit"]
 
 _ANGLE = (("degree", 1),)
 _RADIAN = (("radian", 1),)
@@ -51,7 +51,7 @@ def quantities_agree(pred: Node, gold: Node, lenient: bool, same: Compare, value
 
 def without_shared_unit(pred: Node, gold: Node) -> tuple[Node, Node] | None:
     """Return two sets of quantities as sets of numbers in one unit; None if there are no units or they clash."""
-    units = [*_units_in(pred), *_units_in(gold)]
+    units = [*units_in(pred), *units_in(gold)]
     if not units or any(unit.offset or not unit.is_certain for unit in units):
         return None
     if len({unit.dimensions for unit in units}) != 1:
@@ -60,10 +60,11 @@ def without_shared_unit(pred: Node, gold: Node) -> tuple[Node, Node] | None:
     return _in_base(pred, base), _in_base(gold, base)
 
 
-def _units_in(node: Node) -> list[Unit]:
+def units_in(node: Node) -> list[Unit]:
+    """Return the units that a tree mentions."""
     units = [node.value] if node.op == "unit" else []
     for arg in node.args:
-        units += _units_in(arg)
+        units += units_in(arg)
     return units
 
 

@@ -55,7 +55,8 @@ def without_siunitx(text: str) -> str:
 def _argument(text: str, position: int, brackets: str) -> tuple[str | None, int]:
     """Return the bracketed argument that follows, or None, and where reading goes on."""
     start = position + len(text[position:]) - len(text[position:].lstrip())
-    opening, closing = brackets
+    opening = brackets[0]
+    closing = brackets[1]
     if text[start : start + 1] != opening:
         return None, position
     depth = 0

@@ -134,7 +134,8 @@ class UnitFinder:
         names = [name for name, _ in phrase.factors]
         longest = max(map(len, names))
         follows_number = (
-            before.kind == "num" or _POWER_OF_TEN.search(self._text[:position]) is not None
+            before.kind == "num"
+            or _POWER_OF_TEN.search(self._text[max(0, position - 30) : position]) is not None
         )
         if not follows_number and before.value not in _MONEY | {"\\circ", "\\degree"}:
             if not found.is_spaced or (longest < 2 and phrase.spelling not in _GLUED_QUOTIENTS):
