@@ -210,6 +210,7 @@ _SHORT_NOUNS = frozenset(
     "men man boy girl egg bag box pen hat kid toy car cow pig hen bus row pie cup bar jar can tin cat dog day pcs ppl"
     " pts ants bees bats".split()
 )
+_PERCENT = ("percent", "pct", "percentage")
 _ORDINAL_ENDINGS = ("st", "nd", "rd", "th")
 _GLUED_FUNCTIONS = ("sin", "cos", "tan", "log", "ln")
 
@@ -269,6 +270,8 @@ def _styled(style: str, content: str, spaced: bool) -> list[Token]:
     bare = content.strip()
     if style.startswith("text") and re.match(r"[-+]?\.?\d", bare):
         return tokens(content, grouped=True)
+    if bare.lower() in _PERCENT:
+        return [Token("mark", "%", spaced)]
     name = ALIASES.get(bare, bare)
     if name in FUNCTIONS or name in INVERSES:
         return [Token("cmd", "\\" + name, spaced)]
@@ -315,7 +318,7 @@ def _named(word: str, spaced: bool, before: list[Token]) -> list[Token]:
         return [Token("cmd", "\\" + name, spaced)]
     if lower in ("and", "or"):
         return [Token("cmd", "\\" + lower, spaced)]
-    if lower in ("percent", "pct", "percentage"):
+    if lower in _PERCENT:
         return [Token("mark", "%", spaced)]
     follows_number = bool(before) and before[-1].kind == "num"
     if follows_number and word in _ORDINAL_ENDINGS:

@@ -143,7 +143,10 @@ class UnitFinder:
         rest = self._text[phrase.end :].lstrip(" ~")
         if _ENDS.match(rest) is None and not (longest > 1 and _SUM_SIGNS.match(rest)):
             return None
-        if _is_certain(phrase, found) and not _is_time(phrase, before, found.spelling):
+        is_fraction = "frac" in self._text[position : phrase.end] and longest < 2
+        if is_fraction or not _is_certain(phrase, found):
+            return found._replace(spelling=found.spelling + DOUBTFUL)
+        if not _is_time(phrase, before, found.spelling):
             return found
         return found._replace(spelling=found.spelling + DOUBTFUL)
 
