@@ -26,6 +26,8 @@ import re
 from dataclasses import dataclass
 from typing import Callable, NamedTuple
 
+from rewards.mathematics.unit_tokens import unit_after
+
 __all__ = ["Extracted", "bare_answer", "extract"]
 
 MAX_LENGTH = 2000
@@ -280,7 +282,7 @@ def _sentence(rest: str) -> str:
     sentence = rest[: end.start()] if end else rest
     number = NUMBER.match(sentence)
     if number and _is_prose(sentence[number.end() :]):
-        return number.group().strip()
+        return _quantity(sentence, number)
     if _is_prose(sentence):
         last = _last_value(sentence, formulas)
         if last is not None:
@@ -294,7 +296,7 @@ def _last_value(sentence: str, formulas: list[Span]) -> str | None:
     """Return the last formula of a sentence, or the last number if one follows that or there is no formula."""
     inside = [formula for formula in formulas if formula.end <= len(sentence) + 2]
     if inside and not NUMBER.search(sentence, inside[-1].end):
-        return inside[-1].content
+        return inside[-1].content + unit_after(sentence, inside[-1].end)
     return _last_number(sentence)
 
 
@@ -316,9 +318,10 @@ def _from_tail(text: str, lenient: bool) -> Extracted:
     number = _last_match(NUMBER, tail[skipped:])
     number_end = -1 if number is None else skipped + number.end()
     if formulas and number_end <= formulas[-1].end:
-        return Extracted(formulas[-1].content, "math")
+        content = formulas[-1].content + unit_after(tail, formulas[-1].end)
+        return Extracted(content, "math")
     if number is not None:
-        return Extracted(number.group().strip(), "number")
+        return Extracted(_quantity(tail[skipped:], number), "number")
     stripped = text.strip()
     if lenient and 0 < len(stripped) <= 200:
         return Extracted(stripped, "bare")
@@ -333,7 +336,12 @@ def _last_number(text: str) -> str | None:
     comma = _last_match(_DECIMAL_COMMA, text)
     if comma is not None and comma.end() >= last.end():
         return comma.group().replace(",", ".")
-    return last.group().strip()
+    return _quantity(text, last)
+
+
+def _quantity(text: str, number: re.Match[str]) -> str:
+    """Return a number as it is written, with the unit of measurement that follows it."""
+    return number.group().strip() + unit_after(text, number.end())
 
 
 def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
@@ -384,7 +392,8 @@ def _from_formulas(text: str) -> Extracted | None:
     if _is_only_formulas(text, formulas):
         return Extracted(_undelimited(text[first.start :]), "math")
     linked = _run_at_end(formulas, lambda between: bool(_JOIN_STRICT.match(between)), text)
-    return Extracted(", ".join(formula.content for formula in linked), "math")
+    contents = ", ".join(formula.content for formula in linked)
+    return Extracted(contents + unit_after(text, linked[-1].end), "math")
 
 
 def _is_only_formulas(text: str, formulas: list[Span]) -> bool:

@@ -107,6 +107,7 @@ _AFTER_PREFIX = re.compile(
     r"(?:\s|~|\\[,;:! ]|\})*(?P<style>\\(?:text|mathrm|textrm|mbox|rm)\s*\{|\{\s*\\rm)?(?:\s|~|\\[,;:! ])*"
     r"(?P<unit>\\(?:up)?Omega|\\ohm|[A-Za-z]+)"
 )
+_ENGLISH = frozenset("in as at am pm".split())
 _OHM_PREFIXES = frozenset("kMGTmnp")
 _BEFORE_OHM = re.compile(
     r"(?:\s|~|\\[,;:! ]|\})*(?:\\(?:text|mathrm)\s*\{\s*)?\\(?:(?:up)?Omega|ohm)(?![A-Za-z])"
@@ -359,6 +360,8 @@ class _Reader:
                 self.position = several.end()
                 return self._add(name, 1, True)
         letters = match["name"]
+        if letters in _ENGLISH and self._is_preposition(match):
+            return False
         if letters in _OHM_PREFIXES and _BEFORE_OHM.match(self.text, match.end()):
             return self._prefixed(letters, match.end())
         lower = letters.lower()
@@ -375,6 +378,12 @@ class _Reader:
             self.needs_factor = True
             return True
         return self._named(letters, match["digit"])
+
+    def _is_preposition(self, match: re.Match[str]) -> bool:
+        """Tell whether a symbol that is also a word of English is the word: "5 km in 3 hours", "5 in total"."""
+        continues = bool(self.factors) and not self.needs_factor and not self.pending
+        following = _letters(self.text, match.end() + 1)
+        return continues or (len(following) > 1 and measure_of(following) is None)
 
     def _opens_rate(self, match: re.Match[str]) -> bool:
         """Tell whether an article stands for "per": miles an hour."""

@@ -6,10 +6,11 @@ import re
 from typing import NamedTuple, Sequence
 
 from rewards.mathematics.measures import is_word
+from rewards.mathematics.notation import clean
 from rewards.mathematics.unit_phrases import Phrase, read_phrase
 from rewards.mathematics.units import DOUBTFUL
 
-__all__ = ["FoundUnit", "UnitFinder"]
+__all__ = ["FoundUnit", "UnitFinder", "unit_after"]
 
 
 class FoundUnit(NamedTuple):
@@ -28,6 +29,7 @@ class Preceding(NamedTuple):
     value: str
 
 
+MAX_LENGTH = 120
 _VALUE_ENDS = frozenset(
     ") ] } \\} | ! % \\% \\circ \\degree \\pi \\$ $ \u20ac \u00a3 \u00a2".split()
 )
@@ -70,6 +72,15 @@ _PRODUCTS = frozenset(
 _RARE_LETTERS = frozenset("b B M u P t".split())
 _POINTS = re.compile(r"[QRYZEPTGM][ACFHKNSTVBWJ]")
 _TIMES_OF_DAY = frozenset({"am", "pm"})
+
+
+def unit_after(text: str, position: int) -> str:
+    """Return the unit of measurement that follows a number in prose, with the space before it; empty if none does."""
+    following = clean(text[position : position + MAX_LENGTH])
+    found = UnitFinder(following, letters_are_units=True).find(0, [("num", "", False)])
+    if found is None or found.spelling.endswith(DOUBTFUL):
+        return ""
+    return following[: found.end]
 
 
 class UnitFinder:

@@ -48,9 +48,9 @@ DOUBTFUL = "?"
 _NOT_NOUNS = frozenset(
     "and or not more less than times over plus minus negative half third quarter million billion trillion thousand"
     " hundred dozen pair factorial squared cubed percent pct percentage if when unless otherwise no none is are"
-    " only except at most least between to odd even per modulo mod or square cubic halves thirds quarters fourths fifths"
-    " sixths sevenths eighths ninths tenths hundredths thousandths millionths tens hundreds thousands millions billions"
-    " trillions dozens pairs fourth fifth sixth seventh eighth ninth tenth root roots".split()
+    " only except at most least between to odd even per modulo mod or square cubic halves thirds quarters fourths"
+    " fifths sixths sevenths eighths ninths tenths hundredths thousandths millionths tens hundreds thousands millions"
+    " billions trillions dozens pairs fourth fifth sixth seventh eighth ninth tenth root roots".split()
 )
 _NO_SYMBOLS = frozenset("in as at am pm a an is of by h d m s g to t u b".split())
 _IRREGULAR = {

@@ -81,8 +81,8 @@ _LATEX_OF = {
 _CHANGING = _REVERSING | frozenset(
     "less more fewer greater least most half twice double triple third quarter times squared cubed minus negative"
     " below above under over hundred thousand million billion dozen or about between from"
-    " square factorial halves thirds fourths quarters fifths sixths sevenths eighths ninths tenths hundredths thousandths"
-    " tens hundreds thousands millions billions trillion trillions dozens pair pairs".split()
+    " square factorial halves thirds fourths quarters fifths sixths sevenths eighths ninths tenths hundredths"
+    " thousandths tens hundreds thousands millions billions trillion trillions dozens pair pairs".split()
 )
 _TIME = re.compile(
     r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:\\?,|~)?\s*([ap])?\.?\s*(?:m\.?)?", re.IGNORECASE
