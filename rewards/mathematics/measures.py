@@ -11,7 +11,7 @@ import re
 from fractions import Fraction
 from typing import Iterator, NamedTuple
 
-__all__ = ["Dimensions", "Measure", "is_word", "measure_of"]
+__all__ = ["Dimensions", "Measure", "is_word", "measure_of", "names"]
 
 Dimensions = tuple[tuple[str, int], ...]
 
@@ -54,7 +54,7 @@ F;farad;1;kg-1 m-2 s4 A2
 S;siemens;1;kg-1 m-2 s3 A2
 Wb;weber;1;kg m2 s-2 A-1
 T;tesla;1;kg s-2 A-1
-H;henry henrys henries;1;kg m2 s-2 A-2
+H;henry henries;1;kg m2 s-2 A-2
 lm;lumen;1;lumen
 lx;lux;1;lumen m-2
 Bq;becquerel;1;becquerel
@@ -178,7 +178,7 @@ _TEMPERATURES = {
     "degreeC": Measure(Fraction(1), (("K", 1),), Fraction(27315, 100)),
     "degreeF": Measure(Fraction(5, 9), (("K", 1),), Fraction(45967, 180)),
 }
-_IRREGULAR = ("hertz", "lux", "siemens", "feet", "inches", "pence", "won", "yen", "yuan")
+_IRREGULAR = ("henries", "hertz", "lux", "siemens", "feet", "inches", "pence", "won", "yen", "yuan")
 _CASE_FREE = {
     "Km": "km", "KM": "km", "Kms": "km", "kms": "km", "cms": "cm", "mms": "mm", "Cm": "cm", "CM": "cm", "MM": "mm",
     "Kg": "kg", "KG": "kg", "Kgs": "kg", "kgs": "kg", "KGs": "kg", "gm": "g", "gms": "g", "grms": "g", 
@@ -200,6 +200,11 @@ def measure_of(name: str) -> Measure | None:
     """Return what a symbol or word measures, or None if it is no unit."""
     measure = _SYMBOLS.get(name) or _SYMBOLS.get(_CASE_FREE.get(name, ""))
     return measure or _WORDS.get(name) or _WORDS.get(name.lower())
+
+
+def names() -> list[str]:
+    """Return every symbol and word of the table."""
+    return [*_SYMBOLS, *_WORDS]
 
 
 def is_word(name: str) -> bool:

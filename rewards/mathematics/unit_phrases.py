@@ -61,7 +61,7 @@ _PIECE = re.compile(
     r"|(?P<prefix>\\(?:mu|micro|upmu|textmu)(?![A-Za-z]))"
     r"|(?P<sign>\\(?:Omega|ohm|upOmega|AA|angstrom|pounds|euro|texteuro|textdollar|\$)(?![A-Za-z])"
     r"|\\mathring\s*\{\s*(?:\\(?:text|mathrm)\s*\{)?A\}{1,2}|[\u20ac\u00a3\u00a5\u20b9\u20a9\u00a2])"
-    r"|(?P<name>[A-Za-z\u03bc\u03a9\u00c5]+)(?P<digit>-?[1-4](?![\d.]))?"
+    r"|(?P<name>[A-Za-z\u03bc\u03a9\u00c5\u00e5\u00f6]+)(?P<digit>-?[1-4](?![\d.]))?"
     r"|(?P<dash>-(?=[A-Za-z]))"
     r"|(?P<dot>\.)"
     r"|(?P<open>[{(\[])"
@@ -108,7 +108,7 @@ _AFTER_PREFIX = re.compile(
     r"(?P<unit>\\(?:up)?Omega|\\ohm|[A-Za-z]+)"
 )
 _ENGLISH = frozenset("in as at am pm".split())
-_OHM_PREFIXES = frozenset("kMGTmnp")
+_OHM_PREFIXES = frozenset("QRYZEPTGMkhdcmnpfazyrq")
 _BEFORE_OHM = re.compile(
     r"(?:\s|~|\\[,;:! ]|\})*(?:\\(?:text|mathrm)\s*\{\s*)?\\(?:(?:up)?Omega|ohm)(?![A-Za-z])"
 )

@@ -80,7 +80,7 @@ def unit_after(text: str, position: int) -> str:
     found = UnitFinder(following, letters_are_units=True).find(0, [("num", "", False)])
     if found is None or found.spelling.endswith(DOUBTFUL):
         return ""
-    return following[: found.end]
+    return following[: found.end].rstrip(" .")
 
 
 class UnitFinder:
@@ -164,7 +164,7 @@ class UnitFinder:
 
 def _is_time(phrase: Phrase, before: Preceding, written: str) -> bool:
     """Tell whether a picometre or attometre is rather the half of a day."""
-    return phrase.spelling in _TIMES_OF_DAY and "mathrm" not in written
+    return phrase.spelling in _TIMES_OF_DAY and re.search(r"\\(?:math)?rm", written) is None
 
 
 def _names_points(phrase: Phrase, written: str) -> bool:

@@ -9,7 +9,8 @@ from unit_spellings import COMPOSED, SIMPLE, number, spellings
 
 from rewards.math_answer import math_answer, pairs
 from rewards.mathematics.bare_values import bare_value
-from rewards.mathematics.measures import measure_of
+from rewards.mathematics.extraction import extract
+from rewards.mathematics.measures import measure_of, names
 from rewards.mathematics.siunitx import without_siunitx
 from rewards.mathematics.units import unit_of
 
@@ -72,7 +73,8 @@ DIFFERENT = [
     ("5 kg of apples", "5 g of apples"), ("5 apples per hour", "5 apples per day"), ("5 km away", "5 miles away"),
     (r"5 \mathrm{~XY}", r"5 \mathrm{~cm}"), ("3 cm, 4 cm", "3 cm, 4 m"), (r"(3,4) \text{ cm}", r"(3,4) \text{ m}"),
     (r"x>3 \mathrm{~m}", r"x>3 \mathrm{~km}"), ("3 cm or 5 mm", "3.5 cm"), ("x = 5 cm", "x = 5 m"), ("5 pm", "5 am"),
-    (r"\SI{5}{km}", r"\SI{5}{m}"), ("2 years", "2 months"), ("1.5 L", "1.5 mL"),
+    (r"\SI{5}{km}", r"\SI{5}{m}"), ("2 years", "2 months"),
+    ("7 marbles", "7 meters"), ("7 decimeters", "7 deciliters"), ("5 thirds", "5"), ("5 tens", "5"), ("1.5 L", "1.5 mL"),
     # products of symbols are no units
     ("2nm", "2"), ("2mg", "2"), ("5m", "5"), ("2abc", "2"), ("3 b", "3"), (r"3\mathrm{PA}", "3"), ("2kT", "2"),
     (r"x \mathrm{d} x", "x"), ("2 mg h", "2"), ("2x", "2"), ("5i", "5"), (r"5\mu", "5"), ("3mn", "3"),
@@ -224,6 +226,71 @@ def test_no_random_pair_that_differs_is_accepted(seed):
 @pytest.mark.slow
 def test_no_pair_of_ten_thousand_that_differ_is_accepted(seed):
     assert accepted(seed, 10_000) == []
+
+
+STYLES = (r"\mathrm{~%s}", r"\text{ %s}", r"{\rm\ %s}", r"\,\mathrm{%s}", " %s", r"\ \textrm{%s}")
+
+
+def disagreements(seed: int, count: int) -> list[tuple[str, str]]:
+    """Random pairs of the table's names, set in any style, that are equal though they measure other things."""
+    rng = random.Random(seed)
+    table = sorted(set(names()) - {"unit", "units"})
+    found = []
+    for _ in range(count):
+        first, other = rng.choice(table), rng.choice(table)
+        if rng.random() < 0.3:
+            other = rng.choice(
+                [
+                    name
+                    for name in (first[1:], "k" + first, "m" + first[1:], first)
+                    if measure_of(name)
+                ]
+            )
+        gold, pred = ("7" + rng.choice(STYLES) % name for name in (first, other))
+        if measure_of(first) != measure_of(other) and verdicts(gold, pred) != {0.0}:
+            found.append((gold, pred))
+    return found
+
+
+def test_no_two_names_of_the_table_are_confused(seed):
+    assert disagreements(seed, 300) == []
+
+
+@pytest.mark.slow
+def test_no_two_names_of_the_table_are_confused_in_ten_thousand_pairs(seed):
+    assert disagreements(seed, 10_000) == []
+
+
+# in sentences
+
+
+@pytest.mark.parametrize(
+    "text, answer",
+    [
+        ("The distance is 5 km.", "5 km"),
+        ("So the length is $5$ cm.", "5 cm"),
+        ("The area is 12 cm\u00b2.", "12 cm^{2}"),
+        ("It costs $30 per hour.", "$30 per hour"),
+        ("<answer>She walked 5 km in total today.</answer>", "5 km"),
+        ("It takes 3 hours in the end after all of that.", "3 hours"),
+        ("So there are 12 in each box", "12"),
+        ("It starts at 5 pm", "5"),
+        ("He has 7 apples", "7"),
+        ("so it is 3 m", "3 m"),
+        ("so it is 3m", "3"),
+    ],
+)
+def test_the_unit_behind_a_number_in_a_sentence_belongs_to_it(text, answer):
+    assert extract(text).text == answer
+
+
+def test_a_sentence_with_another_unit_is_no_answer():
+    for lenient in MODES:
+        assert math_answer("The distance is 5 km.", r"5 \mathrm{~m}", lenient=lenient).value == 0.0
+        assert (
+            math_answer("The distance is 5 km.", r"5000 \mathrm{~m}", lenient=lenient).value == 1.0
+        )
+        assert math_answer("The distance is 5 km.", "5", lenient=lenient).value == 1.0
 
 
 # the number in front of a unit
