@@ -74,7 +74,7 @@ _DELIMITED = re.compile(
     r"|(?<!\\)\$(?P<d>(?:[^$\\]|\\.){1,2000}?)(?<!\\)\$(?!\d)",
     re.DOTALL,
 )
-_FORMULA_IN_TEXT = re.compile(r"(\\(?:text|mbox|textrm)\{[^{}$]{0,40})\$(\^\{?-?\d\}?)\$")
+_POWER_OF_WORD = re.compile(r"(?<=[A-Za-z])\$(\^\{?-?\d\}?)\$")
 _FORMAL = re.compile(
     r"\\(?:text|mbox|mathrm|textrm|textbf|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|\$[^$]*\$|</?su[bp]>"
 )
@@ -115,7 +115,7 @@ def bare_answer(text: str, *, lenient: bool = False) -> Extracted:
     A text with a box, tag, ``####`` or (in prose) "the answer is" is read as a completion; prose with a
     formula or a number gives the last one; everything else is the answer as it is written.
     """
-    visible = _FORMULA_IN_TEXT.sub(r"\1\2", _without_special_tokens(text)).strip()
+    visible = _without_special_tokens(text).strip()
     has_box = "\\boxed" in visible
     if visible.count("$") == 2 and visible[0] == visible[-1] == "$" and not has_box:
         content = visible[1:-1].strip()
@@ -149,7 +149,8 @@ def _after_reasoning(text: str) -> str | None:
 
 
 def _without_special_tokens(text: str) -> str:
-    """Cut the text at the first chat-template token after its beginning."""
+    """Cut the text at the first chat-template token after its beginning; ``cm$^2$`` loses its delimiters."""
+    text = _POWER_OF_WORD.sub(r"\1", text)
     for match in _SPECIAL.finditer(text):
         if text[: match.start()].strip():
             return text[: match.start()]

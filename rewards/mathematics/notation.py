@@ -135,9 +135,11 @@ _ESCAPES = (
         r"\\",
     ),
     (re.compile(r"\\(?:left|right)\s*\."), ""),
+    (re.compile(r"\^\s*\{?\s*\\(?:text|mathrm|rm)\s*\{?\s*o\s*\}{1,2}"), r"^\\circ "),
+    (re.compile(r"(?<![A-Za-z])US\s*(?=\\?\$\s*\d)"), ""),
     (
         re.compile(
-            r"\\(text|mbox|mathrm|textrm|textbf|mathbf)\s*\{(?:\s|~)*([-+]?\\?\$?\d[\d.,]*)(?=[\s~\\A-Za-z])([^{}\d]*)\}"
+            r"\\(text|mbox|mathrm|textrm|textbf|mathbf)\s*\{(?:\s|~)*([-+]?\\?\$?\d[\d.,]*)(?=[\s~\\A-Za-z])((?:[^{}\d]|\^-?\d)*)\}"
         ),
         r"\2\\\1{\3}",
     ),
@@ -145,6 +147,10 @@ _ESCAPES = (
 )
 _OUTWARD = re.compile(r"([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])")
 _OUTWARD_ENDS = re.compile(r"^\s*\]|\[\s*$")
+
+
+_CURRENCIES = {"USD": "\\$", "EUR": "\u20ac", "GBP": "\u00a3"}
+_CURRENCY_IN_FRONT = re.compile(r"(?<![A-Za-z\\])(USD|EUR|GBP)\s*(?=\d)")
 
 
 def clean(text: str) -> str:
@@ -157,6 +163,7 @@ def clean(text: str) -> str:
         text = without_siunitx(text)
     if not text.isascii():
         text = _ascii(text)
+    text = _CURRENCY_IN_FRONT.sub(lambda match: _CURRENCIES[match[1]], text)
     if "[" in text and _OUTWARD_ENDS.search(text):
         text = _OUTWARD.sub(_inward, text)
     return text

@@ -45,9 +45,7 @@ _STYLES = (
 _SWITCHES = (
     "rm|bf|it|sf|tt|rmfamily|sffamily|normalfont|mathrm|mathbf|mathit|mathsf|displaystyle|textstyle"
 )
-_DEGREE = (
-    r"\^\s*\{?\s*\\circ(?![A-Za-z])\s*\}?|\\(?:text)?degree(?![A-Za-z])|\^\s*\\degree(?![A-Za-z])"
-)
+_DEGREE = r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\(?:text)?degree(?![A-Za-z])|\^\s*\\degree(?![A-Za-z])"
 _PIECE = re.compile(
     r"(?P<space>(?:\s|~|\\[,;:!> ]|\\(?:q?quad|(?:thin|med|thick|en|neg)?space|nobreakspace|left|right"
     r"|[bB]igg?[lr]?)(?![A-Za-z])|\{\s*\}|\\hspace\*?\{[^{}]*\})+)"
@@ -59,9 +57,9 @@ _PIECE = re.compile(
     r"|(?P<slash>/)"
     r"|(?P<times>\\(?:cdot|times|ast|bullet|cdotp)(?![A-Za-z])|\*)"
     r"|(?P<prefix>\\(?:mu|micro|upmu|textmu)(?![A-Za-z]))"
-    r"|(?P<sign>\\(?:Omega|ohm|upOmega|AA|angstrom|pounds|euro|texteuro|textdollar|\$)(?![A-Za-z])"
+    r"|(?P<sign>\\(?:Omega|ohm|ell|upOmega|AA|angstrom|pounds|euro|texteuro|textdollar|\$)(?![A-Za-z])"
     r"|\\mathring\s*\{\s*(?:\\(?:text|mathrm)\s*\{)?A\}{1,2}|[\u20ac\u00a3\u00a5\u20b9\u20a9\u00a2])"
-    r"|(?P<name>[A-Za-z\u03bc\u03a9\u00c5\u00e5\u00f6]+)(?P<digit>-?[1-4](?![\d.]))?"
+    r"|(?P<name>[A-Za-z\u03bc\u03a9\u00c5\u00e5\u00f6\u2113]+)(?P<digit>-?[1-4](?![\d.]))?"
     r"|(?P<dash>-(?=[A-Za-z]))"
     r"|(?P<dot>\.)"
     r"|(?P<open>[{(\[])"
@@ -70,7 +68,7 @@ _PIECE = re.compile(
 )
 _SIGNS = {
     "\\Omega": "\u03a9", "\\upOmega": "\u03a9", "\\ohm": "\u03a9", "\\pounds": "\u00a3", "\\euro": "\u20ac",
-    "\\texteuro": "\u20ac", "\\textdollar": "$", "\\$": "$", "\\AA": "\u00c5", "\\angstrom": "\u00c5",
+    "\\texteuro": "\u20ac", "\\textdollar": "$", "\\$": "$", "\\AA": "\u00c5", "\\angstrom": "\u00c5", "\\ell": "\u2113",
 }  # fmt: skip
 _GAP = r"(?:[-\s~]|\\[,;:! ])*"
 _SEVERAL_WORDS = tuple(

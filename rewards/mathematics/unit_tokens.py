@@ -69,7 +69,7 @@ _PRODUCTS = frozenset(
         "kN m",
     }
 )
-_RARE_LETTERS = frozenset("b B M u P t".split())
+_RARE_LETTERS = frozenset("b B M u P t \u2113".split())
 _POINTS = re.compile(r"[QRYZEPTGM][ACFHKNSTVBWJ]")
 _TIMES_OF_DAY = frozenset({"am", "pm"})
 
