@@ -68,7 +68,8 @@ _PIECE = re.compile(
 )
 _SIGNS = {
     "\\Omega": "\u03a9", "\\upOmega": "\u03a9", "\\ohm": "\u03a9", "\\pounds": "\u00a3", "\\euro": "\u20ac",
-    "\\texteuro": "\u20ac", "\\textdollar": "$", "\\$": "$", "\\AA": "\u00c5", "\\angstrom": "\u00c5", "\\ell": "\u2113",
+    "\\texteuro": "\u20ac", "\\textdollar": "$", "\\$": "$", "\\AA": "\u00c5", "\\angstrom": "\u00c5",
+    "\\ell": "\u2113",
 }  # fmt: skip
 _GAP = r"(?:[-\s~]|\\[,;:! ])*"
 _SEVERAL_WORDS = tuple(
