@@ -75,12 +75,21 @@ _TIMES_OF_DAY = frozenset({"am", "pm"})
 
 
 def unit_after(text: str, position: int) -> str:
-    """Return the unit of measurement that follows a number in prose, with the space before it; empty if none does."""
+    """Return the unit of measurement that follows a number in prose, behind a space; empty if none does.
+
+    What may be a symbol in a formula (``3m``) is a unit at the end of a sentence.
+    """
     following = clean(text[position : position + MAX_LENGTH])
     found = UnitFinder(following, letters_are_units=True).find(0, [("num", "", False)])
-    if found is None or found.spelling.endswith(DOUBTFUL):
+    if found is None:
         return ""
-    return following[: found.end].rstrip(" .")
+    name = found.spelling.rstrip(DOUBTFUL)
+    is_doubtful = name != found.spelling
+    if is_doubtful and (
+        found.is_spaced or found.begins_with_slash or name in _RARE_LETTERS | _TIMES_OF_DAY
+    ):
+        return ""
+    return f" {following[: found.end].strip(' .')}"
 
 
 class UnitFinder:

@@ -99,7 +99,7 @@ def test_random_nested_boxes_come_back_unchanged(seed):
         ("2 hours, 30 minutes and 5 seconds", "2 hours, 30 minutes and 5 seconds"),
         ("3 red balls and 4 small blue cubes", "3 red balls and 4 small blue cubes"),
         ("\\begin{matrix}1\\end{matrix}+\\begin{cases}2\\end{cases}",) * 2,
-        ("it's not 10, it's 1,000.99m", "1,000.99"),
+        ("it's not 10, it's 1,000.99m", "1,000.99 m"),
         ("The sum is less than zero", "The sum is less than zero"),
         ("work\n#### 72", "72"),
     ],

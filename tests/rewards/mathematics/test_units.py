@@ -277,7 +277,7 @@ def test_no_two_names_of_the_table_are_confused_in_ten_thousand_pairs(seed):
         ("It starts at 5 pm", "5"),
         ("He has 7 apples", "7"),
         ("so it is 3 m", "3 m"),
-        ("so it is 3m", "3"),
+        ("so it is 3m", "3 m"),
     ],
 )
 def test_the_unit_behind_a_number_in_a_sentence_belongs_to_it(text, answer):
