@@ -200,9 +200,9 @@ def test_a_unit_is_read_in_any_spelling(seed):
 
 
 @pytest.mark.slow
-def test_a_unit_is_read_in_every_spelling(seed):
+def test_a_unit_is_read_in_hundreds_of_spellings(seed):
     rng = random.Random(seed)
-    for unit, written in rng.sample(SPELLINGS, 4000):
+    for unit, written in rng.sample(SPELLINGS, 1500):
         check_spelling(unit, written, rng)
 
 
@@ -257,8 +257,8 @@ def test_no_two_names_of_the_table_are_confused(seed):
 
 
 @pytest.mark.slow
-def test_no_two_names_of_the_table_are_confused_in_ten_thousand_pairs(seed):
-    assert disagreements(seed, 10_000) == []
+def test_no_two_names_of_the_table_are_confused_in_thousands_of_pairs(seed):
+    assert disagreements(seed, 4000) == []
 
 
 # in sentences
