@@ -46,6 +46,10 @@ def _between_bars(parser: Grammar, bar: str) -> Node:
 
 def _braces(parser: Grammar) -> Node:
     """Return a set, or a set-builder: its element, and the conditions after the bar."""
+    if parser.next.value == "\\begin":
+        system = parser.atom()
+        parser.accept("\\}", "\\rbrace")
+        return parser.node("cases", system.args) if system.op == "matrix" else system
     outside = parser.open_group(bar_separates=True)
     if parser.accept("\\}", "\\rbrace"):
         parser.close_group(outside)

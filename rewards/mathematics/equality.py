@@ -12,7 +12,10 @@ from dataclasses import dataclass
 
 from rewards.mathematics.comparison import Comparison
 from rewards.mathematics.latex import parse
+from rewards.mathematics.letters import letters_of
+from rewards.mathematics.plain_text import complex_in_i
 from rewards.mathematics.plain_number import rational_agrees, read_plain_number
+from rewards.mathematics.prose import said_value
 from rewards.mathematics.tree import MAX_LENGTH, Node, ParseError
 from rewards.mathematics.units import unit_of
 from rewards.mathematics.words import (
@@ -20,6 +23,7 @@ from rewards.mathematics.words import (
     is_sentence,
     is_wording,
     moments_agree,
+    plain_words,
     same_words,
     spelled_out,
 )
@@ -62,7 +66,11 @@ def equal(pred: str, gold: str, *, lenient: bool = False, allow_sympy: bool = Fa
     quick = _by_text(pred, gold, lenient)
     if quick is not None:
         return quick
-    return _by_tree(pred, gold, lenient, allow_sympy)
+    verdict = _by_tree(pred, gold, lenient, allow_sympy)
+    said = said_value(plain_words(pred)) if lenient and verdict.equal is False else None
+    if said is None or is_wording(gold) or said_value(plain_words(gold)) is not None:
+        return verdict
+    return equal(said, gold, lenient=lenient, allow_sympy=allow_sympy)
 
 
 def _tidy(text: str) -> str:
@@ -95,7 +103,22 @@ def _by_text(pred: str, gold: str, lenient: bool) -> Verdict | None:
     moments = moments_agree(pred, gold)
     if moments is not None:
         return Verdict(moments, "a", "compared as times or dates")
-    return _by_choice(pred, gold, lenient) or _by_words(pred, gold, lenient)
+    letters = _by_letters(pred, gold)
+    return letters or _by_choice(pred, gold, lenient) or _by_words(pred, gold, lenient)
+
+
+def _by_letters(pred: str, gold: str) -> Verdict | None:
+    """Compare several letters of a multiple choice: the same ones, in any order; None if the gold is nothing of that kind."""
+    true = letters_of(gold)
+    claimed = letters_of(pred)
+    if true is None or claimed is None or true.is_small:
+        several, other = (true, pred) if claimed is None else (claimed, gold)
+        if several is None or several.is_small or choice_of(other) is None:
+            return None
+        return Verdict(False, "a", "one letter and several")
+    if true.is_glued and claimed.is_glued:
+        return None
+    return Verdict(true.agrees_with(claimed), "a", "compared as several letters")
 
 
 def _by_choice(pred: str, gold: str, lenient: bool) -> Verdict | None:
@@ -174,7 +197,16 @@ def _readings(text: str, lenient: bool) -> list[Node]:
             continue
         if tree not in trees:
             trees.append(tree)
-    return trees + _as_quantity(text, lenient)
+    return trees + _as_quantity(text, lenient) + _as_printed(text, lenient)
+
+
+def _as_printed(text: str, lenient: bool) -> list[Node]:
+    """Return the second reading of a complex number that a program shows."""
+    in_i = complex_in_i(text)
+    try:
+        return [] if in_i is None else [parse(in_i, lenient=lenient)]
+    except ParseError:
+        return []
 
 
 def _as_quantity(text: str, lenient: bool) -> list[Node]:

@@ -49,7 +49,7 @@ class Parser(Statements):
         terms = [self.signed()]
         while self.next.kind in ("mark", "cmd") and self.next.value in _SIGNS:
             sign = self.take().value
-            terms.append(self._with_sign(sign, self.term()))
+            terms.append(self._with_sign(sign, self.signed()))
         if len(terms) > 1:
             return self.node("add", tuple(terms))
         return terms[0]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 __all__ = [
     "choice_of",
+    "direction_of",
     "is_sentence",
     "is_wording",
     "moments_agree",
@@ -23,6 +24,7 @@ _STYLE = re.compile(
     r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|textnormal|operatorname|boxed|mathsf|bf|rm)\s*(?=\{)"
 )
 _CHOICE = re.compile(r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Z])[.):])\s*(.*)", re.DOTALL)
+_FURTHER_CHOICE = re.compile(r"(?<![A-Za-z])\([A-J]\)|^\s*(?:[,;&]|and\b|or\b)\s*\(?[A-Ja-j]\)?\W*$")
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 _ARTICLES = frozenset("the a an is are of in on at to will be it that this there".split())
 _REVERSING = frozenset(
@@ -79,7 +81,15 @@ _LATEX_OF = {
 }
 _CHANGING = _REVERSING | frozenset(
     "less more fewer greater least most half twice double triple third quarter times squared cubed minus negative"
-    " below above under over hundred thousand million billion dozen or about between from".split()
+    " below above under over hundred thousand million billion dozen or about between from either".split()
+)
+_DOWNWARD = frozenset(
+    "decrease decreases decreased decreasing fall falls fell fallen drop drops dropped decline declines declined reduce"
+    " reduces reduced reduction loss losses lose loses lost shrinks shrank down lower smaller deficit debt".split()
+)
+_UPWARD = frozenset(
+    "increase increases increased increasing rise rises rose risen grow grows grew gain gains gained profit up higher"
+    " larger surplus".split()
 )
 _TIME = re.compile(
     r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:\\?,|~)?\s*([ap])?\.?\s*(?:m\.?)?", re.IGNORECASE
@@ -137,6 +147,16 @@ def says_more(text: str) -> bool:
     return not _CHANGING.isdisjoint(_WORD.findall(text.lower()))
 
 
+def direction_of(text: str) -> str:
+    """Return whether text around a value says that it went "down" or "up"; an empty string if neither or both."""
+    words = set(_WORD.findall(text.lower()))
+    is_down = not _DOWNWARD.isdisjoint(words)
+    is_up = not _UPWARD.isdisjoint(words)
+    if is_down == is_up:
+        return ""
+    return "down" if is_down else "up"
+
+
 # multiple choice, times and dates
 
 
@@ -146,7 +166,7 @@ def choice_of(text: str) -> tuple[str, str] | None:
     if len(bare) == 1 and bare.isalpha():
         return bare.upper(), ""
     match = _CHOICE.fullmatch(bare) if len(bare) <= 200 else None
-    if match is None:
+    if match is None or _FURTHER_CHOICE.search(match[4]):
         return None
     letter = match[1] or match[2] or match[3]
     return letter.upper(), match[4].strip()

@@ -1,0 +1,269 @@
+r"""What prose states: the value that a sentence ends in, and the options that it calls correct.
+
+`last_value` reads the expression around the last number of a text as it is written (``16pi``, ``\frac{1}{2}``, ``12, 15 and 18``),
+never a digit out of it. A number in a question, behind "not" or behind "less than" states nothing.
+"""
+
+from __future__ import annotations
+
+import re
+
+from rewards.mathematics.tokens import ALIASES, FUNCTIONS, GREEK
+
+__all__ = [
+    "NUMBER",
+    "is_denied",
+    "is_question",
+    "last_value",
+    "opening_value",
+    "said_value",
+    "stated_options",
+]
+
+NUMBER = re.compile(
+    r"(?<![\w.,/])(?P<sign>(?<![\d)\]}])[-\u2212\u2013])?[$\u20ac\u00a3]?\s?"
+    r"(?P<body>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+    r"(?P<over>\s?/\s?\d+(?!\d|\.\d))?"
+    r"(?P<percent>\s?\\?%)?"
+)
+_DIGIT = re.compile(r"\d")
+_SENTENCE_END = re.compile(r"[.!?]+(?=[\s\"')\]*]|$)|\n")
+_NEGATED = re.compile(
+    r"(?:\b(?:not|never|neither|nor|cannot|without|except)\b(?!\s+only\b)|n't\b)"
+    r"(?:(?!\b(?:but|rather|instead|so|then|therefore|hence|thus|and|which|leaving|because)\b)[^,;:])*$",
+    re.IGNORECASE,
+)
+_COMPARED = re.compile(r"\bthan\s*$", re.IGNORECASE)
+_CLAUSE = re.compile(
+    r"\s(?:with|where|when|if|since|because|such that|for which|satisfying|among|whenever|provided|given)\s",
+    re.IGNORECASE,
+)
+_COPULA = re.compile(
+    r"\b(?:is|are|was|were|be|been|equals?|becomes?|gives?|gets?|yields?|has|have|exists?)\b|=",
+    re.IGNORECASE,
+)
+_THUS = re.compile(r"\s*(?:so|hence|thus|therefore)\b", re.IGNORECASE)
+_SAID = re.compile(r"\b(?:is|are|equals|must be)\s+(?P<value>\S+(?:\s+[-+*/^]\s+\S+){0,4})\s*$")
+_GLUED_UNIT = re.compile(r"(?<=\d)(?:m|km|cm|mm|kg|g|s|h)$")
+_LISTS = re.compile(r"(?:\b(?:is|are|were|be|include|namely)|[:=])\s*$", re.IGNORECASE)
+_COMMAND = re.compile(r"\\[A-Za-z]+\s*")
+_LETTERS = re.compile(r"[A-Za-z]+")
+_ALLOWED = re.compile(
+    r"[-+*/^=<>()\[\]{}|!_,.:;%$\u20ac\u00a3\\\w\u00b0-\u00b9\u00bc-\u00be\u00d7\u00f7\u2212\u2013\u2044\u2070-\u209c\u2200-\u22ff\u0391-\u03d6'~]+"
+)
+_OPERATORS = frozenset("+ - * / ^ = < > \u00d7 \u00f7 \u2212 \u00b7 \u22c5 \u2264 \u2265 \u00b1 \u222a ** <= >= \\cdot \\times".split())
+_RELATION = re.compile(r"(?<![<>!=])=(?![=<>])|\u2248|\\approx(?![A-Za-z])|:\s")
+_OPTION = r"\(?[A-J]\)?(?![A-Za-z'])"
+_OPTIONS = rf"(?P<options>{_OPTION}(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+|\s*&\s*){_OPTION})*)"
+_NAMED_OPTIONS = re.compile(
+    rf"\b(?:options?|choices?|answers?|statements?)\s*(?:(?:is|are|must be|should be|:)\s*)?(?:(?:option|choice)s?\s+)?{_OPTIONS}",
+    re.IGNORECASE,
+)
+_CORRECT_OPTIONS = re.compile(
+    rf"(?<![A-Za-z\\]){_OPTIONS}\s+(?:is|are|must be|should be)\s+(?:the\s+)?(?:only\s+)?(?:correct|right|true|answers?\b|best)"
+)
+_DENIED = re.compile(
+    r"\b(?:not|never|neither|nor|either|or|incorrect|wrong|false|except|eliminated?|unless|if|maybe|perhaps|might|could|may)\b|n't\b",
+    re.IGNORECASE,
+)
+
+
+def is_question(text: str) -> bool:
+    """Tell whether a text ends as a question."""
+    return text.rstrip(" \t\n*_\"')$").endswith("?")
+
+
+def is_denied(before: str) -> bool:
+    """Tell whether a value is denied, or only compared with, by the text right before it."""
+    return _NEGATED.search(before) is not None or _COMPARED.search(before) is not None
+
+
+def said_value(text: str) -> str | None:
+    """Return what a text that is prose says something to be (``The largest n is 34``); None if it says no such thing."""
+    words = [word for word in _LETTERS.findall(_COMMAND.sub(" ", text)) if len(word) > 1]
+    if len(words) < 2 or is_question(text):
+        return None
+    if NUMBER_LIKE.search(text) and (_COPULA.search(text) or _THUS.match(text)):
+        return last_value(text, lenient=True) or None
+    said = _SAID.search(text)
+    if said is None or _NEGATED.search(text[: said.start()]) or _DENIED.search(said.group()):
+        return None
+    return said["value"].strip(" .")
+
+
+def last_value(text: str, lenient: bool = False) -> str | None:
+    """Return the last number or what it is part of; an empty string if that is denied or asked, None if there is none.
+
+    Lenient also leaves out what a last clause adds: "there are 12 pairs with a + b = 20" states 12.
+    """
+    was_asked = False
+    for sentence in reversed(_sentences(text)):
+        if NUMBER_LIKE.search(sentence) is None:
+            continue
+        if is_question(sentence):
+            was_asked = True
+            continue
+        return _value_of(_main_clause(sentence) if lenient else sentence)
+    return "" if was_asked else None
+
+
+def opening_value(text: str) -> str | None:
+    """Return the value that a text opens with, and those that follow it as a list; None if it opens with a word."""
+    words = [(match.start(), match.end()) for match in re.finditer(r"\S+", text)]
+    if not words or not _is_mathematics(text[slice(*words[0])]):
+        return None
+    last = _run(text, words, 0)[1]
+    while (item := _next_item(text, words, last)) is not None:
+        last = _run(text, words, item)[1]
+    return _trimmed(text[: words[last][1]])
+
+
+def _next_item(text: str, words: list[tuple[int, int]], last: int) -> int | None:
+    """Return the word that continues a list whose item ends at ``last``; None if the list ends there."""
+    item = last + 1
+    if item < len(words) and text[slice(*words[item])].lower() in ("and", "or"):
+        item += 1
+    elif not text[slice(*words[last])].endswith(","):
+        return None
+    if item >= len(words) or not _DIGIT.search(text[slice(*words[item])]):
+        return None
+    return item if _is_mathematics(text[slice(*words[item])]) else None
+
+
+NUMBER_LIKE = re.compile(r"(?<![A-Za-z_^.\d])\d|(?<!\d)\.\d|\\frac|\\sqrt")
+
+
+def _sentences(text: str) -> list[str]:
+    """Return the sentences of a text, with their closing marks."""
+    sentences = []
+    start = 0
+    for end in _SENTENCE_END.finditer(text):
+        sentences.append(text[start : end.end()])
+        start = end.end()
+    return [*sentences, text[start:]]
+
+
+def _main_clause(sentence: str) -> str:
+    """Return a sentence without its last subordinate clause, if what comes before it states a value."""
+    for clause in _CLAUSE.finditer(sentence):
+        before = sentence[: clause.start()]
+        if _DIGIT.search(before) and _COPULA.search(before):
+            return before
+    return sentence
+
+
+# the expression around a number
+
+
+def _value_of(sentence: str) -> str:
+    """Return the last value of a sentence; an empty string if it is denied or compared with."""
+    words = [(match.start(), match.end()) for match in re.finditer(r"\S+", sentence)]
+    last = _index_of_last(sentence, words)
+    if last is None:
+        return ""
+    first, last = _run(sentence, words, last)
+    first = _with_list(sentence, words, first)
+    before = sentence[: words[first][0]]
+    if is_denied(before):
+        return ""
+    return _trimmed(sentence[words[first][0] : words[last][1]])
+
+
+def _index_of_last(sentence: str, words: list[tuple[int, int]]) -> int | None:
+    """Return the last word with a number in it that is mathematics."""
+    for index in range(len(words) - 1, -1, -1):
+        word = sentence[slice(*words[index])]
+        if NUMBER_LIKE.search(word):
+            return index
+    return None
+
+
+def _run(sentence: str, words: list[tuple[int, int]], index: int) -> tuple[int, int]:
+    """Return the first and last word of the expression that a word belongs to."""
+    first = last = index
+    while first > 0 and _joins(sentence[slice(*words[first - 1])], sentence[slice(*words[first])]):
+        first -= 1
+    while last + 1 < len(words) and _joins(sentence[slice(*words[last])], sentence[slice(*words[last + 1])]):
+        last += 1
+    return first, last
+
+
+def _joins(left: str, right: str) -> bool:
+    """Tell whether two neighbouring words are parts of one expression."""
+    if not (_is_mathematics(left) and _is_mathematics(right)):
+        return False
+    is_inside = left.count("(") + left.count("[") > left.count(")") + left.count("]")
+    if left[-1] in ",;" :
+        return is_inside
+    if left[-1] in ".:" and len(left) > 1:
+        return False
+    return True
+
+
+def _is_mathematics(word: str) -> bool:
+    """Tell whether a word between spaces is part of a formula: no letters but single ones and names of functions."""
+    core = word.strip("*\"'`,;:.?!")
+    if word in _OPERATORS or core in _OPERATORS:
+        return True
+    if core in ("", "a", "A", "I") or not _ALLOWED.fullmatch(core):
+        return False
+    plain = re.sub(r"\\(?:text|mathrm|textbf)\s*\{[^{}]*\}", "", core)
+    names = _LETTERS.findall(_COMMAND.sub(" ", plain))
+    return all(len(name) == 1 or _is_name(name) for name in names)
+
+
+def _is_name(name: str) -> bool:
+    return name in FUNCTIONS or name in ALIASES or name in GREEK or name in ("pi", "infinity", "oo", "inf")
+
+
+def _with_list(sentence: str, words: list[tuple[int, int]], first: int) -> int:
+    """Return where the list starts whose last item starts at ``first``: ``12, 15 and 18``."""
+    start = first
+    has_word = False
+    while start > 0:
+        before = sentence[slice(*words[start - 1])]
+        if before.lower() in ("and", "or") and start > 1:
+            item = start - 2
+            has_word = True
+        elif before.endswith((",", ";")):
+            item = start - 1
+        else:
+            break
+        if not _DIGIT.search(sentence[slice(*words[item])]):
+            break
+        if not _is_mathematics(sentence[slice(*words[item])]):
+            break
+        start = _run(sentence, words, item)[0]
+    is_list = has_word or _LISTS.search(sentence[: words[start][0]])
+    return start if is_list else first
+
+
+def _trimmed(chunk: str) -> str:
+    """Return an expression without punctuation, the left sides of its equations and brackets that do not match."""
+    chunk = chunk.strip("*\"'`").rstrip(".,;:?* ")
+    chunk = _RELATION.split(chunk)[-1].strip() or chunk
+    for opening, closing in ("()", "[]"):
+        surplus = chunk.count(opening) - chunk.count(closing)
+        if surplus > 0 and chunk.startswith(opening):
+            chunk = chunk[1:]
+        elif surplus < 0 and chunk.endswith(closing):
+            chunk = chunk[:-1]
+    chunk = re.sub(r"^[-+*/\u2013\u2212]\s+|\s+[-+*/\u2013\u2212]$", "", chunk)
+    return _GLUED_UNIT.sub("", chunk).strip()
+
+
+# options
+
+
+def stated_options(text: str) -> str | None:
+    """Return the options that the last sentence of a text calls correct, as it lists them; None if it names none."""
+    sentences = [sentence for sentence in _sentences(text) if sentence.strip(" .*\n")]
+    if not sentences or is_question(sentences[-1]):
+        return None
+    sentence = sentences[-1].replace("**", "")
+    if _DENIED.search(sentence):
+        return None
+    found = _CORRECT_OPTIONS.search(sentence) or _NAMED_OPTIONS.search(sentence)
+    if found is None or not re.search(r"[A-J]", found["options"]):
+        return None
+    return found["options"]
