@@ -259,6 +259,7 @@ def _environment(parser: Grammar) -> Node:
     if may_be_statements and rows:
         is_matrix = not all(any(_is_relation(cell) for cell in row) for row in rows)
     if not is_matrix:
+        parser.accept("\\}", "\\rbrace")  # closed by ``\right\}``, which nothing opens
         return _statements(parser, [_statement_row(parser, row) for row in rows], name)
     widths = {len(row) for row in rows}
     if len(widths) != 1:

@@ -59,9 +59,11 @@ class Comparison:
 
     def _by_shape(self, pred: Node, gold: Node) -> bool:
         """Compare by what the two sides are: labelled values, lists, sets, tuples, matrices, quantities."""
+        if _turns_otherwise(pred, gold):
+            return False
+        if direction_of(_text_of(gold)) and not _text_of(pred):
+            gold = _without_text(gold)
         if self._lenient:
-            if _turns_otherwise(pred, gold):
-                return False
             pred = _without_text(pred)
             gold = _without_text(gold)
         pred = _itemised(pred, gold)
@@ -71,7 +73,7 @@ class Comparison:
             return verdict
         ops = {pred.op, gold.op}
         if is_set_of_reals(pred) or is_set_of_reals(gold):
-            return self._conditions(pred, gold)
+            return self._conditions(_united(pred), _united(gold))
         if ops & _COLLECTIONS:
             return self._lists(pred, gold)
         if "matrix" in ops:
@@ -350,6 +352,15 @@ def _without_text(node: Node) -> Node:
     if len(factors) == 1:
         return factors[0]
     return Node("mul", factors)
+
+
+def _united(node: Node) -> Node:
+    """Return ``(0, 1) or [2, 3)``, which is compared with a set of numbers, as a union of intervals."""
+    if node.op != "list" or node.value != "or":
+        return node
+    if any(arg.op != "group" or len(arg.args) != 2 for arg in node.args):
+        return node
+    return Node("union", node.args)
 
 
 def _turns_otherwise(pred: Node, gold: Node) -> bool:

@@ -15,7 +15,7 @@ from rewards.mathematics.latex import parse
 from rewards.mathematics.letters import letters_of
 from rewards.mathematics.plain_text import complex_in_i
 from rewards.mathematics.plain_number import rational_agrees, read_plain_number
-from rewards.mathematics.prose import said_value
+from rewards.mathematics.prose import said_value, stated_options
 from rewards.mathematics.tree import MAX_LENGTH, Node, ParseError
 from rewards.mathematics.units import unit_of
 from rewards.mathematics.words import (
@@ -67,10 +67,22 @@ def equal(pred: str, gold: str, *, lenient: bool = False, allow_sympy: bool = Fa
     if quick is not None:
         return quick
     verdict = _by_tree(pred, gold, lenient, allow_sympy)
-    said = said_value(plain_words(pred)) if lenient and verdict.equal is False else None
-    if said is None or is_wording(gold) or said_value(plain_words(gold)) is not None:
-        return verdict
-    return equal(said, gold, lenient=lenient, allow_sympy=allow_sympy)
+    said = _said(pred, gold) if lenient and verdict.equal is False else None
+    return verdict if said is None else equal(said, gold, lenient=True, allow_sympy=allow_sympy)
+
+
+def _said(pred: str, gold: str) -> str | None:
+    """Return what a prediction in prose says: the options that it calls correct, or the value; None if the gold is prose too."""
+    text = plain_words(pred)
+    if choice_of(gold) is not None or letters_of(gold) is not None:
+        return _other(pred, stated_options(text))
+    if is_wording(gold) or said_value(plain_words(gold)) is not None:
+        return None
+    return _other(pred, said_value(text))
+
+
+def _other(pred: str, said: str | None) -> str | None:
+    return said if said and said != pred else None
 
 
 def _tidy(text: str) -> str:

@@ -91,6 +91,9 @@ _SENTENCE_WORDS = frozenset(
 )
 
 
+_CONCLUDES = frozenset("so thus then hence therefore finally get gives which".split())
+
+
 class Span(NamedTuple):
     """A box or formula in a text: where it starts and ends with its delimiters, and what is inside."""
 
@@ -280,7 +283,7 @@ def _continues(between: str, lenient: bool) -> bool:
     if _JOIN_STRICT.match(between):
         return "\n\n" not in between
     words = _WORD.findall(re.sub(r"\\[A-Za-z]+", " ", between))
-    if not lenient or len(words) > 5:
+    if not lenient or len(words) > 5 or not _CONCLUDES.isdisjoint(words):
         return False
     if "." in between:
         return False

@@ -39,6 +39,11 @@ def parse(text: str, *, grouped: bool = True, lenient: bool = False) -> Node:
         raise ParseError("nested too deeply") from None
 
 
+def _members(node: Node) -> tuple[Node, ...]:
+    """Return the items of a list; anything else is its only item."""
+    return node.args if node.op == "list" else (node,)
+
+
 class Parser(Statements):
     """Recursive descent over the tokens of one answer: sums, products, factors, atoms."""
 
@@ -158,7 +163,16 @@ class Parser(Statements):
                 exponent = self.node("neg", (self.exponent(),))
             else:
                 exponent = self.atom()
+                if self._raises_further():
+                    exponent = power(self, exponent)
         return exponent
+
+    def _raises_further(self) -> bool:
+        """Tell whether another exponent follows, as in ``2^3^2``, which is read from the right; not a degree sign."""
+        if self.next.value != "^" or self.next.kind != "mark":
+            return False
+        after = self.peek(2) if self.peek().value == "{" else self.peek()
+        return after.kind in ("num", "name", "mark") and after.value not in ("'", "*")
 
     # atoms
 
@@ -202,6 +216,8 @@ class Parser(Statements):
         if self.accept("}"):
             return self.node("text", (), "")
         content = self.items()
+        while self.accept(";"):
+            content = self.node("list", (*_members(content), *_members(self.items())), ",")
         if self.accept("\\choose"):
             content = self.node("call", (content, self.items()), "binom")
         elif self.accept("\\over"):

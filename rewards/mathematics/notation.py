@@ -161,6 +161,8 @@ _ESCAPES = (
     ),
     (re.compile(r"\\(?:left|right)\s*\."), ""),
     (re.compile(r"\\\\\s*\[\s*-?\d{1,4}(?:\.\d{1,4})?\s*[a-z]{2}\s*\]|\\(?:cr|newline)(?![A-Za-z])"), r"\\\\"),
+    (re.compile(r"\\vert(?![A-Za-z])"), "|"),
+    (re.compile(r"(?<=[\w)}])\{\}\s*$|(?<=\\pi)\{\}|(?<=\\infty)\{\}|(?<=\\theta)\{\}"), " "),
     (re.compile(r"\\(?:no(?:number|tag)|hfill|noindent)(?![A-Za-z])"), ""),
     (re.compile(r"\\(?:color|textcolor)\s*\{[^{}]*\}|\\(?:label|tag)\s*\{[^{}]*\}"), ""),
 )

@@ -34,7 +34,7 @@ _RULES = [
     (re.compile(pattern, re.IGNORECASE if "infinity" in pattern or "minus" in pattern else 0), new)
     for pattern, new in (
         # powers and products
-        (r"(?<=[\w)\]}])(?:\*\*|\s+\*\*\s+)(?=[-+\w(\\{.])", "^"),
+        (r"(?<=[\w)\]}])(?:\*\*|\s+\*\*\s+|\s\*\*(?=\d))(?=[-+\w(\\{.])", "^"),
         (r"(?<=\d)\s*[xX]\s*(?=\d|\(\d)", r" \\times "),
         # double signs; ``+-`` between two terms, without spaces, adds a negative one
         (r"\+\s?/\s?-", r" \\pm "),
@@ -46,6 +46,7 @@ _RULES = [
         (r"=/=|/=|<>", r" \\ne "),
         (r"(?<=\s)\|\|(?=\s)", r"\\or "),
         (r"(?<=\s)&&(?=\s)", r"\\and "),
+        (r"(?<=\w)\s~\s(?=-?[\d.])", r" \\approx "),
         # infinity
         (_START + r"(?:positive|plus)\s+infinity\b", r"+\\infty "),
         (_START + r"(?:negative|minus)\s+infinity\b", r"-\\infty "),
@@ -64,11 +65,14 @@ _RULES = [
         (_START + r"log\s+base\s+(\w+)\s+of\b", r"\\log_{\1}"),
         (_START + r"root\s*\(([^()]{1,20})\)\s*\(", r"\\sqrt[\1]("),
         (_START + r"(sum|prod|int|lim)(?=_)", r"\\\1"),
+        (_START + r"int(?=\s[^=]*\bd[a-z]\b)", r"\\int"),
+        (_START + r"d([a-zA-Z]?)/d([a-z])(?![A-Za-z])", r"\\frac{d\1}{d\2}"),
+        (_START + r"(angle|triangle)\s+(?=[A-Z]{1,3}(?![A-Za-z]))", r"\\\1 "),
         # binomials
         (rf"({_OPERAND})\s+choose\s+({_OPERAND})", _BINOMIAL),
         (rf"(?:\{{\}}\s*)?(?<!\w)[_^]\s*{_COUNT}\s*(?:\\mathrm\{{C\}}|C)\s*_\s*{_COUNT}", _BINOMIAL),
         (rf"(?<![A-Za-z\\_^])C\s*\^\s*{_COUNT}\s*_\s*{_COUNT}", r"\\binom{\2}{\1}"),
-        (r"(?<![\w\\.])(\d{1,6}|n)C(\d{1,6}|[krm])(?!\w)", _BINOMIAL),
+        (r"(?<![\w\\.])(\d{1,6}|n)C(\d{1,6}|[krm])(?![\w(])", _BINOMIAL),
         # matrices
         (r"^\s*(?:[Mm]atrix|(?:np\.)?array)\(([^{}]*)\)\s*$", r"\1"),
     )
@@ -84,11 +88,11 @@ def as_latex(text: str) -> str:
     """Return the text with the signs of plain text in the form that the parser reads."""
     if "&" in text and "\\begin" not in text:
         text = _AMPERSAND.sub(r" \\and ", text)
-    for pattern, replacement in _RULES:
-        text = pattern.sub(replacement, text)
     if "{" in text:
         text = _WITHOUT.sub(_without, text)
         text = _BRACES.sub(_set_builder, text)
+    for pattern, replacement in _RULES:
+        text = pattern.sub(replacement, text)
     return text
 
 
@@ -107,7 +111,7 @@ def _set_builder(match: re.Match[str]) -> str:
     element, separator, condition = content.partition("|")
     if not separator:
         element, separator, condition = content.partition(":")
-    if separator and element.strip() and re.search(r"[<>=]|\\[a-z]{2}", condition):
+    if separator and element.strip() and re.search(r"[<>=]|\\[a-z]{2}|\bin\b", condition):
         return f"\\{{{content}\\}}"
     return match.group()
 

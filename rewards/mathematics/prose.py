@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-from rewards.mathematics.tokens import ALIASES, FUNCTIONS, GREEK
+from rewards.mathematics.tokens import NAMES
+from rewards.mathematics.words import direction_of
 
 __all__ = [
     "NUMBER",
@@ -30,7 +31,7 @@ _DIGIT = re.compile(r"\d")
 _SENTENCE_END = re.compile(r"[.!?]+(?=[\s\"')\]*]|$)|\n")
 _NEGATED = re.compile(
     r"(?:\b(?:not|never|neither|nor|cannot|without|except)\b(?!\s+only\b)|n't\b)"
-    r"(?:(?!\b(?:but|rather|instead|so|then|therefore|hence|thus|and|which|leaving|because)\b)[^,;:])*$",
+    r"(?:(?!\b(?:but|rather|instead|so|then|therefore|hence|thus|and|which|leaving|because|it)\b)[^,;:])*$",
     re.IGNORECASE,
 )
 _COMPARED = re.compile(r"\bthan\s*$", re.IGNORECASE)
@@ -44,7 +45,8 @@ _COPULA = re.compile(
 )
 _THUS = re.compile(r"\s*(?:so|hence|thus|therefore)\b", re.IGNORECASE)
 _SAID = re.compile(r"\b(?:is|are|equals|must be)\s+(?P<value>\S+(?:\s+[-+*/^]\s+\S+){0,4})\s*$")
-_GLUED_UNIT = re.compile(r"(?<=\d)(?:m|km|cm|mm|kg|g|s|h)$")
+_GLUED_UNIT = re.compile(r"(?<=\d)(?:(?:km|cm|mm|m)(?:[\u00b2\u00b3]|\^?[23])?|kg|g|s|h)$")
+_CHANGE = re.compile(r"\b[A-Za-z]+\s+(?:by|of)\s*$")
 _LISTS = re.compile(r"(?:\b(?:is|are|were|be|include|namely)|[:=])\s*$", re.IGNORECASE)
 _COMMAND = re.compile(r"\\[A-Za-z]+\s*")
 _LETTERS = re.compile(r"[A-Za-z]+")
@@ -81,7 +83,7 @@ def is_denied(before: str) -> bool:
 def said_value(text: str) -> str | None:
     """Return what a text that is prose says something to be (``The largest n is 34``); None if it says no such thing."""
     words = [word for word in _LETTERS.findall(_COMMAND.sub(" ", text)) if len(word) > 1]
-    if len(words) < 2 or is_question(text):
+    if (len(words) < 2 and not _THUS.match(text)) or is_question(text):
         return None
     if NUMBER_LIKE.search(text) and (_COPULA.search(text) or _THUS.match(text)):
         return last_value(text, lenient=True) or None
@@ -162,11 +164,16 @@ def _value_of(sentence: str) -> str:
     if last is None:
         return ""
     first, last = _run(sentence, words, last)
-    first = _with_list(sentence, words, first)
-    before = sentence[: words[first][0]]
+    starts = _list_starts(sentence, words, first)
+    before = sentence[: words[starts[0]][0]]
     if is_denied(before):
         return ""
-    return _trimmed(sentence[words[first][0] : words[last][1]])
+    ends = [start - 1 for start in starts[1:]] + [last]
+    items = [_item(sentence[words[i][0] : words[j][1]]) for i, j in zip(starts, ends)]
+    change = _CHANGE.search(before)
+    if change is not None and direction_of(change.group()) == "down":
+        return change.group() + ", ".join(items)
+    return ", ".join(items)
 
 
 def _index_of_last(sentence: str, words: list[tuple[int, int]]) -> int | None:
@@ -209,45 +216,44 @@ def _is_mathematics(word: str) -> bool:
         return False
     plain = re.sub(r"\\(?:text|mathrm|textbf)\s*\{[^{}]*\}", "", core)
     names = _LETTERS.findall(_COMMAND.sub(" ", plain))
-    return all(len(name) == 1 or _is_name(name) for name in names)
+    return all(len(name) == 1 or name in NAMES for name in names)
 
 
-def _is_name(name: str) -> bool:
-    return name in FUNCTIONS or name in ALIASES or name in GREEK or name in ("pi", "infinity", "oo", "inf")
-
-
-def _with_list(sentence: str, words: list[tuple[int, int]], first: int) -> int:
-    """Return where the list starts whose last item starts at ``first``: ``12, 15 and 18``."""
-    start = first
+def _list_starts(sentence: str, words: list[tuple[int, int]], first: int) -> list[int]:
+    """Return where the items of the list start whose last one starts at ``first``: ``12, 15 and 18``."""
+    starts = [first]
     has_word = False
-    while start > 0:
-        before = sentence[slice(*words[start - 1])]
-        if before.lower() in ("and", "or") and start > 1:
-            item = start - 2
+    while starts[0] > 0:
+        before = sentence[slice(*words[starts[0] - 1])]
+        if before.lower() in ("and", "or") and starts[0] > 1:
+            item = starts[0] - 2
             has_word = True
         elif before.endswith((",", ";")):
-            item = start - 1
+            item = starts[0] - 1
         else:
             break
-        if not _DIGIT.search(sentence[slice(*words[item])]):
+        text = sentence[slice(*words[item])]
+        if not _DIGIT.search(text) or not _is_mathematics(text):
             break
-        if not _is_mathematics(sentence[slice(*words[item])]):
-            break
-        start = _run(sentence, words, item)[0]
-    is_list = has_word or _LISTS.search(sentence[: words[start][0]])
-    return start if is_list else first
+        starts.insert(0, _run(sentence, words, item)[0])
+    is_list = has_word or _LISTS.search(sentence[: words[starts[0]][0]])
+    return starts if is_list else [first]
+
+
+def _item(text: str) -> str:
+    """Return an item of a list without the "and" behind it."""
+    return _trimmed(re.sub(r"[\s,;]+(?:and|or)\s*$", "", text))
 
 
 def _trimmed(chunk: str) -> str:
     """Return an expression without punctuation, the left sides of its equations and brackets that do not match."""
     chunk = chunk.strip("*\"'`").rstrip(".,;:?* ")
     chunk = _RELATION.split(chunk)[-1].strip() or chunk
-    for opening, closing in ("()", "[]"):
-        surplus = chunk.count(opening) - chunk.count(closing)
-        if surplus > 0 and chunk.startswith(opening):
-            chunk = chunk[1:]
-        elif surplus < 0 and chunk.endswith(closing):
-            chunk = chunk[:-1]
+    surplus = sum(map(chunk.count, "([")) - sum(map(chunk.count, ")]"))
+    if surplus > 0 and chunk[0] in "([":
+        chunk = chunk[1:]
+    elif surplus < 0 and chunk[-1] in ")]":
+        chunk = chunk[:-1]
     chunk = re.sub(r"^[-+*/\u2013\u2212]\s+|\s+[-+*/\u2013\u2212]$", "", chunk)
     return _GLUED_UNIT.sub("", chunk).strip()
 

@@ -12,7 +12,6 @@ from typing import NamedTuple
 from rewards.mathematics.units import unit_of
 
 __all__ = [
-    "GREEK",
     "ACCENTS",
     "ALIASES",
     "APPLIED",
@@ -28,6 +27,7 @@ __all__ = [
     "INVERSES",
     "MONEY",
     "MULTIPLIERS",
+    "NAMES",
     "NUMBER_SETS",
     "OPENING",
     "QUALIFIERS",
@@ -120,6 +120,7 @@ _ONE_SHAPE = {
     "\\varpi": "\\pi",
 }
 _INFINITIES = frozenset("oo inf infinity infty".split())
+NAMES = FUNCTIONS | frozenset(ALIASES) | GREEK | _INFINITIES | {"pi", "Pi"}
 _UNIONS = {"union": "\\cup", "cup": "\\cup", "intersection": "\\cap", "intersect": "\\cap", "cap": "\\cap"}
 _WITH_PI = re.compile(r"(?P<before>[nkmr]?)[pP]i(?P<after>[rRdhxk]?)")
 INVERSES = {
@@ -235,6 +236,7 @@ _SHORT_WORDS = frozenset(
 )
 
 
+_WORDS_AFTER_WORDS = frozenset("by at we so up do as from into".split())
 _ORDINAL_ENDINGS = ("st", "nd", "rd", "th")
 _GLUED_FUNCTIONS = ("sin", "cos", "tan", "log", "ln")
 
@@ -326,7 +328,10 @@ def _plain_text(content: str, spaced: bool) -> list[Token]:
 
 def _is_unit(name: str, before: list[Token]) -> bool:
     """Tell whether a word that is also a function's name (min, deg) is the unit of the number before it."""
-    return bool(before) and before[-1].kind == "num" and unit_of(name) is not None
+    if not before or before[-1].kind != "num":
+        return False
+    unit = unit_of(name)
+    return unit is not None and not unit.is_noun
 
 
 def _split_at_connector(text: str) -> tuple[str, str | None, str]:
@@ -364,6 +369,9 @@ def _named(word: str, spaced: bool, before: list[Token], is_applied: bool) -> li
     follows_number = bool(before) and before[-1].kind == "num"
     if follows_number and word in _ORDINAL_ENDINGS:
         return [Token("text", word, True)]
+    is_after_word = spaced and bool(before) and before[-1].kind == "text"
+    if is_after_word and word in _WORDS_AFTER_WORDS:
+        return [Token("text", word, True)]
     if _is_word(word) or _is_plain_unit(word, spaced, before):
         return [Token("text", word, True)]
     return _with_function(word, spaced)
@@ -377,9 +385,7 @@ def _sign_of(word: str, before: list[Token]) -> str | None:
         return _UNIONS[word]
     if word not in GREEK:
         return None
-    unit = unit_of(word)
-    is_unit = unit is not None and not unit.is_noun and bool(before) and before[-1].kind == "num"
-    return None if is_unit else _ONE_SHAPE.get("\\" + word, "\\" + word)
+    return None if _is_unit(word, before) else _ONE_SHAPE.get("\\" + word, "\\" + word)
 
 
 def _is_plain_unit(word: str, spaced: bool, before: list[Token]) -> bool:
