@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import chain
 
 from rewards.mathematics.brackets import bracketed
 from rewards.mathematics.cursor import Grammar
@@ -36,8 +37,8 @@ _TRANSPARENT = frozenset(
 )
 _NO_VALUE = frozenset("\\end \\and \\or \\hline \\item".split()) | {""}
 _ROWS_OF_STATEMENTS = frozenset(
-    "cases dcases rcases aligned align align* alignedat alignat alignat* gathered gather gather* split eqnarray eqnarray*"
-    " equation equation* multline multline*".split()
+    "cases dcases rcases aligned align align* alignedat alignat alignat* gathered gather gather* split"
+    " eqnarray eqnarray* equation equation* multline multline*".split()
 )
 _WITH_COLUMNS = frozenset("array tabular alignedat alignat alignat*".split())
 _MAY_BE_STATEMENTS = frozenset({"array", "tabular", "matrix"})
@@ -257,7 +258,7 @@ def _environment(parser: Grammar) -> Node:
     rows = [row for row in _rows(parser) if row]
     parser.braced_name()
     if may_be_statements and rows:
-        is_matrix = not all(any(_is_relation(cell) for cell in row) for row in rows)
+        is_matrix = not all(any(map(_is_relation, row)) for row in rows)
     if not is_matrix:
         parser.accept("\\}", "\\rbrace")  # closed by ``\right\}``, which nothing opens
         return _statements(parser, [_statement_row(parser, row) for row in rows], name)
@@ -280,7 +281,7 @@ def _skip_columns(parser: Grammar) -> None:
 
 
 def _join_aligned(parser: Grammar) -> None:
-    r"""Drop the signs of alignment up to the environment's end: each ``&`` next to a relation, an empty cell or a row's end.
+    r"""Drop the signs of alignment up to the environment's end: ``&`` next to a relation, an empty cell, a row's end.
 
     A row that opens with a relation continues the one before.
     """
@@ -321,8 +322,8 @@ def _statements(parser: Grammar, statements: list[Node], name: str) -> Node:
     if len(statements) == 1 and statements[0].op != "when":
         return statements[0]
     if all(map(_is_relation, statements)):
-        flat = [item for row in statements for item in (row.args if row.op == "list" else (row,))]
-        return parser.node("list", tuple(flat), "and")
+        rows = [row.args if row.op == "list" else (row,) for row in statements]
+        return parser.node("list", tuple(chain.from_iterable(rows)), "and")
     return parser.node("cases" if name not in _ALIGNED else "list", tuple(statements), name)
 
 

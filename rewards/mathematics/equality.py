@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from rewards.mathematics.comparison import Comparison
 from rewards.mathematics.latex import parse
 from rewards.mathematics.letters import letters_of
-from rewards.mathematics.plain_text import complex_in_i
 from rewards.mathematics.plain_number import rational_agrees, read_plain_number
+from rewards.mathematics.plain_text import complex_in_i
 from rewards.mathematics.prose import said_value, stated_options
 from rewards.mathematics.tree import MAX_LENGTH, Node, ParseError
 from rewards.mathematics.units import unit_of
@@ -72,7 +72,7 @@ def equal(pred: str, gold: str, *, lenient: bool = False, allow_sympy: bool = Fa
 
 
 def _said(pred: str, gold: str) -> str | None:
-    """Return what a prediction in prose says: the options that it calls correct, or the value; None if the gold is prose too."""
+    """Return what a prediction in prose says: the options it calls correct, or the value; None if the gold is prose."""
     text = plain_words(pred)
     if choice_of(gold) is not None or letters_of(gold) is not None:
         return _other(pred, stated_options(text))
@@ -120,7 +120,7 @@ def _by_text(pred: str, gold: str, lenient: bool) -> Verdict | None:
 
 
 def _by_letters(pred: str, gold: str) -> Verdict | None:
-    """Compare several letters of a multiple choice: the same ones, in any order; None if the gold is nothing of that kind."""
+    """Compare several letters of a multiple choice, in any order; None if neither side is several letters."""
     true = letters_of(gold)
     claimed = letters_of(pred)
     if true is None or claimed is None or true.is_small:
@@ -139,7 +139,7 @@ def _by_choice(pred: str, gold: str, lenient: bool) -> Verdict | None:
     if gold_choice is None:
         return None
     letter, text = gold_choice
-    is_upper = gold.strip("() ").isupper()
+    is_upper = plain_words(gold).strip("() ").isupper()
     if letter not in "ABCDEFGH":
         return None
     if not (text or is_upper or "text" in gold):

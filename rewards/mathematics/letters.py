@@ -1,8 +1,8 @@
 r"""Several letters of a multiple choice: ``BD`` is ``B, D``, ``B and D``, ``(D), (B)``, and never a part of it.
 
-What counts as letters: capital letters from A to J, no two alike, with brackets, styles or quotes around them and commas,
-semicolons, slashes, "and" or spaces between them; small letters where they stand in brackets or the other answer is
-letters. Glued letters are choices only in the order of the alphabet: ``DB`` and ``CAB`` may be a product, a segment, a
+What counts as letters: capital letters from A to J, no two alike, with brackets, styles or quotes around them and
+commas, semicolons, slashes, "and" or spaces between them; small letters where the gold has capitals or brackets.
+Glued letters are choices only in the order of the alphabet: ``DB`` and ``CAB`` may be a product, a segment, a
 ranking, and are compared as written.
 """
 
@@ -22,14 +22,16 @@ _INTRODUCTION = re.compile(
 )
 _ENDING = re.compile(r"\s+only\.?$|\s+(?:is|are)\s+(?:correct|right|true)\.?$")
 _LETTER = r"(?:\(\s*[A-Ja-j]\s*\)|\[[A-Ja-j]\]|[A-Ja-j](?:[.)](?=[\s,;]|$))?|[\"'][A-Ja-j][\"'])"
-_BETWEEN = r"(?:\s*(?:[,;/&\u3001]|\\and\b|\\&)\s*(?:(?:and|or|&)\s+)?|\s+(?:and|or)\s+|\s*(?=[(\[])|\s+)"
+_BETWEEN = (
+    r"(?:\s*(?:[,;/&\u3001]|\\and\b|\\&)\s*(?:(?:and|or|&)\s+)?|\s+(?:and|or)\s+|\s*(?=[(\[])|\s+)"
+)
 _SEPARATED = re.compile(rf"{_LETTER}(?:{_BETWEEN}{_LETTER})+")
 _GLUED = re.compile(r"[A-J]{2,8}")
 _ANY_LETTER = re.compile(_LETTER)
 
 
 class Letters(NamedTuple):
-    """Two or more letters in capitals; ``is_either`` if "or" stands between them, ``is_small`` if all are bare small ones."""
+    """Two or more letters, in capitals; ``is_either``: "or" is between them; ``is_small``: all are bare small ones."""
 
     letters: tuple[str, ...]
     is_either: bool = False
@@ -40,7 +42,9 @@ class Letters(NamedTuple):
         """Tell whether both name the same letters; those glued in another order than the alphabet's are in order."""
         if self.is_either != other.is_either:
             return False
-        if any(side.is_glued and list(side.letters) != sorted(side.letters) for side in (self, other)):
+        if any(
+            side.is_glued and list(side.letters) != sorted(side.letters) for side in (self, other)
+        ):
             return self.letters == other.letters
         return sorted(self.letters) == sorted(other.letters)
 

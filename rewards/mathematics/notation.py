@@ -130,8 +130,14 @@ _GREEK = {
     "\u2206": "Delta",
     "\u00b5": "mu",
 }
-_RAISED = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b\u207a\u207f\u2071\u02e3\u02b8\u1d4f\u1d50\u02b3\u1d57\u207d\u207e"
-_LOWERED = "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089\u208b\u208a\u2090\u2091\u2093\u1d62\u2c7c\u2096\u2098\u2099\u1d63\u209c"
+_RAISED = (
+    "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b\u207a"
+    "\u207f\u2071\u02e3\u02b8\u1d4f\u1d50\u02b3\u1d57\u207d\u207e"
+)
+_LOWERED = (
+    "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089\u208b\u208a"
+    "\u2090\u2091\u2093\u1d62\u2c7c\u2096\u2098\u2099\u1d63\u209c"
+)
 _SUPERSCRIPTS = str.maketrans(_RAISED, "0123456789-+nixykmrt()")
 _SUBSCRIPTS = str.maketrans(_LOWERED, "0123456789-+aexijkmnrt")
 _SUPERSCRIPT_RUN = re.compile(f"[{_RAISED}]+")
@@ -160,7 +166,12 @@ _ESCAPES = (
         r"\\",
     ),
     (re.compile(r"\\(?:left|right)\s*\."), ""),
-    (re.compile(r"\\\\\s*\[\s*-?\d{1,4}(?:\.\d{1,4})?\s*[a-z]{2}\s*\]|\\(?:cr|newline)(?![A-Za-z])"), r"\\\\"),
+    (
+        re.compile(
+            r"\\\\\s*\[\s*-?\d{1,4}(?:\.\d{1,4})?\s*[a-z]{2}\s*\]|\\(?:cr|newline)(?![A-Za-z])"
+        ),
+        r"\\\\",
+    ),
     (re.compile(r"\\vert(?![A-Za-z])"), "|"),
     (re.compile(r"(?<=[\w)}])\{\}\s*$|(?<=\\pi)\{\}|(?<=\\infty)\{\}|(?<=\\theta)\{\}"), " "),
     (re.compile(r"\\(?:no(?:number|tag)|hfill|noindent)(?![A-Za-z])"), ""),

@@ -1,14 +1,13 @@
 r"""Plain-text mathematics in LaTeX's signs: ``x**2``, ``sqrt12``, ``5 choose 2``, ``(0, 1) U (2, 3)``, ``x => 0``.
 
-`as_latex` rewrites signs and what would read otherwise once it is tokens; the names of functions, letters and infinity are
-left to ``rewards.mathematics.tokens``. `complex_in_i` gives a second reading of the complex numbers that programs print.
+`as_latex` rewrites signs and what would read otherwise once it is tokens; the names of functions, letters and infinity
+are left to ``rewards.mathematics.tokens``. `complex_in_i` is a second reading of complex numbers that programs print.
 """
 
 from __future__ import annotations
 
 import html
 import re
-from typing import Callable
 
 __all__ = ["as_latex", "complex_in_i", "without_entities"]
 
@@ -70,7 +69,10 @@ _RULES = [
         (_START + r"(angle|triangle)\s+(?=[A-Z]{1,3}(?![A-Za-z]))", r"\\\1 "),
         # binomials
         (rf"({_OPERAND})\s+choose\s+({_OPERAND})", _BINOMIAL),
-        (rf"(?:\{{\}}\s*)?(?<!\w)[_^]\s*{_COUNT}\s*(?:\\mathrm\{{C\}}|C)\s*_\s*{_COUNT}", _BINOMIAL),
+        (
+            rf"(?:\{{\}}\s*)?(?<!\w)[_^]\s*{_COUNT}\s*(?:\\mathrm\{{C\}}|C)\s*_\s*{_COUNT}",
+            _BINOMIAL,
+        ),
         (rf"(?<![A-Za-z\\_^])C\s*\^\s*{_COUNT}\s*_\s*{_COUNT}", r"\\binom{\2}{\1}"),
         (r"(?<![\w\\.])(\d{1,6}|n)C(\d{1,6}|[krm])(?![\w(])", _BINOMIAL),
         # matrices
@@ -97,7 +99,7 @@ def as_latex(text: str) -> str:
 
 
 def _without(match: re.Match[str]) -> str:
-    """Return ``R \\ {0}`` as the numbers without a set."""
+    r"""Return ``R \ {0}`` as the numbers without a set."""
     name = re.search("[RZNQC]", match["set"])
     removed = match["removed"]
     assert name is not None

@@ -1,7 +1,7 @@
 r"""What prose states: the value that a sentence ends in, and the options that it calls correct.
 
-`last_value` reads the expression around the last number of a text as it is written (``16pi``, ``\frac{1}{2}``, ``12, 15 and 18``),
-never a digit out of it. A number in a question, behind "not" or behind "less than" states nothing.
+`last_value` reads the expression around the last number of a text as it is written (``16pi``, ``\frac{1}{2}``,
+``12, 15 and 18``), never a digit out of it. A number in a question, behind "not" or behind "less than" states nothing.
 """
 
 from __future__ import annotations
@@ -53,16 +53,20 @@ _LETTERS = re.compile(r"[A-Za-z]+")
 _ALLOWED = re.compile(
     r"[-+*/^=<>()\[\]{}|!_,.:;%$\u20ac\u00a3\\\w\u00b0-\u00b9\u00bc-\u00be\u00d7\u00f7\u2212\u2013\u2044\u2070-\u209c\u2200-\u22ff\u0391-\u03d6'~]+"
 )
-_OPERATORS = frozenset("+ - * / ^ = < > \u00d7 \u00f7 \u2212 \u00b7 \u22c5 \u2264 \u2265 \u00b1 \u222a ** <= >= \\cdot \\times".split())
+_OPERATORS = frozenset(
+    "+ - * / ^ = < > \u00d7 \u00f7 \u2212 \u00b7 \u22c5 \u2264 \u2265 \u00b1 \u222a ** <= >= \\cdot \\times".split()
+)
 _RELATION = re.compile(r"(?<![<>!=])=(?![=<>])|\u2248|\\approx(?![A-Za-z])|:\s")
 _OPTION = r"\(?[A-J]\)?(?![A-Za-z'])"
 _OPTIONS = rf"(?P<options>{_OPTION}(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+|\s*&\s*){_OPTION})*)"
 _NAMED_OPTIONS = re.compile(
-    rf"\b(?:options?|choices?|answers?|statements?)\s*(?:(?:is|are|must be|should be|:)\s*)?(?:(?:option|choice)s?\s+)?{_OPTIONS}",
+    r"\b(?:options?|choices?|answers?|statements?)\s*(?:(?:is|are|must be|should be|:)\s*)?"
+    rf"(?:(?:option|choice)s?\s+)?{_OPTIONS}",
     re.IGNORECASE,
 )
 _CORRECT_OPTIONS = re.compile(
-    rf"(?<![A-Za-z\\]){_OPTIONS}\s+(?:is|are|must be|should be)\s+(?:the\s+)?(?:only\s+)?(?:correct|right|true|answers?\b|best)"
+    rf"(?<![A-Za-z\\]){_OPTIONS}\s+(?:is|are|must be|should be)\s+(?:the\s+)?(?:only\s+)?"
+    r"(?:correct|right|true|answers?\b|best)"
 )
 _DENIED = re.compile(
     r"\b(?:not|never|neither|nor|either|or|incorrect|wrong|false|except|eliminated?|unless|if|maybe|perhaps|might|could|may)\b|n't\b",
@@ -81,7 +85,7 @@ def is_denied(before: str) -> bool:
 
 
 def said_value(text: str) -> str | None:
-    """Return what a text that is prose says something to be (``The largest n is 34``); None if it says no such thing."""
+    """Return what prose says something to be (``The largest n is 34``); None for other texts."""
     words = [word for word in _LETTERS.findall(_COMMAND.sub(" ", text)) if len(word) > 1]
     if (len(words) < 2 and not _THUS.match(text)) or is_question(text):
         return None
@@ -190,7 +194,9 @@ def _run(sentence: str, words: list[tuple[int, int]], index: int) -> tuple[int, 
     first = last = index
     while first > 0 and _joins(sentence[slice(*words[first - 1])], sentence[slice(*words[first])]):
         first -= 1
-    while last + 1 < len(words) and _joins(sentence[slice(*words[last])], sentence[slice(*words[last + 1])]):
+    while last + 1 < len(words) and _joins(
+        sentence[slice(*words[last])], sentence[slice(*words[last + 1])]
+    ):
         last += 1
     return first, last
 
@@ -200,7 +206,7 @@ def _joins(left: str, right: str) -> bool:
     if not (_is_mathematics(left) and _is_mathematics(right)):
         return False
     is_inside = left.count("(") + left.count("[") > left.count(")") + left.count("]")
-    if left[-1] in ",;" :
+    if left[-1] in ",;":
         return is_inside
     if left[-1] in ".:" and len(left) > 1:
         return False

@@ -106,7 +106,9 @@ ALIASES = {
     "Tan": "tan",
     "Exp": "exp",
 }
-_BRACKETED = frozenset("floor ceil ceiling abs Abs cbrt cuberoot factorial binomial binom comb nCr".split())
+_BRACKETED = frozenset(
+    "floor ceil ceiling abs Abs cbrt cuberoot factorial binomial binom comb nCr".split()
+)
 GREEK = frozenset(
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega"
     " varphi varepsilon vartheta varrho varsigma Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega".split()
@@ -121,7 +123,13 @@ _ONE_SHAPE = {
 }
 _INFINITIES = frozenset("oo inf infinity infty".split())
 NAMES = FUNCTIONS | frozenset(ALIASES) | GREEK | _INFINITIES | {"pi", "Pi"}
-_UNIONS = {"union": "\\cup", "cup": "\\cup", "intersection": "\\cap", "intersect": "\\cap", "cap": "\\cap"}
+_UNIONS = {
+    "union": "\\cup",
+    "cup": "\\cup",
+    "intersection": "\\cap",
+    "intersect": "\\cap",
+    "cap": "\\cap",
+}
 _WITH_PI = re.compile(r"(?P<before>[nkmr]?)[pP]i(?P<after>[rRdhxk]?)")
 INVERSES = {
     "sin": "arcsin",
@@ -287,10 +295,17 @@ def _takes_number(text: str, position: int, before: list[Token]) -> bool:
     """Tell whether digits right after a letter are its subscript: ``x1``, ``theta0``; not ``ab1``, ``sin2``."""
     if not before or not text[position].isdigit():
         return False
-    name = re.search(r"(?<![A-Za-z\\])(?:[A-Za-z]|[A-Za-z]{2,7})$", text[max(0, position - 9) : position])
+    name = re.search(
+        r"(?<![A-Za-z\\])(?:[A-Za-z]|[A-Za-z]{2,7})$", text[max(0, position - 9) : position]
+    )
     if name is None:
         return False
-    return before[-1].kind == "name" and len(name[0]) == 1 or before[-1].value == "\\" + name[0] and name[0] in GREEK
+    return (
+        before[-1].kind == "name"
+        and len(name[0]) == 1
+        or before[-1].value == "\\" + name[0]
+        and name[0] in GREEK
+    )
 
 
 # letters with a style

@@ -27,7 +27,9 @@ _STYLE = re.compile(
 )
 _CHOICE = re.compile(r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Z])[.):])\s*(.*)", re.DOTALL)
 _SIGN = re.compile(r"[+*/=<>^|%]|(?<![A-Za-z])-|(?<=\d)\.(?=\d)|\\[a-zA-Z]+")
-_FURTHER_CHOICE = re.compile(r"(?<![A-Za-z])\([A-J]\)|^\s*(?:[,;&]|and\b|or\b)\s*\(?[A-Ja-j]\)?\W*$")
+_FURTHER_CHOICE = re.compile(
+    r"(?<![A-Za-z])\([A-J]\)|^\s*(?:[,;&]|and\b|or\b)\s*\(?[A-Ja-j]\)?\W*$"
+)
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 _ARTICLES = frozenset("the a an is are of in on at to will be it that this there".split())
 _REVERSING = frozenset(

@@ -53,7 +53,9 @@ def random_intervals(rng: random.Random) -> list[Interval]:
 def written_intervals(pieces: list[Interval], rng: random.Random) -> str:
     """Write a union of intervals in brackets or as inequalities."""
     if rng.random() < 0.4:
-        return rng.choice([" or ", " \\text{ or } "]).join(inequality(piece, rng) for piece in pieces)
+        return rng.choice([" or ", " \\text{ or } "]).join(
+            inequality(piece, rng) for piece in pieces
+        )
     union = rng.choice([" U ", "∪", "\\cup", " \\cup "])
     return union.join(bracketed(piece, rng) for piece in pieces)
 
@@ -112,7 +114,13 @@ def intervals(rng: random.Random) -> Pair:
 def written_set(values: list[str], rng: random.Random) -> str:
     values = rng.sample(values, len(values))
     joined = ", ".join(values)
-    forms = [joined, f"{{{joined}}}", f"\\{{{joined}\\}}", "; ".join(values), "\\left\\{" + joined + "\\right\\}"]
+    forms = [
+        joined,
+        f"{{{joined}}}",
+        f"\\{{{joined}\\}}",
+        "; ".join(values),
+        "\\left\\{" + joined + "\\right\\}",
+    ]
     forms += [" or ".join(f"x = {value}" for value in values), "x = " + joined]
     if len(values) > 1:
         forms += [", ".join(values[:-1]) + " and " + values[-1], " or ".join(values)]
@@ -155,7 +163,9 @@ def sets(rng: random.Random) -> Pair:
         changed[index] = (-items[index][0], lambda rng: f"-({write(rng)})")
     else:
         changed[index] = (float(new), lambda rng: number(new, rng))
-    return written_set([w(rng) for _, w in items], rng), written_set([w(rng) for _, w in changed], rng)
+    return written_set([w(rng) for _, w in items], rng), written_set(
+        [w(rng) for _, w in changed], rng
+    )
 
 
 # letters
@@ -164,10 +174,21 @@ def sets(rng: random.Random) -> Pair:
 def written_letters(letters: str, rng: random.Random) -> str:
     marked = [f"({letter})" for letter in letters]
     words = list(letters)
-    forms = [letters, ", ".join(words), ",".join(words), ", ".join(marked), "".join(marked), f"\\text{{{letters}}}"]
+    forms = [
+        letters,
+        ", ".join(words),
+        ",".join(words),
+        ", ".join(marked),
+        "".join(marked),
+        f"\\text{{{letters}}}",
+    ]
     if len(letters) > 1:
         forms += [" and ".join(words), ", ".join(words[:-1]) + " and " + words[-1]]
-        forms += [f"\\text{{{' and '.join(words)}}}", ", ".join(words[:-1]) + ", and " + words[-1], " and ".join(marked)]
+        forms += [
+            f"\\text{{{' and '.join(words)}}}",
+            ", ".join(words[:-1]) + ", and " + words[-1],
+            " and ".join(marked),
+        ]
     return rng.choice(forms)
 
 
@@ -277,7 +298,10 @@ def changed_tree(node: Tree, rng: random.Random) -> Tree:
             return (rng.choice([other for other in "+-*/" if other != kind]), *operands)
         if kind == "^":
             return (kind, operands[0], operands[1] + 1 or 2)
-        return (rng.choice([other for other in ("sqrt", "sin", "cos", "neg") if other != kind]), *operands)
+        return (
+            rng.choice([other for other in ("sqrt", "sin", "cos", "neg") if other != kind]),
+            *operands,
+        )
     index = rng.randrange(len(operands)) if kind != "^" else 0
     operands[index] = changed_tree(operands[index], rng)
     return (kind, *operands)
