@@ -2,7 +2,8 @@ r"""Where a completion states its final answer.
 
 `extract` reads a completion after its reasoning has ended and returns the answer and the rule that located it.
 `bare_answer` does the same for text that may already be a bare answer. Whether two answers agree is
-``rewards.mathematics.equality``; nothing here parses mathematics, imports sympy or takes more than linear time.
+``rewards.mathematics.equality``, what prose states ``rewards.mathematics.prose``; nothing here parses mathematics, imports
+sympy or takes more than linear time.
 
 Order of preference, the same for training (strict) and evaluation (lenient):
 
@@ -14,9 +15,9 @@ boxed      the last ``\boxed{...}``; neighbours form one list    up to five word
                                                                  "final answer is" after the last box wins;
                                                                  an unclosed box is read to its line's end
 hash       what follows the last ``####``                        -
-phrase     what follows the last "the answer is", "answer:"      -
+phrase     what follows the last "the answer is", "answer:"      the options that the last sentence calls correct
 math       the last formula in delimiters                        ``$ x $`` with inner spaces counts too
-number     the last number in the text                           strict looks at the last 300 characters
+number     the last number with the expression around it         strict looks at the last 300 characters
 ========== ===================================================== ==========================================
 """
 
@@ -137,7 +138,7 @@ def bare_answer(text: str, *, lenient: bool = False) -> Extracted:
     formula = _from_formulas(visible[-4 * MAX_LENGTH :])
     if formula is not None:
         return formula
-    number = _last_number(visible, lenient) if _is_sentence(visible) else None
+    number = _last_number(visible[-4 * MAX_LENGTH :], lenient) if _is_sentence(visible) else None
     if number is not None:
         return Extracted(number, "number") if number else NOTHING
     if visible:
@@ -308,7 +309,7 @@ def _sentence(rest: str) -> str:
         return _linked(rest, formulas)
     end = _SENTENCE_END.search(rest)
     sentence = rest[: end.start()] if end else rest
-    opening = opening_value(sentence)
+    opening = opening_value(sentence[:MAX_LENGTH])
     if opening and _is_prose(sentence):
         return opening
     if _is_prose(sentence):

@@ -23,7 +23,7 @@ _INTRODUCTION = re.compile(
 _ENDING = re.compile(r"\s+only\.?$|\s+(?:is|are)\s+(?:correct|right|true)\.?$")
 _LETTER = r"(?:\(\s*[A-Ja-j]\s*\)|\[[A-Ja-j]\]|[A-Ja-j](?:[.)](?=[\s,;]|$))?|[\"'][A-Ja-j][\"'])"
 _BETWEEN = (
-    r"(?:\s*(?:[,;/&\u3001]|\\and\b|\\&)\s*(?:(?:and|or|&)\s+)?|\s+(?:and|or)\s+|\s*(?=[(\[])|\s+)"
+    r"(?:\s*(?:[,;/&\u3001]|\\and\b|\\&)\s*(?:(?:and|or|&)\s+)?|\s+(?:and|or)\s+|\s*(?=[(\[])|\s+(?![(\[]))"
 )
 _SEPARATED = re.compile(rf"{_LETTER}(?:{_BETWEEN}{_LETTER})+")
 _GLUED = re.compile(r"[A-J]{2,8}")

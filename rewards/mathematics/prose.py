@@ -21,6 +21,8 @@ __all__ = [
     "stated_options",
 ]
 
+MAX_BEFORE = 200
+"""How far before a value a "not" is looked for, in characters."""
 NUMBER = re.compile(
     r"(?<![\w.,/])(?P<sign>(?<![\d)\]}])[-\u2212\u2013])?[$\u20ac\u00a3]?\s?"
     r"(?P<body>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
@@ -81,7 +83,8 @@ def is_question(text: str) -> bool:
 
 def is_denied(before: str) -> bool:
     """Tell whether a value is denied, or only compared with, by the text right before it."""
-    return _NEGATED.search(before) is not None or _COMPARED.search(before) is not None
+    near = before[-MAX_BEFORE:]
+    return _NEGATED.search(near) is not None or _COMPARED.search(near) is not None
 
 
 def said_value(text: str) -> str | None:
@@ -174,7 +177,7 @@ def _value_of(sentence: str) -> str:
         return ""
     ends = [start - 1 for start in starts[1:]] + [last]
     items = [_item(sentence[words[i][0] : words[j][1]]) for i, j in zip(starts, ends)]
-    change = _CHANGE.search(before)
+    change = _CHANGE.search(before[-MAX_BEFORE:])
     if change is not None and direction_of(change.group()) == "down":
         return change.group() + ", ".join(items)
     return ", ".join(items)
