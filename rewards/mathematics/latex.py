@@ -163,16 +163,7 @@ class Parser(Statements):
                 exponent = self.node("neg", (self.exponent(),))
             else:
                 exponent = self.atom()
-                if self._raises_further():
-                    exponent = power(self, exponent)
         return exponent
-
-    def _raises_further(self) -> bool:
-        """Tell whether another exponent follows, as in ``2^3^2``, which is read from the right; not a degree sign."""
-        if self.next.value != "^" or self.next.kind != "mark":
-            return False
-        after = self.peek(2) if self.peek().value == "{" else self.peek()
-        return after.kind in ("num", "name", "mark") and after.value not in ("'", "*")
 
     # atoms
 
