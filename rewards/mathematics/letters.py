@@ -22,9 +22,7 @@ _INTRODUCTION = re.compile(
 )
 _ENDING = re.compile(r"\s+only\.?$|\s+(?:is|are)\s+(?:correct|right|true)\.?$")
 _LETTER = r"(?:\(\s*[A-Ja-j]\s*\)|\[[A-Ja-j]\]|[A-Ja-j](?:[.)](?=[\s,;]|$))?|[\"'][A-Ja-j][\"'])"
-_BETWEEN = (
-    r"(?:\s*(?:[,;/&\u3001]|\\and\b|\\&)\s*(?:(?:and|or|&)\s+)?|\s+(?:and|or)\s+|\s*(?=[(\[])|\s+(?![(\[]))"
-)
+_BETWEEN = r"(?:\s*(?:[,;/&\u3001]|\\and\b|\\&)\s*(?:(?:and|or|&)\s+)?|\s+(?:and|or)\s+|\s*(?=[(\[])|\s+(?![(\[]))"
 _SEPARATED = re.compile(rf"{_LETTER}(?:{_BETWEEN}{_LETTER})+")
 _GLUED = re.compile(r"[A-J]{2,8}")
 _ANY_LETTER = re.compile(_LETTER)

@@ -32,8 +32,10 @@ NUMBER = re.compile(
 _DIGIT = re.compile(r"\d")
 _SENTENCE_END = re.compile(r"[.!?]+(?=[\s\"')\]*]|$)|\n")
 _NEGATED = re.compile(
-    r"(?:\b(?:not|never|neither|nor|cannot|without|except)\b(?!\s+only\b)|n't\b)"
-    r"(?:(?!\b(?:but|rather|instead|so|then|therefore|hence|thus|and|which|leaving|because|it)\b)[^,;:])*$",
+    r"(?:\b(?:not|never|neither|nor|cannot|without|except)|n't)\b(?!\s+only\b)"
+    r"(?:\s+(?:be|been|being|is|are|was|were|equals?|to|the|an?|that|it|true|case|answer|value|number|exactly|actually"
+    r"|necessarily|always|really|simply|just|possible|option|choice|any|either|larger|smaller|more|less|greater|than))*"
+    r"(?:\s+[A-Za-z])?\s*[=:]?\s*$",
     re.IGNORECASE,
 )
 _COMPARED = re.compile(r"\bthan\s*$", re.IGNORECASE)
@@ -48,7 +50,7 @@ _COPULA = re.compile(
 _THUS = re.compile(r"\s*(?:so|hence|thus|therefore)\b", re.IGNORECASE)
 _SAID = re.compile(r"\b(?:is|are|equals|must be)\s+(?P<value>\S+(?:\s+[-+*/^]\s+\S+){0,4})\s*$")
 _GLUED_UNIT = re.compile(r"(?<=\d)(?:(?:km|cm|mm|m)(?:[\u00b2\u00b3]|\^?[23])?|kg|g|s|h)$")
-_CHANGE = re.compile(r"\b[A-Za-z]+\s+(?:by|of)\s*$")
+_CHANGE = re.compile(r"\b[A-Za-z]+\s+by\s*$")
 _LISTS = re.compile(r"(?:\b(?:is|are|were|be|include|namely)|[:=])\s*$", re.IGNORECASE)
 _COMMAND = re.compile(r"\\[A-Za-z]+\s*")
 _LETTERS = re.compile(r"[A-Za-z]+")
@@ -171,7 +173,8 @@ def _value_of(sentence: str) -> str:
     if last is None:
         return ""
     first, last = _run(sentence, words, last)
-    starts = _list_starts(sentence, words, first)
+    is_computed = _computes(sentence[words[first][0] : words[last][1]])
+    starts = [first] if is_computed else _list_starts(sentence, words, first)
     before = sentence[: words[starts[0]][0]]
     if is_denied(before):
         return ""
@@ -244,9 +247,19 @@ def _list_starts(sentence: str, words: list[tuple[int, int]], first: int) -> lis
         text = sentence[slice(*words[item])]
         if not _DIGIT.search(text) or not _is_mathematics(text):
             break
-        starts.insert(0, _run(sentence, words, item)[0])
+        start = _run(sentence, words, item)[0]
+        if _computes(sentence[words[start][0] : words[item][1]]):
+            break
+        starts.insert(0, start)
     is_list = has_word or _LISTS.search(sentence[: words[starts[0]][0]])
     return starts if is_list else [first]
+
+
+def _computes(text: str) -> bool:
+    """Tell whether a text is an equation with more than a name on its left side, ``60 - 20 = 40``, and no item of a list."""
+    left, sign, _ = text.rpartition("=")
+    left = re.sub(r"[A-Za-z]_?\{?\d+\}?", "", left)  # ``x_1 = 3`` names a value
+    return bool(sign) and re.search(r"\d|[A-Za-z]{3}|[-+*/]", left) is not None
 
 
 def _item(text: str) -> str:
@@ -257,7 +270,13 @@ def _item(text: str) -> str:
 def _trimmed(chunk: str) -> str:
     """Return an expression without punctuation, the left sides of its equations and brackets that do not match."""
     chunk = chunk.strip("*\"'`").rstrip(".,;:?* ")
-    chunk = _RELATION.split(chunk)[-1].strip() or chunk
+    sides = [side.strip() for side in _RELATION.split(chunk) if side.strip()]
+    if len(sides) > 1 and not _DIGIT.search(sides[-1]) and _DIGIT.search(sides[-2]):
+        del sides[-1]  # ``20 = A``
+    chunk = sides[-1] if sides else chunk
+    number = None if _is_mathematics(chunk.replace(" ", "")) else NUMBER.search(chunk)
+    if number is not None:
+        return number.group().strip()  # ``$28/month``
     surplus = sum(map(chunk.count, "([")) - sum(map(chunk.count, ")]"))
     if surplus > 0 and chunk[0] in "([":
         chunk = chunk[1:]
