@@ -2,8 +2,8 @@ r"""Where a completion states its final answer.
 
 `extract` reads a completion after its reasoning has ended and returns the answer and the rule that located it.
 `bare_answer` does the same for text that may already be a bare answer. Whether two answers agree is
-``rewards.mathematics.equality``, what prose states ``rewards.mathematics.prose``; nothing here parses mathematics, imports
-sympy or takes more than linear time.
+``rewards.mathematics.equality``, what prose states ``rewards.mathematics.prose``; nothing here parses mathematics,
+imports sympy or takes more than linear time.
 
 Order of preference, the same for training (strict) and evaluation (lenient):
 

@@ -256,7 +256,7 @@ def _list_starts(sentence: str, words: list[tuple[int, int]], first: int) -> lis
 
 
 def _computes(text: str) -> bool:
-    """Tell whether a text is an equation with more than a name on its left side, ``60 - 20 = 40``, and no item of a list."""
+    """Tell whether a text computes its value, ``60 - 20 = 40``: an equation with more than a name on its left side."""
     left, sign, _ = text.rpartition("=")
     left = re.sub(r"[A-Za-z]_?\{?\d+\}?", "", left)  # ``x_1 = 3`` names a value
     return bool(sign) and re.search(r"\d|[A-Za-z]{3}|[-+*/]", left) is not None
