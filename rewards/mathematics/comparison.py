@@ -63,6 +63,8 @@ class Comparison:
             return False
         if direction_of(_text_of(gold)) and not _text_of(pred):
             gold = _without_text(gold)
+        elif direction_of(_text_of(pred)) and not _text_of(gold):
+            pred = _without_text(pred)
         if self._lenient:
             pred = _without_text(pred)
             gold = _without_text(gold)

@@ -15,7 +15,7 @@ from rewards.mathematics.latex import parse
 from rewards.mathematics.letters import letters_of
 from rewards.mathematics.plain_number import rational_agrees, read_plain_number
 from rewards.mathematics.plain_text import complex_in_i
-from rewards.mathematics.prose import said_value, stated_options
+from rewards.mathematics.prose import is_refuted, said_value, stated_options
 from rewards.mathematics.tree import MAX_LENGTH, Node, ParseError
 from rewards.mathematics.units import unit_of
 from rewards.mathematics.words import (
@@ -30,8 +30,9 @@ from rewards.mathematics.words import (
 
 __all__ = ["Verdict", "equal"]
 
-_DELIMITERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
+_DELIMITERS = (("**", "**"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 _SPACE = re.compile(r"(?<!\w)\s+|\s+(?!\w)")
+_NUMBER_OF_GROUPS = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+")
 _QUANTITY = re.compile(
     r"(-?[\d.,]{1,40}(?:\s*/\s*\d{1,20})?)\s+([A-Za-z]{1,12}(?:\^?\d)?(?:/[A-Za-z]{1,12}(?:\^?\d)?)?)"
 )
@@ -66,6 +67,8 @@ def equal(pred: str, gold: str, *, lenient: bool = False, allow_sympy: bool = Fa
     quick = _by_text(pred, gold, lenient)
     if quick is not None:
         return quick
+    if is_refuted(plain_words(pred)) and not is_refuted(plain_words(gold)):
+        return Verdict(False, "a", "the prediction calls its value wrong")
     verdict = _by_tree(pred, gold, lenient, allow_sympy)
     said = _said(pred, gold) if lenient and verdict.equal is False else None
     return verdict if said is None else equal(said, gold, lenient=True, allow_sympy=allow_sympy)
@@ -103,6 +106,8 @@ def _tidy(text: str) -> str:
 
 def _by_text(pred: str, gold: str, lenient: bool) -> Verdict | None:
     """Return the verdict that needs no parser: equal strings, plain numbers, choices, moments, sentences."""
+    if _NUMBER_OF_GROUPS.fullmatch(gold) and re.search(r"\d,\s+\d", pred):
+        return Verdict(False, "a", "a list for a number")
     if pred == gold or _SPACE.sub("", pred) == _SPACE.sub("", gold):
         return Verdict(True, "a", "the same text")
     if not pred:

@@ -72,6 +72,7 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 _JOIN_STRICT = re.compile(
     r"^(?:\\?[\s,;$.&]|\\[()\[\]]|\\q?quad|\\text\{|\\(?:mbox|textrm)\{|\}|and|or)*$"
 )
+_EXCLUDED = re.compile(r"(?:\\neq?|\u2260|!=)\s*\$?$")
 _NAME_BEFORE = re.compile(r"(?P<name>[A-Za-z](?:_\{?\w{1,3}\}?)?|\\[a-z]{2,8})\s*=\s*(?:\$+\s*)?$")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _BARE_CONTENT = re.compile(r"\\?\w+")
@@ -248,6 +249,8 @@ def _box_end(text: str, start: int) -> int | None:
 def _joined(text: str, boxes: list[Span], lenient: bool) -> Extracted:
     """Return the last box, together with the boxes right before it that it continues as a list."""
     last_boxes = _run_at_end(boxes, lambda between: _continues(between, lenient), text)
+    if any(_EXCLUDED.search(text[max(0, box.start - 20) : box.start]) for box in last_boxes):
+        return NOTHING
     contents = [_innermost(box.content.strip()) for box in last_boxes]
     if len(contents) > 1:
         contents = _named(text, last_boxes, contents)

@@ -68,10 +68,9 @@ def _bare(text: str) -> str:
     bare = _INTRODUCTION.sub("", bare, count=1)
     bare = _ENDING.sub("", bare)
     bare = re.sub(r"\s+", " ", bare).strip(" .")
-    inside = re.fullmatch(r"[(\[]\s*(.*[^\s()\[\]]\s*[,;].*)\s*[)\]]", bare)
-    if inside and not re.search(r"[()\[\]]", inside[1]):
-        return inside[1].strip()
-    return bare
+    inside = bare[1:-1].strip()
+    is_enclosed = bare[:1] + bare[-1:] in ("()", "[]") and len(inside) > 1
+    return inside if is_enclosed and not re.search(r"[()\[\]]", inside) else bare
 
 
 def _distinct(found: Letters) -> Letters | None:

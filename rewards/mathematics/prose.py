@@ -15,6 +15,7 @@ __all__ = [
     "NUMBER",
     "is_denied",
     "is_question",
+    "is_refuted",
     "last_value",
     "opening_value",
     "said_value",
@@ -32,19 +33,32 @@ NUMBER = re.compile(
 _DIGIT = re.compile(r"\d")
 _SENTENCE_END = re.compile(r"[.!?]+(?=[\s\"')\]*]|$)|\n")
 _NEGATED = re.compile(
-    r"(?:\b(?:not|never|neither|nor|cannot|without|except)|n't)\b(?!\s+only\b)"
+    r"(?:\b(?:not|no|never|neither|nor|cannot|without|except|false|wrong|untrue|incorrect)|n't)\b(?!\s+only\b)"
     r"(?:\s+(?:be|been|being|is|are|was|were|equals?|to|the|an?|that|it|true|case|answer|value|number|exactly|actually"
     r"|necessarily|always|really|simply|just|possible|option|choice|any|either|larger|smaller|more|less|greater|than))*"
     r"(?:\s+[A-Za-z])?\s*[=:]?\s*$",
     re.IGNORECASE,
 )
-_COMPARED = re.compile(r"\bthan\s*$", re.IGNORECASE)
+_COMPARED = re.compile(
+    r"\b(?:than|at most|at least|up to|below|above|exceeds?)\s*$"
+    r"|\b(?:if|suppose|assume|assuming)\b(?:(?!\bthen\b)[^,;])*$",
+    re.IGNORECASE,
+)
+_REFUTED = (
+    r"(?:(?:is|are|was|were|seems|does|do|did|can|could|will|would)"
+    r"(?:n't\b|\s+(?:not|never|wrong|incorrect|false|impossible)\b)|cannot\b|can't\b|fails\b)"
+)
+_DENIED_AFTER = re.compile(rf"\s+{_REFUTED}")
+_REFUTATION = re.compile(rf"\d[\s$)}}\]]*\s{_REFUTED}")
+_LESS_AFTER = re.compile(r"\s+[a-z]+")
 _CLAUSE = re.compile(
-    r"\s(?:with|where|when|if|since|because|such that|for which|satisfying|among|whenever|provided|given)\s",
+    r"\s(?:with|where|when|if|since|because|such that|for which|satisfying|among|whenever|provided|given|not exceeding"
+    r"|between|below|above|(?:less|greater|smaller|larger) than|up to)\s",
     re.IGNORECASE,
 )
 _COPULA = re.compile(
-    r"\b(?:is|are|was|were|be|been|equals?|becomes?|gives?|gets?|yields?|has|have|exists?)\b|=",
+    r"\b(?:is|are|was|were|be|been|equals?|becomes?|gives?|gets?|yields?|has|have|exists?"
+    r"|costs?|weighs?|measures?|takes?|needs?|earns?|makes?|pays?|contains?|totals?)\b|=",
     re.IGNORECASE,
 )
 _THUS = re.compile(r"\s*(?:so|hence|thus|therefore)\b", re.IGNORECASE)
@@ -89,10 +103,15 @@ def is_denied(before: str) -> bool:
     return _NEGATED.search(near) is not None or _COMPARED.search(near) is not None
 
 
+def is_refuted(text: str) -> bool:
+    """Tell whether a text calls a number wrong, or says that it is not the one: "34 is incorrect"."""
+    return _REFUTATION.search(text) is not None
+
+
 def said_value(text: str) -> str | None:
     """Return what prose says something to be (``The largest n is 34``); None for other texts."""
     words = [word for word in _LETTERS.findall(_COMMAND.sub(" ", text)) if len(word) > 1]
-    if (len(words) < 2 and not _THUS.match(text)) or is_question(text):
+    if NAMES.issuperset(words) or is_question(text):
         return None
     if NUMBER_LIKE.search(text) and (_COPULA.search(text) or _THUS.match(text)):
         return last_value(text, lenient=True) or None
@@ -176,14 +195,24 @@ def _value_of(sentence: str) -> str:
     is_computed = _computes(sentence[words[first][0] : words[last][1]])
     starts = [first] if is_computed else _list_starts(sentence, words, first)
     before = sentence[: words[starts[0]][0]]
-    if is_denied(before):
+    after = sentence[words[last][1] :]
+    if _DENIED_AFTER.match(after) or (is_denied(before) and not is_computed):
         return ""
     ends = [start - 1 for start in starts[1:]] + [last]
     items = [_item(sentence[words[i][0] : words[j][1]]) for i, j in zip(starts, ends)]
+    value = ", ".join(items)
+    return _with_direction(before, value, after) if value.endswith("%") else value
+
+
+def _with_direction(before: str, percentage: str, after: str) -> str:
+    """Return a percentage with the word that says whether it was gained or lost: "increases by 20%", "20% less"."""
     change = _CHANGE.search(before[-MAX_BEFORE:])
-    if change is not None and direction_of(change.group()) == "down":
-        return change.group() + ", ".join(items)
-    return ", ".join(items)
+    if change is not None and direction_of(change.group()):
+        return change.group() + percentage
+    less = _LESS_AFTER.match(after)
+    if less is not None and direction_of(less.group()) == "down":
+        return f"decreases by {percentage}"
+    return percentage
 
 
 def _index_of_last(sentence: str, words: list[tuple[int, int]]) -> int | None:

@@ -314,7 +314,7 @@ def _takes_number(text: str, position: int, before: list[Token]) -> bool:
 def _styled(style: str, content: str, spaced: bool, before: list[Token]) -> list[Token]:
     r"""Return the tokens of ``\text{...}`` and its kin: connectors, a function, a letter or plain text."""
     bare = content.strip()
-    if style.startswith("text") and re.match(r"[-+]?\.?\d", bare):
+    if style != "operatorname" and re.match(r"[-+]?\.?\d", bare):
         return tokens(content, grouped=True)
     name = ALIASES.get(bare, bare)
     if (name in FUNCTIONS or name in INVERSES) and not _is_unit(bare, before):

@@ -126,7 +126,9 @@ NOT_STATED = [
     ("16", "The area is 16pi."), ("5", "The solutions are 3 and 5."), ("5", "The solutions are $3$ and $5$."), ("10", "So there are 2^10 subsets."),
     ("4", "So the point is (3, 4)."), ("1", "Therefore f(x) = x^2 + 1."), ("3", "Therefore z = 4+3i."), ("4", "The probability is 3/4."),
     ("5", "So there are 5! ways."), ("\\infty", "The limit is not infinity."), ("34", "\\boxed{\\text{The largest } n \\text{ is not } 34}"),
-    ("5", "Therefore x must be greater than 5."), ("34", "<answer>The largest n is not 34.</answer>"),
+    ("5", "Therefore x must be greater than 5."), ("34", "34 is not the answer."), ("34", "34 is incorrect."), ("34", "34 does not work."),
+    ("34", "It is false that n = 34."), ("34", "If n were 34, we would get a contradiction."), ("34", "n cannot be 34."),
+    ("12", "There are at most 12 such pairs."), ("20%", "20% less"), ("decreases by 20%", "It increases by 20%."), ("34", "<answer>The largest n is not 34.</answer>"),
 ]  # fmt: skip
 
 
