@@ -61,11 +61,7 @@ class Comparison:
         """Compare by what the two sides are: labelled values, lists, sets, tuples, matrices, quantities."""
         if _turns_otherwise(pred, gold):
             return False
-        if direction_of(_text_of(gold)) and not _text_of(pred):
-            gold = _without_text(gold)
-        elif direction_of(_text_of(pred)) and not _text_of(gold):
-            pred = _without_text(pred)
-        if self._lenient:
+        if self._lenient or _only_one_turns(pred, gold):
             pred = _without_text(pred)
             gold = _without_text(gold)
         pred = _itemised(pred, gold)
@@ -370,6 +366,12 @@ def _turns_otherwise(pred: Node, gold: Node) -> bool:
     claimed = direction_of(_text_of(pred))
     true = direction_of(_text_of(gold))
     return claimed != true and (claimed == "down" or (claimed == "up" and true == "down"))
+
+
+def _only_one_turns(pred: Node, gold: Node) -> bool:
+    """Tell whether one side is a bare value and the other says that it went up or down."""
+    claimed, true = _text_of(pred), _text_of(gold)
+    return not (claimed and true) and bool(direction_of(claimed or true))
 
 
 def _text_of(node: Node) -> str:

@@ -33,7 +33,7 @@ _RULES = [
     (re.compile(pattern, re.IGNORECASE if "infinity" in pattern or "minus" in pattern else 0), new)
     for pattern, new in (
         # powers and products
-        (r"(?<=[\w)\]}])(?:\*\*|\s+\*\*\s+|\s\*\*(?=\d))(?=[-+\w(\\{.])", "^"),
+        (r"(?<=[\w)\]}])(?:\*\*|\s+\*\*\s+|\s\*\*(?=[\d(]))(?=[-+\w(\\{.])", "^"),
         (r"(?<=\d)\s*[xX]\s*(?=\d|\(\d)", r" \\times "),
         # double signs; ``+-`` between two terms, without spaces, adds a negative one
         (r"\+\s?/\s?-", r" \\pm "),

@@ -94,7 +94,8 @@ _CHANGING = _REVERSING | frozenset(
 )
 _DOWNWARD = frozenset(
     "decrease decreases decreased decreasing fall falls fell fallen drop drops dropped decline declines declined reduce"
-    " reduces reduced reduction loss losses lose loses lost shrinks shrank down lower smaller less fewer deficit debt".split()
+    " reduces reduced reduction loss losses lose loses lost shrinks shrank down lower smaller less fewer deficit"
+    " debt".split()
 )
 _UPWARD = frozenset(
     "increase increases increased increasing rise rises rose risen grow grows grew gain gains gained profit up higher"
