@@ -370,7 +370,8 @@ def _turns_otherwise(pred: Node, gold: Node) -> bool:
 
 def _only_one_turns(pred: Node, gold: Node) -> bool:
     """Tell whether one side is a bare value and the other says that it went up or down."""
-    claimed, true = _text_of(pred), _text_of(gold)
+    claimed = _text_of(pred)
+    true = _text_of(gold)
     return not (claimed and true) and bool(direction_of(claimed or true))
 
 

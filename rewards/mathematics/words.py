@@ -94,7 +94,7 @@ _CHANGING = _REVERSING | frozenset(
 )
 _DOWNWARD = frozenset(
     "decrease decreases decreased decreasing fall falls fell fallen drop drops dropped decline declines declined reduce"
-    " reduces reduced reduction loss losses lose loses lost shrinks shrank down lower smaller less fewer deficit"
+    " reduces reduced reduction loss losses lose loses lost shrinks shrank down lower less fewer deficit"
     " debt".split()
 )
 _UPWARD = frozenset(
