@@ -99,7 +99,7 @@ _DOWNWARD = frozenset(
 )
 _UPWARD = frozenset(
     "increase increases increased increasing rise rises rose risen grow grows grew gain gains gained profit up higher"
-    " larger surplus".split()
+    " surplus".split()
 )
 _TIME = re.compile(
     r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:\\?,|~)?\s*([ap])?\.?\s*(?:m\.?)?", re.IGNORECASE
@@ -280,9 +280,13 @@ def same_words(pred: str, gold: str, lenient: bool) -> bool:
         return True
     if has_same_signs and _list_items(pred) == _list_items(gold):
         return True
-    if not lenient or not set(pred_signs) <= set(gold_signs):
+    if not lenient:
         return False
-    return _synonym(pred) == _synonym(gold) != "" or _is_phrase_of(pred_words, gold_words)
+    if _synonym(pred) == _synonym(gold) != "":
+        return True
+    if not set(pred_signs) <= set(gold_signs):
+        return False
+    return _is_phrase_of(pred_words, gold_words)
 
 
 def _words(text: str) -> list[str]:
