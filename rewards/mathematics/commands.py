@@ -351,4 +351,6 @@ def _statement_row(parser: Grammar, cells: list[Node]) -> Node:
     """Return a row of ``cases``: one cell, or a value with its condition."""
     if len(cells) == 1:
         return cells[0]
+    if all(cell.op == "rel" and cell.value == ("=",) for cell in cells):
+        return parser.node("list", tuple(cells), "and")
     return parser.node("when", tuple(cells))

@@ -20,6 +20,7 @@ _INTRODUCTION = re.compile(
     r"(?:the\s+)?(?:correct\s+|right\s+|true\s+)?(?:options?|choices?|answers?|statements?)(?:\s+(?:is|are))?\s*:?\s+(?=\W*[A-J](?![a-z]))",
     re.IGNORECASE,
 )
+_BOTH = re.compile(r"^both\s+", re.IGNORECASE)
 _ENDING = re.compile(r"\s+only\.?$|\s+(?:is|are)\s+(?:correct|right|true)\.?$")
 _LETTER = r"(?:\(\s*[A-Ja-j]\s*\)|\[[A-Ja-j]\]|[A-Ja-j](?:[.)](?=[\s,;]|$))?|[\"'][A-Ja-j][\"'])"
 _BETWEEN = r"(?:\s*(?:[,;/&\u3001]|\\and\b|\\&)\s*(?:(?:and|or|&)\s+)?|\s+(?:and|or)\s+|\s*(?=[(\[])|\s+(?![(\[]))"
@@ -65,7 +66,7 @@ def letters_of(text: str) -> Letters | None:
 def _bare(text: str) -> str:
     """Return the text without styles, an introduction such as "options", brackets around it all, and what follows."""
     bare = plain_words(text.replace("\\{", "(").replace("\\}", ")"))
-    bare = _INTRODUCTION.sub("", bare, count=1)
+    bare = _BOTH.sub("", _INTRODUCTION.sub("", bare, count=1))
     bare = _ENDING.sub("", bare)
     bare = re.sub(r"\s+", " ", bare).strip(" .")
     inside = bare[1:-1].strip()

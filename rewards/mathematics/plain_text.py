@@ -13,7 +13,7 @@ __all__ = ["as_latex", "complex_in_i", "without_entities"]
 
 _START = r"(?<![A-Za-z\\])"
 _SET_NAME = r"(?:(?<![A-Za-z\\])[RZNQC]|\\mathbb\s*\{?[RZNQC]\}?|\\[RZNQC])"
-_OPERAND = r"(?:\d{1,9}|(?<![A-Za-z\\])[A-Za-z]|\([^()]{1,40}\))"
+_OPERAND = r"(?:(?<![A-Za-z\\\d])\d{0,9}[A-Za-z]|\d{1,9}|\([^()]{1,40}\))"
 _COUNT = r"\{?(\d{1,6}|[A-Za-z])\}?"
 _BINOMIAL = r"\\binom{\1}{\2}"
 _ENTITY = re.compile(r"&(?:[A-Za-z]{2,8}|#\d{1,5});")

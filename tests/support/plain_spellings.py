@@ -104,8 +104,48 @@ BD ## B, D ## B and D ## D, B ## (B), (D) ## \text{B and D} ## B,D ## \text{BD} 
 ACD ## A, C, D ## A,C,D ## A, C and D ## A, C, and D ## D, C, A ## (A), (C), (D) ## (A)(C)(D) ## \text{A, C, D} ## \text{ACD} ## \mathrm{ACD} ## A C D ## (A), (C), and (D) ## {A, C, D} ## A、C、D
 BDE ## B, D, E ## B, D and E
 B ## (B) ## \text{B} ## B. ## \textbf{(B)} ## \mathrm{B} ## [B] ## B)
-A \cdot C ## A*C ## C*A
 D ## (D) ## \text{(D)}
+\frac{3\pi}{4} ## 3pi/4 ## 3*pi/4 ## (3pi)/4 ## 0.75pi ## 3/4 pi ## 3π/4 ## (3/4)*pi ## 135 degrees
+\frac{\sqrt{3}}{3} ## sqrt(3)/3 ## 1/sqrt(3) ## 3^(-1/2) ## √3/3 ## sqrt3/3 ## 3**(-0.5)
+\frac{a+b}{2} ## (a+b)/2 ## (a + b)/2 ## 0.5*(a+b) ## a/2 + b/2
+\frac{x^2-1}{x+2} ## (x^2-1)/(x+2) ## (x**2 - 1)/(x + 2) ## (x²−1)/(x+2)
+5\sqrt{2}+3 ## 5*sqrt(2)+3 ## 5√2 + 3 ## 3 + 5sqrt(2) ## 3+5*2**0.5
+\log_3 5 ## log_3(5) ## log(5)/log(3) ## ln(5)/ln(3) ## log_{3}{5} ## log(5, 3) ## log base 3 of 5 ## log₃ 5 ## log_3 5
+e^{-2x} ## exp(-2x) ## e^(-2x) ## e**(-2*x) ## 1/e^(2x) ## exp(-2*x)
+-\frac{5}{3} ## -5/3 ## −5/3 ## -(5/3) ## (-5)/3 ## -1 2/3 ## - 5/3
+x^3 - 3x + 2 ## x**3 - 3*x + 2 ## x³-3x+2 ## x^3-3*x+2 ## (x-1)^2(x+2) ## (x-1)**2*(x+2)
+2^{10} ## 2**10 ## 1024 ## 2^10 ## 2¹⁰ ## 1,024 ## 2^(10)
+\sin^2\theta ## sin^2(theta) ## sin(theta)^2 ## sin²θ ## (sin θ)^2 ## sin^2 theta ## sin(theta)**2
+\tan^{-1}(2) ## arctan(2) ## atan(2) ## tan^(-1)(2) ## tan^-1(2) ## arctan 2 ## tan⁻¹(2)
+\cos^{-1}\frac{1}{3} ## arccos(1/3) ## acos(1/3) ## cos^-1(1/3) ## cos⁻¹(1/3)
+2\sqrt[3]{5} ## 2*cbrt(5) ## 2*5^(1/3) ## 2∛5 ## 2*5**(1/3) ## 2cbrt(5)
+(-\infty, -2)\cup(2,\infty) ## (-inf,-2) U (2,inf) ## (-oo, -2) ∪ (2, oo) ## x < -2 or x > 2 ## |x| > 2 ## (-∞,-2)U(2,∞) ## x<-2 or x>2 ## abs(x) > 2 ## (-infinity, -2) union (2, infinity)
+[-1, 1) ## -1 <= x < 1 ## -1≤x<1 ## x >= -1 and x < 1 ## {x | -1 <= x < 1} ## x in [-1, 1) ## {x: -1 ≤ x < 1}
+\{-1, 0, 1\} ## {-1, 0, 1} ## -1, 0, 1 ## {-1,0,1} ## x = -1, 0, 1 ## -1, 0 and 1 ## x=-1 or x=0 or x=1 ## {0, ±1} ## 0, ±1
+2 \pm \sqrt{3} ## 2 ± sqrt(3) ## 2 +/- sqrt(3) ## 2 ± √3 ## x = 2 ± √3 ## 2+sqrt(3), 2-sqrt(3) ## 2 +- sqrt(3)
+(2, -3) ## x=2, y=-3 ## (2,-3) ## (x, y) = (2, -3) ## x = 2 and y = -3 ## <2, -3> ## (2, −3)
+1 + 2i ## 1+2i ## 1 + 2*i ## 1+2j ## 2i + 1 ## 1 + 2I ## 1.0+2.0i ## 1 + 2 i ## (1+2j)
+-1 - i ## -1-i ## -1 - 1i ## -1 + -1i ## -1-1j ## (-1-1j) ## -(1+i) ## -1.0 - 1.0i ## -1 - I
+\frac{n!}{2} ## n!/2 ## factorial(n)/2 ## 0.5 n! ## (n!)/2
+\binom{2n}{n} ## C(2n,n) ## binom(2n,n) ## (2n choose n) ## binomial(2*n, n) ## (2n)!/(n!)^2 ## (2n)! / (n! n!)
+\lfloor \sqrt{n} \rfloor ## floor(sqrt(n)) ## ⌊√n⌋ ## floor(sqrt n)
+\alpha\beta ## alpha*beta ## αβ ## alpha beta ## α·β
+\frac{\pi}{2} - \theta ## pi/2 - theta ## π/2 − θ ## 90° - theta
+\mu\sigma^2 ## mu*sigma^2 ## μσ² ## mu sigma^2
+x_1 + x_2 ## x1 + x2 ## x_1+x_2 ## x₁+x₂ ## x2 + x1
+a_n = 2n+1 ## a_n = 2*n+1 ## aₙ = 2n+1 ## a_{n}=2n+1 ## 2n+1
+6.022 \times 10^{23} ## 6.022e23 ## 6.022*10^23 ## 6.022 x 10^23 ## 6.022E+23 ## 6.022×10²³ ## 6.022 * 10**23
+-4.5 \times 10^{-6} ## -4.5e-6 ## -4.5*10^-6 ## -4.5 x 10^-6 ## -4.5E-06 ## −4.5×10⁻⁶ ## -0.0000045
+10^{-3} ## 10^-3 ## 1e-3 ## 0.001 ## 10**-3 ## 1/1000 ## 10^(-3)
+x \neq \pm 1 ## x != ±1 ## x ≠ ±1 ## x != 1 and x != -1 ## x ≠ -1, x ≠ 1
+\mathbb{R}\setminus\{-1,1\} ## R \ {-1, 1} ## x != 1, x != -1 ## (-oo,-1) U (-1,1) U (1,oo) ## ℝ \ {−1, 1} ## all real numbers except -1 and 1 ## all real numbers except 1 and -1
+y = \frac{1}{2}x - 3 ## y = x/2 - 3 ## y = 0.5x - 3 ## y = (1/2)x - 3 ## y=1/2x-3 ## y = 1/2 x - 3 ## x - 2y = 6 ## 2y = x - 6
+\begin{pmatrix} 1 & 0 \\ 0 & -1 \end{pmatrix} ## [[1,0],[0,-1]] ## [[1, 0], [0, -1]] ## [1, 0; 0, -1] ## \begin{bmatrix}1&0\\0&-1\end{bmatrix}
+\begin{pmatrix} 3 \\ -1 \\ 2 \end{pmatrix} ## (3, -1, 2) ## <3, -1, 2> ## [3, -1, 2] ## [[3],[-1],[2]] ## \langle 3,-1,2\rangle
+\begin{cases} a = 2 \\ b = -3 \end{cases} ## a = 2, b = -3 ## a=2; b=-3 ## \left\{ \begin{array}{l} a = 2 \\ b = -3 \end{array} \right. ## \begin{aligned} a &= 2 \\ b &= -3 \end{aligned} ## \begin{align} a &= 2, \\ b &= -3. \end{align} ## a = 2 and b = -3 ## b = -3, a = 2 ## \begin{array}{ll} a = 2, & b = -3 \end{array} ## \left\{ \begin{array} { l } { a = 2 } \\ { b = - 3 } \end{array} \right. ## \left\{\begin{array}{c}a=2,\\b=-3.\end{array}\right. ## \begin{gathered} a = 2 \\ b = -3 \end{gathered} ## \begin{cases}a&=2\\b&=-3\end{cases} ## \left\{\begin{aligned} & a=2 \\ & b=-3 \end{aligned}\right. ## \left\{\begin{split}a&=2\\b&=-3\end{split}\right. ## \left\lbrace\begin{array}{l}a=2\\b=-3\end{array}\right. ## \begin{array}{l} a = 2 \\ b = -3 \end{array}
+\begin{cases} x + y = 3 \\ x - y = 1 \end{cases} ## x + y = 3, x - y = 1 ## \left\{\begin{array}{l}x+y=3\\x-y=1\end{array}\right. ## \begin{aligned}x+y&=3\\x-y&=1\end{aligned} ## x-y=1 and x+y=3
+ABD ## A, B, D ## A, B and D ## A,B,D ## (A), (B), (D) ## A, B, and D ## \text{A, B, D} ## D, B, A ## (A)(B)(D) ## A B D ## A & B & D ## A; B; D ## options A, B and D ## Options: A, B, D ## A. B. D. ## \text{ABD} ## {A,B,D} ## ["A", "B", "D"] ## ['A','B','D'] ## \text{A}, \text{B}, \text{D} ## A\text{, }B\text{ and }D ## \text{(A), (B) and (D)} ## A/B/D ## A,\ B,\ D ## A,~B,~D ## \textbf{A, B, D} ## \mathbf{ABD} ## A, B, D only ## A \& B \& D ## **A, B, D** ## A and B and D
+AC ## A, C ## A and C ## (A) and (C) ## C, A ## A & C ## \text{A and C} ## Both A and C ## A,C ## \mathrm{A}\text{ and }\mathrm{C} ## \text{A} and \text{C} ## A \text{ & } C ## (A, C) ## [A, C] ## A \and C
 """
 CLASSES = [
     [spelling.strip() for spelling in line.split(" ## ")]
