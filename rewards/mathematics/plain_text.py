@@ -29,54 +29,56 @@ _COMPLEX = re.compile(rf"\(?\s*[-+]?\s*{_NUMBER}\s*[-+]\s*[-+]?\s*{_NUMBER}j\s*\
 _SYMPY = re.compile(r"(?<![A-Za-z\\])I(?![A-Za-z_^])")
 _NO_UNIT = re.compile(r"\\?(?:sqrt|pi|exp|frac|dfrac|cdot|times)(?![A-Za-z])|[^A-Za-z]")
 
-_RULES = [
-    (re.compile(pattern, re.IGNORECASE if "infinity" in pattern or "minus" in pattern else 0), new)
-    for pattern, new in (
+_RULES = [  # what a text must hold for the rule to be tried, what is replaced, and by what
+    (needed, re.compile(pattern, re.IGNORECASE if needed in ("inus", "nfinity") else 0), new)
+    for needed, pattern, new in (
         # powers and products
-        (r"(?<=[\w)\]}])(?:\*\*|\s+\*\*\s+|\s\*\*(?=[\d(]))(?=[-+\w(\\{.])", "^"),
-        (r"(?<=\d)\s*[xX]\s*(?=\d|\(\d)", r" \\times "),
+        ("**", r"(?<=[\w)\]}])(?:\*\*|\s+\*\*\s+|\s\*\*(?=[\d(]))(?=[-+\w(\\{.])", "^"),
+        ("", r"(?<=\d)\s*[xX]\s*(?=\d|\(\d)", r" \\times "),
         # double signs; ``+-`` between two terms, without spaces, adds a negative one
-        (r"\+\s?/\s?-", r" \\pm "),
-        (r"(^\s*|[=(,\[{;]\s*|\s)\+-(?=[\s\d.A-Za-z\\(])", r"\1\\pm "),
-        (_START + r"plus\s+or\s+minus\b", r" \\pm "),
+        ("/", r"\+\s?/\s?-", r" \\pm "),
+        ("+-", r"(^\s*|[=(,\[{;]\s*|\s)\+-(?=[\s\d.A-Za-z\\(])", r"\1\\pm "),
+        ("inus", _START + r"plus\s+or\s+minus\b", r" \\pm "),
         # relations
-        (r"^([^<>=]*)=>([^<>=]*)$", r"\1>=\2"),
-        (r"^([^<>=]*)=<([^<>=]*)$", r"\1<=\2"),
-        (r"=/=|/=|<>", r" \\ne "),
-        (r"(?<=\s)\|\|(?=\s)", r"\\or "),
-        (r"(?<=\s)&&(?=\s)", r"\\and "),
-        (r"(?<=\w)\s~\s(?=-?[\d.])", r" \\approx "),
+        ("=>", r"^([^<>=]*)=>([^<>=]*)$", r"\1>=\2"),
+        ("=<", r"^([^<>=]*)=<([^<>=]*)$", r"\1<=\2"),
+        ("", r"=/=|/=|<>", r" \\ne "),
+        ("||", r"(?<=\s)\|\|(?=\s)", r"\\or "),
+        ("&&", r"(?<=\s)&&(?=\s)", r"\\and "),
+        ("~", r"(?<=\w)\s~\s(?=-?[\d.])", r" \\approx "),
         # infinity
-        (_START + r"(?:positive|plus)\s+infinity\b", r"+\\infty "),
-        (_START + r"(?:negative|minus)\s+infinity\b", r"-\\infty "),
+        ("nfinity", _START + r"(?:positive|plus)\s+infinity\b", r"+\\infty "),
+        ("nfinity", _START + r"(?:negative|minus)\s+infinity\b", r"-\\infty "),
         # sets
-        (r"(,[^,()\[\]{}]*[)\]]|\})\s*[Uu]\s*(?=(?:\\left\s*)?\\?[(\[{])", r"\1 \\cup "),
+        ("", r"(,[^,()\[\]{}]*[)\]]|\})\s*[Uu]\s*(?=(?:\\left\s*)?\\?[(\[{])", r"\1 \\cup "),
         (
+            " in",
             _START + r"([A-Za-z])\s+in\s+(?=\\?[\[({]|\\left|\\mathbb|[RZNQC](?![A-Za-z]))",
             r"\1 \\in ",
         ),
-        (r"(\\in(?![A-Za-z])\s*)([RZNQC])(?![A-Za-z])", r"\1\\mathbb{\2}"),
-        (r"^\s*(?:\\?\{\s*\\?\}|\\\{\s*\\\})\s*$", r"\\emptyset "),
-        (r"^\s*<([^<>=]*,[^<>=]*)>\s*$", r"\\langle \1\\rangle "),
+        ("\\in", r"(\\in(?![A-Za-z])\s*)([RZNQC])(?![A-Za-z])", r"\1\\mathbb{\2}"),
+        ("{", r"^\s*(?:\\?\{\s*\\?\}|\\\{\s*\\\})\s*$", r"\\emptyset "),
+        ("<", r"^\s*<([^<>=]*,[^<>=]*)>\s*$", r"\\langle \1\\rangle "),
         # functions
-        (_START + r"sqrt\s*(\d+(?:\.\d+)?)", r"\\sqrt{\1}"),
-        (_START + r"log(2|10)(?=\s*[({])", r"\\log_{\1}"),
-        (_START + r"log\s+base\s+(\w+)\s+of\b", r"\\log_{\1}"),
-        (_START + r"root\s*\(([^()]{1,20})\)\s*\(", r"\\sqrt[\1]("),
-        (_START + r"(sum|prod|int|lim)(?=_)", r"\\\1"),
-        (_START + r"int(?=\s[^=]*\bd[a-z]\b)", r"\\int"),
-        (_START + r"d([a-zA-Z]?)/d([a-z])(?![A-Za-z])", r"\\frac{d\1}{d\2}"),
-        (_START + r"(angle|triangle)\s+(?=[A-Z]{1,3}(?![A-Za-z]))", r"\\\1 "),
+        ("sqrt", _START + r"sqrt\s*(\d+(?:\.\d+)?)", r"\\sqrt{\1}"),
+        ("log", _START + r"log(2|10)(?=\s*[({])", r"\\log_{\1}"),
+        ("base", _START + r"log\s+base\s+(\w+)\s+of\b", r"\\log_{\1}"),
+        ("root", _START + r"root\s*\(([^()]{1,20})\)\s*\(", r"\\sqrt[\1]("),
+        ("_", _START + r"(sum|prod|int|lim)(?=_)", r"\\\1"),
+        ("int ", _START + r"int(?=\s[^=]*\bd[a-z]\b)", r"\\int"),
+        ("/d", _START + r"d([a-zA-Z]?)/d([a-z])(?![A-Za-z])", r"\\frac{d\1}{d\2}"),
+        ("angle", _START + r"(angle|triangle)\s+(?=[A-Z]{1,3}(?![A-Za-z]))", r"\\\1 "),
         # binomials
-        (rf"({_OPERAND})\s+choose\s+({_OPERAND})", _BINOMIAL),
+        ("choose", rf"({_OPERAND})\s+choose\s+({_OPERAND})", _BINOMIAL),
         (
+            "C",
             rf"(?:\{{\}}\s*)?(?<!\w)[_^]\s*{_COUNT}\s*(?:\\mathrm\{{C\}}|C)\s*_\s*{_COUNT}",
             _BINOMIAL,
         ),
-        (rf"(?<![A-Za-z\\_^])C\s*\^\s*{_COUNT}\s*_\s*{_COUNT}", r"\\binom{\2}{\1}"),
-        (r"(?<![\w\\.])(\d{1,6}|n)C(\d{1,6}|[krm])(?![\w(])", _BINOMIAL),
+        ("C", rf"(?<![A-Za-z\\_^])C\s*\^\s*{_COUNT}\s*_\s*{_COUNT}", r"\\binom{\2}{\1}"),
+        ("C", r"(?<![\w\\.])(\d{1,6}|n)C(\d{1,6}|[krm])(?![\w(])", _BINOMIAL),
         # matrices
-        (r"^\s*(?:[Mm]atrix|(?:np\.)?array)\(([^{}]*)\)\s*$", r"\1"),
+        ("(", r"^\s*(?:[Mm]atrix|(?:np\.)?array)\(([^{}]*)\)\s*$", r"\1"),
     )
 ]
 
@@ -93,8 +95,9 @@ def as_latex(text: str) -> str:
     if "{" in text:
         text = _WITHOUT.sub(_without, text)
         text = _BRACES.sub(_set_builder, text)
-    for pattern, replacement in _RULES:
-        text = pattern.sub(replacement, text)
+    for needed, pattern, replacement in _RULES:
+        if needed in text:
+            text = pattern.sub(replacement, text)
     return text
 
 
