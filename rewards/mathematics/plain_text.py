@@ -24,6 +24,9 @@ _WITHOUT = re.compile(
     r"(?P<removed>\{[^{}\\]*\})?"
 )
 _BRACES = re.compile(r"(?<![\\A-Za-z^_}])\{([^{}]*)\}(?!\s*[_^])")
+_CONDITION = re.compile(
+    r"[<>=]|\\(?:[lgn]eq?|[lg]t|in|notin|text|forall|[lg]eqslant)(?![A-Za-z])|\bin\b"
+)
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _COMPLEX = re.compile(rf"\(?\s*[-+]?\s*{_NUMBER}\s*[-+]\s*[-+]?\s*{_NUMBER}j\s*\)?")
 _SYMPY = re.compile(r"(?<![A-Za-z\\])I(?![A-Za-z_^])")
@@ -34,7 +37,7 @@ _RULES = [  # what a text must hold for the rule to be tried, what is replaced, 
     for needed, pattern, new in (
         # powers and products
         ("**", r"(?<=[\w)\]}])(?:\*\*|\s+\*\*\s+|\s\*\*(?=[\d(]))(?=[-+\w(\\{.])", "^"),
-        ("", r"(?<=\d)\s*[xX]\s*(?=\d|\(\d)", r" \\times "),
+        ("", r"(?<=\d)\s*[xX]\s*(?=\d)", r" \\times "),
         # double signs; ``+-`` between two terms, without spaces, adds a negative one
         ("/", r"\+\s?/\s?-", r" \\pm "),
         ("+-", r"(^\s*|[=(,\[{;]\s*|\s)\+-(?=[\s\d.A-Za-z\\(])", r"\1\\pm "),
@@ -116,7 +119,7 @@ def _set_builder(match: re.Match[str]) -> str:
     element, separator, condition = content.partition("|")
     if not separator:
         element, separator, condition = content.partition(":")
-    if separator and element.strip() and re.search(r"[<>=]|\\[a-z]{2}|\bin\b", condition):
+    if separator and element.strip() and _CONDITION.search(condition):
         return f"\\{{{content}\\}}"
     return match.group()
 

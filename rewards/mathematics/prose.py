@@ -299,6 +299,8 @@ def _item(text: str) -> str:
 def _trimmed(chunk: str) -> str:
     """Return an expression without punctuation, the left sides of its equations and brackets that do not match."""
     chunk = chunk.strip("*\"'`").rstrip(".,;:?* ")
+    if chunk.endswith("$"):
+        chunk = chunk.strip("$")
     sides = [side.strip() for side in _RELATION.split(chunk) if side.strip()]
     if len(sides) > 1 and not _DIGIT.search(sides[-1]) and _DIGIT.search(sides[-2]):
         del sides[-1]  # ``20 = A``

@@ -248,6 +248,9 @@ def plain(node: Tree, rng: random.Random) -> str:
     shown = [plain(operand, rng) for operand in operands]
     if kind in ("+", "-"):
         return f"{shown[0]} {kind} {wrapped(operands[1], shown[1])}"
+    if kind == "*" and isinstance(operands[0], int) and not isinstance(operands[1], int):
+        if rng.random() < 0.5:
+            return f"{shown[0]}{wrapped(operands[1], shown[1])}"
     if kind in ("*", "/"):
         return f"{wrapped(operands[0], shown[0])}{kind}{wrapped(operands[1], shown[1])}"
     if kind == "^":
