@@ -16,7 +16,7 @@ from rewards.mathematics.labels import Labelled, expand_signs, label_of, split_l
 from rewards.mathematics.quantities import quantities_agree, without_shared_unit
 from rewards.mathematics.real_sets import is_set_of_reals, sets_agree
 from rewards.mathematics.tree import Node
-from rewards.mathematics.words import same_words, says_more
+from rewards.mathematics.words import direction_of, same_words, says_more
 
 __all__ = ["Comparison"]
 
@@ -61,7 +61,9 @@ class Comparison:
 
     def _by_shape(self, pred: Node, gold: Node) -> bool:
         """Compare by what the two sides are: labelled values, lists, sets, tuples, matrices, quantities."""
-        if self._lenient:
+        if _turns_otherwise(pred, gold):
+            return False
+        if self._lenient or _only_one_turns(pred, gold):
             pred, gold = _without_texts(pred, gold)
         pred = _summed(_itemised(pred, gold), gold)
         gold = _summed(_itemised(gold, pred), pred)
@@ -70,7 +72,7 @@ class Comparison:
             return verdict
         ops = {pred.op, gold.op}
         if is_set_of_reals(pred) or is_set_of_reals(gold):
-            return self._conditions(pred, gold)
+            return self._conditions(_united(pred), _united(gold))
         if ops & _COLLECTIONS:
             return self._lists(pred, gold)
         if "matrix" in ops:
@@ -203,11 +205,23 @@ class Comparison:
         """Compare matrices cell by cell, a row or column with a tuple; None if arithmetic is left to do."""
         if "group" in (pred.op, gold.op):
             matrix, group = (pred, gold) if pred.op == "matrix" else (gold, pred)
+            if group.args and all(row.op == "group" for row in group.args):
+                return self._rows(pred, gold, matrix, group)
             is_vector = 1 in matrix.value and group.value in ("()", "[]")
             return is_vector and self._in_order(pred.args, gold.args)
         if pred.op != gold.op:
             return None
         return pred.value == gold.value and self._in_order(pred.args, gold.args)
+
+    def _rows(self, pred: Node, gold: Node, matrix: Node, group: Node) -> bool:
+        """Compare a matrix with a list of rows in brackets, ``[[1, 2], [3, 4]]``."""
+        shapes = {len(row.args) for row in group.args}
+        if shapes != {matrix.value[1]} or len(group.args) != matrix.value[0]:
+            return False
+        cells = tuple(cell for row in group.args for cell in row.args)
+        if matrix is gold:
+            return self._in_order(cells, gold.args)
+        return self._in_order(pred.args, cells)
 
     # relations
 
@@ -357,6 +371,34 @@ def _without_text(node: Node) -> Node:
     if len(factors) == 1:
         return factors[0]
     return Node("mul", factors)
+
+
+def _united(node: Node) -> Node:
+    """Return ``(0, 1) or [2, 3)``, which is compared with a set of numbers, as a union of intervals."""
+    if node.op != "list" or node.value != "or":
+        return node
+    if any(arg.op != "group" or len(arg.args) != 2 for arg in node.args):
+        return node
+    return Node("union", node.args)
+
+
+def _turns_otherwise(pred: Node, gold: Node) -> bool:
+    """Tell whether the prediction says of its value that it went up or down, and the gold does not say the same."""
+    claimed = direction_of(_text_of(pred))
+    true = direction_of(_text_of(gold))
+    return claimed != true and (claimed == "down" or (claimed == "up" and true == "down"))
+
+
+def _only_one_turns(pred: Node, gold: Node) -> bool:
+    """Tell whether one side is a bare value and the other says that it went up or down."""
+    claimed = _text_of(pred)
+    true = _text_of(gold)
+    return not (claimed and true) and bool(direction_of(claimed or true))
+
+
+def _text_of(node: Node) -> str:
+    """Return the words around a value."""
+    return " ".join(arg.value for arg in node.args if arg.op == "text") if node.op == "mul" else ""
 
 
 def _itemised(node: Node, other: Node) -> Node:

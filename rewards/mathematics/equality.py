@@ -14,7 +14,10 @@ from typing import NamedTuple
 
 from rewards.mathematics.comparison import Comparison
 from rewards.mathematics.latex import parse
+from rewards.mathematics.letters import letters_of
 from rewards.mathematics.plain_number import rational_agrees, read_plain_number
+from rewards.mathematics.plain_text import complex_in_i
+from rewards.mathematics.prose import is_refuted, said_value, stated_options
 from rewards.mathematics.quantities import units_in
 from rewards.mathematics.tree import MAX_LENGTH, Node, ParseError
 from rewards.mathematics.units import unit_of
@@ -30,9 +33,10 @@ from rewards.mathematics.words import (
 
 __all__ = ["Verdict", "equal"]
 
-_DELIMITERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
+_DELIMITERS = (("**", "**"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 _NUMBER_IN_FRONT = re.compile(r"\s*[-+\u2212]?\s*[\d.,/]*\d\s*")
 _SPACE = re.compile(r"(?<!\w)\s+|\s+(?!\w)")
+_NUMBER_OF_GROUPS = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,25 @@ def equal(pred: str, gold: str, *, lenient: bool = False, allow_sympy: bool = Fa
     quick = _by_text(pred, gold, lenient)
     if quick is not None:
         return quick
-    return _by_tree(pred, gold, lenient, allow_sympy)
+    if is_refuted(plain_words(pred)) and not is_refuted(plain_words(gold)):
+        return Verdict(False, "a", "the prediction calls its value wrong")
+    verdict = _by_tree(pred, gold, lenient, allow_sympy)
+    said = _said(pred, gold) if lenient and verdict.equal is False else None
+    return verdict if said is None else equal(said, gold, lenient=True, allow_sympy=allow_sympy)
+
+
+def _said(pred: str, gold: str) -> str | None:
+    """Return what a prediction in prose says: the options it calls correct, or the value; None if the gold is prose."""
+    text = plain_words(pred)
+    if choice_of(gold) is not None or letters_of(gold) is not None:
+        return _other(pred, stated_options(text))
+    if is_wording(gold) or said_value(plain_words(gold)) is not None:
+        return None
+    return _other(pred, said_value(text))
+
+
+def _other(pred: str, said: str | None) -> str | None:
+    return said if said and said != pred else None
 
 
 def _tidy(text: str) -> str:
@@ -85,6 +107,8 @@ def _tidy(text: str) -> str:
 
 def _by_text(pred: str, gold: str, lenient: bool) -> Verdict | None:
     """Return the verdict that needs no parser: equal strings, plain numbers, choices, moments, sentences."""
+    if _NUMBER_OF_GROUPS.fullmatch(gold) and re.search(r"\d,\s+\d", pred):
+        return Verdict(False, "a", "a list for a number")
     if pred == gold or _SPACE.sub("", pred) == _SPACE.sub("", gold):
         return Verdict(True, "a", "the same text")
     if not pred:
@@ -97,7 +121,22 @@ def _by_text(pred: str, gold: str, lenient: bool) -> Verdict | None:
     moments = moments_agree(pred, gold)
     if moments is not None:
         return Verdict(moments, "a", "compared as times or dates")
-    return _by_choice(pred, gold, lenient) or _by_words(pred, gold, lenient)
+    letters = _by_letters(pred, gold)
+    return letters or _by_choice(pred, gold, lenient) or _by_words(pred, gold, lenient)
+
+
+def _by_letters(pred: str, gold: str) -> Verdict | None:
+    """Compare several letters of a multiple choice, in any order; None if neither side is several letters."""
+    true = letters_of(gold)
+    claimed = letters_of(pred)
+    if true is None or claimed is None or true.is_small:
+        several, other = (true, pred) if claimed is None else (claimed, gold)
+        if several is None or several.is_small or choice_of(other) is None:
+            return None
+        return Verdict(False, "a", "one letter and several")
+    if true.is_glued and claimed.is_glued:
+        return None
+    return Verdict(true.agrees_with(claimed), "a", "compared as several letters")
 
 
 def _by_choice(pred: str, gold: str, lenient: bool) -> Verdict | None:
@@ -106,7 +145,7 @@ def _by_choice(pred: str, gold: str, lenient: bool) -> Verdict | None:
     if gold_choice is None:
         return None
     letter, text = gold_choice
-    is_upper = gold.strip("() ").isupper()
+    is_upper = plain_words(gold).strip("() ").isupper()
     if letter not in "ABCDEFGH":
         return None
     if not (text or is_upper or "text" in gold):
@@ -195,7 +234,14 @@ def _readings(text: str, lenient: bool) -> list[_Reading]:
         if second is not None and second != first:
             is_sure = units is not None and all(unit.is_certain for unit in units)
             readings.append(_Reading(second, is_second=is_sure))
-    return readings
+    return readings + _as_printed(text, lenient)
+
+
+def _as_printed(text: str, lenient: bool) -> list[_Reading]:
+    """Return the second reading of a complex number that a program shows."""
+    in_i = complex_in_i(text)
+    tree = None if in_i is None else _tree(in_i, True, lenient, letters_are_units=True)
+    return [] if tree is None else [_Reading(tree, is_second=False)]
 
 
 def _tree(text: str, grouped: bool, lenient: bool, letters_are_units: bool) -> Node | None:

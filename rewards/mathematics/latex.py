@@ -43,6 +43,11 @@ def parse(
         raise ParseError("nested too deeply") from None
 
 
+def _members(node: Node) -> tuple[Node, ...]:
+    """Return the items of a list; anything else is its only item."""
+    return node.args if node.op == "list" else (node,)
+
+
 class Parser(Statements):
     """Recursive descent over the tokens of one answer: sums, products, factors, atoms."""
 
@@ -53,7 +58,7 @@ class Parser(Statements):
         terms = [self.signed()]
         while self.next.kind in ("mark", "cmd") and self.next.value in _SIGNS:
             sign = self.take().value
-            terms.append(self._with_sign(sign, self.term()))
+            terms.append(self._with_sign(sign, self.signed()))
         if len(terms) > 1:
             return self.node("add", tuple(terms))
         return terms[0]
@@ -208,6 +213,8 @@ class Parser(Statements):
         if self.accept("}"):
             return self.node("text", (), "")
         content = self.items()
+        while self.accept(";"):
+            content = self.node("list", (*_members(content), *_members(self.items())), ",")
         if self.accept("\\choose"):
             content = self.node("call", (content, self.items()), "binom")
         elif self.accept("\\over"):

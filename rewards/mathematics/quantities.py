@@ -18,6 +18,7 @@ _RADIAN = (("radian", 1),)
 _MONEY = (("dollar", 1),)
 _POUNDS = (("sterling", 1),)
 MAX_POWER = 12
+_CHANGING = frozenset("per non other without".split())
 _TEN = Node("num", (), Fraction(10))
 _HALF_TURN_PER_DEGREE = Node("div", (Node("const", (), "pi"), Node("num", (), Fraction(180))))
 
@@ -216,8 +217,7 @@ def _converted(left: Quantity, right: Quantity, lenient: bool) -> list[tuple[Qua
     if left.percent != right.percent:
         return []
     if left.dimensions == right.dimensions:
-        nouns = {left.unit.noun, right.unit.noun} - {""}
-        if len(nouns) > 1 and not lenient:
+        if not _same_thing(left.unit.noun, right.unit.noun, lenient):
             return []
         if (left.unit.factor, left.unit.offset) == (right.unit.factor, right.unit.offset):
             return [(left, right)]
@@ -228,6 +228,16 @@ def _converted(left: Quantity, right: Quantity, lenient: bool) -> list[tuple[Qua
     if pounds or (right.unit.is_pound and left.dimensions == _POUNDS):
         return [(left, right)]
     return []
+
+
+def _same_thing(noun: str, other: str, lenient: bool) -> bool:
+    """Tell whether two names of what is counted may be one: the same, or none; leniently one with further words."""
+    if not noun or not other or noun == other:
+        return True
+    words = set(noun.split())
+    others = set(other.split())
+    further = words ^ others
+    return lenient and (words < others or others < words) and further.isdisjoint(_CHANGING)
 
 
 def _measured(unit: Unit | None) -> Unit | None:

@@ -28,6 +28,7 @@ __all__ = [
     "INVERSES",
     "MONEY",
     "MULTIPLIERS",
+    "NAMES",
     "NUMBER_SETS",
     "OPENING",
     "QUALIFIERS",
@@ -58,7 +59,7 @@ _TOKEN = re.compile(
     r"(?P<skip>(?:\s|~|\\[,;:!> ]|\\(?:q?quad|displaystyle|textstyle|limits|nolimits|left|right|middle|[bB]igg?[lrm]?"
     r"|rm|bf|it)(?![A-Za-z]))+)"
     r"|(?P<num>(?:\d{1,3}(?:(?:\{,\}|,\\!|\\,|\\!|,\\,)\s*\d{3})+(?!\d)|\d+)"
-    r"(?:\.\d+(?:[eE]\d+)?|\.(?![.\d]))?(?:[eE][+-]\d+)?|\.\d+)"
+    r"(?:\.\d+|\.(?![.\d]))?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)"
     rf"|\\(?P<style>{_TEXT_COMMANDS})\*?\s*\{{(?P<text>[^{{}}]*)\}}"
     r"|(?P<cmd>\\[A-Za-z]+)"
     r"|(?P<mark>\\\\|\\[{}|%$#&_]|<=|>=|!=|\.{3}|.)",
@@ -78,7 +79,7 @@ _VOWELS = frozenset("aeiouy")
 
 FUNCTIONS = frozenset(
     "sin cos tan cot sec csc arcsin arccos arctan arccot asin acos atan sinh cosh tanh ln log lg exp max min"
-    " gcd lcm det deg dim Re Im arg sgn sign sqrt".split()
+    " gcd lcm det deg dim Re Im arg sgn sign sqrt abs floor ceil cbrt factorial binomial".split()
 )
 ALIASES = {
     "asin": "arcsin",
@@ -93,7 +94,44 @@ ALIASES = {
     "arsinh": "asinh",
     "sh": "sinh",
     "ch": "cosh",
+    "Abs": "abs",
+    "ceiling": "ceil",
+    "cuberoot": "cbrt",
+    "binom": "binomial",
+    "comb": "binomial",
+    "nCr": "binomial",
+    "Sqrt": "sqrt",
+    "Log": "log",
+    "Sin": "sin",
+    "Cos": "cos",
+    "Tan": "tan",
+    "Exp": "exp",
 }
+_BRACKETED = frozenset(
+    "floor ceil ceiling abs Abs cbrt cuberoot factorial binomial binom comb nCr".split()
+)
+GREEK = frozenset(
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega"
+    " varphi varepsilon vartheta varrho varsigma Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega".split()
+)
+_ONE_SHAPE = {
+    "\\varphi": "\\phi",
+    "\\varepsilon": "\\epsilon",
+    "\\vartheta": "\\theta",
+    "\\varrho": "\\rho",
+    "\\varsigma": "\\sigma",
+    "\\varpi": "\\pi",
+}
+_INFINITIES = frozenset("oo inf infinity infty".split())
+NAMES = FUNCTIONS | frozenset(ALIASES) | GREEK | _INFINITIES | {"pi", "Pi"}
+_UNIONS = {
+    "union": "\\cup",
+    "cup": "\\cup",
+    "intersection": "\\cap",
+    "intersect": "\\cap",
+    "cap": "\\cap",
+}
+_WITH_PI = re.compile(r"(?P<before>[nkmr]?)[pP]i(?P<after>[rRdhxk]?)")
 INVERSES = {
     "sin": "arcsin",
     "cos": "arccos",
@@ -203,7 +241,7 @@ MULTIPLIERS = {
 BIG = {"\\sum": "sum", "\\prod": "prod"}
 _SHORT_WORDS = frozenset(
     "the is are of to be it no yes one two six ten any all odd not has for day days only sum set add men even per cat"
-    " dog win won red blue top his her she who its was a an".split()
+    " dog win won red blue top his her she who its was a an if".split()
 )
 
 _SHORT_NOUNS = frozenset(
@@ -211,6 +249,8 @@ _SHORT_NOUNS = frozenset(
     " pts ants bees bats".split()
 )
 _PERCENT = ("percent", "pct", "percentage")
+
+_WORDS_AFTER_WORDS = frozenset("by at we so up do as from into".split())
 _ORDINAL_ENDINGS = ("st", "nd", "rd", "th")
 _GLUED_FUNCTIONS = ("sin", "cos", "tan", "log", "ln")
 
@@ -234,10 +274,13 @@ def tokens(text: str, grouped: bool, letters_are_units: bool = True) -> list[Tok
         kind = match.lastgroup
         letters = _LETTERS.match(text, position) if kind == "mark" else None
         if letters is not None:
-            result += _named(letters.group(), spaced, result)
             position = letters.end()
+            is_applied = text.startswith("(", position)
+            result += _named(letters.group(), spaced, result, is_applied)
             spaced = False
             continue
+        if kind == "num" and not spaced and _takes_number(text, position, result):
+            result.append(Token("mark", "_"))
         if kind == "num" and grouped and depth == 0:
             match = _GROUPED.match(text, position) or match
         position = match.end()
@@ -259,7 +302,26 @@ def _token(match: re.Match[str], kind: str | None, spaced: bool) -> Token:
         return Token("num", re.sub(r"[^\d.eE+-]", "", match.group()), spaced)
     if kind == "mark" and match.group().isalpha():
         return Token("text", match.group(), spaced)
-    return Token("cmd" if kind == "cmd" else "mark", match.group(), spaced)
+    if kind == "cmd":
+        return Token("cmd", _ONE_SHAPE.get(match.group(), match.group()), spaced)
+    return Token("mark", match.group(), spaced)
+
+
+def _takes_number(text: str, position: int, before: list[Token]) -> bool:
+    """Tell whether digits right after a letter are its subscript: ``x1``, ``theta0``; not ``ab1``, ``sin2``."""
+    if not before or not text[position].isdigit():
+        return False
+    name = re.search(
+        r"(?<![A-Za-z\\])(?:[A-Za-z]|[A-Za-z]{2,7})$", text[max(0, position - 9) : position]
+    )
+    if name is None:
+        return False
+    return (
+        before[-1].kind == "name"
+        and len(name[0]) == 1
+        or before[-1].value == "\\" + name[0]
+        and name[0] in GREEK
+    )
 
 
 # letters with a style
@@ -268,7 +330,7 @@ def _token(match: re.Match[str], kind: str | None, spaced: bool) -> Token:
 def _styled(style: str, content: str, spaced: bool) -> list[Token]:
     r"""Return the tokens of ``\text{...}`` and its kin: connectors, a function, a letter or plain text."""
     bare = content.strip()
-    if style.startswith("text") and re.match(r"[-+]?\.?\d", bare):
+    if style != "operatorname" and re.match(r"[-+]?\.?\d", bare):
         return tokens(content, grouped=True)
     if bare.lower() in _PERCENT:
         return [Token("mark", "%", spaced)]
@@ -310,22 +372,51 @@ def _split_at_connector(text: str) -> tuple[str, str | None, str]:
 # letters without a style
 
 
-def _named(word: str, spaced: bool, before: list[Token]) -> list[Token]:
+def _named(word: str, spaced: bool, before: list[Token], is_applied: bool) -> list[Token]:
     """Return the tokens of a run of letters: a function, a connector, a word of prose, or single letters."""
     name = ALIASES.get(word, word)
     lower = word.lower()
-    if name in FUNCTIONS:
+    is_function = name in FUNCTIONS and (is_applied or word not in _BRACKETED)
+    if is_function:
         return [Token("cmd", "\\" + name, spaced)]
+    sign = _sign_of(word, before)
+    if sign is not None:
+        return [Token("cmd", sign, spaced)]
+    around_pi = _WITH_PI.fullmatch(word)
+    if around_pi is not None:
+        letters = [_letters(around_pi[side], False) for side in ("before", "after")]
+        return [*letters[0], Token("cmd", "\\pi", spaced), *letters[1]]
     if lower in ("and", "or"):
         return [Token("cmd", "\\" + lower, spaced)]
     if lower in _PERCENT:
         return [Token("mark", "%", spaced)]
     follows_number = bool(before) and before[-1].kind == "num"
-    if follows_number and word in _ORDINAL_ENDINGS:
+    if follows_number and _ends_ordinal(word, spaced, before[-1].value):
+        return [Token("text", word, True)]
+    is_after_word = spaced and bool(before) and before[-1].kind == "text"
+    if is_after_word and word in _WORDS_AFTER_WORDS:
         return [Token("text", word, True)]
     if _is_word(word) or _is_counted(word, spaced, before):
         return [Token("text", word, True)]
     return _with_function(word, spaced)
+
+
+def _ends_ordinal(word: str, spaced: bool, number: str) -> bool:
+    """Tell whether letters behind a number make it an ordinal: ``2nd``; ``7 st`` are stones."""
+    if word == "st" and (spaced or number[-2:] == "11" or number[-1] != "1"):
+        return False
+    return word in _ORDINAL_ENDINGS
+
+
+def _sign_of(word: str, before: list[Token]) -> str | None:
+    """Return the command of a word that names a sign: a Greek letter, infinity, a union after a bracket."""
+    if word.lower() in _INFINITIES:
+        return "\\infty"
+    if word in _UNIONS and before and before[-1].value in CLOSING:
+        return _UNIONS[word]
+    if word not in GREEK:
+        return None
+    return _ONE_SHAPE.get("\\" + word, "\\" + word)
 
 
 def _is_counted(word: str, spaced: bool, before: list[Token]) -> bool:

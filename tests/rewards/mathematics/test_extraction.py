@@ -30,7 +30,7 @@ from rewards.mathematics.extraction import bare_answer, extract
         ("She makes $18 every day.", "$18", "number"),
         ("It costs $3 per day and $20 in total.", "$20", "number"),
         ("so 3 + 4 = 7", "7", "number"),
-        ("so x = 3-5", "5", "number"),
+        ("so x = 3-5", "3-5", "number"),
         ("so x = -5", "-5", "number"),
         ("Therefore it is $\\frac{1}{3}$.", "\\frac{1}{3}", "math"),
         ("<think>\\boxed{1}</think>\\boxed{2}", "2", "boxed"),
