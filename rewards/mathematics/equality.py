@@ -231,9 +231,10 @@ def _readings(text: str, lenient: bool) -> list[_Reading]:
         if units == []:
             continue
         second = _tree(text, grouped, lenient, letters_are_units=False)
-        if second is not None and second != first:
-            is_sure = units is not None and all(unit.is_certain for unit in units)
-            readings.append(_Reading(second, is_second=is_sure))
+        is_sure = units is not None and all(unit.is_certain for unit in units)
+        if second is None or second == first or (is_sure and units_in(second)):
+            continue  # with "km per hour", the letters in front of "per" are no symbols
+        readings.append(_Reading(second, is_second=is_sure))
     return readings + _as_printed(text, lenient)
 
 

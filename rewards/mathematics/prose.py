@@ -326,7 +326,8 @@ def _trimmed(chunk: str) -> str:
     elif surplus < 0 and chunk[-1] in ")]":
         chunk = chunk[:-1]
     chunk = re.sub(r"^[-+*/\u2013\u2212]\s+|\s+[-+*/\u2013\u2212]$", "", chunk)
-    return _GLUED_UNIT.sub(r" \g<0>", chunk).strip()
+    is_named = len(sides) > 1  # ``x = 5m`` is a product
+    return chunk.strip() if is_named else _GLUED_UNIT.sub(r" \g<0>", chunk).strip()
 
 
 # options

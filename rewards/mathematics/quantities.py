@@ -242,7 +242,7 @@ def _same_thing(noun: str, other: str, lenient: bool) -> bool:
 
 def _measured(unit: Unit | None) -> Unit | None:
     """Return a unit that carries meaning; "units" and "square units" carry none."""
-    if unit is None or not (unit.dimensions or unit.noun):
+    if unit is None or not (unit.dimensions or unit.noun or unit.factor != 1):
         return None
     if {name for name, _ in unit.dimensions} == {"unit"}:
         return None

@@ -58,6 +58,10 @@ SAME = [
     # words around units, and counted things
     ("5 liters of water", "5 L"), ("5 meters long", "500 cm"), ("5 persons", "5 people"), ("5 boxes", "5 box"),
     ("5 apples per hour", "5"), (r"5 \text{ people/km}^2", "5"), ("12 square units", "12"), ("12 units^2", "12"),
+    ("12 apples", "12 apple"), ("12 apples", "12"), ("5 gronks", "5 gronk"), ("5 gronks", "5"), ("7 st", "98 lb"),
+    ("21st", "21"),
+    # a single letter behind a space
+    *((f"5 {letter}", "5") for letter in "m g s h d L l N J W V A C F H T K S".split()),
     # plain letters may be symbols and still meet a unit
     ("5m", r"5 \mathrm{~m}"), ("5g", "5 grams"), ("2nm", "2mn"), ("5cm", "5"), ("2mg", r"2 \text{ mg}"), ("5t", "5 t"),
 ]  # fmt: skip
@@ -75,6 +79,11 @@ DIFFERENT = [
     (r"x>3 \mathrm{~m}", r"x>3 \mathrm{~km}"), ("3 cm or 5 mm", "3.5 cm"), ("x = 5 cm", "x = 5 m"), ("5 pm", "5 am"),
     (r"\SI{5}{km}", r"\SI{5}{m}"), ("2 years", "2 months"),
     ("7 marbles", "7 meters"), ("7 decimeters", "7 deciliters"), ("5 thirds", "5"), ("5 tens", "5"), ("1.5 L", "1.5 mL"),
+    ("5 km", "5 km per hour"), ("5 km", "5 km an hour"), ("3 hours", "3 hours a week"), (r"7 \textrm{J}", "7 st"),
+    # counted things
+    ("12 apples", "12 oranges"), ("40 red balls", "40 scarlet balls"), ("3 boys", "3 girls"), ("5 dogs", "5 cats"),
+    ("12 boxes of apples", "12 boxes of oranges"), ("5 liters of water", "5 liters of milk"), ("5 gronks", "5 zorbs"),
+    (r"12\text{ apples}", r"12\text{ pears}"), ("5 apples per box", "5 apples"), ("12 days", "12 nights"),
     # products of symbols are no units
     ("2nm", "2"), ("2mg", "2"), ("5m", "5"), ("2abc", "2"), ("3 b", "3"), (r"3\mathrm{PA}", "3"), ("2kT", "2"),
     (r"x \mathrm{d} x", "x"), ("2 mg h", "2"), ("2x", "2"), ("5i", "5"), (r"5\mu", "5"), ("3mn", "3"),
@@ -278,6 +287,9 @@ def test_no_two_names_of_the_table_are_confused_in_thousands_of_pairs(seed):
         ("He has 7 apples", "7"),
         ("so it is 3 m", "3 m"),
         ("so it is 3m", "3 m"),
+        ("The distance is 5km", "5 km"),
+        ("The area is 1,000.99m\u00b2.", "1,000.99 m\u00b2"),
+        ("so we get x = 5m", "5m"),
     ],
 )
 def test_the_unit_behind_a_number_in_a_sentence_belongs_to_it(text, answer):
