@@ -7,6 +7,7 @@ The rules for what must be in order, what may be in any, and which name a value 
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from itertools import pairwise, permutations
 
 from rewards.mathematics.agreement import Agreement
@@ -136,6 +137,8 @@ class Comparison:
         right_has_names = self._has_labels(right)
         if left_has_names != right_has_names:
             return self._unnamed(left, right, gold_is_named=right_has_names)
+        if self._lenient:
+            left = _with_kinds_of(left, right)
         return self._in_any_order(left, right, as_sets="set" in (pred.op, gold.op))
 
     def _single_item(
@@ -445,6 +448,30 @@ def _items(node: Node) -> list[Node] | None:
         else:
             items.append(arg)
     return items
+
+
+def _with_kinds_of(items: list[Node], others: list[Node]) -> list[Node]:
+    """Return counted things under the others' names, in their order: 5 pale balls as 5 white balls.
+
+    Only the word in front of the same thing changes, to one that no other item has, and some item keeps its name.
+    """
+    names = [_counted(item) for item in items]
+    new_names = [_counted(item) for item in others]
+    is_shared = len(names) == len(new_names) and not set(names).isdisjoint(new_names)
+    if not is_shared or "" in names + new_names:
+        return items
+    renamed = []
+    for item, name, new in zip(items, names, new_names):
+        is_free = name not in new_names and new not in names
+        if name != new and (not is_free or name.split()[-1] != new.split()[-1]):
+            return items
+        renamed.append(Node("unit", item.args, replace(item.value, noun=new)))
+    return renamed
+
+
+def _counted(node: Node) -> str:
+    """Return the name of what an item counts; empty if it counts nothing."""
+    return node.value.noun if node.op == "unit" and node.value.is_noun else ""
 
 
 def _distinct(items: list[Node]) -> list[Node]:

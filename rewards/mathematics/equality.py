@@ -15,6 +15,7 @@ from typing import NamedTuple
 from rewards.mathematics.comparison import Comparison
 from rewards.mathematics.latex import parse
 from rewards.mathematics.letters import letters_of
+from rewards.mathematics.notation import clean
 from rewards.mathematics.plain_number import rational_agrees, read_plain_number
 from rewards.mathematics.plain_text import complex_in_i
 from rewards.mathematics.prose import is_refuted, said_value, stated_options
@@ -174,6 +175,7 @@ def _by_words(pred: str, gold: str, lenient: bool) -> Verdict | None:
 
 def _is_quantity(text: str) -> bool:
     """Tell whether a text is a number and a unit in words, such as "5 miles per hour"."""
+    text = clean(text)
     number = _NUMBER_IN_FRONT.match(text)
     return number is not None and unit_of(plain_words(text[number.end() :])) is not None
 

@@ -144,13 +144,27 @@ def _ends_expression(words: str) -> bool:
 
 def _append_text(parser: Grammar, factors: list[Node]) -> None:
     """Give the last factor the unit or noun that follows."""
-    factors[-1] = _with_text(parser, factors[-1], joined_text(parser))
+    words = joined_text(parser)
+    if factors[-1].op in ("num", "dec"):
+        words += _per(parser)
+    factors[-1] = _with_text(parser, factors[-1], words)
+
+
+def _per(parser: Grammar) -> str:
+    """Consume a slash with the word behind it, and return them as " per hour"; empty if none follows."""
+    if parser.next.value != "/" or parser.peek().kind != "text":
+        return ""
+    if unit_of(parser.peek().value) is None:
+        return ""
+    parser.take()
+    return f" per {joined_text(parser)}"
 
 
 def _append_unit(parser: Grammar, factors: list[Node]) -> None:
     """Give the last factor the unit that follows; ``2 hours 30 minutes`` becomes a sum."""
     unit = unit_of(parser.take().value)
     assert unit is not None
+    unit = qualified(unit, _per(parser)) or unit
     last = factors[-1]
     factors[-1] = _with_unit(parser, last, unit)
     if len(factors) == 1 or last.op not in ("num", "dec"):

@@ -195,6 +195,18 @@ _CURRENCIES = {"USD": "\\$", "EUR": "\u20ac", "GBP": "\u00a3"}
 _CURRENCY_IN_FRONT = re.compile(r"(?<![A-Za-z\\])(USD|EUR|GBP)\s*(?=\d)")
 
 
+_FOR_EACH = re.compile(
+    r"(?<=[a-z])\s+(?:(?:for\s+)?(?:each|every)\s+(?=[a-z]{3})|an?\s+(?=square|cubic))"
+)
+_BEHIND_NUMBER = re.compile(r"\d[\s~]*(?:\\text\s*\{)?[\s~]*(?:[a-z]{2,}\s)?[a-z]{2,}$")
+
+
+def _per(match: re.Match[str]) -> str:
+    """Return "5 miles for each hour" as a rate; other phrases as they are."""
+    before = match.string[max(0, match.start() - 60) : match.start()]
+    return " per " if _BEHIND_NUMBER.search(before) else match.group()
+
+
 def clean(text: str) -> str:
     """Return `text` with every sign in the LaTeX or ASCII form that the parser reads."""
     if "&" in text and ";" in text:
@@ -208,6 +220,8 @@ def clean(text: str) -> str:
     if not text.isascii():
         text = _ascii(text)
     text = _CURRENCY_IN_FRONT.sub(lambda match: _CURRENCIES[match[1]], text)
+    if any(word in text for word in ("each ", "every ", " square ", " cubic ")):
+        text = _FOR_EACH.sub(_per, text)
     text = as_latex(text)
     if "[" in text and _OUTWARD_ENDS.search(text):
         text = _OUTWARD.sub(_inward, text)

@@ -18,7 +18,7 @@ _RADIAN = (("radian", 1),)
 _MONEY = (("dollar", 1),)
 _POUNDS = (("sterling", 1),)
 MAX_POWER = 12
-_CHANGING = frozenset("per non other without".split())
+_CHANGING = frozenset("non other without".split())
 _TEN = Node("num", (), Fraction(10))
 _HALF_TURN_PER_DEGREE = Node("div", (Node("const", (), "pi"), Node("num", (), Fraction(180))))
 
@@ -232,11 +232,13 @@ def _converted(left: Quantity, right: Quantity, lenient: bool) -> list[tuple[Qua
 
 def _same_thing(noun: str, other: str, lenient: bool) -> bool:
     """Tell whether two names of what is counted may be one: the same, or none; leniently one with further words."""
-    if not noun or not other or noun == other:
-        return True
     words = set(noun.split())
     others = set(other.split())
     further = words ^ others
+    if noun == other or "per" in further:
+        return noun == other
+    if not noun or not other:
+        return True
     return lenient and (words < others or others < words) and further.isdisjoint(_CHANGING)
 
 

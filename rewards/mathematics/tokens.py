@@ -376,6 +376,8 @@ def _named(word: str, spaced: bool, before: list[Token], is_applied: bool) -> li
     """Return the tokens of a run of letters: a function, a connector, a word of prose, or single letters."""
     name = ALIASES.get(word, word)
     lower = word.lower()
+    if _is_divisor(word, before):
+        return [Token("text", word, True)]
     is_function = name in FUNCTIONS and (is_applied or word not in _BRACKETED)
     if is_function:
         return [Token("cmd", "\\" + name, spaced)]
@@ -399,6 +401,17 @@ def _named(word: str, spaced: bool, before: list[Token], is_applied: bool) -> li
     if _is_word(word) or _is_counted(word, spaced, before):
         return [Token("text", word, True)]
     return _with_function(word, spaced)
+
+
+def _is_divisor(word: str, before: list[Token]) -> bool:
+    """Tell whether letters are what a rate of counted things is for: "apples per min", "meters/box"."""
+    if len(word) < 2 or not before:
+        return False
+    is_per = before[-1].kind == "text" and before[-1].value in ("per", "a", "an")
+    is_slash = before[-1].value == "/" and len(before) > 1 and before[-2].kind in ("text", "unit")
+    if not (is_per or is_slash):
+        return False
+    return word in _SHORT_NOUNS or (measure := unit_of(word)) is not None and not measure.is_noun
 
 
 def _ends_ordinal(word: str, spaced: bool, number: str) -> bool:

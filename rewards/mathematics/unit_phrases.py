@@ -382,12 +382,14 @@ class _Reader:
         """Tell whether a symbol that is also a word of English is the word: "5 km in 3 hours", "5 in total"."""
         continues = bool(self.factors) and not self.needs_factor and not self.pending
         following = _letters(self.text, match.end() + 1)
-        return continues or (len(following) > 1 and measure_of(following) is None)
+        is_followed = following.lower() in ("per", "an") or measure_of(following) is not None
+        return continues or (len(following) > 1 and not is_followed)
 
     def _opens_rate(self, match: re.Match[str]) -> bool:
         """Tell whether an article stands for "per": miles an hour."""
         following = _letters(self.text, match.end() + 1)
-        return bool(self.factors) and not self.needs_factor and is_word(following)
+        opens = is_word(following) or following in _BEFORE
+        return bool(self.factors) and not self.needs_factor and opens
 
     def _ends_here(self, match: re.Match[str]) -> bool:
         """Tell whether no name follows that "square" could belong to."""

@@ -101,7 +101,10 @@ def qualified(unit: Unit, words: str) -> Unit | None:
     rate = re.fullmatch(r"(?:per|/)\s*(?:an?\s+)?(.+)", words.strip())
     if rate is not None:
         divisor = unit_of(rate[1])
-        return None if divisor is None else product_of([unit, power_of(divisor, -1)])
+        if divisor is None:
+            return None
+        noun = f"{unit.noun} per {divisor.noun}".strip() if divisor.noun else unit.noun
+        return replace(product_of([unit, power_of(divisor, -1)]), noun=noun)
     noun = _noun_name(words)
     return None if noun is None else replace(unit, noun=noun)
 

@@ -163,6 +163,7 @@ SAME_LENIENT_ONLY = [
     ("\\frac{AB}{CD}=\\frac{2}{3}", "\\frac23"), ("5 \\text{ apples}", "5 \\text{ green apples}"),
     ("-4x^2+4x-2", "y+1=-(2x-1)^2"), ("(1,-2,3,-4)", "[1,-2,3,-4]"),
     ("3, 7", "3, 7, 7"), ("b, a, c", "b < a < c"),
+    ("3 red balls, 4 pink balls", "3 red balls, 4 white balls"),
 ]  # fmt: skip
 
 

@@ -57,7 +57,9 @@ SAME = [
     ("1 hour and 30 minutes", "90 minutes"), ("2 hours, 30 minutes and 5 seconds", "9005 s"),
     # words around units, and counted things
     ("5 liters of water", "5 L"), ("5 meters long", "500 cm"), ("5 persons", "5 people"), ("5 boxes", "5 box"),
-    ("5 apples per hour", "5"), (r"5 \text{ people/km}^2", "5"), ("12 square units", "12"), ("12 units^2", "12"),
+    ("5 apples per hour", "5"), ("5 apples/hour", "5 apples per hour"), ("5 meters/box", "5"), ("5 apples/min", "5 apples per minute"), ("5 in per min", "5"),
+    ("5 km for each box", "5 km per box"), ("5 dollars a square meter", "5 dollars per square meter"),
+    (r"5 \text{ people/km}^2", "5"), ("12 square units", "12"), ("12 units^2", "12"),
     ("12 apples", "12 apple"), ("12 apples", "12"), ("5 gronks", "5 gronk"), ("5 gronks", "5"), ("7 st", "98 lb"),
     ("21st", "21"),
     # a single letter behind a space
@@ -84,6 +86,10 @@ DIFFERENT = [
     ("12 apples", "12 oranges"), ("40 red balls", "40 scarlet balls"), ("3 boys", "3 girls"), ("5 dogs", "5 cats"),
     ("12 boxes of apples", "12 boxes of oranges"), ("5 liters of water", "5 liters of milk"), ("5 gronks", "5 zorbs"),
     (r"12\text{ apples}", r"12\text{ pears}"), ("5 apples per box", "5 apples"), ("12 days", "12 nights"),
+    ("3 red balls, 4 blue balls", "3 blue balls, 4 red balls"), ("3 apples, 4 pears", "3 apples, 4 plums"),
+    # rates
+    *((f"5 {above}", f"5 {above}{rate}") for above in ("km", "meters", "apples", "dollars", "in") for rate in (
+        "/person", " per person", " per min", " per square meter", " a square meter", " for each box", " each hour")),
     # products of symbols are no units
     ("2nm", "2"), ("2mg", "2"), ("5m", "5"), ("2abc", "2"), ("3 b", "3"), (r"3\mathrm{PA}", "3"), ("2kT", "2"),
     (r"x \mathrm{d} x", "x"), ("2 mg h", "2"), ("2x", "2"), ("5i", "5"), (r"5\mu", "5"), ("3mn", "3"),
