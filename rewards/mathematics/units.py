@@ -103,8 +103,8 @@ def qualified(unit: Unit, words: str) -> Unit | None:
         divisor = unit_of(rate[1])
         if divisor is None:
             return None
-        noun = f"{unit.noun} per {divisor.noun}".strip() if divisor.noun else unit.noun
-        return replace(product_of([unit, power_of(divisor, -1)]), noun=noun)
+        of_both = f"{unit.noun} per {divisor.noun}".strip() if divisor.noun else unit.noun
+        return replace(product_of([unit, power_of(divisor, -1)]), noun=of_both)
     noun = _noun_name(words)
     return None if noun is None else replace(unit, noun=noun)
 
