@@ -1,7 +1,8 @@
 """``python -m rewards.check DATA --reward NAME``: whether a reward and a data set fit, before any GPU is used.
 
 For each row three completions are made and judged: one with the gold answer must score 1, an empty one 0, and one
-with a wrong answer (the gold with its last digit changed, and the like) less than 1. A table shows how many did;
+with a wrong answer (the gold with its last digit changed, and the like) less than 1. Where the gold is a number with a
+unit and the reward is math_answer, one with the number alone must score 1 too. A table shows how many did;
 rows that did not are listed with the judge's explanation. A row without a gold, of a task that is judged by rule
 alone, is tried with the empty completion only, and counted. If more than ``--tolerance`` of the rows (1 %) fail any
 of the three, the exit code is 1. The usual finding is training data with unreadable answers. Rewards run as in
@@ -21,6 +22,7 @@ from typing import Any, Callable, Iterable, Mapping, Sequence
 from rewards.command_line import OneLineParser, json_object
 from rewards.conventions import TRUTH_COLUMNS
 from rewards.gold import gold_items, is_placeholder, stated_gold
+from rewards.mathematics.bare_values import bare_value
 from rewards.mathematics.extraction import bare_answer
 from rewards.paths import MISSING, reach
 from rewards.readers import can_read, read_rows
@@ -44,8 +46,9 @@ MAX_DETAIL_CHARS = 160
 ROWS_A_SUBMISSION = 512
 
 Row = Mapping[str, Any]
-Completions = Callable[[Row], tuple[str, str] | None]
-"""Makes a row's completion with the gold answer, and the one with a wrong answer; None where no gold is needed."""
+Completions = Callable[[Row], Sequence[str] | None]
+"""Makes a row's completion with the gold answer, the one with a wrong answer and, if there is a unit to leave out, one
+without it; None where no gold is needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ CHECKS: Mapping[str, tuple[str, Callable[[Score], bool]]] = {
     "gold": ("1", lambda score: score.value is not None and score.value >= 1),
     "empty": ("0", lambda score: score.value == 0),
     "perturbed": ("< 1", lambda score: score.value is not None and score.value < 1),
+    "no unit": ("1", lambda score: score.value is not None and score.value >= 1),
 }
 """What each kind of completion must score, as text and as a test."""
 
@@ -78,8 +82,8 @@ def check(
 ) -> list[Failure]:
     """Judge every row's gold, empty and perturbed completion; return those that did not score what they must.
 
-    ``completions`` makes a row's completion with the gold answer and with a wrong one; where it makes none, only the
-    empty one is judged.
+    ``completions`` makes a row's completion with the gold answer, with a wrong one, and perhaps one without its unit;
+    where it makes none, only the empty one is judged.
     """
     failures = []
     numbered = iter(enumerate(rows, 1))
@@ -107,7 +111,10 @@ def _trials(numbered_rows: Sequence[tuple[int, Row]], completions: Completions) 
     trials = []
     for number, row in numbered_rows:
         made = completions(row)
-        texts = {"empty": ""} if made is None else dict(zip(CHECKS, (made[0], "", made[1])))
+        texts = {"empty": ""}
+        if made is not None:
+            gold, wrong, *without_unit = made
+            texts = dict(zip(CHECKS, (gold, "", wrong, *without_unit)))
         for name, text in texts.items():
             trials.append(_Trial(number, name, _sample(text, row)))
     return trials
@@ -163,7 +170,7 @@ def _completions(options: argparse.Namespace) -> Completions:
     """How a row's right and wrong completion are made."""
     if options.completion:
 
-        def from_column(row: Row) -> tuple[str, str]:
+        def from_column(row: Row) -> Sequence[str]:
             text = str(row[options.completion])
             return text, perturbed(text)
 
@@ -171,7 +178,7 @@ def _completions(options: argparse.Namespace) -> Completions:
     function = load(options.reward)
     reads_mathematics = function.__module__ == "rewards.math_answer"
 
-    def from_gold(row: Row) -> tuple[str, str] | None:
+    def from_gold(row: Row) -> Sequence[str] | None:
         value = row[options.gold]
         if value is None and judges_without_gold(function):
             return None
@@ -180,7 +187,10 @@ def _completions(options: argparse.Namespace) -> Completions:
             gold = bare_answer(gold, lenient=True).text or gold  # the column may hold a solution
         right = options.template.replace("{gold}", gold)
         wrong = options.template.replace("{gold}", wrong_answer(gold, gold_items(value)))
-        return right, wrong
+        number = bare_value(gold) if reads_mathematics else None
+        if number is None:
+            return right, wrong
+        return right, wrong, options.template.replace("{gold}", number)
 
     return from_gold
 
@@ -212,8 +222,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
         print(f"rewards.check: {error}", file=sys.stderr)
         return 2
     print(f"{options.reward} on {len(rows)} rows of {options.data}")
-    num_unchecked = sum(completions(row) is None for row in rows)
-    print("\n".join(_table(failures, len(rows), num_unchecked)))
+    made = [completions(row) for row in rows]
+    num_unchecked = sum(texts is None for texts in made)
+    num_units = sum(texts is not None and len(texts) > 2 for texts in made)
+    print("\n".join(_table(failures, len(rows), num_unchecked=num_unchecked, num_units=num_units)))
     print("".join(_remarks(rows, options, num_unchecked)), end="")
     worst = max(Counter(failure.check for failure in failures).values(), default=0)
     return 1 if worst > options.tolerance * len(rows) else 0
@@ -335,12 +347,19 @@ def _remarks(rows: Sequence[Row], options: argparse.Namespace, num_unchecked: in
     return lines
 
 
-def _table(failures: Sequence[Failure], num_rows: int, num_unchecked: int) -> list[str]:
+def _table(
+    failures: Sequence[Failure], num_rows: int, *, num_unchecked: int, num_units: int
+) -> list[str]:
+    """The counts by kind of completion, and the failures; `num_units` rows have a gold answer with a unit."""
     counts = Counter(failure.check for failure in failures)
+    num_with_gold = num_rows - num_unchecked
+    num_tried_of = {"empty": num_rows, "no unit": num_units}
     lines = [f"{'completion':<12}{'must score':>12}{'passed':>10}{'failed':>10}"]
     for name, (wanted, _) in CHECKS.items():
-        num_judged = num_rows if name == "empty" else num_rows - num_unchecked
-        num_passed = num_judged - counts[name]
+        num_tried = num_tried_of.get(name, num_with_gold)
+        if name == "no unit" and not num_tried:
+            continue
+        num_passed = num_tried - counts[name]
         lines.append(f"{name:<12}{wanted:>12}{num_passed:>10}{counts[name]:>10}")
     if failures:
         heading = f"{'row':>6}  {'completion':<11} {'value':>6}  {'status':<15} what the judge said"

@@ -14,13 +14,14 @@ from grpo.scoring import Scorer
 from rewards import Sample, Score
 from rewards.check import TEMPLATE, wrong_answer
 from rewards.gold import gold_items, stated_gold
+from rewards.mathematics.bare_values import bare_value
 from rewards.mathematics.extraction import bare_answer
 from rewards.reasoning import continuing
 from rewards.service.service import Judged
 
 MAX_ROWS = 64
 ROWS_TO_CHOOSE_FORM = 8
-KINDS = ("gold", "wrong", "empty")
+KINDS = ("gold", "wrong", "empty", "without unit")
 FORMS = (
     TEMPLATE,
     "<think>\nso\n</think>\n\\boxed{{gold}}",
@@ -66,7 +67,7 @@ def _unchecked(facts: RunFacts) -> Iterator[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class GoldScores:
-    """Scores by kind of completion (gold, wrong, empty), in the order of the rows.
+    """Scores by kind of completion (gold, wrong, empty, gold without its unit), in the order of the rows.
 
     ``whole`` are the scores of gold completions that repeat a worked solution as a whole, where the column has such.
     """
@@ -101,6 +102,7 @@ class GoldScores:
             yield from self._constant(spec.name, facts)
         yield from self._faults(facts)
         yield from self._gold_without_full_score(facts)
+        yield from self._unit_demanded(facts)
         yield from self._paid_for_nothing(facts.accurate)
 
     def _constant(self, reward: str, facts: RunFacts) -> Iterator[Finding]:
@@ -156,6 +158,17 @@ class GoldScores:
         elif failed:
             yield warning("some-gold-scores-zero", f"{count}, e.g.: {_reason(failed)}")
 
+    def _unit_demanded(self, facts: RunFacts) -> Iterator[Finding]:
+        """Gold answers with a unit, whose number alone has less than the full score though they have it."""
+        scores = self.of(facts.accurate, "without unit")
+        failed = [score for score in scores if not _is_full(score)]
+        if failed and _num_full(self.of(facts.accurate, "gold")):
+            yield warning(
+                "unit-demanded",
+                f"rewards.{facts.accurate} gives {len(failed)} of {len(scores)} answers less than its full score when "
+                f"they leave out the unit of the gold one in {facts.gold}: {_reason(failed)}",
+            )
+
     def _paid_for_nothing(self, reward: str) -> Iterator[Finding]:
         """Wrong answers with the full score, and empty completions with any."""
         scores = self.of(reward, "wrong")
@@ -204,6 +217,10 @@ def score_gold(facts: RunFacts, scorer: Scorer) -> GoldScores:
         form = _best_form(scorer, facts, answers[:ROWS_TO_CHOOSE_FORM])
         pairs["gold"] = _written(form, answers)
         pairs["wrong"] = _written(form, _wrong_answers(answers, facts))
+        numbers = [(bare_value(answer), row) for answer, row in answers if not _runs_code(facts)]
+        bare = [(number, row) for number, row in numbers if number is not None]
+        if bare:
+            pairs["without unit"] = _written(form, bare)
         if answers != solutions:
             whole = _score(scorer, facts, _written(form, solutions))
     by_kind = {kind: _score(scorer, facts, texts) for kind, texts in pairs.items()}

@@ -8,13 +8,18 @@ from text to tree
 ------------------------------------------------------------------------------------------------
 plain_number  numbers as people write them, without a parser, and the rules of rounding
 words         multiple choice, times and dates, names, sentences
+letters       several letters of a multiple choice
+prose         what a sentence states: its value, the options that it calls correct
 notation      one spelling for what is written in many ways
+plain_text    plain-text mathematics in LaTeX's signs
 tokens        text becomes tokens
 cursor        a position in the tokens, and the rules of the grammar that call each other
 latex         tokens become a tree: sums, products, factors
 statements    its upper half: lists, relations, sets, ratios
 juxtaposition mixed numbers, units, products without a sign; further parts: brackets, commands, suffixes, digits
 tree          the tree's node and its bounds
+measures      the table of units and prefixes
+unit_phrases  units in every spelling; further: siunitx, unit_tokens (where one may stand), bare_values
 units         what a unit's name stands for
 from tree to verdict
 ------------------------------------------------------------------------------------------------

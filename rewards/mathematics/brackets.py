@@ -46,6 +46,10 @@ def _between_bars(parser: Grammar, bar: str) -> Node:
 
 def _braces(parser: Grammar) -> Node:
     """Return a set, or a set-builder: its element, and the conditions after the bar."""
+    if parser.next.value == "\\begin":
+        system = parser.atom()
+        parser.accept("\\}", "\\rbrace")
+        return parser.node("cases", system.args) if system.op == "matrix" else system
     outside = parser.open_group(bar_separates=True)
     if parser.accept("\\}", "\\rbrace"):
         parser.close_group(outside)
@@ -64,10 +68,15 @@ def _braces(parser: Grammar) -> Node:
 
 def _semicolons(parser: Grammar, first: Node) -> tuple[Node, ...]:
     """Return the items that commas or semicolons separate in brackets."""
-    items = _members(first)
+    return tuple(item for row in _rows(parser, first) for item in row)
+
+
+def _rows(parser: Grammar, first: Node) -> list[tuple[Node, ...]]:
+    """Return the items between commas of what semicolons separate."""
+    rows = [_members(first)]
     while parser.accept(";"):
-        items += _members(parser.items())
-    return items
+        rows.append(_members(parser.items()))
+    return rows
 
 
 def _members(node: Node) -> tuple[Node, ...]:
@@ -83,11 +92,15 @@ def _group(parser: Grammar, opening: str) -> Node:
         parser.close_group(outside)
         return parser.node("group", (), opening)
     content = parser.items()
-    items = _semicolons(parser, content)
+    rows = _rows(parser, content)
+    items = tuple(item for row in rows for item in row)
     while parser.accept("."):
         pass
     closing = parser.take().value
     parser.close_group(outside)
+    widths = {len(row) for row in rows}
+    if opening == "[" and closing == "]" and len(rows) > 1 and len(widths) == 1 and widths != {1}:
+        return parser.node("matrix", items, (len(rows), len(rows[0])))
     if opening in _APPLIED:
         if closing != OPENING[opening]:
             raise ParseError("brackets do not match")

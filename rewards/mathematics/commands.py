@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import chain
 
 from rewards.mathematics.brackets import bracketed
 from rewards.mathematics.cursor import Grammar
@@ -21,6 +22,7 @@ from rewards.mathematics.tokens import (
     NUMBER_SETS,
     OPENING,
     RELATIONS,
+    Token,
 )
 from rewards.mathematics.tree import Node, ParseError, name_of
 
@@ -34,8 +36,17 @@ _TRANSPARENT = frozenset(
     "\\boxed \\fbox \\mathop \\mathrm \\text \\overbrace \\underbrace \\phantom \\tag".split()
 )
 _NO_VALUE = frozenset("\\end \\and \\or \\hline \\item".split()) | {""}
-_ROWS_OF_STATEMENTS = frozenset({"cases", "aligned", "align", "gathered", "align*"})
+_ROWS_OF_STATEMENTS = frozenset(
+    "cases dcases rcases aligned align align* alignedat alignat alignat* gathered gather gather* split"
+    " eqnarray eqnarray* equation equation* multline multline*".split()
+)
+_WITH_COLUMNS = frozenset("array tabular alignedat alignat alignat*".split())
+_MAY_BE_STATEMENTS = frozenset({"array", "tabular", "matrix"})
+_ALIGNED = frozenset({"aligned", "align", "align*", "gathered"})
+_ENCLOSES_MATRIX = frozenset({"(", "[", "|", "\\|"})
 _ONE = Node("num", (), Fraction(1))
+_THREE = Node("num", (), Fraction(3))
+_CALLS = {"binomial": "binom"}
 
 
 def command(parser: Grammar, name: str) -> Node:
@@ -124,8 +135,10 @@ def _function(parser: Grammar, name: str) -> Node:
     arguments = _arguments(parser)
     if name in ("log", "lg", "ln"):
         call = _logarithm(parser, name, arguments, base)
+    elif name == "cbrt":
+        call = parser.node("call", (*arguments, _THREE), "root")
     else:
-        call = parser.node("call", arguments, name)
+        call = parser.node("call", arguments, _CALLS.get(name, name))
     if exponent is None:
         return call
     return parser.node("pow", (call, exponent))
@@ -166,7 +179,7 @@ def _arguments(parser: Grammar) -> tuple[Node, ...]:
 def _continues_argument(parser: Grammar, last: Node) -> bool:
     """Tell whether the next token still belongs to a function's argument without brackets."""
     token = parser.next
-    if token.kind == "text" or token.value in OPENING:
+    if token.kind in ("text", "unit") or token.value in OPENING:
         return False
     if not starts_factor(parser, token):
         return False
@@ -233,16 +246,22 @@ def _limit(parser: Grammar) -> Node:
 
 
 def _environment(parser: Grammar) -> Node:
-    """Return a matrix, or the rows of ``cases`` and ``aligned``."""
+    """Return a matrix, or the rows of ``cases``, ``aligned`` and of an ``array`` that holds equations."""
+    opening = parser.peek(-2).value if parser.position > 1 else ""
     name = parser.braced_name()
-    if name == "array":
-        parser.braced_name()
-    rows = _rows(parser)
+    if name in _WITH_COLUMNS:
+        _skip_columns(parser)
+    is_matrix = name not in _ROWS_OF_STATEMENTS
+    may_be_statements = name in _MAY_BE_STATEMENTS and opening not in _ENCLOSES_MATRIX
+    if not is_matrix or may_be_statements:
+        _join_aligned(parser)
+    rows = [row for row in _rows(parser) if row]
     parser.braced_name()
-    rows = [row for row in rows if row]
-    if name in _ROWS_OF_STATEMENTS:
-        statements = tuple(_statement_row(parser, row) for row in rows)
-        return parser.node("cases" if name == "cases" else "list", statements, name)
+    if may_be_statements and rows:
+        is_matrix = not all(any(map(_is_relation, row)) for row in rows)
+    if not is_matrix:
+        parser.accept("\\}", "\\rbrace")  # closed by ``\right\}``, which nothing opens
+        return _statements(parser, [_statement_row(parser, row) for row in rows], name)
     widths = {len(row) for row in rows}
     if len(widths) != 1:
         raise ParseError("a matrix with ragged rows")
@@ -250,19 +269,81 @@ def _environment(parser: Grammar) -> Node:
     return parser.node("matrix", tuple(cells), (len(rows), widths.pop()))
 
 
+def _skip_columns(parser: Grammar) -> None:
+    """Consume the braces that describe the columns of a table, which may hold braces."""
+    parser.expect("{")
+    level = 1
+    while level:
+        token = parser.take()
+        if token is END:
+            raise ParseError("an open brace")
+        level += (token.value == "{") - (token.value == "}")
+
+
+def _join_aligned(parser: Grammar) -> None:
+    r"""Drop the signs of alignment up to the environment's end: ``&`` next to a relation, an empty cell, a row's end.
+
+    A row that opens with a relation continues the one before.
+    """
+    start = parser.position
+    end = _end_of_environment(parser)
+    joined: list[Token] = []
+    for index in range(start, end):
+        token = parser.tokens[index]
+        following = next((t for t in parser.tokens[index + 1 : end] if t.value != "&"), END)
+        before = joined[-1].value if joined else "\\\\"
+        opens_relation = following.value in RELATIONS and following.kind != "text"
+        is_needless = opens_relation or before in RELATIONS or before in ("\\\\", "&")
+        if token.value == "&" and (is_needless or following.value in ("\\\\", "")):
+            continue
+        if token.value == "\\\\" and opens_relation and joined:
+            continue
+        joined.append(token)
+    parser.tokens[start:end] = joined
+
+
+def _end_of_environment(parser: Grammar) -> int:
+    r"""Return the index of the ``\end`` that closes the environment whose content is next."""
+    level = 0
+    for index in range(parser.position, len(parser.tokens)):
+        value = parser.tokens[index].value
+        if value == "\\end" and level == 0:
+            return index
+        level += (value == "\\begin") - (value == "\\end")
+    raise ParseError("an environment that never ends")
+
+
+def _is_relation(node: Node) -> bool:
+    return node.op == "rel" or (node.op == "list" and any(map(_is_relation, node.args)))
+
+
+def _statements(parser: Grammar, statements: list[Node], name: str) -> Node:
+    """Return the rows of a system as a list of what holds at once; values by cases stay cases."""
+    if len(statements) == 1 and statements[0].op != "when":
+        return statements[0]
+    if all(map(_is_relation, statements)):
+        rows = [row.args if row.op == "list" else (row,) for row in statements]
+        return parser.node("list", tuple(chain.from_iterable(rows)), "and")
+    return parser.node("cases" if name not in _ALIGNED else "list", tuple(statements), name)
+
+
 def _rows(parser: Grammar) -> list[list[Node]]:
     r"""Return the cells of an environment row by row; consumes its ``\end``."""
     rows: list[list[Node]] = [[]]
+    parser.open_rows += 1
     while not parser.accept("\\end"):
         if parser.next is END:
             raise ParseError("an environment that never ends")
         if parser.accept("\\\\", "\\hline"):
             rows.append([])
+        elif parser.accept(".", ",", ";"):
+            continue
         elif not parser.accept("&", "\\&"):
             word = parser.next.value.strip(" ,").lower()
             if parser.next.kind == "text" and word in ("if", "when", "for"):
                 parser.take()
             rows[-1].append(parser.items())
+    parser.open_rows -= 1
     return rows
 
 
@@ -270,4 +351,6 @@ def _statement_row(parser: Grammar, cells: list[Node]) -> Node:
     """Return a row of ``cases``: one cell, or a value with its condition."""
     if len(cells) == 1:
         return cells[0]
+    if all(cell.op == "rel" and cell.value == ("=",) for cell in cells):
+        return parser.node("list", tuple(cells), "and")
     return parser.node("when", tuple(cells))

@@ -7,16 +7,17 @@ The rules for what must be in order, what may be in any, and which name a value 
 from __future__ import annotations
 
 import zlib
-from itertools import permutations
+from dataclasses import replace
+from itertools import pairwise, permutations
 
 from rewards.mathematics.agreement import Agreement
 from rewards.mathematics.equations import FLIPPED, same_equation, same_inequality, solves
 from rewards.mathematics.expressions import Undecided, canonical, fold, rename, symbols
 from rewards.mathematics.labels import Labelled, expand_signs, label_of, split_label
-from rewards.mathematics.quantities import quantities_agree
+from rewards.mathematics.quantities import quantities_agree, without_shared_unit
 from rewards.mathematics.real_sets import is_set_of_reals, sets_agree
 from rewards.mathematics.tree import Node
-from rewards.mathematics.words import same_words, says_more
+from rewards.mathematics.words import direction_of, same_words, says_more
 
 __all__ = ["Comparison"]
 
@@ -34,6 +35,7 @@ class Comparison:
         seed = zlib.crc32(f"{pred}\n{gold}".encode())
         self.agreement = Agreement(seed, lenient, allow_sympy)
         self.is_unsure = False
+        self.may_rename = True
         self._lenient = lenient
         self._level = 0
 
@@ -55,21 +57,23 @@ class Comparison:
         gold = expand_signs(gold)
         if self._by_shape(pred, gold):
             return True
-        return self._lenient and self._level <= 2 and self._renamed(pred, gold)
+        may_rename = self._lenient and self.may_rename and self._level <= 2
+        return may_rename and self._renamed(pred, gold)
 
     def _by_shape(self, pred: Node, gold: Node) -> bool:
         """Compare by what the two sides are: labelled values, lists, sets, tuples, matrices, quantities."""
-        if self._lenient:
-            pred = _without_text(pred)
-            gold = _without_text(gold)
-        pred = _itemised(pred, gold)
-        gold = _itemised(gold, pred)
+        if _turns_otherwise(pred, gold):
+            return False
+        if self._lenient or _only_one_turns(pred, gold):
+            pred, gold = _without_texts(pred, gold)
+        pred = _summed(_itemised(pred, gold), gold)
+        gold = _summed(_itemised(gold, pred), pred)
         verdict = self._labelled(pred, gold)
         if verdict is not None:
             return verdict
         ops = {pred.op, gold.op}
         if is_set_of_reals(pred) or is_set_of_reals(gold):
-            return self._conditions(pred, gold)
+            return self._conditions(_united(pred), _united(gold))
         if ops & _COLLECTIONS:
             return self._lists(pred, gold)
         if "matrix" in ops:
@@ -133,6 +137,8 @@ class Comparison:
         right_has_names = self._has_labels(right)
         if left_has_names != right_has_names:
             return self._unnamed(left, right, gold_is_named=right_has_names)
+        if self._lenient:
+            left = _with_kinds_of(left, right)
         return self._in_any_order(left, right, as_sets="set" in (pred.op, gold.op))
 
     def _single_item(
@@ -202,16 +208,34 @@ class Comparison:
         """Compare matrices cell by cell, a row or column with a tuple; None if arithmetic is left to do."""
         if "group" in (pred.op, gold.op):
             matrix, group = (pred, gold) if pred.op == "matrix" else (gold, pred)
+            if group.args and all(row.op == "group" for row in group.args):
+                return self._rows(pred, gold, matrix, group)
             is_vector = 1 in matrix.value and group.value in ("()", "[]")
             return is_vector and self._in_order(pred.args, gold.args)
         if pred.op != gold.op:
             return None
         return pred.value == gold.value and self._in_order(pred.args, gold.args)
 
+    def _rows(self, pred: Node, gold: Node, matrix: Node, group: Node) -> bool:
+        """Compare a matrix with a list of rows in brackets, ``[[1, 2], [3, 4]]``."""
+        shapes = {len(row.args) for row in group.args}
+        if shapes != {matrix.value[1]} or len(group.args) != matrix.value[0]:
+            return False
+        cells = tuple(cell for row in group.args for cell in row.args)
+        if matrix is gold:
+            return self._in_order(cells, gold.args)
+        return self._in_order(pred.args, cells)
+
     # relations
 
     def _conditions(self, pred: Node, gold: Node) -> bool:
-        """Compare inequalities, intervals, unions and set-builders as sets of numbers."""
+        """Compare inequalities, intervals, unions and set-builders as sets of numbers, in one unit if they have any."""
+        in_one_unit = without_shared_unit(pred, gold)
+        if in_one_unit is not None and self._sets(*in_one_unit):
+            return True
+        return self._sets(pred, gold)
+
+    def _sets(self, pred: Node, gold: Node) -> bool:
         are_relations = pred.op == gold.op == "rel"
         if are_relations and self._chains(pred, gold):
             return True
@@ -324,6 +348,20 @@ def _is_numbered(name: str, other: str) -> bool:
     return bool(short) and long.startswith(short + "_") and long[len(short) + 1 :].isdigit()
 
 
+def _without_texts(pred: Node, gold: Node) -> tuple[Node, Node]:
+    """Return two products without the words around them; what follows a value stays where the other has a unit."""
+    if _carries_unit(pred) or _carries_unit(gold):
+        return pred, gold
+    return _without_text(pred), _without_text(gold)
+
+
+def _carries_unit(node: Node) -> bool:
+    """Tell whether a value has a unit of measurement."""
+    if node.op in ("neg", "mul"):
+        return any(map(_carries_unit, node.args))
+    return node.op == "unit" and bool(node.value.dimensions)
+
+
 def _without_text(node: Node) -> Node:
     """Return a product without the words around it, unless they change it."""
     if node.op != "mul":
@@ -336,6 +374,34 @@ def _without_text(node: Node) -> Node:
     if len(factors) == 1:
         return factors[0]
     return Node("mul", factors)
+
+
+def _united(node: Node) -> Node:
+    """Return ``(0, 1) or [2, 3)``, which is compared with a set of numbers, as a union of intervals."""
+    if node.op != "list" or node.value != "or":
+        return node
+    if any(arg.op != "group" or len(arg.args) != 2 for arg in node.args):
+        return node
+    return Node("union", node.args)
+
+
+def _turns_otherwise(pred: Node, gold: Node) -> bool:
+    """Tell whether the prediction says of its value that it went up or down, and the gold does not say the same."""
+    claimed = direction_of(_text_of(pred))
+    true = direction_of(_text_of(gold))
+    return claimed != true and (claimed == "down" or (claimed == "up" and true == "down"))
+
+
+def _only_one_turns(pred: Node, gold: Node) -> bool:
+    """Tell whether one side is a bare value and the other says that it went up or down."""
+    claimed = _text_of(pred)
+    true = _text_of(gold)
+    return not (claimed and true) and bool(direction_of(claimed or true))
+
+
+def _text_of(node: Node) -> str:
+    """Return the words around a value."""
+    return " ".join(arg.value for arg in node.args if arg.op == "text") if node.op == "mul" else ""
 
 
 def _itemised(node: Node, other: Node) -> Node:
@@ -355,6 +421,19 @@ def _itemised(node: Node, other: Node) -> Node:
     return Node("list", equations, ",")
 
 
+def _summed(node: Node, other: Node) -> Node:
+    """Return "2 hours, 30 minutes and 5 seconds" as a sum, if the other side is no list."""
+    if node.op != "list" or other.op in _COLLECTIONS or node.value in (";", "or"):
+        return node
+    if any(arg.op != "unit" for arg in node.args):
+        return node
+    units = [arg.value for arg in node.args]
+    is_falling = all(larger.factor > smaller.factor for larger, smaller in pairwise(units))
+    if not is_falling or len({unit.dimensions for unit in units}) != 1:
+        return node
+    return Node("add", node.args)
+
+
 def _items(node: Node) -> list[Node] | None:
     """Return the members of a list or set, those of both signs spelled out; None for anything else."""
     if node.op not in _COLLECTIONS:
@@ -369,6 +448,30 @@ def _items(node: Node) -> list[Node] | None:
         else:
             items.append(arg)
     return items
+
+
+def _with_kinds_of(items: list[Node], others: list[Node]) -> list[Node]:
+    """Return counted things under the others' names, in their order: 5 pale balls as 5 white balls.
+
+    Only the word in front of the same thing changes, to one that no other item has, and some item keeps its name.
+    """
+    names = [_counted(item) for item in items]
+    new_names = [_counted(item) for item in others]
+    is_shared = len(names) == len(new_names) and not set(names).isdisjoint(new_names)
+    if not is_shared or "" in names + new_names:
+        return items
+    renamed = []
+    for item, name, new in zip(items, names, new_names):
+        is_free = name not in new_names and new not in names
+        if name != new and (not is_free or name.split()[-1] != new.split()[-1]):
+            return items
+        renamed.append(Node("unit", item.args, replace(item.value, noun=new)))
+    return renamed
+
+
+def _counted(node: Node) -> str:
+    """Return the name of what an item counts; empty if it counts nothing."""
+    return node.value.noun if node.op == "unit" and node.value.is_noun else ""
 
 
 def _distinct(items: list[Node]) -> list[Node]:

@@ -21,7 +21,7 @@ class Cursor:
     """A position in the tokens of one answer; counts nodes and levels.
 
     ``open_bars`` is how many absolute values are open, ``bar_separates`` whether a bar ends a set-builder's element,
-    and ``open_integrals`` how many integrals still wait for their ``dx``.
+    ``open_integrals`` how many integrals still wait for their ``dx``, and ``open_rows`` how many environments are open.
     """
 
     def __init__(self, tokens: list[Token], lenient: bool):
@@ -33,6 +33,7 @@ class Cursor:
         self.open_bars = 0
         self.bar_separates = False
         self.open_integrals = 0
+        self.open_rows = 0
 
     @property
     def next(self) -> Token:

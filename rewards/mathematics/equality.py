@@ -9,10 +9,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
 
 from rewards.mathematics.comparison import Comparison
 from rewards.mathematics.latex import parse
+from rewards.mathematics.letters import letters_of
+from rewards.mathematics.notation import clean
 from rewards.mathematics.plain_number import rational_agrees, read_plain_number
+from rewards.mathematics.plain_text import complex_in_i
+from rewards.mathematics.prose import is_refuted, said_value, stated_options
+from rewards.mathematics.quantities import units_in
 from rewards.mathematics.tree import MAX_LENGTH, Node, ParseError
 from rewards.mathematics.units import unit_of
 from rewards.mathematics.words import (
@@ -20,17 +27,17 @@ from rewards.mathematics.words import (
     is_sentence,
     is_wording,
     moments_agree,
+    plain_words,
     same_words,
     spelled_out,
 )
 
 __all__ = ["Verdict", "equal"]
 
-_DELIMITERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
+_DELIMITERS = (("**", "**"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
+_NUMBER_IN_FRONT = re.compile(r"\s*[-+\u2212]?\s*[\d.,/]*\d\s*")
 _SPACE = re.compile(r"(?<!\w)\s+|\s+(?!\w)")
-_QUANTITY = re.compile(
-    r"(-?[\d.,]{1,40}(?:\s*/\s*\d{1,20})?)\s+([A-Za-z]{1,12}(?:\^?\d)?(?:/[A-Za-z]{1,12}(?:\^?\d)?)?)"
-)
+_NUMBER_OF_GROUPS = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,25 @@ def equal(pred: str, gold: str, *, lenient: bool = False, allow_sympy: bool = Fa
     quick = _by_text(pred, gold, lenient)
     if quick is not None:
         return quick
-    return _by_tree(pred, gold, lenient, allow_sympy)
+    if is_refuted(plain_words(pred)) and not is_refuted(plain_words(gold)):
+        return Verdict(False, "a", "the prediction calls its value wrong")
+    verdict = _by_tree(pred, gold, lenient, allow_sympy)
+    said = _said(pred, gold) if lenient and verdict.equal is False else None
+    return verdict if said is None else equal(said, gold, lenient=True, allow_sympy=allow_sympy)
+
+
+def _said(pred: str, gold: str) -> str | None:
+    """Return what a prediction in prose says: the options it calls correct, or the value; None if the gold is prose."""
+    text = plain_words(pred)
+    if choice_of(gold) is not None or letters_of(gold) is not None:
+        return _other(pred, stated_options(text))
+    if is_wording(gold) or said_value(plain_words(gold)) is not None:
+        return None
+    return _other(pred, said_value(text))
+
+
+def _other(pred: str, said: str | None) -> str | None:
+    return said if said and said != pred else None
 
 
 def _tidy(text: str) -> str:
@@ -83,6 +108,8 @@ def _tidy(text: str) -> str:
 
 def _by_text(pred: str, gold: str, lenient: bool) -> Verdict | None:
     """Return the verdict that needs no parser: equal strings, plain numbers, choices, moments, sentences."""
+    if _NUMBER_OF_GROUPS.fullmatch(gold) and re.search(r"\d,\s+\d", pred):
+        return Verdict(False, "a", "a list for a number")
     if pred == gold or _SPACE.sub("", pred) == _SPACE.sub("", gold):
         return Verdict(True, "a", "the same text")
     if not pred:
@@ -95,7 +122,22 @@ def _by_text(pred: str, gold: str, lenient: bool) -> Verdict | None:
     moments = moments_agree(pred, gold)
     if moments is not None:
         return Verdict(moments, "a", "compared as times or dates")
-    return _by_choice(pred, gold, lenient) or _by_words(pred, gold, lenient)
+    letters = _by_letters(pred, gold)
+    return letters or _by_choice(pred, gold, lenient) or _by_words(pred, gold, lenient)
+
+
+def _by_letters(pred: str, gold: str) -> Verdict | None:
+    """Compare several letters of a multiple choice, in any order; None if neither side is several letters."""
+    true = letters_of(gold)
+    claimed = letters_of(pred)
+    if true is None or claimed is None or true.is_small:
+        several, other = (true, pred) if claimed is None else (claimed, gold)
+        if several is None or several.is_small or choice_of(other) is None:
+            return None
+        return Verdict(False, "a", "one letter and several")
+    if true.is_glued and claimed.is_glued:
+        return None
+    return Verdict(true.agrees_with(claimed), "a", "compared as several letters")
 
 
 def _by_choice(pred: str, gold: str, lenient: bool) -> Verdict | None:
@@ -104,7 +146,7 @@ def _by_choice(pred: str, gold: str, lenient: bool) -> Verdict | None:
     if gold_choice is None:
         return None
     letter, text = gold_choice
-    is_upper = gold.strip("() ").isupper()
+    is_upper = plain_words(gold).strip("() ").isupper()
     if letter not in "ABCDEFGH":
         return None
     if not (text or is_upper or "text" in gold):
@@ -122,11 +164,20 @@ def _by_words(pred: str, gold: str, lenient: bool) -> Verdict | None:
     gold_is_sentence = is_sentence(gold)
     if not gold_is_sentence and not is_wording(gold):
         return None
+    if _is_quantity(gold):
+        return None
     if same_words(pred, gold, lenient):
         return Verdict(True, "a", "the same words")
     if gold_is_sentence and not re.search(r"\d", gold):
         return Verdict(False, "a", "compared as words")
     return None
+
+
+def _is_quantity(text: str) -> bool:
+    """Tell whether a text is a number and a unit in words, such as "5 miles per hour"."""
+    text = clean(text)
+    number = _NUMBER_IN_FRONT.match(text)
+    return number is not None and unit_of(plain_words(text[number.end() :])) is not None
 
 
 # tiers b and c: trees
@@ -141,10 +192,10 @@ def _by_tree(pred: str, gold: str, lenient: bool, allow_sympy: bool) -> Verdict:
         return Verdict(None, "b", "the gold cannot be read")
     comparison = Comparison(pred, gold, lenient, allow_sympy)
     preds = _readings(pred, lenient)
-    for gold_tree in golds:
-        for pred_tree in preds:
-            if comparison.same(pred_tree, gold_tree):
-                return Verdict(True, comparison.agreement.tier, "equal as mathematics")
+    for gold_reading, pred_reading in product(golds, preds):
+        comparison.may_rename = not (gold_reading.is_second or pred_reading.is_second)
+        if comparison.same(pred_reading.tree, gold_reading.tree):
+            return Verdict(True, comparison.agreement.tier, "equal as mathematics")
     if is_wording(gold) and same_words(pred, gold, lenient):
         return Verdict(True, "b", "the same words")
     if not preds:
@@ -161,29 +212,44 @@ def _not_equal(comparison: Comparison) -> Verdict:
     return Verdict(False, tier, reason)
 
 
-def _readings(text: str, lenient: bool) -> list[Node]:
-    """Return the trees of a text: with commas in numbers, and with commas as separators if that differs."""
-    trees: list[Node] = []
+class _Reading(NamedTuple):
+    """The tree of a text, and whether it is a second one, which takes what is surely a unit for symbols."""
+
+    tree: Node
+    is_second: bool
+
+
+def _readings(text: str, lenient: bool) -> list[_Reading]:
+    """Return the trees of a text: commas in numbers or between them, letters as units or as symbols."""
+    readings: list[_Reading] = []
     if lenient and re.fullmatch(r"-?0,\d+", text):
         text = text.replace(",", ".")
     is_ambiguous = re.search(r"\d[, ]\d{3}", text) is not None
     for grouped in (True, False) if is_ambiguous else (True,):
-        try:
-            tree = parse(text, grouped=grouped, lenient=lenient)
-        except ParseError:
+        first = _tree(text, grouped, lenient, letters_are_units=True)
+        if first is not None:
+            readings.append(_Reading(first, is_second=False))
+        units = units_in(first) if first is not None else None
+        if units == []:
             continue
-        if tree not in trees:
-            trees.append(tree)
-    return trees + _as_quantity(text, lenient)
+        second = _tree(text, grouped, lenient, letters_are_units=False)
+        is_sure = units is not None and all(unit.is_certain for unit in units)
+        if second is None or second == first or (is_sure and units_in(second)):
+            continue  # with "km per hour", the letters in front of "per" are no symbols
+        readings.append(_Reading(second, is_second=is_sure))
+    return readings + _as_printed(text, lenient)
 
 
-def _as_quantity(text: str, lenient: bool) -> list[Node]:
-    """Return the second reading of ``20 m/s``: a number and, after a space, a unit in plain letters."""
-    match = _QUANTITY.fullmatch(text)
-    unit = unit_of(match[2]) if match else None
-    if match is None or unit is None or unit.is_noun:
-        return []
+def _as_printed(text: str, lenient: bool) -> list[_Reading]:
+    """Return the second reading of a complex number that a program shows."""
+    in_i = complex_in_i(text)
+    tree = None if in_i is None else _tree(in_i, True, lenient, letters_are_units=True)
+    return [] if tree is None else [_Reading(tree, is_second=False)]
+
+
+def _tree(text: str, grouped: bool, lenient: bool, letters_are_units: bool) -> Node | None:
+    """Return the tree of a text, or None if it cannot be read."""
     try:
-        return [parse(f"{match[1]} \\text{{{match[2]}}}", lenient=lenient)]
+        return parse(text, grouped=grouped, lenient=lenient, letters_are_units=letters_are_units)
     except ParseError:
-        return []
+        return None

@@ -544,7 +544,7 @@ def _integral(node: Node, point: Point, budget: Budget) -> Any:
 
 def _angle(node: Node, point: Point, budget: Budget) -> Any:
     """Return an angle in radians; other units have no plain value."""
-    if node.value.dimensions != (("angle", 1),):
+    if node.value.dimensions != (("degree", 1),):
         raise Undecided("a unit")
     factor = node.value.factor
     half_turns = evaluate(node.args[0], point, budget) * context().pi

@@ -2,7 +2,8 @@ r"""Where a completion states its final answer.
 
 `extract` reads a completion after its reasoning has ended and returns the answer and the rule that located it.
 `bare_answer` does the same for text that may already be a bare answer. Whether two answers agree is
-``rewards.mathematics.equality``; nothing here parses mathematics, imports sympy or takes more than linear time.
+``rewards.mathematics.equality``, what prose states ``rewards.mathematics.prose``; nothing here parses mathematics,
+imports sympy or takes more than linear time.
 
 Order of preference, the same for training (strict) and evaluation (lenient):
 
@@ -14,9 +15,9 @@ boxed      the last ``\boxed{...}``; neighbours form one list    up to five word
                                                                  "final answer is" after the last box wins;
                                                                  an unclosed box is read to its line's end
 hash       what follows the last ``####``                        -
-phrase     what follows the last "the answer is", "answer:"      -
+phrase     what follows the last "the answer is", "answer:"      the options that the last sentence calls correct
 math       the last formula in delimiters                        ``$ x $`` with inner spaces counts too
-number     the last number in the text                           strict looks at the last 300 characters
+number     the last number with the expression around it         strict looks at the last 300 characters
 ========== ===================================================== ==========================================
 """
 
@@ -25,6 +26,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Callable, NamedTuple
+
+from rewards.mathematics.prose import (
+    NUMBER,
+    is_denied,
+    is_question,
+    last_value,
+    opening_value,
+    stated_options,
+)
+from rewards.mathematics.unit_tokens import unit_after
 
 __all__ = ["Extracted", "bare_answer", "extract"]
 
@@ -42,14 +53,14 @@ class Extracted:
 
 NOTHING = Extracted(None, "none")
 
-NUMBER = re.compile(
-    r"(?<![\w.,/])(?P<sign>(?<![\d)\]}])[-\u2212\u2013])?[$\u20ac\u00a3]?\s?"
-    r"(?P<body>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
-    r"(?P<over>\s?/\s?\d+(?!\d|\.\d))?"
-    r"(?P<percent>\s?\\?%)?"
+_BE = (
+    r"(?:is|are|was|were|equals|becomes|comes\s+(?:out\s+)?to|turns\s+out\s+to\s+be|works\s+out\s+to"
+    r"|(?:must|should|will|would|has\s+to)(?:\s+therefore|\s+then|\s+thus)?\s+be)\b\s*"
+    r"(?:(?:therefore|thus|hence|simply|indeed|clearly|exactly|precisely|equal\s+to|given\s+by|found\s+to\s+be)\b\s*)?:?"
 )
 _PHRASE = re.compile(
-    r"(?:final\s+answer|answer|result)\b(?:\s*\*\*)?\s*(?:(?:is|are|was|equals)\b\s*:?|:|=)(?:\s*\*\*)?\s*",
+    r"(?:final\s+answer|answer|result|(?:correct|right|best)\s+(?:option|choice|statement)s?)\b(?:\s*\*\*)?\s*"
+    rf"(?:{_BE}|:|=)(?:\s*\*\*)?\s*(?:(?:options?|choices?)\s+(?=\W{{0,3}}[A-J](?![a-z])))?",
     re.IGNORECASE,
 )
 _FINAL = re.compile(
@@ -62,6 +73,8 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 _JOIN_STRICT = re.compile(
     r"^(?:\\?[\s,;$.&]|\\[()\[\]]|\\q?quad|\\text\{|\\(?:mbox|textrm)\{|\}|and|or)*$"
 )
+_EXCLUDED = re.compile(r"(?:\\neq?|\u2260|!=)\s*\$?$")
+_NAME_BEFORE = re.compile(r"(?P<name>[A-Za-z](?:_\{?\w{1,3}\}?)?|\\[a-z]{2,8})\s*=\s*(?:\$+\s*)?$")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _BARE_CONTENT = re.compile(r"\\?\w+")
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -72,6 +85,7 @@ _DELIMITED = re.compile(
     r"|(?<!\\)\$(?P<d>(?:[^$\\]|\\.){1,2000}?)(?<!\\)\$(?!\d)",
     re.DOTALL,
 )
+_POWER_OF_WORD = re.compile(r"(?<=[A-Za-z])\$(\^\{?-?\d\}?)\$")
 _FORMAL = re.compile(
     r"\\(?:text|mbox|mathrm|textrm|textbf|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|\$[^$]*\$|</?su[bp]>"
 )
@@ -79,6 +93,9 @@ _SENTENCE_WORDS = frozenset(
     "the is are was were so it which that this these those we he she they has have had be will would therefore thus"
     " hence then gives get gets equals makes make there not".split()
 )
+
+
+_CONCLUDES = frozenset("so thus then hence therefore finally get gives which".split())
 
 
 class Span(NamedTuple):
@@ -124,9 +141,9 @@ def bare_answer(text: str, *, lenient: bool = False) -> Extracted:
     formula = _from_formulas(visible[-4 * MAX_LENGTH :])
     if formula is not None:
         return formula
-    number = _last_number(visible) if _is_sentence(visible) else None
+    number = _last_number(visible[-4 * MAX_LENGTH :], lenient) if _is_sentence(visible) else None
     if number is not None:
-        return Extracted(number, "number")
+        return Extracted(number, "number") if number else NOTHING
     if visible:
         return Extracted(visible, "bare")
     return NOTHING
@@ -146,7 +163,8 @@ def _after_reasoning(text: str) -> str | None:
 
 
 def _without_special_tokens(text: str) -> str:
-    """Cut the text at the first chat-template token after its beginning."""
+    """Cut the text at the first chat-template token after its beginning; ``cm$^2$`` loses its delimiters."""
+    text = _POWER_OF_WORD.sub(r"\1", text)
     for match in _SPECIAL.finditer(text):
         if text[: match.start()].strip():
             return text[: match.start()]
@@ -185,9 +203,15 @@ def _from_markers(text: str, lenient: bool) -> Extracted | None:
         return NOTHING
     phrase = _last_match(_PHRASE, text)
     announced = _sentence(text[phrase.end() :]) if phrase is not None else ""
-    if announced:
+    if announced and not _is_asked(text, phrase):
         return Extracted(announced, "phrase")
     return None
+
+
+def _is_asked(text: str, phrase: re.Match[str] | None) -> bool:
+    """Tell whether the sentence with the phrase is a question."""
+    end = _SENTENCE_END.search(text, phrase.end()) if phrase else None
+    return end is not None and is_question(text[: end.end()])
 
 
 # boxes
@@ -228,11 +252,24 @@ def _box_end(text: str, start: int) -> int | None:
 def _joined(text: str, boxes: list[Span], lenient: bool) -> Extracted:
     """Return the last box, together with the boxes right before it that it continues as a list."""
     last_boxes = _run_at_end(boxes, lambda between: _continues(between, lenient), text)
+    if any(_EXCLUDED.search(text[max(0, box.start - 20) : box.start]) for box in last_boxes):
+        return NOTHING
     contents = [_innermost(box.content.strip()) for box in last_boxes]
+    if len(contents) > 1:
+        contents = _named(text, last_boxes, contents)
     answer = ", ".join(dict.fromkeys(contents)) if len(contents) > 1 else contents[0]
     if not answer or len(answer) > MAX_LENGTH:
         return NOTHING
     return Extracted(answer, "boxed")
+
+
+def _named(text: str, boxes: list[Span], contents: list[str]) -> list[str]:
+    """Return the contents of boxes with the names in front of them (``x=`` before the box), if these differ."""
+    before = [_NAME_BEFORE.search(text[max(0, box.start - 40) : box.start]) for box in boxes]
+    names = [match["name"] if match else "" for match in before]
+    if len(set(names)) < 2 or "" in names:
+        return contents
+    return [f"{name} = {content}" for name, content in zip(names, contents)]
 
 
 def _run_at_end(spans: list[Span], links: Callable[[str], bool], text: str) -> list[Span]:
@@ -247,12 +284,13 @@ def _continues(between: str, lenient: bool) -> bool:
     """Tell whether the text between two boxes only links them: a comma, "and", delimiters, a few words."""
     if len(between) > 80:
         return not between.strip()
+    between = _NAME_BEFORE.sub("", between)
     if not between.strip():
         return not between.strip()
     if _JOIN_STRICT.match(between):
         return "\n\n" not in between
     words = _WORD.findall(re.sub(r"\\[A-Za-z]+", " ", between))
-    if not lenient or len(words) > 5:
+    if not lenient or len(words) > 5 or not _CONCLUDES.isdisjoint(words):
         return False
     if "." in between:
         return False
@@ -277,9 +315,9 @@ def _sentence(rest: str) -> str:
         return _linked(rest, formulas)
     end = _SENTENCE_END.search(rest)
     sentence = rest[: end.start()] if end else rest
-    number = NUMBER.match(sentence)
-    if number and _is_prose(sentence[number.end() :]):
-        return number.group().strip()
+    opening = opening_value(sentence[:MAX_LENGTH])
+    if opening and _is_prose(sentence):
+        return opening
     if _is_prose(sentence):
         last = _last_value(sentence, formulas)
         if last is not None:
@@ -293,7 +331,7 @@ def _last_value(sentence: str, formulas: list[Span]) -> str | None:
     """Return the last formula of a sentence, or the last number if one follows that or there is no formula."""
     inside = [formula for formula in formulas if formula.end <= len(sentence) + 2]
     if inside and not NUMBER.search(sentence, inside[-1].end):
-        return inside[-1].content
+        return inside[-1].content + unit_after(sentence, inside[-1].end)
     return _last_number(sentence)
 
 
@@ -308,31 +346,46 @@ def _linked(text: str, formulas: list[Span]) -> str:
 
 
 def _from_tail(text: str, lenient: bool) -> Extracted:
-    """Return the last formula or number of a text without any marker."""
+    """Return the last formula or value of a text without any marker; leniently, also the options it calls correct."""
     tail = text[-MAX_LENGTH:]
+    options = stated_options(tail) if lenient else None
+    if options is not None:
+        return Extracted(options, "phrase")
     formulas = _formulas(tail, spaced=lenient)
     skipped = 0 if lenient else max(0, len(tail) - STRICT_TAIL)
     number = _last_match(NUMBER, tail[skipped:])
     number_end = -1 if number is None else skipped + number.end()
     if formulas and number_end <= formulas[-1].end:
-        return Extracted(formulas[-1].content, "math")
-    if number is not None:
-        return Extracted(number.group().strip(), "number")
+        return _last_formulas(tail, formulas)
+    value = last_value(tail[skipped:], lenient)
+    if value is not None:
+        return Extracted(value, "number") if value else NOTHING
     stripped = text.strip()
     if lenient and 0 < len(stripped) <= 200:
         return Extracted(stripped, "bare")
     return NOTHING
 
 
-def _last_number(text: str) -> str | None:
-    """Return the last number in a prose text, as written; a decimal comma becomes a point."""
-    last = _last_match(NUMBER, text)
-    if last is None:
-        return None
-    comma = _last_match(_DECIMAL_COMMA, text)
-    if comma is not None and comma.end() >= last.end():
-        return comma.group().replace(",", ".")
-    return last.group().strip()
+def _last_formulas(text: str, formulas: list[Span]) -> Extracted:
+    """Return the last formula, with those that "and" or "or" link to it; nothing if it is denied or asked."""
+    linked = _run_at_end(formulas, lambda between: bool(_JOIN_STRICT.match(between)), text)
+    if not re.search(r"\b(?:and|or)\b", text[linked[0].end : linked[-1].start]):
+        linked = formulas[-1:]
+    sentence = text[: linked[0].start]
+    starts = [end.end() for end in _SENTENCE_END.finditer(sentence)]
+    is_asked = is_question(text[linked[-1].end :][:3])
+    if is_asked or is_denied(sentence[starts[-1] if starts else 0 :]):
+        return NOTHING
+    contents = ", ".join(formula.content for formula in linked)
+    return Extracted(contents + unit_after(text, linked[-1].end), "math")
+
+
+def _last_number(text: str, lenient: bool = False) -> str | None:
+    """Return the last value in a prose text, as written; a decimal comma becomes a point."""
+    last = last_value(text, lenient)
+    if last and _DECIMAL_COMMA.fullmatch(last):
+        return last.replace(",", ".")
+    return last
 
 
 def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
@@ -383,7 +436,8 @@ def _from_formulas(text: str) -> Extracted | None:
     if _is_only_formulas(text, formulas):
         return Extracted(_undelimited(text[first.start :]), "math")
     linked = _run_at_end(formulas, lambda between: bool(_JOIN_STRICT.match(between)), text)
-    return Extracted(", ".join(formula.content for formula in linked), "math")
+    contents = ", ".join(formula.content for formula in linked)
+    return Extracted(contents + unit_after(text, linked[-1].end), "math")
 
 
 def _is_only_formulas(text: str, formulas: list[Span]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 from rewards.mathematics.cursor import Grammar
@@ -20,7 +21,7 @@ from rewards.mathematics.tokens import (
     Token,
 )
 from rewards.mathematics.tree import Node, ParseError, is_domain, is_proper
-from rewards.mathematics.units import unit_of
+from rewards.mathematics.units import Unit, product_of, qualified, unit_of
 
 __all__ = ["joined_text", "juxtapose", "starts_factor"]
 
@@ -44,6 +45,8 @@ def starts_factor(parser: Grammar, token: Token) -> bool:
         return not (closes_integral and parser.peek().kind in ("name", "cmd"))
     if token.kind == "text":
         return not _ends_expression(value)
+    if token.kind == "unit":
+        return True
     if value in ("|", "\\|"):
         return not parser.open_bars and not parser.bar_separates
     if value in _ENDS_PRODUCT:
@@ -59,6 +62,8 @@ def juxtapose(parser: Grammar, factors: list[Node]) -> None:
     is_whole = last.op == "num" and last.value.denominator == 1 and follows_digits
     if token.kind == "text":
         _append_text(parser, factors)
+    elif token.kind == "unit":
+        _append_unit(parser, factors)
     elif token.kind == "num" and follows_digits:
         if not is_whole:
             raise ParseError("two numbers side by side")
@@ -138,18 +143,57 @@ def _ends_expression(words: str) -> bool:
 
 
 def _append_text(parser: Grammar, factors: list[Node]) -> None:
-    """Give the last factor the unit or noun that follows; ``2 hours 30 minutes`` becomes a sum."""
+    """Give the last factor the unit or noun that follows."""
+    words = joined_text(parser)
+    if factors[-1].op in ("num", "dec"):
+        words += _per(parser)
+    factors[-1] = _with_text(parser, factors[-1], words)
+
+
+def _per(parser: Grammar) -> str:
+    """Consume a slash with the word behind it, and return them as " per hour"; empty if none follows."""
+    if parser.next.value != "/" or parser.peek().kind != "text":
+        return ""
+    if unit_of(parser.peek().value) is None:
+        return ""
+    parser.take()
+    return f" per {joined_text(parser)}"
+
+
+def _append_unit(parser: Grammar, factors: list[Node]) -> None:
+    """Give the last factor the unit that follows; ``2 hours 30 minutes`` becomes a sum."""
+    unit = unit_of(parser.take().value)
+    assert unit is not None
+    unit = qualified(unit, _per(parser)) or unit
     last = factors[-1]
-    factors[-1] = _with_text(parser, last, joined_text(parser))
-    if len(factors) == 1:
+    factors[-1] = _with_unit(parser, last, unit)
+    if len(factors) == 1 or last.op not in ("num", "dec"):
         return
-    if last.op not in ("num", "dec"):
+    larger = _last_unit(factors[-2])
+    if larger is None or larger.dimensions != unit.dimensions or larger.factor <= unit.factor:
         return
-    larger, smaller = factors[-2:]
-    if not larger.op == smaller.op == "unit":
-        return
-    if larger.value.dimensions == smaller.value.dimensions:
-        factors[-2:] = [parser.node("add", (larger, smaller))]
+    factors[-2:] = [parser.node("add", (factors[-2], factors[-1]))]
+
+
+def _last_unit(node: Node) -> Unit | None:
+    """Return the unit of a quantity, or of the last term of a sum of quantities."""
+    if node.op == "add" and node.args[-1].op == "unit":
+        return node.args[-1].value
+    return node.value if node.op == "unit" else None
+
+
+def _with_unit(parser: Grammar, value: Node, unit: Unit) -> Node:
+    """Return a value with a unit; a tuple or set gives it to its members."""
+    if value.op in ("group", "set"):
+        members = tuple(_with_unit(parser, arg, unit) for arg in value.args)
+        return parser.node(value.op, members, value.value)
+    if value.op == "unit":
+        both = product_of([value.value, unit])
+        return parser.node("unit", value.args, replace(both, is_certain=value.value.is_certain))
+    if value.op == "div" and value.args[0].op == "unit":
+        divisor = parser.node("unit", (value.args[1],), unit)
+        return parser.node("div", (value.args[0], divisor))
+    return parser.node("unit", (value,), unit)
 
 
 def _with_text(parser: Grammar, left: Node, words: str) -> Node:
@@ -172,7 +216,11 @@ def _with_text(parser: Grammar, left: Node, words: str) -> Node:
         if rest.strip():
             return _with_text(parser, product, rest)
         return product
+    if left.op == "unit":
+        named = qualified(left.value, name)
+        if named is not None:
+            return parser.node("unit", left.args, named)
     unit = unit_of(name)
-    if unit is None:
+    if unit is None or left.op == "unit":
         return parser.node("mul", (left, parser.node("text", (), name)))
     return parser.node("unit", (left,), unit)

@@ -126,6 +126,8 @@ def expand_signs(node: Node) -> Node:
         if expanded is right:
             return node
         return Node("rel", (left, expanded), node.value)
+    if node.op == "rel" and node.value == ("!=",):
+        return _excluded(node)
     if node.op in ("list", "set", "rel"):
         return node
     signs = _double_signs(node)
@@ -137,6 +139,15 @@ def expand_signs(node: Node) -> Node:
     values = [_resolved(node, list(choice)) for choice in choices]
     distinct = {canonical(value): value for value in values}
     return Node("list", tuple(distinct.values()), ",")
+
+
+def _excluded(node: Node) -> Node:
+    r"""Return ``x \ne \pm 1`` as the list of what ``x`` is not."""
+    left, right = node.args
+    values = expand_signs(right)
+    if values is right or values.op != "list":
+        return node
+    return Node("list", tuple(Node("rel", (left, value), ("!=",)) for value in values.args), "and")
 
 
 def _double_signs(node: Node) -> list[str]:

@@ -25,8 +25,12 @@ __all__ = ["Parser", "parse"]
 _SIGNS = ("+", "-", "\\pm", "\\mp")
 
 
-def parse(text: str, *, grouped: bool = True, lenient: bool = False) -> Node:
+def parse(
+    text: str, *, grouped: bool = True, lenient: bool = False, letters_are_units: bool = True
+) -> Node:
     """Return the tree of an answer; `grouped` reads ``1,234`` outside brackets as one number.
+
+    `letters_are_units` reads units also in plain letters (``5 km``), which otherwise are symbols.
 
     Raises `ParseError` if the text exceeds 2000 characters, 600 nodes, 60 levels or 2000 digits in a
     number, or is no answer that this grammar knows.
@@ -34,9 +38,14 @@ def parse(text: str, *, grouped: bool = True, lenient: bool = False) -> Node:
     if len(text) > MAX_LENGTH:
         raise ParseError("too long")
     try:
-        return Parser(tokens(clean(text), grouped), lenient).answer()
+        return Parser(tokens(clean(text), grouped, letters_are_units), lenient).answer()
     except RecursionError:
         raise ParseError("nested too deeply") from None
+
+
+def _members(node: Node) -> tuple[Node, ...]:
+    """Return the items of a list; anything else is its only item."""
+    return node.args if node.op == "list" else (node,)
 
 
 class Parser(Statements):
@@ -49,7 +58,7 @@ class Parser(Statements):
         terms = [self.signed()]
         while self.next.kind in ("mark", "cmd") and self.next.value in _SIGNS:
             sign = self.take().value
-            terms.append(self._with_sign(sign, self.term()))
+            terms.append(self._with_sign(sign, self.signed()))
         if len(terms) > 1:
             return self.node("add", tuple(terms))
         return terms[0]
@@ -169,6 +178,8 @@ class Parser(Statements):
             return number(self, token.value)
         if token.kind == "name":
             return self._letter(token.value)
+        if token.kind == "unit":
+            raise ParseError("a unit without a value")
         if token.kind == "text":
             self.position -= 1
             return self.node("text", (), joined_text(self))
@@ -202,6 +213,8 @@ class Parser(Statements):
         if self.accept("}"):
             return self.node("text", (), "")
         content = self.items()
+        while self.accept(";"):
+            content = self.node("list", (*_members(content), *_members(self.items())), ",")
         if self.accept("\\choose"):
             content = self.node("call", (content, self.items()), "binom")
         elif self.accept("\\over"):

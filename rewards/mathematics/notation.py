@@ -8,6 +8,9 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from rewards.mathematics.plain_text import as_latex, without_entities
+from rewards.mathematics.siunitx import without_siunitx
+
 __all__ = ["clean"]
 
 _SIGNS = {
@@ -42,6 +45,7 @@ _SIGNS = {
     "\u2213": "\\mp ",
     "\u00b0": "^\\circ ",
     "\u2103": "^\\circ C",
+    "\u2109": "^\\circ F",
     "\u2200": "\\forall ",
     "\u2203": "\\exists ",
     "\u2192": "\\to ",
@@ -71,7 +75,20 @@ _SIGNS = {
     "\u27e9": "\\rangle ",
     "\u2026": "\\ldots ",
     "\u22ef": "\\cdots ",
-    "\u2212\u221e": "-\\infty ",
+    "\u2228": "\\lor ",
+    "\u2227": "\\land ",
+    "\u2236": ":",
+    "\u3001": ", ",
+    "\u00d8": "\\emptyset ",
+    "\u2300": "\\emptyset ",
+    "\u00c5": "\\AA ",
+    "\u212b": "\\AA ",
+    "\u211c": "\\Re ",
+    "\u2209": "\\notin ",
+    "\u2286": "\\subseteq ",
+    "\u2282": "\\subset ",
+    "\u21d2": "\\Rightarrow ",
+    "\u21d4": "\\Leftrightarrow ",
 }
 _GREEK = {
     "\u03b1": "alpha",
@@ -100,17 +117,36 @@ _GREEK = {
     "\u03ba": "kappa",
     "\u03c7": "chi",
     "\u03a6": "Phi",
+    "\u03a0": "Pi",
+    "\u0398": "Theta",
+    "\u039b": "Lambda",
+    "\u03a8": "Psi",
+    "\u039e": "Xi",
+    "\u03b6": "zeta",
+    "\u03d1": "theta",
+    "\u03f5": "epsilon",
+    "\u03d6": "pi",
+    "\u03f1": "rho",
+    "\u03c2": "sigma",
+    "\u2126": "Omega",
+    "\u2206": "Delta",
+    "\u00b5": "mu",
 }
-_SUPERSCRIPTS = str.maketrans(
-    "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b\u207f", "0123456789-n"
+_RAISED = (
+    "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b\u207a"
+    "\u207f\u2071\u02e3\u02b8\u1d4f\u1d50\u02b3\u1d57\u207d\u207e"
 )
-_SUBSCRIPTS = str.maketrans(
-    "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089", "0123456789"
+_LOWERED = (
+    "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089\u208b\u208a"
+    "\u2090\u2091\u2093\u1d62\u2c7c\u2096\u2098\u2099\u1d63\u209c"
 )
-_SUPERSCRIPT_RUN = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b\u207f]+")
-_SUBSCRIPT_RUN = re.compile("[\u2080-\u2089]+")
+_SUPERSCRIPTS = str.maketrans(_RAISED, "0123456789-+nixykmrt()")
+_SUBSCRIPTS = str.maketrans(_LOWERED, "0123456789-+aexijkmnrt")
+_SUPERSCRIPT_RUN = re.compile(f"[{_RAISED}]+")
+_SUBSCRIPT_RUN = re.compile(f"[{_LOWERED}]+")
 _CIRCLED = re.compile("[\u2460-\u2473]+")
-_ROOT = re.compile("\u221a\\s*(\\d+(?:\\.\\d+)?|[A-Za-z]|(?=[({\\\\]))")
+_ROOT = re.compile("([\u221a-\u221c])\\s*(\\d+(?:\\.\\d+)?|[A-Za-z]|(?=[({\\\\\u03b1-\u03c9]))")
+_ROOT_INDICES = {"\u221b": "[3]", "\u221c": "[4]"}
 _VULGAR = re.compile("(\\d*)\\s*([\u00bc-\u00be\u2150-\u215e])")
 _HTML = (
     (re.compile(r"<sup>(.{0,80}?)</sup>"), r"^{\1}"),
@@ -132,20 +168,61 @@ _ESCAPES = (
         r"\\",
     ),
     (re.compile(r"\\(?:left|right)\s*\."), ""),
+    (re.compile(r"\^\s*\{?\s*\\(?:text|mathrm|rm)\s*\{?\s*o\s*\}{1,2}"), r"^\\circ "),
+    (re.compile(r"(?<![A-Za-z])US\s*(?=\\?\$\s*\d)"), ""),
+    (
+        re.compile(
+            r"\\(text|mbox|mathrm|textrm|textbf|mathbf)\s*\{(?:\s|~)*([-+]?\\?\$?\d[\d.,]*)(?=[\s~\\A-Za-z])((?:[^{}\d]|\^-?\d)*)\}"
+        ),
+        r"\2\\\1{\3}",
+    ),
+    (
+        re.compile(
+            r"\\\\\s*\[\s*-?\d{1,4}(?:\.\d{1,4})?\s*[a-z]{2}\s*\]|\\(?:cr|newline)(?![A-Za-z])"
+        ),
+        r"\\\\",
+    ),
+    (re.compile(r"\\vert(?![A-Za-z])"), "|"),
+    (re.compile(r"(?<=[\w)}])\{\}\s*$|(?<=\\pi)\{\}|(?<=\\infty)\{\}|(?<=\\theta)\{\}"), " "),
+    (re.compile(r"\\(?:no(?:number|tag)|hfill|noindent)(?![A-Za-z])"), ""),
     (re.compile(r"\\(?:color|textcolor)\s*\{[^{}]*\}|\\(?:label|tag)\s*\{[^{}]*\}"), ""),
 )
 _OUTWARD = re.compile(r"([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])")
 _OUTWARD_ENDS = re.compile(r"^\s*\]|\[\s*$")
 
 
+_CURRENCIES = {"USD": "\\$", "EUR": "\u20ac", "GBP": "\u00a3"}
+_CURRENCY_IN_FRONT = re.compile(r"(?<![A-Za-z\\])(USD|EUR|GBP)\s*(?=\d)")
+
+
+_FOR_EACH = re.compile(
+    r"(?<=[a-z])\s+(?:(?:for\s+)?(?:each|every)\s+(?=[a-z]{3})|an?\s+(?=square|cubic))"
+)
+_BEHIND_NUMBER = re.compile(r"\d[\s~]*(?:\\text\s*\{)?[\s~]*(?:[a-z]{2,}\s)?[a-z]{2,}$")
+
+
+def _per(match: re.Match[str]) -> str:
+    """Return "5 miles for each hour" as a rate; other phrases as they are."""
+    before = match.string[max(0, match.start() - 60) : match.start()]
+    return " per " if _BEHIND_NUMBER.search(before) else match.group()
+
+
 def clean(text: str) -> str:
     """Return `text` with every sign in the LaTeX or ASCII form that the parser reads."""
+    if "&" in text and ";" in text:
+        text = without_entities(text)
     if "\\" in text or "rac" in text or "sqrt" in text or not text.isprintable():
         text = _substituted(_ESCAPES, text)
     if "<su" in text:
         text = _substituted(_HTML, text)
+    if "\\" in text:
+        text = without_siunitx(text)
     if not text.isascii():
         text = _ascii(text)
+    text = _CURRENCY_IN_FRONT.sub(lambda match: _CURRENCIES[match[1]], text)
+    if any(word in text for word in ("each ", "every ", " square ", " cubic ")):
+        text = _FOR_EACH.sub(_per, text)
+    text = as_latex(text)
     if "[" in text and _OUTWARD_ENDS.search(text):
         text = _OUTWARD.sub(_inward, text)
     return text
@@ -184,10 +261,11 @@ def _circled_numbers(run: re.Match[str]) -> str:
 
 def _root(match: re.Match[str]) -> str:
     """Return a root sign as a command, with the number or letter that follows as its argument."""
-    radicand = match.group(1)
+    sign, radicand = match.groups()
+    root = "\\sqrt" + _ROOT_INDICES.get(sign, "")
     if radicand:
-        return f"\\sqrt{{{radicand}}}"
-    return "\\sqrt "
+        return f"{root}{{{radicand}}}"
+    return root + " "
 
 
 def _vulgar_fraction(match: re.Match[str]) -> str:

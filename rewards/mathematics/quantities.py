@@ -6,15 +6,19 @@ from fractions import Fraction
 from typing import Any, Callable, NamedTuple
 
 from rewards.mathematics.expressions import fold
+from rewards.mathematics.measures import Dimensions
 from rewards.mathematics.plain_number import PlainNumber, rational_agrees
 from rewards.mathematics.tree import Node
-from rewards.mathematics.units import Unit
+from rewards.mathematics.units import Unit, power_of, product_of
 
-__all__ = ["quantities_agree"]
+__all__ = ["quantities_agree", "units_in", "without_shared_unit"]
 
-_ANGLE = (("angle", 1),)
+_ANGLE = (("degree", 1),)
 _RADIAN = (("radian", 1),)
-_MONEY = (("money", 1),)
+_MONEY = (("dollar", 1),)
+_POUNDS = (("sterling", 1),)
+MAX_POWER = 12
+_CHANGING = frozenset("non other without".split())
 _TEN = Node("num", (), Fraction(10))
 _HALF_TURN_PER_DEGREE = Node("div", (Node("const", (), "pi"), Node("num", (), Fraction(180))))
 
@@ -31,7 +35,7 @@ class Quantity(NamedTuple):
     places: int | None = None
 
     @property
-    def dimensions(self) -> tuple[tuple[str, int], ...]:
+    def dimensions(self) -> Dimensions:
         if self.unit is None:
             return ()
         return self.unit.dimensions
@@ -46,6 +50,35 @@ def quantities_agree(pred: Node, gold: Node, lenient: bool, same: Compare, value
     return any(_values_agree(*pair, lenient=lenient, same=same, value=value) for pair in pairs)
 
 
+def without_shared_unit(pred: Node, gold: Node) -> tuple[Node, Node] | None:
+    """Return two sets of quantities as sets of numbers in one unit; None if there are no units or they clash."""
+    units = [*units_in(pred), *units_in(gold)]
+    if not units or any(unit.offset or not unit.is_certain for unit in units):
+        return None
+    if len({unit.dimensions for unit in units}) != 1:
+        return None
+    base = units[0].factor
+    return _in_base(pred, base), _in_base(gold, base)
+
+
+def units_in(node: Node) -> list[Unit]:
+    """Return the units that a tree mentions."""
+    units = [node.value] if node.op == "unit" else []
+    for arg in node.args:
+        units += units_in(arg)
+    return units
+
+
+def _in_base(node: Node, base: Fraction) -> Node:
+    """Return a tree whose quantities are numbers of the unit with the factor `base`."""
+    args = tuple(_in_base(arg, base) for arg in node.args)
+    if node.op != "unit":
+        return Node(node.op, args, node.value)
+    if node.value.factor == base:
+        return args[0]
+    return Node("mul", (*args, Node("num", (), node.value.factor / base)))
+
+
 # from trees to quantities
 
 
@@ -56,37 +89,81 @@ def _quantity(node: Node) -> Quantity:
         if node.op == "neg":
             return inner._replace(value=Node("neg", (inner.value,)))
         if node.op == "unit":
-            return inner._replace(unit=node.value)
+            return inner._replace(unit=_times(inner.unit, node.value))
         return inner._replace(percent=True)
     if node.op == "mul":
         return _of_product(node)
-    if node.op == "add" and all(arg.op == "unit" for arg in node.args):
-        return _compound(node)
+    if node.op == "add":
+        return _of_sum(node)
+    if node.op in ("div", "pow") and _has_unit(node):
+        return _of_quotient(node) if node.op == "div" else _of_power(node)
     return Quantity(node, places=_places(node))
 
 
+def _has_unit(node: Node) -> bool:
+    return node.op == "unit" or any(map(_has_unit, node.args))
+
+
+def _times(left: Unit | None, right: Unit | None) -> Unit | None:
+    """Return the unit of a product; the zero of a scale is lost unless it stands alone."""
+    if left is None or right is None:
+        return left or right
+    return product_of([left, right])
+
+
 def _of_product(node: Node) -> Quantity:
-    """Return a product whose last factor is a unit or the word "percent" as a quantity."""
+    """Return a product of quantities, or one whose last factor is the word "percent", as a quantity."""
     *front, last = node.args
     if last.op == "text" and last.value.lower() in ("percent", "pct", "percentage"):
         if len(front) == 1:
             return Quantity(front[0], percent=True, places=_places(front[0]))
         return Quantity(Node("mul", tuple(front)), percent=True)
-    if last.op == "unit":
-        return Quantity(Node("mul", (*front, last.args[0])), last.value)
-    return Quantity(node, places=_places(node))
+    if not _has_unit(node):
+        return Quantity(node, places=_places(node))
+    factors = [_quantity(arg) for arg in node.args]
+    value = Node("mul", tuple(factor.value for factor in factors))
+    units = [factor.unit for factor in factors if factor.unit is not None]
+    unit = units[0] if len(units) == 1 else product_of(units)
+    return Quantity(value, unit, places=_places(value))
 
 
-def _compound(node: Node) -> Quantity:
-    """Return a sum of units of one kind (60 degrees 42 minutes, 2 m 5 cm) in the first one's unit."""
-    first: Unit = node.args[0].value
-    terms = []
-    for arg in node.args:
-        unit: Unit = arg.value
-        if unit.dimensions != first.dimensions:
+def _of_quotient(node: Node) -> Quantity:
+    top, bottom = map(_quantity, node.args)
+    value = Node("div", (top.value, bottom.value))
+    below = None if bottom.unit is None else power_of(bottom.unit, -1)
+    return Quantity(value, _times(top.unit, below))
+
+
+def _of_power(node: Node) -> Quantity:
+    base = _quantity(node.args[0])
+    exponent = fold(node.args[1])
+    if base.unit is None or exponent.op != "num" or exponent.value.denominator != 1:
+        return Quantity(node)
+    if abs(exponent.value) > MAX_POWER:
+        return Quantity(node)
+    value = Node("pow", (base.value, node.args[1]))
+    return Quantity(value, power_of(base.unit, int(exponent.value)))
+
+
+def _of_sum(node: Node) -> Quantity:
+    """Return a sum in its first unit (60 degrees 42 minutes, 2 m 5 cm), or a value whose last term carries the unit."""
+    if not _has_unit(node):
+        return Quantity(node, places=_places(node))
+    terms = [_quantity(arg) for arg in node.args]
+    units = [term.unit for term in terms]
+    *front, last = units
+    if not any(front) and last is not None:
+        return Quantity(Node("add", tuple(term.value for term in terms)), last)
+    first = units[0]
+    if first is None:
+        return Quantity(node)
+    values = []
+    for term in terms:
+        if term.unit is None or term.dimensions != first.dimensions or term.unit.offset:
             return Quantity(node)
-        terms.append(Node("mul", (arg.args[0], Node("num", (), unit.factor / first.factor))))
-    return Quantity(Node("add", tuple(terms)), first)
+        ratio = Node("num", (), term.unit.factor / first.factor)
+        values.append(Node("mul", (term.value, ratio)))
+    return Quantity(Node("add", tuple(values)), first)
 
 
 def _places(node: Node) -> int | None:
@@ -122,9 +199,14 @@ def _in_one_unit(left: Quantity, right: Quantity, lenient: bool) -> list[tuple[Q
     other = _measured(right.unit)
     if unit is not None and other is not None:
         return _converted(left._replace(unit=unit), right._replace(unit=other), lenient)
-    pairs = [(left, right)]
     measured = unit or other
-    if measured is not None and measured.dimensions == _ANGLE:
+    if measured is None:
+        return [(left, right)]
+    percent_of_other = right.percent if unit is not None else left.percent
+    if not measured.is_certain or (percent_of_other and not measured.is_noun):
+        return []
+    pairs = [(left, right)]
+    if measured.dimensions == _ANGLE:
         pairs.append((_radians(left), _radians(right)))
     return pairs
 
@@ -132,40 +214,63 @@ def _in_one_unit(left: Quantity, right: Quantity, lenient: bool) -> list[tuple[Q
 def _converted(left: Quantity, right: Quantity, lenient: bool) -> list[tuple[Quantity, Quantity]]:
     """Return two quantities with units in one unit; none if that is impossible."""
     assert left.unit is not None and right.unit is not None
+    if left.percent != right.percent:
+        return []
     if left.dimensions == right.dimensions:
-        if left.unit.factor == right.unit.factor:
+        if not _same_thing(left.unit.noun, right.unit.noun, lenient):
+            return []
+        if (left.unit.factor, left.unit.offset) == (right.unit.factor, right.unit.offset):
             return [(left, right)]
-        return [(_scaled(left, left.unit.factor), _scaled(right, right.unit.factor))]
+        return [(_scaled(left, left.unit), _scaled(right, right.unit))]
     if {left.dimensions, right.dimensions} == {_ANGLE, _RADIAN}:
         return [(_radians(left), _radians(right))]
-    both_count = left.unit.is_noun and right.unit.is_noun
-    if lenient and both_count:
+    pounds = left.unit.is_pound and right.dimensions == _POUNDS
+    if pounds or (right.unit.is_pound and left.dimensions == _POUNDS):
         return [(left, right)]
     return []
 
 
+def _same_thing(noun: str, other: str, lenient: bool) -> bool:
+    """Tell whether two names of what is counted may be one: the same, or none; leniently one with further words."""
+    words = set(noun.split())
+    others = set(other.split())
+    further = words ^ others
+    if noun == other or "per" in further:
+        return noun == other
+    if not noun or not other:
+        return True
+    return lenient and (words < others or others < words) and further.isdisjoint(_CHANGING)
+
+
 def _measured(unit: Unit | None) -> Unit | None:
     """Return a unit that carries meaning; "units" and "square units" carry none."""
-    if unit is None:
+    if unit is None or not (unit.dimensions or unit.noun or unit.factor != 1):
         return None
     if {name for name, _ in unit.dimensions} == {"unit"}:
         return None
     return unit
 
 
-def _scaled(quantity: Quantity, factor: Fraction) -> Quantity:
+def _scaled(quantity: Quantity, unit: Unit) -> Quantity:
     """Return a quantity in its base unit."""
-    if factor == 1:
+    value = quantity.value
+    if unit.factor != 1:
+        value = Node("mul", (value, Node("num", (), unit.factor)))
+    if unit.offset:
+        value = Node("add", (value, Node("num", (), unit.offset)))
+    if value is quantity.value:
         return quantity
-    return Quantity(Node("mul", (quantity.value, Node("num", (), factor))))
+    return Quantity(value)
 
 
 def _radians(quantity: Quantity) -> Quantity:
-    """Return an angle given in degrees as a number; others stay."""
-    if quantity.unit is None or quantity.dimensions != _ANGLE:
+    """Return an angle given in degrees or another unit as a number; others stay."""
+    if quantity.unit is None or quantity.dimensions not in (_ANGLE, _RADIAN):
         return quantity
-    degrees = _scaled(quantity, quantity.unit.factor).value
-    return Quantity(Node("mul", (degrees, _HALF_TURN_PER_DEGREE)))
+    scaled = _scaled(quantity, quantity.unit)
+    if quantity.dimensions == _RADIAN:
+        return scaled
+    return Quantity(Node("mul", (scaled.value, _HALF_TURN_PER_DEGREE)))
 
 
 # values

@@ -70,7 +70,7 @@ class Statements(Grammar):
         while True:
             token = self.next
             word = token.value.strip(" ,;").lower()
-            if self.accept(","):
+            if self.accept(",") or (self.open_rows == 0 and self.accept("\\\\")):
                 kind = kind or ","
             elif token.kind == "cmd" and token.value in _AND:
                 self.take()

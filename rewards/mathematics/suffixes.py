@@ -27,7 +27,18 @@ def power(parser: Grammar, base: Node) -> Node:
         return degrees(parser, base)
     if parser.accept("\\prime", "'"):
         return parser.node("sym", (), f"{base.value}'")
-    return _raised(parser, base, parser.exponent())
+    exponent = parser.exponent()
+    if _raises_further(parser):
+        exponent = power(parser, exponent)
+    return _raised(parser, base, exponent)
+
+
+def _raises_further(parser: Grammar) -> bool:
+    """Tell whether another exponent follows, as in ``2^3^2``, which is read from the right; not a degree sign."""
+    if parser.next.value != "^" or parser.next.kind != "mark":
+        return False
+    after = parser.peek(2) if parser.peek().value == "{" else parser.peek()
+    return after.kind in ("num", "name", "mark") and after.value not in ("'", "*")
 
 
 def _accept_degree_sign(parser: Grammar) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from rewards.mathematics.unit_tokens import UnitFinder
 from rewards.mathematics.units import unit_of
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "INVERSES",
     "MONEY",
     "MULTIPLIERS",
+    "NAMES",
     "NUMBER_SETS",
     "OPENING",
     "QUALIFIERS",
@@ -40,7 +42,7 @@ __all__ = [
 
 
 class Token(NamedTuple):
-    """A piece of the text: its kind (num, cmd, name, text, mark), content, and whether a space precedes it."""
+    """A piece of the text: its kind (num, cmd, name, text, unit, mark), content, and whether a space precedes it."""
 
     kind: str
     value: str
@@ -57,7 +59,7 @@ _TOKEN = re.compile(
     r"(?P<skip>(?:\s|~|\\[,;:!> ]|\\(?:q?quad|displaystyle|textstyle|limits|nolimits|left|right|middle|[bB]igg?[lrm]?"
     r"|rm|bf|it)(?![A-Za-z]))+)"
     r"|(?P<num>(?:\d{1,3}(?:(?:\{,\}|,\\!|\\,|\\!|,\\,)\s*\d{3})+(?!\d)|\d+)"
-    r"(?:\.\d+(?:[eE]\d+)?|\.(?![.\d]))?(?:[eE][+-]\d+)?|\.\d+)"
+    r"(?:\.\d+|\.(?![.\d]))?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)"
     rf"|\\(?P<style>{_TEXT_COMMANDS})\*?\s*\{{(?P<text>[^{{}}]*)\}}"
     r"|(?P<cmd>\\[A-Za-z]+)"
     r"|(?P<mark>\\\\|\\[{}|%$#&_]|<=|>=|!=|\.{3}|.)",
@@ -77,7 +79,7 @@ _VOWELS = frozenset("aeiouy")
 
 FUNCTIONS = frozenset(
     "sin cos tan cot sec csc arcsin arccos arctan arccot asin acos atan sinh cosh tanh ln log lg exp max min"
-    " gcd lcm det deg dim Re Im arg sgn sign sqrt".split()
+    " gcd lcm det deg dim Re Im arg sgn sign sqrt abs floor ceil cbrt factorial binomial".split()
 )
 ALIASES = {
     "asin": "arcsin",
@@ -92,7 +94,44 @@ ALIASES = {
     "arsinh": "asinh",
     "sh": "sinh",
     "ch": "cosh",
+    "Abs": "abs",
+    "ceiling": "ceil",
+    "cuberoot": "cbrt",
+    "binom": "binomial",
+    "comb": "binomial",
+    "nCr": "binomial",
+    "Sqrt": "sqrt",
+    "Log": "log",
+    "Sin": "sin",
+    "Cos": "cos",
+    "Tan": "tan",
+    "Exp": "exp",
 }
+_BRACKETED = frozenset(
+    "floor ceil ceiling abs Abs cbrt cuberoot factorial binomial binom comb nCr".split()
+)
+GREEK = frozenset(
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega"
+    " varphi varepsilon vartheta varrho varsigma Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega".split()
+)
+_ONE_SHAPE = {
+    "\\varphi": "\\phi",
+    "\\varepsilon": "\\epsilon",
+    "\\vartheta": "\\theta",
+    "\\varrho": "\\rho",
+    "\\varsigma": "\\sigma",
+    "\\varpi": "\\pi",
+}
+_INFINITIES = frozenset("oo inf infinity infty".split())
+NAMES = FUNCTIONS | frozenset(ALIASES) | GREEK | _INFINITIES | {"pi", "Pi"}
+_UNIONS = {
+    "union": "\\cup",
+    "cup": "\\cup",
+    "intersection": "\\cap",
+    "intersect": "\\cap",
+    "cap": "\\cap",
+}
+_WITH_PI = re.compile(r"(?P<before>[nkmr]?)[pP]i(?P<after>[rRdhxk]?)")
 INVERSES = {
     "sin": "arcsin",
     "cos": "arccos",
@@ -202,36 +241,55 @@ MULTIPLIERS = {
 BIG = {"\\sum": "sum", "\\prod": "prod"}
 _SHORT_WORDS = frozenset(
     "the is are of to be it no yes one two six ten any all odd not has for day days only sum set add men even per cat"
-    " dog win won red blue top his her she who its was a an".split()
+    " dog win won red blue top his her she who its was a an if".split()
 )
 
+_SHORT_NOUNS = frozenset(
+    "men man boy girl egg bag box pen hat kid toy car cow pig hen bus row pie cup bar jar can tin cat dog day pcs ppl"
+    " pts ants bees bats".split()
+)
+_PERCENT = ("percent", "pct", "percentage")
 
+_WORDS_AFTER_WORDS = frozenset("by at we so up do as from into".split())
 _ORDINAL_ENDINGS = ("st", "nd", "rd", "th")
 _GLUED_FUNCTIONS = ("sin", "cos", "tan", "log", "ln")
 
 
-def tokens(text: str, grouped: bool) -> list[Token]:
-    """Return the tokens of a cleaned text; `grouped` reads ``1,234`` outside brackets as one number."""
+def tokens(text: str, grouped: bool, letters_are_units: bool = True) -> list[Token]:
+    """Return the tokens of a cleaned text; `grouped` reads ``1,234`` outside brackets as one number.
+
+    `letters_are_units` also reads units that are set as plain letters; otherwise those are symbols.
+    """
     result: list[Token] = []
     position = 0
     depth = 0
     spaced = False
+    finder = UnitFinder(text, letters_are_units)
     while match := _TOKEN.match(text, position):
+        unit = None if spaced else finder.find(position, result)
+        if unit is not None:
+            result.append(Token("unit", unit.spelling, unit.is_spaced))
+            position = unit.end
+            continue
         kind = match.lastgroup
         letters = _LETTERS.match(text, position) if kind == "mark" else None
         if letters is not None:
-            result += _named(letters.group(), spaced, result)
             position = letters.end()
+            is_applied = text.startswith("(", position)
+            result += _named(letters.group(), spaced, result, is_applied)
             spaced = False
             continue
+        if kind == "num" and not spaced and _takes_number(text, position, result):
+            result.append(Token("mark", "_"))
         if kind == "num" and grouped and depth == 0:
             match = _GROUPED.match(text, position) or match
         position = match.end()
         if kind == "text":
-            result += _styled(match["style"], match["text"], spaced, result)
+            result += _styled(match["style"], match["text"], spaced)
         elif kind != "skip":
             token = _token(match, kind, spaced)
             result.append(token)
+            finder.note(result)
             depth += token.value in OPENING
             depth -= token.value in CLOSING
         spaced = kind == "skip"
@@ -244,24 +302,44 @@ def _token(match: re.Match[str], kind: str | None, spaced: bool) -> Token:
         return Token("num", re.sub(r"[^\d.eE+-]", "", match.group()), spaced)
     if kind == "mark" and match.group().isalpha():
         return Token("text", match.group(), spaced)
-    return Token("cmd" if kind == "cmd" else "mark", match.group(), spaced)
+    if kind == "cmd":
+        return Token("cmd", _ONE_SHAPE.get(match.group(), match.group()), spaced)
+    return Token("mark", match.group(), spaced)
+
+
+def _takes_number(text: str, position: int, before: list[Token]) -> bool:
+    """Tell whether digits right after a letter are its subscript: ``x1``, ``theta0``; not ``ab1``, ``sin2``."""
+    if not before or not text[position].isdigit():
+        return False
+    name = re.search(
+        r"(?<![A-Za-z\\])(?:[A-Za-z]|[A-Za-z]{2,7})$", text[max(0, position - 9) : position]
+    )
+    if name is None:
+        return False
+    return (
+        before[-1].kind == "name"
+        and len(name[0]) == 1
+        or before[-1].value == "\\" + name[0]
+        and name[0] in GREEK
+    )
 
 
 # letters with a style
 
 
-def _styled(style: str, content: str, spaced: bool, before: list[Token]) -> list[Token]:
+def _styled(style: str, content: str, spaced: bool) -> list[Token]:
     r"""Return the tokens of ``\text{...}`` and its kin: connectors, a function, a letter or plain text."""
     bare = content.strip()
-    if style.startswith("text") and re.match(r"[-+]?\.?\d", bare):
+    if style != "operatorname" and re.match(r"[-+]?\.?\d", bare):
         return tokens(content, grouped=True)
+    if bare.lower() in _PERCENT:
+        return [Token("mark", "%", spaced)]
     name = ALIASES.get(bare, bare)
-    if (name in FUNCTIONS or name in INVERSES) and not _is_unit(bare, before):
+    if name in FUNCTIONS or name in INVERSES:
         return [Token("cmd", "\\" + name, spaced)]
     is_letter = len(bare) == 1 and bare.isalpha()
     if is_letter and style.startswith(("math", "bold", "bm", "oper")):
-        if style != "mathrm" or unit_of(bare) is None:
-            return [Token("name", bare, spaced)]
+        return [Token("name", bare, spaced)]
     front, connector, rest = _split_at_connector(bare)
     if connector is None:
         return _plain_text(content, spaced)
@@ -280,11 +358,6 @@ def _plain_text(content: str, spaced: bool) -> list[Token]:
     return [Token("mark", mark) for mark in bare if mark in ",;"]
 
 
-def _is_unit(name: str, before: list[Token]) -> bool:
-    """Tell whether a word that is also a function's name (min, deg) is the unit of the number before it."""
-    return bool(before) and before[-1].kind == "num" and unit_of(name) is not None
-
-
 def _split_at_connector(text: str) -> tuple[str, str | None, str]:
     """Split words at an "and" or "or" that opens or ends them; None if there is no such connector."""
     match = _ENDS_IN_CONNECTOR.fullmatch(text)
@@ -299,41 +372,76 @@ def _split_at_connector(text: str) -> tuple[str, str | None, str]:
 # letters without a style
 
 
-def _named(word: str, spaced: bool, before: list[Token]) -> list[Token]:
+def _named(word: str, spaced: bool, before: list[Token], is_applied: bool) -> list[Token]:
     """Return the tokens of a run of letters: a function, a connector, a word of prose, or single letters."""
     name = ALIASES.get(word, word)
     lower = word.lower()
-    if name in FUNCTIONS and not _is_unit(word, before):
+    if _is_divisor(word, before):
+        return [Token("text", word, True)]
+    is_function = name in FUNCTIONS and (is_applied or word not in _BRACKETED)
+    if is_function:
         return [Token("cmd", "\\" + name, spaced)]
+    sign = _sign_of(word, before)
+    if sign is not None:
+        return [Token("cmd", sign, spaced)]
+    around_pi = _WITH_PI.fullmatch(word)
+    if around_pi is not None:
+        letters = [_letters(around_pi[side], False) for side in ("before", "after")]
+        return [*letters[0], Token("cmd", "\\pi", spaced), *letters[1]]
     if lower in ("and", "or"):
         return [Token("cmd", "\\" + lower, spaced)]
-    if lower in ("percent", "pct", "percentage"):
+    if lower in _PERCENT:
         return [Token("mark", "%", spaced)]
     follows_number = bool(before) and before[-1].kind == "num"
-    if follows_number and word in _ORDINAL_ENDINGS:
+    if follows_number and _ends_ordinal(word, spaced, before[-1].value):
         return [Token("text", word, True)]
-    if _is_word(word) or _is_plain_unit(word, spaced, before):
+    is_after_word = spaced and bool(before) and before[-1].kind == "text"
+    if is_after_word and word in _WORDS_AFTER_WORDS:
+        return [Token("text", word, True)]
+    if _is_word(word) or _is_counted(word, spaced, before):
         return [Token("text", word, True)]
     return _with_function(word, spaced)
 
 
-def _is_plain_unit(word: str, spaced: bool, before: list[Token]) -> bool:
-    """Tell whether letters are a unit: after a number also a counted thing, after words or brackets only a unit."""
-    if len(word) == 1 or not before:
+def _is_divisor(word: str, before: list[Token]) -> bool:
+    """Tell whether letters are what a rate of counted things is for: "apples per min", "meters/box"."""
+    if len(word) < 2 or not before:
+        return False
+    is_per = before[-1].kind == "text" and before[-1].value in ("per", "a", "an")
+    is_slash = before[-1].value == "/" and len(before) > 1 and before[-2].kind in ("text", "unit")
+    if not (is_per or is_slash):
+        return False
+    return word in _SHORT_NOUNS or (measure := unit_of(word)) is not None and not measure.is_noun
+
+
+def _ends_ordinal(word: str, spaced: bool, number: str) -> bool:
+    """Tell whether letters behind a number make it an ordinal: ``2nd``; ``7 st`` are stones."""
+    if word == "st" and (spaced or number[-2:] == "11" or number[-1] != "1"):
+        return False
+    return word in _ORDINAL_ENDINGS
+
+
+def _sign_of(word: str, before: list[Token]) -> str | None:
+    """Return the command of a word that names a sign: a Greek letter, infinity, a union after a bracket."""
+    if word.lower() in _INFINITIES:
+        return "\\infty"
+    if word in _UNIONS and before and before[-1].value in CLOSING:
+        return _UNIONS[word]
+    if word not in GREEK:
+        return None
+    return _ONE_SHAPE.get("\\" + word, "\\" + word)
+
+
+def _is_counted(word: str, spaced: bool, before: list[Token]) -> bool:
+    """Tell whether letters behind a number are a short noun, or behind words a unit."""
+    if len(word) == 1 or not before or not spaced:
         return False
     if before[-1].kind == "num":
-        return unit_of(word) is not None
-    if not spaced:
-        return False
-    if not _may_carry_unit(before[-1]):
+        return word in _SHORT_NOUNS
+    if before[-1].kind != "text":
         return False
     unit = unit_of(word)
     return unit is not None and not unit.is_noun
-
-
-def _may_carry_unit(token: Token) -> bool:
-    """Tell whether a unit in plain letters may follow: after brackets, or after words such as "square"."""
-    return token.kind == "text" or token.value in ("}", ")", "]")
 
 
 def _with_function(word: str, spaced: bool) -> list[Token]:

@@ -1,192 +1,204 @@
 """Units of measurement: what a name stands for, and which of them convert into each other.
 
-A unit is a factor to the base unit of its dimensions. A noun that is no unit ("apples") gets a dimension of
-its own and is marked as a noun.
+A unit is an exact factor to the base unit of its dimensions. Words that name what is counted or measured ("apples", "of
+water") are its noun; a unit without dimensions is a noun alone.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
+from typing import Iterable
 
-__all__ = ["Unit", "unit_of"]
+from rewards.mathematics.measures import Dimensions, is_word, measure_of
+from rewards.mathematics.unit_phrases import Phrase, read_phrase
+
+__all__ = ["NO_UNIT", "Unit", "power_of", "product_of", "qualified", "unit_of"]
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A unit: its exact factor to the base unit (degrees: to a 180th of pi) and sorted (dimension, power) pairs."""
+    """A unit: its exact factor to the base unit, sorted (dimension, power) pairs, and the base value of its zero.
+
+    ``noun`` is what is counted, singular and in small letters. ``is_certain`` is False where plain letters may as well
+    be a product of symbols; such a unit counts only against another unit. ``is_pound`` tells the word that is a weight
+    or money.
+    """
 
     factor: Fraction
-    dimensions: tuple[tuple[str, int], ...]
-    is_noun: bool = False
+    dimensions: Dimensions = ()
+    offset: Fraction = Fraction(0)
+    noun: str = ""
+    is_certain: bool = True
+    is_pound: bool = False
+
+    @property
+    def is_noun(self) -> bool:
+        """Whether it only names what is counted."""
+        return not self.dimensions and bool(self.noun)
 
 
-MAX_LENGTH = 80
-_F = Fraction
-_TABLE: dict[str, tuple[Fraction, str]] = {}
-
-
-def _add(dimension: str, entries: dict[str, Fraction | int]) -> None:
-    """Enter the names of one dimension, several to a factor, separated by space."""
-    for names, factor in entries.items():
-        for name in names.split():
-            _TABLE[name] = (_F(factor), dimension)
-
-
-_add(
-    "length",
-    {
-        "m meter meters metre metres": 1,
-        "cm centimeter centimeters centimetre centimetres": _F(1, 100),
-        "mm millimeter millimeters millimetre millimetres": _F(1, 1000),
-        "km kilometer kilometers kilometre kilometres": 1000,
-        "dm decimeter decimeters": _F(1, 10),
-        "nm nanometer nanometers": _F(1, 10**9),
-        "in inch inches": _F(254, 10000),
-        "ft foot feet": _F(3048, 10000),
-        "yd yard yards": _F(9144, 10000),
-        "mi mile miles": _F(1609344, 1000),
-    },
-)
-_add(
-    "mass",
-    {
-        "g gram grams gramme grammes": 1,
-        "kg kilogram kilograms": 1000,
-        "mg milligram milligrams": _F(1, 1000),
-        "t ton tons tonne tonnes": 1_000_000,
-        "lb lbs pound pounds": _F(45359237, 100000),
-        "oz ounce ounces": _F(28349523125, 10**9),
-    },
-)
-_add(
-    "time",
-    {
-        "s sec secs second seconds": 1,
-        "min mins minute minutes": 60,
-        "h hr hrs hour hours": 3600,
-        "day days": 86400,
-        "week weeks": 604800,
-        "ms millisecond milliseconds": _F(1, 1000),
-    },
-)
-_add(
-    "month",
-    {"month months": 1, "year years yr yrs": 12, "decade decades": 120, "century centuries": 1200},
-)
-_add("money", {"$ dollar dollars usd USD bucks": 1, "cent cents \u00a2": _F(1, 100)})
-_add("euro", {"\u20ac euro euros eur EUR": 1})
-_add("sterling", {"\u00a3 gbp GBP": 1})
-_add("rupee", {"rupee rupees Rs rs": 1})
-_add("yuan", {"yuan": 1})
-_add("rouble", {"rouble roubles ruble rubles": 1})
-_add(
-    "angle",
-    {
-        "degree degrees deg": 1,
-        "arcminute arcminutes": _F(1, 60),
-        "arcsecond arcseconds": _F(1, 3600),
-    },
-)
-_add("radian", {"rad radian radians": 1})
-_add("celsius", {"degreeC": 1})
-_add("fahrenheit", {"degreeF": 1})
-_add(
-    "litre",
-    {
-        "L l liter liters litre litres": 1,
-        "mL ml milliliter milliliters millilitre millilitres": _F(1, 1000),
-    },
-)
-_add(
-    "gallon",
-    {
-        "gallon gallons gal": 1,
-        "quart quarts": _F(1, 4),
-        "pint pints": _F(1, 8),
-        "cup cups": _F(1, 16),
-    },
-)
-_add("unit", {"unit units": 1})
-_add("newton", {"N newton newtons kN": 1})
-_add("joule", {"J joule joules": 1, "kJ": 1000})
-_add("watt", {"W watt watts": 1, "kW kilowatt kilowatts": 1000})
-_add("volt", {"V volt volts": 1})
-_add("ampere", {"A ampere amperes": 1})
-_add("hertz", {"Hz hertz": 1, "kHz": 1000})
-_add("pascal", {"Pa pascal pascals": 1, "kPa": 1000})
-_add("kelvin", {"K kelvin": 1})
-_add("mole", {"mol mole moles": 1})
-_add("acre", {"acre acres": 1})
+MAX_LENGTH = 120
+NO_UNIT = Unit(Fraction(1))
+DOUBTFUL = "?"
+"""Ends the spelling of a unit that may as well be a product of symbols."""
 
 _NOT_NOUNS = frozenset(
     "and or not more less than times over plus minus negative half third quarter million billion trillion thousand"
     " hundred dozen pair factorial squared cubed percent pct percentage if when unless otherwise no none is are"
-    " only except at most least between to odd even per modulo mod or".split()
+    " only except at most least between to odd even per modulo mod or square cubic halves thirds quarters fourths"
+    " fifths sixths sevenths eighths ninths tenths hundredths thousandths millionths tens hundreds thousands millions"
+    " billions trillions dozens pairs fourth fifth sixth seventh eighth ninth tenth root roots".split()
 )
-_SCALES = {
-    "C": "celsius",
-    "F": "fahrenheit",
-    "Celsius": "celsius",
-    "Fahrenheit": "fahrenheit",
-}
-_SHORTHANDS = {"mph": "miles/hour", "kmh": "km/h", "kph": "km/h", "fps": "feet/s", "sqft": "feet^2"}
-_PART = re.compile(r"(?P<name>[A-Za-z$\u20ac\u00a3\u00a2]+)(?:\s*\^?\s*\{?(?P<power>-?\d)\}?)?")
+_NO_SYMBOLS = frozenset("in as at am pm a an is of by h d m s g to t u b".split())
+_IRREGULAR = {
+    "people": "person", "persons": "person", "men": "man", "women": "woman", "children": "child", "mice": "mouse",
+    "geese": "goose", "teeth": "tooth", "feet": "foot", "leaves": "leaf", "loaves": "loaf", "knives": "knife",
+    "wolves": "wolf", "halves": "half", "shelves": "shelf", "dice": "die", "pcs": "piece", "oxen": "ox",
+}  # fmt: skip
 
 
 @lru_cache(maxsize=4096)
 def unit_of(name: str) -> Unit | None:
-    """Return the unit that `name` writes (``cm^2``, ``km/h``, ``square feet``, ``apples``), or None if it is none."""
-    text = re.sub(r"\\(?:cdot|,|;| )|[.*\u00b7]", " ", name).strip()
-    scale = _SCALES.get(text.removeprefix("degree ")) if text.startswith("degree ") else None
-    if scale is not None:
-        return Unit(_F(1), ((scale, 1),))
+    """Return the unit that `name` writes (``cm^2``, ``km/h``, "square feet", "apples"), or None if it is none."""
+    text = re.sub(r"(?:\s|~|\\[,;:! ])+", " ", name).strip()
+    is_certain = not text.endswith(DOUBTFUL)
+    text = text.rstrip(DOUBTFUL)
     if len(text) > MAX_LENGTH or not text:
         return None
-    measured = _measured(_SHORTHANDS.get(text.lower(), text))
-    if measured is not None:
-        return measured
-    return _noun(text)
+    unit = _measured(text) or _with_words(text) or _rate(text) or _noun(text)
+    if unit is None or is_certain:
+        return unit
+    return replace(unit, is_certain=False)
+
+
+def product_of(units: Iterable[Unit]) -> Unit:
+    """Return the unit of a product of quantities."""
+    factor = Fraction(1)
+    powers: dict[str, int] = {}
+    nouns = []
+    is_certain = True
+    for unit in units:
+        factor *= unit.factor
+        for dimension, power in unit.dimensions:
+            powers[dimension] = powers.get(dimension, 0) + power
+        nouns += [unit.noun] * bool(unit.noun)
+        is_certain = is_certain and unit.is_certain
+    dimensions = tuple(sorted((name, power) for name, power in powers.items() if power))
+    return Unit(factor, dimensions, noun=" ".join(nouns), is_certain=is_certain)
+
+
+def power_of(unit: Unit, exponent: int) -> Unit:
+    """Return a power of a unit."""
+    dimensions = tuple((name, power * exponent) for name, power in unit.dimensions if exponent)
+    return Unit(unit.factor**exponent, dimensions, noun=unit.noun, is_certain=unit.is_certain)
+
+
+def qualified(unit: Unit, words: str) -> Unit | None:
+    """Return a unit with the words behind it: "of water", "per apple"; None if they change it."""
+    rate = re.fullmatch(r"(?:per|/)\s*(?:an?\s+)?(.+)", words.strip())
+    if rate is not None:
+        divisor = unit_of(rate[1])
+        if divisor is None:
+            return None
+        of_both = f"{unit.noun} per {divisor.noun}".strip() if divisor.noun else unit.noun
+        return replace(product_of([unit, power_of(divisor, -1)]), noun=of_both)
+    noun = _noun_name(words)
+    return None if noun is None else replace(unit, noun=noun)
+
+
+# what is measured
 
 
 def _measured(text: str) -> Unit | None:
     """Return a unit composed of known ones, or None."""
-    text = re.sub(r"\b(?:sq(?:uare)?\.?)\s+(\w+)", r"\1^2", text, flags=re.IGNORECASE)
-    text = re.sub(r"\b(?:cubic|cu\.?)\s+(\w+)", r"\1^3", text, flags=re.IGNORECASE)
-    text = re.sub(r"\b(\w+)\s+squared\b", r"\1^2", text)
-    text = re.sub(r"\s+per\s+(?:an?\s+)?", "/", text)
-    factor = _F(1)
-    powers: dict[str, int] = {}
-    numerator, *denominators = text.split("/")
-    parts = [(part, 1) for part in numerator.split()]
-    parts += [(part, -1) for denominator in denominators for part in denominator.split()]
-    for part, sign in parts:
-        match = _PART.fullmatch(part)
-        entry = None if match is None else _entry(match["name"])
-        if match is None or entry is None:
-            return None
-        factor_of_part, dimension = entry
-        power = int(match["power"] or 1) * sign
-        factor *= factor_of_part**power
-        powers[dimension] = powers.get(dimension, 0) + power
-    return Unit(factor, tuple(sorted(powers.items())))
+    if measure_of(text) is not None:
+        return _composed(Phrase(((text, 1),), len(text), is_explicit=True, joints=""))
+    phrase = read_phrase(text, 0)
+    if phrase is None or text[phrase.end :].strip(" ."):
+        return None
+    return _composed(phrase)
 
 
-def _entry(name: str) -> tuple[Fraction, str] | None:
-    return _TABLE.get(name) or _TABLE.get(name.lower())
+def _composed(phrase: Phrase) -> Unit:
+    """Return the unit that a phrase writes."""
+    parts = []
+    for name, power in phrase.factors:
+        measure = measure_of(name)
+        assert measure is not None
+        parts.append(power_of(Unit(measure.factor, measure.dimensions), power))
+    unit = product_of(parts)
+    if len(phrase.factors) > 1 or phrase.factors[0][1] != 1:
+        return unit
+    name = phrase.factors[0][0]
+    measure = measure_of(name)
+    assert measure is not None
+    is_pound = name.lower() in ("pound", "pounds")
+    return replace(unit, offset=measure.offset, is_pound=is_pound)
+
+
+def _with_words(text: str) -> Unit | None:
+    """Return a unit with a noun behind it ("litres of water") or adjectives in front ("whole hours")."""
+    phrase = read_phrase(text, 0)
+    if phrase is not None and text[phrase.end : phrase.end + 1] == " ":
+        name = phrase.factors[-1][0]
+        if is_word(name) or name not in _NO_SYMBOLS:
+            return qualified(_composed(phrase), text[phrase.end :])
+    words = text.split()
+    for index in range(1, min(len(words), 4)):
+        rest = words[index:]
+        unit = _measured(" ".join(rest)) if is_word(rest[0]) else None
+        noun = None if unit is None else _noun_name(" ".join(words[:index]))
+        if unit is not None and noun is not None:
+            return replace(unit, noun=noun)
+    return None
+
+
+def _rate(text: str) -> Unit | None:
+    """Return a rate of counted things: "apples per hour", "students/class"."""
+    parts = re.split(r"\s+per\s+(?:an?\s+)?|\s*/\s*", text)
+    if len(parts) != 2:
+        return None
+    above, below = (unit_of(part) for part in parts)
+    if above is None or below is None:
+        return None
+    unit = product_of([above, power_of(below, -1)])
+    nouns = [above.noun, "per " + below.noun if below.noun else ""]
+    return replace(unit, noun=" ".join(filter(None, nouns)))
+
+
+# what is counted
 
 
 def _noun(text: str) -> Unit | None:
     """Return a counted thing as a unit, or None if the phrase may carry meaning of its own."""
-    nouns = re.findall(r"[A-Za-z]+", text.lower())
-    if not nouns or len(nouns) > 6:
+    noun = _noun_name(text)
+    if noun is None or all(len(word) < 3 for word in noun.split()):
         return None
-    if any(noun in _NOT_NOUNS for noun in nouns):
+    return Unit(Fraction(1), noun=noun)
+
+
+def _noun_name(text: str) -> str | None:
+    """Return a noun phrase in small letters, its last word singular; None if the words may change the value."""
+    words = re.findall(r"[A-Za-z]+", text.lower())
+    if not words or len(words) > 6:
+        return None
+    if any(word in _NOT_NOUNS for word in words):
         return None
     if not re.fullmatch(r"[A-Za-z' -]+", text):
         return None
-    if all(len(noun) < 3 for noun in nouns):
-        return None
-    return Unit(_F(1), ((" ".join(nouns), 1),), is_noun=True)
+    return " ".join([*words[:-1], _singular(words[-1])])
+
+
+def _singular(word: str) -> str:
+    if word in _IRREGULAR:
+        return _IRREGULAR[word]
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    if word.endswith(("ches", "shes", "sses", "xes", "zes")):
+        return word[:-2]
+    if word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        return word[:-1]
+    return word

@@ -8,8 +8,11 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from rewards.mathematics.tokens import NAMES
+
 __all__ = [
     "choice_of",
+    "direction_of",
     "is_sentence",
     "is_wording",
     "moments_agree",
@@ -23,7 +26,12 @@ _STYLE = re.compile(
     r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|textnormal|operatorname|boxed|mathsf|bf|rm)\s*(?=\{)"
 )
 _CHOICE = re.compile(r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Z])[.):])\s*(.*)", re.DOTALL)
+_SIGN = re.compile(r"[+*/=<>^|%]|(?<![A-Za-z])-|(?<=\d)\.(?=\d)|\\[a-zA-Z]+")
+_FURTHER_CHOICE = re.compile(
+    r"(?<![A-Za-z])\([A-J]\)|^\s*(?:[,;&]|and\b|or\b)\s*\(?[A-Ja-j]\)?\W*$"
+)
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
+_NUMBER = re.compile(r"(?<![\w.])[-\u2212]?\d+(?:[.,/:]\d+)*%?")
 _ARTICLES = frozenset("the a an is are of in on at to will be it that this there".split())
 _REVERSING = frozenset(
     "not than no never neither nor or versus unlike except without instead but cannot and both".split()
@@ -71,15 +79,30 @@ _PHRASES_OF = {
     ),
     "\\emptyset": (
         "no solution; no solutions; no real solution; no real solutions; the empty set; empty set; empty;"
-        " there is no solution; there are no solutions; no such numbers"
+        " there is no solution; there are no solutions; no such numbers; emptyset; null set"
     ),
 }
 _LATEX_OF = {
     phrase: latex for latex, phrases in _PHRASES_OF.items() for phrase in phrases.split("; ")
 }
+_ALL_BUT = re.compile(
+    r"(?:the set of )?all real(?: number)?s?(?: x)?,?\s*(?:except|other than|but|excluding|not equal to)(?: for)?"
+    r"\s+(?:x\s*=\s*)?(?P<removed>-?[\d./]+(?:(?:\s*,\s*|\s+and\s+|\s*,\s*and\s+)-?[\d./]+)*)"
+)
 _CHANGING = _REVERSING | frozenset(
     "less more fewer greater least most half twice double triple third quarter times squared cubed minus negative"
-    " below above under over hundred thousand million billion dozen or about between from".split()
+    " below above under over hundred thousand million billion dozen or about between from either"
+    " square factorial halves thirds fourths quarters fifths sixths sevenths eighths ninths tenths hundredths"
+    " thousandths tens hundreds thousands millions billions trillion trillions dozens pair pairs".split()
+)
+_DOWNWARD = frozenset(
+    "decrease decreases decreased decreasing fall falls fell fallen drop drops dropped decline declines declined reduce"
+    " reduces reduced reduction loss losses lose loses lost shrinks shrank down lower less fewer deficit"
+    " debt".split()
+)
+_UPWARD = frozenset(
+    "increase increases increased increasing rise rises rose risen grow grows grew gain gains gained profit up higher"
+    " surplus".split()
 )
 _TIME = re.compile(
     r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:\\?,|~)?\s*([ap])?\.?\s*(?:m\.?)?", re.IGNORECASE
@@ -88,7 +111,10 @@ _MONTHS = {
     name: index + 1
     for index, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split())
 }
-_MONTH = r"(?P<month>(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*)\.?"
+_MONTH = (
+    r"(?P<month>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?"
+    r"|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)(?![a-z])\.?"
+)
 _DATES = (
     re.compile(
         rf"{_MONTH}\s+(?P<day>\d{{1,2}})(?:st|nd|rd|th)?(?:,?\s+(?P<year>\d{{4}}))?", re.IGNORECASE
@@ -127,14 +153,28 @@ def plain_words(text: str) -> str:
 
 def spelled_out(text: str) -> str:
     """Return LaTeX for the phrases that name a set ("all real numbers", "no solution"); other text unchanged."""
-    if not 4 < len(text) < 60:
+    if not 4 < len(text) < 80:
         return text
-    return _LATEX_OF.get(plain_words(text).lower(), text)
+    phrase = plain_words(text).lower()
+    all_but = _ALL_BUT.fullmatch(phrase)
+    if all_but is not None and phrase == " ".join(text.lower().split()):
+        return f"\\mathbb{{R}} \\setminus \\{{{all_but['removed'].replace(' and ', ', ')}\\}}"
+    return _LATEX_OF.get(phrase, text)
 
 
 def says_more(text: str) -> bool:
     """Tell whether text around a value changes it: "less than", "half of", "not"."""
     return not _CHANGING.isdisjoint(_WORD.findall(text.lower()))
+
+
+def direction_of(text: str) -> str:
+    """Return whether text around a value says that it went "down" or "up"; an empty string if neither or both."""
+    words = set(_WORD.findall(text.lower()))
+    is_down = not _DOWNWARD.isdisjoint(words)
+    is_up = not _UPWARD.isdisjoint(words)
+    if is_down == is_up:
+        return ""
+    return "down" if is_down else "up"
 
 
 # multiple choice, times and dates
@@ -146,7 +186,7 @@ def choice_of(text: str) -> tuple[str, str] | None:
     if len(bare) == 1 and bare.isalpha():
         return bare.upper(), ""
     match = _CHOICE.fullmatch(bare) if len(bare) <= 200 else None
-    if match is None:
+    if match is None or _FURTHER_CHOICE.search(match[4]):
         return None
     letter = match[1] or match[2] or match[3]
     return letter.upper(), match[4].strip()
@@ -213,13 +253,18 @@ def _time_of(match: re.Match[str]) -> Time | None:
 def is_sentence(text: str) -> bool:
     """Tell whether a text is prose and no formula: three words or more, no relation, power or command."""
     bare = plain_words(text)
-    return not re.search(r"[=<>^_\\]", bare) and len(re.findall(r"[A-Za-z]{2,}", bare)) >= 3
+    if re.search(r"[=<>^_\\]", bare):
+        return False
+    words = [word for word in re.findall(r"[A-Za-z]{2,}(?![A-Za-z(])", bare) if word not in NAMES]
+    return len(words) >= 3
 
 
 def is_wording(text: str) -> bool:
     """Tell whether a text is nothing but words: a name, a phrase, a list of them."""
     bare = plain_words(text)
     if not re.fullmatch(r"[A-Za-z][A-Za-z ,;.'!?-]*", bare):
+        return False
+    if all(len(word) == 1 or word in NAMES for word in re.findall("[A-Za-z]+", bare)):
         return False
     return re.search(r"[A-Za-z]{3}", bare) is not None
 
@@ -234,13 +279,29 @@ def same_words(pred: str, gold: str, lenient: bool) -> bool:
     gold_words = _words(gold)
     if not pred_words or not gold_words:
         return False
-    if pred_words == gold_words:
+    if not _numbers_agree(pred, gold):
+        return False
+    pred_signs = _SIGN.findall(plain_words(pred))
+    gold_signs = _SIGN.findall(plain_words(gold))
+    has_same_signs = pred_signs == gold_signs
+    if has_same_signs and pred_words == gold_words:
         return True
-    if _list_items(pred) == _list_items(gold):
+    if has_same_signs and _list_items(pred) == _list_items(gold):
         return True
     if not lenient:
         return False
-    return _synonym(pred) == _synonym(gold) != "" or _is_phrase_of(pred_words, gold_words)
+    if _synonym(pred) == _synonym(gold) != "":
+        return True
+    if not set(pred_signs) <= set(gold_signs):
+        return False
+    return _is_phrase_of(pred_words, gold_words)
+
+
+def _numbers_agree(pred: str, gold: str) -> bool:
+    """Tell whether numbers in the text are no obstacle: equal with their signs and points, or on one side alone."""
+    numbers = _NUMBER.findall(plain_words(pred))
+    gold_numbers = _NUMBER.findall(plain_words(gold))
+    return not numbers or not gold_numbers or sorted(numbers) == sorted(gold_numbers)
 
 
 def _words(text: str) -> list[str]:

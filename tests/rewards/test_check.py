@@ -38,6 +38,17 @@ def test_sound_data_passes(tmp_path, capsys):
     assert counts(capsys.readouterr().out) == {"gold": passed, "empty": passed, "perturbed": passed}
 
 
+def test_the_number_in_front_of_a_unit_must_score_too(tmp_path, capsys):
+    golds = [r"12 \mathrm{~cm}^{2}", r"20 \mathrm{~m} / \mathrm{s}", "5 apples", "7"]
+    data = write(tmp_path / "data.jsonl", [{"answer": gold} for gold in golds])
+    assert main([data]) == 0
+    assert "no unit" in (output := capsys.readouterr().out)
+    assert [line.split()[-2:] for line in output.splitlines() if "no unit" in line] == [["3", "0"]]
+    unread = write(tmp_path / "unread.jsonl", [{"answer": r"3 \mathrm{~qx}_{a}"}, {"answer": "4"}])
+    assert main([unread]) == 1
+    assert counts(capsys.readouterr().out)["gold"] == (2, 0)
+
+
 def test_whole_solutions_as_gold_are_read(tmp_path, capsys):
     solutions = ["He has 3 + 4 = <<3+4=7>>7.\n#### 7", r"It follows that \boxed{\frac{1}{2}}."]
     data = write(tmp_path / "data.jsonl", [{"solution": solution} for solution in solutions])

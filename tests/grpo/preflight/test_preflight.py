@@ -319,6 +319,9 @@ def gold_findings(
 
 def test_gold_answers_that_a_reward_can_read_say_nothing(folder: Path) -> None:
     assert gold_findings("math_answer") == {}
+    assert (
+        gold_findings("math_answer", rows_of(answer=lambda i: rf"{i} \mathrm{{~cm}}^{{2}}")) == {}
+    )
     assert gold_findings("math_answer", rows_of(answer=lambda i: f"{WRITTEN}{i}")) == {}
 
 
@@ -336,6 +339,11 @@ def test_gold_answers_that_a_reward_can_read_say_nothing(folder: Path) -> None:
             "mine.py:whole",
             rows_of(answer=lambda i: f"{WRITTEN}{i + 11}"),
             {"solution-not-extracted": "wrong", "constant-reward": "wrong"},
+        ),
+        (
+            "mine.py:whole",
+            rows_of(answer=lambda i: rf"{i} \mathrm{{~cm}}^{{2}}"),
+            {"unit-demanded": "warning"},
         ),
         (
             "countdown",

@@ -158,11 +158,12 @@ DIFFERENT = [
 SAME_LENIENT_ONLY = [
     ("27/59", "0.458"), ("784", "785.12"), ("\\frac{84}{13}", "6.46"), ("17+10\\sqrt{6}", "41.495"),
     ("x = n\\pi", "k\\pi"), ("\\frac{\\pi}{4}+2n\\pi", "\\frac{\\pi}{4}+2k\\pi"),
-    ("a=3, b=7", "7, 3"), ("40 \\text{ red balls}", "40 \\text{ scarlet balls}"),
+    ("a=3, b=7", "7, 3"), ("40 \\text{ red balls}", "40 \\text{ balls}"),
     ("Paris", "The capital is Paris of course"), ("\\infty", "\\text{infinitely many}"),
-    ("\\frac{AB}{CD}=\\frac{2}{3}", "\\frac23"), ("5 \\text{ apples}", "5 \\text{ pears}"),
+    ("\\frac{AB}{CD}=\\frac{2}{3}", "\\frac23"), ("5 \\text{ apples}", "5 \\text{ green apples}"),
     ("-4x^2+4x-2", "y+1=-(2x-1)^2"), ("(1,-2,3,-4)", "[1,-2,3,-4]"),
     ("3, 7", "3, 7, 7"), ("b, a, c", "b < a < c"),
+    ("3 red balls, 4 pink balls", "3 red balls, 4 white balls"),
 ]  # fmt: skip
 
 

@@ -1,0 +1,347 @@
+r"""What prose states: the value that a sentence ends in, and the options that it calls correct.
+
+`last_value` reads the expression around the last number of a text as it is written (``16pi``, ``\frac{1}{2}``,
+``12, 15 and 18``), never a digit out of it. A number in a question, behind "not" or behind "less than" states nothing.
+"""
+
+from __future__ import annotations
+
+import re
+
+from rewards.mathematics.tokens import NAMES
+from rewards.mathematics.unit_tokens import unit_after
+from rewards.mathematics.words import direction_of
+
+__all__ = [
+    "NUMBER",
+    "is_denied",
+    "is_question",
+    "is_refuted",
+    "last_value",
+    "opening_value",
+    "said_value",
+    "stated_options",
+]
+
+MAX_BEFORE = 200
+"""How far before a value a "not" is looked for, in characters."""
+NUMBER = re.compile(
+    r"(?<![\w.,/])(?P<sign>(?<![\d)\]}])[-\u2212\u2013])?[$\u20ac\u00a3]?\s?"
+    r"(?P<body>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+    r"(?P<over>\s?/\s?\d+(?!\d|\.\d))?"
+    r"(?P<percent>\s?\\?%)?"
+)
+_DIGIT = re.compile(r"\d")
+_SENTENCE_END = re.compile(r"[.!?]+(?=[\s\"')\]*]|$)|\n")
+_NEGATED = re.compile(
+    r"(?:\b(?:not|no|never|neither|nor|cannot|without|except|false|wrong|untrue|incorrect)|n't)\b(?!\s+only\b)"
+    r"(?:\s+(?:be|been|being|is|are|was|were|equals?|to|the|an?|that|it|true|case|answer|value|number|exactly|actually"
+    r"|necessarily|always|really|simply|just|possible|option|choice|any|either|larger|smaller|more|less|greater|than))*"
+    r"(?:\s+[A-Za-z])?\s*[=:]?\s*$",
+    re.IGNORECASE,
+)
+_COMPARED = re.compile(
+    r"\b(?:than|at most|at least|up to|below|above|exceeds?)\s*$"
+    r"|\b(?:if|suppose|assume|assuming)\b(?:(?!\bthen\b)[^,;])*$",
+    re.IGNORECASE,
+)
+_REFUTED = (
+    r"(?:(?:is|are|was|were|seems|does|do|did|can|could|will|would)"
+    r"(?:n't\b|\s+(?:not|never|wrong|incorrect|false|impossible)\b)|cannot\b|can't\b|fails\b)"
+)
+_DENIED_AFTER = re.compile(rf"\s+{_REFUTED}")
+_REFUTATION = re.compile(rf"\d[\s$)}}\]]*\s{_REFUTED}")
+_LESS_AFTER = re.compile(r"\s+[a-z]+")
+_CLAUSE = re.compile(
+    r"\s(?:with|where|when|if|since|because|such that|for which|satisfying|among|whenever|provided|given|not exceeding"
+    r"|between|below|above|(?:less|greater|smaller|larger) than|up to)\s",
+    re.IGNORECASE,
+)
+_COPULA = re.compile(
+    r"\b(?:is|are|was|were|be|been|equals?|becomes?|gives?|gets?|yields?|has|have|exists?"
+    r"|costs?|weighs?|measures?|takes?|needs?|earns?|makes?|pays?|contains?|totals?)\b|=",
+    re.IGNORECASE,
+)
+_THUS = re.compile(r"\s*(?:so|hence|thus|therefore)\b", re.IGNORECASE)
+_SAID = re.compile(r"\b(?:is|are|equals|must be)\s+(?P<value>\S+(?:\s+[-+*/^]\s+\S+){0,4})\s*$")
+_GLUED_UNIT = re.compile(r"(?<=\d)(?:(?:km|cm|mm|m)(?:[\u00b2\u00b3]|\^?[23])?|kg|g|s|h)$")
+_CHANGE = re.compile(r"\b[A-Za-z]+\s+by\s*$")
+_LISTS = re.compile(r"(?:\b(?:is|are|were|be|include|namely)|[:=])\s*$", re.IGNORECASE)
+_COMMAND = re.compile(r"\\[A-Za-z]+\s*")
+_LETTERS = re.compile(r"[A-Za-z]+")
+_ALLOWED = re.compile(
+    r"[-+*/^=<>()\[\]{}|!_,.:;%$\u20ac\u00a3\\\w\u00b0-\u00b9\u00bc-\u00be\u00d7\u00f7\u2212\u2013\u2044\u2070-\u209c\u2200-\u22ff\u0391-\u03d6'~]+"
+)
+_OPERATORS = frozenset(
+    "+ - * / ^ = < > \u00d7 \u00f7 \u2212 \u00b7 \u22c5 \u2264 \u2265 \u00b1 \u222a ** <= >= \\cdot \\times".split()
+)
+_RELATION = re.compile(r"(?<![<>!=])=(?![=<>])|\u2248|\\approx(?![A-Za-z])|:\s")
+_OPTION = r"\(?[A-J]\)?(?![A-Za-z'])"
+_OPTIONS = rf"(?P<options>{_OPTION}(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+|\s*&\s*){_OPTION})*)"
+_NAMED_OPTIONS = re.compile(
+    r"\b(?:options?|choices?|answers?|statements?)\s*(?:(?:is|are|must be|should be|:)\s*)?"
+    rf"(?:(?:option|choice)s?\s+)?{_OPTIONS}",
+    re.IGNORECASE,
+)
+_CORRECT_OPTIONS = re.compile(
+    rf"(?<![A-Za-z\\]){_OPTIONS}\s+(?:is|are|must be|should be)\s+(?:the\s+)?(?:only\s+)?"
+    r"(?:correct|right|true|answers?\b|best)"
+)
+_DENIED = re.compile(
+    r"\b(?:not|never|neither|nor|either|or|incorrect|wrong|false|except|eliminated?|unless|if|maybe|perhaps|might|could|may)\b|n't\b",
+    re.IGNORECASE,
+)
+
+
+def is_question(text: str) -> bool:
+    """Tell whether a text ends as a question."""
+    return text.rstrip(" \t\n*_\"')$").endswith("?")
+
+
+def is_denied(before: str) -> bool:
+    """Tell whether a value is denied, or only compared with, by the text right before it."""
+    near = before[-MAX_BEFORE:]
+    return _NEGATED.search(near) is not None or _COMPARED.search(near) is not None
+
+
+def is_refuted(text: str) -> bool:
+    """Tell whether a text calls a number wrong, or says that it is not the one: "34 is incorrect"."""
+    return _REFUTATION.search(text) is not None
+
+
+def said_value(text: str) -> str | None:
+    """Return what prose says something to be (``The largest n is 34``); None for other texts."""
+    words = [word for word in _LETTERS.findall(_COMMAND.sub(" ", text)) if len(word) > 1]
+    if NAMES.issuperset(words) or is_question(text):
+        return None
+    if NUMBER_LIKE.search(text) and (_COPULA.search(text) or _THUS.match(text)):
+        return last_value(text, lenient=True) or None
+    said = _SAID.search(text)
+    if said is None or _NEGATED.search(text[: said.start()]) or _DENIED.search(said.group()):
+        return None
+    return said["value"].strip(" .")
+
+
+def last_value(text: str, lenient: bool = False) -> str | None:
+    """Return the last number or what it is part of; an empty string if that is denied or asked, None if there is none.
+
+    Lenient also leaves out what a last clause adds: "there are 12 pairs with a + b = 20" states 12.
+    """
+    was_asked = False
+    for sentence in reversed(_sentences(text)):
+        if NUMBER_LIKE.search(sentence) is None:
+            continue
+        if is_question(sentence):
+            was_asked = True
+            continue
+        return _value_of(_main_clause(sentence) if lenient else sentence)
+    return "" if was_asked else None
+
+
+def opening_value(text: str) -> str | None:
+    """Return the value that a text opens with, and those that follow it as a list; None if it opens with a word."""
+    words = [(match.start(), match.end()) for match in re.finditer(r"\S+", text)]
+    if not words or not _is_mathematics(text[slice(*words[0])]):
+        return None
+    last = _run(text, words, 0)[1]
+    while (item := _next_item(text, words, last)) is not None:
+        last = _run(text, words, item)[1]
+    value = _trimmed(text[: words[last][1]])
+    return value + _unit_behind(value, text, words[last][1])
+
+
+def _next_item(text: str, words: list[tuple[int, int]], last: int) -> int | None:
+    """Return the word that continues a list whose item ends at ``last``; None if the list ends there."""
+    item = last + 1
+    if item < len(words) and text[slice(*words[item])].lower() in ("and", "or"):
+        item += 1
+    elif not text[slice(*words[last])].endswith(","):
+        return None
+    if item >= len(words) or not _DIGIT.search(text[slice(*words[item])]):
+        return None
+    return item if _is_mathematics(text[slice(*words[item])]) else None
+
+
+NUMBER_LIKE = re.compile(r"(?<![A-Za-z_^.\d])\d|(?<!\d)\.\d|\\frac|\\sqrt")
+
+
+def _sentences(text: str) -> list[str]:
+    """Return the sentences of a text, with their closing marks."""
+    sentences = []
+    start = 0
+    for end in _SENTENCE_END.finditer(text):
+        sentences.append(text[start : end.end()])
+        start = end.end()
+    return [*sentences, text[start:]]
+
+
+def _main_clause(sentence: str) -> str:
+    """Return a sentence without its last subordinate clause, if what comes before it states a value."""
+    for clause in _CLAUSE.finditer(sentence):
+        before = sentence[: clause.start()]
+        if _DIGIT.search(before) and _COPULA.search(before):
+            return before
+    return sentence
+
+
+# the expression around a number
+
+
+def _value_of(sentence: str) -> str:
+    """Return the last value of a sentence; an empty string if it is denied or compared with."""
+    words = [(match.start(), match.end()) for match in re.finditer(r"\S+", sentence)]
+    last = _index_of_last(sentence, words)
+    if last is None:
+        return ""
+    first, last = _run(sentence, words, last)
+    is_computed = _computes(sentence[words[first][0] : words[last][1]])
+    starts = [first] if is_computed else _list_starts(sentence, words, first)
+    before = sentence[: words[starts[0]][0]]
+    after = sentence[words[last][1] :]
+    if _DENIED_AFTER.match(after) or (is_denied(before) and not is_computed):
+        return ""
+    ends = [start - 1 for start in starts[1:]] + [last]
+    items = [_item(sentence[words[i][0] : words[j][1]]) for i, j in zip(starts, ends)]
+    value = ", ".join(items)
+    if not value.endswith("%"):
+        return value + _unit_behind(items[-1], sentence, words[last][1])
+    return _with_direction(before, value, after)
+
+
+def _unit_behind(value: str, sentence: str, end: int) -> str:
+    """Return the unit of measurement that follows a value of which the last word ends at ``end``, behind a space."""
+    start = sentence.rfind(value, 0, end)
+    if start < 0 or not value:
+        return ""
+    return unit_after(sentence, start + len(value))
+
+
+def _with_direction(before: str, percentage: str, after: str) -> str:
+    """Return a percentage with the word that says whether it was gained or lost: "increases by 20%", "20% less"."""
+    change = _CHANGE.search(before[-MAX_BEFORE:])
+    if change is not None and direction_of(change.group()):
+        return change.group() + percentage
+    less = _LESS_AFTER.match(after)
+    if less is not None and direction_of(less.group()) == "down":
+        return f"decreases by {percentage}"
+    return percentage
+
+
+def _index_of_last(sentence: str, words: list[tuple[int, int]]) -> int | None:
+    """Return the last word with a number in it that is mathematics."""
+    for index in range(len(words) - 1, -1, -1):
+        word = sentence[slice(*words[index])]
+        if NUMBER_LIKE.search(word):
+            return index
+    return None
+
+
+def _run(sentence: str, words: list[tuple[int, int]], index: int) -> tuple[int, int]:
+    """Return the first and last word of the expression that a word belongs to."""
+    first = last = index
+    while first > 0 and _joins(sentence[slice(*words[first - 1])], sentence[slice(*words[first])]):
+        first -= 1
+    while last + 1 < len(words) and _joins(
+        sentence[slice(*words[last])], sentence[slice(*words[last + 1])]
+    ):
+        last += 1
+    return first, last
+
+
+def _joins(left: str, right: str) -> bool:
+    """Tell whether two neighbouring words are parts of one expression."""
+    if not (_is_mathematics(left) and _is_mathematics(right)):
+        return False
+    is_inside = left.count("(") + left.count("[") > left.count(")") + left.count("]")
+    if left[-1] in ",;":
+        return is_inside
+    if left[-1] in ".:" and len(left) > 1:
+        return False
+    return True
+
+
+def _is_mathematics(word: str) -> bool:
+    """Tell whether a word between spaces is part of a formula: no letters but single ones and names of functions."""
+    core = word.strip("*\"'`,;:.?!")
+    if word in _OPERATORS or core in _OPERATORS:
+        return True
+    if core in ("", "a", "A", "I") or not _ALLOWED.fullmatch(core):
+        return False
+    plain = re.sub(r"\\(?:text|mathrm|textbf)\s*\{[^{}]*\}", "", core)
+    names = _LETTERS.findall(_COMMAND.sub(" ", plain))
+    return all(len(name) == 1 or name in NAMES for name in names)
+
+
+def _list_starts(sentence: str, words: list[tuple[int, int]], first: int) -> list[int]:
+    """Return where the items of the list start whose last one starts at ``first``: ``12, 15 and 18``."""
+    starts = [first]
+    has_word = False
+    while starts[0] > 0:
+        before = sentence[slice(*words[starts[0] - 1])]
+        if before.lower() in ("and", "or") and starts[0] > 1:
+            item = starts[0] - 2
+            has_word = True
+        elif before.endswith((",", ";")):
+            item = starts[0] - 1
+        else:
+            break
+        text = sentence[slice(*words[item])]
+        if not _DIGIT.search(text) or not _is_mathematics(text):
+            break
+        start = _run(sentence, words, item)[0]
+        if _computes(sentence[words[start][0] : words[item][1]]):
+            break
+        starts.insert(0, start)
+    is_list = has_word or _LISTS.search(sentence[: words[starts[0]][0]])
+    return starts if is_list else [first]
+
+
+def _computes(text: str) -> bool:
+    """Tell whether a text computes its value, ``60 - 20 = 40``: an equation with more than a name on its left side."""
+    left, sign, _ = text.rpartition("=")
+    left = re.sub(r"[A-Za-z]_?\{?\d+\}?", "", left)  # ``x_1 = 3`` names a value
+    return bool(sign) and re.search(r"\d|[A-Za-z]{3}|[-+*/]", left) is not None
+
+
+def _item(text: str) -> str:
+    """Return an item of a list without the "and" behind it."""
+    return _trimmed(re.sub(r"[\s,;]+(?:and|or)\s*$", "", text))
+
+
+def _trimmed(chunk: str) -> str:
+    """Return an expression without punctuation, the left sides of its equations and brackets that do not match."""
+    chunk = chunk.strip("*\"'`").rstrip(".,;:?* ")
+    if chunk.endswith("$"):
+        chunk = chunk.strip("$")
+    sides = [side.strip() for side in _RELATION.split(chunk) if side.strip()]
+    if len(sides) > 1 and not _DIGIT.search(sides[-1]) and _DIGIT.search(sides[-2]):
+        del sides[-1]  # ``20 = A``
+    chunk = sides[-1] if sides else chunk
+    number = None if _is_mathematics(chunk.replace(" ", "")) else NUMBER.search(chunk)
+    if number is not None:
+        return number.group().strip()  # ``$28/month``
+    surplus = sum(map(chunk.count, "([")) - sum(map(chunk.count, ")]"))
+    if surplus > 0 and chunk[0] in "([":
+        chunk = chunk[1:]
+    elif surplus < 0 and chunk[-1] in ")]":
+        chunk = chunk[:-1]
+    chunk = re.sub(r"^[-+*/\u2013\u2212]\s+|\s+[-+*/\u2013\u2212]$", "", chunk)
+    is_named = len(sides) > 1  # ``x = 5m`` is a product
+    return chunk.strip() if is_named else _GLUED_UNIT.sub(r" \g<0>", chunk).strip()
+
+
+# options
+
+
+def stated_options(text: str) -> str | None:
+    """Return the options that the last sentence of a text calls correct, as it lists them; None if it names none."""
+    sentences = [sentence for sentence in _sentences(text) if sentence.strip(" .*\n")]
+    if not sentences or is_question(sentences[-1]):
+        return None
+    sentence = sentences[-1].replace("**", "")
+    if _DENIED.search(sentence):
+        return None
+    found = _CORRECT_OPTIONS.search(sentence) or _NAMED_OPTIONS.search(sentence)
+    if found is None or not re.search(r"[A-J]", found["options"]):
+        return None
+    return found["options"]
