@@ -108,16 +108,13 @@ def evaluate_sets(
     """
     check_compiler(recipe)
     specs, accurate = load_rewards(recipe)
+    sources = _sources_to_evaluate(recipe, every_row)
+    check_columns(specs, [row for source in sources for row in source.rows])
     config = load_config(recipe.model)
     tokenizer = load_tokenizer(recipe.model)
     end_ids = load_end_ids(recipe.model, config, tokenizer)
     sets = []
-    if recipe.data.source is not None or recipe.data.sources:
-        sources = [
-            _rows_to_evaluate(source, every_row)
-            for source in load_sources(recipe.data, folder=recipe.folder())
-        ]
-        check_columns(specs, [row for source in sources for row in source.rows])
+    if sources:
         # as held-out prompts they have the ids, so the seeds, that they have in training
         prompts = load_prompts(recipe, config, tokenizer, sources, end_ids=end_ids)
         whole = held_out_set(recipe, prompts.held_out, accurate)
@@ -158,6 +155,14 @@ def _evaluate_set(
         "too_long": of.num_dropped,
         "completions": _rows(result.groups, str(recipe.model.name)),
     }
+
+
+def _sources_to_evaluate(recipe: Recipe, every_row: bool) -> list[SourceRows]:
+    """The sources that the recipe's ``data`` names, with the rows to evaluate; none if it names none."""
+    if recipe.data.source is None and not recipe.data.sources:
+        return []
+    sources = load_sources(recipe.data, folder=recipe.folder())
+    return [_rows_to_evaluate(source, every_row) for source in sources]
 
 
 def _rows_to_evaluate(source: SourceRows, every_row: bool) -> SourceRows:

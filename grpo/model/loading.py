@@ -200,6 +200,11 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfi
         )
 
 
+def is_unreachable(message: str) -> bool:
+    """Whether a message of the hub's client says that it cannot be reached."""
+    return any(phrase in message.lower() for phrase in _UNREACHABLE)
+
+
 def refusal(name: str, error: BaseException, otherwise: str) -> str:
     """Why the model `name` cannot be loaded and what to do: gated, hub unreachable, ..., or `otherwise`."""
     message = " ".join(str(error).split()).lower()
@@ -208,7 +213,7 @@ def refusal(name: str, error: BaseException, otherwise: str) -> str:
             f"model: {name} is gated: accept its terms on its page, then log in with `hf auth login`, or name a "
             "folder that holds it"
         )
-    if not Path(name).exists() and any(phrase in message for phrase in _UNREACHABLE):
+    if not Path(name).exists() and is_unreachable(message):
         return (
             f"model: {name} is not a folder here, and the hub cannot be reached; check the connection, or name a "
             "folder that holds it"

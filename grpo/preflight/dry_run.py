@@ -9,12 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Iterator
 
-from grpo.model.loading import load_config, load_tokenizer
+from grpo.data.sources import load_sources
+from grpo.model.loading import is_unreachable, load_config, load_tokenizer
 from grpo.objective.formula import describe_objective
+from grpo.preflight.foreign_rewards import stand_ins
 from grpo.preflight.memory import GIB, Memory, example_rows, predict
-from grpo.recipe import Recipe, to_yaml
+from grpo.recipe import Recipe, RecipeError, to_yaml
 from grpo.recipe.describe import step_size
 from grpo.run.setup import load_inputs
+from grpo.scoring import check_columns, load_rewards
 
 PROMPT_TOKENS = 256
 """Length of a prompt in the prediction of memory: no data is loaded."""
@@ -37,9 +40,29 @@ def dry_run(recipe: Recipe) -> Iterator[str]:
 def data(recipe: Recipe) -> Iterator[str]:
     """What the run would read: rows, prompts, sets, rewards, and the first prompt as the policy would see it.
 
-    Raises `RecipeError` for data, rewards, a configuration or a tokenizer that cannot be opened.
+    Rewards of the user's files are looked at, and not run. Raises `RecipeError` for rewards or data that do not do;
+    what the hub holds and cannot be reached, and a model that is not there yet, end the lines with a note.
     """
-    inputs = load_inputs(recipe)
+    if recipe.data.source is None and not recipe.data.sources:
+        yield "data: none is named; rows must be passed from Python"
+        return
+    functions = stand_ins(recipe.rewards)
+    specs, _ = load_rewards(recipe, functions)
+    try:
+        sources = load_sources(recipe.data)
+    except RecipeError as error:
+        if not is_unreachable(str(error)):
+            raise
+        yield f"not opened, since the hub cannot be reached: {error}"
+        return
+    check_columns(specs, [row for source in sources for row in source.rows])
+    try:
+        load_config(recipe.model)
+        load_tokenizer(recipe.model)
+    except RecipeError as error:
+        yield f"prompts: not made, since the model cannot be opened: {error}"
+        return
+    inputs = load_inputs(recipe, rewards=functions)
     prompts = inputs.prompts
     counts = f"{len(prompts.train)} prompts train, {len(prompts.held_out)} are held out"
     yield (
