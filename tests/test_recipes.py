@@ -70,8 +70,11 @@ def test_a_recipe_is_headed_by_what_a_reader_wants_to_know(recipe):
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=names(RECIPES))
-def test_a_recipe_carries_its_files_name_and_dry_runs(recipe, capsys):
-    assert Recipe.load(recipe).name == recipe.stem
+def test_a_recipe_states_its_name_and_template_and_dry_runs(recipe, capsys, monkeypatch):
+    loaded = Recipe.load(recipe)
+    assert loaded.name == recipe.stem and loaded.data.template != "auto"
+    if recipe.stem != "quickstart":  # the others' models and data are not here
+        monkeypatch.setattr("grpo.preflight.dry_run.data", lambda recipe: iter(()))
     assert main([str(recipe), "--dry-run"]) == 0
     assert "a step: " in capsys.readouterr().out
 
