@@ -95,7 +95,11 @@ def evaluate_recipe(
     said in `grpo.run.figures.figures`; ``completions`` are the rows of `grpo.run.stored.completion_rows`. `say` is told
     what is being done; with it a bar shows the prompts done, where standard error is a terminal.
     """
-    alone = replace(recipe, evaluate=replace(recipe.evaluate, sets={}))
+    alone = replace(
+        recipe,
+        evaluate=replace(recipe.evaluate, sets={}),
+        checkpoint=replace(recipe.checkpoint, best_by=None),
+    )
     return evaluate_sets(alone, every_row, say)[0]
 
 

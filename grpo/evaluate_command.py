@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
+OTHER_DATA = ("data.sources={}", "evaluate.sets={}", "checkpoint.best_by=null")
+"""Overrides that leave out what a run was trained and evaluated on, where other data takes its place."""
 OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.[\w-]+)*=.*", re.DOTALL)
 PROTOCOLS: Mapping[str, Mapping[str, float]] = {
     "greedy": {"evaluate.temperature": 0.0, "evaluate.samples": 1},
@@ -110,9 +112,8 @@ def _reports(
         **PROTOCOLS.get(options.protocol, {}),
         **_said(options),
     }
-    keys = [*_as_overrides(given), *_benchmarks(options.benchmark), *overrides]
-    if options.data:
-        keys.append("evaluate.sets={}")
+    keys = [*(OTHER_DATA if options.data else ()), *_as_overrides(given)]
+    keys += [*_benchmarks(options.benchmark), *overrides]
     recipes = [evaluation_recipe(target, options.recipe, keys) for target in targets]
     from grpo import evaluate  # noqa: PLC0415  heavy: torch
     from grpo.run.setup import hide_progress_bars  # noqa: PLC0415  heavy: torch
@@ -157,7 +158,7 @@ def _rescored(
     reports = []
     for target in targets:
         source = f"data.source={json.dumps(target)}"
-        recipe = evaluation_recipe(target, options.recipe, [source, *overrides])
+        recipe = evaluation_recipe(target, options.recipe, [*OTHER_DATA, source, *overrides])
         reports += rescore(Path(target), recipe)
     return reports
 

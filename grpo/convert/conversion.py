@@ -6,6 +6,7 @@ it describes the same run.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
@@ -237,6 +238,8 @@ def _taken(values: Mapping[str, Any], draft: Draft, *, given: bool) -> Iterator[
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return json.dumps(value)
     return to_yaml({"x": value}).removeprefix("x:").strip().replace("\n", " ")
 
 
@@ -276,7 +279,8 @@ def _missing(values: dict[str, Any]) -> Iterator[str]:
         ("model.name", "a hub id or a folder"),
         ("data.source", "a hub id or a file"),
     ):
-        if _lookup(values, key) is UNSET:
+        several = _lookup(values, f"{key}s")
+        if _lookup(values, key) is UNSET and several is UNSET:
             yield f"set {key}: {example}"
     if not values.get("rewards"):
         yield "name a reward, e.g. rewards: {correct: {use: math_answer}}"

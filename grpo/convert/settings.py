@@ -38,6 +38,8 @@ LORA = {
 }
 """peft's names and TRL's."""
 PEFTS_DEFAULTS = {"lora_r": 8, "lora_alpha": 8}
+POSITIONS = ("model", "reward_funcs", "args", "train_dataset", "eval_dataset")
+"""The first parameters of GRPOTrainer."""
 LOAD_DATASET = ("dataset_name", "dataset_config")
 VERL_SECTIONS = ("actor_rollout_ref", "algorithm", "trainer", "critic")
 
@@ -261,7 +263,7 @@ class _ScriptReader:
 
     def _take_trainer(self, call: ast.Call) -> None:
         given = {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
-        given |= dict(zip(("model", "reward_funcs", "args", "train_dataset"), call.args))
+        given |= dict(zip(POSITIONS, call.args))
         for name, node in given.items():
             if name == "model":
                 self._take_model(node)
@@ -269,6 +271,8 @@ class _ScriptReader:
                 self._take_rewards(node)
             elif name == "train_dataset":
                 self._take_data(node)
+            elif name == "eval_dataset":
+                self._take_evaluation(node)
             elif name not in ("args", "peft_config"):  # read where these are made
                 self.source.notes.append(f"line {node.lineno}: GRPOTrainer's {name}")
 
@@ -301,20 +305,49 @@ class _ScriptReader:
         return f"{beside}:{last}" if beside.is_file() else f"{module}:{last}"
 
     def _take_data(self, node: ast.expr) -> None:
-        name = node.id if isinstance(node, ast.Name) else ""
+        load = self._load_of(node, "train_dataset")
+        if load is not None:
+            self._take_load_dataset(load)
+        if isinstance(node, ast.Subscript):  # dataset["train"]
+            self._take("dataset_train_split", node.slice)
+
+    def _take_evaluation(self, node: ast.expr) -> None:
+        """``eval_dataset`` as the arguments of the load_dataset that made it."""
+        load = self._load_of(node, "eval_dataset")
+        if load is None:
+            return
+        nodes = dict(zip(("path", "name"), load.args))
+        nodes |= {keyword.arg: keyword.value for keyword in load.keywords if keyword.arg}
+        nodes["path"] = nodes.pop("data_files", nodes.get("path", ast.Constant(None)))
+        if isinstance(node, ast.Subscript):
+            nodes["split"] = node.slice
+        try:
+            self.source.settings["eval_dataset"] = {
+                name: self._value(nodes[name])
+                for name in ("path", "name", "split")
+                if name in nodes
+            }
+        except ValueError:
+            self.source.notes.append(
+                f"eval_dataset: line {load.lineno}: {ast.unparse(load)} is no literal"
+            )
+
+    def _load_of(self, node: ast.expr, role: str) -> ast.Call | None:
+        """The load_dataset behind `node`; notes on what else is done with it, or that there is none."""
+        whole = node.value if isinstance(node, ast.Subscript) else node
+        name = whole.id if isinstance(whole, ast.Name) else ""
         steps = [node, *(value for target, value in _assignments(self.tree) if target == name)]
         calls = [call for step in steps for call in ast.walk(step) if isinstance(call, ast.Call)]
         loads = [call for call in calls if _name_of(call.func) == "load_dataset"]
         for call in calls:
-            is_applied = isinstance(call.func, ast.Attribute) and call not in loads
-            if is_applied:
+            if isinstance(call.func, ast.Attribute) and call not in loads:
                 self.source.notes.append(
-                    f"train_dataset: line {call.lineno}: .{_name_of(call.func)}(...) is not applied"
+                    f"{role}: line {call.lineno}: .{_name_of(call.func)}(...) is not applied"
                 )
         if loads:
-            self._take_load_dataset(loads[0])
-        else:
-            self.source.notes.append(f"train_dataset: line {node.lineno}: {ast.unparse(node)}")
+            return loads[0]
+        self.source.notes.append(f"{role}: line {node.lineno}: {ast.unparse(node)}")
+        return None
 
     def _take_load_dataset(self, call: ast.Call) -> None:
         names = {"path": LOAD_DATASET[0], "name": LOAD_DATASET[1], "split": "dataset_train_split"}

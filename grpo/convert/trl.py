@@ -7,9 +7,10 @@ TRL counts completions per device and optimizer steps; a generation of ``steps_p
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
-from grpo.convert.values import Draft, listed, rows_of, set_steps, whole
+from grpo.convert.data import DataSet, set_evaluation_sets, set_training_data
+from grpo.convert.values import Draft, listed, num_rows, rows_of, set_steps, whole
 from rewards.readers import can_read
 
 REWARDS = {
@@ -40,6 +41,9 @@ OPTIMS: Mapping[str, Mapping[str, Any]] = {
 PLAIN_ADAMW = ("adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_apex_fused", "adamw")
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "auto": "bfloat16"}
 DTYPE_NAMES = ("dtype", "torch_dtype", "bf16", "fp16")
+MIXTURE_KEYS = {"path", "name", "split", "data_files", "columns", "fraction", "weight"}
+"""Keys of an entry of ``datasets`` that are read; ``columns`` only leaves columns out, which nothing here needs."""
+
 LENGTH_OF_RUN = ("max_steps", "num_train_epochs")
 
 
@@ -49,6 +53,7 @@ def work_out(draft: Draft) -> None:
     _data(draft)
     _length(draft, updates)
     _intervals(draft, updates)
+    _evaluation_sets(draft)
     _model(draft)
     _adapters(draft)
     _rewards(draft)
@@ -109,9 +114,9 @@ def _length(draft: Draft, updates: int) -> None:
 def _intervals(draft: Draft, updates: int) -> None:
     full = draft.full
     names = ("eval_strategy", "eval_steps")
-    if full["eval_strategy"] == "steps" or (
-        draft.is_given("eval_steps") and not draft.is_given(*names[:1])
-    ):
+    if full["eval_strategy"] == "epoch":
+        _every_epoch(draft)
+    elif _evaluates(draft):
         draft.set("evaluate.every", _in_steps(draft, full["eval_steps"] or 10, updates), *names)
     else:
         draft.set("evaluate.every", 0, "eval_strategy")
@@ -125,10 +130,31 @@ def _intervals(draft: Draft, updates: int) -> None:
     draft.settle("save_steps", "save_strategy")
 
 
+def _evaluates(draft: Draft) -> bool:
+    """Whether evaluations are asked for; an interval alone asks, too."""
+    asks = draft.is_given("eval_steps") and not draft.is_given("eval_strategy")
+    return asks or draft.full["eval_strategy"] in ("steps", "epoch")
+
+
+def _every_epoch(draft: Draft) -> None:
+    draft.settle("eval_steps")
+    rows = num_rows(draft)
+    if rows:
+        every = whole(rows / draft.values["sample.prompts"])
+        draft.set("evaluate.every", every, "eval_strategy")
+    else:
+        draft.lose("eval_strategy", "evaluations come every so many steps: evaluate.every")
+
+
 def _in_steps(draft: Draft, number: Any, updates: int) -> int:
     """An interval in optimizer steps, or a share of the run if below 1, in steps of ours."""
     share = float(number)
     if 0 < share < 1:
+        if "steps" not in draft.values:
+            draft.to_do.append(
+                f"an interval is the share {share:g} of a run whose steps are not known here: 100 are taken; set "
+                "evaluate.every and checkpoint.every"
+            )
         return whole(share * draft.values.get("steps", 100))
     return whole(share / updates)
 
@@ -212,55 +238,127 @@ def _adapters(draft: Draft) -> None:
 
 
 def _data(draft: Draft) -> None:
-    sources = draft.full["datasets"]
-    draft.settle("datasets", "test_split_size")
-    if sources:
-        _mixture(draft, sources)
-    source = draft.values.get("data.source", draft.full.get("dataset_name"))
-    if source is not None and can_read(str(source)):
-        draft.set("data.source", source, "dataset_name")
+    entries = listed(draft.full["datasets"])
+    draft.settle("datasets")
+    parts = _mixed(draft, entries) if entries else _single(draft)
+    if parts:
+        set_training_data(draft, parts, "datasets" if entries else "dataset_name")
+    _template(draft, parts)
+    _held_out(draft, parts)
+
+
+def _single(draft: Draft) -> list[DataSet]:
+    """The data set of ``dataset_name``; its configuration and split are taken by the table."""
+    source = draft.full.get("dataset_name")
+    if source is None:
+        return []
+    if can_read(str(source)):
         draft.settle("dataset_train_split")
-    elif source is not None:
-        draft.set("data.source", source, "dataset_name")
-    _template(draft, source)
+    return [DataSet(str(source))]
+
+
+def _mixed(draft: Draft, entries: Sequence[Any]) -> list[DataSet]:
+    """The entries of ``datasets``; files one by one, since a source is one file or one data set."""
+    draft.settle("dataset_name", "dataset_config", "dataset_train_split")  # TRL ignores them then
+    parts: list[DataSet] = []
+    unknown: set[str] = set()
+    for entry in entries:
+        if not isinstance(entry, Mapping):
+            unknown.add(str(entry))
+            continue
+        unknown |= set(entry) - MIXTURE_KEYS
+        share = float(entry.get("fraction") or entry.get("weight") or 1.0)
+        split = entry.get("split")
+        files = entry.get("data_files")
+        if isinstance(files, Mapping):
+            files = files.get(split or "train", list(files.values()))
+            split = None
+        if files:
+            parts += [DataSet(str(file), share=share) for file in listed(files)]
+        else:
+            parts.append(DataSet(str(entry.get("path")), entry.get("name"), split, share))
+    if unknown:
+        draft.lost["datasets"] = f"left out: {', '.join(sorted(unknown))}"
+    return parts
+
+
+def _held_out(draft: Draft, parts: Sequence[DataSet]) -> None:
+    """``test_split_size``: a number of rows, or a share of all; of a mixture the same from each source."""
     size = draft.full["test_split_size"]
-    if isinstance(size, int) and size > 0:
-        draft.set("data.held_out", size, "test_split_size")
-    elif size:
+    draft.settle("test_split_size")
+    if not size:
+        return
+    counts = [part.num_rows() for part in parts]
+    if size < 1 and not (counts and all(counts)):
         draft.lose("test_split_size", "data.held_out is a number of rows, not a share")
+        return
+    rows = size * sum(counts) if size < 1 else size
+    draft.set("data.held_out", whole(rows / max(1, len(parts))), "test_split_size")
 
 
-def _template(draft: Draft, source: Any) -> None:
+def _evaluation_sets(draft: Draft) -> None:
+    """The set that TRL evaluates on, if it does: GRPOTrainer's, or the test split of the data set."""
+    full = draft.full
+    draft.settle("dataset_test_split", "eval_dataset", "eval_on_start")
+    if not _evaluates(draft) and not draft.is_given("eval_dataset"):
+        return
+    parts = [_evaluated(entry) for entry in listed(full["eval_dataset"])]
+    origin = "eval_dataset" if parts else "dataset_test_split"
+    if not parts and not full["test_split_size"]:
+        parts = _test_split(draft)
+    if parts:
+        set_evaluation_sets(draft, parts, origin)
+    elif not full["test_split_size"]:
+        draft.to_do.append("name a set to evaluate on in evaluate.sets, or set data.held_out")
+    draft.set("evaluate.before", bool(full["eval_on_start"]), "eval_on_start")
+
+
+def _test_split(draft: Draft) -> list[DataSet]:
+    """The test split of the data set on the hub that trains; a mixture and files have none."""
+    full = draft.full
+    source = full.get("dataset_name")
+    if source is None or full["datasets"] or can_read(str(source)):
+        return []
+    return [DataSet(str(source), full["dataset_config"], full["dataset_test_split"])]
+
+
+def _evaluated(entry: Any) -> DataSet:
+    """GRPOTrainer's ``eval_dataset``, as a path or as load_dataset's arguments."""
+    if not isinstance(entry, Mapping):
+        return DataSet(str(entry))
+    source = str(entry.get("path"))
+    is_file = can_read(source)
+    return DataSet(source, entry.get("name"), None if is_file else entry.get("split"))
+
+
+def _template(draft: Draft, parts: Sequence[DataSet]) -> None:
     """TRL puts prompts that are messages through the chat template, and takes text as it is."""
-    rows = rows_of(source)
+    rows = [row for part in parts for row in rows_of(part.source)[:1]]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    template = "chat"
     if not rows:
         draft.assume("data.template", "chat", "prompts as messages")
         draft.to_do.append(
             "data.template is chat, as TRL does for prompts that are messages; for text set plain"
         )
-    elif "prompt" in rows[0]:
-        is_text = isinstance(rows[0]["prompt"], str)
-        draft.assume("data.template", "plain" if is_text else "chat", "the prompts in the file")
+    elif all("prompt" in row for row in rows):
+        is_text = all(isinstance(row["prompt"], str) for row in rows)
+        template = "plain" if is_text else "chat"
+        draft.assume("data.template", template, "the prompts in the file")
     else:
         draft.to_do.append(
-            f"set data.columns.prompt to one of the columns {', '.join(map(str, rows[0]))}"
+            f"set data.columns.prompt to one of the columns {', '.join(map(str, columns))}, in evaluate.sets too"
         )
+    _template_args(draft, template)
 
 
-def _mixture(draft: Draft, sources: Any) -> None:
-    first, *others = listed(sources)
-    named = {"path": "data.source", "name": "data.subset", "split": "data.split"}
-    files = listed(first.get("data_files"))
-    if files:
-        first = {**first, "path": files[0]}
-    for name, key in named.items():
-        if first.get(name) is not None:
-            draft.set(key, first[name], "datasets")
-    left = sorted(set(first) - {*named, "data_files", "fraction"})
-    dropped = [str(other.get("path")) for other in others]
-    if dropped or left or len(files) > 1:
-        what = ", ".join([*dropped, *left, *map(str, files[1:])])
-        draft.lost["datasets"] = f"only the first source was taken; left out: {what}"
+def _template_args(draft: Draft, template: str) -> None:
+    args = draft.full["chat_template_kwargs"]
+    draft.settle("chat_template_kwargs")
+    if args and template == "chat":
+        draft.set("data.template_args", args, "chat_template_kwargs")
+    elif args:
+        draft.lose("chat_template_kwargs", "prompts that are text get no chat template")
 
 
 def _rewards(draft: Draft) -> None:

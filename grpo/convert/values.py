@@ -87,15 +87,21 @@ def rows_of(source: Any) -> list[Mapping[str, Any]]:
 
 
 def set_steps(draft: Draft, name: str, epochs: float) -> None:
-    """``steps`` from epochs, if the rows can be counted here; else something to do."""
-    prompts = draft.values["sample.prompts"]
-    num_rows = len(rows_of(draft.values.get("data.source")))
-    if num_rows:
-        draft.set("steps", whole(num_rows * epochs / prompts), name)
-        return
-    draft.to_do.append(
-        f"set steps: {name} is {epochs:g}, so rows x {epochs:g} / {prompts} (sample.prompts)"
-    )
+    """``steps`` from epochs, if the rows can be counted here; else ``epochs``."""
+    rows = num_rows(draft)
+    if rows:
+        draft.set("steps", whole(rows * epochs / draft.values["sample.prompts"]), name)
+    else:
+        draft.set("epochs", float(epochs), name)
+
+
+def num_rows(draft: Draft) -> int:
+    """The rows to train on, if all of them are in files that are here; else 0."""
+    mixture = draft.values.get("data.sources")
+    if mixture is None:
+        return len(rows_of(draft.values.get("data.source")))
+    counts = [len(rows_of(part["source"])) for part in mixture.values()]
+    return sum(counts) if all(counts) else 0
 
 
 def names_of(names: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from grpo.convert.data import DataSet, set_evaluation_sets, set_training_data
 from grpo.convert.values import Draft, listed, set_steps
 
 ACTOR = "actor_rollout_ref.actor"
@@ -113,11 +114,7 @@ def _data(draft: Draft) -> None:
     files = listed(draft.full.get("data.train_files"))
     draft.settle("data.train_files")
     if files:
-        draft.set("data.source", files[0], "data.train_files")
-    if len(files) > 1:
-        draft.lost["data.train_files"] = (
-            f"only the first file was taken; left out: {', '.join(map(str, files[1:]))}"
-        )
+        set_training_data(draft, [DataSet(str(file)) for file in files], "data.train_files")
     draft.assume("data.template", "chat", "prompts as messages")
 
 
@@ -312,6 +309,36 @@ def _evaluation(draft: Draft) -> None:
         ("trainer.test_freq", "evaluate.every"),
     ):
         draft.set(key, max(0, int(draft.full[name])), name)
+    _evaluation_sets(draft)
+
+
+def _evaluation_sets(draft: Draft) -> None:
+    files = listed(draft.full.get("data.val_files"))
+    names = ("data.val_max_samples", f"{ROLLOUT}.val_kwargs.top_p")
+    draft.settle("data.val_files", *names)
+    if not files:
+        return
+    limit = int(draft.full[names[0]] or -1)
+    top_p = float(draft.full[names[1]])
+    set_evaluation_sets(
+        draft,
+        [DataSet(str(file)) for file in files],
+        "data.val_files",
+        *filter(draft.is_given, names),
+        columns=_columns(draft),
+        limit=limit if limit > 0 else None,
+        top_p=top_p if top_p != float(draft.full[f"{ROLLOUT}.top_p"]) else None,
+    )
+    if limit > 0:
+        draft.lose(names[0], "it became limit: the first rows, where verl draws them")
+
+
+def _columns(draft: Draft) -> dict[str, Any]:
+    """The columns of the training data, which a set does not take over by itself."""
+    prompt = str(draft.full["data.prompt_key"])
+    columns = {"prompt": prompt} if prompt != "prompt" else {}
+    answer = draft.values.get("data.columns.answer")
+    return {**columns, "answer": answer} if answer else columns
 
 
 def _tracker(draft: Draft) -> None:

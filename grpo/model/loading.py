@@ -60,6 +60,8 @@ _UNREACHABLE = (
     "name resolution",
     "connection refused",
     "outgoing traffic",
+    "couldn't reach",
+    "offlinemode",
 )
 
 

@@ -16,7 +16,7 @@ from grpo.preflight.foreign_rewards import stand_ins
 from grpo.preflight.memory import GIB, Memory, example_rows, predict
 from grpo.recipe import Recipe, RecipeError, to_yaml
 from grpo.recipe.describe import step_size
-from grpo.run.setup import load_inputs
+from grpo.run.setup import load_inputs, with_steps
 from grpo.scoring import check_columns, load_rewards
 
 PROMPT_TOKENS = 256
@@ -29,12 +29,22 @@ def dry_run(recipe: Recipe) -> Iterator[str]:
     yield ""
     yield from describe_objective(recipe)
     yield ""
-    yield from step_size(recipe)
+    yield from _size(recipe)
     yield from memory(recipe)
     yield ""
     yield from files(recipe)
     yield ""
     yield from data(recipe)
+
+
+def _size(recipe: Recipe) -> Iterator[str]:
+    """The size of a step and of the run; of a run counted in epochs, what is known without data."""
+    *step, run = step_size(recipe)
+    yield from step
+    if recipe.epochs is None:
+        yield run
+    else:
+        yield f"the run: {recipe.epochs:g} passes over the training prompts; their number is below"
 
 
 def data(recipe: Recipe) -> Iterator[str]:
@@ -68,6 +78,8 @@ def data(recipe: Recipe) -> Iterator[str]:
     yield (
         f"data: {counts}, {prompts.num_dropped} are too long and dropped, {prompts.num_left_out} left out by where"
     )
+    if recipe.epochs is not None:
+        yield f"  {[*step_size(with_steps(recipe, prompts))][-1]}"
     for name, template in prompts.templates.items():
         yield f"  template{f' of {name}' if name else ''}: {template.pattern}"
     for evaluated in inputs.sets:

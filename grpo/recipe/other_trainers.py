@@ -134,18 +134,18 @@ TRL: tuple[Setting, ...] = (
     _trl.same("dataset_name", "data.source"),
     _trl.same("dataset_config", "data.subset", None),
     _trl.same("dataset_train_split", "data.split", "train"),
-    _trl.joint("datasets", "data.source, data.subset, data.split", None),
-    *_trl.absent(
-        "held-out rows come from the training set here: data.held_out; another set is evaluated by "
-        "grpo evaluate RUN --data ...",
-        dataset_test_split="test",
+    _trl.joint(
+        "datasets",
+        "data.sources",
+        None,
+        "laid end to end there: a source's weight is its number of rows",
     ),
+    _trl.joint("dataset_test_split", "evaluate.sets", "test", "read with eval_strategy"),
+    _trl.joint("eval_dataset", "evaluate.sets", None, "GRPOTrainer's argument"),
     *_trl.absent("data sets are read whole", dataset_streaming=False, streaming=False),
     _trl.joint("test_split_size", "data.held_out", None, "a number of rows here"),
+    _trl.joint("chat_template_kwargs", "data.template_args", None),
     *_trl.absent("prompts are drawn in a seeded random order", shuffle_dataset=True),
-    *_trl.absent(
-        "the chat template is called without further arguments", chat_template_kwargs=None
-    ),
     *_trl.needless(
         "rewards get the columns that they name",
         remove_unused_columns=False,
@@ -329,7 +329,7 @@ TRL: tuple[Setting, ...] = (
     _trl.same("adam_epsilon", "optim.eps", 1e-8),
     _trl.same("max_grad_norm", "optim.max_grad_norm", 1.0),
     _trl.joint("max_steps", "steps", -1, "optimizer steps there, passes of the loop here"),
-    _trl.joint("num_train_epochs", "steps", 3.0, "steps = rows x epochs / sample.prompts"),
+    _trl.joint("num_train_epochs", "epochs", 3.0, "steps where the rows can be counted"),
     *_trl.needless(
         ROWS_ARE_PACKED,
         pad_to_multiple_of="auto",
@@ -346,13 +346,14 @@ TRL: tuple[Setting, ...] = (
     *_trl.needless("see sample.compile", torch_compile=False, torch_compile_backend=None),
     *_trl.needless("see sample.compile", torch_compile_mode=None, tf32=None),
     # evaluation, checkpoints, logs
-    _trl.joint("eval_strategy", "evaluate.every", "no"),
+    _trl.joint("eval_strategy", "evaluate.every, evaluate.sets", "no"),
     _trl.joint(
         "eval_steps", "evaluate.every", None, "optimizer steps there, passes of the loop here"
     ),
     _trl.same("num_generations_eval", "evaluate.samples", None),
-    *_trl.needless("evaluation comes before, during and after", eval_on_start=False, do_eval=False),
-    *_trl.needless("evaluation comes before, during and after", eval_delay=0, do_train=False),
+    _trl.joint("eval_on_start", "evaluate.before", False),
+    *_trl.needless("evaluation comes before, during and after", do_eval=False, do_train=False),
+    *_trl.needless("evaluation comes every so many steps, from the first on", eval_delay=0),
     *_trl.needless(
         "evaluation is batched by the engine",
         per_device_eval_batch_size=8,
@@ -372,7 +373,7 @@ TRL: tuple[Setting, ...] = (
     ),
     _trl.same("save_total_limit", "checkpoint.keep", None),
     *_trl.needless(
-        "checkpoint.keep_best keeps the best by held-out accuracy beside the last",
+        "checkpoint.keep_best keeps the best beside the last, checkpoint.best_by says by what",
         load_best_model_at_end=False,
         metric_for_best_model=None,
         greater_is_better=None,
@@ -497,7 +498,9 @@ VERL: tuple[Setting, ...] = (
     ),
     _verl.same(f"{ACTOR}.ppo_max_token_len_per_gpu", "optim.tokens_per_micro_batch", 16384),
     # data
-    _verl.joint("data.train_files", "data.source"),
+    _verl.joint(
+        "data.train_files", "data.source, data.sources", note="several files make a mixture"
+    ),
     _verl.same(
         "data.prompt_key", "data.columns.prompt", "prompt", note="messages need data.template: chat"
     ),
@@ -511,17 +514,11 @@ VERL: tuple[Setting, ...] = (
     _verl.joint("data.train_batch_size", "sample.prompts, optim.updates", 1024),
     _verl.joint("data.gen_batch_size", "sample.oversample", None),
     _verl.joint("data.seed", "seed", None),
-    *_verl.absent(
-        "held-out rows come from the training set here: data.held_out; another set is evaluated by "
-        "grpo evaluate RUN --data ...",
-        data__val_files=UNSET,
-        data__val_max_samples=-1,
-    ),
+    _verl.joint("data.val_files", "evaluate.sets"),
+    _verl.joint("data.val_max_samples", "evaluate.sets", -1, "limit: the first rows"),
     *_verl.absent("take the rows that you want into a file", data__train_max_samples=-1),
     *_verl.absent("prompts are drawn in a seeded random order", data__shuffle=True),
-    *_verl.absent(
-        "the chat template is called without further arguments", data__apply_chat_template_kwargs={}
-    ),
+    _verl.same("data.apply_chat_template_kwargs", "data.template_args", {}),
     *_verl.absent("data sets of one's own are files, or tasks", data__custom_cls__path=None),
     *_verl.needless("prompts that are too long are dropped and counted", data__truncation="error"),
     *_verl.needless(
@@ -561,7 +558,7 @@ VERL: tuple[Setting, ...] = (
         **_under(ROLLOUT, do_sample=True, ignore_eos=False),
     ),
     *_verl.absent("evaluation filters as training does", **_under(ROLLOUT, val_kwargs__top_k=-1)),
-    *_verl.absent("evaluation filters as training does", **_under(ROLLOUT, val_kwargs__top_p=1.0)),
+    _verl.joint(f"{ROLLOUT}.val_kwargs.top_p", "evaluate.sets", 1.0, "top_p of each set"),
     *_verl.absent("there are no tools yet", **_under(ROLLOUT, multi_turn__enable=False)),
     *_verl.absent("see sample.over_request", **_under(ROLLOUT, over_sample_rate=0)),
     *_verl.needless(
@@ -754,7 +751,7 @@ VERL: tuple[Setting, ...] = (
     ),
     _verl.joint(f"{ACTOR}.data_loader_seed", "seed", 42),
     # the run
-    _verl.joint("trainer.total_epochs", "steps", 30, "steps = rows x epochs / sample.prompts"),
+    _verl.joint("trainer.total_epochs", "epochs", 30, "steps where the rows can be counted"),
     _verl.joint("trainer.total_training_steps", "steps", None),
     _verl.joint("trainer.save_freq", "checkpoint.every", -1),
     _verl.joint("trainer.test_freq", "evaluate.every", -1),
@@ -768,7 +765,7 @@ VERL: tuple[Setting, ...] = (
     *_verl.needless(
         "processes are those of torchrun", trainer__nnodes=1, trainer__n_gpus_per_node=8
     ),
-    *_verl.needless("evaluation comes before, during and after", trainer__val_before_train=True),
+    _verl.same("trainer.val_before_train", "evaluate.before", True),
     *_verl.absent("grpo evaluate does that", trainer__val_only=False),
     *_verl.needless(
         ALWAYS_LOGGED,

@@ -143,7 +143,7 @@ def summarise(
         high=accuracy.high,
         samples=num_scored,
         prompts=len(groups),
-        faults=len(completions) - num_scored,
+        faults=num_faults(groups, reward),
         length=mean(len(completion.token_ids) for completion in completions),
         truncated=mean(completion.truncated for completion in completions),
         details=part_means(groups),
@@ -163,6 +163,17 @@ def scored_of(group: ScoredGroup, reward: str) -> list[Score]:
     """The scores of the completions that `reward` could score."""
     scores = [verdict.get(reward) for verdict in group.verdicts]
     return [score for score in scores if score is not None and score.value is not None]
+
+
+def num_faults(groups: Iterable[ScoredGroup], reward: str) -> int:
+    """How many completions `reward` should have scored and could not; one that it does not apply to is none."""
+    number = 0
+    for group in groups:
+        verdicts = group.verdicts or ({},) * len(group.scores)
+        for verdict, score in zip(verdicts, group.scores):
+            found = verdict.get(reward, score)
+            number += found.value is None and found.status != "not_applicable"
+    return number
 
 
 def passes_of(group: ScoredGroup, reward: str, threshold: float = 1.0) -> list[float]:

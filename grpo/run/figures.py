@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import Any, Callable, Iterable, Sequence
 
 import rewards
-from grpo.run.accuracy import is_right, mean, passes_of, scored_of
+from grpo.run.accuracy import is_right, mean, num_faults, passes_of, scored_of
 from grpo.statistics.curves import AtK, pass_curve
 from grpo.statistics.intervals import Interval, fixed_prompts_interval, share_interval
 from grpo.statistics.votes import Ballot, Same, majority_curve, same_answer_classes, text_classes
@@ -45,6 +45,7 @@ def figures(
     accuracy = share_interval(shares, per_prompt)
     fixed = fixed_prompts_interval(shares, max(1, int(per_prompt)))
     scores = [score for group in groups for score in scored_of(group, reward)]
+    faults = num_faults(groups, reward)
     counts = [(len(values), int(sum(values))) for values in passes]
     return {
         "accuracy": accuracy.value,
@@ -52,9 +53,9 @@ def figures(
         "high": accuracy.high,
         "these_prompts": {"low": fixed.low, "high": fixed.high},
         "samples": num_scored,
-        "faults": num_all - num_scored,
+        "faults": faults,
         "no_answer": mean(score.status == "no_answer" for score in scores),
-        "fault": (num_all - num_scored) / num_all if num_all else 0.0,
+        "fault": faults / num_all if num_all else 0.0,
         "pass_at": _by_k(pass_curve(counts)),
         "maj_at": _majorities(groups, reward, same, threshold),
     }

@@ -91,6 +91,21 @@ def test_a_run_is_evaluated_with_its_final_model_on_what_it_held_out(said, tmp_p
     assert greedy["temperature"] == 0 and greedy["strict"]["samples"] == 10
 
 
+def test_other_data_takes_the_place_of_a_mixture_and_of_evaluation_sets(said, tmp_path):
+    rows = data(tmp_path, "7", "8")
+    recipe = {
+        "data": {"template": "plain", "sources": {"a": {"source": rows}, "b": {"source": rows}}},
+        "rewards": {"correct": {"use": "math_answer"}},
+        "sample": {"max_tokens": 8},
+        "evaluate": {"temperature": 0, "samples": 1, "sets": {"test": {"source": rows}}},
+        "checkpoint": {"best_by": "test"},
+    }
+    (tmp_path / "mixture.yaml").write_text(json.dumps(recipe))
+    seven = parrot(tmp_path / "seven", "7")
+    report = said(seven, "--recipe", "mixture.yaml", "--data", rows)
+    assert report["prompts"] == 2 and report["strict"]["accuracy"] == 0.5
+
+
 def test_every_completion_can_be_written(said, tmp_path):
     report = said(
         BASE,

@@ -109,7 +109,10 @@ SPECIAL = {
     "loss_type": ["grpo", "vespo"],
     "importance_sampling_level": ["sequence"],
     "multi_objective_aggregation": ["normalize_then_sum"],
-    "eval_strategy": ["steps"],
+    "eval_strategy": ["steps", "epoch"],
+    "eval_dataset": [{"path": "t.jsonl"}],
+    "data.val_files": ["t.parquet"],
+    "data.apply_chat_template_kwargs": [{"enable_thinking": False}],
     "save_strategy": ["no", "epoch"],
     "optim": ["adamw_8bit", "sgd"],
     "report_to": ["wandb", "mlflow"],
@@ -135,7 +138,104 @@ def flat(values, where=""):
             yield key, value
 
 
+GSM8K = {"dataset_name": "openai/gsm8k", "dataset_config": "main"}
+GSM8K_TEST = {"source": "openai/gsm8k", "subset": "main", "split": "test"}
+TEXT = str(HERE / "prompts.jsonl")
+VERL_FILES = ["~/data/gsm8k/{}.parquet", "~/data/math/{}.parquet"]
 CASES = {
+    "a mixture": (
+        "trl",
+        {"datasets": [{"path": "o/a", "name": "main", "columns": ["x"]}, {"path": "o/b"}]},
+        {
+            "data.sources.a.source": "o/a",
+            "data.sources.a.subset": "main",
+            "data.sources.b.source": "o/b",
+            "data.sources.b.weight": 1.0,
+            "data.source": UNSET,
+        },
+    ),
+    "a mixture of one": (
+        "trl",
+        {"datasets": [{"path": "o/a", "name": "main", "split": "half"}], "dataset_config": "odd"},
+        {"data.source": "o/a", "data.subset": "main", "data.split": "half"},
+    ),
+    "two subsets of a data set": (
+        "trl",
+        {"datasets": [{"path": "o/a", "name": "x"}, {"path": "o/a", "name": "y"}]},
+        {"data.sources.a_x.subset": "x", "data.sources.a_y.subset": "y"},
+    ),
+    "a mixture of files, by their rows": (
+        "trl",
+        {"datasets": [{"path": "json", "data_files": [TEXT]}, {"path": TEXT, "fraction": 0.5}]},
+        {
+            "data.sources.convert_prompts_1.weight": 3.0,
+            "data.sources.convert_prompts_2.weight": 1.5,
+            "data.template": "plain",
+        },
+    ),
+    "the test split": (
+        "trl",
+        {**GSM8K, "eval_strategy": "steps", "eval_steps": 5},
+        {"evaluate.every": 5, "evaluate.before": False}
+        | {f"evaluate.sets.gsm8k.{name}": value for name, value in GSM8K_TEST.items()},
+    ),
+    "the test split where nothing is evaluated": ("trl", GSM8K, {"evaluate.sets": UNSET}),
+    "an evaluation before the first step": (
+        "trl",
+        {**GSM8K, "eval_strategy": "steps", "eval_on_start": True},
+        {"evaluate.before": UNSET},
+    ),
+    "an evaluation every epoch": (
+        "trl",
+        {"dataset_name": TEXT, "eval_strategy": "epoch", "num_generations": 4},
+        {"sample.prompts": 2, "evaluate.every": 2},
+    ),
+    "a test split of the rows": (
+        "trl",
+        {"dataset_name": TEXT, "eval_strategy": "steps", "test_split_size": 0.3},
+        {"data.held_out": 1, "evaluate.sets": UNSET},
+    ),
+    "arguments of the chat template": (
+        "trl",
+        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"data.template_args.enable_thinking": False, "data.template": "chat"},
+    ),
+    "epochs": (
+        "trl",
+        {"max_steps": -1, "num_train_epochs": 2},
+        {"epochs": 2.0, "steps": UNSET},
+    ),
+    "verl's files": (
+        "verl",
+        {
+            "data.train_files": [name.format("train") for name in VERL_FILES],
+            "data.val_files": [name.format("test") for name in VERL_FILES],
+            "data.prompt_key": "question",
+            "data.val_max_samples": 50,
+            f"{ROLLOUT}.val_kwargs.top_p": 0.7,
+            "data.apply_chat_template_kwargs": {"enable_thinking": False},
+            "trainer.val_before_train": False,
+        },
+        {
+            "data.sources.gsm8k_train.source": VERL_FILES[0].format("train"),
+            "data.sources.math_train.source": VERL_FILES[1].format("train"),
+            "evaluate.sets.gsm8k_test.source": VERL_FILES[0].format("test"),
+            "evaluate.sets.math_test.columns.prompt": "question",
+            "evaluate.sets.math_test.limit": 50,
+            "evaluate.sets.math_test.top_p": 0.7,
+            "data.template_args.enable_thinking": False,
+            "evaluate.before": False,
+        },
+    ),
+    "verl's own scorers": (
+        "verl",
+        {"custom_reward_function.path": None, "data.val_files": "test.parquet"},
+        {
+            "evaluate.sets.test.columns.answer": "reward_model.ground_truth",
+            "evaluate.sets.test.limit": UNSET,
+            "evaluate.sets.test.top_p": UNSET,
+        },
+    ),
     "a batch by accumulation": (
         "trl",
         {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "num_generations": 4},
@@ -452,15 +552,35 @@ LOST = {
         {"algorithm.adv_estimator": "gae"},
         "algorithm.adv_estimator: gae is not among advantage.rule",
     ),
-    "other files": (
-        "verl",
-        {"data.train_files": ["a.parquet", "b.parquet"]},
-        "left out: b.parquet",
+    "a part of a data set": (
+        "trl",
+        {"datasets": [{"path": "a", "fraction": 0.5}, {"path": "b"}]},
+        "datasets: the fraction of a data set became its weight",
     ),
-    "validation files": (
+    "a folder of a data set": (
+        "trl",
+        {"datasets": [{"path": "a", "data_dir": "x"}]},
+        "datasets: left out: data_dir",
+    ),
+    "arguments of a chat template that is not used": (
+        "trl",
+        {"dataset_name": TEXT, "chat_template_kwargs": {"enable_thinking": False}},
+        "chat_template_kwargs: prompts that are text get no chat template",
+    ),
+    "a share of rows that cannot be counted": (
+        "trl",
+        {"test_split_size": 0.1},
+        "test_split_size: data.held_out is a number of rows",
+    ),
+    "evaluation every epoch of unknown length": (
+        "trl",
+        {"eval_strategy": "epoch"},
+        "eval_strategy: evaluations come every so many steps",
+    ),
+    "validation rows that are drawn": (
         "verl",
-        {"data.val_files": "t.parquet"},
-        "data.val_files: held-out rows come from",
+        {"data.val_files": "t.parquet", "data.val_max_samples": 8},
+        "data.val_max_samples: it became limit",
     ),
     "two KLs": (
         "verl",
@@ -653,9 +773,25 @@ def test_epochs_become_steps_where_the_rows_can_be_counted(folder):
         "num_generations": 4,
     }
     assert convert(settings, "trl").values["steps"] == 12
-    assert any(
-        "rows x 3 / 2" in line for line in convert({**settings, "dataset_name": "d"}, "trl").report
+    elsewhere = convert({**settings, "dataset_name": "d"}, "trl").values
+    assert elsewhere["epochs"] == 3.0 and "steps" not in elsewhere
+
+
+def test_data_sets_of_a_script_by_split(folder):
+    text = SCRIPT.replace("train_dataset=data", 'train_dataset=data["train"], eval_dataset=test')
+    text = text.replace(
+        "    config = ", '    test = load_dataset("o/t", "main", split="test[:9]")\n    config = '
     )
+    (folder / "train.py").write_text(
+        text.replace('"json", data_files=ROWS, split="train"', '"o/d"')
+    )
+    found = convert_file(Path("train.py"), None)
+    assert found.values["data"]["source"] == "o/d" and not any(
+        "could not" in line for line in found.report
+    )
+    assert found.values["evaluate"]["sets"] == {
+        "t": {"source": "o/t", "subset": "main", "split": "test[:9]"}
+    }
 
 
 def test_json_of_a_configuration_and_a_recipe_for_another_folder(folder):

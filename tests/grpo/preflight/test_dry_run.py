@@ -2,12 +2,15 @@
 
 import itertools
 import re
+from pathlib import Path
 
 import pytest
 
 from grpo.objective.formula import describe_objective
 from grpo.preflight.dry_run import dry_run, files
 from grpo.recipe import AGGREGATIONS, PRESETS, Recipe, parse_yaml, to_yaml
+
+BASE = Path(__file__).resolve().parents[3] / "recipes" / "quickstart_base"
 
 
 def joined(lines) -> str:
@@ -22,6 +25,25 @@ def test_a_dry_run_begins_with_a_recipe_that_can_be_run():
     resolved = text.partition("\n\nloss = ")[0]
     assert resolved == to_yaml(recipe.to_mapping()).rstrip()
     assert Recipe.from_mapping(parse_yaml(resolved, "")) == recipe
+
+
+def test_the_steps_of_a_run_in_epochs_are_said_once_its_rows_are_known():
+    recipe = Recipe.from_mapping(
+        {
+            "model": {"name": str(BASE)},
+            "data": {
+                "source": "countdown",
+                "args": {"style": "symbols", "count": 40},
+                "template": "plain",
+            },
+            "sample": {"prompts": 10, "max_tokens": 80},
+            "rewards": {"correct": {"use": "countdown"}},
+            "epochs": 2,
+        }
+    )
+    text = joined(dry_run(recipe))
+    assert "the run: 2 passes over the training prompts" in text
+    assert "the run: 8 steps, 640 completions" in text and "100 steps" not in text
 
 
 @pytest.mark.parametrize("preset", PRESETS)
