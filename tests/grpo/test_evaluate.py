@@ -59,7 +59,7 @@ def test_a_timeout_and_no_answer_are_wrong_and_counted():
 
 def test_nothing_scored_is_no_accuracy_and_no_crash():
     found = result(scored(FAULT, UNASKED))
-    assert math.isnan(found.accuracy) and (found.samples, found.faults) == (0, 2)
+    assert math.isnan(found.accuracy) and (found.samples, found.faults) == (0, 1)
 
 
 def test_another_reward_than_the_accurate_one_changes_nothing():
@@ -160,9 +160,10 @@ def test_the_figures_of_a_set():
     assert list(found["maj_at"]) == ["1", "2", "4"]
 
 
-def test_faults_and_unasked_completions_leave_every_figure_and_are_counted():
+def test_faults_are_counted_and_completions_that_a_reward_does_not_apply_to_are_none():
     found = figures([scored(RIGHT, FAULT), scored(FAULT, UNASKED), scored(WRONG, WRONG)], "mine")
-    assert (found["samples"], found["faults"]) == (3, 3) and found["fault"] == 0.5
+    assert (found["samples"], found["faults"]) == (3, 2)
+    assert found["fault"] == pytest.approx(2 / 6)
     assert found["accuracy"] == 0.5 and found["pass_at"]["2"]["prompts"] == 1
 
 
