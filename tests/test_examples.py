@@ -42,6 +42,7 @@ def test_the_quickstart_example_runs_from_any_folder(tmp_path: Path) -> None:
     assert len(list((tmp_path / "runs").glob("example-*/summary.json"))) == 1
 
 
+@pytest.mark.slow
 def test_the_reward_example_trains_on_the_reward_it_writes(tmp_path: Path) -> None:
     printed = run(tmp_path, str(ROOT / "examples" / "02_write_a_reward.py"), "steps=2", *SMALL)
     assert len(re.findall(r"correct \d\.\d+ +few_tries 0\.\d+", printed)) == 2

@@ -131,7 +131,7 @@ def test_a_stuck_component_is_named_within_its_deadline_and_the_checkpoint_stand
 @pytest.mark.parametrize(
     "name, place",
     [
-        ("engine", "in stuck_in_c"),
+        pytest.param("engine", "in stuck_in_c", marks=pytest.mark.slow),
         ("judge", "in blocks_the_service"),
         ("checkpoint", "in open"),
         pytest.param("update", "in stuck_in_c", marks=pytest.mark.slow),

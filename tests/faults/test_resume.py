@@ -317,6 +317,7 @@ def test_the_accurate_reward_may_not_change_where_it_chooses_the_prompts(reward:
         )
 
 
+@pytest.mark.slow
 def test_two_runs_never_write_one_folder(reward: Path) -> None:
     first = Trainer(recipe(reward / "run"))
     next(iter(first))

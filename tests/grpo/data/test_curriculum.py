@@ -142,7 +142,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.thin(2)
+@pytest.mark.thin(1)
 def test_a_resumed_run_draws_and_learns_what_one_never_stopped_does(
     tmp_path: Path, variant: str
 ) -> None:

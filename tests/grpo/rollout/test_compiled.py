@@ -32,6 +32,8 @@ from grpo.rollout import compiled
 from grpo.rollout.engine import Engine
 from grpo.train import Trainer, main
 
+pytestmark = pytest.mark.slow  # a C++ compiler builds the kernels first
+
 HAS_COMPILER = shutil.which(os.environ.get("CXX") or "g++") is not None
 
 

@@ -214,7 +214,7 @@ class Device:
 @pytest.mark.parametrize(
     "limits", [{"rows": 8}, {"pages": 40}, {"failing": (1, 2)}, {"failing": (9, 30)}], ids=str
 )
-@pytest.mark.thin(2)
+@pytest.mark.thin(1)
 def test_where_the_devices_memory_runs_out_fewer_rows_write_the_same_completions(limits, seed):
     policy, prompts = tiny_policy("llama", seed, peak=1.5), random_prompts(seed, SIZES)
     options = dict(group_size=6, max_tokens=70, sampling=Sampling(0.9, 30), seed=(0,))
