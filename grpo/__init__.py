@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from importlib import import_module
 
-from grpo import companion
+from grpo.startup import companion
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # a user's file of that name may be first on the path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grpo import command_line
+from grpo.startup import command_line
 
 if __name__ == "__main__":
     command_line.leave_working_folder()

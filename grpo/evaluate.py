@@ -2,12 +2,12 @@
 
 `evaluate` samples and scores prompts, `evaluate_recipe` is the whole evaluation of a recipe's model, `rescore` that of
 stored completions, and `compare_reports` tells two of them apart. The statistics are in ``grpo.statistics`` and
-``grpo.run.figures``, the command in ``grpo.evaluate_command``.
+``grpo.run.figures``, the command in ``grpo.commands.evaluate``.
 """
 
 from __future__ import annotations
 
-from grpo import command_line
+from grpo.startup import command_line
 
 if __name__ == "__main__":  # as a command: its arguments are read before torch is imported
     command_line.leave_working_folder()

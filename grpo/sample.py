@@ -6,7 +6,7 @@ groups complete. Nothing is scored here; ``evaluate`` does that. The command is 
 
 from __future__ import annotations
 
-from grpo import command_line
+from grpo.startup import command_line
 
 if __name__ == "__main__":  # as a command: its arguments are read before torch is imported
     command_line.leave_working_folder()

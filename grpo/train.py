@@ -7,7 +7,7 @@ wrong is checked when a Trainer is made, before a model loads. How a run is open
 
 from __future__ import annotations
 
-from grpo import command_line
+from grpo.startup import command_line
 
 if __name__ == "__main__":  # as a command: its arguments are read before torch is imported
     command_line.leave_working_folder()

@@ -11,7 +11,7 @@ import os
 import sys
 from importlib import import_module
 
-from grpo import companion
+from grpo.startup import companion
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # a user's file of that name may still be first on the path

@@ -2,7 +2,7 @@
 
 ``python -m`` puts the working folder first on the path, and a folder of one's own rewards is often named ``rewards``.
 Such a file stays usable by its path (``use: rewards.py:function``). Moving the rest of the working folder out of the
-way is up to ``grpo.command_line``.
+way is up to ``grpo.startup.command_line``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from importlib.machinery import ModuleSpec, PathFinder
 
 NAME = "rewards"
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 OURS = os.path.join(ROOT, NAME, "__init__.py")
 
 

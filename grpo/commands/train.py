@@ -1,0 +1,212 @@
+"""The command ``grpo train``: dry run, preflight, or the run itself, with its signals and its last words.
+
+Nothing here imports torch before the command runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import signal
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Iterator
+
+from grpo.commands.exit_codes import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED
+from grpo.commands.messages import print_error, without_secrets
+from rewards.command_line import EXIT_USER
+
+if TYPE_CHECKING:
+    from grpo.recipe import Recipe
+
+
+class _TrainHelp(argparse.RawDescriptionHelpFormatter):
+    """Ends with every key of a recipe, which are read only if the help is wanted."""
+
+    def format_help(self) -> str:
+        from grpo.recipe.describe import keys_help  # noqa: PLC0415  slow to import
+
+        keys = "keys of a recipe, each also settable as section.key=value:\n" + keys_help()
+        return f"{super().format_help()}\n{keys}\n"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = _TrainHelp
+    parser.add_argument(
+        "recipe",
+        nargs="?",
+        help="a YAML file, the name of a recipe that ships with the library, or with --resume a run folder",
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="recipe keys to set, e.g. optim.lr=1e-5",
+    )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        choices=("last", "auto"),
+        const="last",
+        metavar="=auto",
+        help="continue from the run folder's last checkpoint; --resume=auto begins the run if there is "
+        "none, and does nothing if it is finished: for job scripts",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show what would be done, and do nothing"
+    )
+    parser.add_argument(
+        "--preflight",
+        action="store_true",
+        help="find out what can be known before the first step: "
+        "data, rewards on gold answers, memory, a sample of completions, the cost; writes nothing",
+    )
+
+
+def run(options: argparse.Namespace, command: str) -> int:
+    from grpo.recipe import RecipeError  # noqa: PLC0415  slow to import
+    from grpo.recipe.files import shipped_recipes  # noqa: PLC0415  slow to import
+
+    if options.recipe is None:
+        raise RecipeError(
+            f"{command}: name a recipe: a YAML file, or one of those that ship: "
+            f"{', '.join(shipped_recipes())}; {command} --help lists all keys"
+        )
+    recipe = _recipe_to_train(options, command)
+    if options.dry_run:
+        from grpo.preflight import dry_run  # noqa: PLC0415  heavy: torch
+
+        for line in dry_run.dry_run(recipe):
+            print(line)
+        return EXIT_DONE
+    if options.preflight:
+        from grpo.preflight import preflight  # noqa: PLC0415  heavy: torch
+
+        is_fine = preflight.run(recipe, lambda line: print(without_secrets(line), flush=True))
+        return EXIT_DONE if is_fine else EXIT_USER
+    return _train(recipe, options, command)
+
+
+def _recipe_to_train(options: argparse.Namespace, command: str) -> Recipe:
+    """The recipe that was named, or that of the run folder that was named."""
+    from grpo.recipe import Recipe, RecipeError  # noqa: PLC0415  slow to import
+    from grpo.recipe.target import (  # noqa: PLC0415  slow to import
+        is_run_folder,
+        recipe_of_run,
+        run_of,
+    )
+
+    run = run_of(options.recipe)
+    if run is None or (options.resume is None and not is_run_folder(options.recipe)):
+        return Recipe.load(options.recipe, *options.overrides)
+    if options.resume is None and not options.dry_run:
+        file = shlex.quote(str(Path(options.recipe) / "recipe.yaml"))
+        raise RecipeError(
+            f"train: {options.recipe} is a run folder; go on with it by: {_again(options, command)}; "
+            f"or make another run of its recipe by: {command} {file} run_dir=..."
+        )
+    return recipe_of_run(run, options.overrides)
+
+
+def _again(options: argparse.Namespace, command: str) -> str:
+    """The command line that continues the run, to be pasted into a shell."""
+    words = [*_launcher(command), options.recipe, *options.overrides, "--resume"]
+    return shlex.join(words)
+
+
+def _launcher(command: str) -> list[str]:
+    """`command`, or under torchrun what starts as many processes."""
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    if "TORCHELASTIC_RUN_ID" not in os.environ or processes == "1":
+        return command.split()
+    return ["torchrun", "--nproc-per-node", processes, "-m", "grpo.train"]
+
+
+def _train(recipe: Recipe, options: argparse.Namespace, command: str) -> int:
+    from grpo.run import folder  # noqa: PLC0415  slow to import
+
+    has_run = (recipe.folder() / "recipe.yaml").is_file()
+    if options.resume == "auto" and has_run and folder.is_finished(recipe.folder(), recipe):
+        print(f"the run in {recipe.folder()} is finished: all {recipe.steps} steps are made")
+        return EXIT_DONE
+    resume = options.resume == "last" or (options.resume == "auto" and has_run)
+    if _is_first_rank():
+        folder.check_folder(recipe.folder(), recipe, resume)  # before torch is imported
+    return _steps(recipe, resume, _again(options, command))
+
+
+def _is_first_rank() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _steps(recipe: Recipe, resume: bool, again: str) -> int:
+    """Make the run's steps; `again` is the command line that continues it."""
+    from grpo.recipe import RecipeError  # noqa: PLC0415  slow to import
+    from grpo.run.log import append_console  # noqa: PLC0415  heavy: torch
+    from grpo.run.setup import hide_progress_bars  # noqa: PLC0415  heavy: torch
+    from grpo.train import Trainer  # noqa: PLC0415  heavy: torch
+
+    hide_progress_bars()
+    trainer = Trainer(recipe, resume=resume)
+    try:
+        with _stopping_on_signals(trainer):
+            for _ in trainer:
+                pass
+    except RecipeError:
+        raise
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the process's border
+        code = EXIT_FAULT
+        lines = _failure(error, _what_stands(recipe.folder(), again))
+    else:
+        if not trainer.stopped:
+            return EXIT_DONE
+        code = EXIT_STOPPED
+        lines = [f"stopped after step {trainer.num_steps}; continue with: {again}"]
+    for line in lines:
+        print_error(line)
+    if _is_first_rank():
+        append_console(recipe.folder(), [without_secrets(line) for line in lines])
+    return code
+
+
+def _failure(error: BaseException, standing: str) -> list[str]:
+    """What is said of a run that broke off; `standing` is what is left of it."""
+    from grpo.run.failures import explain  # noqa: PLC0415  heavy: torch
+
+    if isinstance(error, KeyboardInterrupt):
+        return [f"stopped at once; {standing}"]
+    return explain(error, standing)
+
+
+def _what_stands(run: Path, again: str) -> str:
+    """What a run that broke off can go on from."""
+    from grpo.run.checkpoint import newest_step  # noqa: PLC0415  heavy: torch
+
+    step = newest_step(run)
+    if step is not None:
+        return f"the checkpoint of step {step} stands; continue with: {again}"
+    if (run / "recipe.yaml").is_file():
+        return f"no checkpoint was saved yet; begin again with: {again}"
+    return "nothing was saved yet"
+
+
+@contextmanager
+def _stopping_on_signals(trainer: Any) -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM stop the trainer after its step, the second at once."""
+
+    def stop(number: int, frame: object) -> None:
+        if trainer.stop_requested:
+            raise KeyboardInterrupt
+        last = f" (the last one took {trainer.step_seconds:.0f} s)" if trainer.step_seconds else ""
+        print(f"stopping after this step{last}; once more to stop at once", file=sys.stderr)
+        trainer.request_stop()
+
+    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
