@@ -38,12 +38,14 @@ def tests_of_source(text: Any, entry: Any, prompt: str) -> AssertTests:
     if not isinstance(text, str):
         raise BadTests(f"test is {type(text).__name__}, not text")
     entry = _METHOD.sub(r"\1", entry) if isinstance(entry, str) and _METHOD.fullmatch(entry) else ""
-    check = "check" if re.search(r"^def check\(", text, re.M) else ""
+    tree = _parsed(text)
+    check = "check" if _defines_check(tree) else ""
     if check and not entry:
         raise BadTests("test has a function check, but the row has no entry_point")
     setup = _as_setup(prompt) if entry else ""
-    tree = _parsed(text)
     is_suite = not check and _is_suite(tree)
+    if is_suite and not _asserts(tree):
+        raise BadTests("the test functions assert nothing, so every program would pass")
     return AssertTests(
         tests=[text],
         setup=setup,
@@ -71,6 +73,34 @@ def _as_setup(prompt: str) -> str:
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
     return ""
+
+
+def _defines_check(tree: ast.Module) -> bool:
+    """Whether a module defines ``check`` and leaves it to others to call it."""
+    others = [node for node in tree.body if not _is_check(node)]
+    called = {
+        ast.unparse(node.func)
+        for other in others
+        for node in ast.walk(other)
+        if isinstance(node, ast.Call)
+    }
+    return len(others) < len(tree.body) and "check" not in called
+
+
+def _is_check(node: ast.stmt) -> bool:
+    return isinstance(node, ast.FunctionDef) and node.name == "check"
+
+
+def _asserts(tree: ast.Module) -> bool:
+    """Whether something in a module can fail: an assert statement, a raise, ``assertEqual``, ``raises``."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Assert, ast.Raise)):
+            return True
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func).rpartition(".")[2].lower()
+            if name.startswith(("assert", "raises", "fail", "check", "verify")):
+                return True
+    return False
 
 
 def _is_suite(tree: ast.Module) -> bool:
