@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from grpo.data.columns import IN_MEMORY, rename_columns
-from grpo.data.conversation import LeftOut, question_turns
+from grpo.data.conversation import LeftOut, messages_in, question_turns
 from grpo.data.leaks import check_leaks
 from grpo.data.messages import readable_prompt
 from grpo.monitor.redaction import redacted
@@ -228,11 +228,15 @@ def check_prompt(prompt: Any, where: str, template: str) -> None:
     """Refuse a prompt that is empty, not text, or not valid Unicode. Messages are for the chat template only."""
     if is_empty(prompt):
         raise RecipeError(f"data: the prompt in {where} is empty")
-    is_messages = isinstance(prompt, list)
+    is_messages = isinstance(prompt, list) and messages_in(prompt) is not None
     if is_messages and template in ("chat", "auto"):
         return
     if not isinstance(prompt, str):
-        hint = "; messages need data.template: chat" if is_messages else ""
+        hint = ""
+        if is_messages:
+            hint = "; messages need data.template: chat"
+        elif isinstance(prompt, list):
+            hint = " and not a list of messages, each with role and content; name one item: prompt.0, say"
         raise RecipeError(f"data: the prompt in {where} is {type(prompt).__name__}, not text{hint}")
     if has_lone_surrogate(prompt):
         raise RecipeError(
