@@ -152,7 +152,12 @@ def _read(source: str, section: RowsSection, report: Report) -> list[Row]:
 
 
 def _refuse_hub_keys(source: str, section: RowsSection, kind: str) -> None:
-    """Refuse a subset, and a split of what has none."""
+    """Refuse a subset and a revision, and a split of what has none."""
+    if section.revision is not None:
+        raise RecipeError(
+            f"recipe: data.revision is {section.revision}, but {source} is {kind}, not a data set on the hub; take "
+            "data.revision out"
+        )
     if section.subset is not None:
         raise RecipeError(
             f"recipe: data.subset is {section.subset}, but {source} is {kind}, which has no "
