@@ -139,7 +139,7 @@ class _Reader:
             )
 
 
-def field_of(text: str, row: Row) -> tuple[str, str]:
+def field_of(text: str, row: Mapping[str, Any]) -> tuple[str, str]:
     """(the column or path, the form) that braces name."""
     column, colon, form = text.rpartition(":")
     if text in row or not colon or form not in FORMS:

@@ -108,7 +108,7 @@ def _is_solution(row: Row, name: str) -> bool:
 def _leads_to_gold(
     chosen: Sequence[tuple[int, Row]], name: str, gold: str, truth: Collection[str]
 ) -> bool:
-    """Whether a column holds a path to the truth, or an entry with an answer's name and the gold of nearly every row."""
+    """Whether a column holds a path to the truth, or, under an answer's name, the gold of nearly every row."""
     if any(path.startswith(f"{name}.") for path in truth):
         return True
     number = sum(_has_entry(_reached(row, name), _answer_text(row[gold])) for _, row in chosen)
@@ -119,7 +119,9 @@ def _has_entry(value: Any, answer: str) -> bool:
     inside = as_mapping(value)
     if not isinstance(inside, Mapping):
         return False
-    return any(_ANSWER_NAME.search(str(key)) and _answer_text(inside[key]) == answer for key in inside)
+    return any(
+        _ANSWER_NAME.search(str(key)) and _answer_text(inside[key]) == answer for key in inside
+    )
 
 
 def _ends_in_gold(chosen: Sequence[tuple[int, Row]], name: str, gold: str) -> bool:

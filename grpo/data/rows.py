@@ -92,7 +92,7 @@ def rows_in_memory(given: Any, report: Report = to_standard_error) -> list[Row]:
     if hasattr(given, "with_format") and hasattr(given, "__len__"):
         return _rows_of(given, report)
     records = None if isinstance(given, (str, bytes)) else _records(given)
-    if not hasattr(records, "__iter__"):
+    if records is None or not hasattr(records, "__iter__"):
         raise RecipeError(
             f"data: the data in memory is {type(given).__name__}, not rows; a file is named in data.source"
         )

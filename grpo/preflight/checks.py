@@ -11,7 +11,7 @@ import netrc
 import re
 from pathlib import Path
 from statistics import median
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -282,11 +282,9 @@ def scale_of_rewards(facts: RunFacts) -> Iterator[Finding]:
 def empty_golds(facts: RunFacts) -> Iterator[Finding]:
     golds = facts.golds()
     comparing = [spec for spec in facts.specs if spec.use in READS_ANSWER]
-    compared = [
-        number
-        for number, row in enumerate(facts.rows[: len(golds)], 1)
-        if not comparing or any(applies(spec.when, row) for spec in comparing)
-    ]
+    conditions = [spec.when for spec in comparing] or [{}]
+    rows = list(enumerate(facts.rows[: len(golds)], 1))
+    compared = [number for number, row in rows if _applies_any(conditions, row)]
     empty = [number for number in compared if is_missing(golds[number - 1])]
     if empty and facts.needs_gold:
         ends_the_run = len(empty) > MAX_FAULTS * len(compared) and bool(comparing)
@@ -296,6 +294,10 @@ def empty_golds(facts: RunFacts) -> Iterator[Finding]:
             f"{len(empty)} of {len(compared)} rows have no answer in the column {facts.gold} (row {empty[0]}: "
             f"{golds[empty[0] - 1]!r}); their completions would be faults",
         )
+
+
+def _applies_any(conditions: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> bool:
+    return any(applies(when, row) for when in conditions)
 
 
 def placeholder_golds(facts: RunFacts) -> Iterator[Finding]:

@@ -100,7 +100,9 @@ class GoldScores:
     def findings(self, facts: RunFacts) -> Iterator[Finding]:
         """What the scores say about the rewards."""
         for spec in facts.specs:
-            if spec.use != "code_tests" or spec.name == facts.accurate:  # else no completion was a program
+            if (
+                spec.use != "code_tests" or spec.name == facts.accurate
+            ):  # else no completion was a program
                 yield from self._constant(spec.name, facts)
         yield from self._faults(facts)
         yield from self._gold_without_full_score(facts)

@@ -16,7 +16,16 @@ from typing import Any, Mapping, Sequence
 from rewards.conventions import as_mapping
 from rewards.programs.nouns import BadTests, CallTests, IOTests
 
-__all__ = ["Case", "CaseList", "arguments_of", "cases_of", "is_functional", "joined", "output_of", "tests_of_cases"]
+__all__ = [
+    "Case",
+    "CaseList",
+    "arguments_of",
+    "cases_of",
+    "is_functional",
+    "joined",
+    "output_of",
+    "tests_of_cases",
+]
 
 INPUTS = ("input", "inputs", "stdin", "args", "arguments")
 OUTPUTS = ("output", "outputs", "expected_output", "expected", "stdout")

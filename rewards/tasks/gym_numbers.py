@@ -40,7 +40,9 @@ _IN_WORDS = re.compile(r"[A-Za-z]+(?:[ -][A-Za-z]+)*")
 _LIST_COMMA = re.compile(r"\d,\s+\d")
 
 
-_LEADING = re.compile(r"(?:=|(?:the )?(?:final |correct )?answer\s*(?:is\s*:?|[:=]))\s*", re.IGNORECASE)
+_LEADING = re.compile(
+    r"(?:=|(?:the )?(?:final |correct )?answer\s*(?:is\s*:?|[:=]))\s*", re.IGNORECASE
+)
 _NEGATIVE_IN_BRACKETS = re.compile(r"\(\s*([-−]\s*\d[\d,]*\.?\d*)\s*\)")
 
 # ---- reading ----------------------------------------------------------------------------------------------------

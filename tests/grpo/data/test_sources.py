@@ -95,6 +95,13 @@ def test_rows_in_memory_are_mapped_and_divided_as_those_of_a_file(form):
     assert (len(source.train), len(source.held_out)) == (4, 2)
 
 
+def test_a_refusal_of_a_mixture_names_the_source():
+    section = data(held_out=1, sources=[{"name": "one"}, {"name": "two"}])
+    rows = [{"prompt": "a"}, {"prompt": "b"}]
+    with pytest.raises(RecipeError, match=r"cannot hold out 1 of 1.*\(data.sources.two\)"):
+        load_sources(section, {"one": rows, "two": rows[:1]})
+
+
 def test_arrays_in_which_pandas_keeps_lists_are_lists():
     turns = numpy.array([{"role": "user", "content": "a"}], dtype=object)
     row = {"prompt": turns, "nums": numpy.array([1, 2]), "answer": numpy.int64(3)}
