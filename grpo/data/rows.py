@@ -16,6 +16,7 @@ from grpo.data.columns import IN_MEMORY, rename_columns
 from grpo.data.conversation import LeftOut, messages_in, question_turns
 from grpo.data.leaks import check_leaks
 from grpo.data.messages import readable_prompt
+from grpo.data.where import matching
 from grpo.monitor.redaction import redacted
 from grpo.recipe import RecipeError, RowsSection
 from rewards.arrow_rows import has_json, rows_of_table
@@ -49,7 +50,7 @@ def load_rows(
     """The data set's rows, its columns renamed as ``columns`` says.
 
     `given` rows in memory stand in for reading the source. Of a conversation that ends with the assistant's solution,
-    that turn is left out. `report` gets a sentence on this and on whatever else was not taken as it stands. Raises
+    that turn is left out. Rows that the section's ``where`` leaves out are returned unchecked. `report` gets a sentence on this and on whatever else was not taken as it stands. Raises
     `RecipeError` if the source cannot be read, has no rows, lacks a column or the text of a prompt, or if its prompts
     state their answers or lack the question.
     """
@@ -68,15 +69,18 @@ def load_rows(
         raise RecipeError(f"data: {source} holds no rows")
     renamed = rename_columns(rows, section, say)
     left_out = LeftOut()
-    for number, row in enumerate(renamed, 1):
+    wanted = matching(renamed, getattr(section, "where", {}), source)
+    numbers = {id(row): number for number, row in enumerate(renamed, 1)}
+    for row in wanted:
+        number = numbers[id(row)]
         where = f"row {number} of {source}"
         row["prompt"] = readable_prompt(row["prompt"], where)
         if section.template in ("chat", "auto"):
             row["prompt"] = question_turns(row["prompt"], where, left_out)
         check_prompt(row["prompt"], where, section.template)
     if left_out.number:
-        report(left_out.describe(len(rows)))
-    check_leaks(renamed, section)
+        report(left_out.describe(len(wanted)))
+    check_leaks(wanted, section)
     return renamed
 
 

@@ -95,6 +95,18 @@ def test_rows_in_memory_are_mapped_and_divided_as_those_of_a_file(form):
     assert (len(source.train), len(source.held_out)) == (4, 2)
 
 
+def test_rows_that_where_leaves_out_are_not_checked():
+    rows = [
+        {"q": "a", "answer": "1", "kind": "ok"}, {"q": "", "answer": "2", "kind": "bad"},
+        {"q": ["x"], "answer": None, "kind": "bad"}, {"q": "b", "answer": "3", "kind": "ok"},
+    ]  # fmt: skip
+    (source,) = load_sources(data(columns={"prompt": "q"}, where={"kind": "ok"}), rows)
+    assert [row["prompt"] for row in source.rows] == ["a", "b"] and source.num_left_out == 2
+    rows[3]["q"] = ""
+    with pytest.raises(RecipeError, match="row 4 of"):
+        load_sources(data(columns={"prompt": "q"}, where={"kind": "ok"}), rows)
+
+
 def test_a_refusal_of_a_mixture_names_the_source():
     section = data(held_out=1, sources=[{"name": "one"}, {"name": "two"}])
     rows = [{"prompt": "a"}, {"prompt": "b"}]
