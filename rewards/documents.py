@@ -3,7 +3,8 @@
 | document | rows |
 |---|---|
 | ``[{...}, ...]`` | its items; a list of messages becomes the column ``messages`` |
-| ``{"data": [...]}``, ``{"any name alone": [...]}``, ``{"train": [...], "test": [...]}`` | the items of that entry, of the split that is asked for |
+| ``{"data": [...]}``, ``{"train": [...], "test": [...]}`` | the items of that entry, of the split that is asked for |
+| ``{"any name alone": [...]}`` | the items of its only entry |
 | ``{"prompt": [...], "answer": [...]}`` | one for each place in the lists |
 | ``{"columns": [...], "data": [[...]]}``, ``{"prompt": {"0": ...}}``, ``{"0": {...}}`` | as pandas writes them |
 | any other object | the one row |

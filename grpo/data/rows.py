@@ -50,9 +50,9 @@ def load_rows(
     """The data set's rows, its columns renamed as ``columns`` says.
 
     `given` rows in memory stand in for reading the source. Of a conversation that ends with the assistant's solution,
-    that turn is left out. Rows that the section's ``where`` leaves out are returned unchecked. `report` gets a sentence on this and on whatever else was not taken as it stands. Raises
-    `RecipeError` if the source cannot be read, has no rows, lacks a column or the text of a prompt, or if its prompts
-    state their answers or lack the question.
+    that turn is left out. Rows that the section's ``where`` leaves out are returned unchecked. `report` gets a sentence
+    on whatever was not taken as it stands. Raises `RecipeError` if the source cannot be read, has no rows, lacks a
+    column or the text of a prompt, or if its prompts state their answers or lack the question.
     """
     source = section.source or (IN_MEMORY if given is not None else None)
     if source is None:
