@@ -98,7 +98,7 @@ def _asserts(tree: ast.Module) -> bool:
             return True
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func).rpartition(".")[2].lower()
-            if name.startswith(("assert", "raises", "fail", "check", "verify")):
+            if name.startswith(("assert", "raises", "warns", "fail", "check", "verify")):
                 return True
     return False
 
