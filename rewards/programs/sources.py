@@ -13,7 +13,7 @@ from typing import Any
 from rewards.programs.nouns import AssertTests, BadTests
 from rewards.sandbox.test_suite import SOLUTION_MODULES
 
-__all__ = ["tests_of_source", "texts_of"]
+__all__ = ["asserts", "tests_of_source", "texts_of"]
 
 FIXTURES_INSIDE = frozenset({"capsys", "monkeypatch"})
 """Fixtures that change or watch the candidate's own process."""
@@ -44,8 +44,6 @@ def tests_of_source(text: Any, entry: Any, prompt: str) -> AssertTests:
         raise BadTests("test has a function check, but the row has no entry_point")
     setup = _as_setup(prompt) if entry else ""
     is_suite = not check and _is_suite(tree)
-    if is_suite and not _asserts(tree):
-        raise BadTests("the test functions assert nothing, so every program would pass")
     return AssertTests(
         tests=[text],
         setup=setup,
@@ -91,9 +89,9 @@ def _is_check(node: ast.stmt) -> bool:
     return isinstance(node, ast.FunctionDef) and node.name == "check"
 
 
-def _asserts(tree: ast.Module) -> bool:
-    """Whether something in a module can fail: an assert statement, a raise, ``assertEqual``, ``raises``."""
-    for node in ast.walk(tree):
+def asserts(text: str) -> bool:
+    """Whether something in a source can fail: an assert statement, a raise, ``assertEqual``, ``raises``."""
+    for node in ast.walk(_parsed(text)):
         if isinstance(node, (ast.Assert, ast.Raise)):
             return True
         if isinstance(node, ast.Call):
