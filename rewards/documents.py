@@ -4,6 +4,7 @@
 |---|---|
 | ``[{...}, ...]`` | its items; a list of messages becomes the column ``messages`` |
 | ``{"data": [...]}``, ``{"train": [...], "test": [...]}`` | the items of that entry, of the split that is asked for |
+| ``{"any name alone": [...]}`` | the items of its only entry |
 | ``{"prompt": [...], "answer": [...]}`` | one for each place in the lists |
 | ``{"columns": [...], "data": [[...]]}``, ``{"prompt": {"0": ...}}``, ``{"0": {...}}`` | as pandas writes them |
 | any other object | the one row |
@@ -66,6 +67,11 @@ def _is_table(value: Any) -> bool:
     return isinstance(value, dict) and _columns(value) is not None
 
 
+def _is_list_of_rows(value: Any) -> bool:
+    """Whether the only entry of an object can be its rows: a list of objects, and no conversation."""
+    return isinstance(value, list) and _is_table(value) and not _is_conversation(value)
+
+
 def _rows_of_entry(value: Any) -> list[Row]:
     return _rows(value) if isinstance(value, list) else _rows_of_object(value)
 
@@ -79,6 +85,8 @@ def _rows_of_object(document: dict[str, Any]) -> list[Row]:
         raise DocumentError(f"holds several lists of rows ({', '.join(wrapped)}); keep one of them")
     if wrapped:
         return _rows_of_entry(document[wrapped[0]])
+    if len(document) == 1 and _is_list_of_rows(next(iter(document.values()))):
+        return _rows(next(iter(document.values())))
     columns = _columns(document)
     if columns is not None:
         return [dict(zip(columns, values)) for values in zip(*columns.values())]

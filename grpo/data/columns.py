@@ -108,7 +108,7 @@ class _Reader:
         """`pattern` with each ``{column}`` or ``{column:form}`` in it replaced by the text of that column."""
 
         def text_of(match: re.Match[str]) -> str:
-            column, form = _field(match[1], row)
+            column, form = field_of(match[1], row)
             value = _reached(row, column, where, name)
             if value is MISSING:
                 raise _missing_column(column, row, where, name)
@@ -139,7 +139,7 @@ class _Reader:
             )
 
 
-def _field(text: str, row: Row) -> tuple[str, str]:
+def field_of(text: str, row: Mapping[str, Any]) -> tuple[str, str]:
     """(the column or path, the form) that braces name."""
     column, colon, form = text.rpartition(":")
     if text in row or not colon or form not in FORMS:

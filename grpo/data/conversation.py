@@ -96,12 +96,26 @@ def messages_in(prompt: Any) -> list[Mapping[str, Any]] | None:
         except (ValueError, RecursionError):
             return None
     if isinstance(prompt, Mapping):
-        prompt = [prompt]
+        prompt = _turns_in_columns(prompt) or [prompt]
     if not isinstance(prompt, list) or not prompt:
         return None
     if not all(isinstance(message, Mapping) and _key(message, ROLE_KEYS) for message in prompt):
         return None
     return prompt
+
+
+def _turns_in_columns(prompt: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The turns of a conversation that is kept as a list of roles and a list of contents; none if it is not."""
+    lists = {name: value for name, value in prompt.items() if isinstance(value, list)}
+    if _key(lists, ROLE_KEYS) is None or len({len(value) for value in lists.values()}) != 1:
+        return []
+    return [dict(zip(lists, values)) for values in zip(*lists.values())]
+
+
+def is_assistant(message: Mapping[str, Any]) -> bool:
+    """Whether a message, under any of the usual names, is the assistant's."""
+    role = str(message[_key(message, ROLE_KEYS) or ""]).strip().lower()
+    return ROLES.get(role, role) == "assistant"
 
 
 def _key(message: Mapping[str, Any], names: Sequence[str]) -> str | None:
@@ -132,6 +146,8 @@ def _turn(message: Mapping[str, Any], where: str) -> Message:
 
 def _joined_parts(content: Any) -> Any:
     """Content in parts as one text, if all parts are text; templates differ in whether they know parts."""
+    if isinstance(content, Mapping):
+        content = [content]
     if not isinstance(content, list) or not content:
         return "" if content is None else content
     texts = [part.get("text") if isinstance(part, Mapping) else part for part in content]

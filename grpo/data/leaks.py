@@ -7,13 +7,15 @@ that announces it in nearly every row, one prompt for rows with different answer
 from __future__ import annotations
 
 import re
-from typing import Any, Mapping, Sequence
+from typing import Any, Collection, Mapping, Sequence
 
-from grpo.data.conversation import messages_in
+from grpo.data.columns import field_of
+from grpo.data.conversation import is_assistant, messages_in
 from grpo.recipe import RecipeError, RowsSection
-from rewards.conventions import TRUTH_COLUMNS
+from rewards.conventions import TRUTH_COLUMNS, as_mapping
 from rewards.gold import is_missing, stated_gold
 from rewards.mathematics.extraction import bare_answer
+from rewards.paths import MISSING, NotStructured, reach
 
 Row = Mapping[str, Any]
 
@@ -24,9 +26,10 @@ MAX_ROWS = 500
 MAX_ANSWER_CHARS = 400
 MAX_SHOWN = 60
 
+_ANSWER_NAME = re.compile(r"answer|solution|truth|gold|correct|target|label", re.IGNORECASE)
 _FIELD = re.compile(r"\{([^{}]+)\}")
 _ANNOUNCED = (
-    r"(?:\\boxed\s*\{{\s*|####\s*|</think>\s*|"
+    r"(?:\\boxed\s*\{{\s*|####\s*|</think>\s*|^\s*a(?:ns)?\s*[:.]\s*(?={answer}\W*\Z)|"
     r"(?:answer|solution|response|result|output|assistant|gpt|model)\b[^\w\n]{{0,12}}(?:is\b|are\b)?[^\w]{{0,24}})"
     r"{answer}(?!\w)(?!\s*(?:,|or\b|/|\|)\s*\w)"
 )
@@ -63,11 +66,15 @@ def _numbered(rows: Sequence[Row]) -> list[tuple[int, Row]]:
 def _check_pattern(chosen: Sequence[tuple[int, Row]], gold: str, section: RowsSection) -> None:
     """The columns that ``data.columns.prompt`` writes into the prompt must not be the one with the gold."""
     pattern = str(section.columns.get("prompt", "prompt"))
-    for name in _FIELD.findall(pattern) or [pattern]:
+    fields = _fields_of(pattern, chosen[0][1])
+    for name in fields or [pattern]:
         number, row = chosen[0]
         is_hidden = name in section.columns  # another column has taken its name
         repeats = not is_hidden and _repeats_gold(chosen, name, gold)
-        if repeats or name in _truth_columns(row, gold, section):
+        truth = _truth_columns(row, gold, section)
+        holds = repeats or name in truth or _is_solution(row, name)
+        holds = holds or bool(fields and _leads_to_gold(chosen, name, gold, truth))
+        if holds or (len(fields) > 1 and name == fields[-1] and _ends_in_gold(chosen, name, gold)):
             raise RecipeError(
                 f"data: gold-in-the-prompt: data.columns.prompt is {pattern!r}, and {name} holds the gold answer (row "
                 f"{number} of {section.source}: {_short(row[gold])}); the policy would be shown what it has to find; "
@@ -77,13 +84,67 @@ def _check_pattern(chosen: Sequence[tuple[int, Row]], gold: str, section: RowsSe
 
 def _check_conversation_in_pattern(row: Row, section: RowsSection) -> None:
     """A conversation written into a text is written with all its turns."""
-    for name in _FIELD.findall(str(section.columns.get("prompt", ""))):
+    for name in _fields_of(str(section.columns.get("prompt", "")), row):
         if name not in section.columns and messages_in(row.get(name)):
             raise RecipeError(
                 f"data: gold-in-the-prompt: data.columns.prompt writes the conversation in the column {name} as text, "
                 f"its answers included (row 1 of {section.source}); name the column alone, data.columns.prompt: "
                 f"{name}, with data.template: chat"
             )
+
+
+def _fields_of(pattern: str, row: Row) -> list[str]:
+    """The columns and paths in braces, without the forms they are printed in."""
+    return [field_of(name, row)[0] for name in _FIELD.findall(pattern)]
+
+
+def _is_solution(row: Row, name: str) -> bool:
+    """Whether a path leads to what the assistant says in a conversation."""
+    parent, _, _ = name.rpartition(".")
+    turns = messages_in(_reached(row, parent)) if parent else None
+    return turns is not None and len(turns) == 1 and is_assistant(turns[0])
+
+
+def _leads_to_gold(
+    chosen: Sequence[tuple[int, Row]], name: str, gold: str, truth: Collection[str]
+) -> bool:
+    """Whether a column holds a path to the truth, or, under an answer's name, the gold of nearly every row."""
+    if any(path.startswith(f"{name}.") for path in truth):
+        return True
+    number = sum(_has_entry(_reached(row, name), _answer_text(row[gold])) for _, row in chosen)
+    return number >= max(MIN_ROWS, NEARLY_ALL * len(chosen))
+
+
+def _has_entry(value: Any, answer: str) -> bool:
+    inside = as_mapping(value)
+    if not isinstance(inside, Mapping):
+        return False
+    return any(
+        _ANSWER_NAME.search(str(key)) and _answer_text(inside[key]) == answer for key in inside
+    )
+
+
+def _ends_in_gold(chosen: Sequence[tuple[int, Row]], name: str, gold: str) -> bool:
+    """Whether a text of several words ends in the gold of nearly every row, as a worked solution does."""
+    found = []
+    for _, row in chosen:
+        answer = _answer_text(row[gold])
+        value = _reached(row, name)
+        ending = rf"\w\W+(?<!\w){re.escape(answer)}\W*$"
+        if answer and isinstance(value, str) and re.search(ending, value):
+            found.append(answer)
+    return len(found) >= NEARLY_ALL * len(chosen) and len(set(found)) >= MIN_ROWS
+
+
+def _answer_text(gold: Any) -> str:
+    return str(stated_gold(gold)).strip()
+
+
+def _reached(row: Row, path: str) -> Any:
+    try:
+        return reach(row, path)
+    except NotStructured:
+        return MISSING
 
 
 def _truth_columns(row: Row, gold: str, section: RowsSection) -> set[str]:
@@ -93,7 +154,7 @@ def _truth_columns(row: Row, gold: str, section: RowsSection) -> set[str]:
         return {gold, "solution"} & set(row)
     fields: set[str] = set()
     for column in mapped:
-        fields |= {column, *_FIELD.findall(column)}
+        fields |= {column, *_fields_of(column, row)}
     return fields
 
 
@@ -125,7 +186,7 @@ def states_answer(prompt: Any, gold: Any) -> bool:
     if not text or answer is None or not 0 < len(answer) <= MAX_ANSWER_CHARS:
         return False
     announced = _ANNOUNCED.format(answer=re.escape(answer.strip()))
-    return re.search(announced, text, re.IGNORECASE) is not None
+    return re.search(announced, text, re.IGNORECASE | re.MULTILINE) is not None
 
 
 def prompt_words(prompt: Any) -> str:

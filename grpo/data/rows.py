@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from grpo.data.columns import IN_MEMORY, rename_columns
-from grpo.data.conversation import LeftOut, question_turns
+from grpo.data.conversation import LeftOut, messages_in, question_turns
 from grpo.data.leaks import check_leaks
 from grpo.data.messages import readable_prompt
+from grpo.data.where import matching
 from grpo.monitor.redaction import redacted
 from grpo.recipe import RecipeError, RowsSection
 from rewards.arrow_rows import has_json, rows_of_table
@@ -49,9 +50,9 @@ def load_rows(
     """The data set's rows, its columns renamed as ``columns`` says.
 
     `given` rows in memory stand in for reading the source. Of a conversation that ends with the assistant's solution,
-    that turn is left out. `report` gets a sentence on this and on whatever else was not taken as it stands. Raises
-    `RecipeError` if the source cannot be read, has no rows, lacks a column or the text of a prompt, or if its prompts
-    state their answers or lack the question.
+    that turn is left out. Rows that the section's ``where`` leaves out are returned unchecked. `report` gets a sentence
+    on whatever was not taken as it stands. Raises `RecipeError` if the source cannot be read, has no rows, lacks a
+    column or the text of a prompt, or if its prompts state their answers or lack the question.
     """
     source = section.source or (IN_MEMORY if given is not None else None)
     if source is None:
@@ -68,32 +69,69 @@ def load_rows(
         raise RecipeError(f"data: {source} holds no rows")
     renamed = rename_columns(rows, section, say)
     left_out = LeftOut()
-    for number, row in enumerate(renamed, 1):
+    wanted = matching(renamed, getattr(section, "where", {}), source)
+    numbers = {id(row): number for number, row in enumerate(renamed, 1)}
+    for row in wanted:
+        number = numbers[id(row)]
         where = f"row {number} of {source}"
         row["prompt"] = readable_prompt(row["prompt"], where)
         if section.template in ("chat", "auto"):
             row["prompt"] = question_turns(row["prompt"], where, left_out)
         check_prompt(row["prompt"], where, section.template)
     if left_out.number:
-        report(left_out.describe(len(rows)))
-    check_leaks(renamed, section)
+        report(left_out.describe(len(wanted)))
+    check_leaks(wanted, section)
     return renamed
 
 
 def rows_in_memory(given: Any, report: Report = to_standard_error) -> list[Row]:
-    """The rows of a list of mappings, a `datasets.Dataset` or a pandas data frame; `RecipeError` for others."""
-    if hasattr(given, "with_format"):
+    """The rows of a list of mappings, a `datasets.Dataset`, a pandas or polars data frame, or a pyarrow table.
+
+    Raises `RecipeError` for others.
+    """
+    if _is_dict_of_splits(given):
+        raise RecipeError(
+            f"data: the data in memory has the splits {', '.join(map(str, given))}; give one of them"
+        )
+    if hasattr(given, "with_format") and hasattr(given, "__len__"):
         return _rows_of(given, report)
-    if hasattr(given, "to_dict"):
-        given = given.to_dict("records")
+    records = None if isinstance(given, (str, bytes)) else _records(given)
+    if records is None or not hasattr(records, "__iter__"):
+        raise RecipeError(
+            f"data: the data in memory is {type(given).__name__}, not rows; a file is named in data.source"
+        )
     rows = []
-    for number, row in enumerate(given, 1):
+    for number, row in enumerate(records, 1):
         if not isinstance(row, Mapping):
             raise RecipeError(
                 f"data: row {number} is {type(row).__name__}, not a mapping of columns"
             )
-        rows.append(dict(row))
+        rows.append({name: _plain(value) for name, value in row.items()})
     return rows
+
+
+def _is_dict_of_splits(given: Any) -> bool:
+    return isinstance(given, Mapping) and hasattr(given, "with_format")
+
+
+def _records(given: Any) -> Iterable[Any]:
+    """The rows of whatever kind of table `given` is; a stream of datasets gives them itself."""
+    if hasattr(given, "with_format"):
+        return given
+    if hasattr(given, "to_pylist"):
+        return given.to_pylist()
+    if hasattr(given, "to_dicts"):
+        return given.to_dicts()
+    return given.to_dict("records") if hasattr(given, "to_dict") else given
+
+
+def _plain(value: Any) -> Any:
+    """`value` with arrays and numbers of numpy, as pandas reads lists from Parquet, as those of Python."""
+    if type(value).__module__ == "numpy":
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _read(source: str, section: RowsSection, report: Report) -> list[Row]:
@@ -118,7 +156,12 @@ def _read(source: str, section: RowsSection, report: Report) -> list[Row]:
 
 
 def _refuse_hub_keys(source: str, section: RowsSection, kind: str) -> None:
-    """Refuse a subset, and a split of what has none."""
+    """Refuse a subset and a revision, and a split of what has none."""
+    if section.revision is not None:
+        raise RecipeError(
+            f"recipe: data.revision is {section.revision}, but {source} is {kind}, not a data set on the hub; take "
+            "data.revision out"
+        )
     if section.subset is not None:
         raise RecipeError(
             f"recipe: data.subset is {section.subset}, but {source} is {kind}, which has no "
@@ -194,11 +237,15 @@ def check_prompt(prompt: Any, where: str, template: str) -> None:
     """Refuse a prompt that is empty, not text, or not valid Unicode. Messages are for the chat template only."""
     if is_empty(prompt):
         raise RecipeError(f"data: the prompt in {where} is empty")
-    is_messages = isinstance(prompt, list)
+    is_messages = isinstance(prompt, list) and messages_in(prompt) is not None
     if is_messages and template in ("chat", "auto"):
         return
     if not isinstance(prompt, str):
-        hint = "; messages need data.template: chat" if is_messages else ""
+        hint = ""
+        if is_messages:
+            hint = "; messages need data.template: chat"
+        elif isinstance(prompt, list):
+            hint = " and not a list of messages, each with role and content; name one item: prompt.0, say"
         raise RecipeError(f"data: the prompt in {where} is {type(prompt).__name__}, not text{hint}")
     if has_lone_surrogate(prompt):
         raise RecipeError(

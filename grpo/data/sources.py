@@ -70,7 +70,10 @@ def _divided(name: str, section: DataSection | SourceSection, loaded: list[Row])
     rows = matching(loaded, section.where, section.source or IN_MEMORY)
     if name:
         rows = [{**row, "source": name} for row in rows]
-    train, held_out = split_rows(rows, section.held_out)
+    try:
+        train, held_out = split_rows(rows, section.held_out)
+    except RecipeError as error:
+        raise RecipeError(f"{error} (data.sources.{name})" if name else str(error)) from None
     return SourceRows(
         name=name,
         section=section,

@@ -50,8 +50,9 @@ class Template:
             return _render_chat(self._messages(question), tokenizer, self.args), False
         if not isinstance(question, str):
             raise RecipeError(
-                f"data: a prompt is {type(question).__name__}, not text; messages need data.template: "
-                f"chat, and the template here is {self.pattern}"
+                f"data: a prompt is a list of messages, which need data.template: chat, and the template here is "
+                f"{self.pattern}; for a model without a chat template name the text inside, such as "
+                "data.columns.prompt: prompt.0.content"
             )
         pattern = TEMPLATES.get(self.pattern, self.pattern)
         return pattern.replace("{prompt}", question), True

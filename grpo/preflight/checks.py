@@ -11,7 +11,7 @@ import netrc
 import re
 from pathlib import Path
 from statistics import median
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -25,6 +25,7 @@ from grpo.recipe.values import TEMPLATES
 from grpo.scoring import READS_ANSWER
 from rewards.gold import is_missing, is_placeholder, num_answers, stated_gold
 from rewards.reasoning import opens_reasoning
+from rewards.service.functions import applies
 from rewards.table import TABLE
 from rewards.tasks import GYM_PREFIX, GYM_ROWS
 
@@ -229,11 +230,25 @@ def truncation_mask(facts: RunFacts) -> Iterator[Finding]:
 # ---- rewards --------------------------------------------------------------------------------------------------
 
 
+def _of_other_rows(facts: RunFacts) -> list[str]:
+    """The rewards that judge other rows than the accurate one, as each source of a mixture has its own."""
+    spec = facts.accurate_spec
+    judged = [row for row in facts.rows if spec is not None and applies(spec.when, row)]
+    names = []
+    for other in facts.specs:
+        if other.when and judged and not any(applies(other.when, row) for row in judged):
+            names.append(other.name)
+    return names
+
+
 def balance_of_rewards(facts: RunFacts) -> Iterator[Finding]:
     weights = facts.weights()
     accurate = weights.get(facts.accurate, 0.0)
+    elsewhere = _of_other_rows(facts)
     others = {
-        name: weight for name, weight in weights.items() if name != facts.accurate and weight > 0
+        name: weight
+        for name, weight in weights.items()
+        if name not in (facts.accurate, *elsewhere) and weight > 0
     }
     if accurate <= 0:
         yield warning(
@@ -266,16 +281,23 @@ def scale_of_rewards(facts: RunFacts) -> Iterator[Finding]:
 
 def empty_golds(facts: RunFacts) -> Iterator[Finding]:
     golds = facts.golds()
-    empty = [number for number, gold in enumerate(golds, 1) if is_missing(gold)]
+    comparing = [spec for spec in facts.specs if spec.use in READS_ANSWER]
+    conditions = [spec.when for spec in comparing] or [{}]
+    rows = list(enumerate(facts.rows[: len(golds)], 1))
+    compared = [number for number, row in rows if _applies_any(conditions, row)]
+    empty = [number for number in compared if is_missing(golds[number - 1])]
     if empty and facts.needs_gold:
-        compares = any(spec.use in READS_ANSWER for spec in facts.specs)
-        ends_the_run = len(empty) > MAX_FAULTS * len(golds) and compares
+        ends_the_run = len(empty) > MAX_FAULTS * len(compared) and bool(comparing)
         yield Finding(
-            WRONG if ends_the_run or len(empty) == len(golds) else WARNING,
+            WRONG if ends_the_run or len(empty) == len(compared) else WARNING,
             "empty-gold",
-            f"{len(empty)} of {len(golds)} rows have no answer in the column {facts.gold} (row {empty[0]}: "
+            f"{len(empty)} of {len(compared)} rows have no answer in the column {facts.gold} (row {empty[0]}: "
             f"{golds[empty[0] - 1]!r}); their completions would be faults",
         )
+
+
+def _applies_any(conditions: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> bool:
+    return any(applies(when, row) for when in conditions)
 
 
 def placeholder_golds(facts: RunFacts) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from grpo.run.setup import check_recipe, load_inputs, with_steps
 from grpo.scoring import reward_specs
 from rewards import RewardSpec
 from rewards.conventions import TRUTH_COLUMNS
+from rewards.service.functions import applies
 from rewards.table import judges_without_gold, load
 
 WRONG = "wrong"
@@ -71,8 +72,10 @@ class RunFacts:
 
     @property
     def gold(self) -> str | None:
-        """The column with the gold answers, if there is one by a usual name."""
-        columns = self.rows[0] if self.rows else {}
+        """The column with the gold answers of the rows that the accurate reward judges, if it has a usual name."""
+        spec = self.accurate_spec
+        judged = (row for row in self.rows if spec is None or applies(spec.when, row))
+        columns = next(judged, {})
         return next((name for name in TRUTH_COLUMNS if name in columns), None)
 
     @property

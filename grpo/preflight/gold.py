@@ -30,6 +30,7 @@ FORMS = (
     "The answer is {gold}",
 )
 """Ways to write a completion around an answer."""
+NOT_JUDGED = "not_applicable"
 CODE_FORM = "```python\n{gold}\n```"
 
 Row = Mapping[str, Any]
@@ -76,8 +77,8 @@ class GoldScores:
     whole: list[Judged]
 
     def of(self, reward: str, kind: str) -> list[Score]:
-        """The scores that one reward gave to the completions of a kind."""
-        return [judged.parts[reward] for judged in self.by_kind.get(kind, ())]
+        """The scores that one reward gave to the completions of a kind, where it applies."""
+        return _applicable(self.by_kind.get(kind, ()), reward)
 
     def all_of(self, reward: str) -> list[Score]:
         """The scores that one reward gave to the completions of all kinds."""
@@ -94,12 +95,16 @@ class GoldScores:
                 scores = self.of(spec.name, kind)
                 if scores:
                     counts.append(f"{kind} {_num_full(scores)}/{len(scores)}")
-            yield f"rewards  {spec.name}: full score for {', '.join(counts)}"
+            if counts:
+                yield f"rewards  {spec.name}: full score for {', '.join(counts)}"
 
     def findings(self, facts: RunFacts) -> Iterator[Finding]:
         """What the scores say about the rewards."""
         for spec in facts.specs:
-            yield from self._constant(spec.name, facts)
+            if (
+                spec.use != "code_tests" or spec.name == facts.accurate
+            ):  # else no completion was a program
+                yield from self._constant(spec.name, facts)
         yield from self._faults(facts)
         yield from self._gold_without_full_score(facts)
         yield from self._unit_demanded(facts)
@@ -140,7 +145,7 @@ class GoldScores:
         name = facts.accurate
         gold = self.of(name, "gold")
         failed = [score for score in gold if not _is_full(score)]
-        whole = [judged.parts[name] for judged in self.whole]
+        whole = _applicable(self.whole, name)
         most_failed = len(failed) > 0.5 * len(gold)
         count = f"rewards.{name} gives {len(failed)} of {len(gold)} gold answers less than its full score"
         if most_failed and whole and _num_full(whole) > 0.5 * len(whole):
@@ -182,6 +187,11 @@ class GoldScores:
             yield warning(
                 "empty-is-paid", f"rewards.{reward} gives more than 0 to an empty completion"
             )
+
+
+def _applicable(judged: Sequence[Judged], reward: str) -> list[Score]:
+    scores = [one.parts[reward] for one in judged]
+    return [score for score in scores if score.status != NOT_JUDGED]
 
 
 def _reason(failed: Sequence[Score]) -> str:

@@ -16,7 +16,16 @@ from typing import Any, Mapping, Sequence
 from rewards.conventions import as_mapping
 from rewards.programs.nouns import BadTests, CallTests, IOTests
 
-__all__ = ["Case", "CaseList", "cases_of", "is_functional", "joined", "tests_of_cases"]
+__all__ = [
+    "Case",
+    "CaseList",
+    "arguments_of",
+    "cases_of",
+    "is_functional",
+    "joined",
+    "output_of",
+    "tests_of_cases",
+]
 
 INPUTS = ("input", "inputs", "stdin", "args", "arguments")
 OUTPUTS = ("output", "outputs", "expected_output", "expected", "stdout")
@@ -91,15 +100,15 @@ def tests_of_cases(listed: CaseList, name: str, starter: str) -> IOTests | CallT
         )
     return CallTests(
         name=names.pop(),
-        arguments=[_arguments(case) for case in cases],
-        outputs=[_output(case) for case in cases],
+        arguments=[arguments_of(case) for case in cases],
+        outputs=[output_of(case) for case in cases],
         hidden=listed.hidden,
         starter=starter,
         may_be_wrapped=not any(isinstance(case.given, str) for case in cases),
     )
 
 
-def _arguments(case: Case) -> list[Any]:
+def arguments_of(case: Case) -> list[Any]:
     """A call's arguments: a list, JSON of one, or a JSON value on each line."""
     given = case.given
     if isinstance(given, str):
@@ -122,7 +131,7 @@ def _json_of_lines(lines: Sequence[str]) -> list[Any]:
         return [json.loads("\n".join(lines))]
 
 
-def _output(case: Case) -> Any:
+def output_of(case: Case) -> Any:
     """What a call must return: of a case that is written as text its JSON value, else the value as it stands."""
     if not (isinstance(case.given, str) and isinstance(case.wanted, str)):
         return case.wanted

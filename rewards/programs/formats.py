@@ -25,14 +25,25 @@ from dataclasses import replace
 from typing import Any, Mapping
 
 from rewards.conventions import as_mapping
-from rewards.programs.cases import CaseList, cases_of, is_functional, joined, tests_of_cases
+from rewards.paths import NotStructured, structured
+from rewards.programs.cases import (
+    Case,
+    CaseList,
+    arguments_of,
+    cases_of,
+    is_functional,
+    joined,
+    output_of,
+    tests_of_cases,
+)
 from rewards.programs.nouns import AssertTests, BadTests, CallTests, IOTests, TestData
-from rewards.programs.sources import tests_of_source, texts_of
+from rewards.programs.sources import asserts, tests_of_source, texts_of
 
 __all__ = ["AssertTests", "BadTests", "CallTests", "IOTests", "TestData", "read_tests"]
 
 MOST_BYTES = 256 << 20
 NANOSECONDS = 1e-9
+MOST_WRAPPINGS = 3
 COLUMNS = (
     "test", "entry_point", "test_list", "test_setup_code", "test_imports", "challenge_test_list", "input_output",
     "public_test_cases", "private_test_cases", "metadata", "starter_code", "official_tests", "examples", "time_limit",
@@ -66,6 +77,8 @@ def read_tests(columns: Mapping[str, Any], prompt: str = "") -> TestData:
         raise BadTests(f"the row's tests cannot be read: {type(error).__name__}: {error}") from None
     if not _count(tests):
         raise BadTests("the row has no tests")
+    if isinstance(tests, AssertTests) and tests.suite and not any(map(asserts, tests.tests)):
+        raise BadTests("the test functions assert nothing, so every program would pass")
     return tests
 
 
@@ -127,11 +140,9 @@ def _mbpp(row: Mapping[str, Any]) -> AssertTests:
 
 def _listed(value: Any, row: Mapping[str, Any], prompt: str) -> TestData:
     """Tests in one column: cases, inputs with outputs, assert statements, or the source of tests."""
+    value = _unwrapped(value)
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return tests_of_source(value, row.get("entry_point", ""), prompt)
+        return tests_of_source(value, row.get("entry_point", ""), prompt)
     if isinstance(value, Mapping):
         source = next((value[name] for name in SOURCES if isinstance(value.get(name), str)), None)
         if source is not None:
@@ -149,6 +160,18 @@ def _listed(value: Any, row: Mapping[str, Any], prompt: str) -> TestData:
     return tests_of_cases(
         CaseList(cases, [False] * len(cases)), _name_of(row), row.get("starter_code", "")
     )
+
+
+def _unwrapped(value: Any) -> Any:
+    """What a text holds as JSON, also as JSON inside JSON, or as a Python literal; a text that is none of them."""
+    for _ in range(MOST_WRAPPINGS):
+        if not isinstance(value, str):
+            break
+        try:
+            value = structured(value)
+        except NotStructured:
+            break
+    return value
 
 
 def _name_of(row: Mapping[str, Any]) -> str:
@@ -186,14 +209,15 @@ def _plain(columns: Mapping[str, Any], row: Mapping[str, Any]) -> IOTests | Call
 def _calls(
     *, name: str, inputs: list[Any], outputs: list[Any], hidden: list[bool], starter: str
 ) -> CallTests:
-    calls = [_json(value) if isinstance(value, str) else value for value in inputs]
+    cases = [Case(given, wanted) for given, wanted in zip(inputs, outputs)]
+    calls = [arguments_of(case) if isinstance(case.given, str) else case.given for case in cases]
     for arguments in calls:
         if not isinstance(arguments, (list, tuple)):
             raise BadTests(f"the arguments of {name} are {type(arguments).__name__}, not a list")
     return CallTests(
         name=name,
         arguments=calls,
-        outputs=outputs,
+        outputs=list(map(output_of, cases)),
         hidden=hidden,
         starter=starter,
         may_be_wrapped=True,

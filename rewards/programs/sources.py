@@ -13,7 +13,7 @@ from typing import Any
 from rewards.programs.nouns import AssertTests, BadTests
 from rewards.sandbox.test_suite import SOLUTION_MODULES
 
-__all__ = ["tests_of_source", "texts_of"]
+__all__ = ["asserts", "tests_of_source", "texts_of"]
 
 FIXTURES_INSIDE = frozenset({"capsys", "monkeypatch"})
 """Fixtures that change or watch the candidate's own process."""
@@ -38,11 +38,11 @@ def tests_of_source(text: Any, entry: Any, prompt: str) -> AssertTests:
     if not isinstance(text, str):
         raise BadTests(f"test is {type(text).__name__}, not text")
     entry = _METHOD.sub(r"\1", entry) if isinstance(entry, str) and _METHOD.fullmatch(entry) else ""
-    check = "check" if re.search(r"^def check\(", text, re.M) else ""
+    tree = _parsed(text)
+    check = "check" if _defines_check(tree) else ""
     if check and not entry:
         raise BadTests("test has a function check, but the row has no entry_point")
     setup = _as_setup(prompt) if entry else ""
-    tree = _parsed(text)
     is_suite = not check and _is_suite(tree)
     return AssertTests(
         tests=[text],
@@ -71,6 +71,34 @@ def _as_setup(prompt: str) -> str:
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
     return ""
+
+
+def _defines_check(tree: ast.Module) -> bool:
+    """Whether a module defines ``check`` and leaves it to others to call it."""
+    others = [node for node in tree.body if not _is_check(node)]
+    called = {
+        ast.unparse(node.func)
+        for other in others
+        for node in ast.walk(other)
+        if isinstance(node, ast.Call)
+    }
+    return len(others) < len(tree.body) and "check" not in called
+
+
+def _is_check(node: ast.stmt) -> bool:
+    return isinstance(node, ast.FunctionDef) and node.name == "check"
+
+
+def asserts(text: str) -> bool:
+    """Whether something in a source can fail: an assert statement, a raise, ``assertEqual``, ``raises``."""
+    for node in ast.walk(_parsed(text)):
+        if isinstance(node, (ast.Assert, ast.Raise)):
+            return True
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func).rpartition(".")[2].lower()
+            if name.startswith(("assert", "raises", "warns", "fail", "check", "verify")):
+                return True
+    return False
 
 
 def _is_suite(tree: ast.Module) -> bool:

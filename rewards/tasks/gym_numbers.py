@@ -40,14 +40,21 @@ _IN_WORDS = re.compile(r"[A-Za-z]+(?:[ -][A-Za-z]+)*")
 _LIST_COMMA = re.compile(r"\d,\s+\d")
 
 
+_LEADING = re.compile(
+    r"(?:=|(?:the )?(?:final |correct )?answer\s*(?:is\s*:?|[:=]))\s*", re.IGNORECASE
+)
+_NEGATIVE_IN_BRACKETS = re.compile(r"\(\s*([-−]\s*\d[\d,]*\.?\d*)\s*\)")
+
 # ---- reading ----------------------------------------------------------------------------------------------------
 
 
 def bare(text: str) -> str:
-    """A text without the delimiters around all of it, and without a closing full stop."""
+    """A text without what announces it, the delimiters around all of it, and a closing full stop."""
     text = text.strip()
     while True:
-        inner = _unwrapped(text)
+        announced = _LEADING.match(text)
+        inner = _unwrapped(text[announced.end() :] if announced else text)
+        inner = _without_brackets(inner)
         if inner.endswith(".") and not inner.endswith(".."):
             inner = inner[:-1].rstrip()
         if inner == text:
@@ -62,6 +69,12 @@ def _unwrapped(text: str) -> str:
         if is_whole and opening not in inner and _is_closed(inner) and inner.strip():
             return inner.strip()
     return text
+
+
+def _without_brackets(text: str) -> str:
+    """A negative number without the brackets around it; any other text as it is."""
+    match = _NEGATIVE_IN_BRACKETS.fullmatch(text)
+    return match[1] if match else text
 
 
 def _is_closed(text: str) -> bool:

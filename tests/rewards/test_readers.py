@@ -55,6 +55,7 @@ DOCUMENTS = {
     "an array": ROWS,
     "under data": {"version": 1, "data": ROWS},
     "under examples": {"examples": ROWS, "license": "none"},
+    "under any name alone": {"results": ROWS},
     "under a split": {"train": ROWS, "test": ROWS[:1]},
     "columns": {name: [row[name] for row in ROWS] for name in ROWS[0]},
     "columns under a split": {"train": {name: [row[name] for row in ROWS] for name in ROWS[0]}},

@@ -208,6 +208,14 @@ def test_a_column_of_conversations_is_repaired_once_for_all_commands_and_said(tm
         {"prompt": "hashes"},
         {"prompt": "worked"},
         {"prompt": "{question}\n{proof}"},
+        {"prompt": "{question} {rationale}"},
+        {"prompt": "short"},
+        {"prompt": "{question} {rm}", "answer": "rm.ground_truth"},
+        {"prompt": "{question} {info}"},
+        {"prompt": "{question} {info_json}"},
+        {"prompt": "{question} {index:letter}", "answer": "index"},
+        {"prompt": "turns.1.value"},
+        {"prompt": "{turns.0.value} {turns.-1.value}"},
     ],
     ids=str,
 )
@@ -218,6 +226,9 @@ def test_a_prompt_that_states_its_answer_is_refused_by_row(tmp_path, columns):
             "text": f"Question: {q}\nAnswer: {a}", "instruct": f"### Instruction:\n{q}\n\n### Response:\n{a}",
             "boxed": f"{q} So we get $\\boxed{{{a}}}$.", "hashes": f"{q}\nWe add.\n#### {a}",
             "worked": f"<|user|>{q}<|assistant|>{a}<|end|>", "proof": f"Adding up, the answer is **{a}**.",
+            "rationale": f"We add, and so it must be {a}.", "short": f"Q: {q}\nA: {a}", "rm": {"ground_truth": a},
+            "info": {"level": 1, "final_answer": a}, "info_json": json.dumps({"solution": a}), "index": int(a) % 5,
+            "turns": [{"from": "human", "value": q}, {"from": "gpt", "value": f"I think of {a}."}],
         }
         for q, a in SUMS
     ]  # fmt: skip
@@ -236,6 +247,7 @@ def test_a_prompt_that_states_its_answer_is_refused_by_row(tmp_path, columns):
         "{q}\n5) 5\n9) 9\n8) 8\n12) 12\n38) 38",
         "{q} Put the solution between <answer> and </answer>.",
         "Is {a} right? {q}",
+        "{q}\nA: {a}\nB: 17",
     ],
 )
 def test_prompts_with_options_examples_or_formats_load(tmp_path, prompt):
@@ -250,6 +262,36 @@ def test_columns_that_are_not_the_gold_may_be_written_into_the_prompt(tmp_path):
     ]
     loaded = rows_of(tmp_path, rows, {"prompt": "{question} Is it {answer}?", "answer": "label"})
     assert loaded[0]["prompt"].endswith("Is it 5?") and loaded[0]["answer"] == "yes"
+
+
+@pytest.mark.parametrize(
+    "pattern", ["{context} {q}", "{q} {choices:lettered}", "{q} {options}", "{q} {level}"]
+)
+def test_columns_that_only_mention_the_gold_may_be_written_into_the_prompt(tmp_path, pattern):
+    rows = [
+        {"q": q, "answer": a, "context": f"The box holds {a}.", "choices": ["7", a], "options": {"A": a, "B": "7"},
+         "level": {"level": 3}}
+        for q, a in SUMS
+    ]  # fmt: skip
+    assert len(rows_of(tmp_path, rows, {"prompt": pattern})) == len(SUMS)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        {"from": ["human", "gpt"], "value": [QUESTION, SOLUTION]},
+        [{"role": "user", "content": {"type": "text", "text": QUESTION}}],
+    ],
+    ids=["a list of roles and one of contents", "content as an object"],
+)
+def test_turns_in_other_containers_are_read(prompt):
+    assert question_turns(prompt, "row 1", LeftOut()) == [{"role": "user", "content": QUESTION}]
+
+
+@pytest.mark.parametrize("prompt", [["a"], [{"question": "a"}], [["a"]]], ids=str)
+def test_a_list_that_is_no_conversation_is_refused(tmp_path, prompt):
+    with pytest.raises(RecipeError, match="row 1 of .* is list, .*not a list of messages"):
+        rows_of(tmp_path, [{"prompt": prompt}], template="auto")
 
 
 def test_a_conversation_written_into_a_text_is_refused(tmp_path):

@@ -386,6 +386,7 @@ def test_a_part_that_is_no_text_is_refused(refusal):
 
 
 @pytest.mark.parametrize("section, message", [
+    ({"revision": "main"}, "data.revision is main, but {} is a file, not a data set on the hub; take data.revision out"),
     ({"subset": "main"}, "data.subset is main, but {} is a file, which has no configurations; take data.subset out"),
     ({"split": "test"}, "{} has no split test; name the file that holds it, or leave data.split out"),
 ])  # fmt: skip
@@ -393,11 +394,11 @@ def test_a_split_or_subset_of_a_file_is_refused(refusal, tmp_path, section, mess
     assert message.format(tmp_path / "a.jsonl") in refusal("a.jsonl", '{"prompt": "x"}', **section)
 
 
-@pytest.mark.parametrize("section", [{"subset": "main"}, {"split": "test"}])
+@pytest.mark.parametrize("section", [{"subset": "main"}, {"split": "test"}, {"revision": "main"}])
 def test_a_split_or_subset_of_a_task_is_refused(section):
     (key,) = section
     with pytest.raises(
-        RecipeError, match=f"recipe: data.{key} is .*, but arithmetic is a procedural task, which"
+        RecipeError, match=f"recipe: data.{key} is .*, but arithmetic is a procedural task, "
     ):
         load_rows(DataSection(source="arithmetic", **section))
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datasets
+import numpy
+import pandas
+import pyarrow
 import pytest
 
 from grpo.data.overlap import grams, overlapping
@@ -77,7 +80,14 @@ def test_a_mixture_names_the_source_of_each_row_and_shares_its_keys():
     assert [row["prompt"] for row in second.rows] == ["t0", "t1", "t2", "t3", "t4"]
 
 
-@pytest.mark.parametrize("form", [list, iter, datasets.Dataset.from_list])
+def stream(rows):
+    return datasets.Dataset.from_list(rows).to_iterable_dataset()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [list, iter, datasets.Dataset.from_list, stream, pyarrow.Table.from_pylist, pandas.DataFrame],
+)
 def test_rows_in_memory_are_mapped_and_divided_as_those_of_a_file(form):
     rows = [{"q": f"q{i}", "answer": i} for i in range(6)]
     (source,) = load_sources(data(columns={"prompt": "q"}, held_out=2), form(rows))
@@ -85,9 +95,43 @@ def test_rows_in_memory_are_mapped_and_divided_as_those_of_a_file(form):
     assert (len(source.train), len(source.held_out)) == (4, 2)
 
 
+def test_rows_that_where_leaves_out_are_not_checked():
+    rows = [
+        {"q": "a", "answer": "1", "kind": "ok"}, {"q": "", "answer": "2", "kind": "bad"},
+        {"q": ["x"], "answer": None, "kind": "bad"}, {"q": "b", "answer": "3", "kind": "ok"},
+    ]  # fmt: skip
+    (source,) = load_sources(data(columns={"prompt": "q"}, where={"kind": "ok"}), rows)
+    assert [row["prompt"] for row in source.rows] == ["a", "b"] and source.num_left_out == 2
+    rows[3]["q"] = ""
+    with pytest.raises(RecipeError, match="row 4 of"):
+        load_sources(data(columns={"prompt": "q"}, where={"kind": "ok"}), rows)
+
+
+def test_a_refusal_of_a_mixture_names_the_source():
+    section = data(held_out=1, sources=[{"name": "one"}, {"name": "two"}])
+    rows = [{"prompt": "a"}, {"prompt": "b"}]
+    with pytest.raises(RecipeError, match=r"cannot hold out 1 of 1.*\(data.sources.two\)"):
+        load_sources(section, {"one": rows, "two": rows[:1]})
+
+
+def test_arrays_in_which_pandas_keeps_lists_are_lists():
+    turns = numpy.array([{"role": "user", "content": "a"}], dtype=object)
+    row = {"prompt": turns, "nums": numpy.array([1, 2]), "answer": numpy.int64(3)}
+    (source,) = load_sources(data(template="chat"), pandas.DataFrame([row]))
+    (loaded,) = source.rows
+    assert loaded == {
+        "prompt": [{"role": "user", "content": "a"}],
+        "nums": [1, 2],
+        "answer": 3,
+    }
+    assert type(loaded["answer"]) is int
+
+
 @pytest.mark.parametrize(
     "section, given, message",
     [
+        ({}, "rows.jsonl", "is str, not rows; a file is named in data.source"),
+        ({}, 5, "is int, not rows"),
         ({}, ["q"], "row 1 is str, not a mapping of columns"),
         ({}, {"a": [{"prompt": "x"}]}, "has no data.sources; give a list"),
         ({"sources": {"a": {}}}, [{"prompt": "x"}], "the recipe mixes a; give the rows of each"),

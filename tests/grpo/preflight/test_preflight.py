@@ -184,6 +184,29 @@ def test_what_cannot_work_is_wrong_and_what_may_is_a_warning() -> None:
     assert levels("sample.group_size=2") == {"small-group": "warning"}
 
 
+def test_rows_of_a_mixture_are_checked_by_the_rewards_that_judge_them(folder: Path) -> None:
+    tests = [{"input": "1", "output": "2"}]
+    rows = rows_of(source=lambda i: "code" if i % 2 else "math", tests=tests)
+    rows = [
+        {name: row[name] for name in row if name != "answer"} if row["source"] == "code" else row
+        for row in rows
+    ]
+    specs = [
+        RewardSpec("correct", "math_answer", when={"source": "math"}),
+        RewardSpec("tests", "code_tests", when={"source": "code"}),
+    ]
+    for ordered in (rows, rows[1:] + rows[:1]):
+        mixed = replace(facts(rows=ordered), specs=specs)
+        assert {finding.name for finding in run_checks(mixed)} == set()
+        report = list(check_gold(mixed))
+        lines = [line for line in report if isinstance(line, str)]
+        assert any(
+            "correct: full score for gold 2" in line and ", wrong 0/2" in line for line in lines
+        )
+        assert not any("tests: full score for gold" in line for line in lines)
+        assert [item.level for item in report if isinstance(item, Finding)] == []
+
+
 NO_ANSWERS = [None, float("nan"), "nan", "None", "null", "N/A", "", " ", [], "[null]", "$$"]
 
 

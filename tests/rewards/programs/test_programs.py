@@ -269,6 +269,42 @@ def test_a_check_function_is_read_with_its_entry_point_and_the_prompt_that_it_co
     assert tests.tests == [check] and tests.setup == "def f(x):\n    pass\n"
 
 
+@pytest.mark.parametrize(
+    "tests",
+    [
+        json.dumps(json.dumps([{"input": "1 2", "output": "3"}])),
+        "[{'input': '1 2', 'output': '3'}]",
+        json.dumps("[{'input': '1 2', 'output': '3'}]"),
+    ],
+)
+def test_tests_are_read_through_json_in_json_and_python_literals(tests):
+    assert read_tests({"tests": tests}) == IOTests(["1 2"], ["3"], [False])
+
+
+@pytest.mark.parametrize("given", ["[1, 2]", "1\n2", "1\n\n2\n"])
+def test_a_call_written_as_text_returns_what_its_output_is_the_json_of(given):
+    tests = read_tests({"tests": {"fn_name": "f", "inputs": [given], "outputs": ["3"]}})
+    assert isinstance(tests, CallTests)
+    assert (tests.arguments, tests.outputs) == ([[1, 2]], [3])
+    as_values = read_tests({"tests": {"fn_name": "f", "inputs": [[1, 2]], "outputs": ["3"]}})
+    assert isinstance(as_values, CallTests) and as_values.outputs == ["3"]
+
+
+def test_a_check_function_that_the_tests_call_themselves_needs_no_entry_point():
+    source = "def check(candidate):\n    assert candidate(1) == 2\n\ncheck(f)\n"
+    tests = read_tests({"test": source})
+    assert isinstance(tests, AssertTests) and (tests.check, tests.suite) == ("", False)
+    recursive = "def check(candidate, n=1):\n    assert candidate(n)\n    n or check(candidate)\n"
+    tests = read_tests({"test": recursive, "entry_point": "f"})
+    assert isinstance(tests, AssertTests) and tests.check == "check"
+
+
+@pytest.mark.parametrize("body", ["pass", "return f(1) == 2", "f(1)"])
+def test_test_functions_that_assert_nothing_are_refused(body):
+    with pytest.raises(BadTests, match="assert nothing"):
+        read_tests({"test": f"from solution import f\n\ndef test_f():\n    {body}\n"})
+
+
 def test_private_cases_are_unpacked_without_running_what_was_pickled():
     case = {"input": "1\n[2]", "output": "3", "testtype": "functional"}
     row = {
