@@ -9,6 +9,7 @@ from text to tree
 plain_number  numbers as people write them, without a parser, and the rules of rounding
 words         multiple choice, times and dates, names, sentences
 letters       several letters of a multiple choice
+around        the unit, noun or larger units that belong to a number in prose
 prose         what a sentence states: its value, the options that it calls correct
 notation      one spelling for what is written in many ways
 plain_text    plain-text mathematics in LaTeX's signs

@@ -46,7 +46,8 @@ def _between_bars(parser: Grammar, bar: str) -> Node:
 
 def _braces(parser: Grammar) -> Node:
     """Return a set, or a set-builder: its element, and the conditions after the bar."""
-    if parser.next.value == "\\begin":
+    has_inner_braces = parser.next.value == "{" and parser.peek().value == "\\begin"
+    if has_inner_braces or parser.next.value == "\\begin":
         system = parser.atom()
         parser.accept("\\}", "\\rbrace")
         return parser.node("cases", system.args) if system.op == "matrix" else system

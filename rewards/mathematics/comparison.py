@@ -377,8 +377,8 @@ def _without_text(node: Node) -> Node:
 
 
 def _united(node: Node) -> Node:
-    """Return ``(0, 1) or [2, 3)``, which is compared with a set of numbers, as a union of intervals."""
-    if node.op != "list" or node.value != "or":
+    """Return ``(0, 1) or [2, 3)`` and ``(0, 1), [2, 3)``, next to a set of numbers, as a union of intervals."""
+    if node.op != "list" or node.value == ";":
         return node
     if any(arg.op != "group" or len(arg.args) != 2 for arg in node.args):
         return node

@@ -135,7 +135,7 @@ def _by_letters(pred: str, gold: str) -> Verdict | None:
         if several is None or several.is_small or choice_of(other) is None:
             return None
         return Verdict(False, "a", "one letter and several")
-    if true.is_glued and claimed.is_glued:
+    if true.is_glued and claimed.is_glued and true != claimed:
         return None
     return Verdict(true.agrees_with(claimed), "a", "compared as several letters")
 

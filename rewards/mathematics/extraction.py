@@ -27,13 +27,17 @@ import re
 from dataclasses import dataclass
 from typing import Callable, NamedTuple
 
+from rewards.mathematics.around import quantities_before, unit_or_noun_after
 from rewards.mathematics.prose import (
     NUMBER,
     is_denied,
+    is_denied_behind,
     is_question,
+    is_rejected,
     last_value,
     opening_value,
     stated_options,
+    without_contrast,
 )
 from rewards.mathematics.unit_tokens import unit_after
 
@@ -315,6 +319,7 @@ def _sentence(rest: str) -> str:
         return _linked(rest, formulas)
     end = _SENTENCE_END.search(rest)
     sentence = rest[: end.start()] if end else rest
+    sentence = without_contrast(sentence)
     opening = opening_value(sentence[:MAX_LENGTH])
     if opening and _is_prose(sentence):
         return opening
@@ -374,10 +379,23 @@ def _last_formulas(text: str, formulas: list[Span]) -> Extracted:
     sentence = text[: linked[0].start]
     starts = [end.end() for end in _SENTENCE_END.finditer(sentence)]
     is_asked = is_question(text[linked[-1].end :][:3])
-    if is_asked or is_denied(sentence[starts[-1] if starts else 0 :]):
+    before = sentence[starts[-1] if starts else 0 :]
+    unit = _unit_behind(text, linked)
+    if is_asked or is_denied_behind(text[linked[-1].end :], unit):
+        return NOTHING
+    if is_denied(before) or is_rejected(before, unit):
         return NOTHING
     contents = ", ".join(formula.content for formula in linked)
-    return Extracted(contents + unit_after(text, linked[-1].end), "math")
+    larger = quantities_before(before, unit) if len(linked) == 1 else ""
+    return Extracted(larger + contents + unit, "math")
+
+
+def _unit_behind(text: str, formulas: list[Span]) -> str:
+    """Return the unit behind the last formula, or the noun if there is one formula and it ends in a digit."""
+    last = formulas[-1]
+    if len(formulas) > 1 or not last.content[-1:].isdigit():
+        return unit_after(text, last.end)
+    return unit_or_noun_after(text, last.end)
 
 
 def _last_number(text: str, lenient: bool = False) -> str | None:

@@ -54,6 +54,7 @@ F;farad;1;kg-1 m-2 s4 A2
 S;siemens;1;kg-1 m-2 s3 A2
 Wb;weber;1;kg m2 s-2 A-1
 T;tesla;1;kg s-2 A-1
+G;gauss;1/10000;kg s-2 A-1;kmμu
 H;henry henries;1;kg m2 s-2 A-2
 lm;lumen;1;lumen
 lx;lux;1;lumen m-2

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from rewards.mathematics.measures import measure_of
 from rewards.mathematics.plain_text import as_latex, without_entities
 from rewards.mathematics.siunitx import without_siunitx
 
@@ -195,6 +196,10 @@ _CURRENCIES = {"USD": "\\$", "EUR": "\u20ac", "GBP": "\u00a3"}
 _CURRENCY_IN_FRONT = re.compile(r"(?<![A-Za-z\\])(USD|EUR|GBP)\s*(?=\d)")
 
 
+_SPACED_LETTERS = re.compile(
+    r"(?P<front>\\(?:mathrm|text|textrm|mbox|rm)\s*\{(?:[\s~]|\\[,;: ])*)"
+    r"(?P<letters>[A-Za-z](?:\s[A-Za-z]){1,4})(?=[\s~]*[}^/])"
+)
 _FOR_EACH = re.compile(
     r"(?<=[a-z])\s+(?:(?:for\s+)?(?:each|every)\s+(?=[a-z]{3})|an?\s+(?=square|cubic))"
 )
@@ -213,6 +218,8 @@ def clean(text: str) -> str:
         text = without_entities(text)
     if "\\" in text or "rac" in text or "sqrt" in text or not text.isprintable():
         text = _substituted(_ESCAPES, text)
+    if "\\" in text:
+        text = _SPACED_LETTERS.sub(_unit_of_letters, text)
     if "<su" in text:
         text = _substituted(_HTML, text)
     if "\\" in text:
@@ -226,6 +233,15 @@ def clean(text: str) -> str:
     if "[" in text and _OUTWARD_ENDS.search(text):
         text = _OUTWARD.sub(_inward, text)
     return text
+
+
+def _unit_of_letters(match: re.Match[str]) -> str:
+    r"""Return ``\mathrm{~c m}`` as ``\mathrm{~cm}``: a unit, while one of its letters alone is none."""
+    letters = match["letters"].split()
+    name = "".join(letters)
+    if measure_of(name) is None or all(measure_of(letter) for letter in letters):
+        return match.group()
+    return match["front"] + name
 
 
 def _substituted(rules: tuple[tuple[re.Pattern[str], str], ...], text: str) -> str:

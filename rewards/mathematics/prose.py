@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import re
 
+from rewards.mathematics.around import measures, quantities_before, unit_or_noun_after
 from rewards.mathematics.tokens import NAMES
-from rewards.mathematics.unit_tokens import unit_after
 from rewards.mathematics.words import direction_of
 
 __all__ = [
     "NUMBER",
     "is_denied",
+    "is_denied_behind",
     "is_question",
     "is_refuted",
     "last_value",
     "opening_value",
+    "is_rejected",
     "said_value",
     "stated_options",
+    "without_contrast",
 ]
 
 MAX_BEFORE = 200
@@ -40,17 +43,35 @@ _NEGATED = re.compile(
     r"(?:\s+[A-Za-z])?\s*[=:]?\s*$",
     re.IGNORECASE,
 )
+_REJECTED = re.compile(
+    r"\b(?:reject(?:s|ed|ing)?|rul(?:e|es|ed|ing)\s+out|discard(?:s|ed|ing)?|eliminat(?:e|es|ed|ing)"
+    r"|dismiss(?:es|ed|ing)?|exclud(?:e|es|ed|ing))\s+(?:the\s+)?"
+    r"(?:(?:value|root|solution|case|guess|option|possibility|answer|candidate)\s+)?(?:[A-Za-z]\s*=\s*)?\$?$",
+    re.IGNORECASE,
+)
+_CONTRAST = re.compile(
+    r"\s*(?:[,(;\u2014]\s*(?:and\s+)?not|\(?\b(?:rather than|instead of|as opposed to))\s+(?:[A-Za-z]\s*=\s*)?"
+    r"\$?[-\u2212]?[\d.,/]*\d\$?%?(?:\s+[A-Za-z]+)?\)?(?=[\s.!*]*$)"
+)
 _COMPARED = re.compile(
     r"\b(?:than|at most|at least|up to|below|above|exceeds?)\s*$"
     r"|\b(?:if|suppose|assume|assuming)\b(?:(?!\bthen\b)[^,;])*$",
     re.IGNORECASE,
 )
+_RULED_OUT = (
+    r"(?:incorrect|invalid|inadmissible|extraneous|rejected|ruled\s+out|discarded|eliminated)"
+)
 _REFUTED = (
     r"(?:(?:is|are|was|were|seems|does|do|did|can|could|will|would)"
-    r"(?:n't\b|\s+(?:not|never|wrong|incorrect|false|impossible)\b)|cannot\b|can't\b|fails\b)"
+    r"(?:n't\b|\s+(?:therefore\s+|thus\s+|clearly\s+|also\s+|to\s+be\s+|be\s+)?"
+    rf"(?:not|never|wrong|false|impossible|too|{_RULED_OUT})\b)"
+    r"|cannot\b|can't\b|won't\b|shouldn't\b|fails\b|contradicts\b|(?:leads\s+to|gives|yields)\s+an?\s+contradiction\b)"
 )
-_DENIED_AFTER = re.compile(rf"\s+{_REFUTED}")
-_REFUTATION = re.compile(rf"\d[\s$)}}\]]*\s{_REFUTED}")
+_DENIED_AFTER = re.compile(
+    rf"\s+{_REFUTED}|\s*[,(]\s*(?:which\s+is\s+)?(?:{_RULED_OUT}|not\s+valid)\b"
+)
+_DENIED_THING = re.compile(rf"\s+(?:is|was|seems)\s+(?:not|wrong|false|impossible|{_RULED_OUT})\b")
+_REFUTATION = re.compile(rf"\d[\s$)}}\]]*\s(?P<unit>[A-Za-z]{{1,12}}\s)?{_REFUTED}")
 _LESS_AFTER = re.compile(r"\s+[a-z]+")
 _CLAUSE = re.compile(
     r"\s(?:with|where|when|if|since|because|such that|for which|satisfying|among|whenever|provided|given|not exceeding"
@@ -64,7 +85,11 @@ _COPULA = re.compile(
 )
 _THUS = re.compile(r"\s*(?:so|hence|thus|therefore)\b", re.IGNORECASE)
 _SAID = re.compile(r"\b(?:is|are|equals|must be)\s+(?P<value>\S+(?:\s+[-+*/^]\s+\S+){0,4})\s*$")
-_GLUED_UNIT = re.compile(r"(?<=\d)(?:(?:km|cm|mm|m)(?:[\u00b2\u00b3]|\^?[23])?|kg|g|s|h)$")
+_GLUED_UNIT = re.compile(
+    r"(?<=\d)(?:(?:km|cm|mm)(?:[\u00b2\u00b3]|\^?[23])?|kg|m[\u00b2\u00b3])$"
+    r"|(?<=[.,]\d{3}|.[.,]\d{2}|..[.,]\d)(?:m(?:\^?[23])?|[gsh])$"
+)
+_UNIT_INSIDE = re.compile(r"(?<=\d)\s[A-Za-z]{1,4}$")
 _CHANGE = re.compile(r"\b[A-Za-z]+\s+by\s*$")
 _LISTS = re.compile(r"(?:\b(?:is|are|were|be|include|namely)|[:=])\s*$", re.IGNORECASE)
 _COMMAND = re.compile(r"\\[A-Za-z]+\s*")
@@ -87,6 +112,11 @@ _CORRECT_OPTIONS = re.compile(
     rf"(?<![A-Za-z\\]){_OPTIONS}\s+(?:is|are|must be|should be)\s+(?:the\s+)?(?:only\s+)?"
     r"(?:correct|right|true|answers?\b|best)"
 )
+_CONCLUSION = re.compile(
+    r"[,;]\s*(?:and\s+)?(?:so|hence|thus|therefore)\s|^\s*(?:since|because)\b[^,;]{1,80},\s",
+    re.IGNORECASE,
+)
+_CONDITIONAL = re.compile(r"\b(?:if|unless|suppose|assum\w+|whether|false that)\b", re.IGNORECASE)
 _DENIED = re.compile(
     r"\b(?:not|never|neither|nor|either|or|incorrect|wrong|false|except|eliminated?|unless|if|maybe|perhaps|might|could|may)\b|n't\b",
     re.IGNORECASE,
@@ -106,7 +136,23 @@ def is_denied(before: str) -> bool:
 
 def is_refuted(text: str) -> bool:
     """Tell whether a text calls a number wrong, or says that it is not the one: "34 is incorrect"."""
-    return _REFUTATION.search(text) is not None
+    for refutation in _REFUTATION.finditer(text):
+        if refutation["unit"] is None or measures(refutation["unit"]):
+            return True
+    return False
+
+
+def is_rejected(before: str, unit: str) -> bool:
+    """Tell whether the text right before a value rejects it: "we rule out x = 34", but not "he rejected 34 offers"."""
+    return not unit and _REJECTED.search(before[-MAX_BEFORE:]) is not None
+
+
+def without_contrast(sentence: str) -> str:
+    """Return a sentence without the value that it rules out at its end: "it is 3, not 4"."""
+    contrast = _CONTRAST.search(sentence)
+    if contrast is None or NUMBER_LIKE.search(sentence[: contrast.start()]) is None:
+        return sentence
+    return sentence[: contrast.start()] + sentence[contrast.end() :]
 
 
 def said_value(text: str) -> str | None:
@@ -134,6 +180,7 @@ def last_value(text: str, lenient: bool = False) -> str | None:
         if is_question(sentence):
             was_asked = True
             continue
+        sentence = without_contrast(sentence)
         return _value_of(_main_clause(sentence) if lenient else sentence)
     return "" if was_asked else None
 
@@ -198,14 +245,32 @@ def _value_of(sentence: str) -> str:
     starts = [first] if is_computed else _list_starts(sentence, words, first)
     before = sentence[: words[starts[0]][0]]
     after = sentence[words[last][1] :]
-    if _DENIED_AFTER.match(after) or (is_denied(before) and not is_computed):
-        return ""
     ends = [start - 1 for start in starts[1:]] + [last]
     items = [_item(sentence[words[i][0] : words[j][1]]) for i, j in zip(starts, ends)]
+    unit = _unit_behind(items[-1], sentence, words[last][1])
+    if is_denied_behind(after, unit) or is_rejected(before, unit):
+        return ""
+    if is_denied(before) and not is_computed:
+        return ""
     value = ", ".join(items)
-    if not value.endswith("%"):
-        return value + _unit_behind(items[-1], sentence, words[last][1])
-    return _with_direction(before, value, after)
+    if value.endswith("%"):
+        return _with_direction(before, value, after)
+    if len(items) > 1:
+        return value + (unit if measures(unit) else "")
+    inside = _UNIT_INSIDE.search(value)  # ``min`` and single letters may as well be mathematics
+    if not sentence.startswith(value, words[first][0]):  # ``250 days = 5 hours``
+        return value + unit
+    return quantities_before(before, inside.group() if inside else unit) + value + unit
+
+
+def is_denied_behind(after: str, unit: str) -> bool:
+    """Tell whether a value is denied by what follows it and its unit: "34 km is incorrect"."""
+    if _DENIED_AFTER.match(after):
+        return True
+    rest = after.lstrip().removeprefix(unit.strip())
+    return (
+        bool(unit) and (_DENIED_AFTER if measures(unit) else _DENIED_THING).match(rest) is not None
+    )
 
 
 def _unit_behind(value: str, sentence: str, end: int) -> str:
@@ -213,7 +278,7 @@ def _unit_behind(value: str, sentence: str, end: int) -> str:
     start = sentence.rfind(value, 0, end)
     if start < 0 or not value:
         return ""
-    return unit_after(sentence, start + len(value))
+    return unit_or_noun_after(sentence, start + len(value))
 
 
 def _with_direction(before: str, percentage: str, after: str) -> str:
@@ -339,6 +404,8 @@ def stated_options(text: str) -> str | None:
     if not sentences or is_question(sentences[-1]):
         return None
     sentence = sentences[-1].replace("**", "")
+    if not _CONDITIONAL.search(sentence):
+        sentence = _CONCLUSION.split(sentence)[-1]
     if _DENIED.search(sentence):
         return None
     found = _CORRECT_OPTIONS.search(sentence) or _NAMED_OPTIONS.search(sentence)

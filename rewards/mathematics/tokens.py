@@ -307,9 +307,14 @@ def _token(match: re.Match[str], kind: str | None, spaced: bool) -> Token:
     return Token("mark", match.group(), spaced)
 
 
+_TAKES_ARGUMENTS = re.compile(r"\\(?:[dtc]?(?:frac|binom)|sqrt)")
+
+
 def _takes_number(text: str, position: int, before: list[Token]) -> bool:
     """Tell whether digits right after a letter are its subscript: ``x1``, ``theta0``; not ``ab1``, ``sin2``."""
     if not before or not text[position].isdigit():
+        return False
+    if len(before) > 1 and _TAKES_ARGUMENTS.fullmatch(before[-2].value):
         return False
     name = re.search(
         r"(?<![A-Za-z\\])(?:[A-Za-z]|[A-Za-z]{2,7})$", text[max(0, position - 9) : position]

@@ -35,7 +35,7 @@ _VALUE_ENDS = frozenset(
 )
 _MONEY = frozenset("\\$ $ \u20ac \u00a3".split())
 _MAY_OPEN = re.compile(
-    r"(?:\s|~|\\[,;:!> ])*[A-Za-z\\{^/\u20ac\u00a3\u00a5\u20b9\u00a2\u03bc\u00b5\u03a9\u00c5-]"
+    r"(?:\s|~|\\[,;:!> ])*[A-Za-z\\{^/\u20ac\u00a3\u00a5\u20b9\u20a9\u00a2\u03bc\u00b5\u03a9\u00c5-]"
 )
 _TWO_ARGUMENTS = re.compile(r"\\\w*(?:frac|binom)")
 _SPACE = re.compile(r"(?:\s|~|\\[,;:!> ]|\\q?quad(?![A-Za-z])|\\left|\\right)*")
@@ -69,7 +69,7 @@ _PRODUCTS = frozenset(
         "kN m",
     }
 )
-_RARE_LETTERS = frozenset("b B M u P t \u2113".split())
+_RARE_LETTERS = frozenset("b B G M u P t \u2113".split())
 _POINTS = re.compile(r"[QRYZEPTGM][ACFHKNSTVBWJ]")
 _TIMES_OF_DAY = frozenset({"am", "pm"})
 

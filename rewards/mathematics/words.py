@@ -69,6 +69,10 @@ _SYNONYMS = (
     ("yes", {"yes", "true"}),
     ("no", {"no", "false"}),
 )
+_HAS_NONE = re.compile(
+    r"^(?!.*\b(?:not|never|false|wrong|if|or|but|neither|cannot)\b)[^.;]{0,80}"
+    r"\b(?:has|have|there (?:is|are))\s+(?=no (?:real )?(?:solutions?|roots)$)"
+)
 _PHRASES_OF = {
     "\\mathbb{R}": (
         "all real numbers; all reals; any real number; all real; all real x; all real values; real numbers;"
@@ -155,7 +159,7 @@ def spelled_out(text: str) -> str:
     """Return LaTeX for the phrases that name a set ("all real numbers", "no solution"); other text unchanged."""
     if not 4 < len(text) < 80:
         return text
-    phrase = plain_words(text).lower()
+    phrase = _HAS_NONE.sub("", plain_words(text).lower())
     all_but = _ALL_BUT.fullmatch(phrase)
     if all_but is not None and phrase == " ".join(text.lower().split()):
         return f"\\mathbb{{R}} \\setminus \\{{{all_but['removed'].replace(' and ', ', ')}\\}}"

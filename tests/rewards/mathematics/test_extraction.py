@@ -23,7 +23,7 @@ from rewards.mathematics.extraction import bare_answer, extract
         ("<answer> 5 </answer>", "5", "answer_tag"),
         ("<answer>1</answer> <answer>2</answer>", "2", "answer_tag"),
         ("<answer>It is $\\boxed{2}$</answer>", "2", "answer_tag"),
-        ("<answer>She sold 72 clips in total.</answer>", "72", "answer_tag"),
+        ("<answer>She sold 72 clips in total.</answer>", "72 clips", "answer_tag"),
         ("The answer is 7. I hope it is correct.", "7", "phrase"),
         ("**Final Answer:** $x^2$", "x^2", "phrase"),
         ("The answer is: 3.5.", "3.5", "phrase"),

@@ -23,7 +23,11 @@ def test_every_spelling_of_an_answer_equals_the_others_in_both_directions(spelli
     hub = next((spelling for spelling in spellings if "\\" in spelling), spellings[0])
     for spelling in spellings:
         assert verdicts(hub, spelling) == [1.0, 1.0], spelling
-        assert verdicts(spelling, hub) == [1.0, 1.0], spelling
+        if spelling not in NO_GOLDS:
+            assert verdicts(spelling, hub) == [1.0, 1.0], spelling
+
+
+NO_GOLDS = {"{}", '["A", "B", "D"]', "['A','B','D']"}  # nothing, and lists: `several` decides
 
 
 def test_spellings_of_different_answers_are_never_equal(seed):

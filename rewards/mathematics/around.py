@@ -1,0 +1,80 @@
+r"""What belongs to a number in prose: the unit or the noun behind it, and the larger units in front of it.
+
+"She has 12 apples" states 12 apples, "he walks 3 h and 20 min" states 3 h 20 min, never 20 min.
+"""
+
+from __future__ import annotations
+
+import re
+
+from rewards.mathematics.measures import measure_of
+from rewards.mathematics.unit_tokens import unit_after
+from rewards.mathematics.units import Unit, unit_of
+
+__all__ = ["quantities_before", "measures", "unit_or_noun_after"]
+
+MAX_BEFORE = 80
+_NOUN = re.compile(r"\s+(?P<noun>[a-z]{2,20}s|people|children|men|women|mice|geese)(?![\w'-])")
+_NO_NOUNS = frozenset(
+    "is was has does goes gives makes equals works divides remains satisfies means plus minus yields leaves "
+    "holds follows becomes comes exceeds contains this thus as its his hers ours yours theirs yes us less "
+    "unless always perhaps besides afterwards towards costs fits fails solves matches agrees stays appears "
+    "occurs happens needs takes gets seems adds sums totals times others various numerous units".split()
+)
+_LARGER = re.compile(
+    r"(?:(?<![\w.,/$])\d[\d,]*(?:\.\d+)?[\s-]?(?P<unit>[A-Za-z]{1,14})\.?|(?P<money>\\?\$\d[\d,]*))(?:\s*,?\s+and|,)?\s*$"
+)
+_COUNTED = re.compile(r"(?<![\w.,/$])\d[\d,]*\s+[a-z]{2,20}s\s*(?:,\s*and|,|and)\s*$")
+_DELIMITED_NUMBER = re.compile(r"(?<!\\)\$(\d[\d.,]*)\$")
+
+
+def unit_or_noun_after(text: str, position: int) -> str:
+    """Return the unit of measurement behind a number in prose, or the plural behind it; empty if neither is there."""
+    unit = unit_after(text, position)
+    noun = _NOUN.match(text, position)
+    if (
+        unit
+        or noun is None
+        or not re.search(r"\d[\s$*)}\]\\]*$", text[max(0, position - 8) : position])
+    ):
+        return unit
+    named = unit_of(noun["noun"])
+    if noun["noun"] in _NO_NOUNS or named is None or not named.is_noun:
+        return ""
+    return f" {noun['noun']}"
+
+
+def measures(unit: str) -> bool:
+    """Tell whether a text is a unit of measurement, not a counted thing."""
+    return _dimensioned(unit) is not None
+
+
+def quantities_before(text: str, unit: str) -> str:
+    """Return the end of `text` that a number with `unit` goes on: "3 h and " before "20 min", "12 apples and "."""
+    smaller = _dimensioned(unit)
+    counted = _COUNTED.search(text[-MAX_BEFORE:]) if smaller is None and unit else None
+    if counted is not None:
+        return counted.group()
+    text = _DELIMITED_NUMBER.sub(r"\1", text[-MAX_BEFORE:])
+    start = len(text)
+    while smaller is not None:
+        part = _LARGER.search(text[:start])
+        larger = None if part is None else _dimensioned(part["unit"] or "dollar")
+        if part is None or larger is None or not _continues(larger, smaller):
+            break
+        start = part.start()
+        smaller = larger
+    return text[start:]
+
+
+def _continues(larger: Unit, smaller: Unit) -> bool:
+    return larger.dimensions == smaller.dimensions and larger.factor > smaller.factor
+
+
+def _dimensioned(text: str) -> Unit | None:
+    name = text.strip()
+    single = measure_of(name)
+    if single is not None:
+        return Unit(single.factor, single.dimensions, single.offset)
+    unit = unit_of(name) if name else None
+    return None if unit is None or not unit.dimensions else unit

@@ -1,0 +1,130 @@
+"""What belongs to a number in prose and what denies it; letters, unions and units in further spellings."""
+
+import pytest
+
+from rewards.math_answer import math_answer, pairs
+
+NOUNS = [("apples", "oranges"), ("boys", "girls"), ("chickens", "cows"), ("marbles", "coins")]
+
+
+def verdicts(text: str, gold: str) -> list[float | None]:
+    return [math_answer(text, gold, lenient=lenient).value for lenient in (False, True)]
+
+
+def compared(gold: str, pred: str) -> list[float | None]:
+    return [pairs(gold, pred, lenient=lenient).value for lenient in (False, True)]
+
+
+@pytest.mark.parametrize("noun, other", NOUNS)
+@pytest.mark.parametrize("number", ["12", "$12$"])
+def test_the_plural_behind_a_number_counts_where_the_gold_has_one(noun, other, number):
+    text = f"So there are {number} {noun} in all."
+    assert verdicts(text, f"12 {noun}") == verdicts(text, "12") == [1.0, 1.0]
+    assert verdicts(text, f"12 \\text{{ {other}}}") == verdicts(text, "13") == [0.0, 0.0]
+    assert verdicts("The total is 12.", f"12 {noun}") == [1.0, 1.0]
+
+
+def test_a_verb_behind_a_number_is_no_noun():
+    assert verdicts("So 12 works.", "12 apples") == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "larger, smaller, small, whole",
+    [
+        ("h", "min", 30, "3.5 h"),
+        ("hours", "minutes", 30, "210 minutes"),
+        ("ft", "in", 6, "42 in"),
+        ("feet", "inches", 6, "3.5 ft"),
+        ("min", "s", 30, "210 s"),
+        ("kg", "g", 500, "3500 g"),
+        ("dollars", "cents", 50, "\\$3.50"),
+    ],
+)
+@pytest.mark.parametrize(
+    "text",
+    ["It is 3 {} and {} {}.", "It is 3 {} {} {}.", "It is $3$ {} and ${}$ {}.", "The answer is 3 {} and {} {}."],
+)  # fmt: skip
+def test_a_quantity_in_two_units_is_never_its_smaller_part(text, larger, smaller, small, whole):
+    shown = text.format(larger, small, smaller)
+    assert verdicts(shown, whole) == [1.0, 1.0]
+    assert verdicts(shown, str(small)) == verdicts(shown, f"{small} {smaller}") == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "text, gold, value",
+    [
+        ("It takes 1 hour, 2 minutes and 3 seconds.", "3723 s", 1),
+        ("It takes 1 hour, 2 minutes and 3 seconds.", "3", 0),
+        ("He drove 3 km in 20 min.", "20", 1),
+        ("He needs 1250 hours / 250 days = 5 hours each day.", "5", 1),
+        ("She has 12 apples and 5 pears.", "5", 0),
+        ("We get 3m.", "3", 0),
+        ("We get 3m.", "3m", 1),
+        ("It weighs 3kg.", "3", 1),
+    ],
+)
+def test_the_quantity_that_a_sentence_ends_in(text, gold, value):
+    assert verdicts(text, gold) == [value, value]
+
+
+DENIALS = [
+    "34 km is incorrect.", "$34$ km is incorrect.", "$34$ is incorrect.", "34 apples is wrong.", "34% is wrong.", "\\$34 is wrong.",
+    "34 is extraneous.", "34 is too large.", "34 is ruled out.", "34 was rejected.", "34 is clearly wrong.", "34 won't work.",
+    "34 leads to a contradiction.", "We rule out n = 34.", "We discard 34.", "We reject $x = 34$.", "We exclude the value 34.",
+    "x = 3 or x = 34 (rejected).", "So n = 35, not 34.", "It is 35 (not 34).", "It is 35 rather than 34.", "The answer is 35, not 34.",
+    "\\boxed{34 \\text{ km is incorrect}}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", DENIALS)
+def test_a_value_that_is_ruled_out_is_no_answer(text):
+    assert verdicts(text, "34") == [0.0, 0.0]
+
+
+STATEMENTS = [
+    "He rejected 34 offers.", "34 bulbs are not working.", "34 of the answers were wrong.", "x = 35 is rejected, so x = 34.",
+    "We reject x = -2. So x = 34.", "So n = 34, not 35.", "It is 34 (not 35).", "It is 34 rather than 35.", "The answer is 34, not 35.",
+    "The answer is 34 (and not 35).", "Not 35 but 34.",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", STATEMENTS)
+def test_what_a_denial_leaves_is_the_answer(text):
+    assert verdicts(text, "34") == [1.0, 1.0]
+
+
+EQUAL = [
+    ("\\frac n2", "n/2"), ("\\dfrac a3", "a/3"), ("\\left\\lfloor \\frac n2\\right\\rfloor", "floor(n/2)"), ("\\binom n2", "n(n-1)/2"),
+    ("\\sqrt x2", "2*sqrt(x)"), ("\\frac n2+1", "(n+2)/2"), ("BD", "\\text{BD}"), ("BD", "\\mathrm{BD}"),
+    ("\\left\\{ {\\begin{array}{*{20}{l}}x=1\\\\y=2\\end{array}} \\right.", "x=1, y=2"),
+    ("(-\\infty,-1)\\cup(1,\\infty)", "(-\\infty,-1), (1,\\infty)"), ("(-\\infty,-1)\\cup(1,\\infty)", "(-\\infty,-1) \\text{ and } (1,\\infty)"),
+    ("5 \\mathrm { ~ c m } ^ { 2 }", "5 \\text{ cm}^2"), ("5 \\mathrm{~k m}", "5000 m"), ("5 \\mathrm { ~ k m } / \\mathrm { h }", "5 km/h"),
+    ("5 \\mathrm{~M P a}", "5000 kPa"), ("5 \\mathrm{~N m}", "5 \\mathrm{~N} \\cdot \\mathrm{m}"), ("1 \\mathrm{~T}", "10^4\\text{ G}"),
+    ("7 \u20a9", "7 KRW"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("gold, pred", EQUAL)
+def test_further_spellings_are_equal_in_both_directions(gold, pred):
+    assert compared(gold, pred) == compared(pred, gold) == [1.0, 1.0]
+
+
+DIFFERENT = [
+    ("x_2", "\\frac x2"), ("BD", "\\text{BC}"), ("(-\\infty,-1)\\cup(1,\\infty)", "(-\\infty,-1], (1,\\infty)"), ("(1,4)", "(1,2),(3,4)"),
+    ("[1,2]\\cup[3,4]", "(1,2),(3,4)"), ("(1,2),(3,4)", "(2,1),(3,4)"), ("5 \\mathrm{~N m}", "5 \\mathrm{~nm}"), ("5 \\mathrm{~k m}", "5 \\mathrm{~m}"),
+    ("5 G", "5 T"), ("5", "5G"), ("7 \u20a9", "7 \u20b9"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("gold, pred", DIFFERENT)
+def test_near_spellings_of_something_else_differ(gold, pred):
+    assert compared(gold, pred) == compared(pred, gold) == [0.0, 0.0]
+
+
+def test_evaluation_reads_the_conclusion_of_a_sentence_alone():
+    text = "Options A and C are wrong, so option B is correct."
+    assert math_answer(text, "B", lenient=True).value == 1.0
+    assert verdicts(text, "AC") == verdicts("If A is wrong, so B is correct.", "B") == [0.0, 0.0]
+    assert math_answer("Since A is wrong, option C is correct.", "C", lenient=True).value == 1.0
+    assert compared("no solution", "The equation has no solution.")[1] == 1.0
+    assert compared("no solution", "It is not true that the equation has no solution.")[1] == 0.0
