@@ -14,6 +14,8 @@ from rewards.mathematics.units import Unit, unit_of
 __all__ = ["quantities_before", "measures", "unit_or_noun_after"]
 
 MAX_BEFORE = 80
+_ANGLE = (("degree", 1),)
+_TIME = (("s", 1),)
 _NOUN = re.compile(r"\s+(?P<noun>[a-z]{2,20}s|people|children|men|women|mice|geese)(?![\w'-])")
 _NO_NOUNS = frozenset(
     "is was has does goes gives makes equals works divides remains satisfies means plus minus yields leaves "
@@ -68,6 +70,9 @@ def quantities_before(text: str, unit: str) -> str:
 
 
 def _continues(larger: Unit, smaller: Unit) -> bool:
+    """Tell whether the second unit goes on measuring what the first does, as minutes do behind degrees."""
+    if larger.dimensions == _ANGLE and smaller.dimensions == _TIME:
+        return smaller.factor <= 60
     return larger.dimensions == smaller.dimensions and larger.factor > smaller.factor
 
 

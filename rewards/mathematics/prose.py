@@ -54,7 +54,7 @@ _CONTRAST = re.compile(
     r"\$?[-\u2212]?[\d.,/]*\d\$?%?(?:\s+[A-Za-z]+)?\)?(?=[\s.!*]*$)"
 )
 _COMPARED = re.compile(
-    r"\b(?:than|at most|at least|up to|below|above|exceeds?)\s*$"
+    r"\b(?:than|at most|at least|up to|below|above|exceeds?|all but|except for|apart from)\s*$"
     r"|\b(?:if|suppose|assume|assuming)\b(?:(?!\bthen\b)[^,;])*$",
     re.IGNORECASE,
 )
