@@ -18,7 +18,7 @@ SEVERAL = ("any", "all")
 
 MAX_LIST_CHARS = 10_000
 
-_MISSING = frozenset("nan -nan none (none) null nil n/a #n/a n.a. <na> nat {}".split()) | {"n / a"}
+_MISSING = frozenset("nan -nan none (none) null n/a #n/a n.a. <na> nat {}".split()) | {"n / a"}
 _PLACEHOLDER = re.compile(
     r"(?:the )?(?:proof|(?:answer )?not[ _]?found|not (?:available|given|provided|applicable|known)|no[ _]answer"
     r"|unknown|missing|omitted|to ?do|tbd|na|see (?:the )?(?:solution|above|below|proof)|[-\u2013\u2014_?.*#]+|\u2026)",
