@@ -12,7 +12,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Sequence
+from typing import BinaryIO, Sequence
 
 import psutil
 
@@ -33,7 +33,8 @@ class Writer:
     """Writes the checkpoints of a run, one at a time.
 
     Keeps the last `keep` and the `best`; works in the background if `background` is true and the copy fits into
-    memory. ``blocked`` and ``written`` count seconds: those the run waited, and those the writing took.
+    memory. ``blocked`` and ``written`` count seconds: those the run waited, and those the writing took. ``folder_lock``
+    is held on to, so that a run that is dropped keeps others out until its last checkpoint is written.
     """
 
     def __init__(self, run: Path, keep: int, best: int, background: bool):
@@ -41,6 +42,7 @@ class Writer:
         self.keep = keep
         self.best = best
         self.background = background
+        self.folder_lock: BinaryIO | None = None
         self.num_written = 0
         self.blocked = 0.0
         self.written = 0.0

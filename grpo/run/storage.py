@@ -47,6 +47,7 @@ class RunStorage:
         if ranks.main:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = lock(self.folder)
+            self.writer.folder_lock = self._lock
         self._fingerprint = fingerprint(
             inputs.prompts,
             specs=inputs.specs,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo import RecipeError, Trainer
 from grpo.run import checkpoint
+from grpo.run.async_writer import Writer
+from grpo.run.folder import lock
 
 VARIANTS = {
     "pass rates decide what is drawn": [
@@ -329,6 +333,34 @@ def test_two_runs_never_write_one_folder(reward: Path) -> None:
     run(reward / "run", resume=True)
     run(reward / "whole")
     assert_same(reward / "whole", reward / "run")
+
+
+class SlowWriter(Writer):
+    """One whose disk takes as long as the test wants."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder, keep=1, best=0, background=True)
+        self.disk = threading.Event()
+
+    def _write(self, *of: object) -> None:
+        assert self.disk.wait(60)
+
+
+def test_a_run_that_is_dropped_keeps_others_out_until_its_checkpoint_is_written(
+    tmp_path: Path,
+) -> None:
+    writer = SlowWriter(tmp_path)
+    writer.folder_lock = lock(tmp_path)
+    writer._start(None, ())
+    thread, disk = writer._thread, writer.disk
+    del writer
+    gc.collect()
+    with pytest.raises(RecipeError, match="another run is active"):
+        lock(tmp_path)
+    disk.set()
+    thread.join()
+    gc.collect()
+    lock(tmp_path).close()
 
 
 def outcome_so_far(folder: Path) -> bytes:
