@@ -1,4 +1,5 @@
 #!/bin/sh
+# Pinned: reasoning-gym==0.1.25
 # reasoning-gym's coin_flip pays in full for the first character of the answer.
 #
 # Guess: "partial reward for a matching prefix" is part of 1, so that "0" for 0.234375 earns little or nothing. The

@@ -1,4 +1,5 @@
 #!/bin/sh
+# Pinned: reasoning-gym==0.1.25
 # reasoning-gym's gsm_symbolic does not see a minus sign.
 #
 # Guess: score_answer extracts with the pattern \b-?\d+(?:\.\d+)?\b, which names the sign, so the negative of the

@@ -1,4 +1,5 @@
 #!/bin/sh
+# Pinned: setuptools==84.2.1
 # An editable install may come after every folder of sys.path.
 #
 # Guess: an editable install stands where the installed package would stand, among the site packages, so that a
