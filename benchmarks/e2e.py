@@ -24,7 +24,6 @@ import torch
 
 from grpo import Recipe, Trainer
 from grpo.evaluate import evaluate
-from grpo.kernels.sampling.spec import Sampling
 
 ROOT = Path(__file__).resolve().parent.parent
 CUDA = torch.cuda.is_available()
@@ -86,16 +85,8 @@ def recipe_of(name: str, options: argparse.Namespace, folder: Path) -> Recipe:
 
 def held_out(trainer: Trainer) -> dict[str, Any]:
     """Accuracy of the policy as it stands, as plain values."""
-    sample, section = trainer.recipe.sample, trainer.recipe.evaluate
     found = evaluate(
-        trainer.engine,
-        trainer.scorer,
-        trainer.inputs.prompts.held_out,
-        samples=section.samples,
-        max_tokens=sample.max_tokens,
-        sampling=Sampling(section.temperature),
-        seed=trainer.recipe.seed,
-        reward="correct",
+        trainer.engine, trainer.scorer, trainer.inputs.sets[0], seed=trainer.recipe.seed
     )
     return {
         key: getattr(found, key)

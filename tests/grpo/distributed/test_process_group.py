@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from quick_runs import records
 from safetensors.torch import load_file
 
 from grpo.distributed.process_group import Ranks
@@ -50,13 +50,9 @@ def run(
         timeout=240,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    metrics, samples = (
-        [json.loads(line) for line in (folder / file).read_text().splitlines()]
-        for file in ("metrics.jsonl", "samples.jsonl")
-    )
     return (
-        metrics,
-        samples,
+        records(folder),
+        records(folder, "samples.jsonl"),
         load_file(folder / "checkpoints" / "step-000002" / "weights.safetensors"),
         done.stdout,
     )
@@ -106,6 +102,7 @@ def test_two_ranks_make_the_run_that_one_makes(tmp_path: Path, further: str) -> 
     two = run(tmp_path / "two", launcher, FURTHER[further])
     assert "2 processes" in two[3] and two[3].count("held-out before training") == 1
     assert one[1] == two[1]
+    assert len(one[0]) == len(two[0]) == 2
     for a, b in zip(one[0], two[0]):
         assert {key: a[key] for key in a if key.startswith("ledger/")} == {
             key: b[key] for key in b if key.startswith("ledger/")
