@@ -452,6 +452,7 @@ def test_a_group_of_a_one_token_prompt_can_be_resumed(seed):
 
 @pytest.mark.skipif(not linear.available(), reason="torch's own products are the fast ones here")
 def test_packed_weights_live_as_long_as_a_call_and_change_no_bit(seed, monkeypatch):
+    monkeypatch.setattr(linear, "min_weight_size", lambda: 128 * 128)
     policy, prompts = tiny_policy("qwen2", seed, vocabulary=640), random_prompts(seed, [5, 40])
     policy.stop_ids = frozenset()
     engine = Engine(policy)
