@@ -1,0 +1,96 @@
+"""What a run has shown so far: its figures step by step, its evaluations, and how long the rest may take."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, Mapping, Sequence
+
+from grpo.report.console.numbers import is_number
+
+Record = Mapping[str, Any]
+STEPS_OF_ESTIMATE = 10
+CURVES = {"reward": "reward/mean", "length": "completion/length"}
+"""The curves of the live area beside those of the evaluation sets, and the keys of their records."""
+
+
+@dataclass(slots=True)
+class History:
+    """The course of a run; `steps` is how many it is to make, `every` after how many it is evaluated (0: never)."""
+
+    steps: int = 0
+    every: int = 0
+    step: int = 0
+    curves: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    accuracy: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    evaluations: dict[str, Record] = field(default_factory=dict)
+    step_seconds: list[float] = field(default_factory=list)
+    evaluation_seconds: float = 0.0
+
+    def add_step(self, record: Record) -> None:
+        """Take in the record of a step."""
+        self.step = int(record["step"])
+        for name, key in CURVES.items():
+            if is_number(record.get(key)):
+                self.curves[name].append(record[key])
+        if is_number(record.get("seconds/step")):
+            self.step_seconds.append(record["seconds/step"])
+
+    def add_evaluations(self, results: Mapping[str, Record], seconds: float = 0.0) -> None:
+        """Take in the evaluations of all sets at one step, by name; they took `seconds` together."""
+        for name, result in results.items():
+            self.evaluations[name] = result
+            if is_number(result.get("accuracy")):
+                self.accuracy[name].append(result["accuracy"])
+        if seconds:
+            self.evaluation_seconds = seconds
+
+    def forget_after(self, step: int) -> None:
+        """Set the run back to a step that it resumes from; what came later is made again."""
+        self.step = step
+
+    def seconds_of_a_step(self) -> float | None:
+        """The median of the last steps; None before the first."""
+        recent = self.step_seconds[-STEPS_OF_ESTIMATE:]
+        return median(recent) if recent else None
+
+    def seconds_left(self, into_step: float = 0.0) -> float | None:
+        """About how long the rest of the run takes; None before a step was made. `into_step` of the next is over."""
+        usual = self.seconds_of_a_step()
+        if usual is None:
+            return None
+        steps = max(0.0, (self.steps - self.step) * usual - min(into_step, usual))
+        return steps + self._evaluations_left() * self.evaluation_seconds
+
+    def _evaluations_left(self) -> int:
+        """Those between two steps, and the one at the end."""
+        if not self.evaluations:
+            return 0
+        if not self.every or self.step >= self.steps:
+            return 1
+        return (self.steps - 1) // self.every - self.step // self.every + 1
+
+
+def evaluations_of(record: Record) -> dict[str, dict[str, Any]]:
+    """The evaluations in a record of ``metrics.jsonl``, by set; the held-out rows are the set ``heldout``.
+
+    >>> evaluations_of({"step": 3, "heldout/accuracy": 0.5, "eval/gsm8k/accuracy": 0.25, "heldout/a/accuracy": 1})
+    {'heldout': {'accuracy': 0.5}, 'gsm8k': {'accuracy': 0.25}}
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in record.items():
+        name, quantity = _set_and_quantity(key)
+        if name:
+            found.setdefault(name, {})[quantity] = value
+    return {name: values for name, values in found.items() if "accuracy" in values}
+
+
+def _set_and_quantity(key: str) -> tuple[str, str]:
+    """(set, quantity) of a key of an evaluation; empty for other keys, and for those of one source of a mixture."""
+    parts: Sequence[str] = key.split("/")
+    if parts[0] == "heldout" and len(parts) == 2:
+        return parts[0], parts[1]
+    if parts[0] == "eval" and len(parts) == 3:
+        return parts[1], parts[2]
+    return "", ""

@@ -1,0 +1,48 @@
+"""The same figures as sentences of one line: for files, pipes and ``console.log``, and between the rows of the table."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from grpo.report.console.columns import remarks
+from grpo.report.console.numbers import interval, is_number
+from grpo.report.console.words import ZERO_VARIANCE, shown_set
+
+Record = Mapping[str, Any]
+
+
+def step_sentence(record: Record, steps: int, evaluations: Mapping[str, Record]) -> str:
+    """The line of a step, each figure with its name; the reward leads, and the loss, near 0 by construction, is left out."""
+    parts = [f"step {record['step']:>{len(str(steps))}}/{steps}"]
+    parts.append(f"reward {record['reward/mean']:.3f}")
+    for name, result in evaluations.items():
+        if is_number(result["accuracy"]):
+            parts.append(f"{shown_set(name)} {interval(result)}")
+    parts.append(f"length {record['completion/length']:.1f}")
+    parts.append(f"{ZERO_VARIANCE} {record['group/flat']:.0%}")
+    if is_number(record.get("policy/entropy")):
+        parts.append(f"entropy {record['policy/entropy']:.2f}")
+    if is_number(record.get("policy/drift")):
+        parts.append(f"mismatch {record['policy/drift']:.0e}")
+    parts += [text for text, _ in remarks(record)]
+    parts.append(f"{record['seconds/step']:.1f} s")
+    return "  ".join(parts)
+
+
+def evaluation_sentence(name: str, when: str, result: Record) -> str:
+    """The line of an evaluation of one set, as `grpo.run.accuracy.Evaluation.to_mapping` gives it."""
+    num_tried = result["samples"] + result["faults"]
+    per_prompt = num_tried // max(1, result["prompts"])
+    parts = [
+        f"{interval(result)} ({result['prompts']} prompts x {per_prompt} samples)",
+        f"length {result['length']:.1f}",
+        f"truncated {result['truncated']:.1%}",
+    ]
+    reward = result["reward"]
+    if is_number(reward) and reward != result["accuracy"]:
+        bounds = f"[{result['reward_low']:.3f}, {result['reward_high']:.3f}]"
+        parts.insert(1, f"mean reward {reward:.3f} {bounds}")
+    parts += [f"{part} {value:.3g}" for part, value in result["details"].items() if "/" in part]
+    if result["faults"]:
+        parts.append(f"{result['faults']} not scored")
+    return f"{shown_set(name)} {when}: {', '.join(parts)}"
