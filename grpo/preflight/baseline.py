@@ -22,9 +22,9 @@ from grpo.objective.policy_loss import forwards_flat_groups
 from grpo.preflight.checks import MAX_REWARD
 from grpo.preflight.facts import MAX_FAULTS, Finding, RunFacts, warning, wrong
 from grpo.recipe import Recipe
+from grpo.report.console.numbers import interval
 from grpo.run.accuracy import summarise
 from grpo.run.console import many_hours
-from grpo.run.log import interval
 from grpo.run.setup import open_engine, open_optimizer, open_scorer, sampling_of
 from grpo.types import Batch, Group, Prompt, ScoredGroup
 from rewards import Score

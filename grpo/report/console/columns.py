@@ -6,7 +6,7 @@ A further column is a row of `COLUMNS`. What each means is said in docs/console.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Collection, Iterator, Mapping, Sequence
 
 from grpo.monitor.gate_table import GATES, RUNGS
 from grpo.report.console.ink import Glyphs, Line, Span, padded
@@ -74,8 +74,14 @@ class Layout:
             if column.key == SETS_STAND_AFTER:
                 for name, wide in self.sets:
                     spans += [(GAP, ""), _accuracy(evaluations.get(name), wide, step, glyphs)]
-        spans += [(f"{GAP}{text}", style) for text, style in remarks(record)]
         return Line(tuple(spans))
+
+    def remarks(self, record: Record) -> Line | None:
+        """What a step is marked with, in a line of its own below its row; None for most."""
+        keys = [column.key for column in self.columns]
+        unseen = {name for name, gate in GATES.items() if gate.reads[0] not in keys}
+        spans = [(f"{GAP}{text}", style) for text, style in remarks(record, unseen)]
+        return Line.of(" " * self.step_width, *spans) if spans else None
 
 
 def layout(width: int, record: Record, steps: int, sets: Sequence[str]) -> Layout:
@@ -130,14 +136,15 @@ def level_of(key: str, record: Record) -> int:
     return min(max(levels), len(LEVEL_STYLES) - 1)
 
 
-def remarks(record: Record) -> Iterator[Span]:
-    """What a step is marked with after its figures: no update, faults, gates whose quantity has no column."""
+def remarks(record: Record, gates: Collection[str] = GATES) -> Iterator[Span]:
+    """What a step is marked with after its figures: no update, faults, those of `gates` that are raised."""
     if "update/made" in record and not record["update/made"]:
         yield "no update: nothing to learn", "dim"
     if record.get("ledger/faulted"):
         yield f"{record['ledger/faulted']} not scored", "warn"
     for name, rung in raised_gates(record):
-        yield f"{name}: {rung}", "warn"
+        if name in gates:
+            yield f"gate {name}: {rung}", "warn"
 
 
 def raised_gates(record: Record) -> Iterator[tuple[str, str]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping
 
 from grpo.report.console.numbers import is_number
+from grpo.report.folder import points_of
 
 Record = Mapping[str, Any]
 STEPS_OF_ESTIMATE = 10
@@ -17,7 +19,10 @@ CURVES = {"reward": "reward/mean", "length": "completion/length"}
 
 @dataclass(slots=True)
 class History:
-    """The course of a run; `steps` is how many it is to make, `every` after how many it is evaluated (0: never)."""
+    """The course of a run; `steps` is how many it is to make, `every` after how many it is evaluated (0: never).
+
+    ``since`` is when the last step was taken in, by the monotonic clock.
+    """
 
     steps: int = 0
     every: int = 0
@@ -27,10 +32,12 @@ class History:
     evaluations: dict[str, Record] = field(default_factory=dict)
     step_seconds: list[float] = field(default_factory=list)
     evaluation_seconds: float = 0.0
+    since: float = field(default_factory=time.monotonic)
 
     def add_step(self, record: Record) -> None:
         """Take in the record of a step."""
         self.step = int(record["step"])
+        self.since = time.monotonic()
         for name, key in CURVES.items():
             if is_number(record.get(key)):
                 self.curves[name].append(record[key])
@@ -46,21 +53,18 @@ class History:
         if seconds:
             self.evaluation_seconds = seconds
 
-    def forget_after(self, step: int) -> None:
-        """Set the run back to a step that it resumes from; what came later is made again."""
-        self.step = step
-
     def seconds_of_a_step(self) -> float | None:
         """The median of the last steps; None before the first."""
         recent = self.step_seconds[-STEPS_OF_ESTIMATE:]
         return median(recent) if recent else None
 
-    def seconds_left(self, into_step: float = 0.0) -> float | None:
-        """About how long the rest of the run takes; None before a step was made. `into_step` of the next is over."""
+    def seconds_left(self) -> float | None:
+        """About how long the rest of the run takes; None before a step was made."""
         usual = self.seconds_of_a_step()
         if usual is None:
             return None
-        steps = max(0.0, (self.steps - self.step) * usual - min(into_step, usual))
+        into_step = min(time.monotonic() - self.since, usual)
+        steps = max(0.0, (self.steps - self.step) * usual - into_step)
         return steps + self._evaluations_left() * self.evaluation_seconds
 
     def _evaluations_left(self) -> int:
@@ -73,24 +77,14 @@ class History:
 
 
 def evaluations_of(record: Record) -> dict[str, dict[str, Any]]:
-    """The evaluations in a record of ``metrics.jsonl``, by set; the held-out rows are the set ``heldout``.
+    """The evaluations in a record of ``metrics.jsonl``, by set, without those of single sources.
 
     >>> evaluations_of({"step": 3, "heldout/accuracy": 0.5, "eval/gsm8k/accuracy": 0.25, "heldout/a/accuracy": 1})
-    {'heldout': {'accuracy': 0.5}, 'gsm8k': {'accuracy': 0.25}}
+    {'heldout': {'step': 3, 'accuracy': 0.5}, 'gsm8k': {'step': 3, 'accuracy': 0.25}}
     """
-    found: dict[str, dict[str, Any]] = {}
-    for key, value in record.items():
-        name, quantity = _set_and_quantity(key)
-        if name:
-            found.setdefault(name, {})[quantity] = value
-    return {name: values for name, values in found.items() if "accuracy" in values}
-
-
-def _set_and_quantity(key: str) -> tuple[str, str]:
-    """(set, quantity) of a key of an evaluation; empty for other keys, and for those of one source of a mixture."""
-    parts: Sequence[str] = key.split("/")
-    if parts[0] == "heldout" and len(parts) == 2:
-        return parts[0], parts[1]
-    if parts[0] == "eval" and len(parts) == 3:
-        return parts[1], parts[2]
-    return "", ""
+    points = [point for point in points_of(record) if not point.source]
+    return {
+        point.set: {"step": point.step, **point.figures}
+        for point in points
+        if "accuracy" in point.figures
+    }

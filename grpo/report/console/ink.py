@@ -6,9 +6,10 @@ Text that a model or a data set wrote goes through `visible`: no control charact
 from __future__ import annotations
 
 import codecs
+import re
 import unicodedata
 from dataclasses import dataclass
-from typing import Iterable, Sequence
+from typing import Iterator, Sequence
 
 from rich.cells import cell_len, set_cell_size
 from rich.color import ColorSystem
@@ -60,6 +61,16 @@ class Line:
             if not room:
                 break
         return Line((*spans, (mark, "dim")))
+
+    def folded(self, width: int) -> list[Line]:
+        """The line in lines of at most `width` cells, broken between words; the further ones are indented."""
+        if cell_len(self.text) <= width:
+            return [self]
+        indent = min(_hanging_indent(self.text), width // 2)
+        lines: list[Line] = []
+        for text in folded(self.text, width, indent):
+            lines.append(Line.of((text, self.spans[0][1])))
+        return lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,16 +181,41 @@ def padded(text: str, width: int, right: bool = True) -> str:
     return " " * missing + text if right else text + " " * missing
 
 
-def wrapped(text: str, width: int) -> Iterable[str]:
-    """`text` in pieces of at most `width` cells, broken anywhere."""
-    piece = ""
+def folded(text: str, width: int, indent: int = 0) -> Iterator[str]:
+    """`text` in lines of at most `width` cells, broken between words, or inside one that is longer than a line.
+
+    >>> list(folded("  data  a long line of words", 14, indent=8))
+    ['  data  a long', '        line', '        of', '        words']
+    """
+    rest = text
+    margin = ""
+    while cell_len(margin + rest) > width:
+        line, rest = _broken(rest, width - len(margin))
+        yield (margin + line).rstrip()
+        margin = " " * indent
+    yield margin + rest
+
+
+def _broken(text: str, width: int) -> tuple[str, str]:
+    """(what fits into `width` cells, the rest)."""
+    end = _num_fitting(text, width)
+    space = text.rfind(" ", 0, end + 1)
+    if space > 0 and text[:space].strip():
+        return text[:space], text[space + 1 :]
+    return text[:end], text[end:]
+
+
+def _num_fitting(text: str, width: int) -> int:
+    """How many characters fit into `width` cells; at least one."""
     room = width
-    for character in text:
-        size = cell_len(character)
-        if size > room:
-            yield piece
-            piece = ""
-            room = width
-        piece += character
-        room -= size
-    yield piece
+    for index, character in enumerate(text):
+        room -= cell_len(character)
+        if room < 0:
+            return max(1, index)
+    return len(text)
+
+
+def _hanging_indent(text: str) -> int:
+    """Where the text of an indented line begins after its name: ``  data      countdown`` at 12; else two in."""
+    name = re.match(r"(\s+\S+\s{2,}|\s+)", text)
+    return len(name.group()) if name else 2

@@ -8,6 +8,7 @@ leaves a usable terminal. What Python writes to ``sys.stdout`` and ``sys.stderr`
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
 import sys
@@ -45,7 +46,7 @@ class Screen:
         self._waiting: list[str] = []
         self._is_writing = False
         self._area: Area | None = None
-        self._num_drawn = 0
+        self._is_drawn = False
         self._streams: list[_Above] = []
         SCREENS.add(self)
 
@@ -87,7 +88,8 @@ class Screen:
             for stream in self._streams:
                 stream.restore()
             self._streams = []
-            self.write_above("")
+            if self._is_drawn:
+                self.write_above("")
 
     # -- how it is drawn --------------------------------------------------------------------------------------
 
@@ -110,9 +112,9 @@ class Screen:
         """One write for all, so that nothing flickers."""
         above = text.replace("\n", f"{TO_END_OF_LINE}\r\n")
         below = self._drawn_area()
-        if above or below or self._num_drawn:
+        if above or below or self._is_drawn:
             self._send(f"\r{above}{below}" if below else f"\r{above}{TO_END_OF_SCREEN}")
-        self._num_drawn = 1 if below else 0
+        self._is_drawn = bool(below)
 
     def _drawn_area(self) -> str:
         """The blank line, the area's lines below it, and the way back up; empty without an area."""
@@ -140,7 +142,7 @@ class Screen:
         self._lock = threading.RLock()
         self._is_writing = False
         self._area = None
-        self._num_drawn = 0
+        self._is_drawn = False
         for stream in self._streams:
             stream.forget()
         self._streams = []
@@ -149,6 +151,12 @@ class Screen:
 def _leave_screens_to_parent() -> None:
     for screen in list(SCREENS):
         screen.leave_to_parent()
+
+
+@atexit.register
+def _clear_screens() -> None:
+    for screen in list(SCREENS):
+        screen.hide()
 
 
 if hasattr(os, "register_at_fork"):

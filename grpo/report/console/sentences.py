@@ -30,19 +30,27 @@ def step_sentence(record: Record, steps: int, evaluations: Mapping[str, Record])
 
 
 def evaluation_sentence(name: str, when: str, result: Record) -> str:
-    """The line of an evaluation of one set, as `grpo.run.accuracy.Evaluation.to_mapping` gives it."""
-    num_tried = result["samples"] + result["faults"]
-    per_prompt = num_tried // max(1, result["prompts"])
-    parts = [
-        f"{interval(result)} ({result['prompts']} prompts x {per_prompt} samples)",
-        f"length {result['length']:.1f}",
-        f"truncated {result['truncated']:.1%}",
-    ]
-    reward = result["reward"]
+    """The line of an evaluation of one set: of what `grpo.run.accuracy.Evaluation.to_mapping` gives, or is in a file."""
+    parts = [f"{interval(result)}{_size(result)}"]
+    reward = result.get("reward")
     if is_number(reward) and reward != result["accuracy"]:
         bounds = f"[{result['reward_low']:.3f}, {result['reward_high']:.3f}]"
-        parts.insert(1, f"mean reward {reward:.3f} {bounds}")
-    parts += [f"{part} {value:.3g}" for part, value in result["details"].items() if "/" in part]
-    if result["faults"]:
+        parts.append(f"mean reward {reward:.3f} {bounds}")
+    if is_number(result.get("length")):
+        parts.append(f"length {result['length']:.1f}")
+    if is_number(result.get("truncated")):
+        parts.append(f"truncated {result['truncated']:.1%}")
+    details = result.get("details", {})
+    parts += [f"{part} {value:.3g}" for part, value in details.items() if "/" in part and value is not None]
+    if result.get("faults"):
         parts.append(f"{result['faults']} not scored")
     return f"{shown_set(name)} {when}: {', '.join(parts)}"
+
+
+def _size(result: Record) -> str:
+    """`` (256 prompts x 4 samples)``, where that is known."""
+    if "samples" not in result:
+        return ""
+    num_tried = result["samples"] + result["faults"]
+    per_prompt = num_tried // max(1, result["prompts"])
+    return f" ({result['prompts']} prompts x {per_prompt} samples)"

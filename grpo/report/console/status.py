@@ -60,7 +60,7 @@ class Status:
 
 def name_of(wait: Wait) -> str:
     """What a wait is called on the screen."""
-    _, _, what = wait.owner.rpartition(", ")
+    what = wait.owner.partition(", ")[2]
     if wait.name == "work":
         return wait.owner
     if wait.name == "loading":
