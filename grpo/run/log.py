@@ -188,9 +188,9 @@ class Log:
         self._append("metrics.jsonl", [{"step": step, **metrics}])
         self._send_to_wandb(finite_only(metrics), step)
         shown = {name: {"step": step, **finite(of.to_mapping())} for name, of in results.items()}
+        self.keep(*(evaluation_sentence(name, when, result) for name, result in shown.items()))
         seconds = sum(result.seconds for result in results.values())
-        self.console.history.add_evaluations(shown, seconds)
-        self.say(*(evaluation_sentence(name, when, result) for name, result in shown.items()))
+        self.console.evaluations(shown, when, seconds)
 
     def line(self, record: Record, steps: int) -> str:
         """The plain line of a step."""

@@ -12,8 +12,9 @@ Row = Mapping[str, Any]
 PROMPT_LINES = 3
 MIN_LINES = 5
 MAX_LINES = 14
-MAX_CHARACTERS = 20_000
-"""Of a longer text only the beginning and the end are looked at."""
+MAX_CHARACTERS = 3_000
+"""Of a text that is twice as long only the beginning and the end are looked at."""
+MAX_DETAIL = 240
 INDENT = "  "
 MIN_RULE = 3
 
@@ -34,7 +35,7 @@ def completion_lines(
     for text in prompt[-PROMPT_LINES:]:
         yield Line.of((INDENT + text, "dim"))
     most = max(MIN_LINES, min(MAX_LINES, height // 3))
-    for text in _shortened(_pieces(row["completion"], room), most, glyphs):
+    for text in _shortened(row["completion"], room, most, glyphs):
         yield Line.of(INDENT + text)
     for text in folded(_why(row), room, indent=2):
         yield Line.of((INDENT + text, _style(row)))
@@ -83,7 +84,7 @@ def _why(row: Row) -> str:
 
 def _on_one_line(detail: Any) -> str:
     text = detail if isinstance(detail, str) else json.dumps(detail, default=str)
-    return visible(" ".join(text[:MAX_CHARACTERS].split()))
+    return visible(" ".join(text[:MAX_DETAIL].split()))
 
 
 def _pieces(text: str, width: int) -> list[str]:
@@ -96,14 +97,16 @@ def _pieces(text: str, width: int) -> list[str]:
     return pieces
 
 
-def _shortened(lines: Sequence[str], most: int, glyphs: Glyphs) -> list[str]:
-    """The first and the last of more than `most` lines."""
+def _shortened(text: str, width: int, most: int, glyphs: Glyphs) -> list[str]:
+    """A text in lines; of more than `most` the first and the last."""
+    lines = _pieces(text, width)
     if len(lines) <= most:
-        return list(lines)
+        return lines
     first = most // 2
     last = most - first - 1
-    middle = f"{glyphs.more} {len(lines) - first - last} lines {glyphs.more}"
-    return [*lines[:first], middle, *lines[-last:]]
+    shown = [*lines[:first], *lines[-last:]]
+    left_out = max(1, len(text) - sum(map(len, shown)))
+    return [*shown[:first], f"{glyphs.more} {left_out} characters {glyphs.more}", *shown[first:]]
 
 
 def chosen(rows: Sequence[Row], turn: int) -> tuple[Row, list[float | None]] | None:

@@ -23,7 +23,7 @@ from grpo.report.console.history import History, evaluations_of
 from grpo.report.console.ink import Line
 from grpo.report.console.page import Page, is_notebook
 from grpo.report.console.screen import Screen
-from grpo.report.console.sentences import step_sentence
+from grpo.report.console.sentences import evaluation_sentence, step_sentence
 from grpo.report.console.status import Phases, Status
 from grpo.report.folder import RunFolder, is_step
 
@@ -108,6 +108,15 @@ class Console:
         remarks = chosen_layout.remarks(record)
         if remarks is not None:
             yield remarks
+
+    def evaluations(self, results: Mapping[str, Record], when: str, seconds: float = 0.0) -> None:
+        """Print the evaluations of sets after one step, by name, which took `seconds`; `when` is that step in words."""
+        with self._lock:
+            self.history.add_evaluations(results, seconds)
+            with_parts = self.verbose or not self.display.is_live
+            for name, result in results.items():
+                text = evaluation_sentence(name, when, result, with_parts)
+                self.show_lines([Line.of((text, "note"))])
 
     def completion(self, row: Record, group: Sequence[float | None]) -> None:
         """Show a completion, a `row` of ``samples.jsonl``, where there is a screen; `group` are its group's rewards."""

@@ -24,7 +24,7 @@ from grpo.report.console.ink import Ink, Line
 TO_END_OF_LINE = "\x1b[K"
 TO_END_OF_SCREEN = "\x1b[J"
 UP = "\x1b[{}A"
-MIN_WIDTH = 20
+MIN_WIDTH = 2
 FALLBACK = os.terminal_size((80, 24))
 SCREENS: weakref.WeakSet[Screen] = weakref.WeakSet()
 

@@ -29,8 +29,11 @@ def step_sentence(record: Record, steps: int, evaluations: Mapping[str, Record])
     return "  ".join(parts)
 
 
-def evaluation_sentence(name: str, when: str, result: Record) -> str:
-    """The line of an evaluation of one set: of what `grpo.run.accuracy.Evaluation.to_mapping` gives, or is in a file."""
+def evaluation_sentence(name: str, when: str, result: Record, with_parts: bool = True) -> str:
+    """The line of an evaluation of one set: of what `grpo.run.accuracy.Evaluation.to_mapping` gives, or is in a file.
+
+    `with_parts` it ends with the means of the numbers that rewards report.
+    """
     parts = [f"{interval(result)}{_size(result)}"]
     reward = result.get("reward")
     if is_number(reward) and reward != result["accuracy"]:
@@ -40,7 +43,7 @@ def evaluation_sentence(name: str, when: str, result: Record) -> str:
         parts.append(f"length {result['length']:.1f}")
     if is_number(result.get("truncated")):
         parts.append(f"truncated {result['truncated']:.1%}")
-    details = result.get("details", {})
+    details = result.get("details", {}) if with_parts else {}
     parts += [f"{part} {value:.3g}" for part, value in details.items() if "/" in part and value is not None]
     if result.get("faults"):
         parts.append(f"{result['faults']} not scored")

@@ -22,7 +22,6 @@ from grpo.report.console.heartbeat import FAILED, FINISHED, RUNNING, STOPPED, Be
 from grpo.report.console.history import evaluations_of
 from grpo.report.console.ink import Line
 from grpo.report.console.numbers import rough_time
-from grpo.report.console.sentences import evaluation_sentence
 from grpo.report.console.status import Status
 from grpo.report.folder import RunFolder, State, is_step
 
@@ -156,9 +155,8 @@ class Watch:
             self._show_a_completion(record["step"])
             return
         results = evaluations_of(record)
-        self.console.history.add_evaluations(results)
         when = f"after step {record['step']}" if record["step"] else "before training"
-        self.console.say(*(evaluation_sentence(name, when, result) for name, result in results.items()))
+        self.console.evaluations(results, when)
 
     def _show_a_completion(self, step: int) -> None:
         rows = [row for row in self._rows if row["step"] == step]
