@@ -30,8 +30,8 @@ from grpo.model.output_head import OutputHead
 from grpo.model.packing import PackedRows, micro_batches, pack
 from grpo.model.policy import Policy, TokenStats
 from grpo.monitor import watchdog
-from grpo.monitor.watchdog import Counts
 from grpo.monitor.gates import DRIFT_GATES, Gates, GateStop
+from grpo.monitor.watchdog import Counts
 from grpo.objective.entropy import EntropyBonus
 from grpo.objective.kl import REWARD_KLS
 from grpo.objective.objective import Objective, TokenInputs, couples_tokens_of_a_completion
@@ -148,7 +148,7 @@ class Learner:
             watchdog.beat()
 
     def counts(self) -> Counts:
-        """How many completions of the step's updates have been forward and backward; other ranks are taken to keep up."""
+        """How many completions of the step's updates are forward and backward; other ranks are taken to keep up."""
         return Counts(self._num_rows_done, self._num_rows, "completions")
 
     # -- one update -------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections import Counter
 from statistics import median
 from typing import Callable, Iterator
 
+from grpo.monitor import watchdog
 from grpo.preflight.baseline import check_baseline
 from grpo.preflight.checks import refusal, run_checks, run_policy_checks
 from grpo.preflight.facts import (
@@ -24,7 +25,6 @@ from grpo.preflight.facts import (
 )
 from grpo.preflight.gold import check_gold
 from grpo.preflight.memory_fit import check_memory
-from grpo.monitor import watchdog
 from grpo.recipe import Recipe, RecipeError
 from grpo.run.setup import (
     default_device,

@@ -29,8 +29,8 @@ class EngineStats:
     """Counts of one call of `Engine.sample`.
 
     ``tokens`` are those this call sampled, including those of cancelled completions; ``ended`` of ``completions`` are
-    done. ``rows_computed`` and ``rows_alive`` count rows over all steps. ``replayed`` tokens were computed again after their sequence lost its
-    row. ``kv_bytes`` is the peak size of keys and values.
+    done. ``rows_computed`` and ``rows_alive`` count rows over all steps. ``replayed`` tokens were computed again after
+    their sequence lost its row. ``kv_bytes`` is the peak size of keys and values.
     """
 
     tokens: int = 0

@@ -21,9 +21,11 @@ MARGIN = " " * 12
 
 
 def header(recipe: Recipe, inputs: RunInputs, parts: RunParts, num_steps: int) -> list[str]:
-    """The four lines after the title, after `num_steps` steps; a fifth and sixth say that the run is slow or resumed."""
+    """The four lines after the title, after `num_steps` steps; two more where the run is slow or resumed."""
     sample = recipe.sample
-    completions = f"{sample.prompts} x {sample.group_size} completions up to {sample.max_tokens} tokens"
+    completions = (
+        f"{sample.prompts} x {sample.group_size} completions up to {sample.max_tokens} tokens"
+    )
     loss = recipe.loss.preset or f"{recipe.loss.policy} loss"
     lines = [
         f"  policy    {parts.policy.describe()}{_workers(parts.ranks)}",

@@ -69,7 +69,9 @@ class Run(ABC):
         has_model = model is not None and tokenizer is not None
         setup.check_recipe(recipe, resume=resume, has_model=has_model)
         self.watchdog = watchdog.Watchdog(recipe.watchdog)
-        self.console = console or open_console(quiet=quiet or not setup.is_first_rank(), verbose=verbose)
+        self.console = console or open_console(
+            quiet=quiet or not setup.is_first_rank(), verbose=verbose
+        )
         self.console.title(title(recipe))
         with self._on_screen():
             self.inputs = setup.load_inputs(

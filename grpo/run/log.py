@@ -119,7 +119,7 @@ class Log:
         """Print styled lines."""
         if self.silent:
             return
-        hidden = [Line(tuple((self._hide_secrets(text), style) for text, style in line.spans)) for line in lines]
+        hidden = [line.changed(self._hide_secrets) for line in lines]
         self.keep(*(line.text for line in hidden))
         self.console.show_lines(hidden)
 

@@ -6,9 +6,10 @@ import os
 import shlex
 import shutil
 import sys
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Iterator, Mapping
 
 from grpo.recipe.shorthands import HELD_OUT
 from grpo.report.console.ink import Glyphs, Line, Span, aligned
@@ -48,41 +49,67 @@ def closing_lines(summary: Summary, folder: Path, glyphs: Glyphs) -> Iterator[Li
 def comparison(summary: Summary, glyphs: Glyphs) -> Iterator[Line]:
     """The table of before and after: accuracy by set, mean reward, length, the parts of the reward."""
     sets = {HELD_OUT: {"before": summary["before"], "after": summary["after"]}, **summary["sets"]}
-    rows: list[Sequence[str]] = []
-    styles: list[str] = []
+    rows: list[_Row] = []
     for name, both in sets.items():
-        for cells, style in _rows_of_set(name, both["before"], both["after"], glyphs):
-            rows.append(cells)
-            styles.append(style)
+        rows += _rows_of_set(name, both["before"], both["after"], glyphs)
     if not rows:
         return
-    has_before = any(row[1] != glyphs.dash for row in rows)
-    heads = HEADS if has_before else ("", HEADS[2])
-    if not has_before:
-        rows = [(row[0], row[2]) for row in rows]
-    head, *lines = aligned([heads, *rows])
+    has_before = any(row.before != glyphs.dash for row in rows)
+    heads = HEADS if has_before else (HEADS[0], HEADS[2])
+    head, *lines = aligned([heads, *(row.cells(has_before) for row in rows)])
     yield Line.of((head, "head"))
-    for line, style in zip(lines, styles):
-        yield Line.of((line, style))
+    for line, row in zip(lines, rows):
+        yield Line.of((line, row.style))
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One quantity before and after, in words; coloured where the intervals lie apart."""
+
+    name: str
+    before: str
+    after: str
+    change: str
+    style: str = ""
+
+    def cells(self, has_before: bool) -> list[str]:
+        """What stands in the table."""
+        if has_before:
+            return [self.name, self.before, self.after, self.change]
+        return [self.name, self.after]
 
 
 def _rows_of_set(
     name: str, before: Summary | None, after: Summary | None, glyphs: Glyphs
-) -> Iterator[tuple[tuple[str, str, str, str], str]]:
-    """(cells, style) of the rows of one set; a change whose intervals lie apart is coloured."""
+) -> Iterator[_Row]:
     if not after:
         return
     first = before or {}
-    shown = f"{shown_set(name)} accuracy"
-    old = interval(before) if before else glyphs.dash
     change = _difference(first.get("accuracy"), after["accuracy"], 100, ".1f")
-    yield (shown, old, interval(after), f"{change} points" if change else ""), _style(first, after)
+    yield _Row(
+        name=f"{shown_set(name)} accuracy",
+        before=interval(before) if before else glyphs.dash,
+        after=interval(after),
+        change=f"{change} points" if change else "",
+        style=_style(first, after),
+    )
+    quantities = [("length in tokens", "length", ".1f")]
     if is_number(after.get("reward")) and after["reward"] != after["accuracy"]:
-        yield _row("mean reward", first, after, "reward", ".3f", glyphs), ""
-    yield _row("length in tokens", first, after, "length", ".1f", glyphs), ""
+        quantities.insert(0, ("mean reward", "reward", ".3f"))
+    for shown, key, spec in quantities:
+        yield _row(shown, first.get(key), after[key], spec=spec, dash=glyphs.dash)
+    old = first.get("details") or {}
     for part in _telling_parts(first, after):
-        old = first.get("details") or {}
-        yield _row(part, old, after["details"], part, ".3f", glyphs), ""
+        yield _row(part, old.get(part), after["details"][part], spec=".3f", dash=glyphs.dash)
+
+
+def _row(name: str, old: Any, new: Any, *, spec: str, dash: str) -> _Row:
+    return _Row(
+        name=name,
+        before=f"{old:{spec}}" if is_number(old) else dash,
+        after=f"{new:{spec}}" if is_number(new) else dash,
+        change=_difference(old, new, 1, spec),
+    )
 
 
 def _telling_parts(before: Summary, after: Summary) -> Iterator[str]:
@@ -94,15 +121,6 @@ def _telling_parts(before: Summary, after: Summary) -> Iterator[str]:
         is_accuracy = pair == (before.get("accuracy"), after["accuracy"])
         if details[part] is not None and pair[0] != pair[1] and not is_accuracy:
             yield part
-
-
-def _row(
-    name: str, before: Summary, after: Summary, key: str, spec: str, glyphs: Glyphs
-) -> tuple[str, str, str, str]:
-    old = before.get(key)
-    new = after[key]
-    cells = [f"{value:{spec}}" if is_number(value) else glyphs.dash for value in (old, new)]
-    return name, cells[0], cells[1], _difference(old, new, 1, spec)
 
 
 def _difference(old: Any, new: Any, scale: float, spec: str) -> str:

@@ -65,7 +65,9 @@ class Layout:
                 cells += [padded(shown_set(name), _width(wide)) for name, wide in self.sets]
         return Line.of((GAP.join(cells), "head"))
 
-    def row(self, record: Record, steps: int, evaluations: Mapping[str, Record], glyphs: Glyphs) -> Line:
+    def row(
+        self, record: Record, steps: int, evaluations: Mapping[str, Record], glyphs: Glyphs
+    ) -> Line:
         """One step. An accuracy that is older than the step before is dim."""
         step = int(record["step"])
         spans: list[Span] = [(padded(f"{step}/{steps}", self.step_width), "")]
@@ -113,7 +115,7 @@ def _width(with_interval: bool) -> int:
 
 
 def _cell(column: Column, record: Record, glyphs: Glyphs) -> Span:
-    value = record.get(column.key)
+    value: Any = record.get(column.key)
     if not is_number(value):
         return padded(glyphs.dash, column.width), "dim"
     return padded(column.shown(value), column.width), LEVEL_STYLES[level_of(column.key, record)]

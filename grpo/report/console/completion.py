@@ -41,7 +41,9 @@ def completion_lines(
         yield Line.of((INDENT + text, _style(row)))
     if len(group) > 1:
         values = " ".join(_value(value, glyphs) for value in group)
-        yield Line.of((f"{INDENT}its group of {len(group)}: {values}", "dim")).cut(width, glyphs.more)
+        yield Line.of((f"{INDENT}its group of {len(group)}: {values}", "dim")).cut(
+            width, glyphs.more
+        )
     yield Line.of("")
 
 
@@ -51,9 +53,9 @@ def _title(row: Row, width: int, glyphs: Glyphs) -> Line:
     rule = glyphs.rule * MIN_RULE
     filled = f"{rule} {visible(text)} "
     rest = max(MIN_RULE, width - len(filled))
-    return Line.of((f"{rule} ", "dim"), (visible(text), _style(row)), (f" {glyphs.rule * rest}", "dim")).cut(
-        width, glyphs.rule
-    )
+    return Line.of(
+        (f"{rule} ", "dim"), (visible(text), _style(row)), (f" {glyphs.rule * rest}", "dim")
+    ).cut(width, glyphs.rule)
 
 
 def _style(row: Row) -> str:
@@ -110,15 +112,18 @@ def _shortened(text: str, width: int, most: int, glyphs: Glyphs) -> list[str]:
 
 
 def chosen(rows: Sequence[Row], turn: int) -> tuple[Row, list[float | None]] | None:
-    """The row to show of a step, with the rewards of its group: by turns the best and the worst of the first group
-    whose rewards differ, or of the first group. None of no rows.
+    """The row to show of a step, with the rewards of its group; None of no rows.
+
+    By turns it is the best and the worst of the first group whose rewards differ, or of the first group.
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row["prompt_id"], []).append(row)
     if not groups:
         return None
-    group = next((group for group in groups.values() if _differ(group)), next(iter(groups.values())))
+    group = next(
+        (group for group in groups.values() if _differ(group)), next(iter(groups.values()))
+    )
     known = [row for row in group if is_number(row["reward"])]
     choose = min if turn % 2 else max
     row = choose(known, key=lambda one: one["reward"]) if known else group[0]

@@ -38,8 +38,8 @@ PREFIXES = {"warning:": "warn", "note:": "note", "stopped": "warn"}
 class Console:
     """Shows a run, or a command that works for long, on one display.
 
-    Outside of `working` blocks there is no live area, so that whoever holds the run may use the terminal. ``history`` is
-    what has been shown of the run, ``notice`` stands beside the status, e.g. that the run is stopping.
+    Outside of `working` blocks there is no live area, so that whoever holds the run may use the terminal. ``history``
+    is what has been shown of the run, ``notice`` stands beside the status, e.g. that the run is stopping.
     """
 
     def __init__(self, display: Display, *, verbose: bool = False):
@@ -100,7 +100,9 @@ class Console:
             self.display.width, record, history.steps, sets=list(history.evaluations)
         )
         in_sight = min(self.display.height - 8, 10 * LINES_BETWEEN_HEADS)
-        if chosen_layout != self._layout or self._rows_since_heads > max(in_sight, LINES_BETWEEN_HEADS):
+        if chosen_layout != self._layout or self._rows_since_heads > max(
+            in_sight, LINES_BETWEEN_HEADS
+        ):
             self._layout = chosen_layout
             self._rows_since_heads = 0
             yield chosen_layout.heads()
@@ -185,7 +187,11 @@ class Console:
         self.history = History()
 
     def _start_thread(self) -> None:
-        if self._thread is not None or isinstance(self.display, Nothing) and self._heartbeat is None:
+        if (
+            self._thread is not None
+            or isinstance(self.display, Nothing)
+            and self._heartbeat is None
+        ):
             return
         self._ended.clear()
         thread = threading.Thread(target=self._run, name="console", daemon=True)

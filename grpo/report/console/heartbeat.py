@@ -28,7 +28,11 @@ MAX_WORDS = 120
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """One state: ``state`` is running, finished, stopped or failed; ``time`` in seconds since 1970, ``left`` too few."""
+    """One state: ``state`` is running, finished, stopped or failed, ``time`` when it was written (seconds since 1970).
+
+    ``what`` is being done for ``seconds``, ``done`` of ``total`` of its ``unit``, at ``rate`` tokens a second; ``left``
+    seconds are to come, about.
+    """
 
     state: str
     time: float

@@ -9,7 +9,7 @@ import codecs
 import re
 import unicodedata
 from dataclasses import dataclass
-from typing import Iterator, Sequence
+from typing import Callable, Iterator, Sequence
 
 from rich.cells import cell_len, set_cell_size
 from rich.color import ColorSystem
@@ -47,6 +47,10 @@ class Line:
     def text(self) -> str:
         """The line without styles."""
         return "".join(text for text, _ in self.spans)
+
+    def changed(self, change: Callable[[str], str]) -> Line:
+        """The line with each text changed."""
+        return Line(tuple((change(text), style) for text, style in self.spans))
 
     def cut(self, width: int, mark: str = "…") -> Line:
         """The line in at most `width` cells; `mark` ends one that was longer."""
@@ -113,7 +117,9 @@ def visible(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(character if _is_harmless(character) else _escape(character) for character in text)
+    return "".join(
+        character if _is_harmless(character) else _escape(character) for character in text
+    )
 
 
 def _is_harmless(character: str) -> bool:
@@ -168,7 +174,10 @@ def aligned(rows: Sequence[Sequence[str]], gap: int = 2) -> list[str]:
     widths = [max(map(cell_len, column)) for column in zip(*rows)]
     lines = []
     for row in rows:
-        cells = [padded(cell, width, right=index > 0) for index, (cell, width) in enumerate(zip(row, widths))]
+        cells = [
+            padded(cell, width, right=index > 0)
+            for index, (cell, width) in enumerate(zip(row, widths))
+        ]
         lines.append((" " * gap).join(cells).rstrip())
     return lines
 

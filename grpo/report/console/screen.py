@@ -136,7 +136,6 @@ class Screen:
         except (OSError, ValueError):
             self._area = None  # the terminal is gone; the run goes on
 
-
     def leave_to_parent(self) -> None:
         """In a forked child: draw nothing, and give the streams back; the lock may be held by a thread left behind."""
         self._lock = threading.RLock()

@@ -1,4 +1,4 @@
-"""The same figures as sentences of one line: for files, pipes and ``console.log``, and between the rows of the table."""
+"""The same figures as sentences of one line: for files, pipes and ``console.log``, and between rows of the table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Record = Mapping[str, Any]
 
 
 def step_sentence(record: Record, steps: int, evaluations: Mapping[str, Record]) -> str:
-    """The line of a step, each figure with its name; the reward leads, and the loss, near 0 by construction, is left out."""
+    """The line of a step, each figure with its name; the reward leads, the loss, 0 by construction, is left out."""
     parts = [f"step {record['step']:>{len(str(steps))}}/{steps}"]
     parts.append(f"reward {record['reward/mean']:.3f}")
     for name, result in evaluations.items():
@@ -44,7 +44,11 @@ def evaluation_sentence(name: str, when: str, result: Record, with_parts: bool =
     if is_number(result.get("truncated")):
         parts.append(f"truncated {result['truncated']:.1%}")
     details = result.get("details", {}) if with_parts else {}
-    parts += [f"{part} {value:.3g}" for part, value in details.items() if "/" in part and value is not None]
+    parts += [
+        f"{part} {value:.3g}"
+        for part, value in details.items()
+        if "/" in part and value is not None
+    ]
     if result.get("faults"):
         parts.append(f"{result['faults']} not scored")
     return f"{shown_set(name)} {when}: {', '.join(parts)}"

@@ -131,7 +131,9 @@ class Watch:
         self.beat = read_beat(self.folder.path) or self.beat
         for alarm in self._alarms.new():
             if alarm.get("level") in ("warn", "skip", "stop"):
-                self.console.say(f"warning: step {alarm['step']}: gate {alarm['gate']}: {alarm['says']}")
+                self.console.say(
+                    f"warning: step {alarm['step']}: gate {alarm['gate']}: {alarm['says']}"
+                )
         self._rows += self._samples.new()
         for record in self._metrics.new():
             self._show(record)
@@ -172,13 +174,17 @@ class Watch:
         """Show how the run ended."""
         if state.name == FINISHED:
             glyphs = self.console.display.glyphs
-            self.console.show_lines(list(closing_lines(self.folder.summary(), self.folder.path, glyphs)))
+            self.console.show_lines(
+                list(closing_lines(self.folder.summary(), self.folder.path, glyphs))
+            )
             return
         style = "bad" if state.name == FAILED else "warn"
         self.console.show_lines([Line.of((f"{state.name}: {state.reason}", style))])
 
 
-def watch(folder: RunFolder, console: Console, sleep: Callable[[float], None] = time.sleep) -> State:
+def watch(
+    folder: RunFolder, console: Console, sleep: Callable[[float], None] = time.sleep
+) -> State:
     """Show the run until it ends; returns what became of it."""
     shown = Watch(folder, console)
     shown.begin()
@@ -211,4 +217,3 @@ def last_life(lines: list[str]) -> list[str]:
     """The lines of ``console.log`` since the run was last started."""
     starts = [number for number, line in enumerate(lines) if line.startswith("--- ")]
     return lines[starts[-1] + 1 :] if starts else lines
-

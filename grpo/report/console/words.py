@@ -26,5 +26,7 @@ def shown_set(name: str) -> str:
 
 def outcomes(ledger: Mapping[str, Any]) -> str:
     """``15360 completions sampled: 14210 trained, 1150 in zero-variance groups``; outcomes of none are left out."""
-    counts = [f"{ledger[name]} {words}" for name, words in reversed(OUTCOMES.items()) if ledger.get(name)]
+    counts = [
+        f"{ledger[name]} {words}" for name, words in reversed(OUTCOMES.items()) if ledger.get(name)
+    ]
     return f"{ledger.get('sampled', 0)} completions sampled: {', '.join(counts) or 'none trained'}"

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from rich.cells import cell_len
+from terminals import Terminal, screen_on
 
 from grpo.report.console.columns import layout
 from grpo.report.console.completion import chosen, completion_lines
@@ -12,7 +13,6 @@ from grpo.report.console.display import Plain
 from grpo.report.console.ink import ASCII, UNICODE, Line, folded, glyphs_of, visible
 from grpo.report.console.numbers import sparkline
 from grpo.report.console.sentences import step_sentence
-from terminals import Terminal, screen_on
 
 RECORD = {
     "step": 12,
@@ -43,7 +43,13 @@ def test_a_line_is_cut_and_folded_to_its_width_whatever_characters_it_has():
     line = Line.of(("雪が降る step ", "good"), ("and so on", "dim"))
     for width in range(4, 30):
         assert cell_len(line.cut(width).text) <= width
-        pieces = list(folded("  data      雪が降る a word_that_is_longer_than_the_line 雪", width, indent=width // 2))
+        pieces = list(
+            folded(
+                "  data      雪が降る a word_that_is_longer_than_the_line 雪",
+                width,
+                indent=width // 2,
+            )
+        )
         assert all(cell_len(piece) <= width for piece in pieces), (width, pieces)
     assert line.cut(40) is line
 
@@ -51,7 +57,9 @@ def test_a_line_is_cut_and_folded_to_its_width_whatever_characters_it_has():
 def test_a_folded_line_goes_on_below_where_its_text_began():
     text = "  data      countdown: 768 train, 256 held out, template plain"
     first, second = Line.of((text, "")).folded(40)
-    assert first.text.startswith("  data      countdown") and second.text.startswith(" " * 12 + "held")
+    assert first.text.startswith("  data      countdown") and second.text.startswith(
+        " " * 12 + "held"
+    )
 
 
 @pytest.mark.parametrize("width", [30, 40, 60, 79, 99, 119, 160, 220])
@@ -77,7 +85,9 @@ def test_an_old_accuracy_is_dim_and_a_gate_colours_its_own_figure():
     record = {**RECORD, "gate/flat": 2, "gate/level": 2}
     table = layout(79, record, steps=200, sets=["heldout"])
     styles = {text.strip(): style for text, style in table.row(record, 200, SETS, UNICODE).spans}
-    assert styles["33.3 % [29.0, 37.5]"] == "dim" and styles["50%"] == "warn" and styles["3e-07"] == ""
+    assert (
+        styles["33.3 % [29.0, 37.5]"] == "dim" and styles["50%"] == "warn" and styles["3e-07"] == ""
+    )
     new = {"heldout": {**SETS["heldout"], "step": 11}}
     styles = {text.strip(): style for text, style in table.row(record, 200, new, UNICODE).spans}
     assert styles["33.3 % [29.0, 37.5]"] == ""

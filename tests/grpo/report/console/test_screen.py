@@ -6,6 +6,7 @@ import sys
 import threading
 
 import pytest
+from terminals import Terminal, console_on, screen_on
 
 from grpo.monitor import waits
 from grpo.report.console.console import Console, is_terminal, open_console
@@ -13,7 +14,6 @@ from grpo.report.console.display import Plain
 from grpo.report.console.history import History
 from grpo.report.console.ink import Line
 from grpo.report.console.page import Page
-from terminals import Terminal, console_on, screen_on
 
 AREA = ["the curves", "what is done", "the bar"]
 
@@ -210,8 +210,18 @@ def test_a_run_on_a_screen_is_a_table_with_what_is_done_and_what_is_left_below_i
         with waits.waiting("engine", owner="x", counts=lambda: counts):
             drawn(console)
         shown = terminal.lines
-    assert shown[0].startswith("grpo 0.1.0") and shown[1].startswith("held-out before training: 30.0 %")
-    assert shown[2].split() == ["step", "reward", "held-out", "length", "zero-var", "mismatch", "seconds"]
+    assert shown[0].startswith("grpo 0.1.0") and shown[1].startswith(
+        "held-out before training: 30.0 %"
+    )
+    assert shown[2].split() == [
+        "step",
+        "reward",
+        "held-out",
+        "length",
+        "zero-var",
+        "mismatch",
+        "seconds",
+    ]
     assert shown[3].split()[:3] == ["1/10", "0.250", "30.0"] and "0.500" in shown[4]
     assert shown[6].startswith("reward ") and "0.5" in shown[6]
     assert shown[7].startswith("step 3/10 · sampling 130/256 completions · 0:0")
@@ -294,7 +304,9 @@ def test_the_time_left_counts_steps_and_evaluations_and_what_of_the_step_is_over
     left = history.seconds_left()
     assert 969 <= left <= 970
     history.add_evaluations({"heldout": HELD_OUT}, seconds=60.0)
-    assert 5 * 60 + 969 <= history.seconds_left() <= 5 * 60 + 970  # after 20, 40, 60, 80 and at the end
+    assert (
+        5 * 60 + 969 <= history.seconds_left() <= 5 * 60 + 970
+    )  # after 20, 40, 60, 80 and at the end
     history.add_step({**RECORD, "step": 100})
     assert history.seconds_left() == 60.0
 
@@ -364,5 +376,3 @@ def test_no_thread_is_left_after_the_end(terminal):
         assert set(threading.enumerate()) - before
     console.close()
     assert set(threading.enumerate()) == before
-
-

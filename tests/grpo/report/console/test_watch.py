@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from terminals import Terminal, console_on
 
 from grpo import cli
 from grpo.monitor.waits import Counts
@@ -18,7 +19,6 @@ from grpo.report.console.history import History
 from grpo.report.console.status import Status
 from grpo.report.console.watch import Tail, Watch, state_of, watch
 from grpo.report.folder import RunFolder
-from terminals import Terminal, console_on
 
 RECIPE = "name: x\nsteps: 4\nevaluate: {every: 2}\nlog: {show_every: 2}\n"
 SAMPLING = Status("sampling", 7.0, Counts(130, 256, "completions"), rate=1800.0)
@@ -166,7 +166,9 @@ def test_watching_ends_with_the_run_and_the_exit_code_is_the_runs(run, capsys):
         out.write("stopped after step 1. To resume: grpo train x --resume\n")
     assert cli.main(["watch", str(run)]) == 3
     out = capsys.readouterr().out
-    assert "step 1/4  reward 0.100" in out and out.splitlines()[-1].startswith("stopped: stopped after step 1.")
+    assert "step 1/4  reward 0.100" in out and out.splitlines()[-1].startswith(
+        "stopped: stopped after step 1."
+    )
     with (run / "console.log").open("a") as out:
         out.write("--- again\nstopped: step 2: gate faults: broken\n")
     assert cli.main(["watch", str(run)]) == 1
