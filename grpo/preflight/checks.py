@@ -57,7 +57,7 @@ def small_groups(facts: RunFacts) -> Iterator[Finding]:
         yield warning(
             "small-group",
             f"sample.group_size is {size}: the mean and spread of so few completions "
-            "are mostly noise, and most groups will be flat; 8 to 16 are usual",
+            "are mostly noise, and most groups will have zero variance; 8 to 16 are usual",
         )
 
 

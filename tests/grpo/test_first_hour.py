@@ -340,6 +340,8 @@ QUICK_COMMANDS = [
     ["sample", "nowhere"],
     ["score", "--lenientt"],
     ["check", "nowhere.jsonl"],
+    ["watch", "nowhere"],
+    ["watch", "used"],
     ["convert", "nowhere.yaml"],
 ]
 IMPORTED = """
