@@ -317,7 +317,8 @@ class Run(ABC):
 
         It is written in the background, and there when a later one is saved, the run ends or `close` returns.
         """
-        return self.storage.save(self.parts)
+        with watchdog.doing("saving a checkpoint"):
+            return self.storage.save(self.parts)
 
     # -- the end --------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Iterator, Mapping, Sequence
 
 from rich.cells import cell_len
@@ -20,8 +21,31 @@ MIN_POINTS = 2
 MIN_BAR = 8
 
 
+@dataclass(slots=True)
+class Curves:
+    """The line of the curves, made anew only where there is something new to draw."""
+
+    _line: Line | None = None
+    _drawn: tuple[int, int, int] | None = None
+
+    def line(self, history: History, width: int, glyphs: Glyphs) -> Line | None:
+        """What `curves_line` makes."""
+        wanted = (id(history), history.version, width)
+        if wanted != self._drawn:
+            self._drawn = wanted
+            self._line = curves_line(history, width, glyphs)
+        return self._line
+
+
 def area_lines(
-    status: Status, history: History, notice: str, *, width: int, height: int, glyphs: Glyphs
+    status: Status,
+    history: History,
+    curves: Curves,
+    *,
+    notice: str,
+    width: int,
+    height: int,
+    glyphs: Glyphs,
 ) -> Iterator[Line]:
     """The lines of the area in `width` cells; `notice` stands beside the status, e.g. that the run is stopping."""
     now = _status_line(status, history, notice, glyphs)
@@ -29,7 +53,7 @@ def area_lines(
         yield now
         return
     bar = _progress(status, history, width, glyphs)
-    for line in (curves_line(history, width, glyphs), now, bar):
+    for line in (curves.line(history, width, glyphs), now, bar):
         if line is not None:
             yield line
 

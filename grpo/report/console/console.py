@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Sequence, TextIO
 
-from grpo.report.console.area import area_lines
+from grpo.report.console.area import Curves, area_lines
 from grpo.report.console.columns import Layout, layout
 from grpo.report.console.completion import completion_lines
 from grpo.report.console.display import Display, Nothing, Plain
@@ -52,6 +52,7 @@ class Console:
         self._lock = threading.RLock()
         self._has_title = False
         self._layout: Layout | None = None
+        self._curves = Curves()
         self._rows_since_heads = 0
         self._depth = 0
         self._is_shown = False
@@ -224,7 +225,8 @@ class Console:
             area_lines(
                 self._look(),
                 self.history,
-                self.notice,
+                self._curves,
+                notice=self.notice,
                 width=width,
                 height=height,
                 glyphs=self.display.glyphs,

@@ -86,7 +86,8 @@ class Heartbeat:
         text = json.dumps(asdict(beat)).encode()
         if self._file is not None and len(text) < SIZE:
             with suppress(OSError):
-                os.pwrite(self._file, text.ljust(SIZE - 1) + b"\n", 0)
+                os.lseek(self._file, 0, os.SEEK_SET)
+                os.write(self._file, text.ljust(SIZE - 1) + b"\n")
 
     def close(self) -> None:
         """Write no more."""

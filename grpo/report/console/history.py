@@ -21,7 +21,7 @@ CURVES = {"reward": "reward/mean", "length": "completion/length"}
 class History:
     """The course of a run; `steps` is how many it is to make, `every` after how many it is evaluated (0: never).
 
-    ``since`` is when the last step was taken in, by the monotonic clock.
+    ``since`` is when the last step was taken in, by the monotonic clock; ``version`` changes with every new figure.
     """
 
     steps: int = 0
@@ -33,11 +33,13 @@ class History:
     step_seconds: list[float] = field(default_factory=list)
     evaluation_seconds: float = 0.0
     since: float = field(default_factory=time.monotonic)
+    version: int = 0
 
     def add_step(self, record: Record) -> None:
         """Take in the record of a step."""
         self.step = int(record["step"])
         self.since = time.monotonic()
+        self.version += 1
         for name, key in CURVES.items():
             if is_number(record.get(key)):
                 self.curves[name].append(record[key])
@@ -46,6 +48,7 @@ class History:
 
     def add_evaluations(self, results: Mapping[str, Record], seconds: float = 0.0) -> None:
         """Take in the evaluations of all sets at one step, by name; they took `seconds` together."""
+        self.version += 1
         for name, result in results.items():
             self.evaluations[name] = result
             if is_number(result.get("accuracy")):

@@ -22,6 +22,8 @@ VERBS = {
     "collective": "waiting for the other ranks",
 }
 """What is shown for a wait of a kind that needs no name of its own."""
+SAID_BESIDE = ("judge", "loading", "server", "collective")
+"""Waits that are named beside the work that they belong to."""
 RATE_SECONDS = 6.0
 MIN_RATE_SECONDS = 0.4
 
@@ -119,14 +121,14 @@ class Phases:
 
 
 def _what(waits: Sequence[Wait]) -> str:
-    """Work with a name of its own goes before what it waits for, but for the judging at its end."""
+    """Work with a name of its own, and what it waits for where that is something else."""
     named = [wait.owner for wait in waits if wait.name == "work"]
     inner = waits[-1]
     if not named:
         return name_of(inner)
-    if inner.name in ("work", "engine"):
-        return named[-1]
-    return f"{named[-1]}, {name_of(inner)}"
+    if inner.name in SAID_BESIDE:
+        return f"{named[-1]}, {name_of(inner)}"
+    return named[-1]
 
 
 def _counts(waits: Sequence[Wait]) -> Counts | None:
