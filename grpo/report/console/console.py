@@ -31,6 +31,8 @@ Record = Mapping[str, Any]
 TICK_SECONDS = 0.25
 SLOW_TICK_SECONDS = 1.0
 LINES_BETWEEN_HEADS = 12
+LINES_OF_AREA = 8
+IDLE = Status("idle: whoever drives the run has not asked for the next step", 0.0)
 PREFIXES = {"warning:": "warn", "note:": "note", "stopped": "warn"}
 """Styles of lines by how they begin."""
 
@@ -71,8 +73,12 @@ class Console:
 
     def say(self, *lines: str) -> None:
         """Print lines as they are; a warning or a note is coloured."""
-        if lines:
-            self.show_lines([Line.of((line, style_of(line))) for line in lines])
+        shown: list[Line] = []
+        for line in lines:
+            style = style_of(line)
+            shown += [Line.of((part, style)) for part in line.split("\n")]
+        if shown:
+            self.show_lines(shown)
 
     def show_lines(self, lines: Sequence[Line]) -> None:
         """Print lines."""
@@ -100,10 +106,8 @@ class Console:
         chosen_layout = layout(
             self.display.width, record, history.steps, sets=list(history.evaluations)
         )
-        in_sight = min(self.display.height - 8, 10 * LINES_BETWEEN_HEADS)
-        if chosen_layout != self._layout or self._rows_since_heads > max(
-            in_sight, LINES_BETWEEN_HEADS
-        ):
+        in_sight = max(LINES_BETWEEN_HEADS, self.display.height - LINES_OF_AREA)
+        if chosen_layout != self._layout or self._rows_since_heads > in_sight:
             self._layout = chosen_layout
             self._rows_since_heads = 0
             yield chosen_layout.heads()
@@ -165,9 +169,10 @@ class Console:
 
     def begin(self, folder: Path, *, steps: int, step: int, evaluates_every: int) -> None:
         """The run in `folder` goes on after `step`: take in what it has shown before, and keep its state there."""
+        records = RunFolder(folder).metrics() if step else []
         with self._lock:
             self.history = History(steps=steps, every=evaluates_every, step=step)
-            for record in RunFolder(folder).metrics() if step else ():
+            for record in records:
                 self.take_in(record)
             self._heartbeat = Heartbeat(folder)
         self._start_thread()
@@ -188,11 +193,8 @@ class Console:
         self.history = History()
 
     def _start_thread(self) -> None:
-        if (
-            self._thread is not None
-            or isinstance(self.display, Nothing)
-            and self._heartbeat is None
-        ):
+        has_task = self._heartbeat is not None or not isinstance(self.display, Nothing)
+        if self._thread is not None or not has_task:
             return
         self._ended.clear()
         thread = threading.Thread(target=self._run, name="console", daemon=True)
@@ -236,7 +238,7 @@ class Console:
     def _beat(self, state: str) -> None:
         if self._heartbeat is None:
             return
-        status = self._look()
+        status = self._look() if self._depth else IDLE
         history = self.history
         left = history.seconds_left()
         self._heartbeat.write(state, status, step=history.step, steps=history.steps, left=left)
@@ -249,13 +251,13 @@ class Console:
             thread.join(2 * SLOW_TICK_SECONDS)
         self._thread = None
         with self._lock:
-            self._depth = 0
-            self.rest()
             if self._heartbeat is not None:
                 if state:
                     self._beat(state)
                 self._heartbeat.close()
                 self._heartbeat = None
+            self._depth = 0
+            self.rest()
             self.notice = ""
 
 

@@ -38,9 +38,7 @@ def judged(reward: RewardSpec, *texts: str) -> list:
         return [one.score.value for one in service.judge([Sample(text, {}) for text in texts])]
 
 
-def test_where_something_stands_in_for_standard_error_it_gets_each_line(
-    monkeypatch, reward, capfd
-):
+def test_where_something_stands_in_for_standard_error_it_gets_each_line(monkeypatch, reward, capfd):
     lines = io.StringIO()
     monkeypatch.setattr(sys, "stderr", lines)
     assert judged(reward, "a", "b") == [1.0, 1.0]

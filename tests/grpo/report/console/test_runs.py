@@ -63,7 +63,15 @@ def test_a_run_on_a_terminal_from_its_header_to_the_commands_that_come_next(
     rows = [line for line in shown if re.match(r" *[1-4]/4 +\d", line)]
     assert len(rows) == 4 and all(len(line) < 80 for line in shown)
     heads = next(line for line in shown if re.match(r" *step +reward", line))
-    assert heads.split() == ["step", "reward", "held-out", "length", "zero-var", "mismatch", "seconds"]
+    assert heads.split() == [
+        "step",
+        "reward",
+        "held-out",
+        "length",
+        "zero-var",
+        "mismatch",
+        "seconds",
+    ]
     assert text.count("held-out after step 2: ") == 1
     assert re.findall(r"─── step (\d) · a completion of", text) == ["1", "2", "4"]
     # what others print
@@ -249,5 +257,3 @@ for record in trainer:
     assert html.count("4/4") >= 1 and "color:" in html and "evaluate " in html
     assert "sampling" not in html  # the area is gone at the end
     assert not [output for output in outputs if output.get("name") == "stdout"]
-
-
