@@ -131,10 +131,9 @@ def _curves(history: History) -> dict[str, tuple[Sequence[float], str]]:
 
 
 def _numbers(history: History) -> Iterator[tuple[str, list[float]]]:
-    reward = history.curves.get("reward", [])
-    length = history.curves.get("length", [])
-    order = {"reward": reward, **dict(list(history.accuracy.items())[:1]), "length": length}
-    order |= history.accuracy
+    (first, values), *others = [*history.curves.items()] or [("", [])]
+    order = {first: values, **dict(list(history.accuracy.items())[:1])}
+    order |= {**dict(others), **history.accuracy}
     for name, values in order.items():
         numbers = [value for value in values if is_number(value)]
         if numbers:

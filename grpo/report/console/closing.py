@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Iterator, Mapping
@@ -38,9 +38,10 @@ def closing_lines(summary: Summary, folder: Path, glyphs: Glyphs) -> Iterator[Li
     if alarms:
         gates = ", ".join(dict.fromkeys(str(alarm["gate"]) for alarm in alarms))
         yield Line.of((f"{len(alarms)} alarms of gates, kept in alarms.jsonl: {gates}", "warn"))
+    does = "sampled" if summary["tokens"].get("sampled") else "trained"
     yield Line.of(
         f"{summary['steps']} steps in {rough_time(summary['seconds'])}, "
-        f"{short(summary['tokens']['sampled'])} tokens sampled; the model is in ",
+        f"{short(summary['tokens'].get(does, 0))} tokens {does}; the model is in ",
         (shown_path(folder / "final"), "title"),
     )
     yield from next_lines(folder)
@@ -49,7 +50,7 @@ def closing_lines(summary: Summary, folder: Path, glyphs: Glyphs) -> Iterator[Li
 def comparison(summary: Summary, glyphs: Glyphs) -> Iterator[Line]:
     """The table of before and after: accuracy by set, mean reward, length, the parts of the reward."""
     sets = {HELD_OUT: {"before": summary["before"], "after": summary["after"]}, **summary["sets"]}
-    rows: list[_Row] = []
+    rows = list(_losses(summary.get("loss"), glyphs))
     for name, both in sets.items():
         rows += _rows_of_set(name, both["before"], both["after"], glyphs)
     if not rows:
@@ -77,6 +78,18 @@ class _Row:
         if has_before:
             return [self.name, self.before, self.after, self.change]
         return [self.name, self.after]
+
+
+def _losses(both: Summary | None, glyphs: Glyphs) -> Iterator[_Row]:
+    """The held-out loss of supervised training."""
+    after = (both or {}).get("after")
+    if both is None or not after:
+        return
+    before = both.get("before") or {}
+    row = _row("held-out loss", before.get("loss"), after["loss"], spec=".4f", dash=glyphs.dash)
+    falls = {"low": -after["high"], "high": -after["low"]}
+    stood = {"low": -before["high"], "high": -before["low"]} if before else {}
+    yield replace(row, style=_style(stood, falls))
 
 
 def _rows_of_set(

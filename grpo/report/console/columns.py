@@ -25,7 +25,8 @@ LEVEL_STYLES = ("", "", "warn", "bad", "bad")
 class Column:
     """One quantity of a step: its key in the record, its heading, its width and format.
 
-    Columns of a higher ``rank`` are the first to go where the screen is narrow.
+    Columns of a higher ``rank`` are the first to go where the screen is narrow. Records that have the key ``unless``
+    do without.
     """
 
     key: str
@@ -33,10 +34,18 @@ class Column:
     width: int
     shown: Callable[[float], str]
     rank: int = 0
+    unless: str = ""
+
+    def stands_in(self, record: Record) -> bool:
+        """Whether a record has this column."""
+        return self.key in record and self.unless not in record
 
 
 COLUMNS = (
     Column("reward/mean", "reward", 7, lambda value: f"{value:.3f}"),
+    Column("update/loss", "loss", 7, lambda value: f"{value:.4f}", unless="reward/mean"),
+    Column("epoch", "epoch", 6, lambda value: f"{value:.2f}"),
+    Column("row/learnt", "learnt", 7, lambda value: f"{value:.1f}"),
     Column("completion/length", "length", 7, lambda value: f"{value:.1f}"),
     Column("completion/truncated", "truncated", 9, lambda value: f"{value:.0%}", rank=5),
     Column("group/flat", "zero-var", 8, lambda value: f"{value:.0%}", rank=1),
@@ -44,13 +53,15 @@ COLUMNS = (
     Column("policy/drift", "mismatch", 8, lambda value: f"{value:.0e}", rank=2),
     Column("seconds/step", "seconds", 7, seconds_of_step),
 )
-SETS_STAND_AFTER = "reward/mean"
 RANK_OF_FURTHER_SETS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The columns that fit: those of the record, and for each evaluation set whether its interval is shown."""
+    """The columns that fit: those of the record, and for each evaluation set whether its interval is shown.
+
+    The sets stand after the first column.
+    """
 
     columns: tuple[Column, ...]
     sets: tuple[tuple[str, bool], ...]
@@ -61,7 +72,7 @@ class Layout:
         cells = [padded("step", self.step_width)]
         for column in self.columns:
             cells.append(padded(column.heading, column.width))
-            if column.key == SETS_STAND_AFTER:
+            if column is self.columns[0]:
                 cells += [padded(shown_set(name), _width(wide)) for name, wide in self.sets]
         return Line.of((GAP.join(cells), "head"))
 
@@ -73,7 +84,7 @@ class Layout:
         spans: list[Span] = [(padded(f"{step}/{steps}", self.step_width), "")]
         for column in self.columns:
             spans += [(GAP, ""), _cell(column, record, glyphs)]
-            if column.key == SETS_STAND_AFTER:
+            if column is self.columns[0]:
                 for name, wide in self.sets:
                     spans += [(GAP, ""), _accuracy(evaluations.get(name), wide, step, glyphs)]
         return Line(tuple(spans))
@@ -89,7 +100,7 @@ class Layout:
 def layout(width: int, record: Record, steps: int, sets: Sequence[str]) -> Layout:
     """What of a record and of the evaluation sets has room in `width` cells."""
     step_width = max(len("step"), 2 * len(str(steps)) + 1)
-    columns = [column for column in COLUMNS if column.key in record]
+    columns = [column for column in COLUMNS if column.stands_in(record)]
     chosen = {name: True for name in sets}
     for name in reversed(list(chosen)[1:]):  # the first set keeps its interval longest
         if _needed(columns, chosen, step_width) > width:

@@ -14,6 +14,7 @@ from grpo.report.folder import points_of
 Record = Mapping[str, Any]
 STEPS_OF_ESTIMATE = 10
 CURVES = {"reward": "reward/mean", "length": "completion/length"}
+CURVES_WITHOUT_REWARD = {"loss": "update/loss"}
 """The curves of the live area beside those of the evaluation sets, and the keys of their records."""
 
 
@@ -40,7 +41,8 @@ class History:
         self.step = int(record["step"])
         self.since = time.monotonic()
         self.version += 1
-        for name, key in CURVES.items():
+        curves = CURVES if CURVES["reward"] in record else CURVES_WITHOUT_REWARD
+        for name, key in curves.items():
             if is_number(record.get(key)):
                 self.curves[name].append(record[key])
         if is_number(record.get("seconds/step")):

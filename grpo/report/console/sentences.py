@@ -4,29 +4,46 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
-from grpo.report.console.columns import remarks
+from grpo.report.console.columns import COLUMNS, remarks
 from grpo.report.console.numbers import interval, is_number
 from grpo.report.console.words import ZERO_VARIANCE, shown_set
 
 Record = Mapping[str, Any]
+NAMES = {
+    "reward/mean": "reward {:.3f}",
+    "update/loss": "loss {:.4f}",
+    "epoch": "epoch {:.2f}",
+    "completion/length": "length {:.1f}",
+    "group/flat": f"{ZERO_VARIANCE} {{:.0%}}",
+    "policy/entropy": "entropy {:.2f}",
+    "policy/drift": "mismatch {:.0e}",
+}
+"""How a figure of a step is said, by its key."""
 
 
 def step_sentence(record: Record, steps: int, evaluations: Mapping[str, Record]) -> str:
     """The line of a step, each figure with its name; the reward leads, the loss, 0 by construction, is left out."""
     parts = [f"step {record['step']:>{len(str(steps))}}/{steps}"]
-    parts.append(f"reward {record['reward/mean']:.3f}")
-    for name, result in evaluations.items():
-        if is_number(result["accuracy"]):
-            parts.append(f"{shown_set(name)} {interval(result)}")
-    parts.append(f"length {record['completion/length']:.1f}")
-    parts.append(f"{ZERO_VARIANCE} {record['group/flat']:.0%}")
-    if is_number(record.get("policy/entropy")):
-        parts.append(f"entropy {record['policy/entropy']:.2f}")
-    if is_number(record.get("policy/drift")):
-        parts.append(f"mismatch {record['policy/drift']:.0e}")
+    for column in COLUMNS:
+        if column.stands_in(record) and column.key in NAMES:
+            parts += _figure(record[column.key], NAMES[column.key])
+        if column.key == "reward/mean":
+            parts += _accuracies(evaluations)
     parts += [text for text, _ in remarks(record)]
     parts.append(f"{record['seconds/step']:.1f} s")
     return "  ".join(parts)
+
+
+def _figure(value: Any, form: str) -> list[str]:
+    """A figure with its name; nothing where there is none. A reward that is none is said to be so."""
+    if is_number(value) or form.startswith("reward"):
+        return [form.format(float("nan") if value is None else value)]
+    return []
+
+
+def _accuracies(evaluations: Mapping[str, Record]) -> list[str]:
+    known = {name: result for name, result in evaluations.items() if is_number(result["accuracy"])}
+    return [f"{shown_set(name)} {interval(result)}" for name, result in known.items()]
 
 
 def evaluation_sentence(name: str, when: str, result: Record, with_parts: bool = True) -> str:

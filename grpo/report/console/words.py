@@ -8,15 +8,18 @@ from grpo.recipe.shorthands import HELD_OUT
 
 ZERO_VARIANCE = "zero-variance groups"
 MISMATCH = "sampler-trainer mismatch"
+TOTALS = {"sampled": "completions sampled", "drawn": "rows drawn"}
+"""What a ledger counts, by the key of its total."""
 OUTCOMES = {
     "cancelled": "cancelled",
     "faulted": "not scored",
     "truncated_masked": "truncated and masked",
     "flat": f"in {ZERO_VARIANCE}",
     "correction_masked": "masked by the correction",
+    "skipped": "of updates not made",
     "trained": "trained",
 }
-"""What became of completions, by the name of the outcome in the ledger."""
+"""What became of completions or rows, by the name of the outcome in the ledger."""
 
 
 def shown_set(name: str) -> str:
@@ -26,7 +29,9 @@ def shown_set(name: str) -> str:
 
 def outcomes(ledger: Mapping[str, Any]) -> str:
     """``15360 completions sampled: 14210 trained, 1150 in zero-variance groups``; outcomes of none are left out."""
-    counts = [
-        f"{ledger[name]} {words}" for name, words in reversed(OUTCOMES.items()) if ledger.get(name)
-    ]
-    return f"{ledger.get('sampled', 0)} completions sampled: {', '.join(counts) or 'none trained'}"
+    total = next((name for name in TOTALS if name in ledger), "sampled")
+    counts = []
+    for name, words in reversed(OUTCOMES.items()):
+        if ledger.get(name):
+            counts.append(f"{ledger[name]} {words}")
+    return f"{ledger.get(total, 0)} {TOTALS[total]}: {', '.join(counts) or 'none trained'}"

@@ -1,12 +1,15 @@
 """What a line may hold: no control character of a model's, no more cells than there are, words that suit the encoding."""
 
 import io
+import re
 import sys
 
 import pytest
 from rich.cells import cell_len
 from terminals import Terminal, screen_on
 
+from grpo import cli
+from grpo.report.console.closing import closing_lines
 from grpo.report.console.columns import layout
 from grpo.report.console.completion import chosen, completion_lines
 from grpo.report.console.display import Plain
@@ -173,3 +176,90 @@ def test_a_completion_of_any_length_and_content_takes_a_part_of_the_screen(width
     assert all(line.text.isprintable() for line in lines)
     body = [line for line in lines if line.spans[0][1] == ""]
     assert len(body) <= max(5, height // 3) + 2 and len(lines) <= height + 10
+
+
+def test_a_run_without_rewards_has_its_loss_where_the_reward_would_stand():
+    record = {
+        "step": 3,
+        "epoch": 0.25,
+        "update/loss": 1.2345,
+        "row/learnt": 40.0,
+        "policy/entropy": 0.7,
+        "update/made": 1,
+        "ledger/faulted": 0,
+        "seconds/step": 2.0,
+    }
+    table = layout(119, record, steps=10, sets=["heldout"])
+    assert table.heads().text.split() == [
+        "step",
+        "loss",
+        "held-out",
+        "epoch",
+        "learnt",
+        "entropy",
+        "seconds",
+    ]
+    assert "1.2345" in table.row(record, 10, SETS, UNICODE).text
+    said = step_sentence(record, 10, {})
+    assert said == "step  3/10  loss 1.2345  epoch 0.25  entropy 0.70  2.0 s"
+    assert "loss" not in layout(119, {**RECORD, "update/loss": 0.0}, steps=10, sets=[]).heads().text
+    assert "loss" not in step_sentence({**RECORD, "update/loss": 0.0}, 10, {})
+
+
+def test_the_end_says_before_and_after_of_every_set_and_what_became_of_everything(tmp_path):
+    before = {
+        "accuracy": 0.3,
+        "low": 0.2,
+        "high": 0.4,
+        "length": 9.0,
+        "reward": 0.5,
+        "details": {"a": 1.0},
+    }
+    after = {
+        **before,
+        "accuracy": 0.9,
+        "low": 0.8,
+        "high": 1.0,
+        "reward": 0.7,
+        "details": {"a": 2.0},
+    }
+    summary = {
+        "steps": 4,
+        "before": before,
+        "after": after,
+        "sets": {"gsm8k": {"before": None, "after": {**after, "accuracy": None}}},
+        "loss": {
+            "before": {"loss": 2.0, "low": 1.9, "high": 2.1},
+            "after": {"loss": 1.0, "low": 0.9, "high": 1.1},
+        },
+        "examples": {
+            "before": [{"prompt": "p", "completion": "\x1b[2Jc", "reward": 0}],
+            "after": [],
+        },
+        "ledger": {"drawn": 8, "trained": 7, "skipped": 1},
+        "alarms": [{"gate": "flat"}, {"gate": "flat"}],
+        "seconds": 100.0,
+        "tokens": {"trained": 12_345},
+    }
+    lines = {
+        line.text.strip(): line.spans[0][1] for line in closing_lines(summary, tmp_path, UNICODE)
+    }
+    text = "\n".join(lines)
+    rows = {name: re.split(r" {2,}", name) for name in lines}
+    assert [
+        "held-out accuracy",
+        "30.0 % [20.0, 40.0]",
+        "90.0 % [80.0, 100.0]",
+        "+60.0 points",
+    ] in rows.values()
+    assert ["held-out loss", "2.0000", "1.0000", "-1.0000"] in rows.values()
+    assert ["gsm8k accuracy", "–", "nothing scored"] in rows.values()
+    assert ["mean reward", "0.500", "0.700", "+0.200"] in rows.values()
+    assert ["a", "1.000", "2.000", "+1.000"] in rows.values()
+    assert [
+        style for name, style in lines.items() if name.startswith(("held-out a", "held-out l"))
+    ] == ["good"] * 2
+    assert "8 rows drawn: 7 trained, 1 of updates not made" in text and "12k tokens trained" in text
+    assert "2 alarms of gates, kept in alarms.jsonl: flat" in text and "next:" in text
+    for command in re.findall(r"(?:grpo|-m grpo) (\w+) ", text):
+        assert command in cli.BY_NAME
