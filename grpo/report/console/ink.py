@@ -225,6 +225,6 @@ def _num_fitting(text: str, width: int) -> int:
 
 
 def _hanging_indent(text: str) -> int:
-    """Where the text of an indented line begins after its name: ``  data      countdown`` at 12; else two in."""
-    name = re.match(r"(\s+\S+\s{2,}|\s+)", text)
+    """Where the text of a line begins after its name: ``  data      countdown`` at 12; else two in."""
+    name = re.match(r"(\s*\S+\s{2,}|\s+)", text)
     return len(name.group()) if name else 2
