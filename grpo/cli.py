@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Callable, Iterator, NoReturn, Sequence
 
 from grpo import __version__
-from grpo.commands import convert, evaluate, sample, train
+from grpo.commands import convert, evaluate, sample, train, watch
 from grpo.commands.exit_codes import EXIT_DONE, EXIT_FAULT
 from grpo.commands.messages import print_error
 from rewards.command_line import EXIT_USER, OneLineParser
@@ -101,6 +101,13 @@ COMMANDS = (
         module="grpo.sample",
         add_arguments=sample.add_arguments,
         run=sample.run,
+    ),
+    Command(
+        name="watch",
+        summary="show a run of another process as it goes on: its steps, what it does now, how it ended",
+        module="grpo",
+        add_arguments=watch.add_arguments,
+        run=watch.run,
     ),
     Command(
         name="score",

@@ -17,6 +17,7 @@ import rewards
 from grpo.data.columns import likely_column
 from grpo.monitor import watchdog
 from grpo.monitor.gate_table import GATES
+from grpo.monitor.watchdog import Counts
 from grpo.recipe import (
     EvaluationSetSection,
     Recipe,
@@ -278,6 +279,7 @@ class Scorer:
         sandbox: SandboxSection = SandboxSection(),
     ):
         self.specs = specs
+        self._num_submitted = 0
         self.service = RewardService(specs, base_dir=base_dir, sandbox=sandbox_options(sandbox))
 
     def __enter__(self) -> Scorer:
@@ -315,7 +317,15 @@ class Scorer:
             for completion in group.completions
             if completion.finish not in UNSCORED
         ]
+        if not self.service.num_open:
+            self._num_submitted = 0
+        self._num_submitted += len(samples) * len(self.specs)
         return Pending(group, self.service.submit(samples) if samples else None, self)
+
+    def counts(self) -> Counts:
+        """How many of the verdicts asked for since none was open are there."""
+        total = self._num_submitted
+        return Counts(max(0, total - self.service.num_open), total, "verdicts")
 
     def wait_for(self, ticket: Ticket) -> list[Judged]:
         """The scores of a ticket, waited for under the watchdog's eyes."""
@@ -325,6 +335,7 @@ class Scorer:
             at_least_seconds=self._needed_seconds(),
             progress=lambda: self.service.num_open,
             state=lambda: [*ticket.describe(), *self.service.describe()],
+            counts=self.counts,
         ):
             return ticket.result()
 

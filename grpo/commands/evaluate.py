@@ -10,7 +10,12 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Mapping, Sequence
+
+from grpo.commands.screen import add_screen_options, loading_libraries, opened
+
+if TYPE_CHECKING:
+    from grpo.report.console.console import Console
 
 OTHER_DATA = ("data.sources={}", "evaluate.sets={}", "checkpoint.best_by=null")
 """Overrides that leave out what a run was trained and evaluated on, where other data takes its place."""
@@ -69,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--completions", type=Path, help="write every completion to this JSONL file"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_screen_options(parser)
 
 
 def run(options: argparse.Namespace, command: str) -> int:
@@ -83,7 +89,8 @@ def run(options: argparse.Namespace, command: str) -> int:
         raise RecipeError(
             f"evaluate: there is no folder {options.completions.absolute().parent} for --completions"
         )
-    reports = _reports(options, targets, overrides)
+    with opened(options, stream=sys.stderr) as console:
+        reports = _reports(options, targets, overrides, console)
     if options.compare and len(reports) < 2:
         raise RecipeError(f"evaluate: --compare needs two models at least, found {len(reports)}")
     _print(reports, options)
@@ -95,14 +102,14 @@ def _is_override(text: str) -> bool:
 
 
 def _reports(
-    options: argparse.Namespace, targets: Sequence[str], overrides: Sequence[str]
+    options: argparse.Namespace, targets: Sequence[str], overrides: Sequence[str], console: Console
 ) -> list[dict[str, Any]]:
     """The evaluation of each target; whatever can be refused is refused before the first begins."""
     from grpo.recipe import RecipeError  # noqa: PLC0415  slow to import
     from grpo.recipe.target import evaluation_recipe  # noqa: PLC0415  slow to import
 
     if options.rescore:
-        return _rescored(options, targets, overrides)
+        return _rescored(options, targets, overrides, console)
     if options.compare and len(targets) < 2:
         raise RecipeError(
             f"evaluate: --compare needs two models at least, found {targets[0]} alone"
@@ -115,8 +122,9 @@ def _reports(
     keys = [*(OTHER_DATA if options.data else ()), *_as_overrides(given)]
     keys += [*_benchmarks(options.benchmark), *overrides]
     recipes = [evaluation_recipe(target, options.recipe, keys) for target in targets]
-    from grpo import evaluate  # noqa: PLC0415  heavy: torch
-    from grpo.run.setup import hide_progress_bars  # noqa: PLC0415  heavy: torch
+    with loading_libraries(console):
+        from grpo import evaluate  # noqa: PLC0415  heavy: torch
+        from grpo.run.setup import hide_progress_bars  # noqa: PLC0415  heavy: torch
 
     hide_progress_bars()
     holds_out = any(override.startswith("data.held_out=") for override in overrides)
@@ -125,9 +133,10 @@ def _reports(
     for target, recipe in zip(targets, recipes):
         warning = evaluate.trained_rows(target, recipe.data)
         if warning:
-            _say(warning)
-        for report in evaluate.evaluate_sets(recipe, every_row=every_row, say=_say):
-            reports.append({**report, "protocol": options.protocol})
+            console.say(warning)
+        with console.working():
+            found = evaluate.evaluate_sets(recipe, every_row=every_row, say=console.say)
+        reports += [{**report, "protocol": options.protocol} for report in found]
     return reports
 
 
@@ -145,9 +154,8 @@ def _said(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _rescored(
-    options: argparse.Namespace, targets: Sequence[str], overrides: Sequence[str]
+    options: argparse.Namespace, targets: Sequence[str], overrides: Sequence[str], console: Console
 ) -> list[dict[str, Any]]:
-    from grpo.evaluate import rescore  # noqa: PLC0415  heavy: torch
     from grpo.recipe import RecipeError  # noqa: PLC0415  slow to import
     from grpo.recipe.target import evaluation_recipe  # noqa: PLC0415  slow to import
 
@@ -155,11 +163,15 @@ def _rescored(
     unused = [f"--{name}" for name in sampling if getattr(options, name) is not None]
     if unused:
         raise RecipeError(f"evaluate: --rescore samples nothing, so {unused[0]} means nothing")
+    with loading_libraries(console):
+        from grpo.evaluate import rescore  # noqa: PLC0415  heavy: torch
+
     reports = []
     for target in targets:
         source = f"data.source={json.dumps(target)}"
         recipe = evaluation_recipe(target, options.recipe, [*OTHER_DATA, source, *overrides])
-        reports += rescore(Path(target), recipe)
+        with console.working():
+            reports += rescore(Path(target), recipe)
     return reports
 
 
@@ -185,8 +197,3 @@ def _print(reports: Sequence[dict[str, Any]], options: argparse.Namespace) -> No
     else:
         whole = {"evaluations": reports, "comparisons": comparisons}
         print(json.dumps(finite(whole), indent=1, ensure_ascii=False))
-
-
-def _say(line: str) -> None:
-    """Progress, on standard error."""
-    print(line, file=sys.stderr, flush=True)

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, Iterator
 
 from grpo.commands.exit_codes import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED
 from grpo.commands.messages import print_error, without_secrets
+from grpo.commands.screen import add_screen_options, loading_libraries, opened
 from rewards.command_line import EXIT_USER
 
 if TYPE_CHECKING:
     from grpo.recipe import Recipe
+    from grpo.report.console.console import Console
 
 
 class _TrainHelp(argparse.RawDescriptionHelpFormatter):
@@ -64,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="find out what can be known before the first step: "
         "data, rewards on gold answers, memory, a sample of completions, the cost; writes nothing",
     )
+    add_screen_options(parser, has_details=True)
 
 
 def run(options: argparse.Namespace, command: str) -> int:
@@ -82,12 +85,17 @@ def run(options: argparse.Namespace, command: str) -> int:
         for line in dry_run.dry_run(recipe):
             print(line)
         return EXIT_DONE
-    if options.preflight:
-        from grpo.preflight import preflight  # noqa: PLC0415  heavy: torch
+    return _preflight(recipe, options) if options.preflight else _train(recipe, options, command)
 
-        is_fine = preflight.run(recipe, lambda line: print(without_secrets(line), flush=True))
-        return EXIT_DONE if is_fine else EXIT_USER
-    return _train(recipe, options, command)
+
+def _preflight(recipe: Recipe, options: argparse.Namespace) -> int:
+    with opened(options) as console:
+        with loading_libraries(console):
+            from grpo.preflight import preflight  # noqa: PLC0415  heavy: torch
+
+        with console.working():
+            is_fine = preflight.run(recipe, lambda line: console.say(without_secrets(line)))
+    return EXIT_DONE if is_fine else EXIT_USER
 
 
 def _recipe_to_train(options: argparse.Namespace, command: str) -> Recipe:
@@ -135,22 +143,26 @@ def _train(recipe: Recipe, options: argparse.Namespace, command: str) -> int:
     resume = options.resume == "last" or (options.resume == "auto" and has_run)
     if _is_first_rank():
         folder.check_folder(recipe.folder(), recipe, resume)  # before torch is imported
-    return _steps(recipe, resume, _again(options, command))
+    options.quiet = options.quiet or not _is_first_rank()
+    with opened(options) as console:
+        return _steps(recipe, resume, _again(options, command), console)
 
 
 def _is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _steps(recipe: Recipe, resume: bool, again: str) -> int:
+def _steps(recipe: Recipe, resume: bool, again: str, console: Console) -> int:
     """Make the run's steps; `again` is the command line that continues it."""
     from grpo.recipe import RecipeError  # noqa: PLC0415  slow to import
-    from grpo.run.log import append_console  # noqa: PLC0415  heavy: torch
-    from grpo.run.setup import hide_progress_bars  # noqa: PLC0415  heavy: torch
-    from grpo.train import Trainer  # noqa: PLC0415  heavy: torch
+    from grpo.report.console.opening import title  # noqa: PLC0415  slow to import
 
-    hide_progress_bars()
-    trainer = Trainer(recipe, resume=resume)
+    console.title(title(recipe))
+    with loading_libraries(console):
+        from grpo.run.log import append_console  # noqa: PLC0415  heavy: torch
+        from grpo.train import Trainer  # noqa: PLC0415  heavy: torch
+
+    trainer = Trainer(recipe, resume=resume, console=console)
     try:
         with _stopping_on_signals(trainer):
             for _ in trainer:
@@ -164,7 +176,7 @@ def _steps(recipe: Recipe, resume: bool, again: str) -> int:
         if not trainer.stopped:
             return EXIT_DONE
         code = EXIT_STOPPED
-        lines = [f"stopped after step {trainer.num_steps}; continue with: {again}"]
+        lines = [f"stopped after step {trainer.num_steps}. To resume: {again}"]
     for line in lines:
         print_error(line)
     if _is_first_rank():
@@ -187,9 +199,9 @@ def _what_stands(run: Path, again: str) -> str:
 
     step = newest_step(run)
     if step is not None:
-        return f"the checkpoint of step {step} stands; continue with: {again}"
+        return f"the checkpoint of step {step} stands. To resume: {again}"
     if (run / "recipe.yaml").is_file():
-        return f"no checkpoint was saved yet; begin again with: {again}"
+        return f"no checkpoint was saved yet. To begin again: {again}"
     return "nothing was saved yet"
 
 

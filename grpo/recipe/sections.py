@@ -451,7 +451,14 @@ class WandbSection:
 
 @dataclass(frozen=True)
 class LogSection:
-    """Where records go."""
+    """Where records go, and what the console shows."""
+
+    show_every: int = key(
+        10,
+        "on a terminal or in a notebook, show one completion with its reward after the first step and after "
+        "every so many; 0: never",
+        at_least(0),
+    )
 
     wandb: WandbSection | None = key(
         None, "log to Weights & Biases, e.g. {project: mine, mode: offline}"

@@ -18,6 +18,7 @@ from grpo.kernels.sampling.spec import Sampling, completion_seed
 from grpo.model.packing import MIN_ROWS
 from grpo.model.policy import Policy
 from grpo.monitor import watchdog
+from grpo.monitor.watchdog import Counts
 from grpo.rollout.compiled import CompiledBlocks
 from grpo.rollout.contiguous_decoder import ContiguousDecoder
 from grpo.rollout.decoder import Decoder, NextLogits
@@ -113,6 +114,7 @@ class Engine:
             owner="grpo.rollout",
             state=self.describe,
             progress=lambda: (self.stats.steps, self.stats.prefill_tokens),
+            counts=self.counts,
         ):
             groups = _Delivery(self, sequences, interrupted, enough).run(sampling)
             yield from self._checked(groups, sequences)
@@ -123,6 +125,11 @@ class Engine:
         in_flight = [] if self._decoder is None else self._decoder.describe()
         done = f"{self.stats.steps} steps and {self.stats.prefill_tokens} prompt tokens so far"
         return [", ".join([*in_flight, done])]
+
+    def counts(self) -> Counts:
+        """How many completions of the call in progress have ended; the tokens include those of the others."""
+        stats = self.stats
+        return Counts(stats.ended, stats.completions, "completions", tokens=stats.rows_alive)
 
     def release(self) -> None:
         """Free what ``keep`` holds."""
@@ -294,6 +301,8 @@ class _Delivery:
         self.enough = enough
         self.num_delivered = 0
         self.unfinished = [sequence for sequence in sequences if not sequence.finish]
+        engine.stats.completions = len(sequences)
+        engine.stats.ended = len(sequences) - len(self.unfinished)
         self.num_unfinished = Counter(sequence.group_index for sequence in self.unfinished)
         self.groups: dict[int, list[RolloutSequence]] = {}
         for sequence in sequences:
@@ -306,6 +315,7 @@ class _Delivery:
             yield group_index, self._group(self.groups.pop(group_index))
         for sequence in self.engine.decode(self.unfinished, sampling, self._unwanted):
             self.num_unfinished[sequence.group_index] -= 1
+            self.engine.stats.ended += 1
             self.engine.stats.tokens += len(sequence.tokens) - sequence.num_resumed
             if self.num_unfinished[sequence.group_index]:
                 continue

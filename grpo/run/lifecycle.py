@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Callable, ContextManager, Iterator, Mapping, Sequence
 
@@ -19,10 +19,14 @@ from grpo.model.policy import Policy
 from grpo.monitor import watchdog
 from grpo.monitor.gates import Gates
 from grpo.recipe import Recipe
+from grpo.report.console.console import Console, open_console
+from grpo.report.console.heartbeat import FAILED, FINISHED, STOPPED
+from grpo.report.console.opening import title
+from grpo.report.console.words import shown_set
 from grpo.rollout.engine import Engine
 from grpo.run import setup
 from grpo.run.accuracy import Evaluation
-from grpo.run.console import header
+from grpo.run.console import header, internals
 from grpo.run.evaluation_sets import EvaluationSet, ranking
 from grpo.run.held_out import evaluate
 from grpo.run.ledger import Ledger
@@ -56,22 +60,28 @@ class Run(ABC):
         tokenizer: PreTrainedTokenizerBase | None = None,
         resume: bool = False,
         quiet: bool = False,
+        verbose: bool = False,
+        console: Console | None = None,
     ):
         self.folder = recipe.folder()
         self.resume = resume
-        self.quiet = quiet
         setup.hide_progress_bars()
         has_model = model is not None and tokenizer is not None
         setup.check_recipe(recipe, resume=resume, has_model=has_model)
         self.watchdog = watchdog.Watchdog(recipe.watchdog)
-        self.inputs = setup.load_inputs(
-            recipe,
-            data=data,
-            rewards=named_rewards(rewards),
-            model=model,
-            tokenizer=tokenizer,
-            watching=self.watchdog.watching,
+        self.console = console or open_console(
+            quiet=quiet or not setup.is_first_rank(), verbose=verbose
         )
+        self.console.title(title(recipe))
+        with self._on_screen():
+            self.inputs = setup.load_inputs(
+                recipe,
+                data=data,
+                rewards=named_rewards(rewards),
+                model=model,
+                tokenizer=tokenizer,
+                watching=self.watchdog.watching,
+            )
         self.recipe = recipe = setup.with_steps(recipe, self.inputs.prompts)
         self.groups: list[ScoredGroup] = []
         self.progress = Progress()
@@ -103,13 +113,14 @@ class Run(ABC):
         try:
             self.open()
             while self.num_steps < self.recipe.steps and not self._stopping():
-                with self.progress.timed():
+                with self.console.working(), self.progress.timed():
                     record = self._step()
                 yield record
             if not self.stopped:
-                with self.progress.timed():
+                with self.console.working(), self.progress.timed():
                     self._finish()
         except GeneratorExit:
+            self.console.rest()
             raise
         except BaseException as error:
             self.close(error)
@@ -125,9 +136,20 @@ class Run(ABC):
         if self._is_open:
             return
         try:
-            self._open()
+            with self._on_screen():
+                self._open()
         except BaseException as error:
             self.close(error)
+            raise
+
+    @contextmanager
+    def _on_screen(self) -> Iterator[None]:
+        """Show what is done inside the block; after an error nothing is left on the screen."""
+        try:
+            with self.console.working():
+                yield
+        except BaseException:
+            self.console.close()
             raise
 
     def _open(self) -> None:
@@ -135,7 +157,9 @@ class Run(ABC):
         progress = self.progress
         self.stopped = False
         self._last_groups = ()
-        parts = setup.open_parts(recipe, self.inputs, self.watchdog, self._model, quiet=self.quiet)
+        parts = setup.open_parts(
+            recipe, self.inputs, self.watchdog, self._model, console=self.console
+        )
         self._parts = parts
         self._is_open = True
         self.storage.open(parts, self.inputs, resume=self.resume)
@@ -147,9 +171,13 @@ class Run(ABC):
             step=progress.num_steps,
             wandb_id=parts.log.wandb_id,
         )
-        with watchdog.loading("grpo.model.policy, its first forward"):
+        with watchdog.loading("grpo.model.policy, the model, its first forward"):
             lines = header(recipe, self.inputs, parts, progress.num_steps)
-        parts.log.say(*lines, *parts.scorer.isolation)
+            details = internals(recipe, self.inputs, parts)
+        parts.log.keep(title(recipe))
+        parts.log.say(*lines)
+        parts.log.detail(*details)
+        parts.log.say(*parts.scorer.isolation)
         if not progress.sets_before and recipe.evaluate.before:
             with progress.timed():
                 progress.sets_before = self._evaluate(0, "before training")
@@ -263,7 +291,8 @@ class Run(ABC):
 
     def _evaluate_set(self, evaluated: EvaluationSet) -> Evaluation | None:
         parts = self.parts
-        with self._scorer_of(evaluated) as scorer:
+        name = shown_set(evaluated.name)
+        with watchdog.doing(f"evaluating {name}"), self._scorer_of(evaluated) as scorer:
             scorer.set_step(self.num_steps)
             result = evaluate(
                 parts.engine,
@@ -288,7 +317,8 @@ class Run(ABC):
 
         It is written in the background, and there when a later one is saved, the run ends or `close` returns.
         """
-        return self.storage.save(self.parts)
+        with watchdog.doing("saving a checkpoint"):
+            return self.storage.save(self.parts)
 
     # -- the end --------------------------------------------------------------------------------------------
 
@@ -306,13 +336,15 @@ class Run(ABC):
     def request_stop(self) -> None:
         """Stop after the step under way, with a checkpoint."""
         self.stop_requested = True
+        self.console.notice = "stopping after this step"
 
     def _stopping(self) -> bool:
         if not self.parts.ranks.any(self.stop_requested):
             return False
         if not self.stopped:
             self.stopped = True
-            self.storage.save_now(self.parts)
+            with self.console.working():
+                self.storage.save_now(self.parts)
         return True
 
     def close(self, failure: BaseException | None = None) -> None:
@@ -323,6 +355,10 @@ class Run(ABC):
         if not self._is_open:
             self.watchdog.stop()
             return
+        with self.console.working():
+            self._close(failure)
+
+    def _close(self, failure: BaseException | None) -> None:
         self._is_open = False
         self.stop_requested = False
         self.resume = True
@@ -336,3 +372,10 @@ class Run(ABC):
         finally:
             self.watchdog.stop()
             self.storage.unlock()
+            self.console.close(self._state(failure))
+
+    def _state(self, failure: BaseException | None) -> str:
+        """What became of the run, for who watches its folder."""
+        if failure is not None and not isinstance(failure, KeyboardInterrupt):
+            return FAILED
+        return FINISHED if self._is_finished else STOPPED

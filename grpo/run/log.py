@@ -1,6 +1,7 @@
 """One record a step, to the console, ``metrics.jsonl`` and wandb; in the loop, the only file that prints.
 
-What is printed is also kept, in ``console.log`` of the run folder, over all lives of the run.
+What is printed is also kept, as plain lines in ``console.log`` of the run folder, over all lives of the run. How it
+looks on a terminal is the business of ``grpo.report.console``.
 
 The console leads with reward and held-out accuracy, never with the loss: a policy-gradient loss is near 0 by
 construction and says nothing about learning.
@@ -10,20 +11,20 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Sequence, cast
 
-from tqdm import tqdm
-
 from grpo.monitor import watchdog
-from grpo.monitor.gate_table import RUNGS
 from grpo.monitor.gates import Alarm
 from grpo.monitor.redaction import Redactor
 from grpo.recipe import RecipeError, WandbSection
 from grpo.recipe.shorthands import HELD_OUT
+from grpo.report.console.completion import chosen
+from grpo.report.console.console import Console, open_console
+from grpo.report.console.ink import Line, visible
+from grpo.report.console.sentences import evaluation_sentence, step_sentence
 from grpo.run.accuracy import Evaluation
 from grpo.types import Completion, ScoredGroup
 from rewards import Score
@@ -33,9 +34,9 @@ CONSOLE = "console.log"
 
 
 class Log:
-    """Writes what happens to a run's folder and console; a quiet log prints nothing.
+    """Writes what happens to a run's folder and shows it on `console`, by default the one that suits this process.
 
-    A silent log (other ranks) writes nothing at all.
+    A silent log (other ranks) writes nothing at all. A completion is shown after the first step and every `show_every`.
 
     ``accuracy`` is the last held-out accuracy, ``wandb_id`` the id of the run there; a checkpoint keeps both.
     """
@@ -46,17 +47,19 @@ class Log:
         wandb: WandbSection | None = None,
         *,
         silent: bool = False,
-        quiet: bool = False,
+        console: Console | None = None,
+        show_every: int = 0,
     ):
         self.folder = folder
         self.silent = silent
-        self.quiet = quiet
+        self.console = open_console(quiet=silent) if console is None else console
+        self.show_every = show_every
+        self._num_shown = 0
         self.wandb_id: str | None = None
         self.accuracy: float | None = None
         self._hide_secrets = Redactor()
         self._section = wandb
         self._wandb: Any = None
-        self._bar: tqdm | None = None
         self._said: list[str] = []
         self._is_open = False
 
@@ -72,15 +75,8 @@ class Log:
         self._said = []
         if self._section is not None:
             self._open_wandb(self._section, recipe, name, wandb_id)
-        self._bar = tqdm(
-            total=steps,
-            initial=step,
-            unit="step",
-            dynamic_ncols=True,
-            file=sys.stderr,
-            disable=True if self.quiet else None,
-            leave=False,
-        )
+        every = recipe.get("evaluate", {}).get("every", 0)
+        self.console.begin(self.folder, steps=steps, step=step, evaluates_every=every)
 
     def _open_wandb(
         self, section: WandbSection, recipe: Mapping[str, Any], name: str, wandb_id: str | None
@@ -107,32 +103,59 @@ class Log:
         self.wandb_id = self._wandb.id
 
     def say(self, *lines: str) -> None:
-        """Print lines above the progress bar; what the console's encoding lacks is escaped."""
+        """Print lines; what the console's encoding lacks is escaped."""
+        if not self.silent:
+            shown = self.keep(*lines)
+            self.console.say(*shown)
+
+    def detail(self, *lines: str) -> None:
+        """Lines that are printed only by a verbose console, and kept by any."""
+        if not self.silent:
+            shown = self.keep(*lines)
+            if self.console.verbose:
+                self.console.say(*shown)
+
+    def show(self, lines: Iterable[Line]) -> None:
+        """Print styled lines."""
         if self.silent:
             return
-        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        shown = [self._hide_secrets(line) for line in lines]
+        hidden = [line.changed(self._hide_secrets) for line in lines]
+        self.keep(*(line.text for line in hidden))
+        self.console.show_lines(hidden)
+
+    def keep(self, *lines: str) -> list[str]:
+        """The lines without secrets, kept in ``console.log`` and not printed."""
+        kept = [self._hide_secrets(line) for line in lines]
         if self._is_open:
-            append_console(self.folder, shown)
+            append_console(self.folder, [visible(line) for line in kept])
         else:
-            self._said += shown  # the folder is not prepared yet
-        if self.quiet:
-            return
-        for line in shown:
-            tqdm.write(line.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
-        sys.stdout.flush()
+            self._said += kept  # the folder is not prepared yet
+        return kept
 
     def step(self, record: Record, groups: Sequence[ScoredGroup], steps: int) -> None:
         """Write one step: its record, and every completion with its parts and status."""
         if self.silent:
             return
-        self.samples(record["step"], groups, "samples.jsonl")
+        rows = [row for group in groups for row in sample_rows(record["step"], group)]
+        self._append("samples.jsonl", rows)
         self._append("metrics.jsonl", [record])
         known = {key: value for key, value in record.items() if value is not None}
         self._send_to_wandb(known, record["step"])
-        self.say(self.line(record, steps))
-        if self._bar is not None:
-            self._bar.update()
+        self.console.history.steps = steps
+        self.keep(self.line(record, steps))
+        self.console.step(record)
+        self._show_a_completion(record["step"], rows)
+
+    def _show_a_completion(self, step: int, rows: Sequence[Record]) -> None:
+        """Show one of a step's completions, after the first step of this process and every `show_every`."""
+        if not self.show_every or (self._num_shown and step % self.show_every):
+            return
+        found = chosen(rows, turn=self._num_shown)
+        self._num_shown += 1
+        if found is not None:
+            row, group = found
+            hidden = json.loads(self._hide_secrets(json.dumps(finite(row))))
+            self.console.completion(hidden, finite(group))
 
     def _send_to_wandb(self, values: Mapping[str, Any], step: int) -> None:
         if self._wandb is not None:
@@ -164,35 +187,17 @@ class Log:
             metrics |= evaluation_metrics(name, result)
         self._append("metrics.jsonl", [{"step": step, **metrics}])
         self._send_to_wandb(finite_only(metrics), step)
-        for name, result in results.items():
-            shown = "held-out" if name == HELD_OUT else name
-            self.say(f"{shown} {when}: {_evaluation_line(result)}")
+        shown = {name: {"step": step, **finite(of.to_mapping())} for name, of in results.items()}
+        self.keep(*(evaluation_sentence(name, when, result) for name, result in shown.items()))
+        seconds = sum(result.seconds for result in results.values())
+        self.console.evaluations(shown, when, seconds)
 
     def line(self, record: Record, steps: int) -> str:
-        """The console's line for a step."""
-        parts = [f"step {record['step']:>{len(str(steps))}}/{steps}"]
-        parts.append(f"reward {record['reward/mean']:.3f}")
-        if self.accuracy is not None and self.accuracy >= 0:
-            parts.append(f"held-out {self.accuracy:.1%}")
-        parts.append(f"length {record['completion/length']:.1f}")
-        parts.append(f"flat {record['group/flat']:.0%}")
-        if record["update/made"]:
-            parts.append(f"entropy {record['policy/entropy']:.2f}")
-        else:
-            parts.append("no update: nothing to learn")
-        if record.get("policy/drift") is not None:
-            parts.append(f"drift {record['policy/drift']:.0e}")
-        if record["ledger/faulted"]:
-            parts.append(f"faults {record['ledger/faulted']}")
-        parts += raised_gates(record)
-        parts.append(f"{record['seconds/step']:.1f} s")
-        return "  ".join(parts)
+        """The plain line of a step."""
+        return step_sentence(record, steps, self.console.history.evaluations)
 
     def close(self) -> None:
-        """Finish the progress bar and wandb's run."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        """Finish wandb's run."""
         if self._wandb is not None:
             with watchdog.waiting("server", owner="wandb, its end"):
                 self._wandb.finish()
@@ -233,23 +238,6 @@ def append_console(folder: Path, lines: Sequence[str]) -> None:
             out.writelines(f"{line}\n" for line in lines)
 
 
-def _evaluation_line(evaluation: Evaluation) -> str:
-    num_tried = evaluation.samples + evaluation.faults
-    per_prompt = num_tried // max(1, evaluation.prompts)
-    parts = [
-        f"{interval(evaluation.to_mapping())} ({evaluation.prompts} prompts x {per_prompt} samples)",
-        f"length {evaluation.length:.1f}",
-        f"truncated {evaluation.truncated:.1%}",
-    ]
-    if math.isfinite(evaluation.reward) and evaluation.reward != evaluation.accuracy:
-        bounds = f"[{evaluation.reward_low:.3f}, {evaluation.reward_high:.3f}]"
-        parts.insert(1, f"mean reward {evaluation.reward:.3f} {bounds}")
-    parts += [f"{name} {value:.3g}" for name, value in evaluation.details.items() if "/" in name]
-    if evaluation.faults:
-        parts.append(f"{evaluation.faults} not scored")
-    return ", ".join(parts)
-
-
 def sample_rows(step: int, group: ScoredGroup) -> list[dict[str, Any]]:
     """One row a completion: where it came from, what was written, and its scores."""
     verdicts = group.verdicts or ({},) * len(group.scores)
@@ -284,21 +272,6 @@ def _scored_columns(score: Score, verdict: Mapping[str, Score]) -> dict[str, Any
         "statuses": {name: part.status for name, part in verdict.items()},
         "detail": details or score.detail,
     }
-
-
-def raised_gates(record: Mapping[str, Any]) -> Iterable[str]:
-    """``drift: warn`` for each gate above a note."""
-    for key, level in record.items():
-        if key.startswith("gate/") and key != "gate/level" and level > 1:
-            yield f"{key.removeprefix('gate/')}: {RUNGS[level - 1]}"
-
-
-def interval(result: Mapping[str, Any]) -> str:
-    """``41.2 % [38.0, 44.5]`` of an evaluation's numbers."""
-    if result["accuracy"] is None or math.isnan(result["accuracy"]):
-        return "nothing scored"
-    accuracy, low, high = (100 * result[key] for key in ("accuracy", "low", "high"))
-    return f"{accuracy:.1f} % [{low:.1f}, {high:.1f}]"
 
 
 def finite(value: Any) -> Any:

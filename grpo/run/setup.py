@@ -35,6 +35,7 @@ from grpo.monitor.gates import Alarm, Gates
 from grpo.monitor.redaction import secret_keys
 from grpo.monitor.watchdog import Watchdog
 from grpo.recipe import ModelSection, Recipe, RecipeError, SampleSection
+from grpo.report.console.console import Console
 from grpo.rollout.compatibility import check_support
 from grpo.rollout.compiled import check_compiler
 from grpo.rollout.engine import Engine
@@ -74,7 +75,7 @@ def check_recipe(recipe: Recipe, *, resume: bool, has_model: bool) -> None:
     """Refuse a recipe without a model, one whose folder is taken, one that holds a secret or cannot be compiled."""
     if recipe.model.name is None and not has_model:
         raise RecipeError("recipe: model.name is missing; name a hub id or a folder")
-    if int(os.environ.get("RANK", "0")) == 0:  # other ranks may start after rank 0 has made it
+    if is_first_rank():  # other ranks may start after rank 0 has made it
         check_folder(recipe.folder(), recipe, resume)
     for key in secret_keys(recipe.to_mapping()):
         raise RecipeError(
@@ -82,6 +83,11 @@ def check_recipe(recipe: Recipe, *, resume: bool, has_model: bool) -> None:
             "it read it from the environment"
         )
     check_compiler(recipe)
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the first of its run, as its launcher has said."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def load_inputs(
@@ -248,7 +254,7 @@ def open_parts(
     dog: Watchdog,
     model: PreTrainedModel | None = None,
     *,
-    quiet: bool = False,
+    console: Console,
 ) -> RunParts:
     """Load the policy and start everything that a training run works with; the scorer is to be closed."""
     ranks = Ranks.start()
@@ -256,7 +262,13 @@ def open_parts(
     check_same_prompts(ranks, inputs.prompts)
     prepare_torch(recipe)
     policy = open_policy(recipe, ranks.device, inputs.tokenizer, model)
-    log = Log(recipe.folder(), recipe.log.wandb, silent=not ranks.main, quiet=quiet)
+    log = Log(
+        recipe.folder(),
+        recipe.log.wandb,
+        silent=not ranks.main,
+        console=console,
+        show_every=recipe.log.show_every,
+    )
     gates = open_gates(recipe, inputs, policy, report=log.alarm)
     return RunParts(
         ranks=ranks,

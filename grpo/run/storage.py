@@ -8,9 +8,9 @@ from typing import Any, BinaryIO, Mapping, Sequence
 from grpo.data.kept_rows import keep_rows
 from grpo.model.saved import SavedModel, SavedModelDiffers
 from grpo.recipe import Recipe
+from grpo.report.console.closing import closing_lines
 from grpo.run import checkpoint
 from grpo.run.async_writer import Writer
-from grpo.run.console import closing
 from grpo.run.fingerprint import fingerprint
 from grpo.run.folder import lock, sizes
 from grpo.run.ledger import Ledger
@@ -125,15 +125,21 @@ class RunStorage:
             )
             write_summary(self.folder, summary)
             self.summary = summary
-            parts.log.say(*closing(summary, self.folder))
-            parts.log.say(
-                f"scoring: {parts.scorer.cached:.0%} of the scores were known from an equal completion",
-                *self.writer.describe(),
-                final.describe(self.folder / "final"),
-            )
+            self._close_log(parts, final, summary)
         parts.ranks.wait()
         if final.problems:
             raise SavedModelDiffers(final.describe(self.folder / "final"))
+
+    def _close_log(self, parts: RunParts, final: SavedModel, summary: Mapping[str, Any]) -> None:
+        """Say how the run ended; what it cost inside is for who asks for it."""
+        log = parts.log
+        log.detail(
+            f"reward cache hits: {parts.scorer.cached:.0%} of the scores are those of an equal completion",
+            *self.writer.describe(),
+        )
+        say = log.say if final.problems or final.unchecked else log.detail
+        say(final.describe(self.folder / "final"))
+        log.show(closing_lines(summary, self.folder, log.console.display.glyphs))
 
     def give_up_writing(self, failure: BaseException) -> list[str]:
         """For a run that failed: drop what is being written if it was interrupted, else wait; errors as lines."""

@@ -34,7 +34,7 @@ def write_final(policy: Policy, folder: Path) -> SavedModel:
             policy.save(writing)
         shutil.rmtree(final, ignore_errors=True)
         writing.rename(final)
-    with watchdog.loading("grpo.model.saved, the final model loaded back"):
+    with watchdog.loading("grpo.model.saved, the final model back"):
         return check_saved(policy, final)
 
 

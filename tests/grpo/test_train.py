@@ -105,6 +105,7 @@ def test_the_run_folder_holds_what_it_should(tmp_path: Path) -> None:
         "samples.jsonl",
         "evaluations.jsonl",
         "console.log",
+        "status.json",
         "checkpoints",
         "final",
         "summary.json",
@@ -332,7 +333,7 @@ def test_sigterm_ends_the_step_saves_and_exits_with_3_and_resume_goes_on_bit_for
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 3, errors
-    assert "continue with: python -m grpo.train" in errors and "--resume" in errors
+    assert "To resume: python -m grpo.train" in errors and "--resume" in errors
     stopped_after = len(records(tmp_path / "cut"))
     assert 2 <= stopped_after < 30
     assert (

@@ -12,8 +12,9 @@ import torch
 import wandb
 
 from grpo.recipe import RecipeError, WandbSection
+from grpo.report.console.numbers import interval
 from grpo.run.accuracy import summarise
-from grpo.run.log import Log, finite, interval, sample_rows
+from grpo.run.log import Log, finite, sample_rows
 from grpo.types import Completion, Prompt, ScoredGroup
 from rewards import Score
 
@@ -143,7 +144,7 @@ def test_the_line_leads_with_the_reward_and_never_says_loss(log):
     line = log.line(RECORD, 100)
     assert (
         line
-        == "step   3/100  reward 0.250  length 12.5  flat 50%  entropy 0.75  drift 3e-07  1.5 s"
+        == "step   3/100  reward 0.250  length 12.5  zero-variance groups 50%  entropy 0.75  mismatch 3e-07  1.5 s"
     )
     assert "loss" not in line
 
@@ -151,8 +152,9 @@ def test_the_line_leads_with_the_reward_and_never_says_loss(log):
 def test_the_line_shows_the_held_out_accuracy_after_an_evaluation_and_faults_where_there_are(log):
     result = summarise([scored(ONE, ONE), scored(Score(0.0), ONE)], "mine", 0, 0.0)
     log.evaluation(2, {"heldout": result}, "after step 2")
-    assert log.line(RECORD, 9).startswith("step 3/9  reward 0.250  held-out 75.0%  length")
-    assert "faults 4" in log.line({**RECORD, "ledger/faulted": 4}, 9)
+    line = log.line(RECORD, 9)
+    assert line.startswith("step 3/9  reward 0.250  held-out 75.0 % [6.7, 99.2]  length"), line
+    assert "4 not scored" in log.line({**RECORD, "ledger/faulted": 4}, 9)
 
 
 def test_a_step_without_update_and_without_scores_has_a_line(log):
@@ -166,7 +168,7 @@ def test_a_step_without_update_and_without_scores_has_a_line(log):
         },
         9,
     )
-    assert "reward nan" in line and "entropy" not in line and "drift" not in line
+    assert "reward nan" in line and "entropy" not in line and "mismatch" not in line
 
 
 def test_an_evaluation_is_said_and_its_completions_written_apart(log, tmp_path, capsys):
