@@ -16,11 +16,12 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 import torch
 
 from grpo.data.leaks import prompt_words, states_answer
-from grpo.data.overlap import NUM_WORDS, overlapping, question_of
+from grpo.data.overlap import NUM_WORDS, normalised, overlapping, question_of
 from grpo.model.policy import Policy
 from grpo.preflight.facts import MAX_FAULTS, WARNING, WRONG, Finding, RunFacts, note, warning, wrong
 from grpo.recipe.describe import many
 from grpo.recipe.presets import PRESETS
+from grpo.recipe.shorthands import HELD_OUT
 from grpo.recipe.values import TEMPLATES
 from grpo.scoring import READS_ANSWER
 from rewards.gold import is_missing, is_placeholder, num_answers, stated_gold
@@ -392,11 +393,6 @@ def _counts_from(first: int, texts: list[str]) -> bool:
     return texts == [str(number) for number in range(first, first + len(texts))]
 
 
-def normalised(prompt: Any) -> str:
-    """`prompt` without case, spaces and punctuation, to compare with others."""
-    return re.sub(r"\W+", " ", str(prompt)).strip().lower()
-
-
 def duplicates(facts: RunFacts) -> Iterator[Finding]:
     if not facts.rows or not facts.prompts.train:
         return
@@ -471,18 +467,22 @@ def held_out(facts: RunFacts) -> Iterator[Finding]:
 
 
 def overlap(facts: RunFacts) -> Iterator[Finding]:
-    """Questions of the evaluation sets that train, too."""
+    """Questions of the evaluation sets that train, too; exact repeats of held-out rows are `duplicates`' finding."""
     train = [question_of(prompt.truth) for prompt in facts.prompts.train]
+    trained = {normalised(prompt.truth["prompt"]) for prompt in facts.prompts.train}
     for evaluated in facts.sets:
         texts = [question_of(prompt.truth) for prompt in evaluated.prompts]
         found = overlapping(train, texts)
+        if evaluated.name == HELD_OUT:
+            prompts = [prompt.truth["prompt"] for prompt in evaluated.prompts]
+            found = [index for index in found if normalised(prompts[index]) not in trained]
         if not found:
             continue
         yield warning(
             "trained-on-the-test",
-            f"{len(found)} of the {len(texts)} prompts of {evaluated.name} share {NUM_WORDS} words in a row "
-            f"with a training prompt, the first is {texts[found[0]][:60]!r}: its accuracy measures memory "
-            "too; leave those rows out",
+            f"{len(found)} of the {len(texts)} prompts of {evaluated.name} share {NUM_WORDS} words in a row, their "
+            f"numbers and their names with a training prompt, the first is {texts[found[0]][:60]!r}: its accuracy "
+            "measures memory too; leave those rows out",
         )
 
 
