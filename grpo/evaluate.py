@@ -142,7 +142,8 @@ def _evaluate_set(
     number = len(of.prompts)
     name = "" if of.name == HELD_OUT else f" of {of.name}"
     if say is not None:
-        say(f"sampling {number} prompts{name} x {of.samples} by {recipe.model.name}")
+        columns = f", {of.describe_columns()}" if of.columns else ""
+        say(f"sampling {number} prompts{name} x {of.samples} by {recipe.model.name}{columns}")
     own: ContextManager[Scorer] = nullcontext(scorer)
     if of.own_specs is not None:
         own = setup.open_scorer(recipe, of.own_specs)

@@ -6,7 +6,7 @@ Reading a data set is up to ``rows``.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from grpo.recipe import RecipeError, RowsSection
 from rewards.conventions import as_mapping
@@ -59,6 +59,26 @@ def rename_columns(
     renamed = [reader.renamed(row, f"row {i} of {source}") for i, row in enumerate(rows, 1)]
     reader.report(len(rows), say)
     return renamed
+
+
+def columns_in_common(row: Row, known: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of the `known` ``data.columns`` those that add most to a row: columns that it lacks under their new name."""
+    return max((_added_to(row, columns) for columns in known), key=len, default={})
+
+
+def _added_to(row: Row, columns: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: column
+        for name, column in columns.items()
+        if name not in row and _is_there(row, column)
+    }
+
+
+def _is_there(row: Row, column: Any) -> bool:
+    try:
+        return named_value(row, str(column)) is not MISSING
+    except ValueError:
+        return False
 
 
 class _Reader:
