@@ -19,6 +19,12 @@ def report_lines(reports: Sequence[Report], comparisons: Sequence[Report] = ()) 
     yield "95 % intervals, for new prompts of the same kind"
     for report in reports:
         yield from _notes(report)
+    by_default = [str(report["model"]) for report in reports if report.get("rewards_by_default")]
+    if by_default:
+        yield (
+            f"{', '.join(dict.fromkeys(by_default))}: no rewards were named, so math_answer scored the completions; "
+            "for others give --recipe FILE, or rewards.NAME.use=REWARD"
+        )
     if comparisons:
         yield ""
         yield from map(comparison_line, comparisons)
