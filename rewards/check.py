@@ -36,6 +36,7 @@ from rewards.score import (
     sandbox_options,
 )
 from rewards.service.service import RewardService
+from rewards.spelling import agree, many
 from rewards.table import judges_without_gold, load, missing_columns
 from rewards.tasks import load_task
 from rewards.types import RewardSpec, Sample, Score
@@ -227,7 +228,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     except (ValueError, OSError) as error:
         print(f"rewards.check: {error}", file=sys.stderr)
         return 2
-    print(f"{options.reward} on {len(rows)} rows of {options.data}")
+    print(f"{options.reward} on {many(len(rows), 'row')} of {options.data}")
     made = [completions(row) for row in rows]
     num_unchecked = sum(texts is None for texts in made)
     num_units = sum(texts is not None and len(texts) > 2 for texts in made)
@@ -360,14 +361,16 @@ def _remarks(rows: Sequence[Row], options: argparse.Namespace, num_unchecked: in
     lines = []
     if num_unchecked:
         lines.append(
-            f"note: gold not checked on {num_unchecked} of {len(rows)} rows, which have none: {options.reward} judges "
+            f"note: gold not checked on {num_unchecked} of {many(len(rows), 'row')}, which "
+            f"{agree(num_unchecked, 'have')} none: {options.reward} judges "
             "such a row by rule; only the empty completion was tried\n"
         )
     golds = [row.get(options.gold) for row in rows]
     remarks = [gold for gold in golds if is_placeholder(gold)]
     if remarks:
         lines.append(
-            f"note: {len(remarks)} of {len(rows)} golds look like remarks and not like answers, e.g. {remarks[0]!r}\n"
+            f"note: {len(remarks)} of {many(len(rows), 'gold')} {agree(len(remarks), 'read')} like remarks "
+            f"and not like answers, e.g. {remarks[0]!r}\n"
         )
     return lines
 

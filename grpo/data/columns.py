@@ -12,6 +12,7 @@ from grpo.recipe import RecipeError, RowsSection
 from rewards.conventions import as_mapping
 from rewards.paths import MISSING, NotStructured
 from rewards.patterns import AbsentColumn, UnfitValue, named_value
+from rewards.spelling import agree, many
 
 Row = dict[str, Any]
 IN_MEMORY = "the data in memory"
@@ -136,12 +137,14 @@ class _Reader:
             if number == num_rows:
                 raise self._first_absent[name]
             say(
-                f"{number} of {num_rows} rows have no {self._section.columns[name]}: they have no "
+                f"{number} of {many(num_rows, 'row')} {agree(number, 'have')} no "
+                f"{self._section.columns[name]}, and so no "
                 f"column {name}"
             )
         for column, number in self._blank.items():
             say(
-                f"{number} of {num_rows} rows have no value in {column}, which is printed as nothing"
+                f"{number} of {many(num_rows, 'row')} {agree(number, 'have')} no value in {column}, which is "
+                "printed as nothing"
             )
 
 

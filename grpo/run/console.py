@@ -18,6 +18,7 @@ from grpo.recipe.describe import step_size
 from grpo.recipe.values import TEMPLATES
 from grpo.run.log import interval
 from grpo.run.setup import RunInputs, RunParts
+from rewards.spelling import many
 
 MARGIN = " " * 12
 
@@ -51,7 +52,7 @@ def header(recipe: Recipe, inputs: RunInputs, parts: RunParts, num_steps: int) -
 def _workers(ranks: Ranks) -> str:
     if ranks.world > 1:
         return f", {ranks.world} processes"
-    return f", {torch.get_num_threads()} threads"
+    return f", {many(torch.get_num_threads(), 'thread')}"
 
 
 def _prompts(recipe: Recipe, inputs: RunInputs) -> str:
@@ -102,7 +103,7 @@ def closing(summary: Mapping[str, Any], folder: Path) -> list[str]:
     outcomes = ", ".join(f"{number} {outcome}" for outcome, number in summary["ledger"].items())
     lines.append(f"ledger: {outcomes}")
     lines.append(
-        f"{summary['steps']} steps, {summary['seconds']:.0f} s, {summary['tokens']['sampled']} tokens "
+        f"{many(summary['steps'], 'step')}, {summary['seconds']:.0f} s, {many(summary['tokens']['sampled'], 'token')} "
         f"sampled; the model is in {folder / 'final'}"
     )
     return lines

@@ -28,6 +28,7 @@ from grpo.run.fingerprint import rows as digest_of_prompts
 from grpo.scoring import check_columns, check_sandbox, rewards_of_set
 from grpo.types import Prompt
 from rewards import RewardSpec
+from rewards.spelling import many
 
 _ROWS_KEY = re.compile(
     rf"\bdata\.(?=(?:{'|'.join(key.name for key in dataclasses.fields(RowsSection))})\b)"
@@ -61,9 +62,9 @@ class EvaluationSet:
         """One line: the rows, what of them is sampled, what scores it."""
         greedy = "greedy" if self.sampling.temperature == 0 else f"T {self.sampling.temperature:g}"
         parts = [
-            f"{len(self.prompts)} prompts x {self.samples}",
+            f"{many(len(self.prompts), 'prompt')} x {self.samples}",
             greedy,
-            f"at most {self.max_tokens} tokens",
+            f"at most {many(self.max_tokens, 'token')}",
             f"accurate means {self.accurate} >= {self.threshold:g}",
         ]
         if self.num_dropped:
@@ -211,7 +212,8 @@ def _check_number(section: EvaluationSetSection, found: int, say: Report) -> Non
     is_own = section.source == keys["source"] and section.args == keys.get("args", {})
     if is_own and benchmark.num_rows not in (None, found):
         say(
-            f"{section.source} has {found} rows, where {section.benchmark} has {benchmark.num_rows}: results do not "
+            f"{section.source} has {many(found, 'row')}, where {section.benchmark} has {benchmark.num_rows}: "
+            "results do not "
             "compare with others of that name"
         )
 

@@ -27,6 +27,7 @@ from grpo.recipe.shorthands import HELD_OUT
 from grpo.run.accuracy import Evaluation
 from grpo.types import Completion, ScoredGroup
 from rewards import Score
+from rewards.spelling import many
 
 Record = dict[str, Any]
 CONSOLE = "console.log"
@@ -237,7 +238,7 @@ def _evaluation_line(evaluation: Evaluation) -> str:
     num_tried = evaluation.samples + evaluation.faults
     per_prompt = num_tried // max(1, evaluation.prompts)
     parts = [
-        f"{interval(evaluation.to_mapping())} ({evaluation.prompts} prompts x {per_prompt} samples)",
+        f"{interval(evaluation.to_mapping())} ({many(evaluation.prompts, 'prompt')} x {many(per_prompt, 'sample')})",
         f"length {evaluation.length:.1f}",
         f"truncated {evaluation.truncated:.1%}",
     ]

@@ -206,7 +206,7 @@ def test_a_held_out_prompt_that_trains_as_it_stands_is_warned_of_once() -> None:
     found = with_sets(facts(rows=[*rows, *shouted]), other=[rows[0]["prompt"]])
     about_sets = [finding for finding in found if finding.name not in ("duplicates", "two-golds")]
     assert [finding.name for finding in about_sets] == ["held-out-overlap", "trained-on-the-test"]
-    assert "1 of the 1 prompts of other share" in about_sets[-1].message
+    assert "1 of the 1 prompt of other shares" in about_sets[-1].message
 
     longer = [{**row, "prompt": f"Think. {row['prompt']} Say a number."} for row in held_out]
     found = with_sets(facts(rows=[*longer, *rows]))

@@ -255,7 +255,7 @@ def test_rows_and_rewards_may_come_from_python(folder, capsys):
     )
     summary = trainer.train()
     assert "reward_of_length" in summary["after"]["details"] and capsys.readouterr().out == ""
-    assert repr(trainer).startswith("Trainer(") and "1 of 1 steps, finished" in repr(trainer)
+    assert repr(trainer).startswith("Trainer(") and "1 of 1 step, finished" in repr(trainer)
 
 
 def test_a_reward_that_never_reaches_the_threshold_is_said_to_leave_accuracy_at_0(folder, capsys):
