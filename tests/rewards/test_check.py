@@ -123,6 +123,18 @@ def test_a_row_that_lacks_the_gold_column_fails_and_the_others_are_judged(tmp_pa
     assert counts(output)["gold"] == (2, 1) and " 1  gold" in output
 
 
+def test_code_rows_whose_tests_every_program_passes_are_counted(tmp_path, capsys):
+    right = "```python\ndef f(n): return n + 1\n```"
+    tests = ["assert f(1) == 2"], ["assert True"], ["assert True", "assert 1"]
+    rows = [{"test_list": each, "reply": right} for each in tests]
+    data = write(tmp_path / "data.jsonl", rows)
+    arguments = [data, "--reward", "code_tests", "--completion", "reply", "--workers", "1"]
+    main(arguments)
+    output = capsys.readouterr().out
+    assert counts(output)["gold"] == (1, 2)
+    assert output.count("the tests assert True and nothing else") == 6
+
+
 def test_columns_are_named_as_recipes_name_them(tmp_path, capsys):
     rows = [
         {"q": {"text": "Which?"}, "choices": ["red", "blue"], "right": index % 2}
