@@ -259,6 +259,11 @@ def check_sandbox(specs: Sequence[RewardSpec], section: SandboxSection) -> None:
         raise RecipeError(
             f"recipe: sandbox.engine is {section.engine}, but sandbox.url is missing; give its address"
         )
+    if section.engine != "local" and section.packages:
+        raise RecipeError(
+            f"recipe: sandbox.packages is set, but sandbox.engine is {section.engine}, where programs import what is "
+            "installed on the server; take sandbox.packages out"
+        )
     if programs and section.engine == "local":
         try:
             RewardService(programs[:1], workers=1, sandbox=options).close()

@@ -13,7 +13,7 @@ from typing import Any, Iterator
 from rewards.programs.nouns import AssertTests, BadTests
 from rewards.sandbox.test_suite import SOLUTION_MODULES
 
-__all__ = ["asserts", "holds_always", "tests_of_source", "texts_of"]
+__all__ = ["asserts", "holds_always", "imports_of", "tests_of_source", "texts_of"]
 
 FIXTURES_INSIDE = frozenset({"capsys", "monkeypatch"})
 """Fixtures that change or watch the candidate's own process."""
@@ -99,6 +99,22 @@ def asserts(text: str) -> bool:
             if name.startswith(("assert", "raises", "warns", "fail", "check", "verify")):
                 return True
     return False
+
+
+def imports_of(text: str) -> set[str]:
+    """The modules that tests cannot do without, but for pytest and the module of the solution."""
+    if "import" not in text:
+        return set()
+    names: set[str] = set()
+    optional: set[ast.AST] = set()
+    for node in ast.walk(_parsed(text)):
+        if isinstance(node, (ast.Try, ast.If)):
+            optional.update(ast.walk(node))
+        elif isinstance(node, ast.Import) and node not in optional:
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node not in optional and not node.level:
+            names.add(str(node.module).partition(".")[0])
+    return names - {*SOLUTION_MODULES, "pytest"}
 
 
 def holds_always(text: str) -> bool:
