@@ -28,12 +28,14 @@ SEEDS ?= 20
 test-seeds: $(VENV)/.stamp-test
 	$(RUN) -m pytest -q -n 2 -m "not slow and not gpu" --seeds $(SEEDS) $(ARGS)
 
+SCRIPTS := $(wildcard examples/*.py recipes/*.py recipes/*/*.py docs/*.py)
 lint: $(VENV)/.stamp-lint
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) tests/support/density.py
 	$(VENV)/bin/lint-imports
 	$(RUN) -m mypy
+	$(RUN) -m mypy $(SCRIPTS)
 
 docs: $(VENV)/.stamp-docs
 	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(RUN) -m mkdocs build --strict

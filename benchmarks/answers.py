@@ -21,6 +21,7 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
@@ -146,9 +147,9 @@ def item_products(scale: Scale, options: argparse.Namespace) -> dict[str, Any]:
                 "of_data_sheet": flops / spent / RATE_AT_MOST,
             }
 
-        return attempts({name: lambda work=work: one(work) for name, work in works.items()})
+        return attempts({name: partial(one, work) for name, work in works.items()})
 
-    return attempts({f"H={width}": lambda width=width: rates(width) for width in scale.widths})
+    return attempts({f"H={width}": partial(rates, width) for width in scale.widths})
 
 
 def item_floor(scale: Scale, options: argparse.Namespace) -> dict[str, Any]:
@@ -166,7 +167,7 @@ def item_attention(scale: Scale, options: argparse.Namespace) -> dict[str, Any]:
         decode_kernels.SHAPES["tiny"] = (4, 2, 16, scale.prompt, 70)
     return attempts(
         {
-            name: lambda name=name: decode_kernels.attention(name, scale.rows, scale.repeats, rate)
+            name: partial(decode_kernels.attention, name, scale.rows, scale.repeats, rate)
             for name in names
         }
     )
@@ -178,8 +179,8 @@ def item_sampler(scale: Scale, options: argparse.Namespace) -> dict[str, Any]:
     rate = decode_kernels.copy_rate(scale.repeats, scale.copied)
     return attempts(
         {
-            name: lambda name=name: decode_kernels.sampling(
-                name, scale.rows, scale.repeats, rate, scale.vocab
+            name: partial(
+                decode_kernels.sampling, name, scale.rows, scale.repeats, rate, scale.vocab
             )
             for name in decode_kernels.FILTERS
         }
@@ -393,12 +394,11 @@ def item_head(scale: Scale, options: argparse.Namespace) -> dict[str, Any]:
     forms = {"chunked": lambda: head.ours(problem, "chunked")}
     if options.device == "cuda":
         forms |= {"rows": lambda: head.ours(problem), "tiles": lambda: head.ours_tiles(problem)}
-    return attempts(
-        {
-            name: lambda form=form: head.errors(problem, form(), sampled=256)
-            for name, form in forms.items()
-        }
-    )
+
+    def errors(form: Callable[[], head.Found]) -> dict[str, float]:
+        return head.errors(problem, form(), sampled=256)
+
+    return attempts({name: partial(errors, form) for name, form in forms.items()})
 
 
 ITEMS: dict[str, Callable[[Scale, argparse.Namespace], dict[str, Any]]] = {

@@ -16,6 +16,7 @@ import json
 import random
 import statistics
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
@@ -45,7 +46,8 @@ SMALL = {"groups": 2, "group": 3, "prompt": 37, "mean": 40, "heads": 4, "kv_head
 
 def rows_of(case: dict[str, Any]) -> list[Row]:
     """Groups of completions of ragged lengths around the mean."""
-    rng, rows = random.Random(0), []
+    rng = random.Random(0)
+    rows: list[Row] = []
     for g in range(case["groups"]):
         for _ in range(case["group"]):
             length = rng.randint(case["mean"] // 4, 2 * case["mean"])
@@ -84,8 +86,8 @@ def rectangles(packed: PackedRows, rows: list[Row]) -> Callable[..., Tensor]:
     layout = PackedLayout(replace(packed, shared=None))
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        parts = (part.transpose(0, 1)[None] for part in (q, k, v))
-        return layout.attend(*parts, q.shape[-1] ** -0.5, None, None, 0)[0]
+        query, key, value = (part.transpose(0, 1)[None] for part in (q, k, v))
+        return layout.attend(query, key, value, q.shape[-1] ** -0.5, None, None, 0)[0]
 
     return attend
 
@@ -106,8 +108,9 @@ def flex(packed: PackedRows, rows: list[Row]) -> Callable[..., Tensor]:
     compiled = torch.compile(flex_attention) if device.type == "cuda" else flex_attention
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        parts = (part.transpose(0, 1)[None] for part in (q, k, v))
-        return compiled(*parts, block_mask=mask, enable_gqa=True)[0].transpose(0, 1)
+        query, key, value = (part.transpose(0, 1)[None] for part in (q, k, v))
+        out = compiled(query, key, value, block_mask=mask, enable_gqa=True)
+        return out[0].transpose(0, 1)
 
     return attend
 
@@ -302,21 +305,20 @@ def main() -> None:
     options = parser.parse_args()
     if options.check:
         for form in ("rectangles", "flex"):
-            print(form, attempted(lambda f=form: errors(f, "cpu", torch.float32)))
+            print(form, attempted(partial(errors, form, "cpu", torch.float32)))
         return
     report: dict[str, Any] = {
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "errors": {
-            form: attempted(lambda f=form: errors(f, "cuda", torch.bfloat16)) for form in FORMS
+            form: attempted(partial(errors, form, "cuda", torch.bfloat16)) for form in FORMS
         },
         "cases": {},
     }
     print(json.dumps(report["errors"]), flush=True)
     for name in options.cases:
         report["cases"][name] = {
-            form: attempted(lambda f=form, n=name: timed(CASES[n], f, options.repeats))
-            for form in FORMS
+            form: attempted(partial(timed, CASES[name], form, options.repeats)) for form in FORMS
         }
         print(name, json.dumps(report["cases"][name]), flush=True)
     now = datetime.now(timezone.utc)

@@ -113,7 +113,10 @@ def main() -> None:
     assert all(
         [row["tokens"] for row in rows] == [row["tokens"] for row in runs[0]] for rows in runs
     ), "the same steps"
-    rounds = [cost_of(*runs[2 * i : 2 * i + 3], written[i]) for i in range(options.rounds)]
+    rounds = [
+        cost_of(runs[2 * i], runs[2 * i + 1], runs[2 * i + 2], written[i])
+        for i in range(options.rounds)
+    ]
     result = {
         "date": datetime.date.today().isoformat(),
         "recipe": options.recipe,

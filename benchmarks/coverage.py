@@ -160,8 +160,10 @@ def reward_rows(draws: int) -> list[Row]:
     for prompts in (16, 64, 256):
         for index, (name, (truth, draw)) in enumerate(REWARDS.items()):
             values = draw(point_generator(4, prompts, index), (draws, prompts))
-            known = {"bounds": (0.0, 1.1), "samples": 1} if "bounds known" in name else {}
-            result = coverage((mean_interval(row, **known) for row in values), truth)
+            bounds = (0.0, 1.1) if "bounds known" in name else None
+            samples = 1 if bounds else math.inf
+            intervals = (mean_interval(row, bounds=bounds, samples=samples) for row in values)
+            result = coverage(intervals, truth)
             rows.append({"prompts": prompts, "reward": name, "draws": draws, **result})
     return rows
 

@@ -33,6 +33,7 @@ import json
 import statistics
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
@@ -79,18 +80,14 @@ def main() -> None:
         "copy_bytes_per_second": rates,
         "attention": attempts(
             {
-                f"{name} {number}": lambda name=name, number=number: attention(
-                    name, number, repeats, rates
-                )
+                f"{name} {number}": partial(attention, name, number, repeats, rates)
                 for name in SHAPES
                 for number in rows
             }
         ),
         "sampler": attempts(
             {
-                f"{name} {number}": lambda name=name, number=number: sampling(
-                    name, number, repeats, rates
-                )
+                f"{name} {number}": partial(sampling, name, number, repeats, rates)
                 for name in FILTERS
                 for number in rows
             }
@@ -212,10 +209,15 @@ def filled(name: str, rows: int) -> tuple[PagedCache, Tensor]:
 def attention(name: str, rows: int, repeats: int, rate: float) -> dict[str, Any]:
     heads, kv_heads, width, prompt, own = SHAPES[name]
     sets = [filled(name, rows) for _ in range(3)]
-    scaling, works, peers = width**-0.5, [], []
+    scaling = width**-0.5
+    works: list[Callable[[], Tensor]] = []
+    peers: list[Callable[[], Tensor]] = []
     for groups, query in sets:
-        inputs = query, groups.keys[0], groups.values[0], groups.tables(), scaling
-        works.append(lambda inputs=inputs: decode.attend(*inputs))
+        works.append(
+            partial(
+                decode.attend, query, groups.keys[0], groups.values[0], groups.tables(), scaling
+            )
+        )
         key, value, _ = decode_reference.gather(
             groups.keys[0], groups.values[0], groups.tables(), None
         )
@@ -225,18 +227,24 @@ def attention(name: str, rows: int, repeats: int, rate: float) -> dict[str, Any]
             for x in (key, value)
         )
         peers.append(
-            lambda query=query, key=key, value=value: scaled_dot_product_attention(
-                query[:, :, None], key, value, scale=scaling, enable_gqa=True
+            partial(
+                scaled_dot_product_attention,
+                query[:, :, None],
+                key,
+                value,
+                scale=scaling,
+                enable_gqa=True,
             )
         )
-    error = relative_error(
-        works[0](),
-        decode_reference.attend(
-            *(x.double() for x in (sets[0][1], sets[0][0].keys[0], sets[0][0].values[0])),
-            sets[0][0].tables(),
-            scaling,
-        ),
+    groups, query = sets[0]
+    exact = decode_reference.attend(
+        query.double(),
+        groups.keys[0].double(),
+        groups.values[0].double(),
+        groups.tables(),
+        scaling,
     )
+    error = relative_error(works[0](), exact)
     num_bytes = 4 * width * kv_heads * (rows // 8 * prompt + rows * own)
     ours, sdpa = seconds(works, repeats), seconds(peers, repeats)
     return {

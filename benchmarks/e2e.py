@@ -44,7 +44,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "gsm8k-full": {**GSM8K, "lora": None, "lr": 5e-6},
     "gsm8k-lora": {**GSM8K, "lora": LORA, "lr": 1e-4},
 }
-SMALL = {
+SMALL: dict[str, dict[str, Any]] = {
     "data": {"held_out": 8, "template": "{prompt} "},
     "sample": {"prompts": 4, "group_size": 4, "max_tokens": 8},
 }
@@ -56,7 +56,7 @@ def recipe_of(name: str, options: argparse.Namespace, folder: Path) -> Recipe:
     data = {"template": "chat", "held_out": 256, **run["data"]}
     if name.startswith("gsm8k"):
         data["source"] = options.gsm8k
-    small = SMALL if options.small else {"data": {}, "sample": {}}
+    small: dict[str, dict[str, Any]] = SMALL if options.small else {"data": {}, "sample": {}}
     return Recipe.from_mapping(
         {
             "name": name,
@@ -111,12 +111,14 @@ def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
         trainer = Trainer(recipe_of(name, options, Path(folder)))
         points: list[dict[str, Any]] = []
         for record in trainer:
+            before = trainer.before
+            assert before is not None, "evaluate.before is on"
             points = points or [
                 {
                     "step": 0,
                     "seconds": 0.0,
                     "wall": 0.0,
-                    **{key: trainer.before[key] for key in ("accuracy", "low", "high", "samples")},
+                    **{key: before[key] for key in ("accuracy", "low", "high", "samples")},
                 }
             ]
             seconds += record["seconds/step"]

@@ -282,10 +282,10 @@ def tables() -> Iterator[str]:
         "### Rollouts: 32 prompts of 200 tokens x 8, at most 1,022 new, log-normal, bfloat16",
         "",
     )
-    rows = []
+    rows: list[Sequence[Any]] = []
     for name, goal in GOALS.items():
-        case = ROLLOUT_CASES[name]
-        e = rollout(case.model, case)
+        rolled = ROLLOUT_CASES[name]
+        e = rollout(rolled.model, rolled)
         rows.append(
             (
                 name,

@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -40,13 +41,13 @@ from grpo.kernels.log_prob import (  # noqa: E402
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-CPU_CASES = {
+CPU_CASES: dict[str, dict[str, Any]] = {
     f"{name}-{dtype}-{kind}": {"N": number, "H": width, "V": size, "dtype": dtype, "kind": kind}
     for name, number, width, size in (("qwen", 384, 896, 151936), ("smollm2", 1024, 576, 49152))
     for dtype in ("float32", "bfloat16")
     for kind in ("train", "frozen")
 }
-GPU_CASES = {
+GPU_CASES: dict[str, dict[str, Any]] = {
     **{
         f"4096-{kind}": {"N": 8192, "H": 4096, "V": 151936, "kind": kind}
         for kind in ("train", "frozen", "score")
@@ -81,7 +82,7 @@ class Problem:
         self.kind, self.temperature = case["kind"], case.get("temperature", 1.0)
         dtype = getattr(torch, case.get("dtype", "bfloat16"))
         spread = {"flat": 0.02, "mid": 3.0, "peaked": 2.0}[case.get("logits", "peaked")]
-        drawn = {"generator": generator, "device": device}
+        drawn: dict[str, Any] = {"generator": generator, "device": device}
         weight = torch.randn(self.size, self.width, **drawn) * spread / self.width**0.5
         hidden = torch.randn(self.number, self.width, **drawn)
         self.target_T = torch.randint(self.size, (self.number,), **drawn)
@@ -118,6 +119,7 @@ def ours(problem: Problem, using: str | None = None) -> Found:
     swept = log_prob.fused_log_prob(
         hidden_TD, head, target_T, lambda a, b, *_: (g_T[a:b], None), made, using=using
     )
+    assert swept.hidden_TD is not None, "a gradient was asked for"
     whole = torch.zeros_like(problem.hidden_TD).index_copy_(0, kept, swept.hidden_TD)
     return swept.logp_T, swept.entropy_T, whole, made.weight_VD if made else None
 
@@ -252,9 +254,9 @@ def seconds_of(action: Callable[[], Any], device: str) -> float:
         ended.record()
         torch.cuda.synchronize()
         return begun.elapsed_time(ended) / 1e3
-    begun = time.perf_counter()
+    started = time.perf_counter()
     action()
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def peak_of(name: str, problem: Problem, key: str, device: str, threads: int) -> int:
@@ -342,6 +344,7 @@ def errors(problem: Problem, found: Found, sampled: int = 48) -> dict[str, float
         at = pick if len(entropy_T) == len(kept) else rows
         result["entropy"] = float((entropy_T.detach()[at].double() - exact.entropy_T).abs().max())
     if grad_TD is not None:
+        assert exact.hidden_TD is not None, "a gradient was asked for"
         apart = grad_TD[rows].double() - exact.hidden_TD
         result["hidden"] = float(apart.norm() / exact.hidden_TD.norm())
         sure = exact.logp_T > -1e-6
@@ -371,7 +374,7 @@ def measured(name: str, device: str, rounds: int, warmup: int, threads: int) -> 
             del providers[key]
     for number in range(rounds):
         for key in list(providers)[:: 1 if number % 2 == 0 else -1]:
-            times[key].append(seconds_of(lambda k=key: providers[k](problem), device))
+            times[key].append(seconds_of(partial(providers[key], problem), device))
     for key in providers:
         found[key] |= {
             "seconds": statistics.median(times[key]),

@@ -32,8 +32,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, ContextManager
 
 import psutil
 import torch
@@ -269,7 +270,8 @@ def by_generate(model: PreTrainedModel, case: Case) -> float:
     )
     targets = torch.tensor(sum(case.targets(), []), device=device)
     begun = time.perf_counter()
-    out = model.generate(
+    generating: Any = model  # its class has the method from a mixin
+    out = generating.generate(
         input_ids=ids,
         attention_mask=mask,
         do_sample=True,
@@ -307,7 +309,8 @@ def by_generate_batch(model: PreTrainedModel, case: Case) -> float:
         pad_token_id=0,
     )
     begun = time.perf_counter()
-    manager = model.init_continuous_batching(generation_config=config)
+    generating: Any = model
+    manager = generating.init_continuous_batching(generation_config=config)
     manager.start()
     try:
         for ids, target in requests:
@@ -449,21 +452,21 @@ def synchronise(device: torch.device) -> None:
 
 def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     """Useful tokens a second of each engine, round by round, and the ratios of ours to the others."""
-    device, facts = options.device, {}
+    device = options.device
+    facts: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as place:
+        folder: Path | None = None
         if options.one_model and case.model in SHAPES:
-            folder, policy = None, made_in_place(case.model, case.dtype, device)
+            policy = made_in_place(case.model, case.dtype, device)
         else:
             folder = model_folder(case.model, Path(place), options.model)
             policy = Policy.load(ModelSection(name=str(folder), dtype=case.dtype), device)
             check_support(policy)
-        if options.one_model:
-            plain, alone = policy.base, policy.own_attention
-        else:
-            plain, alone = (
-                AutoModelForCausalLM.from_pretrained(folder, dtype=policy.base.dtype).to(device),
-                nullcontext,
-            )
+        plain: PreTrainedModel = policy.base
+        alone: Callable[[], ContextManager[None]] = policy.own_attention
+        if not options.one_model:
+            made = AutoModelForCausalLM.from_pretrained(_known(folder), dtype=policy.base.dtype)
+            plain, alone = made.to(device), nullcontext
         kept = {
             wanted: Engine(policy, keep=options.one_model, compile=wanted)
             for wanted in {options.compile, False}
@@ -489,21 +492,30 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
             else {"generate": by_generate, "generate_batch": by_generate_batch}
         )
         engines: dict[str, Callable[[], float]] = {"ours": own}
-        engines |= {name: lambda run=run: peer(run, case) for name, run in peers.items()}
+        engines |= {name: partial(peer, run, case) for name, run in peers.items()}
         if options.compile:
             peers, engines = {}, {"ours": own, "uncompiled": lambda: own(False)}
-        warm_ups = {name: lambda run=run: peer(run, brief) for name, run in peers.items()}
+        warm_ups: dict[str, Callable[[], float]] = {
+            name: partial(peer, run, brief) for name, run in peers.items()
+        }
         server = None
         if options.vllm_python:
-            server = VllmServer(options.vllm_python, folder, case, options.threads)
+            server = VllmServer(options.vllm_python, _known(folder), case, options.threads)
             server.suspend()
-            engines["vllm"] = lambda: server(case)
+            engines["vllm"] = partial(server, case)
         try:
             found = rounds(engines, warm_ups, sum(map(sum, case.targets())), options.rounds)
             return {**found, **facts, "capture": captured(engine)}
         finally:
             if server:
                 server.stop()
+
+
+def _known(folder: Path | None) -> Path:
+    """The model's folder, which another program loads it from."""
+    if folder is None:
+        raise SystemExit("rollouts: --one-model makes no folder that another engine could load")
+    return folder
 
 
 def captured(engine: Engine) -> dict[str, Any]:

@@ -93,7 +93,7 @@ async def latency(count: int) -> dict[str, float]:
     return {"median_ms": statistics.median(times), "p99_ms": times[int(0.99 * len(times))]}
 
 
-async def verdicts() -> dict[str, float]:
+async def verdicts() -> dict[str, Any]:
     """Seconds between the limit and the verdict, by program; and ten megabytes of output."""
     late = {}
     async with Sandbox(SandboxOptions(slots=2)) as sandbox:

@@ -52,8 +52,8 @@ write("changelog.md", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
 
 def benchmarks_table() -> str:
     lines = [
-        "| name | version | source | rows | protocol | from | remarks |",
-        "|---|---|---|---|---|---|---|",
+        "| name | version | source | commit | rows | protocol | from | remarks |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, benchmark in BENCHMARKS.items():
         keys = benchmark.keys
@@ -65,6 +65,7 @@ def benchmarks_table() -> str:
             f"`{name}`",
             str(benchmark.version),
             f"`{source}`",
+            f"`{keys['revision'][:12]}`" if "revision" in keys else "",
             str(benchmark.num_rows or ""),
             f"{benchmark.protocol}; at most {keys['max_tokens']} tokens",
             benchmark.paper,

@@ -19,6 +19,7 @@ def main(*overrides: str) -> None:
             best = max(trainer.groups[0].completions, key=lambda completion: len(completion.text))
             print(f"   the longest try at {trainer.groups[0].prompt.text} {best.text}")
     before, after = trainer.before, trainer.after
+    assert before and after, "the run was evaluated before and after"
     print(
         f"accuracy {before['accuracy']:.1%} -> {after['accuracy']:.1%} on {after['prompts']} held-out problems"
     )

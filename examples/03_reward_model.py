@@ -26,7 +26,8 @@ class Fluency:
         torch.set_num_threads(1)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.tokenizer = AutoTokenizer.from_pretrained(model)
-        self.model = AutoModelForCausalLM.from_pretrained(model).to(self.device).eval()
+        loaded: torch.nn.Module = AutoModelForCausalLM.from_pretrained(model)
+        self.model = loaded.to(self.device).eval()
 
     @torch.no_grad()
     def __call__(self, text: str, prompt: str) -> float | None:

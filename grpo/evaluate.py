@@ -40,6 +40,7 @@ from grpo.scoring import Scorer, check_columns, lenient_name, load_rewards
 from grpo.statistics.comparison import compare
 from grpo.types import ScoredGroup
 from rewards import RewardSpec
+from rewards.spelling import agree, many
 from rewards.tasks import GYM_PREFIX, GYM_ROWS, num_shared
 
 __all__ = [
@@ -79,7 +80,8 @@ def trained_rows(target: str, evaluated: DataSection) -> str | None:
     if not shared:
         return None
     return (
-        f"evaluate: {shared} of the {spans[2]} rows are among those that the run was made from, since {source} makes "
+        f"evaluate: {shared} of the {many(spans[2], 'row')} {agree(shared, 'are')} among those that the run "
+        f"was made from, since {source} makes "
         f"row i from seed + i; take data.args.seed={spans[0] + spans[1]} for others"
     )
 
@@ -141,7 +143,10 @@ def _evaluate_set(
     number = len(of.prompts)
     name = "" if of.name == HELD_OUT else f" of {of.name}"
     if say is not None:
-        say(f"sampling {number} prompts{name} x {of.samples} by {recipe.model.name}")
+        columns = f", {of.describe_columns()}" if of.columns else ""
+        say(
+            f"sampling {many(number, 'prompt')}{name} x {of.samples} by {recipe.model.name}{columns}"
+        )
     own: ContextManager[Scorer] = nullcontext(scorer)
     if of.own_specs is not None:
         own = setup.open_scorer(recipe, of.own_specs)
@@ -149,7 +154,7 @@ def _evaluate_set(
         result = evaluate(engine, its_scorer, of, seed=recipe.seed)
     assert result is not None, "nothing interrupts it"
     if say is not None:
-        say(f"sampled {result.tokens} tokens in {result.seconds:.1f} s")
+        say(f"sampled {many(result.tokens, 'token')} in {result.seconds:.1f} s")
     return {
         **_settings(recipe, of),
         **_results(result, its_scorer.specs, of),

@@ -32,6 +32,7 @@ from rewards.clock import SECOND_TRY
 from rewards.gold import is_missing, num_answers
 from rewards.sandbox import IsolationError, SandboxOptions
 from rewards.service.service import Judged, RewardService, Ticket, applies, column_value
+from rewards.spelling import agree, many
 from rewards.table import runs_programs
 
 ADDED_COLUMNS = ("finish", "num_tokens")
@@ -221,13 +222,15 @@ def check_golds(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]) 
         limit = GATES["faults"].limits["stop"]
         if len(missing) > limit * len(golds):
             raise RecipeError(
-                f"data: empty-gold: {len(missing)} of {len(golds)} rows that rewards.{spec.name} scores have no answer "
+                f"data: empty-gold: {len(missing)} of {many(len(golds), 'row')} that rewards.{spec.name} "
+                "scores have no answer "
                 f"in the column answer (row {missing[0]}: {golds[missing[0]]!r}), and faults in more than {limit:.0%} "
                 "of a step end a run; name another column in data.columns.answer, or leave these rows out of the file"
             )
         if len(lists) > limit * len(golds) and not spec.args.get("several"):
             raise RecipeError(
-                f"data: several-golds: {len(lists)} of {len(golds)} rows have a list of answers (row {lists[0]}: "
+                f"data: several-golds: {len(lists)} of {many(len(golds), 'row')} {agree(len(lists), 'have')} "
+                f"a list of answers (row {lists[0]}: "
                 f"{golds[lists[0]]!r}); set rewards.{spec.name}.args.several to any if each of them is right, to all "
                 "if all are asked for"
             )
@@ -256,6 +259,11 @@ def check_sandbox(specs: Sequence[RewardSpec], section: SandboxSection) -> None:
     if section.engine != "local" and not section.url:
         raise RecipeError(
             f"recipe: sandbox.engine is {section.engine}, but sandbox.url is missing; give its address"
+        )
+    if section.engine != "local" and section.packages:
+        raise RecipeError(
+            f"recipe: sandbox.packages is set, but sandbox.engine is {section.engine}, where programs import what is "
+            "installed on the server; take sandbox.packages out"
         )
     if programs and section.engine == "local":
         try:
@@ -403,7 +411,7 @@ def worst_fault(groups: Sequence[ScoredGroup], bad_weight: Callable[[], str]) ->
     weight = bad_weight() if culprit == "the policy" else ""
     advice = f"; the weight {weight} holds values that are not finite" if weight else ""
     return (
-        f"{sum(faulted)} of {len(faulted)} completions could not be judged, most of them by "
+        f"{sum(faulted)} of {many(len(faulted), 'completion')} could not be judged, most of them by "
         f"{culprit}: {details[0]}{advice}"
     )
 

@@ -50,6 +50,7 @@ from typing import Any, Mapping, Sequence
 from torch import Tensor
 
 from rewards import Score
+from rewards.spelling import many
 
 FINISHES = ("stop", "length", "context", "cancelled", "error")
 SPREAD_TOLERANCE = 1e-6
@@ -81,7 +82,7 @@ class Prompt:
     source: str = ""
 
     def __repr__(self) -> str:
-        return f"Prompt({self.id}: {shortened(self.text)!r}, {len(self.token_ids)} tokens)"
+        return f"Prompt({self.id}: {shortened(self.text)!r}, {many(len(self.token_ids), 'token')})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,7 +105,7 @@ class Completion:
     log_kept: Tensor | None = None
 
     def __repr__(self) -> str:
-        return f"Completion({shortened(self.text)!r}, {len(self.token_ids)} tokens, {self.finish})"
+        return f"Completion({shortened(self.text)!r}, {many(len(self.token_ids), 'token')}, {self.finish})"
 
     @property
     def truncated(self) -> bool:
@@ -120,7 +121,7 @@ class Group:
     completions: tuple[Completion, ...]
 
     def __repr__(self) -> str:
-        return f"Group({self.prompt.id}: {len(self.completions)} completions)"
+        return f"Group({self.prompt.id}: {many(len(self.completions), 'completion')})"
 
 
 def spread(values: Sequence[float | None]) -> bool:

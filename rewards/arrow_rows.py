@@ -12,6 +12,8 @@ import decimal
 import json
 from typing import Any, Callable, Mapping, Sequence
 
+from rewards.spelling import agree, many
+
 __all__ = ["has_json", "rows_of_table"]
 
 Row = dict[str, Any]
@@ -80,7 +82,7 @@ def _decoded(rows: Sequence[Row], path: Path, say: Callable[[str], None]) -> lis
         column = ".".join(name for name in path if name is not None)
         say(
             f"the column {column} has mixed types, which were stored as JSON: {num_again} of its "
-            f"{len(raws)} values (numbers, true, lists) are read as the text they were written as"
+            f"{many(len(raws), 'value')} (numbers, true, lists) {agree(len(raws), 'are')} read as the text in the file"
         )
     return [_changed(row, path, _text if is_text else _loaded) for row in rows]
 

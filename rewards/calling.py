@@ -24,6 +24,7 @@ from rewards.conventions import (
     short_repr,
     truth_of,
 )
+from rewards.spelling import many
 from rewards.types import Sample, Score
 
 __all__ = ["Emit", "cache_key", "judge", "judge_one"]
@@ -197,7 +198,7 @@ def _scores_of_list(convention: Convention, value: Any, count: int) -> list[Scor
         problem = f"{name} returned {type(value).__name__} {short_repr(value)}, not a list"
         return [fault(problem)] * count
     if len(value) != count:
-        problem = f"{name} returned {len(value)} values for {count} completions"
+        problem = f"{name} returned {many(len(value), 'value')} for {many(count, 'completion')}"
         return [fault(problem)] * count
     return [as_score(item, name) for item in value]
 

@@ -4,7 +4,8 @@ For each row three completions are made and judged: one with the gold answer mus
 with a wrong answer (the gold with its last digit changed, and the like) less than 1. Where the gold is a number with a
 unit and the reward is math_answer, one with the number alone must score 1 too. A table shows how many did;
 rows that did not are listed with the judge's explanation. A row without a gold, of a task that is judged by rule
-alone, is tried with the empty completion only, and counted. If more than ``--tolerance`` of the rows (1 %) fail any
+alone, is tried with the empty completion only, and counted; so are all rows of a file that has no column with golds, if
+the reward wants none. If more than ``--tolerance`` of the rows (1 %) fail any
 of the three, the exit code is 1. The usual finding is training data with unreadable answers. Rewards run as in
 training: in worker processes, under the same deadlines.
 """
@@ -25,7 +26,8 @@ from rewards.conventions import TRUTH_COLUMNS
 from rewards.gold import gold_items, is_placeholder, stated_gold
 from rewards.mathematics.bare_values import bare_value
 from rewards.mathematics.extraction import bare_answer
-from rewards.paths import MISSING, reach
+from rewards.paths import MISSING
+from rewards.patterns import AbsentColumn, named_value
 from rewards.progress import shown_progress
 from rewards.readers import can_read, read_rows
 from rewards.reasoning import continuing, shown_text
@@ -36,6 +38,7 @@ from rewards.score import (
     sandbox_options,
 )
 from rewards.service.service import RewardService, Ticket
+from rewards.spelling import agree, many
 from rewards.table import judges_without_gold, load, missing_columns
 from rewards.tasks import load_task
 from rewards.types import RewardSpec, Sample, Score
@@ -190,15 +193,18 @@ def _completions(options: argparse.Namespace) -> Completions:
     if options.completion:
 
         def from_column(row: Row) -> Sequence[str]:
-            text = str(row[options.completion])
+            text = str(row.get(options.completion, ""))
             return text, perturbed(text)
 
         return from_column
     function = load(options.reward)
     reads_mathematics = function.__module__ == "rewards.math_answer"
 
+    if options.gold is None:
+        return lambda row: None
+
     def from_gold(row: Row) -> Sequence[str] | None:
-        value = row[options.gold]
+        value = row.get(options.gold)
         if value is None and judges_without_gold(function):
             return None
         gold = stated_gold(value, options.args.get("several"))
@@ -226,7 +232,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     add_arguments(parser)
     options = parser.parse_args(arguments)
     try:
-        rows = [_renamed(row, options.columns) for row in _rows(options.data, options.limit)]
+        read = _rows(options.data, options.limit)
+        rows = [_renamed(row, number, options.columns) for number, row in enumerate(read, 1)]
         spec = _spec(options)
         _refuse_unfit(rows, spec, options)
         completions = _completions(options)
@@ -242,7 +249,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     except (ValueError, OSError) as error:
         print(f"rewards.check: {error}", file=sys.stderr)
         return 2
-    print(f"{options.reward} on {len(rows)} rows of {options.data}")
+    print(f"{options.reward} on {many(len(rows), 'row')} of {options.data}")
     made = [completions(row) for row in rows]
     num_unchecked = sum(texts is None for texts in made)
     num_units = sum(texts is not None and len(texts) > 2 for texts in made)
@@ -296,11 +303,14 @@ def _add_column_options(parser: argparse.ArgumentParser) -> None:
         type=_pair,
         default=[],
         metavar="NAME=COLUMN",
-        help="new names for columns, or for paths into them, e.g. answer=reward_model.ground_truth",
+        help="new names for columns, for paths into them, e.g. answer=reward_model.ground_truth, or for texts as "
+        "in data.columns, e.g. 'answer={answer:letter}'",
     )
     parser.add_argument(
         "--gold",
-        help="the column with the gold answer; by default the first of " + ", ".join(TRUTH_COLUMNS),
+        help="the column with the gold answer; by default the first of "
+        + ", ".join(TRUTH_COLUMNS)
+        + "; without one only the empty completion is tried",
     )
     parser.add_argument(
         "--completion",
@@ -321,50 +331,68 @@ def _pair(text: str) -> tuple[str, str]:
     return name, column
 
 
-def _renamed(row: Row, columns: Iterable[tuple[str, str]]) -> Row:
+def _renamed(row: Row, number: int, columns: Iterable[tuple[str, str]]) -> Row:
+    """Row `number` with the new columns added."""
     renamed = dict(row)
     for name, column in columns:
-        value = reach(row, column)
+        try:
+            value = named_value(row, column)
+        except AbsentColumn as error:
+            raise ValueError(_absent(error.column, row)) from None
+        except ValueError as error:
+            raise ValueError(f"row {number}: --columns {name}={column}: {error}") from None
         if value is MISSING:
-            raise ValueError(f"the data has no column {column}; it has {', '.join(row)}")
+            raise ValueError(_absent(column, row))
         renamed[name] = value
     return renamed
 
 
+def _absent(column: str, row: Row) -> str:
+    return f"the data has no column {column}; it has {', '.join(row)}"
+
+
 def _refuse_unfit(rows: Sequence[Row], spec: RewardSpec, options: argparse.Namespace) -> None:
-    """Report before anything is judged what the data lacks; settle which column holds the gold answer."""
+    """Report before anything is judged what the data lacks; settle which column holds the gold answer, if one does."""
     if not rows:
         raise ValueError(f"{options.data} has no rows")
-    columns = ", ".join(rows[0])
-    known = [*rows[0], "num_tokens"]
-    missing = missing_columns(load(spec.use), known, spec.style, spec.args)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = ", ".join(names)
+    missing = missing_columns(load(spec.use), [*names, "num_tokens"], spec.style, spec.args)
     if missing:
         raise ValueError(
             f"{options.reward} wants the column {' and '.join(missing)}, but the data has {columns}; "
-            f"rename one with --columns {missing[0]}=COLUMN"
+            f"rename one with --columns {missing[0]}=COLUMN, or check a file of prompts alone with a reward that "
+            "wants no gold answer, e.g. --reward think_format"
         )
-    options.gold = options.gold or next((name for name in TRUTH_COLUMNS if name in rows[0]), None)
+    options.gold = options.gold or next((name for name in TRUTH_COLUMNS if name in names), None)
     wanted = options.completion or options.gold
-    if wanted is None or wanted not in rows[0]:
-        raise ValueError(
-            f"the data has no column {wanted or 'for the gold answer'}; it has {columns}; "
-            "name one with --gold, or one that holds whole right completions with --completion"
-        )
+    if wanted is not None and wanted not in names:
+        raise ValueError(f"the data has no column {wanted}; it has {columns}")
 
 
 def _remarks(rows: Sequence[Row], options: argparse.Namespace, num_unchecked: int) -> list[str]:
     """Lines on golds that were not checked, or that look like no answers; each ends with a line break."""
+    if options.completion:
+        return []
+    if options.gold is None:
+        return [
+            f"note: only the empty completion was tried: the data has no column with gold answers "
+            f"({', '.join(TRUTH_COLUMNS)}), so whether {options.reward} gives a right completion 1 and a wrong one "
+            "less is not known; name the column with --gold, or one with whole right completions with --completion\n"
+        ]
     lines = []
     if num_unchecked:
         lines.append(
-            f"note: gold not checked on {num_unchecked} of {len(rows)} rows, which have none: {options.reward} judges "
+            f"note: gold not checked on {num_unchecked} of {many(len(rows), 'row')}, which "
+            f"{agree(num_unchecked, 'have')} none: {options.reward} judges "
             "such a row by rule; only the empty completion was tried\n"
         )
-    golds = [] if options.completion else [row[options.gold] for row in rows]
+    golds = [row.get(options.gold) for row in rows]
     remarks = [gold for gold in golds if is_placeholder(gold)]
     if remarks:
         lines.append(
-            f"note: {len(remarks)} of {len(rows)} golds look like remarks and not like answers, e.g. {remarks[0]!r}\n"
+            f"note: {len(remarks)} of {many(len(rows), 'gold')} {agree(len(remarks), 'read')} like remarks "
+            f"and not like answers, e.g. {remarks[0]!r}\n"
         )
     return lines
 

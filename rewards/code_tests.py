@@ -17,6 +17,7 @@ from rewards.programs.protocols import Outcome, Rules, TestsFailed, run_tests
 from rewards.reasoning import question_of
 from rewards.sandbox import Limits, Program, SandboxFault, SandboxOptions, open_sandbox
 from rewards.sandbox.languages import available, language_of
+from rewards.spelling import agree, many
 from rewards.types import Score
 
 __all__ = ["SCORES", "code_tests"]
@@ -37,7 +38,7 @@ def _weighted(passed: list[float], args: Mapping[str, Any]) -> float:
     weights = args.get("weights") or [1.0] * len(passed)
     if len(weights) != len(passed) or not sum(weights) > 0 or min(weights) < 0:
         raise BadTests(
-            f"{len(weights)} weights for {len(passed)} tests, or they do not add up to more than 0"
+            f"{many(len(weights), 'weight')} for {many(len(passed), 'test')}, or they do not add up to more than 0"
         )
     return sum(weight * part for weight, part in zip(weights, passed)) / sum(weights)
 
@@ -191,6 +192,6 @@ def _parts(outcome: Outcome, hidden: list[bool]) -> dict[str, float | None]:
 
 def _detail(outcome: Outcome) -> str:
     num_passed = sum(passed is True for passed in outcome.passed)
-    summary = f"{num_passed} of {len(outcome.passed)} tests pass"
+    summary = f"{num_passed} of {many(len(outcome.passed), 'test')} {agree(num_passed, 'pass')}"
     weak = "; weak: the tests ran inside the program's process" if outcome.weak else ""
     return summary + (f"; {outcome.why}" if outcome.why else "") + weak

@@ -120,6 +120,13 @@ def add_sandbox_options(parser: argparse.ArgumentParser) -> None:
         "--engine", choices=ENGINES, default="local", help="where programs run (local)"
     )
     parser.add_argument("--url", help="the address of the server that runs programs")
+    parser.add_argument(
+        "--packages",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="installed packages that programs may import besides the standard library",
+    )
 
 
 def sandbox_options(options: argparse.Namespace) -> SandboxOptions:
@@ -129,6 +136,7 @@ def sandbox_options(options: argparse.Namespace) -> SandboxOptions:
         allow_unsafe=options.allow_unsafe,
         engine=options.engine,
         url=options.url,
+        packages=options.packages,
     )
 
 

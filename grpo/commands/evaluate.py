@@ -124,6 +124,7 @@ def _reports(
     recipes = [evaluation_recipe(target, options.recipe, keys) for target in targets]
     with loading_libraries(console):
         from grpo import evaluate  # noqa: PLC0415  heavy: torch
+        from grpo.recipe.shorthands import HELD_OUT  # noqa: PLC0415  slow to import
         from grpo.run.setup import hide_progress_bars  # noqa: PLC0415  heavy: torch
 
     hide_progress_bars()
@@ -134,10 +135,25 @@ def _reports(
         warning = evaluate.trained_rows(target, recipe.data)
         if warning:
             console.say(warning)
+        names_rewards = _names_rewards(target, options.recipe, overrides)
         with console.working():
             found = evaluate.evaluate_sets(recipe, every_row=every_row, say=console.say)
-        reports += [{**report, "protocol": options.protocol} for report in found]
+        for report in found:
+            of_set = recipe.evaluate.sets.get(report.get("set", HELD_OUT))
+            by_default = not names_rewards and not (of_set and of_set.rewards)
+            reports.append(
+                {**report, "protocol": options.protocol, "rewards_by_default": by_default}
+            )
     return reports
+
+
+def _names_rewards(target: str, recipe: str | None, overrides: Sequence[str]) -> bool:
+    """Whether the command says what scores completions; else it is math_answer."""
+    from grpo.recipe.target import is_run_folder  # noqa: PLC0415  slow to import
+
+    if recipe is not None or is_run_folder(target):
+        return True
+    return any(override.startswith(("rewards=", "rewards.")) for override in overrides)
 
 
 def _benchmarks(names: Sequence[str]) -> list[str]:
@@ -170,8 +186,10 @@ def _rescored(
     for target in targets:
         source = f"data.source={json.dumps(target)}"
         recipe = evaluation_recipe(target, options.recipe, [*OTHER_DATA, source, *overrides])
+        by_default = not _names_rewards(target, options.recipe, overrides)
         with console.working():
-            reports += rescore(Path(target), recipe)
+            found = rescore(Path(target), recipe)
+        reports += [{**report, "rewards_by_default": by_default} for report in found]
     return reports
 
 

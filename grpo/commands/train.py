@@ -18,6 +18,7 @@ from grpo.commands.exit_codes import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED
 from grpo.commands.messages import print_error, without_secrets
 from grpo.commands.screen import add_screen_options, loading_libraries, opened
 from rewards.command_line import EXIT_USER
+from rewards.spelling import many
 
 if TYPE_CHECKING:
     from grpo.recipe import Recipe
@@ -138,7 +139,7 @@ def _train(recipe: Recipe, options: argparse.Namespace, command: str) -> int:
 
     has_run = (recipe.folder() / "recipe.yaml").is_file()
     if options.resume == "auto" and has_run and folder.is_finished(recipe.folder(), recipe):
-        print(f"the run in {recipe.folder()} is finished: all {recipe.steps} steps are made")
+        print(f"the run in {recipe.folder()} is finished, with {many(recipe.steps, 'step')} made")
         return EXIT_DONE
     resume = options.resume == "last" or (options.resume == "auto" and has_run)
     if _is_first_rank():

@@ -12,6 +12,7 @@ from typing import Any, Mapping, Sequence
 from grpo.convert.data import DataSet, set_evaluation_sets, set_training_data
 from grpo.convert.values import Draft, listed, num_rows, rows_of, set_steps, whole
 from rewards.readers import can_read
+from rewards.spelling import many
 
 REWARDS = {
     "accuracy_reward": "math_answer",
@@ -83,7 +84,8 @@ def _batch(draft: Draft) -> int:
         micro_batches = max(1, completions // size)
     if completions % group:
         draft.to_do.append(
-            f"TRL's step of {completions} completions is no whole number of groups of {group}, which TRL refuses "
+            f"TRL's step of {many(completions, 'completion')} is no whole number of groups of {group}, which "
+            "TRL refuses "
             "on one device: sample.prompts is rounded up; set it to what you mean"
         )
     updates = max(1, micro_batches // accumulation)
@@ -94,7 +96,8 @@ def _batch(draft: Draft) -> int:
     draft.origin["sample.group_size"] = "num_generations"
     if updates > prompts:
         draft.to_do.append(
-            f"TRL makes {updates} updates from {prompts} prompts; here each update has whole groups, so "
+            f"TRL makes {many(updates, 'update')} from {many(prompts, 'prompt')}; here each update has whole "
+            "groups, so "
             f"optim.updates is {prompts}"
         )
     draft.set("optim.updates", min(updates, prompts), *origin)
@@ -366,7 +369,9 @@ def _rewards(draft: Draft) -> None:
     weights = listed(draft.full["reward_weights"])
     draft.settle("reward_funcs", "reward_weights")
     if weights and len(weights) != len(functions):
-        draft.lose("reward_weights", f"{len(weights)} weights for {len(functions)} rewards")
+        draft.lose(
+            "reward_weights", f"{many(len(weights), 'weight')} for {many(len(functions), 'reward')}"
+        )
         weights = []
     for index, function in enumerate(map(str, functions)):
         use = _use(function)

@@ -6,6 +6,7 @@ from typing import Any
 
 from grpo.convert.data import DataSet, set_evaluation_sets, set_training_data
 from grpo.convert.values import Draft, listed, set_steps
+from rewards.spelling import agree, many
 
 ACTOR = "actor_rollout_ref.actor"
 MODEL = "actor_rollout_ref.model"
@@ -75,7 +76,8 @@ def _batch(draft: Draft) -> None:
     draft.set("optim.updates", max(1, prompts // mini), *names)
     if prompts % mini:
         draft.to_do.append(
-            f"{prompts} prompts are no whole number of mini-batches of {mini}: optim.updates is rounded down"
+            f"{many(prompts, 'prompt')} {agree(prompts, 'are')} no whole number of mini-batches of {mini}: "
+            "optim.updates is rounded down"
         )
     more = full["data.gen_batch_size"]
     draft.settle("data.gen_batch_size")

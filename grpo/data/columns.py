@@ -5,21 +5,18 @@ Reading a data set is up to ``rows``.
 
 from __future__ import annotations
 
-import math
-import re
 from collections import Counter
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from grpo.recipe import RecipeError, RowsSection
 from rewards.conventions import as_mapping
-from rewards.paths import MISSING, NotStructured, reach, structured
+from rewards.paths import MISSING, NotStructured
+from rewards.patterns import AbsentColumn, UnfitValue, named_value
+from rewards.spelling import agree, many
 
 Row = dict[str, Any]
 IN_MEMORY = "the data in memory"
 """What messages call rows that were passed from Python."""
-_FIELD = re.compile(r"\{([^{}]+)\}")
-FIRST_LETTER = ord("A")
-MOST_LETTERS = 26
 USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
     "prompt": (
         "problem",
@@ -65,6 +62,26 @@ def rename_columns(
     return renamed
 
 
+def columns_in_common(row: Row, known: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of the `known` ``data.columns`` those that add most to a row: columns that it lacks under their new name."""
+    return max((_added_to(row, columns) for columns in known), key=len, default={})
+
+
+def _added_to(row: Row, columns: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: column
+        for name, column in columns.items()
+        if name not in row and _is_there(row, column)
+    }
+
+
+def _is_there(row: Row, column: Any) -> bool:
+    try:
+        return named_value(row, str(column)) is not MISSING
+    except ValueError:
+        return False
+
+
 class _Reader:
     """Renames row by row, and counts what was not found."""
 
@@ -91,38 +108,28 @@ class _Reader:
         return renamed
 
     def _value(self, row: Row, column: str, where: str, name: str) -> Any:
-        if column in row:
-            return row[column]
-        if "{" in column:
-            return self._filled(column, row, where, name)
-        value = _reached(row, column, where, name)
+        try:
+            value = named_value(row, column, self._count_blank)
+        except AbsentColumn as error:
+            raise _missing_column(error.column, row, where, name) from None
+        except NotStructured as error:
+            raise RecipeError(
+                f"data: {where}: data.columns.{name} names {column}, but {error}; name the column itself"
+            ) from None
+        except UnfitValue as error:
+            raise RecipeError(
+                f"data: {where}: {error.column}, which data.columns.{name} names, {error.reason}"
+            ) from None
         if value is MISSING:
-            error = _missing_column(column, row, where, name)
+            missing = _missing_column(column, row, where, name)
             if "." not in column:
-                raise error
+                raise missing
             self._absent[name] += 1
-            self._first_absent.setdefault(name, error)
+            self._first_absent.setdefault(name, missing)
         return value
 
-    def _filled(self, pattern: str, row: Row, where: str, name: str) -> str:
-        """`pattern` with each ``{column}`` or ``{column:form}`` in it replaced by the text of that column."""
-
-        def text_of(match: re.Match[str]) -> str:
-            column, form = field_of(match[1], row)
-            value = _reached(row, column, where, name)
-            if value is MISSING:
-                raise _missing_column(column, row, where, name)
-            if _is_blank(value):
-                self._blank[column] += 1
-                return ""
-            try:
-                return FORMS[form](value)
-            except ValueError as error:
-                raise RecipeError(
-                    f"data: {where}: {column}, which data.columns.{name} names, {error}"
-                ) from None
-
-        return _FIELD.sub(text_of, pattern)
+    def _count_blank(self, column: str) -> None:
+        self._blank[column] += 1
 
     def report(self, num_rows: int, say: Callable[[str], None]) -> None:
         """Refuse a path that led nowhere in any row, and say how often others did."""
@@ -130,30 +137,15 @@ class _Reader:
             if number == num_rows:
                 raise self._first_absent[name]
             say(
-                f"{number} of {num_rows} rows have no {self._section.columns[name]}: they have no "
+                f"{number} of {many(num_rows, 'row')} {agree(number, 'have')} no "
+                f"{self._section.columns[name]}, and so no "
                 f"column {name}"
             )
         for column, number in self._blank.items():
             say(
-                f"{number} of {num_rows} rows have no value in {column}, which is printed as nothing"
+                f"{number} of {many(num_rows, 'row')} {agree(number, 'have')} no value in {column}, which is "
+                "printed as nothing"
             )
-
-
-def field_of(text: str, row: Mapping[str, Any]) -> tuple[str, str]:
-    """(the column or path, the form) that braces name."""
-    column, colon, form = text.rpartition(":")
-    if text in row or not colon or form not in FORMS:
-        return text, ""
-    return column, form
-
-
-def _reached(row: Row, column: str, where: str, name: str) -> Any:
-    try:
-        return reach(row, column)
-    except NotStructured as error:
-        raise RecipeError(
-            f"data: {where}: data.columns.{name} names {column}, but {error}; name the column itself"
-        ) from None
 
 
 def _missing_column(column: str, row: Row, where: str, name: str) -> RecipeError:
@@ -182,52 +174,3 @@ def likely_column(row: Mapping[str, Any], column: str) -> str:
             if found:
                 return f"{name}.{found}"
     return ""
-
-
-def _is_blank(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-# ---- forms of a column inside a text ----------------------------------------------------------------------------
-
-
-def letter(value: Any) -> str:
-    """The letter of a choice that is counted from 0, as a number or its digits; a letter stays as it is."""
-    text = str(value).strip()
-    if text.isdecimal() and not isinstance(value, bool) and int(text) < MOST_LETTERS:
-        return chr(FIRST_LETTER + int(text))
-    if len(text) == 1 and text.isalpha() and text.isascii():
-        return text.upper()
-    raise ValueError(
-        f"holds {value!r}, which is neither the number of a choice, from 0, nor a letter"
-    )
-
-
-def lettered(value: Any) -> str:
-    """Choices as lines: ``A. first``. They may be a list, a mapping from letters, or ``label`` and ``text``."""
-    if isinstance(value, str):
-        try:
-            value = structured(value)
-        except NotStructured:
-            value = None
-    pairs = _labelled(value)
-    if not pairs:
-        raise ValueError("holds no list of choices")
-    return "\n".join(f"{label}. {text}" for label, text in pairs)
-
-
-def _labelled(choices: Any) -> list[tuple[str, Any]]:
-    """(label, text) of each choice."""
-    if isinstance(choices, Mapping):
-        if {"label", "text"} <= choices.keys():
-            return list(zip(choices["label"], choices["text"]))
-        return [(str(label), text) for label, text in choices.items() if text is not None]
-    if not isinstance(choices, (list, tuple)):
-        return []
-    if choices and all(isinstance(choice, Mapping) for choice in choices):
-        return [(str(choice.get("label")), choice.get("text")) for choice in choices]
-    return [(letter(number), choice) for number, choice in enumerate(choices)]
-
-
-FORMS: Mapping[str, Callable[[Any], str]] = {"": str, "letter": letter, "lettered": lettered}
-"""How a column is printed inside a text: ``{answer:letter}``, ``{choices:lettered}``."""

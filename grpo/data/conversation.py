@@ -12,6 +12,7 @@ from typing import Any, Mapping, Sequence
 
 from grpo.recipe import RecipeError
 from rewards.reasoning import opens_reasoning
+from rewards.spelling import agree, many
 
 Message = dict[str, Any]
 
@@ -49,7 +50,8 @@ class LeftOut:
         if not self.number:
             return ""
         return (
-            f"data: {self.number} of {num_rows} prompts are conversations that end with the assistant's turn, which "
+            f"data: {self.number} of {many(num_rows, 'prompt')} {agree(self.number, 'end')} with the "
+            "assistant's turn, which "
             f"would put the answer in the prompt ({self.first}: {self.turn[:MAX_SHOWN]!r}); that turn is left out"
         )
 

@@ -16,6 +16,7 @@ from grpo.model.loading import check_vocabulary
 from grpo.model.policy import longest_sequence
 from grpo.recipe import Recipe, RecipeError
 from grpo.types import Prompt
+from rewards.spelling import agree, many
 
 # ---- prompts ----------------------------------------------------------------------------------------------------
 
@@ -70,8 +71,8 @@ def load_prompts(
     )
     if len(prompts.train) < at_least:
         raise RecipeError(
-            f"data: {prompts.num_dropped} prompts are too long and {len(prompts.train)} "
-            f"are left, fewer than sample.prompts ({at_least}); lower sample.max_tokens "
+            f"data: {many(prompts.num_dropped, 'prompt')} {agree(prompts.num_dropped, 'are')} too long, "
+            f"which leaves {len(prompts.train)}, fewer than sample.prompts ({at_least}); lower sample.max_tokens "
             "or sample.prompts"
         )
     _check_tokens(prompts, tokenizer, config.get_text_config().vocab_size)
@@ -116,7 +117,7 @@ def make_prompts(
     num_fitting = len(fitting_train) + len(fitting_held)
     if (train and not fitting_train) or not num_fitting:
         raise RecipeError(
-            f"data: every prompt is longer than {limit} tokens (the longest has {longest}); lower "
+            f"data: every prompt is longer than {many(limit or 0, 'token')} (the longest has {longest}); lower "
             "sample.max_tokens, raise data.max_prompt_tokens, or choose a shorter template"
         )
     return PromptSet(

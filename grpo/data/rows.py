@@ -1,19 +1,21 @@
 """The rows of a data set under the recipe's column names, and the split into training and held-out rows.
 
-Sources are data files (``rewards.readers``), data sets on the hub or saved by the package datasets, and the procedural
-tasks of ``rewards.tasks``. What ``data.columns`` means is in ``columns``, what messages may look like in ``messages``.
-How a row becomes a prompt is up to ``prompts``.
+Sources are data files (``rewards.readers``), data sets on the hub (``hub``) or saved by the package datasets, and the
+procedural tasks of ``rewards.tasks``. What ``data.columns`` means is in ``columns``, what messages may look like in
+``messages``. How a row becomes a prompt is up to ``prompts``.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from grpo.data.columns import IN_MEMORY, rename_columns
 from grpo.data.conversation import LeftOut, messages_in, question_turns
+from grpo.data.hub import load_hub, not_provided
 from grpo.data.leaks import check_leaks
 from grpo.data.messages import readable_prompt
 from grpo.data.where import matching
@@ -30,7 +32,14 @@ Report = Callable[[str], None]
 FILE = "a file"
 SAVED_TO_DISK = ("dataset_dict.json", "state.json")
 """What is in a folder that datasets' ``save_to_disk`` wrote."""
-MAX_REASON_LENGTH = 300  # characters of a hub client's error that are shown
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """Rows as their source has them, and the commit of the hub that they are of, None for other sources."""
+
+    rows: list[Row]
+    revision: str | None = None
 
 
 def to_standard_error(line: str) -> None:
@@ -47,12 +56,19 @@ def load_rows(
     given: Iterable[Mapping[str, Any]] | None = None,
     report: Report = to_standard_error,
 ) -> list[Row]:
-    """The data set's rows, its columns renamed as ``columns`` says.
+    """The data set's rows, its columns renamed as ``columns`` says: `usable_rows` of `read_table`."""
+    return usable_rows(read_table(section, given, report).rows, section, report)
 
-    `given` rows in memory stand in for reading the source. Of a conversation that ends with the assistant's solution,
-    that turn is left out. Rows that the section's ``where`` leaves out are returned unchecked. `report` gets a sentence
-    on whatever was not taken as it stands. Raises `RecipeError` if the source cannot be read, has no rows, lacks a
-    column or the text of a prompt, or if its prompts state their answers or lack the question.
+
+def read_table(
+    section: RowsSection,
+    given: Iterable[Mapping[str, Any]] | None = None,
+    report: Report = to_standard_error,
+) -> Table:
+    """The data set's rows with its own columns; `given` rows in memory stand in for reading the source.
+
+    `report` gets a sentence on whatever was not taken as it stands. Raises `RecipeError` if the source cannot be read
+    or has no rows.
     """
     source = section.source or (IN_MEMORY if given is not None else None)
     if source is None:
@@ -60,14 +76,28 @@ def load_rows(
             "recipe: data.source is missing; name a hub data set, a .jsonl/.csv/.parquet file, or one of "
             f"the tasks {', '.join(TASKS)}"
         )
-
-    def say(sentence: str) -> None:
-        report(f"data: {sentence}")
-
-    rows = _read(source, section, say) if given is None else rows_in_memory(given, say)
-    if not rows:
+    say = _saying(report)
+    if given is None:
+        table = _read(source, section, say)
+    else:
+        table = Table(rows_in_memory(given, say))
+    if not table.rows:
         raise RecipeError(f"data: {source} holds no rows")
-    renamed = rename_columns(rows, section, say)
+    return table
+
+
+def usable_rows(
+    rows: Sequence[Row], section: RowsSection, report: Report = to_standard_error
+) -> list[Row]:
+    """The rows of a table, its columns renamed as ``columns`` says, checked.
+
+    Of a conversation that ends with the assistant's solution, that turn is left out. Rows that the section's ``where``
+    leaves out are returned unchecked. `report` gets a sentence on whatever was not taken as it stands. Raises
+    `RecipeError` if a column or the text of a prompt is missing, or if prompts state their answers or lack the
+    question.
+    """
+    source = section.source or IN_MEMORY
+    renamed = rename_columns(rows, section, _saying(report))
     left_out = LeftOut()
     wanted = matching(renamed, getattr(section, "where", {}), source)
     numbers = {id(row): number for number, row in enumerate(renamed, 1)}
@@ -82,6 +112,10 @@ def load_rows(
         report(left_out.describe(len(wanted)))
     check_leaks(wanted, section)
     return renamed
+
+
+def _saying(report: Report) -> Report:
+    return lambda sentence: report(f"data: {sentence}")
 
 
 def rows_in_memory(given: Any, report: Report = to_standard_error) -> list[Row]:
@@ -134,24 +168,24 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
-def _read(source: str, section: RowsSection, report: Report) -> list[Row]:
+def _read(source: str, section: RowsSection, report: Report) -> Table:
     if source in TASKS:
         _refuse_hub_keys(source, section, "a procedural task")
-        return _read_task(source, section)
+        return Table(_read_task(source, section))
     if section.args:
         raise RecipeError(
             f"recipe: data.args is for procedural tasks, and {source} is not one of {', '.join(TASKS)}; "
             f"take data.args out{nearest(source, TASKS)}"
         )
     if can_read(source):
-        return _read_file(source, section, report)
+        return Table(_read_file(source, section, report))
     path = Path(source)
     if path.is_file():
         raise RecipeError(
             f"data: {source} is not in a supported format; its name must end in {', '.join(READERS)}"
         )
     if any((path / name).is_file() for name in SAVED_TO_DISK):
-        return _read_saved(source, section, report)
+        return Table(_read_saved(source, section, report))
     return _read_hub(source, section, report)
 
 
@@ -207,21 +241,17 @@ def _read_saved(source: str, section: RowsSection, report: Report) -> list[Row]:
     return _rows_of(saved[section.split], report)
 
 
-def _read_hub(source: str, section: RowsSection, report: Report) -> list[Row]:
-    import datasets  # noqa: PLC0415  heavy, and only needed for data sets on the hub
-
-    datasets.disable_progress_bars()
+def _read_hub(source: str, section: RowsSection, report: Report) -> Table:
+    dataset, commit = load_hub(source, section)
     try:
-        loaded = datasets.load_dataset(
-            source, section.subset, split=section.split, revision=section.revision
+        rows = _rows_of(dataset, report)
+    except Exception as error:  # noqa: BLE001  columns with images or sound want packages that may be missing
+        raise not_provided(source, error) from None
+    if commit is not None and commit != section.revision:
+        report(
+            f"{source} was read at commit {commit}; set data.revision to it to have the same rows again"
         )
-        return _rows_of(loaded, report)
-    except Exception as error:  # noqa: BLE001  the hub client raises many kinds; each is for the user to read
-        reason = redacted(" ".join(str(error).split())) or type(error).__name__
-        raise RecipeError(
-            f"data: {source} is not a file or task, and the hub does not provide it: "
-            f"{reason[:MAX_REASON_LENGTH]}{nearest(source, TASKS)}"
-        ) from None
+    return Table(rows, commit)
 
 
 def _rows_of(dataset: Any, report: Report) -> list[Row]:

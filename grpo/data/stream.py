@@ -11,6 +11,7 @@ from typing import Any, Callable, Collection, Mapping, Protocol, Sequence
 
 from grpo.recipe import RecipeError
 from grpo.types import Prompt
+from rewards.spelling import many
 
 Admits = Callable[[Prompt], bool]
 
@@ -118,7 +119,7 @@ class PromptStream:
         """Continue from `state`; raises `RecipeError` if it was saved with another number of prompts."""
         if state["prompts"] != len(self.prompts):
             raise RecipeError(
-                f"data: the run began with {state['prompts']} training prompts, now there are "
+                f"data: the run began with {many(state['prompts'], 'training prompt')}, now there are "
                 f"{len(self.prompts)}; resume with the data set it began with"
             )
         self.epoch = state["epoch"]

@@ -9,6 +9,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 from grpo.recipe import RecipeError
 from rewards.paths import MISSING, NotStructured, reach
+from rewards.spelling import many
 
 Test = Callable[[Any], bool]
 ORDERS: Mapping[str, Callable[[float, float], bool]] = {
@@ -40,7 +41,9 @@ def matching(
 
     kept = list(filter(matches, rows))
     if rows and not kept:
-        raise RecipeError(f"data: none of the {len(rows)} rows of {source} matches {dict(where)}")
+        raise RecipeError(
+            f"data: none of the {many(len(rows), 'row')} of {source} matches {dict(where)}"
+        )
     return kept
 
 

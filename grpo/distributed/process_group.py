@@ -19,6 +19,7 @@ from torch import Tensor
 from grpo.monitor.waits import collective
 from grpo.monitor.watchdog import Watchdog
 from grpo.recipe import RecipeError
+from rewards.spelling import many
 
 TIMEOUT = timedelta(days=1)
 """The process group's own limit. It cannot name the culprit, so the watchdog's shorter one applies first."""
@@ -61,7 +62,7 @@ class Ranks:
         started = int(os.environ.get("WORLD_SIZE", "1"))
         if state.num_processes != started:
             raise RecipeError(
-                f"environment: WORLD_SIZE says {started} processes, but accelerate joined "
+                f"environment: WORLD_SIZE says {many(started, 'process')}, but accelerate joined "
                 f"{state.num_processes}; start them with accelerate launch or torchrun"
             )
         return Ranks(state.process_index, state.num_processes, state.device)

@@ -40,6 +40,7 @@ from grpo.model.gguf_metadata import (
 from grpo.model.saved_adapter import check_adapter
 from grpo.monitor.redaction import first_words as first_words
 from grpo.recipe import ModelSection, RecipeError
+from rewards.spelling import many
 
 DTYPES = {
     "float32": torch.float32,
@@ -63,7 +64,6 @@ _UNREACHABLE = (
     "couldn't reach",
     "offlinemode",
 )
-
 
 # ---- where it is ------------------------------------------------------------------------------------------------
 
@@ -196,7 +196,8 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfi
     if beyond:
         number, token = beyond[0]
         raise RecipeError(
-            f"model: its tokenizer has {len(beyond)} tokens that the model has no embedding for, such as {token!r} "
+            f"model: its tokenizer has {many(len(beyond), 'token')} that the model has no embedding for, "
+            f"such as {token!r} "
             f"({number}), since the model's vocabulary has {size}; use the tokenizer that came with the model, or "
             "enlarge the model with resize_token_embeddings and save both"
         )

@@ -261,7 +261,7 @@ TABLE = (
         reads=("weights/stale",),
         measure=value_of("weights/stale"),
         limits={"stop": 0},
-        finding="{value:.0f} completions of the step were not sampled by the trainer's weights",
+        finding="completions of the step that the trainer's weights did not sample: {value:.0f}",
         remedy=(
             "the engine must read the policy being trained, and policy.weights_changed() must "
             "follow every change"

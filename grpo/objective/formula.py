@@ -17,6 +17,7 @@ from grpo.recipe.objectives import (
     RULE_SPECS,
 )
 from grpo.recipe.presets import PRESETS
+from rewards.spelling import many
 
 
 def formula(advantage: AdvantageSection, loss: LossSection, max_tokens: int) -> str:
@@ -127,7 +128,7 @@ def _left_out(advantage: AdvantageSection, loss: LossSection) -> Iterator[str]:
     if advantage.flat != "keep":
         refill = ""
         if advantage.flat == "refill":
-            refill = f"; other prompts are sampled instead, up to {advantage.refills} times"
+            refill = f"; other prompts are sampled instead, up to {many(advantage.refills, 'time')}"
         yield f"groups flat by {advantage.flat_by} leave all denominators{refill}"
     if advantage.retire_at:
         yield (

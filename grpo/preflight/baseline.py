@@ -28,6 +28,7 @@ from grpo.run.console import many_hours
 from grpo.run.setup import open_engine, open_optimizer, open_scorer, sampling_of
 from grpo.types import Batch, Group, Prompt, ScoredGroup
 from rewards import Score
+from rewards.spelling import many
 
 MAX_COMPLETIONS = 64
 MAX_TRUNCATED = 0.3
@@ -185,7 +186,7 @@ def baseline_lines(facts: RunFacts, baseline: BaselineSample) -> Iterator[str]:
         threshold=facts.recipe.evaluate.threshold,
     )
     yield (
-        f"sample   {baseline.num_completions} base completions of {len(baseline.groups)} prompts: "
+        f"sample   {many(baseline.num_completions, 'base completion')} of {many(len(baseline.groups), 'prompt')}: "
         f"{interval(evaluation.to_mapping())} pass rewards.{facts.accurate}, "
         f"{baseline.truncated:.0%} truncated, {baseline.flat:.0%} zero-variance groups, "
         f"{baseline.length:.0f} tokens on average"
@@ -207,7 +208,7 @@ def _faults(baseline: BaselineSample) -> Iterator[Finding]:
     if len(faults) > MAX_FAULTS * number:
         yield wrong(
             "too-many-faults",
-            f"{len(faults)} of {number} completions could not be judged; above "
+            f"{len(faults)} of {many(number, 'completion')} could not be judged; above "
             f"{MAX_FAULTS:.0%} a step ends the run: {faults[0].detail[:160]}",
         )
 
@@ -284,7 +285,7 @@ def cost(facts: RunFacts, baseline: BaselineSample) -> Iterator[str]:
     parts = ", ".join(f"{name} {value:.1f}" for name, value in phases.items())
     yield (
         f"cost     a step about {step_seconds:.1f} s ({parts}), "
-        f"as measured on {number} completions and scaled to {completions}"
+        f"as measured on {many(number, 'completion')} and scaled to {completions}"
     )
     evaluations = _num_evaluations(recipe)
     held_out = len(facts.prompts.held_out)
@@ -293,7 +294,7 @@ def cost(facts: RunFacts, baseline: BaselineSample) -> Iterator[str]:
     evaluation_seconds = evaluations * held_out * samples * seconds_a_completion
     yield (
         f"cost     the run about {many_hours(recipe.steps * step_seconds + evaluation_seconds)}: "
-        f"{recipe.steps} steps and {evaluations} evaluations of {held_out} x {samples}; longer if "
+        f"{many(recipe.steps, 'step')} and {many(evaluations, 'evaluation')} of {held_out} x {samples}; longer if "
         "completions grow"
     )
 

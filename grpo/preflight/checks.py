@@ -16,16 +16,17 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 import torch
 
 from grpo.data.leaks import prompt_words, states_answer
-from grpo.data.overlap import NUM_WORDS, overlapping, question_of
+from grpo.data.overlap import NUM_WORDS, normalised, overlapping, question_of
 from grpo.model.policy import Policy
 from grpo.preflight.facts import MAX_FAULTS, WARNING, WRONG, Finding, RunFacts, note, warning, wrong
-from grpo.recipe.describe import many
 from grpo.recipe.presets import PRESETS
+from grpo.recipe.shorthands import HELD_OUT
 from grpo.recipe.values import TEMPLATES
 from grpo.scoring import READS_ANSWER
 from rewards.gold import is_missing, is_placeholder, num_answers, stated_gold
 from rewards.reasoning import opens_reasoning
 from rewards.service.functions import applies
+from rewards.spelling import agree, many
 from rewards.table import TABLE
 from rewards.tasks import GYM_PREFIX, GYM_ROWS
 
@@ -148,13 +149,13 @@ def several_updates(facts: RunFacts) -> Iterator[Finding]:
     if loss.policy in ("reinforce", "none"):
         yield warning(
             "no-ratio",
-            f"a step makes {updates} updates, but loss.policy {loss.policy} has no ratio to the "
+            f"a step makes {many(updates, 'update')}, but loss.policy {loss.policy} has no ratio to the "
             "policy that sampled: later updates learn from stale completions; use clip, or one update",
         )
     if loss.old == "sampler":
         yield warning(
             "old-logp-of-the-sampler",
-            f"a step makes {updates} updates with loss.old sampler: rounding "
+            f"a step makes {many(updates, 'update')} with loss.old sampler: rounding "
             "between sampler and trainer is then taken for a change of policy; loss.old forward costs one pass",
         )
     if optim.epochs > 4:
@@ -183,7 +184,7 @@ def warmup(facts: RunFacts) -> Iterator[Finding]:
     if total and warmup >= total:
         yield warning(
             "warmup-outlasts-run",
-            f"optim.warmup is {warmup} updates and the run makes "
+            f"optim.warmup is {many(warmup, 'update')} and the run makes "
             f"{total}: it never reaches optim.lr; about 5 % of the run is usual",
         )
 
@@ -291,7 +292,8 @@ def empty_golds(facts: RunFacts) -> Iterator[Finding]:
         yield Finding(
             WRONG if ends_the_run or len(empty) == len(compared) else WARNING,
             "empty-gold",
-            f"{len(empty)} of {len(compared)} rows have no answer in the column {facts.gold} (row {empty[0]}: "
+            f"{len(empty)} of {many(len(compared), 'row')} {agree(len(empty), 'have')} no answer in the "
+            f"column {facts.gold} (row {empty[0]}: "
             f"{golds[empty[0] - 1]!r}); their completions would be faults",
         )
 
@@ -307,7 +309,8 @@ def placeholder_golds(facts: RunFacts) -> Iterator[Finding]:
     if remarks:
         yield warning(
             "placeholder-gold",
-            f"{len(remarks)} of {len(golds)} rows have a remark in place of an answer in the column {facts.gold} (row "
+            f"{len(remarks)} of {many(len(golds), 'row')} {agree(len(remarks), 'have')} a remark in place of "
+            f"an answer in the column {facts.gold} (row "
             f"{remarks[0]}: {golds[remarks[0] - 1]!r}), which no completion should equal; leave them out of the file",
         )
 
@@ -323,7 +326,8 @@ def several_golds(facts: RunFacts) -> Iterator[Finding]:
         yield Finding(
             WRONG if len(lists) > MAX_FAULTS * len(golds) else WARNING,
             "several-golds",
-            f"{len(lists)} of {len(golds)} rows have a list of answers in the column {facts.gold} (row {lists[0]}: "
+            f"{len(lists)} of {many(len(golds), 'row')} {agree(len(lists), 'have')} a list of answers in the "
+            f"column {facts.gold} (row {lists[0]}: "
             f"{golds[lists[0] - 1]!r}); their completions would be faults; set rewards.{spec.name}.args.several to "
             "any if each of them is right, to all if all are asked for",
         )
@@ -392,11 +396,6 @@ def _counts_from(first: int, texts: list[str]) -> bool:
     return texts == [str(number) for number in range(first, first + len(texts))]
 
 
-def normalised(prompt: Any) -> str:
-    """`prompt` without case, spaces and punctuation, to compare with others."""
-    return re.sub(r"\W+", " ", str(prompt)).strip().lower()
-
-
 def duplicates(facts: RunFacts) -> Iterator[Finding]:
     if not facts.rows or not facts.prompts.train:
         return
@@ -405,20 +404,22 @@ def duplicates(facts: RunFacts) -> Iterator[Finding]:
     repeated = len(train) - len(set(train))
     if repeated > 0.01 * len(train):
         yield warning(
-            "duplicates", f"{repeated} of {len(train)} training prompts occur more than once"
+            "duplicates",
+            f"{repeated} of {many(len(train), 'training prompt')} {agree(repeated, 'occur')} "
+            "more than once",
         )
     shared = len(set(held_out) & set(train))
     if shared:
         yield warning(
             "held-out-overlap",
-            f"{shared} of {len(held_out)} held-out prompts are also trained on, but for "
+            f"{shared} of {many(len(held_out), 'held-out prompt')} {agree(shared, 'are')} also trained on, but for "
             "case, spaces or punctuation: held-out accuracy will be too high; remove the duplicates",
         )
     contradictions = num_contradictions(facts)
     if contradictions:
         yield warning(
             "two-golds",
-            f"{many(contradictions, 'prompt')} occur with different answers in the column "
+            f"{many(contradictions, 'prompt')} {agree(contradictions, 'occur')} with different answers in the column "
             f"{facts.gold}",
         )
 
@@ -456,7 +457,8 @@ def epochs(facts: RunFacts) -> Iterator[Finding]:
     if passes > MAX_EPOCHS:
         yield warning(
             "too-many-passes",
-            f"{steps} steps of {prompts} prompts pass {passes:.0f} times over {train} prompts: they "
+            f"{many(steps, 'step')} of {many(prompts, 'prompt')} pass {passes:.0f} times over "
+            f"{many(train, 'prompt')}: they "
             "will be learnt by heart; use more data or fewer steps",
         )
 
@@ -471,18 +473,23 @@ def held_out(facts: RunFacts) -> Iterator[Finding]:
 
 
 def overlap(facts: RunFacts) -> Iterator[Finding]:
-    """Questions of the evaluation sets that train, too."""
+    """Questions of the evaluation sets that train, too; exact repeats of held-out rows are `duplicates`' finding."""
     train = [question_of(prompt.truth) for prompt in facts.prompts.train]
+    trained = {normalised(prompt.truth["prompt"]) for prompt in facts.prompts.train}
     for evaluated in facts.sets:
         texts = [question_of(prompt.truth) for prompt in evaluated.prompts]
         found = overlapping(train, texts)
+        if evaluated.name == HELD_OUT:
+            prompts = [prompt.truth["prompt"] for prompt in evaluated.prompts]
+            found = [index for index in found if normalised(prompts[index]) not in trained]
         if not found:
             continue
         yield warning(
             "trained-on-the-test",
-            f"{len(found)} of the {len(texts)} prompts of {evaluated.name} share {NUM_WORDS} words in a row "
-            f"with a training prompt, the first is {texts[found[0]][:60]!r}: its accuracy measures memory "
-            "too; leave those rows out",
+            f"{len(found)} of the {many(len(texts), 'prompt')} of {evaluated.name} "
+            f"{agree(len(found), 'share')} {NUM_WORDS} words in a row, their "
+            f"numbers and their names with a training prompt, the first is {texts[found[0]][:60]!r}: its accuracy "
+            "measures memory too; leave those rows out",
         )
 
 
@@ -498,9 +505,9 @@ def prompt_lengths(facts: RunFacts) -> Iterator[Finding]:
     yield Finding(
         WRONG if dropped > total / 2 else WARNING,
         "prompts-too-long",
-        f"{dropped} of {total} prompts leave no room for sample.max_tokens "
+        f"{dropped} of {many(total, 'prompt')} {agree(dropped, 'leave')} no room for sample.max_tokens "
         f"{facts.recipe.sample.max_tokens} in the model's context (or are above data.max_prompt_tokens) and are "
-        f"dropped; the longest has {prompts.longest} tokens",
+        f"dropped; the longest has {many(prompts.longest, 'token')}",
     )
 
 
@@ -609,7 +616,7 @@ def checkpoints(facts: RunFacts) -> Iterator[Finding]:
     if steps > 50 and (not every or every > steps / 2):
         yield warning(
             "rarely-saved",
-            f"checkpoint.every is {every} in a run of {steps} steps: a fault would cost most of it",
+            f"checkpoint.every is {every} in a run of {many(steps, 'step')}: a fault would cost most of it",
         )
 
 

@@ -18,6 +18,7 @@ from grpo.recipe import Recipe, RecipeError, to_yaml
 from grpo.recipe.describe import step_size
 from grpo.run.setup import load_inputs, with_steps
 from grpo.scoring import check_columns, load_rewards
+from rewards.spelling import agree, many
 
 PROMPT_TOKENS = 256
 """Length of a prompt in the prediction of memory: no data is loaded."""
@@ -74,7 +75,8 @@ def data(recipe: Recipe) -> Iterator[str]:
         return
     inputs = load_inputs(recipe, rewards=functions)
     prompts = inputs.prompts
-    counts = f"{len(prompts.train)} prompts train, {len(prompts.held_out)} are held out"
+    train = len(prompts.train)
+    counts = f"{many(train, 'prompt')} {agree(train, 'train')}, {len(prompts.held_out)} held out"
     yield (
         f"data: {counts}, {prompts.num_dropped} are too long and dropped, {prompts.num_left_out} left out by where"
     )
@@ -86,7 +88,7 @@ def data(recipe: Recipe) -> Iterator[str]:
         yield f"  evaluated on {evaluated.name}: {evaluated.describe()}"
     yield f"rewards: {', '.join(spec.name for spec in inputs.specs)}; accurate means {inputs.accurate}"
     first = prompts.train[0]
-    yield f"the first prompt, {len(first.token_ids)} tokens:"
+    yield f"the first prompt, {many(len(first.token_ids), 'token')}:"
     yield from (f"  | {line}" for line in first.text.splitlines())
 
 
@@ -110,7 +112,7 @@ def memory(recipe: Recipe) -> Iterator[str]:
         rows=rows,
     )
     yield from predicted.lines()
-    yield f"  if every completion is {max_tokens} tokens long, after prompts of {PROMPT_TOKENS}"
+    yield f"  if every completion is {many(max_tokens, 'token')} long, after prompts of {PROMPT_TOKENS}"
     size = checkpoint_bytes(recipe, predicted) / GIB
     yield f"  a checkpoint: about {size:.2f} GiB on disk, and in host memory while it is written"
 
@@ -130,7 +132,7 @@ def files(recipe: Recipe) -> Iterator[str]:
         "  recipe.yaml (first), metrics.jsonl, samples.jsonl, evaluations.jsonl, console.log, "
         "checkpoints/, final/, summary.json"
     )
-    when = f"every {section.every} steps" if section.every else "when stopped"
+    when = _every(section.every) if section.every else "when stopped"
     best = f", and the best {section.keep_best} by held-out accuracy" if section.keep_best else ""
     yield f"  a checkpoint {when} and at the end, the last {section.keep} kept{best}"
     if section.background:
@@ -138,3 +140,7 @@ def files(recipe: Recipe) -> Iterator[str]:
             "  each is copied to host memory (trained weights, optimizer) and written while "
             "training continues"
         )
+
+
+def _every(steps: int) -> str:
+    return "every step" if steps == 1 else f"every {steps} steps"

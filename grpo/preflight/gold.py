@@ -18,6 +18,7 @@ from rewards.mathematics.bare_values import bare_value
 from rewards.mathematics.extraction import bare_answer
 from rewards.reasoning import continuing
 from rewards.service.service import Judged
+from rewards.spelling import agree, many
 
 MAX_ROWS = 64
 ROWS_TO_CHOOSE_FORM = 8
@@ -61,7 +62,8 @@ def _unchecked(facts: RunFacts) -> Iterator[Finding]:
     elif num_without and not facts.needs_gold:
         yield note(
             "gold-not-checked",
-            f"{num_without} of {len(golds)} rows have no gold in the column {facts.gold}; their task is judged by rule "
+            f"{num_without} of {many(len(golds), 'row')} {agree(num_without, 'have')} no gold in the column "
+            f"{facts.gold}; their task is judged by rule "
             "alone, and was tried on empty completions only",
         )
 
@@ -131,14 +133,15 @@ class GoldScores:
                 yield Finding(
                     WRONG if stops_the_run else WARNING,
                     "faults",
-                    f"rewards.{spec.name} could not judge {len(faults)} of {len(scores)} "
-                    f"completions (above {MAX_FAULTS:.0%} of a step ends a run): {faults[0].detail[:200]}",
+                    f"rewards.{spec.name} could not judge {len(faults)} of "
+                    f"{many(len(scores), 'completion')} (above {MAX_FAULTS:.0%} of a step ends a run): "
+                    f"{faults[0].detail[:200]}",
                 )
             if slow:
                 yield warning(
                     "slow-judge",
-                    f"rewards.{spec.name} ran out of its time on {len(slow)} of {len(scores)} "
-                    f"completions: {slow[0].detail[:160]}",
+                    f"rewards.{spec.name} ran out of its time on {len(slow)} of "
+                    f"{many(len(scores), 'completion')}: {slow[0].detail[:160]}",
                 )
 
     def _gold_without_full_score(self, facts: RunFacts) -> Iterator[Finding]:
@@ -170,7 +173,8 @@ class GoldScores:
         if failed and _num_full(self.of(facts.accurate, "gold")):
             yield warning(
                 "unit-demanded",
-                f"rewards.{facts.accurate} gives {len(failed)} of {len(scores)} answers less than its full score when "
+                f"rewards.{facts.accurate} gives {len(failed)} of {many(len(scores), 'answer')} less than "
+                "its full score when "
                 f"they leave out the unit of the gold one in {facts.gold}: {_reason(failed)}",
             )
 

@@ -1,8 +1,8 @@
 """Published test sets by name, each as the keys of an evaluation set, with what its results are compared under.
 
 A name stands for one version of a definition: a change of its rows, columns, reward or length gets a new version,
-which each evaluation records along with a digest of the rows. ``source`` may be overridden by a local file with the
-same columns. Protocols are those of DeepSeek-R1 (arXiv 2501.12948, section 3) unless stated.
+which each evaluation records along with the commit and a digest of the rows. ``source`` may be overridden by a local
+file with the same columns. Protocols are those of DeepSeek-R1 (arXiv 2501.12948, section 3) unless stated.
 """
 
 from __future__ import annotations
@@ -14,6 +14,22 @@ CORRECT = {"correct": {"use": "math_answer"}}
 PASSES = {"passes": {"use": "code_tests"}}
 R1_SAMPLING = {"temperature": 0.6, "top_p": 0.95}
 """DeepSeek-R1's sampling: averages over samples, since greedy decoding of long reasoning repeats itself."""
+
+
+REVISIONS: Mapping[str, str] = {
+    "openai/gsm8k": "740312add88f781978c0658806c59bc2815b9866",
+    "ChilleD/SVAMP": "5e0bf1e5e7c0e9c4bc39180d224f41f3f801b7ef",
+    "HuggingFaceH4/MATH-500": "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
+    "HuggingFaceH4/aime_2024": "2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
+    "math-ai/aime25": "563bb8404243c5f09de6ec262f2db674fe5bce9b",
+    "math-ai/amc23": "80815d37005feb82cd7f8fbc6901d5d3eff43057",
+    "math-ai/minervamath": "ee46ddc498933b1977577953250ca5c66be64f96",
+    "math-ai/olympiadbench": "4faaf1e6ec17d11a4218a9bf4c049ecaf954dd84",
+    "openai/openai_humaneval": "7dce6050a7d6d172f3cc5c32aa97f52fa1a2e544",
+    "google-research-datasets/mbpp": "4bb6404fdc6cacfda99d4ac4205087b89d32030c",
+}
+"""The commit of each hub data set: those that public evaluation code pins, each found in at least two unrelated
+repositories. The hub was not read for it, so a run compares the number of rows with the one below."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +58,7 @@ def _math(
 ) -> dict[str, Any]:
     return {
         "source": source,
+        "revision": REVISIONS[source],
         "split": split,
         "columns": {"prompt": prompt, "answer": answer},
         "rewards": CORRECT,
@@ -109,6 +126,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "humaneval": Benchmark(
         {
             "source": "openai/openai_humaneval",
+            "revision": REVISIONS["openai/openai_humaneval"],
             "split": "test",
             "rewards": PASSES,
             "samples": 1,
@@ -124,6 +142,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "mbpp": Benchmark(
         {
             "source": "google-research-datasets/mbpp",
+            "revision": REVISIONS["google-research-datasets/mbpp"],
             "subset": "full",
             "split": "test",
             "columns": {"prompt": "{text}\nYour code should pass these tests:\n{test_list}"},

@@ -9,7 +9,7 @@ from grpo.recipe.objectives import POLICY_LOSSES, WHOLE_POLICY_LOSSES
 from grpo.recipe.sections import AdvantageSection, LossSection, Sections
 from grpo.recipe.shorthands import HELD_OUT
 from grpo.recipe.values import RecipeError, kind
-from rewards.spelling import nearest
+from rewards.spelling import many, nearest
 
 Reasons = Iterator[str]
 
@@ -102,7 +102,8 @@ def _step_reasons(recipe: Sections) -> Reasons:
         )
     if recipe.optim.warmup and recipe.optim.warmup_ratio:
         yield (
-            f"optim.warmup is {recipe.optim.warmup} updates and optim.warmup_ratio {recipe.optim.warmup_ratio:g} "
+            f"optim.warmup is {many(recipe.optim.warmup, 'update')} and optim.warmup_ratio "
+            f"{recipe.optim.warmup_ratio:g} "
             "of the run; set one of them"
         )
     if recipe.sample.temperature == 0:

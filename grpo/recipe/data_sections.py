@@ -133,7 +133,7 @@ def build_rewards(values: Any, where: str, build: SectionBuilder) -> dict[str, R
 
 @dataclass(frozen=True)
 class EvaluationSetSection(RowsSection):
-    """A set of rows that a run is evaluated on; what it leaves out is as in training."""
+    """A set of rows that a run is evaluated on; what it leaves out is as in training, columns where they fit."""
 
     benchmark: str | None = key(
         None,

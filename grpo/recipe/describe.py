@@ -11,6 +11,7 @@ from typing import Any, Iterator, Mapping
 
 from grpo.recipe.sections import Sections
 from grpo.recipe.values import KINDS, NOT_EMPTY, Check, dotted, options_of
+from rewards.spelling import many
 
 # ---- keys ---------------------------------------------------------------------------------------------------
 
@@ -173,11 +174,6 @@ def _most_prompts(recipe: Sections) -> int:
     refills = recipe.advantage.refills if recipe.advantage.flat == "refill" else 0
     prompts = recipe.sample.prompts
     return (1 + refills) * prompts + math.ceil(prompts * recipe.sample.oversample)
-
-
-def many(number: int, noun: str) -> str:
-    """``1 step``, ``2 steps``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def differences(

@@ -484,6 +484,11 @@ class SandboxSection:
     slots: int | None = key(
         None, "programs that run at once; default: one more than there are cores", at_least(1)
     )
+    packages: list[str] = key(
+        [],
+        "installed packages that programs and tests may import besides the standard library, e.g. "
+        "[numpy]",
+    )
 
 
 def build_gates(values: Any, where: str, build: SectionBuilder) -> dict[str, GateSection]:

@@ -29,6 +29,8 @@ FOR_EACH_SOURCE = (
 """Keys of ``data`` that hold for each of its sources."""
 FOR_EACH_SET = ("template", "system", "template_args", "max_prompt_tokens")
 """Keys of ``data`` that hold for each set of ``evaluate.sets``."""
+OF_SOURCE = ("subset", "split", "revision", "args")
+"""Keys of a benchmark that say nothing of another source."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -135,5 +137,5 @@ def _benchmark(name: Any, entry: Any) -> Any:
         )
     keys = dict(BENCHMARKS[benchmark].keys)
     if entry.get("source") is not None and entry["source"] != keys.get("source"):
-        keys = {key: value for key, value in keys.items() if key not in ("subset", "split", "args")}
+        keys = {key: value for key, value in keys.items() if key not in OF_SOURCE}
     return {**keys, **entry}

@@ -31,6 +31,7 @@ from grpo.rollout.memory import (
 from grpo.rollout.prefill import KeyValue, PromptIds, by_prompt, chunks, prefill
 from grpo.rollout.sequence import RolloutSequence, Stops, tensor_of
 from grpo.rollout.width_bucket import BLOCK, prompt_width, width_for
+from rewards.spelling import many
 
 PACK_AFTER = 16  # steps; a call of fewer would not earn back what packing the weights costs
 
@@ -82,7 +83,7 @@ class ContiguousDecoder:
 
     def describe(self) -> list[str]:
         """How many are in flight, and how many wait."""
-        return [f"{len(self.live)} completions alive", f"{len(self.queue)} in the queue"]
+        return [f"{many(len(self.live), 'completion')} alive", f"{len(self.queue)} in the queue"]
 
     def release(self) -> None:
         """Free the packed copies of the weights."""

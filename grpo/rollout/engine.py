@@ -28,6 +28,7 @@ from grpo.rollout.paged_decoder import PagedDecoder
 from grpo.rollout.prefill import token_bytes
 from grpo.rollout.sequence import PartialGroup, RolloutSequence, Stops
 from grpo.types import Group, Prompt
+from rewards.spelling import many
 
 TokenLimit = Callable[[Prompt, int], int]
 """Most tokens of a completion, from its prompt and its index in the group."""
@@ -123,7 +124,7 @@ class Engine:
     def describe(self) -> list[str]:
         """What the call in progress has done and what is left, in one line."""
         in_flight = [] if self._decoder is None else self._decoder.describe()
-        done = f"{self.stats.steps} steps and {self.stats.prefill_tokens} prompt tokens so far"
+        done = f"{many(self.stats.steps, 'step')} and {many(self.stats.prefill_tokens, 'prompt token')} so far"
         return [", ".join([*in_flight, done])]
 
     def counts(self) -> Counts:
@@ -158,7 +159,7 @@ class Engine:
                 raise
             left = sum(not sequence.finish for sequence in sequences)
             raise EngineFailed(
-                f"the engine failed with {left} of {len(sequences)} completions unfinished, after "
+                f"the engine failed with {left} of {many(len(sequences), 'completion')} unfinished, after "
                 f"{self.stats.steps} decoding steps: {type(error).__name__}: {error}"
             ) from error
 
@@ -188,7 +189,7 @@ class Engine:
         room = max_tokens if context is None else context - length
         if room < 1:
             raise ValueError(
-                f"sample: prompt {prompt.id} has {length} tokens, which leaves no room in the model's "
+                f"sample: prompt {prompt.id} has {many(length, 'token')}, which leaves no room in the model's "
                 f"context of {context}; shorten it"
             )
         return RolloutSequence(

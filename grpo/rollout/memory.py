@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from rewards.spelling import many
+
 GIB = 2**30
 OOM_MESSAGES = (
     # torch's and oneDNN's CPU allocators
@@ -59,7 +61,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def out_of_memory_note(rows: int) -> str:
     """What is said of a call that goes on with `rows` at a time."""
     return (
-        f"sample: memory ran out; continuing with {rows} completions at a time (nothing is lost; lower "
+        f"sample: memory ran out; continuing with {many(rows, 'completion')} at a time (nothing is lost; lower "
         "sample.max_rows or sample.kv_memory_gib to avoid the interruption)"
     )
 

@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache
 from grpo.kernels.decode_attention.dispatch import attend, write
 from grpo.kernels.decode_attention.spec import PAGE, PageTables
 from grpo.rollout.prefill import KeyValue, Prefix
+from rewards.spelling import agree, many
 
 
 class PoolExhausted(RuntimeError):
@@ -94,11 +95,13 @@ class PagedCache(Cache):
         most_pages = self._prefix_PN.host.shape[1]
         if needed > most_pages:
             raise PoolExhausted(
-                f"a prompt of {length} tokens; the tables have room for {most_pages * PAGE}"
+                f"a prompt of {many(length, 'token')}; the tables have room for {most_pages * PAGE}"
             )
         number = next((i for i in range(self.max_prompts) if i not in self._prompts), None)
         if number is None:
-            raise PoolExhausted(f"{self.max_prompts} prompts are stored already")
+            raise PoolExhausted(
+                f"{many(self.max_prompts, 'prompt')} {agree(self.max_prompts, 'are')} stored already"
+            )
         pages = self._take(needed)
         self._prompts[number] = _Prompt(pages, length)
         self._prefix_PN.put(number, pages)

@@ -23,6 +23,7 @@ from grpo.rollout.memory import EngineStats, is_out_of_memory, spare_cached_memo
 from grpo.rollout.paged_cache import PAGE, PagedCache, PoolExhausted, pages_for
 from grpo.rollout.prefill import PrefixCache, PromptIds, Spans, by_prompt, chunks, prefill
 from grpo.rollout.sequence import RolloutSequence, Stops
+from rewards.spelling import many
 
 READ_EVERY = 8
 
@@ -123,7 +124,7 @@ class PagedDecoder:
     def describe(self) -> list[str]:
         """How many are in flight, and how many wait."""
         num_live = 0 if self._pool is None else len(self._pool.live())
-        return [f"{num_live} completions alive", f"{len(self.queue)} in the queue"]
+        return [f"{many(num_live, 'completion')} alive", f"{len(self.queue)} in the queue"]
 
     def release(self) -> None:
         """Free the pool and the graphs; the next run makes new ones."""
@@ -339,12 +340,13 @@ class PagedDecoder:
         if self.queue:
             self._prepare_pool(self.queue, sampling)
         rounding = (
-            f"; with deterministic, their rounding is no longer that of {rows} rows"
+            f"; with deterministic, their rounding is no longer that of {many(rows, 'row')}"
             if self.deterministic
             else ""
         )
         self.stats.notes.append(
-            f"sample: memory ran out; continuing with {self.most_rows} completions at a time and half of the keys' "
+            f"sample: memory ran out; continuing with {many(self.most_rows, 'completion')} at a time and "
+            "half of the keys' "
             f"memory (nothing is lost{rounding}; lower sample.max_rows or sample.kv_memory_gib to avoid the "
             "interruption)"
         )

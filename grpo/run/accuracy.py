@@ -14,6 +14,7 @@ from typing import Any, Iterable, Mapping, Sequence
 from grpo.statistics.intervals import mean_interval, share_interval
 from grpo.types import ScoredGroup
 from rewards import RewardSpec, Score
+from rewards.spelling import many
 
 UNIT_REWARDS = (
     "math_answer",
@@ -73,8 +74,8 @@ class Evaluation:
 
     def __repr__(self) -> str:
         return (
-            f"Evaluation({self.accuracy:.1%} [{self.low:.1%}, {self.high:.1%}] of {self.prompts} prompts, "
-            f"{self.samples} completions scored)"
+            f"Evaluation({self.accuracy:.1%} [{self.low:.1%}, {self.high:.1%}] of {many(self.prompts, 'prompt')}, "
+            f"{many(self.samples, 'completion')} scored)"
         )
 
     def metrics(self) -> dict[str, float]:

@@ -16,6 +16,7 @@ from grpo.recipe.describe import step_size
 from grpo.recipe.shorthands import HELD_OUT
 from grpo.recipe.values import TEMPLATES
 from grpo.run.setup import RunInputs, RunParts
+from rewards.spelling import many
 
 MARGIN = " " * 12
 
@@ -61,8 +62,7 @@ def _weights(inputs: RunInputs) -> str:
 def _workers(ranks: Ranks) -> str:
     if ranks.world > 1:
         return f", {ranks.world} processes"
-    threads = torch.get_num_threads()
-    return f", {threads} thread{'s' if threads > 1 else ''}"
+    return f", {many(torch.get_num_threads(), 'thread')}"
 
 
 def _prompts(recipe: Recipe, inputs: RunInputs) -> str:

@@ -6,18 +6,21 @@ the set, so its seeds do not change when another set is added.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import dataclasses
+import re
+from dataclasses import dataclass, field, replace
 from typing import Any, Collection, Mapping, Sequence
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from grpo.data.columns import columns_in_common
 from grpo.data.prompts import PromptSet, make_prompts
-from grpo.data.rows import load_rows
+from grpo.data.rows import Report, read_table, to_standard_error, usable_rows
 from grpo.data.sources import SourceRows
 from grpo.data.where import matching
 from grpo.kernels.sampling.spec import Sampling
 from grpo.model.policy import longest_sequence
-from grpo.recipe import EvaluationSetSection, Recipe, RecipeError
+from grpo.recipe import EvaluationSetSection, Recipe, RecipeError, RowsSection
 from grpo.recipe.benchmarks import BENCHMARKS
 from grpo.recipe.shorthands import HELD_OUT
 from grpo.run.accuracy import Evaluation
@@ -25,6 +28,12 @@ from grpo.run.fingerprint import rows as digest_of_prompts
 from grpo.scoring import check_columns, check_sandbox, rewards_of_set
 from grpo.types import Prompt
 from rewards import RewardSpec
+from rewards.spelling import many
+
+_ROWS_KEY = re.compile(
+    rf"\bdata\.(?=(?:{'|'.join(key.name for key in dataclasses.fields(RowsSection))})\b)"
+)
+"""What sentences on rows name keys of ``data`` by."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +41,8 @@ class EvaluationSet:
     """Prompts that never train, how completions of them are sampled, and what scores them.
 
     ``own_specs`` are None where the rewards of training score the set. A completion is accurate if the reward
-    ``accurate`` gives it ``threshold`` or more.
+    ``accurate`` gives it ``threshold`` or more. ``revision`` is the commit of the hub that the rows are of, ``columns``
+    those of the training data that the set is read by, since it names none.
     """
 
     name: str
@@ -45,19 +55,28 @@ class EvaluationSet:
     own_specs: Sequence[RewardSpec] | None = None
     num_dropped: int = 0
     benchmark: str | None = None
+    revision: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
     def describe(self) -> str:
         """One line: the rows, what of them is sampled, what scores it."""
         greedy = "greedy" if self.sampling.temperature == 0 else f"T {self.sampling.temperature:g}"
         parts = [
-            f"{len(self.prompts)} prompts x {self.samples}",
+            f"{many(len(self.prompts), 'prompt')} x {self.samples}",
             greedy,
-            f"at most {self.max_tokens} tokens",
+            f"at most {many(self.max_tokens, 'token')}",
             f"accurate means {self.accurate} >= {self.threshold:g}",
         ]
         if self.num_dropped:
             parts.append(f"{self.num_dropped} too long and dropped")
+        if self.columns:
+            parts.append(self.describe_columns())
         return ", ".join(parts)
+
+    def describe_columns(self) -> str:
+        """The columns of the training data that the set is read by, since it names none; or nothing."""
+        shown = ", ".join(f"{name}: {column}" for name, column in self.columns.items())
+        return f"columns as in training ({shown})" if shown else ""
 
     def facts(self) -> dict[str, Any]:
         """What its results are comparable under, as plain values."""
@@ -65,6 +84,7 @@ class EvaluationSet:
         return {
             "benchmark": self.benchmark,
             "version": version,
+            "revision": self.revision,
             "rows": digest_of_prompts(self.prompts),
             "samples_per_prompt": self.samples,
             "temperature": self.sampling.temperature,
@@ -118,10 +138,15 @@ def load_sets(
     for name, section in recipe.evaluate.sets.items():
         try:
             loaded = _load_set(recipe, name, section, specs=specs, accurate=accurate)
-            sets.append(_with_prompts(loaded, section, tokenizer, context=context, end_ids=end_ids))
+            sets.append(_with_prompts(loaded, tokenizer, context=context, end_ids=end_ids))
         except RecipeError as error:
-            raise RecipeError(f"evaluate.sets.{name}: {error}") from None
+            raise RecipeError(_of_set(name, str(error))) from None
     return sets
+
+
+def _of_set(name: str, sentence: str) -> str:
+    """A sentence on the rows of training data, about those of a set."""
+    return f"evaluate.sets.{name}: {_ROWS_KEY.sub(f'evaluate.sets.{name}.', sentence)}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,7 +165,17 @@ def _load_set(
     specs: Sequence[RewardSpec],
     accurate: str,
 ) -> _LoadedSet:
-    loaded = load_rows(section)
+    def say(sentence: str) -> None:
+        to_standard_error(_of_set(name, sentence))
+
+    table = read_table(section, report=say)
+    columns: Mapping[str, Any] = {}
+    if not section.columns and section.benchmark is None:
+        trained = [source.columns for source in recipe.data.each().values()]
+        columns = columns_in_common(table.rows[0], trained)
+        section = replace(section, columns={**columns})
+    loaded = usable_rows(table.rows, section, say)
+    _check_number(section, len(loaded), say)
     matched = matching(loaded, section.where, section.source or name)
     rows = [{**row, "source": name} for row in matched[: section.limit]]
     own_specs = None
@@ -161,14 +196,30 @@ def _load_set(
         sampling=sampling_of_evaluation(recipe, section),
         own_specs=own_specs,
         benchmark=section.benchmark,
+        revision=table.revision,
+        columns=columns,
     )
     source = SourceRows(name, section, held_out=rows, num_left_out=len(loaded) - len(matched))
     return _LoadedSet(empty, source)
 
 
+def _check_number(section: EvaluationSetSection, found: int, say: Report) -> None:
+    """Say so if a benchmark's own source has another number of rows than its definition."""
+    if section.benchmark is None:
+        return
+    benchmark = BENCHMARKS[section.benchmark]
+    keys = benchmark.keys
+    is_own = section.source == keys["source"] and section.args == keys.get("args", {})
+    if is_own and benchmark.num_rows not in (None, found):
+        say(
+            f"{section.source} has {many(found, 'row')}, where {section.benchmark} has {benchmark.num_rows}: "
+            "results do not "
+            "compare with others of that name"
+        )
+
+
 def _with_prompts(
     loaded: _LoadedSet,
-    section: EvaluationSetSection,
     tokenizer: PreTrainedTokenizerBase,
     *,
     context: int | None,
@@ -182,6 +233,8 @@ def _with_prompts(
         )
 
     max_tokens = loaded.empty.max_tokens
+    section = loaded.rows.section
+    assert isinstance(section, EvaluationSetSection)
     if _is_length_of_benchmark(section) and context is not None:
         longest = prompts_for(1).longest
         max_tokens = max(1, min(max_tokens, context - longest))

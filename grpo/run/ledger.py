@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any, Iterator, Mapping, Sequence
 
 from grpo.types import OUTCOMES, Batch, ScoredGroup
+from rewards.spelling import many
 
 
 class LedgerError(AssertionError):
@@ -44,20 +45,19 @@ class Ledger(dict[str, int]):
         num_scored = sum(len(group.completions) for group in groups)
         counted = Counter(row.outcome for row in batch.rows)
         if num_scored != len(batch.rows):
-            yield f"{num_scored} completions were scored and {len(batch.rows)} became rows"
+            yield f"{many(num_scored, 'completion')} scored, and {len(batch.rows)} became rows"
         unknown = counted.keys() - set(OUTCOMES)
         if unknown:
             yield f"the outcomes {sorted(unknown)} are unknown"
         expected = {outcome: counted[outcome] for outcome in OUTCOMES}
         if batch.ledger != {"sampled": num_scored, **expected}:
             yield (
-                f"the outcomes {dict(batch.ledger)} do not account for {num_scored} completions: "
+                f"the outcomes {dict(batch.ledger)} do not account for {many(num_scored, 'completion')}: "
                 f"{dict(counted)}"
             )
         if self.begun != self["sampled"] + in_flight:
             yield (
-                f"{self.begun} completions were begun, {self['sampled']} are counted and {in_flight} "
-                "are in flight"
+                f"{many(self.begun, 'completion')} begun, {self['sampled']} counted, and {in_flight} in flight"
             )
 
     def cancel(self, number: int) -> None:

@@ -38,6 +38,7 @@ from grpo.run.storage import RunStorage
 from grpo.run.summary import examples_of
 from grpo.scoring import Scorer, named_rewards
 from grpo.types import Batch, ScoredGroup
+from rewards.spelling import many
 
 Rewards = Mapping[str, Callable[..., Any]] | Sequence[Callable[..., Any]]
 """Reward functions by name, or a list of them, each named as its function is."""
@@ -99,7 +100,7 @@ class Run(ABC):
     def __repr__(self) -> str:
         state = "open" if self._is_open else "finished" if self._is_finished else "not open"
         return (
-            f"{type(self).__name__}({self.recipe.name}: {self.num_steps} of {self.recipe.steps} steps, "
+            f"{type(self).__name__}({self.recipe.name}: {self.num_steps} of {many(self.recipe.steps, 'step')}, "
             f"{state}, {self.folder})"
         )
 

@@ -46,6 +46,7 @@ from grpo.run.log import Log
 from grpo.scoring import Scorer, check_columns, load_rewards, watched_rewards
 from grpo.types import Prompt
 from rewards import RewardSpec
+from rewards.spelling import agree, many
 
 Watching = Callable[[], ContextManager[Any]]
 
@@ -141,7 +142,7 @@ def _check_enough_rows(recipe: Recipe, sources: Sequence[SourceRows]) -> None:
     num_rows = sum(len(source.train) for source in sources)
     if num_rows < num_prompts:
         raise RecipeError(
-            f"recipe: sample.prompts is {num_prompts}, but only {num_rows} rows train; "
+            f"recipe: sample.prompts is {num_prompts}, but only {many(num_rows, 'row')} {agree(num_rows, 'train')}; "
             "lower sample.prompts or data.held_out"
         )
     total = sum(source.weight for source in sources)
@@ -149,8 +150,8 @@ def _check_enough_rows(recipe: Recipe, sources: Sequence[SourceRows]) -> None:
         share = math.ceil(num_prompts * source.weight / total)
         if len(source.train) < share:
             raise RecipeError(
-                f"recipe: data.sources.{source.name} has {len(source.train)} rows that train, but its "
-                f"share of a step is {share} prompts; lower its weight or sample.prompts"
+                f"recipe: data.sources.{source.name} has {many(len(source.train), 'row')} to train on, but its "
+                f"share of a step is {many(share, 'prompt')}; lower its weight or sample.prompts"
             )
 
 

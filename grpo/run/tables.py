@@ -6,6 +6,7 @@ import math
 from typing import Any, Iterator, Mapping, Sequence
 
 from grpo.statistics.votes import powers_of_two
+from rewards.spelling import agree, many
 
 Report = Mapping[str, Any]
 
@@ -19,6 +20,12 @@ def report_lines(reports: Sequence[Report], comparisons: Sequence[Report] = ()) 
     yield "95 % intervals, for new prompts of the same kind"
     for report in reports:
         yield from _notes(report)
+    by_default = [str(report["model"]) for report in reports if report.get("rewards_by_default")]
+    if by_default:
+        yield (
+            f"{', '.join(dict.fromkeys(by_default))}: no rewards were named, so math_answer scored the completions; "
+            "for others give --recipe FILE, or rewards.NAME.use=REWARD"
+        )
     if comparisons:
         yield ""
         yield from map(comparison_line, comparisons)
@@ -30,7 +37,7 @@ def _distinct(reports: Sequence[Report], key: Any) -> list[Report]:
 
 def _setting(report: Report) -> str:
     parts = [
-        f"{report['data']}: {report['prompts']} prompts x {report['samples_per_prompt']} samples",
+        f"{report['data']}: {many(report['prompts'], 'prompt')} x {many(report['samples_per_prompt'], 'sample')}",
         f"reward {report['reward']}",
     ]
     if report.get("rescored"):
@@ -40,7 +47,7 @@ def _setting(report: Report) -> str:
     parts.append("greedy" if temperature == 0 else f"temperature {temperature:g}")
     if temperature and report.get("top_p", 1) < 1:
         parts.append(f"top-p {report['top_p']:g}")
-    parts.append(f"at most {report['max_tokens']} tokens")
+    parts.append(f"at most {many(report['max_tokens'], 'token')}")
     return ", ".join(parts)
 
 
@@ -78,10 +85,14 @@ def _notes(report: Report) -> Iterator[str]:
             f"{report['model']}: of these very prompts the accuracy is within "
             f"[{100 * fixed['low']:.1f}, {100 * fixed['high']:.1f}] %"
         )
-    if strict["faults"]:
-        yield f"{report['model']}: {strict['faults']} completions could not be scored and count nowhere"
+    faults = strict["faults"]
+    if faults:
+        yield (
+            f"{report['model']}: {many(faults, 'completion')} could not be scored and "
+            f"{agree(faults, 'count')} nowhere"
+        )
     if report.get("too_long"):
-        yield f"{report['model']}: {report['too_long']} prompts were too long and were left out"
+        yield f"{report['model']}: {many(report['too_long'], 'prompt')} too long and left out"
     if strict["samples"] and strict["accuracy"] == 0 and report["mean_reward"]["value"] != 0:
         yield (
             f"{report['model']}: no completion has the full score, 1, of {report['reward']}; if it never gives 1, "
@@ -116,14 +127,17 @@ def comparison_line(comparison: Report) -> str:
     amounts = {key: f"{reward[key]:+.3f}" for key in ("difference", "low", "high")}
     names = f"{comparison['model']} against {comparison['baseline']}"
     counts = f"better on {accuracy['better']}, worse on {accuracy['worse']}"
+    paired = f"{names}, paired by {many(comparison['prompts'], 'prompt')}"
     parts = [
-        f"{names}, paired by {comparison['prompts']} prompts: accuracy {points['difference']} points "
+        f"{paired}: accuracy {points['difference']} points "
         f"[{points['low']}, {points['high']}], p = {accuracy['p_value']:.2g} ({counts})",
         f"mean reward {amounts['difference']} [{amounts['low']}, {amounts['high']}], "
         f"p = {reward['p_value']:.2g}",
     ]
     if comparison["left_out"]:
-        parts.append(f"{comparison['left_out']} prompts without a score on either side left out")
+        parts.append(
+            f"{many(comparison['left_out'], 'prompt')} without a score on either side left out"
+        )
     return "; ".join(parts)
 
 

@@ -14,6 +14,7 @@ import numpy
 
 from grpo.statistics.distributions import normal_p_value, normal_quantile
 from grpo.statistics.intervals import LEVEL, PRIOR_SUCCESSES
+from rewards.spelling import many
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def compare(
     2012).
     """
     if len(first) != len(second):
-        raise ValueError(f"compare: {len(first)} prompts against {len(second)}")
+        raise ValueError(f"compare: {many(len(first), 'prompt')} against {len(second)}")
     differences = numpy.asarray(second, dtype=float) - numpy.asarray(first, dtype=float)
     number = len(differences)
     if not number:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Iterable, Sequence
 
 from grpo.statistics.intervals import Interval, share_interval
+from rewards.spelling import many
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +31,11 @@ def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
     (0.125, 1.0)
     """
     if not 1 <= k <= num_samples:
-        raise ValueError(f"pass@{k} needs at least {max(1, k)} samples, found {num_samples}")
+        raise ValueError(
+            f"pass@{k} needs at least {many(max(1, k), 'sample')}, found {num_samples}"
+        )
     if not 0 <= num_right <= num_samples:
-        raise ValueError(f"{num_right} of {num_samples} samples cannot be right")
+        raise ValueError(f"{num_right} of {many(num_samples, 'sample')} cannot be right")
     return 1 - math.comb(num_samples - num_right, k) / math.comb(num_samples, k)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Callable, Hashable, Iterable, Sequence
 
 from grpo.statistics.curves import AtK, at_k
+from rewards.spelling import many
 
 Same = Callable[[str, str], bool]
 
@@ -70,7 +71,9 @@ def majority_at_k(ballots: Sequence[Ballot], k: int) -> float:
     1.0
     """
     if not 1 <= k <= len(ballots):
-        raise ValueError(f"maj@{k} needs at least {max(1, k)} samples, found {len(ballots)}")
+        raise ValueError(
+            f"maj@{k} needs at least {many(max(1, k), 'sample')}, found {len(ballots)}"
+        )
     rights_of: dict[Hashable, list[bool]] = defaultdict(list)
     num_silent = 0
     for ballot in ballots:

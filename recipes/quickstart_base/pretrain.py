@@ -70,8 +70,9 @@ def attempts(numbers: list[int], largest: int = 99) -> list[Attempt]:
     """Every attempt at three numbers whose steps stay whole and in 1..largest, without repetition."""
     found = {}
     for i in range(3):
-        pair, last = [numbers[j] for j in range(3) if j != i], numbers[i]
-        for middle, first_step in whole_results(*pair, largest).items():
+        one, other = (numbers[j] for j in range(3) if j != i)
+        last = numbers[i]
+        for middle, first_step in whole_results(one, other, largest).items():
             for value, second_step in whole_results(middle, last, largest).items():
                 attempt = _attempt(first_step, middle, second_step, value)
                 found[attempt.steps] = attempt
@@ -297,6 +298,7 @@ def measure(model, tokenizer, samples: int = 4, seed: int = SEED) -> dict[str, f
     ended = (completions == tokenizer.eos_token_id).any(dim=1).tolist()
     scores = [
         countdown(text, row["numbers"], row["target"], finish="stop" if end else "length").value
+        or 0
         for text, row, end in zip(texts, rows, ended)
     ]
     solved = [any(scores[i : i + samples]) for i in range(0, len(scores), samples)]

@@ -16,7 +16,8 @@ boxed      the last ``\boxed{...}``; neighbours form one list    up to five word
                                                                  an unclosed box is read to its line's end
 hash       what follows the last ``####``                        -
 phrase     what follows the last "the answer is", "answer:"      the options that the last sentence calls correct
-math       the last formula in delimiters                        ``$ x $`` with inner spaces counts too
+math       the last formula in delimiters, cases or matrix,      ``$ x $`` with inner spaces counts too
+           or system with a value for each name
 number     the last number with the expression around it         strict looks at the last 300 characters
 ========== ===================================================== ==========================================
 """
@@ -89,6 +90,15 @@ _DELIMITED = re.compile(
     r"|(?<!\\)\$(?P<d>(?:[^$\\]|\\.){1,2000}?)(?<!\\)\$(?!\d)",
     re.DOTALL,
 )
+_ENVIRONMENT = re.compile(
+    r"(?:[A-Za-z]\w{0,8}(?:\([A-Za-z](?:, ?[A-Za-z]){0,3}\))?[ \t]{0,4}=\s{0,4})?"
+    r"\\begin\{(?P<kind>[a-zA-Z]{1,20}\*?)\}(?P<inside>.{1,2000}?)\\end\{(?P=kind)\}",
+    re.DOTALL,
+)
+"""An environment without delimiters, with a name in front that it is the value of."""
+_WHOLE = re.compile(r"(?:[dr]?cases|[pbvBV]?(?:small)?matrix|array)\*?")
+"""Environments that are one value."""
+_EQUATION_OF_NAME = re.compile(r"\s*([A-Za-z](?:_\{?\w{1,3}\}?)?)\s*&?\s*=")
 _POWER_OF_WORD = re.compile(r"(?<=[A-Za-z])\$(\^\{?-?\d\}?)\$")
 _FORMAL = re.compile(
     r"\\(?:text|mbox|mathrm|textrm|textbf|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|\$[^$]*\$|</?su[bp]>"
@@ -356,7 +366,7 @@ def _from_tail(text: str, lenient: bool) -> Extracted:
     options = stated_options(tail) if lenient else None
     if options is not None:
         return Extracted(options, "phrase")
-    formulas = _formulas(tail, spaced=lenient)
+    formulas = _with_environments(tail, _formulas(tail, spaced=lenient))
     skipped = 0 if lenient else max(0, len(tail) - STRICT_TAIL)
     number = _last_match(NUMBER, tail[skipped:])
     number_end = -1 if number is None else skipped + number.end()
@@ -430,6 +440,23 @@ def _formulas(text: str, spaced: bool) -> list[Span]:
         if content.strip():
             formulas.append(Span(match.start(), match.end(), content.strip()))
     return formulas
+
+
+def _with_environments(text: str, formulas: list[Span]) -> list[Span]:
+    """Return the formulas and the environments outside of them: cases, matrices, and systems of equations."""
+    found = list(formulas)
+    for match in _ENVIRONMENT.finditer(text):
+        is_outside = all(match.end() <= one.start or one.end <= match.start() for one in formulas)
+        if is_outside and (_WHOLE.fullmatch(match["kind"]) or _is_system(match["inside"])):
+            found.append(Span(match.start(), match.end(), match.group()))
+    return sorted(found)
+
+
+def _is_system(lines: str) -> bool:
+    """Tell whether each line gives a name its value, and no two the same name; a chain of equations does not."""
+    names = [_EQUATION_OF_NAME.match(line) for line in re.split(r"\\\\", lines) if line.strip()]
+    known = [match[1] for match in names if match]
+    return len(known) == len(names) == len(set(known)) and len(known) > 1
 
 
 def _is_plausible(content: str, spaced: bool) -> bool:

@@ -144,6 +144,10 @@ def _same_tagged(got: dict[str, Any], wanted: Any, tolerance: float) -> bool:
         return _same_mapping(body, wanted, tolerance)
     if tag == "i":
         return type(wanted) is int and type(body) is str and hex(wanted) == body
+    if tag == "np":
+        return (
+            type(body) is dict and "value" in body and same_value(body["value"], wanted, tolerance)
+        )
     if tag == "f":
         return type(wanted) is float and body in ("nan", "inf", "-inf") and repr(wanted) == body
     return False

@@ -37,7 +37,7 @@ from rewards.programs.cases import (
     tests_of_cases,
 )
 from rewards.programs.nouns import AssertTests, BadTests, CallTests, IOTests, TestData
-from rewards.programs.sources import asserts, tests_of_source, texts_of
+from rewards.programs.sources import asserts, holds_always, tests_of_source, texts_of
 
 __all__ = ["AssertTests", "BadTests", "CallTests", "IOTests", "TestData", "read_tests"]
 
@@ -77,9 +77,17 @@ def read_tests(columns: Mapping[str, Any], prompt: str = "") -> TestData:
         raise BadTests(f"the row's tests cannot be read: {type(error).__name__}: {error}") from None
     if not _count(tests):
         raise BadTests("the row has no tests")
-    if isinstance(tests, AssertTests) and tests.suite and not any(map(asserts, tests.tests)):
-        raise BadTests("the test functions assert nothing, so every program would pass")
+    if isinstance(tests, AssertTests):
+        _refuse_empty(tests)
     return tests
+
+
+def _refuse_empty(tests: AssertTests) -> None:
+    """Refuse tests that every program passes."""
+    if tests.suite and not any(map(asserts, tests.tests)):
+        raise BadTests("the test functions assert nothing, so every program would pass")
+    if all(map(holds_always, tests.tests)):
+        raise BadTests("the tests assert True and nothing else, so every program would pass")
 
 
 def _is_empty(value: Any) -> bool:

@@ -14,12 +14,13 @@ import secrets
 import socket
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Collection, Sequence
 
 import rewards.sandbox as sandbox_folder
 from rewards.clock import SECOND_TRY
 from rewards.programs.comparison import same_output, same_value
 from rewards.programs.nouns import AssertTests, CallTests, IOTests, TestData
+from rewards.programs.sources import imports_of
 from rewards.sandbox import Limits, Program, Result, Running, SandboxFault
 from rewards.sandbox.supervisor import STARVED, job_of, with_output_bytes
 
@@ -197,12 +198,20 @@ def _why(result: Result) -> str:
         return "wrong output"
     if result.status == "error":
         last = result.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        return f"left with {result.exit_code}" + (f": {last[0][:200]}" if last else "")
+        why = f"left with {result.exit_code}" + (f": {last[0][:200]}" if last else "")
+        return why + _about_packages(why)
     return {
         "timeout": "took too long",
         "output_limit": "printed too much",
         "compile_error": "does not compile",
     }.get(result.status, result.status) + (f": {result.detail[:300]}" if result.detail else "")
+
+
+def _about_packages(error: str) -> str:
+    """What to do about a package that programs cannot import."""
+    if "ModuleNotFoundError" not in error:
+        return ""
+    return "; programs can import the standard library and what sandbox.packages names"
 
 
 # ---------------------------------------------------------------------------------------------------- calls
@@ -307,7 +316,11 @@ async def _loaded(running: Running) -> str:
         if frame.get("compiled") is False:
             return f"does not compile: {str(frame.get('detail'))[:300]}"
         if "loaded" in frame:
-            return "" if frame["loaded"] else "raised while it was loaded"
+            detail = str(frame.get("detail", ""))[:300]
+            why = (
+                f"raised while it was loaded: {detail}" if detail else "raised while it was loaded"
+            )
+            return "" if frame["loaded"] else why + _about_packages(detail)
     return "said what nobody asked"
 
 
@@ -394,6 +407,7 @@ async def _run_asserts(
     }
     if not sandbox.runs_here:
         return await _assert_remotely(sandbox, program, job, rules)
+    _check_imports(tests, sandbox.importable)
     if tests.inside:
         return await _assert_in_one_process(sandbox, program, job, rules)
     try:
@@ -407,6 +421,17 @@ async def _run_asserts(
     if tests.hidden and len(outcome.passed) == len(tests.hidden):
         outcome.hidden = tests.hidden
     return outcome
+
+
+def _check_imports(tests: AssertTests, importable: Collection[str]) -> None:
+    """Raise `TestsFailed` if tests import what cannot be imported here: no program can pass them."""
+    for text in (tests.setup, *tests.tests):
+        missing = sorted(imports_of(text) - set(importable))
+        if missing:
+            raise TestsFailed(
+                f"the row's tests import {missing[0]}, which is not in the standard library; name it in "
+                "sandbox.packages if it is installed here"
+            )
 
 
 async def _assert_in_two_processes(

@@ -8,12 +8,12 @@ from __future__ import annotations
 import ast
 import json
 import re
-from typing import Any
+from typing import Any, Iterator
 
 from rewards.programs.nouns import AssertTests, BadTests
 from rewards.sandbox.test_suite import SOLUTION_MODULES
 
-__all__ = ["asserts", "tests_of_source", "texts_of"]
+__all__ = ["asserts", "holds_always", "imports_of", "tests_of_source", "texts_of"]
 
 FIXTURES_INSIDE = frozenset({"capsys", "monkeypatch"})
 """Fixtures that change or watch the candidate's own process."""
@@ -99,6 +99,52 @@ def asserts(text: str) -> bool:
             if name.startswith(("assert", "raises", "warns", "fail", "check", "verify")):
                 return True
     return False
+
+
+def imports_of(text: str) -> set[str]:
+    """The modules that tests cannot do without, but for pytest and the module of the solution."""
+    if "import" not in text:
+        return set()
+    names: set[str] = set()
+    optional: set[ast.AST] = set()
+    for node in ast.walk(_parsed(text)):
+        if isinstance(node, (ast.Try, ast.If)):
+            optional.update(ast.walk(node))
+        elif isinstance(node, ast.Import) and node not in optional:
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node not in optional and not node.level:
+            names.add(str(node.module).partition(".")[0])
+    return names - {*SOLUTION_MODULES, "pytest"}
+
+
+def holds_always(text: str) -> bool:
+    """Whether nothing in a source can fail but ``assert True`` and the like, and no function is called.
+
+    An ``assert True`` in a branch is a test: that it is reached.
+    """
+    tree = _parsed(text)
+    constant = [node for node in _unconditional(tree) if _is_constant_assert(node)]
+    of_interest = [
+        node for node in ast.walk(tree) if isinstance(node, (ast.Assert, ast.Raise, ast.Call))
+    ]
+    return bool(constant) and len(of_interest) == len(constant)
+
+
+def _unconditional(tree: ast.AST) -> Iterator[ast.AST]:
+    """The statements of a module and its functions that do not stand in a branch or a loop."""
+    for node in getattr(tree, "body", []):
+        yield node
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield from _unconditional(node)
+
+
+def _is_constant_assert(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Assert):
+        return False
+    try:
+        return bool(ast.literal_eval(node.test))
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return False
 
 
 def _is_suite(tree: ast.Module) -> bool:

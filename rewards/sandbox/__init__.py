@@ -22,7 +22,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 from rewards.sandbox import cgroups, languages
 from rewards.sandbox.isolation import (
@@ -34,6 +34,7 @@ from rewards.sandbox.isolation import (
     isolation_of,
     refusal,
 )
+from rewards.sandbox.packages import folders_of
 from rewards.sandbox.supervisor import (
     Limits,
     Program,
@@ -67,7 +68,7 @@ class SandboxOptions:
     """Where programs run, and how well they must be isolated.
 
     ``engine`` is ``local``, or the kind of server at ``url``. ``slots`` programs run at once; by default one more than
-    there are cores.
+    there are cores. ``packages`` are installed ones that programs may import, here, besides the standard library.
     """
 
     min_isolation: str = "L2"
@@ -75,6 +76,7 @@ class SandboxOptions:
     engine: str = "local"
     url: str | None = None
     slots: int | None = None
+    packages: Sequence[str] = ()
 
 
 class Sandbox:
@@ -97,7 +99,14 @@ class Sandbox:
             )
         self.slots = max(2, self.options.slots or len(os.sched_getaffinity(0)) + 1)
         self._without = tuple(without)
-        self._supervisor = Supervisor(self.slots, without, _readable())
+        packages = self.options.packages
+        self._supervisor = Supervisor(
+            self.slots,
+            without,
+            _readable(),
+            packages={"packages": list(packages), "package_folders": folders_of(packages)},
+        )
+        self.importable: frozenset[str] = frozenset()
         self.isolation = Isolation("L1", {})
 
     async def start(self) -> Sandbox:
@@ -109,6 +118,7 @@ class Sandbox:
         no_cgroup = "masked" if "cgroup" in self._without else cgroups.available()
         self._supervisor.use_cgroups = not no_cgroup
         reports = await self._supervisor.start()
+        self._take_packages(reports[0])
         probe = await self._supervisor.run(
             job_of(Program(PROBE), "program"), b"", Limits(seconds=60)
         )
@@ -118,6 +128,13 @@ class Sandbox:
             self._supervisor.close()
             raise IsolationError(why)
         return self
+
+    def _take_packages(self, report: Mapping[str, Any]) -> None:
+        """Learn which modules programs can import; raises `IsolationError` if a package could not be imported."""
+        if report["import_error"]:
+            self._supervisor.close()
+            raise IsolationError(f"sandbox.packages: {report['import_error']}")
+        self.importable = sys.stdlib_module_names | frozenset(report["packages"])
 
     @property
     def lines(self) -> list[str]:

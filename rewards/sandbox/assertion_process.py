@@ -12,7 +12,16 @@ import builtins
 import types
 from typing import Any
 
-from messages import Gone, Peer, Untravelable, decode, encode, write_frame  # type: ignore[import-not-found]
+from messages import (  # type: ignore[import-not-found]
+    Gone,
+    Peer,
+    Untravelable,
+    decode,
+    encode,
+    is_array,
+    numpy_value,
+    write_frame,
+)
 from test_suite import (  # type: ignore[import-not-found]
     SOLUTION_MODULES,
     TESTS_MODULE,
@@ -132,6 +141,8 @@ class Line:
     def _special(self, tag: str, body: Any) -> Any:
         if tag == "h" and type(body) is int:
             return Handle(self, body)
+        if tag == "np":
+            return numpy_value(body)
         raise TypeError(f"a value of kind {tag!r}")
 
     def _serve(self, request: Any) -> Any:
@@ -147,7 +158,7 @@ class Line:
 def _overwrite(target: Any, content: Any) -> None:
     if type(target) is not type(content):
         raise Gone
-    if type(target) in (list, bytearray):
+    if type(target) in (list, bytearray) or is_array(target):
         target[:] = content
     elif type(target) in (dict, set):
         target.clear()

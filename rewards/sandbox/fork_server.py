@@ -54,6 +54,7 @@ ENVIRONMENT = {
     "HOME": "/tmp",
     "LANG": "C.UTF-8",
     "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
 }
 
 
@@ -404,6 +405,47 @@ def _prefer_when_memory_runs_out(proc: int) -> None:
         pass
 
 
+def import_packages(config: dict[str, Any]) -> tuple[list[str], str]:
+    """Import what programs may use, and have its folders shown; returns (names that can be imported, what failed)."""
+    folders = config.get("package_folders", [])
+    before = set(sys.modules)
+    path = list(sys.path)
+    sys.path += folders
+    name = ""
+    try:
+        for name in config.get("packages", ()):
+            __import__(name)
+        if "numpy" in sys.modules:
+            __import__(
+                "numpy.random"
+            )  # loaded late otherwise, with a seed of its own in each program
+    except BaseException as error:  # noqa: BLE001  whatever it is, it is reported
+        return [], f"{name} cannot be imported: {type(error).__name__}: {error}"[:500]
+    finally:
+        sys.path[:] = path
+    found = set()
+    for module in set(sys.modules) - before:
+        file = getattr(sys.modules[module], "__file__", None) or ""
+        for folder in folders:
+            if file.startswith(folder + "/"):
+                found.add(os.path.join(folder, file[len(folder) + 1 :].split("/")[0]))
+    names = sorted({os.path.basename(place).split(".")[0] for place in found})
+    config["readable"] += sorted({*found, *_libraries(folders, names)})
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed(0)  # type: ignore[attr-defined]
+    return names, ""
+
+
+def _libraries(folders: list[str], names: list[str]) -> list[str]:
+    """The folders with the shared libraries of packages, as wheels bring them."""
+    return [
+        os.path.join(folder, entry)
+        for folder in folders
+        for entry in os.listdir(folder)
+        if entry.endswith(".libs") and entry[: -len(".libs")].replace("-", "_") in names
+    ]
+
+
 def main(descriptor: int) -> None:
     """Confine this process, report what was managed, serve."""
     control = _socket.socket(fileno=descriptor)
@@ -413,6 +455,7 @@ def main(descriptor: int) -> None:
         __import__(name)
     os.environ.clear()
     os.environ.update(ENVIRONMENT)
+    packages, import_error = import_packages(config)
     os.umask(0o077)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     confinement = Confinement(config)
@@ -431,6 +474,8 @@ def main(descriptor: int) -> None:
         "seccomp": confinement.has_seccomp,
         "uid": confinement.uid,
         "trouble": confinement.trouble,
+        "packages": packages,
+        "import_error": import_error,
     }
     messages.write_frame(descriptor, report)
     serve(control, confinement)

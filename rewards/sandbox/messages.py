@@ -21,6 +21,8 @@ __all__ = [
     "Untravelable",
     "decode",
     "encode",
+    "is_array",
+    "numpy_value",
     "pack_frame",
     "read_frame",
     "write_bytes",
@@ -30,6 +32,8 @@ __all__ = [
 LIMIT_BYTES = 16 << 20
 MOST_ITEMS = 1_000_000
 SMALL_INT = 1 << 62
+NUMBERS = {"b": 1, "i": 8, "u": 8, "f": 8, "c": 16}
+"""Kinds of numpy's types that hold plain numbers, and their most bytes."""
 
 Json = Any
 _ITERATORS: tuple[type, ...] = (
@@ -96,7 +100,8 @@ class _Encoder:
             return {_VIEWS[kind]: self._all(x)}
         if kind in _ITERATORS:
             return {"it": self._all(x)}
-        return self._handle(x)
+        body = _of_numpy(kind, x)
+        return self._handle(x) if body is None else {"np": body}
 
     def _all(self, items: Any) -> list[Json]:
         return [self.value(item) for item in items]
@@ -150,6 +155,36 @@ _SCALARS: dict[str, Callable[[str], Any]] = {
     "i": lambda text: int(text, 16), "f": float, "b": bytes.fromhex, "B": bytearray.fromhex,
     "D": lambda text: _decimal(text),
 }  # fmt: skip
+
+
+def _of_numpy(kind: type, x: Any) -> dict[str, Any] | None:
+    """A number or an array of numbers of numpy: its type and bytes, of a number also the value; None for the rest."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not issubclass(kind, (numpy.generic, numpy.ndarray)):
+        return None
+    dtype = x.dtype
+    is_plain = kind in (numpy.ndarray, dtype.type) and dtype.itemsize <= NUMBERS.get(dtype.kind, 0)
+    if not is_plain:
+        return None
+    if x.nbytes > LIMIT_BYTES // 4:
+        raise Untravelable("an array of too many bytes")
+    body = {"dtype": dtype.str, "shape": list(x.shape), "data": x.tobytes().hex()}
+    if kind is numpy.ndarray:
+        return body
+    return body | {"value": encode(x.item())}
+
+
+def is_array(x: Any) -> bool:
+    """Whether `x` is an array of numpy."""
+    numpy: Any = sys.modules.get("numpy")
+    return numpy is not None and type(x) is numpy.ndarray
+
+
+def numpy_value(body: Any) -> Any:
+    """The number or array that `_of_numpy` described, where numpy is loaded; for processes that may be killed."""
+    numpy: Any = sys.modules["numpy"]
+    flat = numpy.frombuffer(bytes.fromhex(body["data"]), dtype=numpy.dtype(body["dtype"]))
+    return flat[0] if "value" in body else flat.reshape(body["shape"]).copy()
 
 
 def _loaded(module: str, name: str) -> Any:

@@ -25,6 +25,8 @@ from messages import (  # type: ignore[import-not-found]
     Untravelable,
     decode,
     encode,
+    is_array,
+    numpy_value,
     pack_frame,
     read_frame,
     write_bytes,
@@ -240,10 +242,23 @@ def _executed(codes: list[types.CodeType], space: dict[str, Any]) -> int:
             exec(code, space)
     except SystemExit as leaving:
         return _exit_code(leaving.code)
-    except BaseException:  # noqa: BLE001  the program's own exception, shown as an interpreter would
+    except BaseException as error:  # noqa: BLE001  the program's own exception, shown as an interpreter would
+        _RAISED.append(type(error).__name__ + _text_of(error))
         _show_exception()
         return 1
     return 0
+
+
+_RAISED: list[str] = []
+"""What ended the program."""
+
+
+def _text_of(error: BaseException) -> str:
+    """Its message, which may be the program's own code."""
+    try:
+        return f": {error}"
+    except BaseException:  # noqa: BLE001  so it has none
+        return ""
 
 
 def _exit_code(status: Any) -> int:
@@ -342,7 +357,7 @@ class _Server:
 
     def _changed(self, arg: Any, before: Any) -> Any:
         """The argument's new content if the function changed it."""
-        if type(arg) not in (list, dict, set, bytearray):
+        if type(arg) not in (list, dict, set, bytearray) and not is_array(arg):
             return None
         after = self._encode(arg)
         return after if after != before else None
@@ -366,6 +381,8 @@ class _Server:
             return self._objects[body]
         if tag == "n":
             return self._named(body)
+        if tag == "np":
+            return numpy_value(body)
         if tag != "fn":
             raise Untravelable(tag)
 
@@ -389,7 +406,8 @@ def _loaded(job: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     space = _main_module()
     space["__name__"] = "solution"
     code = _executed(codes, space)
-    write_frame(CHANNEL, {"loaded": code == 0})
+    raised = _RAISED[-1] if _RAISED else ""
+    write_frame(CHANNEL, {"loaded": code == 0, "detail": raised[:2000]})
     return code, space
 
 

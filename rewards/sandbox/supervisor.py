@@ -625,11 +625,17 @@ class Supervisor:
     """The fork servers, and who is using which. All methods run in one asyncio loop."""
 
     def __init__(
-        self, slots: int, without: Sequence[str], readable: Sequence[str], uids: Sequence[int] = ()
+        self,
+        slots: int,
+        without: Sequence[str],
+        readable: Sequence[str],
+        uids: Sequence[int] = (),
+        *,
+        packages: Mapping[str, Any] | None = None,
     ) -> None:
         self._num_slots = slots
         self._without = tuple(without)
-        self._config = {"without": list(without), "readable": list(readable)}
+        self._config = {"without": list(without), "readable": list(readable), **(packages or {})}
         self._idle: list[ForkServer] = []
         self._all: list[ForkServer] = []
         self._waiting: collections.deque[tuple[int, asyncio.Future[list[ForkServer]]]] = (

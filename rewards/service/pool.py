@@ -27,6 +27,7 @@ from rewards.service.request import (
     Unit,
     units_to_retry,
 )
+from rewards.spelling import many
 from rewards.types import Score
 
 __all__ = ["Pool"]
@@ -147,7 +148,7 @@ class Pool:
             waiting.append(f"{num_units} for {function.convention.name}")
         lines = [
             f"in the queue: {', '.join(waiting)}; {len(self._waiting.second_tries)} second tries; "
-            f"{self.num_workers} workers, {self.num_killed} killed so far"
+            f"{many(self.num_workers, 'worker')}, {self.num_killed} killed so far"
         ]
         for worker in list(self._busy):
             state = process_state(worker.pid)
@@ -340,7 +341,7 @@ class Pool:
         elif was_starved:
             score = fault(f"{name}: the machine is too busy to give it {limit:g} s of its time")
         elif len(requests) > 1:
-            score = fault(f"{late} for {len(requests)} completions, twice")
+            score = fault(f"{late} for {many(len(requests), 'completion')}, twice")
         else:
             score = Score(0.0, status="timeout", detail=f"{late}, also in a fresh worker")
         for request in requests:

@@ -19,6 +19,7 @@ from rewards.service.request import (
     Unit,
     units_to_retry,
 )
+from rewards.spelling import many
 from rewards.types import Sample, Score
 
 __all__ = ["ThreadRunner"]
@@ -64,10 +65,10 @@ class ThreadRunner:
         """The queue, and whether a call is in progress."""
         current = "nothing in progress"
         if self._current is not None:
-            current = f"{len(self._current.pending)} rows in progress"
+            current = f"{many(len(self._current.pending), 'row')} in progress"
         return [
             f"{self._name} (in this process): {len(self._queue)} calls in the queue, {current}, "
-            f"{len(self._stuck)} threads stuck"
+            f"{many(len(self._stuck), 'thread')} stuck"
         ]
 
     def _start_next(self) -> None:
@@ -78,7 +79,7 @@ class ThreadRunner:
             unit = unit + self._queue.popleft()
         self._stuck = [thread for thread in self._stuck if thread.is_alive()]
         if len(self._stuck) >= MAX_STUCK_THREADS:
-            why = fault(f"{self._name}: {len(self._stuck)} earlier calls are still stuck")
+            why = fault(f"{self._name}: {many(len(self._stuck), 'earlier call')} still stuck")
             for request in unit:
                 request.deliver(why, 0.0)
             self._loop.call_soon(self._start_next)

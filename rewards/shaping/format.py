@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 from rewards.reasoning import THINK, THINK_END, opens_reasoning
+from rewards.spelling import many
 from rewards.types import Score
 
 __all__ = ["tag_count", "think_format"]
@@ -73,7 +74,7 @@ def _problem_without(text: str) -> str:
 def _problem_with_tags(text: str, tags: list[str]) -> str:
     for tag in tags:
         if text.count(tag) != 1:
-            return f"{tag} occurs {text.count(tag)} times"
+            return f"{tag} occurs {many(text.count(tag), 'time')}"
     positions = [text.index(tag) for tag in tags]
     return "" if positions == sorted(positions) else "tags out of order"
 

@@ -11,6 +11,7 @@ from typing import Any, Mapping, Sequence
 
 from rewards.calling import judge
 from rewards.conventions import Convention, convention_of, fault
+from rewards.spelling import agree, many
 from rewards.table import load
 from rewards.types import Sample, Score
 
@@ -55,7 +56,9 @@ def cosine(
     if verdict.value is None:
         return verdict
     if num_tokens >= max_tokens:
-        detail = f"{num_tokens} tokens reach the limit of {max_tokens}"
+        detail = (
+            f"{many(num_tokens, 'token')} {agree(num_tokens, 'reach')} the limit of {max_tokens}"
+        )
         return Score(float(exceeding), detail=detail)
     at_zero, at_limit = correct if verdict.value >= 1 else wrong
     weight = 0.5 * (1 + math.cos(math.pi * num_tokens / max_tokens))

@@ -135,7 +135,7 @@ def test_a_group_that_the_engine_loses_stops_the_run(reward: Path) -> None:
     next(records)
     assert trainer.progress.partial_groups
     trainer.progress.partial_groups = trainer.progress.partial_groups[1:]
-    with pytest.raises(LedgerError, match="step 2: .* completions were begun"):
+    with pytest.raises(LedgerError, match="step 2: .* completions begun"):
         next(records)
 
 

@@ -160,7 +160,7 @@ REFUSED = {
     "too few prompts short enough": (
         [write("rows.jsonl", rows("1", "2", "3 4 5 6 7"))],
         [*FILE, "sample.prompts=3", "data.max_prompt_tokens=3"],
-        "data: 1 prompts are too long and 2 are left, fewer than sample.prompts (3)",
+        "data: 1 prompt is too long, which leaves 2, fewer than sample.prompts (3)",
     ),
     "no room beside the completion": (
         [],

@@ -169,6 +169,22 @@ def test_two_models_are_compared_by_prompt(said, tmp_path, capsys):
     assert "paired by 15 prompts" in shown.out and "better on 3, worse on 12" in shown.out
 
 
+def test_bare_models_are_said_to_be_scored_by_math_answer(said, tmp_path, capsys):
+    rows = data(tmp_path, "7", "8")
+    seven, eight = parrot(tmp_path / "seven", "7"), parrot(tmp_path / "eight", "8")
+    few = ["--data", rows, "--protocol", "greedy", "data.template=plain", "sample.max_tokens=8"]
+    own = {"source": rows, "rewards": {"mine": {"use": "think_format"}}}
+    assert main([seven, eight, "--compare", *few, "--completions", "both.jsonl"]) == 0
+    note = "no rewards were named, so math_answer scored the completions; for others give --recipe FILE"
+    assert f"{seven}, {eight}: {note}" in capsys.readouterr().out
+    assert main(["both.jsonl", "--rescore", "--compare"]) == 0
+    assert note in capsys.readouterr().out
+    assert main([seven, *few, "rewards.correct.use=tag_count"]) == 0
+    assert "math_answer" not in capsys.readouterr().out
+    both = said(seven, *few, f"evaluate.sets.own={json.dumps(own)}")["evaluations"]
+    assert [report["rewards_by_default"] for report in both] == [True, False]
+
+
 def test_a_table_is_shown_with_progress_on_standard_error(tmp_path, capsys):
     rows = data(tmp_path, "7", "7", "9")
     model = parrot(tmp_path / "m", "7")

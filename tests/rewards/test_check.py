@@ -91,8 +91,67 @@ def test_a_column_may_hold_whole_right_completions(tmp_path, capsys):
     }
     data = write(tmp_path / "data.jsonl", [row])
     assert main([data, "--reward", "countdown", "--completion", "reply"]) == 0
-    assert main([data, "--reward", "countdown"]) == 2
-    assert "--completion" in capsys.readouterr().err
+    capsys.readouterr()
+    assert main([data, "--reward", "countdown"]) == 0
+    output = capsys.readouterr().out
+    assert counts(output) == {"gold": (0, 0), "empty": (1, 0), "perturbed": (0, 0)}
+    assert "only the empty completion was tried" in output and "--completion" in output
+
+
+def test_a_file_of_prompts_alone_is_checked_by_rewards_that_want_no_gold(tmp_path, capsys):
+    data = write(tmp_path / "prompts.jsonl", [{"prompt": "Tell me."}, {"prompt": "And then?"}])
+    assert main([data, "--reward", "think_format"]) == 0
+    output = capsys.readouterr().out
+    assert counts(output) == {"gold": (0, 0), "empty": (2, 0), "perturbed": (0, 0)}
+    assert (
+        "whether think_format gives a right completion 1 and a wrong one less is not known"
+        in output
+    )
+    (tmp_path / "generous.py").write_text("def reward(text):\n    return 1.0\n")
+    assert main([data, "--reward", f"{tmp_path}/generous.py:reward"]) == 1
+    assert main([data, "--reward", "think_format", "--gold", "reply"]) == 2
+    assert main([data]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert "the data has no column reply; it has prompt" in said[0]
+    assert "math_answer wants the column answer" in said[1] and "--reward think_format" in said[1]
+
+
+def test_a_row_that_lacks_the_gold_column_fails_and_the_others_are_judged(tmp_path, capsys):
+    data = write(tmp_path / "data.jsonl", [{"question": "?"}, {"answer": "4"}, {"answer": "5"}])
+    assert main([data]) == 1
+    output = capsys.readouterr().out
+    assert counts(output)["gold"] == (2, 1) and " 1  gold" in output
+
+
+def test_code_rows_whose_tests_every_program_passes_are_counted(tmp_path, capsys):
+    right = "```python\ndef f(n): return n + 1\n```"
+    tests = ["assert f(1) == 2"], ["assert True"], ["assert True", "assert 1"]
+    rows = [{"test_list": each, "reply": right} for each in tests]
+    data = write(tmp_path / "data.jsonl", rows)
+    arguments = [data, "--reward", "code_tests", "--completion", "reply", "--workers", "1"]
+    main(arguments)
+    output = capsys.readouterr().out
+    assert counts(output)["gold"] == (1, 2)
+    assert output.count("the tests assert True and nothing else") == 6
+
+
+def test_columns_are_named_as_recipes_name_them(tmp_path, capsys):
+    rows = [
+        {"q": {"text": "Which?"}, "choices": ["red", "blue"], "right": index % 2}
+        for index in range(6)
+    ]
+    data = write(tmp_path / "data.jsonl", rows)
+    named = ["answer={right:letter}", "prompt={q.text}\n{choices:lettered}"]
+    assert main([data, "--columns", *named]) == 0
+    assert counts(capsys.readouterr().out)["gold"] == (6, 0)
+    wrong = {
+        "answer={q:letter}": "row 1: --columns answer={q:letter}: q holds {'text': 'Which?'}, which is neither",
+        "answer={rigth:letter}": "the data has no column rigth; it has q, choices, right",
+        "answer=q.text.x": "row 1: --columns answer=q.text.x: 'Which?' is not JSON",
+    }
+    for pair, message in wrong.items():
+        assert main([data, "--columns", pair]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_csv_and_procedural_tasks_are_read(tmp_path, capsys):

@@ -7,6 +7,7 @@ from typing import Any, Mapping
 from grpo.report.console.columns import COLUMNS, remarks
 from grpo.report.console.numbers import interval, is_number
 from grpo.report.console.words import ZERO_VARIANCE, shown_set
+from rewards.spelling import many
 
 Record = Mapping[str, Any]
 NAMES = {
@@ -77,4 +78,5 @@ def _size(result: Record) -> str:
         return ""
     num_tried = result["samples"] + result["faults"]
     per_prompt = num_tried // max(1, result["prompts"])
-    return f" ({result['prompts']} prompts x {per_prompt} samples)"
+    prompts = many(result["prompts"], "prompt")
+    return f" ({prompts} x {many(per_prompt, 'sample')})"

@@ -437,7 +437,7 @@ def test_what_datasets_decodes_in_a_column_of_mixed_types_is_text_again(tmp_path
     assert [row["answer"] for row in loaded] == [*texts[:-1], "7"]
     assert said == [
         "data: the column answer has mixed types, which were stored as JSON: 5 of its 6 values (numbers, true, "
-        "lists) are read as the text they were written as"
+        "lists) are read as the text in the file"
     ]
 
 

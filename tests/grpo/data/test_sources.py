@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 import datasets
 import numpy
 import pandas
 import pyarrow
 import pytest
 
-from grpo.data.overlap import grams, overlapping
+from grpo.data.overlap import grams, normalised, overlapping
 from grpo.data.sources import load_sources
 from grpo.data.where import matching
 from grpo.recipe import Recipe, RecipeError
@@ -171,5 +173,63 @@ def test_the_wording_that_all_prompts_share_is_no_overlap():
     assert overlapping(train, [f"{shared} 7 8 9"]) == [0]
 
 
+TEMPLATES = {
+    "numbers and names": "{a} apples are in the basket of {n}. After lunch {n} puts {b} more apples into it and gives "
+    "{c} of them to {m}. How many apples are left in the basket in the end?",
+    "names alone": "If {n} is taller than {m} and {m} is taller than {k}, and nobody else is in the room with them, "
+    "who is the shortest of the three friends in the room today?",
+    "an equation": "Find every integer value of $x$ such that $x^2+{a}x+{b}=0$ holds and x is greater than {c}.",
+}
+NAMES = ["Tom", "Anna", "Bob", "Lucy", "Maria", "Ken", "Omar", "Priya", "Chen", "Olga"]
+
+
+def made(template: str, rng: random.Random, number: int) -> list[str]:
+    """Different questions of one template."""
+    found: dict[str, None] = {}
+    while len(found) < number:
+        names = dict(zip("nmk", rng.sample(NAMES, 3)))
+        numbers = {letter: rng.randint(2, 60) for letter in "abc"}
+        found[TEMPLATES[template].format(**names, **numbers)] = None
+    return list(found)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("num_train, num_evaluated", [(8, 3), (40, 12), (300, 40)])
+def test_questions_of_one_template_are_no_leak_and_one_that_trains_is_found(
+    template: str, num_train: int, num_evaluated: int, seed: int
+):
+    questions = made(template, random.Random(seed), num_train + num_evaluated)
+    evaluated, train = questions[:num_evaluated], questions[num_evaluated:]
+    assert overlapping(train, evaluated) == []
+    leak = f"Solve the problem in at most 300 words.\n{evaluated[1].upper()} Think step by step."
+    assert overlapping([*train, leak], evaluated) == [1]
+    wrapped = [f"{text} Round to 2 places and box the answer." for text in evaluated]
+    assert overlapping([*train, leak], wrapped) == ([1] if num_evaluated > 5 else [])
+
+
+def test_a_question_of_nothing_but_wording_is_found_where_it_trains_as_it_stands():
+    text = "Which of the two is the larger one of all that we have seen so far in {}?"
+    train = [text.format(word) for word in "abcdefgh"]
+    assert overlapping(train, [text.format("d"), text.format("z")]) == [0]
+
+
+def test_a_shared_sentence_of_a_longer_question_is_no_leak():
+    other = "In May she had to pay rent, so what did she earn if each clip sold for two dollars at the fair?"
+    assert overlapping([LONG], [f"{LONG}. {other} {other}"]) == []
+
+
+@pytest.mark.parametrize(
+    "one, other, same",
+    [
+        ("What is 3 + 4?", "what is  3+4", True),
+        ("What is 3 + 4?", "What is 3 - 4?", False),
+        ("(1 + 2) * 3", "1 + (2 * 3)", False),
+        ("It's \u201cred\u201d, isn't it?", "it's red isn't it", True),
+    ],
+)
+def test_prompts_are_compared_by_words_and_signs(one: str, other: str, same: bool):
+    assert (normalised(one) == normalised(other)) is same
+
+
 def test_an_empty_text_has_no_words_to_share():
-    assert grams("") == set() and overlapping(["", "a"], [""]) == []
+    assert grams([]) == [] and overlapping(["", "a"], [""]) == []

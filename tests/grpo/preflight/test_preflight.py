@@ -26,8 +26,10 @@ from grpo.preflight.facts import Finding, RunFacts, number_of_parameters
 from grpo.preflight.gold import check_gold
 from grpo.preflight.memory_fit import check_memory
 from grpo.recipe import Recipe, RecipeError
+from grpo.run.evaluation_sets import held_out_set
 from grpo.scoring import check_columns
 from grpo.train import main
+from grpo.types import Prompt
 from rewards import RewardSpec
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -182,6 +184,38 @@ def test_what_cannot_work_is_wrong_and_what_may_is_a_warning() -> None:
     assert levels("sample.prompts=5", "optim.updates=2") == {"uneven-updates": "note"}
     assert levels("model.dtype=bfloat16")["half-weights"] == "note"
     assert levels("sample.group_size=2") == {"small-group": "warning"}
+
+
+def with_sets(known: RunFacts, **others: list[str]) -> list[Finding]:
+    """Findings where the held-out rows are evaluated, and sets of other prompts."""
+    held_out = held_out_set(known.recipe, known.prompts.held_out, "correct")
+    sets = [held_out]
+    for name, texts in others.items():
+        prompts = [Prompt(text, (1,), {"prompt": text}) for text in texts]
+        sets.append(replace(held_out, name=name, prompts=prompts))
+    return [finding for finding in run_checks(replace(known, sets=sets)) if finding.level != "note"]
+
+
+def test_a_held_out_prompt_that_trains_as_it_stands_is_warned_of_once() -> None:
+    text = "A shop sells {} apples in the morning and {} more of them after lunch; how many does it sell?"
+    rows = rows_of(prompt=lambda i: text.format(2 * i + 3, i + 5))
+    _, held_out = split_rows(rows, 4)
+    assert [finding.name for finding in with_sets(facts(rows=rows))] == []
+
+    shouted = [{**row, "prompt": row["prompt"].upper()} for row in rows]
+    found = with_sets(facts(rows=[*rows, *shouted]), other=[rows[0]["prompt"]])
+    about_sets = [finding for finding in found if finding.name not in ("duplicates", "two-golds")]
+    assert [finding.name for finding in about_sets] == ["held-out-overlap", "trained-on-the-test"]
+    assert "1 of the 1 prompt of other shares" in about_sets[-1].message
+
+    longer = [{**row, "prompt": f"Think. {row['prompt']} Say a number."} for row in held_out]
+    found = with_sets(facts(rows=[*longer, *rows]))
+    assert [finding.name for finding in found] == ["trained-on-the-test"]
+
+
+def test_sums_that_differ_in_a_sign_alone_are_different_prompts() -> None:
+    signs = rows_of(prompt=lambda i: f"What is {i // 3} {'+-*'[i % 3]} {i // 3 + 4}?")
+    assert names(rows=signs) == set()
 
 
 def test_rows_of_a_mixture_are_checked_by_the_rewards_that_judge_them(folder: Path) -> None:

@@ -258,7 +258,7 @@ def test_a_product_that_refuses_a_single_row_is_an_error(seed):
     product.register_forward_pre_hook(Refusing(range(2, 1000)))
     with pytest.raises(MemoryError, match="12 MiB are left"):
         sample(engine, prompts)
-    assert "continuing with 1 completions" in engine.stats.notes[-1]
+    assert "continuing with 1 completion at a time" in engine.stats.notes[-1]
 
 
 # ----------------------------------------------------------------------------- cancelled, partial groups

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from hub_cache import add_commit, use_cache
 from quick_runs import lines, records
 from small_runs import REWARDS, TINY, outcome
 
@@ -110,6 +111,82 @@ def test_a_benchmark_needs_no_further_key_and_takes_a_local_file(folder):
     assert gsm.prompts[0].truth["answer"] == "#### 3" and gsm.accurate == "correct"
 
 
+COLUMNS = {"prompt": "problem.text", "answer": "{right:letter}"}
+
+
+@pytest.fixture
+def trained(folder) -> Path:
+    """Training data with columns of its own, and sets that share all, some or none of them."""
+    rows = [
+        {"problem": {"text": prompt}, "right": index % 4} for index, prompt in enumerate(PROMPTS)
+    ]
+    write("train.jsonl", rows[:20])
+    write("same.jsonl", rows[20:24])
+    write("usual.jsonl", [{"prompt": prompt, "answer": "A"} for prompt in PROMPTS[24:28]])
+    write("half.jsonl", [{**row, "prompt": "Which?", "answer": "B"} for row in rows[28:30]])
+    write("none.jsonl", [{"text": "Which?", "answer": "B"}])
+    return folder
+
+
+def sets_of(*names: str, **data) -> dict:
+    """The sets in files of those names, made as a run makes them."""
+    values = Recipe.load("quickstart", *TINY, "run_dir=x", "evaluate.samples=1").to_mapping()
+    values["data"] = {"source": "train.jsonl", "template": "plain", "columns": COLUMNS, **data}
+    sets = {name: {"source": f"{name}.jsonl"} for name in names}
+    values |= {"evaluate": {"sets": sets}, "rewards": {"correct": {"use": "math_answer"}}}
+    return {of.name: of for of in Trainer(Recipe(**values), quiet=True).inputs.sets}
+
+
+def test_a_set_without_columns_is_read_by_those_of_training_where_it_lacks_the_usual_ones(trained):
+    sets = sets_of("same", "usual", "half")
+    assert [prompt.text for prompt in sets["same"].prompts] == PROMPTS[20:24]
+    assert [prompt.truth["answer"] for prompt in sets["same"].prompts] == ["A", "B", "C", "D"]
+    note = "columns as in training (prompt: problem.text, answer: {right:letter})"
+    assert sets["same"].describe().endswith(note)
+    for name, text, answer in (("usual", PROMPTS[24], "A"), ("half", "Which?", "B")):
+        first = sets[name].prompts[0]
+        assert (first.text, first.truth["answer"]) == (text, answer)
+        assert "columns" not in sets[name].describe()
+
+
+def test_a_set_is_read_by_the_columns_of_that_source_of_a_mixture_which_fits(trained):
+    own = {"a": {"source": "usual.jsonl", "columns": {}}, "b": {"source": "train.jsonl"}}
+    made = sets_of("same", source=None, sources=own)["same"]
+    assert made.columns == COLUMNS and made.prompts[1].truth["answer"] == "B"
+
+
+def test_a_set_without_any_known_column_is_refused_by_its_own_key(trained):
+    with pytest.raises(
+        RecipeError,
+        match=r"^evaluate.sets.none: data: row 1 of none.jsonl has no column prompt; its columns are text, answer; "
+        r"set evaluate.sets.none.columns.prompt to one of them: evaluate.sets.none.columns.prompt=text$",
+    ):
+        sets_of("none")
+
+
+def test_an_evaluation_records_the_commit_of_its_rows(folder, monkeypatch, capsys):
+    cache = folder / "cache"
+    use_cache(cache, monkeypatch)
+    old, new = BENCHMARKS["gsm8k"].keys["revision"], "b" * 40
+    for commit, answer in ((old, "#### 1"), (new, "#### 2")):
+        rows = [{"question": prompt, "answer": answer} for prompt in PROMPTS[:3]]
+        splits = {"train": rows, "test": rows}
+        add_commit(cache, "openai/gsm8k", commit, splits, config="main", age=60 * (commit == old))
+    values = recipe("x").to_mapping()
+    names = {"pinned": {}, "newest": {"revision": None}}
+    values["evaluate"] = {"sets": {name: {"benchmark": "gsm8k", **names[name]} for name in names}}
+    sets = {of.name: of for of in Trainer(Recipe.from_mapping(values), quiet=True).inputs.sets}
+    assert [sets[name].facts()["revision"] for name in names] == [old, new]
+    assert [sets[name].prompts[0].truth["answer"] for name in names] == ["#### 1", "#### 2"]
+    said = capsys.readouterr().err.splitlines()
+    rows = "openai/gsm8k has 3 rows, where gsm8k has 1319: results do not compare with others of that name"
+    assert f"evaluate.sets.pinned: {rows}" in said
+    commit = f"evaluate.sets.newest: data: openai/gsm8k was read at commit {new}; set evaluate.sets.newest.revision to it"
+    assert [line for line in said if line.startswith(commit)] and not any(
+        old in line for line in said
+    )
+
+
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_benchmark_makes_a_set_that_the_recipe_takes(name):
     made = Recipe.from_mapping({"evaluate": {"sets": {"it": {"benchmark": name}}}}).evaluate.sets[
@@ -178,7 +255,7 @@ def test_rows_and_rewards_may_come_from_python(folder, capsys):
     )
     summary = trainer.train()
     assert "reward_of_length" in summary["after"]["details"] and capsys.readouterr().out == ""
-    assert repr(trainer).startswith("Trainer(") and "1 of 1 steps, finished" in repr(trainer)
+    assert repr(trainer).startswith("Trainer(") and "1 of 1 step, finished" in repr(trainer)
 
 
 def test_a_reward_that_never_reaches_the_threshold_is_said_to_leave_accuracy_at_0(folder, capsys):

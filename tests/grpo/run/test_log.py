@@ -174,7 +174,7 @@ def test_a_step_without_update_and_without_scores_has_a_line(log):
 def test_an_evaluation_is_said_and_its_completions_written_apart(log, tmp_path, capsys):
     log.evaluation(0, {"heldout": summarise([scored(ONE, TWO)], "mine", 6, 1.0)}, "before training")
     said = capsys.readouterr().out
-    assert said.startswith("held-out before training: 100.0 % [0.0, 100.0] (1 prompts x 2 samples)")
+    assert said.startswith("held-out before training: 100.0 % [0.0, 100.0] (1 prompt x 2 samples)")
     assert "1 not scored" in said and "loss" not in said
     assert [row["status"] for row in rows(tmp_path / "evaluations.jsonl")] == ["scored", "fault"]
     assert not (tmp_path / "samples.jsonl").exists()

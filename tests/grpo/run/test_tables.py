@@ -63,7 +63,10 @@ def test_a_line_a_model_with_what_a_reader_needs():
         "test.jsonl: 4 prompts x 2 samples, reward mine, temperature 0.6, top-p 0.95"
     )
     assert "50.0 % [25.0, 75.0]" in text and "0.550 [0.500, 0.600]" in text and "12.5 %" in text
-    assert "1 completions could not be scored" in text and "of these very prompts" in text
+    assert (
+        "1 completion could not be scored and counts nowhere" in text
+        and "of these very prompts" in text
+    )
     assert "set" not in lines[2].split()
 
 
@@ -83,7 +86,7 @@ def test_several_sets_are_told_apart_and_compared_each_in_itself():
 def test_a_prompt_without_a_score_leaves_the_comparison_and_is_counted():
     (found,) = compare_all([report("a", [1.0, 0.0, None]), report("b", [1.0, 1.0, 1.0])])
     assert (found["prompts"], found["left_out"]) == (2, 1)
-    assert "1 prompts without a score on either side left out" in comparison_line(found)
+    assert "1 prompt without a score on either side left out" in comparison_line(found)
 
 
 def test_other_prompts_are_refused():

@@ -57,6 +57,34 @@ def test_there_is_no_answer_if_reasoning_is_open_or_the_marker_is_empty(text):
     assert extract(text).text is None
 
 
+CASES = r"\begin{cases} x = 1 \\ y = 2 \end{cases}"
+PIECES = r"f(x)=\begin{cases} x^2 & x>0 \\ 0 & x \le 0 \end{cases}"
+MATRIX = r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}"
+SYSTEM = r"\begin{aligned} a &= 3 \\ b &= 4 \end{aligned}"
+CHAIN = r"\begin{align*} x &= 3 + 4 \\ &= 7 \end{align*}"
+STEPS = r"\begin{align*} x + y &= 3 \\ \Rightarrow x &= 2 \end{align*}"
+
+
+@pytest.mark.parametrize(
+    "text, right, wrong",
+    [
+        (f"So we get {CASES}.", "x=1, y=2", "2"),
+        (f"The function is {PIECES}.", PIECES, "0"),
+        (f"We find A = {MATRIX}", MATRIX, "4"),
+        (f"We obtain\n{SYSTEM}\n", "b = 4, a = 3", "4"),
+        (f"We find A = {MATRIX}, so the determinant is -2.", "-2", MATRIX),
+        (f"Hence {CHAIN}", "7", "3"),
+        (f"Hence {STEPS}", "2", "3"),
+    ],
+)
+@pytest.mark.parametrize("lenient", [False, True])
+def test_an_environment_without_delimiters_is_one_value_and_not_its_last_number(
+    text, right, wrong, lenient
+):
+    assert math_answer(text, answer=right, lenient=lenient).value == 1
+    assert math_answer(text, answer=wrong, lenient=lenient).value == 0
+
+
 def test_a_box_of_guesses_is_taken_whole():
     assert extract("\\boxed{3 \\text{ or } 4}").text == "3 \\text{ or } 4"
     assert extract("\\boxed{3}, \\boxed{4}").text == "3, 4"
@@ -109,6 +137,8 @@ def test_bare_answers_lose_their_delimiters_and_prose_its_words(text, answer):
 
 
 HOSTILE = [
+    "\\begin{cases}" * 4000,
+    "f = \\begin{cases} 1" * 3000 + "\\end{cases}",
     "\\boxed{" * 20_000,
     "{" * 100_000,
     "\\boxed{1}" * 10_000,

@@ -157,3 +157,10 @@ def test_a_random_expression_in_plain_text_equals_itself_in_latex(count, seed):
     for _ in range(count):
         gold, pred = same_expression(rng)
         assert verdicts(gold, pred) == [1.0, 1.0], (gold, pred)
+
+
+@pytest.mark.parametrize(
+    "gold, pred", [("e", "E"), ("e/2", "E/2"), ("e^2", "E^2"), ("2.718281828459045", "E")]
+)
+def test_a_capital_E_is_a_letter_and_not_eulers_number(gold, pred):
+    assert verdicts(gold, pred) == [0.0, 0.0]

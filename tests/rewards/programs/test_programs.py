@@ -305,6 +305,33 @@ def test_test_functions_that_assert_nothing_are_refused(body):
         read_tests({"test": f"from solution import f\n\ndef test_f():\n    {body}\n"})
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"test": "def check(candidate):\n    assert True, 'prints'\n", "entry_point": "f"},
+        {"test": "from solution import f\n\ndef test_f():\n    assert 1\n"},
+        {"test_list": ["assert True", "assert (1, 2)"]},
+        {"tests": "assert True\nassert 'x'"},
+    ],
+)
+def test_tests_that_only_assert_true_are_refused_since_every_program_passes_them(row):
+    with pytest.raises(BadTests, match="assert True and nothing else, so every program would pass"):
+        read_tests(row)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"test_list": ["assert True", "assert f(1) == 2"]},
+        {"test": "def check(c):\n    if c(1) == 2:\n        assert True\n", "entry_point": "f"},
+        {"test": "def check(candidate):\n    assert True\n    candidate(1)\n", "entry_point": "f"},
+        {"test_list": ["assert f(1) == 2, 'assert True'", "assert False"]},
+    ],
+)
+def test_tests_that_some_program_fails_are_taken(row):
+    assert isinstance(read_tests(row), AssertTests)
+
+
 def test_private_cases_are_unpacked_without_running_what_was_pickled():
     case = {"input": "1\n[2]", "output": "3", "testtype": "functional"}
     row = {
