@@ -173,8 +173,9 @@ class ScoredGroup:
         counts = self.counted()
         rows = []
         for index, (completion, score) in enumerate(zip(self.completions, self.scores)):
-            parts = {name: part.value for name, part in verdicts[index].items()}
-            details = [part.detail for part in verdicts[index].values() if part.detail]
+            verdict = verdicts[index]
+            of_status = [part for part in verdict.values() if part.status == score.status]
+            details = [part.detail for part in of_status if part.detail]
             row = CompletionRow(
                 text=completion.text,
                 num_tokens=len(completion.token_ids),
@@ -182,7 +183,7 @@ class ScoredGroup:
                 reward=score.value,
                 status=score.status,
                 detail="; ".join(details) or score.detail,
-                parts=parts,
+                parts={name: part.value for name, part in verdict.items()},
                 counted=counts[index],
             )
             rows.append(row)

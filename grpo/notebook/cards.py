@@ -34,6 +34,8 @@ MAX_ROWS = 32
 """Completions of a group that are shown."""
 MAX_TRUTHS = 8
 """Columns of a data row that are shown."""
+PLAIN = "font:inherit;padding:0;background:transparent;color:inherit"
+"""Of text in ``code``, where notebooks typeset no mathematics, in the page's own type."""
 
 Values = Mapping[str, Any]
 
@@ -63,9 +65,10 @@ def group_card(
     center = sum(counted) / len(counted) if counted else None
     remarks = [f"{len(rows)} completions", f"mean reward {number(center)}"]
     if is_flat:
-        remarks.append("zero variance: no completion is better than another, so it teaches nothing")
+        remarks.append("zero variance: no completion is better than another")
     shown = rows[:MAX_ROWS]
-    parts = [text_block(prompt), _truth_line(truth), _completions(shown, counted, center)]
+    others = {name: value for name, value in truth.items() if str(value) != prompt}
+    parts = [text_block(prompt), _truth_line(others), _completions(shown, counted, center)]
     if len(rows) > len(shown):
         parts.append(faint(f"... and {len(rows) - len(shown)} more, in completions and scores"))
     return card(heading("ScoredGroup", id, *remarks), *parts)
@@ -75,7 +78,7 @@ def _truth_line(truth: Values) -> Html:
     shown = []
     for name, value in list(truth.items())[:MAX_TRUTHS]:
         text = _beginning(str(value), 80)
-        shown += [f"{name} ", tag("code", text, style=f"{MONOSPACED};background:transparent"), "  "]
+        shown += [f"{name} ", tag("code", text, style=MONOSPACED), "  "]
     if len(truth) > MAX_TRUTHS:
         shown.append(f"and {len(truth) - MAX_TRUTHS} more columns")
     return tag("div", *shown, style=f"{FAINT};margin:4px 0 8px;overflow-wrap:anywhere")
@@ -98,7 +101,8 @@ def _completions(
             *(number(row.parts.get(name)) for name in names),
             number(row.num_tokens),
         ]
-        cells += [_remark(row)] if has_remarks else []
+        remark = tag("code", _remark(row), style=PLAIN)
+        cells += [remark] if has_remarks else []
         lines.append([*cells, text_block(row.text)])
     return table([*heads, "completion"], lines)
 
@@ -186,7 +190,7 @@ def recipe_card(
         (_code(key), _code(_beginning(value)), tag("span", default, style=FAINT))
         for key, value, default in changed
     ]
-    whole = tag("pre", resolved, style=f"{MONOSPACED};background:transparent;color:inherit")
+    whole = tag("pre", resolved, style=MONOSPACED)
     return card(
         heading("Recipe", name),
         *(faint(line) for line in sizes),
@@ -196,8 +200,7 @@ def recipe_card(
 
 
 def _code(text: str) -> Html:
-    style = f"{MONOSPACED};background:transparent;overflow-wrap:anywhere"
-    return tag("code", text, style=style)
+    return tag("code", text, style=f"{MONOSPACED};overflow-wrap:anywhere")
 
 
 def _beginning(text: str, length: int = 200) -> str:

@@ -17,11 +17,18 @@ GREEN = "#22a06b"
 RED = "#e5484d"
 GREY = "rgba(128,128,128,.35)"
 FAINT = "opacity:.68"
-MONOSPACED = "font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:12px"
+MONOSPACED = (
+    "font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:12px;"
+    "padding:0;background:transparent;color:inherit"
+)
 CELL = "text-align:left;vertical-align:top;padding:3px 12px 3px 0;border:0;background:transparent"
 TEXT = (
     f"{MONOSPACED};white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate;max-height:20em;"
-    "overflow:auto;margin:0;padding:0;border:0;background:transparent;color:inherit"
+    "overflow:auto;margin:0;border:0;min-width:20em"
+)
+TABLE = (
+    "table-layout:auto;width:auto;display:table;border-collapse:collapse;border:0;margin:0;"
+    "background:transparent;color:inherit;font-size:13px"
 )
 CARD = (
     f"font-family:system-ui,sans-serif;font-size:13px;line-height:1.45;border:1px solid {GREY};"
@@ -92,9 +99,9 @@ def table(heads: Sequence[object], rows: Iterable[Sequence[object]]) -> Html:
     body = [_table_row("td", row, CELL) for row in rows]
     parts: list[Html] = []
     if any(heads):
-        parts.append(tag("thead", _table_row("th", heads, f"{CELL};{FAINT};font-weight:normal")))
-    style = "border-collapse:collapse;border:0;margin:0;background:transparent;color:inherit"
-    return tag("table", *parts, tag("tbody", *body), style=f"{style};font-size:13px")
+        head = f"{CELL};{FAINT};font-weight:normal;white-space:nowrap"
+        parts.append(tag("thead", _table_row("th", heads, head), style="border:0"))
+    return tag("table", *parts, tag("tbody", *body), style=TABLE)
 
 
 def _table_row(name: str, cells: Sequence[object], style: str) -> Html:

@@ -122,8 +122,7 @@ def _of_points(label: str, course: Course, points: Sequence[EvaluationPoint]) ->
 def reward_lines(course: Course) -> list[Line]:
     """The mean weighted reward of a step's completions; with several rewards, each of them too."""
     whole = course.line("reward/mean", "weighted sum")
-    keys = dict.fromkeys(key for record in course.steps for key in record)
-    names = [key for key in keys if key.startswith("rewards/") and key.count("/") == 1]
+    names = [key for key in keys_of([course]) if key.startswith("rewards/") and key.count("/") == 1]
     parts = [course.line(key, key.removeprefix("rewards/")) for key in names]
     lines = [whole, *parts] if len(names) > 1 else [whole]
     return [line for line in lines if line is not None]
@@ -175,6 +174,17 @@ PANELS: dict[str, Panel] = {
 }
 SHOWN = ("accuracy", "reward", "length", "zero_variance", "mismatch", "entropy")
 """The panels that are drawn where none is asked for."""
+
+
+def keys_of(courses: Sequence[Course]) -> list[str]:
+    """The keys of the steps' records of all runs, in their order."""
+    records = [record for course in courses for record in course.steps]
+    return list(dict.fromkeys(key for record in records for key in record))
+
+
+def panel_of(key: str) -> Panel:
+    """A panel of one key of the steps' records."""
+    return Panel(key, partial(key_lines, mean=key))
 
 
 def smoothed(values: Sequence[float], width: int) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Iterator, Sequence
 
 from matplotlib.axes import Axes
@@ -96,9 +97,6 @@ def _dress(axis: Axes, panel: Panel, theme: Theme, *, over: str) -> None:
         spine.set_visible(False)
     axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    if panel.is_log:
-        axis.set_yscale("log", nonpositive="mask")
-        axis.yaxis.set_minor_formatter(NullFormatter())
     if panel.is_share:
         axis.yaxis.set_major_formatter(_percent)
 
@@ -117,13 +115,25 @@ def _draw_panel(
             style = STYLES[number % len(STYLES)] if several else "-"
             label = line.label if run == 0 else ""
             _draw_line(axis, line, {"color": color, "linestyle": style}, label)
+    _, end = axis.get_xlim()
+    axis.set_xlim(-0.03 * end, end)
     bottom, top = axis.get_ylim()
-    if panel.is_log:  # whole decades, so that noise does not fill the plot
-        axis.set_ylim(10 ** math.floor(math.log10(bottom)), 10 ** math.ceil(math.log10(top)))
+    positive = [value for line in chain(*lines_of_runs) for value in line.y if value > 0]
+    if panel.is_log and positive:
+        _use_decades(axis, min(positive), max(positive))
     elif panel.is_share:
         axis.set_ylim(max(bottom, 0.0), top)
     if max(map(len, lines_of_runs)) > 1:
         axis.legend(frameon=False, fontsize=8, labelcolor=theme.ink)
+
+
+def _use_decades(axis: Axes, low: float, high: float) -> None:
+    """A logarithmic scale of whole decades, so that noise does not fill the plot; 0 is a gap."""
+    axis.set_yscale("log", nonpositive="mask")
+    first = math.floor(math.log10(low))
+    last = max(first + 1, math.ceil(math.log10(high)))
+    axis.set_ylim(10.0**first, 10.0**last)
+    axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_line(axis: Axes, line: Line, look: dict[str, Any], label: str) -> None:

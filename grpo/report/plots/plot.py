@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Iterable, Sequence
 
 from grpo.recipe import RecipeError, nearest
 from grpo.report.folder import RunFolder
-from grpo.report.plots.curves import AXES, PANELS, SHOWN, Course
+from grpo.report.plots.curves import AXES, PANELS, SHOWN, Course, Panel, keys_of, panel_of
 
 if TYPE_CHECKING:
     from grpo.report.plots.figure import RunFigure
@@ -23,8 +23,9 @@ def plot(
     """Runs as a matplotlib figure, from their folders: held-out accuracy with its interval, reward, length, and more.
 
     ``grpo.plot("runs/quickstart-1")``; several folders are drawn over each other. A run may be under way, stopped,
-    finished or resumed: what counts is what its ``metrics.jsonl`` holds. ``panels`` are names of `PANELS`, drawn in
-    rows of `columns`; one for which no run has a number is left out. ``over`` is ``step``, ``tokens`` (completion
+    finished or resumed: what counts is what its ``metrics.jsonl`` holds. ``panels`` are names of `PANELS`, or keys of
+    the steps' records (``rewards/correct/retries``), drawn in rows of `columns`; one of `PANELS` for which no run has a
+    number is left out. ``over`` is ``step``, ``tokens`` (completion
     tokens sampled) or ``seconds`` (spent in training steps). A step's number is drawn faint under the mean of the
     steps around it. `dark` is for a dark page.
 
@@ -33,8 +34,6 @@ def plot(
     """
     if not runs:
         raise RecipeError('plot: no run is given; name its folder, as in plot("runs/quickstart-1")')
-    for name in panels:
-        _check(name, PANELS, "panel")
     _check(over, AXES, "axis")
     folders = [run if isinstance(run, RunFolder) else RunFolder.at(run) for run in runs]
     try:
@@ -46,8 +45,25 @@ def plot(
             "plot: the package matplotlib is not installed; pip install matplotlib"
         ) from None
     courses = [Course.of(folder, over) for folder in folders]
-    theme = DARK if dark else LIGHT
-    return draw(courses, [PANELS[name] for name in panels], theme=theme, columns=columns)
+    return draw(
+        courses,
+        [_panel(name, courses) for name in panels],
+        theme=DARK if dark else LIGHT,
+        columns=columns,
+    )
+
+
+def _panel(name: str, courses: Sequence[Course]) -> Panel:
+    """The panel of that name, or that of a key of some run's records."""
+    if name in PANELS:
+        return PANELS[name]
+    keys = keys_of(courses)
+    if name in keys:
+        return panel_of(name)
+    raise RecipeError(
+        f"plot: there is no panel {name!r}, and no step has a number of that name"
+        f"{nearest(name, [*PANELS, *keys])}; there are {', '.join(PANELS)}, and the keys of metrics.jsonl"
+    )
 
 
 def _check(name: str, known: Iterable[str], what: str) -> None:
