@@ -34,6 +34,11 @@ MAX_ROWS = 32
 """Completions of a group that are shown."""
 MAX_TRUTHS = 8
 """Columns of a data row that are shown."""
+OUTCOME_WORDS = {
+    "flat": "in zero-variance groups",
+    "truncated_masked": "truncated and masked",
+    "correction_masked": "masked by the correction",
+}
 PLAIN = "font:inherit;padding:0;background:transparent;color:inherit"
 """Of text in ``code``, where notebooks typeset no mathematics, in the page's own type."""
 
@@ -250,7 +255,9 @@ def run_card(
     known = [one for one in series if is_known(one.last)]
     numbers = [(one.name, _last(one), sparkline(one.values)) for one in known]
     outcomes = ", ".join(
-        f"{count:,} {outcome.replace('_', ' ')}" for outcome, count in ledger.items() if count
+        f"{count:,} {OUTCOME_WORDS.get(outcome, outcome)}"
+        for outcome, count in ledger.items()
+        if count
     )
     parts = [table((), [*rows, *numbers])]
     if outcomes:

@@ -216,7 +216,9 @@ def sparkline(values: Sequence[float | None]) -> Html:
 
 def _drawing(width: int, height: int, shapes: str) -> Html:
     size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
-    return Html(f'<svg {size} style="vertical-align:middle" aria-hidden="true">{shapes}</svg>')
+    return Html(
+        f'<svg {size} style="vertical-align:middle;max-width:none" aria-hidden="true">{shapes}</svg>'
+    )
 
 
 def _thinned(values: Sequence[float | None]) -> list[float | None]:
