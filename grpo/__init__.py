@@ -1,8 +1,8 @@
 """GRPO for reasoning models: sample groups, score them by rules, update the policy without a critic.
 
 `Recipe` describes a run in full, `Trainer` makes it, one step an iteration; `Policy` is the model, `Evaluation` a
-held-out accuracy; `Prompt`, `Completion`, `Group` and `ScoredGroup` are what travels through the loop. All are imported
-on first use, so that ``import grpo`` stays cheap. Rewards are the package ``rewards``.
+held-out accuracy; `Prompt`, `Completion`, `Group` and `ScoredGroup` are what travels through the loop; `plot` draws run
+folders. All are imported on first use, so that ``import grpo`` stays cheap. Rewards are the package ``rewards``.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ __all__ = [
     "ScoredGroup",
     "Trainer",
     "__version__",
+    "plot",
 ]
 
 _MODULE_OF = {
@@ -46,6 +47,7 @@ _MODULE_OF = {
     "RecipeError": "grpo.recipe",
     "ScoredGroup": "grpo.types",
     "Trainer": "grpo.train",
+    "plot": "grpo.report.plots.plot",
 }
 
 

@@ -63,7 +63,8 @@ class Trainer(Run):
 
     The first iteration opens the run, and so does `open`: only then are there `policy`, `engine`, `learner` and the
     other parts; asking earlier is a `RuntimeError`. `groups` holds the last step's scored groups, `before` and `after`
-    the held-out evaluations, `ledger` the outcome of every completion.
+    the held-out evaluations, `ledger` the outcome of every completion. `plot` draws the run so far; in a notebook the
+    Trainer itself shows how far it is.
     """
 
     def train(self) -> dict[str, Any] | None:

@@ -49,6 +49,7 @@ from typing import Any, Mapping, Sequence
 
 from torch import Tensor
 
+from grpo.notebook.cards import CompletionRow, group_card
 from rewards import Score
 from rewards.spelling import many
 
@@ -166,6 +167,29 @@ class ScoredGroup:
             "-" if score.value is None else f"{score.value:g}" for score in self.scores
         )
         return f"ScoredGroup({self.prompt.id}: rewards {values})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the prompt, and a row for each completion with its score and text."""
+        verdicts = self.verdicts or ({},) * len(self.scores)
+        counts = self.counted()
+        rows = []
+        for index, (completion, score) in enumerate(zip(self.completions, self.scores)):
+            verdict = verdicts[index]
+            of_status = [part for part in verdict.values() if part.status == score.status]
+            details = [part.detail for part in of_status if part.detail]
+            row = CompletionRow(
+                text=completion.text,
+                num_tokens=len(completion.token_ids),
+                finish=completion.finish,
+                reward=score.value,
+                status=score.status,
+                detail="; ".join(details) or score.detail,
+                parts={name: part.value for name, part in verdict.items()},
+                counted=counts[index],
+            )
+            rows.append(row)
+        prompt = self.prompt
+        return group_card(prompt.id, prompt.text, prompt.truth, rows, is_flat=self.flat)
 
     @property
     def flat(self) -> bool:

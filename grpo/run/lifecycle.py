@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Callable, ContextManager, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Callable, ContextManager, Iterator, Mapping, Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,6 +23,9 @@ from grpo.report.console.console import Console, open_console
 from grpo.report.console.heartbeat import FAILED, FINISHED, STOPPED
 from grpo.report.console.opening import title
 from grpo.report.console.words import shown_set
+from grpo.report.folder import RunFolder
+from grpo.report.plots.curves import SHOWN
+from grpo.report.plots.plot import plot
 from grpo.rollout.engine import Engine
 from grpo.run import setup
 from grpo.run.accuracy import Evaluation
@@ -33,12 +36,16 @@ from grpo.run.ledger import Ledger
 from grpo.run.log import Record
 from grpo.run.schedule import evaluates_after, saves_after
 from grpo.run.setup import RunParts
+from grpo.run.shown import run_html
 from grpo.run.state import Progress
 from grpo.run.storage import RunStorage
 from grpo.run.summary import examples_of
 from grpo.scoring import Scorer, named_rewards
 from grpo.types import Batch, ScoredGroup
 from rewards.spelling import many
+
+if TYPE_CHECKING:  # needs matplotlib
+    from grpo.report.plots.figure import RunFigure
 
 Rewards = Mapping[str, Callable[..., Any]] | Sequence[Callable[..., Any]]
 """Reward functions by name, or a list of them, each named as its function is."""
@@ -48,7 +55,8 @@ class Run(ABC):
     """A run of a recipe as an iterator over the records of its steps.
 
     Not open when made: `open`, or the first iteration, loads the policy and starts the workers. `inputs` are the
-    checked data and rewards, `progress` is how far the run has come, `groups` are the last step's scored groups.
+    checked data and rewards, `progress` is how far the run has come, `groups` are the last step's scored groups,
+    `evaluations` the last evaluation of each set, with its completions.
     """
 
     def __init__(
@@ -85,6 +93,7 @@ class Run(ABC):
             )
         self.recipe = recipe = setup.with_steps(recipe, self.inputs.prompts)
         self.groups: list[ScoredGroup] = []
+        self.evaluations: Mapping[str, Evaluation] = {}
         self.progress = Progress()
         self.ledger = Ledger()
         self.storage = RunStorage(recipe, self.progress, self.ledger)
@@ -98,11 +107,23 @@ class Run(ABC):
         self._last_groups: Sequence[ScoredGroup] = ()
 
     def __repr__(self) -> str:
-        state = "open" if self._is_open else "finished" if self._is_finished else "not open"
         return (
             f"{type(self).__name__}({self.recipe.name}: {self.num_steps} of {many(self.recipe.steps, 'step')}, "
-            f"{state}, {self.folder})"
+            f"{self._state()}, {self.folder})"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: how far the run is, its evaluations, the course of its numbers."""
+        return run_html(
+            type(self).__name__,
+            self.recipe,
+            state=self._state(),
+            folder=self.folder,
+            ledger=self.ledger,
+        )
+
+    def _state(self) -> str:
+        return "open" if self._is_open else "finished" if self._is_finished else "not open"
 
     @abstractmethod
     def _step(self) -> Record:
@@ -128,6 +149,16 @@ class Run(ABC):
             raise
         else:
             self.close()
+
+    def plot(
+        self, panels: Sequence[str] = SHOWN, *, over: str = "step", dark: bool = False
+    ) -> RunFigure:
+        """The run so far as a matplotlib figure: held-out accuracy with its interval, reward, length, and more.
+
+        In the middle of a run, after it, and after a resume; `grpo.plot` says what the arguments mean, and draws runs
+        of other processes. A notebook shows the figure; ``.savefig("run.svg")`` writes it.
+        """
+        return plot(RunFolder(self.folder), panels=panels, over=over, dark=dark)
 
     # -- opening --------------------------------------------------------------------------------------------
 
@@ -285,6 +316,7 @@ class Run(ABC):
             self.parts.log.say(
                 *(f"warning: {name}: {reason}" for name, reason in reasons.items() if reason)
             )
+        self.evaluations = results
         headline = next(iter(results.values()))
         self._last_groups = headline.groups
         self.parts.gates.evaluated(headline.accuracy, headline.low, headline.high)
