@@ -42,5 +42,5 @@ def loading_libraries(console: Console) -> Iterator[None]:
     """Show that PyTorch and transformers are being imported, which takes seconds."""
     from grpo.monitor.waits import doing  # noqa: PLC0415  slow to import
 
-    with console.working(), doing("loading PyTorch and transformers"):
+    with doing("loading PyTorch and transformers"), console.working():
         yield

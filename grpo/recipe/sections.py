@@ -18,6 +18,7 @@ from grpo.recipe.objectives import AGGREGATIONS, KLS, LEVELS, POLICY_LOSSES, RUL
 from grpo.recipe.presets import PRESETS
 from grpo.recipe.values import (
     LARGEST_SEED,
+    MODULES,
     NOT_EMPTY,
     SHARE,
     RecipeError,
@@ -488,6 +489,7 @@ class SandboxSection:
         [],
         "installed packages that programs and tests may import besides the standard library, e.g. "
         "[numpy]",
+        MODULES,
     )
 
 

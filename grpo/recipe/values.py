@@ -70,6 +70,10 @@ def one_of(*names: str) -> Check:
 
 SHARE = Check(lambda value: 0 < value <= 1, "must be above 0 and at most 1")
 NOT_EMPTY = Check(lambda value: bool(value.strip()), "must not be empty")
+MODULES = Check(
+    lambda value: all(isinstance(name, str) and name.isidentifier() for name in value),
+    "must be names of packages as they are imported, e.g. [numpy]",
+)
 TEMPLATE = Check(
     lambda value: value in TEMPLATES or "{prompt}" in value,
     f"must be {', '.join(TEMPLATES)} or a string with {{prompt}} in it",

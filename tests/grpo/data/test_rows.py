@@ -288,7 +288,7 @@ def test_a_path_that_some_rows_lack_leaves_the_column_out_there_and_says_so(tmp_
     section = DataSection(source=str(file), columns={"answer": "info.gold"})
     rows = load_rows(section, report=said.append)
     assert [row.get("answer", "none") for row in rows] == ["5", "none", "none", None]
-    assert said == ["data: 2 of 4 rows have no info.gold: they have no column answer"]
+    assert said == ["data: 2 of 4 rows have no info.gold, and so no column answer"]
 
 
 @pytest.mark.parametrize("columns, message", [
@@ -350,7 +350,7 @@ def test_what_was_said_about_the_data_goes_to_standard_error_of_the_first_proces
     load_rows(section)
     assert (
         capsys.readouterr().err
-        == "data: 1 of 1 rows have no value in note, which is printed as nothing\n"
+        == "data: 1 of 1 row has no value in note, which is printed as nothing\n"
     )
     monkeypatch.setenv("RANK", "1")
     load_rows(section)

@@ -231,6 +231,7 @@ OUT_OF_RANGE = {
     "sandbox.engine": ["docker"],
     "sandbox.url": ["''"],
     "sandbox.slots": [0],
+    "sandbox.packages": [3, [1]],
     "watchdog.action": ["bark"],
     **{
         f"watchdog.{name}_seconds": [0]

@@ -209,7 +209,7 @@ def test_the_command_shows_its_first_line_before_torch_is_loaded_and_ctrl_c_ends
     assert session.end() == 3
     shown = session.terminal.everything
     last = " ".join(line.strip() for line in shown if line)
-    assert "stopped after step" in last and "To resume: python -m grpo train" in last
+    assert "stopped after step" in last and "To resume: grpo train quickstart" in last
     assert not any("━" in line for line in shown) and session.terminal.history.cursor.x == 0
     assert not session.terminal.history.cursor.hidden
     assert "a reward prints" in shown
@@ -225,7 +225,8 @@ def test_evaluate_and_sample_show_how_far_they_are_on_standard_error_alone(tmp_p
     session = Session("evaluate", base, *rows, "--samples", "2")
     session.until("evaluating held-out")
     assert session.end() == 0
-    assert re.search(r"evaluating held-out.* \d+/128 completions", session.terminal.written)
+    words = re.sub(r"\x1b\[[\d;]*[A-Za-z]", "", session.terminal.written)
+    assert re.search(r"evaluating held-out \d+/128 completions", words)
     assert any("accuracy (avg@2)" in line for line in session.terminal.everything)
     command = [sys.executable, "-m", "grpo", "sample", base, *rows, "--rows", "4"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
