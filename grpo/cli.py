@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Callable, Iterator, NoReturn, Sequence
 
 from grpo import __version__
-from grpo.commands import convert, evaluate, sample, train
+from grpo.commands import convert, evaluate, report, sample, train
 from grpo.commands.exit_codes import EXIT_DONE, EXIT_FAULT
 from grpo.commands.messages import print_error
 from rewards.command_line import EXIT_USER, OneLineParser
@@ -101,6 +101,13 @@ COMMANDS = (
         module="grpo.sample",
         add_arguments=sample.add_arguments,
         run=sample.run,
+    ),
+    Command(
+        name="report",
+        summary="write a page about runs: before and after, curves, completions; one file, no network",
+        module="grpo",
+        add_arguments=report.add_arguments,
+        run=report.run,
     ),
     Command(
         name="score",

@@ -451,10 +451,17 @@ class WandbSection:
 
 @dataclass(frozen=True)
 class LogSection:
-    """Where records go."""
+    """Where records go, and what is kept to look at."""
 
     wandb: WandbSection | None = key(
         None, "log to Weights & Biases, e.g. {project: mine, mode: offline}"
+    )
+    report: bool = key(True, "write report.html into the run folder when the run ends")
+    token_logprobs: int = key(
+        4,
+        "how many completions of a step keep each token's log-prob in samples.jsonl, those with the greatest "
+        "advantages; 0: none",
+        at_least(0),
     )
 
 

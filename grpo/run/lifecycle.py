@@ -225,7 +225,7 @@ class Run(ABC):
         self.ledger.add(step, self.groups, batch, in_flight)
         progress.tokens["sampled"] += record["completion/tokens"]
         progress.tokens["trained"] += record["update/tokens"]
-        parts.log.step(record, self.groups, self.recipe.steps)
+        parts.log.step(record, self.groups, self.recipe.steps, batch)
         parts.gates.refuse()
         self._evaluate_if_due()
         if saves_after(self.recipe, step):

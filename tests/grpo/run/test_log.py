@@ -13,7 +13,8 @@ import wandb
 
 from grpo.recipe import RecipeError, WandbSection
 from grpo.run.accuracy import summarise
-from grpo.run.log import Log, finite, interval, sample_rows
+from grpo.run.log import Log, finite, interval
+from grpo.run.sample_rows import sample_rows
 from grpo.types import Completion, Prompt, ScoredGroup
 from rewards import Score
 

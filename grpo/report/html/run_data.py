@@ -1,0 +1,143 @@
+"""Everything that a page shows of one run, read from its folder in one pass over a bounded part of its completions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+from grpo.recipe.shorthands import HELD_OUT
+from grpo.report.folder import EvaluationPoint, Record, RunFolder, State, points_in, steps_in
+from grpo.report.html.packing import Block, Packer, num_completions, shared_out
+from grpo.report.samples import (
+    Judge,
+    Sample,
+    Span,
+    evenly_spaced,
+    prompt_ids,
+    read_spans,
+    spans_of,
+)
+from grpo.report.tally import Tally
+
+READ_BYTES = 160 << 20
+"""Of each file of completions, how much is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How many completions of one kind were written, read for statistics, and kept in the page."""
+
+    written: int
+    read: int
+    kept: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of them are kept."""
+        return self.written == self.read == self.kept
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunData:
+    """One run of a page.
+
+    ``label`` names it among the page's runs. ``records`` are those of steps, ``points`` of evaluations; ``lives`` are
+    the lines of ``environment.jsonl``. ``trained`` and ``evaluated`` say how many completions there are.
+    """
+
+    label: str
+    path: Path
+    state: State
+    recipe: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    records: Sequence[Record]
+    points: Sequence[EvaluationPoint]
+    alarms: Sequence[Record]
+    lives: Sequence[Record]
+    tally: Tally
+    blocks: Sequence[Block]
+    trained: Extent
+    evaluated: Extent
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Packed:
+    """Completions of one kind, as read."""
+
+    written: int
+    read: int
+    blocks: Sequence[Block]
+
+
+def read_run(folder: RunFolder, label: str, number: int, limit_bytes: int) -> RunData:
+    """The run in `folder`, the `number`-th of a page; its deflated completions take at most about `limit_bytes`."""
+    recipe = folder.recipe()
+    judge = Judge.of(recipe)
+    tally = Tally()
+    trained = _read_training(folder, judge, tally, number)
+    evaluated = _read_evaluations(folder, judge, tally, number)
+    kept_evaluated, kept_trained = shared_out(evaluated.blocks, trained.blocks, limit_bytes)
+    metrics = folder.metrics()
+    return RunData(
+        label=label,
+        path=folder.path,
+        state=folder.state(),
+        recipe=recipe,
+        summary=folder.summary(),
+        records=steps_in(metrics),
+        points=points_in(metrics),
+        alarms=folder.alarms(),
+        lives=folder.environments(),
+        tally=tally,
+        blocks=[*kept_trained, *kept_evaluated],
+        trained=Extent(trained.written, trained.read, num_completions(kept_trained)),
+        evaluated=Extent(evaluated.written, evaluated.read, num_completions(kept_evaluated)),
+    )
+
+
+def _read_training(folder: RunFolder, judge: Judge, tally: Tally, number: int) -> _Packed:
+    """Evenly spaced steps, as many as may be read."""
+    file = folder.path / "samples.jsonl"
+    spans = spans_of(file)
+    chosen = evenly_spaced(spans, READ_BYTES)
+    packer = Packer(number)
+    step = None
+    for sample in read_spans(file, chosen, judge):
+        if step != sample.step:
+            packer.close()
+        step = sample.step
+        tally.add(sample)
+        packer.add(sample)
+    packer.close()
+    written = sum(span.num_rows for span in spans)
+    return _Packed(written, num_completions(packer.blocks), packer.blocks)
+
+
+def _read_evaluations(folder: RunFolder, judge: Judge, tally: Tally, number: int) -> _Packed:
+    """Evenly spaced prompts of each set, as many as may be read, each with all its evaluations as neighbours."""
+    file = folder.path / "evaluations.jsonl"
+    spans = spans_of(file, unnamed=HELD_OUT)
+    samples_of: dict[tuple[str, str], list[Sample]] = {}
+    for sample in read_spans(file, spans, judge, _chosen_prompts(file, spans)):
+        tally.add(sample)
+        samples_of.setdefault((sample.set, sample.prompt_id), []).append(sample)
+    packer = Packer(number)
+    for samples in samples_of.values():
+        for sample in samples:
+            packer.add(sample)
+    packer.close()
+    written = sum(span.num_rows for span in spans)
+    return _Packed(written, num_completions(packer.blocks), packer.blocks)
+
+
+def _chosen_prompts(file: Path, spans: Sequence[Span]) -> set[str] | None:
+    """The prompts whose completions are read; None for all."""
+    total = sum(span.num_bytes for span in spans)
+    if total <= READ_BYTES:
+        return None
+    chosen: set[str] = set()
+    every = -(-total // READ_BYTES)
+    for span in {span.set: span for span in spans}.values():
+        chosen.update(prompt_ids(file, span)[::every])
+    return chosen
