@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-
 from grpo.commands.exit_codes import EXIT_DONE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "The page is one file that needs no network: send it, keep it, open it on a phone. A run may be under way."
+    parser.epilog = "The page is one file and needs no network. A run may still be under way."
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="a run folder; several are laid over each other"
     )

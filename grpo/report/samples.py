@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
-
-from grpo.recipe.shorthands import HELD_OUT
 
 TRAINING = ""
 """The set of the completions that trained."""
@@ -32,24 +30,28 @@ class Sample:
 
     set: str
     step: int
-    source: str
-    prompt_id: str
-    index: int
-    prompt: str
-    completion: str
-    finish: str
-    num_tokens: int
-    reward: float | None
-    status: str
-    right: bool | None
-    advantage: float | None
-    outcome: str
+    source: str = ""
+    prompt_id: str = ""
+    index: int = 0
+    prompt: str = ""
+    completion: str = ""
+    finish: str = ""
+    num_tokens: int = 0
+    reward: float | None = None
+    status: str = ""
+    right: bool | None = None
+    advantage: float | None = None
+    outcome: str = ""
     parts: Mapping[str, float | None] = field(default_factory=dict)
     statuses: Mapping[str, str] = field(default_factory=dict)
     detail: Mapping[str, str] = field(default_factory=dict)
     reported: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     extracted: Mapping[str, str] = field(default_factory=dict)
     tokens: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+PLAIN = tuple(part.name for part in fields(Sample) if part.name not in ("set", "right", "detail"))
+"""The keys of a row that a `Sample` has as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,30 +91,15 @@ class Span:
         return self.end - self.start
 
 
-def sample_of(row: Mapping[str, Any], judge: Judge, *, evaluated: bool) -> Sample:
-    """A row of ``samples.jsonl`` or ``evaluations.jsonl`` as a `Sample`."""
+def sample_of(row: Mapping[str, Any], judge: Judge, name: str) -> Sample:
+    """A row of ``samples.jsonl`` or ``evaluations.jsonl`` as a `Sample` of the set `name`; what it lacks is empty."""
     detail = row.get("detail") or {}
+    known = {key: row[key] for key in PLAIN if row.get(key) is not None}
     return Sample(
-        set=str(row.get("set", HELD_OUT)) if evaluated else TRAINING,
-        step=row["step"],
-        source=row.get("source", ""),
-        prompt_id=str(row.get("prompt_id", "")),
-        index=row.get("index", 0),
-        prompt=row.get("prompt", ""),
-        completion=row.get("completion", ""),
-        finish=row.get("finish", ""),
-        num_tokens=row.get("num_tokens", 0),
-        reward=row.get("reward"),
-        status=row.get("status", ""),
+        **known,
+        set=name,
         right=judge.is_right(row),
-        advantage=row.get("advantage"),
-        outcome=row.get("outcome", ""),
-        parts=row.get("parts") or {},
-        statuses=row.get("statuses") or {},
         detail=detail if isinstance(detail, dict) else {"": str(detail)},
-        reported=row.get("reported") or {},
-        extracted=row.get("extracted") or {},
-        tokens=row.get("tokens") or {},
     )
 
 
@@ -136,9 +123,9 @@ def spans_of(file: Path, unnamed: str = TRAINING) -> list[Span]:
             spans = [span for span in spans if span.step < step]
             last = None
         if last is None or (last.set, last.step) != (name, step):
-            spans.append(Span(name, step, start, start + len(line), 1))
+            spans.append(Span(name, step, start=start, end=start + len(line), num_rows=1))
         else:
-            spans[-1] = Span(name, step, last.start, start + len(line), last.num_rows + 1)
+            spans[-1] = replace(last, end=start + len(line), num_rows=last.num_rows + 1)
     return spans
 
 
@@ -198,13 +185,11 @@ def read_spans(
     with file.open("rb") as lines:
         for span in spans:
             lines.seek(span.start)
-            evaluated = span.set != TRAINING
             for line in lines.read(span.num_bytes).splitlines(keepends=True):
                 head = _head_of(line)
                 if head is None or (prompts is not None and head[2] not in prompts):
                     continue
-                row = json.loads(line)
-                yield sample_of({"set": span.set, **row}, judge, evaluated=evaluated)
+                yield sample_of(json.loads(line), judge, span.set)
 
 
 def prompt_ids(file: Path, span: Span) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import Iterable, Mapping
+from typing import Mapping
 
 from grpo.report.samples import TRAINING, Sample
 from grpo.report.words import counted
@@ -46,12 +46,10 @@ class Sums:
             self.reflecting_judged += sample.right is not None
             self.reflecting_right += sample.right is True
 
-    @property
     def right_length(self) -> float | None:
         """Mean tokens of the right completions; None without one."""
         return self.right_tokens / self.right if self.right else None
 
-    @property
     def wrong_length(self) -> float | None:
         """Mean tokens of the wrong completions; None without one."""
         return self.wrong_tokens / self.wrong if self.wrong else None
@@ -64,7 +62,7 @@ class Sums:
 
 @dataclass(slots=True)
 class Results:
-    """Of each prompt of one evaluation: (how many completions were right, how many judged), and its rewards."""
+    """Of each prompt of one evaluation: which judged completions were right, and the rewards."""
 
     right: dict[str, list[bool]] = field(default_factory=lambda: defaultdict(list))
     rewards: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -78,7 +76,7 @@ class Results:
 
 @dataclass(slots=True)
 class Tally:
-    """Sums by step, of training (``steps``) and by set and step of evaluations, whose ``results`` are kept by prompt."""
+    """Sums by step of training, and by set and step of evaluations, whose ``results`` are kept by prompt."""
 
     steps: dict[int, Sums] = field(default_factory=lambda: defaultdict(Sums))
     sets: dict[tuple[str, int], Sums] = field(default_factory=lambda: defaultdict(Sums))
@@ -92,17 +90,10 @@ class Tally:
         self.sets[sample.set, sample.step].add(sample)
         self.results[sample.set, sample.step].add(sample)
 
-    def steps_of(self, name: str) -> list[int]:
-        """The steps after which a set was evaluated, in order."""
-        return sorted(step for known, step in self.sets if known == name)
-
-
-def tally(samples: Iterable[Sample]) -> Tally:
-    """The sums over `samples`."""
-    counted_so_far = Tally()
-    for sample in samples:
-        counted_so_far.add(sample)
-    return counted_so_far
+    def of_set(self, name: str) -> dict[int, Sums]:
+        """The sums of a set's evaluations by step, in order."""
+        steps = sorted(step for known, step in self.sets if known == name)
+        return {step: self.sets[name, step] for step in steps}
 
 
 def prompt_means(values: Mapping[str, list[float]] | Mapping[str, list[bool]]) -> dict[str, float]:

@@ -30,24 +30,26 @@ def write_environment(folder: Path, policy: Policy, ranks: Ranks, step: int) -> 
 
 def environment(policy: Policy, ranks: Ranks, step: int) -> dict[str, Any]:
     """Versions and hardware, as plain values."""
+    versions = {
+        "grpo": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    hardware = {
+        "devices": _devices(policy.device, ranks.world),
+        "processor": _processor(),
+        "cores": psutil.cpu_count() or 1,
+        "memory_gib": round(psutil.virtual_memory().total / GIB, 1),
+        "processes": ranks.world,
+        "threads": torch.get_num_threads(),
+    }
     return {
         "step": step,
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "model": policy.describe(),
-        "versions": {
-            "grpo": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "hardware": {
-            "devices": _devices(policy.device, ranks.world),
-            "processor": _processor(),
-            "cores": psutil.cpu_count() or 1,
-            "memory_gib": round(psutil.virtual_memory().total / GIB, 1),
-            "processes": ranks.world,
-            "threads": torch.get_num_threads(),
-        },
+        "versions": versions,
+        "hardware": hardware,
         "system": f"{platform.system()} {platform.machine()}",
     }
 

@@ -19,6 +19,7 @@ from grpo.model.policy import Policy
 from grpo.monitor import watchdog
 from grpo.monitor.gates import Gates
 from grpo.recipe import Recipe
+from grpo.report.folder import State
 from grpo.rollout.engine import Engine
 from grpo.run import setup
 from grpo.run.accuracy import Evaluation
@@ -27,6 +28,7 @@ from grpo.run.evaluation_sets import EvaluationSet, ranking
 from grpo.run.held_out import evaluate
 from grpo.run.ledger import Ledger
 from grpo.run.log import Record
+from grpo.run.page import ended_early, written_report
 from grpo.run.schedule import evaluates_after, saves_after
 from grpo.run.setup import RunParts
 from grpo.run.state import Progress
@@ -302,6 +304,12 @@ class Run(ABC):
             examples = examples_of(self._last_groups) or progress.examples_before
             self.storage.finish(self.parts, examples)
             self._is_finished = True
+            self._write_report()
+
+    def _write_report(self, state: State | None = None) -> None:
+        """Write the run's ``report.html`` if the recipe asks for it; what fails costs a line, never the run."""
+        if self.recipe.log.report and self.parts.ranks.main:
+            self.parts.log.say(*written_report(self.folder, state))
 
     def request_stop(self) -> None:
         """Stop after the step under way, with a checkpoint."""
@@ -330,6 +338,8 @@ class Run(ABC):
         self.parts.scorer.close()
         if failure is not None:
             self.parts.log.say(*self.storage.give_up_writing(failure))
+        if self.num_steps and not self._is_finished and not isinstance(failure, KeyboardInterrupt):
+            self._write_report(ended_early(failure))
         self.parts.log.close()
         try:
             self.storage.writer.wait()

@@ -151,7 +151,7 @@ def _mean_advantage(row: Row) -> float:
 
 def _rounded(value: float, digits: int = 6) -> float | None:
     """`value` in few characters; None for what JSON cannot hold."""
-    return round(value, digits) if math.isfinite(value) else None
+    return round(value, digits) + 0.0 if math.isfinite(value) else None
 
 
 def token_ends(tokenizer: PreTrainedTokenizerBase, completion: Completion) -> list[int] | None:
@@ -184,5 +184,5 @@ def token_ends(tokenizer: PreTrainedTokenizerBase, completion: Completion) -> li
     return ends + [len(text)] * (len(completion.token_ids) - len(shown))
 
 
-def _decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
+def _decode(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> str:
     return str(tokenizer.decode(token_ids, clean_up_tokenization_spaces=False))

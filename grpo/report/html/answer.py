@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Iterator, Mapping, Sequence
 
+from grpo.monitor.gate_table import LADDER
 from grpo.recipe.shorthands import HELD_OUT
 from grpo.report.folder import EvaluationPoint
 from grpo.report.html.run_data import RunData
@@ -55,7 +56,7 @@ class BeforeAfter:
     unit: str
     before: Estimate | None
     after: Estimate | None
-    difference: Comparison | None
+    difference: Comparison | None = None
 
     @property
     def title(self) -> str:
@@ -134,24 +135,23 @@ def results_of(run: RunData) -> list[BeforeAfter]:
 def _before_after(
     run: RunData, name: tuple[str, str], points: Sequence[EvaluationPoint]
 ) -> BeforeAfter | None:
-    for unit, keys in (("accuracy", ACCURACY), ("reward", REWARD)):
-        estimates = [estimate for point in points for estimate in _estimate(point, keys)]
-        if estimates:
-            break
-    else:
+    unit = "accuracy"
+    estimates = [estimate for point in points for estimate in _estimate(point, ACCURACY)]
+    if not estimates:
+        unit = "reward"
+        estimates = [estimate for point in points for estimate in _estimate(point, REWARD)]
+    if not estimates:
         return None
     first = estimates[0]
     last = estimates[-1]
-    before = first if first.step == 0 else None
-    after = last if last.step > 0 else None
-    return BeforeAfter(
+    result = BeforeAfter(
         set=name[0],
         source=name[1],
         unit=unit,
-        before=before,
-        after=after,
-        difference=_difference(run, name, unit, before, after),
+        before=first if first.step == 0 else None,
+        after=last if last.step > 0 else None,
     )
+    return replace(result, difference=_difference(run, result))
 
 
 def _estimate(point: EvaluationPoint, keys: Sequence[str]) -> Iterator[Estimate]:
@@ -160,25 +160,20 @@ def _estimate(point: EvaluationPoint, keys: Sequence[str]) -> Iterator[Estimate]
         yield Estimate(point.step, value, low, high)
 
 
-def _difference(
-    run: RunData,
-    name: tuple[str, str],
-    unit: str,
-    before: Estimate | None,
-    after: Estimate | None,
-) -> Comparison | None:
+def _difference(run: RunData, result: BeforeAfter) -> Comparison | None:
     """The paired difference over the prompts that both evaluations judged; None if there are none, or of a source."""
-    if before is None or after is None or name[1]:
+    if result.before is None or result.after is None or result.source:
         return None
-    first = _means(run.tally.results.get((name[0], before.step)), unit)
-    last = _means(run.tally.results.get((name[0], after.step)), unit)
+    results = run.tally.results
+    first = _means(results.get((result.set, result.before.step)), result.unit)
+    last = _means(results.get((result.set, result.after.step)), result.unit)
     both = [prompt for prompt in first if prompt in last]
     if not both:
         return None
     return compare(
         [first[prompt] for prompt in both],
         [last[prompt] for prompt in both],
-        largest=1.0 if unit == "accuracy" else None,
+        largest=1.0 if result.is_share else None,
     )
 
 
@@ -212,8 +207,11 @@ def books_of(run: RunData) -> Books | None:
 
 
 def _summed_ledger(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    names = ("sampled", *OUTCOMES)
-    return {name: sum(record.get(f"ledger/{name}", 0) for record in records) for name in names}
+    summed = dict.fromkeys(("sampled", *OUTCOMES), 0)
+    for record in records:
+        for name in summed:
+            summed[name] += record.get(f"ledger/{name}", 0)
+    return summed
 
 
 def cost_of(run: RunData) -> Cost:
@@ -232,28 +230,34 @@ def cost_of(run: RunData) -> Cost:
 
 
 def _summed_tokens(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    keys = {"sampled": "completion/tokens", "trained": "update/tokens"}
-    return {name: sum(record.get(key) or 0 for record in records) for name, key in keys.items()}
+    return {
+        "sampled": sum(record.get("completion/tokens") or 0 for record in records),
+        "trained": sum(record.get("update/tokens") or 0 for record in records),
+        "evaluated": 0,
+    }
 
 
 def alarms_of(run: RunData) -> list[AlarmLine]:
     """The alarms by gate, the gravest first."""
-    rungs = ("note", "warn", "skip", "stop")
     by_gate: dict[str, list[Mapping[str, Any]]] = {}
     for alarm in run.alarms:
         by_gate.setdefault(str(alarm.get("gate", "")), []).append(alarm)
-    lines = [
-        AlarmLine(
-            gate=gate,
-            level=max(
-                (str(alarm.get("level")) for alarm in alarms),
-                key=lambda rung: rungs.index(rung) if rung in rungs else -1,
-            ),
-            number=len(alarms),
-            first=alarms[0]["step"],
-            last=alarms[-1]["step"],
-            says=str(alarms[-1].get("says", "")),
-        )
-        for gate, alarms in by_gate.items()
-    ]
-    return sorted(lines, key=lambda line: -rungs.index(line.level) if line.level in rungs else 1)
+    lines = [_alarm_line(gate, alarms) for gate, alarms in by_gate.items()]
+    return sorted(lines, key=lambda line: -_height(line.level))
+
+
+def _alarm_line(gate: str, alarms: Sequence[Mapping[str, Any]]) -> AlarmLine:
+    levels = [str(alarm.get("level", "")) for alarm in alarms]
+    return AlarmLine(
+        gate=gate,
+        level=max(levels, key=_height),
+        number=len(alarms),
+        first=alarms[0]["step"],
+        last=alarms[-1]["step"],
+        says=str(alarms[-1].get("says", "")),
+    )
+
+
+def _height(level: str) -> int:
+    """How far up the ladder a rung is."""
+    return LADDER.index(level) if level in LADDER else 0

@@ -7,11 +7,12 @@ seconds of training so far, which `axes_of` gives for each run.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from grpo.recipe.shorthands import HELD_OUT
+from grpo.report.folder import EvaluationPoint
 from grpo.report.html.packing import rounded
 from grpo.report.html.run_data import RunData
 from grpo.report.tally import Sums
@@ -21,7 +22,6 @@ MOST_POINTS = 2000
 """Steps that a series shows; of a longer run, evenly spaced ones."""
 MOST_SERIES = 12
 """Series of one run in a chart."""
-_TEST = re.compile(r"test_\d+|weak|visible|hidden")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ PLAIN_CHARTS: Sequence[tuple[Chart, Sequence[_Line]]] = (
         [_Line("clipped", "policy/clipped")],
     ),
 )
-DROPPED_IF_ZERO = ("kl", "clipped", "truncated")
+DROPPED_IF_ZERO = ("kl", "clipped", "words")
 
 
 def charts_of(runs: Sequence[RunData]) -> list[Chart]:
@@ -152,14 +152,9 @@ def _place(key: str) -> int:
 
 
 def _charts_of_run(number: int, run: RunData) -> Iterator[Chart]:
-    for chart, lines in PLAIN_CHARTS:
-        shown = _with(chart, [_metric(number, part, run, line) for part, line in enumerate(lines)])
-        if chart.key in DROPPED_IF_ZERO and not any(any(map(bool, s.y)) for s in shown.series):
-            continue
-        yield shown
-    for chart, names in _found_charts(run):
-        lines = [_Line(label, metric) for label, metric in names][:MOST_SERIES]
-        yield _with(chart, [_metric(number, part, run, line) for part, line in enumerate(lines)])
+    found = [*PLAIN_CHARTS, *_found_charts(run)]
+    for chart, lines in found:
+        yield _with(chart, _metrics(number, run, lines[:MOST_SERIES]))
     yield from _evaluated(number, run)
     yield _lengths(number, run)
     yield _seconds(number, run)
@@ -169,8 +164,17 @@ def _charts_of_run(number: int, run: RunData) -> Iterator[Chart]:
 def _with(chart: Chart, series: Sequence[Series]) -> Chart:
     """A copy of `chart` that holds those of `series` that have a value."""
     shown = [line for line in series if any(value is not None for value in line.y)]
-    values = {name: getattr(chart, name) for name in Chart.__slots__ if name != "series"}
-    return Chart(**values, series=shown)
+    if chart.key in DROPPED_IF_ZERO and not any(_has_size(line) for line in shown):
+        shown = []
+    return replace(chart, series=shown)
+
+
+def _has_size(line: Series) -> bool:
+    return any(line.y)
+
+
+def _metrics(number: int, run: RunData, lines: Sequence[_Line]) -> list[Series]:
+    return [_metric(number, part, run, line) for part, line in enumerate(lines)]
 
 
 def _metric(number: int, part: int, run: RunData, line: _Line) -> Series:
@@ -194,31 +198,44 @@ def _value(value: Any) -> float | None:
     return rounded(value) if isinstance(value, (int, float)) else None
 
 
-def _found_charts(run: RunData) -> Iterator[tuple[Chart, Sequence[tuple[str, str]]]]:
-    """Charts whose lines are the metrics that the run happens to have."""
-    keys = list(dict.fromkeys(key for record in run.records for key in record))
-    parts = [key for key in keys if key.startswith("rewards/") and key.count("/") == 1]
-    if len(parts) > 1:
-        chart = Chart("parts", "Parts of the reward", "mean of each, before weights", "number")
-        yield chart, [(key.partition("/")[2], key) for key in parts]
-    sources = [key for key in keys if key.startswith("source/") and key.endswith("/reward")]
-    if len(sources) > 1:
-        chart = Chart("sources", "Reward by source", "of the mixture", "number")
-        yield chart, [(key.split("/")[1], key) for key in sources]
-    reported = [key for key in keys if _is_reported(key)]
-    if reported:
-        chart = Chart("reported", "Numbers that rewards report", "means", "number")
-        yield chart, [(key.partition("/")[2], key) for key in reported]
-    logged = [key for key in keys if key.startswith("metric/")]
-    if logged:
-        chart = Chart("logged", "Logged by rewards", "means over the step's calls", "number")
-        yield chart, [(key.partition("/")[2], key) for key in logged]
+FOUND_CHARTS: Sequence[tuple[Chart, re.Pattern[str], int]] = (
+    (
+        Chart("parts", "Parts of the reward", "mean of each, before weights", "number"),
+        re.compile(r"rewards/([^/]+)"),
+        2,
+    ),
+    (
+        Chart("sources", "Reward by source", "of the mixture", "number"),
+        re.compile(r"source/([^/]+)/reward"),
+        2,
+    ),
+    (
+        Chart("reported", "Numbers that rewards report", "means", "number"),
+        re.compile(r"rewards/([^/]+/(?!(?:test_\d+|weak|visible|hidden)$)[^/]+)"),
+        1,
+    ),
+    (
+        Chart("logged", "Logged by rewards", "means over the step's calls", "number"),
+        re.compile(r"metric/(.+)"),
+        1,
+    ),
+)
+"""Charts of the metrics that a run happens to have, by a pattern of their keys, where it has that many. One test of a
+program is of one prompt alone, and has no curve."""
 
 
-def _is_reported(key: str) -> bool:
-    """Whether a metric is a number beside a reward's value; one test of a program is of one prompt alone."""
-    words = key.split("/")
-    return words[0] == "rewards" and len(words) == 3 and not _TEST.fullmatch(words[2])
+def _found_charts(run: RunData) -> Iterator[tuple[Chart, Sequence[_Line]]]:
+    keys = _keys_of(run)
+    for chart, pattern, least in FOUND_CHARTS:
+        matches = (pattern.fullmatch(key) for key in keys)
+        lines = [_Line(match[1], match[0]) for match in matches if match]
+        if len(lines) >= least:
+            yield chart, lines
+
+
+def _keys_of(run: RunData) -> dict[str, None]:
+    """The metrics that a step of the run has, in order."""
+    return dict.fromkeys(key for record in run.records for key in record)
 
 
 # ---- of evaluations -------------------------------------------------------------------------------------------
@@ -243,108 +260,102 @@ def _differs(figures: Mapping[str, float | None]) -> bool:
 
 def _bands(number: int, run: RunData, figure: str, bounds: tuple[str, str]) -> Iterator[Series]:
     """A line with its band for each set and source."""
-    names = list(dict.fromkeys((point.set, point.source) for point in run.points))
-    for part, (name, source) in enumerate(names[:MOST_SERIES]):
-        points = [point for point in run.points if (point.set, point.source) == (name, source)]
-        shown = "held-out" if name == HELD_OUT else name
-        low, high = ([_value(point.figures.get(key)) for point in points] for key in bounds)
+    points_of: dict[str, list[EvaluationPoint]] = {}
+    for point in run.points:
+        label = shown_set(point.set) + (f": {point.source}" if point.source else "")
+        points_of.setdefault(label, []).append(point)
+    for part, (label, points) in enumerate(list(points_of.items())[:MOST_SERIES]):
+        low, high = (_figures(points, bound) for bound in bounds)
         yield Series(
             run=number,
             part=part,
-            label=f"{shown}: {source}" if source else shown,
+            label=label,
             at=[point.step for point in points],
-            y=[_value(point.figures.get(figure)) for point in points],
+            y=_figures(points, figure),
             low=low,
             high=high,
             points=True,
         )
 
 
+def _figures(points: Sequence[EvaluationPoint], key: str) -> list[float | None]:
+    return [_value(point.figures.get(key)) for point in points]
+
+
+def shown_set(name: str) -> str:
+    """A set's name as people read it."""
+    return "held-out" if name == HELD_OUT else name
+
+
 # ---- of completions -------------------------------------------------------------------------------------------
 
 
-def _of_sums(
-    number: int, part: int, label: str, sums: Mapping[int, Sums], value: Callable[[Sums], Any]
-) -> Series:
-    steps = thinned(sorted(sums))
-    return Series(
-        run=number,
-        part=part,
-        label=label,
-        at=steps,
-        y=[_value(value(sums[step])) for step in steps],
-    )
+@dataclass(frozen=True, slots=True)
+class _SumsLine:
+    """A line of values that are added up from completions."""
+
+    label: str
+    sums: Mapping[int, Sums]
+    value: Callable[[Sums], float | None]
+    points: bool = True
+
+
+def _of_sums(number: int, lines: Sequence[_SumsLine], first_part: int = 0) -> list[Series]:
+    series = []
+    for part, line in enumerate(lines, start=first_part):
+        steps = thinned(sorted(line.sums))
+        values = [_value(line.value(line.sums[step])) for step in steps]
+        series.append(Series(number, part, line.label, at=steps, y=values, points=line.points))
+    return series
 
 
 def _lengths(number: int, run: RunData) -> Chart:
     chart = Chart("length", "Length", "mean tokens of a training completion", "tokens")
     steps = run.tally.steps
-    everything = _metric(number, 0, run, _Line("all", "completion/length"))
-    if not any(sums.right for sums in steps.values()):
-        return _with(chart, [everything])
-    right = _of_sums(number, 1, "right", steps, lambda sums: sums.right_length)
-    wrong = _of_sums(number, 2, "wrong", steps, lambda sums: sums.wrong_length)
-    return _with(chart, [everything, right, wrong])
+    everything = _metrics(number, run, [_Line("all", "completion/length")])
+    lines = [
+        _SumsLine("right", steps, Sums.right_length, points=False),
+        _SumsLine("wrong", steps, Sums.wrong_length, points=False),
+    ]
+    has_right = any(sums.right for sums in steps.values())
+    return _with(chart, everything + (_of_sums(number, lines, 1) if has_right else []))
 
 
 def _seconds(number: int, run: RunData) -> Chart:
-    """The whole step, and its phases with what is left between them."""
+    """The whole step, and its phases."""
     chart = Chart(
         "seconds", "Seconds a step", "by phase, stacked", "seconds", scale="zero", stacked=True
     )
-    keys = dict.fromkeys(key for record in run.records for key in record)
-    phases = [key for key in keys if key.startswith("seconds/") and key != "seconds/step"]
-    whole = _metric(number, 0, run, _Line("whole step", "seconds/step"))
-    lines = [
-        _metric(number, part, run, _Line(key.partition("/")[2], key))
-        for part, key in enumerate(phases, start=1)
-    ]
-    return _with(chart, [whole, *lines])
+    phases = [key for key in _keys_of(run) if key.startswith("seconds/") and key != "seconds/step"]
+    lines = [_Line("whole step", "seconds/step")]
+    lines += [_Line(key.partition("/")[2], key) for key in phases]
+    return _with(chart, _metrics(number, run, lines))
 
 
 def _text_statistics(number: int, run: RunData) -> Iterator[Chart]:
+    names = list(dict.fromkeys(name for name, _ in run.tally.sets))[:MOST_SERIES]
     words = Chart(
         "words",
         "Words of reflection",
-        "a text statistic: how often the words below stand in 1,000 tokens",
+        "a text statistic: those of the table, in 1,000 tokens",
         "number",
         section="words",
         scale="zero",
     )
-    lengths = Chart(
-        "evaluated-length",
-        "Length of right and wrong completions",
-        "mean tokens in evaluations, of the first set",
-        "tokens",
-        section="words",
-    )
-    names = list(dict.fromkeys(name for name, _ in run.tally.sets))
-    series = [_of_sums(number, 0, "training", run.tally.steps, lambda sums: sums.rate())]
-    for part, name in enumerate(names[:MOST_SERIES], start=1):
-        series.append(
-            _marked(
-                _of_sums(number, part, _shown(name), _of_set(run, name), lambda sums: sums.rate())
-            )
-        )
-    yield _with(words, series)
+    lines = [_SumsLine("training", run.tally.steps, Sums.rate, points=False)]
+    lines += [_SumsLine(shown_set(name), run.tally.of_set(name), Sums.rate) for name in names]
+    yield _with(words, _of_sums(number, lines))
     if names:
-        sums = _of_set(run, names[0])
-        right = _of_sums(number, 0, "right", sums, lambda each: each.right_length)
-        wrong = _of_sums(number, 1, "wrong", sums, lambda each: each.wrong_length)
-        yield _with(lengths, [_marked(right), _marked(wrong)])
-
-
-def _shown(name: str) -> str:
-    return "held-out" if name == HELD_OUT else name
-
-
-def _of_set(run: RunData, name: str) -> dict[int, Sums]:
-    return {step: run.tally.sets[name, step] for step in run.tally.steps_of(name)}
-
-
-def _marked(series: Series) -> Series:
-    values = {name: getattr(series, name) for name in Series.__slots__}
-    return Series(**{**values, "points": True})
+        title = f"Length of right and wrong, {shown_set(names[0])}"
+        lengths = Chart(
+            "evaluated-length", title, "mean tokens of a completion", "tokens", section="words"
+        )
+        sums = run.tally.of_set(names[0])
+        both = [
+            _SumsLine("right", sums, Sums.right_length),
+            _SumsLine("wrong", sums, Sums.wrong_length),
+        ]
+        yield _with(lengths, _of_sums(number, both))
 
 
 # ---- the axes -------------------------------------------------------------------------------------------------
@@ -352,16 +363,12 @@ def _marked(series: Series) -> Series:
 
 def axes_of(run: RunData) -> dict[str, list[float]]:
     """For each step, from 0 on: the tokens sampled until then, and the seconds of training."""
-    records = run.records
+    tokens = (record.get("completion/tokens") or 0 for record in run.records)
+    seconds = (record.get("seconds/step") or 0.0 for record in run.records)
     return {
-        "step": [0, *(record["step"] for record in records)],
-        "tokens": list(accumulate((r.get("completion/tokens") or 0 for r in records), initial=0)),
-        "seconds": [
-            round(seconds, 2)
-            for seconds in accumulate(
-                (record.get("seconds/step") or 0.0 for record in records), initial=0.0
-            )
-        ],
+        "step": [0, *(record["step"] for record in run.records)],
+        "tokens": list(accumulate(tokens, initial=0)),
+        "seconds": [round(total, 2) for total in accumulate(seconds, initial=0.0)],
     }
 
 

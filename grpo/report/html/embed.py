@@ -31,10 +31,10 @@ def dumped(value: Any) -> str:
 
 
 def json_in_script(value: Any) -> Markup:
-    """`value` as JSON that no HTML parser takes for the end of its ``<script type="application/json">``.
+    r"""`value` as JSON that no HTML parser takes for the end of its ``<script type="application/json">``.
 
     >>> json_in_script({"a": "</script><!--"})
-    Markup('{"a":"\\\\u003c/script\\\\u003e\\\\u003c!--"}')
+    Markup('{"a":"\\u003c/script\\u003e\\u003c!--"}')
     """
     text = dumped(value)
     for character, escape in _ESCAPED.items():

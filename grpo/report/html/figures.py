@@ -10,10 +10,10 @@ NOTHING = "–"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A share in percent.
+    r"""A share in percent.
 
     >>> percent(0.60058), percent(None)
-    ('60.1\\u202f%', '–')
+    ('60.1\u202f%', '–')
     """
     return NOTHING if value is None else f"{_signed(100 * value, digits)}{THIN}%"
 
@@ -48,10 +48,10 @@ def count(value: float | None) -> str:
 
 
 def short(value: float | None) -> str:
-    """A large number in three digits.
+    r"""A large number in three digits.
 
     >>> short(650209), short(1.2e9), short(512)
-    ('650\\u202fk', '1.2\\u202fG', '512')
+    ('650\u202fk', '1.2\u202fG', '512')
     """
     if value is None:
         return NOTHING
@@ -62,10 +62,10 @@ def short(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as hours, minutes or seconds.
+    r"""Seconds as hours, minutes or seconds.
 
     >>> duration(140.1), duration(7260), duration(3.14)
-    ('2\\u202fmin 20\\u202fs', '2\\u202fh 01\\u202fmin', '3.1\\u202fs')
+    ('2\u202fmin 20\u202fs', '2\u202fh 01\u202fmin', '3.1\u202fs')
     """
     if seconds is None:
         return NOTHING

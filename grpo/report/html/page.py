@@ -7,7 +7,7 @@ no request, no script from text that a model wrote. Such text travels as data, d
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from grpo import __version__
-from grpo.report.folder import RunFolder
+from grpo.report.folder import RunFolder, State
 from grpo.report.html import figures
 from grpo.report.html.answer import alarms_of, books_of, cost_of, results_of
 from grpo.report.html.cards import cards_of
@@ -55,13 +55,18 @@ class Setting:
     differs: bool
 
 
-def write_report(folders: Sequence[RunFolder], out: Path) -> Path:
-    """Write the page about the runs in `folders` to `out`; returns it."""
+def write_report(folders: Sequence[RunFolder], out: Path, state: State | None = None) -> Path:
+    """Write the page about the runs in `folders` to `out`; returns it.
+
+    `state` is what became of the runs, where the caller knows better than their files (it is one of them).
+    """
     limit = LIMIT_BYTES // len(folders)
     runs = [
         read_run(folder, label, number, limit)
         for number, (folder, label) in enumerate(zip(folders, labels_of(folders)))
     ]
+    if state is not None:
+        runs = [replace(run, state=state) for run in runs]
     text = rendered(runs)
     writing = out.with_name(f".writing-{out.name}")
     writing.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -83,32 +88,52 @@ def labels_of(folders: Sequence[RunFolder]) -> list[str]:
 
 def rendered(runs: Sequence[RunData]) -> str:
     """The page as HTML."""
-    blocks = [block for run in runs for block in run.blocks]
+    template = _environment().get_template("report.html.j2")
+    return template.render(
+        **_parts(),
+        **_facts(runs),
+        **_data(runs),
+        title=" · ".join(run.label for run in runs),
+        version=__version__,
+        written=datetime.now().astimezone(),
+    )
+
+
+def _parts() -> dict[str, Any]:
+    """The page's scripts and styles, and the policy that allows no others."""
     scripts = [_source(name) for name in SCRIPTS]
     styles = [_source(name) for name in STYLES]
     policy = POLICY.format(
         scripts=" ".join(map(source_hash, scripts)), styles=" ".join(map(source_hash, styles))
     )
-    results = [results_of(run) for run in runs]
-    template = _environment().get_template("report.html.j2")
-    return template.render(
-        title=" · ".join(run.label for run in runs),
-        policy=policy,
-        scripts=[Markup(script) for script in scripts],
-        styles=[Markup(style) for style in styles],
-        version=__version__,
-        written=datetime.now().astimezone(),
-        runs=runs,
-        cards=cards_of(results),
-        books=[books_of(run) for run in runs],
-        costs=[cost_of(run) for run in runs],
-        alarms=[alarms_of(run) for run in runs],
-        reflections=[reflection_of(run) for run in runs],
-        settings=list(settings_of(runs)),
-        data=json_in_script(_page_data(runs)),
-        index=packed_index(blocks),
-        blocks=[in_base64(block.data) for block in blocks],
-    )
+    return {
+        "scripts": [Markup(script) for script in scripts],
+        "styles": [Markup(style) for style in styles],
+        "policy": policy,
+    }
+
+
+def _facts(runs: Sequence[RunData]) -> dict[str, Any]:
+    """What the template shows of the runs."""
+    return {
+        "runs": runs,
+        "cards": cards_of([results_of(run) for run in runs]),
+        "books": [books_of(run) for run in runs],
+        "costs": [cost_of(run) for run in runs],
+        "alarms": [alarms_of(run) for run in runs],
+        "reflections": [reflection_of(run) for run in runs],
+        "settings": list(settings_of(runs)),
+    }
+
+
+def _data(runs: Sequence[RunData]) -> dict[str, Any]:
+    """What the scripts read: the curves, the index of the completions, their texts."""
+    blocks = [block for run in runs for block in run.blocks]
+    return {
+        "data": json_in_script(_page_data(runs)),
+        "index": packed_index(blocks),
+        "blocks": [in_base64(block.data) for block in blocks],
+    }
 
 
 def _source(name: str) -> str:

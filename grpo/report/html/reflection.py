@@ -1,11 +1,11 @@
-"""The table of words of reflection: how often each stands in completions, at step 0 and at the end. A text statistic."""
+"""The table of words of reflection, a text statistic: how often each stands in completions at first and at last."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Sequence
 
-from grpo.recipe.shorthands import HELD_OUT
+from grpo.report.html.curves import shown_set
 from grpo.report.html.run_data import RunData
 from grpo.report.tally import Sums
 from grpo.report.words import WORDS
@@ -71,10 +71,9 @@ def reflection_of(run: RunData) -> Reflection | None:
 def _sums_of(run: RunData) -> tuple[dict[int, Sums], str]:
     """(the sums by step, of which completions) of what is evaluated again and again, else of training."""
     for name in dict.fromkeys(name for name, _ in run.tally.sets):
-        steps = run.tally.steps_of(name)
-        if len(steps) > 1:
-            shown = "held-out" if name == HELD_OUT else name
-            return {step: run.tally.sets[name, step] for step in steps}, f"{shown} completions"
+        sums = run.tally.of_set(name)
+        if len(sums) > 1:
+            return sums, f"{shown_set(name)} completions"
     return dict(run.tally.steps), "training completions"
 
 

@@ -63,8 +63,9 @@ function prepared(chart) {
   const series = [{}];
   const bands = [];
   const legend = [];
-  const parts = [...new Set(chart.series.map((line) => line.part))];
-  for (const line of linesOf(chart)) {
+  const lines = linesOf(chart);
+  const parts = [...new Set(lines.map((line) => line.part))];
+  for (const line of lines) {
     const colour = themeColour(`--c${(several ? line.run : parts.indexOf(line.part)) % 8}`);
     const dash = several ? [[], [6, 4], [2, 3]][Math.min(2, parts.indexOf(line.part))] : [];
     const xs = placed(line.run, line.at);
@@ -112,6 +113,11 @@ function rangeOf(chart) {
   };
 }
 
+/** Of the splits of a logarithmic axis, the powers of ten alone. */
+function decades(plot, splits) {
+  return splits.map((value) => (value !== null && Math.abs(Math.log10(value) - Math.round(Math.log10(value))) < 1e-6 ? value : null));
+}
+
 function optionsOf(chart, { series, bands, legend }, width, show) {
   const muted = themeColour("--muted");
   const grid = { stroke: themeColour("--line"), width: 1 };
@@ -130,8 +136,8 @@ function optionsOf(chart, { series, bands, legend }, width, show) {
     axes: [
       { stroke: muted, grid: { show: false }, ticks: { ...grid, size: 4 }, font, size: 28, gap: 3, space: 60, values: (plot, splits) => splits.map(AXES[drawing.axis].format) },
       {
-        stroke: muted, grid, ticks: { show: false }, font, gap: 4, space: isLog ? 24 : 34,
-        values: (plot, splits) => splits.map((value) => (value === null ? "" : format(value))),
+        stroke: muted, grid: isLog ? { ...grid, filter: decades } : grid, filter: isLog ? decades : undefined, ticks: { show: false }, font, gap: 4, space: isLog ? 24 : 34,
+        values: (plot, splits) => splits.map((value) => (value === null ? "" : isLog ? plain(value, 1) : format(value))),
         size: (plot, values) => 12 + 6.9 * Math.max(3, ...(values ?? []).map((value) => value.length)),
       },
     ],

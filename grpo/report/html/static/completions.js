@@ -304,8 +304,8 @@ async function overTraining(row) {
       "div",
       { class: "dialog-head" },
       element("h2", {}, `${setName(row.set)} prompt ${row.promptId}`),
-      element("button", { type: "button", class: "quiet", on: { click: step(-1) } }, "← Previous"),
-      element("button", { type: "button", class: "quiet", on: { click: step(1) } }, "Next →"),
+      element("button", { type: "button", class: "quiet", "aria-label": "Previous prompt", on: { click: step(-1) } }, "←"),
+      element("button", { type: "button", class: "quiet", "aria-label": "Next prompt", on: { click: step(1) } }, "→"),
       element("button", { type: "button", class: "quiet", on: { click: () => dialog.close() } }, "Close"),
     ),
     element(
