@@ -163,10 +163,14 @@ def _charts_of_run(number: int, run: RunData) -> Iterator[Chart]:
 
 def _with(chart: Chart, series: Sequence[Series]) -> Chart:
     """A copy of `chart` that holds those of `series` that have a value."""
-    shown = [line for line in series if any(value is not None for value in line.y)]
+    shown = [line for line in series if _has_value(line)]
     if chart.key in DROPPED_IF_ZERO and not any(_has_size(line) for line in shown):
         shown = []
     return replace(chart, series=shown)
+
+
+def _has_value(line: Series) -> bool:
+    return any(value is not None for value in line.y)
 
 
 def _has_size(line: Series) -> bool:

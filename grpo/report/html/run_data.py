@@ -21,7 +21,9 @@ from grpo.report.samples import (
 from grpo.report.tally import Tally
 
 READ_BYTES = 160 << 20
-"""Of each file of completions, how much is read."""
+"""Of each file of completions, how much is read for the statistics."""
+DEFLATION = 4
+"""How many times shorter text is deflated, at most; more than that is not packed to begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,9 @@ def read_run(folder: RunFolder, label: str, number: int, limit_bytes: int) -> Ru
     recipe = folder.recipe()
     judge = Judge.of(recipe)
     tally = Tally()
-    trained = _read_training(folder, judge, tally, number)
-    evaluated = _read_evaluations(folder, judge, tally, number)
+    reading = _Reading(judge, tally, number, DEFLATION * limit_bytes)
+    trained = _read_training(folder, reading)
+    evaluated = _read_evaluations(folder, reading)
     kept_evaluated, kept_trained = shared_out(evaluated.blocks, trained.blocks, limit_bytes)
     metrics = folder.metrics()
     return RunData(
@@ -96,48 +99,67 @@ def read_run(folder: RunFolder, label: str, number: int, limit_bytes: int) -> Ru
     )
 
 
-def _read_training(folder: RunFolder, judge: Judge, tally: Tally, number: int) -> _Packed:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Reading:
+    """How the completions of a run are read: counted in ``tally``, and packed up to ``limit_bytes`` of the file."""
+
+    judge: Judge
+    tally: Tally
+    run: int
+    limit_bytes: int
+
+
+def _read_training(folder: RunFolder, reading: _Reading) -> _Packed:
     """Evenly spaced steps, as many as may be read."""
     file = folder.path / "samples.jsonl"
     spans = spans_of(file)
     chosen = evenly_spaced(spans, READ_BYTES)
-    packer = Packer(number)
+    packed = {span.step for span in evenly_spaced(chosen, reading.limit_bytes)}
+    packer = Packer(reading.run)
     step = None
-    for sample in read_spans(file, chosen, judge):
+    for sample in read_spans(file, chosen, reading.judge):
+        reading.tally.add(sample)
         if step != sample.step:
             packer.close()
         step = sample.step
-        tally.add(sample)
-        packer.add(sample)
+        if step in packed:
+            packer.add(sample)
     packer.close()
-    written = sum(span.num_rows for span in spans)
-    return _Packed(written, num_completions(packer.blocks), packer.blocks)
+    return _Packed(
+        written=sum(span.num_rows for span in spans),
+        read=sum(span.num_rows for span in chosen),
+        blocks=packer.blocks,
+    )
 
 
-def _read_evaluations(folder: RunFolder, judge: Judge, tally: Tally, number: int) -> _Packed:
+def _read_evaluations(folder: RunFolder, reading: _Reading) -> _Packed:
     """Evenly spaced prompts of each set, as many as may be read, each with all its evaluations as neighbours."""
     file = folder.path / "evaluations.jsonl"
     spans = spans_of(file, unnamed=HELD_OUT)
+    read = _chosen_prompts(file, spans, READ_BYTES)
+    packed = _chosen_prompts(file, spans, reading.limit_bytes)
     samples_of: dict[tuple[str, str], list[Sample]] = {}
-    for sample in read_spans(file, spans, judge, _chosen_prompts(file, spans)):
-        tally.add(sample)
-        samples_of.setdefault((sample.set, sample.prompt_id), []).append(sample)
-    packer = Packer(number)
+    number = 0
+    for sample in read_spans(file, spans, reading.judge, read):
+        number += 1
+        reading.tally.add(sample)
+        if packed is None or sample.prompt_id in packed:
+            samples_of.setdefault((sample.set, sample.prompt_id), []).append(sample)
+    packer = Packer(reading.run)
     for samples in samples_of.values():
         for sample in samples:
             packer.add(sample)
     packer.close()
-    written = sum(span.num_rows for span in spans)
-    return _Packed(written, num_completions(packer.blocks), packer.blocks)
+    return _Packed(written=sum(span.num_rows for span in spans), read=number, blocks=packer.blocks)
 
 
-def _chosen_prompts(file: Path, spans: Sequence[Span]) -> set[str] | None:
-    """The prompts whose completions are read; None for all."""
+def _chosen_prompts(file: Path, spans: Sequence[Span], limit_bytes: int) -> set[str] | None:
+    """Evenly spaced prompts of each set whose completions fit in `limit_bytes`; None for all."""
     total = sum(span.num_bytes for span in spans)
-    if total <= READ_BYTES:
+    if total <= limit_bytes:
         return None
     chosen: set[str] = set()
-    every = -(-total // READ_BYTES)
+    every = -(-total // limit_bytes)
     for span in {span.set: span for span in spans}.values():
         chosen.update(prompt_ids(file, span)[::every])
     return chosen
