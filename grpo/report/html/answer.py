@@ -16,7 +16,7 @@ from grpo.statistics.comparison import Comparison, compare
 ACCURACY = ("accuracy", "low", "high")
 REWARD = ("reward", "reward_low", "reward_high")
 OUTCOMES = {
-    "trained": "trained on",
+    "trained": "in an update of the policy",
     "flat": "in a zero-variance group: all completions of the prompt got the same reward, so none is better",
     "truncated_masked": "cut off at the token limit, and masked",
     "correction_masked": "masked by the correction for the sampler–trainer mismatch",
@@ -106,6 +106,17 @@ class AlarmLine:
     first: int
     last: int
     says: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One evaluated prompt with a completion before training and one after, each with its reward."""
+
+    prompt: str
+    before: str
+    before_reward: float | None
+    after: str
+    after_reward: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,3 +272,20 @@ def _alarm_line(gate: str, alarms: Sequence[Mapping[str, Any]]) -> AlarmLine:
 def _height(level: str) -> int:
     """How far up the ladder a rung is."""
     return LADDER.index(level) if level in LADDER else 0
+
+
+def examples_of(run: RunData) -> list[Example]:
+    """The examples of the summary whose prompts are the same before and after."""
+    kept = run.summary.get("examples") or {}
+    pairs = zip(kept.get("before") or (), kept.get("after") or ())
+    return [
+        Example(
+            prompt=before["prompt"],
+            before=before["completion"],
+            before_reward=before["reward"],
+            after=after["completion"],
+            after_reward=after["reward"],
+        )
+        for before, after in pairs
+        if before["prompt"] == after["prompt"]
+    ]

@@ -87,6 +87,12 @@ def times(value: float | None) -> str:
     return NOTHING if value is None else f"× {value:.2g}" if value < 0.1 else f"× {value:,.1f}"
 
 
+def flat(text: str, most: int) -> str:
+    """The beginning of a text in one line."""
+    line = " ".join(text[: 4 * most].split())
+    return line if len(line) <= most and len(text) <= most else line[:most] + " …"
+
+
 def _signed(value: float, digits: int, plus: bool = False) -> str:
     text = f"{abs(value):.{digits}f}"
     is_zero = not float(text)
@@ -104,4 +110,5 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "short": short,
     "duration": duration,
     "times": times,
+    "flat": flat,
 }

@@ -5,13 +5,13 @@ const PAGE_ROWS = 25;
 const TRAINING = "";
 const HELD_OUT = "heldout";
 const ORDERS = {
-  newest: ["newest step first", (a, b) => b.step - a.step],
-  oldest: ["oldest step first", (a, b) => a.step - b.step],
-  best: ["highest reward first", (a, b) => (b.reward ?? -Infinity) - (a.reward ?? -Infinity)],
-  worst: ["lowest reward first", (a, b) => (a.reward ?? Infinity) - (b.reward ?? Infinity)],
-  longest: ["longest first", (a, b) => b.tokens - a.tokens],
-  shortest: ["shortest first", (a, b) => a.tokens - b.tokens],
-  telling: ["largest advantage first", (a, b) => Math.abs(b.advantage ?? 0) - Math.abs(a.advantage ?? 0)],
+  newest: ["newest step", (a, b) => b.step - a.step],
+  oldest: ["oldest step", (a, b) => a.step - b.step],
+  best: ["highest reward", (a, b) => (b.reward ?? -Infinity) - (a.reward ?? -Infinity)],
+  worst: ["lowest reward", (a, b) => (a.reward ?? Infinity) - (b.reward ?? Infinity)],
+  longest: ["longest", (a, b) => b.tokens - a.tokens],
+  shortest: ["shortest", (a, b) => a.tokens - b.tokens],
+  telling: ["largest advantage", (a, b) => Math.abs(b.advantage ?? 0) - Math.abs(a.advantage ?? 0)],
 };
 const VERDICTS = { right: "right", wrong: "wrong", none: "not judged" };
 const OUTCOME_WORDS = { flat: "zero-variance group", truncated_masked: "truncated, masked", correction_masked: "correction masked" };
@@ -105,7 +105,7 @@ function buildBrowser() {
   Object.assign(browser, { search, order, filters, summary: element("div", { class: "found", role: "status" }), rows: element("div", { class: "rows" }), more: element("button", { type: "button", class: "quiet more", on: { click: showMore } }) });
   browser.place.replaceChildren(
     element("div", { class: "search" }, element("label", {}, "search", search), element("button", { type: "button", class: "quiet", on: { click: clear } }, "Clear")),
-    element("details", { class: "more-filters", open: window.innerWidth > 640 }, element("summary", {}, "Filters and order"), element("div", { class: "filters" }, ...filters.map((filter) => filter.node), element("label", {}, "order", order))),
+    element("details", { class: "more-filters", open: window.innerWidth > 640 }, element("summary", {}, "Filters and order"), element("div", { class: "filters" }, ...filters.map((filter) => filter.node), element("label", {}, "first", order))),
     browser.summary,
     browser.rows,
     browser.more,
