@@ -69,6 +69,11 @@ class BeforeAfter:
         return self.unit == "accuracy"
 
     @property
+    def values(self) -> list[float]:
+        """The figures that there are."""
+        return [found.value for found in (self.before, self.after) if found is not None]
+
+    @property
     def change(self) -> float | None:
         """After minus before."""
         if self.before is None or self.after is None:
@@ -94,6 +99,10 @@ class Books:
     sampled: int
     lines: Sequence[LedgerLine]
     missing: int
+
+    def line(self, outcome: str) -> LedgerLine:
+        """The line of an outcome."""
+        return next(line for line in self.lines if line.outcome == outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,35 +143,61 @@ class Cost:
 
 
 def results_of(run: RunData) -> list[BeforeAfter]:
-    """Before and after of each set, then of each source of a mixture."""
+    """Before and after of each set, then of each source of a mixture.
+
+    Of a set both accuracy and mean reward where those differ, the reward first where accuracy never left 0. Of a
+    source the accuracy, or where there is none the reward.
+    """
     points_of: dict[tuple[str, str], list[EvaluationPoint]] = {}
     for point in run.points:
         points_of.setdefault((point.set, point.source), []).append(point)
-    ordered = sorted(points_of.items(), key=lambda item: bool(item[0][1]))
-    found = (_before_after(run, name, points) for name, points in ordered)
-    return [result for result in found if result is not None]
+    results: list[BeforeAfter] = []
+    for (name, source), points in sorted(points_of.items(), key=lambda item: bool(item[0][1])):
+        accuracy = _before_after(run, name, source, estimates=_estimates(points, ACCURACY))
+        reward = _before_after(
+            run, name, source, estimates=_estimates(points, REWARD), unit="reward"
+        )
+        results += _worth_showing(accuracy, reward)
+    return results
+
+
+def _worth_showing(
+    accuracy: BeforeAfter | None, reward: BeforeAfter | None
+) -> Iterator[BeforeAfter]:
+    if accuracy is None or reward is None:
+        yield from filter(None, (accuracy, reward))
+    elif accuracy.source or accuracy.values == reward.values:
+        yield accuracy
+    elif any(accuracy.values):
+        yield from (accuracy, reward)
+    else:
+        yield from (reward, accuracy)
 
 
 def _before_after(
-    run: RunData, name: tuple[str, str], points: Sequence[EvaluationPoint]
+    run: RunData,
+    name: str,
+    source: str,
+    *,
+    estimates: Sequence[Estimate],
+    unit: str = "accuracy",
 ) -> BeforeAfter | None:
-    unit = "accuracy"
-    estimates = [estimate for point in points for estimate in _estimate(point, ACCURACY)]
-    if not estimates:
-        unit = "reward"
-        estimates = [estimate for point in points for estimate in _estimate(point, REWARD)]
     if not estimates:
         return None
     first = estimates[0]
     last = estimates[-1]
     result = BeforeAfter(
-        set=name[0],
-        source=name[1],
+        set=name,
+        source=source,
         unit=unit,
         before=first if first.step == 0 else None,
         after=last if last.step > 0 else None,
     )
     return replace(result, difference=_difference(run, result))
+
+
+def _estimates(points: Sequence[EvaluationPoint], keys: Sequence[str]) -> list[Estimate]:
+    return [estimate for point in points for estimate in _estimate(point, keys)]
 
 
 def _estimate(point: EvaluationPoint, keys: Sequence[str]) -> Iterator[Estimate]:
@@ -215,6 +250,16 @@ def books_of(run: RunData) -> Books | None:
         for outcome in OUTCOMES
     ]
     return Books(sampled, lines, missing=sampled - sum(line.number for line in lines))
+
+
+def outcomes_of(books: Sequence[Books | None]) -> list[LedgerLine]:
+    """The outcomes that a page names: those of any of the books, and always what was trained and what failed."""
+    found: dict[str, LedgerLine] = {}
+    for account in filter(None, books):
+        for line in account.lines:
+            if line.number or line.outcome in ("trained", "faulted"):
+                found.setdefault(line.outcome, line)
+    return [found[outcome] for outcome in OUTCOMES if outcome in found]
 
 
 def _summed_ledger(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:

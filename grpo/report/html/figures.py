@@ -28,6 +28,17 @@ def plain(value: float | None, digits: int = 3) -> str:
     return NOTHING if value is None else f"{value:.{digits}g}".replace("-", MINUS)
 
 
+def amount(value: float | None) -> str:
+    """A reward: three decimals, or of a large one four digits.
+
+    >>> amount(0.37), amount(1234.5)
+    ('0.370', '1234')
+    """
+    if value is None:
+        return NOTHING
+    return _signed(value, 3) if abs(value) < 100 else plain(value, 4)
+
+
 def fixed(value: float | None, digits: int) -> str:
     """A number of so many decimals."""
     return NOTHING if value is None else _signed(value, digits)
@@ -105,6 +116,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "points": points,
     "plain": plain,
     "fixed": fixed,
+    "amount": amount,
     "change": change,
     "count": count,
     "short": short,

@@ -19,7 +19,14 @@ from markupsafe import Markup
 from grpo import __version__
 from grpo.report.folder import RunFolder, State
 from grpo.report.html import figures
-from grpo.report.html.answer import alarms_of, books_of, cost_of, examples_of, results_of
+from grpo.report.html.answer import (
+    alarms_of,
+    books_of,
+    cost_of,
+    examples_of,
+    outcomes_of,
+    results_of,
+)
 from grpo.report.html.cards import cards_of
 from grpo.report.html.curves import axes_of, chart_data, charts_of
 from grpo.report.html.embed import in_base64, json_in_script, source_hash
@@ -115,10 +122,12 @@ def _parts() -> dict[str, Any]:
 
 def _facts(runs: Sequence[RunData]) -> dict[str, Any]:
     """What the template shows of the runs."""
+    books = [books_of(run) for run in runs]
     return {
         "runs": runs,
         "cards": cards_of([results_of(run) for run in runs]),
-        "books": [books_of(run) for run in runs],
+        "books": books,
+        "outcomes": outcomes_of(books),
         "examples": examples_of(runs[0]) if len(runs) == 1 else [],
         "costs": [cost_of(run) for run in runs],
         "alarms": [alarms_of(run) for run in runs],

@@ -87,7 +87,7 @@ function prepared(chart) {
       const floor = add(line.floor, { stroke: "transparent", width: 0 });
       bands.push({ series: [top, floor], fill: faint(colour, 0.5) });
     } else {
-      if (isSmooth) add(line.shown, { stroke: faint(colour, 0.28), width: 1 });
+      if (isSmooth && !several) add(line.shown, { stroke: faint(colour, 0.28), width: 1 });
       add(isSmooth ? smoothed(line.shown) : line.shown, {
         stroke: colour,
         width: 2,
@@ -104,7 +104,8 @@ function prepared(chart) {
 function rangeOf(chart) {
   return (plot, low, high) => {
     if (low === null || high === null) return [0, 1];
-    const margin = (high - low) * 0.06 || Math.abs(high) * 0.1 || 0.1;
+    const isFlat = high - low <= 1e-6 * Math.abs(high);
+    const margin = isFlat ? Math.abs(high) * 0.1 || 0.1 : (high - low) * 0.06;
     let bottom = low - margin;
     if (low >= 0 && (chart.scale === "zero" || chart.unit === "percent" || bottom < 0)) bottom = Math.min(0, low);
     if (chart.unit === "percent" && low > 0.25) bottom = Math.max(0, low - margin);
@@ -157,31 +158,55 @@ function readAt(entry, xs, index) {
   return found;
 }
 
+/** What the legend names: each line, or of several runs with several lines each, the runs and then the lines. */
+function legendKeys(entries) {
+  const labels = [...new Set(entries.map((entry) => entry.line.label))];
+  const runs = [...new Set(entries.map((entry) => entry.line.run))];
+  const name = (entry) => (several ? page.runs[entry.line.run].label : entry.line.label);
+  if (!several || labels.length === 1) {
+    return entries.map((entry) => ({ name: name(entry), colour: entry.colour, dash: 0, read: entry, of: [entry] }));
+  }
+  const byRun = runs.map((run) => {
+    const of = entries.filter((entry) => entry.line.run === run);
+    return { name: name(of[0]), colour: of[0].colour, dash: 0, read: of[0], of };
+  });
+  const byLabel = labels.map((label) => {
+    const of = entries.filter((entry) => entry.line.label === label);
+    return { name: label, colour: themeColour("--muted"), dash: of[0].dash, read: null, of };
+  });
+  return [...byRun, ...byLabel];
+}
+
 function legendOf(chart, entries, plotOf) {
   const format = FORMATS[chart.unit] ?? plain;
-  const values = [];
-  const lines = entries.map((entry) => {
-    const line = element("span", { class: `line dash-${entry.dash}` });
-    line.style.borderTopColor = entry.colour;
-    const value = element("span", { class: "value" });
-    values.push(value);
-    const named = several ? (chart.series.some((each) => each.part !== chart.series[0].part) ? `${page.runs[entry.line.run].label}: ${entry.line.label}` : page.runs[entry.line.run].label) : entry.line.label;
-    const button = element("button", { type: "button", "aria-pressed": "true" }, line, element("span", {}, named), value);
+  const hidden = new Set();
+  const keys = legendKeys(entries);
+  const values = keys.map(() => element("span", { class: "value" }));
+  const buttons = keys.map((key, place) => {
+    const line = element("span", { class: `line dash-${key.dash}` });
+    line.style.borderTopColor = key.colour;
+    const button = element("button", { type: "button", "aria-pressed": "true" }, line, element("span", {}, key.name), key.read ? values[place] : null);
     button.addEventListener("click", () => {
-      const show = button.getAttribute("aria-pressed") === "false";
-      button.setAttribute("aria-pressed", String(show));
-      plotOf().batch(() => entry.own.forEach((index) => plotOf().setSeries(index, { show })));
+      if (!hidden.delete(key)) hidden.add(key);
+      button.setAttribute("aria-pressed", String(!hidden.has(key)));
+      plotOf().batch(() => {
+        for (const entry of entries) {
+          const show = ![...hidden].some((each) => each.of.includes(entry));
+          entry.own.forEach((index) => plotOf().setSeries(index, { show }));
+        }
+      });
     });
     return button;
   });
   const show = (index) => {
     const xs = plotOf()?.data[0] ?? [];
-    entries.forEach((entry, place) => {
-      const value = readAt(entry, xs, index);
+    keys.forEach((key, place) => {
+      if (!key.read) return;
+      const value = readAt(key.read, xs, index);
       values[place].textContent = value === null ? "–" : format(value);
     });
   };
-  return { node: element("div", { class: "legend" }, ...lines), show };
+  return { node: element("div", { class: "legend" }, ...buttons), show };
 }
 
 function drawChart(figure, chart) {
@@ -189,7 +214,7 @@ function drawChart(figure, chart) {
   let plot = null;
   const legend = legendOf(chart, made.legend, () => plot);
   const room = element("div", { class: "plot" });
-  figure.replaceChildren(element("h3", {}, chart.title), element("figcaption", {}, chart.note), legend.node, room);
+  figure.replaceChildren(element("h3", {}, chart.title), element("figcaption", {}, chart.stacked && several ? "of the whole step" : chart.note), legend.node, room);
   plot = new uPlot(optionsOf(chart, made, room.clientWidth || 320, legend.show), made.data, room);
   legend.show(null);
   drawing.plots.push({ plot, room });
