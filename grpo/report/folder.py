@@ -155,6 +155,19 @@ def points_in(records: Sequence[Record]) -> list[EvaluationPoint]:
     return [point for record in evaluations for point in points_of(record)]
 
 
+def points_in_summary(summary: Mapping[str, Any]) -> list[EvaluationPoint]:
+    """Before and after of a summary, for a folder whose ``metrics.jsonl`` has no records of evaluations."""
+    sets = {HELD_OUT: summary, **(summary.get("sets") or {})}
+    points = []
+    for name, both in sets.items():
+        for when in ("before", "after"):
+            figures = both.get(when)
+            if figures:
+                step = figures.get("step") or 0
+                points.append(EvaluationPoint(step=step, set=name, source="", figures=figures))
+    return points
+
+
 def points_of(record: Mapping[str, Any]) -> list[EvaluationPoint]:
     """The evaluations in a record: ``heldout/accuracy``, ``heldout/SOURCE/accuracy``, ``eval/NAME/accuracy``, ..."""
     figures_of: dict[tuple[str, str], dict[str, float | None]] = {}

@@ -26,9 +26,12 @@ class Opened:
     complaints: list[str] = field(default_factory=list)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """A browser of Debian's package ``chromium`` (or another Chrome)."""
+    """A browser of Debian's package ``chromium`` (or another Chrome).
+
+    Of one module alone: while the driver is open its event loop counts as running, and no other may be run.
+    """
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="the package playwright is missing"
     )

@@ -6,6 +6,7 @@ seconds of training so far, which `axes_of` gives for each run.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
@@ -199,7 +200,8 @@ def thinned(records: Sequence[Any]) -> Sequence[Any]:
 
 
 def _value(value: Any) -> float | None:
-    return rounded(value) if isinstance(value, (int, float)) else None
+    is_number = isinstance(value, (int, float)) and math.isfinite(value)
+    return rounded(value) if is_number else None
 
 
 FOUND_CHARTS: Sequence[tuple[Chart, re.Pattern[str], int]] = (

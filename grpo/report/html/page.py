@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
@@ -146,6 +147,7 @@ def _data(runs: Sequence[RunData]) -> dict[str, Any]:
     }
 
 
+@cache
 def _source(name: str) -> str:
     """A file of this package whose text goes into the page, where no parser may find the end of its element."""
     text = (HERE / name).read_text(encoding="utf-8")
@@ -153,6 +155,7 @@ def _source(name: str) -> str:
     return text
 
 
+@cache
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(HERE / "templates"),

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 from grpo.recipe.shorthands import HELD_OUT
-from grpo.report.folder import EvaluationPoint, Record, RunFolder, State, points_in, steps_in
+from grpo.report.folder import (
+    EvaluationPoint,
+    Record,
+    RunFolder,
+    State,
+    points_in,
+    points_in_summary,
+    steps_in,
+)
 from grpo.report.html.packing import Block, Packer, num_completions, shared_out
 from grpo.report.samples import (
     Judge,
@@ -82,14 +90,15 @@ def read_run(folder: RunFolder, label: str, number: int, limit_bytes: int) -> Ru
     evaluated = _read_evaluations(folder, reading)
     kept_evaluated, kept_trained = shared_out(evaluated.blocks, trained.blocks, limit_bytes)
     metrics = folder.metrics()
+    summary = folder.summary()
     return RunData(
         label=label,
         path=folder.path,
         state=folder.state(),
         recipe=recipe,
-        summary=folder.summary(),
+        summary=summary,
         records=steps_in(metrics),
-        points=points_in(metrics),
+        points=points_in(metrics) or points_in_summary(summary),
         alarms=folder.alarms(),
         lives=folder.environments(),
         tally=tally,
