@@ -105,6 +105,8 @@ def test_the_run_folder_holds_what_it_should(tmp_path: Path) -> None:
         "samples.jsonl",
         "evaluations.jsonl",
         "console.log",
+        "environment.jsonl",
+        "report.html",
         "checkpoints",
         "final",
         "summary.json",

@@ -88,6 +88,7 @@ def test_a_step_writes_its_record_and_every_completion_with_parts_and_status(log
         "parts": {"mine": 1.0},
         "statuses": {"mine": "scored"},
         "detail": "",
+        "reported": {"mine": {"inner": 0.5}},
     }
     assert (found[1]["reward"], found[1]["status"], found[1]["parts"]) == (
         None,
