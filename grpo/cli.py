@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Callable, Iterator, NoReturn, Sequence
 
 from grpo import __version__
-from grpo.commands import convert, evaluate, sample, train, watch
+from grpo.commands import convert, evaluate, report, sample, train, watch
 from grpo.commands.exit_codes import EXIT_DONE, EXIT_FAULT
 from grpo.commands.messages import print_error
 from rewards.command_line import EXIT_USER, OneLineParser
@@ -108,6 +108,13 @@ COMMANDS = (
         module="grpo",
         add_arguments=watch.add_arguments,
         run=watch.run,
+    ),
+    Command(
+        name="report",
+        summary="write a page about runs: before and after, curves, completions; one file, no network",
+        module="grpo",
+        add_arguments=report.add_arguments,
+        run=report.run,
     ),
     Command(
         name="score",

@@ -232,7 +232,7 @@ class Trainer(Run):
                 return [UpdateStats(made=False)] * len(batch.updates)
             return [parts.learner.update(update) for update in batch.updates]
         except GateStop:
-            parts.log.samples(step, self.groups, "samples.jsonl")
+            parts.log.samples(step, self.groups, batch)
             raise
 
 

@@ -130,7 +130,7 @@ def files(recipe: Recipe) -> Iterator[str]:
     yield f"written to {recipe.folder()}:"
     yield (
         "  recipe.yaml (first), metrics.jsonl, samples.jsonl, evaluations.jsonl, console.log, "
-        "checkpoints/, final/, summary.json"
+        "checkpoints/, final/, summary.json, report.html"
     )
     when = _every(section.every) if section.every else "when stopped"
     best = f", and the best {section.keep_best} by held-out accuracy" if section.keep_best else ""

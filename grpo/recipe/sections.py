@@ -452,7 +452,7 @@ class WandbSection:
 
 @dataclass(frozen=True)
 class LogSection:
-    """Where records go, and what the console shows."""
+    """Where records go, what the console shows, and what is kept to look at."""
 
     show_every: int = key(
         10,
@@ -463,6 +463,13 @@ class LogSection:
 
     wandb: WandbSection | None = key(
         None, "log to Weights & Biases, e.g. {project: mine, mode: offline}"
+    )
+    report: bool = key(True, "write report.html into the run folder when the run ends")
+    token_logprobs: int = key(
+        4,
+        "how many completions of a step keep each token's log-prob in samples.jsonl, those with the greatest "
+        "advantages; 0: none",
+        at_least(0),
     )
 
 

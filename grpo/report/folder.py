@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Iterator, Mapping
+from typing import Any, Iterator, Mapping, Sequence
 
 from grpo.recipe import RecipeError, read_yaml
 from grpo.recipe.shorthands import HELD_OUT
@@ -97,12 +97,15 @@ class RunFolder:
 
     def steps(self) -> list[Record]:
         """The records of steps, each step once, in order."""
-        return [record for record in self.metrics() if is_step(record)]
+        return steps_in(self.metrics())
 
     def points(self) -> list[EvaluationPoint]:
         """The evaluations, each set and source of a step once, in order."""
-        records = (record for record in self.metrics() if not is_step(record))
-        return [point for record in records for point in points_of(record)]
+        return points_in(self.metrics())
+
+    def environments(self) -> list[Record]:
+        """Versions and hardware of each life of the run."""
+        return list(journal(self.path / "environment.jsonl"))
 
     def samples(self) -> Iterator[Record]:
         """The completions of steps, in the order they were written."""
@@ -139,6 +142,30 @@ class RunFolder:
 def is_step(record: Mapping[str, Any]) -> bool:
     """Whether a record of ``metrics.jsonl`` is a step's; the others are evaluations'."""
     return STEP_KEY in record
+
+
+def steps_in(records: Sequence[Record]) -> list[Record]:
+    """Those of `records` that are of steps."""
+    return [record for record in records if is_step(record)]
+
+
+def points_in(records: Sequence[Record]) -> list[EvaluationPoint]:
+    """The evaluations in `records`."""
+    evaluations = (record for record in records if not is_step(record))
+    return [point for record in evaluations for point in points_of(record)]
+
+
+def points_in_summary(summary: Mapping[str, Any]) -> list[EvaluationPoint]:
+    """Before and after of a summary, for a folder whose ``metrics.jsonl`` has no records of evaluations."""
+    sets = {HELD_OUT: summary, **(summary.get("sets") or {})}
+    points = []
+    for name, both in sets.items():
+        for when in ("before", "after"):
+            figures = both.get(when)
+            if figures:
+                step = figures.get("step") or 0
+                points.append(EvaluationPoint(step=step, set=name, source="", figures=figures))
+    return points
 
 
 def points_of(record: Mapping[str, Any]) -> list[EvaluationPoint]:

@@ -23,7 +23,7 @@ from grpo.report.console.console import Console, open_console
 from grpo.report.console.heartbeat import FAILED, FINISHED, STOPPED
 from grpo.report.console.opening import title
 from grpo.report.console.words import shown_set
-from grpo.report.folder import RunFolder
+from grpo.report.folder import RunFolder, State
 from grpo.report.plots.curves import SHOWN
 from grpo.report.plots.plot import plot
 from grpo.rollout.engine import Engine
@@ -34,6 +34,7 @@ from grpo.run.evaluation_sets import EvaluationSet, ranking
 from grpo.run.held_out import evaluate
 from grpo.run.ledger import Ledger
 from grpo.run.log import Record
+from grpo.run.page import ended_early, written_report
 from grpo.run.schedule import evaluates_after, saves_after
 from grpo.run.setup import RunParts
 from grpo.run.shown import run_html
@@ -285,7 +286,7 @@ class Run(ABC):
         self.ledger.add(step, self.groups, batch, in_flight)
         progress.tokens["sampled"] += record["completion/tokens"]
         progress.tokens["trained"] += record["update/tokens"]
-        parts.log.step(record, self.groups, self.recipe.steps)
+        parts.log.step(record, self.groups, self.recipe.steps, batch)
         parts.gates.refuse()
         self._evaluate_if_due()
         if saves_after(self.recipe, step):
@@ -365,6 +366,12 @@ class Run(ABC):
             examples = examples_of(self._last_groups) or progress.examples_before
             self.storage.finish(self.parts, examples)
             self._is_finished = True
+            self._write_report()
+
+    def _write_report(self, state: State | None = None) -> None:
+        """Write the run's ``report.html`` if the recipe asks for it; what fails costs a line, never the run."""
+        if self.recipe.log.report and self.parts.ranks.main:
+            self.parts.log.say(*written_report(self.folder, state))
 
     def request_stop(self) -> None:
         """Stop after the step under way, with a checkpoint."""
@@ -399,6 +406,8 @@ class Run(ABC):
         self.parts.scorer.close()
         if failure is not None:
             self.parts.log.say(*self.storage.give_up_writing(failure))
+        if self.num_steps and not self._is_finished and not isinstance(failure, KeyboardInterrupt):
+            self._write_report(ended_early(failure))
         self.parts.log.close()
         try:
             self.storage.writer.wait()

@@ -26,8 +26,8 @@ from grpo.report.console.console import Console, open_console
 from grpo.report.console.ink import Line, visible
 from grpo.report.console.sentences import evaluation_sentence, step_sentence
 from grpo.run.accuracy import Evaluation
-from grpo.types import Completion, ScoredGroup
-from rewards import Score
+from grpo.run.sample_rows import SampleRows, evaluation_rows
+from grpo.types import Batch, ScoredGroup
 
 Record = dict[str, Any]
 CONSOLE = "console.log"
@@ -46,11 +46,13 @@ class Log:
         folder: Path,
         wandb: WandbSection | None = None,
         *,
+        rows: SampleRows | None = None,
         silent: bool = False,
         console: Console | None = None,
         show_every: int = 0,
     ):
         self.folder = folder
+        self.rows = rows or SampleRows()
         self.silent = silent
         self.console = open_console(quiet=silent) if console is None else console
         self.show_every = show_every
@@ -132,11 +134,17 @@ class Log:
             self._said += kept  # the folder is not prepared yet
         return kept
 
-    def step(self, record: Record, groups: Sequence[ScoredGroup], steps: int) -> None:
-        """Write one step: its record, and every completion with its parts and status."""
+    def step(
+        self,
+        record: Record,
+        groups: Sequence[ScoredGroup],
+        steps: int,
+        batch: Batch | None = None,
+    ) -> None:
+        """Write one step: its record, and every completion with its scores and what `batch` made of it."""
         if self.silent:
             return
-        rows = [row for group in groups for row in sample_rows(record["step"], group)]
+        rows = self.rows.of_step(record["step"], groups, batch)
         self._append("samples.jsonl", rows)
         self._append("metrics.jsonl", [record])
         known = {key: value for key, value in record.items() if value is not None}
@@ -170,10 +178,10 @@ class Log:
         if aloud:
             self.say(f"warning: step {alarm.step}: gate {alarm.gate}: {alarm.says}")
 
-    def samples(self, step: int, groups: Sequence[ScoredGroup], file: str) -> None:
-        """Append every completion of `groups` to a JSONL file of the run."""
+    def samples(self, step: int, groups: Sequence[ScoredGroup], batch: Batch | None = None) -> None:
+        """Append every completion of `groups` to ``samples.jsonl``."""
         if not self.silent:
-            self._append(file, [row for group in groups for row in sample_rows(step, group)])
+            self._append("samples.jsonl", self.rows.of_step(step, groups, batch))
 
     def evaluation(self, step: int, results: Mapping[str, Evaluation], when: str) -> None:
         """Print and write the evaluation of each set."""
@@ -182,8 +190,7 @@ class Log:
             return
         metrics: Record = {}
         for name, result in results.items():
-            rows = [row for group in result.groups for row in sample_rows(step, group)]
-            self._append("evaluations.jsonl", [{"set": name, **row} for row in rows])
+            self._append("evaluations.jsonl", list(evaluation_rows(step, name, result)))
             metrics |= evaluation_metrics(name, result)
         self._append("metrics.jsonl", [{"step": step, **metrics}])
         self._send_to_wandb(finite_only(metrics), step)
@@ -236,42 +243,6 @@ def append_console(folder: Path, lines: Sequence[str]) -> None:
     with suppress(OSError):
         with (folder / CONSOLE).open("a", encoding="utf-8", errors="backslashreplace") as out:
             out.writelines(f"{line}\n" for line in lines)
-
-
-def sample_rows(step: int, group: ScoredGroup) -> list[dict[str, Any]]:
-    """One row a completion: where it came from, what was written, and its scores."""
-    verdicts = group.verdicts or ({},) * len(group.scores)
-    rows = []
-    for index, completion in enumerate(group.completions):
-        source = {
-            "step": step,
-            "prompt_id": group.prompt.id,
-            "index": index,
-            "prompt": group.prompt.text,
-        }
-        scored = _scored_columns(group.scores[index], verdicts[index])
-        rows.append({**source, **_written_columns(completion), **scored})
-    return rows
-
-
-def _written_columns(completion: Completion) -> dict[str, Any]:
-    return {
-        "completion": completion.text,
-        "finish": completion.finish,
-        "stop": completion.stop,
-        "num_tokens": len(completion.token_ids),
-    }
-
-
-def _scored_columns(score: Score, verdict: Mapping[str, Score]) -> dict[str, Any]:
-    details = {name: part.detail for name, part in verdict.items() if part.detail}
-    return {
-        "reward": score.value,
-        "status": score.status,
-        "parts": {name: part.value for name, part in verdict.items()},
-        "statuses": {name: part.status for name, part in verdict.items()},
-        "detail": details or score.detail,
-    }
 
 
 def finite(value: Any) -> Any:

@@ -43,6 +43,7 @@ from grpo.run import fingerprint
 from grpo.run.evaluation_sets import EvaluationSet, held_out_set, load_sets
 from grpo.run.folder import check_folder
 from grpo.run.log import Log
+from grpo.run.sample_rows import SampleRows
 from grpo.scoring import Scorer, check_columns, load_rewards, watched_rewards
 from grpo.types import Prompt
 from rewards import RewardSpec
@@ -266,6 +267,7 @@ def open_parts(
     log = Log(
         recipe.folder(),
         recipe.log.wandb,
+        rows=open_rows(recipe, inputs),
         silent=not ranks.main,
         console=console,
         show_every=recipe.log.show_every,
@@ -295,6 +297,16 @@ def check_same_prompts(ranks: Ranks, prompts: PromptSet) -> None:
             "other rows, or another tokenizer other tokens; give all ranks the same files and package versions, "
             "and a task whose rows follow from its arguments alone"
         )
+
+
+def open_rows(recipe: Recipe, inputs: RunInputs) -> SampleRows:
+    """What makes the rows of ``samples.jsonl``."""
+    return SampleRows(
+        accurate=inputs.accurate,
+        threshold=recipe.evaluate.threshold,
+        num_with_tokens=recipe.log.token_logprobs,
+        tokenizer=inputs.tokenizer,
+    )
 
 
 def open_curriculum(recipe: Recipe, inputs: RunInputs) -> Curriculum:

@@ -11,6 +11,7 @@ from grpo.recipe import Recipe
 from grpo.report.console.closing import closing_lines
 from grpo.run import checkpoint
 from grpo.run.async_writer import Writer
+from grpo.run.environment import write_environment
 from grpo.run.fingerprint import fingerprint
 from grpo.run.folder import lock, sizes
 from grpo.run.ledger import Ledger
@@ -77,6 +78,8 @@ class RunStorage:
                 ledger=self.ledger,
                 prompts=inputs.prompts,
             )
+        if ranks.main:
+            write_environment(self.folder, parts.policy, ranks, self.progress.num_steps)
 
     def save(self, parts: RunParts) -> Path | None:
         """Save a checkpoint of the run unless this step has one; its folder, None on other ranks.

@@ -106,6 +106,8 @@ def test_the_run_folder_holds_what_it_should(tmp_path: Path) -> None:
         "evaluations.jsonl",
         "console.log",
         "status.json",
+        "environment.jsonl",
+        "report.html",
         "checkpoints",
         "final",
         "summary.json",

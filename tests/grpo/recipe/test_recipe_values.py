@@ -220,6 +220,8 @@ OUT_OF_RANGE = {
     "log.wandb.entity": [3],
     "log.wandb.mode": ["of"],
     "log.wandb.tags": ["a"],
+    "log.report": ["no"],
+    "log.token_logprobs": [-1],
     "gates": ["[]", "off"],
     "gates.<name>.upto": ["mask", 3],
     "gates.<name>.note": [-1, "x"],

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from grpo.recipe import RecipeError
-from grpo.report.folder import RunFolder
+from grpo.report.folder import RunFolder, points_in_summary
 from grpo.run.folder import lock
 
 
@@ -74,3 +74,20 @@ def test_what_is_no_run_folder_is_refused_in_a_sentence(tmp_path: Path) -> None:
         RunFolder.at(tmp_path)
     with pytest.raises(RecipeError, match="there is no folder"):
         RunFolder.at(tmp_path / "missing")
+
+
+def test_a_summary_stands_in_where_no_evaluation_was_recorded(tmp_path: Path) -> None:
+    figures = {"step": 0, "accuracy": 0.25, "low": 0.2, "high": 0.3}
+    after = {**figures, "step": 9, "accuracy": 0.5}
+    summary = {
+        "before": figures,
+        "after": after,
+        "sets": {"gsm8k": {"before": None, "after": after}},
+    }
+    points = points_in_summary(summary)
+    assert [(point.step, point.set) for point in points] == [
+        (0, "heldout"),
+        (9, "heldout"),
+        (9, "gsm8k"),
+    ]
+    assert points[1].figures["accuracy"] == 0.5

@@ -14,7 +14,8 @@ import wandb
 from grpo.recipe import RecipeError, WandbSection
 from grpo.report.console.numbers import interval
 from grpo.run.accuracy import summarise
-from grpo.run.log import Log, finite, sample_rows
+from grpo.run.log import Log, finite
+from grpo.run.sample_rows import sample_rows
 from grpo.types import Completion, Prompt, ScoredGroup
 from rewards import Score
 
@@ -88,6 +89,7 @@ def test_a_step_writes_its_record_and_every_completion_with_parts_and_status(log
         "parts": {"mine": 1.0},
         "statuses": {"mine": "scored"},
         "detail": "",
+        "reported": {"mine": {"inner": 0.5}},
     }
     assert (found[1]["reward"], found[1]["status"], found[1]["parts"]) == (
         None,
