@@ -1,4 +1,4 @@
-"""One record a step, to the console, ``metrics.jsonl`` and wandb; in the loop, the only file that prints.
+"""One record a step, to the console, ``metrics.jsonl`` and the trackers; in the loop, the only file that prints.
 
 What is printed is also kept, in ``console.log`` of the run folder, over all lives of the run.
 
@@ -14,7 +14,7 @@ import sys
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Sequence, cast
+from typing import Any, Iterable, Mapping, Sequence
 
 from tqdm import tqdm
 
@@ -22,8 +22,8 @@ from grpo.monitor import watchdog
 from grpo.monitor.gate_table import RUNGS
 from grpo.monitor.gates import Alarm
 from grpo.monitor.redaction import Redactor
-from grpo.recipe import RecipeError, WandbSection
 from grpo.recipe.shorthands import HELD_OUT
+from grpo.report.trackers import Life, Trackers
 from grpo.run.accuracy import Evaluation
 from grpo.types import Completion, ScoredGroup
 from rewards import Score
@@ -37,13 +37,14 @@ class Log:
 
     A silent log (other ranks) writes nothing at all.
 
-    ``accuracy`` is the last held-out accuracy, ``wandb_id`` the id of the run there; a checkpoint keeps both.
+    ``accuracy`` is the last held-out accuracy, ``tracker_ids`` are the run's ids at the `trackers`; a checkpoint keeps
+    both.
     """
 
     def __init__(
         self,
         folder: Path,
-        wandb: WandbSection | None = None,
+        trackers: Trackers | None = None,
         *,
         silent: bool = False,
         quiet: bool = False,
@@ -51,60 +52,42 @@ class Log:
         self.folder = folder
         self.silent = silent
         self.quiet = quiet
-        self.wandb_id: str | None = None
+        self.trackers = trackers
         self.accuracy: float | None = None
         self._hide_secrets = Redactor()
-        self._section = wandb
-        self._wandb: Any = None
         self._bar: tqdm | None = None
         self._said: list[str] = []
         self._is_open = False
 
-    def open(
-        self, recipe: Mapping[str, Any], name: str, steps: int, step: int, wandb_id: str | None
-    ) -> None:
-        """Start, or continue after `step`; `RecipeError` if wandb refuses its settings."""
+    @property
+    def tracker_ids(self) -> dict[str, str]:
+        """The run's id at each tracker; set before `open` where the run folder does not know them."""
+        return {} if self.trackers is None else self.trackers.ids
+
+    @tracker_ids.setter
+    def tracker_ids(self, ids: Mapping[str, str]) -> None:
+        if self.trackers is not None:
+            self.trackers.former_ids = ids
+
+    def open(self, life: Life, steps: int) -> None:
+        """Start, or continue after the step of `life`; `RecipeError` if a tracker refuses its settings."""
         if self.silent:
             return
         self._is_open = True
         when = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
         append_console(self.folder, [f"--- {when}", *self._said])
         self._said = []
-        if self._section is not None:
-            self._open_wandb(self._section, recipe, name, wandb_id)
+        if self.trackers is not None:
+            self.trackers.open(life, self.say)
         self._bar = tqdm(
             total=steps,
-            initial=step,
+            initial=life.step,
             unit="step",
             dynamic_ncols=True,
             file=sys.stderr,
             disable=True if self.quiet else None,
             leave=False,
         )
-
-    def _open_wandb(
-        self, section: WandbSection, recipe: Mapping[str, Any], name: str, wandb_id: str | None
-    ) -> None:
-        import wandb  # noqa: PLC0415  optional, and slow to import
-
-        try:
-            with watchdog.waiting("server", owner="wandb, its start"):
-                self._wandb = wandb.init(
-                    project=section.project,
-                    entity=section.entity,
-                    mode=cast(Any, section.mode),
-                    tags=list(section.tags),
-                    name=name,
-                    config=dict(recipe),
-                    dir=str(self.folder),
-                    id=wandb_id,
-                    resume="allow" if wandb_id else None,
-                )
-        except wandb.errors.Error as error:
-            raise RecipeError(
-                f"recipe: log.wandb: {error} Or set log.wandb.mode=offline, or log.wandb=null"
-            ) from None
-        self.wandb_id = self._wandb.id
 
     def say(self, *lines: str) -> None:
         """Print lines above the progress bar; what the console's encoding lacks is escaped."""
@@ -126,18 +109,14 @@ class Log:
         """Write one step: its record, and every completion with its parts and status."""
         if self.silent:
             return
-        self.samples(record["step"], groups, "samples.jsonl")
+        rows = rows_of(record["step"], groups)
+        self._append("samples.jsonl", rows)
         self._append("metrics.jsonl", [record])
-        known = {key: value for key, value in record.items() if value is not None}
-        self._send_to_wandb(known, record["step"])
+        if self.trackers is not None:
+            self.trackers.step(record, rows)
         self.say(self.line(record, steps))
         if self._bar is not None:
             self._bar.update()
-
-    def _send_to_wandb(self, values: Mapping[str, Any], step: int) -> None:
-        if self._wandb is not None:
-            with watchdog.waiting("server", owner="wandb, a record"):
-                self._wandb.log(values, step=step)
 
     def alarm(self, alarm: Alarm, aloud: bool) -> None:
         """Write an alarm of a gate; `aloud`, print it too."""
@@ -150,7 +129,7 @@ class Log:
     def samples(self, step: int, groups: Sequence[ScoredGroup], file: str) -> None:
         """Append every completion of `groups` to a JSONL file of the run."""
         if not self.silent:
-            self._append(file, [row for group in groups for row in sample_rows(step, group)])
+            self._append(file, rows_of(step, groups))
 
     def evaluation(self, step: int, results: Mapping[str, Evaluation], when: str) -> None:
         """Print and write the evaluation of each set."""
@@ -158,12 +137,13 @@ class Log:
         if self.silent:
             return
         metrics: Record = {}
+        rows = {name: rows_of(step, result.groups) for name, result in results.items()}
         for name, result in results.items():
-            rows = [row for group in result.groups for row in sample_rows(step, group)]
-            self._append("evaluations.jsonl", [{"set": name, **row} for row in rows])
+            self._append("evaluations.jsonl", [{"set": name, **row} for row in rows[name]])
             metrics |= evaluation_metrics(name, result)
         self._append("metrics.jsonl", [{"step": step, **metrics}])
-        self._send_to_wandb(finite_only(metrics), step)
+        if self.trackers is not None:
+            self.trackers.evaluation(step, metrics, rows)
         for name, result in results.items():
             shown = "held-out" if name == HELD_OUT else name
             self.say(f"{shown} {when}: {_evaluation_line(result)}")
@@ -188,15 +168,13 @@ class Log:
         parts.append(f"{record['seconds/step']:.1f} s")
         return "  ".join(parts)
 
-    def close(self) -> None:
-        """Finish the progress bar and wandb's run."""
+    def close(self, failed: bool = False) -> None:
+        """Finish the progress bar and the run at the trackers, there as one that failed if it did."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-        if self._wandb is not None:
-            with watchdog.waiting("server", owner="wandb, its end"):
-                self._wandb.finish()
-            self._wandb = None
+        if self.trackers is not None and not self.silent:
+            self.trackers.close(failed)
 
     def _append(self, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
         lines = (self._hide_secrets(json.dumps(finite(row), ensure_ascii=False)) for row in rows)
@@ -217,11 +195,6 @@ def evaluation_metrics(name: str, result: Evaluation) -> Record:
         if source and source != name:
             metrics |= {f"{stem}/{source}/{key}": value for key, value in figures.items()}
     return metrics
-
-
-def finite_only(record: Mapping[str, Any]) -> Record:
-    """`record` without what is null, NaN or infinite."""
-    return {key: value for key, value in finite(record).items() if value is not None}
 
 
 def append_console(folder: Path, lines: Sequence[str]) -> None:
@@ -248,6 +221,11 @@ def _evaluation_line(evaluation: Evaluation) -> str:
     if evaluation.faults:
         parts.append(f"{evaluation.faults} not scored")
     return ", ".join(parts)
+
+
+def rows_of(step: int, groups: Iterable[ScoredGroup]) -> list[dict[str, Any]]:
+    """One row for each completion of `groups`."""
+    return [row for group in groups for row in sample_rows(step, group)]
 
 
 def sample_rows(step: int, group: ScoredGroup) -> list[dict[str, Any]]:
