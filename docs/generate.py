@@ -10,6 +10,7 @@ import mkdocs_gen_files
 from grpo.convert.page import settings_markdown
 from grpo.recipe.benchmarks import BENCHMARKS
 from grpo.recipe.describe import keys_markdown
+from grpo.report.metric_keys import metric_keys_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -77,4 +78,8 @@ def benchmarks_table() -> str:
 write(
     "benchmarks.md",
     (ROOT / "docs" / "_benchmarks.md").read_text(encoding="utf-8") + benchmarks_table(),
+)
+write(
+    "metrics.md",
+    (ROOT / "docs" / "_metrics.md").read_text(encoding="utf-8") + metric_keys_markdown(),
 )

@@ -1,8 +1,8 @@
 """Lives of a tracked run without a model: what a run logs, sent to one tracker, killed, resumed, and read back.
 
 Run as a script it forks, so that the tracker's package is imported once: a first life that is killed by SIGKILL in the
-middle of its fifth step, then, once the journals are cut back to the second, one that makes the third step to the sixth
-and ends in peace. It prints what the tracker holds then as JSON: by run, by key, the (step, value) pairs in order.
+middle of its run, then, once the journals are cut back to the second step, one that makes the third to the sixth and
+ends in peace, then one that goes on from there to the eighth. It prints as JSON what the tracker holds after each.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ NAME = "lives"
 CHECKPOINT = 2
 KILLED = 5
 STEPS = 6
+MORE_STEPS = 8
 DEAD, TRUE = 0.25, 0.75
 """The reward of the life that is killed, and of the one that counts from the checkpoint on."""
 
@@ -115,11 +116,11 @@ def wait_until_seen(run: FakeRun) -> None:
     signal.sigtimedwait([], 0.7)  # trackio writes twice a second
 
 
-def resumed_life(folder: Path, overrides: Sequence[str]) -> FakeRun:
+def resumed_life(folder: Path, overrides: Sequence[str], start: int, end: int) -> FakeRun:
     run = FakeRun(folder, *overrides)
-    run.cut_back(CHECKPOINT)
-    run.open(CHECKPOINT)
-    run.live(CHECKPOINT, STEPS, TRUE)
+    run.cut_back(start)
+    run.open(start)
+    run.live(start, end, TRUE)
     (folder / "report.html").write_text("<p>report</p>")
     run.trackers.close()
     return run
@@ -129,9 +130,12 @@ def main(name: str, folder: Path, *overrides: str) -> None:
     import_module(name)
     read: Callable[[Path], dict[str, Any]] = READERS[name]
     killed_life(folder, overrides)
-    before = read(folder)
-    run = resumed_life(folder, overrides)
-    print(json.dumps({"before": before, "after": read(folder), "said": run.said}))
+    held = {"killed": read(folder)}
+    run = resumed_life(folder, overrides, CHECKPOINT, STEPS)
+    held["resumed"] = read(folder)
+    resumed_life(folder, overrides, STEPS, MORE_STEPS)
+    held["continued"] = read(folder)
+    print(json.dumps({**held, "said": run.said}))
 
 
 if __name__ == "__main__":

@@ -70,7 +70,9 @@ def add_wandb_record(held: Held, record: Any) -> None:
     if kind == "run":
         held["tags"] = list(record.run.tags)
         held["name"] = record.run.display_name
-        held["config"] = {item.key: json.loads(item.value_json) for item in record.run.config.update}
+        held["config"] = {
+            item.key: json.loads(item.value_json) for item in record.run.config.update
+        }
     elif kind == "artifact" and record.artifact.type == "run":
         held["files"] += [entry.path for entry in record.artifact.manifest.contents]
     elif kind == "history":
@@ -97,7 +99,9 @@ def read_tensorboard(folder: Path) -> dict[str, Held]:
 
     if not list((folder / "tensorboard").glob("*")):
         return {}
-    loaded = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "tensors": 0})
+    loaded = EventAccumulator(
+        str(folder / "tensorboard"), size_guidance={"scalars": 0, "tensors": 0}
+    )
     loaded.Reload()
     held = nothing()
     for key in loaded.Tags()["scalars"]:
@@ -135,13 +139,12 @@ def read_trackio(folder: Path) -> dict[str, Held]:
                     held["values"][key].append([row["step"], value])
         held["config"] = run.config
         held["tags"] = run.config["tags"]
-        made = SQLiteStorage.get_run_artifacts("grpo", run.name, run_id=run.id)
-        held["files"] = sorted(json.dumps(made).count(name) * name for name in KEPT)
+        held["name"] = run.name
+        for made in SQLiteStorage.get_run_artifacts("grpo", run.name, run_id=run.id)["output"]:
+            manifest = SQLiteStorage.get_artifact_manifest("grpo", made["name"], "latest")
+            held["files"] = sorted(entry["path"] for entry in manifest["manifest"])
         found[run.name] = held
     return found
-
-
-KEPT = ("recipe.yaml", "report.html")
 
 
 # ---- MLflow ---------------------------------------------------------------------------------------------------

@@ -43,7 +43,8 @@ class Delivery:
     """The thread of one tracker. All methods belong to the run's own thread, and none of them waits but `finish`.
 
     ``opened`` is set once the tracker is open, or could not be, with the ``error``; ``num_lost`` counts what it was not
-    given. ``notes`` are what the run should say.
+    given; ``is_clean`` says that it was closed with all of it, ``is_stuck`` that it did not close. ``notes`` are what
+    the run should say. What is sent of `held_step` is left out where the tracker goes on with a run that has it.
     """
 
     def __init__(
@@ -53,13 +54,16 @@ class Delivery:
         history: Callable[[], Iterable[Point | Table]],
         *,
         patience_seconds: float,
+        held_step: int | None = None,
     ):
         self.name = name
+        self.held_step = held_step
         self.opened = threading.Event()
         self.error: BaseException | None = None
         self.tracker: Tracker | None = None
         self.num_lost = 0
         self.is_clean = False
+        self.is_stuck = False
         self.notes: SimpleQueue[str] = SimpleQueue()
         self._open_tracker = open_tracker
         self._history = history
@@ -87,9 +91,10 @@ class Delivery:
         if files:
             self._jobs.put(Files(files))
         self._jobs.put(End(failed))
-        passed_on = -1
+        passed_on = self._num_passed_on
         while not self._ended.wait(patience_seconds):
             if self._num_passed_on == passed_on:
+                self.is_stuck = True
                 self.notes.put(
                     f"warning: {self.name} took nothing for {patience_seconds:g} s at the end of the run and is left "
                     "alone; metrics.jsonl has it all"
@@ -116,8 +121,11 @@ class Delivery:
             jobs = self._next_jobs()
             if isinstance(jobs[0], End):
                 self._close(tracker, jobs[0].failed)
-            else:
+            elif tracker.is_new or not self._is_held(jobs[0]):
                 self._deliver(tracker, jobs)
+
+    def _is_held(self, job: Job) -> bool:
+        return isinstance(job, (Point, Table)) and job.step == self.held_step
 
     def _next_jobs(self) -> list[Job]:
         """The job that is next; with the points after it, if it is one."""
@@ -126,7 +134,7 @@ class Delivery:
             if not self._backlog and self._jobs.empty():
                 break
             following = self._backlog.popleft() if self._backlog else self._jobs.get()
-            if not isinstance(following, Point):
+            if not isinstance(following, Point) or self._is_held(jobs[0]):
                 self._backlog.appendleft(following)
                 break
             jobs.append(following)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Callable, Iterator
+
+import psutil
 
 from grpo.recipe import LogSection, RecipeError
 from grpo.report.trackers.tracker import Opening, Tracker
@@ -13,10 +16,14 @@ from grpo.report.trackers.tracker import Opening, Tracker
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A tracker: the package that is imported for it, which is an extra of the same name, and the module that does."""
+    """A tracker: the package that is imported for it, which is an extra of the same name, and the module that does.
+
+    ``service`` is the name of the process that the package starts, and that the interpreter would wait for at its exit.
+    """
 
     package: str
     module: str
+    service: str = ""
 
     @property
     def open(self) -> Callable[[Any, Opening], Tracker]:
@@ -26,11 +33,21 @@ class Kind:
 
 
 KINDS = {
-    "wandb": Kind("wandb", "grpo.report.trackers.wandb_run"),
+    "wandb": Kind("wandb", "grpo.report.trackers.wandb_run", service="wandb-core"),
     "tensorboard": Kind("tensorboard", "grpo.report.trackers.tensorboard_run"),
     "trackio": Kind("trackio", "grpo.report.trackers.trackio_run"),
     "mlflow": Kind("mlflow", "grpo.report.trackers.mlflow_run"),
 }
+
+
+def end_service(name: str) -> None:
+    """Kill what tracker `name` has started, so that this process can end though that one does not answer."""
+    service = KINDS[name].service
+    for child in psutil.Process().children(recursive=True) if service else ():
+        with suppress(psutil.Error):
+            if child.name() == service:
+                for process in [*child.children(recursive=True), child]:
+                    process.kill()
 
 
 def asked_for(section: LogSection) -> Iterator[tuple[str, Any]]:

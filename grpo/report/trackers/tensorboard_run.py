@@ -1,12 +1,13 @@
 """TensorBoard: event files, written without torch or TensorFlow.
 
-A life that does not go on where the last one was closed removes the run's event files and writes its history anew. Its
+A life that does not go on where the last one was closed empties the run's event files and writes its history anew. Its
 first event tells a TensorBoard that is running to forget what it has read (``purge_step``).
 """
 
 from __future__ import annotations
 
 import io
+import os
 import time
 import uuid
 from pathlib import Path
@@ -100,18 +101,28 @@ def open_run(section: TensorboardSection, opening: Opening) -> TensorboardRun:
     if section.folder is not None:
         folder = Path(section.folder) / opening.folder.name
     folder.mkdir(parents=True, exist_ok=True)
+    id = uuid.uuid4().hex[:8]
     if opening.former and opening.may_continue and _files_of(folder, opening.former):
         return TensorboardRun(folder, opening.former, is_new=False)
     if opening.former and (is_inside or opening.may_delete):
-        for file in _files_of(folder, opening.former):
-            file.unlink()
-    run = TensorboardRun(folder, uuid.uuid4().hex[:8], is_new=True)
+        _empty(_files_of(folder, opening.former))
+        id = opening.former
+    run = TensorboardRun(folder, id, is_new=True)
     run.describe(opening)
     return run
 
 
 def _files_of(folder: Path, id: str) -> list[Path]:
     return list(folder.glob(f"events.out.tfevents.*.{SUFFIX}.{id}"))
+
+
+def _empty(files: Iterable[Path]) -> None:
+    """Drop what `files` hold; they stay until the next time, as TensorBoard is stuck at a file that goes under it."""
+    for file in files:
+        if file.stat().st_size:
+            os.truncate(file, 0)
+        else:
+            file.unlink()
 
 
 def _next_file(folder: Path, id: str) -> Path:

@@ -19,7 +19,7 @@ from grpo.recipe import LogSection, RecipeError
 from grpo.report.trackers.delivery import Delivery
 from grpo.report.trackers.history import TRAIN, History, table_name
 from grpo.report.trackers.kept import KeptRun, KeptRuns
-from grpo.report.trackers.registry import KINDS, asked_for
+from grpo.report.trackers.registry import KINDS, asked_for, end_service
 from grpo.report.trackers.tracker import Opening, Point, Table, Tracker
 from grpo.report.trackers.values import numbers, table_of
 
@@ -55,7 +55,6 @@ class Trackers:
         self._say: Callable[..., None] = lambda *lines: None
         self._known: set[str] = set()
         self._deliveries: dict[str, Delivery] = {}
-        self._held: dict[str, int] = {}
         self._step = 0
         self._evaluated_step: int | None = None
 
@@ -90,6 +89,7 @@ class Trackers:
             partial(self._open_tracker, name, section, self._opening(name, life, former)),
             history.jobs,
             patience_seconds=self._patience_seconds,
+            held_step=None if former is None else former.evaluated_step,
         )
         if former is None:
             with watchdog.waiting("server", owner=f"{name}, its start"):
@@ -103,20 +103,21 @@ class Trackers:
             self._refuse(name, delivery.error, is_known=former is not None)
             return
         self._deliveries[name] = delivery
-        if former is not None and former.evaluated_step == life.step:
-            self._held[name] = life.step
         self._look_after(delivery)
 
     def _opening(self, name: str, life: Life, former: KeptRun | None) -> Opening:
         due = life.evaluation_due
+        is_ours = self._kept.is_ours(name)
         return Opening(
             folder=self.folder,
             name=self._hide(life.name),
             config=life.recipe,
             tags=[self._hide(tag) for tag in self.section.tags],
             former=None if former is None else former.id,
-            may_continue=former is not None and former.may_continue(life.step, evaluation_due=due),
-            may_delete=self._kept.is_ours(name),
+            may_continue=bool(
+                former and is_ours and former.may_continue(life.step, evaluation_due=due)
+            ),
+            may_delete=is_ours,
         )
 
     @staticmethod
@@ -143,7 +144,6 @@ class Trackers:
     def step(self, record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
         """Pass on the record of a step, and a table of some of its completions, `rows` of ``samples.jsonl``."""
         self._step = record["step"]
-        self._held = {}
         self._send(Point(record["step"], numbers(record), time.time()))
         self._send_table(TRAIN, record["step"], rows)
 
@@ -168,10 +168,8 @@ class Trackers:
         return [self._hide(cell) if isinstance(cell, str) else cell for cell in row]
 
     def _send(self, job: Point | Table) -> None:
-        """To every tracker but one that was continued and has this step's evaluation from its last life."""
-        for name, delivery in self._deliveries.items():
-            if self._held.get(name) != job.step:
-                delivery.send(job)
+        for delivery in self._deliveries.values():
+            delivery.send(job)
             self._look_after(delivery)
 
     def _look_after(self, delivery: Delivery) -> None:
@@ -198,6 +196,8 @@ class Trackers:
         for name, delivery in self._deliveries.items():
             delivery.finish(files, failed=failed, patience_seconds=patience)
             self._look_after(delivery)
+            if delivery.is_stuck:
+                end_service(name)
             if delivery.is_clean:
                 self._kept.closed(name, self._step, self._evaluated_step)
         self._deliveries = {}

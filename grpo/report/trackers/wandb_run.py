@@ -89,13 +89,12 @@ def _init(
         dir=str(opening.folder),
         id=id,
         resume=cast(Any, resume),
-        reinit="create_new",
         settings=wandb.Settings(console="off"),  # console.log has it, without secrets
     )
 
 
 def _drop_unsynced(folder: Path, id: str) -> bool:
-    """Remove the offline files of run `id` below `folder`; False, with nothing done, if none is there or one was synced."""
+    """Remove the offline files of run `id` below `folder`; False if none is there or one was synced."""
     lives = list((folder / "wandb").glob(f"offline-run-*-{id}"))
     if not lives or any(list(life.glob("*.synced")) for life in lives):
         return False
