@@ -12,6 +12,7 @@ from grpo.notebook.cards import CompletionRow, group_card
 from grpo.recipe.benchmarks import BENCHMARKS
 from grpo.recipe.describe import keys_markdown
 from grpo.report.folder import RunFolder
+from grpo.report.metric_keys import metric_keys_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -105,3 +106,7 @@ def card() -> str:
 
 notebooks = (ROOT / "docs" / "notebooks.md").read_text(encoding="utf-8")
 write("notebooks.md", notebooks.replace("<!-- a group's card stands here on the site -->", card()))
+write(
+    "metrics.md",
+    (ROOT / "docs" / "_metrics.md").read_text(encoding="utf-8") + metric_keys_markdown(),
+)

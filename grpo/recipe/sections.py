@@ -447,12 +447,46 @@ class WandbSection:
     mode: str = key(
         "online", "online, offline or disabled", one_of("online", "offline", "disabled")
     )
-    tags: list[str] = key([], "wandb tags")
+    tags: list[str] = key([], "wandb tags, beside those of log.tags")
+
+
+@dataclass(frozen=True)
+class TensorboardSection:
+    """TensorBoard."""
+
+    folder: str | None = key(
+        None,
+        "folder of event files, in which the run has one of its own; default: tensorboard in the run folder",
+        NOT_EMPTY,
+    )
+
+
+@dataclass(frozen=True)
+class TrackioSection:
+    """trackio: on this machine unless a space or a server is named."""
+
+    project: str = key("grpo", "trackio project", NOT_EMPTY)
+    space: str | None = key(None, "Hugging Face Space that shows the run, e.g. me/runs", NOT_EMPTY)
+    server: str | None = key(
+        None, "address of a trackio server; TRACKIO_WRITE_TOKEN holds its token", NOT_EMPTY
+    )
+
+
+@dataclass(frozen=True)
+class MlflowSection:
+    """MLflow."""
+
+    experiment: str = key("grpo", "MLflow experiment", NOT_EMPTY)
+    uri: str | None = key(
+        None,
+        "tracking server or database, e.g. sqlite:///mlflow.db; default: MLFLOW_TRACKING_URI, or MLflow's own",
+        NOT_EMPTY,
+    )
 
 
 @dataclass(frozen=True)
 class LogSection:
-    """Where records go, what the console shows, and what is kept to look at."""
+    """Where records go: to the run folder always, and to each tracker that has a section or ``true``; what is shown."""
 
     show_every: int = key(
         10,
@@ -462,7 +496,16 @@ class LogSection:
     )
 
     wandb: WandbSection | None = key(
-        None, "log to Weights & Biases, e.g. {project: mine, mode: offline}"
+        None, "log to Weights & Biases: true, or e.g. {project: mine, mode: offline}"
+    )
+    tensorboard: TensorboardSection | None = key(None, "log to TensorBoard: true, or {folder: ...}")
+    trackio: TrackioSection | None = key(None, "log to trackio: true, or e.g. {project: mine}")
+    mlflow: MlflowSection | None = key(None, "log to MLflow: true, or e.g. {experiment: mine}")
+    tags: list[str] = key([], "words by which trackers find the run again")
+    completions: int = key(
+        8,
+        "completions of a step, and of each set of an evaluation, that trackers get as a table; 0: none",
+        between(0, 1000),
     )
     report: bool = key(True, "write report.html into the run folder when the run ends")
     token_logprobs: int = key(

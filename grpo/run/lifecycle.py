@@ -26,6 +26,7 @@ from grpo.report.console.words import shown_set
 from grpo.report.folder import RunFolder, State
 from grpo.report.plots.curves import SHOWN
 from grpo.report.plots.plot import plot
+from grpo.report.trackers import Life
 from grpo.rollout.engine import Engine
 from grpo.run import setup
 from grpo.run.accuracy import Evaluation
@@ -197,13 +198,7 @@ class Run(ABC):
         self._is_open = True
         self.storage.open(parts, self.inputs, resume=self.resume)
         self.watchdog.keep_in(self.folder)
-        parts.log.open(
-            recipe.to_mapping(),
-            name=recipe.name,
-            steps=recipe.steps,
-            step=progress.num_steps,
-            wandb_id=parts.log.wandb_id,
-        )
+        parts.log.open(self._life(), recipe.steps)
         with watchdog.loading("grpo.model.policy, the model, its first forward"):
             lines = header(recipe, self.inputs, parts, progress.num_steps)
             details = internals(recipe, self.inputs, parts)
@@ -217,6 +212,14 @@ class Run(ABC):
             progress.examples_before = examples_of(self._last_groups)
         with progress.timed():
             self._evaluate_if_due()
+
+    def _life(self) -> Life:
+        return Life(
+            recipe=self.recipe.to_mapping(),
+            name=self.recipe.name,
+            step=self.num_steps,
+            evaluation_due=self._is_evaluation_due(),
+        )
 
     @property
     def parts(self) -> RunParts:
@@ -295,9 +298,12 @@ class Run(ABC):
     def _evaluate_if_due(self) -> None:
         """Evaluate after a step of the recipe's choice, once, also if the run was stopped while it did."""
         step = self.num_steps
-        if evaluates_after(self.recipe, step) and self.progress.evaluated_step < step:
-            if self._evaluate(step, f"after step {step}"):
-                self.progress.evaluated_step = step
+        if self._is_evaluation_due() and self._evaluate(step, f"after step {step}"):
+            self.progress.evaluated_step = step
+
+    def _is_evaluation_due(self) -> bool:
+        step = self.num_steps
+        return evaluates_after(self.recipe, step) and self.progress.evaluated_step < step
 
     def _evaluate(self, step: int, when: str) -> dict[str, dict[str, Any]]:
         """The evaluation of each set as plain values; nothing if there is none or the run is being stopped."""
@@ -408,7 +414,7 @@ class Run(ABC):
             self.parts.log.say(*self.storage.give_up_writing(failure))
         if self.num_steps and not self._is_finished and not isinstance(failure, KeyboardInterrupt):
             self._write_report(ended_early(failure))
-        self.parts.log.close()
+        self.parts.log.close(failed=failure is not None)
         try:
             self.storage.writer.wait()
         finally:

@@ -1,4 +1,4 @@
-"""One record a step, to the console, ``metrics.jsonl`` and wandb; in the loop, the only file that prints.
+"""One record a step, to the console, ``metrics.jsonl`` and the trackers; in the loop, the only file that prints.
 
 What is printed is also kept, as plain lines in ``console.log`` of the run folder, over all lives of the run. How it
 looks on a terminal is the business of ``grpo.report.console``.
@@ -14,17 +14,17 @@ import math
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Sequence, cast
+from typing import Any, Iterable, Mapping, Sequence
 
 from grpo.monitor import watchdog
 from grpo.monitor.gates import Alarm
 from grpo.monitor.redaction import Redactor
-from grpo.recipe import RecipeError, WandbSection
 from grpo.recipe.shorthands import HELD_OUT
 from grpo.report.console.completion import chosen
 from grpo.report.console.console import Console, open_console
 from grpo.report.console.ink import Line, visible
 from grpo.report.console.sentences import evaluation_sentence, step_sentence
+from grpo.report.trackers import Life, Trackers
 from grpo.run.accuracy import Evaluation
 from grpo.run.sample_rows import SampleRows, evaluation_rows
 from grpo.types import Batch, ScoredGroup
@@ -38,13 +38,14 @@ class Log:
 
     A silent log (other ranks) writes nothing at all. A completion is shown after the first step and every `show_every`.
 
-    ``accuracy`` is the last held-out accuracy, ``wandb_id`` the id of the run there; a checkpoint keeps both.
+    ``accuracy`` is the last held-out accuracy, ``tracker_ids`` are the run's ids at the `trackers`; a checkpoint keeps
+    both.
     """
 
     def __init__(
         self,
         folder: Path,
-        wandb: WandbSection | None = None,
+        trackers: Trackers | None = None,
         *,
         rows: SampleRows | None = None,
         silent: bool = False,
@@ -55,54 +56,36 @@ class Log:
         self.rows = rows or SampleRows()
         self.silent = silent
         self.console = open_console(quiet=silent) if console is None else console
+        self.trackers = trackers
         self.show_every = show_every
         self._num_shown = 0
-        self.wandb_id: str | None = None
         self.accuracy: float | None = None
         self._hide_secrets = Redactor()
-        self._section = wandb
-        self._wandb: Any = None
         self._said: list[str] = []
         self._is_open = False
 
-    def open(
-        self, recipe: Mapping[str, Any], name: str, steps: int, step: int, wandb_id: str | None
-    ) -> None:
-        """Start, or continue after `step`; `RecipeError` if wandb refuses its settings."""
+    @property
+    def tracker_ids(self) -> dict[str, str]:
+        """The run's id at each tracker; set before `open` where the run folder does not know them."""
+        return {} if self.trackers is None else self.trackers.ids
+
+    @tracker_ids.setter
+    def tracker_ids(self, ids: Mapping[str, str]) -> None:
+        if self.trackers is not None:
+            self.trackers.former_ids = ids
+
+    def open(self, life: Life, steps: int) -> None:
+        """Start, or continue after the step of `life`; `RecipeError` if a tracker refuses its settings."""
         if self.silent:
             return
         self._is_open = True
         when = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
         append_console(self.folder, [f"--- {when}", *self._said])
         self._said = []
-        if self._section is not None:
-            self._open_wandb(self._section, recipe, name, wandb_id)
-        every = recipe.get("evaluate", {}).get("every", 0)
-        self.console.begin(self.folder, steps=steps, step=step, evaluates_every=every)
-
-    def _open_wandb(
-        self, section: WandbSection, recipe: Mapping[str, Any], name: str, wandb_id: str | None
-    ) -> None:
-        import wandb  # noqa: PLC0415  optional, and slow to import
-
-        try:
-            with watchdog.waiting("server", owner="wandb, its start"):
-                self._wandb = wandb.init(
-                    project=section.project,
-                    entity=section.entity,
-                    mode=cast(Any, section.mode),
-                    tags=list(section.tags),
-                    name=name,
-                    config=dict(recipe),
-                    dir=str(self.folder),
-                    id=wandb_id,
-                    resume="allow" if wandb_id else None,
-                )
-        except wandb.errors.Error as error:
-            raise RecipeError(
-                f"recipe: log.wandb: {error} Or set log.wandb.mode=offline, or log.wandb=null"
-            ) from None
-        self.wandb_id = self._wandb.id
+        if self.trackers is not None:
+            self.trackers.open(life, self.say)
+        every = life.recipe.get("evaluate", {}).get("every", 0)
+        self.console.begin(self.folder, steps=steps, step=life.step, evaluates_every=every)
 
     def say(self, *lines: str) -> None:
         """Print lines; what the console's encoding lacks is escaped."""
@@ -147,8 +130,8 @@ class Log:
         rows = self.rows.of_step(record["step"], groups, batch)
         self._append("samples.jsonl", rows)
         self._append("metrics.jsonl", [record])
-        known = {key: value for key, value in record.items() if value is not None}
-        self._send_to_wandb(known, record["step"])
+        if self.trackers is not None:
+            self.trackers.step(record, rows)
         self.console.history.steps = steps
         self.keep(self.line(record, steps))
         self.console.step(record)
@@ -164,11 +147,6 @@ class Log:
             row, group = found
             hidden = json.loads(self._hide_secrets(json.dumps(finite(row))))
             self.console.completion(hidden, finite(group))
-
-    def _send_to_wandb(self, values: Mapping[str, Any], step: int) -> None:
-        if self._wandb is not None:
-            with watchdog.waiting("server", owner="wandb, a record"):
-                self._wandb.log(values, step=step)
 
     def alarm(self, alarm: Alarm, aloud: bool) -> None:
         """Write an alarm of a gate; `aloud`, print it too."""
@@ -189,11 +167,13 @@ class Log:
         if self.silent:
             return
         metrics: Record = {}
+        rows = {name: list(evaluation_rows(step, name, result)) for name, result in results.items()}
         for name, result in results.items():
-            self._append("evaluations.jsonl", list(evaluation_rows(step, name, result)))
+            self._append("evaluations.jsonl", rows[name])
             metrics |= evaluation_metrics(name, result)
         self._append("metrics.jsonl", [{"step": step, **metrics}])
-        self._send_to_wandb(finite_only(metrics), step)
+        if self.trackers is not None:
+            self.trackers.evaluation(step, metrics, rows)
         shown = {name: {"step": step, **finite(of.to_mapping())} for name, of in results.items()}
         self.keep(*(evaluation_sentence(name, when, result) for name, result in shown.items()))
         seconds = sum(result.seconds for result in results.values())
@@ -203,12 +183,10 @@ class Log:
         """The plain line of a step."""
         return step_sentence(record, steps, self.console.history.evaluations)
 
-    def close(self) -> None:
-        """Finish wandb's run."""
-        if self._wandb is not None:
-            with watchdog.waiting("server", owner="wandb, its end"):
-                self._wandb.finish()
-            self._wandb = None
+    def close(self, failed: bool = False) -> None:
+        """Finish the run at the trackers, there as one that failed if it did."""
+        if self.trackers is not None and not self.silent:
+            self.trackers.close(failed)
 
     def _append(self, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
         lines = (self._hide_secrets(json.dumps(finite(row), ensure_ascii=False)) for row in rows)
@@ -229,11 +207,6 @@ def evaluation_metrics(name: str, result: Evaluation) -> Record:
         if source and source != name:
             metrics |= {f"{stem}/{source}/{key}": value for key, value in figures.items()}
     return metrics
-
-
-def finite_only(record: Mapping[str, Any]) -> Record:
-    """`record` without what is null, NaN or infinite."""
-    return {key: value for key, value in finite(record).items() if value is not None}
 
 
 def append_console(folder: Path, lines: Sequence[str]) -> None:

@@ -36,6 +36,7 @@ from grpo.monitor.redaction import secret_keys
 from grpo.monitor.watchdog import Watchdog
 from grpo.recipe import ModelSection, Recipe, RecipeError, SampleSection
 from grpo.report.console.console import Console
+from grpo.report.trackers import Trackers, check_installed
 from grpo.rollout.compatibility import check_support
 from grpo.rollout.compiled import check_compiler
 from grpo.rollout.engine import Engine
@@ -74,7 +75,7 @@ class RunInputs:
 
 
 def check_recipe(recipe: Recipe, *, resume: bool, has_model: bool) -> None:
-    """Refuse a recipe without a model, one whose folder is taken, one that holds a secret or cannot be compiled."""
+    """Refuse a recipe without a model, with a taken folder or a secret, that cannot be compiled or lacks a tracker."""
     if recipe.model.name is None and not has_model:
         raise RecipeError("recipe: model.name is missing; name a hub id or a folder")
     if is_first_rank():  # other ranks may start after rank 0 has made it
@@ -85,6 +86,7 @@ def check_recipe(recipe: Recipe, *, resume: bool, has_model: bool) -> None:
             "it read it from the environment"
         )
     check_compiler(recipe)
+    check_installed(recipe.log)
 
 
 def is_first_rank() -> bool:
@@ -264,9 +266,12 @@ def open_parts(
     check_same_prompts(ranks, inputs.prompts)
     prepare_torch(recipe)
     policy = open_policy(recipe, ranks.device, inputs.tokenizer, model)
+    trackers = Trackers(
+        recipe.log, recipe.folder(), patience_seconds=recipe.watchdog.server_seconds
+    )
     log = Log(
         recipe.folder(),
-        recipe.log.wandb,
+        trackers,
         rows=open_rows(recipe, inputs),
         silent=not ranks.main,
         console=console,
