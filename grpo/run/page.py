@@ -16,9 +16,9 @@ def written_report(folder: Path, state: State | None = None) -> list[str]:
 
     Whatever fails here is reported and goes no further: the run itself has succeeded.
     """
-    from grpo.report.html.page import REPORT, write_report  # noqa: PLC0415  only at the end of a run
-
     try:
+        from grpo.report.html.page import REPORT, write_report  # noqa: PLC0415  only at the end of a run
+
         with watchdog.writing("grpo.report.html, the report", folder / REPORT):
             page = write_report([RunFolder(folder)], folder / REPORT, state)
     except Exception as error:  # noqa: BLE001  a border: a page must not cost a run

@@ -328,8 +328,8 @@ def test_the_version_is_that_of_the_package(capsys):
 def test_a_command_nobody_knows_is_one_line_that_names_the_others(capsys):
     assert cli.main(["tran", "r.yaml"]) == 2
     assert capsys.readouterr().err == (
-        "grpo: there is no command tran; did you mean train?; the commands are train, evaluate, sample, watch, score, "
-        "check, convert, completion\n"
+        "grpo: there is no command tran; did you mean train?; the commands are "
+        f"{', '.join(command.name for command in cli.COMMANDS)}\n"
     )
 
 

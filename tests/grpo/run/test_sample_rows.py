@@ -91,9 +91,12 @@ def test_a_row_says_its_source_what_was_read_and_whether_it_is_right() -> None:
     assert "extracted" not in second  # a whole program
 
 
-def test_a_run_leaves_a_report_and_rows_that_account_for_every_completion(tmp_path: Path) -> None:
+def test_a_resumed_run_leaves_a_report_and_rows_that_account_for_every_completion(
+    tmp_path: Path,
+) -> None:
     run = tmp_path / "run"
-    quick_runs.run(run, "steps=2", "log.token_logprobs=2")
+    quick_runs.run(run, "steps=1", "log.token_logprobs=2")
+    quick_runs.run(run, "steps=2", "log.token_logprobs=2", resume=True)
     rows = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
     summary = json.loads((run / "summary.json").read_text())
     for outcome in ("trained", "flat", "faulted"):
@@ -109,8 +112,10 @@ def test_a_run_leaves_a_report_and_rows_that_account_for_every_completion(tmp_pa
             assert len(each["tokens"]["logps"]) == each["num_tokens"]
     page = (run / "report.html").read_text(encoding="utf-8")
     assert 'class="state finished"' in page
-    life = json.loads((run / "environment.jsonl").read_text())
-    assert life["step"] == 0 and life["versions"]["torch"] == torch.__version__
+    assert "(resumed after step 1)" in page
+    lives = [json.loads(line) for line in (run / "environment.jsonl").read_text().splitlines()]
+    assert [life["step"] for life in lives] == [0, 1]
+    assert lives[0]["versions"]["torch"] == torch.__version__
 
 
 def test_a_report_that_cannot_be_written_costs_a_line_and_not_the_run(
@@ -121,3 +126,12 @@ def test_a_report_that_cannot_be_written_costs_a_line_and_not_the_run(
         (run / "report.html").mkdir()
     assert (run / "summary.json").is_file()
     assert "warning: report.html was not written" in capsys.readouterr().out
+
+
+def test_a_run_that_is_left_early_has_a_report_that_says_so(tmp_path: Path) -> None:
+    trainer = Trainer(quick_runs.recipe(tmp_path / "run", "steps=3", "evaluate.before=false"))
+    next(iter(trainer))
+    trainer.close()
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert 'class="state stopped"' in page
+    assert "after step 1 of 3" in " ".join(page.split())
