@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import unicodedata
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
@@ -49,12 +50,13 @@ class Display:
         """One piece of the reply."""
         if piece.kind != self.last:
             self._change(piece.kind)
+        text = _printable(piece.text) if self.is_rich else piece.text
         if piece.kind != THINKING:
-            self._write(piece.text)
+            self._write(text)
             return
         self.thought += len(piece.text.split())
         if self.mode == SHOW:
-            self._write(piece.text)
+            self._write(text)
         elif self.mode == FOLD and self.is_rich:
             self._write(f"{CLEAR_LINE}{DIM}thinking: {self.thought} words{PLAIN}")
 
@@ -99,6 +101,11 @@ class Display:
     def _write(self, text: str) -> None:
         self.out.write(text)
         self.out.flush()
+
+
+def _printable(text: str) -> str:
+    """Without characters by which a text could command the terminal."""
+    return "".join(char for char in text if char in "\n\t" or unicodedata.category(char) != "Cc")
 
 
 def talk(conversation: Conversation, display: Display, *, is_terminal: bool) -> None:

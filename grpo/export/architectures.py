@@ -54,6 +54,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 }
 """By transformers' ``model_type``."""
 _HALVES = re.compile(r"(?P<stem>.*\.mlp\.experts)\.(?P<part>gate_up_proj|down_proj)")
+OF_TOKENS = ("model.embed_tokens.weight", "lm_head.weight")
+"""Weights with a row for each token."""
 ROTARY = ("default", "linear", "yarn", "llama3")
 
 
@@ -103,8 +105,8 @@ def head_width(config: Any) -> int:
     return int(width)
 
 
-def write_numbers(writer: GGUFWriter, config: Any) -> None:
-    """The sizes of a model, its rotary embedding and its experts."""
+def write_numbers(writer: GGUFWriter, config: Any, vocab_size: int) -> None:
+    """The sizes of a model that knows `vocab_size` tokens, its rotary embedding and its experts."""
     width = head_width(config)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -115,7 +117,7 @@ def write_numbers(writer: GGUFWriter, config: Any) -> None:
     writer.add_key_length(width)
     writer.add_value_length(width)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
+    writer.add_vocab_size(vocab_size)
     _write_rotary(writer, config, width)
     if getattr(config, "num_experts", None):
         writer.add_expert_count(config.num_experts)
@@ -176,10 +178,13 @@ class NamedTensor:
     values: Callable[[], Tensor]
 
 
-def tensors_of(model: PreTrainedModel, architecture: Architecture) -> list[NamedTensor]:
+def tensors_of(
+    model: PreTrainedModel, architecture: Architecture, vocab_size: int
+) -> list[NamedTensor]:
     """Every tensor of the file in its order; a tied output layer is left out, as the format wants it.
 
-    Raises `RecipeError` for a weight that the architecture has no name for.
+    Rows beyond `vocab_size`, which no token has, are left out too: llama.cpp would sample them. Raises `RecipeError` for
+    a weight that the architecture has no name for.
     """
     config: Any = model.config
     kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
@@ -195,6 +200,8 @@ def tensors_of(model: PreTrainedModel, architecture: Architecture) -> list[Named
         written = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if written is None:
             raise _refused(f"its weight {name} has no name in {architecture.name}'s GGUF files")
+        if name in OF_TOKENS:
+            weight = weight[:vocab_size]
         num_heads = _num_heads(name, config) if architecture.interleaves else None
         found.append(_named(written, weight, num_heads))
     rope = config.rope_parameters or {}

@@ -31,7 +31,7 @@ READERS = {
     "`gguf_file=`; `grpo chat FILE`",
     "safetensors": "transformers (`AutoModelForCausalLM.from_pretrained`), vLLM, SGLang, `grpo chat FOLDER`",
     "int8": "transformers and vLLM with the package `compressed-tensors` (`pack-quantized`, 8-bit weights, one scale a "
-    "row); not this library, and not llama.cpp",
+    "row), `grpo chat FOLDER` with that package; not llama.cpp",
 }
 
 

@@ -98,8 +98,8 @@ def arbitrary_row(policy: Policy) -> Row:
 
 @torch.no_grad()
 def _other_weights(policy: Policy, other: Policy, precision: str) -> Iterator[str]:
-    expected = policy.plain_model().state_dict()
-    found = other.plain_model().state_dict()
+    expected = _weights(policy)
+    found = _weights(other)
     missing = [name for name in expected if name not in found]
     if missing or len(found) != len(expected):
         yield f"it has {len(found)} tensors, not {len(expected)}" + "".join(missing[:1])
@@ -109,6 +109,17 @@ def _other_weights(policy: Policy, other: Policy, precision: str) -> Iterator[st
     wrong = [name for name, error in errors.items() if not error <= limit]
     if wrong:
         yield f"{len(wrong)} of {len(errors)} weights differ by more than {limit:g} of their size, such as {wrong[0]}"
+
+
+def _weights(policy: Policy) -> dict[str, Tensor]:
+    """The weights by name, without the rows of embedding and output layer that no token has."""
+    model = policy.plain_model()
+    of_tokens = (model.get_input_embeddings(), model.get_output_embeddings())
+    names = {f"{name}.weight" for name, module in model.named_modules() if module in of_tokens}
+    return {
+        name: weight[: policy.vocab_size] if name in names else weight
+        for name, weight in model.state_dict().items()
+    }
 
 
 def _error(found: Tensor, expected: Tensor) -> float:

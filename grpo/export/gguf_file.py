@@ -41,12 +41,12 @@ def write_gguf(
     model = policy.plain_model()
     architecture = architecture_of(model.config)
     config: Any = model.config
-    vocabulary = vocabulary_of(policy.tokenizer, config.vocab_size, policy.stop_ids, pre)
-    tensors = tensors_of(model, architecture)
+    vocabulary = vocabulary_of(policy.tokenizer, policy.vocab_size, policy.stop_ids, pre)
+    tensors = tensors_of(model, architecture, policy.vocab_size)
     writing = path.with_name(f".writing-{path.name}")
     writer = GGUFWriter(writing, architecture.name)
     _write_about(writer, about, precision)
-    write_numbers(writer, config)
+    write_numbers(writer, config, policy.vocab_size)
     _write_vocabulary(writer, vocabulary)
     template = policy.tokenizer.chat_template
     if template is not None:

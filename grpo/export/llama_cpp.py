@@ -77,13 +77,11 @@ class LlamaCpp:
             cache_prompt=False,
         )
         written = answer["tokens"]
-        logps: dict[int, float] = {}
-        index = 0
-        for entry in answer["completion_probabilities"]:
-            while index < len(written) and written[index] != entry["id"]:
-                index += 1
-            logps[index] = entry["logprob"]
-            index += 1
+        entries = answer.get("completion_probabilities", ())  # none if an end token is all
+        places = places_of([entry["id"] for entry in entries], written)
+        logps = {
+            place: entry["logprob"] for place, entry in zip(places, entries) if place is not None
+        }
         return Continuation(tuple(written), logps)
 
     def tokenize(self, text: str, *, add_special: bool) -> list[int]:
@@ -110,3 +108,23 @@ class LlamaCpp:
         )
         with _DIRECT.open(request, timeout=SECONDS) as answer:
             return json.load(answer)
+
+
+def places_of(ids: Sequence[int], written: Sequence[int]) -> list[int | None]:
+    """Where each of `ids` stands in `written`, which holds them in this order among others; None where that is open.
+
+    >>> places_of([5, 7], [5, 6, 7]), places_of([5, 7], [5, 5, 7])
+    ([0, 2], [None, 2])
+    """
+    first = _leftmost(ids, written)
+    reversed_last = _leftmost(ids[::-1], written[::-1])
+    last = [len(written) - 1 - place for place in reversed_last[::-1]]
+    return [place if place == other else None for place, other in zip(first, last)]
+
+
+def _leftmost(ids: Sequence[int], written: Sequence[int]) -> list[int]:
+    places: list[int] = []
+    for token in ids:
+        begin = places[-1] + 1 if places else 0
+        places.append(begin + list(written[begin:]).index(token))
+    return places

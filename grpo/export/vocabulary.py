@@ -17,6 +17,7 @@ from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerBase
 
 from grpo.model.gguf_metadata import split_patterns, splitting
+from grpo.model.policy import CHAT_ENDS
 from grpo.recipe import RecipeError
 
 NORMAL = 1
@@ -50,6 +51,8 @@ NAMES: tuple[tuple[str, bool], ...] = (
     ("falcon", False),
 )
 """Names of ``tokenizer.ggml.pre``, and whether llama.cpp then takes a whole word that is a token without merging."""
+MARKS_APART = ("tekken", "gpt-4o")
+"""Names under which llama.cpp takes a combining mark from its letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,7 @@ def vocabulary_of(
         "add_eos": after,
         "special_ids": special_ids(tokenizer, end_ids),
     }
+    _check_ends(tokenizer, end_ids)
     kind = state["model"]["type"]
     if kind == "BPE" and _is_byte_level(state):
         return _byte_level(tokenizer, state, size, pre, written=written)
@@ -140,6 +144,17 @@ def special_ids(tokenizer: PreTrainedTokenizerBase, end_ids: Collection[int]) ->
     return {name: int(token) for name, token in named.items() if token is not None}
 
 
+def _check_ends(tokenizer: PreTrainedTokenizerBase, end_ids: Collection[int]) -> None:
+    """Refuse an end token that llama.cpp would read on over: it is told three, and knows some by their text."""
+    named = set(special_ids(tokenizer, end_ids).values())
+    for number in sorted(set(end_ids) - named):
+        token = tokenizer.convert_ids_to_tokens(number)
+        if token not in CHAT_ENDS:
+            raise _refused(
+                f"it has more than three end tokens, and llama.cpp would not end at {token!r}"
+            )
+
+
 def _table(
     tokenizer: PreTrainedTokenizerBase, state: Mapping[str, Any], size: int
 ) -> tuple[list[str], list[int]]:
@@ -182,6 +197,11 @@ def _byte_level(
         pre = name_of_splitting(tokenizer, bool(model.get("ignore_merges")))
     else:
         notes += (f"the splitting of text was named {pre} by hand, unchecked",)
+    if pre in MARKS_APART:
+        notes += (
+            "llama.cpp takes combining marks from their letters, so text with them (Hindi, accents that are not "
+            "composed) becomes other tokens there",
+        )
     tokens, kinds = _table(tokenizer, state, size)
     return Vocabulary(
         kind="gpt2",
