@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Callable, Iterator, NoReturn, Sequence
 
 from grpo import __version__
-from grpo.commands import convert, evaluate, report, sample, train, watch
+from grpo.commands import chat, convert, evaluate, export, report, sample, train, watch
 from grpo.commands.exit_codes import EXIT_DONE, EXIT_FAULT
 from grpo.commands.messages import print_error
 from rewards.command_line import EXIT_USER, OneLineParser
@@ -125,6 +125,20 @@ COMMANDS = (
         name="check",
         summary="check that a reward and a data set fit",
         module="rewards.check",
+    ),
+    Command(
+        name="export",
+        summary="write a run's final model, or any model, as GGUF, safetensors or int8, checked, with a model card",
+        module="grpo.export",
+        add_arguments=export.add_arguments,
+        run=export.run,
+    ),
+    Command(
+        name="chat",
+        summary="talk to a run's final model, or to any model, in the terminal",
+        module="grpo.chat",
+        add_arguments=chat.add_arguments,
+        run=chat.run,
     ),
     Command(
         name="convert",

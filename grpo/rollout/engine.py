@@ -47,7 +47,8 @@ class Engine:
     the page pool and the graphs are kept from call to call, until `release`. With ``compile`` the layers' norms and
     MLPs are compiled at the first step.
     `stats` counts what the last call did, `partial_groups` are the groups that it left unfinished, `weights` are the
-    version and fingerprint of the weights that it sampled from. `cancel` adds to `cancelled`.
+    version and fingerprint of the weights that it sampled from. `cancel` adds to `cancelled`. `sequences` are those of
+    the call in progress, whose tokens can be read between steps, in ``interrupted``.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Engine:
         self._paged_decoder: PagedDecoder | None = None
         self._decoder: Decoder | None = None  # of the call in progress
         self.cancelled: set[int] = set()
+        self.sequences: Sequence[RolloutSequence] = ()
         self._token_bytes = 0
 
     def sample(
@@ -109,6 +111,7 @@ class Engine:
             for i in range(group_size):
                 prompt_seed = completion_seed(*seed, prompt.id, i)
                 sequences.append(self._sequence(group_index, i, prompt, prompt_seed, limit=limit))
+        self.sequences = sequences
         self.weights = self.policy.version, self.policy.fingerprint()
         with watchdog.waiting(
             "engine",
