@@ -52,8 +52,10 @@ def wandb_records(data: bytes) -> Iterator[bytes]:
 
 def read_wandb(folder: Path) -> dict[str, Held]:
     """By file, so that two files of one run are two entries."""
+    import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 
+    wandb.teardown()  # waits until all is written, as the end of a process does
     found = {}
     for file in sorted((folder / "wandb").glob("offline-run-*/*.wandb")):
         held = nothing()

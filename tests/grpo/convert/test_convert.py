@@ -394,7 +394,7 @@ CASES = {
     "trackers of TRL": (
         "trl",
         {"report_to": ["trackio", "tensorboard"], "project": "p", "trackio_space_id": "me/p"},
-        {"log.trackio.project": "p", "log.trackio.space": "me/p", "log.tensorboard.folder": None},
+        {"log.trackio.project": "p", "log.trackio.space": "me/p", "log.tensorboard": True},
     ),
     "trackers of verl": (
         "verl",

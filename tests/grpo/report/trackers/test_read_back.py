@@ -133,3 +133,21 @@ def test_mlflow_holds_one_true_history_and_goes_on_with_a_run_closed_in_peace(tm
     assert run["latest"]["reward/mean"] == TRUE
     assert run["files"] == ["recipe.yaml", "report.html"] and run["tags"] == ["a", "b", "replaces"]
     assert run["config"]["sample.prompts"] == "32" and run["config"]["loss.preset"] == "grpo"
+
+
+def test_event_files_on_a_disk_that_fills_up_hold_every_record_that_was_taken(tmp_path):
+    """The disk is a limit on the size of files, lifted again after the failure."""
+    if not is_installed("tensorboard"):
+        pytest.skip("tensorboard is not installed")
+    script = ROOT / "tests" / "support" / "full_disk_events.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert found["failed"] > 1
+    assert found["read"] == found["taken"] == list(range(1, 101))
