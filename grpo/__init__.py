@@ -1,6 +1,6 @@
 """GRPO for reasoning models: sample groups, score them by rules, update the policy without a critic.
 
-`Recipe` describes a run in full, `Trainer` makes it, one step an iteration; `Policy` is the model, `Evaluation` a
+`Recipe` describes a run in full, `Trainer` makes it, one step an iteration (`SftTrainer` one of stage sft); `Policy` is the model, `Evaluation` a
 held-out accuracy; `Prompt`, `Completion`, `Group` and `ScoredGroup` are what travels through the loop. All are imported
 on first use, so that ``import grpo`` stays cheap. Rewards are the package ``rewards``.
 """
@@ -32,6 +32,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "ScoredGroup",
+    "SftTrainer",
     "Trainer",
     "__version__",
 ]
@@ -45,6 +46,7 @@ _MODULE_OF = {
     "Recipe": "grpo.recipe",
     "RecipeError": "grpo.recipe",
     "ScoredGroup": "grpo.types",
+    "SftTrainer": "grpo.stages",
     "Trainer": "grpo.train",
 }
 

@@ -54,20 +54,8 @@ def load_rows(
     on whatever was not taken as it stands. Raises `RecipeError` if the source cannot be read, has no rows, lacks a
     column or the text of a prompt, or if its prompts state their answers or lack the question.
     """
-    source = section.source or (IN_MEMORY if given is not None else None)
-    if source is None:
-        raise RecipeError(
-            "recipe: data.source is missing; name a hub data set, a .jsonl/.csv/.parquet file, or one of "
-            f"the tasks {', '.join(TASKS)}"
-        )
-
-    def say(sentence: str) -> None:
-        report(f"data: {sentence}")
-
-    rows = _read(source, section, say) if given is None else rows_in_memory(given, say)
-    if not rows:
-        raise RecipeError(f"data: {source} holds no rows")
-    renamed = rename_columns(rows, section, say)
+    source = source_of(section, given)
+    renamed = rename_columns(read_source(section, given, report), section, _sayer(report))
     left_out = LeftOut()
     wanted = matching(renamed, getattr(section, "where", {}), source)
     numbers = {id(row): number for number, row in enumerate(renamed, 1)}
@@ -82,6 +70,35 @@ def load_rows(
         report(left_out.describe(len(wanted)))
     check_leaks(wanted, section)
     return renamed
+
+
+def read_source(
+    section: RowsSection,
+    given: Iterable[Mapping[str, Any]] | None = None,
+    report: Report = to_standard_error,
+) -> list[Row]:
+    """The rows of a section's source, or those `given`, under the data set's own column names; `RecipeError` for none."""
+    source = source_of(section, given)
+    say = _sayer(report)
+    rows = _read(source, section, say) if given is None else rows_in_memory(given, say)
+    if not rows:
+        raise RecipeError(f"data: {source} holds no rows")
+    return rows
+
+
+def source_of(section: RowsSection, given: Any = None) -> str:
+    """What messages call the source of a section; `RecipeError` where it names none and no rows are `given`."""
+    source = section.source or (IN_MEMORY if given is not None else None)
+    if source is None:
+        raise RecipeError(
+            "recipe: data.source is missing; name a hub data set, a .jsonl/.csv/.parquet file, or one of "
+            f"the tasks {', '.join(TASKS)}"
+        )
+    return source
+
+
+def _sayer(report: Report) -> Report:
+    return lambda sentence: report(f"data: {sentence}")
 
 
 def rows_in_memory(given: Any, report: Report = to_standard_error) -> list[Row]:

@@ -61,6 +61,7 @@ from grpo.recipe.sections import (
     SampleSection,
     SandboxSection,
     Sections,
+    SftSection,
     WandbSection,
     WatchdogSection,
 )
@@ -94,6 +95,7 @@ __all__ = [
     "SampleSection",
     "SandboxSection",
     "Sections",
+    "SftSection",
     "SourceSection",
     "WandbSection",
     "WatchdogSection",

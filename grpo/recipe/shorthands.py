@@ -15,6 +15,8 @@ from rewards.spelling import nearest
 
 HELD_OUT = "heldout"
 """The evaluation set of the rows held out of the training data."""
+HELD_OUT_LOSS = "heldout/loss"
+"""The held-out loss of supervised training, beside the sets, none of which can be called so."""
 FOR_EACH_SOURCE = (
     "subset",
     "split",
@@ -66,8 +68,10 @@ def _name_of(entry: Any, where: str) -> str:
 
 
 def write_out(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with every source and evaluation set complete."""
+    """`values` with its stage, and every source and evaluation set complete."""
     written = dict(values)
+    if "sft" in written:
+        written.setdefault("stage", "sft")
     data = written.get("data")
     evaluate = written.get("evaluate")
     if isinstance(data, Mapping):

@@ -92,7 +92,8 @@ def _decoding(policy: Policy) -> Iterator[str]:
 
 def closing(summary: Mapping[str, Any], folder: Path) -> list[str]:
     """The last lines of a run: before and after, examples of both, the ledger, the cost."""
-    lines = list(_comparison("held-out accuracy", summary["before"], summary["after"]))
+    lines = list(_losses(summary.get("loss")))
+    lines += _comparison("held-out accuracy", summary["before"], summary["after"])
     for name, both in summary["sets"].items():
         lines += _comparison(f"{name} accuracy", both["before"], both["after"])
     for when, examples in summary["examples"].items():
@@ -101,11 +102,22 @@ def closing(summary: Mapping[str, Any], folder: Path) -> list[str]:
             lines.append(f"{when:>6} | {text}   ({example['reward']})")
     outcomes = ", ".join(f"{number} {outcome}" for outcome, number in summary["ledger"].items())
     lines.append(f"ledger: {outcomes}")
+    does = "trained" if summary["stage"] == "sft" else "sampled"
     lines.append(
-        f"{summary['steps']} steps, {summary['seconds']:.0f} s, {summary['tokens']['sampled']} tokens "
-        f"sampled; the model is in {folder / 'final'}"
+        f"{summary['steps']} steps, {summary['seconds']:.0f} s, {summary['tokens'][does]} tokens "
+        f"{does}; the model is in {folder / 'final'}"
     )
     return lines
+
+
+def _losses(both: Mapping[str, Any] | None) -> Iterator[str]:
+    """The held-out loss of supervised training, before and after."""
+    shown = []
+    for loss in (both or {}).values():
+        if loss:
+            shown.append(f"{loss['loss']:.4f} [{loss['low']:.4f}, {loss['high']:.4f}]")
+    if shown:
+        yield f"held-out loss      {'  ->  '.join(shown)}"
 
 
 def _comparison(

@@ -122,15 +122,21 @@ class Log:
             tqdm.write(line.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
         sys.stdout.flush()
 
-    def step(self, record: Record, groups: Sequence[ScoredGroup], steps: int) -> None:
-        """Write one step: its record, and every completion with its parts and status."""
+    def step(
+        self,
+        record: Record,
+        groups: Sequence[ScoredGroup],
+        steps: int,
+        line: str | None = None,
+    ) -> None:
+        """Write one step: its record, every completion with its parts and status, and the console's `line` on it."""
         if self.silent:
             return
         self.samples(record["step"], groups, "samples.jsonl")
         self._append("metrics.jsonl", [record])
         known = {key: value for key, value in record.items() if value is not None}
         self._send_to_wandb(known, record["step"])
-        self.say(self.line(record, steps))
+        self.say(line or self.line(record, steps))
         if self._bar is not None:
             self._bar.update()
 
@@ -167,6 +173,14 @@ class Log:
         for name, result in results.items():
             shown = "held-out" if name == HELD_OUT else name
             self.say(f"{shown} {when}: {_evaluation_line(result)}")
+
+    def measured(self, step: int, metrics: Record, line: str) -> None:
+        """Write and print what an evaluation measured without sampling."""
+        if self.silent:
+            return
+        self._append("metrics.jsonl", [{"step": step, **metrics}])
+        self._send_to_wandb(finite_only(metrics), step)
+        self.say(line)
 
     def line(self, record: Record, steps: int) -> str:
         """The console's line for a step."""

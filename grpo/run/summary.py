@@ -13,7 +13,7 @@ from grpo.model.saved import SavedModel, check_saved
 from grpo.monitor import watchdog
 from grpo.monitor.redaction import redacted
 from grpo.recipe import Recipe
-from grpo.recipe.shorthands import HELD_OUT
+from grpo.recipe.shorthands import HELD_OUT, HELD_OUT_LOSS
 from grpo.run.folder import disk_errors, write_text
 from grpo.run.ledger import Ledger
 from grpo.run.log import finite
@@ -57,14 +57,20 @@ def summary_of(
     parts: RunParts,
     final: SavedModel,
     examples_after: Sequence[Mapping[str, Any]],
+    rows: Mapping[str, int],
 ) -> dict[str, Any]:
-    """What ``summary.json`` holds."""
+    """What ``summary.json`` holds; `rows` of supervised training are counted by what became of them."""
+    sets = _by_set(progress)
+    losses = sets.pop(HELD_OUT_LOSS, None)
     return {
         "name": recipe.name,
+        "stage": recipe.stage,
         "steps": progress.num_steps,
         "before": progress.before,
         "after": progress.after,
-        "sets": _by_set(progress),
+        "sets": sets,
+        **({} if losses is None else {"loss": losses}),
+        **({"rows": rows} if rows else {}),
         "seconds": progress.seconds_now,
         "tokens": progress.tokens,
         "ledger": ledger,

@@ -1,0 +1,194 @@
+"""Which characters of a rendered chat the assistant wrote: by the template's own marks, or by rendering its beginnings.
+
+A template that marks what is generated (``{% generation %}``) says it itself. Of others each turn is what the rendering
+gains by it, which holds only where a longer conversation begins with the text of a shorter one; where it does not (a
+template that drops the reasoning of earlier turns, say), the row is refused. Either way the text of each turn has to be
+found in its span. How characters become tokens is up to ``examples``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Mapping, Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from grpo.data.templates import apply_template, readable_turns
+from grpo.recipe import RecipeError
+
+Span = tuple[int, int]
+"""Half-open, in characters of a text."""
+Turns = Sequence[Mapping[str, Any]]
+
+_MARKS = re.compile(r"\{%-?\+?\s*generation\b")
+WRITTEN = ("content", "reasoning_content", "reasoning", "thinking")
+"""The keys of a message whose text the assistant wrote."""
+CALLS = ("tool_calls", "function_call")
+ADVICE = (
+    "set sft.train_on: last, give prompt and completion as columns, or name in sft.chat_template a template that marks "
+    "the assistant's turns by {% generation %}"
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChatTemplate:
+    """A tokenizer's chat template with its arguments; ``name`` is what messages call it.
+
+    ``specials`` are the texts of the special tokens, one of which may end a turn.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+    specials: frozenset[str] = frozenset()
+
+    @property
+    def marks_generation(self) -> bool:
+        """Whether the template itself says which tokens the assistant writes, and the tokenizer can tell where they are."""
+        template = self.tokenizer.chat_template
+        if isinstance(template, Mapping):
+            template = template.get("default", "")
+        return bool(self.tokenizer.is_fast and template and _MARKS.search(template))
+
+    def render(
+        self, turns: Turns, *, generation_prompt: bool, tools: Any = None, readable: bool = True
+    ) -> str:
+        """The text of `turns`; unless they are known to be `readable`, with contents in parts if need be."""
+        args = self._args(tools)
+        shown = turns if readable else readable_turns(turns, self.tokenizer, args)
+        return apply_template(shown, self.tokenizer, args, generation_prompt=generation_prompt)
+
+    def _args(self, tools: Any) -> Mapping[str, Any]:
+        return {**self.args, "tools": tools} if tools else self.args
+
+    def spans(
+        self, turns: Turns, wanted: Sequence[int], *, tools: Any = None, where: str = ""
+    ) -> tuple[str, list[Span]]:
+        """(the text of `turns`, what of it the assistant's turns of the indices `wanted` are, each with its end token).
+
+        `where` names the row. Raises `RecipeError` where the template does not let them be told.
+        """
+        shown = readable_turns(turns, self.tokenizer, self._args(tools))
+        text = self.render(shown, generation_prompt=False, tools=tools)
+        if self.marks_generation:
+            spans = self._marked(shown, wanted, text, tools, where)
+        else:
+            spans = self._gained(shown, wanted, text, tools, where)
+        spans = [self._with_end(text, span) for span in spans]
+        for index, (start, end) in zip(wanted, spans):
+            self._check(turns[index], text[start:end], where)
+        return text, spans
+
+    # -- by the template's marks --------------------------------------------------------------------------------
+
+    def _marked(
+        self, turns: Turns, wanted: Sequence[int], text: str, tools: Any, where: str
+    ) -> list[Span]:
+        encoded: Any = self.tokenizer.apply_chat_template(
+            [dict(turn) for turn in turns],
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+            tokenizer_kwargs={"return_offsets_mapping": True},
+            **self._args(tools),
+        )
+        offsets = encoded["offset_mapping"]
+        runs: list[Span] = []
+        marked = zip(encoded["assistant_masks"], offsets)
+        for is_generated, run in groupby(marked, key=lambda token: token[0]):
+            if is_generated:
+                places = [place for _, place in run]
+                runs.append((places[0][0], places[-1][1]))
+        written = [index for index, turn in enumerate(turns) if turn.get("role") == "assistant"]
+        if len(runs) != len(written):
+            raise RecipeError(
+                f"data: {self.name} marks {len(runs)} stretches as generated in {where}, which has {len(written)} turns "
+                "of the assistant; correct its {% generation %} blocks, or set sft.chat_template to another"
+            )
+        run_of = dict(zip(written, runs))
+        return [run_of[index] for index in wanted]
+
+    # -- by rendering beginnings --------------------------------------------------------------------------------
+
+    def _gained(
+        self, turns: Turns, wanted: Sequence[int], text: str, tools: Any, where: str
+    ) -> list[Span]:
+        spans = []
+        for index in wanted:
+            before = self._before(turns, index, text, tools)
+            after = text
+            if index + 1 < len(turns):
+                after = self.render(turns[: index + 1], generation_prompt=False, tools=tools)
+            after = after.rstrip()
+            is_beginning = text.startswith(before) and text.startswith(after)
+            if not is_beginning or len(after) < len(before):
+                raise RecipeError(
+                    f"data: {self.name} writes the beginning of the conversation in {where} otherwise once turn "
+                    f"{index + 1} is part of it or more follow, so what the assistant wrote there cannot be told; {ADVICE}"
+                )
+            spans.append((len(before), len(after)))
+        return spans
+
+    def _before(self, turns: Turns, index: int, text: str, tools: Any) -> str:
+        """What stands before a turn of the assistant; of one that begins the conversation, what precedes its content."""
+        if index:
+            return self.render(turns[:index], generation_prompt=True, tools=tools)
+        content = turns[0].get("content")
+        return text[: max(0, text.find(content))] if isinstance(content, str) else ""
+
+    # -- checks -------------------------------------------------------------------------------------------------
+
+    def _with_end(self, text: str, span: Span) -> Span:
+        """`span` up to the special token that ends the turn, where one stands there; what follows it is left out."""
+        start, end = span
+        stripped = text[start:end].rstrip()
+        if stripped.endswith(tuple(self.specials)):
+            return start, start + len(stripped)
+        rest = text[end:]
+        following = rest.lstrip()
+        ends = [special for special in self.specials if following.startswith(special)]
+        if not ends:
+            return span
+        return start, end + len(rest) - len(following) + max(map(len, ends))
+
+    def _check(self, turn: Mapping[str, Any], written: str, where: str) -> None:
+        """Refuse a turn of which the template left something out."""
+        shown = without_space(written)
+        for key in WRITTEN:
+            value = turn.get(key)
+            if isinstance(value, str) and without_space(value) not in shown:
+                raise RecipeError(
+                    f"data: {self.name} leaves out of what the assistant wrote in {where}: its {key} "
+                    f"{value.strip()[:60]!r} is not in the text of the turn; {ADVICE}"
+                )
+        if any(turn.get(key) for key in CALLS) and not shown:
+            raise RecipeError(f"data: {self.name} leaves out the tool call in {where}; {ADVICE}")
+
+
+def without_space(text: str) -> str:
+    """`text` without any white space, which templates add and take away."""
+    return "".join(text.split())
+
+
+def written_turns(turns: Turns, first: int = 0) -> list[int]:
+    """The indices from `first` on of the assistant's turns that say something."""
+    indices = []
+    for index, turn in enumerate(turns[first:], first):
+        says = any(str(turn.get(key) or "").strip() for key in WRITTEN)
+        if turn.get("role") == "assistant" and (says or any(turn.get(key) for key in CALLS)):
+            indices.append(index)
+    return indices
+
+
+def special_texts(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """The special tokens of a tokenizer by id, those that chat templates end turns with among them."""
+    texts = {
+        number: token.content
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special
+    }
+    for number, text in zip(tokenizer.all_special_ids, tokenizer.all_special_tokens):
+        texts.setdefault(int(number), str(text))
+    return texts
