@@ -1,8 +1,9 @@
 """GRPO for reasoning models: sample groups, score them by rules, update the policy without a critic.
 
-`Recipe` describes a run in full, `Trainer` makes it, one step an iteration (`SftTrainer` one of stage sft); `Policy` is the model, `Evaluation` a
-held-out accuracy; `Prompt`, `Completion`, `Group` and `ScoredGroup` are what travels through the loop. All are imported
-on first use, so that ``import grpo`` stays cheap. Rewards are the package ``rewards``.
+`Recipe` describes a run in full, `Trainer` makes it, one step an iteration, `SftTrainer` one of supervised training;
+`Policy` is the model, `Evaluation` a held-out accuracy; `Prompt`, `Completion`, `Group` and `ScoredGroup` are what
+travels through the loop. All are imported on first use, so that ``import grpo`` stays cheap. Rewards are the package
+``rewards``.
 """
 
 from __future__ import annotations

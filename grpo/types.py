@@ -180,8 +180,8 @@ class Row:
     row is in no denominator. ``forwarded`` is False if it is in the denominators but nothing in the loss can reach it
     (a flat group without KL). Tokens before ``fresh_from`` were sampled by older weights, in an earlier step.
 
-    ``given`` are half-open spans of ``token_ids``, in order and apart, that others wrote (a user's later turn, say): they
-    are read and never learnt from. ``sampled_logps`` and an advantage by token are of the tokens that are left.
+    ``given`` are half-open spans of ``token_ids``, in order and apart, that others wrote (a user's later turn, say):
+    they are read and never learnt from. ``sampled_logps`` and an advantage by token are of the tokens that are left.
     """
 
     index: int

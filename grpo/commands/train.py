@@ -1,4 +1,4 @@
-"""The commands ``grpo train`` and ``grpo sft``: dry run, preflight, or the run itself, with its signals and its last words.
+"""The commands ``grpo train`` and ``grpo sft``: dry run, preflight, or the run itself, its signals, its last words.
 
 Nothing here imports torch before the command runs.
 """
@@ -106,9 +106,7 @@ def _run(options: argparse.Namespace, command: str, *settings: str) -> int:
     return _train(recipe, options, command)
 
 
-def _recipe_to_train(
-    options: argparse.Namespace, command: str, settings: Sequence[str]
-) -> Recipe:
+def _recipe_to_train(options: argparse.Namespace, command: str, settings: Sequence[str]) -> Recipe:
     """The recipe that was named, or that of the run folder that was named."""
     from grpo.recipe import Recipe, RecipeError  # noqa: PLC0415  slow to import
     from grpo.recipe.target import (  # noqa: PLC0415  slow to import

@@ -1,7 +1,7 @@
 """Rows for supervised training: what a row is (a prompt and its completion, a chat, a text), checked and spelt one way.
 
-Reading and renaming are those of ``rows`` and ``columns``. How a row becomes tokens, and which of them are learnt, is up
-to ``examples``.
+Reading and renaming are those of ``rows`` and ``columns``. How a row becomes tokens, and which of them are learnt, is
+up to ``examples``.
 """
 
 from __future__ import annotations
@@ -77,13 +77,12 @@ def _form_of(row: Mapping[str, Any], source: str) -> str:
     for form, columns in NEEDED.items():
         if all(column in row for column in columns):
             return form
-    if messages_in(row.get("prompt")):
-        row_of_chat = [turn["role"] for turn in all_turns(messages_in(row["prompt"]) or [], source)]
-        if "assistant" in row_of_chat:
-            return "chat"
+    turns = all_turns(messages_in(row.get("prompt")) or [], source)
+    if any(turn["role"] == "assistant" for turn in turns):
+        return "chat"
     raise RecipeError(
-        f"data: {source} has the columns {', '.join(map(str, row))}, which are no form of rows to learn from: those are "
-        "prompt and completion, messages, or text; name them in data.columns"
+        f"data: {source} has the columns {', '.join(map(str, row))}, which are no form of rows to learn from: those "
+        "are prompt and completion, messages, or text; name them in data.columns"
         f"{_example(row)}"
     )
 

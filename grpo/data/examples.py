@@ -1,8 +1,8 @@
 """Rows for supervised training as tokens, and which of them are learnt. No row is ever cut.
 
 A prompt and its completion are tokenized so that the prompt's tokens are those that the policy would be shown, and the
-completion is taken as it stands, never rendered again: a chat template that drops reasoning changes nothing of it. Every
-trace ends with the token that ends a completion, and learns it.
+completion is taken as it stands, never rendered again: a chat template that drops reasoning changes nothing of it.
+Every trace ends with the token that ends a completion, and learns it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from grpo.data.example_rows import FORM
 from grpo.data.sources import SourceRows
 from grpo.data.templates import MARK, Template, check_questions, template_of
-from grpo.data.turn_spans import ChatTemplate, Span, special_texts, written_turns
+from grpo.data.turn_spans import Chat, ChatTemplate, Span, special_texts, written_turns
 from grpo.model.loading import check_vocabulary
 from grpo.model.policy import longest_sequence
 from grpo.recipe import Recipe, RecipeError
 from grpo.types import Prompt
 from rewards.reasoning import THINK, opens_reasoning
 
+TAKE_TEXTS = (
+    "take texts out of the messages: data.columns.prompt=messages.0.content "
+    "data.columns.completion=messages.1.content"
+)
 BATCH = 256
 """Texts given to the tokenizer at a time."""
 
@@ -51,8 +55,9 @@ class ExampleSet:
     """The examples to train on and those held out.
 
     ``counts`` say what became of every row that was read: it is in one of ``left_out`` (by ``data.where``),
-    ``too_long``, ``nothing_to_learn``, ``repeats_held_out``, ``held_out`` and ``train``. ``longest`` is the number of tokens of
-    the longest row, dropped ones included; ``templates`` are in words, by source; ``end_ids`` end the examples.
+    ``too_long``, ``nothing_to_learn``, ``repeats_held_out``, ``held_out`` and ``train``. ``longest`` is the number of
+    tokens of the longest row, dropped ones included; ``templates`` are in words, by source; ``end_ids`` end the
+    examples.
     """
 
     train: tuple[Example, ...] = ()
@@ -176,7 +181,7 @@ class _Maker:
         self, source: SourceRows, rows: Sequence[Mapping[str, Any]], part: str
     ) -> Iterator[Example]:
         """The examples of some rows of a source, named ``part-0``, ``part-1``, ... before any is dropped."""
-        renderer = _Renderer(self.recipe, self.tokenizer, self.end_ids, self.specials, source)
+        renderer = _Renderer(self, source)
         renderer.check(rows)
         self.templates[source.name] = renderer.words
         stem = f"{source.name}:{part}" if source.name else part
@@ -227,28 +232,21 @@ class _Maker:
             rows = "row is" if number == 1 else "rows are"
             raise RecipeError(
                 f"data: {number} {rows} longer than {self.limit} tokens (the longest, {self.longest_id}, has "
-                f"{self.longest}), and none is cut; set sft.too_long: drop to leave them out, or raise sft.max_tokens as "
-                "far as the model's context allows"
+                f"{self.longest}), and none is cut; set sft.too_long: drop to leave them out, or raise sft.max_tokens "
+                "as far as the model's context allows"
             )
 
 
 class _Renderer:
     """The rows of one source as texts with the spans that are learnt."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        tokenizer: PreTrainedTokenizerBase,
-        end_ids: frozenset[int],
-        specials: Mapping[int, str],
-        source: SourceRows,
-    ):
-        self.train_on = recipe.sft.train_on
-        self.tokenizer = tokenizer
+    def __init__(self, maker: _Maker, source: SourceRows):
+        self.train_on = maker.recipe.sft.train_on
+        self.tokenizer = maker.tokenizer
         self.section = source.section
-        self.end_ids = end_ids
-        self.specials = specials
-        self._chat_template_file = recipe.sft.chat_template
+        self.end_ids = maker.end_ids
+        self.specials = maker.specials
+        self._chat_template_file = maker.recipe.sft.chat_template
         self._template: Template | None = None
         self._chat: ChatTemplate | None = None
         self._turn_end: int | None = None
@@ -271,14 +269,12 @@ class _Renderer:
         if not self.tokenizer.chat_template:
             raise RecipeError(
                 "data: the rows are chats, but the tokenizer has no chat template; name a file with one in "
-                "sft.chat_template, or take texts out of the messages: data.columns.prompt=messages.0.content "
-                "data.columns.completion=messages.1.content"
+                f"sft.chat_template, or {TAKE_TEXTS}"
             )
         if self.section.template not in ("auto", "chat"):
             raise RecipeError(
-                f"data: the rows are chats, which the chat template writes, but data.template is {self.section.template}; "
-                "set it to chat, or take texts out of the messages: data.columns.prompt=messages.0.content "
-                "data.columns.completion=messages.1.content"
+                "data: the rows are chats, which the chat template writes, but data.template is "
+                f"{self.section.template}; set it to chat, or {TAKE_TEXTS}"
             )
         of = self._chat_template_file or getattr(self.tokenizer, "name_or_path", "")
         name = f"the chat template of {of}" if of else "the tokenizer's chat template"
@@ -303,7 +299,7 @@ class _Renderer:
         """The token that follows the assistant's text in the chat template."""
         if self._turn_end is None:
             turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": MARK}]
-            text = self.chat.render(turns, generation_prompt=False, readable=False)
+            text = self.chat.render(self.chat.readable(turns), generation_prompt=False)
             after = text.rpartition(MARK)[2]
             following = self.tokenizer(after, add_special_tokens=False)["input_ids"]
             ends = [token for token in following if token in self.specials or token in self.end_ids]
@@ -372,9 +368,11 @@ class _Renderer:
         if not wanted:
             return Rendered("", [], self.turn_end)
         if self.train_on == "all":
-            text = self.chat.render(turns, generation_prompt=False, tools=tools, readable=False)
+            text = self.chat.render(
+                self.chat.readable(turns, tools), tools, generation_prompt=False
+            )
             return Rendered(text, self._all(text.rstrip()), self.turn_end)
-        text, spans = self.chat.spans(turns, wanted, tools=tools, where=where)
+        text, spans = self.chat.spans(Chat(turns, tools, where), wanted)
         return Rendered(text, spans, self.turn_end)
 
     def _all(self, text: str) -> Sequence[Span]:

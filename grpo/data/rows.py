@@ -77,7 +77,7 @@ def read_source(
     given: Iterable[Mapping[str, Any]] | None = None,
     report: Report = to_standard_error,
 ) -> list[Row]:
-    """The rows of a section's source, or those `given`, under the data set's own column names; `RecipeError` for none."""
+    """The rows of a section's source, or those `given`, under the data set's own names; `RecipeError` for none."""
     source = source_of(section, given)
     say = _sayer(report)
     rows = _read(source, section, say) if given is None else rows_in_memory(given, say)

@@ -9,7 +9,7 @@ found in its span. How characters become tokens is up to ``examples``.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Mapping, Sequence
 
@@ -33,6 +33,15 @@ ADVICE = (
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Chat:
+    """A conversation, the tools it may call, and ``where`` it stands, for errors."""
+
+    turns: Turns
+    tools: Any = None
+    where: str = "a row"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ChatTemplate:
     """A tokenizer's chat template with its arguments; ``name`` is what messages call it.
 
@@ -46,53 +55,47 @@ class ChatTemplate:
 
     @property
     def marks_generation(self) -> bool:
-        """Whether the template itself says which tokens the assistant writes, and the tokenizer can tell where they are."""
+        """Whether the template itself says what the assistant writes, and the tokenizer can tell where that is."""
         template = self.tokenizer.chat_template
         if isinstance(template, Mapping):
             template = template.get("default", "")
         return bool(self.tokenizer.is_fast and template and _MARKS.search(template))
 
-    def render(
-        self, turns: Turns, *, generation_prompt: bool, tools: Any = None, readable: bool = True
-    ) -> str:
-        """The text of `turns`; unless they are known to be `readable`, with contents in parts if need be."""
+    def readable(self, turns: Turns, tools: Any = None) -> Turns:
+        """`turns`, with contents in parts where the template prints them only so."""
+        return readable_turns(turns, self.tokenizer, self._args(tools))
+
+    def render(self, turns: Turns, tools: Any = None, *, generation_prompt: bool) -> str:
+        """The text of `turns`, which are readable, up to where an answer begins if it has a `generation_prompt`."""
         args = self._args(tools)
-        shown = turns if readable else readable_turns(turns, self.tokenizer, args)
-        return apply_template(shown, self.tokenizer, args, generation_prompt=generation_prompt)
+        return apply_template(turns, self.tokenizer, args, generation_prompt=generation_prompt)
 
     def _args(self, tools: Any) -> Mapping[str, Any]:
         return {**self.args, "tools": tools} if tools else self.args
 
-    def spans(
-        self, turns: Turns, wanted: Sequence[int], *, tools: Any = None, where: str = ""
-    ) -> tuple[str, list[Span]]:
-        """(the text of `turns`, what of it the assistant's turns of the indices `wanted` are, each with its end token).
+    def spans(self, chat: Chat, wanted: Sequence[int]) -> tuple[str, list[Span]]:
+        """(the text of a chat, what of it the assistant's turns of the indices `wanted` are, each with its end token).
 
-        `where` names the row. Raises `RecipeError` where the template does not let them be told.
+        Raises `RecipeError` where the template does not let them be told.
         """
-        shown = readable_turns(turns, self.tokenizer, self._args(tools))
-        text = self.render(shown, generation_prompt=False, tools=tools)
-        if self.marks_generation:
-            spans = self._marked(shown, wanted, text, tools, where)
-        else:
-            spans = self._gained(shown, wanted, text, tools, where)
-        spans = [self._with_end(text, span) for span in spans]
+        shown = replace(chat, turns=self.readable(chat.turns, chat.tools))
+        text = self.render(shown.turns, chat.tools, generation_prompt=False)
+        found = self._marked if self.marks_generation else self._gained
+        spans = [self._with_end(text, span) for span in found(shown, wanted, text)]
         for index, (start, end) in zip(wanted, spans):
-            self._check(turns[index], text[start:end], where)
+            self._check(chat.turns[index], text[start:end], chat.where)
         return text, spans
 
     # -- by the template's marks --------------------------------------------------------------------------------
 
-    def _marked(
-        self, turns: Turns, wanted: Sequence[int], text: str, tools: Any, where: str
-    ) -> list[Span]:
+    def _marked(self, chat: Chat, wanted: Sequence[int], text: str) -> list[Span]:
         encoded: Any = self.tokenizer.apply_chat_template(
-            [dict(turn) for turn in turns],
+            [dict(turn) for turn in chat.turns],
             tokenize=True,
             return_dict=True,
             return_assistant_tokens_mask=True,
             tokenizer_kwargs={"return_offsets_mapping": True},
-            **self._args(tools),
+            **self._args(chat.tools),
         )
         offsets = encoded["offset_mapping"]
         runs: list[Span] = []
@@ -101,41 +104,41 @@ class ChatTemplate:
             if is_generated:
                 places = [place for _, place in run]
                 runs.append((places[0][0], places[-1][1]))
-        written = [index for index, turn in enumerate(turns) if turn.get("role") == "assistant"]
+        roles = [turn.get("role") for turn in chat.turns]
+        written = [index for index, role in enumerate(roles) if role == "assistant"]
         if len(runs) != len(written):
             raise RecipeError(
-                f"data: {self.name} marks {len(runs)} stretches as generated in {where}, which has {len(written)} turns "
-                "of the assistant; correct its {% generation %} blocks, or set sft.chat_template to another"
+                f"data: {self.name} marks {len(runs)} stretches as generated in {chat.where}, which has {len(written)} "
+                "turns of the assistant; correct its {% generation %} blocks, or set sft.chat_template to another"
             )
         run_of = dict(zip(written, runs))
         return [run_of[index] for index in wanted]
 
     # -- by rendering beginnings --------------------------------------------------------------------------------
 
-    def _gained(
-        self, turns: Turns, wanted: Sequence[int], text: str, tools: Any, where: str
-    ) -> list[Span]:
+    def _gained(self, chat: Chat, wanted: Sequence[int], text: str) -> list[Span]:
         spans = []
         for index in wanted:
-            before = self._before(turns, index, text, tools)
+            before = self._before(chat, index, text)
             after = text
-            if index + 1 < len(turns):
-                after = self.render(turns[: index + 1], generation_prompt=False, tools=tools)
+            if index + 1 < len(chat.turns):
+                after = self.render(chat.turns[: index + 1], chat.tools, generation_prompt=False)
             after = after.rstrip()
             is_beginning = text.startswith(before) and text.startswith(after)
             if not is_beginning or len(after) < len(before):
                 raise RecipeError(
-                    f"data: {self.name} writes the beginning of the conversation in {where} otherwise once turn "
-                    f"{index + 1} is part of it or more follow, so what the assistant wrote there cannot be told; {ADVICE}"
+                    f"data: {self.name} writes the beginning of the conversation in {chat.where} otherwise once turn "
+                    f"{index + 1} is part of it or more follow, so what the assistant wrote there cannot be told; "
+                    f"{ADVICE}"
                 )
             spans.append((len(before), len(after)))
         return spans
 
-    def _before(self, turns: Turns, index: int, text: str, tools: Any) -> str:
-        """What stands before a turn of the assistant; of one that begins the conversation, what precedes its content."""
+    def _before(self, chat: Chat, index: int, text: str) -> str:
+        """What stands before a turn of the assistant; of one that begins the chat, what precedes its content."""
         if index:
-            return self.render(turns[:index], generation_prompt=True, tools=tools)
-        content = turns[0].get("content")
+            return self.render(chat.turns[:index], chat.tools, generation_prompt=True)
+        content = chat.turns[0].get("content")
         return text[: max(0, text.find(content))] if isinstance(content, str) else ""
 
     # -- checks -------------------------------------------------------------------------------------------------

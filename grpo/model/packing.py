@@ -44,8 +44,8 @@ class PackedRows:
     ``token_P`` and ``position_P`` are the packed tokens and their positions. Each attention row reads a prompt and one
     completion causally, through ``buckets``; ``output_index_P`` is, for each packed token, the index of its output
     among those that the buckets take, end to end. ``source_T`` is, for each completion token that is learnt from, the
-    packed position whose hidden state predicts it, ``target_T`` the token itself. ``shared`` is the same attention without copies of
-    the prompts, on devices that support it.
+    packed position whose hidden state predicts it, ``target_T`` the token itself. ``shared`` is the same attention
+    without copies of the prompts, on devices that support it.
     """
 
     token_P: Tensor
@@ -128,7 +128,7 @@ class _Packing:
     prompt_starts: dict[int, int] = field(default_factory=dict)
 
     def add(self, row: Row, alone: bool = False) -> None:
-        """Append a completion, after its prompt if its group is new; with its prompt as one stretch if it is `alone`."""
+        """Append a completion, after its prompt if its group is new; in one stretch with it if it is `alone`."""
         if alone:
             self._add_whole(row)
             return

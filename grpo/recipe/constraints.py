@@ -79,8 +79,8 @@ def _stage_reasons(recipe: Sections) -> Reasons:
     for name in ("updates", "epochs"):
         if name in _set_keys(recipe.optim, OptimSection()):
             yield (
-                f"optim.{name} is set, but a step of stage sft is one update of sft.batch rows; passes over the data are "
-                "counted by epochs, at the top level"
+                f"optim.{name} is set, but a step of stage sft is one update of sft.batch rows; passes over the data "
+                "are counted by epochs, at the top level"
             )
 
 
@@ -164,8 +164,8 @@ def _step_reasons(recipe: Sections) -> Reasons:
 def _schedule_reasons(optim: OptimSection) -> Reasons:
     if optim.min_lr_ratio and optim.schedule == "constant":
         yield (
-            f"optim.min_lr_ratio is {optim.min_lr_ratio:g}, but optim.schedule constant does not fall; set it to cosine "
-            "or linear"
+            f"optim.min_lr_ratio is {optim.min_lr_ratio:g}, but optim.schedule constant does not fall; set it to "
+            "cosine or linear"
         )
 
 

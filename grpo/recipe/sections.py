@@ -32,7 +32,6 @@ from grpo.recipe.values import (
 )
 from rewards.spelling import nearest
 
-
 STAGES = ("grpo", "sft")
 """What a run may do; a stage that has a section of its own is named by it."""
 FORMS = ("completion", "chat", "text")

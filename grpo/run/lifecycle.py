@@ -77,9 +77,9 @@ def no_loss(parts: RunParts, inputs: RunInputs) -> HeldOutLoss | None:
 class RunKind:
     """What the runs of a stage do in a way of their own; the defaults are those of reinforcement learning.
 
-    ``load_inputs`` has the signature of `setup.load_inputs`, ``header`` gives the first lines on the console, ``line`` that
-    of a step (None: the log's own), ``ledger`` an empty ledger, ``held_out_loss`` what is measured in each evaluation
-    beside the sets that are sampled.
+    ``load_inputs`` has the signature of `setup.load_inputs`, ``header`` gives the first lines on the console, ``line``
+    that of a step (None: the log's own), ``ledger`` an empty ledger, ``held_out_loss`` what is measured in each
+    evaluation beside the sets that are sampled.
     """
 
     stage: str = "grpo"
@@ -328,9 +328,7 @@ class Run(ABC):
             by_set[name] = {"step": step, **result.to_mapping()}
         return by_set
 
-    def _ranking(
-        self, results: Mapping[str, Evaluation], loss: HeldOutLoss | None
-    ) -> float | None:
+    def _ranking(self, results: Mapping[str, Evaluation], loss: HeldOutLoss | None) -> float | None:
         """What checkpoints are compared by, the higher the better; None if nothing was evaluated."""
         best_by = self.recipe.checkpoint.best_by
         if loss is not None and (best_by == HELD_OUT_LOSS or not results):

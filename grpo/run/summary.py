@@ -61,16 +61,14 @@ def summary_of(
 ) -> dict[str, Any]:
     """What ``summary.json`` holds; `rows` of supervised training are counted by what became of them."""
     sets = _by_set(progress)
-    losses = sets.pop(HELD_OUT_LOSS, None)
     return {
+        **_supervised(sets.pop(HELD_OUT_LOSS, None), rows),
         "name": recipe.name,
         "stage": recipe.stage,
         "steps": progress.num_steps,
         "before": progress.before,
         "after": progress.after,
         "sets": sets,
-        **({} if losses is None else {"loss": losses}),
-        **({"rows": rows} if rows else {}),
         "seconds": progress.seconds_now,
         "tokens": progress.tokens,
         "ledger": ledger,
@@ -80,6 +78,12 @@ def summary_of(
         "alarms": parts.gates.alarms,
         "examples": {"before": progress.examples_before, "after": examples_after},
     }
+
+
+def _supervised(losses: Mapping[str, Any] | None, rows: Mapping[str, int]) -> dict[str, Any]:
+    """What only a run of supervised training has: its held-out loss, and what became of its rows."""
+    found = {"loss": losses, "rows": rows}
+    return {name: value for name, value in found.items() if value}
 
 
 def _by_set(progress: Progress) -> dict[str, Any]:

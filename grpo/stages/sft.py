@@ -1,15 +1,14 @@
 """Supervised fine-tuning: learn the traces of a data set by the learner, optimizer and checkpoints of the loop.
 
-`SftTrainer` is a run as an iterator, one update a step. What rows become is up to ``grpo.data.examples``, their batch and
-loss to ``grpo.learner.supervised``, what is read before a model loads to ``sft_inputs``.
+`SftTrainer` is a run as an iterator, one update a step. What rows become is up to ``grpo.data.examples``, their batch
+and loss to ``grpo.learner.supervised``, what is read before a model loads to ``sft_inputs``.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from functools import partial
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any, Iterator, Mapping
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,6 +18,7 @@ from grpo.data.examples import Example
 from grpo.data.sources import GivenRows
 from grpo.distributed.process_group import Ranks
 from grpo.learner.learner import Learner, UpdateStats
+from grpo.learner.selection import by_row
 from grpo.learner.supervised import (
     DRAWN,
     OUTCOMES,
@@ -27,7 +27,6 @@ from grpo.learner.supervised import (
     supervised_batch,
     supervised_loss,
 )
-from grpo.learner.selection import by_row
 from grpo.model.packing import micro_batches, pack
 from grpo.model.policy import Policy
 from grpo.monitor import watchdog
@@ -35,6 +34,7 @@ from grpo.monitor.gates import Gates
 from grpo.recipe import Recipe
 from grpo.recipe.describe import many
 from grpo.run import setup
+from grpo.run.accuracy import mean
 from grpo.run.ledger import Ledger
 from grpo.run.lifecycle import HeldOutLoss, Rewards, Run, RunKind
 from grpo.run.log import Record, raised_gates
@@ -160,7 +160,9 @@ def held_out_loss(parts: RunParts, inputs: RunInputs) -> HeldOutLoss | None:
         for chunk in chunks[parts.ranks.rank :: parts.ranks.world]:
             packed = pack(chunk, parts.policy.device)
             logp_T = parts.policy.token_stats(packed, 1.0).logp_T.double().cpu()
-            sums += [(index, -float(part_T.sum())) for index, part_T in by_row(chunk, logp_T).items()]
+            sums += [
+                (index, -float(part_T.sum())) for index, part_T in by_row(chunk, logp_T).items()
+            ]
             watchdog.beat()
     loss_of = dict(parts.ranks.gather(sums))
     counts = [row.num_tokens for row in rows]
@@ -190,25 +192,33 @@ def sft_record(
     ``update/loss`` is the loss before the update, a mean over its learnt tokens (or its rows, as ``sft.aggregation``
     says); ``row/*`` are means over the rows, in tokens.
     """
-    rows = batch.rows
+    lengths = [len(row.prompt_ids) + len(row.token_ids) for row in batch.rows]
+    outcomes = {f"ledger/{outcome}": number for outcome, number in batch.ledger.items()}
     times = {f"seconds/{phase}": spent for phase, spent in seconds.items()}
-    made = stats.made
     return {
         "step": step,
         "epoch": epoch,
+        **_update(stats),
+        "update/packed": sum(lengths),
+        "row/length": mean(lengths),
+        "row/longest": max(lengths),
+        "row/learnt": mean(row.num_tokens for row in batch.rows),
+        **outcomes,
+        **times,
+    }
+
+
+def _update(stats: UpdateStats) -> Record:
+    made = stats.made
+    return {
         "update/loss": stats.loss if made else None,
         "update/grad_norm": stats.grad_norm,
         "update/lr": stats.lr if made else None,
         "update/tokens": stats.num_tokens if made else 0,
-        "update/packed": sum(len(row.prompt_ids) + len(row.token_ids) for row in rows),
         "update/made": int(made),
         "update/masked": stats.masked,
         "update/overflows": stats.overflows,
         "policy/entropy": stats.entropy if made else None,
-        "row/learnt": sum(row.num_tokens for row in rows) / len(rows),
-        "row/longest": max(len(row.prompt_ids) + len(row.token_ids) for row in rows),
-        **{f"ledger/{outcome}": number for outcome, number in batch.ledger.items()},
-        **times,
     }
 
 

@@ -121,8 +121,8 @@ def _check_enough_examples(recipe: Recipe, examples: ExampleSet) -> None:
     if number < recipe.sft.batch:
         dropped = examples.counts["too_long"] + examples.counts["nothing_to_learn"]
         raise RecipeError(
-            f"recipe: sft.batch is {recipe.sft.batch}, but only {number} rows are left to train on, since {dropped} were "
-            "dropped; lower sft.batch"
+            f"recipe: sft.batch is {recipe.sft.batch}, but only {number} rows are left to train on, since {dropped} "
+            "were dropped; lower sft.batch"
         )
 
 
