@@ -51,7 +51,7 @@ class SftTrainer(Run):
 
     ``SftTrainer(recipe, data=None, rewards=None, model=None, tokenizer=None, resume=False, quiet=False)``, as for
     `grpo.Trainer`; ``rewards`` only score what is sampled in evaluations. Raises `RecipeError` for what a user can fix,
-    before a model loads.
+    before a model loads. `examples` are the rows of the last step.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class SftTrainer(Run):
         )
         examples = self.inputs.examples.train
         self._example_of = {example.prompt.id: example for example in examples}
+        self.examples: list[Example] = []
 
     def train(self) -> dict[str, Any] | None:
         """Make all steps that are left; returns what ``summary.json`` holds (None on other ranks, or if stopped)."""
@@ -90,9 +91,9 @@ class SftTrainer(Run):
         started = time.perf_counter()
         step = self.num_steps + 1
         self.storage.writer.check()
-        examples = self._draw(step)
-        batch = supervised_batch(examples)
-        self.ledger.begin(len(examples))
+        self.examples = self._draw(step)
+        batch = supervised_batch(self.examples)
+        self.ledger.begin(len(self.examples))
         drawn_by = time.perf_counter()
         with watchdog.waiting("update", owner="grpo.learner"):
             stats = self._update(step, batch)
@@ -105,7 +106,7 @@ class SftTrainer(Run):
             epoch=self._num_drawn(step) / len(self._example_of),
             seconds={"update": ended - drawn_by, "step": ended - started},
         )
-        self._end_step(step, batch, record, len(examples))
+        self._end_step(step, batch, record, len(self.examples))
         return record
 
     def _draw(self, step: int) -> list[Example]:
