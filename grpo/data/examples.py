@@ -17,7 +17,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from grpo.data.example_rows import FORM
 from grpo.data.sources import SourceRows
-from grpo.data.templates import MARK, Template, check_questions, template_of
+from grpo.data.templates import Template, check_questions, template_of
 from grpo.data.turn_spans import Chat, ChatTemplate, Span, special_texts, written_turns
 from grpo.model.loading import check_vocabulary
 from grpo.model.policy import longest_sequence
@@ -56,8 +56,8 @@ class ExampleSet:
 
     ``counts`` say what became of every row that was read: it is in one of ``left_out`` (by ``data.where``),
     ``too_long``, ``nothing_to_learn``, ``repeats_held_out``, ``held_out`` and ``train``. ``longest`` is the number of
-    tokens of the longest row, dropped ones included; ``templates`` are in words, by source; ``end_ids`` end the
-    examples.
+    tokens of the longest row, dropped ones included; ``templates`` are in words, by source; ``end_ids`` are the end
+    tokens that the examples learn.
     """
 
     train: tuple[Example, ...] = ()
@@ -104,8 +104,20 @@ def load_examples(
         counts={**maker.counts, "held_out": len(held_out), "train": len(train)},
         longest=maker.longest,
         templates=maker.templates,
-        end_ids=frozenset(example.prompt.token_ids[-1] for example in train),
+        end_ids=_learnt_ends(train, maker.specials),
     )
+
+
+def _learnt_ends(examples: Iterable[Example], specials: Collection[int]) -> frozenset[int]:
+    """The tokens with which learnt stretches end: the last of each example, and special ones between turns."""
+    ends: set[int] = set()
+    for example in examples:
+        token_ids = example.prompt.token_ids
+        ends.add(token_ids[-1])
+        for _, end in example.learnt[:-1]:
+            if token_ids[end - 1] in specials:
+                ends.add(token_ids[end - 1])
+    return frozenset(ends)
 
 
 def _num_repeats(source: SourceRows) -> int:
@@ -249,7 +261,6 @@ class _Renderer:
         self._chat_template_file = maker.recipe.sft.chat_template
         self._template: Template | None = None
         self._chat: ChatTemplate | None = None
-        self._turn_end: int | None = None
         self._forms: set[str] = set()
 
     # -- what is asked of the tokenizer, once -----------------------------------------------------------------
@@ -278,9 +289,7 @@ class _Renderer:
             )
         of = self._chat_template_file or getattr(self.tokenizer, "name_or_path", "")
         name = f"the chat template of {of}" if of else "the tokenizer's chat template"
-        self._chat = ChatTemplate(
-            self.tokenizer, name, self.section.template_args, frozenset(self.specials.values())
-        )
+        self._chat = ChatTemplate(self.tokenizer, name, self.section.template_args, self.specials)
         return self._chat
 
     @property
@@ -296,15 +305,9 @@ class _Renderer:
 
     @property
     def turn_end(self) -> int:
-        """The token that follows the assistant's text in the chat template."""
-        if self._turn_end is None:
-            turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": MARK}]
-            text = self.chat.render(self.chat.readable(turns), generation_prompt=False)
-            after = text.rpartition(MARK)[2]
-            following = self.tokenizer(after, add_special_tokens=False)["input_ids"]
-            ends = [token for token in following if token in self.specials or token in self.end_ids]
-            self._turn_end = int(ends[0]) if ends else self.text_end
-        return self._turn_end
+        """The token that follows the assistant's text in the chat template, or else ends a text."""
+        end = self.chat.turn_end
+        return self.text_end if end is None else end
 
     @property
     def words(self) -> str:

@@ -134,13 +134,20 @@ def readable_turns(
     args: Mapping[str, Any],
 ) -> Sequence[Mapping[str, Any]]:
     """`turns`, their contents in parts where the chat template prints the users' only so."""
-    text = apply_template(turns, tokenizer, args)
-    if all(_shows(turn, text) for turn in turns):
-        return turns
+    failure = None
+    try:
+        text = apply_template(turns, tokenizer, args)
+    except RecipeError as error:
+        failure = error
+    else:
+        if all(_shows(turn, text) for turn in turns):
+            return turns
     in_parts = [{**turn, "content": _in_parts(turn.get("content"))} for turn in turns]
     try:
         other = apply_template(in_parts, tokenizer, args)
     except RecipeError:
+        if failure is not None:
+            raise failure from None
         return turns
     return in_parts if all(_shows(turn, other) for turn in turns) else turns
 

@@ -9,14 +9,16 @@ found in its span. How characters become tokens is up to ``examples``.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from typing import Any, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from grpo.data.templates import apply_template, readable_turns
+from grpo.data.templates import MARK, apply_template, readable_turns
 from grpo.recipe import RecipeError
+from rewards.reasoning import THINK, opens_reasoning
 
 Span = tuple[int, int]
 """Half-open, in characters of a text."""
@@ -41,19 +43,35 @@ class Chat:
     where: str = "a row"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class ChatTemplate:
     """A tokenizer's chat template with its arguments; ``name`` is what messages call it.
 
-    ``specials`` are the texts of the special tokens, one of which may end a turn.
+    ``specials`` are the texts of the special tokens by id, one of which may end a turn.
     """
 
-    tokenizer: PreTrainedTokenizerBase
-    name: str
-    args: Mapping[str, Any] = field(default_factory=dict)
-    specials: frozenset[str] = frozenset()
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        args: Mapping[str, Any],
+        specials: Mapping[int, str],
+    ):
+        self.tokenizer = tokenizer
+        self.name = name
+        self.args = args
+        self.specials = specials
+        self._special_texts = tuple(specials.values())
 
-    @property
+    @cached_property
+    def turn_end(self) -> int | None:
+        """The special token that follows the assistant's text in a chat's last turn; None if there is none."""
+        turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": MARK}]
+        text = self.render(self.readable(turns), generation_prompt=False)
+        after = text.rpartition(MARK)[2]
+        following = self.tokenizer(after, add_special_tokens=False)["input_ids"]
+        return next((int(token) for token in following if token in self.specials), None)
+
+    @cached_property
     def marks_generation(self) -> bool:
         """Whether the template itself says what the assistant writes, and the tokenizer can tell where that is."""
         template = self.tokenizer.chat_template
@@ -83,7 +101,8 @@ class ChatTemplate:
         found = self._marked if self.marks_generation else self._gained
         spans = [self._with_end(text, span) for span in found(shown, wanted, text)]
         for index, (start, end) in zip(wanted, spans):
-            self._check(chat.turns[index], text[start:end], chat.where)
+            is_begun = opens_reasoning(text[:start])
+            self._check(chat.turns[index], text[start:end], chat.where, is_begun)
         return text, spans
 
     # -- by the template's marks --------------------------------------------------------------------------------
@@ -124,6 +143,8 @@ class ChatTemplate:
             if index + 1 < len(chat.turns):
                 after = self.render(chat.turns[: index + 1], chat.tools, generation_prompt=False)
             after = after.rstrip()
+            if not text.startswith(after):  # some write an end of text behind whatever comes last
+                after = after.removesuffix(self._eos).rstrip()
             is_beginning = text.startswith(before) and text.startswith(after)
             if not is_beginning or len(after) < len(before):
                 raise RecipeError(
@@ -143,25 +164,37 @@ class ChatTemplate:
 
     # -- checks -------------------------------------------------------------------------------------------------
 
+    @property
+    def _eos(self) -> str:
+        return str(self.tokenizer.eos_token or "")
+
     def _with_end(self, text: str, span: Span) -> Span:
         """`span` up to the special token that ends the turn, where one stands there; what follows it is left out."""
         start, end = span
         stripped = text[start:end].rstrip()
-        if stripped.endswith(tuple(self.specials)):
+        turn = stripped.removesuffix(self._eos).rstrip()
+        if self.turn_end is not None and turn.endswith(self.specials[self.turn_end]):
+            return start, start + len(turn)
+        if stripped.endswith(self._special_texts):
             return start, start + len(stripped)
         rest = text[end:]
         following = rest.lstrip()
-        ends = [special for special in self.specials if following.startswith(special)]
+        ends = [special for special in self._special_texts if following.startswith(special)]
         if not ends:
             return span
         return start, end + len(rest) - len(following) + max(map(len, ends))
 
-    def _check(self, turn: Mapping[str, Any], written: str, where: str) -> None:
-        """Refuse a turn of which the template left something out."""
+    def _check(self, turn: Mapping[str, Any], written: str, where: str, is_begun: bool) -> None:
+        """Refuse a turn of which the template left something out; its reasoning may have been begun before it."""
         shown = without_space(written)
         for key in WRITTEN:
             value = turn.get(key)
-            if isinstance(value, str) and without_space(value) not in shown:
+            if not isinstance(value, str):
+                continue
+            said = without_space(value)
+            if is_begun:
+                said = said.removeprefix(THINK)
+            if said not in shown:
                 raise RecipeError(
                     f"data: {self.name} leaves out of what the assistant wrote in {where}: its {key} "
                     f"{value.strip()[:60]!r} is not in the text of the turn; {ADVICE}"

@@ -43,6 +43,12 @@ MARKED_WITHOUT_END = MARKED.replace(
     "{{ m.content + '<|im_end|>' }}{% endgeneration %}",
     "{{ m.content }}{% endgeneration %}{{ '<|im_end|>' }}",
 )
+KEEPS_OPENED = OPENS_THINKING.replace(".split('</think>')[-1]", "")
+"""The prompt opens the reasoning, and the answers keep theirs."""
+EOS_BEHIND_ALL = CHATML.replace(
+    "{% if add", "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}{% if add"
+)
+"""An end of text stands behind the whole conversation, whichever turn is its last."""
 NO_END = (
     "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"

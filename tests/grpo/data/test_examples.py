@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from chat_templates import (
     CHATML,
+    EOS_BEHIND_ALL,
+    KEEPS_OPENED,
     LLAMA3,
     MARKED,
     MARKED_WITHOUT_END,
@@ -17,6 +19,10 @@ from chat_templates import (
     chat_tokenizer,
 )
 from tiny import byte_tokenizer, tiny_model, tiny_tokenizer
+from tokenizers import Tokenizer, models
+from tokenizers.pre_tokenizers import Metaspace
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from grpo.data.example_rows import load_example_rows
 from grpo.data.examples import Example, ExampleSet, load_examples
@@ -70,8 +76,9 @@ def only(rows: list[dict], tokenizer, *overrides: str) -> list[str]:
         (LLAMA3, "<|eot_id|>"),
         (MARKED, "<|im_end|>"),
         (MARKED_WITHOUT_END, "<|im_end|>"),
+        (EOS_BEHIND_ALL, "<|im_end|>"),
     ],
-    ids=["chatml", "llama3", "marked", "marked without its end"],
+    ids=["chatml", "llama3", "marked", "marked without its end", "an end of text behind all"],
 )
 def test_of_a_chat_each_turn_of_the_assistant_is_learnt_with_its_end(
     template: str, end: str
@@ -79,6 +86,7 @@ def test_of_a_chat_each_turn_of_the_assistant_is_learnt_with_its_end(
     tokenizer = chat_tokenizer(template)
     rows = [{"messages": TURNS}]
     assert only(rows, tokenizer) == [f"one, two{end}", f"all three{end}"]
+    assert loaded(rows, tokenizer).end_ids == {tokenizer.convert_tokens_to_ids(end)}
     assert only(rows, tokenizer, "sft.train_on=last") == [f"all three{end}"]
     (whole,) = loaded(rows, tokenizer, "sft.train_on=all").train
     assert whole.learnt == ((1, len(whole.prompt.token_ids)),)
@@ -102,6 +110,8 @@ def test_reasoning_of_the_last_turn_is_learnt_where_the_template_keeps_it() -> N
     expected = ["<think>\nhm\n</think>\n\nall three<|im_end|>"]
     assert only([{"messages": THOUGHT}], tokenizer, "sft.train_on=last") == expected
     assert only([{"messages": THOUGHT[2:]}], tokenizer) == expected
+    opened = only([{"messages": THOUGHT[2:]}], chat_tokenizer(KEEPS_OPENED))
+    assert opened == ["hm\n</think>\n\nall three<|im_end|>"]
     off = only([{"messages": TURNS[:2]}], tokenizer, "data.template_args={enable_thinking: false}")
     assert off == ["one, two<|im_end|>"]  # the empty reasoning is part of the prompt
 
@@ -196,6 +206,34 @@ def test_a_prompt_that_runs_into_its_completion_is_tokenized_apart() -> None:
     ).train
     assert tokenizer.convert_ids_to_tokens(example.prompt.token_ids) == ["a", "b", "c", "d", "</s>"]
     assert example.learnt == ((2, 5),)
+
+
+def test_specials_that_the_tokenizer_adds_stay_in_front_and_are_not_doubled_behind() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    rows = [{"prompt": "2 + 2 =", "completion": " 4"}]
+    (example,) = loaded(rows, tokenizer, "data.template=plain").train
+    assert tokenizer.decode(example.prompt.token_ids) == "<s>2 + 2 = 4</s>"
+    assert learnt(example, tokenizer) == [" 4</s>"]
+    (text,) = loaded([{"text": "ab"}], tokenizer).train
+    assert tokenizer.decode(text.prompt.token_ids) == "<s>ab</s>" and text.learnt == ((1, 4),)
+
+
+def test_a_tokenizer_that_puts_a_space_before_each_text_puts_none_before_the_completion() -> None:
+    """As SentencePiece's do: a completion tokenized by itself would begin with a word's first piece."""
+    letters = ["<pad>", "<s>", "</s>", "\u2581", *"abcdef", "\u2581a"]
+    pieces = Tokenizer(models.BPE({piece: i for i, piece in enumerate(letters)}, [("\u2581", "a")]))
+    pieces.pre_tokenizer = Metaspace(prepend_scheme="first", split=False)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=pieces, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
+    (example,) = loaded(
+        [{"prompt": "ab", "completion": "cd"}], tokenizer, "data.template=plain"
+    ).train
+    tokens = tokenizer.convert_ids_to_tokens(example.prompt.token_ids)
+    assert tokens == ["\u2581a", "b", "c", "d", "</s>"] and example.learnt == ((2, 5),)
 
 
 def test_a_text_is_learnt_from_its_second_token_on() -> None:
