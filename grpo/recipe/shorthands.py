@@ -10,6 +10,7 @@ import re
 from typing import Any, Mapping
 
 from grpo.recipe.benchmarks import BENCHMARKS
+from grpo.recipe.sections import SftSection
 from grpo.recipe.values import RecipeError, kind
 from rewards.spelling import nearest
 
@@ -70,8 +71,8 @@ def _name_of(entry: Any, where: str) -> str:
 def write_out(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` with its stage, and every source and evaluation set complete."""
     written = dict(values)
-    if "sft" in written:
-        written.setdefault("stage", "sft")
+    if "stage" not in written and _says_something(written.get("sft")):
+        written["stage"] = "sft"
     data = written.get("data")
     evaluate = written.get("evaluate")
     if isinstance(data, Mapping):
@@ -85,6 +86,14 @@ def write_out(values: Mapping[str, Any]) -> dict[str, Any]:
             "over the training prompts: keep one"
         )
     return written
+
+
+def _says_something(section: Any) -> bool:
+    """Whether a section sft is there, be it empty, and not one of defaults alone, as `Recipe.to_mapping` writes it."""
+    if not isinstance(section, Mapping):
+        return False
+    defaults = vars(SftSection())
+    return not section or any(section[name] != defaults.get(name) for name in section)
 
 
 def _only(values: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:

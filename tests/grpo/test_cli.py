@@ -326,7 +326,7 @@ def test_the_version_is_that_of_the_package(capsys):
 def test_a_command_nobody_knows_is_one_line_that_names_the_others(capsys):
     assert cli.main(["tran", "r.yaml"]) == 2
     assert capsys.readouterr().err == (
-        "grpo: there is no command tran; did you mean train?; the commands are train, evaluate, sample, score, check, "
+        "grpo: there is no command tran; did you mean train?; the commands are train, sft, evaluate, sample, score, check, "
         "convert, completion\n"
     )
 

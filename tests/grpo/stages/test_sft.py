@@ -167,6 +167,8 @@ def test_the_section_names_the_stage_and_either_command_runs_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert Recipe.from_mapping({"sft": {"batch": 4}}).stage == "sft"
+    assert Recipe.from_mapping({"sft": {}}).stage == Recipe(sft={"batch": 4}).stage == "sft"
+    assert Recipe(**Recipe().to_mapping()).stage == "grpo"
     assert trainer_of(Recipe.from_mapping({"stage": "sft"})) is SftTrainer
     assert trainer_of(Recipe.from_mapping({})) is Trainer
     with pytest.raises(RecipeError, match="stage is sft, and Trainer makes runs of stage grpo"):
