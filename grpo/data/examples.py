@@ -195,7 +195,7 @@ class _Maker:
         """The examples of some rows of a source, named ``part-0``, ``part-1``, ... before any is dropped."""
         renderer = _Renderer(self, source)
         renderer.check(rows)
-        self.templates[source.name] = renderer.words
+        self.templates.setdefault(source.name, renderer.words)
         stem = f"{source.name}:{part}" if source.name else part
         for start in range(0, len(rows), BATCH):
             chunk = rows[start : start + BATCH]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any, Iterator, Mapping
@@ -115,9 +116,15 @@ def _losses(both: Mapping[str, Any] | None) -> Iterator[str]:
     shown = []
     for loss in (both or {}).values():
         if loss:
-            shown.append(f"{loss['loss']:.4f} [{loss['low']:.4f}, {loss['high']:.4f}]")
+            bounds = ", ".join(_bound(loss[end]) for end in ("low", "high"))
+            shown.append(f"{loss['loss']:.4f} [{bounds}]")
     if shown:
         yield f"held-out loss      {'  ->  '.join(shown)}"
+
+
+def _bound(value: float | None) -> str:
+    """An end of an interval; one row alone bounds nothing."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.4f}"
 
 
 def _comparison(

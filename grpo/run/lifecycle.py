@@ -65,6 +65,8 @@ class HeldOutLoss:
         }
 
     def __str__(self) -> str:
+        if self.rows == 1:
+            return f"{self.loss:.4f} (one row)"
         return f"{self.loss:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
 

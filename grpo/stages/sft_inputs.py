@@ -60,6 +60,8 @@ def load_sft_inputs(
     with watching(), watchdog.loading("grpo.data.examples, the data set"):
         sources = load_sources(recipe.data, data, folder=recipe.folder(), report=report, load=load)
     check_enough_rows(recipe, sources)
+    if recipe.sft.chat_template is not None:
+        sources = [_through_chat_template(source) for source in sources]
     with watching(), watchdog.loading("grpo.model.loading, configuration and tokenizer"):
         config = load_config(recipe.model) if model is None else model.config
         tokenizer = _with_template(recipe, tokenizer)
@@ -105,6 +107,13 @@ def _with_template(
                 f"recipe: sft.chat_template names {file}, which cannot be read ({error})"
             ) from None
     return tokenizer
+
+
+def _through_chat_template(source: SourceRows) -> SourceRows:
+    """A source whose template is auto, shown by the chat template that the recipe gives the model."""
+    if source.section.template != "auto":
+        return source
+    return replace(source, section=replace(source.section, template="chat"))
 
 
 def _check_rewards_of_sets(recipe: Recipe, specs: Sequence[RewardSpec]) -> None:

@@ -138,6 +138,29 @@ def test_a_base_model_learns_a_chat_template_and_its_end(tmp_path: Path) -> None
     assert all(example.prompt.token_ids[-1] == end for example in trainer.inputs.examples.train)
 
 
+def test_prompts_go_through_the_chat_template_that_the_recipe_names(tmp_path: Path) -> None:
+    (tmp_path / "chat.jinja").write_text(CHATML)
+    tokenizer = chat_tokenizer(None)
+    settings = {
+        "stage": "sft",
+        "run_dir": str(tmp_path / "run"),
+        "data": {"held_out": 2},
+        "sft": {"batch": 4, "chat_template": str(tmp_path / "chat.jinja")},
+        "rewards": {"brief": {"use": "think_format"}},
+    }
+    inputs = SftTrainer(
+        Recipe.from_mapping(settings),
+        data=[{"prompt": f"{n}?", "completion": f"{n}!"} for n in range(12)],
+        model=tiny_model("llama", 0, vocabulary=len(tokenizer), max_position_embeddings=2048),
+        tokenizer=tokenizer,
+        quiet=True,
+    ).inputs
+    asked = {prompt.text for prompt in inputs.sets[0].prompts}
+    learnt = {example.prompt.text.rpartition("\n")[0] for example in inputs.examples.held_out}
+    assert {text.rstrip("\n") for text in asked} == learnt
+    assert all(text.startswith("<|im_start|>user\n") for text in learnt)
+
+
 def test_a_mixture_draws_each_source_by_its_share(tmp_path: Path) -> None:
     tokenizer = chat_tokenizer(CHATML)
     texts = [{"text": f"text {n}"} for n in range(8)]
