@@ -89,6 +89,13 @@ COMMANDS = (
         run=train.run,
     ),
     Command(
+        name="sft",
+        summary="supervised fine-tuning of a causal language model on traces, chats or texts",
+        module="grpo.sft",
+        add_arguments=train.add_arguments,
+        run=train.run_sft,
+    ),
+    Command(
         name="evaluate",
         summary="held-out accuracy of models or of runs' final models, with 95 % intervals, and comparisons",
         module="grpo.evaluate",

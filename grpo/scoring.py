@@ -277,6 +277,31 @@ def check_sandbox(specs: Sequence[RewardSpec], section: SandboxSection) -> None:
 # ---- scoring --------------------------------------------------------------------------------------------------
 
 
+class NoService:
+    """What a scorer without rewards has in place of workers; nothing can be handed to it."""
+
+    isolation: list[str] = []
+    num_from_cache = 0
+    num_judged = 0
+    num_open = 0
+
+    def set_step(self, step: int) -> None:
+        """Nobody reads the step."""
+
+    def take_metrics(self) -> dict[str, list[float]]:
+        """Nothing was logged."""
+        return {}
+
+    def describe(self) -> list[str]:
+        return []
+
+    def submit(self, samples: Sequence[Sample]) -> Ticket:
+        raise AssertionError("a scorer without rewards is given nothing to score")
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
 class Scorer:
     """Scores groups through long-lived reward workers; close it, or use it as a context."""
 
@@ -288,7 +313,10 @@ class Scorer:
     ):
         self.specs = specs
         self._num_submitted = 0
-        self.service = RewardService(specs, base_dir=base_dir, sandbox=sandbox_options(sandbox))
+        self.service: RewardService | NoService = NoService()
+        if specs:
+            options = sandbox_options(sandbox)
+            self.service = RewardService(specs, base_dir=base_dir, sandbox=options)
 
     def __enter__(self) -> Scorer:
         return self
@@ -309,6 +337,12 @@ class Scorer:
     def cached(self) -> float:
         """The share of scores so far that were known from an equal completion."""
         return self.service.num_from_cache / max(1, self.service.num_judged)
+
+    def describe(self) -> list[str]:
+        """How many scores cost nothing, in a line for the log; none where nothing is scored."""
+        if not self.specs:
+            return []
+        return [f"scoring: {self.cached:.0%} of the scores were known from an equal completion"]
 
     def set_step(self, step: int) -> None:
         """The step whose completions come next: ``trainer_state.global_step`` of TRL's rewards, 1 in the first."""

@@ -103,7 +103,8 @@ class Trainer(Run):
             num_retired=parts.curriculum.num_retired,
             logged=self._logged_metrics(),
         )
-        self._end_step(step, batch, record)
+        num_completions = sum(len(group.completions) for group in self.groups)
+        self._end_step(step, batch, record, num_completions)
         return record
 
     # -- sampling and scoring -------------------------------------------------------------------------------

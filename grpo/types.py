@@ -204,6 +204,9 @@ class Row:
     ``mask`` is False if the completion was sampled but must not be learnt from (a fault, a masked truncation); such a
     row is in no denominator. ``forwarded`` is False if it is in the denominators but nothing in the loss can reach it
     (a flat group without KL). Tokens before ``fresh_from`` were sampled by older weights, in an earlier step.
+
+    ``given`` are half-open spans of ``token_ids``, in order and apart, that others wrote (a user's later turn, say):
+    they are read and never learnt from. ``sampled_logps`` and an advantage by token are of the tokens that are left.
     """
 
     index: int
@@ -216,11 +219,22 @@ class Row:
     forwarded: bool
     outcome: str
     fresh_from: int = 0
+    given: tuple[tuple[int, int], ...] = ()
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the completion."""
-        return len(self.token_ids)
+        """Tokens of the completion that are learnt from: all but the ``given`` ones."""
+        return len(self.token_ids) - sum(end - start for start, end in self.given)
+
+    @property
+    def written(self) -> list[int]:
+        """The indices into ``token_ids`` of the tokens that are learnt from."""
+        indices: list[int] = []
+        start = 0
+        for given_start, given_end in self.given:
+            indices += range(start, given_start)
+            start = given_end
+        return [*indices, *range(start, len(self.token_ids))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The command ``grpo train``: dry run, preflight, or the run itself, with its signals and its last words.
+"""The commands ``grpo train`` and ``grpo sft``: dry run, preflight, or the run itself, its signals, its last words.
 
 Nothing here imports torch before the command runs.
 """
@@ -12,7 +12,7 @@ import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
 from grpo.commands.exit_codes import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED
 from grpo.commands.messages import print_error, without_secrets
@@ -71,6 +71,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, command: str) -> int:
+    """``grpo train``: a run of whatever stage the recipe is."""
+    return _run(options, command)
+
+
+def run_sft(options: argparse.Namespace, command: str) -> int:
+    """``grpo sft``: a run of stage sft."""
+    return _run(options, command, "stage=sft")
+
+
+def _run(options: argparse.Namespace, command: str, *settings: str) -> int:
+    """`settings` are overrides that the command itself makes, below those of its arguments."""
     from grpo.recipe import RecipeError  # noqa: PLC0415  slow to import
     from grpo.recipe.files import shipped_recipes  # noqa: PLC0415  slow to import
 
@@ -79,13 +90,18 @@ def run(options: argparse.Namespace, command: str) -> int:
             f"{command}: name a recipe: a YAML file, or one of those that ship: "
             f"{', '.join(shipped_recipes())}; {command} --help lists all keys"
         )
-    recipe = _recipe_to_train(options, command)
+    recipe = _recipe_to_train(options, command, settings)
     if options.dry_run:
         from grpo.preflight import dry_run  # noqa: PLC0415  heavy: torch
 
         for line in dry_run.dry_run(recipe):
             print(line)
         return EXIT_DONE
+    if options.preflight and recipe.stage != "grpo":
+        raise RecipeError(
+            f"{command}: --preflight tries rewards and samples, and a run of stage {recipe.stage} trains without them; "
+            "--dry-run shows what it reads and learns"
+        )
     return _preflight(recipe, options) if options.preflight else _train(recipe, options, command)
 
 
@@ -99,7 +115,7 @@ def _preflight(recipe: Recipe, options: argparse.Namespace) -> int:
     return EXIT_DONE if is_fine else EXIT_USER
 
 
-def _recipe_to_train(options: argparse.Namespace, command: str) -> Recipe:
+def _recipe_to_train(options: argparse.Namespace, command: str, settings: Sequence[str]) -> Recipe:
     """The recipe that was named, or that of the run folder that was named."""
     from grpo.recipe import Recipe, RecipeError  # noqa: PLC0415  slow to import
     from grpo.recipe.target import (  # noqa: PLC0415  slow to import
@@ -110,14 +126,14 @@ def _recipe_to_train(options: argparse.Namespace, command: str) -> Recipe:
 
     run = run_of(options.recipe)
     if run is None or (options.resume is None and not is_run_folder(options.recipe)):
-        return Recipe.load(options.recipe, *options.overrides)
+        return Recipe.load(options.recipe, *settings, *options.overrides)
     if options.resume is None and not options.dry_run:
         file = shlex.quote(str(Path(options.recipe) / "recipe.yaml"))
         raise RecipeError(
             f"train: {options.recipe} is a run folder; go on with it by: {_again(options, command)}; "
             f"or make another run of its recipe by: {command} {file} run_dir=..."
         )
-    return recipe_of_run(run, options.overrides)
+    return recipe_of_run(run, [*settings, *options.overrides])
 
 
 def _again(options: argparse.Namespace, command: str) -> str:
@@ -131,7 +147,7 @@ def _launcher(command: str) -> list[str]:
     processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
     if "TORCHELASTIC_RUN_ID" not in os.environ or processes == "1":
         return command.split()
-    return ["torchrun", "--nproc-per-node", processes, "-m", "grpo.train"]
+    return ["torchrun", "--nproc-per-node", processes, "-m", f"grpo.{command.split()[-1]}"]
 
 
 def _train(recipe: Recipe, options: argparse.Namespace, command: str) -> int:
@@ -161,9 +177,11 @@ def _steps(recipe: Recipe, resume: bool, again: str, console: Console) -> int:
     console.title(title(recipe))
     with loading_libraries(console):
         from grpo.run.log import append_console  # noqa: PLC0415  heavy: torch
-        from grpo.train import Trainer  # noqa: PLC0415  heavy: torch
+        from grpo.run.setup import hide_progress_bars  # noqa: PLC0415  heavy: torch
+        from grpo.stages import trainer_of  # noqa: PLC0415  heavy: torch
 
-    trainer = Trainer(recipe, resume=resume, console=console)
+    hide_progress_bars()
+    trainer = trainer_of(recipe)(recipe, resume=resume, console=console)
     try:
         with _stopping_on_signals(trainer):
             for _ in trainer:

@@ -18,7 +18,12 @@ from rewards.readers import can_read
 from rewards.spelling import nearest
 from rewards.tasks import TASKS
 
-KEYS_THAT_MAY_BE_PATHS = (("model", "name"), ("model", "adapter"), ("loss", "teacher"))
+KEYS_THAT_MAY_BE_PATHS = (
+    ("model", "name"),
+    ("model", "adapter"),
+    ("loss", "teacher"),
+    ("sft", "chat_template"),
+)
 SCALARS = (
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?[0-9][0-9_]*", list("-+0123456789")),

@@ -736,9 +736,8 @@ VERL: tuple[Setting, ...] = (
     _verl.same(f"{ACTOR}.grad_clip", "optim.max_grad_norm", 1.0),
     _verl.joint(f"{ACTOR}.ppo_mini_batch_size", "optim.updates", 256, "data.train_batch_size / it"),
     _verl.same(f"{ACTOR}.ppo_epochs", "optim.epochs", 1),
-    *_verl.absent(
-        "the cosine ends at 0", **_under(f"{ACTOR}.optim", min_lr_ratio=0.0, num_cycles=0.5)
-    ),
+    _verl.same(f"{ACTOR}.optim.min_lr_ratio", "optim.min_lr_ratio", 0.0, NULL_IS_0),
+    *_verl.absent("the cosine is half a wave", **_under(f"{ACTOR}.optim", num_cycles=0.5)),
     *_verl.absent("the optimizer is AdamW", **_under(f"{ACTOR}.optim", optimizer="AdamW")),
     *_verl.absent(
         "the optimizer is AdamW", **_under(f"{ACTOR}.optim", override_optimizer_config=None)

@@ -33,6 +33,11 @@ from grpo.recipe.values import (
 )
 from rewards.spelling import nearest
 
+STAGES = ("grpo", "sft")
+"""What a run may do; a stage that has a section of its own is named by it."""
+FORMS = ("completion", "chat", "text")
+"""What a row for supervised training may be."""
+
 
 @dataclass(frozen=True)
 class LoraSection:
@@ -325,8 +330,13 @@ class OptimSection:
     )
     schedule: str = key(
         "constant",
-        "what follows the warm-up: constant, linear (to 0) or cosine (to 0)",
+        "what follows the warm-up: constant, or down to min_lr_ratio: linear, cosine",
         one_of("constant", "linear", "cosine"),
+    )
+    min_lr_ratio: float = key(
+        0.0,
+        "where the linear and the cosine schedule end, as a share of lr (R1's SFT: 0.1)",
+        from_below(0, 1),
     )
     weight_decay: float = key(0.0, "decoupled weight decay", at_least(0))
     max_grad_norm: float = key(
@@ -348,6 +358,43 @@ class OptimSection:
     def warmup_updates(self, num_updates: int) -> int:
         """How many of a run's `num_updates` updates the learning rate rises."""
         return self.warmup or math.ceil(self.warmup_ratio * num_updates)
+
+
+@dataclass(frozen=True)
+class SftSection:
+    """Supervised fine-tuning: what of a row is learnt."""
+
+    batch: int = key(128, "rows an update, and updates are steps", at_least(1))
+    form: str = key(
+        "auto",
+        "what a row is: completion (columns prompt and completion), chat (messages) or text; auto: the first "
+        "of these whose columns the data has",
+        one_of("auto", *FORMS),
+    )
+    train_on: str = key(
+        "assistant",
+        "what of a chat is learnt: assistant (every turn of the assistant's), last (its last one) or all; "
+        "of a prompt and its completion, all learns the prompt too",
+        one_of("assistant", "last", "all"),
+    )
+    aggregation: str = key(
+        "token_mean",
+        "token_mean: each learnt token of an update counts the same; sequence_mean: each row does",
+        one_of("token_mean", "sequence_mean"),
+    )
+    max_tokens: int | None = key(
+        None, "longest row in tokens; default: the model's context", at_least(2)
+    )
+    too_long: str = key(
+        "refuse",
+        "what becomes of longer rows: refuse (the run does not begin) or drop (they are counted); none is cut",
+        one_of("refuse", "drop"),
+    )
+    chat_template: str | None = key(
+        None,
+        "file with a Jinja chat template, in place of the tokenizer's; final/ keeps it",
+        NOT_EMPTY,
+    )
 
 
 @dataclass(frozen=True)
@@ -576,6 +623,12 @@ class Sections:
     """Every key of a recipe. `grpo.recipe.Recipe` adds how one is read and written."""
 
     name: str = key("run", "name of the run; default: the file's name", NOT_EMPTY)
+    stage: str = key(
+        "grpo",
+        "what the run does: grpo (sample, score, update) or sft (docs/sft.md); a recipe with the section sft and "
+        "no stage is of stage sft",
+        one_of(*STAGES),
+    )
     seed: int = key(0, "decides data order and every sampled token", between(0, LARGEST_SEED))
     steps: int = key(100, "passes of the loop", at_least(0))
     epochs: float | None = key(
@@ -597,6 +650,7 @@ class Sections:
     )
     advantage: AdvantageSection = key(AdvantageSection(), "how scores become advantages")
     loss: LossSection = key(LossSection(), "the objective")
+    sft: SftSection = key(SftSection(), "supervised fine-tuning, read by the stage sft alone")
     optim: OptimSection = key(OptimSection(), "the optimizer")
     evaluate: EvaluateSection = key(EvaluateSection(), "evaluation on rows that never train")
     checkpoint: CheckpointSection = key(CheckpointSection(), "what is kept to resume from")

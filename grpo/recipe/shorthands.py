@@ -11,11 +11,14 @@ import re
 from typing import Any, Mapping
 
 from grpo.recipe.benchmarks import BENCHMARKS
+from grpo.recipe.sections import SftSection
 from grpo.recipe.values import RecipeError, kind
 from rewards.spelling import nearest
 
 HELD_OUT = "heldout"
 """The evaluation set of the rows held out of the training data."""
+HELD_OUT_LOSS = "heldout/loss"
+"""The held-out loss of supervised training, beside the sets, none of which can be called so."""
 FOR_EACH_SOURCE = (
     "subset",
     "split",
@@ -71,8 +74,10 @@ def _name_of(entry: Any, where: str) -> str:
 
 
 def write_out(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with every source, evaluation set and tracker complete."""
+    """`values` with its stage, and every source, evaluation set and tracker complete."""
     written = dict(values)
+    if "stage" not in written and _says_something(written.get("sft")):
+        written["stage"] = "sft"
     data = written.get("data")
     evaluate = written.get("evaluate")
     if isinstance(data, Mapping):
@@ -95,6 +100,14 @@ def _tracker(name: str, part: Any) -> Any:
     if name in TRACKERS and isinstance(part, bool):
         return {} if part else None
     return part
+
+
+def _says_something(section: Any) -> bool:
+    """Whether a section sft is there, be it empty, and not one of defaults alone, as `Recipe.to_mapping` writes it."""
+    if not isinstance(section, Mapping):
+        return False
+    defaults = vars(SftSection())
+    return not section or any(section[name] != defaults.get(name) for name in section)
 
 
 def _only(values: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:

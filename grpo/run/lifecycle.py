@@ -1,12 +1,14 @@
 """The life of a run: opened, stepped, evaluated, saved, stopped, closed. What a step does is another's business.
 
-`Run` is the interface that a loop fills in by one method, `_step`; ``grpo.train.Trainer`` is the one for GRPO.
+`Run` is the interface that a loop fills in by one method, `_step`, and a `RunKind` for what else is its own;
+``grpo.train.Trainer`` is the one for GRPO, ``grpo.stages`` has the others.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, ContextManager, Iterator, Mapping, Sequence
 
@@ -18,7 +20,8 @@ from grpo.learner.learner import Learner
 from grpo.model.policy import Policy
 from grpo.monitor import watchdog
 from grpo.monitor.gates import Gates
-from grpo.recipe import Recipe
+from grpo.recipe import Recipe, RecipeError
+from grpo.recipe.shorthands import HELD_OUT_LOSS
 from grpo.report.console.console import Console, open_console
 from grpo.report.console.heartbeat import FAILED, FINISHED, STOPPED
 from grpo.report.console.opening import title
@@ -37,7 +40,7 @@ from grpo.run.ledger import Ledger
 from grpo.run.log import Record
 from grpo.run.page import ended_early, written_report
 from grpo.run.schedule import evaluates_after, saves_after
-from grpo.run.setup import RunParts
+from grpo.run.setup import OpenLearner, RunInputs, RunParts
 from grpo.run.shown import run_html
 from grpo.run.state import Progress
 from grpo.run.storage import RunStorage
@@ -51,6 +54,57 @@ if TYPE_CHECKING:  # needs matplotlib
 
 Rewards = Mapping[str, Callable[..., Any]] | Sequence[Callable[..., Any]]
 """Reward functions by name, or a list of them, each named as its function is."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOutLoss:
+    """The loss of held-out rows, a mean over their learnt tokens, with its 95 % interval for new rows."""
+
+    loss: float
+    low: float
+    high: float
+    rows: int
+    tokens: int
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def metrics(self) -> dict[str, Any]:
+        """What goes into ``metrics.jsonl``, by key."""
+        return {
+            HELD_OUT_LOSS: self.loss,
+            f"{HELD_OUT_LOSS}_low": self.low,
+            f"{HELD_OUT_LOSS}_high": self.high,
+        }
+
+    def __str__(self) -> str:
+        if self.rows == 1:
+            return f"{self.loss:.4f} (one row)"
+        return f"{self.loss:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+def no_loss(parts: RunParts, inputs: RunInputs) -> HeldOutLoss | None:
+    """What is measured of held-out rows beside sampling them: nothing."""
+    return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunKind:
+    """What the runs of a stage do in a way of their own; the defaults are those of reinforcement learning.
+
+    ``load_inputs`` has the signature of `setup.load_inputs`, ``header`` gives the first lines on the console and
+    ``internals`` those that are shown when asked for, ``ledger`` an empty ledger, ``held_out_loss`` what is measured in
+    each evaluation beside the sets that are sampled.
+    """
+
+    stage: str = "grpo"
+    load_inputs: Callable[..., RunInputs] = setup.load_inputs
+    open_learner: OpenLearner = setup.open_learner
+    header: Callable[[Recipe, RunInputs, RunParts, int], list[str]] = header
+    internals: Callable[[Recipe, RunInputs, RunParts], list[str]] = internals
+    ledger: Callable[[], Ledger] = Ledger
+    held_out_loss: Callable[[RunParts, RunInputs], HeldOutLoss | None] = no_loss
 
 
 class Run(ABC):
@@ -73,7 +127,14 @@ class Run(ABC):
         quiet: bool = False,
         verbose: bool = False,
         console: Console | None = None,
+        kind: RunKind = RunKind(),
     ):
+        if recipe.stage != kind.stage:
+            raise RecipeError(
+                f"recipe: stage is {recipe.stage}, and {type(self).__name__} makes runs of stage {kind.stage}; use "
+                "grpo.stages.trainer_of(recipe)"
+            )
+        self.kind = kind
         self.folder = recipe.folder()
         self.resume = resume
         setup.hide_progress_bars()
@@ -85,7 +146,7 @@ class Run(ABC):
         )
         self.console.title(title(recipe))
         with self._on_screen():
-            self.inputs = setup.load_inputs(
+            self.inputs = kind.load_inputs(
                 recipe,
                 data=data,
                 rewards=named_rewards(rewards),
@@ -97,7 +158,7 @@ class Run(ABC):
         self.groups: list[ScoredGroup] = []
         self.evaluations: Mapping[str, Evaluation] = {}
         self.progress = Progress()
-        self.ledger = Ledger()
+        self.ledger = kind.ledger()
         self.storage = RunStorage(recipe, self.progress, self.ledger)
         self.step_seconds = 0.0
         self.stopped = False
@@ -192,7 +253,12 @@ class Run(ABC):
         self.stopped = False
         self._last_groups = ()
         parts = setup.open_parts(
-            recipe, self.inputs, self.watchdog, self._model, console=self.console
+            recipe,
+            self.inputs,
+            self.watchdog,
+            self._model,
+            open_learner=self.kind.open_learner,
+            console=self.console,
         )
         self._parts = parts
         self._is_open = True
@@ -200,8 +266,8 @@ class Run(ABC):
         self.watchdog.keep_in(self.folder)
         parts.log.open(self._life(), recipe.steps)
         with watchdog.loading("grpo.model.policy, the model, its first forward"):
-            lines = header(recipe, self.inputs, parts, progress.num_steps)
-            details = internals(recipe, self.inputs, parts)
+            lines = self.kind.header(recipe, self.inputs, parts, progress.num_steps)
+            details = self.kind.internals(recipe, self.inputs, parts)
         parts.log.keep(title(recipe))
         parts.log.say(*lines)
         parts.log.detail(*details)
@@ -278,16 +344,19 @@ class Run(ABC):
 
     # -- after a step ---------------------------------------------------------------------------------------
 
-    def _end_step(self, step: int, batch: Batch, record: Record) -> None:
-        """Count and write a step that is done; then evaluate and save if the recipe says so."""
+    def _end_step(self, step: int, batch: Batch, record: Record, num_items: int) -> None:
+        """Count and write a step that is done; then evaluate and save if the recipe says so.
+
+        `num_items` completions were sampled, or rows drawn, and are all in `batch`.
+        """
         progress = self.progress
         parts = self.parts
         record.update(parts.gates.step(record))
         progress.num_steps = step
         self.step_seconds = record["seconds/step"]
         in_flight = progress.num_in_flight(self.recipe, parts.ranks)
-        self.ledger.add(step, self.groups, batch, in_flight)
-        progress.tokens["sampled"] += record["completion/tokens"]
+        self.ledger.add(step, num_items, batch, in_flight)
+        progress.tokens["sampled"] += record.get("completion/tokens", 0)
         progress.tokens["trained"] += record["update/tokens"]
         parts.log.step(record, self.groups, self.recipe.steps, batch)
         parts.gates.refuse()
@@ -307,16 +376,33 @@ class Run(ABC):
 
     def _evaluate(self, step: int, when: str) -> dict[str, dict[str, Any]]:
         """The evaluation of each set as plain values; nothing if there is none or the run is being stopped."""
+        loss = self.kind.held_out_loss(self.parts, self.inputs)
         results: dict[str, Evaluation] = {}
         for evaluated in self.inputs.sets:
             result = self._evaluate_set(evaluated)
             if result is None:
                 return {}
             results[evaluated.name] = result
-        if not results:
-            return {}
-        progress = self.progress
-        progress.ranking = ranking(results, self.recipe.checkpoint.best_by)
+        by_set: dict[str, dict[str, Any]] = {}
+        if loss is not None:
+            by_set[HELD_OUT_LOSS] = {"step": step, **loss.to_mapping()}
+            self.parts.log.measured(step, loss.metrics(), f"held-out loss {when}: {loss}")
+        self.progress.ranking = self._ranking(results, loss)
+        if results:
+            self._report(step, results, when)
+        for name, result in results.items():
+            by_set[name] = {"step": step, **result.to_mapping()}
+        return by_set
+
+    def _ranking(self, results: Mapping[str, Evaluation], loss: HeldOutLoss | None) -> float | None:
+        """What checkpoints are compared by, the higher the better; None if nothing was evaluated."""
+        best_by = self.recipe.checkpoint.best_by
+        if loss is not None and (best_by == HELD_OUT_LOSS or not results):
+            return -loss.loss
+        return ranking(results, best_by) if results else None
+
+    def _report(self, step: int, results: Mapping[str, Evaluation], when: str) -> None:
+        """Write what the sets came to, and let the gates judge it."""
         self.parts.log.evaluation(step, results, when)
         if not step:
             reasons = {name: result.stuck() for name, result in results.items()}
@@ -327,7 +413,6 @@ class Run(ABC):
         headline = next(iter(results.values()))
         self._last_groups = headline.groups
         self.parts.gates.evaluated(headline.accuracy, headline.low, headline.high)
-        return {name: {"step": step, **result.to_mapping()} for name, result in results.items()}
 
     def _evaluate_set(self, evaluated: EvaluationSet) -> Evaluation | None:
         parts = self.parts

@@ -127,7 +127,7 @@ class Log:
         """Write one step: its record, and every completion with its scores and what `batch` made of it."""
         if self.silent:
             return
-        rows = self.rows.of_step(record["step"], groups, batch)
+        rows = self.rows.of_step(record["step"], groups, batch) if groups else []
         self._append("samples.jsonl", rows)
         self._append("metrics.jsonl", [record])
         if self.trackers is not None:
@@ -178,6 +178,15 @@ class Log:
         self.keep(*(evaluation_sentence(name, when, result) for name, result in shown.items()))
         seconds = sum(result.seconds for result in results.values())
         self.console.evaluations(shown, when, seconds)
+
+    def measured(self, step: int, metrics: Record, line: str) -> None:
+        """Write and print what an evaluation measured without sampling."""
+        if self.silent:
+            return
+        self._append("metrics.jsonl", [{"step": step, **metrics}])
+        if self.trackers is not None:
+            self.trackers.evaluation(step, metrics, {})
+        self.say(line)
 
     def line(self, record: Record, steps: int) -> str:
         """The plain line of a step."""

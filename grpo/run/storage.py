@@ -41,10 +41,12 @@ class RunStorage:
         self.summary: dict[str, Any] | None = None
         self._lock: BinaryIO | None = None
         self._fingerprint: Mapping[str, Any] = {}
+        self._rows: Mapping[str, int] = {}
 
     def open(self, parts: RunParts, inputs: RunInputs, *, resume: bool) -> None:
         """Lock and prepare the folder; set the run to its newest checkpoint, or to the beginning."""
         ranks = parts.ranks
+        self._rows = inputs.examples.counts
         if ranks.main:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = lock(self.folder)
@@ -125,6 +127,7 @@ class RunStorage:
                 parts=parts,
                 final=final,
                 examples_after=examples_after,
+                rows=self._rows,
             )
             write_summary(self.folder, summary)
             self.summary = summary
