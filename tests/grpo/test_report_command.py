@@ -14,7 +14,7 @@ from run_folders import Shape, made_run
 from grpo.cli import main
 from grpo.report.folder import RunFolder
 from grpo.report.html import page
-from grpo.report.html.answer import books_of, results_of
+from grpo.report.html.answer import books_of, examples_of, results_of
 from grpo.report.html.run_data import read_run
 from grpo.statistics.comparison import compare
 
@@ -121,3 +121,17 @@ def test_the_books_of_an_unfinished_run_are_the_sum_of_its_steps(tmp_path: Path)
         "trained": 54,
         "flat": 18,
     }
+
+
+def test_an_example_is_named_by_what_tells_its_prompt_from_the_others(tmp_path: Path) -> None:
+    folder = made_run(tmp_path / "run")
+    prompts = ["<|user|>\nWhat is 1 + 14?\n<|model|>\n", "<|user|>\nWhat is 7 + 4?\n<|model|>\n"]
+    kept = [{"prompt": prompt, "completion": "5", "reward": 0.0} for prompt in prompts]
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["examples"] = {"before": kept, "after": kept}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    run = read_run(RunFolder(folder), "run", 0, 1 << 20)
+    assert [each.title.strip() for each in examples_of(run)] == [
+        "What is 1 + 14?",
+        "What is 7 + 4?",
+    ]

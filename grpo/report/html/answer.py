@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, replace
 from typing import Any, Iterator, Mapping, Sequence
 
@@ -119,8 +120,12 @@ class AlarmLine:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One evaluated prompt with a completion before training and one after, each with its reward."""
+    """One evaluated prompt with a completion before training and one after, each with its reward.
 
+    ``title`` is what tells the prompt from the others: all of it but what they share.
+    """
+
+    title: str
     prompt: str
     before: str
     before_reward: float | None
@@ -322,9 +327,13 @@ def _height(level: str) -> int:
 def examples_of(run: RunData) -> list[Example]:
     """The examples of the summary whose prompts are the same before and after."""
     kept = run.summary.get("examples") or {}
-    pairs = zip(kept.get("before") or (), kept.get("after") or ())
+    pairs = list(zip(kept.get("before") or (), kept.get("after") or ()))
+    prompts = [before["prompt"] for before, _ in pairs]
+    start = _num_shared(prompts) if len(prompts) > 1 else 0
+    end = _num_shared([prompt[start:][::-1] for prompt in prompts]) if len(prompts) > 1 else 0
     return [
         Example(
+            title=before["prompt"][start : len(before["prompt"]) - end],
             prompt=before["prompt"],
             before=before["completion"],
             before_reward=before["reward"],
@@ -334,3 +343,12 @@ def examples_of(run: RunData) -> list[Example]:
         for before, after in pairs
         if before["prompt"] == after["prompt"]
     ]
+
+
+def _num_shared(texts: Sequence[str]) -> int:
+    """How many characters all `texts` begin with, up to the last line or word that they share whole."""
+    shared = os.path.commonprefix(list(texts))
+    for end in ("\n", " "):
+        if end in shared:
+            return shared.rindex(end) + 1
+    return 0

@@ -260,7 +260,8 @@ function whyNodes(row) {
   if (!names.length) return [];
   const lines = names.map((name) => {
     const status = statuses[name] && statuses[name] !== "scored" ? statuses[name].replaceAll("_", " ") : "";
-    const says = [extracted[name] !== undefined ? `read: ${extracted[name]}` : "", detail[name] ?? ""].filter(Boolean).join(" · ");
+    const isSaid = extracted[name] === undefined || (detail[name] ?? "").includes(extracted[name]);
+    const says = [isSaid ? "" : `read: ${extracted[name]}`, detail[name] ?? ""].filter(Boolean).join(" · ");
     return element("tr", {}, element("th", {}, name || "reward"), element("td", {}, name in parts ? plain(parts[name]) : ""), element("td", {}, [status, says].filter(Boolean).join(" · ")));
   });
   const nodes = [element("div", {}, element("h4", {}, "why this reward"), element("table", { class: "why" }, element("tbody", {}, ...lines)))];

@@ -59,8 +59,8 @@ function short(value) {
 }
 
 function duration(seconds) {
-  if (seconds < 60) return plain(seconds) + THIN + "s";
-  if (seconds < 3600) return plain(seconds / 60) + THIN + "min";
+  if (seconds < 300) return plain(seconds) + THIN + "s";
+  if (seconds < 7200) return plain(seconds / 60) + THIN + "min";
   return plain(seconds / 3600) + THIN + "h";
 }
 
