@@ -336,7 +336,7 @@ class Run(ABC):
         self.parts.scorer.close()
         if failure is not None:
             self.parts.log.say(*self.storage.give_up_writing(failure))
-        self.parts.log.close(failed=failure is not None)
+        self.parts.log.close(failed=failure is not None, hurried=self.stopped)
         try:
             self.storage.writer.wait()
         finally:

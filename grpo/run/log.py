@@ -168,13 +168,16 @@ class Log:
         parts.append(f"{record['seconds/step']:.1f} s")
         return "  ".join(parts)
 
-    def close(self, failed: bool = False) -> None:
-        """Finish the progress bar and the run at the trackers, there as one that failed if it did."""
+    def close(self, *, failed: bool = False, hurried: bool = False) -> None:
+        """Finish the progress bar and the run at the trackers, there as one that failed if it did.
+
+        Where it is `hurried`, a tracker that does not answer is not waited for as long.
+        """
         if self._bar is not None:
             self._bar.close()
             self._bar = None
         if self.trackers is not None and not self.silent:
-            self.trackers.close(failed)
+            self.trackers.close(failed=failed, hurried=hurried)
 
     def _append(self, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
         lines = (self._hide_secrets(json.dumps(finite(row), ensure_ascii=False)) for row in rows)
