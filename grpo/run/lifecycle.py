@@ -499,7 +499,7 @@ class Run(ABC):
             self.parts.log.say(*self.storage.give_up_writing(failure))
         if self.num_steps and not self._is_finished and not isinstance(failure, KeyboardInterrupt):
             self._write_report(ended_early(failure))
-        self.parts.log.close(failed=failure is not None)
+        self.parts.log.close(failed=failure is not None, hurried=self.stopped)
         try:
             self.storage.writer.wait()
         finally:

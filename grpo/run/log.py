@@ -192,10 +192,13 @@ class Log:
         """The plain line of a step."""
         return step_sentence(record, steps, self.console.history.evaluations)
 
-    def close(self, failed: bool = False) -> None:
-        """Finish the run at the trackers, there as one that failed if it did."""
+    def close(self, *, failed: bool = False, hurried: bool = False) -> None:
+        """Finish the run at the trackers, there as one that failed if it did.
+
+        Where it is `hurried`, a tracker that does not answer is not waited for as long.
+        """
         if self.trackers is not None and not self.silent:
-            self.trackers.close(failed)
+            self.trackers.close(failed=failed, hurried=hurried)
 
     def _append(self, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
         lines = (self._hide_secrets(json.dumps(finite(row), ensure_ascii=False)) for row in rows)

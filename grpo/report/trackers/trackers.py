@@ -26,7 +26,7 @@ from grpo.report.trackers.values import numbers, table_of
 FILES = ("recipe.yaml", "summary.json", "report.html", "console.log")
 """What trackers keep of the run folder at the end, as far as it is there."""
 HURRIED_SECONDS = 30.0
-"""The longest wait for trackers at the end of a run that failed."""
+"""The longest wait for trackers at the end of a run that failed or was asked to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,12 +186,12 @@ class Trackers:
 
     # -- the end ----------------------------------------------------------------------------------------------
 
-    def close(self, failed: bool = False) -> None:
+    def close(self, *, failed: bool = False, hurried: bool = False) -> None:
         """Give every tracker the files at the end, close it, and keep whether it has everything."""
         present = (self.folder / name for name in FILES)
         files = [file for file in present if file.is_file()]
         patience = self._patience_seconds
-        if failed:
+        if failed or hurried:
             patience = min(patience, HURRIED_SECONDS)
         for name, delivery in self._deliveries.items():
             delivery.finish(files, failed=failed, patience_seconds=patience)
