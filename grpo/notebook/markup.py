@@ -23,7 +23,7 @@ MONOSPACED = (
 )
 CELL = "text-align:left;vertical-align:top;padding:3px 12px 3px 0;border:0;background:transparent"
 TEXT = (
-    f"{MONOSPACED};white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate;max-height:20em;"
+    f"{MONOSPACED};white-space:pre-wrap;overflow-wrap:anywhere;word-break:normal;unicode-bidi:isolate;max-height:20em;"
     "overflow:auto;margin:0;border:0;min-width:20em"
 )
 TABLE = (
