@@ -232,6 +232,18 @@ def test_what_a_run_cannot_be_is_refused_in_a_sentence(
 
 
 @pytest.mark.slow
+def test_the_recipe_comes_to_what_its_head_says(tmp_path: Path) -> None:
+    settings = Recipe.load("sft_countdown", "seed=2", f"run_dir={tmp_path / 'run'}")
+    summary = SftTrainer(settings, quiet=True).train()
+    assert summary is not None
+    assert summary["loss"]["before"]["loss"] == pytest.approx(1.68, abs=0.01)
+    assert summary["loss"]["after"]["loss"] == pytest.approx(0.23, abs=0.01)
+    assert summary["before"]["accuracy"] == pytest.approx(0.33, abs=0.03)
+    assert summary["after"]["accuracy"] > summary["before"]["accuracy"]
+    assert 50 < summary["after"]["length"] < 62
+
+
+@pytest.mark.slow
 def test_two_processes_make_the_run_of_one(tmp_path: Path) -> None:
     base = ["sft_countdown", *TINY, "model.dtype=float64", "optim.tokens_per_micro_batch=100"]
     base += ["rewards={}", "epochs=1", "checkpoint.every=0"]
