@@ -56,7 +56,7 @@ def chosen(rows: Sequence[Mapping[str, Any]], number: int) -> list[Mapping[str, 
 
 def _reward(row: Mapping[str, Any]) -> float:
     value = row.get("reward")
-    return value if is_number(value) else -math.inf
+    return float(value) if value is not None and is_number(value) else -math.inf
 
 
 def cell(value: Any) -> str | float | None:
