@@ -117,7 +117,7 @@ def test_a_run_whose_prompt_opens_the_reasoning_pays_for_no_unfinished_one(tmp_p
                 "format": "scored",
                 "correct_lenient": "no_answer",
             }
-    assert "12 of 12 prompts are conversations" in capsys.readouterr().err
+    assert "12 of 12 prompts end with the assistant's turn" in capsys.readouterr().err
     report = evaluate_recipe(recipe)
     assert report["strict"]["faults"] == 0 and report["strict"]["accuracy"] == 0
     out = tmp_path / "sampled.jsonl"
