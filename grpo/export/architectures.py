@@ -183,8 +183,8 @@ def tensors_of(
 ) -> list[NamedTensor]:
     """Every tensor of the file in its order; a tied output layer is left out, as the format wants it.
 
-    Rows beyond `vocab_size`, which no token has, are left out too: llama.cpp would sample them. Raises `RecipeError` for
-    a weight that the architecture has no name for.
+    Rows beyond `vocab_size`, which no token has, are left out too: llama.cpp would sample them. Raises `RecipeError`
+    for a weight that the architecture has no name for.
     """
     config: Any = model.config
     kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
