@@ -387,6 +387,6 @@ def _run_failures(summary: Mapping[str, Any]) -> Iterator[str]:
 def _licence(parts: CardParts) -> Iterator[str]:
     yield from ("", "## Licence", "")
     if parts.licence:
-        yield f"{parts.licence}, as its exporter states."
+        yield f"{parts.licence}. The licences of the base model and of the data hold beside it."
     else:
         yield "Not stated by its exporter; the licences of the base model and of the data hold."

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from grpo.model.policy import Policy
+from grpo.model.saved import SavedModelDiffers, check_saved
 from grpo.recipe import RecipeError
 from grpo.run.folder import disk_errors
 
@@ -49,10 +50,16 @@ QUANTIZATION: Mapping[str, Any] = {
 
 
 def write_folder(policy: Policy, folder: Path) -> None:
-    """Write `policy`, adapters merged, as `AutoModelForCausalLM.from_pretrained` reads it."""
+    """Write `policy`, adapters merged, as `AutoModelForCausalLM.from_pretrained` reads it, and check that it is it.
+
+    Raises `SavedModelDiffers`.
+    """
     with disk_errors(folder):
         policy.save(folder)
-    shutil.rmtree(folder / "adapter", ignore_errors=True)  # merged, and the card says of what
+    saved = check_saved(policy, folder)
+    if saved.problems:
+        raise SavedModelDiffers(saved.describe(folder))
+    shutil.rmtree(folder / "adapter", ignore_errors=True)  # which is merged
 
 
 def write_int8(policy: Policy, folder: Path) -> None:

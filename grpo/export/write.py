@@ -25,7 +25,6 @@ from grpo.export.push import check_push, push
 from grpo.export.record import read_record, stated_licence
 from grpo.export.source import Source, open_source
 from grpo.model.policy import Policy
-from grpo.model.saved import SavedModelDiffers, check_saved
 from grpo.recipe import RecipeError
 from grpo.run.log import finite
 
@@ -221,9 +220,6 @@ class _Writing:
             write_int8(self.source.policy, self.folder)
             return _folder(self.folder, "int8")
         write_folder(self.source.policy, self.folder)
-        saved = check_saved(self.source.policy, self.folder)
-        if saved.problems:
-            raise SavedModelDiffers(saved.describe(self.wanted.out))
         return _folder(self.folder, _name_of(self.source.recipe.model.dtype))
 
     def _write_gguf(self, precision: str) -> Written:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import quick_runs
+import torch
 import yaml
 from huggingface_hub import constants
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -16,6 +17,8 @@ import rewards.tasks
 from grpo import cli
 from grpo.export import llama_cpp
 from grpo.export.record import stated_licence
+from grpo.model.policy import Policy
+from grpo.recipe import LoraSection, ModelSection
 
 pytest.importorskip("gguf")
 ROOT = Path(__file__).resolve().parents[3]
@@ -112,6 +115,20 @@ def test_safetensors_are_the_final_model_bit_for_bit_or_in_another_dtype(run, tm
             assert found[name].equal(weight.to(found[name].dtype)), name
         assert str(found["model.norm.weight"].dtype) == f"torch.{dtype}"
         assert (out / "README.md").is_file()
+
+
+def test_an_adapter_is_merged_into_the_folder(tmp_path):
+    section = ModelSection(name=str(BASE), lora=LoraSection(rank=2))
+    policy = Policy.load(section)
+    for name, parameter in policy.trainable().items():
+        torch.nn.init.normal_(parameter, std=0.2 if "lora_B" in name else 0.1)
+    policy.save(tmp_path / "trained")
+    adapter = f"model.adapter={tmp_path / 'trained' / 'adapter'}"
+    assert export(BASE, adapter, "--to", "safetensors", "-o", tmp_path / "out") == 0
+    assert not (tmp_path / "out" / "adapter").exists()
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    for name, weight in policy.plain_model().state_dict().items():
+        torch.testing.assert_close(found[name], weight)
 
 
 def test_int8_is_compared_too(run, tmp_path, capsys):
