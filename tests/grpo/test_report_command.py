@@ -132,6 +132,6 @@ def test_an_example_is_named_by_what_tells_its_prompt_from_the_others(tmp_path: 
     (folder / "summary.json").write_text(json.dumps(summary))
     run = read_run(RunFolder(folder), "run", 0, 1 << 20)
     assert [each.title.strip() for each in examples_of(run)] == [
-        "What is 1 + 14?",
-        "What is 7 + 4?",
+        "1 + 14?",
+        "7 + 4?",
     ]

@@ -346,9 +346,6 @@ def examples_of(run: RunData) -> list[Example]:
 
 
 def _num_shared(texts: Sequence[str]) -> int:
-    """How many characters all `texts` begin with, up to the last line or word that they share whole."""
+    """How many characters all `texts` begin with, up to the last word that they share whole."""
     shared = os.path.commonprefix(list(texts))
-    for end in ("\n", " "):
-        if end in shared:
-            return shared.rindex(end) + 1
-    return 0
+    return 1 + max(shared.rfind(" "), shared.rfind("\n"))

@@ -3,9 +3,10 @@
 
 const AXES = {
   step: { label: "steps", format: (value) => grouped(value) },
-  tokens: { label: "tokens", format: short },
-  seconds: { label: "time", format: duration },
+  tokens: { label: "tokens", format: (value) => short(value, 4) },
+  seconds: { label: "time", format: (value) => duration(value, 4) },
 };
+const WHOLE = [0, 1, 2, 3, 4, 5, 6, 7].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power));
 const SMOOTH_FROM = 30;
 const HEIGHT = 210;
 const several = page.runs.length > 1;
@@ -135,10 +136,10 @@ function optionsOf(chart, { series, bands, legend }, width, show) {
     scales: { x: { time: false }, y: isLog ? { distr: 3 } : { range: rangeOf(chart) } },
     padding: [8, 10, 0, 0],
     axes: [
-      { stroke: muted, grid: { show: false }, ticks: { ...grid, size: 4 }, font, size: 28, gap: 3, space: 60, values: (plot, splits) => splits.map(AXES[drawing.axis].format) },
+      { stroke: muted, grid: { show: false }, ticks: { ...grid, size: 4 }, font, size: 28, gap: 3, space: 60, ...(drawing.axis === "step" ? { incrs: WHOLE } : {}), values: (plot, splits) => splits.map(AXES[drawing.axis].format) },
       {
         stroke: muted, grid: isLog ? { ...grid, filter: decades } : grid, filter: isLog ? decades : undefined, ticks: { show: false }, font, gap: 4, space: isLog ? 24 : 34,
-        values: (plot, splits) => splits.map((value) => (value === null ? "" : isLog ? plain(value, 1) : format(value))),
+        values: (plot, splits) => splits.map((value) => (value === null ? "" : isLog ? plain(value, 1) : format(value, 4))),
         size: (plot, values) => 12 + 6.9 * Math.max(3, ...(values ?? []).map((value) => value.length)),
       },
     ],

@@ -51,23 +51,23 @@ function plain(value, digits = 3) {
   return text.replaceAll("-", MINUS);
 }
 
-function short(value) {
+function short(value, digits = 3) {
   for (const [unit, size] of [["G", 1e9], ["M", 1e6], ["k", 1e3]]) {
-    if (Math.abs(value) >= size) return plain(value / size) + THIN + unit;
+    if (Math.abs(value) >= size) return plain(value / size, digits) + THIN + unit;
   }
-  return plain(value);
+  return plain(value, digits);
 }
 
-function duration(seconds) {
-  if (seconds < 300) return plain(seconds) + THIN + "s";
-  if (seconds < 7200) return plain(seconds / 60) + THIN + "min";
-  return plain(seconds / 3600) + THIN + "h";
+function duration(seconds, digits = 3) {
+  if (seconds < 300) return plain(seconds, digits) + THIN + "s";
+  if (seconds < 7200) return plain(seconds / 60, digits) + THIN + "min";
+  return plain(seconds / 3600, digits) + THIN + "h";
 }
 
 const FORMATS = {
-  percent: (value) => plain(100 * value) + THIN + "%",
-  number: (value) => plain(value),
-  tokens: (value) => short(value),
-  seconds: (value) => duration(value),
+  percent: (value, digits) => plain(100 * value, digits) + THIN + "%",
+  number: plain,
+  tokens: short,
+  seconds: duration,
   tiny: (value) => plain(value, 2),
 };
