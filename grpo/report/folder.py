@@ -22,8 +22,8 @@ except ImportError:  # not a POSIX system
     fcntl = None
 
 Record = dict[str, Any]
-STEP_KEY = "reward/mean"
-"""The key that every record of a step has, and none of an evaluation."""
+STEP_KEYS = {"reward/mean", "update/made"}
+"""Every record of a step has one of these keys, none of an evaluation; supervised fine-tuning has no reward."""
 SET_STEM = "eval/"
 
 
@@ -141,7 +141,7 @@ class RunFolder:
 
 def is_step(record: Mapping[str, Any]) -> bool:
     """Whether a record of ``metrics.jsonl`` is a step's; the others are evaluations'."""
-    return STEP_KEY in record
+    return not STEP_KEYS.isdisjoint(record)
 
 
 def steps_in(records: Sequence[Record]) -> list[Record]:
@@ -188,13 +188,20 @@ def _set_of(stem: str) -> tuple[str, str]:
 
 
 def _without_undone(kept: list[Record], record: Record) -> list[Record]:
-    """`kept` without what `record` writes anew: its step and the later ones, or the same step's evaluation."""
+    """`kept` without what `record` writes anew: its step and the later ones, or the same numbers of an evaluation."""
     step = record["step"]
     if not kept or kept[-1]["step"] < step:
         return kept
     if is_step(record):
         return [old for old in kept if old["step"] < step]
-    return [old for old in kept if old["step"] < step or (old["step"] == step and is_step(old))]
+    return [old for old in kept if old["step"] < step or _stays_beside(old, record)]
+
+
+def _stays_beside(old: Record, record: Record) -> bool:
+    """Whether `old` is of the same step and holds other numbers: the step's own, or of another evaluation."""
+    if old["step"] != record["step"]:
+        return False
+    return is_step(old) or old.keys() & record.keys() == {"step"}
 
 
 def journal(file: Path) -> Iterator[Record]:

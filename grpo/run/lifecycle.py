@@ -172,7 +172,7 @@ class Run(ABC):
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}({self.recipe.name}: {self.num_steps} of {many(self.recipe.steps, 'step')}, "
-            f"{self._state()}, {self.folder})"
+            f"{self._progress_in_words()}, {self.folder})"
         )
 
     def _repr_html_(self) -> str:
@@ -180,12 +180,12 @@ class Run(ABC):
         return run_html(
             type(self).__name__,
             self.recipe,
-            state=self._state(),
+            state=self._progress_in_words(),
             folder=self.folder,
             ledger=self.ledger,
         )
 
-    def _state(self) -> str:
+    def _progress_in_words(self) -> str:
         return "open" if self._is_open else "finished" if self._is_finished else "not open"
 
     @abstractmethod

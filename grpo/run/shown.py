@@ -20,6 +20,13 @@ NUMBERS = {
     "seconds a step": "seconds/step",
 }
 """What is shown of the steps, and its key in ``metrics.jsonl``."""
+WITHOUT_REWARD = {
+    "training loss": "update/loss",
+    "row length, tokens": "row/length",
+    "gradient norm": "update/grad_norm",
+    "seconds a step": "seconds/step",
+}
+"""The same in supervised fine-tuning."""
 SHARES = {"group/flat", "completion/truncated"}
 
 
@@ -31,7 +38,9 @@ def run_html(
     steps = [record for record in records if is_step(record)]
     others = [record for record in records if not is_step(record)]
     num_steps = steps[-1]["step"] if steps else 0
-    series = [_series(name, key, steps) for name, key in NUMBERS.items()]
+    numbers = NUMBERS if any("reward/mean" in record for record in steps) else WITHOUT_REWARD
+    series = [_series(name, key, steps) for name, key in numbers.items()]
+    series.append(_series("held-out loss", "heldout/loss", others))
     points = [point for record in others for point in points_of(record) if _is_whole(point)]
     return run_card(
         kind,

@@ -105,18 +105,40 @@ def accuracy_lines(course: Course) -> list[Line]:
     return lines
 
 
-def _of_points(label: str, course: Course, points: Sequence[EvaluationPoint]) -> Line | None:
-    known = [point for point in points if point.figures.get("accuracy") is not None]
+def held_out_loss_lines(course: Course) -> list[Line]:
+    """The loss of held-out rows in supervised fine-tuning, with its interval."""
+    points = [point for point in course.points if point.set == HELD_OUT and not point.source]
+    line = _of_points("held-out", course, points, figure="loss", ends="loss_")
+    return [line] if line else []
+
+
+def _of_points(
+    label: str,
+    course: Course,
+    points: Sequence[EvaluationPoint],
+    *,
+    figure: str = "accuracy",
+    ends: str = "",
+) -> Line | None:
+    """A figure of evaluations with its interval; None if no point has it."""
+    known = [point for point in points if point.figures.get(figure) is not None]
     if not known:
         return None
     figures = [point.figures for point in known]
     return Line(
         label,
         x=[course.at(point.step) for point in known],
-        y=[_number(its.get("accuracy")) for its in figures],
-        low=[_number(its.get("low")) for its in figures],
-        high=[_number(its.get("high")) for its in figures],
+        y=[_number(its.get(figure)) for its in figures],
+        low=[_number(its.get(f"{ends}low")) for its in figures],
+        high=[_number(its.get(f"{ends}high")) for its in figures],
     )
+
+
+def loss_lines(course: Course) -> list[Line]:
+    """The loss of supervised fine-tuning; that of a policy gradient, which says nothing, is not drawn."""
+    if any("reward/mean" in record for record in course.steps):
+        return []
+    return key_lines(course, mean="update/loss")
 
 
 def reward_lines(course: Course) -> list[Line]:
@@ -155,6 +177,8 @@ PANELS: dict[str, Panel] = {
         "sampler–trainer mismatch, nats", partial(key_lines, mean="policy/drift"), is_log=True
     ),
     "entropy": Panel("entropy, nats a token", partial(key_lines, mean="policy/entropy")),
+    "loss": Panel("training loss, nats a token", loss_lines),
+    "held_out_loss": Panel("held-out loss, 95 % interval", held_out_loss_lines),
     "truncated": Panel(
         "truncated completions", partial(key_lines, share="completion/truncated"), is_share=True
     ),
@@ -172,8 +196,17 @@ PANELS: dict[str, Panel] = {
         ),
     ),
 }
-SHOWN = ("accuracy", "reward", "length", "zero_variance", "mismatch", "entropy")
-"""The panels that are drawn where none is asked for."""
+SHOWN = (
+    "accuracy",
+    "held_out_loss",
+    "loss",
+    "reward",
+    "length",
+    "zero_variance",
+    "mismatch",
+    "entropy",
+)
+"""The panels that are drawn where none is asked for, as far as a run has them."""
 
 
 def keys_of(courses: Sequence[Course]) -> list[str]:

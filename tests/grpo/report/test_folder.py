@@ -32,6 +32,15 @@ def test_what_a_resume_from_an_older_step_undid_does_not_count(tmp_path: Path) -
     assert run.metrics() == [step(1, 0.1), step(2, 0.7)]
 
 
+def test_two_evaluations_of_a_step_that_hold_different_numbers_both_count(tmp_path: Path) -> None:
+    trained = {"step": 1, "update/loss": 0.5, "update/made": 1}
+    loss = {"step": 1, "heldout/loss": 2.0}
+    accuracy = {"step": 1, "heldout/accuracy": 0.25}
+    run = write(tmp_path, "metrics.jsonl", trained, loss, accuracy, loss | {"heldout/loss": 1.5})
+    assert run.steps() == [trained]
+    assert run.metrics() == [trained, accuracy, {"step": 1, "heldout/loss": 1.5}]
+
+
 def test_an_evaluation_made_again_replaces_the_first_and_keeps_the_step(tmp_path: Path) -> None:
     first = {"step": 1, "heldout/accuracy": 0.25}
     again = {"step": 1, "heldout/accuracy": 0.5}

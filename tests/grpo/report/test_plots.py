@@ -101,6 +101,20 @@ def test_any_key_of_the_steps_is_a_panel(tmp_path: Path) -> None:
     assert drawn(figure, "rewards/mine/retries") == [[(1, 2.5)]]
 
 
+def test_supervised_fine_tuning_is_drawn_by_its_losses(tmp_path: Path) -> None:
+    losses = {"heldout/loss": 2.0, "heldout/loss_low": 1.5, "heldout/loss_high": 2.5}
+    records = [
+        {"step": 0} | losses,
+        *({"step": at, "update/loss": 3 - at, "update/made": 1} for at in (1, 2)),
+    ]
+    figure = grpo.plot(run(tmp_path / "a", *records))
+    assert titles(figure) == [PANELS["held_out_loss"].title, PANELS["loss"].title]
+    assert drawn(figure, PANELS["loss"].title) == [[(1, 2), (2, 1)]]
+    assert drawn(figure, PANELS["held_out_loss"].title) == [[(0, 2.0)]]
+    trained = step(1, 0.5, **{"update/loss": 1e-9, "update/made": 1})
+    assert PANELS["loss"].title not in titles(grpo.plot(run(tmp_path / "b", trained)))
+
+
 def test_a_run_without_a_step_is_an_empty_figure_that_says_so(tmp_path: Path) -> None:
     figure = grpo.plot(run(tmp_path / "a"))
     assert "no step is written yet" in [text.get_text() for text in figure.texts]
