@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from grpo.data.prompts import load_prompts
 from grpo.data.sources import SourceRows, load_sources
-from grpo.model.loading import load_config, load_end_ids, load_tokenizer
+from grpo.model.info import load_info
 from grpo.recipe import DataSection, Recipe, RecipeError, read_yaml
 from grpo.recipe.shorthands import HELD_OUT
 from grpo.recipe.target import evaluation_recipe
@@ -114,18 +114,16 @@ def evaluate_sets(
     specs, accurate = load_rewards(recipe)
     sources = _sources_to_evaluate(recipe, every_row)
     check_columns(specs, [row for source in sources for row in source.rows])
-    config = load_config(recipe.model)
-    tokenizer = load_tokenizer(recipe.model)
-    end_ids = load_end_ids(recipe.model, config, tokenizer)
+    info = load_info(recipe.model)
     sets = []
     if sources:
         # as held-out prompts they have the ids, so the seeds, that they have in training
-        prompts = load_prompts(recipe, config, tokenizer, sources, end_ids=end_ids)
+        prompts = load_prompts(sources, info, max_tokens=recipe.sample.max_tokens)
         whole = held_out_set(recipe, prompts.held_out, accurate)
         sets.append(replace(whole, num_dropped=prompts.num_dropped))
-    sets += load_sets(recipe, specs, accurate, config=config, tokenizer=tokenizer, end_ids=end_ids)
+    sets += load_sets(recipe, specs, accurate, info)
     setup.prepare_torch(recipe)
-    policy = setup.open_policy(recipe, setup.default_device(), tokenizer)
+    policy = setup.open_policy(recipe, setup.default_device(), info.tokenizer)
     engine = setup.open_engine(recipe, policy)
     with setup.open_scorer(recipe, specs) as scorer:
         return [_evaluate_set(recipe, of, engine, scorer, say=say) for of in sets]

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from grpo.data.prompts import load_prompts
 from grpo.data.sources import SourceRows, load_sources
-from grpo.model.loading import load_config, load_end_ids, load_tokenizer
+from grpo.model.info import load_info
 from grpo.recipe import Recipe
 from grpo.rollout.compiled import check_compiler
 from grpo.run import setup
@@ -56,12 +56,10 @@ def write(
     """Sample `n` completions for each of the first `rows` rows of the recipe's data; returns counts and times."""
     check_compiler(recipe)
     sources = [_first_rows(source, rows) for source in load_sources(recipe.data)]
-    config = load_config(recipe.model)
-    tokenizer = load_tokenizer(recipe.model)
-    end_ids = load_end_ids(recipe.model, config, tokenizer)
-    prompts = load_prompts(recipe, config, tokenizer, sources, end_ids=end_ids)
+    info = load_info(recipe.model)
+    prompts = load_prompts(sources, info, max_tokens=recipe.sample.max_tokens)
     setup.prepare_torch(recipe)
-    policy = setup.open_policy(recipe, setup.default_device(), tokenizer)
+    policy = setup.open_policy(recipe, setup.default_device(), info.tokenizer)
     print(policy.describe(), *policy.describe_fallback(), sep="\n", file=sys.stderr)
     engine = setup.open_engine(recipe, policy)
     num_completions = n * len(prompts.train)

@@ -1,6 +1,6 @@
 """What ``data.columns`` says: new names for columns, dotted paths into them, and texts put together from several.
 
-Reading a data set is up to ``rows``.
+Reading a data set is up to ``reading``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from rewards.conventions import as_mapping
 from rewards.paths import MISSING, NotStructured, reach, structured
 
 Row = dict[str, Any]
-IN_MEMORY = "the data in memory"
-"""What messages call rows that were passed from Python."""
 _FIELD = re.compile(r"\{([^{}]+)\}")
 FIRST_LETTER = ord("A")
 MOST_LETTERS = 26
@@ -59,8 +57,10 @@ def rename_columns(
     their number. Raises `RecipeError` for a column that is not there, named by its row.
     """
     reader = _Reader(section)
-    source = section.source or IN_MEMORY
-    renamed = [reader.renamed(row, f"row {i} of {source}") for i, row in enumerate(rows, 1)]
+    renamed = [
+        reader.renamed(row, f"row {number} of {section.label}")
+        for number, row in enumerate(rows, 1)
+    ]
     reader.report(len(rows), say)
     return renamed
 
@@ -108,7 +108,7 @@ class _Reader:
         """`pattern` with each ``{column}`` or ``{column:form}`` in it replaced by the text of that column."""
 
         def text_of(match: re.Match[str]) -> str:
-            column, form = field_of(match[1], row)
+            column, form = _field_of(match[1], row)
             value = _reached(row, column, where, name)
             if value is MISSING:
                 raise _missing_column(column, row, where, name)
@@ -139,7 +139,12 @@ class _Reader:
             )
 
 
-def field_of(text: str, row: Mapping[str, Any]) -> tuple[str, str]:
+def columns_in(pattern: str, row: Mapping[str, Any]) -> list[str]:
+    """The columns and paths in a text's braces, without the forms they are printed in."""
+    return [_field_of(name, row)[0] for name in _FIELD.findall(pattern)]
+
+
+def _field_of(text: str, row: Mapping[str, Any]) -> tuple[str, str]:
     """(the column or path, the form) that braces name."""
     column, colon, form = text.rpartition(":")
     if text in row or not colon or form not in FORMS:

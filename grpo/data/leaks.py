@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, Collection, Mapping, Sequence
 
-from grpo.data.columns import field_of
+from grpo.data.columns import columns_in
 from grpo.data.conversation import is_assistant, messages_in
 from grpo.recipe import RecipeError, RowsSection
 from rewards.conventions import TRUTH_COLUMNS, as_mapping
@@ -27,7 +27,6 @@ MAX_ANSWER_CHARS = 400
 MAX_SHOWN = 60
 
 _ANSWER_NAME = re.compile(r"answer|solution|truth|gold|correct|target|label", re.IGNORECASE)
-_FIELD = re.compile(r"\{([^{}]+)\}")
 _ANNOUNCED = (
     r"(?:\\boxed\s*\{{\s*|####\s*|</think>\s*|^\s*a(?:ns)?\s*[:.]\s*(?={answer}\W*\Z)|"
     r"(?:answer|solution|response|result|output|assistant|gpt|model)\b[^\w\n]{{0,12}}(?:is\b|are\b)?[^\w]{{0,24}})"
@@ -66,7 +65,7 @@ def _numbered(rows: Sequence[Row]) -> list[tuple[int, Row]]:
 def _check_pattern(chosen: Sequence[tuple[int, Row]], gold: str, section: RowsSection) -> None:
     """The columns that ``data.columns.prompt`` writes into the prompt must not be the one with the gold."""
     pattern = str(section.columns.get("prompt", "prompt"))
-    fields = _fields_of(pattern, chosen[0][1])
+    fields = columns_in(pattern, chosen[0][1])
     for name in fields or [pattern]:
         number, row = chosen[0]
         is_hidden = name in section.columns  # another column has taken its name
@@ -77,25 +76,20 @@ def _check_pattern(chosen: Sequence[tuple[int, Row]], gold: str, section: RowsSe
         if holds or (len(fields) > 1 and name == fields[-1] and _ends_in_gold(chosen, name, gold)):
             raise RecipeError(
                 f"data: gold-in-the-prompt: data.columns.prompt is {pattern!r}, and {name} holds the gold answer (row "
-                f"{number} of {section.source}: {_short(row[gold])}); the policy would be shown what it has to find; "
+                f"{number} of {section.label}: {_short(row[gold])}); the policy would be shown what it has to find; "
                 f"take {name} out"
             )
 
 
 def _check_conversation_in_pattern(row: Row, section: RowsSection) -> None:
     """A conversation written into a text is written with all its turns."""
-    for name in _fields_of(str(section.columns.get("prompt", "")), row):
+    for name in columns_in(str(section.columns.get("prompt", "")), row):
         if name not in section.columns and messages_in(row.get(name)):
             raise RecipeError(
                 f"data: gold-in-the-prompt: data.columns.prompt writes the conversation in the column {name} as text, "
-                f"its answers included (row 1 of {section.source}); name the column alone, data.columns.prompt: "
+                f"its answers included (row 1 of {section.label}); name the column alone, data.columns.prompt: "
                 f"{name}, with data.template: chat"
             )
-
-
-def _fields_of(pattern: str, row: Row) -> list[str]:
-    """The columns and paths in braces, without the forms they are printed in."""
-    return [field_of(name, row)[0] for name in _FIELD.findall(pattern)]
 
 
 def _is_solution(row: Row, name: str) -> bool:
@@ -154,7 +148,7 @@ def _truth_columns(row: Row, gold: str, section: RowsSection) -> set[str]:
         return {gold, "solution"} & set(row)
     fields: set[str] = set()
     for column in mapped:
-        fields |= {column, *_fields_of(column, row)}
+        fields |= {column, *columns_in(column, row)}
     return fields
 
 
@@ -174,7 +168,7 @@ def _check_texts(chosen: Sequence[tuple[int, Row]], gold: str, section: RowsSect
     first = dict(chosen)[stating[0]]
     raise RecipeError(
         f"data: gold-in-the-prompt: {len(stating)} of {len(chosen)} prompts state their own gold answer (row "
-        f"{stating[0]} of {section.source}: {_short(first[gold])} at the end of {_tail(first['prompt'])}); name a "
+        f"{stating[0]} of {section.label}: {_short(first[gold])} at the end of {_tail(first['prompt'])}); name a "
         "column with the question alone in data.columns.prompt"
     )
 
@@ -208,7 +202,7 @@ def _check_questions(chosen: Sequence[tuple[int, Row]], gold: str, section: Rows
         return
     columns = ", ".join(str(name) for name in chosen[0][1] if name != "prompt")
     raise RecipeError(
-        f"data: question-missing: all {len(chosen)} prompts of {section.source} are {_short(prompts.pop())}, from row "
+        f"data: question-missing: all {len(chosen)} prompts of {section.label} are {_short(prompts.pop())}, from row "
         f"{chosen[0][0]} on, while their answers differ; the question must be in another of its columns ({columns}): "
         "name it in data.columns.prompt"
     )

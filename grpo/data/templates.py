@@ -66,6 +66,29 @@ class Template:
         return [{"role": "system", "content": self.system}, *messages]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Rendered:
+    """The prompts of a source's rows as texts, each with whether the tokenizer still has to add its special tokens."""
+
+    template: Template
+    texts: list[tuple[str, bool]]
+
+
+def render_rows(
+    rows: Sequence[Mapping[str, Any]],
+    section: RowsSection,
+    tokenizer: PreTrainedTokenizerBase,
+    end_ids: Collection[int],
+) -> Rendered:
+    """What the policy is shown of each row, by the template of `section`; raises `RecipeError`, as `template_of`.
+
+    Rows are refused where the template leaves out what they ask.
+    """
+    template = template_of(section, tokenizer, end_ids)
+    check_questions(rows, template, tokenizer)
+    return Rendered(template, [template.render(row["prompt"], tokenizer) for row in rows])
+
+
 def template_of(
     section: RowsSection, tokenizer: PreTrainedTokenizerBase, end_ids: Collection[int]
 ) -> Template:

@@ -10,8 +10,9 @@ sections, ``constraints`` has the rules between keys, ``describe`` the help.
 
 from __future__ import annotations
 
+import math
 import os
-from dataclasses import Field, dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from typing import Any, Mapping
 
 from grpo.recipe.build import build_section, check_values, merge, plain, preset_values
@@ -148,6 +149,13 @@ class Recipe(Sections):
         if self.epochs is not None:
             del values["steps"]
         return values
+
+    def with_steps(self, num_prompts: int) -> Recipe:
+        """The recipe with the steps that its ``epochs`` over so many training prompts come to, if it has epochs."""
+        if self.epochs is None:
+            return self
+        steps = math.ceil(self.epochs * num_prompts / self.sample.prompts)
+        return replace(self, steps=max(1, steps))
 
     def __post_init__(self) -> None:
         """Make sections of mappings, as in ``Recipe(model={"name": ...})``, and check every value."""

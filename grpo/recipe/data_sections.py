@@ -58,6 +58,11 @@ class RowsSection:
         at_least(1),
     )
 
+    @property
+    def label(self) -> str:
+        """What messages call the source."""
+        return self.source or "the data in memory"
+
 
 @dataclass(frozen=True)
 class SourceSection(RowsSection):

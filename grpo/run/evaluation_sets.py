@@ -7,16 +7,12 @@ the set, so its seeds do not change when another set is added.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Collection, Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
-
-from grpo.data.prompts import PromptSet, make_prompts
-from grpo.data.rows import load_rows
-from grpo.data.sources import SourceRows
-from grpo.data.where import matching
+from grpo.data.prompts import fitting, make_prompts, prompt_limit
+from grpo.data.sources import load_source
 from grpo.kernels.sampling.spec import Sampling
-from grpo.model.policy import longest_sequence
+from grpo.model.info import ModelInfo
 from grpo.recipe import EvaluationSetSection, Recipe, RecipeError
 from grpo.recipe.benchmarks import BENCHMARKS
 from grpo.recipe.shorthands import HELD_OUT
@@ -104,32 +100,19 @@ def held_out_set(recipe: Recipe, prompts: Sequence[Prompt], accurate: str) -> Ev
 
 
 def load_sets(
-    recipe: Recipe,
-    specs: Sequence[RewardSpec],
-    accurate: str,
-    *,
-    config: PretrainedConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    end_ids: Collection[int],
+    recipe: Recipe, specs: Sequence[RewardSpec], accurate: str, info: ModelInfo
 ) -> list[EvaluationSet]:
-    """The sets of ``evaluate.sets``; `RecipeError` names the one that cannot be loaded."""
-    context = longest_sequence(config.get_text_config())
+    """The sets of ``evaluate.sets``; `specs` score those without rewards of their own.
+
+    Raises `RecipeError`, which names the set that cannot be loaded.
+    """
     sets = []
     for name, section in recipe.evaluate.sets.items():
         try:
-            loaded = _load_set(recipe, name, section, specs=specs, accurate=accurate)
-            sets.append(_with_prompts(loaded, section, tokenizer, context=context, end_ids=end_ids))
+            sets.append(_load_set(recipe, name, section, specs=specs, accurate=accurate, info=info))
         except RecipeError as error:
             raise RecipeError(f"evaluate.sets.{name}: {error}") from None
     return sets
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _LoadedSet:
-    """A set without its prompts, and its rows."""
-
-    empty: EvaluationSet
-    rows: SourceRows
 
 
 def _load_set(
@@ -139,63 +122,40 @@ def _load_set(
     *,
     specs: Sequence[RewardSpec],
     accurate: str,
-) -> _LoadedSet:
-    loaded = load_rows(section)
-    matched = matching(loaded, section.where, section.source or name)
-    rows = [{**row, "source": name} for row in matched[: section.limit]]
+    info: ModelInfo,
+) -> EvaluationSet:
+    source = load_source(name, section)
+    source = replace(source, held_out=source.rows[: section.limit])
     own_specs = None
     if section.rewards:
         own_specs, accurate = rewards_of_set(section)
         check_sandbox(own_specs, recipe.sandbox)
     elif section.reward is not None:
         accurate = section.reward
-    check_columns(own_specs or specs, rows)
+    check_columns(own_specs or specs, source.held_out)
+    every_prompt = make_prompts(source, info)
+    max_tokens = section.max_tokens or recipe.sample.max_tokens
+    if _is_length_of_benchmark(section) and info.context is not None:
+        max_tokens = max(1, min(max_tokens, info.context - every_prompt.longest))
+    limit = prompt_limit(section.max_prompt_tokens, info.context, max_tokens)
+    prompts = fitting(every_prompt, limit, info)
     evaluate = recipe.evaluate
-    empty = EvaluationSet(
+    return EvaluationSet(
         name=name,
-        prompts=(),
+        prompts=prompts.held_out,
         accurate=accurate,
         threshold=evaluate.threshold if section.threshold is None else section.threshold,
         samples=section.samples or evaluate.samples,
-        max_tokens=section.max_tokens or recipe.sample.max_tokens,
+        max_tokens=max_tokens,
         sampling=sampling_of_evaluation(recipe, section),
         own_specs=own_specs,
-        benchmark=section.benchmark,
-    )
-    source = SourceRows(name, section, held_out=rows, num_left_out=len(loaded) - len(matched))
-    return _LoadedSet(empty, source)
-
-
-def _with_prompts(
-    loaded: _LoadedSet,
-    section: EvaluationSetSection,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    context: int | None,
-    end_ids: Collection[int],
-) -> EvaluationSet:
-    """The set with its prompts; a benchmark's length is cut to what the context leaves after its longest prompt."""
-
-    def prompts_for(max_tokens: int) -> PromptSet:
-        return make_prompts(
-            loaded.rows, tokenizer, context=context, max_tokens=max_tokens, end_ids=end_ids
-        )
-
-    max_tokens = loaded.empty.max_tokens
-    if _is_length_of_benchmark(section) and context is not None:
-        longest = prompts_for(1).longest
-        max_tokens = max(1, min(max_tokens, context - longest))
-    prompts = prompts_for(max_tokens)
-    return replace(
-        loaded.empty,
-        prompts=prompts.held_out,
-        max_tokens=max_tokens,
         num_dropped=prompts.num_dropped,
+        benchmark=section.benchmark,
     )
 
 
 def _is_length_of_benchmark(section: EvaluationSetSection) -> bool:
-    """Whether the recipe leaves the length to the benchmark."""
+    """Whether the recipe leaves the length to the benchmark, which is then cut to what the longest prompt leaves."""
     if section.benchmark is None:
         return False
     keys: Mapping[str, Any] = BENCHMARKS[section.benchmark].keys

@@ -20,7 +20,7 @@ from grpo.monitor import watchdog
 from grpo.monitor.gates import Gates
 from grpo.recipe import Recipe
 from grpo.rollout.engine import Engine
-from grpo.run import setup
+from grpo.run import inputs, setup
 from grpo.run.accuracy import Evaluation
 from grpo.run.console import header
 from grpo.run.evaluation_sets import EvaluationSet, ranking
@@ -62,9 +62,9 @@ class Run(ABC):
         self.quiet = quiet
         setup.hide_progress_bars()
         has_model = model is not None and tokenizer is not None
-        setup.check_recipe(recipe, resume=resume, has_model=has_model)
+        inputs.check_recipe(recipe, resume=resume, has_model=has_model)
         self.watchdog = watchdog.Watchdog(recipe.watchdog)
-        self.inputs = setup.load_inputs(
+        self.inputs = inputs.load_inputs(
             recipe,
             data=data,
             rewards=named_rewards(rewards),
@@ -72,7 +72,7 @@ class Run(ABC):
             tokenizer=tokenizer,
             watching=self.watchdog.watching,
         )
-        self.recipe = recipe = setup.with_steps(recipe, self.inputs.prompts)
+        self.recipe = recipe = self.inputs.recipe
         self.groups: list[ScoredGroup] = []
         self.progress = Progress()
         self.ledger = Ledger()
