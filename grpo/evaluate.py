@@ -36,8 +36,10 @@ from grpo.run.accuracy import Evaluation, mean, reward_bounds, summarise
 from grpo.run.evaluation_sets import EvaluationSet, held_out_set, load_sets
 from grpo.run.figures import figures, same_answer
 from grpo.run.held_out import evaluate
+from grpo.run.reward_fit import check_columns
+from grpo.run.reward_specs import lenient_name, load_rewards
 from grpo.run.stored import completion_rows, read_groups, rescored
-from grpo.scoring import Scorer, check_columns, lenient_name, load_rewards
+from grpo.scoring import Scorer
 from grpo.statistics.comparison import compare
 from grpo.types import ScoredGroup
 from rewards import RewardSpec

@@ -35,9 +35,9 @@ def read_hub(section: RowsSection, say: Callable[[str], None]) -> list[dict[str,
         ) from None
 
 
-def is_saved(folder: Path) -> bool:
-    """Whether ``save_to_disk`` wrote this folder."""
-    return any((folder / name).is_file() for name in SAVED_TO_DISK)
+def is_saved(source: str) -> bool:
+    """Whether ``save_to_disk`` wrote a folder of this name."""
+    return any((Path(source) / name).is_file() for name in SAVED_TO_DISK)
 
 
 def read_saved(section: RowsSection, say: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -45,38 +45,21 @@ def read_saved(section: RowsSection, say: Callable[[str], None]) -> list[dict[st
     import datasets  # noqa: PLC0415  heavy, and only needed here
 
     saved = datasets.load_from_disk(section.label)
-    if not isinstance(saved, datasets.DatasetDict):
-        refuse_hub_keys(section, "a saved data set without splits", has_splits=False)
-        return rows_of(saved, say)
-    refuse_hub_keys(section, "a folder", has_splits=True)
-    if section.split not in saved:
+    if isinstance(saved, datasets.DatasetDict):
+        if section.split not in saved:
+            raise RecipeError(
+                f"data: {section.label} has no split {section.split}; set data.split to {' or '.join(saved)}"
+            )
+        saved = saved[section.split]
+    elif section.split != DEFAULT_SPLIT:
         raise RecipeError(
-            f"data: {section.label} has no split {section.split}; set data.split to {' or '.join(saved)}"
+            f"recipe: data.split is {section.split}, but {section.label} is a saved data set without splits; take "
+            "data.split out"
         )
-    return rows_of(saved[section.split], say)
+    return rows_of(saved, say)
 
 
 def rows_of(dataset: Any, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """The rows of a data set of the package datasets; columns of mixed types as they were written."""
     table = dataset.with_format("arrow")[:]
     return rows_of_table(table, say) if has_json(table.schema) else dataset.to_list()
-
-
-def refuse_hub_keys(section: RowsSection, kind: str, *, has_splits: bool) -> None:
-    """Refuse a subset and a revision of what is not on the hub, and a split of what has none."""
-    source = section.label
-    if section.revision is not None:
-        raise RecipeError(
-            f"recipe: data.revision is {section.revision}, but {source} is {kind}, not a data set on the hub; take "
-            "data.revision out"
-        )
-    if section.subset is not None:
-        raise RecipeError(
-            f"recipe: data.subset is {section.subset}, but {source} is {kind}, which has no "
-            "configurations; take data.subset out"
-        )
-    if section.split != DEFAULT_SPLIT and not has_splits:
-        raise RecipeError(
-            f"recipe: data.split is {section.split}, but {source} is {kind}, which has no splits; "
-            "take data.split out"
-        )

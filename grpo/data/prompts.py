@@ -53,7 +53,8 @@ def load_prompts(
 
 def _prompts_of(source: SourceRows, info: ModelInfo, max_tokens: int) -> PromptSet:
     limit = prompt_limit(source.section.max_prompt_tokens, info.context, max_tokens)
-    return fitting(make_prompts(source, info), limit, info)
+    every_prompt = make_prompts(source, info)
+    return fitting(every_prompt, limit, info)
 
 
 def _joined(parts: Sequence[PromptSet]) -> PromptSet:

@@ -24,7 +24,7 @@ from grpo.model.gguf_metadata import (
     set_rotary_scaling,
     set_splitting,
 )
-from grpo.model.location import locate, refusal
+from grpo.model.location import Location, locate, refusal
 from grpo.model.saved_adapter import check_adapter
 from grpo.recipe import ModelSection, RecipeError
 
@@ -60,9 +60,15 @@ def load_info(
 
     Raises `RecipeError` if they cannot be read, or the tokenizer has tokens that the model has no embedding for.
     """
-    config = load_config(section) if model is None else model.config
-    tokenizer = load_tokenizer(section) if tokenizer is None else tokenizer
-    generation = _load_generation(section) if model is None else model.generation_config
+    generation: GenerationConfig | None
+    if model is not None:
+        config = model.config
+        generation = model.generation_config
+    else:
+        config = load_config(section)
+        generation = _load_generation(locate(section))
+    if tokenizer is None:
+        tokenizer = load_tokenizer(section)
     check_vocabulary(tokenizer, config)
     return ModelInfo(config, tokenizer, end_ids_of(config, tokenizer, generation))
 
@@ -107,13 +113,13 @@ def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _load_generation(section: ModelSection) -> GenerationConfig | None:
+def _load_generation(files: Location) -> GenerationConfig | None:
     """The model's generation configuration; None where it has none."""
-    files = locate(section)
     if files.gguf is not None:
         return None
     try:
-        return GenerationConfig.from_pretrained(files.path, revision=section.revision or "main")
+        revision = files.options["revision"] or "main"
+        return GenerationConfig.from_pretrained(files.path, revision=revision)
     except OSError:
         return None
 

@@ -18,7 +18,8 @@ from grpo.preflight.memory import GIB, Memory, example_rows, predict
 from grpo.recipe import Recipe, RecipeError, to_yaml
 from grpo.recipe.describe import step_size
 from grpo.run.inputs import load_inputs
-from grpo.scoring import check_columns, load_rewards
+from grpo.run.reward_fit import check_columns
+from grpo.run.reward_specs import load_rewards
 
 PROMPT_TOKENS = 256
 """Length of a prompt in the prediction of memory: no data is loaded."""

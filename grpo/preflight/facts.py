@@ -16,7 +16,7 @@ from grpo.monitor.gate_table import GATES
 from grpo.recipe import Recipe, RecipeError
 from grpo.run.evaluation_sets import EvaluationSet
 from grpo.run.inputs import check_recipe, load_inputs
-from grpo.scoring import reward_specs
+from grpo.run.reward_specs import reward_specs
 from rewards import RewardSpec
 from rewards.conventions import TRUTH_COLUMNS
 from rewards.service.functions import applies

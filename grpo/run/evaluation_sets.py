@@ -18,7 +18,8 @@ from grpo.recipe.benchmarks import BENCHMARKS
 from grpo.recipe.shorthands import HELD_OUT
 from grpo.run.accuracy import Evaluation
 from grpo.run.fingerprint import rows as digest_of_prompts
-from grpo.scoring import check_columns, check_sandbox, rewards_of_set
+from grpo.run.reward_fit import check_columns
+from grpo.run.reward_specs import rewards_of_set
 from grpo.types import Prompt
 from rewards import RewardSpec
 
@@ -124,32 +125,41 @@ def _load_set(
     accurate: str,
     info: ModelInfo,
 ) -> EvaluationSet:
+    empty = _described(recipe, name, section, section.reward or accurate)
+    may_be_cut = _is_length_of_benchmark(section)
     source = load_source(name, section)
     source = replace(source, held_out=source.rows[: section.limit])
-    own_specs = None
     if section.rewards:
-        own_specs, accurate = rewards_of_set(section)
-        check_sandbox(own_specs, recipe.sandbox)
-    elif section.reward is not None:
-        accurate = section.reward
-    check_columns(own_specs or specs, source.held_out)
+        own_specs, accurate = rewards_of_set(section, recipe.sandbox)
+        empty = replace(empty, own_specs=own_specs, accurate=accurate)
+    check_columns(empty.own_specs or specs, source.held_out)
     every_prompt = make_prompts(source, info)
-    max_tokens = section.max_tokens or recipe.sample.max_tokens
-    if _is_length_of_benchmark(section) and info.context is not None:
+    max_tokens = empty.max_tokens
+    if may_be_cut and info.context is not None:
         max_tokens = max(1, min(max_tokens, info.context - every_prompt.longest))
     limit = prompt_limit(section.max_prompt_tokens, info.context, max_tokens)
     prompts = fitting(every_prompt, limit, info)
+    return replace(
+        empty,
+        prompts=prompts.held_out,
+        max_tokens=max_tokens,
+        num_dropped=prompts.num_dropped,
+    )
+
+
+def _described(
+    recipe: Recipe, name: str, section: EvaluationSetSection, accurate: str
+) -> EvaluationSet:
+    """What the recipe says of a set, before its rows are read; what its section leaves out is as in training."""
     evaluate = recipe.evaluate
     return EvaluationSet(
         name=name,
-        prompts=prompts.held_out,
+        prompts=(),
         accurate=accurate,
         threshold=evaluate.threshold if section.threshold is None else section.threshold,
         samples=section.samples or evaluate.samples,
-        max_tokens=max_tokens,
+        max_tokens=section.max_tokens or recipe.sample.max_tokens,
         sampling=sampling_of_evaluation(recipe, section),
-        own_specs=own_specs,
-        num_dropped=prompts.num_dropped,
         benchmark=section.benchmark,
     )
 

@@ -22,7 +22,8 @@ from grpo.recipe import Recipe, RecipeError
 from grpo.rollout.compiled import check_compiler
 from grpo.run.evaluation_sets import EvaluationSet, held_out_set, load_sets
 from grpo.run.folder import check_folder
-from grpo.scoring import check_columns, load_rewards
+from grpo.run.reward_fit import check_columns
+from grpo.run.reward_specs import load_rewards
 from rewards import RewardSpec
 
 Watching = Callable[[], ContextManager[Any]]

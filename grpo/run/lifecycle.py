@@ -27,12 +27,13 @@ from grpo.run.evaluation_sets import EvaluationSet, ranking
 from grpo.run.held_out import evaluate
 from grpo.run.ledger import Ledger
 from grpo.run.log import Record
+from grpo.run.reward_specs import named_rewards
 from grpo.run.schedule import evaluates_after, saves_after
 from grpo.run.setup import RunParts
 from grpo.run.state import Progress
 from grpo.run.storage import RunStorage
 from grpo.run.summary import examples_of
-from grpo.scoring import Scorer, named_rewards
+from grpo.scoring import Scorer
 from grpo.types import Batch, ScoredGroup
 
 Rewards = Mapping[str, Callable[..., Any]] | Sequence[Callable[..., Any]]

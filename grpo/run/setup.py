@@ -34,7 +34,8 @@ from grpo.rollout.engine import Engine
 from grpo.run import fingerprint
 from grpo.run.inputs import RunInputs
 from grpo.run.log import Log
-from grpo.scoring import Scorer, watched_rewards
+from grpo.run.reward_specs import watched_rewards
+from grpo.scoring import Scorer
 from grpo.types import Prompt
 from rewards import RewardSpec
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from grpo.recipe import Recipe, RecipeError
-from grpo.scoring import Scorer, check_columns, reward_specs
+from grpo.run.reward_fit import check_columns
+from grpo.run.reward_specs import reward_specs
+from grpo.scoring import Scorer
 from grpo.types import Completion, Group, Prompt
 from rewards import RewardSpec, Score
 

@@ -11,7 +11,8 @@ import yaml
 
 from grpo import Recipe, Trainer
 from grpo.data.rows import load_rows
-from grpo.scoring import check_columns, reward_specs
+from grpo.run.reward_fit import check_columns
+from grpo.run.reward_specs import reward_specs
 from rewards import RewardSpec, Sample
 from rewards.service import RewardService
 from tests.support.shapes import SHAPES, Shape, write

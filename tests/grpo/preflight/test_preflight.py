@@ -26,7 +26,7 @@ from grpo.preflight.facts import Finding, RunFacts, number_of_parameters
 from grpo.preflight.gold import check_gold
 from grpo.preflight.memory_fit import check_memory
 from grpo.recipe import Recipe, RecipeError
-from grpo.scoring import check_columns
+from grpo.run.reward_fit import check_columns
 from grpo.train import main
 from rewards import RewardSpec
 
