@@ -71,6 +71,7 @@ def test_a_reward_in_a_file_can_be_named_by_its_path(tmp_path: Path) -> None:
     assert "1 x few_tries" in printed
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_top_to_bottom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,7 @@ def test_a_recipe_states_its_name_and_template_and_dry_runs(recipe, capsys, monk
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=names(RECIPES))
+@pytest.mark.thin(6)
 def test_a_recipe_makes_a_step_with_random_weights_of_a_small_shape(recipe, tmp_path):
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = CHAT

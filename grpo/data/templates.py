@@ -47,7 +47,7 @@ class Template:
         `question` is text, or for the template chat also a list of messages. Raises `RecipeError`.
         """
         if self.pattern == "chat":
-            return _render_chat(self._messages(question), tokenizer, self.args), False
+            return _render_chat(self._messages(question), tokenizer, self.args), self.adds_special
         if not isinstance(question, str):
             raise RecipeError(
                 f"data: a prompt is a list of messages, which need data.template: chat, and the template here is "
@@ -55,7 +55,12 @@ class Template:
                 "data.columns.prompt: prompt.0.content"
             )
         pattern = TEMPLATES.get(self.pattern, self.pattern)
-        return pattern.replace("{prompt}", question), True
+        return pattern.replace("{prompt}", question), self.adds_special
+
+    @property
+    def adds_special(self) -> bool:
+        """Whether the tokenizer adds its special tokens to the text; a chat template has written its own."""
+        return self.pattern != "chat"
 
     def _messages(self, question: Any) -> list[Any]:
         single = [{"role": "user", "content": question}]
@@ -68,10 +73,10 @@ class Template:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rendered:
-    """The prompts of a source's rows as texts, each with whether the tokenizer still has to add its special tokens."""
+    """What the policy is shown of each row of a source."""
 
     template: Template
-    texts: list[tuple[str, bool]]
+    texts: list[str]
 
 
 def render_rows(
@@ -86,7 +91,7 @@ def render_rows(
     """
     template = template_of(section, tokenizer, end_ids)
     check_questions(rows, template, tokenizer)
-    return Rendered(template, [template.render(row["prompt"], tokenizer) for row in rows])
+    return Rendered(template, [template.render(row["prompt"], tokenizer)[0] for row in rows])
 
 
 def template_of(

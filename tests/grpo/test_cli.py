@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "recipes" / "quickstart_base"
 QUICK = [
     "steps=1",
+    "data.args.count=400",
     "sample.prompts=4",
     "sample.group_size=4",
     "sample.max_tokens=16",
@@ -458,6 +459,7 @@ def command(folder: Path, *arguments: str, **environment: str) -> subprocess.Com
     )
 
 
+@pytest.mark.slow
 def test_a_process_says_a_mistake_in_one_line_and_exits_with_2(folder):
     done = command(folder, "r.yaml", "sample.prompts=1000000")
     assert (done.returncode, done.stdout) == (2, "")
