@@ -22,7 +22,7 @@ from typing import Any, Callable, ContextManager, Mapping, Sequence
 
 from grpo.data.prompts import load_prompts
 from grpo.data.sources import SourceRows, load_sources
-from grpo.model.loading import load_config, load_end_ids, load_tokenizer
+from grpo.model.info import load_info
 from grpo.monitor import watchdog
 from grpo.recipe import DataSection, Recipe, RecipeError, read_yaml
 from grpo.recipe.shorthands import HELD_OUT
@@ -35,8 +35,10 @@ from grpo.run.accuracy import Evaluation, mean, reward_bounds, summarise
 from grpo.run.evaluation_sets import EvaluationSet, held_out_set, load_sets
 from grpo.run.figures import figures, same_answer
 from grpo.run.held_out import evaluate
+from grpo.run.reward_fit import check_columns
+from grpo.run.reward_specs import lenient_name, load_rewards
 from grpo.run.stored import completion_rows, read_groups, rescored
-from grpo.scoring import Scorer, check_columns, lenient_name, load_rewards
+from grpo.scoring import Scorer
 from grpo.statistics.comparison import compare
 from grpo.types import ScoredGroup
 from rewards import RewardSpec
@@ -115,18 +117,16 @@ def evaluate_sets(
     specs, accurate = load_rewards(recipe)
     sources = _sources_to_evaluate(recipe, every_row)
     check_columns(specs, [row for source in sources for row in source.rows])
-    config = load_config(recipe.model)
-    tokenizer = load_tokenizer(recipe.model)
-    end_ids = load_end_ids(recipe.model, config, tokenizer)
+    info = load_info(recipe.model)
     sets = []
     if sources:
         # as held-out prompts they have the ids, so the seeds, that they have in training
-        prompts = load_prompts(recipe, config, tokenizer, sources, end_ids=end_ids)
+        prompts = load_prompts(sources, info, max_tokens=recipe.sample.max_tokens)
         whole = held_out_set(recipe, prompts.held_out, accurate)
         sets.append(replace(whole, num_dropped=prompts.num_dropped))
-    sets += load_sets(recipe, specs, accurate, config=config, tokenizer=tokenizer, end_ids=end_ids)
+    sets += load_sets(recipe, specs, accurate, info)
     setup.prepare_torch(recipe)
-    policy = setup.open_policy(recipe, setup.default_device(), tokenizer)
+    policy = setup.open_policy(recipe, setup.default_device(), info.tokenizer)
     engine = setup.open_engine(recipe, policy)
     with setup.open_scorer(recipe, specs) as scorer:
         return [_evaluate_set(recipe, of, engine, scorer, say=say) for of in sets]

@@ -18,7 +18,7 @@ from typing import Any, Callable, Sequence, TextIO
 
 from grpo.data.prompts import load_prompts
 from grpo.data.sources import SourceRows, load_sources
-from grpo.model.loading import load_config, load_end_ids, load_tokenizer
+from grpo.model.info import load_info
 from grpo.recipe import Recipe
 from grpo.rollout.compiled import check_compiler
 from grpo.run import setup
@@ -62,12 +62,10 @@ def write(
     """
     check_compiler(recipe)
     sources = [_first_rows(source, rows) for source in load_sources(recipe.data)]
-    config = load_config(recipe.model)
-    tokenizer = load_tokenizer(recipe.model)
-    end_ids = load_end_ids(recipe.model, config, tokenizer)
-    prompts = load_prompts(recipe, config, tokenizer, sources, end_ids=end_ids)
+    info = load_info(recipe.model)
+    prompts = load_prompts(sources, info, max_tokens=recipe.sample.max_tokens)
     setup.prepare_torch(recipe)
-    policy = setup.open_policy(recipe, setup.default_device(), tokenizer)
+    policy = setup.open_policy(recipe, setup.default_device(), info.tokenizer)
     say(policy.describe(), *policy.describe_fallback())
     engine = setup.open_engine(recipe, policy)
     num_completions = n * len(prompts.train)

@@ -1,6 +1,6 @@
 """What ``data.columns`` says: new names for columns, dotted paths into them, and texts put together from several.
 
-Reading a data set is up to ``rows``.
+Reading a data set is up to ``reading``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from rewards.patterns import AbsentColumn, UnfitValue, named_value
 from rewards.spelling import agree, many
 
 Row = dict[str, Any]
-IN_MEMORY = "the data in memory"
-"""What messages call rows that were passed from Python."""
 USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
     "prompt": (
         "problem",
@@ -71,8 +69,10 @@ def rename_columns(
     the column prompt has to be.
     """
     reader = _Reader(section, needs_prompt)
-    source = section.source or IN_MEMORY
-    renamed = [reader.renamed(row, f"row {i} of {source}") for i, row in enumerate(rows, 1)]
+    renamed = [
+        reader.renamed(row, f"row {number} of {section.label}")
+        for number, row in enumerate(rows, 1)
+    ]
     reader.report(len(rows), say)
     return renamed
 

@@ -1,7 +1,7 @@
-"""Conversations as prompts: the usual spellings of a list of messages, and which of its turns the policy is shown.
+"""A row's prompt as the policy is shown it: text, or which turns of a conversation, in whatever spelling it comes.
 
 A data set for supervised training holds the solution as its last turn; shown to the policy it would be the answer in
-the prompt, so it is left out. How a chat template renders the rest is up to ``prompts``.
+the prompt, so it is left out. How a chat template renders the rest is up to ``templates``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Mapping, Sequence
 
 from grpo.recipe import RecipeError
+from rewards.paths import NotStructured, structured
 from rewards.reasoning import opens_reasoning
 from rewards.spelling import agree, many
 
@@ -29,6 +30,8 @@ ROLES = {
     "ai": "assistant",
 }
 """Other names of the roles that chat templates know; those of ShareGPT first."""
+CHAT_TEMPLATES = ("chat", "auto")
+"""Values of ``data.template`` under which a prompt may be a conversation."""
 MAX_SHOWN = 60
 
 
@@ -54,6 +57,97 @@ class LeftOut:
             "assistant's turn, which "
             f"would put the answer in the prompt ({self.first}: {self.turn[:MAX_SHOWN]!r}); that turn is left out"
         )
+
+
+def shown_prompt(prompt: Any, where: str, template: str, left_out: LeftOut) -> Any:
+    """`prompt` as text or, for the chat template, as the turns that the policy is shown.
+
+    Text that is the JSON of a conversation is one. `where` names the row in errors, `left_out` counts turns left out.
+    Raises `RecipeError` for a prompt that is empty, asks nothing, or is neither text nor, where the template takes
+    one, a conversation.
+    """
+    prompt = readable_prompt(prompt, where)
+    if template in CHAT_TEMPLATES:
+        prompt = question_turns(prompt, where, left_out)
+    check_prompt(prompt, where, template)
+    return prompt
+
+
+# ---- what a prompt may be ---------------------------------------------------------------------------------------
+
+
+def readable_prompt(prompt: Any, where: str) -> Any:
+    """`prompt`, or the conversation that its text is the JSON of; `where` names the row in errors.
+
+    Raises `RecipeError` for a content with a part that is no text.
+    """
+    if isinstance(prompt, str) and prompt.lstrip().startswith(("[{", "[ {", "[\n")):
+        prompt = _conversation_in(prompt)
+    for message in prompt if is_conversation(prompt) else ():
+        _refuse_other_parts(message["content"], where)
+    return prompt
+
+
+def _conversation_in(text: str) -> Any:
+    try:
+        value = structured(text)
+    except NotStructured:
+        return text
+    return value if is_conversation(value) else text
+
+
+def is_conversation(value: Any) -> bool:
+    """Whether a value is a list of messages, each with a role and a content."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(turn, Mapping) and {"role", "content"} <= turn.keys() for turn in value)
+
+
+def _refuse_other_parts(content: Any, where: str) -> None:
+    for part in content if isinstance(content, list) else ():
+        kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
+        if kind != "text":
+            raise RecipeError(
+                f"data: the prompt in {where} has a part of type {kind}; policies here read text "
+                "only, so leave such rows out"
+            )
+
+
+def check_prompt(prompt: Any, where: str, template: str) -> None:
+    """Refuse a prompt that is empty, not text, or not valid Unicode. Messages are for the chat template only."""
+    if is_empty(prompt):
+        raise RecipeError(f"data: the prompt in {where} is empty")
+    is_messages = isinstance(prompt, list) and messages_in(prompt) is not None
+    if is_messages and template in CHAT_TEMPLATES:
+        return
+    if not isinstance(prompt, str):
+        hint = ""
+        if is_messages:
+            hint = "; messages need data.template: chat"
+        elif isinstance(prompt, list):
+            hint = " and not a list of messages, each with role and content; name one item: prompt.0, say"
+        raise RecipeError(f"data: the prompt in {where} is {type(prompt).__name__}, not text{hint}")
+    if has_lone_surrogate(prompt):
+        raise RecipeError(
+            f"data: the prompt in {where} holds half a character (a lone surrogate); fix the text"
+        )
+
+
+def is_empty(prompt: Any) -> bool:
+    """Whether a prompt has no content: None, no messages, or blank text."""
+    if isinstance(prompt, str):
+        return not prompt.strip()
+    return prompt is None or prompt == []
+
+
+def has_lone_surrogate(text: str) -> bool:
+    """Whether `text` holds half of a UTF-16 pair, which no tokenizer can encode."""
+    if text.isprintable():
+        return False
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+# ---- which turns are shown --------------------------------------------------------------------------------------
 
 
 def question_turns(prompt: Any, where: str, left_out: LeftOut) -> Any:

@@ -1,7 +1,7 @@
 """Rows for supervised training: what a row is (a prompt and its completion, a chat, a text), checked and spelt one way.
 
-Reading and renaming are those of ``rows`` and ``columns``. How a row becomes tokens, and which of them are learnt, is
-up to ``examples``.
+Reading and renaming are those of ``reading`` and ``columns``. How a row becomes tokens, and which of them are learnt,
+is up to ``examples``.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from grpo.data.columns import likely_column, rename_columns
-from grpo.data.conversation import all_turns, messages_in
-from grpo.data.messages import readable_prompt
-from grpo.data.rows import (
-    Report,
-    Row,
+from grpo.data.conversation import (
+    CHAT_TEMPLATES,
+    all_turns,
     check_prompt,
     has_lone_surrogate,
-    read_source,
-    source_of,
-    to_standard_error,
+    messages_in,
+    readable_prompt,
 )
+from grpo.data.reading import Report, Row, on_data, read_table, to_standard_error
+from grpo.data.rows import LoadedRows
 from grpo.data.where import matching
 from grpo.recipe import RecipeError, RowsSection
 from rewards.paths import NotStructured, structured
@@ -37,19 +36,16 @@ def load_example_rows(
     report: Report = to_standard_error,
     *,
     form: str = "auto",
-) -> list[Row]:
+) -> LoadedRows:
     """The rows of a source for supervised training; `form` is ``sft.form``.
 
     Each has the column `FORM`, and ``prompt``: of a chat the turns before the assistant's last, of a text the text
-    itself, so that what is held out follows from it. Messages have the keys and roles that chat templates know. Rows
-    that the section's ``where`` leaves out are returned unchecked. Raises `RecipeError` for a source that cannot be
-    read, and for a row that is not of the form.
+    itself, so that what is held out follows from it. Messages have the keys and roles that chat templates know. Raises
+    `RecipeError` for a source that cannot be read, and for a row that is not of the form.
     """
-    source = source_of(section, given)
-    rows = read_source(section, given, report)
-    renamed = rename_columns(
-        rows, section, lambda sentence: report(f"data: {sentence}"), needs_prompt=False
-    )
+    source = section.label
+    rows = read_table(section, given, report).rows
+    renamed = rename_columns(rows, section, on_data(report), needs_prompt=False)
     found = _form_of(renamed[0], source) if form == "auto" else form
     wanted = matching(renamed, section.where, source)
     numbers = {id(row): number for number, row in enumerate(renamed, 1)}
@@ -58,7 +54,7 @@ def load_example_rows(
         _check_columns(row, found, where)
         READERS[found](row, _Place(where, section))
         row[FORM] = found
-    return renamed
+    return LoadedRows(wanted, num_left_out=len(renamed) - len(wanted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +111,7 @@ def _read_completion(row: Row, place: _Place) -> None:
     """A prompt, text or messages, and a completion: text, or the messages that follow."""
     row["prompt"] = readable_prompt(row["prompt"], place.name)
     turns = messages_in(row["prompt"])
-    if turns is not None and place.section.template in ("chat", "auto"):
+    if turns is not None and place.section.template in CHAT_TEMPLATES:
         row["prompt"] = all_turns(turns, f"the prompt in {place.name}")
     check_prompt(row["prompt"], place.name, place.section.template)
     messages = messages_in(row["completion"])

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Collection, Iterable, Iterator, Mapping, Sequence
 
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from grpo.data.example_rows import FORM
 from grpo.data.sources import SourceRows
 from grpo.data.templates import Template, check_questions, template_of
 from grpo.data.turn_spans import Chat, ChatTemplate, Span, special_texts, written_turns
-from grpo.model.loading import check_vocabulary
-from grpo.model.policy import longest_sequence
+from grpo.model.info import ModelInfo
 from grpo.recipe import Recipe, RecipeError
 from grpo.types import Prompt
 from rewards.reasoning import THINK, opens_reasoning
@@ -68,22 +67,13 @@ class ExampleSet:
     end_ids: frozenset[int] = frozenset()
 
 
-def load_examples(
-    recipe: Recipe,
-    config: PretrainedConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    sources: Sequence[SourceRows],
-    *,
-    end_ids: Collection[int],
-) -> ExampleSet:
-    """The examples that the rows of `sources` become; `end_ids` end a completion.
+def load_examples(recipe: Recipe, info: ModelInfo, sources: Sequence[SourceRows]) -> ExampleSet:
+    """The examples that the rows of `sources` become.
 
     Raises `RecipeError` for rows that are too long unless ``sft.too_long`` is drop, if nothing is left to train on, and
     if the model has no embedding for some token.
     """
-    check_vocabulary(tokenizer, config)
-    limit = _limit(recipe, longest_sequence(config.get_text_config()))
-    maker = _Maker(recipe, tokenizer, frozenset(end_ids), limit)
+    maker = _Maker(recipe, info.tokenizer, info.end_ids, _limit(recipe, info.context))
     train: list[Example] = []
     held_out: list[Example] = []
     for source in sources:
@@ -97,7 +87,7 @@ def load_examples(
             f"data: no row is left to train on: {maker.counts['too_long']} are too long and "
             f"{maker.counts['nothing_to_learn']} hold nothing to learn"
         )
-    _check_tokens([*train, *held_out], tokenizer, config.get_text_config().vocab_size)
+    _check_tokens([*train, *held_out], info.tokenizer, info.num_embeddings)
     return ExampleSet(
         train=tuple(train),
         held_out=tuple(held_out),

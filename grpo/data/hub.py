@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, at the commit that was asked for, and which commit that was.
+"""Rows that the package datasets reads: data sets on the hub, and folders that its ``save_to_disk`` wrote.
 
 Where the hub cannot be reached, the package datasets takes the copy that was cached last, whatever revision is asked
 for (huggingface/datasets#7928). So what came is compared with what was wanted.
@@ -7,16 +7,47 @@ for (huggingface/datasets#7928). So what came is compared with what was wanted.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from grpo.monitor.redaction import redacted
 from grpo.recipe import RecipeError, RowsSection
+from rewards.arrow_rows import has_json, rows_of_table
+from rewards.readers import DEFAULT_SPLIT
 from rewards.spelling import nearest
 from rewards.tasks import TASKS
 
+SAVED_TO_DISK = ("dataset_dict.json", "state.json")
+"""What is in a folder that datasets' ``save_to_disk`` wrote."""
 MAX_REASON_LENGTH = 300  # characters of a hub client's error that are shown
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """Rows as their source has them, and the commit of the hub that they are of, None for other sources."""
+
+    rows: list[dict[str, Any]]
+    revision: str | None = None
+
+
+# ---- the hub ----------------------------------------------------------------------------------------------------
+
+
+def read_hub(section: RowsSection, say: Callable[[str], None]) -> Table:
+    """The rows of a data set on the hub; `say` hears of the commit they are of, unless the recipe names it."""
+    source = section.label
+    dataset, commit = load_hub(source, section)
+    try:
+        rows = rows_of(dataset, say)
+    except Exception as error:  # noqa: BLE001  columns with images or sound want packages that may be missing
+        raise not_provided(source, error) from None
+    if commit is not None and commit != section.revision:
+        say(
+            f"{source} was read at commit {commit}; set data.revision to it to have the same rows again"
+        )
+    return Table(rows, commit)
 
 
 def load_hub(source: str, section: RowsSection) -> tuple[Any, str | None]:
@@ -76,3 +107,36 @@ def not_provided(source: str, error: Exception) -> RecipeError:
         f"data: {source} is not a file or task, and the hub does not provide it: "
         f"{reason[:MAX_REASON_LENGTH]}{nearest(source, TASKS)}"
     )
+
+
+# ---- folders ----------------------------------------------------------------------------------------------------
+
+
+def is_saved(source: str) -> bool:
+    """Whether ``save_to_disk`` wrote a folder of this name."""
+    return any((Path(source) / name).is_file() for name in SAVED_TO_DISK)
+
+
+def read_saved(section: RowsSection, say: Callable[[str], None]) -> Table:
+    """The rows of a folder that ``save_to_disk`` wrote."""
+    import datasets  # noqa: PLC0415  heavy, and only needed here
+
+    saved = datasets.load_from_disk(section.label)
+    if isinstance(saved, datasets.DatasetDict):
+        if section.split not in saved:
+            raise RecipeError(
+                f"data: {section.label} has no split {section.split}; set data.split to {' or '.join(saved)}"
+            )
+        saved = saved[section.split]
+    elif section.split != DEFAULT_SPLIT:
+        raise RecipeError(
+            f"recipe: data.split is {section.split}, but {section.label} is a saved data set without splits; take "
+            "data.split out"
+        )
+    return Table(rows_of(saved, say))
+
+
+def rows_of(dataset: Any, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The rows of a data set of the package datasets; columns of mixed types as they were written."""
+    table = dataset.with_format("arrow")[:]
+    return rows_of_table(table, say) if has_json(table.schema) else dataset.to_list()

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
+from grpo.data.where import matching
 from grpo.recipe import DataSection, RecipeError, RowsSection
 from rewards.sandbox.messages import Untravelable, decode, encode
 from rewards.tasks import GYM_PREFIX
@@ -40,7 +41,7 @@ def _keep(folder: Path, section: RowsSection, name: str, rows: Sequence[Mapping[
 def kept_rows(folder: Path, section: RowsSection, name: str = "") -> list[Row] | None:
     """The rows that the run in this folder began with; None if none were kept, or of another source or arguments.
 
-    `name` is that of a mixture's source.
+    `name` is that of a mixture's source. An evaluation may take fewer of them than the run, by another ``where``.
     """
     file = _file(folder, name)
     if not _is_kept(section) or not file.is_file():
@@ -49,12 +50,13 @@ def kept_rows(folder: Path, section: RowsSection, name: str = "") -> list[Row] |
         data = json.loads(gzip.decompress(file.read_bytes()))
         if data["of"] != _key(section):
             return None
-        return [decode(row) for row in data["rows"]]
+        rows = [decode(row) for row in data["rows"]]
     except (OSError, EOFError, ValueError, LookupError, TypeError) as error:
         raise RecipeError(
             f"data: {file}, the rows that the run began with, cannot be read ({error}); delete it to have "
             "them made again"
         ) from None
+    return matching(rows, section.where, section.label)
 
 
 def _file(folder: Path, name: str) -> Path:

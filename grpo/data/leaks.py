@@ -76,7 +76,7 @@ def _check_pattern(chosen: Sequence[tuple[int, Row]], gold: str, section: RowsSe
         if holds or (len(fields) > 1 and name == fields[-1] and _ends_in_gold(chosen, name, gold)):
             raise RecipeError(
                 f"data: gold-in-the-prompt: data.columns.prompt is {pattern!r}, and {name} holds the gold answer (row "
-                f"{number} of {section.source}: {_short(row[gold])}); the policy would be shown what it has to find; "
+                f"{number} of {section.label}: {_short(row[gold])}); the policy would be shown what it has to find; "
                 f"take {name} out"
             )
 
@@ -87,7 +87,7 @@ def _check_conversation_in_pattern(row: Row, section: RowsSection) -> None:
         if name not in section.columns and messages_in(row.get(name)):
             raise RecipeError(
                 f"data: gold-in-the-prompt: data.columns.prompt writes the conversation in the column {name} as text, "
-                f"its answers included (row 1 of {section.source}); name the column alone, data.columns.prompt: "
+                f"its answers included (row 1 of {section.label}); name the column alone, data.columns.prompt: "
                 f"{name}, with data.template: chat"
             )
 
@@ -168,7 +168,7 @@ def _check_texts(chosen: Sequence[tuple[int, Row]], gold: str, section: RowsSect
     first = dict(chosen)[stating[0]]
     raise RecipeError(
         f"data: gold-in-the-prompt: {len(stating)} of {len(chosen)} prompts state their own gold answer (row "
-        f"{stating[0]} of {section.source}: {_short(first[gold])} at the end of {_tail(first['prompt'])}); name a "
+        f"{stating[0]} of {section.label}: {_short(first[gold])} at the end of {_tail(first['prompt'])}); name a "
         "column with the question alone in data.columns.prompt"
     )
 
@@ -202,7 +202,7 @@ def _check_questions(chosen: Sequence[tuple[int, Row]], gold: str, section: Rows
         return
     columns = ", ".join(str(name) for name in chosen[0][1] if name != "prompt")
     raise RecipeError(
-        f"data: question-missing: all {len(chosen)} prompts of {section.source} are {_short(prompts.pop())}, from row "
+        f"data: question-missing: all {len(chosen)} prompts of {section.label} are {_short(prompts.pop())}, from row "
         f"{chosen[0][0]} on, while their answers differ; the question must be in another of its columns ({columns}): "
         "name it in data.columns.prompt"
     )

@@ -1,24 +1,24 @@
-"""Prompts from rows: rendered by a template and tokenized.
+"""Prompts from rows: rendered by a template and tokenized; those that are too long are dropped.
 
 Where rows come from is up to ``sources``, in which order prompts are drawn to ``stream``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Iterator, Mapping, Sequence
 
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from grpo.data.sources import SourceRows
-from grpo.data.templates import Template, check_questions, template_of
-from grpo.model.loading import check_vocabulary
-from grpo.model.policy import longest_sequence
-from grpo.recipe import Recipe, RecipeError
+from grpo.data.templates import Rendered, Template, render_rows
+from grpo.model.info import ModelInfo
+from grpo.recipe import RecipeError
 from grpo.types import Prompt
 from rewards.spelling import agree, many
 
-# ---- prompts ----------------------------------------------------------------------------------------------------
+NUM_AT_ONCE = 1000
+"""So many texts are handed to the tokenizer together: several times as fast as one by one, and memory stays small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,95 +39,112 @@ class PromptSet:
 
 
 def load_prompts(
-    recipe: Recipe,
-    config: PretrainedConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    sources: Sequence[SourceRows],
-    *,
-    end_ids: Collection[int],
-    at_least: int = 0,
+    sources: Sequence[SourceRows], info: ModelInfo, *, max_tokens: int, at_least: int = 0
 ) -> PromptSet:
-    """The prompts that the rows of `sources` become; those that leave no room for ``sample.max_tokens`` are dropped.
+    """The prompts of all `sources` that leave room for a completion of ``max_tokens``; the others are dropped.
 
-    `end_ids` are the tokens that end a completion. Raises `RecipeError` if fewer than `at_least` training prompts are
-    left, or if the model has no embedding for some token of the tokenizer or of a prompt.
+    Raises `RecipeError` if fewer than `at_least` training prompts are left, and as `fitting`.
     """
-    check_vocabulary(tokenizer, config)
-    context = longest_sequence(config.get_text_config())
-    max_tokens = recipe.sample.max_tokens
-    found = [
-        make_prompts(source, tokenizer, context=context, max_tokens=max_tokens, end_ids=end_ids)
-        for source in sources
-    ]
-    prompts = PromptSet(
-        train=tuple(prompt for part in found for prompt in part.train),
-        held_out=tuple(prompt for part in found for prompt in part.held_out),
-        num_dropped=sum(part.num_dropped for part in found),
-        longest=max(part.longest for part in found),
-        templates={
-            source.name: part.templates[source.name] for source, part in zip(sources, found)
-        },
-        num_left_out=sum(source.num_left_out for source in sources),
-    )
+    prompts = _joined([prompts_of(source, info, max_tokens) for source in sources])
     if len(prompts.train) < at_least:
         raise RecipeError(
             f"data: {many(prompts.num_dropped, 'prompt')} {agree(prompts.num_dropped, 'are')} too long, "
             f"which leaves {len(prompts.train)}, fewer than sample.prompts ({at_least}); lower sample.max_tokens "
             "or sample.prompts"
         )
-    _check_tokens(prompts, tokenizer, config.get_text_config().vocab_size)
     return prompts
 
 
-def _check_tokens(prompts: PromptSet, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
-    """Refuse prompts with a token that the model has no embedding for, such as an image's placeholder."""
-    for prompt in (*prompts.train, *prompts.held_out):
-        number = max(prompt.token_ids, default=0)
-        if number >= size:
-            token = tokenizer.convert_ids_to_tokens(number)
-            raise RecipeError(
-                f"data: the prompt {prompt.id} holds the token {token!r} ({number}), which the model has no embedding "
-                f"for, since its vocabulary has {size}; remove it from the row or the template"
-            )
+def prompts_of(source: SourceRows, info: ModelInfo, max_tokens: int) -> PromptSet:
+    """The prompts of one source that leave room for a completion of ``max_tokens``.
 
-
-def make_prompts(
-    source: SourceRows,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    context: int | None,
-    max_tokens: int,
-    end_ids: Collection[int] = (),
-) -> PromptSet:
-    """Tokenized prompts of one source; those that leave no room for ``max_tokens`` are dropped.
-
-    ``context`` is the model's longest sequence in tokens, None if it has no limit. Raises `RecipeError` if no prompt
-    is left.
+    Raises `RecipeError`, as `make_prompts` and `fitting`.
     """
-    limit = prompt_limit(source.section.max_prompt_tokens, context, max_tokens)
-    template = template_of(source.section, tokenizer, end_ids)
-    check_questions([*source.train, *source.held_out], template, tokenizer)
-    stem = f"{source.name}:" if source.name else ""
-    train = _tokenize(source.train, f"{stem}train", template, tokenizer)
-    held_out = _tokenize(source.held_out, f"{stem}held", template, tokenizer)
-    fitting_train = _within(limit, train)
-    fitting_held = _within(limit, held_out)
-    everything = [*train, *held_out]
-    longest = max((len(prompt.token_ids) for prompt in everything), default=0)
-    num_fitting = len(fitting_train) + len(fitting_held)
-    if (train and not fitting_train) or not num_fitting:
-        raise RecipeError(
-            f"data: every prompt is longer than {many(limit or 0, 'token')} (the longest has {longest}); lower "
-            "sample.max_tokens, raise data.max_prompt_tokens, or choose a shorter template"
-        )
+    limit = prompt_limit(source.section.max_prompt_tokens, info.context, max_tokens)
+    every_prompt = make_prompts(source, info)
+    return fitting(every_prompt, limit, info)
+
+
+def _joined(parts: Sequence[PromptSet]) -> PromptSet:
+    templates: dict[str, Template] = {}
+    for part in parts:
+        templates.update(part.templates)
     return PromptSet(
-        train=fitting_train,
-        held_out=fitting_held,
-        num_dropped=len(everything) - num_fitting,
-        longest=longest,
-        templates={source.name: template},
+        train=tuple(prompt for part in parts for prompt in part.train),
+        held_out=tuple(prompt for part in parts for prompt in part.held_out),
+        num_dropped=sum(part.num_dropped for part in parts),
+        longest=max(part.longest for part in parts),
+        templates=templates,
+        num_left_out=sum(part.num_left_out for part in parts),
+    )
+
+
+# ---- one source -------------------------------------------------------------------------------------------------
+
+
+def make_prompts(source: SourceRows, info: ModelInfo) -> PromptSet:
+    """All prompts of one source, whatever their length.
+
+    Raises `RecipeError` where the template does not suit the tokenizer or a row.
+    """
+    stem = f"{source.name}:" if source.name else ""
+    names = [f"{stem}train-{number}" for number in range(len(source.train))]
+    names += [f"{stem}held-{number}" for number in range(len(source.held_out))]
+    rows = [*source.train, *source.held_out]
+    rendered = render_rows(rows, source.section, info.tokenizer, info.end_ids)
+    prompts = [
+        Prompt(name, token_ids, row, text=text, source=source.name)
+        for name, row, text, token_ids in zip(
+            names, rows, rendered.texts, _tokenize(rendered, info.tokenizer)
+        )
+    ]
+    num_train = len(source.train)
+    return PromptSet(
+        train=tuple(prompts[:num_train]),
+        held_out=tuple(prompts[num_train:]),
+        num_dropped=0,
+        longest=max((len(prompt.token_ids) for prompt in prompts), default=0),
+        templates={source.name: rendered.template},
         num_left_out=source.num_left_out,
     )
+
+
+def _tokenize(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[int, ...]]:
+    """The tokens of each text, without the end token that some tokenizers add to any text."""
+    add_special = rendered.template.adds_special
+    for start in range(0, len(rendered.texts), NUM_AT_ONCE):
+        texts = rendered.texts[start : start + NUM_AT_ONCE]
+        encoded = tokenizer(texts, add_special_tokens=add_special)["input_ids"]
+        for text, token_ids in zip(texts, encoded):
+            if add_special and len(token_ids) > 1 and token_ids[-1] == tokenizer.eos_token_id:
+                token_ids = token_ids[:-1]
+            if not token_ids:
+                raise RecipeError(
+                    f"data: the model's tokenizer makes no token of the prompt {text[:60]!r}"
+                )
+            yield tuple(token_ids)
+
+
+# ---- length -----------------------------------------------------------------------------------------------------
+
+
+def fitting(prompts: PromptSet, limit: int | None, info: ModelInfo) -> PromptSet:
+    """The prompts of a source that have at most `limit` tokens; the others are counted as dropped.
+
+    Raises `RecipeError` if none is left, to train on or at all, and for a prompt with a token that the model has no
+    embedding for.
+    """
+    train = _within(limit, prompts.train)
+    held_out = _within(limit, prompts.held_out)
+    num_fitting = len(train) + len(held_out)
+    if (prompts.train and not train) or not num_fitting:
+        raise RecipeError(
+            f"data: every prompt is longer than {many(limit or 0, 'token')} (the longest has {prompts.longest}); lower "
+            "sample.max_tokens, raise data.max_prompt_tokens, or choose a shorter template"
+        )
+    _check_tokens([*train, *held_out], info)
+    num_dropped = len(prompts.train) + len(prompts.held_out) - num_fitting
+    return replace(prompts, train=train, held_out=held_out, num_dropped=num_dropped)
 
 
 def prompt_limit(limit: int | None, context: int | None, max_tokens: int) -> int | None:
@@ -149,29 +166,14 @@ def _within(limit: int | None, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
     return tuple(prompt for prompt in prompts if len(prompt.token_ids) <= limit)
 
 
-def _tokenize(
-    rows: Sequence[Mapping[str, Any]],
-    stem: str,
-    template: Template,
-    tokenizer: PreTrainedTokenizerBase,
-) -> list[Prompt]:
-    """The prompts of `rows`, numbered ``stem-0``, ``stem-1``, ... before any of them is dropped."""
-    return [
-        _prompt(row, f"{stem}-{number}", template, tokenizer) for number, row in enumerate(rows)
-    ]
-
-
-def _prompt(
-    row: Mapping[str, Any],
-    id: str,
-    template: Template,
-    tokenizer: PreTrainedTokenizerBase,
-) -> Prompt:
-    source = id.rpartition(":")[0]
-    text, add_special = template.render(row["prompt"], tokenizer)
-    tokens = tokenizer(text, add_special_tokens=add_special)["input_ids"]
-    if add_special and len(tokens) > 1 and tokens[-1] == tokenizer.eos_token_id:
-        tokens = tokens[:-1]
-    if not tokens:
-        raise RecipeError(f"data: the model's tokenizer makes no token of the prompt {text[:60]!r}")
-    return Prompt(id, tuple(tokens), row, text=text, source=source)
+def _check_tokens(prompts: Sequence[Prompt], info: ModelInfo) -> None:
+    """Refuse prompts with a token that the model has no embedding for, such as an image's placeholder."""
+    size = info.num_embeddings
+    for prompt in prompts:
+        number = max(prompt.token_ids, default=0)
+        if number >= size:
+            token = info.tokenizer.convert_ids_to_tokens(number)
+            raise RecipeError(
+                f"data: the prompt {prompt.id} holds the token {token!r} ({number}), which the model has no embedding "
+                f"for, since its vocabulary has {size}; remove it from the row or the template"
+            )

@@ -47,7 +47,7 @@ class Template:
         `question` is text, or for the template chat also a list of messages. Raises `RecipeError`.
         """
         if self.pattern == "chat":
-            return _render_chat(self.turns(question), tokenizer, self.args), False
+            return _render_chat(self.turns(question), tokenizer, self.args), self.adds_special
         if not isinstance(question, str):
             raise RecipeError(
                 f"data: a prompt is a list of messages, which need data.template: chat, and the template here is "
@@ -55,7 +55,12 @@ class Template:
                 "data.columns.prompt: prompt.0.content"
             )
         pattern = TEMPLATES.get(self.pattern, self.pattern)
-        return pattern.replace("{prompt}", question), True
+        return pattern.replace("{prompt}", question), self.adds_special
+
+    @property
+    def adds_special(self) -> bool:
+        """Whether the tokenizer adds its special tokens to the text; a chat template has written its own."""
+        return self.pattern != "chat"
 
     def turns(self, question: Any) -> list[Any]:
         """The messages that are rendered for `question`, text or messages: with the system's, where there is one."""
@@ -65,6 +70,29 @@ class Template:
         if self.system is None or has_system:
             return messages
         return [{"role": "system", "content": self.system}, *messages]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rendered:
+    """What the policy is shown of each row of a source."""
+
+    template: Template
+    texts: list[str]
+
+
+def render_rows(
+    rows: Sequence[Mapping[str, Any]],
+    section: RowsSection,
+    tokenizer: PreTrainedTokenizerBase,
+    end_ids: Collection[int],
+) -> Rendered:
+    """What the policy is shown of each row, by the template of `section`; raises `RecipeError`, as `template_of`.
+
+    Rows are refused where the template leaves out what they ask.
+    """
+    template = template_of(section, tokenizer, end_ids)
+    check_questions(rows, template, tokenizer)
+    return Rendered(template, [template.render(row["prompt"], tokenizer)[0] for row in rows])
 
 
 def template_of(

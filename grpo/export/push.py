@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub import constants as hub
 
-from grpo.model.loading import is_unreachable
+from grpo.model.location import is_unreachable
 from grpo.monitor.redaction import first_words
 from grpo.recipe import RecipeError
 

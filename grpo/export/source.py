@@ -14,7 +14,8 @@ from typing import Any, Sequence
 import torch
 
 from grpo.data.templates import TEMPLATES, Template, template_of
-from grpo.model.loading import DTYPES, load_config
+from grpo.model.info import load_config
+from grpo.model.loading import DTYPES
 from grpo.model.policy import Policy
 from grpo.recipe import ModelSection, Recipe
 from grpo.recipe.target import is_run_folder, model_recipe

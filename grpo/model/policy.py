@@ -30,7 +30,8 @@ from grpo.model import attention
 from grpo.model.adapters import merged, save_adapters, tell_tie, with_adapters
 from grpo.model.experts import fill_experts
 from grpo.model.float64_mode import Float64Mode
-from grpo.model.loading import check_vocabulary, load_model, load_tokenizer
+from grpo.model.info import check_vocabulary, load_tokenizer, longest_sequence
+from grpo.model.loading import load_model
 from grpo.model.output_head import OutputHead, find_head
 from grpo.model.packing import PackedRows, pack
 from grpo.model.saved_adapter import load_adapter
@@ -482,21 +483,6 @@ def _own_attention_needed(base: PreTrainedModel) -> str:
     if getattr(config, "kv_lora_rank", None):
         return f"{name} caches compressed keys and values (latent attention)"
     return ""
-
-
-def longest_sequence(config: Any) -> int | None:
-    """How many tokens a sequence may have; None if the configuration sets no limit.
-
-    Rotary embeddings of type dynamic and longrope change for a whole batch once one row is longer than the original
-    context, so the limit is that context: beyond it a row's log-probs would depend on its neighbours.
-    """
-    context: int | None = getattr(config, "max_position_embeddings", None)
-    rope = getattr(config, "rope_parameters", None) or {}
-    for part in (rope, *rope.values()):
-        if isinstance(part, Mapping) and part.get("rope_type") in ("dynamic", "longrope"):
-            limits = (context, part.get("original_max_position_embeddings"))
-            context = min((limit for limit in limits if limit), default=None)
-    return context
 
 
 def cache_keyword(model: PreTrainedModel) -> str:

@@ -22,7 +22,7 @@ from grpo.preflight.facts import MAX_FAULTS, WARNING, WRONG, Finding, RunFacts, 
 from grpo.recipe.presets import PRESETS
 from grpo.recipe.shorthands import HELD_OUT
 from grpo.recipe.values import TEMPLATES
-from grpo.scoring import READS_ANSWER
+from grpo.run.reward_fit import READS_ANSWER
 from rewards.gold import is_missing, is_placeholder, num_answers, stated_gold
 from rewards.reasoning import opens_reasoning
 from rewards.service.functions import applies

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Iterator
 
 from grpo.data.sources import load_sources
-from grpo.model.loading import is_unreachable, load_config, load_tokenizer
+from grpo.model.info import load_config, load_tokenizer
+from grpo.model.location import is_unreachable
 from grpo.objective.formula import describe_objective
 from grpo.preflight import supervised
 from grpo.preflight.foreign_rewards import stand_ins
 from grpo.preflight.memory import GIB, Memory, example_rows, predict
 from grpo.recipe import Recipe, RecipeError, to_yaml
 from grpo.recipe.describe import step_size
-from grpo.run.setup import load_inputs, with_steps
-from grpo.scoring import check_columns, load_rewards
+from grpo.run.inputs import load_inputs
+from grpo.run.reward_fit import check_columns
+from grpo.run.reward_specs import load_rewards
 from grpo.stages.sft import run_size
 from rewards.spelling import agree, many
 
@@ -105,7 +107,7 @@ def data(recipe: Recipe) -> Iterator[str]:
         f"data: {counts}, {prompts.num_dropped} are too long and dropped, {prompts.num_left_out} left out by where"
     )
     if recipe.epochs is not None:
-        yield f"  {[*step_size(with_steps(recipe, prompts))][-1]}"
+        yield f"  {[*step_size(inputs.recipe)][-1]}"
     for name, template in prompts.templates.items():
         yield f"  template{f' of {name}' if name else ''}: {template.pattern}"
     for evaluated in inputs.sets:

@@ -15,8 +15,8 @@ from grpo.data.templates import Template
 from grpo.monitor.gate_table import GATES
 from grpo.recipe import Recipe, RecipeError
 from grpo.run.evaluation_sets import EvaluationSet
-from grpo.run.setup import check_recipe, load_inputs, with_steps
-from grpo.scoring import reward_specs
+from grpo.run.inputs import check_recipe, load_inputs
+from grpo.run.reward_specs import reward_specs
 from rewards import RewardSpec
 from rewards.conventions import TRUTH_COLUMNS
 from rewards.service.functions import applies
@@ -134,7 +134,7 @@ def collect_facts(recipe: Recipe) -> RunFacts:
     repairs: list[str] = []
     inputs = load_inputs(recipe, report=repairs.append)
     return RunFacts(
-        with_steps(recipe, inputs.prompts),
+        inputs.recipe,
         repairs=repairs,
         specs=inputs.specs,
         accurate=inputs.accurate,

@@ -13,11 +13,11 @@ from transformers import PreTrainedTokenizerBase
 
 from grpo.data.examples import Example
 from grpo.learner.supervised import row_of, supervised_loss
-from grpo.model.loading import is_unreachable
+from grpo.model.location import is_unreachable
 from grpo.preflight.foreign_rewards import stand_ins
 from grpo.preflight.memory import Memory, predict
 from grpo.recipe import Recipe, RecipeError
-from grpo.run.setup import RunInputs, with_steps
+from grpo.run.inputs import RunInputs
 from grpo.stages.sft import describe_examples, run_size
 from grpo.stages.sft_inputs import load_sft_inputs
 
@@ -44,7 +44,7 @@ def data(recipe: Recipe, inputs: RunInputs) -> Iterator[str]:
     yield from (f"  {line}" for line in others)
     for evaluated in inputs.sets:
         yield f"  evaluated on {evaluated.name}: {evaluated.describe()}"
-    yield from run_size(with_steps(recipe, inputs.prompts))
+    yield from run_size(inputs.recipe)
     example = inputs.examples.train[0]
     yield f"the first row, {len(example.prompt.token_ids)} tokens; what is learnt stands behind >:"
     yield from _pieces(example, inputs.tokenizer)

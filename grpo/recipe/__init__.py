@@ -10,8 +10,9 @@ sections, ``constraints`` has the rules between keys, ``describe`` the help.
 
 from __future__ import annotations
 
+import math
 import os
-from dataclasses import Field, dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from typing import Any, Mapping
 
 from grpo.monitor.redaction import redacted
@@ -159,6 +160,19 @@ class Recipe(Sections):
         if self.epochs is not None:
             del values["steps"]
         return values
+
+    def with_steps(self, num_prompts: int) -> Recipe:
+        """The recipe with the steps that its ``epochs`` over so many training prompts come to, if it has epochs."""
+        if self.epochs is None:
+            return self
+        num_drawn = math.ceil(self.epochs * num_prompts)
+        return replace(self, steps=max(1, math.ceil(num_drawn / self.rows_a_step()[0])))
+
+    def rows_a_step(self) -> tuple[int, str]:
+        """(how many rows of the data a step takes, the key that says so)."""
+        if self.stage == "sft":
+            return self.sft.batch, "sft.batch"
+        return self.sample.prompts, "sample.prompts"
 
     def __post_init__(self) -> None:
         """Make sections of mappings, as in ``Recipe(model={"name": ...})``, and check every value."""

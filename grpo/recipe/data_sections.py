@@ -58,6 +58,11 @@ class RowsSection:
         at_least(1),
     )
 
+    @property
+    def label(self) -> str:
+        """What messages call the source."""
+        return self.source or "the data in memory"
+
 
 @dataclass(frozen=True)
 class SourceSection(RowsSection):
@@ -105,7 +110,7 @@ class DataSection(RowsSection):
 
 @dataclass(frozen=True)
 class RewardSection:
-    """One reward; its name in the recipe is the metric's name. ``grpo.scoring`` makes a `rewards.RewardSpec` of it."""
+    """One reward; its name in the recipe is the metric's name. ``grpo.run.reward_specs`` makes a `RewardSpec` of it."""
 
     use: str | None = key(
         None, "name from the table, package.module:function or path/file.py:function"

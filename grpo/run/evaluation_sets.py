@@ -9,23 +9,23 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field, replace
-from typing import Any, Collection, Mapping, Sequence
-
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from typing import Any, Mapping, Sequence
 
 from grpo.data.columns import columns_in_common
-from grpo.data.prompts import PromptSet, make_prompts
-from grpo.data.rows import Report, read_table, to_standard_error, usable_rows
-from grpo.data.sources import SourceRows
-from grpo.data.where import matching
+from grpo.data.hub import Table
+from grpo.data.prompts import fitting, make_prompts, prompt_limit
+from grpo.data.reading import Report, read_table, to_standard_error
+from grpo.data.rows import usable_rows
+from grpo.data.sources import SourceRows, source_of
 from grpo.kernels.sampling.spec import Sampling
-from grpo.model.policy import longest_sequence
+from grpo.model.info import ModelInfo
 from grpo.recipe import EvaluationSetSection, Recipe, RecipeError, RowsSection
 from grpo.recipe.benchmarks import BENCHMARKS
 from grpo.recipe.shorthands import HELD_OUT
 from grpo.run.accuracy import Evaluation
 from grpo.run.fingerprint import rows as digest_of_prompts
-from grpo.scoring import check_columns, check_sandbox, rewards_of_set
+from grpo.run.reward_fit import check_columns
+from grpo.run.reward_specs import rewards_of_set
 from grpo.types import Prompt
 from rewards import RewardSpec
 from rewards.spelling import many
@@ -124,21 +124,16 @@ def held_out_set(recipe: Recipe, prompts: Sequence[Prompt], accurate: str) -> Ev
 
 
 def load_sets(
-    recipe: Recipe,
-    specs: Sequence[RewardSpec],
-    accurate: str,
-    *,
-    config: PretrainedConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    end_ids: Collection[int],
+    recipe: Recipe, specs: Sequence[RewardSpec], accurate: str, info: ModelInfo
 ) -> list[EvaluationSet]:
-    """The sets of ``evaluate.sets``; `RecipeError` names the one that cannot be loaded."""
-    context = longest_sequence(config.get_text_config())
+    """The sets of ``evaluate.sets``; `specs` score those without rewards of their own.
+
+    Raises `RecipeError`, which names the set that cannot be loaded.
+    """
     sets = []
     for name, section in recipe.evaluate.sets.items():
         try:
-            loaded = _load_set(recipe, name, section, specs=specs, accurate=accurate)
-            sets.append(_with_prompts(loaded, tokenizer, context=context, end_ids=end_ids))
+            sets.append(_load_set(recipe, name, section, specs=specs, accurate=accurate, info=info))
         except RecipeError as error:
             raise RecipeError(_of_set(name, str(error))) from None
     return sets
@@ -149,14 +144,6 @@ def _of_set(name: str, sentence: str) -> str:
     return f"evaluate.sets.{name}: {_ROWS_KEY.sub(f'evaluate.sets.{name}.', sentence)}"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _LoadedSet:
-    """A set without its prompts, and its rows."""
-
-    empty: EvaluationSet
-    rows: SourceRows
-
-
 def _load_set(
     recipe: Recipe,
     name: str,
@@ -164,29 +151,61 @@ def _load_set(
     *,
     specs: Sequence[RewardSpec],
     accurate: str,
-) -> _LoadedSet:
+    info: ModelInfo,
+) -> EvaluationSet:
     def say(sentence: str) -> None:
         to_standard_error(_of_set(name, sentence))
 
     table = read_table(section, report=say)
-    columns: Mapping[str, Any] = {}
-    if not section.columns and section.benchmark is None:
-        trained = [source.columns for source in recipe.data.each().values()]
-        columns = columns_in_common(table.rows[0], trained)
-        section = replace(section, columns={**columns})
-    loaded = usable_rows(table.rows, section, say)
-    _check_number(section, len(loaded), say)
-    matched = matching(loaded, section.where, section.source or name)
-    rows = [{**row, "source": name} for row in matched[: section.limit]]
-    own_specs = None
+    _check_number(section, len(table.rows), say)
+    columns = _columns_of_training(recipe, section, table)
+    if columns:
+        section = replace(section, columns=columns)
+    empty = _described(recipe, name, section, section.reward or accurate)
+    empty = replace(empty, revision=table.revision, columns=columns)
     if section.rewards:
-        own_specs, accurate = rewards_of_set(section)
-        check_sandbox(own_specs, recipe.sandbox)
-    elif section.reward is not None:
-        accurate = section.reward
-    check_columns(own_specs or specs, rows)
+        own_specs, accurate = rewards_of_set(section, recipe.sandbox)
+        empty = replace(empty, own_specs=own_specs, accurate=accurate)
+    source = source_of(name, section, usable_rows(table.rows, section, say))
+    source = replace(source, held_out=source.rows[: section.limit])
+    check_columns(empty.own_specs or specs, source.held_out)
+    return _with_prompts(empty, section, source, info)
+
+
+def _columns_of_training(
+    recipe: Recipe, section: EvaluationSetSection, table: Table
+) -> dict[str, Any]:
+    """The columns of the training data by which a set is read that names none."""
+    if section.columns or section.benchmark is not None:
+        return {}
+    trained = [source.columns for source in recipe.data.each().values()]
+    return columns_in_common(table.rows[0], trained)
+
+
+def _with_prompts(
+    empty: EvaluationSet, section: EvaluationSetSection, source: SourceRows, info: ModelInfo
+) -> EvaluationSet:
+    """The set with its prompts; a benchmark's length is cut to what the context leaves after its longest prompt."""
+    every_prompt = make_prompts(source, info)
+    max_tokens = empty.max_tokens
+    if _is_length_of_benchmark(section) and info.context is not None:
+        max_tokens = max(1, min(max_tokens, info.context - every_prompt.longest))
+    limit = prompt_limit(section.max_prompt_tokens, info.context, max_tokens)
+    prompts = fitting(every_prompt, limit, info)
+    return replace(
+        empty,
+        prompts=prompts.held_out,
+        max_tokens=max_tokens,
+        num_dropped=prompts.num_dropped,
+    )
+
+
+def _described(
+    recipe: Recipe, name: str, section: EvaluationSetSection, accurate: str
+) -> EvaluationSet:
+    """What the recipe says of a set, before its rows are read; what its section leaves out is as in training."""
     evaluate = recipe.evaluate
-    empty = EvaluationSet(
+    return EvaluationSet(
         name=name,
         prompts=(),
         accurate=accurate,
@@ -194,13 +213,8 @@ def _load_set(
         samples=section.samples or evaluate.samples,
         max_tokens=section.max_tokens or recipe.sample.max_tokens,
         sampling=sampling_of_evaluation(recipe, section),
-        own_specs=own_specs,
         benchmark=section.benchmark,
-        revision=table.revision,
-        columns=columns,
     )
-    source = SourceRows(name, section, held_out=rows, num_left_out=len(loaded) - len(matched))
-    return _LoadedSet(empty, source)
 
 
 def _check_number(section: EvaluationSetSection, found: int, say: Report) -> None:
@@ -216,35 +230,6 @@ def _check_number(section: EvaluationSetSection, found: int, say: Report) -> Non
             "results do not "
             "compare with others of that name"
         )
-
-
-def _with_prompts(
-    loaded: _LoadedSet,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    context: int | None,
-    end_ids: Collection[int],
-) -> EvaluationSet:
-    """The set with its prompts; a benchmark's length is cut to what the context leaves after its longest prompt."""
-
-    def prompts_for(max_tokens: int) -> PromptSet:
-        return make_prompts(
-            loaded.rows, tokenizer, context=context, max_tokens=max_tokens, end_ids=end_ids
-        )
-
-    max_tokens = loaded.empty.max_tokens
-    section = loaded.rows.section
-    assert isinstance(section, EvaluationSetSection)
-    if _is_length_of_benchmark(section) and context is not None:
-        longest = prompts_for(1).longest
-        max_tokens = max(1, min(max_tokens, context - longest))
-    prompts = prompts_for(max_tokens)
-    return replace(
-        loaded.empty,
-        prompts=prompts.held_out,
-        max_tokens=max_tokens,
-        num_dropped=prompts.num_dropped,
-    )
 
 
 def _is_length_of_benchmark(section: EvaluationSetSection) -> bool:

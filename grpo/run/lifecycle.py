@@ -31,21 +31,23 @@ from grpo.report.plots.curves import SHOWN
 from grpo.report.plots.plot import plot
 from grpo.report.trackers import Life
 from grpo.rollout.engine import Engine
-from grpo.run import setup
+from grpo.run import inputs, setup
 from grpo.run.accuracy import Evaluation
 from grpo.run.console import header, internals
 from grpo.run.evaluation_sets import EvaluationSet, ranking
 from grpo.run.held_out import evaluate
+from grpo.run.inputs import RunInputs
 from grpo.run.ledger import Ledger
 from grpo.run.log import Record
 from grpo.run.page import ended_early, written_report
+from grpo.run.reward_specs import named_rewards
 from grpo.run.schedule import evaluates_after, saves_after
-from grpo.run.setup import OpenLearner, RunInputs, RunParts
+from grpo.run.setup import OpenLearner, RunParts
 from grpo.run.shown import run_html
 from grpo.run.state import Progress
 from grpo.run.storage import RunStorage
 from grpo.run.summary import examples_of
-from grpo.scoring import Scorer, named_rewards
+from grpo.scoring import Scorer
 from grpo.types import Batch, ScoredGroup
 from rewards.spelling import many
 
@@ -93,13 +95,13 @@ def no_loss(parts: RunParts, inputs: RunInputs) -> HeldOutLoss | None:
 class RunKind:
     """What the runs of a stage do in a way of their own; the defaults are those of reinforcement learning.
 
-    ``load_inputs`` has the signature of `setup.load_inputs`, ``header`` gives the first lines on the console and
+    ``load_inputs`` has the signature of `inputs.load_inputs`, ``header`` gives the first lines on the console and
     ``internals`` those that are shown when asked for, ``ledger`` an empty ledger, ``held_out_loss`` what is measured in
     each evaluation beside the sets that are sampled.
     """
 
     stage: str = "grpo"
-    load_inputs: Callable[..., RunInputs] = setup.load_inputs
+    load_inputs: Callable[..., RunInputs] = inputs.load_inputs
     open_learner: OpenLearner = setup.open_learner
     header: Callable[[Recipe, RunInputs, RunParts, int], list[str]] = header
     internals: Callable[[Recipe, RunInputs, RunParts], list[str]] = internals
@@ -139,10 +141,10 @@ class Run(ABC):
         self.resume = resume
         setup.hide_progress_bars()
         has_model = model is not None and tokenizer is not None
-        setup.check_recipe(recipe, resume=resume, has_model=has_model)
+        inputs.check_recipe(recipe, resume=resume, has_model=has_model)
         self.watchdog = watchdog.Watchdog(recipe.watchdog)
         self.console = console or open_console(
-            quiet=quiet or not setup.is_first_rank(), verbose=verbose
+            quiet=quiet or not inputs.is_first_rank(), verbose=verbose
         )
         self.console.title(title(recipe))
         with self._on_screen():
@@ -154,7 +156,7 @@ class Run(ABC):
                 tokenizer=tokenizer,
                 watching=self.watchdog.watching,
             )
-        self.recipe = recipe = setup.with_steps(recipe, self.inputs.prompts)
+        self.recipe = recipe = self.inputs.recipe
         self.groups: list[ScoredGroup] = []
         self.evaluations: Mapping[str, Evaluation] = {}
         self.progress = Progress()

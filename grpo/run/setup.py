@@ -1,180 +1,46 @@
-"""The one way to build data, rewards, policy, engine, scorer and sampling, for every command.
+"""The one way to build policy, engine, scorer, sampling and learner, for every command.
 
 Training, evaluation, sampling and preflight call these functions, so an option of the recipe means the same in each.
-`load_inputs` is what can be checked before a model loads, `open_parts` what a training run works with.
+`open_parts` opens all that a training run works with. What is read before a model loads is up to ``inputs``.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import random
 import sys
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from typing import Any, Callable, ContextManager, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Callable, Sequence
 
 import numpy
 import torch
 import transformers
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo.data.curriculum import Curriculum
-from grpo.data.examples import ExampleSet
-from grpo.data.prompts import PromptSet, load_prompts
-from grpo.data.rows import Report, to_standard_error
-from grpo.data.sources import GivenRows, Rows, SourceRows, load_sources
+from grpo.data.prompts import PromptSet
 from grpo.data.stream import MixedStream, PromptStream, Stream
 from grpo.distributed.process_group import Ranks
 from grpo.kernels.sampling.spec import Sampling
 from grpo.learner.learner import Learner
 from grpo.learner.optimizer import Optimizer
-from grpo.model.loading import load_config, load_end_ids, load_tokenizer
 from grpo.model.policy import Policy
 from grpo.monitor import watchdog
 from grpo.monitor.gates import Alarm, Gates
-from grpo.monitor.redaction import secret_keys
 from grpo.monitor.watchdog import Watchdog
 from grpo.recipe import ModelSection, Recipe, RecipeError, SampleSection
 from grpo.report.console.console import Console
-from grpo.report.trackers import Trackers, check_installed
+from grpo.report.trackers import Trackers
 from grpo.rollout.compatibility import check_support
-from grpo.rollout.compiled import check_compiler
 from grpo.rollout.engine import Engine
 from grpo.run import fingerprint
-from grpo.run.evaluation_sets import EvaluationSet, held_out_set, load_sets
-from grpo.run.folder import check_folder
+from grpo.run.inputs import RunInputs
 from grpo.run.log import Log
+from grpo.run.reward_specs import watched_rewards
 from grpo.run.sample_rows import SampleRows
-from grpo.scoring import Scorer, check_columns, load_rewards, watched_rewards
+from grpo.scoring import Scorer
 from grpo.types import Prompt
 from rewards import RewardSpec
-from rewards.spelling import agree, many
-
-Watching = Callable[[], ContextManager[Any]]
-
-
-# ---- what is known before a model loads -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RunInputs:
-    """What a run is made from, checked: rewards (``accurate`` names the one that means accuracy), data, tokenizer.
-
-    ``rows`` are all rows of the data, ``prompts`` those that are short enough, divided into training and held-out;
-    ``sets`` are evaluated, the held-out rows first; ``weights`` are the shares of a mixture's sources. Of supervised
-    training there may be no rewards, and ``examples`` are what ``prompts`` name.
-    """
-
-    specs: Sequence[RewardSpec]
-    accurate: str
-    rows: Rows
-    prompts: PromptSet
-    sets: Sequence[EvaluationSet]
-    weights: Mapping[str, float]
-    config: PretrainedConfig
-    tokenizer: PreTrainedTokenizerBase
-    examples: ExampleSet = field(default_factory=ExampleSet)
-
-
-def check_recipe(recipe: Recipe, *, resume: bool, has_model: bool) -> None:
-    """Refuse a recipe without a model, with a taken folder or a secret, that cannot be compiled or lacks a tracker."""
-    if recipe.model.name is None and not has_model:
-        raise RecipeError("recipe: model.name is missing; name a hub id or a folder")
-    if is_first_rank():  # other ranks may start after rank 0 has made it
-        check_folder(recipe.folder(), recipe, resume)
-    for key in secret_keys(recipe.to_mapping()):
-        raise RecipeError(
-            f"recipe: {key} holds a key or token, which the run folder would keep; let whoever needs "
-            "it read it from the environment"
-        )
-    check_compiler(recipe)
-    check_installed(recipe.log)
-
-
-def is_first_rank() -> bool:
-    """Whether this process is the first of its run, as its launcher has said."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def load_inputs(
-    recipe: Recipe,
-    *,
-    data: GivenRows | None = None,
-    rewards: Mapping[str, Callable[..., Any]] | None = None,
-    model: PreTrainedModel | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    watching: Watching = nullcontext,
-    report: Report = to_standard_error,
-) -> RunInputs:
-    """Everything of a training run that needs no weights. `RecipeError` for what a user can fix.
-
-    ``rewards`` are callables added to the recipe's; ``data``, a ``model`` or ``tokenizer`` in hand are used instead of
-    loading them. Slow reads happen inside ``watching()``; ``report`` gets a sentence on what was changed in the rows.
-    """
-    specs, accurate = load_rewards(recipe, rewards)
-    with watching(), watchdog.loading("grpo.data.prompts, the data set"):
-        sources = load_sources(recipe.data, data, folder=recipe.folder(), report=report)
-    rows = [row for source in sources for row in source.rows]
-    check_columns(specs, rows)
-    check_enough_rows(recipe, sources)
-    with watching(), watchdog.loading("grpo.model.loading, configuration and tokenizer"):
-        config = load_config(recipe.model) if model is None else model.config
-        tokenizer = load_tokenizer(recipe.model) if tokenizer is None else tokenizer
-        end_ids = load_end_ids(recipe.model, config, tokenizer, model)
-    prompts = load_prompts(
-        recipe, config, tokenizer, sources, end_ids=end_ids, at_least=recipe.sample.prompts
-    )
-    sets = [held_out_set(recipe, prompts.held_out, accurate)] if prompts.held_out else []
-    with watching(), watchdog.loading("grpo.data.prompts, the evaluation sets"):
-        sets += load_sets(
-            recipe, specs, accurate, config=config, tokenizer=tokenizer, end_ids=end_ids
-        )
-    return RunInputs(
-        specs=specs,
-        accurate=accurate,
-        rows=rows,
-        prompts=prompts,
-        sets=sets,
-        weights={source.name: source.weight for source in sources},
-        config=config,
-        tokenizer=tokenizer,
-    )
-
-
-def rows_a_step(recipe: Recipe) -> tuple[int, str]:
-    """(how many rows of the data a step takes, the key that says so)."""
-    if recipe.stage == "sft":
-        return recipe.sft.batch, "sft.batch"
-    return recipe.sample.prompts, "sample.prompts"
-
-
-def check_enough_rows(recipe: Recipe, sources: Sequence[SourceRows]) -> None:
-    """Refuse a step that takes more rows than there are, of all sources or of one by its share."""
-    num_prompts, key = rows_a_step(recipe)
-    num_rows = sum(len(source.train) for source in sources)
-    if num_rows < num_prompts:
-        raise RecipeError(
-            f"recipe: {key} is {num_prompts}, but only {many(num_rows, 'row')} {agree(num_rows, 'train')}; "
-            f"lower {key} or data.held_out"
-        )
-    total = sum(source.weight for source in sources)
-    for source in sources:
-        share = math.ceil(num_prompts * source.weight / total)
-        if len(source.train) < share:
-            raise RecipeError(
-                f"recipe: data.sources.{source.name} has {many(len(source.train), 'row')} to train on, but its "
-                f"share of a step is {many(share, 'prompt')}; lower its weight or {key}"
-            )
-
-
-def with_steps(recipe: Recipe, prompts: PromptSet) -> Recipe:
-    """`recipe` with the steps that its ``epochs`` come to, where it counts in those."""
-    if recipe.epochs is None:
-        return recipe
-    num_prompts = math.ceil(recipe.epochs * len(prompts.train))
-    return replace(recipe, steps=max(1, math.ceil(num_prompts / rows_a_step(recipe)[0])))
-
 
 # ---- the model and what uses it -------------------------------------------------------------------------------
 

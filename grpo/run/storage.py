@@ -14,9 +14,10 @@ from grpo.run.async_writer import Writer
 from grpo.run.environment import write_environment
 from grpo.run.fingerprint import fingerprint
 from grpo.run.folder import lock, sizes
+from grpo.run.inputs import RunInputs
 from grpo.run.ledger import Ledger
 from grpo.run.resume import prepare_folder
-from grpo.run.setup import RunInputs, RunParts
+from grpo.run.setup import RunParts
 from grpo.run.state import Progress, collect, restore
 from grpo.run.summary import summary_of, write_final, write_summary
 

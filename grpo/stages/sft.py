@@ -35,10 +35,11 @@ from grpo.recipe.describe import many
 from grpo.report.console.console import Console
 from grpo.run import setup
 from grpo.run.accuracy import mean
+from grpo.run.inputs import RunInputs
 from grpo.run.ledger import Ledger
 from grpo.run.lifecycle import HeldOutLoss, Rewards, Run, RunKind
 from grpo.run.log import Record
-from grpo.run.setup import RunInputs, RunParts
+from grpo.run.setup import RunParts
 from grpo.stages.sft_inputs import load_sft_inputs
 from grpo.statistics.ratios import ratio_interval
 from grpo.types import Batch

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
@@ -17,27 +17,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from grpo.data.example_rows import FORM, load_example_rows
 from grpo.data.examples import ExampleSet, load_examples
 from grpo.data.leaks import check_leaks
-from grpo.data.prompts import PromptSet, make_prompts
-from grpo.data.rows import Report, to_standard_error
-from grpo.data.sources import GivenRows, SourceRows, load_sources
-from grpo.model.loading import load_config, load_end_ids, load_tokenizer
-from grpo.model.policy import longest_sequence
+from grpo.data.prompts import PromptSet, prompts_of
+from grpo.data.reading import Report, to_standard_error
+from grpo.data.sources import GivenRows, SourceRows, check_enough_rows, load_sources
+from grpo.model.info import ModelInfo, load_info, load_tokenizer
 from grpo.monitor import watchdog
 from grpo.recipe import Recipe, RecipeError
 from grpo.run.evaluation_sets import EvaluationSet, held_out_set, load_sets
-from grpo.run.setup import RunInputs, Watching, check_enough_rows
-from grpo.scoring import check_columns, load_rewards
+from grpo.run.inputs import RunInputs, Watching
+from grpo.run.reward_fit import check_columns
+from grpo.run.reward_specs import load_rewards
 from grpo.types import Prompt
 from rewards import RewardSpec
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Asked:
-    """What is asked by prompts: the tokenizer, the tokens that end a completion, the model's context."""
-
-    tokenizer: PreTrainedTokenizerBase
-    end_ids: frozenset[int]
-    context: int | None
 
 
 def load_sft_inputs(
@@ -50,7 +41,7 @@ def load_sft_inputs(
     watching: Watching = nullcontext,
     report: Report = to_standard_error,
 ) -> RunInputs:
-    """As `grpo.run.setup.load_inputs`, for examples in place of prompts; its ``prompts`` are the examples whole."""
+    """As `grpo.run.inputs.load_inputs`, for examples in place of prompts; its ``prompts`` are the examples whole."""
     specs: Sequence[RewardSpec] = ()
     accurate = ""
     if recipe.rewards or rewards:
@@ -59,33 +50,29 @@ def load_sft_inputs(
     load = partial(load_example_rows, form=recipe.sft.form)
     with watching(), watchdog.loading("grpo.data.examples, the data set"):
         sources = load_sources(recipe.data, data, folder=recipe.folder(), report=report, load=load)
-    check_enough_rows(recipe, sources)
+    check_enough_rows(sources, *recipe.rows_a_step())
     if recipe.sft.chat_template is not None:
         sources = [_through_chat_template(source) for source in sources]
-    with watching(), watchdog.loading("grpo.model.loading, configuration and tokenizer"):
-        config = load_config(recipe.model) if model is None else model.config
-        tokenizer = _with_template(recipe, tokenizer)
-        end_ids = load_end_ids(recipe.model, config, tokenizer, model)
+    with watching(), watchdog.loading("grpo.model.info, configuration and tokenizer"):
+        info = load_info(recipe.model, model, _with_template(recipe, tokenizer))
     with watching(), watchdog.loading("grpo.data.examples, the tokens"):
-        examples = load_examples(recipe, config, tokenizer, sources, end_ids=end_ids)
+        examples = load_examples(recipe, info, sources)
     _check_enough_examples(recipe, examples)
     sets: list[EvaluationSet] = []
     if specs:
-        asked = Asked(tokenizer, end_ids, longest_sequence(config.get_text_config()))
-        sets = _sampled_held_out(recipe, sources, specs, accurate, asked=asked)
+        sets = _sampled_held_out(recipe, sources, specs, accurate, info=info)
     with watching(), watchdog.loading("grpo.data.prompts, the evaluation sets"):
-        sets += load_sets(
-            recipe, specs, accurate, config=config, tokenizer=tokenizer, end_ids=end_ids
-        )
+        sets += load_sets(recipe, specs, accurate, info)
     return RunInputs(
+        recipe=recipe.with_steps(len(examples.train)),
         specs=specs,
         accurate=accurate,
         rows=[row for source in sources for row in source.rows],
         prompts=_as_prompts(examples),
         sets=sets,
         weights={source.name: source.weight for source in sources},
-        config=config,
-        tokenizer=tokenizer,
+        config=info.config,
+        tokenizer=info.tokenizer,
         examples=examples,
     )
 
@@ -155,7 +142,7 @@ def _sampled_held_out(
     specs: Sequence[RewardSpec],
     accurate: str,
     *,
-    asked: Asked,
+    info: ModelInfo,
 ) -> list[EvaluationSet]:
     """The held-out rows as prompts to be sampled, as in reinforcement learning; texts have none."""
     prompts: list[Prompt] = []
@@ -165,13 +152,7 @@ def _sampled_held_out(
             continue
         check_columns(specs, source.held_out)
         check_leaks(source.held_out, source.section)
-        made = make_prompts(
-            source,
-            asked.tokenizer,
-            context=asked.context,
-            max_tokens=recipe.sample.max_tokens,
-            end_ids=asked.end_ids,
-        )
+        made = prompts_of(source, info, recipe.sample.max_tokens)
         prompts += made.held_out
         num_dropped += made.num_dropped
     if not prompts:

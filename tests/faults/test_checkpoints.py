@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from small_runs import recipe
 
 from grpo import Trainer
-from grpo.model.loading import load_config, load_tokenizer
+from grpo.model.info import load_config, load_tokenizer
 from grpo.preflight import dry_run
 from grpo.preflight.memory import example_rows, predict
 from grpo.recipe import RecipeError

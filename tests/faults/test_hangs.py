@@ -51,7 +51,7 @@ STUCK = {  # run: (deadline, what the first line must say)
     "checkpoint": (2, ["checkpoint (grpo.run.checkpoint, a checkpoint", ".writing-step-000002/"]),
 }
 BEFORE_THE_RUN = {
-    "loading": (2, ["loading (grpo.data.prompts, the data set) made no progress"]),
+    "loading": (2, ["loading (grpo.data.rows, the data set) made no progress"]),
     "server": (2, ["server (wandb, its start) made no progress"]),
 }
 

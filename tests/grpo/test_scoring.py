@@ -5,7 +5,9 @@ import torch
 from light_rewards import by_text, wants
 
 from grpo.recipe import Recipe, RecipeError
-from grpo.scoring import Scorer, check_columns, reward_specs
+from grpo.run.reward_fit import check_columns
+from grpo.run.reward_specs import reward_specs
+from grpo.scoring import Scorer
 from grpo.types import Completion, Group, Prompt
 from rewards import RewardSpec
 

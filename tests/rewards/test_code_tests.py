@@ -15,7 +15,7 @@ import pytest
 
 from grpo import Recipe
 from grpo.recipe import RecipeError
-from grpo.scoring import check_sandbox, reward_specs
+from grpo.run.reward_specs import check_sandbox, reward_specs
 from rewards import RewardSpec, Sample
 from rewards.sandbox import Limits, Program, SandboxFault, SandboxOptions, open_sandbox
 from rewards.score import main

@@ -9,7 +9,7 @@ import pytest
 
 import rewards
 from grpo.recipe import Recipe
-from grpo.scoring import reward_specs
+from grpo.run.reward_specs import reward_specs
 from rewards import (
     TABLE,
     RewardSpec,

@@ -162,7 +162,8 @@ def rows_of(tmp_path, rows, columns=None, template="plain", report=None):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     section = DataSection(source=str(path), columns=columns or {}, template=template)
-    return load_rows(section) if report is None else load_rows(section, report=report)
+    loaded = load_rows(section) if report is None else load_rows(section, report=report)
+    return loaded.rows
 
 
 SUMS = [

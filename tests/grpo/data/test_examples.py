@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerFast
 from grpo.data.example_rows import load_example_rows
 from grpo.data.examples import Example, ExampleSet, load_examples
 from grpo.data.sources import load_sources
+from grpo.model.info import ModelInfo
 from grpo.recipe import Recipe, RecipeError, RowsSection
 
 TURNS = [
@@ -52,7 +53,8 @@ def loaded(rows: list[dict], tokenizer, *overrides: str) -> ExampleSet:
             section, given, report, form=recipe.sft.form
         ),
     )
-    return load_examples(recipe, model.config, tokenizer, sources, end_ids=[tokenizer.eos_token_id])
+    info = ModelInfo(model.config, tokenizer, frozenset([tokenizer.eos_token_id]))
+    return load_examples(recipe, info, sources)
 
 
 def learnt(example: Example, tokenizer) -> list[str]:
@@ -291,5 +293,5 @@ def test_every_reader_of_the_data_layer_reads_rows_to_learn(tmp_path: Path) -> N
     section = RowsSection(
         source=str(file), columns={"prompt": "q.text", "completion": "{steps} -> {a}"}
     )
-    (row,) = load_example_rows(section)
+    (row,) = load_example_rows(section).rows
     assert (row["prompt"], row["completion"]) == ("2?", "think -> 2")

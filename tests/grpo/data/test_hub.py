@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from hub_cache import add_commit, use_cache
 
-from grpo.data.rows import load_rows, read_table
+from grpo.data.reading import read_table
+from grpo.data.rows import load_rows
 from grpo.recipe import DataSection, Recipe, RecipeError
 from grpo.recipe.benchmarks import BENCHMARKS, REVISIONS
 
@@ -43,7 +44,7 @@ def test_the_commit_that_was_asked_for_is_read_also_where_a_newer_one_is_cached(
 def test_without_a_commit_the_one_that_was_read_is_said(cache: Path, revision: str | None) -> None:
     said: list[str] = []
     section = DataSection(source="o/Sums", revision=revision)
-    assert load_rows(section, report=said.append) == rows("new")
+    assert load_rows(section, report=said.append).rows == rows("new")
     assert said == [
         f"data: o/Sums was read at commit {NEW}; set data.revision to it to have the same rows again"
     ]

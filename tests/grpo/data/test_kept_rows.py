@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,13 @@ def test_rows_of_other_arguments_or_another_source_are_not_taken(tmp_path: Path)
     assert kept_rows(tmp_path / "elsewhere", GYM) is None
     keep_rows(tmp_path / "elsewhere", DataSection(source="arithmetic"), ROWS)
     assert not (tmp_path / "elsewhere").exists(), "our own tasks make the same rows at any time"
+
+
+def test_an_evaluation_by_another_where_takes_fewer_of_the_kept_rows(tmp_path: Path) -> None:
+    keep_rows(tmp_path, GYM, ROWS)
+    assert kept_rows(tmp_path, replace(GYM, where={"answer": "2"})) == ROWS[1:]
+    with pytest.raises(RecipeError, match="none of the 2 rows of gym-gcd matches"):
+        kept_rows(tmp_path, replace(GYM, where={"answer": "3"}))
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 from tokenizers import normalizers, processors
+from transformers import PretrainedConfig
 
-from grpo.data.prompts import make_prompts
+from grpo.data.prompts import PromptSet, load_prompts
 from grpo.data.rows import load_rows
 from grpo.data.sources import SourceRows
 from grpo.data.stream import PromptStream
 from grpo.data.templates import R1_TEMPLATE, Template, template_of
+from grpo.model.info import ModelInfo
 from grpo.recipe import DataSection, RecipeError
 from grpo.types import Prompt
 
@@ -59,7 +61,7 @@ def test_messages_go_to_the_chat_template_as_they_are(tmp_path):
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
     file = tmp_path / "a.jsonl"
     file.write_text(json.dumps({"prompt": messages}))
-    (row,) = load_rows(DataSection(source=str(file), template="chat"))
+    (row,) = load_rows(DataSection(source=str(file), template="chat")).rows
     assert text_of(row["prompt"], "chat", chat_tokenizer()) == "<system>s<user>q<assistant>"
 
 
@@ -118,9 +120,12 @@ def prompts_of(texts, *, context=None, max_tokens=4, held=(), tokenizer=None, **
         train=[{"prompt": text, "answer": 1} for text in texts],
         held_out=[{"prompt": text} for text in held],
     )
-    return make_prompts(
-        source, tokenizer or tiny_tokenizer(), context=context, max_tokens=max_tokens
-    )
+    return loaded(source, tokenizer or tiny_tokenizer(), context, max_tokens)
+
+
+def loaded(source, tokenizer, context=None, max_tokens=4) -> PromptSet:
+    config = PretrainedConfig(max_position_embeddings=context, vocab_size=len(tokenizer))
+    return load_prompts([source], ModelInfo(config, tokenizer), max_tokens=max_tokens)
 
 
 def test_a_prompt_has_its_text_its_tokens_and_its_row():
@@ -190,7 +195,7 @@ def test_chat_text_gets_no_second_begin_token():
         single="<s> $A", special_tokens=[("<s>", 1)]
     )
     source = SourceRows("", DataSection(template="chat"), train=[{"prompt": "a"}])
-    prompts = make_prompts(source, tokenizer, context=None, max_tokens=4)
+    prompts = loaded(source, tokenizer)
     assert prompts.train[0].token_ids == (1, 3)
 
 

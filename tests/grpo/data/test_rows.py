@@ -7,7 +7,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from grpo.data.rows import load_rows, split_rows
+from grpo.data.rows import load_rows
+from grpo.data.sources import split_rows
 from grpo.recipe import DataSection, RecipeError
 from rewards.tasks import TASKS
 
@@ -25,7 +26,7 @@ def rows_of(tmp_path):
     def read(name: str, content: str | bytes, **section) -> list[dict]:
         file = tmp_path / name
         file.write_bytes(content.encode() if isinstance(content, str) else content)
-        return load_rows(DataSection(source=str(file), **section))
+        return load_rows(DataSection(source=str(file), **section)).rows
 
     return read
 
@@ -70,7 +71,7 @@ def test_parquet_is_read_with_its_types(tmp_path):
         {"prompt": "b", "numbers": [], "target": None},
     ]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
-    assert load_rows(DataSection(source=str(tmp_path / "a.parquet"))) == rows
+    assert load_rows(DataSection(source=str(tmp_path / "a.parquet"))).rows == rows
 
 
 def test_a_byte_order_mark_before_jsonl_is_skipped(rows_of):
@@ -109,7 +110,7 @@ def test_two_columns_may_be_swapped(rows_of):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_task_is_a_source(task):
-    rows = load_rows(DataSection(source=task))
+    rows = load_rows(DataSection(source=task)).rows
     assert len(rows) > 100 and all(row["prompt"] for row in rows)
 
 
@@ -286,7 +287,7 @@ def test_a_path_that_some_rows_lack_leaves_the_column_out_there_and_says_so(tmp_
     file.write_text("\n".join(json.dumps({"prompt": "q", "info": info}) for info in infos))
     said = []
     section = DataSection(source=str(file), columns={"answer": "info.gold"})
-    rows = load_rows(section, report=said.append)
+    rows = load_rows(section, report=said.append).rows
     assert [row.get("answer", "none") for row in rows] == ["5", "none", "none", None]
     assert said == ["data: 2 of 4 rows have no info.gold, and so no column answer"]
 
@@ -337,7 +338,11 @@ def test_a_missing_value_in_braces_prints_nothing_and_is_counted(tmp_path):
     file.write_text('{"q": "a", "note": null}\n{"q": "b", "note": NaN}\n{"q": "c", "note": "d"}\n')
     said = []
     section = DataSection(source=str(file), columns={"prompt": "{q}{note}"})
-    assert [row["prompt"] for row in load_rows(section, report=said.append)] == ["a", "b", "cd"]
+    assert [row["prompt"] for row in load_rows(section, report=said.append).rows] == [
+        "a",
+        "b",
+        "cd",
+    ]
     assert said == ["data: 2 of 3 rows have no value in note, which is printed as nothing"]
 
 
@@ -413,8 +418,8 @@ def test_a_folder_is_read_as_the_hub_would_or_as_it_was_saved(tmp_path):
     saved.save_to_disk(tmp_path / "saved")
     saved["test"].save_to_disk(tmp_path / "one")
     for name, rows in parts.items():
-        assert load_rows(DataSection(source=str(tmp_path / "saved"), split=name)) == rows
-    assert load_rows(DataSection(source=str(tmp_path / "one"))) == parts["test"]
+        assert load_rows(DataSection(source=str(tmp_path / "saved"), split=name)).rows == rows
+    assert load_rows(DataSection(source=str(tmp_path / "one"))).rows == parts["test"]
     with pytest.raises(RecipeError, match="has no split dev; set data.split to train or test"):
         load_rows(DataSection(source=str(tmp_path / "saved"), split="dev"))
     with pytest.raises(
@@ -433,7 +438,7 @@ def test_what_datasets_decodes_in_a_column_of_mixed_types_is_text_again(tmp_path
     assert [row["answer"] for row in saved.to_list()] == ["x=3", 7, [0, 1], True, None, 7]
     saved.save_to_disk(tmp_path / "saved")
     said = []
-    loaded = load_rows(DataSection(source=str(tmp_path / "saved")), report=said.append)
+    loaded = load_rows(DataSection(source=str(tmp_path / "saved")), report=said.append).rows
     assert [row["answer"] for row in loaded] == [*texts[:-1], "7"]
     assert said == [
         "data: the column answer has mixed types, which were stored as JSON: 5 of its 6 values (numbers, true, "

@@ -11,7 +11,8 @@ import yaml
 
 from grpo import Recipe, Trainer
 from grpo.data.rows import load_rows
-from grpo.scoring import check_columns, reward_specs
+from grpo.run.reward_fit import check_columns
+from grpo.run.reward_specs import reward_specs
 from rewards import RewardSpec, Sample
 from rewards.service import RewardService
 from tests.support.shapes import SHAPES, Shape, write
@@ -65,7 +66,7 @@ def scores(
 def test_the_right_solution_scores_1_and_a_wrong_one_0(name, tmp_path, service):
     shape: Shape = SHAPES[name]()
     recipe = recipe_of(name, write(shape, tmp_path))
-    rows = load_rows(recipe.data)
+    rows = load_rows(recipe.data).rows
     check_columns(reward_specs(recipe), rows)
     assert [len(row["prompt"]) > 0 for row in rows] == [True] * len(shape.rows)
     right = scores(service, recipe, rows, shape.right)

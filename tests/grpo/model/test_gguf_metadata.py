@@ -20,7 +20,8 @@ from grpo.model.gguf_metadata import (
     split_patterns,
     splitting,
 )
-from grpo.model.loading import load_config, load_model, load_tokenizer
+from grpo.model.info import load_config, load_tokenizer
+from grpo.model.loading import load_model
 from grpo.model.policy import Policy
 from grpo.model.saved import check_saved
 from grpo.recipe import ModelSection, RecipeError

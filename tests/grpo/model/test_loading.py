@@ -18,14 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo.kernels.sampling.spec import Sampling
 from grpo.learner.batch import make_batch
-from grpo.model.loading import (
-    gguf_file,
-    load_config,
-    load_model,
-    load_tokenizer,
-    stacked_weights,
-    with_adapters,
-)
+from grpo.model.info import load_config, load_tokenizer
+from grpo.model.loading import load_model, stacked_weights, with_adapters
+from grpo.model.location import gguf_file
 from grpo.model.policy import Policy
 from grpo.recipe import LoraSection, ModelSection, RecipeError
 from grpo.rollout.engine import Engine
@@ -310,7 +305,7 @@ class _Gate(http.server.BaseHTTPRequestHandler):
 
 
 ASK = """
-from grpo.model.loading import load_config
+from grpo.model.info import load_config
 from grpo.recipe import ModelSection
 try:
     load_config(ModelSection(name="some/model"))

@@ -20,8 +20,9 @@ from tiny import (
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from grpo.model.info import longest_sequence
 from grpo.model.packing import pack
-from grpo.model.policy import Policy, longest_sequence
+from grpo.model.policy import Policy
 from grpo.types import Row
 
 IDS = torch.tensor([[5, 9, 3, 30, 41, 7, 2, 11]])

@@ -11,7 +11,8 @@ from tiny import tiny_model, tiny_tokenizer
 from grpo import Recipe, RecipeError
 from grpo.learner.learner import Learner
 from grpo.learner.optimizer import Optimizer
-from grpo.model.loading import load_config, with_adapters
+from grpo.model.info import load_config
+from grpo.model.loading import with_adapters
 from grpo.model.policy import Policy
 from grpo.model.saved_adapter import check_adapter
 from grpo.preflight.memory import example_rows, predict

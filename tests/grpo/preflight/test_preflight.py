@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 from tiny import byte_tokenizer, tiny_model
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 
-from grpo.data.prompts import make_prompts
-from grpo.data.rows import split_rows
-from grpo.data.sources import SourceRows
+from grpo.data.prompts import load_prompts
+from grpo.data.sources import SourceRows, split_rows
+from grpo.model.info import ModelInfo
 from grpo.preflight.baseline import BaselineSample, advice
 from grpo.preflight.checks import end_of_turn, refusal, run_checks
 from grpo.preflight.facts import Finding, RunFacts, number_of_parameters
@@ -27,7 +27,7 @@ from grpo.preflight.gold import check_gold
 from grpo.preflight.memory_fit import check_memory
 from grpo.recipe import Recipe, RecipeError
 from grpo.run.evaluation_sets import held_out_set
-from grpo.scoring import check_columns
+from grpo.run.reward_fit import check_columns
 from grpo.train import main
 from grpo.types import Prompt
 from rewards import RewardSpec
@@ -65,10 +65,11 @@ def facts(
     tokenizer = changed.pop("tokenizer", byte_tokenizer())
     specs = [RewardSpec(name, part.use, part.weight) for name, part in recipe.rewards.items()]
     train, held_out = split_rows(rows, recipe.data.held_out)
-    prompts = make_prompts(
-        SourceRows("", recipe.data, train=train, held_out=held_out),
-        tokenizer,
-        context=changed.pop("context", None),
+    context = changed.pop("context", None)
+    config = PretrainedConfig(max_position_embeddings=context, vocab_size=len(tokenizer))
+    prompts = load_prompts(
+        [SourceRows("", recipe.data, train=train, held_out=held_out)],
+        ModelInfo(config, tokenizer),
         max_tokens=recipe.sample.max_tokens,
     )
     return RunFacts(

@@ -274,7 +274,7 @@ def assert_same_tokens(some: dict, others: dict) -> None:
 
 
 @pairwise("family, kernels", SCENES)
-@pytest.mark.thin(2)
+@pytest.mark.thin(1)
 def test_a_second_thread_changes_no_token(scene, threads):
     policy, prompts, expected = scene
     threads(2)

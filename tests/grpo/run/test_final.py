@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from grpo import Recipe, RecipeError, Trainer, cli
 from grpo.model.policy import Policy
 from grpo.model.saved import SavedModelDiffers, check_saved
-from grpo.run import setup
 from grpo.run.failures import explain
+from grpo.run.inputs import load_inputs
 
 BASE = Path(__file__).resolve().parents[3] / "recipes" / "quickstart_base"
 SMALL = [
@@ -119,7 +119,10 @@ def test_a_tokenizer_larger_than_the_model_is_one_sentence(tmp_path, capsys, com
 
 def test_a_placeholder_of_images_beyond_the_model_is_let_pass_but_not_in_a_prompt(tmp_path):
     base = larger(tmp_path / "base", extra_special_tokens={"image_token": "<img>"})
-    inputs = setup.load_inputs(recipe(tmp_path, f"model.name={base}"))
+    inputs = load_inputs(recipe(tmp_path, f"model.name={base}"))
     assert len(inputs.tokenizer) > inputs.config.vocab_size
     with pytest.raises(RecipeError, match="holds the token '<img>'.*no embedding for"):
-        setup.load_inputs(recipe(tmp_path, f"model.name={base}", "data.template=<img>{prompt}"))
+        load_inputs(recipe(tmp_path, f"model.name={base}", "data.template=<img>{prompt}"))
+    more = "evaluate.sets.more={source: countdown, limit: 2, template: '<img>{prompt}'}"
+    with pytest.raises(RecipeError, match="sets.more: .* more:held-0 holds the token '<img>'"):
+        load_inputs(recipe(tmp_path, f"model.name={base}", more))

@@ -8,7 +8,7 @@ from typing import Any, Iterator
 import pytest
 
 from grpo.recipe import Recipe, RecipeError
-from grpo.scoring import check_sandbox
+from grpo.run.reward_specs import check_sandbox
 from rewards import RewardSpec, Sample
 from rewards.sandbox import IsolationError, Program, Sandbox, SandboxOptions
 from rewards.service import RewardService

@@ -17,7 +17,9 @@ import psutil
 import pytest
 import torch
 
-from grpo.model.loading import load_config, load_model, refusal
+from grpo.model.info import load_config
+from grpo.model.loading import load_model
+from grpo.model.location import refusal
 from grpo.monitor.redaction import HIDDEN, Redactor, known_secrets, secret_keys
 from grpo.recipe import ModelSection, Recipe, RecipeError
 from grpo.train import main

@@ -1,0 +1,115 @@
+"""What a run is made from, read and checked before its model loads: rewards, data, configuration and tokenizer.
+
+Everything that works on the model is opened by ``setup``.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Callable, ContextManager, Mapping, Sequence
+
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from grpo.data.examples import ExampleSet
+from grpo.data.prompts import PromptSet, load_prompts
+from grpo.data.reading import Report, to_standard_error
+from grpo.data.sources import GivenRows, Rows, check_enough_rows, load_sources
+from grpo.model.info import load_info
+from grpo.monitor import watchdog
+from grpo.monitor.redaction import secret_keys
+from grpo.recipe import Recipe, RecipeError
+from grpo.report.trackers import check_installed
+from grpo.rollout.compiled import check_compiler
+from grpo.run.evaluation_sets import EvaluationSet, held_out_set, load_sets
+from grpo.run.folder import check_folder
+from grpo.run.reward_fit import check_columns
+from grpo.run.reward_specs import load_rewards
+from rewards import RewardSpec
+
+Watching = Callable[[], ContextManager[Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunInputs:
+    """What a run is made from, checked: rewards (``accurate`` names the one that means accuracy), data, tokenizer.
+
+    ``recipe`` has its steps, also where it counts in epochs. ``rows`` are all rows of the data, ``prompts`` those that
+    are short enough, divided into training and held-out; ``sets`` are evaluated, the held-out rows first; ``weights``
+    are the shares of a mixture's sources. Of supervised training there may be no rewards, and ``examples`` are what
+    ``prompts`` name.
+    """
+
+    recipe: Recipe
+    specs: Sequence[RewardSpec]
+    accurate: str
+    rows: Rows
+    prompts: PromptSet
+    sets: Sequence[EvaluationSet]
+    weights: Mapping[str, float]
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    examples: ExampleSet = field(default_factory=ExampleSet)
+
+
+def check_recipe(recipe: Recipe, *, resume: bool, has_model: bool) -> None:
+    """Refuse a recipe without a model, with a taken folder or a secret, that cannot be compiled or lacks a tracker."""
+    if recipe.model.name is None and not has_model:
+        raise RecipeError("recipe: model.name is missing; name a hub id or a folder")
+    if is_first_rank():  # other ranks may start after rank 0 has made it
+        check_folder(recipe.folder(), recipe, resume)
+    for key in secret_keys(recipe.to_mapping()):
+        raise RecipeError(
+            f"recipe: {key} holds a key or token, which the run folder would keep; let whoever needs "
+            "it read it from the environment"
+        )
+    check_compiler(recipe)
+    check_installed(recipe.log)
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the first of its run, as its launcher has said."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def load_inputs(
+    recipe: Recipe,
+    *,
+    data: GivenRows | None = None,
+    rewards: Mapping[str, Callable[..., Any]] | None = None,
+    model: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    watching: Watching = nullcontext,
+    report: Report = to_standard_error,
+) -> RunInputs:
+    """Everything of a training run that needs no weights. `RecipeError` for what a user can fix.
+
+    ``rewards`` are callables added to the recipe's; ``data``, a ``model`` or ``tokenizer`` in hand are used instead of
+    loading them. Slow reads happen inside ``watching()``; ``report`` gets a sentence on what was changed in the rows.
+    """
+    specs, accurate = load_rewards(recipe, rewards)
+    with watching(), watchdog.loading("grpo.data.rows, the data set"):
+        sources = load_sources(recipe.data, data, folder=recipe.folder(), report=report)
+    rows = [row for source in sources for row in source.rows]
+    check_columns(specs, rows)
+    check_enough_rows(sources, *recipe.rows_a_step())
+    with watching(), watchdog.loading("grpo.model.info, configuration and tokenizer"):
+        info = load_info(recipe.model, model, tokenizer)
+    prompts = load_prompts(
+        sources, info, max_tokens=recipe.sample.max_tokens, at_least=recipe.sample.prompts
+    )
+    sets = [held_out_set(recipe, prompts.held_out, accurate)] if prompts.held_out else []
+    with watching(), watchdog.loading("grpo.data.prompts, the evaluation sets"):
+        sets += load_sets(recipe, specs, accurate, info)
+    return RunInputs(
+        recipe=recipe.with_steps(len(prompts.train)),
+        specs=specs,
+        accurate=accurate,
+        rows=rows,
+        prompts=prompts,
+        sets=sets,
+        weights={source.name: source.weight for source in sources},
+        config=info.config,
+        tokenizer=info.tokenizer,
+    )
