@@ -37,7 +37,8 @@ def closing_lines(summary: Summary, folder: Path, glyphs: Glyphs) -> Iterator[Li
     alarms = summary.get("alarms") or []
     if alarms:
         gates = ", ".join(dict.fromkeys(str(alarm["gate"]) for alarm in alarms))
-        yield Line.of((f"{len(alarms)} alarms of gates, kept in alarms.jsonl: {gates}", "warn"))
+        number = f"{len(alarms)} alarm{'s' if len(alarms) > 1 else ''}"
+        yield Line.of((f"{number} of gates, kept in alarms.jsonl: {gates}", "warn"))
     does = "sampled" if summary["tokens"].get("sampled") else "trained"
     yield Line.of(
         f"{summary['steps']} steps in {rough_time(summary['seconds'])}, "
