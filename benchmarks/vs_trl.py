@@ -434,9 +434,13 @@ def device_name(device: str) -> dict[str, str]:
 
 
 def written(
-    folder: Path, case: str, settings: Mapping[str, Any], taken: list[dict[str, dict[str, Any]]]
+    folder: Path,
+    case: str,
+    settings: Mapping[str, Any],
+    taken: list[dict[str, dict[str, Any]]],
+    found: Mapping[str, Any] | None = None,
 ) -> Path:
-    """The rounds so far as a dated file of results."""
+    """The rounds so far, with the ratios `found` in them (default: `ratios`), as a dated file of results."""
     now = datetime.now(timezone.utc)
     report = {
         "case": case,
@@ -449,7 +453,7 @@ def written(
         },
         "settings": settings,
         "rounds": taken,
-        "trl_over_ours": ratios(taken),
+        "trl_over_ours": ratios(taken) if found is None else found,
     }
     folder.mkdir(exist_ok=True)
     kind = "" if settings["device"] == "cpu" else f"-micro{settings['trl_micro']}"

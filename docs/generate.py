@@ -1,4 +1,4 @@
-"""Writes the pages that come from the code: recipe keys, other trainers' settings, the file map, the changelog."""
+"""Writes the pages that come from the code: recipe keys, settings of other trainers, the file map, a card, ..."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from pathlib import Path
 import mkdocs_gen_files
 
 from grpo.convert.page import settings_markdown
+from grpo.notebook.cards import CompletionRow, group_card
 from grpo.recipe.benchmarks import BENCHMARKS
 from grpo.recipe.describe import keys_markdown
+from grpo.report.folder import RunFolder
+from grpo.report.metric_keys import metric_keys_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -78,4 +81,32 @@ def benchmarks_table() -> str:
 write(
     "benchmarks.md",
     (ROOT / "docs" / "_benchmarks.md").read_text(encoding="utf-8") + benchmarks_table(),
+)
+
+
+def card() -> str:
+    """A group of the quickstart's first step, as a notebook shows it."""
+    run = RunFolder.at(ROOT / "examples" / "runs" / "quickstart" / "seed-0")
+    samples = list(run.samples())
+    group = [row for row in samples if row["prompt_id"] == samples[0]["prompt_id"]]
+    rows = [
+        CompletionRow(
+            text=row["completion"],
+            num_tokens=row["num_tokens"],
+            finish=row["finish"],
+            reward=row["reward"],
+            status=row["status"],
+        )
+        for row in group
+    ]
+    numbers = group[0]["prompt"].split(" make ")[0].split()
+    truth = {"numbers": [int(number) for number in numbers]}
+    return group_card(group[0]["prompt_id"], group[0]["prompt"], truth, rows, is_flat=False)
+
+
+notebooks = (ROOT / "docs" / "notebooks.md").read_text(encoding="utf-8")
+write("notebooks.md", notebooks.replace("<!-- a group's card stands here on the site -->", card()))
+write(
+    "metrics.md",
+    (ROOT / "docs" / "_metrics.md").read_text(encoding="utf-8") + metric_keys_markdown(),
 )

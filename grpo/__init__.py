@@ -1,8 +1,9 @@
 """GRPO for reasoning models: sample groups, score them by rules, update the policy without a critic.
 
-`Recipe` describes a run in full, `Trainer` makes it, one step an iteration; `Policy` is the model, `Evaluation` a
-held-out accuracy; `Prompt`, `Completion`, `Group` and `ScoredGroup` are what travels through the loop. All are imported
-on first use, so that ``import grpo`` stays cheap. Rewards are the package ``rewards``.
+`Recipe` describes a run in full, `Trainer` makes it, one step an iteration, `SftTrainer` one of supervised training;
+`Policy` is the model, `Evaluation` a held-out accuracy; `Prompt`, `Completion`, `Group` and `ScoredGroup` are what
+travels through the loop; `plot` draws run folders. All are imported on first use, so that ``import grpo`` stays cheap.
+Rewards are the package ``rewards``.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "ScoredGroup",
+    "SftTrainer",
     "Trainer",
     "__version__",
+    "plot",
 ]
 
 _MODULE_OF = {
@@ -45,7 +48,9 @@ _MODULE_OF = {
     "Recipe": "grpo.recipe",
     "RecipeError": "grpo.recipe",
     "ScoredGroup": "grpo.types",
+    "SftTrainer": "grpo.stages",
     "Trainer": "grpo.train",
+    "plot": "grpo.report.plots.plot",
 }
 
 

@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Callable, Iterator, NoReturn, Sequence
 
 from grpo import __version__
-from grpo.commands import convert, evaluate, sample, train
+from grpo.commands import chat, convert, evaluate, export, report, sample, train, watch
 from grpo.commands.exit_codes import EXIT_DONE, EXIT_FAULT
 from grpo.commands.messages import print_error
 from rewards.command_line import EXIT_USER, OneLineParser
@@ -89,6 +89,13 @@ COMMANDS = (
         run=train.run,
     ),
     Command(
+        name="sft",
+        summary="supervised fine-tuning of a causal language model on traces, chats or texts",
+        module="grpo.sft",
+        add_arguments=train.add_arguments,
+        run=train.run_sft,
+    ),
+    Command(
         name="evaluate",
         summary="held-out accuracy of models or of runs' final models, with 95 % intervals, and comparisons",
         module="grpo.evaluate",
@@ -103,6 +110,20 @@ COMMANDS = (
         run=sample.run,
     ),
     Command(
+        name="watch",
+        summary="show a run of another process as it goes on: its steps, what it does now, how it ended",
+        module="grpo",
+        add_arguments=watch.add_arguments,
+        run=watch.run,
+    ),
+    Command(
+        name="report",
+        summary="write a page about runs: before and after, curves, completions; one file, no network",
+        module="grpo",
+        add_arguments=report.add_arguments,
+        run=report.run,
+    ),
+    Command(
         name="score",
         summary="score completions, one JSON object a line",
         module="rewards.score",
@@ -111,6 +132,20 @@ COMMANDS = (
         name="check",
         summary="check that a reward and a data set fit",
         module="rewards.check",
+    ),
+    Command(
+        name="export",
+        summary="write a run's final model, or any model, as GGUF, safetensors or int8, checked, with a model card",
+        module="grpo.export",
+        add_arguments=export.add_arguments,
+        run=export.run,
+    ),
+    Command(
+        name="chat",
+        summary="talk to a run's final model, or to any model, in the terminal",
+        module="grpo.chat",
+        add_arguments=chat.add_arguments,
+        run=chat.run,
     ),
     Command(
         name="convert",

@@ -15,20 +15,19 @@ if __name__ == "__main__":  # as a command: its arguments are read before torch 
 
 import json
 import math
-import sys
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Callable, ContextManager, Mapping, Sequence
 
-from tqdm import tqdm
-
 from grpo.data.prompts import load_prompts
 from grpo.data.sources import SourceRows, load_sources
 from grpo.model.loading import load_config, load_end_ids, load_tokenizer
+from grpo.monitor import watchdog
 from grpo.recipe import DataSection, Recipe, RecipeError, read_yaml
 from grpo.recipe.shorthands import HELD_OUT
 from grpo.recipe.target import evaluation_recipe
+from grpo.report.console.words import shown_set
 from grpo.rollout.compiled import check_compiler
 from grpo.rollout.engine import Engine
 from grpo.run import setup
@@ -95,7 +94,7 @@ def evaluate_recipe(
     The held-out rows are evaluated, or all if none is held out or `every_row` is true. ``strict`` counts by the rules
     of training; ``lenient`` by those that some rewards have for evaluation, None for others. What each of them holds is
     said in `grpo.run.figures.figures`; ``completions`` are the rows of `grpo.run.stored.completion_rows`. `say` is told
-    what is being done; with it a bar shows the prompts done, where standard error is a terminal.
+    what is being done.
     """
     alone = replace(
         recipe,
@@ -151,8 +150,8 @@ def _evaluate_set(
     own: ContextManager[Scorer] = nullcontext(scorer)
     if of.own_specs is not None:
         own = setup.open_scorer(recipe, of.own_specs)
-    with own as its_scorer, _progress(number, say is not None) as bar:
-        result = evaluate(engine, its_scorer, of, seed=recipe.seed, sampled_one=bar.update)
+    with own as its_scorer, watchdog.doing(f"evaluating {shown_set(of.name)}"):
+        result = evaluate(engine, its_scorer, of, seed=recipe.seed)
     assert result is not None, "nothing interrupts it"
     if say is not None:
         say(f"sampled {many(result.tokens, 'token')} in {result.seconds:.1f} s")
@@ -209,12 +208,6 @@ def rescore(path: Path, recipe: Recipe) -> list[dict[str, Any]]:
             }
             reports.append(report)
     return reports
-
-
-def _progress(number: int, is_shown: bool) -> tqdm:
-    """A bar over prompts on standard error; nothing where that is no terminal."""
-    hidden = None if is_shown else True  # None: unless it is a terminal
-    return tqdm(total=number, unit="prompt", file=sys.stderr, disable=hidden, leave=False)
 
 
 def _settings(recipe: Recipe, of: EvaluationSet) -> dict[str, Any]:

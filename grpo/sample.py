@@ -13,11 +13,8 @@ if __name__ == "__main__":  # as a command: its arguments are read before torch 
     raise SystemExit(command_line.run("sample"))
 
 import json
-import sys
 from dataclasses import replace
-from typing import Any, Sequence, TextIO
-
-from tqdm import tqdm
+from typing import Any, Callable, Sequence, TextIO
 
 from grpo.data.prompts import load_prompts
 from grpo.data.sources import SourceRows, load_sources
@@ -51,9 +48,18 @@ def lines(group: Group, with_tokens: bool) -> list[dict[str, Any]]:
 
 
 def write(
-    recipe: Recipe, out: TextIO, *, n: int, rows: int | None, with_tokens: bool
+    recipe: Recipe,
+    out: TextIO,
+    *,
+    n: int,
+    rows: int | None,
+    with_tokens: bool,
+    say: Callable[..., None],
 ) -> dict[str, Any]:
-    """Sample `n` completions for each of the first `rows` rows of the recipe's data; returns counts and times."""
+    """Sample `n` completions for each of the first `rows` rows of the recipe's data; returns counts and times.
+
+    `say` is told what samples, and what the engine has to say.
+    """
     check_compiler(recipe)
     sources = [_first_rows(source, rows) for source in load_sources(recipe.data)]
     config = load_config(recipe.model)
@@ -62,27 +68,22 @@ def write(
     prompts = load_prompts(recipe, config, tokenizer, sources, end_ids=end_ids)
     setup.prepare_torch(recipe)
     policy = setup.open_policy(recipe, setup.default_device(), tokenizer)
-    print(policy.describe(), *policy.describe_fallback(), sep="\n", file=sys.stderr)
+    say(policy.describe(), *policy.describe_fallback())
     engine = setup.open_engine(recipe, policy)
     num_completions = n * len(prompts.train)
     num_tokens = 0
-    with tqdm(total=num_completions, unit="completion", file=sys.stderr) as bar:
-        for _, group in engine.sample(
-            prompts.train,
-            group_size=n,
-            max_tokens=recipe.sample.max_tokens,
-            seed=("sample", recipe.seed),
-            sampling=setup.sampling_of(recipe.sample),
-        ):
-            for line in lines(group, with_tokens):
-                out.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
-                num_tokens += line["num_tokens"]
-            out.flush()
-            bar.update(n)
-            seconds = max(bar.format_dict["elapsed"], 1e-9)
-            bar.set_postfix_str(f"{num_tokens / seconds:.0f} tokens/s")
-    for note in engine.stats.notes:
-        print(note, file=sys.stderr)
+    for _, group in engine.sample(
+        prompts.train,
+        group_size=n,
+        max_tokens=recipe.sample.max_tokens,
+        seed=("sample", recipe.seed),
+        sampling=setup.sampling_of(recipe.sample),
+    ):
+        for line in lines(group, with_tokens):
+            out.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+            num_tokens += line["num_tokens"]
+        out.flush()
+    say(*engine.stats.notes)
     return {
         "completions": num_completions,
         "tokens": num_tokens,

@@ -17,6 +17,7 @@ import rewards
 from grpo.data.columns import likely_column
 from grpo.monitor import watchdog
 from grpo.monitor.gate_table import GATES
+from grpo.monitor.watchdog import Counts
 from grpo.recipe import (
     EvaluationSetSection,
     Recipe,
@@ -276,6 +277,31 @@ def check_sandbox(specs: Sequence[RewardSpec], section: SandboxSection) -> None:
 # ---- scoring --------------------------------------------------------------------------------------------------
 
 
+class NoService:
+    """What a scorer without rewards has in place of workers; nothing can be handed to it."""
+
+    isolation: list[str] = []
+    num_from_cache = 0
+    num_judged = 0
+    num_open = 0
+
+    def set_step(self, step: int) -> None:
+        """Nobody reads the step."""
+
+    def take_metrics(self) -> dict[str, list[float]]:
+        """Nothing was logged."""
+        return {}
+
+    def describe(self) -> list[str]:
+        return []
+
+    def submit(self, samples: Sequence[Sample]) -> Ticket:
+        raise AssertionError("a scorer without rewards is given nothing to score")
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
 class Scorer:
     """Scores groups through long-lived reward workers; close it, or use it as a context."""
 
@@ -286,7 +312,11 @@ class Scorer:
         sandbox: SandboxSection = SandboxSection(),
     ):
         self.specs = specs
-        self.service = RewardService(specs, base_dir=base_dir, sandbox=sandbox_options(sandbox))
+        self._num_submitted = 0
+        self.service: RewardService | NoService = NoService()
+        if specs:
+            options = sandbox_options(sandbox)
+            self.service = RewardService(specs, base_dir=base_dir, sandbox=options)
 
     def __enter__(self) -> Scorer:
         return self
@@ -308,6 +338,12 @@ class Scorer:
         """The share of scores so far that were known from an equal completion."""
         return self.service.num_from_cache / max(1, self.service.num_judged)
 
+    def describe(self) -> list[str]:
+        """How many scores cost nothing, in a line for the log; none where nothing is scored."""
+        if not self.specs:
+            return []
+        return [f"scoring: {self.cached:.0%} of the scores were known from an equal completion"]
+
     def set_step(self, step: int) -> None:
         """The step whose completions come next: ``trainer_state.global_step`` of TRL's rewards, 1 in the first."""
         self.service.set_step(step)
@@ -323,7 +359,15 @@ class Scorer:
             for completion in group.completions
             if completion.finish not in UNSCORED
         ]
+        if not self.service.num_open:
+            self._num_submitted = 0
+        self._num_submitted += len(samples) * len(self.specs)
         return Pending(group, self.service.submit(samples) if samples else None, self)
+
+    def counts(self) -> Counts:
+        """How many of the verdicts asked for since none was open are there."""
+        total = self._num_submitted
+        return Counts(max(0, total - self.service.num_open), total, "verdicts")
 
     def wait_for(self, ticket: Ticket) -> list[Judged]:
         """The scores of a ticket, waited for under the watchdog's eyes."""
@@ -333,6 +377,7 @@ class Scorer:
             at_least_seconds=self._needed_seconds(),
             progress=lambda: self.service.num_open,
             state=lambda: [*ticket.describe(), *self.service.describe()],
+            counts=self.counts,
         ):
             return ticket.result()
 

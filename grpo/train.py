@@ -53,15 +53,18 @@ class Rollouts:
 class Trainer(Run):
     """A run of a recipe. Iterate over it: each iteration makes one step and yields its record.
 
-    ``Trainer(recipe, data=None, rewards=None, model=None, tokenizer=None, resume=False, quiet=False)``: ``data`` are
+    ``Trainer(recipe, data=None, rewards=None, model=None, tokenizer=None, resume=False, quiet=False, verbose=False,
+    console=None)``: ``data`` are
     rows in memory (a list of mappings, a `datasets.Dataset`; by source for a mixture) instead of ``data.source``;
     ``rewards`` are callables, by name or in a list, added to the recipe's or in place of theirs; ``model`` and
     ``tokenizer`` are used instead of loading ``model.name``; ``resume`` continues the run in the recipe's folder;
-    ``quiet`` prints nothing. Raises `RecipeError` for what a user can fix, before a model loads.
+    ``quiet`` prints nothing, ``verbose`` the objective as a formula and the kernels too; ``console`` is used instead of
+    the one that suits this process. Raises `RecipeError` for what a user can fix, before a model loads.
 
     The first iteration opens the run, and so does `open`: only then are there `policy`, `engine`, `learner` and the
     other parts; asking earlier is a `RuntimeError`. `groups` holds the last step's scored groups, `before` and `after`
-    the held-out evaluations, `ledger` the outcome of every completion.
+    the held-out evaluations, `ledger` the outcome of every completion. `plot` draws the run so far; in a notebook the
+    Trainer itself shows how far it is.
     """
 
     def train(self) -> dict[str, Any] | None:
@@ -86,7 +89,7 @@ class Trainer(Run):
             mask_truncated=self.recipe.advantage.mask_truncated,
         )
         sampling_ended = time.perf_counter()
-        with watchdog.waiting("update", owner="grpo.learner"):
+        with watchdog.waiting("update", owner="grpo.learner", counts=parts.learner.counts):
             updates = self._update(step, sampled, batch, rollouts)
         batch = with_final_outcomes(batch, parts.learner.trained_rows, parts.learner.masked_rows)
         ended = time.perf_counter()
@@ -100,7 +103,8 @@ class Trainer(Run):
             num_retired=parts.curriculum.num_retired,
             logged=self._logged_metrics(),
         )
-        self._end_step(step, batch, record)
+        num_completions = sum(len(group.completions) for group in self.groups)
+        self._end_step(step, batch, record, num_completions)
         return record
 
     # -- sampling and scoring -------------------------------------------------------------------------------
@@ -229,7 +233,7 @@ class Trainer(Run):
                 return [UpdateStats(made=False)] * len(batch.updates)
             return [parts.learner.update(update) for update in batch.updates]
         except GateStop:
-            parts.log.samples(step, self.groups, "samples.jsonl")
+            parts.log.samples(step, self.groups, batch)
             raise
 
 

@@ -49,6 +49,7 @@ from typing import Any, Mapping, Sequence
 
 from torch import Tensor
 
+from grpo.notebook.cards import CompletionRow, group_card
 from rewards import Score
 from rewards.spelling import many
 
@@ -167,6 +168,29 @@ class ScoredGroup:
         )
         return f"ScoredGroup({self.prompt.id}: rewards {values})"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the prompt, and a row for each completion with its score and text."""
+        verdicts = self.verdicts or ({},) * len(self.scores)
+        counts = self.counted()
+        rows = []
+        for index, (completion, score) in enumerate(zip(self.completions, self.scores)):
+            verdict = verdicts[index]
+            of_status = [part for part in verdict.values() if part.status == score.status]
+            details = [part.detail for part in of_status if part.detail]
+            row = CompletionRow(
+                text=completion.text,
+                num_tokens=len(completion.token_ids),
+                finish=completion.finish,
+                reward=score.value,
+                status=score.status,
+                detail="; ".join(details) or score.detail,
+                parts={name: part.value for name, part in verdict.items()},
+                counted=counts[index],
+            )
+            rows.append(row)
+        prompt = self.prompt
+        return group_card(prompt.id, prompt.text, prompt.truth, rows, is_flat=self.flat)
+
     @property
     def flat(self) -> bool:
         """`is_flat` where truncated completions count like all others."""
@@ -180,6 +204,9 @@ class Row:
     ``mask`` is False if the completion was sampled but must not be learnt from (a fault, a masked truncation); such a
     row is in no denominator. ``forwarded`` is False if it is in the denominators but nothing in the loss can reach it
     (a flat group without KL). Tokens before ``fresh_from`` were sampled by older weights, in an earlier step.
+
+    ``given`` are half-open spans of ``token_ids``, in order and apart, that others wrote (a user's later turn, say):
+    they are read and never learnt from. ``sampled_logps`` and an advantage by token are of the tokens that are left.
     """
 
     index: int
@@ -192,11 +219,22 @@ class Row:
     forwarded: bool
     outcome: str
     fresh_from: int = 0
+    given: tuple[tuple[int, int], ...] = ()
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the completion."""
-        return len(self.token_ids)
+        """Tokens of the completion that are learnt from: all but the ``given`` ones."""
+        return len(self.token_ids) - sum(end - start for start, end in self.given)
+
+    @property
+    def written(self) -> list[int]:
+        """The indices into ``token_ids`` of the tokens that are learnt from."""
+        indices: list[int] = []
+        start = 0
+        for given_start, given_end in self.given:
+            indices += range(start, given_start)
+            start = given_end
+        return [*indices, *range(start, len(self.token_ids))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ import itertools
 import re
 import sys
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Callable, Iterable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 from rewards.command_line import OneLineParser, json_object
 from rewards.conventions import TRUTH_COLUMNS
@@ -27,6 +28,7 @@ from rewards.mathematics.bare_values import bare_value
 from rewards.mathematics.extraction import bare_answer
 from rewards.paths import MISSING
 from rewards.patterns import AbsentColumn, named_value
+from rewards.progress import shown_progress
 from rewards.readers import can_read, read_rows
 from rewards.reasoning import continuing, shown_text
 from rewards.sandbox import SandboxOptions
@@ -35,7 +37,7 @@ from rewards.score import (
     add_sandbox_options,
     sandbox_options,
 )
-from rewards.service.service import RewardService
+from rewards.service.service import RewardService, Ticket
 from rewards.spelling import agree, many
 from rewards.table import judges_without_gold, load, missing_columns
 from rewards.tasks import load_task
@@ -47,6 +49,7 @@ TEMPLATE = "<think>\nThis is the answer that the data gives.\n</think>\n<answer>
 MAX_FAILURES_SHOWN = 20
 MAX_DETAIL_CHARS = 160
 ROWS_A_SUBMISSION = 512
+SECONDS_BETWEEN_LOOKS = 0.25
 
 Row = Mapping[str, Any]
 Completions = Callable[[Row], Sequence[str] | None]
@@ -82,23 +85,39 @@ def check(
     completions: Completions,
     workers: int | None = None,
     sandbox: SandboxOptions | None = None,
+    *,
+    progress: Callable[[float], None] = lambda rows: None,
 ) -> list[Failure]:
     """Judge every row's gold, empty and perturbed completion; return those that did not score what they must.
 
     ``completions`` makes a row's completion with the gold answer, with a wrong one, and perhaps one without its unit;
-    where it makes none, only the empty one is judged.
+    where it makes none, only the empty one is judged. ``progress`` is told how many rows are judged, now and then.
     """
     failures = []
+    num_done = 0
     numbered = iter(enumerate(rows, 1))
     with RewardService([spec], workers=workers, sandbox=sandbox) as service:
         while portion := list(itertools.islice(numbered, ROWS_A_SUBMISSION)):
             trials = _trials(portion, completions)
-            for trial, judged in zip(trials, service.judge([trial.sample for trial in trials])):
+            ticket = service.submit([trial.sample for trial in trials])
+            for share in _shares_done(ticket, len(trials)):
+                progress(num_done + share * len(portion))
+            num_done += len(portion)
+            for trial, judged in zip(trials, ticket.result()):
                 score = judged.parts[spec.name]
                 _, passes = CHECKS[trial.check]
                 if not passes(score):
                     failures.append(Failure(trial.row, trial.check, trial.sample.text, score))
     return failures
+
+
+def _shares_done(ticket: Ticket, number: int) -> Iterator[float]:
+    """The share of `number` verdicts that are there, again and again until all of them are."""
+    while not ticket.done():
+        yield 1 - ticket.num_open / number
+        with suppress(TimeoutError):
+            ticket.result(SECONDS_BETWEEN_LOOKS)
+    yield 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,13 +237,15 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
         spec = _spec(options)
         _refuse_unfit(rows, spec, options)
         completions = _completions(options)
-        failures = check(
-            rows,
-            spec,
-            completions,
-            workers=options.workers,
-            sandbox=sandbox_options(options),
-        )
+        with shown_progress("checking", len(rows), "rows", quiet=options.quiet) as progress:
+            failures = check(
+                rows,
+                spec,
+                completions,
+                workers=options.workers,
+                sandbox=sandbox_options(options),
+                progress=progress,
+            )
     except (ValueError, OSError) as error:
         print(f"rewards.check: {error}", file=sys.stderr)
         return 2
@@ -270,6 +291,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_deadline_option(parser)
     parser.add_argument("--workers", type=int, help="worker processes; by default one a core")
+    parser.add_argument("-q", "--quiet", action="store_true", help="show no progress")
     add_sandbox_options(parser)
 
 

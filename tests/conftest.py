@@ -20,21 +20,45 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--seeds",
         type=int,
         default=0,
-        help="run only the tests that take a seed, each with this many seeds (0: every test, one seed)",
+        help="run only the tests that take a seed, each function with this many seeds, spread over its cases "
+        "(0: every test, one seed)",
     )
+    parser.addoption("--first-seed", type=int, default=0, help="the first of --seeds")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     number = metafunc.config.getoption("--seeds")
-    if number and "seed" in metafunc.fixturenames:
-        metafunc.parametrize("seed", range(number), indirect=True)
+    given = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if number and "seed" in metafunc.fixturenames and "seed" not in given:
+        first = metafunc.config.getoption("--first-seed")
+        metafunc.parametrize("seed", range(first, first + number), indirect=True)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects by the marks that are set here
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    _thin_out(items)
-    if config.getoption("--seeds"):
+    number = config.getoption("--seeds")
+    if number:
         items[:] = [item for item in items if "seed" in getattr(item, "fixturenames", ())]
+        items[:] = _spread_seeds(items, number)
+    else:
+        _thin_out(items)
+
+
+def _spread_seeds(items: list[pytest.Item], number: int) -> list[pytest.Item]:
+    """Of each function's cases times seeds, `number` that cover both: every seed, and every case at least once."""
+    cases_of: dict[str, dict[str, int]] = {}
+    kept = []
+    for item in items:
+        function = item.nodeid.partition("[")[0]
+        values = {name: value for name, value in item.callspec.params.items() if name != "seed"}
+        cases = cases_of.setdefault(function, {})
+        case = cases.setdefault(repr(sorted(values.items())), len(cases))
+        kept.append((item, function, case))
+    return [
+        item
+        for item, function, case in kept
+        if (item.callspec.params["seed"] - case) % min(number, len(cases_of[function])) == 0
+    ]
 
 
 def _thin_out(items: list[pytest.Item]) -> None:

@@ -91,6 +91,7 @@ def test_the_wheel_says_what_it_is(wheel):
     assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_brings_the_recipes_and_the_base(wheel, tmp_path):
     installed = tmp_path / "site"
     options = ["--no-deps", "--quiet", "--target", str(installed)]

@@ -10,6 +10,7 @@ import pytest
 from tiny import byte_tokenizer, tiny_model
 
 from grpo import Recipe, Trainer
+from grpo.stages import trainer_of
 from grpo.train import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,10 +29,12 @@ def names(recipes: list[Path]) -> list[str]:
 def small(recipe: Path, tmp_path: Path, *overrides: str) -> Recipe:
     """The recipe with everything but its sizes and its data's place left as it is."""
     own = Recipe.load(recipe)
+    a_step = ["sample.prompts=2", "sample.group_size=2"]
+    if own.stage == "sft":
+        a_step = ["sft.batch=4", "epochs=null", "data.args.count=50"]
     settings = [
         "steps=1",
-        "sample.prompts=2",
-        "sample.group_size=2",
+        *a_step,
         "sample.max_tokens=6",
         "data.held_out=2",
         "evaluate.samples=1",
@@ -73,21 +76,27 @@ def test_a_recipe_is_headed_by_what_a_reader_wants_to_know(recipe):
 def test_a_recipe_states_its_name_and_template_and_dry_runs(recipe, capsys, monkeypatch):
     loaded = Recipe.load(recipe)
     assert loaded.name == recipe.stem and loaded.data.template != "auto"
-    if recipe.stem != "quickstart":  # the others' models and data are not here
+    if recipe.stem not in (
+        "quickstart",
+        "sft_countdown",
+    ):  # the others' models and data are not here
         monkeypatch.setattr("grpo.preflight.dry_run.data", lambda recipe: iter(()))
     assert main([str(recipe), "--dry-run"]) == 0
     assert "a step: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=names(RECIPES))
+@pytest.mark.thin(6)
 def test_a_recipe_makes_a_step_with_random_weights_of_a_small_shape(recipe, tmp_path):
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = CHAT
     # transformers gives the tokenizer of a Qwen model Qwen's way of splitting text, whatever was saved
     model = tiny_model("llama", 0, vocabulary=len(tokenizer), max_position_embeddings=2048)
-    trainer = Trainer(small(recipe, tmp_path), model=model, tokenizer=tokenizer)
+    settings = small(recipe, tmp_path)
+    trainer = trainer_of(settings)(settings, model=model, tokenizer=tokenizer)
     (record,) = list(trainer)
-    assert record["ledger/sampled"] == 4 and record["reward/faults"] == 0
+    whole = {"grpo": "sampled", "sft": "drawn"}[settings.stage]
+    assert record[f"ledger/{whole}"] == 4 and record["ledger/faulted"] == 0
     assert (tmp_path / "run" / "final" / "config.json").exists()
 
 

@@ -10,7 +10,12 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Mapping, Sequence
+
+from grpo.commands.screen import add_screen_options, loading_libraries, opened
+
+if TYPE_CHECKING:
+    from grpo.report.console.console import Console
 
 OTHER_DATA = ("data.sources={}", "evaluate.sets={}", "checkpoint.best_by=null")
 """Overrides that leave out what a run was trained and evaluated on, where other data takes its place."""
@@ -69,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--completions", type=Path, help="write every completion to this JSONL file"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_screen_options(parser)
 
 
 def run(options: argparse.Namespace, command: str) -> int:
@@ -83,7 +89,8 @@ def run(options: argparse.Namespace, command: str) -> int:
         raise RecipeError(
             f"evaluate: there is no folder {options.completions.absolute().parent} for --completions"
         )
-    reports = _reports(options, targets, overrides)
+    with opened(options, stream=sys.stderr) as console:
+        reports = _reports(options, targets, overrides, console)
     if options.compare and len(reports) < 2:
         raise RecipeError(f"evaluate: --compare needs two models at least, found {len(reports)}")
     _print(reports, options)
@@ -95,14 +102,14 @@ def _is_override(text: str) -> bool:
 
 
 def _reports(
-    options: argparse.Namespace, targets: Sequence[str], overrides: Sequence[str]
+    options: argparse.Namespace, targets: Sequence[str], overrides: Sequence[str], console: Console
 ) -> list[dict[str, Any]]:
     """The evaluation of each target; whatever can be refused is refused before the first begins."""
     from grpo.recipe import RecipeError  # noqa: PLC0415  slow to import
     from grpo.recipe.target import evaluation_recipe  # noqa: PLC0415  slow to import
 
     if options.rescore:
-        return _rescored(options, targets, overrides)
+        return _rescored(options, targets, overrides, console)
     if options.compare and len(targets) < 2:
         raise RecipeError(
             f"evaluate: --compare needs two models at least, found {targets[0]} alone"
@@ -115,9 +122,10 @@ def _reports(
     keys = [*(OTHER_DATA if options.data else ()), *_as_overrides(given)]
     keys += [*_benchmarks(options.benchmark), *overrides]
     recipes = [evaluation_recipe(target, options.recipe, keys) for target in targets]
-    from grpo import evaluate  # noqa: PLC0415  heavy: torch
-    from grpo.recipe.shorthands import HELD_OUT  # noqa: PLC0415  slow to import
-    from grpo.run.setup import hide_progress_bars  # noqa: PLC0415  heavy: torch
+    with loading_libraries(console):
+        from grpo import evaluate  # noqa: PLC0415  heavy: torch
+        from grpo.recipe.shorthands import HELD_OUT  # noqa: PLC0415  slow to import
+        from grpo.run.setup import hide_progress_bars  # noqa: PLC0415  heavy: torch
 
     hide_progress_bars()
     holds_out = any(override.startswith("data.held_out=") for override in overrides)
@@ -126,9 +134,11 @@ def _reports(
     for target, recipe in zip(targets, recipes):
         warning = evaluate.trained_rows(target, recipe.data)
         if warning:
-            _say(warning)
+            console.say(warning)
         names_rewards = _names_rewards(target, options.recipe, overrides)
-        for report in evaluate.evaluate_sets(recipe, every_row=every_row, say=_say):
+        with console.working():
+            found = evaluate.evaluate_sets(recipe, every_row=every_row, say=console.say)
+        for report in found:
             of_set = recipe.evaluate.sets.get(report.get("set", HELD_OUT))
             by_default = not names_rewards and not (of_set and of_set.rewards)
             reports.append(
@@ -160,9 +170,8 @@ def _said(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _rescored(
-    options: argparse.Namespace, targets: Sequence[str], overrides: Sequence[str]
+    options: argparse.Namespace, targets: Sequence[str], overrides: Sequence[str], console: Console
 ) -> list[dict[str, Any]]:
-    from grpo.evaluate import rescore  # noqa: PLC0415  heavy: torch
     from grpo.recipe import RecipeError  # noqa: PLC0415  slow to import
     from grpo.recipe.target import evaluation_recipe  # noqa: PLC0415  slow to import
 
@@ -170,13 +179,17 @@ def _rescored(
     unused = [f"--{name}" for name in sampling if getattr(options, name) is not None]
     if unused:
         raise RecipeError(f"evaluate: --rescore samples nothing, so {unused[0]} means nothing")
+    with loading_libraries(console):
+        from grpo.evaluate import rescore  # noqa: PLC0415  heavy: torch
+
     reports = []
     for target in targets:
         source = f"data.source={json.dumps(target)}"
         recipe = evaluation_recipe(target, options.recipe, [*OTHER_DATA, source, *overrides])
         by_default = not _names_rewards(target, options.recipe, overrides)
-        for report in rescore(Path(target), recipe):
-            reports.append({**report, "rewards_by_default": by_default})
+        with console.working():
+            found = rescore(Path(target), recipe)
+        reports += [{**report, "rewards_by_default": by_default} for report in found]
     return reports
 
 
@@ -202,8 +215,3 @@ def _print(reports: Sequence[dict[str, Any]], options: argparse.Namespace) -> No
     else:
         whole = {"evaluations": reports, "comparisons": comparisons}
         print(json.dumps(finite(whole), indent=1, ensure_ascii=False))
-
-
-def _say(line: str) -> None:
-    """Progress, on standard error."""
-    print(line, file=sys.stderr, flush=True)

@@ -11,12 +11,14 @@ import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from grpo.commands.exit_codes import EXIT_DONE
+from grpo.commands.screen import add_screen_options, loading_libraries, opened
 
 if TYPE_CHECKING:
-    pass
+    from grpo.recipe import Recipe
+    from grpo.report.console.console import Console
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser, recipe_help: str) -> None:
@@ -52,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokens", action="store_true", help="write token ids and their log-probs too"
     )
     parser.add_argument("--out", type=Path, help="write to this file; default: standard output")
+    add_screen_options(parser)
 
 
 def run(options: argparse.Namespace, command: str) -> int:
@@ -64,16 +67,32 @@ def run(options: argparse.Namespace, command: str) -> int:
             raise RecipeError(f"sample: --{name} is {value}; it must be at least 1")
     overrides = [*_overrides({"data.source": options.data}), *options.overrides]
     recipe = evaluation_recipe(options.target, options.recipe, overrides, command="sample")
-    from grpo.run.setup import hide_progress_bars  # noqa: PLC0415  heavy: torch
-    from grpo.sample import write  # noqa: PLC0415  heavy: torch
-
-    hide_progress_bars()
     file = options.out.open("w", encoding="utf-8") if options.out else nullcontext(sys.stdout)
     try:
-        with file as out:
-            report = write(recipe, out, n=options.n, rows=options.rows, with_tokens=options.tokens)
+        with file as out, opened(options, stream=sys.stderr) as console:
+            report = _sample(recipe, options, out, console)
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
     print(json.dumps(report), file=sys.stderr)
     return EXIT_DONE
+
+
+def _sample(
+    recipe: Recipe, options: argparse.Namespace, out: TextIO, console: Console
+) -> dict[str, Any]:
+    """Write the completions to `out`, their progress to the console."""
+    with loading_libraries(console):
+        from grpo.run.setup import hide_progress_bars  # noqa: PLC0415  heavy: torch
+        from grpo.sample import write  # noqa: PLC0415  heavy: torch
+
+    hide_progress_bars()
+    with console.working():
+        return write(
+            recipe,
+            out,
+            n=options.n,
+            rows=options.rows,
+            with_tokens=options.tokens,
+            say=console.say,
+        )

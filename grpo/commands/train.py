@@ -1,4 +1,4 @@
-"""The command ``grpo train``: dry run, preflight, or the run itself, with its signals and its last words.
+"""The commands ``grpo train`` and ``grpo sft``: dry run, preflight, or the run itself, its signals, its last words.
 
 Nothing here imports torch before the command runs.
 """
@@ -12,15 +12,17 @@ import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
 from grpo.commands.exit_codes import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED
 from grpo.commands.messages import print_error, without_secrets
+from grpo.commands.screen import add_screen_options, loading_libraries, opened
 from rewards.command_line import EXIT_USER
 from rewards.spelling import many
 
 if TYPE_CHECKING:
     from grpo.recipe import Recipe
+    from grpo.report.console.console import Console
 
 
 class _TrainHelp(argparse.RawDescriptionHelpFormatter):
@@ -65,9 +67,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="find out what can be known before the first step: "
         "data, rewards on gold answers, memory, a sample of completions, the cost; writes nothing",
     )
+    add_screen_options(parser, has_details=True)
 
 
 def run(options: argparse.Namespace, command: str) -> int:
+    """``grpo train``: a run of whatever stage the recipe is."""
+    return _run(options, command)
+
+
+def run_sft(options: argparse.Namespace, command: str) -> int:
+    """``grpo sft``: a run of stage sft."""
+    return _run(options, command, "stage=sft")
+
+
+def _run(options: argparse.Namespace, command: str, *settings: str) -> int:
+    """`settings` are overrides that the command itself makes, below those of its arguments."""
     from grpo.recipe import RecipeError  # noqa: PLC0415  slow to import
     from grpo.recipe.files import shipped_recipes  # noqa: PLC0415  slow to import
 
@@ -76,22 +90,32 @@ def run(options: argparse.Namespace, command: str) -> int:
             f"{command}: name a recipe: a YAML file, or one of those that ship: "
             f"{', '.join(shipped_recipes())}; {command} --help lists all keys"
         )
-    recipe = _recipe_to_train(options, command)
+    recipe = _recipe_to_train(options, command, settings)
     if options.dry_run:
         from grpo.preflight import dry_run  # noqa: PLC0415  heavy: torch
 
         for line in dry_run.dry_run(recipe):
             print(line)
         return EXIT_DONE
-    if options.preflight:
-        from grpo.preflight import preflight  # noqa: PLC0415  heavy: torch
+    if options.preflight and recipe.stage != "grpo":
+        raise RecipeError(
+            f"{command}: --preflight tries rewards and samples, and a run of stage {recipe.stage} trains without them; "
+            "--dry-run shows what it reads and learns"
+        )
+    return _preflight(recipe, options) if options.preflight else _train(recipe, options, command)
 
-        is_fine = preflight.run(recipe, lambda line: print(without_secrets(line), flush=True))
-        return EXIT_DONE if is_fine else EXIT_USER
-    return _train(recipe, options, command)
+
+def _preflight(recipe: Recipe, options: argparse.Namespace) -> int:
+    with opened(options) as console:
+        with loading_libraries(console):
+            from grpo.preflight import preflight  # noqa: PLC0415  heavy: torch
+
+        with console.working():
+            is_fine = preflight.run(recipe, lambda line: console.say(without_secrets(line)))
+    return EXIT_DONE if is_fine else EXIT_USER
 
 
-def _recipe_to_train(options: argparse.Namespace, command: str) -> Recipe:
+def _recipe_to_train(options: argparse.Namespace, command: str, settings: Sequence[str]) -> Recipe:
     """The recipe that was named, or that of the run folder that was named."""
     from grpo.recipe import Recipe, RecipeError  # noqa: PLC0415  slow to import
     from grpo.recipe.target import (  # noqa: PLC0415  slow to import
@@ -102,14 +126,14 @@ def _recipe_to_train(options: argparse.Namespace, command: str) -> Recipe:
 
     run = run_of(options.recipe)
     if run is None or (options.resume is None and not is_run_folder(options.recipe)):
-        return Recipe.load(options.recipe, *options.overrides)
+        return Recipe.load(options.recipe, *settings, *options.overrides)
     if options.resume is None and not options.dry_run:
         file = shlex.quote(str(Path(options.recipe) / "recipe.yaml"))
         raise RecipeError(
             f"train: {options.recipe} is a run folder; go on with it by: {_again(options, command)}; "
             f"or make another run of its recipe by: {command} {file} run_dir=..."
         )
-    return recipe_of_run(run, options.overrides)
+    return recipe_of_run(run, [*settings, *options.overrides])
 
 
 def _again(options: argparse.Namespace, command: str) -> str:
@@ -123,7 +147,7 @@ def _launcher(command: str) -> list[str]:
     processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
     if "TORCHELASTIC_RUN_ID" not in os.environ or processes == "1":
         return command.split()
-    return ["torchrun", "--nproc-per-node", processes, "-m", "grpo.train"]
+    return ["torchrun", "--nproc-per-node", processes, "-m", f"grpo.{command.split()[-1]}"]
 
 
 def _train(recipe: Recipe, options: argparse.Namespace, command: str) -> int:
@@ -136,22 +160,28 @@ def _train(recipe: Recipe, options: argparse.Namespace, command: str) -> int:
     resume = options.resume == "last" or (options.resume == "auto" and has_run)
     if _is_first_rank():
         folder.check_folder(recipe.folder(), recipe, resume)  # before torch is imported
-    return _steps(recipe, resume, _again(options, command))
+    options.quiet = options.quiet or not _is_first_rank()
+    with opened(options) as console:
+        return _steps(recipe, resume, _again(options, command), console)
 
 
 def _is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _steps(recipe: Recipe, resume: bool, again: str) -> int:
+def _steps(recipe: Recipe, resume: bool, again: str, console: Console) -> int:
     """Make the run's steps; `again` is the command line that continues it."""
     from grpo.recipe import RecipeError  # noqa: PLC0415  slow to import
-    from grpo.run.log import append_console  # noqa: PLC0415  heavy: torch
-    from grpo.run.setup import hide_progress_bars  # noqa: PLC0415  heavy: torch
-    from grpo.train import Trainer  # noqa: PLC0415  heavy: torch
+    from grpo.report.console.opening import title  # noqa: PLC0415  slow to import
+
+    console.title(title(recipe))
+    with loading_libraries(console):
+        from grpo.run.log import append_console  # noqa: PLC0415  heavy: torch
+        from grpo.run.setup import hide_progress_bars  # noqa: PLC0415  heavy: torch
+        from grpo.stages import trainer_of  # noqa: PLC0415  heavy: torch
 
     hide_progress_bars()
-    trainer = Trainer(recipe, resume=resume)
+    trainer = trainer_of(recipe)(recipe, resume=resume, console=console)
     try:
         with _stopping_on_signals(trainer):
             for _ in trainer:
@@ -165,7 +195,7 @@ def _steps(recipe: Recipe, resume: bool, again: str) -> int:
         if not trainer.stopped:
             return EXIT_DONE
         code = EXIT_STOPPED
-        lines = [f"stopped after step {trainer.num_steps}; continue with: {again}"]
+        lines = [f"stopped after step {trainer.num_steps}. To resume: {again}"]
     for line in lines:
         print_error(line)
     if _is_first_rank():
@@ -188,9 +218,9 @@ def _what_stands(run: Path, again: str) -> str:
 
     step = newest_step(run)
     if step is not None:
-        return f"the checkpoint of step {step} stands; continue with: {again}"
+        return f"the checkpoint of step {step} stands. To resume: {again}"
     if (run / "recipe.yaml").is_file():
-        return f"no checkpoint was saved yet; begin again with: {again}"
+        return f"no checkpoint was saved yet. To begin again: {again}"
     return "nothing was saved yet"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 from grpo.convert.data import DataSet, set_evaluation_sets, set_training_data
+from grpo.convert.trackers import set_trackers
 from grpo.convert.values import Draft, listed, num_rows, rows_of, set_steps, whole
 from rewards.readers import can_read
 from rewards.spelling import many
@@ -548,9 +549,8 @@ def _optimizer(draft: Draft) -> None:
 
 def _tracker(draft: Draft) -> None:
     trackers = [name for name in listed(draft.full["report_to"]) if name not in ("none", "all")]
-    draft.settle("report_to", "project")
-    if "wandb" in trackers:
-        draft.set("log.wandb.project", draft.full["project"], "report_to")
-    others = [name for name in trackers if name != "wandb"]
-    if others:
-        draft.lost["report_to"] = f"no tracker {', '.join(others)}; the trackers are wandb"
+    draft.settle("report_to", "project", "trackio_space_id")
+    set_trackers(draft, trackers, "report_to", str(draft.full["project"]))
+    space = draft.full["trackio_space_id"]
+    if space is not None and "trackio" in trackers:
+        draft.set("log.trackio.space", space, "trackio_space_id")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from grpo.convert.data import DataSet, set_evaluation_sets, set_training_data
+from grpo.convert.trackers import set_trackers
 from grpo.convert.values import Draft, listed, set_steps
 from rewards.spelling import agree, many
 
@@ -346,10 +347,7 @@ def _columns(draft: Draft) -> dict[str, Any]:
 def _tracker(draft: Draft) -> None:
     trackers: list[Any] = listed(draft.full["trainer.logger"])
     draft.settle("trainer.logger", "trainer.project_name")
-    if "wandb" in trackers and draft.is_given("trainer.logger"):
-        draft.set("log.wandb.project", draft.full["trainer.project_name"], "trainer.logger")
-    others = [name for name in trackers if name not in ("wandb", "console")]
-    if others:
-        draft.lost["trainer.logger"] = (
-            f"no tracker {', '.join(map(str, others))}; the trackers are wandb"
-        )
+    asked = [str(name) for name in trackers if name != "console"]
+    if draft.is_given("trainer.logger"):
+        project = str(draft.full["trainer.project_name"])
+        set_trackers(draft, asked, "trainer.logger", project)

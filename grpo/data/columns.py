@@ -30,6 +30,16 @@ USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
         "text",
         "input",
     ),
+    "completion": (
+        "response",
+        "output",
+        "solution",
+        "answer",
+        "generated_solution",
+        "chosen",
+        "target",
+    ),
+    "messages": ("conversations", "conversation", "dialogue"),
     "answer": (
         "ground_truth",
         "final_answer",
@@ -48,14 +58,19 @@ USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
 
 
 def rename_columns(
-    rows: Sequence[Row], section: RowsSection, say: Callable[[str], None]
+    rows: Sequence[Row],
+    section: RowsSection,
+    say: Callable[[str], None],
+    *,
+    needs_prompt: bool = True,
 ) -> list[Row]:
     """`rows` with the columns of ``data.columns`` added under their new names.
 
     A path that leads somewhere in some rows only leaves the column out in the others; `say` receives a sentence with
-    their number. Raises `RecipeError` for a column that is not there, named by its row.
+    their number. Raises `RecipeError` for a column that is not there, named by its row; unless `needs_prompt` is false,
+    the column prompt has to be.
     """
-    reader = _Reader(section)
+    reader = _Reader(section, needs_prompt)
     source = section.source or IN_MEMORY
     renamed = [reader.renamed(row, f"row {i} of {source}") for i, row in enumerate(rows, 1)]
     reader.report(len(rows), say)
@@ -85,8 +100,9 @@ def _is_there(row: Row, column: Any) -> bool:
 class _Reader:
     """Renames row by row, and counts what was not found."""
 
-    def __init__(self, section: RowsSection) -> None:
+    def __init__(self, section: RowsSection, needs_prompt: bool) -> None:
         self._section = section
+        self._needs_prompt = needs_prompt
         self._absent: Counter[str] = Counter()
         self._blank: Counter[str] = Counter()
         self._first_absent: dict[str, RecipeError] = {}
@@ -98,6 +114,8 @@ class _Reader:
             value = self._value(row, column, where, name)
             if value is not MISSING:
                 renamed[name] = value
+        if not self._needs_prompt:
+            return renamed
         if "prompt" not in renamed and isinstance(renamed.get("messages"), (list, str)):
             renamed["prompt"] = renamed["messages"]
         if "prompt" not in renamed:

@@ -66,10 +66,7 @@ def question_turns(prompt: Any, where: str, left_out: LeftOut) -> Any:
     messages = messages_in(prompt)
     if messages is None:
         return prompt
-    turns = [
-        _turn(message, f"message {i} of the prompt in {where}")
-        for i, message in enumerate(messages, 1)
-    ]
+    turns = all_turns(messages, f"the prompt in {where}")
     while turns and turns[-1]["role"] == "assistant" and not is_begun(turns):
         solution = turns.pop()
         if solution["content"]:
@@ -81,6 +78,11 @@ def question_turns(prompt: Any, where: str, left_out: LeftOut) -> Any:
             "data.columns.prompt"
         )
     return turns
+
+
+def all_turns(messages: Sequence[Mapping[str, Any]], where: str) -> list[Message]:
+    """The messages of a conversation under the keys and roles that chat templates know; `where` names it in errors."""
+    return [_turn(message, f"message {i} of {where}") for i, message in enumerate(messages, 1)]
 
 
 def is_begun(turns: Sequence[Mapping[str, Any]]) -> bool:

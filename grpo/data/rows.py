@@ -70,12 +70,7 @@ def read_table(
     `report` gets a sentence on whatever was not taken as it stands. Raises `RecipeError` if the source cannot be read
     or has no rows.
     """
-    source = section.source or (IN_MEMORY if given is not None else None)
-    if source is None:
-        raise RecipeError(
-            "recipe: data.source is missing; name a hub data set, a .jsonl/.csv/.parquet file, or one of "
-            f"the tasks {', '.join(TASKS)}"
-        )
+    source = source_of(section, given)
     say = _saying(report)
     if given is None:
         table = _read(source, section, say)
@@ -112,6 +107,26 @@ def usable_rows(
         report(left_out.describe(len(wanted)))
     check_leaks(wanted, section)
     return renamed
+
+
+def read_source(
+    section: RowsSection,
+    given: Iterable[Mapping[str, Any]] | None = None,
+    report: Report = to_standard_error,
+) -> list[Row]:
+    """The rows of a section's source, or those `given`, under the data set's own names; `RecipeError` for none."""
+    return read_table(section, given, report).rows
+
+
+def source_of(section: RowsSection, given: Any = None) -> str:
+    """What messages call the source of a section; `RecipeError` where it names none and no rows are `given`."""
+    source = section.source or (IN_MEMORY if given is not None else None)
+    if source is None:
+        raise RecipeError(
+            "recipe: data.source is missing; name a hub data set, a .jsonl/.csv/.parquet file, or one of "
+            f"the tasks {', '.join(TASKS)}"
+        )
+    return source
 
 
 def _saying(report: Report) -> Report:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from grpo.data.columns import IN_MEMORY
 from grpo.data.kept_rows import kept_rows
@@ -23,6 +23,8 @@ from grpo.recipe import DataSection, RecipeError, RowsSection, SourceSection
 from rewards.spelling import nearest
 
 Rows = Sequence[Mapping[str, Any]]
+Load = Callable[[RowsSection, "Iterable[Mapping[str, Any]] | None", Report], "list[Row]"]
+"""(a section, rows given in its place, what hears of changes) -> its rows, checked: `load_rows`, say."""
 GivenRows = Iterable[Mapping[str, Any]] | Mapping[str, Iterable[Mapping[str, Any]]]
 """Rows in memory: a list of mappings or a `datasets.Dataset`; for a mixture, such a thing for each source's name."""
 
@@ -50,10 +52,11 @@ def load_sources(
     *,
     folder: Path | None = None,
     report: Report = to_standard_error,
+    load: Load = load_rows,
 ) -> list[SourceRows]:
     """Every source of `data`; `given` rows in memory, or those kept in a run's `folder`, stand in for reading them.
 
-    `report` gets a sentence on what was changed in the rows. Raises `RecipeError`.
+    `report` gets a sentence on what was changed in the rows; `load` reads one source. Raises `RecipeError`.
     """
     given_of = _given_by_source(data, given)
     sources = []
@@ -62,7 +65,7 @@ def load_sources(
         loaded = None
         if rows is None and folder is not None:
             loaded = kept_rows(folder, section, name)
-        sources.append(_divided(name, section, loaded or load_rows(section, rows, report)))
+        sources.append(_divided(name, section, loaded or load(section, rows, report)))
     return sources
 
 

@@ -47,7 +47,7 @@ class Template:
         `question` is text, or for the template chat also a list of messages. Raises `RecipeError`.
         """
         if self.pattern == "chat":
-            return _render_chat(self._messages(question), tokenizer, self.args), False
+            return _render_chat(self.turns(question), tokenizer, self.args), False
         if not isinstance(question, str):
             raise RecipeError(
                 f"data: a prompt is a list of messages, which need data.template: chat, and the template here is "
@@ -57,7 +57,8 @@ class Template:
         pattern = TEMPLATES.get(self.pattern, self.pattern)
         return pattern.replace("{prompt}", question), True
 
-    def _messages(self, question: Any) -> list[Any]:
+    def turns(self, question: Any) -> list[Any]:
+        """The messages that are rendered for `question`, text or messages: with the system's, where there is one."""
         single = [{"role": "user", "content": question}]
         messages = list(question) if isinstance(question, list) else single
         has_system = bool(messages) and messages[0].get("role") in ("system", "developer")
@@ -124,25 +125,47 @@ def _apply(
     args: Mapping[str, Any],
 ) -> str:
     """The turns by the chat template; one that prints only content in parts gets it so."""
-    text = _apply_template(turns, tokenizer, args)
-    if all(_shows(turn, text) for turn in turns):
-        return text
-    in_parts = [{**turn, "content": _in_parts(turn.get("content"))} for turn in turns]
-    try:
-        other = _apply_template(in_parts, tokenizer, args)
-    except RecipeError:
-        return text
-    return other if all(_shows(turn, other) for turn in turns) else text
+    return apply_template(readable_turns(turns, tokenizer, args), tokenizer, args)
 
 
-def _apply_template(
+def readable_turns(
     turns: Sequence[Mapping[str, Any]],
     tokenizer: PreTrainedTokenizerBase,
     args: Mapping[str, Any],
+) -> Sequence[Mapping[str, Any]]:
+    """`turns`, their contents in parts where the chat template prints the users' only so."""
+    failure = None
+    try:
+        text = apply_template(turns, tokenizer, args)
+    except RecipeError as error:
+        failure = error
+    else:
+        if all(_shows(turn, text) for turn in turns):
+            return turns
+    in_parts = [{**turn, "content": _in_parts(turn.get("content"))} for turn in turns]
+    try:
+        other = apply_template(in_parts, tokenizer, args)
+    except RecipeError:
+        if failure is not None:
+            raise failure from None
+        return turns
+    return in_parts if all(_shows(turn, other) for turn in turns) else turns
+
+
+def apply_template(
+    turns: Sequence[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    args: Mapping[str, Any],
+    *,
+    generation_prompt: bool = True,
 ) -> str:
+    """The turns as the tokenizer's chat template writes them, by default up to where the assistant's answer begins."""
     try:
         text = tokenizer.apply_chat_template(
-            [dict(turn) for turn in turns], tokenize=False, add_generation_prompt=True, **args
+            [dict(turn) for turn in turns],
+            tokenize=False,
+            add_generation_prompt=generation_prompt,
+            **args,
         )
     except Exception as error:  # noqa: BLE001  a template is a program of the model's authors
         raise RecipeError(

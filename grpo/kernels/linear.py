@@ -1,9 +1,11 @@
-"""Matrix products in fp32 on CPUs: oneDNN's where MKL's use only half of the vector width.
+"""Matrix products in fp32 on AMD processors: oneDNN's where they are faster than MKL's.
 
-torch computes fp32 products on x86 with MKL, whose kernels for other vendors' processors use half of the vector
-width. oneDNN's, which torch ships too, ran 1.7 to 2.4 times as fast on an AMD EPYC with AVX-512, without a copy of
-the weights, and a row's bits do not depend on the number of rows. The choice depends on the processor's vendor and
-the weight's size alone, never on a timing, so that a run is repeatable.
+torch computes fp32 products on x86 with MKL, whose kernels for other vendors' processors use half of AVX-512's width:
+oneDNN's, which torch ships too, ran 1.7 to 2.4 times as fast on an EPYC with AVX-512, without a copy of the weights. On
+an EPYC without it MKL's are as fast or faster (32 rows 576 -> 192: 51 to 38 GFLOP/s a core), but for weights beyond
+the caches (32 rows 576 -> 49,152: 31 to 44, 53 packed). Neither's bits of a row depend on the number of rows from four
+up, but the bits of the two differ: the choice depends on the processor and the weight's size alone, never on the rows
+nor on a timing, so that a run is repeatable.
 
 This module takes over ``forward`` of plain ``nn.Linear`` instances (`use_in`) and calls the private operators
 ``torch.ops.mkldnn._linear_pointwise`` and ``_reorder_linear_weight``.
@@ -27,7 +29,10 @@ from torch.nn.functional import linear
 if sys.platform == "linux":
     import resource
 
-MIN_WEIGHT_SIZE = 128 * 128  # below, the call costs more than the product saves
+# Elements of a weight, by the instructions that torch uses: oneDNN takes those of at least so many. With AVX-512 the
+# call costs more than the product saves below.
+MIN_WEIGHT_SIZE = {"AVX512": 128 * 128}
+MIN_WEIGHT_SIZE_ELSEWHERE = 2**21
 MAX_PACKED_ROWS = 256  # above, a packed weight is no faster than a dense one
 # Bytes of address space: oneDNN aborts the process if its own small allocations are refused.
 MIN_ADDRESS_SPACE = 32 * 2**20
@@ -35,7 +40,7 @@ MIN_ADDRESS_SPACE = 32 * 2**20
 
 @functools.cache
 def available() -> bool:
-    """Whether this process has oneDNN's products, and a processor on which MKL's are slow."""
+    """Whether this process has oneDNN's products, and a processor on which some of MKL's are slow."""
     is_linux_x86 = sys.platform == "linux" and platform.machine() == "x86_64"
     if not torch.backends.mkldnn.is_available() or not is_linux_x86:
         return False
@@ -45,6 +50,12 @@ def available() -> bool:
         return onednn(torch.ones(2, 3), torch.ones(4, 3), None).shape == (2, 4)
     except (OSError, AttributeError, RuntimeError):
         return False
+
+
+@functools.cache
+def min_weight_size() -> int:
+    """The smallest weight whose products oneDNN computes, in elements."""
+    return MIN_WEIGHT_SIZE.get(torch.backends.cpu.get_cpu_capability(), MIN_WEIGHT_SIZE_ELSEWHERE)
 
 
 def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -91,7 +102,7 @@ def suits(x: Tensor, weight: Tensor) -> bool:
     return (
         x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
-        and weight.numel() >= MIN_WEIGHT_SIZE
+        and weight.numel() >= min_weight_size()
         and x.numel() > 0
         and available()
     )
@@ -169,7 +180,7 @@ torch.library.register_fake("grpo::linear", _opaque_linear_shape, lib=_opaque)
 def _forward(self: nn.Linear, x: Tensor) -> Tensor:
     weight = self.weight
     if torch.compiler.is_compiling() and not torch.is_grad_enabled():
-        if x.dtype == weight.dtype == torch.float32 and weight.numel() >= MIN_WEIGHT_SIZE:
+        if x.dtype == weight.dtype == torch.float32 and weight.numel() >= min_weight_size():
             return torch.ops.grpo.linear(x, weight, self.bias)
         return linear(x, weight, self.bias)
     packed = self.__dict__.get("packed")

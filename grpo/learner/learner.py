@@ -31,6 +31,7 @@ from grpo.model.packing import PackedRows, micro_batches, pack
 from grpo.model.policy import Policy, TokenStats
 from grpo.monitor import watchdog
 from grpo.monitor.gates import DRIFT_GATES, Gates, GateStop
+from grpo.monitor.watchdog import Counts
 from grpo.objective.entropy import EntropyBonus
 from grpo.objective.kl import REWARD_KLS
 from grpo.objective.objective import Objective, TokenInputs, couples_tokens_of_a_completion
@@ -85,6 +86,8 @@ class Learner:
         self._trained_rows: set[int] = set()
         self._masked_rows: set[int] = set()
         self._version_at_begin = policy.version
+        self._num_rows = 0
+        self._num_rows_done = 0
 
     # -- one step ---------------------------------------------------------------------------------------------
 
@@ -94,6 +97,8 @@ class Learner:
         self._trained_rows = set()
         self._masked_rows = set()
         self._version_at_begin = self.policy.version
+        self._num_rows = _num_forwarded(batch)
+        self._num_rows_done = 0
         in_first_update = {row.index for row in batch.updates[0].rows}
         for update in dict.fromkeys(batch.updates):
             rows = []
@@ -142,6 +147,10 @@ class Learner:
             yield chunk
             watchdog.beat()
 
+    def counts(self) -> Counts:
+        """How many completions of the step's updates are forward and backward; other ranks are taken to keep up."""
+        return Counts(self._num_rows_done, self._num_rows, "completions")
+
     # -- one update -------------------------------------------------------------------------------------------
 
     def update(self, update: Update) -> UpdateStats:
@@ -183,6 +192,7 @@ class Learner:
             packed = pack(chunk, self.policy.device)
             inputs = self._inputs(packed, update, selection)
             self._forward_backward(packed, inputs, entropy_rate, sums)
+            self._num_rows_done += len(chunk) * self.ranks.world
         self.optimizer.unscale()
         self.ranks.sum(self.optimizer.gradients())
         readback = sums.read(self.ranks, self.optimizer.norm())
@@ -450,6 +460,11 @@ class Learner:
             name: weight.to(self.policy.device) for name, weight in reference.items()
         }
         self.bonus.restore(state["bonus"])
+
+
+def _num_forwarded(batch: Batch) -> int:
+    """The rows that the updates of a step put through the policy, each as often as it comes up."""
+    return sum(row.forwarded for update in batch.updates for row in update.rows)
 
 
 def _first_of(indices: frozenset[int], rows: Sequence[Row]) -> str:

@@ -196,8 +196,12 @@ def _adamw(masters: list[nn.Parameter], section: OptimSection) -> LeanAdamW | to
 
 
 def schedule(section: OptimSection, total_updates: int) -> Callable[[int], float]:
-    """Update number (from 0) -> learning rate: a linear warm-up, then ``optim.schedule``."""
+    """Update number (from 0) -> learning rate: a linear warm-up, then ``optim.schedule``.
+
+    The schedule would reach ``min_lr_ratio`` of the rate one update after the last.
+    """
     warmup = section.warmup_updates(total_updates)
+    least = section.min_lr_ratio
 
     def rate(update: int) -> float:
         if update < warmup:
@@ -208,6 +212,7 @@ def schedule(section: OptimSection, total_updates: int) -> Callable[[int], float
             "linear": 1 - done,
             "cosine": (1 + math.cos(math.pi * done)) / 2,
         }
-        return section.lr * max(0.0, factors[section.schedule])
+        share = max(0.0, factors[section.schedule])
+        return section.lr * (least + (1 - least) * share)
 
     return rate

@@ -1,8 +1,9 @@
-"""What a GGUF file says of its rotary embedding and of how its text is split, where transformers does not listen.
+"""What a GGUF file says of rotary embedding, splitting of text, widths and ends, where transformers does not listen.
 
 transformers reads the weights and the vocabulary. It drops the scaling of the rotary embedding, and knows the splitting
 of some vocabularies only: without the first the model computes other logits, without the second it reads other tokens
-than those it was trained on. What cannot be carried over is refused with the name of the key.
+than those it was trained on. It also takes some widths for granted, and a single end token. What cannot be carried over
+is refused with the name of the key. A whole tokenizer in the file (``tokenizer.huggingface.json``) is used as it is.
 """
 
 from __future__ import annotations
@@ -20,7 +21,12 @@ import numpy
 import torch
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from grpo.recipe import RecipeError
 
@@ -41,7 +47,8 @@ class GgufMetadata:
 
     ``rope`` is what stands under ``ARCHITECTURE.rope.``, ``factors`` the tensors of `ROTARY_TENSORS` by name.
     ``tokenizer`` is the kind of vocabulary (gpt2 is byte-level BPE), ``pre`` the name of its splitting, ``num_tokens``
-    its size, 0 if the file has none.
+    its size, 0 if the file has none, ``tokenizer_json`` a whole tokenizer beside it. ``head_width`` and
+    ``expert_width`` are dimensions; ``special_ids`` are the ids of special tokens by name, such as bos and eot.
     """
 
     file: Path
@@ -52,6 +59,11 @@ class GgufMetadata:
     tokenizer: str | None
     pre: str | None
     num_tokens: int
+    tokenizer_json: str | None
+    chat_template: str | None
+    special_ids: Mapping[str, int]
+    head_width: int | None
+    expert_width: int | None
 
     def key(self, name: str) -> str:
         """The full name of a key of ``rope``."""
@@ -82,16 +94,34 @@ def _read(file: Path, _changed: int) -> GgufMetadata:
         architecture=architecture,
         context_length=values.get(f"{architecture}.context_length"),
         rope=rope,
-        factors={
-            kind: numpy.array(tensor.data, dtype=numpy.float64)
-            for tensor in reader.tensors
-            for kind in ROTARY_TENSORS
-            if tensor.name.removesuffix(".weight").endswith(kind)
-        },
+        factors=_factors(reader),
         tokenizer=values.get("tokenizer.ggml.model"),
         pre=values.get("tokenizer.ggml.pre"),
         num_tokens=len(reader.fields["tokenizer.ggml.tokens"].data) if has_tokens else 0,
+        tokenizer_json=values.get("tokenizer.huggingface.json"),
+        chat_template=values.get("tokenizer.chat_template"),
+        special_ids=_special_ids(values),
+        head_width=values.get(f"{architecture}.attention.key_length"),
+        expert_width=values.get(f"{architecture}.expert_feed_forward_length"),
     )
+
+
+def _factors(reader: Any) -> dict[str, numpy.ndarray]:
+    return {
+        kind: numpy.array(tensor.data, dtype=numpy.float64)
+        for tensor in reader.tensors
+        for kind in ROTARY_TENSORS
+        if tensor.name.removesuffix(".weight").endswith(kind)
+    }
+
+
+def _special_ids(values: Mapping[str, Any]) -> dict[str, int]:
+    names = {
+        name.removeprefix("tokenizer.ggml.").removesuffix("_token_id"): value
+        for name, value in values.items()
+        if name.startswith("tokenizer.ggml.") and name.endswith("_token_id")
+    }
+    return {name: int(value) for name, value in names.items() if value is not None}
 
 
 def _value(field: Any) -> Any:
@@ -102,6 +132,26 @@ def _value(field: Any) -> Any:
     if part.dtype == numpy.uint8 and field.types[0].name == "STRING":
         return bytes(part).decode("utf-8")
     return part.tolist()[0]
+
+
+# ---- widths and end tokens --------------------------------------------------------------------------------------
+
+
+def set_widths(config: PretrainedConfig, metadata: GgufMetadata) -> None:
+    """Put the widths of heads and experts into the configuration, which has defaults of its own for some models."""
+    text_config = config.get_text_config()
+    found = {"head_dim": metadata.head_width, "moe_intermediate_size": metadata.expert_width}
+    for name, width in found.items():
+        if width is not None and hasattr(text_config, name):
+            setattr(text_config, name, int(width))
+
+
+def set_end_tokens(config: PretrainedConfig, metadata: GgufMetadata) -> None:
+    """Put every token at which the file ends a completion into the configuration: of a text, a turn, a message."""
+    names = ("eos", "eot", "eom")
+    found = [metadata.special_ids[name] for name in names if name in metadata.special_ids]
+    if len(set(found)) > 1:
+        config.get_text_config().eos_token_id = list(dict.fromkeys(found))
 
 
 # ---- the rotary embedding ---------------------------------------------------------------------------------------
@@ -326,6 +376,25 @@ def _scalings(rotary: nn.Module) -> dict[str, Any]:
     return {
         name: value for name, value in vars(rotary).items() if name.endswith("attention_scaling")
     }
+
+
+# ---- the tokenizer ----------------------------------------------------------------------------------------------
+
+
+def stored_tokenizer(metadata: GgufMetadata) -> PreTrainedTokenizerBase | None:
+    """The whole tokenizer that the file keeps, with its special tokens and chat template; None if it keeps none."""
+    if metadata.tokenizer_json is None:
+        return None
+    backend = Tokenizer.from_str(metadata.tokenizer_json)
+    names = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
+    special = {
+        names[name]: backend.id_to_token(number)
+        for name, number in metadata.special_ids.items()
+        if name in names
+    }
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+    tokenizer.chat_template = metadata.chat_template
+    return tokenizer
 
 
 # ---- how text is split ------------------------------------------------------------------------------------------

@@ -34,8 +34,11 @@ from grpo.model.gguf_metadata import (
     drop_strangers,
     read_metadata,
     renew_rotary,
+    set_end_tokens,
     set_rotary_scaling,
     set_splitting,
+    set_widths,
+    stored_tokenizer,
 )
 from grpo.model.saved_adapter import check_adapter
 from grpo.monitor.redaction import first_words as first_words
@@ -130,13 +133,20 @@ def load_config(section: ModelSection) -> PretrainedConfig:
         raise RecipeError(refusal(name, error, otherwise)) from None
     file = gguf_file(name)
     if file is not None:
-        set_rotary_scaling(config, read_metadata(file))
+        metadata = read_metadata(file)
+        set_widths(config, metadata)
+        set_end_tokens(config, metadata)
+        set_rotary_scaling(config, metadata)
     return config
 
 
 def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
     """The model's tokenizer; its end token also pads if it has no padding token. Raises `RecipeError`."""
     path, options = _source(section)
+    file = gguf_file(_name_of(section))
+    stored = None if file is None else stored_tokenizer(read_metadata(file))
+    if stored is not None:
+        return stored
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
     except Exception as error:  # noqa: BLE001  a damaged file can fail in any reader
@@ -147,7 +157,6 @@ def load_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
         raise RecipeError(refusal(_name_of(section), error, otherwise)) from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    file = gguf_file(_name_of(section))
     if file is not None:
         drop_strangers(tokenizer, read_metadata(file))
         set_splitting(tokenizer, read_metadata(file))
@@ -244,6 +253,8 @@ def load_model(section: ModelSection, device: torch.device | str = "cpu") -> Pre
     """
     path, options = _source(section)
     is_gguf = "gguf_file" in options
+    if is_gguf:
+        options["config"] = load_config(section)
     if section.quantize:
         options |= {
             "quantization_config": _four_bits(section),

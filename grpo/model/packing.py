@@ -5,6 +5,7 @@ Also the rectangles of rows of similar length in which attention is computed, an
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Sequence
 
@@ -42,9 +43,9 @@ class PackedRows:
 
     ``token_P`` and ``position_P`` are the packed tokens and their positions. Each attention row reads a prompt and one
     completion causally, through ``buckets``; ``output_index_P`` is, for each packed token, the index of its output
-    among those that the buckets take, end to end. ``source_T`` is, for each completion token, the packed position
-    whose hidden state predicts it, ``target_T`` the token itself. ``shared`` is the same attention without copies of
-    the prompts, on devices that support it.
+    among those that the buckets take, end to end. ``source_T`` is, for each completion token that is learnt from, the
+    packed position whose hidden state predicts it, ``target_T`` the token itself. ``shared`` is the same attention
+    without copies of the prompts, on devices that support it.
     """
 
     token_P: Tensor
@@ -74,8 +75,9 @@ def micro_batches(rows: Sequence[Row], budget: int) -> list[list[Row]]:
     used = 0
     group: int | None = None
     for row in sorted(rows, key=lambda row: (row.group, row.index)):
-        with_prompt = row.num_tokens + len(row.prompt_ids)
-        cost = row.num_tokens if row.group == group else with_prompt
+        length = len(row.token_ids)
+        with_prompt = length + len(row.prompt_ids)
+        cost = length if row.group == group else with_prompt
         if not batches or used + cost > budget:
             batches.append([])
             used = 0
@@ -95,11 +97,12 @@ def pack(rows: Sequence[Row], device: torch.device | str = "cpu") -> PackedRows:
     The packed length is at least `MIN_ROWS`; filler tokens attend to themselves and are never read.
     """
     packing = _Packing()
+    sizes = Counter(row.group for row in rows)
     for row in rows:
-        packing.add(row)
+        packing.add(row, alone=sizes[row.group] == 1)
     packing.fill(MIN_ROWS)
     buckets, output_index_P = bucket_rows(packing.attention_rows, len(packing.tokens), device)
-    target = [token for row in rows for token in row.token_ids]
+    target = [token for row in rows for token in _learnt(row.token_ids, row)]
     return PackedRows(
         token_P=upload(torch.tensor(packing.tokens), device),
         position_P=upload(torch.tensor(packing.positions), device),
@@ -124,8 +127,11 @@ class _Packing:
     prompt_spans: list[PromptSpan] = field(default_factory=list)
     prompt_starts: dict[int, int] = field(default_factory=dict)
 
-    def add(self, row: Row) -> None:
-        """Append a completion, after its prompt if its group is new."""
+    def add(self, row: Row, alone: bool = False) -> None:
+        """Append a completion, after its prompt if its group is new; in one stretch with it if it is `alone`."""
+        if alone:
+            self._add_whole(row)
+            return
         has_prompt = row.group in self.prompt_starts
         if not has_prompt:
             self.prompt_starts[row.group] = len(self.tokens)
@@ -139,7 +145,16 @@ class _Packing:
         self.prompt_spans.append(PromptSpan(start, end, prompt_start, prompt_end))
         attended = [*range(prompt_start, prompt_end), *range(start, end)]
         self.attention_rows.append((attended, prompt_length if has_prompt else 0))
-        self.sources += [prompt_end - 1, *range(start, end - 1)]
+        self.sources += _learnt([prompt_end - 1, *range(start, end - 1)], row)
+
+    def _add_whole(self, row: Row) -> None:
+        """A row whose prompt no other row shares attends to itself, in one piece."""
+        start = len(self.tokens)
+        self._append((*row.prompt_ids, *row.token_ids), first_position=0)
+        end = len(self.tokens)
+        self.attention_rows.append(([*range(start, end)], 0))
+        first_source = start + len(row.prompt_ids) - 1
+        self.sources += _learnt(range(first_source, end - 1), row)
 
     def _append(self, token_ids: Sequence[int], first_position: int) -> None:
         start = len(self.tokens)
@@ -156,6 +171,11 @@ class _Packing:
     def shared_plan(self) -> SharedPlan:
         longest = max((len(attended) for attended, _ in self.attention_rows), default=0)
         return plan(self.stretches, self.prompt_spans, longest)
+
+
+def _learnt(values: Sequence[int], row: Row) -> Sequence[int]:
+    """Of `values`, one for each token of a row's completion, those of the tokens that are learnt from."""
+    return [values[index] for index in row.written] if row.given else values
 
 
 def upload(tensor: Tensor, device: torch.device | str) -> Tensor:

@@ -326,7 +326,7 @@ TABLE = (
         reads=("group/flat",),
         measure=flat_share,
         limits={"note": 0.7, "warn": 0.95},
-        finding="{value:.0%} of the groups of the last steps were flat, so almost nothing is learned",
+        finding="{value:.0%} of the last steps' groups were zero-variance groups, so almost nothing is learned",
         remedy=(
             "all correct or all wrong: choose easier or harder prompts (data.pass_low, "
             "pass_high), raise sample.group_size, or set advantage.flat: refill"
@@ -425,7 +425,7 @@ TABLE = (
         reads=("policy/drift",),
         measure=growth_of_drift,
         limits={"note": 3, "warn": 10},
-        finding="the drift between sampler and trainer has grown {value:.0f} times since the first steps",
+        finding="the sampler-trainer mismatch has grown {value:.0f} times since the first steps",
         remedy="something diverges with every update: weights that arrive late, or rounding that accumulates",
     ),
     Gate(

@@ -6,7 +6,9 @@ is up to ``watchdog``.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +20,22 @@ MIB = 2**20
 MAX_REASON_LENGTH = 300  # characters of an error that are shown
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How far a wait is: ``done`` of ``total`` of its ``unit``, and the tokens sampled so far.
+
+    ``total`` is 0 where it is not known, ``tokens`` None where none are sampled.
+    """
+
+    done: int
+    total: int
+    unit: str = ""
+    tokens: int | None = None
+
+
 @dataclass(slots=True, eq=False)
 class Wait:
-    """One open wait. The watchdog's thread calls ``progress`` and ``state``, which must not block."""
+    """One open wait. Other threads call ``progress``, ``state`` and ``counts``, which must not block."""
 
     name: str
     owner: str
@@ -29,6 +44,8 @@ class Wait:
     progress: Callable[[], Any] | None
     state: Callable[[], Iterable[str]] | None
     thread: int
+    counts: Callable[[], Counts] | None = None
+    began: float = field(default_factory=time.monotonic)
     beats: int = 0
     idle_seconds: float = 0.0
     seen: Any = None
@@ -84,6 +101,10 @@ class ProcessWaits:
         by_thread = {wait.thread: wait for wait in list(self.open)}
         return list(by_thread.values())
 
+    def of_thread(self, thread: int) -> list[Wait]:
+        """The waits of one thread, the outermost first."""
+        return [wait for wait in list(self.open) if wait.thread == thread]
+
     @property
     def peers(self) -> PeerView | None:
         """What is known of the other ranks; None in a single process."""
@@ -102,13 +123,15 @@ def waiting(
     at_least_seconds: float = 0.0,
     progress: Callable[[], Any] | None = None,
     state: Callable[[], Iterable[str]] | None = None,
+    counts: Callable[[], Counts] | None = None,
 ) -> Iterator[Wait]:
     """Name what is waited for inside the block.
 
     ``name`` is a key of the recipe's section watchdog without ``_seconds``; its deadline applies if
     ``timeout_seconds`` is None, and is never less than ``at_least_seconds``. Any change of what ``progress`` returns
-    restarts the clock, as `Wait.beat` does; ``state`` gives lines for the report. An exception that leaves the block
-    remembers the innermost wait that it came from, see `describe_failure`.
+    restarts the clock, as `Wait.beat` does; ``state`` gives lines for the report, ``counts`` says how far this is,
+    for whoever shows it. An exception that leaves the block remembers the innermost wait that it came from, see
+    `describe_failure`.
     """
     wait = Wait(
         name=name,
@@ -118,6 +141,7 @@ def waiting(
         progress=progress,
         state=state,
         thread=threading.get_ident(),
+        counts=counts,
     )
     PROCESS.open.append(wait)
     try:
@@ -150,9 +174,23 @@ def describe_failure(error: BaseException) -> str:
 # ---- usual waits ------------------------------------------------------------------------------------------------
 
 
+def doing(what: str) -> AbstractContextManager[Wait]:
+    """Work under a name of its own, e.g. "evaluating gsm8k", for whoever shows it.
+
+    It has no deadline; the waits inside have theirs.
+    """
+    return waiting("work", owner=what, timeout_seconds=math.inf)
+
+
 def loading(owner: str) -> AbstractContextManager[Wait]:
-    """A wait in which something is downloaded or read from a disk."""
-    return waiting("loading", owner=owner, progress=read_and_written)
+    """A wait in which something is downloaded or read from a disk; what follows the comma in `owner` is its name."""
+    before = read_and_written()
+    return waiting(
+        "loading",
+        owner=owner,
+        progress=read_and_written,
+        counts=lambda: Counts(read_and_written() - before, 0, "MiB"),
+    )
 
 
 def writing(owner: str, folder: Path) -> AbstractContextManager[Wait]:

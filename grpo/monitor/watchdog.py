@@ -31,16 +31,19 @@ from grpo.monitor.redaction import redacted
 from grpo.monitor.stacks import stacks
 from grpo.monitor.waits import (
     PROCESS,
+    Counts,
     Wait,
     beat,
     collective,
     describe_failure,
+    doing,
     loading,
     waiting,
     writing,
 )
 
 __all__ = [
+    "Counts",
     "Settings",
     "Wait",
     "Watchdog",
@@ -48,6 +51,7 @@ __all__ = [
     "bounded",
     "collective",
     "describe_failure",
+    "doing",
     "loading",
     "report",
     "waiting",

@@ -22,9 +22,9 @@ from grpo.objective.policy_loss import forwards_flat_groups
 from grpo.preflight.checks import MAX_REWARD
 from grpo.preflight.facts import MAX_FAULTS, Finding, RunFacts, warning, wrong
 from grpo.recipe import Recipe
+from grpo.report.console.numbers import interval
 from grpo.run.accuracy import summarise
 from grpo.run.console import many_hours
-from grpo.run.log import interval
 from grpo.run.setup import open_engine, open_optimizer, open_scorer, sampling_of
 from grpo.types import Batch, Group, Prompt, ScoredGroup
 from rewards import Score
@@ -188,7 +188,7 @@ def baseline_lines(facts: RunFacts, baseline: BaselineSample) -> Iterator[str]:
     yield (
         f"sample   {many(baseline.num_completions, 'base completion')} of {many(len(baseline.groups), 'prompt')}: "
         f"{interval(evaluation.to_mapping())} pass rewards.{facts.accurate}, "
-        f"{baseline.truncated:.0%} truncated, {baseline.flat:.0%} of the groups flat, "
+        f"{baseline.truncated:.0%} truncated, {baseline.flat:.0%} zero-variance groups, "
         f"{baseline.length:.0f} tokens on average"
     )
 
@@ -246,7 +246,7 @@ def _difficulty(baseline: BaselineSample) -> Iterator[Finding]:
     elif baseline.pass_rate >= TOO_EASY:
         yield warning(
             "too-easy",
-            f"{baseline.pass_rate:.0%} of {number} pass: too easy, most groups will be flat; take "
+            f"{baseline.pass_rate:.0%} of {number} pass: too easy, most groups will have zero variance; take "
             "harder prompts, or data.pass_high below 1",
         )
 

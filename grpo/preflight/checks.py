@@ -58,7 +58,7 @@ def small_groups(facts: RunFacts) -> Iterator[Finding]:
         yield warning(
             "small-group",
             f"sample.group_size is {size}: the mean and spread of so few completions "
-            "are mostly noise, and most groups will be flat; 8 to 16 are usual",
+            "are mostly noise, and most groups will have zero variance; 8 to 16 are usual",
         )
 
 
@@ -92,7 +92,7 @@ def temperature(facts: RunFacts) -> Iterator[Finding]:
         yield warning(
             "cold-sampling",
             f"sample.temperature is {value:g}: completions of a prompt will be nearly "
-            "the same, so most groups are flat and nothing is explored; 0.7 to 1.0 are usual",
+            "the same, so most groups have zero variance and nothing is explored; 0.7 to 1.0 are usual",
         )
     elif value > 1.4:
         yield warning(

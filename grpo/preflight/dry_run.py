@@ -12,12 +12,14 @@ from typing import Iterator
 from grpo.data.sources import load_sources
 from grpo.model.loading import is_unreachable, load_config, load_tokenizer
 from grpo.objective.formula import describe_objective
+from grpo.preflight import supervised
 from grpo.preflight.foreign_rewards import stand_ins
 from grpo.preflight.memory import GIB, Memory, example_rows, predict
 from grpo.recipe import Recipe, RecipeError, to_yaml
 from grpo.recipe.describe import step_size
 from grpo.run.setup import load_inputs, with_steps
 from grpo.scoring import check_columns, load_rewards
+from grpo.stages.sft import run_size
 from rewards.spelling import agree, many
 
 PROMPT_TOKENS = 256
@@ -28,6 +30,9 @@ def dry_run(recipe: Recipe) -> Iterator[str]:
     """The resolved recipe, the loss it resolved to, the size of a step, and what will be written where."""
     yield to_yaml(recipe.to_mapping()).rstrip()
     yield ""
+    if recipe.stage == "sft":
+        yield from _supervised(recipe)
+        return
     yield from describe_objective(recipe)
     yield ""
     yield from _size(recipe)
@@ -36,6 +41,25 @@ def dry_run(recipe: Recipe) -> Iterator[str]:
     yield from files(recipe)
     yield ""
     yield from data(recipe)
+
+
+def _supervised(recipe: Recipe) -> Iterator[str]:
+    """The size, rows and memory of a run of stage sft, and its files."""
+    inputs, reason = supervised.open_inputs(recipe)
+    if inputs is None:
+        yield from run_size(recipe)
+        yield ""
+        yield from files(recipe)
+        yield ""
+        yield reason
+        return
+    yield from supervised.data(recipe, inputs)
+    yield ""
+    predicted = supervised.predicted_memory(recipe, inputs)
+    if predicted is not None:
+        yield from predicted.lines()
+        yield f"  for the {recipe.sft.batch} longest rows"
+    yield from files(recipe)
 
 
 def _size(recipe: Recipe) -> Iterator[str]:
@@ -130,7 +154,7 @@ def files(recipe: Recipe) -> Iterator[str]:
     yield f"written to {recipe.folder()}:"
     yield (
         "  recipe.yaml (first), metrics.jsonl, samples.jsonl, evaluations.jsonl, console.log, "
-        "checkpoints/, final/, summary.json"
+        "checkpoints/, final/, summary.json, report.html"
     )
     when = _every(section.every) if section.every else "when stopped"
     best = f", and the best {section.keep_best} by held-out accuracy" if section.keep_best else ""

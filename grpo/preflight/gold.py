@@ -120,7 +120,7 @@ class GoldScores:
                 WRONG if weighted == [reward] else WARNING,
                 "constant-reward",
                 f"rewards.{reward} gives {values.pop()} to right, wrong and empty "
-                "completions alike: every group would be flat and nothing learnt",
+                "completions alike: every group would have zero variance and nothing be learnt",
             )
 
     def _faults(self, facts: RunFacts) -> Iterator[Finding]:

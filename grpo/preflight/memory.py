@@ -130,7 +130,7 @@ def example_rows(prompts: int, group_size: int, prompt_tokens: int, max_tokens: 
 def _num_packed_tokens(rows: Sequence[Row]) -> int:
     """Tokens of a micro-batch: each completion's, and each group's prompt once."""
     prompts = {row.group: len(row.prompt_ids) for row in rows}
-    return sum(row.num_tokens for row in rows) + sum(prompts.values())
+    return sum(len(row.token_ids) for row in rows) + sum(prompts.values())
 
 
 # ---- a model without memory -----------------------------------------------------------------------------------

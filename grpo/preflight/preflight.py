@@ -11,6 +11,7 @@ from collections import Counter
 from statistics import median
 from typing import Callable, Iterator
 
+from grpo.monitor import watchdog
 from grpo.preflight.baseline import check_baseline
 from grpo.preflight.checks import refusal, run_checks, run_policy_checks
 from grpo.preflight.facts import (
@@ -58,16 +59,17 @@ def _line(finding: Finding) -> str:
 
 def _report(recipe: Recipe) -> Report:
     try:
-        facts = collect_facts(recipe)
+        with watchdog.doing("checking data and rewards"):
+            facts = collect_facts(recipe)
     except RecipeError as error:
         yield refusal(error)
         yield from run_checks(collect_partial_facts(recipe))
         return
     yield from _data_lines(facts)
     yield from run_checks(facts)
-    yield from check_gold(facts)
+    yield from _named("checking rewards on gold answers", check_gold(facts))
     fits = True
-    for item in check_memory(facts):
+    for item in _named("predicting memory", check_memory(facts)):
         if isinstance(item, Finding) and item.level == WRONG:
             fits = False
         yield item
@@ -99,5 +101,11 @@ def _check_model(facts: RunFacts) -> Report:
     except RecipeError as error:
         yield refusal(error)
         return
-    yield from run_policy_checks(facts, policy)
-    yield from check_baseline(facts, policy)
+    yield from _named("checking the model", run_policy_checks(facts, policy))
+    yield from _named("sampling base completions, one update", check_baseline(facts, policy))
+
+
+def _named(what: str, report: Iterator[Finding | str]) -> Report:
+    """A part of the report, and what is shown while it is made."""
+    with watchdog.doing(what):
+        yield from report

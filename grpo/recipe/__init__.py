@@ -14,6 +14,8 @@ import os
 from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any, Mapping
 
+from grpo.monitor.redaction import redacted
+from grpo.notebook.cards import recipe_card
 from grpo.recipe.build import build_section, check_values, merge, plain, preset_values
 from grpo.recipe.constraints import check_combinations, check_loss
 from grpo.recipe.data_sections import (
@@ -25,6 +27,7 @@ from grpo.recipe.data_sections import (
     SourceSection,
 )
 from grpo.recipe.describe import (
+    as_typed,
     changed_keys,
     describe_keys,
     differences,
@@ -56,11 +59,15 @@ from grpo.recipe.sections import (
     LogSection,
     LoraSection,
     LossSection,
+    MlflowSection,
     ModelSection,
     OptimSection,
     SampleSection,
     SandboxSection,
     Sections,
+    SftSection,
+    TensorboardSection,
+    TrackioSection,
     WandbSection,
     WatchdogSection,
 )
@@ -85,6 +92,7 @@ __all__ = [
     "LogSection",
     "LoraSection",
     "LossSection",
+    "MlflowSection",
     "ModelSection",
     "OptimSection",
     "Recipe",
@@ -94,7 +102,10 @@ __all__ = [
     "SampleSection",
     "SandboxSection",
     "Sections",
+    "SftSection",
     "SourceSection",
+    "TensorboardSection",
+    "TrackioSection",
     "WandbSection",
     "WatchdogSection",
     "check_combinations",
@@ -164,9 +175,18 @@ class Recipe(Sections):
         for name in given:
             object.__setattr__(self, name, getattr(built, name))
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the keys that are not at their defaults, and the resolved recipe, without secrets."""
+        changed = [
+            (name, redacted(as_typed(value)), as_typed(default))
+            for name, value, default in changed_keys(self)
+        ]
+        resolved = redacted(to_yaml(self.to_mapping()))
+        return recipe_card(self.name, list(step_size(self)), changed, resolved)
+
     def __repr__(self) -> str:
         """The keys that are not at their defaults."""
-        return f"Recipe({', '.join(f'{name}={value!r}' for name, value in changed_keys(self))})"
+        return f"Recipe({', '.join(f'{name}={value!r}' for name, value, _ in changed_keys(self))})"
 
 
 def _is_built(value: Any, part: Field[Any]) -> bool:

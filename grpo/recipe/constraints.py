@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Iterable, Iterator, Mapping
 
 from grpo.recipe.data_sections import RewardSection, RowsSection
 from grpo.recipe.objectives import POLICY_LOSSES, WHOLE_POLICY_LOSSES
-from grpo.recipe.sections import AdvantageSection, LossSection, Sections
-from grpo.recipe.shorthands import HELD_OUT
+from grpo.recipe.presets import PRESETS
+from grpo.recipe.sections import (
+    AdvantageSection,
+    LossSection,
+    OptimSection,
+    SampleSection,
+    Sections,
+    SftSection,
+)
+from grpo.recipe.shorthands import HELD_OUT, HELD_OUT_LOSS
 from grpo.recipe.values import RecipeError, kind
 from rewards.spelling import many, nearest
 
@@ -31,6 +40,7 @@ def _refuse_first(reasons: Iterable[str]) -> None:
 
 def _all_reasons(recipe: Sections) -> Reasons:
     """Every reason to refuse `recipe`, in the order in which they are reported."""
+    yield from _stage_reasons(recipe)
     yield from _group_reasons(recipe)
     yield from _advantage_reasons(recipe)
     yield from _prompt_reasons(recipe)
@@ -39,6 +49,44 @@ def _all_reasons(recipe: Sections) -> Reasons:
     yield from _model_reasons(recipe)
     yield from _reward_reasons(recipe)
     yield from _data_reasons(recipe)
+
+
+SAMPLING_OF_STEPS = ("prompts", "group_size", "oversample", "over_request")
+"""Keys of ``sample`` that say what a step of reinforcement learning samples."""
+
+
+def _stage_reasons(recipe: Sections) -> Reasons:
+    """Keys that are set and belong to another stage."""
+    if recipe.stage != "sft":
+        for name in _set_keys(recipe.sft, SftSection()):
+            yield (
+                f"sft.{name} is set, but the recipe's stage is {recipe.stage}; set stage: sft, or leave the section "
+                "sft out"
+            )
+        return
+    preset = PRESETS[LossSection().preset]
+    loss = replace(LossSection(), **preset.loss)
+    advantage = replace(AdvantageSection(), **preset.advantage)
+    unread = [f"loss.{name}" for name in _set_keys(recipe.loss, loss)]
+    unread += [f"advantage.{name}" for name in _set_keys(recipe.advantage, advantage)]
+    sampled = _set_keys(recipe.sample, SampleSection())
+    unread += [f"sample.{name}" for name in sampled if name in SAMPLING_OF_STEPS]
+    for name in unread:
+        yield (
+            f"{name} is set, but stage sft does not read it: its loss is -log p of the tokens that sft.train_on names, "
+            "over rows of data; remove it"
+        )
+    for name in ("updates", "epochs"):
+        if name in _set_keys(recipe.optim, OptimSection()):
+            yield (
+                f"optim.{name} is set, but a step of stage sft is one update of sft.batch rows; passes over the data "
+                "are counted by epochs, at the top level"
+            )
+
+
+def _set_keys(section: Any, default: Any) -> list[str]:
+    """The keys of a section that are not as in `default`."""
+    return [name for name, value in vars(section).items() if value != getattr(default, name)]
 
 
 def _group_reasons(recipe: Sections) -> Reasons:
@@ -106,10 +154,19 @@ def _step_reasons(recipe: Sections) -> Reasons:
             f"{recipe.optim.warmup_ratio:g} "
             "of the run; set one of them"
         )
+    yield from _schedule_reasons(recipe.optim)
     if recipe.sample.temperature == 0:
         yield (
             "sample.temperature is 0; greedy completions of one prompt are all the same, so "
             "no group could teach anything; set it above 0"
+        )
+
+
+def _schedule_reasons(optim: OptimSection) -> Reasons:
+    if optim.min_lr_ratio and optim.schedule == "constant":
+        yield (
+            f"optim.min_lr_ratio is {optim.min_lr_ratio:g}, but optim.schedule constant does not fall; set it to "
+            "cosine or linear"
         )
 
 
@@ -171,6 +228,8 @@ def _data_reasons(recipe: Sections) -> Reasons:
     best_by = recipe.checkpoint.best_by
     if best_by is not None:
         known = [HELD_OUT, *recipe.evaluate.sets]
+        if recipe.stage == "sft" and best_by == HELD_OUT_LOSS:
+            return
         if best_by.removesuffix("/reward") not in known:
             yield (
                 f"checkpoint.best_by is {best_by}; it must be one of {', '.join(known)}, by itself or "

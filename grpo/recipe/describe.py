@@ -73,7 +73,7 @@ def keys_help() -> str:
         if section_of(name) != section:
             section = section_of(name)
             lines.append("")
-        lines.append(f"  {name} = {_shown(default)}")
+        lines.append(f"  {name} = {as_typed(default)}")
         lines.append(f"      {help}")
     return "\n".join(lines)
 
@@ -83,7 +83,7 @@ def section_of(name: str) -> str:
     return name.split(".")[0] if "." in name else ""
 
 
-def _shown(default: Any) -> str:
+def as_typed(default: Any) -> str:
     """A default as it is typed in YAML."""
     if default is None:
         return "null"
@@ -133,7 +133,7 @@ def _chapter_head(chapter: str) -> str:
 
 
 def _row(key: Key) -> str:
-    cells = (f"`{key.name}`", escaped(key.type), f"`{_shown(key.default)}`", escaped(key.help))
+    cells = (f"`{key.name}`", escaped(key.type), f"`{as_typed(key.default)}`", escaped(key.help))
     return f"| {' | '.join(cells)} |"
 
 
@@ -189,8 +189,8 @@ def differences(
             yield dotted(where, name), before, after
 
 
-def changed_keys(section: Any, where: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) for each key of a section that is not at its default."""
+def changed_keys(section: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, value, default) for each key of a section that is not at its default."""
     for field in dataclasses.fields(section):
         name = dotted(where, field.name)
         value = getattr(section, field.name)
@@ -200,4 +200,4 @@ def changed_keys(section: Any, where: str = "") -> Iterator[tuple[str, Any]]:
             for entry_name, entry in value.items():
                 yield from changed_keys(entry, dotted(name, entry_name))
         elif value != _default(field):
-            yield name, value
+            yield name, value, _default(field)

@@ -18,7 +18,12 @@ from rewards.readers import can_read
 from rewards.spelling import nearest
 from rewards.tasks import TASKS
 
-KEYS_THAT_MAY_BE_PATHS = (("model", "name"), ("model", "adapter"), ("loss", "teacher"))
+KEYS_THAT_MAY_BE_PATHS = (
+    ("model", "name"),
+    ("model", "adapter"),
+    ("loss", "teacher"),
+    ("sft", "chat_template"),
+)
 SCALARS = (
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?[0-9][0-9_]*", list("-+0123456789")),
@@ -217,6 +222,9 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     run_dir = values.get("run_dir")
     if isinstance(run_dir, str) and run_dir.strip():
         values["run_dir"] = _absolute(run_dir, folder)
+    log = values.get("log")
+    if isinstance(log, dict) and isinstance(log.get("tensorboard"), dict):
+        values["log"] = {**log, "tensorboard": _with_folder(log["tensorboard"], folder)}
     for section, name in KEYS_THAT_MAY_BE_PATHS:
         part = values.get(section)
         if isinstance(part, dict) and name in part:
@@ -228,6 +236,14 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     if "rewards" in values:
         values["rewards"] = _in_rewards(values["rewards"], folder)
     return values
+
+
+def _with_folder(section: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A section whose key ``folder`` is a path, if it is set."""
+    value = section.get("folder")
+    if not isinstance(value, str) or not value.strip():
+        return section
+    return {**section, "folder": _absolute(value, folder)}
 
 
 def _in_rows_section(section: Any, folder: Path, entries: str) -> Any:

@@ -389,10 +389,12 @@ TRL: tuple[Setting, ...] = (
     *_trl.needless("on the command line: --resume, --resume=auto", resume_from_checkpoint=None),
     _trl.same("output_dir", "run_dir", None),
     _trl.same("run_name", "name", None),
-    _trl.joint("report_to", "log.wandb", "none", "wandb"),
+    _trl.joint("report_to", "log.wandb", "none", "or log.tensorboard, log.trackio, log.mlflow"),
     _trl.joint("project", "log.wandb.project", "huggingface"),
-    *_trl.absent("trackers are wandb only", trackio_space_id=None, trackio_bucket_id=None),
-    *_trl.absent("trackers are wandb only", trackio_static_space_id=None),
+    _trl.joint("trackio_space_id", "log.trackio.space", None),
+    *_trl.absent(
+        "trackio chooses its bucket", trackio_bucket_id=None, trackio_static_space_id=None
+    ),
     *_trl.needless(
         ALWAYS_LOGGED,
         logging_strategy="steps",
@@ -734,9 +736,8 @@ VERL: tuple[Setting, ...] = (
     _verl.same(f"{ACTOR}.grad_clip", "optim.max_grad_norm", 1.0),
     _verl.joint(f"{ACTOR}.ppo_mini_batch_size", "optim.updates", 256, "data.train_batch_size / it"),
     _verl.same(f"{ACTOR}.ppo_epochs", "optim.epochs", 1),
-    *_verl.absent(
-        "the cosine ends at 0", **_under(f"{ACTOR}.optim", min_lr_ratio=0.0, num_cycles=0.5)
-    ),
+    _verl.same(f"{ACTOR}.optim.min_lr_ratio", "optim.min_lr_ratio", 0.0, NULL_IS_0),
+    *_verl.absent("the cosine is half a wave", **_under(f"{ACTOR}.optim", num_cycles=0.5)),
     *_verl.absent("the optimizer is AdamW", **_under(f"{ACTOR}.optim", optimizer="AdamW")),
     *_verl.absent(
         "the optimizer is AdamW", **_under(f"{ACTOR}.optim", override_optimizer_config=None)
@@ -759,7 +760,12 @@ VERL: tuple[Setting, ...] = (
     _verl.same("trainer.default_local_dir", "run_dir", UNSET),
     _verl.same("trainer.experiment_name", "name", "gsm8k"),
     _verl.joint("trainer.project_name", "log.wandb.project", "verl_examples"),
-    _verl.joint("trainer.logger", "log.wandb", ["console", "wandb"], "wandb"),
+    _verl.joint(
+        "trainer.logger",
+        "log.wandb",
+        ["console", "wandb"],
+        "or log.tensorboard, log.trackio, log.mlflow",
+    ),
     *_verl.needless("on the command line: --resume, --resume=auto", trainer__resume_mode="auto"),
     *_verl.needless("a run resumes from its own folder", trainer__resume_from_path=None),
     *_verl.needless(

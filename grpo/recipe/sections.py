@@ -33,6 +33,11 @@ from grpo.recipe.values import (
 )
 from rewards.spelling import nearest
 
+STAGES = ("grpo", "sft")
+"""What a run may do; a stage that has a section of its own is named by it."""
+FORMS = ("completion", "chat", "text")
+"""What a row for supervised training may be."""
+
 
 @dataclass(frozen=True)
 class LoraSection:
@@ -325,8 +330,13 @@ class OptimSection:
     )
     schedule: str = key(
         "constant",
-        "what follows the warm-up: constant, linear (to 0) or cosine (to 0)",
+        "what follows the warm-up: constant, or down to min_lr_ratio: linear, cosine",
         one_of("constant", "linear", "cosine"),
+    )
+    min_lr_ratio: float = key(
+        0.0,
+        "where the linear and the cosine schedule end, as a share of lr (R1's SFT: 0.1)",
+        from_below(0, 1),
     )
     weight_decay: float = key(0.0, "decoupled weight decay", at_least(0))
     max_grad_norm: float = key(
@@ -348,6 +358,43 @@ class OptimSection:
     def warmup_updates(self, num_updates: int) -> int:
         """How many of a run's `num_updates` updates the learning rate rises."""
         return self.warmup or math.ceil(self.warmup_ratio * num_updates)
+
+
+@dataclass(frozen=True)
+class SftSection:
+    """Supervised fine-tuning: what of a row is learnt."""
+
+    batch: int = key(128, "rows an update, and updates are steps", at_least(1))
+    form: str = key(
+        "auto",
+        "what a row is: completion (columns prompt and completion), chat (messages) or text; auto: the first "
+        "of these whose columns the data has",
+        one_of("auto", *FORMS),
+    )
+    train_on: str = key(
+        "assistant",
+        "what of a chat is learnt: assistant (every turn of the assistant's), last (its last one) or all; "
+        "of a prompt and its completion, all learns the prompt too",
+        one_of("assistant", "last", "all"),
+    )
+    aggregation: str = key(
+        "token_mean",
+        "token_mean: each learnt token of an update counts the same; sequence_mean: each row does",
+        one_of("token_mean", "sequence_mean"),
+    )
+    max_tokens: int | None = key(
+        None, "longest row in tokens; default: the model's context", at_least(2)
+    )
+    too_long: str = key(
+        "refuse",
+        "what becomes of longer rows: refuse (the run does not begin) or drop (they are counted); none is cut",
+        one_of("refuse", "drop"),
+    )
+    chat_template: str | None = key(
+        None,
+        "file with a Jinja chat template, in place of the tokenizer's; final/ keeps it",
+        NOT_EMPTY,
+    )
 
 
 @dataclass(frozen=True)
@@ -447,15 +494,72 @@ class WandbSection:
     mode: str = key(
         "online", "online, offline or disabled", one_of("online", "offline", "disabled")
     )
-    tags: list[str] = key([], "wandb tags")
+    tags: list[str] = key([], "wandb tags, beside those of log.tags")
+
+
+@dataclass(frozen=True)
+class TensorboardSection:
+    """TensorBoard."""
+
+    folder: str | None = key(
+        None,
+        "folder of event files, in which the run has one of its own; default: tensorboard in the run folder",
+        NOT_EMPTY,
+    )
+
+
+@dataclass(frozen=True)
+class TrackioSection:
+    """trackio: on this machine unless a space or a server is named."""
+
+    project: str = key("grpo", "trackio project", NOT_EMPTY)
+    space: str | None = key(None, "Hugging Face Space that shows the run, e.g. me/runs", NOT_EMPTY)
+    server: str | None = key(
+        None, "address of a trackio server; TRACKIO_WRITE_TOKEN holds its token", NOT_EMPTY
+    )
+
+
+@dataclass(frozen=True)
+class MlflowSection:
+    """MLflow."""
+
+    experiment: str = key("grpo", "MLflow experiment", NOT_EMPTY)
+    uri: str | None = key(
+        None,
+        "tracking server or database, e.g. sqlite:///mlflow.db; default: MLFLOW_TRACKING_URI, or MLflow's own",
+        NOT_EMPTY,
+    )
 
 
 @dataclass(frozen=True)
 class LogSection:
-    """Where records go."""
+    """Where records go: to the run folder always, and to each tracker that has a section or ``true``; what is shown."""
+
+    show_every: int = key(
+        10,
+        "on a terminal or in a notebook, show one completion with its reward after the first step and after "
+        "every so many; 0: never",
+        at_least(0),
+    )
 
     wandb: WandbSection | None = key(
-        None, "log to Weights & Biases, e.g. {project: mine, mode: offline}"
+        None, "log to Weights & Biases: true, or e.g. {project: mine, mode: offline}"
+    )
+    tensorboard: TensorboardSection | None = key(None, "log to TensorBoard: true, or {folder: ...}")
+    trackio: TrackioSection | None = key(None, "log to trackio: true, or e.g. {project: mine}")
+    mlflow: MlflowSection | None = key(None, "log to MLflow: true, or e.g. {experiment: mine}")
+    tags: list[str] = key([], "words by which trackers find the run again")
+    completions: int = key(
+        8,
+        "completions of a step, and of each set of an evaluation, that trackers get as a table; 0: none",
+        between(0, 1000),
+    )
+    report: bool = key(True, "write report.html into the run folder when the run ends")
+    token_logprobs: int = key(
+        4,
+        "how many completions of a step keep each token's log-prob in samples.jsonl, those with the greatest "
+        "advantages; 0: none",
+        at_least(0),
     )
 
 
@@ -519,6 +623,12 @@ class Sections:
     """Every key of a recipe. `grpo.recipe.Recipe` adds how one is read and written."""
 
     name: str = key("run", "name of the run; default: the file's name", NOT_EMPTY)
+    stage: str = key(
+        "grpo",
+        "what the run does: grpo (sample, score, update) or sft (docs/sft.md); a recipe with the section sft and "
+        "no stage is of stage sft",
+        one_of(*STAGES),
+    )
     seed: int = key(0, "decides data order and every sampled token", between(0, LARGEST_SEED))
     steps: int = key(100, "passes of the loop", at_least(0))
     epochs: float | None = key(
@@ -540,6 +650,7 @@ class Sections:
     )
     advantage: AdvantageSection = key(AdvantageSection(), "how scores become advantages")
     loss: LossSection = key(LossSection(), "the objective")
+    sft: SftSection = key(SftSection(), "supervised fine-tuning, read by the stage sft alone")
     optim: OptimSection = key(OptimSection(), "the optimizer")
     evaluate: EvaluateSection = key(EvaluateSection(), "evaluation on rows that never train")
     checkpoint: CheckpointSection = key(CheckpointSection(), "what is kept to resume from")

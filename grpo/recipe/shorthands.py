@@ -1,7 +1,8 @@
 """What a recipe may write short, written out before its sections are built.
 
 ``data`` as a list is a mixture; a key of ``data`` holds for each source that leaves it out; ``benchmark: gsm8k`` brings
-the keys of that test set. Everything here works on plain mappings, so the resolved recipe shows what was meant.
+the keys of that test set; ``log.tensorboard: true`` is a tracker with its defaults. Everything here works on plain
+mappings, so the resolved recipe shows what was meant.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import re
 from typing import Any, Mapping
 
 from grpo.recipe.benchmarks import BENCHMARKS
+from grpo.recipe.sections import SftSection
 from grpo.recipe.values import RecipeError, kind
 from rewards.spelling import nearest
 
 HELD_OUT = "heldout"
 """The evaluation set of the rows held out of the training data."""
+HELD_OUT_LOSS = "heldout/loss"
+"""The held-out loss of supervised training, beside the sets, none of which can be called so."""
 FOR_EACH_SOURCE = (
     "subset",
     "split",
@@ -31,6 +35,8 @@ FOR_EACH_SET = ("template", "system", "template_args", "max_prompt_tokens")
 """Keys of ``data`` that hold for each set of ``evaluate.sets``."""
 OF_SOURCE = ("subset", "split", "revision", "args")
 """Keys of a benchmark that say nothing of another source."""
+TRACKERS = ("wandb", "tensorboard", "trackio", "mlflow")
+"""Keys of ``log`` that name a tracker."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -68,8 +74,10 @@ def _name_of(entry: Any, where: str) -> str:
 
 
 def write_out(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with every source and evaluation set complete."""
+    """`values` with its stage, and every source, evaluation set and tracker complete."""
     written = dict(values)
+    if "stage" not in written and _says_something(written.get("sft")):
+        written["stage"] = "sft"
     data = written.get("data")
     evaluate = written.get("evaluate")
     if isinstance(data, Mapping):
@@ -77,12 +85,29 @@ def write_out(values: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(evaluate, Mapping):
         shared = _only(data, FOR_EACH_SET) if isinstance(data, Mapping) else {}
         written["evaluate"] = _complete(_with_benchmarks(evaluate), "evaluate.sets", shared=shared)
+    if isinstance(written.get("log"), Mapping):
+        written["log"] = {name: _tracker(name, part) for name, part in written["log"].items()}
     if written.get("epochs") is not None and "steps" in written:
         raise RecipeError(
             "recipe: steps and epochs are both set; steps counts passes of the loop, epochs passes "
             "over the training prompts: keep one"
         )
     return written
+
+
+def _tracker(name: str, part: Any) -> Any:
+    """A tracker's section written as true (its defaults) or false (none)."""
+    if name in TRACKERS and isinstance(part, bool):
+        return {} if part else None
+    return part
+
+
+def _says_something(section: Any) -> bool:
+    """Whether a section sft is there, be it empty, and not one of defaults alone, as `Recipe.to_mapping` writes it."""
+    if not isinstance(section, Mapping):
+        return False
+    defaults = vars(SftSection())
+    return not section or any(section[name] != defaults.get(name) for name in section)
 
 
 def _only(values: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:

@@ -12,6 +12,9 @@ from typing import Sequence
 
 from grpo.recipe import Recipe, RecipeError, read_yaml
 
+DEFAULT = {"rewards": {"correct": {"use": "math_answer"}}}
+"""What a model is evaluated by where no recipe is given."""
+
 
 def is_run_folder(target: str) -> bool:
     """Whether a run has written its recipe there."""
@@ -44,12 +47,23 @@ def evaluation_recipe(
     if recipe is None and is_run_folder(target):
         return _recipe_of_final(target, overrides, command)
     _check_exists(target, command)
-    named = [f"model.name={json.dumps(target)}", *overrides]
     if recipe is not None:
-        return Recipe.load(recipe, *named)
+        return Recipe.load(recipe, *_named(target, overrides))
     if not any(override.startswith(("data.source=", "evaluate.sets.")) for override in overrides):
         raise RecipeError(_without_data(target, command))
-    return Recipe.from_mapping({"rewards": {"correct": {"use": "math_answer"}}}, *named)
+    return Recipe.from_mapping(DEFAULT, *_named(target, overrides))
+
+
+def model_recipe(target: str, recipe: str | None, overrides: Sequence[str], command: str) -> Recipe:
+    """As `evaluation_recipe`, for a command that needs no data: without a recipe, only the model is named."""
+    if recipe is not None or is_run_folder(target):
+        return evaluation_recipe(target, recipe, overrides, command)
+    _check_exists(target, command)
+    return Recipe.from_mapping(DEFAULT, *_named(target, overrides))
+
+
+def _named(target: str, overrides: Sequence[str]) -> list[str]:
+    return [f"model.name={json.dumps(target)}", *overrides]
 
 
 def _check_exists(target: str, command: str) -> None:

@@ -18,6 +18,7 @@ from grpo.kernels.sampling.spec import Sampling, completion_seed
 from grpo.model.packing import MIN_ROWS
 from grpo.model.policy import Policy
 from grpo.monitor import watchdog
+from grpo.monitor.watchdog import Counts
 from grpo.rollout.compiled import CompiledBlocks
 from grpo.rollout.contiguous_decoder import ContiguousDecoder
 from grpo.rollout.decoder import Decoder, NextLogits
@@ -46,7 +47,8 @@ class Engine:
     the page pool and the graphs are kept from call to call, until `release`. With ``compile`` the layers' norms and
     MLPs are compiled at the first step.
     `stats` counts what the last call did, `partial_groups` are the groups that it left unfinished, `weights` are the
-    version and fingerprint of the weights that it sampled from. `cancel` adds to `cancelled`.
+    version and fingerprint of the weights that it sampled from. `cancel` adds to `cancelled`. `sequences` are those of
+    the call in progress, whose tokens can be read between steps, in ``interrupted``.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Engine:
         self._paged_decoder: PagedDecoder | None = None
         self._decoder: Decoder | None = None  # of the call in progress
         self.cancelled: set[int] = set()
+        self.sequences: Sequence[RolloutSequence] = ()
         self._token_bytes = 0
 
     def sample(
@@ -108,12 +111,14 @@ class Engine:
             for i in range(group_size):
                 prompt_seed = completion_seed(*seed, prompt.id, i)
                 sequences.append(self._sequence(group_index, i, prompt, prompt_seed, limit=limit))
+        self.sequences = sequences
         self.weights = self.policy.version, self.policy.fingerprint()
         with watchdog.waiting(
             "engine",
             owner="grpo.rollout",
             state=self.describe,
             progress=lambda: (self.stats.steps, self.stats.prefill_tokens),
+            counts=self.counts,
         ):
             groups = _Delivery(self, sequences, interrupted, enough).run(sampling)
             yield from self._checked(groups, sequences)
@@ -124,6 +129,11 @@ class Engine:
         in_flight = [] if self._decoder is None else self._decoder.describe()
         done = f"{many(self.stats.steps, 'step')} and {many(self.stats.prefill_tokens, 'prompt token')} so far"
         return [", ".join([*in_flight, done])]
+
+    def counts(self) -> Counts:
+        """How many completions of the call in progress have ended; the tokens include those of the others."""
+        stats = self.stats
+        return Counts(stats.ended, stats.completions, "completions", tokens=stats.rows_alive)
 
     def release(self) -> None:
         """Free what ``keep`` holds."""
@@ -295,6 +305,8 @@ class _Delivery:
         self.enough = enough
         self.num_delivered = 0
         self.unfinished = [sequence for sequence in sequences if not sequence.finish]
+        engine.stats.completions = len(sequences)
+        engine.stats.ended = len(sequences) - len(self.unfinished)
         self.num_unfinished = Counter(sequence.group_index for sequence in self.unfinished)
         self.groups: dict[int, list[RolloutSequence]] = {}
         for sequence in sequences:
@@ -307,6 +319,7 @@ class _Delivery:
             yield group_index, self._group(self.groups.pop(group_index))
         for sequence in self.engine.decode(self.unfinished, sampling, self._unwanted):
             self.num_unfinished[sequence.group_index] -= 1
+            self.engine.stats.ended += 1
             self.engine.stats.tokens += len(sequence.tokens) - sequence.num_resumed
             if self.num_unfinished[sequence.group_index]:
                 continue

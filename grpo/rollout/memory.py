@@ -30,12 +30,14 @@ OOM_MESSAGES = (
 class EngineStats:
     """Counts of one call of `Engine.sample`.
 
-    ``tokens`` are those this call sampled, including those of cancelled completions. ``rows_computed`` and
-    ``rows_alive`` count rows over all steps. ``replayed`` tokens were computed again after their sequence lost its
-    row. ``kv_bytes`` is the peak size of keys and values.
+    ``tokens`` are those this call sampled, including those of cancelled completions; ``ended`` of ``completions`` are
+    done. ``rows_computed`` and ``rows_alive`` count rows over all steps. ``replayed`` tokens were computed again after
+    their sequence lost its row. ``kv_bytes`` is the peak size of keys and values.
     """
 
     tokens: int = 0
+    completions: int = 0
+    ended: int = 0
     rows_computed: int = 0
     rows_alive: int = 0
     prefill_tokens: int = 0

@@ -11,6 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, Iterable, Mapping, Sequence
 
+from grpo.notebook.cards import evaluation_card
 from grpo.statistics.intervals import mean_interval, share_interval
 from grpo.types import ScoredGroup
 from rewards import RewardSpec, Score
@@ -77,6 +78,13 @@ class Evaluation:
             f"Evaluation({self.accuracy:.1%} [{self.low:.1%}, {self.high:.1%}] of {many(self.prompts, 'prompt')}, "
             f"{many(self.samples, 'completion')} scored)"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: accuracy with its interval, by source where there are several, and the rest."""
+        accurate = self.accurate
+        if accurate and self.threshold != 1:
+            accurate = f"{accurate}, {self.threshold:g} or more"
+        return evaluation_card(self.to_mapping(), accurate, self.by_source())
 
     def metrics(self) -> dict[str, float]:
         """What is worth plotting of it, by key."""

@@ -129,7 +129,7 @@ class Writer:
         if self._thread is None:
             return
         folder = checkpoint.folder_of(self.run)
-        with watchdog.writing("grpo.run.async_writer, the one before", folder):
+        with watchdog.writing("grpo.run.async_writer, the checkpoint before", folder):
             self._thread.join()
         self._thread = None
 

@@ -1,22 +1,20 @@
-"""The first and the last lines of a run on the console: what runs on what, and how it ended."""
+"""The first lines of a run on the console: what runs on what, in five lines or with everything that was resolved."""
 
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
-from typing import Any, Iterator, Mapping
+from typing import Iterator
 
 import torch
 
-from grpo import __version__
 from grpo.distributed.process_group import Ranks
 from grpo.kernels.cpu import ops
 from grpo.model.policy import Policy
 from grpo.objective.formula import describe_objective
 from grpo.recipe import Recipe
 from grpo.recipe.describe import step_size
+from grpo.recipe.shorthands import HELD_OUT
 from grpo.recipe.values import TEMPLATES
-from grpo.run.log import interval
 from grpo.run.setup import RunInputs, RunParts
 from rewards.spelling import many
 
@@ -24,29 +22,41 @@ MARGIN = " " * 12
 
 
 def header(recipe: Recipe, inputs: RunInputs, parts: RunParts, num_steps: int) -> list[str]:
-    """What runs on what, after `num_steps` steps."""
-    policy = parts.policy
-    weights = ", ".join(f"{spec.weight:g} x {spec.name}" for spec in inputs.specs)
-    objective = next(iter(describe_objective(recipe))).splitlines()
+    """The four lines after the title, after `num_steps` steps; two more where the run is slow or resumed."""
+    sample = recipe.sample
+    completions = (
+        f"{sample.prompts} x {sample.group_size} completions up to {sample.max_tokens} tokens"
+    )
+    loss = recipe.loss.preset or f"{recipe.loss.policy} loss"
     lines = [
-        f"grpo {__version__}  {recipe.name}  ->  {recipe.folder()}",
-        f"  policy    {policy.describe()}{_workers(parts.ranks)}",
-        f"{MARGIN}{policy.describe_head()}",
+        f"  policy    {parts.policy.describe()}{_workers(parts.ranks)}",
+        f"  data      {_prompts(recipe, inputs)}",
+        f"  rewards   {_weights(inputs)}",
+        f"  training  {recipe.steps} steps of {completions}, {loss}, lr {recipe.optim.lr:g}",
     ]
-    lines += [f"{MARGIN}{line}" for line in [*policy.describe_fallback(), *_decoding(policy)]]
-    lines.append(f"  prompts   {_prompts(recipe, inputs)}")
-    lines += [f"{MARGIN}{line}" for line in _sources(inputs)]
-    lines += [
-        f"{'  sets' if not number else '':<12}{of.name}: {of.describe()}"
-        for number, of in enumerate(inputs.sets)
-    ]
-    lines.append(f"  rewards   {weights}; accurate means {inputs.accurate} = 1")
-    lines.append(f"  objective {objective[0]}")
-    lines += [f"{MARGIN}{line}" for line in objective[1:]]
-    lines += [f"  {line}" for line in step_size(recipe)]
+    lines += [f"{MARGIN}{line}" for line in parts.policy.describe_fallback()]
     if num_steps:
         lines.append(f"  resumed after step {num_steps}")
     return lines
+
+
+def internals(recipe: Recipe, inputs: RunInputs, parts: RunParts) -> list[str]:
+    """What was resolved besides: the objective as a formula, kernels, sources, sets, the size of a step."""
+    policy = parts.policy
+    objective = next(iter(describe_objective(recipe))).splitlines()
+    lines = [f"  kernels   {policy.describe_head()}"]
+    lines += [f"{MARGIN}{line}" for line in _decoding(policy)]
+    lines += [f"  source    {line}" for line in _sources(inputs)]
+    lines += [f"  set       {of.name}: {of.describe()}" for of in inputs.sets]
+    lines.append(f"  objective {objective[0]}")
+    lines += [f"{MARGIN}{line}" for line in objective[1:]]
+    lines += [f"  {line}" for line in step_size(recipe)]
+    return lines
+
+
+def _weights(inputs: RunInputs) -> str:
+    weights = ", ".join(f"{spec.weight:g} x {spec.name}" for spec in inputs.specs)
+    return f"{weights}; accurate means {inputs.accurate} = 1"
 
 
 def _workers(ranks: Ranks) -> str:
@@ -58,6 +68,8 @@ def _workers(ranks: Ranks) -> str:
 def _prompts(recipe: Recipe, inputs: RunInputs) -> str:
     prompts = inputs.prompts
     counts = f"{len(prompts.train)} train, {len(prompts.held_out)} held out"
+    further = [of.name for of in inputs.sets if of.name != HELD_OUT]
+    counts += "".join(f", set {name}" for name in further)
     dropped = f", {prompts.num_dropped} too long and dropped" if prompts.num_dropped else ""
     left_out = f", {prompts.num_left_out} left out by where" if prompts.num_left_out else ""
     source = recipe.data.source or ", ".join(recipe.data.sources) or "data in memory"
@@ -88,49 +100,7 @@ def _decoding(policy: Policy) -> Iterator[str]:
     elif ops.reads_fast():
         yield "decoding: native kernels"
     else:
-        yield "decoding: the native sampler, and torch's attention, since the processor has no AVX-512"
-
-
-def closing(summary: Mapping[str, Any], folder: Path) -> list[str]:
-    """The last lines of a run: before and after, examples of both, the ledger, the cost."""
-    lines = list(_comparison("held-out accuracy", summary["before"], summary["after"]))
-    for name, both in summary["sets"].items():
-        lines += _comparison(f"{name} accuracy", both["before"], both["after"])
-    for when, examples in summary["examples"].items():
-        for example in examples:
-            text = f"{example['prompt']} {example['completion']}"
-            lines.append(f"{when:>6} | {text}   ({example['reward']})")
-    outcomes = ", ".join(f"{number} {outcome}" for outcome, number in summary["ledger"].items())
-    lines.append(f"ledger: {outcomes}")
-    lines.append(
-        f"{many(summary['steps'], 'step')}, {summary['seconds']:.0f} s, {many(summary['tokens']['sampled'], 'token')} "
-        f"sampled; the model is in {folder / 'final'}"
-    )
-    return lines
-
-
-def _comparison(
-    what: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
-) -> Iterator[str]:
-    if not after:
-        return
-    if not before:
-        yield f"{what:<18} {interval(after)}"
-        return
-    yield f"{what:<18} {interval(before)}  ->  {interval(after)}"
-    if before.get("reward") is not None and after.get("reward") is not None:
-        yield f"mean reward        {_reward(before)}  ->  {_reward(after)}"
-    yield f"length             {before['length']:.1f}  ->  {after['length']:.1f} tokens"
-    for name in sorted({*before["details"], *after["details"]}):
-        old = before["details"].get(name)
-        new = after["details"].get(name)
-        if old is not None and new is not None:
-            yield f"{name:<18} {old:.3f}  ->  {new:.3f}"
-
-
-def _reward(evaluation: Mapping[str, Any]) -> str:
-    mean, low, high = (evaluation[key] for key in ("reward", "reward_low", "reward_high"))
-    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+        yield "decoding: the native sampler, and torch's attention, since the processor has neither AVX-512 nor AVX2"
 
 
 def many_hours(seconds: float) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO, Iterator, Mapping
@@ -31,6 +32,8 @@ MEMORY_KEYS = (
 )
 JOURNALS = ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl", "alarms.jsonl")
 """The files that grow line by line."""
+LOCK_TRIES = 4
+LOCK_WAIT_SECONDS = 0.05
 
 
 def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
@@ -120,7 +123,7 @@ def lock(folder: Path) -> BinaryIO:
     held = (folder / JOURNALS[0]).open("ab")
     try:
         if fcntl is not None:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(held)
     except BlockingIOError:
         held.close()
         raise RecipeError(
@@ -130,6 +133,17 @@ def lock(folder: Path) -> BinaryIO:
     except OSError:
         pass  # a file system without locks
     return held
+
+
+def _take(held: BinaryIO) -> None:
+    """Lock an open file, also while a reader looks for an instant whether it is locked; `BlockingIOError` if it is."""
+    assert fcntl is not None
+    for _ in range(LOCK_TRIES - 1):
+        with suppress(BlockingIOError):
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(LOCK_WAIT_SECONDS)
+    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -21,12 +21,8 @@ def evaluate(
     *,
     seed: int,
     interrupted: Callable[[], bool] = lambda: False,
-    sampled_one: Callable[[], object] = lambda: None,
 ) -> Evaluation | None:
-    """Sample and score the completions of each prompt; None if interrupted before the end.
-
-    `sampled_one` is called after each prompt.
-    """
+    """Sample and score the completions of each prompt; None if interrupted before the end."""
     sampled = engine.sample(
         of.prompts,
         group_size=of.samples,
@@ -35,10 +31,7 @@ def evaluate(
         seed=("evaluate", seed),
         interrupted=interrupted,
     )
-    pending = {}
-    for index, group in sampled:
-        pending[index] = scorer.submit(group)
-        sampled_one()
+    pending = {index: scorer.submit(group) for index, group in sampled}
     if interrupted():
         return None
     groups = [pending[index].result() for index in sorted(pending)]

@@ -1,14 +1,16 @@
 """The life of a run: opened, stepped, evaluated, saved, stopped, closed. What a step does is another's business.
 
-`Run` is the interface that a loop fills in by one method, `_step`; ``grpo.train.Trainer`` is the one for GRPO.
+`Run` is the interface that a loop fills in by one method, `_step`, and a `RunKind` for what else is its own;
+``grpo.train.Trainer`` is the one for GRPO, ``grpo.stages`` has the others.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, ContextManager, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Callable, ContextManager, Iterator, Mapping, Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -18,17 +20,28 @@ from grpo.learner.learner import Learner
 from grpo.model.policy import Policy
 from grpo.monitor import watchdog
 from grpo.monitor.gates import Gates
-from grpo.recipe import Recipe
+from grpo.recipe import Recipe, RecipeError
+from grpo.recipe.shorthands import HELD_OUT_LOSS
+from grpo.report.console.console import Console, open_console
+from grpo.report.console.heartbeat import FAILED, FINISHED, STOPPED
+from grpo.report.console.opening import title
+from grpo.report.console.words import shown_set
+from grpo.report.folder import RunFolder, State
+from grpo.report.plots.curves import SHOWN
+from grpo.report.plots.plot import plot
+from grpo.report.trackers import Life
 from grpo.rollout.engine import Engine
 from grpo.run import setup
 from grpo.run.accuracy import Evaluation
-from grpo.run.console import header
+from grpo.run.console import header, internals
 from grpo.run.evaluation_sets import EvaluationSet, ranking
 from grpo.run.held_out import evaluate
 from grpo.run.ledger import Ledger
 from grpo.run.log import Record
+from grpo.run.page import ended_early, written_report
 from grpo.run.schedule import evaluates_after, saves_after
-from grpo.run.setup import RunParts
+from grpo.run.setup import OpenLearner, RunInputs, RunParts
+from grpo.run.shown import run_html
 from grpo.run.state import Progress
 from grpo.run.storage import RunStorage
 from grpo.run.summary import examples_of
@@ -36,15 +49,70 @@ from grpo.scoring import Scorer, named_rewards
 from grpo.types import Batch, ScoredGroup
 from rewards.spelling import many
 
+if TYPE_CHECKING:  # needs matplotlib
+    from grpo.report.plots.figure import RunFigure
+
 Rewards = Mapping[str, Callable[..., Any]] | Sequence[Callable[..., Any]]
 """Reward functions by name, or a list of them, each named as its function is."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOutLoss:
+    """The loss of held-out rows, a mean over their learnt tokens, with its 95 % interval for new rows."""
+
+    loss: float
+    low: float
+    high: float
+    rows: int
+    tokens: int
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def metrics(self) -> dict[str, Any]:
+        """What goes into ``metrics.jsonl``, by key."""
+        return {
+            HELD_OUT_LOSS: self.loss,
+            f"{HELD_OUT_LOSS}_low": self.low,
+            f"{HELD_OUT_LOSS}_high": self.high,
+        }
+
+    def __str__(self) -> str:
+        if self.rows == 1:
+            return f"{self.loss:.4f} (one row)"
+        return f"{self.loss:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+def no_loss(parts: RunParts, inputs: RunInputs) -> HeldOutLoss | None:
+    """What is measured of held-out rows beside sampling them: nothing."""
+    return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunKind:
+    """What the runs of a stage do in a way of their own; the defaults are those of reinforcement learning.
+
+    ``load_inputs`` has the signature of `setup.load_inputs`, ``header`` gives the first lines on the console and
+    ``internals`` those that are shown when asked for, ``ledger`` an empty ledger, ``held_out_loss`` what is measured in
+    each evaluation beside the sets that are sampled.
+    """
+
+    stage: str = "grpo"
+    load_inputs: Callable[..., RunInputs] = setup.load_inputs
+    open_learner: OpenLearner = setup.open_learner
+    header: Callable[[Recipe, RunInputs, RunParts, int], list[str]] = header
+    internals: Callable[[Recipe, RunInputs, RunParts], list[str]] = internals
+    ledger: Callable[[], Ledger] = Ledger
+    held_out_loss: Callable[[RunParts, RunInputs], HeldOutLoss | None] = no_loss
 
 
 class Run(ABC):
     """A run of a recipe as an iterator over the records of its steps.
 
     Not open when made: `open`, or the first iteration, loads the policy and starts the workers. `inputs` are the
-    checked data and rewards, `progress` is how far the run has come, `groups` are the last step's scored groups.
+    checked data and rewards, `progress` is how far the run has come, `groups` are the last step's scored groups,
+    `evaluations` the last evaluation of each set, with its completions.
     """
 
     def __init__(
@@ -57,26 +125,40 @@ class Run(ABC):
         tokenizer: PreTrainedTokenizerBase | None = None,
         resume: bool = False,
         quiet: bool = False,
+        verbose: bool = False,
+        console: Console | None = None,
+        kind: RunKind = RunKind(),
     ):
+        if recipe.stage != kind.stage:
+            raise RecipeError(
+                f"recipe: stage is {recipe.stage}, and {type(self).__name__} makes runs of stage {kind.stage}; use "
+                "grpo.stages.trainer_of(recipe)"
+            )
+        self.kind = kind
         self.folder = recipe.folder()
         self.resume = resume
-        self.quiet = quiet
         setup.hide_progress_bars()
         has_model = model is not None and tokenizer is not None
         setup.check_recipe(recipe, resume=resume, has_model=has_model)
         self.watchdog = watchdog.Watchdog(recipe.watchdog)
-        self.inputs = setup.load_inputs(
-            recipe,
-            data=data,
-            rewards=named_rewards(rewards),
-            model=model,
-            tokenizer=tokenizer,
-            watching=self.watchdog.watching,
+        self.console = console or open_console(
+            quiet=quiet or not setup.is_first_rank(), verbose=verbose
         )
+        self.console.title(title(recipe))
+        with self._on_screen():
+            self.inputs = kind.load_inputs(
+                recipe,
+                data=data,
+                rewards=named_rewards(rewards),
+                model=model,
+                tokenizer=tokenizer,
+                watching=self.watchdog.watching,
+            )
         self.recipe = recipe = setup.with_steps(recipe, self.inputs.prompts)
         self.groups: list[ScoredGroup] = []
+        self.evaluations: Mapping[str, Evaluation] = {}
         self.progress = Progress()
-        self.ledger = Ledger()
+        self.ledger = kind.ledger()
         self.storage = RunStorage(recipe, self.progress, self.ledger)
         self.step_seconds = 0.0
         self.stopped = False
@@ -88,11 +170,23 @@ class Run(ABC):
         self._last_groups: Sequence[ScoredGroup] = ()
 
     def __repr__(self) -> str:
-        state = "open" if self._is_open else "finished" if self._is_finished else "not open"
         return (
             f"{type(self).__name__}({self.recipe.name}: {self.num_steps} of {many(self.recipe.steps, 'step')}, "
-            f"{state}, {self.folder})"
+            f"{self._progress_in_words()}, {self.folder})"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: how far the run is, its evaluations, the course of its numbers."""
+        return run_html(
+            type(self).__name__,
+            self.recipe,
+            state=self._progress_in_words(),
+            folder=self.folder,
+            ledger=self.ledger,
+        )
+
+    def _progress_in_words(self) -> str:
+        return "open" if self._is_open else "finished" if self._is_finished else "not open"
 
     @abstractmethod
     def _step(self) -> Record:
@@ -104,19 +198,30 @@ class Run(ABC):
         try:
             self.open()
             while self.num_steps < self.recipe.steps and not self._stopping():
-                with self.progress.timed():
+                with self.console.working(), self.progress.timed():
                     record = self._step()
                 yield record
             if not self.stopped:
-                with self.progress.timed():
+                with self.console.working(), self.progress.timed():
                     self._finish()
         except GeneratorExit:
+            self.console.rest()
             raise
         except BaseException as error:
             self.close(error)
             raise
         else:
             self.close()
+
+    def plot(
+        self, panels: Sequence[str] = SHOWN, *, over: str = "step", dark: bool = False
+    ) -> RunFigure:
+        """The run so far as a matplotlib figure: held-out accuracy with its interval, reward, length, and more.
+
+        In the middle of a run, after it, and after a resume; `grpo.plot` says what the arguments mean, and draws runs
+        of other processes. A notebook shows the figure; ``.savefig("run.svg")`` writes it.
+        """
+        return plot(RunFolder(self.folder), panels=panels, over=over, dark=dark)
 
     # -- opening --------------------------------------------------------------------------------------------
 
@@ -126,9 +231,20 @@ class Run(ABC):
         if self._is_open:
             return
         try:
-            self._open()
+            with self._on_screen():
+                self._open()
         except BaseException as error:
             self.close(error)
+            raise
+
+    @contextmanager
+    def _on_screen(self) -> Iterator[None]:
+        """Show what is done inside the block; after an error nothing is left on the screen."""
+        try:
+            with self.console.working():
+                yield
+        except BaseException:
+            self.console.close()
             raise
 
     def _open(self) -> None:
@@ -136,27 +252,40 @@ class Run(ABC):
         progress = self.progress
         self.stopped = False
         self._last_groups = ()
-        parts = setup.open_parts(recipe, self.inputs, self.watchdog, self._model, quiet=self.quiet)
+        parts = setup.open_parts(
+            recipe,
+            self.inputs,
+            self.watchdog,
+            self._model,
+            open_learner=self.kind.open_learner,
+            console=self.console,
+        )
         self._parts = parts
         self._is_open = True
         self.storage.open(parts, self.inputs, resume=self.resume)
         self.watchdog.keep_in(self.folder)
-        parts.log.open(
-            recipe.to_mapping(),
-            name=recipe.name,
-            steps=recipe.steps,
-            step=progress.num_steps,
-            wandb_id=parts.log.wandb_id,
-        )
-        with watchdog.loading("grpo.model.policy, its first forward"):
-            lines = header(recipe, self.inputs, parts, progress.num_steps)
-        parts.log.say(*lines, *parts.scorer.isolation)
+        parts.log.open(self._life(), recipe.steps)
+        with watchdog.loading("grpo.model.policy, the model, its first forward"):
+            lines = self.kind.header(recipe, self.inputs, parts, progress.num_steps)
+            details = self.kind.internals(recipe, self.inputs, parts)
+        parts.log.keep(title(recipe))
+        parts.log.say(*lines)
+        parts.log.detail(*details)
+        parts.log.say(*parts.scorer.isolation)
         if not progress.sets_before and recipe.evaluate.before:
             with progress.timed():
                 progress.sets_before = self._evaluate(0, "before training")
             progress.examples_before = examples_of(self._last_groups)
         with progress.timed():
             self._evaluate_if_due()
+
+    def _life(self) -> Life:
+        return Life(
+            recipe=self.recipe.to_mapping(),
+            name=self.recipe.name,
+            step=self.num_steps,
+            evaluation_due=self._is_evaluation_due(),
+        )
 
     @property
     def parts(self) -> RunParts:
@@ -215,18 +344,21 @@ class Run(ABC):
 
     # -- after a step ---------------------------------------------------------------------------------------
 
-    def _end_step(self, step: int, batch: Batch, record: Record) -> None:
-        """Count and write a step that is done; then evaluate and save if the recipe says so."""
+    def _end_step(self, step: int, batch: Batch, record: Record, num_items: int) -> None:
+        """Count and write a step that is done; then evaluate and save if the recipe says so.
+
+        `num_items` completions were sampled, or rows drawn, and are all in `batch`.
+        """
         progress = self.progress
         parts = self.parts
         record.update(parts.gates.step(record))
         progress.num_steps = step
         self.step_seconds = record["seconds/step"]
         in_flight = progress.num_in_flight(self.recipe, parts.ranks)
-        self.ledger.add(step, self.groups, batch, in_flight)
-        progress.tokens["sampled"] += record["completion/tokens"]
+        self.ledger.add(step, num_items, batch, in_flight)
+        progress.tokens["sampled"] += record.get("completion/tokens", 0)
         progress.tokens["trained"] += record["update/tokens"]
-        parts.log.step(record, self.groups, self.recipe.steps)
+        parts.log.step(record, self.groups, self.recipe.steps, batch)
         parts.gates.refuse()
         self._evaluate_if_due()
         if saves_after(self.recipe, step):
@@ -235,36 +367,57 @@ class Run(ABC):
     def _evaluate_if_due(self) -> None:
         """Evaluate after a step of the recipe's choice, once, also if the run was stopped while it did."""
         step = self.num_steps
-        if evaluates_after(self.recipe, step) and self.progress.evaluated_step < step:
-            if self._evaluate(step, f"after step {step}"):
-                self.progress.evaluated_step = step
+        if self._is_evaluation_due() and self._evaluate(step, f"after step {step}"):
+            self.progress.evaluated_step = step
+
+    def _is_evaluation_due(self) -> bool:
+        step = self.num_steps
+        return evaluates_after(self.recipe, step) and self.progress.evaluated_step < step
 
     def _evaluate(self, step: int, when: str) -> dict[str, dict[str, Any]]:
         """The evaluation of each set as plain values; nothing if there is none or the run is being stopped."""
+        loss = self.kind.held_out_loss(self.parts, self.inputs)
         results: dict[str, Evaluation] = {}
         for evaluated in self.inputs.sets:
             result = self._evaluate_set(evaluated)
             if result is None:
                 return {}
             results[evaluated.name] = result
-        if not results:
-            return {}
-        progress = self.progress
-        progress.ranking = ranking(results, self.recipe.checkpoint.best_by)
+        by_set: dict[str, dict[str, Any]] = {}
+        if loss is not None:
+            by_set[HELD_OUT_LOSS] = {"step": step, **loss.to_mapping()}
+            self.parts.log.measured(step, loss.metrics(), f"held-out loss {when}: {loss}")
+        self.progress.ranking = self._ranking(results, loss)
+        if results:
+            self._report(step, results, when)
+        for name, result in results.items():
+            by_set[name] = {"step": step, **result.to_mapping()}
+        return by_set
+
+    def _ranking(self, results: Mapping[str, Evaluation], loss: HeldOutLoss | None) -> float | None:
+        """What checkpoints are compared by, the higher the better; None if nothing was evaluated."""
+        best_by = self.recipe.checkpoint.best_by
+        if loss is not None and (best_by == HELD_OUT_LOSS or not results):
+            return -loss.loss
+        return ranking(results, best_by) if results else None
+
+    def _report(self, step: int, results: Mapping[str, Evaluation], when: str) -> None:
+        """Write what the sets came to, and let the gates judge it."""
         self.parts.log.evaluation(step, results, when)
         if not step:
             reasons = {name: result.stuck() for name, result in results.items()}
             self.parts.log.say(
                 *(f"warning: {name}: {reason}" for name, reason in reasons.items() if reason)
             )
+        self.evaluations = results
         headline = next(iter(results.values()))
         self._last_groups = headline.groups
         self.parts.gates.evaluated(headline.accuracy, headline.low, headline.high)
-        return {name: {"step": step, **result.to_mapping()} for name, result in results.items()}
 
     def _evaluate_set(self, evaluated: EvaluationSet) -> Evaluation | None:
         parts = self.parts
-        with self._scorer_of(evaluated) as scorer:
+        name = shown_set(evaluated.name)
+        with watchdog.doing(f"evaluating {name}"), self._scorer_of(evaluated) as scorer:
             scorer.set_step(self.num_steps)
             result = evaluate(
                 parts.engine,
@@ -289,7 +442,8 @@ class Run(ABC):
 
         It is written in the background, and there when a later one is saved, the run ends or `close` returns.
         """
-        return self.storage.save(self.parts)
+        with watchdog.doing("saving a checkpoint"):
+            return self.storage.save(self.parts)
 
     # -- the end --------------------------------------------------------------------------------------------
 
@@ -303,17 +457,25 @@ class Run(ABC):
             examples = examples_of(self._last_groups) or progress.examples_before
             self.storage.finish(self.parts, examples)
             self._is_finished = True
+            self._write_report()
+
+    def _write_report(self, state: State | None = None) -> None:
+        """Write the run's ``report.html`` if the recipe asks for it; what fails costs a line, never the run."""
+        if self.recipe.log.report and self.parts.ranks.main:
+            self.parts.log.say(*written_report(self.folder, state))
 
     def request_stop(self) -> None:
         """Stop after the step under way, with a checkpoint."""
         self.stop_requested = True
+        self.console.notice = "stopping after this step"
 
     def _stopping(self) -> bool:
         if not self.parts.ranks.any(self.stop_requested):
             return False
         if not self.stopped:
             self.stopped = True
-            self.storage.save_now(self.parts)
+            with self.console.working():
+                self.storage.save_now(self.parts)
         return True
 
     def close(self, failure: BaseException | None = None) -> None:
@@ -324,6 +486,10 @@ class Run(ABC):
         if not self._is_open:
             self.watchdog.stop()
             return
+        with self.console.working():
+            self._close(failure)
+
+    def _close(self, failure: BaseException | None) -> None:
         self._is_open = False
         self.stop_requested = False
         self.resume = True
@@ -331,9 +497,18 @@ class Run(ABC):
         self.parts.scorer.close()
         if failure is not None:
             self.parts.log.say(*self.storage.give_up_writing(failure))
-        self.parts.log.close()
+        if self.num_steps and not self._is_finished and not isinstance(failure, KeyboardInterrupt):
+            self._write_report(ended_early(failure))
+        self.parts.log.close(failed=failure is not None, hurried=self.stopped)
         try:
             self.storage.writer.wait()
         finally:
             self.watchdog.stop()
             self.storage.unlock()
+            self.console.close(self._state(failure))
+
+    def _state(self, failure: BaseException | None) -> str:
+        """What became of the run, for who watches its folder."""
+        if failure is not None and not isinstance(failure, KeyboardInterrupt):
+            return FAILED
+        return FINISHED if self._is_finished else STOPPED

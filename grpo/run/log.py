@@ -1,6 +1,7 @@
-"""One record a step, to the console, ``metrics.jsonl`` and wandb; in the loop, the only file that prints.
+"""One record a step, to the console, ``metrics.jsonl`` and the trackers; in the loop, the only file that prints.
 
-What is printed is also kept, in ``console.log`` of the run folder, over all lives of the run.
+What is printed is also kept, as plain lines in ``console.log`` of the run folder, over all lives of the run. How it
+looks on a terminal is the business of ``grpo.report.console``.
 
 The console leads with reward and held-out accuracy, never with the loss: a policy-gradient loss is near 0 by
 construction and says nothing about learning.
@@ -10,135 +11,142 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Sequence, cast
-
-from tqdm import tqdm
+from typing import Any, Iterable, Mapping, Sequence
 
 from grpo.monitor import watchdog
-from grpo.monitor.gate_table import RUNGS
 from grpo.monitor.gates import Alarm
 from grpo.monitor.redaction import Redactor
-from grpo.recipe import RecipeError, WandbSection
 from grpo.recipe.shorthands import HELD_OUT
+from grpo.report.console.completion import chosen
+from grpo.report.console.console import Console, open_console
+from grpo.report.console.ink import Line, visible
+from grpo.report.console.sentences import evaluation_sentence, step_sentence
+from grpo.report.trackers import Life, Trackers
 from grpo.run.accuracy import Evaluation
-from grpo.types import Completion, ScoredGroup
-from rewards import Score
-from rewards.spelling import many
+from grpo.run.sample_rows import SampleRows, evaluation_rows
+from grpo.types import Batch, ScoredGroup
 
 Record = dict[str, Any]
 CONSOLE = "console.log"
 
 
 class Log:
-    """Writes what happens to a run's folder and console; a quiet log prints nothing.
+    """Writes what happens to a run's folder and shows it on `console`, by default the one that suits this process.
 
-    A silent log (other ranks) writes nothing at all.
+    A silent log (other ranks) writes nothing at all. A completion is shown after the first step and every `show_every`.
 
-    ``accuracy`` is the last held-out accuracy, ``wandb_id`` the id of the run there; a checkpoint keeps both.
+    ``accuracy`` is the last held-out accuracy, ``tracker_ids`` are the run's ids at the `trackers`; a checkpoint keeps
+    both.
     """
 
     def __init__(
         self,
         folder: Path,
-        wandb: WandbSection | None = None,
+        trackers: Trackers | None = None,
         *,
+        rows: SampleRows | None = None,
         silent: bool = False,
-        quiet: bool = False,
+        console: Console | None = None,
+        show_every: int = 0,
     ):
         self.folder = folder
+        self.rows = rows or SampleRows()
         self.silent = silent
-        self.quiet = quiet
-        self.wandb_id: str | None = None
+        self.console = open_console(quiet=silent) if console is None else console
+        self.trackers = trackers
+        self.show_every = show_every
+        self._num_shown = 0
         self.accuracy: float | None = None
         self._hide_secrets = Redactor()
-        self._section = wandb
-        self._wandb: Any = None
-        self._bar: tqdm | None = None
         self._said: list[str] = []
         self._is_open = False
 
-    def open(
-        self, recipe: Mapping[str, Any], name: str, steps: int, step: int, wandb_id: str | None
-    ) -> None:
-        """Start, or continue after `step`; `RecipeError` if wandb refuses its settings."""
+    @property
+    def tracker_ids(self) -> dict[str, str]:
+        """The run's id at each tracker; set before `open` where the run folder does not know them."""
+        return {} if self.trackers is None else self.trackers.ids
+
+    @tracker_ids.setter
+    def tracker_ids(self, ids: Mapping[str, str]) -> None:
+        if self.trackers is not None:
+            self.trackers.former_ids = ids
+
+    def open(self, life: Life, steps: int) -> None:
+        """Start, or continue after the step of `life`; `RecipeError` if a tracker refuses its settings."""
         if self.silent:
             return
         self._is_open = True
         when = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
         append_console(self.folder, [f"--- {when}", *self._said])
         self._said = []
-        if self._section is not None:
-            self._open_wandb(self._section, recipe, name, wandb_id)
-        self._bar = tqdm(
-            total=steps,
-            initial=step,
-            unit="step",
-            dynamic_ncols=True,
-            file=sys.stderr,
-            disable=True if self.quiet else None,
-            leave=False,
-        )
-
-    def _open_wandb(
-        self, section: WandbSection, recipe: Mapping[str, Any], name: str, wandb_id: str | None
-    ) -> None:
-        import wandb  # noqa: PLC0415  optional, and slow to import
-
-        try:
-            with watchdog.waiting("server", owner="wandb, its start"):
-                self._wandb = wandb.init(
-                    project=section.project,
-                    entity=section.entity,
-                    mode=cast(Any, section.mode),
-                    tags=list(section.tags),
-                    name=name,
-                    config=dict(recipe),
-                    dir=str(self.folder),
-                    id=wandb_id,
-                    resume="allow" if wandb_id else None,
-                )
-        except wandb.errors.Error as error:
-            raise RecipeError(
-                f"recipe: log.wandb: {error} Or set log.wandb.mode=offline, or log.wandb=null"
-            ) from None
-        self.wandb_id = self._wandb.id
+        if self.trackers is not None:
+            self.trackers.open(life, self.say)
+        every = life.recipe.get("evaluate", {}).get("every", 0)
+        self.console.begin(self.folder, steps=steps, step=life.step, evaluates_every=every)
 
     def say(self, *lines: str) -> None:
-        """Print lines above the progress bar; what the console's encoding lacks is escaped."""
+        """Print lines; what the console's encoding lacks is escaped."""
+        if not self.silent:
+            shown = self.keep(*lines)
+            self.console.say(*shown)
+
+    def detail(self, *lines: str) -> None:
+        """Lines that are printed only by a verbose console, and kept by any."""
+        if not self.silent:
+            shown = self.keep(*lines)
+            if self.console.verbose:
+                self.console.say(*shown)
+
+    def show(self, lines: Iterable[Line]) -> None:
+        """Print styled lines."""
         if self.silent:
             return
-        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        shown = [self._hide_secrets(line) for line in lines]
+        hidden = [line.changed(self._hide_secrets) for line in lines]
+        self.keep(*(line.text for line in hidden))
+        self.console.show_lines(hidden)
+
+    def keep(self, *lines: str) -> list[str]:
+        """The lines without secrets, kept in ``console.log`` and not printed."""
+        kept = [self._hide_secrets(line) for line in lines]
         if self._is_open:
-            append_console(self.folder, shown)
+            append_console(self.folder, [visible(line) for line in kept])
         else:
-            self._said += shown  # the folder is not prepared yet
-        if self.quiet:
-            return
-        for line in shown:
-            tqdm.write(line.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
-        sys.stdout.flush()
+            self._said += kept  # the folder is not prepared yet
+        return kept
 
-    def step(self, record: Record, groups: Sequence[ScoredGroup], steps: int) -> None:
-        """Write one step: its record, and every completion with its parts and status."""
+    def step(
+        self,
+        record: Record,
+        groups: Sequence[ScoredGroup],
+        steps: int,
+        batch: Batch | None = None,
+    ) -> None:
+        """Write one step: its record, and every completion with its scores and what `batch` made of it."""
         if self.silent:
             return
-        self.samples(record["step"], groups, "samples.jsonl")
+        rows = self.rows.of_step(record["step"], groups, batch) if groups else []
+        self._append("samples.jsonl", rows)
         self._append("metrics.jsonl", [record])
-        known = {key: value for key, value in record.items() if value is not None}
-        self._send_to_wandb(known, record["step"])
-        self.say(self.line(record, steps))
-        if self._bar is not None:
-            self._bar.update()
+        if self.trackers is not None:
+            self.trackers.step(record, rows)
+        self.console.history.steps = steps
+        self.keep(self.line(record, steps))
+        self.console.step(record)
+        self._show_a_completion(record["step"], rows)
 
-    def _send_to_wandb(self, values: Mapping[str, Any], step: int) -> None:
-        if self._wandb is not None:
-            with watchdog.waiting("server", owner="wandb, a record"):
-                self._wandb.log(values, step=step)
+    def _show_a_completion(self, step: int, rows: Sequence[Record]) -> None:
+        """Show one of a step's completions, after the first step of this process and every `show_every`."""
+        if not self.show_every or (self._num_shown and step % self.show_every):
+            return
+        found = chosen(rows, turn=self._num_shown)
+        self._num_shown += 1
+        if found is not None:
+            row, group = found
+            hidden = json.loads(self._hide_secrets(json.dumps(finite(row))))
+            self.console.completion(hidden, finite(group))
 
     def alarm(self, alarm: Alarm, aloud: bool) -> None:
         """Write an alarm of a gate; `aloud`, print it too."""
@@ -148,10 +156,10 @@ class Log:
         if aloud:
             self.say(f"warning: step {alarm.step}: gate {alarm.gate}: {alarm.says}")
 
-    def samples(self, step: int, groups: Sequence[ScoredGroup], file: str) -> None:
-        """Append every completion of `groups` to a JSONL file of the run."""
+    def samples(self, step: int, groups: Sequence[ScoredGroup], batch: Batch | None = None) -> None:
+        """Append every completion of `groups` to ``samples.jsonl``."""
         if not self.silent:
-            self._append(file, [row for group in groups for row in sample_rows(step, group)])
+            self._append("samples.jsonl", self.rows.of_step(step, groups, batch))
 
     def evaluation(self, step: int, results: Mapping[str, Evaluation], when: str) -> None:
         """Print and write the evaluation of each set."""
@@ -159,45 +167,38 @@ class Log:
         if self.silent:
             return
         metrics: Record = {}
+        rows = {name: list(evaluation_rows(step, name, result)) for name, result in results.items()}
         for name, result in results.items():
-            rows = [row for group in result.groups for row in sample_rows(step, group)]
-            self._append("evaluations.jsonl", [{"set": name, **row} for row in rows])
+            self._append("evaluations.jsonl", rows[name])
             metrics |= evaluation_metrics(name, result)
         self._append("metrics.jsonl", [{"step": step, **metrics}])
-        self._send_to_wandb(finite_only(metrics), step)
-        for name, result in results.items():
-            shown = "held-out" if name == HELD_OUT else name
-            self.say(f"{shown} {when}: {_evaluation_line(result)}")
+        if self.trackers is not None:
+            self.trackers.evaluation(step, metrics, rows)
+        shown = {name: {"step": step, **finite(of.to_mapping())} for name, of in results.items()}
+        self.keep(*(evaluation_sentence(name, when, result) for name, result in shown.items()))
+        seconds = sum(result.seconds for result in results.values())
+        self.console.evaluations(shown, when, seconds)
+
+    def measured(self, step: int, metrics: Record, line: str) -> None:
+        """Write and print what an evaluation measured without sampling."""
+        if self.silent:
+            return
+        self._append("metrics.jsonl", [{"step": step, **metrics}])
+        if self.trackers is not None:
+            self.trackers.evaluation(step, metrics, {})
+        self.say(line)
 
     def line(self, record: Record, steps: int) -> str:
-        """The console's line for a step."""
-        parts = [f"step {record['step']:>{len(str(steps))}}/{steps}"]
-        parts.append(f"reward {record['reward/mean']:.3f}")
-        if self.accuracy is not None and self.accuracy >= 0:
-            parts.append(f"held-out {self.accuracy:.1%}")
-        parts.append(f"length {record['completion/length']:.1f}")
-        parts.append(f"flat {record['group/flat']:.0%}")
-        if record["update/made"]:
-            parts.append(f"entropy {record['policy/entropy']:.2f}")
-        else:
-            parts.append("no update: nothing to learn")
-        if record.get("policy/drift") is not None:
-            parts.append(f"drift {record['policy/drift']:.0e}")
-        if record["ledger/faulted"]:
-            parts.append(f"faults {record['ledger/faulted']}")
-        parts += raised_gates(record)
-        parts.append(f"{record['seconds/step']:.1f} s")
-        return "  ".join(parts)
+        """The plain line of a step."""
+        return step_sentence(record, steps, self.console.history.evaluations)
 
-    def close(self) -> None:
-        """Finish the progress bar and wandb's run."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-        if self._wandb is not None:
-            with watchdog.waiting("server", owner="wandb, its end"):
-                self._wandb.finish()
-            self._wandb = None
+    def close(self, *, failed: bool = False, hurried: bool = False) -> None:
+        """Finish the run at the trackers, there as one that failed if it did.
+
+        Where it is `hurried`, a tracker that does not answer is not waited for as long.
+        """
+        if self.trackers is not None and not self.silent:
+            self.trackers.close(failed=failed, hurried=hurried)
 
     def _append(self, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
         lines = (self._hide_secrets(json.dumps(finite(row), ensure_ascii=False)) for row in rows)
@@ -220,11 +221,6 @@ def evaluation_metrics(name: str, result: Evaluation) -> Record:
     return metrics
 
 
-def finite_only(record: Mapping[str, Any]) -> Record:
-    """`record` without what is null, NaN or infinite."""
-    return {key: value for key, value in finite(record).items() if value is not None}
-
-
 def append_console(folder: Path, lines: Sequence[str]) -> None:
     """Keep `lines` in ``console.log`` of a run that has begun; a disk that fails costs only them."""
     if not (folder / "recipe.yaml").is_file():
@@ -232,74 +228,6 @@ def append_console(folder: Path, lines: Sequence[str]) -> None:
     with suppress(OSError):
         with (folder / CONSOLE).open("a", encoding="utf-8", errors="backslashreplace") as out:
             out.writelines(f"{line}\n" for line in lines)
-
-
-def _evaluation_line(evaluation: Evaluation) -> str:
-    num_tried = evaluation.samples + evaluation.faults
-    per_prompt = num_tried // max(1, evaluation.prompts)
-    parts = [
-        f"{interval(evaluation.to_mapping())} ({many(evaluation.prompts, 'prompt')} x {many(per_prompt, 'sample')})",
-        f"length {evaluation.length:.1f}",
-        f"truncated {evaluation.truncated:.1%}",
-    ]
-    if math.isfinite(evaluation.reward) and evaluation.reward != evaluation.accuracy:
-        bounds = f"[{evaluation.reward_low:.3f}, {evaluation.reward_high:.3f}]"
-        parts.insert(1, f"mean reward {evaluation.reward:.3f} {bounds}")
-    parts += [f"{name} {value:.3g}" for name, value in evaluation.details.items() if "/" in name]
-    if evaluation.faults:
-        parts.append(f"{evaluation.faults} not scored")
-    return ", ".join(parts)
-
-
-def sample_rows(step: int, group: ScoredGroup) -> list[dict[str, Any]]:
-    """One row a completion: where it came from, what was written, and its scores."""
-    verdicts = group.verdicts or ({},) * len(group.scores)
-    rows = []
-    for index, completion in enumerate(group.completions):
-        source = {
-            "step": step,
-            "prompt_id": group.prompt.id,
-            "index": index,
-            "prompt": group.prompt.text,
-        }
-        scored = _scored_columns(group.scores[index], verdicts[index])
-        rows.append({**source, **_written_columns(completion), **scored})
-    return rows
-
-
-def _written_columns(completion: Completion) -> dict[str, Any]:
-    return {
-        "completion": completion.text,
-        "finish": completion.finish,
-        "stop": completion.stop,
-        "num_tokens": len(completion.token_ids),
-    }
-
-
-def _scored_columns(score: Score, verdict: Mapping[str, Score]) -> dict[str, Any]:
-    details = {name: part.detail for name, part in verdict.items() if part.detail}
-    return {
-        "reward": score.value,
-        "status": score.status,
-        "parts": {name: part.value for name, part in verdict.items()},
-        "statuses": {name: part.status for name, part in verdict.items()},
-        "detail": details or score.detail,
-    }
-
-
-def raised_gates(record: Mapping[str, Any]) -> Iterable[str]:
-    """``drift: warn`` for each gate above a note."""
-    for key, level in record.items():
-        if key.startswith("gate/") and key != "gate/level" and level > 1:
-            yield f"{key.removeprefix('gate/')}: {RUNGS[level - 1]}"
-
-
-def interval(result: Mapping[str, Any]) -> str:
-    """``41.2 % [38.0, 44.5]`` of an evaluation's numbers."""
-    if result["accuracy"] is None or math.isnan(result["accuracy"]):
-        return "nothing scored"
-    accuracy, low, high = (100 * result[key] for key in ("accuracy", "low", "high"))
-    return f"{accuracy:.1f} % [{low:.1f}, {high:.1f}]"
 
 
 def finite(value: Any) -> Any:

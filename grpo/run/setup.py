@@ -11,7 +11,7 @@ import os
 import random
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, ContextManager, Mapping, Sequence
 
 import numpy
@@ -20,6 +20,7 @@ import transformers
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from grpo.data.curriculum import Curriculum
+from grpo.data.examples import ExampleSet
 from grpo.data.prompts import PromptSet, load_prompts
 from grpo.data.rows import Report, to_standard_error
 from grpo.data.sources import GivenRows, Rows, SourceRows, load_sources
@@ -35,6 +36,8 @@ from grpo.monitor.gates import Alarm, Gates
 from grpo.monitor.redaction import secret_keys
 from grpo.monitor.watchdog import Watchdog
 from grpo.recipe import ModelSection, Recipe, RecipeError, SampleSection
+from grpo.report.console.console import Console
+from grpo.report.trackers import Trackers, check_installed
 from grpo.rollout.compatibility import check_support
 from grpo.rollout.compiled import check_compiler
 from grpo.rollout.engine import Engine
@@ -42,6 +45,7 @@ from grpo.run import fingerprint
 from grpo.run.evaluation_sets import EvaluationSet, held_out_set, load_sets
 from grpo.run.folder import check_folder
 from grpo.run.log import Log
+from grpo.run.sample_rows import SampleRows
 from grpo.scoring import Scorer, check_columns, load_rewards, watched_rewards
 from grpo.types import Prompt
 from rewards import RewardSpec
@@ -58,7 +62,8 @@ class RunInputs:
     """What a run is made from, checked: rewards (``accurate`` names the one that means accuracy), data, tokenizer.
 
     ``rows`` are all rows of the data, ``prompts`` those that are short enough, divided into training and held-out;
-    ``sets`` are evaluated, the held-out rows first; ``weights`` are the shares of a mixture's sources.
+    ``sets`` are evaluated, the held-out rows first; ``weights`` are the shares of a mixture's sources. Of supervised
+    training there may be no rewards, and ``examples`` are what ``prompts`` name.
     """
 
     specs: Sequence[RewardSpec]
@@ -69,13 +74,14 @@ class RunInputs:
     weights: Mapping[str, float]
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
+    examples: ExampleSet = field(default_factory=ExampleSet)
 
 
 def check_recipe(recipe: Recipe, *, resume: bool, has_model: bool) -> None:
-    """Refuse a recipe without a model, one whose folder is taken, one that holds a secret or cannot be compiled."""
+    """Refuse a recipe without a model, with a taken folder or a secret, that cannot be compiled or lacks a tracker."""
     if recipe.model.name is None and not has_model:
         raise RecipeError("recipe: model.name is missing; name a hub id or a folder")
-    if int(os.environ.get("RANK", "0")) == 0:  # other ranks may start after rank 0 has made it
+    if is_first_rank():  # other ranks may start after rank 0 has made it
         check_folder(recipe.folder(), recipe, resume)
     for key in secret_keys(recipe.to_mapping()):
         raise RecipeError(
@@ -83,6 +89,12 @@ def check_recipe(recipe: Recipe, *, resume: bool, has_model: bool) -> None:
             "it read it from the environment"
         )
     check_compiler(recipe)
+    check_installed(recipe.log)
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the first of its run, as its launcher has said."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def load_inputs(
@@ -105,7 +117,7 @@ def load_inputs(
         sources = load_sources(recipe.data, data, folder=recipe.folder(), report=report)
     rows = [row for source in sources for row in source.rows]
     check_columns(specs, rows)
-    _check_enough_rows(recipe, sources)
+    check_enough_rows(recipe, sources)
     with watching(), watchdog.loading("grpo.model.loading, configuration and tokenizer"):
         config = load_config(recipe.model) if model is None else model.config
         tokenizer = load_tokenizer(recipe.model) if tokenizer is None else tokenizer
@@ -130,14 +142,21 @@ def load_inputs(
     )
 
 
-def _check_enough_rows(recipe: Recipe, sources: Sequence[SourceRows]) -> None:
-    """Refuse a step that takes more prompts than there are, of all sources or of one by its share."""
-    num_prompts = recipe.sample.prompts
+def rows_a_step(recipe: Recipe) -> tuple[int, str]:
+    """(how many rows of the data a step takes, the key that says so)."""
+    if recipe.stage == "sft":
+        return recipe.sft.batch, "sft.batch"
+    return recipe.sample.prompts, "sample.prompts"
+
+
+def check_enough_rows(recipe: Recipe, sources: Sequence[SourceRows]) -> None:
+    """Refuse a step that takes more rows than there are, of all sources or of one by its share."""
+    num_prompts, key = rows_a_step(recipe)
     num_rows = sum(len(source.train) for source in sources)
     if num_rows < num_prompts:
         raise RecipeError(
-            f"recipe: sample.prompts is {num_prompts}, but only {many(num_rows, 'row')} {agree(num_rows, 'train')}; "
-            "lower sample.prompts or data.held_out"
+            f"recipe: {key} is {num_prompts}, but only {many(num_rows, 'row')} {agree(num_rows, 'train')}; "
+            f"lower {key} or data.held_out"
         )
     total = sum(source.weight for source in sources)
     for source in sources:
@@ -145,7 +164,7 @@ def _check_enough_rows(recipe: Recipe, sources: Sequence[SourceRows]) -> None:
         if len(source.train) < share:
             raise RecipeError(
                 f"recipe: data.sources.{source.name} has {many(len(source.train), 'row')} to train on, but its "
-                f"share of a step is {many(share, 'prompt')}; lower its weight or sample.prompts"
+                f"share of a step is {many(share, 'prompt')}; lower its weight or {key}"
             )
 
 
@@ -153,8 +172,8 @@ def with_steps(recipe: Recipe, prompts: PromptSet) -> Recipe:
     """`recipe` with the steps that its ``epochs`` come to, where it counts in those."""
     if recipe.epochs is None:
         return recipe
-    num_prompts = recipe.epochs * len(prompts.train)
-    return replace(recipe, steps=max(1, math.ceil(num_prompts / recipe.sample.prompts)))
+    num_prompts = math.ceil(recipe.epochs * len(prompts.train))
+    return replace(recipe, steps=max(1, math.ceil(num_prompts / rows_a_step(recipe)[0])))
 
 
 # ---- the model and what uses it -------------------------------------------------------------------------------
@@ -229,6 +248,10 @@ def open_scorer(recipe: Recipe, specs: Sequence[RewardSpec]) -> Scorer:
 # ---- what only training uses ----------------------------------------------------------------------------------
 
 
+OpenLearner = Callable[[Recipe, Policy, Ranks, "Gates | None"], Learner]
+"""(recipe, policy, ranks, gates) -> the learner of a stage: `open_learner`, say."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RunParts:
     """What an open training run works with."""
@@ -249,15 +272,30 @@ def open_parts(
     dog: Watchdog,
     model: PreTrainedModel | None = None,
     *,
-    quiet: bool = False,
+    open_learner: OpenLearner,
+    console: Console,
 ) -> RunParts:
-    """Load the policy and start everything that a training run works with; the scorer is to be closed."""
+    """Load the policy and start everything that a training run works with; the scorer is to be closed.
+
+    The tokens that end the examples of supervised training end completions from here on.
+    """
     ranks = Ranks.start()
     ranks.watched_by(dog)
     check_same_prompts(ranks, inputs.prompts)
     prepare_torch(recipe)
     policy = open_policy(recipe, ranks.device, inputs.tokenizer, model)
-    log = Log(recipe.folder(), recipe.log.wandb, silent=not ranks.main, quiet=quiet)
+    policy.stop_ids |= inputs.examples.end_ids
+    trackers = Trackers(
+        recipe.log, recipe.folder(), patience_seconds=recipe.watchdog.server_seconds
+    )
+    log = Log(
+        recipe.folder(),
+        trackers,
+        rows=open_rows(recipe, inputs),
+        silent=not ranks.main,
+        console=console,
+        show_every=recipe.log.show_every,
+    )
     gates = open_gates(recipe, inputs, policy, report=log.alarm)
     return RunParts(
         ranks=ranks,
@@ -283,6 +321,16 @@ def check_same_prompts(ranks: Ranks, prompts: PromptSet) -> None:
             "other rows, or another tokenizer other tokens; give all ranks the same files and package versions, "
             "and a task whose rows follow from its arguments alone"
         )
+
+
+def open_rows(recipe: Recipe, inputs: RunInputs) -> SampleRows:
+    """What makes the rows of ``samples.jsonl``."""
+    return SampleRows(
+        accurate=inputs.accurate,
+        threshold=recipe.evaluate.threshold,
+        num_with_tokens=recipe.log.token_logprobs,
+        tokenizer=inputs.tokenizer,
+    )
 
 
 def open_curriculum(recipe: Recipe, inputs: RunInputs) -> Curriculum:

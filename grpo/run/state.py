@@ -41,7 +41,7 @@ class RunState:
     by ``checkpoint.best_by``.
 
     ``parts`` are the states of `stateful_parts` by name; ``partial_groups`` and ``expected`` (lengths that the engine
-    expects, by prompt id) have one entry a process; ``journals`` are sizes in bytes.
+    expects, by prompt id) have one entry a process; ``journals`` are sizes in bytes, ``trackers`` the run's ids there.
     """
 
     bonus: Any
@@ -55,11 +55,11 @@ class RunState:
     partial_groups: Sequence[Sequence[Mapping[str, Any]]]
     expected: Sequence[Mapping[str, float]]
     weights_version: int
-    wandb_id: str | None
     journals: Mapping[str, int]
     fingerprint: Mapping[str, Any]
     ranking: float | None = None
     sets_before: Mapping[str, Any] = field(default_factory=dict)
+    trackers: Mapping[str, str] = field(default_factory=dict)
 
     def to_mapping(self) -> dict[str, Any]:
         """As `from_mapping` reads it, by the keys of the file."""
@@ -73,6 +73,8 @@ class RunState:
         if "ranking" not in values:  # made when only held-out rows were evaluated
             before = {} if values["before"] is None else {HELD_OUT: values["before"]}
             values = {**values, "ranking": values["accuracy"], "sets_before": before}
+        if values.get("wandb_id"):  # made when wandb was the only tracker
+            values = {**values, "trackers": {"wandb": values["wandb_id"]}}
         return RunState(**{name: values[key] for name, key in keys.items() if key in values})
 
 
@@ -199,7 +201,7 @@ def collect(
         partial_groups=partial_groups,
         expected=expected,
         weights_version=parts.policy.version,
-        wandb_id=parts.log.wandb_id,
+        trackers=parts.log.tracker_ids,
         journals=journals,
         fingerprint=fingerprint,
     )
@@ -233,7 +235,7 @@ def restore(
     for name, part in stateful_parts(parts, ledger).items():
         part.restore(state.parts[name])
     parts.log.accuracy = state.accuracy
-    parts.log.wandb_id = state.wandb_id
+    parts.log.tracker_ids = dict(state.trackers)
     _restore_progress(progress, saved.step, state)
     _restore_rollouts(state, parts, progress, prompts)
     if parts.ranks.rank < len(saved.generators):

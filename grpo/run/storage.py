@@ -8,9 +8,10 @@ from typing import Any, BinaryIO, Mapping, Sequence
 from grpo.data.kept_rows import keep_rows
 from grpo.model.saved import SavedModel, SavedModelDiffers
 from grpo.recipe import Recipe
+from grpo.report.console.closing import closing_lines
 from grpo.run import checkpoint
 from grpo.run.async_writer import Writer
-from grpo.run.console import closing
+from grpo.run.environment import write_environment
 from grpo.run.fingerprint import fingerprint
 from grpo.run.folder import lock, sizes
 from grpo.run.ledger import Ledger
@@ -40,10 +41,12 @@ class RunStorage:
         self.summary: dict[str, Any] | None = None
         self._lock: BinaryIO | None = None
         self._fingerprint: Mapping[str, Any] = {}
+        self._rows: Mapping[str, int] = {}
 
     def open(self, parts: RunParts, inputs: RunInputs, *, resume: bool) -> None:
         """Lock and prepare the folder; set the run to its newest checkpoint, or to the beginning."""
         ranks = parts.ranks
+        self._rows = inputs.examples.counts
         if ranks.main:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = lock(self.folder)
@@ -77,6 +80,8 @@ class RunStorage:
                 ledger=self.ledger,
                 prompts=inputs.prompts,
             )
+        if ranks.main:
+            write_environment(self.folder, parts.policy, ranks, self.progress.num_steps)
 
     def save(self, parts: RunParts) -> Path | None:
         """Save a checkpoint of the run unless this step has one; its folder, None on other ranks.
@@ -122,18 +127,25 @@ class RunStorage:
                 parts=parts,
                 final=final,
                 examples_after=examples_after,
+                rows=self._rows,
             )
             write_summary(self.folder, summary)
             self.summary = summary
-            parts.log.say(*closing(summary, self.folder))
-            parts.log.say(
-                f"scoring: {parts.scorer.cached:.0%} of the scores were known from an equal completion",
-                *self.writer.describe(),
-                final.describe(self.folder / "final"),
-            )
+            self._close_log(parts, final, summary)
         parts.ranks.wait()
         if final.problems:
             raise SavedModelDiffers(final.describe(self.folder / "final"))
+
+    def _close_log(self, parts: RunParts, final: SavedModel, summary: Mapping[str, Any]) -> None:
+        """Say how the run ended; what it cost inside is for who asks for it."""
+        log = parts.log
+        log.detail(
+            f"reward cache hits: {parts.scorer.cached:.0%} of the scores are those of an equal completion",
+            *self.writer.describe(),
+        )
+        say = log.say if final.problems or final.unchecked else log.detail
+        say(final.describe(self.folder / "final"))
+        log.show(closing_lines(summary, self.folder, log.console.display.glyphs))
 
     def give_up_writing(self, failure: BaseException) -> list[str]:
         """For a run that failed: drop what is being written if it was interrupted, else wait; errors as lines."""

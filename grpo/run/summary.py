@@ -13,7 +13,7 @@ from grpo.model.saved import SavedModel, check_saved
 from grpo.monitor import watchdog
 from grpo.monitor.redaction import redacted
 from grpo.recipe import Recipe
-from grpo.recipe.shorthands import HELD_OUT
+from grpo.recipe.shorthands import HELD_OUT, HELD_OUT_LOSS
 from grpo.run.folder import disk_errors, write_text
 from grpo.run.ledger import Ledger
 from grpo.run.log import finite
@@ -34,7 +34,7 @@ def write_final(policy: Policy, folder: Path) -> SavedModel:
             policy.save(writing)
         shutil.rmtree(final, ignore_errors=True)
         writing.rename(final)
-    with watchdog.loading("grpo.model.saved, the final model loaded back"):
+    with watchdog.loading("grpo.model.saved, the final model back"):
         return check_saved(policy, final)
 
 
@@ -57,14 +57,18 @@ def summary_of(
     parts: RunParts,
     final: SavedModel,
     examples_after: Sequence[Mapping[str, Any]],
+    rows: Mapping[str, int],
 ) -> dict[str, Any]:
-    """What ``summary.json`` holds."""
+    """What ``summary.json`` holds; `rows` of supervised training are counted by what became of them."""
+    sets = _by_set(progress)
     return {
+        **_supervised(sets.pop(HELD_OUT_LOSS, None), rows),
         "name": recipe.name,
+        "stage": recipe.stage,
         "steps": progress.num_steps,
         "before": progress.before,
         "after": progress.after,
-        "sets": _by_set(progress),
+        "sets": sets,
         "seconds": progress.seconds_now,
         "tokens": progress.tokens,
         "ledger": ledger,
@@ -74,6 +78,12 @@ def summary_of(
         "alarms": parts.gates.alarms,
         "examples": {"before": progress.examples_before, "after": examples_after},
     }
+
+
+def _supervised(losses: Mapping[str, Any] | None, rows: Mapping[str, int]) -> dict[str, Any]:
+    """What only a run of supervised training has: its held-out loss, and what became of its rows."""
+    found = {"loss": losses, "rows": rows}
+    return {name: value for name, value in found.items() if value}
 
 
 def _by_set(progress: Progress) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from rewards.clock import Clock
+from rewards.service.output import Relay, is_redirected
 from rewards.service.worker import Assignment
 
 __all__ = ["Crashed", "Exhausted", "WorkerProcess"]
@@ -62,7 +63,14 @@ class _Inbox(asyncio.Protocol):
 class WorkerProcess:
     """A running worker. ``is_fresh`` until it is given anything but second tries."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], inbox: _Inbox, transport: Any) -> None:
+    def __init__(
+        self,
+        popen: subprocess.Popen[bytes],
+        inbox: _Inbox,
+        transport: Any,
+        relay: Relay | None = None,
+    ) -> None:
+        self._relay = relay
         self._popen = popen
         self._inbox = inbox
         self._transport = transport
@@ -73,17 +81,20 @@ class WorkerProcess:
     async def start(cls, assignments: Sequence[Assignment]) -> WorkerProcess:
         """A new interpreter that shares no memory with this one."""
         ours, theirs = socket.socketpair()
+        relay = await Relay.open() if is_redirected() else None
         with theirs:
-            popen = _start_interpreter(theirs.fileno())
+            popen = _start_interpreter(theirs.fileno(), relay)
         try:
             transport, inbox = await asyncio.get_running_loop().create_connection(_Inbox, sock=ours)
         except BaseException:
             ours.close()
             popen.kill()
             popen.wait()
+            if relay is not None:
+                relay.close()
             raise
         transport.write(pickle.dumps((list(assignments), sys.path, str(Path.cwd()))))
-        return cls(popen, inbox, transport)
+        return cls(popen, inbox, transport, relay)
 
     @property
     def pid(self) -> int:
@@ -133,6 +144,8 @@ class WorkerProcess:
     def kill(self) -> None:
         """Kill the worker and whatever it started, and reap it."""
         self._transport.abort()
+        if self._relay is not None:
+            self._relay.close()
         if self._popen.returncode is not None:
             return
         try:
@@ -142,13 +155,21 @@ class WorkerProcess:
         self._popen.wait()
 
 
-def _start_interpreter(descriptor: int) -> subprocess.Popen[bytes]:
+def _start_interpreter(descriptor: int, relay: Relay | None) -> subprocess.Popen[bytes]:
     path = [_ROOT, *(folder for folder in sys.path if folder != _ROOT)]
     code = _START.format(path=path, fd=descriptor, parent=os.getpid())
+    if relay is None:
+        return _popen(code, descriptor, output=2)
+    with relay.handing_over() as output:
+        return _popen(code, descriptor, output=output)
+
+
+def _popen(code: str, descriptor: int, output: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.DEVNULL,
-        stdout=2,  # what rewards print must not mix with what we print
+        stdout=output,  # what rewards print must not mix with what we print
+        stderr=output,
         pass_fds=[descriptor],
         # one hash seed: the order of sets, and with it the work that sympy does, is that of every other worker
         env={"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", **os.environ},

@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any, Callable, Sequence
 
 from rewards.reasoning import after_reasoning
+from rewards.tasks.countdown_traces import Puzzle, trace
 from rewards.tasks.final_answer import UNFINISHED, has_ended, is_tagged, tagged_answer
 from rewards.types import Score
 
@@ -38,12 +39,15 @@ def countdown_rows(
     target_high: int = 99,
     style: str = "words",
     count: int | None = None,
+    traces: str | None = None,
 ) -> list[Row]:
     """Numbers and a target that they make, each used once with ``+ - * /``; only solvable problems.
 
     A problem counts as solvable if every step of some solution is a whole number from 1 to ``target_high``.
     ``style`` is ``words`` (a question for a language model) or ``symbols`` (one token for each integer).
-    Without ``count`` every problem of the ranges is returned; with it, that many drawn by a fixed rule.
+    Without ``count`` every problem of the ranges is returned; with it, that many drawn by a fixed rule. With ``traces``
+    each row has a ``completion`` that solves it, for supervised training: ``direct``, or ``search`` with attempts that
+    miss before.
     """
     if style not in PROMPTS:
         raise ValueError(f"countdown: style is {style!r}; it can be {' or '.join(PROMPTS)}")
@@ -63,7 +67,17 @@ def countdown_rows(
     rows: list[Row] = []
     for operands_used, target in problems:
         prompt = write(operands_used, target)
-        rows.append({"prompt": prompt, "numbers": list(operands_used), "target": target})
+        row: Row = {"prompt": prompt, "numbers": list(operands_used), "target": target}
+        if traces is not None:
+            puzzle = Puzzle(
+                operands_used,
+                target,
+                largest=target_high,
+                results=whole_results,
+                reaches=targets.leading_to(target),
+            )
+            row["completion"] = trace(puzzle, kind=traces, style=style)
+        rows.append(row)
     return rows
 
 
@@ -101,6 +115,10 @@ class _Targets:
     def of(self, numbers: Numbers) -> list[int]:
         """The targets that the numbers make, in increasing order."""
         return sorted(value for value in self._reach(numbers) if self.low <= value <= self.high)
+
+    def leading_to(self, target: int) -> Callable[[Numbers], bool]:
+        """Whether numbers in increasing order can make `target`."""
+        return lambda numbers: target in self._reach(numbers)
 
     def _reach(self, numbers: Numbers) -> frozenset[int]:
         if len(numbers) == 1:

@@ -56,8 +56,8 @@ BEFORE_THE_RUN = {
 }
 
 
-FAST = ["engine", "judge", "collective", "checkpoint", "interpreter", "engine dies"]
-SLOW = ["update", "loading", "server", "reward", "warn"]
+FAST = ["engine", "judge", "checkpoint", "interpreter", "engine dies"]
+SLOW = ["update", "collective", "loading", "server", "reward", "warn"]
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ from grpo.train import main
 ROOT = Path(__file__).resolve().parent.parent.parent
 QUICK = [
     "steps=6",
+    "data.args.count=400",
     "sample.prompts=6",
     "sample.max_tokens=48",
     "data.held_out=0",
@@ -158,6 +159,7 @@ def test_weights_that_change_while_completions_are_written_break_the_call_off(
 
 
 @pytest.mark.parametrize("temperature", [0.9, 1.2])
+@pytest.mark.thin(1)
 def test_another_temperature_in_the_trainer_is_measured_and_named(
     tmp_path: Path, temperature: float
 ) -> None:
@@ -219,6 +221,7 @@ def test_a_half_precision_head_in_the_trainer_is_named(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("filters", [{"top_p": 0.9}, {"top_k": 2}])
+@pytest.mark.thin(1)
 def test_a_filter_that_only_the_sampler_knows_is_named(
     tmp_path: Path, monkeypatch, filters: dict[str, float]
 ) -> None:
@@ -316,7 +319,8 @@ def spoil_a_row(trainer: Trainer) -> None:
     trainer.policy.hidden = spoilt
 
 
-@pytest.mark.parametrize("budget", [100_000, 200])
+@pytest.mark.parametrize("budget", [200, 100_000])
+@pytest.mark.thin(1)
 def test_a_row_of_nan_in_the_trainer_is_masked_and_the_others_go_on(
     tmp_path: Path, budget: int
 ) -> None:
@@ -500,6 +504,7 @@ def test_a_stop_is_exit_code_1_with_the_gate_and_what_to_do_in_one_line(
 # ---- a resumed run ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_resumed_run_raises_the_alarms_that_it_would_have_raised(tmp_path: Path) -> None:
     easy = [
         "gates.gradient={note: 0.5, warn: 1.01, skip: 100}",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import assert_same, outcome, recipe, run
+from small_runs import REWARDS, assert_same, outcome, recipe, run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo import RecipeError, Trainer
@@ -105,10 +105,20 @@ def test_a_finished_run_made_longer_evaluates_where_it_would_have(reward: Path) 
     assert_same(reward / "whole", reward / "longer")
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was never stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "mine.py").write_text(REWARDS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run(folder / "whole")
+    return folder / "whole"
+
+
 def test_a_damaged_checkpoint_is_named_and_the_run_goes_on_from_the_one_before(
-    reward: Path, capsys
+    reward: Path, whole: Path, capsys
 ) -> None:
-    run(reward / "whole")
     run(reward / "cut", "steps=4")
     file = reward / "cut" / "checkpoints" / "step-000004" / "weights.safetensors"
     data = bytearray(file.read_bytes())
@@ -121,7 +131,7 @@ def test_a_damaged_checkpoint_is_named_and_the_run_goes_on_from_the_one_before(
         "step-000004 is damaged: weights.safetensors holds other bytes" in said
         and "resumed after step 2" in said
     )
-    assert_same(reward / "whole", reward / "cut")
+    assert_same(whole, reward / "cut")
 
 
 def test_where_no_checkpoint_is_whole_the_run_is_refused_in_one_line(reward: Path) -> None:
@@ -133,20 +143,20 @@ def test_where_no_checkpoint_is_whole_the_run_is_refused_in_one_line(reward: Pat
 
 
 def test_a_run_killed_before_its_first_checkpoint_says_that_it_starts_anew(
-    reward: Path, capsys
+    reward: Path, whole: Path, capsys
 ) -> None:
     trainer = Trainer(recipe(reward / "cut", "checkpoint.every=0"))
     next(iter(trainer))
     trainer.close()
-    run(reward / "whole")
     capsys.readouterr()
     run(reward / "cut", resume=True)
     assert "no checkpoint yet, so it starts from the beginning" in capsys.readouterr().out
-    assert_same(reward / "whole", reward / "cut")
+    assert_same(whole, reward / "cut")
 
 
-def test_a_trainer_that_was_closed_or_stopped_may_be_iterated_again(reward: Path) -> None:
-    run(reward / "whole")
+def test_a_trainer_that_was_closed_or_stopped_may_be_iterated_again(
+    reward: Path, whole: Path
+) -> None:
     for every in (0, 2):  # without a checkpoint it starts anew, with one it goes on
         folder = reward / f"every-{every}"
         trainer, steps = Trainer(recipe(folder, f"checkpoint.every={every}")), []
@@ -162,7 +172,7 @@ def test_a_trainer_that_was_closed_or_stopped_may_be_iterated_again(reward: Path
         assert trainer.stopped and not (folder / "summary.json").exists()
         steps += [record["step"] for record in trainer]
         assert steps == ([1, 2, 3, 1, 2, 3, 4, 5, 6] if every == 0 else [1, 2, 3, 3, 4, 5, 6])
-        assert_same(reward / "whole", folder)
+        assert_same(whole, folder)
 
 
 def test_the_best_checkpoint_by_held_out_accuracy_stays(reward: Path) -> None:
@@ -274,17 +284,16 @@ def test_a_reward_file_that_changed_is_said_and_the_run_goes_on(reward: Path, ca
 
 
 def test_keys_of_memory_may_change_and_are_said_and_the_run_is_the_same(
-    reward: Path, capsys
+    reward: Path, whole: Path, capsys
 ) -> None:
-    run(reward / "whole", "optim.updates=2")
-    run(reward / "cut", "steps=4", "optim.updates=2")
+    run(reward / "cut", "steps=4")
     capsys.readouterr()
-    run(reward / "cut", "optim.updates=2", "sample.max_rows=8", resume=True)
+    run(reward / "cut", "sample.max_rows=8", resume=True)
     assert (
         "resume: sample.max_rows was 256, is 8: it changes memory and speed"
         in capsys.readouterr().out
     )
-    assert_same(reward / "whole", reward / "cut")
+    assert_same(whole, reward / "cut")
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from grpo.train import main
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = [
     "steps=1",
+    "data.args.count=400",
     "sample.prompts=2",
     "sample.group_size=4",
     "sample.max_tokens=12",

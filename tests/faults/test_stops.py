@@ -56,7 +56,7 @@ def test_sigterm_ends_the_step_or_the_evaluation_and_loses_nothing(
     life = lives.live(arguments(cut, *overrides), cut)
     if life["code"] != 0:  # the signal of the last evaluation may come after its last word
         assert life["code"] == 3 and "stopping after this step" in life["said"], life["said"]
-        assert any(f"stopped after step {step}; continue with" in life["said"] for step in steps), (
+        assert any(f"stopped after step {step}. To resume: " in life["said"] for step in steps), (
             life["said"]
         )
         assert lives.live(arguments(cut, *overrides), cut)["code"] == 0
@@ -97,7 +97,7 @@ def test_ctrl_c_twice_stops_at_once_and_the_last_checkpoint_stands(
     life = lives.live(arguments(cut, *overrides), cut)
     assert life["code"] == 1, life["said"]
     assert (
-        "\nstopped at once; the checkpoint of step 2 stands; continue with: python -m grpo.train quickstart "
+        "\nstopped at once; the checkpoint of step 2 stands. To resume: python -m grpo.train quickstart "
         in life["said"]
     ), life["said"]
     assert "Traceback" not in life["said"]
@@ -112,7 +112,7 @@ def test_ctrl_c_twice_in_the_first_step_says_that_nothing_was_saved(
     life = lives.live(arguments(cut, *overrides), cut)
     last = life["said"].splitlines()[-1]
     assert life["code"] == 1 and not list((cut / "checkpoints").glob("step-*")), life["said"]
-    assert last.startswith("stopped at once; no checkpoint was saved yet; begin again with: "), last
+    assert last.startswith("stopped at once; no checkpoint was saved yet. To begin again: "), last
     assert last in (cut / "console.log").read_text()
     assert lives.live(arguments(cut, *overrides), cut)["code"] == 0
     assert_same(whole, cut)
@@ -156,7 +156,7 @@ def test_a_full_disk_is_one_line_and_what_was_on_it_goes_on_elsewhere(
         for words in (
             "cannot be written (",
             "No space left on device",
-            "; the checkpoint of step 2 stands; continue with: ",
+            "; the checkpoint of step 2 stands. To resume: ",
         )
     )
     assert [p.name for p in (reward / "copy" / "run" / "checkpoints").iterdir()] == ["step-000002"]

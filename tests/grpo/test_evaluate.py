@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from light_rewards import shortness
 from tiny import random_prompts, tiny_policy
 
 from grpo.evaluate import evaluate
@@ -184,10 +185,6 @@ def test_the_mean_of_nothing_is_no_number():
 
 
 # ---- with a policy ---------------------------------------------------------------------------------------------
-
-
-def shortness(text: str, num_tokens: int) -> float:
-    return float(num_tokens < 8)
 
 
 @pytest.fixture(scope="module")

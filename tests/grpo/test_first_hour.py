@@ -180,11 +180,11 @@ def stopped(folder, capfd):
 
 
 def test_the_printed_command_can_be_pasted_and_finishes_the_run(folder, stopped, capfd):
-    words = shlex.split(stopped.rpartition("continue with: ")[2])
+    words = shlex.split(stopped.rpartition("To resume: ")[2])
     assert words[:3] == ["grpo", "train", "quickstart"] and words[-1] == "--resume"
     assert "run_dir=my runs/a b" in words and "name=it's" in words
     log = (folder / "my runs" / "a b" / "console.log").read_text()
-    assert "continue with: " in log
+    assert "To resume: " in log
     assert cli.main(words[1:]) == 0
     assert (folder / "my runs" / "a b" / "summary.json").is_file()
     log = (folder / "my runs" / "a b" / "console.log").read_text()
@@ -338,6 +338,8 @@ QUICK_COMMANDS = [
     ["sample", "nowhere"],
     ["score", "--lenientt"],
     ["check", "nowhere.jsonl"],
+    ["watch", "nowhere"],
+    ["watch", "used"],
     ["convert", "nowhere.yaml"],
 ]
 IMPORTED = """

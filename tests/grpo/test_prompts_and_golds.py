@@ -122,7 +122,7 @@ def test_a_run_whose_prompt_opens_the_reasoning_pays_for_no_unfinished_one(tmp_p
     assert report["strict"]["faults"] == 0 and report["strict"]["accuracy"] == 0
     out = tmp_path / "sampled.jsonl"
     with out.open("w") as file:
-        sample.write(recipe, file, n=1, rows=2, with_tokens=False)
+        sample.write(recipe, file, n=1, rows=2, with_tokens=False, say=print)
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert all(line["prompt_text"].endswith("<think>\n") and "prompt" in line for line in lines)
     graded = [

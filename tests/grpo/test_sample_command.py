@@ -93,8 +93,8 @@ def test_mistakes_are_told_in_a_line(wrong, sentence, capsys):
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly():
     done = subprocess.run(
-        f"{sys.executable} -m grpo.sample {BASE} --data countdown 'data.args={{style: symbols}}' "
-        "data.template=plain sample.max_tokens=20 --rows 300 2>/dev/null | head -n 1; "
+        f"{sys.executable} -m grpo.sample {BASE} --data countdown 'data.args={{style: symbols, count: 200}}' "
+        "data.template=plain sample.max_tokens=20 --rows 100 2>/dev/null | head -n 1; "
         "exit ${PIPESTATUS[0]}",
         shell=True,
         executable="/bin/bash",

@@ -1,14 +1,13 @@
 """Groups get their verdicts in order, with their statuses; what was never finished is never judged."""
 
-import math
-
 import pytest
 import torch
+from light_rewards import by_text, wants
 
 from grpo.recipe import Recipe, RecipeError
 from grpo.scoring import Scorer, check_columns, reward_specs
 from grpo.types import Completion, Group, Prompt
-from rewards import RewardSpec, Score
+from rewards import RewardSpec
 
 
 def completion(text: str, finish: str = "stop", tokens: int = 3) -> Completion:
@@ -22,23 +21,6 @@ def group(*completions: Completion, **truth) -> Group:
 def judged(given: Group, *specs: RewardSpec):
     with Scorer(specs) as judge:
         return judge.submit(given).result()
-
-
-def by_text(text: str):
-    """What its text asks for."""
-    if text == "raise":
-        raise RuntimeError("broken on purpose")
-    return {
-        "one": 1.0,
-        "half": 0.5,
-        "nan": math.nan,
-        "inf": math.inf,
-        "text": "1.0",
-        "list": [1.0],
-        "none": None,
-        "true": True,
-        "nothing": Score(0.0, status="no_answer", detail="no number"),
-    }[text]
 
 
 def test_each_completion_gets_its_own_score_and_status_in_order():
@@ -100,14 +82,6 @@ def test_a_group_of_which_nothing_was_finished_asks_no_judge():
         RewardSpec("mine", by_text),
     )
     assert [score.value for score in scored.scores] == [None, None] and scored.flat
-
-
-def wants(text: str, finish: str, num_tokens: int, answer: str, factor: float = 1.0) -> Score:
-    """Reports what it was given."""
-    return Score(
-        factor * num_tokens,
-        parts={"long": float(finish == "length"), "right": float(text == answer)},
-    )
 
 
 def test_a_reward_sees_the_columns_the_finish_and_the_number_of_tokens():

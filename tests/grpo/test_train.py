@@ -36,17 +36,28 @@ VARIANTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    """A run that came to its end; its folder is for reading."""
+    return run(tmp_path_factory.mktemp("plain") / "run")
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.thin(3)
-def test_a_resumed_run_equals_one_never_stopped(tmp_path: Path, variant: str) -> None:
-    run(tmp_path / "whole", *VARIANTS[variant])
+@pytest.mark.thin(2)
+def test_a_resumed_run_equals_one_never_stopped(
+    tmp_path: Path, plain: Trainer, variant: str
+) -> None:
+    whole = plain.folder
+    if variant != "plain":
+        whole = tmp_path / "whole"
+        run(whole, *VARIANTS[variant])
     trainer = Trainer(recipe(tmp_path / "cut", *VARIANTS[variant]))
     for record in trainer:
         if record["step"] == 3:
             break  # one step past the checkpoint, which the resumed run must make again
     trainer.close()
     run(tmp_path / "cut", *VARIANTS[variant], resume=True)
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert_same_run(whole, tmp_path / "cut")
 
 
 def test_groups_that_a_step_did_not_wait_for_go_on_in_the_next_and_none_is_lost(
@@ -80,12 +91,14 @@ def test_groups_that_a_step_did_not_wait_for_go_on_in_the_next_and_none_is_lost(
     assert len(set(names + left)) == len(names + left) == len(names) + 3 <= len(drawn)
 
 
-def test_the_same_seed_gives_the_same_run_twice_and_another_seed_another(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        run(tmp_path / name)
-    run(tmp_path / "c", "seed=1")
-    assert_same_run(tmp_path / "a", tmp_path / "b")
-    assert records(tmp_path / "a", "samples.jsonl") != records(tmp_path / "c", "samples.jsonl")
+def test_the_same_seed_gives_the_same_run_twice_and_another_seed_another(
+    tmp_path: Path, plain: Trainer
+) -> None:
+    run(tmp_path / "again")
+    assert_same_run(plain.folder, tmp_path / "again")
+    run(tmp_path / "other", "seed=1", "steps=1", "evaluate.before=false")
+    other = records(tmp_path / "other", "samples.jsonl")
+    assert len(other) == 24 and other != records(plain.folder, "samples.jsonl")[:24]
 
 
 @pytest.mark.parametrize("changed", ["sample.max_rows=8", "optim.tokens_per_micro_batch=100"])
@@ -96,20 +109,22 @@ def test_settings_of_speed_and_memory_change_no_token(tmp_path: Path, changed: s
     assert records(tmp_path / "a", "samples.jsonl") == records(tmp_path / "b", "samples.jsonl")
 
 
-def test_the_run_folder_holds_what_it_should(tmp_path: Path) -> None:
-    trainer = run(tmp_path / "run")
-    folder = tmp_path / "run"
+def test_the_run_folder_holds_what_it_should(plain: Trainer) -> None:
+    folder = plain.folder
     assert {p.name for p in folder.iterdir()} - {"alarms.jsonl"} == {
         "recipe.yaml",
         "metrics.jsonl",
         "samples.jsonl",
         "evaluations.jsonl",
         "console.log",
+        "status.json",
+        "environment.jsonl",
+        "report.html",
         "checkpoints",
         "final",
         "summary.json",
     }
-    assert Recipe.load(folder / "recipe.yaml") == trainer.recipe
+    assert Recipe.load(folder / "recipe.yaml") == plain.recipe
     assert [record["step"] for record in records(folder)] == [1, 2, 3, 4]
     assert [p.name for p in sorted((folder / "checkpoints").iterdir())] == [
         "step-000002",
@@ -123,9 +138,11 @@ def test_the_run_folder_holds_what_it_should(tmp_path: Path) -> None:
 
 
 def test_every_sampled_completion_is_written_and_booked_once(tmp_path: Path) -> None:
-    trainer = run(tmp_path / "run", "advantage.mask_truncated=true", "sample.max_tokens=20")
+    trainer = run(
+        tmp_path / "run", "steps=2", "advantage.mask_truncated=true", "sample.max_tokens=20"
+    )
     rows = records(tmp_path / "run", "samples.jsonl")
-    assert len(rows) == 4 * 6 * 4 == trainer.ledger["sampled"]
+    assert len(rows) == 2 * 6 * 4 == trainer.ledger["sampled"]
     assert (
         sum(n for outcome, n in trainer.ledger.items() if outcome != "sampled")
         == trainer.ledger["sampled"]
@@ -152,32 +169,31 @@ def test_the_final_model_loads_in_plain_transformers_and_writes_the_same(tmp_pat
     assert (merged - live).abs().max() <= 5e-5  # logits up to 15, summed by two libraries
 
 
-def test_a_run_folder_is_never_overwritten(tmp_path: Path) -> None:
-    run(tmp_path / "run", "steps=1")
-    before = (tmp_path / "run" / "samples.jsonl").read_bytes()
+def test_a_run_folder_is_never_overwritten(plain: Trainer) -> None:
+    before = (plain.folder / "samples.jsonl").read_bytes()
     with pytest.raises(RecipeError, match="exists; continue it with --resume"):
-        Trainer(recipe(tmp_path / "run", "steps=1"))
-    assert (tmp_path / "run" / "samples.jsonl").read_bytes() == before
+        Trainer(recipe(plain.folder))
+    assert (plain.folder / "samples.jsonl").read_bytes() == before
 
 
-def test_resume_refuses_another_recipe_and_shows_the_difference(tmp_path: Path) -> None:
-    run(tmp_path / "run", "steps=2")
+def test_resume_refuses_another_recipe_and_shows_the_difference(
+    tmp_path: Path, plain: Trainer
+) -> None:
     with pytest.raises(RecipeError, match=r"optim\.lr was 0\.0003, is 0\.001"):
-        Trainer(recipe(tmp_path / "run", "optim.lr=1e-3"), resume=True)
+        Trainer(recipe(plain.folder, "optim.lr=1e-3"), resume=True)
     with pytest.raises(RecipeError, match="no run to resume"):
         Trainer(recipe(tmp_path / "nowhere"), resume=True)
 
 
-def test_a_finished_run_can_be_made_longer(tmp_path: Path) -> None:
-    run(tmp_path / "whole", "steps=4", "evaluate.every=0")
-    run(tmp_path / "longer", "steps=2", "evaluate.every=0")
-    run(tmp_path / "longer", "steps=4", "evaluate.every=0", resume=True)
-    assert records(tmp_path / "whole") == records(tmp_path / "longer")
-    first, second = weights(tmp_path / "whole"), weights(tmp_path / "longer")
+def test_a_finished_run_can_be_made_longer(tmp_path: Path, plain: Trainer) -> None:
+    run(tmp_path / "longer", "steps=2")
+    run(tmp_path / "longer", "steps=4", resume=True)
+    assert records(plain.folder) == records(tmp_path / "longer")
+    first, second = weights(plain.folder), weights(tmp_path / "longer")
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_iteration_may_be_broken_off_and_gone_on_with(tmp_path: Path) -> None:
+def test_iteration_may_be_broken_off_and_gone_on_with(tmp_path: Path, plain: Trainer) -> None:
     trainer = Trainer(recipe(tmp_path / "a"))
     steps = []
     for record in trainer:
@@ -188,8 +204,7 @@ def test_iteration_may_be_broken_off_and_gone_on_with(tmp_path: Path) -> None:
         steps.append(record["step"])
     assert steps == [1, 2, 3, 4] and (tmp_path / "a" / "summary.json").exists()
     assert list(trainer) == []
-    run(tmp_path / "b")
-    assert records(tmp_path / "a") == records(tmp_path / "b")
+    assert records(tmp_path / "a") == records(plain.folder)
 
 
 def test_rewards_model_and_tokenizer_may_come_from_python(tmp_path: Path) -> None:
@@ -332,7 +347,7 @@ def test_sigterm_ends_the_step_saves_and_exits_with_3_and_resume_goes_on_bit_for
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 3, errors
-    assert "continue with: python -m grpo.train" in errors and "--resume" in errors
+    assert "To resume: python -m grpo.train" in errors and "--resume" in errors
     stopped_after = len(records(tmp_path / "cut"))
     assert 2 <= stopped_after < 30
     assert (

@@ -244,6 +244,7 @@ def test_remarks_in_place_of_golds_are_counted(tmp_path, capsys):
 
 @pytest.mark.parametrize("prompt", ["2 + 2? <think>\n", [{"role": "user", "content": "2 + 2?"}]])
 @pytest.mark.parametrize("reward", ["math_answer", "think_format"])
+@pytest.mark.thin(3)
 def test_completions_go_on_from_the_prompt_that_the_row_shows(tmp_path, capsys, prompt, reward):
     data = write(tmp_path / "data.jsonl", [{"prompt": prompt, "answer": "4"}])
     main([data, "--reward", reward])

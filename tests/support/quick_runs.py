@@ -14,6 +14,7 @@ from grpo import Recipe, Trainer
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = [
     "steps=4",
+    "data.args.count=400",
     "sample.prompts=6",
     "sample.group_size=4",
     "sample.max_tokens=40",

@@ -10,6 +10,7 @@ from grpo import Recipe, Trainer
 
 TINY = [
     "steps=6",
+    "data.args.count=400",
     "sample.prompts=3",
     "sample.group_size=3",
     "sample.max_tokens=8",

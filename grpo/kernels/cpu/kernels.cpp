@@ -1,8 +1,8 @@
 // One step of decoding on a CPU: attention of one query a row over its prompt and its own tokens, and the sampler.
 //
 // Plain C functions over fp32 arrays; ops.py calls them and says what the arrays are. Every row is
-// computed in an order of its own (blocks of 64 keys from its prompt's first, lanes of 16), so that its bits do not
-// depend on its neighbours, nor on the number of threads.
+// computed in an order of its own (blocks of 64 keys from its prompt's first, lanes as many as a register holds), so
+// that its bits depend on the processor's registers, but not on its neighbours, nor on the number of threads.
 
 #include <algorithm>
 #include <cmath>
@@ -10,18 +10,26 @@
 #include <cstring>
 #include <limits>
 #include <omp.h>
-#ifdef __AVX512F__
+#if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
 namespace {
 
-constexpr int LANES = 16, BLOCK = 64, TILE = 4, MAX_QUERIES = 64, MAX_WIDTH = 256;
+constexpr int BLOCK = 64, MAX_QUERIES = 64, MAX_WIDTH = 256;
+// A register's floats, and the queries that meet four keys at a time: 4 x TILE sums, 4 keys and a query fit the 32
+// registers of AVX-512 or the 16 of AVX2. Longer vectors than the registers are slow: the compiler keeps them in memory.
+#ifdef __AVX512F__
+constexpr int LANES = 16, TILE = 4;
+#else
+constexpr int LANES = 8, TILE = 2;
+#endif
+static_assert(LANES == 4 * TILE, "the sums of a tile fill one register");
 constexpr float INF = std::numeric_limits<float>::infinity();
-typedef float Vec __attribute__((vector_size(64)));
-typedef int32_t Ints __attribute__((vector_size(64)));
-typedef uint32_t Bits __attribute__((vector_size(64)));
-typedef double Doubles __attribute__((vector_size(128)));
+typedef float Vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Bits __attribute__((vector_size(4 * LANES)));
+typedef double Doubles __attribute__((vector_size(8 * LANES)));
 
 #if defined(__clang__) || __GNUC__ >= 12
 #define PICK __builtin_shufflevector
@@ -40,6 +48,8 @@ template <class To, class From> inline To same_bits(From x) { return load<To>(&x
 inline Vec in_register(Vec x) {
 #ifdef __AVX512F__
     asm("" : "+v"(x));
+#elif defined(__AVX2__)
+    asm("" : "+x"(x));
 #endif
     return x;
 }
@@ -48,6 +58,8 @@ inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 inline bool any(Ints x) {
 #ifdef __AVX512F__
     return _mm512_test_epi32_mask((__m512i)x, (__m512i)x) != 0;
+#elif defined(__AVX2__)
+    return !_mm256_testz_si256((__m256i)x, (__m256i)x);
 #else
     int32_t lane[LANES], bits = 0;
     store(lane, x);
@@ -55,7 +67,11 @@ inline bool any(Ints x) {
     return bits != 0;
 #endif
 }
+#ifdef __AVX512F__
 const Ints COUNT = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#else
+const Ints COUNT = {0, 1, 2, 3, 4, 5, 6, 7};
+#endif
 
 // exp(x) for x <= 0 to 1e-7 relative; 0 below -87.
 inline Vec exp_of(Vec x) {
@@ -89,8 +105,9 @@ inline float largest_of(Vec x) {
     return top;
 }
 
-// The sums of 16 vectors, in order. Each sum adds the same lanes in the same order.
-inline Vec sums_of(const Vec a[16]) {
+// The sums of LANES vectors, in order. Each sum adds the same lanes in the same order.
+#ifdef __AVX512F__
+inline Vec sums_of(const Vec a[LANES]) {
     Vec b[8], c[4], d[2];
     for (int i = 0; i < 8; i++)
         b[i] = PICK(a[2 * i], a[2 * i + 1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
@@ -104,6 +121,18 @@ inline Vec sums_of(const Vec a[16]) {
     return PICK(d[0], d[1], 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
            PICK(d[0], d[1], 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 }
+#else
+inline Vec sums_of(const Vec a[LANES]) {
+    Vec b[4], c[2];
+    for (int i = 0; i < 4; i++)
+        b[i] = PICK(a[2 * i], a[2 * i + 1], 0, 1, 2, 3, 8, 9, 10, 11) +
+               PICK(a[2 * i], a[2 * i + 1], 4, 5, 6, 7, 12, 13, 14, 15);
+    for (int i = 0; i < 2; i++)
+        c[i] = PICK(b[2 * i], b[2 * i + 1], 0, 1, 4, 5, 8, 9, 12, 13) +
+               PICK(b[2 * i], b[2 * i + 1], 2, 3, 6, 7, 10, 11, 14, 15);
+    return PICK(c[0], c[1], 0, 2, 4, 6, 8, 10, 12, 14) + PICK(c[0], c[1], 1, 3, 5, 7, 9, 11, 13, 15);
+}
+#endif
 
 // ---- attention ----------------------------------------------------------------------------------------------------
 
@@ -134,7 +163,7 @@ template <int N> void meet(Readers& readers, int first, int width, const float* 
     alignas(64) float score[TILE][BLOCK];
     const float* query = readers.query + first * width;
     for (int j = 0; j < count; j += 4) {
-        Vec dot[16] = {};
+        Vec dot[LANES] = {};
         for (int d = 0; d < width; d += LANES) {
             Vec k[4];
             for (int c = 0; c < 4; c++) k[c] = in_register(load<Vec>(key + (j + c) * stride + d));
@@ -181,11 +210,12 @@ void read(Readers& readers, int first, int num, int width, const float* key, con
         const float *k = key + j * stride, *v = value + j * stride;
         int i = 0;
         for (; i + TILE <= num; i += TILE) meet<TILE>(readers, first + i, width, k, v, stride, keys);
-        switch (num - i) {
-            case 3: meet<3>(readers, first + i, width, k, v, stride, keys); break;
-            case 2: meet<2>(readers, first + i, width, k, v, stride, keys); break;
-            case 1: meet<1>(readers, first + i, width, k, v, stride, keys); break;
+        const int left = num - i;  // fewer than TILE
+        if constexpr (TILE > 2) {
+            if (left == 3) meet<3>(readers, first + i, width, k, v, stride, keys);
+            if (left == 2) meet<2>(readers, first + i, width, k, v, stride, keys);
         }
+        if (left == 1) meet<1>(readers, first + i, width, k, v, stride, keys);
     }
 }
 
@@ -195,9 +225,9 @@ extern "C" {
 
 int64_t attention_work_bytes() { return sizeof(Readers); }
 
-// Whether these vectors fit the registers; otherwise torch's attention is 1.2 to 4 times as fast.
+// Whether the registers are those that this is written for; otherwise torch's attention is faster.
 int attention_is_fast() {
-#ifdef __AVX512F__
+#if defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__))
     return 1;
 #else
     return 0;
@@ -275,7 +305,7 @@ struct Row {
     float temperature;
     Bits low, high;
 
-    Vec at(int64_t v) const {  // scaled logits v .. v + 15; -inf past the last
+    Vec at(int64_t v) const {  // scaled logits v .. v + LANES - 1; -inf past the last
         Vec x;
         if (v + LANES <= size) {
             x = load<Vec>(logit + v);

@@ -100,7 +100,7 @@ def available() -> bool:
 
 
 def reads_fast() -> bool:
-    """Whether the native attention beats torch's here: it is written for AVX-512."""
+    """Whether the native attention beats torch's here: it is written for AVX-512 and for AVX2."""
     library = _library()
     return not isinstance(library, str) and library.attention_is_fast() != 0
 

@@ -17,7 +17,7 @@ from typing import Protocol, Sequence
 import torch
 from torch import Tensor
 
-from grpo.kernels.linear import available, onednn
+from grpo.kernels.linear import available, min_weight_size, onednn
 from grpo.kernels.log_prob.spec import (
     Coefficients,
     Gradients,
@@ -301,7 +301,8 @@ def product(hidden_RD: Tensor, head: Head, buffer_RV: Tensor) -> Tensor:
 
 def by_onednn(weight_VD: Tensor) -> bool:
     """Whether oneDNN takes the products (`grpo.kernels.linear`): float32 on a CPU where MKL's are slow."""
-    return weight_VD.device.type == "cpu" and weight_VD.dtype == torch.float32 and available()
+    is_float32 = weight_VD.device.type == "cpu" and weight_VD.dtype == torch.float32
+    return is_float32 and weight_VD.numel() >= min_weight_size() and available()
 
 
 def times_weight(logit_grad_RV: Tensor, head: Head) -> Tensor:

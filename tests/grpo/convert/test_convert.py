@@ -115,7 +115,7 @@ SPECIAL = {
     "data.apply_chat_template_kwargs": [{"enable_thinking": False}],
     "save_strategy": ["no", "epoch"],
     "optim": ["adamw_8bit", "sgd"],
-    "report_to": ["wandb", "mlflow"],
+    "report_to": ["wandb", "swanlab"],
     "model_init_kwargs": [{"dtype": "bfloat16", "odd": 1}],
     "datasets": [[{"path": "a"}, {"path": "b"}]],
     "reward_weights": [[2.0]],
@@ -391,6 +391,16 @@ CASES = {
         {"loss.correction_cap": 3.0, "loss.correction_mask": UNSET},
     ),
     "wandb": ("trl", {"report_to": ["wandb"], "project": "p"}, {"log.wandb.project": "p"}),
+    "trackers of TRL": (
+        "trl",
+        {"report_to": ["trackio", "tensorboard"], "project": "p", "trackio_space_id": "me/p"},
+        {"log.trackio.project": "p", "log.trackio.space": "me/p", "log.tensorboard": True},
+    ),
+    "trackers of verl": (
+        "verl",
+        {"trainer.logger": ["console", "mlflow"], "trainer.project_name": "p"},
+        {"log.mlflow.experiment": "p"},
+    ),
     "verl's defaults": (
         "verl",
         {},

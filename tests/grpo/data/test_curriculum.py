@@ -119,13 +119,6 @@ def test_the_history_goes_through_json() -> None:
 
 EASY = ["sample.group_size=3", "sample.prompts=5"]
 VARIANTS = {
-    "dapo, refilled": ["loss.preset=dapo", "loss.aggregation=token_mean", *EASY, "optim.updates=2"],
-    "scalerl, retiring": [
-        "loss.preset=scalerl",
-        *EASY,
-        "sample.oversample=0.5",
-        "advantage.retire_at=0.6",
-    ],
     "a band and a led entropy": [
         "data.pass_low=0.1",
         "data.pass_high=0.9",
@@ -134,6 +127,13 @@ VARIANTS = {
         "loss.entropy=0.001",
         "loss.top_entropy=0.3",
         *EASY,
+    ],
+    "dapo, refilled": ["loss.preset=dapo", "loss.aggregation=token_mean", *EASY, "optim.updates=2"],
+    "scalerl, retiring": [
+        "loss.preset=scalerl",
+        *EASY,
+        "sample.oversample=0.5",
+        "advantage.retire_at=0.6",
     ],
     "reinforce_pp": ["loss.preset=reinforce_pp", "loss.beta=0.1", "optim.updates=2", *EASY],
     "rloo": ["loss.preset=rloo", "loss.aggregation=sequence_sum", *EASY],

@@ -586,6 +586,7 @@ BROKEN = textwrap.dedent("""
 
 
 @by_native
+@pytest.mark.slow
 def test_a_broken_library_in_the_cache_is_rebuilt(tmp_path):
     """In a process of its own: loading half a library would kill it."""
     done = subprocess.run(
@@ -599,6 +600,7 @@ def test_a_broken_library_in_the_cache_is_rebuilt(tmp_path):
 
 
 @by_native
+@pytest.mark.slow
 def test_processes_can_build_at_the_same_time(tmp_path):
     code = (
         "from grpo.kernels.cpu import build, ops; build.OPTIONS = (*build.OPTIONS, '-O0'); "
@@ -616,20 +618,20 @@ def test_processes_can_build_at_the_same_time(tmp_path):
 
 
 @by_native
-@pytest.mark.parametrize(
-    "setting", ["set_default_dtype(torch.bfloat16)", "set_default_device('meta')"]
-)
-def test_torchs_defaults_do_not_matter_to_the_kernels(setting):
+def test_torchs_defaults_do_not_matter_to_the_kernels():
     """In a process of its own: memory of the wrong dtype would crash it."""
-    code = textwrap.dedent(f"""
+    code = textwrap.dedent("""
         import torch
         from grpo.kernels.cpu import build, ops
-        torch.{setting}
-        assert ops.reason() is None, ops.reason()
-        made = dict(dtype=torch.float32, device="cpu")
-        logits_RV, number_R = torch.randn(3, 5000, **made), torch.arange(3, device="cpu")
-        token_R, logp_R = ops.sample(logits_RV, number_R, number_R, 0.0)
-        assert torch.equal(token_R, logits_RV.argmax(-1)) and logp_R.dtype == torch.float32
+        for dtype, device in ((torch.bfloat16, "cpu"), (torch.float32, "meta")):
+            torch.set_default_dtype(dtype)
+            torch.set_default_device(device)
+            ops._library.cache_clear()  # it is checked as it is loaded
+            assert ops.reason() is None, ops.reason()
+            made = dict(dtype=torch.float32, device="cpu")
+            logits_RV, number_R = torch.randn(3, 5000, **made), torch.arange(3, device="cpu")
+            token_R, logp_R = ops.sample(logits_RV, number_R, number_R, 0.0)
+            assert torch.equal(token_R, logits_RV.argmax(-1)) and logp_R.dtype == torch.float32
     """)
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -20,6 +20,12 @@ needs_onednn = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(autouse=True)
+def small_weights_too(monkeypatch):
+    """Small weights are oneDNN's here whatever the processor, so that its products are tested on each."""
+    monkeypatch.setattr(linear, "min_weight_size", lambda: 128 * 128)
+
+
 def odd_shape(seed: int) -> tuple[int, int, int]:
     drawn = random.Random(seed)
     return drawn.randint(2, 300), drawn.randint(128, 400), drawn.randint(128, 700)
@@ -75,6 +81,23 @@ def test_other_types_small_weights_and_no_rows_use_torchs_own_product(seed):
     ):
         assert not linear.suits(x, weight)
         assert torch.equal(linear.fast_linear(x, weight), nn.functional.linear(x, weight))
+
+
+@pytest.mark.parametrize(
+    "capability, least", [("AVX512", 128 * 128), ("AVX2", 2**21), ("DEFAULT", 2**21)]
+)
+def test_the_processors_instructions_say_how_large_a_weight_is_onednns(
+    capability, least, monkeypatch
+):
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(linear, "available", lambda: True)
+    linear.min_weight_size.cache_clear()
+    try:
+        for size, expected in ((least, True), (least - 128, False)):
+            assert linear.suits(torch.ones(3, 128), torch.empty(size // 128, 128)) is expected
+    finally:
+        linear.min_weight_size.cache_clear()
 
 
 @needs_onednn
@@ -133,6 +156,7 @@ from torch import nn
 from grpo.kernels import linear as products
 
 model = nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 512))
+products.min_weight_size = lambda: 128 * 128
 assert products.use_in(model)
 x, taken = torch.randn(8, 256), int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 for room, refused in ((2**30, False), (products.MIN_ADDRESS_SPACE // 2, True), (0, True), (2**30, False)):

@@ -121,6 +121,14 @@ def test_schedules_warm_up_and_follow_their_formula(name: str, expected: list[fl
     assert [share(update) for update in range(6)] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_a_schedule_ends_at_the_share_of_the_rate_that_it_is_given(name: str) -> None:
+    to_zero = schedule(OptimSection(lr=5e-5, schedule=name), 1000)
+    rate = schedule(OptimSection(lr=5e-5, schedule=name, min_lr_ratio=0.1), 1000)
+    assert rate(0) == 5e-5 and rate(1000) == pytest.approx(5e-6)
+    assert rate(400) == pytest.approx(5e-6 + 0.9 * to_zero(400))
+
+
 @pytest.mark.parametrize(
     "ratio, updates, warmup",
     [(0.0, 10, 0), (0.05, 10, 1), (0.1, 10, 1), (0.11, 100, 11), (0.5, 0, 0)],

@@ -58,7 +58,7 @@ def test_every_policy_aggregation_and_correction_is_among_those_tried() -> None:
     CHOSEN,
     ids=[" ".join(part[:3]) for part in CHOSEN],
 )
-@pytest.mark.thin(43)
+@pytest.mark.thin(24)
 def test_the_gradient_does_not_change_with_split_packing_or_order(
     world, policy_loss, aggregation, correction, loss
 ) -> None:

@@ -430,6 +430,7 @@ CHATS = {
 @pytest.mark.parametrize("chat", CHATS)
 @pytest.mark.parametrize("as_messages", [False, True])
 @pytest.mark.parametrize("use", ["math_answer", "gym_answer"])
+@pytest.mark.thin(5)
 def test_gold_is_written_on_from_the_rendered_prompt(
     folder: Path, chat: str, as_messages: bool, use: str
 ) -> None:

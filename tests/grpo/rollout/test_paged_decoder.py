@@ -51,7 +51,7 @@ def assert_alike(sampled, expected, tolerance=1e-5):
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("lora", [False, True])
-@pytest.mark.thin(10)
+@pytest.mark.thin(7)
 def test_sampled_logps_equal_those_of_a_plain_forward(family, lora, seed):
     policy = tiny_policy(family, seed, lora=lora)
     policy.stop_ids = frozenset()
@@ -97,15 +97,17 @@ def test_stop_strings_limits_and_context_end_completions_as_in_the_contiguous_de
     }
 
 
-@pytest.mark.parametrize("pages", [1, 20, 45])
+@pytest.mark.parametrize("pages", [20, 1, 25, 45])
 @pytest.mark.thin(1)
-def test_sequences_that_lose_their_pages_continue(pages, seed):
+def test_sequences_that_lose_their_pages_continue_and_are_counted_whole(pages, seed):
     policy, prompts = tiny_policy("llama", seed, peak=1.5), random_prompts(seed, SIZES)
     policy.stop_ids = frozenset()
     expected, _ = sample(policy, prompts, paged=False, max_tokens=150)
     sampled, engine = sample(policy, prompts, budget=pages * 64 * 256 / 2**30, max_tokens=150)
     assert_alike(sampled, expected)
-    assert pages == 45 or engine.stats.replayed or pages == 1
+    assert engine.stats.replayed or pages in (1, 45)
+    assert engine.stats.tokens == 150 * 3 * len(prompts)
+    assert {c.versions for group in sampled.values() for c in group.completions} == {((0, 0, 150),)}
     assert engine.stats.kv_bytes <= max(pages, 8) * 64 * 256
 
 
@@ -217,7 +219,7 @@ class Device:
 @pytest.mark.thin(1)
 def test_where_the_devices_memory_runs_out_fewer_rows_write_the_same_completions(limits, seed):
     policy, prompts = tiny_policy("llama", seed, peak=1.5), random_prompts(seed, SIZES)
-    options = dict(group_size=6, max_tokens=70, sampling=Sampling(0.9, 30), seed=(0,))
+    options = dict(group_size=6, max_tokens=50, sampling=Sampling(0.9, 30), seed=(0,))
     expected, _ = sample(policy, prompts, paged=False, **options)
     engine = Engine(policy, paged=True, max_rows=64)
     device = Device(policy, engine, **limits)
@@ -252,13 +254,3 @@ def test_too_little_memory_for_the_fewest_rows_is_an_error(seed):
     with pytest.raises(EngineFailed, match="ZeroDivisionError"):
         dict(engine.sample(prompts, group_size=3, max_tokens=70, sampling=Sampling(), seed=(0,)))
     assert broken and not engine.stats.notes
-
-
-@pytest.mark.parametrize("pages", [20, 25])
-@pytest.mark.thin(1)
-def test_a_sequence_that_lost_its_pages_is_counted_whole(pages, seed):
-    policy, prompts = tiny_policy("llama", seed, peak=1.5), random_prompts(seed, SIZES)
-    policy.stop_ids = frozenset()
-    sampled, engine = sample(policy, prompts, budget=pages * 64 * 256 / 2**30, max_tokens=150)
-    assert engine.stats.replayed and engine.stats.tokens == 150 * 3 * len(prompts)
-    assert {c.versions for group in sampled.values() for c in group.completions} == {((0, 0, 150),)}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hub_cache import add_commit, use_cache
+from light_rewards import reward_of_length
 from quick_runs import lines, records
 from small_runs import REWARDS, TINY, outcome
 
@@ -45,9 +46,7 @@ MIXED = [
 
 
 def recipe(name: str, *overrides: str) -> Recipe:
-    base = [
-        part for part in TINY if not part.startswith(("data.held_out", "rewards", "sample.prompts"))
-    ]
+    base = [part for part in TINY if not part.startswith(("data.", "rewards", "sample.prompts"))]
     values = Recipe.load("quickstart").to_mapping()
     values["data"] = {}
     return Recipe.from_mapping(values, *base, *MIXED, f"run_dir={name}", *overrides)
@@ -238,10 +237,6 @@ def test_a_set_or_source_that_cannot_be_used_is_named_before_a_model_loads(
 
 
 # ---- data, rewards and recipes from Python --------------------------------------------------------------------
-
-
-def reward_of_length(text: str) -> float:
-    return sum(map(ord, text)) % 7 / 10
 
 
 def test_rows_and_rewards_may_come_from_python(folder, capsys):

@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-import wandb
 
-from grpo.recipe import RecipeError, WandbSection
+from grpo.recipe import Recipe, RecipeError
+from grpo.report.console.numbers import interval
+from grpo.report.trackers import Life, Trackers
+from grpo.report.trackers.registry import KINDS
 from grpo.run.accuracy import summarise
-from grpo.run.log import Log, finite, interval, sample_rows
+from grpo.run.log import Log, finite
+from grpo.run.sample_rows import sample_rows
 from grpo.types import Completion, Prompt, ScoredGroup
 from rewards import Score
 
 ROOT = Path(__file__).resolve().parents[3]
-LOG = ROOT / "grpo" / "run" / "log.py"
 RECORD = {
     "step": 3,
     "reward/mean": 0.25,
@@ -87,6 +89,7 @@ def test_a_step_writes_its_record_and_every_completion_with_parts_and_status(log
         "parts": {"mine": 1.0},
         "statuses": {"mine": "scored"},
         "detail": "",
+        "reported": {"mine": {"inner": 0.5}},
     }
     assert (found[1]["reward"], found[1]["status"], found[1]["parts"]) == (
         None,
@@ -143,7 +146,7 @@ def test_the_line_leads_with_the_reward_and_never_says_loss(log):
     line = log.line(RECORD, 100)
     assert (
         line
-        == "step   3/100  reward 0.250  length 12.5  flat 50%  entropy 0.75  drift 3e-07  1.5 s"
+        == "step   3/100  reward 0.250  length 12.5  zero-variance groups 50%  entropy 0.75  mismatch 3e-07  1.5 s"
     )
     assert "loss" not in line
 
@@ -151,8 +154,9 @@ def test_the_line_leads_with_the_reward_and_never_says_loss(log):
 def test_the_line_shows_the_held_out_accuracy_after_an_evaluation_and_faults_where_there_are(log):
     result = summarise([scored(ONE, ONE), scored(Score(0.0), ONE)], "mine", 0, 0.0)
     log.evaluation(2, {"heldout": result}, "after step 2")
-    assert log.line(RECORD, 9).startswith("step 3/9  reward 0.250  held-out 75.0%  length")
-    assert "faults 4" in log.line({**RECORD, "ledger/faulted": 4}, 9)
+    line = log.line(RECORD, 9)
+    assert line.startswith("step 3/9  reward 0.250  held-out 75.0 % [6.7, 99.2]  length"), line
+    assert "4 not scored" in log.line({**RECORD, "ledger/faulted": 4}, 9)
 
 
 def test_a_step_without_update_and_without_scores_has_a_line(log):
@@ -166,7 +170,7 @@ def test_a_step_without_update_and_without_scores_has_a_line(log):
         },
         9,
     )
-    assert "reward nan" in line and "entropy" not in line and "drift" not in line
+    assert "reward nan" in line and "entropy" not in line and "mismatch" not in line
 
 
 def test_an_evaluation_is_said_and_its_completions_written_apart(log, tmp_path, capsys):
@@ -187,8 +191,10 @@ def test_an_evaluation_of_which_nothing_was_scored_is_said_in_words(log, capsys)
 
 
 def test_a_silent_log_writes_and_says_nothing(tmp_path, capsys):
-    log = Log(tmp_path, WandbSection(mode="offline"), silent=True)
-    log.open({}, "x", 1, 0, None)
+    section = Recipe.from_mapping({}, "log.wandb={mode: offline}").log
+    trackers = Trackers(section, tmp_path, patience_seconds=60)
+    log = Log(tmp_path, trackers, silent=True)
+    log.open(Life({}, "x"), steps=1)
     log.step(RECORD, [scored(ONE)], 1)
     log.evaluation(0, {"heldout": summarise([scored(ONE)], "mine", 3, 1.0)}, "before")
     log.say("words")
@@ -203,7 +209,7 @@ def test_a_console_that_lacks_a_character_gets_its_escape(log, monkeypatch):
     assert raw.getvalue() == b"\\u96ea a \\ud83d\n"
 
 
-# ---- wandb -----------------------------------------------------------------------------------------------------
+# ---- trackers --------------------------------------------------------------------------------------------------
 
 
 def imported(file: Path) -> set[str]:
@@ -213,24 +219,21 @@ def imported(file: Path) -> set[str]:
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.add(node.module.partition(".")[0])
+            names.add(node.module)
     return names
 
 
-def test_wandb_is_imported_in_one_file_and_there_inside_a_function():
+def test_a_tracker_is_imported_in_one_file_which_nothing_imports():
     files = [
         file
         for folder in ("grpo", "rewards", "examples", "recipes")
         for file in (ROOT / folder).rglob("*.py")
     ]
-    assert [file for file in files if "wandb" in imported(file)] == [LOG]
-    top = [
-        node
-        for node in ast.parse(LOG.read_text()).body
-        if isinstance(node, (ast.Import, ast.ImportFrom))
-    ]
-    assert not any(
-        "wandb" in ast.dump(node) and getattr(node, "module", "") != "grpo.recipe" for node in top
-    )
+    imports = {file: imported(file) for file in files}
+    for kind in KINDS.values():
+        own = ROOT / f"{kind.module.replace('.', '/')}.py"
+        assert [file for file, names in imports.items() if kind.package in names] == [own]
+        assert not [file for file, names in imports.items() if kind.module in names]
 
 
 def test_only_the_log_and_the_command_print():
@@ -250,6 +253,7 @@ def test_only_the_log_and_the_command_print():
 
 @pytest.fixture
 def wandb_offline(monkeypatch, tmp_path):
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_API_KEY", "5ec2e7" * 7)
     monkeypatch.setenv("HF_TOKEN", "hf_5ec2e7")
@@ -257,8 +261,13 @@ def wandb_offline(monkeypatch, tmp_path):
         monkeypatch.setenv(name, str(tmp_path / "wandb-own"))
     monkeypatch.delenv("WANDB_MODE", raising=False)
     wandb.teardown()  # it keeps the key that an earlier run of this process used
-    yield
+    yield wandb
     wandb.teardown()
+
+
+def tracked(folder: Path, *overrides: str) -> Log:
+    section = Recipe.from_mapping({}, *overrides).log
+    return Log(folder, Trackers(section, folder, patience_seconds=60))
 
 
 def test_wandb_offline_writes_under_the_run_folder_keeps_its_run_and_holds_no_secret(
@@ -266,15 +275,16 @@ def test_wandb_offline_writes_under_the_run_folder_keeps_its_run_and_holds_no_se
 ):
     run = tmp_path / "run"
     run.mkdir()
-    log = Log(run, WandbSection(project="p", mode="offline", tags=["a"]))
-    log.open({"seed": 3}, "name", 1, 0, None)
+    log = tracked(run, "log.wandb={project: p, mode: offline, tags: [a]}")
+    log.open(Life({"seed": 3}, "name"), steps=1)
     log.evaluation(0, {"heldout": summarise([scored(ONE)], "mine", 3, 1.0)}, "before training")
     log.step({**RECORD, "step": 1, "policy/drift": None, "policy/kl": math.nan}, [scored(ONE)], 1)
-    kept = log.wandb_id
+    kept = log.tracker_ids["wandb"]
     log.close()
-    wandb.teardown()  # waits until all is written, as the end of a process does
+    wandb_offline.teardown()  # waits until all is written, as the end of a process does
     (written,) = run.glob(f"wandb/offline-run-*/run-{kept}.wandb")
     assert b"reward/mean" in written.read_bytes()
+    assert json.loads((run / "trackers.json").read_text())["wandb"]["closed_step"] == 1
     secrets = [file for file in run.rglob("*") if file.is_file() and b"5ec2e7" in file.read_bytes()]
     assert secrets == []
 
@@ -283,11 +293,11 @@ def test_wandb_online_without_a_key_is_refused_in_a_sentence(monkeypatch, wandb_
     monkeypatch.delenv("WANDB_API_KEY")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    log = Log(tmp_path, WandbSection())
+    log = tracked(tmp_path, "log.wandb=true")
     with pytest.raises(
         RecipeError, match="recipe: log.wandb: .*API key.*set log.wandb.mode=offline"
     ):
-        log.open({}, "x", 1, 0, None)
+        log.open(Life({}, "x"), steps=1)
     log.close()
 
 
@@ -299,7 +309,7 @@ def test_what_is_said_is_kept_in_console_log_without_secrets(tmp_path, monkeypat
     assert not console.exists()  # the folder is not prepared yet
     (tmp_path / "recipe.yaml").write_text("steps: 1\n")
     for _ in range(2):
-        log.open({}, name="x", steps=1, step=0, wandb_id=None)
+        log.open(Life({}, "x"), steps=1)
         log.say("a key: very-secret-value", "half a pair: \ud83d")
         log.close()
     lines = console.read_text().splitlines()
@@ -314,6 +324,6 @@ def test_a_console_log_that_cannot_be_written_does_not_stop_the_run(tmp_path):
     (tmp_path / "recipe.yaml").write_text("steps: 1\n")
     (tmp_path / "console.log").mkdir()
     log = Log(tmp_path)
-    log.open({}, name="x", steps=1, step=0, wandb_id=None)
+    log.open(Life({}, "x"), steps=1)
     log.say("goes on")
     log.close()

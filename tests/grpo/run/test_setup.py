@@ -62,7 +62,7 @@ def test_evaluation_keeps_every_option_of_the_engine(engines):
 
 def test_sampling_keeps_every_option_of_the_engine(engines, tmp_path):
     with (tmp_path / "out.jsonl").open("w") as out:
-        write(recipe(), out, n=1, rows=2, with_tokens=False)
+        write(recipe(), out, n=1, rows=2, with_tokens=False, say=print)
     assert engines == [expected()] and torch.are_deterministic_algorithms_enabled()
 
 

@@ -18,11 +18,10 @@ KEYS = [
     "carried",
     "expected",
     "version_of_weights",
-    "wandb_id",
     "journals",
     "made_of",
 ]
-LATER = ["ranking", "sets_before"]
+LATER = ["ranking", "sets_before", "trackers"]
 
 
 def test_the_keys_of_the_file_are_those_of_the_first_format() -> None:
@@ -38,6 +37,12 @@ def test_a_state_from_before_there_were_sets_has_the_held_out_rows_as_one() -> N
     assert state.ranking == ["accuracy"] and state.sets_before == {"heldout": {"accuracy": 0.5}}
     nothing = RunState.from_mapping({**{key: [key] for key in KEYS}, "before": None})
     assert nothing.sets_before == {}
+
+
+def test_a_state_from_before_there_were_trackers_has_wandb_as_one() -> None:
+    earlier = {**{key: [key] for key in [*KEYS, *LATER[:2]]}, "wandb_id": "abc"}
+    assert RunState.from_mapping(earlier).trackers == {"wandb": "abc"}
+    assert RunState.from_mapping({**earlier, "wandb_id": None}).trackers == {}
 
 
 def test_a_reset_progress_is_a_new_one() -> None:

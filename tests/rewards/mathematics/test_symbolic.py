@@ -48,6 +48,7 @@ def spent(pred, gold, monkeypatch):
 
 
 @pytest.mark.parametrize("pred, gold, same", QUESTIONS)
+@pytest.mark.thin(2)
 def test_a_first_question_gets_the_verdict_of_every_later_one(pred, gold, same):
     code = (
         "import sys; from rewards.mathematics.equality import equal\n"

@@ -147,6 +147,7 @@ LEVEL_OF = """
     (["cgroup"], "L3"), (["namespaces"], "L2"), (["namespaces", "cgroup"], "L2"), (["landlock"], "L1"),
     (["seccomp"], "L1"), (["namespaces", "seccomp", "landlock", "cgroup"], "L1"),
 ])  # fmt: skip
+@pytest.mark.thin(7)
 def test_the_level_falls_with_what_is_masked_and_programs_still_run(mode, without, expected):
     needs_cage(mode)
     level, said, num_lines, line = inside(mode, LEVEL_OF, *without).split(maxsplit=3)

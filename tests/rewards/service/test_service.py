@@ -198,6 +198,7 @@ def test_one_bad_value_of_a_list_faults_its_row_alone(serve):
 @pytest.mark.parametrize(
     "name", ["stuck_on_request", "sleeping_on_request", "waiting_on_request", "deaf"]
 )
+@pytest.mark.thin(2)
 def test_content_that_exhausts_its_budget_twice_is_a_timeout_worth_0(serve, name):
     scores = serve(name, timeout_seconds=0.3).score(samples("a", "stuck", "b"))
     assert statuses(scores) == ["scored", "timeout", "scored"] and values(scores) == [1.0, 0.0, 1.0]
@@ -258,7 +259,7 @@ def test_a_list_that_cannot_be_divided_is_a_fault_as_a_whole(serve):
 def test_stuck_answers_cost_their_neighbours_nothing(serve):
     service = serve("stuck_on_request", timeout_seconds=0.3)
     texts = [f"fine {index}" for index in range(60)]
-    for index in (3, 17, 31, 50):
+    for index in (3, 31):
         texts[index] = "stuck"
     scores = service.score(samples(*texts))
     assert statuses(scores) == ["timeout" if text == "stuck" else "scored" for text in texts]
@@ -761,7 +762,7 @@ def test_what_sympy_cannot_settle_is_scored_0_without_losing_the_worker():
     open_questions = [text for text in HOSTILE if "infty" in text and len(text) < 200]
     assert len(open_questions) >= 6
     with RewardService(
-        [RewardSpec("mine", "math_answer", timeout_seconds=5)], workers=2
+        [RewardSpec("mine", "math_answer", timeout_seconds=5)], workers=1
     ) as service:
         scores = service.score(
             [Sample(rf"\boxed{{{text}}}", {"answer": "42"}) for text in open_questions]
@@ -770,6 +771,7 @@ def test_what_sympy_cannot_settle_is_scored_0_without_losing_the_worker():
         assert service.num_killed == 0
 
 
+@pytest.mark.slow
 def test_sympy_stuck_in_c_is_killed_at_the_deadline_and_scores_0_and_the_next_are_judged(tmp_path):
     (tmp_path / "mine.py").write_text(
         "import collections, itertools, sympy\nfrom rewards.math_answer import math_answer\n"

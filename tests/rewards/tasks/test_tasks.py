@@ -100,11 +100,33 @@ def test_more_problems_than_there_are_is_refused():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"style": "prose"}, {"numbers": 9}, {"low": 0}, {"low": 9, "high": 3}]
+    "wrong",
+    [
+        {"style": "prose"},
+        {"numbers": 9},
+        {"low": 0},
+        {"low": 9, "high": 3},
+        {"count": 1, "traces": "some"},
+    ],
 )
 def test_countdown_arguments_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match="countdown: "):
         load_task("countdown").rows(**wrong)
+
+
+@pytest.mark.parametrize("style", ["symbols", "words"])
+@pytest.mark.parametrize("kind", ["direct", "search"])
+def test_every_trace_of_countdown_solves_its_problem(style, kind):
+    rows = load_task("countdown").rows(style=style, traces=kind, numbers=4, count=60)
+    plain = load_task("countdown").rows(style=style, numbers=4, count=60)
+    assert [{**row, "completion": None} for row in rows] == [
+        {**row, "completion": None} for row in plain
+    ]
+    for row in rows:
+        score = countdown(row["completion"], row["numbers"], row["target"], finish="stop")
+        assert score.value == 1, row
+    tries = sum(retries(row["completion"]) for row in rows)
+    assert tries == 0 if kind == "direct" else tries > 60
 
 
 def test_arithmetic_rows_hold_the_right_answers():

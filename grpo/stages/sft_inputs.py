@@ -1,0 +1,194 @@
+"""What a run of supervised fine-tuning is made from, checked before a model loads: examples, evaluation sets, rewards.
+
+Rewards are optional: without any, held-out rows give a loss and nothing is sampled.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Mapping, Sequence
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from grpo.data.example_rows import FORM, load_example_rows
+from grpo.data.examples import ExampleSet, load_examples
+from grpo.data.leaks import check_leaks
+from grpo.data.prompts import PromptSet, make_prompts
+from grpo.data.rows import Report, to_standard_error
+from grpo.data.sources import GivenRows, SourceRows, load_sources
+from grpo.model.loading import load_config, load_end_ids, load_tokenizer
+from grpo.model.policy import longest_sequence
+from grpo.monitor import watchdog
+from grpo.recipe import Recipe, RecipeError
+from grpo.run.evaluation_sets import EvaluationSet, held_out_set, load_sets
+from grpo.run.setup import RunInputs, Watching, check_enough_rows
+from grpo.scoring import check_columns, load_rewards
+from grpo.types import Prompt
+from rewards import RewardSpec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """What is asked by prompts: the tokenizer, the tokens that end a completion, the model's context."""
+
+    tokenizer: PreTrainedTokenizerBase
+    end_ids: frozenset[int]
+    context: int | None
+
+
+def load_sft_inputs(
+    recipe: Recipe,
+    *,
+    data: GivenRows | None = None,
+    rewards: Mapping[str, Callable[..., Any]] | None = None,
+    model: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    watching: Watching = nullcontext,
+    report: Report = to_standard_error,
+) -> RunInputs:
+    """As `grpo.run.setup.load_inputs`, for examples in place of prompts; its ``prompts`` are the examples whole."""
+    specs: Sequence[RewardSpec] = ()
+    accurate = ""
+    if recipe.rewards or rewards:
+        specs, accurate = load_rewards(recipe, rewards)
+    _check_rewards_of_sets(recipe, specs)
+    load = partial(load_example_rows, form=recipe.sft.form)
+    with watching(), watchdog.loading("grpo.data.examples, the data set"):
+        sources = load_sources(recipe.data, data, folder=recipe.folder(), report=report, load=load)
+    check_enough_rows(recipe, sources)
+    if recipe.sft.chat_template is not None:
+        sources = [_through_chat_template(source) for source in sources]
+    with watching(), watchdog.loading("grpo.model.loading, configuration and tokenizer"):
+        config = load_config(recipe.model) if model is None else model.config
+        tokenizer = _with_template(recipe, tokenizer)
+        end_ids = load_end_ids(recipe.model, config, tokenizer, model)
+    with watching(), watchdog.loading("grpo.data.examples, the tokens"):
+        examples = load_examples(recipe, config, tokenizer, sources, end_ids=end_ids)
+    _check_enough_examples(recipe, examples)
+    sets: list[EvaluationSet] = []
+    if specs:
+        asked = Asked(tokenizer, end_ids, longest_sequence(config.get_text_config()))
+        sets = _sampled_held_out(recipe, sources, specs, accurate, asked=asked)
+    with watching(), watchdog.loading("grpo.data.prompts, the evaluation sets"):
+        sets += load_sets(
+            recipe, specs, accurate, config=config, tokenizer=tokenizer, end_ids=end_ids
+        )
+    return RunInputs(
+        specs=specs,
+        accurate=accurate,
+        rows=[row for source in sources for row in source.rows],
+        prompts=_as_prompts(examples),
+        sets=sets,
+        weights={source.name: source.weight for source in sources},
+        config=config,
+        tokenizer=tokenizer,
+        examples=examples,
+    )
+
+
+def _with_template(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer with the chat template that the recipe names; one in hand is not changed."""
+    file = recipe.sft.chat_template
+    if tokenizer is None:
+        tokenizer = load_tokenizer(recipe.model)
+    elif file is not None:
+        tokenizer = copy.deepcopy(tokenizer)
+    if file is not None:
+        try:
+            tokenizer.chat_template = Path(file).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(
+                f"recipe: sft.chat_template names {file}, which cannot be read ({error})"
+            ) from None
+    return tokenizer
+
+
+def _through_chat_template(source: SourceRows) -> SourceRows:
+    """A source whose template is auto, shown by the chat template that the recipe gives the model."""
+    if source.section.template != "auto":
+        return source
+    return replace(source, section=replace(source.section, template="chat"))
+
+
+def _check_rewards_of_sets(recipe: Recipe, specs: Sequence[RewardSpec]) -> None:
+    for name, section in recipe.evaluate.sets.items():
+        if not specs and not section.rewards:
+            raise RecipeError(
+                f"recipe: evaluate.sets.{name} is scored by the recipe's rewards, and it has none; name some, for the "
+                "set or for all"
+            )
+
+
+def _check_enough_examples(recipe: Recipe, examples: ExampleSet) -> None:
+    number = len(examples.train)
+    if number < recipe.sft.batch:
+        dropped = examples.counts["too_long"] + examples.counts["nothing_to_learn"]
+        raise RecipeError(
+            f"recipe: sft.batch is {recipe.sft.batch}, but only {number} rows are left to train on, since {dropped} "
+            "were dropped; lower sft.batch"
+        )
+
+
+def _as_prompts(examples: ExampleSet) -> PromptSet:
+    """The examples' prompts, each the whole row, as streams draw them and fingerprints name them."""
+    return PromptSet(
+        train=tuple(example.prompt for example in examples.train),
+        held_out=tuple(example.prompt for example in examples.held_out),
+        num_dropped=examples.counts["too_long"],
+        longest=examples.longest,
+        num_left_out=examples.counts["left_out"],
+    )
+
+
+# ---- held-out rows that are sampled too ---------------------------------------------------------------------------
+
+
+def _sampled_held_out(
+    recipe: Recipe,
+    sources: Sequence[SourceRows],
+    specs: Sequence[RewardSpec],
+    accurate: str,
+    *,
+    asked: Asked,
+) -> list[EvaluationSet]:
+    """The held-out rows as prompts to be sampled, as in reinforcement learning; texts have none."""
+    prompts: list[Prompt] = []
+    num_dropped = 0
+    for source in map(_questions, sources):
+        if not source.held_out:
+            continue
+        check_columns(specs, source.held_out)
+        check_leaks(source.held_out, source.section)
+        made = make_prompts(
+            source,
+            asked.tokenizer,
+            context=asked.context,
+            max_tokens=recipe.sample.max_tokens,
+            end_ids=asked.end_ids,
+        )
+        prompts += made.held_out
+        num_dropped += made.num_dropped
+    if not prompts:
+        return []
+    return [replace(held_out_set(recipe, prompts, accurate), num_dropped=num_dropped)]
+
+
+def _questions(source: SourceRows) -> SourceRows:
+    """The held-out rows of a source that ask something; chats through the chat template, whatever the model's kind."""
+    rows = [row for row in source.held_out if row[FORM] != "text"]
+    for row in rows:
+        if row.get("tools"):
+            raise RecipeError(
+                "data: held-out rows have tools, which sampled prompts here do not show, so their accuracy would mean "
+                "nothing; leave the rewards out, and name sets of their own in evaluate.sets"
+            )
+    section = source.section
+    if any(row[FORM] == "chat" for row in rows):
+        section = replace(section, template="chat")
+    return replace(source, section=section, train=(), held_out=rows)
