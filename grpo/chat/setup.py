@@ -13,6 +13,7 @@ from grpo.recipe import Recipe
 from grpo.recipe.target import is_run_folder, model_recipe
 from grpo.rollout.compatibility import check_support
 from grpo.run import setup
+from rewards.spelling import many
 
 RECOMMENDED = Sampling(temperature=0.6, top_p=0.95)
 """What DeepSeek-R1 is sampled with (arXiv 2501.12948), where a model says nothing of its own."""
@@ -100,5 +101,5 @@ def describe(conversation: Conversation) -> list[str]:
     return [
         conversation.engine.policy.describe(),
         *conversation.engine.policy.describe_fallback(),
-        f"template {shown}, {history}; {', '.join(parts)}, at most {settings.max_tokens} tokens",
+        f"template {shown}, {history}; {', '.join(parts)}, at most {many(settings.max_tokens, 'token')}",
     ]
