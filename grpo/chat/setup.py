@@ -64,10 +64,10 @@ def _template(recipe: Recipe, policy: Policy, is_run: bool, wishes: Wishes) -> T
     section = next(iter(recipe.data.each().values()))
     if not is_run:
         section = replace(section, template="chat" if policy.tokenizer.chat_template else "plain")
-    given = {"template": wishes.template, "system": wishes.system}
-    section = replace(
-        section, **{name: value for name, value in given.items() if value is not None}
-    )
+    if wishes.template is not None:
+        section = replace(section, template=wishes.template)
+    if wishes.system is not None:
+        section = replace(section, system=wishes.system)
     return template_of(section, policy.tokenizer, policy.stop_ids)
 
 
