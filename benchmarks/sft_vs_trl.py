@@ -104,6 +104,7 @@ class Clock:
 def run_ours(case: str, model: str, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A run of stage sft as records; its stream's order is replaced by that of the rows."""
     from grpo import Recipe, SftTrainer
+    from grpo.data.stream import PromptStream
 
     made = CASES[case]
     cuda = settings["device"] == "cuda"
@@ -125,7 +126,9 @@ def run_ours(case: str, model: str, settings: Mapping[str, Any]) -> list[dict[st
         data = rows(case, made["batch"] * settings["steps"])
         trainer = SftTrainer(recipe, data=data, quiet=True)
         trainer.open()
-        trainer.curriculum.stream._order.sort()
+        stream = trainer.curriculum.stream
+        assert isinstance(stream, PromptStream), "one source"
+        stream._order.sort()
         clock = Clock(cuda)
         for record in trainer:
             clock.end(tokens=record["update/tokens"], loss=record["update/loss"])
@@ -167,7 +170,8 @@ def run_trl(case: str, model: str, settings: Mapping[str, Any]) -> list[dict[str
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             clock.end(tokens=sum(learnt))
 
-        def on_log(self, *args: Any, logs: Mapping[str, Any], **kwargs: Any) -> None:
+        def on_log(self, *args: Any, **kwargs: Any) -> None:
+            logs: Mapping[str, Any] = kwargs["logs"]
             if "loss" in logs:
                 clock.records[-1]["loss"] = float(logs["loss"])
 

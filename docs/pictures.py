@@ -21,7 +21,7 @@ from grpo.report.plots.figure import DARK, LIGHT, Theme
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
 SEEDS = [ROOT / "examples" / "runs" / "quickstart" / f"seed-{seed}" for seed in range(3)]
-SETTINGS = {"svg.hashsalt": "grpo", "svg.fonttype": "none"}
+SETTINGS: Any = {"svg.hashsalt": "grpo", "svg.fonttype": "none"}
 
 
 def learning(theme: Theme) -> Figure:
@@ -51,8 +51,9 @@ def before_after(theme: Theme) -> Figure:
             _interval(left, 100 * values["low"], 100 * values["high"], row, theme)
             _dot(left, 100 * values["accuracy"], row, theme, filled)
             _dot(right, values["length"], row, theme, filled)
-        _arrow(left, *(100 * summary[when]["accuracy"] for when in ("before", "after")), row, theme)
-        _arrow(right, *(summary[when]["length"] for when in ("before", "after")), row, theme)
+        before, after = summary["before"], summary["after"]
+        _arrow(left, 100 * before["accuracy"], 100 * after["accuracy"], row, theme)
+        _arrow(right, before["length"], after["length"], row, theme)
     _dress(left, "held-out accuracy, %, with 95 % interval", theme)
     _dress(right, "completion length, tokens", theme)
     left.set_yticks(range(len(SEEDS)), [f"seed {seed}" for seed in range(len(SEEDS))])
@@ -64,8 +65,14 @@ def before_after(theme: Theme) -> Figure:
 
 
 def _interval(axis: Axes, low: float, high: float, row: int, theme: Theme) -> None:
-    look = {"color": theme.lines[0], "alpha": 0.35, "linewidth": 7, "solid_capstyle": "butt"}
-    axis.plot([low, high], [row, row], **look)
+    axis.plot(
+        [low, high],
+        [row, row],
+        color=theme.lines[0],
+        alpha=0.35,
+        linewidth=7,
+        solid_capstyle="butt",
+    )
 
 
 def _dot(axis: Axes, value: float, row: int, theme: Theme, filled: bool) -> None:

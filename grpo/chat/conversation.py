@@ -16,6 +16,7 @@ from grpo.recipe import RecipeError
 from grpo.rollout.engine import Engine
 from grpo.types import Completion, Prompt
 from rewards.reasoning import THINK, opens_reasoning
+from rewards.spelling import many
 
 LEAST_ROOM = 16
 """Tokens that a reply must have room for; older turns are dropped until it has."""
@@ -96,7 +97,8 @@ class Conversation:
                 break
             if not self.turns:
                 raise RecipeError(
-                    f"chat: the question has {len(ids)} tokens, and the model's context is {context}; shorten it"
+                    f"chat: the question has {many(len(ids), 'token')}, and the model's context is "
+                    f"{context}; shorten it"
                 )
             del self.turns[:2]
         prompt = Prompt(f"turn-{self.num_asked}", tuple(ids), {}, text=text)

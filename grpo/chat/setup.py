@@ -13,6 +13,7 @@ from grpo.recipe import Recipe
 from grpo.recipe.target import is_run_folder, model_recipe
 from grpo.rollout.compatibility import check_support
 from grpo.run import setup
+from rewards.spelling import many
 
 RECOMMENDED = Sampling(temperature=0.6, top_p=0.95)
 """What DeepSeek-R1 is sampled with (arXiv 2501.12948), where a model says nothing of its own."""
@@ -64,10 +65,10 @@ def _template(recipe: Recipe, policy: Policy, is_run: bool, wishes: Wishes) -> T
     section = next(iter(recipe.data.each().values()))
     if not is_run:
         section = replace(section, template="chat" if policy.tokenizer.chat_template else "plain")
-    given = {"template": wishes.template, "system": wishes.system}
-    section = replace(
-        section, **{name: value for name, value in given.items() if value is not None}
-    )
+    if wishes.template is not None:
+        section = replace(section, template=wishes.template)
+    if wishes.system is not None:
+        section = replace(section, system=wishes.system)
     return template_of(section, policy.tokenizer, policy.stop_ids)
 
 
@@ -100,5 +101,5 @@ def describe(conversation: Conversation) -> list[str]:
     return [
         conversation.engine.policy.describe(),
         *conversation.engine.policy.describe_fallback(),
-        f"template {shown}, {history}; {', '.join(parts)}, at most {settings.max_tokens} tokens",
+        f"template {shown}, {history}; {', '.join(parts)}, at most {many(settings.max_tokens, 'token')}",
     ]

@@ -17,6 +17,7 @@ from typing import Callable, Iterator, TextIO
 from grpo.chat.conversation import Conversation, Reply
 from grpo.chat.reply import THINKING, Piece
 from grpo.recipe import RecipeError
+from rewards.spelling import many
 
 SHOW = "show"
 FOLD = "fold"
@@ -73,9 +74,7 @@ class Display:
             "cancelled": "stopped",
             "error": "the model's logits are not finite",
         }
-        speed = (
-            f"{reply.num_tokens} tokens, {reply.num_tokens / max(reply.seconds, 1e-9):.0f} a second"
-        )
+        speed = f"{many(reply.num_tokens, 'token')}, {reply.num_tokens / max(reply.seconds, 1e-9):.0f} a second"
         if self.is_rich:
             self.note(", ".join([speed, *([words[ended]] if ended in words else [])]))
         elif ended in words:

@@ -23,6 +23,7 @@ from grpo.model.info import ModelInfo
 from grpo.recipe import Recipe, RecipeError
 from grpo.types import Prompt
 from rewards.reasoning import THINK, opens_reasoning
+from rewards.spelling import many
 
 TAKE_TEXTS = (
     "take texts out of the messages: data.columns.prompt=messages.0.content "
@@ -120,7 +121,7 @@ def _limit(recipe: Recipe, context: int | None) -> int | None:
     wanted = recipe.sft.max_tokens
     if context is not None and wanted is not None and wanted > context:
         raise RecipeError(
-            f"recipe: sft.max_tokens is {wanted}, but the model's context is {context} tokens; lower it"
+            f"recipe: sft.max_tokens is {wanted}, but the model's context is {many(context, 'token')}; lower it"
         )
     return wanted or context
 
@@ -233,7 +234,7 @@ class _Maker:
         if number and self.recipe.sft.too_long == "refuse":
             rows = "row is" if number == 1 else "rows are"
             raise RecipeError(
-                f"data: {number} {rows} longer than {self.limit} tokens (the longest, {self.longest_id}, has "
+                f"data: {number} {rows} longer than {many(self.limit, 'token')} (the longest, {self.longest_id}, has "
                 f"{self.longest}), and none is cut; set sft.too_long: drop to leave them out, or raise sft.max_tokens "
                 "as far as the model's context allows"
             )

@@ -18,6 +18,7 @@ from grpo.export.compare import Compared, Greedy
 from grpo.export.record import RunRecord, reward_digest
 from grpo.export.source import Source
 from grpo.recipe import Recipe
+from rewards.spelling import many
 from rewards.tasks import TASKS
 
 CAUTION = (
@@ -299,8 +300,8 @@ def _training(record: RunRecord) -> Iterator[str]:
     optim = recipe.optim
     steps = record.summary["steps"]
     yield f"- objective: {loss.preset}, {loss.aggregation}, KL weight {loss.beta:g}"
-    yield f"- steps: {steps} of {sample.prompts} prompts x {sample.group_size} completions"
-    yield f"- longest completion: {sample.max_tokens} tokens, temperature {sample.temperature:g}"
+    yield f"- steps: {steps} of {many(sample.prompts, 'prompt')} x {many(sample.group_size, 'completion')}"
+    yield f"- longest completion: {many(sample.max_tokens, 'token')}, temperature {sample.temperature:g}"
     yield f"- optimizer: AdamW, learning rate {optim.lr:g}, {optim.schedule}"
     if lora:
         yield f"- adapters: LoRA of rank {lora.rank}, merged"
@@ -336,7 +337,7 @@ def _accuracy(evaluation: Mapping[str, Any] | None) -> str:
     if not evaluation:
         return "not evaluated"
     samples = evaluation["samples"] // max(1, evaluation["prompts"])
-    return f"{_with_interval(evaluation)} ({evaluation['prompts']} prompts x {samples})"
+    return f"{_with_interval(evaluation)} ({many(evaluation['prompts'], 'prompt')} x {samples})"
 
 
 def _cost(summary: Mapping[str, Any]) -> Iterator[str]:

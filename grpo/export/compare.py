@@ -20,6 +20,7 @@ from grpo.export.check import Drift, Row, drift, log_probs
 from grpo.export.source import Source
 from grpo.model.policy import Policy
 from grpo.recipe import ModelSection, Recipe
+from rewards.spelling import many
 
 NUM_ROWS = 64
 """Completions whose log-probs are compared, each of another prompt."""
@@ -79,7 +80,7 @@ class Comparison:
         report = evaluate_recipe(_with_model(self.recipe, path))
         greedy = None
         if gguf is not None and llama_cpp.is_installed():
-            self.say(f"continuing {min(NUM_PROMPTS, len(self.rows))} prompts by llama.cpp")
+            self.say(f"continuing {many(min(NUM_PROMPTS, len(self.rows)), 'prompt')} by llama.cpp")
             limit = self.recipe.sample.max_tokens
             greedy = greedy_agreement(self.reference, gguf, self.prompts, limit)
         return Compared(

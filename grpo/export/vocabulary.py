@@ -261,13 +261,13 @@ def _word_level(
         raise _refused(f"its normalizer is {state['normalizer']['type']}")
     isolates = _isolates_punctuation(tokenizer)
     tokens, kinds = _table(tokenizer, state, size)
-    unknown = state["model"]["unk_token"]
+    unknown_id = tokenizer.get_vocab().get(state["model"]["unk_token"])
+    if unknown_id is not None:
+        kinds[unknown_id] = UNKNOWN
     words = [number for number, kind in enumerate(kinds) if kind == NORMAL]
     _check_decoding(tokenizer, words[:2])
     for number in words:
         tokens[number] = SPACE + tokens[number]
-    if tokenizer.convert_tokens_to_ids(unknown) is not None:
-        kinds[tokenizer.convert_tokens_to_ids(unknown)] = UNKNOWN
     return Vocabulary(
         kind="t5",
         tokens=tokens,
@@ -298,7 +298,8 @@ def _isolates_punctuation(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def _check_decoding(tokenizer: PreTrainedTokenizerBase, words: Sequence[int]) -> None:
     names = [tokenizer.convert_ids_to_tokens(number) for number in words]
-    if tokenizer.decode(words, clean_up_tokenization_spaces=False) != " ".join(map(str, names)):
+    joined = tokenizer.decode(list(words), clean_up_tokenization_spaces=False)
+    if joined != " ".join(map(str, names)):
         raise _refused("it joins words otherwise than by spaces")
 
 

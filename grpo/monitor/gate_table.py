@@ -350,7 +350,7 @@ TABLE = (
         reads=("update/overflows",),
         measure=overflows,
         limits={"skip": 0, "stop": 2},
-        finding="the gradient is not finite though every log-prob is ({value:.0f} updates in a row)",
+        finding="the gradient is not finite though every log-prob is, for so many updates: {value:.0f}",
         remedy="the update was skipped; lower optim.lr, or train in float32",
     ),
     Gate(

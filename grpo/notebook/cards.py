@@ -29,6 +29,7 @@ from grpo.notebook.markup import (
     tag,
     text_block,
 )
+from rewards.spelling import many
 
 MAX_ROWS = 32
 """Completions of a group that are shown."""
@@ -68,7 +69,7 @@ def group_card(
     """The prompt, its truth, and a row a completion: green above the group's mean, red below it."""
     counted = [row.reward for row in rows if row.counted and row.reward is not None]
     center = sum(counted) / len(counted) if counted else None
-    remarks = [f"{len(rows)} completions", f"mean reward {number(center)}"]
+    remarks = [f"{many(len(rows), 'completion')}", f"mean reward {number(center)}"]
     if is_flat:
         remarks.append("zero variance: no completion is better than another")
     shown = rows[:MAX_ROWS]
@@ -140,7 +141,7 @@ def _remark(row: CompletionRow) -> str:
 def evaluation_card(values: Values, accurate: str, sources: Mapping[str, Values]) -> Html:
     """Accuracy with its interval, by source where there are several, and the other figures."""
     per_prompt = round((values["samples"] + values["faults"]) / max(1, values["prompts"]))
-    size = f"{values['prompts']} prompts × {per_prompt} samples"
+    size = f"{many(values['prompts'], 'prompt')} × {many(per_prompt, 'sample')}"
     rows: list[Sequence[object]] = [_accuracy_row("accuracy", values)]
     rows += [_accuracy_row(name, figures) for name, figures in sources.items()]
     reward = joined([number(values["reward"]), _bounds(values, "reward", number)])

@@ -20,6 +20,7 @@ from grpo.recipe import Recipe, RecipeError
 from grpo.run.inputs import RunInputs
 from grpo.stages.sft import describe_examples, run_size
 from grpo.stages.sft_inputs import load_sft_inputs
+from rewards.spelling import many
 
 
 def open_inputs(recipe: Recipe) -> tuple[RunInputs | None, str]:
@@ -46,7 +47,7 @@ def data(recipe: Recipe, inputs: RunInputs) -> Iterator[str]:
         yield f"  evaluated on {evaluated.name}: {evaluated.describe()}"
     yield from run_size(inputs.recipe)
     example = inputs.examples.train[0]
-    yield f"the first row, {len(example.prompt.token_ids)} tokens; what is learnt stands behind >:"
+    yield f"the first row, {many(len(example.prompt.token_ids), 'token')}; what is learnt stands behind >:"
     yield from _pieces(example, inputs.tokenizer)
 
 

@@ -24,15 +24,13 @@ MARGIN = " " * 12
 def header(recipe: Recipe, inputs: RunInputs, parts: RunParts, num_steps: int) -> list[str]:
     """The four lines after the title, after `num_steps` steps; two more where the run is slow or resumed."""
     sample = recipe.sample
-    completions = (
-        f"{sample.prompts} x {sample.group_size} completions up to {sample.max_tokens} tokens"
-    )
+    completions = f"{sample.prompts} x {many(sample.group_size, 'completion')} up to {many(sample.max_tokens, 'token')}"
     loss = recipe.loss.preset or f"{recipe.loss.policy} loss"
     lines = [
         f"  policy    {parts.policy.describe()}{_workers(parts.ranks)}",
         f"  data      {_prompts(recipe, inputs)}",
         f"  rewards   {_weights(inputs)}",
-        f"  training  {recipe.steps} steps of {completions}, {loss}, lr {recipe.optim.lr:g}",
+        f"  training  {many(recipe.steps, 'step')} of {completions}, {loss}, lr {recipe.optim.lr:g}",
     ]
     lines += [f"{MARGIN}{line}" for line in parts.policy.describe_fallback()]
     if num_steps:

@@ -9,6 +9,7 @@ from grpo.notebook.cards import EvaluatedSet, Series, run_card
 from grpo.recipe import Recipe
 from grpo.recipe.shorthands import HELD_OUT
 from grpo.report.folder import EvaluationPoint, Record, RunFolder, is_step, points_of
+from rewards.spelling import many
 
 NUMBERS = {
     "training reward": "reward/mean",
@@ -45,7 +46,7 @@ def run_html(
     return run_card(
         kind,
         recipe.name,
-        [f"{num_steps} of {recipe.steps} steps", state],
+        [f"{num_steps} of {many(recipe.steps, 'step')}", state],
         done=num_steps / max(1, recipe.steps),
         evaluations=_first_and_last(points),
         series=series,

@@ -31,7 +31,6 @@ from grpo.model.policy import Policy
 from grpo.monitor import watchdog
 from grpo.monitor.gates import Gates
 from grpo.recipe import Recipe
-from grpo.recipe.describe import many
 from grpo.report.console.console import Console
 from grpo.run import setup
 from grpo.run.accuracy import mean
@@ -43,6 +42,7 @@ from grpo.run.setup import RunParts
 from grpo.stages.sft_inputs import load_sft_inputs
 from grpo.statistics.ratios import ratio_interval
 from grpo.types import Batch
+from rewards.spelling import many
 
 MARGIN = " " * 12
 
@@ -261,7 +261,7 @@ def describe_examples(recipe: Recipe, inputs: RunInputs) -> Iterator[str]:
     learnt = sum(example.num_learnt for example in examples.train)
     whole = sum(len(example.prompt.token_ids) for example in examples.train)
     yield (
-        f"{whole} tokens to train on, {learnt} of them learnt; the longest row has {examples.longest}"
+        f"{many(whole, 'token')} to train on, {learnt} of them learnt; the longest row has {examples.longest}"
     )
 
 

@@ -29,6 +29,7 @@ from grpo.run.reward_fit import check_columns
 from grpo.run.reward_specs import load_rewards
 from grpo.types import Prompt
 from rewards import RewardSpec
+from rewards.spelling import agree, many
 
 
 def load_sft_inputs(
@@ -117,8 +118,8 @@ def _check_enough_examples(recipe: Recipe, examples: ExampleSet) -> None:
     if number < recipe.sft.batch:
         dropped = examples.counts["too_long"] + examples.counts["nothing_to_learn"]
         raise RecipeError(
-            f"recipe: sft.batch is {recipe.sft.batch}, but only {number} rows are left to train on, since {dropped} "
-            "were dropped; lower sft.batch"
+            f"recipe: sft.batch is {recipe.sft.batch}, but only {many(number, 'row')} {agree(number, 'are')} "
+            f"left to train on, since {dropped} were dropped; lower sft.batch"
         )
 
 

@@ -222,7 +222,7 @@ def test_a_list_of_the_wrong_length_faults_every_row_and_names_the_function():
         return [1.0]
 
     assert [score.status for score in judged(short, PLAIN)] == ["fault", "fault"]
-    assert "short returned 1 values for 2 completions" in judged(short, PLAIN)[0].detail
+    assert "short returned 1 value for 2 completions" in judged(short, PLAIN)[0].detail
 
 
 def test_an_exception_names_function_and_line():

@@ -15,6 +15,7 @@ from grpo.recipe.shorthands import HELD_OUT
 from grpo.report.console.ink import Glyphs, Line, Span, aligned
 from grpo.report.console.numbers import interval, is_number, rough_time, short
 from grpo.report.console.words import outcomes, shown_set
+from rewards.spelling import many
 
 Summary = Mapping[str, Any]
 NEXT = (
@@ -41,7 +42,7 @@ def closing_lines(summary: Summary, folder: Path, glyphs: Glyphs) -> Iterator[Li
         yield Line.of((f"{number} of gates, kept in alarms.jsonl: {gates}", "warn"))
     does = "sampled" if summary["tokens"].get("sampled") else "trained"
     yield Line.of(
-        f"{summary['steps']} steps in {rough_time(summary['seconds'])}, "
+        f"{many(summary['steps'], 'step')} in {rough_time(summary['seconds'])}, "
         f"{short(summary['tokens'].get(does, 0))} tokens {does}; the model is in ",
         (shown_path(folder / "final"), "title"),
     )

@@ -7,6 +7,7 @@ from typing import Any, Iterator, Mapping, Sequence
 
 from grpo.report.console.ink import Glyphs, Line, folded, visible
 from grpo.report.console.numbers import is_number
+from rewards.spelling import many
 
 Row = Mapping[str, Any]
 PROMPT_LINES = 3
@@ -80,7 +81,7 @@ def _why(row: Row) -> str:
         parts.append(f"{name} {shown}{said}" + (f": {_on_one_line(detail)}" if detail else ""))
     if isinstance(details, str) and details:
         parts.append(_on_one_line(details))
-    parts.append(f"{row['num_tokens']} tokens, {row['finish']}")
+    parts.append(f"{many(row['num_tokens'], 'token')}, {row['finish']}")
     return "; ".join(parts)
 
 

@@ -171,7 +171,7 @@ def test_whichever_product_refuses_generate_goes_on_with_fewer_rows(calls, rows,
     sampled = dict(engine.sample(prompts, **options))
     hook.remove()
     assert len(engine.stats.notes) == len(calls)
-    assert f"continuing with {rows} completions" in engine.stats.notes[-1]
+    assert f"continuing with {rows} completion" in engine.stats.notes[-1]
     for index, group in expected.items():
         for a, b in zip(group.completions, sampled[index].completions):
             assert (a.token_ids, a.finish) == (b.token_ids, b.finish)

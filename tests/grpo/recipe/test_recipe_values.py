@@ -230,6 +230,7 @@ OUT_OF_RANGE = {
     "log.wandb.mode": ["of"],
     "log.wandb.tags": ["a"],
     "log.report": ["no"],
+    "log.show_every": [-1, 2.5],
     "log.token_logprobs": [-1],
     "log.tensorboard": ["here"],
     "log.tensorboard.folder": ["''", 3],

@@ -239,7 +239,7 @@ def test_whichever_product_refuses_rows_shrink_and_nothing_is_lost(calls, rows, 
     hook.remove()
     assert_same(sampled, expected)
     assert len(engine.stats.notes) == len(calls)
-    assert f"continuing with {rows} completions" in engine.stats.notes[-1]
+    assert f"continuing with {rows} completion" in engine.stats.notes[-1]
 
 
 def test_a_product_that_refuses_a_single_row_is_an_error(seed):

@@ -229,7 +229,7 @@ def test_where_the_devices_memory_runs_out_fewer_rows_write_the_same_completions
     rows = engine._paged_decoder.most_rows
     assert (
         rows <= limits.get("rows", 32)
-        and f"continuing with {rows} completions" in engine.stats.notes[-1]
+        and f"continuing with {rows} completion" in engine.stats.notes[-1]
     )
     assert engine.stats.tokens == sum(
         len(c.token_ids) for g in sampled.values() for c in g.completions

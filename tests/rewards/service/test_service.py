@@ -170,7 +170,7 @@ def values(scores):
         ("wrong_type", "returned str 'good', not a number"),
         ("nan", "returned nan"),
         ("infinite", "returned inf"),
-        ("short_list", "returned 1 values for 2 completions"),
+        ("short_list", "returned 1 value for 2 completions"),
         ("long_list", "returned 3 values for 2 completions"),
         ("not_a_list", "returned float 1.0, not a list"),
     ],
