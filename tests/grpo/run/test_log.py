@@ -247,7 +247,7 @@ def test_only_the_log_and_the_command_print():
     assert {file.name for file in files if file.parent.name not in ("commands", "startup")} <= {
         "cli.py",
         "sample.py",
-        "rows.py",  # on what it left out of the rows, on standard error
+        "reading.py",  # on what it left out of the rows, on standard error
     }
 
 
