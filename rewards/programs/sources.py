@@ -141,10 +141,9 @@ def _unconditional(tree: ast.AST) -> Iterator[ast.AST]:
 def _is_constant_assert(node: ast.AST) -> bool:
     if not isinstance(node, ast.Assert):
         return False
-    try:
-        return bool(ast.literal_eval(node.test))
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-        return False
+    if isinstance(node.test, (ast.Tuple, ast.List, ast.Set)):
+        return bool(node.test.elts)
+    return isinstance(node.test, ast.Constant) and bool(node.test.value)
 
 
 def _is_suite(tree: ast.Module) -> bool:

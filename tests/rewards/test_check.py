@@ -237,7 +237,7 @@ def test_remarks_in_place_of_golds_are_counted(tmp_path, capsys):
     )
     main([data])
     assert (
-        "2 of 3 golds look like remarks and not like answers, e.g. 'proof'"
+        "2 of 3 golds read like remarks and not like answers, e.g. 'proof'"
         in capsys.readouterr().out
     )
 

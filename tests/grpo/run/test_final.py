@@ -47,7 +47,7 @@ def final_of(folder: Path) -> dict:
     return json.loads((folder / "run" / "summary.json").read_text())["final"]
 
 
-def test_an_adapter_on_the_tied_output_layer_reaches_the_final_model(tmp_path, capsys):
+def test_an_adapter_on_the_tied_output_layer_reaches_the_final_model(tmp_path):
     """The quickstart's model is tied; its head alone is trained far enough to be another one."""
     model = AutoModelForCausalLM.from_pretrained(BASE)
     assert model.config.tie_word_embeddings
@@ -55,7 +55,7 @@ def test_an_adapter_on_the_tied_output_layer_reaches_the_final_model(tmp_path, c
     trainer = run(tmp_path, lora, "optim.lr=0.05", "loss.beta=0.1")
     found = final_of(tmp_path)
     assert found["problems"] == [] and found["difference"] < 1e-4
-    assert "final loads back as the policy" in capsys.readouterr().out
+    assert "final loads back as the policy" in (tmp_path / "run" / "console.log").read_text()
     policy = trainer.policy
     folder = tmp_path / "run" / "final"
     with torch.no_grad():

@@ -248,6 +248,7 @@ def test_only_the_log_and_the_command_print():
         "cli.py",
         "sample.py",
         "reading.py",  # on what it left out of the rows, on standard error
+        "terminal.py",  # a chat
     }
 
 
