@@ -17,6 +17,8 @@ COLUMNS = (
     "prompt",
     "completion",
     "reward",
+    "right",
+    "advantage",
     "status",
     "finish",
     "num_tokens",

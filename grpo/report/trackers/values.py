@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping, Sequence, TypeGuard
 
 from grpo.report.trackers.tracker import COLUMNS, Table
 
@@ -21,7 +21,7 @@ def numbers(record: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in record.items() if name != "step" and is_number(value)}
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether `value` is a finite number."""
     return isinstance(value, (int, float)) and math.isfinite(value)
 
@@ -62,7 +62,7 @@ def _reward(row: Mapping[str, Any]) -> float:
 def cell(value: Any) -> str | float | None:
     """A value as a tracker shows it: numbers as they are, anything else as text of bounded length."""
     if value is None or is_number(value):
-        return value  # type: ignore[no-any-return]  # narrowed by is_number
+        return value
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")  # no half surrogate pairs
     if len(text) <= MAX_CELL:

@@ -47,7 +47,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     own = {**environment(around), "MLFLOW_TRACKING_URI": f"sqlite:///{around / 'mlflow.db'}"}
     trackers = [f"log.{name}=true" for name in KINDS]
     before = dict(os.environ)
+    working_folder = Path.cwd()
     os.environ.update(own)
+    os.chdir(around)  # where MLflow keeps the files of a database that names no place for them
     try:
         with Lives() as lives:
             arguments = [*QUICK, f"run_dir={around / 'run'}", *trackers]
@@ -58,6 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             assert "resumed after step 2" in resumed["said"] and "warning: " not in resumed["said"]
         yield around
     finally:
+        os.chdir(working_folder)
         os.environ.clear()
         os.environ.update(before)
 
