@@ -61,6 +61,9 @@ class NoService:
     def submit(self, samples: Sequence[Sample]) -> Ticket:
         raise AssertionError("a scorer without rewards is given nothing to score")
 
+    def judge(self, samples: Sequence[Sample]) -> list[Judged]:
+        raise AssertionError("a scorer without rewards is given nothing to judge")
+
     def close(self) -> None:
         """Nothing runs."""
 

@@ -231,7 +231,7 @@ class _Maker:
     def refuse_if_too_long(self) -> None:
         """Refuse rows that would have to be cut, unless the recipe drops them."""
         number = self.counts["too_long"]
-        if number and self.recipe.sft.too_long == "refuse":
+        if number and self.limit is not None and self.recipe.sft.too_long == "refuse":
             rows = "row is" if number == 1 else "rows are"
             raise RecipeError(
                 f"data: {number} {rows} longer than {many(self.limit, 'token')} (the longest, {self.longest_id}, has "
@@ -422,7 +422,10 @@ def tokenized(
         if not one.learnt:
             results.append(TokenSpans([], []))
             continue
-        found = _as_a_whole(one, *whole[index], tokenizer) if index in whole else None
+        found = None
+        if index in whole:
+            token_ids, offsets = whole[index]
+            found = _as_a_whole(one, token_ids, offsets, tokenizer)
         results.append(_finished(found or _by_pieces(one, tokenizer), one.end_id, end_ids))
     return results
 
