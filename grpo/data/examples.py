@@ -401,7 +401,7 @@ def tokenized(
     A text is tokenized as a whole if each span begins and ends between two tokens; otherwise piece by piece, which is
     how the policy is shown a prompt before it goes on.
     """
-    whole: dict[int, Any] = {}
+    whole: dict[int, TokenSpans | None] = {}
     for adds_specials in (False, True):
         indices = [
             index
@@ -415,18 +415,17 @@ def tokenized(
             add_special_tokens=adds_specials,
             return_offsets_mapping=True,
         )
-        for index, *parts in zip(indices, encoded["input_ids"], encoded["offset_mapping"]):
-            whole[index] = parts
+        for index, token_ids, offsets in zip(
+            indices, encoded["input_ids"], encoded["offset_mapping"]
+        ):
+            whole[index] = _as_a_whole(rendered[index], token_ids, offsets, tokenizer)
     results = []
     for index, one in enumerate(rendered):
         if not one.learnt:
             results.append(TokenSpans([], []))
             continue
-        found = None
-        if index in whole:
-            token_ids, offsets = whole[index]
-            found = _as_a_whole(one, token_ids, offsets, tokenizer)
-        results.append(_finished(found or _by_pieces(one, tokenizer), one.end_id, end_ids))
+        made = whole.get(index) or _by_pieces(one, tokenizer)
+        results.append(_finished(made, one.end_id, end_ids))
     return results
 
 

@@ -253,7 +253,7 @@ def test_two_processes_make_the_run_of_one(tmp_path: Path) -> None:
         "OMP_NUM_THREADS": "1",
         "ACCELERATE_USE_CPU": "true",
     }
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     found = []
     for name, words in (("one", []), ("two", launcher)):
         folder = tmp_path / name
