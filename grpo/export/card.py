@@ -23,10 +23,10 @@ from rewards.tasks import TASKS
 
 CAUTION = (
     "Reasoning models are easier to jailbreak. The authors of DeepSeek-R1 report (arXiv 2501.12948v2, supplement, "
-    "table 11) that jailbreaks took the share of unsafe answers of R1 from 25 % to 86 %. The rewards of this model ask "
-    "for right answers, not for harmless ones, and its chain of thought may hold what its answer does not. Put a "
-    "filter of your own before and behind it where others can reach it."
+    "table 11) that jailbreaks took the share of unsafe answers of R1 from 25 % to 86 %. A chain of thought may hold "
+    "what the answer does not. Put a filter of your own before and behind this model where others can reach it."
 )
+OF_A_RUN = "The rewards that it was trained by ask for right answers, not for harmless ones."
 READERS = {
     "gguf": "llama.cpp and what is built on it (ollama, LM Studio, llama-cpp-python, xllamacpp); transformers with "
     "`gguf_file=`; `grpo chat FILE`",
@@ -62,7 +62,9 @@ def card(parts: CardParts) -> str:
     if parts.record is not None:
         lines += [*_data(parts.record), *_rewards(parts.record), *_training(parts.record)]
         lines += [*_results(parts.record.summary), *_cost(parts.record.summary)]
-    lines += [*_limits(parts), "", "## Safety", "", CAUTION, *_licence(parts)]
+    lines += [*_limits(parts), "", "## Safety", "", CAUTION]
+    lines += [OF_A_RUN] if parts.record is not None else []
+    lines += _licence(parts)
     return "\n".join(lines) + "\n"
 
 
@@ -75,12 +77,8 @@ def _head(parts: CardParts) -> Iterator[str]:
         yield f"base_model: {json.dumps(base)}"
     yield "library_name: transformers"
     yield "pipeline_tag: text-generation"
-    tags = [
-        "grpo",
-        "reinforcement-learning",
-        "reasoning",
-        *(["gguf"] if parts.form == "gguf" else []),
-    ]
+    tags = ["reasoning", "grpo", "reinforcement-learning"] if parts.record is not None else []
+    tags += ["gguf"] if parts.form == "gguf" else []
     yield f"tags: {json.dumps(tags)}"
     yield "---"
     yield ""
@@ -163,8 +161,8 @@ def _files(parts: CardParts) -> Iterator[str]:
         yield f"| {name} | {written.precision} | {size} | {formats or '-'} | {check} |"
     yield ""
     yield (
-        "Each was loaded back after it was written and compared with the model: every weight within what its format "
-        "rounds, and the log-probs (nats) of one row of arbitrary tokens, which a text's are far below."
+        "Each was loaded back after it was written and compared with the model: every weight is within what its format "
+        "rounds. The log-probs (in nats) are those of one row of arbitrary tokens."
     )
 
 
