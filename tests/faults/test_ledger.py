@@ -133,10 +133,12 @@ def test_a_group_that_the_engine_loses_stops_the_run(reward: Path) -> None:
         )
     )
     records = iter(trainer)
-    next(records)
-    assert trainer.progress.partial_groups
+    while (
+        not trainer.progress.partial_groups
+    ):  # in which step depends on the last bits of the log-probs
+        next(records)
     trainer.progress.partial_groups = trainer.progress.partial_groups[1:]
-    with pytest.raises(LedgerError, match="step 2: .* completions begun"):
+    with pytest.raises(LedgerError, match="step [2-4]: .* completions begun"):
         next(records)
 
 

@@ -93,7 +93,7 @@ def test_sigterm_while_a_checkpoint_is_written(
 def test_ctrl_c_twice_stops_at_once_and_the_last_checkpoint_stands(
     lives: Lives, reward: Path, whole: Path
 ) -> None:
-    cut, overrides = reward / "cut", signals(signal.SIGINT, 29, 30)
+    cut, overrides = reward / "cut", signals(signal.SIGINT, 38, 39)
     life = lives.live(arguments(cut, *overrides), cut)
     assert life["code"] == 1, life["said"]
     assert (
