@@ -8,7 +8,7 @@ finer format that takes it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Mapping
+from typing import Mapping, TypeAlias
 
 import gguf
 import numpy
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from grpo.export.k_quants import quantize_q4_k, quantize_q6_k
 
-Kind = GGMLQuantizationType
+Kind: TypeAlias = GGMLQuantizationType
 FULL = ("ffn_gate_inp",)
 """Matrices that are kept in fp32: routers of mixtures of experts."""
 FINER: Mapping[Kind, Kind] = {
