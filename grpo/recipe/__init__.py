@@ -56,6 +56,7 @@ from grpo.recipe.presets import PRESETS
 from grpo.recipe.sections import (
     AdvantageSection,
     CheckpointSection,
+    ExportSection,
     GateSection,
     LogSection,
     LoraSection,
@@ -89,6 +90,7 @@ __all__ = [
     "DataSection",
     "EvaluateSection",
     "EvaluationSetSection",
+    "ExportSection",
     "GateSection",
     "LogSection",
     "LoraSection",
@@ -147,6 +149,11 @@ class Recipe(Sections):
 
         Raises `RecipeError`.
         """
+        if "stages" in values:
+            raise RecipeError(
+                "recipe: stages makes several runs of it, and this is about one; run them by grpo train, or from "
+                "Python by grpo.Pipeline"
+            )
         layered = name_entries(values)
         for override in overrides:
             layered = merge(layered, name_entries(parse_override(override)), empties=True)
@@ -159,6 +166,10 @@ class Recipe(Sections):
         values = plain(self)
         if self.epochs is not None:
             del values["steps"]
+        if self.stage != "export":
+            del values["export"]
+        if self.stage != "evaluate":
+            del values["evaluate"]["models"]
         return values
 
     def with_steps(self, num_prompts: int) -> Recipe:

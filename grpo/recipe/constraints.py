@@ -10,6 +10,7 @@ from grpo.recipe.objectives import POLICY_LOSSES, WHOLE_POLICY_LOSSES
 from grpo.recipe.presets import PRESETS
 from grpo.recipe.sections import (
     AdvantageSection,
+    ExportSection,
     LossSection,
     OptimSection,
     SampleSection,
@@ -57,6 +58,7 @@ SAMPLING_OF_STEPS = ("prompts", "group_size", "oversample", "over_request")
 
 def _stage_reasons(recipe: Sections) -> Reasons:
     """Keys that are set and belong to another stage."""
+    yield from _reasons_of_later_stages(recipe)
     if recipe.stage != "sft":
         for name in _set_keys(recipe.sft, SftSection()):
             yield (
@@ -82,6 +84,25 @@ def _stage_reasons(recipe: Sections) -> Reasons:
                 f"optim.{name} is set, but a step of stage sft is one update of sft.batch rows; passes over the data "
                 "are counted by epochs, at the top level"
             )
+
+
+def _reasons_of_later_stages(recipe: Sections) -> Reasons:
+    """What only an evaluation and an export read, and what they need."""
+    if recipe.stage != "export":
+        for name in _set_keys(recipe.export, ExportSection()):
+            yield (
+                f"export.{name} is set, but the recipe's stage is {recipe.stage}; set stage: export, or leave the "
+                "section export out"
+            )
+    models = recipe.evaluate.models
+    if recipe.stage != "evaluate" and models:
+        yield (
+            f"evaluate.models is set, but the recipe's stage is {recipe.stage}, which evaluates its own model; set "
+            "stage: evaluate, or remove it"
+        )
+    for name, model in models.items():
+        if not isinstance(model, str) or not model:
+            yield f"evaluate.models.{name} must be a hub id, a folder or a .gguf file, not {kind(model)}"
 
 
 def _set_keys(section: Any, default: Any) -> list[str]:

@@ -185,6 +185,11 @@ class EvaluateSection:
     threshold: float = key(
         1.0, "the value of that reward from which a completion counts as accurate"
     )
+    models: dict[str, Any] = key(
+        {},
+        "what the stage evaluate evaluates: {name: hub id, folder or .gguf file}; in a list of stages also a list of "
+        "their names, default: the recipe's own model and every model made before",
+    )
     sets: dict[str, EvaluationSetSection] = key(
         {},
         "further sets: {name: {source, columns, rewards, samples, ...}} or {name: {benchmark: gsm8k}}",

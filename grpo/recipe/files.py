@@ -206,6 +206,11 @@ def to_yaml(values: Mapping[str, Any]) -> str:
 
 def parse_override(override: str) -> dict[str, Any]:
     """``"a.b=1"`` as a nested mapping; the value is read as YAML, a path is relative to the working folder."""
+    return resolve_paths(override_values(override), Path.cwd())
+
+
+def override_values(override: str) -> dict[str, Any]:
+    """``"a.b=1"`` as a nested mapping, paths as they are."""
     path, sign, text = override.partition("=")
     names = [name.strip() for name in path.split(".")]
     if not sign or not all(names):
@@ -213,7 +218,7 @@ def parse_override(override: str) -> dict[str, Any]:
     value = parse_yaml(text, f"the value of {path}")
     for name in reversed(names):
         value = {name: value}
-    return resolve_paths(value, Path.cwd())
+    return dict(value)
 
 
 def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:

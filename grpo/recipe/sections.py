@@ -33,7 +33,7 @@ from grpo.recipe.values import (
 )
 from rewards.spelling import nearest
 
-STAGES = ("grpo", "sft")
+STAGES = ("grpo", "sft", "evaluate", "export")
 """What a run may do; a stage that has a section of its own is named by it."""
 FORMS = ("completion", "chat", "text")
 """What a row for supervised training may be."""
@@ -398,6 +398,26 @@ class SftSection:
 
 
 @dataclass(frozen=True)
+class ExportSection:
+    """What a stage export writes of the model that it starts from: the options of ``grpo export``."""
+
+    to: str = key("gguf", "the form of the files", one_of("gguf", "safetensors", "int8"))
+    precision: list[str] = key(
+        [],
+        "gguf: F32, F16 (default), BF16, Q8_0, Q4_K, one or more; safetensors: F32, F16 or BF16",
+    )
+    compare: bool = key(
+        False, "measure log-probs and held-out accuracy at each precision beside the model's"
+    )
+    license: str | None = key(None, "the licence that the card states, e.g. apache-2.0", NOT_EMPTY)
+    pre: str | None = key(
+        None,
+        "gguf: how llama.cpp splits text (tokenizer.ggml.pre), where it is not found by itself",
+        NOT_EMPTY,
+    )
+
+
+@dataclass(frozen=True)
 class CheckpointSection:
     """What is kept to resume from."""
 
@@ -625,8 +645,8 @@ class Sections:
     name: str = key("run", "name of the run; default: the file's name", NOT_EMPTY)
     stage: str = key(
         "grpo",
-        "what the run does: grpo (sample, score, update) or sft (docs/sft.md); a recipe with the section sft and "
-        "no stage is of stage sft",
+        "what the run does: grpo (sample, score, update), sft (docs/sft.md), evaluate or export (docs/stages.md); a "
+        "recipe with the section sft and no stage is of stage sft",
         one_of(*STAGES),
     )
     seed: int = key(0, "decides data order and every sampled token", between(0, LARGEST_SEED))
@@ -651,6 +671,7 @@ class Sections:
     advantage: AdvantageSection = key(AdvantageSection(), "how scores become advantages")
     loss: LossSection = key(LossSection(), "the objective")
     sft: SftSection = key(SftSection(), "supervised fine-tuning, read by the stage sft alone")
+    export: ExportSection = key(ExportSection(), "files to export, read by the stage export alone")
     optim: OptimSection = key(OptimSection(), "the optimizer")
     evaluate: EvaluateSection = key(EvaluateSection(), "evaluation on rows that never train")
     checkpoint: CheckpointSection = key(CheckpointSection(), "what is kept to resume from")

@@ -228,12 +228,12 @@ def _record_in(line: bytes) -> Record | None:
     return record if has_step else None
 
 
-def is_locked(folder: Path) -> bool:
-    """Whether a run holds the folder; False where the file system knows no locks."""
+def is_locked(folder: Path, file: str = "metrics.jsonl") -> bool:
+    """Whether a run holds the folder by a lock on `file`; False where the file system knows no locks."""
     if fcntl is None:
         return False
     try:
-        with (folder / "metrics.jsonl").open("rb") as held:
+        with (folder / file).open("rb") as held:
             fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -52,7 +52,7 @@ def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
     refused = [
         f"{name} was {old!r}, is {new!r}"
         for name, old, new in changes(folder, recipe)
-        if not _may_change(name, recipe)
+        if not may_change(name, recipe)
     ]
     if refused:
         raise RecipeError(
@@ -61,7 +61,7 @@ def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
         )
 
 
-def _may_change(key: str, recipe: Recipe) -> bool:
+def may_change(key: str, recipe: Recipe) -> bool:
     """Whether a run may be resumed with another value of `key`."""
     if key == "evaluate.reward" and chooses_prompts(recipe):
         return False
@@ -118,9 +118,9 @@ def _why_not_writable(place: Path) -> str:
     return ""
 
 
-def lock(folder: Path) -> BinaryIO:
+def lock(folder: Path, file: str = JOURNALS[0]) -> BinaryIO:
     """Keep other runs out of `folder` while the returned file is open; `RecipeError` if one is active there."""
-    held = (folder / JOURNALS[0]).open("ab")
+    held = (folder / file).open("ab")
     try:
         if fcntl is not None:
             _take(held)

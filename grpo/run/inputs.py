@@ -59,6 +59,11 @@ def check_recipe(recipe: Recipe, *, resume: bool, has_model: bool) -> None:
         raise RecipeError("recipe: model.name is missing; name a hub id or a folder")
     if is_first_rank():  # other ranks may start after rank 0 has made it
         check_folder(recipe.folder(), recipe, resume)
+    check_settings(recipe)
+
+
+def check_settings(recipe: Recipe) -> None:
+    """Refuse a recipe that holds a secret, that cannot be compiled, or whose tracker is not installed."""
     for key in secret_keys(recipe.to_mapping()):
         raise RecipeError(
             f"recipe: {key} holds a key or token, which the run folder would keep; let whoever needs "

@@ -74,6 +74,7 @@ def summary_of(
         "ledger": ledger,
         "sandbox": parts.scorer.isolation,
         "final": asdict(final),
+        "output": {"model": "final", "data": None},
         "gates": parts.gates.counts,
         "alarms": parts.gates.alarms,
         "examples": {"before": progress.examples_before, "after": examples_after},
