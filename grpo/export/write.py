@@ -114,6 +114,16 @@ def _moved(export: Exported, wanted: Wanted) -> Exported:
 
 def check_wanted(wanted: Wanted) -> None:
     """Refuse what cannot be: a precision that the form has not, a place that is taken, a package that is missing."""
+    check_form(wanted)
+    _check_place(wanted.out)
+    if wanted.repo is not None:
+        if wanted.is_file:
+            raise RecipeError("export: --push uploads a folder; name one with -o")
+        check_push(wanted.repo)
+
+
+def check_form(wanted: Wanted) -> None:
+    """Refuse a precision that the form has not, several where one is written, and a package that is missing."""
     known = PRECISIONS[wanted.form]
     for precision in wanted.precisions:
         if precision not in known:
@@ -130,11 +140,6 @@ def check_wanted(wanted: Wanted) -> None:
         raise RecipeError(
             f"export: {wanted.out} takes one precision; several of --to gguf go into a folder"
         )
-    _check_place(wanted.out)
-    if wanted.repo is not None:
-        if wanted.is_file:
-            raise RecipeError("export: --push uploads a folder; name one with -o")
-        check_push(wanted.repo)
 
 
 def _check_place(out: Path) -> None:

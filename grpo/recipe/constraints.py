@@ -17,7 +17,7 @@ from grpo.recipe.sections import (
     Sections,
     SftSection,
 )
-from grpo.recipe.shorthands import HELD_OUT, HELD_OUT_LOSS
+from grpo.recipe.shorthands import HELD_OUT, HELD_OUT_LOSS, check_name
 from grpo.recipe.values import RecipeError, kind
 from rewards.spelling import many, nearest
 
@@ -95,12 +95,15 @@ def _reasons_of_later_stages(recipe: Sections) -> Reasons:
                 "section export out"
             )
     models = recipe.evaluate.models
+    if recipe.stage == "evaluate" and not models:
+        yield "evaluate.models is empty, so stage evaluate has no model; write e.g. {base: gpt2, mine: runs/mine/final}"
     if recipe.stage != "evaluate" and models:
         yield (
             f"evaluate.models is set, but the recipe's stage is {recipe.stage}, which evaluates its own model; set "
             "stage: evaluate, or remove it"
         )
     for name, model in models.items():
+        check_name(str(name), "evaluate.models")
         if not isinstance(model, str) or not model:
             yield f"evaluate.models.{name} must be a hub id, a folder or a .gguf file, not {kind(model)}"
 

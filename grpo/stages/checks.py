@@ -1,0 +1,79 @@
+"""What can be known of each stage before the first one works: its rewards, its rows, its files, its form of export.
+
+A model that an earlier stage makes has the tokenizer of the model that it descends from, which stands in for it here.
+What only weights can show is found out in the stage itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Callable, Iterable, Mapping
+
+from grpo.export.write import check_form
+from grpo.recipe import Recipe, RecipeError
+from grpo.recipe.plan import Plan, Stage
+from grpo.run.inputs import RunInputs, check_settings, load_inputs
+from grpo.run.reward_specs import load_rewards
+from grpo.stages.evaluation import recipe_of_model
+from grpo.stages.exporting import wanted_of
+from grpo.stages.sft_inputs import load_sft_inputs
+
+READ: Mapping[str, Callable[..., RunInputs]] = {"grpo": load_inputs, "sft": load_sft_inputs}
+"""What reads the rows of a stage and checks them, by kind."""
+
+
+def check_stages(plan: Plan, stages: Iterable[Stage]) -> None:
+    """Refuse stages whose rewards, rows, trackers or models do not do; `RecipeError` names the stage."""
+    for stage in stages:
+        try:
+            _check(plan, stage)
+        except RecipeError as error:
+            raise RecipeError(f"stage {stage.name}: {error}") from None
+
+
+def _check(plan: Plan, stage: Stage) -> None:
+    recipe = stage.recipe
+    check_settings(recipe)
+    if stage.kind == "export":
+        check_form(wanted_of(recipe))
+    if stage.kind == "evaluate":
+        for label in recipe.evaluate.models:
+            recipe_of_model(recipe, label)
+    if recipe.rewards or stage.kind in ("grpo", "evaluate"):
+        load_rewards(recipe)
+    if stage.kind in READ and can_be_read(plan, stage):
+        READ[stage.kind](as_before(stage), report=_unsaid)
+
+
+def can_be_read(plan: Plan, stage: Stage) -> bool:
+    """Whether the rows of a stage are there, and its tokenizer's template is the one of the model it descends from."""
+    rows_are_there = stage.data_from is None or (stage.recipe.data.source or "") != ""
+    made = next((other.data for other in plan.stages if other.name == stage.data_from), None)
+    if made is not None:
+        rows_are_there = made.is_file()
+    return rows_are_there and not any(
+        ancestor.recipe.sft.chat_template for ancestor in ancestors(plan, stage)
+    )
+
+
+def ancestors(plan: Plan, stage: Stage) -> list[Stage]:
+    """The stages that its model has gone through, the nearest first."""
+    by_name = {other.name: other for other in plan.stages}
+    found: list[Stage] = []
+    name = stage.model_from
+    while name in by_name:
+        found.append(by_name[name])
+        name = found[-1].model_from
+    return found
+
+
+def as_before(stage: Stage) -> Recipe:
+    """The stage's recipe with a model that is there before any stage has run: the one that its own descends from."""
+    recipe = stage.recipe
+    if recipe.model.name == stage.origin:
+        return recipe
+    return replace(recipe, model=replace(recipe.model, name=stage.origin))
+
+
+def _unsaid(line: Any) -> None:
+    """What was changed in the rows is said when the stage reads them."""
