@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
+from grpo.commands import stages
 from grpo.commands.exit_codes import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED
 from grpo.commands.messages import print_error, without_secrets
 from grpo.commands.screen import add_screen_options, loading_libraries, opened
@@ -67,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="find out what can be known before the first step: "
         "data, rewards on gold answers, memory, a sample of completions, the cost; writes nothing",
     )
+    stages.add_arguments(parser)
     add_screen_options(parser, has_details=True)
 
 
@@ -90,6 +92,13 @@ def _run(options: argparse.Namespace, command: str, *settings: str) -> int:
             f"{command}: name a recipe: a YAML file, or one of those that ship: "
             f"{', '.join(shipped_recipes())}; {command} --help lists all keys"
         )
+    if stages.is_meant(options):
+        if settings:
+            raise RecipeError(
+                f"{command}: {options.recipe} has stages; run them by grpo train, and one of them by --only"
+            )
+        again = _again(options, command)
+        return stages.run(options, again, stopping=_stopping_on_signals, explained=_failure)
     recipe = _recipe_to_train(options, command, settings)
     if options.dry_run:
         from grpo.preflight import dry_run  # noqa: PLC0415  heavy: torch

@@ -28,15 +28,13 @@ DATA_OF: Mapping[str, str] = {"reject": "accepted.jsonl"}
 """Where in its folder a stage leaves rows, by kind."""
 OF_ONE_KIND = ("sft", "reject", "distill", "export")
 """Sections that are read by the kind of their name alone."""
-OF_SAMPLING = ("prompts", "group_size", "oversample", "over_request")
+OF_OVERSAMPLING = ("sample.oversample", "sample.over_request")
+OF_ROLLOUTS = ("sample.prompts", "sample.group_size", *OF_OVERSAMPLING)
+OBJECTIVE = ("loss", "advantage")
 UNREAD: Mapping[str, tuple[str, ...]] = {
-    "sft": (
-        "loss",
-        "advantage",
-        *(f"sample.{name}" for name in OF_SAMPLING),
-        "optim.updates",
-        "optim.epochs",
-    ),
+    "sft": (*OBJECTIVE, *OF_ROLLOUTS, "optim.updates", "optim.epochs"),
+    "distill": OBJECTIVE,
+    "reject": (*OBJECTIVE, "optim", *OF_OVERSAMPLING, "steps", "epochs"),
 }
 """Shared keys that a kind does not read, and would refuse if its stage set them itself."""
 OF_ROWS = ("source", "sources", "subset", "split", "revision", "args", "columns", "where")
@@ -257,6 +255,7 @@ class _Planner:
             values["data"] = {"held_out": 0, **values.get("data", {}), "source": source}
         needs = [found for found in (model_from, data_from) if found not in (None, BASE)]
         needs += self._teachers(where, values)
+        needs += self._samples(values)
         if stage_kind == "evaluate":
             needs += self._models(where, values)
         if stage_kind == "export":
@@ -290,8 +289,9 @@ class _Planner:
         self, stage_kind: str, own: Mapping[str, Any], *, has_rows: bool
     ) -> dict[str, Any]:
         """The shared keys that a stage of this kind reads, and that its own keys do not make meaningless."""
+        learns_rows = stage_kind == "sft" or _learns_traces(own)
         unread = [name for name in OF_ONE_KIND if name != stage_kind]
-        unread += UNREAD.get(stage_kind, ())
+        unread += UNREAD["sft" if learns_rows else stage_kind] if stage_kind in UNREAD else ()
         if own.get("steps") is not None or own.get("epochs") is not None:
             unread += ["steps", "epochs"]
         shared = dict(self.shared)
@@ -389,6 +389,25 @@ class _Planner:
                 values[section] = {**part, name: str(self._made_by(found[-1]).model)}
         return found
 
+    def _samples(self, values: dict[str, Any]) -> list[str]:
+        """The stages whose stored completions are taken; in `values` their names become folders."""
+        section = values.get("reject")
+        samples = section.get("samples") if isinstance(section, Mapping) else None
+        if not isinstance(section, Mapping) or not isinstance(samples, list):
+            return []
+        made = {stage.name: stage for stage in self.stages}
+        names = [Path(str(place)).name for place in samples]
+        values["reject"] = {
+            **section,
+            "samples": [
+                str(made[name].folder) if name in made and not Path(place).exists() else place
+                for name, place in zip(names, samples)
+            ],
+        }
+        return [
+            name for name, place in zip(names, samples) if name in made and not Path(place).exists()
+        ]
+
     def _models(self, where: str, values: dict[str, Any]) -> list[str]:
         """The stages whose models are evaluated; in `values` the models become a mapping from label to place."""
         section = values.get("evaluate")
@@ -418,6 +437,12 @@ class _Planner:
         values.pop("epochs", None)
         values["steps"] = len(places)
         return needs
+
+
+def _learns_traces(own: Mapping[str, Any]) -> bool:
+    """Whether a stage distill learns rows of data as they stand."""
+    section = own.get("distill")
+    return isinstance(section, Mapping) and section.get("method") == "traces"
 
 
 def _own_values(name: str, stage_kind: str, entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,8 @@ class Pipeline:
     all after it anew, ``only`` that stage alone; what they replace, and what was made of it, is removed when they
     begin. Everything a user can get wrong is checked when a Pipeline is made; raises `RecipeError`.
 
-    `train` runs what is left. ``summary`` is then what ``summary.json`` holds, ``table`` the table of models and sets.
+    `train` runs what is left; ``last`` names the stage that runs or ran last, ``summary`` is then what
+    ``summary.json`` holds, ``table`` the table of models and sets.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Pipeline:
         self.quiet = quiet or not is_first_rank()
         self.verbose = verbose
         self.console: Console = open_console(quiet=self.quiet, verbose=verbose)
-        self.current: Stage | None = None
+        self.last = ""
         self.stopped = False
         self.stop_requested = False
         self.summary: dict[str, Any] | None = None
@@ -151,7 +152,6 @@ class Pipeline:
         finally:
             self.stop_requested = False
             self._replaced = ()
-            self.current = None
             self.console.close()
             if held is not None:
                 held.close()
@@ -191,7 +191,7 @@ class Pipeline:
         if self.stop_requested:
             self.stopped = True
             return
-        self.current = stage
+        self.last = stage.name
         heading = f"stage {number} of {len(self.plan.stages)}: {stage.name} ({stage.describe()})"
         self._say("", heading)
         self._record(stage, RUNNING)
@@ -267,6 +267,11 @@ class Pipeline:
             self._run.request_stop()
 
     @property
+    def folder_of_last(self) -> Path:
+        """The folder of the stage that runs or ran last; that of all before the first."""
+        return self.folder / "stages" / self.last if self.last else self.folder
+
+    @property
     def num_steps(self) -> int:
         """Steps of the stage that runs."""
         return 0 if self._run is None else int(self._run.num_steps)
@@ -318,7 +323,8 @@ def finished(stage: Stage) -> dict[str, Any] | None:
         summary: dict[str, Any] = json.loads(text)
     except (OSError, ValueError):
         return None
-    has_ended = recipe.epochs is not None or is_finished(stage.folder, recipe)
+    counts_steps = recipe.epochs is None and stage.kind != "reject"
+    has_ended = not counts_steps or is_finished(stage.folder, recipe)
     problems = (summary.get("final") or {}).get("problems")
     return summary if has_ended and not problems else None
 

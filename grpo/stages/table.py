@@ -115,10 +115,11 @@ def _cell(figures: Mapping[str, Any] | None) -> str:
 
 @dataclass(slots=True)
 class _Found:
-    """Figures by way of evaluation and model, the last one that was found."""
+    """Figures by way of evaluation and model, the last one that was found; ``chosen`` are the ways of stages."""
 
     recipe_of: dict[str, tuple[str, Recipe]] = field(default_factory=dict)
     figures: dict[str, dict[str, Mapping[str, Any]]] = field(default_factory=dict)
+    chosen: set[str] = field(default_factory=set)
 
     def add(self, recipe: Recipe, set_name: str, model: str, figures: Mapping[str, Any]) -> None:
         """Figures of `model` on a set, as `recipe` evaluates it."""
@@ -172,6 +173,7 @@ def _add_evaluation(found: _Found, stage: Stage, plan: Plan) -> None:
         for report in reports:
             figures = _figures({**report, **report["strict"]})
             found.add(recipe, report["set"], name_of.get(str(place), label), figures)
+            found.chosen.add(way_of(recipe, report["set"]))
 
 
 def _figures(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,9 +215,16 @@ def _models(plan: Plan, found: _Found) -> list[str]:
 
 
 def _that_compare(found: _Found) -> list[str]:
-    """The ways in which more than one model was evaluated; all of them if there is none."""
-    several = [key for key, figures in found.figures.items() if len(figures) > 1]
-    return several or list(found.figures)
+    """The ways of evaluation that make columns: those that stages chose; else of each set the one of most models."""
+    by_set: dict[str, list[str]] = {}
+    for key, (set_name, _) in found.recipe_of.items():
+        by_set.setdefault(set_name, []).append(key)
+    kept = []
+    for keys in by_set.values():
+        chosen = [key for key in keys if key in found.chosen]
+        kept += chosen or [max(keys, key=lambda key: len(found.figures[key]))]
+    several = [key for key in kept if len(found.figures[key]) > 1]
+    return several or kept
 
 
 def _labels(names: list[str]) -> list[str]:

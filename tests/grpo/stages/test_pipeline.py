@@ -1,0 +1,121 @@
+"""Recipes with stages, run: what each leaves, what is run again, what is refused, what a failure leaves standing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from stage_runs import BASE, RL, START, TABLE, run, statuses, values
+from transformers import AutoModelForCausalLM
+
+from grpo.recipe import RecipeError
+from grpo.report.pipeline import PipelineFolder
+from grpo.stages.pipeline import Pipeline
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which three stages have run."""
+    folder = tmp_path_factory.mktemp("stages") / "run"
+    run(folder, START, RL, TABLE)
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return AutoModelForCausalLM.from_pretrained(folder).state_dict()
+
+
+def test_each_stage_goes_on_from_the_model_of_the_one_before(made: Path) -> None:
+    assert statuses(made) == {"start": "done", "rl": "done", "table": "done"}
+    base, start, rl = (
+        weights(Path(p)) for p in (BASE, made / "stages/start/final", made / "stages/rl/final")
+    )
+    name = "model.embed_tokens.weight"
+    assert not torch.equal(base[name], start[name])
+    assert not torch.equal(start[name], rl[name])
+    assert (rl[name] - start[name]).abs().max() < (rl[name] - base[name]).abs().max()
+
+
+def test_the_table_has_a_row_for_the_base_and_each_model_measured_alike(made: Path) -> None:
+    table = json.loads((made / "table.json").read_text())
+    (column,) = table["columns"]
+    assert (column["set"], column["samples"], column["prompts"]) == ("heldout", 1, 6)
+    rows = {row["name"]: row["cells"]["heldout"] for row in table["rows"]}
+    assert list(rows) == ["base", "start", "rl"]
+    assert all(cell["low"] <= cell["accuracy"] <= cell["high"] for cell in rows.values())
+    after = json.loads((made / "stages/rl/summary.json").read_text())["after"]
+    assert rows["rl"]["length"] == after["length"]  # the same rows and seeds as in training
+    assert "| rl | grpo |" in (made / "table.md").read_text()
+
+
+def test_a_finished_folder_is_said_to_be_taken_and_resumes_to_the_same_table(made: Path) -> None:
+    before = (made / "table.json").read_bytes()
+    with pytest.raises(RecipeError, match="exists; continue it with --resume"):
+        run(made, START, RL, TABLE)
+    again = run(made, START, RL, TABLE, resume=True)
+    assert (made / "table.json").read_bytes() == before
+    assert again.last == ""  # nothing was run
+
+
+def test_a_changed_stage_is_refused_by_name_and_begun_anew_where_that_is_asked_for(
+    made: Path,
+) -> None:
+    changed: dict[str, Any] = {"name": "rl", "grpo": {**RL["grpo"], "optim": {"lr": 2e-3}}}
+    with pytest.raises(RecipeError, match=r"stage rl: optim.lr was 0.001, is 0.002.*--from rl"):
+        run(made, START, changed, TABLE, resume=True)
+    with pytest.raises(RecipeError, match="stages may only be added at the end"):
+        run(made, RL, resume=True)
+    with pytest.raises(RecipeError, match="--only: there is no stage rk; did you mean rl"):
+        run(made, START, RL, TABLE, only="rk")
+
+
+def test_a_stage_run_anew_takes_what_was_made_of_it_back(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(RecipeError, match="stage rl reads from start, which is waiting"):
+        run(folder, begin_at="rl")
+    run(folder)
+    (folder / "stages/rl/mark").touch()
+    (folder / "stages/start/mark").touch()
+    run(folder, only="start")
+    assert statuses(folder) == {"start": "done", "rl": "waiting"}
+    assert not (folder / "stages/rl").exists() and not (folder / "stages/start/mark").exists()
+    assert not (folder / "table.json").exists()
+    run(folder, resume=True)
+    assert statuses(folder) == {"start": "done", "rl": "done"}
+
+
+def test_a_stage_that_fails_is_named_and_the_ones_before_it_stand(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    stuck = {**RL, "grpo": {**RL["grpo"], "gates": {"flat": {"upto": "stop", "stop": 0.0}}}}
+    gone = Pipeline(values(folder, START, stuck), quiet=True)
+    with pytest.raises(Exception) as error:
+        gone.train()
+    assert "in stage rl" in "".join(error.value.__notes__)
+    assert gone.last == "rl"
+    assert statuses(folder) == {"start": "done", "rl": "failed"}
+    weights(folder / "stages/start/final")
+
+
+def test_stages_that_cannot_work_are_refused_before_the_first_begins(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for stage, reason in (
+        ({"name": "rl", "grpo": {"rewards": {"x": {"use": "countdwn"}}}}, "stage rl: .*countdwn"),
+        ({"name": "rl", "grpo": {"data": {"source": "gone.jsonl"}}}, "stage rl: .*gone.jsonl"),
+        ({"name": "files", "export": {"to": "gguf", "precision": ["Q9"]}}, "stage files: .*Q9"),
+        ({"name": "t", "evaluate": {"data": {"held_out": 0}}}, "stage t: .*nothing to evaluate on"),
+        ({"name": "rl", "grpo": {"sample": {"prompts": 100}}}, "stage rl: .*100"),
+    ):
+        with pytest.raises(RecipeError, match=reason):
+            Pipeline(values(folder, START, stage), quiet=True)
+        assert not folder.exists()
+
+
+def test_a_folder_of_stages_tells_others_what_became_of_each(made: Path) -> None:
+    found = PipelineFolder.at(made)
+    assert found is not None and not found.is_running()
+    first, *_ = found.lines()
+    assert "start" in first and "sft" in first and "done" in first
+    assert [run.path.name for run in found.runs_with_steps()] == ["start", "rl"]
