@@ -1,6 +1,7 @@
 """GRPO for reasoning models: sample groups, score them by rules, update the policy without a critic.
 
-`Recipe` describes a run in full, `Trainer` makes it, one step an iteration, `SftTrainer` one of supervised training;
+`Recipe` describes a run in full, `Trainer` makes it, one step an iteration, `SftTrainer` one of supervised training,
+`Pipeline` several stages in order;
 `Policy` is the model, `Evaluation` a held-out accuracy; `Prompt`, `Completion`, `Group` and `ScoredGroup` are what
 travels through the loop; `plot` draws run folders. All are imported on first use, so that ``import grpo`` stays cheap.
 Rewards are the package ``rewards``.
@@ -28,6 +29,7 @@ __all__ = [
     "Completion",
     "Evaluation",
     "Group",
+    "Pipeline",
     "Policy",
     "Prompt",
     "Recipe",
@@ -43,6 +45,7 @@ _MODULE_OF = {
     "Completion": "grpo.types",
     "Evaluation": "grpo.run.accuracy",
     "Group": "grpo.types",
+    "Pipeline": "grpo.stages.pipeline",
     "Policy": "grpo.model.policy",
     "Prompt": "grpo.types",
     "Recipe": "grpo.recipe",

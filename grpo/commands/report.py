@@ -11,7 +11,10 @@ from grpo.commands.exit_codes import EXIT_DONE
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "The page is one file and needs no network. A run may still be under way."
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="a run folder; several are laid over each other"
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a run folder; several are laid over each other, as are the stages of a recipe with stages",
     )
     parser.add_argument(
         "-o",
@@ -25,13 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, command: str) -> int:
     from grpo.recipe import RecipeError  # noqa: PLC0415  slow to import
-    from grpo.report.folder import RunFolder  # noqa: PLC0415  slow to import
     from grpo.report.html.page import REPORT, write_report  # noqa: PLC0415  slow to import
+    from grpo.report.pipeline import PipelineFolder, runs_at  # noqa: PLC0415  slow to import
 
-    folders = [RunFolder.at(target) for target in dict.fromkeys(options.runs)]
+    targets = list(dict.fromkeys(options.runs))
+    folders = [run for target in targets for run in runs_at(target)]
     out = options.out
-    if out is None:
-        out = folders[0].path / REPORT if len(folders) == 1 else Path(REPORT)
+    if out is None and len(targets) == 1:
+        place = PipelineFolder.at(targets[0]) or folders[0]
+        out = place.path / REPORT
+    elif out is None:
+        out = Path(REPORT)
     try:
         written = write_report(folders, out)
     except OSError as error:

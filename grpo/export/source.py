@@ -18,7 +18,7 @@ from grpo.model.info import load_config
 from grpo.model.loading import DTYPES
 from grpo.model.policy import Policy
 from grpo.recipe import ModelSection, Recipe
-from grpo.recipe.target import is_run_folder, model_recipe
+from grpo.recipe.target import final_stage, is_run_folder, model_recipe
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,6 +51,7 @@ def open_source(
 
     None means the dtype that the model is kept in. Raises `RecipeError`.
     """
+    target = final_stage(target)
     recipe = model_recipe(target, recipe_file, overrides, command="export")
     run = Path(target).expanduser().absolute() if is_run_folder(target) else None
     dtype = dtype or stored_dtype(recipe.model)

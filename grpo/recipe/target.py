@@ -21,6 +21,26 @@ def is_run_folder(target: str) -> bool:
     return (Path(target).expanduser() / "recipe.yaml").is_file()
 
 
+def final_stage(target: str) -> str:
+    """`target`; where that is the folder of a recipe with stages, the folder of the last one that has left a model.
+
+    Raises `RecipeError` if none has.
+    """
+    folder = Path(target).expanduser()
+    try:
+        stages = json.loads((folder / "stages.json").read_text(encoding="utf-8"))["stages"]
+        folders = [folder / stage["folder"] for stage in stages if stage["status"] == "done"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return target
+    for made in reversed(folders):
+        if (made / "final").is_dir():
+            return str(made)
+    raise RecipeError(
+        f"run folder: no stage of {folder} has left a model yet; go on with: grpo train {shlex.quote(str(folder))} "
+        "--resume"
+    )
+
+
 def run_of(target: str) -> str | None:
     """The run folder that `target` is, or whose ``recipe.yaml`` it is; None for anything else."""
     if is_run_folder(target):
@@ -44,6 +64,7 @@ def evaluation_recipe(
 
     Without either, the reward is ``math_answer`` and everything else a default. `command` begins the messages.
     """
+    target = final_stage(target)
     if recipe is None and is_run_folder(target):
         return _recipe_of_final(target, overrides, command)
     _check_exists(target, command)
@@ -56,6 +77,7 @@ def evaluation_recipe(
 
 def model_recipe(target: str, recipe: str | None, overrides: Sequence[str], command: str) -> Recipe:
     """As `evaluation_recipe`, for a command that needs no data: without a recipe, only the model is named."""
+    target = final_stage(target)
     if recipe is not None or is_run_folder(target):
         return evaluation_recipe(target, recipe, overrides, command)
     _check_exists(target, command)

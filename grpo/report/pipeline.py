@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Iterator
 
+from grpo.recipe import RecipeError
 from grpo.report.folder import RunFolder, is_locked
 
 FILE = "stages.json"
@@ -87,6 +88,17 @@ class PipelineFolder:
                 status = "interrupted"
             took = f", {state.seconds:.0f} s" if state.seconds else ""
             yield f"  {number}  {state.name:<{width}}  {state.kind:<8}  {status}{took}"
+
+
+def runs_at(target: str | Path) -> list[RunFolder]:
+    """The run at `target`; of a folder of stages, those that have made steps. `RecipeError` if there is none."""
+    stages = PipelineFolder.at(target)
+    if stages is None:
+        return [RunFolder.at(target)]
+    runs = stages.runs_with_steps()
+    if not runs:
+        raise RecipeError(f"run folder: no stage of {stages.path} has made a step yet")
+    return runs
 
 
 def _state(values: Any) -> StageState:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Iterable, Sequence
 
 from grpo.recipe import RecipeError, nearest
 from grpo.report.folder import RunFolder
+from grpo.report.pipeline import runs_at
 from grpo.report.plots.curves import AXES, PANELS, SHOWN, Course, Panel, keys_of, panel_of
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ def plot(
 ) -> RunFigure:
     """Runs as a matplotlib figure, from their folders: held-out accuracy with its interval, reward, length, and more.
 
-    ``grpo.plot("runs/quickstart-1")``; several folders are drawn over each other. A run may be under way, stopped,
+    ``grpo.plot("runs/quickstart-1")``; several folders are drawn over each other, as are
+    the stages of a recipe with stages. A run may be under way, stopped,
     finished or resumed: what counts is what its ``metrics.jsonl`` holds. ``panels`` are names of `PANELS`, or keys of
     the steps' records (``rewards/correct/retries``), drawn in rows of `columns`; one of `PANELS` for which no run has a
     number is left out. ``over`` is ``step``, ``tokens`` (completion
@@ -35,7 +37,9 @@ def plot(
     if not runs:
         raise RecipeError('plot: no run is given; name its folder, as in plot("runs/quickstart-1")')
     _check(over, AXES, "axis")
-    folders = [run if isinstance(run, RunFolder) else RunFolder.at(run) for run in runs]
+    folders: list[RunFolder] = []
+    for run in runs:
+        folders += [run] if isinstance(run, RunFolder) else runs_at(run)
     try:
         from grpo.report.plots.figure import DARK, LIGHT, draw  # noqa: PLC0415  optional package
     except ModuleNotFoundError as error:

@@ -68,7 +68,7 @@ def test_a_changed_stage_is_refused_by_name_and_begun_anew_where_that_is_asked_f
         run(made, START, changed, TABLE, resume=True)
     with pytest.raises(RecipeError, match="stages may only be added at the end"):
         run(made, RL, resume=True)
-    with pytest.raises(RecipeError, match="--only: there is no stage rk; did you mean rl"):
+    with pytest.raises(RecipeError, match="--only: there is no stage rk; the stages are start, rl, table"):
         run(made, START, RL, TABLE, only="rk")
 
 
