@@ -68,6 +68,7 @@ class Pipeline:
         self.table: StageTable | None = None
         self._run: Any = None
         self._replaced = _replaced(self.plan, begin_at, only)
+        self._begin_at = begin_at
         self._only = only
         self.is_new = not resume and not self._is_anew_in_a_folder(begin_at, only)
         if is_first_rank():
@@ -127,11 +128,9 @@ class Pipeline:
         """The stages to run, in order."""
         if self._only is not None:
             return [stage for stage in self.plan.stages if stage.name == self._only]
-        return [
-            stage
-            for stage in self.plan.stages
-            if stage.name in self._replaced or not self.book.is_done(stage.name)
-        ]
+        if self._begin_at is not None:
+            return [stage for stage in self.plan.stages if stage.name in self._replaced]
+        return [stage for stage in self.plan.stages if not self.book.is_done(stage.name)]
 
     # -- the work -----------------------------------------------------------------------------------------------
 
@@ -152,6 +151,8 @@ class Pipeline:
         finally:
             self.stop_requested = False
             self._replaced = ()
+            self._begin_at = None
+            self._only = None
             self.console.close()
             if held is not None:
                 held.close()

@@ -11,6 +11,7 @@ import torch
 from stage_runs import BASE, RL, START, TABLE, run, statuses, values
 from transformers import AutoModelForCausalLM
 
+from grpo.monitor.gates import GateStop
 from grpo.recipe import RecipeError
 from grpo.report.pipeline import PipelineFolder
 from grpo.stages.pipeline import Pipeline
@@ -68,7 +69,9 @@ def test_a_changed_stage_is_refused_by_name_and_begun_anew_where_that_is_asked_f
         run(made, START, changed, TABLE, resume=True)
     with pytest.raises(RecipeError, match="stages may only be added at the end"):
         run(made, RL, resume=True)
-    with pytest.raises(RecipeError, match="--only: there is no stage rk; the stages are start, rl, table"):
+    with pytest.raises(
+        RecipeError, match="--only: there is no stage rk; the stages are start, rl, table"
+    ):
         run(made, START, RL, TABLE, only="rk")
 
 
@@ -89,9 +92,10 @@ def test_a_stage_run_anew_takes_what_was_made_of_it_back(tmp_path: Path) -> None
 
 def test_a_stage_that_fails_is_named_and_the_ones_before_it_stand(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    stuck = {**RL, "grpo": {**RL["grpo"], "gates": {"flat": {"upto": "stop", "stop": 0.0}}}}
+    (tmp_path / "bad.py").write_text("def bad(text):\n    raise RuntimeError('no verdict')\n")
+    stuck = {"name": "rl", "grpo": {"rewards": {"bad": {"use": f"{tmp_path}/bad.py:bad"}}}}
     gone = Pipeline(values(folder, START, stuck), quiet=True)
-    with pytest.raises(Exception) as error:
+    with pytest.raises(GateStop) as error:
         gone.train()
     assert "in stage rl" in "".join(error.value.__notes__)
     assert gone.last == "rl"
