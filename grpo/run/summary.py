@@ -22,6 +22,8 @@ from grpo.run.state import Progress
 from grpo.types import ScoredGroup
 
 NUM_EXAMPLES = 3
+OUTPUT = {"model": "final", "data": None}
+"""What a training run leaves for a later stage: places in its folder."""
 
 
 def write_final(policy: Policy, folder: Path) -> SavedModel:
@@ -74,7 +76,7 @@ def summary_of(
         "ledger": ledger,
         "sandbox": parts.scorer.isolation,
         "final": asdict(final),
-        "output": {"model": "final", "data": None},
+        "output": OUTPUT,
         "gates": parts.gates.counts,
         "alarms": parts.gates.alarms,
         "examples": {"before": progress.examples_before, "after": examples_after},

@@ -105,7 +105,8 @@ class StageTable:
 def _cell(figures: Mapping[str, Any] | None) -> str:
     if figures is None or figures.get("accuracy") is None:
         return "-"
-    low, high = figures.get("low"), figures.get("high")
+    low = figures.get("low")
+    high = figures.get("high")
     interval = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
     return f"{percent(figures['accuracy'])}{interval}"
 
@@ -158,7 +159,8 @@ def _add_training(found: _Found, stage: Stage) -> None:
     summary = RunFolder(stage.folder).summary()
     sets = {HELD_OUT: summary, **(summary.get("sets") or {})}
     for name, both in sets.items():
-        before, after = both.get("before"), both.get("after")
+        before = both.get("before")
+        after = both.get("after")
         if before and stage.model_from == BASE:
             found.add(stage.recipe, name, BASE, _figures(before))
         if after:

@@ -75,6 +75,7 @@ def test_a_changed_stage_is_refused_by_name_and_begun_anew_where_that_is_asked_f
         run(made, START, RL, TABLE, only="rk")
 
 
+@pytest.mark.slow
 def test_a_stage_run_anew_takes_what_was_made_of_it_back(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(RecipeError, match="stage rl reads from start, which is waiting"):
