@@ -8,6 +8,7 @@ and models exist is checked in ``grpo.stages``; nothing here needs torch.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping, Sequence
@@ -408,6 +409,17 @@ class _Planner:
             name for name, place in zip(names, samples) if name in made and not Path(place).exists()
         ]
 
+    def _every_model(self, base: Any) -> dict[str, str]:
+        """What is evaluated by default beside the base: each model that was made, after the one it began with."""
+        models: dict[str, str] = {}
+        for stage in self.stages:
+            own = stage.recipe.model.name
+            if stage.kind in MODEL_OF and stage.model_from is None and own and own != base:
+                models[_label(own)] = own
+            if stage.kind in MODEL_OF:
+                models[stage.name] = stage.name
+        return models
+
     def _models(self, where: str, values: dict[str, Any]) -> list[str]:
         """The stages whose models are evaluated; in `values` the models become a mapping from label to place."""
         section = values.get("evaluate")
@@ -415,8 +427,7 @@ class _Planner:
         has_base = _name_of_base(values)
         given = section.get("models")
         if given is None:
-            able = [stage.name for stage in self.stages if stage.kind in MODEL_OF]
-            given = [*([BASE] if has_base else []), *able]
+            given = {**({BASE: BASE} if has_base else {}), **self._every_model(has_base)}
         if not isinstance(given, (list, Mapping)) or not given:
             raise RecipeError(
                 f"recipe: {where}.evaluate.models must be a list of stages, or a mapping of names to stages, folders "
@@ -437,6 +448,11 @@ class _Planner:
         values.pop("epochs", None)
         values["steps"] = len(places)
         return needs
+
+
+def _label(model: str) -> str:
+    """A name for the row of a model that a stage starts from: ``Qwen2-5-0-5B-base``."""
+    return f"{re.sub('[^A-Za-z0-9_-]+', '-', Path(model).name).strip('-')}-{BASE}"
 
 
 def _learns_traces(own: Mapping[str, Any]) -> bool:

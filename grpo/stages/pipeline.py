@@ -17,13 +17,14 @@ from typing import Any, BinaryIO, Iterator, Mapping
 import torch
 
 from grpo.monitor.redaction import redacted
-from grpo.recipe import RecipeError, read_yaml
+from grpo.recipe import RecipeError, read_yaml, to_yaml
 from grpo.recipe.plan import MAY_CHANGE, Plan, Stage
 from grpo.report.console.console import Console, open_console
-from grpo.report.pipeline import DONE, FAILED, FILE, LOCK, RUNNING, STOPPED, WAITING
+from grpo.report.pipeline import DONE, FAILED, FILE, LOCK, RUNNING, STOPPED, WAITING, PipelineFolder
 from grpo.run.folder import check_folder, is_finished, lock, may_change, write_text
 from grpo.run.inputs import is_first_rank
 from grpo.run.log import append_console, finite
+from grpo.run.page import written_report
 from grpo.stages import trainer_of
 from grpo.stages.checks import check_stages
 from grpo.stages.progress import StageBook
@@ -174,6 +175,8 @@ class Pipeline:
             for stage in self.plan.stages:
                 if self.book.status(stage.name) == WAITING:
                     shutil.rmtree(stage.folder, ignore_errors=True)
+                elif not self.book.is_done(stage.name):
+                    _find_again(stage, self.folder)
         except BaseException:
             held.close()
             raise
@@ -257,6 +260,10 @@ class Pipeline:
         self._say("", *self.table.lines())
         self.summary = summary_of(self.plan, self.book, self.table)
         write_text(self.folder / "summary.json", redacted(_json(self.summary)))
+        if all(stage.recipe.log.report for stage in self.plan.stages):
+            self._say(
+                *written_report(self.folder, runs=PipelineFolder(self.folder).runs_with_steps())
+            )
         return self.summary
 
     # -- being stopped ------------------------------------------------------------------------------------------
@@ -328,6 +335,27 @@ def finished(stage: Stage) -> dict[str, Any] | None:
     has_ended = not counts_steps or is_finished(stage.folder, recipe)
     problems = (summary.get("final") or {}).get("problems")
     return summary if has_ended and not problems else None
+
+
+def _find_again(stage: Stage, folder: Path) -> None:
+    """Let the recipe of a stage that is gone on with name its model and rows where `folder` now is."""
+    file = stage.folder / "recipe.yaml"
+    if not file.is_file():
+        return
+    values = read_yaml(file)
+    old = Path(str(values.get("run_dir"))).parent.parent
+    if old != folder:
+        write_text(file, to_yaml(_moved(values, f"{old}/", f"{folder}/")))
+
+
+def _moved(value: Any, old: str, new: str) -> Any:
+    """`value` with the paths below `old` below `new`."""
+    if isinstance(value, Mapping):
+        return {name: _moved(part, old, new) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_moved(part, old, new) for part in value]
+    is_below = isinstance(value, str) and value.startswith(old)
+    return new + value.removeprefix(old) if is_below else value
 
 
 def _check_output(stage: Stage) -> None:

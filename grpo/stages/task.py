@@ -7,12 +7,14 @@ a piece is, is up to ``evaluation`` and ``exporting``.
 from __future__ import annotations
 
 import json
+import os
 import time
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Iterator, Mapping, Sequence
 
+from grpo.distributed.process_group import Ranks
 from grpo.recipe import Recipe, RecipeError, to_yaml
 from grpo.report.console.console import Console, open_console
 from grpo.report.console.heartbeat import FAILED, FINISHED, STOPPED
@@ -81,7 +83,10 @@ class Task(ABC):
         return self.summary
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        if self.summary is not None or not self.is_main:
+        if self.summary is not None:
+            return
+        if not self.is_main:
+            _wait_for_the_first()
             return
         try:
             self._open()
@@ -98,6 +103,7 @@ class Task(ABC):
             self._close(FAILED)
             raise
         self._close(STOPPED if self.stopped else FINISHED)
+        _wait_for_the_first()
 
     def _open(self) -> None:
         self.num_steps = 0
@@ -162,3 +168,9 @@ class Task(ABC):
             self._lock.close()
             self._lock = None
             self.console.close(state)
+
+
+def _wait_for_the_first() -> None:
+    """Let the processes that train together go on together; what only one does takes as long as it takes."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        Ranks.start().wait()

@@ -30,6 +30,18 @@ def test_a_stage_is_an_ordinary_recipe_of_what_is_shared_and_its_own() -> None:
     assert table.recipe.evaluate.samples == 1
 
 
+def test_by_default_every_model_is_evaluated_with_what_it_began_from() -> None:
+    student = {"name": "student", "sft": {"model": {"name": "me/tiny-0.5B"}}}
+    table = plan(START, student, {"name": "more", "grpo": {}}, TABLE).stages[-1]
+    assert dict(table.recipe.evaluate.models) == {
+        "base": BASE,
+        "start": "/runs/small/stages/start/final",
+        "tiny-0-5B-base": "me/tiny-0.5B",
+        "student": "/runs/small/stages/student/final",
+        "more": "/runs/small/stages/more/final",
+    }
+
+
 def test_overrides_reach_into_stages_by_name() -> None:
     changed = plan(overrides=("stages.rl.grpo.steps=7", "stages.start.sft.batch=5", "seed=3"))
     start, rl = changed.stages
