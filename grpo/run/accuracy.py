@@ -149,6 +149,7 @@ def summarise(
         reward_means(groups), bounds=bounds, samples=per_prompt if bounds else math.inf
     )
     completions = [completion for group in groups for completion in group.completions]
+    most = max((len(group.completions) for group in groups), default=0)
     return Evaluation(
         accuracy=accuracy.value,
         low=accuracy.low,
@@ -166,7 +167,7 @@ def summarise(
         reward_low=total.low,
         reward_high=total.high,
         rated=len(shares),
-        per_prompt=max((len(group.completions) for group in groups), default=0),
+        per_prompt=most,
         groups=groups,
         accurate=reward,
         threshold=threshold,
