@@ -25,6 +25,10 @@ TO_END_OF_LINE = "\x1b[K"
 TO_END_OF_SCREEN = "\x1b[J"
 UP = "\x1b[{}A"
 MIN_WIDTH = 2
+ROOMY_HEIGHT = 30
+ROOMY_MARGIN = 3
+"""Blank lines above the area on a screen of that height or more: as many lines may be written past Python between two
+drawings before one lands on the area. One on a lower screen."""
 FALLBACK = os.terminal_size((80, 24))
 SCREENS: weakref.WeakSet[Screen] = weakref.WeakSet()
 
@@ -117,17 +121,19 @@ class Screen:
         self._is_drawn = bool(below)
 
     def _drawn_area(self) -> str:
-        """The blank line, the area's lines below it, and the way back up; empty without an area."""
+        """The blank lines, the area's lines below them, and the way back up; empty without an area."""
         if self._area is None:
             return ""
         width = self.width
-        lines = self._area(width, self.height)
+        height = self.height
+        lines = self._area(width, height)
         if not lines:
             return ""
         more = self.glyphs.more
         drawn = [self.ink.characters(line.cut(width, more)) for line in lines]
-        rows = f"{TO_END_OF_LINE}\r\n".join(["", *drawn])
-        return f"{rows}{TO_END_OF_SCREEN}\r{UP.format(len(drawn))}"
+        margin = ROOMY_MARGIN if height >= ROOMY_HEIGHT else 1
+        rows = f"{TO_END_OF_LINE}\r\n".join([*[""] * margin, *drawn])
+        return f"{rows}{TO_END_OF_SCREEN}\r{UP.format(margin + len(drawn) - 1)}"
 
     def _send(self, text: str) -> None:
         try:
