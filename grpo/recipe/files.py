@@ -240,7 +240,24 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         values["evaluate"] = _in_rows_section(values["evaluate"], folder, "sets")
     if "rewards" in values:
         values["rewards"] = _in_rewards(values["rewards"], folder)
+    if isinstance(values.get("stages"), dict):
+        values["stages"] = {
+            name: _in_stage(entry, folder) for name, entry in values["stages"].items()
+        }
     return values
+
+
+def _in_stage(entry: Any, folder: Path) -> Any:
+    """An entry of ``stages``: its rows, and under its kind the sections of a recipe."""
+    if not isinstance(entry, dict):
+        return entry
+    resolved = {
+        name: resolve_paths(part, folder) if isinstance(part, dict) else part
+        for name, part in entry.items()
+    }
+    if "data" in entry:
+        resolved["data"] = _in_rows_section(entry["data"], folder, "sources")
+    return resolved
 
 
 def _with_folder(section: dict[str, Any], folder: Path) -> dict[str, Any]:

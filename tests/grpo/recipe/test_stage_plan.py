@@ -130,6 +130,22 @@ def test_a_recipe_with_stages_is_told_from_one_run(tmp_path: Path) -> None:
         Recipe.load(file)
 
 
+def test_paths_in_stages_are_taken_from_the_recipe_and_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "small").mkdir()
+    monkeypatch.chdir(tmp_path / "small")
+    file = tmp_path / "r.yaml"
+    own = {"model": {"name": "small"}, "rewards": {"mine": {"use": "mine.py:right"}}}
+    rows = {"name": "x", "sft": own, "data": {"source": "rows.jsonl"}}
+    file.write_text(to_yaml(values("runs/x", rows)))
+    (stage,) = Plan.load(file, "stages.x.sft.evaluate.sets.s={source: set.jsonl}").stages
+    assert stage.recipe.model.name == str(tmp_path / "small")
+    assert stage.recipe.rewards["mine"].use == f"{tmp_path}/mine.py:right"
+    assert stage.recipe.data.source == str(tmp_path / "rows.jsonl")
+    assert stage.recipe.evaluate.sets["s"].source == str(tmp_path / "small" / "set.jsonl")
+
+
 def test_a_recipe_of_one_run_is_written_as_before() -> None:
     written = Recipe.load("quickstart").to_mapping()
     assert not {"stages", "export"} & written.keys()
