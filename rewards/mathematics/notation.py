@@ -213,10 +213,15 @@ _SIGN_IN_FRONT = re.compile(
     r"(?<![\w\\])(?:\\text\s*\{)?\s*(?:(?P<sign>[\u00a5\u20b9\u20a9\uffe5])|(?P<name>Rs\.?))\s*(?:\}\s*)?"
     r"(?P<number>\d[\d,.]*\d|\d)"
 )
+_CURRENCY_OF = {"\u00a5": "yen", "\uffe5": "yen", "\u20b9": "rupees", "\u20a9": "won"}
 _IN_BRACKETS = re.compile(
     r"(?<=[\d})])(?:\s|~|\\[,;: ])*(?:\\left\s*)?(?P<bracket>[(\[])(?P<unit>[^()\[\]=,;]{1,60}?|[^()\[\]=,;]{1,60}"
     r"\([^()\[\]=,;]{1,30}\)[^()\[\]=,;]{0,20}?)(?:\\right\s*)?[)\]](?=\s*(?:$|[,;]|\\text|and\b|or\b))"
 )
+_BRACKETS_IN_TEXT = re.compile(
+    r"(?<=[\d})])(?P<space>(?:\s|~)*)\\(?P<style>text|mathrm|textrm|mbox)\s*\{\s*\((?P<unit>[^(){}]{1,40})\)\s*\}"
+)
+_COUNTED = re.compile(r"\\(?:text|mathrm|textrm|mbox)\s*\{\s*(?:[a-z]{2,20}s|people|children|men|women)\s*\}")
 _PLAIN_IN_BRACKETS = re.compile(
     r"(?:[kcmd]?m|kg|mg|m[lL]|hours?|h|min|s)?(?:(?<=m)\s*\^?\s*\{?[23]\}?|(?<=m)/(?:s|h|min))?"
 )
@@ -261,6 +266,8 @@ def clean(text: str) -> str:
         text = _ascii(text)
     if "(" in text:
         text = _RANGE_OF_INTEGERS.sub(r", \1", text)
+    if "(" in text and "\\" in text:
+        text = _BRACKETS_IN_TEXT.sub(r"\g<space>(\\\g<style>{\g<unit>})", text)
     if "(" in text or "[" in text:
         text = _IN_BRACKETS.sub(_without_brackets, text)
     if "Rs" in text or not text.isascii():
@@ -279,13 +286,14 @@ def _without_brackets(match: re.Match[str]) -> str:
     unit = match["unit"].strip()
     phrase = read_phrase(unit, 0, plain=False)
     is_set_apart = phrase is not None and not unit[phrase.end :].strip(" ~.")
+    is_set_apart = is_set_apart or _COUNTED.fullmatch(unit) is not None
     is_plain = len(unit) > 1 and _PLAIN_IN_BRACKETS.fullmatch(unit) is not None
     return f" \\text{{ {unit}}}" if is_plain else f" {unit}" if is_set_apart else match.group()
 
 
 def _sign_behind(match: re.Match[str]) -> str:
     """Return an amount with the sign of its currency behind it, where units stand."""
-    return f"{match['number']} \\text{{{'rupees' if match['name'] else match['sign']}}}"
+    return f"{match['number']} \\text{{{_CURRENCY_OF.get(match['sign'], 'rupees')}}}"
 
 
 def _unit_of_letters(match: re.Match[str]) -> str:
