@@ -172,7 +172,9 @@ _ESCAPES = (
     (re.compile(r"\\(?:left|right)\s*\."), ""),
     (re.compile(r"\{\s*\}\s*(?=\^\s*\{?\s*\\circ)"), ""),
     (
-        re.compile(r"(/\s*)\\left\s*\(((?:[^()]{0,40}\\(?:mathrm|text|rm))[^()]{0,80})\\right\s*\)"),
+        re.compile(
+            r"(/\s*)\\left\s*\(((?:[^()]{0,40}\\(?:mathrm|text|rm))[^()]{0,80})\\right\s*\)"
+        ),
         r"\1(\2)",
     ),
     (
@@ -183,7 +185,9 @@ _ESCAPES = (
     ),
     (re.compile(r"\\overrightarrow(?![A-Za-z])"), r"\\vec"),
     (
-        re.compile(r"(\d*\.\d*)\\dot\s*(?:\{(\d)\}|(\d))(?:\s*(\d*)\\dot\s*(?:\{(\d)\}|(\d)))?"),
+        re.compile(
+            r"(?<!\d)(\d{0,40}\.\d{0,40})\\dot\s*(?:\{(\d)\}|(\d))(?:\s*(\d*)\\dot\s*(?:\{(\d)\}|(\d)))?"
+        ),
         r"\1\\overline{\2\3\4\5\6}",
     ),
     (re.compile(r"\^\s*\{?\s*\\(?:text|mathrm|rm)\s*\{?\s*o\s*\}{1,2}"), r"^\\circ "),
@@ -210,7 +214,7 @@ _OUTWARD_ENDS = re.compile(r"^\s*\]|\[\s*$")
 
 
 _SIGN_IN_FRONT = re.compile(
-    r"(?<![\w\\])(?:\\text\s*\{)?\s*(?:(?P<sign>[\u00a5\u20b9\u20a9\uffe5])|(?P<name>Rs\.?))\s*(?:\}\s*)?"
+    r"(?<![\w\\])(?:\\text\s*\{)?\s{0,4}(?:(?P<sign>[\u00a5\u20b9\u20a9\uffe5])|(?P<name>Rs\.?))\s*(?:\}\s*)?"
     r"(?P<number>\d[\d,.]*\d|\d)"
 )
 _CURRENCY_OF = {"\u00a5": "yen", "\uffe5": "yen", "\u20b9": "rupees", "\u20a9": "won"}
@@ -221,7 +225,9 @@ _IN_BRACKETS = re.compile(
 _BRACKETS_IN_TEXT = re.compile(
     r"(?<=[\d})])(?P<space>(?:\s|~)*)\\(?P<style>text|mathrm|textrm|mbox)\s*\{\s*\((?P<unit>[^(){}]{1,40})\)\s*\}"
 )
-_COUNTED = re.compile(r"\\(?:text|mathrm|textrm|mbox)\s*\{\s*(?:[a-z]{2,20}s|people|children|men|women)\s*\}")
+_COUNTED = re.compile(
+    r"\\(?:text|mathrm|textrm|mbox)\s*\{\s*(?:[a-z]{2,20}s|people|children|men|women)\s*\}"
+)
 _PLAIN_IN_BRACKETS = re.compile(
     r"(?:[kcmd]?m|kg|mg|m[lL]|hours?|h|min|s)?(?:(?<=m)\s*\^?\s*\{?[23]\}?|(?<=m)/(?:s|h|min))?"
 )
@@ -264,12 +270,8 @@ def clean(text: str) -> str:
         text = without_siunitx(text)
     if not text.isascii():
         text = _ascii(text)
-    if "(" in text:
-        text = _RANGE_OF_INTEGERS.sub(r", \1", text)
-    if "(" in text and "\\" in text:
-        text = _BRACKETS_IN_TEXT.sub(r"\g<space>(\\\g<style>{\g<unit>})", text)
     if "(" in text or "[" in text:
-        text = _IN_BRACKETS.sub(_without_brackets, text)
+        text = _with_brackets_read(text)
     if "Rs" in text or not text.isascii():
         text = _SIGN_IN_FRONT.sub(_sign_behind, text)
     text = _CURRENCY_IN_FRONT.sub(lambda match: _CURRENCIES[match[1]], text)
@@ -279,6 +281,13 @@ def clean(text: str) -> str:
     if "[" in text and _OUTWARD_ENDS.search(text):
         text = _OUTWARD.sub(_inward, text)
     return text
+
+
+def _with_brackets_read(text: str) -> str:
+    """Return the text without brackets around the unit of a number, or around the range of a whole number."""
+    text = _RANGE_OF_INTEGERS.sub(r", \1", text)
+    text = _BRACKETS_IN_TEXT.sub(r"\g<space>(\\\g<style>{\g<unit>})", text)
+    return _IN_BRACKETS.sub(_without_brackets, text)
 
 
 def _without_brackets(match: re.Match[str]) -> str:

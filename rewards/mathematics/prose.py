@@ -87,24 +87,24 @@ _REFERENCE = re.compile(
 )
 """A number that names a part of a text, and is the value of nothing."""
 _REACHED = "achieved|attained|reached|obtained|occurs|occurring|happens|happening|taken"
-_SETS = (
-    r"\(?\$?\(?[A-Za-z](?:_\w)?(?:\s?,\s?[A-Za-z](?:_\w)?){0,3}\)?(?:\s?=\s?[A-Za-z]){0,3}\s?=\s?[^=\n]{1,40}"
-)
+_SETS = r"\(?\$?\(?[A-Za-z](?:_\w)?(?:\s?,\s?[A-Za-z](?:_\w)?){0,3}\)?(?:\s?=\s?[A-Za-z]){0,3}\s?=\s?[^=\n]{1,40}"
 _NUMBER_OF = r"\d[\d,]*(?:\s[a-z]{2,20}){0,2}"
 _ASIDES = [
     re.compile(pattern + r"[.!*\s]*$")
     for pattern in (
-        r"\s\((?![^()]*\b(?:or|so|thus|hence|therefore|total|answer|i\.e\.|exact))[^()]*[A-Za-z]{3}[^()]*\)",
+        r"\s\((?![^()]{0,99}\b(?:or|so|thus|hence|therefore|total|answer|i\.e\.|exact))[^()]{0,99}?[A-Za-z]{3}[^()]{0,99}\)",
         rf",?\s\(?(?:(?:and|which)\s)?(?:is\s|are\s)?(?:{_REACHED})\s(?:only\s)?(?:at|when|for|by|if|iff|with|in)\b[^\n;]{{1,80}}",
         rf",?\s(?:with\sequality\s)?(?:when|where|if|iff|at|for|with)\s(?:the\spoint\s)?{_SETS}",
-        r"(?<=\d)\s\((?=[^()]*[+*/\u00d7\u00f7])[=\s]*\d[\d\s.,=+*/\u00d7\u00f7\u2212-]*\)",
+        r"(?<=\d)\s\((?=[^()]{1,99}[+*/\u00d7\u00f7])=?\s?\d[\d\s.,=+*/\u00d7\u00f7\u2212-]{1,99}\)",
         rf"(?<=\d)(?:(?:\s[a-z]{{2,20}}){{0,2}}\sout|\s[a-z]{{2,20}}|)\sof\s(?:the\s|all\s|these\s|those\s|his\s|her\s|their\s)*{_NUMBER_OF}",
-        rf",?\s\d+\stimes\sas\s(?:many|much|large|long)\b[^\n.;]{{0,40}}",
+        r",?\s\d+\stimes\sas\s(?:many|much|large|long)\b[^\n.;]{0,40}",
         rf"\sat\sthe\send\sof\s(?:the\s|these\s|all\s)?{_NUMBER_OF}",
         rf"\sto\s[a-z]{{2,12}}\s(?:all|the|these|those)\s(?:of\s)?{_NUMBER_OF}",
     )
 ]
-_PRICE_FOR = re.compile(rf"(?<=\d)\sfor\s(?:the\s|all\s|these\s|those\s|his\s|her\s)*{_NUMBER_OF}(?:\sof\s[a-z]{{2,20}})?[.!*\s]*$")
+_PRICE_FOR = re.compile(
+    rf"(?<=\d)\sfor\s(?:the\s|all\s|these\s|those\s|his\s|her\s)*{_NUMBER_OF}(?:\sof\s[a-z]{{2,20}})?[.!*\s]*$"
+)
 _PRICE = re.compile(r"\$\d[\d,.]*$")
 _SHARE = re.compile(r"(?:/\s?\d+|%|\})\$?$")
 _COPULA = re.compile(
