@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Callable, Iterator, NoReturn, Sequence
 
 from grpo import __version__
-from grpo.commands import chat, convert, evaluate, export, report, sample, train, watch
+from grpo.commands import chat, convert, cost, evaluate, export, report, sample, train, watch
 from grpo.commands.exit_codes import EXIT_DONE, EXIT_FAULT
 from grpo.commands.messages import print_error
 from rewards.command_line import EXIT_USER, OneLineParser
@@ -122,6 +122,13 @@ COMMANDS = (
         module="grpo",
         add_arguments=report.add_arguments,
         run=report.run,
+    ),
+    Command(
+        name="cost",
+        summary="what runs have taken: time of clock, processors and GPUs by phase, tokens, energy, money",
+        module="grpo.cost",
+        add_arguments=cost.add_arguments,
+        run=cost.run,
     ),
     Command(
         name="score",
