@@ -22,8 +22,8 @@ STAGES = "stages"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "A run may be under way, or have been killed. GPU time is that for which a device was held, CPU time that of all "
-        "processes. docs/cost.md says what counts as what."
+        "A run may be under way, or have been killed. GPU time is that for which a device was held, CPU time that of "
+        "all processes. docs/cost.md says what counts as what."
     )
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="a run folder, or one with a folder for each stage"
@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KIND=AMOUNT",
-        help="price of an hour: gpu=2.0 for a device that is held, cpu=... for a core that computes, machine=... by the "
-        "clock; may be repeated; default: cost.price_per_hour of each run's recipe",
+        help="price of an hour: gpu=2.0 for a device that is held, cpu=... for a core that computes, machine=... by "
+        "the clock; may be repeated; default: cost.price_per_hour of each run's recipe",
     )
     parser.add_argument("--currency", default="USD", help="what --price is in; default: USD")
     parser.add_argument(

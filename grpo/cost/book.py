@@ -8,7 +8,8 @@ first process; processor and device time are summed over all.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
+from functools import reduce
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Mapping, Sequence
 
@@ -109,38 +110,39 @@ class RunCosts:
 
     def to_mapping(self, prices: Prices = Prices({})) -> dict[str, Any]:
         """Plain values, as ``summary.json`` has them."""
-        phases = {
-            name: spent.to_mapping(self.tells) | _price(spent, prices)
-            for name, spent in self.phases.items()
-        }
-        repeated = self.repeated
+        phases = {name: self._priced(spent, prices) for name, spent in self.phases.items()}
         return {
             "phases": phases,
-            "total": self.total.to_mapping(self.tells) | _price(self.total, prices),
+            "total": self._priced(self.total, prices),
             "tokens": dict(self.tokens),
-            "repeated": {
-                "steps": repeated.steps,
-                **repeated.spent.to_mapping(self.tells),
-                **_price(repeated.spent, prices),
-                "tokens": dict(repeated.tokens),
-            },
-            "socket_joules": None if self.socket_joules is None else round(self.socket_joules, 1),
+            "repeated": self._repeated(prices),
+            "socket_joules": self.socket_joules,
+            "price_per_hour": dict(prices.per_hour),
+            "currency": prices.currency if prices else None,
+            **self._facts(),
+        }
+
+    def _priced(self, spent: Spent, prices: Prices) -> dict[str, float | None]:
+        values = spent.to_mapping(self.tells)
+        if prices:
+            money = prices.money(wall=spent.wall, cpu=spent.cpu, gpu=spent.gpu)
+            values["money"] = rounded(money)
+        return values
+
+    def _repeated(self, prices: Prices) -> dict[str, Any]:
+        repeated = self.repeated
+        spent = self._priced(repeated.spent, prices)
+        return {"steps": repeated.steps, **spent, "tokens": dict(repeated.tokens)}
+
+    def _facts(self) -> dict[str, Any]:
+        return {
             "attempts": self.attempts,
             "cut_off": self.cut_off,
             "processes": self.processes,
             "missing_processes": self.missing,
             "devices": self.devices,
-            "price_per_hour": dict(prices.per_hour),
-            "currency": prices.currency if prices else None,
             "recorded": not self.from_metrics,
         }
-
-
-def _price(spent: Spent, prices: Prices) -> dict[str, float]:
-    if not prices:
-        return {}
-    money = prices.money(wall=spent.wall, cpu=spent.cpu, gpu=spent.gpu)
-    return {"money": rounded(money)}
 
 
 # ---- one run ------------------------------------------------------------------------------------------------------
@@ -152,21 +154,22 @@ def read_costs(folder: Path) -> RunCosts | None:
     if not lines:
         return None
     first = _lives(lines)
-    others: list[Life] = []
+    lives = list(first)
     for file in sorted(folder.glob("costs.*.jsonl")):
-        others += _lives(_lines(file))
-    lives = [*first, *others]
+        lives += _lives(_lines(file))
     kept = _kept(first, lives)
     last = first[-1].last
+    now = [life for life in lives if life.attempt == first[-1].attempt]
+    begun = sum(life.last["world"] for life in first)
     return RunCosts(
         phases=_summed([life.phases() for life in lives]),
         tokens=_tokens(first),
         repeated=_repeated(lives, kept),
         attempts=len(first),
         processes=last["world"],
-        devices=sum(life.last["devices"] for life in lives if life.attempt == first[-1].attempt),
-        missing=sum(life.last["world"] for life in first) - len(lives),
-        cut_off=sum(life.last["event"] not in (END, FAILED) for life in first),
+        devices=sum(life.last["devices"] for life in now),
+        missing=begun - len(lives),
+        cut_off=sum(life.is_cut_off for life in first),
         tells=_told(lives),
         socket_joules=_sockets(lives),
         at=max(life.last.get("at", 0.0) for life in lives),
@@ -184,6 +187,11 @@ class Life:
     @property
     def last(self) -> Line:
         return self.lines[-1]
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether its last words are missing."""
+        return self.last["event"] not in (END, FAILED)
 
     @property
     def resumed_from(self) -> int | None:
@@ -290,7 +298,7 @@ def _summed(accounts: Iterable[Phases]) -> Phases:
 
 
 def _tokens(lives: Sequence[Life]) -> dict[str, int]:
-    return {kind: sum(life.last["tokens"].get(kind, 0) for life in lives) for kind in TOKENS}
+    return _added([life.last["tokens"] for life in lives])
 
 
 def _told(lives: Sequence[Life]) -> frozenset[str]:
@@ -313,52 +321,64 @@ def _sockets(lives: Sequence[Life]) -> float | None:
 
 def together(costs: Sequence[RunCosts]) -> RunCosts:
     """The sum of several runs that did not share their devices."""
+    return reduce(_both, costs)
+
+
+def _both(one: RunCosts, other: RunCosts) -> RunCosts:
     repeated = Repeated(
-        steps=sum(of.repeated.steps for of in costs),
-        spent=sum((of.repeated.spent for of in costs), Spent()),
-        tokens=_added([of.repeated.tokens for of in costs]),
+        steps=one.repeated.steps + other.repeated.steps,
+        spent=one.repeated.spent + other.repeated.spent,
+        tokens=_added([one.repeated.tokens, other.repeated.tokens]),
     )
-    sockets = [of.socket_joules for of in costs]
-    known = [value for value in sockets if value is not None]
-    with_devices = [of.tells for of in costs if of.devices]
     return RunCosts(
-        phases=_summed([of.phases for of in costs]),
-        tokens=_added([of.tokens for of in costs]),
+        phases=_summed([one.phases, other.phases]),
+        tokens=_added([one.tokens, other.tokens]),
         repeated=repeated,
-        attempts=sum(of.attempts for of in costs),
-        processes=max((of.processes for of in costs), default=0),
-        devices=max((of.devices for of in costs), default=0),
-        missing=sum(of.missing for of in costs),
-        cut_off=sum(of.cut_off for of in costs),
-        tells=frozenset.intersection(*with_devices) if with_devices else frozenset(),
-        socket_joules=sum(known) if len(known) == len(sockets) else None,
-        at=max((of.at for of in costs), default=0.0),
-        from_metrics=any(of.from_metrics for of in costs),
+        attempts=one.attempts + other.attempts,
+        processes=max(one.processes, other.processes),
+        devices=max(one.devices, other.devices),
+        missing=one.missing + other.missing,
+        cut_off=one.cut_off + other.cut_off,
+        tells=_both_tell(one, other),
+        socket_joules=_both_known(one.socket_joules, other.socket_joules),
+        at=max(one.at, other.at),
+        from_metrics=one.from_metrics or other.from_metrics,
     )
+
+
+def _both_tell(one: RunCosts, other: RunCosts) -> frozenset[str]:
+    """What the devices of both told; a run without a device says nothing about that."""
+    if not one.total.gpu:
+        return other.tells
+    return one.tells & other.tells if other.total.gpu else one.tells
+
+
+def _both_known(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one + other
 
 
 def _added(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
-    return {kind: sum(of.get(kind, 0) for of in counts) for kind in TOKENS}
+    return {kind: _total(counts, kind) for kind in TOKENS}
+
+
+def _total(counts: Iterable[Mapping[str, float]], kind: str) -> Any:
+    """The sum of one entry; one that is missing or null is 0."""
+    return sum(of.get(kind) or 0 for of in counts)
 
 
 def from_metrics(records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> RunCosts:
     """What the steps' ``seconds/*`` and a summary give of a run that kept no costs: wall time and tokens, no more."""
-    seconds = {
-        name: sum(record.get(f"seconds/{name}") or 0.0 for record in records)
-        for name in (SAMPLE, JUDGE, UPDATE, "step")
-    }
+    names = (SAMPLE, JUDGE, UPDATE, "step")
+    seconds = {name: float(_total(records, f"seconds/{name}")) for name in names}
     steps = seconds.pop("step")
     seconds[OTHER] = max(0.0, steps - sum(seconds.values()))
     whole = summary.get("seconds")
     if whole is not None and whole > steps:
         seconds[EVALUATE] = whole - steps
     tokens = summary.get("tokens") or {
-        "sampled": sum(record.get("completion/tokens") or 0 for record in records),
-        "trained": sum(record.get("update/tokens") or 0 for record in records),
+        "sampled": _total(records, "completion/tokens"),
+        "trained": _total(records, "update/tokens"),
     }
     order = [name for name in PHASES if seconds.get(name)]
-    return replace(
-        RunCosts(phases={}, tokens=_added([tokens])),
-        phases={name: Spent(wall=seconds[name]) for name in order},
-        from_metrics=True,
-    )
+    phases = {name: Spent(wall=seconds[name]) for name in order}
+    return RunCosts(phases, tokens=_added([tokens]), from_metrics=True)

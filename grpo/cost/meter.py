@@ -324,7 +324,9 @@ class Meter:
         }
 
 
-def _keep_ticking(meter_of: Callable[[], Meter | None], ended: threading.Event, pause: float) -> None:
+def _keep_ticking(
+    meter_of: Callable[[], Meter | None], ended: threading.Event, pause: float
+) -> None:
     """In a thread: tick until the attempt has ended, or its run was dropped."""
     while not ended.wait(pause):
         meter = meter_of()
@@ -351,7 +353,7 @@ def _opened(file: Path) -> int:
 
 @contextmanager
 def metered(folder: Path, *, devices: int = 0, gpu: str | None = None) -> Iterator[Meter]:
-    """The meter of work in one process that is no `grpo.run.lifecycle.Run`: opened in `folder`, ended after the block."""
+    """The meter of work that is no `grpo.run.lifecycle.Run`, in one process: open in `folder`, ended after the block."""
     meter = Meter()
     meter.open(folder, Place(new_attempt(), devices=devices, gpu=gpu), step=None)
     try:

@@ -59,9 +59,9 @@ def _ticks(pid: int) -> int:
 def _children_of(pid: int) -> Iterator[int]:
     """The children of all threads of a process."""
     with suppress(OSError):
-        for thread in os.listdir(PROC / str(pid) / "task"):
+        for thread in (PROC / str(pid) / "task").iterdir():
             with suppress(OSError):
-                children = (PROC / str(pid) / "task" / thread / "children").read_text()
+                children = (thread / "children").read_text()
                 yield from map(int, children.split())
 
 

@@ -1,4 +1,4 @@
-"""What ``grpo cost`` prints: each run by phase, several side by side with their sum, what is left out, and the scale."""
+"""What ``grpo cost`` prints: runs by phase, several side by side with their sum, what is left out, the scale."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ MANY_SECONDS = 10_000
 """From here on a table counts in hours."""
 LEFT_OUT = (
     "left out: the time between attempts and of machines that stand idle; trials that were thrown away, research and "
-    "ablations; people; storage and network; the base model's own training; what other machines do for the run, such as "
-    "a sandbox server"
+    "ablations; people; storage and network; the base model's own training; what other machines do for the run, such "
+    "as a sandbox server"
 )
 NOT_RECORDED = (
     "costs were not recorded, this is what metrics.jsonl and summary.json give: wall time of steps and evaluations, "

@@ -605,8 +605,8 @@ class CostSection:
 
     price_per_hour: dict[str, float] = key(
         {},
-        "{gpu: of a device that is held, cpu: of a core that computes, machine: of a machine by the clock}, each a price "
-        "for an hour; name only what is paid for",
+        "{gpu: of a device that is held, cpu: of a core that computes, machine: of a machine by the clock}, each a "
+        "price for an hour; name only what is paid for",
         Check(_are_prices, f"must have prices of at least 0 for some of {', '.join(PRICED)}"),
     )
     currency: str = key("USD", "what prices are in", NOT_EMPTY)
