@@ -8,7 +8,7 @@ first process; processor and device time are summed over all.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ from grpo.cost.price import Prices, rounded
 
 Line = Mapping[str, Any]
 TOKENS = ("prompt", "sampled", "trained", "evaluated")
-NEEDED = {"event", "attempt", "step", "rank", "world", "devices", "phases", "tokens"}
+NEEDED = {"at", "event", "attempt", "step", "rank", "world", "devices", "phases", "tokens"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,22 +157,23 @@ def read_costs(folder: Path) -> RunCosts | None:
     lives = list(first)
     for file in sorted(folder.glob("costs.*.jsonl")):
         lives += _lives(_lines(file))
-    kept = _kept(first, lives)
-    last = first[-1].last
     now = [life for life in lives if life.attempt == first[-1].attempt]
     begun = sum(life.last["world"] for life in first)
-    return RunCosts(
+    sums = RunCosts(
         phases=_summed([life.phases() for life in lives]),
         tokens=_tokens(first),
-        repeated=_repeated(lives, kept),
+        repeated=_repeated(lives, _kept(first, lives)),
+        tells=_told(lives),
+        socket_joules=_sockets(lives),
+    )
+    return replace(
+        sums,
         attempts=len(first),
-        processes=last["world"],
+        processes=now[0].last["world"],
         devices=sum(life.last["devices"] for life in now),
         missing=begun - len(lives),
         cut_off=sum(life.is_cut_off for life in first),
-        tells=_told(lives),
-        socket_joules=_sockets(lives),
-        at=max(life.last.get("at", 0.0) for life in lives),
+        at=max(life.last["at"] for life in lives),
     )
 
 
@@ -330,17 +331,21 @@ def _both(one: RunCosts, other: RunCosts) -> RunCosts:
         spent=one.repeated.spent + other.repeated.spent,
         tokens=_added([one.repeated.tokens, other.repeated.tokens]),
     )
-    return RunCosts(
+    known = replace(
+        one,
         phases=_summed([one.phases, other.phases]),
         tokens=_added([one.tokens, other.tokens]),
         repeated=repeated,
+        tells=_both_tell(one, other),
+        socket_joules=_both_known(one.socket_joules, other.socket_joules),
+    )
+    return replace(
+        known,
         attempts=one.attempts + other.attempts,
         processes=max(one.processes, other.processes),
         devices=max(one.devices, other.devices),
         missing=one.missing + other.missing,
         cut_off=one.cut_off + other.cut_off,
-        tells=_both_tell(one, other),
-        socket_joules=_both_known(one.socket_joules, other.socket_joules),
         at=max(one.at, other.at),
         from_metrics=one.from_metrics or other.from_metrics,
     )

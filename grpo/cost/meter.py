@@ -353,7 +353,7 @@ def _opened(file: Path) -> int:
 
 @contextmanager
 def metered(folder: Path, *, devices: int = 0, gpu: str | None = None) -> Iterator[Meter]:
-    """The meter of work that is no `grpo.run.lifecycle.Run`, in one process: open in `folder`, ended after the block."""
+    """The meter of work that is no `grpo.run.lifecycle.Run`, in one process: opened in `folder`, then ended."""
     meter = Meter()
     meter.open(folder, Place(new_attempt(), devices=devices, gpu=gpu), step=None)
     try:

@@ -136,8 +136,8 @@ def of_baseline(facts: RunFacts, baseline: BaselineSample, load_seconds: float) 
         cores=baseline.cores * _processes(),
         assumes=(
             "completions half to twice as long as the sample's and never above sample.max_tokens; rows that decode "
-            "side by side at best, in proportion at worst; as many flat groups and a machine as free as now; it leaves out "
-            "imports, checkpoints, the report page, and what a kill repeats"
+            "side by side at best, in proportion at worst; as many flat groups and a machine as free as now; it leaves "
+            "out imports, checkpoints, the report page, and what a kill repeats"
         ),
     )
 
