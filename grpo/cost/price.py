@@ -42,7 +42,7 @@ class Prices:
         """The prices in words."""
         units = {"gpu": "GPU hour", "cpu": "CPU hour", "machine": "machine hour"}
         prices = [f"{price:g} a {units[kind]}" for kind, price in self.per_hour.items()]
-        return f"{', '.join(prices)}, in {self.currency}"
+        return f"{', '.join(prices)} ({self.currency})"
 
     @staticmethod
     def of_recipe(recipe: Mapping[str, Any]) -> Prices:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Iterator, Mapping, Sequence
 
 from grpo.cost.book import RunCosts, Spent, together
@@ -214,7 +215,7 @@ def _moneys(entries: Sequence[Entry], currencies: Sequence[str]) -> list[str]:
             of.prices.money(wall=spent.wall, cpu=spent.cpu, gpu=spent.gpu)
             for of, spent in zip(priced, sums)
         ]
-        whole = Prices({}, currency).shown(sum(moneys)).partition(" ")[0]
+        whole = Prices({}, currency).shown(sum(moneys, Fraction(0))).partition(" ")[0]
         cells.append(whole if len(priced) == len(entries) else "-")
     return cells
 

@@ -109,7 +109,8 @@ class RunStorage:
     def _costs(self) -> dict[str, Any] | None:
         """What the run has taken so far, over all attempts, as ``summary.json`` has it; None if nothing is recorded."""
         costs = read_costs(self.folder)
-        return costs and costs.to_mapping(Prices.of_recipe(self.recipe.to_mapping()))
+        prices = Prices.of_recipe(self.recipe.to_mapping())
+        return None if costs is None else costs.to_mapping(prices)
 
     def settle(self, *, failed: bool) -> None:
         """End the account of what this attempt took; a summary that was written then has all of it."""
