@@ -43,7 +43,7 @@ FAILED = "failed"
 
 TICK_SECONDS = 20.0
 DEVICE_SECONDS = 1.0
-CHILDREN_SECONDS = 1.0
+CHILDREN_SECONDS = 2.0
 OF_STEPS = {SAMPLE, JUDGE, UPDATE, OTHER, WAITING}
 """While these are on, it is rewards that child processes work at, alongside."""
 

@@ -191,7 +191,7 @@ def files(recipe: Recipe) -> Iterator[str]:
     section = recipe.checkpoint
     yield f"written to {recipe.folder()}:"
     yield (
-        "  recipe.yaml (first), metrics.jsonl, samples.jsonl, evaluations.jsonl, console.log, "
+        "  recipe.yaml (first), metrics.jsonl, samples.jsonl, evaluations.jsonl, costs.jsonl, console.log, "
         "checkpoints/, final/, summary.json, report.html"
     )
     when = _every(section.every) if section.every else "when stopped"

@@ -86,7 +86,9 @@ def test_the_card_states_data_rewards_licence_results_cost_and_limits(exported, 
     assert f"{summary['ledger']['sampled']:,} sampled" in card
     assert f"wrong on {100 - accuracy:.1f} % of the held-out completions" in card
     seconds = summary["cost"]["total"]["wall_seconds"]
-    assert f"in all, 1 attempt, loading and saving too: {seconds:,.0f} s by the clock (load " in card
+    assert (
+        f"in all, 1 attempt, loading and saving too: {seconds:,.0f} s by the clock (load " in card
+    )
     assert "Reasoning models are easier to jailbreak" in card
     assert "A completion ends with `<eos>`" in card
     for heading in ("Data", "Rewards", "Training", "Results", "Cost", "Safety", "Licence"):
