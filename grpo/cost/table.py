@@ -14,7 +14,7 @@ HOUR = 3600
 MANY_SECONDS = 10_000
 """From here on a table counts in hours."""
 LEFT_OUT = (
-    "left out: the time between attempts and of machines that stand idle; trials that were thrown away, research and "
+    "the time between attempts and of machines that stand idle; trials that were thrown away, research and "
     "ablations; people; storage and network; the base model's own training; what other machines do for the run, such "
     "as a sandbox server"
 )
@@ -61,7 +61,7 @@ def tables(entries: Sequence[Entry]) -> Iterator[str]:
         yield ""
     if not any(entry.prices for entry in entries):
         yield "no price is named, so these are hours alone: --price gpu=2.0, or cost.price_per_hour in the recipe"
-    yield LEFT_OUT
+    yield f"left out: {LEFT_OUT}"
     yield from scale(whole)
 
 

@@ -100,7 +100,7 @@ def test_the_command_shows_runs_by_phase_and_their_sum(
     resumed: tuple[Path, float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = resumed
-    old = ROOT / "examples" / "runs" / "quickstart"
+    old = ROOT / "examples" / "runs" / "quickstart" / "seed-0"
     assert main(["cost", str(folder), str(old), "--price", "cpu=0.5"]) == 0
     out = capsys.readouterr().out
     assert "2 attempts, 1 process, no GPU" in out and "1 whole step" in out
