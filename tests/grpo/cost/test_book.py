@@ -162,7 +162,7 @@ def test_the_priced_phases_sum_to_the_priced_whole(tmp_path: Path) -> None:
 
 
 def test_a_run_that_kept_no_costs_gives_what_its_steps_say() -> None:
-    records = [
+    records: list[dict[str, Any]] = [
         {
             "step": 1,
             "seconds/sample": 3.0,

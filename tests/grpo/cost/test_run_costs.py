@@ -29,10 +29,10 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     folder = tmp_path_factory.mktemp("run") / "cut"
     begun = time.perf_counter()
     trainer = Trainer(recipe(folder), quiet=True)
-    with pytest.raises(RuntimeError, match="no more"):
+    with pytest.raises(RuntimeError, match="no more"), pytest.MonkeyPatch.context() as monkeypatch:
         for record in trainer:
             if record["step"] == 3:
-                trainer._make_batch = _fails  # type: ignore[method-assign]
+                monkeypatch.setattr(trainer, "_make_batch", _fails)
     run(folder, "cost.price_per_hour.machine=3.6", resume=True, quiet=True)
     return folder, time.perf_counter() - begun
 
