@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--currency", default="USD", help="what --price is in; default: USD")
     parser.add_argument(
-        "--json", action="store_true", help="print one JSON object: runs, total, left_out, scale"
+        "--json", action="store_true", help="print one JSON object: runs, all, left_out, scale"
     )
 
 
@@ -128,4 +128,4 @@ def _as_json(entries: list[Entry]) -> dict[str, object]:
     shared = entries[0].prices if len(of_all) == 1 else Prices({})
     total = together([entry.costs for entry in entries]).to_mapping(shared)
     scale = [asdict(published) for published in SCALE]
-    return {"runs": runs, "total": total, "left_out": LEFT_OUT, "scale": scale}
+    return {"runs": runs, "all": total, "left_out": LEFT_OUT, "scale": scale}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, fields, replace
+from fractions import Fraction
 from functools import reduce
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Mapping, Sequence
@@ -30,6 +31,8 @@ from grpo.cost.price import Prices, rounded
 
 Line = Mapping[str, Any]
 TOKENS = ("prompt", "sampled", "trained", "evaluated")
+UNKNOWN = ("cpu_seconds", "children_cpu_seconds", "gpu_seconds")
+"""What is not known of a run that kept no costs."""
 NEEDED = {"at", "event", "attempt", "step", "rank", "world", "devices", "phases", "tokens"}
 
 
@@ -124,10 +127,18 @@ class RunCosts:
 
     def _priced(self, spent: Spent, prices: Prices) -> dict[str, float | None]:
         values = spent.to_mapping(self.tells)
+        if self.from_metrics:
+            values |= dict.fromkeys(UNKNOWN)
         if prices:
-            money = prices.money(wall=spent.wall, cpu=spent.cpu, gpu=spent.gpu)
-            values["money"] = rounded(money)
+            money = self.money(spent, prices)
+            values["money"] = None if money is None else rounded(money)
         return values
+
+    def money(self, spent: Spent, prices: Prices) -> Fraction | None:
+        """What a part of the account costs; None if it is priced by what was not recorded."""
+        if self.from_metrics and set(prices.per_hour) - {"machine"}:
+            return None
+        return prices.money(wall=spent.wall, cpu=spent.cpu, gpu=spent.gpu)
 
     def _repeated(self, prices: Prices) -> dict[str, Any]:
         repeated = self.repeated

@@ -120,8 +120,7 @@ def _cells(spent: Spent, entry: Entry, columns: Sequence[str]) -> list[str]:
         if name in values:
             cells.append(_amount(values[name], unit))
         else:
-            money = entry.prices.money(wall=spent.wall, cpu=spent.cpu, gpu=spent.gpu)
-            cells.append(entry.prices.shown(money).partition(" ")[0])
+            cells.append(_money([entry.costs.money(spent, entry.prices)]))
     return cells
 
 
@@ -202,22 +201,26 @@ def _of_phases(phases: Mapping[str, Spent], names: Sequence[str], unit: str) -> 
 
 def _sums(costs: RunCosts, unit: str) -> list[str]:
     total = costs.total
-    return [_amount(seconds, unit) for seconds in (total.wall, total.cpu, total.gpu)]
+    sums = [_amount(seconds, unit) for seconds in (total.wall, total.cpu, total.gpu)]
+    return [sums[0], "-", "-"] if costs.from_metrics else sums
 
 
 def _moneys(entries: Sequence[Entry], currencies: Sequence[str]) -> list[str]:
-    """By currency what `entries` cost together; a dash where some have no price in it."""
+    """By currency what `entries` cost together; a dash where that is not known of all."""
     cells = []
     for currency in currencies:
         priced = [of for of in entries if of.prices and of.prices.currency == currency]
-        sums = [of.costs.total for of in priced]
-        moneys = [
-            of.prices.money(wall=spent.wall, cpu=spent.cpu, gpu=spent.gpu)
-            for of, spent in zip(priced, sums)
-        ]
-        whole = Prices({}, currency).shown(sum(moneys, Fraction(0))).partition(" ")[0]
-        cells.append(whole if len(priced) == len(entries) else "-")
+        moneys = [of.costs.money(of.costs.total, of.prices) for of in priced]
+        cells.append(_money(moneys) if len(priced) == len(entries) else "-")
     return cells
+
+
+def _money(moneys: Sequence[Fraction | None]) -> str:
+    """A sum without its currency; a dash if a part is unknown."""
+    known = [money for money in moneys if money is not None]
+    if len(known) < len(moneys):
+        return "-"
+    return Prices({}).shown(sum(known, Fraction(0))).partition(" ")[0]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -186,3 +186,6 @@ def test_a_run_that_kept_no_costs_gives_what_its_steps_say() -> None:
         "update": 4.0,
     }
     assert costs.tokens["sampled"] == 9 and not costs.to_mapping()["recorded"]
+    total = costs.to_mapping(Prices({"gpu": 2.0}))["total"]
+    assert total["cpu_seconds"] is None and total["gpu_seconds"] is None and total["money"] is None
+    assert costs.to_mapping(Prices({"machine": 3.6}))["total"]["money"] == 0.024

@@ -105,10 +105,12 @@ def test_the_command_shows_runs_by_phase_and_their_sum(
     out = capsys.readouterr().out
     assert "2 attempts, 1 process, no GPU" in out and "1 whole step" in out
     assert "costs were not recorded" in out and "\nall " in out
+    (last,) = (line.split() for line in out.splitlines() if line.startswith(f"{old} "))
+    assert last[-3:] == ["-", "-", "-"]
     assert "147,000 H800 hours, $294K" in out and "left out: " in out
     assert main(["cost", str(folder), "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
-    assert values["total"]["wall_seconds"] == values["runs"][0]["total"]["wall_seconds"] > 0
+    assert values["all"]["total"]["wall_seconds"] == values["runs"][0]["total"]["wall_seconds"] > 0
     assert values["runs"][0]["price_per_hour"] == {"machine": 3.6}
     assert main(["cost", str(folder.parent / "nothing")]) == 2
 
