@@ -18,6 +18,7 @@ from grpo import __version__
 from grpo.commands import (
     chat,
     convert,
+    cost,
     evaluate,
     export,
     report,
@@ -132,6 +133,13 @@ COMMANDS = (
         module="grpo",
         add_arguments=report.add_arguments,
         run=report.run,
+    ),
+    Command(
+        name="cost",
+        summary="what runs have taken: time of clock, processors and GPUs by phase, tokens, energy, money",
+        module="grpo.cost",
+        add_arguments=cost.add_arguments,
+        run=cost.run,
     ),
     Command(
         name="score",

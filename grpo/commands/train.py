@@ -180,9 +180,11 @@ def _is_first_rank() -> bool:
 
 def _steps(recipe: Recipe, resume: bool, again: str, console: Console) -> int:
     """Make the run's steps; `again` is the command line that continues it."""
+    from grpo.cost.meter import begin_here  # noqa: PLC0415  slow to import
     from grpo.recipe import RecipeError  # noqa: PLC0415  slow to import
     from grpo.report.console.opening import title  # noqa: PLC0415  slow to import
 
+    begin_here()
     console.title(title(recipe))
     with loading_libraries(console):
         from grpo.run.log import append_console  # noqa: PLC0415  heavy: torch

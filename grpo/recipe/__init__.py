@@ -57,6 +57,7 @@ from grpo.recipe.presets import PRESETS
 from grpo.recipe.sections import (
     AdvantageSection,
     CheckpointSection,
+    CostSection,
     ExportSection,
     GateSection,
     LogSection,
@@ -88,6 +89,7 @@ __all__ = [
     "WHOLE_POLICY_LOSSES",
     "AdvantageSection",
     "CheckpointSection",
+    "CostSection",
     "DataSection",
     "EvaluateSection",
     "EvaluationSetSection",

@@ -21,12 +21,14 @@ from grpo.recipe.values import (
     MODULES,
     NOT_EMPTY,
     SHARE,
+    Check,
     RecipeError,
     above,
     at_least,
     between,
     dotted,
     from_below,
+    is_price,
     kind,
     off_or_above,
     one_of,
@@ -610,6 +612,26 @@ class SandboxSection:
     )
 
 
+PRICED = ("gpu", "cpu", "machine")
+
+
+def _are_prices(prices: Mapping[str, Any]) -> bool:
+    return all(name in PRICED and is_price(price) for name, price in prices.items())
+
+
+@dataclass(frozen=True)
+class CostSection:
+    """At which price the costs of a run are reckoned; without one they are hours (docs/cost.md)."""
+
+    price_per_hour: dict[str, float] = key(
+        {},
+        "{gpu: of a device that is held, cpu: of a core that computes, machine: of a machine by the clock}, each a "
+        "price for an hour; name only what is paid for",
+        Check(_are_prices, f"must have prices of at least 0 for some of {', '.join(PRICED)}"),
+    )
+    currency: str = key("USD", "what prices are in", NOT_EMPTY)
+
+
 def build_gates(values: Any, where: str, build: SectionBuilder) -> dict[str, GateSection]:
     """The ``gates`` section: a `GateSection` for each gate named, which may be its highest rung alone."""
     if not isinstance(values, Mapping):
@@ -684,6 +706,7 @@ class Sections:
     watchdog: WatchdogSection = key(
         WatchdogSection(), "how long each wait may last without progress"
     )
+    cost: CostSection = key(CostSection(), "prices of the hours that a run takes")
     gates: dict[str, GateSection] = key(
         {},
         f"what is checked of each step: gate: {{upto, note, warn, skip, stop}}, or upto alone, for "

@@ -171,7 +171,8 @@ if hasattr(os, "register_at_fork"):
 class _Above(io.TextIOBase):
     """Stands in for ``sys.stdout`` or ``sys.stderr`` while there is a live area; its lines appear above that.
 
-    Whoever has kept it writes through it after that too.
+    Whoever has kept it writes through it after that too. What has no end of its line yet is kept by thread, since
+    ``print`` writes a line and its end apart and threads that print at once would get into each other's lines.
     """
 
     def __init__(self, screen: Screen, name: str):
@@ -179,21 +180,21 @@ class _Above(io.TextIOBase):
         self.original: Any = getattr(sys, name)
         self._name = name
         self._screen: Screen | None = screen
-        self._partial = ""
+        self._partials: dict[int, str] = {}
         setattr(sys, name, self)
 
     def restore(self) -> None:
         """Give the stream back, with what is still without an end of its line."""
         screen = self._screen
-        partial = self._partial
+        partials = [partial for partial in self._partials.values() if partial]
         self.forget()
-        if partial and screen is not None:
-            screen.write_above(f"{partial}\n")
+        if partials and screen is not None:
+            screen.write_above("".join(f"{partial}\n" for partial in partials))
 
     def forget(self) -> None:
         """Give the stream back; what has no end of its line yet is dropped."""
         self._screen = None
-        self._partial = ""
+        self._partials = {}
         if getattr(sys, self._name) is self:
             setattr(sys, self._name, self.original)
 
@@ -201,8 +202,10 @@ class _Above(io.TextIOBase):
         screen = self._screen
         if screen is None:
             return int(self.original.write(text))
-        *lines, rest = (self._partial + text).split("\n")
-        self._partial = _after_return(rest)
+        thread = threading.get_ident()
+        *lines, rest = (self._partials.pop(thread, "") + text).split("\n")
+        if rest:
+            self._partials[thread] = _after_return(rest)
         if lines:
             screen.write_above("".join(f"{_after_return(line)}\n" for line in lines))
         return len(text)

@@ -243,6 +243,8 @@ OUT_OF_RANGE = {
     "log.mlflow.uri": ["''"],
     "log.tags": ["a"],
     "log.completions": [-1, 2.5],
+    "cost.price_per_hour": ["2", "{tpu: 1}", "{gpu: -1}", "{cpu: free}"],
+    "cost.currency": ["''"],
     "gates": ["[]", "off"],
     "gates.<name>.upto": ["mask", 3],
     "gates.<name>.note": [-1, "x"],
