@@ -99,9 +99,11 @@ def _plan(options: argparse.Namespace, again: str) -> Plan:
 def _train(
     options: argparse.Namespace, plan: Plan, again: str, *, stopping: Signals, explained: Failure
 ) -> int:
+    from grpo.cost.meter import begin_here  # noqa: PLC0415  slow to import
     from grpo.recipe import RecipeError  # noqa: PLC0415  slow to import
     from grpo.report.pipeline import DONE, PipelineFolder  # noqa: PLC0415  slow to import
 
+    begin_here()
     has_run = (plan.folder / "recipe.yaml").is_file()
     states = PipelineFolder(plan.folder).states()
     if options.resume == "auto" and len(states) == len(plan.stages):

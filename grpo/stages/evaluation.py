@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Mapping, Sequence
 
+from grpo.cost.meter import EVALUATE
 from grpo.evaluate import evaluate_sets
 from grpo.recipe import ModelSection, Recipe, RecipeError
 from grpo.recipe.shorthands import HELD_OUT
@@ -23,6 +24,7 @@ class EvaluationStage(Task):
     """
 
     stage = "evaluate"
+    phase = EVALUATE
 
     def _pieces(self, recipe: Recipe) -> Sequence[str]:
         return list(recipe.evaluate.models)
@@ -36,6 +38,7 @@ class EvaluationStage(Task):
         write_rows(rows, folder / f"{piece}.jsonl")
         for report in reports:
             report["set"] = report.get("set", HELD_OUT)
+        self.cost.count(evaluated=sum(report["tokens"] for report in reports))
         return {"reports": reports}
 
     def _summary(self, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
+from grpo.cost.meter import SAVE
 from grpo.export.write import Wanted, check_form, export
 from grpo.recipe import Recipe
 from grpo.recipe.target import is_run_folder
@@ -20,6 +21,7 @@ class ExportStage(Task):
     """Writes ``model.name`` as the section ``export`` says, checked and described, into the folder ``files``."""
 
     stage = "export"
+    phase = SAVE
 
     def _pieces(self, recipe: Recipe) -> Sequence[str]:
         check_form(wanted_of(recipe))

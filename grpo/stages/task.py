@@ -14,15 +14,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Iterator, Mapping, Sequence
 
+from grpo.cost.book import read_costs
+from grpo.cost.meter import Meter, Place, new_attempt
+from grpo.cost.price import Prices
 from grpo.distributed.process_group import Ranks
 from grpo.recipe import Recipe, RecipeError, to_yaml
 from grpo.report.console.console import Console, open_console
 from grpo.report.console.heartbeat import FAILED, FINISHED, STOPPED
 from grpo.report.console.opening import title
 from grpo.run import inputs
+from grpo.run.environment import uuid_of
 from grpo.run.folder import lock, write_text
 from grpo.run.log import append_console, finite
-from grpo.run.setup import hide_progress_bars
+from grpo.run.setup import default_device, hide_progress_bars
 from grpo.run.summary import write_summary
 
 
@@ -34,6 +38,7 @@ class Task(ABC):
     """
 
     stage: str
+    phase: str
 
     def __init__(
         self,
@@ -63,6 +68,7 @@ class Task(ABC):
         self.stop_requested = False
         self.summary: dict[str, Any] | None = None
         self._lock: BinaryIO | None = None
+        self.cost = Meter()
 
     @abstractmethod
     def _pieces(self, recipe: Recipe) -> Sequence[str]:
@@ -113,16 +119,22 @@ class Task(ABC):
         write_text(self.folder / "recipe.yaml", to_yaml(self.recipe.to_mapping()))
         (self.folder / "done").mkdir(exist_ok=True)
         number = len(self.pieces)
+        self.cost.begin()
+        device = default_device()
+        place = Place(new_attempt(), devices=int(device.type != "cpu"), gpu=uuid_of(device))
+        num_done = sum(self._kept(piece) is not None for piece in self.pieces)
+        self.cost.open(self.folder, place, num_done or None)
         self.console.begin(self.folder, steps=number, step=0, evaluates_every=0)
 
     def _done(self, piece: str) -> Mapping[str, Any]:
         """The record of a piece, done now."""
         started = time.perf_counter()
-        with self.console.working():
+        with self.console.working(), self.cost.phase(self.phase):
             record = dict(self._do(piece))
         self.step_seconds = time.perf_counter() - started
         record = {"piece": piece, "seconds": self.step_seconds, **finite(record)}
         write_text(self._file(piece), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        self.cost.mark(self.num_steps + 1)
         return record
 
     def _kept(self, piece: str) -> dict[str, Any] | None:
@@ -148,6 +160,15 @@ class Task(ABC):
         write_summary(self.folder, summary)
         self.summary = summary
 
+    def _settle(self, *, failed: bool) -> None:
+        """End the account of what this attempt took; the summary has that of all attempts."""
+        self.cost.end(failed=failed)
+        costs = read_costs(self.folder)
+        if self.summary is not None and costs is not None:
+            prices = Prices.of_recipe(self.recipe.to_mapping())
+            self.summary["cost"] = costs.to_mapping(prices)
+            write_summary(self.folder, self.summary)
+
     def say(self, line: str) -> None:
         """Show a line and keep it."""
         self.console.say(line)
@@ -165,6 +186,7 @@ class Task(ABC):
     def _close(self, state: str) -> None:
         self.stop_requested = False
         if self._lock is not None:
+            self._settle(failed=state == FAILED)
             self._lock.close()
             self._lock = None
             self.console.close(state)
