@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Callable, Iterator, NoReturn, Sequence
 
 from grpo import __version__
-from grpo.commands import chat, convert, evaluate, export, report, sample, train, watch
+from grpo.commands import chat, convert, evaluate, export, reject, report, sample, train, watch
 from grpo.commands.exit_codes import EXIT_DONE, EXIT_FAULT
 from grpo.commands.messages import print_error
 from rewards.command_line import EXIT_USER, OneLineParser
@@ -94,6 +94,13 @@ COMMANDS = (
         module="grpo.sft",
         add_arguments=train.add_arguments,
         run=train.run_sft,
+    ),
+    Command(
+        name="reject",
+        summary="rejection sampling: judge many completions a prompt, filter them, keep the best as data to learn from",
+        module="grpo",
+        add_arguments=reject.add_arguments,
+        run=reject.run,
     ),
     Command(
         name="evaluate",

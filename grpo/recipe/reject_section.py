@@ -63,5 +63,7 @@ class RejectSection:
         between(0, 1),
     )
     per_prompt: int = key(
-        4, "most completions accepted of a prompt, chosen to be unlike each other; 0: all", at_least(0)
+        4,
+        "most completions accepted of a prompt, chosen to be unlike each other; 0: all",
+        at_least(0),
     )

@@ -1,9 +1,10 @@
 """Rejection sampling: many completions a prompt, judged, filtered, and the best of them kept as data to learn from.
 
-`RejectionSampler` has the surface of `grpo.run.lifecycle.Run` (an iterator over steps, `train`, `request_stop`, `close`,
-a run folder, the console, resume) and is none: a `Run` is a policy that learns. Its checkpoints hold weights and an
-optimizer, its end is a model, and it opens a learner and a curriculum before its first step, none of which exists here;
-with stored completions there is not even a model. What a step needs of those before it fits into ``progress.json``.
+`RejectionSampler` has the surface of `grpo.run.lifecycle.Run` (an iterator over steps, `train`, `request_stop`,
+`close`, a run folder, the console, resume) and is none: a `Run` is a policy that learns. Its checkpoints hold weights
+and an optimizer, its end is a model, and it opens a learner and a curriculum before its first step, none of which
+exists here; with stored completions there is not even a model. What a step needs of those before it fits into
+``progress.json``.
 The pieces are in ``grpo.stages.rejection``.
 """
 
@@ -55,7 +56,13 @@ from grpo.stages.rejection.progress import (
     read_progress,
     save_progress,
 )
-from grpo.stages.rejection.rows import accepted_row, candidate_rows, pass_rate_of, pass_rate_row
+from grpo.stages.rejection.rows import (
+    accepted_row,
+    candidate_rows,
+    counts_of,
+    pass_rate_of,
+    pass_rate_row,
+)
 from grpo.stages.rejection.tokens import kinds_of_tokens
 from grpo.types import Prompt, ScoredGroup
 from rewards.spelling import many
@@ -95,9 +102,7 @@ class RejectionSampler:
         has_model = bool(recipe.reject.samples) or (model is not None and tokenizer is not None)
         check_recipe(recipe, resume=resume, has_model=has_model)
         self.watchdog = watchdog.Watchdog(recipe.watchdog)
-        self.console = console or open_console(
-            quiet=quiet or not is_first_rank(), verbose=verbose
-        )
+        self.console = console or open_console(quiet=quiet or not is_first_rank(), verbose=verbose)
         self.console.title(title(recipe))
         with self._on_screen():
             self.inputs: RejectInputs = load_reject_inputs(
@@ -120,6 +125,7 @@ class RejectionSampler:
         self._model = model
         self._ranks = Ranks()
         self._policy: Policy | None = None
+        self._model_in_words = ""
         self._engine: Engine | None = None
         self._scorer: Scorer | None = None
         self._log: Log | None = None
@@ -225,9 +231,8 @@ class RejectionSampler:
         self.watchdog.keep_in(self.folder)
         life = Life(recipe.to_mapping(), recipe.name, step=self.num_steps, evaluation_due=False)
         self.log.open(life, recipe.steps)
-        model = "" if self._policy is None else self._policy.describe()
         self.log.keep(title(recipe))
-        self.log.say(*words.header(self.inputs, model, self.num_steps))
+        self.log.say(*words.header(self.inputs, self._model_in_words, self.num_steps))
         if self._scorer is not None:
             self.log.say(*self._scorer.isolation)
 
@@ -251,7 +256,8 @@ class RejectionSampler:
             self._policy = setup.open_policy(
                 recipe, self._ranks.device, self.inputs.info.tokenizer, self._model
             )
-            self._policy.model.requires_grad_(False)
+            self._model_in_words = self._policy.describe()
+            self._policy.model.requires_grad_(False)  # so that its fingerprint is of all weights
             self._engine = setup.open_engine(recipe, self._policy)
         if self.inputs.specs:
             self._scorer = setup.open_scorer(recipe, self.inputs.specs)
@@ -408,15 +414,7 @@ class RejectionSampler:
         share = sum(score.status == "fault" for score in scores) / max(1, len(scores))
         if share <= limit:
             return
-        scored = [
-            ScoredGroup(
-                prompt=group.prompt,
-                completions=(),
-                scores=tuple(one.score for one in group.candidates),
-                verdicts=tuple(one.verdict for one in group.candidates),
-            )
-            for group in self.groups
-        ]
+        scored = [group.scored() for group in self.groups]
         bad_weight = (lambda: "") if self._policy is None else self._policy.not_finite
         says = worst_fault(scored, bad_weight)
         raise GateStop(Alarm(step, "faults", LADDER.index("stop"), value=share, says=says))
@@ -464,7 +462,10 @@ class RejectionSampler:
         file = self.folder / name
         lines = [json.dumps(finite(row), ensure_ascii=False) + "\n" for row in rows]
         with watchdog.waiting("checkpoint", owner=f"grpo.stages.reject, {name}"):
-            with disk_errors(file), file.open("a", encoding="utf-8", errors="backslashreplace") as out:
+            with (
+                disk_errors(file),
+                file.open("a", encoding="utf-8", errors="backslashreplace") as out,
+            ):
                 out.writelines(lines)
 
     # -- the end --------------------------------------------------------------------------------------------
@@ -484,10 +485,8 @@ class RejectionSampler:
 
     def _summary(self) -> dict[str, Any]:
         """What ``summary.json`` holds."""
-        lines = (self.folder / RATES_FILE).read_text(encoding="utf-8").splitlines()
-        rates = [json.loads(line) for line in lines]
-        books = self.books
-        counts = self.inputs.counts
+        with (self.folder / RATES_FILE).open(encoding="utf-8") as lines:
+            rates = [counts_of(json.loads(line)) for line in lines]
         return {
             "name": self.recipe.name,
             "stage": self.recipe.stage,
@@ -496,13 +495,10 @@ class RejectionSampler:
             "after": None,
             "sets": {},
             "seconds": self.progress.seconds,
-            "tokens": {"sampled": books.sums["sampled"], "accepted": books.sums["accepted"]},
-            "rows": dict(counts),
-            "ledger": books.whole_ledger(),
-            "caught": dict(books.caught),
+            "rows": dict(self.inputs.counts),
+            **self.books.summary(),
             "acceptance": acceptance(rates),
             "pass_rate": pass_rates(rates),
-            "trains_as": {kind: books.tokens[kind] for kind in words.TOKENS},
             "model": self.progress.fingerprint.get("model"),
             "data": self.inputs.shown_by(),
             "output": {"model": None, "data": ACCEPTED_FILE},

@@ -51,9 +51,14 @@ class Books:
                 "the library; please report it with the run's recipe.yaml"
             )
 
-    def whole_ledger(self) -> dict[str, int]:
-        """The candidates and every outcome, in the order of `OUTCOMES`."""
-        return {name: self.ledger[name] for name in (WHOLE, *OUTCOMES)}
+    def summary(self) -> dict[str, Any]:
+        """The counts as ``summary.json`` has them; the ledger in the order of `OUTCOMES`."""
+        return {
+            "tokens": {name: self.sums[name] for name in ("sampled", "accepted")},
+            "ledger": {name: self.ledger[name] for name in (WHOLE, *OUTCOMES)},
+            "caught": {one.name: self.caught[one.name] for one in FILTERS},
+            "trains_as": {kind: self.tokens[kind] for kind in TOKENS},
+        }
 
     def state(self) -> dict[str, Any]:
         """Plain values."""

@@ -61,6 +61,15 @@ class CandidateGroup:
         """Whether each candidate is right, of those of which it is known."""
         return [one.right for one in self.candidates if one.right is not None]
 
+    def scored(self) -> ScoredGroup:
+        """The same as a scored group."""
+        return ScoredGroup(
+            prompt=self.prompt,
+            completions=tuple(one.completion for one in self.candidates),
+            scores=tuple(one.score for one in self.candidates),
+            verdicts=tuple(one.verdict for one in self.candidates),
+        )
+
 
 def candidates_of(
     group: ScoredGroup, origins: Sequence[Origin], accurate: str, threshold: float

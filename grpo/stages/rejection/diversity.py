@@ -46,9 +46,7 @@ def shingles(text: str) -> frozenset[tuple[str, ...]]:
     return frozenset(tuple(words[start : start + SHINGLE]) for start in range(last))
 
 
-def similarity(
-    first: Collection[tuple[str, ...]], second: Collection[tuple[str, ...]]
-) -> float:
+def similarity(first: Collection[tuple[str, ...]], second: Collection[tuple[str, ...]]) -> float:
     """Jaccard's: the share of what either has that both have.
 
     >>> similarity(shingles("one two three four"), shingles("one two three five"))

@@ -1,4 +1,4 @@
-"""What a run of rejection sampling is made from, checked before a model loads: prompts or stored completions, rewards."""
+"""What rejection sampling is made from, checked before a model loads: prompts or stored completions, and rewards."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def load_reject_inputs(
     watching: Watching = nullcontext,
     report: Report = to_standard_error,
 ) -> RejectInputs:
-    """Everything of a run that needs no weights; arguments as of `grpo.run.inputs.load_inputs`. Raises `RecipeError`."""
+    """Everything that needs no weights; the arguments are those of `grpo.run.inputs.load_inputs`. Raises `RecipeError`."""
     if recipe.reject.samples:
         return _from_samples(recipe, rewards, watching)
     specs, accurate = load_rewards(recipe, rewards)
@@ -113,6 +113,7 @@ def load_reject_inputs(
             "left_out": found.num_left_out,
             "too_long": found.num_dropped,
             "held_out": len(found.held_out),
+            "not_taken": len(found.train) - len(_first(recipe, found.train)),
             "prompts": len(_first(recipe, found.train)),
         },
         rows=rows,
@@ -140,7 +141,7 @@ def _from_samples(
         prompts=prompts,
         info=stored.runs[0].info,
         sections=sections,
-        counts={"lines": stored.num_lines, "prompts": len(prompts)},
+        counts={"not_taken": len(stored.prompts) - len(prompts), "prompts": len(prompts)},
         stored=stored,
     )
 

@@ -63,6 +63,15 @@ def read_progress(folder: Path) -> RejectProgress | None:
         ) from None
 
 
+def kept_steps(folder: Path) -> int:
+    """How many steps of a run of rejection sampling in `folder` a resumed run keeps; 0 if there is none."""
+    try:
+        found = read_progress(folder)
+    except RecipeError:
+        return 0
+    return 0 if found is None else found.num_steps
+
+
 def cut_back(folder: Path, progress: RejectProgress | None) -> None:
     """Cut the files back to where `progress` was saved, to nothing without one. Raises `RecipeError`."""
     sizes = {} if progress is None else progress.sizes

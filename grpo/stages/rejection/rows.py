@@ -7,6 +7,7 @@ source that has the name of one of ours is kept as ``source_NAME``.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, Iterator, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
@@ -14,7 +15,6 @@ from transformers import PreTrainedTokenizerBase
 from grpo.run.log import finite
 from grpo.run.sample_rows import sample_rows
 from grpo.stages.rejection.candidates import Candidate, CandidateGroup
-from grpo.types import ScoredGroup
 
 OWN_COLUMNS = ("completion", "pass_rate", "sampled")
 RATE_COLUMNS = ("prompt_id", "k", "judged", "passed", "pass_rate", "accepted")
@@ -40,17 +40,12 @@ def accepted_row(
     candidate: Candidate, pass_rate: float | None, tokenizer: PreTrainedTokenizerBase | None
 ) -> dict[str, Any]:
     """A row to learn from."""
-    origin = candidate.origin
-    stop = candidate.completion.stop
+    completion = candidate.completion
     sampled: dict[str, Any] = {
         "prompt_id": candidate.prompt.id,
-        "index": origin.index,
-        "seed": origin.seed,
-        "model": origin.model,
-        "run": origin.run,
-        "step": origin.step,
-        "finish": candidate.completion.finish,
-        "stop": _stop_text(stop, tokenizer),
+        **asdict(candidate.origin),
+        "finish": completion.finish,
+        "stop": _stop_text(completion.stop, tokenizer),
         "num_tokens": candidate.num_tokens,
         "right": candidate.right,
         "reward": candidate.score.value,
@@ -84,6 +79,11 @@ def pass_rate_row(group: CandidateGroup, outcomes: Sequence[str]) -> dict[str, A
     return row
 
 
+def counts_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a row of ``pass_rates.jsonl`` is a count or a rate."""
+    return {name: row[name] for name in RATE_COLUMNS}
+
+
 def candidate_rows(
     step: int,
     group: CandidateGroup,
@@ -91,15 +91,8 @@ def candidate_rows(
     caught: Sequence[Sequence[str]],
 ) -> Iterator[dict[str, Any]]:
     """The rows of ``samples.jsonl``: as those of reinforcement learning, with the outcome and what catches each."""
-    candidates = group.candidates
-    scored = ScoredGroup(
-        prompt=group.prompt,
-        completions=tuple(one.completion for one in candidates),
-        scores=tuple(one.score for one in candidates),
-        verdicts=tuple(one.verdict for one in candidates),
-    )
-    for index, row in enumerate(sample_rows(step, scored)):
-        candidate = candidates[index]
+    for index, row in enumerate(sample_rows(step, group.scored())):
+        candidate = group.candidates[index]
         origin = candidate.origin
         row["index"] = origin.index
         row["num_tokens"] = candidate.num_tokens

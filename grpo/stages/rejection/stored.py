@@ -101,7 +101,9 @@ class StoredSamples:
     num_lines: int
     _places: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
 
-    def group(self, prompt: Prompt, scorer: Scorer | None, accurate: str, threshold: float) -> CandidateGroup:
+    def group(
+        self, prompt: Prompt, scorer: Scorer | None, accurate: str, threshold: float
+    ) -> CandidateGroup:
         """The candidates of a prompt; judged anew by `scorer`, or as their runs judged them."""
         candidates = list(self._candidates(prompt))
         if scorer is None or not candidates:
@@ -149,15 +151,20 @@ def open_samples(folders: Sequence[str]) -> StoredSamples:
             sha256.update(line)
             num_lines += 1
             prompt = _prompt_of(row, run)
-            key = prompt.id if len(runs) == 1 else _key(prompt)
-            name = prompt.id if len(runs) == 1 else f"{key}"
+            name = prompt.id if len(runs) == 1 else _key(prompt)
             prompt_of.setdefault(name, prompt if name == prompt.id else replace(prompt, id=name))
             order.setdefault(name, (number, rank[prompt.id]))
             places[name].append((number, offset))
     if not num_lines:
         raise RecipeError(f"recipe: {', '.join(folders)} in reject.samples hold no completion yet")
     prompts = tuple(prompt_of[name] for name in sorted(order, key=order.__getitem__))
-    return StoredSamples(runs, prompts, sha256.hexdigest()[:32], num_lines, places)
+    return StoredSamples(
+        runs=runs,
+        prompts=prompts,
+        digest=sha256.hexdigest()[:32],
+        num_lines=num_lines,
+        _places=places,
+    )
 
 
 def _lines(file: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
@@ -226,7 +233,9 @@ def _candidate(row: Mapping[str, Any], prompt: Prompt, run: StoredRun) -> Candid
         name: Score(value, status=statuses.get(name, "scored"), detail=_detail(details, name))
         for name, value in (row.get("parts") or {}).items()
     }
-    score = Score(row.get("reward"), status=row["status"], detail=details if isinstance(details, str) else "")
+    score = Score(
+        row.get("reward"), status=row["status"], detail=details if isinstance(details, str) else ""
+    )
     return Candidate(
         prompt=prompt,
         completion=Completion(

@@ -32,7 +32,7 @@ def kinds_of_tokens(
     section: RowsSection,
     info: ModelInfo,
 ) -> list[str]:
-    """What each of `rows`, made of `candidates` of one source, trains as: one of `grpo.stages.rejection.books.TOKENS`."""
+    """What each of `rows`, made of `candidates` of one source, trains as: one of ``TOKENS`` of ``books``."""
     kinds = ["others"] * len(candidates)
     usable = [
         number

@@ -29,9 +29,8 @@ TOKENS = {
 }
 
 
-def header(inputs: RejectInputs, model: str, num_steps: int) -> Iterator[str]:
+def header(inputs: RejectInputs, model: str = "", num_steps: int = 0) -> Iterator[str]:
     """The lines after the title; `model` is the policy in words, empty where none is loaded."""
-    recipe = inputs.recipe
     if inputs.stored is not None:
         folders = ", ".join(shown_path(run.folder) for run in inputs.stored.runs)
         yield f"  samples   {many(inputs.stored.num_lines, 'completion')} stored by {folders}; no weights are loaded"
@@ -42,15 +41,26 @@ def header(inputs: RejectInputs, model: str, num_steps: int) -> Iterator[str]:
         judged = ", ".join(spec.name for spec in inputs.specs)
     yield f"  prompts   {_prompts(inputs)}"
     yield f"  rewards   {judged}"
-    yield f"  filters   {', '.join(filters_in_words(recipe))}"
+    yield f"  left out  {', '.join(filters_in_words(inputs.recipe))}"
     yield f"  {run_size(inputs)}"
     if num_steps:
         yield f"  resumed after step {num_steps}"
 
 
+COUNTS = {
+    "left_out": "left out by where",
+    "too_long": "too long",
+    "held_out": "held out",
+    "not_taken": "not taken (reject.prompts)",
+}
+"""What became of rows that are not sampled."""
+
+
 def _prompts(inputs: RejectInputs) -> str:
-    counts = {name: number for name, number in inputs.counts.items() if number}
-    return ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in counts.items())
+    others = [
+        f"{inputs.counts[name]} {says}" for name, says in COUNTS.items() if inputs.counts.get(name)
+    ]
+    return ", ".join([str(inputs.counts["prompts"]), *others])
 
 
 def run_size(inputs: RejectInputs) -> str:
@@ -62,7 +72,9 @@ def run_size(inputs: RejectInputs) -> str:
         return f"a step: {many(sample.prompts, 'prompt')}; the run: {steps}"
     each = f"{many(sample.prompts, 'prompt')} x {sample.group_size}"
     total = many(len(inputs.prompts) * sample.group_size, "completion")
-    return f"a step: {each} of at most {many(sample.max_tokens, 'token')}; the run: {steps}, {total}"
+    return (
+        f"a step: {each} of at most {many(sample.max_tokens, 'token')}; the run: {steps}, {total}"
+    )
 
 
 def filters_in_words(recipe: Recipe) -> Iterator[str]:
@@ -90,9 +102,9 @@ def closing(summary: Mapping[str, Any], folder: Path, default_template: str) -> 
     rate = summary["pass_rate"]
     histogram = ", ".join(f"{number} in {name}" for name, number in rate["histogram"].items())
     yield outcomes(ledger)
-    yield f"accepted {interval(summary['acceptance'])} of the candidates"
+    yield f"accepted {_share(summary['acceptance'])} of the candidates"
     if rate["prompts"]:
-        yield f"pass rate {interval(rate)} over {many(rate['prompts'], 'prompt')}: {histogram}"
+        yield f"pass rate {_share(rate)} over {many(rate['prompts'], 'prompt')}: {histogram}"
     for kind, number in summary["trains_as"].items():
         if number:
             yield f"{number} of the accepted {TOKENS[kind]}"
@@ -104,6 +116,11 @@ def closing(summary: Mapping[str, Any], folder: Path, default_template: str) -> 
     )
     if ledger[ACCEPTED]:
         yield f"next: {_next(summary, file, default_template)}"
+
+
+def _share(found: Mapping[str, Any]) -> str:
+    """A share with its interval."""
+    return interval({**found, "accuracy": found["value"]})
 
 
 def _next(summary: Mapping[str, Any], file: Path, default_template: str) -> str:
