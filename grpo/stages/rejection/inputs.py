@@ -91,7 +91,7 @@ def load_reject_inputs(
     watching: Watching = nullcontext,
     report: Report = to_standard_error,
 ) -> RejectInputs:
-    """Everything that needs no weights; the arguments are those of `grpo.run.inputs.load_inputs`. Raises `RecipeError`."""
+    """Everything that needs no weights; arguments as `grpo.run.inputs.load_inputs` has them. Raises `RecipeError`."""
     if recipe.reject.samples:
         return _from_samples(recipe, rewards, watching)
     specs, accurate = load_rewards(recipe, rewards)
