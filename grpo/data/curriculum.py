@@ -89,7 +89,7 @@ class Curriculum:
             self.history[prompt.id] = PassRate(last=float(rate), epoch=epoch)
         if not self.history:
             raise RecipeError(
-                f"recipe: data.pass_column names {column}, and no row has a value there; `grpo reject` writes the column "
+                f"recipe: data.pass_column names {column}, and no row has a value there; grpo reject writes the column "
                 "pass_rate"
             )
 

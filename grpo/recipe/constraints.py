@@ -186,8 +186,8 @@ def _prompt_reasons(recipe: Sections) -> Reasons:
     has_bounds = data.pass_low > 0 or data.pass_high < 1 or recipe.advantage.retire_at > 0
     if data.pass_column is not None and not has_bounds:
         yield (
-            "data.pass_column is set, but no prompt waits or retires by its pass rate; set data.pass_low, data.pass_high "
-            "or advantage.retire_at"
+            "data.pass_column is set, but no prompt waits or retires by its pass rate; set data.pass_low, "
+            "data.pass_high or advantage.retire_at"
         )
 
 
