@@ -77,8 +77,14 @@ def _without(section: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, An
 
 def _of_model(options: argparse.Namespace, command: str) -> Recipe:
     """Any model; without rewards it is judged by ``math_answer``."""
+    from grpo.recipe import RecipeError  # noqa: PLC0415  slow to import
     from grpo.recipe.target import evaluation_recipe  # noqa: PLC0415  slow to import
 
+    if not any(override.startswith("data.source=") for override in options.overrides):
+        raise RecipeError(
+            f"reject: {options.recipe} is neither a recipe nor a run folder; if it is a model, name its data too: "
+            f"{command} {options.recipe} data.source=..."
+        )
     name = f"name={Path(options.recipe).name}-reject"
     overrides = ["stage=reject", name, *options.overrides]
     return evaluation_recipe(options.recipe, None, overrides, command="reject")
