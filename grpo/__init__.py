@@ -2,6 +2,7 @@
 
 `Recipe` describes a run in full, `Trainer` makes it, one step an iteration, `SftTrainer` one of supervised training,
 `Pipeline` several stages in order;
+`RejectionSampler` one of rejection sampling;
 `Policy` is the model, `Evaluation` a held-out accuracy; `Prompt`, `Completion`, `Group` and `ScoredGroup` are what
 travels through the loop; `plot` draws run folders. All are imported on first use, so that ``import grpo`` stays cheap.
 Rewards are the package ``rewards``.
@@ -34,6 +35,7 @@ __all__ = [
     "Prompt",
     "Recipe",
     "RecipeError",
+    "RejectionSampler",
     "ScoredGroup",
     "SftTrainer",
     "Trainer",
@@ -50,6 +52,7 @@ _MODULE_OF = {
     "Prompt": "grpo.types",
     "Recipe": "grpo.recipe",
     "RecipeError": "grpo.recipe",
+    "RejectionSampler": "grpo.stages",
     "ScoredGroup": "grpo.types",
     "SftTrainer": "grpo.stages",
     "Trainer": "grpo.train",

@@ -14,7 +14,7 @@ from grpo.recipe import Recipe, RecipeError
 from grpo.recipe.plan import Plan, Stage
 from grpo.stages.checks import as_before, can_be_read, check_stages
 
-SHOWN = ("grpo", "sft")
+SHOWN = ("grpo", "sft", "reject")
 """Kinds of which a dry run shows the rows and the objective."""
 
 

@@ -12,13 +12,18 @@ from typing import Any, Callable, Iterable, Mapping
 from grpo.export.write import check_form
 from grpo.recipe import Recipe, RecipeError
 from grpo.recipe.plan import Plan, Stage
-from grpo.run.inputs import RunInputs, check_settings, load_inputs
+from grpo.run.inputs import check_settings, load_inputs
 from grpo.run.reward_specs import load_rewards
 from grpo.stages.evaluation import recipe_of_model
 from grpo.stages.exporting import wanted_of
+from grpo.stages.rejection.inputs import load_reject_inputs
 from grpo.stages.sft_inputs import load_sft_inputs
 
-READ: Mapping[str, Callable[..., RunInputs]] = {"grpo": load_inputs, "sft": load_sft_inputs}
+READ: Mapping[str, Callable[..., Any]] = {
+    "grpo": load_inputs,
+    "sft": load_sft_inputs,
+    "reject": load_reject_inputs,
+}
 """What reads the rows of a stage and checks them, by kind."""
 
 
