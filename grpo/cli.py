@@ -21,6 +21,7 @@ from grpo.commands import (
     cost,
     evaluate,
     export,
+    reject,
     report,
     sample,
     selftest,
@@ -105,6 +106,13 @@ COMMANDS = (
         module="grpo.sft",
         add_arguments=train.add_arguments,
         run=train.run_sft,
+    ),
+    Command(
+        name="reject",
+        summary="rejection sampling: judge many completions a prompt, filter them, keep the best as data to learn from",
+        module="grpo",
+        add_arguments=reject.add_arguments,
+        run=reject.run,
     ),
     Command(
         name="evaluate",

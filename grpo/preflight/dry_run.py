@@ -26,6 +26,8 @@ from grpo.run.inputs import RunInputs, load_inputs
 from grpo.run.reward_fit import check_columns
 from grpo.run.reward_specs import load_rewards
 from grpo.run.setup import default_device
+from grpo.stages.rejection.inputs import load_reject_inputs
+from grpo.stages.rejection.words import header
 from grpo.stages.sft import run_size
 from rewards.spelling import agree, many
 
@@ -39,6 +41,9 @@ def dry_run(recipe: Recipe) -> Iterator[str]:
     yield ""
     if recipe.stage == "sft":
         yield from _supervised(recipe)
+        return
+    if recipe.stage == "reject":
+        yield from _rejection(recipe)
         return
     yield from describe_objective(recipe)
     yield ""
@@ -68,6 +73,23 @@ def _supervised(recipe: Recipe) -> Iterator[str]:
         yield f"  for the {recipe.sft.batch} longest rows"
         yield from cost(inputs)
     yield from files(recipe)
+
+
+def _rejection(recipe: Recipe) -> Iterator[str]:
+    """The prompts or stored completions, the filters and the files of a run of stage reject."""
+    try:
+        inputs = load_reject_inputs(recipe, rewards=stand_ins(recipe.rewards))
+    except RecipeError as error:
+        if not is_unreachable(str(error)):
+            raise
+        yield f"not opened, since the hub cannot be reached: {error}"
+        return
+    yield from header(inputs)
+    yield f"written to {recipe.folder()}:"
+    yield (
+        "  recipe.yaml (first), accepted.jsonl, pass_rates.jsonl, samples.jsonl, metrics.jsonl, progress.json, "
+        "console.log, summary.json, report.html"
+    )
 
 
 def _size(recipe: Recipe) -> Iterator[str]:

@@ -54,6 +54,7 @@ from grpo.recipe.objectives import (
     WHOLE_POLICY_LOSSES,
 )
 from grpo.recipe.presets import PRESETS
+from grpo.recipe.reject_section import RejectSection
 from grpo.recipe.sections import (
     AdvantageSection,
     CheckpointSection,
@@ -101,6 +102,7 @@ __all__ = [
     "OptimSection",
     "Recipe",
     "RecipeError",
+    "RejectSection",
     "RewardSection",
     "RowsSection",
     "SampleSection",

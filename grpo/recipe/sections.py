@@ -16,6 +16,7 @@ from grpo.recipe.data_sections import DataSection, EvaluateSection, RewardSectio
 from grpo.recipe.keys import SectionBuilder, key
 from grpo.recipe.objectives import AGGREGATIONS, KLS, LEVELS, POLICY_LOSSES, RULES
 from grpo.recipe.presets import PRESETS
+from grpo.recipe.reject_section import RejectSection
 from grpo.recipe.values import (
     LARGEST_SEED,
     MODULES,
@@ -35,7 +36,7 @@ from grpo.recipe.values import (
 )
 from rewards.spelling import nearest
 
-STAGES = ("grpo", "sft")
+STAGES = ("grpo", "sft", "reject")
 """What a run may do; a stage that has a section of its own is named by it."""
 FORMS = ("completion", "chat", "text")
 """What a row for supervised training may be."""
@@ -647,8 +648,8 @@ class Sections:
     name: str = key("run", "name of the run; default: the file's name", NOT_EMPTY)
     stage: str = key(
         "grpo",
-        "what the run does: grpo (sample, score, update) or sft (docs/sft.md); a recipe with the section sft and "
-        "no stage is of stage sft",
+        "what the run does: grpo (sample, score, update), sft (docs/sft.md) or reject (docs/reject.md); a recipe "
+        "with the section sft or reject and no stage is of that stage",
         one_of(*STAGES),
     )
     seed: int = key(0, "decides data order and every sampled token", between(0, LARGEST_SEED))
@@ -673,6 +674,9 @@ class Sections:
     advantage: AdvantageSection = key(AdvantageSection(), "how scores become advantages")
     loss: LossSection = key(LossSection(), "the objective")
     sft: SftSection = key(SftSection(), "supervised fine-tuning, read by the stage sft alone")
+    reject: RejectSection = key(
+        RejectSection(), "rejection sampling, read by the stage reject alone"
+    )
     optim: OptimSection = key(OptimSection(), "the optimizer")
     evaluate: EvaluateSection = key(EvaluateSection(), "evaluation on rows that never train")
     checkpoint: CheckpointSection = key(CheckpointSection(), "what is kept to resume from")
