@@ -7,6 +7,7 @@ What only weights can show is found out in the stage itself.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping
 
 from grpo.export.write import check_form
@@ -52,13 +53,11 @@ def _check(plan: Plan, stage: Stage) -> None:
 
 def can_be_read(plan: Plan, stage: Stage) -> bool:
     """Whether the rows of a stage are there, and its tokenizer's template is the one of the model it descends from."""
-    rows_are_there = stage.data_from is None or (stage.recipe.data.source or "") != ""
     made = next((other.data for other in plan.stages if other.name == stage.data_from), None)
-    if made is not None:
-        rows_are_there = made.is_file()
-    return rows_are_there and not any(
-        ancestor.recipe.sft.chat_template for ancestor in ancestors(plan, stage)
-    )
+    samples = [Path(place) for place in stage.recipe.reject.samples]
+    are_there = (made is None or made.is_file()) and all(place.exists() for place in samples)
+    has_other_template = any(other.recipe.sft.chat_template for other in ancestors(plan, stage))
+    return are_there and not has_other_template
 
 
 def ancestors(plan: Plan, stage: Stage) -> list[Stage]:
