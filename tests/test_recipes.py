@@ -10,11 +10,14 @@ import pytest
 from tiny import byte_tokenizer, tiny_model
 
 from grpo import Recipe, Trainer
+from grpo.recipe.plan import Plan, has_stages
 from grpo.stages import trainer_of
 from grpo.train import main
 
 ROOT = Path(__file__).resolve().parent.parent
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
+RECIPES = [recipe for recipe in SHIPPED if not has_stages(recipe)]
+STAGED = [recipe for recipe in SHIPPED if has_stages(recipe)]
 CHAT = "{% for m in messages %}{{ '<s>' + m['content'] }}{% endfor %}{% if add_generation_prompt %}{{ ':' }}{% endif %}"
 HUB_ROWS = {
     "openai/gsm8k": {"question": "Two and {n}?", "answer": "2 + {n}\n#### {n}"},
@@ -62,7 +65,7 @@ def small(recipe: Path, tmp_path: Path, *overrides: str) -> Recipe:
     return Recipe.load(recipe, *settings, *overrides)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=names(RECIPES))
+@pytest.mark.parametrize("recipe", SHIPPED, ids=names(SHIPPED))
 def test_a_recipe_is_headed_by_what_a_reader_wants_to_know(recipe):
     head = recipe.read_text().split("\nname:")[0]
     for what in ("command", "hardware", "minutes", "expected result", "last verified"):
@@ -83,6 +86,16 @@ def test_a_recipe_states_its_name_and_template_and_dry_runs(recipe, capsys, monk
         monkeypatch.setattr("grpo.preflight.dry_run.data", lambda recipe: iter(()))
     assert main([str(recipe), "--dry-run"]) == 0
     assert "a step: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recipe", STAGED, ids=names(STAGED))
+def test_a_recipe_with_stages_dry_runs(recipe, capsys):
+    plan = Plan.load(recipe)
+    assert plan.name == recipe.stem
+    assert all(stage.recipe.data.template != "auto" for stage in plan.stages)
+    assert main([str(recipe), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"==== {stage.name} (" in said for stage in plan.stages)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=names(RECIPES))

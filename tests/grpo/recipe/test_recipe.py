@@ -19,9 +19,10 @@ from grpo.recipe import (
     Recipe,
     SampleSection,
 )
+from grpo.recipe.plan import has_stages
 
 ROOT = Path(__file__).resolve().parents[3]
-SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
+SHIPPED = [file for file in sorted((ROOT / "recipes").glob("*.yaml")) if not has_stages(file)]
 EVERY_KEY = """\
 name: quickstart            # default: the file's name
 seed: 0
