@@ -397,17 +397,16 @@ class _Planner:
         if not isinstance(section, Mapping) or not isinstance(samples, list):
             return []
         made = {stage.name: stage for stage in self.stages}
-        names = [Path(str(place)).name for place in samples]
+        taken = [Path(str(place)) for place in samples]
+        named = [place.name for place in taken if place.name in made and not place.exists()]
         values["reject"] = {
             **section,
             "samples": [
-                str(made[name].folder) if name in made and not Path(place).exists() else place
-                for name, place in zip(names, samples)
+                str(made[place.name].folder) if place.name in named else given
+                for place, given in zip(taken, samples)
             ],
         }
-        return [
-            name for name, place in zip(names, samples) if name in made and not Path(place).exists()
-        ]
+        return named
 
     def _every_model(self, base: Any) -> dict[str, str]:
         """What is evaluated by default beside the base: each model that was made, after the one it began with."""

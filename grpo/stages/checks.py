@@ -54,8 +54,11 @@ def _check(plan: Plan, stage: Stage) -> None:
 def can_be_read(plan: Plan, stage: Stage) -> bool:
     """Whether the rows of a stage are there, and its tokenizer's template is the one of the model it descends from."""
     made = next((other.data for other in plan.stages if other.name == stage.data_from), None)
-    samples = [Path(place) for place in stage.recipe.reject.samples]
-    are_there = (made is None or made.is_file()) and all(place.exists() for place in samples)
+    samples = [str(other.folder) for other in plan.stages if other.name in stage.needs]
+    waits = any(
+        place in samples and not Path(place).exists() for place in stage.recipe.reject.samples
+    )
+    are_there = (made is None or made.is_file()) and not waits
     has_other_template = any(other.recipe.sft.chat_template for other in ancestors(plan, stage))
     return are_there and not has_other_template
 

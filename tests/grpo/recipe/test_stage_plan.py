@@ -73,6 +73,20 @@ def test_a_stage_may_begin_at_the_base_or_at_any_earlier_model() -> None:
     assert stages[-1].origin == "other/model"
 
 
+def test_the_rows_that_a_stage_accepts_are_the_data_of_a_later_one() -> None:
+    answers = {"name": "answers", "reject": {"per_prompt": 2}}
+    again = {"name": "again", "from": "base", "sft": {"batch": 4}, "data": {"from": "answers"}}
+    stored = {"name": "stored", "reject": {"samples": ["rl"]}}
+    _, rejecting, learning, taking = plan(RL, answers, again, stored, optim={"lr": 1e-4}).stages
+    assert rejecting.recipe.reject.per_prompt == 2
+    assert rejecting.recipe.model.name == "/runs/small/stages/rl/final"
+    assert learning.needs == ("answers",) and learning.recipe.model.name == BASE
+    data = learning.recipe.data
+    assert data.source == "/runs/small/stages/answers/accepted.jsonl"
+    assert (data.args, data.held_out, data.template) == ({}, 0, "plain")
+    assert taking.recipe.reject.samples == ["/runs/small/stages/rl"] and "rl" in taking.needs
+
+
 def test_what_was_made_of_a_stage_is_found_through_others() -> None:
     stages = (START, RL, {"name": "other", "from": "base", "grpo": {}}, TABLE)
     assert plan(*stages).dependants("start") == ("rl", "table")
