@@ -476,8 +476,9 @@ def _own_values(name: str, stage_kind: str, entry: Mapping[str, Any]) -> dict[st
             f"{stage_kind}, not under it"
         )
     own = name_entries(own)
-    if isinstance(data, Mapping):
-        rows = {key: part for key, part in data.items() if key != "from"}
+    given = data if isinstance(data, Mapping) else {}
+    rows = {key: part for key, part in given.items() if key != "from"}
+    if rows:  # an empty section would empty what is shared
         own["data"] = merge(own.get("data", {}), rows, empties=True)
     return own
 
