@@ -96,6 +96,13 @@ COMMANDS = (
         run=train.run_sft,
     ),
     Command(
+        name="distill",
+        summary="let a model learn from a teacher: on its own completions, or from the teacher's traces",
+        module="grpo.distill",
+        add_arguments=train.add_arguments,
+        run=train.run_distill,
+    ),
+    Command(
         name="evaluate",
         summary="held-out accuracy of models or of runs' final models, with 95 % intervals, and comparisons",
         module="grpo.evaluate",

@@ -1,4 +1,4 @@
-"""The commands ``grpo train`` and ``grpo sft``: dry run, preflight, or the run itself, its signals, its last words.
+"""The commands ``grpo train``, ``grpo sft`` and ``grpo distill``: dry run, preflight, or the run itself, its signals, its last words.
 
 Nothing here imports torch before the command runs.
 """
@@ -78,6 +78,11 @@ def run(options: argparse.Namespace, command: str) -> int:
 def run_sft(options: argparse.Namespace, command: str) -> int:
     """``grpo sft``: a run of stage sft."""
     return _run(options, command, "stage=sft")
+
+
+def run_distill(options: argparse.Namespace, command: str) -> int:
+    """``grpo distill``: a run of stage distill."""
+    return _run(options, command, "stage=distill")
 
 
 def _run(options: argparse.Namespace, command: str, *settings: str) -> int:

@@ -7,7 +7,7 @@ is written; what only scores and samples can show is in ``preflight``.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Sequence
 
 from grpo.data.sources import load_sources
 from grpo.model.info import load_config, load_tokenizer
@@ -22,6 +22,7 @@ from grpo.run.inputs import load_inputs
 from grpo.run.reward_fit import check_columns
 from grpo.run.reward_specs import load_rewards
 from grpo.stages.sft import run_size
+from rewards import RewardSpec
 from rewards.spelling import agree, many
 
 PROMPT_TOKENS = 256
@@ -32,7 +33,7 @@ def dry_run(recipe: Recipe) -> Iterator[str]:
     """The resolved recipe, the loss it resolved to, the size of a step, and what will be written where."""
     yield to_yaml(recipe.to_mapping()).rstrip()
     yield ""
-    if recipe.stage == "sft":
+    if recipe.learns_rows:
         yield from _supervised(recipe)
         return
     yield from describe_objective(recipe)
@@ -46,7 +47,7 @@ def dry_run(recipe: Recipe) -> Iterator[str]:
 
 
 def _supervised(recipe: Recipe) -> Iterator[str]:
-    """The size, rows and memory of a run of stage sft, and its files."""
+    """The size, rows and memory of a run that learns rows, and its files."""
     inputs, reason = supervised.open_inputs(recipe)
     if inputs is None:
         yield from run_size(recipe)
@@ -84,7 +85,10 @@ def data(recipe: Recipe) -> Iterator[str]:
         yield "data: none is named; rows must be passed from Python"
         return
     functions = stand_ins(recipe.rewards)
-    specs, _ = load_rewards(recipe, functions)
+    needs_rewards = recipe.stage != "distill"
+    specs: Sequence[RewardSpec] = ()
+    if needs_rewards or recipe.rewards:
+        specs, _ = load_rewards(recipe, functions)
     try:
         sources = load_sources(recipe.data)
     except RecipeError as error:
@@ -99,7 +103,7 @@ def data(recipe: Recipe) -> Iterator[str]:
     except RecipeError as error:
         yield f"prompts: not made, since the model cannot be opened: {error}"
         return
-    inputs = load_inputs(recipe, rewards=functions)
+    inputs = load_inputs(recipe, rewards=functions, needs_rewards=needs_rewards)
     prompts = inputs.prompts
     train = len(prompts.train)
     counts = f"{many(train, 'prompt')} {agree(train, 'train')}, {len(prompts.held_out)} held out"
@@ -112,7 +116,9 @@ def data(recipe: Recipe) -> Iterator[str]:
         yield f"  template{f' of {name}' if name else ''}: {template.pattern}"
     for evaluated in inputs.sets:
         yield f"  evaluated on {evaluated.name}: {evaluated.describe()}"
-    yield f"rewards: {', '.join(spec.name for spec in inputs.specs)}; accurate means {inputs.accurate}"
+    if specs:
+        names = ", ".join(spec.name for spec in inputs.specs)
+        yield f"rewards: {names}; accurate means {inputs.accurate}"
     first = prompts.train[0]
     yield f"the first prompt, {many(len(first.token_ids), 'token')}:"
     yield from (f"  | {line}" for line in first.text.splitlines())

@@ -36,6 +36,7 @@ from grpo.recipe.describe import (
     keys_markdown,
     step_size,
 )
+from grpo.recipe.distill_section import DistillSection
 from grpo.recipe.files import (
     find_recipe,
     parse_override,
@@ -87,6 +88,7 @@ __all__ = [
     "AdvantageSection",
     "CheckpointSection",
     "DataSection",
+    "DistillSection",
     "EvaluateSection",
     "EvaluationSetSection",
     "GateSection",
@@ -170,7 +172,7 @@ class Recipe(Sections):
 
     def rows_a_step(self) -> tuple[int, str]:
         """(how many rows of the data a step takes, the key that says so)."""
-        if self.stage == "sft":
+        if self.learns_rows:
             return self.sft.batch, "sft.batch"
         return self.sample.prompts, "sample.prompts"
 

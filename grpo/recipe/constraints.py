@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, Iterable, Iterator, Mapping
 
 from grpo.recipe.data_sections import RewardSection, RowsSection
+from grpo.recipe.distill_section import TEACHER_KEYS, DistillSection
 from grpo.recipe.objectives import POLICY_LOSSES, WHOLE_POLICY_LOSSES
 from grpo.recipe.presets import PRESETS
 from grpo.recipe.sections import (
@@ -57,30 +58,94 @@ SAMPLING_OF_STEPS = ("prompts", "group_size", "oversample", "over_request")
 
 def _stage_reasons(recipe: Sections) -> Reasons:
     """Keys that are set and belong to another stage."""
-    if recipe.stage != "sft":
+    if not recipe.learns_rows:
         for name in _set_keys(recipe.sft, SftSection()):
             yield (
-                f"sft.{name} is set, but the recipe's stage is {recipe.stage}; set stage: sft, or leave the section "
+                f"sft.{name} is set, but the recipe's stage is {_stage(recipe)}; set stage: sft, or leave the section "
                 "sft out"
             )
-        return
-    preset = PRESETS[LossSection().preset]
-    loss = replace(LossSection(), **preset.loss)
-    advantage = replace(AdvantageSection(), **preset.advantage)
+    if recipe.stage != "distill":
+        for name in _set_keys(recipe.distill, DistillSection()):
+            yield (
+                f"distill.{name} is set, but the recipe's stage is {recipe.stage}; set stage: distill, or leave the "
+                "section distill out"
+            )
+    if recipe.learns_rows:
+        yield from _learns_rows_reasons(recipe)
+    if recipe.stage == "distill":
+        yield from _distill_reasons(recipe)
+
+
+def _stage(recipe: Sections) -> str:
+    """The stage in words: ``distill of traces`` reads other sections than ``distill``."""
+    return "distill of traces" if recipe.stage == "distill" and recipe.learns_rows else recipe.stage
+
+
+def _learns_rows_reasons(recipe: Sections) -> Reasons:
+    """Keys of sampling and scoring, in a recipe that learns rows."""
+    loss, advantage = _of_preset(recipe)
     unread = [f"loss.{name}" for name in _set_keys(recipe.loss, loss)]
     unread += [f"advantage.{name}" for name in _set_keys(recipe.advantage, advantage)]
     sampled = _set_keys(recipe.sample, SampleSection())
     unread += [f"sample.{name}" for name in sampled if name in SAMPLING_OF_STEPS]
     for name in unread:
         yield (
-            f"{name} is set, but stage sft does not read it: its loss is -log p of the tokens that sft.train_on names, "
-            "over rows of data; remove it"
+            f"{name} is set, but stage {_stage(recipe)} does not read it: its loss is -log p of the tokens that "
+            "sft.train_on names, over rows of data; remove it"
         )
     for name in ("updates", "epochs"):
         if name in _set_keys(recipe.optim, OptimSection()):
             yield (
-                f"optim.{name} is set, but a step of stage sft is one update of sft.batch rows; passes over the data "
-                "are counted by epochs, at the top level"
+                f"optim.{name} is set, but a step of stage {_stage(recipe)} is one update of sft.batch rows; passes "
+                "over the data are counted by epochs, at the top level"
+            )
+
+
+def _of_preset(recipe: Sections) -> tuple[LossSection, AdvantageSection]:
+    """The loss and the advantage of a recipe that sets neither."""
+    preset = PRESETS[LossSection().preset]
+    return (
+        replace(LossSection(), **preset.loss),
+        replace(AdvantageSection(), **preset.advantage),
+    )
+
+
+def _distill_reasons(recipe: Sections) -> Reasons:
+    """What distillation by either method lacks or does not read."""
+    distill = recipe.distill
+    if distill.method == "traces":
+        for name in TEACHER_KEYS:
+            if name in _set_keys(distill, DistillSection()):
+                yield (
+                    f"distill.{name} is set, but the method traces loads no teacher: it learns the completions in "
+                    "data; sample them from the teacher first (grpo reject, or grpo sample), or set distill.method: "
+                    "on_policy"
+                )
+        return
+    if distill.teacher is None:
+        yield "distill.teacher is missing; name the model to learn from, or set distill.method: traces"
+    yield from _on_policy_reasons(recipe)
+
+
+def _on_policy_reasons(recipe: Sections) -> Reasons:
+    loss = recipe.loss
+    if loss.policy != "none":
+        yield (
+            f"loss.policy is {loss.policy}, but stage distill learns from its teacher alone; remove it, or set stage: "
+            "grpo with loss.teacher to learn from rewards too"
+        )
+    for name, in_loss in TEACHER_KEYS.items():
+        ours = getattr(recipe.distill, name)
+        theirs = getattr(loss, in_loss)
+        if ours != theirs:
+            yield f"loss.{in_loss} is {theirs}, but distill.{name} is {ours}; set distill.{name} alone"
+    if loss.kl_in == "reward":
+        yield "loss.kl_in is reward, but stage distill learns from no reward; set loss.kl_in to loss"
+    _, advantage = _of_preset(recipe)
+    for name in _set_keys(recipe.advantage, advantage):
+        if name != "mask_truncated":
+            yield (
+                f"advantage.{name} is set, but stage distill compares no completions by their scores; remove it"
             )
 
 
@@ -91,6 +156,8 @@ def _set_keys(section: Any, default: Any) -> list[str]:
 
 def _group_reasons(recipe: Sections) -> Reasons:
     rule = recipe.advantage.rule
+    if recipe.stage == "distill":
+        return
     if recipe.sample.group_size < 2 and rule != "reinforce_pp":
         yield (
             f"sample.group_size is 1, but advantage.rule {rule} compares the "
@@ -228,7 +295,7 @@ def _data_reasons(recipe: Sections) -> Reasons:
     best_by = recipe.checkpoint.best_by
     if best_by is not None:
         known = [HELD_OUT, *recipe.evaluate.sets]
-        if recipe.stage == "sft" and best_by == HELD_OUT_LOSS:
+        if recipe.learns_rows and best_by == HELD_OUT_LOSS:
             return
         if best_by.removesuffix("/reward") not in known:
             yield (
@@ -308,6 +375,9 @@ def _unread_reasons(loss: LossSection) -> Reasons:
             f"loss.constant is set, but loss.aggregation {loss.aggregation} does not read it; only "
             "constant does"
         )
+    for name in ("teacher_dtype", "teacher_offload"):
+        if getattr(loss, name) and loss.teacher is None:
+            yield f"loss.{name} is set, but there is no loss.teacher; name one, or remove it"
     if loss.policy == "none" and loss.teacher is None:
         yield (
             "loss.policy is none and there is no loss.teacher, so nothing would be learnt; name a "

@@ -22,6 +22,7 @@ KEYS_THAT_MAY_BE_PATHS = (
     ("model", "name"),
     ("model", "adapter"),
     ("loss", "teacher"),
+    ("distill", "teacher"),
     ("sft", "chat_template"),
 )
 SCALARS = (

@@ -13,6 +13,7 @@ from typing import Any, Mapping
 
 from grpo.monitor.gate_table import GATES, RUNGS
 from grpo.recipe.data_sections import DataSection, EvaluateSection, RewardSection, build_rewards
+from grpo.recipe.distill_section import TEACHER_DTYPES, DistillSection
 from grpo.recipe.keys import SectionBuilder, key
 from grpo.recipe.objectives import AGGREGATIONS, KLS, LEVELS, POLICY_LOSSES, RULES
 from grpo.recipe.presets import PRESETS
@@ -33,7 +34,7 @@ from grpo.recipe.values import (
 )
 from rewards.spelling import nearest
 
-STAGES = ("grpo", "sft")
+STAGES = ("grpo", "sft", "distill")
 """What a run may do; a stage that has a section of its own is named by it."""
 FORMS = ("completion", "chat", "text")
 """What a row for supervised training may be."""
@@ -309,6 +310,12 @@ class LossSection:
         NOT_EMPTY,
     )
     teacher_weight: float = key(1.0, "weight of that distillation", above(0))
+    teacher_dtype: str | None = key(
+        None, "dtype that holds the teacher; default: model.dtype", one_of(*TEACHER_DTYPES)
+    )
+    teacher_offload: bool = key(
+        False, "on a GPU, keep the teacher in host memory but for its forward pass once a step"
+    )
 
 
 @dataclass(frozen=True)
@@ -625,8 +632,8 @@ class Sections:
     name: str = key("run", "name of the run; default: the file's name", NOT_EMPTY)
     stage: str = key(
         "grpo",
-        "what the run does: grpo (sample, score, update) or sft (docs/sft.md); a recipe with the section sft and "
-        "no stage is of stage sft",
+        "what the run does: grpo (sample, score, update), sft (docs/sft.md) or distill (docs/distill.md); a recipe "
+        "with the section sft or distill and no stage is of that stage",
         one_of(*STAGES),
     )
     seed: int = key(0, "decides data order and every sampled token", between(0, LARGEST_SEED))
@@ -650,7 +657,12 @@ class Sections:
     )
     advantage: AdvantageSection = key(AdvantageSection(), "how scores become advantages")
     loss: LossSection = key(LossSection(), "the objective")
-    sft: SftSection = key(SftSection(), "supervised fine-tuning, read by the stage sft alone")
+    sft: SftSection = key(
+        SftSection(), "supervised fine-tuning, read by the stage sft and by distill of traces"
+    )
+    distill: DistillSection = key(
+        DistillSection(), "distillation, read by the stage distill alone"
+    )
     optim: OptimSection = key(OptimSection(), "the optimizer")
     evaluate: EvaluateSection = key(EvaluateSection(), "evaluation on rows that never train")
     checkpoint: CheckpointSection = key(CheckpointSection(), "what is kept to resume from")
@@ -670,6 +682,12 @@ class Sections:
         entry=GateSection,
         build=build_gates,
     )
+
+    @property
+    def learns_rows(self) -> bool:
+        """Whether the run learns rows of data as they stand, and samples for evaluation alone."""
+        is_traces = self.stage == "distill" and self.distill.method == "traces"
+        return self.stage == "sft" or is_traces
 
     def folder(self) -> Path:
         """The run folder, absolute."""

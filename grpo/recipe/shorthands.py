@@ -11,6 +11,7 @@ import re
 from typing import Any, Mapping
 
 from grpo.recipe.benchmarks import BENCHMARKS
+from grpo.recipe.distill_section import DistillSection
 from grpo.recipe.sections import SftSection
 from grpo.recipe.values import RecipeError, kind
 from rewards.spelling import nearest
@@ -37,6 +38,8 @@ OF_SOURCE = ("subset", "split", "revision", "args")
 """Keys of a benchmark that say nothing of another source."""
 TRACKERS = ("wandb", "tensorboard", "trackio", "mlflow")
 """Keys of ``log`` that name a tracker."""
+SECTIONS_OF_STAGES = {"distill": DistillSection, "sft": SftSection}
+"""Sections that name the stage of a recipe which does not say it."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -76,8 +79,8 @@ def _name_of(entry: Any, where: str) -> str:
 def write_out(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` with its stage, and every source, evaluation set and tracker complete."""
     written = dict(values)
-    if "stage" not in written and _says_something(written.get("sft")):
-        written["stage"] = "sft"
+    if "stage" not in written:
+        written |= _stage_of(written)
     data = written.get("data")
     evaluate = written.get("evaluate")
     if isinstance(data, Mapping):
@@ -102,11 +105,19 @@ def _tracker(name: str, part: Any) -> Any:
     return part
 
 
-def _says_something(section: Any) -> bool:
-    """Whether a section sft is there, be it empty, and not one of defaults alone, as `Recipe.to_mapping` writes it."""
+def _stage_of(values: Mapping[str, Any]) -> dict[str, str]:
+    """The stage that a section names which only this stage reads; of two, the first, since it may read the other."""
+    for name, section in SECTIONS_OF_STAGES.items():
+        if _says_something(values.get(name), section()):
+            return {"stage": name}
+    return {}
+
+
+def _says_something(section: Any, default: object) -> bool:
+    """Whether a section is there, be it empty, and not one of defaults alone, as `Recipe.to_mapping` writes it."""
     if not isinstance(section, Mapping):
         return False
-    defaults = vars(SftSection())
+    defaults = vars(default)
     return not section or any(section[name] != defaults.get(name) for name in section)
 
 

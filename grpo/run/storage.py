@@ -56,7 +56,7 @@ class RunStorage:
             inputs.prompts,
             specs=inputs.specs,
             policy=parts.policy,
-            teacher=parts.learner.teacher,
+            teacher=parts.learner.teacher and parts.learner.teacher.policy,
             num_processes=ranks.world,
         )
         saved = prepare_folder(

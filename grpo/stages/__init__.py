@@ -1,24 +1,29 @@
 """The stages of a recipe beside reinforcement learning, and which class makes the runs of each.
 
 A stage is a `grpo.run.lifecycle.Run`: the same folder, checkpoints, learner, evaluation and last words, with a step of
-its own. ``sft`` is supervised fine-tuning.
+its own. ``sft`` is supervised fine-tuning, ``distill`` learning from a teacher.
 """
 
 from __future__ import annotations
 
-from typing import Mapping
+from typing import Callable, Mapping
 
 from grpo.recipe import Recipe
 from grpo.run.lifecycle import Run
+from grpo.stages.distill import distill_trainer
 from grpo.stages.sft import SftTrainer
 from grpo.train import Trainer
 
-__all__ = ["TRAINERS", "SftTrainer", "trainer_of"]
+__all__ = ["TRAINERS", "SftTrainer", "distill_trainer", "trainer_of"]
 
-TRAINERS: Mapping[str, type[Run]] = {"grpo": Trainer, "sft": SftTrainer}
-"""The class of a stage's runs, by ``stage``."""
+TRAINERS: Mapping[str, Callable[..., Run]] = {
+    "grpo": Trainer,
+    "sft": SftTrainer,
+    "distill": distill_trainer,
+}
+"""What makes a stage's runs, by ``stage``: a class, or a function with its arguments."""
 
 
-def trainer_of(recipe: Recipe) -> type[Run]:
-    """The class that makes a run of `recipe`: `grpo.Trainer`, `SftTrainer`."""
+def trainer_of(recipe: Recipe) -> Callable[..., Run]:
+    """What makes a run of `recipe`: `grpo.Trainer`, `SftTrainer`, `distill_trainer`."""
     return TRAINERS[recipe.stage]

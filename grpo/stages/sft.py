@@ -67,6 +67,7 @@ class SftTrainer(Run):
         quiet: bool = False,
         verbose: bool = False,
         console: Console | None = None,
+        kind: RunKind | None = None,
     ):
         super().__init__(
             recipe,
@@ -78,7 +79,7 @@ class SftTrainer(Run):
             quiet=quiet,
             verbose=verbose,
             console=console,
-            kind=KIND,
+            kind=kind or KIND,
         )
         examples = self.inputs.examples.train
         self._example_of = {example.prompt.id: example for example in examples}
