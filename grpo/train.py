@@ -150,7 +150,7 @@ class Trainer(Run):
         sampled = parts.engine.sample(
             [prompts[i] for i in mine],
             group_size=sample.group_size,
-            max_tokens=sample.max_tokens,
+            max_tokens=sample.max_tokens_at(step),
             sampling=sampling_of(sample),
             seed=("train", self.recipe.seed, step),
             enough=my_share if sample.over_request else None,

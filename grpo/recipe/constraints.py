@@ -52,7 +52,7 @@ def _all_reasons(recipe: Sections) -> Reasons:
     yield from _data_reasons(recipe)
 
 
-SAMPLING_OF_STEPS = ("prompts", "group_size", "oversample", "over_request")
+SAMPLING_OF_STEPS = ("prompts", "group_size", "oversample", "over_request", "max_tokens_from")
 """Keys of ``sample`` that say what a step of reinforcement learning samples."""
 
 
@@ -222,6 +222,12 @@ def _step_reasons(recipe: Sections) -> Reasons:
             "of the run; set one of them"
         )
     yield from _schedule_reasons(recipe.optim)
+    caps = recipe.sample.max_tokens_from
+    if caps and max(caps.values()) != recipe.sample.max_tokens:
+        yield (
+            f"sample.max_tokens is {recipe.sample.max_tokens}, but the largest cap of its schedule is "
+            f"{max(caps.values())}; write the schedule into sample.max_tokens, or set sample.max_tokens_from to {{}}"
+        )
     if recipe.sample.temperature == 0:
         yield (
             "sample.temperature is 0; greedy completions of one prompt are all the same, so "

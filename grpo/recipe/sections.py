@@ -18,6 +18,7 @@ from grpo.recipe.keys import SectionBuilder, key
 from grpo.recipe.objectives import AGGREGATIONS, KLS, LEVELS, POLICY_LOSSES, RULES
 from grpo.recipe.presets import PRESETS
 from grpo.recipe.values import (
+    CAPS,
     LARGEST_SEED,
     MODULES,
     NOT_EMPTY,
@@ -32,7 +33,7 @@ from grpo.recipe.values import (
     off_or_above,
     one_of,
 )
-from rewards.spelling import nearest
+from rewards.spelling import many, nearest
 
 STAGES = ("grpo", "sft", "distill")
 """What a run may do; a stage that has a section of its own is named by it."""
@@ -105,7 +106,17 @@ class SampleSection:
         at_least(0),
     )
     group_size: int = key(8, "completions sampled for each prompt", at_least(1))
-    max_tokens: int = key(1024, "longest completion, in tokens", at_least(1))
+    max_tokens: int = key(
+        1024,
+        "longest completion, in tokens; {0: 512, 8200: 1024} is a schedule, the cap of training from each step on",
+        at_least(1),
+    )
+    max_tokens_from: dict[int, int] = key(
+        {},
+        "the schedule that sample.max_tokens was written as; its largest cap is sample.max_tokens, for which "
+        "memory is planned and which evaluations have",
+        CAPS,
+    )
     temperature: float = key(1.0, "divides the logits; 0 is greedy", at_least(0))
     top_k: int = key(0, "keep the k likeliest tokens; 0 keeps all", at_least(0))
     top_p: float = key(
@@ -140,6 +151,17 @@ class SampleSection:
         "when a step has enough continue in the next (partial rollouts)",
         between(0, 1),
     )
+
+    def max_tokens_at(self, step: int) -> int:
+        """The longest completion of a step of training, counted from 1."""
+        begun = [start for start in self.max_tokens_from if start <= step]
+        return self.max_tokens_from[max(begun)] if begun else self.max_tokens
+
+    def describe_max_tokens(self) -> str:
+        """``up to 512 tokens, 1024 from step 8200``."""
+        first, *later = sorted(self.max_tokens_from.items()) or [(0, self.max_tokens)]
+        steps = [f"{cap} from step {start}" for start, cap in later]
+        return ", ".join([f"up to {many(first[1], 'token')}", *steps])
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, Mapping
 from grpo.recipe.benchmarks import BENCHMARKS
 from grpo.recipe.distill_section import DistillSection
 from grpo.recipe.sections import SftSection
-from grpo.recipe.values import RecipeError, kind
+from grpo.recipe.values import CAPS, RecipeError, kind
 from rewards.spelling import nearest
 
 HELD_OUT = "heldout"
@@ -81,6 +81,8 @@ def write_out(values: Mapping[str, Any]) -> dict[str, Any]:
     written = dict(values)
     if "stage" not in written:
         written |= _stage_of(written)
+    if isinstance(written.get("sample"), Mapping):
+        written["sample"] = _with_largest_cap(written["sample"])
     data = written.get("data")
     evaluate = written.get("evaluate")
     if isinstance(data, Mapping):
@@ -96,6 +98,17 @@ def write_out(values: Mapping[str, Any]) -> dict[str, Any]:
             "over the training prompts: keep one"
         )
     return written
+
+
+def _with_largest_cap(sample: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A schedule of ``max_tokens`` as ``max_tokens_from``, beside the largest cap of it."""
+    caps = sample.get("max_tokens")
+    if not isinstance(caps, Mapping):
+        return sample
+    problem = CAPS.problem(caps) or (None if caps else "must not be empty")
+    if problem:
+        raise RecipeError(f"recipe: sample.max_tokens is {dict(caps)}; it {problem}")
+    return {**sample, "max_tokens": max(caps.values()), "max_tokens_from": dict(caps)}
 
 
 def _tracker(name: str, part: Any) -> Any:

@@ -56,8 +56,8 @@ def _size(recipe: Recipe) -> str:
     sample = recipe.sample
     completions = f"{sample.prompts} x {many(sample.group_size, 'completion')}"
     return (
-        f"{many(recipe.steps, 'step')} of {completions} up to {many(sample.max_tokens, 'token')}, reverse KL to the "
-        f"teacher, lr {recipe.optim.lr:g}"
+        f"{many(recipe.steps, 'step')} of {completions} {sample.describe_max_tokens()}, reverse KL to the teacher, "
+        f"lr {recipe.optim.lr:g}"
     )
 
 
