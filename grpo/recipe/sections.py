@@ -73,7 +73,7 @@ class ModelSection:
     lora: LoraSection | None = key(None, "train low-rank adapters instead of the whole model")
     adapter: str | None = key(
         None,
-        "go on training the LoRA adapter in this folder (peft's adapter_config.json), whose rank, alpha "
+        "go on training the LoRA adapter of this folder or hub id (peft's adapter_config.json), whose rank, alpha "
         "and targets hold; the reference of the KL is the model with it",
         NOT_EMPTY,
     )
