@@ -2,10 +2,10 @@
 
     python examples/05_preference_reward.py [key=value ...]
 
-The model of preferences is learnt from pairs of completions (Bradley and Terry, 1952): the probability that one is preferred
-is a logistic function of the difference of their scores. Here a score is a sum of weights of words and pairs of words, so
-that it is learnt in a second; a language model with a scalar head takes its place by the same interface: a class that a
-worker makes once, called with a completion and the prompt that the policy was shown. ``from_step`` keeps it out of the
+The model of preferences is learnt from pairs of completions (Bradley and Terry, 1952): the probability that one is
+preferred is a logistic function of the difference of their scores. Here a score is a sum of weights of words and pairs
+of words, so that it is learnt in a second; a language model with a scalar head takes its place by the same interface: a
+class that a worker makes once, called with a completion and the prompt that the policy was shown. ``from_step`` keeps it out of the
 sum until then, since a policy soon learns what such a model overrates: watch the true reward beside it.
 """
 
@@ -28,12 +28,14 @@ DECAY = 1e-3
 
 
 class Preference:
-    """How likely a completion is preferred to one of score 0, from a file of ``{prompt, chosen, rejected}`` lines: 0 to 1."""
+    """How likely a completion is preferred to a middling one, 0 to 1; `pairs` has lines ``{prompt, chosen, rejected}``."""
 
     def __init__(self, pairs: str):
         self.weights: Counter[str] = Counter()
         lines = Path(pairs).read_text(encoding="utf-8").splitlines()
-        self._learn([json.loads(line) for line in lines])
+        examples = [json.loads(line) for line in lines]
+        self._learn(examples)
+        self.middle = sum(map(self._middle, examples)) / len(examples)
 
     def _learn(self, pairs: list[dict[str, str]]) -> None:
         """Gradient steps on -log sigmoid(score(chosen) - score(rejected)), in an order of its own."""
@@ -46,11 +48,17 @@ class Preference:
                 for feature, number in difference.items():
                     self.weights[feature] += step * number - RATE * DECAY * self.weights[feature]
 
+    def _middle(self, pair: dict[str, str]) -> float:
+        """The score half-way between the two completions of a pair."""
+        both = features(pair["prompt"], pair["chosen"])
+        both.update(features(pair["prompt"], pair["rejected"]))
+        return self._sum(both) / 2
+
     def _sum(self, counts: Counter[str]) -> float:
         return sum(self.weights[feature] * number for feature, number in counts.items())
 
     def __call__(self, text: str, prompt_text: str) -> float:
-        return sigmoid(self._sum(features(prompt_text, text)))
+        return sigmoid(self._sum(features(prompt_text, text)) - self.middle)
 
 
 def features(prompt: str, completion: str) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""The commands ``grpo train``, ``grpo sft`` and ``grpo distill``: dry run, preflight, or the run itself, its signals, its last words.
+"""The commands ``grpo train``, ``grpo sft`` and ``grpo distill``: dry run, preflight, or the run, signals, last words.
 
 Nothing here imports torch before the command runs.
 """

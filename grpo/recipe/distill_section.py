@@ -1,4 +1,4 @@
-"""The section ``distill``, and what it means for the loss: on its own completions a policy learns by ``loss.teacher``."""
+"""The section ``distill``, and what it means for the loss: on its completions a policy learns by ``loss.teacher``."""
 
 from __future__ import annotations
 

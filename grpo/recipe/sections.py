@@ -682,9 +682,7 @@ class Sections:
     sft: SftSection = key(
         SftSection(), "supervised fine-tuning, read by the stage sft and by distill of traces"
     )
-    distill: DistillSection = key(
-        DistillSection(), "distillation, read by the stage distill alone"
-    )
+    distill: DistillSection = key(DistillSection(), "distillation, read by the stage distill alone")
     optim: OptimSection = key(OptimSection(), "the optimizer")
     evaluate: EvaluateSection = key(EvaluateSection(), "evaluation on rows that never train")
     checkpoint: CheckpointSection = key(CheckpointSection(), "what is kept to resume from")

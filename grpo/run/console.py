@@ -25,7 +25,9 @@ MARGIN = " " * 12
 def header(recipe: Recipe, inputs: RunInputs, parts: RunParts, num_steps: int) -> list[str]:
     """The four lines after the title, after `num_steps` steps; two more where the run is slow or resumed."""
     sample = recipe.sample
-    completions = f"{sample.prompts} x {many(sample.group_size, 'completion')} {sample.describe_max_tokens()}"
+    completions = (
+        f"{sample.prompts} x {many(sample.group_size, 'completion')} {sample.describe_max_tokens()}"
+    )
     loss = recipe.loss.preset or f"{recipe.loss.policy} loss"
     lines = [
         f"  policy    {parts.policy.describe()}{_workers(parts.ranks)}",

@@ -44,13 +44,13 @@ def sampled_record(
         "policy/version": version,
         **outcomes,
     }
-    unsaid = [] if has_rewards else [_OF_REWARDS]
-    unsaid += [] if by_score else [_OF_COMPARISON]
-    return {
-        key: value
-        for key, value in record.items()
-        if not any(pattern.fullmatch(key) for pattern in unsaid)
-    }
+    if not has_rewards:
+        record = _without(record, _OF_REWARDS)
+    return record if by_score else _without(record, _OF_COMPARISON)
+
+
+def _without(record: Mapping[str, Any], keys: re.Pattern[str]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if not keys.fullmatch(key)}
 
 
 def step_record(

@@ -2,8 +2,8 @@
 
     python recipes/distill_vs_rl/run.py OUT [--seeds 0 1 2] [--steps 40] [--student FOLDER] [--teacher FOLDER]
 
-Three ways to improve the same small model, each with as many completions sampled, 256 a step: reinforcement learning of
-the small model alone; supervised fine-tuning on the large model's completions that the reward found right; on-policy
+Three ways to improve the same small model, each with as many completions sampled, 256 a step: reinforcement learning
+of the small model alone; supervised fine-tuning on the large model's completions that the reward found right; on-policy
 distillation, where the small model samples and the large one gives each token's log-prob. The large model is the
 quickstart's after its run. Without --student the small one is pretrained first, without --teacher the large one trained.
 Writes ``table.json`` and ``table.md`` into OUT; what is there already is not made again.
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Iterator
 
 from grpo import Recipe
 from grpo.report.console.numbers import interval
@@ -85,7 +85,12 @@ def write_traces(file: Path, recipe: Recipe, number: int) -> dict[str, Any]:
     right = [line for line in taken if is_right(line)]
     write_lines(file, [{"prompt": line["prompt_text"], **kept(line)} for line in right])
     tokens = sum(line["num_tokens"] for line in taken)
-    return {"sampled": len(taken), "right": len(right), "tokens": tokens, "seconds": report["seconds"]}
+    return {
+        "sampled": len(taken),
+        "right": len(right),
+        "tokens": tokens,
+        "seconds": report["seconds"],
+    }
 
 
 def is_right(line: dict[str, Any]) -> bool:
@@ -144,15 +149,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for seed in options.seeds:
         common = [f"model.name={small}", "data.args={}", test, *options.overrides]
         sampled = [*common, f"data.source={train_file}", f"steps={options.steps}"]
+        teaches = Recipe.load(HERE / "rl.yaml", *sampled, f"model.name={large}", f"seed={seed}")
         traces = out / f"traces-{seed}.jsonl"
-        written = _once(
-            traces.with_suffix(".json"),
-            lambda: write_traces(
-                traces,
-                Recipe.load(HERE / "rl.yaml", *sampled, f"model.name={large}", f"seed={seed}"),
-                options.steps * COMPLETIONS_A_STEP,
-            ),
-        )
+        written = _traces(traces, teaches, options.steps * COMPLETIONS_A_STEP)
         settings = {
             "rl": sampled,
             "traces": [*common, f"data.source={traces}"],
@@ -169,13 +168,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return {"seeds": options.seeds, "steps": options.steps, "found": found}
 
 
-def _once(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `make` returned, with its CPU-seconds, from `file` if it was made before."""
-    if not file.exists():
+def _traces(traces: Path, recipe: Recipe, number: int) -> dict[str, Any]:
+    """What `write_traces` returned, with its CPU-seconds; it is not done again."""
+    report = traces.with_suffix(".json")
+    if not report.exists():
         started = time.process_time()
-        made = make()
-        file.write_text(json.dumps({**made, "cpu_seconds": time.process_time() - started}))
-    return dict(json.loads(file.read_text()))
+        made = write_traces(traces, recipe, number)
+        report.write_text(json.dumps({**made, "cpu_seconds": time.process_time() - started}))
+    return dict(json.loads(report.read_text()))
 
 
 # ---- the table ----------------------------------------------------------------------------------------------------

@@ -23,8 +23,8 @@ from benchmarks.invariance import (
     tiny_policy,
 )
 from grpo.learner.learner import Learner
-from grpo.learner.teacher import Teacher
 from grpo.learner.optimizer import Optimizer
+from grpo.learner.teacher import Teacher
 from grpo.model.policy import Policy
 from grpo.objective.objective import Objective
 from grpo.recipe import LossSection, OptimSection

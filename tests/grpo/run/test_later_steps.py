@@ -66,7 +66,9 @@ def test_the_schedule_is_kept_beside_its_largest_cap() -> None:
     assert sample.max_tokens == 1024
     steps = (1, 99, 100, 8199, 8200, 10400)
     assert [sample.max_tokens_at(step) for step in steps] == [512, 512, 600, 600, 1024, 1024]
-    assert sample.describe_max_tokens() == "up to 512 tokens, 600 from step 100, 1024 from step 8200"
+    assert (
+        sample.describe_max_tokens() == "up to 512 tokens, 600 from step 100, 1024 from step 8200"
+    )
     assert Recipe.from_mapping(parse_yaml(to_yaml(settings.to_mapping()), "it")) == settings
     constant = Recipe.load("quickstart", "sample.max_tokens={0: 5, 2: 9}", "sample.max_tokens=7")
     assert constant.sample.max_tokens_at(3) == 7 and not constant.sample.max_tokens_from

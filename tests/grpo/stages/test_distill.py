@@ -45,7 +45,9 @@ def test_a_policy_comes_nearer_to_its_teacher_and_needs_no_rewards(tmp_path: Pat
     records = lines(tmp_path / "run")
     kls = [record["policy/teacher_kl"] for record in records]
     assert sum(kls[-3:]) < 0.95 * sum(kls[:3])
-    assert not any("rewards/correct" in r or "reward/mean" in r or "group/flat" in r for r in records)
+    assert not any(
+        "rewards/correct" in r or "reward/mean" in r or "group/flat" in r for r in records
+    )
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["ledger"]["trained"] == summary["ledger"]["sampled"] == 8 * 24
     assert summary["before"] is None and not summary["final"]["problems"]
@@ -111,7 +113,11 @@ def test_traces_are_learnt_as_in_supervised_fine_tuning(tmp_path: Path) -> None:
     quick = ["epochs=1", "evaluate.before=false"]
     run_sft(tmp_path / "sft", *quick)
     settings = Recipe.load(
-        "sft_countdown", *TINY_TRACES, *quick, "distill.method=traces", f"run_dir={tmp_path / 'run'}"
+        "sft_countdown",
+        *TINY_TRACES,
+        *quick,
+        "distill.method=traces",
+        f"run_dir={tmp_path / 'run'}",
     )
     assert settings.stage == "distill"
     trainer = trainer_of(settings)(settings, quiet=True)
