@@ -5,8 +5,8 @@
 The model of preferences is learnt from pairs of completions (Bradley and Terry, 1952): the probability that one is
 preferred is a logistic function of the difference of their scores. Here a score is a sum of weights of words and pairs
 of words, so that it is learnt in a second; a language model with a scalar head takes its place by the same interface: a
-class that a worker makes once, called with a completion and the prompt that the policy was shown. ``from_step`` keeps it out of the
-sum until then, since a policy soon learns what such a model overrates: watch the true reward beside it.
+class that a worker makes once, called with a completion and the prompt that the policy was shown. ``from_step`` keeps
+it out of the sum until then, since a policy soon learns what such a model overrates: watch the true reward beside it.
 """
 
 import json
@@ -28,7 +28,7 @@ DECAY = 1e-3
 
 
 class Preference:
-    """How likely a completion is preferred to a middling one, 0 to 1; `pairs` has lines ``{prompt, chosen, rejected}``."""
+    """How likely a completion is preferred to a middling one; `pairs` has lines ``{prompt, chosen, rejected}``."""
 
     def __init__(self, pairs: str):
         self.weights: Counter[str] = Counter()

@@ -145,7 +145,7 @@ def describe_objective(recipe: Recipe) -> Iterator[str]:
     preset = PRESETS[recipe.loss.preset]
     yield formula(recipe.advantage, recipe.loss, recipe.sample.max_tokens)
     if recipe.stage == "distill":
-        yield "on-policy distillation: in expectation the gradient of each token's KL(policy, teacher) (arXiv 2306.13649)"
+        yield "on-policy distillation: in expectation the gradient of each token's KL to the teacher (arXiv 2306.13649)"
         return
     yield f"preset {recipe.loss.preset}: {preset.source}"
     changed = [

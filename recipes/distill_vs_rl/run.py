@@ -5,8 +5,8 @@
 Three ways to improve the same small model, each with as many completions sampled, 256 a step: reinforcement learning
 of the small model alone; supervised fine-tuning on the large model's completions that the reward found right; on-policy
 distillation, where the small model samples and the large one gives each token's log-prob. The large model is the
-quickstart's after its run. Without --student the small one is pretrained first, without --teacher the large one trained.
-Writes ``table.json`` and ``table.md`` into OUT; what is there already is not made again.
+quickstart's after its run. Without --student the small one is pretrained first, without --teacher the large one
+trained. Writes ``table.json`` and ``table.md`` into OUT; what is there already is not made again.
 """
 
 from __future__ import annotations

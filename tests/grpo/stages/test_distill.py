@@ -105,7 +105,7 @@ def test_a_teacher_that_changed_since_is_refused_at_a_resume(teacher: Path, tmp_
     run(tmp_path / "run", other, *quick, "steps=2")
     shutil.rmtree(other)
     make_teacher(other, noise=0.2)
-    with pytest.raises(RecipeError, match="the weights of the teacher .* are not those that"):
+    with pytest.raises(RecipeError, match="the weights of the teacher are not those that"):
         run(tmp_path / "run", other, *quick, "steps=4", resume=True)
 
 
