@@ -50,8 +50,12 @@ def preset_values(values: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(name, str) or name not in PRESETS:
         return {}  # `build_section` says what is wrong with it
     preset = PRESETS[name]
-    loss = {"preset": name, **preset.loss, **distillation_loss(values)}
-    return {"advantage": dict(preset.advantage), "loss": loss}
+    distilled = distillation_loss(values)
+    first = (
+        {"distill": {}} if distilled else {}
+    )  # built first, so that a mistake there is named there
+    loss = {"preset": name, **preset.loss, **distilled}
+    return {**first, "advantage": dict(preset.advantage), "loss": loss}
 
 
 # ---- from plain values to dataclasses ------------------------------------------------------------------------
