@@ -55,9 +55,11 @@ from grpo.recipe.objectives import (
     WHOLE_POLICY_LOSSES,
 )
 from grpo.recipe.presets import PRESETS
+from grpo.recipe.reject_section import RejectSection
 from grpo.recipe.sections import (
     AdvantageSection,
     CheckpointSection,
+    CostSection,
     GateSection,
     LogSection,
     LoraSection,
@@ -88,6 +90,7 @@ __all__ = [
     "WHOLE_POLICY_LOSSES",
     "AdvantageSection",
     "CheckpointSection",
+    "CostSection",
     "DataSection",
     "DistillSection",
     "EvaluateSection",
@@ -101,6 +104,7 @@ __all__ = [
     "OptimSection",
     "Recipe",
     "RecipeError",
+    "RejectSection",
     "RewardSection",
     "RowsSection",
     "SampleSection",

@@ -9,6 +9,7 @@ from grpo.recipe.data_sections import RewardSection, RowsSection
 from grpo.recipe.distill_section import TEACHER_KEYS, DistillSection
 from grpo.recipe.objectives import POLICY_LOSSES, WHOLE_POLICY_LOSSES
 from grpo.recipe.presets import PRESETS
+from grpo.recipe.reject_section import RejectSection
 from grpo.recipe.sections import (
     AdvantageSection,
     LossSection,
@@ -42,33 +43,34 @@ def _refuse_first(reasons: Iterable[str]) -> None:
 def _all_reasons(recipe: Sections) -> Reasons:
     """Every reason to refuse `recipe`, in the order in which they are reported."""
     yield from _stage_reasons(recipe)
-    yield from _group_reasons(recipe)
-    yield from _advantage_reasons(recipe)
-    yield from _prompt_reasons(recipe)
-    yield from _loss_reasons(recipe.loss, recipe.advantage)
-    yield from _step_reasons(recipe)
+    if recipe.stage == "reject":
+        yield from _rejection_reasons(recipe)
+    else:
+        yield from _group_reasons(recipe)
+        yield from _advantage_reasons(recipe)
+        yield from _prompt_reasons(recipe)
+        yield from _loss_reasons(recipe.loss, recipe.advantage)
+        yield from _step_reasons(recipe)
     yield from _model_reasons(recipe)
     yield from _reward_reasons(recipe)
     yield from _data_reasons(recipe)
 
 
+OWN_SECTIONS = {"sft": SftSection(), "reject": RejectSection(), "distill": DistillSection()}
+"""Sections that one stage alone reads, with their defaults; distillation of traces reads sft's too."""
 SAMPLING_OF_STEPS = ("prompts", "group_size", "oversample", "over_request", "max_tokens_from")
 """Keys of ``sample`` that say what a step of reinforcement learning samples."""
 
 
 def _stage_reasons(recipe: Sections) -> Reasons:
     """Keys that are set and belong to another stage."""
-    if not recipe.learns_rows:
-        for name in _set_keys(recipe.sft, SftSection()):
+    for stage, default in OWN_SECTIONS.items():
+        if recipe.stage == stage or (stage == "sft" and recipe.learns_rows):
+            continue
+        for name in _set_keys(getattr(recipe, stage), default):
             yield (
-                f"sft.{name} is set, but the recipe's stage is {_stage(recipe)}; set stage: sft, or leave the section "
-                "sft out"
-            )
-    if recipe.stage != "distill":
-        for name in _set_keys(recipe.distill, DistillSection()):
-            yield (
-                f"distill.{name} is set, but the recipe's stage is {recipe.stage}; set stage: distill, or leave the "
-                "section distill out"
+                f"{stage}.{name} is set, but the recipe's stage is {recipe.stage}; set stage: {stage}, or leave the "
+                f"section {stage} out"
             )
     if recipe.learns_rows:
         yield from _learns_rows_reasons(recipe)
@@ -81,11 +83,16 @@ def _stage(recipe: Sections) -> str:
     return "distill of traces" if recipe.stage == "distill" and recipe.learns_rows else recipe.stage
 
 
-def _learns_rows_reasons(recipe: Sections) -> Reasons:
-    """Keys of sampling and scoring, in a recipe that learns rows."""
+def _unread_objective(recipe: Sections) -> list[str]:
+    """The keys of ``loss`` and ``advantage`` that are set."""
     loss, advantage = _of_preset(recipe)
     unread = [f"loss.{name}" for name in _set_keys(recipe.loss, loss)]
-    unread += [f"advantage.{name}" for name in _set_keys(recipe.advantage, advantage)]
+    return unread + [f"advantage.{name}" for name in _set_keys(recipe.advantage, advantage)]
+
+
+def _learns_rows_reasons(recipe: Sections) -> Reasons:
+    """Keys of sampling and scoring, in a recipe that learns rows."""
+    unread = _unread_objective(recipe)
     sampled = _set_keys(recipe.sample, SampleSection())
     unread += [f"sample.{name}" for name in sampled if name in SAMPLING_OF_STEPS]
     for name in unread:
@@ -149,6 +156,34 @@ def _on_policy_reasons(recipe: Sections) -> Reasons:
             )
 
 
+def _rejection_reasons(recipe: Sections) -> Reasons:
+    """What rejection sampling does not read, and limits that no completion could keep."""
+    sampled = _set_keys(recipe.sample, SampleSection())
+    unread = _unread_objective(recipe)
+    unread += [f"optim.{name}" for name in _set_keys(recipe.optim, OptimSection())]
+    unread += [f"sample.{name}" for name in sampled if name in ("oversample", "over_request")]
+    if recipe.epochs is not None:
+        unread.append("epochs")
+    for name in unread:
+        yield (
+            f"{name} is set, but stage reject does not read it: it samples each prompt sample.group_size times and "
+            "trains nothing; remove it"
+        )
+    if not recipe.sample.temperature and recipe.sample.group_size > 1:
+        yield (
+            f"sample.temperature is 0, so the {recipe.sample.group_size} completions of a prompt would all be the "
+            "same; set it above 0, or sample.group_size to 1"
+        )
+    reject = recipe.reject
+    if reject.min_tokens and reject.max_tokens and reject.min_tokens > reject.max_tokens:
+        yield (
+            f"reject.min_tokens is {reject.min_tokens}, above reject.max_tokens ({reject.max_tokens}); no completion "
+            "could have so many"
+        )
+    if reject.language and not reject.min_language:
+        yield "reject.language is set, but reject.min_language is 0, so nothing counts its words"
+
+
 def _set_keys(section: Any, default: Any) -> list[str]:
     """The keys of a section that are not as in `default`."""
     return [name for name, value in vars(section).items() if value != getattr(default, name)]
@@ -204,6 +239,12 @@ def _prompt_reasons(recipe: Sections) -> Reasons:
         yield (
             f"data.pass_low is {data.pass_low:g}, above data.pass_high ({data.pass_high:g}); no "
             "prompt could lie between them"
+        )
+    has_bounds = data.pass_low > 0 or data.pass_high < 1 or recipe.advantage.retire_at > 0
+    if data.pass_column is not None and not has_bounds:
+        yield (
+            "data.pass_column is set, but no prompt waits or retires by its pass rate; set data.pass_low, "
+            "data.pass_high or advantage.retire_at"
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any, Mapping
 
 from grpo.recipe.benchmarks import BENCHMARKS
 from grpo.recipe.distill_section import DistillSection
+from grpo.recipe.reject_section import RejectSection
 from grpo.recipe.sections import SftSection
 from grpo.recipe.values import CAPS, RecipeError, kind
 from rewards.spelling import nearest
@@ -38,8 +39,12 @@ OF_SOURCE = ("subset", "split", "revision", "args")
 """Keys of a benchmark that say nothing of another source."""
 TRACKERS = ("wandb", "tensorboard", "trackio", "mlflow")
 """Keys of ``log`` that name a tracker."""
-SECTIONS_OF_STAGES = {"distill": DistillSection, "sft": SftSection}
-"""Sections that name the stage of a recipe which does not say it."""
+SECTIONS_OF_STAGES: Mapping[str, Any] = {
+    "distill": DistillSection(),
+    "sft": SftSection(),
+    "reject": RejectSection(),
+}
+"""Sections that say by themselves which stage a recipe is of, with their defaults; distillation reads sft's too."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -79,8 +84,9 @@ def _name_of(entry: Any, where: str) -> str:
 def write_out(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` with its stage, and every source, evaluation set and tracker complete."""
     written = dict(values)
-    if "stage" not in written:
-        written |= _stage_of(written)
+    for name, section in SECTIONS_OF_STAGES.items():
+        if "stage" not in written and _says_something(written.get(name), section):
+            written["stage"] = name
     if isinstance(written.get("sample"), Mapping):
         written["sample"] = _with_largest_cap(written["sample"])
     data = written.get("data")
@@ -118,16 +124,8 @@ def _tracker(name: str, part: Any) -> Any:
     return part
 
 
-def _stage_of(values: Mapping[str, Any]) -> dict[str, str]:
-    """The stage that a section names which only this stage reads; of two, the first, since it may read the other."""
-    for name, section in SECTIONS_OF_STAGES.items():
-        if _says_something(values.get(name), section()):
-            return {"stage": name}
-    return {}
-
-
-def _says_something(section: Any, default: object) -> bool:
-    """Whether a section is there, be it empty, and not one of defaults alone, as `Recipe.to_mapping` writes it."""
+def _says_something(section: Any, default: Any) -> bool:
+    """Whether a stage's section is there, be it empty, and not of defaults alone, as `Recipe.to_mapping` writes it."""
     if not isinstance(section, Mapping):
         return False
     defaults = vars(default)

@@ -5,6 +5,7 @@ Types are checked where sections are built (``build``), and rules between keys i
 
 from __future__ import annotations
 
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -73,6 +74,12 @@ def _are_caps(value: Mapping[Any, Any]) -> bool:
     numbers = [*value, *value.values()]
     is_whole = all(isinstance(one, int) and not isinstance(one, bool) for one in numbers)
     return is_whole and min(value) >= 0 and min(value.values()) >= 1
+
+
+def is_price(value: Any) -> bool:
+    """Whether `value` is a number that something may cost."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and 0 <= value < math.inf
 
 
 SHARE = Check(lambda value: 0 < value <= 1, "must be above 0 and at most 1")

@@ -1,7 +1,8 @@
 """The stages of a recipe beside reinforcement learning, and which class makes the runs of each.
 
-A stage is a `grpo.run.lifecycle.Run`: the same folder, checkpoints, learner, evaluation and last words, with a step of
-its own. ``sft`` is supervised fine-tuning, ``distill`` learning from a teacher.
+A stage that trains is a `grpo.run.lifecycle.Run`: the same folder, checkpoints, learner, evaluation and last words,
+with a step of its own. ``sft`` is supervised fine-tuning, ``distill`` learning from a teacher. ``reject``, rejection
+sampling, trains nothing and has the same surface.
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ from typing import Callable, Mapping
 from grpo.recipe import Recipe
 from grpo.run.lifecycle import Run
 from grpo.stages.distill import distill_trainer
+from grpo.stages.reject import RejectionSampler
 from grpo.stages.sft import SftTrainer
 from grpo.train import Trainer
 
-__all__ = ["TRAINERS", "SftTrainer", "distill_trainer", "trainer_of"]
+__all__ = ["TRAINERS", "RejectionSampler", "SftTrainer", "distill_trainer", "trainer_of"]
 
-TRAINERS: Mapping[str, Callable[..., Run]] = {
+TRAINERS: Mapping[str, Callable[..., Run | RejectionSampler]] = {
     "grpo": Trainer,
     "sft": SftTrainer,
+    "reject": RejectionSampler,
     "distill": distill_trainer,
 }
 """What makes a stage's runs, by ``stage``: a class, or a function with its arguments."""
 
 
-def trainer_of(recipe: Recipe) -> Callable[..., Run]:
-    """What makes a run of `recipe`: `grpo.Trainer`, `SftTrainer`, `distill_trainer`."""
+def trainer_of(recipe: Recipe) -> Callable[..., Run | RejectionSampler]:
+    """What makes a run of `recipe`: `grpo.Trainer`, `SftTrainer`, `RejectionSampler`, `distill_trainer`."""
     return TRAINERS[recipe.stage]
