@@ -51,11 +51,12 @@ def preset_values(values: Mapping[str, Any]) -> dict[str, Any]:
         return {}  # `build_section` says what is wrong with it
     preset = PRESETS[name]
     distilled = distillation_loss(values)
-    first = (
-        {"distill": {}} if distilled else {}
-    )  # built first, so that a mistake there is named there
-    loss = {"preset": name, **preset.loss, **distilled}
-    return {**first, "advantage": dict(preset.advantage), "loss": loss}
+    result: dict[str, Any] = {}
+    if distilled:
+        result["distill"] = {}  # built first, so that a mistake there is named there
+    result["advantage"] = dict(preset.advantage)
+    result["loss"] = {"preset": name, **preset.loss, **distilled}
+    return result
 
 
 # ---- from plain values to dataclasses ------------------------------------------------------------------------
