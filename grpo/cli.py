@@ -108,6 +108,13 @@ COMMANDS = (
         run=train.run_sft,
     ),
     Command(
+        name="distill",
+        summary="let a model learn from a teacher: on its own completions, or from the teacher's traces",
+        module="grpo.distill",
+        add_arguments=train.add_arguments,
+        run=train.run_distill,
+    ),
+    Command(
         name="reject",
         summary="rejection sampling: judge many completions a prompt, filter them, keep the best as data to learn from",
         module="grpo",

@@ -33,6 +33,8 @@ UNSCORED = {
     "error": Score(None, status="fault", detail="the policy's logits were not finite"),
 }
 """What a completion that was never finished gets instead of a score."""
+NOT_ASKED = Score(None, status="not_applicable", detail="the run has no rewards")
+"""What a completion gets where nothing scores."""
 
 
 def sandbox_options(section: SandboxSection) -> SandboxOptions:
@@ -128,7 +130,9 @@ class Scorer:
         if not self.service.num_open:
             self._num_submitted = 0
         self._num_submitted += len(samples) * len(self.specs)
-        return Pending(group, self.service.submit(samples) if samples else None, self)
+        if not samples or not self.specs:
+            return Pending(group, None, self)
+        return Pending(group, self.service.submit(samples), self)
 
     def counts(self) -> Counts:
         """How many of the verdicts asked for since none was open are there."""
@@ -178,8 +182,8 @@ class Pending:
         scores: list[Score] = []
         verdicts: list[Mapping[str, Score]] = []
         for completion in self.group.completions:
-            if completion.finish in UNSCORED:
-                scores.append(UNSCORED[completion.finish])
+            if completion.finish in UNSCORED or self.ticket is None:
+                scores.append(UNSCORED.get(completion.finish, NOT_ASKED))
                 verdicts.append({})
             else:
                 verdict = next(judged)

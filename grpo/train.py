@@ -88,6 +88,8 @@ class Trainer(Run):
             batch.ledger,
             version=parts.policy.version,
             mask_truncated=self.recipe.advantage.mask_truncated,
+            has_rewards=bool(self.inputs.specs),
+            by_score=self.kind.by_score,
         )
         sampling_ended = time.perf_counter()
         with (
@@ -153,7 +155,7 @@ class Trainer(Run):
             sampled = parts.engine.sample(
                 [prompts[i] for i in mine],
                 group_size=sample.group_size,
-                max_tokens=sample.max_tokens,
+                max_tokens=sample.max_tokens_at(step),
                 sampling=sampling_of(sample),
                 seed=("train", self.recipe.seed, step),
                 enough=my_share if sample.over_request else None,
@@ -191,7 +193,10 @@ class Trainer(Run):
             mask_truncated=recipe.advantage.mask_truncated,
             left_out=left_out,
             version=self.policy.version,
+            by_score=self.kind.by_score,
         )
+        if not self.kind.by_score:
+            return batch_of(_no_advantages(groups), forward_flat=True)
         values = advantages(
             groups,
             recipe.advantage,
@@ -208,8 +213,7 @@ class Trainer(Run):
         loss = self.recipe.loss
         if not loss.beta or loss.kl_in != "reward":
             return None
-        no_advantages = [[0.0] * len(group.completions) for group in groups]
-        rows = batch_of(no_advantages, forward_flat=True).rows
+        rows = batch_of(_no_advantages(groups), forward_flat=True).rows
         first_of = {row.group: row.index for row in reversed(rows)}
         penalty_of = self.learner.penalties([row for row in rows if row.forwarded])
         return {
@@ -241,6 +245,10 @@ class Trainer(Run):
         except GateStop:
             parts.log.samples(step, self.groups, batch)
             raise
+
+
+def _no_advantages(groups: Sequence[ScoredGroup]) -> list[list[float]]:
+    return [[0.0] * len(group.completions) for group in groups]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

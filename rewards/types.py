@@ -49,7 +49,8 @@ class RewardSpec:
     """One entry of a recipe's ``rewards``: which function, with which weight, arguments and conditions.
 
     ``use`` is a name from the table, ``package.module:function``, ``path/file.py:function`` or a callable.
-    ``when`` maps a column to the value (or list of values) it must have for the reward to apply.
+    ``when`` maps a column to the value (or list of values) it must have for the reward to apply, and it applies
+    ``from_step`` on.
     ``timeout_seconds`` bounds one call, counted from the start of its execution; None means the default of its
     kind, `rewards.table.default_timeout_seconds`. ``workers`` gives the reward that many processes of its own, for
     rewards that hold state or a model; None shares the common ones.
@@ -63,3 +64,4 @@ class RewardSpec:
     style: str | None = None
     timeout_seconds: float | None = None
     workers: int | None = None
+    from_step: int = 0

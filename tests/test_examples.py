@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +36,15 @@ def run(folder: Path, *command: str) -> str:
     return done.stdout
 
 
+def load(script: str) -> Any:
+    """An example as a module: its name is none that an import could have."""
+    spec = importlib.util.spec_from_file_location("example", script)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.mark.slow
 def test_the_quickstart_example_runs_from_any_folder(tmp_path: Path) -> None:
     printed = run(tmp_path, str(ROOT / "examples" / "01_quickstart.py"), "steps=10", *SMALL)
@@ -52,6 +64,24 @@ def test_the_reward_model_example_trains_on_a_model_held_by_a_worker(tmp_path: P
     fluency = re.findall(r"correct \d\.\d+ +fluency (\d\.\d+)", printed)
     assert len(fluency) == 1 and 0.1 < float(fluency[0]) < 1.0
     assert " 0 faulted" in printed
+
+
+@pytest.mark.slow
+def test_the_preference_example_prefers_what_its_pairs_do_and_counts_later(tmp_path: Path) -> None:
+    script = str(ROOT / "examples" / "05_preference_reward.py")
+    later = "rewards.preference.from_step=2"
+    printed = run(tmp_path, script, "steps=2", later, *SMALL)
+    shown = re.findall(r"correct \d\.\d+ +preference (not yet|\d\.\d+)", printed)
+    assert shown[0] == "not yet" and 0 < float(shown[1]) < 1
+    example = load(script)
+    pairs = list(example.pairs_of_countdown(200))
+    (tmp_path / "pairs.jsonl").write_text("".join(f"{json.dumps(pair)}\n" for pair in pairs[:100]))
+    preference = example.Preference(str(tmp_path / "pairs.jsonl"))
+    agrees = [
+        preference(pair["chosen"], pair["prompt"]) > preference(pair["rejected"], pair["prompt"])
+        for pair in pairs[100:]
+    ]
+    assert sum(agrees) > 0.8 * len(agrees)
 
 
 @pytest.mark.slow

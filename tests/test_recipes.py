@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,6 +114,23 @@ def test_a_recipe_makes_a_step_with_random_weights_of_a_small_shape(recipe, tmp_
     whole = {"grpo": "sampled", "sft": "drawn"}[settings.stage]
     assert record[f"ledger/{whole}"] == 4 and record["ledger/faulted"] == 0
     assert (tmp_path / "run" / "final" / "config.json").exists()
+
+
+@pytest.mark.slow
+def test_distillation_against_reinforcement_learning_comes_to_a_table(tmp_path):
+    base = str(ROOT / "recipes" / "quickstart_base")
+    sizes = ["--seeds", "0", "--steps", "1", "--student", base, "--teacher", base]
+    script = str(ROOT / "recipes" / "distill_vs_rl" / "run.py")
+    command = [sys.executable, script, str(tmp_path), *sizes, "--set", "evaluate.sets.test.limit=8"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=250)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "table.json").read_text())["found"]
+    small, large, rl, traces, on_policy = (runs[0] for runs in found.values())
+    assert small["accuracy"] == large["accuracy"]
+    assert rl["sampled_tokens"] > 256 and on_policy["sampled_tokens"] > 256
+    assert 0 < traces["traces"] < 256 < traces["sampled_tokens"]
+    assert len((tmp_path / "table.md").read_text().splitlines()) == 7
 
 
 def test_a_quantised_base_with_adapters_is_what_the_lora_recipe_offers(tmp_path):

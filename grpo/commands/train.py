@@ -1,4 +1,4 @@
-"""The commands ``grpo train``, ``sft`` and ``reject``: dry run, preflight, or the run, its signals, its last words.
+"""``grpo train``, ``sft``, ``distill`` and ``reject``: dry run, preflight, or the run, its signals, its last words.
 
 Nothing here imports torch before the command runs.
 """
@@ -80,6 +80,11 @@ def run(options: argparse.Namespace, command: str) -> int:
 def run_sft(options: argparse.Namespace, command: str) -> int:
     """``grpo sft``: a run of stage sft."""
     return _run(options, command, "stage=sft")
+
+
+def run_distill(options: argparse.Namespace, command: str) -> int:
+    """``grpo distill``: a run of stage distill."""
+    return _run(options, command, "stage=distill")
 
 
 def run_reject(options: argparse.Namespace, command: str) -> int:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from grpo.types import OUTCOMES, Batch, Completion, Denominators, Row, ScoredGroup, Update
-from rewards import Score
 
 
 def make_batch(
@@ -26,13 +25,15 @@ def make_batch(
     forward_flat: bool,
     left_out: Mapping[int, str] | None = None,
     version: int | None = None,
+    by_score: bool = True,
 ) -> Batch:
     """The step's rows, cut into ``num_updates`` disjoint mini-batches of whole groups, ``epochs`` times over.
 
     ``forward_flat``: something in the loss acts on flat groups too (KL), so they are forwarded. ``left_out`` names
     groups that were sampled but are in no update and no denominator, with the outcome of their completions. Every
     completion gets a row and is counted once. ``version`` is that of the policy's weights; tokens sampled by others
-    are not fresh (None: all are).
+    are not fresh (None: all are). Not ``by_score``, every completion that was sampled to its end trains, whatever its
+    score is and whether it has one: something else than scores teaches (a teacher).
     """
     left_out = left_out or {}
     rows: list[Row] = []
@@ -46,6 +47,7 @@ def make_batch(
             forward_flat=forward_flat,
             left_out=left_out.get(group_index),
             version=version,
+            by_score=by_score,
         )
     trained = [index for index in range(len(groups)) if index not in left_out]
     updates = []
@@ -70,11 +72,15 @@ def _rows_of(
     forward_flat: bool,
     left_out: str | None,
     version: int | None,
+    by_score: bool,
 ) -> list[Row]:
-    flat = not any(bool(torch.as_tensor(advantage).any()) for advantage in advantages)
+    teaches = any(bool(torch.as_tensor(advantage).any()) for advantage in advantages)
+    flat = by_score and not teaches
     rows = []
     for i, completion in enumerate(group.completions):
-        outcome = _outcome(completion, group.scores[i], mask_truncated, left_out)
+        has_score = group.scores[i].value is not None
+        is_usable = has_score if by_score else completion.finish != "error"
+        outcome = _outcome(completion, is_usable, mask_truncated, left_out)
         if outcome is None:
             outcome = "flat" if flat else "trained"
         mask = outcome in ("flat", "trained") and left_out is None
@@ -96,12 +102,12 @@ def _rows_of(
 
 
 def _outcome(
-    completion: Completion, score: Score, mask_truncated: bool, left_out: str | None
+    completion: Completion, is_usable: bool, mask_truncated: bool, left_out: str | None
 ) -> str | None:
     """Why a completion is not learnt from; None where it may be."""
     if completion.finish == "cancelled" or left_out == "cancelled":
         return "cancelled"
-    if score.value is None:
+    if not is_usable:
         return "faulted"
     if mask_truncated and completion.truncated:
         return "truncated_masked"

@@ -26,8 +26,9 @@ from grpo.learner.diagnosis import arbitrate, suspects
 from grpo.learner.optimizer import Optimizer
 from grpo.learner.selection import SurveyedRow, UpdateSelection, by_row, select
 from grpo.learner.sums import UpdateReadback, UpdateStats, UpdateSums, drift_record
+from grpo.learner.teacher import Teacher
 from grpo.model.output_head import OutputHead
-from grpo.model.packing import PackedRows, micro_batches, pack
+from grpo.model.packing import PackedRows, micro_batches, pack, upload
 from grpo.model.policy import Policy, TokenStats
 from grpo.monitor import watchdog
 from grpo.monitor.gates import DRIFT_GATES, Gates, GateStop
@@ -65,7 +66,7 @@ class Learner:
         temperature: float,
         tokens_per_micro_batch: int,
         ranks: Ranks = Ranks(),
-        teacher: Policy | None = None,
+        teacher: Teacher | None = None,
         gates: Gates | None = None,
         sampled_at: float | None = None,
     ):
@@ -83,6 +84,7 @@ class Learner:
         self.bonus = EntropyBonus(loss.entropy, loss.entropy_target, loss.entropy_step)
         self.reference: dict[str, Tensor] | None = policy.snapshot() if loss.beta else None
         self._old_logps: dict[int, Tensor] = {}
+        self._teacher_logps: dict[int, Tensor] = {}
         self._trained_rows: set[int] = set()
         self._masked_rows: set[int] = set()
         self._version_at_begin = policy.version
@@ -92,7 +94,10 @@ class Learner:
     # -- one step ---------------------------------------------------------------------------------------------
 
     def begin(self, batch: Batch) -> None:
-        """Take the old log-probs that updates after the first will need, while the policy is still the old one."""
+        """Take the teacher's log-probs, and the old ones that updates after the first will need.
+
+        The policy is still the old one.
+        """
         self._old_logps = {}
         self._trained_rows = set()
         self._masked_rows = set()
@@ -106,6 +111,15 @@ class Learner:
                 if row.forwarded and row.index not in in_first_update:
                     rows.append(row)
             self._take_old_logps(rows)
+        self._take_teacher_logps(batch)
+
+    def _take_teacher_logps(self, batch: Batch) -> None:
+        """Those of every rank's rows: a row may change ranks when an update is tried again without another."""
+        if self.teacher is None:
+            return
+        rows = {row.index: row for update in batch.updates for row in update.rows if row.forwarded}
+        logps = self.teacher.logps(self._own_chunks(list(rows.values())), self.temperature)
+        self._teacher_logps = dict(self.ranks.gather(list(logps.items())))
 
     @torch.no_grad()
     def _take_old_logps(self, rows: Sequence[Row]) -> None:
@@ -273,11 +287,11 @@ class Learner:
         with self.policy.as_if(self.reference):
             return self.policy.token_stats(packed, self.temperature).logp_T
 
-    @torch.no_grad()
     def _teacher_logp(self, packed: PackedRows) -> Tensor | None:
         if self.teacher is None:
             return None
-        return self.teacher.token_stats(packed, self.temperature).logp_T
+        logp_T = torch.cat([self._teacher_logps[row.index] for row in packed.rows])
+        return upload(logp_T.to(self.policy.statistics_dtype), self.policy.device)
 
     def _forward_backward(
         self, packed: PackedRows, inputs: TokenInputs, entropy_rate: float, sums: UpdateSums

@@ -444,6 +444,12 @@ class Policy:
         kind = type(self.base).__name__
         return f"{kind}, {count(total)} parameters{share}, {dtype} on {self.device}"
 
+    def describe_frozen(self) -> str:
+        """One line on a model of which nothing trains: architecture, size, dtype."""
+        total = sum(p.numel() for p in self.model.parameters())
+        dtype = str(self.base.dtype).removeprefix("torch.")
+        return f"{type(self.base).__name__}, {count(total)} parameters, {dtype}"
+
 
 def check_device(device: torch.device) -> None:
     """Refuse a device on which sampling and training have not been proven."""

@@ -30,7 +30,7 @@ def formula(advantage: AdvantageSection, loss: LossSection, max_tokens: int) -> 
         f"loss = {total}   (B completions and L_i tokens of one update, over all ranks"
         f"{_masked(advantage)})",
         f"l_it = w [{terms}]" if weight else f"l_it = {terms}",
-        f"r = exp(logp - old_logp),  {_rule(advantage)}",
+        f"r = exp(logp - old_logp){_rule(advantage, loss)}",
     ]
     if weight:
         lines.append(f"w = {weight},  rho = exp(old_logp - sampled_logp), no gradient")
@@ -45,13 +45,16 @@ def _masked(advantage: AdvantageSection) -> str:
     return "; truncated completions leave all sums and denominators"
 
 
-def _rule(advantage: AdvantageSection) -> str:
+def _rule(advantage: AdvantageSection, loss: LossSection) -> str:
+    """What the advantage is, after a comma; nothing where no policy loss reads it."""
+    if loss.policy == "none":
+        return ""
     spec = RULE_SPECS[advantage.rule]
     text = spec.formula.format(
         epsilon=advantage.epsilon,
         subset_size=f"{advantage.k}" if advantage.k else "the whole group",
     )
-    return f"{text},  0 in a flat group" if spec.in_group else text
+    return f",  {text},  0 in a flat group" if spec.in_group else f",  {text}"
 
 
 def _terms(loss: LossSection) -> str:
@@ -141,6 +144,9 @@ def describe_objective(recipe: Recipe) -> Iterator[str]:
     """The loss as a formula, its source, its paper's own scale, and what we chose where the paper is silent."""
     preset = PRESETS[recipe.loss.preset]
     yield formula(recipe.advantage, recipe.loss, recipe.sample.max_tokens)
+    if recipe.stage == "distill":
+        yield "on-policy distillation: in expectation the gradient of each token's KL to the teacher (arXiv 2306.13649)"
+        return
     yield f"preset {recipe.loss.preset}: {preset.source}"
     changed = [
         *_changed("advantage", recipe.advantage, preset.advantage),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from statistics import mean
-from typing import Iterator
+from typing import Iterator, Sequence
 
 import torch
 
@@ -29,6 +29,7 @@ from grpo.run.setup import default_device
 from grpo.stages.rejection.inputs import load_reject_inputs
 from grpo.stages.rejection.words import header
 from grpo.stages.sft import run_size
+from rewards import RewardSpec
 from rewards.spelling import agree, many
 
 PROMPT_TOKENS = 256
@@ -39,7 +40,7 @@ def dry_run(recipe: Recipe) -> Iterator[str]:
     """The resolved recipe, the loss it resolved to, the size of a step, and what will be written where."""
     yield to_yaml(recipe.to_mapping()).rstrip()
     yield ""
-    if recipe.stage == "sft":
+    if recipe.learns_rows:
         yield from _supervised(recipe)
         return
     if recipe.stage == "reject":
@@ -56,7 +57,7 @@ def dry_run(recipe: Recipe) -> Iterator[str]:
 
 
 def _supervised(recipe: Recipe) -> Iterator[str]:
-    """The size, rows and memory of a run of stage sft, and its files."""
+    """The size, rows and memory of a run that learns rows, and its files."""
     inputs, reason = supervised.open_inputs(recipe)
     if inputs is None:
         yield from run_size(recipe)
@@ -112,7 +113,10 @@ def data(recipe: Recipe) -> Iterator[str]:
         yield "data: none is named; rows must be passed from Python"
         return
     functions = stand_ins(recipe.rewards)
-    specs, _ = load_rewards(recipe, functions)
+    needs_rewards = recipe.stage != "distill"
+    specs: Sequence[RewardSpec] = ()
+    if needs_rewards or recipe.rewards:
+        specs, _ = load_rewards(recipe, functions)
     try:
         sources = load_sources(recipe.data)
     except RecipeError as error:
@@ -127,7 +131,7 @@ def data(recipe: Recipe) -> Iterator[str]:
     except RecipeError as error:
         yield f"prompts: not made, since the model cannot be opened: {error}"
         return
-    inputs = load_inputs(recipe, rewards=functions)
+    inputs = load_inputs(recipe, rewards=functions, needs_rewards=needs_rewards)
     prompts = inputs.prompts
     train = len(prompts.train)
     counts = f"{many(train, 'prompt')} {agree(train, 'train')}, {len(prompts.held_out)} held out"
@@ -140,7 +144,9 @@ def data(recipe: Recipe) -> Iterator[str]:
         yield f"  template{f' of {name}' if name else ''}: {template.pattern}"
     for evaluated in inputs.sets:
         yield f"  evaluated on {evaluated.name}: {evaluated.describe()}"
-    yield f"rewards: {', '.join(spec.name for spec in inputs.specs)}; accurate means {inputs.accurate}"
+    if specs:
+        names = ", ".join(spec.name for spec in inputs.specs)
+        yield f"rewards: {names}; accurate means {inputs.accurate}"
     yield from cost(inputs)
     first = prompts.train[0]
     yield f"the first prompt, {many(len(first.token_ids), 'token')}:"

@@ -37,6 +37,7 @@ from grpo.recipe.describe import (
     keys_markdown,
     step_size,
 )
+from grpo.recipe.distill_section import DistillSection
 from grpo.recipe.files import (
     find_recipe,
     parse_override,
@@ -92,6 +93,7 @@ __all__ = [
     "CheckpointSection",
     "CostSection",
     "DataSection",
+    "DistillSection",
     "EvaluateSection",
     "EvaluationSetSection",
     "ExportSection",
@@ -186,7 +188,7 @@ class Recipe(Sections):
 
     def rows_a_step(self) -> tuple[int, str]:
         """(how many rows of the data a step takes, the key that says so)."""
-        if self.stage == "sft":
+        if self.learns_rows:
             return self.sft.batch, "sft.batch"
         return self.sample.prompts, "sample.prompts"
 

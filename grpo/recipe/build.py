@@ -12,6 +12,7 @@ import typing
 from typing import Any, Mapping, Sequence
 
 from grpo.recipe.describe import describe_keys
+from grpo.recipe.distill_section import distillation_loss
 from grpo.recipe.files import parse_yaml
 from grpo.recipe.presets import PRESETS
 from grpo.recipe.sections import LossSection
@@ -41,7 +42,7 @@ def merge(
 
 
 def preset_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What the preset that `values` name sets."""
+    """What the preset that `values` name sets, and over it their stage."""
     name = LossSection().preset
     loss = values.get("loss")
     if isinstance(loss, Mapping):
@@ -49,7 +50,13 @@ def preset_values(values: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(name, str) or name not in PRESETS:
         return {}  # `build_section` says what is wrong with it
     preset = PRESETS[name]
-    return {"advantage": dict(preset.advantage), "loss": {"preset": name, **preset.loss}}
+    distilled = distillation_loss(values)
+    result: dict[str, Any] = {}
+    if distilled:
+        result["distill"] = {}  # built first, so that a mistake there is named there
+    result["advantage"] = dict(preset.advantage)
+    result["loss"] = {"preset": name, **preset.loss, **distilled}
+    return result
 
 
 # ---- from plain values to dataclasses ------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, Iterable, Iterator, Mapping
 
 from grpo.recipe.data_sections import RewardSection, RowsSection
+from grpo.recipe.distill_section import TEACHER_KEYS, DistillSection
 from grpo.recipe.objectives import POLICY_LOSSES, WHOLE_POLICY_LOSSES
 from grpo.recipe.presets import PRESETS
 from grpo.recipe.reject_section import RejectSection
@@ -56,9 +57,14 @@ def _all_reasons(recipe: Sections) -> Reasons:
     yield from _data_reasons(recipe)
 
 
-OWN_SECTIONS = {"sft": SftSection(), "reject": RejectSection(), "export": ExportSection()}
-"""Sections that one stage alone reads, with their defaults."""
-SAMPLING_OF_STEPS = ("prompts", "group_size", "oversample", "over_request")
+OWN_SECTIONS = {
+    "sft": SftSection(),
+    "reject": RejectSection(),
+    "distill": DistillSection(),
+    "export": ExportSection(),
+}
+"""Sections that one stage alone reads, with their defaults; distillation of traces reads sft's too."""
+SAMPLING_OF_STEPS = ("prompts", "group_size", "oversample", "over_request", "max_tokens_from")
 """Keys of ``sample`` that say what a step of reinforcement learning samples."""
 
 
@@ -66,40 +72,94 @@ def _stage_reasons(recipe: Sections) -> Reasons:
     """Keys that are set and belong to another stage."""
     yield from _evaluation_reasons(recipe)
     for stage, default in OWN_SECTIONS.items():
-        if recipe.stage == stage:
+        if recipe.stage == stage or (stage == "sft" and recipe.learns_rows):
             continue
         for name in _set_keys(getattr(recipe, stage), default):
             yield (
                 f"{stage}.{name} is set, but the recipe's stage is {recipe.stage}; set stage: {stage}, or leave the "
                 f"section {stage} out"
             )
-    if recipe.stage == "sft":
-        yield from _supervised_reasons(recipe)
+    if recipe.learns_rows:
+        yield from _learns_rows_reasons(recipe)
+    if recipe.stage == "distill":
+        yield from _distill_reasons(recipe)
+
+
+def _stage(recipe: Sections) -> str:
+    """The stage in words: ``distill of traces`` reads other sections than ``distill``."""
+    return "distill of traces" if recipe.stage == "distill" and recipe.learns_rows else recipe.stage
 
 
 def _unread_objective(recipe: Sections) -> list[str]:
     """The keys of ``loss`` and ``advantage`` that are set."""
-    preset = PRESETS[LossSection().preset]
-    loss = replace(LossSection(), **preset.loss)
-    advantage = replace(AdvantageSection(), **preset.advantage)
+    loss, advantage = _of_preset(recipe)
     unread = [f"loss.{name}" for name in _set_keys(recipe.loss, loss)]
     return unread + [f"advantage.{name}" for name in _set_keys(recipe.advantage, advantage)]
 
 
-def _supervised_reasons(recipe: Sections) -> Reasons:
+def _learns_rows_reasons(recipe: Sections) -> Reasons:
+    """Keys of sampling and scoring, in a recipe that learns rows."""
     unread = _unread_objective(recipe)
     sampled = _set_keys(recipe.sample, SampleSection())
     unread += [f"sample.{name}" for name in sampled if name in SAMPLING_OF_STEPS]
     for name in unread:
         yield (
-            f"{name} is set, but stage sft does not read it: its loss is -log p of the tokens that sft.train_on names, "
-            "over rows of data; remove it"
+            f"{name} is set, but stage {_stage(recipe)} does not read it: its loss is -log p of the tokens that "
+            "sft.train_on names, over rows of data; remove it"
         )
     for name in ("updates", "epochs"):
         if name in _set_keys(recipe.optim, OptimSection()):
             yield (
-                f"optim.{name} is set, but a step of stage sft is one update of sft.batch rows; passes over the data "
-                "are counted by epochs, at the top level"
+                f"optim.{name} is set, but a step of stage {_stage(recipe)} is one update of sft.batch rows; passes "
+                "over the data are counted by epochs, at the top level"
+            )
+
+
+def _of_preset(recipe: Sections) -> tuple[LossSection, AdvantageSection]:
+    """The loss and the advantage of a recipe that sets neither."""
+    preset = PRESETS[LossSection().preset]
+    return (
+        replace(LossSection(), **preset.loss),
+        replace(AdvantageSection(), **preset.advantage),
+    )
+
+
+def _distill_reasons(recipe: Sections) -> Reasons:
+    """What distillation by either method lacks or does not read."""
+    distill = recipe.distill
+    if distill.method == "traces":
+        for name in TEACHER_KEYS:
+            if name in _set_keys(distill, DistillSection()):
+                yield (
+                    f"distill.{name} is set, but the method traces loads no teacher: it learns the completions in "
+                    "data; sample them from the teacher first (grpo reject, or grpo sample), or set distill.method: "
+                    "on_policy"
+                )
+        return
+    if distill.teacher is None:
+        yield "distill.teacher is missing; name the model to learn from, or set distill.method: traces"
+    yield from _on_policy_reasons(recipe)
+
+
+def _on_policy_reasons(recipe: Sections) -> Reasons:
+    loss = recipe.loss
+    if loss.policy != "none":
+        yield (
+            f"loss.policy is {loss.policy}, but stage distill learns from its teacher alone; remove it, or set stage: "
+            "grpo with loss.teacher to learn from rewards too"
+        )
+    for name, in_loss in TEACHER_KEYS.items():
+        ours = getattr(recipe.distill, name)
+        theirs = getattr(loss, in_loss)
+        if ours != theirs:
+            yield f"loss.{in_loss} is {theirs}, but distill.{name} is {ours}; set distill.{name} alone"
+    if loss.kl_in == "reward":
+        yield "loss.kl_in is reward, but stage distill learns from no reward; set loss.kl_in to loss"
+    _, advantage = _of_preset(recipe)
+    for name in _set_keys(recipe.advantage, advantage):
+        if name != "mask_truncated":
+            yield (
+                f"advantage.{name} is set, but stage distill compares no completions by their scores; remove it"
             )
 
 
@@ -154,6 +214,8 @@ def _set_keys(section: Any, default: Any) -> list[str]:
 
 def _group_reasons(recipe: Sections) -> Reasons:
     rule = recipe.advantage.rule
+    if recipe.stage == "distill":
+        return
     if recipe.sample.group_size < 2 and rule != "reinforce_pp":
         yield (
             f"sample.group_size is 1, but advantage.rule {rule} compares the "
@@ -224,6 +286,12 @@ def _step_reasons(recipe: Sections) -> Reasons:
             "of the run; set one of them"
         )
     yield from _schedule_reasons(recipe.optim)
+    caps = recipe.sample.max_tokens_from
+    if caps and max(caps.values()) != recipe.sample.max_tokens:
+        yield (
+            f"sample.max_tokens is {recipe.sample.max_tokens}, but the largest cap of its schedule is "
+            f"{max(caps.values())}; write the schedule into sample.max_tokens, or set sample.max_tokens_from to {{}}"
+        )
     if recipe.sample.temperature == 0:
         yield (
             "sample.temperature is 0; greedy completions of one prompt are all the same, so "
@@ -297,7 +365,7 @@ def _data_reasons(recipe: Sections) -> Reasons:
     best_by = recipe.checkpoint.best_by
     if best_by is not None:
         known = [HELD_OUT, *recipe.evaluate.sets]
-        if recipe.stage == "sft" and best_by == HELD_OUT_LOSS:
+        if recipe.learns_rows and best_by == HELD_OUT_LOSS:
             return
         if best_by.removesuffix("/reward") not in known:
             yield (
@@ -377,6 +445,9 @@ def _unread_reasons(loss: LossSection) -> Reasons:
             f"loss.constant is set, but loss.aggregation {loss.aggregation} does not read it; only "
             "constant does"
         )
+    for name in ("teacher_dtype", "teacher_offload"):
+        if getattr(loss, name) and loss.teacher is None:
+            yield f"loss.{name} is set, but there is no loss.teacher; name one, or remove it"
     if loss.policy == "none" and loss.teacher is None:
         yield (
             "loss.policy is none and there is no loss.teacher, so nothing would be learnt; name a "

@@ -124,6 +124,11 @@ class RewardSection:
     weight: float = key(1.0, "factor of this part in the sum")
     args: dict[str, Any] = key({}, "arguments passed to the function by name")
     when: dict[str, Any] = key({}, "column: value; the part counts only for rows that match")
+    from_step: int = key(
+        0,
+        "the first step in which the part counts, e.g. a preference model in the last 400 of a run's steps",
+        at_least(0),
+    )
     style: str | None = key(
         None, "calling convention; default: recognised by the parameters' names"
     )

@@ -22,6 +22,7 @@ KEYS_THAT_MAY_BE_PATHS = (
     ("model", "name"),
     ("model", "adapter"),
     ("loss", "teacher"),
+    ("distill", "teacher"),
     ("sft", "chat_template"),
 )
 SCALARS = (
@@ -100,9 +101,10 @@ for _tag, _pattern, _first_characters in SCALARS:
 def _mapping_without_duplicates(
     loader: _Loader, node: yaml.MappingNode, deep: bool = False
 ) -> dict[Any, Any]:
-    seen: set[str] = set()
+    seen: set[str | int] = set()
+    is_whole_file = node.start_mark.column == 0 and not node.flow_style
     for key_node, _ in node.value:
-        name = _key_of(loader, key_node)
+        name = _key_of(loader, key_node, may_be_number=not is_whole_file)
         if name in seen:
             raise RecipeError(
                 f"recipe: line {key_node.start_mark.line + 1}: the key {name} appears twice in one "
@@ -117,10 +119,13 @@ def _mapping_without_duplicates(
     return mapping
 
 
-def _key_of(loader: _Loader, node: yaml.Node) -> str:
+def _key_of(loader: _Loader, node: yaml.Node, may_be_number: bool) -> str | int:
+    """A key; inside a section it may be the number of a step."""
     if node.tag.endswith(":merge"):
         return "<<"
     name = loader.construct_object(node, deep=True)
+    if may_be_number and isinstance(name, int) and not isinstance(name, bool):
+        return name
     if not isinstance(name, str):
         raise RecipeError(
             f"recipe: line {node.start_mark.line + 1}: a key must be text, not {kind(name)}"

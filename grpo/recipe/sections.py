@@ -13,11 +13,13 @@ from typing import Any, Mapping
 
 from grpo.monitor.gate_table import GATES, RUNGS
 from grpo.recipe.data_sections import DataSection, EvaluateSection, RewardSection, build_rewards
+from grpo.recipe.distill_section import TEACHER_DTYPES, DistillSection
 from grpo.recipe.keys import SectionBuilder, key
 from grpo.recipe.objectives import AGGREGATIONS, KLS, LEVELS, POLICY_LOSSES, RULES
 from grpo.recipe.presets import PRESETS
 from grpo.recipe.reject_section import RejectSection
 from grpo.recipe.values import (
+    CAPS,
     LARGEST_SEED,
     MODULES,
     NOT_EMPTY,
@@ -34,9 +36,9 @@ from grpo.recipe.values import (
     off_or_above,
     one_of,
 )
-from rewards.spelling import nearest
+from rewards.spelling import many, nearest
 
-STAGES = ("grpo", "sft", "reject", "evaluate", "export")
+STAGES = ("grpo", "sft", "reject", "distill", "evaluate", "export")
 """What a run may do; a stage that has a section of its own is named by it."""
 FORMS = ("completion", "chat", "text")
 """What a row for supervised training may be."""
@@ -74,7 +76,7 @@ class ModelSection:
     lora: LoraSection | None = key(None, "train low-rank adapters instead of the whole model")
     adapter: str | None = key(
         None,
-        "go on training the LoRA adapter in this folder (peft's adapter_config.json), whose rank, alpha "
+        "go on training the LoRA adapter of this folder or hub id (peft's adapter_config.json), whose rank, alpha "
         "and targets hold; the reference of the KL is the model with it",
         NOT_EMPTY,
     )
@@ -107,7 +109,17 @@ class SampleSection:
         at_least(0),
     )
     group_size: int = key(8, "completions sampled for each prompt", at_least(1))
-    max_tokens: int = key(1024, "longest completion, in tokens", at_least(1))
+    max_tokens: int = key(
+        1024,
+        "longest completion, in tokens; {0: 512, 8200: 1024} is a schedule, the cap of training from each step on",
+        at_least(1),
+    )
+    max_tokens_from: dict[int, int] = key(
+        {},
+        "the schedule that sample.max_tokens was written as; its largest cap is sample.max_tokens, for which "
+        "memory is planned and which evaluations have",
+        CAPS,
+    )
     temperature: float = key(1.0, "divides the logits; 0 is greedy", at_least(0))
     top_k: int = key(0, "keep the k likeliest tokens; 0 keeps all", at_least(0))
     top_p: float = key(
@@ -142,6 +154,17 @@ class SampleSection:
         "when a step has enough continue in the next (partial rollouts)",
         between(0, 1),
     )
+
+    def max_tokens_at(self, step: int) -> int:
+        """The longest completion of a step of training, counted from 1."""
+        begun = [start for start in self.max_tokens_from if start <= step]
+        return self.max_tokens_from[max(begun)] if begun else self.max_tokens
+
+    def describe_max_tokens(self) -> str:
+        """``up to 512 tokens, 1024 from step 8200``."""
+        first, *later = sorted(self.max_tokens_from.items()) or [(0, self.max_tokens)]
+        steps = [f"{cap} from step {start}" for start, cap in later]
+        return ", ".join([f"up to {many(first[1], 'token')}", *steps])
 
 
 @dataclass(frozen=True)
@@ -312,6 +335,12 @@ class LossSection:
         NOT_EMPTY,
     )
     teacher_weight: float = key(1.0, "weight of that distillation", above(0))
+    teacher_dtype: str | None = key(
+        None, "dtype that holds the teacher; default: model.dtype", one_of(*TEACHER_DTYPES)
+    )
+    teacher_offload: bool = key(
+        False, "on a GPU, keep the teacher in host memory but for its forward pass once a step"
+    )
 
 
 @dataclass(frozen=True)
@@ -668,8 +697,9 @@ class Sections:
     name: str = key("run", "name of the run; default: the file's name", NOT_EMPTY)
     stage: str = key(
         "grpo",
-        "what the run does: grpo (sample, score, update), sft (docs/sft.md), reject (docs/reject.md), evaluate or "
-        "export (docs/stages.md); a recipe with the section sft or reject and no stage is of that stage",
+        "what the run does: grpo (sample, score, update), sft (docs/sft.md), reject (docs/reject.md), distill "
+        "(docs/distill.md), evaluate or export (docs/stages.md); a recipe with the section sft, reject or distill and "
+        "no stage is of that stage",
         one_of(*STAGES),
     )
     seed: int = key(0, "decides data order and every sampled token", between(0, LARGEST_SEED))
@@ -693,11 +723,14 @@ class Sections:
     )
     advantage: AdvantageSection = key(AdvantageSection(), "how scores become advantages")
     loss: LossSection = key(LossSection(), "the objective")
-    sft: SftSection = key(SftSection(), "supervised fine-tuning, read by the stage sft alone")
+    sft: SftSection = key(
+        SftSection(), "supervised fine-tuning, read by the stage sft and by distill of traces"
+    )
     export: ExportSection = key(ExportSection(), "files to export, read by the stage export alone")
     reject: RejectSection = key(
         RejectSection(), "rejection sampling, read by the stage reject alone"
     )
+    distill: DistillSection = key(DistillSection(), "distillation, read by the stage distill alone")
     optim: OptimSection = key(OptimSection(), "the optimizer")
     evaluate: EvaluateSection = key(EvaluateSection(), "evaluation on rows that never train")
     checkpoint: CheckpointSection = key(CheckpointSection(), "what is kept to resume from")
@@ -718,6 +751,12 @@ class Sections:
         entry=GateSection,
         build=build_gates,
     )
+
+    @property
+    def learns_rows(self) -> bool:
+        """Whether the run learns rows of data as they stand, and samples for evaluation alone."""
+        is_traces = self.stage == "distill" and self.distill.method == "traces"
+        return self.stage == "sft" or is_traces
 
     def folder(self) -> Path:
         """The run folder, absolute."""

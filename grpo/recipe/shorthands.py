@@ -11,9 +11,10 @@ import re
 from typing import Any, Mapping
 
 from grpo.recipe.benchmarks import BENCHMARKS
+from grpo.recipe.distill_section import DistillSection
 from grpo.recipe.reject_section import RejectSection
 from grpo.recipe.sections import SftSection
-from grpo.recipe.values import RecipeError, kind
+from grpo.recipe.values import CAPS, RecipeError, kind
 from rewards.spelling import nearest
 
 HELD_OUT = "heldout"
@@ -37,9 +38,13 @@ FOR_EACH_SET = ("template", "system", "template_args", "max_prompt_tokens")
 OF_SOURCE = ("subset", "split", "revision", "args")
 """Keys of a benchmark that say nothing of another source."""
 TRACKERS = ("wandb", "tensorboard", "trackio", "mlflow")
-SECTIONS_OF_STAGES: Mapping[str, Any] = {"sft": SftSection(), "reject": RejectSection()}
-"""Sections that say by themselves which stage a recipe is of, with their defaults."""
 """Keys of ``log`` that name a tracker."""
+SECTIONS_OF_STAGES: Mapping[str, Any] = {
+    "distill": DistillSection(),
+    "sft": SftSection(),
+    "reject": RejectSection(),
+}
+"""Sections that say by themselves which stage a recipe is of, with their defaults; distillation reads sft's too."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -82,6 +87,8 @@ def write_out(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, section in SECTIONS_OF_STAGES.items():
         if "stage" not in written and _says_something(written.get(name), section):
             written["stage"] = name
+    if isinstance(written.get("sample"), Mapping):
+        written["sample"] = _with_largest_cap(written["sample"])
     data = written.get("data")
     evaluate = written.get("evaluate")
     if isinstance(data, Mapping):
@@ -97,6 +104,17 @@ def write_out(values: Mapping[str, Any]) -> dict[str, Any]:
             "over the training prompts: keep one"
         )
     return written
+
+
+def _with_largest_cap(sample: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A schedule of ``max_tokens`` as ``max_tokens_from``, beside the largest cap of it."""
+    caps = sample.get("max_tokens")
+    if not isinstance(caps, Mapping):
+        return sample
+    problem = CAPS.problem(caps) or (None if caps else "must not be empty")
+    if problem:
+        raise RecipeError(f"recipe: sample.max_tokens is {dict(caps)}; it {problem}")
+    return {**sample, "max_tokens": max(caps.values()), "max_tokens_from": dict(caps)}
 
 
 def _tracker(name: str, part: Any) -> Any:

@@ -69,6 +69,13 @@ def one_of(*names: str) -> Check:
     return Check(lambda value: value in names, f"must be one of {', '.join(names)}", names)
 
 
+def _are_caps(value: Mapping[Any, Any]) -> bool:
+    """Whether whole numbers from 0 lead to whole numbers from 1."""
+    numbers = [*value, *value.values()]
+    is_whole = all(isinstance(one, int) and not isinstance(one, bool) for one in numbers)
+    return is_whole and min(value) >= 0 and min(value.values()) >= 1
+
+
 def is_price(value: Any) -> bool:
     """Whether `value` is a number that something may cost."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -80,6 +87,10 @@ NOT_EMPTY = Check(lambda value: bool(value.strip()), "must not be empty")
 MODULES = Check(
     lambda value: all(isinstance(name, str) and name.isidentifier() for name in value),
     "must be names of packages as they are imported, e.g. [numpy]",
+)
+CAPS = Check(
+    lambda value: not value or (_are_caps(value) and min(value) <= 1),
+    "must map steps, the first of them 0, to whole numbers of tokens, e.g. {0: 512, 8200: 1024}",
 )
 TEMPLATE = Check(
     lambda value: value in TEMPLATES or "{prompt}" in value,

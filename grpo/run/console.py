@@ -16,6 +16,7 @@ from grpo.recipe.describe import step_size
 from grpo.recipe.shorthands import HELD_OUT
 from grpo.recipe.values import TEMPLATES
 from grpo.run.setup import RunInputs, RunParts
+from rewards import RewardSpec
 from rewards.spelling import many
 
 MARGIN = " " * 12
@@ -24,7 +25,9 @@ MARGIN = " " * 12
 def header(recipe: Recipe, inputs: RunInputs, parts: RunParts, num_steps: int) -> list[str]:
     """The four lines after the title, after `num_steps` steps; two more where the run is slow or resumed."""
     sample = recipe.sample
-    completions = f"{sample.prompts} x {many(sample.group_size, 'completion')} up to {many(sample.max_tokens, 'token')}"
+    completions = (
+        f"{sample.prompts} x {many(sample.group_size, 'completion')} {sample.describe_max_tokens()}"
+    )
     loss = recipe.loss.preset or f"{recipe.loss.policy} loss"
     lines = [
         f"  policy    {parts.policy.describe()}{_workers(parts.ranks)}",
@@ -53,9 +56,14 @@ def internals(recipe: Recipe, inputs: RunInputs, parts: RunParts) -> list[str]:
 
 
 def _weights(inputs: RunInputs, threshold: float) -> str:
-    weights = ", ".join(f"{spec.weight:g} x {spec.name}" for spec in inputs.specs)
+    weights = ", ".join(_weight(spec) for spec in inputs.specs)
     means = "= 1" if threshold == 1 else f">= {threshold:g}"
     return f"{weights}; accurate means {inputs.accurate} {means}"
+
+
+def _weight(spec: RewardSpec) -> str:
+    later = f" from step {spec.from_step}" if spec.from_step > 1 else ""
+    return f"{spec.weight:g} x {spec.name}{later}"
 
 
 def _workers(ranks: Ranks) -> str:

@@ -123,6 +123,16 @@ def held_out_set(recipe: Recipe, prompts: Sequence[Prompt], accurate: str) -> Ev
     )
 
 
+def check_rewards_of_sets(recipe: Recipe, specs: Sequence[RewardSpec]) -> None:
+    """Refuse sets of ``evaluate.sets`` that nothing scores; raises `RecipeError`."""
+    for name, section in recipe.evaluate.sets.items():
+        if not specs and not section.rewards:
+            raise RecipeError(
+                f"recipe: evaluate.sets.{name} is scored by the recipe's rewards, and it has none; name some, for the "
+                "set or for all"
+            )
+
+
 def load_sets(
     recipe: Recipe, specs: Sequence[RewardSpec], accurate: str, info: ModelInfo
 ) -> list[EvaluationSet]:

@@ -33,7 +33,7 @@ REFUSED = {
     "tokens": "data: the same rows become other tokens than when the run began; the tokenizer changed",
     "model": "model: the weights that do not train are not those that the run began with; its model's files changed",
     "samples": "reject.samples: the stored completions are not those that the run began with",
-    "teacher": "model: the weights of loss.teacher are not those that the run began with; its files changed",
+    "teacher": "model: the weights of the teacher are not those that the run began with; its files changed",
 }
 NOTED = {
     "processes": "by {old} process(es), now {new}: sums over them round differently",

@@ -22,10 +22,16 @@ from grpo.monitor.redaction import secret_keys
 from grpo.recipe import Recipe, RecipeError
 from grpo.report.trackers import check_installed
 from grpo.rollout.compiled import check_compiler
-from grpo.run.evaluation_sets import EvaluationSet, held_out_set, load_sets
+from grpo.run.evaluation_sets import (
+    EvaluationSet,
+    check_rewards_of_sets,
+    held_out_set,
+    load_sets,
+)
 from grpo.run.folder import check_folder
 from grpo.run.reward_fit import check_columns
 from grpo.run.reward_specs import load_rewards
+from grpo.run.teacher import check_teacher
 from rewards import RewardSpec
 
 Watching = Callable[[], ContextManager[Any]]
@@ -99,13 +105,20 @@ def load_inputs(
     tokenizer: PreTrainedTokenizerBase | None = None,
     watching: Watching = nullcontext,
     report: Report = to_standard_error,
+    needs_rewards: bool = True,
 ) -> RunInputs:
     """Everything of a training run that needs no weights. `RecipeError` for what a user can fix.
+
+    Without ``needs_rewards`` there may be none; held-out rows are then not evaluated.
 
     ``rewards`` are callables added to the recipe's; ``data``, a ``model`` or ``tokenizer`` in hand are used instead of
     loading them. Slow reads happen inside ``watching()``; ``report`` gets a sentence on what was changed in the rows.
     """
-    specs, accurate = load_rewards(recipe, rewards)
+    specs: Sequence[RewardSpec] = ()
+    accurate = ""
+    if needs_rewards or recipe.rewards or rewards:
+        specs, accurate = load_rewards(recipe, rewards)
+    check_rewards_of_sets(recipe, specs)
     with watching(), watchdog.loading("grpo.data.rows, the data set"):
         sources = load_sources(recipe.data, data, folder=recipe.folder(), report=report)
     rows = [row for source in sources for row in source.rows]
@@ -116,7 +129,10 @@ def load_inputs(
     prompts = load_prompts(
         sources, info, max_tokens=recipe.sample.max_tokens, at_least=recipe.sample.prompts
     )
-    sets = [held_out_set(recipe, prompts.held_out, accurate)] if prompts.held_out else []
+    check_teacher(recipe, info.tokenizer, prompts)
+    sets = []
+    if specs and prompts.held_out:
+        sets.append(held_out_set(recipe, prompts.held_out, accurate))
     with watching(), watchdog.loading("grpo.data.prompts, the evaluation sets"):
         sets += load_sets(recipe, specs, accurate, info)
     return RunInputs(

@@ -100,7 +100,7 @@ class RunKind:
 
     ``load_inputs`` has the signature of `inputs.load_inputs`, ``header`` gives the first lines on the console and
     ``internals`` those that are shown when asked for, ``ledger`` an empty ledger, ``held_out_loss`` what is measured in
-    each evaluation beside the sets that are sampled.
+    each evaluation beside the sets that are sampled. ``by_score`` says whether completions are learnt by their scores.
     """
 
     stage: str = "grpo"
@@ -110,6 +110,7 @@ class RunKind:
     internals: Callable[[Recipe, RunInputs, RunParts], list[str]] = internals
     ledger: Callable[[], Ledger] = Ledger
     held_out_loss: Callable[[RunParts, RunInputs], HeldOutLoss | None] = no_loss
+    by_score: bool = True
 
 
 class Run(ABC):

@@ -7,6 +7,7 @@ over the step's calls.
 
 from __future__ import annotations
 
+import re
 from statistics import pstdev
 from typing import Any, Mapping, Sequence
 
@@ -16,19 +17,25 @@ from grpo.learner.learner import UpdateStats, drift_record
 from grpo.run.accuracy import mean, part_means
 from grpo.types import Batch, Completion, ScoredGroup
 
+_OF_REWARDS = re.compile(r"rewards?/(?!faults$).*|source/.*/rewards?(/.*)?")
+_OF_COMPARISON = re.compile(r"group/flat|source/.*/flat")
+
 
 def sampled_record(
     groups: Sequence[ScoredGroup],
     ledger: Mapping[str, int],
     version: int = 0,
     mask_truncated: bool = False,
+    has_rewards: bool = True,
+    by_score: bool = True,
 ) -> dict[str, Any]:
     """What is known of a step before its updates; ``version`` is that of the weights being trained.
 
-    With `mask_truncated` (the recipe's) a group is flat if its other completions do not spread.
+    With `mask_truncated` (the recipe's) a group is flat if its other completions do not spread. Where nothing scores,
+    nothing is said of rewards, and where completions are not learnt ``by_score``, nothing of flat groups.
     """
     outcomes = {f"ledger/{outcome}": number for outcome, number in ledger.items()}
-    return {
+    record = {
         **_rewards(groups),
         **_sources(groups),
         **_completions(groups),
@@ -37,6 +44,13 @@ def sampled_record(
         "policy/version": version,
         **outcomes,
     }
+    if not has_rewards:
+        record = _without(record, _OF_REWARDS)
+    return record if by_score else _without(record, _OF_COMPARISON)
+
+
+def _without(record: Mapping[str, Any], keys: re.Pattern[str]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if not keys.fullmatch(key)}
 
 
 def step_record(

@@ -58,6 +58,12 @@ def reward_specs(recipe: Recipe, functions: Mapping[str, Any] | None = None) -> 
         raise RecipeError(
             "recipe: every reward has weight 0, so no completion could be better than another"
         )
+    first = min(spec.from_step for spec in specs if spec.weight)
+    if first > 1:
+        raise RecipeError(
+            f"recipe: no reward with a weight counts before step {first}, so nothing could be learnt until then; let "
+            "one count from the start (from_step: 0)"
+        )
     return specs
 
 
@@ -70,9 +76,15 @@ def named_rewards(
     """
     if functions is None or isinstance(functions, Mapping):
         return dict(functions or {})
-    alone = callable(functions) or not isinstance(functions, Iterable) or isinstance(functions, str)
+    several: Iterable[Any] = [functions]
+    if (
+        isinstance(functions, Iterable)
+        and not isinstance(functions, str)
+        and not callable(functions)
+    ):
+        several = functions
     named: dict[str, Any] = {}
-    for function in [functions] if alone else functions:
+    for function in several:
         name = _own_name(function)
         if not name or name in named:
             raise RecipeError(
@@ -114,6 +126,7 @@ def _spec(name: str, use: Any, section: RewardSection) -> RewardSpec:
         weight=section.weight,
         args=section.args,
         when=section.when,
+        from_step=section.from_step,
         style=section.style,
         timeout_seconds=section.timeout_seconds or rewards.default_timeout_seconds(use),
         workers=section.workers,
@@ -126,6 +139,12 @@ def accurate_reward(recipe: Recipe, names: Sequence[str]) -> str:
     if name not in names:
         raise RecipeError(
             f"recipe: evaluate.reward names {name}, but the rewards are {', '.join(names)}"
+        )
+    later = recipe.rewards[name].from_step if name in recipe.rewards else 0
+    if later > 1:
+        raise RecipeError(
+            f"recipe: rewards.{name} means accuracy, which is measured from the start, but counts from step {later} "
+            "on; name another in evaluate.reward"
         )
     return name
 

@@ -28,7 +28,7 @@ from grpo.model.policy import Policy
 from grpo.monitor import watchdog
 from grpo.monitor.gates import Alarm, Gates
 from grpo.monitor.watchdog import Watchdog
-from grpo.recipe import ModelSection, Recipe, RecipeError, SampleSection
+from grpo.recipe import Recipe, RecipeError, SampleSection
 from grpo.report.console.console import Console
 from grpo.report.trackers import Trackers
 from grpo.rollout.compatibility import check_support
@@ -38,6 +38,7 @@ from grpo.run.inputs import RunInputs
 from grpo.run.log import Log
 from grpo.run.reward_specs import watched_rewards
 from grpo.run.sample_rows import SampleRows
+from grpo.run.teacher import load_teacher
 from grpo.scoring import Scorer
 from grpo.types import Prompt
 from rewards import RewardSpec
@@ -265,23 +266,3 @@ def open_learner(
         teacher=load_teacher(recipe, policy),
         tokens_per_micro_batch=recipe.optim.tokens_per_micro_batch,
     )
-
-
-def load_teacher(recipe: Recipe, policy: Policy) -> Policy | None:
-    """The frozen model of ``loss.teacher``; `RecipeError` if its tokens mean something else than the policy's."""
-    if recipe.loss.teacher is None:
-        return None
-    section = ModelSection(
-        name=recipe.loss.teacher,
-        dtype=recipe.model.dtype,
-        trust_remote_code=recipe.model.trust_remote_code,
-    )
-    teacher = Policy.load(section, policy.device)
-    check_support(teacher)
-    if teacher.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
-        raise RecipeError(
-            f"recipe: loss.teacher {recipe.loss.teacher} has another tokenizer than the policy, so its "
-            "log-probs are of other tokens; name a teacher of the same family"
-        )
-    teacher.model.requires_grad_(False)
-    return teacher

@@ -57,11 +57,12 @@ class RunStorage:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = lock(self.folder)
             self.writer.folder_lock = self._lock
+        teacher = parts.learner.teacher
         self._fingerprint = fingerprint(
             inputs.prompts,
             specs=inputs.specs,
             policy=parts.policy,
-            teacher=parts.learner.teacher,
+            teacher=None if teacher is None else teacher.policy,
             num_processes=ranks.world,
         )
         saved = prepare_folder(

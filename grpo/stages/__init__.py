@@ -1,17 +1,18 @@
 """The stages of a recipe beside reinforcement learning, and which class makes the runs of each.
 
 A stage that trains is a `grpo.run.lifecycle.Run`: the same folder, checkpoints, learner, evaluation and last words,
-with a step of its own. ``sft`` is supervised fine-tuning. ``reject``, rejection sampling, trains nothing and has the
-same surface, and so has a `grpo.stages.task.Task`: ``evaluate`` and ``export``. Several stages of one recipe are run by
-`grpo.stages.pipeline.Pipeline`.
+with a step of its own. ``sft`` is supervised fine-tuning, ``distill`` learning from a teacher. ``reject``, rejection
+sampling, trains nothing and has the same surface, and so has a `grpo.stages.task.Task`: ``evaluate`` and ``export``.
+Several stages of one recipe are run by `grpo.stages.pipeline.Pipeline`.
 """
 
 from __future__ import annotations
 
-from typing import Mapping
+from typing import Callable, Mapping
 
 from grpo.recipe import Recipe
 from grpo.run.lifecycle import Run
+from grpo.stages.distill import distill_trainer
 from grpo.stages.evaluation import EvaluationStage
 from grpo.stages.exporting import ExportStage
 from grpo.stages.reject import RejectionSampler
@@ -25,20 +26,21 @@ __all__ = [
     "ExportStage",
     "RejectionSampler",
     "SftTrainer",
+    "distill_trainer",
     "trainer_of",
 ]
 
-StageRun = type[Run] | type[Task] | type[RejectionSampler]
-TRAINERS: Mapping[str, StageRun] = {
+TRAINERS: Mapping[str, Callable[..., Run | RejectionSampler | Task]] = {
     "grpo": Trainer,
     "sft": SftTrainer,
     "reject": RejectionSampler,
+    "distill": distill_trainer,
     "evaluate": EvaluationStage,
     "export": ExportStage,
 }
-"""The class of a stage's runs, by ``stage``."""
+"""What makes a stage's runs, by ``stage``: a class, or a function with its arguments."""
 
 
-def trainer_of(recipe: Recipe) -> StageRun:
-    """The class that makes a run of `recipe`: `grpo.Trainer`, `SftTrainer`, `RejectionSampler`, ..."""
+def trainer_of(recipe: Recipe) -> Callable[..., Run | RejectionSampler | Task]:
+    """What makes a run of `recipe`: `grpo.Trainer`, `SftTrainer`, `RejectionSampler`, `distill_trainer`, ..."""
     return TRAINERS[recipe.stage]

@@ -68,6 +68,7 @@ class SftTrainer(Run):
         quiet: bool = False,
         verbose: bool = False,
         console: Console | None = None,
+        kind: RunKind | None = None,
     ):
         super().__init__(
             recipe,
@@ -79,7 +80,7 @@ class SftTrainer(Run):
             quiet=quiet,
             verbose=verbose,
             console=console,
-            kind=KIND,
+            kind=kind or KIND,
         )
         examples = self.inputs.examples.train
         self._example_of = {example.prompt.id: example for example in examples}

@@ -23,7 +23,12 @@ from grpo.data.sources import GivenRows, SourceRows, check_enough_rows, load_sou
 from grpo.model.info import ModelInfo, load_info, load_tokenizer
 from grpo.monitor import watchdog
 from grpo.recipe import Recipe, RecipeError
-from grpo.run.evaluation_sets import EvaluationSet, held_out_set, load_sets
+from grpo.run.evaluation_sets import (
+    EvaluationSet,
+    check_rewards_of_sets,
+    held_out_set,
+    load_sets,
+)
 from grpo.run.inputs import RunInputs, Watching
 from grpo.run.reward_fit import check_columns
 from grpo.run.reward_specs import load_rewards
@@ -47,7 +52,7 @@ def load_sft_inputs(
     accurate = ""
     if recipe.rewards or rewards:
         specs, accurate = load_rewards(recipe, rewards)
-    _check_rewards_of_sets(recipe, specs)
+    check_rewards_of_sets(recipe, specs)
     load = partial(load_example_rows, form=recipe.sft.form)
     with watching(), watchdog.loading("grpo.data.examples, the data set"):
         sources = load_sources(recipe.data, data, folder=recipe.folder(), report=report, load=load)
@@ -102,15 +107,6 @@ def _through_chat_template(source: SourceRows) -> SourceRows:
     if source.section.template != "auto":
         return source
     return replace(source, section=replace(source.section, template="chat"))
-
-
-def _check_rewards_of_sets(recipe: Recipe, specs: Sequence[RewardSpec]) -> None:
-    for name, section in recipe.evaluate.sets.items():
-        if not specs and not section.rewards:
-            raise RecipeError(
-                f"recipe: evaluate.sets.{name} is scored by the recipe's rewards, and it has none; name some, for the "
-                "set or for all"
-            )
 
 
 def _check_enough_examples(recipe: Recipe, examples: ExampleSet) -> None:

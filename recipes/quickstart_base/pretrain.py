@@ -169,12 +169,14 @@ def make_tokenizer():
 
 # --------------------------------------------------------------------------------------------- the model
 
+WIDTH = 64
+HEAD_WIDTH = 16
 MAX_POSITIONS = 128
 MAX_NEW_TOKENS = 80
 
 
-def make_model(seed: int = SEED):
-    """A Llama of two layers, 64 wide, with 138,752 parameters and weights drawn from the seed."""
+def make_model(seed: int = SEED, width: int = WIDTH):
+    """A Llama of two layers, with weights drawn from the seed; 64 wide it has 138,752 parameters."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -182,11 +184,11 @@ def make_model(seed: int = SEED):
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(VOCABULARY),
-            hidden_size=64,
-            intermediate_size=256,
+            hidden_size=width,
+            intermediate_size=4 * width,
             num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=4,
+            num_attention_heads=width // HEAD_WIDTH,
+            num_key_value_heads=width // HEAD_WIDTH,
             max_position_embeddings=MAX_POSITIONS,
             tie_word_embeddings=True,
             pad_token_id=VOCABULARY.index("<pad>"),
@@ -338,11 +340,23 @@ def main() -> None:
         "folder", type=Path, nargs="?", default=HERE, help="where to write it (default: here)"
     )
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument(
+        "--width",
+        type=int,
+        default=WIDTH,
+        help=f"hidden width, a multiple of {HEAD_WIDTH} (default: {WIDTH})",
+    )
+    parser.add_argument("--steps", type=int, default=Training.steps)
     arguments = parser.parse_args()
+    if arguments.width < HEAD_WIDTH or arguments.width % HEAD_WIDTH:
+        parser.error(
+            f"--width is {arguments.width}; it must be a multiple of {HEAD_WIDTH}, the width of a head"
+        )
     torch.set_num_threads(1)
-    model, tokenizer = make_model(arguments.seed), make_tokenizer()
+    model = make_model(arguments.seed, arguments.width)
+    tokenizer = make_tokenizer()
     started = time.process_time()
-    train(model, tokenizer, seed=arguments.seed)
+    train(model, tokenizer, Training(steps=arguments.steps), seed=arguments.seed)
     print(f"{time.process_time() - started:.0f} CPU-seconds")
     print("  ".join(f"{name} {value:.3f}" for name, value in measure(model, tokenizer).items()))
     save(model, tokenizer, arguments.folder)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import math
 import os
 import pickle
 import threading
@@ -63,6 +64,7 @@ class RewardService:
         self._cache = VerdictCache()
         self._open: set[Ticket] = set()
         self.num_judged = 0
+        self._step: float = math.inf
         self._workers = _num_cores() if workers is None else workers
         self._max_workers = self._workers
         if workers is None:
@@ -146,10 +148,12 @@ class RewardService:
     def set_step(self, step: int) -> None:
         """Set ``trainer_state.global_step``, which TRL-style rewards receive; it is 0 until the first call.
 
+        Rewards that apply from a later step on are not asked; until the first call all are.
         Holds for every call of a reward that starts from now on, including submissions still in a queue: set it when no
         verdict is open. Any thread may call it. Only TRL-style rewards see the step, and their verdicts are never
         cached; a cached verdict belongs to a reward that cannot depend on it.
         """
+        self._step = step
         for runner in self._runners:
             runner.step = step
 
@@ -216,7 +220,7 @@ class RewardService:
         self, number: int, spec: RewardSpec, sample: Sample, deliver: Deliver
     ) -> Request | Score:
         """What the reward's runner gets; or the score, if the reward need not be asked."""
-        if not applies(spec.when, sample.columns):
+        if self._step < spec.from_step or not applies(spec.when, sample.columns):
             return Score(None, status="not_applicable")
         function = self._functions[number]
         name = function.convention.name

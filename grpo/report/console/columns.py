@@ -25,8 +25,8 @@ LEVEL_STYLES = ("", "", "warn", "bad", "bad")
 class Column:
     """One quantity of a step: its key in the record, its heading, its width and format.
 
-    Columns of a higher ``rank`` are the first to go where the screen is narrow. Records that have the key ``unless``
-    do without.
+    Columns of a higher ``rank`` are the first to go where the screen is narrow. Records that have a key of
+    ``unless`` do without.
     """
 
     key: str
@@ -34,16 +34,23 @@ class Column:
     width: int
     shown: Callable[[float], str]
     rank: int = 0
-    unless: str = ""
+    unless: tuple[str, ...] = ()
 
     def stands_in(self, record: Record) -> bool:
         """Whether a record has this column."""
-        return self.key in record and self.unless not in record
+        return self.key in record and not any(key in record for key in self.unless)
 
 
 COLUMNS = (
     Column("reward/mean", "reward", 7, lambda value: f"{value:.3f}"),
-    Column("update/loss", "loss", 7, lambda value: f"{value:.4f}", unless="reward/mean"),
+    Column("policy/teacher_kl", "teacher KL", 10, lambda value: f"{value:.4f}"),
+    Column(
+        "update/loss",
+        "loss",
+        7,
+        lambda value: f"{value:.4f}",
+        unless=("reward/mean", "policy/teacher_kl"),
+    ),
     Column("epoch", "epoch", 6, lambda value: f"{value:.2f}"),
     Column("row/learnt", "learnt", 7, lambda value: f"{value:.1f}"),
     Column("completion/length", "length", 7, lambda value: f"{value:.1f}"),

@@ -14,6 +14,7 @@ from grpo.report.folder import points_of
 Record = Mapping[str, Any]
 STEPS_OF_ESTIMATE = 10
 CURVES = {"reward": "reward/mean", "length": "completion/length"}
+CURVES_OF_DISTILLATION = {"teacher KL": "policy/teacher_kl", "length": "completion/length"}
 CURVES_WITHOUT_REWARD = {"loss": "update/loss"}
 """The curves of the live area beside those of the evaluation sets, and the keys of their records."""
 
@@ -41,8 +42,7 @@ class History:
         self.step = int(record["step"])
         self.since = time.monotonic()
         self.version += 1
-        curves = CURVES if CURVES["reward"] in record else CURVES_WITHOUT_REWARD
-        for name, key in curves.items():
+        for name, key in _curves_of(record).items():
             if is_number(record.get(key)):
                 self.curves[name].append(record[key])
         if is_number(record.get("seconds/step")):
@@ -93,3 +93,11 @@ def evaluations_of(record: Record) -> dict[str, dict[str, Any]]:
         for point in points
         if "accuracy" in point.figures
     }
+
+
+def _curves_of(record: Record) -> Mapping[str, str]:
+    """The curves that a step's record has: by its reward, else by its teacher, else by its loss."""
+    for curves in (CURVES, CURVES_OF_DISTILLATION):
+        if next(iter(curves.values())) in record:
+            return curves
+    return CURVES_WITHOUT_REWARD

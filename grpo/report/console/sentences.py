@@ -12,6 +12,7 @@ from grpo.report.console.words import ZERO_VARIANCE, shown_set
 Record = Mapping[str, Any]
 NAMES = {
     "reward/mean": "reward {:.3f}",
+    "policy/teacher_kl": "teacher KL {:.4f}",
     "update/loss": "loss {:.4f}",
     "epoch": "epoch {:.2f}",
     "completion/length": "length {:.1f}",

@@ -110,6 +110,10 @@ PLAIN_CHARTS: Sequence[tuple[Chart, Sequence[_Line]]] = (
         [_Line("KL", "policy/kl")],
     ),
     (
+        Chart("teacher", "KL to the teacher", "nats a token", "number", scale="zero"),
+        [_Line("KL", "policy/teacher_kl")],
+    ),
+    (
         Chart("clipped", "Clipped", "share of tokens at the clip", "percent", scale="zero"),
         [_Line("clipped", "policy/clipped")],
     ),

@@ -74,7 +74,7 @@ def outcomes_of(
     passing = [index for index, outcome in enumerate(outcomes) if outcome == ACCEPTED]
     ordered = sorted(passing, key=lambda index: _preference(candidates[index], seed))
     shingles_of = {index: shingles(candidates[index].completion.text) for index in ordered}
-    unlike = []
+    unlike: list[int] = []
     for index in ordered:
         kind = _kind_of_duplicate(index, unlike, candidates, shingles_of, section=section)
         if kind:

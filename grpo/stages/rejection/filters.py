@@ -87,6 +87,11 @@ def _has_code(candidate: Candidate, section: RejectSection) -> bool:
     return is_delimited and CODE_BLOCK.search(reasoning) is not None
 
 
+def _is_below(value: float | None, limit: float | None) -> bool:
+    """Whether both are known and `value` is below `limit`."""
+    return value is not None and limit is not None and value < limit
+
+
 FILTERS = (
     Filter(
         name="faulted",
@@ -116,21 +121,19 @@ FILTERS = (
         name="low_reward",
         says="of too low a reward",
         is_on=lambda section: section.min_reward is not None,
-        catches=lambda candidate, section: (
-            candidate.score.value is not None and candidate.score.value < section.min_reward
-        ),
+        catches=lambda candidate, section: _is_below(candidate.score.value, section.min_reward),
     ),
     Filter(
         name="too_short",
         says="too short",
         is_on=lambda section: section.min_tokens is not None,
-        catches=lambda candidate, section: candidate.num_tokens < section.min_tokens,
+        catches=lambda candidate, section: _is_below(candidate.num_tokens, section.min_tokens),
     ),
     Filter(
         name="too_long",
         says="too long",
         is_on=lambda section: section.max_tokens is not None,
-        catches=lambda candidate, section: candidate.num_tokens > section.max_tokens,
+        catches=lambda candidate, section: _is_below(section.max_tokens, candidate.num_tokens),
     ),
     Filter(
         name="mixed_language",

@@ -2,13 +2,16 @@
 
 import json
 import math
+import shutil
 
+import huggingface_hub
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from tiny import tiny_model, tiny_tokenizer
 
-from grpo import Recipe, RecipeError
+from grpo import Recipe, RecipeError, SftTrainer
 from grpo.learner.learner import Learner
 from grpo.learner.optimizer import Optimizer
 from grpo.model.info import load_config
@@ -84,6 +87,50 @@ def test_the_final_model_computes_what_the_policy_does(base, adapter):
     final = Policy.load(ModelSection(name=str(base.parent / "final")))
     with final.own_attention():
         assert torch.allclose(final.model(IDS).logits, expected, atol=2e-5)
+
+
+def test_an_adapter_of_the_hub_is_found_by_its_id_in_the_cache(
+    base, adapter, tmp_path, monkeypatch
+):
+    """As a download leaves it; the hub itself is not asked."""
+    folder, expected = adapter()
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--me--adapter"
+    shutil.copytree(folder, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    policy = Policy.load(section(base, "me/adapter"))
+    with policy.own_attention():
+        assert torch.allclose(policy.model(IDS).logits, expected, atol=1e-6)
+    with pytest.raises(RecipeError, match="model.adapter names me/other, whose adapter_config"):
+        check_adapter(section(base, "me/other"))
+
+
+def test_a_run_goes_on_with_the_adapter_and_leaves_it_beside_the_merged_model(
+    base, adapter, tmp_path
+):
+    folder, _ = adapter()
+    settings = {
+        "steps": 1,
+        "run_dir": str(tmp_path / "run"),
+        "model": {"name": str(base), "adapter": str(folder)},
+        "sft": {"batch": 2},
+        "data": {"template": "plain"},
+    }
+    rows = [{"prompt": "a b", "completion": "c d"}, {"prompt": "e f", "completion": "g h"}]
+    summary = SftTrainer(Recipe.from_mapping(settings), data=rows, quiet=True).train()
+    assert not summary["final"]["problems"]
+    before = load_file(folder / "adapter_model.safetensors")
+    after = load_file(tmp_path / "run" / "final" / "adapter" / "adapter_model.safetensors")
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    again = ModelSection(name=str(base), adapter=str(tmp_path / "run" / "final" / "adapter"))
+    merged = Policy.load(ModelSection(name=str(tmp_path / "run" / "final")))
+    policy = Policy.load(again)
+    with merged.own_attention(), policy.own_attention():
+        assert torch.allclose(policy.model(IDS).logits, merged.model(IDS).logits, atol=2e-5)
 
 
 def test_its_memory_is_predicted(base, adapter):

@@ -24,6 +24,7 @@ from benchmarks.invariance import (
 )
 from grpo.learner.learner import Learner
 from grpo.learner.optimizer import Optimizer
+from grpo.learner.teacher import Teacher
 from grpo.model.policy import Policy
 from grpo.objective.objective import Objective
 from grpo.recipe import LossSection, OptimSection
@@ -103,7 +104,7 @@ def test_advantages_of_single_tokens_and_a_teacher_do_not_change_with_the_split(
     )
     update, teacher, loss = (
         replace(update, rows=rows),
-        tiny_policy(seed=1),
+        Teacher(tiny_policy(seed=1)),
         LossSection(teacher="other"),
     )
     actual = []
@@ -112,6 +113,7 @@ def test_advantages_of_single_tokens_and_a_teacher_do_not_change_with_the_split(
         learner = Learner(
             policy, optimizer, loss, temperature=1.0, tokens_per_micro_batch=budget, teacher=teacher
         )
+        learner.begin(Batch(update.rows, (update,)))
         learner._old_logps = dict(old)
         optimizer.step = lambda: actual.append(
             torch.cat([g.flatten() for g in optimizer.gradients()]).clone()

@@ -77,6 +77,7 @@ def test_true_and_false_are_what_they_say(recipe, text, value):
         ("? [a, b]\n: c", "line 1: a key must be text, not a list"),
         ("~: 1", "line 1: a key must be text, not nothing"),
         ("seed: 1\n2: 3", 'line 2: a key must be text, not 2; write "2" in quotes'),
+        ("sample:\n  2: 3", "unknown key sample.2"),
     ],
 )
 def test_what_is_not_yaml_is_refused_with_its_line(refusal, text, message):
