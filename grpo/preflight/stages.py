@@ -14,7 +14,7 @@ from grpo.recipe import Recipe, RecipeError
 from grpo.recipe.plan import Plan, Stage
 from grpo.stages.checks import as_before, can_be_read, check_stages
 
-SHOWN = ("grpo", "sft", "reject")
+SHOWN = ("grpo", "sft", "reject", "distill")
 """Kinds of which a dry run shows the rows and the objective."""
 
 
@@ -41,7 +41,7 @@ def _overview(plan: Plan) -> Iterator[str]:
 def _shown(plan: Plan, stage: Stage) -> Iterator[str]:
     recipe = stage.recipe
     if stage.kind in SHOWN and can_be_read(plan, stage):
-        yield from one.dry_run(as_before(stage))
+        yield from one.dry_run(as_before(plan, stage))
     elif stage.kind == "evaluate":
         yield from evaluation(recipe)
     elif stage.kind == "export":
@@ -74,7 +74,7 @@ def preflight(plan: Plan, say: Callable[[str], None]) -> bool:
 
 def _checked(plan: Plan, stage: Stage, say: Callable[[str], None]) -> bool:
     if stage.kind == "grpo" and can_be_read(plan, stage):
-        return checked.run(as_before(stage), say)
+        return checked.run(as_before(plan, stage), say)
     try:
         check_stages(plan, [stage])
     except RecipeError as error:

@@ -298,6 +298,10 @@ class _Planner:
         shared = dict(self.shared)
         for key in unread:
             shared = _without(shared, key.split("."))
+        sample = shared.get("sample")
+        caps = sample.get("max_tokens") if isinstance(sample, Mapping) else None
+        if learns_rows and isinstance(sample, Mapping) and isinstance(caps, Mapping) and caps:
+            shared["sample"] = {**sample, "max_tokens": max(caps.values())}
         data = shared.get("data")
         if isinstance(data, Mapping):
             shared["data"] = _shared_data(data, own.get("data"), has_rows=has_rows)

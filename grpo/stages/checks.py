@@ -13,17 +13,26 @@ from typing import Any, Callable, Iterable, Mapping
 from grpo.export.write import check_form
 from grpo.recipe import Recipe, RecipeError
 from grpo.recipe.plan import Plan, Stage
-from grpo.run.inputs import check_settings, load_inputs
+from grpo.run.inputs import RunInputs, check_settings, load_inputs
 from grpo.run.reward_specs import load_rewards
 from grpo.stages.evaluation import recipe_of_model
 from grpo.stages.exporting import wanted_of
 from grpo.stages.rejection.inputs import load_reject_inputs
 from grpo.stages.sft_inputs import load_sft_inputs
 
+
+def _read_distill(recipe: Recipe, **options: Any) -> RunInputs:
+    """The rows of a distillation, by its method."""
+    if recipe.learns_rows:
+        return load_sft_inputs(recipe, **options)
+    return load_inputs(recipe, needs_rewards=False, **options)
+
+
 READ: Mapping[str, Callable[..., Any]] = {
     "grpo": load_inputs,
     "sft": load_sft_inputs,
     "reject": load_reject_inputs,
+    "distill": _read_distill,
 }
 """What reads the rows of a stage and checks them, by kind."""
 
@@ -48,7 +57,7 @@ def _check(plan: Plan, stage: Stage) -> None:
     if recipe.rewards or stage.kind in ("grpo", "evaluate"):
         load_rewards(recipe)
     if stage.kind in READ and can_be_read(plan, stage):
-        READ[stage.kind](as_before(stage), report=_unsaid)
+        READ[stage.kind](as_before(plan, stage), report=_unsaid)
 
 
 def can_be_read(plan: Plan, stage: Stage) -> bool:
@@ -74,12 +83,18 @@ def ancestors(plan: Plan, stage: Stage) -> list[Stage]:
     return found
 
 
-def as_before(stage: Stage) -> Recipe:
-    """The stage's recipe with a model that is there before any stage has run: the one that its own descends from."""
+def as_before(plan: Plan, stage: Stage) -> Recipe:
+    """The stage's recipe with models that are there before any stage has run: those that its own descend from."""
     recipe = stage.recipe
-    if recipe.model.name == stage.origin:
-        return recipe
-    return replace(recipe, model=replace(recipe.model, name=stage.origin))
+    model = replace(recipe.model, name=stage.origin)
+    loss = recipe.loss
+    distill = recipe.distill
+    for other in plan.stages:
+        if str(other.model) == loss.teacher:
+            loss = replace(loss, teacher=other.origin)
+            teacher = None if distill.teacher is None else other.origin
+            distill = replace(distill, teacher=teacher)
+    return replace(recipe, model=model, loss=loss, distill=distill)
 
 
 def _unsaid(line: Any) -> None:
