@@ -86,6 +86,8 @@ class Stage:
         words = [self.kind]
         if self.model_from is not None and self.kind != "evaluate":
             words.append(f"from {'the base' if self.model_from == BASE else self.model_from}")
+        elif self.kind != "evaluate":
+            words.append(f"from {Path(str(self.recipe.model.name)).name}")
         if self.data_from is not None:
             words.append(f"on the rows of {self.data_from}")
         if self.kind == "evaluate":
@@ -455,7 +457,8 @@ class _Planner:
 
 def _label(model: str) -> str:
     """A name for the row of a model that a stage starts from: ``Qwen2-5-0-5B-base``."""
-    return f"{re.sub('[^A-Za-z0-9_-]+', '-', Path(model).name).strip('-')}-{BASE}"
+    name = re.sub("[^A-Za-z0-9_-]+", "-", Path(model).name).strip("-")
+    return name if name.endswith(BASE) else f"{name}-{BASE}"
 
 
 def _learns_traces(own: Mapping[str, Any]) -> bool:
