@@ -6,11 +6,13 @@ of each is in ``stages.json``. What a stage may be made of is up to the plan, wh
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Iterator, Mapping
 
@@ -369,6 +371,10 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    with suppress(
+        OSError, AttributeError
+    ):  # glibc alone keeps what was freed, and can be told not to
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def summary_of(plan: Plan, book: StageBook, table: StageTable) -> dict[str, Any]:

@@ -209,11 +209,20 @@ def way_of(recipe: Recipe, set_name: str) -> str:
 
 
 def _models(plan: Plan, found: _Found) -> list[str]:
-    """The rows: the base if it was measured, every stage that makes a model, and what else was measured."""
+    """The rows: the base if it was measured, every stage that makes a model, and what else was measured.
+
+    A model that a stage began with stands before that stage.
+    """
     measured = dict.fromkeys(model for figures in found.figures.values() for model in figures)
-    made = [stage.name for stage in plan.stages if stage.model is not None]
-    others = [name for name in measured if name not in (BASE, *made)]
-    return [*([BASE] if BASE in measured else []), *made, *others]
+    place_of: dict[str, Any] = {}
+    for stage in plan.stages:
+        place_of.update(stage.recipe.evaluate.models)
+    rows = dict.fromkeys([BASE] if BASE in measured else [])
+    for stage in plan.stages:
+        if stage.model is not None:
+            begun = [name for name in measured if place_of.get(name) == stage.recipe.model.name]
+            rows.update(dict.fromkeys([*begun, stage.name]))
+    return [*rows, *(name for name in measured if name not in rows)]
 
 
 def _that_compare(found: _Found) -> list[str]:

@@ -91,6 +91,7 @@ def test_a_stage_run_anew_takes_what_was_made_of_it_back(tmp_path: Path) -> None
     assert statuses(folder) == {"start": "done", "rl": "done"}
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_is_named_and_the_ones_before_it_stand(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     (tmp_path / "bad.py").write_text("def bad(text):\n    raise RuntimeError('no verdict')\n")
