@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import shutil
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -209,7 +210,8 @@ class Pipeline:
             raise RecipeError(f"stage {stage.name}: {error}") from error
         except BaseException as error:
             self._record(stage, STOPPED if isinstance(error, KeyboardInterrupt) else FAILED)
-            error.add_note(f"in stage {stage.name} of {self.folder}")
+            if sys.version_info >= (3, 11):
+                error.add_note(f"in stage {stage.name} of {self.folder}")
             raise
         if self.stopped:
             self._record(stage, STOPPED)

