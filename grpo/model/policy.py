@@ -34,7 +34,7 @@ from grpo.model.info import check_vocabulary, load_tokenizer, longest_sequence
 from grpo.model.loading import load_model
 from grpo.model.output_head import OutputHead, find_head
 from grpo.model.packing import PackedRows, pack
-from grpo.model.routing import Routes, find_routing, joined
+from grpo.model.routing import Routes, find_routing, joined, without_balance_loss
 from grpo.model.saved_adapter import load_adapter
 from grpo.recipe import ModelSection, RecipeError
 from grpo.types import Row
@@ -393,6 +393,12 @@ class Policy:
         if not self.routing.is_replayed:
             return [f"experts: {size}; the trainer chooses its own (model.routing_replay)"]
         return [f"experts: {size}; the trainer repeats the sampler's choice"]
+
+    def no_load_balance(self) -> str:
+        """Why the model has no load-balancing loss; empty if it has one."""
+        if self.routing is not None:
+            return without_balance_loss(self.base)
+        return self._routing_reason or f"{type(self.base).__name__} has no experts"
 
     def describe_head(self) -> str:
         """One line: how log-probs are taken, and why if through whole logits."""

@@ -250,7 +250,8 @@ def open_optimizer(recipe: Recipe, policy: Policy, num_updates: int) -> Optimize
 def open_learner(
     recipe: Recipe, policy: Policy, ranks: Ranks = Ranks(), gates: Gates | None = None
 ) -> Learner:
-    """The learner with its optimizer, reference and teacher."""
+    """The learner with its optimizer, reference and teacher; `RecipeError` for a term that the model does not have."""
+    check_load_balance(recipe, policy)
     num_updates = recipe.steps * recipe.optim.updates * recipe.optim.epochs
     return Learner(
         policy,
@@ -264,6 +265,15 @@ def open_learner(
     )
 
 
+def check_load_balance(recipe: Recipe, policy: Policy) -> None:
+    """Refuse ``loss.load_balance`` on a model without such a loss."""
+    if not recipe.loss.load_balance:
+        return
+    reason = policy.no_load_balance()
+    if reason:
+        raise RecipeError(f"recipe: loss.load_balance is set, but {reason}; set it to 0")
+
+
 def load_teacher(recipe: Recipe, policy: Policy) -> Policy | None:
     """The frozen model of ``loss.teacher``; `RecipeError` if its tokens mean something else than the policy's."""
     if recipe.loss.teacher is None:
@@ -272,6 +282,7 @@ def load_teacher(recipe: Recipe, policy: Policy) -> Policy | None:
         name=recipe.loss.teacher,
         dtype=recipe.model.dtype,
         trust_remote_code=recipe.model.trust_remote_code,
+        routing_replay=False,  # the policy's experts are not the teacher's
     )
     teacher = Policy.load(section, policy.device)
     check_support(teacher)
