@@ -268,7 +268,7 @@ def tensor_of(values: Sequence[int], rows: int, device: torch.device) -> Tensor:
 
 
 def experts_read(routing: Routing | None, rows: int) -> list[bytes]:
-    """Of each of the first `rows` tokens of the last decoding forward, the experts that it went to; [] if unrecorded."""
+    """The experts that each of the first `rows` tokens of the last decoding forward went to; [] if unrecorded."""
     if routing is None or not routing.is_replayed:
         return []
     chosen_RLK = routing.chosen(routing.last)[:rows].cpu().numpy()

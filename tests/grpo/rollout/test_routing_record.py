@@ -28,7 +28,11 @@ PROMPTS = [5, 9, 13]
 
 def sampled(policy: Policy, *, paged: bool = False, **options) -> list[Group]:
     engine = Engine(policy, paged=paged)
-    return [group for _, group in _sample(engine, **options)]
+    return in_order(_sample(engine, **options))
+
+
+def in_order(delivered) -> list[Group]:
+    return [group for _, group in sorted(delivered, key=lambda item: item[0])]
 
 
 def _sample(engine: Engine, prompts=None, max_tokens=TOKENS, **options):
@@ -134,8 +138,7 @@ def test_a_partial_group_goes_on_with_its_record_from_a_checkpoint(family, paged
     cut = [completion for group in partial for completion in group.completions]
     assert any(0 < len(completion.token_ids) < TOKENS for completion in cut)
     _change(policy)
-    groups = [group for _, group in _sample(engine, [], partial_groups=partial)]
-    rows = rows_of(groups)
+    rows = rows_of(in_order(_sample(engine, [], partial_groups=partial)))
     for before, row in zip(cut, rows):
         assert torch.equal(row.routing[: len(before.routing)], before.routing)
     fresh = [len(completion.token_ids) for completion in cut]
@@ -147,7 +150,7 @@ def test_a_partial_group_goes_on_with_its_record_from_a_checkpoint(family, paged
 
 def _partial(engine: Engine, calls) -> list[PartialGroup]:
     """Groups that were cut off after a few steps, as partial groups."""
-    groups = [group for _, group in _sample(engine, interrupted=lambda: next(calls, True))]
+    groups = in_order(_sample(engine, interrupted=lambda: next(calls, True)))
     return [
         PartialGroup(group.prompt, tuple(range(len(group.completions))), group.completions)
         for group in groups
@@ -162,15 +165,15 @@ def _change(policy: Policy) -> None:
     policy.weights_changed()
 
 
+@pytest.mark.slow
 def test_rows_that_lose_their_pages_keep_their_record():
     policy = mixture("mixtral")
     policy.stop_ids = frozenset()
     prompts = random_prompts(0, PROMPTS[:2])
-    engine = Engine(policy, paged=True)
     plenty, few = [], []
     for groups, pages in ((plenty, 30), (few, 7)):
-        engine.kv_memory_gib = pages * 64 * 256 / 2**30
-        groups += [group for _, group in _sample(engine, prompts, max_tokens=70)]
+        engine = Engine(policy, paged=True, kv_memory_gib=pages * 64 * 256 / 2**30)
+        groups += in_order(_sample(engine, prompts, max_tokens=70))
     assert engine.stats.replayed
     for a, b in zip(rows_of(plenty), rows_of(few)):
         assert a.token_ids == b.token_ids and torch.equal(a.routing, b.routing)
