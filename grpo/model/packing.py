@@ -115,11 +115,7 @@ def pack(rows: Sequence[Row], device: torch.device | str = "cpu") -> PackedRows:
         target_T=upload(torch.tensor(target, dtype=torch.long), device),
         rows=tuple(rows),
         shared=packing.shared_plan() if torch.device(device).type == "cpu" else None,
-        routing_PLK=replayed(
-            zip(packing.completion_starts, (row.routing for row in rows)),
-            len(packing.tokens),
-            device,
-        ),
+        routing_PLK=packing.routing(rows, device),
     )
 
 
@@ -178,6 +174,11 @@ class _Packing:
         for index in range(len(self.tokens), length):
             self._append([0], first_position=0)
             self.attention_rows.append(([index], 0))
+
+    def routing(self, rows: Sequence[Row], device: torch.device | str) -> Tensor | None:
+        """The experts that the packed `rows` have recorded; None if they have none."""
+        records = zip(self.completion_starts, [row.routing for row in rows])
+        return replayed(records, len(self.tokens), device)
 
     def shared_plan(self) -> SharedPlan:
         longest = max((len(attended) for attended, _ in self.attention_rows), default=0)

@@ -34,19 +34,26 @@ def model_folder(folder: Path, family: str) -> Path:
 def test_a_resumed_run_of_experts_equals_one_never_stopped(tmp_path: Path, family: str) -> None:
     overrides = [
         f"model.name={model_folder(tmp_path / 'model', family)}",
+        "steps=3",
+        "sample.prompts=2",
         "sample.over_request=0.5",
         "sample.max_rows=8",
-        "sample.max_tokens=16",
+        "sample.max_tokens=10",
         "loss.beta=0.01",
         "optim.updates=2",
-        "optim.epochs=2",
+        "data.args.count=40",
+        "data.held_out=2",
+        "evaluate.samples=1",
+        "evaluate.every=0",
         "evaluate.before=false",
+        "checkpoint.every=1",
+        "log.report=false",
         *RUNS[family],
     ]
     run(tmp_path / "whole", *overrides)
     trainer = Trainer(recipe(tmp_path / "cut", *overrides))
     for record in trainer:
-        if record["step"] == 3:
+        if record["step"] == 2:
             break
     trainer.close()
     run(tmp_path / "cut", *overrides, resume=True)
