@@ -1,7 +1,7 @@
 """Draws the pictures of the README and the docs from the runs in ``examples/runs``: ``make pictures``.
 
 Each is written for light and for dark pages, the same bytes from the same data; a test draws them again. A further
-picture is a row of `PICTURES`.
+picture is a row of `PICTURES`. Those of the report need a browser (``report_picture.py``).
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, Callable
 
 import matplotlib
+from console_picture import console_picture
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from report_picture import missing, report_pictures
 
 import grpo
 from grpo.report.folder import RunFolder
@@ -96,11 +98,19 @@ def _dress(axis: Axes, title: str, theme: Theme) -> None:
         spine.set_visible(False)
 
 
-PICTURES: dict[str, Callable[[Theme], Figure]] = {
+def console(theme: Theme) -> str:
+    """The live console in the middle of a step."""
+    return console_picture(SEEDS[0], theme)
+
+
+PICTURES: dict[str, Callable[[Theme], Figure | str]] = {
     "quickstart-learning": learning,
     "quickstart-length": length,
     "quickstart-before-after": before_after,
+    "quickstart-console": console,
 }
+"""Figures, and texts of SVG."""
+REPORT = "quickstart-report"
 THEMES = {"": LIGHT, "-dark": DARK}
 
 
@@ -113,15 +123,33 @@ def draw(folder: Path) -> list[Path]:
         for name, picture in PICTURES.items():
             for suffix, theme in THEMES.items():
                 file = folder / f"{name}{suffix}.svg"
-                picture(theme).savefig(file, metadata=metadata)
+                drawn = picture(theme)
+                if isinstance(drawn, str):
+                    file.write_text(drawn, encoding="utf-8")
+                else:
+                    drawn.savefig(file, metadata=metadata)
                 files.append(file)
     return files
+
+
+def draw_report(folder: Path) -> list[Path]:
+    """Write the pictures of the page of two runs to `folder`."""
+    files = {"light": folder / f"{REPORT}.png", "dark": folder / f"{REPORT}-dark.png"}
+    report_pictures(SEEDS[:2], files)
+    return [*files.values()]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, nargs="?", default=IMAGES)
-    for file in draw(parser.parse_args().folder):
+    folder = parser.parse_args().folder
+    files = draw(folder)
+    reason = missing()
+    if reason:
+        print(reason)
+    else:
+        files += draw_report(folder)
+    for file in files:
         print(file)
 
 

@@ -15,7 +15,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Callable, Iterator, NoReturn, Sequence
 
 from grpo import __version__
-from grpo.commands import chat, convert, evaluate, export, report, sample, train, watch
+from grpo.commands import (
+    chat,
+    convert,
+    evaluate,
+    export,
+    report,
+    sample,
+    selftest,
+    train,
+    watch,
+)
 from grpo.commands.exit_codes import EXIT_DONE, EXIT_FAULT
 from grpo.commands.messages import print_error
 from rewards.command_line import EXIT_USER, OneLineParser
@@ -153,6 +163,13 @@ COMMANDS = (
         module="grpo",
         add_arguments=convert.add_arguments,
         run=convert.run,
+    ),
+    Command(
+        name="selftest",
+        summary="check that it computes here what it promises: kernels, gradient, seeds, resume, verdicts",
+        module="grpo.selftest",
+        add_arguments=selftest.add_arguments,
+        run=selftest.run,
     ),
     Command(
         name="completion",

@@ -188,16 +188,20 @@ def perturbed(gold: str) -> str:
     return "7" + bare
 
 
+def _as_it_is(row: Row, column: str) -> tuple[str, str]:
+    """A completion that a column holds whole, as it does a program, and a wrong one made of it."""
+    text = str(row.get(column, ""))
+    return text, perturbed(text)
+
+
 def _completions(options: argparse.Namespace) -> Completions:
     """How a row's right and wrong completion are made."""
     if options.completion:
-
-        def from_column(row: Row) -> Sequence[str]:
-            text = str(row.get(options.completion, ""))
-            return text, perturbed(text)
-
-        return from_column
+        return lambda row: _as_it_is(row, options.completion)
     function = load(options.reward)
+    is_program = function.__module__ == "rewards.code_tests" and options.template == TEMPLATE
+    if is_program and options.gold is not None:
+        return lambda row: _as_it_is(row, options.gold)
     reads_mathematics = function.__module__ == "rewards.math_answer"
 
     if options.gold is None:

@@ -43,9 +43,16 @@ def is_missing(gold: Any) -> bool:
         items = _list_in(gold)
         bare = _bare(gold).strip("'\"").casefold()
         return bare in ("", *_MISSING) if items is None else is_missing(items)
+    gold = _as_python(gold)
     if isinstance(gold, (list, tuple)):
         return all(map(is_missing, gold))
     return gold is None or _is_nan(gold)
+
+
+def _as_python(gold: Any) -> Any:
+    """A value or list of numpy, as pandas hands them out, as Python's own; anything else as it is."""
+    convert = getattr(gold, "tolist", None)
+    return convert() if callable(convert) else gold
 
 
 def _is_nan(gold: Any) -> bool:
@@ -84,6 +91,7 @@ def gold_items(gold: Any) -> list[Any]:
     >>> gold_items(["5"]), gold_items('["5", "6"]'), gold_items("[1, 2]"), gold_items("[5]"), gold_items(7)
     (['5'], ['5', '6'], ['[1, 2]'], [5], [7])
     """
+    gold = _as_python(gold)
     if isinstance(gold, str):
         gold = _list_in(gold) or gold
     if not isinstance(gold, (list, tuple)):

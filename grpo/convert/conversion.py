@@ -22,6 +22,8 @@ from grpo.recipe.other_trainers import PRODUCTS, UNSET, Setting
 from rewards.spelling import nearest
 
 WORK_OUT = {"trl": trl.work_out, "verl": verl.work_out}
+ON_BY_DEFAULT = ("lora_dropout",)
+"""Settings without a counterpart whose default does something."""
 ORDER = tuple(dict.fromkeys(name.split(".")[0] for name, _, _ in describe_keys()))
 
 
@@ -120,7 +122,7 @@ def _take(draft: Draft, row: Setting, name: str, value: Any) -> None:
     """What the table says of one setting."""
     if row.fate == "same":
         _take_same(draft, row, name, value)
-    elif row.fate == "not here" and name in draft.given and value != row.default:
+    elif row.fate == "not here" and name in draft.given and _is_lost(name, value, row.default):
         draft.lose(name, row.note)
 
 
@@ -198,6 +200,11 @@ def _finished(values: dict[str, Any], draft: Draft, source: Source, where: str) 
     report = list(_report(values, draft, source))
     head = [f"# Converted from {where}.", *(f"# {line}" for line in report if line), ""]
     return Converted(values, "\n".join(head) + to_yaml(values), report)
+
+
+def _is_lost(name: str, value: Any, default: Any) -> bool:
+    """Whether a setting without a counterpart does something there; so it does at some defaults."""
+    return bool(value != default or (name in ON_BY_DEFAULT and value))
 
 
 def _report(values: dict[str, Any], draft: Draft, source: Source) -> Iterator[str]:

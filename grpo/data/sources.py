@@ -88,6 +88,17 @@ def source_of(name: str, section: RowsSection, loaded: LoadedRows) -> SourceRows
     )
 
 
+def _not_one_source(given: Mapping[str, Any]) -> str:
+    names = ", ".join(map(str, given))
+    if hasattr(given, "with_format"):
+        first = next(iter(given), "train")
+        return f"data: a DatasetDict of the splits {names} was given; choose one, e.g. data=dataset[{first!r}]"
+    return (
+        f"data: a mapping was given ({names}), but the recipe has no data.sources; give a list of rows, or name the "
+        "sources: Recipe(data={'sources': {'first': {}, 'second': {'weight': 2.0}}})"
+    )
+
+
 def _given_by_source(
     data: DataSection, given: GivenRows | None
 ) -> Mapping[str, Iterable[Mapping[str, Any]]]:
@@ -95,9 +106,7 @@ def _given_by_source(
         return {}
     if not data.sources:
         if isinstance(given, Mapping):
-            raise RecipeError(
-                "data: rows by source were given, but the recipe has no data.sources; give a list"
-            )
+            raise RecipeError(_not_one_source(given))
         return {"": given}
     if not isinstance(given, Mapping):
         raise RecipeError(

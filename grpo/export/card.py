@@ -17,6 +17,7 @@ from grpo.export.check import Drift, Written
 from grpo.export.compare import Compared, Greedy
 from grpo.export.record import RunRecord, reward_digest
 from grpo.export.source import Source
+from grpo.notebook.sizes import size_of
 from grpo.recipe import Recipe
 from rewards.spelling import many
 from rewards.tasks import TASKS
@@ -334,8 +335,7 @@ def _results(summary: Mapping[str, Any]) -> Iterator[str]:
 def _accuracy(evaluation: Mapping[str, Any] | None) -> str:
     if not evaluation:
         return "not evaluated"
-    samples = evaluation["samples"] // max(1, evaluation["prompts"])
-    return f"{_with_interval(evaluation)} ({many(evaluation['prompts'], 'prompt')} x {samples})"
+    return f"{_with_interval(evaluation)} ({size_of(evaluation, 'x')})"
 
 
 def _cost(summary: Mapping[str, Any]) -> Iterator[str]:

@@ -29,6 +29,7 @@ from grpo.notebook.markup import (
     tag,
     text_block,
 )
+from grpo.notebook.sizes import size_of
 from rewards.spelling import many
 
 MAX_ROWS = 32
@@ -140,8 +141,7 @@ def _remark(row: CompletionRow) -> str:
 
 def evaluation_card(values: Values, accurate: str, sources: Mapping[str, Values]) -> Html:
     """Accuracy with its interval, by source where there are several, and the other figures."""
-    per_prompt = round((values["samples"] + values["faults"]) / max(1, values["prompts"]))
-    size = f"{many(values['prompts'], 'prompt')} × {many(per_prompt, 'sample')}"
+    size = size_of(values, "×")
     rows: list[Sequence[object]] = [_accuracy_row("accuracy", values)]
     rows += [_accuracy_row(name, figures) for name, figures in sources.items()]
     reward = joined([number(values["reward"]), _bounds(values, "reward", number)])

@@ -162,7 +162,8 @@ def several_updates(facts: RunFacts) -> Iterator[Finding]:
         yield warning(
             "many-epochs",
             f"optim.epochs is {optim.epochs}: the same completions are learnt "
-            f"{optim.epochs} times; above 4 the clip holds most of it back",
+            f"{optim.epochs} times; above 4 the clip holds most of it back; epochs: {optim.epochs} "
+            "are passes over the data",
         )
 
 

@@ -159,7 +159,8 @@ def files(recipe: Recipe) -> Iterator[str]:
         "checkpoints/, final/, summary.json, report.html"
     )
     when = _every(section.every) if section.every else "when stopped"
-    best = f", and the best {section.keep_best} by held-out accuracy" if section.keep_best else ""
+    ranked_by = section.best_by or "held-out accuracy"
+    best = f", and the best {section.keep_best} by {ranked_by}" if section.keep_best else ""
     yield f"  a checkpoint {when} and at the end, the last {section.keep} kept{best}"
     if section.background:
         yield (

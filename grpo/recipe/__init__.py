@@ -13,11 +13,12 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
-from typing import Any, Mapping
+from functools import wraps
+from typing import Any, Callable, Mapping
 
 from grpo.monitor.redaction import redacted
 from grpo.notebook.cards import recipe_card
-from grpo.recipe.build import build_section, check_values, merge, plain, preset_values
+from grpo.recipe.build import build_section, check_keys, check_values, merge, plain, preset_values
 from grpo.recipe.constraints import check_combinations, check_loss
 from grpo.recipe.data_sections import (
     DataSection,
@@ -201,6 +202,20 @@ class Recipe(Sections):
     def __repr__(self) -> str:
         """The keys that are not at their defaults."""
         return f"Recipe({', '.join(f'{name}={value!r}' for name, value, _ in changed_keys(self))})"
+
+
+def _refusing_unknown(init: Callable[..., None]) -> Callable[..., None]:
+    """`init` for keys that exist; of another, as ``learning_rate``, a `RecipeError` that says what it is here."""
+
+    @wraps(init)
+    def checked(self: Recipe, *values: Any, **keys: Any) -> None:
+        check_keys(Recipe, keys)
+        init(self, *values, **keys)
+
+    return checked
+
+
+Recipe.__init__ = _refusing_unknown(Recipe.__init__)  # type: ignore[method-assign]
 
 
 def _is_built(value: Any, part: Field[Any]) -> bool:

@@ -65,15 +65,21 @@ def build_section(cls: type, values: Any, where: str) -> Any:
         raise RecipeError(
             f"recipe: {where or 'the file'} must be a section of keys, not {kind(values)}{nothing}"
         )
+    check_keys(cls, values, where)
     fields = {f.name: f for f in dataclasses.fields(cls)}
-    for name in values:
-        if name not in fields:
-            raise RecipeError(_unknown_key(name, where, list(fields), values[name]))
     hints = typing.get_type_hints(cls)
     arguments = {}
     for name, value in values.items():
         arguments[name] = _build_value(fields[name], hints[name], value, dotted(where, name))
     return cls(**arguments)
+
+
+def check_keys(cls: type, values: Mapping[str, Any], where: str = "") -> None:
+    """Refuse a key that the section `cls` does not have, with what it may have meant."""
+    names = [field.name for field in dataclasses.fields(cls)]
+    for name in values:
+        if name not in names:
+            raise RecipeError(_unknown_key(name, where, names, values[name]))
 
 
 def check_values(section: Any, where: str) -> None:
@@ -172,6 +178,8 @@ def _fits(option: type, value: Any) -> bool:
 
 def _advice(options: tuple[type, ...], value: Any) -> str:
     """How to write `value` so that it is what it seems to be meant as, or nothing."""
+    if callable(value):
+        return "; a recipe holds names: pass functions as Trainer(recipe, rewards=[...])"
     if isinstance(value, str):
         return _advice_on_text(options, value)
     if isinstance(value, float) and int in options and value.is_integer():

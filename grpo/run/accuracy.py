@@ -48,7 +48,8 @@ NOT_PLAIN = ("groups", "details", "accurate", "threshold")
 class Evaluation:
     """Held-out accuracy with its 95 % interval for new prompts, and what else was measured.
 
-    ``samples`` completions were scored, ``faults`` could not be. ``length`` is the mean number of tokens and
+    ``samples`` completions of ``rated`` of the ``prompts`` were scored, ``per_prompt`` of each were sampled, ``faults``
+    could not be scored; a reward may apply to the rows of one source alone. ``length`` is the mean number of tokens and
     ``truncated`` the share of completions that were cut off, ``no_answer`` of the scored ones the share without an
     answer. ``reward`` is the mean of the whole weighted reward, with its interval. ``details`` holds means by name:
     each reward and the numbers it reports. ``seconds`` is the time spent sampling.
@@ -69,6 +70,8 @@ class Evaluation:
     reward: float = math.nan
     reward_low: float = math.nan
     reward_high: float = math.nan
+    rated: int = 0
+    per_prompt: int = 0
     groups: Sequence[ScoredGroup] = ()
     accurate: str = ""
     threshold: float = 1.0
@@ -146,6 +149,7 @@ def summarise(
         reward_means(groups), bounds=bounds, samples=per_prompt if bounds else math.inf
     )
     completions = [completion for group in groups for completion in group.completions]
+    most = max((len(group.completions) for group in groups), default=0)
     return Evaluation(
         accuracy=accuracy.value,
         low=accuracy.low,
@@ -162,6 +166,8 @@ def summarise(
         reward=total.value,
         reward_low=total.low,
         reward_high=total.high,
+        rated=len(shares),
+        per_prompt=most,
         groups=groups,
         accurate=reward,
         threshold=threshold,

@@ -29,7 +29,7 @@ def header(recipe: Recipe, inputs: RunInputs, parts: RunParts, num_steps: int) -
     lines = [
         f"  policy    {parts.policy.describe()}{_workers(parts.ranks)}",
         f"  data      {_prompts(recipe, inputs)}",
-        f"  rewards   {_weights(inputs)}",
+        f"  rewards   {_weights(inputs, recipe.evaluate.threshold)}",
         f"  training  {many(recipe.steps, 'step')} of {completions}, {loss}, lr {recipe.optim.lr:g}",
     ]
     further = [*parts.policy.describe_fallback(), *parts.policy.describe_routing()]
@@ -53,9 +53,10 @@ def internals(recipe: Recipe, inputs: RunInputs, parts: RunParts) -> list[str]:
     return lines
 
 
-def _weights(inputs: RunInputs) -> str:
+def _weights(inputs: RunInputs, threshold: float) -> str:
     weights = ", ".join(f"{spec.weight:g} x {spec.name}" for spec in inputs.specs)
-    return f"{weights}; accurate means {inputs.accurate} = 1"
+    means = "= 1" if threshold == 1 else f">= {threshold:g}"
+    return f"{weights}; accurate means {inputs.accurate} {means}"
 
 
 def _workers(ranks: Ranks) -> str:

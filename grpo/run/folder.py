@@ -42,7 +42,8 @@ def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
     if not resume:
         if os.path.lexists(folder) and not _is_fresh(folder):
             raise RecipeError(
-                f"run folder: {folder} exists; continue it with --resume, or choose another run_dir"
+                f"run folder: {folder} exists; continue it with --resume (from Python resume=True), "
+                "or choose another run_dir"
             )
         return
     if not (folder / "recipe.yaml").is_file():

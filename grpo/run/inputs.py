@@ -53,6 +53,18 @@ class RunInputs:
     examples: ExampleSet = field(default_factory=ExampleSet)
 
 
+def check_given(model: Any, tokenizer: Any) -> None:
+    """Refuse a model or a tokenizer that is not loaded, and a model without its tokenizer."""
+    for name, value in (("model", model), ("tokenizer", tokenizer)):
+        if isinstance(value, (str, os.PathLike)):
+            raise RecipeError(
+                f"trainer: {name}= takes one that is loaded, not {os.fspath(value)!r}; name it in the recipe: "
+                f"Recipe(model={{'name': {os.fspath(value)!r}}})"
+            )
+    if model is not None and tokenizer is None:
+        raise RecipeError("trainer: a model was given without its tokenizer; pass tokenizer= too")
+
+
 def check_recipe(recipe: Recipe, *, resume: bool, has_model: bool) -> None:
     """Refuse a recipe without a model, with a taken folder or a secret, that cannot be compiled or lacks a tracker."""
     if recipe.model.name is None and not has_model:

@@ -54,8 +54,10 @@ from rewards.spelling import many
 if TYPE_CHECKING:  # needs matplotlib
     from grpo.report.plots.figure import RunFigure
 
-Rewards = Mapping[str, Callable[..., Any]] | Sequence[Callable[..., Any]]
-"""Reward functions by name, or a list of them, each named as its function is."""
+Reward = Callable[..., Any] | str
+"""A function, or what a recipe's ``use`` takes: ``math_answer``, ``my_rewards.py:right``."""
+Rewards = Mapping[str, Reward] | Sequence[Reward] | Reward
+"""Rewards by name, or a list of them or one alone, each named as its function is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,6 +142,7 @@ class Run(ABC):
         self.folder = recipe.folder()
         self.resume = resume
         setup.hide_progress_bars()
+        inputs.check_given(model, tokenizer)
         has_model = model is not None and tokenizer is not None
         inputs.check_recipe(recipe, resume=resume, has_model=has_model)
         self.watchdog = watchdog.Watchdog(recipe.watchdog)

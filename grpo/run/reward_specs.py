@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 import rewards
 from grpo.recipe import EvaluationSetSection, Recipe, RecipeError, RewardSection, SandboxSection
@@ -62,20 +62,34 @@ def reward_specs(recipe: Recipe, functions: Mapping[str, Any] | None = None) -> 
 
 
 def named_rewards(
-    functions: Mapping[str, Any] | Sequence[Callable[..., Any]] | None,
+    functions: Mapping[str, Any] | Sequence[Any] | Callable[..., Any] | str | None,
 ) -> Mapping[str, Any]:
-    """`functions` by name; a list of them gets the functions' own names. Raises `RecipeError` for two of one name."""
+    """`functions` by name; a list of them, or one alone, gets the functions' own names, built-in rewards theirs.
+
+    Raises `RecipeError` for two of one name, and for what is no reward.
+    """
     if functions is None or isinstance(functions, Mapping):
         return dict(functions or {})
+    alone = callable(functions) or not isinstance(functions, Iterable) or isinstance(functions, str)
     named: dict[str, Any] = {}
-    for function in functions:
-        name = getattr(function, "__name__", type(function).__name__)
-        if not callable(function) or name in named or name == "<lambda>":
+    for function in [functions] if alone else functions:
+        name = _own_name(function)
+        if not name or name in named:
             raise RecipeError(
                 f"rewards: {function!r} needs a name of its own; pass a mapping, e.g. rewards={{'mine': f}}"
             )
         named[name] = function
     return named
+
+
+def _own_name(function: Any) -> str:
+    """``right`` for the function of that name and for ``my_rewards.py:right``; empty for a lambda."""
+    if isinstance(function, str):
+        return function.rpartition(":")[2]
+    if not callable(function):
+        raise RecipeError(f"rewards: {function!r} is neither a function nor the name of a reward")
+    name = str(getattr(function, "__name__", type(function).__name__))
+    return "" if name == "<lambda>" else name
 
 
 def rewards_of_set(

@@ -17,6 +17,8 @@ MAX_BEFORE = 80
 _ANGLE = (("degree", 1),)
 _TIME = (("s", 1),)
 _NOUN = re.compile(r"\s+(?P<noun>[a-z]{2,20}s|people|children|men|women|mice|geese)(?![\w'-])")
+_ENDS_IN_DIGIT = re.compile(r"\d[\s$*)}\]\\]*$")
+_SCALE = re.compile(r"\s+(?P<word>hundred|thousand|million|billion|trillion|dozen)(?![\w'-])")
 _NO_NOUNS = frozenset(
     "is was has does goes gives makes equals works divides remains satisfies means plus minus yields leaves "
     "holds follows becomes comes exceeds contains this thus as its his hers ours yours theirs yes us less "
@@ -30,14 +32,17 @@ _COUNTED = re.compile(r"(?<![\w.,/$])\d[\d,]*\s+[a-z]{2,20}s\s*(?:,\s*and|,|and)
 _DELIMITED_NUMBER = re.compile(r"(?<!\\)\$(\d[\d.,]*)\$")
 
 
-def unit_or_noun_after(text: str, position: int) -> str:
+def unit_or_noun_after(text: str, position: int, is_scaled: bool = False) -> str:
     """Return the unit of measurement behind a number in prose, or the plural behind it; empty if neither is there."""
+    scale = _SCALE.match(text, position)
+    if scale is not None and _ENDS_IN_DIGIT.search(text[max(0, position - 8) : position]):
+        return f" {scale['word']}" + unit_or_noun_after(text, scale.end(), is_scaled=True)
     unit = unit_after(text, position)
     noun = _NOUN.match(text, position)
     if (
         unit
         or noun is None
-        or not re.search(r"\d[\s$*)}\]\\]*$", text[max(0, position - 8) : position])
+        or not (is_scaled or _ENDS_IN_DIGIT.search(text[max(0, position - 8) : position]))
     ):
         return unit
     named = unit_of(noun["noun"])

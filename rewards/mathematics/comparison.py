@@ -272,9 +272,10 @@ class Comparison:
             if pred.value == gold.value == ("=",):
                 return same_equation(self.agreement, pred, gold)
             return self._chains(pred, gold)
-        if not self._lenient:
-            return False
         equation, value = (pred, gold) if pred.op == "rel" else (gold, pred)
+        if not self._lenient:
+            is_computed = equation is pred and equation.value == ("=",) and not symbols(equation)
+            return is_computed and self._identity(equation, pred, gold)
         if equation.value != ("=",):
             return False
         if value.op in ("rel", "list", "set", "group"):

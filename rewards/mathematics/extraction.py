@@ -38,6 +38,7 @@ from rewards.mathematics.prose import (
     last_value,
     opening_value,
     stated_options,
+    without_asides,
     without_contrast,
 )
 from rewards.mathematics.unit_tokens import unit_after
@@ -109,7 +110,11 @@ _SENTENCE_WORDS = frozenset(
 )
 
 
-_CONCLUDES = frozenset("so thus then hence therefore finally get gives which".split())
+_NO_LINKS = frozenset(
+    "so thus then hence therefore finally get gives which wait actually no not but rather sorry correction instead"
+    " mistake oops hmm".split()
+)
+"""Words between two boxes after which the second one takes the place of the first."""
 
 
 class Span(NamedTuple):
@@ -271,6 +276,9 @@ def _joined(text: str, boxes: list[Span], lenient: bool) -> Extracted:
     contents = [_innermost(box.content.strip()) for box in last_boxes]
     if len(contents) > 1:
         contents = _named(text, last_boxes, contents)
+    if not contents[-1]:
+        return NOTHING
+    contents = [content for content in contents if content]
     answer = ", ".join(dict.fromkeys(contents)) if len(contents) > 1 else contents[0]
     if not answer or len(answer) > MAX_LENGTH:
         return NOTHING
@@ -304,7 +312,7 @@ def _continues(between: str, lenient: bool) -> bool:
     if _JOIN_STRICT.match(between):
         return "\n\n" not in between
     words = _WORD.findall(re.sub(r"\\[A-Za-z]+", " ", between))
-    if not lenient or len(words) > 5 or not _CONCLUDES.isdisjoint(words):
+    if not lenient or len(words) > 5 or not _NO_LINKS.isdisjoint(map(str.lower, words)):
         return False
     if "." in between:
         return False
@@ -323,7 +331,7 @@ def _innermost(content: str) -> str:
 
 def _sentence(rest: str) -> str:
     """Return the answer that opens `rest`: a formula, a number with its unit, or the sentence."""
-    rest = rest.lstrip(" \t\n*:").rstrip()
+    rest = rest.lstrip(" \t\n*:}").rstrip()
     formulas = _formulas(rest[:MAX_LENGTH], spaced=True)
     if formulas and formulas[0].start <= 3:
         return _linked(rest, formulas)
@@ -366,6 +374,7 @@ def _from_tail(text: str, lenient: bool) -> Extracted:
     options = stated_options(tail) if lenient else None
     if options is not None:
         return Extracted(options, "phrase")
+    tail = _without_asides_at_end(tail)
     formulas = _with_environments(tail, _formulas(tail, spaced=lenient))
     skipped = 0 if lenient else max(0, len(tail) - STRICT_TAIL)
     number = _last_match(NUMBER, tail[skipped:])
@@ -379,6 +388,14 @@ def _from_tail(text: str, lenient: bool) -> Extracted:
     if lenient and 0 < len(stripped) <= 200:
         return Extracted(stripped, "bare")
     return NOTHING
+
+
+def _without_asides_at_end(text: str) -> str:
+    """Return a text of which the last sentence ends with its value."""
+    text = text.rstrip()
+    starts = [end.end() for end in _SENTENCE_END.finditer(text) if end.end() < len(text)]
+    start = starts[-1] if starts else 0
+    return text[:start] + without_asides(text[start:])
 
 
 def _last_formulas(text: str, formulas: list[Span]) -> Extracted:

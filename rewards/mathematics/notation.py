@@ -11,6 +11,7 @@ import unicodedata
 from rewards.mathematics.measures import measure_of
 from rewards.mathematics.plain_text import as_latex, without_entities
 from rewards.mathematics.siunitx import without_siunitx
+from rewards.mathematics.unit_phrases import read_phrase
 
 __all__ = ["clean"]
 
@@ -169,6 +170,26 @@ _ESCAPES = (
         r"\\",
     ),
     (re.compile(r"\\(?:left|right)\s*\."), ""),
+    (re.compile(r"\{\s*\}\s*(?=\^\s*\{?\s*\\circ)"), ""),
+    (
+        re.compile(
+            r"(/\s*)\\left\s*\(((?:[^()]{0,40}\\(?:mathrm|text|rm))[^()]{0,80})\\right\s*\)"
+        ),
+        r"\1(\2)",
+    ),
+    (
+        re.compile(
+            r"(\\in(?![A-Za-z])\s*)\\(?:mathbf|mathrm|boldsymbol|bold|Bbb|mathds|bf)\s*\{?\s*([RZNQC])(?:\s*\}|(?![A-Za-z]))"
+        ),
+        r"\1\\mathbb{\2}",
+    ),
+    (re.compile(r"\\overrightarrow(?![A-Za-z])"), r"\\vec"),
+    (
+        re.compile(
+            r"(?<!\d)(\d{0,40}\.\d{0,40})\\dot\s*(?:\{(\d)\}|(\d))(?:\s*(\d*)\\dot\s*(?:\{(\d)\}|(\d)))?"
+        ),
+        r"\1\\overline{\2\3\4\5\6}",
+    ),
     (re.compile(r"\^\s*\{?\s*\\(?:text|mathrm|rm)\s*\{?\s*o\s*\}{1,2}"), r"^\\circ "),
     (re.compile(r"(?<![A-Za-z])US\s*(?=\\?\$\s*\d)"), ""),
     (
@@ -192,6 +213,29 @@ _OUTWARD = re.compile(r"([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])")
 _OUTWARD_ENDS = re.compile(r"^\s*\]|\[\s*$")
 
 
+_SIGN_IN_FRONT = re.compile(
+    r"(?<![\w\\])(?:\\text\s*\{)?\s{0,4}(?:(?P<sign>[\u00a5\u20b9\u20a9\uffe5])|(?P<name>Rs\.?))\s*(?:\}\s*)?"
+    r"(?P<number>\d[\d,.]*\d|\d)"
+)
+_CURRENCY_OF = {"\u00a5": "yen", "\uffe5": "yen", "\u20b9": "rupees", "\u20a9": "won"}
+_IN_BRACKETS = re.compile(
+    r"(?<=[\d})])(?:\s|~|\\[,;: ])*(?:\\left\s*)?(?P<bracket>[(\[])(?P<unit>[^()\[\]=,;]{1,60}?|[^()\[\]=,;]{1,60}"
+    r"\([^()\[\]=,;]{1,30}\)[^()\[\]=,;]{0,20}?)(?:\\right\s*)?[)\]](?=\s*(?:$|[,;]|\\text|and\b|or\b))"
+)
+_BRACKETS_IN_TEXT = re.compile(
+    r"(?<=[\d})])(?P<space>(?:\s|~)*)\\(?P<style>text|mathrm|textrm|mbox)\s*\{\s*\((?P<unit>[^(){}]{1,40})\)\s*\}"
+)
+_COUNTED = re.compile(
+    r"\\(?:text|mathrm|textrm|mbox)\s*\{\s*(?:[a-z]{2,20}s|people|children|men|women)\s*\}"
+)
+_PLAIN_IN_BRACKETS = re.compile(
+    r"(?:[kcmd]?m|kg|mg|m[lL]|hours?|h|min|s)?(?:(?<=m)\s*\^?\s*\{?[23]\}?|(?<=m)/(?:s|h|min))?"
+)
+"""Plain letters in brackets behind a number that are a unit; one letter alone may as well be a factor."""
+_RANGE_OF_INTEGERS = re.compile(
+    r"(?<=[\w})\]])\s*(?:\\left\s*)?\((\s*[a-z](?:\s*,\s*[a-z])*\s*\\in\s*(?:\\(?:mathbb|mathbf|mathrm|Bbb)\s*)?\{?\s*[ZN]"
+    r"\s*\}?(?:\s*[\^_]\s*\{?[+*]\}?)?)\s*(?:\\right\s*)?\)"
+)
 _CURRENCIES = {"USD": "\\$", "EUR": "\u20ac", "GBP": "\u00a3"}
 _CURRENCY_IN_FRONT = re.compile(r"(?<![A-Za-z\\])(USD|EUR|GBP)\s*(?=\d)")
 
@@ -226,6 +270,10 @@ def clean(text: str) -> str:
         text = without_siunitx(text)
     if not text.isascii():
         text = _ascii(text)
+    if "(" in text or "[" in text:
+        text = _with_brackets_read(text)
+    if "Rs" in text or not text.isascii():
+        text = _SIGN_IN_FRONT.sub(_sign_behind, text)
     text = _CURRENCY_IN_FRONT.sub(lambda match: _CURRENCIES[match[1]], text)
     if any(word in text for word in ("each ", "every ", " square ", " cubic ")):
         text = _FOR_EACH.sub(_per, text)
@@ -233,6 +281,28 @@ def clean(text: str) -> str:
     if "[" in text and _OUTWARD_ENDS.search(text):
         text = _OUTWARD.sub(_inward, text)
     return text
+
+
+def _with_brackets_read(text: str) -> str:
+    """Return the text without brackets around the unit of a number, or around the range of a whole number."""
+    text = _RANGE_OF_INTEGERS.sub(r", \1", text)
+    text = _BRACKETS_IN_TEXT.sub(r"\g<space>(\\\g<style>{\g<unit>})", text)
+    return _IN_BRACKETS.sub(_without_brackets, text)
+
+
+def _without_brackets(match: re.Match[str]) -> str:
+    r"""Return a unit without the brackets around it, ``12(\mathrm{~cm})``; other brackets as they are."""
+    unit = match["unit"].strip()
+    phrase = read_phrase(unit, 0, plain=False)
+    is_set_apart = phrase is not None and not unit[phrase.end :].strip(" ~.")
+    is_set_apart = is_set_apart or _COUNTED.fullmatch(unit) is not None
+    is_plain = len(unit) > 1 and _PLAIN_IN_BRACKETS.fullmatch(unit) is not None
+    return f" \\text{{ {unit}}}" if is_plain else f" {unit}" if is_set_apart else match.group()
+
+
+def _sign_behind(match: re.Match[str]) -> str:
+    """Return an amount with the sign of its currency behind it, where units stand."""
+    return f"{match['number']} \\text{{{_CURRENCY_OF.get(match['sign'], 'rupees')}}}"
 
 
 def _unit_of_letters(match: re.Match[str]) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "is_rejected",
     "said_value",
     "stated_options",
+    "without_asides",
     "without_contrast",
 ]
 
@@ -78,6 +79,34 @@ _CLAUSE = re.compile(
     r"|between|below|above|(?:less|greater|smaller|larger) than|up to)\s",
     re.IGNORECASE,
 )
+_REFERENCE = re.compile(
+    r"\b(?:lemma|theorem|corollary|proposition|equation|eqn?\.?|inequality|step|part|case|condition|figure|fig\.|section"
+    r"|claim|problem|exercise|example|method|chapter|table|property|hint)s?\s+[($]{0,2}\d[\d.]*\)?(?![\d/%])"
+    r"|\b(?:by|from|using|via|into)\s+\(\d\)",
+    re.IGNORECASE,
+)
+"""A number that names a part of a text, and is the value of nothing."""
+_REACHED = "achieved|attained|reached|obtained|occurs|occurring|happens|happening|taken"
+_SETS = r"\(?\$?\(?[A-Za-z](?:_\w)?(?:\s?,\s?[A-Za-z](?:_\w)?){0,3}\)?(?:\s?=\s?[A-Za-z]){0,3}\s?=\s?[^=\n]{1,40}"
+_NUMBER_OF = r"\d[\d,]*(?:\s[a-z]{2,20}){0,2}"
+_ASIDES = [
+    re.compile(pattern + r"[.!*\s]*$")
+    for pattern in (
+        r"\s\((?![^()]{0,99}\b(?:or|so|thus|hence|therefore|total|answer|i\.e\.|exact))[^()]{0,99}?[A-Za-z]{3}[^()]{0,99}\)",
+        rf",?\s\(?(?:(?:and|which)\s)?(?:is\s|are\s)?(?:{_REACHED})\s(?:only\s)?(?:at|when|for|by|if|iff|with|in)\b[^\n;]{{1,80}}",
+        rf",?\s(?:with\sequality\s)?(?:when|where|if|iff|at|for|with)\s(?:the\spoint\s)?{_SETS}",
+        r"(?<=\d)\s\((?=[^()]{1,99}[+*/\u00d7\u00f7])=?\s?\d[\d\s.,=+*/\u00d7\u00f7\u2212-]{1,99}\)",
+        rf"(?<=\d)(?:(?:\s[a-z]{{2,20}}){{0,2}}\sout|\s[a-z]{{2,20}}|)\sof\s(?:the\s|all\s|these\s|those\s|his\s|her\s|their\s)*{_NUMBER_OF}",
+        r",?\s\d+\stimes\sas\s(?:many|much|large|long)\b[^\n.;]{0,40}",
+        rf"\sat\sthe\send\sof\s(?:the\s|these\s|all\s)?{_NUMBER_OF}",
+        rf"\sto\s[a-z]{{2,12}}\s(?:all|the|these|those)\s(?:of\s)?{_NUMBER_OF}",
+    )
+]
+_PRICE_FOR = re.compile(
+    rf"(?<=\d)\sfor\s(?:the\s|all\s|these\s|those\s|his\s|her\s)*{_NUMBER_OF}(?:\sof\s[a-z]{{2,20}})?[.!*\s]*$"
+)
+_PRICE = re.compile(r"\$\d[\d,.]*$")
+_SHARE = re.compile(r"(?:/\s?\d+|%|\})\$?$")
 _COPULA = re.compile(
     r"\b(?:is|are|was|were|be|been|equals?|becomes?|gives?|gets?|yields?|has|have|exists?"
     r"|costs?|weighs?|measures?|takes?|needs?|earns?|makes?|pays?|contains?|totals?)\b|=",
@@ -155,6 +184,28 @@ def without_contrast(sentence: str) -> str:
     return sentence[: contrast.start()] + sentence[contrast.end() :]
 
 
+def without_asides(sentence: str) -> str:
+    """Return a sentence without what follows the value it states: "47 (achieved at x = 3)", "47 out of 50 students".
+
+    A number that names a step or a theorem loses its digits, so that it is no value.
+    """
+    sentence = _REFERENCE.sub(lambda found: re.sub(r"\d", "_", found.group()), sentence)
+    for aside in _ASIDES:
+        sentence = _cut(sentence, aside.search(sentence))
+    price = _PRICE_FOR.search(sentence)
+    if price is not None and _PRICE.search(sentence[: price.start()]):
+        return _cut(sentence, price)
+    return sentence
+
+
+def _cut(sentence: str, aside: re.Match[str] | None) -> str:
+    """Return a sentence up to an aside, if what comes before that states a number which is no share of it."""
+    before = sentence if aside is None else sentence[: aside.start()]
+    if NUMBER_LIKE.search(before) is None or _COPULA.search(before) is None:
+        return sentence
+    return sentence if _SHARE.search(before) else before
+
+
 def said_value(text: str) -> str | None:
     """Return what prose says something to be (``The largest n is 34``); None for other texts."""
     words = [word for word in _LETTERS.findall(_COMMAND.sub(" ", text)) if len(word) > 1]
@@ -180,7 +231,9 @@ def last_value(text: str, lenient: bool = False) -> str | None:
         if is_question(sentence):
             was_asked = True
             continue
-        sentence = without_contrast(sentence)
+        sentence = without_asides(without_contrast(sentence))
+        if NUMBER_LIKE.search(sentence) is None:
+            continue
         return _value_of(_main_clause(sentence) if lenient else sentence)
     return "" if was_asked else None
 

@@ -19,6 +19,9 @@ _MONEY = (("dollar", 1),)
 _POUNDS = (("sterling", 1),)
 MAX_POWER = 12
 _CHANGING = frozenset("non other without".split())
+_PERCENT = frozenset(
+    ("percent", "pct", "percentage", "percentage points", "percentage point", "percent points")
+)
 _TEN = Node("num", (), Fraction(10))
 _HALF_TURN_PER_DEGREE = Node("div", (Node("const", (), "pi"), Node("num", (), Fraction(180))))
 
@@ -114,7 +117,7 @@ def _times(left: Unit | None, right: Unit | None) -> Unit | None:
 def _of_product(node: Node) -> Quantity:
     """Return a product of quantities, or one whose last factor is the word "percent", as a quantity."""
     *front, last = node.args
-    if last.op == "text" and last.value.lower() in ("percent", "pct", "percentage"):
+    if last.op == "text" and last.value.lower() in _PERCENT:
         if len(front) == 1:
             return Quantity(front[0], percent=True, places=_places(front[0]))
         return Quantity(Node("mul", tuple(front)), percent=True)
@@ -216,6 +219,8 @@ def _converted(left: Quantity, right: Quantity, lenient: bool) -> list[tuple[Qua
     assert left.unit is not None and right.unit is not None
     if left.percent != right.percent:
         return []
+    if not (left.unit.is_certain or right.unit.is_certain) and left.unit != right.unit:
+        return []  # ``2h`` and ``7200s`` may as well be products of symbols
     if left.dimensions == right.dimensions:
         if not _same_thing(left.unit.noun, right.unit.noun, lenient):
             return []

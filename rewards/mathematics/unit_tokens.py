@@ -153,18 +153,20 @@ class UnitFinder:
         """Return a unit in plain letters, marked where it may be a product of symbols."""
         names = [name for name, _ in phrase.factors]
         longest = max(map(len, names))
+        is_letter = False  # behind a value that is no number, a letter may always be a symbol
         follows_number = (
             before.kind == "num"
             or _POWER_OF_TEN.search(self._text[max(0, position - 30) : position]) is not None
         )
         if not follows_number and before.value not in _MONEY | {"\\circ", "\\degree"}:
-            if not found.is_spaced or (longest < 2 and phrase.spelling not in _GLUED_QUOTIENTS):
+            if not found.is_spaced:
                 return None
+            is_letter = longest < 2 and phrase.spelling not in _GLUED_QUOTIENTS
         rest = self._text[phrase.end :].lstrip(" ~")
         if _ENDS.match(rest) is None and not (longest > 1 and _SUM_SIGNS.match(rest)):
             return None
         is_fraction = "frac" in self._text[position : phrase.end] and longest < 2
-        if is_fraction or not _is_certain(phrase, found):
+        if is_fraction or is_letter or not _is_certain(phrase, found):
             return found._replace(spelling=found.spelling + DOUBTFUL)
         if not _is_time(phrase, before, found.spelling):
             return found

@@ -25,7 +25,7 @@ __all__ = [
 _STYLE = re.compile(
     r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|textnormal|operatorname|boxed|mathsf|bf|rm)\s*(?=\{)"
 )
-_CHOICE = re.compile(r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Z])[.):])\s*(.*)", re.DOTALL)
+_CHOICE = re.compile(r"(?:\(\s*([A-Za-z])\s*\)|\[([A-Za-z])\]|([A-Z])[.):])\s*(.*)", re.DOTALL)
 _SIGN = re.compile(r"[+*/=<>^|%]|(?<![A-Za-z])-|(?<=\d)\.(?=\d)|\\[a-zA-Z]+")
 _FURTHER_CHOICE = re.compile(
     r"(?<![A-Za-z])\([A-J]\)|^\s*(?:[,;&]|and\b|or\b)\s*\(?[A-Ja-j]\)?\W*$"

@@ -228,7 +228,7 @@ REFUSED = {
     "a run folder in use": (
         [lambda f: (f / "runs/r/x").mkdir(parents=True)],
         [],
-        "exists; continue it with --resume, or",
+        "exists; continue it with --resume",
     ),
     "a run folder that is a file": ([write("out", "")], ["run_dir=out"], "out exists"),
     "a run folder below a file": (

@@ -15,6 +15,7 @@ from grpo.cli import main
 from grpo.report.folder import RunFolder
 from grpo.report.html import page
 from grpo.report.html.answer import books_of, examples_of, results_of
+from grpo.report.html.page import write_report
 from grpo.report.html.run_data import read_run
 from grpo.statistics.comparison import compare
 
@@ -103,7 +104,19 @@ def test_before_and_after_are_those_of_the_files_and_paired_by_prompt(tmp_path: 
         if row["step"] in shares:
             shares[row["step"]].setdefault(row["prompt_id"], []).append(row["right"])
     before, after = ([sum(of) / 4 for of in shares[step].values()] for step in (0, 6))
-    assert result.difference == compare(before, after)
+    assert result.difference == compare(before, after) and result.is_whole
+
+
+def test_pairs_of_a_part_of_the_prompts_give_no_bounds_to_the_change_of_all(tmp_path: Path) -> None:
+    folder = made_run(tmp_path / "run", Shape(held_out=20, samples=4))
+    file = folder / "evaluations.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    first = [row for row in rows if not row["right"] or row["step"]][:-9]
+    file.write_text("".join(json.dumps(row) + "\n" for row in first))
+    (result,) = results_of(read_run(RunFolder(folder), "run", 0, 1 << 20))
+    assert result.difference is not None and not result.is_whole
+    page = write_report([RunFolder(folder)], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "prompts whose completions are kept" in page and "paired over" not in page
 
 
 def test_rewards_stand_in_where_nothing_is_right_or_wrong(tmp_path: Path) -> None:

@@ -123,6 +123,14 @@ def test_a_row_that_lacks_the_gold_column_fails_and_the_others_are_judged(tmp_pa
     assert counts(output)["gold"] == (2, 1) and " 1  gold" in output
 
 
+def test_a_gold_column_of_programs_is_given_to_the_tests_as_it_is(tmp_path, capsys):
+    row = {"solution": "def f(n):\n    return n + 1", "test_list": ["assert f(1) == 2"]}
+    data = write(tmp_path / "data.jsonl", [row])
+    arguments = [data, "--reward", "code_tests", "--gold", "solution", "--workers", "1"]
+    assert main(arguments) == 0
+    assert counts(capsys.readouterr().out)["gold"] == (1, 0)
+
+
 def test_code_rows_whose_tests_every_program_passes_are_counted(tmp_path, capsys):
     right = "```python\ndef f(n): return n + 1\n```"
     tests = ["assert f(1) == 2"], ["assert True"], ["assert True", "assert 1"]

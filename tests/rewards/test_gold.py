@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from decimal import Decimal
 
+import numpy
 import pytest
 
 from rewards.gold import gold_items, is_missing, is_placeholder, num_answers, stated_gold
@@ -130,7 +131,10 @@ def test_a_list_is_its_items_and_brackets_of_mathematics_stay(gold, items):
     assert gold_items(gold) == items
 
 
-ONE = (["5"], [5], '["5"]', "['5']", "[5]", [["5"]], ["5", None], ["5", "5"], Decimal("5"), 5, 5.0)
+ONE = (
+    ["5"], [5], '["5"]', "['5']", "[5]", [["5"]], ["5", None], ["5", "5"], Decimal("5"), 5, 5.0,
+    numpy.int64(5), numpy.array(["5"]), numpy.array([5.0]),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("gold", ONE, ids=repr)

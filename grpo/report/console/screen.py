@@ -25,6 +25,10 @@ TO_END_OF_LINE = "\x1b[K"
 TO_END_OF_SCREEN = "\x1b[J"
 UP = "\x1b[{}A"
 MIN_WIDTH = 2
+ROOMY_HEIGHT = 30
+ROOMY_MARGIN = 3
+"""Blank lines above the area on a screen of that height or more: as many lines may be written past Python between two
+drawings before one lands on the area. One on a lower screen."""
 FALLBACK = os.terminal_size((80, 24))
 SCREENS: weakref.WeakSet[Screen] = weakref.WeakSet()
 
@@ -117,17 +121,19 @@ class Screen:
         self._is_drawn = bool(below)
 
     def _drawn_area(self) -> str:
-        """The blank line, the area's lines below it, and the way back up; empty without an area."""
+        """The blank lines, the area's lines below them, and the way back up; empty without an area."""
         if self._area is None:
             return ""
         width = self.width
-        lines = self._area(width, self.height)
+        height = self.height
+        lines = self._area(width, height)
         if not lines:
             return ""
         more = self.glyphs.more
         drawn = [self.ink.characters(line.cut(width, more)) for line in lines]
-        rows = f"{TO_END_OF_LINE}\r\n".join(["", *drawn])
-        return f"{rows}{TO_END_OF_SCREEN}\r{UP.format(len(drawn))}"
+        margin = ROOMY_MARGIN if height >= ROOMY_HEIGHT else 1
+        rows = f"{TO_END_OF_LINE}\r\n".join([*[""] * margin, *drawn])
+        return f"{rows}{TO_END_OF_SCREEN}\r{UP.format(margin + len(drawn) - 1)}"
 
     def _send(self, text: str) -> None:
         try:
@@ -165,7 +171,8 @@ if hasattr(os, "register_at_fork"):
 class _Above(io.TextIOBase):
     """Stands in for ``sys.stdout`` or ``sys.stderr`` while there is a live area; its lines appear above that.
 
-    Whoever has kept it writes through it after that too.
+    Whoever has kept it writes through it after that too. What has no end of its line yet is kept by thread, since
+    ``print`` writes a line and its end apart and threads that print at once would get into each other's lines.
     """
 
     def __init__(self, screen: Screen, name: str):
@@ -173,21 +180,21 @@ class _Above(io.TextIOBase):
         self.original: Any = getattr(sys, name)
         self._name = name
         self._screen: Screen | None = screen
-        self._partial = ""
+        self._partials: dict[int, str] = {}
         setattr(sys, name, self)
 
     def restore(self) -> None:
         """Give the stream back, with what is still without an end of its line."""
         screen = self._screen
-        partial = self._partial
+        partials = [partial for partial in self._partials.values() if partial]
         self.forget()
-        if partial and screen is not None:
-            screen.write_above(f"{partial}\n")
+        if partials and screen is not None:
+            screen.write_above("".join(f"{partial}\n" for partial in partials))
 
     def forget(self) -> None:
         """Give the stream back; what has no end of its line yet is dropped."""
         self._screen = None
-        self._partial = ""
+        self._partials = {}
         if getattr(sys, self._name) is self:
             setattr(sys, self._name, self.original)
 
@@ -195,8 +202,10 @@ class _Above(io.TextIOBase):
         screen = self._screen
         if screen is None:
             return int(self.original.write(text))
-        *lines, rest = (self._partial + text).split("\n")
-        self._partial = _after_return(rest)
+        thread = threading.get_ident()
+        *lines, rest = (self._partials.pop(thread, "") + text).split("\n")
+        if rest:
+            self._partials[thread] = _after_return(rest)
         if lines:
             screen.write_above("".join(f"{_after_return(line)}\n" for line in lines))
         return len(text)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
+from grpo.notebook.sizes import size_of
 from grpo.report.console.columns import COLUMNS, remarks
 from grpo.report.console.numbers import interval, is_number
 from grpo.report.console.words import ZERO_VARIANCE, shown_set
-from rewards.spelling import many
 
 Record = Mapping[str, Any]
 NAMES = {
@@ -76,7 +76,4 @@ def _size(result: Record) -> str:
     """`` (256 prompts x 4 samples)``, where that is known."""
     if "samples" not in result:
         return ""
-    num_tried = result["samples"] + result["faults"]
-    per_prompt = num_tried // max(1, result["prompts"])
-    prompts = many(result["prompts"], "prompt")
-    return f" ({prompts} x {many(per_prompt, 'sample')})"
+    return f" ({size_of(result, 'x')})"

@@ -33,6 +33,8 @@ SHORT_OUTCOMES = {
     "faulted": "faulted",
     "cancelled": "cancelled",
 }
+SHOWN_DIGIT = 0.001
+"""A tenth of a point: what two figures may differ by and be shown as one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,14 @@ class BeforeAfter:
         if self.before is None or self.after is None:
             return None
         return self.after.value - self.before.value
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the paired prompts have the change that all have; not where completions of a part alone are kept."""
+        if self.difference is None or self.change is None:
+            return False
+        rounding = SHOWN_DIGIT * max(1.0, abs(self.change))
+        return abs(self.difference.difference - self.change) <= rounding
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ def name_of(key: str) -> str:
     """`key` as MLflow allows it: what it does not is ``_``, and a checksum keeps two such names apart.
 
     >>> name_of("reward/mean"), name_of("metric/a (b)")
-    ('reward/mean', 'metric/a _b_.5ba9')
+    ('reward/mean', 'metric/a _b_.729b')
     """
     allowed = _STRANGE.sub("_", key)[: MAX_NAME - 5]
     return key if allowed == key else f"{allowed}.{zlib.crc32(key.encode()) & 0xFFFF:04x}"

@@ -530,6 +530,11 @@ LOST = {
         {"use_peft": True, "lora_dropout": 0.1},
         "lora_dropout: a token's log-prob in training",
     ),
+    "dropout, at a default that is not 0": (
+        "trl",
+        {"use_peft": True, "lora_dropout": 0.05},
+        "lora_dropout: a token's log-prob in training",
+    ),
     "modules_to_save": (
         "trl",
         {"lora_modules_to_save": ["lm_head"]},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from grpo import Completion, Evaluation, Prompt, Recipe, ScoredGroup
 from grpo.notebook.markup import Html, escaped, interval_chart, sparkline, tag
+from grpo.report.console.sentences import evaluation_sentence
 from grpo.run.accuracy import summarise
 from rewards import Score
 
@@ -129,6 +131,17 @@ def test_an_evaluation_shows_its_accuracy_with_interval_and_by_source() -> None:
     assert f"accuracy62.5 % [{100 * result.low:.1f}, {100 * result.high:.1f}]" in text
     assert "a25.0 %" in text and "b100.0 %" in text
     assert "4 prompts × 2 samples" in text and repr(result).startswith("Evaluation(62.5%")
+
+
+def test_a_reward_of_one_source_alone_says_how_many_prompts_its_accuracy_is_of() -> None:
+    away = Score(None, status="not_applicable")
+    groups = []
+    for score in (Score(1.0), away, Score(0.0), away):
+        judged = group("x", "x", values=[1.0, 1.0])
+        groups.append(replace(judged, verdicts=({"correct": score},) * 2))
+    result = summarise(groups, "correct", tokens=12, seconds=1.5)
+    assert "2 of 4 prompts × 2 samples" in Page(result._repr_html_()).text
+    assert "(2 of 4 prompts x 2 samples)" in evaluation_sentence("test", "now", result.to_mapping())
 
 
 def test_an_evaluation_in_which_nothing_was_scored_says_so() -> None:

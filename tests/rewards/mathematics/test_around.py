@@ -3,6 +3,7 @@
 import pytest
 
 from rewards.math_answer import math_answer, pairs
+from rewards.mathematics.extraction import extract
 
 NOUNS = [("apples", "oranges"), ("boys", "girls"), ("chickens", "cows"), ("marbles", "coins")]
 
@@ -103,7 +104,8 @@ EQUAL = [
     ("(-\\infty,-1)\\cup(1,\\infty)", "(-\\infty,-1), (1,\\infty)"), ("(-\\infty,-1)\\cup(1,\\infty)", "(-\\infty,-1) \\text{ and } (1,\\infty)"),
     ("5 \\mathrm { ~ c m } ^ { 2 }", "5 \\text{ cm}^2"), ("5 \\mathrm{~k m}", "5000 m"), ("5 \\mathrm { ~ k m } / \\mathrm { h }", "5 km/h"),
     ("5 \\mathrm{~M P a}", "5000 kPa"), ("5 \\mathrm{~N m}", "5 \\mathrm{~N} \\cdot \\mathrm{m}"), ("1 \\mathrm{~T}", "10^4\\text{ G}"),
-    ("7 \u20a9", "7 KRW"),
+    ("7 \u20a9", "7 KRW"), ("0.\\dot{3}\\dot{6}", "\\frac{4}{11}"), ("0.1\\dot 6", "1/6"), ("(\\text{C})", "C"),
+    ("\\overrightarrow{AB}", "\\vec{AB}"), ("\\frac{\\pi}{6}+2 k \\pi(k \\in \\mathbf{Z})", "\\frac{\\pi}{6}+2k\\pi"),
 ]  # fmt: skip
 
 
@@ -131,3 +133,51 @@ def test_evaluation_reads_the_conclusion_of_a_sentence_alone():
     assert math_answer("Since A is wrong, option C is correct.", "C", lenient=True).value == 1.0
     assert compared("no solution", "The equation has no solution.")[1] == 1.0
     assert compared("no solution", "It is not true that the equation has no solution.")[1] == 0.0
+
+
+# what follows a stated value
+
+
+@pytest.mark.parametrize(
+    "text, value, other",
+    [
+        ("The minimum is 47 (achieved at x = 3).", "47", "3"),
+        ("The minimum of f is $47$, attained at $x=3$.", "47", "3"),
+        ("The minimum is $47$ when $a = b = 2$.", "47", "2"),
+        ("The maximum is 47, which occurs at x = 3.", "47", "3"),
+        ("So n = 8 by equation (2).", "8", "2"),
+        ("There are 47, by Lemma 3.", "47", "3"),
+        ("There are 7 red balls out of 12.", "7", "12"),
+        ("He has 47 of the 50 coins.", "47", "50"),
+        ("She pays $64 for 16 glasses.", "64", "16"),
+        ("It takes 160 minutes (2 hours and 40 minutes).", "160", "40"),
+        ("Together they have 260 sheep, 4 times as many.", "260", "4"),
+        ("It will take him 3 weeks to finish all 21.", "3", "21"),
+        ("The product is 42 (6 * 7).", "42", "7"),
+        ("The profit is 70 thousand dollars.", "70000", "70"),
+        ("He has 2 dozen eggs.", "24", "2"),
+    ],
+)
+def test_what_follows_a_stated_value_is_not_the_answer(text, value, other):
+    for lenient in (False, True):
+        assert math_answer(text, value, lenient=lenient).value == 1.0
+        assert math_answer(text, other, lenient=lenient).value == 0.0
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("Out of 12 balls, 7 are red.", "7"),
+        ("He ate 1/5 of the 60 slices, which is 12.", "12"),
+        ("Equality holds when $x = 3$.", "3"),
+        ("Case 1 gives 2 and case 2 gives 4, so 6 in total.", "6"),
+        ("The sum of 6 and 7 is 13.", "13"),
+    ],
+)
+def test_a_value_at_the_end_of_a_sentence_stays_the_answer(text, value):
+    for lenient in (False, True):
+        assert math_answer(text, value, lenient=lenient).value == 1.0
+
+
+def test_a_step_that_is_cut_off_states_no_number():
+    assert extract("We go on.\n\nStep 4").how == "none"

@@ -89,7 +89,8 @@ SPLIT_BOXES = [
     ("(1,2)", "$x=\\boxed{1}$ and $y=\\boxed{2}$", 1), ("x=2, y=1", "$x=\\boxed{1}$ and $y=\\boxed{2}$", 0),
     ("2", "$x=\\boxed{1}$ or $x=\\boxed{2}$", 0), ("1", "$x=\\boxed{1}$ or $x=\\boxed{2}$", 0), ("BD", "\\boxed{B} and \\boxed{D}", 1),
     ("B", "\\boxed{B} and \\boxed{D}", 0), ("1, 2, 3", "$x=\\boxed{1}$, $x=\\boxed{2}$ or $x=\\boxed{3}$", 1),
-    ("4", "first \\boxed{3}, so finally we get \\boxed{4}", 1),
+    ("4", "first \\boxed{3}, so finally we get \\boxed{4}", 1), ("4", "\\boxed{3}, no wait, \\boxed{4}", 1), ("4", "\\boxed{4}\\boxed{}", 0),
+    ("5", "\\boxed{2+3=5}", 1), ("5", "\\boxed{2+4=5}", 0), ("5", "\\boxed{x+2=5}", 0),
 ]  # fmt: skip
 
 

@@ -343,3 +343,43 @@ def test_a_sentence_with_another_unit_is_no_answer():
 )
 def test_the_number_in_front_of_a_unit(gold, value):
     assert bare_value(gold) == value
+
+
+# brackets, roots, empty groups
+
+
+@pytest.mark.parametrize(
+    "gold, same, other",
+    [
+        (r"12\left(\mathrm{~cm}^{2}\right)", ("12", "12 cm^2"), "12 cm"),
+        (r"60(\mathrm{~km} / \mathrm{h})", ("60", "60 km/h"), "60 m/s"),
+        (r"15\text{ (cm)}", ("15", "0.15 m"), "15 m"),
+        (r"60(\text{people})", ("60", "60 people"), r"60 \text{ trees}"),
+        ("12(km)", ("12", "12000 m"), "12 m"),
+        (r"16\pi \mathrm{~cm}^{2}", (r"16\pi", r"0.0016\pi m^2"), r"16\pi m^2"),
+        (r"2\sqrt{3} \text{ seconds}", (r"2\sqrt{3} s",), r"2\sqrt{3} h"),
+        (r"25{ }^{\circ}", ("25", r"25^\circ"), r"\frac{25}{180}"),
+        (
+            r"4 \mathrm{~J} /\left(\mathrm{g} \cdot{ }^{\circ} \mathrm{C}\right)",
+            ("4 J/(g K)",),
+            "4 J/g",
+        ),
+        (r"\text{Rs. }250", ("250", "250 rupees"), r"\$250"),
+        ("\u00a5500", ("500", "500 yen"), r"\$500"),
+        (r"5 \text{ percentage points}", ("5", r"5\%"), "50"),
+    ],
+)
+def test_a_unit_in_brackets_or_behind_a_root_is_one(gold, same, other):
+    for lenient in MODES:
+        assert [pairs(gold, pred, lenient=lenient).value for pred in same] == [1.0] * len(same)
+        assert pairs(gold, other, lenient=lenient).value == 0.0
+
+
+@pytest.mark.parametrize(
+    "gold, pred",
+    [(r"16\pi m", r"16\pi"), ("2h", "7200s"), (r"2\pi h", r"7200\pi s"), ("12(m)", "12")],
+)
+def test_letters_that_may_be_symbols_are_a_unit_only_against_one_that_is_sure(gold, pred):
+    for lenient in MODES:
+        assert pairs(gold, pred, lenient=lenient).value == 0.0
+        assert pairs(pred, gold, lenient=lenient).value == 0.0

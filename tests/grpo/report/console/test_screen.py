@@ -74,6 +74,18 @@ def test_what_writes_past_python_starts_on_a_line_of_its_own_and_stays(screen, t
     assert terminal.lines == ["line 1", "a native library", "line 2", "", *AREA]
 
 
+def test_several_lines_past_python_between_two_drawings_stay_clear_of_the_area():
+    terminal = Terminal(columns=40, rows=40)
+    screen = screen_on(terminal)
+    screen.show(area)
+    for _ in range(20):
+        terminal.write("a\r\nb\r\nc\r\n")
+        screen.refresh()
+    assert terminal.everything[-6:] == ["", "", "", *AREA]
+    screen.hide()
+    assert terminal.everything == ["a", "b", "c"] * 20
+
+
 def test_a_terminal_that_changes_its_size_is_drawn_right_again(terminal):
     screen = screen_on(terminal)
     screen.print(said(1))
