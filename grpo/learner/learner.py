@@ -382,10 +382,9 @@ class Learner:
             gradients=self._head_gradients(head),
             lengths=inputs.lengths if couples_tokens_of_a_completion(self.loss) else None,
         )
-        if hidden_TD.requires_grad and balance is None:
-            hidden_TD.backward(result.hidden_TD)
-        elif hidden_TD.requires_grad:
-            torch.autograd.backward([hidden_TD, scale * balance], [result.hidden_TD, None])
+        if hidden_TD.requires_grad:
+            ends = [] if balance is None else [scale * balance]
+            torch.autograd.backward([hidden_TD, *ends], [result.hidden_TD, *[None] * len(ends)])
         return TokenStats(result.logp_T, result.entropy_T)
 
     def _head_gradients(self, head: OutputHead) -> Gradients | None:
