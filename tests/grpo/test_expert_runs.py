@@ -45,7 +45,6 @@ def test_a_resumed_run_of_experts_equals_one_never_stopped(tmp_path: Path, famil
         "data.held_out=2",
         "evaluate.samples=1",
         "evaluate.every=0",
-        "evaluate.before=false",
         "checkpoint.every=1",
         "log.report=false",
         *RUNS[family],
