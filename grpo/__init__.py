@@ -1,6 +1,7 @@
 """GRPO for reasoning models: sample groups, score them by rules, update the policy without a critic.
 
-`Recipe` describes a run in full, `Trainer` makes it, one step an iteration, `SftTrainer` one of supervised training;
+`Recipe` describes a run in full, `Trainer` makes it, one step an iteration, `SftTrainer` one of supervised training,
+`RejectionSampler` one of rejection sampling;
 `Policy` is the model, `Evaluation` a held-out accuracy; `Prompt`, `Completion`, `Group` and `ScoredGroup` are what
 travels through the loop; `plot` draws run folders. All are imported on first use, so that ``import grpo`` stays cheap.
 Rewards are the package ``rewards``.
@@ -32,6 +33,7 @@ __all__ = [
     "Prompt",
     "Recipe",
     "RecipeError",
+    "RejectionSampler",
     "ScoredGroup",
     "SftTrainer",
     "Trainer",
@@ -47,6 +49,7 @@ _MODULE_OF = {
     "Prompt": "grpo.types",
     "Recipe": "grpo.recipe",
     "RecipeError": "grpo.recipe",
+    "RejectionSampler": "grpo.stages",
     "ScoredGroup": "grpo.types",
     "SftTrainer": "grpo.stages",
     "Trainer": "grpo.train",

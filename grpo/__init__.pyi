@@ -5,6 +5,7 @@ from grpo.recipe import Recipe as Recipe
 from grpo.recipe import RecipeError as RecipeError
 from grpo.report.plots.plot import plot as plot
 from grpo.run.accuracy import Evaluation as Evaluation
+from grpo.stages import RejectionSampler as RejectionSampler
 from grpo.stages import SftTrainer as SftTrainer
 from grpo.train import Trainer as Trainer
 from grpo.types import Completion as Completion

@@ -18,8 +18,10 @@ from grpo import __version__
 from grpo.commands import (
     chat,
     convert,
+    cost,
     evaluate,
     export,
+    reject,
     report,
     sample,
     selftest,
@@ -106,6 +108,13 @@ COMMANDS = (
         run=train.run_sft,
     ),
     Command(
+        name="reject",
+        summary="rejection sampling: judge many completions a prompt, filter them, keep the best as data to learn from",
+        module="grpo",
+        add_arguments=reject.add_arguments,
+        run=reject.run,
+    ),
+    Command(
         name="evaluate",
         summary="held-out accuracy of models or of runs' final models, with 95 % intervals, and comparisons",
         module="grpo.evaluate",
@@ -132,6 +141,13 @@ COMMANDS = (
         module="grpo",
         add_arguments=report.add_arguments,
         run=report.run,
+    ),
+    Command(
+        name="cost",
+        summary="what runs have taken: time of clock, processors and GPUs by phase, tokens, energy, money",
+        module="grpo.cost",
+        add_arguments=cost.add_arguments,
+        run=cost.run,
     ),
     Command(
         name="score",

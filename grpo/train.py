@@ -21,6 +21,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 from torch import Tensor
 
+from grpo.cost.meter import JUDGE, SAMPLE, UPDATE
 from grpo.learner.batch import make_batch, with_final_outcomes
 from grpo.learner.learner import UpdateStats
 from grpo.monitor import watchdog
@@ -89,7 +90,10 @@ class Trainer(Run):
             mask_truncated=self.recipe.advantage.mask_truncated,
         )
         sampling_ended = time.perf_counter()
-        with watchdog.waiting("update", owner="grpo.learner", counts=parts.learner.counts):
+        with (
+            watchdog.waiting("update", owner="grpo.learner", counts=parts.learner.counts),
+            self.cost.phase(UPDATE),
+        ):
             updates = self._update(step, sampled, batch, rollouts)
         batch = with_final_outcomes(batch, parts.learner.trained_rows, parts.learner.masked_rows)
         ended = time.perf_counter()
@@ -145,21 +149,23 @@ class Trainer(Run):
         mine = list(range(len(prompts)))[ranks.rank :: ranks.world]
         my_share = len(range(sample.prompts)[ranks.rank :: ranks.world])
         order = [(0, ranks.rank, i) for i in range(len(partial_groups))] + [(1, i, 0) for i in mine]
-        sampled = parts.engine.sample(
-            [prompts[i] for i in mine],
-            group_size=sample.group_size,
-            max_tokens=sample.max_tokens,
-            sampling=sampling_of(sample),
-            seed=("train", self.recipe.seed, step),
-            enough=my_share if sample.over_request else None,
-            partial_groups=partial_groups,
-        )
-        pending = [(order[index], parts.scorer.submit(group)) for index, group in sampled]
+        with self.cost.phase(SAMPLE):
+            sampled = parts.engine.sample(
+                [prompts[i] for i in mine],
+                group_size=sample.group_size,
+                max_tokens=sample.max_tokens,
+                sampling=sampling_of(sample),
+                seed=("train", self.recipe.seed, step),
+                enough=my_share if sample.over_request else None,
+                partial_groups=partial_groups,
+            )
+            pending = [(order[index], parts.scorer.submit(group)) for index, group in sampled]
         sampling_ended = time.perf_counter()
         rollouts.sampled_by.add(parts.engine.weights)
         self.progress.partial_groups = parts.engine.partial_groups
         parts.log.say(*parts.engine.stats.notes)
-        scored = ranks.gather([(position, group.result()) for position, group in pending])
+        with self.cost.phase(JUDGE):
+            scored = ranks.gather([(position, group.result()) for position, group in pending])
         rollouts.seconds["sample"] += sampling_ended - started
         rollouts.seconds["judge"] += time.perf_counter() - sampling_ended
         return [group for _, group in sorted(scored, key=lambda item: item[0])]

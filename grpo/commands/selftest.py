@@ -14,7 +14,7 @@ from grpo.commands.exit_codes import EXIT_DONE, EXIT_FAULT
 from grpo.commands.screen import add_screen_options, loading_libraries, opened
 
 if TYPE_CHECKING:
-    from grpo.selftest import Finding
+    from grpo.selftest.check import Finding
 
 CHECK_NAMES = (
     "head",

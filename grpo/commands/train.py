@@ -1,4 +1,4 @@
-"""The commands ``grpo train`` and ``grpo sft``: dry run, preflight, or the run itself, its signals, its last words.
+"""The commands ``grpo train``, ``sft`` and ``reject``: dry run, preflight, or the run, its signals, its last words.
 
 Nothing here imports torch before the command runs.
 """
@@ -80,6 +80,11 @@ def run_sft(options: argparse.Namespace, command: str) -> int:
     return _run(options, command, "stage=sft")
 
 
+def run_reject(options: argparse.Namespace, command: str) -> int:
+    """``grpo reject``: a run of stage reject, of a recipe."""
+    return _run(options, command, "stage=reject")
+
+
 def _run(options: argparse.Namespace, command: str, *settings: str) -> int:
     """`settings` are overrides that the command itself makes, below those of its arguments."""
     from grpo.recipe import RecipeError  # noqa: PLC0415  slow to import
@@ -90,7 +95,13 @@ def _run(options: argparse.Namespace, command: str, *settings: str) -> int:
             f"{command}: name a recipe: a YAML file, or one of those that ship: "
             f"{', '.join(shipped_recipes())}; {command} --help lists all keys"
         )
-    recipe = _recipe_to_train(options, command, settings)
+    return run_recipe(_recipe_to_train(options, command, settings), options, command)
+
+
+def run_recipe(recipe: Recipe, options: argparse.Namespace, command: str) -> int:
+    """A dry run, the preflight or the run of a recipe, as the options say; returns the exit code."""
+    from grpo.recipe import RecipeError  # noqa: PLC0415  slow to import
+
     if options.dry_run:
         from grpo.preflight import dry_run  # noqa: PLC0415  heavy: torch
 
@@ -99,8 +110,8 @@ def _run(options: argparse.Namespace, command: str, *settings: str) -> int:
         return EXIT_DONE
     if options.preflight and recipe.stage != "grpo":
         raise RecipeError(
-            f"{command}: --preflight tries rewards and samples, and a run of stage {recipe.stage} trains without them; "
-            "--dry-run shows what it reads and learns"
+            f"{command}: --preflight is of reinforcement learning, and the recipe's stage is {recipe.stage}; --dry-run "
+            "shows what it reads and does"
         )
     return _preflight(recipe, options) if options.preflight else _train(recipe, options, command)
 
@@ -171,9 +182,11 @@ def _is_first_rank() -> bool:
 
 def _steps(recipe: Recipe, resume: bool, again: str, console: Console) -> int:
     """Make the run's steps; `again` is the command line that continues it."""
+    from grpo.cost.meter import begin_here  # noqa: PLC0415  slow to import
     from grpo.recipe import RecipeError  # noqa: PLC0415  slow to import
     from grpo.report.console.opening import title  # noqa: PLC0415  slow to import
 
+    begin_here()
     console.title(title(recipe))
     with loading_libraries(console):
         from grpo.run.log import append_console  # noqa: PLC0415  heavy: torch
@@ -215,10 +228,14 @@ def _failure(error: BaseException, standing: str) -> list[str]:
 def _what_stands(run: Path, again: str) -> str:
     """What a run that broke off can go on from."""
     from grpo.run.checkpoint import newest_step  # noqa: PLC0415  heavy: torch
+    from grpo.stages.rejection.progress import kept_steps  # noqa: PLC0415  heavy: torch
 
     step = newest_step(run)
     if step is not None:
         return f"the checkpoint of step {step} stands. To resume: {again}"
+    steps = kept_steps(run)
+    if steps:
+        return f"everything up to step {steps} stands. To resume: {again}"
     if (run / "recipe.yaml").is_file():
         return f"no checkpoint was saved yet. To begin again: {again}"
     return "nothing was saved yet"

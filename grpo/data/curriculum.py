@@ -25,7 +25,8 @@ class PassRate:
 
     @property
     def overall(self) -> float:
-        return self.passed / self.sampled
+        """The share over all samples; before any the last one, which another run has measured."""
+        return self.passed / self.sampled if self.sampled else self.last
 
     def add(self, passes: Sequence[int], epoch: int) -> None:
         """Add samples of `epoch`, 1 for each that passed and 0 for each that did not."""
@@ -68,6 +69,29 @@ class Curriculum:
         self.high = high
         self.again = again
         self.history: dict[str, PassRate] = {}
+
+    def begin_with(self, column: str) -> None:
+        """Take the pass rates that rows have in `column` for those of the last sampling; a row without one has none.
+
+        Raises `RecipeError` if no row has one, or one is no share.
+        """
+        for prompt in self.stream.prompts:
+            rate = prompt.truth.get(column)
+            if rate is None:
+                continue
+            is_share = isinstance(rate, (int, float)) and 0 <= rate <= 1
+            if not is_share:
+                raise RecipeError(
+                    f"data: {prompt.id} has {rate!r} in the column {column}, which data.pass_column names; a pass rate "
+                    "lies between 0 and 1"
+                )
+            epoch = self.stream.epoch_of(prompt)
+            self.history[prompt.id] = PassRate(last=float(rate), epoch=epoch)
+        if not self.history:
+            raise RecipeError(
+                f"recipe: data.pass_column names {column}, and no row has a value there; grpo reject writes the column "
+                "pass_rate"
+            )
 
     def take(self, number: int, without: Sequence[ScoredGroup] = ()) -> list[Prompt]:
         """At most `number` prompts that may be sampled now, none of those in `without`.

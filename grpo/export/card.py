@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
 from grpo import __version__
+from grpo.cost.price import Prices, exact
 from grpo.data.templates import TEMPLATES
 from grpo.export.check import Drift, Written
 from grpo.export.compare import Compared, Greedy
@@ -345,9 +346,39 @@ def _cost(summary: Mapping[str, Any]) -> Iterator[str]:
     yield f"- wall time: {summary['seconds']:,.0f} s, both evaluations included, set-up excluded"
     yield f"- tokens: {tokens}"
     yield f"- completions: {outcomes}"
-    for name, value in (summary.get("cost") or {}).items():
-        yield f"- {name}: {json.dumps(value, ensure_ascii=False)}"
+    yield from _account(summary.get("cost"))
     yield "- left out: earlier tries, the base model's own training, people"
+
+
+def _account(cost: Mapping[str, Any] | None) -> Iterator[str]:
+    """Everything that the run took, over all attempts, as its summary has it."""
+    if not cost:
+        yield "- processor and GPU time: not recorded"
+        return
+    total = cost["total"]
+    phases = [f"{name} {of['wall_seconds']:,.0f}" for name, of in cost["phases"].items()]
+    yield (
+        f"- in all, {many(cost['attempts'], 'attempt')}, loading and saving too: {total['wall_seconds']:,.0f} s by the "
+        f"clock ({', '.join(phases)}), {total['cpu_seconds'] / 3600:.3g} CPU hours"
+    )
+    if total["gpu_seconds"]:
+        yield f"- GPUs held: {total['gpu_seconds'] / 3600:.3g} hours on {many(cost['devices'], 'GPU')}"
+    again = cost["repeated"]
+    if again["wall_seconds"]:
+        yield f"- of it repeated after a kill or a fault: {again['wall_seconds']:,.0f} s"
+    if cost["currency"]:
+        prices = Prices(cost["price_per_hour"], cost["currency"])
+        money = prices.shown(exact(total["money"]))
+        yield f"- price: {money}, at {prices.describe()}"
+    yield f"- energy: {_energy(total['gpu_joules'], cost['socket_joules'])}"
+
+
+def _energy(gpu: float | None, sockets: float | None) -> str:
+    known = {"GPUs": gpu, "processor sockets": sockets}
+    told = [
+        f"{name} {joules / 3.6e6:.4g} kWh" for name, joules in known.items() if joules is not None
+    ]
+    return ", ".join(told) or "unknown, since no counter could be read"
 
 
 def _limits(parts: CardParts) -> Iterator[str]:

@@ -8,26 +8,26 @@ from __future__ import annotations
 import gc
 import math
 import time
-from dataclasses import dataclass
 from typing import Iterator, Sequence
 
 from torch import Tensor
 
+from grpo.cost import processor
 from grpo.data.stream import PromptStream
 from grpo.learner.batch import make_batch
 from grpo.learner.learner import Learner
 from grpo.model.policy import Policy
 from grpo.objective.advantage import advantages
 from grpo.objective.policy_loss import forwards_flat_groups
+from grpo.preflight import forecast
+from grpo.preflight.baseline_sample import BaselineSample
 from grpo.preflight.checks import MAX_REWARD
 from grpo.preflight.facts import MAX_FAULTS, Finding, RunFacts, warning, wrong
 from grpo.recipe import Recipe
 from grpo.report.console.numbers import interval
 from grpo.run.accuracy import summarise
-from grpo.run.console import many_hours
 from grpo.run.setup import open_engine, open_optimizer, open_scorer, sampling_of
 from grpo.types import Batch, Group, Prompt, ScoredGroup
-from rewards import Score
 from rewards.spelling import many
 
 MAX_COMPLETIONS = 64
@@ -36,41 +36,17 @@ TOO_HARD = 0.0
 TOO_EASY = 0.8
 
 
-@dataclass(frozen=True, slots=True)
-class BaselineSample:
-    """A sample of the untrained policy's completions: shares of them, seconds for all, mean ``length`` in tokens.
+def check_baseline(
+    facts: RunFacts, policy: Policy, load_seconds: float = 0.0
+) -> Iterator[Finding | str]:
+    """Lines and findings on a sample of completions, and the cost of a run. The policy is changed: discard it.
 
-    ``stuck`` says why its accuracy cannot move, if it cannot.
+    `load_seconds` is what loading it took.
     """
-
-    groups: tuple[ScoredGroup, ...]
-    pass_rate: float
-    truncated: float
-    flat: float
-    length: float
-    sample_seconds: float
-    judge_seconds: float
-    update_seconds: float
-    stuck: str = ""
-
-    @property
-    def num_completions(self) -> int:
-        return sum(len(group.completions) for group in self.groups)
-
-    def scores(self) -> list[Score]:
-        """The combined scores of all completions."""
-        scores: list[Score] = []
-        for group in self.groups:
-            scores += group.scores
-        return scores
-
-
-def check_baseline(facts: RunFacts, policy: Policy) -> Iterator[Finding | str]:
-    """Lines and findings on a sample of completions, and the cost of a run. The policy is changed: discard it."""
     baseline = sample_baseline(facts, policy)
     yield from baseline_lines(facts, baseline)
     yield from advice(facts.recipe, baseline)
-    yield from cost(facts, baseline)
+    yield from cost(facts, baseline, load_seconds)
 
 
 # ---- sampling -------------------------------------------------------------------------------------------------
@@ -83,6 +59,7 @@ def sample_baseline(facts: RunFacts, policy: Policy) -> BaselineSample:
     num_prompts = max(1, min(recipe.sample.prompts, MAX_COMPLETIONS // group_size))
     prompts = PromptStream(facts.prompts.train, recipe.seed).take(num_prompts)
     with open_scorer(recipe, facts.specs) as scorer:
+        busy = processor.own_seconds() + processor.children_seconds()
         begun = time.perf_counter()
         pending = []
         for index, group in _sampled(recipe, policy, prompts, group_size):
@@ -91,6 +68,7 @@ def sample_baseline(facts: RunFacts, policy: Policy) -> BaselineSample:
         pending.sort(key=lambda item: item[0])
         groups = tuple(waiting.result() for _, waiting in pending)
         scored = time.perf_counter()
+        busy = processor.own_seconds() + processor.children_seconds() - busy
     threshold = recipe.evaluate.threshold
     evaluation = summarise(groups, facts.accurate, tokens=0, seconds=0.0, threshold=threshold)
     return BaselineSample(
@@ -102,6 +80,7 @@ def sample_baseline(facts: RunFacts, policy: Policy) -> BaselineSample:
         length=evaluation.length,
         sample_seconds=sampled - begun,
         judge_seconds=scored - sampled,
+        cores=busy / (scored - begun),
         update_seconds=_update_seconds(facts, policy, groups),
     )
 
@@ -270,36 +249,13 @@ def _reward_scale(baseline: BaselineSample) -> Iterator[Finding]:
         )
 
 
-def cost(facts: RunFacts, baseline: BaselineSample) -> Iterator[str]:
-    """Seconds of a step and of the run, in proportion to those of the sample."""
+def cost(facts: RunFacts, baseline: BaselineSample, load_seconds: float = 0.0) -> Iterator[str]:
+    """What a step and the run will take."""
     recipe = facts.recipe
-    number = baseline.num_completions
-    completions = recipe.sample.prompts * recipe.sample.group_size
-    scale = completions / number
-    phases = {
-        "sampling": baseline.sample_seconds * scale,
-        "judging alongside": baseline.judge_seconds * scale,
-        "update": baseline.update_seconds * scale * recipe.optim.epochs,
-    }
-    step_seconds = sum(phases.values())
-    parts = ", ".join(f"{name} {value:.1f}" for name, value in phases.items())
-    yield (
-        f"cost     a step about {step_seconds:.1f} s ({parts}), "
-        f"as measured on {many(number, 'completion')} and scaled to {completions}"
-    )
-    evaluations = _num_evaluations(recipe)
-    held_out = len(facts.prompts.held_out)
-    samples = recipe.evaluate.samples
-    seconds_a_completion = (baseline.sample_seconds + baseline.judge_seconds) / number
-    evaluation_seconds = evaluations * held_out * samples * seconds_a_completion
-    yield (
-        f"cost     the run about {many_hours(recipe.steps * step_seconds + evaluation_seconds)}: "
-        f"{many(recipe.steps, 'step')} and {many(evaluations, 'evaluation')} of {held_out} x {samples}; longer if "
-        "completions grow"
-    )
-
-
-def _num_evaluations(recipe: Recipe) -> int:
-    """Before, after, and every so many steps."""
-    every = recipe.evaluate.every
-    return 2 + (recipe.steps // every if every else 0)
+    yield forecast.step_line(facts, baseline)
+    whole = forecast.of_baseline(facts, baseline, load_seconds)
+    first, *others = whole.lines(forecast.prices_of(recipe))
+    evaluated = [f"{len(of.prompts)} x {of.samples}" for of in facts.sets]
+    evaluations = many(forecast.num_evaluations(recipe), "evaluation")
+    yield f"{first}: {many(recipe.steps, 'step')} and {evaluations} of {' + '.join(evaluated) or 'nothing'}"
+    yield from others

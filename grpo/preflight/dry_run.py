@@ -7,20 +7,27 @@ is written; what only scores and samples can show is in ``preflight``.
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import mean
 from typing import Iterator
+
+import torch
 
 from grpo.data.sources import load_sources
 from grpo.model.info import load_config, load_tokenizer
 from grpo.model.location import is_unreachable
 from grpo.objective.formula import describe_objective
-from grpo.preflight import supervised
+from grpo.preflight import forecast, supervised
+from grpo.preflight.facts import number_of_parameters
 from grpo.preflight.foreign_rewards import stand_ins
 from grpo.preflight.memory import GIB, Memory, example_rows, predict
 from grpo.recipe import Recipe, RecipeError, to_yaml
 from grpo.recipe.describe import step_size
-from grpo.run.inputs import load_inputs
+from grpo.run.inputs import RunInputs, load_inputs
 from grpo.run.reward_fit import check_columns
 from grpo.run.reward_specs import load_rewards
+from grpo.run.setup import default_device
+from grpo.stages.rejection.inputs import load_reject_inputs
+from grpo.stages.rejection.words import header
 from grpo.stages.sft import run_size
 from rewards.spelling import agree, many
 
@@ -34,6 +41,9 @@ def dry_run(recipe: Recipe) -> Iterator[str]:
     yield ""
     if recipe.stage == "sft":
         yield from _supervised(recipe)
+        return
+    if recipe.stage == "reject":
+        yield from _rejection(recipe)
         return
     yield from describe_objective(recipe)
     yield ""
@@ -61,7 +71,25 @@ def _supervised(recipe: Recipe) -> Iterator[str]:
     if predicted is not None:
         yield from predicted.lines()
         yield f"  for the {recipe.sft.batch} longest rows"
+        yield from cost(inputs)
     yield from files(recipe)
+
+
+def _rejection(recipe: Recipe) -> Iterator[str]:
+    """The prompts or stored completions, the filters and the files of a run of stage reject."""
+    try:
+        inputs = load_reject_inputs(recipe, rewards=stand_ins(recipe.rewards))
+    except RecipeError as error:
+        if not is_unreachable(str(error)):
+            raise
+        yield f"not opened, since the hub cannot be reached: {error}"
+        return
+    yield from header(inputs)
+    yield f"written to {recipe.folder()}:"
+    yield (
+        "  recipe.yaml (first), accepted.jsonl, pass_rates.jsonl, samples.jsonl, metrics.jsonl, progress.json, "
+        "console.log, summary.json, report.html"
+    )
 
 
 def _size(recipe: Recipe) -> Iterator[str]:
@@ -113,6 +141,7 @@ def data(recipe: Recipe) -> Iterator[str]:
     for evaluated in inputs.sets:
         yield f"  evaluated on {evaluated.name}: {evaluated.describe()}"
     yield f"rewards: {', '.join(spec.name for spec in inputs.specs)}; accurate means {inputs.accurate}"
+    yield from cost(inputs)
     first = prompts.train[0]
     yield f"the first prompt, {many(len(first.token_ids), 'token')}:"
     yield from (f"  | {line}" for line in first.text.splitlines())
@@ -143,6 +172,35 @@ def memory(recipe: Recipe) -> Iterator[str]:
     yield f"  a checkpoint: about {size:.2f} GiB on disk, and in host memory while it is written"
 
 
+def cost(inputs: RunInputs) -> Iterator[str]:
+    """What the run would take by arithmetic, since nothing was measured; ``--preflight`` knows better."""
+    recipe = inputs.recipe
+    if recipe.stage == "sft":
+        examples = inputs.examples.train
+        work = forecast.sft_work(
+            recipe,
+            tokens=mean(len(example.prompt.token_ids) for example in examples),
+            learnt=mean(example.num_learnt for example in examples),
+        )
+        assumes = "no evaluations"
+    else:
+        work = forecast.grpo_work(
+            recipe,
+            prompt_tokens=mean(len(prompt.token_ids) for prompt in inputs.prompts.train),
+            evaluated=sum(len(of.prompts) * of.samples for of in inputs.sets),
+        )
+        assumes = "completions an eighth, half and all of sample.max_tokens long"
+    dtype = getattr(torch, recipe.model.dtype)
+    found = forecast.of_arithmetic(
+        work,
+        parameters=number_of_parameters(inputs.config, recipe.model.trust_remote_code),
+        rates=forecast.measured_rates(default_device(), dtype),
+        bytes_each=dtype.itemsize,
+        assumes=assumes,
+    )
+    yield from found.lines(forecast.prices_of(recipe))
+
+
 def checkpoint_bytes(recipe: Recipe, predicted: Memory) -> int:
     """Bytes of a checkpoint's tensors: trained weights, masters, moments and reference."""
     is_half = recipe.model.dtype in ("bfloat16", "float16")
@@ -155,7 +213,7 @@ def files(recipe: Recipe) -> Iterator[str]:
     section = recipe.checkpoint
     yield f"written to {recipe.folder()}:"
     yield (
-        "  recipe.yaml (first), metrics.jsonl, samples.jsonl, evaluations.jsonl, console.log, "
+        "  recipe.yaml (first), metrics.jsonl, samples.jsonl, evaluations.jsonl, costs.jsonl, console.log, "
         "checkpoints/, final/, summary.json, report.html"
     )
     when = _every(section.every) if section.every else "when stopped"

@@ -7,6 +7,7 @@ Rewards are scored by the run's own scorer, and nothing is written to disk.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from statistics import median
 from typing import Callable, Iterator
@@ -96,13 +97,16 @@ def _check_model(facts: RunFacts) -> Report:
     """Load the policy, check it, and see what it does."""
     prepare_torch(facts.recipe)
     hide_progress_bars()
+    begun = time.perf_counter()
     try:
         policy = open_policy(facts.recipe, default_device(), facts.loaded_tokenizer())
     except RecipeError as error:
         yield refusal(error)
         return
+    load_seconds = time.perf_counter() - begun
     yield from _named("checking the model", run_policy_checks(facts, policy))
-    yield from _named("sampling base completions, one update", check_baseline(facts, policy))
+    baseline = check_baseline(facts, policy, load_seconds)
+    yield from _named("sampling base completions, one update", baseline)
 
 
 def _named(what: str, report: Iterator[Finding | str]) -> Report:

@@ -54,9 +54,11 @@ from grpo.recipe.objectives import (
     WHOLE_POLICY_LOSSES,
 )
 from grpo.recipe.presets import PRESETS
+from grpo.recipe.reject_section import RejectSection
 from grpo.recipe.sections import (
     AdvantageSection,
     CheckpointSection,
+    CostSection,
     GateSection,
     LogSection,
     LoraSection,
@@ -87,6 +89,7 @@ __all__ = [
     "WHOLE_POLICY_LOSSES",
     "AdvantageSection",
     "CheckpointSection",
+    "CostSection",
     "DataSection",
     "EvaluateSection",
     "EvaluationSetSection",
@@ -99,6 +102,7 @@ __all__ = [
     "OptimSection",
     "Recipe",
     "RecipeError",
+    "RejectSection",
     "RewardSection",
     "RowsSection",
     "SampleSection",

@@ -8,6 +8,7 @@ from typing import Any, Iterable, Iterator, Mapping
 from grpo.recipe.data_sections import RewardSection, RowsSection
 from grpo.recipe.objectives import POLICY_LOSSES, WHOLE_POLICY_LOSSES
 from grpo.recipe.presets import PRESETS
+from grpo.recipe.reject_section import RejectSection
 from grpo.recipe.sections import (
     AdvantageSection,
     LossSection,
@@ -41,34 +42,50 @@ def _refuse_first(reasons: Iterable[str]) -> None:
 def _all_reasons(recipe: Sections) -> Reasons:
     """Every reason to refuse `recipe`, in the order in which they are reported."""
     yield from _stage_reasons(recipe)
-    yield from _group_reasons(recipe)
-    yield from _advantage_reasons(recipe)
-    yield from _prompt_reasons(recipe)
-    yield from _loss_reasons(recipe.loss, recipe.advantage)
-    yield from _step_reasons(recipe)
+    if recipe.stage == "reject":
+        yield from _rejection_reasons(recipe)
+    else:
+        yield from _group_reasons(recipe)
+        yield from _advantage_reasons(recipe)
+        yield from _prompt_reasons(recipe)
+        yield from _loss_reasons(recipe.loss, recipe.advantage)
+        yield from _step_reasons(recipe)
     yield from _model_reasons(recipe)
     yield from _reward_reasons(recipe)
     yield from _data_reasons(recipe)
 
 
+OWN_SECTIONS = {"sft": SftSection(), "reject": RejectSection()}
+"""Sections that one stage alone reads, with their defaults."""
 SAMPLING_OF_STEPS = ("prompts", "group_size", "oversample", "over_request")
 """Keys of ``sample`` that say what a step of reinforcement learning samples."""
 
 
 def _stage_reasons(recipe: Sections) -> Reasons:
     """Keys that are set and belong to another stage."""
-    if recipe.stage != "sft":
-        for name in _set_keys(recipe.sft, SftSection()):
+    for stage, default in OWN_SECTIONS.items():
+        if recipe.stage == stage:
+            continue
+        for name in _set_keys(getattr(recipe, stage), default):
             yield (
-                f"sft.{name} is set, but the recipe's stage is {recipe.stage}; set stage: sft, or leave the section "
-                "sft out"
+                f"{stage}.{name} is set, but the recipe's stage is {recipe.stage}; set stage: {stage}, or leave the "
+                f"section {stage} out"
             )
-        return
+    if recipe.stage == "sft":
+        yield from _supervised_reasons(recipe)
+
+
+def _unread_objective(recipe: Sections) -> list[str]:
+    """The keys of ``loss`` and ``advantage`` that are set."""
     preset = PRESETS[LossSection().preset]
     loss = replace(LossSection(), **preset.loss)
     advantage = replace(AdvantageSection(), **preset.advantage)
     unread = [f"loss.{name}" for name in _set_keys(recipe.loss, loss)]
-    unread += [f"advantage.{name}" for name in _set_keys(recipe.advantage, advantage)]
+    return unread + [f"advantage.{name}" for name in _set_keys(recipe.advantage, advantage)]
+
+
+def _supervised_reasons(recipe: Sections) -> Reasons:
+    unread = _unread_objective(recipe)
     sampled = _set_keys(recipe.sample, SampleSection())
     unread += [f"sample.{name}" for name in sampled if name in SAMPLING_OF_STEPS]
     for name in unread:
@@ -82,6 +99,34 @@ def _stage_reasons(recipe: Sections) -> Reasons:
                 f"optim.{name} is set, but a step of stage sft is one update of sft.batch rows; passes over the data "
                 "are counted by epochs, at the top level"
             )
+
+
+def _rejection_reasons(recipe: Sections) -> Reasons:
+    """What rejection sampling does not read, and limits that no completion could keep."""
+    sampled = _set_keys(recipe.sample, SampleSection())
+    unread = _unread_objective(recipe)
+    unread += [f"optim.{name}" for name in _set_keys(recipe.optim, OptimSection())]
+    unread += [f"sample.{name}" for name in sampled if name in ("oversample", "over_request")]
+    if recipe.epochs is not None:
+        unread.append("epochs")
+    for name in unread:
+        yield (
+            f"{name} is set, but stage reject does not read it: it samples each prompt sample.group_size times and "
+            "trains nothing; remove it"
+        )
+    if not recipe.sample.temperature and recipe.sample.group_size > 1:
+        yield (
+            f"sample.temperature is 0, so the {recipe.sample.group_size} completions of a prompt would all be the "
+            "same; set it above 0, or sample.group_size to 1"
+        )
+    reject = recipe.reject
+    if reject.min_tokens and reject.max_tokens and reject.min_tokens > reject.max_tokens:
+        yield (
+            f"reject.min_tokens is {reject.min_tokens}, above reject.max_tokens ({reject.max_tokens}); no completion "
+            "could have so many"
+        )
+    if reject.language and not reject.min_language:
+        yield "reject.language is set, but reject.min_language is 0, so nothing counts its words"
 
 
 def _set_keys(section: Any, default: Any) -> list[str]:
@@ -137,6 +182,12 @@ def _prompt_reasons(recipe: Sections) -> Reasons:
         yield (
             f"data.pass_low is {data.pass_low:g}, above data.pass_high ({data.pass_high:g}); no "
             "prompt could lie between them"
+        )
+    has_bounds = data.pass_low > 0 or data.pass_high < 1 or recipe.advantage.retire_at > 0
+    if data.pass_column is not None and not has_bounds:
+        yield (
+            "data.pass_column is set, but no prompt waits or retires by its pass rate; set data.pass_low, "
+            "data.pass_high or advantage.retire_at"
         )
 
 

@@ -99,6 +99,12 @@ class DataSection(RowsSection):
     pass_high: float = key(
         1.0, "prompts whose pass rate was higher when last sampled wait", between(0, 1)
     )
+    pass_column: str | None = key(
+        None,
+        "column with a pass rate measured before, as pass_rates.jsonl of grpo reject has it: prompts begin with it "
+        "as if they had just been sampled",
+        NOT_EMPTY,
+    )
     pass_again: int = key(
         3, "epochs a prompt outside pass_low to pass_high waits before another try", at_least(1)
     )

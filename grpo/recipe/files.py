@@ -229,6 +229,9 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         part = values.get(section)
         if isinstance(part, dict) and name in part:
             values[section] = {**part, name: _absolute_if_path(part[name], folder)}
+    reject = values.get("reject")
+    if isinstance(reject, dict) and isinstance(reject.get("samples"), list):
+        values["reject"] = {**reject, "samples": _absolute_all(reject["samples"], folder)}
     if "data" in values:
         values["data"] = _in_rows_section(values["data"], folder, "sources")
     if "evaluate" in values:
@@ -236,6 +239,11 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     if "rewards" in values:
         values["rewards"] = _in_rewards(values["rewards"], folder)
     return values
+
+
+def _absolute_all(paths: list[Any], folder: Path) -> list[Any]:
+    """Folders made absolute; what is no text is left for `build` to refuse."""
+    return [_absolute(path, folder) if isinstance(path, str) else path for path in paths]
 
 
 def _with_folder(section: dict[str, Any], folder: Path) -> dict[str, Any]:

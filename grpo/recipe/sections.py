@@ -16,24 +16,27 @@ from grpo.recipe.data_sections import DataSection, EvaluateSection, RewardSectio
 from grpo.recipe.keys import SectionBuilder, key
 from grpo.recipe.objectives import AGGREGATIONS, KLS, LEVELS, POLICY_LOSSES, RULES
 from grpo.recipe.presets import PRESETS
+from grpo.recipe.reject_section import RejectSection
 from grpo.recipe.values import (
     LARGEST_SEED,
     MODULES,
     NOT_EMPTY,
     SHARE,
+    Check,
     RecipeError,
     above,
     at_least,
     between,
     dotted,
     from_below,
+    is_price,
     kind,
     off_or_above,
     one_of,
 )
 from rewards.spelling import nearest
 
-STAGES = ("grpo", "sft")
+STAGES = ("grpo", "sft", "reject")
 """What a run may do; a stage that has a section of its own is named by it."""
 FORMS = ("completion", "chat", "text")
 """What a row for supervised training may be."""
@@ -601,6 +604,26 @@ class SandboxSection:
     )
 
 
+PRICED = ("gpu", "cpu", "machine")
+
+
+def _are_prices(prices: Mapping[str, Any]) -> bool:
+    return all(name in PRICED and is_price(price) for name, price in prices.items())
+
+
+@dataclass(frozen=True)
+class CostSection:
+    """At which price the costs of a run are reckoned; without one they are hours (docs/cost.md)."""
+
+    price_per_hour: dict[str, float] = key(
+        {},
+        "{gpu: of a device that is held, cpu: of a core that computes, machine: of a machine by the clock}, each a "
+        "price for an hour; name only what is paid for",
+        Check(_are_prices, f"must have prices of at least 0 for some of {', '.join(PRICED)}"),
+    )
+    currency: str = key("USD", "what prices are in", NOT_EMPTY)
+
+
 def build_gates(values: Any, where: str, build: SectionBuilder) -> dict[str, GateSection]:
     """The ``gates`` section: a `GateSection` for each gate named, which may be its highest rung alone."""
     if not isinstance(values, Mapping):
@@ -636,8 +659,8 @@ class Sections:
     name: str = key("run", "name of the run; default: the file's name", NOT_EMPTY)
     stage: str = key(
         "grpo",
-        "what the run does: grpo (sample, score, update) or sft (docs/sft.md); a recipe with the section sft and "
-        "no stage is of stage sft",
+        "what the run does: grpo (sample, score, update), sft (docs/sft.md) or reject (docs/reject.md); a recipe "
+        "with the section sft or reject and no stage is of that stage",
         one_of(*STAGES),
     )
     seed: int = key(0, "decides data order and every sampled token", between(0, LARGEST_SEED))
@@ -662,6 +685,9 @@ class Sections:
     advantage: AdvantageSection = key(AdvantageSection(), "how scores become advantages")
     loss: LossSection = key(LossSection(), "the objective")
     sft: SftSection = key(SftSection(), "supervised fine-tuning, read by the stage sft alone")
+    reject: RejectSection = key(
+        RejectSection(), "rejection sampling, read by the stage reject alone"
+    )
     optim: OptimSection = key(OptimSection(), "the optimizer")
     evaluate: EvaluateSection = key(EvaluateSection(), "evaluation on rows that never train")
     checkpoint: CheckpointSection = key(CheckpointSection(), "what is kept to resume from")
@@ -674,6 +700,7 @@ class Sections:
     watchdog: WatchdogSection = key(
         WatchdogSection(), "how long each wait may last without progress"
     )
+    cost: CostSection = key(CostSection(), "prices of the hours that a run takes")
     gates: dict[str, GateSection] = key(
         {},
         f"what is checked of each step: gate: {{upto, note, warn, skip, stop}}, or upto alone, for "

@@ -11,6 +11,7 @@ import re
 from typing import Any, Mapping
 
 from grpo.recipe.benchmarks import BENCHMARKS
+from grpo.recipe.reject_section import RejectSection
 from grpo.recipe.sections import SftSection
 from grpo.recipe.values import RecipeError, kind
 from rewards.spelling import nearest
@@ -36,6 +37,8 @@ FOR_EACH_SET = ("template", "system", "template_args", "max_prompt_tokens")
 OF_SOURCE = ("subset", "split", "revision", "args")
 """Keys of a benchmark that say nothing of another source."""
 TRACKERS = ("wandb", "tensorboard", "trackio", "mlflow")
+SECTIONS_OF_STAGES: Mapping[str, Any] = {"sft": SftSection(), "reject": RejectSection()}
+"""Sections that say by themselves which stage a recipe is of, with their defaults."""
 """Keys of ``log`` that name a tracker."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -76,8 +79,9 @@ def _name_of(entry: Any, where: str) -> str:
 def write_out(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` with its stage, and every source, evaluation set and tracker complete."""
     written = dict(values)
-    if "stage" not in written and _says_something(written.get("sft")):
-        written["stage"] = "sft"
+    for name, section in SECTIONS_OF_STAGES.items():
+        if "stage" not in written and _says_something(written.get(name), section):
+            written["stage"] = name
     data = written.get("data")
     evaluate = written.get("evaluate")
     if isinstance(data, Mapping):
@@ -102,11 +106,11 @@ def _tracker(name: str, part: Any) -> Any:
     return part
 
 
-def _says_something(section: Any) -> bool:
-    """Whether a section sft is there, be it empty, and not one of defaults alone, as `Recipe.to_mapping` writes it."""
+def _says_something(section: Any, default: Any) -> bool:
+    """Whether a stage's section is there, be it empty, and not of defaults alone, as `Recipe.to_mapping` writes it."""
     if not isinstance(section, Mapping):
         return False
-    defaults = vars(SftSection())
+    defaults = vars(default)
     return not section or any(section[name] != defaults.get(name) for name in section)
 
 

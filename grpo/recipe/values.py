@@ -5,6 +5,7 @@ Types are checked where sections are built (``build``), and rules between keys i
 
 from __future__ import annotations
 
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -66,6 +67,12 @@ def off_or_above(low: float) -> Check:
 
 def one_of(*names: str) -> Check:
     return Check(lambda value: value in names, f"must be one of {', '.join(names)}", names)
+
+
+def is_price(value: Any) -> bool:
+    """Whether `value` is a number that something may cost."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and 0 <= value < math.inf
 
 
 SHARE = Check(lambda value: 0 < value <= 1, "must be above 0 and at most 1")

@@ -62,6 +62,13 @@ def _devices(device: torch.device, number: int) -> str:
     return name if number == 1 else f"{number} x {name}"
 
 
+def uuid_of(device: torch.device) -> str | None:
+    """The name by which NVIDIA's tools know a GPU; None for other devices."""
+    if device.type != "cuda" or torch.version.cuda is None:
+        return None
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+
+
 def _processor() -> str:
     """The CPU's name; on Linux ``platform`` knows only its architecture."""
     try:

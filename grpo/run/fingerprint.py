@@ -32,6 +32,7 @@ REFUSED = {
     "held_out": "data: the held-out prompts are not those that the run began with: {old}, now {new}",
     "tokens": "data: the same rows become other tokens than when the run began; the tokenizer changed",
     "model": "model: the weights that do not train are not those that the run began with; its model's files changed",
+    "samples": "reject.samples: the stored completions are not those that the run began with",
     "teacher": "model: the weights of loss.teacher are not those that the run began with; its files changed",
 }
 NOTED = {
@@ -57,7 +58,7 @@ def fingerprint(
     learned_from = {
         "train": rows(prompts.train),
         "held_out": rows(prompts.held_out),
-        "tokens": _tokens([*prompts.train, *prompts.held_out]),
+        "tokens": tokens([*prompts.train, *prompts.held_out]),
         "model": frozen(policy.model),
         "teacher": None if teacher is None else frozen(teacher.model),
     }
@@ -79,7 +80,8 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _tokens(prompts: Iterable[Prompt]) -> str:
+def tokens(prompts: Iterable[Prompt]) -> str:
+    """A digest of the tokens of `prompts`."""
     return digest(json.dumps(prompt.token_ids).encode() for prompt in prompts)
 
 
@@ -136,7 +138,7 @@ def rows(prompts: Iterable[Prompt]) -> str:
 def prompts(prompt_set: PromptSet) -> str:
     """One digest of all prompts: their rows, ids, order and tokens."""
     everything = [*prompt_set.train, *prompt_set.held_out]
-    return f"{rows(prompt_set.train)} {rows(prompt_set.held_out)} {_tokens(everything)}"
+    return f"{rows(prompt_set.train)} {rows(prompt_set.held_out)} {tokens(everything)}"
 
 
 def _plain(value: Any) -> str:

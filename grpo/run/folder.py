@@ -21,7 +21,7 @@ try:
 except ImportError:  # not a POSIX system
     fcntl = None
 
-FREE_KEYS = ("steps", "run_dir", "evaluate.", "checkpoint.", "log.", "watchdog.", "gates")
+FREE_KEYS = ("steps", "run_dir", "evaluate.", "checkpoint.", "log.", "watchdog.", "gates", "cost.")
 MEMORY_KEYS = (
     "sample.max_rows",
     "sample.kv_memory_gib",
@@ -30,6 +30,7 @@ MEMORY_KEYS = (
     "model.gradient_checkpointing",
     "threads",
 )
+DECIDES_WHAT_IS_RIGHT = ("evaluate.reward", "evaluate.threshold")
 JOURNALS = ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl", "alarms.jsonl")
 """The files that grow line by line."""
 LOCK_TRIES = 4
@@ -65,6 +66,8 @@ def check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
 def _may_change(key: str, recipe: Recipe) -> bool:
     """Whether a run may be resumed with another value of `key`."""
     if key == "evaluate.reward" and chooses_prompts(recipe):
+        return False
+    if recipe.stage == "reject" and key in DECIDES_WHAT_IS_RIGHT:
         return False
     return key.startswith(FREE_KEYS) or key in MEMORY_KEYS
 
@@ -170,7 +173,8 @@ def is_finished(folder: Path, recipe: Recipe) -> bool:
     """Whether the run in `folder` has made all steps of `recipe` and written its summary."""
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        return bool(summary["steps"] >= recipe.steps)
+        is_whole = recipe.stage == "reject"  # its steps follow from its prompts
+        return is_whole or bool(summary["steps"] >= recipe.steps)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

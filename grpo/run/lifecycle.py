@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, ContextManager, Iterator, Mappi
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from grpo.cost.meter import EVALUATE, LOAD, OTHER, REPORT, SAVE, Meter
 from grpo.data.curriculum import Curriculum
 from grpo.data.sources import GivenRows
 from grpo.learner.learner import Learner
@@ -138,6 +139,7 @@ class Run(ABC):
                 f"recipe: stage is {recipe.stage}, and {type(self).__name__} makes runs of stage {kind.stage}; use "
                 "grpo.stages.trainer_of(recipe)"
             )
+        self.cost = Meter()
         self.kind = kind
         self.folder = recipe.folder()
         self.resume = resume
@@ -150,7 +152,7 @@ class Run(ABC):
             quiet=quiet or not inputs.is_first_rank(), verbose=verbose
         )
         self.console.title(title(recipe))
-        with self._on_screen():
+        with self._on_screen(), self.cost.phase(LOAD):
             self.inputs = kind.load_inputs(
                 recipe,
                 data=data,
@@ -164,7 +166,7 @@ class Run(ABC):
         self.evaluations: Mapping[str, Evaluation] = {}
         self.progress = Progress()
         self.ledger = kind.ledger()
-        self.storage = RunStorage(recipe, self.progress, self.ledger)
+        self.storage = RunStorage(recipe, self.progress, self.ledger, self.cost)
         self.step_seconds = 0.0
         self.stopped = False
         self.stop_requested = False
@@ -203,11 +205,11 @@ class Run(ABC):
         try:
             self.open()
             while self.num_steps < self.recipe.steps and not self._stopping():
-                with self.console.working(), self.progress.timed():
+                with self._at_work(), self.progress.timed():
                     record = self._step()
                 yield record
             if not self.stopped:
-                with self.console.working(), self.progress.timed():
+                with self._at_work(), self.progress.timed():
                     self._finish()
         except GeneratorExit:
             self.console.rest()
@@ -235,8 +237,9 @@ class Run(ABC):
         self.watchdog.start()
         if self._is_open:
             return
+        self.cost.begin()
         try:
-            with self._on_screen():
+            with self._on_screen(), self.cost.phase(LOAD):
                 self._open()
         except BaseException as error:
             self.close(error)
@@ -251,6 +254,12 @@ class Run(ABC):
         except BaseException:
             self.console.close()
             raise
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Show that the run works inside the block, and count its time as the run's."""
+        with self.console.working(), self.cost.phase(OTHER):
+            yield
 
     def _open(self) -> None:
         recipe = self.recipe
@@ -363,11 +372,23 @@ class Run(ABC):
         self.ledger.add(step, num_items, batch, in_flight)
         progress.tokens["sampled"] += record.get("completion/tokens", 0)
         progress.tokens["trained"] += record["update/tokens"]
+        self._count_tokens(record, batch)
         parts.log.step(record, self.groups, self.recipe.steps, batch)
         parts.gates.refuse()
         self._evaluate_if_due()
         if saves_after(self.recipe, step):
             self.save_checkpoint()
+        self.cost.mark(step)
+
+    def _count_tokens(self, record: Record, batch: Batch) -> None:
+        """Give the costs a step's tokens; a prompt is read once for all completions of its group."""
+        prompts = {row.group: len(row.prompt_ids) for row in batch.rows}
+        given = sum(len(row.token_ids) - row.num_tokens for row in batch.rows)
+        self.cost.count(
+            prompt=sum(prompts.values()) + given,
+            sampled=record.get("completion/tokens", 0),
+            trained=record["update/tokens"],
+        )
 
     def _evaluate_if_due(self) -> None:
         """Evaluate after a step of the recipe's choice, once, also if the run was stopped while it did."""
@@ -381,6 +402,10 @@ class Run(ABC):
 
     def _evaluate(self, step: int, when: str) -> dict[str, dict[str, Any]]:
         """The evaluation of each set as plain values; nothing if there is none or the run is being stopped."""
+        with self.cost.phase(EVALUATE):
+            return self._evaluate_sets(step, when)
+
+    def _evaluate_sets(self, step: int, when: str) -> dict[str, dict[str, Any]]:
         loss = self.kind.held_out_loss(self.parts, self.inputs)
         results: dict[str, Evaluation] = {}
         for evaluated in self.inputs.sets:
@@ -434,6 +459,7 @@ class Run(ABC):
             scorer.take_metrics()  # what rewards logged here belongs to no step
         if result is not None:
             self.progress.tokens["evaluated"] += result.tokens
+            self.cost.count(evaluated=result.tokens)
         return result
 
     def _scorer_of(self, evaluated: EvaluationSet) -> ContextManager[Scorer]:
@@ -447,7 +473,7 @@ class Run(ABC):
 
         It is written in the background, and there when a later one is saved, the run ends or `close` returns.
         """
-        with watchdog.doing("saving a checkpoint"):
+        with watchdog.doing("saving a checkpoint"), self.cost.phase(SAVE):
             return self.storage.save(self.parts)
 
     # -- the end --------------------------------------------------------------------------------------------
@@ -460,14 +486,16 @@ class Run(ABC):
             progress.sets_after = self._evaluate(self.num_steps, "after training")
         if not self._stopping():
             examples = examples_of(self._last_groups) or progress.examples_before
-            self.storage.finish(self.parts, examples)
+            with self.cost.phase(SAVE):
+                self.storage.finish(self.parts, examples)
             self._is_finished = True
             self._write_report()
 
     def _write_report(self, state: State | None = None) -> None:
         """Write the run's ``report.html`` if the recipe asks for it; what fails costs a line, never the run."""
         if self.recipe.log.report and self.parts.ranks.main:
-            self.parts.log.say(*written_report(self.folder, state))
+            with self.cost.phase(REPORT):
+                self.parts.log.say(*written_report(self.folder, state))
 
     def request_stop(self) -> None:
         """Stop after the step under way, with a checkpoint."""
@@ -479,8 +507,9 @@ class Run(ABC):
             return False
         if not self.stopped:
             self.stopped = True
-            with self.console.working():
+            with self._at_work(), self.cost.phase(SAVE):
                 self.storage.save_now(self.parts)
+            self.cost.mark(self.num_steps)
         return True
 
     def close(self, failure: BaseException | None = None) -> None:
@@ -489,9 +518,10 @@ class Run(ABC):
         After a `failure` nothing further is raised; if that is a KeyboardInterrupt, what is being written is dropped.
         """
         if not self._is_open:
+            self.cost.end(failed=failure is not None)
             self.watchdog.stop()
             return
-        with self.console.working():
+        with self._at_work():
             self._close(failure)
 
     def _close(self, failure: BaseException | None) -> None:
@@ -506,9 +536,11 @@ class Run(ABC):
             self._write_report(ended_early(failure))
         self.parts.log.close(failed=failure is not None, hurried=self.stopped)
         try:
-            self.storage.writer.wait()
+            with self.cost.phase(SAVE):
+                self.storage.writer.wait()
         finally:
             self.watchdog.stop()
+            self.storage.settle(failed=failure is not None)
             self.storage.unlock()
             self.console.close(self._state(failure))
 

@@ -123,11 +123,17 @@ class Log:
         groups: Sequence[ScoredGroup],
         steps: int,
         batch: Batch | None = None,
+        *,
+        rows: Sequence[Record] | None = None,
     ) -> None:
-        """Write one step: its record, and every completion with its scores and what `batch` made of it."""
+        """Write one step: its record, and every completion with its scores and what `batch` made of it.
+
+        `rows` are those of the completions where others than the run's `SampleRows` make them.
+        """
         if self.silent:
             return
-        rows = self.rows.of_step(record["step"], groups, batch) if groups else []
+        if rows is None:
+            rows = self.rows.of_step(record["step"], groups, batch) if groups else []
         self._append("samples.jsonl", rows)
         self._append("metrics.jsonl", [record])
         if self.trackers is not None:

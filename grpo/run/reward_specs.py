@@ -70,9 +70,15 @@ def named_rewards(
     """
     if functions is None or isinstance(functions, Mapping):
         return dict(functions or {})
-    alone = callable(functions) or not isinstance(functions, Iterable) or isinstance(functions, str)
+    several: Iterable[Any] = [functions]
+    if (
+        isinstance(functions, Iterable)
+        and not isinstance(functions, str)
+        and not callable(functions)
+    ):
+        several = functions
     named: dict[str, Any] = {}
-    for function in [functions] if alone else functions:
+    for function in several:
         name = _own_name(function)
         if not name or name in named:
             raise RecipeError(

@@ -202,7 +202,7 @@ def open_rows(recipe: Recipe, inputs: RunInputs) -> SampleRows:
 def open_curriculum(recipe: Recipe, inputs: RunInputs) -> Curriculum:
     """The order in which training prompts are sampled."""
     advantage = recipe.advantage
-    return Curriculum(
+    curriculum = Curriculum(
         open_stream(recipe, inputs),
         inputs.accurate,
         flat=advantage.flat,
@@ -214,6 +214,9 @@ def open_curriculum(recipe: Recipe, inputs: RunInputs) -> Curriculum:
         high=recipe.data.pass_high,
         again=recipe.data.pass_again,
     )
+    if recipe.data.pass_column is not None:
+        curriculum.begin_with(recipe.data.pass_column)
+    return curriculum
 
 
 def open_stream(recipe: Recipe, inputs: RunInputs) -> Stream:

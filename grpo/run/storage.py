@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, BinaryIO, Mapping, Sequence
 
+from grpo.cost.book import read_costs
+from grpo.cost.meter import Meter, Place, file_of, new_attempt
+from grpo.cost.price import Prices
 from grpo.data.kept_rows import keep_rows
 from grpo.model.saved import SavedModel, SavedModelDiffers
 from grpo.recipe import Recipe
 from grpo.report.console.closing import closing_lines
 from grpo.run import checkpoint
 from grpo.run.async_writer import Writer
-from grpo.run.environment import write_environment
+from grpo.run.environment import uuid_of, write_environment
 from grpo.run.fingerprint import fingerprint
 from grpo.run.folder import lock, sizes
 from grpo.run.inputs import RunInputs
@@ -28,8 +32,9 @@ class RunStorage:
     On other ranks than the first it writes nothing, and takes part in gathering.
     """
 
-    def __init__(self, recipe: Recipe, progress: Progress, ledger: Ledger):
+    def __init__(self, recipe: Recipe, progress: Progress, ledger: Ledger, cost: Meter):
         self.recipe = recipe
+        self.cost = cost
         self.folder = recipe.folder()
         self.progress = progress
         self.ledger = ledger
@@ -83,6 +88,36 @@ class RunStorage:
             )
         if ranks.main:
             write_environment(self.folder, parts.policy, ranks, self.progress.num_steps)
+        self._open_costs(parts, None if saved is None else saved.step)
+
+    def _open_costs(self, parts: RunParts, resumed_from: int | None) -> None:
+        """Keep what this process takes in the folder; all processes of an attempt share its name."""
+        ranks = parts.ranks
+        device = parts.policy.device
+        place = Place(
+            ranks.gather([new_attempt()])[0],
+            rank=ranks.rank,
+            world=ranks.world,
+            devices=int(device.type != "cpu"),
+            gpu=uuid_of(device),
+            measures_machine=os.environ.get("LOCAL_RANK", "0") == "0",
+        )
+        if not self.cost.open(self.folder, place, resumed_from):
+            file = file_of(self.folder, ranks.rank)
+            parts.log.say(f"cost: {file} cannot be written, so what the run takes is not recorded")
+
+    def _costs(self) -> dict[str, Any] | None:
+        """What the run has taken so far, over all attempts, as ``summary.json`` has it; None if nothing is recorded."""
+        costs = read_costs(self.folder)
+        prices = Prices.of_recipe(self.recipe.to_mapping())
+        return None if costs is None else costs.to_mapping(prices)
+
+    def settle(self, *, failed: bool) -> None:
+        """End the account of what this attempt took; a summary that was written then has all of it."""
+        self.cost.end(failed=failed)
+        if self.summary is not None:
+            self.summary["cost"] = self._costs()
+            write_summary(self.folder, self.summary)
 
     def save(self, parts: RunParts) -> Path | None:
         """Save a checkpoint of the run unless this step has one; its folder, None on other ranks.
@@ -118,6 +153,8 @@ class RunStorage:
         """
         self.ledger.cancel(self.progress.num_in_flight(self.recipe, parts.ranks))
         final = SavedModel()
+        self.cost.flush()
+        parts.ranks.wait()
         if parts.ranks.main:
             final = write_final(parts.policy, self.folder)
             self.writer.wait()
@@ -130,6 +167,7 @@ class RunStorage:
                 examples_after=examples_after,
                 rows=self._rows,
             )
+            summary["cost"] = self._costs()
             write_summary(self.folder, summary)
             self.summary = summary
             self._close_log(parts, final, summary)

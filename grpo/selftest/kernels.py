@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,16 @@ from grpo.kernels.sampling import exact, torch_sampler
 from grpo.kernels.sampling.spec import Sampling, completion_seed
 from grpo.selftest.check import Measured, Skipped, below
 
+
+class HeadNumbers(NamedTuple):
+    """What a head does to a product on its way to a logit."""
+
+    scale: float = 1.0
+    softcap: float = 0.0
+    temperature: float = 1.0
+
+
+NUMBERS = (HeadNumbers(), HeadNumbers(temperature=0.7), HeadNumbers(scale=0.4, softcap=7.0))
 ROWS = 301
 WIDTH = 96
 VOCABULARY = 1031
@@ -30,15 +42,15 @@ def head_values_and_gradients(device: torch.device) -> Measured:
     """Log-probs of the fused head in fp32, and its gradients, against whole logits in float64."""
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
-    for options in ({}, {"temperature": 0.7}, {"softcap": 7.0, "scale": 0.4}):
+    for numbers in NUMBERS:
         weight_VD = 3 * torch.randn(VOCABULARY, WIDTH, generator=generator) / WIDTH**0.5
         hidden_TD = torch.randn(ROWS, WIDTH, generator=generator)
         target_T = torch.randint(VOCABULARY, (ROWS,), generator=generator)
         g_T = torch.randn(ROWS, generator=generator)
         inputs = [x.to(device) for x in (hidden_TD, weight_VD, target_T, g_T)]
-        found = _head(*inputs, using=None, options=options)
+        found = _head(*inputs, using=None, numbers=numbers)
         doubled = [x.double() if x.is_floating_point() else x for x in inputs]
-        expected = _head(*doubled, using="reference", options=options)
+        expected = _head(*doubled, using="reference", numbers=numbers)
         for one, other in zip(found, expected):
             difference = (one.double() - other).norm() / other.norm()
             worst = max(worst, float(difference))
@@ -52,13 +64,13 @@ def _head(
     g_T: Tensor,
     *,
     using: str | None,
-    options: dict[str, float],
+    numbers: HeadNumbers,
 ) -> list[Tensor]:
     """(log-probs, gradient of the hidden states, gradient of the weight)."""
     gradients = Gradients(torch.zeros_like(weight_VD))
     result: LogProbResult = fused_log_prob(
         hidden_TD,
-        Head(weight_VD, **options),
+        Head(weight_VD, **numbers._asdict()),
         target_T,
         coefficients=lambda start, end, logp_R, _: (g_T[start:end].to(logp_R.dtype), None),
         gradients=gradients,

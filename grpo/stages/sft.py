@@ -13,6 +13,7 @@ from typing import Any, Iterator, Mapping
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from grpo.cost.meter import UPDATE
 from grpo.data.examples import Example
 from grpo.data.sources import GivenRows
 from grpo.distributed.process_group import Ranks
@@ -100,7 +101,7 @@ class SftTrainer(Run):
         batch = supervised_batch(self.examples)
         self.ledger.begin(len(self.examples))
         drawn_by = time.perf_counter()
-        with watchdog.waiting("update", owner="grpo.learner"):
+        with watchdog.waiting("update", owner="grpo.learner"), self.cost.phase(UPDATE):
             stats = self._update(step, batch)
         batch = after_update(batch, parts.learner.trained_rows, parts.learner.masked_rows)
         ended = time.perf_counter()

@@ -22,9 +22,11 @@ _KANA = "\u3041-\u3096\u3099-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66
 _HAN = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 _HANGUL = "\u1100-\u11ff\u3130-\u318f\uac00-\ud7af"
 _LATIN = "A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff"
+_GREEK = "\u0370-\u03ff"
 _WORD = re.compile(
     rf"(?P<kana>[{_KANA}])|(?P<han>[{_HAN}])|(?P<ko>[{_HANGUL}]+)"
-    rf"|(?P<en>[{_LATIN}][{_LATIN}'\u2019]+|\b[aAI]\b)|(?P<letter>[{_LATIN}])|(?P<other>[^\W\d_]+)"
+    rf"|(?P<en>[{_LATIN}][{_LATIN}'\u2019]+|\b[aAI]\b)"
+    rf"|(?P<letter>[{_LATIN}]|(?<![{_GREEK}])[{_GREEK}](?![{_GREEK}]))|(?P<other>[^\W\d_]+)"
 )
 _SENTENCE = re.compile(r"[\u3002\uff01\uff1f!?\n]|\.\s")
 
@@ -36,8 +38,8 @@ def language_consistency(text: str, language: str = "en") -> Score:
     language words in the CoT"). It looks at what precedes ``</think>``, or at the whole text without such a tag.
     Languages (en, ja, ko, zh) are detected by script: a run of Latin letters or of Hangul is a word, a Han character or
     a kana is one each; a Han character is Japanese in a sentence with kana and Chinese in one without. Code,
-    formulas, numbers and single letters (variables) count for no language. French counts as English: the
-    scripts are the same. ``parts`` holds each language's share.
+    formulas, numbers and single letters (variables, Greek ones too) count for no language. French counts as
+    English: the scripts are the same. ``parts`` holds each language's share.
     >>> language_consistency("So the sum is 7. \u6240\u4ee5", "en").value
     0.6666666666666666
     """

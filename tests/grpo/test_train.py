@@ -118,6 +118,7 @@ def test_the_run_folder_holds_what_it_should(plain: Trainer) -> None:
         "console.log",
         "status.json",
         "environment.jsonl",
+        "costs.jsonl",
         "report.html",
         "checkpoints",
         "final",

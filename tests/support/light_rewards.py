@@ -38,3 +38,8 @@ def reward_of_length(text: str) -> float:
 
 def shortness(text: str, num_tokens: int) -> float:
     return float(num_tokens < 8)
+
+
+def ill(text: str) -> float:
+    """Fails on every completion."""
+    raise ValueError("the judge is ill")

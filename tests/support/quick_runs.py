@@ -54,6 +54,7 @@ def lines(folder: Path, file: str = "metrics.jsonl") -> list[dict[str, Any]]:
 
 def summary(folder: Path) -> dict[str, Any]:
     result = json.loads((folder / "summary.json").read_text())
+    result.pop("cost")
     for part in (result, result["before"], result["after"]):
         part.pop("seconds")
     return result

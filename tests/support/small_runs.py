@@ -65,6 +65,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     """All of a finished run that must not depend on how often it was stopped: bytes, or records without seconds."""
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     summary = json.loads((folder / "summary.json").read_text())
+    summary.pop("cost")
     in_sets = [part for both in summary["sets"].values() for part in both.values()]
     for part in (summary, summary["before"], summary["after"], *in_sets):
         (part or {}).pop("seconds", None)

@@ -15,6 +15,8 @@ NAMES = {
     "update/loss": "loss {:.4f}",
     "epoch": "epoch {:.2f}",
     "completion/length": "length {:.1f}",
+    "prompt/pass_rate": "pass rate {:.0%}",
+    "ledger/accepted": "accepted {:.0f}",
     "group/flat": f"{ZERO_VARIANCE} {{:.0%}}",
     "policy/entropy": "entropy {:.2f}",
     "policy/drift": "mismatch {:.0e}",

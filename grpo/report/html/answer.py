@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any, Iterator, Mapping, Sequence
 
+from grpo.cost.book import RunCosts, read_costs
+from grpo.cost.price import Prices
 from grpo.monitor.gate_table import LADDER
 from grpo.recipe.shorthands import HELD_OUT
 from grpo.report.folder import EvaluationPoint
@@ -15,6 +17,7 @@ from grpo.report.tally import Results, prompt_means
 from grpo.statistics.comparison import Comparison, compare
 
 ACCURACY = ("accuracy", "low", "high")
+SHORTEST_PHASE = 0.05  # seconds
 REWARD = ("reward", "reward_low", "reward_high")
 OUTCOMES = {
     "trained": "in an update of the policy",
@@ -145,13 +148,25 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a run took. ``seconds`` are those of steps and evaluations, or of the steps alone (``of_steps_only``)."""
+    """What a run took. ``seconds`` are those of steps and evaluations, or of the steps alone (``of_steps_only``).
+
+    ``account`` is all that it took, over all attempts, None of a run that kept no costs; ``money`` is its price in
+    words, empty without one.
+    """
 
     steps: int
     asked_steps: int | None
     seconds: float
     of_steps_only: bool
     tokens: Mapping[str, int]
+    account: RunCosts | None = None
+    money: str = ""
+
+    def phases(self) -> list[tuple[str, float]]:
+        """The phases of the account that took something, with their wall time, the longest first."""
+        spent = {} if self.account is None else self.account.phases
+        walls = [(name, of.wall) for name, of in spent.items() if of.wall >= SHORTEST_PHASE]
+        return sorted(walls, key=lambda phase: -phase[1])
 
 
 # ---- before and after -----------------------------------------------------------------------------------------
@@ -290,6 +305,7 @@ def cost_of(run: RunData) -> Cost:
     is_finished = run.state.name == "finished"
     seconds = run.summary.get("seconds") if is_finished else None
     tokens = run.summary.get("tokens") if is_finished else None
+    account = read_costs(run.path)
     of_steps = math.fsum(record.get("seconds/step") or 0.0 for record in run.records)
     return Cost(
         steps=run.records[-1]["step"] if run.records else 0,
@@ -297,7 +313,18 @@ def cost_of(run: RunData) -> Cost:
         seconds=of_steps if seconds is None else seconds,
         of_steps_only=seconds is None,
         tokens=tokens or _summed_tokens(run.records),
+        account=account,
+        money=_money(run, account),
     )
+
+
+def _money(run: RunData, account: RunCosts | None) -> str:
+    prices = Prices.of_recipe(run.recipe)
+    if account is None or not prices:
+        return ""
+    total = account.total
+    money = prices.money(wall=total.wall, cpu=total.cpu, gpu=total.gpu)
+    return prices.shown(money)
 
 
 def _summed_tokens(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:

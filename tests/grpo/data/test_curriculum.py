@@ -84,6 +84,21 @@ def test_a_prompt_outside_the_band_waits_some_epochs_and_is_tried_again() -> Non
     )
 
 
+def test_pass_rates_that_were_measured_before_count_as_the_last_sampling() -> None:
+    rates = [0.0, 0.5, 1.0, None]
+    prompts = [Prompt(f"p{n}", (3,), {"pass_rate": rate}) for n, rate in enumerate(rates)]
+    of = Curriculum(PromptStream(prompts, seed=0), "", low=0.1, high=0.9, again=2)
+    of.begin_with("pass_rate")
+    assert sorted(prompt.id for prompt in of.take(2)) == ["p1", "p3"]
+    later = {prompt.id for _ in range(4) for prompt in of.take(2)}
+    assert later == {"p0", "p1", "p2", "p3"}  # those outside have waited
+    with pytest.raises(RecipeError, match="no row has a value there"):
+        Curriculum(PromptStream(prompts, seed=0), "").begin_with("solved")
+    prompts[0].truth["pass_rate"] = 50
+    with pytest.raises(RecipeError, match="lies between 0 and 1"):
+        of.begin_with("pass_rate")
+
+
 def test_pass_rates_add_up_over_all_samples() -> None:
     order = curriculum()
     order.learn([group("p1", [1, 0, 0])])

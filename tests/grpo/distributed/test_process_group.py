@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import torch
 from quick_runs import records
 from safetensors.torch import load_file
 
+from grpo.cost.book import read_costs
 from grpo.distributed.process_group import Ranks
 from grpo.recipe import RecipeError
 
@@ -112,6 +114,14 @@ def test_two_ranks_make_the_run_that_one_makes(tmp_path: Path, further: str) -> 
         assert a["correction/ess"] == pytest.approx(b["correction/ess"], rel=1e-9)
     for name, tensor in one[2].items():
         assert torch.allclose(tensor, two[2][name], rtol=1e-8, atol=1e-12), name
+    costs = read_costs(tmp_path / "two")
+    alone = read_costs(tmp_path / "one")
+    assert costs is not None and alone is not None
+    assert (costs.attempts, costs.processes, costs.missing, costs.cut_off) == (1, 2, 0, 0)
+    assert costs.tokens == alone.tokens
+    first = json.loads((tmp_path / "two" / "costs.jsonl").read_text().splitlines()[-1])
+    assert costs.total.wall == sum(of["wall"] for of in first["phases"].values())
+    assert costs.total.cpu > sum(of.get("cpu", 0.0) for of in first["phases"].values())
 
 
 def test_accelerates_own_accumulation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

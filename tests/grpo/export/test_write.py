@@ -85,6 +85,10 @@ def test_the_card_states_data_rewards_licence_results_cost_and_limits(exported, 
     assert f"{accuracy:.1f} % [{low:.1f}, {high:.1f}] (12 prompts x 2)" in card
     assert f"{summary['ledger']['sampled']:,} sampled" in card
     assert f"wrong on {100 - accuracy:.1f} % of the held-out completions" in card
+    seconds = summary["cost"]["total"]["wall_seconds"]
+    assert (
+        f"in all, 1 attempt, loading and saving too: {seconds:,.0f} s by the clock (load " in card
+    )
     assert "Reasoning models are easier to jailbreak" in card
     assert "A completion ends with `<eos>`" in card
     for heading in ("Data", "Rewards", "Training", "Results", "Cost", "Safety", "Licence"):

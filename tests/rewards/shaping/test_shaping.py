@@ -109,6 +109,8 @@ def test_formulas_code_and_variables_are_in_no_language():
     text = r"因此 $\text{area} = \pi r^2$，\(x\) 和 y 是 `value` ```print('hello world')```"
     assert language_consistency(text, "zh").value == 1.0
     assert language_consistency("$x = 1$ 12 + 7", "zh").status == "no_answer"
+    assert language_consistency("The angle α is 2π, so β too.", "en").value == 1.0
+    assert language_consistency("Η γωνία", "en").value == 0.0
     assert language_consistency("Дважды два четыре", "en").value == 0.0
 
 
