@@ -39,7 +39,8 @@ Log-probabilities:
 
 Shape letters, the same in every file: ``B`` completions, ``G`` completions of one group, ``T`` completion tokens of a
 batch laid end to end, ``P`` packed token positions (prompts and completions), ``R`` rows, ``V`` vocabulary, ``D``
-hidden width. Tensors carry them as a suffix: ``logp_T``, ``advantage_B``.
+hidden width; of mixtures of experts ``L`` layers with experts, ``E`` experts of a layer, ``K`` of them a token. Tensors
+carry them as a suffix: ``logp_T``, ``advantage_B``.
 """
 
 from __future__ import annotations
@@ -95,6 +96,8 @@ class Completion:
     sampling distribution, temperature and filters applied. ``log_kept`` is the log of the probability mass
     that the filters kept at each token (None without filters), so that ``sampled_logps + log_kept`` is the
     log-probability under temperature alone. ``versions`` are spans ``(weight version, first, last + 1)``.
+    ``routing`` [tokens that the sampler read, L, K] are the experts that they went to, of a mixture of experts whose
+    routing is replayed: of all tokens but the last.
     """
 
     text: str
@@ -104,6 +107,7 @@ class Completion:
     stop: int | str | None = None
     versions: tuple[tuple[int, int, int], ...] = ()
     log_kept: Tensor | None = None
+    routing: Tensor | None = None
 
     def __repr__(self) -> str:
         return f"Completion({shortened(self.text)!r}, {many(len(self.token_ids), 'token')}, {self.finish})"
@@ -207,6 +211,7 @@ class Row:
 
     ``given`` are half-open spans of ``token_ids``, in order and apart, that others wrote (a user's later turn, say):
     they are read and never learnt from. ``sampled_logps`` and an advantage by token are of the tokens that are left.
+    ``routing`` is the completion's.
     """
 
     index: int
@@ -220,6 +225,7 @@ class Row:
     outcome: str
     fresh_from: int = 0
     given: tuple[tuple[int, int], ...] = ()
+    routing: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:

@@ -96,6 +96,7 @@ def _rows_of(
             forwarded=bool(completion.token_ids) and reached,
             outcome=outcome,
             fresh_from=_num_stale(completion, version),
+            routing=completion.routing,
         )
         rows.append(row)
     return rows

@@ -12,6 +12,7 @@ micro-batch never sees a statistic of itself.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
@@ -23,13 +24,15 @@ from grpo.kernels.log_prob import Gradients, fused_log_prob
 from grpo.kernels.log_prob.spec import chunk_spans
 from grpo.learner.batch import without
 from grpo.learner.diagnosis import arbitrate, suspects
+from grpo.learner.expert_load import ExpertLoad, num_read, recorded_counts
 from grpo.learner.optimizer import Optimizer
 from grpo.learner.selection import SurveyedRow, UpdateSelection, by_row, select
-from grpo.learner.sums import UpdateReadback, UpdateStats, UpdateSums, drift_record
+from grpo.learner.sums import UpdateReadback, UpdateStats, UpdateSums, drift_record, with_load
 from grpo.learner.teacher import Teacher
 from grpo.model.output_head import OutputHead
 from grpo.model.packing import PackedRows, micro_batches, pack, upload
 from grpo.model.policy import Policy, TokenStats
+from grpo.model.routing import Routing
 from grpo.monitor import watchdog
 from grpo.monitor.gates import DRIFT_GATES, Gates, GateStop
 from grpo.monitor.watchdog import Counts
@@ -202,10 +205,11 @@ class Learner:
         entropy_weight = self.bonus.coefficient(selection.entropy)
         entropy_rate = entropy_weight / update.denominators.num_tokens
         sums = UpdateSums(self.policy.device)
+        load = self._expert_load(rows)
         for chunk in self._own_chunks(rows):
             packed = pack(chunk, self.policy.device)
             inputs = self._inputs(packed, update, selection)
-            self._forward_backward(packed, inputs, entropy_rate, sums)
+            self._forward_backward(packed, inputs, entropy_rate, sums, load=load)
             self._num_rows_done += len(chunk) * self.ranks.world
         self.optimizer.unscale()
         self.ranks.sum(self.optimizer.gradients())
@@ -213,12 +217,14 @@ class Learner:
         if not self._is_finite(readback):
             return self._not_finite(readback, rows)
         stats = readback.stats(
-            made=bool(readback.totals.weighed) or entropy_weight > 0,
+            made=bool(readback.totals.weighed) or entropy_weight > 0 or self.loss.load_balance > 0,
             lr=self.optimizer.lr,
             entropy_weight=entropy_weight,
             measures_drift=measures_drift,
             has_teacher=self.teacher is not None,
         )
+        if load is not None:
+            stats = with_load(stats, load.stats(self.ranks), self.loss.load_balance)
         return self._finish(stats, readback, rows)
 
     def _finish(
@@ -245,6 +251,35 @@ class Learner:
         every = self.loss.reference_every
         if self.reference is not None and every and self.optimizer.num_updates % every == 0:
             self.reference = self.policy.snapshot()
+
+    def _expert_load(self, rows: Sequence[Row]) -> ExpertLoad | None:
+        """What adds up the load of a mixture of experts; with ``loss.load_balance`` it knows the update's choices."""
+        routing = self.policy.routing
+        if routing is None:
+            return None
+        weight = self.loss.load_balance
+        return ExpertLoad(
+            routing,
+            num_read(rows),
+            weight=weight,
+            count_E=self._choices(rows, routing) if weight else None,
+            device=self.policy.device,
+        )
+
+    @torch.no_grad()
+    def _choices(self, rows: Sequence[Row], routing: Routing) -> Tensor:
+        """How often each expert is chosen for the tokens of `rows`, from the record, or else from a forward."""
+        count_E = recorded_counts(rows, routing)
+        if count_E is not None:
+            return count_E.to(self.policy.device)
+        load = ExpertLoad(routing, num_read(rows), device=self.policy.device)
+        for chunk in self._own_chunks(rows):
+            packed = pack(chunk, self.policy.device)
+            with routing.watching():
+                self.policy.hidden(packed)
+                load.add(routing.last, packed)
+        self.ranks.sum([load.count_LE])
+        return load.count_LE.sum(0)
 
     @torch.no_grad()
     def _survey(self, rows: Sequence[Row]) -> list[SurveyedRow]:
@@ -294,13 +329,20 @@ class Learner:
         return upload(logp_T.to(self.policy.statistics_dtype), self.policy.device)
 
     def _forward_backward(
-        self, packed: PackedRows, inputs: TokenInputs, entropy_rate: float, sums: UpdateSums
+        self,
+        packed: PackedRows,
+        inputs: TokenInputs,
+        entropy_rate: float,
+        sums: UpdateSums,
+        *,
+        load: ExpertLoad | None = None,
     ) -> None:
         head = self._one_pass_head(inputs, entropy_rate)
-        if head is not None:
-            stats = self._in_one_pass(packed, inputs, head, entropy_rate)
-        else:
-            stats = self._through_autograd(packed, inputs, entropy_rate)
+        with nullcontext() if load is None else load.routing.watching():
+            if head is not None:
+                stats = self._in_one_pass(packed, inputs, head, entropy_rate, load=load)
+            else:
+                stats = self._through_autograd(packed, inputs, entropy_rate, load)
         if inputs.old_logp_T is None:
             self._old_logps |= by_row(packed.rows, stats.logp_T.detach())
         with torch.no_grad():
@@ -325,7 +367,13 @@ class Learner:
         return head if spans else None
 
     def _in_one_pass(
-        self, packed: PackedRows, inputs: TokenInputs, head: OutputHead, entropy_rate: float
+        self,
+        packed: PackedRows,
+        inputs: TokenInputs,
+        head: OutputHead,
+        entropy_rate: float,
+        *,
+        load: ExpertLoad | None,
     ) -> TokenStats:
         """Each chunk of the head's logits serves log-prob, coefficient and gradient."""
         scale = self.optimizer.loss_scale.value
@@ -339,6 +387,7 @@ class Learner:
             return logp_gradient_R, torch.full_like(entropy_R, -entropy_rate * scale)
 
         hidden_TD = self.policy.hidden(packed)
+        balance = _balance(load, packed)
         result = fused_log_prob(
             hidden_TD.detach(),
             head.at(self.temperature),
@@ -348,7 +397,8 @@ class Learner:
             lengths=inputs.lengths if couples_tokens_of_a_completion(self.loss) else None,
         )
         if hidden_TD.requires_grad:
-            hidden_TD.backward(result.hidden_TD)
+            ends = [] if balance is None else [scale * balance]
+            torch.autograd.backward([hidden_TD, *ends], [result.hidden_TD, *[None] * len(ends)])
         return TokenStats(result.logp_T, result.entropy_T)
 
     def _head_gradients(self, head: OutputHead) -> Gradients | None:
@@ -362,13 +412,20 @@ class Learner:
         return Gradients(weight_VD=weight_VD, bias_V=bias_V)
 
     def _through_autograd(
-        self, packed: PackedRows, inputs: TokenInputs, entropy_rate: float
+        self,
+        packed: PackedRows,
+        inputs: TokenInputs,
+        entropy_rate: float,
+        load: ExpertLoad | None,
     ) -> TokenStats:
         """All log-probs of the micro-batch first, then their coefficients, then back."""
         stats = self.policy.token_stats(packed, self.temperature, entropy_gradient=entropy_rate > 0)
         loss = self.objective(inputs, stats.logp_T).loss
         if entropy_rate:
             loss = loss - entropy_rate * stats.entropy_T.sum()
+        balance = _balance(load, packed)
+        if balance is not None:
+            loss = loss + balance
         (loss * self.optimizer.loss_scale.value).backward()
         return TokenStats(stats.logp_T.detach(), stats.entropy_T.detach())
 
@@ -474,6 +531,11 @@ class Learner:
             name: weight.to(self.policy.device) for name, weight in reference.items()
         }
         self.bonus.restore(state["bonus"])
+
+
+def _balance(load: ExpertLoad | None, packed: PackedRows) -> Tensor | None:
+    """The part of the load-balancing loss that the forward of a micro-batch has; None where there is none."""
+    return None if load is None else load.add(load.routing.last, packed)
 
 
 def _num_forwarded(batch: Batch) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor
 from grpo.distributed.process_group import Ranks
 from grpo.learner import drift
 from grpo.learner.drift import Drift
+from grpo.learner.expert_load import LoadStats
 from grpo.model.packing import PackedRows, upload
 from grpo.model.policy import TokenStats
 from grpo.objective import correction
@@ -33,7 +34,7 @@ class UpdateStats:
     could not be right; ``overflows`` is 1 where the update was given up because its gradient was not finite. ``ess``
     is the effective share of samples under the correction's weights, ``dropped`` the share of tokens with weight 0,
     ``lost`` the share of the update's mass (aggregation weight x abs(A)) that the weights take away, ``weight`` their
-    mean and ``raw_max`` the largest before truncation.
+    mean and ``raw_max`` the largest before truncation. ``experts`` is the load of a mixture of experts.
     """
 
     made: bool
@@ -57,6 +58,7 @@ class UpdateStats:
     detail: Drift | None = None
     masked: int = 0
     overflows: int = 0
+    experts: LoadStats | None = None
 
 
 DRIFT_DETAILS = (
@@ -82,6 +84,13 @@ def drift_record(stats: UpdateStats) -> dict[str, Any]:
     for name in DRIFT_DETAILS:
         record[f"policy/drift_{name}"] = getattr(stats.detail, name, None)
     return record
+
+
+def with_load(stats: UpdateStats, load: LoadStats | None, weight: float) -> UpdateStats:
+    """`stats` with the experts' load, whose balance is part of the loss at `weight`."""
+    if load is None:
+        return stats
+    return replace(stats, experts=load, loss=stats.loss + weight * load.balance)
 
 
 @dataclass(frozen=True, slots=True)

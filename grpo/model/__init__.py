@@ -3,7 +3,8 @@
 ``loading`` finds a model and its tokenizer, ``gguf_metadata`` what transformers drops of a GGUF file; ``adapters``
 decides which layers get some; ``policy`` is the model being trained; ``saved`` loads a saved model back and compares it
 with the policy; ``packing`` lays completions end to end; ``attention`` and ``shared_prefix`` compute their attention;
-``output_head`` takes log-probs without whole logits; ``experts`` and ``float64_mode`` keep a mixture of experts and a
+``output_head`` takes log-probs without whole logits; ``routing`` reads and repeats where a mixture of experts sends its
+tokens; ``experts`` and ``float64_mode`` keep a mixture of experts and a
 float64 model exact. How completions are sampled is up to ``grpo.rollout``, how weights change is up to
 ``grpo.learner``.
 
@@ -19,6 +20,8 @@ Of transformers:
   attention cannot be replaced keeps its own (`Policy.unsupported_reason`).
 - **Hooks on mixtures of experts** (``experts``), on every module with transformers' mark ``_apply_gate``: each expert
   gets enough rows that rounding does not depend on how many there are.
+- **``forward`` of the routers** of mixtures of experts (``routing``), during a forward: choices are read, and answered
+  from a record by a `TorchFunctionMode` on ``topk``.
 - **Dropout probabilities** are set to 0 in the modules (`policy.turn_dropout_off`), not in the configuration: a
   log-prob must not depend on chance, even if someone puts the model into training mode.
 - **The training flag of checkpointed layers** follows the forward (``policy``): a layer in training mode would drop the

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from grpo.model.routing import is_router_name
 from grpo.monitor.redaction import first_words
 from grpo.recipe import LoraSection, RecipeError
 
@@ -214,14 +215,10 @@ def routers(model: nn.Module) -> list[str]:
     modules = dict(model.named_modules())
     for path in linear_layers(model):
         parts = path.split(".")
-        at = next((i for i, part in enumerate(parts) if _is_router_name(part)), None)
+        at = next((i for i, part in enumerate(parts) if is_router_name(part)), None)
         if at is not None and _has_experts(modules[".".join(parts[:at])]):
             found.append(path)
     return found
-
-
-def _is_router_name(part: str) -> bool:
-    return part == "gate" or "router" in part
 
 
 def _has_experts(block: nn.Module) -> bool:

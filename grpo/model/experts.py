@@ -11,6 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from grpo.model.routing import STACKED
+
 MIN_ROWS_PER_EXPERT = 12  # MKL rounds products of 5 to 7 and 9 to 11 rows in ways of their own
 
 ExpertInputs = tuple[Tensor, Tensor, Tensor]
@@ -20,7 +22,7 @@ ExpertInputs = tuple[Tensor, Tensor, Tensor]
 def fill_experts(model: nn.Module) -> None:
     """Register the hooks on every mixture of experts in `model`."""
     for module in model.modules():
-        if hasattr(module, "_apply_gate"):  # transformers' mark of every mixture of experts
+        if hasattr(module, STACKED):
             module.register_forward_pre_hook(_add_filling)
             module.register_forward_hook(_drop_filling)
 

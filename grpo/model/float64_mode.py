@@ -33,7 +33,7 @@ def is_float64(value: Any) -> bool:
 
 
 def casts_to_float32(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether a call of ``tensor.float`` or ``tensor.to`` asks for float32."""
+    """Whether a call of ``tensor.float``, ``tensor.to`` or ``tensor.type`` asks for float32."""
     if func is Tensor.float:
         return True
-    return func is Tensor.to and torch.float32 in (*args[1:], kwargs.get("dtype"))
+    return func in (Tensor.to, Tensor.type) and torch.float32 in (*args[1:], kwargs.get("dtype"))

@@ -12,6 +12,7 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
+from grpo.model.routing import replayed
 from grpo.model.shared_prefix import PromptSpan, SharedPlan, plan
 from grpo.types import Row
 
@@ -45,7 +46,8 @@ class PackedRows:
     completion causally, through ``buckets``; ``output_index_P`` is, for each packed token, the index of its output
     among those that the buckets take, end to end. ``source_T`` is, for each completion token that is learnt from, the
     packed position whose hidden state predicts it, ``target_T`` the token itself. ``shared`` is the same attention
-    without copies of the prompts, on devices that support it.
+    without copies of the prompts, on devices that support it. ``routing_PLK`` are the experts that tokens of a mixture
+    of experts are to go to, as `grpo.model.routing.replayed` has them; None where none are recorded.
     """
 
     token_P: Tensor
@@ -56,6 +58,7 @@ class PackedRows:
     target_T: Tensor
     rows: tuple[Row, ...]
     shared: SharedPlan | None = None
+    routing_PLK: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -112,6 +115,7 @@ def pack(rows: Sequence[Row], device: torch.device | str = "cpu") -> PackedRows:
         target_T=upload(torch.tensor(target, dtype=torch.long), device),
         rows=tuple(rows),
         shared=packing.shared_plan() if torch.device(device).type == "cpu" else None,
+        routing_PLK=packing.routing(rows, device),
     )
 
 
@@ -126,6 +130,7 @@ class _Packing:
     stretches: list[tuple[int, int]] = field(default_factory=list)
     prompt_spans: list[PromptSpan] = field(default_factory=list)
     prompt_starts: dict[int, int] = field(default_factory=dict)
+    completion_starts: list[int] = field(default_factory=list)
 
     def add(self, row: Row, alone: bool = False) -> None:
         """Append a completion, after its prompt if its group is new; in one stretch with it if it is `alone`."""
@@ -140,6 +145,7 @@ class _Packing:
         prompt_start = self.prompt_starts[row.group]
         prompt_end = prompt_start + prompt_length
         start = len(self.tokens)
+        self.completion_starts.append(start)
         self._append(row.token_ids, first_position=prompt_length)
         end = len(self.tokens)
         self.prompt_spans.append(PromptSpan(start, end, prompt_start, prompt_end))
@@ -150,6 +156,7 @@ class _Packing:
     def _add_whole(self, row: Row) -> None:
         """A row whose prompt no other row shares attends to itself, in one piece."""
         start = len(self.tokens)
+        self.completion_starts.append(start + len(row.prompt_ids))
         self._append((*row.prompt_ids, *row.token_ids), first_position=0)
         end = len(self.tokens)
         self.attention_rows.append(([*range(start, end)], 0))
@@ -167,6 +174,11 @@ class _Packing:
         for index in range(len(self.tokens), length):
             self._append([0], first_position=0)
             self.attention_rows.append(([index], 0))
+
+    def routing(self, rows: Sequence[Row], device: torch.device | str) -> Tensor | None:
+        """The experts that the packed `rows` have recorded; None if they have none."""
+        records = zip(self.completion_starts, [row.routing for row in rows])
+        return replayed(records, len(self.tokens), device)
 
     def shared_plan(self) -> SharedPlan:
         longest = max((len(attended) for attended, _ in self.attention_rows), default=0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,9 +34,11 @@ from grpo.model.info import check_vocabulary, load_tokenizer, longest_sequence
 from grpo.model.loading import load_model
 from grpo.model.output_head import OutputHead, find_head
 from grpo.model.packing import PackedRows, pack
+from grpo.model.routing import Routes, find_routing, joined, without_balance_loss
 from grpo.model.saved_adapter import load_adapter
 from grpo.recipe import ModelSection, RecipeError
 from grpo.types import Row
+from rewards.spelling import many
 
 FINGERPRINT_VALUES = 2**14
 """Values of each parameter that are hashed: below the number from which torch shares an operation among threads."""
@@ -70,7 +72,7 @@ class Policy:
     tokenizer does not know (padding of the embedding) are left out on both sides. ``context`` is the longest sequence
     in tokens that the model takes, None if it has no limit. ``stop_ids`` end a completion. ``unsupported_reason`` says
     why the model's attention cannot be replaced by this library's, empty if it can; if not, rows are forwarded whole,
-    each with its prompt, and sampled by transformers' `generate`.
+    each with its prompt, and sampled by transformers' `generate`. ``routing`` are the routers of a mixture of experts.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Policy:
         self.version = 0
         self.trusts_remote_code = type(self.base).__module__.startswith("transformers_modules")
         self._take_over_attention()
+        self.routing, self._routing_reason = find_routing(self.base)
         fill_experts(self.base)
         if self.device.type == "cpu":
             linear.use_in(self.model)
@@ -118,7 +121,7 @@ class Policy:
     def _checkpoint_activations(self) -> None:
         options = {
             "use_reentrant": False,
-            "context_fn": lambda: (nullcontext(), self.precision()),
+            "context_fn": lambda: (nullcontext(), self._recomputing()),
         }
         base: Any = self.base
         # the name since transformers 5.20 or so; the old one warns
@@ -131,6 +134,11 @@ class Policy:
             for module in self.base.modules()
             if isinstance(module, GradientCheckpointingLayer)
         ]
+
+    def _recomputing(self) -> AbstractContextManager[None]:
+        """What a layer of the forward in progress is computed in once more, later."""
+        routed = nullcontext() if self.routing is None else self.routing.again()
+        return _both(self.precision(), routed)
 
     @property
     def base(self) -> PreTrainedModel:
@@ -173,6 +181,8 @@ class Policy:
             model, tokenizer, device, gradient_checkpointing=section.gradient_checkpointing
         )
         policy.trusts_remote_code |= section.trust_remote_code
+        if policy.routing is not None:
+            policy.routing.is_replayed = section.routing_replay
         return policy
 
     def fall_back_because(self, reason: str) -> None:
@@ -264,7 +274,7 @@ class Policy:
             layer.training = cache is None and torch.is_grad_enabled()
         if cache is not None:
             options[self._cache_keyword] = cache
-        with self.precision():
+        with self.precision(), self._routes(layout, records=cache is not None):
             return model(
                 input_ids=token_ids,
                 position_ids=position_ids,
@@ -279,13 +289,39 @@ class Policy:
         """What `model` gives for each packed token, [1, P, ..]; rows are padded at the end, where nothing sees it."""
         for layer in self._checkpointed:
             layer.training = torch.is_grad_enabled()
+        packed = layout.packed
         outputs = []
-        for bucket in layout.packed.buckets:
-            with self.precision():
+        routes: list[tuple[Routes, Tensor]] = []
+        for bucket in packed.buckets:
+            with self.precision(), self._routes(layout, bucket.gather_RL.reshape(-1)) as kept:
                 output = model(input_ids=token_P[bucket.gather_RL], use_cache=False)
             values = output.logits if hasattr(output, "logits") else output.last_hidden_state
             outputs.append(values.flatten(0, 1).index_select(0, bucket.take))
-        return torch.cat(outputs).index_select(0, layout.packed.output_index_P)[None]
+            routes.append((kept, bucket.take))
+        if self.routing is not None and self.routing.keeps:
+            self.routing.last = joined(routes, packed.output_index_P)
+        return torch.cat(outputs).index_select(0, packed.output_index_P)[None]
+
+    @contextmanager
+    def _routes(
+        self, layout: attention.Layout, taken: Tensor | None = None, records: bool = False
+    ) -> Iterator[Routes]:
+        """Inside the block, one forward of a mixture of experts: the record of packed tokens (those `taken`) holds."""
+        routing = self.routing
+        if routing is None:
+            yield Routes()
+            return
+        packed = layout.packed if isinstance(layout, attention.PackedLayout) else None
+        replayed_PLK = None
+        if packed is not None and routing.is_replayed:
+            replayed_PLK = packed.routing_PLK
+        if replayed_PLK is not None and taken is not None:
+            replayed_PLK = replayed_PLK.index_select(0, taken)
+        keep = "chosen" if records and routing.is_replayed else routing.keeps
+        with routing.forward(replayed_PLK, keep=keep) as kept:
+            yield kept
+        if keep:
+            routing.last = kept
 
     def token_stats(
         self, packed: PackedRows, temperature: float, entropy_gradient: bool = False
@@ -345,6 +381,24 @@ class Policy:
             "slower: sampled by transformers' generate, trained in whole rows, since "
             f"{self.unsupported_reason}"
         ]
+
+    def describe_routing(self) -> list[str]:
+        """A line for a mixture of experts: how its tokens are routed in training."""
+        if self._routing_reason:
+            return [f"experts: the trainer chooses its own, since {self._routing_reason}"]
+        if self.routing is None:
+            return []
+        layers, experts_a_token = self.routing.shape
+        size = f"{experts_a_token} of {self.routing.num_experts} a token in {many(layers, 'layer')}"
+        if not self.routing.is_replayed:
+            return [f"experts: {size}; the trainer chooses its own (model.routing_replay)"]
+        return [f"experts: {size}; the trainer repeats the sampler's choice"]
+
+    def no_load_balance(self) -> str:
+        """Why the model has no load-balancing loss; empty if it has one."""
+        if self.routing is not None:
+            return without_balance_loss(self.base)
+        return self._routing_reason or f"{type(self.base).__name__} has no experts"
 
     def describe_head(self) -> str:
         """One line: how log-probs are taken, and why if through whole logits."""
@@ -449,6 +503,14 @@ class Policy:
         total = sum(p.numel() for p in self.model.parameters())
         dtype = str(self.base.dtype).removeprefix("torch.")
         return f"{type(self.base).__name__}, {count(total)} parameters, {dtype}"
+
+
+@contextmanager
+def _both(
+    first: AbstractContextManager[Any], second: AbstractContextManager[Any]
+) -> Iterator[None]:
+    with first, second:
+        yield
 
 
 def check_device(device: torch.device) -> None:

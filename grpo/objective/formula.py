@@ -25,7 +25,8 @@ def formula(advantage: AdvantageSection, loss: LossSection, max_tokens: int) -> 
     weight = weight_text(loss)
     terms = _terms(loss)
     aggregation = AGGREGATION_SPECS[loss.aggregation].formula
-    total = aggregation.format(constant=loss.constant or max_tokens) + _entropy(loss)
+    total = aggregation.format(constant=loss.constant or max_tokens)
+    total += _entropy(loss) + _load_balance(loss)
     lines = [
         f"loss = {total}   (B completions and L_i tokens of one update, over all ranks"
         f"{_masked(advantage)})",
@@ -84,6 +85,10 @@ def _entropy(loss: LossSection) -> str:
             f"towards entropy {loss.entropy_target:g}, 0 above it)"
         )
     return f" - {loss.entropy:g} mean entropy" if loss.entropy else ""
+
+
+def _load_balance(loss: LossSection) -> str:
+    return f" + {loss.load_balance:g} E sum_e f_e P_e" if loss.load_balance else ""
 
 
 def weight_text(loss: LossSection) -> str:

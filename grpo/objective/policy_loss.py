@@ -385,4 +385,5 @@ def needs_whole_update(loss: LossSection) -> bool:
 def forwards_flat_groups(loss: LossSection) -> bool:
     """Whether something in the loss acts on flat groups too, or counts their tokens, so that they are forwarded."""
     kl_in_loss = bool(loss.beta) and loss.kl_in == "loss"
-    return kl_in_loss or bool(loss.entropy) or bool(loss.teacher) or needs_whole_update(loss)
+    has_term = bool(loss.entropy or loss.load_balance or loss.teacher)
+    return kl_in_loss or has_term or needs_whole_update(loss)

@@ -92,6 +92,11 @@ class ModelSection:
         False, "recompute activations in the backward: less memory, more time"
     )
     revision: str | None = key(None, "branch, tag or commit of a hub model")
+    routing_replay: bool = key(
+        True,
+        "mixtures of experts: completion tokens train on the experts that they were sampled with; false lets the "
+        "trainer choose anew",
+    )
 
 
 @dataclass(frozen=True)
@@ -327,6 +332,12 @@ class LossSection:
         1.0,
         "share of the update's tokens, those of highest entropy, that the policy's loss acts on",
         SHARE,
+    )
+    load_balance: float = key(
+        0.0,
+        "mixtures of experts: weight of the model's own load-balancing loss over the trained tokens (Mixtral 0.001 "
+        "to 0.02); 0: off",
+        at_least(0),
     )
     teacher: str | None = key(
         None,

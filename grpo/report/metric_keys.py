@@ -146,6 +146,16 @@ METRIC_KEYS = (
         "rollout_corr/rollout_rs_masked_fraction",
     ),
     MetricKey("correction/lost", "share of the update's mass that the weights take away"),
+    MetricKey(
+        "experts/entropy",
+        "mixtures of experts: entropy of the experts' load, as a share of the even one's",
+    ),
+    MetricKey("experts/max_share", "largest share of a layer's choices that fall on one expert"),
+    MetricKey(
+        "experts/balance",
+        "load-balancing loss without its weight; experts a token where the load is even",
+        "aux_loss",
+    ),
     MetricKey("update/made", "updates made in the step"),
     MetricKey("update/skipped", "updates that a gate skipped"),
     MetricKey("update/masked", "rows masked since their numbers could not be right"),

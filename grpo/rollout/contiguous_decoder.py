@@ -29,7 +29,7 @@ from grpo.rollout.memory import (
     spare_cached_memory,
 )
 from grpo.rollout.prefill import KeyValue, PromptIds, by_prompt, chunks, prefill
-from grpo.rollout.sequence import RolloutSequence, Stops, tensor_of
+from grpo.rollout.sequence import RolloutSequence, Stops, experts_read, tensor_of
 from grpo.rollout.width_bucket import BLOCK, prompt_width, width_for
 from rewards.spelling import many
 
@@ -193,6 +193,8 @@ class ContiguousDecoder:
         multiple = row_multiple(self.policy.base.dtype)
         rows = -(-len(sequences) // multiple) * multiple
         logits_RV = self._logits(sequences, rows)
+        for sequence, experts in zip(sequences, experts_read(self.policy.routing, len(sequences))):
+            sequence.route(sequence.num_computed - 1, experts)
         seed_R = self._tensor([sequence.seed for sequence in sequences])
         num_computed_R = self._tensor([sequence.num_computed for sequence in sequences])
         token_R, logp_R, log_kept_R = sample(logits_RV, seed_R, num_computed_R, sampling)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from grpo.kernels.sampling.exact import sample
 from grpo.kernels.sampling.spec import Sampling
+from grpo.model.routing import Routing
 
 BUCKETS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512)
 RUNNING = 0
@@ -56,6 +57,7 @@ def bucket(num_rows: int, buckets: Sequence[int] = BUCKETS) -> int:
 class HostReadback:
     """What the host reads after K steps, on the CPU: rings [K, R], and each row's state.
 
+    ``routing_KRLK`` are the experts that the tokens read went to, None where they are not recorded.
     A row's entries count up to the step in which it ended, `steps_R` of them. ``state_R`` is RUNNING, STOPPED by a
     stop id, LIMIT reached, or FAILED: its logits held nothing to draw from, and its last token is -1.
     """
@@ -65,13 +67,15 @@ class HostReadback:
     log_kept_KR: Tensor | None
     steps_R: Tensor
     state_R: Tensor
+    routing_KRLK: Tensor | None = None
 
 
 class DecodeStep:
     """The rows' device state, at fixed addresses, and the step that advances it.
 
     `forward` maps (token_R1, position_R1) to logits [R, V]: the model with its cache. `stop_ids` end a row, as does its
-    `limit`-th token. `ring` is how many steps may pass between two reads.
+    `limit`-th token. `ring` is how many steps may pass between two reads. `routing` are the routers whose choices are
+    recorded.
     """
 
     def __init__(
@@ -85,7 +89,9 @@ class DecodeStep:
         stop_ids: Sequence[int],
         vocab_size: int | None = None,
         device: torch.device | str = "cpu",
+        routing: Routing | None = None,
     ):
+        self.routing = routing
         self.forward = forward
         self.cache = cache
         self.sampling = sampling
@@ -107,6 +113,9 @@ class DecodeStep:
         self.token_KR = zeros(ring, max_rows)
         self.logp_KR = zeros(ring, max_rows, dtype=torch.float32)
         self.log_kept_KR = zeros(ring, max_rows, dtype=torch.float32)
+        record_shape = (0,) if routing is None else (ring, max_rows, *routing.shape)
+        record_dtype = torch.uint8 if routing is None else routing.dtype
+        self.routing_KRLK = zeros(*record_shape, dtype=record_dtype)
 
     def start(
         self,
@@ -146,6 +155,8 @@ class DecodeStep:
         drawn_R = self.drawn_R[:num_rows]
         state_R = self.state_R[:num_rows]
         logits_RV = self.forward(token_R[:, None], self.cache.position_R[:, None])
+        if self.routing is not None:
+            self._record(self.routing_KRLK, self.routing.chosen(self.routing.last))
         sampled = sample(
             logits_RV, self.seed_R[:num_rows], drawn_R, self.sampling, vocab_size=self.vocab_size
         )
@@ -170,7 +181,7 @@ class DecodeStep:
         ring_KR[:, : len(new_R)].index_copy_(0, self.ring_index, row_1R)
 
     def read(self, num_rows: int, steps: int) -> HostReadback:
-        """Bring the last `steps` steps to the host in one transfer, and reset the rings."""
+        """Bring the last `steps` steps to the host, in one transfer but for experts, and reset the rings."""
         parts = [
             self.token_KR[:steps, :num_rows],
             self.logp_KR[:steps, :num_rows],
@@ -190,7 +201,11 @@ class DecodeStep:
             log_kept_KR=log_kept.float() if self.sampling.filters else None,
             steps_R=count[0].long(),
             state_R=state[0].long(),
+            routing_KRLK=None if self.routing is None else self._routing(num_rows, steps),
         )
+
+    def _routing(self, num_rows: int, steps: int) -> Tensor:
+        return self.routing_KRLK[:steps, :num_rows].cpu()
 
     def addresses(self) -> list[int]:
         """Addresses of all the tensors that a step reads or writes, except the model's parameters."""
@@ -206,6 +221,7 @@ class DecodeStep:
             self.logp_KR,
             self.log_kept_KR,
             self.stop_ids,
+            self.routing_KRLK,
         )
         return [x.data_ptr() for x in tensors] + self.cache.addresses()
 

@@ -6,6 +6,7 @@ longest row ends. Tokens are drawn by the same sampler with the same noise, so t
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import Any, Iterator, Sequence
 
 import torch
@@ -15,6 +16,7 @@ from transformers import LogitsProcessor, StoppingCriteria
 from grpo.kernels.sampling.spec import Sampling
 from grpo.kernels.sampling.torch_sampler import sample
 from grpo.model.policy import Policy
+from grpo.model.routing import Routes, replayed
 from grpo.rollout.decoder import Unwanted
 from grpo.rollout.memory import (
     EngineStats,
@@ -92,17 +94,18 @@ class GenerateDecoder:
         self.stats.prefill_tokens += ids.numel()
         missing = max(sequence.limit - len(sequence.tokens) for sequence in batch.sequences)
         generate: Any = self.policy.model.generate  # whose types are only for its own models
-        generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            do_sample=False,
-            use_cache=True,
-            eos_token_id=None,
-            pad_token_id=0,
-            max_new_tokens=missing,
-            logits_processor=[batch],
-            stopping_criteria=[_BatchIsOver(batch)],
-        )
+        with batch.routing():
+            generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                use_cache=True,
+                eos_token_id=None,
+                pad_token_id=0,
+                max_new_tokens=missing,
+                logits_processor=[batch],
+                stopping_criteria=[_BatchIsOver(batch)],
+            )
 
 
 class _Batch(LogitsProcessor):
@@ -124,6 +127,38 @@ class _Batch(LogitsProcessor):
         self.stops = stops
         self.unwanted = unwanted
         self.cancelled: set[int] = set()
+        self.routes: Routes | None = None
+
+    @contextmanager
+    def routing(self) -> Iterator[None]:
+        """Inside the block, experts are recorded; tokens of an earlier call go to theirs again.
+
+        Steps of one token a row are too short for the record of those tokens, so that they choose for themselves.
+        """
+        routing = self.policy.routing
+        if routing is None or not routing.is_replayed:
+            yield
+            return
+        records: list[tuple[int, Tensor | None]] = []
+        for number, sequence in enumerate(self.sequences):
+            start = number * sequence.length + len(sequence.prompt.token_ids)
+            records.append((start, sequence.routing_record(routing, sequence.num_routed)))
+        num_tokens = sum(sequence.length for sequence in self.sequences)
+        record_PLK = replayed(records, num_tokens, self.policy.device)
+        with routing.forward(record_PLK, keep="chosen") as self.routes:
+            yield
+
+    def _route(self) -> None:
+        """Record the experts of the tokens that the last forward read, the newest of each row last."""
+        if self.routes is None or self.policy.routing is None:
+            return
+        rows = len(self.sequences)
+        chosen_NLK = self.policy.routing.chosen(self.routes).cpu()
+        chosen_RNLK = chosen_NLK.view(rows, -1, *chosen_NLK.shape[1:]).numpy()
+        for sequence, chosen in zip(self.sequences, chosen_RNLK):
+            for token_index in range(sequence.num_routed, len(sequence.tokens)):
+                experts = chosen[token_index - len(sequence.tokens)]
+                sequence.route(token_index, experts.tobytes())
 
     def is_over(self) -> bool:
         """Whether every sequence has ended or is no longer wanted."""
@@ -138,6 +173,7 @@ class _Batch(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """The scores [R, V] with all but the drawn token at -inf."""
+        self._route()
         rows = len(self.sequences)
         seeds = [sequence.seed for sequence in self.sequences]
         num_computed = [sequence.num_computed for sequence in self.sequences]

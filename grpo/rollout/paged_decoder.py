@@ -177,6 +177,7 @@ class PagedDecoder:
             stop_ids=sorted(policy.stop_ids),
             vocab_size=policy.vocab_size,
             device=policy.device,
+            routing=policy.routing if policy.routing and policy.routing.is_replayed else None,
         )
         runner = GraphRunner(
             step,
@@ -396,7 +397,10 @@ class PagedDecoder:
             log_kepts: list[float | None] = [None] * count
             if readback.log_kept_KR is not None:
                 log_kepts = readback.log_kept_KR[:count, row].tolist()
-            for token, logp, log_kept in zip(tokens, logps, log_kepts):
+            for step, (token, logp, log_kept) in enumerate(zip(tokens, logps, log_kepts)):
+                if readback.routing_KRLK is not None:
+                    experts: bytes = readback.routing_KRLK[step, row].numpy().tobytes()
+                    sequence.route(sequence.num_computed - 1, experts)
                 sequence.append(token, logp, log_kept, stops)
                 if sequence.finish:
                     ended[row] = sequence

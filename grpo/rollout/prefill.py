@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache
 from grpo.model.attention import PackedLayout
 from grpo.model.packing import MIN_ROWS, PackedRows, bucket_rows
 from grpo.model.policy import Policy
+from grpo.model.routing import replayed
 from grpo.rollout.memory import EngineStats
 from grpo.rollout.sequence import RolloutSequence
 
@@ -87,6 +88,7 @@ class _PackedTokens:
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     rows: list[tuple[list[int], int]] = field(default_factory=list)
+    records: list[tuple[int, Tensor | None]] = field(default_factory=list)
 
     def append(self, tokens: Sequence[int], first_position: int) -> Span:
         start = len(self.tokens)
@@ -115,8 +117,13 @@ def prefill(
                 inputs = [ids[-1], *sequence.tokens[: sequence.num_prefilled - 1]]
                 spans[sequence] = packed.append(inputs, length)
                 packed.rows.append(([*prompt, *range(*spans[sequence])], length))
+                record = sequence.routing_record(policy.routing, sequence.num_prefilled - 1)
+                packed.records.append((spans[sequence][0] + 1, record))
     stats.prefill_tokens += len(packed.tokens)
-    return packed_forward(policy, packed.tokens, packed.positions, packed.rows), spans
+    forward = packed_forward(
+        policy, packed.tokens, packed.positions, packed.rows, records=packed.records
+    )
+    return forward, spans
 
 
 def packed_forward(
@@ -124,9 +131,12 @@ def packed_forward(
     tokens: Sequence[int],
     positions: Sequence[int],
     rows: Sequence[tuple[list[int], int]],
+    *,
+    records: Sequence[tuple[int, Tensor | None]] = (),
 ) -> PrefixCache:
     """The keys and values of packed `tokens`; `rows` says what each attends over, as in `bucket_rows`.
 
+    ``records`` are the experts of tokens that were read before, from a packed position on, and go to the same again.
     Filled up to a multiple of MIN_ROWS: the rounding of fewer would depend on their number.
     """
     cache = PrefixCache()
@@ -148,6 +158,7 @@ def packed_forward(
         source_T=nothing,
         target_T=nothing,
         rows=(),
+        routing_PLK=replayed(records, len(token_P), device),
     )
     keep = nothing.new_zeros(1)
     policy.logits(token_P, position_P, PackedLayout(packed), keep=keep, cache=cache)

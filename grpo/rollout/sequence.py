@@ -5,6 +5,7 @@ A partial group (of "partial rollouts") is one that a step left unfinished and a
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass, field
 from typing import Any, Mapping, Sequence
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from grpo.model.policy import Policy
+from grpo.model.routing import Routing
 from grpo.types import Completion, Prompt
 
 
@@ -54,12 +56,39 @@ def _to_mapping(completion: Completion) -> dict[str, Any]:
         "stop": completion.stop,
         "versions": completion.versions,
         "log_kept": None if log_kept is None else log_kept.tolist(),
+        "routing": None if completion.routing is None else _packed(completion.routing),
     }
+
+
+def _packed(record: Tensor) -> dict[str, Any]:
+    """A tensor of small integers in a fraction of the text that its numbers would take."""
+    return {
+        "shape": list(record.shape),
+        "dtype": str(record.dtype).removeprefix("torch."),
+        "base64": base64.b64encode(_bytes_of(record)).decode("ascii"),
+    }
+
+
+def _unpacked(values: Mapping[str, Any]) -> Tensor:
+    data = bytearray(base64.b64decode(values["base64"]))
+    return _tensor_of_bytes(data, getattr(torch, values["dtype"]), values["shape"])
+
+
+def _bytes_of(record: Tensor) -> bytes:
+    data: bytes = record.contiguous().numpy().tobytes()
+    return data
+
+
+def _tensor_of_bytes(data: bytearray, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+    if not data:
+        return torch.zeros(tuple(shape), dtype=dtype)
+    return torch.frombuffer(data, dtype=dtype).view(tuple(shape))
 
 
 def _from_mapping(values: Mapping[str, Any]) -> Completion:
     """The text is left out: it is decoded once the completion is finished."""
     log_kept = values["log_kept"]
+    routing = values.get("routing")  # checkpoints of earlier versions have none
     return Completion(
         text="",
         token_ids=tuple(values["token_ids"]),
@@ -68,6 +97,7 @@ def _from_mapping(values: Mapping[str, Any]) -> Completion:
         stop=values["stop"],
         versions=tuple(map(tuple, values["versions"])),
         log_kept=None if log_kept is None else torch.tensor(log_kept),
+        routing=None if routing is None else _unpacked(routing),
     )
 
 
@@ -78,7 +108,8 @@ class RolloutSequence:
     ``group_index`` is the group's index in the call, ``sample_index`` the completion's index in its group.
     ``num_computed`` counts the model's inputs from the last prompt token on whose keys are stored; it trails
     ``len(tokens)`` while a sequence that lost its row replays its own tokens. ``num_prefilled`` of them are computed
-    together with the prompt. ``num_resumed`` tokens were sampled by an earlier call.
+    together with the prompt. ``num_resumed`` tokens were sampled by an earlier call. ``routing`` are the experts that
+    the first ``num_routed`` tokens went to, as bytes.
     """
 
     group_index: int
@@ -97,6 +128,8 @@ class RolloutSequence:
     num_resumed: int = 0
     num_prefilled: int = 0
     is_resumed: bool = False
+    routing: bytearray = field(default_factory=bytearray)
+    num_routed: int = 0
 
     @property
     def next_input(self) -> int:
@@ -118,6 +151,9 @@ class RolloutSequence:
         self.spans = [span for span in completion.versions if span[1] < span[2]]
         self.num_resumed = self.num_prefilled = len(self.tokens)
         self.is_resumed = True
+        if completion.routing is not None:
+            self.routing = bytearray(_bytes_of(completion.routing))
+            self.num_routed = len(completion.routing)
         if completion.finish != "cancelled":
             self.finish = completion.finish
             self.stop = completion.stop
@@ -129,9 +165,25 @@ class RolloutSequence:
             return
         for values in (self.tokens, self.logps, self.log_kept):
             del values[num_resumed:]
+        if self.num_routed > num_resumed:
+            del self.routing[len(self.routing) // self.num_routed * num_resumed :]
+            self.num_routed = num_resumed
         self.finish = ""
         self.stop = None
         self.num_computed = 0
+
+    def route(self, token_index: int, experts: bytes) -> None:
+        """Record the experts that a token of the completion went to when it was read first."""
+        if token_index == self.num_routed:
+            self.routing += experts
+            self.num_routed += 1
+
+    def routing_record(self, routing: Routing | None, num_tokens: int) -> Tensor | None:
+        """The experts [num_tokens, L, K] of the first tokens; None if they are not recorded."""
+        if routing is None or not routing.is_replayed or self.num_routed < num_tokens:
+            return None
+        data = self.routing[: num_tokens * routing.bytes_a_token]
+        return _tensor_of_bytes(data, routing.dtype, (num_tokens, *routing.shape))
 
     def append(self, token: int, logp: float, log_kept: float | None, stops: Stops) -> None:
         """Record the token sampled after the next input was computed; a replayed token is not recorded again."""
@@ -160,6 +212,7 @@ class RolloutSequence:
             stop=self.stop,
             versions=self._versions(policy.version),
             log_kept=log_kept,
+            routing=self.routing_record(policy.routing, max(0, len(self.tokens) - 1)),
         )
 
     def _text(self, policy: Policy) -> str:
@@ -212,3 +265,11 @@ def _decode(policy: Policy, token_ids: list[int]) -> str:
 def tensor_of(values: Sequence[int], rows: int, device: torch.device) -> Tensor:
     """`values` as int64 [rows], zeros behind them."""
     return torch.tensor([*values, *[0] * (rows - len(values))], dtype=torch.long, device=device)
+
+
+def experts_read(routing: Routing | None, rows: int) -> list[bytes]:
+    """The experts that each of the first `rows` tokens of the last decoding forward went to; [] if unrecorded."""
+    if routing is None or not routing.is_replayed:
+        return []
+    chosen_RLK = routing.chosen(routing.last)[:rows].cpu().numpy()
+    return [chosen_LK.tobytes() for chosen_LK in chosen_RLK]

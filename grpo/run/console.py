@@ -35,7 +35,8 @@ def header(recipe: Recipe, inputs: RunInputs, parts: RunParts, num_steps: int) -
         f"  rewards   {_weights(inputs, recipe.evaluate.threshold)}",
         f"  training  {many(recipe.steps, 'step')} of {completions}, {loss}, lr {recipe.optim.lr:g}",
     ]
-    lines += [f"{MARGIN}{line}" for line in parts.policy.describe_fallback()]
+    further = [*parts.policy.describe_fallback(), *parts.policy.describe_routing()]
+    lines += [f"{MARGIN}{line}" for line in further]
     if num_steps:
         lines.append(f"  resumed after step {num_steps}")
     return lines

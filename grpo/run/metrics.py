@@ -76,6 +76,7 @@ def step_record(
         **sampled,
         **_policy(updates),
         **_correction(updates),
+        **_experts(updates),
         "group/trained": len(trained),
         "prompt/retired": num_retired,
         **outcomes,
@@ -208,3 +209,15 @@ def _correction(updates: Sequence[UpdateStats]) -> dict[str, Any]:
     if any(update.teacher_kl is not None for update in seen):
         record["policy/teacher_kl"] = _token_mean(seen, "teacher_kl")
     return record
+
+
+def _experts(updates: Sequence[UpdateStats]) -> dict[str, Any]:
+    """The load of a mixture of experts; nothing for other models."""
+    loads = [update.experts for update in updates if update.experts is not None]
+    if not loads:
+        return {}
+    return {
+        "experts/entropy": mean(load.entropy for load in loads),
+        "experts/max_share": max(load.max_share for load in loads),
+        "experts/balance": mean(load.balance for load in loads),
+    }

@@ -254,7 +254,8 @@ def open_optimizer(recipe: Recipe, policy: Policy, num_updates: int) -> Optimize
 def open_learner(
     recipe: Recipe, policy: Policy, ranks: Ranks = Ranks(), gates: Gates | None = None
 ) -> Learner:
-    """The learner with its optimizer, reference and teacher."""
+    """The learner with its optimizer, reference and teacher; `RecipeError` for a term that the model does not have."""
+    check_load_balance(recipe, policy)
     num_updates = recipe.steps * recipe.optim.updates * recipe.optim.epochs
     return Learner(
         policy,
@@ -266,3 +267,12 @@ def open_learner(
         teacher=load_teacher(recipe, policy),
         tokens_per_micro_batch=recipe.optim.tokens_per_micro_batch,
     )
+
+
+def check_load_balance(recipe: Recipe, policy: Policy) -> None:
+    """Refuse ``loss.load_balance`` on a model without such a loss."""
+    if not recipe.loss.load_balance:
+        return
+    reason = policy.no_load_balance()
+    if reason:
+        raise RecipeError(f"recipe: loss.load_balance is set, but {reason}; set it to 0")

@@ -66,6 +66,7 @@ def _section(recipe: Recipe) -> ModelSection | None:
         name=loss.teacher,
         dtype=loss.teacher_dtype or recipe.model.dtype,
         trust_remote_code=recipe.model.trust_remote_code,
+        routing_replay=False,  # the policy's experts are not the teacher's
     )
 
 

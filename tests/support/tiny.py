@@ -73,6 +73,26 @@ FAMILIES: dict[str, dict] = {
     },
 }
 
+LATENT: dict[str, dict] = {
+    "deepseek_v3": {
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "n_group": 2,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        "num_hidden_layers": 3,
+        "moe_intermediate_size": 24,
+        "n_shared_experts": 1,
+        "num_key_value_heads": 4,
+        "kv_lora_rank": 16,
+        "q_lora_rank": 24,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 8,
+    },
+}
+"""Models of latent attention, which the engine's caches do not hold."""
+
 
 def wide_heads(family: str) -> dict:
     """Options under which a family's heads have a width of 16, as the native kernels ask."""
@@ -85,7 +105,7 @@ def tiny_model(
     family: str, seed: int, *, vocabulary: int = VOCABULARY, peak: float = 3.0, **options
 ) -> PreTrainedModel:
     """A random fp32 model whose logits have a standard deviation of about `peak`."""
-    own = FAMILIES[family]
+    own = {**FAMILIES, **LATENT}[family]
     shape = {} if family.startswith("gpt") else _SHAPE
     config = AutoConfig.for_model(
         family, vocab_size=vocabulary, bos_token_id=1, eos_token_id=2, **{**shape, **own, **options}
@@ -146,7 +166,7 @@ def tiny_policy(
 ) -> Policy:
     """A policy over a tiny model; `lora` adds adapters that already change what it says."""
     model = tiny_model(family, seed, **options).to(dtype)
-    if "num_experts_per_tok" in FAMILIES[family] and dtype == torch.float64:
+    if hasattr(model.config, "num_experts_per_tok") and dtype == torch.float64:
         model.set_experts_implementation("eager")  # torch's grouped product knows no float64
     if lora:
         model = with_adapters(model, LoraSection(rank=4, alpha=8.0))
