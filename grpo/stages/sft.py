@@ -86,12 +86,6 @@ class SftTrainer(Run):
         self._example_of = {example.prompt.id: example for example in examples}
         self.examples: list[Example] = []
 
-    def train(self) -> dict[str, Any] | None:
-        """Make all steps that are left; returns what ``summary.json`` holds (None on other ranks, or if stopped)."""
-        for _ in self:
-            pass
-        return self.storage.summary
-
     def _step(self) -> Record:
         """Draw rows, make one update of them."""
         parts = self.parts
