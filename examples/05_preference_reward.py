@@ -15,7 +15,7 @@ import random
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Iterator
 
@@ -31,7 +31,7 @@ class Preference:
     """How likely a completion is preferred to a middling one; `pairs` has lines ``{prompt, chosen, rejected}``."""
 
     def __init__(self, pairs: str):
-        self.weights: Counter[str] = Counter()
+        self.weights: defaultdict[str, float] = defaultdict(float)
         lines = Path(pairs).read_text(encoding="utf-8").splitlines()
         examples = [json.loads(line) for line in lines]
         self._learn(examples)

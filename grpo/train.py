@@ -68,12 +68,6 @@ class Trainer(Run):
     Trainer itself shows how far it is.
     """
 
-    def train(self) -> dict[str, Any] | None:
-        """Make all steps that are left; returns what ``summary.json`` holds (None on other ranks, or if stopped)."""
-        for _ in self:
-            pass
-        return self.storage.summary
-
     def _step(self) -> Record:
         """One pass of the loop."""
         parts = self.parts

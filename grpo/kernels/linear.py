@@ -33,6 +33,7 @@ if sys.platform == "linux":
 # call costs more than the product saves below.
 MIN_WEIGHT_SIZE = {"AVX512": 128 * 128}
 MIN_WEIGHT_SIZE_ELSEWHERE = 2**21
+CAPABILITY = torch.backends.cpu.get_cpu_capability()  # asked here: torch.compile cannot trace it
 MAX_PACKED_ROWS = 256  # above, a packed weight is no faster than a dense one
 # Bytes of address space: oneDNN aborts the process if its own small allocations are refused.
 MIN_ADDRESS_SPACE = 32 * 2**20
@@ -52,10 +53,9 @@ def available() -> bool:
         return False
 
 
-@functools.cache
 def min_weight_size() -> int:
     """The smallest weight whose products oneDNN computes, in elements."""
-    return MIN_WEIGHT_SIZE.get(torch.backends.cpu.get_cpu_capability(), MIN_WEIGHT_SIZE_ELSEWHERE)
+    return MIN_WEIGHT_SIZE.get(CAPABILITY, MIN_WEIGHT_SIZE_ELSEWHERE)
 
 
 def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

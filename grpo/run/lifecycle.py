@@ -200,6 +200,12 @@ class Run(ABC):
     def _step(self) -> Record:
         """Make the next step, call `_end_step`, and return the step's record."""
 
+    def train(self) -> dict[str, Any] | None:
+        """Make all steps that are left; returns what ``summary.json`` holds (None on other ranks, or if stopped)."""
+        for _ in self:
+            pass
+        return self.storage.summary
+
     def __iter__(self) -> Iterator[Record]:
         if self._is_finished:
             return

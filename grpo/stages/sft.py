@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, Iterator, Mapping
+from typing import Iterator, Mapping
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -85,12 +85,6 @@ class SftTrainer(Run):
         examples = self.inputs.examples.train
         self._example_of = {example.prompt.id: example for example in examples}
         self.examples: list[Example] = []
-
-    def train(self) -> dict[str, Any] | None:
-        """Make all steps that are left; returns what ``summary.json`` holds (None on other ranks, or if stopped)."""
-        for _ in self:
-            pass
-        return self.storage.summary
 
     def _step(self) -> Record:
         """Draw rows, make one update of them."""

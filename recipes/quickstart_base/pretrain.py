@@ -346,7 +346,7 @@ def main() -> None:
         default=WIDTH,
         help=f"hidden width, a multiple of {HEAD_WIDTH} (default: {WIDTH})",
     )
-    parser.add_argument("--steps", type=int, default=Training.steps)
+    parser.add_argument("--steps", type=int, default=Training().steps)
     arguments = parser.parse_args()
     if arguments.width < HEAD_WIDTH or arguments.width % HEAD_WIDTH:
         parser.error(

@@ -90,14 +90,10 @@ def test_the_processors_instructions_say_how_large_a_weight_is_onednns(
     capability, least, monkeypatch
 ):
     monkeypatch.undo()
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(linear, "CAPABILITY", capability)
     monkeypatch.setattr(linear, "available", lambda: True)
-    linear.min_weight_size.cache_clear()
-    try:
-        for size, expected in ((least, True), (least - 128, False)):
-            assert linear.suits(torch.ones(3, 128), torch.empty(size // 128, 128)) is expected
-    finally:
-        linear.min_weight_size.cache_clear()
+    for size, expected in ((least, True), (least - 128, False)):
+        assert linear.suits(torch.ones(3, 128), torch.empty(size // 128, 128)) is expected
 
 
 @needs_onednn
