@@ -97,7 +97,14 @@ def test_rows_that_a_run_was_trained_on_are_named_when_it_is_evaluated(
     tmp_path: Path, held_out: int
 ) -> None:
     data = DataSection(source="rows.jsonl", held_out=held_out)
-    (tmp_path / "recipe.yaml").write_text(to_yaml(Recipe(data=data)))
+    recipe = Recipe.from_mapping(
+        {
+            "model": {"name": "tiny"},
+            "data": {"source": "rows.jsonl", "held_out": held_out},
+            "rewards": {"right": {"use": "math_answer"}},
+        }
+    )
+    (tmp_path / "recipe.yaml").write_text(to_yaml(recipe.to_mapping()))
     said = trained_rows(str(tmp_path), data) or ""
     assert ("held none out" in said) == (held_out == 0)
     assert trained_rows(str(tmp_path), DataSection(source="test.jsonl")) is None
