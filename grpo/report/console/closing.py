@@ -109,13 +109,18 @@ def _rows_of_set(
         style=_style(first, after),
     )
     quantities = [("length in tokens", "length", ".1f")]
-    if is_number(after.get("reward")) and after["reward"] != after["accuracy"]:
+    if any(_rewards_more_than_accuracy(result) for result in (first, after)):
         quantities.insert(0, ("mean reward", "reward", ".3f"))
     for shown, key, spec in quantities:
-        yield _row(shown, first.get(key), after[key], spec=spec, dash=glyphs.dash)
+        yield _row(shown, first.get(key), after.get(key), spec=spec, dash=glyphs.dash)
     old = first.get("details") or {}
     for part in _telling_parts(first, after):
         yield _row(part, old.get(part), after["details"][part], spec=".3f", dash=glyphs.dash)
+
+
+def _rewards_more_than_accuracy(result: Summary) -> bool:
+    """Whether the mean reward says something that the accuracy does not."""
+    return is_number(result.get("reward")) and result["reward"] != result["accuracy"]
 
 
 def _row(name: str, old: Any, new: Any, *, spec: str, dash: str) -> _Row:

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from terminals import Terminal, screen_on
 
 from grpo import cli
-from grpo.report.console.closing import closing_lines
+from grpo.report.console.closing import closing_lines, comparison
 from grpo.report.console.columns import layout
 from grpo.report.console.completion import chosen, completion_lines
 from grpo.report.console.display import Plain
@@ -263,3 +263,13 @@ def test_the_end_says_before_and_after_of_every_set_and_what_became_of_everythin
     assert "2 alarms of gates, kept in alarms.jsonl: flat" in text and "next:" in text
     for command in re.findall(r"(?:grpo|-m grpo) (\w+) ", text):
         assert command in cli.BY_NAME
+
+
+def test_a_mean_reward_that_falls_to_nothing_stays_in_the_table():
+    interval = {"low": 0.0, "high": 0.1, "length": 3.0}
+    before = {"accuracy": 0.0, "reward": 0.4, **interval}
+    after = {"accuracy": 0.0, "reward": 0.0, **interval}
+    summary = {"before": before, "after": after, "sets": {}}
+    lines = [line.text.strip() for line in comparison(summary, UNICODE)]
+    rows = [re.split(r" {2,}", line) for line in lines]
+    assert ["mean reward", "0.400", "0.000", "-0.400"] in rows
