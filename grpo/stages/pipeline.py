@@ -104,8 +104,8 @@ class Pipeline:
         book = StageBook(self.plan)
         changes = self.plan.changes(Plan.of_run(self.folder))
         for stage in self.plan.stages:
-            if stage.name in self._replaced:
-                continue
+            if stage.name in self._replaced or not (stage.folder / "recipe.yaml").is_file():
+                continue  # nothing of it stands that other values would contradict
             refused = [
                 f"{key} was {old!r}, is {new!r}"
                 for key, old, new in changes.get(stage.name, ())
