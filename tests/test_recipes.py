@@ -69,8 +69,10 @@ def here(plan: Plan, tmp_path: Path) -> list[str]:
         settings.append(f"model.name={tmp_path / 'model'}")
     for name, source in first.data.each().items():
         if source.source in HUB_ROWS:
-            file = rows_file(source.source, tmp_path, 500)
+            file = rows_file(source.source, tmp_path, 320)
             settings += [f"data.sources.{name}.source={file}", f"data.sources.{name}.subset=null"]
+        if name and "count" in source.args:
+            settings.append(f"data.sources.{name}.args.count=200")
     return settings
 
 

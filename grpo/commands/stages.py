@@ -128,7 +128,9 @@ def _train(
     except RecipeError as error:
         if not pipeline.last:
             raise
-        after = f"{error}; {_standing(pipeline)}. To resume, once that is mended: {again}"
+        made = plan.stage(pipeline.last, "stage").data_from
+        hint = f" (rows that {made} left: other ones by --from {made})" if made else ""
+        after = f"{error}{hint}; {_standing(pipeline)}. To resume, once that is mended: {again}"
         append_console(plan.folder, [without_secrets(after)])
         raise RecipeError(after) from error
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the process's border
