@@ -95,6 +95,7 @@ def predict(
     if device != "cpu":
         packed = replace(packed, shared=None)  # only the CPU attends without copies of the prompts
     leaves = loss.teacher_offload and device != "cpu"
+    held_teacher = 0 if leaves else teacher_bytes
     with FakeTensorMode(allow_non_fake_inputs=True):
         policy = _fake_policy(config, tokenizer, model)
         trained = list(policy.trainable().values())
@@ -104,14 +105,14 @@ def predict(
             masters=_master_bytes(trained),
             gradients=all_gradients if len(chunks) > 1 else _head_gradient_bytes(policy),
             moments=_moment_bytes(trained, optim, device),
-            reference=_bytes(trained) if loss.beta else 0,
+            reference=_reference_bytes(trained, loss),
             activations=_activation_bytes(policy, packed, model.gradient_checkpointing),
             head=_head_bytes(policy, len(packed.target_T), device),
             backward=_backward_bytes(policy, packed.num_tokens),
             sampler=sampler_bytes,
             all_gradients=all_gradients,
-            teacher=0 if leaves else teacher_bytes,
-            teacher_pass=teacher_bytes if leaves else 0,
+            teacher=held_teacher,
+            teacher_pass=teacher_bytes - held_teacher,
         )
 
 
@@ -177,6 +178,10 @@ def _replaced(owner: object, name: str, function: Callable[..., Any]) -> Iterato
 
 def _bytes(parameters: Iterable[Tensor]) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+
+
+def _reference_bytes(trained: Sequence[Tensor], loss: LossSection) -> int:
+    return _bytes(trained) if loss.beta else 0
 
 
 def _gradient_bytes(trained: Sequence[Tensor]) -> int:

@@ -65,7 +65,7 @@ def _check(plan: Plan, stage: Stage, left: Collection[str]) -> None:
 def can_be_read(plan: Plan, stage: Stage, left: Collection[str] = ()) -> bool:
     """Whether the rows of a stage are there, and its tokenizer's template is the one of the model it descends from.
 
-    Rows of a stage that is not done, or is among those ``left`` to run, are still to be made, whatever its folder holds.
+    Rows of a stage that is not done, or is among those ``left`` to run, are still to be made.
     """
     states = PipelineFolder(plan.folder).states()
     done = {state.name for state in states if state.status == DONE} - set(left)

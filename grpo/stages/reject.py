@@ -521,6 +521,8 @@ class RejectionSampler:
         """What ``summary.json`` holds."""
         with (self.folder / RATES_FILE).open(encoding="utf-8") as lines:
             rates = [counts_of(json.loads(line)) for line in lines]
+        cost = recorded_costs(self.folder, self.recipe)
+        output = {"model": None, "data": ACCEPTED_FILE}
         return {
             "name": self.recipe.name,
             "stage": self.recipe.stage,
@@ -535,8 +537,8 @@ class RejectionSampler:
             "pass_rate": pass_rates(rates),
             "model": self.progress.fingerprint.get("model"),
             "data": self.inputs.shown_by(),
-            "cost": recorded_costs(self.folder, self.recipe),
-            "output": {"model": None, "data": ACCEPTED_FILE},
+            "cost": cost,
+            "output": output,
         }
 
     def _write_report(self, state: State | None = None) -> None:
