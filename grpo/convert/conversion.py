@@ -23,7 +23,7 @@ from rewards.spelling import nearest
 
 WORK_OUT = {"trl": trl.work_out, "verl": verl.work_out}
 ON_BY_DEFAULT = ("lora_dropout",)
-"""Settings without a counterpart whose default does something."""
+"""Settings of adapters without a counterpart whose default does something."""
 ORDER = tuple(dict.fromkeys(name.split(".")[0] for name, _, _ in describe_keys()))
 
 
@@ -122,7 +122,7 @@ def _take(draft: Draft, row: Setting, name: str, value: Any) -> None:
     """What the table says of one setting."""
     if row.fate == "same":
         _take_same(draft, row, name, value)
-    elif row.fate == "not here" and name in draft.given and _is_lost(name, value, row.default):
+    elif row.fate == "not here" and name in draft.given and _is_lost(draft, row, name, value):
         draft.lose(name, row.note)
 
 
@@ -202,9 +202,10 @@ def _finished(values: dict[str, Any], draft: Draft, source: Source, where: str) 
     return Converted(values, "\n".join(head) + to_yaml(values), report)
 
 
-def _is_lost(name: str, value: Any, default: Any) -> bool:
-    """Whether a setting without a counterpart does something there; so it does at some defaults."""
-    return bool(value != default or (name in ON_BY_DEFAULT and value))
+def _is_lost(draft: Draft, row: Setting, name: str, value: Any) -> bool:
+    """Whether a setting without a counterpart does something there; so it does at some defaults, with adapters."""
+    is_on = name in ON_BY_DEFAULT and bool(value) and draft.full.get("use_peft") is not False
+    return bool(value != row.default or is_on)
 
 
 def _report(values: dict[str, Any], draft: Draft, source: Source) -> Iterator[str]:

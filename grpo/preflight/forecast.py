@@ -69,9 +69,9 @@ class Forecast:
         hours = [f"{self.cores * self.seconds.middle / HOUR:.3g} CPU hours"]
         if self.gpus:
             hours.append(f"{self.gpus * self.seconds.middle / HOUR:.3g} GPU hours")
-        tokens = [f"{_short(self.trained)} tokens trained on"]
+        tokens = [f"tokens: {_short(self.trained)} trained on"]
         if self.sampled.high:
-            tokens.insert(0, f"{_short(self.sampled)} tokens sampled")
+            tokens = [f"tokens: {_short(self.sampled)} sampled, {_short(self.trained)} trained on"]
         yield f"cost     {', '.join(tokens)}; about {', '.join(hours)}"
         if prices:
             sums = [prices.shown(prices.money(**self._hours(of))) for of in self.seconds.each()]

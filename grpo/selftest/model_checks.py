@@ -21,6 +21,7 @@ from grpo.rollout.engine import Engine
 from grpo.selftest.check import Measured, Skipped, below
 from grpo.types import Batch, Completion, Group, Prompt, Row, ScoredGroup, Update
 from rewards import Score
+from rewards.spelling import many
 
 MAX_PARAMETERS_IN_FLOAT64 = 600_000_000
 """Models with more are not copied to float64: 8 bytes a weight, and as much again for the gradient."""
@@ -163,7 +164,7 @@ def sampler_and_trainer(policy: Policy) -> Measured:
         logp_T = policy.token_stats(packed, 1.0).logp_T.float().cpu()
     sampled_T = torch.cat([row.sampled_logps for row in packed.rows])
     mean = float((logp_T - sampled_T).abs().mean())
-    return below(mean, bound, f"mean difference in nats ({dtype}, {len(logp_T)} tokens)")
+    return below(mean, bound, f"mean difference in nats ({dtype}, {many(len(logp_T), 'token')})")
 
 
 def repeats(policy: Policy) -> Measured:
@@ -181,7 +182,7 @@ def repeats(policy: Policy) -> Measured:
         if any(first[key] != tokens for key, tokens in found.items()):
             wrong.append(name)
     number = sum(map(len, first.values()))
-    words = f"{number} tokens drawn again, in another order, alone and in a narrower batch"
+    words = f"{many(number, 'token')} drawn again, in another order, alone and in a narrower batch"
     differing = f"; differ: {', '.join(wrong)}" if wrong else ""
     return Measured(holds=not wrong, found=words + differing)
 

@@ -16,6 +16,7 @@ from grpo.recipe.shorthands import HELD_OUT
 from grpo.recipe.stage_list import BASE
 from grpo.report.folder import RunFolder
 from grpo.run.tables import percent
+from rewards.spelling import many
 
 FIGURES = ("accuracy", "low", "high", "length", "truncated")
 
@@ -35,10 +36,11 @@ class Column:
 
     def describe(self) -> str:
         """How its figures were made, in words."""
-        rows = f"{self.prompts} prompts x {self.samples}" if self.prompts else f"{self.samples}"
+        samples = many(self.samples, "sample")
+        rows = f"{many(self.prompts, 'prompt')} x {samples}" if self.prompts else samples
         way = "greedy" if self.temperature == 0 else f"temperature {self.temperature:g}"
         return (
-            f"{self.label}: {rows} samples of at most {self.max_tokens} tokens, {way}, seed {self.seed}, "
+            f"{self.label}: {rows} of at most {many(self.max_tokens, 'token')}, {way}, seed {self.seed}, "
             f"accurate by {self.reward}"
         )
 

@@ -19,6 +19,7 @@ MORE_THAN_ONE = {
     ("grpo/preflight/checks.py", "len(rows)"),
     ("grpo/preflight/checks.py", "count"),
     ("grpo/preflight/dry_run.py", "steps"),
+    ("grpo/recipe/constraints.py", "recipe.sample.group_size"),
     ("grpo/run/fingerprint.py", "before"),
     ("rewards/code_tests.py", "columns['count']"),
 }

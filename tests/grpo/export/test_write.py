@@ -82,7 +82,7 @@ def test_the_card_states_data_rewards_licence_results_cost_and_limits(exported, 
     assert f"| correct | `countdown` | 1 | - | `{hashed}` |" in card
     summary = json.loads((run / "summary.json").read_text())
     accuracy, low, high = (100 * summary["after"][name] for name in ("accuracy", "low", "high"))
-    assert f"{accuracy:.1f} % [{low:.1f}, {high:.1f}] (12 prompts x 2)" in card
+    assert f"{accuracy:.1f} % [{low:.1f}, {high:.1f}] (12 prompts x 2 samples)" in card
     assert f"{summary['ledger']['sampled']:,} sampled" in card
     assert f"wrong on {100 - accuracy:.1f} % of the held-out completions" in card
     seconds = summary["cost"]["total"]["wall_seconds"]
