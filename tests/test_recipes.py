@@ -71,8 +71,8 @@ def here(plan: Plan, tmp_path: Path) -> list[str]:
         if source.source in HUB_ROWS:
             file = rows_file(source.source, tmp_path, 320)
             settings += [f"data.sources.{name}.source={file}", f"data.sources.{name}.subset=null"]
-        if name and "count" in source.args:
-            settings.append(f"data.sources.{name}.args.count=200")
+        if source.source == "arithmetic":
+            settings.append(f"data.sources.{name}.args.high=12")
     return settings
 
 
