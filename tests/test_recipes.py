@@ -49,23 +49,42 @@ def small(recipe: Path, tmp_path: Path, *overrides: str) -> Recipe:
         "data.max_prompt_tokens=null",
     ]
     if own.data.source in HUB_ROWS:
-        file = tmp_path / "rows.jsonl"
-        file.write_text(
-            "".join(
-                json.dumps(
-                    {
-                        key: text.replace("{n}", str(n))
-                        for key, text in HUB_ROWS[own.data.source].items()
-                    }
-                )
-                + "\n"
-                for n in range(8)
-            )
-        )
+        file = rows_file(own.data.source, tmp_path, 8)
         settings += [f"data.source={file}", "data.subset=null"]
     if "count" in own.data.args:
         settings += ["data.args.count=50"]
     return Recipe.load(recipe, *settings, *overrides)
+
+
+def here(plan: Plan, tmp_path: Path) -> list[str]:
+    """Overrides that put files in the place of models and rows that are not here."""
+    first = plan.stages[0].recipe
+    settings = []
+    if not Path(first.model.name or "").exists():
+        tokenizer = byte_tokenizer()
+        tokenizer.chat_template = CHAT
+        tokenizer.save_pretrained(tmp_path / "model")
+        shape = tiny_model("llama", 0, vocabulary=len(tokenizer), max_position_embeddings=2048)
+        shape.save_pretrained(tmp_path / "model")
+        settings.append(f"model.name={tmp_path / 'model'}")
+    for name, source in first.data.each().items():
+        if source.source in HUB_ROWS:
+            file = rows_file(source.source, tmp_path, 320)
+            settings += [f"data.sources.{name}.source={file}", f"data.sources.{name}.subset=null"]
+        if source.source == "arithmetic":
+            settings.append(f"data.sources.{name}.args.high=12")
+    return settings
+
+
+def rows_file(hub_id: str, tmp_path: Path, number: int) -> Path:
+    """Rows of the shape that the hub's data set has."""
+    file = tmp_path / "rows.jsonl"
+    rows = (
+        {key: text.replace("{n}", str(n)) for key, text in HUB_ROWS[hub_id].items()}
+        for n in range(number)
+    )
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
 
 
 @pytest.mark.parametrize("recipe", SHIPPED, ids=names(SHIPPED))
@@ -92,11 +111,12 @@ def test_a_recipe_states_its_name_and_template_and_dry_runs(recipe, capsys, monk
 
 
 @pytest.mark.parametrize("recipe", STAGED, ids=names(STAGED))
-def test_a_recipe_with_stages_dry_runs(recipe, capsys):
+def test_a_recipe_with_stages_dry_runs(recipe, tmp_path, capsys):
     plan = Plan.load(recipe)
     assert plan.name == recipe.stem
-    assert all(stage.recipe.data.template != "auto" for stage in plan.stages)
-    assert main([str(recipe), "--dry-run"]) == 0
+    for stage in plan.stages:
+        assert all(source.template != "auto" for source in stage.recipe.data.each().values())
+    assert main([str(recipe), "--dry-run", *here(plan, tmp_path)]) == 0
     said = capsys.readouterr().out
     assert all(f"==== {stage.name} (" in said for stage in plan.stages)
 

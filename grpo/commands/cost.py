@@ -102,7 +102,7 @@ def _state(folder: RunFolder, costs: RunCosts) -> str:
     """What the run is and how far it has come, in words."""
     state = folder.state()
     steps = folder.steps()
-    made = steps[-1]["step"] if steps else 0
+    made = steps[-1]["step"] if steps else folder.summary().get("steps", 0)
     words = [str(folder.recipe().get("stage", "grpo")), f"{many(made, 'step')}, {state.name}"]
     if costs.from_metrics:
         return ", ".join(words)

@@ -125,13 +125,21 @@ def _train(
     try:
         with stopping(pipeline):
             pipeline.train()
-    except RecipeError:
-        raise
+    except RecipeError as error:
+        if not pipeline.last:
+            raise
+        made = plan.stage(pipeline.last, "stage").data_from
+        hint = f" (rows that {made} left: other ones by --from {made})" if made else ""
+        after = f"{error}{hint}; {_standing(pipeline)}. To resume, once that is mended: {again}"
+        append_console(plan.folder, [without_secrets(after)])
+        raise RecipeError(after) from error
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the process's border
         code = EXIT_FAULT
-        lines = explained(error, _standing(pipeline))
-        append_console(pipeline.folder_of_last, [without_secrets(line) for line in lines])
-        lines = [*lines[:-1], f"stage {pipeline.last}: {lines[-1]}. To resume: {again}"]
+        standing = _standing(pipeline)
+        *before, last = explained(error, standing)
+        last = last if standing in last else f"{last}; {standing}"
+        append_console(pipeline.folder_of_last, [without_secrets(line) for line in (*before, last)])
+        lines = [*before, f"stage {pipeline.last}: {last}. To resume: {again}"]
     else:
         if not pipeline.stopped:
             return EXIT_DONE

@@ -122,10 +122,10 @@ def run_recipe(recipe: Recipe, options: argparse.Namespace, command: str) -> int
         for line in dry_run.dry_run(recipe):
             print(line)
         return EXIT_DONE
-    if options.preflight and recipe.stage != "grpo":
+    if options.preflight and not recipe.samples_to_learn:
         raise RecipeError(
-            f"{command}: --preflight is of reinforcement learning, and the recipe's stage is {recipe.stage}; --dry-run "
-            "shows what it reads and does"
+            f"{command}: --preflight is of runs that learn from their own completions, and the recipe's stage is "
+            f"{recipe.stage}; --dry-run shows what it reads and does"
         )
     return _preflight(recipe, options) if options.preflight else _train(recipe, options, command)
 
@@ -154,8 +154,9 @@ def _recipe_to_train(options: argparse.Namespace, command: str, settings: Sequen
         return Recipe.load(options.recipe, *settings, *options.overrides)
     if options.resume is None and not options.dry_run:
         file = shlex.quote(str(Path(options.recipe) / "recipe.yaml"))
+        name = command.split()[-1].removeprefix("grpo.")
         raise RecipeError(
-            f"train: {options.recipe} is a run folder; go on with it by: {_again(options, command)}; "
+            f"{name}: {options.recipe} is a run folder; go on with it by: {_again(options, command)}; "
             f"or make another run of its recipe by: {command} {file} run_dir=..."
         )
     return recipe_of_run(run, [*settings, *options.overrides])

@@ -71,7 +71,8 @@ def _watch_stages(folder: PipelineFolder) -> int:
         watched = running[0].name
         print(f"\nstage {watched}", flush=True)
         _watch_run(folder.run(running[0]))
-    print("\n".join(["", *folder.lines()]))
+    if watched:
+        print("\n".join(["", *folder.lines()]))
     print(folder.table(), end="")
     statuses = {state.status for state in folder.states()}
     if statuses == {DONE}:

@@ -20,6 +20,7 @@ from grpo.preflight import forecast, supervised
 from grpo.preflight.facts import number_of_parameters
 from grpo.preflight.foreign_rewards import stand_ins
 from grpo.preflight.memory import GIB, Memory, example_rows, predict
+from grpo.preflight.memory_fit import teacher_bytes
 from grpo.recipe import Recipe, RecipeError, to_yaml
 from grpo.recipe.describe import step_size
 from grpo.run.inputs import RunInputs, load_inputs
@@ -158,6 +159,10 @@ def memory(recipe: Recipe) -> Iterator[str]:
     if not (Path(recipe.model.name or "") / "config.json").is_file():
         return
     max_tokens = recipe.sample.max_tokens
+    try:
+        teacher = teacher_bytes(recipe)
+    except RecipeError:  # said where the teacher is opened
+        teacher = 0
     rows = example_rows(
         prompts=max(1, recipe.sample.prompts // recipe.optim.updates),
         group_size=recipe.sample.group_size,
@@ -171,6 +176,7 @@ def memory(recipe: Recipe) -> Iterator[str]:
         optim=recipe.optim,
         loss=recipe.loss,
         rows=rows,
+        teacher_bytes=teacher,
     )
     yield from predicted.lines()
     yield f"  if every completion is {many(max_tokens, 'token')} long, after prompts of {PROMPT_TOKENS}"

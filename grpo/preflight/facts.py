@@ -132,7 +132,8 @@ def collect_facts(recipe: Recipe) -> RunFacts:
     """The facts of a recipe that can run; `RecipeError` for one that is refused."""
     check_recipe(recipe, resume=False, has_model=False)
     repairs: list[str] = []
-    inputs = load_inputs(recipe, report=repairs.append)
+    needs_rewards = recipe.stage != "distill"
+    inputs = load_inputs(recipe, report=repairs.append, needs_rewards=needs_rewards)
     return RunFacts(
         inputs.recipe,
         repairs=repairs,

@@ -39,6 +39,7 @@ class Memory:
     """Bytes on the device. ``activations`` are of the largest micro-batch, ``head`` and ``backward`` are temporary.
 
     ``gradients`` are those that exist while activations do: all of them if a step has several micro-batches.
+    ``teacher`` is held throughout, ``teacher_pass`` a teacher that is offloaded, for its forward once a step.
     """
 
     weights: int
@@ -51,13 +52,15 @@ class Memory:
     backward: int
     sampler: int
     all_gradients: int
+    teacher: int = 0
+    teacher_pass: int = 0
 
     @property
     def peak(self) -> int:
         """The most that is held at once: at the top of the backward, in the optimizer's step, or in sampling."""
-        permanent = self.weights + self.masters + self.moments + self.reference
+        permanent = self.weights + self.masters + self.moments + self.reference + self.teacher
         backward = self.gradients + self.activations + max(self.head, self.backward)
-        return permanent + max(backward, self.all_gradients, self.sampler)
+        return permanent + max(backward, self.all_gradients, self.sampler, self.teacher_pass)
 
     def lines(self) -> Iterator[str]:
         """The peak and its terms in words."""
@@ -81,15 +84,18 @@ def predict(
     *,
     device: str = "cpu",
     sampler_bytes: int = 0,
+    teacher_bytes: int = 0,
 ) -> Memory:
     """The memory of one update over `rows`, for a model of `config` as the recipe's sections say.
 
-    `device` is where it will run; nothing is allocated there.
+    `device` is where it will run; nothing is allocated there. `teacher_bytes` are the weights of ``loss.teacher``.
     """
     chunks = micro_batches(rows, optim.tokens_per_micro_batch)
     packed = pack(max(chunks, key=_num_packed_tokens))
     if device != "cpu":
         packed = replace(packed, shared=None)  # only the CPU attends without copies of the prompts
+    leaves = loss.teacher_offload and device != "cpu"
+    held_teacher = 0 if leaves else teacher_bytes
     with FakeTensorMode(allow_non_fake_inputs=True):
         policy = _fake_policy(config, tokenizer, model)
         trained = list(policy.trainable().values())
@@ -99,12 +105,14 @@ def predict(
             masters=_master_bytes(trained),
             gradients=all_gradients if len(chunks) > 1 else _head_gradient_bytes(policy),
             moments=_moment_bytes(trained, optim, device),
-            reference=_bytes(trained) if loss.beta else 0,
+            reference=_reference_bytes(trained, loss),
             activations=_activation_bytes(policy, packed, model.gradient_checkpointing),
             head=_head_bytes(policy, len(packed.target_T), device),
             backward=_backward_bytes(policy, packed.num_tokens),
             sampler=sampler_bytes,
             all_gradients=all_gradients,
+            teacher=held_teacher,
+            teacher_pass=teacher_bytes - held_teacher,
         )
 
 
@@ -170,6 +178,10 @@ def _replaced(owner: object, name: str, function: Callable[..., Any]) -> Iterato
 
 def _bytes(parameters: Iterable[Tensor]) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+
+
+def _reference_bytes(trained: Sequence[Tensor], loss: LossSection) -> int:
+    return _bytes(trained) if loss.beta else 0
 
 
 def _gradient_bytes(trained: Sequence[Tensor]) -> int:

@@ -11,9 +11,19 @@ from typing import Iterator
 import psutil
 import torch
 
+from grpo.model.info import load_config
 from grpo.model.loading import DTYPES
-from grpo.preflight.facts import Finding, RunFacts, note, warning, wrong
+from grpo.preflight.facts import (
+    Finding,
+    RunFacts,
+    note,
+    number_of_parameters,
+    warning,
+    wrong,
+)
 from grpo.preflight.memory import GIB, Memory, example_rows, predict
+from grpo.recipe import Recipe
+from grpo.run.teacher import teacher_section
 
 
 def check_memory(facts: RunFacts) -> Iterator[Finding | str]:
@@ -69,7 +79,17 @@ def largest_update(facts: RunFacts, device: str = "cpu") -> Memory:
         rows=rows,
         device=device,
         sampler_bytes=sampler_bytes(facts, longest),
+        teacher_bytes=teacher_bytes(recipe),
     )
+
+
+def teacher_bytes(recipe: Recipe) -> int:
+    """The weights of the recipe's teacher, 0 without one; `RecipeError` if its configuration cannot be opened."""
+    section = teacher_section(recipe)
+    if section is None:
+        return 0
+    number = number_of_parameters(load_config(section), section.trust_remote_code)
+    return number * DTYPES[section.dtype].itemsize
 
 
 def sampler_bytes(facts: RunFacts, prompt_tokens: int) -> int:

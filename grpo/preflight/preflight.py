@@ -64,9 +64,14 @@ def _report(recipe: Recipe) -> Report:
             facts = collect_facts(recipe)
     except RecipeError as error:
         yield refusal(error)
-        yield from run_checks(collect_partial_facts(recipe))
+        if recipe.stage != "distill":
+            yield from run_checks(collect_partial_facts(recipe))
         return
     yield from _data_lines(facts)
+    if recipe.stage == "distill":
+        yield from _named("predicting memory", check_memory(facts))
+        yield "sample   left out: no reward decides what a distillation learns"
+        return
     yield from run_checks(facts)
     yield from _named("checking rewards on gold answers", check_gold(facts))
     fits = True

@@ -73,7 +73,7 @@ def preflight(plan: Plan, say: Callable[[str], None]) -> bool:
 
 
 def _checked(plan: Plan, stage: Stage, say: Callable[[str], None]) -> bool:
-    if stage.kind == "grpo" and can_be_read(plan, stage):
+    if stage.recipe.samples_to_learn and can_be_read(plan, stage):
         return checked.run(as_before(plan, stage), say)
     try:
         check_stages(plan, [stage])

@@ -769,6 +769,11 @@ class Sections:
         is_traces = self.stage == "distill" and self.distill.method == "traces"
         return self.stage == "sft" or is_traces
 
+    @property
+    def samples_to_learn(self) -> bool:
+        """Whether the run learns from completions of its own policy."""
+        return self.stage in ("grpo", "distill") and not self.learns_rows
+
     def folder(self) -> Path:
         """The run folder, absolute."""
         return Path(self.run_dir or Path("runs") / self.name).expanduser().absolute()

@@ -6,9 +6,10 @@ Whether a model of the hub exists is found out where it is loaded. Training read
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Sequence
 
 from grpo.recipe import Recipe, RecipeError, read_yaml
 
@@ -72,7 +73,7 @@ def evaluation_recipe(
         return Recipe.load(recipe, *_named(target, overrides))
     if not any(override.startswith(("data.source=", "evaluate.sets.")) for override in overrides):
         raise RecipeError(_without_data(target, command))
-    return Recipe.from_mapping(DEFAULT, *_named(target, overrides))
+    return Recipe.from_mapping(_default(overrides), *_named(target, overrides))
 
 
 def model_recipe(target: str, recipe: str | None, overrides: Sequence[str], command: str) -> Recipe:
@@ -81,7 +82,16 @@ def model_recipe(target: str, recipe: str | None, overrides: Sequence[str], comm
     if recipe is not None or is_run_folder(target):
         return evaluation_recipe(target, recipe, overrides, command)
     _check_exists(target, command)
-    return Recipe.from_mapping(DEFAULT, *_named(target, overrides))
+    return Recipe.from_mapping(_default(overrides), *_named(target, overrides))
+
+
+def _default(overrides: Sequence[str]) -> dict[str, Any]:
+    """The recipe of a model that comes without one; rewards that the user names take the place of its own."""
+    keys = [override.partition("=")[0] for override in overrides]
+    names_reward = any(
+        key == "rewards" or re.fullmatch(r"rewards\.[^.]+(\.use)?", key) for key in keys
+    )
+    return {name: part for name, part in DEFAULT.items() if name != "rewards" or not names_reward}
 
 
 def _named(target: str, overrides: Sequence[str]) -> list[str]:

@@ -130,7 +130,9 @@ class RunFolder:
 
     def state(self) -> State:
         """What became of the run, by its summary, its lock and its last words."""
-        steps = self.recipe().get("steps")
+        recipe = self.recipe()
+        follows_from_rows = recipe.get("stage") == "reject" or recipe.get("epochs") is not None
+        steps = None if follows_from_rows else recipe.get("steps")
         made = self.summary().get("steps")
         if made is not None and (steps is None or made >= steps):
             return State("finished")

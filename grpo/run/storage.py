@@ -6,10 +6,13 @@ import os
 from pathlib import Path
 from typing import Any, BinaryIO, Mapping, Sequence
 
+import torch
+
 from grpo.cost.book import read_costs
 from grpo.cost.meter import Meter, Place, file_of, new_attempt
 from grpo.cost.price import Prices
 from grpo.data.kept_rows import keep_rows
+from grpo.distributed.process_group import Ranks
 from grpo.model.saved import SavedModel, SavedModelDiffers
 from grpo.recipe import Recipe
 from grpo.report.console.closing import closing_lines
@@ -24,6 +27,33 @@ from grpo.run.resume import prepare_folder
 from grpo.run.setup import RunParts
 from grpo.run.state import Progress, collect, restore
 from grpo.run.summary import summary_of, write_final, write_summary
+
+
+def cost_place(ranks: Ranks, device: torch.device) -> Place:
+    """Where this process of an attempt stands; all of them share the attempt's name. `device` is what it holds."""
+    return Place(
+        ranks.gather([new_attempt()])[0],
+        rank=ranks.rank,
+        world=ranks.world,
+        devices=int(device.type != "cpu"),
+        gpu=uuid_of(device),
+        measures_machine=os.environ.get("LOCAL_RANK", "0") == "0",
+    )
+
+
+def open_costs(cost: Meter, folder: Path, place: Place, resumed_from: int | None) -> list[str]:
+    """Let `cost` write into `folder` from here on; a line if that cannot be."""
+    if cost.open(folder, place, resumed_from):
+        return []
+    file = file_of(folder, place.rank)
+    return [f"cost: {file} cannot be written, so what the run takes is not recorded"]
+
+
+def recorded_costs(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
+    """What the run in `folder` has taken over all attempts, as ``summary.json`` has it; None if it kept no costs."""
+    costs = read_costs(folder)
+    prices = Prices.of_recipe(recipe.to_mapping())
+    return None if costs is None else costs.to_mapping(prices)
 
 
 class RunStorage:
@@ -93,25 +123,12 @@ class RunStorage:
 
     def _open_costs(self, parts: RunParts, resumed_from: int | None) -> None:
         """Keep what this process takes in the folder; all processes of an attempt share its name."""
-        ranks = parts.ranks
-        device = parts.policy.device
-        place = Place(
-            ranks.gather([new_attempt()])[0],
-            rank=ranks.rank,
-            world=ranks.world,
-            devices=int(device.type != "cpu"),
-            gpu=uuid_of(device),
-            measures_machine=os.environ.get("LOCAL_RANK", "0") == "0",
-        )
-        if not self.cost.open(self.folder, place, resumed_from):
-            file = file_of(self.folder, ranks.rank)
-            parts.log.say(f"cost: {file} cannot be written, so what the run takes is not recorded")
+        place = cost_place(parts.ranks, parts.policy.device)
+        parts.log.say(*open_costs(self.cost, self.folder, place, resumed_from))
 
     def _costs(self) -> dict[str, Any] | None:
         """What the run has taken so far, over all attempts, as ``summary.json`` has it; None if nothing is recorded."""
-        costs = read_costs(self.folder)
-        prices = Prices.of_recipe(self.recipe.to_mapping())
-        return None if costs is None else costs.to_mapping(prices)
+        return recorded_costs(self.folder, self.recipe)
 
     def settle(self, *, failed: bool) -> None:
         """End the account of what this attempt took; a summary that was written then has all of it."""

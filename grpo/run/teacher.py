@@ -30,7 +30,7 @@ def check_teacher(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, prompts: P
 
     Nothing if the recipe has no teacher. Raises `RecipeError`.
     """
-    section = _section(recipe)
+    section = teacher_section(recipe)
     if section is None:
         return
     with _named(recipe), watchdog.loading("grpo.run.teacher, configuration and tokenizer"):
@@ -48,7 +48,7 @@ def check_teacher(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, prompts: P
 
 def load_teacher(recipe: Recipe, policy: Policy) -> Teacher | None:
     """The teacher of a recipe, frozen, in ``loss.teacher_dtype``; None if it has none. Raises `RecipeError`."""
-    section = _section(recipe)
+    section = teacher_section(recipe)
     if section is None:
         return None
     with _named(recipe), watchdog.loading("grpo.run.teacher, the teacher"):
@@ -58,7 +58,8 @@ def load_teacher(recipe: Recipe, policy: Policy) -> Teacher | None:
     return Teacher(teacher, recipe.loss.teacher_offload)
 
 
-def _section(recipe: Recipe) -> ModelSection | None:
+def teacher_section(recipe: Recipe) -> ModelSection | None:
+    """The teacher as a section ``model``; None if the recipe has none."""
     loss = recipe.loss
     if loss.teacher is None:
         return None

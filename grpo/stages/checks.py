@@ -7,12 +7,12 @@ What only weights can show is found out in the stage itself.
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Callable, Iterable, Mapping
+from typing import Any, Callable, Collection, Iterable, Mapping
 
 from grpo.export.write import check_form
 from grpo.recipe import Recipe, RecipeError
 from grpo.recipe.plan import Plan, Stage
+from grpo.report.pipeline import DONE, PipelineFolder
 from grpo.run.inputs import RunInputs, check_settings, load_inputs
 from grpo.run.reward_specs import load_rewards
 from grpo.stages.evaluation import recipe_of_model
@@ -39,14 +39,16 @@ READ: Mapping[str, Callable[..., Any]] = {
 
 def check_stages(plan: Plan, stages: Iterable[Stage]) -> None:
     """Refuse stages whose rewards, rows, trackers or models do not do; `RecipeError` names the stage."""
-    for stage in stages:
+    left = list(stages)
+    names = [stage.name for stage in left]
+    for stage in left:
         try:
-            _check(plan, stage)
+            _check(plan, stage, names)
         except RecipeError as error:
             raise RecipeError(f"stage {stage.name}: {error}") from None
 
 
-def _check(plan: Plan, stage: Stage) -> None:
+def _check(plan: Plan, stage: Stage, left: Collection[str]) -> None:
     recipe = stage.recipe
     check_settings(recipe)
     if stage.kind == "export":
@@ -56,18 +58,24 @@ def _check(plan: Plan, stage: Stage) -> None:
             recipe_of_model(recipe, label)
     if recipe.rewards or stage.kind in ("grpo", "evaluate"):
         load_rewards(recipe)
-    if stage.kind in READ and can_be_read(plan, stage):
+    if stage.kind in READ and can_be_read(plan, stage, left):
         READ[stage.kind](as_before(plan, stage), report=_unsaid)
 
 
-def can_be_read(plan: Plan, stage: Stage) -> bool:
-    """Whether the rows of a stage are there, and its tokenizer's template is the one of the model it descends from."""
-    made = next((other.data for other in plan.stages if other.name == stage.data_from), None)
-    samples = [str(other.folder) for other in plan.stages if other.name in stage.needs]
-    waits = any(
-        place in samples and not Path(place).exists() for place in stage.recipe.reject.samples
-    )
-    are_there = (made is None or made.is_file()) and not waits
+def can_be_read(plan: Plan, stage: Stage, left: Collection[str] = ()) -> bool:
+    """Whether the rows of a stage are there, and its tokenizer's template is the one of the model it descends from.
+
+    Rows of a stage that is not done, or is among those ``left`` to run, are still to be made.
+    """
+    states = PipelineFolder(plan.folder).states()
+    done = {state.name for state in states if state.status == DONE} - set(left)
+    samples = stage.recipe.reject.samples
+    read = [
+        other.name
+        for other in plan.stages
+        if other.name == stage.data_from or str(other.folder) in samples
+    ]
+    are_there = done.issuperset(read)
     has_other_template = any(other.recipe.sft.chat_template for other in ancestors(plan, stage))
     return are_there and not has_other_template
 

@@ -28,6 +28,7 @@ from grpo.run.folder import check_folder, is_finished, lock, may_change, write_t
 from grpo.run.inputs import is_first_rank
 from grpo.run.log import append_console, finite
 from grpo.run.page import written_report
+from grpo.run.storage import recorded_costs
 from grpo.stages import trainer_of
 from grpo.stages.checks import check_stages
 from grpo.stages.progress import StageBook
@@ -103,8 +104,8 @@ class Pipeline:
         book = StageBook(self.plan)
         changes = self.plan.changes(Plan.of_run(self.folder))
         for stage in self.plan.stages:
-            if stage.name in self._replaced:
-                continue
+            if stage.name in self._replaced or not (stage.folder / "recipe.yaml").is_file():
+                continue  # nothing of it stands that other values would contradict
             refused = [
                 f"{key} was {old!r}, is {new!r}"
                 for key, old, new in changes.get(stage.name, ())
@@ -382,7 +383,7 @@ def release_memory() -> None:
 def summary_of(plan: Plan, book: StageBook, table: StageTable) -> dict[str, Any]:
     """What ``summary.json`` of all stages holds: their states and costs, the table, and the last model."""
     models = [stage.model for stage in plan.stages if stage.model is not None]
-    costs = {stage.name: (finished(stage) or {}).get("cost") for stage in plan.stages}
+    costs = {stage.name: recorded_costs(stage.folder, stage.recipe) for stage in plan.stages}
     return {
         "name": plan.name,
         "stages": json.loads((plan.folder / FILE).read_text(encoding="utf-8"))["stages"],

@@ -15,8 +15,10 @@ import time
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Iterator, Mapping, Sequence
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from grpo.cost.meter import JUDGE, LOAD, OTHER, REPORT, SAMPLE, SAVE, Meter
 from grpo.data.kept_rows import keep_rows
 from grpo.data.prompts import PromptSet
 from grpo.data.sources import GivenRows
@@ -30,6 +32,7 @@ from grpo.recipe import Recipe, RecipeError, to_yaml
 from grpo.report.console.console import Console, open_console
 from grpo.report.console.heartbeat import FAILED, FINISHED, STOPPED
 from grpo.report.console.opening import title
+from grpo.report.folder import State
 from grpo.report.trackers import Life, Trackers
 from grpo.rollout.engine import Engine
 from grpo.run import fingerprint, setup
@@ -41,6 +44,7 @@ from grpo.run.log import Log, Record, finite
 from grpo.run.page import ended_early, written_report
 from grpo.run.resume import changed_keys
 from grpo.run.reward_specs import named_rewards
+from grpo.run.storage import cost_place, open_costs, recorded_costs
 from grpo.run.summary import write_summary
 from grpo.scoring import Scorer, worst_fault
 from grpo.stages.rejection import words
@@ -96,6 +100,7 @@ class RejectionSampler:
                 f"recipe: stage is {recipe.stage}, and RejectionSampler makes runs of stage reject; use "
                 "grpo.stages.trainer_of(recipe)"
             )
+        self.cost = Meter()
         self.folder = recipe.folder()
         self.resume = resume
         setup.hide_progress_bars()
@@ -104,7 +109,7 @@ class RejectionSampler:
         self.watchdog = watchdog.Watchdog(recipe.watchdog)
         self.console = console or open_console(quiet=quiet or not is_first_rank(), verbose=verbose)
         self.console.title(title(recipe))
-        with self._on_screen():
+        with self._on_screen(), self.cost.phase(LOAD):
             self.inputs: RejectInputs = load_reject_inputs(
                 recipe,
                 data=data,
@@ -156,11 +161,11 @@ class RejectionSampler:
         try:
             self.open()
             while self.num_steps < self.recipe.steps and not self._stopping():
-                with self.console.working():
+                with self._at_work():
                     record = self._step()
                 yield record
             if not self.stopped:
-                with self.console.working():
+                with self._at_work():
                     self._finish()
         except GeneratorExit:
             self.console.rest()
@@ -192,13 +197,20 @@ class RejectionSampler:
             self.console.close()
             raise
 
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Show that the run works inside the block, and count its time as the run's."""
+        with self.console.working(), self.cost.phase(OTHER):
+            yield
+
     def open(self) -> None:
         """Prepare the folder, and load the policy and start the workers if a step is left; nothing if that is done."""
         self.watchdog.start()
         if self._is_open:
             return
+        self.cost.begin()
         try:
-            with self._on_screen():
+            with self._on_screen(), self.cost.phase(LOAD):
                 self._open()
         except BaseException as error:
             self.close(error)
@@ -228,6 +240,7 @@ class RejectionSampler:
         if is_left:
             self._load()
         self._prepare_folder(before, is_left)
+        self._open_costs(before)
         self.watchdog.keep_in(self.folder)
         life = Life(recipe.to_mapping(), recipe.name, step=self.num_steps, evaluation_due=False)
         self.log.open(life, recipe.steps)
@@ -304,6 +317,13 @@ class RejectionSampler:
         )
         return {**whole, **made_of}
 
+    def _open_costs(self, before: RejectProgress | None) -> None:
+        """Keep what this process takes in the folder; with stored completions it holds no device."""
+        device = self._ranks.device if self._policy is not None else torch.device("cpu")
+        place = cost_place(self._ranks, device)
+        resumed_from = before.num_steps or None if before is not None else None
+        self.log.say(*open_costs(self.cost, self.folder, place, resumed_from))
+
     # -- a step ---------------------------------------------------------------------------------------------
 
     def _step(self) -> Record:
@@ -330,6 +350,7 @@ class RejectionSampler:
         self.step_seconds = record["seconds/step"]
         if self._ranks.main:
             save_progress(self.folder, self.progress)
+        self.cost.mark(step)
         return record
 
     def _outcomes(self) -> tuple[list[list[str]], list[list[list[str]]]]:
@@ -364,10 +385,11 @@ class RejectionSampler:
         assert stored is not None, "completions are stored"
         threshold = self.recipe.evaluate.threshold
         started = time.perf_counter()
-        groups = [
-            (place, stored.group(prompt, self._scorer, self.inputs.accurate, threshold))
-            for place, prompt in prompts
-        ]
+        with self.cost.phase(JUDGE):
+            groups = [
+                (place, stored.group(prompt, self._scorer, self.inputs.accurate, threshold))
+                for place, prompt in prompts
+            ]
         seconds["read"] = time.perf_counter() - started
         return groups
 
@@ -385,12 +407,23 @@ class RejectionSampler:
             sampling=setup.sampling_of(sample),
             seed=("reject", self.recipe.seed),
         )
-        pending = [(prompts[index][0], self._scorer.submit(group)) for index, group in sampled]
+        with self.cost.phase(SAMPLE):
+            pending = [(prompts[index][0], self._scorer.submit(group)) for index, group in sampled]
         seconds["sample"] = time.perf_counter() - started
         self.log.say(*self._engine.stats.notes)
-        groups = [(place, self._group(waiting.result())) for place, waiting in pending]
+        with self.cost.phase(JUDGE):
+            groups = [(place, self._group(waiting.result())) for place, waiting in pending]
+        self._count_tokens([group for _, group in groups])
         seconds["judge"] = time.perf_counter() - started - seconds["sample"]
         return groups
+
+    def _count_tokens(self, groups: Sequence[CandidateGroup]) -> None:
+        """Give the costs what this process sampled; a prompt is read once for all candidates."""
+        candidates = [one for group in groups for one in group.candidates]
+        self.cost.count(
+            prompt=sum(len(group.prompt.token_ids) for group in groups),
+            sampled=sum(one.num_tokens for one in candidates),
+        )
 
     def _group(self, group: ScoredGroup) -> CandidateGroup:
         model = self.progress.fingerprint.get("model")
@@ -473,13 +506,14 @@ class RejectionSampler:
     def _finish(self) -> None:
         """Write the summary and the report."""
         if self._ranks.main:
-            self.summary = self._summary()
-            write_summary(self.folder, self.summary)
+            with self.cost.phase(SAVE):
+                self.cost.flush()
+                self.summary = self._summary()
+                write_summary(self.folder, self.summary)
             default = self.inputs.default_template()
             self.log.say("", *words.closing(self.summary, self.folder, default))
             self._is_finished = True
-            if self.recipe.log.report:
-                self.log.say(*written_report(self.folder))
+            self._write_report()
         self._is_finished = True
         self._ranks.wait()
 
@@ -487,6 +521,8 @@ class RejectionSampler:
         """What ``summary.json`` holds."""
         with (self.folder / RATES_FILE).open(encoding="utf-8") as lines:
             rates = [counts_of(json.loads(line)) for line in lines]
+        cost = recorded_costs(self.folder, self.recipe)
+        output = {"model": None, "data": ACCEPTED_FILE}
         return {
             "name": self.recipe.name,
             "stage": self.recipe.stage,
@@ -501,15 +537,23 @@ class RejectionSampler:
             "pass_rate": pass_rates(rates),
             "model": self.progress.fingerprint.get("model"),
             "data": self.inputs.shown_by(),
-            "output": {"model": None, "data": ACCEPTED_FILE},
+            "cost": cost,
+            "output": output,
         }
+
+    def _write_report(self, state: State | None = None) -> None:
+        """Write the run's ``report.html`` if the recipe asks for it."""
+        if self.recipe.log.report:
+            with self.cost.phase(REPORT):
+                self.log.say(*written_report(self.folder, state))
 
     def close(self, failure: BaseException | None = None) -> None:
         """Stop workers, log and watchdog, and release the model; iterating again goes on with the run."""
         if not self._is_open:
+            self.cost.end(failed=failure is not None)
             self.watchdog.stop()
             return
-        with self.console.working():
+        with self._at_work():
             self._close(failure)
 
     def _close(self, failure: BaseException | None) -> None:
@@ -519,17 +563,25 @@ class RejectionSampler:
         if self._scorer is not None:
             self._scorer.close()
         is_whole = self._is_finished or isinstance(failure, KeyboardInterrupt)
-        if self.num_steps and not is_whole and self.recipe.log.report and self._ranks.main:
-            self.log.say(*written_report(self.folder, ended_early(failure)))
+        if self.num_steps and not is_whole and self._ranks.main:
+            self._write_report(ended_early(failure))
         if self._log is not None:
             self._log.close(failed=failure is not None, hurried=self.stopped)
         self._policy = None
         self._engine = None
         self._scorer = None
         self.watchdog.stop()
+        self._settle(failed=failure is not None)
         if self._lock is not None:
             self._lock.close()
         self.console.close(self._state(failure))
+
+    def _settle(self, *, failed: bool) -> None:
+        """End the account of what this attempt took; a summary that was written then has all of it."""
+        self.cost.end(failed=failed)
+        if self.summary is not None:
+            self.summary["cost"] = recorded_costs(self.folder, self.recipe)
+            write_summary(self.folder, self.summary)
 
     def _state(self, failure: BaseException | None) -> str:
         """What became of the run, for who watches its folder."""

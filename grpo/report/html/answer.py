@@ -312,7 +312,7 @@ def cost_of(run: RunData) -> Cost:
         asked_steps=run.recipe.get("steps"),
         seconds=of_steps if seconds is None else seconds,
         of_steps_only=seconds is None,
-        tokens=tokens or _summed_tokens(run.records),
+        tokens={**_summed_tokens(run.records), **(tokens or {})},
         account=account,
         money=_money(run, account),
     )

@@ -136,3 +136,24 @@ def test_activations_of_each_architecture_are_counted(family: str) -> None:
 
 def test_a_samplers_keys_and_values_count_where_they_are_the_most() -> None:
     assert memory(sampler_bytes=10**9).peak > 10**9 > memory(sampler_bytes=1).peak
+
+
+def test_a_teacher_is_held_throughout_or_where_it_is_offloaded_for_its_pass_alone() -> None:
+    def peak(device: str, teacher_bytes: int, *, offload: bool) -> int:
+        return predict(
+            config=tiny_model("llama", 0).config,
+            tokenizer=tiny_tokenizer(),
+            model=ModelSection(name="x"),
+            optim=OptimSection(),
+            loss=LossSection(teacher="y", teacher_offload=offload),
+            rows=example_rows(prompts=1, group_size=2, prompt_tokens=4, max_tokens=4),
+            device=device,
+            teacher_bytes=teacher_bytes,
+        ).peak
+
+    small = 1000
+    large = 10**9
+    assert peak("cuda", small, offload=False) == peak("cuda", 0, offload=False) + small
+    assert peak("cuda", small, offload=True) == peak("cuda", 0, offload=True)
+    assert large < peak("cuda", large, offload=True) < peak("cuda", large, offload=False)
+    assert peak("cpu", large, offload=True) == peak("cpu", large, offload=False)

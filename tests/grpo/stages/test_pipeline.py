@@ -13,8 +13,11 @@ from transformers import AutoModelForCausalLM
 
 from grpo.monitor.gates import GateStop
 from grpo.recipe import RecipeError
+from grpo.recipe.plan import Plan
 from grpo.report.pipeline import PipelineFolder
+from grpo.stages.checks import check_stages
 from grpo.stages.pipeline import Pipeline
+from grpo.stages.progress import StageBook
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +127,22 @@ def test_a_folder_of_stages_tells_others_what_became_of_each(made: Path) -> None
     first, *_ = found.lines()
     assert "start" in first and "sft" in first and "done" in first
     assert [run.path.name for run in found.runs_with_steps()] == ["start", "rl"]
+
+
+def test_rows_of_a_stage_that_is_not_done_do_not_keep_the_others_from_going_on(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "run"
+    answers = {"name": "answers", "reject": {"prompts": 2}}
+    again = {"name": "again", "sft": {"steps": 1, "batch": 1}, "data": {"from": "answers"}}
+    plan = Plan.from_mapping(values(folder, answers, again))
+    left = folder / "stages" / "answers"
+    left.mkdir(parents=True)
+    (left / "accepted.jsonl").touch()  # as a stage that was killed in its first step leaves it
+    book = StageBook(plan)
+    book.set("answers", "failed", 0.0)
+    check_stages(plan, plan.stages)
+    book.set("answers", "done", 1.0)
+    check_stages(plan, plan.stages)  # it is to be run anew, so what it left before is not read
+    with pytest.raises(RecipeError, match="stage again: data: .*accepted.jsonl holds no rows"):
+        check_stages(plan, plan.stages[1:])

@@ -12,8 +12,10 @@ from candidates import ROOT, assert_same, recipe, rows, run
 from light_rewards import ill
 
 from grpo import Recipe, RejectionSampler, SftTrainer, Trainer
+from grpo.cost.book import read_costs
 from grpo.kernels.sampling.spec import completion_seed
 from grpo.recipe import RecipeError
+from grpo.report.folder import RunFolder
 from grpo.stages import TRAINERS, trainer_of
 from rewards.tasks.countdown import countdown
 
@@ -76,6 +78,23 @@ def test_pass_rates_are_those_of_all_judged_completions(whole):
     assert found["value"] == pytest.approx(sum(row["pass_rate"] for row in rates) / 10)
     assert sum(found["histogram"].values()) == 10
     assert found["histogram"]["0"] == sum(row["pass_rate"] == 0 for row in rates)
+
+
+def test_the_account_has_all_tokens_and_the_phases_and_says_that_the_run_is_finished(whole):
+    summary = json.loads((whole / "summary.json").read_text())
+    cost = summary["cost"]
+    sampled = summary["tokens"]["sampled"]
+    prompts = {row["prompt_id"]: row["prompt"] for row in rows(whole, "samples.jsonl")}
+    assert cost["tokens"]["sampled"] == sampled and cost["tokens"]["prompt"] > 2 * len(prompts)
+    assert cost["attempts"] == 1 and cost["phases"]["sample"]["wall_seconds"] > 0
+    assert (
+        cost["phases"]["sample"]["cpu_seconds"] > 0 and cost["phases"]["load"]["wall_seconds"] > 0
+    )
+    found = read_costs(whole)
+    assert found is not None and found.total.wall == pytest.approx(
+        sum(phase["wall_seconds"] for phase in cost["phases"].values()), abs=0.01
+    )
+    assert RunFolder.at(whole).state().name == "finished"
 
 
 def test_a_row_says_which_seed_and_weights_made_it(whole):
