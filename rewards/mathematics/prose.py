@@ -14,6 +14,7 @@ from rewards.mathematics.words import direction_of
 
 __all__ = [
     "NUMBER",
+    "chosen_options",
     "is_denied",
     "is_denied_behind",
     "is_question",
@@ -89,6 +90,13 @@ _REFERENCE = re.compile(
 _REACHED = "achieved|attained|reached|obtained|occurs|occurring|happens|happening|taken"
 _SETS = r"\(?\$?\(?[A-Za-z](?:_\w)?(?:\s?,\s?[A-Za-z](?:_\w)?){0,3}\)?(?:\s?=\s?[A-Za-z]){0,3}\s?=\s?[^=\n]{1,40}"
 _NUMBER_OF = r"\d[\d,]*(?:\s[a-z]{2,20}){0,2}"
+_MERELY = "still|well|much|far|just|only|slightly|even|exactly"
+_COMPARATIVE = "less|more|greater|fewer|larger|smaller|higher|lower|bigger|longer|shorter|better"
+_COMPARES = rf"(?:{_COMPARATIVE})\sthan|under|over|above|below|within|at\s(?:least|most)|not\senough|enough"
+_CONCLUDES = (
+    r"so|thus|hence|therefore|but|or|leaving|leaves|total|answer|contradict\w*|impossible|reject\w*|invalid|not"
+)
+_REST = rf"(?:(?!\b(?:{_CONCLUDES})\b)[^\n;=]){{1,80}}"
 _ASIDES = [
     re.compile(pattern + r"[.!*\s]*$")
     for pattern in (
@@ -99,6 +107,8 @@ _ASIDES = [
         rf"(?<=\d)(?:(?:\s[a-z]{{2,20}}){{0,2}}\sout|\s[a-z]{{2,20}}|)\sof\s(?:the\s|all\s|these\s|those\s|his\s|her\s|their\s)*{_NUMBER_OF}",
         r",?\s\d+\stimes\sas\s(?:many|much|large|long)\b[^\n.;]{0,40}",
         rf"\sat\sthe\send\sof\s(?:the\s|these\s|all\s)?{_NUMBER_OF}",
+        rf",\s(?:which|that)\s(?:(?:is|are|was|were)\s(?:{_MERELY}\s)?(?:{_COMPARES})|exceeds?)\s{_REST}",
+        rf",\s(?:{_MERELY}\s)?(?:{_COMPARATIVE})\sthan\s{_REST}",
         rf"\sto\s[a-z]{{2,12}}\s(?:all|the|these|those)\s(?:of\s)?{_NUMBER_OF}",
     )
 ]
@@ -140,6 +150,16 @@ _NAMED_OPTIONS = re.compile(
 _CORRECT_OPTIONS = re.compile(
     rf"(?<![A-Za-z\\]){_OPTIONS}\s+(?:is|are|must be|should be)\s+(?:the\s+)?(?:only\s+)?"
     r"(?:correct|right|true|answers?\b|best)"
+)
+_LETTERS_OF_OPTIONS = rf"{_OPTION}(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+|\s*&\s*){_OPTION})*"
+_WRONG_OPTIONS = re.compile(
+    rf"\b(?:options?|choices?|statements?|answers?)\s+{_LETTERS_OF_OPTIONS}\s+(?:is|are)\s+"
+    r"(?:(?:both|all|clearly|also)\s+)?(?:wrong|incorrect|false|not\s+(?:correct|right|true))\b",
+    re.IGNORECASE,
+)
+_OTHER_OPTIONS = re.compile(
+    rf"\s*(?P<chosen>{_LETTERS_OF_OPTIONS})\s*[,;]?\s+(?:(?:and|but)\s+)?"
+    rf"(?:not|rather\s+than|instead\s+of|as\s+opposed\s+to)\s+(?:options?\s+)?{_LETTERS_OF_OPTIONS}[\s.]*"
 )
 _CONCLUSION = re.compile(
     r"[,;]\s*(?:and\s+)?(?:so|hence|thus|therefore)\s|^\s*(?:since|because)\b[^,;]{1,80},\s",
@@ -451,6 +471,12 @@ def _trimmed(chunk: str) -> str:
 # options
 
 
+def chosen_options(text: str) -> str:
+    """Return an answer without the options that it rules out: "D, not A", "B rather than C"."""
+    chosen = _OTHER_OPTIONS.fullmatch(text)
+    return text if chosen is None else chosen["chosen"]
+
+
 def stated_options(text: str) -> str | None:
     """Return the options that the last sentence of a text calls correct, as it lists them; None if it names none."""
     sentences = [sentence for sentence in _sentences(text) if sentence.strip(" .*\n")]
@@ -459,9 +485,12 @@ def stated_options(text: str) -> str | None:
     sentence = sentences[-1].replace("**", "")
     if not _CONDITIONAL.search(sentence):
         sentence = _CONCLUSION.split(sentence)[-1]
-    if _DENIED.search(sentence):
+    remaining, ruled_out = _WRONG_OPTIONS.subn("", sentence)
+    if _DENIED.search(remaining):
         return None
-    found = _CORRECT_OPTIONS.search(sentence) or _NAMED_OPTIONS.search(sentence)
+    found = _CORRECT_OPTIONS.search(remaining)
+    if found is None and not ruled_out:
+        found = _NAMED_OPTIONS.search(sentence)
     if found is None or not re.search(r"[A-J]", found["options"]):
         return None
     return found["options"]
