@@ -80,6 +80,12 @@ _CLAUSE = re.compile(
     r"|between|below|above|(?:less|greater|smaller|larger) than|up to)\s",
     re.IGNORECASE,
 )
+_INFERENCE = re.compile(
+    r"\b(?:so|thus|hence|therefore|leaves|leaving)\b[^.;]*\d"
+    r"|,\s+and\s+(?:the|he|she|it|they|we|his|her|their)\s[^.;]{0,60}?\b(?:is|are|has|have|gets?|keeps?|pays?|costs?)\s[^.;]*\d",
+    re.IGNORECASE,
+)
+"""A further statement behind a clause, which says another value than what comes before the clause."""
 _REFERENCE = re.compile(
     r"\b(?:lemma|theorem|corollary|proposition|equation|eqn?\.?|inequality|step|part|case|condition|figure|fig\.|section"
     r"|claim|problem|exercise|example|method|chapter|table|property|hint)s?\s+[($]{0,2}\d[\d.]*\)?(?![\d/%])"
@@ -94,9 +100,9 @@ _MERELY = "still|well|much|far|just|only|slightly|even|exactly"
 _COMPARATIVE = "less|more|greater|fewer|larger|smaller|higher|lower|bigger|longer|shorter|better"
 _COMPARES = rf"(?:{_COMPARATIVE})\sthan|under|over|above|below|within|at\s(?:least|most)|not\senough|enough"
 _CONCLUDES = (
-    r"so|thus|hence|therefore|but|or|leaving|leaves|total|answer|contradict\w*|impossible|reject\w*|invalid|not"
+    r"so|thus|hence|therefore|but|and|or|leaving|leaves|total|answer|contradict\w*|impossible|reject\w*|invalid|not"
 )
-_REST = rf"(?:(?!\b(?:{_CONCLUDES})\b)[^\n;=]){{1,80}}"
+_REST = rf"(?:(?!\b(?:{_CONCLUDES})\b)(?:,(?=\d)|[^\n,;=])){{1,80}}"
 _ASIDES = [
     re.compile(pattern + r"[.!*\s]*$")
     for pattern in (
@@ -160,6 +166,9 @@ _WRONG_OPTIONS = re.compile(
 _OTHER_OPTIONS = re.compile(
     rf"\s*(?P<chosen>{_LETTERS_OF_OPTIONS})\s*[,;]?\s+(?:(?:and|but)\s+)?"
     rf"(?:not|rather\s+than|instead\s+of|as\s+opposed\s+to)\s+(?:options?\s+)?{_LETTERS_OF_OPTIONS}[\s.]*"
+)
+_RATHER_THESE = re.compile(
+    rf"not\s+{_LETTERS_OF_OPTIONS}\s*,?\s+but\s+(?P<chosen>{_LETTERS_OF_OPTIONS})[\s.]*"
 )
 _CONCLUSION = re.compile(
     r"[,;]\s*(?:and\s+)?(?:so|hence|thus|therefore)\s|^\s*(?:since|because)\b[^,;]{1,80},\s",
@@ -299,6 +308,8 @@ def _main_clause(sentence: str) -> str:
     """Return a sentence without its last subordinate clause, if what comes before it states a value."""
     for clause in _CLAUSE.finditer(sentence):
         before = sentence[: clause.start()]
+        if _INFERENCE.search(sentence, clause.end()):
+            return sentence
         if _DIGIT.search(before) and _COPULA.search(before):
             return before
     return sentence
@@ -472,8 +483,8 @@ def _trimmed(chunk: str) -> str:
 
 
 def chosen_options(text: str) -> str:
-    """Return an answer without the options that it rules out: "D, not A", "B rather than C"."""
-    chosen = _OTHER_OPTIONS.fullmatch(text)
+    """Return an answer without the options that it rules out: "D, not A", "not D but A"."""
+    chosen = _OTHER_OPTIONS.fullmatch(text) or _RATHER_THESE.fullmatch(text)
     return text if chosen is None else chosen["chosen"]
 
 

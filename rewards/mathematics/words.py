@@ -213,12 +213,11 @@ def moments_agree(pred: str, gold: str) -> bool | None:
 
 
 def _hours_agree(claimed: str, true: str) -> bool | None:
-    """Tell whether "3 pm" and a bare number of hours agree; None for anything else."""
-    for full, bare in ((claimed, true), (true, claimed)):
-        hour = _HOUR.fullmatch(full)
-        if hour is not None and re.fullmatch(r"\d{1,2}", bare):
-            return int(hour[1]) == int(bare)
-    return None
+    """Tell whether "3 pm" is the bare number that the gold asks for; None for anything else."""
+    hour = _HOUR.fullmatch(claimed)
+    if hour is None or re.fullmatch(r"\d{1,2}", true) is None:
+        return None
+    return int(hour[1]) == int(true)
 
 
 def _times_agree(claimed: Time, true: Time) -> bool:
