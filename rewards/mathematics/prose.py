@@ -98,9 +98,12 @@ _SETS = r"\(?\$?\(?[A-Za-z](?:_\w)?(?:\s?,\s?[A-Za-z](?:_\w)?){0,3}\)?(?:\s?=\s?
 _NUMBER_OF = r"\d[\d,]*(?:\s[a-z]{2,20}){0,2}"
 _MERELY = "still|well|much|far|just|only|slightly|even|exactly"
 _COMPARATIVE = "less|more|greater|fewer|larger|smaller|higher|lower|bigger|longer|shorter|better"
-_COMPARES = rf"(?:{_COMPARATIVE})\sthan|under|over|above|below|within|at\s(?:least|most)|not\senough|enough"
+_COMPARES = (
+    rf"(?:{_COMPARATIVE})\sthan|under|over|above|below|within|at\s(?:least|most)|not\senough|enough"
+)
 _CONCLUDES = (
-    r"so|thus|hence|therefore|but|and|or|leaving|leaves|total|answer|contradict\w*|impossible|reject\w*|invalid|not"
+    "so|thus|hence|therefore|but|and|or|not|leaving|leaves|total|answer|impossible|invalid"
+    r"|contradict\w*|reject\w*"
 )
 _REST = rf"(?:(?!\b(?:{_CONCLUDES})\b)(?:,(?=\d)|[^\n,;=])){{1,80}}"
 _ASIDES = [

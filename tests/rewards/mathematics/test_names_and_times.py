@@ -66,5 +66,7 @@ def test_a_time_keeps_its_half_and_a_comparison_states_nothing(text, value, othe
     ],
 )
 def test_options_that_are_called_wrong_are_not_chosen_in_evaluation(text, right):
-    scores = {gold: math_answer(text, gold, lenient=True).value for gold in ("A", "B", "C", "AB", "AC")}
+    scores = {
+        gold: math_answer(text, gold, lenient=True).value for gold in ("A", "B", "C", "AB", "AC")
+    }
     assert {gold for gold, score in scores.items() if score} == ({right} if right else set())
