@@ -46,7 +46,7 @@ def unit_or_noun_after(text: str, position: int, is_scaled: bool = False) -> str
     if _PICOMETRES.match(text, position) and _NO_HOUR.search(
         text[max(0, position - 16) : position]
     ):
-        return " pm"
+        return " picometers"
     scale = _SCALE.match(text, position)
     if scale is not None and _ENDS_IN_DIGIT.search(text[max(0, position - 8) : position]):
         return f" {scale['word']}" + unit_or_noun_after(text, scale.end(), is_scaled=True)
