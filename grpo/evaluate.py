@@ -65,12 +65,21 @@ INTERVAL = {"level": 0.95, "about": "new prompts of the same kind"}
 
 
 def trained_rows(target: str, evaluated: DataSection) -> str | None:
-    """A sentence if another seed's set of a reasoning-gym task holds rows that the run in `target` was made from."""
+    """A sentence if the run in `target` was trained on rows that are evaluated now.
+
+    They are the same data with none held out, or another seed's set of a reasoning-gym task.
+    """
     file = Path(target).expanduser() / "recipe.yaml"
     if not file.is_file():
         return None
     trained = Recipe.from_mapping(read_yaml(file)).data
     source = trained.source or ""
+    is_same = bool(source) and source == evaluated.source and trained.args == evaluated.args
+    if is_same and not source.startswith(GYM_PREFIX) and not trained.held_out + evaluated.held_out:
+        return (
+            f"evaluate: {target} was trained on the rows of {source} and held none out, so their accuracy measures "
+            "memory too; hold some out (data.held_out), or look at other rows (evaluate.sets, --data)"
+        )
     if not source.startswith(GYM_PREFIX) or source != evaluated.source:
         return None
     if trained.args == evaluated.args:

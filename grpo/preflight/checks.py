@@ -465,7 +465,8 @@ def epochs(facts: RunFacts) -> Iterator[Finding]:
 
 
 def held_out(facts: RunFacts) -> Iterator[Finding]:
-    if not facts.sets and not any(part.held_out for part in facts.recipe.data.each().values()):
+    has_sets = facts.sets or facts.recipe.evaluate.sets
+    if not has_sets and not any(part.held_out for part in facts.recipe.data.each().values()):
         yield warning(
             "nothing-held-out",
             "data.held_out is 0 and evaluate.sets is empty: the reward in training is all that will be "

@@ -90,15 +90,21 @@ class GoldScores:
         return scores
 
     def lines(self, facts: RunFacts) -> Iterator[str]:
-        """For each reward, how many completions of each kind have its full score."""
+        """For each reward, how many completions of each kind have its full score; its means where none has."""
         for spec in facts.specs:
             counts = []
+            means = []
             for kind in KINDS:
                 scores = self.of(spec.name, kind)
                 if scores:
                     counts.append(f"{kind} {_num_full(scores)}/{len(scores)}")
+                    means.append(f"{kind} {_mean(scores):.3g}")
             if counts:
-                yield f"rewards  {spec.name}: full score for {', '.join(counts)}"
+                line = f"rewards  {spec.name}: full score for {', '.join(counts)}"
+                is_dense = self._prefers_gold(spec.name) and not _num_full(
+                    self.of(spec.name, "gold")
+                )
+                yield f"{line}; on average {', '.join(means)}" if is_dense else line
 
     def findings(self, facts: RunFacts) -> Iterator[Finding]:
         """What the scores say about the rewards."""
@@ -158,6 +164,15 @@ class GoldScores:
                 "compares with the whole of them: it scores a completion that repeats the solution and not one "
                 "that gives the answer; use math_answer, or a column with bare answers",
             )
+        elif most_failed and self._prefers_gold(name):
+            best = max(_values(gold))
+            if best < facts.recipe.evaluate.threshold:
+                yield warning(
+                    "gold-below-full-score",
+                    f"{count}, but more than wrong and empty ones: a dense reward, whose best for gold is "
+                    f"{best:.3g}; it can be learnt, but no completion like these counts as accurate; set "
+                    "evaluate.threshold to what counts as right, or watch the mean reward",
+                )
         elif most_failed:
             yield wrong(
                 "gold-scores-zero",
@@ -165,6 +180,17 @@ class GoldScores:
             )
         elif failed:
             yield warning("some-gold-scores-zero", f"{count}, e.g.: {_reason(failed)}")
+
+    def _prefers_gold(self, reward: str) -> bool:
+        """Whether gold answers mostly have more than the wrong and the empty completions of their rows."""
+        gold = self.of(reward, "gold")
+        wrong_ones = self.of(reward, "wrong")
+        empty = self.of(reward, "empty")
+        if not gold or not len(gold) == len(wrong_ones) == len(empty):
+            return False
+        bars = map(max, _values(wrong_ones), _values(empty))
+        better = [value for value, bar in zip(_values(gold), bars) if value > bar]
+        return len(better) > 0.5 * len(gold)
 
     def _unit_demanded(self, facts: RunFacts) -> Iterator[Finding]:
         """Gold answers with a unit, whose number alone has less than the full score though they have it."""
@@ -205,6 +231,16 @@ def _reason(failed: Sequence[Score]) -> str:
 
 def _is_full(score: Score) -> bool:
     return score.value is not None and score.value >= 1
+
+
+def _mean(scores: Sequence[Score]) -> float:
+    """The mean of `scores`, a fault as 0."""
+    return sum(_values(scores)) / len(scores)
+
+
+def _values(scores: Sequence[Score]) -> list[float]:
+    """What `scores` are worth, a fault 0."""
+    return [score.value or 0.0 for score in scores]
 
 
 def _num_full(scores: Sequence[Score]) -> int:
@@ -270,11 +306,12 @@ def _runs_code(facts: RunFacts) -> bool:
 def _best_form(scorer: Scorer, facts: RunFacts, answers: Sequence[Pair]) -> str:
     """The way to write an answer that the accurate reward understands best, tried on some rows."""
     forms = (CODE_FORM,) if _runs_code(facts) else FORMS
-    num_full: dict[str, int] = {}
+    merit: dict[str, tuple[int, float]] = {}
     for form in forms:
-        scored = _score(scorer, facts, _written(form, answers))
-        num_full[form] = _num_full([judged.parts[facts.accurate] for judged in scored])
-    return max(forms, key=lambda form: num_full[form])
+        judged = _score(scorer, facts, _written(form, answers))
+        scores = [one.parts[facts.accurate] for one in judged]
+        merit[form] = (_num_full(scores), _mean(scores))
+    return max(forms, key=lambda form: merit[form])
 
 
 def _written(form: str, answers: Sequence[Pair]) -> list[Pair]:

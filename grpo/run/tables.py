@@ -18,8 +18,10 @@ def report_lines(reports: Sequence[Report], comparisons: Sequence[Report] = ()) 
     yield from _table(_without_common([_cells(report) for report in reports], "set"))
     yield ""
     yield "95 % intervals, for new prompts of the same kind"
+    several = len({report.get("set") for report in reports}) > 1
     for report in reports:
-        yield from _notes(report)
+        about = f"{report['model']} on {report.get('set') or report['data']}"
+        yield from _notes(report, about if several else str(report["model"]))
     by_default = [str(report["model"]) for report in reports if report.get("rewards_by_default")]
     if by_default:
         yield (
@@ -76,26 +78,26 @@ def _cells(report: Report) -> dict[str, str]:
     return cells
 
 
-def _notes(report: Report) -> Iterator[str]:
-    """What a reader of the line must know besides."""
+def _notes(report: Report, about: str) -> Iterator[str]:
+    """What a reader of the line must know besides, each after what it is `about`."""
     strict = report["strict"]
     if report["samples_per_prompt"] > 1 and strict["samples"]:
         fixed = strict["these_prompts"]
         yield (
-            f"{report['model']}: of these very prompts the accuracy is within "
+            f"{about}: of these very prompts the accuracy is within "
             f"[{100 * fixed['low']:.1f}, {100 * fixed['high']:.1f}] %"
         )
     faults = strict["faults"]
     if faults:
         yield (
-            f"{report['model']}: {many(faults, 'completion')} could not be scored and "
+            f"{about}: {many(faults, 'completion')} could not be scored and "
             f"{agree(faults, 'count')} nowhere"
         )
     if report.get("too_long"):
-        yield f"{report['model']}: {many(report['too_long'], 'prompt')} too long and left out"
+        yield f"{about}: {many(report['too_long'], 'prompt')} too long and left out"
     if strict["samples"] and strict["accuracy"] == 0 and report["mean_reward"]["value"] != 0:
         yield (
-            f"{report['model']}: no completion has the full score, 1, of {report['reward']}; if it never gives 1, "
+            f"{about}: no completion has the full score, 1, of {report['reward']}; if it never gives 1, "
             "look at the mean reward"
         )
 

@@ -92,6 +92,24 @@ def test_an_evaluation_on_a_neighbouring_seed_says_how_many_rows_were_trained_on
     assert trained_rows("a/hub/id", GYM) is None
 
 
+@pytest.mark.parametrize("held_out", [0, 1])
+def test_rows_that_a_run_was_trained_on_are_named_when_it_is_evaluated(
+    tmp_path: Path, held_out: int
+) -> None:
+    data = DataSection(source="rows.jsonl", held_out=held_out)
+    recipe = Recipe.from_mapping(
+        {
+            "model": {"name": "tiny"},
+            "data": {"source": "rows.jsonl", "held_out": held_out},
+            "rewards": {"right": {"use": "math_answer"}},
+        }
+    )
+    (tmp_path / "recipe.yaml").write_text(to_yaml(recipe.to_mapping()))
+    said = trained_rows(str(tmp_path), data) or ""
+    assert ("held none out" in said) == (held_out == 0)
+    assert trained_rows(str(tmp_path), DataSection(source="test.jsonl")) is None
+
+
 GENERATOR = """
 import os
 class Data:

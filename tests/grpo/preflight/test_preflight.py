@@ -354,6 +354,7 @@ def whole(text, answer): return float(answer.strip() in text)
 def lazy(text, answer): return float(bool(text))
 def broken(text, answer): raise KeyError("no such thing")
 def large(text, num_tokens): return 100.0 + num_tokens
+def brief(text, answer, num_tokens): return float(answer in text) * (1 - num_tokens / 2048)
 def never(text, num_tokens): return 0.0
 def easy(text, num_tokens): return float(num_tokens > 0)
 """
@@ -419,6 +420,11 @@ def test_rewards_and_gold_answers_that_do_not_fit_are_caught(
     folder: Path, use: str, rows: Any, findings: Any
 ) -> None:
     assert gold_findings(use, rows) == findings
+
+
+def test_a_dense_reward_is_not_taken_for_a_wrong_column(folder: Path) -> None:
+    assert gold_findings("mine.py:brief") == {"gold-below-full-score": "warning"}
+    assert gold_findings("mine.py:brief", None, "evaluate.threshold=0.5") == {}
 
 
 CHATS = {
