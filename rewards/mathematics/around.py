@@ -19,6 +19,12 @@ _TIME = (("s", 1),)
 _NOUN = re.compile(r"\s+(?P<noun>[a-z]{2,20}s|people|children|men|women|mice|geese)(?![\w'-])")
 _ENDS_IN_DIGIT = re.compile(r"\d[\s$*)}\]\\]*$")
 _SCALE = re.compile(r"\s+(?P<word>hundred|thousand|million|billion|trillion|dozen)(?![\w'-])")
+_CLOCK = re.compile(r"(?<![\d.,:/])(?:1[0-2]|0?[1-9])(?::[0-5]\d){0,2}[\s$*)}]*$")
+_NO_HOUR = re.compile(r"(?<![\d:.,])\d{2,}(?:\.\d+)?[\s$*)}]*$")
+_PICOMETRES = re.compile(r"\s?pm(?!\w)")
+_HALF_OF_DAY = re.compile(
+    r"\s?(?:(?P<half>[ap])m|(?P<dotted>[ap])\.\s?m\b\.?)(?!\w)", re.IGNORECASE
+)
 _NO_NOUNS = frozenset(
     "is was has does goes gives makes equals works divides remains satisfies means plus minus yields leaves "
     "holds follows becomes comes exceeds contains this thus as its his hers ours yours theirs yes us less "
@@ -33,7 +39,14 @@ _DELIMITED_NUMBER = re.compile(r"(?<!\\)\$(\d[\d.,]*)\$")
 
 
 def unit_or_noun_after(text: str, position: int, is_scaled: bool = False) -> str:
-    """Return the unit of measurement behind a number in prose, or the plural behind it; empty if neither is there."""
+    """Return the unit of measurement, "am" or "pm", or plural behind a number in prose; empty if none is there."""
+    half = _HALF_OF_DAY.match(text, position)
+    if half is not None and _CLOCK.search(text[max(0, position - 16) : position]):
+        return f" {half['half'] or half['dotted']}m"
+    if _PICOMETRES.match(text, position) and _NO_HOUR.search(
+        text[max(0, position - 16) : position]
+    ):
+        return " picometers"
     scale = _SCALE.match(text, position)
     if scale is not None and _ENDS_IN_DIGIT.search(text[max(0, position - 8) : position]):
         return f" {scale['word']}" + unit_or_noun_after(text, scale.end(), is_scaled=True)

@@ -36,11 +36,13 @@ def bracketed(parser: Grammar, opening: str) -> Node:
 
 
 def _between_bars(parser: Grammar, bar: str) -> Node:
-    """Return an absolute value."""
+    """Return an absolute value, or the determinant of a square matrix."""
     parser.open_bars += 1
     content = parser.statement()
     parser.expect(bar)
     parser.open_bars -= 1
+    if bar == "|" and content.op == "matrix" and len(set(content.value)) == 1:
+        return parser.node("call", (content,), "det")
     return parser.node("call", (content,), "abs")
 
 

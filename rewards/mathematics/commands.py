@@ -44,6 +44,7 @@ _WITH_COLUMNS = frozenset("array tabular alignedat alignat alignat*".split())
 _MAY_BE_STATEMENTS = frozenset({"array", "tabular", "matrix"})
 _ALIGNED = frozenset({"aligned", "align", "align*", "gathered"})
 _ENCLOSES_MATRIX = frozenset({"(", "[", "|", "\\|"})
+_DETERMINANTS = frozenset({"vmatrix", "vmatrix*"})
 _ONE = Node("num", (), Fraction(1))
 _THREE = Node("num", (), Fraction(3))
 _CALLS = {"binomial": "binom"}
@@ -266,7 +267,9 @@ def _environment(parser: Grammar) -> Node:
     if len(widths) != 1:
         raise ParseError("a matrix with ragged rows")
     cells = [cell for row in rows for cell in row]
-    return parser.node("matrix", tuple(cells), (len(rows), widths.pop()))
+    matrix = parser.node("matrix", tuple(cells), (len(rows), widths.pop()))
+    is_determinant = name in _DETERMINANTS and len(set(matrix.value)) == 1
+    return parser.node("call", (matrix,), "det") if is_determinant else matrix
 
 
 def _skip_columns(parser: Grammar) -> None:

@@ -18,7 +18,7 @@ from rewards.mathematics.letters import letters_of
 from rewards.mathematics.notation import clean
 from rewards.mathematics.plain_number import rational_agrees, read_plain_number
 from rewards.mathematics.plain_text import complex_in_i
-from rewards.mathematics.prose import is_refuted, said_value, stated_options
+from rewards.mathematics.prose import chosen_options, is_refuted, said_value, stated_options
 from rewards.mathematics.quantities import units_in
 from rewards.mathematics.tree import MAX_LENGTH, Node, ParseError
 from rewards.mathematics.units import unit_of
@@ -60,7 +60,7 @@ def equal(pred: str, gold: str, *, lenient: bool = False, allow_sympy: bool = Fa
     Strict rules are meant for training, `lenient` for evaluation. `allow_sympy` may only be set in a process
     that its caller kills at a deadline: a single call in C that sympy makes has no bound; the other tiers have.
     """
-    pred = spelled_out(_tidy(pred))
+    pred = spelled_out(chosen_options(_tidy(pred)))
     gold = spelled_out(_tidy(gold))
     if not gold or len(gold) > MAX_LENGTH:
         return Verdict(None, "a", "the gold is empty or too long")

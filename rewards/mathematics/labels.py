@@ -11,6 +11,8 @@ from rewards.mathematics.tree import Node
 __all__ = ["Labelled", "expand_signs", "label_of", "split_label"]
 
 MAX_SIGNS = 6
+_SET_OPERATIONS = frozenset({"inter", "union", "minus"})
+_COMPLEMENT = "\\complement"
 _FIGURES = ("\\angle", "\\triangle", "\\overline")
 
 
@@ -30,6 +32,8 @@ def split_label(node: Node, lenient: bool) -> Labelled | None:
     """
     if node.op == "list":
         return _split_list(node, lenient)
+    if _is_named_point(node):
+        return _labelled(Node("sym", (), str(node.value)), Node("group", node.args, "()"))
     if node.op != "rel":
         return None
     operands = node.args
@@ -77,16 +81,39 @@ def _before_approximation(
 # names
 
 
+def _is_named_point(node: Node) -> bool:
+    """Tell whether a node is a capital letter with two coordinates or more behind it: ``P(2, -1)``."""
+    letter = str(node.value)
+    return node.op == "apply" and len(node.args) > 1 and len(letter) == 1 and letter.isupper()
+
+
 def _is_name(node: Node, lenient: bool) -> bool:
     """Tell whether a left side only names what follows: a symbol, function, point, segment or words."""
     if node.op in ("sym", "text", "apply"):
         return True
     if node.op == "group":
         return all(_is_name(arg, lenient) for arg in node.args)
+    if node.op in _SET_OPERATIONS:
+        return all(map(_is_set_name, node.args))
     if node.op == "mul" and (node.value == "call?" or any(arg.op == "text" for arg in node.args)):
         return True
+    if node.op == "mul" and _is_symbol_of_complement(node.args[0]):
+        return all(map(_is_set_name, node.args))
     may_name_points = node.op == "mul" or (lenient and node.op in ("ratio", "div", "call", "neg"))
     return may_name_points and bool(node.args) and all(map(_is_point, node.args))
+
+
+def _is_set_name(node: Node) -> bool:
+    """Tell whether a node names a set: capital letters, their complements, unions, intersections and differences."""
+    if node.op == "sym":
+        return node.value[:1].isupper() or node.value.startswith(_COMPLEMENT)
+    is_complement = node.op == "mul" and _is_symbol_of_complement(node.args[0])
+    is_set = is_complement or node.op in _SET_OPERATIONS
+    return is_set and all(map(_is_set_name, node.args))
+
+
+def _is_symbol_of_complement(node: Node) -> bool:
+    return node.op == "sym" and node.value.startswith(_COMPLEMENT)
 
 
 def _is_point(node: Node) -> bool:

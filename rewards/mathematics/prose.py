@@ -14,6 +14,7 @@ from rewards.mathematics.words import direction_of
 
 __all__ = [
     "NUMBER",
+    "chosen_options",
     "is_denied",
     "is_denied_behind",
     "is_question",
@@ -79,6 +80,12 @@ _CLAUSE = re.compile(
     r"|between|below|above|(?:less|greater|smaller|larger) than|up to)\s",
     re.IGNORECASE,
 )
+_INFERENCE = re.compile(
+    r"\b(?:so|thus|hence|therefore|leaves|leaving)\b[^.;]*\d"
+    r"|,\s+and\s+(?:the|he|she|it|they|we|his|her|their)\s[^.;]{0,60}?\b(?:is|are|has|have|gets?|keeps?|pays?|costs?)\s[^.;]*\d",
+    re.IGNORECASE,
+)
+"""A further statement behind a clause, which says another value than what comes before the clause."""
 _REFERENCE = re.compile(
     r"\b(?:lemma|theorem|corollary|proposition|equation|eqn?\.?|inequality|step|part|case|condition|figure|fig\.|section"
     r"|claim|problem|exercise|example|method|chapter|table|property|hint)s?\s+[($]{0,2}\d[\d.]*\)?(?![\d/%])"
@@ -89,6 +96,16 @@ _REFERENCE = re.compile(
 _REACHED = "achieved|attained|reached|obtained|occurs|occurring|happens|happening|taken"
 _SETS = r"\(?\$?\(?[A-Za-z](?:_\w)?(?:\s?,\s?[A-Za-z](?:_\w)?){0,3}\)?(?:\s?=\s?[A-Za-z]){0,3}\s?=\s?[^=\n]{1,40}"
 _NUMBER_OF = r"\d[\d,]*(?:\s[a-z]{2,20}){0,2}"
+_MERELY = "still|well|much|far|just|only|slightly|even|exactly"
+_COMPARATIVE = "less|more|greater|fewer|larger|smaller|higher|lower|bigger|longer|shorter|better"
+_COMPARES = (
+    rf"(?:{_COMPARATIVE})\sthan|under|over|above|below|within|at\s(?:least|most)|not\senough|enough"
+)
+_CONCLUDES = (
+    "so|thus|hence|therefore|but|and|or|not|leaving|leaves|total|answer|impossible|invalid"
+    r"|contradict\w*|reject\w*"
+)
+_REST = rf"(?:(?!\b(?:{_CONCLUDES})\b)(?:,(?=\d)|[^\n,;=])){{1,80}}"
 _ASIDES = [
     re.compile(pattern + r"[.!*\s]*$")
     for pattern in (
@@ -99,6 +116,8 @@ _ASIDES = [
         rf"(?<=\d)(?:(?:\s[a-z]{{2,20}}){{0,2}}\sout|\s[a-z]{{2,20}}|)\sof\s(?:the\s|all\s|these\s|those\s|his\s|her\s|their\s)*{_NUMBER_OF}",
         r",?\s\d+\stimes\sas\s(?:many|much|large|long)\b[^\n.;]{0,40}",
         rf"\sat\sthe\send\sof\s(?:the\s|these\s|all\s)?{_NUMBER_OF}",
+        rf",\s(?:which|that)\s(?:(?:is|are|was|were)\s(?:{_MERELY}\s)?(?:{_COMPARES})|exceeds?)\s{_REST}",
+        rf",\s(?:{_MERELY}\s)?(?:{_COMPARATIVE})\sthan\s{_REST}",
         rf"\sto\s[a-z]{{2,12}}\s(?:all|the|these|those)\s(?:of\s)?{_NUMBER_OF}",
     )
 ]
@@ -140,6 +159,19 @@ _NAMED_OPTIONS = re.compile(
 _CORRECT_OPTIONS = re.compile(
     rf"(?<![A-Za-z\\]){_OPTIONS}\s+(?:is|are|must be|should be)\s+(?:the\s+)?(?:only\s+)?"
     r"(?:correct|right|true|answers?\b|best)"
+)
+_LETTERS_OF_OPTIONS = rf"{_OPTION}(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+|\s*&\s*){_OPTION})*"
+_WRONG_OPTIONS = re.compile(
+    rf"\b(?:options?|choices?|statements?|answers?)\s+{_LETTERS_OF_OPTIONS}\s+(?:is|are)\s+"
+    r"(?:(?:both|all|clearly|also)\s+)?(?:wrong|incorrect|false|not\s+(?:correct|right|true))\b",
+    re.IGNORECASE,
+)
+_OTHER_OPTIONS = re.compile(
+    rf"\s*(?P<chosen>{_LETTERS_OF_OPTIONS})\s*[,;]?\s+(?:(?:and|but)\s+)?"
+    rf"(?:not|rather\s+than|instead\s+of|as\s+opposed\s+to)\s+(?:options?\s+)?{_LETTERS_OF_OPTIONS}[\s.]*"
+)
+_RATHER_THESE = re.compile(
+    rf"not\s+{_LETTERS_OF_OPTIONS}\s*,?\s+but\s+(?P<chosen>{_LETTERS_OF_OPTIONS})[\s.]*"
 )
 _CONCLUSION = re.compile(
     r"[,;]\s*(?:and\s+)?(?:so|hence|thus|therefore)\s|^\s*(?:since|because)\b[^,;]{1,80},\s",
@@ -279,6 +311,8 @@ def _main_clause(sentence: str) -> str:
     """Return a sentence without its last subordinate clause, if what comes before it states a value."""
     for clause in _CLAUSE.finditer(sentence):
         before = sentence[: clause.start()]
+        if _INFERENCE.search(sentence, clause.end()):
+            return sentence
         if _DIGIT.search(before) and _COPULA.search(before):
             return before
     return sentence
@@ -451,6 +485,12 @@ def _trimmed(chunk: str) -> str:
 # options
 
 
+def chosen_options(text: str) -> str:
+    """Return an answer without the options that it rules out: "D, not A", "not D but A"."""
+    chosen = _OTHER_OPTIONS.fullmatch(text) or _RATHER_THESE.fullmatch(text)
+    return text if chosen is None else chosen["chosen"]
+
+
 def stated_options(text: str) -> str | None:
     """Return the options that the last sentence of a text calls correct, as it lists them; None if it names none."""
     sentences = [sentence for sentence in _sentences(text) if sentence.strip(" .*\n")]
@@ -459,9 +499,12 @@ def stated_options(text: str) -> str | None:
     sentence = sentences[-1].replace("**", "")
     if not _CONDITIONAL.search(sentence):
         sentence = _CONCLUSION.split(sentence)[-1]
-    if _DENIED.search(sentence):
+    remaining, ruled_out = _WRONG_OPTIONS.subn("", sentence)
+    if _DENIED.search(remaining):
         return None
-    found = _CORRECT_OPTIONS.search(sentence) or _NAMED_OPTIONS.search(sentence)
+    found = _CORRECT_OPTIONS.search(remaining)
+    if found is None and not ruled_out:
+        found = _NAMED_OPTIONS.search(sentence)
     if found is None or not re.search(r"[A-J]", found["options"]):
         return None
     return found["options"]

@@ -111,6 +111,7 @@ _UPWARD = frozenset(
 _TIME = re.compile(
     r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:\\?,|~)?\s*([ap])?\.?\s*(?:m\.?)?", re.IGNORECASE
 )
+_HOUR = re.compile(r"(\d{1,2})\s*(?:\\?,|~)?\s*([ap])\.?\s*m\.?", re.IGNORECASE)
 _MONTHS = {
     name: index + 1
     for index, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split())
@@ -208,7 +209,15 @@ def moments_agree(pred: str, gold: str) -> bool | None:
         return years_agree and claimed[1:] == true[1:]
     if isinstance(claimed, Time) and isinstance(true, Time):
         return _times_agree(claimed, true)
-    return None
+    return _hours_agree(plain_words(pred), plain_words(gold))
+
+
+def _hours_agree(claimed: str, true: str) -> bool | None:
+    """Tell whether "3 pm" is the bare number that the gold asks for; None for anything else."""
+    hour = _HOUR.fullmatch(claimed)
+    if hour is None or re.fullmatch(r"\d{1,2}", true) is None:
+        return None
+    return int(hour[1]) == int(true)
 
 
 def _times_agree(claimed: Time, true: Time) -> bool:
@@ -228,6 +237,9 @@ def _moment_of(text: str) -> Time | Date | None:
     match = _TIME.fullmatch(bare)
     if match:
         return _time_of(match)
+    hour = _HOUR.fullmatch(bare)
+    if hour and 1 <= int(hour[1]) <= 12:
+        return Time(int(hour[1]) % 12 + (12 if hour[2] in "pP" else 0), 0, 0, is_half_known=True)
     for pattern in _DATES:
         match = pattern.fullmatch(bare)
         if match:
