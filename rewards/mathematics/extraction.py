@@ -40,6 +40,7 @@ from rewards.mathematics.prose import (
     stated_options,
     without_asides,
     without_contrast,
+    without_explanation,
 )
 from rewards.mathematics.unit_tokens import unit_after
 
@@ -337,7 +338,7 @@ def _sentence(rest: str) -> str:
         return _linked(rest, formulas)
     end = _SENTENCE_END.search(rest)
     sentence = rest[: end.start()] if end else rest
-    sentence = without_contrast(sentence)
+    sentence = without_explanation(without_contrast(sentence))
     opening = opening_value(sentence[:MAX_LENGTH])
     if opening and _is_prose(sentence):
         return opening

@@ -106,6 +106,11 @@ _CONCLUDES = (
     r"|contradict\w*|reject\w*"
 )
 _REST = rf"(?:(?!\b(?:{_CONCLUDES})\b)(?:,(?=\d)|[^\n,;=])){{1,80}}"
+_MADE_OF = (
+    r"squared|cubed|factorial|!|(?:times|plus|minus|divided\sby|over|to\sthe|more\sthan|less\sthan"
+    rf"|percent\s(?:of|more|less)|%\s(?:of|more|less))\s{_REST}"
+)
+"""What follows a number of which a value is made: "9, which is 3 squared"."""
 _ASIDES = [
     re.compile(pattern + r"[.!*\s]*$")
     for pattern in (
@@ -121,6 +126,9 @@ _ASIDES = [
         rf"\sto\s[a-z]{{2,12}}\s(?:all|the|these|those)\s(?:of\s)?{_NUMBER_OF}",
     )
 ]
+_EXPLAINED = re.compile(
+    rf",\s(?:which|that)\s(?:is|are|was|were|equals?)\s(?:{_MERELY}\s)?\$?\d[\d.,/]*\$?\s?(?:{_MADE_OF})[.!*\s]*$"
+)
 _PRICE_FOR = re.compile(
     rf"(?<=\d)\sfor\s(?:the\s|all\s|these\s|those\s|his\s|her\s)*{_NUMBER_OF}(?:\sof\s[a-z]{{2,20}})?[.!*\s]*$"
 )
@@ -224,10 +232,19 @@ def without_asides(sentence: str) -> str:
     sentence = _REFERENCE.sub(lambda found: re.sub(r"\d", "_", found.group()), sentence)
     for aside in _ASIDES:
         sentence = _cut(sentence, aside.search(sentence))
+    sentence = without_explanation(sentence)
     price = _PRICE_FOR.search(sentence)
     if price is not None and _PRICE.search(sentence[: price.start()]):
         return _cut(sentence, price)
     return sentence
+
+
+def without_explanation(text: str) -> str:
+    """Return a text without the clause that says what its value is made of: "9, which is 3 squared"."""
+    clause = _EXPLAINED.search(text)
+    if clause is None or NUMBER_LIKE.search(text[: clause.start()]) is None:
+        return text
+    return text[: clause.start()]
 
 
 def _cut(sentence: str, aside: re.Match[str] | None) -> str:
@@ -240,6 +257,7 @@ def _cut(sentence: str, aside: re.Match[str] | None) -> str:
 
 def said_value(text: str) -> str | None:
     """Return what prose says something to be (``The largest n is 34``); None for other texts."""
+    text = without_explanation(text)
     words = [word for word in _LETTERS.findall(_COMMAND.sub(" ", text)) if len(word) > 1]
     if NAMES.issuperset(words) or is_question(text):
         return None

@@ -181,3 +181,25 @@ def test_a_value_at_the_end_of_a_sentence_stays_the_answer(text, value):
 
 def test_a_step_that_is_cut_off_states_no_number():
     assert extract("We go on.\n\nStep 4").how == "none"
+
+
+@pytest.mark.parametrize(
+    "text, value, other",
+    [
+        ("The total is 9, which is 3 squared.", "9", "3"),
+        ("So the answer is 9, which is 3 squared", "9", "3"),
+        ("She earned 30 dollars, which is 6 times 5.", "30", "5"),
+        ("There are 12 eggs, which is 4 more than last week.", "12", "4"),
+        ("He saved $20, which is exactly 25% of his income.", "20", "25"),
+        ("The number of ways is 24, that is 4!.", "24", "4"),
+        ("We get 16, which equals 2 to the power of 4.", "16", "4"),
+    ],
+)
+def test_what_a_value_is_made_of_is_not_the_answer(text, value, other):
+    assert verdicts(text, value) == [1.0, 1.0]
+    assert verdicts(text, other) == [0.0, 0.0]
+
+
+def test_a_value_said_once_more_in_another_unit_is_one():
+    text = "The trip takes 120 minutes, which is 2 hours."
+    assert verdicts(text, "2") == verdicts(text, "2 hours") == [1.0, 1.0]
