@@ -289,7 +289,7 @@ def test_no_two_names_of_the_table_are_confused_in_thousands_of_pairs(seed):
         ("<answer>She walked 5 km in total today.</answer>", "5 km"),
         ("It takes 3 hours in the end after all of that.", "3 hours"),
         ("So there are 12 in each box", "12"),
-        ("It starts at 5 pm", "5"),
+        ("It starts at 5 pm", "5 pm"),
         ("He has 7 apples", "7 apples"),
         ("so it is 3 m", "3 m"),
         ("so it is 3m", "3m"),
