@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 from distill_runs import TINY, make_teacher
+from kills import assert_kills_change_nothing
 from lives import Lives
-from small_runs import assert_same
 
 KILLS = 2
 
@@ -15,22 +14,7 @@ KILLS = 2
 def test_a_run_killed_again_and_again_is_the_run_never_killed(
     lives: Lives, tmp_path: Path, seed: int
 ) -> None:
-    rng = random.Random(seed)
     teacher = make_teacher(tmp_path / "teacher")
     settings = ["stage=distill", f"distill.teacher={teacher}", "loss={}", "optim.epochs=2"]
     command = ["quickstart", *TINY, *settings]
-    whole = tmp_path / "whole"
-    cut = tmp_path / "cut"
-    assert lives.live([*command, f"run_dir={whole}"], whole)["code"] == 0
-    num_kills = 0
-    code = None
-    while code != 0:
-        resume = ["--resume"] if (cut / "recipe.yaml").exists() else []
-        ends = [{"event": rng.randint(3, 40)}, {"after": rng.uniform(0.3, 2.0)}]
-        end = rng.choice(ends) if num_kills < KILLS else {}
-        life = lives.live([*command, f"run_dir={cut}", *resume], cut, **end)
-        code = life["code"]
-        assert code in (0, -9), life["said"]
-        num_kills += code == -9
-    assert num_kills
-    assert_same(whole, cut)
+    assert_kills_change_nothing(lives, command, tmp_path, seed=seed, kills=KILLS)
