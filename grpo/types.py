@@ -14,6 +14,8 @@ Text:
     answer: the gold column, and what is extracted from a completion to compare with it.
     truncated: a completion whose finish is length or context.
     sequence: a completion while it is being decoded, with its prompt.
+    turn: what the policy writes until an environment answers; a completion has one or more.
+    observation: what an environment answers to a turn; given to the policy, never learnt from.
 
 Groups:
     group: the completions of one prompt.
@@ -52,6 +54,7 @@ from torch import Tensor
 
 from grpo.notebook.cards import CompletionRow, group_card
 from rewards import Score
+from rewards.environments import Turn
 from rewards.spelling import many
 
 FINISHES = ("stop", "length", "context", "cancelled", "error")
@@ -98,6 +101,10 @@ class Completion:
     log-probability under temperature alone. ``versions`` are spans ``(weight version, first, last + 1)``.
     ``routing`` [tokens that the sampler read, L, K] are the experts that they went to, of a mixture of experts whose
     routing is replayed: of all tokens but the last.
+
+    ``given`` are half-open spans of ``token_ids``, in order and apart, that an environment wrote: observations between
+    ``turns``. They are in the context and in nothing else: ``text`` leaves them out, ``sampled_logps`` and ``log_kept``
+    have no values for them, and ``num_tokens`` does not count them. ``versions`` are spans of all ``token_ids``.
     """
 
     text: str
@@ -108,9 +115,18 @@ class Completion:
     versions: tuple[tuple[int, int, int], ...] = ()
     log_kept: Tensor | None = None
     routing: Tensor | None = None
+    given: tuple[tuple[int, int], ...] = ()
+    turns: tuple[Turn, ...] = ()
 
     def __repr__(self) -> str:
-        return f"Completion({shortened(self.text)!r}, {many(len(self.token_ids), 'token')}, {self.finish})"
+        return (
+            f"Completion({shortened(self.text)!r}, {many(self.num_tokens, 'token')}, {self.finish})"
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the policy wrote: all but the ``given`` ones."""
+        return len(self.token_ids) - sum(end - start for start, end in self.given)
 
     @property
     def truncated(self) -> bool:

@@ -200,8 +200,8 @@ class Engine:
             sample_index=sample_index,
             prompt=prompt,
             seed=seed,
-            limit=min(max_tokens, room),
-            limit_is_context=room < max_tokens,
+            max_written=max_tokens,
+            room=None if context is None else room,
         )
 
     def _longest_first(self, sequences: Sequence[RolloutSequence]) -> list[RolloutSequence]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from grpo.model.policy import Policy
 from grpo.model.routing import Routing
 from grpo.types import Completion, Prompt
+from rewards.environments import Turn
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,14 +111,18 @@ class RolloutSequence:
     ``len(tokens)`` while a sequence that lost its row replays its own tokens. ``num_prefilled`` of them are computed
     together with the prompt. ``num_resumed`` tokens were sampled by an earlier call. ``routing`` are the experts that
     the first ``num_routed`` tokens went to, as bytes.
+
+    ``given`` are spans of ``tokens`` that an environment wrote, ``turns`` what it answered; ``logps`` and ``log_kept``
+    are of the other tokens. Of those there are at most ``max_written``, and ``room`` tokens in all, if the model has
+    a context. While ``is_paused`` the last turn waits for its answer, and the finish is empty.
     """
 
     group_index: int
     sample_index: int
     prompt: Prompt
     seed: int
-    limit: int
-    limit_is_context: bool
+    max_written: int
+    room: int | None
     tokens: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
     log_kept: list[float] = field(default_factory=list)
@@ -130,6 +135,43 @@ class RolloutSequence:
     is_resumed: bool = False
     routing: bytearray = field(default_factory=bytearray)
     num_routed: int = 0
+    given: list[tuple[int, int]] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    is_paused: bool = False
+
+    @property
+    def num_given(self) -> int:
+        """Tokens so far that an environment wrote."""
+        return sum(end - start for start, end in self.given)
+
+    @property
+    def limit(self) -> int:
+        """How many tokens it may have, given ones included, with what it was given so far."""
+        wanted = self.max_written + self.num_given
+        return wanted if self.room is None else min(wanted, self.room)
+
+    @property
+    def turn_start(self) -> int:
+        """Where the turn that is being written begins."""
+        return self.given[-1][1] if self.given else 0
+
+    def pause(self) -> None:
+        """Wait for the answer to the turn that has ended."""
+        self.finish = ""
+        self.is_paused = True
+
+    def observe(self, token_ids: Sequence[int], turn: Turn) -> None:
+        """Go on behind the tokens of an observation; where they leave no room for another token, end."""
+        self.is_paused = False
+        self.turns.append(turn)
+        length = len(self.tokens) + len(token_ids)
+        if self.room is not None and length >= self.room:
+            self.finish = "context"
+            return
+        self.stop = None
+        if token_ids:
+            self.given.append((len(self.tokens), length))
+            self.tokens += token_ids
 
     @property
     def next_input(self) -> int:
@@ -199,7 +241,9 @@ class RolloutSequence:
             self.log_kept.append(log_kept)
         self.finish, self.stop = stops.match(self.tokens)
         if not self.finish and len(self.tokens) >= self.limit:
-            self.finish = "context" if self.limit_is_context else "length"
+            is_at_edge = self.room is not None and len(self.tokens) >= self.room
+            written = len(self.tokens) - self.num_given
+            self.finish = "context" if is_at_edge and written < self.max_written else "length"
 
     def completion(self, policy: Policy) -> Completion:
         """The sequence as a `Completion`, whose newest tokens carry the policy's weight version."""
@@ -213,6 +257,8 @@ class RolloutSequence:
             versions=self._versions(policy.version),
             log_kept=log_kept,
             routing=self.routing_record(policy.routing, max(0, len(self.tokens) - 1)),
+            given=tuple(self.given),
+            turns=tuple(self.turns),
         )
 
     def _text(self, policy: Policy) -> str:
