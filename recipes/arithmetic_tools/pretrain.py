@@ -181,8 +181,8 @@ class Training:
     """How the base is trained: AdamW, a linear warm-up, then a cosine to a tenth of the rate."""
 
     steps: int = 1500
-    traces: int = 192
-    slices: int = 4
+    traces: int = 96
+    slices: int = 2
     lr: float = 4e-3
     warmup: int = 50
 
