@@ -37,7 +37,7 @@ def lines(group: Group, with_tokens: bool) -> list[dict[str, Any]]:
             "completion": completion.text,
             "finish": completion.finish,
             "stop": completion.stop,
-            "num_tokens": len(completion.token_ids),
+            "num_tokens": completion.num_tokens,
             "logp": float(completion.sampled_logps.double().sum()),
         }
         if with_tokens:

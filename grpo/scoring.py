@@ -158,7 +158,7 @@ class Scorer:
 
 
 def _sample(group: Group, completion: Completion) -> Sample:
-    added = {"finish": completion.finish, "num_tokens": len(completion.token_ids)}
+    added = {"finish": completion.finish, "num_tokens": completion.num_tokens}
     return Sample(
         text=completion.text,
         columns={**group.prompt.truth, **added},

@@ -106,7 +106,7 @@ def _sources(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
     for source in sorted({group.prompt.source for group in groups} - {""}):
         its = [group for group in groups if group.prompt.source == source]
         values = [score.value for group in its for score in group.scores if score.value is not None]
-        lengths = [len(completion.token_ids) for group in its for completion in group.completions]
+        lengths = [completion.num_tokens for group in its for completion in group.completions]
         record[f"source/{source}/groups"] = len(its)
         record[f"source/{source}/reward"] = mean(values)
         record[f"source/{source}/flat"] = mean(group.flat for group in its)
@@ -118,7 +118,7 @@ def _sources(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
 
 def _completions(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
     completions = [completion for group in groups for completion in group.completions]
-    lengths = [len(completion.token_ids) for completion in completions]
+    lengths = [completion.num_tokens for completion in completions]
     return {
         "completion/length": mean(lengths),
         "completion/longest": max(lengths, default=0),

@@ -114,7 +114,7 @@ def _written_columns(completion: Completion) -> dict[str, Any]:
         "completion": completion.text,
         "finish": completion.finish,
         "stop": completion.stop,
-        "num_tokens": len(completion.token_ids),
+        "num_tokens": completion.num_tokens,
     }
 
 
