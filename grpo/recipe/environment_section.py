@@ -6,6 +6,7 @@ Nothing is looked up here: whether a tool exists, and what its schema is, is fou
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +22,12 @@ TOOLS = Check(
 FORMATS = ("auto", "hermes", "llama3", "qwen3", "fenced")
 
 
+TAGS = re.compile(r"<(\w[\w-]*)>(?::<(\w[\w-]*)>)?")
+
+
 def _is_format(value: str) -> bool:
     """Whether a value names a format, or tags such as <calc>."""
-    is_tag = value.startswith("<") and value.endswith(">") and value[1:-1].isidentifier()
-    return value in FORMATS or is_tag
+    return value in FORMATS or TAGS.fullmatch(value) is not None
 
 
 FORMAT = Check(
@@ -46,7 +49,7 @@ class EnvironmentSection:
     format: str = key(
         "auto",
         "how calls are written: hermes, llama3 and qwen3 as the chat templates of those models ask for, fenced "
-        "(```python blocks), or a tag (<calc> for <calc>...</calc>); auto: as the chat template does",
+        "(```python blocks), or a tag (<calc> for <calc>...</calc>, <search>:<found> to name the answer's tag too); auto: as the chat template does",
         FORMAT,
     )
     max_calls: int = key(

@@ -110,12 +110,36 @@ def _is_right(score: Score | None, threshold: float) -> bool | None:
 
 
 def _written_columns(completion: Completion) -> dict[str, Any]:
-    return {
+    columns: dict[str, Any] = {
         "completion": completion.text,
         "finish": completion.finish,
         "stop": completion.stop,
         "num_tokens": completion.num_tokens,
     }
+    if completion.turns:
+        columns["turns"] = turn_rows(completion)
+    return columns
+
+
+def turn_rows(completion: Completion) -> list[dict[str, Any]]:
+    """The turns of a completion as plain values: what was written and observed, the calls, the status, any reward.
+
+    How long an answer took is left out: it differs from run to run.
+    """
+    rows = []
+    for turn in completion.turns:
+        row: dict[str, Any] = {
+            "text": turn.text,
+            "observed": turn.observed,
+            "status": turn.status,
+            "calls": list(turn.calls),
+        }
+        if turn.reward is not None:
+            row["reward"] = turn.reward
+        if turn.parts:
+            row["parts"] = dict(turn.parts)
+        rows.append(row)
+    return rows
 
 
 def _scored_columns(score: Score, verdict: Mapping[str, Score]) -> dict[str, Any]:
