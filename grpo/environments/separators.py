@@ -38,7 +38,7 @@ class Pieces:
     """The text around the contents of some messages: one piece more than there are contents.
 
     The first piece begins behind what the policy wrote, with ``turn_end``, which ends its turn, where there is one.
-    ``is_json`` says that the template writes contents as JSON strings.
+    ``is_json`` says that the template writes contents as JSON strings, whose quotes are in the pieces.
     """
 
     turn_end: str
@@ -88,8 +88,7 @@ class Separators:
         if self.template.pattern != "chat":
             return Given(self._tokens(stop, ["\n", observed, "\n"]), observed)
         pieces = self.pieces(messages)
-        written = [json.dumps(content, ensure_ascii=False) for content in contents]
-        shown = written if pieces.is_json else contents
+        shown = list(map(_in_json, contents)) if pieces.is_json else contents
         first, *others = pieces.texts
         parts = [first if isinstance(stop, int) else pieces.turn_end + first]
         for content, piece in zip(shown, others):
@@ -178,7 +177,7 @@ class Separators:
         """Whether contents are written as JSON strings; refuses other changes to them."""
         probed = [{**message, "content": PROBE} for message in messages]
         plain = PROBE.join(texts)
-        escaped = json.dumps(PROBE).join(texts)
+        escaped = _in_json(PROBE).join(texts)
         ids = [{**message, "tool_call_id": CALL_ID} for message in probed]
         called = {"role": "assistant", "content": "", "tool_calls": [_call(m) for m in probed]}
         said = {"role": "assistant", "content": MARK}
@@ -250,6 +249,11 @@ class Separators:
     def _decoded(self, token_ids: Sequence[int]) -> str:
         text = self.tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False)
         return str(text).strip("\ufffd")
+
+
+def _in_json(content: str) -> str:
+    """`content` as it stands between the quotes of a JSON string."""
+    return json.dumps(content, ensure_ascii=False)[1:-1]
 
 
 def _has_in_order(text: str, marks: Sequence[str]) -> bool:
