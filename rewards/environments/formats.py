@@ -1,12 +1,12 @@
 """How a policy writes calls of tools, and how it reads their results: one parser for each format, stated here.
 
-| name            | a call                                                             | counts inside ``<think>`` |
-|-----------------|--------------------------------------------------------------------|---------------------------|
-| `hermes`        | ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``       | no                        |
-| `qwen3`         | ``<tool_call><function=NAME><parameter=KEY>...`` (Qwen3-Coder)     | no                        |
-| `llama3`        | ``{"name": ..., "parameters": {...}}``, behind ``<|python_tag|>``  | no                        |
-| `fenced`        | a block of code, ```` ```python ````, answered as ```` ```output ````     | yes                       |
-| ``<calc>``      | ``<calc>2 + 2</calc>``, answered as ``<result>4</result>``         | yes                       |
+| name      | a call                                                              | counts inside ``<think>`` |
+|-----------|---------------------------------------------------------------------|---------------------------|
+| `hermes`  | ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``        | no                        |
+| `qwen3`   | ``<tool_call><function=NAME><parameter=KEY>...`` (Qwen3-Coder)      | no                        |
+| `llama3`  | ``{"name": ..., "parameters": {...}}``, behind ``<|python_tag|>``   | no                        |
+| `fenced`  | a block of ``python`` code, answered by a block of ``output``       | yes                       |
+| `<calc>`  | ``<calc>2 + 2</calc>``, answered as ``<result>4</result>``          | yes                       |
 
 The first three are read when a turn has ended, and answered by a turn of their own. They may hold several calls; if one
 cannot be read, none is run. The last two are read in the middle of a turn, as soon as a call is complete. A tag is a
@@ -81,7 +81,7 @@ class CallFormat(Protocol):
 def format_of(name: str, chat_template: str | None = None) -> CallFormat:
     """The format that a recipe names; ``auto``: the one that the chat template teaches.
 
-    Raises `ValueError`, in a sentence, for an unknown name, and where the template tells of no format that is known here.
+    Raises `ValueError`, in a sentence, for an unknown name, and where the template teaches no format known here.
     >>> format_of("<calc>").ends, format_of("hermes").in_turn
     (('</calc>',), False)
     """
