@@ -227,7 +227,8 @@ class Row:
     an earlier step.
 
     ``given`` are half-open spans of ``token_ids``, in order and apart, that others wrote (an observation of a tool, a
-    user's later turn): they are read and never learnt from. ``sampled_logps`` and an advantage by token are of the tokens that are left.
+    user's later turn): they are read and never learnt from. ``sampled_logps`` and an advantage by token are of the
+    tokens that are left.
     ``routing`` is the completion's.
     """
 

@@ -160,7 +160,7 @@ class RunEnvironment:
             self.plan.format,
             self.tokenizer,
             separators_of,
-            Budgets(section.max_calls, section.max_turns),
+            Budgets(section.max_calls, section.max_turns, section.observation_tokens),
             begins=self.plan.spec.use is not None,
             in_step=self.in_step,
         )

@@ -7,10 +7,10 @@ turns are counted for each by itself.
 from __future__ import annotations
 
 import time
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future
+from concurrent.futures import FIRST_COMPLETED, Future
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
-from typing import Callable, Hashable, Protocol, Sequence
+from typing import Any, Callable, Hashable, Protocol, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -21,7 +21,12 @@ from rewards.environments import CallFormat, EnvironmentPool, Observation, Resul
 from rewards.spelling import many
 
 REFUSED = "No calls are left: a completion may make {}. Finish without further calls."
-ENDED = ("timeout", "died")
+LONGEST_WAIT_SECONDS = 1.0
+"""After so long without an answer the engine looks whether it is interrupted."""
+AROUND_TOKENS = 64
+"""More than chat templates write around an observation."""
+FAILED = ("error", "timeout", "died")
+"""Statuses of an environment that could not begin."""
 
 
 class SeparatorsOf(Protocol):
@@ -32,21 +37,31 @@ class SeparatorsOf(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """Most calls of a completion, and most turns that are answered."""
+    """Most calls of a completion, most turns that are answered, and most tokens of what is observed after one."""
 
     max_calls: int
     max_turns: int
+    observation_tokens: int
+
+    @property
+    def most_given(self) -> int:
+        """More tokens than a completion within its budgets is given."""
+        return (self.max_turns + 1) * (self.observation_tokens + AROUND_TOKENS)
 
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    """A sequence whose turn is being answered since ``began``; ``calls`` are the names of what it calls."""
+    """A sequence whose turn is being answered since ``began``; ``calls`` are the names of what it calls.
+
+    One that ``is_new`` waits for what is observed behind its prompt.
+    """
 
     sequence: RolloutSequence
     text: str
     calls: tuple[str, ...]
-    answer: Future[Observation]
+    answer: Future[Any]
     began: float
+    is_new: bool = False
 
 
 class EnvironmentTurns:
@@ -77,6 +92,7 @@ class EnvironmentTurns:
         self.begins = begins
         self.in_step = in_step
         self.clock = clock
+        self.most_given = budgets.most_given
         self._number = 0  # of the call of the engine: a session never goes on in the next
         self._open: dict[Hashable, RolloutSequence] = {}
         self._waiting: dict[Hashable, _Waiting] = {}
@@ -89,24 +105,24 @@ class EnvironmentTurns:
         """Open the environments that begin with their completions, and answer again what an earlier call left."""
         self.close()
         self._number += 1
-        unfinished = [sequence for sequence in sequences if not sequence.finish]
-        if self.begins:
-            self._begin_all(unfinished)
-        for sequence in unfinished:
-            if sequence.is_paused and not sequence.finish:
+        for sequence in sequences:
+            if self.begins:
+                self._begin(sequence)
+            if sequence.is_paused and self._key(sequence) not in self._waiting:
                 self._ask(sequence)
 
-    def ends_call(self, sequence: RolloutSequence) -> bool:
-        """Whether the newest token completes a call in the middle of a turn."""
+    def ends_call(self, sequence: RolloutSequence) -> str:
+        """The string by which the newest token completes a call in the middle of a turn; empty where it does not."""
         if not self._ends or self.format is None:
-            return False
+            return ""
         token = sequence.tokens[-1]
         if token not in self._may_end:
             self._may_end[token] = self._has_last_letter(token)
         if not self._may_end[token]:
-            return False
+            return ""
         text = self._decoded(sequence.tokens[sequence.turn_start :])
-        return any(end in text for end in self._ends) and self.format.is_complete(text)
+        found = next((end for end in self._ends if end in text), "")
+        return found if found and self.format.is_complete(text) else ""
 
     def pauses(self, sequence: RolloutSequence) -> bool:
         """Whether the turn that has ended is to be answered; then the answer is on its way."""
@@ -161,10 +177,7 @@ class EnvironmentTurns:
             return "stop"
         if any(turn.status == "refused" for turn in sequence.turns) and num_calls:
             return "stop"
-        is_full = len(sequence.turns) >= self.budgets.max_turns
-        if is_full or len(sequence.tokens) >= sequence.limit:
-            return "length"
-        return ""
+        return "length" if len(_answered(sequence)) >= self.budgets.max_turns else ""
 
     def _ask(self, sequence: RolloutSequence) -> None:
         """Begin to answer a paused sequence."""
@@ -173,7 +186,7 @@ class EnvironmentTurns:
         names = tuple(call.name for call in calls)
         made = sum(len(turn.calls) for turn in sequence.turns)
         if made + len(names) > self.budgets.max_calls and names:
-            answer: Future[Observation] = Future()
+            answer: Future[Any] = Future()
             answer.set_result(self._refusal(names))
         else:
             key = self._opened(sequence)
@@ -189,6 +202,9 @@ class EnvironmentTurns:
         """Give a sequence its observation, or end it."""
         sequence = one.sequence
         observation = one.answer.result()
+        if one.is_new:
+            self._take_first(sequence, observation)
+            return
         given = None if observation.done else self._given(sequence, observation)
         turn = Turn(
             text=one.text,
@@ -200,9 +216,7 @@ class EnvironmentTurns:
             seconds=self.clock() - one.began,
         )
         if given is None:
-            sequence.is_paused = False
-            sequence.turns.append(turn)
-            sequence.finish = "stop"
+            sequence.end("stop", turn)
         else:
             sequence.observe(given.token_ids, turn)
         if sequence.finish:
@@ -236,29 +250,31 @@ class EnvironmentTurns:
     def _open_session(self, sequence: RolloutSequence) -> Future[Observation | None]:
         key = self._key(sequence)
         self._open[key] = sequence
-        played = [turn.text for turn in sequence.turns if turn.status != "refused" and turn.text]
+        played = [turn.text for turn in _answered(sequence) if turn.status != "refused"]
         return self.pool.open(key, sequence.prompt.truth, played)
 
-    def _begin_all(self, sequences: Sequence[RolloutSequence]) -> None:
-        """Open a session for each, and give those that are new what is observed behind the prompt."""
-        opening = [(sequence, self._open_session(sequence)) for sequence in sequences]
-        for sequence, future in opening:
-            first = future.result()
-            is_new = not sequence.tokens and not sequence.turns
-            if first is None or not is_new:
-                continue
-            if first.done:
-                sequence.turns.append(Turn(text="", status=first.status, reward=first.reward))
-                sequence.finish = "error" if first.status in ENDED else "stop"
-                self._forget(sequence)
-            elif first.text:
-                self._show_first(sequence, first)
+    def _begin(self, sequence: RolloutSequence) -> None:
+        """Open a session; a completion that is new waits for what is observed behind its prompt."""
+        answer = self._open_session(sequence)
+        if sequence.tokens or sequence.turns:
+            return
+        sequence.pause()
+        key = self._key(sequence)
+        self._waiting[key] = _Waiting(sequence, "", (), answer, self.clock(), is_new=True)
 
-    def _show_first(self, sequence: RolloutSequence, first: Observation) -> None:
+    def _take_first(self, sequence: RolloutSequence, first: Observation | None) -> None:
         """What is observed at the beginning: within the text of a plain prompt, in a chat a turn of the user's."""
-        separators = self.separators_of(sequence.prompt)
-        given = separators.messages([{"role": "user", "content": first.text}], None)
-        sequence.observe(given.token_ids, Turn(text="", observed=given.observed, status=first.status))
+        if first is not None and first.done:
+            turn = Turn(text="", status=first.status, reward=first.reward, parts=dict(first.parts))
+            sequence.end("error" if first.status in FAILED else "stop", turn)
+            self._forget(sequence)
+        elif first is None or not first.text:
+            sequence.is_paused = False
+        else:
+            separators = self.separators_of(sequence.prompt)
+            given = separators.messages([{"role": "user", "content": first.text}], None)
+            turn = Turn(text="", observed=given.observed, status=first.status)
+            sequence.observe(given.token_ids, turn)
 
     def _forget(self, sequence: RolloutSequence) -> None:
         key = self._key(sequence)
@@ -266,9 +282,11 @@ class EnvironmentTurns:
             self.pool.forget(key)
 
     def _wait(self, *, all_of_them: bool) -> None:
-        """Until the answers are there; each has its deadline, so this ends."""
         answers = [waiting.answer for waiting in self._waiting.values()]
-        wait_for(answers, return_when=ALL_COMPLETED if all_of_them else FIRST_COMPLETED)
+        if all_of_them:
+            wait_for(answers)
+        else:
+            wait_for(answers, timeout=LONGEST_WAIT_SECONDS, return_when=FIRST_COMPLETED)
 
     # -- text -------------------------------------------------------------------------------------------------------
 
@@ -277,11 +295,7 @@ class EnvironmentTurns:
         token_ids = sequence.tokens[sequence.turn_start :]
         if isinstance(sequence.stop, int):
             token_ids = token_ids[:-1]
-        text = self._decoded(token_ids)
-        if not isinstance(sequence.stop, str) or sequence.stop in self._ends:
-            return text
-        before, stop, _ = text.partition(sequence.stop)
-        return before + stop
+        return self._decoded(token_ids)
 
     def _has_last_letter(self, token: int) -> bool:
         """Whether a token spells a letter that calls end with."""
@@ -290,3 +304,9 @@ class EnvironmentTurns:
 
     def _decoded(self, token_ids: list[int]) -> str:
         return str(self.tokenizer.decode(token_ids, clean_up_tokenization_spaces=False))
+
+
+def _answered(sequence: RolloutSequence) -> list[Turn]:
+    """The turns that the policy wrote, without what it was shown before the first."""
+    begins_given = bool(sequence.given) and sequence.given[0][0] == 0
+    return sequence.turns[1:] if begins_given else sequence.turns
