@@ -58,6 +58,11 @@ class Executor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def cancel(self) -> None:
+        """Wait for nothing any more."""
+        for task in self._tasks:
+            task.cancel()
+
     async def _perform(self, operation: Operation) -> None:
         number = operation.number
         try:
@@ -65,9 +70,10 @@ class Executor:
         except (Exception, SystemExit) as error:  # noqa: BLE001  importing a tool can raise anything
             self._emit({"failed": number, "why": f"{type(error).__name__}: {error}"[:2000]})
             return
-        self._emit({"began": number})
+        is_async = talk.is_async(operation.method)
+        self._emit({"began": number, "async": is_async})
         given = outcome(talk, operation.method, operation.arguments, operation.max_bytes)
-        if talk.is_async(operation.method):
+        if is_async:
             value, is_late = await _within(given, operation.limit_seconds)
         else:
             value = await self._in_thread(given)

@@ -153,7 +153,12 @@ class _EndOfTurn:
         return False
 
     def answer(self, results: Sequence[Result]) -> list[dict[str, str]]:
-        return [{"role": "tool", "name": result.name, "content": result.text} for result in results]
+        return [_tool_message(result) for result in results]
+
+
+def _tool_message(result: Result) -> dict[str, str]:
+    named = {"name": result.name} if result.name else {}
+    return {"role": "tool", **named, "content": result.text}
 
 
 def _read_hermes(text: str) -> Iterator[Call]:

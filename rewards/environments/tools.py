@@ -30,7 +30,7 @@ __all__ = [
     "tool_of",
 ]
 
-TOOL_ERRORS = (Exception, SystemExit)
+TOOL_ERRORS = (Exception, SystemExit, KeyboardInterrupt)
 """What counts as a tool's own failure, which the policy reads."""
 MAX_ERROR_CHARS = 2000
 _SECTION = re.compile(
