@@ -122,23 +122,12 @@ def _written_columns(completion: Completion) -> dict[str, Any]:
 
 
 def turn_rows(completion: Completion) -> list[dict[str, Any]]:
-    """The turns of a completion as plain values: what was written and observed, the calls, the status, any reward.
-
-    How long an answer took is left out: it differs from run to run.
-    """
+    """The turns of a completion as plain values: what was written and observed, the calls, the status, any reward."""
     rows = []
     for turn in completion.turns:
-        row: dict[str, Any] = {
-            "text": turn.text,
-            "observed": turn.observed,
-            "status": turn.status,
-            "calls": list(turn.calls),
-        }
-        if turn.reward is not None:
-            row["reward"] = turn.reward
-        if turn.parts:
-            row["parts"] = dict(turn.parts)
-        rows.append(row)
+        row = turn.to_mapping()
+        optional = {name: row.pop(name) for name in ("reward", "parts")}
+        rows.append(row | {name: value for name, value in optional.items() if value not in (None, {})})
     return rows
 
 
