@@ -12,11 +12,13 @@ import threading
 from dataclasses import asdict, dataclass
 from typing import Any, Callable, Coroutine, Mapping, Sequence
 
-from rewards.environments.hosted import Hosted, Talk, loaded_as, open_talk, outcome
+from rewards.environments.hosted import Hosted, maker_of
+from rewards.environments.talks import Talk, outcome
 from rewards.environments.types import Observation
 
 __all__ = ["Executor", "Operation"]
 
+CLOSE_SECONDS = 10.0
 Emit = Callable[[Mapping[str, Any]], None]
 """Receives messages, each one JSON can hold."""
 
@@ -43,7 +45,7 @@ class Executor:
     def __init__(self, hosted: Sequence[Hosted], emit: Emit) -> None:
         self._hosted = hosted
         self._emit = emit
-        self._loaded: dict[int, Any] = {}
+        self._makers: dict[int, Callable[[], Talk]] = {}
         self._talks: dict[int, Talk] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -52,9 +54,14 @@ class Executor:
         """Start on it; returns at once."""
         if operation.method == "forget":
             assert operation.talk is not None
-            self._talks.pop(operation.talk, None)
+            talk = self._talks.pop(operation.talk, None)
+            if talk is not None:
+                self._keep(self._closed(talk))
             return
-        task = asyncio.ensure_future(self._perform(operation))
+        self._keep(self._perform(operation))
+
+    def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -63,6 +70,13 @@ class Executor:
         for task in self._tasks:
             task.cancel()
 
+    async def _closed(self, talk: Talk) -> None:
+        closing = outcome(talk, "close", (), 0)
+        if talk.is_async("close", ()):
+            await _within(closing, CLOSE_SECONDS)
+        else:
+            await self._in_thread(closing)
+
     async def _perform(self, operation: Operation) -> None:
         number = operation.number
         try:
@@ -70,7 +84,7 @@ class Executor:
         except (Exception, SystemExit) as error:  # noqa: BLE001  importing a tool can raise anything
             self._emit({"failed": number, "why": f"{type(error).__name__}: {error}"[:2000]})
             return
-        is_async = talk.is_async(operation.method)
+        is_async = talk.is_async(operation.method, operation.arguments)
         self._emit({"began": number, "async": is_async})
         given = outcome(talk, operation.method, operation.arguments, operation.max_bytes)
         if is_async:
@@ -85,11 +99,11 @@ class Executor:
         opened = self._talks.get(operation.talk) if operation.talk is not None else None
         if opened is not None and operation.method != "reset":
             return opened
-        if operation.hosted not in self._loaded:
+        if operation.hosted not in self._makers:
             self._emit({"loading": True})
-            self._loaded[operation.hosted] = loaded_as(self._hosted[operation.hosted])
+            self._makers[operation.hosted] = maker_of(self._hosted[operation.hosted])
             self._emit({"loading": False})
-        talk = open_talk(self._loaded[operation.hosted])
+        talk = self._makers[operation.hosted]()
         if operation.talk is not None:
             self._talks[operation.talk] = talk
         return talk

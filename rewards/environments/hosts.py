@@ -417,6 +417,9 @@ class RemoteTalk:
     async def call(self, name: str, arguments: Mapping[str, Any] | str) -> Result:
         return _result_of(await self._perform("call", (name, arguments)))
 
+    async def worth(self) -> Observation:
+        return _observation_of(await self._perform("worth", ()))
+
     async def _perform(self, method: str, arguments: Sequence[Any]) -> Mapping[str, Any]:
         operation = self._hosts.operation(self._hosted, self._number, method, arguments)
         answer = await self._hosts.perform(operation, self)

@@ -12,13 +12,13 @@ import os
 import threading
 import weakref
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence, TypeVar
 
 from rewards.environments.calculator import calculator
 from rewards.environments.formats import CallFormat, format_of
-from rewards.environments.hosted import Hosted, loaded_as, root_of, tools_offered
+from rewards.environments.hosted import Hosted, Offered, maker_of, offered_by, root_of, tool_named
 from rewards.environments.hosts import Hosts, Lost, RemoteTalk
 from rewards.environments.python_tool import PYTHON, PythonOptions, PythonTool
 from rewards.environments.tool_environment import Callee, ToolEnvironment, check_format
@@ -185,19 +185,19 @@ class EnvironmentPool:
         if plan.format is None:
             assert inner is not None
             return inner, talk
-        answers = inner is not None and not plan.offered
+        answers = inner is not None and not plan.offered.tools
         environment = ToolEnvironment(
             [self._callee(tool, inner) for tool in plan.tools],
             plan.format,
             max_bytes=self.spec.max_bytes,
-            inner=inner if answers else _OnlyBegins(inner),
+            inner=inner if answers else _rest_of(inner, plan.offered),
         )
         return environment, talk
 
     def _callee(self, tool: Tool, inner: _Safe | None) -> Callee:
         if tool is PYTHON:
             return PythonTool(self._parts.sandbox, self._plan.python)
-        if tool.name in self._plan.offered:
+        if tool in self._plan.offered.tools:
             assert inner is not None
             return _Method(tool.name, inner)
         if tool.name in self._plan.functions:
@@ -231,7 +231,7 @@ class _Plan:
     tools: list[Tool] = field(default_factory=list)
     hosted: list[Hosted] = field(default_factory=list)
     functions: dict[str, int] = field(default_factory=dict)
-    offered: frozenset[str] = frozenset()
+    offered: Offered = field(default_factory=Offered)
     environment: int | None = None
     format: CallFormat | None = None
     python: PythonOptions = field(default_factory=PythonOptions)
@@ -281,7 +281,7 @@ def _add_tool(plan: _Plan, use: str | Callable[..., Any], base_dir: str) -> None
             "name your own as package.module:function or path/file.py:function"
         )
     hosted = _hosted(use, {}, is_tool=True, base_dir=base_dir)
-    tool = loaded_as(hosted)
+    tool = tool_named(hosted)
     plan.functions[tool.name] = len(plan.hosted)
     plan.hosted.append(hosted)
     plan.tools.append(tool)
@@ -290,12 +290,11 @@ def _add_tool(plan: _Plan, use: str | Callable[..., Any], base_dir: str) -> None
 def _add_environment(plan: _Plan, spec: EnvironmentSpec, base_dir: str) -> None:
     assert spec.use is not None
     hosted = _hosted(spec.use, spec.args, is_tool=False, base_dir=base_dir)
-    loaded_as(hosted)
-    offered = tools_offered(hosted)
+    maker_of(hosted)
     plan.environment = len(plan.hosted)
     plan.hosted.append(hosted)
-    plan.offered = frozenset(tool.name for tool in offered)
-    plan.tools += offered
+    plan.offered = offered_by(hosted)
+    plan.tools += plan.offered.tools
 
 
 def _hosted(
@@ -336,6 +335,12 @@ class _Safe:
         except (Lost, OSError) as error:
             return self._observation(error, is_over=False)
 
+    async def worth(self) -> Observation:
+        try:
+            return await self._talk.worth()
+        except (Lost, OSError) as error:
+            return self._observation(error, is_over=False)
+
     async def call(self, name: str, given: Mapping[str, Any] | str) -> Result:
         try:
             return await self._talk.call(name, given)
@@ -349,17 +354,39 @@ class _Safe:
         return Observation(why, done=is_over, status=lost.status)
 
 
+def _rest_of(inner: _Safe | None, offered: Offered) -> Environment | None:
+    if inner is None:
+        return None
+    return _Rewarding(inner) if offered.gives_reward else _OnlyBegins(inner)
+
+
 class _OnlyBegins:
     """What is left of an environment that offers tools: it begins, and a turn that calls none ends the completion."""
 
-    def __init__(self, inner: _Safe | None) -> None:
+    def __init__(self, inner: _Safe) -> None:
         self._inner = inner
 
     async def reset(self, row: Mapping[str, Any]) -> Observation | None:
-        return await self._inner.reset(row) if self._inner is not None else None
+        return await self._inner.reset(row)
 
     async def step(self, text: str) -> Observation:
         return Observation(done=True)
+
+
+class _Rewarding:
+    """As `_OnlyBegins`, where the turns have a reward, also the last, which calls nothing."""
+
+    def __init__(self, inner: _Safe) -> None:
+        self._inner = inner
+
+    async def reset(self, row: Mapping[str, Any]) -> Observation | None:
+        return await self._inner.reset(row)
+
+    async def step(self, text: str) -> Observation:
+        return replace(await self._inner.worth(), done=True)
+
+    async def worth(self) -> Observation:
+        return await self._inner.worth()
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,11 +62,19 @@ class ToolEnvironment:
             error = Result("", f"Error: the call cannot be read: {parsed.error}", "malformed")
             return joined([error])
         if parsed.calls:
-            return joined(await self._results_of(parsed.calls))
+            return await self._with_worth(joined(await self._results_of(parsed.calls)))
         if self._inner is None:
             return Observation(done=True)
         value: Any = self._inner.step(text)
         return await value if inspect.isawaitable(value) else value
+
+    async def _with_worth(self, observation: Observation) -> Observation:
+        """With the reward that the inner environment gives for calls, if it gives any."""
+        worth = getattr(self._inner, "worth", None)
+        if worth is None:
+            return observation
+        given = await worth()
+        return replace(observation, reward=given.reward, parts=given.parts)
 
     async def _results_of(self, calls: Sequence[Call]) -> list[Result]:
         max_bytes = max(1, self._max_bytes // len(calls))

@@ -13,7 +13,7 @@ import json
 import re
 import typing
 from dataclasses import dataclass
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Collection, Mapping
 
 from rewards.environments.hints import Unfit, convert, schema_of
 from rewards.environments.types import Call, Result
@@ -183,11 +183,13 @@ def tool_of(function: Callable[..., Any], name: str = "") -> Tool:
     )
 
 
-def methods_as_tools(owner: Any) -> list[Tool]:
-    """The public methods of an object or a class as tools, but for ``reset``, in the order of their names."""
+def methods_as_tools(owner: Any, without: Collection[str] = ()) -> list[Tool]:
+    """The public methods of an object or a class as tools, in the order of their names, but for ``reset``."""
     described = owner if inspect.isclass(owner) else type(owner)
     names = [name for name, _ in inspect.getmembers(described, inspect.isfunction)]
-    public = [name for name in names if not name.startswith("_") and name != "reset"]
+    public = [
+        name for name in names if not name.startswith("_") and name not in ("reset", *without)
+    ]
     return [tool_of(getattr(owner, name), name) for name in public]
 
 

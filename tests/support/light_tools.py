@@ -158,6 +158,9 @@ class Basket:
         self.total += number
         return self.total
 
+    def get_reward(self) -> float:
+        return self.total / 10
+
     async def look(self) -> str:
         """Looks into the basket."""
         return str(self.total)
