@@ -21,6 +21,7 @@ from rewards.environments import CallFormat, EnvironmentPool, EnvironmentSpec, f
 Tool = Callable[..., Any] | str
 """A function with type hints and a docstring, or what a recipe's ``tools`` takes."""
 Tools = Sequence[Tool]
+LEAST_BYTES = 16_384
 BYTES_A_TOKEN = 16
 """So many bytes of an observation are kept for each token that may be shown."""
 
@@ -83,7 +84,7 @@ def plan_environment(
         format="auto" if found is None else found.name,
         timeout_seconds=section.timeout_seconds,
         workers=section.workers,
-        max_bytes=max(EnvironmentSpec.max_bytes, BYTES_A_TOKEN * section.observation_tokens),
+        max_bytes=max(LEAST_BYTES, BYTES_A_TOKEN * section.observation_tokens),
     )
     pool = open_pool(recipe, spec)
     try:

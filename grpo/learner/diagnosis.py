@@ -64,7 +64,7 @@ class Arbitration:
 
 @torch.no_grad()
 def model_logits(policy: Policy, row: Row) -> Tensor:
-    """Logits [T, V] before a completion's first tokens, as transformers itself computes them; given ones among them."""
+    """Logits [T, V] before a completion's first tokens, as transformers itself computes them."""
     tokens = row.token_ids[:MAX_TOKENS]
     ids = torch.tensor([[*row.prompt_ids, *tokens]], device=policy.device)
     with policy.own_attention(), policy.precision():
@@ -111,13 +111,15 @@ def _verdict(sampler_T: Tensor, trainer_T: Tensor, rounding_T: Tensor) -> Arbitr
 def _errors(
     policy: Policy, row: Row, old_logp_T: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """For the first tokens that a row learns: the sampler's, the trainer's and a bf16 head's log-probs less the model's."""
-    read_TV = model_logits(policy, row)
-    written = [index for index in row.written if index < len(read_TV)]
-    number = len(written)
-    logits_TV = read_TV[written]
-    token_ids = [row.token_ids[index] for index in written]
-    token_T1 = torch.tensor(token_ids, dtype=torch.long, device=logits_TV.device)[:, None]
+    """For a row's first tokens: the sampler's, the trainer's and a bf16 head's log-probs less the model's own."""
+    logits_TV = model_logits(policy, row)
+    token_ids = torch.tensor(row.token_ids[: len(logits_TV)], device=logits_TV.device)
+    if row.given:
+        learnt = [index for index in row.written if index < len(logits_TV)]
+        logits_TV = logits_TV[learnt]
+        token_ids = token_ids[learnt]
+    number = len(logits_TV)
+    token_T1 = token_ids[:, None]
 
     def logp(logits: Tensor) -> Tensor:
         logp_TV = (logits.float() / temperature).log_softmax(-1)

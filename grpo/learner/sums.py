@@ -22,6 +22,7 @@ from grpo.model.policy import TokenStats
 from grpo.objective import correction
 from grpo.objective.objective import TokenInputs, TokenLosses
 from grpo.objective.tokens import Tokens
+from grpo.types import Row
 
 
 @dataclass(frozen=True, slots=True)

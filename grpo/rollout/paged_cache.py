@@ -211,7 +211,9 @@ class PagedCache(Cache):
         index = self._index(pages[: pages_for(length)])
         prefix: dict[int, KeyValue] = {}
         for layer, keys in self.keys.items():
-            both = [pool[index].transpose(0, 1).flatten(1, 2) for pool in (keys, self.values[layer])]
+            both = [
+                pool[index].transpose(0, 1).flatten(1, 2) for pool in (keys, self.values[layer])
+            ]
             prefix[layer] = (both[0][:, :length], both[1][:, :length])
         return prefix
 

@@ -14,7 +14,8 @@ from grpo.rollout.sequence import RolloutSequence
 class Turns(Protocol):
     """The other side of all sequences of a call of the engine.
 
-    ``most_given`` bounds the tokens that one completion is given in all; past it, it ends as if its context were full.
+    ``most_given`` bounds the tokens that a completion is given in all: with as many more than its own limit, it ends as
+    if the context were full.
     """
 
     most_given: int

@@ -25,8 +25,8 @@ from rewards.environments import Observation, Result, format_of
 
 MERGES = [("a", "b"), ("Ċ", "Ċ"), ("e", "r"), ("Ġ", "t")]
 """With merges most sampled tokens are not those that the tokenizer makes of their text."""
-SOME_ENDS = range(40, 60)
-"""Tokens that a random policy draws often enough to end turns of a dozen tokens."""
+SOME_ENDS = range(30, 100)
+"""Tokens that a random policy draws often enough to end turns of a few tokens."""
 
 
 @dataclass
@@ -38,13 +38,15 @@ class Talk:
     budgets: Budgets = Budgets(8, 32, 200)
     format: str | None = None
     begins: bool = True
-    max_tokens: int = 400
+    max_tokens: int = 60
     policy: Policy = field(init=False)
 
     def __post_init__(self) -> None:
         tokenizer = chat_tokenizer(self.template, MERGES)
         size = len(tokenizer)
-        model = tiny_model("qwen3", self.seed, vocabulary=size, max_position_embeddings=4096)
+        model = tiny_model(
+            "qwen3", self.seed, vocabulary=size, max_position_embeddings=4096, num_hidden_layers=1
+        )
         self.policy = Policy(model, tokenizer)
         end = "<|eot_id|>" if "eot_id" in self.template else "<|im_end|>"
         self.policy.stop_ids |= {tokenizer.convert_tokens_to_ids(end), *SOME_ENDS}
@@ -94,7 +96,7 @@ def for_turns(number: int):
     "template", [CHATML, QWEN_TOOLS, LLAMA_TOOLS], ids=["chatml", "qwen", "llama"]
 )
 def test_over_twenty_turns_the_trainer_sees_the_sampled_tokens_and_agrees_on_them(template: str):
-    talk = Talk(template, max_tokens=1000)
+    talk = Talk(template, max_tokens=400)
     groups = talk.groups(ScriptedPool(for_turns(20)))
     completions = [c for group in groups for c in group.completions]
     assert max(len(completion.turns) for completion in completions) == 21
@@ -108,7 +110,7 @@ def test_over_twenty_turns_the_trainer_sees_the_sampled_tokens_and_agrees_on_the
         [[0.0, 1.0]] * 3,
         num_updates=1,
         epochs=1,
-        max_tokens=1000,
+        max_tokens=400,
         mask_truncated=False,
         forward_flat=True,
     )
@@ -116,7 +118,7 @@ def test_over_twenty_turns_the_trainer_sees_the_sampled_tokens_and_agrees_on_the
     with torch.no_grad():
         logp_T = talk.policy.token_stats(packed, 1.0).logp_T
     sampled_T = torch.cat([row.sampled_logps for row in batch.rows])
-    assert len(sampled_T) == sum(c.num_tokens for c in completions) > 500
+    assert len(sampled_T) == sum(c.num_tokens for c in completions) > 200
     assert (logp_T - sampled_T).abs().max() < 1e-5
 
 
@@ -145,11 +147,11 @@ def test_what_the_tokenizer_would_make_of_the_text_is_not_what_was_sampled():
     assert tuple(again) != first.token_ids
 
 
-def alike(a: list[Group], b: list[Group]) -> bool:
+def alike(a: list[Group], b: list[Group], tolerance: float = 0.0) -> bool:
     pairs = [pair for x, y in zip(a, b) for pair in zip(x.completions, y.completions)]
     return all(
         x.token_ids == y.token_ids
-        and torch.equal(x.sampled_logps, y.sampled_logps)
+        and torch.allclose(x.sampled_logps, y.sampled_logps, rtol=0, atol=tolerance)
         and (x.text, x.finish, x.given) == (y.text, y.finish, y.given)
         and [turn.to_mapping() for turn in x.turns] == [turn.to_mapping() for turn in y.turns]
         for x, y in pairs
@@ -306,7 +308,7 @@ def test_a_resumed_completion_plays_its_turns_again_and_asks_the_last_one_anew()
     engine = Engine(talk.policy)
     options = {
         "group_size": 2,
-        "max_tokens": 400,
+        "max_tokens": talk.max_tokens,
         "sampling": Sampling(),
         "seed": ("talk", talk.seed),
     }
@@ -320,6 +322,7 @@ def test_a_resumed_completion_plays_its_turns_again_and_asks_the_last_one_anew()
     pool = ScriptedPool(for_turns(5))
     resumed = engine.sample([], **options, partial_groups=partial, turns=talk.turns(pool))
     done += [group for _, group in resumed]
-    assert alike(whole, sorted(done, key=lambda group: group.prompt.id))
+    done.sort(key=lambda group: group.prompt.id)
+    assert alike(whole, done, tolerance=1e-5)  # what is resumed is read in one forward
     played = [texts for _, texts in pool.opened.values()]
     assert max(map(len, played)) > 0
