@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grpo import Recipe
+from grpo import Recipe, Trainer
 from rewards.math_answer import math_answer
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes" / "arithmetic_tools"
@@ -119,3 +122,40 @@ def test_a_few_steps_of_training_are_reproducible_and_learn():
     (first, losses), (second, _) = trained(), trained()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert losses[-1] < losses[0] - 0.3
+
+
+# ------------------------------------------------------------------------------------------------ learning
+
+
+@pytest.mark.slow
+def test_a_few_steps_raise_the_share_of_completions_that_call_and_of_those_that_are_right(tmp_path):
+    few = ["steps=8", "sample.prompts=16", "evaluate.every=0", "evaluate.before=false"]
+    recipe = Recipe.load("arithmetic_tools", f"run_dir={tmp_path / 'run'}", *few)
+    records = list(Trainer(recipe, quiet=True))
+    assert records[0]["tool/share"] < 0.3 < records[-1]["tool/share"]
+    assert records[-1]["rewards/correct"] > 2 * records[0]["rewards/correct"]
+    assert records[-1]["tool/errors"] < 0.2
+    rows = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").open()]
+    calling = [row for row in rows if "turns" in row]
+    assert len(calling) > 100
+    for row in calling:
+        first = row["turns"][0]
+        assert row["completion"].startswith(first["text"])
+        assert first["text"] + first["observed"] not in row["completion"]
+
+
+@pytest.mark.slow
+def test_the_comparison_with_and_without_the_calculator_comes_to_a_table(tmp_path):
+    sizes = ["--seeds", "0", "--steps", "1", "--set"]
+    small = ["data.held_out=8", "evaluate.samples=2", "sample.prompts=4", "log.report=false"]
+    command = [sys.executable, str(FOLDER / "run.py"), str(tmp_path), *sizes, *small]
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER.parents[1]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=250)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "table.json").read_text())["found"]
+    for arm, runs in found.items():
+        for when in ("before", "after"):
+            (run,) = runs[when]
+            assert len(run["accuracy"]) == len(run["calling"]) == 8
+            assert arm == "calculator" or not any(run["calling"])
+    assert "| with the calculator: right, after |" in (tmp_path / "table.md").read_text()
