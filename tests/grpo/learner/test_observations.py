@@ -128,7 +128,8 @@ def test_an_advantage_by_token_has_a_value_for_each_token_that_was_written() -> 
         assert len(penalties[row.index]) == row.num_tokens == len(row.sampled_logps)
 
 
-def test_the_first_tokens_by_older_weights_are_counted_among_the_written_ones() -> None:
+def test_drift_is_measured_on_what_this_steps_weights_wrote_alone() -> None:
+    policy = tiny_policy(torch.float32)
     completion = Completion(
         "",
         (5, 6, 7, 8, 9, 10),
@@ -138,13 +139,16 @@ def test_the_first_tokens_by_older_weights_are_counted_among_the_written_ones() 
         given=((1, 3),),
     )
     group = ScoredGroup(Prompt("0", (3,), {}), (completion, completion), (Score(0.0), Score(1.0)))
-    whole = batch_of([group]).rows[0]
-    assert whole.fresh_from == 0
     options = {"num_updates": 1, "epochs": 1, "max_tokens": 9, "mask_truncated": False}
-
-
-    row = make_batch([group], [[0.0, 1.0]], forward_flat=True, version=2, **options).rows[0]
-    assert row.fresh_from == 2  # of the four that were written, 5 and 8
+    batch = make_batch([group], [[0.5, 1.0]], forward_flat=True, version=2, **options)
+    own = own_logps(policy, batch.rows[0])
+    own[:2] += 3  # 5 and 8 were written under older weights
+    rows = tuple(replace(row, sampled_logps=own) for row in batch.rows)
+    update = replace(batch.updates[0], rows=rows)
+    learner = learner_of(policy, correction="none")
+    learner.begin(Batch(rows, (update,)))
+    stats = learner.update(update)
+    assert stats.num_tokens == 8 and stats.drift is not None and stats.drift < 1e-5
 
 
 def test_the_arbiter_compares_the_written_tokens_with_the_models_own() -> None:
