@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -47,6 +47,21 @@ class EnvironmentPlan:
     def shown(self) -> Sequence[Mapping[str, Any]]:
         """The tools that the chat template is given: none where calls are written in a way that it does not teach."""
         return () if self.format is None or self.format.in_turn else self.schemas
+
+    def check_separators(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        templates: Iterable[Template],
+        stop_ids: frozenset[int],
+    ) -> None:
+        """Refuse chat templates that write no observation between turns. Raises `RecipeError`."""
+        if self.format is None or not self.format.in_turn:
+            role = "user" if self.format is None else "tool"
+            message = {"role": role, "name": "tool", "content": "1"}
+            for template in templates:
+                if template.pattern == "chat":
+                    limit = self.section.observation_tokens
+                    Separators(tokenizer, template, stop_ids, limit).pieces([message])
 
     def describe(self) -> str:
         """One line for the header of a run."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import FIRST_COMPLETED, Future
 from concurrent.futures import wait as wait_for
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Hashable, Protocol, Sequence
 
 from transformers import PreTrainedTokenizerBase
@@ -210,7 +210,7 @@ class EnvironmentTurns:
             text=one.text,
             observed=None if given is None else given.observed,
             status=observation.status,
-            calls=one.calls or observation.calls,
+            calls=observation.calls or one.calls,
             reward=observation.reward,
             parts=dict(observation.parts),
             seconds=self.clock() - one.began,
@@ -220,6 +220,7 @@ class EnvironmentTurns:
         else:
             sequence.observe(given.token_ids, turn)
         if sequence.finish:
+            sequence.turns[-1] = replace(turn, observed=None)  # there was no room to read it
             self._forget(sequence)
 
     def _given(self, sequence: RolloutSequence, observation: Observation) -> Given:

@@ -124,17 +124,10 @@ def _unfiltered_logps(completion: Completion) -> Tensor:
 
 
 def _num_stale(completion: Completion, version: int | None) -> int:
-    """How many of a completion's first tokens were sampled by other weights than `version`; given ones do not count."""
+    """How many of a completion's first tokens, given ones among them, came under other weights than `version`."""
     if version is None:
         return 0
-    stale = [(first, end) for by, first, end in completion.versions if by != version]
-    return sum(end - first - _num_given(completion, first, end) for first, end in stale)
-
-
-def _num_given(completion: Completion, first: int, end: int) -> int:
-    """How many tokens of a span an environment wrote."""
-    overlaps = [min(end, to) - max(first, start) for start, to in completion.given]
-    return sum(number for number in overlaps if number > 0)
+    return sum(end - first for by, first, end in completion.versions if by != version)
 
 
 def with_final_outcomes(

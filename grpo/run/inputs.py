@@ -135,6 +135,9 @@ def load_inputs(
     prompts = load_prompts(
         sources, info, max_tokens=recipe.sample.max_tokens, at_least=recipe.sample.prompts
     )
+    if environment is not None:
+        templates = prompts.templates.values()
+        environment.check_separators(info.tokenizer, templates, info.end_ids)
     check_teacher(recipe, info.tokenizer, prompts)
     sets = []
     if specs and prompts.held_out:

@@ -295,7 +295,7 @@ class Run(ABC):
         parts.log.keep(title(recipe))
         parts.log.say(*lines)
         parts.log.detail(*details)
-        parts.log.say(*parts.scorer.isolation)
+        parts.log.say(*parts.isolation)
         if not progress.sets_before and recipe.evaluate.before:
             with progress.timed():
                 progress.sets_before = self._evaluate(0, "before training")

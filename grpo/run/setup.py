@@ -134,6 +134,14 @@ class RunParts:
     scorer: Scorer
     environment: RunEnvironment | None = None
 
+    @property
+    def isolation(self) -> list[str]:
+        """How programs of rewards and tools are confined, in lines for the log; empty if none runs any."""
+        lines = list(self.scorer.isolation)
+        if self.environment is not None:
+            lines += [line for line in self.environment.pool.isolation if line not in lines]
+        return lines
+
     def close(self) -> None:
         """Stop the workers of rewards and environments."""
         self.scorer.close()

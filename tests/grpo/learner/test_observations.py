@@ -55,9 +55,7 @@ def conversations(num_groups: int = 4, group_size: int = 3) -> list[ScoredGroup]
         prompt_ids = tuple(random.choices(range(2, VOCABULARY), k=random.randint(1, 12)))
         completions = [conversation(random.choice([1, 2, 5])) for _ in range(group_size)]
         scores = [Score(float(index)) for index in range(group_size)]
-        groups.append(
-            ScoredGroup(Prompt(str(g), prompt_ids, {}), tuple(completions), tuple(scores))
-        )
+        groups.append(ScoredGroup(Prompt(str(g), prompt_ids, {}), tuple(completions), tuple(scores)))
     return groups
 
 
@@ -130,7 +128,8 @@ def test_an_advantage_by_token_has_a_value_for_each_token_that_was_written() -> 
         assert len(penalties[row.index]) == row.num_tokens == len(row.sampled_logps)
 
 
-def test_the_first_tokens_by_older_weights_are_counted_among_the_written_ones() -> None:
+def test_drift_is_measured_on_what_this_steps_weights_wrote_alone() -> None:
+    policy = tiny_policy(torch.float32)
     completion = Completion(
         "",
         (5, 6, 7, 8, 9, 10),
@@ -140,19 +139,21 @@ def test_the_first_tokens_by_older_weights_are_counted_among_the_written_ones() 
         given=((1, 3),),
     )
     group = ScoredGroup(Prompt("0", (3,), {}), (completion, completion), (Score(0.0), Score(1.0)))
-    whole = batch_of([group]).rows[0]
-    assert whole.fresh_from == 0
     options = {"num_updates": 1, "epochs": 1, "max_tokens": 9, "mask_truncated": False}
-
-    row = make_batch([group], [[0.0, 1.0]], forward_flat=True, version=2, **options).rows[0]
-    assert row.fresh_from == 2  # of the four that were written, 5 and 8
+    batch = make_batch([group], [[0.5, 1.0]], forward_flat=True, version=2, **options)
+    own = own_logps(policy, batch.rows[0])
+    own[:2] += 3  # 5 and 8 were written under older weights
+    rows = tuple(replace(row, sampled_logps=own) for row in batch.rows)
+    update = replace(batch.updates[0], rows=rows)
+    learner = learner_of(policy, correction="none")
+    learner.begin(Batch(rows, (update,)))
+    stats = learner.update(update)
+    assert stats.num_tokens == 8 and stats.drift is not None and stats.drift < 1e-5
 
 
 def test_the_arbiter_compares_the_written_tokens_with_the_models_own() -> None:
     policy = tiny_policy(torch.float32)
-    rows = [
-        replace(row, sampled_logps=own_logps(policy, row)) for row in batch_of(conversations()).rows
-    ]
+    rows = [replace(row, sampled_logps=own_logps(policy, row)) for row in batch_of(conversations()).rows]
     old = {row.index: row.sampled_logps for row in rows}
     found = arbitrate(policy, rows, old, TEMPERATURE)
     assert found is not None and found.sampler < 1e-5 and found.trainer < 1e-5

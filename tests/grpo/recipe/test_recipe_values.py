@@ -144,7 +144,6 @@ OUT_OF_RANGE = {
     "rewards.<name>.style": [3],
     "rewards.<name>.timeout_seconds": [0, -1],
     "tools": ["python", "[3]", "['']", "[python, python]"],
-    "environment": [3, "[python]"],
     "environment.use": ["''", 3],
     "environment.args": ["[]"],
     "environment.format": ["json", "<calc", "<a b>"],
