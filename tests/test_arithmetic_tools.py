@@ -153,9 +153,9 @@ def test_the_comparison_with_and_without_the_calculator_comes_to_a_table(tmp_pat
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=250)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "table.json").read_text())["found"]
-    for arm, runs in found.items():
+    for arm, (run,) in found.items():
         for when in ("before", "after"):
-            (run,) = runs[when]
-            assert len(run["accuracy"]) == len(run["calling"]) == 8
-            assert arm == "calculator" or not any(run["calling"])
+            assert len(run[when]["accuracy"]) == len(run[when]["calling"]) == 8
+            assert run[when]["samples"] == 2
+            assert arm == "calculator" or not any(run[when]["calling"])
     assert "| with the calculator: right, after |" in (tmp_path / "table.md").read_text()

@@ -14,31 +14,33 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 from grpo import Recipe, Trainer
 from grpo.statistics.intervals import mean_interval, share_interval
-from grpo.types import ScoredGroup
 
 ARMS = {"calculator": [], "none": ["tools=[]", "environment={}"]}
 """What each arm sets in the recipe."""
 SHOWN = {"calculator": "with the calculator", "none": "without"}
+ROWS = (
+    ("calculator", "calling", "completions that call"),
+    ("calculator", "accuracy", "right"),
+    ("none", "accuracy", "right"),
+)
+Row = Mapping[str, Any]
 
 
 def trained(folder: Path, *overrides: str) -> dict[str, Any]:
-    """One run to its end: its figures on the held-out questions, the tokens it sampled and its CPU-seconds."""
+    """One run to its end: its figures on the held-out questions, tokens sampled and CPU-seconds."""
     file = folder / "result.json"
     if not file.exists():
         started = time.process_time()
         recipe = Recipe.load("arithmetic_tools", f"run_dir={folder}", *overrides)
-        trainer = Trainer(recipe, quiet=True)
-        summary = trainer.train()
+        summary = Trainer(recipe, quiet=True).train()
         assert summary is not None, "nothing stops these runs"
-        (evaluation,) = trainer.evaluations.values()
         found = {
-            "accuracy": shares(evaluation.groups, is_right),
-            "calling": shares(evaluation.groups, is_calling),
-            "samples": recipe.evaluate.samples,
+            "before": figures(folder, 0),
+            "after": figures(folder, recipe.steps),
             "sampled_tokens": summary["tokens"]["sampled"],
             "cpu_seconds": time.process_time() - started,
         }
@@ -46,37 +48,50 @@ def trained(folder: Path, *overrides: str) -> dict[str, Any]:
     return dict(json.loads(file.read_text()))
 
 
-def shares(groups: Sequence[ScoredGroup], is_so: Callable[[ScoredGroup, int], bool]) -> list[float]:
+def figures(folder: Path, step: int) -> dict[str, Any]:
+    """The share of each held-out question's completions that call, and that are right, after a step."""
+    lines = (folder / "evaluations.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if row["step"] == step]
+    return {
+        "calling": shares(rows, is_calling),
+        "accuracy": shares(rows, is_right),
+        "samples": 1 + max(row["index"] for row in rows),
+    }
+
+
+def shares(rows: Iterable[Row], is_so: Callable[[Row], bool]) -> list[float]:
     """The share of each question's completions of which something is so."""
-    found = []
-    for group in groups:
-        number = len(group.completions)
-        found.append(sum(is_so(group, index) for index in range(number)) / number)
-    return found
+    found: dict[str, list[bool]] = {}
+    for row in rows:
+        found.setdefault(row["prompt_id"], []).append(is_so(row))
+    return [sum(values) / len(values) for values in found.values()]
 
 
-def is_right(group: ScoredGroup, index: int) -> bool:
-    return group.scores[index].value == 1
+def is_right(row: Row) -> bool:
+    return bool(row["right"])
 
 
-def is_calling(group: ScoredGroup, index: int) -> bool:
-    return any(turn.calls for turn in group.completions[index].turns)
+def is_calling(row: Row) -> bool:
+    """Whether a call was answered; one that nobody answers is a text like any other."""
+    return any(turn["calls"] for turn in row.get("turns", ()))
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Both arms with all seeds, and the base without a step, whose completions another seed draws too."""
+    """Both arms with all seeds."""
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for arm, settings in ARMS.items():
-        found[arm] = {"before": [], "after": []}
-        for seed in options.seeds:
-            common = [f"seed={seed}", "evaluate.every=0", *settings, *options.overrides]
-            for when, steps in (("before", 0), ("after", options.steps)):
-                folder = out / f"{arm}-{seed}-{when}"
-                result = trained(folder, *common, f"steps={steps}")
-                found[arm][when].append(result)
-                print(f"{SHOWN[arm]}, seed {seed}, {when}: {shown(result)}", flush=True)
+    common = [
+        f"steps={options.steps}",
+        "evaluate.every=0",
+        "checkpoint.every=0",
+        *options.overrides,
+    ]
+    found: dict[str, list[dict[str, Any]]] = {}
+    for seed in options.seeds:
+        for arm, settings in ARMS.items():
+            result = trained(out / f"{arm}-{seed}", f"seed={seed}", *settings, *common)
+            found.setdefault(arm, []).append(result)
+            print(f"{SHOWN[arm]}, seed {seed}: {shown(result)}", flush=True)
     return {"seeds": options.seeds, "steps": options.steps, "found": found}
 
 
@@ -84,13 +99,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def shown(result: Mapping[str, Any]) -> str:
-    return f"{cell(result, 'calling')} call, {cell(result, 'accuracy')} right"
+    before = cell(result["before"], "accuracy")
+    return f"right {before} -> {cell(result['after'], 'accuracy')}"
 
 
-def cell(result: Mapping[str, Any], key: str) -> str:
+def cell(of: Mapping[str, Any], key: str) -> str:
     """``41.2 % [38.0, 44.5]``: the mean over questions, its interval for new questions."""
-    of = share_interval(result[key], samples=result["samples"])
-    return f"{100 * of.value:.1f} % [{100 * of.low:.1f}, {100 * of.high:.1f}]"
+    found = share_interval(of[key], samples=of["samples"])
+    return f"{100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
 def over_seeds(runs: Sequence[Mapping[str, Any]], key: str) -> str:
@@ -103,23 +119,19 @@ def over_seeds(runs: Sequence[Mapping[str, Any]], key: str) -> str:
 
 
 def table(results: Mapping[str, Any]) -> Iterator[str]:
-    """The lines of a Markdown table."""
+    """The lines of a Markdown table: intervals over questions for each seed, over seeds in the last column."""
     heads = [f"seed {seed}" for seed in results["seeds"]]
     yield f"| | {' | '.join(heads)} | mean over seeds |"
     yield f"|---|{'---|' * (len(heads) + 1)}"
-    for arm, runs_when in results["found"].items():
-        for key, name in (("calling", "completions that call"), ("accuracy", "right")):
-            if key == "calling" and arm == "none":
-                continue
-            for when, runs in runs_when.items():
-                cells = [cell(one, key) for one in runs]
-                cells.append(over_seeds(runs, key))
-                yield f"| {SHOWN[arm]}: {name}, {when} | {' | '.join(cells)} |"
+    for arm, key, name in ROWS:
+        for when in ("before", "after"):
+            runs = [run[when] for run in results["found"][arm]]
+            cells = [*(cell(run, key) for run in runs), over_seeds(runs, key)]
+            yield f"| {SHOWN[arm]}: {name}, {when} | {' | '.join(cells)} |"
     yield ""
-    for arm, runs_when in results["found"].items():
-        after = runs_when["after"]
-        tokens = sum(run["sampled_tokens"] for run in after) / len(after)
-        seconds = sum(run["cpu_seconds"] for run in after) / len(after)
+    for arm, runs in results["found"].items():
+        tokens = sum(run["sampled_tokens"] for run in runs) / len(runs)
+        seconds = sum(run["cpu_seconds"] for run in runs) / len(runs)
         yield f"{SHOWN[arm]}: {tokens:,.0f} tokens sampled, {seconds:,.0f} CPU-seconds a run"
 
 
