@@ -175,8 +175,8 @@ class RunEnvironment:
             self.pool,
             self.plan.format,
             self.tokenizer,
-            separators_of,
-            Budgets(section.max_calls, section.max_turns, section.observation_tokens),
+            separators_of=separators_of,
+            budgets=Budgets(section.max_calls, section.max_turns, section.observation_tokens),
             begins=self.plan.spec.use is not None,
             in_step=self.in_step,
         )

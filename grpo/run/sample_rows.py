@@ -127,7 +127,9 @@ def turn_rows(completion: Completion) -> list[dict[str, Any]]:
     for turn in completion.turns:
         row = turn.to_mapping()
         optional = {name: row.pop(name) for name in ("reward", "parts")}
-        rows.append(row | {name: value for name, value in optional.items() if value not in (None, {})})
+        rows.append(
+            row | {name: value for name, value in optional.items() if value not in (None, {})}
+        )
     return rows
 
 

@@ -40,7 +40,10 @@ def double(number: int) -> int:
     [
         ({"tools": [], "environment": {}}, "environment is set, but nobody answers: name tools"),
         ({"tools": ["calculater"]}, "no tool is called 'calculater'.*calculator"),
-        ({"environment": {"format": "hermes"}}, "tools are shown to the policy by the chat template"),
+        (
+            {"environment": {"format": "hermes"}},
+            "tools are shown to the policy by the chat template",
+        ),
         ({"environment": {"format": "auto"}}, "auto reads the chat template, and there is none"),
     ],
 )
@@ -117,10 +120,15 @@ def test_a_run_learns_from_its_calls_and_says_what_was_called(tmp_path, capsys):
         assert record["completion/tokens"] == sum(row["num_tokens"] for row in rows)
         assert record["tool/errors"] == 0 and record["tool/observation_tokens"] > 0
         assert record["policy/drift"] < 1e-5 and record["update/made"] == 1
-        assert record["ledger/sampled"] == len(rows) == sum(
-            record[f"ledger/{name}"]
-            for name in ("cancelled", "faulted", "truncated_masked", "flat", "trained")
-        ) + record["ledger/correction_masked"]
+        assert (
+            record["ledger/sampled"]
+            == len(rows)
+            == sum(
+                record[f"ledger/{name}"]
+                for name in ("cancelled", "faulted", "truncated_masked", "flat", "trained")
+            )
+            + record["ledger/correction_masked"]
+        )
     told = {turn["status"] for row in samples for turn in row.get("turns", [])}
     assert told == {"ok", "refused"}
     assert summary["steps"] == 2
@@ -147,9 +155,8 @@ def test_a_run_that_was_stopped_and_resumed_is_the_one_that_never_was(tmp_path, 
     options = {"sample": {"over_request": over_request}, "steps": 3}
     Trainer(recipe(whole, **options), quiet=True).train()
     first = Trainer(recipe(parted, **options), quiet=True)
-    for record in first:
-        first.close()
-        break
+    next(iter(first))
+    first.close()
     Trainer(recipe(parted, **options), quiet=True, resume=True).train()
     assert journals(whole / "run") == journals(parted / "run")
 

@@ -63,8 +63,8 @@ class Talk:
             pool,
             None if self.format is None else format_of(self.format),
             self.policy.tokenizer,
-            lambda prompt: self.separators,
-            self.budgets,
+            separators_of=lambda prompt: self.separators,
+            budgets=self.budgets,
             begins=self.begins,
             **options,
         )
@@ -131,7 +131,9 @@ def check_tokens(talk: Talk, completion) -> None:
         stop = completion.token_ids[first - 1]
         assert stop in talk.policy.stop_ids
         message = {"role": "user", "content": turn.observed}
-        assert completion.token_ids[first:end] == talk.separators.messages([message], stop).token_ids
+        assert (
+            completion.token_ids[first:end] == talk.separators.messages([message], stop).token_ids
+        )
         assert turn.text == tokenizer.decode(list(completion.token_ids[start : first - 1]))
         written.append(turn.text)
         start = end
@@ -186,7 +188,9 @@ def test_what_is_observed_first_stands_behind_the_prompt_and_is_not_learnt():
             assert f"board {group.prompt.truth['row']}" in Talk().policy.tokenizer.decode(
                 list(completion.token_ids[start:end])
             )
-            assert len(completion.sampled_logps) == completion.num_tokens < len(completion.token_ids)
+            assert (
+                len(completion.sampled_logps) == completion.num_tokens < len(completion.token_ids)
+            )
 
 
 def test_an_environment_that_cannot_begin_is_an_error_that_is_counted():
@@ -264,7 +268,9 @@ def test_several_calls_of_one_turn_are_answered_in_a_turn_of_their_own():
         f"\n<|im_start|>user\n{response}\n{response}<|im_end|>\n<|im_start|>assistant\n"
     )
     (turn,) = one.sequence.turns
-    assert turn.calls == ("f", "f") and turn.status == "ok" and turn.observed == "result 1\nresult 1"
+    assert (
+        turn.calls == ("f", "f") and turn.status == "ok" and turn.observed == "result 1\nresult 1"
+    )
 
 
 def test_a_call_beyond_the_budget_is_refused_once_and_the_next_ends_the_completion():
@@ -312,9 +318,7 @@ def test_a_resumed_completion_plays_its_turns_again_and_asks_the_last_one_anew()
         "sampling": Sampling(),
         "seed": ("talk", talk.seed),
     }
-    sampled = engine.sample(
-        talk.prompts, **options, enough=1, turns=talk.turns(slow, in_step=True)
-    )
+    sampled = engine.sample(talk.prompts, **options, enough=1, turns=talk.turns(slow, in_step=True))
     done = [group for _, group in sampled]
     partial = engine.partial_groups
     assert len(done) == 1 and len(partial) == 2
