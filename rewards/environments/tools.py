@@ -141,7 +141,7 @@ def cut(text: str, max_bytes: int) -> str:
     >>> cut("abcdefgh", 8), cut("abcdefgh", 4)
     ('abcdefgh', 'abcd')
     >>> cut(100 * "a" + 100 * "b", 50)
-    'aaaaaaaaa\n[... 182 bytes left out ...]\nbbbbbbbbb'
+    'aaaaaaaaaa\n[... 180 bytes left out ...]\nbbbbbbbbbb'
     """
     data = text.encode("utf-8", "replace")
     if len(data) <= max_bytes:
