@@ -19,9 +19,10 @@ from grpo.model.packing import pack
 from grpo.model.policy import Policy
 from grpo.rollout.engine import Engine
 from grpo.rollout.sequence import RolloutSequence
-from grpo.types import Group, Prompt, ScoredGroup
+from grpo.run.sample_rows import token_ends
+from grpo.types import Completion, Group, Prompt, ScoredGroup
 from rewards import Score
-from rewards.environments import Observation, Result, format_of
+from rewards.environments import Observation, Result, Turn, format_of
 
 MERGES = [("a", "b"), ("Ċ", "Ċ"), ("e", "r"), ("Ġ", "t")]
 """With merges most sampled tokens are not those that the tokenizer makes of their text."""
@@ -207,6 +208,27 @@ def test_turns_beyond_the_budget_end_the_completion_as_cut_off():
         for completion in group.completions:
             assert completion.finish == "length" and completion.truncated
             assert len(completion.turns) == 3
+
+
+def test_token_log_probs_are_placed_in_the_text_that_leaves_observations_out():
+    tokenizer = chat_tokenizer(CHATML)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    turns = [[*tokenizer.encode("one two", add_special_tokens=False), end]]
+    observed = tokenizer.encode("seen", add_special_tokens=False)
+    turns.append([*tokenizer.encode("né", add_special_tokens=False), end])
+    token_ids = [*turns[0], *observed, *turns[1]]
+    completion = Completion(
+        "one two\nné",
+        tuple(token_ids),
+        torch.zeros(len(token_ids) - len(observed)),
+        "stop",
+        stop=end,
+        given=((len(turns[0]), len(turns[0]) + len(observed)),),
+        turns=(Turn("one two", "seen"),),
+    )
+    ends = token_ends(tokenizer, completion)
+    assert ends == [1, 2, 3, 4, 5, 6, 7, 7, 9, 9, 10, 10]
+    assert len(ends) == completion.num_tokens == len(completion.sampled_logps)
 
 
 # ---- calls ------------------------------------------------------------------------------------------------------
