@@ -54,11 +54,12 @@ class Rollouts:
 class Trainer(Run):
     """A run of a recipe. Iterate over it: each iteration makes one step and yields its record.
 
-    ``Trainer(recipe, data=None, rewards=None, model=None, tokenizer=None, resume=False, quiet=False, verbose=False,
-    console=None)``: ``data`` are
+    ``Trainer(recipe, data=None, rewards=None, model=None, tokenizer=None, tools=(), resume=False, quiet=False,
+    verbose=False, console=None)``: ``data`` are
     rows in memory (a list of mappings, a `datasets.Dataset`; by source for a mixture) instead of ``data.source``;
     ``rewards`` are callables, by name or in a list, added to the recipe's or in place of theirs; ``model`` and
-    ``tokenizer`` are used instead of loading ``model.name``; ``resume`` continues the run in the recipe's folder;
+    ``tokenizer`` are used instead of loading ``model.name``; ``tools`` are functions with type hints and a docstring
+    that the policy may call, added to the recipe's; ``resume`` continues the run in the recipe's folder;
     ``quiet`` prints nothing, ``verbose`` the objective as a formula and the kernels too; ``console`` is used instead of
     the one that suits this process. Raises `RecipeError` for what a user can fix, before a model loads.
 
@@ -84,6 +85,7 @@ class Trainer(Run):
             mask_truncated=self.recipe.advantage.mask_truncated,
             has_rewards=bool(self.inputs.specs),
             by_score=self.kind.by_score,
+            is_answered=parts.environment is not None,
         )
         sampling_ended = time.perf_counter()
         with (
@@ -144,6 +146,9 @@ class Trainer(Run):
         partial_groups = self.progress.partial_groups
         mine = list(range(len(prompts)))[ranks.rank :: ranks.world]
         my_share = len(range(sample.prompts)[ranks.rank :: ranks.world])
+        environment = parts.environment
+        templates = self.inputs.prompts.templates
+        turns = None if environment is None else environment.turns(templates)
         order = [(0, ranks.rank, i) for i in range(len(partial_groups))] + [(1, i, 0) for i in mine]
         with self.cost.phase(SAMPLE):
             sampled = parts.engine.sample(
@@ -154,6 +159,7 @@ class Trainer(Run):
                 seed=("train", self.recipe.seed, step),
                 enough=my_share if sample.over_request else None,
                 partial_groups=partial_groups,
+                turns=turns,
             )
             pending = [(order[index], parts.scorer.submit(group)) for index, group in sampled]
         sampling_ended = time.perf_counter()

@@ -113,8 +113,13 @@ def _errors(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """For a row's first tokens: the sampler's, the trainer's and a bf16 head's log-probs less the model's own."""
     logits_TV = model_logits(policy, row)
+    token_ids = torch.tensor(row.token_ids[: len(logits_TV)], device=logits_TV.device)
+    if row.given:
+        learnt = [index for index in row.written if index < len(logits_TV)]
+        logits_TV = logits_TV[learnt]
+        token_ids = token_ids[learnt]
     number = len(logits_TV)
-    token_T1 = torch.tensor(row.token_ids[:number], device=logits_TV.device)[:, None]
+    token_T1 = token_ids[:, None]
 
     def logp(logits: Tensor) -> Tensor:
         logp_TV = (logits.float() / temperature).log_softmax(-1)

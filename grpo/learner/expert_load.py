@@ -133,8 +133,15 @@ def recorded_counts(rows: Sequence[Row], routing: Routing) -> Tensor | None:
         return None
     count_E = torch.zeros(routing.num_experts, dtype=torch.float64)
     for row in rows:
-        if row.given or (row.routing is None and row.num_tokens > 1):
+        if row.routing is None and (row.given or row.num_tokens > 1):
             return None
         if row.routing is not None:
-            count_E += counts(row.routing, routing.num_experts).sum(0)
+            count_E += counts(_read_by(row, row.routing), routing.num_experts).sum(0)
     return count_E
+
+
+def _read_by(row: Row, routing_TLK: Tensor) -> Tensor:
+    """Of a row's record, that of the tokens that predict those that are learnt."""
+    if not row.given:
+        return routing_TLK
+    return routing_TLK[[index - 1 for index in row.written if index]]

@@ -22,6 +22,7 @@ from grpo.model.policy import TokenStats
 from grpo.objective import correction
 from grpo.objective.objective import TokenInputs, TokenLosses
 from grpo.objective.tokens import Tokens
+from grpo.types import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,8 +321,13 @@ def _fresh(packed: PackedRows, device: torch.device) -> Tensor | None:
     """Mask [T] of the tokens that the step's own weights sampled; None where all are."""
     if not any(row.fresh_from for row in packed.rows):
         return None
-    parts = [torch.arange(row.num_tokens) >= row.fresh_from for row in packed.rows]
+    parts = [_index_of_learnt(row) >= row.fresh_from for row in packed.rows]
     return upload(torch.cat(parts), device)
+
+
+def _index_of_learnt(row: Row) -> Tensor:
+    """The index into its tokens of each token [T] that is learnt from."""
+    return torch.tensor(row.written) if row.given else torch.arange(row.num_tokens)
 
 
 def _to_host(**parts: Tensor) -> dict[str, list[float]]:

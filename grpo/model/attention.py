@@ -126,20 +126,24 @@ def causal(
     window: int | None,
     softcap: float | None,
 ) -> Tensor:
-    """Causal attention of rectangles [R, heads, L, width]; a window counts the query itself."""
+    """Causal attention of rectangles [R, heads, L, width]; a window counts the query itself.
+
+    Where there are more keys than queries, the queries are those of the last keys.
+    """
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key = key.repeat_interleave(repeats, 1)
         value = value.repeat_interleave(repeats, 1)
-    length = query.shape[2]
-    if softcap is None and (window is None or window >= length):
+    length = key.shape[2]
+    before = length - query.shape[2]
+    if softcap is None and not before and (window is None or window >= length):
         return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
     chunks = []
-    for start in range(0, length, WINDOW_CHUNK):
+    for start in range(before, length, WINDOW_CHUNK):
         end = min(start + WINDOW_CHUNK, length)
         first_key = 0 if window is None else max(0, start - window + 1)
         chunk = _masked(
-            query[:, :, start:end],
+            query[:, :, start - before : end - before],
             key[:, :, first_key:end],
             value[:, :, first_key:end],
             seen=_visible(start, end, first_key, window, device=query.device),

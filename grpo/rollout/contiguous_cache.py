@@ -153,6 +153,26 @@ class ContiguousCache(Cache):
         whole = concatenate(held, added) if length_before else added
         self._add_rows([row], whole, length_before + length)
 
+    def held(self, row: EntryName) -> list[Prefix]:
+        """The keys and values of a row, as views: its shared prompt's if it has one, then its own."""
+        parts = []
+        if row in self.prompt_of:
+            prompt = self.prompt_of[row]
+            bucket = self.prompt_buckets[prompt_width(self.prompt_length[prompt])]
+            parts.append(bucket.read(prompt))
+        return [*parts, self.row_buckets[self.row_width[row]].read(row)]
+
+    def pause(self, row: EntryName) -> tuple[Prefix, int]:
+        """Take a row out, with what it holds; its shared prompt is kept for it until `drop`."""
+        width = self.row_width.pop(row)
+        taken = self.row_buckets[width].take(row)
+        self._remove_if_empty(self.row_buckets, width)
+        return taken
+
+    def put_back(self, row: EntryName, held: Prefix, length: int) -> None:
+        """Go on with a row that was paused."""
+        self._add_rows([row], held, length)
+
     def _add_rows(self, rows: Sequence[EntryName], prefix: Prefix, length: int) -> None:
         width = width_for(length + 1)
         self._bucket(self.row_buckets, width).put(rows, prefix, length)
@@ -243,11 +263,13 @@ class ContiguousCache(Cache):
         return readers
 
     def _shared_prompts(self) -> list[_PromptPart]:
-        """A part for each bucket of prompts; made once a step."""
+        """A part for each bucket of prompts that rows of this step read; made once a step."""
         if self._prompt_parts is None:
             readers = self._readers()
-            buckets = sorted(self.prompt_buckets.items())
-            self._prompt_parts = [self._prompt_part(bucket, readers) for _, bucket in buckets]
+            self._prompt_parts = []
+            for _, bucket in sorted(self.prompt_buckets.items()):
+                if any(readers[name] for name in bucket.names):
+                    self._prompt_parts.append(self._prompt_part(bucket, readers))
         return self._prompt_parts
 
     def _prompt_part(self, bucket: WidthBucket, readers: dict[EntryName, list[int]]) -> _PromptPart:

@@ -3,13 +3,18 @@
 Sequences wait in a queue, take a row of the cache, and leave it when they finish. Every step computes what is alive,
 in a multiple of 8 rows or 4, and no more, so a completion's bits do not depend on how many others are decoded with
 it. A sequence that loses its row for lack of memory replays its own tokens later and continues with the same bits.
+
+One that waits for an environment has no row. Its keys are kept beside the buckets, within the budget; where they are
+in the way they are dropped, and made anew by the same steps. An observation of at least `READ_AT_ONCE` tokens is read
+in a forward of its own (``observation``); a shorter one costs less a token a step, in the row that it has anyway. Which
+of the two depends on its length alone, so that a completion has the same bits whether its keys were kept or not.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from functools import partial
-from typing import Callable, Iterator, Sequence
+from typing import Callable, Collection, Iterator, Sequence
 
 import psutil
 import torch
@@ -28,12 +33,15 @@ from grpo.rollout.memory import (
     out_of_memory_note,
     spare_cached_memory,
 )
-from grpo.rollout.prefill import KeyValue, PromptIds, by_prompt, chunks, prefill
+from grpo.rollout.observation import observation_chunks, read_observations
+from grpo.rollout.prefill import KeyValue, Prefix, PromptIds, by_prompt, chunks, prefill
 from grpo.rollout.sequence import RolloutSequence, Stops, experts_read, tensor_of
+from grpo.rollout.waiting import Waiting, shortest_first, spare_keys
 from grpo.rollout.width_bucket import BLOCK, prompt_width, width_for
 from rewards.spelling import many
 
 PACK_AFTER = 16  # steps; a call of fewer would not earn back what packing the weights costs
+READ_AT_ONCE = 8  # tokens; a forward computes no fewer
 
 
 class ContiguousDecoder:
@@ -61,6 +69,9 @@ class ContiguousDecoder:
         )
         self.queue: deque[RolloutSequence] = deque()
         self.live: dict[RolloutSequence, None] = {}  # in order of admission
+        # Of sequences that wait, for an answer or, answered, in the queue.
+        self.kept: dict[RolloutSequence, tuple[Prefix, int]] = {}
+        self.waiting = Waiting()
         self.packed: list[torch.nn.Linear] = []
         self.may_pack = True
         # Prompts stored with each row are kept here while more of their completions wait.
@@ -73,9 +84,11 @@ class ContiguousDecoder:
         sampling: Sampling,
         stops: Stops,
         unwanted: Unwanted,
+        waiting: Waiting,
     ) -> Iterator[RolloutSequence]:
         """Yield each sequence when it has ended, or as cancelled when its group is `unwanted`."""
-        self.queue.extend(sequences)
+        self.waiting = waiting
+        self.queue.extend(sequence for sequence in sequences if not sequence.is_paused)
         try:
             yield from self._decode(sampling, stops, unwanted)
         finally:
@@ -83,7 +96,9 @@ class ContiguousDecoder:
 
     def describe(self) -> list[str]:
         """How many are in flight, and how many wait."""
-        return [f"{many(len(self.live), 'completion')} alive", f"{len(self.queue)} in the queue"]
+        lines = [f"{many(len(self.live), 'completion')} alive", f"{len(self.queue)} in the queue"]
+        paused = len(self.waiting.paused)
+        return [*lines, f"{paused} waiting for an environment"] if paused else lines
 
     def release(self) -> None:
         """Free the packed copies of the weights."""
@@ -93,11 +108,13 @@ class ContiguousDecoder:
     def _decode(
         self, sampling: Sampling, stops: Stops, unwanted: Unwanted
     ) -> Iterator[RolloutSequence]:
-        while self.queue or self.live:
-            for sequence in in_unwanted_groups([*self.live, *self.queue], unwanted()):
+        while self.queue or self.live or self.waiting.paused:
+            everyone = [*self.live, *self.queue, *self.waiting.paused]
+            for sequence in in_unwanted_groups(everyone, unwanted()):
                 self._remove(sequence)
                 sequence.finish = "cancelled"
                 yield sequence
+            yield from self._take_ready()
             self._admit()
             if self.live:
                 yield from self._with_less_memory(lambda: self._step(sampling, stops)) or ()
@@ -118,9 +135,49 @@ class ContiguousDecoder:
     def _remove(self, sequence: RolloutSequence) -> None:
         if sequence in self.live:
             del self.live[sequence]
-            self.cache.drop(sequence)
+        elif sequence in self.waiting.paused:
+            self.waiting.cancel(sequence)
         else:
             self.queue.remove(sequence)
+        self._forget(sequence)
+
+    # -- between turns ------------------------------------------------------------------------------------
+
+    def _take_ready(self) -> Iterator[RolloutSequence]:
+        """Queue those whose answers have come, in front; yields those that have ended by them."""
+        ready = self.waiting.take_ready(is_idle=not self.queue and not self.live)
+        for sequence in ready:
+            if sequence.finish:
+                self._forget(sequence)
+                yield sequence
+        self.queue.extendleft(sequence for sequence in reversed(ready) if not sequence.finish)
+
+    def _pause(self, sequence: RolloutSequence) -> None:
+        """Take a sequence out of its row; its keys are kept."""
+        del self.live[sequence]
+        self.kept[sequence] = self.cache.pause(sequence)
+
+    def _forget(self, sequence: RolloutSequence) -> None:
+        """Drop the keys of a sequence, wherever they are."""
+        self.kept.pop(sequence, None)
+        self.cache.drop(sequence)
+
+    @property
+    def _used_bytes(self) -> int:
+        """Size of all keys and values, those of paused sequences included."""
+        num_kept = sum(length for _, length in self.kept.values())
+        return self.cache.used_bytes + self.cache.token_bytes * num_kept
+
+    def _read_observations(self) -> None:
+        """Compute the longer observations that rows have come to, and store their keys."""
+        reading = [row for row in self.live if row.given and row.num_ahead >= READ_AT_ONCE]
+        for chunk in observation_chunks(reading):
+            held = [self.cache.held(sequence) for sequence in chunk]
+            read, spans = read_observations(self.policy, chunk, held, self.stats)
+            for sequence, span in zip(chunk, spans):
+                number = span[1] - span[0]
+                self.cache.extend(sequence, read.prefix(*span), number)
+                self.stats.replayed += sequence.has_read(number)
 
     # -- admission ----------------------------------------------------------------------------------------
 
@@ -137,17 +194,30 @@ class ContiguousDecoder:
         if admitted:
             waiting = {sequence.prompt.token_ids for sequence in self.queue}
             self.prefixes = {ids: prefix for ids, prefix in self.prefixes.items() if ids in waiting}
-        self.stats.kv_bytes = max(self.stats.kv_bytes, self.cache.used_bytes)
+        self.stats.kv_bytes = max(self.stats.kv_bytes, self._used_bytes)
 
     def _admissible(self) -> list[RolloutSequence]:
-        """The front of the queue, as far as rows and the budget go; one sequence may always run."""
+        """The front of the queue, as far as rows and the budget go; one sequence may always run.
+
+        Kept keys give way while more sequences wait with theirs than decode.
+        """
+        while True:
+            admitted = self._that_fit()
+            spare = spare_keys(self.kept, self.queue, len(self.live), admitted)
+            if spare is None or len(self.live) + len(admitted) >= self.max_rows:
+                break
+            self._forget(spare)
+        is_idle = self.queue and not self.live
+        return admitted or ([self.queue[0]] if is_idle else [])
+
+    def _that_fit(self) -> list[RolloutSequence]:
         admitted: list[RolloutSequence] = []
-        free_bytes = self.budget - self.cache.used_bytes
-        stored = {sequence.prompt.token_ids for sequence in self.live}
+        free_bytes = self.budget - self._used_bytes
+        stored = {sequence.prompt.token_ids for sequence in (*self.live, *self.kept)}
         while len(admitted) < len(self.queue) and len(self.live) + len(admitted) < self.max_rows:
             sequence = self.queue[len(admitted)]
             free_bytes -= self._cost(sequence, sequence.prompt.token_ids in stored)
-            if free_bytes < 0 and (self.live or admitted):
+            if free_bytes < 0:
                 break
             stored.add(sequence.prompt.token_ids)
             admitted.append(sequence)
@@ -155,6 +225,10 @@ class ContiguousDecoder:
 
     def _cost(self, sequence: RolloutSequence, prompt_is_stored: bool) -> float:
         """Bytes of a sequence's keys and values up to its next block, with its prompt's unless they are stored."""
+        if sequence in self.kept:
+            length = self.kept[sequence][1]
+            wanted = width_for(length + sequence.num_ahead + BLOCK)
+            return self.cache.token_bytes * (wanted - length)
         prompt_length = len(sequence.prompt.token_ids)
         own_length = sequence.num_prefilled + BLOCK
         if prompt_length <= self.cache.shared_from:
@@ -164,7 +238,11 @@ class ContiguousDecoder:
 
     def _start(self, sequences: Sequence[RolloutSequence]) -> None:
         """Prefill what is not stored yet, and give `sequences` their rows."""
-        prompts = by_prompt(sequences)
+        for sequence in sequences:
+            if sequence in self.kept:
+                self.cache.put_back(sequence, *self.kept[sequence])
+                del self.kept[sequence]
+        prompts = by_prompt(row for row in sequences if row not in self.cache.row_width)
         to_prefill: dict[PromptIds, list[RolloutSequence]] = {}
         for ids, members in prompts.items():
             is_stored = ids in self.cache.num_readers or ids in self.prefixes
@@ -189,6 +267,7 @@ class ContiguousDecoder:
 
     def _step(self, sampling: Sampling, stops: Stops) -> list[RolloutSequence]:
         """One token for every row; returns the sequences that ended with it."""
+        self._read_observations()
         sequences = self._fit_the_budget()
         multiple = row_multiple(self.policy.base.dtype)
         rows = -(-len(sequences) // multiple) * multiple
@@ -202,14 +281,23 @@ class ContiguousDecoder:
         log_kepts = [None] * len(sequences) if log_kept_R is None else log_kept_R.tolist()
         drawn = zip(sequences, token_R.tolist(), logp_R.tolist(), log_kepts)
         for sequence, token, logp, log_kept in drawn:
-            self.stats.replayed += sequence.num_computed < len(sequence.tokens)
+            self.stats.replayed += sequence.num_computed < sequence.num_read
             sequence.append(token, logp, log_kept, stops)
         self.stats.steps += 1
         self.stats.rows_computed += rows
         self.stats.rows_alive += len(sequences)
-        ended = [sequence for sequence in sequences if sequence.finish]
-        for sequence in ended:
-            self._remove(sequence)
+        self.waiting.count(steps=1)
+        return self._leave([sequence for sequence in sequences if sequence.finish])
+
+    def _leave(self, sequences: Collection[RolloutSequence]) -> list[RolloutSequence]:
+        """Free the rows of sequences that have ended a turn; returns those that have ended altogether."""
+        ended = []
+        for sequence in sequences:
+            if self.waiting.after_turn(sequence):
+                self._pause(sequence)
+            else:
+                self._remove(sequence)
+                ended.append(sequence)
         return ended
 
     def _logits(self, sequences: Sequence[RolloutSequence], rows: int) -> Tensor:
@@ -226,21 +314,16 @@ class ContiguousDecoder:
     def _fit_the_budget(self) -> list[RolloutSequence]:
         """The sequences of this step in the order of their rows; fewer if they outgrew the budget."""
         sequences = self.cache.begin()
-        self.stats.kv_bytes = max(self.stats.kv_bytes, self.cache.used_bytes)
+        self.stats.kv_bytes = max(self.stats.kv_bytes, self._used_bytes)
+        kept = shortest_first(self.kept)
+        while kept and self._used_bytes > self.budget:
+            self._forget(kept.pop(0))
         if self.cache.used_bytes <= self.budget or len(sequences) == 1:
             return sequences
-        shortest_first = self._shortest_first()
+        rows = shortest_first(self.live)
         while self.cache.used_bytes > self.budget and len(self.live) > 1:
-            self._put_back(shortest_first.pop(0))
+            self._put_back(rows.pop(0))
         return self.cache.begin()
-
-    def _shortest_first(self) -> list[RolloutSequence]:
-        """Live sequences by how little is lost when they are put back; of equal ones the last in the call."""
-
-        def key(sequence: RolloutSequence) -> tuple[int, int, int]:
-            return len(sequence.tokens), -sequence.group_index, -sequence.sample_index
-
-        return sorted(self.live, key=key)
 
     def _put_back(self, sequence: RolloutSequence) -> None:
         """Take a sequence's row away; it waits at the front of the queue and will replay its own tokens."""
@@ -275,12 +358,14 @@ class ContiguousDecoder:
         self.max_rows = max(1, wanted // 2) if starts_over else max(MIN_ROWS, wanted // 2)
         self.may_pack = False
         self.release()
+        for sequence in list(self.kept):
+            self._forget(sequence)
         for row in [row for row in self.cache.row_width if row not in self.live]:
             self.cache.drop(row)
         for sequence in [row for row in self.live if row not in self.cache.row_width]:
             self._put_back(sequence)
         num_kept = 0 if starts_over else self.max_rows
-        for sequence in self._shortest_first()[: max(0, len(self.live) - num_kept)]:
+        for sequence in shortest_first(self.live)[: max(0, len(self.live) - num_kept)]:
             self._put_back(sequence)
         if starts_over:
             self.prefixes = {}

@@ -173,7 +173,8 @@ class DecodeStep:
         next_state_R = torch.where(sampled.token_R < 0, FAILED, next_state_R)
         state_R.copy_(torch.where(is_running_R, next_state_R, state_R))
         token_R.copy_(torch.where(is_running_R, sampled.token_R.clamp_min(0), token_R))
-        self.cache.advance_device(state_R == RUNNING)
+        # One that stops keeps the key that it has just stored: behind an observation it may go on.
+        self.cache.advance_device(is_running_R & ~is_limit_R)
         self.ring_index += 1
 
     def _record(self, ring_KR: Tensor, new_R: Tensor) -> None:

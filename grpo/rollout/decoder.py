@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache
 
 from grpo.kernels.sampling.spec import Sampling
 from grpo.rollout.sequence import RolloutSequence, Stops
+from grpo.rollout.waiting import Waiting
 
 Unwanted = Callable[[], Collection[int] | None]
 """Called between steps: the indices of groups that are no longer wanted; None if no group is wanted any more."""
@@ -30,8 +31,12 @@ class Decoder(Protocol):
         sampling: Sampling,
         stops: Stops,
         unwanted: Unwanted,
+        waiting: Waiting,
     ) -> Iterator[RolloutSequence]:
-        """Yield each sequence as it ends, with the finish "cancelled" if its group is `unwanted`."""
+        """Yield each sequence as it ends, with the finish "cancelled" if its group is `unwanted`.
+
+        One that ends a turn and is to be answered leaves its row; `waiting` tells when it goes on.
+        """
         ...
 
     def describe(self) -> list[str]:

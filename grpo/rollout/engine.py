@@ -27,6 +27,8 @@ from grpo.rollout.memory import GIB, EngineStats, is_out_of_memory
 from grpo.rollout.paged_decoder import PagedDecoder
 from grpo.rollout.prefill import token_bytes
 from grpo.rollout.sequence import PartialGroup, RolloutSequence, Stops
+from grpo.rollout.turns import NoTurns, Turns
+from grpo.rollout.waiting import Waiting
 from grpo.types import Group, Prompt
 from rewards.spelling import many
 
@@ -93,6 +95,7 @@ class Engine:
         interrupted: Callable[[], bool] = lambda: False,
         enough: int | None = None,
         partial_groups: Sequence[PartialGroup] = (),
+        turns: Turns | None = None,
     ) -> Iterator[tuple[int, Group]]:
         """Yield (group index, group) as groups complete; `partial_groups` have the first indices, then come `prompts`.
 
@@ -100,27 +103,34 @@ class Engine:
         a function of prompt and sample index. When `interrupted` turns true, what is unfinished is delivered as
         cancelled. Once `enough` groups are delivered, the others are kept in `self.partial_groups` instead; passed as
         `partial_groups` to a later call, they continue where they were.
+
+        With `turns` an environment answers what the policy writes: a completion that ends a turn gives its row to
+        others while it waits, and goes on behind the answer's tokens. It then depends on the answers too, and on
+        nothing else: neither on when they come, nor on whether its keys could be kept. Raises ValueError for a prompt
+        that nothing can follow, and for `turns` where transformers' ``generate`` samples.
         """
         self.stats = EngineStats()
         self.partial_groups = []
         self.cancelled = set()
         started = time.perf_counter()
         limit = max_tokens if callable(max_tokens) else lambda *_: max_tokens
+        turns = NoTurns() if turns is None else turns
         sequences = self._resumed(partial_groups, limit)
         for group_index, prompt in enumerate(prompts, start=len(partial_groups)):
             for i in range(group_size):
                 prompt_seed = completion_seed(*seed, prompt.id, i)
                 sequences.append(self._sequence(group_index, i, prompt, prompt_seed, limit=limit))
+        self._check_turns(turns, sequences)
         self.sequences = sequences
         self.weights = self.policy.version, self.policy.fingerprint()
         with watchdog.waiting(
             "engine",
             owner="grpo.rollout",
             state=self.describe,
-            progress=lambda: (self.stats.steps, self.stats.prefill_tokens),
+            progress=lambda: (self.stats.steps, self.stats.prefill_tokens, self.stats.answered),
             counts=self.counts,
         ):
-            groups = _Delivery(self, sequences, interrupted, enough).run(sampling)
+            groups = _Delivery(self, sequences, interrupted, enough).run(sampling, turns)
             yield from self._checked(groups, sequences)
         self.stats.seconds = time.perf_counter() - started
 
@@ -167,6 +177,25 @@ class Engine:
             ) from error
 
     # -- sequences ----------------------------------------------------------------------------------------
+
+    def _check_turns(self, turns: Turns, sequences: Sequence[RolloutSequence]) -> None:
+        """Refuse turns that cannot be taken, and limit what they may give."""
+        if isinstance(turns, NoTurns):
+            num_paused = sum(sequence.is_paused for sequence in sequences)
+            if num_paused:
+                raise ValueError(
+                    f"sample: {many(num_paused, 'completion')} of an earlier step wait for an environment, and this "
+                    "call has none"
+                )
+            return
+        if self.policy.unsupported_reason:
+            raise ValueError(
+                "environment: not with this model, which transformers' generate samples whole (a completion cannot "
+                f"pause there), since {self.policy.unsupported_reason}"
+            )
+        for sequence in sequences:
+            most = sequence.max_written + turns.most_given
+            sequence.room = most if sequence.room is None else min(sequence.room, most)
 
     def _resumed(
         self, partial_groups: Sequence[PartialGroup], limit: TokenLimit
@@ -225,12 +254,26 @@ class Engine:
         sequences: Sequence[RolloutSequence],
         sampling: Sampling,
         unwanted: Callable[[], set[int] | None],
+        turns: Turns,
     ) -> Iterator[RolloutSequence]:
         """Yield each sequence as it ends."""
         self._decoder = self._choose_decoder()
-        ordered = self._longest_first(sequences)
-        yield from self._decoder.run(ordered, sampling, self.stops, unwanted)
+        turns.begin(sequences)
+        yield from [sequence for sequence in sequences if sequence.finish]
+        ordered = self._longest_first([one for one in sequences if not one.finish])
+        waiting = Waiting(turns, self.stats, [one for one in ordered if one.is_paused])
+        stops = self._stops_of(turns)
+        try:
+            if ordered:
+                yield from self._decoder.run(ordered, sampling, stops, unwanted, waiting=waiting)
+        finally:
+            waiting.cancel_all()
         self._decoder = None
+
+    def _stops_of(self, turns: Turns) -> Stops:
+        if isinstance(turns, NoTurns):
+            return self.stops
+        return Stops(self.stops.policy, self.stops.strings, turns.ends_call)
 
     def _choose_decoder(self) -> Decoder:
         """Pages and graphs on CUDA, contiguous buckets on a CPU, `generate` for models that neither supports."""
@@ -312,15 +355,18 @@ class _Delivery:
         for sequence in sequences:
             self.groups.setdefault(sequence.group_index, []).append(sequence)
 
-    def run(self, sampling: Sampling) -> Iterator[tuple[int, Group]]:
+    def run(self, sampling: Sampling, turns: Turns) -> Iterator[tuple[int, Group]]:
         """Yield (group index, group); resumed groups that are complete already come first."""
         for group_index in [i for i in self.groups if not self.num_unfinished[i]]:
             self.num_delivered += 1
             yield group_index, self._group(self.groups.pop(group_index))
-        for sequence in self.engine.decode(self.unfinished, sampling, self._unwanted):
+        num_given_of = {sequence: sequence.num_given for sequence in self.unfinished}
+        for sequence in self.engine.decode(self.unfinished, sampling, self._unwanted, turns):
             self.num_unfinished[sequence.group_index] -= 1
             self.engine.stats.ended += 1
-            self.engine.stats.tokens += len(sequence.tokens) - sequence.num_resumed
+            num_given = sequence.num_given - num_given_of[sequence]
+            self.engine.stats.given += num_given
+            self.engine.stats.tokens += len(sequence.tokens) - sequence.num_resumed - num_given
             if self.num_unfinished[sequence.group_index]:
                 continue
             members = self.groups.pop(sequence.group_index)

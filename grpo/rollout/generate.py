@@ -25,6 +25,7 @@ from grpo.rollout.memory import (
     spare_cached_memory,
 )
 from grpo.rollout.sequence import RolloutSequence, Stops, tensor_of
+from grpo.rollout.waiting import Waiting
 
 
 class GenerateDecoder:
@@ -42,8 +43,12 @@ class GenerateDecoder:
         sampling: Sampling,
         stops: Stops,
         unwanted: Unwanted,
+        waiting: Waiting,
     ) -> Iterator[RolloutSequence]:
-        """Yield each sequence when its batch has ended, as cancelled if its group is `unwanted`."""
+        """Yield each sequence when its batch has ended, as cancelled if its group is `unwanted`.
+
+        A batch has no turns: the engine refuses them where `generate` samples.
+        """
         by_length: dict[int, list[RolloutSequence]] = {}
         for sequence in sequences:
             by_length.setdefault(sequence.length, []).append(sequence)

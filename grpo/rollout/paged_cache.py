@@ -32,7 +32,9 @@ class _Prompt:
 
 
 @dataclass(slots=True)
-class _Row:
+class PageRow:
+    """The pages behind a prompt; ``seen`` counts their tokens, and the next."""
+
     prompt: int
     pages: list[int] = field(default_factory=list)
     seen: int = 1
@@ -71,7 +73,7 @@ class PagedCache(Cache):
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
         self._free = list(range(num_pages - 1, -1, -1))
-        self._rows: list[_Row | None] = [None] * max_rows
+        self._rows: list[PageRow | None] = [None] * max_rows
         self._prompts: dict[int, _Prompt] = {}
         self._page_RN = _Table((max_rows, max(1, -(-max_tokens // PAGE))), self.device)
         self._prefix_PN = _Table((self.max_prompts, max(1, -(-max_prefix // PAGE))), self.device)
@@ -127,7 +129,7 @@ class PagedCache(Cache):
         """Start free `rows` at the end of a stored prompt; no key is copied."""
         for row in rows:
             assert self._rows[row] is None, "a row is cleared before it starts again"
-            self._rows[row] = _Row(prompt)
+            self._rows[row] = PageRow(prompt)
             self._prompts[prompt].holders += 1
             self._prompt_R.host[row] = prompt
             self._live_R.host[row] = 1
@@ -154,6 +156,66 @@ class PagedCache(Cache):
             self._live_R.host[row] = 0
         self._seen_R[self._index(rows)] = 0
         self._rows_changed()
+
+    def detach(self, row: int, num_tokens: int) -> PageRow:
+        """Free a row and keep its prompt and the pages of its first `num_tokens` tokens, for `attach` or `forget`."""
+        detached = self._rows[row]
+        assert detached is not None, "a row is live until it is cleared or detached"
+        self._rows[row] = None
+        detached.seen = num_tokens + 1
+        self._free += detached.pages[pages_for(num_tokens) :]
+        del detached.pages[pages_for(num_tokens) :]
+        self.clear([row])
+        return detached
+
+    def attach(self, row: int, detached: PageRow) -> None:
+        """Go on in a free row; no key is copied."""
+        assert self._rows[row] is None, "a row is cleared before it starts again"
+        self._rows[row] = detached
+        self._page_RN.put(row, detached.pages)
+        self._prompt_R.host[row] = detached.prompt
+        self._live_R.host[row] = 1
+        self._seen_R[row] = detached.seen
+        self._rows_changed()
+
+    def forget(self, detached: PageRow) -> None:
+        """Free the pages of a row that does not go on."""
+        self._free += detached.pages
+        self.release(detached.prompt)
+
+    def held(self, row: int) -> list[Prefix]:
+        """Copies of the keys and values of a row, which is between two steps: its prompt's, and its own."""
+        live = self._rows[row]
+        assert live is not None, "a free row holds nothing"
+        prompt = self._prompts[live.prompt]
+        return [self._read(prompt.pages, prompt.length), self._read(live.pages, live.seen - 1)]
+
+    def extend(self, row: int, new: Prefix, length: int) -> None:
+        """Store `length` more tokens of a row that is between two steps. Raises PoolExhausted."""
+        live = self._rows[row]
+        assert live is not None, "a free row holds nothing"
+        start = live.seen - 1
+        live.pages += self._take(max(0, pages_for(start + length) - len(live.pages)))
+        for layer, (key, value) in new.items():
+            self._make_pool(layer, key)
+            _write_behind(self.keys[layer], key[:, :length], live.pages, start)
+            _write_behind(self.values[layer], value[:, :length], live.pages, start)
+        live.seen = start + length + 1
+        self._page_RN.put(row, live.pages)
+        self._seen_R[row] = live.seen
+
+    def _read(self, pages: Sequence[int], length: int) -> Prefix:
+        """[kv heads, length, width] of each layer."""
+        if not length:
+            return {}
+        index = self._index(pages[: pages_for(length)])
+        prefix: dict[int, KeyValue] = {}
+        for layer, keys in self.keys.items():
+            both = [
+                pool[index].transpose(0, 1).flatten(1, 2) for pool in (keys, self.values[layer])
+            ]
+            prefix[layer] = (both[0][:, :length], both[1][:, :length])
+        return prefix
 
     def select(self, rows: Sequence[int], num_rows: int | None = None) -> None:
         """Move `rows` to the front, in that order, free all others, and compute `num_rows` from now on."""
@@ -330,7 +392,7 @@ class PagedCache(Cache):
             )
         return [self._free.pop() for _ in range(number)]
 
-    def _missing(self, row: _Row, steps: int) -> int:
+    def _missing(self, row: PageRow, steps: int) -> int:
         tokens = min(row.seen - 1 + steps, self.max_tokens)
         return max(0, pages_for(tokens) - len(row.pages))
 
@@ -410,6 +472,13 @@ def _fill_pages(pool: Tensor, new: Tensor, pages: Sequence[int]) -> None:
     """Copy `new`, [kv heads, tokens, width], into `pages`; the rest of the last page is left as it is."""
     for page, part in zip(pages, new.split(PAGE, dim=1)):
         pool[page, :, : part.shape[1]] = part
+
+
+def _write_behind(pool: Tensor, new: Tensor, pages: Sequence[int], start: int) -> None:
+    """Copy `new`, [kv heads, tokens, width], into `pages` from their token `start` on."""
+    place = torch.arange(start, start + new.shape[1], device=pool.device)
+    page_T = torch.tensor(list(pages), device=pool.device)[place // PAGE]
+    pool[page_T, :, place % PAGE] = new.transpose(0, 1)
 
 
 def pages_for(num_tokens: int) -> int:

@@ -2,14 +2,16 @@
 
 The same sequences and semantics as ``contiguous_decoder``; what differs is where a step's state is. A sequence that
 lost its pages, or is resumed, is prefilled with what it has written; so are all of them when the device's memory runs
-out, in half as many rows and pages. It also runs on a CPU, eagerly, which is how it is tested where there is no GPU.
+out, in half as many rows and pages. One that waits for an environment keeps its pages without a row, as long as they
+are not in the way; what it observes is read in a forward of its own (``observation``). The decoder also runs on a CPU,
+eagerly, which is how it is tested where there is no GPU.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from typing import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Collection, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,9 +22,11 @@ from grpo.model.policy import Policy
 from grpo.rollout.cuda_graphs import BUCKETS, DecodeStep, GraphRunner, HostReadback, bucket
 from grpo.rollout.decoder import NextLogits, Unwanted, in_unwanted_groups
 from grpo.rollout.memory import EngineStats, is_out_of_memory, spare_cached_memory
-from grpo.rollout.paged_cache import PAGE, PagedCache, PoolExhausted, pages_for
+from grpo.rollout.observation import observation_chunks, read_observations
+from grpo.rollout.paged_cache import PAGE, PagedCache, PageRow, PoolExhausted, pages_for
 from grpo.rollout.prefill import PrefixCache, PromptIds, Spans, by_prompt, chunks, prefill
 from grpo.rollout.sequence import RolloutSequence, Stops
+from grpo.rollout.waiting import Waiting, shortest_first, spare_keys
 from rewards.spelling import many
 
 READ_EVERY = 8
@@ -42,6 +46,7 @@ class _Pool:
     longest: int  # completion, in tokens
     longest_prefix: int
     fewest_pages: int  # of one sequence of the greatest lengths
+    kept: dict[RolloutSequence, PageRow] = field(default_factory=dict)  # of those without a row
 
     @property
     def max_rows(self) -> int:
@@ -52,6 +57,20 @@ class _Pool:
             self.rows[row] = None
         self.cache.clear(rows)
         self.step.end(rows)
+
+    def keep(self, row: int) -> None:
+        """Free a row; the pages of its sequence are kept."""
+        sequence = self.rows[row]
+        assert sequence is not None, "a row that ends a turn has a sequence"
+        num_own = sequence.num_computed - sequence.num_prefilled
+        self.kept[sequence] = self.cache.detach(row, num_own)
+        self.rows[row] = None
+        self.step.end([row])
+
+    def forget(self, sequence: RolloutSequence) -> None:
+        """Free the pages that are kept for a sequence, if there are some."""
+        if sequence in self.kept:
+            self.cache.forget(self.kept.pop(sequence))
 
     def release_prompts(self, prompts: Iterable[PromptIds]) -> None:
         for ids in list(prompts):
@@ -94,6 +113,7 @@ class PagedDecoder:
         self.most_rows = bucket(max(MIN_ROWS, max_rows))
         self.most_pages = max(1, int(budget // self.page_bytes))
         self.queue: deque[RolloutSequence] = deque()
+        self.waiting = Waiting()
         self._pool: _Pool | None = None
 
     @property
@@ -108,14 +128,17 @@ class PagedDecoder:
         sampling: Sampling,
         stops: Stops,
         unwanted: Unwanted,
+        waiting: Waiting,
     ) -> Iterator[RolloutSequence]:
         """Yield each sequence when it has ended, or as cancelled when its group is `unwanted`."""
+        self.waiting = waiting
         self.queue.clear()
-        self.queue.extend(sequences)
+        self.queue.extend(sequence for sequence in sequences if not sequence.is_paused)
         self._prepare_pool(sequences, sampling)
         try:
-            while self.queue or self._is_busy():
+            while self.queue or self._is_busy() or waiting.paused:
                 yield from self._cancel(unwanted())
+                yield from self._take_ready()
                 yield from self._with_less_memory(sampling, stops)
         finally:
             if not self.keep:
@@ -124,7 +147,9 @@ class PagedDecoder:
     def describe(self) -> list[str]:
         """How many are in flight, and how many wait."""
         num_live = 0 if self._pool is None else len(self._pool.live())
-        return [f"{many(num_live, 'completion')} alive", f"{len(self.queue)} in the queue"]
+        lines = [f"{many(num_live, 'completion')} alive", f"{len(self.queue)} in the queue"]
+        paused = len(self.waiting.paused)
+        return [*lines, f"{paused} waiting for an environment"] if paused else lines
 
     def release(self) -> None:
         """Free the pool and the graphs; the next run makes new ones."""
@@ -139,7 +164,7 @@ class PagedDecoder:
 
         The pool of an earlier run is used again if it is large enough, so that its graphs are still valid.
         """
-        longest = max(sequence.limit for sequence in sequences)
+        longest = max(map(self._longest, sequences))
         longest_prompt = max(len(sequence.prompt.token_ids) for sequence in sequences)
         longest_prefix = longest_prompt + longest
         rows = min(self.most_rows, bucket(max(MIN_ROWS, len(sequences))))
@@ -152,10 +177,17 @@ class PagedDecoder:
             and longest_prefix <= pool.longest_prefix
         ):
             pool.free(pool.cache.live_rows)
+            for sequence in list(pool.kept):
+                pool.forget(sequence)
             pool.release_prompts(pool.stored)
             return
         self.release()
         self._pool = self._new_pool(rows, longest, longest_prefix, sampling)
+
+    def _longest(self, sequence: RolloutSequence) -> int:
+        """Most tokens that a sequence can come to have, given ones included."""
+        longest = sequence.limit + self.waiting.turns.most_given
+        return longest if sequence.room is None else min(longest, sequence.room)
 
     def _new_pool(self, rows: int, longest: int, longest_prefix: int, sampling: Sampling) -> _Pool:
         policy = self.policy
@@ -204,13 +236,31 @@ class PagedDecoder:
 
     def _cancel(self, group_indices: Collection[int] | None) -> Iterator[RolloutSequence]:
         live = [] if self._pool is None else self._pool.live().values()
-        for sequence in in_unwanted_groups([*live, *self.queue], group_indices):
-            if sequence in self.queue:
+        everyone = [*live, *self.queue, *self.waiting.paused]
+        for sequence in in_unwanted_groups(everyone, group_indices):
+            if sequence in self.waiting.paused:
+                self.waiting.cancel(sequence)
+            elif sequence in self.queue:
                 self.queue.remove(sequence)
             else:
                 self.pool.free([self.pool.rows.index(sequence)])
+            self._forget(sequence)
             sequence.finish = "cancelled"
             yield sequence
+
+    def _forget(self, sequence: RolloutSequence) -> None:
+        if self._pool is not None:
+            self._pool.forget(sequence)
+
+    def _take_ready(self) -> Iterator[RolloutSequence]:
+        """Queue those whose answers have come, in front; yields those that have ended by them."""
+        is_idle = not self.queue and not self._is_busy()
+        ready = self.waiting.take_ready(is_idle)
+        for sequence in ready:
+            if sequence.finish:
+                self._forget(sequence)
+                yield sequence
+        self.queue.extendleft(sequence for sequence in reversed(ready) if not sequence.finish)
 
     def _admit(self) -> None:
         """Give free rows to waiting sequences while there is room for their prompts and their next tokens."""
@@ -237,23 +287,39 @@ class PagedDecoder:
     def _admissible(self) -> list[RolloutSequence]:
         """The front of the queue, as far as rows, pages and prompts go; one sequence may always run.
 
-        Counted ahead of prefill: each sequence takes pages for its tokens until the next read, and the first of a
-        prompt its prompt's. One that has tokens of its own to prefill shares no pages.
+        Kept pages give way while more sequences wait with theirs than decode.
+        """
+        free_rows = self.pool.rows.count(None)
+        num_live = len(self.pool.live())
+        while True:
+            admitted = self._that_fit(free_rows)
+            spare = spare_keys(self.pool.kept, self.queue, num_live, admitted)
+            if spare is None or len(admitted) >= free_rows:
+                break
+            self._lose_keys(spare)
+        is_idle = self.queue and not num_live
+        return admitted or ([self.queue[0]] if is_idle else [])
+
+    def _that_fit(self, free_rows: int) -> list[RolloutSequence]:
+        """The front of the queue, counted ahead of prefill.
+
+        Each sequence takes pages for what it observes and for its tokens until the next read, and the first of a prompt
+        its prompt's. One that has tokens of its own to prefill shares no pages.
         """
         pool = self.pool
-        free_rows = pool.rows.count(None)
         free_pages = pool.cache.free_pages - pool.cache.pages_wanted(self.read_every)
         free_prompts = pool.cache.free_prompts
         stored = set(pool.stored)
         admitted: list[RolloutSequence] = []
         while len(admitted) < min(free_rows, len(self.queue)):
             sequence = self.queue[len(admitted)]
+            is_kept = sequence in pool.kept
             shares = not sequence.num_prefilled and sequence.prompt.token_ids in stored
-            free_pages -= pages_for(self.read_every)
-            if not shares:
+            free_pages -= pages_for(sequence.num_ahead + self.read_every)
+            if not shares and not is_kept:
                 free_pages -= pages_for(sequence.length)
                 free_prompts -= 1
-            if (free_pages < 0 or free_prompts < 0) and (admitted or self._is_busy()):
+            if free_pages < 0 or free_prompts < 0:
                 break
             if not sequence.num_prefilled:
                 stored.add(sequence.prompt.token_ids)
@@ -264,7 +330,8 @@ class PagedDecoder:
         """Prefill what is not stored yet, and start `sequences` in `rows`."""
         pool = self.pool
         to_prefill: dict[PromptIds, list[RolloutSequence]] = {}
-        for ids, members in by_prompt(sequences).items():
+        without_keys = [sequence for sequence in sequences if sequence not in pool.kept]
+        for ids, members in by_prompt(without_keys).items():
             if ids not in pool.stored or any(sequence.num_prefilled for sequence in members):
                 to_prefill[ids] = members
         prefilled, spans = prefill(self.policy, to_prefill, self.stats)
@@ -275,15 +342,31 @@ class PagedDecoder:
                 pool.stored[ids] = pool.cache.store(prefix, len(ids) - 1)
         for row, sequence in zip(rows, sequences):
             pool.rows[row] = sequence
-            sequence.num_computed = sequence.num_prefilled
-            self._give_keys(row, sequence, prefilled, spans)
+            if sequence in pool.kept:
+                pool.cache.attach(row, pool.kept.pop(sequence))
+            else:
+                sequence.num_computed = sequence.num_prefilled
+                self._give_keys(row, sequence, prefilled, spans)
+        self._read_observations(dict(zip(sequences, rows)))
         pool.step.start(
             rows,
             tokens=[sequence.next_input for sequence in sequences],
             seeds=[sequence.seed for sequence in sequences],
             limits=[sequence.limit for sequence in sequences],
-            drawn=[sequence.num_prefilled for sequence in sequences],
+            drawn=[sequence.num_computed for sequence in sequences],
         )
+
+    def _read_observations(self, row_of: Mapping[RolloutSequence, int]) -> None:
+        """Compute the observations that rows begin with, and store their keys."""
+        cache = self.pool.cache
+        reading = [sequence for sequence in row_of if sequence.num_ahead]
+        for chunk in observation_chunks(reading):
+            held = [cache.held(row_of[sequence]) for sequence in chunk]
+            read, spans = read_observations(self.policy, chunk, held, self.stats)
+            for sequence, span in zip(chunk, spans):
+                number = span[1] - span[0]
+                cache.extend(row_of[sequence], read.prefix(*span), number)
+                sequence.has_read(number)
 
     def _give_keys(
         self, row: int, sequence: RolloutSequence, prefilled: PrefixCache, spans: Spans
@@ -304,9 +387,18 @@ class PagedDecoder:
 
     def _queue_again(self, sequence: RolloutSequence) -> None:
         """It waits at the front of the queue, to be prefilled with what it has written."""
-        self.stats.replayed += len(sequence.tokens)
-        sequence.num_prefilled = len(sequence.tokens)
+        self._read_again(sequence)
         self.queue.appendleft(sequence)
+
+    def _read_again(self, sequence: RolloutSequence) -> None:
+        """A sequence without keys is prefilled with the tokens that it had read."""
+        self.stats.replayed += sequence.num_computed
+        sequence.num_prefilled = sequence.num_computed
+
+    def _lose_keys(self, sequence: RolloutSequence) -> None:
+        """Free the pages that are kept for a sequence; they are made anew when it goes on."""
+        self.pool.forget(sequence)
+        self._read_again(sequence)
 
     # -- where memory runs out ----------------------------------------------------------------------------
 
@@ -331,6 +423,9 @@ class PagedDecoder:
         """Replace the pool by one of half its size, for all that is unfinished; returns what had ended."""
         live = [sequence for sequence in self.pool.live().values() if sequence not in self.queue]
         rows = self.pool.max_rows
+        for sequence in [*self.pool.kept, *self.queue]:
+            if sequence.num_computed > sequence.num_prefilled:
+                self._read_again(sequence)
         pages = self.pool.cache.num_pages
         self.release()
         for sequence in reversed([sequence for sequence in live if not sequence.finish]):
@@ -338,8 +433,9 @@ class PagedDecoder:
         spare_cached_memory(self.policy.device)
         self.most_rows = bucket(rows // 2)
         self.most_pages = max(1, pages // 2)
-        if self.queue:
-            self._prepare_pool(self.queue, sampling)
+        unfinished = [*self.queue, *self.waiting.paused]
+        if unfinished:
+            self._prepare_pool(unfinished, sampling)
         rounding = (
             f"; with deterministic, their rounding is no longer that of {many(rows, 'row')}"
             if self.deterministic
@@ -366,17 +462,30 @@ class PagedDecoder:
         readback = pool.runner.run(rows, self.read_every)
         self.stats.steps += self.read_every
         self.stats.rows_computed += rows * self.read_every
-        ended = self._record(readback, stops)
-        pool.free(list(ended))
+        self.waiting.count(self.read_every)
+        return self._leave(self._record(readback, stops))
+
+    def _leave(self, rows: Mapping[int, RolloutSequence]) -> list[RolloutSequence]:
+        """Free the rows of sequences that have ended a turn; returns those that have ended altogether."""
+        ended = {}
+        for row, sequence in rows.items():
+            if self.waiting.after_turn(sequence):
+                self.pool.keep(row)
+            else:
+                ended[row] = sequence
+        self.pool.free(list(ended))
         return list(ended.values())
 
     def _reserve(self) -> None:
-        """Pages until the next read; the shortest sequences lose theirs while there are too few."""
+        """Pages until the next read; while there are too few, the shortest sequences lose theirs, paused ones first."""
         while True:
             try:
                 self.pool.cache.reserve(self.read_every)
                 return
             except PoolExhausted:
+                if self.pool.kept:
+                    self._lose_keys(shortest_first(self.pool.kept)[0])
+                    continue
                 live = self.pool.live()
                 row = min(live, key=lambda row: len(live[row].tokens))
                 self._put_back(row, live[row])

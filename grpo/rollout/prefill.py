@@ -117,13 +117,30 @@ def prefill(
                 inputs = [ids[-1], *sequence.tokens[: sequence.num_prefilled - 1]]
                 spans[sequence] = packed.append(inputs, length)
                 packed.rows.append(([*prompt, *range(*spans[sequence])], length))
-                record = sequence.routing_record(policy.routing, sequence.num_prefilled - 1)
+                num_routed = sequence.num_prefilled - 1
+                if sequence.given:
+                    num_routed = min(num_routed, sequence.num_routed)
+                record = sequence.routing_record(policy.routing, num_routed)
                 packed.records.append((spans[sequence][0] + 1, record))
     stats.prefill_tokens += len(packed.tokens)
     forward = packed_forward(
         policy, packed.tokens, packed.positions, packed.rows, records=packed.records
     )
+    for members in prompts.values():
+        for sequence in members:
+            if sequence.given and sequence.num_prefilled:
+                _record_observation(policy, sequence, spans[sequence][0])
     return forward, spans
+
+
+def _record_observation(policy: Policy, sequence: RolloutSequence, start: int) -> None:
+    """Record the experts of tokens, at packed positions from `start` on, that no earlier call had read."""
+    routing = policy.routing
+    if routing is None or not routing.is_replayed or sequence.num_routed >= sequence.num_prefilled:
+        return
+    chosen_PLK = routing.chosen(routing.last).cpu().numpy()
+    for token_index in range(sequence.num_routed, sequence.num_prefilled - 1):
+        sequence.route(token_index, chosen_PLK[start + 1 + token_index].tobytes())
 
 
 def packed_forward(

@@ -12,17 +12,27 @@ from grpo.rollout.sequence import RolloutSequence
 
 
 class Turns(Protocol):
-    """The other side of all sequences of a call of the engine."""
+    """The other side of all sequences of a call of the engine.
+
+    ``most_given`` bounds the tokens that a completion is given in all: with as many more than its own limit, it ends as
+    if the context were full.
+    """
+
+    most_given: int
 
     def begin(self, sequences: Sequence[RolloutSequence]) -> None:
-        """Called once with all sequences, before the first token.
+        """Called once with all sequences that have not ended, before the first token.
 
-        Those that an earlier call paused (`RolloutSequence.is_paused`) are answered again, and come by `take_ready`.
+        Those that an earlier call paused (`RolloutSequence.is_paused`) are answered again, and come by `take_ready`;
+        so do others that are paused here, for what they observe before their first turn.
         """
         ...
 
-    def ends_call(self, sequence: RolloutSequence) -> bool:
-        """Whether the newest token completes a call in the middle of a turn; asked after each token, so it is quick."""
+    def ends_call(self, sequence: RolloutSequence) -> str:
+        """The string by which the newest token completes a call in the middle of a turn; empty where it does not.
+
+        Asked after each token, so it is quick.
+        """
         ...
 
     def pauses(self, sequence: RolloutSequence) -> bool:
@@ -35,8 +45,9 @@ class Turns(Protocol):
     def take_ready(self, wait: bool) -> list[RolloutSequence]:
         """The paused sequences whose answers have come, in the order of their indices.
 
-        Each has taken in its observation (`RolloutSequence.observe`) or has a finish again. With `wait` at least one
-        is returned, or none is paused.
+        Each has taken in its observation (`RolloutSequence.observe`) or has a finish again (`RolloutSequence.end`).
+        With `wait` nothing else is left to do: it returns once there is one, or after about a second without, since
+        the engine looks for interruptions between two calls.
         """
         ...
 
@@ -48,12 +59,14 @@ class Turns(Protocol):
 class NoTurns:
     """Every completion is one turn."""
 
+    most_given = 0
+
     def begin(self, sequences: Sequence[RolloutSequence]) -> None:
         """Nothing is to be prepared."""
 
-    def ends_call(self, sequence: RolloutSequence) -> bool:
+    def ends_call(self, sequence: RolloutSequence) -> str:
         """Nothing can be called."""
-        return False
+        return ""
 
     def pauses(self, sequence: RolloutSequence) -> bool:
         """No answer comes."""

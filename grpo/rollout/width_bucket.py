@@ -72,17 +72,23 @@ class WidthBucket:
         if len(self.names) >= self.expected:
             self.expected = 0
 
-    def take(self, name: EntryName) -> tuple[dict[int, KeyValue], int]:
-        """Remove an entry; returns what it held, as `put` takes it, and its length."""
+    def read(self, name: EntryName) -> Prefix:
+        """What an entry holds, as views."""
         index = self.names.index(name)
         length = self.lengths[index]
         held: dict[int, KeyValue] = {}
         for layer, key in self.keys.items():
             value = self.values[layer]
             held[layer] = (
-                key[index, :length].transpose(0, 1).clone(),
-                value[index, :length].transpose(0, 1).clone(),
+                key[index, :length].transpose(0, 1),
+                value[index, :length].transpose(0, 1),
             )
+        return held
+
+    def take(self, name: EntryName) -> tuple[dict[int, KeyValue], int]:
+        """Remove an entry; returns what it held, as `put` takes it, and its length."""
+        length = self.lengths[self.names.index(name)]
+        held = {layer: (k.clone(), v.clone()) for layer, (k, v) in self.read(name).items()}
         self.drop(name)
         return held, length
 

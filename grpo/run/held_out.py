@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Callable
 
+from grpo.environments import RunEnvironment
 from grpo.rollout.engine import Engine
 from grpo.run.accuracy import Evaluation, reward_bounds, summarise
 from grpo.run.evaluation_sets import EvaluationSet
@@ -20,9 +21,14 @@ def evaluate(
     of: EvaluationSet,
     *,
     seed: int,
+    environment: RunEnvironment | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
-    """Sample and score the completions of each prompt; None if interrupted before the end."""
+    """Sample and score the completions of each prompt; None if interrupted before the end.
+
+    The `environment` answers their turns, where there is one.
+    """
+    turns = None if environment is None else environment.turns(of.templates)
     sampled = engine.sample(
         of.prompts,
         group_size=of.samples,
@@ -30,6 +36,7 @@ def evaluate(
         sampling=of.sampling,
         seed=("evaluate", seed),
         interrupted=interrupted,
+        turns=turns,
     )
     pending = {index: scorer.submit(group) for index, group in sampled}
     if interrupted():

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from grpo.cost.meter import EVALUATE, LOAD, OTHER, REPORT, SAVE, Meter
 from grpo.data.curriculum import Curriculum
 from grpo.data.sources import GivenRows
+from grpo.environments import Tools
 from grpo.learner.learner import Learner
 from grpo.model.policy import Policy
 from grpo.monitor import watchdog
@@ -129,6 +130,7 @@ class Run(ABC):
         rewards: Rewards | None = None,
         model: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        tools: Tools = (),
         resume: bool = False,
         quiet: bool = False,
         verbose: bool = False,
@@ -161,6 +163,7 @@ class Run(ABC):
                 model=model,
                 tokenizer=tokenizer,
                 watching=self.watchdog.watching,
+                **({"tools": tools} if tools else {}),
             )
         self.recipe = recipe = self.inputs.recipe
         self.groups: list[ScoredGroup] = []
@@ -292,7 +295,7 @@ class Run(ABC):
         parts.log.keep(title(recipe))
         parts.log.say(*lines)
         parts.log.detail(*details)
-        parts.log.say(*parts.scorer.isolation)
+        parts.log.say(*parts.isolation)
         if not progress.sets_before and recipe.evaluate.before:
             with progress.timed():
                 progress.sets_before = self._evaluate(0, "before training")
@@ -461,6 +464,7 @@ class Run(ABC):
                 scorer,
                 evaluated,
                 seed=self.recipe.seed,
+                environment=parts.environment,
                 interrupted=lambda: self.stop_requested,
             )
             scorer.take_metrics()  # what rewards logged here belongs to no step
@@ -536,7 +540,7 @@ class Run(ABC):
         self.stop_requested = False
         self.resume = True
         self.progress.saved_step = None
-        self.parts.scorer.close()
+        self.parts.close()
         if failure is not None:
             self.parts.log.say(*self.storage.give_up_writing(failure))
         if self.num_steps and not self._is_finished and not isinstance(failure, KeyboardInterrupt):

@@ -110,12 +110,27 @@ def _is_right(score: Score | None, threshold: float) -> bool | None:
 
 
 def _written_columns(completion: Completion) -> dict[str, Any]:
-    return {
+    columns: dict[str, Any] = {
         "completion": completion.text,
         "finish": completion.finish,
         "stop": completion.stop,
-        "num_tokens": len(completion.token_ids),
+        "num_tokens": completion.num_tokens,
     }
+    if completion.turns:
+        columns["turns"] = turn_rows(completion)
+    return columns
+
+
+def turn_rows(completion: Completion) -> list[dict[str, Any]]:
+    """The turns of a completion as plain values: what was written and observed, the calls, the status, any reward."""
+    rows = []
+    for turn in completion.turns:
+        row = turn.to_mapping()
+        optional = {name: row.pop(name) for name in ("reward", "parts")}
+        rows.append(
+            row | {name: value for name, value in optional.items() if value not in (None, {})}
+        )
+    return rows
 
 
 def _scored_columns(score: Score, verdict: Mapping[str, Score]) -> dict[str, Any]:

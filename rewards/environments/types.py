@@ -118,3 +118,14 @@ class Turn:
     reward: float | None = None
     parts: Mapping[str, float | None] = field(default_factory=dict)
     seconds: float = 0.0
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values, but for the seconds: they differ between two equal runs."""
+        return {
+            "text": self.text,
+            "observed": self.observed,
+            "status": self.status,
+            "calls": list(self.calls),
+            "reward": self.reward,
+            "parts": dict(self.parts),
+        }
