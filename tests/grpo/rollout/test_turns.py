@@ -358,8 +358,8 @@ def test_where_generate_samples_turns_are_refused_before_work():
 @pytest.mark.parametrize("paged", [False, True])
 def test_64_that_wait_for_slow_answers_stop_nobody(paged):
     policy, prompts = talker(), random_prompts(0, [9] * 40)
-    alone, few = sample(policy, prompts[:8], ScriptedTurns(), paged=paged)
-    turns = ScriptedTurns(delay=lambda one: 10**6 if one.group_index >= 8 else 0)
+    alone, few = sample(policy, prompts[:8], ScriptedTurns(max_calls=1), paged=paged)
+    turns = ScriptedTurns(delay=lambda one: 10**6 if one.group_index >= 8 else 0, max_calls=1)
     engine, groups, waits, steps = Engine(policy, paged=paged), {}, {}, {}
     for index, group in engine.sample(prompts, turns=turns, **OPTIONS):
         groups[index] = group
@@ -367,7 +367,7 @@ def test_64_that_wait_for_slow_answers_stop_nobody(paged):
         steps[index] = engine.stats.steps
     fast = by_name(groups[index] for index in range(8))
     assert_same(fast, alone, tolerance=1e-5 if paged else 0.0)
-    assert turns.most_waiting >= 64 and len(groups) == 40 and turns.waits == 3
+    assert turns.most_waiting >= 64 and len(groups) == 40 and turns.waits == 1
     assert not any(waits[index] for index in range(8))
     assert max(steps[index] for index in range(8)) == few.stats.steps
     assert engine.stats.rows_paused > 64 and engine.stats.replayed == 0
@@ -380,12 +380,12 @@ def test_little_memory_does_not_let_those_that_wait_stop_the_others():
     def is_slow(sequence) -> int:
         return 10**6 if sequence.group_index < 20 else 0
 
-    turns = ScriptedTurns(delay=is_slow, max_calls=2)
+    turns = ScriptedTurns(delay=is_slow, max_calls=1)
     budget = 8 * 64 * TOKEN_BYTES / 2**30
     sampled, engine = sample(policy, prompts, turns, budget=budget)
-    expected, _ = sample(policy, prompts, ScriptedTurns(max_calls=2))
+    expected, _ = sample(policy, prompts, ScriptedTurns(max_calls=1))
     assert_same(sampled, expected)
-    assert turns.waits == 2 and turns.most_waiting >= 40 and engine.stats.replayed > 0
+    assert turns.waits == 1 and turns.most_waiting >= 40 and engine.stats.replayed > 0
 
 
 @pytest.mark.parametrize("paged", [False, True])
@@ -475,12 +475,18 @@ def test_partial_groups_of_earlier_versions_have_no_turns():
 # ------------------------------------------------------------------------------------------- cost
 
 
-@pytest.mark.parametrize("paged", [False, True])
-def test_many_turns_compute_as_many_tokens_as_one_of_equal_length(paged):
+@pytest.mark.parametrize(
+    "paged, turn_counts, written, given",
+    [(False, (1, 128), 129, 1024), (False, (8, 32), 129, 1024), (True, (1, 4), 33, 64)],
+)
+@pytest.mark.thin(2)
+def test_many_turns_compute_as_many_tokens_as_one_of_equal_length(
+    paged, turn_counts, written, given
+):
     policy, prompts = talker(max_position_embeddings=2048), random_prompts(0, [20])
     policy.stop_ids = frozenset()
-    written, given, read = 129, 1024, []
-    for number in (1, 8, 32, 128):
+    read = []
+    for number in turn_counts:
         turns = ScriptedTurns(
             lambda sequence, number=number: [5] * (given // number),
             max_calls=number,
