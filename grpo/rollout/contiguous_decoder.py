@@ -155,9 +155,14 @@ class ContiguousDecoder:
         self.queue.extendleft(sequence for sequence in reversed(ready) if not sequence.finish)
 
     def _pause(self, sequence: RolloutSequence) -> None:
-        """Take a sequence out of its row; its keys are kept."""
+        """Take a sequence out of its row; its keys are kept if there is memory for a copy."""
         del self.live[sequence]
-        self.kept[sequence] = self.cache.pause(sequence)
+        try:
+            self.kept[sequence] = self.cache.pause(sequence)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self.cache.drop(sequence)
 
     def _forget(self, sequence: RolloutSequence) -> None:
         """Drop the keys of a sequence, wherever they are."""

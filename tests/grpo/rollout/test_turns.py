@@ -15,6 +15,7 @@ from tiny import plain_logits, plain_model, random_prompts, tiny_policy, wide_he
 from grpo.kernels.sampling.spec import Sampling, completion_seed
 from grpo.model.packing import pack, stack_logps
 from grpo.rollout import contiguous_decoder
+from grpo.rollout.contiguous_cache import ContiguousCache
 from grpo.rollout.engine import Engine
 from grpo.rollout.sequence import PartialGroup
 from grpo.types import FINISHES, Completion, Group, Row
@@ -235,6 +236,23 @@ def test_memory_that_runs_out_between_turns_loses_nothing(paged, failing):
     hook.remove()
     assert engine.stats.notes
     assert_same(again, expected, tolerance=1e-5 if paged else 0.0)
+
+
+def test_where_memory_does_not_do_for_a_copy_of_the_keys_they_are_made_anew(monkeypatch):
+    policy, prompts = talker(), random_prompts(0, SIZES)
+    expected, _ = sample(policy, prompts, ScriptedTurns())
+    calls = iter(range(1000))
+    pause = ContiguousCache.pause
+
+    def sparing(cache, row):
+        if next(calls) % 3 == 0:
+            raise MemoryError("12 MiB are left of this process's limit of memory")
+        return pause(cache, row)
+
+    monkeypatch.setattr(ContiguousCache, "pause", sparing)
+    again, engine = sample(policy, prompts, ScriptedTurns())
+    assert_same(again, expected)
+    assert engine.stats.replayed
 
 
 # ------------------------------------------------------------------------------------ how turns end
