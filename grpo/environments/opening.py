@@ -17,6 +17,7 @@ from grpo.recipe import EnvironmentSection, Recipe, RecipeError
 from grpo.scoring import sandbox_options
 from grpo.types import Prompt
 from rewards.environments import CallFormat, EnvironmentPool, EnvironmentSpec, format_of
+from rewards.environments.pool import BUILT_IN_TOOLS
 
 Tool = Callable[..., Any] | str
 """A function with type hints and a docstring, or what a recipe's ``tools`` takes."""
@@ -37,6 +38,11 @@ class EnvironmentPlan:
     section: EnvironmentSection
     format: CallFormat | None
     schemas: Sequence[Mapping[str, Any]] = field(default=())
+
+    @property
+    def begins(self) -> bool:
+        """Whether an environment begins with each completion, and is asked about every turn; else there are tools alone."""
+        return self.spec.use is not None and self.spec.use not in BUILT_IN_TOOLS
 
     @property
     def names(self) -> list[str]:
@@ -177,7 +183,7 @@ class RunEnvironment:
             self.tokenizer,
             separators_of=separators_of,
             budgets=Budgets(section.max_calls, section.max_turns, section.observation_tokens),
-            begins=self.plan.spec.use is not None,
+            begins=self.plan.begins,
             in_step=self.in_step,
         )
 

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from chat_templates import CHATML
 from quick_runs import lines
 from tool_runs import (
+    calling_model,
     chat_changes,
     chat_model,
     hermes_call,
@@ -21,6 +23,7 @@ from grpo.cli import main
 from grpo.recipe import RecipeError
 from grpo.recipe.plan import Plan
 from grpo.run.inputs import load_inputs
+from grpo.stages.pipeline import Pipeline
 
 
 def double(number: int) -> int:
@@ -53,9 +56,6 @@ def test_tools_that_cannot_work_are_refused_before_a_model_loads(tmp_path, chang
 
 
 def test_a_chat_template_that_takes_no_tools_is_refused(tmp_path):
-    from chat_templates import CHATML  # noqa: PLC0415  beside its only use
-    from tool_runs import calling_model  # noqa: PLC0415
-
     calling_model(tmp_path / "model", hermes_call, CHATML)
     changed = {"data": {"template": "chat"}, "environment": {"format": "hermes"}}
     with pytest.raises(RecipeError, match="tool-missing: .* leaves the tool calculator out"):
@@ -159,6 +159,26 @@ def test_a_run_that_was_stopped_and_resumed_is_the_one_that_never_was(tmp_path, 
     first.close()
     Trainer(recipe(parted, **options), quiet=True, resume=True).train()
     assert journals(whole / "run") == journals(parted / "run")
+
+
+@pytest.mark.slow
+def test_stages_that_sample_are_answered_and_the_models_card_names_the_tools(tmp_path):
+    calling_model(tmp_path / "model")
+    values = recipe_values(tmp_path, tmp_path / "model")
+    del values["steps"]
+    learn = {"name": "learn", "grpo": {"steps": 1}}
+    stages = [learn, {"name": "table", "evaluate": {}}]
+    stages.append({"name": "out", "export": {"to": "safetensors"}})
+    run = tmp_path / "run"
+    Pipeline({**values, "run_dir": str(run), "stages": stages}, quiet=True).train()
+    rows = lines(run / "stages" / "learn", "samples.jsonl")
+    assert any(turn["calls"] for row in rows for turn in row.get("turns", []))
+    table = json.loads((run / "table.json").read_text())
+    assert table and "learn" in json.dumps(table)
+    (card,) = (run / "stages" / "out").rglob("README.md")
+    assert (
+        "`calculator` to answer it between its turns (calls written as <calc>" in card.read_text()
+    )
 
 
 @pytest.mark.slow
