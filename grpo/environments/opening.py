@@ -41,7 +41,7 @@ class EnvironmentPlan:
 
     @property
     def begins(self) -> bool:
-        """Whether an environment begins with each completion, and is asked about every turn; else there are tools alone."""
+        """Whether an environment begins with each completion and answers every turn; else there are tools alone."""
         return self.spec.use is not None and self.spec.use not in BUILT_IN_TOOLS
 
     @property
