@@ -159,6 +159,7 @@ class RunEnvironment:
         self.stop_ids = stop_ids
         self.in_step = in_step
         self._separators: dict[str, Separators] = {}
+        self._turns: EnvironmentTurns | None = None
 
     def __enter__(self) -> RunEnvironment:
         return self
@@ -171,13 +172,18 @@ class RunEnvironment:
         self.pool.close()
 
     def turns(self, templates: Mapping[str, Template]) -> EnvironmentTurns:
-        """The other side of a call of the engine; `templates` are those of the prompts, by the source of each."""
+        """The other side of a call of the engine; `templates` are those of the prompts, by the source of each.
+
+        Sessions of the call before are ended.
+        """
+        if self._turns is not None:
+            self._turns.close()
 
         def separators_of(prompt: Prompt) -> Separators:
             return self.separators(templates[prompt.source])
 
         section = self.plan.section
-        return EnvironmentTurns(
+        self._turns = EnvironmentTurns(
             self.pool,
             self.plan.format,
             self.tokenizer,
@@ -186,6 +192,7 @@ class RunEnvironment:
             begins=self.plan.begins,
             in_step=self.in_step,
         )
+        return self._turns
 
     def separators(self, template: Template) -> Separators:
         """What stands between turns under a template; found once for each."""

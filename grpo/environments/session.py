@@ -139,6 +139,8 @@ class EnvironmentTurns:
 
     def take_ready(self, wait: bool) -> list[RolloutSequence]:
         """The paused sequences that have been answered, each with its observation or a finish."""
+        for sequence in [sequence for sequence in self._open.values() if sequence.finish]:
+            self._forget(sequence)
         if self.in_step and self._waiting:
             self._wait(all_of_them=True)
         ready = [key for key, waiting in self._waiting.items() if waiting.answer.done()]
