@@ -265,5 +265,5 @@ def _has_in_order(text: str, marks: Sequence[str]) -> bool:
 
 def _call(message: Message) -> dict[str, Any]:
     """The call that a message of the role tool answers, as chat templates take it."""
-    function = {"name": message.get("name") or "tool", "arguments": {}}
+    function: dict[str, Any] = {"name": message.get("name") or "tool", "arguments": {}}
     return {"type": "function", "id": CALL_ID, "function": function}

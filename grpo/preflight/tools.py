@@ -91,6 +91,7 @@ def _conversation(
     else:
         ended = separators.pieces(told).turn_end.strip()
         stop = tokenizer.convert_tokens_to_ids(ended) if ended else None
+        assert not isinstance(stop, list), "one token has one number"
         given = separators.messages(told, stop)
     behind = str(tokenizer.decode(list(given.token_ids), clean_up_tokenization_spaces=False))
     number = many(len(given.token_ids), "token")
