@@ -268,7 +268,18 @@ def _results(result: Evaluation, specs: Sequence[RewardSpec], of: EvaluationSet)
         "threshold": of.threshold,
         "strict": figures(result.groups, reward, same, threshold=of.threshold),
         "lenient": lenient,
+        **_called(result),
     }
+
+
+def _called(result: Evaluation) -> dict[str, Any]:
+    """``tools``: the share of completions that call, and the mean of their calls; nothing where none is offered."""
+    named = {name.rpartition("/")[2]: value for name, value in result.details.items()}
+    return (
+        {"tools": {key: named[key] for key in ("share", "calls")}}
+        if "tool/share" in result.details
+        else {}
+    )
 
 
 def _rows(groups: Sequence[ScoredGroup], model: str) -> list[dict[str, Any]]:

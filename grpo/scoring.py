@@ -175,7 +175,11 @@ def _unscored(completion: Completion) -> Score:
     """The score of a completion that no reward sees."""
     if completion.finish == "error" and not completion.token_ids:
         failed = [turn.status for turn in completion.turns if turn.status != "ok"]
-        return replace(NOT_BEGUN, detail=f"{NOT_BEGUN.detail} ({failed[-1]})") if failed else UNSCORED["error"]
+        return (
+            replace(NOT_BEGUN, detail=f"{NOT_BEGUN.detail} ({failed[-1]})")
+            if failed
+            else UNSCORED["error"]
+        )
     return UNSCORED.get(completion.finish, NOT_ASKED)
 
 

@@ -17,6 +17,7 @@ from grpo.recipe import EnvironmentSection, Recipe, RecipeError
 from grpo.scoring import sandbox_options
 from grpo.types import Prompt
 from rewards.environments import CallFormat, EnvironmentPool, EnvironmentSpec, format_of
+from rewards.environments.pool import BUILT_IN_TOOLS
 
 Tool = Callable[..., Any] | str
 """A function with type hints and a docstring, or what a recipe's ``tools`` takes."""
@@ -37,6 +38,11 @@ class EnvironmentPlan:
     section: EnvironmentSection
     format: CallFormat | None
     schemas: Sequence[Mapping[str, Any]] = field(default=())
+
+    @property
+    def begins(self) -> bool:
+        """Whether an environment begins with each completion and answers every turn; else there are tools alone."""
+        return self.spec.use is not None and self.spec.use not in BUILT_IN_TOOLS
 
     @property
     def names(self) -> list[str]:
@@ -153,6 +159,7 @@ class RunEnvironment:
         self.stop_ids = stop_ids
         self.in_step = in_step
         self._separators: dict[str, Separators] = {}
+        self._turns: EnvironmentTurns | None = None
 
     def __enter__(self) -> RunEnvironment:
         return self
@@ -165,21 +172,27 @@ class RunEnvironment:
         self.pool.close()
 
     def turns(self, templates: Mapping[str, Template]) -> EnvironmentTurns:
-        """The other side of a call of the engine; `templates` are those of the prompts, by the source of each."""
+        """The other side of a call of the engine; `templates` are those of the prompts, by the source of each.
+
+        Sessions of the call before are ended.
+        """
+        if self._turns is not None:
+            self._turns.close()
 
         def separators_of(prompt: Prompt) -> Separators:
             return self.separators(templates[prompt.source])
 
         section = self.plan.section
-        return EnvironmentTurns(
+        self._turns = EnvironmentTurns(
             self.pool,
             self.plan.format,
             self.tokenizer,
-            separators_of,
-            Budgets(section.max_calls, section.max_turns, section.observation_tokens),
-            begins=self.plan.spec.use is not None,
+            separators_of=separators_of,
+            budgets=Budgets(section.max_calls, section.max_turns, section.observation_tokens),
+            begins=self.plan.begins,
             in_step=self.in_step,
         )
+        return self._turns
 
     def separators(self, template: Template) -> Separators:
         """What stands between turns under a template; found once for each."""

@@ -142,8 +142,8 @@ class Separators:
             return behind
         role = messages[0]["role"]
         raise RecipeError(
-            f"environment: the tokenizer's chat template does not write messages of the role {role} behind a turn of the "
-            "assistant, so an observation cannot be shown; set environment.format to fenced or a tag, which are "
+            f"environment: the tokenizer's chat template does not write messages of the role {role} behind a turn of "
+            "the assistant, so an observation cannot be shown; set environment.format to fenced or a tag, which are "
             "answered within the turn, or use another chat template"
         )
 
@@ -152,15 +152,15 @@ class Separators:
         asked = [{"role": "user", "content": "1"}, *turns]
         args = {name: value for name, value in self.template.args.items() if name != "tools"}
         try:
-            return apply_template(
-                asked, self.tokenizer, args, generation_prompt=generation_prompt
-            )
+            return apply_template(asked, self.tokenizer, args, generation_prompt=generation_prompt)
         except RecipeError:
             return ""
 
     def _ends(self, text: str) -> str:
         """The special token at the end of a text; empty if there is none."""
-        ends = [special for special in self._specials.values() if special and text.endswith(special)]
+        ends = [
+            special for special in self._specials.values() if special and text.endswith(special)
+        ]
         return max(ends, key=len, default="")
 
     def _split_turn_end(self, text: str) -> tuple[str, str]:
@@ -187,8 +187,8 @@ class Separators:
         if any(text.endswith(escaped) for text in rendered):
             return True
         raise RecipeError(
-            "environment: the tokenizer's chat template changes what a tool answers in a way that is not known here; set "
-            "environment.format to fenced or a tag, which are answered within the turn"
+            "environment: the tokenizer's chat template changes what a tool answers in a way that is not known here; "
+            "set environment.format to fenced or a tag, which are answered within the turn"
         )
 
     # -- tokens ---------------------------------------------------------------------------------------------------
@@ -265,5 +265,5 @@ def _has_in_order(text: str, marks: Sequence[str]) -> bool:
 
 def _call(message: Message) -> dict[str, Any]:
     """The call that a message of the role tool answers, as chat templates take it."""
-    function = {"name": message.get("name") or "tool", "arguments": {}}
+    function: dict[str, Any] = {"name": message.get("name") or "tool", "arguments": {}}
     return {"type": "function", "id": CALL_ID, "function": function}

@@ -77,9 +77,9 @@ class EnvironmentTurns:
         pool: EnvironmentPool,
         format: CallFormat | None,
         tokenizer: PreTrainedTokenizerBase,
+        *,
         separators_of: SeparatorsOf,
         budgets: Budgets,
-        *,
         begins: bool,
         in_step: bool = False,
         clock: Callable[[], float] = time.perf_counter,
@@ -139,6 +139,8 @@ class EnvironmentTurns:
 
     def take_ready(self, wait: bool) -> list[RolloutSequence]:
         """The paused sequences that have been answered, each with its observation or a finish."""
+        for sequence in [sequence for sequence in self._open.values() if sequence.finish]:
+            self._forget(sequence)
         if self.in_step and self._waiting:
             self._wait(all_of_them=True)
         ready = [key for key, waiting in self._waiting.items() if waiting.answer.done()]
@@ -191,7 +193,19 @@ class EnvironmentTurns:
         else:
             key = self._opened(sequence)
             answer = self.pool.step(key, text)
-        self._waiting[self._key(sequence)] = _Waiting(sequence, text, names, answer, self.clock())
+        self._await(sequence, answer, text=text, calls=names)
+
+    def _await(
+        self,
+        sequence: RolloutSequence,
+        answer: Future[Any],
+        *,
+        text: str = "",
+        calls: tuple[str, ...] = (),
+        is_new: bool = False,
+    ) -> None:
+        waiting = _Waiting(sequence, text, calls, answer=answer, began=self.clock(), is_new=is_new)
+        self._waiting[self._key(sequence)] = waiting
 
     def _refusal(self, names: tuple[str, ...]) -> Observation:
         text = REFUSED.format(many(self.budgets.max_calls, "call"))
@@ -260,8 +274,7 @@ class EnvironmentTurns:
         if sequence.tokens or sequence.turns:
             return
         sequence.pause()
-        key = self._key(sequence)
-        self._waiting[key] = _Waiting(sequence, "", (), answer, self.clock(), is_new=True)
+        self._await(sequence, answer, is_new=True)
 
     def _take_first(self, sequence: RolloutSequence, first: Observation | None) -> None:
         """What is observed at the beginning: within the text of a plain prompt, in a chat a turn of the user's."""

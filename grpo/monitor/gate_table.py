@@ -373,8 +373,8 @@ TABLE = (
         limits={"note": 0.5, "warn": 0.95},
         finding="{value:.0%} of the calls of the last steps gave nothing but an error",
         remedy=(
-            "read the turns in samples.jsonl: a status malformed is a matter of environment.format or the prompt, error "
-            "and timeout of the tool (environment.timeout_seconds)"
+            "read the turns in samples.jsonl: a status malformed is a matter of environment.format or the prompt, "
+            "error and timeout of the tool (environment.timeout_seconds)"
         ),
     ),
     Gate(

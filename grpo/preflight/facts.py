@@ -55,8 +55,8 @@ def note(name: str, message: str) -> Finding:
 class RunFacts:
     """What is known of a run before its model loads; a field keeps its default if what it holds did not load.
 
-    ``answers`` is who answers between turns. ``accurate`` names the reward that means accuracy, ``rows`` are all rows of the data set, ``repairs`` say what was
-    changed in them.
+    ``answers`` is who answers between turns, ``accurate`` names the reward that means accuracy, ``rows`` are
+    all rows of the data set, ``repairs`` say what was changed in them.
     """
 
     recipe: Recipe

@@ -1,7 +1,8 @@
 """What can be known of a run before its first step: ``python -m grpo.train RECIPE --preflight``.
 
 The order of the checks, each of which needs the one before: recipe and data, rewards on gold answers, memory, the model
-with each tool, a sample of its completions and one update that is thrown away. Every mistake has a name (docs/preflight.md).
+with each tool, a sample of its completions
+and one update that is thrown away. Every mistake has a name (docs/preflight.md).
 Rewards are scored by the run's own scorer, and nothing is written to disk.
 """
 

@@ -14,8 +14,10 @@ from grpo.recipe.keys import key
 from grpo.recipe.values import NOT_EMPTY, Check, above, at_least
 
 TOOLS = Check(
-    lambda value: all(isinstance(name, str) and name.strip() for name in value)
-    and len(set(value)) == len(value),
+    lambda value: (
+        all(isinstance(name, str) and name.strip() for name in value)
+        and len(set(value)) == len(value)
+    ),
     "must be different names of tools, e.g. [python, calculator, 'mine.py:search']; functions are passed as "
     "Trainer(recipe, tools=[...])",
 )
@@ -49,7 +51,8 @@ class EnvironmentSection:
     format: str = key(
         "auto",
         "how calls are written: hermes, llama3 and qwen3 as the chat templates of those models ask for, fenced "
-        "(```python blocks), or a tag (<calc> for <calc>...</calc>, <search>:<found> to name the answer's tag too); auto: as the chat template does",
+        "(```python blocks), or a tag (<calc> for <calc>...</calc>; <search>:<found> names the answer's tag "
+        "too); auto: as the chat template does",
         FORMAT,
     )
     max_calls: int = key(
@@ -78,4 +81,3 @@ class EnvironmentSection:
 def environment_values(value: Any) -> Any:
     """``environment: python`` as the section that it is short for."""
     return {"use": value} if isinstance(value, str) else value
-

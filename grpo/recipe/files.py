@@ -335,9 +335,7 @@ def _reward_path(part: Any, folder: Path) -> Any:
 
 def _environment_path(value: Any, folder: Path) -> Any:
     """The section, or the name that is short for it."""
-    return (
-        _reward_path(value, folder) if isinstance(value, dict) else _function_path(value, folder)
-    )
+    return _reward_path(value, folder) if isinstance(value, dict) else _function_path(value, folder)
 
 
 def _function_path(use: Any, folder: Path) -> Any:

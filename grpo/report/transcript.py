@@ -9,7 +9,7 @@ OBSERVED = "> "
 
 
 def transcript(written: str, turns: Sequence[Mapping[str, Any]]) -> str:
-    """The text of a completion with the observations between its turns; what went wrong is named.
+    r"""The text of a completion with the observations between its turns; what went wrong is named.
 
     `written` are the texts of the turns and of what follows the last of them, joined by newlines.
     >>> transcript("2 + 2\\nIt is 4.", [{"text": "2 + 2", "observed": "4", "status": "ok"}])

@@ -115,7 +115,8 @@ def load_inputs(
     Without ``needs_rewards`` there may be none; held-out rows are then not evaluated.
 
     ``rewards`` and ``tools`` are callables added to the recipe's; ``data``, a ``model`` or ``tokenizer`` in hand are
-    used instead of loading them. Slow reads happen inside ``watching()``; ``report`` gets a sentence on what was changed in the rows.
+    used instead of loading them. Slow reads happen inside ``watching()``; ``report`` gets a sentence on what was
+    changed in the rows.
     """
     specs: Sequence[RewardSpec] = ()
     accurate = ""

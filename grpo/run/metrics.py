@@ -134,12 +134,16 @@ def _completions(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
     }
 
 
+def _num_calls(completion: Completion) -> int:
+    return sum(len(turn.calls) for turn in completion.turns)
+
+
 def tool_record(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
     """What completions called and were answered; means over completions but for errors and seconds, over answers."""
     completions = [completion for group in groups for completion in group.completions]
     turns = [turn for completion in completions for turn in completion.turns]
     asked = [turn for turn in turns if turn.calls or turn.status != "ok"]
-    numbers = [sum(len(turn.calls) for turn in completion.turns) for completion in completions]
+    numbers = [_num_calls(completion) for completion in completions]
     given = [len(completion.token_ids) - completion.num_tokens for completion in completions]
     return {
         "tool/calls": mean(numbers),

@@ -34,23 +34,29 @@ def completion_rows(group: ScoredGroup, model: str) -> list[dict[str, Any]]:
     for index, (completion, score, verdict) in enumerate(judged):
         values = {name: part.value for name, part in verdict.items()}
         extracted = {name: part.extracted for name, part in verdict.items()}
-        row = {
-            "model": model,
-            "prompt_id": group.prompt.id,
-            "index": index,
-            "prompt": group.prompt.text,
-            "completion": completion.text,
-            "finish": completion.finish,
-            "token_ids": list(completion.token_ids),
-            **_several_turns(completion),
-            "columns": dict(group.prompt.truth),
+        judgement: dict[str, Any] = {
             "reward": score.value,
             "parts": values,
             "statuses": {name: part.status for name, part in verdict.items()},
             "extracted": {name: text for name, text in extracted.items() if text is not None},
         }
-        rows.append({**values, **row})
+        written = {"model": model, **_written(group.prompt, index, completion)}
+        rows.append({**values, **written, **judgement})
     return rows
+
+
+def _written(prompt: Prompt, index: int, completion: Completion) -> dict[str, Any]:
+    """The prompt, and the completion of it that has this index."""
+    return {
+        "prompt_id": prompt.id,
+        "index": index,
+        "prompt": prompt.text,
+        "completion": completion.text,
+        "finish": completion.finish,
+        "token_ids": list(completion.token_ids),
+        **_several_turns(completion),
+        "columns": dict(prompt.truth),
+    }
 
 
 def _several_turns(completion: Completion) -> dict[str, Any]:

@@ -23,14 +23,18 @@ __all__ = [
     "Parsed",
     "Result",
     "Turn",
+    "example_call",
     "format_of",
+    "schemas_of",
 ]
 
 _MODULES = {
     "CallFormat": "formats",
     "EnvironmentPool": "pool",
     "Parsed": "formats",
+    "example_call": "tools",
     "format_of": "formats",
+    "schemas_of": "pool",
 }
 
 

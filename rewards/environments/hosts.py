@@ -230,7 +230,8 @@ class Worker:
 
 def _late(flight: _Flight) -> Lost:
     was_asleep = 2 * flight.computed_seconds < flight.billed_seconds
-    return Lost("timeout", "it is late", is_conclusive=was_asleep)
+    was_starved = flight.billed_seconds < flight.limit_seconds - ASYNC_GRACE_SECONDS
+    return Lost("timeout", "it is late", is_conclusive=was_asleep and not was_starved)
 
 
 # ------------------------------------------------------------------------------------------ all workers

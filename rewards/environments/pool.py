@@ -8,6 +8,7 @@ or dies, is ``rewards.environments.hosts``; how a turn is read, ``rewards.enviro
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import threading
 import weakref
@@ -28,7 +29,7 @@ from rewards.sandbox import SandboxOptions, open_sandbox
 from rewards.service.functions import importable_name
 from rewards.spelling import many, nearest
 
-__all__ = ["BUILT_IN_TOOLS", "EnvironmentPool"]
+__all__ = ["BUILT_IN_TOOLS", "EnvironmentPool", "schemas_of"]
 
 T = TypeVar("T")
 
@@ -61,7 +62,8 @@ class EnvironmentPool:
         self._loop = asyncio.new_event_loop()
         thread = threading.Thread(target=_run_loop, args=(self._loop,), name="tools", daemon=True)
         thread.start()
-        self._finalizer = weakref.finalize(self, _shut_down, self._loop, thread, self._parts)
+        close = functools.partial(_shut_down, self._loop, thread, self._parts)
+        self._finalizer = weakref.finalize(self, close)
         try:
             asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
         except BaseException:
@@ -108,7 +110,8 @@ class EnvironmentPool:
         for this.
         """
         conversation = _Conversation(self._environment)
-        return self._submit(self._open, key, conversation, dict(row), tuple(texts))
+        opening = functools.partial(conversation.open, dict(row), tuple(texts))
+        return self._submit(self._begin_anew, key, conversation, opening)
 
     def step(self, key: Hashable, text: str) -> Future[Observation]:
         """Answer the text of one turn; the turns of a session are answered in order.
@@ -159,16 +162,19 @@ class EnvironmentPool:
         self._loop.call_soon_threadsafe(link)
         return future
 
-    def _open(
-        self, key: Hashable, conversation: _Conversation, row: dict[str, Any], texts: Sequence[str]
+    def _begin_anew(
+        self,
+        key: Hashable,
+        conversation: _Conversation,
+        opening: Callable[[], Coroutine[Any, Any, Observation | None]],
     ) -> asyncio.Task[Observation | None]:
         self._forget(key)
         self._conversations[key] = conversation
-        return conversation.begin(conversation.open(row, texts))
+        return conversation.begin(opening)
 
     def _step(self, key: Hashable, text: str) -> asyncio.Task[Observation]:
         conversation = self._conversations[key]
-        return conversation.begin(conversation.step(text))
+        return conversation.begin(functools.partial(conversation.step, text))
 
     def _forget(self, key: Hashable) -> None:
         conversation = self._conversations.pop(key, None)
@@ -207,6 +213,13 @@ class EnvironmentPool:
 
     def _hosts_of(self, index: int) -> Hosts:
         return self._parts.hosts[self._plan.hosted[index].is_local]
+
+
+def schemas_of(
+    spec: EnvironmentSpec, *, base_dir: str | Path | None = None
+) -> list[dict[str, Any]]:
+    """What `EnvironmentPool.schemas` of a pool of this spec says, without opening one; the same `ValueError`s."""
+    return [dict(tool.schema) for tool in _plan_of(spec, root_of(base_dir)).tools]
 
 
 @dataclass(slots=True)
@@ -434,18 +447,18 @@ class _Conversation:
         self._turn: asyncio.Lock | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def begin(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def begin(self, answer: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
         """Run it behind those that were begun earlier."""
         if self._turn is None:
             self._turn = asyncio.Lock()
-        task = asyncio.ensure_future(self._in_turn(self._turn, coroutine))
+        task = asyncio.ensure_future(self._in_turn(self._turn, answer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _in_turn(self, turn: asyncio.Lock, coroutine: Awaitable[T]) -> T:
+    async def _in_turn(self, turn: asyncio.Lock, answer: Callable[[], Awaitable[T]]) -> T:
         async with turn:
-            return await coroutine
+            return await answer()
 
     async def open(self, row: Mapping[str, Any], texts: Sequence[str]) -> Observation | None:
         self._environment, self._talk = self._make()

@@ -34,6 +34,7 @@ import ast, json, linecache, os, sys, traceback, types
 cells = json.loads(sys.stdin.buffer.read())
 raised = False
 os.dup2(1, 2)
+sys.stderr = sys.__stderr__ = sys.stdout
 text = "".join(cells)
 if "random" in text:
     import random

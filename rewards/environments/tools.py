@@ -33,6 +33,7 @@ __all__ = [
 TOOL_ERRORS = (Exception, SystemExit, KeyboardInterrupt)
 """What counts as a tool's own failure, which the policy reads."""
 MAX_ERROR_CHARS = 2000
+LEFT_OUT = "\n[... {} bytes left out ...]\n"
 _SECTION = re.compile(
     r"^[ \t]*(Args|Arguments|Parameters|Returns|Raises|Yields|Examples?|Notes?):[ \t]*$",
     re.MULTILINE,
@@ -135,18 +136,23 @@ def as_text(value: Any) -> str:
 
 
 def cut(text: str, max_bytes: int) -> str:
-    r"""A text of at most about so many bytes of UTF-8: the beginning and the end, and how much stood between.
+    r"""A text of at most so many bytes of UTF-8: its beginning and end, and how much stood between, if there is room.
 
     >>> cut("abcdefgh", 8), cut("abcdefgh", 4)
-    ('abcdefgh', 'ab\n[... 4 bytes left out ...]\ngh')
+    ('abcdefgh', 'abcd')
+    >>> cut(100 * "a" + 100 * "b", 50)
+    'aaaaaaaaaa\n[... 180 bytes left out ...]\nbbbbbbbbbb'
     """
     data = text.encode("utf-8", "replace")
     if len(data) <= max_bytes:
         return data.decode()
-    half = max_bytes // 2
-    head = data[: max_bytes - half].decode("utf-8", "ignore")
+    room = max_bytes - len(LEFT_OUT.format(len(data)))
+    if room < 2:
+        return data[:max_bytes].decode("utf-8", "ignore")
+    half = room // 2
+    head = data[:half].decode("utf-8", "ignore")
     tail = data[len(data) - half :].decode("utf-8", "ignore")
-    return f"{head}\n[... {len(data) - max_bytes} bytes left out ...]\n{tail}"
+    return head + LEFT_OUT.format(len(data) - 2 * half) + tail
 
 
 # ------------------------------------------------------------------------------------------ reading a function
@@ -158,6 +164,8 @@ def tool_of(function: Callable[..., Any], name: str = "") -> Tool:
     It needs a docstring and a type hint for each parameter; ``*args`` and ``**kwargs`` cannot be offered.
     """
     name = name or getattr(function, "__name__", "") or type(function).__name__
+    if inspect.isclass(function):
+        raise ValueError(f"tool {name}: it is a class; name an environment as environment.use")
     parameters = _parameters(function, name)
     all_hints = _hints(function, name)
     hints = {key: all_hints[key] for key in parameters}

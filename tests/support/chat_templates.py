@@ -46,11 +46,12 @@ QWEN_TOOLS = (
 )
 """ChatML with tools in the system's turn; results of neighbouring calls share a turn of the user's."""
 LLAMA_TOOLS = (
-    "{{ bos_token }}{{ '<|start_header_id|>system<|end_header_id|>\\n\\nEnvironment: ipython\\n' }}" + _TOOLS +
-    "{{ '<|eot_id|>' }}{% for m in messages %}{% if m.role == 'tool' %}"
+    "{{ bos_token }}{{ '<|start_header_id|>system<|end_header_id|>\\n\\nEnvironment: ipython\\n' }}"
+    + _TOOLS
+    + "{{ '<|eot_id|>' }}{% for m in messages %}{% if m.role == 'tool' %}"
     "{{ '<|start_header_id|>ipython<|end_header_id|>\\n\\n' + (m.content | tojson) + '<|eot_id|>' }}"
     "{% elif m.tool_calls %}{% if m.tool_calls | length != 1 %}{{ raise_exception('one call a turn') }}{% endif %}"
-    "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n{\"name\": \"' + m.tool_calls[0].function.name }}"
+    '{{ \'<|start_header_id|>assistant<|end_header_id|>\\n\\n{"name": "\' + m.tool_calls[0].function.name }}'
     "{{ '\", \"parameters\": ' + (m.tool_calls[0].function.arguments | tojson) + '}<|eot_id|>' }}"
     "{% else %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n' + (m.content | trim) + '<|eot_id|>' }}"
     "{% endif %}{% endfor %}"

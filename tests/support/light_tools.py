@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any, Literal, Mapping
 
 from rewards.environments import Observation
+
+some_came = threading.Condition()
+waiting = 0
 
 
 def add(a: int, b: int = 1) -> int:
@@ -50,6 +54,33 @@ async def wait_politely(seconds: float) -> str:
     """
     await asyncio.sleep(seconds)
     return "awake"
+
+
+def meet(number: int) -> str:
+    """Waits until so many wait, and blocks meanwhile.
+
+    Args:
+        number: How many
+    """
+    global waiting
+    with some_came:
+        waiting += 1
+        some_came.notify_all()
+        some_came.wait_for(lambda: waiting >= number)
+    return "met"
+
+
+async def meet_politely(number: int) -> str:
+    """Waits until so many wait, without blocking.
+
+    Args:
+        number: How many
+    """
+    global waiting
+    waiting += 1
+    while waiting < number:
+        await asyncio.sleep(0.01)
+    return "met"
 
 
 def compute(seconds: float) -> str:

@@ -43,7 +43,9 @@ def calling_model(folder: Path, call=tag_call, template: str | None = None) -> P
 
 
 def rows_file(path: Path, number: int = 40) -> Path:
-    rows = [{"prompt": f"what is {i} * {i + 1}?", "answer": str(i * (i + 1))} for i in range(number)]
+    rows = [
+        {"prompt": f"what is {i} * {i + 1}?", "answer": str(i * (i + 1))} for i in range(number)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 

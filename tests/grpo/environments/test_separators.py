@@ -75,7 +75,10 @@ def test_arguments_of_the_template_hold_for_later_turns_too():
 
 def test_a_template_that_drops_earlier_reasoning_is_still_followed_turn_by_turn():
     one = separators(THINKING, "<|im_end|>")
-    assert one.pieces([USER]).texts == ("\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
+    assert one.pieces([USER]).texts == (
+        "\n<|im_start|>user\n",
+        "<|im_end|>\n<|im_start|>assistant\n",
+    )
 
 
 def test_a_turn_that_a_string_ended_gets_the_templates_end_of_turn():
@@ -112,7 +115,9 @@ def test_within_a_plain_prompt_an_observation_stands_on_lines_of_its_own():
 
 
 def test_a_template_that_takes_no_tools_is_refused_in_a_sentence():
-    only_users = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
+    only_users = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
+    )
     with pytest.raises(RecipeError, match="does not write messages of the role tool behind a turn"):
         separators(only_users, "</s>").pieces([TOOL])
     shouting = CHATML.replace("m.content", "m.content | upper")

@@ -19,9 +19,10 @@ from grpo.model.packing import pack
 from grpo.model.policy import Policy
 from grpo.rollout.engine import Engine
 from grpo.rollout.sequence import RolloutSequence
-from grpo.types import Group, Prompt, ScoredGroup
+from grpo.run.sample_rows import token_ends
+from grpo.types import Completion, Group, Prompt, ScoredGroup
 from rewards import Score
-from rewards.environments import Observation, Result, format_of
+from rewards.environments import Observation, Result, Turn, format_of
 
 MERGES = [("a", "b"), ("Ċ", "Ċ"), ("e", "r"), ("Ġ", "t")]
 """With merges most sampled tokens are not those that the tokenizer makes of their text."""
@@ -63,8 +64,8 @@ class Talk:
             pool,
             None if self.format is None else format_of(self.format),
             self.policy.tokenizer,
-            lambda prompt: self.separators,
-            self.budgets,
+            separators_of=lambda prompt: self.separators,
+            budgets=self.budgets,
             begins=self.begins,
             **options,
         )
@@ -131,7 +132,9 @@ def check_tokens(talk: Talk, completion) -> None:
         stop = completion.token_ids[first - 1]
         assert stop in talk.policy.stop_ids
         message = {"role": "user", "content": turn.observed}
-        assert completion.token_ids[first:end] == talk.separators.messages([message], stop).token_ids
+        assert (
+            completion.token_ids[first:end] == talk.separators.messages([message], stop).token_ids
+        )
         assert turn.text == tokenizer.decode(list(completion.token_ids[start : first - 1]))
         written.append(turn.text)
         start = end
@@ -186,7 +189,9 @@ def test_what_is_observed_first_stands_behind_the_prompt_and_is_not_learnt():
             assert f"board {group.prompt.truth['row']}" in Talk().policy.tokenizer.decode(
                 list(completion.token_ids[start:end])
             )
-            assert len(completion.sampled_logps) == completion.num_tokens < len(completion.token_ids)
+            assert (
+                len(completion.sampled_logps) == completion.num_tokens < len(completion.token_ids)
+            )
 
 
 def test_an_environment_that_cannot_begin_is_an_error_that_is_counted():
@@ -203,6 +208,27 @@ def test_turns_beyond_the_budget_end_the_completion_as_cut_off():
         for completion in group.completions:
             assert completion.finish == "length" and completion.truncated
             assert len(completion.turns) == 3
+
+
+def test_token_log_probs_are_placed_in_the_text_that_leaves_observations_out():
+    tokenizer = chat_tokenizer(CHATML)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    turns = [[*tokenizer.encode("one two", add_special_tokens=False), end]]
+    observed = tokenizer.encode("seen", add_special_tokens=False)
+    turns.append([*tokenizer.encode("né", add_special_tokens=False), end])
+    token_ids = [*turns[0], *observed, *turns[1]]
+    completion = Completion(
+        "one two\nné",
+        tuple(token_ids),
+        torch.zeros(len(token_ids) - len(observed)),
+        "stop",
+        stop=end,
+        given=((len(turns[0]), len(turns[0]) + len(observed)),),
+        turns=(Turn("one two", "seen"),),
+    )
+    ends = token_ends(tokenizer, completion)
+    assert ends == [1, 2, 3, 4, 5, 6, 7, 7, 9, 9, 10, 10]
+    assert len(ends) == completion.num_tokens == len(completion.sampled_logps)
 
 
 # ---- calls ------------------------------------------------------------------------------------------------------
@@ -264,7 +290,9 @@ def test_several_calls_of_one_turn_are_answered_in_a_turn_of_their_own():
         f"\n<|im_start|>user\n{response}\n{response}<|im_end|>\n<|im_start|>assistant\n"
     )
     (turn,) = one.sequence.turns
-    assert turn.calls == ("f", "f") and turn.status == "ok" and turn.observed == "result 1\nresult 1"
+    assert (
+        turn.calls == ("f", "f") and turn.status == "ok" and turn.observed == "result 1\nresult 1"
+    )
 
 
 def test_a_call_beyond_the_budget_is_refused_once_and_the_next_ends_the_completion():
@@ -312,9 +340,7 @@ def test_a_resumed_completion_plays_its_turns_again_and_asks_the_last_one_anew()
         "sampling": Sampling(),
         "seed": ("talk", talk.seed),
     }
-    sampled = engine.sample(
-        talk.prompts, **options, enough=1, turns=talk.turns(slow, in_step=True)
-    )
+    sampled = engine.sample(talk.prompts, **options, enough=1, turns=talk.turns(slow, in_step=True))
     done = [group for _, group in sampled]
     partial = engine.partial_groups
     assert len(done) == 1 and len(partial) == 2

@@ -55,7 +55,9 @@ def conversations(num_groups: int = 4, group_size: int = 3) -> list[ScoredGroup]
         prompt_ids = tuple(random.choices(range(2, VOCABULARY), k=random.randint(1, 12)))
         completions = [conversation(random.choice([1, 2, 5])) for _ in range(group_size)]
         scores = [Score(float(index)) for index in range(group_size)]
-        groups.append(ScoredGroup(Prompt(str(g), prompt_ids, {}), tuple(completions), tuple(scores)))
+        groups.append(
+            ScoredGroup(Prompt(str(g), prompt_ids, {}), tuple(completions), tuple(scores))
+        )
     return groups
 
 
@@ -153,7 +155,9 @@ def test_drift_is_measured_on_what_this_steps_weights_wrote_alone() -> None:
 
 def test_the_arbiter_compares_the_written_tokens_with_the_models_own() -> None:
     policy = tiny_policy(torch.float32)
-    rows = [replace(row, sampled_logps=own_logps(policy, row)) for row in batch_of(conversations()).rows]
+    rows = [
+        replace(row, sampled_logps=own_logps(policy, row)) for row in batch_of(conversations()).rows
+    ]
     old = {row.index: row.sampled_logps for row in rows}
     found = arbitrate(policy, rows, old, TEMPERATURE)
     assert found is not None and found.sampler < 1e-5 and found.trainer < 1e-5
