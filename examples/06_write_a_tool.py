@@ -2,37 +2,40 @@
 
     python examples/06_write_a_tool.py [key=value ...]
 
-What it returns stands behind the call, in the context and never in the loss. What it raises is text that the policy
-reads, too. A recipe names it as ``tools: ["examples/06_write_a_tool.py:multiply"]`` or takes it from Python, as here.
+What it returns stands behind the call, in the context and in no loss; what it raises is a text that the policy reads. A
+recipe names it as ``tools: ["examples/06_write_a_tool.py:work_out"]`` or takes it from Python, as here.
 """
 
+import operator
+import re
 import sys
 import time
 
 from grpo import Recipe, Trainer
 
+SIGNS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 
-def multiply(expression: str) -> int:
-    """Multiply two whole numbers.
+
+def work_out(expression: str) -> int:
+    """Works out one step.
 
     Args:
-        expression: the two numbers with a star between them, such as 37*48
+        expression: Two whole numbers with +, - or * between them, such as 37*48
     """
-    left, star, right = expression.partition("*")
-    if not star:
-        raise ValueError("only products")  # so sums are left to the policy's head
-    return int(left) * int(right)
+    step = re.fullmatch(r"(-?\d+)([-+*])(-?\d+)", expression)
+    if step is None:
+        raise ValueError("only two whole numbers with +, - or * between them")
+    left, sign, right = step.groups()
+    return SIGNS[sign](int(left), int(right))
 
 
 def main(*overrides: str) -> None:
     run_dir = time.strftime("runs/tool-%Y%m%d-%H%M%S")
-    recipe = Recipe.load(
-        "arithmetic_tools", f"run_dir={run_dir}", "tools=[]", "steps=10", *overrides
-    )
-    for record in Trainer(recipe, tools=[multiply]):
+    settings = [f"run_dir={run_dir}", "tools=[]", "steps=10", *overrides]
+    for record in Trainer(Recipe.load("arithmetic_tools", *settings), tools=[work_out]):
         print(
             f"   right {record['rewards/correct']:.3f}   call {record['tool/share']:.3f}   "
-            f"refused {record['tool/errors']:.3f}"
+            f"errors {record['tool/errors']:.3f}"
         )
 
 
