@@ -15,7 +15,7 @@ from torch import Tensor
 
 from grpo.cost import processor
 from grpo.data.stream import PromptStream
-from grpo.environments import RunEnvironment, open_environment
+from grpo.environments import RunEnvironment, open_environment, turns_of
 from grpo.learner.batch import make_batch
 from grpo.learner.learner import Learner
 from grpo.model.policy import Policy
@@ -95,14 +95,13 @@ def _sampled(
     opened = open_environment(recipe, facts.answers, facts.loaded_tokenizer(), policy.stop_ids)
     context: ContextManager[RunEnvironment | None] = opened or nullcontext()
     with context as environment:
-        templates = facts.prompts.templates
         yield from open_engine(recipe, policy).sample(
             prompts,
             group_size=group_size,
             max_tokens=recipe.sample.max_tokens,
             sampling=sampling_of(recipe.sample),
             seed=("preflight", recipe.seed),
-            turns=None if environment is None else environment.turns(templates),
+            turns=turns_of(environment, facts.prompts.templates),
         )
 
 
