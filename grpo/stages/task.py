@@ -1,7 +1,7 @@
 """A stage that learns nothing: pieces of work in a run folder of its own, each whole on disk or done again.
 
-``Task`` is a run as an iterator, one piece an iteration, and answers to what `grpo.run.lifecycle.Run` answers to. What
-a piece is, is up to ``evaluation`` and ``exporting``.
+``Task`` is a run as an iterator, one piece an iteration, and answers to what `grpo.run.stepped.SteppedRun` answers to.
+What a piece is, is up to ``evaluation`` and ``exporting``.
 """
 
 from __future__ import annotations
