@@ -26,6 +26,7 @@ _UNREACHABLE = (
     "outgoing traffic",
     "couldn't reach",
     "offlinemode",
+    "hub cannot be reached",  # our own words
 )
 
 
@@ -81,7 +82,7 @@ def gguf_file(name: str) -> Path | None:
 
 
 def is_unreachable(message: str) -> bool:
-    """Whether a message of the hub's client says that it cannot be reached."""
+    """Whether a message, of the hub's client or of `refusal`, says that the hub cannot be reached."""
     return any(phrase in message.lower() for phrase in _UNREACHABLE)
 
 

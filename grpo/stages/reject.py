@@ -440,8 +440,7 @@ class RejectionSampler(SteppedRun):
                 self.cost.flush()
                 self._summary = self._sums()
                 write_summary(self.folder, self._summary)
-            default = self.inputs.default_template()
-            self.log.say("", *words.closing(self._summary, self.folder, default))
+            self.log.say("", *words.closing(self._summary, self.folder, self.inputs))
         self._is_finished = True
         self._write_report()
         self._ranks.wait()

@@ -581,6 +581,17 @@ def test_too_many_faults_in_the_sample_are_wrong(folder: Path, capsys) -> None:
     assert "no such thing" in out
 
 
+def test_a_recipe_with_a_teacher_is_tried_with_it(folder: Path, capsys) -> None:
+    code, out = run_preflight(capsys, f"loss.teacher={BASE}")
+    assert code == 0 and "update " in out and "preflight: 0 wrong" in out
+
+
+def test_a_term_that_the_model_does_not_have_is_wrong(folder: Path, capsys) -> None:
+    code, out = run_preflight(capsys, "loss.load_balance=0.01")
+    assert code == 2 and "WRONG" in out and "loss.load_balance is set, but" in out
+    assert "the run would not work as it stands" in out
+
+
 def test_advice_on_a_sample_follows_its_numbers() -> None:
     recipe = Recipe.from_mapping({}, *SOUND)
     baseline = BaselineSample(

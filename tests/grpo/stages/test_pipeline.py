@@ -129,6 +129,34 @@ def test_a_folder_of_stages_tells_others_what_became_of_each(made: Path) -> None
     assert [run.path.name for run in found.runs_with_steps()] == ["start", "rl"]
 
 
+def test_samples_of_an_earlier_stage_are_kept_by_their_pass_rate_and_trained(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "run"
+    sampled = {"name": "rl", "grpo": {"steps": 2, "sample": {"prompts": 12, "max_tokens": 48}}}
+    kept = {"name": "kept", "reject": {"samples": ["rl"], "rewards": {}, "per_prompt": 1}}
+    where = {"pass_rate": "<= 0.5"}
+    learnt = {"sft": {"epochs": 1, "batch": 1}, "from": "base"}
+    again = {"name": "again", **learnt, "data": {"from": "kept", "where": where}}
+    run(folder, sampled, kept, again)
+    rows = [
+        json.loads(line)
+        for line in (folder / "stages/kept/accepted.jsonl").read_text().splitlines()
+    ]
+    samples = (folder / "stages/rl/samples.jsonl").read_text().splitlines()
+    right: dict[str, list[bool]] = {}
+    for sample in map(json.loads, samples):
+        right.setdefault(sample["prompt_id"], []).append(sample["parts"]["correct"] == 1)
+    rates = {name: sum(found) / len(found) for name, found in right.items()}
+    assert {row["sampled"]["prompt_id"] for row in rows} == {n for n, r in rates.items() if r}
+    assert all(row["pass_rate"] == rates[row["sampled"]["prompt_id"]] for row in rows)
+    hard = [row for row in rows if row["pass_rate"] <= 0.5]
+    assert 0 < len(hard) < len(rows)
+    summary = json.loads((folder / "stages/again/summary.json").read_text())
+    assert summary["steps"] == summary["ledger"]["trained"] == len(hard)
+    assert summary["rows"]["left_out"] == len(rows) - len(hard)
+
+
 def test_rows_of_a_stage_that_is_not_done_do_not_keep_the_others_from_going_on(
     tmp_path: Path,
 ) -> None:
