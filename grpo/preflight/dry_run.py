@@ -127,14 +127,12 @@ def data(recipe: Recipe) -> Iterator[str]:
         return
     check_columns(specs, [row for source in sources for row in source.rows])
     try:
-        load_config(recipe.model)
-        load_tokenizer(recipe.model)
+        inputs = load_inputs(recipe, rewards=functions, needs_rewards=needs_rewards)
     except RecipeError as error:
         if not is_unreachable(str(error)):
             raise
         yield f"prompts: not made, since the hub cannot be reached: {error}"
         return
-    inputs = load_inputs(recipe, rewards=functions, needs_rewards=needs_rewards)
     prompts = inputs.prompts
     train = len(prompts.train)
     counts = f"{many(train, 'prompt')} {agree(train, 'train')}, {len(prompts.held_out)} held out"
