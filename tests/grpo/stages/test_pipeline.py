@@ -182,7 +182,7 @@ def test_rows_of_a_stage_that_is_not_done_do_not_keep_the_others_from_going_on(
 
 @pytest.mark.slow
 def test_two_processes_run_the_stages_that_one_runs(tmp_path: Path) -> None:
-    answers = {"name": "answers", "reject": {"prompts": 6, "right": False}}
+    answers = {"name": "answers", "reject": {"prompts": 6, "right": False, "finished": False}}
     again = {"name": "again", "sft": {"steps": 2, "batch": 2}, "data": {"from": "answers"}}
     files = {"name": "files", "export": {"to": "safetensors"}}
     stages = (answers, again, RL, TABLE, files)
