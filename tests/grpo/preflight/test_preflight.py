@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -582,7 +583,13 @@ def test_too_many_faults_in_the_sample_are_wrong(folder: Path, capsys) -> None:
 
 
 def test_a_recipe_with_a_teacher_is_tried_with_it(folder: Path, capsys) -> None:
-    code, out = run_preflight(capsys, f"loss.teacher={BASE}")
+    (folder / "teacher").mkdir()
+    for file in BASE.glob("*.json"):
+        shutil.copy(file, folder / "teacher")
+    code, out = run_preflight(capsys, "loss.teacher=./teacher")
+    assert code == 2 and "WRONG" in out and "loss.teacher" in out
+    shutil.copy(BASE / "model.safetensors", folder / "teacher")
+    code, out = run_preflight(capsys, "loss.teacher=./teacher")
     assert code == 0 and "update " in out and "preflight: 0 wrong" in out
 
 
