@@ -10,7 +10,7 @@ from grpo.startup import command_line
 
 if __name__ == "__main__":  # as a command: its arguments are read before torch is imported
     command_line.leave_working_folder()
-    raise SystemExit(command_line.run("sample"))
+    raise SystemExit(command_line.run_process("sample"))
 
 import json
 from contextlib import nullcontext
@@ -19,7 +19,7 @@ from typing import Any, Callable, ContextManager, Sequence, TextIO
 
 from grpo.data.prompts import load_prompts
 from grpo.data.sources import SourceRows, load_sources
-from grpo.environments import RunEnvironment, open_environment, plan_environment
+from grpo.environments import RunEnvironment, open_environment, plan_environment, turns_of
 from grpo.model.info import load_info
 from grpo.recipe import Recipe
 from grpo.rollout.compiled import check_compiler
@@ -89,7 +89,7 @@ def write(
             max_tokens=recipe.sample.max_tokens,
             seed=("sample", recipe.seed),
             sampling=setup.sampling_of(recipe.sample),
-            turns=None if environment is None else environment.turns(prompts.templates),
+            turns=turns_of(environment, prompts.templates),
         ):
             for line in lines(group, with_tokens):
                 out.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")

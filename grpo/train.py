@@ -11,7 +11,7 @@ from grpo.startup import command_line
 
 if __name__ == "__main__":  # as a command: its arguments are read before torch is imported
     command_line.leave_working_folder()
-    raise SystemExit(command_line.run("train"))
+    raise SystemExit(command_line.run_process("train"))
 
 import math
 import time
@@ -22,6 +22,7 @@ from typing import Any, Callable, Mapping, Sequence
 from torch import Tensor
 
 from grpo.cost.meter import JUDGE, SAMPLE, UPDATE
+from grpo.environments import turns_of
 from grpo.learner.batch import make_batch, with_final_outcomes
 from grpo.learner.learner import UpdateStats
 from grpo.monitor import watchdog
@@ -55,13 +56,12 @@ class Trainer(Run):
     """A run of a recipe. Iterate over it: each iteration makes one step and yields its record.
 
     ``Trainer(recipe, data=None, rewards=None, model=None, tokenizer=None, tools=(), resume=False, quiet=False,
-    verbose=False, console=None)``: ``data`` are
-    rows in memory (a list of mappings, a `datasets.Dataset`; by source for a mixture) instead of ``data.source``;
-    ``rewards`` are callables, by name or in a list, added to the recipe's or in place of theirs; ``model`` and
-    ``tokenizer`` are used instead of loading ``model.name``; ``tools`` are functions with type hints and a docstring
-    that the policy may call, added to the recipe's; ``resume`` continues the run in the recipe's folder;
-    ``quiet`` prints nothing, ``verbose`` the objective as a formula and the kernels too; ``console`` is used instead of
-    the one that suits this process. Raises `RecipeError` for what a user can fix, before a model loads.
+    verbose=False, console=None)``: ``data`` are rows in memory (a list of mappings, a `datasets.Dataset`; by source for
+    a mixture) instead of ``data.source``; ``rewards`` are callables, by name or in a list, added to the recipe's or in
+    place of theirs; ``model`` and ``tokenizer`` are used instead of loading ``model.name``; ``tools`` are functions
+    that the policy may call, added to the recipe's; ``resume`` continues the run in the recipe's folder; ``quiet``
+    prints nothing, ``verbose`` the objective as a formula and the kernels too; ``console`` is used instead of the one
+    that suits this process. Raises `RecipeError` for what a user can fix, before a model loads.
 
     The first iteration opens the run, and so does `open`: only then are there `policy`, `engine`, `learner` and the
     other parts; asking earlier is a `RuntimeError`. `groups` holds the last step's scored groups, `before` and `after`
@@ -146,9 +146,6 @@ class Trainer(Run):
         partial_groups = self.progress.partial_groups
         mine = list(range(len(prompts)))[ranks.rank :: ranks.world]
         my_share = len(range(sample.prompts)[ranks.rank :: ranks.world])
-        environment = parts.environment
-        templates = self.inputs.prompts.templates
-        turns = None if environment is None else environment.turns(templates)
         order = [(0, ranks.rank, i) for i in range(len(partial_groups))] + [(1, i, 0) for i in mine]
         with self.cost.phase(SAMPLE):
             sampled = parts.engine.sample(
@@ -159,7 +156,7 @@ class Trainer(Run):
                 seed=("train", self.recipe.seed, step),
                 enough=my_share if sample.over_request else None,
                 partial_groups=partial_groups,
-                turns=turns,
+                turns=turns_of(parts.environment, self.inputs.prompts.templates),
             )
             pending = [(order[index], parts.scorer.submit(group)) for index, group in sampled]
         sampling_ended = time.perf_counter()

@@ -12,6 +12,7 @@ from grpo.environments.opening import (
     Tools,
     open_environment,
     plan_environment,
+    turns_of,
 )
 from grpo.environments.session import EnvironmentTurns
 
@@ -22,4 +23,5 @@ __all__ = [
     "Tools",
     "open_environment",
     "plan_environment",
+    "turns_of",
 ]

@@ -204,6 +204,13 @@ class RunEnvironment:
         return self._separators[name]
 
 
+def turns_of(
+    environment: RunEnvironment | None, templates: Mapping[str, Template]
+) -> EnvironmentTurns | None:
+    """The other side of a call of the engine; None where nobody answers."""
+    return None if environment is None else environment.turns(templates)
+
+
 def open_environment(
     recipe: Recipe,
     plan: EnvironmentPlan | None,

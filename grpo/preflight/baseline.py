@@ -15,7 +15,7 @@ from torch import Tensor
 
 from grpo.cost import processor
 from grpo.data.stream import PromptStream
-from grpo.environments import RunEnvironment, open_environment
+from grpo.environments import RunEnvironment, open_environment, turns_of
 from grpo.learner.batch import make_batch
 from grpo.learner.learner import Learner
 from grpo.model.policy import Policy
@@ -28,7 +28,7 @@ from grpo.preflight.facts import MAX_FAULTS, Finding, RunFacts, warning, wrong
 from grpo.recipe import Recipe
 from grpo.report.console.numbers import interval
 from grpo.run.accuracy import summarise
-from grpo.run.setup import open_engine, open_optimizer, open_scorer, sampling_of
+from grpo.run.setup import open_engine, open_scorer, sampling_of
 from grpo.types import Batch, Group, Prompt, ScoredGroup
 from rewards.spelling import many
 
@@ -39,13 +39,13 @@ TOO_EASY = 0.8
 
 
 def check_baseline(
-    facts: RunFacts, policy: Policy, load_seconds: float = 0.0
+    facts: RunFacts, learner: Learner, load_seconds: float = 0.0
 ) -> Iterator[Finding | str]:
-    """Lines and findings on a sample of completions, and the cost of a run. The policy is changed: discard it.
+    """Lines and findings on a sample of completions, and the cost of a run.
 
-    `load_seconds` is what loading it took.
+    The policy of `learner` is changed: discard both. `load_seconds` is what loading them took.
     """
-    baseline = sample_baseline(facts, policy)
+    baseline = sample_baseline(facts, learner)
     yield from baseline_lines(facts, baseline)
     yield from advice(facts.recipe, baseline)
     yield from cost(facts, baseline, load_seconds)
@@ -54,9 +54,10 @@ def check_baseline(
 # ---- sampling -------------------------------------------------------------------------------------------------
 
 
-def sample_baseline(facts: RunFacts, policy: Policy) -> BaselineSample:
-    """Sample some groups as the first step would, score them, and time one update on `policy`."""
+def sample_baseline(facts: RunFacts, learner: Learner) -> BaselineSample:
+    """Sample some groups as the first step would, score them, and time one update by `learner`."""
     recipe = facts.recipe
+    policy = learner.policy
     group_size = min(recipe.sample.group_size, MAX_COMPLETIONS)
     num_prompts = max(1, min(recipe.sample.prompts, MAX_COMPLETIONS // group_size))
     prompts = PromptStream(facts.prompts.train, recipe.seed).take(num_prompts)
@@ -83,7 +84,7 @@ def sample_baseline(facts: RunFacts, policy: Policy) -> BaselineSample:
         sample_seconds=sampled - begun,
         judge_seconds=scored - sampled,
         cores=busy / (scored - begun),
-        update_seconds=_update_seconds(facts, policy, groups),
+        update_seconds=_update_seconds(facts, learner, groups),
     )
 
 
@@ -95,14 +96,13 @@ def _sampled(
     opened = open_environment(recipe, facts.answers, facts.loaded_tokenizer(), policy.stop_ids)
     context: ContextManager[RunEnvironment | None] = opened or nullcontext()
     with context as environment:
-        templates = facts.prompts.templates
         yield from open_engine(recipe, policy).sample(
             prompts,
             group_size=group_size,
             max_tokens=recipe.sample.max_tokens,
             sampling=sampling_of(recipe.sample),
             seed=("preflight", recipe.seed),
-            turns=None if environment is None else environment.turns(templates),
+            turns=turns_of(environment, facts.prompts.templates),
         )
 
 
@@ -110,17 +110,9 @@ def _share_flat(groups: Sequence[ScoredGroup], mask_truncated: bool) -> float:
     return sum(group.is_flat(mask_truncated) for group in groups) / len(groups)
 
 
-def _update_seconds(facts: RunFacts, policy: Policy, groups: Sequence[ScoredGroup]) -> float:
-    """The time of one update on `groups`, which changes `policy`."""
-    recipe = facts.recipe
+def _update_seconds(facts: RunFacts, learner: Learner, groups: Sequence[ScoredGroup]) -> float:
+    """The time of one update on `groups`, which changes the policy."""
     batch = _batch_that_trains(facts, groups)
-    learner = Learner(
-        policy,
-        open_optimizer(recipe, policy, num_updates=1),
-        recipe.loss,
-        temperature=recipe.sample.temperature,
-        tokens_per_micro_batch=recipe.optim.tokens_per_micro_batch,
-    )
     begun = time.perf_counter()
     learner.begin(batch)
     learner.update(batch.updates[0])

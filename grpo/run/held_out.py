@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Callable, Sequence
 
-from grpo.environments import RunEnvironment
+from grpo.environments import RunEnvironment, turns_of
 from grpo.rollout.engine import Engine
 from grpo.run.accuracy import Evaluation, reward_bounds, summarise
 from grpo.run.evaluation_sets import EvaluationSet
@@ -31,7 +31,6 @@ def evaluate(
 
     The `environment` answers their turns, where there is one.
     """
-    turns = None if environment is None else environment.turns(of.templates)
     sampled = engine.sample(
         of.prompts,
         group_size=of.samples,
@@ -39,7 +38,7 @@ def evaluate(
         sampling=of.sampling,
         seed=("evaluate", seed),
         interrupted=interrupted,
-        turns=turns,
+        turns=turns_of(environment, of.templates),
     )
     pending = {index: scorer.submit(group) for index, group in sampled}
     if interrupted():

@@ -131,11 +131,12 @@ def test_a_run_learns_from_its_calls_and_says_what_was_called(tmp_path, capsys):
         )
     told = {turn["status"] for row in samples for turn in row.get("turns", [])}
     assert told == {"ok", "refused"}
-    assert summary["steps"] == 2
+    assert summary["steps"] == 2 and summary["after"]["details"]["tool/share"] > 0
     assert "calculator" in (folder / "console.log").read_text()
 
     assert main(["evaluate", str(folder), "--quiet", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["prompts"] == 4
+    report = json.loads(capsys.readouterr().out)
+    assert report["prompts"] == 4 and report["tools"]["share"] > 0
     out = tmp_path / "out.jsonl"
     assert main(["sample", str(folder), "--rows", "2", "--n", "3", "--tokens", f"--out={out}"]) == 0
     sampled = [json.loads(line) for line in out.read_text().splitlines()]

@@ -1,7 +1,7 @@
 """Clients of OpenEnv servers: a WebSocket session for each completion, the text of a turn as the action.
 
 A plain HTTP server of OpenEnv makes a new environment at every step, so only its client's sessions are of use, and the
-server has to allow as many at once as completions are sampled at once (``MAX_CONCURRENT_ENVS``).
+server has to allow as many at once as completions are sampled at once (``max_concurrent_envs``).
 """
 
 from __future__ import annotations
