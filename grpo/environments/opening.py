@@ -125,8 +125,8 @@ def _check_spelling(found: CallFormat, name: str, tokenizer: PreTrainedTokenizer
     read = str(tokenizer.decode(token_ids, clean_up_tokenization_spaces=False))
     if not found.parse(read).calls:
         raise RecipeError(
-            f"recipe: environment.format: a call is written {call!r}, and out of the tokenizer of {tokenizer.name_or_path} "
-            f"it comes as {read!r}: the policy can never call; set a format that it can spell"
+            f"recipe: environment.format: a call is written {call!r}, and the tokenizer of {tokenizer.name_or_path} "
+            f"makes {read!r} of it: the policy can never call; set a format that it can spell"
         )
 
 

@@ -141,6 +141,9 @@ def test_a_run_learns_from_its_calls_and_says_what_was_called(tmp_path, capsys):
         )
     told = {turn["status"] for row in samples for turn in row.get("turns", [])}
     assert told == {"ok", "refused"}
+    first = summary["examples"]["after"][0]
+    assert any(row.items() >= first.items() for row in lines(folder, "evaluations.jsonl"))
+    assert any(example.get("turns") for example in summary["examples"]["after"])
     assert summary["steps"] == 2 and summary["after"]["details"]["tool/share"] > 0
     assert "calculator" in (folder / "console.log").read_text()
 
