@@ -280,7 +280,7 @@ TABLE = (
         finding=(
             "a server's log-probs are those of other weights than the trainer's, by {value:.0%} or more"
         ),
-        remedy="",
+        remedy="to go on all the same, set gates.{name}.upto to warn",
     ),
     Gate(
         name="stale",

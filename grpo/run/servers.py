@@ -76,17 +76,23 @@ def _addresses(recipe: Recipe, ranks: Ranks) -> Sequence[str]:
 
 
 def _folder(recipe: Recipe, ranks: Ranks) -> Path:
-    """Where this rank's weights lie."""
+    """Where this rank's weights lie; the run's own folder is made by the first push."""
     chosen = recipe.sample.server_folder
-    folder = recipe.folder() / "servers" if chosen is None else Path(chosen).expanduser().absolute()
-    folder = folder / f"rank-{ranks.rank}" if ranks.world > 1 else folder
+    if chosen is None:
+        folder = recipe.folder() / "servers"
+    else:
+        folder = Path(chosen).expanduser().absolute()
+        _make(folder)
+    return folder / f"rank-{ranks.rank}" if ranks.world > 1 else folder
+
+
+def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RecipeError(
             f"sample.server_folder: {folder} cannot be written: {error.strerror}"
         ) from None
-    return folder
 
 
 def _within(policy: Policy, num_tokens: int) -> int:

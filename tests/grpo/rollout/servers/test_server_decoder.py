@@ -68,6 +68,7 @@ def test_a_completion_is_one_request_with_a_seed_of_its_own_and_repeats(tmp_path
 
 def test_ids_stops_and_limits_end_completions_as_in_the_engine(tmp_path):
     policy = served_policy(tmp_path / "model")
+    policy.stop_ids |= {30, 31, 32}
     with fake_servers(tmp_path / "model", "") as servers:
         engine = engine_of(policy, fleet_of(policy, servers, tmp_path), stop=["q", "z"])
         completions = [
