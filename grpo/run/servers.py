@@ -5,6 +5,9 @@ What is refused here costs nothing yet: no weights were sent and nothing was sam
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Sequence
 
@@ -38,15 +41,17 @@ def open_servers(
 ) -> OpenDecoder:
     """What opens the decoder that samples at the recipe's servers, those of this rank.
 
-    `longest_prompt` is in tokens. Raises `RecipeError` for servers that do not answer or cannot sample the policy.
+    `longest_prompt` is in tokens, `gates` are those of a run; without them weights travel through a folder that ends
+    with the process, unless the recipe names one. Raises `RecipeError` for servers that do not answer or cannot sample
+    the policy.
     """
     sample = recipe.sample
     longest = longest_prompt + sample.max_tokens
     fleet = Fleet(
         members=[Member(VllmServer(url, sample.server_load)) for url in _addresses(recipe, ranks)],
         policy=policy,
-        folder=_folder(recipe, ranks),
-        wanted=Wanted.by(policy, _within(policy, longest), sample.temperature),
+        folder=_folder(recipe, ranks, is_run=gates is not None),
+        wanted=Wanted.by(policy, _within(policy, longest)),
     )
     problems = fleet.check()
     if problems:
@@ -75,14 +80,17 @@ def _addresses(recipe: Recipe, ranks: Ranks) -> Sequence[str]:
     return servers[ranks.rank :: ranks.world]
 
 
-def _folder(recipe: Recipe, ranks: Ranks) -> Path:
+def _folder(recipe: Recipe, ranks: Ranks, is_run: bool) -> Path:
     """Where this rank's weights lie; the run's own folder is made by the first push."""
     chosen = recipe.sample.server_folder
-    if chosen is None:
-        folder = recipe.folder() / "servers"
-    else:
+    if chosen is not None:
         folder = Path(chosen).expanduser().absolute()
         _make(folder)
+    elif is_run:
+        folder = recipe.folder() / "servers"
+    else:
+        folder = Path(tempfile.mkdtemp(prefix="grpo-servers-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder / f"rank-{ranks.rank}" if ranks.world > 1 else folder
 
 

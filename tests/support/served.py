@@ -41,7 +41,7 @@ def fleet_of(policy: Policy, servers: list[Any], folder: Path) -> Fleet:
         members=[Member(VllmServer(server.url, 20.0)) for server in servers],
         policy=policy,
         folder=folder / "pushed",
-        wanted=Wanted.by(policy, 64, 1.0),
+        wanted=Wanted.by(policy, 64),
     )
     fleet.folder.mkdir()
     assert fleet.check() == []

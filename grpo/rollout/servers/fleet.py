@@ -55,7 +55,7 @@ class Fleet:
         found = []
         for member in self.members:
             try:
-                problems = member.server.problems(self.wanted, self.policy)
+                problems = member.server.problems(self.wanted, self.policy.tokenizer)
             except ServerFault as fault:
                 found.append(str(fault))
             else:
@@ -103,7 +103,7 @@ class Fleet:
 
     def _take_back(self, member: Member) -> None:
         try:
-            problems = member.server.problems(self.wanted, self.policy)
+            problems = member.server.problems(self.wanted, self.policy.tokenizer)
         except ServerFault:
             return
         if not problems:

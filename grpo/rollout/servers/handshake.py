@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Callable, Iterator, Mapping
 
-from grpo.model.policy import Policy
+from transformers import PreTrainedTokenizerBase
+
 from grpo.rollout.servers.server import Wanted
 
 NEEDED = ("/v1/completions", "/tokenize", "/health")
@@ -45,7 +46,9 @@ class Facts:
         model = config.get("model_config") or {}
         lora = config.get("lora_config") or {}
         dtype = model.get("dtype")
-        hf_config = model.get("hf_text_config") or model.get("hf_config")
+        embedded = model.get("hf_text_config") or model.get("hf_config")
+        vocab_size = embedded.get("vocab_size") if isinstance(embedded, dict) else None
+        cache = config.get("cache_config") or {}
         return Facts(
             name=str(served.get("id", "")),
             version=version,
@@ -54,20 +57,23 @@ class Facts:
             max_tokens=model.get("max_model_len") or served.get("max_model_len"),
             logprobs_mode=model.get("logprobs_mode"),
             generation_config=model.get("generation_config"),
-            vocab_size=hf_config.get("vocab_size") if isinstance(hf_config, dict) else None,
+            vocab_size=vocab_size,
             lora_rank=lora.get("max_lora_rank"),
-            prefix_caching=(config.get("cache_config") or {}).get("enable_prefix_caching"),
+            prefix_caching=cache.get("enable_prefix_caching"),
         )
 
 
 def problems(
-    facts: Facts, wanted: Wanted, policy: Policy, tokenized: Callable[[str], list[int]]
+    facts: Facts,
+    wanted: Wanted,
+    tokenizer: PreTrainedTokenizerBase,
+    tokenized: Callable[[str], list[int]],
 ) -> list[str]:
-    """Every reason for which the server cannot sample `policy`, to be read behind its address."""
+    """Every reason for which the server is not what is wanted, to be read behind its address."""
     missing = list(_missing(facts, wanted))
     if missing:
         return missing
-    return [*_of_numbers(facts, wanted, policy), *_of_tokenizer(policy, tokenized)]
+    return [*_of_numbers(facts, wanted), *_of_tokenizer(tokenizer, tokenized)]
 
 
 def _missing(facts: Facts, wanted: Wanted) -> Iterator[str]:
@@ -88,7 +94,7 @@ def _missing(facts: Facts, wanted: Wanted) -> Iterator[str]:
         yield "does not tell its settings (no /server_info); start it with VLLM_SERVER_DEV_MODE=1 in its environment"
 
 
-def _of_numbers(facts: Facts, wanted: Wanted, policy: Policy) -> Iterator[str]:
+def _of_numbers(facts: Facts, wanted: Wanted) -> Iterator[str]:
     if facts.dtype != wanted.dtype:
         yield (
             f"computes in {facts.dtype}, and model.dtype is {wanted.dtype}; start it with --dtype {wanted.dtype}"
@@ -108,10 +114,9 @@ def _of_numbers(facts: Facts, wanted: Wanted, policy: Policy) -> Iterator[str]:
             f"takes defaults of sampling from the model ({facts.generation_config}); start it with "
             "--generation-config vllm"
         )
-    config = policy.base.config.get_text_config()
-    if facts.vocab_size not in (None, config.vocab_size):
+    if facts.vocab_size not in (None, wanted.vocab_size):
         yield (
-            f"serves another model: its vocabulary has {facts.vocab_size} tokens, the policy's {config.vocab_size}; "
+            f"serves another model: its vocabulary has {facts.vocab_size} tokens, the policy's {wanted.vocab_size}; "
             "start it with the recipe's model.name"
         )
     if wanted.rank and (facts.lora_rank or 0) < wanted.rank:
@@ -121,9 +126,11 @@ def _of_numbers(facts: Facts, wanted: Wanted, policy: Policy) -> Iterator[str]:
         )
 
 
-def _of_tokenizer(policy: Policy, tokenized: Callable[[str], list[int]]) -> Iterator[str]:
+def _of_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, tokenized: Callable[[str], list[int]]
+) -> Iterator[str]:
     for text in TEXTS:
-        ours = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ours = tokenizer(text, add_special_tokens=False)["input_ids"]
         theirs = tokenized(text)
         if list(ours) != theirs:
             yield (

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, Mapping, Protocol, Sequence
 
+from transformers import PreTrainedTokenizerBase
+
 from grpo.kernels.sampling.spec import Sampling
+from grpo.model.adapters import adapter_ranks
 from grpo.model.policy import Policy
 
 
@@ -60,24 +63,27 @@ class Answer(Protocol):
 class Wanted:
     """What a server must be to sample a policy.
 
-    ``max_tokens`` is the longest sequence, prompt and completion, ``rank`` that of its adapter, 0 without one.
+    ``max_tokens`` is the longest sequence, prompt and completion, ``vocab_size`` that of the model's embedding, and
+    ``rank`` that of the adapter, 0 without one.
     """
 
     dtype: str
     max_tokens: int
-    temperature: float
+    vocab_size: int
     rank: int = 0
 
     @staticmethod
-    def by(policy: Policy, max_tokens: int, temperature: float) -> Wanted:
-        """What a policy's sampling wants."""
+    def by(policy: Policy, max_tokens: int) -> Wanted:
+        """What sampling a policy wants."""
         rank = 0
         if policy.model is not policy.base:
-            from grpo.model.adapters import adapter_ranks  # noqa: PLC0415  imports peft
-
             rank = max(adapter_ranks(policy.model).values(), default=1)
-        dtype = str(policy.base.dtype).removeprefix("torch.")
-        return Wanted(dtype, max_tokens, temperature, rank)
+        return Wanted(
+            dtype=str(policy.base.dtype).removeprefix("torch."),
+            max_tokens=max_tokens,
+            vocab_size=policy.base.config.get_text_config().vocab_size,
+            rank=rank,
+        )
 
 
 class Server(Protocol):
@@ -90,8 +96,8 @@ class Server(Protocol):
         """Whether it answers, and says that it is well."""
         ...
 
-    def problems(self, wanted: Wanted, policy: Policy) -> list[str]:
-        """Everything that keeps it from sampling `policy`, a sentence each."""
+    def problems(self, wanted: Wanted, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        """Everything that keeps it from what is wanted, a sentence each."""
         ...
 
     def load(self, folder: Path, name: str) -> None:

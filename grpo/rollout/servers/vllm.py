@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
-from grpo.model.policy import Policy
+from transformers import PreTrainedTokenizerBase
+
 from grpo.rollout.servers.connection import (
     Address,
     ServerFault,
@@ -28,6 +29,19 @@ CACHE_SECONDS = 20.0
 """How long requests that were broken off may keep blocks of the prefix cache."""
 IMPOSSIBLE = -9999.0
 """What the API says for a log-prob of minus infinity."""
+NO_DEFAULTS: Mapping[str, Any] = {
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "min_tokens": 0,
+    "ignore_eos": True,
+    "include_stop_str_in_output": True,
+    "skip_special_tokens": False,
+    "add_special_tokens": False,
+    "logprobs": 0,
+    "return_token_ids": True,
+}
+"""What is the same for all completions; a server or a model may have other defaults."""
 MOST_PIECES = 8
 """Tokens that a piece of an answer holds at most."""
 ADAPTER_PREFIX = "version-"
@@ -58,12 +72,12 @@ class VllmServer:
             return False
         return True
 
-    def problems(self, wanted: Wanted, policy: Policy) -> list[str]:
-        """Everything that keeps it from sampling `policy`, a sentence each."""
+    def problems(self, wanted: Wanted, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        """Everything that keeps it from what is wanted, a sentence each."""
         self.is_adapted = wanted.rank > 0
         facts = self.facts()
         self.model = facts.name
-        return problems(facts, wanted, policy, self.tokenized)
+        return problems(facts, wanted, tokenizer, self.tokenized)
 
     def facts(self) -> Facts:
         """What it says of itself."""
@@ -157,18 +171,9 @@ class VllmServer:
             "top_k": sampling.top_k,
             "top_p": sampling.top_p,
             "min_p": sampling.min_p,
-            "repetition_penalty": 1.0,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
-            "min_tokens": 0,
-            "ignore_eos": True,
             "stop_token_ids": list(asked.stop_ids),
             "stop": list(asked.stop_strings),
-            "include_stop_str_in_output": True,
-            "skip_special_tokens": False,
-            "add_special_tokens": False,
-            "logprobs": 0,
-            "return_token_ids": True,
+            **NO_DEFAULTS,
         }
         if asked.bias:
             body["logit_bias"] = {str(token): bias for token, bias in asked.bias.items()}

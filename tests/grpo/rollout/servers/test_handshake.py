@@ -10,7 +10,7 @@ from tests.support.fake_server import fake_servers
 from tests.support.served import served_policy
 from tests.support.tiny import byte_tokenizer
 
-WANTED = Wanted(dtype="float32", max_tokens=200, temperature=1.0)
+WANTED = Wanted(dtype="float32", max_tokens=200, vocab_size=89)
 WRONG = {
     "dtype": ({"dtype": "torch.bfloat16"}, "computes in bfloat16, .*--dtype float32"),
     "length": (
@@ -37,38 +37,38 @@ def policy(folder):
 def test_a_wrong_setting_is_refused_by_its_flag(folder, policy, name):
     settings, message = WRONG[name]
     with fake_servers(folder, "", settings=settings) as servers:
-        (found,) = VllmServer(servers[0].url).problems(WANTED, policy)
+        (found,) = VllmServer(servers[0].url).problems(WANTED, policy.tokenizer)
     with pytest.raises(AssertionError, match=message):
         raise AssertionError(found)
 
 
 def test_a_right_server_has_no_problems(folder, policy):
     with fake_servers(folder, "") as servers:
-        assert VllmServer(servers[0].url + "/").problems(WANTED, policy) == []
+        assert VllmServer(servers[0].url + "/").problems(WANTED, policy.tokenizer) == []
 
 
 def test_endpoints_that_are_missing_are_named_with_what_opens_them(folder, policy):
     with fake_servers(folder, "") as servers:
         server = VllmServer(servers[0].url)
         servers[0].paths -= {"/collective_rpc", "/server_info"}
-        found = server.problems(WANTED, policy)
+        found = server.problems(WANTED, policy.tokenizer)
         assert len(found) == 2 and all("VLLM_SERVER_DEV_MODE=1" in one for one in found)
         servers[0].paths -= {"/v1/load_lora_adapter"}
-        adapted = Wanted("float32", 200, 1.0, rank=4)
-        assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1" in server.problems(adapted, policy)[0]
+        adapted = Wanted("float32", 200, 89, rank=4)
+        assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1" in server.problems(adapted, policy.tokenizer)[0]
         servers[0].paths -= {"/v1/completions"}
-        assert "it is no vLLM server" in server.problems(WANTED, policy)[0]
+        assert "it is no vLLM server" in server.problems(WANTED, policy.tokenizer)[0]
 
 
 def test_an_adapter_of_a_higher_rank_than_the_server_takes_is_refused(folder, policy):
-    adapted = Wanted("float32", 200, 1.0, rank=16)
+    adapted = Wanted("float32", 200, 89, rank=16)
     with fake_servers(folder, "", lora_rank=8) as servers:
-        (found,) = VllmServer(servers[0].url).problems(adapted, policy)
+        (found,) = VllmServer(servers[0].url).problems(adapted, policy.tokenizer)
     assert "rank 8 at most, and the policy's is 16" in found and "--max-lora-rank 16" in found
 
 
 def test_another_tokenizer_is_refused(folder, policy):
     with fake_servers(folder, "") as servers:
         servers[0].tokenizer = byte_tokenizer()
-        (found,) = VllmServer(servers[0].url).problems(WANTED, policy)
+        (found,) = VllmServer(servers[0].url).problems(WANTED, policy.tokenizer)
     assert found.startswith("has another tokenizer")
