@@ -232,6 +232,9 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     run_dir = values.get("run_dir")
     if isinstance(run_dir, str) and run_dir.strip():
         values["run_dir"] = _absolute(run_dir, folder)
+    sample = values.get("sample")
+    if isinstance(sample, dict) and isinstance(sample.get("server_folder"), str):
+        values["sample"] = {**sample, "server_folder": _absolute(sample["server_folder"], folder)}
     log = values.get("log")
     if isinstance(log, dict) and isinstance(log.get("tensorboard"), dict):
         values["log"] = {**log, "tensorboard": _with_folder(log["tensorboard"], folder)}

@@ -56,6 +56,8 @@ def open_servers(
     problems = fleet.check()
     if problems:
         raise RecipeError(f"sample.servers: {'; '.join(problems)}")
+    if policy.routing is not None:
+        policy.routing.is_replayed = False  # servers do not say which experts they chose
     probing = _Probing(recipe, policy, gates or _own_gates(recipe, policy))
 
     def open_decoder(stats: EngineStats) -> ServerDecoder:

@@ -245,6 +245,10 @@ def _handler_of(server: FakeServer) -> type[BaseHTTPRequestHandler]:
             if body["model"] not in names:
                 error = {"message": f"The model `{body['model']}` does not exist.", "code": 404}
                 self.send(404, {"error": error})
+            elif max(body["prompt"]) >= server.model.config.vocab_size:
+                self.send(400, {"error": {"message": "Token id is out of vocabulary", "code": 400}})
+            elif "return_token_ids" not in body and "prompt_logprobs" not in body:
+                self.send(200, {"choices": [{"text": "", "finish_reason": "length"}]})
             elif "prompt_logprobs" in body:
                 self.send(200, {"choices": [{"prompt_logprobs": server.scores(body)}]})
             elif server.fails:

@@ -71,12 +71,12 @@ class Address:
         """Inside the block, what goes wrong on the way is a `ServerLost`."""
         try:
             yield
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             reason = str(error) or type(error).__name__
             raise ServerLost(f"{self.url} does not answer {path}: {reason}") from error
 
     def _connection(self, timeout_seconds: float | None) -> http.client.HTTPConnection:
-        kind = http.client.HTTPConnection
+        kind: type[http.client.HTTPConnection] = http.client.HTTPConnection
         if self.parts.scheme == "https":
             kind = http.client.HTTPSConnection
         assert self.parts.hostname is not None, "the recipe's URLs were checked"

@@ -7,7 +7,7 @@ the probe (``grpo.learner.probe``).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Iterator, Mapping, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
@@ -34,7 +34,7 @@ class Facts:
     max_tokens: int | None = None
     logprobs_mode: str | None = None
     generation_config: str | None = None
-    vocab_size: int | None = None
+    quantization: str | None = None
     lora_rank: int | None = None
     prefix_caching: bool | None = None
 
@@ -46,8 +46,6 @@ class Facts:
         model = config.get("model_config") or {}
         lora = config.get("lora_config") or {}
         dtype = model.get("dtype")
-        embedded = model.get("hf_text_config") or model.get("hf_config")
-        vocab_size = embedded.get("vocab_size") if isinstance(embedded, dict) else None
         cache = config.get("cache_config") or {}
         return Facts(
             name=str(served.get("id", "")),
@@ -57,7 +55,7 @@ class Facts:
             max_tokens=model.get("max_model_len") or served.get("max_model_len"),
             logprobs_mode=model.get("logprobs_mode"),
             generation_config=model.get("generation_config"),
-            vocab_size=vocab_size,
+            quantization=model.get("quantization"),
             lora_rank=lora.get("max_lora_rank"),
             prefix_caching=cache.get("enable_prefix_caching"),
         )
@@ -67,13 +65,13 @@ def problems(
     facts: Facts,
     wanted: Wanted,
     tokenizer: PreTrainedTokenizerBase,
-    tokenized: Callable[[str], list[int]],
+    asked: Questions,
 ) -> list[str]:
     """Every reason for which the server is not what is wanted, to be read behind its address."""
     missing = list(_missing(facts, wanted))
     if missing:
         return missing
-    return [*_of_numbers(facts, wanted), *_of_tokenizer(tokenizer, tokenized)]
+    return [*_of_settings(facts, wanted), *_of_model(wanted, tokenizer, asked)]
 
 
 def _missing(facts: Facts, wanted: Wanted) -> Iterator[str]:
@@ -94,7 +92,7 @@ def _missing(facts: Facts, wanted: Wanted) -> Iterator[str]:
         yield "does not tell its settings (no /server_info); start it with VLLM_SERVER_DEV_MODE=1 in its environment"
 
 
-def _of_numbers(facts: Facts, wanted: Wanted) -> Iterator[str]:
+def _of_settings(facts: Facts, wanted: Wanted) -> Iterator[str]:
     if facts.dtype != wanted.dtype:
         yield (
             f"computes in {facts.dtype}, and model.dtype is {wanted.dtype}; start it with --dtype {wanted.dtype}"
@@ -114,11 +112,8 @@ def _of_numbers(facts: Facts, wanted: Wanted) -> Iterator[str]:
             f"takes defaults of sampling from the model ({facts.generation_config}); start it with "
             "--generation-config vllm"
         )
-    if facts.vocab_size not in (None, wanted.vocab_size):
-        yield (
-            f"serves another model: its vocabulary has {facts.vocab_size} tokens, the policy's {wanted.vocab_size}; "
-            "start it with the recipe's model.name"
-        )
+    if facts.quantization:
+        yield f"holds the model quantized ({facts.quantization}); start it without --quantization"
     if wanted.rank and (facts.lora_rank or 0) < wanted.rank:
         yield (
             f"takes adapters of rank {facts.lora_rank or 0} at most, and the policy's is {wanted.rank}; start it with "
@@ -126,12 +121,31 @@ def _of_numbers(facts: Facts, wanted: Wanted) -> Iterator[str]:
         )
 
 
-def _of_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, tokenized: Callable[[str], list[int]]
+class Questions(Protocol):
+    """What is asked of a server by example, since it does not say it."""
+
+    def tokenized(self, text: str) -> list[int]:
+        """The ids of a text, without those that begin or end one."""
+        ...
+
+    def knows(self, token: int) -> bool:
+        """Whether it takes a token in a prompt."""
+        ...
+
+
+def _of_model(
+    wanted: Wanted, tokenizer: PreTrainedTokenizerBase, asked: Questions
 ) -> Iterator[str]:
+    last = wanted.vocab_size - 1
+    if not asked.knows(last) or asked.knows(last + 1):
+        yield (
+            f"serves another model: its vocabulary does not have {wanted.vocab_size} tokens as the policy's has; start "
+            "it with the recipe's model.name"
+        )
+        return
     for text in TEXTS:
         ours = tokenizer(text, add_special_tokens=False)["input_ids"]
-        theirs = tokenized(text)
+        theirs = asked.tokenized(text)
         if list(ours) != theirs:
             yield (
                 f"has another tokenizer: it makes {len(theirs)} tokens of {text[:20]!r}..., the policy's makes "

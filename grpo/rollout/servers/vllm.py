@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from grpo.rollout.servers.connection import (
     Address,
     ServerFault,
+    ServerRefused,
     Stream,
 )
 from grpo.rollout.servers.handshake import Facts, problems
@@ -77,7 +78,7 @@ class VllmServer:
         self.is_adapted = wanted.rank > 0
         facts = self.facts()
         self.model = facts.name
-        return problems(facts, wanted, tokenizer, self.tokenized)
+        return problems(facts, wanted, tokenizer, self)
 
     def facts(self) -> Facts:
         """What it says of itself."""
@@ -103,6 +104,17 @@ class VllmServer:
         body = {"model": self.model, "prompt": text, "add_special_tokens": False}
         answer = self.address.post("/tokenize", body, CONTROL_SECONDS)
         return [int(token) for token in answer["tokens"]]
+
+    def knows(self, token: int) -> bool:
+        """Whether it takes a token in a prompt."""
+        body = {"model": self.model, "prompt": [token], "max_tokens": 1}
+        try:
+            self.address.post(COMPLETIONS, body, self.load_seconds)
+        except ServerRefused as refusal:
+            if refusal.status == 400:
+                return False
+            raise
+        return True
 
     # -- weights ----------------------------------------------------------------------------------------------
 

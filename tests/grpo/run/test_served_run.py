@@ -8,6 +8,7 @@ import pytest
 
 from grpo import Recipe, RecipeError, Trainer
 from grpo.monitor.gates import GateStop
+from grpo.recipe.target import evaluation_recipe
 from grpo.rollout.engine import EngineFailed
 from tests.support.fake_server import fake_servers
 from tests.support.quick_runs import ROOT
@@ -88,3 +89,10 @@ def test_servers_that_do_not_fit_are_the_users_mistake(tmp_path):
             trainer.open()
     with pytest.raises(RecipeError, match="sample.servers: http.* does not answer"):
         Trainer(recipe, quiet=True).open()
+
+
+def test_a_finished_run_is_evaluated_without_its_servers(tmp_path):
+    with fake_servers(BASE, "") as servers:
+        Trainer(_recipe(tmp_path / "run", servers, "steps=1"), quiet=True).train()
+    found = evaluation_recipe(str(tmp_path / "run"), None, [])
+    assert found.sample.engine == "embedded" and not found.sample.servers

@@ -19,7 +19,7 @@ WRONG = {
     ),
     "logprobs": ({"logprobs_mode": "raw_logprobs"}, "--logprobs-mode processed_logprobs"),
     "defaults": ({"generation_config": "auto"}, "--generation-config vllm"),
-    "model": ({"hf_text_config": {"vocab_size": 5}}, "another model: its vocabulary has 5 tokens"),
+    "quantized": ({"quantization": "fp8"}, "holds the model quantized"),
 }
 
 
@@ -65,6 +65,15 @@ def test_an_adapter_of_a_higher_rank_than_the_server_takes_is_refused(folder, po
     with fake_servers(folder, "", lora_rank=8) as servers:
         (found,) = VllmServer(servers[0].url).problems(adapted, policy.tokenizer)
     assert "rank 8 at most, and the policy's is 16" in found and "--max-lora-rank 16" in found
+
+
+def test_another_vocabulary_is_another_model(folder, policy):
+    with fake_servers(folder, "") as servers:
+        for size in (88, 90):
+            (found,) = VllmServer(servers[0].url).problems(
+                Wanted("float32", 200, size), policy.tokenizer
+            )
+            assert found.startswith("serves another model")
 
 
 def test_another_tokenizer_is_refused(folder, policy):
