@@ -5,7 +5,7 @@
 A random Llama without end tokens writes `written` tokens and is given `given`, in so many turns that are answered at
 once. The same work without turns: the given tokens stand in the prompt. Where a turn costs no more than its tokens, the
 seconds do not grow with the number of turns. ``waiting`` decodes the same rows while as many others wait for a tool.
-Arrangements take turns, `--repeat` times; the least seconds of each count.
+Arrangements take turns, `--repeat` times; the run of least CPU time counts, which other work disturbs least.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def run(policy: Any, options: argparse.Namespace, prompts: list[Any], turns: Any
     engine = Engine(policy, paged=options.paged, max_rows=4 * options.rows)
     slow_from = getattr(turns, "slow_from", 1 << 30)
     started = time.perf_counter()
-    seconds = 0.0
+    cpu_started = time.process_time()
+    seconds = cpu_seconds = 0.0
     for index, _ in engine.sample(
         prompts,
         group_size=1,
@@ -115,9 +116,11 @@ def run(policy: Any, options: argparse.Namespace, prompts: list[Any], turns: Any
     ):
         if index < slow_from:
             seconds = time.perf_counter() - started
+            cpu_seconds = time.process_time() - cpu_started
     stats = engine.stats
     return {
         "seconds": round(seconds, 3),
+        "cpu_seconds": round(cpu_seconds, 3),
         "computed": stats.rows_alive + stats.prefill_tokens,
         "steps": stats.steps,
         "replayed": stats.replayed,
@@ -163,7 +166,7 @@ def main() -> None:
     for _ in range(options.repeat):
         for name, prompts, turns in arrangements(options):
             result = run(policy, options, prompts, turns)
-            if name not in best or result["seconds"] < best[name]["seconds"]:
+            if name not in best or result["cpu_seconds"] < best[name]["cpu_seconds"]:
                 best[name] = result
     for name, result in best.items():
         print(f"{name:22}", json.dumps(result))

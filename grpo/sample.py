@@ -10,7 +10,7 @@ from grpo.startup import command_line
 
 if __name__ == "__main__":  # as a command: its arguments are read before torch is imported
     command_line.leave_working_folder()
-    raise SystemExit(command_line.run("sample"))
+    raise SystemExit(command_line.run_process("sample"))
 
 import json
 from dataclasses import replace

@@ -68,6 +68,7 @@ def num_plots(notebook: NotebookNode) -> int:
     return len(plots)
 
 
+@pytest.mark.slow
 def test_the_quickstart_shows_recipe_groups_evaluations_and_the_run(executed) -> None:
     notebook = executed("01_quickstart.ipynb", f"OVERRIDES = {SMALL}")
     assert titles(notebook) == [

@@ -111,6 +111,7 @@ def test_a_recipe_states_its_name_and_template_and_dry_runs(recipe, capsys, monk
 
 
 @pytest.mark.parametrize("recipe", STAGED, ids=names(STAGED))
+@pytest.mark.thin(1)
 def test_a_recipe_with_stages_dry_runs(recipe, tmp_path, capsys):
     plan = Plan.load(recipe)
     assert plan.name == recipe.stem

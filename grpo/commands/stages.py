@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any, Callable, ContextManager
 
 from grpo.commands.exit_codes import EXIT_DONE, EXIT_FAULT, EXIT_STOPPED
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from grpo.recipe.plan import Plan
     from grpo.stages.pipeline import Pipeline
 
-Signals = Callable[[Any], ContextManager[None]]
+Signals = Callable[[Any], ContextManager[Event]]
 Failure = Callable[[BaseException, str], list[str]]
 
 
@@ -53,7 +54,7 @@ def is_meant(options: argparse.Namespace) -> bool:
 def run(options: argparse.Namespace, again: str, *, stopping: Signals, explained: Failure) -> int:
     """Run what is asked for; `again` is the command line that goes on.
 
-    ``stopping`` lets signals stop what it is given, ``explained`` says why something broke off.
+    ``stopping`` lets signals stop what it is given until the event is set, ``explained`` says why something broke off.
     """
     plan = _plan(options, again)
     if options.dry_run:
@@ -111,6 +112,7 @@ def _train(
             print(f"the run in {plan.folder} is finished, with all {len(states)} stages done")
             return EXIT_DONE
     with opened(options) as console, loading_libraries(console):
+        from grpo.run.inputs import is_first_rank  # noqa: PLC0415  heavy: torch
         from grpo.run.log import append_console  # noqa: PLC0415  heavy: torch
         from grpo.stages.pipeline import Pipeline  # noqa: PLC0415  heavy: torch
 
@@ -122,32 +124,36 @@ def _train(
         quiet=options.quiet,
         verbose=options.verbose,
     )
-    try:
-        with stopping(pipeline):
+
+    def keep(folder: Path, *lines: str) -> None:
+        if is_first_rank():
+            append_console(folder, [without_secrets(line) for line in lines])
+
+    with stopping(pipeline) as has_ended:
+        try:
             pipeline.train()
-    except RecipeError as error:
-        if not pipeline.last:
-            raise
-        made = plan.stage(pipeline.last, "stage").data_from
-        hint = f" (rows that {made} left: other ones by --from {made})" if made else ""
-        after = f"{error}{hint}; {_standing(pipeline)}. To resume, once that is mended: {again}"
-        append_console(plan.folder, [without_secrets(after)])
-        raise RecipeError(after) from error
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the process's border
-        code = EXIT_FAULT
-        standing = _standing(pipeline)
-        *before, last = explained(error, standing)
-        last = last if standing in last else f"{last}; {standing}"
-        append_console(pipeline.folder_of_last, [without_secrets(line) for line in (*before, last)])
-        lines = [*before, f"stage {pipeline.last}: {last}. To resume: {again}"]
-    else:
-        if not pipeline.stopped:
-            return EXIT_DONE
-        code = EXIT_STOPPED
-        lines = [f"stopped in stage {pipeline.last}. To resume: {again}"]
-    for line in lines:
-        print_error(line)
-    append_console(plan.folder, [without_secrets(line) for line in lines])
+        except RecipeError as error:
+            if not pipeline.last:
+                raise
+            made = plan.stage(pipeline.last, "stage").data_from
+            hint = f" (rows that {made} left: other ones by --from {made})" if made else ""
+            after = f"{error}{hint}; {_standing(pipeline)}. To resume, once that is mended: {again}"
+            keep(plan.folder, after)
+            raise RecipeError(after) from error
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the process's border
+            code = EXIT_FAULT
+            *before, last = explained(error, _standing(pipeline))
+            last = last if _standing(pipeline) in last else f"{last}; {_standing(pipeline)}"
+            keep(pipeline.folder_of_last, *before, last)
+            lines = [*before, f"stage {pipeline.last}: {last}. To resume: {again}"]
+        else:
+            code = EXIT_STOPPED if pipeline.stopped else EXIT_DONE
+            words = f"stopped {pipeline.stopped_at}. To resume: {again}"
+            lines = [words] if pipeline.stopped else []
+        has_ended.set()
+        for line in lines:
+            print_error(line)
+        keep(plan.folder, *lines)
     return code
 
 

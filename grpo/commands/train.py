@@ -6,12 +6,14 @@ Nothing here imports torch before the command runs.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
 from grpo.commands import stages
@@ -78,8 +80,32 @@ def run(options: argparse.Namespace, command: str) -> int:
 
 
 def run_sft(options: argparse.Namespace, command: str) -> int:
-    """``grpo sft``: a run of stage sft."""
+    """``grpo sft``: a run of stage sft, of a recipe, or of a model and the rows that ``data.source`` names."""
+    if _is_model_with_rows(options) and not stages.is_meant(options):
+        return run_recipe(_recipe_of_model(options, "sft"), options, command)
     return _run(options, command, "stage=sft")
+
+
+def _is_model_with_rows(options: argparse.Namespace) -> bool:
+    """Whether what was named can only be a model: neither a recipe nor a run folder, and with data of its own."""
+    from grpo.recipe.files import shipped_recipes  # noqa: PLC0415  slow to import
+    from grpo.recipe.target import run_of  # noqa: PLC0415  slow to import
+
+    target = options.recipe
+    if target is None or Path(target).suffix in (".yaml", ".yml") or target in shipped_recipes():
+        return False
+    has_rows = any(override.startswith("data.source=") for override in options.overrides)
+    return has_rows and run_of(target) is None
+
+
+def _recipe_of_model(options: argparse.Namespace, stage: str) -> Recipe:
+    """A recipe of the stage that leaves all at its default but what was given."""
+    from grpo.recipe import Recipe  # noqa: PLC0415  slow to import
+
+    values = {"stage": stage, "name": f"{Path(options.recipe).name}-{stage}"}
+    return Recipe.from_mapping(
+        values, f"model.name={json.dumps(options.recipe)}", *options.overrides
+    )
 
 
 def run_distill(options: argparse.Namespace, command: str) -> int:
@@ -173,7 +199,8 @@ def _launcher(command: str) -> list[str]:
     processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
     if "TORCHELASTIC_RUN_ID" not in os.environ or processes == "1":
         return command.split()
-    return ["torchrun", "--nproc-per-node", processes, "-m", f"grpo.{command.split()[-1]}"]
+    name = command.split()[-1].removeprefix("grpo.")
+    return ["torchrun", "--nproc-per-node", processes, "-m", "grpo", name]
 
 
 def _train(recipe: Recipe, options: argparse.Namespace, command: str) -> int:
@@ -210,25 +237,36 @@ def _steps(recipe: Recipe, resume: bool, again: str, console: Console) -> int:
 
     hide_progress_bars()
     trainer = trainer_of(recipe)(recipe, resume=resume, console=console)
-    try:
-        with _stopping_on_signals(trainer):
+    with _stopping_on_signals(trainer) as has_ended:
+        try:
             for _ in trainer:
                 pass
-    except RecipeError:
-        raise
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the process's border
-        code = EXIT_FAULT
-        lines = _failure(error, _what_stands(recipe.folder(), again))
-    else:
-        if not trainer.stopped:
-            return EXIT_DONE
-        code = EXIT_STOPPED
-        lines = [f"stopped after step {trainer.num_steps}. To resume: {again}"]
-    for line in lines:
-        print_error(line)
-    if _is_first_rank():
-        append_console(recipe.folder(), [without_secrets(line) for line in lines])
+        except RecipeError:
+            raise
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the process's border
+            code, lines = _broken_off(error, trainer, again)
+        else:
+            code, lines = _ended(trainer, again)
+        has_ended.set()
+        for line in lines:
+            print_error(line)
+        if lines and _is_first_rank():
+            append_console(recipe.folder(), [without_secrets(line) for line in lines])
     return code
+
+
+def _broken_off(error: BaseException, trainer: Any, again: str) -> tuple[int, list[str]]:
+    """(the exit code, what is said) of a run that raised `error`; one that was stopped had only to close."""
+    if isinstance(error, KeyboardInterrupt) and trainer.stopped:
+        return _ended(trainer, again)
+    return EXIT_FAULT, _failure(error, _what_stands(trainer.folder, again))
+
+
+def _ended(trainer: Any, again: str) -> tuple[int, list[str]]:
+    """(the exit code, what is said) of a run that came to its end or was stopped."""
+    if not trainer.stopped:
+        return EXIT_DONE, []
+    return EXIT_STOPPED, [f"stopped after step {trainer.num_steps}. To resume: {again}"]
 
 
 def _failure(error: BaseException, standing: str) -> list[str]:
@@ -257,11 +295,17 @@ def _what_stands(run: Path, again: str) -> str:
 
 
 @contextmanager
-def _stopping_on_signals(trainer: Any) -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM stop the trainer after its step, the second at once."""
+def _stopping_on_signals(trainer: Any) -> Iterator[Event]:
+    """Let the first SIGINT or SIGTERM stop the trainer after its step, the second at once.
+
+    None does anything once the event is set that the block is given: the last words are then being said.
+    """
+    has_ended = Event()
 
     def stop(number: int, frame: object) -> None:
-        if trainer.stop_requested:
+        if has_ended.is_set():
+            return
+        if trainer.stop_requested or trainer.stopped:
             raise KeyboardInterrupt
         last = f" (the last one took {trainer.step_seconds:.0f} s)" if trainer.step_seconds else ""
         print(f"stopping after this step{last}; once more to stop at once", file=sys.stderr)
@@ -269,7 +313,7 @@ def _stopping_on_signals(trainer: Any) -> Iterator[None]:
 
     old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield has_ended
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Mapping
@@ -35,7 +36,7 @@ def read_record(run: Path) -> RunRecord:
     except (OSError, ValueError):
         raise RecipeError(
             f"export: {run} has no summary.json that can be read, so the run is not over; finish it with: grpo train "
-            f"{run} --resume"
+            f"{shlex.quote(str(run))} --resume"
         ) from None
     return RunRecord(recipe_of_run(str(run)), summary, _made_of(run))
 

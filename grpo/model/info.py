@@ -84,9 +84,6 @@ def load_config(section: ModelSection) -> PretrainedConfig:
     """The model's configuration, read before its weights; raises `RecipeError` if there is no such model."""
     files = locate(section)
     check_adapter(section)
-    is_path = files.name.startswith((".", "/", "~"))
-    if is_path and files.gguf is None and not Path(files.name).expanduser().is_dir():
-        raise RecipeError(f"recipe: model.name names {files.name}, but there is no such folder")
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(files.path, **files.options)
     except Exception as error:  # noqa: BLE001  the hub client raises many kinds; each is for the user to read

@@ -26,6 +26,7 @@ _UNREACHABLE = (
     "outgoing traffic",
     "couldn't reach",
     "offlinemode",
+    "hub cannot be reached",  # our own words
 )
 
 
@@ -43,12 +44,15 @@ class Location:
 
 
 def locate(section: ModelSection) -> Location:
-    """The files that ``model.name`` means; raises `RecipeError` if it is missing, or a GGUF file is not there."""
+    """The files that ``model.name`` means; raises `RecipeError` if it is missing, or a folder or file is not there."""
     name = section.name
     if name is None:
         raise RecipeError("recipe: model.name is missing; name a hub id or a folder")
     file = gguf_file(name)
     if file is None:
+        is_path = name.startswith((".", "/", "~"))
+        if is_path and not Path(name).expanduser().is_dir():
+            raise RecipeError(f"recipe: model.name names {name}, but there is no such folder")
         options = {"trust_remote_code": section.trust_remote_code, "revision": section.revision}
         return Location(name, name, options)
     if importlib.util.find_spec("gguf") is None:
@@ -81,7 +85,7 @@ def gguf_file(name: str) -> Path | None:
 
 
 def is_unreachable(message: str) -> bool:
-    """Whether a message of the hub's client says that it cannot be reached."""
+    """Whether a message, of the hub's client or of `refusal`, says that the hub cannot be reached."""
     return any(phrase in message.lower() for phrase in _UNREACHABLE)
 
 

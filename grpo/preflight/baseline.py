@@ -26,7 +26,7 @@ from grpo.preflight.facts import MAX_FAULTS, Finding, RunFacts, warning, wrong
 from grpo.recipe import Recipe
 from grpo.report.console.numbers import interval
 from grpo.run.accuracy import summarise
-from grpo.run.setup import open_engine, open_optimizer, open_scorer, sampling_of
+from grpo.run.setup import open_engine, open_scorer, sampling_of
 from grpo.types import Batch, Group, Prompt, ScoredGroup
 from rewards.spelling import many
 
@@ -37,13 +37,13 @@ TOO_EASY = 0.8
 
 
 def check_baseline(
-    facts: RunFacts, policy: Policy, load_seconds: float = 0.0
+    facts: RunFacts, learner: Learner, load_seconds: float = 0.0
 ) -> Iterator[Finding | str]:
-    """Lines and findings on a sample of completions, and the cost of a run. The policy is changed: discard it.
+    """Lines and findings on a sample of completions, and the cost of a run.
 
-    `load_seconds` is what loading it took.
+    The policy of `learner` is changed: discard both. `load_seconds` is what loading them took.
     """
-    baseline = sample_baseline(facts, policy)
+    baseline = sample_baseline(facts, learner)
     yield from baseline_lines(facts, baseline)
     yield from advice(facts.recipe, baseline)
     yield from cost(facts, baseline, load_seconds)
@@ -52,9 +52,10 @@ def check_baseline(
 # ---- sampling -------------------------------------------------------------------------------------------------
 
 
-def sample_baseline(facts: RunFacts, policy: Policy) -> BaselineSample:
-    """Sample some groups as the first step would, score them, and time one update on `policy`."""
+def sample_baseline(facts: RunFacts, learner: Learner) -> BaselineSample:
+    """Sample some groups as the first step would, score them, and time one update by `learner`."""
     recipe = facts.recipe
+    policy = learner.policy
     group_size = min(recipe.sample.group_size, MAX_COMPLETIONS)
     num_prompts = max(1, min(recipe.sample.prompts, MAX_COMPLETIONS // group_size))
     prompts = PromptStream(facts.prompts.train, recipe.seed).take(num_prompts)
@@ -81,7 +82,7 @@ def sample_baseline(facts: RunFacts, policy: Policy) -> BaselineSample:
         sample_seconds=sampled - begun,
         judge_seconds=scored - sampled,
         cores=busy / (scored - begun),
-        update_seconds=_update_seconds(facts, policy, groups),
+        update_seconds=_update_seconds(facts, learner, groups),
     )
 
 
@@ -102,17 +103,9 @@ def _share_flat(groups: Sequence[ScoredGroup], mask_truncated: bool) -> float:
     return sum(group.is_flat(mask_truncated) for group in groups) / len(groups)
 
 
-def _update_seconds(facts: RunFacts, policy: Policy, groups: Sequence[ScoredGroup]) -> float:
-    """The time of one update on `groups`, which changes `policy`."""
-    recipe = facts.recipe
+def _update_seconds(facts: RunFacts, learner: Learner, groups: Sequence[ScoredGroup]) -> float:
+    """The time of one update on `groups`, which changes the policy."""
     batch = _batch_that_trains(facts, groups)
-    learner = Learner(
-        policy,
-        open_optimizer(recipe, policy, num_updates=1),
-        recipe.loss,
-        temperature=recipe.sample.temperature,
-        tokens_per_micro_batch=recipe.optim.tokens_per_micro_batch,
-    )
     begun = time.perf_counter()
     learner.begin(batch)
     learner.update(batch.updates[0])

@@ -107,8 +107,8 @@ def _size(recipe: Recipe) -> Iterator[str]:
 def data(recipe: Recipe) -> Iterator[str]:
     """What the run would read: rows, prompts, sets, rewards, and the first prompt as the policy would see it.
 
-    Rewards of the user's files are looked at, and not run. Raises `RecipeError` for rewards or data that do not do;
-    what the hub holds and cannot be reached, and a model that is not there yet, end the lines with a note.
+    Rewards of the user's files are looked at, and not run. Raises `RecipeError` for rewards, data or a model that do
+    not do; what only the hub holds, where it cannot be reached, ends the lines with a note.
     """
     if recipe.data.source is None and not recipe.data.sources:
         yield "data: none is named; rows must be passed from Python"
@@ -127,12 +127,12 @@ def data(recipe: Recipe) -> Iterator[str]:
         return
     check_columns(specs, [row for source in sources for row in source.rows])
     try:
-        load_config(recipe.model)
-        load_tokenizer(recipe.model)
+        inputs = load_inputs(recipe, rewards=functions, needs_rewards=needs_rewards)
     except RecipeError as error:
-        yield f"prompts: not made, since the model cannot be opened: {error}"
+        if not is_unreachable(str(error)):
+            raise
+        yield f"prompts: not made, since the hub cannot be reached: {error}"
         return
-    inputs = load_inputs(recipe, rewards=functions, needs_rewards=needs_rewards)
     prompts = inputs.prompts
     train = len(prompts.train)
     counts = f"{many(train, 'prompt')} {agree(train, 'train')}, {len(prompts.held_out)} held out"
@@ -187,7 +187,7 @@ def memory(recipe: Recipe) -> Iterator[str]:
 def cost(inputs: RunInputs) -> Iterator[str]:
     """What the run would take by arithmetic, since nothing was measured; ``--preflight`` knows better."""
     recipe = inputs.recipe
-    if recipe.stage == "sft":
+    if recipe.learns_rows:
         examples = inputs.examples.train
         work = forecast.sft_work(
             recipe,

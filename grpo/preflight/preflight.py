@@ -30,6 +30,7 @@ from grpo.recipe import Recipe, RecipeError
 from grpo.run.setup import (
     default_device,
     hide_progress_bars,
+    open_learner,
     open_policy,
     prepare_torch,
 )
@@ -105,12 +106,13 @@ def _check_model(facts: RunFacts) -> Report:
     begun = time.perf_counter()
     try:
         policy = open_policy(facts.recipe, default_device(), facts.loaded_tokenizer())
+        learner = open_learner(facts.recipe, policy)
     except RecipeError as error:
         yield refusal(error)
         return
     load_seconds = time.perf_counter() - begun
     yield from _named("checking the model", run_policy_checks(facts, policy))
-    baseline = check_baseline(facts, policy, load_seconds)
+    baseline = check_baseline(facts, learner, load_seconds)
     yield from _named("sampling base completions, one update", baseline)
 
 

@@ -6,12 +6,15 @@ stage makes are not there yet.
 
 from __future__ import annotations
 
-from typing import Callable, Iterator
+from typing import Any, Callable, Iterator, Mapping
 
+from grpo.model.location import is_unreachable
 from grpo.preflight import dry_run as one
 from grpo.preflight import preflight as checked
+from grpo.preflight.foreign_rewards import stand_ins
 from grpo.recipe import Recipe, RecipeError
 from grpo.recipe.plan import Plan, Stage
+from grpo.report.pipeline import DONE, PipelineFolder
 from grpo.stages.checks import as_before, can_be_read, check_stages
 
 SHOWN = ("grpo", "sft", "reject", "distill")
@@ -23,11 +26,26 @@ def dry_run(plan: Plan) -> Iterator[str]:
     yield plan.to_yaml().rstrip()
     yield ""
     yield from _overview(plan)
-    check_stages(plan, plan.stages)
+    for stage in plan.stages:
+        _check(plan, stage)
     for stage in plan.stages:
         yield ""
         yield f"==== {stage.name} ({stage.describe()}) ===="
         yield from _shown(plan, stage)
+
+
+def _unread(recipe: Recipe) -> Mapping[str, Callable[..., Any]]:
+    """What stands in for rewards of the user's own files, which a dry run does not run."""
+    return stand_ins(recipe.rewards)
+
+
+def _check(plan: Plan, stage: Stage) -> None:
+    """Refuse a stage that cannot run; what a hub that cannot be reached would say of it is left open."""
+    try:
+        check_stages(plan, [stage], rewards_of=_unread)
+    except RecipeError as error:
+        if not is_unreachable(str(error)):
+            raise
 
 
 def _overview(plan: Plan) -> Iterator[str]:
@@ -73,7 +91,11 @@ def preflight(plan: Plan, say: Callable[[str], None]) -> bool:
 
 
 def _checked(plan: Plan, stage: Stage, say: Callable[[str], None]) -> bool:
-    if stage.recipe.samples_to_learn and can_be_read(plan, stage):
+    states = {state.name: state.status for state in PipelineFolder(plan.folder).states()}
+    if states.get(stage.name) == DONE:
+        say(f"done, in {stage.folder}")
+        return True
+    if stage.recipe.samples_to_learn and can_be_read(plan, stage) and not stage.folder.exists():
         return checked.run(as_before(plan, stage), say)
     try:
         check_stages(plan, [stage])

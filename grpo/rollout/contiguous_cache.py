@@ -164,9 +164,8 @@ class ContiguousCache(Cache):
 
     def pause(self, row: EntryName) -> tuple[Prefix, int]:
         """Take a row out, with what it holds; its shared prompt is kept for it until `drop`."""
-        width = self.row_width.pop(row)
-        taken = self.row_buckets[width].take(row)
-        self._remove_if_empty(self.row_buckets, width)
+        taken = self.row_buckets[self.row_width[row]].take(row)
+        self._remove_if_empty(self.row_buckets, self.row_width.pop(row))
         return taken
 
     def put_back(self, row: EntryName, held: Prefix, length: int) -> None:

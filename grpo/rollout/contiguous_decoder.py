@@ -6,8 +6,10 @@ it. A sequence that loses its row for lack of memory replays its own tokens late
 
 One that waits for an environment has no row. Its keys are kept beside the buckets, within the budget; where they are
 in the way they are dropped, and made anew by the same steps. An observation of at least `READ_AT_ONCE` tokens is read
-in a forward of its own (``observation``); a shorter one costs less a token a step, in the row that it has anyway. Which
-of the two depends on its length alone, so that a completion has the same bits whether its keys were kept or not.
+in a forward of its own (``observation``), a shorter one a token a step in the row that it has anyway. Which of the two
+depends on its length alone, so that a completion has the same bits whether its keys were kept or not. Measured on 30
+million parameters in fp32: a forward of up to 8 tokens took 38 to 44 ms of CPU, of 32 tokens 64, of 128 tokens 162; a
+step of 8 rows took 39, one of 64 rows 114. In a full batch a token a step costs 1.3 ms; where few rows are alive, 39.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ from grpo.rollout.width_bucket import BLOCK, prompt_width, width_for
 from rewards.spelling import many
 
 PACK_AFTER = 16  # steps; a call of fewer would not earn back what packing the weights costs
-READ_AT_ONCE = 8  # tokens; a forward computes no fewer
+READ_AT_ONCE = 4  # tokens
 
 
 class ContiguousDecoder:
@@ -153,9 +155,14 @@ class ContiguousDecoder:
         self.queue.extendleft(sequence for sequence in reversed(ready) if not sequence.finish)
 
     def _pause(self, sequence: RolloutSequence) -> None:
-        """Take a sequence out of its row; its keys are kept."""
+        """Take a sequence out of its row; its keys are kept if there is memory for a copy."""
         del self.live[sequence]
-        self.kept[sequence] = self.cache.pause(sequence)
+        try:
+            self.kept[sequence] = self.cache.pause(sequence)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self.cache.drop(sequence)
 
     def _forget(self, sequence: RolloutSequence) -> None:
         """Drop the keys of a sequence, wherever they are."""

@@ -132,7 +132,7 @@ class Engine:
             "engine",
             owner="grpo.rollout",
             state=self.describe,
-            progress=lambda: (self.stats.steps, self.stats.prefill_tokens),
+            progress=lambda: (self.stats.steps, self.stats.prefill_tokens, self.stats.answered),
             counts=self.counts,
         ):
             groups = _Delivery(self, sequences, interrupted, enough).run(sampling, turns)
@@ -272,9 +272,12 @@ class Engine:
         yield from [sequence for sequence in sequences if sequence.finish]
         ordered = self._longest_first([one for one in sequences if not one.finish])
         waiting = Waiting(turns, self.stats, [one for one in ordered if one.is_paused])
-        if ordered:
-            stops = self._stops_of(turns)
-            yield from self._decoder.run(ordered, sampling, stops, unwanted, waiting=waiting)
+        stops = self._stops_of(turns)
+        try:
+            if ordered:
+                yield from self._decoder.run(ordered, sampling, stops, unwanted, waiting=waiting)
+        finally:
+            waiting.cancel_all()
         self._decoder = None
 
     def _stops_of(self, turns: Turns) -> Stops:

@@ -32,9 +32,9 @@ class EngineStats:
 
     ``tokens`` are those this call sampled, including those of cancelled completions; ``ended`` of ``completions`` are
     done. ``rows_computed`` and ``rows_alive`` count rows over all steps, ``rows_paused`` sequences that wait for an
-    answer. ``given`` tokens were observed. ``prefill_tokens`` were computed many at a time, prompts and observations.
-    ``replayed`` tokens were computed again after their sequence lost its row, or its keys while it waited.
-    ``kv_bytes`` is the peak size of keys and values.
+    answer. ``answered`` turns were, by ``given`` tokens. ``prefill_tokens`` were computed many at a time: prompts and
+    observations. ``replayed`` tokens were computed again after their sequence lost its row, or its keys while it
+    waited. ``kv_bytes`` is the peak size of keys and values.
     """
 
     tokens: int = 0
@@ -43,6 +43,7 @@ class EngineStats:
     rows_computed: int = 0
     rows_alive: int = 0
     rows_paused: int = 0
+    answered: int = 0
     given: int = 0
     prefill_tokens: int = 0
     replayed: int = 0

@@ -421,15 +421,22 @@ class PagedDecoder:
 
     def _shrink(self, sampling: Sampling) -> list[RolloutSequence]:
         """Replace the pool by one of half its size, for all that is unfinished; returns what had ended."""
-        live = [sequence for sequence in self.pool.live().values() if sequence not in self.queue]
+        without_row = {*self.queue, *self.waiting.paused}
+        live = [one for one in self.pool.live().values() if one not in without_row]
         rows = self.pool.max_rows
-        for sequence in [*self.pool.kept, *self.queue]:
+        for sequence in [*self.queue, *self.waiting.paused]:
             if sequence.num_computed > sequence.num_prefilled:
                 self._read_again(sequence)
         pages = self.pool.cache.num_pages
         self.release()
-        for sequence in reversed([sequence for sequence in live if not sequence.finish]):
-            self._queue_again(sequence)
+        ended = []
+        for sequence in reversed(live):
+            if not sequence.finish:
+                self._queue_again(sequence)
+            elif self.waiting.after_turn(sequence):
+                self._read_again(sequence)
+            else:
+                ended.append(sequence)
         spare_cached_memory(self.policy.device)
         self.most_rows = bucket(rows // 2)
         self.most_pages = max(1, pages // 2)
@@ -447,7 +454,7 @@ class PagedDecoder:
             f"memory (nothing is lost{rounding}; lower sample.max_rows or sample.kv_memory_gib to avoid the "
             "interruption)"
         )
-        return [sequence for sequence in live if sequence.finish]
+        return ended[::-1]
 
     # -- steps --------------------------------------------------------------------------------------------
 

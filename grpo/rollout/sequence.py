@@ -102,6 +102,8 @@ def _from_mapping(values: Mapping[str, Any]) -> Completion:
     """The text is left out: it is decoded once the completion is finished. Earlier versions wrote fewer values."""
     log_kept = values["log_kept"]
     routing = values.get("routing")
+    given = map(tuple, values.get("given", ()))
+    turns = map(_turn, values.get("turns", ()))
     return Completion(
         text="",
         token_ids=tuple(values["token_ids"]),
@@ -111,8 +113,8 @@ def _from_mapping(values: Mapping[str, Any]) -> Completion:
         versions=tuple(map(tuple, values["versions"])),
         log_kept=None if log_kept is None else torch.tensor(log_kept),
         routing=None if routing is None else _unpacked(routing),
-        given=tuple(map(tuple, values.get("given", ()))),
-        turns=tuple(map(_turn, values.get("turns", ()))),
+        given=tuple(given),
+        turns=tuple(turns),
     )
 
 

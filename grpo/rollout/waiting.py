@@ -35,6 +35,7 @@ class Waiting:
         if not self.paused:
             return []
         ready = self.turns.take_ready(wait=is_idle)
+        self.stats.answered += len(ready)
         for sequence in ready:
             del self.paused[sequence]
         return ready
@@ -43,6 +44,11 @@ class Waiting:
         """Do not wait for a sequence any more."""
         del self.paused[sequence]
         self.turns.cancel(sequence)
+
+    def cancel_all(self) -> None:
+        """Wait for nobody any more: the call has ended or was left."""
+        for sequence in list(self.paused):
+            self.cancel(sequence)
 
     def count(self, steps: int) -> None:
         """Count those that wait while others take `steps` steps."""

@@ -1,33 +1,34 @@
-"""The life of a run: opened, stepped, evaluated, saved, stopped, closed. What a step does is another's business.
+"""The life of a run that learns: its policy opened, stepped, evaluated, saved. What a step does is another's business.
 
 `Run` is the interface that a loop fills in by one method, `_step`, and a `RunKind` for what else is its own;
-``grpo.train.Trainer`` is the one for GRPO, ``grpo.stages`` has the others.
+``grpo.train.Trainer`` is the one for GRPO, ``grpo.stages`` has the others. How runs are iterated, stopped and closed is
+in ``stepped``.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from contextlib import contextmanager, nullcontext
+from abc import abstractmethod
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, ContextManager, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Callable, ContextManager, Mapping, Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo.cost.meter import EVALUATE, LOAD, OTHER, REPORT, SAVE, Meter
+from grpo.cost.meter import EVALUATE, LOAD, SAVE
 from grpo.data.curriculum import Curriculum
 from grpo.data.sources import GivenRows
+from grpo.distributed.process_group import Ranks
 from grpo.learner.learner import Learner
 from grpo.model.policy import Policy
 from grpo.monitor import watchdog
 from grpo.monitor.gates import Gates
-from grpo.recipe import Recipe, RecipeError
+from grpo.recipe import Recipe
 from grpo.recipe.shorthands import HELD_OUT_LOSS
-from grpo.report.console.console import Console, open_console
-from grpo.report.console.heartbeat import FAILED, FINISHED, STOPPED
+from grpo.report.console.console import Console
 from grpo.report.console.opening import title
 from grpo.report.console.words import shown_set
-from grpo.report.folder import RunFolder, State
+from grpo.report.folder import RunFolder
 from grpo.report.plots.curves import SHOWN
 from grpo.report.plots.plot import plot
 from grpo.report.trackers import Life
@@ -39,13 +40,13 @@ from grpo.run.evaluation_sets import EvaluationSet, ranking
 from grpo.run.held_out import evaluate
 from grpo.run.inputs import RunInputs
 from grpo.run.ledger import Ledger
-from grpo.run.log import Record
-from grpo.run.page import ended_early, written_report
+from grpo.run.log import Log, Record
 from grpo.run.reward_specs import named_rewards
 from grpo.run.schedule import evaluates_after, saves_after
 from grpo.run.setup import OpenLearner, RunParts
 from grpo.run.shown import run_html
 from grpo.run.state import Progress
+from grpo.run.stepped import SteppedRun
 from grpo.run.storage import RunStorage
 from grpo.run.summary import examples_of
 from grpo.scoring import Scorer
@@ -113,8 +114,8 @@ class RunKind:
     by_score: bool = True
 
 
-class Run(ABC):
-    """A run of a recipe as an iterator over the records of its steps.
+class Run(SteppedRun):
+    """A run of a recipe that learns, as an iterator over the records of its steps.
 
     Not open when made: `open`, or the first iteration, loads the policy and starts the workers. `inputs` are the
     checked data and rewards, `progress` is how far the run has come, `groups` are the last step's scored groups,
@@ -135,24 +136,17 @@ class Run(ABC):
         console: Console | None = None,
         kind: RunKind = RunKind(),
     ):
-        if recipe.stage != kind.stage:
-            raise RecipeError(
-                f"recipe: stage is {recipe.stage}, and {type(self).__name__} makes runs of stage {kind.stage}; use "
-                "grpo.stages.trainer_of(recipe)"
-            )
-        self.cost = Meter()
-        self.kind = kind
-        self.folder = recipe.folder()
-        self.resume = resume
-        setup.hide_progress_bars()
-        inputs.check_given(model, tokenizer)
-        has_model = model is not None and tokenizer is not None
-        inputs.check_recipe(recipe, resume=resume, has_model=has_model)
-        self.watchdog = watchdog.Watchdog(recipe.watchdog)
-        self.console = console or open_console(
-            quiet=quiet or not inputs.is_first_rank(), verbose=verbose
+        super().__init__(
+            recipe,
+            stage=kind.stage,
+            model=model,
+            tokenizer=tokenizer,
+            resume=resume,
+            quiet=quiet,
+            verbose=verbose,
+            console=console,
         )
-        self.console.title(title(recipe))
+        self.kind = kind
         with self._on_screen(), self.cost.phase(LOAD):
             self.inputs = kind.load_inputs(
                 recipe,
@@ -168,13 +162,7 @@ class Run(ABC):
         self.progress = Progress()
         self.ledger = kind.ledger()
         self.storage = RunStorage(recipe, self.progress, self.ledger, self.cost)
-        self.step_seconds = 0.0
-        self.stopped = False
-        self.stop_requested = False
-        self._model = model
         self._parts: RunParts | None = None
-        self._is_open = False
-        self._is_finished = False
         self._last_groups: Sequence[ScoredGroup] = ()
 
     def __repr__(self) -> str:
@@ -200,32 +188,9 @@ class Run(ABC):
     def _step(self) -> Record:
         """Make the next step, call `_end_step`, and return the step's record."""
 
-    def train(self) -> dict[str, Any] | None:
-        """Make all steps that are left; returns what ``summary.json`` holds (None on other ranks, or if stopped)."""
-        for _ in self:
-            pass
-        return self.storage.summary
-
-    def __iter__(self) -> Iterator[Record]:
-        if self._is_finished:
-            return
-        try:
-            self.open()
-            while self.num_steps < self.recipe.steps and not self._stopping():
-                with self._at_work(), self.progress.timed():
-                    record = self._step()
-                yield record
-            if not self.stopped:
-                with self._at_work(), self.progress.timed():
-                    self._finish()
-        except GeneratorExit:
-            self.console.rest()
-            raise
-        except BaseException as error:
-            self.close(error)
-            raise
-        else:
-            self.close()
+    def _make_step(self) -> Record:
+        with self.progress.timed():
+            return self._step()
 
     def plot(
         self, panels: Sequence[str] = SHOWN, *, over: str = "step", dark: bool = False
@@ -238,35 +203,6 @@ class Run(ABC):
         return plot(RunFolder(self.folder), panels=panels, over=over, dark=dark)
 
     # -- opening --------------------------------------------------------------------------------------------
-
-    def open(self) -> None:
-        """Load the policy, start the workers, restore a checkpoint, evaluate the base; nothing if that is done."""
-        self.watchdog.start()
-        if self._is_open:
-            return
-        self.cost.begin()
-        try:
-            with self._on_screen(), self.cost.phase(LOAD):
-                self._open()
-        except BaseException as error:
-            self.close(error)
-            raise
-
-    @contextmanager
-    def _on_screen(self) -> Iterator[None]:
-        """Show what is done inside the block; after an error nothing is left on the screen."""
-        try:
-            with self.console.working():
-                yield
-        except BaseException:
-            self.console.close()
-            raise
-
-    @contextmanager
-    def _at_work(self) -> Iterator[None]:
-        """Show that the run works inside the block, and count its time as the run's."""
-        with self.console.working(), self.cost.phase(OTHER):
-            yield
 
     def _open(self) -> None:
         recipe = self.recipe
@@ -319,6 +255,16 @@ class Run(ABC):
         return self._parts
 
     @property
+    def ranks(self) -> Ranks:
+        """The processes of the run, once it is open."""
+        return self.parts.ranks
+
+    @property
+    def log(self) -> Log:
+        """What writes and shows the run, once it is open."""
+        return self.parts.log
+
+    @property
     def policy(self) -> Policy:
         """The model being trained, once the run is open."""
         return self.parts.policy
@@ -352,6 +298,11 @@ class Run(ABC):
     def num_steps(self) -> int:
         """How many steps the run has made."""
         return self.progress.num_steps
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """What ``summary.json`` holds once the run has ended; None before, and on other ranks than the first."""
+        return self.storage.summary
 
     @property
     def before(self) -> dict[str, Any] | None:
@@ -488,71 +439,32 @@ class Run(ABC):
     def _finish(self) -> None:
         """Evaluate once more, write the final model and the summary."""
         progress = self.progress
-        progress.sets_after = progress.sets_before
-        if self.num_steps:
-            progress.sets_after = self._evaluate(self.num_steps, "after training")
-        if not self._stopping():
+        with progress.timed():
+            progress.sets_after = progress.sets_before
+            if self.num_steps:
+                progress.sets_after = self._evaluate(self.num_steps, "after training")
+            if self._stopping():
+                return
             examples = examples_of(self._last_groups) or progress.examples_before
             with self.cost.phase(SAVE):
                 self.storage.finish(self.parts, examples)
             self._is_finished = True
             self._write_report()
 
-    def _write_report(self, state: State | None = None) -> None:
-        """Write the run's ``report.html`` if the recipe asks for it; what fails costs a line, never the run."""
-        if self.recipe.log.report and self.parts.ranks.main:
-            with self.cost.phase(REPORT):
-                self.parts.log.say(*written_report(self.folder, state))
+    def _keep(self) -> None:
+        self.storage.save_now(self.parts)
 
-    def request_stop(self) -> None:
-        """Stop after the step under way, with a checkpoint."""
-        self.stop_requested = True
-        self.console.notice = "stopping after this step"
-
-    def _stopping(self) -> bool:
-        if not self.parts.ranks.any(self.stop_requested):
-            return False
-        if not self.stopped:
-            self.stopped = True
-            with self._at_work(), self.cost.phase(SAVE):
-                self.storage.save_now(self.parts)
-            self.cost.mark(self.num_steps)
-        return True
-
-    def close(self, failure: BaseException | None = None) -> None:
-        """Stop workers, log and watchdog, once the last checkpoint is written; iterating again reopens the run.
-
-        After a `failure` nothing further is raised; if that is a KeyboardInterrupt, what is being written is dropped.
-        """
-        if not self._is_open:
-            self.cost.end(failed=failure is not None)
-            self.watchdog.stop()
-            return
-        with self._at_work():
-            self._close(failure)
-
-    def _close(self, failure: BaseException | None) -> None:
-        self._is_open = False
-        self.stop_requested = False
-        self.resume = True
+    def _stop_work(self, failure: BaseException | None) -> None:
         self.progress.saved_step = None
         self.parts.scorer.close()
         if failure is not None:
-            self.parts.log.say(*self.storage.give_up_writing(failure))
-        if self.num_steps and not self._is_finished and not isinstance(failure, KeyboardInterrupt):
-            self._write_report(ended_early(failure))
-        self.parts.log.close(failed=failure is not None, hurried=self.stopped)
+            self.log.say(*self.storage.give_up_writing(failure))
+
+    def _settle(self, *, failed: bool) -> None:
         try:
             with self.cost.phase(SAVE):
                 self.storage.writer.wait()
         finally:
             self.watchdog.stop()
-            self.storage.settle(failed=failure is not None)
+            self.storage.settle(failed=failed)
             self.storage.unlock()
-            self.console.close(self._state(failure))
-
-    def _state(self, failure: BaseException | None) -> str:
-        """What became of the run, for who watches its folder."""
-        if failure is not None and not isinstance(failure, KeyboardInterrupt):
-            return FAILED
-        return FINISHED if self._is_finished else STOPPED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Sequence
 
@@ -25,7 +26,7 @@ def written_report(
         with watchdog.writing("grpo.report.html, the report", folder / REPORT):
             page = write_report(list(runs) or [RunFolder(folder)], folder / REPORT, state)
     except Exception as error:  # noqa: BLE001  a border: a page must not cost a run
-        again = f"write it again with: grpo report {folder}"
+        again = f"write it again with: grpo report {shlex.quote(str(folder))}"
         return [f"warning: report.html was not written ({first_words(error)}); {again}"]
     return [f"report: {page}"]
 

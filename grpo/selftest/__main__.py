@@ -6,4 +6,4 @@ from grpo.startup import command_line
 
 if __name__ == "__main__":
     command_line.leave_working_folder()
-    raise SystemExit(command_line.run("selftest"))
+    raise SystemExit(command_line.run_process("selftest"))

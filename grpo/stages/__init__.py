@@ -2,7 +2,8 @@
 
 A stage that trains is a `grpo.run.lifecycle.Run`: the same folder, checkpoints, learner, evaluation and last words,
 with a step of its own. ``sft`` is supervised fine-tuning, ``distill`` learning from a teacher. ``reject``, rejection
-sampling, trains nothing and has the same surface, and so has a `grpo.stages.task.Task`: ``evaluate`` and ``export``.
+sampling, goes step by step as they do and trains nothing. A `grpo.stages.task.Task` (``evaluate``, ``export``) is made
+of pieces and answers to the same calls.
 Several stages of one recipe are run by `grpo.stages.pipeline.Pipeline`.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 from typing import Callable, Mapping
 
 from grpo.recipe import Recipe
-from grpo.run.lifecycle import Run
+from grpo.run.stepped import SteppedRun
 from grpo.stages.distill import distill_trainer
 from grpo.stages.evaluation import EvaluationStage
 from grpo.stages.exporting import ExportStage
@@ -30,7 +31,7 @@ __all__ = [
     "trainer_of",
 ]
 
-TRAINERS: Mapping[str, Callable[..., Run | RejectionSampler | Task]] = {
+TRAINERS: Mapping[str, Callable[..., SteppedRun | Task]] = {
     "grpo": Trainer,
     "sft": SftTrainer,
     "reject": RejectionSampler,
@@ -41,6 +42,6 @@ TRAINERS: Mapping[str, Callable[..., Run | RejectionSampler | Task]] = {
 """What makes a stage's runs, by ``stage``: a class, or a function with its arguments."""
 
 
-def trainer_of(recipe: Recipe) -> Callable[..., Run | RejectionSampler | Task]:
+def trainer_of(recipe: Recipe) -> Callable[..., SteppedRun | Task]:
     """What makes a run of `recipe`: `grpo.Trainer`, `SftTrainer`, `RejectionSampler`, `distill_trainer`, ..."""
     return TRAINERS[recipe.stage]

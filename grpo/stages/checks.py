@@ -35,20 +35,27 @@ READ: Mapping[str, Callable[..., Any]] = {
     "distill": _read_distill,
 }
 """What reads the rows of a stage and checks them, by kind."""
+RewardsOf = Callable[[Recipe], Mapping[str, Callable[..., Any]]]
 
 
-def check_stages(plan: Plan, stages: Iterable[Stage]) -> None:
-    """Refuse stages whose rewards, rows, trackers or models do not do; `RecipeError` names the stage."""
+def check_stages(plan: Plan, stages: Iterable[Stage], rewards_of: RewardsOf | None = None) -> None:
+    """Refuse stages whose rewards, rows, trackers or models do not do; `RecipeError` names the stage.
+
+    With ``rewards_of``, what it gives of a recipe stands in for rewards of the user's own files, none of which is run.
+    """
     left = list(stages)
     names = [stage.name for stage in left]
     for stage in left:
         try:
-            _check(plan, stage, names)
+            rewards = {} if rewards_of is None else rewards_of(stage.recipe)
+            _check(plan, stage, left=names, rewards=rewards)
         except RecipeError as error:
             raise RecipeError(f"stage {stage.name}: {error}") from None
 
 
-def _check(plan: Plan, stage: Stage, left: Collection[str]) -> None:
+def _check(
+    plan: Plan, stage: Stage, *, left: Collection[str], rewards: Mapping[str, Callable[..., Any]]
+) -> None:
     recipe = stage.recipe
     check_settings(recipe)
     if stage.kind == "export":
@@ -57,9 +64,9 @@ def _check(plan: Plan, stage: Stage, left: Collection[str]) -> None:
         for label in recipe.evaluate.models:
             recipe_of_model(recipe, label)
     if recipe.rewards or stage.kind in ("grpo", "evaluate"):
-        load_rewards(recipe)
+        load_rewards(recipe, rewards)
     if stage.kind in READ and can_be_read(plan, stage, left):
-        READ[stage.kind](as_before(plan, stage), report=_unsaid)
+        READ[stage.kind](as_before(plan, stage), rewards=rewards, report=_unsaid)
 
 
 def can_be_read(plan: Plan, stage: Stage, left: Collection[str] = ()) -> bool:

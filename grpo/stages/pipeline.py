@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Iterator, Mapping
 
 import torch
 
+from grpo.distributed.process_group import Ranks
 from grpo.monitor.redaction import redacted
 from grpo.recipe import RecipeError, read_yaml, to_yaml
 from grpo.recipe.plan import MAY_CHANGE, Plan, Stage
@@ -48,7 +49,8 @@ class Pipeline:
     begin. Everything a user can get wrong is checked when a Pipeline is made; raises `RecipeError`.
 
     `train` runs what is left; ``last`` names the stage that runs or ran last, ``summary`` is then what
-    ``summary.json`` holds, ``table`` the table of models and sets.
+    ``summary.json`` holds, ``table`` the table of models and sets. After a stop ``stopped_at`` says where, in words.
+    Of several processes the first decides what is left of each stage, and writes.
     """
 
     def __init__(
@@ -68,10 +70,12 @@ class Pipeline:
         self.console: Console = open_console(quiet=self.quiet, verbose=verbose)
         self.last = ""
         self.stopped = False
+        self.stopped_at = ""
         self.stop_requested = False
         self.summary: dict[str, Any] | None = None
         self.table: StageTable | None = None
         self._run: Any = None
+        self._ranks = Ranks()
         self._replaced = _replaced(self.plan, begin_at, only)
         self._begin_at = begin_at
         self._only = only
@@ -142,6 +146,9 @@ class Pipeline:
     def train(self) -> dict[str, Any] | None:
         """Run the stages that are left; what ``summary.json`` holds, None if stopped or with stages left."""
         self.stopped = False
+        self.stopped_at = ""
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            self._ranks = Ranks.start()  # from here on no process is still reading the folder
         held = self._open()
         try:
             left = self._left()
@@ -196,8 +203,9 @@ class Pipeline:
 
     def _run_stage(self, number: int, stage: Stage) -> None:
         """Run one stage to its end; what it raises leaves the stages before it as they are."""
-        if self.stop_requested:
+        if self._ranks.any(self.stop_requested):
             self.stopped = True
+            self.stopped_at = f"before stage {stage.name}"
             return
         self.last = stage.name
         heading = f"stage {number} of {len(self.plan.stages)}: {stage.name} ({stage.describe()})"
@@ -215,6 +223,7 @@ class Pipeline:
                 error.add_note(f"in stage {stage.name} of {self.folder}")
             raise
         if self.stopped:
+            self.stopped_at = f"in stage {stage.name}"
             self._record(stage, STOPPED)
             return
         seconds = float((summary or {}).get("seconds") or time.perf_counter() - started)
@@ -222,17 +231,20 @@ class Pipeline:
 
     def _summary_of(self, stage: Stage) -> Mapping[str, Any] | None:
         """What the stage's run came to, made now unless it had come to its end; nothing of it stays in memory."""
-        found = finished(stage)
+        has_begun = (stage.folder / "recipe.yaml").is_file()
+        found, resume = self._ranks.gather([(finished(stage), has_begun)])[0]
         if found is None:
-            resume = (stage.folder / "recipe.yaml").is_file()
             make = trainer_of(stage.recipe)
             self._run = make(stage.recipe, resume=resume, quiet=self.quiet, verbose=self.verbose)
             if self.stop_requested:
                 self._run.request_stop()
             try:
                 found = self._run.train()
-                self.stopped = self._run.stopped
+            except KeyboardInterrupt:
+                if not self._run.stopped:
+                    raise  # else it had only to close
             finally:
+                self.stopped = self._run.stopped
                 self._run.close()
                 self._run = None
                 release_memory()

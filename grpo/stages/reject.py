@@ -1,10 +1,8 @@
 """Rejection sampling: many completions a prompt, judged, filtered, and the best of them kept as data to learn from.
 
-`RejectionSampler` has the surface of `grpo.run.lifecycle.Run` (an iterator over steps, `train`, `request_stop`,
-`close`, a run folder, the console, resume) and is none: a `Run` is a policy that learns. Its checkpoints hold weights
-and an optimizer, its end is a model, and it opens a learner and a curriculum before its first step, none of which
-exists here; with stored completions there is not even a model. What a step needs of those before it fits into
-``progress.json``.
+`RejectionSampler` is a `SteppedRun` without what a `grpo.run.lifecycle.Run` has beside: checkpoints of weights and an
+optimizer, a learner, a curriculum, a model at its end; with stored completions there is not even a model at its
+beginning. What a step needs of those before it fits into ``progress.json``.
 The pieces are in ``grpo.stages.rejection``.
 """
 
@@ -12,13 +10,12 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import contextmanager
-from typing import Any, BinaryIO, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, Mapping, Sequence
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo.cost.meter import JUDGE, LOAD, OTHER, REPORT, SAMPLE, SAVE, Meter
+from grpo.cost.meter import JUDGE, LOAD, SAMPLE, SAVE
 from grpo.data.kept_rows import keep_rows
 from grpo.data.prompts import PromptSet
 from grpo.data.sources import GivenRows
@@ -28,22 +25,19 @@ from grpo.model.policy import Policy
 from grpo.monitor import watchdog
 from grpo.monitor.gate_table import GATES, LADDER
 from grpo.monitor.gates import Alarm, GateStop
-from grpo.recipe import Recipe, RecipeError, to_yaml
-from grpo.report.console.console import Console, open_console
-from grpo.report.console.heartbeat import FAILED, FINISHED, STOPPED
+from grpo.recipe import Recipe, to_yaml
+from grpo.report.console.console import Console
 from grpo.report.console.opening import title
-from grpo.report.folder import State
 from grpo.report.trackers import Life, Trackers
 from grpo.rollout.engine import Engine
 from grpo.run import fingerprint, setup
 from grpo.run.environment import write_environment
 from grpo.run.folder import disk_errors, lock, write_text
-from grpo.run.inputs import check_recipe, is_first_rank
 from grpo.run.lifecycle import Rewards
 from grpo.run.log import Log, Record, finite
-from grpo.run.page import ended_early, written_report
 from grpo.run.resume import changed_keys
 from grpo.run.reward_specs import named_rewards
+from grpo.run.stepped import SteppedRun
 from grpo.run.storage import cost_place, open_costs, recorded_costs
 from grpo.run.summary import write_summary
 from grpo.scoring import Scorer, worst_fault
@@ -75,7 +69,7 @@ ACCEPTED_FILE = "accepted.jsonl"
 RATES_FILE = "pass_rates.jsonl"
 
 
-class RejectionSampler:
+class RejectionSampler(SteppedRun):
     """A run of rejection sampling. Iterate over it: each iteration takes ``sample.prompts`` prompts, yields its record.
 
     The arguments are those of `grpo.Trainer`. Raises `RecipeError` for what a user can fix, before a model loads.
@@ -95,20 +89,17 @@ class RejectionSampler:
         verbose: bool = False,
         console: Console | None = None,
     ):
-        if recipe.stage != "reject":
-            raise RecipeError(
-                f"recipe: stage is {recipe.stage}, and RejectionSampler makes runs of stage reject; use "
-                "grpo.stages.trainer_of(recipe)"
-            )
-        self.cost = Meter()
-        self.folder = recipe.folder()
-        self.resume = resume
-        setup.hide_progress_bars()
-        has_model = bool(recipe.reject.samples) or (model is not None and tokenizer is not None)
-        check_recipe(recipe, resume=resume, has_model=has_model)
-        self.watchdog = watchdog.Watchdog(recipe.watchdog)
-        self.console = console or open_console(quiet=quiet or not is_first_rank(), verbose=verbose)
-        self.console.title(title(recipe))
+        super().__init__(
+            recipe,
+            stage="reject",
+            model=model,
+            tokenizer=tokenizer,
+            resume=resume,
+            quiet=quiet,
+            verbose=verbose,
+            console=console,
+            needs_model=not recipe.reject.samples,
+        )
         with self._on_screen(), self.cost.phase(LOAD):
             self.inputs: RejectInputs = load_reject_inputs(
                 recipe,
@@ -123,11 +114,7 @@ class RejectionSampler:
         self.groups: list[CandidateGroup] = []
         self.books = Books()
         self.progress = RejectProgress({})
-        self.summary: dict[str, Any] | None = None
-        self.step_seconds = 0.0
-        self.stopped = False
-        self.stop_requested = False
-        self._model = model
+        self._summary: dict[str, Any] | None = None
         self._ranks = Ranks()
         self._policy: Policy | None = None
         self._model_in_words = ""
@@ -135,8 +122,6 @@ class RejectionSampler:
         self._scorer: Scorer | None = None
         self._log: Log | None = None
         self._lock: BinaryIO | None = None
-        self._is_open = False
-        self._is_finished = False
 
     def __repr__(self) -> str:
         return (
@@ -149,79 +134,29 @@ class RejectionSampler:
         """How many steps the run has made."""
         return self.progress.num_steps
 
-    def train(self) -> dict[str, Any] | None:
-        """Make all steps that are left; what ``summary.json`` holds (None on other ranks, or if stopped)."""
-        for _ in self:
-            pass
-        return self.summary
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """What ``summary.json`` holds once the run has ended; None before, and on other ranks than the first."""
+        return self._summary
 
-    def __iter__(self) -> Iterator[Record]:
-        if self._is_finished:
-            return
-        try:
-            self.open()
-            while self.num_steps < self.recipe.steps and not self._stopping():
-                with self._at_work():
-                    record = self._step()
-                yield record
-            if not self.stopped:
-                with self._at_work():
-                    self._finish()
-        except GeneratorExit:
-            self.console.rest()
-            raise
-        except BaseException as error:
-            self.close(error)
-            raise
-        else:
-            self.close()
+    @property
+    def ranks(self) -> Ranks:
+        """The processes of the run, once it is open."""
+        return self._ranks
 
-    def request_stop(self) -> None:
-        """Stop after the step under way; everything until there is kept."""
-        self.stop_requested = True
-        self.console.notice = "stopping after this step"
-
-    def _stopping(self) -> bool:
-        self.stopped = self.stopped or self._ranks.any(self.stop_requested)
-        return self.stopped
+    @property
+    def log(self) -> Log:
+        """What writes and shows the run, once it is open."""
+        assert self._log is not None, "the run is open"
+        return self._log
 
     # -- opening --------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _on_screen(self) -> Iterator[None]:
-        """Show what is done inside the block; after an error nothing is left on the screen."""
-        try:
-            with self.console.working():
-                yield
-        except BaseException:
-            self.console.close()
-            raise
-
-    @contextmanager
-    def _at_work(self) -> Iterator[None]:
-        """Show that the run works inside the block, and count its time as the run's."""
-        with self.console.working(), self.cost.phase(OTHER):
-            yield
-
-    def open(self) -> None:
-        """Prepare the folder, and load the policy and start the workers if a step is left; nothing if that is done."""
-        self.watchdog.start()
-        if self._is_open:
-            return
-        self.cost.begin()
-        try:
-            with self._on_screen(), self.cost.phase(LOAD):
-                self._open()
-        except BaseException as error:
-            self.close(error)
-            raise
 
     def _open(self) -> None:
         recipe = self.recipe
         self.stopped = False
         self._ranks = Ranks.start()
         self._ranks.watched_by(self.watchdog)
-        self._is_open = True
         trackers = Trackers(
             recipe.log, self.folder, patience_seconds=recipe.watchdog.server_seconds
         )
@@ -232,6 +167,7 @@ class RejectionSampler:
             console=self.console,
             show_every=recipe.log.show_every,
         )
+        self._is_open = True
         if self._ranks.main:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = lock(self.folder)
@@ -248,12 +184,6 @@ class RejectionSampler:
         self.log.say(*words.header(self.inputs, self._model_in_words, self.num_steps))
         if self._scorer is not None:
             self.log.say(*self._scorer.isolation)
-
-    @property
-    def log(self) -> Log:
-        """What writes and shows the run, once it is open."""
-        assert self._log is not None, "the run is open"
-        return self._log
 
     def _read_progress(self) -> RejectProgress | None:
         """Where the run to resume has come to, the same on every rank; None for a new one."""
@@ -326,7 +256,7 @@ class RejectionSampler:
 
     # -- a step ---------------------------------------------------------------------------------------------
 
-    def _step(self) -> Record:
+    def _make_step(self) -> Record:
         """Take the prompts of a step, judge and filter their completions, write what became of each."""
         started = time.perf_counter()
         step = self.num_steps + 1
@@ -508,16 +438,14 @@ class RejectionSampler:
         if self._ranks.main:
             with self.cost.phase(SAVE):
                 self.cost.flush()
-                self.summary = self._summary()
-                write_summary(self.folder, self.summary)
-            default = self.inputs.default_template()
-            self.log.say("", *words.closing(self.summary, self.folder, default))
-            self._is_finished = True
-            self._write_report()
+                self._summary = self._sums()
+                write_summary(self.folder, self._summary)
+            self.log.say("", *words.closing(self._summary, self.folder, self.inputs))
         self._is_finished = True
+        self._write_report()
         self._ranks.wait()
 
-    def _summary(self) -> dict[str, Any]:
+    def _sums(self) -> dict[str, Any]:
         """What ``summary.json`` holds."""
         with (self.folder / RATES_FILE).open(encoding="utf-8") as lines:
             rates = [counts_of(json.loads(line)) for line in lines]
@@ -541,50 +469,22 @@ class RejectionSampler:
             "output": output,
         }
 
-    def _write_report(self, state: State | None = None) -> None:
-        """Write the run's ``report.html`` if the recipe asks for it."""
-        if self.recipe.log.report:
-            with self.cost.phase(REPORT):
-                self.log.say(*written_report(self.folder, state))
+    def _keep(self) -> None:
+        """Nothing is left to save: each step has written all of itself."""
 
-    def close(self, failure: BaseException | None = None) -> None:
-        """Stop workers, log and watchdog, and release the model; iterating again goes on with the run."""
-        if not self._is_open:
-            self.cost.end(failed=failure is not None)
-            self.watchdog.stop()
-            return
-        with self._at_work():
-            self._close(failure)
-
-    def _close(self, failure: BaseException | None) -> None:
-        self._is_open = False
-        self.stop_requested = False
-        self.resume = True
+    def _stop_work(self, failure: BaseException | None) -> None:
         if self._scorer is not None:
             self._scorer.close()
-        is_whole = self._is_finished or isinstance(failure, KeyboardInterrupt)
-        if self.num_steps and not is_whole and self._ranks.main:
-            self._write_report(ended_early(failure))
-        if self._log is not None:
-            self._log.close(failed=failure is not None, hurried=self.stopped)
         self._policy = None
         self._engine = None
         self._scorer = None
-        self.watchdog.stop()
-        self._settle(failed=failure is not None)
-        if self._lock is not None:
-            self._lock.close()
-        self.console.close(self._state(failure))
 
     def _settle(self, *, failed: bool) -> None:
         """End the account of what this attempt took; a summary that was written then has all of it."""
+        self.watchdog.stop()
         self.cost.end(failed=failed)
-        if self.summary is not None:
-            self.summary["cost"] = recorded_costs(self.folder, self.recipe)
-            write_summary(self.folder, self.summary)
-
-    def _state(self, failure: BaseException | None) -> str:
-        """What became of the run, for who watches its folder."""
-        if failure is not None and not isinstance(failure, KeyboardInterrupt):
-            return FAILED
-        return FINISHED if self._is_finished else STOPPED
+        if self._summary is not None:
+            self._summary["cost"] = recorded_costs(self.folder, self.recipe)
+            write_summary(self.folder, self._summary)
+        if self._lock is not None:
+            self._lock.close()

@@ -1,7 +1,7 @@
 """A stage that learns nothing: pieces of work in a run folder of its own, each whole on disk or done again.
 
-``Task`` is a run as an iterator, one piece an iteration, and answers to what `grpo.run.lifecycle.Run` answers to. What
-a piece is, is up to ``evaluation`` and ``exporting``.
+``Task`` is a run as an iterator, one piece an iteration, and answers to what `grpo.run.stepped.SteppedRun` answers to.
+What a piece is, is up to ``evaluation`` and ``exporting``.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Task(ABC):
         if self.summary is not None:
             return
         if not self.is_main:
-            _wait_for_the_first()
+            self.stopped = of_the_first(False)
             return
         try:
             self._open()
@@ -109,7 +109,7 @@ class Task(ABC):
             self._close(FAILED)
             raise
         self._close(STOPPED if self.stopped else FINISHED)
-        _wait_for_the_first()
+        of_the_first(self.stopped)
 
     def _open(self) -> None:
         self.num_steps = 0
@@ -192,7 +192,12 @@ class Task(ABC):
             self.console.close(state)
 
 
-def _wait_for_the_first() -> None:
-    """Let the processes that train together go on together; what only one does takes as long as it takes."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        Ranks.start().wait()
+def of_the_first(flag: bool) -> bool:
+    """The flag of the first of the processes that train together, once all are here.
+
+    They wait for it; what only one does takes as long as it takes.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return flag
+    first: bool = Ranks.start().gather([flag])[0]
+    return first

@@ -1,13 +1,15 @@
 """How a process becomes a command: ``python -m grpo.NAME`` and ``python -m grpo`` hand over to ``grpo.cli`` here.
 
-The modules that can be run so (`train`, `evaluate`, `sample`) call `run` before they import anything else: arguments
-are read before torch is, and the working folder is no longer first on the path. What the commands are is up to
-``grpo.cli``, which is above those modules and therefore imported by name.
+The modules that can be run so (`train`, `evaluate`, `sample`) call `run_process` before they import anything else:
+arguments are read before torch is, and the working folder is no longer first on the path. What the commands are is up
+to ``grpo.cli``, which is above those modules and therefore imported by name.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
 import sys
 from importlib import import_module
 
@@ -18,6 +20,18 @@ if TYPE_CHECKING:  # a user's file of that name may still be first on the path
     from typing import Sequence
 
 
+LATE = (signal.SIGINT, signal.SIGTERM)
+"""Signals that may come when the exit code is already known."""
+
+
+def run_process(name: str | None = None) -> int:
+    """What a process does that is nothing but a command: `run`, and then nothing can change the exit code any more."""
+    atexit.register(_ignore_late_signals)  # registered first, so called last
+    code = run(name)
+    _end_by_late_signals(code)
+    return code
+
+
 def run(name: str | None = None, arguments: Sequence[str] | None = None) -> int:
     """What ``python -m grpo.NAME`` does, or ``python -m grpo`` without a name; returns the exit code.
 
@@ -26,6 +40,24 @@ def run(name: str | None = None, arguments: Sequence[str] | None = None) -> int:
     commands = import_module("grpo.cli")
     code: int = commands.main(arguments) if name is None else commands.run_module(name, arguments)
     return code
+
+
+def _end_by_late_signals(code: int) -> None:
+    """Let Ctrl-C cut the interpreter's own end short, with the exit code of the command that is done."""
+
+    def leave(number: int, frame: object) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    for number in LATE:
+        signal.signal(number, leave)
+
+
+def _ignore_late_signals() -> None:
+    """For when Python no longer calls handlers, and a signal would end the process with a code of its own."""
+    for number in LATE:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def leave_working_folder() -> None:

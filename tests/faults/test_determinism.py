@@ -45,6 +45,7 @@ def processes(folders: dict[Path, list[str]]) -> None:
         assert process.returncode == 0, errors
 
 
+@pytest.mark.slow
 def test_two_lives_make_the_same_run_to_the_bit(lives: Lives, reward: Path) -> None:
     for name in ("a", "b"):
         assert lives.live([*COMMAND[3:], f"run_dir={reward / name}"], reward / name)["code"] == 0

@@ -138,6 +138,7 @@ def test_a_stuck_component_is_named_within_its_deadline_and_the_checkpoint_stand
         pytest.param("loading", "in load_rows", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_the_stacks_show_where_each_component_is_stuck(made, name: str, place: str) -> None:
     assert place in run_of(made, name)[1]["said"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from distill_runs import TINY, make_teacher
 from kills import assert_kills_change_nothing
 from lives import Lives
@@ -11,6 +12,7 @@ from lives import Lives
 KILLS = 2
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_is_the_run_never_killed(
     lives: Lives, tmp_path: Path, seed: int
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,44 @@ def test_a_signal_stops_the_stage_that_runs_and_the_stages_resume(
     life = lives.live([str(run), "--resume"], tmp_path)
     assert life["code"] == 0, life["said"]
     assert_same_stages(whole, run)
+
+
+@pytest.mark.slow
+def test_a_signal_in_each_kind_of_stage_names_it_and_loses_nothing(
+    lives: Lives, tmp_path: Path
+) -> None:
+    answers = {"name": "answers", "reject": {"prompts": 12, "right": False, "finished": False}}
+    learnt = {"name": "again", "sft": {"steps": 3, "batch": 2}, "data": {"from": "answers"}}
+    taught = {"name": "taught", "distill": {"teacher": "again", "steps": 2}, "from": "base"}
+    file_of = {"name": "file", "export": {"to": "safetensors"}}
+    stages = (RL, answers, learnt, taught, TABLE, file_of)
+    files = {}
+    for name in ("whole", "cut"):
+        files[name] = tmp_path / f"{name}.yaml"
+        files[name].write_text(to_yaml(values(tmp_path / name, *stages)))
+    alone = lives.live([str(files["whole"])], tmp_path)
+    assert alone["code"] == 0, alone["said"]
+    for name, place, number in (
+        ("rl", "rl/checkpoints/.writing-step-000001", signal.SIGINT),
+        ("answers", "answers/.writing-progress.json", signal.SIGTERM),
+        ("again", "again/checkpoints/.writing-step-000001", signal.SIGTERM),
+        ("taught", "taught/checkpoints/.writing-step-000001", signal.SIGINT),
+        ("table", "table/done/.writing-base.json", signal.SIGINT),
+        ("file", "file/recipe.yaml", signal.SIGTERM),
+    ):
+        end = {"path": place, "event": 2 if name == "answers" else 1, "signal": int(number)}
+        life = lives.live([str(files["cut"]), "--resume=auto"], tmp_path, **end)
+        if name == "file":  # it is one piece, and the last
+            assert life["code"] == 0 or "stopped in stage file" in life["said"], life["said"]
+            continue
+        assert life["code"] == 3 and f"stopped in stage {name}. " in life["said"], life["said"]
+        assert statuses(tmp_path / "cut")[name] == "stopped"
+    life = lives.live([str(files["cut"]), "--resume=auto"], tmp_path)
+    assert life["code"] == 0, life["said"]
+    for file in (*MADE[:2], "stages/answers/accepted.jsonl"):
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "cut" / file).read_bytes()
+    for name in ("rl", "again", "taught"):
+        weights = f"stages/{name}/final/model.safetensors"
+        assert (tmp_path / "whole" / weights).read_bytes() == (
+            tmp_path / "cut" / weights
+        ).read_bytes()

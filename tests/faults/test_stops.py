@@ -71,6 +71,7 @@ def test_sigterm_ends_the_step_or_the_evaluation_and_loses_nothing(
         pytest.param("step-000004/state.json", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_sigterm_while_a_checkpoint_is_written(
     lives: Lives, reward: Path, whole: Path, place: str
 ) -> None:
@@ -121,6 +122,7 @@ def test_ctrl_c_twice_in_the_first_step_says_that_nothing_was_saved(
 # ---- disks ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_file_that_may_grow_no_further_is_one_line_and_the_run_goes_on_later(
     lives: Lives, reward: Path, whole: Path
 ) -> None:

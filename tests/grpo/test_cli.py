@@ -431,6 +431,24 @@ def test_a_dry_run_shows_everything_and_writes_nothing(folder, capsys):
     assert f"written to {folder / 'runs' / 'r'}:" in out and "recipe.yaml (first)" in out
 
 
+def test_a_dry_run_refuses_a_model_that_is_not_there_and_notes_one_that_it_cannot_ask_for(
+    folder, capsys, monkeypatch
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("./nowhere", "/no/such/folder"):
+        assert main(["r.yaml", "--dry-run", f"model.name={name}"]) == 2
+        err = capsys.readouterr().err
+        assert "nowhere" in err or "/no/such" in err
+        assert "but there is no such folder" in err and err.count("\n") == 1
+    (folder / "empty").mkdir()
+    assert main(["r.yaml", "--dry-run", "model.name=./empty"]) == 2
+    assert "is neither a folder with a config.json nor" in capsys.readouterr().err
+    for more in ([], ["stage=sft", "data.args={style: symbols, traces: direct}", "sample={}"]):
+        assert main(["r.yaml", "--dry-run", "model.name=nobody/has-this-model", *more]) == 0
+        out, err = capsys.readouterr()
+        assert "since the hub cannot be reached: model: nobody/has-this-model" in out and not err
+
+
 def test_flags_may_stand_before_between_and_after(folder, capsys):
     shown = []
     for arguments in (

@@ -91,6 +91,7 @@ def test_mistakes_are_told_in_a_line(wrong, sentence, capsys):
     assert sentence in said.err and said.err.count("\n") == 1 and not said.out
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_ends_it_quietly():
     done = subprocess.run(
         f"{sys.executable} -m grpo.sample {BASE} --data countdown 'data.args={{style: symbols, count: 200}}' "

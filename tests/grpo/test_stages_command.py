@@ -72,6 +72,43 @@ def test_the_dry_run_shows_every_stage_and_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_of_stages_runs_no_code_of_the_users_and_needs_no_hub(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text("raise SystemExit('was run')\ndef mine(text): return 1.0\n")
+    with_code = {"name": "rl", "grpo": {"rewards": {"own": {"use": f"{tmp_path}/mine.py:mine"}}}}
+    assert main(["train", written(tmp_path, START, with_code), "--dry-run"]) == 0
+    assert "rewards: correct, shaped, own" in capsys.readouterr().out
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    file = written(tmp_path, START, RL)
+    assert main(["train", file, "--dry-run", "model.name=nobody/has-this-model"]) == 0
+    assert capsys.readouterr().out.count("the hub cannot be reached: ") == 2
+    assert main(["train", file, "--dry-run", "model.name=./nowhere"]) == 2
+    assert "stage start: recipe: model.name names" in capsys.readouterr().err
+
+
+def test_the_preflight_goes_through_every_stage_and_names_what_is_wrong_in_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taught = {"name": "rl", "grpo": {"steps": 1, "loss": {"teacher": "start"}}}
+    answers = {"name": "answers", "reject": {"prompts": 4}}
+    again = {"name": "again", "sft": {"epochs": 1}, "data": {"from": "answers"}}
+    file = written(tmp_path, START, taught, answers, again, TABLE)
+    assert main(["train", file, "--preflight"]) == 0
+    said = capsys.readouterr().out
+    assert [line.split()[1] for line in said.splitlines() if line.startswith("==== ")] == [
+        "start",
+        "rl",
+        "answers",
+        "again",
+        "table",
+    ]
+    assert said.count("base completions of") == 1 and said.count(" are as they should be") == 4
+    assert main(["train", file, "--preflight", "stages.rl.grpo.sample.prompts=100"]) == 2
+    assert "WRONG    too-few-rows" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_of_stages_is_watched_and_reported(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,7 +43,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.thin(2)
+@pytest.mark.thin(1)
 def test_a_resumed_run_equals_one_never_stopped(
     tmp_path: Path, plain: Trainer, variant: str
 ) -> None:

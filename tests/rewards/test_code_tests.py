@@ -84,6 +84,7 @@ def test_scores_by_all_weights_first_and_hidden_tests():
 
 @pytest.mark.parametrize("columns", [HUMANEVAL, MBPP, CALLS])
 @pytest.mark.parametrize("ending", ["exit()", "quit(0)", "import sys; sys.exit()"])
+@pytest.mark.thin(3)
 def test_a_right_program_that_ends_by_exit_is_right_however_it_is_tested(columns, ending):
     assert judge(fenced(ADD + ending), columns).value == 1.0
     assert judge(fenced("print(sum(map(int, input().split())))\n" + ending), STDIN).value == 1.0
@@ -112,6 +113,7 @@ SLOW_STDIN = "import time\ntime.sleep(0.8)\nprint(sum(map(int, input().split()))
 @pytest.mark.parametrize(
     "columns, code", [(HUMANEVAL, SLOW), (MBPP, SLOW), (CALLS, SLOW), (STDIN, SLOW_STDIN)]
 )
+@pytest.mark.thin(1)
 def test_what_runs_out_of_time_once_is_decided_with_several_times_as_much(columns, code):
     verdict = judge(fenced(code), columns, test_seconds=0.75)
     assert (verdict.status, verdict.value) == ("scored", 1.0)

@@ -159,7 +159,7 @@ def _error(policy, groups, temperature=1.0) -> float:
             if one.token_ids:
                 logits = plain_logits(policy, group.prompt.token_ids, one.token_ids) / temperature
                 ids = torch.tensor(one.token_ids)
-                logp_T = logits.log_softmax(-1)[torch.arange(len(ids)), ids]
+                logp_T = logits.log_softmax(-1).detach()[torch.arange(len(ids)), ids]
                 largest = max(largest, float((logp_T - one.sampled_logps).abs().max()))
     return largest
 
@@ -293,7 +293,9 @@ def test_one_of_two_servers_killed_in_the_middle_is_survived_and_then_both(
 
     groups = _sampled(engine, max_tokens=48, interrupted=kill_once)
     assert _tokens(groups) == expected
-    assert engine.stats.replayed and any("1 server left" in note for note in engine.stats.notes)
+    assert any("1 server left" in note for note in engine.stats.notes)
+    once = sum(3 * len(prompt.token_ids) for prompt in PROMPTS)
+    assert engine.stats.prefill_tokens > once, "some were sent again"
     assert engine.stats.tokens == sum(map(len, expected))
     started = time.monotonic()
     whole.end()
@@ -314,7 +316,7 @@ def test_a_server_with_wrong_flags_is_refused_and_a_tied_head_that_stays_is_foun
         (found,) = client.problems(wanted, policy.tokenizer)
         assert "gives raw_logprobs" in found and "--logprobs-mode processed_logprobs" in found
         longer = Wanted("bfloat16", 5000, wanted.vocab_size, rank=8)
-        found = client.problems(longer, policy.tokenizer)
+        found = VllmServer(server.url).problems(longer, policy.tokenizer)
         assert [one.partition(" ")[0] for one in found] == ["computes", "takes", "gives", "takes"]
         first = copy.deepcopy(policy)
         moved(policy)

@@ -33,7 +33,7 @@ class ScriptedTurns:
     An answer comes after `delay(sequence)` looks. A turn ends in its middle by a call at one of ``call_tokens``, or
     when it has ``turn_length`` tokens. ``opens`` gives an observation before the first turn. A turn for which `done`
     holds is answered by the end. By completion, ``written`` are its tokens when each turn ended, ``observed`` what it
-    was given.
+    was given. ``waits`` counts how often everybody waited; all answers have then come.
     """
 
     answer: Answer = field(default_factory=random_answer)
@@ -82,9 +82,9 @@ class ScriptedTurns:
 
     def take_ready(self, wait: bool) -> list[RolloutSequence]:
         self.looks += 1
-        self.waits += wait
-        if wait:
-            self.looks = max(self.looks, *self.waiting.values())
+        if wait and min(self.waiting.values()) > self.looks:
+            self.waits += 1
+            self.looks = max(self.waiting.values())
         ready = [sequence for sequence, due in self.waiting.items() if due <= self.looks]
         for sequence in ready:
             del self.waiting[sequence]

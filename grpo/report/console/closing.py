@@ -7,9 +7,8 @@ import shlex
 import shutil
 import sys
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Iterator, Mapping
+from typing import Any, Iterator, Mapping, Sequence
 
 from grpo.recipe.shorthands import HELD_OUT
 from grpo.report.console.ink import Glyphs, Line, Span, aligned
@@ -22,8 +21,9 @@ NEXT = (
     ("evaluate", "{run}", "accuracy with intervals, pass@k, maj@k"),
     ("report", "{run}", "one page: curves, completions, every figure"),
     ("sample", "{run} --rows 4", "completions to read"),
+    ("chat", "{run}", "talk to the model"),
 )
-"""Commands for a finished run: name, arguments, what they give. Shown are those that this version has."""
+"""Commands for a finished run: name, arguments, what they give. Shown are those that fit the run, at most three."""
 MAX_EXAMPLE = 300
 HEADS = ("", "before", "after", "change")
 
@@ -46,7 +46,7 @@ def closing_lines(summary: Summary, folder: Path, glyphs: Glyphs) -> Iterator[Li
         f"{short(summary['tokens'].get(does, 0))} tokens {does}; the model is in ",
         (shown_path(folder / "final"), "title"),
     )
-    yield from next_lines(folder)
+    yield from next_lines(folder, _that_fit(summary))
 
 
 def comparison(summary: Summary, glyphs: Glyphs) -> Iterator[Line]:
@@ -174,13 +174,24 @@ def _examples(summary: Summary) -> Iterator[Line]:
         yield Line(tuple(spans))
 
 
-def next_lines(folder: Path) -> Iterator[Line]:
-    """The commands that come next, of those that this version has."""
+def _that_fit(summary: Summary) -> tuple[str, ...]:
+    """The commands that a run has what they need for: rewards to evaluate by, rows that ask something to sample."""
+    if summary.get("after") or summary["sets"]:
+        return ("evaluate", "report", "sample")
+    if "rows" in summary:  # supervised: its rows may ask nothing
+        return ("report", "chat")
+    if summary.get("stage") == "distill":
+        return ("report", "sample")
+    return ("evaluate", "report", "sample")
+
+
+def next_lines(folder: Path, names: Sequence[str]) -> Iterator[Line]:
+    """The commands that come next, by `names`."""
     run = shlex.quote(shown_path(folder))
     commands = {
         f"{launcher()} {name} {arguments.format(run=run)}": what
         for name, arguments, what in NEXT
-        if find_spec(f"grpo.commands.{name}") is not None
+        if name in names
     }
     width = max(map(len, commands), default=0)
     yield Line.of(("next:", "dim"))

@@ -7,6 +7,7 @@ it does at this second, its lock for whether it lives. Nothing is written here.
 from __future__ import annotations
 
 import json
+import shlex
 import socket
 import time
 from collections import deque
@@ -210,7 +211,8 @@ def state_of(folder: RunFolder, beat: Beat | None, now: float) -> State:
         f"no sign of life for {rough_time(silent)}, and process {beat.pid}{where} no longer holds the folder: killed, "
         f"or the machine went down, while {beat.what} in step {beat.step + 1}"
     )
-    return State(STOPPED, f"{words}. To resume: grpo train {folder.path} --resume")
+    again = f"grpo train {shlex.quote(str(folder.path))} --resume"
+    return State(STOPPED, f"{words}. To resume: {again}")
 
 
 def last_life(lines: list[str]) -> list[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Iterator, Mapping
 
-from grpo.recipe import Recipe
+from grpo.recipe import Recipe, RecipeError, SftSection
+from grpo.recipe.files import override_values
 from grpo.report.console.closing import launcher, shown_path
 from grpo.report.console.numbers import interval, rough_time, short
 from grpo.stages.rejection.books import OUTCOMES, WHOLE
@@ -96,7 +99,7 @@ def outcomes(ledger: Mapping[str, int]) -> str:
     return f"{many(ledger[WHOLE], 'candidate')}: {', '.join(counts)}"
 
 
-def closing(summary: Mapping[str, Any], folder: Path, default_template: str) -> Iterator[str]:
+def closing(summary: Mapping[str, Any], folder: Path, inputs: RejectInputs) -> Iterator[str]:
     """The last lines of a run, from its summary."""
     ledger = summary["ledger"]
     rate = summary["pass_rate"]
@@ -115,7 +118,7 @@ def closing(summary: Mapping[str, Any], folder: Path, default_template: str) -> 
         f"{agree(ledger[ACCEPTED], 'are')} in {shown_path(file)}"
     )
     if ledger[ACCEPTED]:
-        yield f"next: {_next(summary, file, default_template)}"
+        yield f"next: {_next(summary, file, inputs)}"
 
 
 def _share(found: Mapping[str, Any]) -> str:
@@ -123,10 +126,32 @@ def _share(found: Mapping[str, Any]) -> str:
     return interval({**found, "accuracy": found["value"]})
 
 
-def _next(summary: Mapping[str, Any], file: Path, default_template: str) -> str:
-    """The command that trains on what was accepted."""
-    words = [f"data.source={shlex.quote(shown_path(file))}"]
-    shown = summary["data"]
-    if shown is not None and shown["template"] != default_template:
-        words.append(f"data.template={shlex.quote(shown['template'])}")
-    return f"{launcher()} sft RECIPE {' '.join(words)}"
+def _next(summary: Mapping[str, Any], file: Path, inputs: RejectInputs) -> str:
+    """The command that trains the model that was sampled on what was accepted, shown as it was sampled."""
+    settings = {"name": f"{summary['name']}-sft", "data.source": shown_path(file), "epochs": 2}
+    number = summary["ledger"][ACCEPTED]
+    if number < SftSection().batch:
+        settings["sft.batch"] = number
+    for key, value in (summary["data"] or {}).items():
+        is_default = value == inputs.default_template() if key == "template" else not value
+        if not is_default:
+            settings[f"data.{key}"] = value
+    words = [f"{key}={_in_yaml(value)}" for key, value in settings.items()]
+    return f"{launcher()} sft {shlex.join([_model(inputs), *words])}"
+
+
+def _in_yaml(value: Any) -> str:
+    """A value of an override; text stands as it is where an override reads it so."""
+    with suppress(RecipeError):
+        if override_values(f"key={value}") == {"key": value}:
+            return str(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _model(inputs: RejectInputs) -> str:
+    """The model that was sampled, as a command names it."""
+    recipe = inputs.recipe if inputs.stored is None else inputs.stored.runs[0].recipe
+    name = recipe.model.name
+    if name is None:
+        return "MODEL"
+    return shown_path(Path(name)) if Path(name).exists() else name

@@ -161,6 +161,7 @@ class Refusing:
 
 
 @pytest.mark.parametrize("calls, rows", [((1,), 4), ((7,), 4), ((3, 9), 2), ((3, 9, 12), 1)])
+@pytest.mark.thin(2)
 def test_whichever_product_refuses_generate_goes_on_with_fewer_rows(calls, rows, seed):
     policy, prompts = plain_policy("bloom", seed), random_prompts(seed, [9] * 4)
     options = dict(group_size=2, max_tokens=20, sampling=Sampling(), seed=(0,))

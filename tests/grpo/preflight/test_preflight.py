@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -579,6 +580,23 @@ def test_too_many_faults_in_the_sample_are_wrong(folder: Path, capsys) -> None:
     code, out = run_preflight(capsys, "rewards.other={use: mine.py:broken, args: {answer: 1}}")
     assert code == 2 and "WRONG    too-many-faults: 8 of 8 completions could not be judged" in out
     assert "no such thing" in out
+
+
+def test_a_recipe_with_a_teacher_is_tried_with_it(folder: Path, capsys) -> None:
+    (folder / "teacher").mkdir()
+    for file in BASE.glob("*.json"):
+        shutil.copy(file, folder / "teacher")
+    code, out = run_preflight(capsys, "loss.teacher=./teacher")
+    assert code == 2 and "WRONG" in out and "loss.teacher" in out
+    shutil.copy(BASE / "model.safetensors", folder / "teacher")
+    code, out = run_preflight(capsys, "loss.teacher=./teacher")
+    assert code == 0 and "update " in out and "preflight: 0 wrong" in out
+
+
+def test_a_term_that_the_model_does_not_have_is_wrong(folder: Path, capsys) -> None:
+    code, out = run_preflight(capsys, "loss.load_balance=0.01")
+    assert code == 2 and "WRONG" in out and "loss.load_balance is set, but" in out
+    assert "the run would not work as it stands" in out
 
 
 def test_advice_on_a_sample_follows_its_numbers() -> None:

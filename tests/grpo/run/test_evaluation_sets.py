@@ -52,6 +52,7 @@ def recipe(name: str, *overrides: str) -> Recipe:
     return Recipe.from_mapping(values, *base, *MIXED, f"run_dir={name}", *overrides)
 
 
+@pytest.mark.slow
 def test_a_mixture_with_two_sets_trains_reports_each_and_resumes_exactly(folder):
     whole = Trainer(recipe("whole"), quiet=True)
     summary = whole.train()

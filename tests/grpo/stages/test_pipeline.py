@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from stage_runs import BASE, RL, START, TABLE, run, statuses, values
+from stage_runs import BASE, RL, ROOT, START, TABLE, run, statuses, values
 from transformers import AutoModelForCausalLM
 
 from grpo.monitor.gates import GateStop
 from grpo.recipe import RecipeError
+from grpo.recipe.files import to_yaml
 from grpo.recipe.plan import Plan
 from grpo.report.pipeline import PipelineFolder
 from grpo.stages.checks import check_stages
@@ -129,6 +133,34 @@ def test_a_folder_of_stages_tells_others_what_became_of_each(made: Path) -> None
     assert [run.path.name for run in found.runs_with_steps()] == ["start", "rl"]
 
 
+def test_samples_of_an_earlier_stage_are_kept_by_their_pass_rate_and_trained(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "run"
+    sampled = {"name": "rl", "grpo": {"steps": 2, "sample": {"prompts": 12, "max_tokens": 48}}}
+    kept = {"name": "kept", "reject": {"samples": ["rl"], "rewards": {}, "per_prompt": 1}}
+    where = {"pass_rate": "<= 0.5"}
+    learnt = {"sft": {"epochs": 1, "batch": 1}, "from": "base"}
+    again = {"name": "again", **learnt, "data": {"from": "kept", "where": where}}
+    run(folder, sampled, kept, again)
+    rows = [
+        json.loads(line)
+        for line in (folder / "stages/kept/accepted.jsonl").read_text().splitlines()
+    ]
+    samples = (folder / "stages/rl/samples.jsonl").read_text().splitlines()
+    right: dict[str, list[bool]] = {}
+    for sample in map(json.loads, samples):
+        right.setdefault(sample["prompt_id"], []).append(sample["parts"]["correct"] == 1)
+    rates = {name: sum(found) / len(found) for name, found in right.items()}
+    assert {row["sampled"]["prompt_id"] for row in rows} == {n for n, r in rates.items() if r}
+    assert all(row["pass_rate"] == rates[row["sampled"]["prompt_id"]] for row in rows)
+    hard = [row for row in rows if row["pass_rate"] <= 0.5]
+    assert 0 < len(hard) < len(rows)
+    summary = json.loads((folder / "stages/again/summary.json").read_text())
+    assert summary["steps"] == summary["ledger"]["trained"] == len(hard)
+    assert summary["rows"]["left_out"] == len(rows) - len(hard)
+
+
 def test_rows_of_a_stage_that_is_not_done_do_not_keep_the_others_from_going_on(
     tmp_path: Path,
 ) -> None:
@@ -146,3 +178,40 @@ def test_rows_of_a_stage_that_is_not_done_do_not_keep_the_others_from_going_on(
     check_stages(plan, plan.stages)  # it is to be run anew, so what it left before is not read
     with pytest.raises(RecipeError, match="stage again: data: .*accepted.jsonl holds no rows"):
         check_stages(plan, plan.stages[1:])
+
+
+@pytest.mark.slow
+def test_two_processes_run_the_stages_that_one_runs(tmp_path: Path) -> None:
+    answers = {"name": "answers", "reject": {"prompts": 6, "right": False, "finished": False}}
+    again = {"name": "again", "sft": {"steps": 2, "batch": 2}, "data": {"from": "answers"}}
+    stages = (answers, again, RL, TABLE)
+    folder = tmp_path / "two"
+    (tmp_path / "two.yaml").write_text(to_yaml(values(folder, *stages)))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+    for resume in ([], ["--resume=auto"]):
+        command = ["-m", "grpo", "train", str(tmp_path / "two.yaml"), *resume]
+        done = subprocess.run(
+            [sys.executable, *launcher, *command],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        if not resume:  # as after a kill before the last stage
+            book = StageBook(Plan.of_run(folder))
+            book.set("table", "waiting")
+    assert set(statuses(folder).values()) == {"done"}
+    console = (folder / "console.log").read_text()
+    assert console.count("stage 1 of 4: answers (reject") == 1
+    assert console.count("stage 4 of 4: table (evaluate") == 2
+    run(tmp_path / "one", *stages)
+    for file in ("accepted.jsonl", "pass_rates.jsonl", "samples.jsonl"):
+        ours = (folder / "stages/answers" / file).read_bytes()
+        assert ours == (tmp_path / "one/stages/answers" / file).read_bytes()
+    for name in ("again", "rl"):
+        first, second = (
+            weights(place / f"stages/{name}/final") for place in (folder, tmp_path / "one")
+        )
+        assert all(torch.allclose(first[key], second[key], atol=1e-4) for key in first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ from candidates import ROOT, assert_same, recipe, rows, run
 from light_rewards import ill
 
 from grpo import Recipe, RejectionSampler, SftTrainer, Trainer
+from grpo.cli import main
 from grpo.cost.book import read_costs
 from grpo.kernels.sampling.spec import completion_seed
 from grpo.recipe import RecipeError
@@ -131,6 +133,25 @@ def test_pass_rates_are_a_source_that_where_selects_from(whole, tmp_path):
     assert [prompt.truth["target"] for prompt in sampler.inputs.prompts] == [
         r["target"] for r in easy
     ]
+
+
+def test_the_command_that_comes_next_trains_what_was_accepted_as_it_was_sampled(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    of_chat = ["data.template='{prompt} => '", "data.system=null"]
+    run(Path("runs/small"), *of_chat, "reject.prompts=4", "reject.right=false")
+    said = (tmp_path / "runs/small/console.log").read_text().splitlines()
+    command = shlex.split(next(line for line in said if line.startswith("next: ")))
+    arguments = command[command.index("sft") :]
+    accepted = rows(tmp_path / "runs/small", "accepted.jsonl")
+    assert main([*arguments, "threads=1", "log.report=false", "--quiet"]) == 0, arguments
+    summary = json.loads((tmp_path / "runs/small-sft/summary.json").read_text())
+    assert summary["ledger"]["trained"] == 2 * len(accepted)
+    learnt = sum(row["sampled"]["num_tokens"] for row in accepted)
+    assert {row["sampled"]["trains_as"] for row in accepted} <= {"same", "end_added"}
+    assert summary["tokens"]["trained"] >= 2 * learnt
+    assert capsys.readouterr().err == ""
 
 
 # ---- stopped and gone on with --------------------------------------------------------------------------------------

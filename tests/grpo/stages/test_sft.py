@@ -209,6 +209,7 @@ def test_the_section_names_the_stage_and_either_command_runs_it(
     ("overrides", "message"),
     [
         (["loss.beta=0.1"], "loss.beta is set, but stage sft does not read it"),
+        (["loss.load_balance=0.01"], "loss.load_balance is set, but stage sft does not read it"),
         (["advantage.rule=center"], "advantage.rule is set"),
         (["sample.prompts=4"], "sample.prompts is set"),
         (["optim.updates=2"], "optim.updates is set, but a step of stage sft is one update"),

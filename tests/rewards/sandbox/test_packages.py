@@ -96,6 +96,7 @@ def test_no_other_package_can_be_seen(service):
 
 
 @pytest.mark.parametrize("without", [["namespaces"], ["landlock", "namespaces"]])
+@pytest.mark.thin(1)
 def test_weaker_isolation_shows_the_package_too(without):
     async def run() -> Any:
         options = SandboxOptions(packages=["numpy"], slots=2, allow_unsafe=True)

@@ -265,6 +265,39 @@ def test_the_end_says_before_and_after_of_every_set_and_what_became_of_everythin
         assert command in cli.BY_NAME
 
 
+@pytest.mark.parametrize(
+    ("changed", "commands"),
+    [
+        ({"stage": "grpo"}, ["evaluate", "report", "sample"]),
+        ({"stage": "sft", "rows": {"rows": 8}}, ["report", "chat"]),
+        ({"stage": "distill"}, ["report", "sample"]),
+        (
+            {
+                "stage": "sft",
+                "rows": {"rows": 8},
+                "after": {"accuracy": 0.5, "low": 0.1, "high": 0.9},
+            },
+            ["evaluate", "report", "sample"],
+        ),
+    ],
+)
+def test_a_run_ends_with_the_commands_that_it_has_what_they_need_for(tmp_path, changed, commands):
+    summary = {
+        "steps": 1,
+        "before": None,
+        "after": None,
+        "sets": {},
+        "examples": {},
+        "ledger": {"drawn": 8, "trained": 8},
+        "seconds": 1.0,
+        "tokens": {"trained": 1},
+        **changed,
+    }
+    lines = [line.text for line in closing_lines(summary, tmp_path, UNICODE)]
+    after = lines[lines.index("next:") + 1 :]
+    assert [re.search(r"grpo (\w+) ", line)[1] for line in after] == commands
+
+
 def test_a_mean_reward_that_falls_to_nothing_stays_in_the_table():
     interval = {"low": 0.0, "high": 0.1, "length": 3.0}
     before = {"accuracy": 0.0, "reward": 0.4, **interval}

@@ -95,6 +95,7 @@ def assert_the_dead_branch_was_there(killed: dict[str, Any]) -> None:
     assert sorted(the_only(killed)["values"]["reward/mean"]) == [[s, DEAD] for s in range(1, 6)]
 
 
+@pytest.mark.slow
 def test_wandb_offline_holds_one_true_history_in_one_file_under_one_id(tmp_path):
     found = check("wandb", tmp_path)
     run = the_only(found["continued"])
