@@ -18,7 +18,6 @@ from typing import Callable, Mapping
 from grpo.model.info import ModelInfo, load_info
 from grpo.model.location import locate
 from grpo.recipe import Recipe, RecipeError
-from grpo.rollout.servers.connection import ServerFault
 from grpo.rollout.servers.server import Wanted
 from grpo.rollout.servers.vllm import VllmServer
 
@@ -152,7 +151,8 @@ def serve(
 ) -> bool:
     """Start the server, wait until it is what the recipe wants, and stay with it; whether it ended by a signal.
 
-    Raises `ServerEnded` if it ends by itself, and `RecipeError` if it is not what is wanted.
+    Raises `ServerEnded` if it ends by itself, `RecipeError` if it is not what is wanted, and
+    `grpo.rollout.servers.connection.ServerFault` if it fails when it is asked.
     """
     info = load_info(recipe.model)
     process = subprocess.Popen(
@@ -177,7 +177,7 @@ def serve(
 
 
 def problems_of(recipe: Recipe, info: ModelInfo, serving: Serving) -> list[str]:
-    """What keeps the server from sampling the recipe's policy."""
+    """What keeps the server from sampling the recipe's policy; `ServerFault` if it cannot be asked."""
     longest = serving.longest(recipe)
     wanted = Wanted(
         dtype=recipe.model.dtype,
@@ -185,10 +185,7 @@ def problems_of(recipe: Recipe, info: ModelInfo, serving: Serving) -> list[str]:
         vocab_size=info.config.get_text_config().vocab_size,
         rank=rank_of(recipe),
     )
-    try:
-        return VllmServer(serving.url).problems(wanted, info.tokenizer)
-    except ServerFault as fault:
-        return [str(fault)]
+    return VllmServer(serving.url).problems(wanted, info.tokenizer)
 
 
 class _Stopping:
