@@ -11,7 +11,7 @@ from typing import Callable, Sequence
 from grpo.model.adapters import save_adapters
 from grpo.model.policy import Policy
 from grpo.rollout.servers.connection import ServerFault, ServerLost
-from grpo.rollout.servers.server import Server, Wanted
+from grpo.rollout.servers.server import PREFIX, Server, Wanted
 from rewards.spelling import many
 
 ALIVE_SECONDS = 5.0
@@ -137,7 +137,7 @@ class Fleet:
     def _write(self) -> None:
         """Write the weights where the servers find them; the name is never used for others."""
         policy = self.policy
-        name = f"version-{policy.version}-{policy.fingerprint():016x}"
+        name = f"{PREFIX}{policy.version}-{policy.fingerprint():016x}"
         partial = self.folder / f"{name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -152,5 +152,5 @@ class Fleet:
 
     def _remove_older(self) -> None:
         for path in self.folder.iterdir():
-            if path.name.startswith("version-") and path.name != self.held:
+            if path.name.startswith(PREFIX) and path.name != self.held:
                 shutil.rmtree(path, ignore_errors=True)

@@ -121,6 +121,8 @@ class Server(Protocol):
         ...
 
 
+PREFIX = "version-"
+"""How names of weights begin."""
 MOST_BIASES = 1000
 """Ids that no tokenizer knows are kept out one by one; of more, a server is trusted not to draw them."""
 FORBIDDEN = -100.0

@@ -21,7 +21,7 @@ from grpo.rollout.servers.connection import (
     Stream,
 )
 from grpo.rollout.servers.handshake import Facts, problems
-from grpo.rollout.servers.server import Answer, Asked, Piece, Wanted, Written
+from grpo.rollout.servers.server import PREFIX, Answer, Asked, Piece, Wanted, Written
 
 COMPLETIONS = "/v1/completions"
 CONTROL_SECONDS = 60.0
@@ -45,7 +45,6 @@ NO_DEFAULTS: Mapping[str, Any] = {
 """What is the same for all completions; a server or a model may have other defaults."""
 MOST_PIECES = 8
 """Tokens that a piece of an answer holds at most."""
-ADAPTER_PREFIX = "version-"
 
 
 @dataclass(slots=True, eq=False)
@@ -78,7 +77,21 @@ class VllmServer:
         self.is_adapted = wanted.rank > 0
         facts = self.facts()
         self.model = facts.name
-        return problems(facts, wanted, tokenizer, self)
+        found = problems(facts, wanted, tokenizer, self)
+        return found or list(self._of_earlier_runs())
+
+    def _of_earlier_runs(self) -> Iterator[str]:
+        """An adapter sits on the weights that the server began with."""
+        if self.is_adapted:
+            whole = self._whole_weights()
+            if whole.startswith(PREFIX):
+                yield (
+                    f"was given whole weights by another run ({whole}), so that an adapter would not sit on the "
+                    "recipe's model; start it anew"
+                )
+
+    def _whole_weights(self) -> str:
+        return str(self.address.get("/weight_info", CONTROL_SECONDS).get("weight_version") or "")
 
     def facts(self) -> Facts:
         """What it says of itself."""
@@ -131,7 +144,7 @@ class VllmServer:
 
     def _load_adapter(self, path: str, name: str) -> None:
         """Each version is an adapter of its own: keys of earlier ones belong to other names."""
-        earlier = [one for one in self._names() if one.startswith(ADAPTER_PREFIX)]
+        earlier = [one for one in self._names() if one.startswith(PREFIX)]
         if name not in earlier:
             body = {"lora_name": name, "lora_path": path}
             self.address.post("/v1/load_lora_adapter", body, self.load_seconds)
@@ -162,7 +175,7 @@ class VllmServer:
         """The name of the weights that it was given last; empty if it was given none since it started."""
         if self.is_adapted:
             return self.adapter if self.adapter in self._names() else ""
-        return str(self.address.get("/weight_info", CONTROL_SECONDS).get("weight_version") or "")
+        return self._whole_weights()
 
     # -- completions ------------------------------------------------------------------------------------------
 

@@ -67,6 +67,17 @@ def test_an_adapter_of_a_higher_rank_than_the_server_takes_is_refused(folder, po
     assert "rank 8 at most, and the policy's is 16" in found and "--max-lora-rank 16" in found
 
 
+def test_an_adapter_is_not_put_on_whole_weights_of_another_run(folder, policy):
+    adapted = Wanted("float32", 200, 89, rank=4)
+    with fake_servers(folder, "", lora_rank=8) as servers:
+        server = VllmServer(servers[0].url)
+        assert server.problems(adapted, policy.tokenizer) == []
+        servers[0].weight_version = "version-3-00ff"
+        (found,) = server.problems(adapted, policy.tokenizer)
+        assert "was given whole weights by another run (version-3-00ff)" in found
+        assert server.problems(WANTED, policy.tokenizer) == [], "whole weights are replaced"
+
+
 def test_another_vocabulary_is_another_model(folder, policy):
     with fake_servers(folder, "") as servers:
         for size in (88, 90):
