@@ -22,6 +22,7 @@ from typing import Any, Callable, ContextManager, Mapping, Sequence
 
 from grpo.data.prompts import load_prompts
 from grpo.data.sources import SourceRows, load_sources
+from grpo.environments import RunEnvironment, open_environment, plan_environment
 from grpo.model.info import load_info
 from grpo.monitor import watchdog
 from grpo.recipe import DataSection, Recipe, RecipeError, read_yaml
@@ -127,18 +128,26 @@ def evaluate_sets(
     sources = _sources_to_evaluate(recipe, every_row)
     check_columns(specs, [row for source in sources for row in source.rows])
     info = load_info(recipe.model)
+    plan = plan_environment(recipe, info.tokenizer)
+    if plan is not None:
+        info = replace(info, tools=plan.shown)
     sets = []
     if sources:
         # as held-out prompts they have the ids, so the seeds, that they have in training
         prompts = load_prompts(sources, info, max_tokens=recipe.sample.max_tokens)
-        whole = held_out_set(recipe, prompts.held_out, accurate)
+        whole = held_out_set(recipe, prompts.held_out, accurate, prompts.templates)
         sets.append(replace(whole, num_dropped=prompts.num_dropped))
     sets += load_sets(recipe, specs, accurate, info)
     setup.prepare_torch(recipe)
     policy = setup.open_policy(recipe, setup.default_device(), info.tokenizer)
     engine = setup.open_engine(recipe, policy)
-    with setup.open_scorer(recipe, specs) as scorer:
-        return [_evaluate_set(recipe, of, engine, scorer, say=say) for of in sets]
+    opened = open_environment(recipe, plan, info.tokenizer, policy.stop_ids)
+    context: ContextManager[RunEnvironment | None] = opened or nullcontext()
+    with setup.open_scorer(recipe, specs) as scorer, context as environment:
+        return [
+            _evaluate_set(recipe, of, engine, scorer, say=say, environment=environment)
+            for of in sets
+        ]
 
 
 def _evaluate_set(
@@ -148,6 +157,7 @@ def _evaluate_set(
     scorer: Scorer,
     *,
     say: Callable[[str], None] | None,
+    environment: RunEnvironment | None,
 ) -> dict[str, Any]:
     number = len(of.prompts)
     name = "" if of.name == HELD_OUT else f" of {of.name}"
@@ -160,7 +170,7 @@ def _evaluate_set(
     if of.own_specs is not None:
         own = setup.open_scorer(recipe, of.own_specs)
     with own as its_scorer, watchdog.doing(f"evaluating {shown_set(of.name)}"):
-        result = evaluate(engine, its_scorer, of, seed=recipe.seed)
+        result = evaluate(engine, its_scorer, of, seed=recipe.seed, environment=environment)
     assert result is not None, "nothing interrupts it"
     if say is not None:
         say(f"sampled {many(result.tokens, 'token')} in {result.seconds:.1f} s")
@@ -258,7 +268,18 @@ def _results(result: Evaluation, specs: Sequence[RewardSpec], of: EvaluationSet)
         "threshold": of.threshold,
         "strict": figures(result.groups, reward, same, threshold=of.threshold),
         "lenient": lenient,
+        **_called(result),
     }
+
+
+def _called(result: Evaluation) -> dict[str, Any]:
+    """``tools``: the share of completions that call, and the mean of their calls; nothing where none is offered."""
+    named = {name.rpartition("/")[2]: value for name, value in result.details.items()}
+    return (
+        {"tools": {key: named[key] for key in ("share", "calls")}}
+        if "tool/share" in result.details
+        else {}
+    )
 
 
 def _rows(groups: Sequence[ScoredGroup], model: str) -> list[dict[str, Any]]:

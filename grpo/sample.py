@@ -13,15 +13,18 @@ if __name__ == "__main__":  # as a command: its arguments are read before torch 
     raise SystemExit(command_line.run_process("sample"))
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, Callable, Sequence, TextIO
+from typing import Any, Callable, ContextManager, Sequence, TextIO
 
 from grpo.data.prompts import load_prompts
 from grpo.data.sources import SourceRows, load_sources
+from grpo.environments import RunEnvironment, open_environment, plan_environment, turns_of
 from grpo.model.info import load_info
 from grpo.recipe import Recipe
 from grpo.rollout.compiled import check_compiler
 from grpo.run import setup
+from grpo.run.sample_rows import turn_rows
 from grpo.types import Group
 
 
@@ -37,12 +40,16 @@ def lines(group: Group, with_tokens: bool) -> list[dict[str, Any]]:
             "completion": completion.text,
             "finish": completion.finish,
             "stop": completion.stop,
-            "num_tokens": len(completion.token_ids),
+            "num_tokens": completion.num_tokens,
             "logp": float(completion.sampled_logps.double().sum()),
         }
         if with_tokens:
             line["token_ids"] = list(completion.token_ids)
             line["sampled_logps"] = completion.sampled_logps.tolist()
+            if completion.given:
+                line["given"] = [list(span) for span in completion.given]
+        if completion.turns:
+            line["turns"] = turn_rows(completion)
         result.append(line)
     return result
 
@@ -63,6 +70,9 @@ def write(
     check_compiler(recipe)
     sources = [_first_rows(source, rows) for source in load_sources(recipe.data)]
     info = load_info(recipe.model)
+    plan = plan_environment(recipe, info.tokenizer)
+    if plan is not None:
+        info = replace(info, tools=plan.shown)
     prompts = load_prompts(sources, info, max_tokens=recipe.sample.max_tokens)
     setup.prepare_torch(recipe)
     policy = setup.open_policy(recipe, setup.default_device(), info.tokenizer)
@@ -70,17 +80,21 @@ def write(
     engine = setup.open_engine(recipe, policy)
     num_completions = n * len(prompts.train)
     num_tokens = 0
-    for _, group in engine.sample(
-        prompts.train,
-        group_size=n,
-        max_tokens=recipe.sample.max_tokens,
-        seed=("sample", recipe.seed),
-        sampling=setup.sampling_of(recipe.sample),
-    ):
-        for line in lines(group, with_tokens):
-            out.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
-            num_tokens += line["num_tokens"]
-        out.flush()
+    opened = open_environment(recipe, plan, info.tokenizer, policy.stop_ids)
+    context: ContextManager[RunEnvironment | None] = opened or nullcontext()
+    with context as environment:
+        for _, group in engine.sample(
+            prompts.train,
+            group_size=n,
+            max_tokens=recipe.sample.max_tokens,
+            seed=("sample", recipe.seed),
+            sampling=setup.sampling_of(recipe.sample),
+            turns=turns_of(environment, prompts.templates),
+        ):
+            for line in lines(group, with_tokens):
+                out.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+                num_tokens += line["num_tokens"]
+            out.flush()
     say(*engine.stats.notes)
     return {
         "completions": num_completions,

@@ -33,6 +33,8 @@ UNSCORED = {
     "error": Score(None, status="fault", detail="the policy's logits were not finite"),
 }
 """What a completion that was never finished gets instead of a score."""
+NOT_BEGUN = Score(None, status="fault", detail="the environment could not begin")
+"""What one gets whose environment failed before the policy wrote anything."""
 NOT_ASKED = Score(None, status="not_applicable", detail="the run has no rewards")
 """What a completion gets where nothing scores."""
 
@@ -158,14 +160,27 @@ class Scorer:
 
 
 def _sample(group: Group, completion: Completion) -> Sample:
-    added = {"finish": completion.finish, "num_tokens": len(completion.token_ids)}
+    added = {"finish": completion.finish, "num_tokens": completion.num_tokens}
     return Sample(
         text=completion.text,
         columns={**group.prompt.truth, **added},
         prompt=group.prompt.text,
         token_ids=completion.token_ids,
         group=group.prompt.id,
+        turns=[turn.to_mapping() for turn in completion.turns],
     )
+
+
+def _unscored(completion: Completion) -> Score:
+    """The score of a completion that no reward sees."""
+    if completion.finish == "error" and not completion.token_ids:
+        failed = [turn.status for turn in completion.turns if turn.status != "ok"]
+        return (
+            replace(NOT_BEGUN, detail=f"{NOT_BEGUN.detail} ({failed[-1]})")
+            if failed
+            else UNSCORED["error"]
+        )
+    return UNSCORED.get(completion.finish, NOT_ASKED)
 
 
 class Pending:
@@ -183,7 +198,7 @@ class Pending:
         verdicts: list[Mapping[str, Score]] = []
         for completion in self.group.completions:
             if completion.finish in UNSCORED or self.ticket is None:
-                scores.append(UNSCORED.get(completion.finish, NOT_ASKED))
+                scores.append(_unscored(completion))
                 verdicts.append({})
             else:
                 verdict = next(judged)
@@ -228,5 +243,6 @@ def _faults(group: ScoredGroup) -> list[tuple[str, str]]:
             if part.status == "fault":
                 faults.append((f"rewards.{name}", part.detail))
         if not verdict and score.status == "fault":
-            faults.append(("the policy", score.detail))
+            is_environment = score.detail.startswith(NOT_BEGUN.detail)
+            faults.append(("the environment" if is_environment else "the policy", score.detail))
     return faults

@@ -22,6 +22,7 @@ from typing import Any, Callable, Mapping, Sequence
 from torch import Tensor
 
 from grpo.cost.meter import JUDGE, SAMPLE, UPDATE
+from grpo.environments import turns_of
 from grpo.learner.batch import make_batch, with_final_outcomes
 from grpo.learner.learner import UpdateStats
 from grpo.monitor import watchdog
@@ -54,13 +55,13 @@ class Rollouts:
 class Trainer(Run):
     """A run of a recipe. Iterate over it: each iteration makes one step and yields its record.
 
-    ``Trainer(recipe, data=None, rewards=None, model=None, tokenizer=None, resume=False, quiet=False, verbose=False,
-    console=None)``: ``data`` are
-    rows in memory (a list of mappings, a `datasets.Dataset`; by source for a mixture) instead of ``data.source``;
-    ``rewards`` are callables, by name or in a list, added to the recipe's or in place of theirs; ``model`` and
-    ``tokenizer`` are used instead of loading ``model.name``; ``resume`` continues the run in the recipe's folder;
-    ``quiet`` prints nothing, ``verbose`` the objective as a formula and the kernels too; ``console`` is used instead of
-    the one that suits this process. Raises `RecipeError` for what a user can fix, before a model loads.
+    ``Trainer(recipe, data=None, rewards=None, model=None, tokenizer=None, tools=(), resume=False, quiet=False,
+    verbose=False, console=None)``: ``data`` are rows in memory (a list of mappings, a `datasets.Dataset`; by source for
+    a mixture) instead of ``data.source``; ``rewards`` are callables, by name or in a list, added to the recipe's or in
+    place of theirs; ``model`` and ``tokenizer`` are used instead of loading ``model.name``; ``tools`` are functions
+    that the policy may call, added to the recipe's; ``resume`` continues the run in the recipe's folder; ``quiet``
+    prints nothing, ``verbose`` the objective as a formula and the kernels too; ``console`` is used instead of the one
+    that suits this process. Raises `RecipeError` for what a user can fix, before a model loads.
 
     The first iteration opens the run, and so does `open`: only then are there `policy`, `engine`, `learner` and the
     other parts; asking earlier is a `RuntimeError`. `groups` holds the last step's scored groups, `before` and `after`
@@ -84,6 +85,7 @@ class Trainer(Run):
             mask_truncated=self.recipe.advantage.mask_truncated,
             has_rewards=bool(self.inputs.specs),
             by_score=self.kind.by_score,
+            is_answered=parts.environment is not None,
         )
         sampling_ended = time.perf_counter()
         with (
@@ -154,6 +156,7 @@ class Trainer(Run):
                 seed=("train", self.recipe.seed, step),
                 enough=my_share if sample.over_request else None,
                 partial_groups=partial_groups,
+                turns=turns_of(parts.environment, self.inputs.prompts.templates),
             )
             pending = [(order[index], parts.scorer.submit(group)) for index, group in sampled]
         sampling_ended = time.perf_counter()

@@ -199,7 +199,7 @@ class ScoredGroup:
             details = [part.detail for part in of_status if part.detail]
             row = CompletionRow(
                 text=completion.text,
-                num_tokens=len(completion.token_ids),
+                num_tokens=completion.num_tokens,
                 finish=completion.finish,
                 reward=score.value,
                 status=score.status,
@@ -223,10 +223,12 @@ class Row:
 
     ``mask`` is False if the completion was sampled but must not be learnt from (a fault, a masked truncation); such a
     row is in no denominator. ``forwarded`` is False if it is in the denominators but nothing in the loss can reach it
-    (a flat group without KL). Tokens before ``fresh_from`` were sampled by older weights, in an earlier step.
+    (a flat group without KL). Tokens before ``fresh_from``, an index into all of them, were sampled by older weights,
+    in an earlier step.
 
-    ``given`` are half-open spans of ``token_ids``, in order and apart, that others wrote (a user's later turn, say):
-    they are read and never learnt from. ``sampled_logps`` and an advantage by token are of the tokens that are left.
+    ``given`` are half-open spans of ``token_ids``, in order and apart, that others wrote (an observation of a tool, a
+    user's later turn): they are read and never learnt from. ``sampled_logps`` and an advantage by token are of the
+    tokens that are left.
     ``routing`` is the completion's.
     """
 

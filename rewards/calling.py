@@ -260,6 +260,7 @@ def _native(convention: Convention, sample: Sample) -> dict[str, Any]:
         "token_ids": sample.token_ids,
         "group": sample.group,
         "finish": sample.finish,
+        "turns": sample.turns,
     }
     return _with_columns(convention, provided, sample.columns)
 
@@ -319,6 +320,7 @@ def _batch(convention: Convention, samples: Sequence[Sample]) -> dict[str, Any]:
         "token_ids": [sample.token_ids for sample in samples],
         "groups": [sample.group for sample in samples],
         "finishes": [sample.finish for sample in samples],
+        "turns": [sample.turns for sample in samples],
     }
     return _with_columns(convention, provided, _columns_as_lists(samples, ()))
 

@@ -60,6 +60,11 @@ class Clock:
         self._cpu = self._cpu_seconds()
 
     @property
+    def cpu_seconds(self) -> float | None:
+        """What the processes have spent on the CPU at the last look, since they began; None if it cannot be read."""
+        return self._cpu
+
+    @property
     def tick_seconds(self) -> float:
         """How long to wait until the next look."""
         return max(0.005, min(TICK_SECONDS, self._limit / 4))

@@ -44,9 +44,20 @@ TRUTH_COLUMNS = ("ground_truth", "answer", "solution", "label", "labels", "rewar
 """Where other trainers' data sets keep the truth; in `reward_model` it is the entry ``ground_truth``."""
 
 _PROVIDED: Mapping[str, frozenset[str]] = {
-    "native": frozenset({"prompt", "prompt_text", "token_ids", "num_tokens", "group", "finish"}),
+    "native": frozenset(
+        {"prompt", "prompt_text", "token_ids", "num_tokens", "group", "finish", "turns"}
+    ),
     "batch": frozenset(
-        {"texts", "prompts", "prompt_texts", "token_ids", "num_tokens", "groups", "finishes"}
+        {
+            "texts",
+            "prompts",
+            "prompt_texts",
+            "token_ids",
+            "num_tokens",
+            "groups",
+            "finishes",
+            "turns",
+        }
     ),
     "trl": frozenset(
         {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
@@ -126,6 +137,7 @@ class Convention:
             token_ids=[int(token) for token in sample.token_ids] if sees_tokens else (),
             group=sample.group if self._accepts("group", "groups") else "",
             finish=sample.finish if self._accepts("finish", "finishes") else None,
+            turns=sample.turns if self._accepts("turns") else (),
         )
 
     def _visible_columns(self, sample: Sample) -> dict[str, Any]:

@@ -46,6 +46,7 @@ TABLE: Mapping[str, str] = MappingProxyType(
         "kimi_length": "rewards.shaping.length:kimi_length",
         "language_consistency": "rewards.shaping.language:language_consistency",
         "repetition": "rewards.shaping.repetition:repetition",
+        "environment": "rewards.environments.reward:environment",
     }
 )
 """The built-in rewards by name. All are pure: the same completion and columns always score the same."""

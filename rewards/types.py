@@ -33,7 +33,8 @@ class Sample:
     """One completion as a reward sees it: its text, the row's columns, and where it came from.
 
     ``prompt`` is what the model was shown, rendered; ``group`` is the same for all completions of one prompt;
-    ``finish`` is why the completion ended.
+    ``finish`` is why the completion ended; ``turns`` are those that tools or an environment answered, each a mapping
+    with the fields of `rewards.environments.Turn`.
     """
 
     text: str
@@ -42,6 +43,7 @@ class Sample:
     token_ids: Sequence[int] = ()
     group: str = ""
     finish: str | None = None
+    turns: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)

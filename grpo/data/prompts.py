@@ -91,7 +91,7 @@ def make_prompts(source: SourceRows, info: ModelInfo) -> PromptSet:
     names = [f"{stem}train-{number}" for number in range(len(source.train))]
     names += [f"{stem}held-{number}" for number in range(len(source.held_out))]
     rows = [*source.train, *source.held_out]
-    rendered = render_rows(rows, source.section, info.tokenizer, info.end_ids)
+    rendered = render_rows(rows, source.section, info.tokenizer, info.end_ids, tools=info.tools)
     prompts = [
         Prompt(name, token_ids, row, text=text, source=source.name)
         for name, row, text, token_ids in zip(

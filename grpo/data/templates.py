@@ -6,7 +6,7 @@ What a conversation in a row may look like is up to ``conversation``, tokens and
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Collection, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
@@ -85,12 +85,15 @@ def render_rows(
     section: RowsSection,
     tokenizer: PreTrainedTokenizerBase,
     end_ids: Collection[int],
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> Rendered:
     """What the policy is shown of each row, by the template of `section`; raises `RecipeError`, as `template_of`.
 
-    Rows are refused where the template leaves out what they ask.
+    `tools` are handed to the chat template. Rows are refused where the template leaves out what they ask or a tool.
     """
     template = template_of(section, tokenizer, end_ids)
+    if tools:
+        template = with_tools(template, tokenizer, tools)
     check_questions(rows, template, tokenizer)
     return Rendered(template, [template.render(row["prompt"], tokenizer)[0] for row in rows])
 
@@ -118,6 +121,30 @@ def template_of(
             "none that it was trained on; set data.template: chat to use its tokenizer's all the same"
         )
     return Template(pattern, section.system, section.template_args)
+
+
+def with_tools(
+    template: Template, tokenizer: PreTrainedTokenizerBase, tools: Sequence[Mapping[str, Any]]
+) -> Template:
+    """`template` with `tools`, whose names it has to show the policy. Raises `RecipeError`."""
+    if template.pattern != "chat":
+        raise RecipeError(
+            f"recipe: tools are shown to the policy by the chat template, and the template here is {template.pattern}; "
+            "set data.template: chat, or environment.format to fenced or a tag such as <calc> and tell the policy of "
+            "them in the prompt"
+        )
+    shown = replace(template, args={**template.args, "tools": [dict(tool) for tool in tools]})
+    bare, _ = template.render("1", tokenizer)
+    text, _ = shown.render("1", tokenizer)
+    for tool in tools:
+        name = str(tool["function"]["name"])
+        if text.count(name) <= bare.count(name):
+            raise RecipeError(
+                f"data: tool-missing: the tokenizer's chat template leaves the tool {name} out of the prompt, so the "
+                "policy would not know of it; use a model whose chat template takes tools, or set environment.format "
+                "to fenced or a tag such as <calc> and tell the policy of it in data.system"
+            )
+    return shown
 
 
 def _ends_turns(tokenizer: PreTrainedTokenizerBase, end_ids: Collection[int]) -> bool:

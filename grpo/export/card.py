@@ -139,12 +139,29 @@ def _use(parts: CardParts) -> Iterator[str]:
         yield ""
         pattern = TEMPLATES.get(template.pattern, template.pattern)
         yield from (f"    {line}" for line in pattern.replace("{prompt}", "QUESTION").splitlines())
+    if parts.record is not None:
+        yield from _tools(parts.record.recipe)
     yield ""
     tokenizer = parts.source.policy.tokenizer
     ends = [str(tokenizer.convert_ids_to_tokens(i)) for i in sorted(parts.source.policy.stop_ids)]
     yield f"A completion ends with {' or '.join(f'`{end}`' for end in ends)}."
     yield ""
     yield f"Read by {READERS[parts.form]}."
+
+
+def _tools(recipe: Recipe) -> Iterator[str]:
+    """What answered it while it was trained."""
+    if not recipe.has_environment:
+        return
+    environment = recipe.environment
+    offered = [*([environment.use] if environment.use else []), *recipe.tools]
+    names = ", ".join(f"`{_shown(name)}`" for name in offered)
+    yield ""
+    yield (
+        f"It was trained with {names} to answer it between its turns (calls written as {environment.format}, at most "
+        f"{many(environment.max_calls, 'call')} and {many(environment.max_turns, 'turn')} a completion). Without them "
+        "it may write calls that nobody answers."
+    )
 
 
 # ---- files ------------------------------------------------------------------------------------------------------

@@ -93,9 +93,10 @@ def _rows_of(
             sampled_logps=_unfiltered_logps(completion),
             advantage=advantages[i] if mask else 0.0,
             mask=mask,
-            forwarded=bool(completion.token_ids) and reached,
+            forwarded=completion.num_tokens > 0 and reached,
             outcome=outcome,
             fresh_from=_num_stale(completion, version),
+            given=completion.given,
             routing=completion.routing,
         )
         rows.append(row)
@@ -123,7 +124,7 @@ def _unfiltered_logps(completion: Completion) -> Tensor:
 
 
 def _num_stale(completion: Completion, version: int | None) -> int:
-    """How many of a completion's first tokens were sampled by other weights than `version`."""
+    """How many of a completion's first tokens, given ones among them, came under other weights than `version`."""
     if version is None:
         return 0
     return sum(end - first for by, first, end in completion.versions if by != version)

@@ -149,7 +149,7 @@ class Learner:
     def penalties(self, rows: Sequence[Row]) -> dict[int, Tensor]:
         """By row, what the KL to the reference takes off each token's reward [T]: for ``loss.kl_in: reward``."""
         penalties: list[tuple[int, Tensor]] = []
-        for chunk in self._own_chunks([row for row in rows if row.token_ids]):
+        for chunk in self._own_chunks([row for row in rows if row.num_tokens]):
             packed = pack(chunk, self.policy.device)
             logp_T = self.policy.token_stats(packed, self.temperature).logp_T
             ref_logp_T = self._reference_logp(packed)

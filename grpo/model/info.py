@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 from transformers import (
     AutoConfig,
@@ -38,11 +38,15 @@ PLACEHOLDERS = ("image", "boi", "eoi", "audio", "boa", "eoa", "video", "vision")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelInfo:
-    """A model's configuration and tokenizer, and the tokens that by its own word end a completion."""
+    """A model's configuration and tokenizer, and the tokens that by its own word end a completion.
+
+    ``tools`` are what its chat template is to tell it of, each as the schema of a function.
+    """
 
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
     end_ids: frozenset[int] = frozenset()
+    tools: Sequence[Mapping[str, Any]] = ()
 
     @property
     def context(self) -> int | None:

@@ -200,6 +200,27 @@ def formal_gain(history: History) -> float | None:
     return max(gains)
 
 
+def steps_without_calls(history: History) -> float | None:
+    """Steps in a row, this one included, in which no completion called a tool; None where none is offered."""
+    shares = history.last("tool/share", EARLY_STEPS)
+    if not shares or history.get("tool/share") is None:
+        return None
+    without = 0
+    for share in reversed(shares):
+        if share > 0:
+            break
+        without += 1
+    return float(without)
+
+
+def share_of_failed_calls(history: History) -> float | None:
+    """The mean share of calls that failed in the last five steps with calls; half of it before there are five."""
+    shares = history.last("tool/errors", 5)
+    if not shares or history.get("tool/errors") is None:
+        return None
+    return fmean(shares) * (1.0 if len(shares) == 5 else 0.5)
+
+
 # ---- the table --------------------------------------------------------------------------------------------------
 
 
@@ -357,6 +378,30 @@ TABLE = (
         remedy=(
             "all correct or all wrong: choose easier or harder prompts (data.pass_low, "
             "pass_high), raise sample.group_size, or set advantage.flat: refill"
+        ),
+    ),
+    Gate(
+        name="tools_unused",
+        when="sampled",
+        reads=("tool/share",),
+        measure=steps_without_calls,
+        limits={"note": 2, "warn": 4},
+        finding="tools are offered, and no completion has called one for so many steps: {value:.0f}",
+        remedy=(
+            "what is never tried is never learnt: say in the prompt how a call is written (grpo train --preflight "
+            "shows one), check environment.format, or begin with supervised examples that call"
+        ),
+    ),
+    Gate(
+        name="calls_fail",
+        when="sampled",
+        reads=("tool/errors",),
+        measure=share_of_failed_calls,
+        limits={"note": 0.5, "warn": 0.95},
+        finding="{value:.0%} of the calls of the last steps gave nothing but an error",
+        remedy=(
+            "read the turns in samples.jsonl: a status malformed is a matter of environment.format or the prompt, "
+            "error and timeout of the tool (environment.timeout_seconds)"
         ),
     ),
     Gate(

@@ -291,7 +291,7 @@ def _scored_step(
     if member_penalties and not spec.by_token:
         score_B = score_B - torch.stack([penalty_T.sum() for penalty_T in member_penalties])
     part_BK = _fp64([_parts(groups[g], i, names) for g, i in members])
-    lengths = [len(groups[g].completions[i].token_ids) for g, i in members]
+    lengths = [groups[g].completions[i].num_tokens for g, i in members]
     group_B = _numbered([g for g, _ in members])
     compared_BK = part_BK if spec.by_part and names else score_B[:, None]
     return ScoredStep(
@@ -325,7 +325,7 @@ def _penalties(
         return []
     result = []
     for g, i in members:
-        zero_T = torch.zeros(len(groups[g].completions[i].token_ids))
+        zero_T = torch.zeros(groups[g].completions[i].num_tokens)
         result.append(penalties.get((g, i), zero_T).double())
     return result
 

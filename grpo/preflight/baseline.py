@@ -8,12 +8,14 @@ from __future__ import annotations
 import gc
 import math
 import time
-from typing import Iterator, Sequence
+from contextlib import nullcontext
+from typing import ContextManager, Iterator, Sequence
 
 from torch import Tensor
 
 from grpo.cost import processor
 from grpo.data.stream import PromptStream
+from grpo.environments import RunEnvironment, open_environment, turns_of
 from grpo.learner.batch import make_batch
 from grpo.learner.learner import Learner
 from grpo.model.policy import Policy
@@ -63,7 +65,7 @@ def sample_baseline(facts: RunFacts, learner: Learner) -> BaselineSample:
         busy = processor.own_seconds() + processor.children_seconds()
         begun = time.perf_counter()
         pending = []
-        for index, group in _sampled(recipe, policy, prompts, group_size):
+        for index, group in _sampled(facts, policy, prompts, group_size):
             pending.append((index, scorer.submit(group)))
         sampled = time.perf_counter()
         pending.sort(key=lambda item: item[0])
@@ -87,16 +89,21 @@ def sample_baseline(facts: RunFacts, learner: Learner) -> BaselineSample:
 
 
 def _sampled(
-    recipe: Recipe, policy: Policy, prompts: Sequence[Prompt], group_size: int
+    facts: RunFacts, policy: Policy, prompts: Sequence[Prompt], group_size: int
 ) -> Iterator[tuple[int, Group]]:
     """(index of the prompt, group) in the order in which groups are complete."""
-    return open_engine(recipe, policy).sample(
-        prompts,
-        group_size=group_size,
-        max_tokens=recipe.sample.max_tokens,
-        sampling=sampling_of(recipe.sample),
-        seed=("preflight", recipe.seed),
-    )
+    recipe = facts.recipe
+    opened = open_environment(recipe, facts.answers, facts.loaded_tokenizer(), policy.stop_ids)
+    context: ContextManager[RunEnvironment | None] = opened or nullcontext()
+    with context as environment:
+        yield from open_engine(recipe, policy).sample(
+            prompts,
+            group_size=group_size,
+            max_tokens=recipe.sample.max_tokens,
+            sampling=sampling_of(recipe.sample),
+            seed=("preflight", recipe.seed),
+            turns=turns_of(environment, facts.prompts.templates),
+        )
 
 
 def _share_flat(groups: Sequence[ScoredGroup], mask_truncated: bool) -> float:

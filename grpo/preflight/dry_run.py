@@ -148,6 +148,8 @@ def data(recipe: Recipe) -> Iterator[str]:
     if specs:
         names = ", ".join(spec.name for spec in inputs.specs)
         yield f"rewards: {names}; accurate means {inputs.accurate}"
+    if inputs.environment is not None:
+        yield f"tools: {inputs.environment.describe()}"
     yield from cost(inputs)
     first = prompts.train[0]
     yield f"the first prompt, {many(len(first.token_ids), 'token')}:"

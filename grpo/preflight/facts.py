@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedToken
 from grpo.data.prompts import PromptSet
 from grpo.data.sources import load_sources
 from grpo.data.templates import Template
+from grpo.environments import EnvironmentPlan
 from grpo.monitor.gate_table import GATES
 from grpo.recipe import Recipe, RecipeError
 from grpo.run.evaluation_sets import EvaluationSet
@@ -54,8 +55,8 @@ def note(name: str, message: str) -> Finding:
 class RunFacts:
     """What is known of a run before its model loads; a field keeps its default if what it holds did not load.
 
-    ``accurate`` names the reward that means accuracy, ``rows`` are all rows of the data set, ``repairs`` say what was
-    changed in them.
+    ``answers`` is who answers between turns, ``accurate`` names the reward that means accuracy, ``rows`` are
+    all rows of the data set, ``repairs`` say what was changed in them.
     """
 
     recipe: Recipe
@@ -68,6 +69,7 @@ class RunFacts:
     sets: Sequence[EvaluationSet] = ()
     num_parameters: int | None = None
     repairs: Sequence[str] = ()
+    answers: EnvironmentPlan | None = None
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     @property
@@ -145,6 +147,7 @@ def collect_facts(recipe: Recipe) -> RunFacts:
         prompts=inputs.prompts,
         sets=inputs.sets,
         num_parameters=number_of_parameters(inputs.config, recipe.model.trust_remote_code),
+        answers=inputs.environment,
     )
 
 

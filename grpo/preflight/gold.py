@@ -5,13 +5,14 @@ A reward that cannot tell them apart would teach nothing, or the wrong thing. No
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import inspect
+from dataclasses import dataclass, replace
 from typing import Any, Iterator, Mapping, Sequence, TypeVar
 
 from grpo.preflight.facts import MAX_FAULTS, WARNING, WRONG, Finding, RunFacts, note, warning, wrong
 from grpo.run.setup import open_scorer
 from grpo.scoring import Scorer
-from rewards import Sample, Score
+from rewards import RewardSpec, Sample, Score
 from rewards.check import TEMPLATE, wrong_answer
 from rewards.gold import gold_items, stated_gold
 from rewards.mathematics.bare_values import bare_value
@@ -19,6 +20,7 @@ from rewards.mathematics.extraction import bare_answer
 from rewards.reasoning import continuing
 from rewards.service.service import Judged
 from rewards.spelling import agree, many
+from rewards.table import load
 
 MAX_ROWS = 64
 ROWS_TO_CHOOSE_FORM = 8
@@ -43,10 +45,25 @@ Value = TypeVar("Value")
 def check_gold(facts: RunFacts) -> Iterator[Finding | str]:
     """Lines on the scores of gold, wrong and empty completions, and findings on the rewards that gave them."""
     yield from _unchecked(facts)
+    of_turns = [spec.name for spec in facts.specs if _reads_turns(spec)]
+    if of_turns:
+        yield note(
+            "turns-not-checked",
+            f"{many(len(of_turns), 'reward')} ({', '.join(of_turns)}) {agree(len(of_turns), 'read')} the turns of a "
+            "completion, which a gold answer has none of, and so was not tried on any",
+        )
+    if facts.accurate in of_turns:
+        return
+    facts = replace(facts, specs=[spec for spec in facts.specs if spec.name not in of_turns])
     with open_scorer(facts.recipe, facts.specs) as scorer:
         scores = score_gold(facts, scorer)
     yield from scores.lines(facts)
     yield from scores.findings(facts)
+
+
+def _reads_turns(spec: RewardSpec) -> bool:
+    """Whether a reward judges what was answered, not the text alone."""
+    return "turns" in inspect.signature(load(spec.use)).parameters
 
 
 def _unchecked(facts: RunFacts) -> Iterator[Finding]:

@@ -116,15 +116,18 @@ def predict(
         )
 
 
-def example_rows(prompts: int, group_size: int, prompt_tokens: int, max_tokens: int) -> list[Row]:
-    """The rows of an update in which every completion has its full length."""
+def example_rows(
+    prompts: int, group_size: int, prompt_tokens: int, max_tokens: int, given_tokens: int = 0
+) -> list[Row]:
+    """The rows of an update in which every completion has its full length, and was given so many tokens more."""
     sampled_logps = torch.zeros(max_tokens)
     return [
         Row(
             index=index,
             group=index // group_size,
             prompt_ids=(0,) * prompt_tokens,
-            token_ids=(0,) * max_tokens,
+            token_ids=(0,) * (max_tokens + given_tokens),
+            given=((0, given_tokens),) if given_tokens else (),
             sampled_logps=sampled_logps,
             advantage=1.0,
             mask=True,

@@ -11,7 +11,7 @@ from typing import Iterator
 import psutil
 import torch
 
-from grpo.model.info import load_config
+from grpo.model.info import load_config, longest_sequence
 from grpo.model.loading import DTYPES
 from grpo.preflight.facts import (
     Finding,
@@ -69,6 +69,7 @@ def largest_update(facts: RunFacts, device: str = "cpu") -> Memory:
         group_size=recipe.sample.group_size,
         prompt_tokens=longest,
         max_tokens=recipe.sample.max_tokens,
+        given_tokens=_given_tokens(facts, longest),
     )
     return predict(
         config=facts.loaded_config(),
@@ -81,6 +82,18 @@ def largest_update(facts: RunFacts, device: str = "cpu") -> Memory:
         sampler_bytes=sampler_bytes(facts, longest),
         teacher_bytes=teacher_bytes(recipe),
     )
+
+
+def _given_tokens(facts: RunFacts, prompt_tokens: int) -> int:
+    """The tokens of the observations of a completion that makes all its calls, as far as the context holds them."""
+    if facts.answers is None:
+        return 0
+    section = facts.answers.section
+    wanted = min(section.max_calls, section.max_turns) * section.observation_tokens
+    context = longest_sequence(facts.loaded_config().get_text_config())
+    if context is None:
+        return wanted
+    return max(0, min(wanted, context - prompt_tokens - facts.recipe.sample.max_tokens))
 
 
 def teacher_bytes(recipe: Recipe) -> int:

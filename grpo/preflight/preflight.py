@@ -1,7 +1,8 @@
 """What can be known of a run before its first step: ``python -m grpo.train RECIPE --preflight``.
 
 The order of the checks, each of which needs the one before: recipe and data, rewards on gold answers, memory, the model
-with a sample of its completions and one update that is thrown away. Every mistake has a name (docs/preflight.md).
+with each tool, a sample of its completions
+and one update that is thrown away. Every mistake has a name (docs/preflight.md).
 Rewards are scored by the run's own scorer, and nothing is written to disk.
 """
 
@@ -26,6 +27,7 @@ from grpo.preflight.facts import (
 )
 from grpo.preflight.gold import check_gold
 from grpo.preflight.memory_fit import check_memory
+from grpo.preflight.tools import check_tools
 from grpo.recipe import Recipe, RecipeError
 from grpo.run.setup import (
     default_device,
@@ -112,6 +114,7 @@ def _check_model(facts: RunFacts) -> Report:
         return
     load_seconds = time.perf_counter() - begun
     yield from _named("checking the model", run_policy_checks(facts, policy))
+    yield from _named("calling each tool", check_tools(facts, policy.stop_ids))
     baseline = check_baseline(facts, learner, load_seconds)
     yield from _named("sampling base completions, one update", baseline)
 

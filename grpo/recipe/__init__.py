@@ -38,6 +38,7 @@ from grpo.recipe.describe import (
     step_size,
 )
 from grpo.recipe.distill_section import DistillSection
+from grpo.recipe.environment_section import EnvironmentSection
 from grpo.recipe.files import (
     find_recipe,
     parse_override,
@@ -94,6 +95,7 @@ __all__ = [
     "CostSection",
     "DataSection",
     "DistillSection",
+    "EnvironmentSection",
     "EvaluateSection",
     "EvaluationSetSection",
     "ExportSection",

@@ -44,6 +44,7 @@ def _refuse_first(reasons: Iterable[str]) -> None:
 def _all_reasons(recipe: Sections) -> Reasons:
     """Every reason to refuse `recipe`, in the order in which they are reported."""
     yield from _stage_reasons(recipe)
+    yield from _environment_reasons(recipe)
     if recipe.stage == "reject":
         yield from _rejection_reasons(recipe)
     else:
@@ -178,6 +179,22 @@ def _evaluation_reasons(recipe: Sections) -> Reasons:
         check_name(str(name), "evaluate.models")
         if not isinstance(model, str) or not model:
             yield f"evaluate.models.{name} must be a hub id, a folder or a .gguf file, not {kind(model)}"
+
+
+def _environment_reasons(recipe: Sections) -> Reasons:
+    """Tools where nothing is sampled with them, and two ways to say who answers."""
+    environment = recipe.environment
+    if recipe.has_environment and (recipe.learns_rows or recipe.stage in ("reject", "export")):
+        name = "tools" if recipe.tools else "environment.use"
+        yield (
+            f"{name} is set, but stage {_stage(recipe)} does not read it; tools are offered by the stages grpo, "
+            "evaluate and distill (on policy): name them there"
+        )
+    if environment.args and environment.use is None:
+        yield (
+            "environment.args is set, but environment.use names nothing that takes them; name an environment, e.g. "
+            "environment: {use: python, args: {session: true}}"
+        )
 
 
 def _rejection_reasons(recipe: Sections) -> Reasons:
@@ -338,6 +355,12 @@ def _server_reasons(recipe: Sections) -> Reasons:
                 f"sample.{name} is set, but servers do not tell how much probability a filter keeps, which the update "
                 "needs; remove it, or set sample.engine: embedded"
             )
+    if recipe.has_environment:
+        name = "tools" if recipe.tools else "environment.use"
+        yield (
+            f"{name} is set, but a server's completion ends with its first turn (sample.engine vllm); set "
+            "sample.engine: embedded"
+        )
     yield from _served_model_reasons(recipe)
 
 

@@ -251,6 +251,10 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         values["evaluate"] = _in_rows_section(values["evaluate"], folder, "sets")
     if "rewards" in values:
         values["rewards"] = _in_rewards(values["rewards"], folder)
+    if isinstance(values.get("tools"), list):
+        values["tools"] = [_function_path(name, folder) for name in values["tools"]]
+    if "environment" in values:
+        values["environment"] = _environment_path(values["environment"], folder)
     if isinstance(values.get("stages"), dict):
         values["stages"] = {
             name: _in_stage(entry, folder) for name, entry in values["stages"].items()
@@ -327,8 +331,19 @@ def _absolute_if_path(value: Any, folder: Path) -> Any:
 
 
 def _reward_path(part: Any, folder: Path) -> Any:
-    use = part.get("use") if isinstance(part, dict) else None
-    if not isinstance(use, str) or ".py:" not in use:
+    if not isinstance(part, dict) or "use" not in part:
         return part
+    return {**part, "use": _function_path(part["use"], folder)}
+
+
+def _environment_path(value: Any, folder: Path) -> Any:
+    """The section, or the name that is short for it."""
+    return _reward_path(value, folder) if isinstance(value, dict) else _function_path(value, folder)
+
+
+def _function_path(use: Any, folder: Path) -> Any:
+    """``file.py:function`` with the file's path absolute; any other value as it is."""
+    if not isinstance(use, str) or ".py:" not in use:
+        return use
     file, _, function = use.rpartition(":")
-    return {**part, "use": f"{_absolute(file, folder)}:{function}"}
+    return f"{_absolute(file, folder)}:{function}"

@@ -207,7 +207,10 @@ TRL: tuple[Setting, ...] = (
         ds3_gather_for_generation=True,
         use_cache=False,
     ),
-    *_trl.absent("there are no tools yet", max_tool_calling_iterations=None),
+    *_trl.absent(
+        "name tools in the recipe (docs/tools.md) and set environment.max_turns",
+        max_tool_calling_iterations=None,
+    ),
     # rewards
     _trl.joint("reward_funcs", "rewards.<name>.use", None),
     _trl.joint("reward_weights", "rewards.<name>.weight", None),
@@ -567,7 +570,9 @@ VERL: tuple[Setting, ...] = (
     ),
     *_verl.absent("evaluation filters as training does", **_under(ROLLOUT, val_kwargs__top_k=-1)),
     _verl.joint(f"{ROLLOUT}.val_kwargs.top_p", "evaluate.sets", 1.0, "top_p of each set"),
-    *_verl.absent("there are no tools yet", **_under(ROLLOUT, multi_turn__enable=False)),
+    *_verl.absent(
+        "name tools in the recipe: docs/tools.md", **_under(ROLLOUT, multi_turn__enable=False)
+    ),
     *_verl.absent("see sample.over_request", **_under(ROLLOUT, over_sample_rate=0)),
     *_verl.needless(
         ENGINE,

@@ -32,10 +32,12 @@ OF_ONE_KIND = ("sft", "reject", "distill", "export")
 OF_OVERSAMPLING = ("sample.oversample", "sample.over_request")
 OF_ROLLOUTS = ("sample.prompts", "sample.group_size", *OF_OVERSAMPLING)
 OBJECTIVE = ("loss", "advantage")
+ANSWERED = ("tools", "environment")
 UNREAD: Mapping[str, tuple[str, ...]] = {
-    "sft": (*OBJECTIVE, *OF_ROLLOUTS, "optim.updates", "optim.epochs"),
+    "sft": (*OBJECTIVE, *OF_ROLLOUTS, "optim.updates", "optim.epochs", *ANSWERED),
     "distill": OBJECTIVE,
     "reject": (*OBJECTIVE, "optim", *OF_OVERSAMPLING, "steps", "epochs"),
+    "export": ANSWERED,
 }
 """Shared keys that a kind does not read, and would refuse if its stage set them itself."""
 OF_ROWS = ("source", "sources", "subset", "split", "revision", "args", "columns", "where")

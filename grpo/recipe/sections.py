@@ -14,6 +14,7 @@ from typing import Any, Mapping
 from grpo.monitor.gate_table import GATES, RUNGS
 from grpo.recipe.data_sections import DataSection, EvaluateSection, RewardSection, build_rewards
 from grpo.recipe.distill_section import TEACHER_DTYPES, DistillSection
+from grpo.recipe.environment_section import TOOLS, EnvironmentSection
 from grpo.recipe.keys import SectionBuilder, key
 from grpo.recipe.objectives import AGGREGATIONS, KLS, LEVELS, POLICY_LOSSES, RULES
 from grpo.recipe.presets import PRESETS
@@ -758,6 +759,16 @@ class Sections:
         entry=RewardSection,
         build=build_rewards,
     )
+    tools: list[str] = key(
+        [],
+        "what the policy may call while it writes: names (python, calculator), package.module:function or "
+        "path/file.py:function, whose type hints and docstring are its description",
+        TOOLS,
+    )
+    environment: EnvironmentSection = key(
+        EnvironmentSection(),
+        "who answers the policy between its turns; a name alone is short for {use: name}",
+    )
     advantage: AdvantageSection = key(AdvantageSection(), "how scores become advantages")
     loss: LossSection = key(LossSection(), "the objective")
     sft: SftSection = key(
@@ -799,6 +810,11 @@ class Sections:
     def samples_to_learn(self) -> bool:
         """Whether the run learns from completions of its own policy."""
         return self.stage in ("grpo", "distill") and not self.learns_rows
+
+    @property
+    def has_environment(self) -> bool:
+        """Whether something answers the policy while it writes."""
+        return bool(self.tools) or self.environment.use is not None
 
     def folder(self) -> Path:
         """The run folder, absolute."""

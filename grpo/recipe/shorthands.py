@@ -1,7 +1,8 @@
 """What a recipe may write short, written out before its sections are built.
 
 ``data`` as a list is a mixture; a key of ``data`` holds for each source that leaves it out; ``benchmark: gsm8k`` brings
-the keys of that test set; ``log.tensorboard: true`` is a tracker with its defaults. Everything here works on plain
+the keys of that test set; ``log.tensorboard: true`` is a tracker with its defaults; ``environment: python`` names the
+environment alone. Everything here works on plain
 mappings, so the resolved recipe shows what was meant.
 """
 
@@ -12,6 +13,7 @@ from typing import Any, Mapping
 
 from grpo.recipe.benchmarks import BENCHMARKS
 from grpo.recipe.distill_section import DistillSection
+from grpo.recipe.environment_section import environment_values
 from grpo.recipe.reject_section import RejectSection
 from grpo.recipe.sections import SftSection
 from grpo.recipe.values import CAPS, RecipeError, kind
@@ -49,8 +51,13 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 def name_entries(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with lists of named sections as mappings, so that ``data.sources.NAME.weight=2`` reaches them."""
+    """`values` with lists of named sections as mappings, so that ``data.sources.NAME.weight=2`` reaches them.
+
+    An environment that is a name alone becomes a section too.
+    """
     named = dict(values)
+    if "environment" in named:
+        named["environment"] = environment_values(named["environment"])
     if isinstance(named.get("data"), list):
         named["data"] = {"sources": named["data"]}
     _name_list(named, "data", "sources")

@@ -82,6 +82,26 @@ METRIC_KEYS = (
     MetricKey("completion/surprisal", "mean of -log p of the sampled tokens, by the sampler"),
     MetricKey("completion/carried", "completions that began in an earlier step"),
     MetricKey(
+        "tool/calls",
+        "with tools: mean calls of a completion",
+        "tools/call_frequency",
+        "num_turns/mean (of turns)",
+    ),
+    MetricKey("tool/share", "share of completions that call"),
+    MetricKey(
+        "tool/errors", "share of calls that gave nothing but an error", "tools/failure_frequency"
+    ),
+    MetricKey(
+        "tool/seconds",
+        "mean wall-clock time of an answer",
+        "",
+        "timing_s/agent_loop/tool_calls/mean",
+    ),
+    MetricKey("tool/turns", "mean turns of a completion that were answered"),
+    MetricKey(
+        "tool/observation_tokens", "mean tokens of a completion that were given, not sampled"
+    ),
+    MetricKey(
         "policy/entropy", "mean entropy of a token's distribution", "entropy", "actor/entropy"
     ),
     MetricKey("policy/entropy_weight", "weight of the entropy bonus", "entropy_coef"),

@@ -25,7 +25,8 @@ class Sample:
 
     ``right`` says whether the reward that means accuracy gave it the threshold; None where it gave no verdict.
     ``parts`` are values by reward, ``reported`` the numbers a reward reported, e.g. a program's tests. ``tokens``
-    holds ``ends`` (in characters) and ``logps`` of each token where they were kept, else nothing.
+    holds ``ends`` (in characters) and ``logps`` of each token where they were kept, else nothing. ``turns`` are those
+    that were answered, each with its ``text``, what was ``observed`` and the ``status``.
     """
 
     set: str
@@ -48,6 +49,7 @@ class Sample:
     reported: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     extracted: Mapping[str, str] = field(default_factory=dict)
     tokens: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    turns: Sequence[Mapping[str, Any]] = ()
 
 
 PLAIN = tuple(part.name for part in fields(Sample) if part.name not in ("set", "right", "detail"))

@@ -157,7 +157,7 @@ def summarise(
         samples=num_scored,
         prompts=len(groups),
         faults=num_faults(groups, reward),
-        length=mean(len(completion.token_ids) for completion in completions),
+        length=mean(completion.num_tokens for completion in completions),
         truncated=mean(completion.truncated for completion in completions),
         details=part_means(groups),
         tokens=tokens,

@@ -23,7 +23,7 @@ MARGIN = " " * 12
 
 
 def header(recipe: Recipe, inputs: RunInputs, parts: RunParts, num_steps: int) -> list[str]:
-    """The four lines after the title, after `num_steps` steps; two more where the run is slow or resumed."""
+    """The four lines after the title, after `num_steps` steps; further ones for tools, slow models, a resumed run."""
     sample = recipe.sample
     completions = (
         f"{sample.prompts} x {many(sample.group_size, 'completion')} {sample.describe_max_tokens()}"
@@ -35,6 +35,8 @@ def header(recipe: Recipe, inputs: RunInputs, parts: RunParts, num_steps: int) -
         f"  rewards   {_weights(inputs, recipe.evaluate.threshold)}",
         f"  training  {many(recipe.steps, 'step')} of {completions}, {loss}, lr {recipe.optim.lr:g}",
     ]
+    if inputs.environment is not None:
+        lines.insert(3, f"  answers   {inputs.environment.describe()}")
     further = [*parts.policy.describe_fallback(), *parts.policy.describe_routing()]
     if sample.servers:
         further.append(f"sampled by {many(len(sample.servers), 'vLLM server')}")

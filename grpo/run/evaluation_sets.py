@@ -17,6 +17,7 @@ from grpo.data.prompts import fitting, make_prompts, prompt_limit
 from grpo.data.reading import Report, read_table, to_standard_error
 from grpo.data.rows import usable_rows
 from grpo.data.sources import SourceRows, source_of
+from grpo.data.templates import Template
 from grpo.kernels.sampling.spec import Sampling
 from grpo.model.info import ModelInfo
 from grpo.recipe import EvaluationSetSection, Recipe, RecipeError, RowsSection
@@ -42,7 +43,8 @@ class EvaluationSet:
 
     ``own_specs`` are None where the rewards of training score the set. A completion is accurate if the reward
     ``accurate`` gives it ``threshold`` or more. ``revision`` is the commit of the hub that the rows are of, ``columns``
-    those of the training data that the set is read by, since it names none.
+    those of the training data that the set is read by, since it names none. ``templates`` are those of the prompts, by
+    the source of each.
     """
 
     name: str
@@ -57,6 +59,7 @@ class EvaluationSet:
     benchmark: str | None = None
     revision: str | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    templates: Mapping[str, Template] = field(default_factory=dict)
 
     def describe(self) -> str:
         """One line: the rows, what of them is sampled, what scores it."""
@@ -110,7 +113,12 @@ def sampling_of_evaluation(recipe: Recipe, section: EvaluationSetSection | None 
     )
 
 
-def held_out_set(recipe: Recipe, prompts: Sequence[Prompt], accurate: str) -> EvaluationSet:
+def held_out_set(
+    recipe: Recipe,
+    prompts: Sequence[Prompt],
+    accurate: str,
+    templates: Mapping[str, Template] | None = None,
+) -> EvaluationSet:
     """The rows held out of the training data, evaluated by the recipe's ``evaluate`` section."""
     return EvaluationSet(
         name=HELD_OUT,
@@ -120,6 +128,7 @@ def held_out_set(recipe: Recipe, prompts: Sequence[Prompt], accurate: str) -> Ev
         samples=recipe.evaluate.samples,
         max_tokens=recipe.sample.max_tokens,
         sampling=sampling_of_evaluation(recipe),
+        templates=templates or {},
     )
 
 
@@ -207,6 +216,7 @@ def _with_prompts(
         prompts=prompts.held_out,
         max_tokens=max_tokens,
         num_dropped=prompts.num_dropped,
+        templates=prompts.templates,
     )
 
 

@@ -6,12 +6,16 @@ alone. The statistics are those of ``accuracy``.
 
 from __future__ import annotations
 
-from typing import Callable
+from dataclasses import replace
+from typing import Callable, Sequence
 
+from grpo.environments import RunEnvironment, turns_of
 from grpo.rollout.engine import Engine
 from grpo.run.accuracy import Evaluation, reward_bounds, summarise
 from grpo.run.evaluation_sets import EvaluationSet
+from grpo.run.metrics import tool_record
 from grpo.scoring import Scorer
+from grpo.types import ScoredGroup
 
 
 def evaluate(
@@ -20,9 +24,13 @@ def evaluate(
     of: EvaluationSet,
     *,
     seed: int,
+    environment: RunEnvironment | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
-    """Sample and score the completions of each prompt; None if interrupted before the end."""
+    """Sample and score the completions of each prompt; None if interrupted before the end.
+
+    The `environment` answers their turns, where there is one.
+    """
     sampled = engine.sample(
         of.prompts,
         group_size=of.samples,
@@ -30,12 +38,13 @@ def evaluate(
         sampling=of.sampling,
         seed=("evaluate", seed),
         interrupted=interrupted,
+        turns=turns_of(environment, of.templates),
     )
     pending = {index: scorer.submit(group) for index, group in sampled}
     if interrupted():
         return None
     groups = [pending[index].result() for index in sorted(pending)]
-    return summarise(
+    result = summarise(
         groups,
         of.accurate,
         tokens=engine.stats.tokens,
@@ -43,3 +52,12 @@ def evaluate(
         bounds=reward_bounds(scorer.specs),
         threshold=of.threshold,
     )
+    if environment is None:
+        return result
+    return replace(result, details={**result.details, **_called(groups)})
+
+
+def _called(groups: Sequence[ScoredGroup]) -> dict[str, float]:
+    """How many completions call, and how often."""
+    record = tool_record(groups)
+    return {name: record[name] for name in ("tool/share", "tool/calls")}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, ContextManager, Mapping, Sequence
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -16,6 +16,7 @@ from grpo.data.examples import ExampleSet
 from grpo.data.prompts import PromptSet, load_prompts
 from grpo.data.reading import Report, to_standard_error
 from grpo.data.sources import GivenRows, Rows, check_enough_rows, load_sources
+from grpo.environments import EnvironmentPlan, Tools, plan_environment
 from grpo.model.info import load_info
 from grpo.monitor import watchdog
 from grpo.monitor.redaction import secret_keys
@@ -44,7 +45,7 @@ class RunInputs:
     ``recipe`` has its steps, also where it counts in epochs. ``rows`` are all rows of the data, ``prompts`` those that
     are short enough, divided into training and held-out; ``sets`` are evaluated, the held-out rows first; ``weights``
     are the shares of a mixture's sources. Of supervised training there may be no rewards, and ``examples`` are what
-    ``prompts`` name.
+    ``prompts`` name. ``environment`` says who answers the policy between its turns, None where nobody does.
     """
 
     recipe: Recipe
@@ -57,6 +58,7 @@ class RunInputs:
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
     examples: ExampleSet = field(default_factory=ExampleSet)
+    environment: EnvironmentPlan | None = None
 
 
 def check_given(model: Any, tokenizer: Any) -> None:
@@ -103,6 +105,7 @@ def load_inputs(
     rewards: Mapping[str, Callable[..., Any]] | None = None,
     model: PreTrainedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    tools: Tools = (),
     watching: Watching = nullcontext,
     report: Report = to_standard_error,
     needs_rewards: bool = True,
@@ -111,8 +114,9 @@ def load_inputs(
 
     Without ``needs_rewards`` there may be none; held-out rows are then not evaluated.
 
-    ``rewards`` are callables added to the recipe's; ``data``, a ``model`` or ``tokenizer`` in hand are used instead of
-    loading them. Slow reads happen inside ``watching()``; ``report`` gets a sentence on what was changed in the rows.
+    ``rewards`` and ``tools`` are callables added to the recipe's; ``data``, a ``model`` or ``tokenizer`` in hand are
+    used instead of loading them. Slow reads happen inside ``watching()``; ``report`` gets a sentence on what was
+    changed in the rows.
     """
     specs: Sequence[RewardSpec] = ()
     accurate = ""
@@ -126,13 +130,19 @@ def load_inputs(
     check_enough_rows(sources, *recipe.rows_a_step())
     with watching(), watchdog.loading("grpo.model.info, configuration and tokenizer"):
         info = load_info(recipe.model, model, tokenizer)
+    environment = plan_environment(recipe, info.tokenizer, tools)
+    if environment is not None:
+        info = replace(info, tools=environment.shown)
     prompts = load_prompts(
         sources, info, max_tokens=recipe.sample.max_tokens, at_least=recipe.sample.prompts
     )
+    if environment is not None:
+        templates = prompts.templates.values()
+        environment.check_separators(info.tokenizer, templates, info.end_ids)
     check_teacher(recipe, info.tokenizer, prompts)
     sets = []
     if specs and prompts.held_out:
-        sets.append(held_out_set(recipe, prompts.held_out, accurate))
+        sets.append(held_out_set(recipe, prompts.held_out, accurate, prompts.templates))
     with watching(), watchdog.loading("grpo.data.prompts, the evaluation sets"):
         sets += load_sets(recipe, specs, accurate, info)
     return RunInputs(
@@ -145,4 +155,5 @@ def load_inputs(
         weights={source.name: source.weight for source in sources},
         config=info.config,
         tokenizer=info.tokenizer,
+        environment=environment,
     )

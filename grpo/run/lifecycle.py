@@ -19,6 +19,7 @@ from grpo.cost.meter import EVALUATE, LOAD, SAVE
 from grpo.data.curriculum import Curriculum
 from grpo.data.sources import GivenRows
 from grpo.distributed.process_group import Ranks
+from grpo.environments import Tools
 from grpo.learner.learner import Learner
 from grpo.model.policy import Policy
 from grpo.monitor import watchdog
@@ -130,6 +131,7 @@ class Run(SteppedRun):
         rewards: Rewards | None = None,
         model: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        tools: Tools = (),
         resume: bool = False,
         quiet: bool = False,
         verbose: bool = False,
@@ -155,6 +157,7 @@ class Run(SteppedRun):
                 model=model,
                 tokenizer=tokenizer,
                 watching=self.watchdog.watching,
+                **({"tools": tools} if tools else {}),
             )
         self.recipe = recipe = self.inputs.recipe
         self.groups: list[ScoredGroup] = []
@@ -228,7 +231,7 @@ class Run(SteppedRun):
         parts.log.keep(title(recipe))
         parts.log.say(*lines)
         parts.log.detail(*details)
-        parts.log.say(*parts.scorer.isolation)
+        parts.log.say(*parts.isolation)
         if not progress.sets_before and recipe.evaluate.before:
             with progress.timed():
                 progress.sets_before = self._evaluate(0, "before training")
@@ -412,6 +415,7 @@ class Run(SteppedRun):
                 scorer,
                 evaluated,
                 seed=self.recipe.seed,
+                environment=parts.environment,
                 interrupted=lambda: self.stop_requested,
             )
             scorer.take_metrics()  # what rewards logged here belongs to no step
@@ -456,7 +460,7 @@ class Run(SteppedRun):
 
     def _stop_work(self, failure: BaseException | None) -> None:
         self.progress.saved_step = None
-        self.parts.scorer.close()
+        self.parts.close()
         if failure is not None:
             self.log.say(*self.storage.give_up_writing(failure))
 

@@ -18,6 +18,8 @@ from grpo.run.accuracy import mean, part_means
 from grpo.types import Batch, Completion, ScoredGroup
 
 _OF_REWARDS = re.compile(r"rewards?/(?!faults$).*|source/.*/rewards?(/.*)?")
+FAILED = ("error", "malformed", "timeout", "died")
+"""Statuses of turns whose call gave nothing."""
 _OF_COMPARISON = re.compile(r"group/flat|source/.*/flat")
 
 
@@ -28,17 +30,20 @@ def sampled_record(
     mask_truncated: bool = False,
     has_rewards: bool = True,
     by_score: bool = True,
+    is_answered: bool = False,
 ) -> dict[str, Any]:
     """What is known of a step before its updates; ``version`` is that of the weights being trained.
 
     With `mask_truncated` (the recipe's) a group is flat if its other completions do not spread. Where nothing scores,
-    nothing is said of rewards, and where completions are not learnt ``by_score``, nothing of flat groups.
+    nothing is said of rewards, and where completions are not learnt ``by_score``, nothing of flat groups. Of tools
+    something is said where the turns of completions are answered (``is_answered``).
     """
     outcomes = {f"ledger/{outcome}": number for outcome, number in ledger.items()}
     record = {
         **_rewards(groups),
         **_sources(groups),
         **_completions(groups),
+        **(tool_record(groups) if is_answered else {}),
         "group/sampled": len(groups),
         "group/flat": mean(group.is_flat(mask_truncated) for group in groups),
         "policy/version": version,
@@ -106,7 +111,7 @@ def _sources(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
     for source in sorted({group.prompt.source for group in groups} - {""}):
         its = [group for group in groups if group.prompt.source == source]
         values = [score.value for group in its for score in group.scores if score.value is not None]
-        lengths = [len(completion.token_ids) for group in its for completion in group.completions]
+        lengths = [completion.num_tokens for group in its for completion in group.completions]
         record[f"source/{source}/groups"] = len(its)
         record[f"source/{source}/reward"] = mean(values)
         record[f"source/{source}/flat"] = mean(group.flat for group in its)
@@ -118,7 +123,7 @@ def _sources(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
 
 def _completions(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
     completions = [completion for group in groups for completion in group.completions]
-    lengths = [len(completion.token_ids) for completion in completions]
+    lengths = [completion.num_tokens for completion in completions]
     return {
         "completion/length": mean(lengths),
         "completion/longest": max(lengths, default=0),
@@ -126,6 +131,27 @@ def _completions(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
         "completion/tokens": sum(lengths),
         "completion/surprisal": _surprisal(completions),
         "completion/carried": sum(len(completion.versions) > 1 for completion in completions),
+    }
+
+
+def _num_calls(completion: Completion) -> int:
+    return sum(len(turn.calls) for turn in completion.turns)
+
+
+def tool_record(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
+    """What completions called and were answered; means over completions but for errors and seconds, over answers."""
+    completions = [completion for group in groups for completion in group.completions]
+    turns = [turn for completion in completions for turn in completion.turns]
+    asked = [turn for turn in turns if turn.calls or turn.status != "ok"]
+    numbers = [_num_calls(completion) for completion in completions]
+    given = [len(completion.token_ids) - completion.num_tokens for completion in completions]
+    return {
+        "tool/calls": mean(numbers),
+        "tool/share": mean(number > 0 for number in numbers),
+        "tool/errors": mean(turn.status in FAILED for turn in asked),
+        "tool/seconds": mean(turn.seconds for turn in turns),
+        "tool/turns": mean(len(completion.turns) for completion in completions),
+        "tool/observation_tokens": mean(given),
     }
 
 

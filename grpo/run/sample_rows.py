@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Collection, Iterator, Mapping, Sequence
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -110,12 +111,27 @@ def _is_right(score: Score | None, threshold: float) -> bool | None:
 
 
 def _written_columns(completion: Completion) -> dict[str, Any]:
-    return {
+    columns: dict[str, Any] = {
         "completion": completion.text,
         "finish": completion.finish,
         "stop": completion.stop,
-        "num_tokens": len(completion.token_ids),
+        "num_tokens": completion.num_tokens,
     }
+    if completion.turns:
+        columns["turns"] = turn_rows(completion)
+    return columns
+
+
+def turn_rows(completion: Completion) -> list[dict[str, Any]]:
+    """The turns of a completion as plain values: what was written and observed, the calls, the status, any reward."""
+    rows = []
+    for turn in completion.turns:
+        row = turn.to_mapping()
+        optional = {name: row.pop(name) for name in ("reward", "parts")}
+        rows.append(
+            row | {name: value for name, value in optional.items() if value not in (None, {})}
+        )
+    return rows
 
 
 def _scored_columns(score: Score, verdict: Mapping[str, Score]) -> dict[str, Any]:
@@ -160,6 +176,8 @@ def token_ends(tokenizer: PreTrainedTokenizerBase, completion: Completion) -> li
     A token that ends inside a character adds nothing to the text; the last token of the character adds it. A stop
     token, which the text leaves out, ends where the text does.
     """
+    if completion.given:
+        return _ends_of_turns(tokenizer, completion)
     text = completion.text
     shown = list(completion.token_ids)
     if isinstance(completion.stop, int):
@@ -182,6 +200,40 @@ def token_ends(tokenizer: PreTrainedTokenizerBase, completion: Completion) -> li
     if settled == len(shown) and end != len(spelled):
         return None
     return ends + [len(text)] * (len(completion.token_ids) - len(shown))
+
+
+def _ends_of_turns(tokenizer: PreTrainedTokenizerBase, completion: Completion) -> list[int] | None:
+    """As `token_ends`, of the tokens that were written, turn by turn; their texts are joined by line breaks."""
+    ends: list[int] = []
+    before = 0
+    for token_ids, stop, text in _written_turns(tokenizer, completion):
+        turn = Completion(text, tuple(token_ids), torch.zeros(0), "stop", stop=stop)
+        own = token_ends(tokenizer, turn)
+        if own is None or not completion.text[before:].startswith(text):
+            return None
+        ends += [before + end for end in own]
+        before += len(text) + 1
+    return ends
+
+
+def _written_turns(
+    tokenizer: PreTrainedTokenizerBase, completion: Completion
+) -> Iterator[tuple[list[int], int | str | None, str]]:
+    """(tokens, what ended them, text) of each turn."""
+    start = 0
+    texts = [turn.text for turn in completion.turns]
+    if completion.given[0][0] == 0:
+        start = completion.given[0][1]
+        del texts[0]
+    rest = completion.text
+    spans = [span for span in completion.given if span[0]]
+    for (end, begin), text in zip(spans, texts):
+        token_ids = list(completion.token_ids[start:end])
+        is_ended = bool(token_ids) and len(_decode(tokenizer, token_ids)) > len(text)
+        yield token_ids, token_ids[-1] if is_ended else None, text
+        rest = rest[len(text) + 1 :]
+        start = begin
+    yield list(completion.token_ids[start:]), completion.stop, rest
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> str:

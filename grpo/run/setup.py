@@ -21,6 +21,7 @@ from grpo.data.curriculum import Curriculum
 from grpo.data.prompts import PromptSet
 from grpo.data.stream import MixedStream, PromptStream, Stream
 from grpo.distributed.process_group import Ranks
+from grpo.environments import RunEnvironment, open_environment
 from grpo.kernels.sampling.spec import Sampling
 from grpo.learner.learner import Learner
 from grpo.learner.optimizer import Optimizer
@@ -144,7 +145,7 @@ OpenLearner = Callable[[Recipe, Policy, Ranks, "Gates | None"], Learner]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunParts:
-    """What an open training run works with."""
+    """What an open training run works with; ``environment`` answers the policy between its turns, if anything does."""
 
     ranks: Ranks
     policy: Policy
@@ -154,6 +155,21 @@ class RunParts:
     gates: Gates
     learner: Learner
     scorer: Scorer
+    environment: RunEnvironment | None = None
+
+    @property
+    def isolation(self) -> list[str]:
+        """How programs of rewards and tools are confined, in lines for the log; empty if none runs any."""
+        lines = list(self.scorer.isolation)
+        if self.environment is not None:
+            lines += [line for line in self.environment.pool.isolation if line not in lines]
+        return lines
+
+    def close(self) -> None:
+        """Stop the workers of rewards and environments."""
+        self.scorer.close()
+        if self.environment is not None:
+            self.environment.close()
 
 
 def open_parts(
@@ -165,7 +181,7 @@ def open_parts(
     open_learner: OpenLearner,
     console: Console,
 ) -> RunParts:
-    """Load the policy and start everything that a training run works with; the scorer is to be closed.
+    """Load the policy and start everything that a training run works with; close the parts to stop the workers.
 
     The tokens that end the examples of supervised training end completions from here on.
     """
@@ -202,6 +218,7 @@ def open_parts(
         gates=gates,
         learner=open_learner(recipe, policy, ranks, gates),
         scorer=open_scorer(recipe, inputs.specs),
+        environment=open_environment(recipe, inputs.environment, inputs.tokenizer, policy.stop_ids),
     )
 
 

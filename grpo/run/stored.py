@@ -14,7 +14,9 @@ from typing import Any, Mapping, Sequence
 import torch
 
 from grpo.recipe import RecipeError
+from grpo.run.sample_rows import turn_rows
 from grpo.types import FINISHES, Completion, Group, Prompt, ScoredGroup
+from rewards.environments import Turn
 from rewards.readers import DataFileError, read_rows
 
 NEEDED = ("prompt_id", "prompt", "completion", "finish", "columns")
@@ -32,22 +34,36 @@ def completion_rows(group: ScoredGroup, model: str) -> list[dict[str, Any]]:
     for index, (completion, score, verdict) in enumerate(judged):
         values = {name: part.value for name, part in verdict.items()}
         extracted = {name: part.extracted for name, part in verdict.items()}
-        row = {
-            "model": model,
-            "prompt_id": group.prompt.id,
-            "index": index,
-            "prompt": group.prompt.text,
-            "completion": completion.text,
-            "finish": completion.finish,
-            "token_ids": list(completion.token_ids),
-            "columns": dict(group.prompt.truth),
+        judgement: dict[str, Any] = {
             "reward": score.value,
             "parts": values,
             "statuses": {name: part.status for name, part in verdict.items()},
             "extracted": {name: text for name, text in extracted.items() if text is not None},
         }
-        rows.append({**values, **row})
+        written = {"model": model, **_written(group.prompt, index, completion)}
+        rows.append({**values, **written, **judgement})
     return rows
+
+
+def _written(prompt: Prompt, index: int, completion: Completion) -> dict[str, Any]:
+    """The prompt, and the completion of it that has this index."""
+    return {
+        "prompt_id": prompt.id,
+        "index": index,
+        "prompt": prompt.text,
+        "completion": completion.text,
+        "finish": completion.finish,
+        "token_ids": list(completion.token_ids),
+        **_several_turns(completion),
+        "columns": dict(prompt.truth),
+    }
+
+
+def _several_turns(completion: Completion) -> dict[str, Any]:
+    """``turns``, and the spans of ``token_ids`` that were ``given``; nothing for a completion of one turn."""
+    if not completion.turns:
+        return {}
+    return {"turns": turn_rows(completion), "given": [list(span) for span in completion.given]}
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -106,8 +122,29 @@ def _group(rows: Sequence[Mapping[str, Any]]) -> Group:
 
 
 def _completion(row: Mapping[str, Any]) -> Completion:
+    """What rewards see of a completion; its turns are as they were, unanswered ones among them."""
     token_ids = tuple(row.get("token_ids", ()))
-    return Completion(row["completion"], token_ids, torch.zeros(len(token_ids)), row["finish"])
+    given = tuple((start, end) for start, end in row.get("given", ()))
+    num_given = sum(end - start for start, end in given)
+    return Completion(
+        text=row["completion"],
+        token_ids=token_ids,
+        sampled_logps=torch.zeros(len(token_ids) - num_given),
+        finish=row["finish"],
+        given=given,
+        turns=tuple(_turn(turn) for turn in row.get("turns", ())),
+    )
+
+
+def _turn(row: Mapping[str, Any]) -> Turn:
+    return Turn(
+        text=row["text"],
+        observed=row["observed"],
+        status=row["status"],
+        calls=tuple(row["calls"]),
+        reward=row.get("reward"),
+        parts=row.get("parts", {}),
+    )
 
 
 def rescored(groups: Sequence[Group], scorer: Any) -> list[ScoredGroup]:

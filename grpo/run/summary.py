@@ -74,7 +74,7 @@ def summary_of(
         "seconds": progress.seconds_now,
         "tokens": progress.tokens,
         "ledger": ledger,
-        "sandbox": parts.scorer.isolation,
+        "sandbox": parts.isolation,
         "final": asdict(final),
         "output": OUTPUT,
         "gates": parts.gates.counts,

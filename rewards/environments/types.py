@@ -5,11 +5,43 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Awaitable, Callable, Mapping, Protocol, Sequence
 
-__all__ = ["OBSERVATION_STATUSES", "Environment", "EnvironmentSpec", "Observation", "Turn"]
+__all__ = [
+    "OBSERVATION_STATUSES",
+    "Call",
+    "Environment",
+    "EnvironmentSpec",
+    "Observation",
+    "Result",
+    "Turn",
+]
 
 OBSERVATION_STATUSES = ("ok", "error", "malformed", "refused", "timeout", "died")
 """What became of a turn: answered; the tool raised, and the policy reads its error; the call could not be read; it was
 beyond the budget of calls; it overran its deadline; its process died."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call that the policy wrote: the tool's ``name`` and its ``arguments``.
+
+    ``arguments`` are a mapping, or a text where the format has no names for them (``<calc>2 + 2</calc>``, a code
+    block): the tool's only parameter, or the first.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] | str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one call gave: the ``text`` that the policy reads, and a status of `OBSERVATION_STATUSES`.
+
+    ``name`` is the tool's; empty where no call could be read.
+    """
+
+    name: str
+    text: str
+    status: str = "ok"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +50,9 @@ class Observation:
 
     ``text`` is what the policy reads next. ``done`` ends the completion, and the text is then not read. ``reward`` is
     a finite float for this turn, None where it has none; ``parts`` are named sub-scores. ``status`` is one of
-    `OBSERVATION_STATUSES`.
+    `OBSERVATION_STATUSES`. ``results`` are those of the turn's calls, in their order, where tools answered: a call
+    format writes them as the policy is to read them (`CallFormat.answer`), and ``text`` is their texts joined by
+    newlines. Without results, ``text`` stands as it is.
     """
 
     text: str = ""
@@ -26,6 +60,12 @@ class Observation:
     reward: float | None = None
     parts: Mapping[str, float | None] = field(default_factory=dict)
     status: str = "ok"
+    results: tuple[Result, ...] = ()
+
+    @property
+    def calls(self) -> tuple[str, ...]:
+        """The names of the tools that the turn called."""
+        return tuple(result.name for result in self.results if result.name)
 
 
 class Environment(Protocol):
@@ -78,3 +118,14 @@ class Turn:
     reward: float | None = None
     parts: Mapping[str, float | None] = field(default_factory=dict)
     seconds: float = 0.0
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values, but for the seconds: they differ between two equal runs."""
+        return {
+            "text": self.text,
+            "observed": self.observed,
+            "status": self.status,
+            "calls": list(self.calls),
+            "reward": self.reward,
+            "parts": dict(self.parts),
+        }

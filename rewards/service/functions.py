@@ -17,7 +17,7 @@ from rewards.service.worker import Assignment
 from rewards.table import load, timeout_seconds_of
 from rewards.types import RewardSpec
 
-__all__ = ["applies", "check_specs", "column_value", "function_of"]
+__all__ = ["applies", "check_specs", "column_value", "function_of", "importable_name"]
 
 
 def check_specs(specs: Sequence[RewardSpec], workers: int | None) -> None:
@@ -55,7 +55,7 @@ def function_of(spec: RewardSpec, base_dir: str | Path | None) -> Function:
         if isinstance(loaded, functools.partial) and not loaded.args:
             args = {**loaded.keywords, **args}
             loaded = loaded.func
-        use = _importable_name(loaded)
+        use = importable_name(loaded)
     assignment = Assignment(
         use or convention.name,
         args=args,
@@ -75,7 +75,7 @@ def function_of(spec: RewardSpec, base_dir: str | Path | None) -> Function:
     return Function(convention, replace(assignment, args={}), loaded, local=instance)
 
 
-def _importable_name(function: Any) -> str | None:
+def importable_name(function: Any) -> str | None:
     """How a worker would import this very object; None for what only this process has."""
     module_name = getattr(function, "__module__", None) or ""
     name = getattr(function, "__qualname__", "<")

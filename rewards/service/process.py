@@ -19,11 +19,10 @@ from typing import Any, Sequence
 
 from rewards.clock import Clock
 from rewards.service.output import Relay, is_redirected
-from rewards.service.worker import Assignment
 
 __all__ = ["Crashed", "Exhausted", "WorkerProcess"]
 
-_START = "import sys; sys.path[:] = {path!r}; from rewards.service.worker import main; main({fd}, {parent})"
+_START = "import sys; sys.path[:] = {path!r}; from {program} import main; main({fd}, {parent})"
 _ROOT = str(Path(__file__).resolve().parents[2])
 
 
@@ -78,12 +77,14 @@ class WorkerProcess:
         self.is_fresh = True
 
     @classmethod
-    async def start(cls, assignments: Sequence[Assignment]) -> WorkerProcess:
-        """A new interpreter that shares no memory with this one."""
+    async def start(
+        cls, assignments: Sequence[Any], program: str = "rewards.service.worker"
+    ) -> WorkerProcess:
+        """A new interpreter that shares no memory with this one, and runs ``main`` of the module ``program``."""
         ours, theirs = socket.socketpair()
         relay = await Relay.open() if is_redirected() else None
         with theirs:
-            popen = _start_interpreter(theirs.fileno(), relay)
+            popen = _start_interpreter(program, theirs.fileno(), relay)
         try:
             transport, inbox = await asyncio.get_running_loop().create_connection(_Inbox, sock=ours)
         except BaseException:
@@ -106,7 +107,11 @@ class WorkerProcess:
 
     def send(self, function: int, payloads: list[bytes], step: int, patience: float) -> None:
         """Hand over rows to judge with ``patience``; returns at once, whether or not the worker reads."""
-        self._transport.write(pickle.dumps((function, payloads, step, patience)))
+        self.post((function, payloads, step, patience))
+
+    def post(self, message: Any) -> None:
+        """Send an object of the caller's to the worker; returns at once."""
+        self._transport.write(pickle.dumps(message))
 
     async def receive(self) -> dict[str, Any]:
         """The next message; raises `Exhausted` or `Crashed` if there will be none."""
@@ -155,9 +160,11 @@ class WorkerProcess:
         self._popen.wait()
 
 
-def _start_interpreter(descriptor: int, relay: Relay | None) -> subprocess.Popen[bytes]:
+def _start_interpreter(
+    program: str, descriptor: int, relay: Relay | None
+) -> subprocess.Popen[bytes]:
     path = [_ROOT, *(folder for folder in sys.path if folder != _ROOT)]
-    code = _START.format(path=path, fd=descriptor, parent=os.getpid())
+    code = _START.format(path=path, program=program, fd=descriptor, parent=os.getpid())
     if relay is None:
         return _popen(code, descriptor, output=2)
     with relay.handing_over() as output:

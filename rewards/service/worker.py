@@ -26,7 +26,7 @@ from rewards.loading import announce_to
 from rewards.table import load
 from rewards.types import Sample, Score
 
-__all__ = ["Assignment", "main"]
+__all__ = ["Assignment", "die_with", "main"]
 
 MAX_DETAIL_CHARS = 2000
 PR_SET_PDEATHSIG = 1
@@ -86,7 +86,7 @@ class _Loaded:
 
 def main(descriptor: int, parent: int) -> None:
     """Serve until the parent closes its end of the socket."""
-    _die_with(parent)
+    die_with(parent)
     connection = socket.socket(fileno=descriptor)
     connection.set_inheritable(False)
     inbox = connection.makefile("rb")
@@ -150,7 +150,7 @@ def _worker_only_args(convention: Convention) -> dict[str, Any]:
     return {}
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Ask the kernel to kill this process when its parent dies, and first when memory runs out (Linux)."""
     try:
         import ctypes  # noqa: PLC0415  optional: not every Python has it

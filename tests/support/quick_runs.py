@@ -47,9 +47,11 @@ def records(folder: Path, file: str = "metrics.jsonl") -> list[dict[str, Any]]:
 def lines(folder: Path, file: str = "metrics.jsonl") -> list[dict[str, Any]]:
     """Every line of a run's file without seconds."""
     rows = [json.loads(line) for line in (folder / file).read_text().splitlines()]
-    return [
-        {key: value for key, value in row.items() if not key.startswith("seconds")} for row in rows
-    ]
+    return [{key: value for key, value in row.items() if not _is_time(key)} for row in rows]
+
+
+def _is_time(key: str) -> bool:
+    return key.startswith("seconds") or key.endswith("/seconds")
 
 
 def summary(folder: Path) -> dict[str, Any]:

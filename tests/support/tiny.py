@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
+from typing import Sequence
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -187,12 +188,11 @@ def cuda_policy(family: str, **options) -> Policy:
     return Policy(policy.model, policy.tokenizer, "cuda")
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """A token for each byte, after <pad>, <s> and </s>."""
-    vocabulary = {
-        word: i for i, word in enumerate(["<pad>", "<s>", "</s>", *sorted(ByteLevel.alphabet())])
-    }
-    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+def byte_tokenizer(merges: Sequence[tuple[str, str]] = ()) -> PreTrainedTokenizerFast:
+    """A token for each byte, after <pad>, <s> and </s>, then one for each of the `merges`."""
+    words = ["<pad>", "<s>", "</s>", *sorted(ByteLevel.alphabet()), *(a + b for a, b in merges)]
+    vocabulary = {word: i for i, word in enumerate(words)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, list(merges)))
     tokenizer.pre_tokenizer, tokenizer.decoder = (
         ByteLevel(add_prefix_space=False),
         decoders.ByteLevel(),

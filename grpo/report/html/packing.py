@@ -10,6 +10,7 @@ from typing import Any, Iterable, Sequence
 
 from grpo.report.html.embed import deflated, in_base64
 from grpo.report.samples import Sample
+from grpo.report.transcript import transcript
 
 BLOCK_CHARACTERS = 1 << 17
 """A block is closed behind the first whole group that makes it longer than this."""
@@ -99,7 +100,8 @@ def texts_of(samples: Sequence[Sample]) -> dict[str, Any]:
     rows = []
     for sample in samples:
         prompt = prompts.setdefault(_cut(sample.prompt), len(prompts))
-        rows.append([prompt, _cut(sample.completion), len(sample.completion), _verdicts(sample)])
+        told = transcript(sample.completion, sample.turns)
+        rows.append([prompt, _cut(told), len(told), _verdicts(sample)])
     return {"prompts": list(prompts), "rows": rows}
 
 
@@ -124,6 +126,8 @@ def _tokens(sample: Sample) -> dict[str, Any]:
     """The tokens as lengths, which are shorter to write than ends; none where they do not fit the text."""
     ends = [int(end) for end in sample.tokens.get("ends", ())]
     if not ends or ends[-1] != len(sample.completion) or len(sample.completion) > LONGEST_TEXT:
+        return {}
+    if sample.turns:  # the text that is shown has what was observed in it
         return {}
     lengths = [end - start for start, end in zip([0, *ends], ends)]
     others = {name: values for name, values in sample.tokens.items() if name != "ends"}

@@ -84,7 +84,7 @@ def candidates_of(
             score=group.scores[index],
             verdict=verdicts[index],
             right=right_by(verdicts[index].get(accurate), threshold),
-            num_tokens=len(completion.token_ids),
+            num_tokens=completion.num_tokens,
             origin=origins[index],
         )
         candidates.append(candidate)

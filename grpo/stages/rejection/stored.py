@@ -72,6 +72,11 @@ def open_run(folder: str) -> StoredRun:
         raise RecipeError(
             f"recipe: {where}, which took its own completions from {', '.join(recipe.reject.samples)}; name those"
         )
+    if recipe.has_environment:
+        raise RecipeError(
+            f"recipe: {where}, whose completions have turns that tools answered; rows of rejection sampling hold what "
+            "the policy wrote alone, so they would teach it to go on without the answers"
+        )
     sources = load_sources(recipe.data, folder=path)
     info = load_info(recipe.model)
     prompts = load_prompts(sources, info, max_tokens=recipe.sample.max_tokens)

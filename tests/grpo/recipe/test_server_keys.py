@@ -18,6 +18,7 @@ REFUSED = {
 OF_THE_MODEL = {
     "model.dtype=float64": "model.dtype is float64, which no server computes in",
     "model={quantize: nf4, lora: {}, name: x}": "a server would hold another base",
+    "tools=[calculator]": "tools is set, but a server's completion ends with its first turn",
 }
 
 

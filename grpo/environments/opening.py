@@ -1,0 +1,225 @@
+"""From a recipe to who answers: what is offered is checked before a model loads, then a pool of environments opens.
+
+`plan_environment` needs the tokenizer alone; `open_environment` starts the workers, which are to be closed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Callable, Iterable, Mapping, Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from grpo.data.templates import Template
+from grpo.environments.separators import Separators
+from grpo.environments.session import Budgets, EnvironmentTurns
+from grpo.recipe import EnvironmentSection, Recipe, RecipeError
+from grpo.scoring import sandbox_options
+from grpo.types import Prompt
+from rewards.environments import CallFormat, EnvironmentPool, EnvironmentSpec, format_of
+from rewards.environments.pool import BUILT_IN_TOOLS
+
+Tool = Callable[..., Any] | str
+"""A function with type hints and a docstring, or what a recipe's ``tools`` takes."""
+Tools = Sequence[Tool]
+LEAST_BYTES = 16_384
+BYTES_A_TOKEN = 16
+"""So many bytes of an observation are kept for each token that may be shown."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EnvironmentPlan:
+    """Who answers, checked: the format of calls (None: none is read), and the tools as a chat template takes them.
+
+    ``section`` is the recipe's; ``spec`` goes to the pool of environments, with the format resolved.
+    """
+
+    spec: EnvironmentSpec
+    section: EnvironmentSection
+    format: CallFormat | None
+    schemas: Sequence[Mapping[str, Any]] = field(default=())
+
+    @property
+    def begins(self) -> bool:
+        """Whether an environment begins with each completion and answers every turn; else there are tools alone."""
+        return self.spec.use is not None and self.spec.use not in BUILT_IN_TOOLS
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the tools that have one."""
+        return [str(schema["function"]["name"]) for schema in self.schemas]
+
+    @property
+    def shown(self) -> Sequence[Mapping[str, Any]]:
+        """The tools that the chat template is given: none where calls are written in a way that it does not teach."""
+        return () if self.format is None or self.format.in_turn else self.schemas
+
+    def check_separators(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        templates: Iterable[Template],
+        stop_ids: frozenset[int],
+    ) -> None:
+        """Refuse chat templates that write no observation between turns. Raises `RecipeError`."""
+        if self.format is None or not self.format.in_turn:
+            role = "user" if self.format is None else "tool"
+            message = {"role": role, "name": "tool", "content": "1"}
+            for template in templates:
+                if template.pattern == "chat":
+                    limit = self.section.observation_tokens
+                    Separators(tokenizer, template, stop_ids, limit).pieces([message])
+
+    def describe(self) -> str:
+        """One line for the header of a run."""
+        section = self.section
+        parts = []
+        if self.spec.use is not None:
+            parts.append(str(getattr(self.spec.use, "__name__", self.spec.use)))
+        if self.names:
+            parts.append(f"tools {', '.join(self.names)}")
+        if self.format is not None:
+            parts.append(f"calls written as {self.format.name}")
+        parts.append(f"at most {section.max_calls} calls and {section.max_turns} turns")
+        parts.append(f"observations of up to {section.observation_tokens} tokens")
+        return ", ".join(parts)
+
+
+def plan_environment(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, tools: Tools = ()
+) -> EnvironmentPlan | None:
+    """What the recipe and the functions `tools` offer; None where nobody answers. Raises `RecipeError`."""
+    section = recipe.environment
+    offered = [*recipe.tools, *tools]
+    if section.use is None and not offered:
+        if section != EnvironmentSection():
+            raise RecipeError(
+                "recipe: the section environment is set, but nobody answers: name tools, e.g. tools: [python], or an "
+                "environment.use"
+            )
+        return None
+    found = _format(section, tokenizer, has_tools=bool(offered))
+    spec = EnvironmentSpec(
+        use=section.use,
+        args=section.args,
+        tools=tuple(offered),
+        format="auto" if found is None else found.name,
+        timeout_seconds=section.timeout_seconds,
+        workers=section.workers,
+        max_bytes=max(LEAST_BYTES, BYTES_A_TOKEN * section.observation_tokens),
+    )
+    pool = open_pool(recipe, spec)
+    try:
+        schemas = pool.schemas()
+    finally:
+        pool.close()
+    return EnvironmentPlan(spec, section, found, schemas)
+
+
+def _format(
+    section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, *, has_tools: bool
+) -> CallFormat | None:
+    """How calls are written; None where an environment of its own reads the texts and no format is named."""
+    template = tokenizer.chat_template
+    if isinstance(template, Mapping):
+        template = template.get("tool_use", template.get("default"))
+    try:
+        return format_of(section.format, template)
+    except ValueError as error:
+        if section.format == "auto" and section.use is not None and not has_tools:
+            return None
+        raise RecipeError(f"recipe: {error}") from None
+
+
+def open_pool(recipe: Recipe, spec: EnvironmentSpec) -> EnvironmentPool:
+    """The pool of environments that `spec` describes; `RecipeError` where it cannot be made."""
+    try:
+        return EnvironmentPool(spec, sandbox=sandbox_options(recipe.sandbox))
+    except ValueError as error:
+        raise RecipeError(f"recipe: {error}") from None
+
+
+class RunEnvironment:
+    """An open pool and what is needed to answer with it; close it, or use it as a context.
+
+    ``stop_ids`` are the tokens that end the policy's turns.
+    """
+
+    def __init__(
+        self,
+        plan: EnvironmentPlan,
+        pool: EnvironmentPool,
+        tokenizer: PreTrainedTokenizerBase,
+        stop_ids: frozenset[int],
+        *,
+        in_step: bool = False,
+    ):
+        self.plan = plan
+        self.pool = pool
+        self.tokenizer = tokenizer
+        self.stop_ids = stop_ids
+        self.in_step = in_step
+        self._separators: dict[str, Separators] = {}
+        self._turns: EnvironmentTurns | None = None
+
+    def __enter__(self) -> RunEnvironment:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the workers."""
+        self.pool.close()
+
+    def turns(self, templates: Mapping[str, Template]) -> EnvironmentTurns:
+        """The other side of a call of the engine; `templates` are those of the prompts, by the source of each.
+
+        Sessions of the call before are ended.
+        """
+        if self._turns is not None:
+            self._turns.close()
+
+        def separators_of(prompt: Prompt) -> Separators:
+            return self.separators(templates[prompt.source])
+
+        section = self.plan.section
+        self._turns = EnvironmentTurns(
+            self.pool,
+            self.plan.format,
+            self.tokenizer,
+            separators_of=separators_of,
+            budgets=Budgets(section.max_calls, section.max_turns, section.observation_tokens),
+            begins=self.plan.begins,
+            in_step=self.in_step,
+        )
+        return self._turns
+
+    def separators(self, template: Template) -> Separators:
+        """What stands between turns under a template; found once for each."""
+        name = repr(template)
+        if name not in self._separators:
+            self._separators[name] = Separators(
+                self.tokenizer, template, self.stop_ids, self.plan.section.observation_tokens
+            )
+        return self._separators[name]
+
+
+def turns_of(
+    environment: RunEnvironment | None, templates: Mapping[str, Template]
+) -> EnvironmentTurns | None:
+    """The other side of a call of the engine; None where nobody answers."""
+    return None if environment is None else environment.turns(templates)
+
+
+def open_environment(
+    recipe: Recipe,
+    plan: EnvironmentPlan | None,
+    tokenizer: PreTrainedTokenizerBase,
+    stop_ids: frozenset[int],
+) -> RunEnvironment | None:
+    """Start the workers of a plan; None where nobody answers."""
+    if plan is None:
+        return None
+    in_step = recipe.sample.over_request > 0
+    pool = open_pool(recipe, plan.spec)
+    return RunEnvironment(plan, pool, tokenizer, stop_ids, in_step=in_step)

@@ -1,0 +1,34 @@
+"""A completion of several turns as a person reads it: what was written, and after each turn what was observed."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, Sequence
+
+OBSERVED = "> "
+"""Begins each line that the policy did not write."""
+
+
+def transcript(written: str, turns: Sequence[Mapping[str, Any]]) -> str:
+    r"""The text of a completion with the observations between its turns; what went wrong is named.
+
+    `written` are the texts of the turns and of what follows the last of them, joined by newlines.
+    >>> transcript("2 + 2\\nIt is 4.", [{"text": "2 + 2", "observed": "4", "status": "ok"}])
+    '2 + 2\\n> 4\\nIt is 4.'
+    """
+    parts = []
+    rest = written
+    for turn in turns:
+        if turn["text"]:
+            parts.append(turn["text"])
+        rest = rest.removeprefix(turn["text"]).removeprefix("\n")
+        parts += _observed(turn)
+    if rest:
+        parts.append(rest)
+    return "\n".join(parts)
+
+
+def _observed(turn: Mapping[str, Any]) -> list[str]:
+    lines = [] if turn.get("status", "ok") == "ok" else [f"{OBSERVED}[{turn['status']}]"]
+    if turn.get("observed") is not None:
+        lines += [OBSERVED + line for line in turn["observed"].splitlines() or [""]]
+    return lines

@@ -1,0 +1,154 @@
+"""Runs tools and environments next to each other, in a worker process or in a thread: async ones await, others block.
+
+What blocks has a thread for each call, so that many may sleep at once. A call is told when it begins, and how it ended;
+who waits too long is for the other side to decide (``rewards.environments.hosts``), but for an async call, which is
+cancelled here when it is late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import asdict, dataclass
+from typing import Any, Callable, Coroutine, Mapping, Sequence
+
+from rewards.environments.hosted import Hosted, maker_of
+from rewards.environments.talks import Talk, outcome
+from rewards.environments.types import Observation
+
+__all__ = ["Executor", "Operation"]
+
+CLOSE_SECONDS = 10.0
+Emit = Callable[[Mapping[str, Any]], None]
+"""Receives messages, each one JSON can hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One thing to do: ``method`` of the talk with the number ``talk``, which ``reset`` opens.
+
+    ``hosted`` says which tool or environment. Of a plain tool's calls each is a talk of its own, ``talk`` is None.
+    """
+
+    number: int
+    hosted: int
+    talk: int | None
+    method: str
+    arguments: Sequence[Any] = ()
+    limit_seconds: float = 10.0
+    max_bytes: int = 16_384
+
+
+class Executor:
+    """All methods belong to one running loop."""
+
+    def __init__(self, hosted: Sequence[Hosted], emit: Emit) -> None:
+        self._hosted = hosted
+        self._emit = emit
+        self._makers: dict[int, Callable[[], Talk]] = {}
+        self._talks: dict[int, Talk] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+
+    def begin(self, operation: Operation) -> None:
+        """Start on it; returns at once."""
+        if operation.method == "forget":
+            assert operation.talk is not None
+            talk = self._talks.pop(operation.talk, None)
+            if talk is not None:
+                self._keep(self._closed(talk))
+            return
+        self._keep(self._perform(operation))
+
+    def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def cancel(self) -> None:
+        """Wait for nothing any more."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _closed(self, talk: Talk) -> None:
+        closing = outcome(talk, "close", (), 0)
+        if talk.is_async("close", ()):
+            await _within(closing, CLOSE_SECONDS)
+        else:
+            await self._in_thread(closing)
+
+    async def _perform(self, operation: Operation) -> None:
+        number = operation.number
+        try:
+            talk = self._talk_of(operation)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  importing a tool can raise anything
+            self._emit({"failed": number, "why": f"{type(error).__name__}: {error}"[:2000]})
+            return
+        is_async = talk.is_async(operation.method, operation.arguments)
+        self._emit({"began": number, "async": is_async})
+        given = outcome(talk, operation.method, operation.arguments, operation.max_bytes)
+        if is_async:
+            value, is_late = await _within(given, operation.limit_seconds)
+        else:
+            value = await self._in_thread(given)
+            is_late = False
+        self._emit({"late": number} if is_late else {"ended": number, **told(value)})
+
+    def _talk_of(self, operation: Operation) -> Talk:
+        """The open talk, or a new one."""
+        opened = self._talks.get(operation.talk) if operation.talk is not None else None
+        if opened is not None and operation.method != "reset":
+            return opened
+        if operation.hosted not in self._makers:
+            self._emit({"loading": True})
+            self._makers[operation.hosted] = maker_of(self._hosted[operation.hosted])
+            self._emit({"loading": False})
+        talk = self._makers[operation.hosted]()
+        if operation.talk is not None:
+            self._talks[operation.talk] = talk
+        return talk
+
+    async def _in_thread(self, given: Coroutine[Any, Any, Any]) -> Any:
+        """Run to the end in a daemon thread: one that never ends must not hold up the interpreter's exit."""
+        done: asyncio.Future[Any] = self._loop.create_future()
+
+        def settle(value: Any) -> None:
+            if not done.done():
+                done.set_result(value)
+
+        def work() -> None:
+            value = asyncio.run(given)
+            try:
+                self._loop.call_soon_threadsafe(settle, value)
+            except RuntimeError:
+                pass  # the loop was closed while this thread was stuck
+
+        threading.Thread(target=work, name="tool", daemon=True).start()
+        return await done
+
+
+async def _within(given: Coroutine[Any, Any, Any], limit_seconds: float) -> tuple[Any, bool]:
+    """What a coroutine gives, and whether it is late and was cancelled instead."""
+    task = asyncio.ensure_future(given)
+    done, _ = await asyncio.wait({task}, timeout=limit_seconds)
+    if done and not task.cancelled():
+        return task.result(), False
+    task.cancel()
+    return None, True
+
+
+def told(value: Any) -> dict[str, Any]:
+    """What a talk gave as a message: an `Observation`, a `Result`, or None."""
+    if value is None:
+        return {"value": None}
+    kind = "observation" if isinstance(value, Observation) else "result"
+    fields = asdict(value)
+    if kind == "observation":
+        fields["parts"] = {str(name): _number(part) for name, part in fields["parts"].items()}
+        fields["reward"] = _number(fields["reward"])
+        fields["done"] = bool(fields["done"])
+    return {kind: fields}
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
