@@ -232,9 +232,6 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     run_dir = values.get("run_dir")
     if isinstance(run_dir, str) and run_dir.strip():
         values["run_dir"] = _absolute(run_dir, folder)
-    sample = values.get("sample")
-    if isinstance(sample, dict) and isinstance(sample.get("server_folder"), str):
-        values["sample"] = {**sample, "server_folder": _absolute(sample["server_folder"], folder)}
     log = values.get("log")
     if isinstance(log, dict) and isinstance(log.get("tensorboard"), dict):
         values["log"] = {**log, "tensorboard": _with_folder(log["tensorboard"], folder)}
@@ -249,8 +246,9 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         values["data"] = _in_rows_section(values["data"], folder, "sources")
     if "evaluate" in values:
         values["evaluate"] = _in_rows_section(values["evaluate"], folder, "sets")
-    if "rewards" in values:
-        values["rewards"] = _in_rewards(values["rewards"], folder)
+    for section, resolved in (("rewards", _in_rewards), ("sample", _in_sample)):
+        if section in values:
+            values[section] = resolved(values[section], folder)
     if isinstance(values.get("tools"), list):
         values["tools"] = [_function_path(name, folder) for name in values["tools"]]
     if "environment" in values:
@@ -260,6 +258,13 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
             name: _in_stage(entry, folder) for name, entry in values["stages"].items()
         }
     return values
+
+
+def _in_sample(section: Any, folder: Path) -> Any:
+    """The section ``sample``: where weights for servers lie."""
+    if not isinstance(section, dict) or not isinstance(section.get("server_folder"), str):
+        return section
+    return {**section, "server_folder": _absolute(section["server_folder"], folder)}
 
 
 def _in_stage(entry: Any, folder: Path) -> Any:

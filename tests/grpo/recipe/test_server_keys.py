@@ -37,3 +37,11 @@ def test_models_that_no_server_holds_are_refused(override):
 def test_a_served_recipe_is_taken():
     recipe = Recipe.load("quickstart", f"sample={SERVED}", "sample.probe_every=0")
     assert recipe.sample.servers == ["http://127.0.0.1:8000"]
+
+
+def test_the_folder_of_weights_is_relative_to_the_recipe(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "sample: {engine: vllm, servers: ['http://a:1'], server_folder: shared/weights}\n"
+    )
+    assert Recipe.load(str(file)).sample.server_folder == str(tmp_path / "shared" / "weights")
