@@ -235,6 +235,7 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     log = values.get("log")
     if isinstance(log, dict) and isinstance(log.get("tensorboard"), dict):
         values["log"] = {**log, "tensorboard": _with_folder(log["tensorboard"], folder)}
+    values = _with_server_folder(values, folder)
     for section, name in KEYS_THAT_MAY_BE_PATHS:
         part = values.get(section)
         if isinstance(part, dict) and name in part:
@@ -246,9 +247,8 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         values["data"] = _in_rows_section(values["data"], folder, "sources")
     if "evaluate" in values:
         values["evaluate"] = _in_rows_section(values["evaluate"], folder, "sets")
-    for section, resolved in (("rewards", _in_rewards), ("sample", _in_sample)):
-        if section in values:
-            values[section] = resolved(values[section], folder)
+    if "rewards" in values:
+        values["rewards"] = _in_rewards(values["rewards"], folder)
     if isinstance(values.get("tools"), list):
         values["tools"] = [_function_path(name, folder) for name in values["tools"]]
     if "environment" in values:
@@ -260,11 +260,13 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     return values
 
 
-def _in_sample(section: Any, folder: Path) -> Any:
-    """The section ``sample``: where weights for servers lie."""
+def _with_server_folder(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """`values` with the folder of ``sample`` in which weights for servers lie."""
+    section = values.get("sample")
     if not isinstance(section, dict) or not isinstance(section.get("server_folder"), str):
-        return section
-    return {**section, "server_folder": _absolute(section["server_folder"], folder)}
+        return values
+    path = _absolute(section["server_folder"], folder)
+    return {**values, "sample": {**section, "server_folder": path}}
 
 
 def _in_stage(entry: Any, folder: Path) -> Any:
