@@ -16,7 +16,7 @@ from grpo.environments.session import Budgets, EnvironmentTurns
 from grpo.recipe import EnvironmentSection, Recipe, RecipeError
 from grpo.scoring import sandbox_options
 from grpo.types import Prompt
-from rewards.environments import CallFormat, EnvironmentPool, EnvironmentSpec, format_of
+from rewards.environments import Call, CallFormat, EnvironmentPool, EnvironmentSpec, format_of
 from rewards.environments.pool import BUILT_IN_TOOLS
 
 Tool = Callable[..., Any] | str
@@ -90,6 +90,7 @@ def plan_environment(
     """What the recipe and the functions `tools` offer; None where nobody answers. Raises `RecipeError`."""
     section = recipe.environment
     offered = [*recipe.tools, *tools]
+    _check_reward(recipe)
     if section.use is None and not offered:
         if section != EnvironmentSection():
             raise RecipeError(
@@ -112,7 +113,33 @@ def plan_environment(
         schemas = pool.schemas()
     finally:
         pool.close()
+    if found is not None and schemas:
+        _check_spelling(found, str(schemas[0]["function"]["name"]), tokenizer)
     return EnvironmentPlan(spec, section, found, schemas)
+
+
+def _check_spelling(found: CallFormat, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a format whose calls the tokenizer cannot write: the policy could never call."""
+    call = found.write(Call(name, "1" if found.in_turn else {}))
+    token_ids = tokenizer.encode(call, add_special_tokens=False)
+    read = str(tokenizer.decode(token_ids, clean_up_tokenization_spaces=False))
+    if not found.parse(read).calls:
+        raise RecipeError(
+            f"recipe: environment.format: a call is written {call!r}, and the tokenizer of {tokenizer.name_or_path} "
+            f"makes {read!r} of it: the policy can never call; set a format that it can spell"
+        )
+
+
+def _check_reward(recipe: Recipe) -> None:
+    """Refuse the reward ``environment`` where there is no environment that could give one."""
+    if recipe.environment.use is not None and recipe.environment.use not in BUILT_IN_TOOLS:
+        return
+    for name, reward in recipe.rewards.items():
+        if reward.use == "environment":
+            raise RecipeError(
+                f"recipe: rewards.{name}: the reward environment sums what an environment gives for the turns, and "
+                "here there is none, tools alone give nothing; name one as environment.use"
+            )
 
 
 def _format(

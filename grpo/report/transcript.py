@@ -16,15 +16,28 @@ def transcript(written: str, turns: Sequence[Mapping[str, Any]]) -> str:
     '2 + 2\\n> 4\\nIt is 4.'
     """
     parts = []
-    rest = written
     for turn in turns:
         if turn["text"]:
             parts.append(turn["text"])
-        rest = rest.removeprefix(turn["text"]).removeprefix("\n")
         parts += _observed(turn)
+    rest = _behind(written, [turn["text"] for turn in turns])
     if rest:
         parts.append(rest)
     return "\n".join(parts)
+
+
+def told_by(row: Mapping[str, Any]) -> str:
+    """The text of a record with the columns ``completion`` and, where it was answered, ``turns``."""
+    return transcript(row["completion"], row.get("turns") or ())
+
+
+def _behind(written: str, texts: Sequence[str]) -> str:
+    """What was written behind the turns; the first of them has no text where it is the environment's beginning."""
+    for told in (texts, texts[1:]):
+        said = "".join(text + "\n" for text in told)
+        if (written + "\n").startswith(said):
+            return written[len(said) :]
+    return ""  # the last turn goes on behind the stop string that ends what counts as written
 
 
 def _observed(turn: Mapping[str, Any]) -> list[str]:

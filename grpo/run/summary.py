@@ -17,6 +17,7 @@ from grpo.recipe.shorthands import HELD_OUT, HELD_OUT_LOSS
 from grpo.run.folder import disk_errors, write_text
 from grpo.run.ledger import Ledger
 from grpo.run.log import finite
+from grpo.run.sample_rows import turn_rows
 from grpo.run.setup import RunParts
 from grpo.run.state import Progress
 from grpo.types import ScoredGroup
@@ -41,15 +42,19 @@ def write_final(policy: Policy, folder: Path) -> SavedModel:
 
 
 def examples_of(groups: Sequence[ScoredGroup]) -> list[dict[str, Any]]:
-    """The first completion of the first prompts, as text."""
-    return [
-        {
-            "prompt": group.prompt.text,
-            "completion": group.completions[0].text,
-            "reward": group.scores[0].value,
-        }
-        for group in groups[:NUM_EXAMPLES]
-    ]
+    """The first completion of the first prompts, as text, and its turns where it was answered."""
+    return [_example(group) for group in groups[:NUM_EXAMPLES]]
+
+
+def _example(group: ScoredGroup) -> dict[str, Any]:
+    completion = group.completions[0]
+    turns = {"turns": turn_rows(completion)} if completion.turns else {}
+    return {
+        "prompt": group.prompt.text,
+        "completion": completion.text,
+        "reward": group.scores[0].value,
+        **turns,
+    }
 
 
 def summary_of(

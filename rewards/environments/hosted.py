@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
@@ -54,7 +55,25 @@ def maker_of(hosted: Hosted) -> Callable[[], Talk]:
         raise ValueError(
             f"environment {hosted.use}: {made.__name__} has no methods reset and step, and none that are tools"
         )
+    _check_args(loaded, hosted)
     return functools.partial(Answering, loaded, hosted.args)
+
+
+def _check_args(maker: Any, hosted: Hosted) -> None:
+    """Refuse arguments that the maker of an environment does not take, or misses."""
+    try:
+        signature = inspect.signature(maker)
+    except ValueError:
+        return  # made by what is not written in Python
+    try:
+        signature.bind(**hosted.args)
+    except TypeError as error:
+        raise ValueError(f"environment.args: {_shown(hosted.use)}{signature}: {error}") from None
+
+
+def _shown(use: str | Callable[..., Any]) -> str:
+    """The name of what is made."""
+    return use.rpartition(":")[2] if isinstance(use, str) else getattr(use, "__name__", str(use))
 
 
 def tool_named(hosted: Hosted) -> Tool:

@@ -302,6 +302,11 @@ def _add_tool(plan: _Plan, use: str | Callable[..., Any], base_dir: str) -> None
 
 def _add_environment(plan: _Plan, spec: EnvironmentSpec, base_dir: str) -> None:
     assert spec.use is not None
+    if isinstance(spec.use, str) and ":" not in spec.use:
+        raise ValueError(
+            f"no environment is called {spec.use!r}{nearest(spec.use, BUILT_IN_TOOLS)}; known are "
+            f"{', '.join(BUILT_IN_TOOLS)}; name your own as package.module:Class or path/file.py:Class"
+        )
     hosted = _hosted(spec.use, spec.args, is_tool=False, base_dir=base_dir)
     maker_of(hosted)
     plan.environment = len(plan.hosted)

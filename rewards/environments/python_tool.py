@@ -9,6 +9,7 @@ every process; clocks, ``os.urandom`` and what is built on it are the policy's o
 from __future__ import annotations
 
 import json
+import math
 import signal
 from dataclasses import dataclass, field
 from typing import Any, Mapping
@@ -114,9 +115,10 @@ class PythonOptions:
     output_bytes: int = 65_536
 
     def __post_init__(self) -> None:
+        if not isinstance(self.session, bool):
+            raise ValueError(f"environment.args.session: {self.session!r} is not true or false")
         for name in ("timeout_seconds", "memory_mib", "output_bytes"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"environment.args.{name}: {getattr(self, name)} is not above 0")
+            _check_amount(name, getattr(self, name), is_whole=name != "timeout_seconds")
 
     @classmethod
     def of(cls, args: Mapping[str, Any], timeout_seconds: float) -> PythonOptions:
@@ -128,6 +130,16 @@ class PythonOptions:
                     f"environment.args: python has no option {name}; there are {', '.join(known)}"
                 )
         return cls(**{"timeout_seconds": timeout_seconds, **args})
+
+
+def _check_amount(name: str, value: Any, *, is_whole: bool) -> None:
+    """Refuse what is no number, or none above 0."""
+    kinds = int if is_whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+        number = "a whole number" if is_whole else "a number"
+        raise ValueError(f"environment.args.{name}: {value!r} is not {number}")
+    if value <= 0:
+        raise ValueError(f"environment.args.{name}: {value} is not above 0")
 
 
 @dataclass(frozen=True, slots=True)

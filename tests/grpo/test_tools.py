@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from chat_templates import CHATML
-from quick_runs import lines
+from quick_runs import ROOT, lines
 from tool_runs import (
     calling_model,
     chat_changes,
@@ -47,12 +47,22 @@ def double(number: int) -> int:
             {"environment": {"format": "hermes"}},
             "tools are shown to the policy by the chat template",
         ),
+        (
+            {"rewards": {"calls": {"use": "environment"}}},
+            "rewards.calls: .* tools alone give nothing",
+        ),
         ({"environment": {"format": "auto"}}, "auto reads the chat template, and there is none"),
     ],
 )
 def test_tools_that_cannot_work_are_refused_before_a_model_loads(tmp_path, changed, message):
     with pytest.raises(RecipeError, match=message):
         load_inputs(recipe(tmp_path, **changed))
+
+
+def test_a_tokenizer_that_cannot_write_a_call_is_refused(tmp_path):
+    base = ROOT / "recipes" / "quickstart_base"
+    with pytest.raises(RecipeError, match="a call is written '<calc>1</calc>'.*never call"):
+        load_inputs(Recipe.from_mapping(recipe_values(tmp_path, base)))
 
 
 def test_a_chat_template_that_takes_no_tools_is_refused(tmp_path):
@@ -131,6 +141,9 @@ def test_a_run_learns_from_its_calls_and_says_what_was_called(tmp_path, capsys):
         )
     told = {turn["status"] for row in samples for turn in row.get("turns", [])}
     assert told == {"ok", "refused"}
+    first = summary["examples"]["after"][0]
+    assert any(row.items() >= first.items() for row in lines(folder, "evaluations.jsonl"))
+    assert any(example.get("turns") for example in summary["examples"]["after"])
     assert summary["steps"] == 2 and summary["after"]["details"]["tool/share"] > 0
     assert "calculator" in (folder / "console.log").read_text()
 

@@ -14,6 +14,7 @@ from grpo.recipe.shorthands import HELD_OUT
 from grpo.report.console.ink import Glyphs, Line, Span, aligned
 from grpo.report.console.numbers import interval, is_number, rough_time, short
 from grpo.report.console.words import outcomes, shown_set
+from grpo.report.transcript import told_by
 from rewards.spelling import many
 
 Summary = Mapping[str, Any]
@@ -162,7 +163,7 @@ def _style(before: Summary, after: Summary) -> str:
 def _examples(summary: Summary) -> Iterator[Line]:
     """The same prompt before and after, where that is short enough to be read here."""
     pairs = {when: examples[:1] for when, examples in summary["examples"].items() if examples}
-    texts = {when: f"{one['prompt']} {one['completion']}" for when, (one,) in pairs.items()}
+    texts = {when: f"{one['prompt']} {told_by(one)}" for when, (one,) in pairs.items()}
     if len(texts) < 2 or max(map(len, texts.values())) > MAX_EXAMPLE:
         return
     yield Line.of("")

@@ -7,7 +7,7 @@ from typing import Any, Iterator, Mapping, Sequence
 
 from grpo.report.console.ink import Glyphs, Line, folded, visible
 from grpo.report.console.numbers import is_number
-from grpo.report.transcript import transcript
+from grpo.report.transcript import told_by
 from rewards.spelling import many
 
 Row = Mapping[str, Any]
@@ -37,7 +37,7 @@ def completion_lines(
     for text in prompt[-PROMPT_LINES:]:
         yield Line.of((INDENT + text, "dim"))
     most = max(MIN_LINES, min(MAX_LINES, height // 3))
-    told = transcript(row["completion"], row.get("turns") or ())
+    told = told_by(row)
     for text in _shortened(told, room, most, glyphs):
         yield Line.of(INDENT + text)
     for text in folded(_why(row), room, indent=2):

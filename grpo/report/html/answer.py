@@ -14,6 +14,7 @@ from grpo.recipe.shorthands import HELD_OUT
 from grpo.report.folder import EvaluationPoint
 from grpo.report.html.run_data import RunData
 from grpo.report.tally import Results, prompt_means
+from grpo.report.transcript import told_by
 from grpo.statistics.comparison import Comparison, compare
 
 ACCURACY = ("accuracy", "low", "high")
@@ -372,9 +373,9 @@ def examples_of(run: RunData) -> list[Example]:
         Example(
             title=before["prompt"][start : len(before["prompt"]) - end],
             prompt=before["prompt"],
-            before=before["completion"],
+            before=told_by(before),
             before_reward=before["reward"],
-            after=after["completion"],
+            after=told_by(after),
             after_reward=after["reward"],
         )
         for before, after in pairs

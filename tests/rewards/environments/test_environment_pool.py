@@ -285,6 +285,8 @@ def test_answers_are_the_same_whatever_finishes_first(tools):
         ({"use": named("add")}, "no methods reset and step"),
         ({"use": "python", "args": {"sesion": True}, "format": "fenced"}, "no option sesion"),
         ({"use": "calculator", "args": {"x": 1}, "format": "<calc>"}, "takes none"),
+        ({"use": "pyhton"}, "no environment is called 'pyhton'; did you mean python"),
+        ({"use": named("Counter"), "args": {"gaol": 1}}, "args: Counter.goal.*argument 'gaol'"),
         ({"use": named("Counter"), "timeout_seconds": 0}, "timeout_seconds: 0 is not above 0"),
         ({"use": named("Counter"), "workers": 0}, "workers: 0 are too few"),
     ],

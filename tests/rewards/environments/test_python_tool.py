@@ -143,6 +143,9 @@ def test_options_are_checked():
         PythonOptions.of({"sesion": True}, 3.0)
     with pytest.raises(ValueError, match="memory_mib"):
         PythonOptions(memory_mib=0)
+    for name, value in {"session": "maybe", "timeout_seconds": "1 s", "output_bytes": 0.5}.items():
+        with pytest.raises(ValueError, match=f"args.{name}: .* is not"):
+            PythonOptions.of({name: value}, 3.0)
 
 
 def test_arguments_that_do_not_fit_are_told(run):
