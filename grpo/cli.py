@@ -25,6 +25,7 @@ from grpo.commands import (
     report,
     sample,
     selftest,
+    serve,
     train,
     watch,
 )
@@ -134,6 +135,13 @@ COMMANDS = (
         module="grpo.sample",
         add_arguments=sample.add_arguments,
         run=sample.run,
+    ),
+    Command(
+        name="serve",
+        summary="start a vLLM server that samples for a recipe, with the settings that a run checks",
+        module="grpo",
+        add_arguments=serve.add_arguments,
+        run=serve.run,
     ),
     Command(
         name="watch",

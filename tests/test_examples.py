@@ -85,6 +85,20 @@ def test_the_preference_example_prefers_what_its_pairs_do_and_counts_later(tmp_p
 
 
 @pytest.mark.slow
+def test_the_tool_example_answers_calls_by_the_function_it_writes(tmp_path: Path) -> None:
+    script = str(ROOT / "examples" / "06_write_a_tool.py")
+    printed = run(tmp_path, script, "steps=2", "sample.prompts=16", *SMALL[1:])
+    shown = re.findall(r"right \d\.\d+ +call (\d\.\d+) +errors (\d\.\d+)", printed)
+    assert len(shown) == 2
+    assert 0 < float(shown[1][0]) and float(shown[1][1]) < 0.5
+    rows = next((tmp_path / "runs").glob("tool-*/samples.jsonl")).read_text().splitlines()
+    turns = [turn for row in map(json.loads, rows) for turn in row.get("turns", ())]
+    asked = next(turn for turn in turns if turn["text"].startswith("<calc>"))
+    expression = asked["text"].removeprefix("<calc>").removesuffix("</calc>")
+    assert asked["observed"] == f"<result>{load(script).work_out(expression)}</result>"
+
+
+@pytest.mark.slow
 def test_a_reward_in_a_file_can_be_named_by_its_path(tmp_path: Path) -> None:
     printed = run(
         ROOT,

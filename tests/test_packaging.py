@@ -70,9 +70,9 @@ def test_every_module_of_the_tree_and_every_recipe_is_in_the_wheel(wheel):
     for top in ("grpo", "rewards"):
         assert {str(file.relative_to(ROOT)) for file in (ROOT / top).rglob("*.py")} <= packed
     assert {f"grpo/recipes/{file.name}" for file in (ROOT / "recipes").glob("*.yaml")} <= packed
-    assert {
-        f"grpo/recipes/quickstart_base/{name}" for name in BASE | {"pretrain.py", "README.md"}
-    } <= packed
+    for folder in ("quickstart_base", "arithmetic_tools"):
+        files = BASE | {"pretrain.py", "README.md"}
+        assert {f"grpo/recipes/{folder}/{name}" for name in files} <= packed
 
 
 def test_the_wheel_carries_nothing_that_is_not_ours_to_install(wheel):

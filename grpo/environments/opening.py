@@ -18,6 +18,7 @@ from grpo.scoring import sandbox_options
 from grpo.types import Prompt
 from rewards.environments import Call, CallFormat, EnvironmentPool, EnvironmentSpec, format_of
 from rewards.environments.pool import BUILT_IN_TOOLS
+from rewards.spelling import many
 
 Tool = Callable[..., Any] | str
 """A function with type hints and a docstring, or what a recipe's ``tools`` takes."""
@@ -79,8 +80,10 @@ class EnvironmentPlan:
             parts.append(f"tools {', '.join(self.names)}")
         if self.format is not None:
             parts.append(f"calls written as {self.format.name}")
-        parts.append(f"at most {section.max_calls} calls and {section.max_turns} turns")
-        parts.append(f"observations of up to {section.observation_tokens} tokens")
+        parts.append(
+            f"at most {many(section.max_calls, 'call')} and {many(section.max_turns, 'turn')}"
+        )
+        parts.append(f"observations of up to {many(section.observation_tokens, 'token')}")
         return ", ".join(parts)
 
 

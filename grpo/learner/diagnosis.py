@@ -164,15 +164,25 @@ def _side(arbitration: Arbitration | None) -> str:
     return "the model's own forward agrees with neither much better: "
 
 
-def _cause(drift: Drift, arbitration: Arbitration | None, dtype: str, updated: bool) -> str:
+def cause_of_writing(drift: Drift) -> str:
+    """What its statistics alone tell of a sampler: other ``tokens``, a ``filter``, a ``temperature``, or nothing."""
     if drift.correlation < MIN_CORRELATION:
+        return "tokens"
+    if _is_one_sided(drift):
+        return "filter"
+    return "temperature" if drift.tilt_share > MIN_TILT_SHARE else ""
+
+
+def _cause(drift: Drift, arbitration: Arbitration | None, dtype: str, updated: bool) -> str:
+    cause = cause_of_writing(drift)
+    if cause == "tokens":
         return (
             f"its log-probs are of other tokens (correlation {drift.correlation:.2f}); "
             "first suspect an off-by-one between tokens and labels"
         )
-    if _is_one_sided(drift):
+    if cause == "filter":
         return _filter(drift)
-    if drift.tilt_share > MIN_TILT_SHARE:
+    if cause == "temperature":
         return _temperature(drift)
     if arbitration is not None and arbitration.is_rounding and dtype in ("float32", "float64"):
         return (

@@ -228,10 +228,10 @@ def share_of_failed_calls(history: History) -> float | None:
 class Gate:
     """One check of a run.
 
-    ``when`` it is judged: sampled (after sampling), update (before the optimizer's step), step (at the step's end) or
-    evaluation. ``measure`` of the metrics it ``reads`` gives its number; ``limits`` are by rung. It says its
-    ``finding``, with {value} and {limit} in it, then the ``remedy``. Limits that depend on the model's dtype and
-    device are in `DRIFT`.
+    ``when`` it is judged: probe (servers were given weights), sampled (after sampling), update (before the optimizer's
+    step), step (at the step's end) or evaluation. ``measure`` of the metrics it ``reads`` gives its number; ``limits``
+    are by rung. It says its ``finding``, with {value} and {limit} in it, then the ``remedy``. Limits that depend on the
+    model's dtype and device are in `DRIFT`.
     """
 
     name: str
@@ -247,18 +247,21 @@ DRIFT: Mapping[str, Mapping[str, Limits]] = {
     # mean and tail of abs(sampled_logp - old_logp), its k3, and the mean of the worst completion
     "float32": {
         "drift": {"note": 3e-5, "warn": 1e-4, "stop": 1e-3},
+        "server_parity": {"note": 3e-5, "warn": 1e-4, "stop": 1e-3},
         "drift_p99": {"note": 3e-4, "warn": 1e-3},
         "drift_kl": {"note": 1e-8, "warn": 1e-6},
         "drift_rows": {"note": 1e-3, "skip": 1e-2},
     },
     "float16": {
         "drift": {"note": 3e-3, "warn": 1e-2, "stop": 1e-1},
+        "server_parity": {"note": 3e-3, "warn": 1e-2, "stop": 1e-1},
         "drift_p99": {"note": 3e-2, "warn": 0.1},
         "drift_kl": {"note": 1e-4, "warn": 1e-3},
         "drift_rows": {"note": 0.1, "skip": 1.0},
     },
     "bfloat16": {
         "drift": {"note": 1e-2, "warn": 3e-2, "stop": 0.2},
+        "server_parity": {"note": 3e-2, "warn": 0.1, "stop": 0.2},
         "drift_p99": {"note": 0.1, "warn": 0.4},
         "drift_kl": {"note": 1e-3, "warn": 5e-3},
         "drift_rows": {"note": 0.5, "skip": 2.0},
@@ -266,6 +269,7 @@ DRIFT: Mapping[str, Mapping[str, Limits]] = {
     # on CPUs both sides have bfloat16 logits, each rounded in its own way
     "bfloat16 on cpu": {
         "drift": {"note": 5e-2, "warn": 0.1, "stop": 0.3},
+        "server_parity": {"note": 5e-2, "warn": 0.2, "stop": 0.3},
         "drift_p99": {"note": 0.5, "warn": 1.0},
         "drift_kl": {"note": 5e-3, "warn": 2e-2},
         "drift_rows": {"note": 0.5, "skip": 2.0},
@@ -276,6 +280,29 @@ SYNC = "if this is intended, raise gates.{name}.{rung}"
 """The remedy of gates on drift, after `Gates` has said what causes it."""
 
 TABLE = (
+    Gate(
+        name="server_parity",
+        when="probe",
+        reads=("server/distance",),
+        measure=value_of("server/distance"),
+        limits={},
+        finding=(
+            "a server and the trainer differ by {value:.1e} on average in the log-probs of the same tokens (limit "
+            "{limit:.0e})"
+        ),
+        remedy=SYNC,
+    ),
+    Gate(
+        name="server_weights",
+        when="probe",
+        reads=("server/likeness",),
+        measure=value_of("server/likeness"),
+        limits={"stop": 0.5},
+        finding=(
+            "a server's log-probs are those of other weights than the trainer's, by {value:.0%} or more"
+        ),
+        remedy="to go on all the same, set gates.{name}.upto to warn",
+    ),
     Gate(
         name="stale",
         when="sampled",

@@ -136,6 +136,10 @@ class Gates:
 
     # -- the moments at which gates are judged ----------------------------------------------------------------
 
+    def probed(self, record: Record, why: Why = no_reason) -> None:
+        """Judge what a probe of one server found, after the last step. Raises `GateStop`."""
+        self._judge("probe", record, why)
+
     def sampled(self, step: int, record: Record, why: Why = no_reason) -> bool:
         """Judge what is known before a step's updates; whether they may be made. Raises `GateStop`."""
         self.step_number = step

@@ -53,6 +53,7 @@ def _all_reasons(recipe: Sections) -> Reasons:
         yield from _prompt_reasons(recipe)
         yield from _loss_reasons(recipe.loss, recipe.advantage)
         yield from _step_reasons(recipe)
+    yield from _server_reasons(recipe)
     yield from _model_reasons(recipe)
     yield from _reward_reasons(recipe)
     yield from _data_reasons(recipe)
@@ -321,6 +322,56 @@ def _schedule_reasons(optim: OptimSection) -> Reasons:
         yield (
             f"optim.min_lr_ratio is {optim.min_lr_ratio:g}, but optim.schedule constant does not fall; set it to "
             "cosine or linear"
+        )
+
+
+SERVER_KEYS = ("servers", "server_folder", "server_silence", "server_load", "probe_every")
+EMBEDDED_KEYS = ("kv_memory_gib", "keep_graphs", "compile")
+"""Keys of ``sample`` that the engine in the trainer's own process reads alone."""
+FILTERS = ("top_k", "top_p", "min_p")
+
+
+def _server_reasons(recipe: Sections) -> Reasons:
+    """What sampling by servers needs, and cannot do."""
+    sample = recipe.sample
+    changed = _set_keys(sample, SampleSection())
+    if sample.engine == "embedded":
+        for name in changed:
+            if name in SERVER_KEYS:
+                yield f"sample.{name} is set, but sample.engine is embedded; set sample.engine: vllm, or remove it"
+        return
+    if not sample.servers:
+        yield (
+            "sample.engine is vllm, but sample.servers is empty; start one with grpo serve RECIPE and name it, e.g. "
+            "[http://127.0.0.1:8000]"
+        )
+    if len(set(sample.servers)) < len(sample.servers):
+        yield "sample.servers names a server twice; each has one set of weights, so name each once"
+    for name in changed:
+        if name in EMBEDDED_KEYS:
+            yield f"sample.{name} is set, but servers sample (sample.engine vllm), which do not read it; remove it"
+        if name in FILTERS:
+            yield (
+                f"sample.{name} is set, but servers do not tell how much probability a filter keeps, which the update "
+                "needs; remove it, or set sample.engine: embedded"
+            )
+    if recipe.has_environment:
+        name = "tools" if recipe.tools else "environment.use"
+        yield (
+            f"{name} is set, but a server's completion ends with its first turn (sample.engine vllm); set "
+            "sample.engine: embedded"
+        )
+    yield from _served_model_reasons(recipe)
+
+
+def _served_model_reasons(recipe: Sections) -> Reasons:
+    model = recipe.model
+    if model.dtype == "float64":
+        yield "model.dtype is float64, which no server computes in; set it to float32 or bfloat16"
+    if model.quantize:
+        yield (
+            f"model.quantize is {model.quantize}, but a server would hold another base than the trainer's; remove it, "
+            "or set sample.engine: embedded"
         )
 
 

@@ -235,6 +235,7 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     log = values.get("log")
     if isinstance(log, dict) and isinstance(log.get("tensorboard"), dict):
         values["log"] = {**log, "tensorboard": _with_folder(log["tensorboard"], folder)}
+    values = _with_server_folder(values, folder)
     for section, name in KEYS_THAT_MAY_BE_PATHS:
         part = values.get(section)
         if isinstance(part, dict) and name in part:
@@ -257,6 +258,15 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
             name: _in_stage(entry, folder) for name, entry in values["stages"].items()
         }
     return values
+
+
+def _with_server_folder(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """`values` with the folder of ``sample`` in which weights for servers lie."""
+    section = values.get("sample")
+    if not isinstance(section, dict) or not isinstance(section.get("server_folder"), str):
+        return values
+    path = _absolute(section["server_folder"], folder)
+    return {**values, "sample": {**section, "server_folder": path}}
 
 
 def _in_stage(entry: Any, folder: Path) -> Any:

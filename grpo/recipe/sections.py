@@ -20,6 +20,7 @@ from grpo.recipe.objectives import AGGREGATIONS, KLS, LEVELS, POLICY_LOSSES, RUL
 from grpo.recipe.presets import PRESETS
 from grpo.recipe.reject_section import RejectSection
 from grpo.recipe.values import (
+    ADDRESSES,
     CAPS,
     LARGEST_SEED,
     MODULES,
@@ -105,7 +106,32 @@ class SampleSection:
     """How completions are sampled."""
 
     engine: str = key(
-        "embedded", "what samples: embedded (the trainer's own modules)", one_of("embedded")
+        "embedded",
+        "what samples: embedded (the trainer's own modules), or vllm (the servers of sample.servers)",
+        one_of("embedded", "vllm"),
+    )
+    servers: list[str] = key(
+        [], "for engine vllm: the servers' addresses, e.g. [http://127.0.0.1:8000]", ADDRESSES
+    )
+    server_folder: str | None = key(
+        None,
+        "for engine vllm: a folder that the trainer and every server see under the same path, through which weights "
+        "travel; default: servers in the run folder",
+        NOT_EMPTY,
+    )
+    server_silence: float = key(
+        300.0,
+        "for engine vllm: seconds without a token after which a server that has work is given up",
+        above(0),
+    )
+    server_load: float = key(
+        900.0, "for engine vllm: seconds that a server may take to load new weights", above(0)
+    )
+    probe_every: int = key(
+        1,
+        "for engine vllm: after every k-th push of weights, a few tokens are compared with the trainer's log-probs; "
+        "0 trusts the servers",
+        at_least(0),
     )
     prompts: int = key(32, "prompts sampled a step", at_least(1))
     oversample: float = key(

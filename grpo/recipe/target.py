@@ -9,9 +9,10 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 from grpo.recipe import Recipe, RecipeError, read_yaml
+from grpo.recipe.constraints import SERVER_KEYS
 
 DEFAULT = {"rewards": {"correct": {"use": "math_answer"}}}
 """What a model is evaluated by where no recipe is given."""
@@ -133,4 +134,11 @@ def _recipe_of_final(target: str, overrides: Sequence[str], command: str) -> Rec
         "model.adapter=null",
         "model.quantize=null",
     ]
-    return Recipe.from_mapping(read_yaml(run / "recipe.yaml"), *whole_model, *overrides)
+    values = read_yaml(run / "recipe.yaml")
+    values["sample"] = _without_servers(values.get("sample") or {})
+    return Recipe.from_mapping(values, *whole_model, *overrides)
+
+
+def _without_servers(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """The section ``sample`` for a model that no server holds: the process samples by itself."""
+    return {name: value for name, value in sample.items() if name not in ("engine", *SERVER_KEYS)}

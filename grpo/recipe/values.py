@@ -10,6 +10,7 @@ import types
 import typing
 from dataclasses import dataclass
 from typing import Any, Callable, Mapping
+from urllib.parse import urlsplit
 
 from rewards.spelling import nearest
 
@@ -82,6 +83,23 @@ def is_price(value: Any) -> bool:
     return is_number and 0 <= value < math.inf
 
 
+def _is_address(value: Any) -> bool:
+    """Whether `value` is the URL of a server."""
+    if not isinstance(value, str):
+        return False
+    try:
+        parts = urlsplit(value)
+        has_port = parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+    is_plain = not parts.query and not parts.fragment and parts.username is None
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and has_port and is_plain
+
+
+ADDRESSES = Check(
+    lambda value: all(map(_is_address, value)),
+    "must be addresses of servers, e.g. [http://127.0.0.1:8000]",
+)
 SHARE = Check(lambda value: 0 < value <= 1, "must be above 0 and at most 1")
 NOT_EMPTY = Check(lambda value: bool(value.strip()), "must not be empty")
 MODULES = Check(

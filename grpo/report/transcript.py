@@ -12,8 +12,8 @@ def transcript(written: str, turns: Sequence[Mapping[str, Any]]) -> str:
     r"""The text of a completion with the observations between its turns; what went wrong is named.
 
     `written` are the texts of the turns and of what follows the last of them, joined by newlines.
-    >>> transcript("2 + 2\\nIt is 4.", [{"text": "2 + 2", "observed": "4", "status": "ok"}])
-    '2 + 2\\n> 4\\nIt is 4.'
+    >>> transcript("2 + 2\nIt is 4.", [{"text": "2 + 2", "observed": "4", "status": "ok"}])
+    '2 + 2\n> 4\nIt is 4.'
     """
     parts = []
     for turn in turns:

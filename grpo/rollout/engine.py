@@ -18,6 +18,7 @@ from grpo.kernels.sampling.spec import Sampling, completion_seed
 from grpo.model.packing import MIN_ROWS
 from grpo.model.policy import Policy
 from grpo.monitor import watchdog
+from grpo.monitor.gates import GateStop
 from grpo.monitor.watchdog import Counts
 from grpo.rollout.compiled import CompiledBlocks
 from grpo.rollout.contiguous_decoder import ContiguousDecoder
@@ -32,6 +33,8 @@ from grpo.rollout.waiting import Waiting
 from grpo.types import Group, Prompt
 from rewards.spelling import many
 
+OpenDecoder = Callable[[EngineStats], Decoder]
+"""Gives the decoder of a call of `Engine.sample` from the call's statistics."""
 TokenLimit = Callable[[Prompt, int], int]
 """Most tokens of a completion, from its prompt and its index in the group."""
 
@@ -47,7 +50,7 @@ class Engine:
     ``kv_memory_gib`` (None: half of the memory that is free when a call begins). ``paged`` (None: on CUDA) decodes by
     pages and captured steps; there ``deterministic`` fixes the number of rows that a step computes, and with ``keep``
     the page pool and the graphs are kept from call to call, until `release`. With ``compile`` the layers' norms and
-    MLPs are compiled at the first step.
+    MLPs are compiled at the first step. ``open_decoder`` takes the place of all that: servers sample, say.
     `stats` counts what the last call did, `partial_groups` are the groups that it left unfinished, `weights` are the
     version and fingerprint of the weights that it sampled from. `cancel` adds to `cancelled`. `sequences` are those of
     the call in progress, whose tokens can be read between steps, in ``interrupted``.
@@ -64,8 +67,10 @@ class Engine:
         deterministic: bool = False,
         keep: bool = False,
         compile: bool = False,
+        open_decoder: OpenDecoder | None = None,
     ):
         self.policy = policy
+        self.open_decoder = open_decoder
         self.kv_memory_gib = kv_memory_gib
         self.deterministic = deterministic
         self.keep = keep
@@ -168,7 +173,7 @@ class Engine:
                     )
                 yield item
         except Exception as error:
-            if isinstance(error, EngineFailed) or is_out_of_memory(error):
+            if isinstance(error, (EngineFailed, GateStop)) or is_out_of_memory(error):
                 raise
             left = sum(not sequence.finish for sequence in sequences)
             raise EngineFailed(
@@ -188,6 +193,11 @@ class Engine:
                     "call has none"
                 )
             return
+        if self.open_decoder is not None:
+            raise ValueError(
+                "environment: not with sample.engine vllm yet, whose requests end with the first turn; set "
+                "sample.engine: embedded"
+            )
         if self.policy.unsupported_reason:
             raise ValueError(
                 "environment: not with this model, which transformers' generate samples whole (a completion cannot "
@@ -277,6 +287,8 @@ class Engine:
 
     def _choose_decoder(self) -> Decoder:
         """Pages and graphs on CUDA, contiguous buckets on a CPU, `generate` for models that neither supports."""
+        if self.open_decoder is not None:
+            return self.open_decoder(self.stats)
         if self.policy.unsupported_reason:
             if self.compile:
                 self.compile = False

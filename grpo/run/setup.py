@@ -39,6 +39,7 @@ from grpo.run.inputs import RunInputs
 from grpo.run.log import Log
 from grpo.run.reward_specs import watched_rewards
 from grpo.run.sample_rows import SampleRows
+from grpo.run.servers import open_servers
 from grpo.run.teacher import load_teacher
 from grpo.scoring import Scorer
 from grpo.types import Prompt
@@ -94,9 +95,24 @@ def open_policy(
     return policy
 
 
-def open_engine(recipe: Recipe, policy: Policy) -> Engine:
-    """The engine that samples `policy` as the recipe asks."""
+def open_engine(
+    recipe: Recipe,
+    policy: Policy,
+    *,
+    longest_prompt: int = 0,
+    gates: Gates | None = None,
+    ranks: Ranks = Ranks(),
+) -> Engine:
+    """The engine that samples `policy` as the recipe asks, by itself or at servers.
+
+    `longest_prompt` is in tokens, and `gates` judge servers. Raises `RecipeError` for servers that do not fit.
+    """
     sample = recipe.sample
+    open_decoder = None
+    if sample.engine == "vllm":
+        open_decoder = open_servers(
+            recipe, policy, longest_prompt=longest_prompt, gates=gates, ranks=ranks
+        )
     return Engine(
         policy,
         max_rows=sample.max_rows,
@@ -105,7 +121,14 @@ def open_engine(recipe: Recipe, policy: Policy) -> Engine:
         deterministic=recipe.deterministic,
         keep=sample.keep_graphs,
         compile=sample.compile,
+        open_decoder=open_decoder,
     )
+
+
+def longest_prompt(prompts: PromptSet) -> int:
+    """Tokens of the longest prompt that trains or is held out."""
+    lengths = [len(prompt.token_ids) for prompt in (*prompts.train, *prompts.held_out)]
+    return max(lengths, default=0)
 
 
 def open_scorer(recipe: Recipe, specs: Sequence[RewardSpec]) -> Scorer:
@@ -184,7 +207,13 @@ def open_parts(
         ranks=ranks,
         policy=policy,
         curriculum=open_curriculum(recipe, inputs),
-        engine=open_engine(recipe, policy),
+        engine=open_engine(
+            recipe,
+            policy,
+            longest_prompt=longest_prompt(inputs.prompts),
+            gates=gates,
+            ranks=ranks,
+        ),
         log=log,
         gates=gates,
         learner=open_learner(recipe, policy, ranks, gates),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import re
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from typing import Callable, Mapping
@@ -23,6 +24,8 @@ LONG_BITS = 100
 """A fraction of larger numbers is shown as a decimal number alone."""
 
 _WRITTEN_OTHERWISE = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "^": "^"})
+_WARNED_OF = re.compile(r"\\|[0-9a-fA-F_jJ.](?:and|else|for|if|in|is|or|not)")
+"""What Python's parser prints a warning about: escapes in strings, and keywords right behind a number."""
 
 
 def calculator(expression: str) -> str:
@@ -51,6 +54,8 @@ def value_of(expression: str) -> Fraction:
     )
     if len(text) > MAX_CHARS:
         raise ToolError(f"the expression is longer than {MAX_CHARS} characters")
+    if _WARNED_OF.search(text):
+        raise ToolError("this is no arithmetic expression")
     try:
         tree = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):

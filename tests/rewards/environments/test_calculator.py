@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import operator
 import random
+import warnings
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -120,3 +122,33 @@ def test_nothing_of_an_expression_is_run_by_python():
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
     assert not called & {"eval", "exec", "compile", "__import__"}
+
+
+def test_no_expression_makes_the_parser_print_a_warning(seed):
+    draw = random.Random(seed)
+    pieces = [
+        "1",
+        "37",
+        "0x1f",
+        "1.",
+        "2e5",
+        "3j",
+        "is",
+        "or",
+        "if ",
+        "else",
+        "in",
+        "not ",
+        "and",
+        "for",
+        "+",
+        "'\\d'",
+    ]
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for _ in range(2000):
+            expression = "".join(draw.choices(pieces, k=draw.randrange(1, 5)))
+            with suppress(ToolError):
+                calculator(expression)
+    assert not [str(warning.message) for warning in warned]
+    assert calculator("floor(7/2) + factorial(3) + min(2, ceil(0.5))") == "10"

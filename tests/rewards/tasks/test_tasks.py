@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import random
 import subprocess
 import sys
@@ -136,6 +137,41 @@ def test_arithmetic_rows_hold_the_right_answers():
     assert {"prompt": "What is 7 * 8?", "answer": "56"} in rows
     with pytest.raises(ValueError, match="operations is '/'"):
         load_task("arithmetic").rows(operations="/")
+
+
+def test_arithmetic_of_several_terms_takes_products_first_and_draws_by_a_fixed_rule():
+    task = load_task("arithmetic")
+    rows = task.rows(terms=4, low=10, high=99, count=400)
+    assert len({row["prompt"] for row in rows}) == 400
+    assert rows[:100] == task.rows(terms=4, low=10, high=99, count=100)
+    for row in rows:
+        assert Fraction(row["answer"]) == sum(map(product, row["prompt"][8:-1].split(" + ")))
+
+
+def product(text: str) -> int:
+    """The value of products and differences of products."""
+    first, *others = text.split(" - ")
+    values = [math.prod(map(int, part.split(" * "))) for part in (first, *others)]
+    return values[0] - sum(values[1:])
+
+
+def test_every_question_of_three_terms_is_there_once():
+    rows = load_task("arithmetic").rows(operations="+*", low=1, high=3, terms=3)
+    assert len({row["prompt"] for row in rows}) == len(rows) == 2**2 * 3**3
+    assert {"prompt": "What is 1 + 2 * 3?", "answer": "7"} in rows
+
+
+@pytest.mark.parametrize(
+    ("args", "refusal"),
+    [
+        ({"terms": 1}, "terms is 1; it can be 2 to 5"),
+        ({"terms": 4, "high": 99}, "these ranges hold 2,593,609,227 questions; set count"),
+        ({"operations": "+", "high": 2, "count": 5}, "count is 5; these ranges hold 4 questions"),
+    ],
+)
+def test_arithmetic_that_cannot_be_written_out_is_refused(args, refusal):
+    with pytest.raises(ValueError, match=refusal):
+        load_task("arithmetic").rows(**args)
 
 
 # ---------------------------------------------------------------------------------------------- held out

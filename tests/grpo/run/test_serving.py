@@ -1,0 +1,86 @@
+"""The command that starts a server has every setting that a run checks, and says when the server is what is wanted."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+import pytest
+
+from grpo import Recipe, RecipeError
+from grpo.cli import main
+from grpo.run.serving import ServerEnded, Serving, check, rank_of, serve
+from tests.support.fake_server import fake_servers
+from tests.support.quick_runs import ROOT
+
+
+def _recipe(*overrides):
+    return Recipe.load("quickstart", *overrides)
+
+
+def _value(words, flag):
+    return words[words.index(flag) + 1]
+
+
+def test_the_command_has_what_the_handshake_wants():
+    recipe = _recipe("data.max_prompt_tokens=100", "sample.max_tokens=50", "model.lora.rank=12")
+    words = Serving("/env/bin/python", port=8011).command(recipe)
+    assert words[:3] == ["/env/bin/python", "-m", "vllm.entrypoints.openai.api_server"]
+    assert _value(words, "--dtype") == "float32"
+    assert _value(words, "--logprobs-mode") == "processed_logprobs"
+    assert _value(words, "--generation-config") == "vllm"
+    assert _value(words, "--max-model-len") == "150"
+    assert _value(words, "--host") == "127.0.0.1"
+    assert _value(words, "--max-lora-rank") == "16", "of the sizes that vLLM knows"
+    assert rank_of(recipe) == 12
+
+
+def test_a_cpus_server_reads_every_prompt_whole():
+    words = Serving("python", on_cpu=True, max_tokens=20000).command(_recipe())
+    assert _value(words, "--max-num-batched-tokens") == "20000"
+    assert "--enable-lora" not in words and "--max-num-batched-tokens" not in Serving("p").command(
+        _recipe()
+    )
+
+
+def test_a_dry_run_prints_the_command_with_its_environment(capsys):
+    code = main(["serve", "quickstart", "--dry-run", "--port", "8011", "--vllm-args", "--seed 3"])
+    assert code == 0
+    line = capsys.readouterr().out.strip()
+    assert line.startswith("VLLM_SERVER_DEV_MODE=1 VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 ")
+    assert line.endswith("--seed 3") and "--port 8011" in line
+
+
+def test_a_python_without_vllm_is_the_users_mistake():
+    with pytest.raises(RecipeError, match="has no vLLM; install it in an environment of its own"):
+        check(_recipe(), Serving(sys.executable))
+    with pytest.raises(RecipeError, match="no/python cannot be run"):
+        check(_recipe(), Serving("no/python"))
+
+
+class _Started(Serving):
+    """A process in the place of vLLM."""
+
+    def command(self, recipe):
+        return [sys.executable, "-c", self.arguments[0]]
+
+
+def test_it_waits_for_the_handshake_and_ends_with_its_server(capfd):
+    said = []
+    with fake_servers(ROOT / "recipes" / "quickstart_base", "") as servers:
+        port = int(servers[0].url.rpartition(":")[2])
+        serving = _Started(sys.executable, port=port, arguments=("import time; time.sleep(2)",))
+        with pytest.raises(ServerEnded, match="ended with code 0"):
+            serve(_recipe("sample.max_tokens=99"), serving, said.append, timeout_seconds=60)
+        assert said == [f"ready: sample.engine=vllm 'sample.servers=[{servers[0].url}]'"]
+        started = time.monotonic()
+        with pytest.raises(RecipeError, match="serve: http.* sequences of 256 tokens at most"):
+            serve(_recipe("sample.max_tokens=900"), serving, said.append, timeout_seconds=60)
+        assert time.monotonic() - started < 30 and threading.active_count() < 50
+
+
+def test_a_server_that_ends_before_it_is_well_is_a_fault():
+    serving = _Started(sys.executable, port=9, arguments=("raise SystemExit(7)",))
+    with pytest.raises(ServerEnded, match="ended with code 7 before it was well"):
+        serve(_recipe(), serving, print, timeout_seconds=60)
