@@ -293,7 +293,7 @@ def test_weights_that_do_not_fit_the_configuration_are_refused_and_not_made_up(
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ([], "name a recipe: a YAML file, or one of those that ship: code_qwen2.5_1.5b, "),
+        ([], "name a recipe: a YAML file, or one of those that ship: arithmetic_tools, "),
         (["r.yaml", "--reusme"], "unrecognized arguments: --reusme"),
         (["r.yaml", "--dry-run=yes"], "ignored explicit argument 'yes'"),
         (["nowhere.yaml"], "there is no file nowhere.yaml"),

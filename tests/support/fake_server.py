@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
@@ -94,7 +95,9 @@ class FakeServer:
         self.loaded.append(path)
         if self.fault == "stale weights":
             return
-        fresh = AutoModelForCausalLM.from_pretrained(path).eval()
+        # Not by `from_pretrained`: two of them at once, in threads, leave transformers without `tie_weights`.
+        fresh = copy.deepcopy(self.model)
+        fresh.load_state_dict(load_file(Path(path) / "model.safetensors"), strict=False)
         if self.fault == "wrong head":
             fresh.lm_head.weight.data = self.model.lm_head.weight.data
         self.model = fresh

@@ -12,6 +12,7 @@ from typing import Any, Iterator, Mapping, Protocol
 from transformers import PreTrainedTokenizerBase
 
 from grpo.rollout.servers.server import Wanted
+from rewards.spelling import many
 
 NEEDED = ("/v1/completions", "/tokenize", "/health")
 FOR_WEIGHTS = ("/collective_rpc", "/reset_prefix_cache", "/update_weight_version", "/weight_info")
@@ -99,7 +100,7 @@ def _of_settings(facts: Facts, wanted: Wanted) -> Iterator[str]:
         )
     if facts.max_tokens is not None and facts.max_tokens < wanted.max_tokens:
         yield (
-            f"takes sequences of {facts.max_tokens} tokens at most, and prompts with completions have up to "
+            f"takes sequences of {many(facts.max_tokens, 'token')} at most, and prompts with completions have up to "
             f"{wanted.max_tokens}; start it with --max-model-len {wanted.max_tokens}"
         )
     if facts.logprobs_mode != "processed_logprobs":
@@ -139,8 +140,8 @@ def _of_model(
     last = wanted.vocab_size - 1
     if not asked.knows(last) or asked.knows(last + 1):
         yield (
-            f"serves another model: its vocabulary does not have {wanted.vocab_size} tokens as the policy's has; start "
-            "it with the recipe's model.name"
+            f"serves another model: its vocabulary does not have {many(wanted.vocab_size, 'token')} as the policy's "
+            "has; start it with the recipe's model.name"
         )
         return
     for text in TEXTS:
@@ -148,7 +149,7 @@ def _of_model(
         theirs = asked.tokenized(text)
         if list(ours) != theirs:
             yield (
-                f"has another tokenizer: it makes {len(theirs)} tokens of {text[:20]!r}..., the policy's makes "
+                f"has another tokenizer: it makes {many(len(theirs), 'token')} of {text[:20]!r}..., the policy's makes "
                 f"{len(ours)} or others; start it with the recipe's model.name"
             )
             return

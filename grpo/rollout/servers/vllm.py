@@ -22,6 +22,7 @@ from grpo.rollout.servers.connection import (
 )
 from grpo.rollout.servers.handshake import Facts, problems
 from grpo.rollout.servers.server import PREFIX, Answer, Asked, Piece, Wanted, Written
+from rewards.spelling import many
 
 COMPLETIONS = "/v1/completions"
 CONTROL_SECONDS = 60.0
@@ -254,7 +255,9 @@ def _piece(event: Mapping[str, Any], url: str) -> Piece:
     tokens = choice.get("token_ids") or []
     scores = (choice.get("logprobs") or {}).get("token_logprobs") or []
     if len(tokens) != len(scores):
-        raise ServerFault(f"{url} gave {len(tokens)} tokens and {len(scores)} log-probs")
+        raise ServerFault(
+            f"{url} gave {many(len(tokens), 'token')} and {many(len(scores), 'log-prob')}"
+        )
     prompt_ids = choice.get("prompt_token_ids")
     return Piece(
         token_ids=tuple(tokens),

@@ -52,6 +52,7 @@ def expected() -> dict:
         "deterministic": True,
         "keep": recipe().sample.keep_graphs,
         "compile": False,
+        "open_decoder": None,
     }
 
 
