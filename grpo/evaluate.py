@@ -33,7 +33,12 @@ from grpo.rollout.compiled import check_compiler
 from grpo.rollout.engine import Engine
 from grpo.run import setup
 from grpo.run.accuracy import Evaluation, mean, reward_bounds, summarise
-from grpo.run.evaluation_sets import EvaluationSet, held_out_set, load_sets
+from grpo.run.evaluation_sets import (
+    EvaluationSet,
+    check_templates_of_sets,
+    held_out_set,
+    load_sets,
+)
 from grpo.run.figures import figures, same_answer
 from grpo.run.held_out import evaluate
 from grpo.run.reward_fit import check_columns
@@ -138,10 +143,11 @@ def evaluate_sets(
         whole = held_out_set(recipe, prompts.held_out, accurate, prompts.templates)
         sets.append(replace(whole, num_dropped=prompts.num_dropped))
     sets += load_sets(recipe, specs, accurate, info)
+    check_templates_of_sets(sets, plan, info)
     setup.prepare_torch(recipe)
     policy = setup.open_policy(recipe, setup.default_device(), info.tokenizer)
     engine = setup.open_engine(recipe, policy)
-    opened = open_environment(recipe, plan, info.tokenizer, policy.stop_ids)
+    opened = open_environment(recipe, plan, policy)
     context: ContextManager[RunEnvironment | None] = opened or nullcontext()
     with setup.open_scorer(recipe, specs) as scorer, context as environment:
         return [

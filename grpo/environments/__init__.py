@@ -10,8 +10,10 @@ from grpo.environments.opening import (
     EnvironmentPlan,
     RunEnvironment,
     Tools,
+    check_pauses,
     open_environment,
     plan_environment,
+    start_environment,
     turns_of,
 )
 from grpo.environments.session import EnvironmentTurns
@@ -21,7 +23,9 @@ __all__ = [
     "EnvironmentTurns",
     "RunEnvironment",
     "Tools",
+    "check_pauses",
     "open_environment",
     "plan_environment",
+    "start_environment",
     "turns_of",
 ]

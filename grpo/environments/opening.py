@@ -10,9 +10,11 @@ from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from grpo.data.templates import Template
+from grpo.data.templates import Template, with_tools
+from grpo.environments.calls import check_calls
 from grpo.environments.separators import Separators
 from grpo.environments.session import Budgets, EnvironmentTurns
+from grpo.model.policy import Policy
 from grpo.recipe import EnvironmentSection, Recipe, RecipeError
 from grpo.scoring import sandbox_options
 from grpo.types import Prompt
@@ -55,20 +57,28 @@ class EnvironmentPlan:
         """The tools that the chat template is given: none where calls are written in a way that it does not teach."""
         return () if self.format is None or self.format.in_turn else self.schemas
 
-    def check_separators(
+    def shown_by(self, template: Template, tokenizer: PreTrainedTokenizerBase) -> Template:
+        """`template` with the tools that a chat template is given. Raises `RecipeError` where it leaves one out."""
+        return with_tools(template, tokenizer, self.shown) if self.shown else template
+
+    def check_templates(
         self,
         tokenizer: PreTrainedTokenizerBase,
         templates: Iterable[Template],
         stop_ids: frozenset[int],
     ) -> None:
-        """Refuse chat templates that write no observation between turns. Raises `RecipeError`."""
-        if self.format is None or not self.format.in_turn:
-            role = "user" if self.format is None else "tool"
-            message = {"role": role, "name": "tool", "content": "1"}
-            for template in templates:
-                if template.pattern == "chat":
-                    limit = self.section.observation_tokens
-                    Separators(tokenizer, template, stop_ids, limit).pieces([message])
+        """Refuse chat templates that write no observation between turns, or no calls. Raises `RecipeError`."""
+        if self.format is not None and self.format.in_turn:
+            return
+        role = "user" if self.format is None else "tool"
+        message = {"role": role, "name": "tool", "content": "1"}
+        for template in templates:
+            if template.pattern != "chat":
+                continue
+            limit = self.section.observation_tokens
+            Separators(tokenizer, template, stop_ids, limit).pieces([message])
+            if self.shown:
+                check_calls(tokenizer, template, self.shown[0])
 
     def describe(self) -> str:
         """One line for the header of a run."""
@@ -101,6 +111,11 @@ def plan_environment(
                 "environment.use"
             )
         return None
+    if recipe.sample.engine != "embedded":
+        raise RecipeError(
+            f"recipe: tools are offered, but a server's completion ends with its first turn (sample.engine "
+            f"{recipe.sample.engine}); set sample.engine: embedded"
+        )
     found = _format(section, tokenizer, has_tools=bool(offered))
     spec = EnvironmentSpec(
         use=section.use,
@@ -242,12 +257,29 @@ def turns_of(
 
 
 def open_environment(
+    recipe: Recipe, plan: EnvironmentPlan | None, policy: Policy
+) -> RunEnvironment | None:
+    """Start the workers of a plan; None where nobody answers. `RecipeError` for a policy that cannot pause."""
+    check_pauses(plan, policy)
+    return start_environment(recipe, plan, policy.tokenizer, policy.stop_ids)
+
+
+def check_pauses(plan: EnvironmentPlan | None, policy: Policy) -> None:
+    """Refuse a policy whose completions cannot pause where somebody is to answer them; raises `RecipeError`."""
+    if plan is not None and policy.unsupported_reason:
+        raise RecipeError(
+            "environment: not with this model, whose completions are sampled whole by transformers' generate and cannot "
+            f"pause for an answer, since {policy.unsupported_reason}; leave tools and environment out"
+        )
+
+
+def start_environment(
     recipe: Recipe,
     plan: EnvironmentPlan | None,
     tokenizer: PreTrainedTokenizerBase,
     stop_ids: frozenset[int],
 ) -> RunEnvironment | None:
-    """Start the workers of a plan; None where nobody answers."""
+    """As `open_environment`, for a model that is not loaded yet."""
     if plan is None:
         return None
     in_step = recipe.sample.over_request > 0

@@ -93,7 +93,7 @@ def _sampled(
 ) -> Iterator[tuple[int, Group]]:
     """(index of the prompt, group) in the order in which groups are complete."""
     recipe = facts.recipe
-    opened = open_environment(recipe, facts.answers, facts.loaded_tokenizer(), policy.stop_ids)
+    opened = open_environment(recipe, facts.answers, policy)
     context: ContextManager[RunEnvironment | None] = opened or nullcontext()
     with context as environment:
         yield from open_engine(recipe, policy).sample(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Iterator
 
 from grpo.data.templates import Template, apply_template
-from grpo.environments import EnvironmentPlan, RunEnvironment, open_environment
+from grpo.environments import EnvironmentPlan, RunEnvironment, start_environment
 from grpo.preflight.facts import Finding, RunFacts, note, warning, wrong
 from grpo.recipe import RecipeError
 from grpo.types import Prompt
@@ -34,7 +34,7 @@ class _OneCall:
 def check_tools(facts: RunFacts, stop_ids: frozenset[int]) -> Iterator[Finding | str]:
     """Lines on each tool's answer and one conversation, and findings on those that fail; nothing without tools."""
     plan = facts.answers
-    opened = open_environment(facts.recipe, plan, facts.loaded_tokenizer(), stop_ids)
+    opened = start_environment(facts.recipe, plan, facts.loaded_tokenizer(), stop_ids)
     if plan is None or opened is None:
         return
     yield f"tools    {plan.describe()}"

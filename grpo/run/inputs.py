@@ -26,6 +26,7 @@ from grpo.rollout.compiled import check_compiler
 from grpo.run.evaluation_sets import (
     EvaluationSet,
     check_rewards_of_sets,
+    check_templates_of_sets,
     held_out_set,
     load_sets,
 )
@@ -137,14 +138,14 @@ def load_inputs(
         sources, info, max_tokens=recipe.sample.max_tokens, at_least=recipe.sample.prompts
     )
     if environment is not None:
-        templates = prompts.templates.values()
-        environment.check_separators(info.tokenizer, templates, info.end_ids)
+        environment.check_templates(info.tokenizer, prompts.templates.values(), info.end_ids)
     check_teacher(recipe, info.tokenizer, prompts)
     sets = []
     if specs and prompts.held_out:
         sets.append(held_out_set(recipe, prompts.held_out, accurate, prompts.templates))
     with watching(), watchdog.loading("grpo.data.prompts, the evaluation sets"):
         sets += load_sets(recipe, specs, accurate, info)
+    check_templates_of_sets(sets, environment, info)
     return RunInputs(
         recipe=recipe.with_steps(len(prompts.train)),
         specs=specs,

@@ -59,6 +59,24 @@ def test_tools_that_cannot_work_are_refused_before_a_model_loads(tmp_path, chang
         load_inputs(recipe(tmp_path, **changed))
 
 
+def test_functions_from_python_are_refused_beside_servers_before_anything_is_read(tmp_path):
+    servers = {"engine": "vllm", "servers": ["http://127.0.0.1:9"]}
+    made = recipe(tmp_path, tools=[], sample=servers)
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(RecipeError, match="tools are offered, .* set sample.engine: embedded"):
+        Trainer(made, tools=[double], quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_cannot_pause_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "grpo.run.setup.check_support", lambda policy: policy.fall_back_because("it says so")
+    )
+    file = str(recipe_file(tmp_path))
+    for arguments in (["train", file], ["sample", str(tmp_path / "model"), "--recipe", file]):
+        assert main(arguments) == 2
+
+
 def test_a_tokenizer_that_cannot_write_a_call_is_refused(tmp_path):
     base = ROOT / "recipes" / "quickstart_base"
     with pytest.raises(RecipeError, match="a call is written '<calc>1</calc>'.*never call"):
@@ -99,8 +117,12 @@ def test_stages_that_do_not_answer_leave_shared_tools_out_and_rejection_refuses_
     }
     stages = [{"name": "start", "sft": {"steps": 2}}, {"name": "learn", "grpo": {"steps": 2}}]
     plan = Plan.from_mapping({**shared, "stages": [*stages, {"name": "out", "export": {}}]})
-    assert [stage.recipe.tools for stage in plan.stages] == [[], ["calculator"], []]
+    offered = [["calculator"], ["calculator"], []]  # the first in its evaluations alone
+    assert [stage.recipe.tools for stage in plan.stages] == offered
     assert plan.stages[1].recipe.environment.format == "<calc>"
+    unscored = {name: part for name, part in shared.items() if name != "rewards"}
+    plan = Plan.from_mapping({**unscored, "stages": [{"name": "start", "sft": {"steps": 2}}]})
+    assert plan.stages[0].recipe.tools == []
     with pytest.raises(RecipeError, match="tools is set, but stage reject does not read it"):
         Plan.from_mapping({**shared, "stages": [{"name": "some", "reject": {}}]})
 

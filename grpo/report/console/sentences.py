@@ -16,6 +16,7 @@ NAMES = {
     "update/loss": "loss {:.4f}",
     "epoch": "epoch {:.2f}",
     "completion/length": "length {:.1f}",
+    "tool/share": "calling {:.0%}",
     "prompt/pass_rate": "pass rate {:.0%}",
     "ledger/accepted": "accepted {:.0f}",
     "group/flat": f"{ZERO_VARIANCE} {{:.0%}}",

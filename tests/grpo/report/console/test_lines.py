@@ -96,6 +96,17 @@ def test_an_old_accuracy_is_dim_and_a_gate_colours_its_own_figure():
     assert styles["33.3 % [29.0, 37.5]"] == ""
 
 
+def test_the_share_of_completions_that_call_has_a_column_where_tools_are_offered():
+    called = {**RECORD, "tool/share": 0.25, "gate/tools_unused": 0}
+    table = layout(120, called, steps=200, sets=[])
+    assert "calling" in table.heads().text and " 25%" in table.row(called, 200, {}, UNICODE).text
+    assert "calling" not in layout(120, RECORD, steps=200, sets=[]).heads().text
+    assert "calling 25%" in step_sentence(called, 200, {})
+    unused = {**called, "tool/share": 0.0, "gate/tools_unused": 2}
+    styles = {text.strip(): style for text, style in table.row(unused, 200, {}, UNICODE).spans}
+    assert styles["0%"] == "warn"
+
+
 def test_a_raised_gate_is_named_below_the_row_only_if_its_figure_has_no_column():
     table = layout(79, RECORD, steps=200, sets=[])
     assert table.remarks({**RECORD, "gate/flat": 2}) is None
