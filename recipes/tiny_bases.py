@@ -1,4 +1,4 @@
-"""What the scripts that make tiny base models share: a tokenizer of words, a Llama from a seed, its training, its files.
+"""What the scripts that make tiny base models share: tokenizer of words, Llama from a seed, training, files.
 
 What a corpus holds, and why, is up to `quickstart_base/pretrain.py` and `arithmetic_tools/pretrain.py`.
 """

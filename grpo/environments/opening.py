@@ -268,8 +268,8 @@ def check_pauses(plan: EnvironmentPlan | None, policy: Policy) -> None:
     """Refuse a policy whose completions cannot pause where somebody is to answer them; raises `RecipeError`."""
     if plan is not None and policy.unsupported_reason:
         raise RecipeError(
-            "environment: not with this model, whose completions are sampled whole by transformers' generate and cannot "
-            f"pause for an answer, since {policy.unsupported_reason}; leave tools and environment out"
+            "environment: not with this model, whose completions are sampled whole by transformers' generate and cannot"
+            f" pause for an answer, since {policy.unsupported_reason}; leave tools and environment out"
         )
 
 

@@ -20,7 +20,7 @@ from tool_runs import (
 
 from grpo import Recipe, Trainer
 from grpo.cli import main
-from grpo.recipe import RecipeError
+from grpo.recipe import EnvironmentSection, RecipeError
 from grpo.recipe.plan import Plan
 from grpo.run.inputs import load_inputs
 from grpo.stages.pipeline import Pipeline
@@ -123,6 +123,11 @@ def test_stages_that_do_not_answer_leave_shared_tools_out_and_rejection_refuses_
     unscored = {name: part for name, part in shared.items() if name != "rewards"}
     plan = Plan.from_mapping({**unscored, "stages": [{"name": "start", "sft": {"steps": 2}}]})
     assert plan.stages[0].recipe.tools == []
+    of_one = {name: part for name, part in shared.items() if name != "tools"}
+    learn = {"name": "learn", "grpo": {"steps": 2, "tools": ["calculator"]}}
+    plan = Plan.from_mapping({**of_one, "stages": [stages[0], learn]})
+    assert [stage.recipe.tools for stage in plan.stages] == [[], ["calculator"]]
+    assert plan.stages[0].recipe.environment == EnvironmentSection()
     with pytest.raises(RecipeError, match="tools is set, but stage reject does not read it"):
         Plan.from_mapping({**shared, "stages": [{"name": "some", "reject": {}}]})
 

@@ -42,7 +42,8 @@ def test_evaluations_run_calls_and_the_examples_are_those_without_tools(tmp_path
     model = calling_model(tmp_path / "model")
     recipe = Recipe.from_mapping(values(tmp_path, model))
     trainer = SftTrainer(recipe)
-    bare = load_sft_inputs(Recipe.from_mapping(values(tmp_path, model, tools=[], environment={})))
+    without = {**values(tmp_path, model), "tools": [], "environment": {}}
+    bare = load_sft_inputs(Recipe.from_mapping(without))
     for one, other in zip(trainer.inputs.examples.train, bare.examples.train, strict=True):
         assert (one.prompt.token_ids, one.learnt) == (other.prompt.token_ids, other.learnt)
     summary = trainer.train()
@@ -55,13 +56,15 @@ def test_evaluations_run_calls_and_the_examples_are_those_without_tools(tmp_path
     assert sum(told) / 2 == pytest.approx(share)
 
 
+@pytest.mark.slow
 def test_its_last_evaluation_is_that_of_the_command(tmp_path):
     model = calling_model(tmp_path / "model")
     recipe = Recipe.from_mapping(values(tmp_path, model, evaluate={"before": False}))
     summary = SftTrainer(recipe, quiet=True).train()
     final = {**recipe.to_mapping()["model"], "name": str(tmp_path / "run" / "final")}
-    again = Recipe.from_mapping({**values(tmp_path, model), "model": final, "stage": "grpo"})
-    report = evaluate_recipe(again)
+    again = {**values(tmp_path, model), "model": final, "stage": "grpo"}
+    del again["sft"]
+    report = evaluate_recipe(Recipe.from_mapping(again))
     assert report["tools"]["share"] == pytest.approx(summary["after"]["details"]["tool/share"])
 
 
@@ -85,8 +88,9 @@ def test_functions_are_passed_from_python_and_said_to_be_idle_where_nothing_is_s
 def test_rows_whose_tools_are_not_offered_are_refused(tmp_path, name, is_refused):
     model = chat_model(tmp_path / "model")
     schema = {"type": "function", "function": {"name": name, "description": "", "parameters": {}}}
-    chat = [{"role": "user", "content": "2?"}, {"role": "assistant", "content": "4"}]
-    rows = [{"messages": chat, "tools": [schema], "answer": "4"} for _ in range(12)]
+    said = {"role": "assistant", "content": "4"}
+    asked = [{"role": "user", "content": f"{number}?"} for number in range(12)]
+    rows = [{"messages": [one, said], "tools": [schema], "answer": "4"} for one in asked]
     made = values(tmp_path, model, tools=[], environment={"format": "auto"})
     made["data"] = {"held_out": 4}
     recipe = Recipe.from_mapping(made)
