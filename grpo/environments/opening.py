@@ -25,6 +25,8 @@ from rewards.spelling import many
 Tool = Callable[..., Any] | str
 """A function with type hints and a docstring, or what a recipe's ``tools`` takes."""
 Tools = Sequence[Tool]
+Used = Callable[..., Any] | str
+"""A class or a function that makes an environment, or what a recipe's ``environment.use`` takes."""
 LEAST_BYTES = 16_384
 BYTES_A_TOKEN = 16
 """So many bytes of an observation are kept for each token that may be shown."""
@@ -98,13 +100,21 @@ class EnvironmentPlan:
 
 
 def plan_environment(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, tools: Tools = ()
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    tools: Tools = (),
+    environment: Used | None = None,
 ) -> EnvironmentPlan | None:
-    """What the recipe and the functions `tools` offer; None where nobody answers. Raises `RecipeError`."""
+    """What the recipe and the functions `tools` offer; None where nobody answers. Raises `RecipeError`.
+
+    An `environment` takes the place of the recipe's ``environment.use``.
+    """
     section = recipe.environment
-    offered = [*recipe.tools, *tools]
-    _check_reward(recipe)
-    if section.use is None and not offered:
+    use = section.use if environment is None else environment
+    offered = [*recipe.tools, *_several(tools)]
+    if use is None or use in BUILT_IN_TOOLS:
+        _check_reward(recipe)
+    if use is None and not offered:
         if section != EnvironmentSection():
             raise RecipeError(
                 "recipe: the section environment is set, but nobody answers: name tools, e.g. tools: [python], or an "
@@ -116,9 +126,9 @@ def plan_environment(
             f"recipe: tools are offered, but a server's completion ends with its first turn (sample.engine "
             f"{recipe.sample.engine}); set sample.engine: embedded"
         )
-    found = _format(section, tokenizer, has_tools=bool(offered))
+    found = _format(section, tokenizer, is_needed=bool(offered) or use is None)
     spec = EnvironmentSpec(
-        use=section.use,
+        use=use,
         args=section.args,
         tools=tuple(offered),
         format="auto" if found is None else found.name,
@@ -136,6 +146,17 @@ def plan_environment(
     return EnvironmentPlan(spec, section, found, schemas)
 
 
+def _several(tools: Tools | Tool | Mapping[str, Tool]) -> list[Tool]:
+    """`tools` as a list; one alone will do."""
+    if isinstance(tools, str) or callable(tools):
+        return [tools]
+    if isinstance(tools, Mapping):
+        raise RecipeError(
+            "tools: a mapping is no list of functions; pass tools=[f, g], which are called by the functions' own names"
+        )
+    return list(tools)
+
+
 def _check_spelling(found: CallFormat, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse a format whose calls the tokenizer cannot write: the policy could never call."""
     call = found.write(Call(name, "1" if found.in_turn else {}))
@@ -149,9 +170,7 @@ def _check_spelling(found: CallFormat, name: str, tokenizer: PreTrainedTokenizer
 
 
 def _check_reward(recipe: Recipe) -> None:
-    """Refuse the reward ``environment`` where there is no environment that could give one."""
-    if recipe.environment.use is not None and recipe.environment.use not in BUILT_IN_TOOLS:
-        return
+    """Refuse the reward ``environment``: there is no environment that could give one."""
     for name, reward in recipe.rewards.items():
         if reward.use == "environment":
             raise RecipeError(
@@ -161,7 +180,7 @@ def _check_reward(recipe: Recipe) -> None:
 
 
 def _format(
-    section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, *, has_tools: bool
+    section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, *, is_needed: bool
 ) -> CallFormat | None:
     """How calls are written; None where an environment of its own reads the texts and no format is named."""
     template = tokenizer.chat_template
@@ -170,7 +189,7 @@ def _format(
     try:
         return format_of(section.format, template)
     except ValueError as error:
-        if section.format == "auto" and section.use is not None and not has_tools:
+        if section.format == "auto" and not is_needed:
             return None
         raise RecipeError(f"recipe: {error}") from None
 
