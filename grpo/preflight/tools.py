@@ -56,6 +56,16 @@ def check_tools(facts: RunFacts, stop_ids: frozenset[int]) -> Iterator[Finding |
             yield from _conversation(facts, environment, one)
 
 
+def call_each(facts: RunFacts, environment: RunEnvironment | None) -> None:
+    """Call each tool once, so that whoever runs it has started; nothing without tools."""
+    if environment is None:
+        return
+    environment.pool.open(KEY, facts.prompts.train[0].truth).result()
+    for text in _calls(environment.plan).values():
+        environment.pool.step(KEY, text).result()
+    environment.pool.forget(KEY)
+
+
 def _calls(plan: EnvironmentPlan) -> dict[str, str]:
     """By tool, a call of it with made-up arguments as the policy would write it."""
     if plan.format is None:
