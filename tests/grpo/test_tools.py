@@ -59,6 +59,43 @@ def test_tools_that_cannot_work_are_refused_before_a_model_loads(tmp_path, chang
         load_inputs(recipe(tmp_path, **changed))
 
 
+class Shop:
+    """As TRL's environment_factory takes it."""
+
+    def reset(self, **row) -> None:
+        self.sold = 0
+
+    def sell(self, number: int) -> str:
+        """Sells something.
+
+        Args:
+            number: How many
+        """
+        self.sold += number
+        return f"sold {self.sold}"
+
+    def get_reward(self) -> float:
+        return float(self.sold)
+
+
+def test_one_function_alone_or_a_class_may_be_passed_from_python(tmp_path):
+    chat_model(tmp_path / "model")
+    made = recipe(tmp_path, **chat_changes(), tools=[])
+    for tools in (double, [double], "calculator"):
+        assert load_inputs(made, tools=tools).environment.names in (["double"], ["calculator"])
+    with pytest.raises(
+        RecipeError, match=r"a mapping is no list of functions; pass tools=\[f, g\]"
+    ):
+        load_inputs(made, tools={"double": double})
+    won = {**chat_changes(), "tools": [], "rewards": {"won": {"use": "environment"}}}
+    rewarded = recipe(tmp_path, **won)
+    with pytest.raises(RecipeError, match="rewards.won: .* tools alone give nothing"):
+        load_inputs(rewarded, tools=[double])
+    inputs = load_inputs(rewarded, environment=Shop)
+    assert inputs.environment.names == ["sell"] and inputs.environment.begins
+    assert "How many" in inputs.prompts.train[0].text
+
+
 def test_functions_from_python_are_refused_beside_servers_before_anything_is_read(tmp_path):
     servers = {"engine": "vllm", "servers": ["http://127.0.0.1:9"]}
     made = recipe(tmp_path, tools=[], sample=servers)

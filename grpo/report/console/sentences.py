@@ -67,7 +67,7 @@ def evaluation_sentence(name: str, when: str, result: Record, with_parts: bool =
         parts.append(f"truncated {result['truncated']:.1%}")
     told = result.get("details", {})
     if is_number(told.get("tool/share")):
-        parts.append(f"calling {told['tool/share']:.1%} ({told['tool/calls']:.2g} calls each)")
+        parts.append(f"calling {told['tool/share']:.1%} ({told['tool/calls']:.2f} calls each)")
     details = told if with_parts else {}
     parts += [
         f"{part} {value:.3g}"
