@@ -69,7 +69,7 @@ def sample_baseline(facts: RunFacts, learner: Learner) -> BaselineSample:
         busy = processor.own_seconds() + processor.children_seconds()
         begun = time.perf_counter()
         pending = []
-        for index, group in _sampled(facts, policy, prompts, group_size, environment):
+        for index, group in _sampled(facts, policy, prompts, group_size, environment=environment):
             pending.append((index, scorer.submit(group)))
         sampled = time.perf_counter()
         pending.sort(key=lambda item: item[0])
@@ -97,6 +97,7 @@ def _sampled(
     policy: Policy,
     prompts: Sequence[Prompt],
     group_size: int,
+    *,
     environment: RunEnvironment | None,
 ) -> Iterator[tuple[int, Group]]:
     """(index of the prompt, group) in the order in which groups are complete."""
