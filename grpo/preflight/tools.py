@@ -5,6 +5,7 @@ What a call looks like to the policy is made by the run's own separators, so wha
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any, Iterator
 
@@ -57,13 +58,18 @@ def check_tools(facts: RunFacts, stop_ids: frozenset[int]) -> Iterator[Finding |
 
 
 def call_each(facts: RunFacts, environment: RunEnvironment | None) -> None:
-    """Call each tool once, so that whoever runs it has started; nothing without tools."""
+    """Call each tool once in every worker, so that whoever runs it has started; nothing without tools."""
     if environment is None:
         return
-    environment.pool.open(KEY, facts.prompts.train[0].truth).result()
+    pool = environment.pool
+    keys = [(KEY, number) for number in range(environment.plan.spec.workers or os.cpu_count() or 1)]
+    for key in keys:
+        pool.open(key, facts.prompts.train[0].truth)
     for text in _calls(environment.plan).values():
-        environment.pool.step(KEY, text).result()
-    environment.pool.forget(KEY)
+        for answer in [pool.step(key, text) for key in keys]:
+            answer.result()
+    for key in keys:
+        pool.forget(key)
 
 
 def _calls(plan: EnvironmentPlan) -> dict[str, str]:

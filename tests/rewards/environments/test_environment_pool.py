@@ -143,6 +143,15 @@ def test_many_calls_wait_at_once_in_one_worker(name):
         assert {future.result(60).text for future in answers} == {"met"}
 
 
+def test_the_first_calls_at_once_start_as_many_workers_as_there_may_be():
+    spec = EnvironmentSpec(tools=[named("where")], format="<where>", workers=2)
+    with EnvironmentPool(spec) as pool:
+        for key in range(8):
+            pool.open(key, {})
+        answers = [pool.step(key, "<where></where>") for key in range(8)]
+        assert len({answer.result().text for answer in answers}) == 2
+
+
 def test_neighbours_of_a_tool_that_dies_get_their_answers(tools):
     for key in (0, 1, 2, 4, 5):
         tools.open(key, {})
