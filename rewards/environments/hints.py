@@ -89,7 +89,7 @@ def plain(hint: Any) -> Any:
     if base is not None:
         return base[args] if args else base
     if origin is tuple and args[1:] == (Ellipsis,):
-        return list[args[0]]
+        return types.GenericAlias(list, args[:1])
     return origin if origin in (list, tuple, dict) and not args else hint
 
 
