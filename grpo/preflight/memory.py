@@ -39,7 +39,9 @@ class Memory:
     """Bytes on the device. ``activations`` are of the largest micro-batch, ``head`` and ``backward`` are temporary.
 
     ``gradients`` are those that exist while activations do: all of them if a step has several micro-batches.
-    ``teacher`` is held throughout, ``teacher_pass`` a teacher that is offloaded, for its forward once a step.
+    ``teacher`` is held throughout, ``teacher_pass`` a teacher that is offloaded, for its forward once a step. Where
+    weights are divided over processes, the terms are of the largest slices; ``gathered`` is then what a process has of
+    the others' slices in an update, and ``whole`` all weights, for sampling.
     """
 
     weights: int
@@ -54,13 +56,25 @@ class Memory:
     all_gradients: int
     teacher: int = 0
     teacher_pass: int = 0
+    gathered: int = 0
+    whole: int = 0
+
+    @property
+    def permanent(self) -> int:
+        """What is held from the first step to the last."""
+        return self.weights + self.masters + self.moments + self.reference + self.teacher
+
+    @property
+    def update_peak(self) -> int:
+        """The most that an update holds: at the top of the backward, or in the optimizer's step."""
+        backward = self.gradients + self.activations + max(self.head, self.backward) + self.gathered
+        return self.permanent + max(backward, self.all_gradients)
 
     @property
     def peak(self) -> int:
-        """The most that is held at once: at the top of the backward, in the optimizer's step, or in sampling."""
-        permanent = self.weights + self.masters + self.moments + self.reference + self.teacher
-        backward = self.gradients + self.activations + max(self.head, self.backward)
-        return permanent + max(backward, self.all_gradients, self.sampler, self.teacher_pass)
+        """The most that is held at once: in an update, in sampling, or in the teacher's pass."""
+        others = max(self.sampler + self.whole, self.teacher_pass)
+        return max(self.update_peak, self.permanent + others)
 
     def lines(self) -> Iterator[str]:
         """The peak and its terms in words."""
@@ -85,10 +99,12 @@ def predict(
     device: str = "cpu",
     sampler_bytes: int = 0,
     teacher_bytes: int = 0,
+    processes: int = 1,
 ) -> Memory:
     """The memory of one update over `rows`, for a model of `config` as the recipe's sections say.
 
     `device` is where it will run; nothing is allocated there. `teacher_bytes` are the weights of ``loss.teacher``.
+    The weights are divided over so many `processes`.
     """
     chunks = micro_batches(rows, optim.tokens_per_micro_batch)
     packed = pack(max(chunks, key=_num_packed_tokens))
@@ -98,12 +114,13 @@ def predict(
     held_teacher = 0 if leaves else teacher_bytes
     with FakeTensorMode(allow_non_fake_inputs=True):
         policy = _fake_policy(config, tokenizer, model)
-        trained = list(policy.trainable().values())
+        trained = _slices(policy.trainable().values(), processes)
         all_gradients = _gradient_bytes(trained)
+        some_gradients = all_gradients if processes > 1 else _head_gradient_bytes(policy)
         return Memory(
-            weights=_bytes(policy.model.parameters()),
+            weights=_bytes(_slices(policy.model.parameters(), processes)),
             masters=_master_bytes(trained),
-            gradients=all_gradients if len(chunks) > 1 else _head_gradient_bytes(policy),
+            gradients=all_gradients if len(chunks) > 1 else some_gradients,
             moments=_moment_bytes(trained, optim, device),
             reference=_reference_bytes(trained, loss),
             activations=_activation_bytes(policy, packed, model.gradient_checkpointing),
@@ -113,6 +130,8 @@ def predict(
             all_gradients=all_gradients,
             teacher=held_teacher,
             teacher_pass=teacher_bytes - held_teacher,
+            gathered=_gathered_bytes(policy) if processes > 1 else 0,
+            whole=_bytes(policy.model.parameters()) if processes > 1 else 0,
         )
 
 
@@ -181,6 +200,16 @@ def _replaced(owner: object, name: str, function: Callable[..., Any]) -> Iterato
 
 def _bytes(parameters: Iterable[Tensor]) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+
+
+def _slices(parameters: Iterable[Tensor], processes: int) -> list[Tensor]:
+    """The first process's slice of each parameter, which no other's exceeds."""
+    return [parameter[: -(-len(parameter) // processes)] for parameter in parameters]
+
+
+def _gathered_bytes(policy: Policy) -> int:
+    """What an update with divided weights gathers at once: of two layers, and of embedding and head."""
+    return 0
 
 
 def _reference_bytes(trained: Sequence[Tensor], loss: LossSection) -> int:
