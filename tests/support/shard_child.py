@@ -56,7 +56,7 @@ CASES = {
     "checkpointing": Case(policy={"checkpointing": True}),
     "clipped": Case(optim={"max_grad_norm": 1e-3}),
     "lean": Case(optim={"offload": True}),
-    "half": Case(policy={"dtype": torch.bfloat16}),
+    "half": Case(policy={"dtype": torch.bfloat16}, updates=1),
 }
 
 

@@ -1,0 +1,131 @@
+"""Runs whose weights are divided over processes: they end as one process does, and continue on any number of them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from launches import ROOT, train
+from quick_runs import records
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from grpo.run import checkpoint
+
+pytestmark = pytest.mark.slow  # processes of their own
+
+RECIPE = ROOT / "recipes" / "quickstart.yaml"
+SMALL = [
+    "sample.prompts=5",
+    "sample.group_size=4",
+    "sample.max_tokens=24",
+    "data.held_out=4",
+    "evaluate.samples=1",
+    "optim.updates=2",
+    "loss.beta=0.01",
+    "optim.tokens_per_micro_batch=300",
+    "model.dtype=float64",
+    "checkpoint.every=1",
+    "log.report=false",
+]
+
+
+def run(folder: Path, *overrides: str, processes: int) -> str:
+    done = train(RECIPE, *SMALL, f"run_dir={folder}", *overrides, processes=processes)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def final(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "final" / "model.safetensors")
+
+
+def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name, tensor in a.items():
+        assert torch.allclose(tensor, b[name], rtol=1e-8, atol=1e-12), name
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``one`` and ``two`` make two steps, on one process and, divided, on two; ``cut`` makes one of them, divided."""
+    folder = tmp_path_factory.mktemp("runs")
+    run(folder / "one", "steps=2", processes=1)
+    said = run(folder / "two", "steps=2", "distributed.shard=true", processes=2)
+    assert "2 processes, weights divided" in said
+    run(folder / "cut", "steps=1", "distributed.shard=true", processes=2)
+    return folder
+
+
+def test_a_divided_run_ends_as_one_process_does(made: Path) -> None:
+    assert records(made / "one", "samples.jsonl") == records(made / "two", "samples.jsonl")
+    for a, b in zip(records(made / "one"), records(made / "two")):
+        assert a["update/grad_norm"] == pytest.approx(b["update/grad_norm"], rel=1e-9)
+        assert {k: a[k] for k in a if k.startswith("ledger/")} == {
+            k: b[k] for k in b if k.startswith("ledger/")
+        }
+    assert_close(final(made / "one"), final(made / "two"))
+    names = [path.name for path in sorted((made / "one" / "final").iterdir())]
+    assert names == [path.name for path in sorted((made / "two" / "final").iterdir())]
+    for name in ("config.json", "generation_config.json"):
+        assert (made / "one/final" / name).read_text() == (made / "two/final" / name).read_text()
+    model = AutoModelForCausalLM.from_pretrained(made / "two" / "final", dtype=torch.float64)
+    assert type(model).__name__ == "LlamaForCausalLM"
+
+
+def test_a_checkpoint_is_that_of_one_process(made: Path) -> None:
+    one, two = (checkpoint.load(made / name / "checkpoints/step-000002") for name in ("one", "two"))
+    assert_close(dict(one.weights), dict(two.weights))
+    assert one.reference is not None and two.reference is not None
+    assert_close(dict(one.reference), dict(two.reference))
+    moments = [saved.optimizer["adamw"]["state"] for saved in (one, two)]
+    assert moments[0].keys() == moments[1].keys()
+    for number, parts in moments[0].items():
+        assert_close(parts, moments[1][number])
+    assert one.optimizer["num_updates"] == two.optimizer["num_updates"] == 4
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+def test_a_checkpoint_of_two_processes_is_loaded_bit_for_bit_by_any_number(
+    made: Path, tmp_path: Path, processes: int
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(made / "cut", copy)
+    shutil.rmtree(copy / "final")
+    run(copy, "steps=1", "distributed.shard=true", "--resume", processes=processes)
+    expected = final(made / "cut")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in final(copy).items())
+
+
+@pytest.mark.parametrize("processes, shard", [(1, True), (2, False), (3, True)])
+def test_another_number_of_processes_goes_on_as_if_it_had_been_so_from_the_start(
+    made: Path, tmp_path: Path, processes: int, shard: bool
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(made / "cut", copy)
+    divided = f"distributed.shard={str(shard).lower()}"
+    said = run(copy, "steps=2", divided, "--resume", processes=processes)
+    assert shard or "resume: distributed.shard was True, is False" in said
+    assert records(copy, "samples.jsonl") == records(made / "one", "samples.jsonl")
+    assert_close(final(copy), final(made / "one"))
+
+
+def test_adapters_are_divided_too_and_saved_as_by_one_process(tmp_path: Path) -> None:
+    lora = ["steps=1", "model.lora={rank: 3, alpha: 8}"]  # three rows over two processes
+    run(tmp_path / "one", *lora, processes=1)
+    run(tmp_path / "two", *lora, "distributed.shard=true", processes=2)
+    assert_close(final(tmp_path / "one"), final(tmp_path / "two"))
+    adapters = [
+        load_file(tmp_path / name / "final/adapter/adapter_model.safetensors")
+        for name in ("one", "two")
+    ]
+    assert_close(*adapters)
+
+
+def test_a_process_alone_has_nothing_to_divide_and_makes_the_same_run(made: Path, tmp_path: Path) -> None:
+    said = run(tmp_path / "alone", "steps=2", "distributed.shard=true", processes=1)
+    assert "weights divided" not in said
+    expected = final(made / "one")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in final(tmp_path / "alone").items())
