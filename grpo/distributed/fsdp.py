@@ -101,7 +101,7 @@ class Shards:
             return full
 
     def slice_of(self, whole: Tensor) -> Tensor:
-        """This rank's part of a tensor that is divided as parameters are: in equal runs of rows, the last ones short."""
+        """This rank's part of a tensor that is divided as parameters are: equal runs of rows, the last ones short."""
         size = -(-len(whole) // self.ranks.world)
         return whole[size * self.ranks.rank : size * (self.ranks.rank + 1)]
 
@@ -208,9 +208,7 @@ class _AllGather:
         async_op: bool = False,
     ) -> Any:
         with collective(f"{OWNER}, a layer's weights"):
-            return _all_gather(
-                output_tensor, input_tensor, group=group, async_op=async_op
-            )
+            return _all_gather(output_tensor, input_tensor, group=group, async_op=async_op)
 
 
 class _ReduceScatter(_AllGather):

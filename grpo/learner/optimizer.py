@@ -139,7 +139,7 @@ class Optimizer:
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs: moments, masters, and how many updates were made.
 
-        It is the same over however many ranks parameters are divided; all of them call it, and the first has the tensors.
+        Divided parameters give what whole ones give: all ranks call it, and the first has the tensors.
         """
         masters: dict[str, Tensor] = {}
         for name, master in self.masters.items():
@@ -160,7 +160,6 @@ class Optimizer:
             self.masters[name].copy_(self._own_part(name, master))
         self.num_updates = state["num_updates"]
         self.loss_scale.value, self.loss_scale.calm = state["loss_scale"]
-
 
     def _whole(self, name: str, part: Tensor) -> Tensor:
         """A tensor like a parameter from the slices of all ranks; nothing on other ranks than the first."""

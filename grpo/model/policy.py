@@ -437,7 +437,9 @@ class Policy:
                 f"model: its weights cannot be divided, since {reason}; set distributed.shard to false"
             )
         self.shards = Shards(self.model, ranks)
-        twins = [m for m in self.shards.model.modules() if isinstance(m, GradientCheckpointingLayer)]
+        twins = [
+            m for m in self.shards.model.modules() if isinstance(m, GradientCheckpointingLayer)
+        ]
         self._checkpointed += twins if self._checkpointed else []
 
     def no_shards(self) -> str:

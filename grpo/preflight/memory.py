@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo.kernels.log_prob.chunked import by_onednn, slices
 from grpo.kernels.log_prob.spec import Head, buffer_dtype, chunk_rows
@@ -71,10 +72,14 @@ class Memory:
         return self.permanent + max(backward, self.all_gradients)
 
     @property
+    def sample_peak(self) -> int:
+        """What is held while completions are sampled."""
+        return self.permanent + self.sampler + self.whole
+
+    @property
     def peak(self) -> int:
         """The most that is held at once: in an update, in sampling, or in the teacher's pass."""
-        others = max(self.sampler + self.whole, self.teacher_pass)
-        return max(self.update_peak, self.permanent + others)
+        return max(self.update_peak, self.sample_peak, self.permanent + self.teacher_pass)
 
     def lines(self) -> Iterator[str]:
         """The peak and its terms in words."""
@@ -117,7 +122,7 @@ def predict(
         trained = _slices(policy.trainable().values(), processes)
         all_gradients = _gradient_bytes(trained)
         some_gradients = all_gradients if processes > 1 else _head_gradient_bytes(policy)
-        return Memory(
+        of_one = Memory(
             weights=_bytes(_slices(policy.model.parameters(), processes)),
             masters=_master_bytes(trained),
             gradients=all_gradients if len(chunks) > 1 else some_gradients,
@@ -130,9 +135,12 @@ def predict(
             all_gradients=all_gradients,
             teacher=held_teacher,
             teacher_pass=teacher_bytes - held_teacher,
-            gathered=_gathered_bytes(policy) if processes > 1 else 0,
-            whole=_bytes(policy.model.parameters()) if processes > 1 else 0,
         )
+        if processes == 1:
+            return of_one
+        whole = _bytes(policy.model.parameters())
+        gathered = _gathered_bytes(policy, processes, device)
+        return replace(of_one, whole=whole, gathered=gathered)
 
 
 def example_rows(
@@ -207,9 +215,35 @@ def _slices(parameters: Iterable[Tensor], processes: int) -> list[Tensor]:
     return [parameter[: -(-len(parameter) // processes)] for parameter in parameters]
 
 
-def _gathered_bytes(policy: Policy) -> int:
-    """What an update with divided weights gathers at once: of two layers, and of embedding and head."""
-    return 0
+def _gathered_bytes(policy: Policy, processes: int, device: str) -> int:
+    """What an update with divided weights has of others' slices: weights and gradients on their way, at the most.
+
+    What is in no layer stays for a whole pass. Beside it there are either two layers, one of which is on its way, with
+    their gradients; or the head's gradient, and its weight if that is its own; or the gradient of the embedding, when
+    a tied weight is freed. A gradient is copied to be summed, and by gloo once more.
+    """
+    copies = 2 if device == "cpu" else 1
+    layers = [m for m in policy.base.modules() if isinstance(m, GradientCheckpointingLayer)]
+    embedding = policy.base.get_input_embeddings().weight
+    head = policy.base.get_output_embeddings().weight
+    own = [embedding, head] if head is not embedding else []
+    in_units = sum(_bytes(layer.parameters()) for layer in layers) + _bytes(own)
+    rest = _bytes(policy.model.parameters()) - in_units
+    of_layers = [
+        2 * _bytes(layer.parameters()) + (1 + copies) * _trained_bytes(layer.parameters())
+        for layer in layers
+    ]
+    of_head = _bytes(own[1:])
+    if head.requires_grad:
+        of_head += int((copies + 1 / processes) * _gradient_bytes([head]))
+    of_embedding = int((1 + copies + 1 / processes) * _trained_bytes([embedding]))
+    if not own:
+        of_embedding -= _bytes([embedding])
+    return rest + max(*of_layers, of_head, of_embedding)
+
+
+def _trained_bytes(parameters: Iterable[Tensor]) -> int:
+    return _bytes(parameter for parameter in parameters if parameter.requires_grad)
 
 
 def _reference_bytes(trained: Sequence[Tensor], loss: LossSection) -> int:

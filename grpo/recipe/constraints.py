@@ -430,7 +430,7 @@ def _shard_reasons(recipe: Sections) -> Reasons:
         yield f"{is_set} stage {recipe.stage} trains nothing, so it divides nothing; remove it"
     if recipe.model.quantize:
         yield (
-            f"{is_set} the 4-bit base of model.quantize is not made of rows that could be divided; remove one of the two"
+            f"{is_set} the 4-bit base of model.quantize has no rows that could be divided; remove one of the two"
         )
     if recipe.optim.state == "8bit":
         yield (

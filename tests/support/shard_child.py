@@ -11,7 +11,8 @@ import os
 import random
 import sys
 import tempfile
-from dataclasses import dataclass, field, replace
+import traceback
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch.distributed as dist
 from small_updates import TEMPERATURE, batch_of, random_groups, tiny_policy
 from torch import Tensor
 
+from grpo.distributed.fsdp import local_part
 from grpo.distributed.process_group import Ranks
 from grpo.learner.learner import Learner
 from grpo.learner.optimizer import Optimizer
@@ -72,6 +74,9 @@ def run(case: Case, ranks: Ranks) -> dict[str, Tensor]:
     policy = tiny_policy(**case.policy)
     if ranks.world > 1:
         policy.shard(ranks)
+        assert policy.shards is not None
+        held = [local_part(p).numel() for p in policy.held().values()]
+        assert sum(held) < 0.6 * sum(p.numel() for p in policy.trainable().values())
     optim = OptimSection(**{"lr": 1e-2, "weight_decay": 0.1, "max_grad_norm": 0.0, **case.optim})
     optimizer = Optimizer(policy.held(), optim, 10, shards=policy.shards)
     section = LossSection(
@@ -99,8 +104,8 @@ def run(case: Case, ranks: Ranks) -> dict[str, Tensor]:
     learner.begin(data)
     for number, update in enumerate(data.updates):
         stats = learner.update(update)
-        found[f"norm {number}"] = torch.tensor(stats.grad_norm)
-        found[f"loss {number}"] = torch.tensor(stats.loss)
+        found[f"norm {number}"] = torch.tensor(stats.grad_norm, dtype=torch.float64)
+        found[f"loss {number}"] = torch.tensor(stats.loss, dtype=torch.float64)
     policy.gather()
     for name, parameter in policy.trainable().items():
         found[f"weight {name}"] = parameter.detach().clone()
@@ -147,8 +152,9 @@ def main(world: int, names: list[str]) -> None:
                 try:
                     as_rank(rank, world, Path(folder), names, expected)
                     code = 0
+                except BaseException:
+                    traceback.print_exc()
                 finally:
-                    sys.stderr.flush()
                     os._exit(code)
             children.append(child)
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
@@ -159,22 +165,17 @@ def main(world: int, names: list[str]) -> None:
 def as_rank(
     rank: int, world: int, folder: Path, names: list[str], expected: dict[str, dict[str, Tensor]]
 ) -> None:
-    import traceback
-    try:
-        dist.init_process_group(
-            "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=world
-        )
-        found = {}
-        for name in names:
-            result = run(CASES[name], Ranks(rank, world))
-            if rank == 0:
-                found[name] = difference(result, expected[name])
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=world
+    )
+    found = {}
+    for name in names:
+        result = run(CASES[name], Ranks(rank, world))
         if rank == 0:
-            (folder / "found.json").write_text(json.dumps(found))
-        dist.barrier()
-    except BaseException:
-        traceback.print_exc()
-        raise
+            found[name] = difference(result, expected[name])
+    if rank == 0:
+        (folder / "found.json").write_text(json.dumps(found))
+    dist.barrier()
 
 
 if __name__ == "__main__":

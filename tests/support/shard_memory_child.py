@@ -12,6 +12,7 @@ import os
 import random
 import sys
 import tempfile
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from grpo.model.loading import with_adapters
 from grpo.model.policy import Policy
 from grpo.preflight.memory import predict
 from grpo.types import Batch, Denominators, Update
+
+TINY = {"V": 200, "D": 32, "I": 64, "L": 1}
+"""A model whose updates load all code and tables; each process makes some, for after a fork pages are read anew."""
 
 
 def peak_bytes() -> int:
@@ -51,9 +55,7 @@ def peaks(case: dict[str, Any], ranks: Ranks, tokenizer: Any) -> dict[str, int]:
     )
     if model_section.lora:
         model = with_adapters(model, model_section.lora)
-    policy = Policy(
-        model, tokenizer, gradient_checkpointing=model_section.gradient_checkpointing
-    )
+    policy = Policy(model, tokenizer, gradient_checkpointing=model_section.gradient_checkpointing)
     del model
     if ranks.world > 1:
         policy.shard(ranks)
@@ -95,6 +97,7 @@ def as_rank(rank: int, world: int, folder: Path, case: dict[str, Any], tokenizer
         dist.init_process_group(
             "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=world
         )
+    peaks({**case, **TINY, "prompts": 1}, Ranks(rank, world), tiny_tokenizer(80))
     found = peaks(case, Ranks(rank, world), tokenizer)
     (folder / f"{rank}.json").write_text(json.dumps(found))
     if world > 1:
@@ -106,8 +109,7 @@ def main() -> None:
     case = json.loads(sys.argv[2])
     torch.set_num_threads(1)
     tokenizer = tiny_tokenizer(80)
-    small = config_of({"V": 200, "D": 32, "I": 64, "L": 1})
-    make_updates({**case, "prompts": 1}, small, tokenizer, 2)
+    make_updates({**case, "prompts": 1}, config_of(TINY), tokenizer, 2)
     config = config_of(case)
     tokenizer.add_tokens([f"<f{i}>" for i in range(config.vocab_size - len(tokenizer))])
     predicted = predict(config, tokenizer, *sections(case), rows_of(case), processes=world)
@@ -121,8 +123,9 @@ def main() -> None:
                 try:
                     as_rank(rank, world, folder, case, tokenizer)
                     code = 0
+                except BaseException:
+                    traceback.print_exc()
                 finally:
-                    sys.stderr.flush()
                     os._exit(code)
             children.append(child)
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
@@ -131,7 +134,7 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "predicted": {"update": predicted.update_peak, "sample": predicted.peak},
+                "predicted": {"update": predicted.update_peak, "sample": predicted.sample_peak},
                 "ranks": found,
                 "terms": list(predicted.lines()),
             }

@@ -124,8 +124,12 @@ def test_adapters_are_divided_too_and_saved_as_by_one_process(tmp_path: Path) ->
     assert_close(*adapters)
 
 
-def test_a_process_alone_has_nothing_to_divide_and_makes_the_same_run(made: Path, tmp_path: Path) -> None:
+def test_a_process_alone_has_nothing_to_divide_and_makes_the_same_run(
+    made: Path, tmp_path: Path
+) -> None:
     said = run(tmp_path / "alone", "steps=2", "distributed.shard=true", processes=1)
     assert "weights divided" not in said
     expected = final(made / "one")
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in final(tmp_path / "alone").items())
+    assert all(
+        torch.equal(tensor, expected[name]) for name, tensor in final(tmp_path / "alone").items()
+    )
