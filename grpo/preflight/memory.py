@@ -138,7 +138,7 @@ def predict(
         )
         if processes == 1:
             return of_one
-        whole = _bytes(policy.model.parameters())
+        whole = _bytes(policy.model.parameters()) + _kept_bytes(policy)
         gathered = _gathered_bytes(policy, processes, device)
         return replace(of_one, whole=whole, gathered=gathered)
 
@@ -240,6 +240,13 @@ def _gathered_bytes(policy: Policy, processes: int, device: str) -> int:
     if not own:
         of_embedding -= _bytes([embedding])
     return rest + max(*of_layers, of_head, of_embedding)
+
+
+def _kept_bytes(policy: Policy) -> int:
+    """The gradients that were summed last, of what is in no layer: their copy stays until the next backward."""
+    embedding = policy.base.get_input_embeddings().weight
+    is_tied = policy.base.get_output_embeddings().weight is embedding
+    return _trained_bytes([embedding]) if is_tied else 0
 
 
 def _trained_bytes(parameters: Iterable[Tensor]) -> int:

@@ -196,6 +196,7 @@ def test_a_killed_rank_ends_the_others_which_say_where_they_missed_it(made) -> N
     assert found["code"] == 1 and found["seconds"] < SLACK
     last = found["said"].splitlines()[-1]
     assert last.startswith("stopped: collective (grpo.distributed.fsdp, a layer's weights, number")
+    assert "without rank 1, whose process has ended, died of RuntimeError" in last
     assert "the checkpoint of step 1 stands. To resume: python -m grpo.train quickstart" in last
     assert [p.name for p in (folder / "checkpoints").iterdir()] == ["step-000001"]
 

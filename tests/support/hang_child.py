@@ -205,7 +205,10 @@ RUNS: dict[str, tuple[Callable[[], None], list[str]]] = {
         in_a_forward(stuck_in_c, learning=True),
         ["watchdog.collective_seconds=3", "distributed.shard=true"],
     ),
-    "rank killed": (in_a_forward(killed, learning=True), ["distributed.shard=true"]),
+    "rank killed": (
+        in_a_forward(killed, learning=True),
+        ["watchdog.collective_seconds=3", "distributed.shard=true"],
+    ),
 }
 OF_TWO_RANKS = ("collective", "divided weights", "rank killed")
 """Runs of two processes, of which the second has the fault."""

@@ -40,6 +40,7 @@ class Case:
     budget: int = 50
     groups: int = 5
     updates: int = 2
+    half_base: bool = False
 
 
 CASES = {
@@ -58,6 +59,7 @@ CASES = {
     "checkpointing": Case(policy={"checkpointing": True}),
     "clipped": Case(optim={"max_grad_norm": 1e-3}),
     "lean": Case(optim={"offload": True}),
+    "half base": Case(policy={"lora": True, "dtype": torch.float32}, half_base=True, updates=1),
     "half": Case(policy={"dtype": torch.bfloat16}, updates=1),
 }
 
@@ -72,6 +74,9 @@ def batch(case: Case) -> Batch:
 def run(case: Case, ranks: Ranks) -> dict[str, Tensor]:
     """What the updates of a step leave: of the first its gradient, then weights, moments and reported norms."""
     policy = tiny_policy(**case.policy)
+    for parameter in policy.model.parameters() if case.half_base else ():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.bfloat16()
     if ranks.world > 1:
         policy.shard(ranks)
         assert policy.shards is not None

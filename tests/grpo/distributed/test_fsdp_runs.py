@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from fake_server import fake_servers
 from launches import ROOT, train
 from quick_runs import records
 from safetensors.torch import load_file
@@ -122,6 +124,24 @@ def test_adapters_are_divided_too_and_saved_as_by_one_process(tmp_path: Path) ->
         for name in ("one", "two")
     ]
     assert_close(*adapters)
+
+
+def test_divided_weights_are_pushed_whole_to_the_server_of_each_process(tmp_path: Path) -> None:
+    base = ROOT / "recipes" / "quickstart_base"
+    served = [
+        "steps=2",
+        "sample.engine=vllm",
+        "sample.max_tokens=6",
+        "model.dtype=float32",
+        "distributed.shard=true",
+        f"rewards.correct.use={ROOT / 'tests/support/light_rewards.py'}:reward_of_length",
+    ]
+    with fake_servers(base, "", "") as servers:
+        urls = json.dumps([server.url for server in servers])
+        run(tmp_path / "run", *served, f"sample.servers={urls}", processes=2)
+        assert [len(server.loaded) for server in servers] == [3, 3]
+    for record in records(tmp_path / "run"):
+        assert record["policy/drift"] < 1e-5
 
 
 def test_a_process_alone_has_nothing_to_divide_and_makes_the_same_run(
