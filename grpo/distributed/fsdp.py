@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import types
+import warnings
 from contextlib import contextmanager
 from typing import Any, Iterator, Mapping, Sequence
 
@@ -260,6 +261,8 @@ def _divide(base: PreTrainedModel, mesh: DeviceMesh) -> list[nn.Module]:
         unit.set_force_sum_reduction_for_comms(True)
         unit.set_custom_all_gather(_AllGather())
         unit.set_custom_reduce_scatter(_ReduceScatter())
+    # what a body returns is read, never written
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
     setattr(base, BODY, types.MethodType(_run_body, base))
     register_fsdp_forward_method(base, BODY)
     return units

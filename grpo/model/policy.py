@@ -254,8 +254,9 @@ class Policy:
         if self.unsupported_reason:
             whole = self._run_whole(self.base.base_model, packed.token_P, layout)
             return whole[0].index_select(0, packed.source_T)
-        is_split = self.shards is not None and self.is_split
-        body = self.shards.body if is_split else self.base.base_model
+        body: Callable[..., Any] = self.base.base_model
+        if self.shards is not None and self.is_split:
+            body = self.shards.body
         output = self._run(
             body,
             packed.token_P[None],

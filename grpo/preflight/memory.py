@@ -224,8 +224,7 @@ def _gathered_bytes(policy: Policy, processes: int, device: str) -> int:
     """
     copies = 2 if device == "cpu" else 1
     layers = [m for m in policy.base.modules() if isinstance(m, GradientCheckpointingLayer)]
-    embedding = policy.base.get_input_embeddings().weight
-    head = policy.base.get_output_embeddings().weight
+    embedding, head = _ends(policy)
     own = [embedding, head] if head is not embedding else []
     in_units = sum(_bytes(layer.parameters()) for layer in layers) + _bytes(own)
     rest = _bytes(policy.model.parameters()) - in_units
@@ -244,9 +243,15 @@ def _gathered_bytes(policy: Policy, processes: int, device: str) -> int:
 
 def _kept_bytes(policy: Policy) -> int:
     """The gradients that were summed last, of what is in no layer: their copy stays until the next backward."""
-    embedding = policy.base.get_input_embeddings().weight
-    is_tied = policy.base.get_output_embeddings().weight is embedding
-    return _trained_bytes([embedding]) if is_tied else 0
+    embedding, head = _ends(policy)
+    return _trained_bytes([embedding]) if head is embedding else 0
+
+
+def _ends(policy: Policy) -> tuple[Tensor, Tensor]:
+    """The weights of embedding and head, which may be one."""
+    embedding: Any = policy.base.get_input_embeddings()
+    head: Any = policy.base.get_output_embeddings()
+    return embedding.weight, head.weight
 
 
 def _trained_bytes(parameters: Iterable[Tensor]) -> int:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import tiny
 import torch
 import torch.distributed as dist
 from small_updates import TEMPERATURE, batch_of, random_groups, tiny_policy
@@ -25,6 +26,7 @@ from grpo.distributed.fsdp import local_part
 from grpo.distributed.process_group import Ranks
 from grpo.learner.learner import Learner
 from grpo.learner.optimizer import Optimizer
+from grpo.learner.teacher import Teacher
 from grpo.model.policy import Policy
 from grpo.recipe import LossSection, OptimSection
 from grpo.types import Batch
@@ -41,6 +43,8 @@ class Case:
     groups: int = 5
     updates: int = 2
     half_base: bool = False
+    family: str = ""
+    teacher: bool = False
 
 
 CASES = {
@@ -59,6 +63,9 @@ CASES = {
     "checkpointing": Case(policy={"checkpointing": True}),
     "clipped": Case(optim={"max_grad_norm": 1e-3}),
     "lean": Case(optim={"offload": True}),
+    "teacher": Case(loss={"teacher": "x", "teacher_weight": 0.3}, teacher=True),
+    "penalties": Case(loss={"beta": 0.1, "kl": "k3", "kl_in": "reward"}),
+    **{family: Case(family=family) for family in ("gpt2", "gemma2", "qwen2", "gpt_neox", "olmo2")},
     "half base": Case(policy={"lora": True, "dtype": torch.float32}, half_base=True, updates=1),
     "half": Case(policy={"dtype": torch.bfloat16}, updates=1),
 }
@@ -71,9 +78,15 @@ def batch(case: Case) -> Batch:
     return batch_of(groups, num_updates=case.updates, kl=bool(case.loss.get("beta")))
 
 
+def policy_of(case: Case) -> Policy:
+    if case.family:
+        return tiny.tiny_policy(case.family, dtype=torch.float64)
+    return tiny_policy(**case.policy)
+
+
 def run(case: Case, ranks: Ranks) -> dict[str, Tensor]:
     """What the updates of a step leave: of the first its gradient, then weights, moments and reported norms."""
-    policy = tiny_policy(**case.policy)
+    policy = policy_of(case)
     for parameter in policy.model.parameters() if case.half_base else ():
         if not parameter.requires_grad:
             parameter.data = parameter.data.bfloat16()
@@ -94,18 +107,22 @@ def run(case: Case, ranks: Ranks) -> dict[str, Tensor]:
         temperature=TEMPERATURE,
         tokens_per_micro_batch=case.budget,
         ranks=ranks,
+        teacher=Teacher(tiny_policy(seed=1)) if case.teacher else None,
     )
     found: dict[str, Tensor] = {}
     step = optimizer.step
 
     def take() -> None:
-        if not found:
+        if not any(name.startswith("gradient") for name in found):
             for name, gradient in gradients(policy, optimizer).items():
                 found[f"gradient {name}"] = gradient
         step()
 
     optimizer.step = take  # type: ignore[method-assign]
     data = batch(case)
+    if section.kl_in == "reward":
+        taken = learner.penalties([row for row in data.rows if row.forwarded])
+        found["penalty"] = torch.cat([taken[index] for index in sorted(taken)])
     learner.begin(data)
     for number, update in enumerate(data.updates):
         stats = learner.update(update)

@@ -13,6 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 SUPPORT = ROOT / "tests" / "support"
 LIMITS = {"half": 2e-2, "half base": 1e-5}
+WITH_KEY_BIAS = ("gpt2", "qwen2", "gpt_neox")
+"""The bias of keys has no gradient but rounding, which AdamW scales up to a step."""
 FAST = ("full", "tied lora", "nothing to train")
 
 
@@ -32,9 +34,11 @@ def differences(world: int, *cases: str) -> dict[str, dict[str, float]]:
 
 def assert_equal(found: dict[str, dict[str, float]]) -> None:
     for name, by_kind in found.items():
-        assert {"gradient", "norm", "loss", "weight", "moment"} == set(by_kind), name
+        assert {"gradient", "norm", "loss", "weight", "moment"} == set(by_kind) - {"penalty"}, name
         for kind, difference in by_kind.items():
             limit = LIMITS.get(name, 1e-10)
+            if name in WITH_KEY_BIAS and kind == "weight":
+                limit = 1e-6
             assert difference < limit, f"{name}: {kind} differs by {difference}"
 
 
