@@ -89,7 +89,7 @@ def measured(options: argparse.Namespace, ranks: Ranks) -> dict[str, Any]:
         for layer in policy.base.model.layers
     )
     return {
-        "bytes": {"all": total, "slices": total // ranks.world, "a layer": largest * ranks.world},
+        "bytes": {"all": total, "slices": total // ranks.world, "a layer": largest},
         "seconds": {
             "gathering all": gather_seconds,
             "a decoding step, all gathered": whole_seconds,

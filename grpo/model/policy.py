@@ -569,7 +569,8 @@ class Policy:
         generation = model.generation_config
         model.config._attn_implementation = self._own_attention
         model.generation_config = self.generation_config()
-        model.save_pretrained(folder)
+        with _saved_by_any_rank(model):
+            model.save_pretrained(folder)
         model.config._attn_implementation = implementation
         model.generation_config = generation
         self.tokenizer.save_pretrained(folder)
@@ -616,6 +617,16 @@ def _both(
 ) -> Iterator[None]:
     with first, second:
         yield
+
+
+@contextmanager
+def _saved_by_any_rank(model: Any) -> Iterator[None]:
+    """Inside the block transformers writes what it is told to on every rank, not on the first alone."""
+    model.should_save_on_this_rank = lambda is_main_process: is_main_process
+    try:
+        yield
+    finally:
+        del model.should_save_on_this_rank
 
 
 def check_device(device: torch.device) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from fake_server import fake_servers
-from launches import ROOT, train
+from launches import ROOT, train_all
 from quick_runs import records
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -18,6 +18,7 @@ from grpo.run import checkpoint
 
 pytestmark = pytest.mark.slow  # processes of their own
 
+DIVIDED = "distributed.shard=true"
 RECIPE = ROOT / "recipes" / "quickstart.yaml"
 SMALL = [
     "sample.prompts=5",
@@ -34,10 +35,17 @@ SMALL = [
 ]
 
 
-def run(folder: Path, *overrides: str, processes: int) -> str:
-    done = train(RECIPE, *SMALL, f"run_dir={folder}", *overrides, processes=processes)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+def run(*runs: tuple[Path, int, list[str]]) -> list[str]:
+    """Make runs, each in a folder, of so many processes, with further settings; what each said."""
+    ended = train_all(
+        *(
+            (processes, [str(RECIPE), *SMALL, f"run_dir={folder}", *further])
+            for folder, processes, further in runs
+        )
+    )
+    for made in ended:
+        assert not any(made.codes), made.err[-3000:]
+    return [made.out for made in ended]
 
 
 def final(folder: Path) -> dict[str, torch.Tensor]:
@@ -54,10 +62,19 @@ def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``one`` and ``two`` make two steps, on one process and, divided, on two; ``cut`` makes one of them, divided."""
     folder = tmp_path_factory.mktemp("runs")
-    run(folder / "one", "steps=2", processes=1)
-    said = run(folder / "two", "steps=2", "distributed.shard=true", processes=2)
-    assert "2 processes, weights divided" in said
-    run(folder / "cut", "steps=1", "distributed.shard=true", processes=2)
+    said = run(
+        (folder / "one", 1, ["steps=2"]),
+        (folder / "two", 2, ["steps=2", DIVIDED]),
+        (folder / "cut", 2, ["steps=1", DIVIDED]),
+    )
+    assert "2 processes, weights divided" in said[1]
+    return folder
+
+
+def copy_of(made: Path, folder: Path) -> Path:
+    """The run that was cut, once more, without its final model."""
+    shutil.copytree(made / "cut", folder)
+    shutil.rmtree(folder / "final")
     return folder
 
 
@@ -89,35 +106,38 @@ def test_a_checkpoint_is_that_of_one_process(made: Path) -> None:
     assert one.optimizer["num_updates"] == two.optimizer["num_updates"] == 4
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3, 4])
 def test_a_checkpoint_of_two_processes_is_loaded_bit_for_bit_by_any_number(
-    made: Path, tmp_path: Path, processes: int
+    made: Path, tmp_path: Path
 ) -> None:
-    copy = tmp_path / "run"
-    shutil.copytree(made / "cut", copy)
-    shutil.rmtree(copy / "final")
-    run(copy, "steps=1", "distributed.shard=true", "--resume", processes=processes)
+    copies = {processes: copy_of(made, tmp_path / str(processes)) for processes in (1, 2, 3, 4)}
+    run(*((copy, n, ["steps=1", DIVIDED, "--resume"]) for n, copy in copies.items()))
     expected = final(made / "cut")
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in final(copy).items())
+    for copy in copies.values():
+        found = final(copy)
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
 
 
-@pytest.mark.parametrize("processes, shard", [(1, True), (2, False), (3, True)])
 def test_another_number_of_processes_goes_on_as_if_it_had_been_so_from_the_start(
-    made: Path, tmp_path: Path, processes: int, shard: bool
+    made: Path, tmp_path: Path
 ) -> None:
-    copy = tmp_path / "run"
-    shutil.copytree(made / "cut", copy)
-    divided = f"distributed.shard={str(shard).lower()}"
-    said = run(copy, "steps=2", divided, "--resume", processes=processes)
-    assert shard or "resume: distributed.shard was True, is False" in said
-    assert records(copy, "samples.jsonl") == records(made / "one", "samples.jsonl")
-    assert_close(final(copy), final(made / "one"))
+    ways = [(1, "true"), (2, "false"), (2, "true"), (3, "true")]
+    copies = [copy_of(made, tmp_path / f"{n}-{shard}") for n, shard in ways]
+    said = run(
+        *(
+            (copy, n, ["steps=2", f"distributed.shard={shard}", "--resume"])
+            for copy, (n, shard) in zip(copies, ways)
+        )
+    )
+    assert "resume: distributed.shard was True, is False" in said[1]
+    assert "by 2 process(es), now 3" in said[3]
+    for copy in copies:
+        assert records(copy, "samples.jsonl") == records(made / "one", "samples.jsonl")
+        assert_close(final(copy), final(made / "one"))
 
 
 def test_adapters_are_divided_too_and_saved_as_by_one_process(tmp_path: Path) -> None:
     lora = ["steps=1", "model.lora={rank: 3, alpha: 8}"]  # three rows over two processes
-    run(tmp_path / "one", *lora, processes=1)
-    run(tmp_path / "two", *lora, "distributed.shard=true", processes=2)
+    run((tmp_path / "one", 1, lora), (tmp_path / "two", 2, [*lora, DIVIDED]))
     assert_close(final(tmp_path / "one"), final(tmp_path / "two"))
     adapters = [
         load_file(tmp_path / name / "final/adapter/adapter_model.safetensors")
@@ -133,12 +153,12 @@ def test_divided_weights_are_pushed_whole_to_the_server_of_each_process(tmp_path
         "sample.engine=vllm",
         "sample.max_tokens=6",
         "model.dtype=float32",
-        "distributed.shard=true",
+        DIVIDED,
         f"rewards.correct.use={ROOT / 'tests/support/light_rewards.py'}:reward_of_length",
     ]
     with fake_servers(base, "", "") as servers:
         urls = json.dumps([server.url for server in servers])
-        run(tmp_path / "run", *served, f"sample.servers={urls}", processes=2)
+        run((tmp_path / "run", 2, [*served, f"sample.servers={urls}"]))
         assert [len(server.loaded) for server in servers] == [3, 3]
     for record in records(tmp_path / "run"):
         assert record["policy/drift"] < 1e-5
@@ -147,9 +167,8 @@ def test_divided_weights_are_pushed_whole_to_the_server_of_each_process(tmp_path
 def test_a_process_alone_has_nothing_to_divide_and_makes_the_same_run(
     made: Path, tmp_path: Path
 ) -> None:
-    said = run(tmp_path / "alone", "steps=2", "distributed.shard=true", processes=1)
+    (said,) = run((tmp_path / "alone", 1, ["steps=2", DIVIDED]))
     assert "weights divided" not in said
     expected = final(made / "one")
-    assert all(
-        torch.equal(tensor, expected[name]) for name, tensor in final(tmp_path / "alone").items()
-    )
+    found = final(tmp_path / "alone")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
