@@ -34,8 +34,8 @@ def measured(world: int, name: str) -> dict[str, Any]:
     environment = {
         **os.environ,
         "PYTHONPATH": str(SUPPORT.parents[1]),
-        "MALLOC_MMAP_THRESHOLD_": "131072",
-        "MALLOC_TRIM_THRESHOLD_": "131072",
+        "MALLOC_MMAP_THRESHOLD_": "8192",
+        "MALLOC_TRIM_THRESHOLD_": "8192",
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
