@@ -114,6 +114,7 @@ class Trainer(Run):
     def _collect(self, step: int) -> Rollouts:
         """The step's scored groups; where flat groups are refilled, others are sampled in their place."""
         parts = self.parts
+        parts.policy.gather()
         sample = self.recipe.sample
         advantage = self.recipe.advantage
         unfinished = self.progress.partial_groups
@@ -224,6 +225,7 @@ class Trainer(Run):
     ) -> list[UpdateStats]:
         """The updates that the gates let pass; if they stop the run, its completions are written first."""
         parts = self.parts
+        parts.policy.gather()  # if a KL in the reward has divided them
         weights = (parts.policy.version, parts.policy.fingerprint())
         num_stale, stale = stale_completions(
             self.groups, rollouts.continued, weights, rollouts.sampled_by

@@ -54,6 +54,7 @@ def _all_reasons(recipe: Sections) -> Reasons:
         yield from _loss_reasons(recipe.loss, recipe.advantage)
         yield from _step_reasons(recipe)
     yield from _server_reasons(recipe)
+    yield from _shard_reasons(recipe)
     yield from _model_reasons(recipe)
     yield from _reward_reasons(recipe)
     yield from _data_reasons(recipe)
@@ -418,6 +419,32 @@ def _named_reward_reasons(
             yield f"{where}.{name}.use is missing; name a function, e.g. math_answer"
     if accurate is not None and rewards and accurate not in rewards:
         yield f"{key} names {accurate}, which is not among {where}{nearest(accurate, rewards)}"
+
+
+def _shard_reasons(recipe: Sections) -> Reasons:
+    """What cannot be done with weights that are divided over processes."""
+    if not recipe.distributed.shard:
+        return
+    is_set = "distributed.shard is true, but"
+    if recipe.stage in ("reject", "evaluate", "export"):
+        yield f"{is_set} stage {recipe.stage} trains nothing, so it divides nothing; remove it"
+    if recipe.model.quantize:
+        yield (
+            f"{is_set} the 4-bit base of model.quantize has no rows that could be divided; remove one of the two"
+        )
+    if recipe.optim.state == "8bit":
+        yield (
+            f"{is_set} 8-bit moments are scaled in blocks that the processes' slices would cut, so a checkpoint would "
+            "not fit another number of them; set optim.state to fp32, or optim.offload: true"
+        )
+    for name in ("keep_graphs", "compile"):
+        if getattr(recipe.sample, name):
+            yield (
+                f"{is_set} sample.{name} relies on weights that stay where they are, and gathered ones are freed after "
+                "sampling; remove one of the two"
+            )
+    if recipe.loss.load_balance:
+        yield f"{is_set} loss.load_balance needs a mixture of experts, which is not divided; remove one of the two"
 
 
 def _data_reasons(recipe: Sections) -> Reasons:

@@ -680,6 +680,17 @@ class SandboxSection:
     )
 
 
+@dataclass(frozen=True)
+class DistributedSection:
+    """How several processes share the work (docs/distributed.md)."""
+
+    shard: bool = key(
+        False,
+        "divide weights, gradients and optimizer states over the processes (FSDP2) in place of a copy on each; a "
+        "process alone has nothing to divide",
+    )
+
+
 PRICED = ("gpu", "cpu", "machine")
 
 
@@ -780,6 +791,9 @@ class Sections:
     )
     distill: DistillSection = key(DistillSection(), "distillation, read by the stage distill alone")
     optim: OptimSection = key(OptimSection(), "the optimizer")
+    distributed: DistributedSection = key(
+        DistributedSection(), "how several processes share the work"
+    )
     evaluate: EvaluateSection = key(EvaluateSection(), "evaluation on rows that never train")
     checkpoint: CheckpointSection = key(CheckpointSection(), "what is kept to resume from")
     log: LogSection = key(

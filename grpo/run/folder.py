@@ -33,6 +33,7 @@ MEMORY_KEYS = (
     "sample.probe_every",
     "optim.tokens_per_micro_batch",
     "model.gradient_checkpointing",
+    "distributed.shard",
     "threads",
 )
 DECIDES_WHAT_IS_RIGHT = ("evaluate.reward", "evaluate.threshold")

@@ -364,6 +364,7 @@ class Run(SteppedRun):
     def _evaluate(self, step: int, when: str) -> dict[str, dict[str, Any]]:
         """The evaluation of each set as plain values; nothing if there is none or the run is being stopped."""
         with self.cost.phase(EVALUATE):
+            self.policy.gather()
             return self._evaluate_sets(step, when)
 
     def _evaluate_sets(self, step: int, when: str) -> dict[str, dict[str, Any]]:

@@ -190,6 +190,8 @@ def open_parts(
     check_same_prompts(ranks, inputs.prompts)
     prepare_torch(recipe)
     policy = open_policy(recipe, ranks.device, inputs.tokenizer, model)
+    if recipe.distributed.shard and ranks.world > 1:
+        policy.shard(ranks)
     policy.stop_ids |= inputs.examples.end_ids
     trackers = Trackers(
         recipe.log, recipe.folder(), patience_seconds=recipe.watchdog.server_seconds
@@ -294,7 +296,9 @@ def open_gates(
 def open_optimizer(recipe: Recipe, policy: Policy, num_updates: int) -> Optimizer:
     """The optimizer over what trains of `policy`, its schedule stretched over `num_updates`."""
     is_half = policy.base.dtype == torch.float16
-    return Optimizer(policy.trainable(), recipe.optim, num_updates, scale_loss=is_half)
+    return Optimizer(
+        policy.held(), recipe.optim, num_updates, scale_loss=is_half, shards=policy.shards
+    )
 
 
 def open_learner(

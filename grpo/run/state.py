@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, Iterator, Mapping, Protocol, Sequence
 
-import torch
-
 from grpo.data.prompts import PromptSet
+from grpo.distributed.fsdp import local_part
 from grpo.distributed.process_group import Ranks
 from grpo.recipe import Recipe
 from grpo.recipe.shorthands import HELD_OUT
@@ -183,9 +182,11 @@ def collect(
     partial_groups = ranks.gather([[group.to_mapping() for group in progress.partial_groups]])
     expected = ranks.gather([dict(parts.engine.expected)])
     generators = ranks.gather([checkpoint.random_state()])
+    learner = parts.learner.state()
+    held = {name: local_part(p) for name, p in parts.policy.held().items()}
+    weights = parts.policy.all_of(held)
     if not ranks.main:
         return None
-    learner = parts.learner.state()
     stateful = stateful_parts(parts, ledger)
     state = RunState(
         bonus=learner["bonus"],
@@ -205,7 +206,6 @@ def collect(
         journals=journals,
         fingerprint=fingerprint,
     )
-    weights = {name: parameter.data for name, parameter in parts.policy.trainable().items()}
     return Checkpoint(
         step=progress.num_steps,
         weights=weights,
@@ -225,9 +225,7 @@ def restore(
 ) -> None:
     """Set an open run to where `saved` left it."""
     state = RunState.from_mapping(saved.state)
-    with torch.no_grad():
-        for name, parameter in parts.policy.trainable().items():
-            parameter.copy_(saved.weights[name])
+    parts.policy.load_held(saved.weights)
     parts.policy.version = state.weights_version
     parts.learner.restore(
         {"optimizer": saved.optimizer, "reference": saved.reference, "bonus": state.bonus}

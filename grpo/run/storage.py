@@ -172,6 +172,7 @@ class RunStorage:
         self.ledger.cancel(self.progress.num_in_flight(self.recipe, parts.ranks))
         final = SavedModel()
         self.cost.flush()
+        parts.policy.gather()
         parts.ranks.wait()
         if parts.ranks.main:
             final = write_final(parts.policy, self.folder)

@@ -96,6 +96,7 @@ OUT_OF_RANGE = {
     "run_dir": ["''"],
     "deterministic": ["maybe"],
     "threads": [0],
+    "distributed.shard": ["on", 2],
     "model.name": ["''"],
     "model.dtype": ["float8", "fp32"],
     "model.quantize": [4, "int4"],
