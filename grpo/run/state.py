@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Iterator, Mapping, Protocol, Sequence
 
 import torch
@@ -23,6 +24,7 @@ from grpo.run import checkpoint
 from grpo.run.checkpoint import Checkpoint
 from grpo.run.ledger import Ledger
 from grpo.run.log import finite
+from grpo.run.rollouts import Rollouts
 from grpo.run.setup import RunParts
 
 SPELLING = {
@@ -41,7 +43,8 @@ class RunState:
     by ``checkpoint.best_by``.
 
     ``parts`` are the states of `stateful_parts` by name; ``partial_groups`` and ``expected`` (lengths that the engine
-    expects, by prompt id) have one entry a process; ``journals`` are sizes in bytes, ``trackers`` the run's ids there.
+    expects, by prompt id) have one entry a process; ``ahead`` is what was sampled ahead of the step; ``journals`` are
+    sizes in bytes, ``trackers`` the run's ids there.
     """
 
     bonus: Any
@@ -60,6 +63,7 @@ class RunState:
     ranking: float | None = None
     sets_before: Mapping[str, Any] = field(default_factory=dict)
     trackers: Mapping[str, str] = field(default_factory=dict)
+    ahead: Mapping[str, Any] | None = None
 
     def to_mapping(self) -> dict[str, Any]:
         """As `from_mapping` reads it, by the keys of the file."""
@@ -202,6 +206,7 @@ def collect(
         expected=expected,
         weights_version=parts.policy.version,
         trackers=parts.log.tracker_ids,
+        ahead=None if parts.lookahead is None else parts.lookahead.state(Rollouts.to_mapping),
         journals=journals,
         fingerprint=fingerprint,
     )
@@ -271,3 +276,6 @@ def _restore_rollouts(
     mine = partial_groups[ranks.rank]
     progress.partial_groups = [PartialGroup.from_mapping(group, by_id) for group in mine]
     parts.engine.expected = dict(expected[ranks.rank])
+    if parts.lookahead is not None:
+        assert state.ahead is not None, "sample.staleness is no key that may change"
+        parts.lookahead.restore(state.ahead, partial(Rollouts.from_mapping, prompts=prompts))

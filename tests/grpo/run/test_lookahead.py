@@ -1,0 +1,282 @@
+"""Runs that sample ahead of the updates at a fake server: equal where they must be, learning, resumed, refused."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+
+from grpo import Recipe, RecipeError, Trainer
+from grpo.distributed.process_group import Ranks
+from grpo.monitor.gates import Gates, GateStop
+from grpo.rollout.buffer import RolloutBuffer
+from grpo.rollout.engine import EngineFailed
+from grpo.run import lifecycle, setup
+from grpo.run.lookahead import Lookahead
+from tests.support.fake_server import fake_servers
+from tests.support.quick_runs import ROOT, assert_same_run, lines, records
+
+BASE = ROOT / "recipes" / "quickstart_base"
+LIGHT = ROOT / "tests" / "support" / "light_rewards.py"
+SHORT = [
+    "steps=4",
+    "data.args.count=100",
+    "sample.prompts=2",
+    "sample.group_size=3",
+    "sample.max_tokens=6",
+    "data.held_out=2",
+    "evaluate.samples=1",
+    "evaluate.every=2",
+    "checkpoint.every=1",
+    "checkpoint.background=false",
+    "log.report=false",
+    "optim.lr=1e-3",
+]
+
+
+def _recipe(folder, servers, *overrides):
+    urls = json.dumps([server.url for server in servers])
+    return Recipe.load(
+        "quickstart",
+        *SHORT,
+        f"run_dir={folder}",
+        "sample.engine=vllm",
+        f"sample.servers={urls}",
+        f"rewards.correct.use={LIGHT}:reward_of_length",
+        *overrides,
+    )
+
+
+def _run(folder, servers, *overrides, **options):
+    trainer = Trainer(_recipe(folder, servers, *overrides), quiet=True, **options)
+    trainer.train()
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Folders of runs that were never stopped, by their staleness."""
+    folder = tmp_path_factory.mktemp("whole")
+    with fake_servers(BASE, "") as servers:
+        for staleness in (0, 1, 2):
+            _run(folder / f"k{staleness}", servers, f"sample.staleness={staleness}")
+    return {staleness: folder / f"k{staleness}" for staleness in (0, 1, 2)}
+
+
+def _without_staleness(rows):
+    return [
+        {key: value for key, value in row.items() if not key.startswith("staleness/")}
+        for row in rows
+    ]
+
+
+def _final(folder):
+    return (folder / "final" / "model.safetensors").read_bytes()
+
+
+def test_a_lookahead_of_no_step_is_the_synchronous_run_bit_for_bit(tmp_path, monkeypatch, whole):
+    def no_step_ahead(recipe, served, ranks):
+        return Lookahead(RolloutBuffer(0, recipe.steps), served)
+
+    monkeypatch.setattr(setup, "open_lookahead", no_step_ahead)
+    with fake_servers(BASE, "") as servers:
+        trainer = _run(tmp_path / "run", servers)
+    assert isinstance(trainer.parts.lookahead, Lookahead)
+    for file in ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl"):
+        ours = _without_staleness(lines(tmp_path / "run", file))
+        assert ours == lines(whole[0], file), file
+    assert _final(tmp_path / "run") == _final(whole[0])
+    assert [row["staleness/max"] for row in records(tmp_path / "run")] == [0, 0, 0, 0]
+
+
+def test_a_step_is_as_old_as_the_bound_and_everything_is_in_the_ledger(whole):
+    assert not any("staleness/max" in row for row in records(whole[0]))
+    for bound in (1, 2):
+        rows = records(whole[bound])
+        assert [row["staleness/max"] for row in rows] == [min(bound, at) for at in range(4)]
+        assert [row["staleness/mean"] for row in rows] == [min(bound, at) for at in range(4)]
+        summary = json.loads((whole[bound] / "summary.json").read_text())
+        assert summary["ledger"]["sampled"] == 24
+    first = [row for row in lines(whole[0], "samples.jsonl") if row["step"] == 1]
+    for bound in (1, 2):
+        ahead = lines(whole[bound], "samples.jsonl")
+        assert [row for row in ahead if row["step"] == 1] == first, "the first step is on-policy"
+        ids = [row["prompt_id"] for row in lines(whole[0], "samples.jsonl")]
+        assert [row["prompt_id"] for row in ahead] == ids, "the stream's order is the same"
+
+
+def test_an_evaluation_is_of_the_weights_of_its_step_alone(tmp_path, monkeypatch):
+    seen = []
+
+    def watched(engine, *arguments, **options):
+        lookahead = trainer.parts.lookahead
+        assert lookahead.buffer.is_settled, "nothing else is sampled meanwhile"
+        result = evaluate(engine, *arguments, **options)
+        held = lookahead.served.fleet.held.split("-")[1]
+        seen.append((trainer.num_steps, trainer.policy.version, engine.weights[0], int(held)))
+        return result
+
+    evaluate = lifecycle.evaluate
+    monkeypatch.setattr(lifecycle, "evaluate", watched)
+    with fake_servers(BASE, "") as servers:
+        trainer = Trainer(_recipe(tmp_path / "run", servers, "sample.staleness=2"), quiet=True)
+        trainer.train()
+    assert {step for step, *_ in seen} == {0, 2, 4}
+    assert all(step == version == read == held for step, version, read, held in seen)
+
+
+@pytest.mark.parametrize("bound", [1, 2])
+def test_neither_time_nor_a_server_that_dies_changes_a_run(tmp_path, whole, bound):
+    with fake_servers(BASE, "", "") as servers:
+        for server in servers:
+            server.seconds = 0.004
+        trainer = Trainer(_recipe(tmp_path / "run", servers, f"sample.staleness={bound}"))
+        for record in trainer:
+            if record["step"] == 1:
+                servers[1].dies_after = servers[1].num_tokens + 10
+        assert servers[1].is_dead
+    assert_same_run(whole[bound], tmp_path / "run")
+
+
+@pytest.mark.parametrize("bound, at", [(1, 2), (2, 1), (2, 3)])
+def test_a_run_that_was_stopped_is_resumed_exactly(tmp_path, whole, bound, at):
+    with fake_servers(BASE, "") as servers:
+        recipe = _recipe(tmp_path / "run", servers, f"sample.staleness={bound}")
+        trainer = Trainer(recipe, quiet=True)
+        for record in trainer:
+            if record["step"] == at:
+                trainer.request_stop()
+        assert trainer.stopped
+    with fake_servers(BASE, "") as servers:
+        again = _run(tmp_path / "run", servers, f"sample.staleness={bound}", resume=True)
+    assert_same_run(whole[bound], tmp_path / "run")
+    assert again.ledger["sampled"] == 24 == again.ledger.begun
+
+
+def test_a_run_that_broke_off_in_the_middle_of_a_step_is_resumed_exactly(
+    tmp_path, whole, monkeypatch
+):
+    with fake_servers(BASE, "") as servers:
+        trainer = Trainer(_recipe(tmp_path / "run", servers, "sample.staleness=2"), quiet=True)
+        steps = iter(trainer)
+        next(steps)
+        next(steps)
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer, "_make_batch", _fails)
+            with pytest.raises(MemoryError, match="on purpose"):
+                next(steps)
+        assert not [one for one in threading.enumerate() if one.name == "sampling ahead"]
+        _run(tmp_path / "run", servers, "sample.staleness=2", resume=True)
+    assert_same_run(whole[2], tmp_path / "run")
+
+
+def _fails(*arguments):
+    raise MemoryError("on purpose")
+
+
+def test_servers_that_all_die_end_the_run_which_resumes(tmp_path, whole):
+    with fake_servers(BASE, "") as servers:
+        trainer = Trainer(_recipe(tmp_path / "run", servers, "sample.staleness=1"), quiet=True)
+        steps = iter(trainer)
+        next(steps)
+        servers[0].dies_after = servers[0].num_tokens + 5
+        with pytest.raises(EngineFailed, match="all of 1 server are lost"):
+            list(steps)
+    with fake_servers(BASE, "") as servers:
+        _run(tmp_path / "run", servers, "sample.staleness=1", resume=True)
+    assert_same_run(whole[1], tmp_path / "run")
+
+
+def test_a_run_made_longer_samples_ahead_again(tmp_path):
+    with fake_servers(BASE, "") as servers:
+        _run(tmp_path / "run", servers, "sample.staleness=1", "steps=2")
+        _run(tmp_path / "run", servers, "sample.staleness=1", "steps=4", resume=True)
+    rows = records(tmp_path / "run")
+    assert [row["staleness/max"] for row in rows] == [0, 1, 0, 1]
+
+
+# -- the probe ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bound", [1, 2])
+def test_the_probe_compares_a_server_with_the_weights_that_it_was_given(
+    tmp_path, monkeypatch, bound
+):
+    judged = []
+    with fake_servers(BASE, "") as servers:
+        recipe = _recipe(tmp_path / "run", servers, f"sample.staleness={bound}", "optim.lr=3e-3")
+        trainer = Trainer(recipe, quiet=True)
+        trainer.open()
+        probed = Gates.probed
+
+        def watched(gates, record, why):
+            judged.append((lookahead.served.gates is gates, record))
+            probed(gates, record, why)
+
+        lookahead = trainer.parts.lookahead
+        monkeypatch.setattr(Gates, "probed", watched)
+        trainer.train()
+    # The weights before step 1, and those after every step that sample another or are evaluated.
+    assert len(judged) == {1: 5, 2: 4}[bound] and all(of_run for of_run, _ in judged)
+    assert max(record["server/distance"] for _, record in judged) < 1e-5
+    assert max(record["server/likeness"] for _, record in judged) < 0.5
+
+
+@pytest.mark.parametrize("bound", [1, 2])
+def test_a_server_with_stale_weights_stops_the_run_before_anything_of_them_trains(tmp_path, bound):
+    with fake_servers(BASE, "") as servers:
+        recipe = _recipe(tmp_path / "run", servers, f"sample.staleness={bound}")
+        trainer = Trainer(recipe, quiet=True)
+        trainer.open()
+        servers[0].fault = "stale weights"
+        with pytest.raises(GateStop, match="gate server_.*; stale weights: http"):
+            trainer.train()
+    # The weights after step 1 sample step 2 + bound first; what was sampled before held the right ones.
+    assert len(records(tmp_path / "run")) <= 1 + bound
+
+
+# -- what carries over, and what is refused ----------------------------------------------------------------------
+
+
+def test_groups_that_go_on_in_the_next_step_stay_within_the_bound(tmp_path):
+    with fake_servers(BASE, "") as servers:
+        servers[0].seconds = 0.002
+        trainer = _run(
+            tmp_path / "run",
+            servers,
+            "sample.staleness=2",
+            "sample.over_request=1.0",
+            "sample.max_rows=8",
+            "sample.max_tokens=12",
+            "steps=5",
+        )
+    rows = records(tmp_path / "run")
+    assert max(row["staleness/max"] for row in rows) <= 2
+    ledger = trainer.ledger
+    assert ledger["sampled"] == ledger.begun == sum(ledger[one] for one in ledger.outcomes)
+
+
+REFUSED = {
+    "sample.engine=embedded": "sample.staleness is set, but sample.engine is embedded",
+    "loss.correction=none": "sample.staleness is 1, but loss.correction is none",
+    "sample.probe_every=0": "sample.staleness is 1, but sample.probe_every is 0",
+    "sample.over_request=0.5": "sample.staleness is 1, but sample.over_request is 0.5",
+}
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_what_cannot_be_sampled_ahead_is_refused(override):
+    served = "sample={engine: vllm, servers: ['http://127.0.0.1:8000'], staleness: 1}"
+    if override == "sample.engine=embedded":
+        served = "sample={staleness: 1}"
+    with pytest.raises(RecipeError, match=REFUSED[override]):
+        Recipe.load("quickstart", served, override)
+
+
+def test_several_processes_are_refused():
+    served = "sample={engine: vllm, servers: ['http://a:1', 'http://b:1'], staleness: 1}"
+    recipe = Recipe.load("quickstart", served)
+    with pytest.raises(RecipeError, match="sample.staleness is 1, but 2 processes train"):
+        setup.open_lookahead(recipe, object(), Ranks(0, 2))
+    assert setup.open_lookahead(Recipe.load("quickstart"), None, Ranks()) is None
