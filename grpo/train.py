@@ -90,7 +90,7 @@ class Trainer(Run):
             logged=rollouts.logged,
         )
         num_completions = sum(len(group.completions) for group in self.groups)
-        self._end_step(step, batch, record, num_completions, rollouts.in_flight)
+        self._end_step(step, batch, record, num_completions, in_flight=rollouts.in_flight)
         return record
 
     # -- sampling and scoring -------------------------------------------------------------------------------

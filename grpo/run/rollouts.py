@@ -68,11 +68,12 @@ def _group_mapping(group: ScoredGroup) -> dict[str, Any]:
         "prompt": group.prompt.id,
         "completions": [{**completion_mapping(one), "text": one.text} for one in group.completions],
         "scores": [_score_mapping(score) for score in group.scores],
-        "verdicts": [
-            {name: _score_mapping(part) for name, part in verdict.items()}
-            for verdict in group.verdicts
-        ],
+        "verdicts": [_verdict_mapping(verdict) for verdict in group.verdicts],
     }
+
+
+def _verdict_mapping(verdict: Mapping[str, Score]) -> dict[str, Any]:
+    return {name: _score_mapping(part) for name, part in verdict.items()}
 
 
 def _score_mapping(score: Score) -> dict[str, Any]:

@@ -266,6 +266,7 @@ def open_rows(recipe: Recipe, inputs: RunInputs) -> SampleRows:
         threshold=recipe.evaluate.threshold,
         num_with_tokens=recipe.log.token_logprobs,
         tokenizer=inputs.tokenizer,
+        has_versions=recipe.sample.staleness > 0,
     )
 
 

@@ -191,6 +191,9 @@ def collect(
         return None
     learner = parts.learner.state()
     stateful = stateful_parts(parts, ledger)
+    ahead = None
+    if parts.lookahead is not None:
+        ahead = parts.lookahead.state(Rollouts.to_mapping)
     state = RunState(
         bonus=learner["bonus"],
         parts={name: part.state() for name, part in stateful.items()},
@@ -206,14 +209,13 @@ def collect(
         expected=expected,
         weights_version=parts.policy.version,
         trackers=parts.log.tracker_ids,
-        ahead=None if parts.lookahead is None else parts.lookahead.state(Rollouts.to_mapping),
+        ahead=ahead,
         journals=journals,
         fingerprint=fingerprint,
     )
-    weights = {name: parameter.data for name, parameter in parts.policy.trainable().items()}
     return Checkpoint(
         step=progress.num_steps,
-        weights=weights,
+        weights={name: p.data for name, p in parts.policy.trainable().items()},
         optimizer=learner["optimizer"],
         reference=learner["reference"],
         state=state.to_mapping(),

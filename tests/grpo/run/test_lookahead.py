@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+import time
+from contextlib import nullcontext
 
 import pytest
 
@@ -15,6 +17,8 @@ from grpo.rollout.engine import EngineFailed
 from grpo.run import lifecycle, setup
 from grpo.run.lookahead import Lookahead
 from tests.support.fake_server import fake_servers
+from tests.support.kills import assert_kills_change_nothing
+from tests.support.lives import Lives
 from tests.support.quick_runs import ROOT, assert_same_run, lines, records
 
 BASE = ROOT / "recipes" / "quickstart_base"
@@ -196,6 +200,69 @@ def test_a_run_made_longer_samples_ahead_again(tmp_path):
     assert [row["staleness/max"] for row in rows] == [0, 1, 0, 1]
 
 
+def test_the_next_step_is_sampled_while_this_one_trains(tmp_path, monkeypatch):
+    """The update of step 2 waits until the server has been asked for all of step 3, which no synchronous run does."""
+    with fake_servers(BASE, "") as servers:
+        more = ["sample.staleness=1", "steps=3", "evaluate.every=0", "checkpoint.every=0"]
+        trainer = Trainer(_recipe(tmp_path / "run", servers, *more), quiet=True)
+        steps = iter(trainer)
+        next(steps)
+        asked = [body["seed"] for body in servers[0].requests]
+        update = trainer.learner.update
+
+        def late(*arguments):
+            buffer = trainer.parts.lookahead.buffer
+            deadline = time.monotonic() + 30
+            while 3 not in buffer.complete and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert 3 in buffer.complete and buffer.taken == 2
+            return update(*arguments)
+
+        monkeypatch.setattr(trainer.learner, "update", late)
+        assert next(steps)["staleness/max"] == 1
+        assert len(servers[0].requests) >= len(asked) + 6
+        monkeypatch.undo()
+        list(steps)
+
+
+def test_the_versions_of_each_token_are_written_with_the_completion(whole):
+    rows = lines(whole[2], "samples.jsonl")
+    for row in rows:
+        assert row["versions"] == [[max(0, row["step"] - 3), 0, row["num_tokens"]]]
+    assert all("versions" not in row for row in lines(whole[0], "samples.jsonl"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bound", [0, 1, 2])
+def test_a_run_learns_as_far_ahead_as_it_is(tmp_path, bound):
+    more = [
+        f"sample.staleness={bound}",
+        f"rewards.correct.use={LIGHT}:share_of_digits",
+        "optim.lr=4e-3",
+        "steps=20",
+        "sample.prompts=4",
+        "sample.group_size=4",
+        "evaluate.every=0",
+        "evaluate.before=false",
+        "checkpoint.every=0",
+    ]
+    with fake_servers(BASE, "") as servers:
+        _run(tmp_path / "run", servers, *more)
+    rewards = [row["reward/mean"] for row in records(tmp_path / "run")]
+    assert sum(rewards[-4:]) / 4 > sum(rewards[:4]) / 4 + 0.15, rewards
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bound", [1, 2])
+def test_a_run_killed_again_and_again_is_the_run_never_killed(tmp_path, seed, bound):
+    with fake_servers(BASE, "") as servers, Lives() as lives:
+        url = f"sample.servers=['{servers[0].url}']"
+        overrides = [one for one in SHORT if one != "steps=4"]
+        command = ["quickstart", *overrides, "steps=6", "sample.engine=vllm", url]
+        command += [f"sample.staleness={bound}", f"rewards.correct.use={LIGHT}:reward_of_length"]
+        assert_kills_change_nothing(lives, command, tmp_path, seed=seed, kills=5)
+
+
 # -- the probe ---------------------------------------------------------------------------------------------------
 
 
@@ -217,10 +284,20 @@ def test_the_probe_compares_a_server_with_the_weights_that_it_was_given(
         lookahead = trainer.parts.lookahead
         monkeypatch.setattr(Gates, "probed", watched)
         trainer.train()
-    # The weights before step 1, and those after every step that sample another or are evaluated.
-    assert len(judged) == {1: 5, 2: 4}[bound] and all(of_run for of_run, _ in judged)
+    # Once opened: the weights after step 1, which sample ahead, and those after 2 and 4, which are evaluated too.
+    assert len(judged) == 3 and all(of_run for of_run, _ in judged)
     assert max(record["server/distance"] for _, record in judged) < 1e-5
     assert max(record["server/likeness"] for _, record in judged) < 0.5
+
+
+def test_a_probe_that_compared_with_other_weights_would_stop_the_run(tmp_path, monkeypatch):
+    with fake_servers(BASE, "") as servers:
+        more = ["sample.staleness=2", "optim.lr=3e-3", "evaluate.every=0", "checkpoint.every=0"]
+        trainer = Trainer(_recipe(tmp_path / "run", servers, *more), quiet=True)
+        trainer.open()
+        monkeypatch.setattr(type(trainer.policy), "as_if", lambda policy, weights: nullcontext())
+        with pytest.raises(GateStop, match="gate server_"):
+            trainer.train()
 
 
 @pytest.mark.parametrize("bound", [1, 2])
