@@ -149,7 +149,10 @@ class ServedPolicy:
         """Write the policy's weights as they are after `step` steps, to be pinned later; `release` ends that."""
         name = self.fleet.publish()
         if self.sample.probe_every and name not in self._copies:
-            self._copies[name] = self.policy.snapshot()
+            trainable = self.policy.trainable()
+            self._copies[name] = {
+                of: p.detach().to("cpu", copy=True) for of, p in trainable.items()
+            }
         return Weights(step, self.policy.version, self.policy.fingerprint(), name)
 
     def pin(self, weights: Weights) -> None:
@@ -173,7 +176,9 @@ class ServedPolicy:
         """Judge what probes found of weights after at most `step` steps; `GateStop` for servers that hold others."""
         while self._unjudged and self._unjudged[0][0].step <= step:
             weights, asked = self._unjudged.pop(0)
-            with self.policy.as_if(self._copies[weights.name]):
+            copies = self._copies[weights.name]
+            device = self.policy.device
+            with self.policy.as_if({name: copy.to(device) for name, copy in copies.items()}):
                 self._refuse(self.probe.judge(asked))
 
     # -- the probe --------------------------------------------------------------------------------------------
