@@ -274,7 +274,8 @@ class Run(SteppedRun):
 
     @property
     def engine(self) -> Engine:
-        """What samples, once the run is open."""
+        """What samples, once the run is open; until the next step begins it is the caller's alone."""
+        self._settle_sampling()
         return self.parts.engine
 
     @property

@@ -61,7 +61,7 @@ class Lookahead(Generic[Item]):
 
     def settle(self) -> None:
         """Wait until all steps that may begin are sampled, and judge the servers' weights of all of them."""
-        if self._thread is None:
+        if self._thread is None or self.is_closing:
             return
         with self._waiting("completions that are sampled ahead"):
             self._wait_until(lambda: self.buffer.is_settled)

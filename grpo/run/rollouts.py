@@ -40,13 +40,13 @@ class Rollouts:
         return {
             "groups": [_group_mapping(group) for group in self.groups],
             "left_out": {str(index): outcome for index, outcome in self.left_out.items()},
-            "seconds": self.seconds,
+            "seconds": dict(self.seconds),
             "continued": sorted(self.continued),
             "sampled_by": sorted(self.sampled_by),
             "begun": self.begun,
             "in_flight": self.in_flight,
-            "logged": self.logged,
-            "notes": self.notes,
+            "logged": dict(self.logged),
+            "notes": list(self.notes),
             "num_retired": self.num_retired,
         }
 

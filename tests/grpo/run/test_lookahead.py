@@ -60,12 +60,21 @@ def _run(folder, servers, *overrides, **options):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Folders of runs that were never stopped, by their staleness."""
+    """The folder of a run that was never stopped, by its staleness."""
     folder = tmp_path_factory.mktemp("whole")
-    with fake_servers(BASE, "") as servers:
-        for staleness in (0, 1, 2):
-            _run(folder / f"k{staleness}", servers, f"sample.staleness={staleness}")
-    return {staleness: folder / f"k{staleness}" for staleness in (0, 1, 2)}
+
+    def run_of(staleness):
+        path = folder / f"k{staleness}"
+        if not path.exists():
+            with fake_servers(BASE, "") as servers:
+                _run(path, servers, f"sample.staleness={staleness}")
+        return path
+
+    return run_of
+
+
+SLOWLY_ONE = [pytest.param(1, marks=pytest.mark.slow), 2]
+"""Both bounds, of which the larger is in the fast tests."""
 
 
 def _without_staleness(rows):
@@ -83,31 +92,38 @@ def test_a_lookahead_of_no_step_is_the_synchronous_run_bit_for_bit(tmp_path, mon
     def no_step_ahead(recipe, served, ranks):
         return Lookahead(RolloutBuffer(0, recipe.steps), served)
 
-    monkeypatch.setattr(setup, "open_lookahead", no_step_ahead)
-    with fake_servers(BASE, "") as servers:
+    with fake_servers(BASE, "") as servers, monkeypatch.context() as patch:
+        patch.setattr(setup, "open_lookahead", no_step_ahead)
         trainer = _run(tmp_path / "run", servers)
     assert isinstance(trainer.parts.lookahead, Lookahead)
     for file in ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl"):
         ours = _without_staleness(lines(tmp_path / "run", file))
-        assert ours == lines(whole[0], file), file
-    assert _final(tmp_path / "run") == _final(whole[0])
+        assert ours == lines(whole(0), file), file
+    assert _final(tmp_path / "run") == _final(whole(0))
     assert [row["staleness/max"] for row in records(tmp_path / "run")] == [0, 0, 0, 0]
 
 
-def test_a_step_is_as_old_as_the_bound_and_everything_is_in_the_ledger(whole):
-    assert not any("staleness/max" in row for row in records(whole[0]))
-    for bound in (1, 2):
-        rows = records(whole[bound])
-        assert [row["staleness/max"] for row in rows] == [min(bound, at) for at in range(4)]
-        assert [row["staleness/mean"] for row in rows] == [min(bound, at) for at in range(4)]
-        summary = json.loads((whole[bound] / "summary.json").read_text())
-        assert summary["ledger"]["sampled"] == 24
-    first = [row for row in lines(whole[0], "samples.jsonl") if row["step"] == 1]
-    for bound in (1, 2):
-        ahead = lines(whole[bound], "samples.jsonl")
-        assert [row for row in ahead if row["step"] == 1] == first, "the first step is on-policy"
-        ids = [row["prompt_id"] for row in lines(whole[0], "samples.jsonl")]
-        assert [row["prompt_id"] for row in ahead] == ids, "the stream's order is the same"
+@pytest.mark.parametrize("bound", SLOWLY_ONE)
+def test_a_step_is_as_old_as_the_bound_and_everything_is_in_the_ledger(whole, bound):
+    assert not any("staleness/max" in row for row in records(whole(0)))
+    rows = records(whole(bound))
+    assert [row["staleness/max"] for row in rows] == [min(bound, at) for at in range(4)]
+    assert [row["staleness/mean"] for row in rows] == [min(bound, at) for at in range(4)]
+    assert all(row["seconds/wait"] >= 0 for row in _timed(whole(bound)))
+    summary = json.loads((whole(bound) / "summary.json").read_text())
+    assert summary["ledger"]["sampled"] == 24
+    synchronous = lines(whole(0), "samples.jsonl")
+    ahead = lines(whole(bound), "samples.jsonl")
+    assert [row["prompt_id"] for row in ahead] == [row["prompt_id"] for row in synchronous]
+    for row in ahead:
+        assert row.pop("versions") == [[max(0, row["step"] - 1 - bound), 0, row["num_tokens"]]]
+    assert ahead[:6] == synchronous[:6], "the first step is of the weights that it trains"
+    assert ahead[6:] != synchronous[6:]
+
+
+def _timed(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if "reward/mean" in row]
 
 
 def test_an_evaluation_is_of_the_weights_of_its_step_alone(tmp_path, monkeypatch):
@@ -130,7 +146,7 @@ def test_an_evaluation_is_of_the_weights_of_its_step_alone(tmp_path, monkeypatch
     assert all(step == version == read == held for step, version, read, held in seen)
 
 
-@pytest.mark.parametrize("bound", [1, 2])
+@pytest.mark.parametrize("bound", SLOWLY_ONE)
 def test_neither_time_nor_a_server_that_dies_changes_a_run(tmp_path, whole, bound):
     with fake_servers(BASE, "", "") as servers:
         for server in servers:
@@ -140,10 +156,17 @@ def test_neither_time_nor_a_server_that_dies_changes_a_run(tmp_path, whole, boun
             if record["step"] == 1:
                 servers[1].dies_after = servers[1].num_tokens + 10
         assert servers[1].is_dead
-    assert_same_run(whole[bound], tmp_path / "run")
+    assert_same_run(whole(bound), tmp_path / "run")
 
 
-@pytest.mark.parametrize("bound, at", [(1, 2), (2, 1), (2, 3)])
+@pytest.mark.parametrize(
+    "bound, at",
+    [
+        (2, 1),
+        pytest.param(2, 3, marks=pytest.mark.slow),
+        pytest.param(1, 2, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_that_was_stopped_is_resumed_exactly(tmp_path, whole, bound, at):
     with fake_servers(BASE, "") as servers:
         recipe = _recipe(tmp_path / "run", servers, f"sample.staleness={bound}")
@@ -154,10 +177,11 @@ def test_a_run_that_was_stopped_is_resumed_exactly(tmp_path, whole, bound, at):
         assert trainer.stopped
     with fake_servers(BASE, "") as servers:
         again = _run(tmp_path / "run", servers, f"sample.staleness={bound}", resume=True)
-    assert_same_run(whole[bound], tmp_path / "run")
+    assert_same_run(whole(bound), tmp_path / "run")
     assert again.ledger["sampled"] == 24 == again.ledger.begun
 
 
+@pytest.mark.slow
 def test_a_run_that_broke_off_in_the_middle_of_a_step_is_resumed_exactly(
     tmp_path, whole, monkeypatch
 ):
@@ -172,13 +196,14 @@ def test_a_run_that_broke_off_in_the_middle_of_a_step_is_resumed_exactly(
                 next(steps)
         assert not [one for one in threading.enumerate() if one.name == "sampling ahead"]
         _run(tmp_path / "run", servers, "sample.staleness=2", resume=True)
-    assert_same_run(whole[2], tmp_path / "run")
+    assert_same_run(whole(2), tmp_path / "run")
 
 
 def _fails(*arguments):
     raise MemoryError("on purpose")
 
 
+@pytest.mark.slow
 def test_servers_that_all_die_end_the_run_which_resumes(tmp_path, whole):
     with fake_servers(BASE, "") as servers:
         trainer = Trainer(_recipe(tmp_path / "run", servers, "sample.staleness=1"), quiet=True)
@@ -189,9 +214,26 @@ def test_servers_that_all_die_end_the_run_which_resumes(tmp_path, whole):
             list(steps)
     with fake_servers(BASE, "") as servers:
         _run(tmp_path / "run", servers, "sample.staleness=1", resume=True)
-    assert_same_run(whole[1], tmp_path / "run")
+    assert_same_run(whole(1), tmp_path / "run")
 
 
+@pytest.mark.slow
+def test_between_steps_the_engine_is_the_callers(tmp_path, whole):
+    with fake_servers(BASE, "") as servers:
+        recipe = _recipe(tmp_path / "run", servers, "sample.staleness=2")
+        trainer = Trainer(recipe, quiet=True)
+        for record in trainer:
+            engine = trainer.engine
+            prompt = trainer.inputs.prompts.train[0]
+            sampling = setup.sampling_of(recipe.sample)
+            options = {"group_size": 2, "max_tokens": 4, "sampling": sampling, "seed": ("mine",)}
+            groups = dict(engine.sample([prompt], **options))
+            spans = [one.versions for one in groups[0].completions]
+            assert {versions[0][0] for versions in spans} == {record["step"]}
+    assert_same_run(whole(2), tmp_path / "run")
+
+
+@pytest.mark.slow
 def test_a_run_made_longer_samples_ahead_again(tmp_path):
     with fake_servers(BASE, "") as servers:
         _run(tmp_path / "run", servers, "sample.staleness=1", "steps=2")
@@ -223,13 +265,6 @@ def test_the_next_step_is_sampled_while_this_one_trains(tmp_path, monkeypatch):
         assert len(servers[0].requests) >= len(asked) + 6
         monkeypatch.undo()
         list(steps)
-
-
-def test_the_versions_of_each_token_are_written_with_the_completion(whole):
-    rows = lines(whole[2], "samples.jsonl")
-    for row in rows:
-        assert row["versions"] == [[max(0, row["step"] - 3), 0, row["num_tokens"]]]
-    assert all("versions" not in row for row in lines(whole[0], "samples.jsonl"))
 
 
 @pytest.mark.slow
@@ -266,7 +301,7 @@ def test_a_run_killed_again_and_again_is_the_run_never_killed(tmp_path, seed, bo
 # -- the probe ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bound", [1, 2])
+@pytest.mark.parametrize("bound", SLOWLY_ONE)
 def test_the_probe_compares_a_server_with_the_weights_that_it_was_given(
     tmp_path, monkeypatch, bound
 ):
@@ -300,7 +335,7 @@ def test_a_probe_that_compared_with_other_weights_would_stop_the_run(tmp_path, m
             trainer.train()
 
 
-@pytest.mark.parametrize("bound", [1, 2])
+@pytest.mark.parametrize("bound", SLOWLY_ONE)
 def test_a_server_with_stale_weights_stops_the_run_before_anything_of_them_trains(tmp_path, bound):
     with fake_servers(BASE, "") as servers:
         recipe = _recipe(tmp_path / "run", servers, f"sample.staleness={bound}")
@@ -316,6 +351,7 @@ def test_a_server_with_stale_weights_stops_the_run_before_anything_of_them_train
 # -- what carries over, and what is refused ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_groups_that_go_on_in_the_next_step_stay_within_the_bound(tmp_path):
     with fake_servers(BASE, "") as servers:
         servers[0].seconds = 0.002
