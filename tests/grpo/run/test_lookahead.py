@@ -301,13 +301,22 @@ def test_a_run_killed_again_and_again_is_the_run_never_killed(tmp_path, seed, bo
 # -- the probe ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bound", SLOWLY_ONE)
+@pytest.mark.parametrize(
+    "bound, lora",
+    [
+        (2, []),
+        pytest.param(1, [], marks=pytest.mark.slow),
+        pytest.param(2, ["model.lora.rank=2"], marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_the_probe_compares_a_server_with_the_weights_that_it_was_given(
-    tmp_path, monkeypatch, bound
+    tmp_path, monkeypatch, bound, lora
 ):
     judged = []
-    with fake_servers(BASE, "") as servers:
-        recipe = _recipe(tmp_path / "run", servers, f"sample.staleness={bound}", "optim.lr=3e-3")
+    with fake_servers(BASE, "", lora_rank=8 * len(lora)) as servers:
+        more = [f"sample.staleness={bound}", "optim.lr=3e-3", *lora]
+        recipe = _recipe(tmp_path / "run", servers, *more)
         trainer = Trainer(recipe, quiet=True)
         trainer.open()
         probed = Gates.probed
