@@ -361,20 +361,25 @@ def test_a_server_with_stale_weights_stops_the_run_before_anything_of_them_train
 
 
 @pytest.mark.slow
-def test_groups_that_go_on_in_the_next_step_stay_within_the_bound(tmp_path):
+def test_groups_that_go_on_in_the_next_step_stay_within_the_bound_over_a_stop(tmp_path):
+    more = [
+        "sample.staleness=2",
+        "sample.over_request=1.0",
+        "sample.max_rows=8",
+        "sample.max_tokens=12",
+        "steps=6",
+    ]
     with fake_servers(BASE, "") as servers:
         servers[0].seconds = 0.002
-        trainer = _run(
-            tmp_path / "run",
-            servers,
-            "sample.staleness=2",
-            "sample.over_request=1.0",
-            "sample.max_rows=8",
-            "sample.max_tokens=12",
-            "steps=5",
-        )
+        first = Trainer(_recipe(tmp_path / "run", servers, *more), quiet=True)
+        for record in first:
+            if record["step"] == 2:
+                first.request_stop()
+        assert first.stopped and first.progress.partial_groups
+        trainer = _run(tmp_path / "run", servers, *more, resume=True)
     rows = records(tmp_path / "run")
-    assert max(row["staleness/max"] for row in rows) <= 2
+    assert len(rows) == 6 and max(row["staleness/max"] for row in rows) == 2
+    assert sum(row["completion/carried"] for row in rows) > 0
     ledger = trainer.ledger
     assert ledger["sampled"] == ledger.begun == sum(ledger[one] for one in ledger.outcomes)
 
