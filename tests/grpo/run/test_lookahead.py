@@ -407,3 +407,26 @@ def test_several_processes_are_refused():
     with pytest.raises(RecipeError, match="sample.staleness is 1, but 2 processes train"):
         setup.open_lookahead(recipe, object(), Ranks(0, 2))
     assert setup.open_lookahead(Recipe.load("quickstart"), None, Ranks()) is None
+
+
+def test_tokens_above_the_bound_stop_the_run():
+    gates = Gates({}, dtype="float32", device="cpu")
+    assert gates.sampled(3, {"staleness/max": 2, "staleness/bound": 2})
+    assert gates.sampled(3, {"staleness/bound": 0}), "nothing of a run that never samples ahead"
+    with pytest.raises(GateStop, match="step 4: gate staleness: .* by so many steps: 1"):
+        gates.sampled(4, {"staleness/max": 3, "staleness/bound": 2})
+
+
+@pytest.mark.slow
+def test_a_step_above_the_bound_never_trains(tmp_path, monkeypatch):
+    """The gate stands behind the buffer: with a buffer that errs, it is what stops the run."""
+
+    def too_lax(recipe, served, ranks):
+        return Lookahead(RolloutBuffer(2, recipe.steps), served)
+
+    monkeypatch.setattr(setup, "open_lookahead", too_lax)
+    with fake_servers(BASE, "") as servers:
+        trainer = Trainer(_recipe(tmp_path / "run", servers, "sample.staleness=1"), quiet=True)
+        with pytest.raises(GateStop, match="step 3: gate staleness"):
+            trainer.train()
+    assert [row["step"] for row in records(tmp_path / "run")] == [1, 2]
