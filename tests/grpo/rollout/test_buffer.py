@@ -18,8 +18,8 @@ def _schedule(rng: random.Random) -> Schedule:
     return Schedule(
         rng=rng,
         bound=bound,
-        steps=rng.randint(1, 5),
-        groups=rng.randint(1, 3),
+        steps=rng.randint(1, 7),
+        groups=rng.randint(1, 4),
         carries=bound >= 2 and rng.random() < 0.5,
         refills=rng.random() < 0.3,
         kills=rng.choice((0.0, 0.02)),
