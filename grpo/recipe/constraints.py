@@ -67,7 +67,9 @@ OWN_SECTIONS = {
     "export": ExportSection(),
 }
 """Sections that one stage alone reads, with their defaults; distillation of traces reads sft's too."""
-SAMPLING_OF_STEPS = ("prompts", "group_size", "oversample", "over_request", "max_tokens_from")
+OF_STEPS = ("oversample", "over_request", "staleness")
+"""Keys of ``sample`` that say how steps sample more, or otherwise, than each of them trains."""
+SAMPLING_OF_STEPS = ("prompts", "group_size", "max_tokens_from", *OF_STEPS)
 """Keys of ``sample`` that say what a step of reinforcement learning samples."""
 
 
@@ -203,7 +205,7 @@ def _rejection_reasons(recipe: Sections) -> Reasons:
     sampled = _set_keys(recipe.sample, SampleSection())
     unread = _unread_objective(recipe)
     unread += [f"optim.{name}" for name in _set_keys(recipe.optim, OptimSection())]
-    unread += [f"sample.{name}" for name in sampled if name in ("oversample", "over_request")]
+    unread += [f"sample.{name}" for name in sampled if name in OF_STEPS]
     if recipe.epochs is not None:
         unread.append("epochs")
     for name in unread:
@@ -326,7 +328,14 @@ def _schedule_reasons(optim: OptimSection) -> Reasons:
         )
 
 
-SERVER_KEYS = ("servers", "server_folder", "server_silence", "server_load", "probe_every")
+SERVER_KEYS = (
+    "servers",
+    "server_folder",
+    "server_silence",
+    "server_load",
+    "probe_every",
+    "staleness",
+)
 EMBEDDED_KEYS = ("kv_memory_gib", "keep_graphs", "compile")
 """Keys of ``sample`` that the engine in the trainer's own process reads alone."""
 FILTERS = ("top_k", "top_p", "min_p")
@@ -363,6 +372,29 @@ def _server_reasons(recipe: Sections) -> Reasons:
             "sample.engine: embedded"
         )
     yield from _served_model_reasons(recipe)
+    if sample.staleness:
+        yield from _staleness_reasons(recipe)
+
+
+def _staleness_reasons(recipe: Sections) -> Reasons:
+    """What sampling ahead of the updates needs."""
+    sample = recipe.sample
+    ahead = f"sample.staleness is {sample.staleness}"
+    if recipe.loss.correction == "none":
+        yield (
+            f"{ahead}, but loss.correction is none, so that what older weights wrote would train as if the policy had; "
+            "set loss.correction to token, sequence or geometric"
+        )
+    if not sample.probe_every:
+        yield (
+            f"{ahead}, but sample.probe_every is 0, and the drift of what older weights wrote cannot tell a server "
+            "that holds others; set sample.probe_every to 1"
+        )
+    if sample.over_request and sample.staleness < 2:
+        yield (
+            f"{ahead}, but sample.over_request is {sample.over_request:g}, and what goes on in the next step is one "
+            "step older there; set sample.staleness to 2 or more, or sample.over_request to 0"
+        )
 
 
 def _served_model_reasons(recipe: Sections) -> Reasons:

@@ -29,7 +29,7 @@ DATA_OF: Mapping[str, str] = {"reject": "accepted.jsonl"}
 """Where in its folder a stage leaves rows, by kind."""
 OF_ONE_KIND = ("sft", "reject", "distill", "export")
 """Sections that are read by the kind of their name alone."""
-OF_OVERSAMPLING = ("sample.oversample", "sample.over_request")
+OF_OVERSAMPLING = ("sample.oversample", "sample.over_request", "sample.staleness")
 OF_ROLLOUTS = ("sample.prompts", "sample.group_size", *OF_OVERSAMPLING)
 OBJECTIVE = ("loss", "advantage")
 ANSWERED = ("tools", "environment")

@@ -133,6 +133,12 @@ class SampleSection:
         "0 trusts the servers",
         at_least(0),
     )
+    staleness: int = key(
+        0,
+        "for engine vllm: steps that sampling may be ahead of the updates; 0 samples each step by the weights that it "
+        "trains",
+        at_least(0),
+    )
     prompts: int = key(32, "prompts sampled a step", at_least(1))
     oversample: float = key(
         0.0,

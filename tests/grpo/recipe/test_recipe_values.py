@@ -178,6 +178,7 @@ OUT_OF_RANGE = {
     "data.pass_again": [0],
     "sample.oversample": [-0.5],
     "sample.over_request": [-0.5, 1.5],
+    "sample.staleness": [-1, 0.5],
     "sample.kv_memory_gib": [0, -1],
     "sample.keep_graphs": ["no"],
     "sample.compile": ["no"],
