@@ -29,7 +29,8 @@ def load_rewards(
     accurate = accurate_reward(recipe, [spec.name for spec in specs])
     _check_found(specs)
     specs = with_lenient(specs, accurate)
-    check_sandbox(specs, recipe.sandbox)
+    if not recipe.rewards_service.servers:
+        check_sandbox(specs, recipe.sandbox)
     return specs, accurate
 
 
@@ -105,7 +106,7 @@ def _own_name(function: Any) -> str:
 
 
 def rewards_of_set(
-    section: EvaluationSetSection, sandbox: SandboxSection
+    section: EvaluationSetSection, recipe: Recipe
 ) -> tuple[list[RewardSpec], str]:
     """(the rewards that a set of ``evaluate.sets`` names, with the lenient twin; the name of the accurate one).
 
@@ -115,7 +116,8 @@ def rewards_of_set(
     _check_found(specs)
     accurate = section.reward or specs[0].name
     specs = with_lenient(specs, accurate)
-    check_sandbox(specs, sandbox)
+    if not recipe.rewards_service.servers:
+        check_sandbox(specs, recipe.sandbox)
     return specs, accurate
 
 
