@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import platform
 import statistics
@@ -145,24 +146,34 @@ def rows_of(case: Case, number: int) -> list[dict[str, str]]:
     ]
 
 
+def recipe_of(case: Case, steps: int, folder: Path) -> Recipe:
+    """A run of nothing but steps."""
+    return Recipe.from_mapping(
+        {
+            "steps": steps,
+            "run_dir": str(folder),
+            "threads": 1,
+            "data": {"template": "plain"},
+            "sample": {
+                "prompts": case.prompts,
+                "group_size": case.group,
+                "max_tokens": case.new,
+            },
+            "optim": {"lr": 1e-6},
+            "evaluate": {"before": False, "every": 0},
+            "checkpoint": {"every": 0},
+            "log": {"report": False},
+            "gates": {"flat": "off"},
+        }
+    )
+
+
 def measured(case: Case, steps: int) -> dict[str, float]:
     """Processor seconds of sampling and update a step, medians without the first two; mean length."""
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(config_of(case)).float()
     with tempfile.TemporaryDirectory() as folder:
-        recipe = Recipe.load(
-            "quickstart",
-            f"steps={steps + 2}",
-            f"run_dir={folder}/run",
-            "data.held_out=0",
-            "evaluate.before=false",
-            "checkpoint.every=0",
-            "log.report=false",
-            f"sample.prompts={case.prompts}",
-            f"sample.group_size={case.group}",
-            f"sample.max_tokens={case.new}",
-            "rewards.correct.weight=0",
-        )
+        recipe = recipe_of(case, steps + 3, Path(folder) / "run")
         rows = rows_of(case, (steps + 3) * case.prompts)
         trainer = Trainer(
             recipe,
@@ -172,7 +183,7 @@ def measured(case: Case, steps: int) -> dict[str, float]:
             tokenizer=tokenizer(),
             quiet=True,
         )
-        records = list(trainer)
+        records = list(itertools.islice(trainer, steps + 2))  # its last step never comes
         lines = (Path(folder) / "run" / "costs.jsonl").read_text().splitlines()
     sums = [json.loads(line) for line in lines]
     marks = [line["phases"] for line in sums if line["event"] == "step"]
@@ -191,7 +202,7 @@ def _median_step(marks: list[dict[str, Any]], phase: str) -> float:
 
 def _own(mark: dict[str, Any], phase: str) -> float:
     found = mark.get(phase) or {}
-    return float(found.get("cpu_seconds", 0.0)) - float(found.get("children_cpu_seconds", 0.0))
+    return float(found.get("cpu", 0.0)) - float(found.get("children", 0.0))
 
 
 # ---- a prediction ---------------------------------------------------------------------------------------------------

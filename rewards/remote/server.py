@@ -235,6 +235,8 @@ class _Handler(BaseHTTPRequestHandler):
                 ticket.result(timeout=BEAT_SECONDS)
             except TimeoutError:
                 continue
+            except RuntimeError:  # the server is being closed; the client sees that it broke off
+                return
         judged = ticket.result()
         self.owner.num_batches += 1
         self.owner.num_samples += len(judged)
