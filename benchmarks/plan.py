@@ -5,7 +5,7 @@
 First the bare processor is measured: the rate of a large product, the bandwidth at which a product of one row reads a
 large matrix, the time of a small operation. Two runs then calibrate what stands between them and a model (`FITTED`);
 every other case is predicted from its sizes alone and measured afterwards, in processor seconds of one thread, so that
-what else the machine does matters little. The mean length of completions is taken from the run: plan has it as an input.
+what else the machine does matters little. The mean length of completions is taken from the run.
 """
 
 from __future__ import annotations
@@ -244,9 +244,7 @@ START = Assumed(
 """What the fit begins with; it changes four of them."""
 
 
-def fitted(
-    seen: dict[str, dict[str, float]], device: Device, start: Assumed = START
-) -> Assumed:
+def fitted(seen: dict[str, dict[str, float]], device: Device, start: Assumed = START) -> Assumed:
     """The four assumptions that make the cases of `FITTED` come out: launches by the small one, shares by the other."""
     assumed = start
     small, middle = (next(case for case in CASES if case.name == name) for name in FITTED)
@@ -264,7 +262,7 @@ def fitted(
     return assumed
 
 
-# ---- the table --------------------------------------------------------------------------------------------------------
+# ---- the table ----------------------------------------------------------------------------------------------------
 
 
 def rows(
@@ -284,8 +282,9 @@ def rows(
 
 
 def table(results: list[dict[str, Any]]) -> Iterator[str]:
-    yield "| case | model | prompts x group | prompt | new | sampling, s | predicted | ratio | update, s | predicted | ratio |"
-    yield "|---|---|---|---|---|---|---|---|---|---|---|"
+    titles = "case, model, prompts x group, prompt, new, sampling s, predicted, ratio, update s, predicted, ratio"
+    yield f"| {titles.replace(', ', ' | ')} |"
+    yield "|---" * 11 + "|"
     for row in results:
         case, seen, found, ratio = row["case"], row["measured"], row["predicted"], row["ratio"]
         name = f"{case['name']} (fitted)" if row["fitted"] else case["name"]

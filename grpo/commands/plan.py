@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Figures are predictions from data sheets and the assumptions that are printed below them; docs/plan.md says "
-        "how far they were off where they could be compared. The model may be a folder with a config.json, a hub id, or "
+        "how far they were off where they could be compared. The model is a folder with a config.json, a hub id, or "
         "the name of a published model such as qwen2.5-7b."
     )
     parser.add_argument("recipe", help="a YAML file, or the name of a recipe that ships")
@@ -29,7 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", type=int, default=8, metavar="N", help="how many (default: 8)")
     parser.add_argument("--gpu", default="h100", metavar="NAME", help="which kind (default: h100)")
     parser.add_argument(
-        "--nodes", type=int, metavar="N", help="how many machines they are in (default: 8 GPUs each)"
+        "--nodes",
+        type=int,
+        metavar="N",
+        help="how many machines they are in (default: 8 GPUs each)",
     )
     parser.add_argument(
         "--servers",
@@ -158,7 +161,7 @@ def _shape(recipe: Recipe) -> Shape:
         return shape_of_config(load_config(recipe.model), Path(name).name)
     except RecipeError as error:
         hint = suggestion(name)
-        raise RecipeError(f"{error}{hint}") if hint else error
+        raise RecipeError(f"{error}{hint}") from None
 
 
 def _site(options: argparse.Namespace, recipe: Recipe) -> Site:
@@ -208,7 +211,13 @@ def _positive(name: str, text: str) -> float:
     except ValueError:
         value = math.nan
     zero_is_fine = name not in ("weights", "keys", "product", "training", "head", "link", "memory")
-    zero_is_fine = zero_is_fine and name not in ("write", "read", "read_together", "object_rate", "cores")
+    zero_is_fine = zero_is_fine and name not in (
+        "write",
+        "read",
+        "read_together",
+        "object_rate",
+        "cores",
+    )
     if not (value > 0 or (value == 0 and zero_is_fine)) or math.isinf(value):
         raise RecipeError(f"plan: --assume {name}={text}: must be a number above 0")
     return value
@@ -238,22 +247,26 @@ def _as_json(plan: Plan) -> dict[str, Any]:
     from grpo.plan.step import as_mapping  # noqa: PLC0415  slow to import
     from grpo.plan.words import CAUTION  # noqa: PLC0415  slow to import
 
-    shape = plan.shape
+    bottlenecks = [asdict(stretch) for stretch in stretches(plan.steps)]
     return {
         "caution": CAUTION,
-        "model": {
-            "name": shape.name,
-            "parameters": shape.total,
-            "active_parameters": shape.active,
-            "key_numbers_a_token": shape.layers * shape.key_numbers,
-        },
+        "model": _model(plan.shape),
         "work": asdict(plan.step.work),
         "device": asdict(plan.step.site.device),
         "step": as_mapping(plan.step),
-        "scaling": [as_mapping(step) for step in plan.steps],
-        "bottlenecks": [asdict(stretch) for stretch in stretches(plan.steps)],
+        "scaling": list(map(as_mapping, plan.steps)),
+        "bottlenecks": bottlenecks,
         "useful_gpus": largest_useful(plan.steps),
         "steps": plan.num_steps,
         "assumed": asdict(plan.assumed),
         "notes": list(plan.notes),
+    }
+
+
+def _model(shape: Shape) -> dict[str, Any]:
+    return {
+        "name": shape.name,
+        "parameters": shape.total,
+        "active_parameters": shape.active,
+        "key_numbers_a_token": shape.layers * shape.key_numbers,
     }

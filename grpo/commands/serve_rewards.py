@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import secrets
 
 from grpo.commands.exit_codes import EXIT_DONE
@@ -12,9 +11,9 @@ from grpo.commands.exit_codes import EXIT_DONE
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.epilog = (
-        "It judges by the rewards that this recipe names, and never by code that it is sent; programs in completions run "
-        "in the sandbox of this machine. Whoever has the token (GRPO_REWARDS_TOKEN in the environment of both sides) may "
-        "ask. The connection is not encrypted: keep it to 127.0.0.1, a network of yours, or a tunnel."
+        "It judges by the rewards that this recipe names, and never by code that it is sent; programs in completions "
+        "run in the sandbox of this machine. Whoever has the token (GRPO_REWARDS_TOKEN in the environment of both "
+        "sides) may ask. The connection is not encrypted: keep it to 127.0.0.1, a network of yours, or a tunnel."
     )
     parser.add_argument("recipe", help="a YAML file, or the name of a recipe that ships")
     parser.add_argument(

@@ -44,7 +44,9 @@ class Assumed:
     read_together: float = _says(2e10, "and all servers together {:.2g}")
     object_bytes: float = _says(14, "a token of a completion is {:g} bytes when ranks gather it")
     object_rate: float = _says(2e8, "a rank takes in {:.2g} bytes of completions a second")
-    spread: float = _says(0.6, "lengths are log-normal with a spread of {:g} in their logarithm, cut at the longest")
+    spread: float = _says(
+        0.6, "lengths are log-normal with a spread of {:g} in their logarithm, cut at the longest"
+    )
     verdict_seconds: float = _says(5e-3, "a verdict takes {:.2g} processor seconds")
     cores: float = _says(8, "{:g} cores a device judge")
     other: float = _says(0.2, "making batches, gates and records take {:g} s a step, and")

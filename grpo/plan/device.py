@@ -30,7 +30,9 @@ class Device:
     launches_beside: bool = True
 
 
-def _gpu(name: str, operations: float, bandwidth: float, memory: float, links: tuple[float, float]) -> Device:
+def _gpu(
+    name: str, operations: float, bandwidth: float, memory: float, links: tuple[float, float]
+) -> Device:
     """A GPU in TFLOP/s, GB/s, GB, and GB/s of its link and network."""
     link, network = links
     return Device(

@@ -23,8 +23,11 @@ SEGMENTS = 64
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """Devices that hold one copy of the weights and sample together; ``shares_prompts``: keys of a prompt are read
-    once for its group. ``kept`` are bytes of each device's memory that are taken."""
+    """Devices that hold one copy of the weights and sample together.
+
+    ``kept`` are bytes of each device's memory that are taken. With ``shares_prompts`` a prompt's keys are read once for
+    its group.
+    """
 
     device: Device
     devices: int = 1
@@ -64,8 +67,11 @@ class Decoding:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """What one sampler does in a step. ``slots`` rows decode at once at most, ``alive`` is the mean share of the rows
-    at the start that decode; ``fits`` is False where not even one row has room."""
+    """What one sampler does in a step.
+
+    ``slots`` rows decode at once at most, of which a share of ``alive`` does in the mean; ``fits`` is False where not
+    even one row has room.
+    """
 
     prefill: float
     decode: float
@@ -99,11 +105,25 @@ class Sampling:
         return "the longest completions" if waits else most
 
 
+NO_ROOM = Sampling(
+    prefill=0.0,
+    decode=0.0,
+    parts=Decoding(),
+    steps=0.0,
+    slots=0,
+    alive=0.0,
+    bytes=0.0,
+    operations=0.0,
+    fits=False,
+)
+
+
 def step_of(
     shape: Shape, sampler: Sampler, work: Work, assumed: Assumed, *, rows: float, own: float
 ) -> Decoding:
     """One decoding step of `rows` sequences that have `own` tokens each after their prompts."""
-    device, devices = sampler.device, sampler.devices
+    device = sampler.device
+    devices = sampler.devices
     each = device.number_bytes
     prompts = rows / work.group if sampler.shares_prompts else rows
     context = rows * own + max(1.0, prompts) * work.prompt_tokens
@@ -149,7 +169,7 @@ def sample(
     """What it takes a sampler to sample so many of a step's completions."""
     slots = min(completions, room(shape, sampler, work, assumed))
     if slots < 1:
-        return Sampling(0.0, 0.0, Decoding(), 0.0, 0, 0.0, 0.0, 0.0, fits=False)
+        return NO_ROOM
     known = lengths(completions, work.mean, work.longest, assumed.spread)
     times = completions / len(known)
     parts = Decoding()

@@ -13,7 +13,18 @@ from grpo.recipe import RecipeError
 from rewards.spelling import nearest
 
 UNGATED = frozenset(
-    {"gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "phi", "bloom", "falcon", "starcoder2", "nemotron"}
+    {
+        "gpt2",
+        "gpt_neo",
+        "gpt_neox",
+        "gptj",
+        "opt",
+        "phi",
+        "bloom",
+        "falcon",
+        "starcoder2",
+        "nemotron",
+    }
 )
 """Model types whose MLPs are two matrices and not three."""
 
@@ -22,8 +33,8 @@ UNGATED = frozenset(
 class Shape:
     """The sizes of a decoder. Counts of numbers are for one layer; `scores` is the width of queries with values.
 
-    ``key_numbers`` are what a token leaves in one layer's cache, ``decode_scores`` the width that decoding attends with;
-    ``..._widths`` are inputs and outputs of the matrices together, which is what adapters are as long as.
+    ``key_numbers`` are what a token leaves in one layer's cache, ``decode_scores`` the width that decoding attends
+    with; ``..._widths`` are inputs and outputs of the matrices together, which is what adapters are as long as.
     """
 
     name: str
@@ -142,25 +153,36 @@ def shape_of(values: _Values, name: str) -> Shape:
     """The shape of a configuration's values."""
     hidden = values.need("hidden_size", "n_embd")
     layers = values.need("num_hidden_layers", "n_layer")
-    experts = int(values.get("n_routed_experts", "num_local_experts", "num_experts") or 0)
-    expert_width = int(values.get("moe_intermediate_size", "intermediate_size") or 0)
-    attention = _attention(values, hidden)
+    matrices = 2 if values.get("model_type") in UNGATED else 3
+    width = int(values.get("intermediate_size", "n_inner") or 4 * hidden)
+    experts = _experts(values, hidden, layers)
     return Shape(
         name=name,
         layers=layers,
         hidden=hidden,
         vocabulary=values.need("vocab_size"),
         tied=bool(values.get("tie_word_embeddings")),
-        mlp=_mlp_matrices(values) * hidden * _mlp_width(values, hidden),
-        mlp_widths=_mlp_matrices(values) * (hidden + _mlp_width(values, hidden)),
-        dense_layers=_dense_layers(values, layers, experts),
-        experts=experts,
-        experts_per_token=int(values.get("num_experts_per_tok") or 0) if experts else 0,
-        expert=3 * hidden * expert_width if experts else 0,
-        expert_widths=3 * (hidden + expert_width) if experts else 0,
-        shared_experts=_shared_experts(values, hidden, expert_width) if experts else 0,
-        **attention,
+        mlp=matrices * hidden * width,
+        mlp_widths=matrices * (hidden + width),
+        **{"dense_layers": layers, **experts},
+        **_attention(values, hidden),
     )
+
+
+def _experts(values: _Values, hidden: int, layers: int) -> dict[str, int]:
+    """What of a shape only a mixture of experts has; empty for a dense model."""
+    number = int(values.get("n_routed_experts", "num_local_experts", "num_experts") or 0)
+    if not number:
+        return {}
+    width = int(values.get("moe_intermediate_size", "intermediate_size") or 0)
+    return {
+        "dense_layers": _dense_layers(values, layers),
+        "experts": number,
+        "experts_per_token": int(values.get("num_experts_per_tok") or 0),
+        "expert": 3 * hidden * width,
+        "expert_widths": 3 * (hidden + width),
+        "shared_experts": _shared_experts(values, hidden, width),
+    }
 
 
 def _attention(values: _Values, hidden: int) -> dict[str, int]:
@@ -200,18 +222,8 @@ def _latent_attention(values: _Values, hidden: int, heads: int) -> dict[str, int
     }
 
 
-def _mlp_width(values: _Values, hidden: int) -> int:
-    return int(values.get("intermediate_size", "n_inner") or 4 * hidden)
-
-
-def _mlp_matrices(values: _Values) -> int:
-    return 2 if values.get("model_type") in UNGATED else 3
-
-
-def _dense_layers(values: _Values, layers: int, experts: int) -> int:
-    """How many layers have no experts."""
-    if not experts:
-        return layers
+def _dense_layers(values: _Values, layers: int) -> int:
+    """How many layers of a mixture have no experts."""
     if values.get("first_k_dense_replace"):
         return int(values.get("first_k_dense_replace"))
     every = int(values.get("decoder_sparse_step") or 1)

@@ -35,8 +35,11 @@ MAX_TOGETHER = 64
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where a step runs: devices, and how many of each machine; ``servers`` are those that only sample, 0 where every
-    device samples and trains. ``together`` is how many hold one server's weights, 0 for as few as do."""
+    """Where a step runs: how many devices, and how many of them are in each machine.
+
+    ``servers`` are those that only sample, 0 where every device samples and trains. ``together`` is how many hold one
+    server's weights, 0 for as few as do. With ``ahead`` the next step is sampled beside the update.
+    """
 
     device: Device
     devices: int
@@ -118,19 +121,21 @@ def plan_step(shape: Shape, work: Work, site: Site, assumed: Assumed) -> Step:
     """What a step takes there, or why it does not fit."""
     trainers = site.devices - site.servers
     shards = fewest_shards(shape, site.device, work, assumed)
-    problem = _training_problem(shape, work, trainers, shards, site)
+    problem = _training_problem(shape, work, site, shards)
     if problem or shards is None:
         return Step(site, work, problem)
     trainer = Trainer(site.device, devices=trainers, shards=shards)
-    sampler = _sampler(shape, work, site, trainer, assumed)
+    if site.servers:
+        sampler = _server(shape, work, site, assumed)
+    else:
+        sampler = _own_sampler(shape, work, trainer, assumed)
     if sampler is None:
         return Step(site, work, _sampling_problem(shape, work, site))
     return _timed(Step(site, work, sampler=sampler, trainer=trainer), shape, assumed)
 
 
-def _training_problem(
-    shape: Shape, work: Work, trainers: int, shards: int | None, site: Site
-) -> str:
+def _training_problem(shape: Shape, work: Work, site: Site, shards: int | None) -> str:
+    trainers = site.devices - site.servers
     if trainers < 1:
         return f"{site.servers} of {site.devices} devices sample, and none is left to train"
     if shards is None:
@@ -155,20 +160,20 @@ def _sampling_problem(shape: Shape, work: Work, site: Site) -> str:
     return f"{site.servers} devices cannot hold {size:,.0f} GiB of weights and the keys of a completion"
 
 
-def _sampler(
-    shape: Shape, work: Work, site: Site, trainer: Trainer, assumed: Assumed
-) -> Sampler | None:
-    """The devices that sample together: one where it also trains, else as few as hold the weights and some rows."""
-    device = site.device
-    if not site.servers:
-        held = held_bytes(shape, work, device.number_bytes, trainer.shards)
-        own = device.number_bytes * shape.total
-        kept = held - own if trainer.shards == 1 else held
-        sampler = Sampler(device, rows=work.max_rows, kept=kept)
-        return sampler if room(shape, sampler, work, assumed) else None
+def _own_sampler(shape: Shape, work: Work, trainer: Trainer, assumed: Assumed) -> Sampler | None:
+    """A device that samples with what it trains, or with a gathered copy beside its share; None without room."""
+    each = trainer.device.number_bytes
+    held = held_bytes(shape, work, each, trainer.shards)
+    kept = held - each * shape.total if trainer.shards == 1 else held
+    sampler = Sampler(trainer.device, rows=work.max_rows, kept=kept)
+    return sampler if room(shape, sampler, work, assumed) else None
+
+
+def _server(shape: Shape, work: Work, site: Site, assumed: Assumed) -> Sampler | None:
+    """As few devices as hold the weights and some rows; None without room. vLLM reads a prompt's keys for each row."""
     devices = site.together or 1
     while devices <= min(site.servers, MAX_TOGETHER):
-        sampler = Sampler(device, devices=devices, rows=work.max_rows)
+        sampler = Sampler(site.device, devices=devices, rows=work.max_rows, shares_prompts=False)
         if room(shape, sampler, work, assumed) >= min(work.max_rows, 8):
             return sampler
         if site.together:
@@ -179,9 +184,12 @@ def _sampler(
 
 def _timed(step: Step, shape: Shape, assumed: Assumed) -> Step:
     """The step with its seconds."""
-    site, work, sampler, trainer = step.site, step.work, step.sampler, step.trainer
+    site = step.site
+    work = step.work
+    sampler = step.sampler
+    trainer = step.trainer
     assert sampler is not None and trainer is not None
-    network = Network(site.device, site.per_machine)
+    network = Network(site.device, site.per_machine, assumed)
     samplers = (site.servers or site.devices) // sampler.devices
     groups = math.ceil(work.prompts / samplers)
     completions = min(groups * work.group, work.completions)
@@ -194,23 +202,21 @@ def _timed(step: Step, shape: Shape, assumed: Assumed) -> Step:
         update=updated,
         judging=judging,
         left_to_judge=max(0.0, judging - sampling.seconds),
-        sums=sum_seconds(shape, trainer, work, network, assumed),
-        shards=shard_seconds(shape, trainer, work, network, assumed),
+        sums=sum_seconds(shape, trainer, work, network),
+        shards=shard_seconds(shape, trainer, work, network),
         gather=gather_seconds(work, trainer.devices, assumed),
-        push=_push(shape, step, network, samplers, assumed),
+        push=_push(shape, step, network, samplers),
         other=assumed.other + assumed.other_row * work.completions,
     )
 
 
-def _push(shape: Shape, step: Step, network: Network, samplers: int, assumed: Assumed) -> Push:
-    trainer, site = step.trainer, step.site
+def _push(shape: Shape, step: Step, network: Network, samplers: int) -> Push:
+    trainer = step.trainer
     assert trainer is not None
-    if not site.servers:
-        return push_within(shape, trainer, network, assumed)
+    if not step.site.servers:
+        return push_within(shape, trainer, network)
     writers = min(trainer.devices, samplers)
-    return push_by_folder(
-        shape, step.work, writers, samplers, site.device.number_bytes, assumed
-    )
+    return push_by_folder(shape, step.work, network, writers=writers, servers=samplers)
 
 
 def as_mapping(step: Step) -> dict[str, Any]:

@@ -10,10 +10,14 @@ from grpo.plan.device import Device
 from grpo.plan.shape import Shape
 from grpo.plan.work import Work
 
-FORWARD, BACKWARD_INPUTS, BACKWARD_WEIGHTS = 2, 2, 2
+FORWARD = 2
+BACKWARD_INPUTS = 2
+BACKWARD_WEIGHTS = 2
 """Operations a number and token."""
-MASTER_BYTES, GRADIENT_BYTES = 4, 4
-HIDDEN_KEPT, WIDE_KEPT = 8, 4
+MASTER_BYTES = 4
+GRADIENT_BYTES = 4
+HIDDEN_KEPT = 8
+WIDE_KEPT = 4
 """How many vectors of the model's width, and of the MLP's, autograd keeps of a token and layer."""
 
 

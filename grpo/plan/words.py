@@ -60,7 +60,9 @@ def _devices(step: Step) -> str:
 
 
 def _header(plan: Plan) -> Iterator[str]:
-    shape, step, work = plan.shape, plan.step, plan.step.work
+    shape = plan.shape
+    step = plan.step
+    work = step.work
     yield f"{plan.recipe} on {_devices(step)}: {CAUTION}"
     active = f", {shape.active / 1e9:.3g}B of them a token" if shape.experts else ""
     each = step.site.device.number_bytes
@@ -77,18 +79,22 @@ def _header(plan: Plan) -> Iterator[str]:
 
 
 def _phases(plan: Plan) -> Iterator[str]:
-    step, shape = plan.step, plan.shape
+    step = plan.step
+    shape = plan.shape
     assert step.sampler and step.trainer and step.sampling and step.update
     samplers = (step.site.servers or step.site.devices) // step.sampler.devices
     holders = many(step.sampler.devices, "device")
-    yield f"sampling {_seconds(step.sample_seconds)}  {many(samplers, 'sampler')} of {holders}, bound by {step.sampling.bound}"
+    sampling = step.sampling
     yield (
-        f"         {step.sampling.slots} rows each, {step.sampling.alive:.0%} of them alive; {step.sampling.steps:,.0f} "
-        f"decoding steps of {1e3 * step.sampling.decode / step.sampling.steps:.3g} ms; prompts "
-        f"{_seconds(step.sampling.prefill).strip()}"
+        f"sampling {_seconds(step.sample_seconds)}  {many(samplers, 'sampler')} of {holders}, bound by "
+        f"{sampling.bound}"
     )
     yield (
-        f"         each reads {step.sampling.bytes / 1e12:,.3g} TB and does {step.sampling.operations / 1e15:,.3g} PFLOP"
+        f"         {sampling.slots} rows each, {sampling.alive:.0%} of them alive; {sampling.steps:,.0f} decoding "
+        f"steps of {1e3 * sampling.decode / sampling.steps:.3g} ms; prompts {_seconds(sampling.prefill).strip()}"
+    )
+    yield (
+        f"         each reads {sampling.bytes / 1e12:,.3g} TB and does {sampling.operations / 1e15:,.3g} PFLOP"
     )
     yield (
         f"judging  {_seconds(step.left_to_judge)}  {_seconds(step.judging).strip()} alongside; hidden up to "

@@ -19,8 +19,8 @@ MAX_LENGTHS = 4096
 class Work:
     """A step's completions and what training does with them; tokens are means over the run but for ``longest``.
 
-    ``lora`` is the number of trained parameters where adapters train, None where all do. ``forwards`` are forward passes
-    beside the update's own: old log-probs, reference, teacher. ``flat`` is the share of groups that need no update,
+    ``lora`` is the number of trained parameters where adapters train, None where all do. ``forwards`` are passes beside
+    the update's own: old log-probs, reference, teacher. ``flat`` is the share of groups that need no update,
     ``moment_bytes`` what a device keeps of the optimizer for a trained parameter.
     """
 
@@ -75,11 +75,15 @@ def lengths(number: int, mean: float, longest: int, spread: float) -> list[float
 
 def _scale(shapes: list[float], mean: float, longest: int) -> float:
     """The factor that gives `shapes`, cut at `longest`, their mean; found by bisection."""
-    low, high = 0.0, longest / shapes[0]
+    low = 0.0
+    high = longest / shapes[0]
     for _ in range(60):
         middle = (low + high) / 2
         reached = sum(min(middle * shape, longest) for shape in shapes) / len(shapes)
-        low, high = (middle, high) if reached < mean else (low, middle)
+        if reached < mean:
+            low = middle
+        else:
+            high = middle
     return high
 
 
@@ -100,7 +104,8 @@ def work_of(
     return Work(
         prompts=sample.prompts,
         group=sample.group_size,
-        prompt_tokens=prompt_tokens or min(PROMPT_TOKENS, recipe.data.max_prompt_tokens or math.inf),
+        prompt_tokens=prompt_tokens
+        or min(PROMPT_TOKENS, recipe.data.max_prompt_tokens or math.inf),
         mean=mean or MEAN_SHARE * sample.max_tokens,
         longest=sample.max_tokens,
         updates=recipe.optim.updates,

@@ -15,10 +15,10 @@ from grpo.recipe.sections import (
     ExportSection,
     LossSection,
     OptimSection,
+    RewardsServiceSection,
     SampleSection,
     Sections,
     SftSection,
-    RewardsServiceSection,
 )
 from grpo.recipe.shorthands import HELD_OUT, HELD_OUT_LOSS, check_name
 from grpo.recipe.values import RecipeError, kind

@@ -28,9 +28,7 @@ def judges_of(recipe: Recipe, workers: int | None = None) -> list[Judges]:
         raise RecipeError(f"recipe: {error}") from None
 
 
-def open_server(
-    judges: Sequence[Judges], token: str, host: str, port: int
-) -> RewardServer:
+def open_server(judges: Sequence[Judges], token: str, host: str, port: int) -> RewardServer:
     """The server, listening, with the workers of the run's rewards started."""
     try:
         server = RewardServer(judges, token, host=host, port=port)

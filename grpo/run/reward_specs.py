@@ -105,9 +105,7 @@ def _own_name(function: Any) -> str:
     return "" if name == "<lambda>" else name
 
 
-def rewards_of_set(
-    section: EvaluationSetSection, recipe: Recipe
-) -> tuple[list[RewardSpec], str]:
+def rewards_of_set(section: EvaluationSetSection, recipe: Recipe) -> tuple[list[RewardSpec], str]:
     """(the rewards that a set of ``evaluate.sets`` names, with the lenient twin; the name of the accurate one).
 
     As `load_rewards`.

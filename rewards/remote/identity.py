@@ -153,7 +153,8 @@ def _differences(ours: Identity, theirs: Mapping[str, Any]) -> list[str]:
     found = []
     common = theirs.get("common") or {}
     for name, words in _COMMON_WORDS.items():
-        mine, other = ours.common.get(name), common.get(name)
+        mine = ours.common.get(name)
+        other = common.get(name)
         if mine != other:
             found.append(words.format(ours=mine, theirs=other))
     others = theirs.get("rewards") or {}

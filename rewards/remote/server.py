@@ -1,8 +1,8 @@
 """The server: a reward service behind HTTP, for trainers that know its token and have the same rewards.
 
 ``GET /health`` answers anyone that it lives. With the token, ``GET /identity`` says which rewards it has and
-``POST /judge`` judges samples by one of its lists; the answer is lines of JSON, a sign of life now and then and then the
-verdicts. There is no way to name a function, a file or a setting: what judges was fixed when the server began.
+``POST /judge`` judges samples by one of its lists; the answer is lines of JSON, signs of life and then the verdicts.
+There is no way to name a function, a file or a setting: what judges was fixed when the server began.
 """
 
 from __future__ import annotations
@@ -59,7 +59,13 @@ class Judges:
         """The judges of these rewards; raises `ValueError` for rewards that cannot be served."""
         options = sandbox or SandboxOptions()
         identity = identity_of(specs, options, base_dir)
-        return Judges(tuple(specs), identity, options, base_dir, workers)
+        return Judges(
+            specs=tuple(specs),
+            identity=identity,
+            sandbox=options,
+            base_dir=base_dir,
+            workers=workers,
+        )
 
     def service(self) -> RewardService:
         """The workers; raises `ValueError` if they cannot start."""
@@ -203,7 +209,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> Mapping[str, Any]:
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or int(length) > LARGEST_BODY:
-            raise _Refusal(413, f"a body of at most {LARGEST_BODY} bytes is needed, with its length")
+            raise _Refusal(
+                413, f"a body of at most {LARGEST_BODY} bytes is needed, with its length"
+            )
         try:
             body = json.loads(self.rfile.read(int(length)))
         except (ValueError, RecursionError):

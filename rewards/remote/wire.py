@@ -1,4 +1,4 @@
-"""Samples and scores as JSON and back, exactly: plain values keep their types, floats their bits, texts every character.
+"""Samples and scores as JSON and back, exactly: values keep their types, floats their bits, texts every character.
 
 Only data: nothing that is read names code or a class. JSON's own values stand for themselves; others are an object with
 one key that begins with ``!``.
@@ -144,11 +144,11 @@ def plain_samples(
 def _common(samples: Sequence[Sample]) -> dict[str, Any]:
     """The columns that are one and the same object in every sample."""
     first = samples[0].columns if samples else {}
-    return {
-        name: value
-        for name, value in first.items()
-        if all(name in sample.columns and sample.columns[name] is value for sample in samples)
-    }
+    return {name: value for name, value in first.items() if _is_common(samples, name, value)}
+
+
+def _is_common(samples: Sequence[Sample], name: str, value: Any) -> bool:
+    return all(name in sample.columns and sample.columns[name] is value for sample in samples)
 
 
 def _plain_columns(columns: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

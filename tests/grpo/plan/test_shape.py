@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tiny import FAMILIES, LATENT
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from grpo.plan.shape import KNOWN, Shape, known_shape, shape_of_config
 from grpo.recipe import RecipeError
-from tiny import FAMILIES, LATENT
 
 DENSE = ("llama", "qwen2", "qwen3", "mistral", "gemma", "phi3", "olmo2", "granite", "gemma3_text")
 EXPERTS = [family for family, own in FAMILIES.items() if any("experts" in key for key in own)]

@@ -197,7 +197,9 @@ def test_a_model_that_does_not_fit_one_device_is_split_or_refused():
     assert "let servers sample" in huge.problem
     served = plan_step(known_shape("llama-3.1-70b"), work, Site(H100, 64, servers=32), ASSUMED)
     assert not served.problem and served.sampler.devices == 2
-    assert "none is left to train" in plan_step(SMALL, WORK, Site(H100, 2, servers=2), ASSUMED).problem
+    assert (
+        "none is left to train" in plan_step(SMALL, WORK, Site(H100, 2, servers=2), ASSUMED).problem
+    )
 
 
 def test_activations_that_do_not_fit_name_the_key_that_helps():

@@ -20,7 +20,7 @@ from rewards.remote.spread import NoRewardServerLeft, RemoteRewards
 from rewards.sandbox import SandboxOptions
 from rewards.service.service import RewardService
 
-REWARDS = '''
+REWARDS = """
 import os, time
 
 def parts(text, answer, num_tokens=0):
@@ -45,7 +45,7 @@ def marks(text, folder):
         file.write(text + "\\n")
     time.sleep(0.3)
     return float(len(text))
-'''
+"""
 TEXTS = ["", "4", "the answer is \\boxed{7}", "x" * 50, "\ud800", "∛2", "endless", "I think 12/3"]
 
 
@@ -173,7 +173,7 @@ class Breaking:
         self.real = real
         self.num_asked = 0
         self.socket = socket.create_server(("127.0.0.1", 0))
-        self.url = "http://127.0.0.1:%d" % self.socket.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self.thread = threading.Thread(target=self.answer, daemon=True)
         self.thread.start()
 
@@ -299,7 +299,9 @@ def test_without_the_token_nothing_but_life_is_told(spec) -> None:
         assert ask(one.url, "GET", "/health", token=None) == (200, b'{"ok": true}')
         for token in (None, "", "wrong", TOKEN + "x", TOKEN[:-1], "é"):
             for method, path in (("GET", "/identity"), ("POST", "/judge")):
-                status, data = ask(one.url, method, path, b"{}", token and token.encode("utf-8").decode("latin-1"))
+                status, data = ask(
+                    one.url, method, path, b"{}", token and token.encode("utf-8").decode("latin-1")
+                )
                 assert status == 401 and b"parts" not in data
         with pytest.raises(ValueError, match="401: the token is missing or wrong; set GRPO_"):
             RemoteRewards([spec("parts")], [one.url], token="wrong")
@@ -318,7 +320,9 @@ def test_it_listens_on_this_machine_alone(spec) -> None:
 
 def test_what_it_is_sent_names_no_function_file_or_setting(spec, folder) -> None:
     specs = [spec("parts")]
-    (folder / "evil.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\ndef evil(text): return 1.0\n")
+    (folder / "evil.py").write_text(
+        f"open({str(folder / 'ran')!r}, 'w')\ndef evil(text): return 1.0\n"
+    )
     good = {
         "rewards": identity_of(specs, SandboxOptions()).digest,
         "shared": {"answer": "a"},
@@ -422,7 +426,11 @@ def test_the_folder_of_a_file_and_the_weight_do_not_matter(spec, folder, tmp_pat
 
 def test_other_code_of_the_package_is_refused(spec) -> None:
     ours = identity_of([spec("parts")], SandboxOptions())
-    for name, words in (("code", "has other code"), ("python", "runs Python x"), ("sympy", "has sympy x")):
+    for name, words in (
+        ("code", "has other code"),
+        ("python", "runs Python x"),
+        ("sympy", "has sympy x"),
+    ):
         theirs = ours.to_mapping()
         theirs["common"] = {**theirs["common"], name: "x"}
         assert words in difference(ours, [theirs])
