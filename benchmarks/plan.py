@@ -306,7 +306,10 @@ def main() -> None:
     wanted = FITTED + tuple(options.case or [case.name for case in CASES])
     cases = [case for case in CASES if case.name in wanted]
     device = bare_device()
-    seen = {case.name: measured(case, options.steps) for case in cases}
+    seen = {}
+    for case in cases:
+        seen[case.name] = measured(case, options.steps)
+        print(case.name, seen[case.name], flush=True)
     assumed = fitted(seen, device)
     results = list(rows(cases, seen, device, assumed))
     today = datetime.date.today().isoformat()
