@@ -5,7 +5,8 @@
 First the bare processor is measured: the rate of a large product, the bandwidth at which a product of one row reads a
 large matrix, the time of a small operation. Two runs then calibrate what stands between them and a model (`FITTED`);
 every other case is predicted from its sizes alone and measured afterwards, in processor seconds of one thread, so that
-what else the machine does matters little. The mean length of completions is taken from the run.
+what else the machine does matters little. The mean length of completions and the share of flat groups, which a plan is
+given, are taken from the run.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ CASES = (
     Case("wide", 1024, 4, 4, 8, 64, 32),
     Case("deep", 256, 16, 4, 8, 64, 48),
     Case("narrow", 256, 4, 16, 8, 32, 64),
+    Case("fresh, short", 768, 6, 3, 6, 128, 48),
+    Case("fresh, long", 384, 12, 8, 4, 48, 80),
 )
 FITTED = ("small", "middle")
 
@@ -97,7 +100,7 @@ def bare_device() -> Device:
         link=float("inf"),
         network=float("inf"),
         number_bytes=4,
-        launches_beside=False,
+        overlaps=False,
     )
 
 
@@ -191,6 +194,7 @@ def measured(case: Case, steps: int) -> dict[str, float]:
         "sample": _median_step(marks, "sample"),
         "update": _median_step(marks, "update"),
         "length": statistics.mean(record["completion/length"] for record in records[2:]),
+        "flat": statistics.mean(record["group/flat"] for record in records[2:]),
     }
 
 
@@ -208,19 +212,22 @@ def _own(mark: dict[str, Any], phase: str) -> float:
 # ---- a prediction ---------------------------------------------------------------------------------------------------
 
 
-def work_of(case: Case, length: float) -> Work:
+def work_of(case: Case, seen: dict[str, float]) -> Work:
     return Work(
         prompts=case.prompts,
         group=case.group,
         prompt_tokens=case.prompt_tokens,
-        mean=length,
+        mean=seen["length"],
         longest=case.new,
+        flat=seen["flat"],
     )
 
 
-def predicted(case: Case, length: float, device: Device, assumed: Assumed) -> dict[str, float]:
+def predicted(
+    case: Case, seen: dict[str, float], device: Device, assumed: Assumed
+) -> dict[str, float]:
     shape = shape_of_config(config_of(case), case.name)
-    work = work_of(case, length)
+    work = work_of(case, seen)
     sampler = Sampler(device, rows=256)
     sampling = sample(shape, sampler, work, assumed, completions=work.completions)
     return {
@@ -238,6 +245,7 @@ START = Assumed(
     kernel_seconds=8e-6,
     row_seconds=1e-5,
     launch_seconds=8e-6,
+    element_passes=12.0,
     optimizer_bytes=28,
     spread=0.0,
 )
@@ -252,10 +260,10 @@ def fitted(seen: dict[str, dict[str, float]], device: Device, start: Assumed = S
         for case, phase, name, falls in (
             (small, "sample", "kernel_seconds", False),
             (middle, "sample", "product", True),
-            (small, "update", "launch_seconds", False),
+            (small, "update", "logit_bytes", False),
             (middle, "update", "training", True),
         ):
-            found = predicted(case, seen[case.name]["length"], device, assumed)[phase]
+            found = predicted(case, seen[case.name], device, assumed)[phase]
             ratio = seen[case.name][phase] / found
             value = getattr(assumed, name) * ratio ** (-1 if falls else 1)
             assumed = replace(assumed, **{name: value})
@@ -269,7 +277,7 @@ def rows(
     cases: list[Case], seen: dict[str, dict[str, float]], device: Device, assumed: Assumed
 ) -> Iterator[dict[str, Any]]:
     for case in cases:
-        found = predicted(case, seen[case.name]["length"], device, assumed)
+        found = predicted(case, seen[case.name], device, assumed)
         shape: Shape = shape_of_config(config_of(case), case.name)
         yield {
             "case": asdict(case),

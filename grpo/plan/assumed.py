@@ -22,8 +22,12 @@ class Assumed:
     keys: float = _says(0.7, "attention reads keys and values at {:.0%} of it")
     product: float = _says(0.7, "products in decoding reach {:.0%} of the rate of operations")
     training: float = _says(
-        0.4, "forward and backward of whole layers, and reading prompts, reach {:.0%} of it"
+        0.5, "products of forward and backward, and of reading prompts, reach {:.0%} of it"
     )
+    element_passes: float = _says(
+        6, "what autograd keeps of the layers crosses memory {:g} times, all else included"
+    )
+    logit_bytes: float = _says(10, "and {:g} bytes a logit do")
     head: float = _says(0.6, "the output layer's products in training reach {:.0%} of it")
     kernel_seconds: float = _says(2e-6, "a small kernel of a decoding step takes {:.2g} s")
     kernels_a_layer: float = _says(22, "a decoding step has {:g} of them a layer")

@@ -16,8 +16,8 @@ class Device:
 
     ``operations`` are floating-point operations a second in bfloat16, ``bandwidth`` bytes a second of its memory,
     ``memory`` its bytes, ``link`` bytes a second and direction to another device of its machine, ``network`` to one of
-    another machine. ``launches_beside`` says that the host launches ahead of the device, so that launching costs
-    nothing unless it takes longer than the work.
+    another machine. ``overlaps`` says that it reads while it multiplies and that the host launches ahead of it, so
+    that the longer of each pair counts; a CPU does one after the other.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Device:
     link: float
     network: float
     number_bytes: int = 2
-    launches_beside: bool = True
+    overlaps: bool = True
 
 
 def _gpu(

@@ -38,8 +38,12 @@ class Sampler:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """Seconds of a decoding step, or of several, by what they go to."""
+    """Seconds of a decoding step, or of several, by what they go to.
 
+    ``layers`` is what reading the weights and multiplying by them take together.
+    """
+
+    layers: float = 0.0
     weights: float = 0.0
     products: float = 0.0
     keys: float = 0.0
@@ -49,13 +53,13 @@ class Decoding:
 
     @property
     def seconds(self) -> float:
-        """Reading weights and multiplying by them overlap; the others follow each other."""
-        both = max(self.weights, self.products)
-        return both + self.keys + self.logits + self.launches + self.together
+        """The whole; its parts follow each other."""
+        return self.layers + self.keys + self.logits + self.launches + self.together
 
     def plus(self, other: Decoding, times: float) -> Decoding:
         """This, and `other` so many times."""
         return Decoding(
+            layers=self.layers + times * other.layers,
             weights=self.weights + times * other.weights,
             products=self.products + times * other.products,
             keys=self.keys + times * other.keys,
@@ -132,9 +136,12 @@ def step_of(
     kernels = shape.layers * assumed.kernels_a_layer + assumed.kernels_a_step
     rate = device.operations * assumed.product * devices
     logits = 2 * LOGIT_BYTES * rows * shape.vocabulary
+    weights = each * shape.touched(rows) / (device.bandwidth * assumed.weights * devices)
+    products = 2 * rows * shape.active / rate
     return Decoding(
-        weights=each * shape.touched(rows) / (device.bandwidth * assumed.weights * devices),
-        products=2 * rows * shape.active / rate,
+        layers=max(weights, products) if device.overlaps else weights + products,
+        weights=weights,
+        products=products,
         keys=max(key_bytes / (device.bandwidth * assumed.keys * devices), attending / rate),
         logits=logits / (device.bandwidth * assumed.weights),
         launches=kernels * assumed.kernel_seconds + rows * assumed.row_seconds,

@@ -32,26 +32,35 @@ class Trainer:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What an update of a step takes. ``layers`` and ``head`` are products, ``launches`` the host's, the rest bytes."""
+    """What an update of a step takes: ``layers`` and ``head`` are products, ``elements`` all that is done by element.
+
+    ``launches`` are the host's, ``optimizer`` its bytes.
+    """
 
     layers: float
     head: float
+    elements: float
     launches: float
     optimizer: float
     operations: float
-    launches_beside: bool
+    overlaps: bool
 
     @property
     def seconds(self) -> float:
-        products = self.layers + self.head
-        if self.launches_beside:
-            return max(products, self.launches) + self.optimizer
-        return products + self.launches + self.optimizer
+        work = self.layers + self.head + self.elements
+        if self.overlaps:
+            return max(work, self.launches) + self.optimizer
+        return work + self.launches + self.optimizer
 
     @property
     def bound(self) -> str:
         products = self.layers + self.head
-        named = {"products": products, "launches": self.launches, "the optimizer": self.optimizer}
+        named = {
+            "products": products,
+            "element by element": self.elements,
+            "launches": self.launches,
+            "the optimizer": self.optimizer,
+        }
         return max(named, key=lambda name: named[name])
 
 
@@ -61,24 +70,39 @@ def trained_parameters(shape: Shape, work: Work) -> int:
 
 def update(shape: Shape, trainer: Trainer, work: Work, assumed: Assumed) -> Update:
     """What a step's updates take on the device that has most to do: they share whole micro-batches."""
+    device = trainer.device
     passes = _operations_a_number(work)
-    body = passes * shape.active_body * work.forwarded
+    body = passes * shape.active_body * work.forwarded + _attention_operations(shape, work, passes)
     head_passes = work.epochs * (3 if work.lora is None else 2) + work.forwards
     head = 2 * head_passes * shape.head * work.learnt
-    attending = _attention_operations(shape, work, passes)
     own = micro_batches(work, trainer.devices)
-    rate = trainer.device.operations * micro_batches(work, 1) / own
+    share = own / micro_batches(work, 1)
     launched = own * shape.layers * assumed.launches_a_layer * assumed.launch_seconds
-    bytes_moved = assumed.optimizer_bytes * trained_parameters(shape, work) / trainer.shards
-    bandwidth = trainer.device.bandwidth * assumed.weights
+    moved = _element_bytes(shape, work, device.number_bytes, assumed) * passes / 6
+    updated = work.updates * work.epochs * trained_parameters(shape, work) / trainer.shards
+    bandwidth = device.bandwidth * assumed.weights
     return Update(
-        layers=(body + attending) / (rate * assumed.training),
-        head=head / (rate * assumed.head),
+        layers=share * body / (device.operations * assumed.training),
+        head=share * head / (device.operations * assumed.head),
+        elements=share * moved / bandwidth,
         launches=launched * passes / 6,
-        optimizer=work.updates * work.epochs * bytes_moved / bandwidth,
-        operations=body + head + attending,
-        launches_beside=trainer.device.launches_beside,
+        optimizer=assumed.optimizer_bytes * updated / bandwidth,
+        operations=body + head,
+        overlaps=device.overlaps,
     )
+
+
+def _element_bytes(shape: Shape, work: Work, number_bytes: int, assumed: Assumed) -> float:
+    """Bytes that cross memory in forward and backward beside the products' own: activations, and rows of logits."""
+    activations = assumed.element_passes * number_bytes * _kept(shape) * shape.layers
+    logits = assumed.logit_bytes * shape.vocabulary
+    return activations * work.forwarded + logits * work.learnt
+
+
+def _kept(shape: Shape) -> float:
+    """Numbers that autograd keeps of a token and layer."""
+    wide = (shape.active_body / shape.layers - shape.attention) / (3 * shape.hidden)
+    return HIDDEN_KEPT * shape.hidden + WIDE_KEPT * wide
 
 
 def _operations_a_number(work: Work) -> float:
@@ -115,8 +139,7 @@ def held_bytes(shape: Shape, work: Work, number_bytes: int, shards: int) -> floa
 def activation_bytes(shape: Shape, work: Work, number_bytes: int) -> float:
     """Bytes that autograd keeps of a micro-batch; with checkpointing each layer's input, and all of one layer."""
     tokens = max(work.micro_batch, work.longest + work.prompt_tokens)
-    wide = (shape.active_body / shape.layers - shape.attention) / (3 * shape.hidden)
-    layer = number_bytes * tokens * (HIDDEN_KEPT * shape.hidden + WIDE_KEPT * wide)
+    layer = number_bytes * tokens * _kept(shape)
     if work.checkpointing:
         return layer + number_bytes * tokens * shape.hidden * shape.layers
     return layer * shape.layers

@@ -38,7 +38,7 @@ def test_the_json_has_the_same_step_with_cost_free_numbers(plan):
     found = json.loads(out)
     assert code == 0 and "predicted" in found["caution"]
     assert found["step"]["seconds"] == pytest.approx(sum(found["step"]["phases"].values()))
-    assert found["device"]["name"] == "h100" and found["assumed"]["training"] == 0.4
+    assert found["device"]["name"] == "h100" and found["assumed"]["training"] == 0.5
     assert [row["gpus"] for row in found["scaling"]][-1] == 4096
 
 

@@ -31,6 +31,8 @@ IDEAL = replace(
     row_seconds=0.0,
     launch_seconds=0.0,
     optimizer_bytes=0.0,
+    element_passes=0.0,
+    logit_bytes=0.0,
     spread=0.0,
 )
 WORK = Work(prompts=32, group=8, prompt_tokens=256, mean=512, longest=1024, max_rows=256)
@@ -196,7 +198,7 @@ def test_a_model_that_does_not_fit_one_device_is_split_or_refused():
     huge = plan_step(known_shape("llama-3.1-70b"), work, Site(H100, 64), ASSUMED)
     assert "let servers sample" in huge.problem
     served = plan_step(known_shape("llama-3.1-70b"), work, Site(H100, 64, servers=32), ASSUMED)
-    assert not served.problem and served.sampler.devices == 2
+    assert not served.problem and served.sampler.devices == 4
     assert (
         "none is left to train" in plan_step(SMALL, WORK, Site(H100, 2, servers=2), ASSUMED).problem
     )
