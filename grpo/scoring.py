@@ -116,10 +116,12 @@ class Scorer:
         return self.service.num_from_cache / max(1, self.service.num_judged)
 
     def describe(self) -> list[str]:
-        """How many scores cost nothing, in a line for the log; none where nothing is scored."""
-        if not self.specs:
+        """How many scores cost nothing, in a line for the log; none where nothing is scored, or servers score."""
+        if not isinstance(self.service, RewardService):
             return []
-        return [f"scoring: {self.cached:.0%} of the scores were known from an equal completion"]
+        return [
+            f"reward cache hits: {self.cached:.0%} of the scores are those of an equal completion"
+        ]
 
     def set_step(self, step: int) -> None:
         """The step whose completions come next: ``trainer_state.global_step`` of TRL's rewards, 1 in the first."""

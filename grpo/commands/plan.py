@@ -138,6 +138,8 @@ def _check(options: argparse.Namespace, recipe: Recipe) -> None:
         raise RecipeError(
             f"plan: {options.gpus} GPUs do not share out equally over {options.nodes} machines; name a multiple"
         )
+    if options.ahead and not _servers(options, recipe):
+        raise RecipeError("plan: --ahead is set, but no GPU samples apart; name --servers N")
     if options.length is not None and options.length > recipe.sample.max_tokens:
         raise RecipeError(
             f"plan: --length is {options.length:g}, above sample.max_tokens ({recipe.sample.max_tokens})"
@@ -168,17 +170,21 @@ def _site(options: argparse.Namespace, recipe: Recipe) -> Site:
     from grpo.plan.device import device_named  # noqa: PLC0415  slow to import
     from grpo.plan.step import Site  # noqa: PLC0415  slow to import
 
-    servers = options.servers
-    if servers is None:
-        servers = options.gpus // 2 if recipe.sample.engine == "vllm" else 0
     return Site(
         device=device_named(options.gpu),
         devices=options.gpus,
         per_machine=options.gpus // options.nodes if options.nodes else 8,
-        servers=servers,
+        servers=_servers(options, recipe),
         together=options.tensor_parallel or 0,
         ahead=options.ahead,
     )
+
+
+def _servers(options: argparse.Namespace, recipe: Recipe) -> int:
+    """How many GPUs only sample."""
+    if options.servers is not None:
+        return int(options.servers)
+    return options.gpus // 2 if recipe.sample.engine == "vllm" else 0
 
 
 def _assumed(words: Sequence[str]) -> Assumed:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 import json
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -89,7 +89,11 @@ class Judges:
         service = self.service()
         if service.sees_step:
             with self._turn:
-                yield service, self._submit(service, samples, step)
+                ticket = self._submit(service, samples, step)
+                try:
+                    yield service, ticket
+                finally:
+                    _settle(service, ticket)
         else:
             with self._lock:
                 ticket = self._submit(service, samples, step)
@@ -103,6 +107,13 @@ class Judges:
         """Stop the workers."""
         if self._service is not None:
             self._service.close()
+
+
+def _settle(service: RewardService, ticket: Ticket) -> None:
+    """Let a batch end whose client has gone, and drop what its rewards logged: the next batch's must be its own."""
+    with suppress(RuntimeError):  # the service is closed
+        ticket.result()
+    service.take_metrics()
 
 
 class RewardServer:

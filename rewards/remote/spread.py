@@ -8,10 +8,13 @@ is lost is asked again at the next step.
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import weakref
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Sequence
+from queue import SimpleQueue
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from rewards.conventions import fault
 from rewards.remote.client import RemoteServer, ServerLost, token_of_environment
@@ -41,6 +44,38 @@ class _Member:
     lost: str = ""
     num_open: int = 0
     num_judged: int = 0
+
+
+class _Threads:
+    """Daemon threads that call what they are given; a process that ends does not wait for them."""
+
+    def __init__(self, number: int) -> None:
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._number = number
+        for _ in range(number):
+            threading.Thread(target=self._work, name="reward servers", daemon=True).start()
+
+    def submit(self, function: Callable[..., Any], *values: Any) -> Future[Any]:
+        """Call the function in some thread; its result, or what it raised, is the future's."""
+        future: Future[Any] = Future()
+
+        def call() -> None:
+            try:
+                future.set_result(function(*values))
+            except BaseException as error:  # noqa: BLE001  whoever asks for the result gets it
+                future.set_exception(error)
+
+        self._calls.put(call)
+        return future
+
+    def _work(self) -> None:
+        while call := self._calls.get():
+            call()
+
+    def close(self) -> None:
+        """Let each thread end after what it is doing, and after what was submitted before."""
+        for _ in range(self._number):
+            self._calls.put(None)
 
 
 class RemoteRewards:
@@ -74,15 +109,15 @@ class RemoteRewards:
         self._metrics: dict[str, list[float]] = {}
         self._open: set[Ticket] = set()
         self._is_closed = False
-        threads = BATCHES_A_SERVER * len(self._members) + 1
-        self._threads = ThreadPoolExecutor(threads, "reward servers")
+        self._threads = _Threads(BATCHES_A_SERVER * len(self._members) + 1)
+        weakref.finalize(self, self._threads.close)
         self._check()
 
     def _check(self) -> None:
-        ask = [self._threads.submit(one.server.problem, self._identity) for one in self._members]
+        ask = [self._threads.submit(self._problem, one) for one in self._members]
         problems = [found for future in ask if (found := future.result())]
         if problems:
-            self._threads.shutdown()
+            self._threads.close()
             raise ValueError(f"rewards_service.servers: {'; '.join(problems)}")
 
     @property
@@ -164,7 +199,7 @@ class RemoteRewards:
             left = list(self._open)
         for ticket in left:
             _fail(ticket, RuntimeError("the reward service was closed"))
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
 
     def __enter__(self) -> RemoteRewards:
         return self
@@ -178,6 +213,8 @@ class RemoteRewards:
         self, ticket: Ticket, body: Mapping[str, Any], faults: Mapping[tuple[int, str], Score]
     ) -> None:
         """Let servers judge the batch until one has; the first whole answer counts."""
+        if ticket.done():  # closed before it began
+            return
         try:
             answer = self._answer(body)
             self._deliver(ticket, answer, faults)
@@ -226,8 +263,11 @@ class RemoteRewards:
                 ticket.deliver(index, spec.name, score, seconds)
                 seconds = 0.0
 
+    def _problem(self, member: _Member) -> str:
+        return member.server.problem(self._identity)
+
     def _take_back(self, member: _Member) -> None:
-        if not member.server.problem(self._identity):
+        if not self._problem(member):
             member.lost = ""
 
     def _forget(self, ticket: Ticket) -> None:
@@ -236,7 +276,7 @@ class RemoteRewards:
 
 
 def _fail(ticket: Ticket, error: BaseException) -> None:
-    if not ticket.done():
+    with suppress(InvalidStateError):  # it has its verdicts
         ticket.future.set_exception(error)
 
 

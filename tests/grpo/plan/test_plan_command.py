@@ -86,6 +86,7 @@ def test_an_assumption_may_be_replaced(plan):
         (["--assume", "weights=0"], "must be a number above 0"),
         (["--length", "4096"], "above sample.max_tokens (80)"),
         (["--servers", "-1"], "--servers is -1"),
+        (["--ahead"], "no GPU samples apart; name --servers N"),
         (["model.name=qwen2.5-8b"], "did you mean qwen2.5-"),
     ],
 )

@@ -17,6 +17,7 @@ from rewards.remote import client, server, spread
 from rewards.remote.client import RemoteServer, ServerLost
 from rewards.remote.identity import difference, identity_of
 from rewards.remote.spread import NoRewardServerLeft, RemoteRewards
+from rewards.remote.wire import plain_samples
 from rewards.sandbox import SandboxOptions
 from rewards.service.service import RewardService
 
@@ -278,6 +279,22 @@ def test_rewards_that_see_the_step_judge_one_batch_at_a_time(spec) -> None:
         values = [ticket.result()[0].score.value for ticket in tickets]
         assert values == [1.25, 2.25] * 6
         assert first.take_metrics() == second.take_metrics() == {"mean": [3 / 7] * 6}
+
+
+def test_what_a_lost_clients_batch_has_logged_is_in_no_other_batch(spec, monkeypatch) -> None:
+    monkeypatch.setattr(server, "BEAT_SECONDS", 0.05)
+    specs = [spec("whole"), spec("slow", weight=0.0)]
+    with serving(specs) as one, at(one, specs=specs) as remote:
+        parts = urlsplit(one.url)
+        body, _ = plain_samples([Sample("0.5")] * 2)
+        body |= {"rewards": identity_of(specs, SandboxOptions()).digest, "step": 7}
+        data = json.dumps(body).encode()
+        with socket.create_connection((parts.hostname, parts.port)) as link:
+            head = f"POST /judge HTTP/1.1\r\nAuthorization: Bearer {TOKEN}\r\n"
+            link.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+            assert link.recv(4096)
+        assert remote.judge([Sample("0")])[0].parts["whole"].value == 0.25
+        assert remote.take_metrics() == {"mean": [1 / 7]}
 
 
 # ---- who may ask, and what for ------------------------------------------------------------------------------------
