@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from grpo.plan.assumed import Assumed
     from grpo.plan.shape import Shape
     from grpo.plan.step import Site
-    from grpo.plan.words import Plan
+    from grpo.plan.words import Estimate
     from grpo.recipe import Recipe
 
 
@@ -86,11 +86,11 @@ def run(options: argparse.Namespace, command: str) -> int:
     return EXIT_DONE
 
 
-def _plan(options: argparse.Namespace) -> Plan:
+def _plan(options: argparse.Namespace) -> Estimate:
     from grpo.cost.price import Prices  # noqa: PLC0415  slow to import
     from grpo.plan.scaling import scaling  # noqa: PLC0415  slow to import
     from grpo.plan.step import plan_step  # noqa: PLC0415  slow to import
-    from grpo.plan.words import Plan  # noqa: PLC0415  slow to import
+    from grpo.plan.words import Estimate  # noqa: PLC0415  slow to import
     from grpo.plan.work import work_of  # noqa: PLC0415  slow to import
     from grpo.recipe import Recipe  # noqa: PLC0415  slow to import
 
@@ -109,7 +109,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     prices = Prices(recipe.cost.price_per_hour, recipe.cost.currency)
     if options.price is not None:
         prices = Prices({"gpu": options.price}, recipe.cost.currency)
-    return Plan(
+    return Estimate(
         recipe=recipe.name,
         shape=shape,
         step=plan_step(shape, work, site, assumed),
@@ -246,7 +246,7 @@ def _notes(options: argparse.Namespace, recipe: Recipe) -> list[str]:
     return notes
 
 
-def _as_json(plan: Plan) -> dict[str, Any]:
+def _as_json(plan: Estimate) -> dict[str, Any]:
     from dataclasses import asdict  # noqa: PLC0415  only here
 
     from grpo.plan.scaling import largest_useful, stretches  # noqa: PLC0415  slow to import

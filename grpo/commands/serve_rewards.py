@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import secrets
+from typing import TYPE_CHECKING
 
 from grpo.commands.exit_codes import EXIT_DONE
+
+if TYPE_CHECKING:
+    from grpo.recipe import Recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, command: str) -> int:
     """Serve until it is stopped; returns the exit code."""
-    from grpo.recipe import Recipe, RecipeError  # noqa: PLC0415  slow to import
+    from grpo.recipe import RecipeError  # noqa: PLC0415  slow to import
     from grpo.run import reward_serving  # noqa: PLC0415  slow to import
     from rewards.remote.client import TOKEN, token_of_environment  # noqa: PLC0415  slow to import
 
@@ -38,14 +42,23 @@ def run(options: argparse.Namespace, command: str) -> int:
             f"serve-rewards: --host is {options.host}, which others may reach; set {TOKEN} to a secret first, here and "
             "where the run is"
         )
-    recipe = Recipe.load(options.recipe, *options.overrides)
-    judges = reward_serving.judges_of(recipe, options.workers)
+    judges = reward_serving.judges_of(_recipes(options), options.workers)
     chosen = token or secrets.token_urlsafe(24)
     server = reward_serving.open_server(judges, chosen, options.host, options.port)
     if not token:
         _say(f"for the run: export {TOKEN}={chosen}")
     reward_serving.serve(server, _say)
     return EXIT_DONE
+
+
+def _recipes(options: argparse.Namespace) -> list[Recipe]:
+    """The recipe, or those of its stages."""
+    from grpo.recipe import Recipe  # noqa: PLC0415  slow to import
+    from grpo.recipe.plan import Plan, has_stages  # noqa: PLC0415  slow to import
+
+    if not has_stages(options.recipe):
+        return [Recipe.load(options.recipe, *options.overrides)]
+    return [stage.recipe for stage in Plan.load(options.recipe, *options.overrides).stages]
 
 
 def _say(line: str) -> None:

@@ -18,7 +18,7 @@ CAUTION = "predicted from data sheets and assumptions, not measured"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Estimate:
     """What is shown: `step` on the devices asked for, `steps` on others, of a run of ``num_steps``."""
 
     recipe: str
@@ -40,7 +40,7 @@ class Plan:
         return self.prices.shown(spent)
 
 
-def lines(plan: Plan) -> Iterator[str]:
+def lines(plan: Estimate) -> Iterator[str]:
     """Everything."""
     yield from _header(plan)
     yield ""
@@ -59,7 +59,7 @@ def _devices(step: Step) -> str:
     return f"{step.site.devices} x {step.site.device.name}"
 
 
-def _header(plan: Plan) -> Iterator[str]:
+def _header(plan: Estimate) -> Iterator[str]:
     shape = plan.shape
     step = plan.step
     work = step.work
@@ -78,7 +78,7 @@ def _header(plan: Plan) -> Iterator[str]:
     )
 
 
-def _phases(plan: Plan) -> Iterator[str]:
+def _phases(plan: Estimate) -> Iterator[str]:
     step = plan.step
     shape = plan.shape
     assert step.sampler and step.trainer and step.sampling and step.update
@@ -123,7 +123,7 @@ def _size(number: float) -> str:
     return f", {number / GIB:,.3g} GiB each" if number else ""
 
 
-def _rates(plan: Plan) -> str:
+def _rates(plan: Estimate) -> str:
     step = plan.step
     hours = step.seconds * plan.num_steps * step.site.devices / HOUR
     price = plan.money(step)
@@ -141,7 +141,7 @@ def _seconds(value: float) -> str:
 COLUMNS = ("GPUs", "step s", "sampling", "judging", "gather", "update", "push", "tokens/s/GPU")
 
 
-def _table(plan: Plan) -> Iterator[str]:
+def _table(plan: Estimate) -> Iterator[str]:
     price = "  cost/step" if plan.prices else ""
     widths = (5, 9, 9, 8, 8, 9, 8, 12)
     titles = "  ".join(f"{title:>{width}}" for title, width in zip(COLUMNS, widths))
@@ -172,7 +172,7 @@ def _misfits(steps: Sequence[Step]) -> Iterator[str]:
         yield f"{', '.join(numbers)}: does not fit: {reason}"
 
 
-def _idle(plan: Plan) -> Iterator[str]:
+def _idle(plan: Estimate) -> Iterator[str]:
     """What would give every device something to do."""
     step = plan.step
     if step.trainer is None:
@@ -187,7 +187,7 @@ def _idle(plan: Plan) -> Iterator[str]:
         )
 
 
-def _assumptions(plan: Plan) -> Iterator[str]:
+def _assumptions(plan: Estimate) -> Iterator[str]:
     device = plan.step.site.device
     yield (
         f"data sheet of {device.name}: {device.operations / 1e12:,.4g} TFLOP/s, {device.bandwidth / 1e9:,.4g} GB/s, "

@@ -5,27 +5,40 @@ from __future__ import annotations
 import signal
 import threading
 from dataclasses import replace
-from typing import Callable, Sequence
+from typing import Callable, Iterator, Sequence
 
 from grpo.recipe import Recipe, RecipeError, RewardsServiceSection
 from grpo.run.reward_specs import load_rewards, rewards_of_set
 from grpo.scoring import sandbox_options
+from rewards import RewardSpec
 from rewards.remote.server import Judges, RewardServer
 from rewards.spelling import many
 
 
-def judges_of(recipe: Recipe, workers: int | None = None) -> list[Judges]:
-    """Every list of rewards that a run of `recipe` asks for. Raises `RecipeError` for rewards that cannot be served."""
+def judges_of(recipes: Sequence[Recipe], workers: int | None = None) -> list[Judges]:
+    """Every list of rewards that runs of `recipes` ask for, each once; `RecipeError` for what cannot be served."""
+    found: dict[str, Judges] = {}
+    for recipe in recipes:
+        options = sandbox_options(recipe.sandbox)
+        for specs in _lists_of(recipe):
+            try:
+                judges = Judges.of(specs, options, workers=workers)
+            except ValueError as error:
+                raise RecipeError(f"recipe: {error}") from None
+            found.setdefault(judges.identity.digest, judges)
+    if not found:
+        raise RecipeError("serve-rewards: the recipe has no rewards")
+    return list(found.values())
+
+
+def _lists_of(recipe: Recipe) -> Iterator[list[RewardSpec]]:
+    """The rewards of the run, and those of its evaluation sets that have their own."""
     here = replace(recipe, rewards_service=RewardsServiceSection())
-    lists = [load_rewards(here)[0]]
+    if recipe.rewards:
+        yield load_rewards(here)[0]
     for section in recipe.evaluate.sets.values():
         if section.rewards:
-            lists.append(rewards_of_set(section, here)[0])
-    options = sandbox_options(recipe.sandbox)
-    try:
-        return [Judges.of(specs, options, workers=workers) for specs in lists]
-    except ValueError as error:
-        raise RecipeError(f"recipe: {error}") from None
+            yield rewards_of_set(section, here)[0]
 
 
 def open_server(judges: Sequence[Judges], token: str, host: str, port: int) -> RewardServer:

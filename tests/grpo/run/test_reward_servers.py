@@ -12,9 +12,13 @@ from reward_servers import ROOT, TOKEN, served_by_command, serving
 from small_runs import REWARDS, TINY, outcome, recipe, run
 
 from grpo import Recipe, RecipeError, Trainer
+from grpo.recipe.plan import Plan
 from grpo.run.failures import explain
 from grpo.run.reward_serving import judges_of
+from grpo.run.reward_specs import load_rewards
+from grpo.scoring import sandbox_options
 from rewards import RewardSpec
+from rewards.remote.identity import identity_of
 from rewards.remote.spread import NoRewardServerLeft
 
 SET = ["evaluate.sets.own.source=countdown", "evaluate.sets.own.limit=3"]
@@ -34,7 +38,7 @@ def at(*urls: str) -> str:
 
 def served(folder: Path, *overrides: str):
     """Servers in this process with the rewards of the tiny recipe."""
-    lists = [judges.specs for judges in judges_of(recipe(folder / "unused", *overrides))]
+    lists = [judges.specs for judges in judges_of([recipe(folder / "unused", *overrides)])]
     return serving(*lists)
 
 
@@ -76,6 +80,23 @@ def test_a_set_with_rewards_of_its_own_is_judged_by_the_same_server(folder) -> N
         assert len(one.judges) == 2
         trainer = run(folder / "run", at(one.url), *own)
     assert trainer.summary["sets"]["own"]["after"]["samples"] > 0
+
+
+def test_a_recipe_of_stages_is_served_with_the_rewards_of_each_stage_once() -> None:
+    stages = Plan.load("r1_miniature").stages
+    lists = judges_of([stage.recipe for stage in stages])
+    for stage in stages:
+        if stage.kind in ("grpo", "reject"):
+            specs, _ = load_rewards(stage.recipe)
+            wanted = identity_of(specs, sandbox_options(stage.recipe.sandbox)).digest
+            assert wanted in {judges.identity.digest for judges in lists}
+    assert len(lists) < len(stages)
+
+
+def test_a_recipe_without_rewards_cannot_be_served() -> None:
+    rows = {"stage": "sft", "model": {"name": "quickstart_base"}, "data": {"source": "x.jsonl"}}
+    with pytest.raises(RecipeError, match="the recipe has no rewards"):
+        judges_of([Recipe.from_mapping(rows)])
 
 
 def test_keys_that_contradict_each_other_are_refused(folder) -> None:
