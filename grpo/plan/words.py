@@ -90,7 +90,7 @@ def _phases(plan: Estimate) -> Iterator[str]:
         f"{sampling.bound}"
     )
     yield (
-        f"         {sampling.slots} rows each, {sampling.alive:.0%} of them alive; {sampling.steps:,.0f} decoding "
+        f"         {many(sampling.slots, 'row')} each, {sampling.alive:.0%} alive; {sampling.steps:,.0f} decoding "
         f"steps of {1e3 * sampling.decode / sampling.steps:.3g} ms; prompts {_seconds(sampling.prefill).strip()}"
     )
     yield (

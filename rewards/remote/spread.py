@@ -227,7 +227,7 @@ class RemoteRewards:
             try:
                 answer = member.server.judge(body)
                 if len(answer["verdicts"]) != len(body["samples"]):
-                    raise ServerLost(f"{member.server.url} answers for other samples")
+                    raise ServerLost(f"{member.server.url}: the verdicts are on other samples")
                 member.num_judged += 1
                 return answer
             except ServerLost as lost:

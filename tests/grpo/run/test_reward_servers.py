@@ -45,7 +45,7 @@ def served(folder: Path, *overrides: str):
 def compared(folder: Path) -> dict:
     """All of a run but for what says where it was judged."""
     found = outcome(folder)
-    del found["summary"]["isolation"]
+    del found["summary"]["sandbox"]
     return found
 
 
