@@ -3,7 +3,7 @@
     python -m benchmarks.plan [--steps 5] [--output benchmarks/results] [--case NAME ...]
 
 First the bare processor is measured: the rate of a large product, the bandwidth at which a product of one row reads a
-large matrix, the time of a small operation. Two runs then calibrate what stands between them and a model (`FITTED`);
+large matrix. Two runs then calibrate what stands between them and a model (`FITTED`);
 every other case is predicted from its sizes alone and measured afterwards, in processor seconds of one thread, so that
 what else the machine does matters little. The mean length of completions and the share of flat groups, which a plan is
 given, are taken from the run.
@@ -68,6 +68,7 @@ CASES = (
     Case("fresh, long", 384, 12, 8, 4, 48, 80),
 )
 FITTED = ("small", "middle")
+ROUNDS = 200
 
 
 # ---- the bare processor ---------------------------------------------------------------------------------------------
@@ -253,10 +254,10 @@ START = Assumed(
 
 
 def fitted(seen: dict[str, dict[str, float]], device: Device, start: Assumed = START) -> Assumed:
-    """The four assumptions that make the cases of `FITTED` come out: launches by the small one, shares by the other."""
+    """The assumptions under which `FITTED` come out: small operations and logits by the small one, else by the other."""
     assumed = start
     small, middle = (next(case for case in CASES if case.name == name) for name in FITTED)
-    for _ in range(20):
+    for _ in range(ROUNDS):
         for case, phase, name, falls in (
             (small, "sample", "kernel_seconds", False),
             (middle, "sample", "product", True),
