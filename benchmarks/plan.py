@@ -254,7 +254,7 @@ START = Assumed(
 
 
 def fitted(seen: dict[str, dict[str, float]], device: Device, start: Assumed = START) -> Assumed:
-    """The assumptions under which `FITTED` come out: small operations and logits by the small one, else by the other."""
+    """The assumptions under which `FITTED` come out: operations and logits by the small one, shares by the other."""
     assumed = start
     small, middle = (next(case for case in CASES if case.name == name) for name in FITTED)
     for _ in range(ROUNDS):
