@@ -15,6 +15,7 @@ from grpo.recipe.sections import (
     ExportSection,
     LossSection,
     OptimSection,
+    RewardsServiceSection,
     SampleSection,
     Sections,
     SftSection,
@@ -55,6 +56,7 @@ def _all_reasons(recipe: Sections) -> Reasons:
         yield from _step_reasons(recipe)
     yield from _server_reasons(recipe)
     yield from _shard_reasons(recipe)
+    yield from _reward_server_reasons(recipe)
     yield from _model_reasons(recipe)
     yield from _reward_reasons(recipe)
     yield from _data_reasons(recipe)
@@ -339,6 +341,16 @@ SERVER_KEYS = (
 EMBEDDED_KEYS = ("kv_memory_gib", "keep_graphs", "compile")
 """Keys of ``sample`` that the engine in the trainer's own process reads alone."""
 FILTERS = ("top_k", "top_p", "min_p")
+
+
+def _reward_server_reasons(recipe: Sections) -> Reasons:
+    service = recipe.rewards_service
+    if len(set(service.servers)) < len(service.servers):
+        yield "rewards_service.servers names a server twice; name each once"
+    if not service.servers and _set_keys(service, RewardsServiceSection()):
+        yield (
+            "rewards_service.silence is set, but rewards_service.servers is empty; name a server, or remove it"
+        )
 
 
 def _server_reasons(recipe: Sections) -> Reasons:

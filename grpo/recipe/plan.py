@@ -46,7 +46,7 @@ OF_RUN = ("name", "stage", "run_dir")
 """Keys that the list of stages decides."""
 TEACHERS = (("loss", "teacher"), ("distill", "teacher"))
 """Keys that may name an earlier stage, and then mean its model."""
-MAY_CHANGE = ("run_dir", "log.", "checkpoint.", "watchdog.", "gates")
+MAY_CHANGE = ("run_dir", "log.", "checkpoint.", "watchdog.", "gates", "rewards_service.")
 """Keys under which what a stage has finished is the same."""
 
 

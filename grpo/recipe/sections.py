@@ -697,6 +697,22 @@ class DistributedSection:
     )
 
 
+@dataclass(frozen=True)
+class RewardsServiceSection:
+    """Where rewards are judged: by this machine's workers, or by servers that ``grpo serve-rewards`` has started."""
+
+    servers: list[str] = key(
+        [],
+        "addresses of reward servers, e.g. [http://10.0.0.2:8100]; empty: this machine judges",
+        ADDRESSES,
+    )
+    silence: float = key(
+        30.0,
+        "seconds without a sign of life after which a reward server that has work is given up",
+        above(0),
+    )
+
+
 PRICED = ("gpu", "cpu", "machine")
 
 
@@ -775,6 +791,9 @@ class Sections:
         "metric name: {use, weight, args, when}",
         entry=RewardSection,
         build=build_rewards,
+    )
+    rewards_service: RewardsServiceSection = key(
+        RewardsServiceSection(), "which machines judge (docs/cluster.md)"
     )
     tools: list[str] = key(
         [],

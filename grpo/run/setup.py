@@ -129,8 +129,25 @@ def longest_prompt(prompts: PromptSet) -> int:
 
 
 def open_scorer(recipe: Recipe, specs: Sequence[RewardSpec]) -> Scorer:
-    """The scorer with its workers running; close it, or use it as a context."""
-    return Scorer(specs, sandbox=recipe.sandbox)
+    """The scorer with its workers running, or its servers found; close it, or use it as a context.
+
+    Raises `RecipeError` for servers that do not answer or have other rewards.
+    """
+    try:
+        return Scorer(specs, sandbox=recipe.sandbox, servers=recipe.rewards_service)
+    except ValueError as error:
+        if not recipe.rewards_service.servers:
+            raise
+        raise RecipeError(f"recipe: {error}") from None
+
+
+def check_reward_servers(recipe: Recipe, inputs: RunInputs) -> None:
+    """Ask the reward servers, before a model loads, whether they have the rewards of the run and of its sets."""
+    if not recipe.rewards_service.servers:
+        return
+    for specs in (inputs.specs, *(of.own_specs for of in inputs.sets)):
+        if specs:
+            open_scorer(recipe, specs).close()
 
 
 # ---- what only training uses ----------------------------------------------------------------------------------
@@ -190,6 +207,7 @@ def open_parts(
 
     The tokens that end the examples of supervised training end completions from here on.
     """
+    check_reward_servers(recipe, inputs)
     ranks = Ranks.start()
     ranks.watched_by(dog)
     check_same_prompts(ranks, inputs.prompts)

@@ -198,7 +198,7 @@ class RunStorage:
         """Say how the run ended; what it cost inside is for who asks for it."""
         log = parts.log
         log.detail(
-            f"reward cache hits: {parts.scorer.cached:.0%} of the scores are those of an equal completion",
+            *parts.scorer.describe(),
             *self.writer.describe(),
         )
         say = log.say if final.problems or final.unchecked else log.detail

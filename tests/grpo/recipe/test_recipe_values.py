@@ -147,6 +147,8 @@ OUT_OF_RANGE = {
     "sample.min_p": [-0.1, 1.1],
     "sample.stop": ["a", "[1]", "['']"],
     "sample.max_rows": [0],
+    "rewards_service.servers": ["http://a:1", "[127.0.0.1:8100]", "[3]"],
+    "rewards_service.silence": [0, -1],
     "rewards": [1],
     "rewards.<name>.use": [3],
     "rewards.<name>.weight": [".inf", "x"],
