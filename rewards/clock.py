@@ -66,7 +66,9 @@ class Clock:
 
     @property
     def tick_seconds(self) -> float:
-        """How long to wait until the next look."""
+        """How long to wait until the next look; without a limit there is little to see."""
+        if self._limit == math.inf:
+            return 5 * TICK_SECONDS
         return max(0.005, min(TICK_SECONDS, self._limit / 4))
 
     def look(self) -> None:
@@ -91,7 +93,9 @@ class Clock:
         self._cpu = cpu
 
     def has_run_out(self) -> bool:
-        """Look at the processes; whether their budget is spent, or `is_starved`."""
+        """Look at the processes; whether their budget is spent, or `is_starved`. Without a limit nobody looks."""
+        if self._limit == math.inf:
+            return False
         self.look()
         return self.used_seconds >= self._limit or self._is_overdue()
 

@@ -177,7 +177,7 @@ class ContiguousDecoder:
 
     def _read_observations(self) -> None:
         """Compute the longer observations that rows have come to, and store their keys."""
-        reading = [row for row in self.live if row.given and row.num_ahead >= READ_AT_ONCE]
+        reading = [row for row in self.live if _read_at_once(row)]
         for chunk in observation_chunks(reading):
             held = [self.cache.held(sequence) for sequence in chunk]
             read, spans = read_observations(self.policy, chunk, held, self.stats)
@@ -245,10 +245,7 @@ class ContiguousDecoder:
 
     def _start(self, sequences: Sequence[RolloutSequence]) -> None:
         """Prefill what is not stored yet, and give `sequences` their rows."""
-        for sequence in sequences:
-            if sequence in self.kept:
-                self.cache.put_back(sequence, *self.kept[sequence])
-                del self.kept[sequence]
+        self._put_back_kept(sequences)
         prompts = by_prompt(row for row in sequences if row not in self.cache.row_width)
         to_prefill: dict[PromptIds, list[RolloutSequence]] = {}
         for ids, members in prompts.items():
@@ -269,6 +266,14 @@ class ContiguousDecoder:
                 if sequence.num_prefilled:
                     completion = prefilled.prefix(*spans[sequence])
                     self.cache.extend(sequence, completion, sequence.num_prefilled)
+
+    def _put_back_kept(self, sequences: Sequence[RolloutSequence]) -> None:
+        """Give those whose keys were kept their rows again, with room for what they observed."""
+        back = [sequence for sequence in sequences if sequence in self.kept]
+        self.cache.expect_back(self.kept[one][1] + _read_at_once(one) for one in back)
+        for sequence in back:
+            self.cache.put_back(sequence, *self.kept[sequence], ahead=_read_at_once(sequence))
+            del self.kept[sequence]
 
     # -- one step -----------------------------------------------------------------------------------------
 
@@ -379,6 +384,12 @@ class ContiguousDecoder:
         self.cache.remove_empty_buckets()
         spare_cached_memory(self.policy.device)
         self.stats.notes.append(out_of_memory_note(self.max_rows))
+
+
+def _read_at_once(sequence: RolloutSequence) -> int:
+    """Tokens of the observation that a sequence has come to, if they are read in a forward of their own; else 0."""
+    number = sequence.num_ahead if sequence.given else 0
+    return number if number >= READ_AT_ONCE else 0
 
 
 def row_multiple(dtype: torch.dtype) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from dataclasses import asdict, dataclass
+from queue import SimpleQueue
 from typing import Any, Callable, Coroutine, Mapping, Sequence
 
 from rewards.environments.hosted import Hosted, maker_of
@@ -19,6 +20,8 @@ from rewards.environments.types import Observation
 __all__ = ["Executor", "Operation"]
 
 CLOSE_SECONDS = 10.0
+KEPT_THREADS = 8
+"""Threads that are kept where nothing runs; the clock of a worker looks at each."""
 Emit = Callable[[Mapping[str, Any]], None]
 """Receives messages, each one JSON can hold."""
 
@@ -48,6 +51,7 @@ class Executor:
         self._makers: dict[int, Callable[[], Talk]] = {}
         self._talks: dict[int, Talk] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._threads = _Threads()
         self._loop = asyncio.get_running_loop()
 
     def begin(self, operation: Operation) -> None:
@@ -69,6 +73,7 @@ class Executor:
         """Wait for nothing any more."""
         for task in self._tasks:
             task.cancel()
+        self._threads.close()
 
     async def _closed(self, talk: Talk) -> None:
         closing = outcome(talk, "close", (), 0)
@@ -109,7 +114,7 @@ class Executor:
         return talk
 
     async def _in_thread(self, given: Coroutine[Any, Any, Any]) -> Any:
-        """Run to the end in a daemon thread: one that never ends must not hold up the interpreter's exit."""
+        """Run to the end in a thread of its own."""
         done: asyncio.Future[Any] = self._loop.create_future()
 
         def settle(value: Any) -> None:
@@ -117,14 +122,57 @@ class Executor:
                 done.set_result(value)
 
         def work() -> None:
-            value = asyncio.run(given)
+            value = _run_to_end(given)
             try:
                 self._loop.call_soon_threadsafe(settle, value)
             except RuntimeError:
                 pass  # the loop was closed while this thread was stuck
 
-        threading.Thread(target=work, name="tool", daemon=True).start()
+        self._threads.run(work)
         return await done
+
+
+class _Threads:
+    """Daemon threads: one that never ends must not hold up the interpreter's exit. A few are kept for the next work."""
+
+    def __init__(self) -> None:
+        self._idle: list[SimpleQueue[Callable[[], None] | None]] = []
+        self._is_closed = False
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Begin at once, whatever the other threads do."""
+        try:
+            inbox = self._idle.pop()
+        except IndexError:
+            inbox = SimpleQueue()
+            arguments = (inbox,)
+            threading.Thread(target=self._serve, args=arguments, name="tool", daemon=True).start()
+        inbox.put(work)
+
+    def _serve(self, inbox: SimpleQueue[Callable[[], None] | None]) -> None:
+        while (work := inbox.get()) is not None:
+            work()
+            del work  # holds what a tool gave
+            if len(self._idle) >= KEPT_THREADS:
+                return
+            self._idle.append(inbox)
+            if self._is_closed:
+                self.close()
+
+    def close(self) -> None:
+        """Let go of those that have nothing to do; the others end with their work."""
+        self._is_closed = True
+        while self._idle:
+            self._idle.pop().put(None)
+
+
+def _run_to_end(given: Coroutine[Any, Any, Any]) -> Any:
+    """What a coroutine gives that never waits; what it awaits has a loop of its own (`tools.awaited`)."""
+    try:
+        given.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("what runs in a thread awaits by `awaited` alone")
 
 
 async def _within(given: Coroutine[Any, Any, Any], limit_seconds: float) -> tuple[Any, bool]:
