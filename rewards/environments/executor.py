@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from dataclasses import asdict, dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Callable, Coroutine, Mapping, Sequence
 
@@ -20,10 +21,10 @@ from rewards.environments.types import Observation
 __all__ = ["Executor", "Operation"]
 
 CLOSE_SECONDS = 10.0
-KEPT_THREADS = 8
-"""Threads that are kept where nothing runs; the clock of a worker looks at each."""
+KEPT_THREADS = 64
+"""Threads that are kept where nothing runs."""
 Emit = Callable[[Mapping[str, Any]], None]
-"""Receives messages, each one JSON can hold."""
+"""Receives messages, each one JSON can hold, in any thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Executor:
         self._emit = emit
         self._makers: dict[int, Callable[[], Talk]] = {}
         self._talks: dict[int, Talk] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._threads = _Threads()
         self._loop = asyncio.get_running_loop()
 
@@ -60,29 +61,8 @@ class Executor:
             assert operation.talk is not None
             talk = self._talks.pop(operation.talk, None)
             if talk is not None:
-                self._keep(self._closed(talk))
+                self._close(talk)
             return
-        self._keep(self._perform(operation))
-
-    def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def cancel(self) -> None:
-        """Wait for nothing any more."""
-        for task in self._tasks:
-            task.cancel()
-        self._threads.close()
-
-    async def _closed(self, talk: Talk) -> None:
-        closing = outcome(talk, "close", (), 0)
-        if talk.is_async("close", ()):
-            await _within(closing, CLOSE_SECONDS)
-        else:
-            await self._in_thread(closing)
-
-    async def _perform(self, operation: Operation) -> None:
         number = operation.number
         try:
             talk = self._talk_of(operation)
@@ -93,11 +73,48 @@ class Executor:
         self._emit({"began": number, "async": is_async})
         given = outcome(talk, operation.method, operation.arguments, operation.max_bytes)
         if is_async:
-            value, is_late = await _within(given, operation.limit_seconds)
+            told_of = partial(self._tell, number)
+            self._await(given, operation.limit_seconds, told_of)
         else:
-            value = await self._in_thread(given)
-            is_late = False
-        self._emit({"late": number} if is_late else {"ended": number, **told(value)})
+            self._threads.run(lambda: self._emit(_ended(number, _run_to_end(given))))
+
+    def _await(
+        self,
+        given: Coroutine[Any, Any, Any],
+        limit_seconds: float,
+        ended: Callable[[asyncio.Task[Any]], None],
+    ) -> None:
+        """Run it in the loop and call `ended`, unless nobody waits any more; it is cancelled when it is late."""
+        task = asyncio.ensure_future(given)
+        self._tasks.add(task)
+        alarm = self._loop.call_later(limit_seconds, self._leave, task, ended)
+        task.add_done_callback(lambda _: (alarm.cancel(), self._leave(task, ended)))
+
+    def _leave(self, task: asyncio.Task[Any], ended: Callable[[asyncio.Task[Any]], None]) -> None:
+        """It has ended, or is late; whichever comes first."""
+        if task in self._tasks:
+            self._tasks.remove(task)
+            ended(task)
+            task.cancel()
+
+    def _tell(self, number: int, task: asyncio.Task[Any]) -> None:
+        is_late = not task.done() or task.cancelled()
+        self._emit({"late": number} if is_late else _ended(number, task.result()))
+
+    def cancel(self) -> None:
+        """Wait for nothing any more."""
+        tasks = list(self._tasks)
+        self._tasks.clear()
+        for task in tasks:
+            task.cancel()
+        self._threads.close()
+
+    def _close(self, talk: Talk) -> None:
+        closing = outcome(talk, "close", (), 0)
+        if talk.is_async("close", ()):
+            self._await(closing, CLOSE_SECONDS, lambda task: None)
+        else:
+            self._threads.run(lambda: _run_to_end(closing))
 
     def _talk_of(self, operation: Operation) -> Talk:
         """The open talk, or a new one."""
@@ -113,27 +130,9 @@ class Executor:
             self._talks[operation.talk] = talk
         return talk
 
-    async def _in_thread(self, given: Coroutine[Any, Any, Any]) -> Any:
-        """Run to the end in a thread of its own."""
-        done: asyncio.Future[Any] = self._loop.create_future()
-
-        def settle(value: Any) -> None:
-            if not done.done():
-                done.set_result(value)
-
-        def work() -> None:
-            value = _run_to_end(given)
-            try:
-                self._loop.call_soon_threadsafe(settle, value)
-            except RuntimeError:
-                pass  # the loop was closed while this thread was stuck
-
-        self._threads.run(work)
-        return await done
-
 
 class _Threads:
-    """Daemon threads: one that never ends must not hold up the interpreter's exit. A few are kept for the next work."""
+    """Daemon threads: one that never ends must not hold up the interpreter's exit. Some are kept for the next work."""
 
     def __init__(self) -> None:
         self._idle: list[SimpleQueue[Callable[[], None] | None]] = []
@@ -175,14 +174,8 @@ def _run_to_end(given: Coroutine[Any, Any, Any]) -> Any:
     raise AssertionError("what runs in a thread awaits by `awaited` alone")
 
 
-async def _within(given: Coroutine[Any, Any, Any], limit_seconds: float) -> tuple[Any, bool]:
-    """What a coroutine gives, and whether it is late and was cancelled instead."""
-    task = asyncio.ensure_future(given)
-    done, _ = await asyncio.wait({task}, timeout=limit_seconds)
-    if done and not task.cancelled():
-        return task.result(), False
-    task.cancel()
-    return None, True
+def _ended(number: int, value: Any) -> dict[str, Any]:
+    return {"ended": number, **told(value)}
 
 
 def told(value: Any) -> dict[str, Any]:
