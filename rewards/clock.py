@@ -126,7 +126,7 @@ def _has_ready_thread(pid: int) -> bool:
     if process_state(pid) == "R":
         return True
     try:
-        threads = os.listdir(f"/proc/{pid}/task")
+        threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208  a path object costs more than the reading
     except OSError:
         return False
     return len(threads) > 1 and any(
@@ -149,7 +149,9 @@ def process_state(pid: int | str) -> str:
     except OSError:
         return "?"
     try:
-        stat = os.read(descriptor, 512)  # the state stands behind the name, which has 64 bytes at most
+        stat = os.read(
+            descriptor, 512
+        )  # the state stands behind the name, which has 64 bytes at most
         return stat.rpartition(b")")[2].split()[0].decode()
     except (OSError, IndexError):
         return "?"

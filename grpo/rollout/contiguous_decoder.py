@@ -208,6 +208,8 @@ class ContiguousDecoder:
 
         Kept keys give way while more sequences wait with theirs than decode.
         """
+        if not self.queue:
+            return []
         while True:
             admitted = self._that_fit()
             spare = spare_keys(self.kept, self.queue, len(self.live), admitted)
