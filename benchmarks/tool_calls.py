@@ -1,20 +1,22 @@
 """What the machinery of tools costs: one decoding with tools that run, and with answers that are there without any.
 
-    python -m benchmarks.tool_calls [--tools calculator blocking polite] [--rounds 5] [--callers 64] [--seconds 0.5]
+    python -m benchmarks.tool_calls [--tools calculator blocking polite] [--rounds 5] [--callers 64] [--turn 32]
 
-`callers` completions call a tool again and again while `others` decode without. Both sides pause the same rows at the
-same steps, go on after as many steps with the same tokens, and so compute the same bits. On one side the answers come
-out of the air; on the other the turn is decoded, its call parsed, run by a pool of environments, and what it gave
-tokenised. The difference in CPU time, workers included, is what tools cost beyond the observations' tokens. Sides take
-turns; printed are the median and the range of the rounds. ``blocking`` sleeps in a thread of a worker, ``polite``
-awaits in its loop, ``calculator`` runs beside the decoder.
+`callers` completions call a tool every `turn` tokens while `others` decode without. Both sides pause the same rows at
+the same steps, go on after as many steps with the same tokens, and so compute the same bits. On one side the answers
+come out of the air; on the other the turn is decoded, its call parsed, run by a pool of environments, and what it gave
+tokenised. Sides take turns; printed are the median and the range of the rounds.
+
+The cost is CPU time in three places: ``here``, between two steps of the decoder, less what air takes; ``beside``, in
+the other threads of this process; ``workers``. ``share`` is their sum over the CPU time of the side without tools. The
+difference of the two sides' totals says the same with the noise of all their forwards. ``blocking`` sleeps in a thread
+of a worker, ``polite`` awaits in its loop, ``calculator`` runs beside the decoder.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import time
 from concurrent.futures import Future
@@ -24,8 +26,6 @@ from typing import Any, Hashable, Iterator, Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT = 32
-TURN = 6
-"""Tokens that are written before a call."""
 SLEEPS = ("blocking", "polite")
 
 
@@ -50,15 +50,16 @@ async def polite(seconds: float) -> str:
 
 
 class Spelling:
-    """A tokenizer that reads every turn of `TURN` tokens as a call, after the work of decoding it."""
+    """A tokenizer that reads every turn of `turn` tokens as a call, after the work of decoding it."""
 
-    def __init__(self, tokenizer: Any, call: str):
+    def __init__(self, tokenizer: Any, turn: int, call: str):
         self.tokenizer = tokenizer
+        self.turn = turn
         self.call = call
 
     def decode(self, token_ids: list[int], **options: Any) -> str:
         text = str(self.tokenizer.decode(token_ids, **options))
-        return self.call if len(token_ids) == TURN else text
+        return self.call if len(token_ids) == self.turn else text
 
 
 @dataclass
@@ -91,7 +92,9 @@ class HeldPool:
             held.set_result(answer.result())
 
 
-def with_tools(options: argparse.Namespace, policy: Any, pool: Any, call: str) -> Any:
+def with_tools(
+    options: argparse.Namespace, policy: Any, pool: Any, call: str, ends: Any = None
+) -> Any:
     """The other side of a run as a run has it, but for where turns end and when answers are handed over."""
     from grpo.data.templates import Template
     from grpo.environments.separators import Separators
@@ -111,10 +114,11 @@ def with_tools(options: argparse.Namespace, policy: Any, pool: Any, call: str) -
     return ToolTurns(
         HeldPool(pool, options.looks),
         pool.format,
-        Spelling(policy.tokenizer, call),
+        Spelling(policy.tokenizer, options.turn, call),
         separators_of=lambda prompt: separators,
         budgets=Budgets(options.calls, options.calls, 512),
         begins=False,
+        ends=ends,
     )
 
 
@@ -122,7 +126,7 @@ def ends_turn(options: argparse.Namespace, sequence: Any) -> str:
     """A call where a turn of those that call has its length."""
     if sequence.group_index >= options.callers or len(sequence.turns) == options.calls:
         return ""
-    return "." if len(sequence.tokens) - sequence.turn_start == TURN else ""
+    return "." if len(sequence.tokens) - sequence.turn_start == options.turn else ""
 
 
 @dataclass
@@ -206,37 +210,63 @@ def worker_seconds() -> float:
     return sum(time.user + time.system for time in times)
 
 
+class Timed:
+    """Turns, and the CPU time of this thread in them."""
+
+    def __init__(self, turns: Any):
+        self.turns = turns
+        self.most_given = turns.most_given
+        self.seconds = 0.0
+        for name in ("begin", "ends_call", "pauses", "take_ready", "cancel"):
+            setattr(self, name, self.timed(getattr(turns, name)))
+
+    def timed(self, method: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            began = time.thread_time()
+            result = method(*arguments, **options)
+            self.seconds += time.thread_time() - began
+            return result
+
+        return call
+
+
 def run(options: argparse.Namespace, policy: Any, turns: Any) -> dict[str, Any]:
     """CPU seconds of this process and of its workers, and what was computed."""
     from grpo.kernels.sampling.spec import Sampling
     from grpo.rollout.engine import Engine
 
     engine = Engine(policy, paged=options.paged, max_rows=options.callers + options.others)
-    started = time.perf_counter(), time.process_time(), worker_seconds()
+    timed = Timed(turns)
 
     def limit(prompt: Any, index: int) -> int:
         calls = int(prompt.id[1:]) < options.callers
-        return TURN * (options.calls + 1) if calls else options.written
+        return options.turn * (options.calls + 1) if calls else options.written
 
+    began = [clock() for clock in CLOCKS]
     groups = engine.sample(
         make_prompts(options.callers + options.others),
         group_size=1,
         max_tokens=limit,
         sampling=Sampling(),
         seed=(0,),
-        turns=turns,
+        turns=timed,
     )
     tokens = {index: group.completions[0].token_ids for index, group in groups}
-    wall, own, workers = started
+    wall, process, thread, workers = (clock() - start for clock, start in zip(CLOCKS, began))
     stats = engine.stats
     assert stats.answered == options.calls * options.callers
     return {
-        "seconds": time.perf_counter() - wall,
-        "cpu": time.process_time() - own,
-        "worker_cpu": worker_seconds() - workers,
+        "seconds": wall,
+        "cpu": process,
+        "here": timed.seconds,
+        "beside": process - thread,
+        "workers": workers,
         "steps": stats.steps,
         "tokens": tokens,
     }
+
+
+CLOCKS = (time.perf_counter, time.process_time, time.thread_time, worker_seconds)
 
 
 def call_of(options: argparse.Namespace, tool: str) -> str:
@@ -253,12 +283,16 @@ def open_pool(tool: str) -> Any:
 
 def pairs(options: argparse.Namespace, policy: Any, tool: str) -> Iterator[tuple[Any, Any, int]]:
     """(without, with, late answers) of each round; the first to begin changes from round to round."""
+    from grpo.environments.call_ends import CallEnds
+
     call = call_of(options, tool)
     with open_pool(tool) as pool:
         result = warm_up(pool, call)
         given = policy.tokenizer(result, add_special_tokens=False)["input_ids"]
+        ends = CallEnds(pool.format, policy.tokenizer)  # a run keeps it from step to step
+        run(options, policy, with_tools(options, policy, pool, call, ends))
         for number in range(options.rounds):
-            tools = with_tools(options, policy, pool, call)
+            tools = with_tools(options, policy, pool, call, ends)
             sides = [OutOfTheAir(options, tuple(given)), tools]
             order = sides if number % 2 else sides[::-1]
             results = {id(side): run(options, policy, side) for side in order}
@@ -279,37 +313,27 @@ def warm_up(pool: Any, call: str) -> str:
     return str(pool.format.answer(observation.results))
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    return {
-        "median": round(statistics.median(values), 4),
-        "least": round(min(values), 4),
-        "most": round(max(values), 4),
-    }
+def spread(values: Sequence[float]) -> str:
+    """Median, least and most."""
+    return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 def measure(options: argparse.Namespace, policy: Any, tool: str) -> dict[str, Any]:
-    """The cost of a tool, in all and a call."""
-    without, own, workers, shares, late, steps = [], [], [], [], 0, 0
-    for plain, using, num_late in pairs(options, policy, tool):
-        more = using["cpu"] - plain["cpu"]
-        without.append(plain["cpu"])
-        own.append(more)
-        workers.append(using["worker_cpu"])
-        shares.append((more + using["worker_cpu"]) / plain["cpu"])
-        late += num_late
-        steps = plain["steps"]
+    """The cost of a tool: in all, a call, and where."""
+    names = ("without", "here", "beside", "workers", "share", "totals", "ms_a_call")
+    values: dict[str, list[float]] = {name: [] for name in names}
     calls = options.calls * options.callers
-    both = [a + b for a, b in zip(own, workers)]
-    return {
-        "cpu_seconds_without": spread(without),
-        "more_here": spread(own),
-        "more_in_workers": spread(workers),
-        "share": spread(shares),
-        "ms_a_call": spread([1e3 * seconds / calls for seconds in both]),
-        "calls": calls,
-        "steps": steps,
-        "late": late,
-    }
+    late = 0
+    for plain, using, num_late in pairs(options, policy, tool):
+        here = using["here"] - plain["here"]
+        cost = here + using["beside"] + using["workers"]
+        row = (plain["cpu"], here, using["beside"], using["workers"], cost / plain["cpu"])
+        total = (using["cpu"] + using["workers"]) / plain["cpu"] - 1
+        for name, value in zip(names, (*row, total, 1e3 * cost / calls)):
+            values[name].append(value)
+        late += num_late
+    spreads = {name: spread(numbers) for name, numbers in values.items()}
+    return {**spreads, "calls": calls, "steps": plain["steps"], "late": late}
 
 
 def main() -> None:
@@ -318,9 +342,10 @@ def main() -> None:
     parser.add_argument("--callers", type=int, default=64)
     parser.add_argument("--others", type=int, default=16)
     parser.add_argument("--calls", type=int, default=4, help="of each caller")
+    parser.add_argument("--turn", type=int, default=32, help="tokens written before a call")
     parser.add_argument("--looks", type=int, default=100, help="steps that an answer takes")
-    parser.add_argument("--seconds", type=float, default=0.3, help="that a tool sleeps")
-    parser.add_argument("--written", type=int, default=512, help="tokens of those that do not call")
+    parser.add_argument("--seconds", type=float, default=0.1, help="that a tool sleeps")
+    parser.add_argument("--written", type=int, default=640, help="tokens of those that do not call")
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--vocabulary", type=int, default=1024)
@@ -330,7 +355,8 @@ def main() -> None:
     policy = make_policy(options)
     run(options, policy, OutOfTheAir(options, (1, 2, 3)))
     for tool in options.tools:
-        print(f"{tool:12}", json.dumps(measure(options, policy, tool)), flush=True)
+        for name, value in measure(options, policy, tool).items():
+            print(f"{tool:12} {name:10} {value}", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any, Callable, Hashable, Protocol, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from grpo.environments.call_ends import CallEnds
 from grpo.environments.separators import Given, Separators
 from grpo.rollout.sequence import RolloutSequence
 from grpo.types import Prompt
@@ -80,7 +81,8 @@ class EnvironmentTurns:
 
     Where ``begins`` is true an environment begins with each completion, and may show something behind the prompt;
     otherwise there are only tools, and one begins with the first call. With ``in_step`` decoding waits for the answers
-    of all paused sequences, so that what is decoded together does not depend on how long tools take.
+    of all paused sequences, so that what is decoded together does not depend on how long tools take. ``ends`` are those
+    of an earlier call of the engine, if there was one.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class EnvironmentTurns:
         budgets: Budgets,
         begins: bool,
         in_step: bool = False,
+        ends: CallEnds | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ):
         self.pool = pool
@@ -102,16 +105,13 @@ class EnvironmentTurns:
         self.budgets = budgets
         self.begins = begins
         self.in_step = in_step
+        self.ends = CallEnds(format, tokenizer) if ends is None else ends
         self.clock = clock
         self.most_given = budgets.most_given
         self._number = 0  # of the call of the engine: a session never goes on in the next
         self._open: dict[Hashable, RolloutSequence] = {}
         self._waiting: dict[Hashable, _Waiting] = {}
         self._arrived: SimpleQueue[tuple[Hashable, Future[Any]]] = SimpleQueue()
-        self._ends = () if format is None else format.ends
-        # A token may be a single byte: the tail has one for each byte of the longest end, and a few before them.
-        self._tail = 8 + max((len(end.encode()) for end in self._ends), default=0)
-        self._may_end: dict[int, bool] = {}
 
     # -- the engine's questions -----------------------------------------------------------------------------------
 
@@ -127,19 +127,7 @@ class EnvironmentTurns:
 
     def ends_call(self, sequence: RolloutSequence) -> str:
         """The string by which the newest token completes a call in the middle of a turn; empty where it does not."""
-        if not self._ends or self.format is None:
-            return ""
-        token = sequence.tokens[-1]
-        if token not in self._may_end:
-            self._may_end[token] = self._has_last_letter(token)
-        if not self._may_end[token]:
-            return ""
-        start = sequence.turn_start
-        tail = self._decoded(sequence.tokens[max(start, len(sequence.tokens) - self._tail) :])
-        found = next((end for end in self._ends if end in tail), "")
-        if not found:
-            return ""
-        return found if self.format.is_complete(self._decoded(sequence.tokens[start:])) else ""
+        return self.ends.find(sequence.tokens, sequence.turn_start)
 
     def pauses(self, sequence: RolloutSequence) -> bool:
         """Whether the turn that has ended is to be answered; then the answer is on its way."""
@@ -332,11 +320,6 @@ class EnvironmentTurns:
         if isinstance(sequence.stop, int):
             token_ids = token_ids[:-1]
         return self._decoded(token_ids)
-
-    def _has_last_letter(self, token: int) -> bool:
-        """Whether a token spells a letter that calls end with."""
-        text = self._decoded([token])
-        return any(end[-1] in text for end in self._ends)
 
     def _decoded(self, token_ids: list[int]) -> str:
         return str(self.tokenizer.decode(token_ids, clean_up_tokenization_spaces=False))

@@ -308,7 +308,7 @@ def test_an_observation_is_tokenised_once_and_what_was_sampled_never(format, tex
     one = Written(format, Budgets(200, 200, 200))
     tokenizer = Counting(one.talk.policy.tokenizer)
     assert one.write(text, by)  # finds the separators
-    one.turns.tokenizer = one.talk.separators.tokenizer = tokenizer
+    one.turns.tokenizer = one.turns.ends.tokenizer = one.talk.separators.tokenizer = tokenizer
     for number in range(1, 129):
         assert one.write(text.replace("NUMBER", str(number)), by)
     assert len(tokenizer.encoded) == 128
