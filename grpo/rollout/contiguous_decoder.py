@@ -306,12 +306,15 @@ class ContiguousDecoder:
     def _leave(self, sequences: Collection[RolloutSequence]) -> list[RolloutSequence]:
         """Free the rows of sequences that have ended a turn; returns those that have ended altogether."""
         ended = []
+        paused = []
         for sequence in sequences:
             if self.waiting.after_turn(sequence):
-                self._pause(sequence)
+                paused.append(sequence)
             else:
                 self._remove(sequence)
                 ended.append(sequence)
+        for sequence in reversed(paused):  # the last of a bucket leaves no gap
+            self._pause(sequence)
         return ended
 
     def _logits(self, sequences: Sequence[RolloutSequence], rows: int) -> Tensor:

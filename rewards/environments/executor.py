@@ -87,10 +87,12 @@ class Executor:
         """Run it in the loop and call `ended`, unless nobody waits any more; it is cancelled when it is late."""
         task = asyncio.ensure_future(given)
         self._tasks.add(task)
-        alarm = self._loop.call_later(limit_seconds, self._leave, task, ended)
-        task.add_done_callback(lambda _: (alarm.cancel(), self._leave(task, ended)))
+        leave = partial(self._leave, ended)
+        alarm = self._loop.call_later(limit_seconds, leave, task)
+        task.add_done_callback(leave)
+        task.add_done_callback(lambda _: alarm.cancel())
 
-    def _leave(self, task: asyncio.Task[Any], ended: Callable[[asyncio.Task[Any]], None]) -> None:
+    def _leave(self, ended: Callable[[asyncio.Task[Any]], None], task: asyncio.Task[Any]) -> None:
         """It has ended, or is late; whichever comes first."""
         if task in self._tasks:
             self._tasks.remove(task)
