@@ -111,10 +111,11 @@ def with_tools(
             return super().take_ready(wait=False)
 
     separators = Separators(policy.tokenizer, Template("plain"), frozenset(), 512)
+    spelling: Any = Spelling(policy.tokenizer, options.turn, call)
     return ToolTurns(
         HeldPool(pool, options.looks),
         pool.format,
-        Spelling(policy.tokenizer, options.turn, call),
+        spelling,
         separators_of=lambda prompt: separators,
         budgets=Budgets(options.calls, options.calls, 512),
         begins=False,
@@ -236,7 +237,7 @@ def run(options: argparse.Namespace, policy: Any, turns: Any) -> dict[str, Any]:
     from grpo.rollout.engine import Engine
 
     engine = Engine(policy, paged=options.paged, max_rows=options.callers + options.others)
-    timed = Timed(turns)
+    timed: Any = Timed(turns)
 
     def limit(prompt: Any, index: int) -> int:
         calls = int(prompt.id[1:]) < options.callers
