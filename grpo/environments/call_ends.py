@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Callable, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -10,7 +10,11 @@ from rewards.environments import CallFormat
 
 
 class CallEnds:
-    """Looks for the ends of a format's calls. What it learns of tokens is kept, so one serves a whole run."""
+    """Looks for the ends of a format's calls.
+
+    ``may_end`` says of each token whether it has a letter that calls end with: most have none. What it learns of tokens
+    is kept, so one serves a whole run.
+    """
 
     def __init__(self, format: CallFormat | None, tokenizer: PreTrainedTokenizerBase):
         self.format = format
@@ -18,23 +22,15 @@ class CallEnds:
         self._ends = () if format is None else format.ends
         # A token may be a single byte: the tail has one for each byte of the longest end, and a few before them.
         self._tail = 8 + max((len(end.encode()) for end in self._ends), default=0)
-        self._may_end: dict[int, bool] = {}
+        self.may_end: Mapping[int, bool] = _Learnt(self._has_last_letter)
 
     def find(self, tokens: Sequence[int], turn_start: int) -> str:
         """The string by which the last of `tokens` completes a call of the turn; empty where it does not.
 
-        Most tokens have no letter that calls end with; of the others the tail of the turn is read, and the whole turn
-        only where an end stands in it.
+        The tail of the turn is read, and the whole turn only where an end stands in it.
         """
-        if not self._ends:
+        if self.format is None:
             return ""
-        token = tokens[-1]
-        may_end = self._may_end.get(token)
-        if may_end is None:
-            may_end = self._may_end[token] = self._has_last_letter(token)
-        if not may_end:
-            return ""
-        assert self.format is not None
         tail = self._decoded(tokens[max(turn_start, len(tokens) - self._tail) :])
         found = next((end for end in self._ends if end in tail), "")
         if not found:
@@ -42,10 +38,23 @@ class CallEnds:
         return found if self.format.is_complete(self._decoded(tokens[turn_start:])) else ""
 
     def _has_last_letter(self, token: int) -> bool:
-        """Whether a token spells a letter that calls end with."""
+        if not self._ends:
+            return False
         text = self._decoded([token])
         return any(end[-1] in text for end in self._ends)
 
     def _decoded(self, token_ids: Sequence[int]) -> str:
         token_ids = list(token_ids)
         return str(self.tokenizer.decode(token_ids, clean_up_tokenization_spaces=False))
+
+
+class _Learnt(dict[int, bool]):
+    """Values that are found when they are first asked for."""
+
+    def __init__(self, find: Callable[[int], bool]):
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, token: int) -> bool:
+        self[token] = self._find(token)
+        return self[token]

@@ -127,6 +127,8 @@ class EnvironmentTurns:
 
     def ends_call(self, sequence: RolloutSequence) -> str:
         """The string by which the newest token completes a call in the middle of a turn; empty where it does not."""
+        if not self.ends.may_end[sequence.tokens[-1]]:
+            return ""
         return self.ends.find(sequence.tokens, sequence.turn_start)
 
     def pauses(self, sequence: RolloutSequence) -> bool:
