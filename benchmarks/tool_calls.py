@@ -212,7 +212,7 @@ def worker_seconds() -> float:
 
 
 class Timed:
-    """Turns, and the CPU time of this thread in them, but for a look at each token: the clock takes longer than that."""
+    """Turns, and the CPU time of this thread in them, but for the look at each token: the clock takes longer."""
 
     def __init__(self, turns: Any):
         self.turns = turns
