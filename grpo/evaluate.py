@@ -22,7 +22,7 @@ from typing import Any, Callable, ContextManager, Mapping, Sequence
 
 from grpo.data.prompts import load_prompts
 from grpo.data.sources import SourceRows, load_sources
-from grpo.environments import RunEnvironment, open_environment, plan_environment
+from grpo.environments import RunEnvironment, Tools, open_environment, plan_environment
 from grpo.model.info import load_info
 from grpo.monitor import watchdog
 from grpo.recipe import DataSection, Recipe, RecipeError, read_yaml
@@ -33,7 +33,12 @@ from grpo.rollout.compiled import check_compiler
 from grpo.rollout.engine import Engine
 from grpo.run import setup
 from grpo.run.accuracy import Evaluation, mean, reward_bounds, summarise
-from grpo.run.evaluation_sets import EvaluationSet, held_out_set, load_sets
+from grpo.run.evaluation_sets import (
+    EvaluationSet,
+    check_templates_of_sets,
+    held_out_set,
+    load_sets,
+)
 from grpo.run.figures import figures, same_answer
 from grpo.run.held_out import evaluate
 from grpo.run.reward_fit import check_columns
@@ -99,25 +104,31 @@ def trained_rows(target: str, evaluated: DataSection) -> str | None:
 
 
 def evaluate_recipe(
-    recipe: Recipe, every_row: bool = False, say: Callable[[str], None] | None = None
+    recipe: Recipe,
+    every_row: bool = False,
+    say: Callable[[str], None] | None = None,
+    tools: Tools = (),
 ) -> dict[str, Any]:
     """The evaluation of ``recipe.model`` by the recipe's data, rewards and ``evaluate`` section, as plain values.
 
     The held-out rows are evaluated, or all if none is held out or `every_row` is true. ``strict`` counts by the rules
     of training; ``lenient`` by those that some rewards have for evaluation, None for others. What each of them holds is
     said in `grpo.run.figures.figures`; ``completions`` are the rows of `grpo.run.stored.completion_rows`. `say` is told
-    what is being done.
+    what is being done. ``tools`` are functions that the policy may call, added to the recipe's.
     """
     alone = replace(
         recipe,
         evaluate=replace(recipe.evaluate, sets={}),
         checkpoint=replace(recipe.checkpoint, best_by=None),
     )
-    return evaluate_sets(alone, every_row, say)[0]
+    return evaluate_sets(alone, every_row, say, tools)[0]
 
 
 def evaluate_sets(
-    recipe: Recipe, every_row: bool = False, say: Callable[[str], None] | None = None
+    recipe: Recipe,
+    every_row: bool = False,
+    say: Callable[[str], None] | None = None,
+    tools: Tools = (),
 ) -> list[dict[str, Any]]:
     """The evaluations of ``recipe.model`` on its data, if it names any, and on each set of ``evaluate.sets``.
 
@@ -128,7 +139,7 @@ def evaluate_sets(
     sources = _sources_to_evaluate(recipe, every_row)
     check_columns(specs, [row for source in sources for row in source.rows])
     info = load_info(recipe.model)
-    plan = plan_environment(recipe, info.tokenizer)
+    plan = plan_environment(recipe, info.tokenizer, tools)
     if plan is not None:
         info = replace(info, tools=plan.shown)
     sets = []
@@ -138,10 +149,11 @@ def evaluate_sets(
         whole = held_out_set(recipe, prompts.held_out, accurate, prompts.templates)
         sets.append(replace(whole, num_dropped=prompts.num_dropped))
     sets += load_sets(recipe, specs, accurate, info)
+    check_templates_of_sets(sets, plan, info)
     setup.prepare_torch(recipe)
     policy = setup.open_policy(recipe, setup.default_device(), info.tokenizer)
     engine = setup.open_engine(recipe, policy)
-    opened = open_environment(recipe, plan, info.tokenizer, policy.stop_ids)
+    opened = open_environment(recipe, plan, policy)
     context: ContextManager[RunEnvironment | None] = opened or nullcontext()
     with setup.open_scorer(recipe, specs) as scorer, context as environment:
         return [

@@ -74,13 +74,15 @@ def write(
     if plan is not None:
         info = replace(info, tools=plan.shown)
     prompts = load_prompts(sources, info, max_tokens=recipe.sample.max_tokens)
+    if plan is not None:
+        plan.check_templates(info.tokenizer, prompts.templates.values(), info.end_ids)
     setup.prepare_torch(recipe)
     policy = setup.open_policy(recipe, setup.default_device(), info.tokenizer)
     say(policy.describe(), *policy.describe_fallback())
     engine = setup.open_engine(recipe, policy)
     num_completions = n * len(prompts.train)
     num_tokens = 0
-    opened = open_environment(recipe, plan, info.tokenizer, policy.stop_ids)
+    opened = open_environment(recipe, plan, policy)
     context: ContextManager[RunEnvironment | None] = opened or nullcontext()
     with context as environment:
         for _, group in engine.sample(

@@ -38,13 +38,14 @@ from grpo.types import Batch, ScoredGroup
 class Trainer(Run):
     """A run of a recipe. Iterate over it: each iteration makes one step and yields its record.
 
-    ``Trainer(recipe, data=None, rewards=None, model=None, tokenizer=None, tools=(), resume=False, quiet=False,
-    verbose=False, console=None)``: ``data`` are rows in memory (a list of mappings, a `datasets.Dataset`; by source for
-    a mixture) instead of ``data.source``; ``rewards`` are callables, by name or in a list, added to the recipe's or in
-    place of theirs; ``model`` and ``tokenizer`` are used instead of loading ``model.name``; ``tools`` are functions
-    that the policy may call, added to the recipe's; ``resume`` continues the run in the recipe's folder; ``quiet``
-    prints nothing, ``verbose`` the objective as a formula and the kernels too; ``console`` is used instead of the one
-    that suits this process. Raises `RecipeError` for what a user can fix, before a model loads.
+    ``Trainer(recipe, data=None, rewards=None, model=None, tokenizer=None, tools=(), environment=None, resume=False,
+    quiet=False, verbose=False, console=None)``: ``data`` are rows in memory (a list of mappings, a `datasets.Dataset`;
+    by source for a mixture) instead of ``data.source``; ``rewards`` are callables, by name or in a list, added to the
+    recipe's or in place of theirs; ``model`` and ``tokenizer`` are used instead of loading ``model.name``; ``tools``
+    are functions that the policy may call, added to the recipe's; ``environment`` is a class, in place of
+    ``environment.use``; ``resume`` continues the run in the recipe's folder; ``quiet`` prints nothing, ``verbose`` the
+    objective as a formula and the kernels too; ``console`` is used instead of the one that suits this process. Raises
+    `RecipeError` for what a user can fix, before a model loads.
 
     The first iteration opens the run, and so does `open`: only then are there `policy`, `engine`, `learner` and the
     other parts; asking earlier is a `RuntimeError`. `groups` holds the last step's scored groups, `before` and `after`

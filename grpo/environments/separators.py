@@ -155,11 +155,15 @@ class Separators:
     def _rendered(self, turns: Sequence[Message], generation_prompt: bool = True) -> str:
         """A conversation of a question and `turns`; empty where the template fails on it."""
         asked = [{"role": "user", "content": "1"}, *turns]
-        args = {name: value for name, value in self.template.args.items() if name != "tools"}
+        args = {name: value for name, value in self.template.args.items() if self._is_read(name)}
         try:
             return apply_template(asked, self.tokenizer, args, generation_prompt=generation_prompt)
         except RecipeError:
             return ""
+
+    def _is_read(self, name: str) -> bool:
+        """Whether separators are looked for with an argument: with tools only where these choose the template."""
+        return name != "tools" or isinstance(self.tokenizer.chat_template, Mapping)
 
     def _ends(self, text: str) -> str:
         """The special token at the end of a text; empty if there is none."""

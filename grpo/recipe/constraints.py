@@ -189,11 +189,16 @@ def _evaluation_reasons(recipe: Sections) -> Reasons:
 def _environment_reasons(recipe: Sections) -> Reasons:
     """Tools where nothing is sampled with them, and two ways to say who answers."""
     environment = recipe.environment
-    if recipe.has_environment and (recipe.learns_rows or recipe.stage in ("reject", "export")):
-        name = "tools" if recipe.tools else "environment.use"
+    name = "tools" if recipe.tools else "environment.use"
+    if recipe.has_environment and recipe.stage in ("reject", "export"):
         yield (
             f"{name} is set, but stage {_stage(recipe)} does not read it; tools are offered by the stages grpo, "
-            "evaluate and distill (on policy): name them there"
+            "evaluate, distill and sft: name them there"
+        )
+    if recipe.has_environment and recipe.learns_rows and not recipe.has_rewards:
+        yield (
+            f"{name} is set, but stage {_stage(recipe)} learns rows as they stand and offers tools in evaluations "
+            "alone, which no reward scores here; name rewards, or remove it"
         )
     if environment.args and environment.use is None:
         yield (

@@ -34,7 +34,7 @@ OF_ROLLOUTS = ("sample.prompts", "sample.group_size", *OF_OVERSAMPLING)
 OBJECTIVE = ("loss", "advantage")
 ANSWERED = ("tools", "environment")
 UNREAD: Mapping[str, tuple[str, ...]] = {
-    "sft": (*OBJECTIVE, *OF_ROLLOUTS, "optim.updates", "optim.epochs", *ANSWERED),
+    "sft": (*OBJECTIVE, *OF_ROLLOUTS, "optim.updates", "optim.epochs"),
     "distill": OBJECTIVE,
     "reject": (*OBJECTIVE, "optim", *OF_OVERSAMPLING, "steps", "epochs"),
     "export": ANSWERED,
@@ -297,6 +297,8 @@ class _Planner:
         learns_rows = stage_kind == "sft" or _learns_traces(own)
         unread = [name for name in OF_ONE_KIND if name != stage_kind]
         unread += UNREAD["sft" if learns_rows else stage_kind] if stage_kind in UNREAD else ()
+        if learns_rows and not _samples_with_tools(self.shared, own):
+            unread += ANSWERED
         if own.get("steps") is not None or own.get("epochs") is not None:
             unread += ["steps", "epochs"]
         shared = dict(self.shared)
@@ -467,6 +469,19 @@ def _learns_traces(own: Mapping[str, Any]) -> bool:
     """Whether a stage distill learns rows of data as they stand."""
     section = own.get("distill")
     return isinstance(section, Mapping) and section.get("method") == "traces"
+
+
+def _samples_with_tools(*layers: Mapping[str, Any]) -> bool:
+    """Whether a stage that learns rows has rewards, so that its evaluations sample, and somebody who answers there."""
+    has_rewards = any(layer.get("rewards") for layer in layers)
+    has_tools = any(layer.get("tools") or _environment_used(layer) for layer in layers)
+    return has_rewards and has_tools
+
+
+def _environment_used(layer: Mapping[str, Any]) -> Any:
+    """The environment that a layer of a recipe names."""
+    section = layer.get("environment")
+    return section.get("use") if isinstance(section, Mapping) else section
 
 
 def _own_values(name: str, stage_kind: str, entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -855,6 +855,11 @@ class Sections:
         """Whether something answers the policy while it writes."""
         return bool(self.tools) or self.environment.use is not None
 
+    @property
+    def has_rewards(self) -> bool:
+        """Whether the recipe names a reward, if only for a set that is evaluated."""
+        return bool(self.rewards) or any(of.rewards for of in self.evaluate.sets.values())
+
     def folder(self) -> Path:
         """The run folder, absolute."""
         return Path(self.run_dir or Path("runs") / self.name).expanduser().absolute()

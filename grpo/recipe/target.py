@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from itertools import islice
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -16,6 +17,12 @@ from grpo.recipe.constraints import SERVER_KEYS
 
 DEFAULT = {"rewards": {"correct": {"use": "math_answer"}}}
 """What a model is evaluated by where no recipe is given."""
+SAMPLING = ("evaluate", "sample", "chat")
+"""Commands whose completions differ by who answers them."""
+TOOL_METRIC = 'tool/share"'
+"""A key that stands in the records of runs whose policy was answered."""
+NUM_READ = 8
+"""Records of a run that are looked at: its first evaluations and steps."""
 
 
 def is_run_folder(target: str) -> bool:
@@ -136,7 +143,33 @@ def _recipe_of_final(target: str, overrides: Sequence[str], command: str) -> Rec
     ]
     values = read_yaml(run / "recipe.yaml")
     values["sample"] = _without_servers(values.get("sample") or {})
-    return Recipe.from_mapping(values, *whole_model, *overrides)
+    recipe = Recipe.from_mapping(values, *whole_model, *overrides)
+    if command in SAMPLING and not recipe.has_environment and not _names_tools(overrides):
+        _check_named(run, command)
+    return recipe
+
+
+def _names_tools(overrides: Sequence[str]) -> bool:
+    """Whether the user says who answers, if only that nobody does."""
+    return any(re.match(r"(tools|environment)\b", override) for override in overrides)
+
+
+def _check_named(run: Path, command: str) -> None:
+    """Refuse a run that was answered by functions of Python, which its recipe cannot name."""
+    if was_answered(run):
+        raise RecipeError(
+            f"{command}: {run} was trained with tools that were passed from Python, and its recipe does not name them; "
+            "name them, e.g. tools='[\"file.py:function\"]', or tools=[] for none"
+        )
+
+
+def was_answered(run: Path) -> bool:
+    """Whether tools or an environment answered the policy of a run, by its first steps."""
+    try:
+        with (run / "metrics.jsonl").open(encoding="utf-8") as lines:
+            return any(TOOL_METRIC in line for line in islice(lines, NUM_READ))
+    except OSError:
+        return False
 
 
 def _without_servers(sample: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from grpo.data.reading import Report, read_table, to_standard_error
 from grpo.data.rows import usable_rows
 from grpo.data.sources import SourceRows, source_of
 from grpo.data.templates import Template
+from grpo.environments import EnvironmentPlan
 from grpo.kernels.sampling.spec import Sampling
 from grpo.model.info import ModelInfo
 from grpo.recipe import EvaluationSetSection, Recipe, RecipeError, RowsSection
@@ -140,6 +141,16 @@ def check_rewards_of_sets(recipe: Recipe, specs: Sequence[RewardSpec]) -> None:
                 f"recipe: evaluate.sets.{name} is scored by the recipe's rewards, and it has none; name some, for the "
                 "set or for all"
             )
+
+
+def check_templates_of_sets(
+    sets: Sequence[EvaluationSet], environment: EnvironmentPlan | None, info: ModelInfo
+) -> None:
+    """Refuse sets whose chat template cannot tell a conversation with tools; raises `RecipeError`."""
+    if environment is None:
+        return
+    for of in sets:
+        environment.check_templates(info.tokenizer, of.templates.values(), info.end_ids)
 
 
 def load_sets(

@@ -19,7 +19,7 @@ from grpo.cost.meter import EVALUATE, LOAD, SAMPLE, SAVE
 from grpo.data.curriculum import Curriculum
 from grpo.data.sources import GivenRows
 from grpo.distributed.process_group import Ranks
-from grpo.environments import Tools
+from grpo.environments import Tools, Used
 from grpo.learner.learner import Learner
 from grpo.model.policy import Policy
 from grpo.monitor import watchdog
@@ -132,6 +132,7 @@ class Run(SteppedRun):
         model: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         tools: Tools = (),
+        environment: Used | None = None,
         resume: bool = False,
         quiet: bool = False,
         verbose: bool = False,
@@ -158,6 +159,7 @@ class Run(SteppedRun):
                 tokenizer=tokenizer,
                 watching=self.watchdog.watching,
                 **({"tools": tools} if tools else {}),
+                **({} if environment is None else {"environment": environment}),
             )
         self.recipe = recipe = self.inputs.recipe
         self.groups: list[ScoredGroup] = []

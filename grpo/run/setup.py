@@ -241,7 +241,7 @@ def open_parts(
         gates=gates,
         learner=open_learner(recipe, policy, ranks, gates),
         scorer=open_scorer(recipe, inputs.specs),
-        environment=open_environment(recipe, inputs.environment, inputs.tokenizer, policy.stop_ids),
+        environment=open_environment(recipe, inputs.environment, policy),
         lookahead=open_lookahead(recipe, served, ranks),
     )
 

@@ -216,7 +216,7 @@ def collect(
     )
     return Checkpoint(
         step=progress.num_steps,
-        weights={name: p.data for name, p in parts.policy.trainable().items()},
+        weights=weights,
         optimizer=learner["optimizer"],
         reference=learner["reference"],
         state=state.to_mapping(),

@@ -23,10 +23,13 @@ from grpo import Recipe
 from grpo.report.console.numbers import interval
 from grpo.sample import write
 from grpo.stages import trainer_of
-from grpo.statistics.intervals import mean_interval
 from rewards.tasks import countdown, held_out, load_task
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import arms  # noqa: E402  beside the folders of the recipes
+
 WIDTH = 48
 PRETRAINING_STEPS = 900
 NUM_HELD_OUT = 256
@@ -191,10 +194,7 @@ def table(results: dict[str, Any]) -> Iterator[str]:
         cells = [interval(run) for run in runs]
         cells += ["" for _ in range(len(seeds) - len(cells))]
         accuracies = [100 * run["accuracy"] for run in runs]
-        mean = ""
-        if len(accuracies) > 1:
-            of = mean_interval(accuracies)
-            mean = f"{of.value:.1f} % [{of.low:.1f}, {of.high:.1f}]"
+        mean = arms.over_seeds(accuracies)
         sums = [_mean(runs, key) for key in ("length", "sampled_tokens", "cpu_seconds")]
         yield f"| {name} | {' | '.join([*cells, mean, *(f'{value:,.0f}' for value in sums)])} |"
 
@@ -205,26 +205,12 @@ def _mean(runs: list[dict[str, Any]], key: str) -> float:
 
 def main() -> None:
     """Run all arms and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, help="folder for models, runs and the table")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=40, help="steps of 256 completions")
+    parser = arms.options_of(__doc__)
     parser.add_argument("--student", type=Path, help="the small model; default: pretrained here")
     parser.add_argument("--teacher", type=Path, help="the large one; default: trained here")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        nargs="+",
-        default=[],
-        metavar="key=value",
-        help="recipe keys to set in every run",
-    )
     options = parser.parse_args()
     results = run(options)
-    lines = list(table(results))
-    (options.out / "table.json").write_text(json.dumps(results, indent=1))
-    (options.out / "table.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    arms.write_table(options.out, results, table(results))
 
 
 if __name__ == "__main__":

@@ -264,15 +264,20 @@ def _late(flight: _Flight) -> Lost:
 
 @dataclass(slots=True, eq=False)
 class _Slot:
-    """Where one worker after another stands. ``num_talks`` live here or would be built here again."""
+    """Where one worker after another stands. ``num_talks`` live here or would be built here again.
+
+    ``num_waiting`` operations wait for its worker to start.
+    """
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     worker: Worker | None = None
     num_talks: int = 0
+    num_waiting: int = 0
 
     @property
     def load(self) -> int:
-        return self.num_talks + (self.worker.num_running if self.worker is not None else 0)
+        num_running = self.worker.num_running if self.worker is not None else 0
+        return self.num_talks + self.num_waiting + num_running
 
 
 class Hosts:
@@ -377,10 +382,14 @@ class Hosts:
             slot = min(self._slots, key=lambda slot: slot.load)
         if talk is not None:
             talk.settle_in(slot)
-        async with slot.lock:
-            if slot.worker is None or not slot.worker.is_usable:
-                slot.worker = await self._start()
-            return slot.worker
+        slot.num_waiting += 1
+        try:
+            async with slot.lock:
+                if slot.worker is None or not slot.worker.is_usable:
+                    slot.worker = await self._start()
+                return slot.worker
+        finally:
+            slot.num_waiting -= 1
 
     async def _start(self) -> Worker:
         worker = Worker(await open_line(self._hosted, self._is_local))

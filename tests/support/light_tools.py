@@ -95,6 +95,11 @@ def compute(seconds: float) -> str:
     return "computed"
 
 
+def where() -> int:
+    """Says which process answers."""
+    return os.getpid()
+
+
 def leave(code: int) -> str:
     """Ends its process.
 

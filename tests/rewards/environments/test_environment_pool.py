@@ -197,6 +197,15 @@ def test_a_blocking_tool_may_run_a_loop_of_its_own(tools):
     assert answer(tools, calling("gives_an_awaitable", text="so")).text == "so, awaited"
 
 
+def test_the_first_calls_at_once_start_as_many_workers_as_there_may_be():
+    spec = EnvironmentSpec(tools=[named("where")], format="<where>", workers=2)
+    with EnvironmentPool(spec) as pool:
+        for key in range(8):
+            pool.open(key, {})
+        answers = [pool.step(key, "<where></where>") for key in range(8)]
+        assert len({answer.result().text for answer in answers}) == 2
+
+
 def test_neighbours_of_a_tool_that_dies_get_their_answers(tools):
     for key in (0, 1, 2, 4, 5):
         tools.open(key, {})
