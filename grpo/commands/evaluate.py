@@ -17,7 +17,12 @@ from grpo.commands.screen import add_screen_options, loading_libraries, opened
 if TYPE_CHECKING:
     from grpo.report.console.console import Console
 
-OTHER_DATA = ("data.sources={}", "evaluate.sets={}", "checkpoint.best_by=null")
+OTHER_DATA = (
+    "data.sources={}",
+    "data.held_out=0",
+    "evaluate.sets={}",
+    "checkpoint.best_by=null",
+)
 """Overrides that leave out what a run was trained and evaluated on, where other data takes its place."""
 OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.[\w-]+)*=.*", re.DOTALL)
 PROTOCOLS: Mapping[str, Mapping[str, float]] = {

@@ -14,10 +14,11 @@ from typing import Any, Callable, Mapping, Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo.data.example_rows import FORM, load_example_rows
+from grpo.data.example_rows import load_example_rows
 from grpo.data.examples import ExampleSet, load_examples
 from grpo.data.leaks import check_leaks
 from grpo.data.prompts import PromptSet, prompts_of
+from grpo.data.questions import questions_of
 from grpo.data.reading import Report, to_standard_error
 from grpo.data.sources import GivenRows, SourceRows, check_enough_rows, load_sources
 from grpo.model.info import ModelInfo, load_info, load_tokenizer
@@ -144,7 +145,8 @@ def _sampled_held_out(
     """The held-out rows as prompts to be sampled, as in reinforcement learning; texts have none."""
     prompts: list[Prompt] = []
     num_dropped = 0
-    for source in map(_questions, sources):
+    for source in sources:
+        source = questions_of(replace(source, train=()))
         if not source.held_out:
             continue
         check_columns(specs, source.held_out)
@@ -155,18 +157,3 @@ def _sampled_held_out(
     if not prompts:
         return []
     return [replace(held_out_set(recipe, prompts, accurate), num_dropped=num_dropped)]
-
-
-def _questions(source: SourceRows) -> SourceRows:
-    """The held-out rows of a source that ask something; chats through the chat template, whatever the model's kind."""
-    rows = [row for row in source.held_out if row[FORM] != "text"]
-    for row in rows:
-        if row.get("tools"):
-            raise RecipeError(
-                "data: held-out rows have tools, which sampled prompts here do not show, so their accuracy would mean "
-                "nothing; leave the rewards out, and name sets of their own in evaluate.sets"
-            )
-    section = source.section
-    if any(row[FORM] == "chat" for row in rows):
-        section = replace(section, template="chat")
-    return replace(source, section=section, train=(), held_out=rows)
