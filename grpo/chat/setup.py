@@ -10,7 +10,7 @@ from grpo.data.templates import Template, template_of
 from grpo.kernels.sampling.spec import Sampling
 from grpo.model.policy import Policy
 from grpo.recipe import Recipe
-from grpo.recipe.target import is_run_folder, model_recipe
+from grpo.recipe.target import final_stage, is_run_folder, model_recipe
 from grpo.rollout.compatibility import check_support
 from grpo.run import setup
 from rewards.spelling import many
@@ -37,6 +37,7 @@ class Wishes:
 
 def open_conversation(target: str, overrides: Sequence[str], wishes: Wishes) -> Conversation:
     """A conversation with a run's final model, or with a model folder, .gguf file or hub id. Raises `RecipeError`."""
+    target = final_stage(target)
     is_run = is_run_folder(target)
     recipe = model_recipe(target, None, overrides, command="chat")
     setup.prepare_torch(recipe)

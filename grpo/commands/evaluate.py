@@ -154,9 +154,9 @@ def _reports(
 
 def _names_rewards(target: str, recipe: str | None, overrides: Sequence[str]) -> bool:
     """Whether the command says what scores completions; else it is math_answer."""
-    from grpo.recipe.target import is_run_folder  # noqa: PLC0415  slow to import
+    from grpo.recipe.target import final_stage, is_run_folder  # noqa: PLC0415  slow to import
 
-    if recipe is not None or is_run_folder(target):
+    if recipe is not None or is_run_folder(final_stage(target)):
         return True
     return any(override.startswith(("rewards=", "rewards.")) for override in overrides)
 

@@ -27,17 +27,25 @@ DEFAULT = {"rewards": {"correct": {"use": "math_answer"}}}
 """What a model is evaluated by where no recipe is given."""
 
 
+OF_RUNS = ("metrics.jsonl", "stages.json")
+"""Files that tell a run's folder from one with a recipe of the user's."""
+
+
 def is_run_folder(target: str) -> bool:
     """Whether a run has written its recipe there."""
     return (Path(target).expanduser() / "recipe.yaml").is_file()
 
 
 def final_stage(target: str) -> str:
-    """`target`; where that is the folder of a recipe with stages, the folder of the last one that has left a model.
+    """`target`; of a recipe with stages the folder of the last one that has left a model.
 
-    Raises `RecipeError` if none has.
+    The ``recipe.yaml`` in a run folder means that folder. Raises `RecipeError` if no stage has left a model.
     """
     folder = Path(target).expanduser()
+    is_recipe = folder.name == "recipe.yaml" and folder.is_file()
+    if is_recipe and any((folder.parent / name).is_file() for name in OF_RUNS):
+        folder = folder.parent
+        target = str(folder)
     try:
         stages = json.loads((folder / "stages.json").read_text(encoding="utf-8"))["stages"]
         folders = [folder / stage["folder"] for stage in stages if stage["status"] == "done"]

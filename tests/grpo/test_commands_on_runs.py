@@ -101,6 +101,17 @@ def test_a_command_does_what_is_meant_or_says_what_to_do(
         assert words in last and progress in ([], [f"loading {target}"])
 
 
+def test_the_recipe_in_a_run_folder_means_the_run(folders, monkeypatch, tmp_path, capsys):
+    target = str(folders.of("sft_chat") / "recipe.yaml")
+    for command in ("evaluate", "sample", "chat", "export"):
+        monkeypatch.setattr("sys.stdin", io.StringIO("1 , 2 make 3 :\n"))
+        assert cli.main([command, target, *arguments_of(command, tmp_path)]) == 0
+        assert SHOWN[command] in capsys.readouterr().out
+    alone = tmp_path / "recipe.yaml"
+    alone.write_text("model: {name: quickstart_base}")
+    assert cli.main(["chat", str(alone)]) == 2
+
+
 def test_a_run_on_chats_is_evaluated_on_the_rows_it_held_out_as_in_training(
     folders, monkeypatch, tmp_path, capsys
 ):
