@@ -13,7 +13,7 @@ from grpo.kernels.sampling.spec import Sampling
 from grpo.model.info import ModelInfo, load_info
 from grpo.model.policy import Policy
 from grpo.recipe import Recipe, RecipeError
-from grpo.recipe.target import is_run_folder, model_recipe
+from grpo.recipe.target import final_stage, is_run_folder, model_recipe
 from grpo.rollout.compatibility import check_support
 from grpo.run import setup
 from rewards.spelling import many
@@ -44,6 +44,7 @@ def open_conversation(target: str, overrides: Sequence[str], wishes: Wishes) -> 
 
     The tools of the run are offered, or those that are wished for; close the conversation to stop their workers.
     """
+    target = final_stage(target)
     is_run = is_run_folder(target)
     named = [] if wishes.tools is None else [f"tools={json.dumps(list(wishes.tools))}"]
     if wishes.tools is not None and not wishes.tools:

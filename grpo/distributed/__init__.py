@@ -1,5 +1,5 @@
 """The processes that train together: ``process_group`` says which one this is and exchanges objects and sums.
 
-Rollouts are independent on each rank; what the ranks share is the step's completions, the gradients and the statistics.
-Sharding a model over ranks is not done here yet.
+Rollouts are independent on each rank; what the ranks share is the step's completions, the gradients and the statistics,
+and, where ``fsdp`` divides the model, its weights.
 """

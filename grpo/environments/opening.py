@@ -11,6 +11,7 @@ from typing import Any, Callable, Iterable, Mapping, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from grpo.data.templates import Template, with_tools
+from grpo.environments.call_ends import CallEnds
 from grpo.environments.calls import check_calls
 from grpo.environments.separators import Separators
 from grpo.environments.session import Budgets, EnvironmentTurns
@@ -223,6 +224,7 @@ class RunEnvironment:
         self.stop_ids = stop_ids
         self.in_step = in_step
         self._separators: dict[str, Separators] = {}
+        self._ends = CallEnds(plan.format, tokenizer)
         self._turns: EnvironmentTurns | None = None
 
     def __enter__(self) -> RunEnvironment:
@@ -255,6 +257,7 @@ class RunEnvironment:
             budgets=Budgets(section.max_calls, section.max_turns, section.observation_tokens),
             begins=self.plan.begins,
             in_step=self.in_step,
+            ends=self._ends,
         )
         return self._turns
 

@@ -14,11 +14,13 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from grpo.distributed.fsdp import local_part
 from grpo.distributed.process_group import Ranks
 from grpo.kernels.log_prob import Gradients, fused_log_prob
 from grpo.kernels.log_prob.spec import chunk_spans
@@ -101,6 +103,7 @@ class Learner:
 
         The policy is still the old one.
         """
+        self.policy.split()
         self._old_logps = {}
         self._trained_rows = set()
         self._masked_rows = set()
@@ -130,7 +133,7 @@ class Learner:
             for row in rows:
                 self._old_logps[row.index] = row.sampled_logps.to(self.policy.device)
             return
-        for chunk in self._own_chunks(rows):
+        for chunk in self._own_chunks(rows, idle=self._idle_forward):
             packed = pack(chunk, self.policy.device)
             logp_T = self.policy.token_stats(packed, self.temperature).logp_T
             self._old_logps |= by_row(packed.rows, logp_T.detach())
@@ -148,8 +151,10 @@ class Learner:
     @torch.no_grad()
     def penalties(self, rows: Sequence[Row]) -> dict[int, Tensor]:
         """By row, what the KL to the reference takes off each token's reward [T]: for ``loss.kl_in: reward``."""
+        self.policy.split()
         penalties: list[tuple[int, Tensor]] = []
-        for chunk in self._own_chunks([row for row in rows if row.num_tokens]):
+        read = [row for row in rows if row.num_tokens]
+        for chunk in self._own_chunks(read, idle=self._idle_penalties):
             packed = pack(chunk, self.policy.device)
             logp_T = self.policy.token_stats(packed, self.temperature).logp_T
             ref_logp_T = self._reference_logp(packed)
@@ -158,10 +163,21 @@ class Learner:
             penalties += by_row(packed.rows, kl_T.cpu()).items()
         return dict(self.ranks.gather(penalties))
 
-    def _own_chunks(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
-        """This rank's share of the micro-batches of `rows`; each one done is progress for the watchdog."""
-        for chunk in micro_batches(rows, self.budget)[self.ranks.rank :: self.ranks.world]:
+    def _own_chunks(
+        self, rows: Sequence[Row], idle: Callable[[], None] | None = None
+    ) -> Iterator[list[Row]]:
+        """This rank's share of the micro-batches of `rows`; each one done is progress for the watchdog.
+
+        Where weights are divided, every rank takes part in gathering them as often as any other: `idle` does so for a
+        micro-batch that others have and this one does not.
+        """
+        chunks = micro_batches(rows, self.budget)
+        for chunk in chunks[self.ranks.rank :: self.ranks.world]:
             yield chunk
+            watchdog.beat()
+        is_short = self.ranks.rank >= len(chunks) % self.ranks.world > 0
+        if self.policy.is_split and idle is not None and is_short:
+            idle()
             watchdog.beat()
 
     def counts(self) -> Counts:
@@ -176,6 +192,7 @@ class Learner:
         Raises `GateStop` where a gate stops the run and, without gates, `FloatingPointError` where the loss or the
         gradient is not finite; the weights are untouched then.
         """
+        self.policy.split()
         masked: set[int] = set()
         measures_drift = self.loss.old != "sampler" or not self._has_old_logps(update)
         bonus = self.bonus.state()
@@ -206,13 +223,14 @@ class Learner:
         entropy_rate = entropy_weight / update.denominators.num_tokens
         sums = UpdateSums(self.policy.device)
         load = self._expert_load(rows)
-        for chunk in self._own_chunks(rows):
+        for chunk in self._own_chunks(rows, idle=partial(self._idle_update, entropy_rate)):
             packed = pack(chunk, self.policy.device)
             inputs = self._inputs(packed, update, selection)
             self._forward_backward(packed, inputs, entropy_rate, sums, load=load)
             self._num_rows_done += len(chunk) * self.ranks.world
         self.optimizer.unscale()
-        self.ranks.sum(self.optimizer.gradients())
+        if self.policy.shards is None:  # else they are summed as they are made
+            self.ranks.sum(self.optimizer.gradients())
         readback = sums.read(self.ranks, self.optimizer.norm())
         if not self._is_finite(readback):
             return self._not_finite(readback, rows)
@@ -285,7 +303,7 @@ class Learner:
     def _survey(self, rows: Sequence[Row]) -> list[SurveyedRow]:
         """Log-prob and entropy of the rows' tokens, over all ranks, before the first backward."""
         surveyed: list[SurveyedRow] = []
-        for chunk in self._own_chunks(rows):
+        for chunk in self._own_chunks(rows, idle=self._idle_forward):
             packed = pack(chunk, self.policy.device)
             stats = self.policy.token_stats(packed, self.temperature)
             entropies = by_row(packed.rows, stats.entropy_T)
@@ -338,7 +356,8 @@ class Learner:
         load: ExpertLoad | None = None,
     ) -> None:
         head = self._one_pass_head(inputs, entropy_rate)
-        with nullcontext() if load is None else load.routing.watching():
+        watching = nullcontext() if load is None else load.routing.watching()
+        with watching, self.policy.one_pass():
             if head is not None:
                 stats = self._in_one_pass(packed, inputs, head, entropy_rate, load=load)
             else:
@@ -359,12 +378,18 @@ class Learner:
     def _one_pass_head(self, inputs: TokenInputs, entropy_rate: float) -> OutputHead | None:
         """The head, if a chunk of it knows its tokens' coefficients and that saves a product; else None."""
         head = self.policy.head
-        if head is None or not (head.linear.weight.requires_grad or entropy_rate):
+        if head is None or not self._may_take_one_pass(entropy_rate):
             return None
         if not couples_tokens_of_a_completion(self.loss):
             return head
         spans = chunk_spans(head.at(self.temperature), inputs.lengths)
         return head if spans else None
+
+    def _may_take_one_pass(self, entropy_rate: float) -> bool:
+        """Whether that can save a product, and, where weights are divided, is so for each rank's micro-batches."""
+        if self.policy.shards is not None and couples_tokens_of_a_completion(self.loss):
+            return False
+        return self.policy.trains_head or entropy_rate > 0
 
     def _in_one_pass(
         self,
@@ -388,28 +413,51 @@ class Learner:
 
         hidden_TD = self.policy.hidden(packed)
         balance = _balance(load, packed)
+        gradient = self._head_gradient()
         result = fused_log_prob(
             hidden_TD.detach(),
             head.at(self.temperature),
             packed.target_T,
             coefficients,
-            gradients=self._head_gradients(head),
+            gradients=self._head_gradients(gradient),
             lengths=inputs.lengths if couples_tokens_of_a_completion(self.loss) else None,
         )
+        self._add_head_gradient(gradient)
         if hidden_TD.requires_grad:
             ends = [] if balance is None else [scale * balance]
             torch.autograd.backward([hidden_TD, *ends], [result.hidden_TD, *[None] * len(ends)])
         return TokenStats(result.logp_T, result.entropy_T)
 
-    def _head_gradients(self, head: OutputHead) -> Gradients | None:
-        """Where the gradients of a trainable head are added up, over the tokens that can be sampled."""
-        if not head.linear.weight.requires_grad:
+    def _head_gradient(self) -> list[Tensor]:
+        """Where the gradients of a trainable head's weight and bias are added up for one pass; nothing without one.
+
+        Of a head that is divided, that is a place of its own, from which `_add_head_gradient` takes them.
+        """
+        if not self.policy.trains_head:
+            return []
+        if self.policy.shards is not None:
+            return self.policy.shards.head_gradient()
+        assert self.policy.head is not None, "one pass is through the head"
+        linear = self.policy.head.linear
+        parameters = [linear.weight] if linear.bias is None else [linear.weight, linear.bias]
+        return [self.optimizer.accumulator(parameter) for parameter in parameters]
+
+    def _head_gradients(self, parts: Sequence[Tensor]) -> Gradients | None:
+        """`parts` over the tokens that can be sampled."""
+        if not parts:
             return None
-        size = self.policy.vocab_size
-        bias = head.linear.bias
-        weight_VD = self.optimizer.accumulator(head.linear.weight)[:size]
-        bias_V = None if bias is None else self.optimizer.accumulator(bias)[:size]
-        return Gradients(weight_VD=weight_VD, bias_V=bias_V)
+        sampled = [part[: self.policy.vocab_size] for part in parts]
+        return Gradients(weight_VD=sampled[0], bias_V=sampled[1] if len(sampled) > 1 else None)
+
+    def _add_head_gradient(self, parts: Sequence[Tensor]) -> None:
+        """Where the head is divided: add what one pass gave over all ranks, and free its weight."""
+        shards = self.policy.shards
+        if shards is None:
+            return
+        if parts:
+            sums = [self.optimizer.accumulator(p) for p in shards.head_parameters()]
+            shards.add_head_gradient(parts, sums)
+        shards.end_head()
 
     def _through_autograd(
         self,
@@ -428,6 +476,50 @@ class Learner:
             loss = loss + balance
         (loss * self.optimizer.loss_scale.value).backward()
         return TokenStats(stats.logp_T.detach(), stats.entropy_T.detach())
+
+    # -- a rank without a micro-batch, where weights are divided -----------------------------------------------
+
+    @torch.no_grad()
+    def _idle_forward(self) -> None:
+        """Take part in the forward of a micro-batch that other ranks have."""
+        self.policy.token_stats(self._stand_in(), self.temperature)
+
+    def _idle_reference(self) -> None:
+        if self.reference is not None:
+            with self.policy.as_if(self.reference):
+                self._idle_forward()
+
+    def _idle_penalties(self) -> None:
+        """As `penalties` of a micro-batch."""
+        self._idle_forward()
+        self._idle_reference()
+
+    def _idle_update(self, entropy_rate: float) -> None:
+        """As `_inputs` and `_forward_backward` of a micro-batch; all that it adds to the gradients is 0."""
+        self._idle_reference()
+        with self.policy.one_pass():
+            hidden_TD = self.policy.hidden(self._stand_in())
+            if self._may_take_one_pass(entropy_rate):
+                self._add_head_gradient(self._head_gradient())
+            elif self.policy.shards is not None:
+                self.policy.shards.zero_head_gradient()
+            if hidden_TD.requires_grad:
+                hidden_TD.backward(torch.zeros_like(hidden_TD))
+
+    def _stand_in(self) -> PackedRows:
+        """A row of two tokens, whose log-probs nobody reads."""
+        row = Row(
+            index=0,
+            group=0,
+            prompt_ids=(0,),
+            token_ids=(0,),
+            sampled_logps=torch.zeros(1),
+            advantage=0.0,
+            mask=False,
+            forwarded=True,
+            outcome="trained",
+        )
+        return pack([row], self.policy.device)
 
     # -- what the gates are asked -------------------------------------------------------------------------------
 
@@ -478,12 +570,14 @@ class Learner:
             return ""
         chunk = next(self._own_chunks(rows), [])
         arbitration = None
+        self.policy.gather()  # one rank's micro-batch may have more rows to read than another's
         # The arbiter's weights must be those of both sides.
         if self.policy.version == self._version_at_begin:
             try:
                 arbitration = arbitrate(self.policy, chunk, self._old_logps, self.sampled_at)
             except (MemoryError, torch.OutOfMemoryError):
                 pass  # the alarm itself matters more than who caused it
+        self.policy.split()
         dtype = str(self.policy.base.dtype).removeprefix("torch.")
         return suspects(stats.detail, arbitration, dtype, self.policy.version > 0)
 
@@ -500,7 +594,7 @@ class Learner:
         if math.isfinite(loss) and not bad and self.optimizer.loss_scale.lower():
             self.optimizer.drop_gradients()
             return Retry()
-        culprit = _not_finite_name(self.optimizer)
+        culprit = next(filter(None, self.ranks.gather([_not_finite_name(self.optimizer)])), "")
         self.optimizer.drop_gradients()
         message = (
             f"the update's loss is {loss} and its gradient's norm {readback.norm}; "
@@ -518,9 +612,10 @@ class Learner:
     # -- what a resumed run needs -------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
+        """All that a resumed run needs; of divided weights the first rank has the tensors, and all ranks call it."""
         return {
             "optimizer": self.optimizer.state(),
-            "reference": self.reference,
+            "reference": self.reference and self.policy.all_of(self.reference),
             "bonus": self.bonus.state(),
         }
 
@@ -528,7 +623,8 @@ class Learner:
         self.optimizer.restore(state["optimizer"])
         reference = state["reference"]
         self.reference = reference and {
-            name: weight.to(self.policy.device) for name, weight in reference.items()
+            name: self.policy.held_part(weight).to(self.policy.device)
+            for name, weight in reference.items()
         }
         self.bonus.restore(state["bonus"])
 
@@ -555,7 +651,7 @@ def _first_of(indices: frozenset[int], rows: Sequence[Row]) -> str:
 def _not_finite_name(optimizer: Optimizer) -> str:
     """``; the weight ... is not finite`` for the first such weight, or gradient; empty if there is none."""
     for name, parameter in optimizer.parameters.items():
-        if not bool(parameter.detach().isfinite().all()):
+        if not bool(local_part(parameter).isfinite().all()):
             return f"; the weight {name} holds values that are not finite"
     for name, master in optimizer.masters.items():
         if master.grad is not None and not bool(master.grad.isfinite().all()):

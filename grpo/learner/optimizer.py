@@ -13,7 +13,9 @@ from typing import Any, Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from grpo.distributed.fsdp import Shards, local_part
 from grpo.learner.lean_adamw import LeanAdamW
 from grpo.recipe import OptimSection
 
@@ -63,7 +65,10 @@ class Optimizer:
         total_updates: int,
         *,
         scale_loss: bool = False,
+        shards: Shards | None = None,
     ):
+        """`shards` are what distributed `parameters` are slices of; each rank then has the moments of its slices."""
+        self.shards = shards
         self.loss_scale = LossScale(scale_loss)
         self.parameters = dict(parameters)
         self.section = section
@@ -99,7 +104,12 @@ class Optimizer:
 
     def norm(self) -> Tensor:
         """The norm of the accumulated gradient, on the device."""
-        return torch.nn.utils.get_total_norm(self.gradients())
+        norm = torch.nn.utils.get_total_norm(self.gradients())
+        if self.shards is None:
+            return norm
+        square = norm.square()
+        self.shards.ranks.sum([square])
+        return square.sqrt()
 
     def clip(self, norm: float | None = None) -> float:
         """Scale the gradient down to ``max_grad_norm``; returns the `norm` it had, which may be passed if known."""
@@ -117,8 +127,9 @@ class Optimizer:
         self.adamw.step()
         self.drop_gradients()
         for name, parameter in self.parameters.items():
-            if self.masters[name] is not parameter:
-                parameter.copy_(self.masters[name])
+            part = local_part(parameter)
+            if self.masters[name].data_ptr() != part.data_ptr():
+                part.copy_(self.masters[name])
         self.num_updates += 1
         self.loss_scale.went_well()
 
@@ -126,13 +137,16 @@ class Optimizer:
         self.adamw.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed run needs: moments, masters, and how many updates were made."""
+        """All that a resumed run needs: moments, masters, and how many updates were made.
+
+        Divided parameters give what whole ones give: all ranks call it, and the first has the tensors.
+        """
         masters: dict[str, Tensor] = {}
         for name, master in self.masters.items():
-            if master is not self.parameters[name]:
-                masters[name] = master.detach()
+            if self.parameters[name].dtype.itemsize < 4:
+                masters[name] = self._whole(name, master.detach())
         return {
-            "adamw": self.adamw.state_dict(),
+            "adamw": self._map_moments(self.adamw.state_dict(), self._whole),
             "masters": masters,
             "num_updates": self.num_updates,
             "loss_scale": [self.loss_scale.value, self.loss_scale.calm],
@@ -140,18 +154,61 @@ class Optimizer:
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.adamw.load_state_dict(copy.deepcopy(state["adamw"]))  # torch would share the tensors
+        own = self._map_moments(state["adamw"], self._own_part)
+        self.adamw.load_state_dict(copy.deepcopy(own))  # torch would share the tensors
         for name, master in state["masters"].items():
-            self.masters[name].copy_(master)
+            self.masters[name].copy_(self._own_part(name, master))
         self.num_updates = state["num_updates"]
         self.loss_scale.value, self.loss_scale.calm = state["loss_scale"]
 
+    def _whole(self, name: str, part: Tensor) -> Tensor:
+        """A tensor like a parameter from the slices of all ranks; nothing on other ranks than the first."""
+        if self.shards is None:
+            return part
+        whole = self.shards.whole(self.parameters[name], part)
+        if not self.shards.ranks.main:
+            return whole.new_empty(0)
+        return whole if part.dim() == whole.dim() else whole.view(-1)
+
+    def _own_part(self, name: str, whole: Tensor) -> Tensor:
+        """What this rank holds of a tensor like a parameter."""
+        if self.shards is None:
+            return whole
+        part = self.shards.slice_of(whole.view(self.parameters[name].shape))
+        return part if whole.dim() == part.dim() else part.reshape(-1)
+
+    def _map_moments(
+        self, state: Mapping[str, Any], change: Callable[[str, Tensor], Tensor]
+    ) -> dict[str, Any]:
+        """The state of either AdamW with each of its moments changed, given the name of its parameter."""
+        names = [name for name, master in self.masters.items() if master.dim() >= 2]
+        names += [name for name, master in self.masters.items() if master.dim() < 2]
+        if "moments" in state:
+            moments = [
+                _changed(parts, names[number], change)
+                for number, parts in enumerate(state["moments"])
+            ]
+            return {**state, "moments": moments}
+        by_number = {
+            number: _changed(parts, names[number], change)
+            for number, parts in state["state"].items()
+        }
+        return {**state, "state": by_number}
+
+
+def _changed(
+    parts: Mapping[str, Tensor], name: str, change: Callable[[str, Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """The moments of the parameter `name`, changed; the count of its steps is none."""
+    return {part: value if part == "step" else change(name, value) for part, value in parts.items()}
+
 
 def _master(parameter: nn.Parameter) -> nn.Parameter:
-    """The parameter itself, or its fp32 copy where it is of lower precision."""
-    if parameter.dtype.itemsize >= 4:
-        return parameter
-    return nn.Parameter(parameter.detach().float())
+    """The parameter itself, or this rank's slice of it; its fp32 copy where it is of lower precision."""
+    part = local_part(parameter)
+    if parameter.dtype.itemsize < 4:
+        return nn.Parameter(part.float())
+    return nn.Parameter(part) if isinstance(parameter, DTensor) else parameter
 
 
 def _gradient(master: nn.Parameter) -> Tensor:
@@ -166,7 +223,7 @@ def _add_to(master: nn.Parameter) -> Callable[[Tensor], None]:
 
     def hook(parameter: Tensor) -> None:
         assert parameter.grad is not None, "the hook is called once a gradient is accumulated"
-        gradient = parameter.grad.float()
+        gradient = local_part(parameter.grad).to(master.dtype)
         master.grad = gradient if master.grad is None else master.grad.add_(gradient)
         parameter.grad = None
 

@@ -11,16 +11,18 @@ import copy
 import hashlib
 import inspect
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Iterator, Mapping, cast
+from typing import Any, Callable, Iterator, Mapping, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from grpo.distributed.fsdp import Shards, local_part
+from grpo.distributed.process_group import Ranks
 from grpo.kernels import linear
 from grpo.kernels.log_prob import backend, logprob, statistics_dtype
 from grpo.kernels.log_prob.chunked import product
@@ -90,6 +92,7 @@ class Policy:
         self.model = moved
         self.tokenizer = tokenizer
         self.version = 0
+        self.shards: Shards | None = None
         self.trusts_remote_code = type(self.base).__module__.startswith("transformers_modules")
         self._take_over_attention()
         self.routing, self._routing_reason = find_routing(self.base)
@@ -251,8 +254,11 @@ class Policy:
         if self.unsupported_reason:
             whole = self._run_whole(self.base.base_model, packed.token_P, layout)
             return whole[0].index_select(0, packed.source_T)
+        body: Callable[..., Any] = self.base.base_model
+        if self.shards is not None and self.is_split:
+            body = self.shards.body
         output = self._run(
-            self.base.base_model,
+            body,
             packed.token_P[None],
             packed.position_P[None],
             layout=layout,
@@ -262,7 +268,7 @@ class Policy:
 
     def _run(
         self,
-        model: nn.Module,
+        model: Callable[..., Any],
         token_ids: Tensor,
         position_ids: Tensor,
         *,
@@ -328,8 +334,10 @@ class Policy:
     ) -> TokenStats:
         """Log-prob and entropy of each completion token of `packed`, with gradient where it is enabled."""
         if self.head is not None:
-            head = self.head.at(temperature)
-            logp_T, entropy_T = logprob(self.hidden(packed), head, packed.target_T)
+            with self.one_pass() if not torch.is_grad_enabled() else nullcontext():
+                hidden_TD = self.hidden(packed)
+                head = self.head.at(temperature)
+                logp_T, entropy_T = logprob(hidden_TD, head, packed.target_T)
             return TokenStats(logp_T, entropy_T if entropy_gradient else entropy_T.detach())
         logits_TV = self._packed_logits(packed)
         logp_T, entropy_T = token_logprob(logits_TV, packed.target_T, temperature)
@@ -350,7 +358,16 @@ class Policy:
     @property
     def head(self) -> OutputHead | None:
         """The head whose log-probs are taken without whole logits; None if the model's own has to be used."""
-        return self._head_and_reason[0]
+        head = self._head_and_reason[0]
+        if head is None or self.shards is None or not self.is_split:
+            return head
+        return replace(head, linear=cast(nn.Linear, self.base.get_output_embeddings()))
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether there is such a head, and its weight is trained."""
+        head = self._head_and_reason[0]
+        return head is not None and head.linear.weight.requires_grad
 
     @cached_property
     def _head_and_reason(self) -> tuple[OutputHead | None, str]:
@@ -408,19 +425,106 @@ class Policy:
         size = f"{head.vocab_size} tokens x {head.linear.in_features}"
         return f"log-probs: head {backend(self.device)}, {size}"
 
+    # -- weights that are divided over ranks ----------------------------------------------------------------
+
+    def shard(self, ranks: Ranks) -> None:
+        """Divide the weights over `ranks`: from here on the learner works with slices, after `split`.
+
+        Raises `RecipeError` for a model of which that cannot be done.
+        """
+        reason = self.no_shards()
+        if reason:
+            raise RecipeError(
+                f"model: its weights cannot be divided, since {reason}; set distributed.shard to false"
+            )
+        self.shards = Shards(self.model, ranks)
+        twins = [
+            m for m in self.shards.model.modules() if isinstance(m, GradientCheckpointingLayer)
+        ]
+        self._checkpointed += twins if self._checkpointed else []
+
+    def no_shards(self) -> str:
+        """Why the weights cannot be divided over ranks; empty if they can."""
+        if self.unsupported_reason:
+            return self.unsupported_reason
+        if self.routing is not None or self._routing_reason:
+            return f"{type(self.base).__name__} is a mixture of experts"
+        if getattr(self.base, "is_quantized", False):
+            return f"{type(self.base).__name__} is quantized"
+        layers = [m for m in self.base.modules() if isinstance(m, GradientCheckpointingLayer)]
+        if not layers:
+            return f"{type(self.base).__name__} has no layers that could be gathered one at a time"
+        head, why = self._head_and_reason
+        return "" if head is not None else f"log-probs are taken through whole logits: {why}"
+
+    @property
+    def is_split(self) -> bool:
+        """Whether each rank has but its slices of the weights at the moment."""
+        return self.shards is not None and self.model is self.shards.model
+
+    def gather(self) -> None:
+        """Have all weights on every rank, to sample, evaluate or save; all ranks call it. Nothing if they are there."""
+        if self.shards is not None:
+            self.shards.gather()
+            self.model = cast(PreTrainedModel, self.shards.plain)
+
+    def split(self) -> None:
+        """Free all weights but this rank's slices, to learn. Nothing if they are not divided."""
+        if self.shards is not None:
+            self.shards.drop()
+            self.model = cast(PreTrainedModel, self.shards.model)
+
+    @contextmanager
+    def one_pass(self) -> Iterator[None]:
+        """A forward, and its backward if there is one; what they gather of divided weights is freed at the end."""
+        yield
+        if self.shards is not None and self.is_split:
+            self.shards.end_pass()
+
     # -- weights ------------------------------------------------------------------------------------------
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by name."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
+    def held(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters as the learner holds them, by name: distributed tensors if they are divided."""
+        return self.trainable() if self.shards is None else self.shards.trainable()
+
+    def held_part(self, weight: Tensor) -> Tensor:
+        """What the learner holds on this rank of a weight: all of it, or a copy of its slice."""
+        return weight if self.shards is None else self.shards.slice_of(weight).clone()
+
+    def all_of(self, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of which `held` are what the learner holds; if divided, on the first rank, and all ranks call it."""
+        if self.shards is None:
+            return dict(held)
+        weights = {}
+        for name, part in held.items():
+            whole = self.shards.whole(self.shards.parameters[name], part)
+            weights[name] = whole if self.shards.ranks.main else whole.new_empty(0)
+        return weights
+
+    @torch.no_grad()
+    def load_held(self, weights: Mapping[str, Tensor]) -> None:
+        """Set the trainable parameters, given whole."""
+        for name, parameter in self.held().items():
+            local_part(parameter).copy_(self.held_part(weights[name]))
+        if self.shards is not None:
+            self.shards.drop()
+            self.gather()
+
     def snapshot(self) -> dict[str, Tensor]:
-        """A copy of the trainable parameters."""
-        return {name: p.detach().clone() for name, p in self.trainable().items()}
+        """A copy of the trainable parameters, or of this rank's slices of them."""
+        return {name: local_part(p).clone() for name, p in self.held().items()}
 
     @contextmanager
     def as_if(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
         """Inside the block, the policy with `weights` in place of its own: how the reference's log-probs are taken."""
+        if self.shards is not None:
+            with self.shards.swapped(weights):
+                yield
+            return
         current = {name: p.data for name, p in self.trainable().items()}
         try:
             for name, p in self.trainable().items():
@@ -433,6 +537,7 @@ class Policy:
     def weights_changed(self) -> None:
         """Count a change of the weights; to be called after every one."""
         self.version += 1
+        self.split()  # what was gathered before is old
 
     def fingerprint(self) -> int:
         """64 bits that change when the trained weights do: a hash of the first values of each parameter."""
@@ -464,7 +569,8 @@ class Policy:
         generation = model.generation_config
         model.config._attn_implementation = self._own_attention
         model.generation_config = self.generation_config()
-        model.save_pretrained(folder)
+        with _saved_by_any_rank(model):
+            model.save_pretrained(folder)
         model.config._attn_implementation = implementation
         model.generation_config = generation
         self.tokenizer.save_pretrained(folder)
@@ -511,6 +617,16 @@ def _both(
 ) -> Iterator[None]:
     with first, second:
         yield
+
+
+@contextmanager
+def _saved_by_any_rank(model: Any) -> Iterator[None]:
+    """Inside the block transformers writes what it is told to on every rank, not on the first alone."""
+    model.should_save_on_this_rank = lambda is_main_process: is_main_process
+    try:
+        yield
+    finally:
+        del model.should_save_on_this_rank
 
 
 def check_device(device: torch.device) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import threading
 import time
 from typing import Any, Protocol, Sequence
+
+import psutil
 
 from grpo.monitor.stacks import location_of
 from grpo.monitor.waits import PROCESS, Wait
@@ -57,6 +61,8 @@ class Peers:
         self._moves += has_moved and not in_collective
         return {
             "at": time.time(),
+            "host": platform.node(),
+            "process": os.getpid(),
             "wait": str(wait) if wait else "",
             "location": location,
             "collectives": PROCESS.num_collectives,
@@ -90,6 +96,14 @@ class Peers:
             lines.append(f"the store that the ranks share cannot be reached: {self.lost}")
         return lines
 
+    def ended(self) -> list[int]:
+        """The ranks on this machine whose process has ended since it reported where it is."""
+        here = platform.node()
+        notes = sorted(self.notes.items())
+        return [
+            rank for rank, note in notes if note["host"] == here and _has_ended(note["process"])
+        ]
+
     def _has_arrived(self, rank: int) -> bool:
         """Whether `rank` is in the collective in which this rank waits, or past it."""
         note = self.notes.get(rank)
@@ -109,3 +123,12 @@ class Peers:
             f"{doing}, {note['idle']:.3g} s without progress, at {note['location']} (reported "
             f"{age:.0f} s ago)"
         )
+
+
+def _has_ended(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:  # it is there, and another user's
+        return False

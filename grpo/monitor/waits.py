@@ -80,6 +80,9 @@ class PeerView(Protocol):
     def lines(self) -> list[str]:
         """Where every other rank is."""
 
+    def ended(self) -> list[int]:
+        """The ranks that are known to have ended."""
+
 
 class Watcher(Protocol):
     """The watchdog, as far as waits know it."""
@@ -155,6 +158,11 @@ def waiting(
         beat()
 
 
+def signatures_of(thread: int | None) -> list[Any]:
+    """What changes as long as the waits of another thread make progress."""
+    return [] if thread is None else [wait.signature() for wait in PROCESS.of_thread(thread)]
+
+
 def beat() -> None:
     """Report, from the thread that waits, that its innermost wait made progress."""
     this_thread = threading.get_ident()
@@ -205,15 +213,26 @@ def writing(owner: str, folder: Path) -> AbstractContextManager[Wait]:
 
 @contextmanager
 def collective(owner: str) -> Iterator[None]:
-    """A wait for all ranks; it makes progress as long as the others do."""
+    """A wait for all ranks; it makes progress as long as the others do. Where it breaks, ranks that ended are named."""
     PROCESS.num_collectives += 1
-    with waiting(
-        "collective",
-        owner=f"{owner}, number {PROCESS.num_collectives}",
-        progress=peers_progress,
-        state=peers_lines,
-    ):
-        yield
+    try:
+        with waiting(
+            "collective",
+            owner=f"{owner}, number {PROCESS.num_collectives}",
+            progress=peers_progress,
+            state=peers_lines,
+        ):
+            yield
+    except Exception as error:
+        peers = PROCESS.peers
+        ended = [] if peers is None else peers.ended()
+        if ended:
+            ranks = " and ".join(f"rank {rank}" for rank in ended)
+            without = (
+                f"{getattr(error, 'waited_for', owner)} without {ranks}, whose process has ended,"
+            )
+            error.waited_for = without  # type: ignore[attr-defined]  # ours, on any exception
+        raise
 
 
 def sizes(folder: Path) -> list[str]:

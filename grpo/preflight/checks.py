@@ -634,6 +634,16 @@ def unsupported_model(facts: RunFacts, policy: Policy) -> Iterator[Finding]:
         )
 
 
+def divided_weights(facts: RunFacts, policy: Policy) -> Iterator[Finding]:
+    """A model whose weights cannot be divided over processes, where the recipe asks for it."""
+    reason = policy.no_shards() if facts.recipe.distributed.shard else ""
+    if reason:
+        yield wrong(
+            "weights-not-divided",
+            f"distributed.shard is true, but {reason}; set it to false",
+        )
+
+
 def end_of_turn(facts: RunFacts, policy: Policy) -> Iterator[Finding]:
     """Whether what ends a turn in the chat template is among the tokens that end a completion."""
     if "chat" not in facts.templates:
@@ -685,7 +695,7 @@ CHECKS: tuple[Check, ...] = (
     wandb_login,
     checkpoints,
 )
-POLICY_CHECKS: tuple[PolicyCheck, ...] = (unsupported_model, end_of_turn)
+POLICY_CHECKS: tuple[PolicyCheck, ...] = (unsupported_model, divided_weights, end_of_turn)
 
 
 def run_checks(facts: RunFacts) -> Iterator[Finding]:

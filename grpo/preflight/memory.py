@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo.kernels.log_prob.chunked import by_onednn, slices
 from grpo.kernels.log_prob.spec import Head, buffer_dtype, chunk_rows
@@ -39,7 +40,9 @@ class Memory:
     """Bytes on the device. ``activations`` are of the largest micro-batch, ``head`` and ``backward`` are temporary.
 
     ``gradients`` are those that exist while activations do: all of them if a step has several micro-batches.
-    ``teacher`` is held throughout, ``teacher_pass`` a teacher that is offloaded, for its forward once a step.
+    ``teacher`` is held throughout, ``teacher_pass`` a teacher that is offloaded, for its forward once a step. Where
+    weights are divided over processes, the terms are of the largest slices; ``gathered`` is then what a process has of
+    the others' slices in an update, and ``whole`` all weights, for sampling.
     """
 
     weights: int
@@ -54,13 +57,29 @@ class Memory:
     all_gradients: int
     teacher: int = 0
     teacher_pass: int = 0
+    gathered: int = 0
+    whole: int = 0
+
+    @property
+    def permanent(self) -> int:
+        """What is held from the first step to the last."""
+        return self.weights + self.masters + self.moments + self.reference + self.teacher
+
+    @property
+    def update_peak(self) -> int:
+        """The most that an update holds: at the top of the backward, or in the optimizer's step."""
+        backward = self.gradients + self.activations + max(self.head, self.backward) + self.gathered
+        return self.permanent + max(backward, self.all_gradients)
+
+    @property
+    def sample_peak(self) -> int:
+        """What is held while completions are sampled."""
+        return self.permanent + self.sampler + self.whole
 
     @property
     def peak(self) -> int:
-        """The most that is held at once: at the top of the backward, in the optimizer's step, or in sampling."""
-        permanent = self.weights + self.masters + self.moments + self.reference + self.teacher
-        backward = self.gradients + self.activations + max(self.head, self.backward)
-        return permanent + max(backward, self.all_gradients, self.sampler, self.teacher_pass)
+        """The most that is held at once: in an update, in sampling, or in the teacher's pass."""
+        return max(self.update_peak, self.sample_peak, self.permanent + self.teacher_pass)
 
     def lines(self) -> Iterator[str]:
         """The peak and its terms in words."""
@@ -85,10 +104,12 @@ def predict(
     device: str = "cpu",
     sampler_bytes: int = 0,
     teacher_bytes: int = 0,
+    processes: int = 1,
 ) -> Memory:
     """The memory of one update over `rows`, for a model of `config` as the recipe's sections say.
 
     `device` is where it will run; nothing is allocated there. `teacher_bytes` are the weights of ``loss.teacher``.
+    The weights are divided over so many `processes`.
     """
     chunks = micro_batches(rows, optim.tokens_per_micro_batch)
     packed = pack(max(chunks, key=_num_packed_tokens))
@@ -98,12 +119,13 @@ def predict(
     held_teacher = 0 if leaves else teacher_bytes
     with FakeTensorMode(allow_non_fake_inputs=True):
         policy = _fake_policy(config, tokenizer, model)
-        trained = list(policy.trainable().values())
+        trained = _slices(policy.trainable().values(), processes)
         all_gradients = _gradient_bytes(trained)
-        return Memory(
-            weights=_bytes(policy.model.parameters()),
+        some_gradients = all_gradients if processes > 1 else _head_gradient_bytes(policy)
+        of_one = Memory(
+            weights=_bytes(_slices(policy.model.parameters(), processes)),
             masters=_master_bytes(trained),
-            gradients=all_gradients if len(chunks) > 1 else _head_gradient_bytes(policy),
+            gradients=all_gradients if len(chunks) > 1 else some_gradients,
             moments=_moment_bytes(trained, optim, device),
             reference=_reference_bytes(trained, loss),
             activations=_activation_bytes(policy, packed, model.gradient_checkpointing),
@@ -114,6 +136,11 @@ def predict(
             teacher=held_teacher,
             teacher_pass=teacher_bytes - held_teacher,
         )
+        if processes == 1:
+            return of_one
+        whole = _bytes(policy.model.parameters()) + _kept_bytes(policy)
+        gathered = _gathered_bytes(policy, processes, device)
+        return replace(of_one, whole=whole, gathered=gathered)
 
 
 def example_rows(
@@ -181,6 +208,54 @@ def _replaced(owner: object, name: str, function: Callable[..., Any]) -> Iterato
 
 def _bytes(parameters: Iterable[Tensor]) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+
+
+def _slices(parameters: Iterable[Tensor], processes: int) -> list[Tensor]:
+    """The first process's slice of each parameter, which no other's exceeds."""
+    return [parameter[: -(-len(parameter) // processes)] for parameter in parameters]
+
+
+def _gathered_bytes(policy: Policy, processes: int, device: str) -> int:
+    """What an update with divided weights has of others' slices: weights and gradients on their way, at the most.
+
+    What is in no layer stays for a whole pass. Beside it there are either two layers, one of which is on its way, with
+    their gradients; or the head's gradient, and its weight if that is its own; or the gradient of the embedding, when
+    a tied weight is freed. A gradient is copied to be summed, and by gloo once more.
+    """
+    copies = 2 if device == "cpu" else 1
+    layers = [m for m in policy.base.modules() if isinstance(m, GradientCheckpointingLayer)]
+    embedding, head = _ends(policy)
+    own = [embedding, head] if head is not embedding else []
+    in_units = sum(_bytes(layer.parameters()) for layer in layers) + _bytes(own)
+    rest = _bytes(policy.model.parameters()) - in_units
+    of_layers = [
+        2 * _bytes(layer.parameters()) + (1 + copies) * _trained_bytes(layer.parameters())
+        for layer in layers
+    ]
+    of_head = _bytes(own[1:])
+    if head.requires_grad:
+        of_head += int((copies + 1 / processes) * _gradient_bytes([head]))
+    of_embedding = int((1 + copies + 1 / processes) * _trained_bytes([embedding]))
+    if not own:
+        of_embedding -= _bytes([embedding])
+    return rest + max(*of_layers, of_head, of_embedding)
+
+
+def _kept_bytes(policy: Policy) -> int:
+    """The gradients that were summed last, of what is in no layer: their copy stays until the next backward."""
+    embedding, head = _ends(policy)
+    return _trained_bytes([embedding]) if head is embedding else 0
+
+
+def _ends(policy: Policy) -> tuple[Tensor, Tensor]:
+    """The weights of embedding and head, which may be one."""
+    embedding: Any = policy.base.get_input_embeddings()
+    head: Any = policy.base.get_output_embeddings()
+    return embedding.weight, head.weight
+
+
+def _trained_bytes(parameters: Iterable[Tensor]) -> int:
+    return _bytes(parameter for parameter in parameters if parameter.requires_grad)
 
 
 def _reference_bytes(trained: Sequence[Tensor], loss: LossSection) -> int:

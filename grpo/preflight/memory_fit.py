@@ -24,15 +24,22 @@ from grpo.preflight.facts import (
 from grpo.preflight.memory import GIB, Memory, example_rows, predict
 from grpo.recipe import Recipe
 from grpo.run.teacher import teacher_section
+from rewards.spelling import many
 
 
 def check_memory(facts: RunFacts) -> Iterator[Finding | str]:
     """Lines on the predicted and the free memory, and a finding if the one comes near the other."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     free = free_bytes(device)
-    memory = largest_update(facts, device)
+    processes = num_dividing(facts)
+    memory = largest_update(facts, device, processes)
     for line in memory.lines():
         yield f"memory   {line.strip()}"
+    if processes > 1:
+        yield (
+            f"memory   of each of {many(processes, 'process')}, which divide the weights: an update "
+            f"{memory.update_peak / GIB:.2f} GiB, sampling with all weights {memory.sample_peak / GIB:.2f} GiB"
+        )
     yield f"memory   free on the {device}: {free / GIB:.2f} GiB; all completions taken as long as sample.max_tokens"
     if facts.recipe.model.quantize:
         yield note(
@@ -54,13 +61,19 @@ def check_memory(facts: RunFacts) -> Iterator[Finding | str]:
         )
 
 
+def num_dividing(facts: RunFacts) -> int:
+    """Over how many processes the weights are divided: those of the launcher that preflight was started by."""
+    world = int(facts.environment.get("WORLD_SIZE", "1"))
+    return world if facts.recipe.distributed.shard else 1
+
+
 def free_bytes(device: str) -> int:
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
     return psutil.virtual_memory().available
 
 
-def largest_update(facts: RunFacts, device: str = "cpu") -> Memory:
+def largest_update(facts: RunFacts, device: str = "cpu", processes: int = 1) -> Memory:
     """The memory of the recipe's update if its prompts were the longest and its completions of full length."""
     recipe = facts.recipe
     longest = max(len(prompt.token_ids) for prompt in facts.prompts.train)
@@ -79,8 +92,9 @@ def largest_update(facts: RunFacts, device: str = "cpu") -> Memory:
         loss=recipe.loss,
         rows=rows,
         device=device,
-        sampler_bytes=sampler_bytes(facts, longest),
+        sampler_bytes=sampler_bytes(facts, longest, processes),
         teacher_bytes=teacher_bytes(recipe),
+        processes=processes,
     )
 
 
@@ -105,10 +119,11 @@ def teacher_bytes(recipe: Recipe) -> int:
     return number * DTYPES[section.dtype].itemsize
 
 
-def sampler_bytes(facts: RunFacts, prompt_tokens: int) -> int:
-    """Keys and values of the completions decoded at a time, their prompts once a group."""
+def sampler_bytes(facts: RunFacts, prompt_tokens: int, processes: int = 1) -> int:
+    """Keys and values of the completions that a process decodes at a time, their prompts once a group."""
     sample = facts.recipe.sample
-    rows = min(sample.max_rows, sample.prompts * sample.group_size)
+    prompts = math.ceil(sample.prompts / processes)
+    rows = min(sample.max_rows, prompts * sample.group_size)
     groups = math.ceil(rows / sample.group_size)
     tokens = rows * sample.max_tokens + groups * prompt_tokens
     return tokens * _bytes_of_a_token(facts)

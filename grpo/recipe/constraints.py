@@ -15,6 +15,7 @@ from grpo.recipe.sections import (
     ExportSection,
     LossSection,
     OptimSection,
+    RewardsServiceSection,
     SampleSection,
     Sections,
     SftSection,
@@ -54,6 +55,8 @@ def _all_reasons(recipe: Sections) -> Reasons:
         yield from _loss_reasons(recipe.loss, recipe.advantage)
         yield from _step_reasons(recipe)
     yield from _server_reasons(recipe)
+    yield from _shard_reasons(recipe)
+    yield from _reward_server_reasons(recipe)
     yield from _model_reasons(recipe)
     yield from _reward_reasons(recipe)
     yield from _data_reasons(recipe)
@@ -66,7 +69,9 @@ OWN_SECTIONS = {
     "export": ExportSection(),
 }
 """Sections that one stage alone reads, with their defaults; distillation of traces reads sft's too."""
-SAMPLING_OF_STEPS = ("prompts", "group_size", "oversample", "over_request", "max_tokens_from")
+OF_STEPS = ("oversample", "over_request", "staleness")
+"""Keys of ``sample`` that say how steps sample more, or otherwise, than each of them trains."""
+SAMPLING_OF_STEPS = ("prompts", "group_size", "max_tokens_from", *OF_STEPS)
 """Keys of ``sample`` that say what a step of reinforcement learning samples."""
 
 
@@ -207,7 +212,7 @@ def _rejection_reasons(recipe: Sections) -> Reasons:
     sampled = _set_keys(recipe.sample, SampleSection())
     unread = _unread_objective(recipe)
     unread += [f"optim.{name}" for name in _set_keys(recipe.optim, OptimSection())]
-    unread += [f"sample.{name}" for name in sampled if name in ("oversample", "over_request")]
+    unread += [f"sample.{name}" for name in sampled if name in OF_STEPS]
     if recipe.epochs is not None:
         unread.append("epochs")
     for name in unread:
@@ -330,10 +335,27 @@ def _schedule_reasons(optim: OptimSection) -> Reasons:
         )
 
 
-SERVER_KEYS = ("servers", "server_folder", "server_silence", "server_load", "probe_every")
+SERVER_KEYS = (
+    "servers",
+    "server_folder",
+    "server_silence",
+    "server_load",
+    "probe_every",
+    "staleness",
+)
 EMBEDDED_KEYS = ("kv_memory_gib", "keep_graphs", "compile")
 """Keys of ``sample`` that the engine in the trainer's own process reads alone."""
 FILTERS = ("top_k", "top_p", "min_p")
+
+
+def _reward_server_reasons(recipe: Sections) -> Reasons:
+    service = recipe.rewards_service
+    if len(set(service.servers)) < len(service.servers):
+        yield "rewards_service.servers names a server twice; name each once"
+    if not service.servers and _set_keys(service, RewardsServiceSection()):
+        yield (
+            "rewards_service.silence is set, but rewards_service.servers is empty; name a server, or remove it"
+        )
 
 
 def _server_reasons(recipe: Sections) -> Reasons:
@@ -367,6 +389,29 @@ def _server_reasons(recipe: Sections) -> Reasons:
             "sample.engine: embedded"
         )
     yield from _served_model_reasons(recipe)
+    if sample.staleness:
+        yield from _staleness_reasons(recipe)
+
+
+def _staleness_reasons(recipe: Sections) -> Reasons:
+    """What sampling ahead of the updates needs."""
+    sample = recipe.sample
+    ahead = f"sample.staleness is {sample.staleness}"
+    if recipe.loss.correction == "none":
+        yield (
+            f"{ahead}, but loss.correction is none, so that what older weights wrote would train as if the policy had; "
+            "set loss.correction to token, sequence or geometric"
+        )
+    if not sample.probe_every:
+        yield (
+            f"{ahead}, but sample.probe_every is 0, and the drift of what older weights wrote cannot tell a server "
+            "that holds others; set sample.probe_every to 1"
+        )
+    if sample.over_request and sample.staleness < 2:
+        yield (
+            f"{ahead}, but sample.over_request is {sample.over_request:g}, and what goes on in the next step is one "
+            "step older there; set sample.staleness to 2 or more, or sample.over_request to 0"
+        )
 
 
 def _served_model_reasons(recipe: Sections) -> Reasons:
@@ -423,6 +468,32 @@ def _named_reward_reasons(
             yield f"{where}.{name}.use is missing; name a function, e.g. math_answer"
     if accurate is not None and rewards and accurate not in rewards:
         yield f"{key} names {accurate}, which is not among {where}{nearest(accurate, rewards)}"
+
+
+def _shard_reasons(recipe: Sections) -> Reasons:
+    """What cannot be done with weights that are divided over processes."""
+    if not recipe.distributed.shard:
+        return
+    is_set = "distributed.shard is true, but"
+    if recipe.stage in ("reject", "evaluate", "export"):
+        yield f"{is_set} stage {recipe.stage} trains nothing, so it divides nothing; remove it"
+    if recipe.model.quantize:
+        yield (
+            f"{is_set} the 4-bit base of model.quantize has no rows that could be divided; remove one of the two"
+        )
+    if recipe.optim.state == "8bit":
+        yield (
+            f"{is_set} 8-bit moments are scaled in blocks that the processes' slices would cut, so a checkpoint would "
+            "not fit another number of them; set optim.state to fp32, or optim.offload: true"
+        )
+    for name in ("keep_graphs", "compile"):
+        if getattr(recipe.sample, name):
+            yield (
+                f"{is_set} sample.{name} relies on weights that stay where they are, and gathered ones are freed after "
+                "sampling; remove one of the two"
+            )
+    if recipe.loss.load_balance:
+        yield f"{is_set} loss.load_balance needs a mixture of experts, which is not divided; remove one of the two"
 
 
 def _data_reasons(recipe: Sections) -> Reasons:

@@ -80,7 +80,9 @@ ALWAYS_LOGGED = (
     "every step goes to the console and metrics.jsonl, every completion to samples.jsonl"
 )
 ROWS_ARE_PACKED = "rows are packed, and memory is set by optim.tokens_per_micro_batch"
-WHOLE_MODEL = "every process holds the whole model; sharding is not there yet"
+DIVIDED_MODEL = (
+    "distributed.shard: true divides the model over processes by FSDP2, and has no further settings"
+)
 NO_DROPOUT = (
     "a token's log-prob in training must be that of the weights that sampled it; dropout would make their "
     "ratio differ from 1, so it is off"
@@ -450,7 +452,9 @@ TRL: tuple[Setting, ...] = (
         debug="",
         ignore_bias_buffers=False,
     ),
-    *_trl.absent(WHOLE_MODEL, fsdp=None, fsdp_config=None, deepspeed=None, parallelism_config=None),
+    *_trl.absent(
+        DIVIDED_MODEL, fsdp=None, fsdp_config=None, deepspeed=None, parallelism_config=None
+    ),
     *_trl.needless(
         "data is read once, and prompts are drawn from memory",
         dataloader_drop_last=False,
@@ -817,7 +821,7 @@ VERL: tuple[Setting, ...] = (
         },
     ),
     *_verl.needless(
-        f"{WHOLE_MODEL}; there is nothing to set",
+        DIVIDED_MODEL,
         **{
             f"{ACTOR}.fsdp_config.*": UNSET,
             "actor_rollout_ref.ref.*": UNSET,

@@ -17,7 +17,14 @@ from grpo.monitor.redaction import secret_keys
 from grpo.recipe import Recipe, RecipeError
 from grpo.recipe.build import merge
 from grpo.recipe.describe import differences
-from grpo.recipe.files import find_recipe, override_values, read_yaml, resolve_paths, to_yaml
+from grpo.recipe.files import (
+    find_recipe,
+    override_values,
+    read_yaml,
+    resolve_paths,
+    to_yaml,
+    with_shipped_models,
+)
 from grpo.recipe.shorthands import FOR_EACH_SET, name_entries
 from grpo.recipe.stage_list import BASE, kind_of, stages_by_name
 from grpo.recipe.values import kind
@@ -29,7 +36,7 @@ DATA_OF: Mapping[str, str] = {"reject": "accepted.jsonl"}
 """Where in its folder a stage leaves rows, by kind."""
 OF_ONE_KIND = ("sft", "reject", "distill", "export")
 """Sections that are read by the kind of their name alone."""
-OF_OVERSAMPLING = ("sample.oversample", "sample.over_request")
+OF_OVERSAMPLING = ("sample.oversample", "sample.over_request", "sample.staleness")
 OF_ROLLOUTS = ("sample.prompts", "sample.group_size", *OF_OVERSAMPLING)
 OBJECTIVE = ("loss", "advantage")
 ANSWERED = ("tools", "environment")
@@ -46,7 +53,7 @@ OF_RUN = ("name", "stage", "run_dir")
 """Keys that the list of stages decides."""
 TEACHERS = (("loss", "teacher"), ("distill", "teacher"))
 """Keys that may name an earlier stage, and then mean its model."""
-MAY_CHANGE = ("run_dir", "log.", "checkpoint.", "watchdog.", "gates")
+MAY_CHANGE = ("run_dir", "log.", "checkpoint.", "watchdog.", "gates", "rewards_service.")
 """Keys under which what a stage has finished is the same."""
 
 
@@ -134,7 +141,7 @@ class Plan:
                 f"recipe: {key} holds a key or token, which the run folder would keep; let whoever needs it read it "
                 "from the environment"
             )
-        return _planned(layered)
+        return _planned(with_shipped_models(layered))
 
     def to_mapping(self) -> dict[str, Any]:
         """The recipe as it was written, with its stages as a list."""

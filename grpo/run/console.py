@@ -30,7 +30,7 @@ def header(recipe: Recipe, inputs: RunInputs, parts: RunParts, num_steps: int) -
     )
     loss = recipe.loss.preset or f"{recipe.loss.policy} loss"
     lines = [
-        f"  policy    {parts.policy.describe()}{_workers(parts.ranks)}",
+        f"  policy    {parts.policy.describe()}{_workers(parts.ranks, parts.policy)}",
         f"  data      {_prompts(recipe, inputs)}",
         f"  rewards   {_weights(inputs, recipe.evaluate.threshold)}",
         f"  training  {many(recipe.steps, 'step')} of {completions}, {loss}, lr {recipe.optim.lr:g}",
@@ -39,7 +39,8 @@ def header(recipe: Recipe, inputs: RunInputs, parts: RunParts, num_steps: int) -
         lines.insert(3, f"  answers   {inputs.environment.describe()}")
     further = [*parts.policy.describe_fallback(), *parts.policy.describe_routing()]
     if sample.servers:
-        further.append(f"sampled by {many(len(sample.servers), 'vLLM server')}")
+        ahead = f", up to {many(sample.staleness, 'step')} ahead" if sample.staleness else ""
+        further.append(f"sampled by {many(len(sample.servers), 'vLLM server')}{ahead}")
     lines += [f"{MARGIN}{line}" for line in further]
     if num_steps:
         lines.append(f"  resumed after step {num_steps}")
@@ -71,9 +72,10 @@ def _weight(spec: RewardSpec) -> str:
     return f"{spec.weight:g} x {spec.name}{later}"
 
 
-def _workers(ranks: Ranks) -> str:
+def _workers(ranks: Ranks, policy: Policy) -> str:
     if ranks.world > 1:
-        return f", {ranks.world} processes"
+        divided = ", weights divided" if policy.shards is not None else ""
+        return f", {ranks.world} processes{divided}"
     return f", {many(torch.get_num_threads(), 'thread')}"
 
 

@@ -194,7 +194,7 @@ def _load_set(
     empty = _described(recipe, name, section, section.reward or accurate)
     empty = replace(empty, revision=table.revision, columns=columns)
     if section.rewards:
-        own_specs, accurate = rewards_of_set(section, recipe.sandbox)
+        own_specs, accurate = rewards_of_set(section, recipe)
         empty = replace(empty, own_specs=own_specs, accurate=accurate)
     source = source_of(name, section, usable_rows(table.rows, section, say))
     source = replace(source, held_out=source.rows[: section.limit])

@@ -10,11 +10,11 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Iterator, Mapping, Protocol, Sequence
 
-import torch
-
 from grpo.data.prompts import PromptSet
+from grpo.distributed.fsdp import local_part
 from grpo.distributed.process_group import Ranks
 from grpo.recipe import Recipe
 from grpo.recipe.shorthands import HELD_OUT
@@ -23,6 +23,7 @@ from grpo.run import checkpoint
 from grpo.run.checkpoint import Checkpoint
 from grpo.run.ledger import Ledger
 from grpo.run.log import finite
+from grpo.run.rollouts import Rollouts
 from grpo.run.setup import RunParts
 
 SPELLING = {
@@ -41,7 +42,8 @@ class RunState:
     by ``checkpoint.best_by``.
 
     ``parts`` are the states of `stateful_parts` by name; ``partial_groups`` and ``expected`` (lengths that the engine
-    expects, by prompt id) have one entry a process; ``journals`` are sizes in bytes, ``trackers`` the run's ids there.
+    expects, by prompt id) have one entry a process; ``ahead`` is what was sampled ahead of the step; ``journals`` are
+    sizes in bytes, ``trackers`` the run's ids there.
     """
 
     bonus: Any
@@ -60,6 +62,7 @@ class RunState:
     ranking: float | None = None
     sets_before: Mapping[str, Any] = field(default_factory=dict)
     trackers: Mapping[str, str] = field(default_factory=dict)
+    ahead: Mapping[str, Any] | None = None
 
     def to_mapping(self) -> dict[str, Any]:
         """As `from_mapping` reads it, by the keys of the file."""
@@ -183,10 +186,15 @@ def collect(
     partial_groups = ranks.gather([[group.to_mapping() for group in progress.partial_groups]])
     expected = ranks.gather([dict(parts.engine.expected)])
     generators = ranks.gather([checkpoint.random_state()])
+    learner = parts.learner.state()
+    held = {name: local_part(p) for name, p in parts.policy.held().items()}
+    weights = parts.policy.all_of(held)
     if not ranks.main:
         return None
-    learner = parts.learner.state()
     stateful = stateful_parts(parts, ledger)
+    ahead = None
+    if parts.lookahead is not None:
+        ahead = parts.lookahead.state(Rollouts.to_mapping)
     state = RunState(
         bonus=learner["bonus"],
         parts={name: part.state() for name, part in stateful.items()},
@@ -202,10 +210,10 @@ def collect(
         expected=expected,
         weights_version=parts.policy.version,
         trackers=parts.log.tracker_ids,
+        ahead=ahead,
         journals=journals,
         fingerprint=fingerprint,
     )
-    weights = {name: parameter.data for name, parameter in parts.policy.trainable().items()}
     return Checkpoint(
         step=progress.num_steps,
         weights=weights,
@@ -225,9 +233,7 @@ def restore(
 ) -> None:
     """Set an open run to where `saved` left it."""
     state = RunState.from_mapping(saved.state)
-    with torch.no_grad():
-        for name, parameter in parts.policy.trainable().items():
-            parameter.copy_(saved.weights[name])
+    parts.policy.load_held(saved.weights)
     parts.policy.version = state.weights_version
     parts.learner.restore(
         {"optimizer": saved.optimizer, "reference": saved.reference, "bonus": state.bonus}
@@ -271,3 +277,6 @@ def _restore_rollouts(
     mine = partial_groups[ranks.rank]
     progress.partial_groups = [PartialGroup.from_mapping(group, by_id) for group in mine]
     parts.engine.expected = dict(expected[ranks.rank])
+    if parts.lookahead is not None:
+        assert state.ahead is not None, "sample.staleness is no key that may change"
+        parts.lookahead.restore(state.ahead, partial(Rollouts.from_mapping, prompts=prompts))

@@ -14,10 +14,11 @@ from typing import Any, Callable, Mapping, Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo.data.example_rows import FORM, load_example_rows
+from grpo.data.example_rows import load_example_rows
 from grpo.data.examples import ExampleSet, load_examples
 from grpo.data.leaks import check_leaks
 from grpo.data.prompts import PromptSet, prompts_of
+from grpo.data.questions import names_of, questions_of
 from grpo.data.reading import Report, to_standard_error
 from grpo.data.sources import GivenRows, SourceRows, check_enough_rows, load_sources
 from grpo.data.templates import Template
@@ -161,7 +162,9 @@ def _sampled_held_out(
     prompts: list[Prompt] = []
     num_dropped = 0
     templates: dict[str, Template] = {}
-    for source in [_questions(source, info.tools) for source in sources]:
+    offered = names_of(info.tools)
+    for source in sources:
+        source = questions_of(replace(source, train=()), offered)
         if not source.held_out:
             continue
         check_columns(specs, source.held_out)
@@ -174,29 +177,3 @@ def _sampled_held_out(
         return []
     held_out = held_out_set(recipe, prompts, accurate, templates)
     return [replace(held_out, num_dropped=num_dropped)]
-
-
-def _questions(source: SourceRows, tools: Sequence[Mapping[str, Any]]) -> SourceRows:
-    """The held-out rows of a source that ask something; chats through the chat template, whatever the model's kind.
-
-    `tools` are those that sampled prompts show; rows that have others are refused.
-    """
-    rows = [row for row in source.held_out if row[FORM] != "text"]
-    for row in rows:
-        others = _names(row.get("tools") or ()) - _names(tools)
-        if others:
-            raise RecipeError(
-                f"data: held-out rows have tools ({', '.join(sorted(others))}) which sampled prompts here do not show, "
-                "so their accuracy would mean nothing; offer them by the recipe's tools, or leave the rewards out and "
-                "name sets of their own in evaluate.sets"
-            )
-    section = source.section
-    if any(row[FORM] == "chat" for row in rows):
-        section = replace(section, template="chat")
-    return replace(source, section=section, train=(), held_out=rows)
-
-
-def _names(tools: Sequence[Any]) -> set[str]:
-    """The names of tools by their schemas, with or without the layer that says that they are functions."""
-    functions = [tool.get("function", tool) for tool in tools if isinstance(tool, Mapping)]
-    return {str(function.get("name")) for function in functions}

@@ -7,13 +7,14 @@ becomes text that the policy reads. Processes and deadlines are elsewhere.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import json
 import re
 import typing
 from dataclasses import dataclass
-from typing import Any, Callable, Collection, Mapping
+from typing import Any, Awaitable, Callable, Collection, Mapping
 
 from rewards.environments.hints import Unfit, convert, schema_of
 from rewards.environments.types import Call, Result
@@ -23,6 +24,7 @@ __all__ = [
     "Tool",
     "ToolError",
     "as_text",
+    "awaited",
     "cut",
     "example_call",
     "methods_as_tools",
@@ -95,12 +97,25 @@ class Tool:
     async def call(self, given: Mapping[str, Any] | str) -> Result:
         """Call the function here and now; it may be async."""
         try:
-            value = self.function(**self.arguments(given))
-            if inspect.isawaitable(value):
-                value = await value
+            value = await awaited(self.function(**self.arguments(given)))
             return Result(self.name, as_text(value))
         except TOOL_ERRORS as error:
             return Result(self.name, raised(error), "error")
+
+
+async def awaited(value: Any) -> Any:
+    """What a function gave that may be async; in a thread without a loop it is awaited in a loop of its own."""
+    if not inspect.isawaitable(value):
+        return value
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(_waiting_for(value))
+    return await value
+
+
+async def _waiting_for(value: Awaitable[Any]) -> Any:
+    return await value
 
 
 def _takes_null(hint: Any) -> bool:

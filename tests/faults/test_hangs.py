@@ -48,6 +48,15 @@ STUCK = {  # run: (deadline, what the first line must say)
             "in stuck_in_c",
         ],
     ),
+    "divided weights": (
+        3,
+        [
+            "collective (grpo.distributed.fsdp, a layer's weights, number",
+            "on rank 0",
+            "rank 1 has NOT arrived: it waits for update (grpo.learner)",
+            "in stuck_in_c",
+        ],
+    ),
     "checkpoint": (2, ["checkpoint (grpo.run.checkpoint, a checkpoint", ".writing-step-000002/"]),
 }
 BEFORE_THE_RUN = {
@@ -57,7 +66,16 @@ BEFORE_THE_RUN = {
 
 
 FAST = ["engine", "judge", "checkpoint", "interpreter", "engine dies"]
-SLOW = ["update", "collective", "loading", "server", "reward", "warn"]
+SLOW = [
+    "update",
+    "collective",
+    "divided weights",
+    "rank killed",
+    "loading",
+    "server",
+    "reward",
+    "warn",
+]
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +188,17 @@ def test_an_engine_that_dies_is_named_in_the_last_line(made) -> None:
         .startswith("stopped: the engine failed with 8 of 8 completions unfinished")
     )
     assert not (folder / "watchdog.txt").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_the_others_which_say_where_they_missed_it(made) -> None:
+    folder, found = run_of(made, "rank killed")
+    assert found["code"] == 1 and found["seconds"] < SLACK
+    last = found["said"].splitlines()[-1]
+    assert last.startswith("stopped: collective (grpo.distributed.fsdp, a layer's weights, number")
+    assert "without rank 1, whose process has ended, died of RuntimeError" in last
+    assert "the checkpoint of step 1 stands. To resume: python -m grpo.train quickstart" in last
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["step-000001"]
 
 
 @pytest.mark.slow

@@ -302,7 +302,7 @@ ANSWERS = {
     "model.lora.lora_dropout=0.1": "lora_dropout has no counterpart: a token's log-prob in training",
     "model.lora.modules_to_save=[lm_head]": "only low-rank matrices train beside a frozen base",
     "model.lora_modules_to_save=[lm_head]": "only low-rank matrices train beside a frozen base",
-    "fsdp=full_shard": "every process holds the whole model",
+    "fsdp=full_shard": "distributed.shard: true divides the model",
     "lr=1e-6": "did you mean optim.lr?",
 }
 

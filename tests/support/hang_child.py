@@ -73,6 +73,11 @@ def slow_once() -> None:
         time.sleep(1.0)
 
 
+def killed() -> None:
+    begin()
+    os.kill(os.getpid(), 9)
+
+
 def dead() -> None:
     begin()
     raise RuntimeError("the device was lost")
@@ -196,7 +201,17 @@ RUNS: dict[str, tuple[Callable[[], None], list[str]]] = {
         in_a_forward(stuck_in_c, learning=False),
         ["watchdog.collective_seconds=3", "optim.updates=2"],
     ),
+    "divided weights": (
+        in_a_forward(stuck_in_c, learning=True),
+        ["watchdog.collective_seconds=3", "distributed.shard=true"],
+    ),
+    "rank killed": (
+        in_a_forward(killed, learning=True),
+        ["watchdog.collective_seconds=3", "distributed.shard=true"],
+    ),
 }
+OF_TWO_RANKS = ("collective", "divided weights", "rank killed")
+"""Runs of two processes, of which the second has the fault."""
 
 
 def run(folder: Path, name: str, environment: dict[str, str]) -> int:
@@ -238,7 +253,7 @@ def begun(folder: Path) -> dict[int, tuple[Path, bool]]:
     found = {}
     for name in sys.argv[2:]:
         place = folder / name.replace(" ", "-")
-        if name != "collective":
+        if name not in OF_TWO_RANKS:
             found[start(place, name, {})] = place, True
             continue
         shared = {
@@ -267,7 +282,7 @@ def await_all(runs: dict[int, tuple[Path, bool]]) -> dict[str, Any]:
                 "said": (place / "err.txt").read_text(),
                 "seconds": time.time() - float(began.read_text()) if began.exists() else None,
             }
-            if place.name == "collective":
+            if place.name.replace("-", " ") in OF_TWO_RANKS:
                 for other in [other for other, (where, _) in runs.items() if where == place]:
                     os.kill(other, 9)  # what the launcher of ranks does
     return found

@@ -148,6 +148,34 @@ def no_text(kind: str) -> Any:
     return b"\xff\xfe ok" if kind == "bytes" else "\ud800 ok"
 
 
+def count_threads() -> int:
+    """Counts the threads of its process."""
+    return threading.active_count()
+
+
+def runs_a_loop(text: str) -> str:
+    """Awaits something by itself, as clients do that are async inside.
+
+    Args:
+        text: What it says
+    """
+    return asyncio.run(gives_an_awaitable(text))
+
+
+def gives_an_awaitable(text: str) -> Any:
+    """Is not async, and answers with what is to be awaited.
+
+    Args:
+        text: What it says
+    """
+
+    async def say() -> str:
+        await asyncio.sleep(0.001)
+        return f"{text}, awaited"
+
+    return say()
+
+
 class Counter:
     """An environment that counts its turns; it has to live in one process, or to be played again."""
 

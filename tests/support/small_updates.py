@@ -24,7 +24,13 @@ TEMPERATURE = 0.9
 
 
 def tiny_policy(
-    dtype: torch.dtype = torch.float64, lora: bool = False, dropout: float = 0.0, seed: int = 0
+    dtype: torch.dtype = torch.float64,
+    lora: bool = False,
+    dropout: float = 0.0,
+    seed: int = 0,
+    *,
+    tied: bool = False,
+    checkpointing: bool = False,
 ) -> Policy:
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -38,6 +44,7 @@ def tiny_policy(
         eos_token_id=1,
         initializer_range=0.2,
         attention_dropout=dropout,
+        tie_word_embeddings=tied,
     )
     model = LlamaForCausalLM(config).to(dtype)
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
@@ -47,7 +54,7 @@ def tiny_policy(
         for name, p in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(p, std=0.1)
-    return Policy(model, tokenizer)
+    return Policy(model, tokenizer, gradient_checkpointing=checkpointing)
 
 
 def random_groups(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
 from grpo.recipe.shorthands import HELD_OUT
+from grpo.report.console.closing_without_model import CLOSINGS
 from grpo.report.console.ink import Glyphs, Line, Span, aligned
 from grpo.report.console.numbers import interval, is_number, rough_time, short
 from grpo.report.console.words import outcomes, shown_set
@@ -37,6 +38,10 @@ HEADS = ("", "before", "after", "change")
 def closing_lines(summary: Summary, folder: Path, glyphs: Glyphs) -> Iterator[Line]:
     """The last lines of a run, from what its ``summary.json`` holds."""
     yield Line.of("")
+    without_model = CLOSINGS.get(str(summary.get("stage")))
+    if without_model is not None:
+        yield from (Line.of(text) for text in without_model(summary, folder))
+        return
     yield from comparison(summary, glyphs)
     yield from _examples(summary)
     yield Line.of("")

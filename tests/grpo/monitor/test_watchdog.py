@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -182,6 +185,28 @@ def test_a_collective_makes_progress_while_another_rank_works_and_not_while_it_i
             waiting_rank._exchange(waiting_rank._note(None))
             seen.append(waiting_rank.progress())
     assert [a != b for a, b in zip(seen, seen[1:])] == [True, False, False, True]
+
+
+def test_a_collective_that_breaks_names_the_ranks_that_have_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = Store()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    peers = Peers(store, 0, 3)
+    for rank, process in ((1, os.getpid()), (2, ended.pid)):
+        note = Peers(store, rank, 3)._note(None)
+        store.set(f"rank{rank}", json.dumps({**note, "process": process}))
+    peers._exchange(peers._note(None))
+    assert peers.ended() == [2]
+    monkeypatch.setattr(PROCESS, "watcher", SimpleNamespace(peers=peers))
+    with pytest.raises(RuntimeError) as raised, collective("grpo.distributed, sum"):
+        raise RuntimeError("Connection reset by peer")
+    assert re.fullmatch(
+        r"collective \(grpo.distributed, sum, number \d+\) without rank 2, whose process has ended, died of "
+        r"RuntimeError: Connection reset by peer",
+        describe_failure(raised.value),
+    )
 
 
 def test_deadlines_are_keys_of_the_recipe() -> None:

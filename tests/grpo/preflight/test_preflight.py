@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import byte_tokenizer, tiny_model
+from tiny import byte_tokenizer, tiny_model, tiny_policy
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 
 from grpo.data.prompts import load_prompts
 from grpo.data.sources import SourceRows, split_rows
 from grpo.model.info import ModelInfo
 from grpo.preflight.baseline import BaselineSample, advice
-from grpo.preflight.checks import end_of_turn, refusal, run_checks
+from grpo.preflight.checks import divided_weights, end_of_turn, refusal, run_checks
 from grpo.preflight.facts import Finding, RunFacts, number_of_parameters
 from grpo.preflight.gold import check_gold
 from grpo.preflight.memory_fit import check_memory
@@ -497,6 +497,17 @@ def test_more_memory_than_there_is_is_wrong_before_a_weight_is_made() -> None:
     )
     # a base at 4 bits is not what is counted, so nothing is refused
     assert memory_findings(replace(large, recipe=quantized)) == ["memory-of-a-plain-base"]
+
+
+def test_a_model_whose_weights_cannot_be_divided_is_wrong_where_that_is_asked_for() -> None:
+    divided = facts("distributed.shard=true")
+    (experts,) = divided_weights(divided, tiny_policy("qwen3_moe"))
+    assert (experts.level, experts.name) == ("wrong", "weights-not-divided")
+    assert "Qwen3MoeForCausalLM is a mixture of experts" in experts.message
+    (latent,) = divided_weights(divided, tiny_policy("deepseek_v3"))
+    assert "caches compressed keys and values" in latent.message
+    assert not list(divided_weights(divided, tiny_policy("llama")))
+    assert not list(divided_weights(facts(), tiny_policy("qwen3_moe")))
 
 
 def test_a_turn_that_ends_in_a_token_which_stops_nothing_is_wrong() -> None:

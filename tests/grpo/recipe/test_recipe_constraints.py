@@ -96,6 +96,30 @@ from grpo.recipe import AdvantageSection, LossSection, Recipe, RecipeError, chec
             "evaluate.reward names corect, which is not among rewards; did you mean correct?",
         ),
         (
+            "distributed: {shard: true}\nmodel: {quantize: nf4, lora: {rank: 2}}",
+            "distributed.shard is true, but the 4-bit base of model.quantize",
+        ),
+        (
+            "distributed: {shard: true}\noptim: {state: 8bit}",
+            "distributed.shard is true, but 8-bit moments",
+        ),
+        (
+            "distributed: {shard: true}\nsample: {keep_graphs: true}",
+            "distributed.shard is true, but sample.keep_graphs relies on weights that stay where they are",
+        ),
+        (
+            "distributed: {shard: true}\nsample: {compile: true}",
+            "distributed.shard is true, but sample.compile relies on",
+        ),
+        (
+            "distributed: {shard: true}\nloss: {load_balance: 0.1}",
+            "distributed.shard is true, but loss.load_balance needs a mixture of experts",
+        ),
+        (
+            "distributed: {shard: true}\nstage: reject",
+            "distributed.shard is true, but stage reject trains nothing",
+        ),
+        (
             "data: {columns: {prompt: 3}}",
             "data.columns.prompt must name a column of the data set, not 3",
         ),

@@ -256,13 +256,18 @@ def test_two_processes_make_the_run_of_one(tmp_path: Path) -> None:
     }
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     found = []
-    for name, words in (("one", []), ("two", launcher)):
+    runs = {"one": [], "two": launcher, "divided": launcher}
+    for name, words in runs.items():
         folder = tmp_path / name
-        command = [sys.executable, *words, "-m", "grpo.sft", *base, f"run_dir={folder}"]
+        further = ["distributed.shard=true"] if name == "divided" else []
+        command = [sys.executable, *words, "-m", "grpo.sft", *base, f"run_dir={folder}", *further]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr[-2000:]
         found.append([record for record in lines(folder) if "update/loss" in record])
-    for one, two in zip(*found):
-        assert one["ledger/drawn"] == two["ledger/drawn"]
-        assert one["update/loss"] == pytest.approx(two["update/loss"], rel=1e-12)
-        assert one["update/grad_norm"] == pytest.approx(two["update/grad_norm"], rel=1e-10)
+    one, *others = found
+    for other in others:
+        assert len(one) == len(other) > 1
+        for a, b in zip(one, other):
+            assert a["ledger/drawn"] == b["ledger/drawn"]
+            assert a["update/loss"] == pytest.approx(b["update/loss"], rel=1e-12)
+            assert a["update/grad_norm"] == pytest.approx(b["update/grad_norm"], rel=1e-10)

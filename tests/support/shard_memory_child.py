@@ -1,0 +1,146 @@
+"""Makes updates of a model whose weights are divided over processes, and prints the peak of each process by phase.
+
+``python shard_memory_child.py WORLD CASE`` prints JSON: what is predicted, and by rank the bytes above those held
+before the model was made, at the peak of loading, of two updates, and of having all weights to sample. The processes
+are forked from one that has made a tiny update, which loads all code and tables.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import tempfile
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from memory_child import config_of, make_updates, resident_bytes, rows_of, sections
+from tiny import tiny_tokenizer
+from transformers import AutoModelForCausalLM
+
+from grpo.distributed.process_group import Ranks
+from grpo.learner.learner import Learner
+from grpo.learner.optimizer import Optimizer
+from grpo.model.loading import with_adapters
+from grpo.model.policy import Policy
+from grpo.preflight.memory import predict
+from grpo.types import Batch, Denominators, Update
+
+TINY = {"V": 200, "D": 32, "I": 64, "L": 1}
+"""A model whose updates load all code and tables; each process makes some, for after a fork pages are read anew."""
+
+
+def peak_bytes() -> int:
+    """The most that this process held since `forget_peak`."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peaks(case: dict[str, Any], ranks: Ranks, tokenizer: Any) -> dict[str, int]:
+    """By phase, bytes at the peak above those before."""
+    model_section, optim, loss = sections(case)
+    forget_peak()
+    before = resident_bytes()
+    model = AutoModelForCausalLM.from_config(config_of(case)).to(
+        getattr(torch, model_section.dtype)
+    )
+    if model_section.lora:
+        model = with_adapters(model, model_section.lora)
+    policy = Policy(model, tokenizer, gradient_checkpointing=model_section.gradient_checkpointing)
+    del model
+    if ranks.world > 1:
+        policy.shard(ranks)
+    found = {"load": peak_bytes() - before}
+    rng = random.Random(0)
+    rows = tuple(
+        replace(
+            row,
+            prompt_ids=tuple(rng.choices(range(3, 60), k=len(row.prompt_ids))),
+            token_ids=tuple(rng.choices(range(3, 60), k=row.num_tokens)),
+            advantage=rng.random() - 0.5,
+        )
+        for row in rows_of(case)
+    )
+    tokens = sum(row.num_tokens for row in rows)
+    update = Update(rows, Denominators(len(rows), tokens, 100, {g: tokens // 3 for g in range(3)}))
+    learner = Learner(
+        policy,
+        Optimizer(policy.held(), optim, 10, shards=policy.shards),
+        loss,
+        temperature=1.0,
+        tokens_per_micro_batch=optim.tokens_per_micro_batch,
+        ranks=ranks,
+    )
+    policy.split()
+    forget_peak()
+    for _ in range(2):
+        learner.begin(Batch(rows, (update,)))
+        assert learner.update(update).made
+    found["update"] = peak_bytes() - before
+    forget_peak()
+    policy.gather()
+    found["sample"] = peak_bytes() - before
+    return found
+
+
+def as_rank(rank: int, world: int, folder: Path, case: dict[str, Any], tokenizer: Any) -> None:
+    if world > 1:
+        dist.init_process_group(
+            "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=world
+        )
+    peaks({**case, **TINY, "prompts": 1}, Ranks(rank, world), tiny_tokenizer(80))
+    found = peaks(case, Ranks(rank, world), tokenizer)
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    if world > 1:
+        dist.barrier()
+
+
+def main() -> None:
+    world = int(sys.argv[1])
+    case = json.loads(sys.argv[2])
+    torch.set_num_threads(1)
+    tokenizer = tiny_tokenizer(80)
+    make_updates({**case, "prompts": 1}, config_of(TINY), tokenizer, 2)
+    config = config_of(case)
+    tokenizer.add_tokens([f"<f{i}>" for i in range(config.vocab_size - len(tokenizer))])
+    predicted = predict(config, tokenizer, *sections(case), rows_of(case), processes=world)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        children = []
+        for rank in range(world):
+            child = os.fork()
+            if not child:
+                code = 1
+                try:
+                    as_rank(rank, world, folder, case, tokenizer)
+                    code = 0
+                except BaseException:
+                    traceback.print_exc()
+                finally:
+                    os._exit(code)
+            children.append(child)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        assert not any(codes), codes
+        found = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world)]
+    print(
+        json.dumps(
+            {
+                "predicted": {"update": predicted.update_peak, "sample": predicted.sample_peak},
+                "ranks": found,
+                "terms": list(predicted.lines()),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
