@@ -281,7 +281,9 @@ def with_shipped_models(values: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(values)
     for section, name in KEYS_OF_MODELS:
         part = found.get(section)
-        shipped = _shipped_if_named(part.get(name)) if isinstance(part, Mapping) else None
+        if not isinstance(part, Mapping):
+            continue
+        shipped = _shipped_if_named(part.get(name))
         if shipped is not None:
             found[section] = {**part, name: shipped}
     stages = found.get("stages")

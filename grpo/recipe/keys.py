@@ -5,7 +5,7 @@ How a section shows itself is here too, for all of them.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, Field, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Callable, Mapping
 
 from grpo.recipe.values import Check, RecipeError, dotted, in_quotes, kind
@@ -39,12 +39,13 @@ def default_of(part: Field[Any]) -> Any:
     return part.default if part.default_factory is MISSING else part.default_factory()
 
 
+@dataclass(frozen=True, repr=False)
 class ShortSection:
     """A section whose ``repr`` has the keys that are not at their defaults."""
 
     def __repr__(self) -> str:
         shown = []
-        for part in fields(self):  # type: ignore[arg-type]  every section is a dataclass
+        for part in fields(self):
             value = getattr(self, part.name)
             if value != default_of(part):
                 shown.append(f"{part.name}={value!r}")

@@ -95,7 +95,7 @@ def test_rows_whose_tools_are_not_offered_are_refused(tmp_path, name, is_refused
     made["data"] = {"held_out": 4}
     recipe = Recipe.from_mapping(made)
     if is_refused:
-        with pytest.raises(RecipeError, match=r"held-out rows have tools \(triple\)"):
+        with pytest.raises(RecipeError, match=r"rows have tools \(triple\)"):
             load_sft_inputs(recipe, data=rows, tools=[double])
         return
     inputs = load_sft_inputs(recipe, data=rows, tools=[double])
