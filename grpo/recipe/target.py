@@ -30,8 +30,10 @@ SAMPLING = ("evaluate", "sample", "chat")
 """Commands whose completions differ by who answers them."""
 TOOL_METRIC = 'tool/share"'
 """A key that stands in the records of runs whose policy was answered."""
-NUM_READ = 8
-"""Records of a run that are looked at: its first evaluations and steps."""
+TURNS = '"turns": [{'
+"""What stands in the rows of evaluated completions that were answered; supervised training has no other."""
+NUM_READ = 64
+"""Records of a run that are looked at: its first evaluations, steps and evaluated completions."""
 
 
 OF_RUNS = ("metrics.jsonl", "stages.json")
@@ -265,10 +267,17 @@ def _check_named(run: Path, command: str) -> None:
 
 
 def was_answered(run: Path) -> bool:
-    """Whether tools or an environment answered the policy of a run, by its first steps."""
+    """Whether tools or an environment answered the policy of a run, by its first steps or evaluated completions."""
+    return _is_said(run / "metrics.jsonl", TOOL_METRIC) or _is_said(
+        run / "evaluations.jsonl", TURNS
+    )
+
+
+def _is_said(file: Path, words: str) -> bool:
+    """Whether one of a file's first lines holds `words`."""
     try:
-        with (run / "metrics.jsonl").open(encoding="utf-8") as lines:
-            return any(TOOL_METRIC in line for line in islice(lines, NUM_READ))
+        with file.open(encoding="utf-8") as lines:
+            return any(words in line for line in islice(lines, NUM_READ))
     except OSError:
         return False
 

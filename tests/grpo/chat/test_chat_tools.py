@@ -283,12 +283,19 @@ def test_an_environment_that_begins_with_a_row_is_refused(tmp_path, monkeypatch,
     assert code == 0
 
 
+@pytest.mark.parametrize(
+    "file, row",
+    [
+        ("metrics.jsonl", {"step": 1, "tool/share": 0.5}),
+        ("evaluations.jsonl", {"step": 0, "turns": [{"status": "ok"}]}),  # of supervised training
+    ],
+)
 @pytest.mark.parametrize("command", ["chat", "evaluate", "sample"])
 def test_a_run_whose_tools_came_from_python_says_that_they_have_to_be_named(
-    tmp_path, monkeypatch, capsys, command
+    tmp_path, monkeypatch, capsys, command, file, row
 ):
     run = run_folder(tmp_path, tools=[], environment={"format": "auto", "max_calls": 8})
-    (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "tool/share": 0.5}) + "\n")
+    (run / file).write_text(json.dumps(row) + "\n")
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert cli.main([command, str(run)]) == 2
     assert "passed from Python, and its recipe does not name them" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from tool_runs import calling_model, chat_model, recipe_values
 
 from grpo import Recipe, RecipeError, SftTrainer
 from grpo.evaluate import evaluate_recipe
+from grpo.recipe.target import was_answered
 from grpo.stages.sft_inputs import load_sft_inputs
 
 
@@ -48,6 +49,7 @@ def test_evaluations_run_calls_and_the_examples_are_those_without_tools(tmp_path
         assert (one.prompt.token_ids, one.learnt) == (other.prompt.token_ids, other.learnt)
     summary = trainer.train()
     assert "answers   tools calculator, calls written as <calc>" in capsys.readouterr().out
+    assert was_answered(tmp_path / "run")
     evaluated = lines(tmp_path / "run", "evaluations.jsonl")
     turns = [turn for row in evaluated for turn in row.get("turns", [])]
     assert any(turn["status"] == "ok" and turn["observed"] for turn in turns)
