@@ -47,12 +47,10 @@ def run(folder: Path, processes: int) -> Path:
     file = recipe_file(
         folder,
         tools=[f"{folder / 'mine.py'}:product"],
-        model={"dtype": "float64"},
         sample={"prompts": 5},
         optim={"updates": 2, "tokens_per_micro_batch": 200},
-        loss={"beta": 0.01},
         data={"held_out": 3},
-        checkpoint={"every": 1, "keep": 0},
+        checkpoint={"every": 1},
     )
     launcher = []
     if processes > 1:
@@ -68,7 +66,8 @@ def run(folder: Path, processes: int) -> Path:
         "OMP_NUM_THREADS": "1",
         "ACCELERATE_USE_CPU": "true",
     }
-    command = [sys.executable, *launcher, "-m", "grpo.train", str(file)]
+    further = ["model.dtype=float64", "loss.beta=0.01"]
+    command = [sys.executable, *launcher, "-m", "grpo.train", str(file), *further]
     done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     return folder / "run"
