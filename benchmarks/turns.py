@@ -141,7 +141,7 @@ def arrangements(options: argparse.Namespace) -> Iterator[tuple[str, list[Any], 
     """(name, prompts, turns); the turns are made anew for each run."""
     yield "in the prompt", make_prompts(options.rows, PROMPT + options.given), None
     prompts = make_prompts(options.rows, PROMPT)
-    for number in TURNS:
+    for number in options.turns:
         length = options.written // (number + 1)
         yield f"{number} turns", prompts, FixedTurns(length, options.given // number, number)
     length = options.written // 9
@@ -157,6 +157,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--paged", action="store_true")
+    parser.add_argument("--turns", type=int, nargs="+", default=TURNS)
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -166,6 +167,7 @@ def main() -> None:
     for _ in range(options.repeat):
         for name, prompts, turns in arrangements(options):
             result = run(policy, options, prompts, turns)
+            print(f"{name:22}", json.dumps(result), file=sys.stderr, flush=True)
             if name not in best or result["cpu_seconds"] < best[name]["cpu_seconds"]:
                 best[name] = result
     for name, result in best.items():

@@ -21,19 +21,26 @@ from pathlib import Path
 from typing import Any, Callable, ContextManager, Mapping, Sequence
 
 from grpo.data.prompts import load_prompts
+from grpo.data.questions import NoQuestions, asked, loader_of
 from grpo.data.sources import SourceRows, load_sources
-from grpo.environments import RunEnvironment, open_environment, plan_environment
+from grpo.environments import RunEnvironment, Tools, open_environment, plan_environment
 from grpo.model.info import load_info
 from grpo.monitor import watchdog
 from grpo.recipe import DataSection, Recipe, RecipeError, read_yaml
 from grpo.recipe.shorthands import HELD_OUT
-from grpo.recipe.target import evaluation_recipe
+from grpo.recipe.target import evaluation_recipe, final_stage
 from grpo.report.console.words import shown_set
 from grpo.rollout.compiled import check_compiler
 from grpo.rollout.engine import Engine
 from grpo.run import setup
 from grpo.run.accuracy import Evaluation, mean, reward_bounds, summarise
-from grpo.run.evaluation_sets import EvaluationSet, held_out_set, load_sets
+from grpo.run.asked import with_cap_that_fits
+from grpo.run.evaluation_sets import (
+    EvaluationSet,
+    check_templates_of_sets,
+    held_out_set,
+    load_sets,
+)
 from grpo.run.figures import figures, same_answer
 from grpo.run.held_out import evaluate
 from grpo.run.reward_fit import check_columns
@@ -70,7 +77,7 @@ def trained_rows(target: str, evaluated: DataSection) -> str | None:
 
     They are the same data with none held out, or another seed's set of a reasoning-gym task.
     """
-    file = Path(target).expanduser() / "recipe.yaml"
+    file = Path(final_stage(target)).expanduser() / "recipe.yaml"
     if not file.is_file():
         return None
     trained = Recipe.from_mapping(read_yaml(file)).data
@@ -99,38 +106,44 @@ def trained_rows(target: str, evaluated: DataSection) -> str | None:
 
 
 def evaluate_recipe(
-    recipe: Recipe, every_row: bool = False, say: Callable[[str], None] | None = None
+    recipe: Recipe,
+    every_row: bool = False,
+    say: Callable[[str], None] | None = None,
+    tools: Tools = (),
 ) -> dict[str, Any]:
     """The evaluation of ``recipe.model`` by the recipe's data, rewards and ``evaluate`` section, as plain values.
 
     The held-out rows are evaluated, or all if none is held out or `every_row` is true. ``strict`` counts by the rules
     of training; ``lenient`` by those that some rewards have for evaluation, None for others. What each of them holds is
     said in `grpo.run.figures.figures`; ``completions`` are the rows of `grpo.run.stored.completion_rows`. `say` is told
-    what is being done.
+    what is being done. ``tools`` are functions that the policy may call, added to the recipe's.
     """
     alone = replace(
         recipe,
         evaluate=replace(recipe.evaluate, sets={}),
         checkpoint=replace(recipe.checkpoint, best_by=None),
     )
-    return evaluate_sets(alone, every_row, say)[0]
+    return evaluate_sets(alone, every_row, say, tools)[0]
 
 
 def evaluate_sets(
-    recipe: Recipe, every_row: bool = False, say: Callable[[str], None] | None = None
+    recipe: Recipe,
+    every_row: bool = False,
+    say: Callable[[str], None] | None = None,
+    tools: Tools = (),
 ) -> list[dict[str, Any]]:
     """The evaluations of ``recipe.model`` on its data, if it names any, and on each set of ``evaluate.sets``.
 
     As `evaluate_recipe`; a report on a set has its name as ``set``, and its ``facts``.
     """
+    say = say or _unsaid
     check_compiler(recipe)
-    specs, accurate = load_rewards(recipe)
-    sources = _sources_to_evaluate(recipe, every_row)
-    check_columns(specs, [row for source in sources for row in source.rows])
+    specs, accurate, sources = _rewards_and_rows(recipe, every_row, say)
     info = load_info(recipe.model)
-    plan = plan_environment(recipe, info.tokenizer)
+    plan = plan_environment(recipe, info.tokenizer, tools)
     if plan is not None:
         info = replace(info, tools=plan.shown)
+    recipe = with_cap_that_fits(recipe, sources, info, say)
     sets = []
     if sources:
         # as held-out prompts they have the ids, so the seeds, that they have in training
@@ -138,10 +151,11 @@ def evaluate_sets(
         whole = held_out_set(recipe, prompts.held_out, accurate, prompts.templates)
         sets.append(replace(whole, num_dropped=prompts.num_dropped))
     sets += load_sets(recipe, specs, accurate, info)
+    check_templates_of_sets(sets, plan, info)
     setup.prepare_torch(recipe)
     policy = setup.open_policy(recipe, setup.default_device(), info.tokenizer)
     engine = setup.open_engine(recipe, policy)
-    opened = open_environment(recipe, plan, info.tokenizer, policy.stop_ids)
+    opened = open_environment(recipe, plan, policy)
     context: ContextManager[RunEnvironment | None] = opened or nullcontext()
     with setup.open_scorer(recipe, specs) as scorer, context as environment:
         return [
@@ -156,24 +170,20 @@ def _evaluate_set(
     engine: Engine,
     scorer: Scorer,
     *,
-    say: Callable[[str], None] | None,
+    say: Callable[[str], None],
     environment: RunEnvironment | None,
 ) -> dict[str, Any]:
     number = len(of.prompts)
     name = "" if of.name == HELD_OUT else f" of {of.name}"
-    if say is not None:
-        columns = f", {of.describe_columns()}" if of.columns else ""
-        say(
-            f"sampling {many(number, 'prompt')}{name} x {of.samples} by {recipe.model.name}{columns}"
-        )
+    columns = f", {of.describe_columns()}" if of.columns else ""
+    say(f"sampling {many(number, 'prompt')}{name} x {of.samples} by {recipe.model.name}{columns}")
     own: ContextManager[Scorer] = nullcontext(scorer)
     if of.own_specs is not None:
         own = setup.open_scorer(recipe, of.own_specs)
     with own as its_scorer, watchdog.doing(f"evaluating {shown_set(of.name)}"):
         result = evaluate(engine, its_scorer, of, seed=recipe.seed, environment=environment)
     assert result is not None, "nothing interrupts it"
-    if say is not None:
-        say(f"sampled {many(result.tokens, 'token')} in {result.seconds:.1f} s")
+    say(f"sampled {many(result.tokens, 'token')} in {result.seconds:.1f} s")
     return {
         **_settings(recipe, of),
         **_results(result, its_scorer.specs, of),
@@ -184,12 +194,51 @@ def _evaluate_set(
     }
 
 
-def _sources_to_evaluate(recipe: Recipe, every_row: bool) -> list[SourceRows]:
-    """The sources that the recipe's ``data`` names, with the rows to evaluate; none if it names none."""
+def _rewards_and_rows(
+    recipe: Recipe, every_row: bool, say: Callable[[str], None]
+) -> tuple[Sequence[RewardSpec], str, list[SourceRows]]:
+    """(the recipe's rewards, which of them means accuracy, its own rows to evaluate).
+
+    Without rewards there are none of these, if every set has rewards of its own; that is said.
+    """
+    if not recipe.rewards and _sets_score_themselves(recipe):
+        say("the recipe names no reward, so its own rows are not evaluated, only sets with rewards")
+        return (), "", []
+    specs, accurate = load_rewards(recipe)
+    sources = _sources_to_evaluate(recipe, every_row, say)
+    check_columns(specs, [row for source in sources for row in source.rows])
+    return specs, accurate, sources
+
+
+def _unsaid(sentence: str) -> None:
+    """What is done, where nobody listens."""
+
+
+def _sets_score_themselves(recipe: Recipe) -> bool:
+    """Whether there are sets to evaluate on, each with rewards of its own."""
+    sets = recipe.evaluate.sets.values()
+    return bool(sets) and all(of.rewards for of in sets)
+
+
+def _sources_to_evaluate(
+    recipe: Recipe, every_row: bool, say: Callable[[str], None]
+) -> list[SourceRows]:
+    """The sources that the recipe's ``data`` names, with the rows to evaluate; none if it names none.
+
+    Rows that ask nothing are left out where there are sets to evaluate on, and that is said.
+    """
     if recipe.data.source is None and not recipe.data.sources:
         return []
-    sources = load_sources(recipe.data, folder=recipe.folder())
-    return [_rows_to_evaluate(source, every_row) for source in sources]
+    sources = load_sources(recipe.data, folder=recipe.folder(), load=loader_of(recipe))
+    found = []
+    for source in sources:
+        try:
+            found.append(asked(recipe, _rows_to_evaluate(source, every_row)))
+        except NoQuestions as error:
+            if not recipe.evaluate.sets:
+                raise
+            say(str(error))
+    return found
 
 
 def _rows_to_evaluate(source: SourceRows, every_row: bool) -> SourceRows:

@@ -18,12 +18,14 @@ from dataclasses import replace
 from typing import Any, Callable, ContextManager, Sequence, TextIO
 
 from grpo.data.prompts import load_prompts
+from grpo.data.questions import asked, loader_of
 from grpo.data.sources import SourceRows, load_sources
 from grpo.environments import RunEnvironment, open_environment, plan_environment, turns_of
 from grpo.model.info import load_info
 from grpo.recipe import Recipe
 from grpo.rollout.compiled import check_compiler
 from grpo.run import setup
+from grpo.run.asked import with_cap_that_fits
 from grpo.run.sample_rows import turn_rows
 from grpo.types import Group
 
@@ -68,19 +70,25 @@ def write(
     `say` is told what samples, and what the engine has to say.
     """
     check_compiler(recipe)
-    sources = [_first_rows(source, rows) for source in load_sources(recipe.data)]
+    sources = [
+        asked(recipe, _first_rows(source, rows))
+        for source in load_sources(recipe.data, load=loader_of(recipe))
+    ]
     info = load_info(recipe.model)
     plan = plan_environment(recipe, info.tokenizer)
     if plan is not None:
         info = replace(info, tools=plan.shown)
+    recipe = with_cap_that_fits(recipe, sources, info, say)
     prompts = load_prompts(sources, info, max_tokens=recipe.sample.max_tokens)
+    if plan is not None:
+        plan.check_templates(info.tokenizer, prompts.templates.values(), info.end_ids)
     setup.prepare_torch(recipe)
     policy = setup.open_policy(recipe, setup.default_device(), info.tokenizer)
     say(policy.describe(), *policy.describe_fallback())
     engine = setup.open_engine(recipe, policy)
     num_completions = n * len(prompts.train)
     num_tokens = 0
-    opened = open_environment(recipe, plan, info.tokenizer, policy.stop_ids)
+    opened = open_environment(recipe, plan, policy)
     context: ContextManager[RunEnvironment | None] = opened or nullcontext()
     with context as environment:
         for _, group in engine.sample(

@@ -15,13 +15,11 @@ from typing import Callable, Mapping, Sequence
 import rewards
 from grpo.monitor import watchdog
 from grpo.monitor.watchdog import Counts
-from grpo.recipe import (
-    SandboxSection,
-    plain,
-)
+from grpo.recipe import RewardsServiceSection, SandboxSection, plain
 from grpo.types import Completion, Group, ScoredGroup
 from rewards import RewardSpec, Sample, Score
 from rewards.clock import SECOND_TRY
+from rewards.remote.spread import RemoteRewards
 from rewards.sandbox import SandboxOptions
 from rewards.service.service import Judged, RewardService, Ticket
 from rewards.spelling import many
@@ -73,19 +71,28 @@ class NoService:
 
 
 class Scorer:
-    """Scores groups through long-lived reward workers; close it, or use it as a context."""
+    """Scores groups through long-lived reward workers, or at `servers`; close it, or use it as a context."""
 
     def __init__(
         self,
         specs: Sequence[RewardSpec],
         base_dir: Path | None = None,
         sandbox: SandboxSection = SandboxSection(),
+        servers: RewardsServiceSection = RewardsServiceSection(),
     ):
         self.specs = specs
         self._num_submitted = 0
-        self.service: RewardService | NoService = NoService()
-        if specs:
-            options = sandbox_options(sandbox)
+        self.service: RewardService | RemoteRewards | NoService = NoService()
+        options = sandbox_options(sandbox)
+        if specs and servers.servers:
+            self.service = RemoteRewards(
+                specs,
+                servers.servers,
+                base_dir=base_dir,
+                sandbox=options,
+                silence_seconds=servers.silence,
+            )
+        elif specs:
             self.service = RewardService(specs, base_dir=base_dir, sandbox=options)
 
     def __enter__(self) -> Scorer:
@@ -109,10 +116,12 @@ class Scorer:
         return self.service.num_from_cache / max(1, self.service.num_judged)
 
     def describe(self) -> list[str]:
-        """How many scores cost nothing, in a line for the log; none where nothing is scored."""
-        if not self.specs:
+        """How many scores cost nothing, in a line for the log; none where nothing is scored, or servers score."""
+        if not isinstance(self.service, RewardService):
             return []
-        return [f"scoring: {self.cached:.0%} of the scores were known from an equal completion"]
+        return [
+            f"reward cache hits: {self.cached:.0%} of the scores are those of an equal completion"
+        ]
 
     def set_step(self, step: int) -> None:
         """The step whose completions come next: ``trainer_state.global_step`` of TRL's rewards, 1 in the first."""

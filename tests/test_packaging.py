@@ -169,7 +169,43 @@ def test_ci_runs_both_kinds_of_tests():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     commands = script.read_text(encoding="utf-8").splitlines()
-    assert "make test" in commands and "timeout --foreground 3600 make test-slow" in commands
+    assert "make test" in commands and "set -euo pipefail" in commands
+    assert "timeout --foreground 3600 make test-slow || code=$?" in commands
+
+
+@pytest.mark.parametrize(
+    "first, second, code, runs",
+    [
+        (0, 0, 0, 1),  # all pass
+        (2, 0, 0, 2),  # what failed passes alone
+        (2, 2, 2, 2),  # it fails again
+        (124, 0, 124, 1),  # out of time
+    ],
+)
+def test_ci_fails_where_a_slow_test_fails_twice(
+    tmp_path: Path, first: int, second: int, code: int, runs: int
+) -> None:
+    """The script with a `make` that only counts its calls for the slow tests and ends as it is told."""
+    (tmp_path / ".ci").mkdir()
+    script = shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    make = programs / "make"
+    make.write_text(
+        "#!/bin/sh\n"
+        '[ "$1" = test-slow ] || exit 0\n'
+        "echo call >> calls\n"
+        f'[ "$(wc -l < calls)" = 1 ] && exit {first}\n'
+        f"exit {second}\n"
+    )
+    chromium = programs / "chromium"
+    chromium.write_text("")
+    for program in (make, chromium):
+        program.chmod(0o755)
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run([script], env={**os.environ, "PATH": path}, capture_output=True)
+    assert done.returncode == code
+    assert len((tmp_path / "calls").read_text().split()) == runs
 
 
 def test_the_license_is_the_whole_apache_text():

@@ -1,4 +1,4 @@
-"""A reply as it comes: tokens become text piece by piece, and the text is told apart into thinking and answer."""
+"""A reply as it comes: tokens become text piece by piece, told apart into thinking, answer, calls and their results."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from typing import Iterator, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from rewards.reasoning import THINK, THINK_END
+from grpo.report.transcript import behind
+from grpo.rollout.sequence import RolloutSequence
+from grpo.types import Completion
+from rewards.environments import CallFormat, Turn
+from rewards.reasoning import THINK, THINK_END, opens_reasoning
 
 THINKING = "thinking"
 ANSWER = "answer"
+CALL = "call"
+OBSERVED = "observed"
 ANSWER_TAGS = ("<answer>", "</answer>")
 """Tags of published templates around an answer; they are not shown."""
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
@@ -18,7 +24,7 @@ INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a reply: ``kind`` is `THINKING` or `ANSWER`."""
+    """A part of a reply: ``kind`` is `THINKING`, `ANSWER`, `CALL` or `OBSERVED`."""
 
     kind: str
     text: str
@@ -56,21 +62,33 @@ class Splitter:
     """Tells thinking from answer in text that comes in pieces; tags are left out, white space around parts too.
 
     A reply starts in its thinking if the prompt has opened it (`opened`), or if ``<think>`` comes before anything else.
-    What might be the beginning of a tag waits until it is known to be none.
+    What might be the beginning of a tag waits until it is known to be none. With a `format`, what may be a call waits
+    until it is answered (`observed`), or is none since the reply has ended.
     """
 
-    def __init__(self, opened: bool):
+    def __init__(self, opened: bool, format: CallFormat | None = None):
         self.kind = THINKING if opened else ANSWER
+        self.format = format
         self._waiting = ""
+        self._call = ""  # what may be one, from its beginning on
         self._is_empty = True  # of the part that it is in
 
     def push(self, text: str) -> Iterator[Piece]:
         """The pieces that are certain after `text`."""
+        if self._call:
+            self._call += text
+            return
         self._waiting += text
         while True:
             tag, index = self._next_tag()
             if not tag:
                 break
+            if tag in self._call_begins():
+                before = self._waiting[:index].rstrip()
+                self._call = self._waiting[len(before) :]
+                self._waiting = ""
+                yield from self._take(before)
+                return
             yield from self._take(self._waiting[:index])
             self._waiting = self._waiting[index + len(tag) :]
             self._enter(tag)
@@ -79,16 +97,49 @@ class Splitter:
         self._waiting = self._waiting[len(self._waiting) - held :]
         yield from self._take(certain)
 
+    def observed(self, text: str | None, opened: bool) -> Iterator[Piece]:
+        """The turn so far was answered by `text`, or by nothing: what waited was its call.
+
+        `opened` says whether what follows starts in thinking; calls in the middle of a turn leave it as it was.
+        """
+        call = self._call.strip()
+        self._call = ""
+        if call:
+            yield Piece(CALL, call)
+        else:
+            yield from self._take(self._waiting.rstrip())
+        self._waiting = ""
+        if text is not None:
+            yield Piece(OBSERVED, text.strip())
+        if self.format is None or not self.format.in_turn:
+            self.kind = THINKING if opened else ANSWER
+        self._is_empty = True
+
     def close(self) -> Iterator[Piece]:
-        """What was waiting when the reply ended."""
+        """What was waiting when the reply ended: text, or a call that nobody has answered."""
+        rest = self._call
+        is_call = self.format is not None and bool(self.format.parse(rest).calls)
+        self._call = ""
+        self.format = None
+        if is_call:
+            yield Piece(CALL, rest.strip())
+            return
+        yield from self.push(rest)
         yield from self._take(self._waiting)
         self._waiting = ""
 
     def _tags(self) -> tuple[str, ...]:
         """The tags that mean something here."""
+        calls = self._call_begins()
         if self.kind == THINKING:
-            return (THINK_END,)
-        return (THINK, *ANSWER_TAGS) if self._is_empty else ANSWER_TAGS
+            return (THINK_END, *calls)
+        return (THINK, *ANSWER_TAGS, *calls) if self._is_empty else (*ANSWER_TAGS, *calls)
+
+    def _call_begins(self) -> tuple[str, ...]:
+        """How a call may begin here; within thinking those alone that are read in the middle of a turn."""
+        if self.format is None or (self.kind == THINKING and not self.format.in_turn):
+            return ()
+        return self.format.begins if self._is_empty or not self.format.is_alone else ()
 
     def _next_tag(self) -> tuple[str, int]:
         """The first tag in what is waiting, and where it begins; no tag if there is none."""
@@ -97,7 +148,9 @@ class Splitter:
         if not places:
             return "", 0
         index, tag = min(places)
-        if tag == THINK and self._waiting[:index].strip():
+        is_alone = self.format is not None and self.format.is_alone
+        must_be_first = tag == THINK or (is_alone and tag in self._call_begins())
+        if must_be_first and self._waiting[:index].strip():
             return "", 0
         return tag, index
 
@@ -123,3 +176,54 @@ class Splitter:
         if text:
             self._is_empty = False
             yield Piece(self.kind, text)
+
+
+class ReplyText:
+    """The pieces of one reply: `follow` its sequence while it grows, `finish` with its completion."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, splitter: Splitter):
+        self.tokenizer = tokenizer
+        self.splitter = splitter
+        self._num_turns = 0
+        self._begin_turn()
+
+    def _begin_turn(self) -> None:
+        self._text = TokenText(self.tokenizer)
+        self._written = ""
+
+    def follow(self, sequence: RolloutSequence) -> Iterator[Piece]:
+        """What is new and certain."""
+        yield from self._answered(sequence)
+        if not sequence.finish and not sequence.is_paused:
+            yield from self._write(self._text.push(sequence.tokens[sequence.turn_start :]))
+
+    def finish(self, completion: Completion) -> Iterator[Piece]:
+        """What is left when it has ended."""
+        yield from self._answered(completion)
+        last = behind(completion.text, [turn.text for turn in completion.turns])
+        yield from self._rest_of(last)
+        yield from self.splitter.close()
+
+    def _answered(self, reply: RolloutSequence | Completion) -> Iterator[Piece]:
+        """The turns that were answered since the last call."""
+        for index, turn in list(enumerate(reply.turns))[self._num_turns :]:
+            yield from self._rest_of(turn.text)
+            yield from self.splitter.observed(turn.observed, self._opened(reply, index, turn))
+            self._num_turns += 1
+            self._begin_turn()
+
+    def _opened(self, reply: RolloutSequence | Completion, index: int, turn: Turn) -> bool:
+        """Whether the observation behind a turn ends by opening the reasoning of the next."""
+        if turn.observed is None:
+            return False
+        ids = reply.given[index]
+        tokens = reply.tokens if isinstance(reply, RolloutSequence) else reply.token_ids
+        return opens_reasoning(str(self.tokenizer.decode(list(tokens[ids[0] : ids[1]]))))
+
+    def _rest_of(self, text: str) -> Iterator[Piece]:
+        if text.startswith(self._written):
+            yield from self._write(text[len(self._written) :])
+
+    def _write(self, text: str) -> Iterator[Piece]:
+        self._written += text
+        yield from self.splitter.push(text)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
-from typing import Any, Sequence
+from typing import Any, Iterator, Sequence
 
 from grpo.chat.conversation import Conversation, Settings
 from grpo.data.templates import Template, template_of
+from grpo.environments import EnvironmentPlan, open_environment, plan_environment
 from grpo.kernels.sampling.spec import Sampling
+from grpo.model.info import ModelInfo, load_info
 from grpo.model.policy import Policy
-from grpo.recipe import Recipe
-from grpo.recipe.target import is_run_folder, model_recipe
+from grpo.recipe import Recipe, RecipeError
+from grpo.recipe.target import final_stage, is_run_folder, model_recipe
 from grpo.rollout.compatibility import check_support
 from grpo.run import setup
 from rewards.spelling import many
@@ -33,16 +36,29 @@ class Wishes:
     system: str | None = None
     seed: int = 0
     single: bool = False
+    tools: Sequence[str] | None = None
 
 
 def open_conversation(target: str, overrides: Sequence[str], wishes: Wishes) -> Conversation:
-    """A conversation with a run's final model, or with a model folder, .gguf file or hub id. Raises `RecipeError`."""
+    """A conversation with a run's final model, or with a model folder, .gguf file or hub id. Raises `RecipeError`.
+
+    The tools of the run are offered, or those that are wished for; close the conversation to stop their workers.
+    """
+    target = final_stage(target)
     is_run = is_run_folder(target)
-    recipe = model_recipe(target, None, overrides, command="chat")
+    named = [] if wishes.tools is None else [f"tools={json.dumps(list(wishes.tools))}"]
+    if wishes.tools is not None and not wishes.tools:
+        named.append("environment={}")
+    recipe = model_recipe(target, None, [*named, *overrides], command="chat")
     setup.prepare_torch(recipe)
-    policy = Policy.load(recipe.model, setup.default_device())
+    info = load_info(recipe.model)
+    plan = _plan(recipe, info)
+    template = _template(recipe, info, is_run, wishes)
+    if plan is not None:
+        template = plan.shown_by(template, info.tokenizer)
+        plan.check_templates(info.tokenizer, [template], info.end_ids)
+    policy = Policy.load(recipe.model, setup.default_device(), tokenizer=info.tokenizer)
     check_support(policy)
-    template = _template(recipe, policy, is_run, wishes)
     sampling = setup.sampling_of(recipe.sample) if is_run else _sampling_of_model(policy)
     given = {
         name: getattr(wishes, name)
@@ -57,19 +73,31 @@ def open_conversation(target: str, overrides: Sequence[str], wishes: Wishes) -> 
         seed=wishes.seed,
         keeps_turns=template.pattern == "chat" and not wishes.single,
     )
-    return Conversation(setup.open_engine(recipe, policy), settings)
+    engine = setup.open_engine(recipe, policy)
+    return Conversation(engine, settings, open_environment(recipe, plan, policy))
 
 
-def _template(recipe: Recipe, policy: Policy, is_run: bool, wishes: Wishes) -> Template:
+def _plan(recipe: Recipe, info: ModelInfo) -> EnvironmentPlan | None:
+    """Who answers the model's calls; what begins with a row of the data has none here."""
+    plan = plan_environment(recipe, info.tokenizer)
+    if plan is not None and plan.begins:
+        raise RecipeError(
+            f"chat: the environment {recipe.environment.use} begins with a row of the data, and a chat has none; see "
+            "its completions with grpo sample, or chat without it: --tools none"
+        )
+    return plan
+
+
+def _template(recipe: Recipe, info: ModelInfo, is_run: bool, wishes: Wishes) -> Template:
     """A run's own; of a model its chat template, if it has one."""
     section = next(iter(recipe.data.each().values()))
     if not is_run:
-        section = replace(section, template="chat" if policy.tokenizer.chat_template else "plain")
+        section = replace(section, template="chat" if info.tokenizer.chat_template else "plain")
     if wishes.template is not None:
         section = replace(section, template=wishes.template)
     if wishes.system is not None:
         section = replace(section, system=wishes.system)
-    return template_of(section, policy.tokenizer, policy.stop_ids)
+    return template_of(section, info.tokenizer, info.end_ids)
 
 
 def _sampling_of_model(policy: Policy) -> Sampling:
@@ -102,4 +130,13 @@ def describe(conversation: Conversation) -> list[str]:
         conversation.engine.policy.describe(),
         *conversation.engine.policy.describe_fallback(),
         f"template {shown}, {history}; {', '.join(parts)}, at most {many(settings.max_tokens, 'token')}",
+        *_answers(conversation),
     ]
+
+
+def _answers(conversation: Conversation) -> Iterator[str]:
+    """Who answers the model's calls, and how programs are confined, where somebody does."""
+    environment = conversation.environment
+    if environment is not None:
+        yield environment.plan.describe()
+        yield from environment.pool.isolation

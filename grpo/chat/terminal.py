@@ -15,8 +15,9 @@ from types import FrameType
 from typing import Callable, Iterator, TextIO
 
 from grpo.chat.conversation import Conversation, Reply
-from grpo.chat.reply import THINKING, Piece
+from grpo.chat.reply import CALL, OBSERVED, THINKING, Piece
 from grpo.recipe import RecipeError
+from grpo.report.transcript import OBSERVED as MARGIN
 from rewards.spelling import many
 
 SHOW = "show"
@@ -27,7 +28,8 @@ DIM = "\x1b[2m"
 PLAIN = "\x1b[0m"
 CLEAR_LINE = "\r\x1b[K"
 HELP = (
-    "/reset forgets the conversation, /thinking show|fold|hide changes how thinking is shown, /exit or Ctrl-D leaves; "
+    "/reset forgets the conversation, /thinking show|fold|hide changes how thinking and calls are shown, /exit or "
+    "Ctrl-D leaves; "
     "Ctrl-C ends a reply. A question that begins with a slash is asked with a space before it."
 )
 
@@ -41,18 +43,26 @@ class Display:
     is_rich: bool
     last: str = ""
     thought: int = field(default=0)
+    is_within_line: bool = False
+    is_parted: bool = False
 
     def begin(self) -> None:
         """Before a reply."""
         self.last = ""
         self.thought = 0
+        self.is_within_line = False
+        self.is_parted = False
 
     def show(self, piece: Piece) -> None:
         """One piece of the reply."""
         if piece.kind != self.last:
             self._change(piece.kind)
         text = _printable(piece.text) if self.is_rich else piece.text
+        if piece.kind in (CALL, OBSERVED):
+            self._show_called(piece.kind, text)
+            return
         if piece.kind != THINKING:
+            self._part()
             self._write(text)
             return
         self.thought += len(piece.text.split())
@@ -60,6 +70,26 @@ class Display:
             self._write(text)
         elif self.mode == FOLD and self.is_rich:
             self._write(f"{CLEAR_LINE}{DIM}thinking: {self.thought} words{PLAIN}")
+
+    def _show_called(self, kind: str, text: str) -> None:
+        """A call on lines of its own, and what was observed on lines that begin with a margin; folded, its first."""
+        self.is_parted = self.is_within_line
+        lines = text.splitlines() or [""]
+        if kind == OBSERVED:
+            lines = [MARGIN + line for line in lines]
+        if self.mode == FOLD:
+            lines = lines[: kind == OBSERVED]
+        if self.mode == HIDE or not lines or (self.mode == FOLD and not self.is_rich):
+            return
+        self._part()
+        shown = "\n".join(lines)
+        self._write(f"{DIM}{shown}{PLAIN}\n" if self.is_rich else f"{shown}\n")
+
+    def _part(self) -> None:
+        """Begin a line if a call, shown or not, stands between what was written and what is."""
+        if self.is_parted and self.is_within_line:
+            self._write("\n")
+        self.is_parted = False
 
     def end(self, reply: Reply) -> None:
         """After the reply: what ended it, where that is not its own end, and on a terminal how fast it was."""
@@ -74,6 +104,10 @@ class Display:
             "cancelled": "stopped",
             "error": "the model's logits are not finite",
         }
+        if reply.ends_in_call:
+            words[ended] = (
+                "its last call found no answer: calls are used up (environment.max_calls)"
+            )
         speed = f"{many(reply.num_tokens, 'token')}, {reply.num_tokens / max(reply.seconds, 1e-9):.0f} a second"
         if self.is_rich:
             self.note(", ".join([speed, *([words[ended]] if ended in words else [])]))
@@ -90,7 +124,8 @@ class Display:
     def _change(self, kind: str) -> None:
         """From one part of a reply to the next."""
         if self.last == THINKING and self.mode == SHOW:
-            self._write(f"{PLAIN if self.is_rich else ''}\n\n" if kind else PLAIN * self.is_rich)
+            is_answer = kind and kind not in (CALL, OBSERVED)
+            self._write(PLAIN * self.is_rich + ("\n\n" if is_answer else ""))
         elif self.last == THINKING and self.mode == FOLD and self.is_rich:
             self._write(f"{CLEAR_LINE}{DIM}thought for {self.thought} words{PLAIN}\n")
         if kind == THINKING and self.mode == SHOW and self.is_rich:
@@ -100,6 +135,9 @@ class Display:
     def _write(self, text: str) -> None:
         self.out.write(text)
         self.out.flush()
+        seen = text.replace(DIM, "").replace(PLAIN, "")
+        if seen:
+            self.is_within_line = not seen.endswith("\n")
 
 
 def _printable(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import random
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from grpo.commands.exit_codes import EXIT_DONE
@@ -20,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.epilog = (
         "/reset forgets the conversation, /exit leaves, Ctrl-C ends a reply. Piped input is one question a line, and "
-        "only answers are written. A run is sampled as it was trained, a model as its generation_config.json says."
+        "only answers are written. A run is sampled as it was trained, with its tools, a model as its "
+        "generation_config.json says."
     )
     parser.add_argument(
         "target", metavar="RUN_OR_MODEL", help="run folder, model folder, .gguf file or hub id"
@@ -43,7 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--thinking",
         choices=("show", "fold", "hide"),
-        help="how thinking is shown: dimmed (default), as one line, or not (default where output is piped)",
+        help="how thinking and calls are shown: dimmed (default), as one line, or not (default where output is piped)",
+    )
+    parser.add_argument(
+        "--tools",
+        help="what the model may call, separated by commas, e.g. calculator,python or mine.py:search, in place of the "
+        "run's own; none: nothing",
     )
     parser.add_argument("--single", action="store_true", help="ask each question by itself")
 
@@ -66,17 +73,26 @@ def run(options: argparse.Namespace, command: str) -> int:
         system=options.system,
         seed=random.SystemRandom().getrandbits(32) if options.seed is None else options.seed,
         single=options.single,
+        tools=_tools(options.tools),
     )
     conversation = open_conversation(options.target, options.overrides, wishes)
     is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     mode = options.thinking or ("show" if is_terminal else "hide")
     display = Display(sys.stdout, mode, is_rich=is_terminal)
-    for line in describe(conversation):
-        display.note(line)
-    if is_terminal:
-        display.note("/help lists the commands")
-    talk(conversation, display, is_terminal=is_terminal)
+    with closing(conversation):
+        for line in describe(conversation):
+            display.note(line)
+        if is_terminal:
+            display.note("/help lists the commands")
+        talk(conversation, display, is_terminal=is_terminal)
     return EXIT_DONE
+
+
+def _tools(named: str | None) -> list[str] | None:
+    """The tools of ``--tools``; None where the run decides."""
+    if named is None:
+        return None
+    return [] if named == "none" else [name.strip() for name in named.split(",")]
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -17,7 +17,12 @@ from grpo.commands.screen import add_screen_options, loading_libraries, opened
 if TYPE_CHECKING:
     from grpo.report.console.console import Console
 
-OTHER_DATA = ("data.sources={}", "evaluate.sets={}", "checkpoint.best_by=null")
+OTHER_DATA = (
+    "data.sources={}",
+    "data.held_out=0",
+    "evaluate.sets={}",
+    "checkpoint.best_by=null",
+)
 """Overrides that leave out what a run was trained and evaluated on, where other data takes its place."""
 OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.[\w-]+)*=.*", re.DOTALL)
 PROTOCOLS: Mapping[str, Mapping[str, float]] = {
@@ -149,9 +154,9 @@ def _reports(
 
 def _names_rewards(target: str, recipe: str | None, overrides: Sequence[str]) -> bool:
     """Whether the command says what scores completions; else it is math_answer."""
-    from grpo.recipe.target import is_run_folder  # noqa: PLC0415  slow to import
+    from grpo.recipe.target import final_stage, is_run_folder  # noqa: PLC0415  slow to import
 
-    if recipe is not None or is_run_folder(target):
+    if recipe is not None or is_run_folder(final_stage(target)):
         return True
     return any(override.startswith(("rewards=", "rewards.")) for override in overrides)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Mapping
 
 from grpo.commands import train
+from grpo.recipe.constraints import OF_STEPS
 
 if TYPE_CHECKING:
     from grpo.recipe import Recipe
@@ -28,7 +29,6 @@ FROM_A_RUN = (
     "watchdog",
 )
 """What a run's recipe says that rejection sampling of its final model reads."""
-OF_STEPS = ("oversample", "over_request")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -65,7 +65,8 @@ def run(options: argparse.Namespace, command: str) -> int:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise RecipeError(f"sample: --{name} is {value}; it must be at least 1")
-    overrides = [*_overrides({"data.source": options.data}), *options.overrides]
+    other = ["data.sources={}", "data.held_out=0"] if options.data else []
+    overrides = [*other, *_overrides({"data.source": options.data}), *options.overrides]
     recipe = evaluation_recipe(options.target, options.recipe, overrides, command="sample")
     file = options.out.open("w", encoding="utf-8") if options.out else nullcontext(sys.stdout)
     try:

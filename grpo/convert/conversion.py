@@ -102,7 +102,12 @@ def _write(out: Path, text: str) -> None:
 
 
 def _values(source: Source, trainer: str, overrides: Sequence[str]) -> tuple[dict[str, Any], Draft]:
-    draft = Draft(trainer, source.settings, with_defaults(trainer, source.settings))
+    draft = Draft(
+        trainer,
+        given=source.settings,
+        full=with_defaults(trainer, source.settings),
+        columns=source.columns,
+    )
     WORK_OUT[trainer](draft)
     for name, value in draft.full.items():
         row = other_trainers.find(trainer, name)

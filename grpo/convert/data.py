@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 from grpo.convert.values import Draft, rows_of
 from grpo.recipe.shorthands import HELD_OUT
@@ -19,17 +19,31 @@ NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """A file or a data set of the hub; ``share`` of its rows is used."""
+    """A file or a data set of the hub; ``share`` of its rows is used, ``columns`` are new names with the old ones."""
 
     source: str
     subset: str | None = None
     split: str | None = None
     share: float = 1.0
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     def keys(self) -> dict[str, Any]:
         """Its keys in a recipe's source or evaluation set."""
-        keys = {"source": self.source, "subset": self.subset, "split": self.split}
+        keys = {
+            "source": self.source,
+            "subset": self.subset,
+            "split": self.split,
+            "columns": dict(self.columns) or None,
+        }
         return {name: value for name, value in keys.items() if value is not None}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Its rows under the new names of their columns too, if it is a file that is here; else none."""
+        renamed = []
+        for row in rows_of(self.source):
+            new = {new: row[old] for new, old in self.columns.items() if old in row}
+            renamed.append({**row, **new})
+        return renamed
 
     def num_rows(self) -> int:
         """Its rows, if it is a file that is here; else 0."""

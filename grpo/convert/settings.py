@@ -41,6 +41,13 @@ PEFTS_DEFAULTS = {"lora_r": 8, "lora_alpha": 8}
 POSITIONS = ("model", "reward_funcs", "args", "train_dataset", "eval_dataset")
 """The first parameters of GRPOTrainer."""
 LOAD_DATASET = ("dataset_name", "dataset_config")
+RENAMINGS = {
+    "rename_column": ("original_column_name", "new_column_name"),
+    "rename_columns": ("column_mapping",),
+}
+"""Methods of a data set that give columns new names, and their parameters."""
+NEED_NOTHING = ("shuffle", "remove_columns", "select_columns")
+"""Methods of a data set with nothing to set here: rows are shuffled anyway, further columns do no harm."""
 VERL_SECTIONS = ("actor_rollout_ref", "algorithm", "trainer", "critic")
 
 
@@ -48,13 +55,15 @@ VERL_SECTIONS = ("actor_rollout_ref", "algorithm", "trainer", "critic")
 class Source:
     """Settings by their dotted names, and notes on what could not be read.
 
-    ``functions`` are rewards that the script `file` itself defines.
+    ``functions`` are rewards that the script `file` itself defines. ``columns`` are new names of the training data's
+    columns with the old ones.
     """
 
     settings: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     file: Path | None = None
     functions: set[str] = field(default_factory=set)
+    columns: dict[str, str] = field(default_factory=dict)
 
 
 def read_settings(file: Path) -> Source:
@@ -305,15 +314,16 @@ class _ScriptReader:
         return f"{beside}:{last}" if beside.is_file() else f"{module}:{last}"
 
     def _take_data(self, node: ast.expr) -> None:
-        load = self._load_of(node, "train_dataset")
+        load, columns = self._load_of(node, "train_dataset")
         if load is not None:
             self._take_load_dataset(load)
+            self.source.columns = columns
         if isinstance(node, ast.Subscript):  # dataset["train"]
             self._take("dataset_train_split", node.slice)
 
     def _take_evaluation(self, node: ast.expr) -> None:
         """``eval_dataset`` as the arguments of the load_dataset that made it."""
-        load = self._load_of(node, "eval_dataset")
+        load, columns = self._load_of(node, "eval_dataset")
         if load is None:
             return
         nodes = dict(zip(("path", "name"), load.args))
@@ -326,28 +336,58 @@ class _ScriptReader:
                 name: self._value(nodes[name])
                 for name in ("path", "name", "split")
                 if name in nodes
-            }
+            } | ({"columns": columns} if columns else {})
         except ValueError:
             self.source.notes.append(
                 f"eval_dataset: line {load.lineno}: {ast.unparse(load)} is no literal"
             )
 
-    def _load_of(self, node: ast.expr, role: str) -> ast.Call | None:
-        """The load_dataset behind `node`; notes on what else is done with it, or that there is none."""
+    def _load_of(self, node: ast.expr, role: str) -> tuple[ast.Call | None, dict[str, str]]:
+        """The load_dataset behind `node`, and new names of columns with the old ones.
+
+        What else is done with the data is noted, and if there is no load_dataset.
+        """
         whole = node.value if isinstance(node, ast.Subscript) else node
         name = whole.id if isinstance(whole, ast.Name) else ""
-        steps = [node, *(value for target, value in _assignments(self.tree) if target == name)]
-        calls = [call for step in steps for call in ast.walk(step) if isinstance(call, ast.Call)]
-        loads = [call for call in calls if _name_of(call.func) == "load_dataset"]
-        for call in calls:
-            if isinstance(call.func, ast.Attribute) and call not in loads:
-                self.source.notes.append(
-                    f"{role}: line {call.lineno}: .{_name_of(call.func)}(...) is not applied"
-                )
-        if loads:
-            return loads[0]
+        steps = [*(value for target, value in _assignments(self.tree) if target == name), node]
+        chain = [call for step in steps for call in _calls_in_order(step)]
+        columns: dict[str, str] = {}
+        for call in chain:
+            if isinstance(call.func, ast.Attribute) and _name_of(call.func) != "load_dataset":
+                self._take_step(call, columns, role)
+        for call in chain:
+            if _name_of(call.func) == "load_dataset":
+                return call, columns
         self.source.notes.append(f"{role}: line {node.lineno}: {ast.unparse(node)}")
-        return None
+        return None, columns
+
+    def _take_step(self, call: ast.Call, columns: dict[str, str], role: str) -> None:
+        """What one method of a data set does to its `columns`; a note if that has no counterpart."""
+        name = _name_of(call.func)
+        if name in NEED_NOTHING:
+            return
+        try:
+            renamed = self._renamed(call) if name in RENAMINGS else None
+        except ValueError:
+            renamed = None
+        if renamed is None:
+            self.source.notes.append(f"{role}: line {call.lineno}: .{name}(...) is not applied")
+            return
+        before = {
+            old: columns.pop(old, old) for old in renamed
+        }  # all at once: two may change places
+        columns |= {new: before[old] for old, new in renamed.items()}
+
+    def _renamed(self, call: ast.Call) -> dict[str, str] | None:
+        """{old: new} of a rename_column or rename_columns; `ValueError` for what is no literal."""
+        named = {str(keyword.arg): keyword.value for keyword in call.keywords}
+        nodes = named | dict(zip(RENAMINGS[_name_of(call.func)], call.args))
+        values = [
+            self._value(nodes[name]) for name in RENAMINGS[_name_of(call.func)] if name in nodes
+        ]
+        if len(values) == 2:
+            return {str(values[0]): str(values[1])}
+        return dict(values[0]) if values and isinstance(values[0], dict) else None
 
     def _take_load_dataset(self, call: ast.Call) -> None:
         names = {"path": LOAD_DATASET[0], "name": LOAD_DATASET[1], "split": "dataset_train_split"}
@@ -370,6 +410,12 @@ def _name_of(node: ast.expr) -> str:
     if isinstance(node, ast.Attribute):
         return node.attr
     return node.id if isinstance(node, ast.Name) else ""
+
+
+def _calls_in_order(node: ast.expr) -> list[ast.Call]:
+    """The calls in an expression in the order in which they are made: ``a().b()`` makes a's first."""
+    calls = [call for call in ast.walk(node) if isinstance(call, ast.Call)]
+    return calls[::-1]
 
 
 def _assignments(tree: ast.AST) -> Iterator[tuple[str, ast.expr]]:

@@ -11,7 +11,7 @@ from typing import Any, Mapping, Sequence
 
 from grpo.convert.data import DataSet, set_evaluation_sets, set_training_data
 from grpo.convert.trackers import set_trackers
-from grpo.convert.values import Draft, listed, num_rows, rows_of, set_steps, whole
+from grpo.convert.values import Draft, listed, num_rows, set_steps, whole
 from rewards.readers import can_read
 from rewards.spelling import many
 
@@ -258,7 +258,7 @@ def _single(draft: Draft) -> list[DataSet]:
         return []
     if can_read(str(source)):
         draft.settle("dataset_train_split")
-    return [DataSet(str(source))]
+    return [DataSet(str(source), columns=draft.columns)]
 
 
 def _mixed(draft: Draft, entries: Sequence[Any]) -> list[DataSet]:
@@ -331,13 +331,17 @@ def _evaluated(entry: Any) -> DataSet:
     if not isinstance(entry, Mapping):
         return DataSet(str(entry))
     source = str(entry.get("path"))
-    is_file = can_read(source)
-    return DataSet(source, entry.get("name"), None if is_file else entry.get("split"))
+    return DataSet(
+        source,
+        subset=entry.get("name"),
+        split=None if can_read(source) else entry.get("split"),
+        columns=entry.get("columns") or {},
+    )
 
 
 def _template(draft: Draft, parts: Sequence[DataSet]) -> None:
     """TRL puts prompts that are messages through the chat template, and takes text as it is."""
-    rows = [row for part in parts for row in rows_of(part.source)[:1]]
+    rows = [row for part in parts for row in part.rows()[:1]]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     template = "chat"
     if not rows:

@@ -20,6 +20,7 @@ class Draft:
     ``given`` are the settings that the user wrote, ``full`` the same over the trainer's defaults. ``values`` are our
     keys, dotted; ``origin`` names the settings that each comes from; ``lost`` says of a setting why it has no part in
     the recipe; ``used`` are those whose part is settled. ``to_do`` is for the user to do, ``notes`` what was written.
+    ``columns`` are new names of the training data's columns with the old ones.
     """
 
     trainer: str
@@ -31,6 +32,7 @@ class Draft:
     to_do: list[str] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
+    columns: Values = field(default_factory=dict)
 
     def set(self, key: str, value: Any, *names: str) -> None:
         """Our `key` gets `value`, which comes from the settings `names`."""

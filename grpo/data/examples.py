@@ -57,7 +57,7 @@ class ExampleSet:
     ``counts`` say what became of every row that was read: it is in one of ``left_out`` (by ``data.where``),
     ``too_long``, ``nothing_to_learn``, ``repeats_held_out``, ``held_out`` and ``train``. ``longest`` is the number of
     tokens of the longest row, dropped ones included; ``templates`` are in words, by source; ``end_ids`` are the end
-    tokens that the examples learn.
+    tokens that the examples learn; ``forms`` are what the rows are: completion, chat, text.
     """
 
     train: tuple[Example, ...] = ()
@@ -66,6 +66,7 @@ class ExampleSet:
     longest: int = 0
     templates: Mapping[str, str] = field(default_factory=dict)
     end_ids: frozenset[int] = frozenset()
+    forms: tuple[str, ...] = ()
 
 
 def load_examples(recipe: Recipe, info: ModelInfo, sources: Sequence[SourceRows]) -> ExampleSet:
@@ -96,6 +97,7 @@ def load_examples(recipe: Recipe, info: ModelInfo, sources: Sequence[SourceRows]
         longest=maker.longest,
         templates=maker.templates,
         end_ids=_learnt_ends(train, maker.specials),
+        forms=tuple(sorted({example.prompt.truth[FORM] for example in train})),
     )
 
 

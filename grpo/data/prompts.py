@@ -160,6 +160,20 @@ def prompt_limit(limit: int | None, context: int | None, max_tokens: int) -> int
     return room if limit is None else min(limit, room)
 
 
+def cap_that_fits(
+    sources: Sequence[SourceRows], info: ModelInfo, max_tokens: int, default: int
+) -> int:
+    """`max_tokens`; where that is the `default` and more than the context holds, what the longest prompt leaves of it.
+
+    Half of the context at least: longer prompts are dropped.
+    """
+    context = info.context
+    if context is None or max_tokens != default or max_tokens < context or not sources:
+        return max_tokens
+    longest = max(make_prompts(source, info).longest for source in sources)
+    return max(1, context // 2, context - longest)
+
+
 def _within(limit: int | None, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
     if limit is None:
         return tuple(prompts)

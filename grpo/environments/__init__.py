@@ -10,8 +10,11 @@ from grpo.environments.opening import (
     EnvironmentPlan,
     RunEnvironment,
     Tools,
+    Used,
+    check_pauses,
     open_environment,
     plan_environment,
+    start_environment,
     turns_of,
 )
 from grpo.environments.session import EnvironmentTurns
@@ -21,7 +24,10 @@ __all__ = [
     "EnvironmentTurns",
     "RunEnvironment",
     "Tools",
+    "Used",
+    "check_pauses",
     "open_environment",
     "plan_environment",
+    "start_environment",
     "turns_of",
 ]

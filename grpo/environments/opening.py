@@ -10,9 +10,12 @@ from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from grpo.data.templates import Template
+from grpo.data.templates import Template, with_tools
+from grpo.environments.call_ends import CallEnds
+from grpo.environments.calls import check_calls
 from grpo.environments.separators import Separators
 from grpo.environments.session import Budgets, EnvironmentTurns
+from grpo.model.policy import Policy
 from grpo.recipe import EnvironmentSection, Recipe, RecipeError
 from grpo.scoring import sandbox_options
 from grpo.types import Prompt
@@ -23,6 +26,8 @@ from rewards.spelling import many
 Tool = Callable[..., Any] | str
 """A function with type hints and a docstring, or what a recipe's ``tools`` takes."""
 Tools = Sequence[Tool]
+Used = Callable[..., Any] | str
+"""A class or a function that makes an environment, or what a recipe's ``environment.use`` takes."""
 LEAST_BYTES = 16_384
 BYTES_A_TOKEN = 16
 """So many bytes of an observation are kept for each token that may be shown."""
@@ -55,20 +60,28 @@ class EnvironmentPlan:
         """The tools that the chat template is given: none where calls are written in a way that it does not teach."""
         return () if self.format is None or self.format.in_turn else self.schemas
 
-    def check_separators(
+    def shown_by(self, template: Template, tokenizer: PreTrainedTokenizerBase) -> Template:
+        """`template` with the tools that a chat template is given. Raises `RecipeError` where it leaves one out."""
+        return with_tools(template, tokenizer, self.shown) if self.shown else template
+
+    def check_templates(
         self,
         tokenizer: PreTrainedTokenizerBase,
         templates: Iterable[Template],
         stop_ids: frozenset[int],
     ) -> None:
-        """Refuse chat templates that write no observation between turns. Raises `RecipeError`."""
-        if self.format is None or not self.format.in_turn:
-            role = "user" if self.format is None else "tool"
-            message = {"role": role, "name": "tool", "content": "1"}
-            for template in templates:
-                if template.pattern == "chat":
-                    limit = self.section.observation_tokens
-                    Separators(tokenizer, template, stop_ids, limit).pieces([message])
+        """Refuse chat templates that write no observation between turns, or no calls. Raises `RecipeError`."""
+        if self.format is not None and self.format.in_turn:
+            return
+        role = "user" if self.format is None else "tool"
+        message = {"role": role, "name": "tool", "content": "1"}
+        for template in templates:
+            if template.pattern != "chat":
+                continue
+            limit = self.section.observation_tokens
+            Separators(tokenizer, template, stop_ids, limit).pieces([message])
+            if self.shown:
+                check_calls(tokenizer, template, self.shown[0])
 
     def describe(self) -> str:
         """One line for the header of a run."""
@@ -88,22 +101,35 @@ class EnvironmentPlan:
 
 
 def plan_environment(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, tools: Tools = ()
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    tools: Tools = (),
+    environment: Used | None = None,
 ) -> EnvironmentPlan | None:
-    """What the recipe and the functions `tools` offer; None where nobody answers. Raises `RecipeError`."""
+    """What the recipe and the functions `tools` offer; None where nobody answers. Raises `RecipeError`.
+
+    An `environment` takes the place of the recipe's ``environment.use``.
+    """
     section = recipe.environment
-    offered = [*recipe.tools, *tools]
-    _check_reward(recipe)
-    if section.use is None and not offered:
+    use = section.use if environment is None else environment
+    offered = [*recipe.tools, *_several(tools)]
+    if use is None or use in BUILT_IN_TOOLS:
+        _check_reward(recipe)
+    if use is None and not offered:
         if section != EnvironmentSection():
             raise RecipeError(
                 "recipe: the section environment is set, but nobody answers: name tools, e.g. tools: [python], or an "
                 "environment.use"
             )
         return None
-    found = _format(section, tokenizer, has_tools=bool(offered))
+    if recipe.sample.engine != "embedded":
+        raise RecipeError(
+            f"recipe: tools are offered, but a server's completion ends with its first turn (sample.engine "
+            f"{recipe.sample.engine}); set sample.engine: embedded"
+        )
+    found = _format(section, tokenizer, is_needed=bool(offered) or use is None)
     spec = EnvironmentSpec(
-        use=section.use,
+        use=use,
         args=section.args,
         tools=tuple(offered),
         format="auto" if found is None else found.name,
@@ -121,6 +147,17 @@ def plan_environment(
     return EnvironmentPlan(spec, section, found, schemas)
 
 
+def _several(tools: Tools | Tool | Mapping[str, Tool]) -> list[Tool]:
+    """`tools` as a list; one alone will do."""
+    if isinstance(tools, str) or callable(tools):
+        return [tools]
+    if isinstance(tools, Mapping):
+        raise RecipeError(
+            "tools: a mapping is no list of functions; pass tools=[f, g], which are called by the functions' own names"
+        )
+    return list(tools)
+
+
 def _check_spelling(found: CallFormat, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse a format whose calls the tokenizer cannot write: the policy could never call."""
     call = found.write(Call(name, "1" if found.in_turn else {}))
@@ -134,9 +171,7 @@ def _check_spelling(found: CallFormat, name: str, tokenizer: PreTrainedTokenizer
 
 
 def _check_reward(recipe: Recipe) -> None:
-    """Refuse the reward ``environment`` where there is no environment that could give one."""
-    if recipe.environment.use is not None and recipe.environment.use not in BUILT_IN_TOOLS:
-        return
+    """Refuse the reward ``environment``: there is no environment that could give one."""
     for name, reward in recipe.rewards.items():
         if reward.use == "environment":
             raise RecipeError(
@@ -146,7 +181,7 @@ def _check_reward(recipe: Recipe) -> None:
 
 
 def _format(
-    section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, *, has_tools: bool
+    section: EnvironmentSection, tokenizer: PreTrainedTokenizerBase, *, is_needed: bool
 ) -> CallFormat | None:
     """How calls are written; None where an environment of its own reads the texts and no format is named."""
     template = tokenizer.chat_template
@@ -155,7 +190,7 @@ def _format(
     try:
         return format_of(section.format, template)
     except ValueError as error:
-        if section.format == "auto" and section.use is not None and not has_tools:
+        if section.format == "auto" and not is_needed:
             return None
         raise RecipeError(f"recipe: {error}") from None
 
@@ -189,6 +224,7 @@ class RunEnvironment:
         self.stop_ids = stop_ids
         self.in_step = in_step
         self._separators: dict[str, Separators] = {}
+        self._ends = CallEnds(plan.format, tokenizer)
         self._turns: EnvironmentTurns | None = None
 
     def __enter__(self) -> RunEnvironment:
@@ -221,6 +257,7 @@ class RunEnvironment:
             budgets=Budgets(section.max_calls, section.max_turns, section.observation_tokens),
             begins=self.plan.begins,
             in_step=self.in_step,
+            ends=self._ends,
         )
         return self._turns
 
@@ -242,12 +279,29 @@ def turns_of(
 
 
 def open_environment(
+    recipe: Recipe, plan: EnvironmentPlan | None, policy: Policy
+) -> RunEnvironment | None:
+    """Start the workers of a plan; None where nobody answers. `RecipeError` for a policy that cannot pause."""
+    check_pauses(plan, policy)
+    return start_environment(recipe, plan, policy.tokenizer, policy.stop_ids)
+
+
+def check_pauses(plan: EnvironmentPlan | None, policy: Policy) -> None:
+    """Refuse a policy whose completions cannot pause where somebody is to answer them; raises `RecipeError`."""
+    if plan is not None and policy.unsupported_reason:
+        raise RecipeError(
+            "environment: not with this model, whose completions are sampled whole by transformers' generate and cannot"
+            f" pause for an answer, since {policy.unsupported_reason}; leave tools and environment out"
+        )
+
+
+def start_environment(
     recipe: Recipe,
     plan: EnvironmentPlan | None,
     tokenizer: PreTrainedTokenizerBase,
     stop_ids: frozenset[int],
 ) -> RunEnvironment | None:
-    """Start the workers of a plan; None where nobody answers."""
+    """As `open_environment`, for a model that is not loaded yet."""
     if plan is None:
         return None
     in_step = recipe.sample.over_request > 0

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Mapping, Sequence
+from functools import partial
+from typing import Any, Callable, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -72,8 +73,7 @@ class Separators:
 
     def text(self, text: str) -> Given:
         """A text that goes on within the policy's turn."""
-        shown = self._shortened(text, self.max_tokens)
-        return Given(self._tokens(None, [shown]), shown)
+        return self._given(None, [text], limit=self.max_tokens, parts_of=list)
 
     # -- turns of their own ---------------------------------------------------------------------------------------
 
@@ -83,17 +83,22 @@ class Separators:
         Where a token ended it, what the template writes to end a turn is left out.
         """
         limit = max(1, self.max_tokens // max(1, len(messages)))
-        contents = [self._shortened(str(message["content"]), limit) for message in messages]
-        observed = "\n".join(contents)
+        contents = [str(message["content"]) for message in messages]
         if self.template.pattern != "chat":
-            return Given(self._tokens(stop, ["\n", observed, "\n"]), observed)
-        pieces = self.pieces(messages)
-        shown = list(map(_in_json, contents)) if pieces.is_json else contents
+            return self._given(stop, contents, limit=limit, parts_of=_on_lines)
+        parts_of = partial(self._around, pieces=self.pieces(messages), stop=stop)
+        return self._given(stop, contents, limit=limit, parts_of=parts_of)
+
+    def _around(
+        self, contents: Sequence[str], *, pieces: Pieces, stop: int | str | None
+    ) -> list[str]:
+        """`contents` in what the template writes around them."""
+        shown = map(_in_json, contents) if pieces.is_json else contents
         first, *others = pieces.texts
         parts = [first if isinstance(stop, int) else pieces.turn_end + first]
         for content, piece in zip(shown, others):
             parts += [content, piece]
-        return Given(self._tokens(stop, self._without_stop(parts, stop)), observed)
+        return self._without_stop(parts, stop)
 
     def _without_stop(self, parts: list[str], stop: int | str | None) -> list[str]:
         """`parts` without the token that the policy has written itself, where the next turn begins with it."""
@@ -150,11 +155,15 @@ class Separators:
     def _rendered(self, turns: Sequence[Message], generation_prompt: bool = True) -> str:
         """A conversation of a question and `turns`; empty where the template fails on it."""
         asked = [{"role": "user", "content": "1"}, *turns]
-        args = {name: value for name, value in self.template.args.items() if name != "tools"}
+        args = {name: value for name, value in self.template.args.items() if self._is_read(name)}
         try:
             return apply_template(asked, self.tokenizer, args, generation_prompt=generation_prompt)
         except RecipeError:
             return ""
+
+    def _is_read(self, name: str) -> bool:
+        """Whether separators are looked for with an argument: with tools only where these choose the template."""
+        return name != "tools" or isinstance(self.tokenizer.chat_template, Mapping)
 
     def _ends(self, text: str) -> str:
         """The special token at the end of a text; empty if there is none."""
@@ -192,6 +201,26 @@ class Separators:
         )
 
     # -- tokens ---------------------------------------------------------------------------------------------------
+
+    def _given(
+        self,
+        stop: int | str | None,
+        contents: Sequence[str],
+        *,
+        limit: int,
+        parts_of: Callable[[Sequence[str]], list[str]],
+    ) -> Given:
+        """The tokens of `contents` and of what stands around them; each content has at most `limit`.
+
+        Tokenised once, unless all together have more than one may.
+        """
+        token_ids = self._tokens(stop, parts_of(contents))
+        if len(token_ids) > limit:
+            shortened = [self._shortened(content, limit) for content in contents]
+            if shortened != list(contents):
+                contents = shortened
+                token_ids = self._tokens(stop, parts_of(contents))
+        return Given(token_ids, "\n".join(contents))
 
     def _tokens(self, stop: int | str | None, parts: Sequence[str]) -> tuple[int, ...]:
         """The tokens of `parts`, text and contents in turn, as they follow the token `stop`.
@@ -249,6 +278,11 @@ class Separators:
     def _decoded(self, token_ids: Sequence[int]) -> str:
         text = self.tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False)
         return str(text).strip("\ufffd")
+
+
+def _on_lines(contents: Sequence[str]) -> list[str]:
+    """`contents` on lines of their own."""
+    return ["\n", "\n".join(contents), "\n"]
 
 
 def _in_json(content: str) -> str:

@@ -7,17 +7,20 @@ turns are counted for each by itself.
 from __future__ import annotations
 
 import time
-from concurrent.futures import FIRST_COMPLETED, Future
-from concurrent.futures import wait as wait_for
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any, Callable, Hashable, Protocol, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from grpo.environments.call_ends import CallEnds
 from grpo.environments.separators import Given, Separators
 from grpo.rollout.sequence import RolloutSequence
 from grpo.types import Prompt
-from rewards.environments import CallFormat, EnvironmentPool, Observation, Result, Turn
+from rewards.environments import CallFormat, EnvironmentPool, Observation, Parsed, Result, Turn
 from rewards.spelling import many
 
 REFUSED = "No calls are left: a completion may make {}. Finish without further calls."
@@ -49,6 +52,15 @@ class Budgets:
         return (self.max_turns + 1) * (self.observation_tokens + AROUND_TOKENS)
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A turn that has ended: its text, the names of the tools that it calls, and whether it tries to call any."""
+
+    text: str
+    calls: tuple[str, ...]
+    is_call: bool
+
+
 @dataclass(slots=True, eq=False)
 class _Waiting:
     """A sequence whose turn is being answered since ``began``; ``calls`` are the names of what it calls.
@@ -69,7 +81,8 @@ class EnvironmentTurns:
 
     Where ``begins`` is true an environment begins with each completion, and may show something behind the prompt;
     otherwise there are only tools, and one begins with the first call. With ``in_step`` decoding waits for the answers
-    of all paused sequences, so that what is decoded together does not depend on how long tools take.
+    of all paused sequences, so that what is decoded together does not depend on how long tools take. ``ends`` are those
+    of an earlier call of the engine, if there was one.
     """
 
     def __init__(
@@ -82,6 +95,7 @@ class EnvironmentTurns:
         budgets: Budgets,
         begins: bool,
         in_step: bool = False,
+        ends: CallEnds | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ):
         self.pool = pool
@@ -91,13 +105,13 @@ class EnvironmentTurns:
         self.budgets = budgets
         self.begins = begins
         self.in_step = in_step
+        self.ends = CallEnds(format, tokenizer) if ends is None else ends
         self.clock = clock
         self.most_given = budgets.most_given
         self._number = 0  # of the call of the engine: a session never goes on in the next
         self._open: dict[Hashable, RolloutSequence] = {}
         self._waiting: dict[Hashable, _Waiting] = {}
-        self._ends = () if format is None else format.ends
-        self._may_end: dict[int, bool] = {}
+        self._arrived: SimpleQueue[tuple[Hashable, Future[Any]]] = SimpleQueue()
 
     # -- the engine's questions -----------------------------------------------------------------------------------
 
@@ -109,49 +123,51 @@ class EnvironmentTurns:
             if self.begins:
                 self._begin(sequence)
             if sequence.is_paused and self._key(sequence) not in self._waiting:
-                self._ask(sequence)
+                self._ask(sequence, self._written(sequence))
 
     def ends_call(self, sequence: RolloutSequence) -> str:
         """The string by which the newest token completes a call in the middle of a turn; empty where it does not."""
-        if not self._ends or self.format is None:
+        if not self.ends.may_end[sequence.tokens[-1]]:
             return ""
-        token = sequence.tokens[-1]
-        if token not in self._may_end:
-            self._may_end[token] = self._has_last_letter(token)
-        if not self._may_end[token]:
-            return ""
-        text = self._decoded(sequence.tokens[sequence.turn_start :])
-        found = next((end for end in self._ends if end in text), "")
-        return found if found and self.format.is_complete(text) else ""
+        return self.ends.find(sequence.tokens, sequence.turn_start)
 
     def pauses(self, sequence: RolloutSequence) -> bool:
         """Whether the turn that has ended is to be answered; then the answer is on its way."""
-        text = self._turn_text(sequence)
-        num_calls, is_call = self._calls(text)
-        finish = self._refuses(sequence, num_calls, is_call)
+        written = self._written(sequence)
+        finish = self._refuses(sequence, written)
         if finish:
             sequence.finish = finish
             self._forget(sequence)
             return False
         sequence.pause()
-        self._ask(sequence)
+        self._ask(sequence, written)
         return True
 
     def take_ready(self, wait: bool) -> list[RolloutSequence]:
         """The paused sequences that have been answered, each with its observation or a finish."""
         for sequence in [sequence for sequence in self._open.values() if sequence.finish]:
             self._forget(sequence)
-        if self.in_step and self._waiting:
-            self._wait(all_of_them=True)
-        ready = [key for key, waiting in self._waiting.items() if waiting.answer.done()]
-        if wait and not ready and self._waiting:
-            self._wait(all_of_them=False)
-            ready = [key for key, waiting in self._waiting.items() if waiting.answer.done()]
-        answered = [self._waiting.pop(key) for key in ready]
+        answered = self._take_arrived()
+        while self.in_step and self._waiting:
+            answered += self._take_arrived(wait=True)
+        if wait and not answered and self._waiting:
+            answered = self._take_arrived(wait=True)
         answered.sort(key=lambda one: (one.sequence.group_index, one.sequence.sample_index))
         for one in answered:
             self._take(one)
         return [one.sequence for one in answered]
+
+    def _take_arrived(self, wait: bool = False) -> list[_Waiting]:
+        """Those whose answers have come, in any order; with `wait` after about a second at most."""
+        arrived: list[_Waiting] = []
+        timeout = LONGEST_WAIT_SECONDS
+        with suppress(Empty):
+            while True:
+                key, answer = self._arrived.get(block=wait and not arrived, timeout=timeout)
+                waiting = self._waiting.get(key)
+                if waiting is not None and waiting.answer is answer:
+                    arrived.append(self._waiting.pop(key))
+        return arrived
 
     def cancel(self, sequence: RolloutSequence) -> None:
         """Forget a paused sequence, which is not wanted any more."""
@@ -166,34 +182,32 @@ class EnvironmentTurns:
 
     # -- one turn ---------------------------------------------------------------------------------------------------
 
-    def _calls(self, text: str) -> tuple[int, bool]:
-        """(how many calls a turn makes, whether it tries to make any)."""
-        if self.format is None:
-            return 0, False
-        parsed = self.format.parse(text)
-        return len(parsed.calls), bool(parsed.calls or parsed.error)
+    def _written(self, sequence: RolloutSequence) -> _Written:
+        """The turn that has ended, read once."""
+        text = self._turn_text(sequence)
+        parsed = Parsed() if self.format is None else self.format.parse(text)
+        names = tuple(call.name for call in parsed.calls)
+        return _Written(text, names, is_call=bool(names or parsed.error))
 
-    def _refuses(self, sequence: RolloutSequence, num_calls: int, is_call: bool) -> str:
+    def _refuses(self, sequence: RolloutSequence, written: _Written) -> str:
         """The finish of a completion whose turn is not answered; empty where it is."""
-        if not is_call and not self.begins:
+        if not written.is_call and not self.begins:
             return "stop"
-        if any(turn.status == "refused" for turn in sequence.turns) and num_calls:
+        if written.calls and any(turn.status == "refused" for turn in sequence.turns):
             return "stop"
         return "length" if len(_answered(sequence)) >= self.budgets.max_turns else ""
 
-    def _ask(self, sequence: RolloutSequence) -> None:
+    def _ask(self, sequence: RolloutSequence, written: _Written) -> None:
         """Begin to answer a paused sequence."""
-        text = self._turn_text(sequence)
-        calls = () if self.format is None else self.format.parse(text).calls
-        names = tuple(call.name for call in calls)
+        calls = written.calls
         made = sum(len(turn.calls) for turn in sequence.turns)
-        if made + len(names) > self.budgets.max_calls and names:
+        if calls and made + len(calls) > self.budgets.max_calls:
             answer: Future[Any] = Future()
-            answer.set_result(self._refusal(names))
+            answer.set_result(self._refusal(calls))
         else:
             key = self._opened(sequence)
-            answer = self.pool.step(key, text)
-        self._await(sequence, answer, text=text, calls=names)
+            answer = self.pool.step(key, written.text)
+        self._await(sequence, answer, text=written.text, calls=calls)
 
     def _await(
         self,
@@ -206,6 +220,11 @@ class EnvironmentTurns:
     ) -> None:
         waiting = _Waiting(sequence, text, calls, answer=answer, began=self.clock(), is_new=is_new)
         self._waiting[self._key(sequence)] = waiting
+        answer.add_done_callback(partial(self._arrive, self._key(sequence)))
+
+    def _arrive(self, key: Hashable, answer: Future[Any]) -> None:
+        """An answer has come, in whatever thread."""
+        self._arrived.put((key, answer))
 
     def _refusal(self, names: tuple[str, ...]) -> Observation:
         text = REFUSED.format(many(self.budgets.max_calls, "call"))
@@ -295,13 +314,6 @@ class EnvironmentTurns:
         if self._open.pop(key, None) is not None:
             self.pool.forget(key)
 
-    def _wait(self, *, all_of_them: bool) -> None:
-        answers = [waiting.answer for waiting in self._waiting.values()]
-        if all_of_them:
-            wait_for(answers)
-        else:
-            wait_for(answers, timeout=LONGEST_WAIT_SECONDS, return_when=FIRST_COMPLETED)
-
     # -- text -------------------------------------------------------------------------------------------------------
 
     def _turn_text(self, sequence: RolloutSequence) -> str:
@@ -310,11 +322,6 @@ class EnvironmentTurns:
         if isinstance(sequence.stop, int):
             token_ids = token_ids[:-1]
         return self._decoded(token_ids)
-
-    def _has_last_letter(self, token: int) -> bool:
-        """Whether a token spells a letter that calls end with."""
-        text = self._decoded([token])
-        return any(end[-1] in text for end in self._ends)
 
     def _decoded(self, token_ids: list[int]) -> str:
         return str(self.tokenizer.decode(token_ids, clean_up_tokenization_spaces=False))

@@ -18,6 +18,7 @@ from grpo.export.check import Drift, Written
 from grpo.export.compare import Compared, Greedy
 from grpo.export.record import RunRecord, reward_digest
 from grpo.export.source import Source
+from grpo.export.training import held_out_loss, in_words, lineage, training, way_of
 from grpo.notebook.sizes import size_of
 from grpo.recipe import Recipe
 from rewards.spelling import many
@@ -28,7 +29,6 @@ CAUTION = (
     "table 11) that jailbreaks took the share of unsafe answers of R1 from 25 % to 86 %. A chain of thought may hold "
     "what the answer does not. Put a filter of your own before and behind this model where others can reach it."
 )
-OF_A_RUN = "The rewards that it was trained by ask for right answers, not for harmless ones."
 READERS = {
     "gguf": "llama.cpp and what is built on it (ollama, LM Studio, llama-cpp-python, xllamacpp); transformers with "
     "`gguf_file=`; `grpo chat FILE`",
@@ -65,7 +65,7 @@ def card(parts: CardParts) -> str:
         lines += [*_data(parts.record), *_rewards(parts.record), *_training(parts.record)]
         lines += [*_results(parts.record.summary), *_cost(parts.record.summary)]
     lines += [*_limits(parts), "", "## Safety", "", CAUTION]
-    lines += [OF_A_RUN] if parts.record is not None else []
+    lines += [way_of(parts.record.recipe).caution] if parts.record is not None else []
     lines += _licence(parts)
     return "\n".join(lines) + "\n"
 
@@ -79,7 +79,7 @@ def _head(parts: CardParts) -> Iterator[str]:
         yield f"base_model: {json.dumps(base)}"
     yield "library_name: transformers"
     yield "pipeline_tag: text-generation"
-    tags = ["reasoning", "grpo", "reinforcement-learning"] if parts.record is not None else []
+    tags = [] if parts.record is None else list(way_of(parts.record.recipe).tags)
     tags += ["gguf"] if parts.form == "gguf" else []
     yield f"tags: {json.dumps(tags)}"
     yield "---"
@@ -87,8 +87,11 @@ def _head(parts: CardParts) -> Iterator[str]:
 
 
 def _base_model(recipe: Recipe, parts: CardParts) -> str | None:
-    """What the run began from; of a model that is no run's, the model."""
-    return parts.record.recipe.model.name if parts.record is not None else recipe.model.name
+    """What the run, and the runs before it, began from; of a model that is no run's, the model."""
+    if parts.record is None:
+        return recipe.model.name
+    first, *_ = [*lineage(parts.record.recipe), parts.record.recipe]
+    return first.model.name
 
 
 def _is_path(name: str) -> bool:
@@ -112,8 +115,8 @@ def _opening(parts: CardParts) -> Iterator[str]:
         yield f"{base} ({kind}, {size}), exported by grpo-reasoner {__version__}."
         return
     yield (
-        f"{base} ({kind}, {size}), trained further by reinforcement learning with group-relative policy optimisation "
-        f"(GRPO); trained and exported by grpo-reasoner {__version__}."
+        f"{base} ({kind}, {size}), trained further by {in_words(parts.record.recipe)}; trained and exported by "
+        f"grpo-reasoner {__version__}."
     )
 
 
@@ -295,6 +298,9 @@ def _rows(found: Any) -> str:
 
 def _rewards(record: RunRecord) -> Iterator[str]:
     yield from ("", "## Rewards", "")
+    if not record.recipe.rewards:
+        yield "None: nothing that it wrote was scored."
+        return
     yield "| reward | function | weight | arguments | file's SHA-256 (its first half) |"
     yield "|---|---|---|---|---|"
     for name, section in record.recipe.rewards.items():
@@ -306,19 +312,15 @@ def _rewards(record: RunRecord) -> Iterator[str]:
         arguments = json.dumps(dict(section.args)) if section.args else "-"
         function = _shown(section.use) if isinstance(section.use, str) else "given in Python"
         yield f"| {name} | `{function}` | {section.weight:g} | {arguments} | {mark} |"
+    yield from (f"\n{words}" for words in filter(None, [way_of(record.recipe).rewards]))
 
 
 def _training(record: RunRecord) -> Iterator[str]:
     recipe = record.recipe
     yield from ("", "## Training", "")
     lora = recipe.model.lora
-    loss = recipe.loss
-    sample = recipe.sample
     optim = recipe.optim
-    steps = record.summary["steps"]
-    yield f"- objective: {loss.preset}, {loss.aggregation}, KL weight {loss.beta:g}"
-    yield f"- steps: {steps} of {many(sample.prompts, 'prompt')} x {many(sample.group_size, 'completion')}"
-    yield f"- longest completion: {many(sample.max_tokens, 'token')}, temperature {sample.temperature:g}"
+    yield from training(recipe, record.summary)
     yield f"- optimizer: AdamW, learning rate {optim.lr:g}, {optim.schedule}"
     if lora:
         yield f"- adapters: LoRA of rank {lora.rank}, merged"
@@ -348,6 +350,8 @@ def _results(summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"| {name} | {_accuracy(before)} | {_accuracy(after)} | {cut} | {length} |"
     yield ""
     yield "Share of right completions with a 95 % interval for new prompts of the same kind."
+    losses = list(held_out_loss(summary))
+    yield from ["", *losses] if losses else []
 
 
 def _accuracy(evaluation: Mapping[str, Any] | None) -> str:
@@ -362,9 +366,9 @@ def _cost(summary: Mapping[str, Any]) -> Iterator[str]:
     outcomes = ", ".join(f"{number:,} {name}" for name, number in summary["ledger"].items())
     yield f"- wall time: {summary['seconds']:,.0f} s, both evaluations included, set-up excluded"
     yield f"- tokens: {tokens}"
-    yield f"- completions: {outcomes}"
+    yield f"- {'rows drawn' if 'rows' in summary else 'completions'}: {outcomes}"
     yield from _account(summary.get("cost"))
-    yield "- left out: earlier tries, the base model's own training, people"
+    yield "- left out: earlier tries, stages before this one, the base model's own training, people"
 
 
 def _account(cost: Mapping[str, Any] | None) -> Iterator[str]:
@@ -412,7 +416,8 @@ def _failures(parts: CardParts) -> Iterator[str]:
             "measured on rows of the kind that it was trained on, and on nothing else: how it fares on other tasks, in "
             "other languages, or in conversation is not known"
         )
-        yield "an answer that its rewards call right may be reached by wrong reasoning; the reasoning is not judged"
+        if parts.record.recipe.rewards:
+            yield "an answer that its rewards call right may be reached by wrong reasoning, which is not judged"
     yield from dict.fromkeys(note for export in parts.exported for note in export.written.notes)
 
 

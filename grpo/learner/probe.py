@@ -29,7 +29,8 @@ from grpo.learner.parity import (
 )
 from grpo.model.packing import pack
 from grpo.model.policy import Policy
-from grpo.rollout.servers.server import Asked, Server, Written, unknown_ids
+from grpo.rollout.servers.server import Asked as Request
+from grpo.rollout.servers.server import Server, Written, unknown_ids
 from grpo.types import Prompt, Row
 
 NUM_PROMPTS = 2
@@ -40,13 +41,16 @@ NUM_REMEMBERED = 3
 """Probes whose tokens are kept, beside the first."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Remembered:
-    """Rows of an earlier probe, and the trainer's log-probs [T] of their tokens by the weights of that version."""
+    """Rows of an earlier probe, and the trainer's log-probs [T] of their tokens by the weights of that version.
+
+    ``logp_T`` is None until that probe is judged, which is before any later one is.
+    """
 
     version: int
     rows: tuple[Row, ...]
-    logp_T: Tensor
+    logp_T: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +61,21 @@ class Answers:
     scored_T: Tensor
     remembered: tuple[Tensor, ...]
     reads_others: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """What servers said after they were given weights of a version, to be judged by a policy that holds these.
+
+    ``remembered`` are the earlier probes whose rows they scored again, ``own`` is what later ones remember of this.
+    """
+
+    version: int
+    sampling: Sampling
+    servers: tuple[Server, ...]
+    answers: tuple[Answers, ...]
+    remembered: tuple[Remembered, ...]
+    own: Remembered
 
 
 class Probe:
@@ -83,58 +102,88 @@ class Probe:
         self, servers: Sequence[Server], prompts: Sequence[Prompt], sampling: Sampling
     ) -> list[Verdict]:
         """One a server, after it was given the policy's weights; `prompts` are the next to be sampled."""
+        return self.judge(self.ask(servers, prompts, sampling, self.policy.version))
+
+    def ask(
+        self,
+        servers: Sequence[Server],
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        version: int,
+    ) -> Asked:
+        """What the servers say, which were given weights of `version`; the model is not touched, in any thread."""
         chosen = [prompt.token_ids for prompt in prompts[:NUM_PROMPTS]]
         if self.memory:
             chosen += [row.prompt_ids for row in self.memory[-1].rows[:NUM_PROMPTS]]
+        remembered = tuple(self.memory)
+
+        def answers_of(server: Server) -> Answers:
+            return self._ask(server, chosen, sampling, version=version, remembered=remembered)
+
         with ThreadPoolExecutor(len(servers)) as pool:
-            answers = list(pool.map(lambda one: self._ask(one, chosen, sampling), servers))
-        evidence = [
-            self._evidence(server, answer, sampling) for server, answer in zip(servers, answers)
-        ]
-        verdicts = [judge(one, self.limit) for one in evidence]
-        self._remember(answers[0].rows[:NUM_PROMPTS])
+            answers = tuple(pool.map(answers_of, servers))
+        own = Remembered(version, answers[0].rows[:NUM_PROMPTS])
+        self._remember(own)
+        return Asked(version, sampling, tuple(servers), answers, remembered=remembered, own=own)
+
+    def judge(self, asked: Asked) -> list[Verdict]:
+        """One a server; the policy must hold the weights that were asked about. In the order in which they were."""
+        verdicts = []
+        for server, answers in zip(asked.servers, asked.answers):
+            verdicts.append(judge(self._evidence(server, answers, asked), self.limit))
+        asked.own.logp_T = _plain(self.policy, asked.own.rows)
         return verdicts
 
     # -- what the servers say -------------------------------------------------------------------------------
 
-    def _ask(self, server: Server, chosen: Sequence[Sequence[int]], sampling: Sampling) -> Answers:
+    def _ask(
+        self,
+        server: Server,
+        chosen: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        version: int,
+        remembered: Sequence[Remembered],
+    ) -> Answers:
         rows: list[Row] = []
         reads_others = False
         for number, prompt_ids in enumerate(chosen):
-            asked = Asked(
+            request = Request(
                 prompt_ids=tuple(prompt_ids),
                 max_tokens=NUM_TOKENS,
-                seed=completion_seed("probe", self.policy.version, number),
+                seed=completion_seed("probe", version, number),
                 sampling=sampling,
                 stop_ids=(),
                 stop_strings=(),
                 bias=self.bias,
             )
-            written = server.write(asked)
+            written = server.write(request)
             reads_others |= written.prompt_ids not in (None, tuple(prompt_ids))
             rows.append(_row(number, prompt_ids, written))
         return Answers(
             rows=tuple(rows),
             scored_T=_scores(server, rows),
-            remembered=tuple(_scores(server, earlier.rows) for earlier in self.memory),
+            remembered=tuple(_scores(server, earlier.rows) for earlier in remembered),
             reads_others=reads_others,
         )
 
     # -- what the trainer says ------------------------------------------------------------------------------
 
-    def _evidence(self, server: Server, answers: Answers, sampling: Sampling) -> Evidence:
-        temperature = sampling.temperature or 1.0  # greedy: log-probs are of the unscaled logits
+    def _evidence(self, server: Server, answers: Answers, asked: Asked) -> Evidence:
+        temperature = (
+            asked.sampling.temperature or 1.0
+        )  # greedy: log-probs are of the unscaled logits
         trainer_T, entropy_T = _trainer(self.policy, answers.rows, temperature)
         plain_T = _plain(self.policy, answers.rows)
         evidence = Evidence(
             server=server.url,
-            version=self.policy.version,
+            version=asked.version,
             written_T=joined([row.sampled_logps for row in answers.rows]),
             trainer_T=trainer_T,
             entropy_T=entropy_T,
             scored_T=answers.scored_T,
             plain_T=plain_T,
-            suspects=tuple(self._earlier(answers)),
+            suspects=tuple(self._earlier(answers, asked)),
             reads_others=answers.reads_others,
             dtype=str(self.policy.base.dtype).removeprefix("torch."),
         )
@@ -147,10 +196,10 @@ class Probe:
             arbitration=self._arbitration(answers, plain_T),
         )
 
-    def _earlier(self, answers: Answers) -> Iterator[Suspect]:
+    def _earlier(self, answers: Answers, asked: Asked) -> Iterator[Suspect]:
         """The weights of earlier probes, by the tokens of these."""
-        for earlier, server_T in zip(self.memory, answers.remembered):
-            if earlier.version != self.policy.version:
+        for earlier, server_T in zip(asked.remembered, answers.remembered):
+            if earlier.version != asked.version and earlier.logp_T is not None:
                 yield Suspect(
                     fault=STALE_WEIGHTS,
                     says=f"the weights of version {earlier.version}",
@@ -191,10 +240,9 @@ class Probe:
         trainer_of = dict(enumerate(plain_T.split(sizes)))
         return arbitrate(self.policy, rows, trainer_of, temperature=1.0)
 
-    def _remember(self, rows: Sequence[Row]) -> None:
+    def _remember(self, own: Remembered) -> None:
         """Keep what one server wrote, of the first probe and of the last ones."""
-        logp_T = _plain(self.policy, rows)
-        self.memory.append(Remembered(self.policy.version, tuple(rows), logp_T))
+        self.memory.append(own)
         if len(self.memory) > NUM_REMEMBERED + 1:
             del self.memory[1]
 

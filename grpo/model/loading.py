@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import io
+import threading
 import warnings
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from typing import Any, Iterator, Mapping
@@ -34,6 +35,10 @@ from grpo.model.location import locate, refusal
 from grpo.monitor.redaction import first_words as first_words
 from grpo.recipe import ModelSection, RecipeError
 
+# transformers (5.23) switches the tying of weights off for the whole process while it loads: two loads at once would
+# leave it off.
+ONE_AT_A_TIME = threading.RLock()
+
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -57,7 +62,7 @@ def load_model(section: ModelSection, device: torch.device | str = "cpu") -> Pre
             "device_map": {"": torch.device(device)},
         }
     try:
-        with _quietly(hide_progress=files.gguf is not None):
+        with ONE_AT_A_TIME, _quietly(hide_progress=files.gguf is not None):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 files.path,
                 dtype=DTYPES[section.dtype],

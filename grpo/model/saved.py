@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from transformers.utils import logging
 
 from grpo.model.adapters import peft_silenced
+from grpo.model.loading import ONE_AT_A_TIME
 from grpo.model.packing import pack
 from grpo.model.policy import Policy
 from grpo.monitor.redaction import first_words
@@ -135,7 +136,8 @@ def _load(policy: Policy, folder: Path) -> PreTrainedModel:
     options: dict[str, Any] = {"trust_remote_code": True} if policy.trusts_remote_code else {}
     if getattr(policy.base.config.get_text_config(), "attn_logit_softcapping", None):
         options["attn_implementation"] = "eager"  # transformers before 5.20 or so caps in no other
-    model: Any = loader.from_pretrained(folder, dtype="auto", **options)
+    with ONE_AT_A_TIME:
+        model: Any = loader.from_pretrained(folder, dtype="auto", **options)
     try:
         return model.to(policy.device).eval()
     except torch.OutOfMemoryError:

@@ -221,6 +221,13 @@ def share_of_failed_calls(history: History) -> float | None:
     return fmean(shares) * (1.0 if len(shares) == 5 else 0.5)
 
 
+def above_the_bound(history: History) -> float | None:
+    """By how many steps the oldest token is older than allowed; None where nothing is sampled ahead."""
+    oldest = history.get("staleness/max")
+    bound = history.get("staleness/bound")
+    return None if oldest is None or bound is None else max(0.0, oldest - bound)
+
+
 # ---- the table --------------------------------------------------------------------------------------------------
 
 
@@ -314,6 +321,15 @@ TABLE = (
             "the engine must read the policy being trained, and policy.weights_changed() must "
             "follow every change"
         ),
+    ),
+    Gate(
+        name="staleness",
+        when="sampled",
+        reads=("staleness/max", "staleness/bound"),
+        measure=above_the_bound,
+        limits={"stop": 0},
+        finding="tokens of the step are older than sample.staleness allows, by so many steps: {value:.0f}",
+        remedy="nothing that old is begun, so this is a fault of the library; please report it with recipe.yaml",
     ),
     Gate(
         name="faults",

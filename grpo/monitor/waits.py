@@ -158,6 +158,11 @@ def waiting(
         beat()
 
 
+def signatures_of(thread: int | None) -> list[Any]:
+    """What changes as long as the waits of another thread make progress."""
+    return [] if thread is None else [wait.signature() for wait in PROCESS.of_thread(thread)]
+
+
 def beat() -> None:
     """Report, from the thread that waits, that its innermost wait made progress."""
     this_thread = threading.get_ident()

@@ -38,6 +38,7 @@ from grpo.monitor.waits import (
     describe_failure,
     doing,
     loading,
+    signatures_of,
     waiting,
     writing,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "doing",
     "loading",
     "report",
+    "signatures_of",
     "waiting",
     "writing",
 ]

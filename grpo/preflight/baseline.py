@@ -25,6 +25,7 @@ from grpo.preflight import forecast
 from grpo.preflight.baseline_sample import BaselineSample
 from grpo.preflight.checks import MAX_REWARD
 from grpo.preflight.facts import MAX_FAULTS, Finding, RunFacts, warning, wrong
+from grpo.preflight.tools import call_each
 from grpo.recipe import Recipe
 from grpo.report.console.numbers import interval
 from grpo.run.accuracy import summarise
@@ -61,11 +62,14 @@ def sample_baseline(facts: RunFacts, learner: Learner) -> BaselineSample:
     group_size = min(recipe.sample.group_size, MAX_COMPLETIONS)
     num_prompts = max(1, min(recipe.sample.prompts, MAX_COMPLETIONS // group_size))
     prompts = PromptStream(facts.prompts.train, recipe.seed).take(num_prompts)
-    with open_scorer(recipe, facts.specs) as scorer:
+    opened = open_environment(recipe, facts.answers, policy)
+    context: ContextManager[RunEnvironment | None] = opened or nullcontext()
+    with open_scorer(recipe, facts.specs) as scorer, context as environment:
+        call_each(facts, environment)  # starts the workers, which a run does once
         busy = processor.own_seconds() + processor.children_seconds()
         begun = time.perf_counter()
         pending = []
-        for index, group in _sampled(facts, policy, prompts, group_size):
+        for index, group in _sampled(facts, policy, prompts, group_size, environment=environment):
             pending.append((index, scorer.submit(group)))
         sampled = time.perf_counter()
         pending.sort(key=lambda item: item[0])
@@ -89,21 +93,23 @@ def sample_baseline(facts: RunFacts, learner: Learner) -> BaselineSample:
 
 
 def _sampled(
-    facts: RunFacts, policy: Policy, prompts: Sequence[Prompt], group_size: int
+    facts: RunFacts,
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    group_size: int,
+    *,
+    environment: RunEnvironment | None,
 ) -> Iterator[tuple[int, Group]]:
     """(index of the prompt, group) in the order in which groups are complete."""
     recipe = facts.recipe
-    opened = open_environment(recipe, facts.answers, facts.loaded_tokenizer(), policy.stop_ids)
-    context: ContextManager[RunEnvironment | None] = opened or nullcontext()
-    with context as environment:
-        yield from open_engine(recipe, policy).sample(
-            prompts,
-            group_size=group_size,
-            max_tokens=recipe.sample.max_tokens,
-            sampling=sampling_of(recipe.sample),
-            seed=("preflight", recipe.seed),
-            turns=turns_of(environment, facts.prompts.templates),
-        )
+    return open_engine(recipe, policy).sample(
+        prompts,
+        group_size=group_size,
+        max_tokens=recipe.sample.max_tokens,
+        sampling=sampling_of(recipe.sample),
+        seed=("preflight", recipe.seed),
+        turns=turns_of(environment, facts.prompts.templates),
+    )
 
 
 def _share_flat(groups: Sequence[ScoredGroup], mask_truncated: bool) -> float:

@@ -716,6 +716,7 @@ REFUSALS = (
     (r"^data: gold-in-the-prompt:", "gold-in-the-prompt"),
     (r"^data: question-missing:", "question-missing"),
     (r"^data: tool-missing:|tools are shown to the policy by", "tool-missing"),
+    (r"^data: call-missing:", "call-missing"),
     (r"^environment:|recipe: environment|^recipe: (no )?tool", "tools-not-opened"),
     (r"^data: empty-gold:", "empty-gold"),
     (r"^data: several-golds:", "several-golds"),

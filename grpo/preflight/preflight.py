@@ -13,6 +13,7 @@ from collections import Counter
 from statistics import median
 from typing import Callable, Iterator
 
+from grpo.environments import check_pauses
 from grpo.monitor import watchdog
 from grpo.preflight.baseline import check_baseline
 from grpo.preflight.checks import refusal, run_checks, run_policy_checks
@@ -108,6 +109,7 @@ def _check_model(facts: RunFacts) -> Report:
     begun = time.perf_counter()
     try:
         policy = open_policy(facts.recipe, default_device(), facts.loaded_tokenizer())
+        check_pauses(facts.answers, policy)
         learner = open_learner(facts.recipe, policy)
     except RecipeError as error:
         yield refusal(error)

@@ -45,6 +45,8 @@ def data(recipe: Recipe, inputs: RunInputs) -> Iterator[str]:
     yield from (f"  {line}" for line in others)
     for evaluated in inputs.sets:
         yield f"  evaluated on {evaluated.name}: {evaluated.describe()}"
+    if inputs.environment is not None:
+        yield f"tools: {inputs.environment.describe()}"
     yield from run_size(inputs.recipe)
     example = inputs.examples.train[0]
     yield f"the first row, {many(len(example.prompt.token_ids), 'token')}; what is learnt stands behind >:"

@@ -5,11 +5,12 @@ What a call looks like to the policy is made by the run's own separators, so wha
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any, Iterator
 
 from grpo.data.templates import Template, apply_template
-from grpo.environments import EnvironmentPlan, RunEnvironment, open_environment
+from grpo.environments import EnvironmentPlan, RunEnvironment, start_environment
 from grpo.preflight.facts import Finding, RunFacts, note, warning, wrong
 from grpo.recipe import RecipeError
 from grpo.types import Prompt
@@ -34,7 +35,7 @@ class _OneCall:
 def check_tools(facts: RunFacts, stop_ids: frozenset[int]) -> Iterator[Finding | str]:
     """Lines on each tool's answer and one conversation, and findings on those that fail; nothing without tools."""
     plan = facts.answers
-    opened = open_environment(facts.recipe, plan, facts.loaded_tokenizer(), stop_ids)
+    opened = start_environment(facts.recipe, plan, facts.loaded_tokenizer(), stop_ids)
     if plan is None or opened is None:
         return
     yield f"tools    {plan.describe()}"
@@ -54,6 +55,21 @@ def check_tools(facts: RunFacts, stop_ids: frozenset[int]) -> Iterator[Finding |
             told = plan.format.answer(answers[0].results)
             one = _OneCall(prompt, next(iter(calls.values())), told)
             yield from _conversation(facts, environment, one)
+
+
+def call_each(facts: RunFacts, environment: RunEnvironment | None) -> None:
+    """Call each tool once in every worker, so that whoever runs it has started; nothing without tools."""
+    if environment is None:
+        return
+    pool = environment.pool
+    keys = [(KEY, number) for number in range(environment.plan.spec.workers or os.cpu_count() or 1)]
+    for key in keys:
+        pool.open(key, facts.prompts.train[0].truth)
+    for text in _calls(environment.plan).values():
+        for answer in [pool.step(key, text) for key in keys]:
+            answer.result()
+    for key in keys:
+        pool.forget(key)
 
 
 def _calls(plan: EnvironmentPlan) -> dict[str, str]:

@@ -46,6 +46,7 @@ from grpo.recipe.files import (
     read_yaml,
     resolve_paths,
     to_yaml,
+    with_shipped_models,
 )
 from grpo.recipe.objectives import (
     AGGREGATIONS,
@@ -70,6 +71,7 @@ from grpo.recipe.sections import (
     MlflowSection,
     ModelSection,
     OptimSection,
+    RewardsServiceSection,
     SampleSection,
     SandboxSection,
     Sections,
@@ -114,6 +116,7 @@ __all__ = [
     "RewardSection",
     "RowsSection",
     "SampleSection",
+    "RewardsServiceSection",
     "SandboxSection",
     "Sections",
     "SftSection",
@@ -168,7 +171,7 @@ class Recipe(Sections):
         layered = name_entries(values)
         for override in overrides:
             layered = merge(layered, name_entries(parse_override(override)), empties=True)
-        layered = write_out(layered)
+        layered = with_shipped_models(write_out(layered))
         recipe: Recipe = build_section(Recipe, merge(preset_values(layered), layered), "")
         return recipe
 

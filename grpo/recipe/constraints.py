@@ -15,6 +15,7 @@ from grpo.recipe.sections import (
     ExportSection,
     LossSection,
     OptimSection,
+    RewardsServiceSection,
     SampleSection,
     Sections,
     SftSection,
@@ -55,6 +56,7 @@ def _all_reasons(recipe: Sections) -> Reasons:
         yield from _step_reasons(recipe)
     yield from _server_reasons(recipe)
     yield from _shard_reasons(recipe)
+    yield from _reward_server_reasons(recipe)
     yield from _model_reasons(recipe)
     yield from _reward_reasons(recipe)
     yield from _data_reasons(recipe)
@@ -67,7 +69,9 @@ OWN_SECTIONS = {
     "export": ExportSection(),
 }
 """Sections that one stage alone reads, with their defaults; distillation of traces reads sft's too."""
-SAMPLING_OF_STEPS = ("prompts", "group_size", "oversample", "over_request", "max_tokens_from")
+OF_STEPS = ("oversample", "over_request", "staleness")
+"""Keys of ``sample`` that say how steps sample more, or otherwise, than each of them trains."""
+SAMPLING_OF_STEPS = ("prompts", "group_size", "max_tokens_from", *OF_STEPS)
 """Keys of ``sample`` that say what a step of reinforcement learning samples."""
 
 
@@ -185,11 +189,16 @@ def _evaluation_reasons(recipe: Sections) -> Reasons:
 def _environment_reasons(recipe: Sections) -> Reasons:
     """Tools where nothing is sampled with them, and two ways to say who answers."""
     environment = recipe.environment
-    if recipe.has_environment and (recipe.learns_rows or recipe.stage in ("reject", "export")):
-        name = "tools" if recipe.tools else "environment.use"
+    name = "tools" if recipe.tools else "environment.use"
+    if recipe.has_environment and recipe.stage in ("reject", "export"):
         yield (
             f"{name} is set, but stage {_stage(recipe)} does not read it; tools are offered by the stages grpo, "
-            "evaluate and distill (on policy): name them there"
+            "evaluate, distill and sft: name them there"
+        )
+    if recipe.has_environment and recipe.learns_rows and not recipe.has_rewards:
+        yield (
+            f"{name} is set, but stage {_stage(recipe)} learns rows as they stand and offers tools in evaluations "
+            "alone, which no reward scores here; name rewards, or remove it"
         )
     if environment.args and environment.use is None:
         yield (
@@ -203,7 +212,7 @@ def _rejection_reasons(recipe: Sections) -> Reasons:
     sampled = _set_keys(recipe.sample, SampleSection())
     unread = _unread_objective(recipe)
     unread += [f"optim.{name}" for name in _set_keys(recipe.optim, OptimSection())]
-    unread += [f"sample.{name}" for name in sampled if name in ("oversample", "over_request")]
+    unread += [f"sample.{name}" for name in sampled if name in OF_STEPS]
     if recipe.epochs is not None:
         unread.append("epochs")
     for name in unread:
@@ -326,10 +335,27 @@ def _schedule_reasons(optim: OptimSection) -> Reasons:
         )
 
 
-SERVER_KEYS = ("servers", "server_folder", "server_silence", "server_load", "probe_every")
+SERVER_KEYS = (
+    "servers",
+    "server_folder",
+    "server_silence",
+    "server_load",
+    "probe_every",
+    "staleness",
+)
 EMBEDDED_KEYS = ("kv_memory_gib", "keep_graphs", "compile")
 """Keys of ``sample`` that the engine in the trainer's own process reads alone."""
 FILTERS = ("top_k", "top_p", "min_p")
+
+
+def _reward_server_reasons(recipe: Sections) -> Reasons:
+    service = recipe.rewards_service
+    if len(set(service.servers)) < len(service.servers):
+        yield "rewards_service.servers names a server twice; name each once"
+    if not service.servers and _set_keys(service, RewardsServiceSection()):
+        yield (
+            "rewards_service.silence is set, but rewards_service.servers is empty; name a server, or remove it"
+        )
 
 
 def _server_reasons(recipe: Sections) -> Reasons:
@@ -363,6 +389,29 @@ def _server_reasons(recipe: Sections) -> Reasons:
             "sample.engine: embedded"
         )
     yield from _served_model_reasons(recipe)
+    if sample.staleness:
+        yield from _staleness_reasons(recipe)
+
+
+def _staleness_reasons(recipe: Sections) -> Reasons:
+    """What sampling ahead of the updates needs."""
+    sample = recipe.sample
+    ahead = f"sample.staleness is {sample.staleness}"
+    if recipe.loss.correction == "none":
+        yield (
+            f"{ahead}, but loss.correction is none, so that what older weights wrote would train as if the policy had; "
+            "set loss.correction to token, sequence or geometric"
+        )
+    if not sample.probe_every:
+        yield (
+            f"{ahead}, but sample.probe_every is 0, and the drift of what older weights wrote cannot tell a server "
+            "that holds others; set sample.probe_every to 1"
+        )
+    if sample.over_request and sample.staleness < 2:
+        yield (
+            f"{ahead}, but sample.over_request is {sample.over_request:g}, and what goes on in the next step is one "
+            "step older there; set sample.staleness to 2 or more, or sample.over_request to 0"
+        )
 
 
 def _served_model_reasons(recipe: Sections) -> Reasons:

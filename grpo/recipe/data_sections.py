@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from grpo.recipe.keys import SectionBuilder, build_entries, key
+from grpo.recipe.keys import SectionBuilder, ShortSection, build_entries, key
 from grpo.recipe.values import NOT_EMPTY, TEMPLATE, above, at_least, between
 
 
-@dataclass(frozen=True)
-class RowsSection:
+@dataclass(frozen=True, repr=False)
+class RowsSection(ShortSection):
     """Where rows come from, and how they are shown to the policy."""
 
     source: str | None = key(
@@ -64,7 +64,7 @@ class RowsSection:
         return self.source or "the data in memory"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SourceSection(RowsSection):
     """One source of a mixture."""
 
@@ -79,7 +79,7 @@ def build_sources(values: Any, where: str, build: SectionBuilder) -> dict[str, S
     return build_entries(SourceSection, values, where, build, noun="source")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DataSection(RowsSection):
     """The prompts: where rows come from and how they are shown to the policy."""
 
@@ -114,8 +114,8 @@ class DataSection(RowsSection):
         return dict(self.sources) if self.sources else {"": self}
 
 
-@dataclass(frozen=True)
-class RewardSection:
+@dataclass(frozen=True, repr=False)
+class RewardSection(ShortSection):
     """One reward; its name in the recipe is the metric's name. ``grpo.run.reward_specs`` makes a `RewardSpec` of it."""
 
     use: str | None = key(
@@ -147,7 +147,7 @@ def build_rewards(values: Any, where: str, build: SectionBuilder) -> dict[str, R
     return build_entries(RewardSection, values, where, build, noun="reward")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EvaluationSetSection(RowsSection):
     """A set of rows that a run is evaluated on; what it leaves out is as in training, columns where they fit."""
 
@@ -180,8 +180,8 @@ def build_sets(values: Any, where: str, build: SectionBuilder) -> dict[str, Eval
     return build_entries(EvaluationSetSection, values, where, build, noun="set")
 
 
-@dataclass(frozen=True)
-class EvaluateSection:
+@dataclass(frozen=True, repr=False)
+class EvaluateSection(ShortSection):
     """Evaluation on rows that never train."""
 
     every: int = key(20, "steps between evaluations; 0: only before and after", at_least(0))

@@ -9,6 +9,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Iterator, Mapping
 
+from grpo.recipe.keys import default_of
 from grpo.recipe.sections import Sections
 from grpo.recipe.values import KINDS, NOT_EMPTY, Check, dotted, options_of
 from rewards.spelling import many
@@ -32,7 +33,7 @@ def recipe_keys(cls: type = Sections, where: str = "") -> Iterator[Key]:
     for field in dataclasses.fields(cls):
         name = dotted(where, field.name)
         options = options_of(hints[field.name])
-        default = _default(field)
+        default = default_of(field)
         section = next(filter(dataclasses.is_dataclass, options), None)
         if section is None or default is None:
             words = _type_in_words(options, field.metadata["check"])
@@ -47,12 +48,6 @@ def describe_keys() -> Iterator[tuple[str, Any, str]]:
     """Every key of the recipe as (dotted name, default, help), in the order of the file."""
     for key in recipe_keys():
         yield key.name, key.default, key.help
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
 
 
 def _type_in_words(options: tuple[type, ...], check: Check | None) -> str:
@@ -199,5 +194,5 @@ def changed_keys(section: Any, where: str = "") -> Iterator[tuple[str, Any, Any]
         elif field.metadata["entry"] is not None:
             for entry_name, entry in value.items():
                 yield from changed_keys(entry, dotted(name, entry_name))
-        elif value != _default(field):
-            yield name, value, _default(field)
+        elif value != default_of(field):
+            yield name, value, default_of(field)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Mapping
 
-from grpo.recipe.keys import key
+from grpo.recipe.keys import ShortSection, key
 from grpo.recipe.values import NOT_EMPTY, one_of
 
 METHODS = ("on_policy", "traces")
@@ -18,8 +18,8 @@ TEACHER_KEYS = {
 """Keys of ``distill``, and the key of ``loss`` that each sets."""
 
 
-@dataclass(frozen=True)
-class DistillSection:
+@dataclass(frozen=True, repr=False)
+class DistillSection(ShortSection):
     """Distillation: from whom, and on whose completions."""
 
     method: str = key(

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from grpo.recipe.keys import key
+from grpo.recipe.keys import ShortSection, key
 from grpo.recipe.values import NOT_EMPTY, Check, above, at_least
 
 TOOLS = Check(
@@ -37,8 +37,8 @@ FORMAT = Check(
 )
 
 
-@dataclass(frozen=True)
-class EnvironmentSection:
+@dataclass(frozen=True, repr=False)
+class EnvironmentSection(ShortSection):
     """Who answers the turns of the policy; without ``use`` and without tools nobody does."""
 
     use: str | None = key(

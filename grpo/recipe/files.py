@@ -18,11 +18,15 @@ from rewards.readers import can_read
 from rewards.spelling import nearest
 from rewards.tasks import TASKS
 
-KEYS_THAT_MAY_BE_PATHS = (
+KEYS_OF_MODELS = (
     ("model", "name"),
-    ("model", "adapter"),
     ("loss", "teacher"),
     ("distill", "teacher"),
+)
+"""Keys that may name a model that ships with the library, too."""
+KEYS_THAT_MAY_BE_PATHS = (
+    *KEYS_OF_MODELS,
+    ("model", "adapter"),
     ("sft", "chat_template"),
 )
 SCALARS = (
@@ -66,6 +70,15 @@ def shipped_recipes() -> list[str]:
     """The names of the recipes that ship with the library."""
     found = {file.stem for folder in _recipe_folders() for file in folder.glob("*.yaml")}
     return sorted(found)
+
+
+def shipped_model(name: str) -> Path | None:
+    """The folder of the model that ships beside the recipes as ``name`` or ``recipes/name``; None if none does."""
+    path = Path(name)
+    if path.parts[:-1] not in ((), ("recipes",)):
+        return None
+    models = [file.parent for place in _recipe_folders() for file in place.glob("*/config.json")]
+    return next((folder for folder in models if folder.name == path.name), None)
 
 
 def _recipe_folders() -> list[Path]:
@@ -258,6 +271,39 @@ def resolve_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
             name: _in_stage(entry, folder) for name, entry in values["stages"].items()
         }
     return values
+
+
+def with_shipped_models(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with the names of models that ship with the library, such as ``quickstart_base``, as their folders.
+
+    A file or folder of that name in the working folder goes before. ``stages`` are a mapping by name.
+    """
+    found = dict(values)
+    for section, name in KEYS_OF_MODELS:
+        part = found.get(section)
+        shipped = _shipped_if_named(part.get(name)) if isinstance(part, Mapping) else None
+        if shipped is not None:
+            found[section] = {**part, name: shipped}
+    stages = found.get("stages")
+    if isinstance(stages, Mapping):
+        found["stages"] = {name: _with_models_of_stage(entry) for name, entry in stages.items()}
+    return found
+
+
+def _with_models_of_stage(entry: Any) -> Any:
+    """An entry of ``stages`` with the models that the sections under its kind name."""
+    if not isinstance(entry, Mapping):
+        return entry
+    return {
+        name: with_shipped_models(part) if isinstance(part, Mapping) else part
+        for name, part in entry.items()
+    }
+
+
+def _shipped_if_named(value: Any) -> str | None:
+    """The folder of the model that ships under this name, unless the working folder has something of that name."""
+    shipped = shipped_model(value) if isinstance(value, str) and value else None
+    return None if shipped is None or Path(value).exists() else str(shipped)
 
 
 def _with_server_folder(values: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -1,8 +1,11 @@
-"""How a key of a recipe is declared: its default, its help, its range, and how a mapping of named sections is built."""
+"""How a key of a recipe is declared: its default, its help, its range, and how a mapping of named sections is built.
+
+How a section shows itself is here too, for all of them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import MISSING, Field, field, fields
 from typing import Any, Callable, Mapping
 
 from grpo.recipe.values import Check, RecipeError, dotted, in_quotes, kind
@@ -29,6 +32,23 @@ def key(
     if isinstance(default, (dict, list)):
         return field(default_factory=lambda: default.copy(), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def default_of(part: Field[Any]) -> Any:
+    """The default of a key."""
+    return part.default if part.default_factory is MISSING else part.default_factory()
+
+
+class ShortSection:
+    """A section whose ``repr`` has the keys that are not at their defaults."""
+
+    def __repr__(self) -> str:
+        shown = []
+        for part in fields(self):  # type: ignore[arg-type]  every section is a dataclass
+            value = getattr(self, part.name)
+            if value != default_of(part):
+                shown.append(f"{part.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 def build_entries(

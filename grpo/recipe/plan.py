@@ -17,7 +17,14 @@ from grpo.monitor.redaction import secret_keys
 from grpo.recipe import Recipe, RecipeError
 from grpo.recipe.build import merge
 from grpo.recipe.describe import differences
-from grpo.recipe.files import find_recipe, override_values, read_yaml, resolve_paths, to_yaml
+from grpo.recipe.files import (
+    find_recipe,
+    override_values,
+    read_yaml,
+    resolve_paths,
+    to_yaml,
+    with_shipped_models,
+)
 from grpo.recipe.shorthands import FOR_EACH_SET, name_entries
 from grpo.recipe.stage_list import BASE, kind_of, stages_by_name
 from grpo.recipe.values import kind
@@ -29,12 +36,12 @@ DATA_OF: Mapping[str, str] = {"reject": "accepted.jsonl"}
 """Where in its folder a stage leaves rows, by kind."""
 OF_ONE_KIND = ("sft", "reject", "distill", "export")
 """Sections that are read by the kind of their name alone."""
-OF_OVERSAMPLING = ("sample.oversample", "sample.over_request")
+OF_OVERSAMPLING = ("sample.oversample", "sample.over_request", "sample.staleness")
 OF_ROLLOUTS = ("sample.prompts", "sample.group_size", *OF_OVERSAMPLING)
 OBJECTIVE = ("loss", "advantage")
 ANSWERED = ("tools", "environment")
 UNREAD: Mapping[str, tuple[str, ...]] = {
-    "sft": (*OBJECTIVE, *OF_ROLLOUTS, "optim.updates", "optim.epochs", *ANSWERED),
+    "sft": (*OBJECTIVE, *OF_ROLLOUTS, "optim.updates", "optim.epochs"),
     "distill": OBJECTIVE,
     "reject": (*OBJECTIVE, "optim", *OF_OVERSAMPLING, "steps", "epochs"),
     "export": ANSWERED,
@@ -46,7 +53,7 @@ OF_RUN = ("name", "stage", "run_dir")
 """Keys that the list of stages decides."""
 TEACHERS = (("loss", "teacher"), ("distill", "teacher"))
 """Keys that may name an earlier stage, and then mean its model."""
-MAY_CHANGE = ("run_dir", "log.", "checkpoint.", "watchdog.", "gates")
+MAY_CHANGE = ("run_dir", "log.", "checkpoint.", "watchdog.", "gates", "rewards_service.")
 """Keys under which what a stage has finished is the same."""
 
 
@@ -134,7 +141,7 @@ class Plan:
                 f"recipe: {key} holds a key or token, which the run folder would keep; let whoever needs it read it "
                 "from the environment"
             )
-        return _planned(layered)
+        return _planned(with_shipped_models(layered))
 
     def to_mapping(self) -> dict[str, Any]:
         """The recipe as it was written, with its stages as a list."""
@@ -297,6 +304,8 @@ class _Planner:
         learns_rows = stage_kind == "sft" or _learns_traces(own)
         unread = [name for name in OF_ONE_KIND if name != stage_kind]
         unread += UNREAD["sft" if learns_rows else stage_kind] if stage_kind in UNREAD else ()
+        if learns_rows and not _samples_with_tools(self.shared, own):
+            unread += ANSWERED
         if own.get("steps") is not None or own.get("epochs") is not None:
             unread += ["steps", "epochs"]
         shared = dict(self.shared)
@@ -467,6 +476,19 @@ def _learns_traces(own: Mapping[str, Any]) -> bool:
     """Whether a stage distill learns rows of data as they stand."""
     section = own.get("distill")
     return isinstance(section, Mapping) and section.get("method") == "traces"
+
+
+def _samples_with_tools(*layers: Mapping[str, Any]) -> bool:
+    """Whether a stage that learns rows has rewards, so that its evaluations sample, and somebody who answers there."""
+    has_rewards = any(layer.get("rewards") for layer in layers)
+    has_tools = any(layer.get("tools") or _environment_used(layer) for layer in layers)
+    return has_rewards and has_tools
+
+
+def _environment_used(layer: Mapping[str, Any]) -> Any:
+    """The environment that a layer of a recipe names."""
+    section = layer.get("environment")
+    return section.get("use") if isinstance(section, Mapping) else section
 
 
 def _own_values(name: str, stage_kind: str, entry: Mapping[str, Any]) -> dict[str, Any]:

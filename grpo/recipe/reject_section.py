@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from grpo.recipe.keys import key
+from grpo.recipe.keys import ShortSection, key
 from grpo.recipe.values import Check, at_least, between, one_of
 
 FOLDERS = Check(
@@ -16,8 +16,8 @@ FOLDERS = Check(
 )
 
 
-@dataclass(frozen=True)
-class RejectSection:
+@dataclass(frozen=True, repr=False)
+class RejectSection(ShortSection):
     """Rejection sampling: which completions are accepted."""
 
     prompts: int | None = key(None, "only the first prompts; default: all", at_least(1))

@@ -15,7 +15,7 @@ from grpo.monitor.gate_table import GATES, RUNGS
 from grpo.recipe.data_sections import DataSection, EvaluateSection, RewardSection, build_rewards
 from grpo.recipe.distill_section import TEACHER_DTYPES, DistillSection
 from grpo.recipe.environment_section import TOOLS, EnvironmentSection
-from grpo.recipe.keys import SectionBuilder, key
+from grpo.recipe.keys import SectionBuilder, ShortSection, key
 from grpo.recipe.objectives import AGGREGATIONS, KLS, LEVELS, POLICY_LOSSES, RULES
 from grpo.recipe.presets import PRESETS
 from grpo.recipe.reject_section import RejectSection
@@ -46,8 +46,8 @@ FORMS = ("completion", "chat", "text")
 """What a row for supervised training may be."""
 
 
-@dataclass(frozen=True)
-class LoraSection:
+@dataclass(frozen=True, repr=False)
+class LoraSection(ShortSection):
     """Low-rank adapters."""
 
     rank: int = key(16, "rank of the adapters", at_least(1))
@@ -62,12 +62,14 @@ class LoraSection:
     )
 
 
-@dataclass(frozen=True)
-class ModelSection:
+@dataclass(frozen=True, repr=False)
+class ModelSection(ShortSection):
     """The policy: which model, and in what form it trains."""
 
     name: str | None = key(
-        None, "hub id, folder or .gguf file of a causal language model", NOT_EMPTY
+        None,
+        "hub id, folder or .gguf file of a causal language model; quickstart_base and quickstart_small_base ship",
+        NOT_EMPTY,
     )
     dtype: str = key(
         "float32",
@@ -101,8 +103,8 @@ class ModelSection:
     )
 
 
-@dataclass(frozen=True)
-class SampleSection:
+@dataclass(frozen=True, repr=False)
+class SampleSection(ShortSection):
     """How completions are sampled."""
 
     engine: str = key(
@@ -131,6 +133,12 @@ class SampleSection:
         1,
         "for engine vllm: after every k-th push of weights, a few tokens are compared with the trainer's log-probs; "
         "0 trusts the servers",
+        at_least(0),
+    )
+    staleness: int = key(
+        0,
+        "for engine vllm: steps that sampling may be ahead of the updates; 0 samples each step by the weights that it "
+        "trains",
         at_least(0),
     )
     prompts: int = key(32, "prompts sampled a step", at_least(1))
@@ -199,8 +207,8 @@ class SampleSection:
         return ", ".join([f"up to {many(first[1], 'token')}", *steps])
 
 
-@dataclass(frozen=True)
-class AdvantageSection:
+@dataclass(frozen=True, repr=False)
+class AdvantageSection(ShortSection):
     """How scores become advantages, and which groups train."""
 
     rule: str = key(
@@ -242,8 +250,8 @@ class AdvantageSection:
     )
 
 
-@dataclass(frozen=True)
-class LossSection:
+@dataclass(frozen=True, repr=False)
+class LossSection(ShortSection):
     """The objective."""
 
     preset: str = key(
@@ -381,8 +389,8 @@ class LossSection:
     )
 
 
-@dataclass(frozen=True)
-class OptimSection:
+@dataclass(frozen=True, repr=False)
+class OptimSection(ShortSection):
     """The optimizer."""
 
     lr: float = key(1e-6, "learning rate of AdamW", above(0))
@@ -430,8 +438,8 @@ class OptimSection:
         return self.warmup or math.ceil(self.warmup_ratio * num_updates)
 
 
-@dataclass(frozen=True)
-class SftSection:
+@dataclass(frozen=True, repr=False)
+class SftSection(ShortSection):
     """Supervised fine-tuning: what of a row is learnt."""
 
     batch: int = key(128, "rows an update, and updates are steps", at_least(1))
@@ -467,8 +475,8 @@ class SftSection:
     )
 
 
-@dataclass(frozen=True)
-class ExportSection:
+@dataclass(frozen=True, repr=False)
+class ExportSection(ShortSection):
     """What a stage export writes of the model that it starts from: the options of ``grpo export``."""
 
     to: str = key("gguf", "the form of the files", one_of("gguf", "safetensors", "int8"))
@@ -487,8 +495,8 @@ class ExportSection:
     )
 
 
-@dataclass(frozen=True)
-class CheckpointSection:
+@dataclass(frozen=True, repr=False)
+class CheckpointSection(ShortSection):
     """What is kept to resume from."""
 
     every: int = key(20, "steps between checkpoints; 0: only when stopped", at_least(0))
@@ -511,8 +519,8 @@ class CheckpointSection:
     )
 
 
-@dataclass(frozen=True)
-class WatchdogSection:
+@dataclass(frozen=True, repr=False)
+class WatchdogSection(ShortSection):
     """How long each wait may last without progress."""
 
     action: str = key(
@@ -545,8 +553,8 @@ class WatchdogSection:
     )
 
 
-@dataclass(frozen=True)
-class GateSection:
+@dataclass(frozen=True, repr=False)
+class GateSection(ShortSection):
     """One gate, also written as the highest rung alone: ``gates: {flat: off}``."""
 
     upto: str = key(
@@ -575,8 +583,8 @@ class GateSection:
         return [(rung, value) for rung, value in limits if value is not None]
 
 
-@dataclass(frozen=True)
-class WandbSection:
+@dataclass(frozen=True, repr=False)
+class WandbSection(ShortSection):
     """Weights & Biases."""
 
     project: str = key("grpo", "wandb project")
@@ -587,8 +595,8 @@ class WandbSection:
     tags: list[str] = key([], "wandb tags, beside those of log.tags")
 
 
-@dataclass(frozen=True)
-class TensorboardSection:
+@dataclass(frozen=True, repr=False)
+class TensorboardSection(ShortSection):
     """TensorBoard."""
 
     folder: str | None = key(
@@ -598,8 +606,8 @@ class TensorboardSection:
     )
 
 
-@dataclass(frozen=True)
-class TrackioSection:
+@dataclass(frozen=True, repr=False)
+class TrackioSection(ShortSection):
     """trackio: on this machine unless a space or a server is named."""
 
     project: str = key("grpo", "trackio project", NOT_EMPTY)
@@ -609,8 +617,8 @@ class TrackioSection:
     )
 
 
-@dataclass(frozen=True)
-class MlflowSection:
+@dataclass(frozen=True, repr=False)
+class MlflowSection(ShortSection):
     """MLflow."""
 
     experiment: str = key("grpo", "MLflow experiment", NOT_EMPTY)
@@ -621,8 +629,8 @@ class MlflowSection:
     )
 
 
-@dataclass(frozen=True)
-class LogSection:
+@dataclass(frozen=True, repr=False)
+class LogSection(ShortSection):
     """Where records go: to the run folder always, and to each tracker that has a section or ``true``; what is shown."""
 
     show_every: int = key(
@@ -653,8 +661,8 @@ class LogSection:
     )
 
 
-@dataclass(frozen=True)
-class SandboxSection:
+@dataclass(frozen=True, repr=False)
+class SandboxSection(ShortSection):
     """How rewards run programs: the fields of `rewards.sandbox.SandboxOptions`."""
 
     min_isolation: str = key(
@@ -691,6 +699,22 @@ class DistributedSection:
     )
 
 
+@dataclass(frozen=True)
+class RewardsServiceSection:
+    """Where rewards are judged: by this machine's workers, or by servers that ``grpo serve-rewards`` has started."""
+
+    servers: list[str] = key(
+        [],
+        "addresses of reward servers, e.g. [http://10.0.0.2:8100]; empty: this machine judges",
+        ADDRESSES,
+    )
+    silence: float = key(
+        30.0,
+        "seconds without a sign of life after which a reward server that has work is given up",
+        above(0),
+    )
+
+
 PRICED = ("gpu", "cpu", "machine")
 
 
@@ -698,8 +722,8 @@ def _are_prices(prices: Mapping[str, Any]) -> bool:
     return all(name in PRICED and is_price(price) for name, price in prices.items())
 
 
-@dataclass(frozen=True)
-class CostSection:
+@dataclass(frozen=True, repr=False)
+class CostSection(ShortSection):
     """At which price the costs of a run are reckoned; without one they are hours (docs/cost.md)."""
 
     price_per_hour: dict[str, float] = key(
@@ -770,6 +794,9 @@ class Sections:
         entry=RewardSection,
         build=build_rewards,
     )
+    rewards_service: RewardsServiceSection = key(
+        RewardsServiceSection(), "which machines judge (docs/cluster.md)"
+    )
     tools: list[str] = key(
         [],
         "what the policy may call while it writes: names (python, calculator), package.module:function or "
@@ -829,6 +856,11 @@ class Sections:
     def has_environment(self) -> bool:
         """Whether something answers the policy while it writes."""
         return bool(self.tools) or self.environment.use is not None
+
+    @property
+    def has_rewards(self) -> bool:
+        """Whether the recipe names a reward, if only for a set that is evaluated."""
+        return bool(self.rewards) or any(of.rewards for of in self.evaluate.sets.values())
 
     def folder(self) -> Path:
         """The run folder, absolute."""

@@ -8,14 +8,34 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-from grpo.recipe import Recipe, RecipeError, read_yaml
+from grpo.recipe import (
+    CheckpointSection,
+    DataSection,
+    DistillSection,
+    Recipe,
+    RecipeError,
+    SftSection,
+    read_yaml,
+)
 from grpo.recipe.constraints import SERVER_KEYS
 
 DEFAULT = {"rewards": {"correct": {"use": "math_answer"}}}
 """What a model is evaluated by where no recipe is given."""
+SAMPLING = ("evaluate", "sample", "chat")
+"""Commands whose completions differ by who answers them."""
+TOOL_METRIC = 'tool/share"'
+"""A key that stands in the records of runs whose policy was answered."""
+NUM_READ = 8
+"""Records of a run that are looked at: its first evaluations and steps."""
+
+
+OF_RUNS = ("metrics.jsonl", "stages.json")
+"""Files that tell a run's folder from one with a recipe of the user's."""
 
 
 def is_run_folder(target: str) -> bool:
@@ -24,11 +44,15 @@ def is_run_folder(target: str) -> bool:
 
 
 def final_stage(target: str) -> str:
-    """`target`; where that is the folder of a recipe with stages, the folder of the last one that has left a model.
+    """`target`; of a recipe with stages the folder of the last one that has left a model.
 
-    Raises `RecipeError` if none has.
+    The ``recipe.yaml`` in a run folder means that folder. Raises `RecipeError` if no stage has left a model.
     """
     folder = Path(target).expanduser()
+    is_recipe = folder.name == "recipe.yaml" and folder.is_file()
+    if is_recipe and any((folder.parent / name).is_file() for name in OF_RUNS):
+        folder = folder.parent
+        target = str(folder)
     try:
         stages = json.loads((folder / "stages.json").read_text(encoding="utf-8"))["stages"]
         folders = [folder / stage["folder"] for stage in stages if stage["status"] == "done"]
@@ -120,23 +144,133 @@ def _without_data(target: str, command: str) -> str:
     )
 
 
+WITHOUT_MODEL = {
+    "reject": "a run of rejection sampling, which leaves rows (accepted.jsonl) and no model; name {model}, which it "
+    "sampled, or a model that has learnt those rows",
+    "evaluate": "a stage that evaluates, and leaves no model; its figures are in summary.json, its completions in "
+    "completions/; name a model, or the run that trained one",
+    "export": "a stage that exports, and keeps its files in files/: name {files}",
+}
+"""What to say of a run of a stage that leaves no model in final/, by stage."""
+
+
 def _recipe_of_final(target: str, overrides: Sequence[str], command: str) -> Recipe:
     run = Path(target).expanduser()
+    values = read_yaml(run / "recipe.yaml")
     final = run / "final"
     if not final.is_dir():
-        raise RecipeError(
-            f"{command}: the run {run} has no final model yet; finish it with: grpo train "
-            f"{shlex.quote(str(run))} --resume, or name a model and give --recipe"
-        )
+        raise RecipeError(f"{command}: {_why_no_model(run, values)}")
     whole_model = [
         f"model.name={json.dumps(str(final))}",
         "model.lora=null",
         "model.adapter=null",
         "model.quantize=null",
     ]
-    values = read_yaml(run / "recipe.yaml")
     values["sample"] = _without_servers(values.get("sample") or {})
-    return Recipe.from_mapping(values, *whole_model, *overrides)
+    values = _with_trained_template(values, _forms_of(run))
+    own = Recipe.from_mapping(values)
+    recipe = Recipe.from_mapping(values, *whole_model, *overrides)
+    if recipe.learns_rows and _places(recipe.data) != _places(own.data):
+        recipe = _on_other_rows(recipe)
+    if command in SAMPLING and not recipe.has_environment and not _names_tools(overrides):
+        _check_named(run, command)
+    is_scored = recipe.rewards or any(of.rewards for of in recipe.evaluate.sets.values())
+    if command == "evaluate" and not is_scored:
+        raise RecipeError(
+            f"evaluate: the recipe of {run} names no reward, so nothing says which completions are right; name one, "
+            "e.g. rewards.correct.use=math_answer, or a test set that has its own (--benchmark); grpo sample shows "
+            "what the model writes"
+        )
+    return recipe
+
+
+def _why_no_model(run: Path, values: Mapping[str, Any]) -> str:
+    """Why a run folder has no model, and what to do."""
+    words = WITHOUT_MODEL.get(str(values.get("stage")))
+    if words is None:
+        return (
+            f"the run {run} has no final model yet; finish it with: grpo train {shlex.quote(str(run))} --resume, or "
+            "name a model and give --recipe"
+        )
+    files = sorted((run / "files").glob("*.gguf")) or [run / "files"]
+    model = (values.get("model") or {}).get("name") or "the model"
+    return f"{run} is {words.format(model=model, files=files[0])}"
+
+
+def _forms_of(run: Path) -> list[str]:
+    """What the rows were that a run of supervised training has learnt; nothing for other runs."""
+    try:
+        forms = json.loads((run / "summary.json").read_text(encoding="utf-8"))["forms"]
+    except (OSError, ValueError, KeyError):
+        return []
+    return list(forms)
+
+
+def _with_trained_template(values: Mapping[str, Any], forms: Sequence[str]) -> dict[str, Any]:
+    """`values` of a run with the template by which its rows of these `forms` were shown, where that is auto.
+
+    Chats went through a chat template, as did all rows where a file gave one, which final/ now holds. Texts were not
+    shown by any.
+    """
+    sft = values.get("sft") or {}
+    template = None
+    if "chat" in forms or sft.get("chat_template") is not None:
+        template = "chat"
+    elif forms == ["text"]:
+        template = "plain"
+    if template is None:
+        return dict(values)
+    data = _shown_by(template, values["data"])
+    sources = data.get("sources") or {}
+    data["sources"] = {name: _shown_by(template, source) for name, source in sources.items()}
+    return {**values, "sft": {**sft, "chat_template": None}, "data": data}
+
+
+def _shown_by(template: str, section: Mapping[str, Any]) -> dict[str, Any]:
+    is_auto = section.get("template", "auto") == "auto"
+    return {**section, "template": template} if is_auto else dict(section)
+
+
+def _places(data: DataSection) -> list[tuple[Any, ...]]:
+    """Where rows come from."""
+    return [(rows.source, rows.subset, rows.split, rows.args) for rows in data.each().values()]
+
+
+def _on_other_rows(recipe: Recipe) -> Recipe:
+    """A recipe that learnt rows, for rows that need hold nothing but prompts."""
+    columns = {name: old for name, old in recipe.data.columns.items() if name != "completion"}
+    data = replace(recipe.data, columns=columns)
+    return replace(
+        recipe,
+        stage="grpo",
+        data=data,
+        sft=SftSection(),
+        distill=DistillSection(),
+        checkpoint=CheckpointSection(),
+    )
+
+
+def _names_tools(overrides: Sequence[str]) -> bool:
+    """Whether the user says who answers, if only that nobody does."""
+    return any(re.match(r"(tools|environment)\b", override) for override in overrides)
+
+
+def _check_named(run: Path, command: str) -> None:
+    """Refuse a run that was answered by functions of Python, which its recipe cannot name."""
+    if was_answered(run):
+        raise RecipeError(
+            f"{command}: {run} was trained with tools that were passed from Python, and its recipe does not name them; "
+            "name them, e.g. tools='[\"file.py:function\"]', or tools=[] for none"
+        )
+
+
+def was_answered(run: Path) -> bool:
+    """Whether tools or an environment answered the policy of a run, by its first steps."""
+    try:
+        with (run / "metrics.jsonl").open(encoding="utf-8") as lines:
+            return any(TOOL_METRIC in line for line in islice(lines, NUM_READ))
+    except OSError:
+        return False
 
 
 def _without_servers(sample: Mapping[str, Any]) -> dict[str, Any]:

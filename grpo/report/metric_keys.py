@@ -116,6 +116,11 @@ METRIC_KEYS = (
     MetricKey("policy/ratio_max", "largest ratio of an update"),
     MetricKey("policy/version", "updates made so far"),
     MetricKey(
+        "staleness/mean",
+        "with `sample.staleness`: how many steps old the weights are that wrote a token, mean over tokens",
+    ),
+    MetricKey("staleness/max", "of the oldest token; never above `sample.staleness`"),
+    MetricKey(
         "policy/drift",
         "sampler–trainer mismatch: mean |difference| of log-probs of the same tokens",
         "sampling/sampling_logp_difference/mean",
@@ -196,6 +201,9 @@ METRIC_KEYS = (
     MetricKey("gate/GATE", "level of that gate"),
     MetricKey("seconds/step", "wall-clock time of the step", "step_time", "timing_s/step"),
     MetricKey("seconds/sample", "of it, sampling", "", "timing_s/gen"),
+    MetricKey(
+        "seconds/wait", "with `sample.staleness`: waiting for completions that are sampled ahead"
+    ),
     MetricKey("seconds/judge", "waiting for rewards after sampling", "", "timing_s/reward"),
     MetricKey("seconds/update", "updates", "", "timing_s/update_actor"),
     MetricKey(

@@ -20,7 +20,7 @@ def transcript(written: str, turns: Sequence[Mapping[str, Any]]) -> str:
         if turn["text"]:
             parts.append(turn["text"])
         parts += _observed(turn)
-    rest = _behind(written, [turn["text"] for turn in turns])
+    rest = behind(written, [turn["text"] for turn in turns])
     if rest:
         parts.append(rest)
     return "\n".join(parts)
@@ -31,7 +31,7 @@ def told_by(row: Mapping[str, Any]) -> str:
     return transcript(row["completion"], row.get("turns") or ())
 
 
-def _behind(written: str, texts: Sequence[str]) -> str:
+def behind(written: str, texts: Sequence[str]) -> str:
     """What was written behind the turns; the first of them has no text where it is the environment's beginning."""
     for told in (texts, texts[1:]):
         said = "".join(text + "\n" for text in told)

@@ -8,6 +8,7 @@ most 4/3 of what is needed is stored. Rows come and go by moving the last row of
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Iterable, Sequence
 
@@ -146,8 +147,13 @@ class ContiguousCache(Cache):
             raise
 
     def extend(self, row: EntryName, completion: Prefix, length: int) -> None:
-        """Give a row that was just added the first `length` tokens of a completion that is resumed."""
-        held, length_before = self.row_buckets[self.row_width[row]].take(row)
+        """Give a row further `length` tokens: those of a completion that is resumed, or an observation."""
+        bucket = self.row_buckets[self.row_width[row]]
+        length_before = bucket.lengths[bucket.names.index(row)]
+        if bucket.width == width_for(length_before + length + 1):
+            bucket.append(row, completion, length)
+            return
+        held, _ = bucket.take(row)
         self._remove_if_empty(self.row_buckets, self.row_width.pop(row))
         added = cut(completion, 0, length)
         whole = concatenate(held, added) if length_before else added
@@ -165,15 +171,25 @@ class ContiguousCache(Cache):
     def pause(self, row: EntryName) -> tuple[Prefix, int]:
         """Take a row out, with what it holds; its shared prompt is kept for it until `drop`."""
         taken = self.row_buckets[self.row_width[row]].take(row)
-        self._remove_if_empty(self.row_buckets, self.row_width.pop(row))
+        del self.row_width[
+            row
+        ]  # an empty bucket is left to those that come back at once, or to `begin`
         return taken
 
-    def put_back(self, row: EntryName, held: Prefix, length: int) -> None:
-        """Go on with a row that was paused."""
-        self._add_rows([row], held, length)
+    def expect_back(self, arrivals: Iterable[int]) -> None:
+        """Announce rows that will be put back, by their lengths, so that room is made only once."""
+        for width, number in Counter(width_for(length + 1) for length in arrivals).items():
+            bucket = self._bucket(self.row_buckets, width)
+            bucket.expected = len(bucket.names) + number
 
-    def _add_rows(self, rows: Sequence[EntryName], prefix: Prefix, length: int) -> None:
-        width = width_for(length + 1)
+    def put_back(self, row: EntryName, held: Prefix, length: int, ahead: int = 0) -> None:
+        """Go on with a row that was paused, with room for `ahead` tokens that `extend` is to bring."""
+        self._add_rows([row], held, length, width=width_for(length + ahead + 1))
+
+    def _add_rows(
+        self, rows: Sequence[EntryName], prefix: Prefix, length: int, width: int | None = None
+    ) -> None:
+        width = width_for(length + 1) if width is None else width
         self._bucket(self.row_buckets, width).put(rows, prefix, length)
         self.row_width |= dict.fromkeys(rows, width)
 

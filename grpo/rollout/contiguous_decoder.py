@@ -177,7 +177,7 @@ class ContiguousDecoder:
 
     def _read_observations(self) -> None:
         """Compute the longer observations that rows have come to, and store their keys."""
-        reading = [row for row in self.live if row.given and row.num_ahead >= READ_AT_ONCE]
+        reading = [row for row in self.live if _read_at_once(row)]
         for chunk in observation_chunks(reading):
             held = [self.cache.held(sequence) for sequence in chunk]
             read, spans = read_observations(self.policy, chunk, held, self.stats)
@@ -208,6 +208,8 @@ class ContiguousDecoder:
 
         Kept keys give way while more sequences wait with theirs than decode.
         """
+        if not self.queue:
+            return []
         while True:
             admitted = self._that_fit()
             spare = spare_keys(self.kept, self.queue, len(self.live), admitted)
@@ -245,10 +247,7 @@ class ContiguousDecoder:
 
     def _start(self, sequences: Sequence[RolloutSequence]) -> None:
         """Prefill what is not stored yet, and give `sequences` their rows."""
-        for sequence in sequences:
-            if sequence in self.kept:
-                self.cache.put_back(sequence, *self.kept[sequence])
-                del self.kept[sequence]
+        self._put_back_kept(sequences)
         prompts = by_prompt(row for row in sequences if row not in self.cache.row_width)
         to_prefill: dict[PromptIds, list[RolloutSequence]] = {}
         for ids, members in prompts.items():
@@ -269,6 +268,14 @@ class ContiguousDecoder:
                 if sequence.num_prefilled:
                     completion = prefilled.prefix(*spans[sequence])
                     self.cache.extend(sequence, completion, sequence.num_prefilled)
+
+    def _put_back_kept(self, sequences: Sequence[RolloutSequence]) -> None:
+        """Give those whose keys were kept their rows again, with room for what they observed."""
+        back = [sequence for sequence in sequences if sequence in self.kept]
+        self.cache.expect_back(self.kept[one][1] + _read_at_once(one) for one in back)
+        for sequence in back:
+            self.cache.put_back(sequence, *self.kept[sequence], ahead=_read_at_once(sequence))
+            del self.kept[sequence]
 
     # -- one step -----------------------------------------------------------------------------------------
 
@@ -299,12 +306,15 @@ class ContiguousDecoder:
     def _leave(self, sequences: Collection[RolloutSequence]) -> list[RolloutSequence]:
         """Free the rows of sequences that have ended a turn; returns those that have ended altogether."""
         ended = []
+        paused = []
         for sequence in sequences:
             if self.waiting.after_turn(sequence):
-                self._pause(sequence)
+                paused.append(sequence)
             else:
                 self._remove(sequence)
                 ended.append(sequence)
+        for sequence in reversed(paused):  # the last of a bucket leaves no gap
+            self._pause(sequence)
         return ended
 
     def _logits(self, sequences: Sequence[RolloutSequence], rows: int) -> Tensor:
@@ -379,6 +389,12 @@ class ContiguousDecoder:
         self.cache.remove_empty_buckets()
         spare_cached_memory(self.policy.device)
         self.stats.notes.append(out_of_memory_note(self.max_rows))
+
+
+def _read_at_once(sequence: RolloutSequence) -> int:
+    """Tokens of the observation that a sequence has come to, if they are read in a forward of their own; else 0."""
+    number = sequence.num_ahead if sequence.given else 0
+    return number if number >= READ_AT_ONCE else 0
 
 
 def row_multiple(dtype: torch.dtype) -> int:

@@ -30,7 +30,7 @@ from grpo.rollout.prefill import token_bytes
 from grpo.rollout.sequence import PartialGroup, RolloutSequence, Stops
 from grpo.rollout.turns import NoTurns, Turns
 from grpo.rollout.waiting import Waiting
-from grpo.types import Group, Prompt
+from grpo.types import Completion, Group, Prompt
 from rewards.spelling import many
 
 OpenDecoder = Callable[[EngineStats], Decoder]
@@ -82,6 +82,7 @@ class Engine:
         self.partial_groups: list[PartialGroup] = []
         self.expected: dict[str, float] = {}  # mean tokens a completion, by prompt id
         self.weights = (-1, 0)
+        self._is_apart = False  # whether they are not the policy's as it is
         self._compiled_blocks: CompiledBlocks | None = None
         self._paged_decoder: PagedDecoder | None = None
         self._decoder: Decoder | None = None  # of the call in progress
@@ -101,6 +102,8 @@ class Engine:
         enough: int | None = None,
         partial_groups: Sequence[PartialGroup] = (),
         turns: Turns | None = None,
+        weights: tuple[int, int] | None = None,
+        finish_partial: bool = False,
     ) -> Iterator[tuple[int, Group]]:
         """Yield (group index, group) as groups complete; `partial_groups` have the first indices, then come `prompts`.
 
@@ -113,6 +116,9 @@ class Engine:
         others while it waits, and goes on behind the answer's tokens. It then depends on the answers too, and on
         nothing else: neither on when they come, nor on whether its keys could be kept. Raises ValueError for a prompt
         that nothing can follow, and for `turns` where transformers' ``generate`` samples.
+
+        `weights` are the version and fingerprint of what servers hold, where that is not the policy as it is now, which
+        may then change meanwhile. With `finish_partial` all `partial_groups` are delivered before there is `enough`.
         """
         self.stats = EngineStats()
         self.partial_groups = []
@@ -127,7 +133,8 @@ class Engine:
                 sequences.append(self._sequence(group_index, i, prompt, prompt_seed, limit=limit))
         self._check_turns(turns, sequences)
         self.sequences = sequences
-        self.weights = self.policy.version, self.policy.fingerprint()
+        self.weights = weights or (self.policy.version, self.policy.fingerprint())
+        self._is_apart = weights is not None
         with watchdog.waiting(
             "engine",
             owner="grpo.rollout",
@@ -135,7 +142,9 @@ class Engine:
             progress=lambda: (self.stats.steps, self.stats.prefill_tokens, self.stats.answered),
             counts=self.counts,
         ):
-            groups = _Delivery(self, sequences, interrupted, enough).run(sampling, turns)
+            num_owed = len(partial_groups) if finish_partial else 0
+            delivery = _Delivery(self, sequences, interrupted, enough, num_owed=num_owed)
+            groups = delivery.run(sampling, turns)
             yield from self._checked(groups, sequences)
         self.stats.seconds = time.perf_counter() - started
 
@@ -166,7 +175,7 @@ class Engine:
         version = self.weights[0]
         try:
             for item in groups:
-                if self.policy.version != version:
+                if self.policy.version != version and not self._is_apart:
                     raise EngineFailed(
                         f"the weights changed from version {version} to {self.policy.version} while "
                         "completions were written with keys of the old ones"
@@ -354,8 +363,11 @@ class _Delivery:
         sequences: Sequence[RolloutSequence],
         interrupted: Callable[[], bool],
         enough: int | None,
+        *,
+        num_owed: int = 0,
     ):
         self.engine = engine
+        self.num_owed = num_owed
         self.interrupted = interrupted
         self.enough = enough
         self.num_delivered = 0
@@ -389,7 +401,9 @@ class _Delivery:
                 yield sequence.group_index, self._group(members)
 
     def _has_enough(self) -> bool:
-        return self.enough is not None and self.num_delivered >= self.enough
+        if self.enough is None or self.num_delivered < self.enough:
+            return False
+        return all(group_index >= self.num_owed for group_index in self.groups)
 
     def _unwanted(self) -> set[int] | None:
         if self._has_enough() or self.interrupted():
@@ -402,11 +416,10 @@ class _Delivery:
         return any(sequence.finish == "cancelled" for sequence in members)
 
     def _partial_group(self, members: Sequence[RolloutSequence]) -> PartialGroup:
-        policy = self.engine.policy
         return PartialGroup(
             prompt=members[0].prompt,
             seeds=tuple(sequence.seed for sequence in members),
-            completions=tuple(sequence.completion(policy) for sequence in members),
+            completions=self._completions(members),
         )
 
     def _group(self, members: Sequence[RolloutSequence]) -> Group:
@@ -414,5 +427,9 @@ class _Delivery:
         if all(sequence.finish != "cancelled" for sequence in members):
             num_tokens = sum(len(sequence.tokens) for sequence in members)
             self.engine.expected[prompt.id] = num_tokens / len(members)
+        return Group(prompt, self._completions(members))
+
+    def _completions(self, members: Sequence[RolloutSequence]) -> tuple[Completion, ...]:
         policy = self.engine.policy
-        return Group(prompt, tuple(sequence.completion(policy) for sequence in members))
+        version = self.engine.weights[0]
+        return tuple(sequence.completion(policy, version) for sequence in members)

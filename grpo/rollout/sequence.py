@@ -36,7 +36,7 @@ class PartialGroup:
         return {
             "prompt": self.prompt.id,
             "seeds": self.seeds,
-            "completions": [_to_mapping(completion) for completion in self.completions],
+            "completions": [completion_mapping(completion) for completion in self.completions],
         }
 
     @staticmethod
@@ -45,11 +45,14 @@ class PartialGroup:
         return PartialGroup(
             prompt=prompts[values["prompt"]],
             seeds=tuple(values["seeds"]),
-            completions=tuple(_from_mapping(completion) for completion in values["completions"]),
+            completions=tuple(
+                completion_from_mapping(completion) for completion in values["completions"]
+            ),
         )
 
 
-def _to_mapping(completion: Completion) -> dict[str, Any]:
+def completion_mapping(completion: Completion) -> dict[str, Any]:
+    """Plain values but for its text."""
     log_kept = completion.log_kept
     return {
         "token_ids": completion.token_ids,
@@ -98,14 +101,14 @@ def _tensor_of_bytes(data: bytearray, dtype: torch.dtype, shape: Sequence[int]) 
     return torch.frombuffer(data, dtype=dtype).view(tuple(shape))
 
 
-def _from_mapping(values: Mapping[str, Any]) -> Completion:
-    """The text is left out: it is decoded once the completion is finished. Earlier versions wrote fewer values."""
+def completion_from_mapping(values: Mapping[str, Any]) -> Completion:
+    """The completion; without a text where it is unfinished. Earlier versions wrote fewer values."""
     log_kept = values["log_kept"]
     routing = values.get("routing")
     given = map(tuple, values.get("given", ()))
     turns = map(_turn, values.get("turns", ()))
     return Completion(
-        text="",
+        text=values.get("text", ""),
         token_ids=tuple(values["token_ids"]),
         sampled_logps=torch.tensor(values["sampled_logps"]),
         finish=values["finish"],
@@ -307,8 +310,8 @@ class RolloutSequence:
             is_cut = is_at_edge and self.num_written < self.max_written
             self.finish = "context" if is_cut else "length"
 
-    def completion(self, policy: Policy) -> Completion:
-        """The sequence as a `Completion`, whose newest tokens carry the policy's weight version."""
+    def completion(self, policy: Policy, version: int | None = None) -> Completion:
+        """The sequence as a `Completion`, whose newest tokens carry the weight `version` (None: the policy's)."""
         log_kept = torch.tensor(self.log_kept, dtype=torch.float32) if self.log_kept else None
         return Completion(
             text=self._text(policy),
@@ -316,7 +319,7 @@ class RolloutSequence:
             sampled_logps=torch.tensor(self.logps, dtype=torch.float32),
             finish=self.finish,
             stop=self.stop,
-            versions=self._versions(policy.version),
+            versions=self._versions(policy.version if version is None else version),
             log_kept=log_kept,
             routing=self.routing_record(policy.routing, self._num_recorded),
             given=tuple(self.given),

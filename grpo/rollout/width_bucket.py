@@ -72,6 +72,18 @@ class WidthBucket:
         if len(self.names) >= self.expected:
             self.expected = 0
 
+    def append(self, name: EntryName, prefix: Prefix, number: int) -> None:
+        """Store the first `number` positions of `prefix` behind what an entry holds; there must be room for them."""
+        index = self.names.index(name)
+        start = self.lengths[index]
+        end = start + number
+        for number_of_store, store in enumerate(self.stores):
+            for layer, pair in prefix.items():
+                new = pair[number_of_store][:, :number]
+                tensor = self._with_room(store, layer, len(self.names), new)
+                tensor[index, start:end] = new.transpose(0, 1)
+        self.lengths[index] = end
+
     def read(self, name: EntryName) -> Prefix:
         """What an entry holds, as views."""
         index = self.names.index(name)

@@ -39,7 +39,8 @@ def header(recipe: Recipe, inputs: RunInputs, parts: RunParts, num_steps: int) -
         lines.insert(3, f"  answers   {inputs.environment.describe()}")
     further = [*parts.policy.describe_fallback(), *parts.policy.describe_routing()]
     if sample.servers:
-        further.append(f"sampled by {many(len(sample.servers), 'vLLM server')}")
+        ahead = f", up to {many(sample.staleness, 'step')} ahead" if sample.staleness else ""
+        further.append(f"sampled by {many(len(sample.servers), 'vLLM server')}{ahead}")
     lines += [f"{MARGIN}{line}" for line in further]
     if num_steps:
         lines.append(f"  resumed after step {num_steps}")

@@ -18,6 +18,7 @@ from grpo.data.reading import Report, read_table, to_standard_error
 from grpo.data.rows import usable_rows
 from grpo.data.sources import SourceRows, source_of
 from grpo.data.templates import Template
+from grpo.environments import EnvironmentPlan
 from grpo.kernels.sampling.spec import Sampling
 from grpo.model.info import ModelInfo
 from grpo.recipe import EvaluationSetSection, Recipe, RecipeError, RowsSection
@@ -142,6 +143,16 @@ def check_rewards_of_sets(recipe: Recipe, specs: Sequence[RewardSpec]) -> None:
             )
 
 
+def check_templates_of_sets(
+    sets: Sequence[EvaluationSet], environment: EnvironmentPlan | None, info: ModelInfo
+) -> None:
+    """Refuse sets whose chat template cannot tell a conversation with tools; raises `RecipeError`."""
+    if environment is None:
+        return
+    for of in sets:
+        environment.check_templates(info.tokenizer, of.templates.values(), info.end_ids)
+
+
 def load_sets(
     recipe: Recipe, specs: Sequence[RewardSpec], accurate: str, info: ModelInfo
 ) -> list[EvaluationSet]:
@@ -183,7 +194,7 @@ def _load_set(
     empty = _described(recipe, name, section, section.reward or accurate)
     empty = replace(empty, revision=table.revision, columns=columns)
     if section.rewards:
-        own_specs, accurate = rewards_of_set(section, recipe.sandbox)
+        own_specs, accurate = rewards_of_set(section, recipe)
         empty = replace(empty, own_specs=own_specs, accurate=accurate)
     source = source_of(name, section, usable_rows(table.rows, section, say))
     source = replace(source, held_out=source.rows[: section.limit])

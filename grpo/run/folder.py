@@ -21,7 +21,17 @@ try:
 except ImportError:  # not a POSIX system
     fcntl = None
 
-FREE_KEYS = ("steps", "run_dir", "evaluate.", "checkpoint.", "log.", "watchdog.", "gates", "cost.")
+FREE_KEYS = (
+    "steps",
+    "run_dir",
+    "evaluate.",
+    "checkpoint.",
+    "log.",
+    "watchdog.",
+    "gates",
+    "cost.",
+    "rewards_service.",
+)
 MEMORY_KEYS = (
     "sample.max_rows",
     "sample.kv_memory_gib",

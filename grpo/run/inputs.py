@@ -16,7 +16,7 @@ from grpo.data.examples import ExampleSet
 from grpo.data.prompts import PromptSet, load_prompts
 from grpo.data.reading import Report, to_standard_error
 from grpo.data.sources import GivenRows, Rows, check_enough_rows, load_sources
-from grpo.environments import EnvironmentPlan, Tools, plan_environment
+from grpo.environments import EnvironmentPlan, Tools, Used, plan_environment
 from grpo.model.info import load_info
 from grpo.monitor import watchdog
 from grpo.monitor.redaction import secret_keys
@@ -26,6 +26,7 @@ from grpo.rollout.compiled import check_compiler
 from grpo.run.evaluation_sets import (
     EvaluationSet,
     check_rewards_of_sets,
+    check_templates_of_sets,
     held_out_set,
     load_sets,
 )
@@ -106,6 +107,7 @@ def load_inputs(
     model: PreTrainedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     tools: Tools = (),
+    environment: Used | None = None,
     watching: Watching = nullcontext,
     report: Report = to_standard_error,
     needs_rewards: bool = True,
@@ -114,9 +116,9 @@ def load_inputs(
 
     Without ``needs_rewards`` there may be none; held-out rows are then not evaluated.
 
-    ``rewards`` and ``tools`` are callables added to the recipe's; ``data``, a ``model`` or ``tokenizer`` in hand are
-    used instead of loading them. Slow reads happen inside ``watching()``; ``report`` gets a sentence on what was
-    changed in the rows.
+    ``rewards`` and ``tools`` are callables added to the recipe's, an ``environment`` takes the place of its own;
+    ``data``, a ``model`` or ``tokenizer`` in hand are used instead of loading them. Slow reads happen inside
+    ``watching()``; ``report`` gets a sentence on what was changed in the rows.
     """
     specs: Sequence[RewardSpec] = ()
     accurate = ""
@@ -130,21 +132,21 @@ def load_inputs(
     check_enough_rows(sources, *recipe.rows_a_step())
     with watching(), watchdog.loading("grpo.model.info, configuration and tokenizer"):
         info = load_info(recipe.model, model, tokenizer)
-    environment = plan_environment(recipe, info.tokenizer, tools)
-    if environment is not None:
-        info = replace(info, tools=environment.shown)
+    answers = plan_environment(recipe, info.tokenizer, tools, environment)
+    if answers is not None:
+        info = replace(info, tools=answers.shown)
     prompts = load_prompts(
         sources, info, max_tokens=recipe.sample.max_tokens, at_least=recipe.sample.prompts
     )
-    if environment is not None:
-        templates = prompts.templates.values()
-        environment.check_separators(info.tokenizer, templates, info.end_ids)
+    if answers is not None:
+        answers.check_templates(info.tokenizer, prompts.templates.values(), info.end_ids)
     check_teacher(recipe, info.tokenizer, prompts)
     sets = []
     if specs and prompts.held_out:
         sets.append(held_out_set(recipe, prompts.held_out, accurate, prompts.templates))
     with watching(), watchdog.loading("grpo.data.prompts, the evaluation sets"):
         sets += load_sets(recipe, specs, accurate, info)
+    check_templates_of_sets(sets, answers, info)
     return RunInputs(
         recipe=recipe.with_steps(len(prompts.train)),
         specs=specs,
@@ -155,5 +157,5 @@ def load_inputs(
         weights={source.name: source.weight for source in sources},
         config=info.config,
         tokenizer=info.tokenizer,
-        environment=environment,
+        environment=answers,
     )

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Callable, ContextManager, Mapping, Sequen
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo.cost.meter import EVALUATE, LOAD, SAVE
+from grpo.cost.meter import EVALUATE, LOAD, SAMPLE, SAVE
 from grpo.data.curriculum import Curriculum
 from grpo.data.sources import GivenRows
 from grpo.distributed.process_group import Ranks
-from grpo.environments import Tools
+from grpo.environments import Tools, Used
 from grpo.learner.learner import Learner
 from grpo.model.policy import Policy
 from grpo.monitor import watchdog
@@ -132,6 +132,7 @@ class Run(SteppedRun):
         model: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         tools: Tools = (),
+        environment: Used | None = None,
         resume: bool = False,
         quiet: bool = False,
         verbose: bool = False,
@@ -158,6 +159,7 @@ class Run(SteppedRun):
                 tokenizer=tokenizer,
                 watching=self.watchdog.watching,
                 **({"tools": tools} if tools else {}),
+                **({} if environment is None else {"environment": environment}),
             )
         self.recipe = recipe = self.inputs.recipe
         self.groups: list[ScoredGroup] = []
@@ -274,7 +276,8 @@ class Run(SteppedRun):
 
     @property
     def engine(self) -> Engine:
-        """What samples, once the run is open."""
+        """What samples, once the run is open; until the next step begins it is the caller's alone."""
+        self._settle_sampling()
         return self.parts.engine
 
     @property
@@ -319,17 +322,18 @@ class Run(SteppedRun):
 
     # -- after a step ---------------------------------------------------------------------------------------
 
-    def _end_step(self, step: int, batch: Batch, record: Record, num_items: int) -> None:
+    def _end_step(
+        self, step: int, batch: Batch, record: Record, num_items: int, in_flight: int = 0
+    ) -> None:
         """Count and write a step that is done; then evaluate and save if the recipe says so.
 
-        `num_items` completions were sampled, or rows drawn, and are all in `batch`.
+        `num_items` completions were sampled, or rows drawn, and are all in `batch`; `in_flight` go on in a later step.
         """
         progress = self.progress
         parts = self.parts
         record.update(parts.gates.step(record))
         progress.num_steps = step
         self.step_seconds = record["seconds/step"]
-        in_flight = progress.num_in_flight(self.recipe, parts.ranks)
         self.ledger.add(step, num_items, batch, in_flight)
         progress.tokens["sampled"] += record.get("completion/tokens", 0)
         progress.tokens["trained"] += record["update/tokens"]
@@ -363,6 +367,7 @@ class Run(SteppedRun):
 
     def _evaluate(self, step: int, when: str) -> dict[str, dict[str, Any]]:
         """The evaluation of each set as plain values; nothing if there is none or the run is being stopped."""
+        self._settle_sampling()
         with self.cost.phase(EVALUATE):
             self.policy.gather()
             return self._evaluate_sets(step, when)
@@ -425,6 +430,13 @@ class Run(SteppedRun):
             self.cost.count(evaluated=result.tokens)
         return result
 
+    def _settle_sampling(self) -> None:
+        """Wait until nothing is sampled ahead, so that the engine and its servers belong to the caller."""
+        lookahead = self.parts.lookahead
+        if lookahead is not None:
+            with self.cost.phase(SAMPLE):
+                lookahead.settle()
+
     def _scorer_of(self, evaluated: EvaluationSet) -> ContextManager[Scorer]:
         """The run's own scorer, or one that lives for this evaluation."""
         if evaluated.own_specs is None:
@@ -436,6 +448,7 @@ class Run(SteppedRun):
 
         It is written in the background, and there when a later one is saved, the run ends or `close` returns.
         """
+        self._settle_sampling()
         with watchdog.doing("saving a checkpoint"), self.cost.phase(SAVE):
             return self.storage.save(self.parts)
 
@@ -457,6 +470,7 @@ class Run(SteppedRun):
             self._write_report()
 
     def _keep(self) -> None:
+        self._settle_sampling()
         self.storage.save_now(self.parts)
 
     def _stop_work(self, failure: BaseException | None) -> None:

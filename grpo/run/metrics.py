@@ -58,6 +58,12 @@ def _without(record: Mapping[str, Any], keys: re.Pattern[str]) -> dict[str, Any]
     return {key: value for key, value in record.items() if not keys.fullmatch(key)}
 
 
+def staleness_record(ages: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """How many steps old the tokens of each completion are that train: the mean over all tokens, and the largest."""
+    every = [age for of_completion in ages for age in of_completion]
+    return {"staleness/mean": mean(every), "staleness/max": max(every, default=0)}
+
+
 def step_record(
     step: int,
     sampled: Mapping[str, Any],

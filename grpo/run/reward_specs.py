@@ -29,7 +29,8 @@ def load_rewards(
     accurate = accurate_reward(recipe, [spec.name for spec in specs])
     _check_found(specs)
     specs = with_lenient(specs, accurate)
-    check_sandbox(specs, recipe.sandbox)
+    if not recipe.rewards_service.servers:
+        check_sandbox(specs, recipe.sandbox)
     return specs, accurate
 
 
@@ -104,9 +105,7 @@ def _own_name(function: Any) -> str:
     return "" if name == "<lambda>" else name
 
 
-def rewards_of_set(
-    section: EvaluationSetSection, sandbox: SandboxSection
-) -> tuple[list[RewardSpec], str]:
+def rewards_of_set(section: EvaluationSetSection, recipe: Recipe) -> tuple[list[RewardSpec], str]:
     """(the rewards that a set of ``evaluate.sets`` names, with the lenient twin; the name of the accurate one).
 
     As `load_rewards`.
@@ -115,7 +114,8 @@ def rewards_of_set(
     _check_found(specs)
     accurate = section.reward or specs[0].name
     specs = with_lenient(specs, accurate)
-    check_sandbox(specs, sandbox)
+    if not recipe.rewards_service.servers:
+        check_sandbox(specs, recipe.sandbox)
     return specs, accurate
 
 

@@ -29,13 +29,15 @@ class SampleRows:
     """Makes the rows of a run.
 
     A completion is right if the reward ``accurate`` gave it ``threshold`` or more. ``num_with_tokens`` completions of a
-    step keep the log-probs of their tokens, which ``tokenizer`` spells.
+    step keep the log-probs of their tokens, which ``tokenizer`` spells. With ``has_versions`` a row names the weights
+    that wrote its tokens.
     """
 
     accurate: str = ""
     threshold: float = 1.0
     num_with_tokens: int = 0
     tokenizer: PreTrainedTokenizerBase | None = None
+    has_versions: bool = False
 
     def of_step(
         self, step: int, groups: Sequence[ScoredGroup], batch: Batch | None = None
@@ -44,9 +46,12 @@ class SampleRows:
         rows = []
         for group in groups:
             rows += sample_rows(step, group, self.accurate, self.threshold)
+        completions = [completion for group in groups for completion in group.completions]
+        if self.has_versions:
+            for row, completion in zip(rows, completions):
+                row["versions"] = [list(span) for span in completion.versions]
         if batch is None:
             return rows
-        completions = [completion for group in groups for completion in group.completions]
         detailed = self._with_tokens(batch.rows)
         for row, learnt, completion in zip(rows, batch.rows, completions, strict=True):
             row["advantage"] = _rounded(_mean_advantage(learnt))

@@ -32,14 +32,17 @@ from grpo.monitor.watchdog import Watchdog
 from grpo.recipe import Recipe, RecipeError, SampleSection
 from grpo.report.console.console import Console
 from grpo.report.trackers import Trackers
+from grpo.rollout.buffer import RolloutBuffer
 from grpo.rollout.compatibility import check_support
 from grpo.rollout.engine import Engine
 from grpo.run import fingerprint
 from grpo.run.inputs import RunInputs
 from grpo.run.log import Log
+from grpo.run.lookahead import Lookahead
 from grpo.run.reward_specs import watched_rewards
+from grpo.run.rollouts import Rollouts
 from grpo.run.sample_rows import SampleRows
-from grpo.run.servers import open_servers
+from grpo.run.servers import ServedPolicy, open_servers
 from grpo.run.teacher import load_teacher
 from grpo.scoring import Scorer
 from grpo.types import Prompt
@@ -95,24 +98,18 @@ def open_policy(
     return policy
 
 
-def open_engine(
-    recipe: Recipe,
-    policy: Policy,
-    *,
-    longest_prompt: int = 0,
-    gates: Gates | None = None,
-    ranks: Ranks = Ranks(),
-) -> Engine:
+def open_engine(recipe: Recipe, policy: Policy) -> Engine:
     """The engine that samples `policy` as the recipe asks, by itself or at servers.
 
-    `longest_prompt` is in tokens, and `gates` judge servers. Raises `RecipeError` for servers that do not fit.
+    Raises `RecipeError` for servers that do not fit.
     """
+    served = open_servers(recipe, policy) if recipe.sample.engine == "vllm" else None
+    return engine_of(recipe, policy, served)
+
+
+def engine_of(recipe: Recipe, policy: Policy, served: ServedPolicy | None) -> Engine:
+    """The engine that samples `policy`, at servers if it is `served`."""
     sample = recipe.sample
-    open_decoder = None
-    if sample.engine == "vllm":
-        open_decoder = open_servers(
-            recipe, policy, longest_prompt=longest_prompt, gates=gates, ranks=ranks
-        )
     return Engine(
         policy,
         max_rows=sample.max_rows,
@@ -121,7 +118,7 @@ def open_engine(
         deterministic=recipe.deterministic,
         keep=sample.keep_graphs,
         compile=sample.compile,
-        open_decoder=open_decoder,
+        open_decoder=None if served is None else served.open_decoder,
     )
 
 
@@ -132,8 +129,25 @@ def longest_prompt(prompts: PromptSet) -> int:
 
 
 def open_scorer(recipe: Recipe, specs: Sequence[RewardSpec]) -> Scorer:
-    """The scorer with its workers running; close it, or use it as a context."""
-    return Scorer(specs, sandbox=recipe.sandbox)
+    """The scorer with its workers running, or its servers found; close it, or use it as a context.
+
+    Raises `RecipeError` for servers that do not answer or have other rewards.
+    """
+    try:
+        return Scorer(specs, sandbox=recipe.sandbox, servers=recipe.rewards_service)
+    except ValueError as error:
+        if not recipe.rewards_service.servers:
+            raise
+        raise RecipeError(f"recipe: {error}") from None
+
+
+def check_reward_servers(recipe: Recipe, inputs: RunInputs) -> None:
+    """Ask the reward servers, before a model loads, whether they have the rewards of the run and of its sets."""
+    if not recipe.rewards_service.servers:
+        return
+    for specs in (inputs.specs, *(of.own_specs for of in inputs.sets)):
+        if specs:
+            open_scorer(recipe, specs).close()
 
 
 # ---- what only training uses ----------------------------------------------------------------------------------
@@ -145,7 +159,10 @@ OpenLearner = Callable[[Recipe, Policy, Ranks, "Gates | None"], Learner]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunParts:
-    """What an open training run works with; ``environment`` answers the policy between its turns, if anything does."""
+    """What an open training run works with.
+
+    ``environment`` answers the policy between its turns, and ``lookahead`` samples ahead, if anything does.
+    """
 
     ranks: Ranks
     policy: Policy
@@ -156,6 +173,7 @@ class RunParts:
     learner: Learner
     scorer: Scorer
     environment: RunEnvironment | None = None
+    lookahead: Lookahead[Rollouts] | None = None
 
     @property
     def isolation(self) -> list[str]:
@@ -166,10 +184,14 @@ class RunParts:
         return lines
 
     def close(self) -> None:
-        """Stop the workers of rewards and environments."""
+        """Stop what samples ahead, and the workers of rewards and environments."""
+        if self.lookahead is not None:
+            self.lookahead.stop()
         self.scorer.close()
         if self.environment is not None:
             self.environment.close()
+        if self.lookahead is not None:
+            self.lookahead.join()
 
 
 def open_parts(
@@ -185,6 +207,7 @@ def open_parts(
 
     The tokens that end the examples of supervised training end completions from here on.
     """
+    check_reward_servers(recipe, inputs)
     ranks = Ranks.start()
     ranks.watched_by(dog)
     check_same_prompts(ranks, inputs.prompts)
@@ -205,23 +228,41 @@ def open_parts(
         show_every=recipe.log.show_every,
     )
     gates = open_gates(recipe, inputs, policy, report=log.alarm)
+    served = None
+    if recipe.sample.engine == "vllm":
+        longest = longest_prompt(inputs.prompts)
+        served = open_servers(recipe, policy, longest_prompt=longest, gates=gates, ranks=ranks)
     return RunParts(
         ranks=ranks,
         policy=policy,
         curriculum=open_curriculum(recipe, inputs),
-        engine=open_engine(
-            recipe,
-            policy,
-            longest_prompt=longest_prompt(inputs.prompts),
-            gates=gates,
-            ranks=ranks,
-        ),
+        engine=engine_of(recipe, policy, served),
         log=log,
         gates=gates,
         learner=open_learner(recipe, policy, ranks, gates),
         scorer=open_scorer(recipe, inputs.specs),
-        environment=open_environment(recipe, inputs.environment, inputs.tokenizer, policy.stop_ids),
+        environment=open_environment(recipe, inputs.environment, policy),
+        lookahead=open_lookahead(recipe, served, ranks),
     )
+
+
+def open_lookahead(
+    recipe: Recipe, served: ServedPolicy | None, ranks: Ranks
+) -> Lookahead[Rollouts] | None:
+    """What samples the next steps at servers while a step is trained; None where nothing does.
+
+    Raises `RecipeError` for several processes.
+    """
+    sample = recipe.sample
+    if not sample.staleness or served is None:
+        return None
+    if ranks.world > 1:
+        raise RecipeError(
+            f"sample.staleness is {sample.staleness}, but {ranks.world} processes train, whose steps are not yet "
+            "sampled ahead together; set it to 0, or train with one process and several servers"
+        )
+    carries = sample.over_request > 0
+    return Lookahead(RolloutBuffer(sample.staleness, recipe.steps, carries=carries), served)
 
 
 def check_same_prompts(ranks: Ranks, prompts: PromptSet) -> None:
@@ -245,6 +286,7 @@ def open_rows(recipe: Recipe, inputs: RunInputs) -> SampleRows:
         threshold=recipe.evaluate.threshold,
         num_with_tokens=recipe.log.token_logprobs,
         tokenizer=inputs.tokenizer,
+        has_versions=recipe.sample.staleness > 0,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Iterator, Mapping, Protocol, Sequence
 
 from grpo.data.prompts import PromptSet
@@ -22,6 +23,7 @@ from grpo.run import checkpoint
 from grpo.run.checkpoint import Checkpoint
 from grpo.run.ledger import Ledger
 from grpo.run.log import finite
+from grpo.run.rollouts import Rollouts
 from grpo.run.setup import RunParts
 
 SPELLING = {
@@ -40,7 +42,8 @@ class RunState:
     by ``checkpoint.best_by``.
 
     ``parts`` are the states of `stateful_parts` by name; ``partial_groups`` and ``expected`` (lengths that the engine
-    expects, by prompt id) have one entry a process; ``journals`` are sizes in bytes, ``trackers`` the run's ids there.
+    expects, by prompt id) have one entry a process; ``ahead`` is what was sampled ahead of the step; ``journals`` are
+    sizes in bytes, ``trackers`` the run's ids there.
     """
 
     bonus: Any
@@ -59,6 +62,7 @@ class RunState:
     ranking: float | None = None
     sets_before: Mapping[str, Any] = field(default_factory=dict)
     trackers: Mapping[str, str] = field(default_factory=dict)
+    ahead: Mapping[str, Any] | None = None
 
     def to_mapping(self) -> dict[str, Any]:
         """As `from_mapping` reads it, by the keys of the file."""
@@ -188,6 +192,9 @@ def collect(
     if not ranks.main:
         return None
     stateful = stateful_parts(parts, ledger)
+    ahead = None
+    if parts.lookahead is not None:
+        ahead = parts.lookahead.state(Rollouts.to_mapping)
     state = RunState(
         bonus=learner["bonus"],
         parts={name: part.state() for name, part in stateful.items()},
@@ -203,6 +210,7 @@ def collect(
         expected=expected,
         weights_version=parts.policy.version,
         trackers=parts.log.tracker_ids,
+        ahead=ahead,
         journals=journals,
         fingerprint=fingerprint,
     )
@@ -269,3 +277,6 @@ def _restore_rollouts(
     mine = partial_groups[ranks.rank]
     progress.partial_groups = [PartialGroup.from_mapping(group, by_id) for group in mine]
     parts.engine.expected = dict(expected[ranks.rank])
+    if parts.lookahead is not None:
+        assert state.ahead is not None, "sample.staleness is no key that may change"
+        parts.lookahead.restore(state.ahead, partial(Rollouts.from_mapping, prompts=prompts))

@@ -11,6 +11,7 @@ import torch
 from grpo.cost.book import read_costs
 from grpo.cost.meter import Meter, Place, file_of, new_attempt
 from grpo.cost.price import Prices
+from grpo.data.examples import ExampleSet
 from grpo.data.kept_rows import keep_rows
 from grpo.distributed.process_group import Ranks
 from grpo.model.saved import SavedModel, SavedModelDiffers
@@ -77,12 +78,12 @@ class RunStorage:
         self.summary: dict[str, Any] | None = None
         self._lock: BinaryIO | None = None
         self._fingerprint: Mapping[str, Any] = {}
-        self._rows: Mapping[str, int] = {}
+        self._examples = ExampleSet()
 
     def open(self, parts: RunParts, inputs: RunInputs, *, resume: bool) -> None:
         """Lock and prepare the folder; set the run to its newest checkpoint, or to the beginning."""
         ranks = parts.ranks
-        self._rows = inputs.examples.counts
+        self._examples = inputs.examples
         if ranks.main:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = lock(self.folder)
@@ -184,7 +185,7 @@ class RunStorage:
                 parts=parts,
                 final=final,
                 examples_after=examples_after,
-                rows=self._rows,
+                examples=self._examples,
             )
             summary["cost"] = self._costs()
             write_summary(self.folder, summary)
@@ -198,7 +199,7 @@ class RunStorage:
         """Say how the run ended; what it cost inside is for who asks for it."""
         log = parts.log
         log.detail(
-            f"reward cache hits: {parts.scorer.cached:.0%} of the scores are those of an equal completion",
+            *parts.scorer.describe(),
             *self.writer.describe(),
         )
         say = log.say if final.problems or final.unchecked else log.detail

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
+from grpo.data.examples import ExampleSet
 from grpo.model.policy import Policy
 from grpo.model.saved import SavedModel, check_saved
 from grpo.monitor import watchdog
@@ -64,12 +65,12 @@ def summary_of(
     parts: RunParts,
     final: SavedModel,
     examples_after: Sequence[Mapping[str, Any]],
-    rows: Mapping[str, int],
+    examples: ExampleSet,
 ) -> dict[str, Any]:
-    """What ``summary.json`` holds; `rows` of supervised training are counted by what became of them."""
+    """What ``summary.json`` holds; `examples` are those of supervised training."""
     sets = _by_set(progress)
     return {
-        **_supervised(sets.pop(HELD_OUT_LOSS, None), rows),
+        **_supervised(sets.pop(HELD_OUT_LOSS, None), examples),
         "name": recipe.name,
         "stage": recipe.stage,
         "steps": progress.num_steps,
@@ -88,9 +89,9 @@ def summary_of(
     }
 
 
-def _supervised(losses: Mapping[str, Any] | None, rows: Mapping[str, int]) -> dict[str, Any]:
-    """What only a run of supervised training has: its held-out loss, and what became of its rows."""
-    found = {"loss": losses, "rows": rows}
+def _supervised(losses: Mapping[str, Any] | None, examples: ExampleSet) -> dict[str, Any]:
+    """What only a run of supervised training has: its held-out loss, its rows by what became of them, their forms."""
+    found = {"loss": losses, "rows": examples.counts, "forms": list(examples.forms)}
     return {name: value for name, value in found.items() if value}
 
 

@@ -73,6 +73,8 @@ def _cells(report: Report) -> dict[str, str]:
     cells["mean reward"] = reward_with_interval(report["mean_reward"])
     cells["length"] = "-" if math.isnan(report["length"]) else f"{report['length']:.1f}"
     cells["truncated"] = percent(report["truncated"])
+    if "tools" in report:
+        cells["calling"] = percent(report["tools"]["share"])
     cells["no answer"] = percent(strict["no_answer"])
     cells["faults"] = str(strict["faults"])
     return cells

@@ -17,6 +17,7 @@ from grpo.cost.meter import UPDATE
 from grpo.data.examples import Example
 from grpo.data.sources import GivenRows
 from grpo.distributed.process_group import Ranks
+from grpo.environments import Tools
 from grpo.learner.learner import Learner, UpdateStats
 from grpo.learner.selection import by_row
 from grpo.learner.supervised import (
@@ -51,9 +52,9 @@ MARGIN = " " * 12
 class SftTrainer(Run):
     """A run of supervised fine-tuning. Iterate over it: each iteration makes one update and yields its record.
 
-    ``SftTrainer(recipe, data=None, rewards=None, model=None, tokenizer=None, resume=False, quiet=False,
-    verbose=False)``, as for `grpo.Trainer`; ``rewards`` only score what is sampled in evaluations. Raises `RecipeError`
-    for what a user can fix, before a model loads. `examples` are the rows of the last step.
+    ``SftTrainer(recipe, data=None, rewards=None, model=None, tokenizer=None, tools=(), resume=False, quiet=False,
+    verbose=False)``, as for `grpo.Trainer`; ``rewards`` only score what is sampled in evaluations, and ``tools`` answer
+    it. Raises `RecipeError` for what a user can fix, before a model loads. `examples` are the rows of the last step.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class SftTrainer(Run):
         rewards: Rewards | None = None,
         model: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        tools: Tools = (),
         resume: bool = False,
         quiet: bool = False,
         verbose: bool = False,
@@ -76,6 +78,7 @@ class SftTrainer(Run):
             rewards=rewards,
             model=model,
             tokenizer=tokenizer,
+            tools=tools,
             resume=resume,
             quiet=quiet,
             verbose=verbose,
@@ -235,6 +238,8 @@ def header(recipe: Recipe, inputs: RunInputs, parts: RunParts, num_steps: int) -
     lines += [f"{'' if number else '  rows':<12}{line}" for number, line in enumerate(found)]
     for number, of in enumerate(inputs.sets):
         lines.append(f"{'' if number else '  sets':<12}{of.name}: {of.describe()}")
+    if inputs.environment is not None:
+        lines.append(f"  answers   {inputs.environment.describe()}")
     lines += [f"  {line}" for line in run_size(recipe)]
     if num_steps:
         lines.append(f"  resumed after step {num_steps}")

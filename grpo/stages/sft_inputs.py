@@ -14,18 +14,22 @@ from typing import Any, Callable, Mapping, Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from grpo.data.example_rows import FORM, load_example_rows
+from grpo.data.example_rows import load_example_rows
 from grpo.data.examples import ExampleSet, load_examples
 from grpo.data.leaks import check_leaks
 from grpo.data.prompts import PromptSet, prompts_of
+from grpo.data.questions import names_of, questions_of
 from grpo.data.reading import Report, to_standard_error
 from grpo.data.sources import GivenRows, SourceRows, check_enough_rows, load_sources
+from grpo.data.templates import Template
+from grpo.environments import Tools, plan_environment
 from grpo.model.info import ModelInfo, load_info, load_tokenizer
 from grpo.monitor import watchdog
 from grpo.recipe import Recipe, RecipeError
 from grpo.run.evaluation_sets import (
     EvaluationSet,
     check_rewards_of_sets,
+    check_templates_of_sets,
     held_out_set,
     load_sets,
 )
@@ -44,10 +48,14 @@ def load_sft_inputs(
     rewards: Mapping[str, Callable[..., Any]] | None = None,
     model: PreTrainedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    tools: Tools = (),
     watching: Watching = nullcontext,
     report: Report = to_standard_error,
 ) -> RunInputs:
-    """As `grpo.run.inputs.load_inputs`, for examples in place of prompts; its ``prompts`` are the examples whole."""
+    """As `grpo.run.inputs.load_inputs`, for examples in place of prompts; its ``prompts`` are the examples whole.
+
+    Tools are offered where completions are sampled, in evaluations alone; an example is learnt as it stands.
+    """
     specs: Sequence[RewardSpec] = ()
     accurate = ""
     if recipe.rewards or rewards:
@@ -64,11 +72,19 @@ def load_sft_inputs(
     with watching(), watchdog.loading("grpo.data.examples, the tokens"):
         examples = load_examples(recipe, info, sources)
     _check_enough_examples(recipe, examples)
+    environment = plan_environment(recipe, info.tokenizer, tools)
+    if environment is not None:
+        info = replace(info, tools=environment.shown)
     sets: list[EvaluationSet] = []
     if specs:
         sets = _sampled_held_out(recipe, sources, specs, accurate, info=info)
     with watching(), watchdog.loading("grpo.data.prompts, the evaluation sets"):
         sets += load_sets(recipe, specs, accurate, info)
+    check_templates_of_sets(sets, environment, info)
+    if environment is not None and not sets:
+        report(
+            "tools are offered in evaluations alone, and nothing is sampled here: no row is held out"
+        )
     return RunInputs(
         recipe=recipe.with_steps(len(examples.train)),
         specs=specs,
@@ -80,6 +96,7 @@ def load_sft_inputs(
         config=info.config,
         tokenizer=info.tokenizer,
         examples=examples,
+        environment=environment if sets else None,
     )
 
 
@@ -144,7 +161,10 @@ def _sampled_held_out(
     """The held-out rows as prompts to be sampled, as in reinforcement learning; texts have none."""
     prompts: list[Prompt] = []
     num_dropped = 0
-    for source in map(_questions, sources):
+    templates: dict[str, Template] = {}
+    offered = names_of(info.tools)
+    for source in sources:
+        source = questions_of(replace(source, train=()), offered)
         if not source.held_out:
             continue
         check_columns(specs, source.held_out)
@@ -152,21 +172,8 @@ def _sampled_held_out(
         made = prompts_of(source, info, recipe.sample.max_tokens)
         prompts += made.held_out
         num_dropped += made.num_dropped
+        templates.update(made.templates)
     if not prompts:
         return []
-    return [replace(held_out_set(recipe, prompts, accurate), num_dropped=num_dropped)]
-
-
-def _questions(source: SourceRows) -> SourceRows:
-    """The held-out rows of a source that ask something; chats through the chat template, whatever the model's kind."""
-    rows = [row for row in source.held_out if row[FORM] != "text"]
-    for row in rows:
-        if row.get("tools"):
-            raise RecipeError(
-                "data: held-out rows have tools, which sampled prompts here do not show, so their accuracy would mean "
-                "nothing; leave the rewards out, and name sets of their own in evaluate.sets"
-            )
-    section = source.section
-    if any(row[FORM] == "chat" for row in rows):
-        section = replace(section, template="chat")
-    return replace(source, section=section, train=(), held_out=rows)
+    held_out = held_out_set(recipe, prompts, accurate, templates)
+    return [replace(held_out, num_dropped=num_dropped)]

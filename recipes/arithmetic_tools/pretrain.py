@@ -10,23 +10,27 @@ learning and evaluation are the trainer's business.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import math
 import random
 import string
+import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterable, Iterator
 
 from rewards.tasks import held_out, load_task
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import tiny_bases  # noqa: E402  beside the folders of the models
+from tiny_bases import SEED, SPECIALS, Encoded  # noqa: E402
+
 NUM_HELD_OUT = 256
 QUESTIONS = {"terms": 3, "low": 10, "high": 99, "count": 8000}
 """The recipe's ``data.args``."""
-SEED = 0
 
 
 # --------------------------------------------------------------------------------------------- the corpus
@@ -112,7 +116,6 @@ def _step(left: str, sign: str, right: str) -> tuple[str, int]:
 
 # ------------------------------------------------------------------------------------------ the tokenizer
 
-SPECIALS = ["<pad>", "<bos>", "<eos>", "<unk>"]
 WORDS = ["<calc>", "</calc>", "<result>", "</result>", "What", "is", "####"]
 CHARACTERS = [*string.ascii_letters, *string.digits, *string.punctuation, " ", "\n"]
 VOCABULARY = [*SPECIALS, *WORDS, *CHARACTERS]
@@ -120,33 +123,19 @@ VOCABULARY = [*SPECIALS, *WORDS, *CHARACTERS]
 
 def make_tokenizer():
     """A token for each tag, each word of the question and each other character of ASCII."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     ids = {word: i for i, word in enumerate(VOCABULARY)}
     words = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     pattern = Regex("|".join([*WORDS, r"[\s\S]"]))
     words.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="isolated")
     words.decoder = decoders.Fuse()
-    words.post_processor = processors.TemplateProcessing(
-        single="<bos> $A", special_tokens=[("<bos>", ids["<bos>"])]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        bos_token="<bos>",
-        eos_token="<eos>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        padding_side="left",
-        model_max_length=MAX_POSITIONS,
-        clean_up_tokenization_spaces=False,
-    )
+    return tiny_bases.wrapped(words, VOCABULARY, MAX_POSITIONS)
 
 
 # --------------------------------------------------------------------------------------------- the model
 
 WIDTH = 48
-HEAD_WIDTH = 16
 LAYERS = 3
 MAX_POSITIONS = 192
 MAX_NEW_TOKENS = 64
@@ -154,81 +143,32 @@ MAX_NEW_TOKENS = 64
 
 def make_model(seed: int = SEED):
     """A Llama of three layers, 48 wide, with weights drawn from the seed."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(VOCABULARY),
-            hidden_size=WIDTH,
-            intermediate_size=4 * WIDTH,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=WIDTH // HEAD_WIDTH,
-            num_key_value_heads=WIDTH // HEAD_WIDTH,
-            max_position_embeddings=MAX_POSITIONS,
-            tie_word_embeddings=True,
-            pad_token_id=VOCABULARY.index("<pad>"),
-            bos_token_id=VOCABULARY.index("<bos>"),
-            eos_token_id=VOCABULARY.index("<eos>"),
-            dtype="float32",
-        )
+    return tiny_bases.make_llama(
+        VOCABULARY, width=WIDTH, layers=LAYERS, positions=MAX_POSITIONS, seed=seed
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Training:
-    """How the base is trained: AdamW, a linear warm-up, then a cosine to a tenth of the rate."""
-
-    steps: int = 1500
-    traces: int = 96
-    slices: int = 2
-    lr: float = 4e-3
-    warmup: int = 50
-
-    def lr_at(self, step: int) -> float:
-        """The learning rate of a step."""
-        done = max(0, step - self.warmup) / max(1, self.steps - self.warmup)
-        risen = min(1.0, (step + 1) / self.warmup)
-        return self.lr * risen * (0.55 + 0.45 * math.cos(math.pi * done))
-
-
-Encoded = tuple[list[int], list[int]]
-"""Token ids of a trace, and what is predicted at each place: the id itself, or -100 where nothing is."""
+Training = partial(tiny_bases.Training, traces=96, slices=2)
+"""How the base is trained."""
 
 
 def train(
     model,
     tokenizer,
-    training: Training = Training(),
+    training: tiny_bases.Training = Training(),
     seed: int = SEED,
     habits: Habits = Habits(),
 ) -> list[float]:
     """Teach the model the corpus, each trace once, and return the loss of each step."""
-    import torch
-
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=training.lr, betas=(0.9, 0.98), weight_decay=0.01
-    )
     ids = tokenizer.get_vocab()
     often = corpus(seed, habits.calling_first)
     seldom = corpus(seed, habits.calling)
-    losses: list[float] = []
-    started = time.perf_counter()
-    for step in range(training.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = training.lr_at(step)
+
+    def draw(step: int) -> Iterable[Encoded]:
         traces = often if step < habits.rare_from * training.steps else seldom
-        drawn = itertools.islice(traces, training.traces)
-        batch = sorted((encode(ids, one) for one in drawn), key=lambda pair: len(pair[0]))
-        losses.append(_accumulate(model, batch, training))
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if step % 100 == 0 or step == training.steps - 1:
-            seconds = time.perf_counter() - started
-            print(f"step {step:4d}  loss {losses[-1]:.4f}  {seconds:.0f} s", flush=True)
-    return losses
+        return [encode(ids, one) for one in itertools.islice(traces, training.traces)]
+
+    return tiny_bases.teach(model, training, draw)
 
 
 def encode(ids: dict[str, int], trace: Trace) -> Encoded:
@@ -251,68 +191,18 @@ def words_of(text: str) -> Iterator[str]:
         place += len(word)
 
 
-def _accumulate(model, batch: list[Encoded], training: Training) -> float:
-    """Add the gradient of the batch's mean over predicted tokens, a slice of like lengths at a time."""
-    num_predicted = sum(target >= 0 for _, targets in batch for target in targets)
-    per_slice = -(-len(batch) // training.slices)
-    total = 0.0
-    for start in range(0, len(batch), per_slice):
-        loss = _summed_loss(model, batch[start : start + per_slice]) / num_predicted
-        loss.backward()
-        total += loss.item()
-    return total
-
-
-def _summed_loss(model, batch: list[Encoded]):
-    import torch
-
-    width = max(len(tokens) for tokens, _ in batch)
-    tokens_BT = torch.tensor([tokens + [0] * (width - len(tokens)) for tokens, _ in batch])
-    targets_BT = torch.tensor([goals + [-100] * (width - len(goals)) for _, goals in batch])
-    logits_BTV = model(tokens_BT[:, :-1], use_cache=False).logits
-    return torch.nn.functional.cross_entropy(
-        logits_BTV.flatten(0, 1), targets_BT[:, 1:].flatten(), reduction="sum"
-    )
-
-
-# --------------------------------------------------------------------------------------------------- saving
-
-
-def save(model, tokenizer, folder: Path) -> None:
-    """Write the model so that `AutoModelForCausalLM` and `AutoTokenizer` load it from the folder."""
-    from transformers import GenerationConfig
-
-    tokens = model.config
-    model.generation_config = GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        max_new_tokens=MAX_NEW_TOKENS,
-        bos_token_id=tokens.bos_token_id,
-        eos_token_id=tokens.eos_token_id,
-        pad_token_id=tokens.pad_token_id,
-    )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
 def main() -> None:
     """Train the base and save it."""
     import torch
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "folder", type=Path, nargs="?", default=HERE, help="where to write it (default: here)"
-    )
-    parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--steps", type=int, default=Training().steps)
-    arguments = parser.parse_args()
+    arguments = tiny_bases.options_of(__doc__, HERE, Training().steps).parse_args()
     torch.set_num_threads(1)
     model = make_model(arguments.seed)
     tokenizer = make_tokenizer()
     started = time.process_time()
     train(model, tokenizer, Training(steps=arguments.steps), seed=arguments.seed)
     print(f"{time.process_time() - started:.0f} CPU-seconds")
-    save(model, tokenizer, arguments.folder)
+    tiny_bases.save(model, tokenizer, arguments.folder, MAX_NEW_TOKENS)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterable, Iterator, Mapping
 
 from grpo import Recipe, Trainer
-from grpo.statistics.intervals import mean_interval, share_interval
+from grpo.statistics.intervals import share_interval
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import arms  # noqa: E402  beside the folders of the recipes
 
 ARMS = {"calculator": [], "none": ["tools=[]", "environment={}"]}
 """What each arm sets in the recipe."""
@@ -109,13 +114,9 @@ def cell(of: Mapping[str, Any], key: str) -> str:
     return f"{100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
-def over_seeds(runs: Sequence[Mapping[str, Any]], key: str) -> str:
-    """The mean over seeds, where there are several, with its interval for new seeds."""
-    means = [100 * sum(run[key]) / len(run[key]) for run in runs]
-    if len(means) < 2:
-        return ""
-    of = mean_interval(means)
-    return f"{of.value:.1f} % [{of.low:.1f}, {of.high:.1f}]"
+def percentages(runs: Iterable[Mapping[str, Any]], key: str) -> list[float]:
+    """The mean over questions of each run."""
+    return [100 * sum(run[key]) / len(run[key]) for run in runs]
 
 
 def table(results: Mapping[str, Any]) -> Iterator[str]:
@@ -126,7 +127,7 @@ def table(results: Mapping[str, Any]) -> Iterator[str]:
     for arm, key, name in ROWS:
         for when in ("before", "after"):
             runs = [run[when] for run in results["found"][arm]]
-            cells = [*(cell(run, key) for run in runs), over_seeds(runs, key)]
+            cells = [*(cell(run, key) for run in runs), arms.over_seeds(percentages(runs, key))]
             yield f"| {SHOWN[arm]}: {name}, {when} | {' | '.join(cells)} |"
     yield ""
     for arm, runs in results["found"].items():
@@ -137,24 +138,9 @@ def table(results: Mapping[str, Any]) -> Iterator[str]:
 
 def main() -> None:
     """Run both arms and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, help="folder for the runs and the table")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        nargs="+",
-        default=[],
-        metavar="key=value",
-        help="recipe keys to set in every run",
-    )
-    options = parser.parse_args()
+    options = arms.options_of(__doc__).parse_args()
     results = run(options)
-    lines = list(table(results))
-    (options.out / "table.json").write_text(json.dumps(results, indent=1))
-    (options.out / "table.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    arms.write_table(options.out, results, table(results))
 
 
 if __name__ == "__main__":

@@ -4,16 +4,15 @@
 
 Three ways to improve the same small model, each with as many completions sampled, 256 a step: reinforcement learning
 of the small model alone; supervised fine-tuning on the large model's completions that the reward found right; on-policy
-distillation, where the small model samples and the large one gives each token's log-prob. The large model is the
-quickstart's after its run. Without --student the small one is pretrained first, without --teacher the large one
-trained. Writes ``table.json`` and ``table.md`` into OUT; what is there already is not made again.
+distillation, where the small model samples and the large one gives each token's log-prob. The small model is
+``quickstart_small_base``, the large one the quickstart's after its run, which is made first without --teacher. Writes
+``table.json`` and ``table.md`` into OUT; what is there already is not made again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,14 +20,18 @@ from typing import Any, Iterator
 
 from grpo import Recipe
 from grpo.report.console.numbers import interval
+from grpo.report.folder import RunFolder
 from grpo.sample import write
 from grpo.stages import trainer_of
-from grpo.statistics.intervals import mean_interval
+from grpo.statistics.comparison import compare
 from rewards.tasks import countdown, held_out, load_task
 
 HERE = Path(__file__).resolve().parent
-WIDTH = 48
-PRETRAINING_STEPS = 900
+sys.path.insert(0, str(HERE.parent))
+
+import arms  # noqa: E402  beside the folders of the recipes
+
+SMALL = HERE.parent / "quickstart_small_base"
 NUM_HELD_OUT = 256
 COMPLETIONS_A_STEP = 256
 ARMS = {
@@ -36,19 +39,10 @@ ARMS = {
     "traces": "SFT on the large model's right traces",
     "on_policy": "on-policy distillation",
 }
+AGAINST_RL = (ARMS["traces"], ARMS["on_policy"])
 
 
-# ---- models and rows ----------------------------------------------------------------------------------------------
-
-
-def small_model(out: Path) -> Path:
-    """The small model, pretrained on the quickstart's corpus."""
-    folder = out / "student"
-    if not (folder / "model.safetensors").exists():
-        script = HERE.parent / "quickstart_base" / "pretrain.py"
-        sizes = ["--width", str(WIDTH), "--steps", str(PRETRAINING_STEPS)]
-        subprocess.run([sys.executable, str(script), str(folder), *sizes], check=True)
-    return folder
+# ---- model and rows ----------------------------------------------------------------------------------------------
 
 
 def large_model(out: Path) -> Path:
@@ -128,9 +122,21 @@ def arm(name: str, out: Path, seed: int, *overrides: str) -> dict[str, Any]:
             "length": after["length"],
             "sampled_tokens": summary["tokens"]["sampled"],
             "cpu_seconds": summary["cpu_seconds"],
+            "shares": shares_right(folder),
         }
         result.write_text(json.dumps(found))
     return dict(json.loads(result.read_text()))
+
+
+def shares_right(folder: Path) -> list[float]:
+    """Of each held-out problem, in the same order for all runs, the share of a run's last completions that is right."""
+    right_of: dict[tuple[int, str], list[bool]] = {}
+    for row in RunFolder(folder).evaluated():
+        right_of.setdefault((row["step"], row["prompt_id"]), []).append(row["right"])
+    last = max(step for step, _ in right_of)
+    return [
+        sum(right) / len(right) for (step, _), right in sorted(right_of.items()) if step == last
+    ]
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -138,7 +144,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     train_file, test_file = write_rows(out)
-    small = options.student or small_model(out)
+    small = options.student
     large = options.teacher or large_model(out)
     test = f"evaluate.sets.test.source={test_file}"
     found: dict[str, list[dict[str, Any]]] = {}
@@ -182,21 +188,35 @@ def _traces(traces: Path, recipe: Recipe, number: int) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> Iterator[str]:
-    """The lines of a Markdown table: accuracy by seed with intervals over problems, the mean with one over seeds."""
+    """The lines of a Markdown table: accuracy by seed with intervals over problems, the mean with one over seeds.
+
+    Then how far each way is ahead of reinforcement learning, paired by problem, the seeds of each pooled.
+    """
     seeds = results["seeds"]
     heads = [f"seed {seed}" for seed in seeds]
-    yield f"| | {' | '.join(heads)} | mean over seeds | length | tokens sampled | CPU-seconds |"
-    yield f"|---|{'---|' * (len(heads) + 4)}"
+    columns = [*heads, "mean over seeds", "against RL", "length", "tokens sampled", "CPU-seconds"]
+    yield f"| | {' | '.join(columns)} |"
+    yield f"|---|{'---|' * len(columns)}"
     for name, runs in results["found"].items():
         cells = [interval(run) for run in runs]
         cells += ["" for _ in range(len(seeds) - len(cells))]
         accuracies = [100 * run["accuracy"] for run in runs]
-        mean = ""
-        if len(accuracies) > 1:
-            of = mean_interval(accuracies)
-            mean = f"{of.value:.1f} % [{of.low:.1f}, {of.high:.1f}]"
+        mean = arms.over_seeds(accuracies)
+        ahead = "" if name not in AGAINST_RL else against(results["found"][ARMS["rl"]], runs)
         sums = [_mean(runs, key) for key in ("length", "sampled_tokens", "cpu_seconds")]
-        yield f"| {name} | {' | '.join([*cells, mean, *(f'{value:,.0f}' for value in sums)])} |"
+        yield f"| {name} | {' | '.join([*cells, mean, ahead, *(f'{value:,.0f}' for value in sums)])} |"
+
+
+def against(rl: list[dict[str, Any]], other: list[dict[str, Any]]) -> str:
+    """How many points `other` is ahead of `rl`, both a mean over seeds, with an interval for new problems."""
+    found = compare(_by_problem(rl), _by_problem(other))
+    bounds = (100 * found.low, 100 * found.high)
+    return f"{100 * found.difference:+.1f} [{bounds[0]:+.1f}, {bounds[1]:+.1f}]"
+
+
+def _by_problem(runs: list[dict[str, Any]]) -> list[float]:
+    """The share of right completions of each problem, a mean over the runs."""
+    return [sum(shares) / len(runs) for shares in zip(*(run["shares"] for run in runs))]
 
 
 def _mean(runs: list[dict[str, Any]], key: str) -> float:
@@ -205,26 +225,17 @@ def _mean(runs: list[dict[str, Any]], key: str) -> float:
 
 def main() -> None:
     """Run all arms and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, help="folder for models, runs and the table")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=40, help="steps of 256 completions")
-    parser.add_argument("--student", type=Path, help="the small model; default: pretrained here")
-    parser.add_argument("--teacher", type=Path, help="the large one; default: trained here")
+    parser = arms.options_of(__doc__)
     parser.add_argument(
-        "--set",
-        dest="overrides",
-        nargs="+",
-        default=[],
-        metavar="key=value",
-        help="recipe keys to set in every run",
+        "--student",
+        type=Path,
+        default=SMALL,
+        help="the small model; default: quickstart_small_base",
     )
+    parser.add_argument("--teacher", type=Path, help="the large one; default: trained here")
     options = parser.parse_args()
     results = run(options)
-    lines = list(table(results))
-    (options.out / "table.json").write_text(json.dumps(results, indent=1))
-    (options.out / "table.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    arms.write_table(options.out, results, table(results))
 
 
 if __name__ == "__main__":

@@ -9,21 +9,24 @@ search-countdown-3 are in neither. Reinforcement learning and evaluation are the
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import itertools
-import math
 import random
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, Iterator
+from typing import Iterator
 
 from rewards.tasks import countdown, held_out, load_task, retries, whole_results
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import tiny_bases  # noqa: E402  beside the folders of the models
+from tiny_bases import HEAD_WIDTH, SEED, SPECIALS, Encoded, Training  # noqa: E402
+
 NUM_HELD_OUT = 256
-SEED = 0
 
 
 # --------------------------------------------------------------------------------------------- the corpus
@@ -137,84 +140,34 @@ def _search(
 
 # ------------------------------------------------------------------------------------------ the tokenizer
 
-SPECIALS = ["<pad>", "<bos>", "<eos>", "<unk>"]
 WORDS = [*"+-*/()=,:", "make", "no", "answer"]
 VOCABULARY = [*SPECIALS, *WORDS, *map(str, range(1, 100))]
 
 
 def make_tokenizer():
     """One token for each word, sign and whole number from 1 to 99; decoding joins them with spaces."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Tokenizer, models, pre_tokenizers
 
     ids = {word: i for i, word in enumerate(VOCABULARY)}
     words = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
     )
-    words.post_processor = processors.TemplateProcessing(
-        single="<bos> $A", special_tokens=[("<bos>", ids["<bos>"])]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        bos_token="<bos>",
-        eos_token="<eos>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        padding_side="left",
-        model_max_length=MAX_POSITIONS,
-        clean_up_tokenization_spaces=False,
-    )
+    return tiny_bases.wrapped(words, VOCABULARY, MAX_POSITIONS)
 
 
 # --------------------------------------------------------------------------------------------- the model
 
 WIDTH = 64
-HEAD_WIDTH = 16
 MAX_POSITIONS = 128
 MAX_NEW_TOKENS = 80
 
 
 def make_model(seed: int = SEED, width: int = WIDTH):
     """A Llama of two layers, with weights drawn from the seed; 64 wide it has 138,752 parameters."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(VOCABULARY),
-            hidden_size=width,
-            intermediate_size=4 * width,
-            num_hidden_layers=2,
-            num_attention_heads=width // HEAD_WIDTH,
-            num_key_value_heads=width // HEAD_WIDTH,
-            max_position_embeddings=MAX_POSITIONS,
-            tie_word_embeddings=True,
-            pad_token_id=VOCABULARY.index("<pad>"),
-            bos_token_id=VOCABULARY.index("<bos>"),
-            eos_token_id=VOCABULARY.index("<eos>"),
-            dtype="float32",
-        )
+    return tiny_bases.make_llama(
+        VOCABULARY, width=width, layers=2, positions=MAX_POSITIONS, seed=seed
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Training:
-    """How the base is trained: AdamW, a linear warm-up, then a cosine to a tenth of the rate."""
-
-    steps: int = 1500
-    traces: int = 192
-    slices: int = 4
-    lr: float = 4e-3
-    warmup: int = 50
-
-    def lr_at(self, step: int) -> float:
-        """The learning rate of a step."""
-        done = max(0, step - self.warmup) / max(1, self.steps - self.warmup)
-        return (
-            self.lr * min(1.0, (step + 1) / self.warmup) * (0.55 + 0.45 * math.cos(math.pi * done))
-        )
 
 
 def train(
@@ -224,61 +177,20 @@ def train(
 
     Only what stands after the prompt is predicted.
     """
-    import torch
+    traces = corpus(seed, habits)
 
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=training.lr, betas=(0.9, 0.98), weight_decay=0.01
-    )
-    traces, losses, started = corpus(seed, habits), [], time.perf_counter()
-    for step in range(training.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = training.lr_at(step)
-        batch = _encode(tokenizer, itertools.islice(traces, training.traces))
-        losses.append(_accumulate(model, batch, training))
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if step % 100 == 0 or step == training.steps - 1:
-            print(
-                f"step {step:4d}  loss {losses[-1]:.4f}  {time.perf_counter() - started:.0f} s",
-                flush=True,
-            )
-    return losses
+    def draw(step: int) -> list[Encoded]:
+        return [_encode(tokenizer, trace) for trace in itertools.islice(traces, training.traces)]
+
+    return tiny_bases.teach(model, training, draw)
 
 
-def _encode(tokenizer, traces: Iterable[Trace]) -> list[tuple[list[int], int]]:
-    """Token ids of each trace with the length of its prompt, short traces first."""
-    encoded = []
-    for trace in traces:
-        prompt = tokenizer(trace.prompt).input_ids
-        completion = tokenizer(trace.completion, add_special_tokens=False).input_ids
-        encoded.append(([*prompt, *completion, tokenizer.eos_token_id], len(prompt)))
-    return sorted(encoded, key=lambda pair: len(pair[0]))
-
-
-def _accumulate(model, batch: list[tuple[list[int], int]], training: Training) -> float:
-    """Add the gradient of the batch's mean over predicted tokens, a slice of like lengths at a time."""
-    num_predicted = sum(len(ids) - prompt for ids, prompt in batch)
-    per_slice, total = -(-len(batch) // training.slices), 0.0
-    for start in range(0, len(batch), per_slice):
-        loss = _summed_loss(model, batch[start : start + per_slice]) / num_predicted
-        loss.backward()
-        total += loss.item()
-    return total
-
-
-def _summed_loss(model, batch: list[tuple[list[int], int]]):
-    import torch
-
-    width = max(len(ids) for ids, _ in batch)
-    tokens_BT = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in batch])
-    targets_BT = torch.tensor(
-        [[-100] * prompt + ids[prompt:] + [-100] * (width - len(ids)) for ids, prompt in batch]
-    )
-    logits_BTV = model(tokens_BT[:, :-1], use_cache=False).logits
-    return torch.nn.functional.cross_entropy(
-        logits_BTV.flatten(0, 1), targets_BT[:, 1:].flatten(), reduction="sum"
-    )
+def _encode(tokenizer, trace: Trace) -> Encoded:
+    """Token ids of a trace, and of them those that are predicted."""
+    prompt = tokenizer(trace.prompt).input_ids
+    completion = tokenizer(trace.completion, add_special_tokens=False).input_ids
+    written = [*completion, tokenizer.eos_token_id]
+    return [*prompt, *written], [-100] * len(prompt) + written
 
 
 # ------------------------------------------------------------------------------------- measuring and saving
@@ -314,39 +226,17 @@ def measure(model, tokenizer, samples: int = 4, seed: int = SEED) -> dict[str, f
     }
 
 
-def save(model, tokenizer, folder: Path) -> None:
-    """Write the model so that `AutoModelForCausalLM` and `AutoTokenizer` load it from the folder."""
-    from transformers import GenerationConfig
-
-    tokens = model.config
-    model.generation_config = GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        max_new_tokens=MAX_NEW_TOKENS,
-        bos_token_id=tokens.bos_token_id,
-        eos_token_id=tokens.eos_token_id,
-        pad_token_id=tokens.pad_token_id,
-    )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
 def main() -> None:
     """Train the base, print what it does, and save it."""
     import torch
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "folder", type=Path, nargs="?", default=HERE, help="where to write it (default: here)"
-    )
-    parser.add_argument("--seed", type=int, default=SEED)
+    parser = tiny_bases.options_of(__doc__, HERE, Training().steps)
     parser.add_argument(
         "--width",
         type=int,
         default=WIDTH,
         help=f"hidden width, a multiple of {HEAD_WIDTH} (default: {WIDTH})",
     )
-    parser.add_argument("--steps", type=int, default=Training().steps)
     arguments = parser.parse_args()
     if arguments.width < HEAD_WIDTH or arguments.width % HEAD_WIDTH:
         parser.error(
@@ -359,7 +249,7 @@ def main() -> None:
     train(model, tokenizer, Training(steps=arguments.steps), seed=arguments.seed)
     print(f"{time.process_time() - started:.0f} CPU-seconds")
     print("  ".join(f"{name} {value:.3f}" for name, value in measure(model, tokenizer).items()))
-    save(model, tokenizer, arguments.folder)
+    tiny_bases.save(model, tokenizer, arguments.folder, MAX_NEW_TOKENS)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from dataclasses import asdict, dataclass
+from functools import partial
+from queue import SimpleQueue
 from typing import Any, Callable, Coroutine, Mapping, Sequence
 
 from rewards.environments.hosted import Hosted, maker_of
@@ -19,8 +21,10 @@ from rewards.environments.types import Observation
 __all__ = ["Executor", "Operation"]
 
 CLOSE_SECONDS = 10.0
+KEPT_THREADS = 64
+"""Threads that are kept where nothing runs."""
 Emit = Callable[[Mapping[str, Any]], None]
-"""Receives messages, each one JSON can hold."""
+"""Receives messages, each one JSON can hold, in any thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,8 @@ class Executor:
         self._emit = emit
         self._makers: dict[int, Callable[[], Talk]] = {}
         self._talks: dict[int, Talk] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._threads = _Threads()
         self._loop = asyncio.get_running_loop()
 
     def begin(self, operation: Operation) -> None:
@@ -56,28 +61,8 @@ class Executor:
             assert operation.talk is not None
             talk = self._talks.pop(operation.talk, None)
             if talk is not None:
-                self._keep(self._closed(talk))
+                self._close(talk)
             return
-        self._keep(self._perform(operation))
-
-    def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def cancel(self) -> None:
-        """Wait for nothing any more."""
-        for task in self._tasks:
-            task.cancel()
-
-    async def _closed(self, talk: Talk) -> None:
-        closing = outcome(talk, "close", (), 0)
-        if talk.is_async("close", ()):
-            await _within(closing, CLOSE_SECONDS)
-        else:
-            await self._in_thread(closing)
-
-    async def _perform(self, operation: Operation) -> None:
         number = operation.number
         try:
             talk = self._talk_of(operation)
@@ -88,11 +73,50 @@ class Executor:
         self._emit({"began": number, "async": is_async})
         given = outcome(talk, operation.method, operation.arguments, operation.max_bytes)
         if is_async:
-            value, is_late = await _within(given, operation.limit_seconds)
+            told_of = partial(self._tell, number)
+            self._await(given, operation.limit_seconds, told_of)
         else:
-            value = await self._in_thread(given)
-            is_late = False
-        self._emit({"late": number} if is_late else {"ended": number, **told(value)})
+            self._threads.run(lambda: self._emit(_ended(number, _run_to_end(given))))
+
+    def _await(
+        self,
+        given: Coroutine[Any, Any, Any],
+        limit_seconds: float,
+        ended: Callable[[asyncio.Task[Any]], None],
+    ) -> None:
+        """Run it in the loop and call `ended`, unless nobody waits any more; it is cancelled when it is late."""
+        task = asyncio.ensure_future(given)
+        self._tasks.add(task)
+        leave = partial(self._leave, ended)
+        alarm = self._loop.call_later(limit_seconds, leave, task)
+        task.add_done_callback(leave)
+        task.add_done_callback(lambda _: alarm.cancel())
+
+    def _leave(self, ended: Callable[[asyncio.Task[Any]], None], task: asyncio.Task[Any]) -> None:
+        """It has ended, or is late; whichever comes first."""
+        if task in self._tasks:
+            self._tasks.remove(task)
+            ended(task)
+            task.cancel()
+
+    def _tell(self, number: int, task: asyncio.Task[Any]) -> None:
+        is_late = not task.done() or task.cancelled()
+        self._emit({"late": number} if is_late else _ended(number, task.result()))
+
+    def cancel(self) -> None:
+        """Wait for nothing any more."""
+        tasks = list(self._tasks)
+        self._tasks.clear()
+        for task in tasks:
+            task.cancel()
+        self._threads.close()
+
+    def _close(self, talk: Talk) -> None:
+        closing = outcome(talk, "close", (), 0)
+        if talk.is_async("close", ()):
+            self._await(closing, CLOSE_SECONDS, lambda task: None)
+        else:
+            self._threads.run(lambda: _run_to_end(closing))
 
     def _talk_of(self, operation: Operation) -> Talk:
         """The open talk, or a new one."""
@@ -108,33 +132,52 @@ class Executor:
             self._talks[operation.talk] = talk
         return talk
 
-    async def _in_thread(self, given: Coroutine[Any, Any, Any]) -> Any:
-        """Run to the end in a daemon thread: one that never ends must not hold up the interpreter's exit."""
-        done: asyncio.Future[Any] = self._loop.create_future()
 
-        def settle(value: Any) -> None:
-            if not done.done():
-                done.set_result(value)
+class _Threads:
+    """Daemon threads: one that never ends must not hold up the interpreter's exit. Some are kept for the next work."""
 
-        def work() -> None:
-            value = asyncio.run(given)
-            try:
-                self._loop.call_soon_threadsafe(settle, value)
-            except RuntimeError:
-                pass  # the loop was closed while this thread was stuck
+    def __init__(self) -> None:
+        self._idle: list[SimpleQueue[Callable[[], None] | None]] = []
+        self._is_closed = False
 
-        threading.Thread(target=work, name="tool", daemon=True).start()
-        return await done
+    def run(self, work: Callable[[], None]) -> None:
+        """Begin at once, whatever the other threads do."""
+        try:
+            inbox = self._idle.pop()
+        except IndexError:
+            inbox = SimpleQueue()
+            arguments = (inbox,)
+            threading.Thread(target=self._serve, args=arguments, name="tool", daemon=True).start()
+        inbox.put(work)
+
+    def _serve(self, inbox: SimpleQueue[Callable[[], None] | None]) -> None:
+        while (work := inbox.get()) is not None:
+            work()
+            del work  # holds what a tool gave
+            if len(self._idle) >= KEPT_THREADS:
+                return
+            self._idle.append(inbox)
+            if self._is_closed:
+                self.close()
+
+    def close(self) -> None:
+        """Let go of those that have nothing to do; the others end with their work."""
+        self._is_closed = True
+        while self._idle:
+            self._idle.pop().put(None)
 
 
-async def _within(given: Coroutine[Any, Any, Any], limit_seconds: float) -> tuple[Any, bool]:
-    """What a coroutine gives, and whether it is late and was cancelled instead."""
-    task = asyncio.ensure_future(given)
-    done, _ = await asyncio.wait({task}, timeout=limit_seconds)
-    if done and not task.cancelled():
-        return task.result(), False
-    task.cancel()
-    return None, True
+def _run_to_end(given: Coroutine[Any, Any, Any]) -> Any:
+    """What a coroutine gives that never waits; what it awaits has a loop of its own (`tools.awaited`)."""
+    try:
+        given.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("what runs in a thread awaits by `awaited` alone")
+
+
+def _ended(number: int, value: Any) -> dict[str, Any]:
+    return {"ended": number, **told(value)}
 
 
 def told(value: Any) -> dict[str, Any]:

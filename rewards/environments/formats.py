@@ -57,6 +57,16 @@ class CallFormat(Protocol):
         ...
 
     @property
+    def begins(self) -> tuple[str, ...]:
+        """Texts with which a call begins: what follows one of them may be a call."""
+        ...
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether a call is all of its turn, which then begins with it."""
+        ...
+
+    @property
     def in_turn(self) -> bool:
         """Whether the answer stands within the policy's turn, not in a turn of its own."""
         ...
@@ -140,6 +150,8 @@ class _EndOfTurn:
     name: str
     read: Callable[[str], Iterator[Call]]
     write: Callable[[Call], str]
+    begins: tuple[str, ...]
+    is_alone: bool = False
     ends: tuple[str, ...] = ()
     in_turn: bool = False
 
@@ -287,6 +299,8 @@ class _Fenced:
 
     name: str = "fenced"
     ends: tuple[str, ...] = ("```",)
+    begins: tuple[str, ...] = ("```py",)
+    is_alone: bool = False
     in_turn: bool = True
 
     def parse(self, text: str) -> Parsed:
@@ -308,6 +322,7 @@ class _Tags:
 
     tag: str
     answer_tag: str
+    is_alone: bool = False
     in_turn: bool = True
 
     @property
@@ -318,6 +333,10 @@ class _Tags:
     @property
     def ends(self) -> tuple[str, ...]:
         return (f"</{self.tag}>",)
+
+    @property
+    def begins(self) -> tuple[str, ...]:
+        return (f"<{self.tag}>",)
 
     def parse(self, text: str) -> Parsed:
         return Parsed(tuple(Call(self.tag, written) for written in self._written(text)))
@@ -343,9 +362,11 @@ class _Tags:
 
 
 FORMATS: Mapping[str, CallFormat] = {
-    "hermes": _EndOfTurn("hermes", _read_hermes, _write_hermes),
-    "llama3": _EndOfTurn("llama3", _read_llama3, _write_llama3),
-    "qwen3": _EndOfTurn("qwen3", _read_qwen3, _write_qwen3),
+    "hermes": _EndOfTurn("hermes", _read_hermes, _write_hermes, begins=("<tool_call>",)),
+    "llama3": _EndOfTurn(
+        "llama3", _read_llama3, _write_llama3, begins=(PYTHON_TAG, "{"), is_alone=True
+    ),
+    "qwen3": _EndOfTurn("qwen3", _read_qwen3, _write_qwen3, begins=("<tool_call>", "<function=")),
     "fenced": _Fenced(),
 }
 """The formats with a name; those of tags are made by `format_of`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import enum
 import json
 import math
@@ -34,6 +35,15 @@ _ARTICLES: Mapping[Any, str] = {
     dict: "an object",
 }
 _TRUTHS = {"true": True, "false": False}
+_MET_BY: Mapping[Any, Any] = {
+    collections.abc.Sequence: list,
+    collections.abc.MutableSequence: list,
+    collections.abc.Collection: list,
+    collections.abc.Iterable: list,
+    collections.abc.Mapping: dict,
+    collections.abc.MutableMapping: dict,
+}
+"""What kinds of list and object are made of."""
 
 
 class Unfit(Exception):
@@ -45,11 +55,11 @@ class Unfit(Exception):
 
 def schema_of(hint: Any) -> Schema:
     """The JSON schema of a hint, as chat templates know it; `TypeError` for a hint that no JSON can meet."""
-    origin = typing.get_origin(hint)
-    args = typing.get_args(hint)
+    hint = plain(hint)
+    origin, args = _parts(hint)
     if hint is Any:
         return {}
-    if hint in _NAMES:
+    if origin is None and hint in _NAMES:
         return {"type": _NAMES[hint]}
     if origin is Literal:
         return _schema_of_choices(args)
@@ -59,11 +69,40 @@ def schema_of(hint: Any) -> Schema:
         return _schema_of_union(args)
     if origin is list:
         return {"type": "array", "items": schema_of(args[0])}
-    if origin is tuple and Ellipsis not in args:
+    if origin is tuple:
         return {"type": "array", "prefixItems": [schema_of(arg) for arg in args]}
     if origin is dict:
         return {"type": "object", "additionalProperties": schema_of(args[1])}
     raise TypeError(f"{_name_of(hint)} cannot be written as JSON")
+
+
+def plain(hint: Any) -> Any:
+    """A hint without what says nothing to a policy: the name of a `NewType`, kinds of list and object, a bare ``List``.
+
+    >>> plain(typing.NewType("Id", int)), plain(Sequence[int]), plain(typing.List), plain(tuple[int, ...])
+    (<class 'int'>, list[int], <class 'list'>, list[int])
+    """
+    while isinstance(hint, typing.NewType):
+        hint = hint.__supertype__
+    origin, args = _parts(hint)
+    base = _MET_BY.get(origin or hint) if _is_hashable(hint) else None
+    if base is not None:
+        return base[args] if args else base
+    if origin is tuple and args[1:] == (Ellipsis,):
+        return list[args[0]]
+    return origin if origin in (list, tuple, dict) and not args else hint
+
+
+def _is_hashable(hint: Any) -> bool:
+    try:
+        hash(hint)
+    except TypeError:
+        return False
+    return True
+
+
+def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    return typing.get_origin(hint), typing.get_args(hint)
 
 
 def _schema_of_choices(values: Sequence[Any]) -> Schema:
@@ -105,9 +144,13 @@ def convert(value: Any, hint: Any) -> Any:
     >>> convert("3", int), convert(3.0, int), convert(7, str), convert("[1, 2]", list[int])
     (3, 3, '7', [1, 2])
     """
+    is_tuple = (typing.get_origin(hint) or hint) is tuple
+    hint = plain(hint)
     origin = typing.get_origin(hint)
     if hint is Any:
         return value
+    if is_tuple and (origin or hint) is list:
+        return tuple(convert(value, hint))
     if origin is Literal:
         return _choice(value, typing.get_args(hint))
     if isinstance(hint, type) and issubclass(hint, enum.Enum):

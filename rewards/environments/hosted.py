@@ -78,6 +78,8 @@ def _shown(use: str | Callable[..., Any]) -> str:
 
 def tool_named(hosted: Hosted) -> Tool:
     """The function as a tool."""
+    if not isinstance(hosted.use, str) and not callable(hosted.use):
+        return tool_of(hosted.use)  # which says what is wrong
     loaded: Any = _loaded(hosted)
     return loaded if isinstance(loaded, Tool) else tool_of(loaded)
 

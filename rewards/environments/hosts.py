@@ -30,6 +30,9 @@ LOAD_SECONDS = 300.0
 """How long a worker may take to import a tool or an environment."""
 MAX_STARTS = 3
 """How often an operation that had not begun is given to another worker."""
+TICK_SHARE = 0.02
+MAX_TICK_SECONDS = 0.5
+"""A worker is looked at so often, as a share of the time that a call has, and at least so often."""
 ASYNC_GRACE_SECONDS = 1.0
 """An async call is cancelled by its worker; the parent waits a little longer, so that neighbours are not lost."""
 
@@ -86,9 +89,9 @@ class Worker:
         self._loading_seconds = 0.0
         self._is_loading = False
         self._watching: asyncio.Task[None] | None = None
-        self._pumping: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self.is_retired = False
+        line.listen(self._take_all)
 
     @property
     def is_usable(self) -> bool:
@@ -129,9 +132,9 @@ class Worker:
     def kill(self) -> None:
         """End at once; what is in it is lost."""
         self.is_retired = True
-        for task in (self._watching, self._pumping):
-            if task is not None:
-                task.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+        self._line.listen(_nobody)
         self._line.kill()
         for flight in self._all_landed():
             flight.give_up(Lost("died", "its worker was stopped"))
@@ -144,21 +147,23 @@ class Worker:
     # ---- what comes back
 
     def _watch(self) -> None:
-        """See that somebody listens, and looks at the clock, while operations are in the worker."""
+        """See that somebody looks at the clock while operations are in the worker."""
         if self._watching is None or self._watching.done():
             self._line.clock.restart(math.inf)
             self._watching = asyncio.ensure_future(self._look_at_clock())
-        if self._pumping is None or self._pumping.done():
-            self._pumping = asyncio.ensure_future(self._pump())
 
-    async def _pump(self) -> None:
+    def _take_all(self) -> None:
+        """Messages have come, or the end."""
         try:
-            while self._flights:
-                self._take(await self._line.receive())
+            for message in self._line.take():
+                self._take(message)
         except (Crashed, KeyError, TypeError, AttributeError) as error:
-            self.is_retired = True
-            self._fail_all_begun(str(error))
-            self._line.kill()
+            self._lose(str(error))
+
+    def _lose(self, why: str) -> None:
+        """The worker has ended by itself."""
+        self._fail_all_begun(why)
+        self.kill()
 
     def _fail_all_begun(self, why: str) -> None:
         flights = self._all_landed()
@@ -193,22 +198,38 @@ class Worker:
             flight.limit_seconds += ASYNC_GRACE_SECONDS if message["async"] else 0.0
 
     async def _look_at_clock(self) -> None:
-        """Bill what runs, once a tick."""
+        """Bill what runs, once a tick, and see whether the worker is there: a child may hold its connection open."""
         clock = self._line.clock
+        was_alive = True
         while self._flights:
+            is_alive = self._line.is_alive
+            if not (is_alive or was_alive):
+                self._lose(self._line.exit_reason())
+                return
+            was_alive = is_alive
             used = clock.used_seconds
             cpu = clock.cpu_seconds
-            await asyncio.sleep(TICK_SECONDS)
+            looked_at = self._loop.time()
+            await asyncio.sleep(self._tick_seconds)
             clock.look()
             passed = clock.used_seconds - used
             if cpu is None or clock.cpu_seconds is None:
-                self._bill(passed, 0.0)
+                self._bill(looked_at, passed, 0.0)
             else:
                 computed = min(passed, clock.cpu_seconds - cpu)
-                self._bill(passed - computed, computed)
+                self._bill(looked_at, passed - computed, computed)
 
-    def _bill(self, asleep_seconds: float, computed_seconds: float) -> None:
-        begun = {number: flight for number, flight in self._flights.items() if flight.has_begun}
+    @property
+    def _tick_seconds(self) -> float:
+        """A fraction of the shortest limit: a look reads the state of every thread of the worker."""
+        shortest = min(flight.limit_seconds for flight in self._flights.values())
+        return max(TICK_SECONDS, min(shortest * TICK_SHARE, MAX_TICK_SECONDS))
+
+    def _bill(self, looked_at: float, asleep_seconds: float, computed_seconds: float) -> None:
+        """Bill what has run since the last look; what began later is not billed for what was before it."""
+        begun = {
+            number: flight for number, flight in self._flights.items() if flight.began <= looked_at
+        }
         now = self._loop.time()
         for number, flight in begun.items():
             flight.bill(asleep_seconds, computed_seconds / len(begun))
@@ -228,6 +249,10 @@ class Worker:
             self.retire()
 
 
+def _nobody() -> None:
+    """Listens to a worker that was killed."""
+
+
 def _late(flight: _Flight) -> Lost:
     was_asleep = 2 * flight.computed_seconds < flight.billed_seconds
     was_starved = flight.billed_seconds < flight.limit_seconds - ASYNC_GRACE_SECONDS
@@ -239,15 +264,20 @@ def _late(flight: _Flight) -> Lost:
 
 @dataclass(slots=True, eq=False)
 class _Slot:
-    """Where one worker after another stands. ``num_talks`` live here or would be built here again."""
+    """Where one worker after another stands. ``num_talks`` live here or would be built here again.
+
+    ``num_waiting`` operations wait for its worker to start.
+    """
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     worker: Worker | None = None
     num_talks: int = 0
+    num_waiting: int = 0
 
     @property
     def load(self) -> int:
-        return self.num_talks + (self.worker.num_running if self.worker is not None else 0)
+        num_running = self.worker.num_running if self.worker is not None else 0
+        return self.num_talks + self.num_waiting + num_running
 
 
 class Hosts:
@@ -352,10 +382,14 @@ class Hosts:
             slot = min(self._slots, key=lambda slot: slot.load)
         if talk is not None:
             talk.settle_in(slot)
-        async with slot.lock:
-            if slot.worker is None or not slot.worker.is_usable:
-                slot.worker = await self._start()
-            return slot.worker
+        slot.num_waiting += 1
+        try:
+            async with slot.lock:
+                if slot.worker is None or not slot.worker.is_usable:
+                    slot.worker = await self._start()
+                return slot.worker
+        finally:
+            slot.num_waiting -= 1
 
     async def _start(self) -> Worker:
         worker = Worker(await open_line(self._hosted, self._is_local))

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
-from typing import Any, Mapping, Protocol, Sequence
+from typing import Any, Callable, Mapping, Protocol, Sequence
 
 from rewards.clock import Clock
 from rewards.environments.executor import Executor, Operation
@@ -28,7 +27,11 @@ class Line(Protocol):
 
     def post(self, message: Any) -> None: ...
 
-    async def receive(self) -> Mapping[str, Any]: ...
+    def listen(self, listener: Callable[[], None]) -> None: ...
+
+    def take(self) -> Sequence[Mapping[str, Any]]: ...
+
+    def exit_reason(self) -> str: ...
 
     def kill(self) -> None: ...
 
@@ -47,8 +50,8 @@ class ThreadLine:
         self.clock = Clock()
         self.is_alive = True
         self._owner = asyncio.get_running_loop()
-        self._messages: deque[Mapping[str, Any]] = deque()
-        self._arrived = asyncio.Event()
+        self._messages: list[Mapping[str, Any]] = []
+        self._listener: Callable[[], None] = lambda: None
         self._loop = asyncio.new_event_loop()
         self._hosted = hosted
         self._executor: Executor | None = None
@@ -58,12 +61,19 @@ class ThreadLine:
         """Begin an operation."""
         self._loop.call_soon_threadsafe(self._begin, message)
 
-    async def receive(self) -> Mapping[str, Any]:
-        """The next message."""
-        while not self._messages:
-            self._arrived.clear()
-            await self._arrived.wait()
-        return self._messages.popleft()
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call `listener` in the loop whenever a message has come."""
+        self._listener = listener
+
+    def take(self) -> Sequence[Mapping[str, Any]]:
+        """The messages that have come."""
+        messages = self._messages
+        self._messages = []
+        return messages
+
+    def exit_reason(self) -> str:
+        """Threads end with the process, or when they are killed."""
+        return "was left alone"
 
     def kill(self) -> None:
         """Listen no more. What runs on cannot be stopped; what does not run will not begin."""
@@ -96,4 +106,4 @@ class ThreadLine:
 
     def _take(self, message: Mapping[str, Any]) -> None:
         self._messages.append(message)
-        self._arrived.set()
+        self._listener()

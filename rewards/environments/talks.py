@@ -7,14 +7,17 @@ import math
 from dataclasses import replace
 from typing import Any, Mapping, Protocol, Sequence
 
-from rewards.environments.tools import TOOL_ERRORS, Tool, as_text, cut, raised
+from rewards.environments.tools import TOOL_ERRORS, Tool, as_text, awaited, cut, raised
 from rewards.environments.types import OBSERVATION_STATUSES, Observation, Result
 
-__all__ = ["Answering", "OneTool", "Talk", "as_observation", "awaited", "class_made_by", "outcome"]
+__all__ = ["Answering", "OneTool", "Talk", "as_observation", "class_made_by", "outcome"]
 
 
 class Talk(Protocol):
-    """The other side of one completion. All methods are coroutines; those that block run in a thread of their own."""
+    """The other side of one completion. All methods are coroutines; those that block run in a thread of their own.
+
+    There is no loop there, so what is not ours is awaited by `awaited`.
+    """
 
     def is_async(self, method: str, arguments: Sequence[Any]) -> bool:
         """Whether a call only waits, so that it may run in the loop."""
@@ -97,11 +100,6 @@ class Answering:
         closing = getattr(self._environment, "close", None)
         if closing is not None:
             await awaited(closing())
-
-
-async def awaited(value: Any) -> Any:
-    """What a function gave that may be async."""
-    return await value if inspect.isawaitable(value) else value
 
 
 def class_made_by(maker: Any) -> type:

@@ -7,13 +7,14 @@ becomes text that the policy reads. Processes and deadlines are elsewhere.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import json
 import re
 import typing
 from dataclasses import dataclass
-from typing import Any, Callable, Collection, Mapping
+from typing import Any, Awaitable, Callable, Collection, Mapping
 
 from rewards.environments.hints import Unfit, convert, schema_of
 from rewards.environments.types import Call, Result
@@ -23,6 +24,7 @@ __all__ = [
     "Tool",
     "ToolError",
     "as_text",
+    "awaited",
     "cut",
     "example_call",
     "methods_as_tools",
@@ -95,12 +97,25 @@ class Tool:
     async def call(self, given: Mapping[str, Any] | str) -> Result:
         """Call the function here and now; it may be async."""
         try:
-            value = self.function(**self.arguments(given))
-            if inspect.isawaitable(value):
-                value = await value
+            value = await awaited(self.function(**self.arguments(given)))
             return Result(self.name, as_text(value))
         except TOOL_ERRORS as error:
             return Result(self.name, raised(error), "error")
+
+
+async def awaited(value: Any) -> Any:
+    """What a function gave that may be async; in a thread without a loop it is awaited in a loop of its own."""
+    if not inspect.isawaitable(value):
+        return value
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(_waiting_for(value))
+    return await value
+
+
+async def _waiting_for(value: Awaitable[Any]) -> Any:
+    return await value
 
 
 def _takes_null(hint: Any) -> bool:
@@ -158,19 +173,19 @@ def cut(text: str, max_bytes: int) -> str:
 # ------------------------------------------------------------------------------------------ reading a function
 
 
-def tool_of(function: Callable[..., Any], name: str = "") -> Tool:
+def tool_of(function: Callable[..., Any], name: str = "", *, of_class: bool = False) -> Tool:
     """A function as a tool; `ValueError`, in a sentence, if it cannot be shown to a policy.
 
-    It needs a docstring and a type hint for each parameter; ``*args`` and ``**kwargs`` cannot be offered.
+    It needs a docstring and a type hint for each parameter; ``*args`` and ``**kwargs`` cannot be offered. A method read
+    from its class, whose object comes later, is one `of_class`.
     """
     name = name or getattr(function, "__name__", "") or type(function).__name__
-    if inspect.isclass(function):
-        raise ValueError(f"tool {name}: it is a class; name an environment as environment.use")
-    parameters = _parameters(function, name)
+    _check_kind(function, name)
+    parameters = _parameters(function, name, of_class=of_class)
     all_hints = _hints(function, name)
     hints = {key: all_hints[key] for key in parameters}
     required = [key for key, p in parameters.items() if p.default is p.empty]
-    description, told = _docstring(function)
+    description, told = _docstring(_documented(function))
     if not description:
         raise ValueError(f"tool {name}: it has no docstring; that is what the policy is told of it")
     properties: dict[str, Any] = {}
@@ -198,7 +213,8 @@ def methods_as_tools(owner: Any, without: Collection[str] = ()) -> list[Tool]:
     public = [
         name for name in names if not name.startswith("_") and name not in ("reset", *without)
     ]
-    return [tool_of(getattr(owner, name), name) for name in public]
+    of_class = inspect.isclass(owner)
+    return [tool_of(getattr(owner, name), name, of_class=of_class) for name in public]
 
 
 def example_call(schema: Mapping[str, Any]) -> Call:
@@ -231,14 +247,43 @@ _EXAMPLES: Mapping[str, Any] = {
 }
 
 
-def _parameters(function: Callable[..., Any], name: str) -> dict[str, inspect.Parameter]:
+def _check_kind(function: Any, name: str) -> None:
+    """Refuse what is called otherwise than as a function that returns a value."""
+    if inspect.isclass(function):
+        raise ValueError(
+            f"tool {name}: it is a class; its methods are tools where it is named as environment.use"
+        )
+    if not callable(function):
+        raise ValueError(f"tool: expected a function or the name of one, found {_found(function)}")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ValueError(f"tool {name}: it yields; return what the policy is to read")
+
+
+def _found(value: Any) -> str:
+    """What was passed instead of a function, and what would do."""
+    kind = type(value).__name__
+    if isinstance(value, Mapping) and ("function" in value or "parameters" in value):
+        return f"{kind}: that is a schema, which is made from the function; pass the function"
+    if any(callable(getattr(value, key, None)) for key in ("func", "fn", "forward", "run", "_run")):
+        return f"{kind}, an object around a function; pass the function itself"
+    return f"{kind} {value!r}"
+
+
+def _parameters(
+    function: Callable[..., Any], name: str, *, of_class: bool
+) -> dict[str, inspect.Parameter]:
     try:
         parameters = dict(inspect.signature(function).parameters)
     except (TypeError, ValueError) as error:
         raise ValueError(f"tool {name}: its parameters cannot be read ({error})") from error
     receiver = next(iter(parameters.values()), None)
     if receiver is not None and receiver.name == "self" and receiver.annotation is receiver.empty:
-        del parameters["self"]  # a method read from its class
+        if not of_class:
+            raise ValueError(
+                f"tool {name}: it is a method without its object; pass that of an object, e.g. Shop().{name}, or name "
+                "the class as environment.use"
+            )
+        del parameters["self"]
     for key, parameter in parameters.items():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise ValueError(
@@ -290,6 +335,15 @@ def _returned(function: Callable[..., Any], hint: Any) -> dict[str, Any]:
         return {}
     told = _sections(inspect.getdoc(function) or "").get("Returns", "").strip()
     return {"return": {**schema, "description": told} if told else schema}
+
+
+def _documented(function: Callable[..., Any]) -> Any:
+    """What has the docstring: of an object that can be called the method, where its class has none."""
+    if isinstance(function, functools.partial):
+        return function.func
+    if inspect.isroutine(function) or type(function).__doc__:
+        return function
+    return type(function).__call__
 
 
 def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:

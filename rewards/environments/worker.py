@@ -13,6 +13,7 @@ import pickle
 import socket
 import sys
 import threading
+from contextlib import suppress
 from typing import Any, BinaryIO, Callable, Mapping
 
 from rewards.environments.executor import Executor
@@ -51,10 +52,15 @@ def _read(inbox: BinaryIO, loop: asyncio.AbstractEventLoop, executor: Executor) 
 
 
 def _sender(connection: socket.socket) -> Callable[[Mapping[str, Any]], None]:
+    """Sends from any thread."""
     owner = os.getpid()
+    turn = threading.Lock()
 
     def send(message: Mapping[str, Any]) -> None:
-        if os.getpid() == owner:  # a child that a tool has forked is not the worker
-            connection.sendall(json.dumps(message).encode() + b"\n")
+        if os.getpid() != owner:
+            return  # a child that a tool has forked is not the worker
+        line = json.dumps(message).encode() + b"\n"
+        with turn, suppress(OSError):  # the parent may be gone
+            connection.sendall(line)
 
     return send

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections import deque
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 from rewards.clock import Clock
 from rewards.service.output import Relay, is_redirected
@@ -43,6 +43,7 @@ class _Inbox(asyncio.Protocol):
     def __init__(self) -> None:
         self.messages: deque[dict[str, Any]] = deque()
         self.changed = asyncio.Event()
+        self.listener: Callable[[], None] = lambda: None
         self.is_closed = False
         self._partial = b""
 
@@ -52,11 +53,15 @@ class _Inbox(asyncio.Protocol):
             self.messages.extend(json.loads(line) for line in lines)
         except ValueError:
             self.is_closed = True  # no longer our protocol: as good as dead
-        self.changed.set()
+        self._tell()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_closed = True
+        self._tell()
+
+    def _tell(self) -> None:
         self.changed.set()
+        self.listener()
 
 
 class WorkerProcess:
@@ -113,12 +118,24 @@ class WorkerProcess:
         """Send an object of the caller's to the worker; returns at once."""
         self._transport.write(pickle.dumps(message))
 
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call `listener` in the loop whenever `take` has something to give, or to raise."""
+        self._inbox.listener = listener
+
+    def take(self) -> list[dict[str, Any]]:
+        """The messages that have come; raises `Crashed` if there will be none."""
+        messages = list(self._inbox.messages)
+        self._inbox.messages.clear()
+        if self._inbox.is_closed and not messages:
+            raise Crashed(self.exit_reason())
+        return messages
+
     async def receive(self) -> dict[str, Any]:
         """The next message; raises `Exhausted` or `Crashed` if there will be none."""
         inbox = self._inbox
         while not inbox.messages:
             if inbox.is_closed:
-                raise Crashed(self._exit_reason())
+                raise Crashed(self.exit_reason())
             await self._wait_for_change()
             if inbox.messages or inbox.is_closed:
                 continue
@@ -137,7 +154,8 @@ class WorkerProcess:
         await changed.wait()
         alarm.cancel()
 
-    def _exit_reason(self) -> str:
+    def exit_reason(self) -> str:
+        """Why there will be no more messages."""
         try:
             code = self._popen.wait(1.0)
         except subprocess.TimeoutExpired:

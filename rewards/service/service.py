@@ -145,17 +145,22 @@ class RewardService:
         """The combined score of each sample, in order."""
         return [judged.score for judged in self.judge(samples)]
 
-    def set_step(self, step: int) -> None:
+    def set_step(self, step: int | None) -> None:
         """Set ``trainer_state.global_step``, which TRL-style rewards receive; it is 0 until the first call.
 
-        Rewards that apply from a later step on are not asked; until the first call all are.
+        Rewards that apply from a later step on are not asked; until the first call all are. None is as before it.
         Holds for every call of a reward that starts from now on, including submissions still in a queue: set it when no
         verdict is open. Any thread may call it. Only TRL-style rewards see the step, and their verdicts are never
         cached; a cached verdict belongs to a reward that cannot depend on it.
         """
-        self._step = step
+        self._step = math.inf if step is None else step
         for runner in self._runners:
-            runner.step = step
+            runner.step = step or 0
+
+    @property
+    def sees_step(self) -> bool:
+        """Whether some reward sees the step and may log metrics."""
+        return any(function.convention.style == "trl" for function in self._functions)
 
     def take_metrics(self) -> dict[str, list[float]]:
         """What TRL-style rewards passed to ``log_metric`` since the last call: name -> values, in order of arrival.

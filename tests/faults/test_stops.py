@@ -18,11 +18,12 @@ def arguments(folder: Path, *overrides: str) -> list[str]:
     return [*STEPS, f"run_dir={folder}", *overrides, *resume]
 
 
-def signals(number: int, *at: int) -> list[str]:
-    """Overrides by which the reward sends the trainer a signal while it samples or evaluates."""
+def signals(number: int, *at: int, after: Path | None = None) -> list[str]:
+    """Overrides by which the reward sends the trainer a signal while it samples or evaluates, once `after` exists."""
+    wait = "" if after is None else f", after: {after}"
     return [
         "rewards.correct.use=mine.py:signals",
-        f"rewards.correct.args={{at: {list(at)}, number: {int(number)}}}",
+        f"rewards.correct.args={{at: {list(at)}, number: {int(number)}{wait}}}",
     ]
 
 
@@ -94,7 +95,11 @@ def test_sigterm_while_a_checkpoint_is_written(
 def test_ctrl_c_twice_stops_at_once_and_the_last_checkpoint_stands(
     lives: Lives, reward: Path, whole: Path
 ) -> None:
-    cut, overrides = reward / "cut", signals(signal.SIGINT, 38, 39)
+    cut = reward / "cut"
+    written = (
+        cut / "checkpoints" / "step-000002"
+    )  # in the background, and given up where it is not done
+    overrides = signals(signal.SIGINT, 38, 39, after=written)
     life = lives.live(arguments(cut, *overrides), cut)
     assert life["code"] == 1, life["said"]
     assert (

@@ -15,8 +15,11 @@ from grpo.cli import main
 from grpo.report.folder import RunFolder
 from grpo.report.html import page
 from grpo.report.html.answer import books_of, examples_of, results_of
+from grpo.report.html.curves import charts_of
+from grpo.report.html.packing import texts_of
 from grpo.report.html.page import write_report
 from grpo.report.html.run_data import read_run
+from grpo.report.samples import Sample
 from grpo.statistics.comparison import compare
 
 VENDOR = Path(page.__file__).parent / "vendor" / "uplot"
@@ -117,6 +120,24 @@ def test_pairs_of_a_part_of_the_prompts_give_no_bounds_to_the_change_of_all(tmp_
     assert result.difference is not None and not result.is_whole
     page = write_report([RunFolder(folder)], tmp_path / "report.html").read_text(encoding="utf-8")
     assert "prompts whose completions are kept" in page and "paired over" not in page
+
+
+def test_calls_have_a_curve_and_what_was_observed_stands_in_the_completions(tmp_path: Path) -> None:
+    folder = made_run(tmp_path / "run")
+    bare = charts_of([read_run(RunFolder(folder), "run", 0, 1 << 20)])
+    assert [chart.series for chart in bare if chart.key == "calls"] == [[]]
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for record in records:
+        if "reward/mean" in record:
+            record |= {"tool/share": record["step"] / 10, "tool/errors": None}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in records))
+    charts = charts_of([read_run(RunFolder(folder), "run", 0, 1 << 20)])
+    (calls,) = [chart for chart in charts if chart.key == "calls"]
+    (line,) = calls.series
+    assert line.label == "completions that call" and line.y == [step / 10 for step in line.at]
+    turn = {"text": "<calc>2+2</calc>", "observed": "4", "status": "ok", "calls": ["calculator"]}
+    sample = Sample("", 1, completion="<calc>2+2</calc>\nIt is 4.", turns=[turn])
+    assert texts_of([sample])["rows"][0][1] == "<calc>2+2</calc>\n> 4\nIt is 4."
 
 
 def test_rewards_stand_in_where_nothing_is_right_or_wrong(tmp_path: Path) -> None:

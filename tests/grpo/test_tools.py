@@ -20,7 +20,7 @@ from tool_runs import (
 
 from grpo import Recipe, Trainer
 from grpo.cli import main
-from grpo.recipe import RecipeError
+from grpo.recipe import EnvironmentSection, RecipeError
 from grpo.recipe.plan import Plan
 from grpo.run.inputs import load_inputs
 from grpo.stages.pipeline import Pipeline
@@ -57,6 +57,61 @@ def double(number: int) -> int:
 def test_tools_that_cannot_work_are_refused_before_a_model_loads(tmp_path, changed, message):
     with pytest.raises(RecipeError, match=message):
         load_inputs(recipe(tmp_path, **changed))
+
+
+class Shop:
+    """As TRL's environment_factory takes it."""
+
+    def reset(self, **row) -> None:
+        self.sold = 0
+
+    def sell(self, number: int) -> str:
+        """Sells something.
+
+        Args:
+            number: How many
+        """
+        self.sold += number
+        return f"sold {self.sold}"
+
+    def get_reward(self) -> float:
+        return float(self.sold)
+
+
+def test_one_function_alone_or_a_class_may_be_passed_from_python(tmp_path):
+    chat_model(tmp_path / "model")
+    made = recipe(tmp_path, **chat_changes(), tools=[])
+    for tools in (double, [double], "calculator"):
+        assert load_inputs(made, tools=tools).environment.names in (["double"], ["calculator"])
+    with pytest.raises(
+        RecipeError, match=r"a mapping is no list of functions; pass tools=\[f, g\]"
+    ):
+        load_inputs(made, tools={"double": double})
+    won = {**chat_changes(), "tools": [], "rewards": {"won": {"use": "environment"}}}
+    rewarded = recipe(tmp_path, **won)
+    with pytest.raises(RecipeError, match="rewards.won: .* tools alone give nothing"):
+        load_inputs(rewarded, tools=[double])
+    inputs = load_inputs(rewarded, environment=Shop)
+    assert inputs.environment.names == ["sell"] and inputs.environment.begins
+    assert "How many" in inputs.prompts.train[0].text
+
+
+def test_functions_from_python_are_refused_beside_servers_before_anything_is_read(tmp_path):
+    servers = {"engine": "vllm", "servers": ["http://127.0.0.1:9"]}
+    made = recipe(tmp_path, tools=[], sample=servers)
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(RecipeError, match="tools are offered, .* set sample.engine: embedded"):
+        Trainer(made, tools=[double], quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_cannot_pause_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "grpo.run.setup.check_support", lambda policy: policy.fall_back_because("it says so")
+    )
+    file = str(recipe_file(tmp_path))
+    for arguments in (["train", file], ["sample", str(tmp_path / "model"), "--recipe", file]):
+        assert main(arguments) == 2
 
 
 def test_a_tokenizer_that_cannot_write_a_call_is_refused(tmp_path):
@@ -99,8 +154,17 @@ def test_stages_that_do_not_answer_leave_shared_tools_out_and_rejection_refuses_
     }
     stages = [{"name": "start", "sft": {"steps": 2}}, {"name": "learn", "grpo": {"steps": 2}}]
     plan = Plan.from_mapping({**shared, "stages": [*stages, {"name": "out", "export": {}}]})
-    assert [stage.recipe.tools for stage in plan.stages] == [[], ["calculator"], []]
+    offered = [["calculator"], ["calculator"], []]  # the first in its evaluations alone
+    assert [stage.recipe.tools for stage in plan.stages] == offered
     assert plan.stages[1].recipe.environment.format == "<calc>"
+    unscored = {name: part for name, part in shared.items() if name != "rewards"}
+    plan = Plan.from_mapping({**unscored, "stages": [{"name": "start", "sft": {"steps": 2}}]})
+    assert plan.stages[0].recipe.tools == []
+    of_one = {name: part for name, part in shared.items() if name != "tools"}
+    learn = {"name": "learn", "grpo": {"steps": 2, "tools": ["calculator"]}}
+    plan = Plan.from_mapping({**of_one, "stages": [stages[0], learn]})
+    assert [stage.recipe.tools for stage in plan.stages] == [[], ["calculator"]]
+    assert plan.stages[0].recipe.environment == EnvironmentSection()
     with pytest.raises(RecipeError, match="tools is set, but stage reject does not read it"):
         Plan.from_mapping({**shared, "stages": [{"name": "some", "reject": {}}]})
 

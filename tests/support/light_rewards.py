@@ -43,3 +43,8 @@ def shortness(text: str, num_tokens: int) -> float:
 def ill(text: str) -> float:
     """Fails on every completion."""
     raise ValueError("the judge is ill")
+
+
+def share_of_digits(text: str) -> float:
+    """How much of a text is digits: easily learnt."""
+    return sum(letter.isdigit() for letter in text) / max(1, len(text))

@@ -95,6 +95,11 @@ def compute(seconds: float) -> str:
     return "computed"
 
 
+def where() -> int:
+    """Says which process answers."""
+    return os.getpid()
+
+
 def leave(code: int) -> str:
     """Ends its process.
 
@@ -141,6 +146,34 @@ def no_text(kind: str) -> Any:
         kind: bytes or surrogate
     """
     return b"\xff\xfe ok" if kind == "bytes" else "\ud800 ok"
+
+
+def count_threads() -> int:
+    """Counts the threads of its process."""
+    return threading.active_count()
+
+
+def runs_a_loop(text: str) -> str:
+    """Awaits something by itself, as clients do that are async inside.
+
+    Args:
+        text: What it says
+    """
+    return asyncio.run(gives_an_awaitable(text))
+
+
+def gives_an_awaitable(text: str) -> Any:
+    """Is not async, and answers with what is to be awaited.
+
+    Args:
+        text: What it says
+    """
+
+    async def say() -> str:
+        await asyncio.sleep(0.001)
+        return f"{text}, awaited"
+
+    return say()
 
 
 class Counter:

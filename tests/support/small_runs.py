@@ -32,10 +32,14 @@ def nth_call():
         calls.write(b".")
         return calls.tell()
 
-def signals(text, at, number):
-    """`mixed`; its calls of those numbers send the trainer a signal, whatever it does meanwhile."""
+def signals(text, at, number, after=None):
+    """`mixed`; its calls of those numbers send the trainer a signal, once the folder `after` is there."""
     call = nth_call()
     if call in at:
+        for _ in range(500):
+            if after is None or os.path.exists(after):
+                break
+            time.sleep(0.01)
         time.sleep(0.4 * at.index(call))  # two signals at once would be one
         os.kill(os.getppid(), number)
     return mixed(text)

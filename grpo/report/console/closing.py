@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
 from grpo.recipe.shorthands import HELD_OUT
+from grpo.report.console.closing_without_model import CLOSINGS
 from grpo.report.console.ink import Glyphs, Line, Span, aligned
 from grpo.report.console.numbers import interval, is_number, rough_time, short
 from grpo.report.console.words import outcomes, shown_set
@@ -26,12 +27,21 @@ NEXT = (
 )
 """Commands for a finished run: name, arguments, what they give. Shown are those that fit the run, at most three."""
 MAX_EXAMPLE = 300
+CALLS = (
+    ("tool/share", "completions that call, %", 100.0, ".1f"),
+    ("tool/calls", "calls of a completion", 1.0, ".2f"),
+)
+"""What is told of calls: the key, its words, by how much it is multiplied, its format."""
 HEADS = ("", "before", "after", "change")
 
 
 def closing_lines(summary: Summary, folder: Path, glyphs: Glyphs) -> Iterator[Line]:
     """The last lines of a run, from what its ``summary.json`` holds."""
     yield Line.of("")
+    without_model = CLOSINGS.get(str(summary.get("stage")))
+    if without_model is not None:
+        yield from (Line.of(text) for text in without_model(summary, folder))
+        return
     yield from comparison(summary, glyphs)
     yield from _examples(summary)
     yield Line.of("")
@@ -115,6 +125,10 @@ def _rows_of_set(
     for shown, key, spec in quantities:
         yield _row(shown, first.get(key), after.get(key), spec=spec, dash=glyphs.dash)
     old = first.get("details") or {}
+    for key, shown, scale, spec in CALLS:
+        if key in (after.get("details") or {}):
+            values = (old.get(key), after["details"][key])
+            yield _scaled(shown, values, scale=scale, spec=spec, dash=glyphs.dash)
     for part in _telling_parts(first, after):
         yield _row(part, old.get(part), after["details"][part], spec=".3f", dash=glyphs.dash)
 
@@ -133,6 +147,12 @@ def _row(name: str, old: Any, new: Any, *, spec: str, dash: str) -> _Row:
     )
 
 
+def _scaled(name: str, values: tuple[Any, Any], *, scale: float, spec: str, dash: str) -> _Row:
+    """As `_row`, of a share in percent where `scale` is 100."""
+    known = [scale * value if is_number(value) else None for value in values]
+    return _row(name, *known, spec=spec, dash=dash)
+
+
 def _telling_parts(before: Summary, after: Summary) -> Iterator[str]:
     """The parts of the reward that are not the accuracy again, and have changed."""
     old = before.get("details") or {}
@@ -140,7 +160,8 @@ def _telling_parts(before: Summary, after: Summary) -> Iterator[str]:
     for part in sorted(details):
         pair = (old.get(part), details[part])
         is_accuracy = pair == (before.get("accuracy"), after["accuracy"])
-        if details[part] is not None and pair[0] != pair[1] and not is_accuracy:
+        is_new = details[part] is not None and pair[0] != pair[1] and not is_accuracy
+        if is_new and not part.startswith("tool/"):
             yield part
 
 

@@ -55,6 +55,7 @@ COLUMNS = (
     Column("row/learnt", "learnt", 7, lambda value: f"{value:.1f}"),
     Column("completion/length", "length", 7, lambda value: f"{value:.1f}"),
     Column("completion/truncated", "truncated", 9, lambda value: f"{value:.0%}", rank=5),
+    Column("tool/share", "calling", 7, lambda value: f"{value:.0%}", rank=1),
     Column("prompt/pass_rate", "pass rate", 9, lambda value: f"{value:.0%}"),
     Column("ledger/accepted", "accepted", 8, lambda value: f"{value:.0f}"),
     Column("group/flat", "zero-var", 8, lambda value: f"{value:.0%}", rank=1),

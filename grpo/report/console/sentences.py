@@ -16,6 +16,7 @@ NAMES = {
     "update/loss": "loss {:.4f}",
     "epoch": "epoch {:.2f}",
     "completion/length": "length {:.1f}",
+    "tool/share": "calling {:.0%}",
     "prompt/pass_rate": "pass rate {:.0%}",
     "ledger/accepted": "accepted {:.0f}",
     "group/flat": f"{ZERO_VARIANCE} {{:.0%}}",
@@ -64,11 +65,14 @@ def evaluation_sentence(name: str, when: str, result: Record, with_parts: bool =
         parts.append(f"length {result['length']:.1f}")
     if is_number(result.get("truncated")):
         parts.append(f"truncated {result['truncated']:.1%}")
-    details = result.get("details", {}) if with_parts else {}
+    told = result.get("details", {})
+    if is_number(told.get("tool/share")):
+        parts.append(f"calling {told['tool/share']:.1%} ({told['tool/calls']:.2f} calls each)")
+    details = told if with_parts else {}
     parts += [
         f"{part} {value:.3g}"
         for part, value in details.items()
-        if "/" in part and value is not None
+        if "/" in part and value is not None and not part.startswith("tool/")
     ]
     if result.get("faults"):
         parts.append(f"{result['faults']} not scored")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Mapping
 
 from grpo.recipe.shorthands import HELD_OUT
+from rewards.spelling import many
 
 ZERO_VARIANCE = "zero-variance groups"
 MISMATCH = "sampler-trainer mismatch"
@@ -25,6 +26,16 @@ OUTCOMES = {
 def shown_set(name: str) -> str:
     """The name of an evaluation set."""
     return "held-out" if name == HELD_OUT else name
+
+
+def candidates(ledger: Mapping[str, Any]) -> str:
+    """``128 candidates: 41 accepted, 60 wrong``, what became of the candidates of rejection sampling."""
+    counts = [
+        f"{number} {name.replace('_', ' ')}"
+        for name, number in ledger.items()
+        if number and name != "candidates"
+    ]
+    return f"{many(ledger['candidates'], 'candidate')}: {', '.join(counts)}"
 
 
 def outcomes(ledger: Mapping[str, Any]) -> str:

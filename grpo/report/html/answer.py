@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any, Iterator, Mapping, Sequence
 
@@ -11,6 +12,7 @@ from grpo.cost.book import RunCosts, read_costs
 from grpo.cost.price import Prices
 from grpo.monitor.gate_table import LADDER
 from grpo.recipe.shorthands import HELD_OUT
+from grpo.report.console.words import candidates, outcomes
 from grpo.report.folder import EvaluationPoint
 from grpo.report.html.run_data import RunData
 from grpo.report.tally import Results, prompt_means
@@ -283,6 +285,27 @@ def books_of(run: RunData) -> Books | None:
     return Books(sampled, lines, missing=sampled - sum(line.number for line in lines))
 
 
+def without_books(run: RunData) -> str:
+    """What to say of a run that samples nothing to train on: its rows or candidates by what became of them."""
+    ledger = run.summary.get("ledger") if run.state.name == "finished" else None
+    ledger = ledger or _every_count(run.records)
+    if ledger.get("candidates"):
+        return f"Rejection sampling trains nothing. {candidates(ledger)}."
+    if ledger.get("drawn"):
+        return f"Rows are learnt as they stand, so nothing is sampled for training. {outcomes(ledger)}."
+    return "No step is done yet, so nothing was sampled for training."
+
+
+def _every_count(records: Sequence[Mapping[str, Any]]) -> Counter[str]:
+    """The sum of whatever the steps' ledgers count."""
+    counts: Counter[str] = Counter()
+    for record in records:
+        for key, number in record.items():
+            if key.startswith("ledger/"):
+                counts[key.removeprefix("ledger/")] += number or 0
+    return counts
+
+
 def outcomes_of(books: Sequence[Books | None]) -> list[LedgerLine]:
     """The outcomes that a page names: those of any of the books, and always what was trained and what failed."""
     found: dict[str, LedgerLine] = {}
@@ -310,7 +333,7 @@ def cost_of(run: RunData) -> Cost:
     of_steps = math.fsum(record.get("seconds/step") or 0.0 for record in run.records)
     return Cost(
         steps=run.records[-1]["step"] if run.records else 0,
-        asked_steps=run.recipe.get("steps"),
+        asked_steps=None if run.recipe.get("stage") == "reject" else run.recipe.get("steps"),
         seconds=of_steps if seconds is None else seconds,
         of_steps_only=seconds is None,
         tokens={**_summed_tokens(run.records), **(tokens or {})},

@@ -80,6 +80,10 @@ PLAIN_CHARTS: Sequence[tuple[Chart, Sequence[_Line]]] = (
         [_Line("truncated", "completion/truncated")],
     ),
     (
+        Chart("calls", "Calls of tools", "shares of the step's completions and calls", "percent"),
+        [_Line("completions that call", "tool/share"), _Line("calls that fail", "tool/errors")],
+    ),
+    (
         Chart("entropy", "Entropy", "nats a token", "number", scale="zero"),
         [_Line("policy", "policy/entropy"), _Line("surprisal of samples", "completion/surprisal")],
     ),
@@ -139,6 +143,7 @@ ORDER = (
     "length",
     "flat",
     "truncated",
+    "calls",
     "entropy",
     "mismatch",
     "parts",

@@ -27,6 +27,7 @@ from grpo.report.html.answer import (
     examples_of,
     outcomes_of,
     results_of,
+    without_books,
 )
 from grpo.report.html.cards import cards_of
 from grpo.report.html.curves import axes_of, chart_data, charts_of
@@ -124,12 +125,15 @@ def _parts() -> dict[str, Any]:
 def _facts(runs: Sequence[RunData]) -> dict[str, Any]:
     """What the template shows of the runs."""
     books = [books_of(run) for run in runs]
+    unsampled = dict.fromkeys(without_books(run) for run in runs)
+    examples = examples_of(runs[0]) if len(runs) == 1 else []
     return {
         "runs": runs,
+        "unsampled": unsampled,
         "cards": cards_of([results_of(run) for run in runs]),
         "books": books,
         "outcomes": outcomes_of(books),
-        "examples": examples_of(runs[0]) if len(runs) == 1 else [],
+        "examples": examples,
         "costs": [cost_of(run) for run in runs],
         "alarms": [alarms_of(run) for run in runs],
         "reflections": [reflection_of(run) for run in runs],

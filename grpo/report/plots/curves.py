@@ -182,6 +182,9 @@ PANELS: dict[str, Panel] = {
     "truncated": Panel(
         "truncated completions", partial(key_lines, share="completion/truncated"), is_share=True
     ),
+    "calls": Panel(
+        "completions that call a tool", partial(key_lines, share="tool/share"), is_share=True
+    ),
     "kl": Panel("KL to the reference, nats", partial(key_lines, mean="policy/kl")),
     "clipped": Panel("clipped tokens", partial(key_lines, share="policy/clipped"), is_share=True),
     "grad_norm": Panel("gradient norm", partial(key_lines, mean="update/grad_norm")),
@@ -202,6 +205,7 @@ SHOWN = (
     "loss",
     "reward",
     "length",
+    "calls",
     "zero_variance",
     "mismatch",
     "entropy",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +36,10 @@ class Member:
 class Fleet:
     """All servers of one process, and the folder through which weights reach them.
 
-    ``held`` is the name of the newest weights, empty before the first push. `notes` are for the log.
+    ``held`` is the name of the weights that servers were brought to last, empty before the first push. They are the
+    policy's as it is; with ``pinned`` those that `publish` wrote by that name, whatever the policy is by then. `kept`
+    are the names that it wrote. `notes` are for the log. `publish` and `release` may be called while another thread
+    pushes.
     """
 
     members: list[Member]
@@ -43,8 +47,12 @@ class Fleet:
     folder: Path
     wanted: Wanted
     held: str = ""
+    pinned: str = ""
     notes: list[str] = field(default_factory=list)
     version: int = -1
+    _written: str = ""
+    kept: set[str] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def alive(self) -> list[Member]:
@@ -85,7 +93,7 @@ class Fleet:
     # -- weights ----------------------------------------------------------------------------------------------
 
     def refresh(self) -> list[Member]:
-        """Bring every server to the policy's weights; those that were given them now.
+        """Bring every server to the policy's weights, or to the pinned ones; those that were given them now.
 
         Lost ones are taken back if they are well again. One that forgot its weights, since it was started anew, gets
         them again. Raises `NoServerLeft`.
@@ -93,8 +101,7 @@ class Fleet:
         for member in self.members:
             if member.lost and self.is_well(member):
                 self._take_back(member)
-        if self.version != self.policy.version or not self.held:
-            self._write()
+        self.held = self.pinned or self._current()
         behind = [member for member in self.alive if self._is_behind(member)]
         self._each(behind, lambda member: member.server.load(self._path, self.held))
         self._remove_older()
@@ -134,6 +141,23 @@ class Fleet:
     def _path(self) -> Path:
         return self.folder / self.held
 
+    def publish(self) -> str:
+        """Write the policy's weights as they are, and keep them until `release`; their name."""
+        name = self._current()
+        self.kept.add(name)
+        return name
+
+    def release(self, name: str) -> None:
+        """Let go of weights that nobody will ask for any more."""
+        self.kept.discard(name)
+
+    def _current(self) -> str:
+        """The name of the policy's weights as they are, which are written if they were not yet."""
+        with self._lock:
+            if self.version != self.policy.version or not self._written:
+                self._write()
+            return self._written
+
     def _write(self) -> None:
         """Write the weights where the servers find them; the name is never used for others."""
         policy = self.policy
@@ -147,10 +171,12 @@ class Fleet:
             policy.save(partial)
         shutil.rmtree(self.folder / name, ignore_errors=True)
         partial.rename(self.folder / name)
-        self.held = name
+        self._written = name
         self.version = policy.version
 
     def _remove_older(self) -> None:
-        for path in self.folder.iterdir():
-            if path.name.startswith(PREFIX) and path.name != self.held:
-                shutil.rmtree(path, ignore_errors=True)
+        with self._lock:
+            staying = {self.held, self._written, *self.kept}
+            for path in self.folder.iterdir():
+                if path.name.startswith(PREFIX) and path.name not in staying:
+                    shutil.rmtree(path, ignore_errors=True)

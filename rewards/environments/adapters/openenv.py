@@ -10,8 +10,8 @@ import json
 import typing
 from typing import Any, Callable, Mapping, Sequence
 
-from rewards.environments.talks import Talk, as_observation, awaited, class_made_by
-from rewards.environments.tools import Tool, as_text
+from rewards.environments.talks import Talk, as_observation, class_made_by
+from rewards.environments.tools import Tool, as_text, awaited
 from rewards.environments.types import Observation, Result
 
 __all__ = ["OpenEnvAdapter"]

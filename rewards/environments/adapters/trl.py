@@ -9,8 +9,8 @@ from __future__ import annotations
 import inspect
 from typing import Any, Callable, Mapping, Sequence
 
-from rewards.environments.talks import Talk, as_observation, awaited, class_made_by
-from rewards.environments.tools import Tool, ToolError, methods_as_tools, tool_of
+from rewards.environments.talks import Talk, as_observation, class_made_by
+from rewards.environments.tools import Tool, ToolError, awaited, methods_as_tools, tool_of
 from rewards.environments.types import Observation, Result
 
 __all__ = ["TrlAdapter"]

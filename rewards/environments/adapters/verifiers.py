@@ -13,8 +13,8 @@ import json
 import threading
 from typing import Any, Callable, Mapping, Sequence
 
-from rewards.environments.talks import Talk, awaited
-from rewards.environments.tools import Tool, ToolError, as_text
+from rewards.environments.talks import Talk
+from rewards.environments.tools import Tool, ToolError, as_text, awaited
 from rewards.environments.types import Observation, Result
 
 __all__ = ["VerifiersAdapter"]
@@ -112,7 +112,7 @@ class VerifiersTalk:
             update = getattr(environment, "update_tool_args", None)
             if update is not None:
                 given = await awaited(update(name, given, [], self._state))
-            message = await environment.call_tool(name, given, f"call_{self._num_calls}")
+            message = await awaited(environment.call_tool(name, given, f"call_{self._num_calls}"))
         except Exception as error:  # noqa: BLE001  it is the environment that says how an error reads
             return Result(name, str(environment.error_formatter(error)), "error")
         content = message["content"] if isinstance(message, Mapping) else message.content

@@ -11,6 +11,7 @@ from grpo import cli
 from grpo.convert import convert, convert_file
 from grpo.convert.functions import module_of
 from grpo.convert.page import settings_markdown
+from grpo.data.rows import load_rows
 from grpo.recipe import Recipe, RecipeError, describe_keys, other_trainers
 from grpo.recipe.other_trainers import TABLE, UNSET, find
 from rewards.table import load
@@ -876,6 +877,40 @@ def test_what_a_script_does_with_its_data_and_what_is_no_literal_is_said(folder)
     (folder / "train.py").write_text(text.replace("seed=7", "seed=int(sys.argv[1])"))
     report = "\n".join(convert_file(Path("train.py"), None).report)
     assert ".map(...) is not applied" in report and "int(sys.argv[1]) is no literal" in report
+
+
+def test_renamed_columns_of_a_script_become_data_columns_in_the_order_of_the_calls(folder):
+    rows = [{"question": f"{n} 2 make {n + 2}", "gold": str(n + 2), "id": n} for n in range(1, 9)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = SCRIPT.replace(
+        'split="train")',
+        'split="train").rename_column("question", "asked").shuffle(seed=1)\n'
+        '    data = data.rename_columns({"asked": "prompt", "gold": "answer"}).remove_columns("id")\n'
+        '    test = load_dataset("o/t", split="test").rename_column(\n'
+        '        original_column_name="problem", new_column_name="prompt")',
+    ).replace("train_dataset=data", "train_dataset=data, eval_dataset=test")
+    (folder / "train.py").write_text(text)
+    converted = convert_file(Path("train.py"), None)
+    report = "\n".join(converted.report)
+    assert converted.values["data"]["columns"] == {"prompt": "question", "answer": "gold"}
+    (test,) = converted.values["evaluate"]["sets"].values()
+    assert test["columns"] == {"prompt": "problem"}
+    assert converted.values["data"]["template"] == "plain"  # seen under the new name
+    assert "is not applied" not in report
+    recipe = Recipe.from_mapping(converted.values)
+    assert load_rows(recipe.data).rows[0]["prompt"] == "1 2 make 3"
+
+
+def test_names_that_change_places_do_so_at_once_and_a_name_that_is_computed_is_said(folder):
+    swapped = 'split="train").rename_columns({"prompt": "answer", "answer": "prompt"})'
+    (folder / "train.py").write_text(SCRIPT.replace('split="train")', swapped))
+    converted = convert_file(Path("train.py"), None)
+    assert converted.values["data"]["columns"] == {"answer": "prompt", "prompt": "answer"}
+    computed = 'split="train").rename_column(names[0], "prompt")'
+    (folder / "train.py").write_text(SCRIPT.replace('split="train")', computed))
+    converted = convert_file(Path("train.py"), None)
+    assert "columns" not in converted.values["data"]
+    assert ".rename_column(...) is not applied" in "\n".join(converted.report)
 
 
 def test_rewards_in_the_script_become_a_module_without_what_trains(folder):

@@ -276,6 +276,61 @@ class Written:
         return self.talk.policy.tokenizer.decode(self.sequence.tokens[start:end])
 
 
+class Counting:
+    """A tokenizer that keeps what it was asked to tokenise and to decode."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        self.encoded: list[str] = []
+        self.decoded: list[int] = []
+
+    def __call__(self, text: str, **options):
+        self.encoded.append(text)
+        return self.tokenizer(text, **options)
+
+    def decode(self, token_ids, **options) -> str:
+        self.decoded.append(len(token_ids))
+        return self.tokenizer.decode(token_ids, **options)
+
+    def __getattr__(self, name: str):
+        return getattr(self.tokenizer, name)
+
+
+@pytest.mark.parametrize(
+    "format, text, by",
+    [
+        ("hermes", "Well, NUMBER: I call.\n" + CALL, "stop"),
+        ("<calc>", "Well, NUMBER: 1 > 0, so <calc>6*7</calc>", "call"),
+        ("fenced", "Well, NUMBER:\n```python\nprint(1)\n```", "call"),
+    ],
+)
+def test_an_observation_is_tokenised_once_and_what_was_sampled_never(format, text, by):
+    one = Written(format, Budgets(200, 200, 200))
+    tokenizer = Counting(one.talk.policy.tokenizer)
+    assert one.write(text, by)  # finds the separators
+    one.turns.tokenizer = one.turns.ends.tokenizer = one.talk.separators.tokenizer = tokenizer
+    for number in range(1, 129):
+        assert one.write(text.replace("NUMBER", str(number)), by)
+    assert len(tokenizer.encoded) == 128
+    for number, encoded in enumerate(tokenizer.encoded, start=2):
+        assert f"result {number}" in encoded and "Well" not in encoded
+    length = len(one.talk.policy.tokenizer.encode(text, add_special_tokens=False))
+    assert max(tokenizer.decoded) <= length  # of one turn, however many there were
+    assert len(tokenizer.decoded) <= 4 * 128
+
+
+def test_an_observation_that_is_cut_is_tokenised_a_few_times_more():
+    one = Written("<calc>", Budgets(200, 200, 8))
+    tokenizer = Counting(one.talk.policy.tokenizer)
+    one.talk.separators = Separators(
+        tokenizer, one.talk.separators.template, frozenset(), max_tokens=8
+    )
+    assert one.write("<calc>6*7</calc>", by="call")
+    assert (
+        2 < len(tokenizer.encoded) < 12 and one.sequence.given[0][1] - one.sequence.given[0][0] <= 8
+    )
+
+
 def test_a_turn_without_a_call_ends_the_completion_and_opens_nothing():
     one = Written("hermes")
     assert not one.write("It is 42.") and one.sequence.finish == "stop"

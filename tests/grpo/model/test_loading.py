@@ -14,7 +14,7 @@ import pytest
 import torch
 from gguf_files import CHAT, write_gguf
 from tiny import FAMILIES, byte_tokenizer, random_prompts, tiny_model, tiny_policy, tiny_tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from grpo.kernels.sampling.spec import Sampling
 from grpo.learner.batch import make_batch
@@ -32,6 +32,27 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def tiny_bytes_model(**options):
     return tiny_model("llama", 1, vocabulary=len(byte_tokenizer()) + 2, **options)
+
+
+def test_models_that_are_loaded_at_once_in_threads_keep_their_ties(tmp_path, monkeypatch):
+    """transformers switches tying off on a class while it loads, and two loads at once would leave it off."""
+    monkeypatch.setattr(PreTrainedModel, "tie_weights", PreTrainedModel.tie_weights)  # put back
+    tiny_bytes_model(tie_word_embeddings=True).save_pretrained(tmp_path)
+    section = ModelSection(name=str(tmp_path))
+    loaded = []
+
+    def load_several():
+        for _ in range(10):
+            loaded.append(load_model(section))
+
+    threads = [threading.Thread(target=load_several) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(loaded) == 30
+    for model in loaded:
+        assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
 
 
 # ---- GGUF -------------------------------------------------------------------------------------------------------

@@ -334,6 +334,7 @@ def test_a_tokenizer_without_an_end_and_one_that_cannot_write_the_tags() -> None
         ),
         ("data: every prompt is longer than 10 tokens", "prompts-too-long"),
         ("data: gold-in-the-prompt: data.columns.prompt is {answer}", "gold-in-the-prompt"),
+        ("data: call-missing: the tokenizer's chat template leaves the call", "call-missing"),
         ("data: question-missing: all 4 prompts of x are 'a'", "question-missing"),
         ("data: empty-gold: 3 of 4 rows that rewards.correct scores", "empty-gold"),
         ("data: several-golds: 3 of 4 rows have a list", "several-golds"),

@@ -7,6 +7,9 @@ import pytest
 import yaml
 
 from grpo.recipe import Recipe, RecipeError, read_yaml, to_yaml
+from grpo.recipe.plan import Plan
+
+RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 
 
 @pytest.mark.parametrize(
@@ -244,3 +247,37 @@ def test_other_readers_of_yaml_understand_what_is_written(everything):
     values = everything.to_mapping()
     values["optim"]["eps"] = 1e-3
     assert yaml.safe_load(to_yaml(values)) == values
+
+
+def test_a_model_that_ships_is_found_by_its_name_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = str(RECIPES / "quickstart_base")
+    (tmp_path / "mine.yaml").write_text("model: {name: quickstart_base}")
+    assert Recipe.load("mine.yaml").model.name == place
+    assert Recipe.load("mine.yaml", "model.name=recipes/quickstart_base").model.name == place
+    assert Recipe(model={"name": "quickstart_base"}).model.name == place
+    assert Recipe(model={"name": "me/quickstart_base"}).model.name == "me/quickstart_base"
+    taught = Recipe(distill={"teacher": "quickstart_base"}, model={"name": "quickstart_small_base"})
+    assert taught.distill.teacher == place
+    assert taught.model.name == str(RECIPES / "quickstart_small_base")
+    (tmp_path / "quickstart_base").mkdir()
+    assert Recipe.load("mine.yaml").model.name == str(tmp_path / "quickstart_base")
+    assert Recipe(model={"name": "quickstart_base"}).model.name == "quickstart_base"
+
+
+def test_the_stages_of_a_recipe_find_models_that_ship(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = {"name": "small", "grpo": {"steps": 1, "model": {"name": "quickstart_small_base"}}}
+    plan = Plan.from_mapping(
+        {
+            "model": {"name": "quickstart_base"},
+            "data": {"source": "countdown", "held_out": 8},
+            "rewards": {"correct": {"use": "countdown"}},
+            "stages": [{"name": "rl", "grpo": {"steps": 1}}, small, {"evaluate": {}}],
+        }
+    )
+    first, second, table = (stage.recipe for stage in plan.stages)
+    assert first.model.name == str(RECIPES / "quickstart_base")
+    assert second.model.name == str(RECIPES / "quickstart_small_base")
+    places = [place for place in table.evaluate.models.values() if "/stages/" not in place]
+    assert places == [first.model.name, second.model.name]

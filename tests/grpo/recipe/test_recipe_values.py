@@ -1,6 +1,7 @@
 """Every key refuses a value of the wrong type or out of range by its name, with what would do."""
 
 import re
+from dataclasses import fields, is_dataclass
 
 import pytest
 
@@ -147,6 +148,8 @@ OUT_OF_RANGE = {
     "sample.min_p": [-0.1, 1.1],
     "sample.stop": ["a", "[1]", "['']"],
     "sample.max_rows": [0],
+    "rewards_service.servers": ["http://a:1", "[127.0.0.1:8100]", "[3]"],
+    "rewards_service.silence": [0, -1],
     "rewards": [1],
     "rewards.<name>.use": [3],
     "rewards.<name>.weight": [".inf", "x"],
@@ -178,6 +181,7 @@ OUT_OF_RANGE = {
     "data.pass_again": [0],
     "sample.oversample": [-0.5],
     "sample.over_request": [-0.5, 1.5],
+    "sample.staleness": [-1, 0.5],
     "sample.kv_memory_gib": [0, -1],
     "sample.keep_graphs": ["no"],
     "sample.compile": ["no"],
@@ -415,3 +419,18 @@ def test_a_recipe_made_in_python_is_checked_as_a_files_is(values, message):
 def test_the_repr_of_a_recipe_is_what_it_changes():
     made = Recipe(steps=3, rewards={"c": {"use": "math_answer", "weight": 0.5}})
     assert repr(made) == "Recipe(steps=3, rewards.c.use='math_answer', rewards.c.weight=0.5)"
+
+
+def test_the_repr_of_a_section_is_what_it_changes():
+    made = Recipe.load("quickstart")
+    assert repr(made.data) == (
+        "DataSection(source='countdown', args={'style': 'symbols'}, template='plain', held_out=256)"
+    )
+    assert repr(made.reject) == "RejectSection()"
+    mixed = Recipe(data={"sources": {"a": {"source": "countdown"}, "b": {"source": "y"}}})
+    assert repr(mixed.data) == (
+        "DataSection(sources={'a': SourceSection(source='countdown'), 'b': SourceSection(source='y')})"
+    )
+    values = [getattr(made, part.name) for part in fields(made)]
+    shown = [repr(value) for value in values if is_dataclass(value)]
+    assert "ModelSection(name=" in shown[0] and max(map(len, shown)) < 300

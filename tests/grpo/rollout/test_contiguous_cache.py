@@ -29,6 +29,14 @@ class Model:
                 list(prefix[layer]) if length else None for layer in range(self.layers)
             ]
 
+    def extend(self, row, number):
+        own = random_prefix(number, self.layers, self.dtype)
+        self.cache.extend(row, own, number)
+        self.held[row] = [
+            [torch.cat(p, 1) for p in zip(self.held[row][layer], own[layer])]
+            for layer in range(self.layers)
+        ]
+
     def drop(self, row):
         self.cache.drop(row)
         del self.held[row]
@@ -136,17 +144,41 @@ def test_a_shared_prompt_is_stored_once(seed):
     assert model.cache.used_bytes == 0
 
 
+@pytest.mark.parametrize("number", [70, 5])
 @pytest.mark.parametrize("length", [20, 140])
-def test_a_row_continues_behind_tokens_of_its_own(length, seed):
+def test_a_row_continues_behind_tokens_of_its_own(length, number, seed):
+    """In its place if there is room, else in a wider one."""
     model = Model()
     model.add(["one", "two"], length, "prompt")
-    own = random_prefix(70)
-    model.cache.extend("two", own, 70)
-    model.held["two"] = [
-        [torch.cat(p, 1) for p in zip(model.held["two"][layer], own[layer])] for layer in range(2)
-    ]
+    model.extend("two", number)
     for window in (None, 30, 100, None):
         model.step(window)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_that_pause_and_go_on_behind_an_observation_are_where_they_would_be(dtype, seed):
+    """Beside others, behind shared prompts and their own; put back with room, they are not moved again."""
+    drawn, model = random.Random(seed), Model(dtype=dtype, shared=30)
+    for row, length in enumerate([5, 20, 29, 40, 60]):
+        model.add([f"{row}.{i}" for i in range(4)], length, f"prompt {row}")
+    for _ in range(12):
+        model.step()
+        rows = sorted(row for row in model.held if drawn.random() < 0.4)
+        kept = {row: (*model.cache.pause(row), drawn.choice([0, 4, 30, 90])) for row in rows}
+        waiting = {row: model.held.pop(row) for row in rows}
+        if model.held:
+            model.step()
+        model.cache.expect_back(length + ahead for _, length, ahead in kept.values())
+        for row, (held, length, ahead) in kept.items():
+            model.cache.put_back(row, held, length, ahead=ahead)
+            model.held[row] = waiting[row]
+            width = model.cache.row_width[row]
+            model.extend(row, ahead)
+            assert model.cache.row_width[row] == width == width_for(length + ahead + 1)
+    for row in list(model.held):
+        model.drop(row)
+    assert len(model.cache) == model.cache.used_bytes == 0
 
 
 def test_rows_that_begin_with_nothing_may_join_rows_that_have_something(seed):

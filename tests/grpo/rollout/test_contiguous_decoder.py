@@ -171,7 +171,8 @@ ALLOCATORS: dict[str, dict[str, str]] = {
     "one arena": {"MALLOC_ARENA_MAX": "1"},
     "maps": {"MALLOC_MMAP_THRESHOLD_": "65536"},  # what is freed leaves the address space at once
     "heap": {"MALLOC_MMAP_THRESHOLD_": "1000000000"},  # it does only at the top of the heap
-    "jemalloc": {"LD_PRELOAD": find_library("jemalloc") or ""},  # it never does
+    # it never does, and by default keeps what it freed in pieces, so that fewer rows free no room: see docs/resilience.md
+    "jemalloc": {"LD_PRELOAD": find_library("jemalloc") or "", "MALLOC_CONF": "retain:false"},
     "tcmalloc": {"LD_PRELOAD": find_library("tcmalloc_minimal") or ""},
 }
 
@@ -192,11 +193,18 @@ def run_out_of_memory(
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("allocator", ALLOCATORS)
 def test_when_memory_runs_out_fewer_are_decoded_and_nothing_is_lost(threads, allocator):
-    """Keys and values of all rows would take 192 MiB, and moving them to wider buckets 128 MiB more."""
+    """Keys and values of all rows take 192 MiB, and moving them to wider buckets 128 MiB more.
+
+    How much of that the process can take from what it freed before depends on the allocator and on the threads, so
+    the room is narrowed until it does not suffice.
+    """
     if ALLOCATORS[allocator].get("LD_PRELOAD") == "":
         pytest.skip(f"{allocator} is not installed")
-    done = run_out_of_memory(200, threads=threads, allocator=allocator)
-    assert done.returncode == 0, done.stderr[-2000:]
+    for mebibytes in (200, 160, 130, 105, 85, 70):
+        done = run_out_of_memory(mebibytes, threads=threads, allocator=allocator)
+        assert done.returncode == 0, (mebibytes, done.stderr[-2000:])
+        if "memory ran out; continuing with" in done.stdout:
+            break
     assert "memory ran out; continuing with" in done.stdout and "nothing is lost" in done.stdout
 
 

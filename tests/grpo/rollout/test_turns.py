@@ -18,6 +18,7 @@ from grpo.rollout import contiguous_decoder
 from grpo.rollout.contiguous_cache import ContiguousCache
 from grpo.rollout.engine import Engine
 from grpo.rollout.sequence import PartialGroup
+from grpo.rollout.width_bucket import WidthBucket
 from grpo.types import FINISHES, Completion, Group, Row
 
 SIZES = [9, 40, 1, 150, 33]
@@ -519,3 +520,36 @@ def test_many_turns_compute_as_many_tokens_as_one_of_equal_length(
         if not paged:
             assert engine.stats.steps == engine.stats.rows_alive == written
     assert set(read) == {19 + given}
+
+
+@pytest.mark.parametrize("paged", [False, True])
+def test_a_turn_costs_one_forward_for_all_that_are_answered_with_it(paged, monkeypatch):
+    """And its keys are moved twice, whatever their number: out of the row, and back with room for the observation."""
+    policy, prompts = talker(max_position_embeddings=2048), random_prompts(0, [20] * 6)
+    policy.stop_ids = frozenset()
+    forwards = counted(monkeypatch, policy, "logits")
+    steps = counted(monkeypatch, policy, "next_logits")
+    moves = [counted(monkeypatch, WidthBucket, name) for name in ("put", "take", "append")]
+    turns = ScriptedTurns(lambda sequence: [5] * 9, max_calls=8, turn_length=5)
+    options = {"paged": paged, "group_size": 1, "max_tokens": 45}
+    sampled, engine = sample(policy, prompts, turns, **options)
+    assert all(len(c.turns) == 8 and c.num_tokens == 45 for (c,) in sampled.values())
+    assert (
+        len(forwards) - len(steps) == 2 + 8
+    )  # two before the first step: the size of a token, prompts
+    if not paged:
+        assert len(steps) == engine.stats.steps == 45
+        assert list(map(len, moves)) == [6 + 6 * 8, 6 * 8, 6 * 8]
+
+
+def counted(monkeypatch, owner, name: str) -> list[str]:
+    """A list that grows with each call of a method."""
+    calls = []
+    method = getattr(owner, name)
+
+    def counting(*args, **options):
+        calls.append(name)
+        return method(*args, **options)
+
+    monkeypatch.setattr(owner, name, counting)
+    return calls

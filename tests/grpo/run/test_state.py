@@ -21,7 +21,7 @@ KEYS = [
     "journals",
     "made_of",
 ]
-LATER = ["ranking", "sets_before", "trackers"]
+LATER = ["ranking", "sets_before", "trackers", "ahead"]
 
 
 def test_the_keys_of_the_file_are_those_of_the_first_format() -> None:

@@ -99,3 +99,11 @@ def test_an_accuracy_that_cannot_move_is_said():
     stuck["strict"]["accuracy"] = 0.0
     assert any("no completion has the full score" in line for line in report_lines([stuck]))
     assert percent(None) == percent(math.nan) == "-"
+
+
+def test_where_tools_are_offered_the_share_that_calls_has_a_column():
+    called = report("a", [1.0, 0.0], tools={"share": 0.25, "calls": 0.5})
+    head, first, second = list(report_lines([called, report("b", [1.0, 0.0])]))[2:5]
+    place = head.index("calling")
+    assert first[place:].split()[:2] == ["25.0", "%"] and second[place:].split()[0] == "-"
+    assert "calling" not in list(report_lines([report("b", [1.0])]))[2]

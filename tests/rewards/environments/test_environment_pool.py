@@ -17,7 +17,9 @@ from rewards.environments import (
     format_of,
     schemas_of,
 )
+from rewards.environments.executor import KEPT_THREADS
 from rewards.sandbox import SandboxOptions
+from rewards.service.process import WorkerProcess, _Inbox
 
 FILE = light_tools.__file__
 ANYWHERE = SandboxOptions(min_isolation="L1", allow_unsafe=True)
@@ -31,6 +33,9 @@ TOOLS = (
     "fail",
     "flood",
     "no_text",
+    "count_threads",
+    "runs_a_loop",
+    "gives_an_awaitable",
 )
 LIMIT = 0.5
 
@@ -141,6 +146,64 @@ def test_many_calls_wait_at_once_in_one_worker(name):
             pool.open(key, {})
         answers = [pool.step(key, calling(name, number=64)) for key in range(64)]
         assert {future.result(60).text for future in answers} == {"met"}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("add", {"a": 1}), ("wait_politely", {"seconds": 0.01}), ("wait", {"seconds": 0.01})],
+)
+def test_a_call_is_one_message_to_a_worker_and_two_back(tools, monkeypatch, name, arguments):
+    """Also 64 at once: what comes and goes does not grow with how many wait."""
+    answer(tools, calling(name, **arguments))  # the worker is there, the tool is loaded
+    sent, received = [], []
+    post, arrived = WorkerProcess.post, _Inbox.data_received
+
+    def counted_post(line, message):
+        sent.append(message)
+        post(line, message)
+
+    def counted_arrived(inbox, data):
+        received.append(data)
+        arrived(inbox, data)
+
+    monkeypatch.setattr(WorkerProcess, "post", counted_post)
+    monkeypatch.setattr(_Inbox, "data_received", counted_arrived)
+    for key in range(64):
+        tools.open(key, {})
+    answers = [tools.step(key, calling(name, **arguments)) for key in range(64)]
+    assert {future.result(60).status for future in answers} == {"ok"}
+    assert len(sent) == 64
+    assert b"".join(received).count(b"\n") <= 2 * 64
+
+
+def test_threads_that_blocked_are_used_again_and_few_are_kept(tools):
+    def threads():
+        return len(answer(tools, calling("count_threads", least=0)).text.split())
+
+    answer(tools, calling("wait", seconds=0.01))
+    before = threads()
+    for _ in range(40):
+        assert answer(tools, calling("wait", seconds=0.001)).status == "ok"
+    assert threads() == before
+    for key in range(32):
+        tools.open(key, {})
+    crowd = [tools.step(key, calling("wait", seconds=0.2)) for key in range(32)]
+    assert {future.result(60).text for future in crowd} == {"awake"}
+    assert threads() <= before + KEPT_THREADS
+
+
+def test_a_blocking_tool_may_run_a_loop_of_its_own(tools):
+    assert answer(tools, calling("runs_a_loop", text="so")).text == "so, awaited"
+    assert answer(tools, calling("gives_an_awaitable", text="so")).text == "so, awaited"
+
+
+def test_the_first_calls_at_once_start_as_many_workers_as_there_may_be():
+    spec = EnvironmentSpec(tools=[named("where")], format="<where>", workers=2)
+    with EnvironmentPool(spec) as pool:
+        for key in range(8):
+            pool.open(key, {})
+        answers = [pool.step(key, "<where></where>") for key in range(8)]
+        assert len({answer.result().text for answer in answers}) == 2
 
 
 def test_neighbours_of_a_tool_that_dies_get_their_answers(tools):

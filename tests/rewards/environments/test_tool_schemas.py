@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from typing import Any, Literal, Optional, Union
+import functools
+from types import SimpleNamespace
+from typing import Any, Dict, Iterable, List, Literal, Mapping, NewType, Optional, Sequence, Union
 
 import light_tools
 import pytest
@@ -204,6 +206,33 @@ def odd_hint(a: set[int]) -> int:
     return 0
 
 
+def yields(a: int):
+    """A tool."""
+    yield a
+
+
+class Shop:
+    """A shop."""
+
+    def price(self, name: str) -> str:
+        """Says the price.
+
+        Args:
+            name: Of what
+        """
+        return f"{name} is dear"
+
+
+class Asked:
+    def __call__(self, name: str) -> str:
+        """Asks."""
+        return name
+
+
+WRAPPED = SimpleNamespace(name="price", description="Says it.", func=print)
+SCHEMA = {"type": "function", "function": {"name": "price"}}
+
+
 @pytest.mark.parametrize(
     ("function", "said"),
     [
@@ -212,8 +241,66 @@ def odd_hint(a: set[int]) -> int:
         (starred, "cannot be given by name"),
         (odd_hint, "parameter a: set"),
         (light_tools.Counter, "it is a class"),
+        (yields, "tool yields: it yields; return what the policy is to read"),
+        (Shop.price, r"without its object; pass that of an object, e.g. Shop\(\).price"),
+        (WRAPPED, "SimpleNamespace, an object around a function; pass the function itself"),
+        (SCHEMA, "dict: that is a schema, which is made from the function"),
+        (3, "expected a function or the name of one, found int 3"),
     ],
 )
 def test_what_cannot_be_shown_to_a_policy_is_refused_in_a_sentence(function, said):
     with pytest.raises(ValueError, match=said):
         tool_of(function)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [Shop().price, functools.partial(Shop.price, Shop()), Asked()],
+    ids=["method", "partial", "object"],
+)
+def test_what_is_called_like_a_function_is_a_tool(function):
+    tool = tool_of(function, "price")
+    assert tool.schema["function"]["description"] in ("Says the price.", "Asks.")
+    assert "milk" in asyncio.run(tool.call({"name": "milk"})).text
+
+
+Id = NewType("Id", int)
+
+
+def kinds(
+    one: Sequence[int],
+    two: Iterable[str],
+    three: Mapping[str, float],
+    four: tuple[int, ...],
+    five: Id,
+    six: List,  # noqa: UP006
+    seven: Dict,  # noqa: UP006
+) -> str:
+    """Takes kinds of lists and objects."""
+    return repr([one, two, three, four, five, six, seven])
+
+
+def test_kinds_of_lists_and_objects_are_lists_and_objects():
+    tool = tool_of(kinds)
+    found = list(tool.schema["function"]["parameters"]["properties"].values())
+    whole = {"type": "integer"}
+    assert found == [
+        {"type": "array", "items": whole},
+        {"type": "array", "items": {"type": "string"}},
+        {"type": "object", "additionalProperties": {"type": "number"}},
+        {"type": "array", "items": whole},
+        whole,
+        {"type": "array"},
+        {"type": "object"},
+    ]
+    given = ["[1]", ["a"], {"a": 1}, ["1", 2], "7", [None], {"b": 1}]
+    result = asyncio.run(tool.call(dict(zip(tool.hints, given))))
+    assert result.text == "[[1], ['a'], {'a': 1.0}, (1, 2), 7, [None], {'b': 1}]"
+    assert "one: expected an integer" in asyncio.run(tool.call({**NONE, "one": ["x"]})).text
+
+
+NONE: dict[str, Any] = dict.fromkeys(("two", "four", "six"), []) | {
+    "three": {},
+    "five": 1,
+    "seven": {},
+}

@@ -15,7 +15,7 @@ from grpo.report.console.completion import chosen, completion_lines
 from grpo.report.console.display import Plain
 from grpo.report.console.ink import ASCII, UNICODE, Line, folded, glyphs_of, visible
 from grpo.report.console.numbers import sparkline
-from grpo.report.console.sentences import step_sentence
+from grpo.report.console.sentences import evaluation_sentence, step_sentence
 
 RECORD = {
     "step": 12,
@@ -94,6 +94,30 @@ def test_an_old_accuracy_is_dim_and_a_gate_colours_its_own_figure():
     new = {"heldout": {**SETS["heldout"], "step": 11}}
     styles = {text.strip(): style for text, style in table.row(record, 200, new, UNICODE).spans}
     assert styles["33.3 % [29.0, 37.5]"] == ""
+
+
+def test_the_share_of_completions_that_call_has_a_column_where_tools_are_offered():
+    called = {**RECORD, "tool/share": 0.25, "gate/tools_unused": 0}
+    table = layout(120, called, steps=200, sets=[])
+    assert "calling" in table.heads().text and " 25%" in table.row(called, 200, {}, UNICODE).text
+    assert "calling" not in layout(120, RECORD, steps=200, sets=[]).heads().text
+    assert "calling 25%" in step_sentence(called, 200, {})
+    unused = {**called, "tool/share": 0.0, "gate/tools_unused": 2}
+    styles = {text.strip(): style for text, style in table.row(unused, 200, {}, UNICODE).spans}
+    assert styles["0%"] == "warn"
+
+
+def test_calls_before_and_after_are_told_in_words():
+    told = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "length": 9.0}
+    both = []
+    for share in (0.125, 0.5):
+        both.append({**told, "details": {"tool/share": share, "tool/calls": 2 * share}})
+    summary = {"before": both[0], "after": both[1], "sets": {}}
+    shown = [" ".join(line.text.split()) for line in comparison(summary, UNICODE)]
+    assert "completions that call, % 12.5 50.0 +37.5" in shown
+    assert "calls of a completion 0.25 1.00 +0.75" in shown
+    said = evaluation_sentence("heldout", "after training", both[1])
+    assert "calling 50.0% (1.00 calls each)" in said and "tool/" not in said
 
 
 def test_a_raised_gate_is_named_below_the_row_only_if_its_figure_has_no_column():
