@@ -492,6 +492,11 @@ def _shard_reasons(recipe: Sections) -> Reasons:
                 f"{is_set} sample.{name} relies on weights that stay where they are, and gathered ones are freed after "
                 "sampling; remove one of the two"
             )
+    if recipe.sample.staleness:
+        yield (
+            f"{is_set} sample.staleness samples while the weights are in slices, and whole ones are pushed; set one of "
+            "the two to its default"
+        )
     if recipe.loss.load_balance:
         yield f"{is_set} loss.load_balance needs a mixture of experts, which is not divided; remove one of the two"
 

@@ -56,7 +56,9 @@ def start(rank: int, variables: dict[str, str], arguments: list[str], folder: Pa
         return child
     code = 70
     try:
-        os.environ |= {**variables, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        os.environ |= variables
+        if variables:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(folder / f"{name}-{rank}", os.O_WRONLY | os.O_CREAT), number)
         code = main(arguments)

@@ -112,6 +112,10 @@ from grpo.recipe import AdvantageSection, LossSection, Recipe, RecipeError, chec
             "distributed.shard is true, but sample.compile relies on",
         ),
         (
+            "distributed: {shard: true}\nsample: {engine: vllm, servers: ['http://a:1'], staleness: 1}",
+            "distributed.shard is true, but sample.staleness samples while",
+        ),
+        (
             "distributed: {shard: true}\nloss: {load_balance: 0.1}",
             "distributed.shard is true, but loss.load_balance needs a mixture of experts",
         ),
