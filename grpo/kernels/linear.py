@@ -29,9 +29,10 @@ from torch.nn.functional import linear
 if sys.platform == "linux":
     import resource
 
-# Elements of a weight, by the instructions that torch uses: oneDNN takes those of at least so many. With AVX-512 the
-# call costs more than the product saves below.
-MIN_WEIGHT_SIZE = {"AVX512": 128 * 128}
+# Elements of a weight, by the instructions that torch uses: oneDNN takes those of at least so many. With AVX-512 what a
+# product saves below goes into the code that oneDNN makes, and keeps, for each number of rows it meets: a step of the
+# quickstart takes 1.1 CPU-seconds either way, and its 20 steps 670 MiB with this limit, 1,040 with a quarter of it.
+MIN_WEIGHT_SIZE = {"AVX512": 256 * 256}
 MIN_WEIGHT_SIZE_ELSEWHERE = 2**21
 CAPABILITY = torch.backends.cpu.get_cpu_capability()  # asked here: torch.compile cannot trace it
 MAX_PACKED_ROWS = 256  # above, a packed weight is no faster than a dense one
