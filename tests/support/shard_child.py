@@ -128,11 +128,24 @@ def run(case: Case, ranks: Ranks) -> dict[str, Tensor]:
         stats = learner.update(update)
         found[f"norm {number}"] = torch.tensor(stats.grad_norm, dtype=torch.float64)
         found[f"loss {number}"] = torch.tensor(stats.loss, dtype=torch.float64)
+    if ranks.world > 1 and policy.version:
+        assert_slices_are_not_read(policy)
     policy.gather()
     for name, parameter in policy.trainable().items():
         found[f"weight {name}"] = parameter.detach().clone()
     found |= {f"moment {name}": value for name, value in moments(optimizer).items()}
     return found
+
+
+def assert_slices_are_not_read(policy: Policy) -> None:
+    """After an update, what needs all weights says so; it neither reads slices nor waits for other ranks."""
+    for read in (policy.fingerprint, lambda: policy.save(Path("nowhere"))):
+        try:
+            read()
+        except RuntimeError as error:
+            assert "call policy.gather() in all processes" in str(error), error
+        else:
+            raise AssertionError("slices were read as if they were the weights")
 
 
 def gradients(policy: Policy, optimizer: Optimizer) -> dict[str, Tensor]:
