@@ -31,7 +31,6 @@ from grpo.model.policy import Policy
 from grpo.recipe import LossSection, OptimSection
 from grpo.types import Batch
 
-
 FAR = 1000.0
 """A row of a larger drift is masked."""
 
