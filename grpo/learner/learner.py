@@ -207,6 +207,16 @@ class Learner:
                 self._masked_rows |= masked
                 return replace(attempt, masked=len(masked))
             masked |= attempt.without
+            if attempt.without:
+                self._share_old_logps()
+
+    def _share_old_logps(self) -> None:
+        """Let each rank have those of every row: where some are left out, the others may change ranks."""
+        if self.ranks.world == 1:
+            return
+        own = [(index, logp_T.cpu()) for index, logp_T in self._old_logps.items()]
+        for index, logp_T in self.ranks.gather(own):
+            self._old_logps[index] = logp_T.to(self.policy.device)
 
     def _has_old_logps(self, update: Update) -> bool:
         return any(row.forwarded and row.index in self._old_logps for row in update.rows)

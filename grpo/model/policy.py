@@ -474,6 +474,14 @@ class Policy:
             self.shards.drop()
             self.model = cast(PreTrainedModel, self.shards.model)
 
+    def _check_whole(self) -> None:
+        """Refuse what reads all weights while this rank has but its slices of them."""
+        if self.is_split:
+            raise RuntimeError(
+                "policy: each process holds a slice of the weights after an update (distributed.shard); call "
+                "policy.gather() in all processes before you sample, save or read them"
+            )
+
     @contextmanager
     def one_pass(self) -> Iterator[None]:
         """A forward, and its backward if there is one; what they gather of divided weights is freed at the end."""
@@ -540,7 +548,11 @@ class Policy:
         self.split()  # what was gathered before is old
 
     def fingerprint(self) -> int:
-        """64 bits that change when the trained weights do: a hash of the first values of each parameter."""
+        """64 bits that change when the trained weights do: a hash of the first values of each parameter.
+
+        Raises `RuntimeError` while the weights are in slices.
+        """
+        self._check_whole()
         hashes = [
             torch.hash_tensor(p.detach().reshape(-1)[:FINGERPRINT_VALUES]).view(torch.int64)
             for p in self.trainable().values()
@@ -560,19 +572,23 @@ class Policy:
     def save(self, folder: Path) -> None:
         """Write a folder that ``AutoModelForCausalLM.from_pretrained`` loads, adapters merged.
 
-        Its generation configuration names every token that ends a completion here, and the tokenizer's padding.
+        Its generation configuration names every token that ends a completion here, and the tokenizer's padding. Raises
+        `RuntimeError` while the weights are in slices.
         """
+        self._check_whole()
         if self.model is not self.base:
             save_adapters(self.model, folder / "adapter")
         model = self.plain_model()
         implementation = model.config._attn_implementation
         generation = model.generation_config
-        model.config._attn_implementation = self._own_attention
-        model.generation_config = self.generation_config()
-        with _saved_by_any_rank(model):
-            model.save_pretrained(folder)
-        model.config._attn_implementation = implementation
-        model.generation_config = generation
+        try:
+            model.config._attn_implementation = self._own_attention
+            model.generation_config = self.generation_config()
+            with _saved_by_any_rank(model):
+                model.save_pretrained(folder)
+        finally:
+            model.config._attn_implementation = implementation
+            model.generation_config = generation
         self.tokenizer.save_pretrained(folder)
 
     def plain_model(self) -> PreTrainedModel:

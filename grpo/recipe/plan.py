@@ -40,11 +40,13 @@ OF_OVERSAMPLING = ("sample.oversample", "sample.over_request", "sample.staleness
 OF_ROLLOUTS = ("sample.prompts", "sample.group_size", *OF_OVERSAMPLING)
 OBJECTIVE = ("loss", "advantage")
 ANSWERED = ("tools", "environment")
+DIVIDED = "distributed.shard"
 UNREAD: Mapping[str, tuple[str, ...]] = {
     "sft": (*OBJECTIVE, *OF_ROLLOUTS, "optim.updates", "optim.epochs"),
     "distill": OBJECTIVE,
-    "reject": (*OBJECTIVE, "optim", *OF_OVERSAMPLING, "steps", "epochs"),
-    "export": ANSWERED,
+    "reject": (*OBJECTIVE, "optim", *OF_OVERSAMPLING, "steps", "epochs", DIVIDED),
+    "evaluate": (DIVIDED,),
+    "export": (*ANSWERED, DIVIDED),
 }
 """Shared keys that a kind does not read, and would refuse if its stage set them itself."""
 OF_ROWS = ("source", "sources", "subset", "split", "revision", "args", "columns", "where")
@@ -53,7 +55,15 @@ OF_RUN = ("name", "stage", "run_dir")
 """Keys that the list of stages decides."""
 TEACHERS = (("loss", "teacher"), ("distill", "teacher"))
 """Keys that may name an earlier stage, and then mean its model."""
-MAY_CHANGE = ("run_dir", "log.", "checkpoint.", "watchdog.", "gates", "rewards_service.")
+MAY_CHANGE = (
+    "run_dir",
+    "log.",
+    "checkpoint.",
+    "watchdog.",
+    "gates",
+    "rewards_service.",
+    "distributed.",
+)
 """Keys under which what a stage has finished is the same."""
 
 

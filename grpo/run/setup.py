@@ -210,6 +210,7 @@ def open_parts(
     check_reward_servers(recipe, inputs)
     ranks = Ranks.start()
     ranks.watched_by(dog)
+    check_ahead(recipe, ranks)
     check_same_prompts(ranks, inputs.prompts)
     prepare_torch(recipe)
     policy = open_policy(recipe, ranks.device, inputs.tokenizer, model)
@@ -242,27 +243,26 @@ def open_parts(
         learner=open_learner(recipe, policy, ranks, gates),
         scorer=open_scorer(recipe, inputs.specs),
         environment=open_environment(recipe, inputs.environment, policy),
-        lookahead=open_lookahead(recipe, served, ranks),
+        lookahead=open_lookahead(recipe, served),
     )
 
 
-def open_lookahead(
-    recipe: Recipe, served: ServedPolicy | None, ranks: Ranks
-) -> Lookahead[Rollouts] | None:
-    """What samples the next steps at servers while a step is trained; None where nothing does.
-
-    Raises `RecipeError` for several processes.
-    """
+def open_lookahead(recipe: Recipe, served: ServedPolicy | None) -> Lookahead[Rollouts] | None:
+    """What samples the next steps at servers while a step is trained; None where nothing does."""
     sample = recipe.sample
     if not sample.staleness or served is None:
         return None
-    if ranks.world > 1:
-        raise RecipeError(
-            f"sample.staleness is {sample.staleness}, but {ranks.world} processes train, whose steps are not yet "
-            "sampled ahead together; set it to 0, or train with one process and several servers"
-        )
     carries = sample.over_request > 0
     return Lookahead(RolloutBuffer(sample.staleness, recipe.steps, carries=carries), served)
+
+
+def check_ahead(recipe: Recipe, ranks: Ranks) -> None:
+    """Refuse several processes whose steps would be sampled ahead."""
+    if recipe.sample.staleness and ranks.world > 1:
+        raise RecipeError(
+            f"sample.staleness is {recipe.sample.staleness}, but {ranks.world} processes train, whose steps are not "
+            "yet sampled ahead together; set it to 0, or train with one process and several servers"
+        )
 
 
 def check_same_prompts(ranks: Ranks, prompts: PromptSet) -> None:

@@ -31,6 +31,19 @@ from grpo.model.policy import Policy
 from grpo.recipe import LossSection, OptimSection
 from grpo.types import Batch
 
+FAR = 1000.0
+"""A row of a larger drift is masked."""
+
+
+class FarRows:
+    """Gates that let rows of a drift beyond `FAR` be masked, and ask for nothing else."""
+
+    def limits(self, gate: str) -> dict[str, float]:
+        return {"skip": FAR} if gate == "drift_rows" else {}
+
+    def update(self, record: dict[str, Any], why: Any) -> list[str]:
+        return ["drift_rows"] if "policy/drift_row" in record else []
+
 
 @dataclass(frozen=True)
 class Case:
@@ -45,6 +58,9 @@ class Case:
     half_base: bool = False
     family: str = ""
     teacher: bool = False
+    epochs: int = 1
+    far_row: bool = False
+    divided: bool = True
 
 
 CASES = {
@@ -67,6 +83,8 @@ CASES = {
     "penalties": Case(loss={"beta": 0.1, "kl": "k3", "kl_in": "reward"}),
     **{family: Case(family=family) for family in ("gpt2", "gemma2", "qwen2", "gpt_neox", "olmo2")},
     "half base": Case(policy={"lora": True, "dtype": torch.float32}, half_base=True, updates=1),
+    "masked row": Case(far_row=True, epochs=2),
+    "masked row, copies": Case(far_row=True, epochs=2, divided=False),
     "half": Case(policy={"dtype": torch.bfloat16}, updates=1),
 }
 
@@ -75,7 +93,10 @@ def batch(case: Case) -> Batch:
     random.seed(3)
     torch.manual_seed(3)
     groups = random_groups(case.groups)
-    return batch_of(groups, num_updates=case.updates, kl=bool(case.loss.get("beta")))
+    if case.far_row:
+        groups[0].completions[0].sampled_logps.add_(2 * FAR)
+    kl = bool(case.loss.get("beta"))
+    return batch_of(groups, num_updates=case.updates, epochs=case.epochs, kl=kl)
 
 
 def policy_of(case: Case) -> Policy:
@@ -90,7 +111,7 @@ def run(case: Case, ranks: Ranks) -> dict[str, Tensor]:
     for parameter in policy.model.parameters() if case.half_base else ():
         if not parameter.requires_grad:
             parameter.data = parameter.data.bfloat16()
-    if ranks.world > 1:
+    if ranks.world > 1 and case.divided:
         policy.shard(ranks)
         assert policy.shards is not None
         held = [local_part(p).numel() for p in policy.held().values()]
@@ -108,6 +129,7 @@ def run(case: Case, ranks: Ranks) -> dict[str, Tensor]:
         tokens_per_micro_batch=case.budget,
         ranks=ranks,
         teacher=Teacher(tiny_policy(seed=1)) if case.teacher else None,
+        gates=FarRows() if case.far_row else None,  # type: ignore[arg-type]
     )
     found: dict[str, Tensor] = {}
     step = optimizer.step
@@ -126,13 +148,27 @@ def run(case: Case, ranks: Ranks) -> dict[str, Tensor]:
     learner.begin(data)
     for number, update in enumerate(data.updates):
         stats = learner.update(update)
+        assert stats.made and stats.masked == int(case.far_row and number % case.updates == 0)
         found[f"norm {number}"] = torch.tensor(stats.grad_norm, dtype=torch.float64)
         found[f"loss {number}"] = torch.tensor(stats.loss, dtype=torch.float64)
+    if policy.is_split:
+        assert_slices_are_not_read(policy)
     policy.gather()
     for name, parameter in policy.trainable().items():
         found[f"weight {name}"] = parameter.detach().clone()
     found |= {f"moment {name}": value for name, value in moments(optimizer).items()}
     return found
+
+
+def assert_slices_are_not_read(policy: Policy) -> None:
+    """After an update, what needs all weights says so; it neither reads slices nor waits for other ranks."""
+    for read in (policy.fingerprint, lambda: policy.save(Path("nowhere"))):
+        try:
+            read()
+        except RuntimeError as error:
+            assert "call policy.gather() in all processes" in str(error), error
+        else:
+            raise AssertionError("slices were read as if they were the weights")
 
 
 def gradients(policy: Policy, optimizer: Optimizer) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ SUPPORT = ROOT / "tests" / "support"
 LIMITS = {"half": 2e-2, "half base": 1e-5}
 WITH_KEY_BIAS = ("gpt2", "qwen2", "gpt_neox")
 """The bias of keys has no gradient but rounding, which AdamW scales up to a step."""
-FAST = ("full", "tied lora", "nothing to train")
+FAST = ("full", "tied lora", "nothing to train", "masked row, copies")
 
 
 def differences(world: int, *cases: str) -> dict[str, dict[str, float]]:

@@ -58,6 +58,15 @@ def test_shared_keys_that_a_kind_does_not_read_are_no_mistake_and_its_own_are() 
         plan({"name": "s", "sft": shared})
 
 
+def test_divided_weights_are_shared_with_the_stages_that_train() -> None:
+    kinds = [START, RL, {"name": "right", "reject": {}}, TABLE, {"name": "out", "export": {}}]
+    stages = plan(*kinds, distributed={"shard": True}).stages
+    assert [s.recipe.distributed.shard for s in stages] == [True, True, False, False, False]
+    own = {"name": "right", "reject": {"distributed": {"shard": True}}}
+    with pytest.raises(RecipeError, match="stages.right: distributed.shard is true, but"):
+        plan(START, own)
+
+
 def test_a_plan_written_and_read_again_is_the_same() -> None:
     first = plan(START, RL, TABLE)
     second = Plan.from_mapping(first.to_mapping())

@@ -89,7 +89,7 @@ def _final(folder):
 
 
 def test_a_lookahead_of_no_step_is_the_synchronous_run_bit_for_bit(tmp_path, monkeypatch, whole):
-    def no_step_ahead(recipe, served, ranks):
+    def no_step_ahead(recipe, served):
         return Lookahead(RolloutBuffer(0, recipe.steps), served)
 
     with fake_servers(BASE, "") as servers, monkeypatch.context() as patch:
@@ -401,12 +401,15 @@ def test_what_cannot_be_sampled_ahead_is_refused(override):
         Recipe.load("quickstart", served, override)
 
 
-def test_several_processes_are_refused():
+def test_several_processes_are_refused_before_a_model_loads(tmp_path, monkeypatch):
     served = "sample={engine: vllm, servers: ['http://a:1', 'http://b:1'], staleness: 1}"
-    recipe = Recipe.load("quickstart", served)
+    recipe = Recipe.load("quickstart", served, f"run_dir={tmp_path / 'run'}")
+    monkeypatch.setattr(Ranks, "start", lambda: Ranks(0, 2))
+    monkeypatch.setattr(Ranks, "watched_by", lambda ranks, dog: None)
+    monkeypatch.setattr(setup, "open_policy", None)  # it is refused before a model loads
     with pytest.raises(RecipeError, match="sample.staleness is 1, but 2 processes train"):
-        setup.open_lookahead(recipe, object(), Ranks(0, 2))
-    assert setup.open_lookahead(Recipe.load("quickstart"), None, Ranks()) is None
+        Trainer(recipe, quiet=True).open()
+    assert setup.open_lookahead(Recipe.load("quickstart"), None) is None
 
 
 def test_tokens_above_the_bound_stop_the_run():
@@ -421,7 +424,7 @@ def test_tokens_above_the_bound_stop_the_run():
 def test_a_step_above_the_bound_never_trains(tmp_path, monkeypatch):
     """The gate stands behind the buffer: with a buffer that errs, it is what stops the run."""
 
-    def too_lax(recipe, served, ranks):
+    def too_lax(recipe, served):
         return Lookahead(RolloutBuffer(2, recipe.steps), served)
 
     monkeypatch.setattr(setup, "open_lookahead", too_lax)

@@ -82,6 +82,13 @@ def test_a_changed_stage_is_refused_by_name_and_begun_anew_where_that_is_asked_f
         run(made, START, RL, TABLE, only="rk")
 
 
+def test_how_processes_share_the_work_may_change_after_stages_are_done(made: Path) -> None:
+    divided = {**values(made, START, RL, TABLE), "distributed": {"shard": True}}
+    assert Pipeline(divided, resume=True, quiet=True).train() is not None
+    whole = Pipeline(values(made, START, RL, TABLE), resume=True, quiet=True)
+    assert whole.train() is not None and whole.last == ""
+
+
 @pytest.mark.slow
 def test_a_stage_run_anew_takes_what_was_made_of_it_back(tmp_path: Path) -> None:
     folder = tmp_path / "run"
