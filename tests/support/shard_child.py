@@ -148,7 +148,9 @@ def run(case: Case, ranks: Ranks) -> dict[str, Tensor]:
         assert stats.made and stats.masked == int(case.far_row and number % case.updates == 0)
         found[f"norm {number}"] = torch.tensor(stats.grad_norm, dtype=torch.float64)
         found[f"loss {number}"] = torch.tensor(stats.loss, dtype=torch.float64)
-    if section.kl_in == "reward":  # after the updates, which take the policy away from its reference
+    if (
+        section.kl_in == "reward"
+    ):  # after the updates, which take the policy away from its reference
         taken = learner.penalties([row for row in data.rows if row.forwarded])
         found["penalty"] = torch.cat([taken[index] for index in sorted(taken)])
         assert found["penalty"].abs().max() > 1e-6, "there is a distance to penalise"
