@@ -143,7 +143,7 @@ def test_one_of_two_servers_is_killed_and_then_both_and_the_run_is_that_at_home(
                         second.kill()
     assert 4 <= trainer.num_steps < 6
     [sentence] = explain(lost.value)
-    assert "all of 2 reward servers are lost" in sentence and url in sentence and other in sentence
+    assert "no reward server is left" in sentence and url in sentence and other in sentence
     with served_by_command("quickstart", *overrides, cwd=folder) as (_, third):
         run(folder / "away", at(third), resume=True)
     assert compared(folder / "away") == compared(folder / "home")
@@ -165,5 +165,5 @@ def test_the_command_train_ends_with_1_when_all_servers_are_lost(folder) -> None
         process.kill()
         _, said = training.communicate(timeout=120)
     assert training.returncode == 1 and "Traceback" not in said
-    assert "reward server are lost" in said and "--resume" in said
+    assert "no reward server is left" in said and "--resume" in said
     assert isinstance(Recipe.load(str(folder / "run" / "recipe.yaml")), Recipe)
