@@ -12,7 +12,7 @@ import pytest
 from reward_servers import ROOT, TOKEN, served_by_command, serving
 from small_runs import REWARDS, TINY, outcome, recipe, run
 
-from grpo import Recipe, RecipeError, Trainer
+from grpo import Recipe, RecipeError, Trainer, cli
 from grpo.recipe.plan import Plan
 from grpo.run.failures import explain
 from grpo.run.reward_serving import judges_of
@@ -126,6 +126,23 @@ def test_the_command_wants_a_token_where_others_may_reach_it(folder) -> None:
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 2 and ended.stdout == ""
     assert "--host is 0.0.0.0, which others may reach; set GRPO_REWARDS_TOKEN" in ended.stderr
+
+
+@pytest.mark.parametrize("given", ["99999", "-1", "http"])
+def test_what_is_no_port_is_refused(capsys, given) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["serve-rewards", "quickstart", f"--port={given}"])
+    assert ended.value.code == 2
+    assert f"{given} is no port; ports are 0 to 65535" in capsys.readouterr().err
+
+
+def test_where_it_cannot_listen_or_judge_is_one_sentence(folder, capsys) -> None:
+    for arguments, words in (
+        (["--workers", "0"], "serve-rewards: rewards: 0 workers are too few; at least 1"),
+        (["--host", "no.such.host.invalid"], "cannot listen at no.such.host.invalid:0: "),
+    ):
+        assert cli.main(["serve-rewards", "quickstart", "--port", "0", *arguments]) == 2
+        assert words in capsys.readouterr().err
 
 
 @pytest.mark.slow

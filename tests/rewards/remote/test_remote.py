@@ -95,7 +95,7 @@ def test_verdicts_are_those_of_the_service_at_home_bit_for_bit(spec) -> None:
         spec("parts", weight=1 / 3),
         spec("raises", weight=0.0),
         spec("nothing"),
-        spec("endless", timeout_seconds=0.4),
+        spec("endless", timeout_seconds=0.1),
         spec("whole", weight=0.0),
         RewardSpec("late", "tag_count", from_step=9),
         RewardSpec("other", "tag_count", when={"answer": "5"}),
@@ -150,6 +150,12 @@ def test_batches_are_spread_over_the_servers(spec) -> None:
             assert all(ticket.result()[0].score.value == 1.0 for ticket in tickets)
         assert one.num_batches + two.num_batches == 8
         assert min(one.num_batches, two.num_batches) >= 2
+
+
+def test_an_address_may_end_with_a_slash(spec) -> None:
+    specs = [spec("endless")]
+    with serving(specs) as one, RemoteRewards(specs, [f"{one.url}/"], token=TOKEN) as remote:
+        assert remote.judge([Sample("a")])[0].score.value == 0.5
 
 
 def test_an_empty_submission_is_done_at_once(spec) -> None:
