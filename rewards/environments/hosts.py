@@ -92,7 +92,7 @@ class Worker:
         self._watching: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self.is_retired = False
-        line.listen(self._take_all)
+        line.call_back(self._take_all)
 
     @property
     def is_usable(self) -> bool:
@@ -135,7 +135,7 @@ class Worker:
         self.is_retired = True
         if self._watching is not None:
             self._watching.cancel()
-        self._line.listen(_nobody)
+        self._line.call_back(_nobody)
         self._line.kill()
         for flight in self._all_landed():
             flight.give_up(Lost("died", "its worker was stopped"))
