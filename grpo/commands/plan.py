@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from typing import TYPE_CHECKING, Any, Sequence
 
 from grpo.commands.exit_codes import EXIT_DONE
+from rewards.spelling import many, nearest
 
 if TYPE_CHECKING:
     from grpo.plan.assumed import Assumed
@@ -131,18 +133,42 @@ def _check(options: argparse.Namespace, recipe: Recipe) -> None:
     limits["prompt_tokens"] = 1
     for name, least in limits.items():
         value = getattr(options, name)
-        if value is not None and value < least:
+        if value is not None and not least <= value < math.inf:
             flag = name.replace("_", "-")
-            raise RecipeError(f"plan: --{flag} is {value:g}, and must be at least {least}")
+            raise RecipeError(
+                f"plan: --{flag} is {value:g}, and must be at least {least}, and finite"
+            )
+    if options.price is not None and not 0 <= options.price < math.inf:
+        raise RecipeError(f"plan: --price is {options.price:g}, and must be at least 0, and finite")
     if options.nodes and options.gpus % options.nodes:
         raise RecipeError(
             f"plan: {options.gpus} GPUs do not share out equally over {options.nodes} machines; name a multiple"
         )
-    if options.ahead and not _servers(options, recipe):
-        raise RecipeError("plan: --ahead is set, but no GPU samples apart; name --servers N")
+    _check_servers(options, _servers(options, recipe))
     if options.length is not None and options.length > recipe.sample.max_tokens:
         raise RecipeError(
             f"plan: --length is {options.length:g}, above sample.max_tokens ({recipe.sample.max_tokens})"
+        )
+
+
+def _check_servers(options: argparse.Namespace, servers: int) -> None:
+    from grpo.recipe import RecipeError  # noqa: PLC0415  slow to import
+
+    together = options.tensor_parallel
+    if options.ahead and not servers:
+        raise RecipeError("plan: --ahead is set, but no GPU samples apart; name --servers N")
+    if together is not None and not servers:
+        raise RecipeError(
+            "plan: --tensor-parallel is set, but no GPU is a server; name --servers N"
+        )
+    if servers and servers >= options.gpus:
+        raise RecipeError(
+            f"plan: {servers} of {many(options.gpus, 'GPU')} are servers, and none is left to train; name fewer with "
+            "--servers, or more with --gpus"
+        )
+    if together is not None and together > servers:
+        raise RecipeError(
+            f"plan: --tensor-parallel is {together}, but only {many(servers, 'GPU')} sample; name more with --servers"
         )
 
 
@@ -193,7 +219,6 @@ def _assumed(words: Sequence[str]) -> Assumed:
 
     from grpo.plan.assumed import Assumed  # noqa: PLC0415  slow to import
     from grpo.recipe import RecipeError  # noqa: PLC0415  slow to import
-    from rewards.spelling import nearest  # noqa: PLC0415  only here
 
     names = [field.name for field in fields(Assumed)]
     values: dict[str, float] = {}
@@ -208,8 +233,6 @@ def _assumed(words: Sequence[str]) -> Assumed:
 
 
 def _positive(name: str, text: str) -> float:
-    import math  # noqa: PLC0415  only here
-
     from grpo.recipe import RecipeError  # noqa: PLC0415  slow to import
 
     try:

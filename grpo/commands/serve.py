@@ -10,6 +10,7 @@ import shlex
 import sys
 
 from grpo.commands.exit_codes import EXIT_DONE
+from grpo.commands.ports import port
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the Python of the environment that has vLLM (default: this one)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="where it listens")
-    parser.add_argument("--port", type=int, default=8000, help="where it listens (default: 8000)")
+    parser.add_argument("--port", type=port, default=8000, help="where it listens (default: 8000)")
     parser.add_argument(
         "--max-model-len",
         type=int,

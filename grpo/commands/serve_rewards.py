@@ -7,6 +7,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from grpo.commands.exit_codes import EXIT_DONE
+from grpo.commands.ports import port
 
 if TYPE_CHECKING:
     from grpo.recipe import Recipe
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides", nargs="*", default=[], metavar="key=value", help="recipe keys to set"
     )
     parser.add_argument("--host", default="127.0.0.1", help="where it listens")
-    parser.add_argument("--port", type=int, default=8100, help="where it listens (default: 8100)")
+    parser.add_argument("--port", type=port, default=8100, help="where it listens (default: 8100)")
     parser.add_argument(
         "--workers", type=int, metavar="N", help="worker processes (default: one a core)"
     )

@@ -66,14 +66,17 @@ def stretches(steps: Sequence[Step]) -> Iterator[Stretch]:
 
 
 def largest_useful(steps: Sequence[Step]) -> int | None:
-    """The largest number of devices that still makes a step at least 1.5 times as fast as half of them."""
+    """The largest number of devices that still makes a step at least 1.5 times as fast as half of them.
+
+    At least the fewest that the work fits on; None where it fits on none.
+    """
     fitting = {step.site.devices: step.seconds for step in steps if not step.problem}
     useful = [
         devices
         for devices, seconds in fitting.items()
-        if devices // 2 not in fitting or fitting[devices // 2] >= 1.5 * seconds
+        if devices % 2 == 0 and fitting.get(devices // 2, 0.0) >= 1.5 * seconds
     ]
-    return max(useful, default=None)
+    return max(useful, default=min(fitting, default=None))
 
 
 def verdict_limit(step: Step, assumed: Assumed) -> float:

@@ -146,15 +146,33 @@ class _Values:
                 f"plan: the model's configuration has no {names[0]}; plan knows decoders whose configuration names "
                 "hidden_size, num_hidden_layers, num_attention_heads, vocab_size"
             )
-        return int(value)
+        return _size(value, names[0])
+
+    def size(self, *names: str) -> int:
+        """The same; 0 where it is missing."""
+        value = self.get(*names)
+        return 0 if value is None else _size(value, names[0])
+
+
+def _size(value: Any, name: str) -> int:
+    """A size, which some models have for each layer."""
+    if isinstance(value, (list, tuple)) and len(set(value)) == 1:
+        value = value[0]
+    if not isinstance(value, (int, float)) or value < 0:
+        raise RecipeError(
+            f"plan: the model's configuration has {name} {value}, which is no size of all its layers"
+        )
+    return int(value)
 
 
 def shape_of(values: _Values, name: str) -> Shape:
     """The shape of a configuration's values."""
+    if values.get("is_encoder_decoder"):
+        raise RecipeError(f"plan: {name} is an encoder with a decoder; plan knows decoders alone")
     hidden = values.need("hidden_size", "n_embd")
     layers = values.need("num_hidden_layers", "n_layer")
     matrices = 2 if values.get("model_type") in UNGATED else 3
-    width = int(values.get("intermediate_size", "n_inner") or 4 * hidden)
+    width = values.size("intermediate_size", "n_inner") or 4 * hidden
     experts = _experts(values, hidden, layers)
     return Shape(
         name=name,
@@ -171,14 +189,14 @@ def shape_of(values: _Values, name: str) -> Shape:
 
 def _experts(values: _Values, hidden: int, layers: int) -> dict[str, int]:
     """What of a shape only a mixture of experts has; empty for a dense model."""
-    number = int(values.get("n_routed_experts", "num_local_experts", "num_experts") or 0)
+    number = values.size("n_routed_experts", "num_local_experts", "num_experts")
     if not number:
         return {}
-    width = int(values.get("moe_intermediate_size", "intermediate_size") or 0)
+    width = values.size("moe_intermediate_size", "intermediate_size")
     return {
         "dense_layers": _dense_layers(values, layers),
         "experts": number,
-        "experts_per_token": int(values.get("num_experts_per_tok") or 0),
+        "experts_per_token": values.size("num_experts_per_tok"),
         "expert": 3 * hidden * width,
         "expert_widths": 3 * (hidden + width),
         "shared_experts": _shared_experts(values, hidden, width),
@@ -190,8 +208,8 @@ def _attention(values: _Values, hidden: int) -> dict[str, int]:
     heads = values.need("num_attention_heads", "n_head")
     if values.get("kv_lora_rank"):
         return _latent_attention(values, hidden, heads)
-    kv_heads = int(values.get("num_key_value_heads") or heads)
-    width = int(values.get("head_dim") or hidden // heads)
+    kv_heads = values.size("num_key_value_heads") or heads
+    width = values.size("head_dim") or hidden // heads
     return {
         "attention": hidden * width * (2 * heads + 2 * kv_heads),
         "attention_widths": 4 * hidden + width * (2 * heads + 2 * kv_heads),
@@ -225,8 +243,8 @@ def _latent_attention(values: _Values, hidden: int, heads: int) -> dict[str, int
 def _dense_layers(values: _Values, layers: int) -> int:
     """How many layers of a mixture have no experts."""
     if values.get("first_k_dense_replace"):
-        return int(values.get("first_k_dense_replace"))
-    every = int(values.get("decoder_sparse_step") or 1)
+        return values.size("first_k_dense_replace")
+    every = values.size("decoder_sparse_step") or 1
     dense = {layer for layer in range(layers) if (layer + 1) % every}
     return len(dense | set(values.get("mlp_only_layers") or ()))
 
@@ -234,8 +252,8 @@ def _dense_layers(values: _Values, layers: int) -> int:
 def _shared_experts(values: _Values, hidden: int, expert_width: int) -> int:
     """Numbers of the experts that every token goes through."""
     if values.get("shared_expert_intermediate_size"):
-        return 3 * hidden * int(values.get("shared_expert_intermediate_size"))
-    return 3 * hidden * expert_width * int(values.get("n_shared_experts") or 0)
+        return 3 * hidden * values.size("shared_expert_intermediate_size")
+    return 3 * hidden * expert_width * values.size("n_shared_experts")
 
 
 # ---- known by name ------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from grpo.recipe import (
     CheckpointSection,
     DataSection,
     DistillSection,
+    EnvironmentSection,
     Recipe,
     RecipeError,
     SftSection,
@@ -94,13 +95,22 @@ def evaluation_recipe(
     """
     target = final_stage(target)
     if recipe is None and is_run_folder(target):
-        return _recipe_of_final(target, overrides, command)
+        return _without_answers(_recipe_of_final(target, overrides, command), overrides)
     _check_exists(target, command)
     if recipe is not None:
-        return Recipe.load(recipe, *_named(target, overrides))
+        return _without_answers(Recipe.load(recipe, *_named(target, overrides)), overrides)
     if not any(override.startswith(("data.source=", "evaluate.sets.")) for override in overrides):
         raise RecipeError(_without_data(target, command))
     return Recipe.from_mapping(_default(overrides), *_named(target, overrides))
+
+
+def _without_answers(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """The recipe without the budgets and format of tools that the user has taken away by ``tools=[]``."""
+    changed = {re.split(r"[.=]", override)[0] for override in overrides}
+    is_taken = "tools" in changed and "environment" not in changed
+    if is_taken and not recipe.tools and recipe.environment.use is None:
+        return replace(recipe, environment=EnvironmentSection())
+    return recipe
 
 
 def model_recipe(target: str, recipe: str | None, overrides: Sequence[str], command: str) -> Recipe:

@@ -85,7 +85,7 @@ def is_price(value: Any) -> bool:
 
 def _is_address(value: Any) -> bool:
     """Whether `value` is the URL of a server."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value.isprintable() or " " in value:
         return False
     try:
         parts = urlsplit(value)

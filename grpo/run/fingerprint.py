@@ -25,6 +25,7 @@ from grpo.model.policy import Policy
 from grpo.recipe import RecipeError
 from grpo.types import Prompt
 from rewards import RewardSpec
+from rewards.environments import EnvironmentSpec
 
 FINGERPRINT_VALUES = 4096  # values of each frozen parameter that go into the fingerprint
 REFUSED = {
@@ -43,6 +44,7 @@ NOTED = {
     "transformers": "by transformers {old}, now {new}",
     "sampled": "with completions sampled {old}, now {new}",
     "rewards": "by rewards whose files have changed since ({new})",
+    "tools": "with tools whose files have changed since ({new})",
 }
 
 
@@ -52,8 +54,9 @@ def fingerprint(
     policy: Policy,
     teacher: Policy | None,
     num_processes: int,
+    environment: EnvironmentSpec | None = None,
 ) -> dict[str, Any]:
-    """The fingerprint of an open run: plain values."""
+    """The fingerprint of an open run: plain values. Tools and environments have an entry where they come from files."""
     sources = {spec.name: _source(spec.use) for spec in specs}
     learned_from = {
         "train": rows(prompts.train),
@@ -69,7 +72,25 @@ def fingerprint(
         **_versions(),
         "sampled": _sampled(policy.device),
         "rewards": {name: source for name, source in sources.items() if source},
+        **files_of_tools(environment),
     }
+
+
+def files_of_tools(environment: EnvironmentSpec | None) -> dict[str, Any]:
+    """Digests of the files of a user's tools and environment; empty without any."""
+    if environment is None:
+        return {}
+    used = [*environment.tools, *([] if environment.use is None else [environment.use])]
+    sources = {_name(use): _source(use) for use in used}
+    found = {name: source for name, source in sources.items() if source}
+    return {"tools": found} if found else {}
+
+
+def _name(use: Any) -> str:
+    """The name of a function or class, as its recipe or itself says."""
+    if isinstance(use, str):
+        return use.rpartition(":")[2]
+    return str(getattr(use, "__name__", type(use).__name__))
 
 
 def _versions() -> dict[str, str]:
@@ -94,8 +115,14 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
             raise RecipeError(
                 f"{reason}; resume with what the run began with, or choose another run_dir"
             )
+    if "tools" in changed and not (old.get("tools") and new.get("tools")):
+        changed.remove(
+            "tools"
+        )  # saved by a version that did not look, or by tools that were named otherwise
     if "rewards" in changed:
         new = {**new, "rewards": _changed_rewards(old["rewards"], new["rewards"])}
+    if "tools" in changed:
+        new = {**new, "tools": ", ".join(_changed(old["tools"], new["tools"]))}
     notes = [NOTED[name].format(old=old.get(name), new=new.get(name)) for name in changed]
     if not notes:
         return []
@@ -103,7 +130,11 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _changed_rewards(old: Mapping[str, str], new: Mapping[str, str]) -> str:
-    return ", ".join(f"rewards.{name}" for name, source in new.items() if old.get(name) != source)
+    return ", ".join(f"rewards.{name}" for name in _changed(old, new))
+
+
+def _changed(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    return [name for name, source in new.items() if old.get(name) != source]
 
 
 def _sampled(device: torch.device) -> str:

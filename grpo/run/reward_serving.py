@@ -47,7 +47,10 @@ def open_server(judges: Sequence[Judges], token: str, host: str, port: int) -> R
         server = RewardServer(judges, token, host=host, port=port)
     except OSError as error:
         raise RecipeError(f"serve-rewards: cannot listen at {host}:{port}: {error}") from None
-    judges[0].service()
+    try:
+        judges[0].service()
+    except ValueError as error:
+        raise RecipeError(f"serve-rewards: {error}") from None
     return server
 
 

@@ -95,6 +95,7 @@ class RunStorage:
             policy=parts.policy,
             teacher=None if teacher is None else teacher.policy,
             num_processes=ranks.world,
+            environment=None if inputs.environment is None else inputs.environment.spec,
         )
         saved = prepare_folder(
             self.folder,

@@ -16,6 +16,7 @@ from typing import Any, Callable, Coroutine, Mapping, Sequence
 
 from rewards.environments.hosted import Hosted, maker_of
 from rewards.environments.talks import Talk, outcome
+from rewards.environments.tools import TOOL_ERRORS
 from rewards.environments.types import Observation
 
 __all__ = ["Executor", "Operation"]
@@ -66,7 +67,7 @@ class Executor:
         number = operation.number
         try:
             talk = self._talk_of(operation)
-        except (Exception, SystemExit) as error:  # noqa: BLE001  importing a tool can raise anything
+        except TOOL_ERRORS as error:  # importing a tool can raise anything
             self._emit({"failed": number, "why": f"{type(error).__name__}: {error}"[:2000]})
             return
         is_async = talk.is_async(operation.method, operation.arguments)

@@ -88,10 +88,11 @@ class Worker:
         self._numbers = itertools.count()
         self._loading_seconds = 0.0
         self._is_loading = False
+        self._looked_at = math.inf
         self._watching: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self.is_retired = False
-        line.listen(self._take_all)
+        line.call_back(self._take_all)
 
     @property
     def is_usable(self) -> bool:
@@ -134,7 +135,7 @@ class Worker:
         self.is_retired = True
         if self._watching is not None:
             self._watching.cancel()
-        self._line.listen(_nobody)
+        self._line.call_back(_nobody)
         self._line.kill()
         for flight in self._all_landed():
             flight.give_up(Lost("died", "its worker was stopped"))
@@ -150,6 +151,7 @@ class Worker:
         """See that somebody looks at the clock while operations are in the worker."""
         if self._watching is None or self._watching.done():
             self._line.clock.restart(math.inf)
+            self._looked_at = self._loop.time()
             self._watching = asyncio.ensure_future(self._look_at_clock())
 
     def _take_all(self) -> None:
@@ -181,6 +183,7 @@ class Worker:
             if flight is not None and not flight.future.done():
                 flight.future.set_result(message)
         elif "late" in message:
+            self._look()
             flight = self._land(message["late"])
             if flight is not None:
                 flight.give_up(_late(flight))
@@ -199,7 +202,6 @@ class Worker:
 
     async def _look_at_clock(self) -> None:
         """Bill what runs, once a tick, and see whether the worker is there: a child may hold its connection open."""
-        clock = self._line.clock
         was_alive = True
         while self._flights:
             is_alive = self._line.is_alive
@@ -207,23 +209,24 @@ class Worker:
                 self._lose(self._line.exit_reason())
                 return
             was_alive = is_alive
-            used = clock.used_seconds
-            cpu = clock.cpu_seconds
-            looked_at = self._loop.time()
-            await asyncio.sleep(self._tick_seconds)
-            clock.look()
-            passed = clock.used_seconds - used
-            if cpu is None or clock.cpu_seconds is None:
-                self._bill(looked_at, passed, 0.0)
-            else:
-                computed = min(passed, clock.cpu_seconds - cpu)
-                self._bill(looked_at, passed - computed, computed)
+            shortest = min(flight.limit_seconds for flight in self._flights.values())
+            await asyncio.sleep(_tick_seconds(shortest))
+            self._look()
 
-    @property
-    def _tick_seconds(self) -> float:
-        """A fraction of the shortest limit: a look reads the state of every thread of the worker."""
-        shortest = min(flight.limit_seconds for flight in self._flights.values())
-        return max(TICK_SECONDS, min(shortest * TICK_SHARE, MAX_TICK_SECONDS))
+    def _look(self) -> None:
+        """Bill what has run since the last look."""
+        clock = self._line.clock
+        used = clock.used_seconds
+        cpu = clock.cpu_seconds
+        looked_at = self._looked_at
+        clock.look()
+        self._looked_at = self._loop.time()
+        passed = clock.used_seconds - used
+        if cpu is None or clock.cpu_seconds is None:
+            self._bill(looked_at, passed, 0.0)
+        else:
+            computed = min(passed, clock.cpu_seconds - cpu)
+            self._bill(looked_at, passed - computed, computed)
 
     def _bill(self, looked_at: float, asleep_seconds: float, computed_seconds: float) -> None:
         """Bill what has run since the last look; what began later is not billed for what was before it."""
@@ -253,9 +256,16 @@ def _nobody() -> None:
     """Listens to a worker that was killed."""
 
 
+def _tick_seconds(limit_seconds: float) -> float:
+    """How often to look: a look reads the state of every thread of the worker."""
+    return max(TICK_SECONDS, min(limit_seconds * TICK_SHARE, MAX_TICK_SECONDS))
+
+
 def _late(flight: _Flight) -> Lost:
+    """What was before the first look behind the call's beginning is not on the bill."""
     was_asleep = 2 * flight.computed_seconds < flight.billed_seconds
-    was_starved = flight.billed_seconds < flight.limit_seconds - ASYNC_GRACE_SECONDS
+    unbilled_seconds = ASYNC_GRACE_SECONDS + 2 * _tick_seconds(flight.limit_seconds)
+    was_starved = flight.billed_seconds < flight.limit_seconds - unbilled_seconds
     return Lost("timeout", "it is late", is_conclusive=was_asleep and not was_starved)
 
 

@@ -27,7 +27,7 @@ class Line(Protocol):
 
     def post(self, message: Any) -> None: ...
 
-    def listen(self, listener: Callable[[], None]) -> None: ...
+    def call_back(self, listener: Callable[[], None]) -> None: ...
 
     def take(self) -> Sequence[Mapping[str, Any]]: ...
 
@@ -61,7 +61,7 @@ class ThreadLine:
         """Begin an operation."""
         self._loop.call_soon_threadsafe(self._begin, message)
 
-    def listen(self, listener: Callable[[], None]) -> None:
+    def call_back(self, listener: Callable[[], None]) -> None:
         """Call `listener` in the loop whenever a message has come."""
         self._listener = listener
 

@@ -130,7 +130,7 @@ def as_observation(value: Any, name: str) -> Observation:
     numbers = [value.reward, *value.parts.values()]
     if not all(number is None or math.isfinite(number) for number in numbers):
         raise ValueError(f"{name} answered with a reward that is not finite")
-    return replace(value, text=as_text(value.text))
+    return replace(value, text=as_text(value.text), done=bool(value.done), results=())
 
 
 async def outcome(talk: Talk, method: str, arguments: Sequence[Any], max_bytes: int) -> Any:

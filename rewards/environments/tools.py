@@ -32,8 +32,11 @@ __all__ = [
     "tool_of",
 ]
 
-TOOL_ERRORS = (Exception, SystemExit, KeyboardInterrupt)
-"""What counts as a tool's own failure, which the policy reads."""
+TOOL_ERRORS = (BaseException,)
+"""What counts as a tool's own failure, which the policy reads: also exits, panics of Rust code and cancelled awaits.
+
+An async call that is cancelled because it is late was told to be late before; nobody reads what it gives then.
+"""
 MAX_ERROR_CHARS = 2000
 LEFT_OUT = "\n[... {} bytes left out ...]\n"
 _SECTION = re.compile(

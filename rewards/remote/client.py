@@ -67,7 +67,8 @@ class RemoteServer:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
         try:
-            connection.request(method, f"{urlsplit(self.url).path}{path}", data, headers)
+            folder = urlsplit(self.url).path.rstrip("/")
+            connection.request(method, f"{folder}{path}", data, headers)
             answer = connection.getresponse()
             if answer.status != 200:
                 said = _object(answer.read(1 << 16)).get("error", "")

@@ -23,7 +23,7 @@ from rewards.service.request import Function
 from rewards.table import timeout_seconds_of
 from rewards.types import RewardSpec
 
-__all__ = ["Identity", "difference", "identity_of"]
+__all__ = ["Identity", "changed_file", "difference", "identity_of", "own_files"]
 
 PROTOCOL = 1
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -66,7 +66,7 @@ def _reward(spec: RewardSpec, base_dir: str | Path | None) -> dict[str, Any]:
         )
     return {
         "function": _name_of(spec, function),
-        "file": _own_file(function),
+        "file": _digest_of_file(_own_file(function)),
         "args": _canonical(function.assignment.args),
         "when": _canonical(spec.when),
         "style": spec.style,
@@ -86,15 +86,37 @@ def _name_of(spec: RewardSpec, function: Function) -> str:
     return str(getattr(function.inspected, "__qualname__", type(function.inspected).__qualname__))
 
 
-def _own_file(function: Function) -> str | None:
-    """A digest of the file that a user's function comes from; None for one of this package."""
+def own_files(specs: Sequence[RewardSpec], base_dir: str | Path | None = None) -> dict[str, Path]:
+    """The files that users' functions come from, by the name of the reward."""
+    found = {spec.name: _own_file(function_of(spec, base_dir)) for spec in specs}
+    return {name: file for name, file in found.items() if file is not None}
+
+
+def changed_file(identity: Identity, files: Mapping[str, Path]) -> str:
+    """The reward whose file is no longer what it was when `identity` was made; empty if all are."""
+    for name, file in files.items():
+        if _digest_of_file(file) != identity.rewards[name]["file"]:
+            return name
+    return ""
+
+
+def _own_file(function: Function) -> Path | None:
+    """The file that a user's function comes from; None for one of this package."""
     try:
         file = inspect.getsourcefile(inspect.unwrap(function.inspected))
     except TypeError:
         return None
     if file is None or Path(file).resolve().is_relative_to(PACKAGE):
         return None
-    return _digest(Path(file).read_bytes())
+    return Path(file).resolve()
+
+
+def _digest_of_file(file: Path | None) -> str | None:
+    """None without a file, or where it is gone."""
+    try:
+        return None if file is None else _digest(file.read_bytes())
+    except OSError:
+        return None
 
 
 @cache

@@ -12,16 +12,17 @@ import json
 import threading
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
-from rewards.remote.identity import Identity, identity_of
+from rewards.remote.identity import Identity, changed_file, identity_of, own_files
 from rewards.remote.wire import plain_score, samples_from
 from rewards.sandbox import SandboxOptions
 from rewards.service.service import RewardService
 from rewards.service.ticket import Ticket
-from rewards.types import RewardSpec
+from rewards.types import RewardSpec, Sample
 
 __all__ = ["Judges", "RewardServer"]
 
@@ -44,6 +45,7 @@ class Judges:
     sandbox: SandboxOptions
     base_dir: str | Path | None = None
     workers: int | None = None
+    files: Mapping[str, Path] = field(default_factory=dict)
     _service: RewardService | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _turn: threading.Lock = field(default_factory=threading.Lock)
@@ -65,7 +67,15 @@ class Judges:
             sandbox=options,
             base_dir=base_dir,
             workers=workers,
+            files=own_files(specs, base_dir),
         )
+
+    def problem(self) -> str:
+        """Why they are no longer what `identity` says: a worker that starts now would load another file."""
+        name = changed_file(self.identity, self.files)
+        if not name:
+            return ""
+        return f"the file of rewards.{name} has changed since this server began; start it again"
 
     def service(self) -> RewardService:
         """The workers; raises `ValueError` if they cannot start."""
@@ -80,26 +90,30 @@ class Judges:
             return self._service
 
     @contextmanager
-    def submitted(self, body: Mapping[str, Any]) -> Iterator[tuple[RewardService, Ticket]]:
-        """The batch under way; `ValueError` for what is no batch."""
-        samples = samples_from(body)
-        step = body.get("step")
-        if step is not None and not isinstance(step, int):
-            raise ValueError("step is no whole number")
+    def submitted(
+        self, samples: Sequence[Sample], step: int | None, waits: Callable[[], None]
+    ) -> Iterator[Ticket]:
+        """The batch under way. `waits` is called every `BEAT_SECONDS` until its turn has come."""
         service = self.service()
-        if service.sees_step:
-            with self._turn:
-                ticket = self._submit(service, samples, step)
-                try:
-                    yield service, ticket
-                finally:
-                    _settle(service, ticket)
-        else:
+        if not service.sees_step:
             with self._lock:
                 ticket = self._submit(service, samples, step)
-            yield service, ticket
+            yield ticket
+            return
+        while not self._turn.acquire(timeout=BEAT_SECONDS):
+            waits()
+        try:
+            ticket = self._submit(service, samples, step)
+            try:
+                yield ticket
+            finally:
+                _settle(service, ticket)
+        finally:
+            self._turn.release()
 
-    def _submit(self, service: RewardService, samples: Any, step: int | None) -> Ticket:
+    def _submit(
+        self, service: RewardService, samples: Sequence[Sample], step: int | None
+    ) -> Ticket:
         service.set_step(step)
         return service.submit(samples)
 
@@ -194,6 +208,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._check_token()
         if self.path != "/identity":
             raise _Refusal(404, f"there is no {self.path}")
+        for one in self.owner.judges.values():
+            _check_unchanged(one)
         lists = {digest: one.identity.to_mapping() for digest, one in self.owner.judges.items()}
         self._send(200, {"lists": lists, "batches": self.owner.num_batches})
 
@@ -205,11 +221,20 @@ class _Handler(BaseHTTPRequestHandler):
         judges = self.owner.judges.get(str(body.get("rewards")))
         if judges is None:
             raise _Refusal(409, "the rewards here are others")
+        _check_unchanged(judges)
         try:
-            with judges.submitted(body) as (service, ticket):
-                self._stream(service, ticket)
+            samples = samples_from(body)
+            step = _step_of(body)
+            judges.service()
         except ValueError as error:
             raise _Refusal(400, str(error)) from None
+        self._begin_stream()
+        waits = partial(self._line, {"open": len(samples) * len(judges.specs)})
+        with suppress(
+            RuntimeError
+        ):  # the server is being closed; the client sees that it broke off
+            with judges.submitted(samples, step, waits) as ticket:
+                self._stream(judges.service(), ticket)
 
     def _check_token(self) -> None:
         wanted = f"Bearer {self.owner.token}".encode()
@@ -241,21 +266,21 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
         self.close_connection = True
 
-    def _stream(self, service: RewardService, ticket: Ticket) -> None:
-        """Signs of life while the batch is judged, then its verdicts and what its rewards logged."""
+    def _begin_stream(self) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "application/jsonl")
         self.send_header("Connection", "close")
         self.end_headers()
         self.close_connection = True
+
+    def _stream(self, service: RewardService, ticket: Ticket) -> None:
+        """Signs of life while the batch is judged, then its verdicts and what its rewards logged."""
         while not ticket.done():
             self._line({"open": ticket.num_open})
             try:
                 ticket.result(timeout=BEAT_SECONDS)
             except TimeoutError:
                 continue
-            except RuntimeError:  # the server is being closed; the client sees that it broke off
-                return
         judged = ticket.result()
         self.owner.num_batches += 1
         self.owner.num_samples += len(judged)
@@ -265,6 +290,19 @@ class _Handler(BaseHTTPRequestHandler):
     def _line(self, value: Any) -> None:
         self.wfile.write(json.dumps(value).encode() + b"\n")
         self.wfile.flush()
+
+
+def _check_unchanged(judges: Judges) -> None:
+    problem = judges.problem()
+    if problem:
+        raise _Refusal(409, problem)
+
+
+def _step_of(body: Mapping[str, Any]) -> int | None:
+    step = body.get("step")
+    if step is not None and not isinstance(step, int):
+        raise ValueError("step is no whole number")
+    return step
 
 
 def _verdict(judged: Any) -> dict[str, Any]:

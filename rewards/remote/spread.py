@@ -243,8 +243,7 @@ class RemoteRewards:
             if not alive:
                 reasons = "; ".join(member.lost for member in self._members)
                 raise NoRewardServerLeft(
-                    f"all of {many(len(self._members), 'reward server')} are lost ({reasons}); start them again and "
-                    "continue the run with --resume"
+                    f"no reward server is left ({reasons}); start them again and continue the run with --resume"
                 )
             chosen = min(alive, key=lambda member: member.num_open)
             chosen.num_open += 1

@@ -118,7 +118,7 @@ class WorkerProcess:
         """Send an object of the caller's to the worker; returns at once."""
         self._transport.write(pickle.dumps(message))
 
-    def listen(self, listener: Callable[[], None]) -> None:
+    def call_back(self, listener: Callable[[], None]) -> None:
         """Call `listener` in the loop whenever `take` has something to give, or to raise."""
         self._inbox.listener = listener
 

@@ -22,8 +22,10 @@ from grpo import Recipe, Trainer
 from grpo.cli import main
 from grpo.recipe import EnvironmentSection, RecipeError
 from grpo.recipe.plan import Plan
+from grpo.run.fingerprint import compare, files_of_tools
 from grpo.run.inputs import load_inputs
 from grpo.stages.pipeline import Pipeline
+from rewards.environments import EnvironmentSpec
 
 
 def double(number: int) -> int:
@@ -237,6 +239,31 @@ def test_a_run_that_was_stopped_and_resumed_is_the_one_that_never_was(tmp_path, 
     first.close()
     Trainer(recipe(parted, **options), quiet=True, resume=True).train()
     assert journals(whole / "run") == journals(parted / "run")
+
+
+@pytest.mark.slow
+def test_a_tools_file_that_changed_is_said_at_a_resume_and_the_run_goes_on(tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    body = 'def calc(expression: str) -> str:\n    """Works it out."""\n    return "4"\n'
+    file.write_text(body)
+    tools = {"tools": [f"{file}:calc"], "evaluate": {"every": 0, "before": False}}
+    Trainer(recipe(tmp_path, **tools, steps=1)).train()
+    Trainer(recipe(tmp_path, **tools, steps=2), resume=True).train()
+    assert "the checkpoint was made" not in capsys.readouterr().out
+    file.write_text(body.replace("4", "5"))
+    Trainer(recipe(tmp_path, **tools, steps=3), resume=True).train()
+    said = capsys.readouterr().out
+    assert (
+        "with tools whose files have changed since (calc); the run continues, but not bit" in said
+    )
+
+
+def test_checkpoints_that_say_nothing_of_tools_files_are_no_others():
+    made = {"tools": {"calc": "a digest"}}
+    assert compare({}, made) == compare(made, {}) == compare(made, made) == []
+    spec = EnvironmentSpec(tools=["calculator", double])
+    found = files_of_tools(spec)["tools"]
+    assert list(found) == ["double"] and files_of_tools(EnvironmentSpec(tools=["python"])) == {}
 
 
 @pytest.mark.slow

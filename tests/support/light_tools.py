@@ -56,6 +56,53 @@ async def wait_politely(seconds: float) -> str:
     return "awake"
 
 
+def note_and_wait(file: str) -> str:
+    """Leaves a note of each call, sleeps too long, and blocks meanwhile.
+
+    Args:
+        file: Where the note goes
+    """
+    with Path(file).open("a") as notes:
+        notes.write("called\n")
+    time.sleep(3600)
+    return "awake"
+
+
+async def note_and_wait_politely(file: str) -> str:
+    """Leaves a note of each call, and sleeps too long without blocking.
+
+    Args:
+        file: Where the note goes
+    """
+    with Path(file).open("a") as notes:
+        notes.write("called\n")
+    await asyncio.sleep(3600)
+    return "awake"
+
+
+class Panic(BaseException):
+    """As what PyO3 raises where Rust code panics: no `Exception`."""
+
+
+def panic(kind: str) -> str:
+    """Raises what is no `Exception`.
+
+    Args:
+        kind: Which one
+    """
+    kinds = {"panic": Panic, "cancelled": asyncio.CancelledError, "exit": GeneratorExit}
+    raise kinds[kind]("stop")
+
+
+async def panic_politely(kind: str) -> str:
+    """Raises what is no `Exception`, and is async.
+
+    Args:
+        kind: Which one
+    """
+    return panic(kind)
+
+
 def meet(number: int) -> str:
     """Waits until so many wait, and blocks meanwhile.
 
@@ -228,3 +275,24 @@ class Basket:
     async def look(self) -> str:
         """Looks into the basket."""
         return str(self.total)
+
+
+class Unsure:
+    """As an array of several truths: neither true nor false."""
+
+    def __bool__(self) -> bool:
+        raise TypeError("neither")
+
+
+class Odd:
+    """An environment whose observation has what does not belong there."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+
+    def reset(self, row: Mapping[str, Any]) -> None:
+        return None
+
+    def step(self, text: str) -> Any:
+        odd: Any = Unsure() if self._kind == "done" else (object(),)
+        return Observation("odd", **{self._kind: odd})

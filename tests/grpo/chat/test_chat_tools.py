@@ -12,12 +12,15 @@ import pytest
 from chat_templates import QWEN_TOOLS
 from test_terminal import shown
 from tool_runs import calling_model, chat_model, hermes_call, recipe_file, recipe_values, tag_call
+from transformers import AutoTokenizer
 
 from grpo import Recipe, cli
 from grpo.chat.conversation import Conversation
 from grpo.chat.reply import ANSWER, CALL, OBSERVED, THINKING, Piece, Splitter
 from grpo.chat.setup import Wishes, describe, open_conversation
-from grpo.recipe import RecipeError, to_yaml
+from grpo.environments.opening import plan_environment
+from grpo.recipe import EnvironmentSection, RecipeError, to_yaml
+from grpo.recipe.target import evaluation_recipe
 from rewards.environments import format_of
 
 HERMES = hermes_call(1)
@@ -301,6 +304,17 @@ def test_a_run_whose_tools_came_from_python_says_that_they_have_to_be_named(
     assert "passed from Python, and its recipe does not name them" in capsys.readouterr().err
     if command == "chat":
         assert cli.main([command, str(run), "tools=[]"]) == 0
+
+
+def test_without_tools_a_runs_budgets_and_format_of_calls_mean_nothing(tmp_path):
+    run = str(run_folder(tmp_path))
+    for target, file in ((run, None), (f"{run}/final", f"{run}/recipe.yaml")):
+        assert evaluation_recipe(target, file, []).environment.format == "<calc>"
+        bare = evaluation_recipe(target, file, ["tools=[]"])
+        assert not bare.has_environment and bare.environment == EnvironmentSection()
+        plan_environment(bare, AutoTokenizer.from_pretrained(f"{run}/final"))
+        kept = evaluation_recipe(target, file, ["tools=[]", "environment.max_calls=3"])
+        assert kept.environment.max_calls == 3  # and refused: nobody would count
 
 
 def test_a_chat_template_that_loses_calls_is_refused_by_every_command(tmp_path, capsys):

@@ -20,7 +20,10 @@ BYTES = {"float32": 4, "bfloat16": 2}
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(
     "family, hidden, wide, layers, dtype",
-    [("llama", 256, 1024, 4, "float32"), ("qwen2", 512, 1408, 6, "bfloat16")],
+    [
+        ("llama", 256, 1024, 4, "float32"),
+        pytest.param("qwen2", 512, 1408, 6, "bfloat16", marks=pytest.mark.slow),
+    ],
 )
 def test_weights_states_and_activations_agree(family, hidden, wide, layers, dtype, checkpointing):
     config = AutoConfig.for_model(

@@ -125,3 +125,22 @@ def test_a_configuration_without_sizes_is_refused_by_the_name_of_what_it_lacks()
 def test_latent_attention_keeps_one_vector_a_token():
     shape: Shape = known_shape("deepseek-v3")
     assert shape.key_numbers == 512 + 64
+
+
+@pytest.mark.parametrize(
+    "changed, words",
+    [
+        ({"intermediate_size": [320, 640, 320]}, r"has intermediate_size \[320, 640, 320\]"),
+        ({"head_dim": "wide"}, "has head_dim wide"),
+        ({"is_encoder_decoder": True}, "an encoder with a decoder"),
+    ],
+)
+def test_what_is_no_decoder_of_equal_layers_is_refused(changed, words):
+    with pytest.raises(RecipeError, match=words):
+        shape_of_config({**SIZES, "vocab_size": 600, **changed}, "odd")
+
+
+def test_a_size_for_each_layer_is_one_where_all_are_equal():
+    plain = shape_of_config({**SIZES, "vocab_size": 600}, "same")
+    each = {**SIZES, "vocab_size": 600, "intermediate_size": [320, 320, 320]}
+    assert shape_of_config(each, "same") == plain

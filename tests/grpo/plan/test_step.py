@@ -252,6 +252,13 @@ def test_the_largest_useful_number_halves_a_step_by_at_least_a_third():
     assert by_number[useful] < 1.5 * by_number[2 * useful]
 
 
+def test_an_odd_number_of_devices_that_is_asked_for_is_not_useful_because_it_is_asked_for():
+    steps = scaling(SMALL, WORK, Site(H100, 8), ASSUMED)
+    assert largest_useful(scaling(SMALL, WORK, Site(H100, 4095), ASSUMED)) == largest_useful(steps)
+    assert largest_useful([step for step in steps if step.site.devices == 512]) == 512
+    assert largest_useful([]) is None
+
+
 def test_every_assumption_is_said_with_its_value():
     lines = list(ASSUMED.lines())
     assert len(lines) == len(fields(Assumed))

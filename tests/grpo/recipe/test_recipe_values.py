@@ -148,7 +148,12 @@ OUT_OF_RANGE = {
     "sample.min_p": [-0.1, 1.1],
     "sample.stop": ["a", "[1]", "['']"],
     "sample.max_rows": [0],
-    "rewards_service.servers": ["http://a:1", "[127.0.0.1:8100]", "[3]"],
+    "rewards_service.servers": [
+        "http://a:1",
+        "[127.0.0.1:8100]",
+        "[http://a b:1]",
+        "[3]",
+    ],
     "rewards_service.silence": [0, -1],
     "rewards": [1],
     "rewards.<name>.use": [3],

@@ -126,6 +126,7 @@ def _timed(folder):
     return [row for row in rows if "reward/mean" in row]
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_of_the_weights_of_its_step_alone(tmp_path, monkeypatch):
     seen = []
 
@@ -242,6 +243,7 @@ def test_a_run_made_longer_samples_ahead_again(tmp_path):
     assert [row["staleness/max"] for row in rows] == [0, 1, 0, 1]
 
 
+@pytest.mark.slow
 def test_the_next_step_is_sampled_while_this_one_trains(tmp_path, monkeypatch):
     """The update of step 2 waits until the server has been asked for all of step 3, which no synchronous run does."""
     with fake_servers(BASE, "") as servers:
@@ -334,6 +336,7 @@ def test_the_probe_compares_a_server_with_the_weights_that_it_was_given(
     assert max(record["server/likeness"] for _, record in judged) < 0.5
 
 
+@pytest.mark.slow
 def test_a_probe_that_compared_with_other_weights_would_stop_the_run(tmp_path, monkeypatch):
     with fake_servers(BASE, "") as servers:
         more = ["sample.staleness=2", "optim.lr=3e-3", "evaluate.every=0", "checkpoint.every=0"]

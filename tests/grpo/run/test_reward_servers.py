@@ -12,7 +12,7 @@ import pytest
 from reward_servers import ROOT, TOKEN, served_by_command, serving
 from small_runs import REWARDS, TINY, outcome, recipe, run
 
-from grpo import Recipe, RecipeError, Trainer
+from grpo import Recipe, RecipeError, Trainer, cli
 from grpo.recipe.plan import Plan
 from grpo.run.failures import explain
 from grpo.run.reward_serving import judges_of
@@ -77,6 +77,7 @@ def test_servers_that_are_missing_or_other_are_refused_before_a_model_loads(
     assert not (folder / "run" / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_set_with_rewards_of_its_own_is_judged_by_the_same_server(folder) -> None:
     own = ["steps=1", *SET, "evaluate.sets.own.rewards.right.use=countdown"]
     with served(folder, *own) as one:
@@ -119,13 +120,29 @@ def test_a_function_from_python_that_no_file_has_cannot_be_served(folder) -> Non
             run(folder / "run", at(one.url), rewards={"mine": lambda text: 1.0})
 
 
-def test_the_command_wants_a_token_where_others_may_reach_it(folder) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment.pop("GRPO_REWARDS_TOKEN")
-    command = [sys.executable, "-m", "grpo", "serve-rewards", "quickstart", "--host", "0.0.0.0"]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 2 and ended.stdout == ""
-    assert "--host is 0.0.0.0, which others may reach; set GRPO_REWARDS_TOKEN" in ended.stderr
+def test_the_command_wants_a_token_where_others_may_reach_it(monkeypatch, capsys) -> None:
+    monkeypatch.delenv("GRPO_REWARDS_TOKEN", raising=False)
+    assert cli.main(["serve-rewards", "quickstart", "--host", "0.0.0.0"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "--host is 0.0.0.0, which others may reach; set GRPO_REWARDS_TOKEN" in shown.err
+
+
+@pytest.mark.parametrize("given", ["99999", "-1", "http"])
+def test_what_is_no_port_is_refused(capsys, given) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["serve-rewards", "quickstart", f"--port={given}"])
+    assert ended.value.code == 2
+    assert f"{given} is no port; ports are 0 to 65535" in capsys.readouterr().err
+
+
+def test_where_it_cannot_listen_or_judge_is_one_sentence(folder, capsys) -> None:
+    for arguments, words in (
+        (["--workers", "0"], "serve-rewards: rewards: 0 workers are too few; at least 1"),
+        (["--host", "no.such.host.invalid"], "cannot listen at no.such.host.invalid:0: "),
+    ):
+        assert cli.main(["serve-rewards", "quickstart", "--port", "0", *arguments]) == 2
+        assert words in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -143,7 +160,7 @@ def test_one_of_two_servers_is_killed_and_then_both_and_the_run_is_that_at_home(
                         second.kill()
     assert 4 <= trainer.num_steps < 6
     [sentence] = explain(lost.value)
-    assert "all of 2 reward servers are lost" in sentence and url in sentence and other in sentence
+    assert "no reward server is left" in sentence and url in sentence and other in sentence
     with served_by_command("quickstart", *overrides, cwd=folder) as (_, third):
         run(folder / "away", at(third), resume=True)
     assert compared(folder / "away") == compared(folder / "home")
@@ -165,5 +182,5 @@ def test_the_command_train_ends_with_1_when_all_servers_are_lost(folder) -> None
         process.kill()
         _, said = training.communicate(timeout=120)
     assert training.returncode == 1 and "Traceback" not in said
-    assert "reward server are lost" in said and "--resume" in said
+    assert "no reward server is left" in said and "--resume" in said
     assert isinstance(Recipe.load(str(folder / "run" / "recipe.yaml")), Recipe)

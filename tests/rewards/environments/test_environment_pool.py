@@ -36,6 +36,10 @@ TOOLS = (
     "count_threads",
     "runs_a_loop",
     "gives_an_awaitable",
+    "note_and_wait",
+    "note_and_wait_politely",
+    "panic",
+    "panic_politely",
 )
 LIMIT = 0.5
 
@@ -123,6 +127,35 @@ def test_what_goes_wrong_is_text_under_a_named_status(tools, text, status, said)
     assert observation.status == status
     assert said in observation.text
     assert not observation.done
+
+
+@pytest.mark.parametrize("name", ["panic", "panic_politely"])
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("panic", "Panic"), ("cancelled", "CancelledError"), ("exit", "GeneratorExit")],
+)
+def test_what_a_tool_raises_that_is_no_exception_is_its_error_too(tools, name, kind, said):
+    observation = answer(tools, calling(name, kind=kind))
+    assert (observation.status, observation.text) == ("error", f"Error: {said}: stop")
+
+
+@pytest.mark.parametrize("name", ["note_and_wait", "note_and_wait_politely"])
+def test_a_call_that_sleeps_past_its_deadline_is_late_at_once_and_not_tried_again(
+    tools, tmp_path, name
+):
+    file = tmp_path / "notes"
+    assert answer(tools, calling(name, file=str(file))).status == "timeout"
+    assert file.read_text() == "called\n"
+
+
+def test_an_environments_odd_answer_is_its_error():
+    for kind in ("done", "results"):
+        spec = EnvironmentSpec(named("Odd"), {"kind": kind}, timeout_seconds=30, workers=1)
+        with EnvironmentPool(spec) as pool:
+            pool.open("one", {})
+            observation = pool.step("one", "go").result(60)
+        expected = "Error: TypeError: neither" if kind == "done" else "odd"
+        assert (observation.text, observation.results) == (expected, ())
 
 
 def test_a_flood_is_cut_before_it_travels(tools):

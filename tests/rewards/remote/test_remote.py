@@ -38,6 +38,9 @@ def whole(completions, trainer_state, log_metric, **columns):
     log_metric("mean", len(completions) / 7)
     return [trainer_state.global_step + 0.25] * len(completions)
 def sees(text, odd): return 1.0
+def slowly(completions, trainer_state, **columns):
+    time.sleep(0.3)
+    return [1.0] * len(completions)
 def slow(text):
     time.sleep(float(text))
     return 1.0
@@ -92,7 +95,7 @@ def test_verdicts_are_those_of_the_service_at_home_bit_for_bit(spec) -> None:
         spec("parts", weight=1 / 3),
         spec("raises", weight=0.0),
         spec("nothing"),
-        spec("endless", timeout_seconds=0.4),
+        spec("endless", timeout_seconds=0.1),
         spec("whole", weight=0.0),
         RewardSpec("late", "tag_count", from_step=9),
         RewardSpec("other", "tag_count", when={"answer": "5"}),
@@ -147,6 +150,12 @@ def test_batches_are_spread_over_the_servers(spec) -> None:
             assert all(ticket.result()[0].score.value == 1.0 for ticket in tickets)
         assert one.num_batches + two.num_batches == 8
         assert min(one.num_batches, two.num_batches) >= 2
+
+
+def test_an_address_may_end_with_a_slash(spec) -> None:
+    specs = [spec("endless")]
+    with serving(specs) as one, RemoteRewards(specs, [f"{one.url}/"], token=TOKEN) as remote:
+        assert remote.judge([Sample("a")])[0].score.value == 0.5
 
 
 def test_an_empty_submission_is_done_at_once(spec) -> None:
@@ -218,7 +227,7 @@ def test_a_server_that_falls_silent_is_given_up(spec, monkeypatch) -> None:
     specs = [spec("slow")]
     monkeypatch.setattr(server, "BEAT_SECONDS", 60.0)
     with serving(specs) as one, at(one, specs=specs, silence_seconds=0.5) as remote:
-        with pytest.raises(NoRewardServerLeft, match="all of 1 reward server are lost"):
+        with pytest.raises(NoRewardServerLeft, match="no reward server is left"):
             remote.judge([Sample("3")])
 
 
@@ -227,6 +236,14 @@ def test_a_server_that_is_slow_but_alive_is_waited_for(spec, monkeypatch) -> Non
     monkeypatch.setattr(server, "BEAT_SECONDS", 0.1)
     with serving(specs) as one, at(one, specs=specs, silence_seconds=0.5) as remote:
         assert remote.judge([Sample("1.2")])[0].score.value == 1.0
+
+
+def test_a_server_is_waited_for_while_a_batch_waits_for_its_turn(spec, monkeypatch) -> None:
+    specs = [spec("slowly")]
+    monkeypatch.setattr(server, "BEAT_SECONDS", 0.1)
+    with serving(specs) as one, at(one, specs=specs, silence_seconds=0.6) as remote:
+        tickets = [remote.submit([Sample("a")]) for _ in range(5)]
+        assert [ticket.result()[0].score.value for ticket in tickets] == [1.0] * 5
 
 
 def test_when_all_are_lost_the_sentence_names_them_and_one_that_is_back_is_used_again(spec) -> None:
@@ -431,6 +448,23 @@ def test_another_file_of_ones_own_reward_is_refused(spec, folder) -> None:
     theirs = identity_of([spec("parts")], SandboxOptions())
     assert ours.digest != theirs.digest
     assert "has another file of rewards.parts" in difference(ours, [theirs.to_mapping()])
+
+
+def test_a_server_whose_file_was_edited_since_it_began_judges_no_more(spec, folder) -> None:
+    """Workers that start later would judge by another file than those that were there."""
+    specs = [spec("parts")]
+    sample = [Sample("abc", {"answer": ""})]
+    words = "the file of rewards.parts has changed since this server began; start it again"
+    with serving(specs) as one, at(one, specs=specs) as remote:
+        assert remote.judge(sample)[0].score.value == 1.0
+        (folder / "mine.py").write_text(REWARDS.replace("/ 3", "/ 4"))
+        with pytest.raises(NoRewardServerLeft, match=words):
+            remote.judge(sample)
+        with pytest.raises(ValueError, match=words):
+            at(one, specs=specs)
+        (folder / "mine.py").write_text(REWARDS)
+        wait_until_back(remote)
+        assert remote.judge(sample)[0].score.value == 1.0
 
 
 def test_the_folder_of_a_file_and_the_weight_do_not_matter(spec, folder, tmp_path_factory) -> None:

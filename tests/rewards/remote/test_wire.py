@@ -62,7 +62,7 @@ def types_in(value: object) -> object:
     return type(value)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(VALUES)
 def test_a_value_keeps_itself_and_its_types(value) -> None:
     back = there_and_back(value)
