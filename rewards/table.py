@@ -25,7 +25,9 @@ __all__ = [
     "judges_without_gold",
     "load",
     "missing_columns",
+    "run_source",
     "runs_programs",
+    "source_of",
     "timeout_seconds_of",
     "wanted_columns",
 ]
@@ -53,6 +55,8 @@ TABLE: Mapping[str, str] = MappingProxyType(
 
 DEFAULT_SECONDS = 10.0
 PROGRAM_SECONDS = 6.0
+SOURCE = "_grpo_source"
+"""The name under which the module of a file has what was run of it."""
 
 
 # ------------------------------------------------------------------------------------------ deadlines
@@ -91,13 +95,17 @@ def judges_without_gold(function: Any) -> bool:
 
 
 def load(
-    use: str | Callable[..., Any], *, base_dir: str | Path | None = None
+    use: str | Callable[..., Any],
+    *,
+    base_dir: str | Path | None = None,
+    source: bytes | None = None,
 ) -> Callable[..., Any]:
     """The function that ``use`` names; `ValueError`, with the nearest known name, if there is none.
 
     ``use`` is a name from `TABLE`, ``package.module:function``, ``path/file.py:function`` (relative to
     ``base_dir``, by default the working folder), the name of an entry point in the group ``grpo.rewards``,
     or a callable, which is returned unchanged. A class stands for its instances: each worker creates one.
+    ``source`` is what is run of a file named by path in place of what it holds now (`source_of`).
     """
     if callable(use):
         return use
@@ -112,8 +120,32 @@ def load(
     if not colon:
         return _from_entry_point(use)
     if target.endswith(".py"):
-        return _from_file(Path(base_dir or ".", target), name, use)
+        return _from_file(_file_of(target, base_dir), name, use, source)
     return _from_module(target, name, use)
+
+
+def source_of(use: str, base_dir: str | Path | None = None) -> bytes | None:
+    """What the file holds that ``use`` names by path; None for what is named otherwise, or where it cannot be read.
+
+    A worker that starts later, when the file may have been edited, runs the same code by it.
+    """
+    target, _, _ = use.rpartition(":")
+    if not target.endswith(".py"):
+        return None
+    try:
+        return _file_of(target, base_dir).read_bytes()
+    except OSError:
+        return None
+
+
+def run_source(function: Callable[..., Any]) -> bytes | None:
+    """What was run of the file that a function was loaded from by path; None for every other function."""
+    module = sys.modules.get(getattr(function, "__module__", None) or "")
+    return getattr(module, SOURCE, None)
+
+
+def _file_of(target: str, base_dir: str | Path | None) -> Path:
+    return Path(base_dir or ".", target).expanduser().resolve()
 
 
 def _from_module(module: str, name: str, use: str) -> Callable[..., Any]:
@@ -132,28 +164,31 @@ def _by_path(module: str, name: str) -> str:
     return f"; the file is here, so name it by path: {file}:{name}" if file.is_file() else ""
 
 
-def _from_file(path: Path, name: str, use: str) -> Callable[..., Any]:
-    path = path.expanduser().resolve()
-    if not path.is_file():
-        raise ValueError(f"reward {use!r}: there is no file {path}")
-    return _attribute(_module_of_file(path, use), name, use)
+def _from_file(path: Path, name: str, use: str, source: bytes | None) -> Callable[..., Any]:
+    if source is None:
+        if not path.is_file():
+            raise ValueError(f"reward {use!r}: there is no file {path}")
+        source = path.read_bytes()
+    return _attribute(_module_of_file(path, use, source), name, use)
 
 
-def _module_of_file(path: Path, use: str) -> ModuleType:
-    """The file as a module, executed once for each version of it on disk."""
-    version = f"{path}:{path.stat().st_mtime_ns}"
-    name = f"_reward_file_{path.stem}_{hashlib.sha256(version.encode()).hexdigest()[:12]}"
+def _module_of_file(path: Path, use: str, source: bytes) -> ModuleType:
+    """The file as a module, executed once for each `source` that it had."""
+    version = hashlib.sha256(f"{path}:".encode() + source)
+    name = f"_reward_file_{path.stem}_{version.hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
     folder = str(path.parent)
     if folder not in sys.path:
         sys.path.append(folder)  # the file may import its neighbours; last, so they shadow nothing
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
+    setattr(module, SOURCE, source)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        code = compile(source, str(path), "exec", dont_inherit=True)
+        exec(code, vars(module))  # noqa: S102  the user's own file
     except BaseException as error:
         del sys.modules[name]
         if not isinstance(error, (Exception, SystemExit)):

@@ -21,12 +21,14 @@ class Hosted:
     """One tool or environment: where it is found, and what it is made with.
 
     ``use`` is text that a worker process can resolve, or the object itself, for what exists in this process only.
+    ``source`` is what a file named by path held when the pool was made: a worker that starts later runs that.
     """
 
     use: str | Callable[..., Any]
     is_tool: bool
     args: Mapping[str, Any] = field(default_factory=dict)
     base_dir: str | None = None
+    source: bytes | None = None
 
     @property
     def is_local(self) -> bool:
@@ -97,7 +99,7 @@ def offered_by(hosted: Hosted) -> Offered:
 def _loaded(hosted: Hosted) -> Any:
     noun = "tool" if hosted.is_tool else "environment"
     try:
-        return load(hosted.use, base_dir=hosted.base_dir)
+        return load(hosted.use, base_dir=hosted.base_dir, source=hosted.source)
     except ValueError as error:
         raise ValueError(f"{noun} {str(error).removeprefix('reward ')}") from error
 

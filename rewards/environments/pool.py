@@ -28,6 +28,7 @@ from rewards.environments.types import Environment, EnvironmentSpec, Observation
 from rewards.sandbox import SandboxOptions, open_sandbox
 from rewards.service.functions import importable_name
 from rewards.spelling import many, nearest
+from rewards.table import run_source, source_of
 
 __all__ = ["BUILT_IN_TOOLS", "EnvironmentPool", "schemas_of"]
 
@@ -320,9 +321,12 @@ def _hosted(
 ) -> Hosted:
     """Where it is found: by a worker if it can be imported."""
     found: str | Callable[..., Any] = use
-    if not isinstance(use, str):
+    if isinstance(use, str):
+        source = source_of(use, base_dir)
+    else:
         found = importable_name(use) or use
-    return Hosted(found, is_tool=is_tool, args=args, base_dir=base_dir)
+        source = run_source(use)
+    return Hosted(found, is_tool=is_tool, args=args, base_dir=base_dir, source=source)
 
 
 # --------------------------------------------------------------------------------- answers where there are none

@@ -34,13 +34,17 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One reward as a worker needs it: how to find it, and how to call it."""
+    """One reward as a worker needs it: how to find it, and how to call it.
+
+    ``source`` is what a file named by path held when the service was made: a worker that starts later runs that.
+    """
 
     use: str
     args: Mapping[str, Any] = field(default_factory=dict)
     style: str | None = None
     timeout_seconds: float = math.inf
     base_dir: str | None = None
+    source: bytes | None = None
 
 
 class Outbox:
@@ -136,7 +140,7 @@ def _serve_one(
 
 def _load(assignment: Assignment) -> _Loaded:
     """The reward, loaded; a class is instantiated here, once, with the recipe's arguments."""
-    function: Any = load(assignment.use, base_dir=assignment.base_dir)
+    function: Any = load(assignment.use, base_dir=assignment.base_dir, source=assignment.source)
     convention = convention_of(function, assignment.style, tuple(assignment.args))
     if inspect.isclass(function):
         return _Loaded(convention, cast(Any, function)(**assignment.args), {})

@@ -239,6 +239,23 @@ def test_the_first_calls_at_once_start_as_many_workers_as_there_may_be():
         assert len({answer.result().text for answer in answers}) == 2
 
 
+def test_a_file_that_is_edited_changes_no_tool_of_workers_that_start_later(tmp_path):
+    written = [
+        "import os\n",
+        "def say(leave: bool) -> str:",
+        '    """Says it.\n\n    Args:\n        leave: ends the process\n    """',
+        "    return 'old' if not leave else os._exit(1)",
+    ]
+    file = tmp_path / "mine.py"
+    file.write_text("\n".join(written))
+    spec = EnvironmentSpec(tools=[f"{file}:say"], format="hermes", workers=1)
+    with EnvironmentPool(spec) as pool:
+        assert answer(pool, calling("say", leave=False)).text == "old"
+        file.write_text("\n".join(written).replace("'old'", "'new'"))
+        assert answer(pool, calling("say", leave=True)).status != "ok"
+        assert answer(pool, calling("say", leave=False)).text == "old"
+
+
 def test_neighbours_of_a_tool_that_dies_get_their_answers(tools):
     for key in (0, 1, 2, 4, 5):
         tools.open(key, {})

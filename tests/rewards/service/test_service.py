@@ -18,6 +18,7 @@ import rewards.service
 from rewards import RewardSpec, Sample, Score
 from rewards.clock import Clock, process_state
 from rewards.service.service import RewardService, combine
+from rewards.table import load
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -406,6 +407,29 @@ def test_a_worker_killed_from_outside_is_replaced(serve):
     worker = int(service.score(samples("a"))[0].value)
     os.kill(worker, signal.SIGKILL)
     assert statuses(service.score(samples("b", "c"))) == ["scored", "scored"]
+
+
+@pytest.mark.parametrize("is_function", [False, True], ids=["named", "a function"])
+def test_a_file_that_is_edited_changes_no_verdict_of_workers_that_start_later(
+    tmp_path, is_function
+):
+    file = tmp_path / "mine.py"
+    file.write_text("import os\n\ndef pid(text):\n    return float(os.getpid())\n")
+    use = f"{file}:pid"
+    with RewardService(
+        [RewardSpec("mine", load(use) if is_function else use)], workers=1
+    ) as service:
+        worker = int(service.score(samples("a"))[0].value)
+        file.write_text("def pid(text):\n    return -1.0\n")
+        os.kill(worker, signal.SIGKILL)
+        score = service.score(samples("b"))[0]
+        assert score.status == "scored" and score.value > 0 and score.value != worker
+        file.unlink()
+        os.kill(int(score.value), signal.SIGKILL)
+        assert service.score(samples("c"))[0].value > 0
+    file.write_text("def pid(text):\n    return -1.0\n")
+    with RewardService([RewardSpec("mine", use)], workers=1) as service:  # another run
+        assert service.score(samples("a"))[0].value == -1
 
 
 def test_workers_die_with_the_process_that_started_them(file, tmp_path):
