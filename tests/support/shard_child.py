@@ -7,11 +7,9 @@ processes are forked from one that has loaded the library and made the expected 
 from __future__ import annotations
 
 import json
-import os
 import random
 import sys
 import tempfile
-import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import tiny
 import torch
 import torch.distributed as dist
+from forked import fork_ranks
 from small_updates import TEMPERATURE, batch_of, random_groups, tiny_policy
 from torch import Tensor
 
@@ -205,21 +204,7 @@ def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[st
 def main(world: int, names: list[str]) -> None:
     expected = {name: run(CASES[name], Ranks()) for name in names}
     with tempfile.TemporaryDirectory() as folder:
-        children = []
-        for rank in range(world):
-            child = os.fork()
-            if not child:
-                code = 1
-                try:
-                    as_rank(rank, world, Path(folder), names, expected)
-                    code = 0
-                except BaseException:
-                    traceback.print_exc()
-                finally:
-                    os._exit(code)
-            children.append(child)
-        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        assert not any(codes), codes
+        fork_ranks(world, lambda rank: as_rank(rank, world, Path(folder), names, expected))
         print((Path(folder) / "found.json").read_text())
 
 

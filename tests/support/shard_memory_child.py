@@ -8,17 +8,16 @@ are forked from one that has made a tiny update, which loads all code and tables
 from __future__ import annotations
 
 import json
-import os
 import random
 import sys
 import tempfile
-import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from forked import fork_ranks
 from memory_child import config_of, make_updates, resident_bytes, rows_of, sections
 from tiny import tiny_tokenizer
 from transformers import AutoModelForCausalLM
@@ -115,21 +114,7 @@ def main() -> None:
     predicted = predict(config, tokenizer, *sections(case), rows_of(case), processes=world)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        children = []
-        for rank in range(world):
-            child = os.fork()
-            if not child:
-                code = 1
-                try:
-                    as_rank(rank, world, folder, case, tokenizer)
-                    code = 0
-                except BaseException:
-                    traceback.print_exc()
-                finally:
-                    os._exit(code)
-            children.append(child)
-        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        assert not any(codes), codes
+        fork_ranks(world, lambda rank: as_rank(rank, world, folder, case, tokenizer))
         found = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world)]
     print(
         json.dumps(

@@ -19,37 +19,14 @@ from grpo.run.lookahead import Lookahead
 from tests.support.fake_server import fake_servers
 from tests.support.kills import assert_kills_change_nothing
 from tests.support.lives import Lives
-from tests.support.quick_runs import ROOT, assert_same_run, lines, records
+from tests.support.quick_runs import assert_same_run, lines, records
+from tests.support.served_runs import BASE, LIGHT, SHORT, served_recipe
 
-BASE = ROOT / "recipes" / "quickstart_base"
-LIGHT = ROOT / "tests" / "support" / "light_rewards.py"
-SHORT = [
-    "steps=4",
-    "data.args.count=100",
-    "sample.prompts=2",
-    "sample.group_size=3",
-    "sample.max_tokens=6",
-    "data.held_out=2",
-    "evaluate.samples=1",
-    "evaluate.every=2",
-    "checkpoint.every=1",
-    "checkpoint.background=false",
-    "log.report=false",
-    "optim.lr=1e-3",
-]
+STEPS = ["steps=4", "sample.group_size=3"]
 
 
 def _recipe(folder, servers, *overrides):
-    urls = json.dumps([server.url for server in servers])
-    return Recipe.load(
-        "quickstart",
-        *SHORT,
-        f"run_dir={folder}",
-        "sample.engine=vllm",
-        f"sample.servers={urls}",
-        f"rewards.correct.use={LIGHT}:reward_of_length",
-        *overrides,
-    )
+    return served_recipe(folder, servers, *STEPS, *overrides)
 
 
 def _run(folder, servers, *overrides, **options):
@@ -294,7 +271,7 @@ def test_a_run_learns_as_far_ahead_as_it_is(tmp_path, bound):
 def test_a_run_killed_again_and_again_is_the_run_never_killed(tmp_path, seed, bound):
     with fake_servers(BASE, "") as servers, Lives() as lives:
         url = f"sample.servers=['{servers[0].url}']"
-        overrides = [one for one in SHORT if one != "steps=4"]
+        overrides = [*(one for one in SHORT if one != "steps=3"), "sample.group_size=3"]
         command = ["quickstart", *overrides, "steps=6", "sample.engine=vllm", url]
         command += [f"sample.staleness={bound}", f"rewards.correct.use={LIGHT}:reward_of_length"]
         assert_kills_change_nothing(lives, command, tmp_path, seed=seed, kills=5)

@@ -6,47 +6,17 @@ import json
 
 import pytest
 
-from grpo import Recipe, RecipeError, Trainer
+from grpo import RecipeError, Trainer
 from grpo.monitor.gates import GateStop
 from grpo.recipe.target import evaluation_recipe
 from grpo.rollout.engine import EngineFailed
 from tests.support.fake_server import fake_servers
-from tests.support.quick_runs import ROOT
-
-BASE = ROOT / "recipes" / "quickstart_base"
-LIGHT = ROOT / "tests" / "support" / "light_rewards.py"
-SHORT = [
-    "steps=3",
-    "data.args.count=100",
-    "sample.prompts=2",
-    "sample.group_size=2",
-    "sample.max_tokens=6",
-    "data.held_out=2",
-    "evaluate.samples=1",
-    "evaluate.every=2",
-    "checkpoint.every=1",
-    "checkpoint.background=false",
-    "log.report=false",
-    "optim.lr=1e-3",
-]
-
-
-def _recipe(folder, servers, *overrides):
-    urls = json.dumps([server.url for server in servers])
-    return Recipe.load(
-        "quickstart",
-        *SHORT,
-        f"run_dir={folder}",
-        "sample.engine=vllm",
-        f"sample.servers={urls}",
-        f"rewards.correct.use={LIGHT}:reward_of_length",
-        *overrides,
-    )
+from tests.support.served_runs import BASE, served_recipe
 
 
 def test_a_run_samples_trains_and_evaluates_by_a_server(tmp_path):
     with fake_servers(BASE, "") as servers:
-        summary = Trainer(_recipe(tmp_path / "run", servers), quiet=True).train()
+        summary = Trainer(served_recipe(tmp_path / "run", servers), quiet=True).train()
     assert summary["ledger"]["sampled"] == 12
     records = [
         json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
@@ -61,20 +31,20 @@ def test_a_run_samples_trains_and_evaluates_by_a_server(tmp_path):
 
 def test_a_run_whose_servers_all_died_is_resumed_where_it_was(tmp_path):
     with fake_servers(BASE, "") as servers:
-        trainer = Trainer(_recipe(tmp_path / "run", servers), quiet=True)
+        trainer = Trainer(served_recipe(tmp_path / "run", servers), quiet=True)
         steps = iter(trainer)
         next(steps)
         servers[0].dies_after = servers[0].num_tokens + 5
         with pytest.raises(EngineFailed, match="all of 1 server are lost"):
             next(steps)
     with fake_servers(BASE, "") as servers:
-        summary = Trainer(_recipe(tmp_path / "run", servers), quiet=True, resume=True).train()
+        summary = Trainer(served_recipe(tmp_path / "run", servers), quiet=True, resume=True).train()
     assert summary["ledger"]["sampled"] == 12
 
 
 def test_a_probe_stops_the_run_by_the_name_of_the_fault(tmp_path):
     with fake_servers(BASE, "") as servers:
-        steps = iter(Trainer(_recipe(tmp_path / "run", servers), quiet=True))
+        steps = iter(Trainer(served_recipe(tmp_path / "run", servers), quiet=True))
         next(steps)
         servers[0].fault = "stale weights"
         with pytest.raises(GateStop, match="step 1: gate server_.*; stale weights: http"):
@@ -83,7 +53,7 @@ def test_a_probe_stops_the_run_by_the_name_of_the_fault(tmp_path):
 
 def test_servers_that_do_not_fit_are_the_users_mistake(tmp_path):
     with fake_servers(BASE, "", settings={"dtype": "torch.bfloat16"}) as servers:
-        recipe = _recipe(tmp_path / "run", servers)
+        recipe = served_recipe(tmp_path / "run", servers)
         trainer = Trainer(recipe, quiet=True)
         with pytest.raises(RecipeError, match="sample.servers: http.* computes in bfloat16"):
             trainer.open()
@@ -93,6 +63,6 @@ def test_servers_that_do_not_fit_are_the_users_mistake(tmp_path):
 
 def test_a_finished_run_is_evaluated_without_its_servers(tmp_path):
     with fake_servers(BASE, "") as servers:
-        Trainer(_recipe(tmp_path / "run", servers, "steps=1"), quiet=True).train()
+        Trainer(served_recipe(tmp_path / "run", servers, "steps=1"), quiet=True).train()
     found = evaluation_recipe(str(tmp_path / "run"), None, [])
     assert found.sample.engine == "embedded" and not found.sample.servers
