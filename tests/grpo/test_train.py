@@ -349,7 +349,7 @@ def test_sigterm_ends_the_step_saves_and_exits_with_3_and_resume_goes_on_bit_for
     assert process.returncode == 3, errors
     assert "To resume: python -m grpo.train" in errors and "--resume" in errors
     stopped_after = len(records(tmp_path / "cut"))
-    assert 2 <= stopped_after < 500
+    assert 1 <= stopped_after < 500
     assert (
         main(
             [*command[3:], f"run_dir={tmp_path / 'cut'}", f"steps={stopped_after + 2}", "--resume"]
