@@ -9,8 +9,9 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import CodeType, MappingProxyType, ModuleType
 from typing import Any, Callable, Collection, Mapping
 
 from rewards.conventions import convention_of
@@ -172,6 +173,17 @@ def _from_file(path: Path, name: str, use: str, source: bytes | None) -> Callabl
     return _attribute(_module_of_file(path, use, source), name, use)
 
 
+class _SourceAsRead(SourceFileLoader):
+    """Loads a module from what its file held when it was read."""
+
+    def __init__(self, name: str, path: str, source: bytes):
+        super().__init__(name, path)
+        self._source = source
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        return self.source_to_code(self._source, self.path)
+
+
 def _module_of_file(path: Path, use: str, source: bytes) -> ModuleType:
     """The file as a module, executed once for each `source` that it had."""
     version = hashlib.sha256(f"{path}:".encode() + source)
@@ -181,14 +193,14 @@ def _module_of_file(path: Path, use: str, source: bytes) -> ModuleType:
     folder = str(path.parent)
     if folder not in sys.path:
         sys.path.append(folder)  # the file may import its neighbours; last, so they shadow nothing
-    spec = importlib.util.spec_from_file_location(name, path)
+    loader = _SourceAsRead(name, str(path), source)
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     setattr(module, SOURCE, source)
     sys.modules[name] = module
     try:
-        code = compile(source, str(path), "exec", dont_inherit=True)
-        exec(code, vars(module))  # noqa: S102  the user's own file
+        loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
         if not isinstance(error, (Exception, SystemExit)):
