@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from quick_runs import recipe as quick_recipe
 from terminals import Terminal, console_on
 
 from grpo import Recipe, Trainer
-from grpo.report.console import console as console_module
+from grpo.monitor.waits import PROCESS, Wait
+from grpo.report.console.console import Console
 from grpo.report.console.display import Plain
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -32,6 +34,20 @@ def loud(text, num_tokens):
 SMALL = ["sample.prompts=3", "sample.group_size=3", "sample.max_tokens=12", "data.held_out=4"]
 
 
+class DrawnWaits(list[Wait]):
+    """The open waits of this process, each drawn by `console` the moment it opens, however short it is."""
+
+    def __init__(self, console: Console):
+        super().__init__()
+        self._console = console
+        self._thread = threading.get_ident()
+
+    def append(self, wait: Wait) -> None:
+        super().append(wait)
+        if wait.thread == self._thread:
+            self._console._tick()
+
+
 def recipe(folder: Path, *overrides: str) -> Recipe:
     return quick_recipe(folder, *SMALL, *overrides)
 
@@ -45,10 +61,10 @@ def loud(tmp_path):
 def test_a_run_on_a_terminal_from_its_header_to_the_commands_that_come_next(
     monkeypatch, tmp_path, loud
 ):
-    monkeypatch.setattr(console_module, "TICK_SECONDS", 0.05)
     monkeypatch.chdir(tmp_path)
     terminal = Terminal(columns=80, rows=24)
     console = console_on(terminal)
+    monkeypatch.setattr(PROCESS, "open", DrawnWaits(console))
     trainer = Trainer(recipe(Path("run"), *loud, "log.show_every=2"), console=console)
     for record in trainer:
         print(f"the loop has {record['step']}")
