@@ -9,12 +9,12 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import CodeType, MappingProxyType, ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, Callable, Collection, Mapping
 
 from rewards.conventions import convention_of
+from rewards.own_modules import LoaderOfSource, Sources, imported_by, own_module
 from rewards.spelling import nearest
 from rewards.types import RewardSpec
 
@@ -26,9 +26,9 @@ __all__ = [
     "judges_without_gold",
     "load",
     "missing_columns",
-    "run_source",
+    "run_sources",
     "runs_programs",
-    "source_of",
+    "sources_of",
     "timeout_seconds_of",
     "wanted_columns",
 ]
@@ -56,7 +56,7 @@ TABLE: Mapping[str, str] = MappingProxyType(
 
 DEFAULT_SECONDS = 10.0
 PROGRAM_SECONDS = 6.0
-SOURCE = "_grpo_source"
+SOURCES = "_grpo_sources"
 """The name under which the module of a file has what was run of it."""
 
 
@@ -99,14 +99,14 @@ def load(
     use: str | Callable[..., Any],
     *,
     base_dir: str | Path | None = None,
-    source: bytes | None = None,
+    sources: Sources | None = None,
 ) -> Callable[..., Any]:
     """The function that ``use`` names; `ValueError`, with the nearest known name, if there is none.
 
     ``use`` is a name from `TABLE`, ``package.module:function``, ``path/file.py:function`` (relative to
     ``base_dir``, by default the working folder), the name of an entry point in the group ``grpo.rewards``,
     or a callable, which is returned unchanged. A class stands for its instances: each worker creates one.
-    ``source`` is what is run of a file named by path in place of what it holds now (`source_of`).
+    ``sources`` has what is run of a file named by path in place of what it holds now (`sources_of`).
     """
     if callable(use):
         return use
@@ -121,28 +121,40 @@ def load(
     if not colon:
         return _from_entry_point(use)
     if target.endswith(".py"):
-        return _from_file(_file_of(target, base_dir), name, use, source)
+        return _from_file(_file_of(target, base_dir), name, use, sources)
     return _from_module(target, name, use)
 
 
-def source_of(use: str, base_dir: str | Path | None = None) -> bytes | None:
-    """What the file holds that ``use`` names by path; None for what is named otherwise, or where it cannot be read.
+def sources_of(use: str, base_dir: str | Path | None = None) -> Sources | None:
+    """What the files of the user's own hold that ``use`` names by path or as a module, and what they import.
 
-    A worker that starts later, when the file may have been edited, runs the same code by it.
+    A worker that starts later, when a file may have been edited, runs the same code by it. None for what is offered by
+    name alone, and where the file cannot be read.
     """
-    target, _, _ = use.rpartition(":")
-    if not target.endswith(".py"):
+    target, colon, _ = use.rpartition(":")
+    if not colon:
         return None
+    if not target.endswith(".py"):
+        return Sources(modules=own_module(target))
     try:
-        return _file_of(target, base_dir).read_bytes()
+        return _read(_file_of(target, base_dir))
     except OSError:
         return None
 
 
-def run_source(function: Callable[..., Any]) -> bytes | None:
-    """What was run of the file that a function was loaded from by path; None for every other function."""
-    module = sys.modules.get(getattr(function, "__module__", None) or "")
-    return getattr(module, SOURCE, None)
+def run_sources(function: Callable[..., Any]) -> Sources | None:
+    """What was run for a function that has been loaded: of the file named by path, or of the module it stands in."""
+    name = getattr(function, "__module__", None) or ""
+    module = sys.modules.get(name)
+    if module is None or name == "__main__":
+        return None
+    kept: Sources | None = getattr(module, SOURCES, None)
+    return kept or Sources(modules=own_module(name))
+
+
+def _read(path: Path) -> Sources:
+    source = path.read_bytes()
+    return Sources(source, imported_by(path, source))
 
 
 def _file_of(target: str, base_dir: str | Path | None) -> Path:
@@ -165,27 +177,18 @@ def _by_path(module: str, name: str) -> str:
     return f"; the file is here, so name it by path: {file}:{name}" if file.is_file() else ""
 
 
-def _from_file(path: Path, name: str, use: str, source: bytes | None) -> Callable[..., Any]:
-    if source is None:
+def _from_file(path: Path, name: str, use: str, sources: Sources | None) -> Callable[..., Any]:
+    if sources is None or sources.file is None:
         if not path.is_file():
             raise ValueError(f"reward {use!r}: there is no file {path}")
-        source = path.read_bytes()
-    return _attribute(_module_of_file(path, use, source), name, use)
+        sources = _read(path)
+    return _attribute(_module_of_file(path, use, sources), name, use)
 
 
-class _SourceAsRead(SourceFileLoader):
-    """Loads a module from what its file held when it was read."""
-
-    def __init__(self, name: str, path: str, source: bytes):
-        super().__init__(name, path)
-        self._source = source
-
-    def get_code(self, fullname: str) -> CodeType | None:
-        return self.source_to_code(self._source, self.path)
-
-
-def _module_of_file(path: Path, use: str, source: bytes) -> ModuleType:
-    """The file as a module, executed once for each `source` that it had."""
+def _module_of_file(path: Path, use: str, sources: Sources) -> ModuleType:
+    """The file as a module, executed once for each content that it had."""
+    source = sources.file
+    assert source is not None
     version = hashlib.sha256(f"{path}:".encode() + source)
     name = f"_reward_file_{path.stem}_{version.hexdigest()[:12]}"
     if name in sys.modules:
@@ -193,11 +196,11 @@ def _module_of_file(path: Path, use: str, source: bytes) -> ModuleType:
     folder = str(path.parent)
     if folder not in sys.path:
         sys.path.append(folder)  # the file may import its neighbours; last, so they shadow nothing
-    loader = _SourceAsRead(name, str(path), source)
+    loader = LoaderOfSource(name, str(path), source)
     spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    setattr(module, SOURCE, source)
+    setattr(module, SOURCES, sources)
     sys.modules[name] = module
     try:
         loader.exec_module(module)

@@ -26,6 +26,7 @@ from grpo.recipe import RecipeError
 from grpo.types import Prompt
 from rewards import RewardSpec
 from rewards.environments import EnvironmentSpec
+from rewards.own_modules import digest_of
 
 FINGERPRINT_VALUES = 4096  # values of each frozen parameter that go into the fingerprint
 REFUSED = {
@@ -211,12 +212,13 @@ def _device(device: torch.device) -> str:
 
 
 def _source(use: Any) -> str | None:
-    """A digest of the file of a user's reward; None for what this library ships."""
+    """A digest of the file of a user's reward and of what it imports; None for what this library ships."""
     try:
-        file = inspect.getsourcefile(rewards.load(use))
+        function = rewards.load(use)
+        file = inspect.getsourcefile(function)
         package = Path(str(sys.modules[rewards.__name__].__file__)).resolve().parent
         if file is None or Path(file).resolve().is_relative_to(package):
             return None
-        return digest([Path(file).read_bytes()])
+        return digest_of(Path(file), getattr(function, "__module__", None) or "")
     except (TypeError, OSError, ValueError):
         return None

@@ -11,6 +11,7 @@ from typing import Any, Callable, Mapping, Sequence
 from rewards.environments.adapters import ADAPTERS, Adapter
 from rewards.environments.talks import Answering, OneTool, Talk, class_made_by
 from rewards.environments.tools import Tool, tool_of
+from rewards.own_modules import Sources
 from rewards.table import load
 
 __all__ = ["Hosted", "Offered", "maker_of", "offered_by", "root_of", "tool_named"]
@@ -21,14 +22,14 @@ class Hosted:
     """One tool or environment: where it is found, and what it is made with.
 
     ``use`` is text that a worker process can resolve, or the object itself, for what exists in this process only.
-    ``source`` is what a file named by path held when the pool was made: a worker that starts later runs that.
+    ``sources`` is what the user's files held when the pool was made: a worker that starts later runs that.
     """
 
     use: str | Callable[..., Any]
     is_tool: bool
     args: Mapping[str, Any] = field(default_factory=dict)
     base_dir: str | None = None
-    source: bytes | None = None
+    sources: Sources | None = None
 
     @property
     def is_local(self) -> bool:
@@ -99,7 +100,7 @@ def offered_by(hosted: Hosted) -> Offered:
 def _loaded(hosted: Hosted) -> Any:
     noun = "tool" if hosted.is_tool else "environment"
     try:
-        return load(hosted.use, base_dir=hosted.base_dir, source=hosted.source)
+        return load(hosted.use, base_dir=hosted.base_dir, sources=hosted.sources)
     except ValueError as error:
         raise ValueError(f"{noun} {str(error).removeprefix('reward ')}") from error
 

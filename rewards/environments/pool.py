@@ -28,7 +28,7 @@ from rewards.environments.types import Environment, EnvironmentSpec, Observation
 from rewards.sandbox import SandboxOptions, open_sandbox
 from rewards.service.functions import importable_name
 from rewards.spelling import many, nearest
-from rewards.table import run_source, source_of
+from rewards.table import run_sources, sources_of
 
 __all__ = ["BUILT_IN_TOOLS", "EnvironmentPool", "schemas_of"]
 
@@ -322,11 +322,11 @@ def _hosted(
     """Where it is found: by a worker if it can be imported."""
     found: str | Callable[..., Any] = use
     if isinstance(use, str):
-        source = source_of(use, base_dir)
+        sources = sources_of(use, base_dir)
     else:
         found = importable_name(use) or use
-        source = run_source(use)
-    return Hosted(found, is_tool=is_tool, args=args, base_dir=base_dir, source=source)
+        sources = run_sources(use)
+    return Hosted(found, is_tool=is_tool, args=args, base_dir=base_dir, sources=sources)
 
 
 # --------------------------------------------------------------------------------- answers where there are none

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any, BinaryIO, Callable, Mapping
 
 from rewards.environments.executor import Executor
+from rewards.own_modules import serve
 from rewards.service.worker import die_with
 
 __all__ = ["main"]
@@ -31,6 +32,8 @@ def main(descriptor: int, parent: int) -> None:
     hosted, path, folder = pickle.load(inbox)
     sys.path[:] = path
     os.chdir(folder)
+    for one in hosted:
+        serve(one.sources.modules if one.sources else None)
     asyncio.run(_serve(connection, inbox, hosted))
 
 

@@ -2,7 +2,7 @@
 
 Compared are this package's source, the versions of what it computes with, each reward's function, file, arguments,
 conditions, style and deadline, and what programs may import. Weights are not: sums are made by the trainer. Of a reward
-of the user's own, its file is compared and the files that it imports are not.
+of the user's own, its file is compared and the modules of the user's own that it imports (``rewards.own_modules``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
+from rewards.own_modules import digest_of
 from rewards.sandbox import SandboxOptions
 from rewards.service.functions import function_of
 from rewards.service.request import Function
@@ -64,9 +65,10 @@ def _reward(spec: RewardSpec, base_dir: str | Path | None) -> dict[str, Any]:
             f"rewards.{spec.name} is a function that only this process has; a reward server judges what its recipe "
             "names, so put it into a file and name it as path/file.py:function"
         )
+    file = _own_file(function)
     return {
         "function": _name_of(spec, function),
-        "file": _digest_of_file(_own_file(function)),
+        "file": None if file is None else file.digest(),
         "args": _canonical(function.assignment.args),
         "when": _canonical(spec.when),
         "style": spec.style,
@@ -86,37 +88,47 @@ def _name_of(spec: RewardSpec, function: Function) -> str:
     return str(getattr(function.inspected, "__qualname__", type(function.inspected).__qualname__))
 
 
-def own_files(specs: Sequence[RewardSpec], base_dir: str | Path | None = None) -> dict[str, Path]:
+@dataclass(frozen=True, slots=True)
+class OwnFile:
+    """The file that a user's function comes from, and the module that it is there."""
+
+    path: Path
+    module: str
+
+    def digest(self) -> str | None:
+        """A digest of the file and of what it imports of the user's own; None where it is gone."""
+        try:
+            return digest_of(self.path, self.module)
+        except OSError:
+            return None
+
+
+def own_files(
+    specs: Sequence[RewardSpec], base_dir: str | Path | None = None
+) -> dict[str, OwnFile]:
     """The files that users' functions come from, by the name of the reward."""
     found = {spec.name: _own_file(function_of(spec, base_dir)) for spec in specs}
     return {name: file for name, file in found.items() if file is not None}
 
 
-def changed_file(identity: Identity, files: Mapping[str, Path]) -> str:
-    """The reward whose file is no longer what it was when `identity` was made; empty if all are."""
+def changed_file(identity: Identity, files: Mapping[str, OwnFile]) -> str:
+    """The reward whose file, or a module that it imports, is no longer what `identity` has; empty if there is none."""
     for name, file in files.items():
-        if _digest_of_file(file) != identity.rewards[name]["file"]:
+        if file.digest() != identity.rewards[name]["file"]:
             return name
     return ""
 
 
-def _own_file(function: Function) -> Path | None:
+def _own_file(function: Function) -> OwnFile | None:
     """The file that a user's function comes from; None for one of this package."""
+    inspected = inspect.unwrap(function.inspected)
     try:
-        file = inspect.getsourcefile(inspect.unwrap(function.inspected))
+        file = inspect.getsourcefile(inspected)
     except TypeError:
         return None
     if file is None or Path(file).resolve().is_relative_to(PACKAGE):
         return None
-    return Path(file).resolve()
-
-
-def _digest_of_file(file: Path | None) -> str | None:
-    """None without a file, or where it is gone."""
-    try:
-        return None if file is None else _digest(file.read_bytes())
-    except OSError:
-        return None
+    return OwnFile(Path(file).resolve(), getattr(inspected, "__module__", None) or "")
 
 
 @cache
@@ -193,7 +205,9 @@ def _reward_differences(
     if theirs is None:
         return [f"has no rewards.{name}"]
     if ours["file"] != theirs.get("file") and ours["function"] == theirs.get("function"):
-        return [f"has another file of rewards.{name}; give both the same"]
+        return [
+            f"has another file of rewards.{name}, or other modules that it imports; give both the same"
+        ]
     return [
         f"has rewards.{name}.{key} = {theirs.get(key)}, not {value}"
         for key, value in ours.items()

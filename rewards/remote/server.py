@@ -71,11 +71,14 @@ class Judges:
         )
 
     def problem(self) -> str:
-        """Why they are no longer what `identity` says: a worker that starts now would load another file."""
+        """Why they are no longer what `identity` says, which a trainer compares with files of its own."""
         name = changed_file(self.identity, self.files)
         if not name:
             return ""
-        return f"the file of rewards.{name} has changed since this server began; start it again"
+        return (
+            f"the file of rewards.{name}, or a module that it imports, has changed since this server began; "
+            "start it again"
+        )
 
     def service(self) -> RewardService:
         """The workers; raises `ValueError` if they cannot start."""

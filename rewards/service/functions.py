@@ -14,7 +14,7 @@ from rewards.conventions import convention_of
 from rewards.paths import MISSING, NotStructured, reach
 from rewards.service.request import Function
 from rewards.service.worker import Assignment
-from rewards.table import load, run_source, source_of, timeout_seconds_of
+from rewards.table import load, run_sources, sources_of, timeout_seconds_of
 from rewards.types import RewardSpec
 
 __all__ = ["applies", "check_specs", "column_value", "function_of", "importable_name"]
@@ -45,8 +45,8 @@ def _check_numbers(spec: RewardSpec) -> None:
 
 def function_of(spec: RewardSpec, base_dir: str | Path | None) -> Function:
     """The spec's function, inspected once, so that mistakes show before anything is sampled."""
-    source = source_of(spec.use, base_dir) if isinstance(spec.use, str) else None
-    loaded: Any = load(spec.use, base_dir=base_dir, source=source)
+    sources = sources_of(spec.use, base_dir) if isinstance(spec.use, str) else None
+    loaded: Any = load(spec.use, base_dir=base_dir, sources=sources)
     convention = convention_of(loaded, spec.style, tuple(spec.args))
     args = dict(spec.args)
     use: str | None = None
@@ -57,14 +57,14 @@ def function_of(spec: RewardSpec, base_dir: str | Path | None) -> Function:
             args = {**loaded.keywords, **args}
             loaded = loaded.func
         use = importable_name(loaded)
-        source = run_source(loaded)
+        sources = run_sources(loaded)
     assignment = Assignment(
         use or convention.name,
         args=args,
         style=spec.style,
         timeout_seconds=timeout_seconds_of(spec),
         base_dir=str(Path(base_dir or ".").resolve()),
-        source=source,
+        sources=sources,
     )
     if use is not None:
         return Function(convention, assignment, loaded)

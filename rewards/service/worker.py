@@ -23,6 +23,7 @@ from rewards.calling import judge
 from rewards.clock import patient
 from rewards.conventions import Convention, convention_of
 from rewards.loading import announce_to
+from rewards.own_modules import Sources, serve
 from rewards.table import load
 from rewards.types import Sample, Score
 
@@ -36,7 +37,7 @@ PR_SET_PDEATHSIG = 1
 class Assignment:
     """One reward as a worker needs it: how to find it, and how to call it.
 
-    ``source`` is what a file named by path held when the service was made: a worker that starts later runs that.
+    ``sources`` is what the user's files held when the service was made: a worker that starts later runs that.
     """
 
     use: str
@@ -44,7 +45,7 @@ class Assignment:
     style: str | None = None
     timeout_seconds: float = math.inf
     base_dir: str | None = None
-    source: bytes | None = None
+    sources: Sources | None = None
 
 
 class Outbox:
@@ -140,7 +141,9 @@ def _serve_one(
 
 def _load(assignment: Assignment) -> _Loaded:
     """The reward, loaded; a class is instantiated here, once, with the recipe's arguments."""
-    function: Any = load(assignment.use, base_dir=assignment.base_dir, source=assignment.source)
+    sources = assignment.sources
+    serve(sources.modules if sources else None)
+    function: Any = load(assignment.use, base_dir=assignment.base_dir, sources=sources)
     convention = convention_of(function, assignment.style, tuple(assignment.args))
     if inspect.isclass(function):
         return _Loaded(convention, cast(Any, function)(**assignment.args), {})

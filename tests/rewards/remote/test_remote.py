@@ -15,7 +15,7 @@ from reward_servers import TOKEN, serving
 from rewards import RewardSpec, Sample
 from rewards.remote import client, server, spread
 from rewards.remote.client import RemoteServer, ServerLost
-from rewards.remote.identity import difference, identity_of
+from rewards.remote.identity import changed_file, difference, identity_of, own_files
 from rewards.remote.spread import NoRewardServerLeft, RemoteRewards
 from rewards.remote.wire import plain_samples
 from rewards.sandbox import SandboxOptions
@@ -454,7 +454,7 @@ def test_a_server_whose_file_was_edited_since_it_began_judges_no_more(spec, fold
     """Workers that start later would judge by another file than those that were there."""
     specs = [spec("parts")]
     sample = [Sample("abc", {"answer": ""})]
-    words = "the file of rewards.parts has changed since this server began; start it again"
+    words = "the file of rewards.parts, or a module that it imports, has changed since this server"
     with serving(specs) as one, at(one, specs=specs) as remote:
         assert remote.judge(sample)[0].score.value == 1.0
         (folder / "mine.py").write_text(REWARDS.replace("/ 3", "/ 4"))
@@ -465,6 +465,20 @@ def test_a_server_whose_file_was_edited_since_it_began_judges_no_more(spec, fold
         (folder / "mine.py").write_text(REWARDS)
         wait_until_back(remote)
         assert remote.judge(sample)[0].score.value == 1.0
+
+
+def test_a_module_that_a_file_imports_is_compared_with_it(folder) -> None:
+    (folder / "mine.py").write_text("from scale_of_mine import SCALE\n" + REWARDS)
+    scale = folder / "scale_of_mine.py"
+    scale.write_text("SCALE = 3\n")
+    specs = [RewardSpec("parts", f"{folder}/mine.py:parts")]
+    ours = identity_of(specs, SandboxOptions())
+    files = own_files(specs)
+    assert changed_file(ours, files) == ""
+    scale.write_text("SCALE = 4\n")
+    assert changed_file(ours, files) == "parts"
+    theirs = identity_of(specs, SandboxOptions())
+    assert "has another file of rewards.parts" in difference(ours, [theirs.to_mapping()])
 
 
 def test_the_folder_of_a_file_and_the_weight_do_not_matter(spec, folder, tmp_path_factory) -> None:

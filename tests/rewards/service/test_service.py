@@ -432,6 +432,26 @@ def test_a_file_that_is_edited_changes_no_verdict_of_workers_that_start_later(
         assert service.score(samples("a"))[0].value == -1
 
 
+@pytest.mark.parametrize("way", ["by path", "as a module", "a function"])
+def test_a_module_that_a_reward_imports_may_be_edited_too(tmp_path, monkeypatch, way):
+    monkeypatch.syspath_prepend(tmp_path)
+    stem = f"mine_{way.replace(' ', '_')}"
+    helper = tmp_path / f"helper_of_{stem}.py"
+    helper.write_text("import os\n\ndef value():\n    return float(os.getpid())\n")
+    file = tmp_path / f"{stem}.py"
+    file.write_text(f"def pid(text):\n    from helper_of_{stem} import value\n    return value()\n")
+    use = f"{file}:pid" if way == "by path" else f"{stem}:pid"
+    reward = load(use) if way == "a function" else use
+    with RewardService([RewardSpec("mine", reward)], workers=1) as service:
+        worker = int(service.score(samples("a"))[0].value)
+        helper.write_text("def value():\n    return -1.0\n")
+        if way != "by path":
+            file.write_text("def pid(text):\n    return -2.0\n")
+        os.kill(worker, signal.SIGKILL)
+        score = service.score(samples("b"))[0]
+        assert score.status == "scored" and score.value > 0 and score.value != worker
+
+
 def test_workers_die_with_the_process_that_started_them(file, tmp_path):
     code = textwrap.dedent(f"""
         import os
