@@ -13,7 +13,7 @@ PAGES = [
     *(file.relative_to(ROOT).as_posix() for file in sorted((ROOT / "docs").glob("*.md"))),
     *(file.relative_to(ROOT).as_posix() for file in sorted(ROOT.glob("recipes/*/README.md"))),
 ]
-FILE = re.compile(r"(?:benchmarks|tests|examples|recipes)/[\w/.*-]+\.(?:py|json|yaml|sh)")
+FILE = re.compile(r"(?<!, )(?:benchmarks|tests|examples|recipes)/[\w/.*-]+\.(?:py|json|yaml|sh)\b")
 
 
 def every_section() -> list[Section]:
@@ -108,11 +108,15 @@ def test_what_stands_over_a_section_counts_for_it_and_what_stands_beside_it_does
 
 
 def test_each_item_of_the_changelog_stands_alone_and_may_name_its_page() -> None:
-    named, bare = items("CHANGELOG.md", "- **Faster** by 49 s (docs/learner.md)\n- Also\n  by 49 s\n")
+    named, bare = items(
+        "CHANGELOG.md", "- **Faster** by 49 s (docs/learner.md)\n- Also\n  by 49 s\n"
+    )
     assert named.place == "CHANGELOG.md#Faster by 49 s (docs/learner.md)"
     assert not unsourced(named, []) and len(unsourced(bare, [])) == 2
 
 
 def test_a_source_is_something_that_can_be_run_or_read() -> None:
-    assert SOURCE.search("python -m\nbenchmarks.plan") and SOURCE.search("tests/faults/test_hangs.py")
+    assert SOURCE.search("python -m\nbenchmarks.plan") and SOURCE.search(
+        "tests/faults/test_hangs.py"
+    )
     assert not SOURCE.search("grpo train recipe.yaml") and not SOURCE.search("make lint")

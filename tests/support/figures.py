@@ -26,7 +26,7 @@ RATIO = r"(?:times(?! out)|[x×](?! ?\d))"
 UNIT = rf"(?:{TIME}|{SPEED}|{SIZE}|{RATIO}|points)(?![\w/-])"
 TIMED = re.compile(rf"\b{TIME}\b|{SPEED}|{RATIO}$|\bover\b")
 FIGURE = re.compile(
-    rf"{NUMBER} ?% {INTERVAL}|{NUMBER} ?(?:→|->) ?{NUMBER}|{NUMBER} {INTERVAL}|{NUMBER} ?(?:%|[x×](?![ \w]))|{NUMBER}[ -]{UNIT}"
+    rf"{NUMBER} ?% {INTERVAL}|{NUMBER} ?(?:→|->) ?{NUMBER}|{NUMBER} {INTERVAL}|{NUMBER} ?%|{NUMBER}[x×](?!\w)|{NUMBER}[ -]{UNIT}"
 )
 HEADING_UNIT = re.compile(rf"(?<![\w'])(?:{TIME}|accuracy|memory|over)\b|{SPEED}|\b{SIZE}\b|%")
 CELL = re.compile(rf"[-+−]?\d[\d,.]*k?(?: {INTERVAL})?")
@@ -42,7 +42,9 @@ SOURCE = re.compile(
 """What repeats a figure: a command, a script, a test, a recipe, a dated result."""
 NO_SOURCE = re.compile(r"no command\s+repeats")
 """How a page says that a figure cannot be had again by a command of this repository."""
-PROCESSOR = re.compile(r"EPYC|AVX-?\d|Xeon|Ryzen|[AH]100|H[28]00|B200|processor\s+was\s+not\s+noted")
+PROCESSOR = re.compile(
+    r"EPYC|AVX-?\d|Xeon|Ryzen|[AH]100|H[28]00|B200|processor\s+was\s+not\s+noted"
+)
 DOCUMENTED = re.compile(r"docs/\w+\.md")
 """In the changelog, the page that has the figure with its source."""
 

@@ -162,7 +162,11 @@ def _refusal(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> str:
         parser.parse_intermixed_args(resumable)
     except ValueError as refused:
         told = str(refused)
-        is_short = not arguments or told.startswith("the following arguments are required: ") and "-" not in told
+        is_short = (
+            not arguments
+            or told.startswith("the following arguments are required: ")
+            and "-" not in told
+        )
         return "" if is_short else f"refused: {told}"
     return ""
 
