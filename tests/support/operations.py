@@ -5,6 +5,7 @@ Counts are the same on any machine, idle or busy, so a test can assert them wher
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from contextlib import contextmanager
 from typing import Any, Callable, Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ COPIES = ("clone", "_to_copy", "copy_")
 
 
 class Operations(TorchDispatchMode):
-    """Counts operations; ``largest`` is the shape of the largest output, ``copied`` has the shapes of what is copied.
+    """Counts operations; ``made`` has the shapes of all new tensors, ``copied`` those of what is copied.
 
     What native kernels and operations of our own (`torch.library`) do inside is not seen.
     """
@@ -29,8 +30,13 @@ class Operations(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls: Counter[str] = Counter()
-        self.largest: tuple[int, ...] = (0,)
+        self.made: set[tuple[int, ...]] = set()
         self.copied: list[tuple[int, ...]] = []
+
+    @property
+    def largest(self) -> int:
+        """The number of elements of the largest new tensor."""
+        return max(map(math.prod, self.made))
 
     @property
     def products(self) -> int:
@@ -45,9 +51,13 @@ class Operations(TorchDispatchMode):
         outputs = [one for one in tree_iter(result) if isinstance(one, Tensor)]
         if name in COPIES:
             self.copied += [tuple(one.shape) for one in outputs]
-        for one in outputs:
-            self.largest = max(self.largest, tuple(one.shape), key=_numel)
+        known = {_memory(one) for one in tree_iter((args, kwargs)) if isinstance(one, Tensor)}
+        self.made |= {tuple(one.shape) for one in outputs if _memory(one) not in known}
         return result
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def flop_counter() -> FlopCounterMode:
@@ -69,10 +79,6 @@ def copies_of(shapes: Iterable[tuple[int, ...]], operations: Operations) -> int:
 def weight_shapes(model: torch.nn.Module) -> set[tuple[int, ...]]:
     """The shapes of a model's matrices."""
     return {tuple(weight.shape) for weight in model.parameters() if weight.dim() > 1}
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    return torch.Size(shape).numel()
 
 
 class HostReads(TorchFunctionMode):

@@ -109,7 +109,8 @@ def test_an_update_takes_the_products_of_the_closed_form(checkpointing: bool) ->
 
 
 @pytest.mark.parametrize(
-    ("gradient", "head_gradient", "products"), [(False, False, 1), (True, False, 2), (True, True, 3)]
+    ("gradient", "head_gradient", "products"),
+    [(False, False, 1), (True, False, 2), (True, True, 3)],
 )
 def test_the_head_takes_one_two_or_three_products_a_chunk_and_never_holds_all_logits(
     gradient: bool, head_gradient: bool, products: int
@@ -133,7 +134,7 @@ def test_the_head_takes_one_two_or_three_products_a_chunk_and_never_holds_all_lo
             else None,
         )
     assert operations.products == products * chunks
-    assert torch.Size(operations.largest).numel() <= 2 * rows * size < number * size
+    assert operations.largest <= 2 * rows * size < number * size
 
 
 def test_no_tensor_of_an_update_holds_the_logits_of_all_its_tokens() -> None:
@@ -148,7 +149,7 @@ def test_no_tensor_of_an_update_holds_the_logits_of_all_its_tokens() -> None:
     with Operations() as operations:
         learner.update(batch.updates[0])
     assert learnt > 1.2 * rows
-    assert torch.Size(operations.largest).numel() <= rows * size < learnt * size
+    assert operations.largest <= rows * size < learnt * size
 
 
 @pytest.mark.parametrize("lora", [False, True])
