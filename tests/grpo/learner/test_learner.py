@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from operations import HostReads
 from small_updates import (
     TEMPERATURE,
     VOCABULARY,
@@ -19,7 +20,6 @@ from small_updates import (
     random_groups,
     tiny_policy,
 )
-from torch.overrides import TorchFunctionMode
 
 from grpo.model.packing import micro_batches
 from grpo.model.policy import Float64Mode, Policy
@@ -378,32 +378,6 @@ def test_groups_become_batches_without_losing_a_completion() -> None:
     assert isinstance(groups[0], ScoredGroup) and not isinstance(groups[0], Group)
 
 
-class Waits(TorchFunctionMode):
-    """Counts what would make the host wait for a device. `nonzero`, of the host's packing, counts on a GPU alone."""
-
-    NAMES = {
-        "item",
-        "tolist",
-        "cpu",
-        "numpy",
-        "__bool__",
-        "__float__",
-        "__int__",
-        "__index__",
-        "is_nonzero",
-    }
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        name = getattr(func, "__name__", "")
-        if name in self.NAMES:
-            self.seen.append(name)
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize(
     "loss",
     [
@@ -423,7 +397,7 @@ def test_an_update_waits_for_the_device_once(loss: dict) -> None:
     rows = [row for row in batch.updates[0].rows if row.forwarded]
     assert len(micro_batches(rows, 60)) > 2 and policy.head is not None
     learner.begin(batch)
-    with Waits() as waits:
+    with HostReads() as waits:
         assert learner.update(batch.updates[0]).made
     assert waits.seen == ["tolist"]
 
