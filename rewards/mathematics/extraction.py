@@ -34,14 +34,17 @@ from rewards.mathematics.prose import (
     is_denied,
     is_denied_behind,
     is_question,
+    is_reference,
     is_rejected,
     last_value,
+    linked,
     opening_value,
     stated_options,
     without_asides,
     without_contrast,
     without_explanation,
 )
+from rewards.mathematics.surface import without_marks
 from rewards.mathematics.unit_tokens import unit_after
 
 __all__ = ["Extracted", "bare_answer", "extract"]
@@ -76,7 +79,7 @@ _FINAL = re.compile(
 )
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=[{\w\\])")
 _SPECIAL = re.compile(r"<\|[^|<>]{1,40}\|>|</s>|<eos>|<end_of_turn>")
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
+_SENTENCE_END = re.compile(r"[.?](?=\s|$)|!(?!\s+(?:[-+*/=<>^\u2212\u00d7\u00b7\u2248]|\\)|\s+[a-z])(?=\s|$)|(?<![\d)}])!(?=\s)|\n")
 _JOIN_STRICT = re.compile(
     r"^(?:\\?[\s,;$.&]|\\[()\[\]]|\\q?quad|\\text\{|\\(?:mbox|textrm)\{|\}|and|or)*$"
 )
@@ -136,7 +139,7 @@ def extract(text: str, *, lenient: bool = False) -> Extracted:
     visible = _after_reasoning(text)
     if visible is None:
         return NOTHING
-    visible = _without_special_tokens(visible)
+    visible = without_marks(_without_special_tokens(visible))
     tagged = _from_tag(visible, lenient)
     if tagged is not None:
         return tagged
@@ -149,7 +152,7 @@ def bare_answer(text: str, *, lenient: bool = False) -> Extracted:
     A text with a box, tag, ``####`` or (in prose) "the answer is" is read as a completion; prose with a
     formula or a number gives the last one; everything else is the answer as it is written.
     """
-    visible = _without_special_tokens(text).strip()
+    visible = without_marks(_without_special_tokens(text)).strip()
     has_box = "\\boxed" in visible
     if visible.count("$") == 2 and visible[0] == visible[-1] == "$" and not has_box:
         content = visible[1:-1].strip()
@@ -280,7 +283,8 @@ def _joined(text: str, boxes: list[Span], lenient: bool) -> Extracted:
     if not contents[-1]:
         return NOTHING
     contents = [content for content in contents if content]
-    answer = ", ".join(dict.fromkeys(contents)) if len(contents) > 1 else contents[0]
+    between = text[last_boxes[0].end : last_boxes[-1].start]
+    answer = linked(list(dict.fromkeys(contents)), between)
     if not answer or len(answer) > MAX_LENGTH:
         return NOTHING
     return Extracted(answer, "boxed")
@@ -362,11 +366,13 @@ def _last_value(sentence: str, formulas: list[Span]) -> str | None:
 def _linked(text: str, formulas: list[Span]) -> str:
     """Return the first formula and those that continue it as a list."""
     contents = [formulas[0].content]
+    end = formulas[0].end
     for before, formula in zip(formulas, formulas[1:]):
         if not _JOIN_STRICT.match(text[before.end : formula.start]):
             break
         contents.append(formula.content)
-    return ", ".join(contents)
+        end = formula.end
+    return linked(contents, text[formulas[0].end : end])
 
 
 def _from_tail(text: str, lenient: bool) -> Extracted:
@@ -387,7 +393,7 @@ def _from_tail(text: str, lenient: bool) -> Extracted:
         return Extracted(value, "number") if value else NOTHING
     stripped = text.strip()
     if lenient and 0 < len(stripped) <= 200:
-        return Extracted(stripped, "bare")
+        return NOTHING if is_reference(stripped) else Extracted(stripped, "bare")
     return NOTHING
 
 
@@ -401,20 +407,21 @@ def _without_asides_at_end(text: str) -> str:
 
 def _last_formulas(text: str, formulas: list[Span]) -> Extracted:
     """Return the last formula, with those that "and" or "or" link to it; nothing if it is denied or asked."""
-    linked = _run_at_end(formulas, lambda between: bool(_JOIN_STRICT.match(between)), text)
-    if not re.search(r"\b(?:and|or)\b", text[linked[0].end : linked[-1].start]):
-        linked = formulas[-1:]
-    sentence = text[: linked[0].start]
+    run = _run_at_end(formulas, lambda between: bool(_JOIN_STRICT.match(between)), text)
+    if not re.search(r"\b(?:and|or)\b", text[run[0].end : run[-1].start]):
+        run = formulas[-1:]
+    sentence = text[: run[0].start]
     starts = [end.end() for end in _SENTENCE_END.finditer(sentence)]
-    is_asked = is_question(text[linked[-1].end :][:3])
+    is_asked = is_question(text[run[-1].end :][:3])
     before = sentence[starts[-1] if starts else 0 :]
-    unit = _unit_behind(text, linked)
-    if is_asked or is_denied_behind(text[linked[-1].end :], unit):
+    unit = _unit_behind(text, run)
+    if is_asked or is_denied_behind(text[run[-1].end :], unit):
         return NOTHING
     if is_denied(before) or is_rejected(before, unit):
         return NOTHING
-    contents = ", ".join(formula.content for formula in linked)
-    larger = quantities_before(before, unit) if len(linked) == 1 else ""
+    between = text[run[0].end : run[-1].start]
+    contents = linked([formula.content for formula in run], between)
+    larger = quantities_before(before, unit) if len(run) == 1 else ""
     return Extracted(larger + contents + unit, "math")
 
 
@@ -498,9 +505,10 @@ def _from_formulas(text: str) -> Extracted | None:
         return Extracted(first.content, "math")
     if _is_only_formulas(text, formulas):
         return Extracted(_undelimited(text[first.start :]), "math")
-    linked = _run_at_end(formulas, lambda between: bool(_JOIN_STRICT.match(between)), text)
-    contents = ", ".join(formula.content for formula in linked)
-    return Extracted(contents + unit_after(text, linked[-1].end), "math")
+    run = _run_at_end(formulas, lambda between: bool(_JOIN_STRICT.match(between)), text)
+    between = text[run[0].end : run[-1].start]
+    contents = linked([formula.content for formula in run], between)
+    return Extracted(contents + unit_after(text, run[-1].end), "math")
 
 
 def _is_only_formulas(text: str, formulas: list[Span]) -> bool:

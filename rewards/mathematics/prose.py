@@ -18,7 +18,9 @@ __all__ = [
     "is_denied",
     "is_denied_behind",
     "is_question",
+    "is_reference",
     "is_refuted",
+    "linked",
     "last_value",
     "opening_value",
     "is_rejected",
@@ -37,11 +39,15 @@ NUMBER = re.compile(
     r"(?P<percent>\s?\\?%)?"
 )
 _DIGIT = re.compile(r"\d")
-_SENTENCE_END = re.compile(r"[.!?]+(?=[\s\"')\]*]|$)|\n")
+_SENTENCE_END = re.compile(
+    r"[.!?]*[.?](?=[\s\"')\]*]|$)|(?<![\d)}])!+(?=[\s\"')\]*]|$)"
+    r"|!+(?=[\s\"')\]*]|$)(?!\s+(?:[-+*/=<>^\u2212\u00d7\u00b7\u2248]|\\|[a-z]))|\n"
+)
+"""A sign behind a number that goes on is a factorial: "5! = 120", "5! ways"."""
 _NEGATED = re.compile(
     r"(?:\b(?:not|no|never|neither|nor|cannot|without|except|false|wrong|untrue|incorrect)|n't)\b(?!\s+only\b)"
     r"(?:\s+(?:be|been|being|is|are|was|were|equals?|to|the|an?|that|it|true|case|answer|value|number|exactly|actually"
-    r"|necessarily|always|really|simply|just|possible|option|choice|any|either|larger|smaller|more|less|greater|than))*"
+    r"|necessarily|always|really|simply|just|even|possible|option|choice|any|either|larger|smaller|more|less|greater|than))*"
     r"(?:\s+[A-Za-z])?\s*[=:]?\s*$",
     re.IGNORECASE,
 )
@@ -57,7 +63,7 @@ _CONTRAST = re.compile(
 )
 _COMPARED = re.compile(
     r"\b(?:than|at most|at least|up to|below|above|exceeds?|all but|except for|apart from)\s*$"
-    r"|\b(?:if|suppose|assume|assuming)\b(?:(?!\bthen\b)[^,;])*$",
+    r"|\b(?:if|suppose|assume|assuming|unless|whether)\b(?:(?!\bthen\b)[^,;])*$",
     re.IGNORECASE,
 )
 _RULED_OUT = (
@@ -129,6 +135,10 @@ _ASIDES = [
 _EXPLAINED = re.compile(
     rf",\s(?:which|that)\s(?:is|are|was|were|equals?)\s(?:{_MERELY}\s)?\$?\d[\d.,/]*\$?\s?(?:{_MADE_OF})[.!*\s]*$"
 )
+_APPROXIMATED = re.compile(
+    r"(?P<exact>\S*(?:\u221a|sqrt|\\frac|\u03c0|pi\b|\d/\d|\bln\b|\blog|e\^)\S*?),?\s\(?(?:or\s|which\sis\s)?"
+    r"(?:approximately|approx\.?|about|roughly|\u2248|\\approx)\s\$?-?[\d.,]*\d\$?(?:\s[a-z.]{1,15})?\)?[.!*\s]*$"
+)
 _PRICE_FOR = re.compile(
     rf"(?<=\d)\sfor\s(?:the\s|all\s|these\s|those\s|his\s|her\s)*{_NUMBER_OF}(?:\sof\s[a-z]{{2,20}})?[.!*\s]*$"
 )
@@ -139,6 +149,8 @@ _COPULA = re.compile(
     r"|costs?|weighs?|measures?|takes?|needs?|earns?|makes?|pays?|contains?|totals?)\b|=",
     re.IGNORECASE,
 )
+_CONNECTORS = frozenset({"and", "or"})
+_INEQUALITY = re.compile(r"[<>\u2264\u2265\u2260]|\\(?:[lg]eq?|[lg]t|[lg]eqslant|neq?)(?![A-Za-z])")
 _THUS = re.compile(r"\s*(?:so|hence|thus|therefore)\b", re.IGNORECASE)
 _SAID = re.compile(r"\b(?:is|are|equals|must be)\s+(?P<value>\S+(?:\s+[-+*/^]\s+\S+){0,4})\s*$")
 _GLUED_UNIT = re.compile(
@@ -146,6 +158,11 @@ _GLUED_UNIT = re.compile(
     r"|(?<=[.,]\d{3}|.[.,]\d{2}|..[.,]\d)(?:m(?:\^?[23])?|[gsh])$"
 )
 _UNIT_INSIDE = re.compile(r"(?<=\d)\s[A-Za-z]{1,4}$")
+_EXCLAMATION = re.compile(
+    r"(?:^|[A-Za-z,:]\s|(?<![\d!)}])\s?[A-Za-z]\s?=\s?)(?:\*\*)?[-\u2212]?[$\u20ac\u00a3]?\d[\d,]*(?:\.\d+)?(?:/\d+)?\$?"
+    r"(?P<mark>!+)[\s\"')*]*$"
+)
+_COUNTS_ORDERS = re.compile(r"factorial|permut|arrange|order", re.IGNORECASE)
 _CHANGE = re.compile(r"\b[A-Za-z]+\s+by\s*$")
 _LISTS = re.compile(r"(?:\b(?:is|are|were|be|include|namely)|[:=])\s*$", re.IGNORECASE)
 _COMMAND = re.compile(r"\\[A-Za-z]+\s*")
@@ -197,6 +214,11 @@ def is_question(text: str) -> bool:
     return text.rstrip(" \t\n*_\"')$").endswith("?")
 
 
+def is_reference(text: str) -> bool:
+    """Tell whether a text is nothing but the number of a step, a theorem or the like."""
+    return _REFERENCE.fullmatch(text.strip(" .:*#")) is not None
+
+
 def is_denied(before: str) -> bool:
     """Tell whether a value is denied, or only compared with, by the text right before it."""
     near = before[-MAX_BEFORE:]
@@ -233,6 +255,9 @@ def without_asides(sentence: str) -> str:
     for aside in _ASIDES:
         sentence = _cut(sentence, aside.search(sentence))
     sentence = without_explanation(sentence)
+    approximated = _APPROXIMATED.search(sentence)
+    if approximated is not None:
+        sentence = sentence[: approximated.end("exact")]
     price = _PRICE_FOR.search(sentence)
     if price is not None and _PRICE.search(sentence[: price.start()]):
         return _cut(sentence, price)
@@ -259,7 +284,7 @@ def said_value(text: str) -> str | None:
     """Return what prose says something to be (``The largest n is 34``); None for other texts."""
     text = without_explanation(text)
     words = [word for word in _LETTERS.findall(_COMMAND.sub(" ", text)) if len(word) > 1]
-    if NAMES.issuperset(words) or is_question(text):
+    if (NAMES | _CONNECTORS).issuperset(words) or is_question(text):
         return None
     if NUMBER_LIKE.search(text) and (_COPULA.search(text) or _THUS.match(text)):
         return last_value(text, lenient=True) or None
@@ -284,8 +309,21 @@ def last_value(text: str, lenient: bool = False) -> str | None:
         sentence = without_asides(without_contrast(sentence))
         if NUMBER_LIKE.search(sentence) is None:
             continue
+        if lenient:
+            sentence = without_exclamation(sentence)
         return _value_of(_main_clause(sentence) if lenient else sentence)
     return "" if was_asked else None
+
+
+def without_exclamation(sentence: str) -> str:
+    """Return a sentence whose closing mark is an exclamation without it: "So we get 34!" states 34.
+
+    Where it counts orders, or computes its value, the mark stays a factorial.
+    """
+    closing = _EXCLAMATION.search(sentence)
+    if closing is None or _COUNTS_ORDERS.search(sentence):
+        return sentence
+    return sentence[: closing.start("mark")]
 
 
 def opening_value(text: str) -> str | None:
@@ -357,7 +395,7 @@ def _value_of(sentence: str) -> str:
         return ""
     if is_denied(before) and not is_computed:
         return ""
-    value = ", ".join(items)
+    value = linked(items, sentence[words[starts[0]][0] : words[last][1]])
     if value.endswith("%"):
         return _with_direction(before, value, after)
     if len(items) > 1:
@@ -366,6 +404,14 @@ def _value_of(sentence: str) -> str:
     if not sentence.startswith(value, words[first][0]):  # ``250 days = 5 hours``
         return value + unit
     return quantities_before(before, inside.group() if inside else unit) + value + unit
+
+
+def linked(items: list[str], text: str) -> str:
+    """Return values as the list that `text` writes; inequalities that hold one or the other keep their "or"."""
+    is_either = len(items) > 1 and re.search(r"(?<![A-Za-z])or(?![A-Za-z])", text) is not None
+    if is_either and all(map(_INEQUALITY.search, items)):
+        return " or ".join(items)
+    return ", ".join(items)
 
 
 def is_denied_behind(after: str, unit: str) -> bool:
