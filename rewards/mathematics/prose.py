@@ -135,10 +135,14 @@ _ASIDES = [
 _EXPLAINED = re.compile(
     rf",\s(?:which|that)\s(?:is|are|was|were|equals?)\s(?:{_MERELY}\s)?\$?\d[\d.,/]*\$?\s?(?:{_MADE_OF})[.!*\s]*$"
 )
-_APPROXIMATED = re.compile(
-    r"(?P<exact>\S*(?:\u221a|sqrt|\\frac|\u03c0|pi\b|\d/\d|\bln\b|\blog|e\^)\S*?),?\s\(?(?:or\s|which\sis\s)?"
-    r"(?:approximately|approx\.?|about|roughly|\u2248|\\approx)\s\$?-?[\d.,]*\d\$?(?:\s[a-z.]{1,15})?\)?[.!*\s]*$"
+_APPROXIMATION = re.compile(
+    r",?\s\(?(?:or\s|which\sis\s)?(?:approximately|approx\.?|about|roughly|\u2248|\\approx)\s\$?-?[\d.,]{0,20}\d\$?"
+    r"(?:\s[a-z.]{1,15})?\)?[.!*\s]*$"
 )
+_SPACED_SIGN = re.compile(r"[-\u2212]\s+(?=\$?\d)")
+_VERB_BEFORE = re.compile(r"(?:\b(?:is|are|be|was|equals?|gets?|gives?|equal\sto)|=)\s*$")
+_NAME_IN_FRONT = re.compile(r"\$?(?P<name>[A-Za-z](?:_\{?\w{1,3}\}?)?)\s*=(?!=)")
+_EXACT_FORM = re.compile(r"(?:\u221a|sqrt|\\frac|\u03c0|pi\b|\d/\d|\bln\b|\blog|e\^)\S{0,30}$")
 _PRICE_FOR = re.compile(
     rf"(?<=\d)\sfor\s(?:the\s|all\s|these\s|those\s|his\s|her\s)*{_NUMBER_OF}(?:\sof\s[a-z]{{2,20}})?[.!*\s]*$"
 )
@@ -150,7 +154,7 @@ _COPULA = re.compile(
     re.IGNORECASE,
 )
 _CONNECTORS = frozenset({"and", "or"})
-_INEQUALITY = re.compile(r"[<>\u2264\u2265\u2260]|\\(?:[lg]eq?|[lg]t|[lg]eqslant|neq?)(?![A-Za-z])")
+_STATEMENT = re.compile(r"[=<>\u2264\u2265\u2260]|\\(?:[lg]eq?|[lg]t|[lg]eqslant|neq?)(?![A-Za-z])")
 _THUS = re.compile(r"\s*(?:so|hence|thus|therefore)\b", re.IGNORECASE)
 _SAID = re.compile(r"\b(?:is|are|equals|must be)\s+(?P<value>\S+(?:\s+[-+*/^]\s+\S+){0,4})\s*$")
 _GLUED_UNIT = re.compile(
@@ -255,9 +259,9 @@ def without_asides(sentence: str) -> str:
     for aside in _ASIDES:
         sentence = _cut(sentence, aside.search(sentence))
     sentence = without_explanation(sentence)
-    approximated = _APPROXIMATED.search(sentence)
-    if approximated is not None:
-        sentence = sentence[: approximated.end("exact")]
+    approximation = _APPROXIMATION.search(sentence)
+    if approximation is not None and _EXACT_FORM.search(sentence[: approximation.start()][-60:]):
+        sentence = sentence[: approximation.start()]
     price = _PRICE_FOR.search(sentence)
     if price is not None and _PRICE.search(sentence[: price.start()]):
         return _cut(sentence, price)
@@ -389,7 +393,8 @@ def _value_of(sentence: str) -> str:
     before = sentence[: words[starts[0]][0]]
     after = sentence[words[last][1] :]
     ends = [start - 1 for start in starts[1:]] + [last]
-    items = [_item(sentence[words[i][0] : words[j][1]]) for i, j in zip(starts, ends)]
+    chunks = [sentence[words[i][0] : words[j][1]] for i, j in zip(starts, ends)]
+    items = _with_names(chunks, [_item(_signed(chunk, before)) for chunk in chunks])
     unit = _unit_behind(items[-1], sentence, words[last][1])
     if is_denied_behind(after, unit) or is_rejected(before, unit):
         return ""
@@ -406,10 +411,26 @@ def _value_of(sentence: str) -> str:
     return quantities_before(before, inside.group() if inside else unit) + value + unit
 
 
+def _signed(chunk: str, before: str) -> str:
+    """Return an expression with its sign next to it where a verb precedes: "it equals - 5"; a dash elsewhere as it is."""
+    if not _SPACED_SIGN.match(chunk) or not _VERB_BEFORE.search(before[-20:]):
+        return chunk
+    return _SPACED_SIGN.sub("-", chunk)
+
+
+def _with_names(chunks: list[str], values: list[str]) -> list[str]:
+    """Return the values of a list with their names, if these differ: "x = 1 and y = 2"."""
+    names = [_NAME_IN_FRONT.match(chunk) for chunk in chunks]
+    known = [match["name"] for match in names if match]
+    if len(known) < len(values) or len({name.partition("_")[0] for name in known}) < 2:
+        return values
+    return [f"{name} = {value}" for name, value in zip(known, values)]
+
+
 def linked(items: list[str], text: str) -> str:
-    """Return values as the list that `text` writes; inequalities that hold one or the other keep their "or"."""
+    """Return values as the list that `text` writes; statements that hold one or the other keep their "or"."""
     is_either = len(items) > 1 and re.search(r"(?<![A-Za-z])or(?![A-Za-z])", text) is not None
-    if is_either and all(map(_INEQUALITY.search, items)):
+    if is_either and all(map(_STATEMENT.search, items)):
         return " or ".join(items)
     return ", ".join(items)
 
