@@ -123,6 +123,8 @@ class Comparison:
 
     def _lists(self, pred: Node, gold: Node) -> bool:
         """Compare lists and sets: in any order, or in order if one side is a tuple or names its items."""
+        pred = _by_coordinate(pred)
+        gold = _by_coordinate(gold)
         if "group" in (pred.op, gold.op):
             group, other = (pred, gold) if pred.op == "group" else (gold, pred)
             if other.op == "list" and len(group.args) == len(other.args) and other.value != ";":
@@ -435,6 +437,17 @@ def _summed(node: Node, other: Node) -> Node:
     if not is_falling or len({unit.dimensions for unit in units}) != 1:
         return node
     return Node("add", node.args)
+
+
+def _by_coordinate(node: Node) -> Node:
+    """Return ``y = 2, x = 1`` in the order of the coordinates, as a tuple has them; anything else as it is."""
+    if node.op != "list" or any(arg.op != "rel" or arg.value != ("=",) for arg in node.args):
+        return node
+    names = [arg.args[0].value if arg.args[0].op == "sym" else "" for arg in node.args]
+    if len(names) < 2 or len(set(names)) < len(names) or not {"x", "y", "z"}.issuperset(names):
+        return node
+    ordered = sorted(node.args, key=lambda equation: str(equation.args[0].value))
+    return Node("list", tuple(ordered), node.value)
 
 
 def _holds_either(either: Node, other: Node, is_pred: bool = True) -> bool:

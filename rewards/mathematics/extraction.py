@@ -31,6 +31,7 @@ from typing import Callable, NamedTuple
 from rewards.mathematics.around import quantities_before, unit_or_noun_after
 from rewards.mathematics.prose import (
     NUMBER,
+    computes,
     is_denied,
     is_denied_behind,
     is_question,
@@ -105,6 +106,10 @@ _WHOLE = re.compile(r"(?:[dr]?cases|[pbvBV]?(?:small)?matrix|array)\*?")
 """Environments that are one value."""
 _EQUATION_OF_NAME = re.compile(r"\s*([A-Za-z](?:_\{?\w{1,3}\}?)?)\s*&?\s*=")
 _POWER_OF_WORD = re.compile(r"(?<=[A-Za-z])\$(\^\{?-?\d\}?)\$")
+_EXPLAINS = re.compile(
+    r"\s*\((?!mod)[A-Za-z]{3,}[^()]*\)$|\s*,?\s(?:because|since|as|when|after|which|i\.e\.)\s"
+)
+_UNIT_ALONE = re.compile(r"(?:\\(?:text|mathrm|textrm|mbox)\s*\{[^{}\d]{1,20}\}(?:\^\{?-?\d\}?)?[\s/]*){1,4}")
 _FORMAL = re.compile(
     r"\\(?:text|mbox|mathrm|textrm|textbf|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|\$[^$]*\$|</?su[bp]>"
 )
@@ -277,7 +282,7 @@ def _joined(text: str, boxes: list[Span], lenient: bool) -> Extracted:
     last_boxes = _run_at_end(boxes, lambda between: _continues(between, lenient), text)
     if any(_EXCLUDED.search(text[max(0, box.start - 20) : box.start]) for box in last_boxes):
         return NOTHING
-    contents = [_innermost(box.content.strip()) for box in last_boxes]
+    contents = [_innermost(_stripped(box.content)) for box in last_boxes]
     if len(contents) > 1:
         contents = _named(text, last_boxes, contents)
     if not contents[-1]:
@@ -324,6 +329,13 @@ def _continues(between: str, lenient: bool) -> bool:
     return "and" in words or "," in between
 
 
+def _stripped(content: str) -> str:
+    r"""Return what a box holds without space at its ends, ``\ `` included."""
+    stripped = content.strip()
+    is_cut = stripped.endswith("\\") and not stripped.endswith("\\\\")
+    return stripped[:-1].rstrip() if is_cut else stripped
+
+
 def _innermost(content: str) -> str:
     """Return the content of a box that holds nothing but another box."""
     while (match := _BOX.match(content)) and content.endswith("}") and content[match.end()] == "{":
@@ -344,7 +356,7 @@ def _sentence(rest: str) -> str:
     sentence = rest[: end.start()] if end else rest
     sentence = without_explanation(without_contrast(sentence))
     opening = opening_value(sentence[:MAX_LENGTH])
-    if opening and _is_prose(sentence):
+    if opening and (_is_prose(sentence) or _is_explained(sentence, opening)):
         return opening
     if _is_prose(sentence):
         last = _last_value(sentence, formulas)
@@ -353,6 +365,11 @@ def _sentence(rest: str) -> str:
     if len(sentence) <= MAX_LENGTH:
         return _undelimited(sentence.strip(" *"))
     return ""
+
+
+def _is_explained(sentence: str, value: str) -> bool:
+    """Tell whether what follows the value that a sentence opens with only explains it: "12, because 3 * 4 = 12"."""
+    return sentence.startswith(value) and _EXPLAINS.match(sentence, len(value)) is not None
 
 
 def _last_value(sentence: str, formulas: list[Span]) -> str | None:
@@ -408,7 +425,8 @@ def _without_asides_at_end(text: str) -> str:
 def _last_formulas(text: str, formulas: list[Span]) -> Extracted:
     """Return the last formula, with those that "and" or "or" link to it; nothing if it is denied or asked."""
     run = _run_at_end(formulas, lambda between: bool(_JOIN_STRICT.match(between)), text)
-    if not re.search(r"\b(?:and|or)\b", text[run[0].end : run[-1].start]):
+    is_linked = re.search(r"\b(?:and|or)\b", text[run[0].end : run[-1].start]) is not None
+    if not is_linked and not _name_values(run):
         run = formulas[-1:]
     sentence = text[: run[0].start]
     starts = [end.end() for end in _SENTENCE_END.finditer(sentence)]
@@ -422,7 +440,15 @@ def _last_formulas(text: str, formulas: list[Span]) -> Extracted:
     between = text[run[0].end : run[-1].start]
     contents = linked([formula.content for formula in run], between)
     larger = quantities_before(before, unit) if len(run) == 1 else ""
+    if unit and len(run) == 1 and computes(contents):
+        contents = contents.rpartition("=")[2].strip()
     return Extracted(larger + contents + unit, "math")
+
+
+def _name_values(formulas: list[Span]) -> bool:
+    """Tell whether formulas give values to different names: ``$x=1$, $y=2$``."""
+    names = [_EQUATION_OF_NAME.match(formula.content) for formula in formulas]
+    return None not in names and len({match[1] for match in names if match}) == len(formulas)
 
 
 def _unit_behind(text: str, formulas: list[Span]) -> str:
@@ -464,7 +490,20 @@ def _formulas(text: str, spaced: bool) -> list[Span]:
         position = match.end()
         if content.strip():
             formulas.append(Span(match.start(), match.end(), content.strip()))
-    return formulas
+    return _with_units(text, formulas)
+
+
+def _with_units(text: str, formulas: list[Span]) -> list[Span]:
+    r"""Return the formulas with those that hold nothing but a unit (``$12$ $\text{cm}^2$``) joined to the one before."""
+    joined: list[Span] = []
+    for formula in formulas:
+        before = joined[-1] if joined else None
+        is_unit = before is not None and _UNIT_ALONE.fullmatch(formula.content) is not None
+        if before is None or not is_unit or text[before.end : formula.start].strip():
+            joined.append(formula)
+            continue
+        joined[-1] = Span(before.start, formula.end, f"{before.content} {formula.content}")
+    return joined
 
 
 def _with_environments(text: str, formulas: list[Span]) -> list[Span]:

@@ -15,6 +15,7 @@ from rewards.mathematics.words import direction_of
 __all__ = [
     "NUMBER",
     "chosen_options",
+    "computes",
     "is_denied",
     "is_denied_behind",
     "is_question",
@@ -77,6 +78,7 @@ _REFUTED = (
 )
 _DENIED_AFTER = re.compile(
     rf"\s+{_REFUTED}|\s*[,(]\s*(?:which\s+is\s+)?(?:{_RULED_OUT}|not\s+valid)\b"
+    r"|\s*,?\s+which\s+(?:is|was)\s+(?:clearly\s+)?(?:wrong|false|impossible|not\s+(?:right|true|correct|possible))\b"
 )
 _DENIED_THING = re.compile(rf"\s+(?:is|was|seems)\s+(?:not|wrong|false|impossible|{_RULED_OUT})\b")
 _REFUTATION = re.compile(rf"\d[\s$)}}\]]*\s(?P<unit>[A-Za-z]{{1,12}}\s)?{_REFUTED}")
@@ -139,6 +141,9 @@ _APPROXIMATION = re.compile(
     r",?\s\(?(?:or\s|which\sis\s)?(?:approximately|approx\.?|about|roughly|\u2248|\\approx)\s\$?-?[\d.,]{0,20}\d\$?"
     r"(?:\s[a-z.]{1,15})?\)?[.!*\s]*$"
 )
+_ARROW = re.compile(r"^(?:->|-->|\u2192|\u21d2|\u27f9|\\(?:Rightarrow|implies|to)(?![A-Za-z]))\s*")
+_POLYNOMIAL = re.compile(r"(?=.*[xyz])(?!.*\d\s*x\s*\d)[\d\sxyz+\-*/^(){}\u2212\u00b2\u00b3]{2,80}")
+_PLAIN_SUM = re.compile(r"[xyz](?:\s*[-+\u2212]\s*[xyz])*")
 _SPACED_SIGN = re.compile(r"[-\u2212]\s+(?=\$?\d)")
 _VERB_BEFORE = re.compile(r"(?:\b(?:is|are|be|was|equals?|gets?|gives?|equal\sto)|=)\s*$")
 _NAME_IN_FRONT = re.compile(r"\$?(?P<name>[A-Za-z](?:_\{?\w{1,3}\}?)?)\s*=(?!=)")
@@ -388,7 +393,7 @@ def _value_of(sentence: str) -> str:
     if last is None:
         return ""
     first, last = _run(sentence, words, last)
-    is_computed = _computes(sentence[words[first][0] : words[last][1]])
+    is_computed = computes(sentence[words[first][0] : words[last][1]])
     starts = [first] if is_computed else _list_starts(sentence, words, first)
     before = sentence[: words[starts[0]][0]]
     after = sentence[words[last][1] :]
@@ -476,20 +481,29 @@ def _index_of_last(sentence: str, words: list[tuple[int, int]]) -> int | None:
 def _run(sentence: str, words: list[tuple[int, int]], index: int) -> tuple[int, int]:
     """Return the first and last word of the expression that a word belongs to."""
     first = last = index
-    while first > 0 and _joins(sentence[slice(*words[first - 1])], sentence[slice(*words[first])]):
+    texts = [sentence[start:end] for start, end in words]
+    while first > 0:
+        is_inside = _num_open(texts[first - 1]) > 0 or _num_open("".join(texts[first : last + 1])) < 0
+        if not _joins(texts[first - 1], texts[first], is_inside):
+            break
         first -= 1
-    while last + 1 < len(words) and _joins(
-        sentence[slice(*words[last])], sentence[slice(*words[last + 1])]
-    ):
+    while last + 1 < len(words):
+        is_inside = _num_open("".join(texts[first : last + 1])) > 0
+        if not _joins(texts[last], texts[last + 1], is_inside):
+            break
         last += 1
     return first, last
 
 
-def _joins(left: str, right: str) -> bool:
-    """Tell whether two neighbouring words are parts of one expression."""
+def _num_open(text: str) -> int:
+    """Return how many brackets a text opens and does not close; negative if it closes more."""
+    return sum(map(text.count, "([{")) - sum(map(text.count, ")]}"))
+
+
+def _joins(left: str, right: str, is_inside: bool) -> bool:
+    """Tell whether two neighbouring words are parts of one expression; inside of brackets, a comma goes on."""
     if not (_is_mathematics(left) and _is_mathematics(right)):
         return False
-    is_inside = left.count("(") + left.count("[") > left.count(")") + left.count("]")
     if left[-1] in ",;":
         return is_inside
     if left[-1] in ".:" and len(left) > 1:
@@ -526,14 +540,15 @@ def _list_starts(sentence: str, words: list[tuple[int, int]], first: int) -> lis
         if not _DIGIT.search(text) or not _is_mathematics(text):
             break
         start = _run(sentence, words, item)[0]
-        if _computes(sentence[words[start][0] : words[item][1]]):
+        if computes(sentence[words[start][0] : words[item][1]]):
             break
         starts.insert(0, start)
     is_list = has_word or _LISTS.search(sentence[: words[starts[0]][0]])
+    is_list = is_list or _NAME_IN_FRONT.match(sentence[words[starts[0]][0] :])
     return starts if is_list else [first]
 
 
-def _computes(text: str) -> bool:
+def computes(text: str) -> bool:
     """Tell whether a text computes its value, ``60 - 20 = 40``: an equation with more than a name on its left side."""
     left, sign, _ = text.rpartition("=")
     left = re.sub(r"[A-Za-z]_?\{?\d+\}?", "", left)  # ``x_1 = 3`` names a value
@@ -550,7 +565,10 @@ def _trimmed(chunk: str) -> str:
     chunk = chunk.strip("*\"'`").rstrip(".,;:?* ")
     if chunk.endswith("$"):
         chunk = chunk.strip("$")
+    chunk = _ARROW.sub("", chunk)
     sides = [side.strip() for side in _RELATION.split(chunk) if side.strip()]
+    if len(sides) == 2 and _POLYNOMIAL.fullmatch(sides[0]) and not _PLAIN_SUM.fullmatch(sides[0]):
+        return chunk  # ``x^2 + y^2 = 9`` is an equation and names no value
     if len(sides) > 1 and not _DIGIT.search(sides[-1]) and _DIGIT.search(sides[-2]):
         del sides[-1]  # ``20 = A``
     chunk = sides[-1] if sides else chunk
@@ -562,6 +580,7 @@ def _trimmed(chunk: str) -> str:
         chunk = chunk[1:]
     elif surplus < 0 and chunk[-1] in ")]":
         chunk = chunk[:-1]
+    chunk = chunk.strip("*")
     chunk = re.sub(r"^[-+*/\u2013\u2212]\s+|\s+[-+*/\u2013\u2212]$", "", chunk)
     is_named = len(sides) > 1  # ``x = 5m`` is a product
     return chunk.strip() if is_named else _GLUED_UNIT.sub(r" \g<0>", chunk).strip()

@@ -29,6 +29,11 @@ _END_MARKS = re.compile(
     r"|[\u2713\u2714\u2705\u25a0\u25a1\u220e\u25fb\u25fc\ufe0f\u2b1b\U0001f389]|\bQ\.?E\.?D\.?)+$"
 )
 _CALCULATED = re.compile(r"<<[^<>\n]{1,120}>>")
+_FRACTIONS = {
+    "\u00bd": "1/2", "\u00bc": "1/4", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3", "\u215b": "1/8", "\u215c": "3/8",
+    "\u2155": "1/5", "\u2156": "2/5", "\u2157": "3/5", "\u2158": "4/5", "\u2159": "1/6", "\u215a": "5/6",
+}  # fmt: skip
+_FRACTION = re.compile(f"(?<!\\d)(?<!\\d )[{''.join(_FRACTIONS)}]")
 _RATIO = re.compile(r"(?<=\d) : (?=\d)")
 
 
@@ -47,6 +52,8 @@ def without_marks(text: str) -> str:
         text = _CALCULATED.sub("", text)
     if " : " in text:
         text = _RATIO.sub(":", text)
+    if not text.isascii():
+        text = _FRACTION.sub(lambda sign: _FRACTIONS[sign.group()], text)
     marks = _END_MARKS.search(text[-60:])
     if marks is None or not marks.group().strip():
         return text
