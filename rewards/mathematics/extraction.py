@@ -79,7 +79,7 @@ _FINAL = re.compile(
     re.IGNORECASE,
 )
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=[{\w\\])")
-_SPECIAL = re.compile(r"<\|[^|<>]{1,40}\|>|</s>|<eos>|<end_of_turn>")
+_SPECIAL = re.compile(r"<\|[^|<>]{1,40}\|>|<\uff5c[^\uff5c<>]{1,40}\uff5c>|</s>|<eos>|<end_of_turn>")
 _SENTENCE_END = re.compile(r"[.?](?=\s|$)|!(?!\s+(?:[-+*/=<>^\u2212\u00d7\u00b7\u2248]|\\)|\s+[a-z])(?=\s|$)|(?<![\d)}])!(?=\s)|\n")
 _JOIN_STRICT = re.compile(
     r"^(?:\\?[\s,;$.&]|\\[()\[\]]|\\q?quad|\\text\{|\\(?:mbox|textrm)\{|\}|and|or)*$"
