@@ -35,6 +35,7 @@ _OTHER_MARKS = (
     Marks("\u25c1think\u25b7", "\u25c1/think\u25b7"),  # Kimi-VL
     Marks("[THINK]", "[/THINK]"),  # Magistral
     Marks("<seed:think>", "</seed:think>"),  # Seed-OSS
+    Marks("<|begin_of_thought|>", "<|end_of_thought|>"),  # Sky-T1, OpenThoughts
     Marks("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),  # gpt-oss
 )
 
