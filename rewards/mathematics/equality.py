@@ -40,6 +40,7 @@ _DELIMITERS = (
     ("\u201c", "\u201d"), ("\u2018", "\u2019"),
 )  # fmt: skip
 _NUMBER_IN_FRONT = re.compile(r"\s*[-+\u2212]?\s*[\d.,/]*\d\s*")
+_YEN = re.compile(r"[\u00a5\uffe5]\s*(\d[\d,.]*\d|\d)")
 _SPACE = re.compile(r"(?<!\w)\s+|\s+(?!\w)")
 _NUMBER_OF_GROUPS = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+")
 
@@ -66,6 +67,7 @@ def equal(pred: str, gold: str, *, lenient: bool = False, allow_sympy: bool = Fa
     """
     pred = spelled_out(chosen_options(on_one_line(_tidy(pred))))
     gold = spelled_out(on_one_line(_tidy(gold)))
+    pred, gold = _with_sign_of_yuan(pred, gold), _with_sign_of_yuan(gold, pred)
     if not gold or len(gold) > MAX_LENGTH:
         return Verdict(None, "a", "the gold is empty or too long")
     if len(pred) > MAX_LENGTH:
@@ -78,6 +80,12 @@ def equal(pred: str, gold: str, *, lenient: bool = False, allow_sympy: bool = Fa
     verdict = _by_tree(pred, gold, lenient, allow_sympy)
     said = _said(pred, gold) if lenient and verdict.equal is False else None
     return verdict if said is None else equal(said, gold, lenient=True, allow_sympy=allow_sympy)
+
+
+def _with_sign_of_yuan(text: str, other: str) -> str:
+    """Return a text whose ``¥`` is the yuan's, as it is where the other side names that currency; else it is the yen's."""
+    is_yuan = any(name in other for name in ("yuan", "RMB", "CNY", "\u5143"))
+    return _YEN.sub(r"\1 yuan", text) if is_yuan else text
 
 
 def _said(pred: str, gold: str) -> str | None:

@@ -80,7 +80,10 @@ _FINAL = re.compile(
 )
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=[{\w\\])")
 _SPECIAL = re.compile(r"<\|[^|<>]{1,40}\|>|<\uff5c[^\uff5c<>]{1,40}\uff5c>|</s>|<eos>|<end_of_turn>")
-_SENTENCE_END = re.compile(r"[.?](?=\s|$)|!(?!\s+(?:[-+*/=<>^\u2212\u00d7\u00b7\u2248]|\\)|\s+[a-z])(?=\s|$)|(?<![\d)}])!(?=\s)|\n")
+_SENTENCE_END = re.compile(
+    r"[.?](?=\s|$)|!+(?!\s+(?:[-+*/=<>^\u2212\u00d7\u00b7\u2248]|\\)|\s+[a-z])(?=\s|$)|(?<![\d)}!])!+(?=\s)|\n"
+)
+"""A sign behind a number that goes on is a factorial: "5! = 120", "5! ways"."""
 _JOIN_STRICT = re.compile(
     r"^(?:\\?[\s,;$.&]|\\[()\[\]]|\\q?quad|\\text\{|\\(?:mbox|textrm)\{|\}|and|or)*$"
 )

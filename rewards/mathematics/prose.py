@@ -144,7 +144,7 @@ _APPROXIMATION = re.compile(
 _ARROW = re.compile(r"^(?:->|-->|\u2192|\u21d2|\u27f9|\\(?:Rightarrow|implies|to)(?![A-Za-z]))\s*")
 _POLYNOMIAL = re.compile(r"(?=.*[xyz])(?!.*\d\s*x\s*\d)[\d\sxyz+\-*/^(){}\u2212\u00b2\u00b3]{2,80}")
 _PLAIN_SUM = re.compile(r"[xyz](?:\s*[-+\u2212]\s*[xyz])*")
-_SPACED_SIGN = re.compile(r"[-\u2212]\s+(?=\$?\d)")
+_SPACED_SIGN = re.compile(r"^[-\u2212]\s+(?=\$?\d|\\|\.\d)")
 _VERB_BEFORE = re.compile(r"(?:\b(?:is|are|be|was|equals?|gets?|gives?|equal\sto)|=)\s*$")
 _NAME_IN_FRONT = re.compile(r"\$?(?P<name>[A-Za-z](?:_\{?\w{1,3}\}?)?)\s*=(?!=)")
 _EXACT_FORM = re.compile(r"(?:\u221a|sqrt|\\frac|\u03c0|pi\b|\d/\d|\bln\b|\blog|e\^)\S{0,30}$")
@@ -571,7 +571,7 @@ def _trimmed(chunk: str) -> str:
         return chunk  # ``x^2 + y^2 = 9`` is an equation and names no value
     if len(sides) > 1 and not _DIGIT.search(sides[-1]) and _DIGIT.search(sides[-2]):
         del sides[-1]  # ``20 = A``
-    chunk = sides[-1] if sides else chunk
+    chunk = _SPACED_SIGN.sub("-", sides[-1]) if len(sides) > 1 else sides[-1] if sides else chunk
     number = None if _is_mathematics(chunk.replace(" ", "")) else NUMBER.search(chunk)
     if number is not None:
         return number.group().strip()  # ``$28/month``
