@@ -41,7 +41,9 @@ _OTHER_MARKS = (
 
 _ROLE_BEFORE = re.compile(r"(?:^|[\n>\]:]|\b(?:assistant|model))[ \t]*$", re.IGNORECASE)
 """What may stand before a tag that is no mention of it: a line's start, a special token, ``Assistant:``."""
-_TOKEN_BEFORE = re.compile(r"(?:\|>|\uff5c>|\[/INST\]|\bassistant:)[ \t]*(?:assistant)?[ \t]*$", re.IGNORECASE)
+_TOKEN_BEFORE = re.compile(
+    r"(?:\|>|\uff5c>|\[/INST\]|\bassistant:)[ \t]*(?:assistant)?[ \t]*$", re.IGNORECASE
+)
 """What stands before a tag that reasoning follows on the same line."""
 _LATER_TURN = re.compile(
     r"<\||<\uff5c|<(?:start|end)_of_turn>|</?s>|\[/?INST\]|<answer>|^(?:User|Human|Assistant)\b.{0,20}:",
@@ -89,7 +91,11 @@ def after_reasoning(text: str, prompt_text: str = "") -> str | None:
 
 def _used_marks(text: str) -> list[Marks]:
     """The marks of which a text holds one; those of ``<think>`` if it holds none."""
-    used = [marks for marks in (_THINK_MARKS, *_OTHER_MARKS) if marks.closing in text or marks.opening in text]
+    used = [
+        marks
+        for marks in (_THINK_MARKS, *_OTHER_MARKS)
+        if marks.closing in text or marks.opening in text
+    ]
     return used or [_THINK_MARKS]
 
 

@@ -48,7 +48,7 @@ def _check_tests(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]])
             columns, number = next(iter(kinds.items()))
             raise RecipeError(
                 f"recipe: rewards.{spec.name} needs tests, but row {number} of the data set has {', '.join(columns)}; "
-                "name the column that holds them with data.columns, as in {tests: COLUMN}, or take a data set with tests"
+                "name the column that holds them with data.columns, as in {tests: COLUMN}, or take another data set"
             )
 
 

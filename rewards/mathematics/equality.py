@@ -67,7 +67,8 @@ def equal(pred: str, gold: str, *, lenient: bool = False, allow_sympy: bool = Fa
     """
     pred = spelled_out(chosen_options(on_one_line(_tidy(pred))))
     gold = spelled_out(on_one_line(_tidy(gold)))
-    pred, gold = _with_sign_of_yuan(pred, gold), _with_sign_of_yuan(gold, pred)
+    pred = _with_sign_of_yuan(pred, gold)
+    gold = _with_sign_of_yuan(gold, pred)
     if not gold or len(gold) > MAX_LENGTH:
         return Verdict(None, "a", "the gold is empty or too long")
     if len(pred) > MAX_LENGTH:
@@ -83,7 +84,7 @@ def equal(pred: str, gold: str, *, lenient: bool = False, allow_sympy: bool = Fa
 
 
 def _with_sign_of_yuan(text: str, other: str) -> str:
-    """Return a text whose ``¥`` is the yuan's, as it is where the other side names that currency; else it is the yen's."""
+    """Return a text whose yen sign is the yuan's, where the other side names that currency."""
     is_yuan = any(name in other for name in ("yuan", "RMB", "CNY", "\u5143"))
     return _YEN.sub(r"\1 yuan", text) if is_yuan else text
 

@@ -79,7 +79,9 @@ _FINAL = re.compile(
     re.IGNORECASE,
 )
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=[{\w\\])")
-_SPECIAL = re.compile(r"<\|[^|<>]{1,40}\|>|<\uff5c[^\uff5c<>]{1,40}\uff5c>|</s>|<eos>|<end_of_turn>")
+_SPECIAL = re.compile(
+    r"<\|[^|<>]{1,40}\|>|<\uff5c[^\uff5c<>]{1,40}\uff5c>|</s>|<eos>|<end_of_turn>"
+)
 _SENTENCE_END = re.compile(
     r"[.?](?=\s|$)|!+(?!\s+(?:[-+*/=<>^\u2212\u00d7\u00b7\u2248]|\\)|\s+[a-z])(?=\s|$)|(?<![\d)}!])!+(?=\s)|\n"
 )
@@ -112,7 +114,9 @@ _POWER_OF_WORD = re.compile(r"(?<=[A-Za-z])\$(\^\{?-?\d\}?)\$")
 _EXPLAINS = re.compile(
     r"\s*\((?!mod)[A-Za-z]{3,}[^()]*\)$|\s*,?\s(?:because|since|as|when|after|which|i\.e\.)\s"
 )
-_UNIT_ALONE = re.compile(r"(?:\\(?:text|mathrm|textrm|mbox)\s*\{[^{}\d]{1,20}\}(?:\^\{?-?\d\}?)?[\s/]*){1,4}")
+_UNIT_ALONE = re.compile(
+    r"(?:\\(?:text|mathrm|textrm|mbox)\s*\{[^{}\d]{1,20}\}(?:\^\{?-?\d\}?)?[\s/]*){1,4}"
+)
 _FORMAL = re.compile(
     r"\\(?:text|mbox|mathrm|textrm|textbf|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|\$[^$]*\$|</?su[bp]>"
 )
@@ -497,7 +501,7 @@ def _formulas(text: str, spaced: bool) -> list[Span]:
 
 
 def _with_units(text: str, formulas: list[Span]) -> list[Span]:
-    r"""Return the formulas with those that hold nothing but a unit (``$12$ $\text{cm}^2$``) joined to the one before."""
+    r"""Return the formulas with those that hold nothing but a unit (``$12$ $\text{m}$``) joined to the one before."""
     joined: list[Span] = []
     for formula in formulas:
         before = joined[-1] if joined else None

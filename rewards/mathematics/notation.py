@@ -209,7 +209,10 @@ _ESCAPES = (
     (re.compile(r"\\colon(?![A-Za-z])|(?<=\d)\{:\}(?=\d)"), ":"),
     (re.compile(r"\\(?:pounds|textsterling)(?![A-Za-z])\s*(?=\d)"), "\u00a3"),
     (re.compile(r"\\(?:euro|texteuro)(?![A-Za-z])\s*(?=\d)"), "\u20ac"),
-    (re.compile(r"\\(?:text|mbox|mathrm|textrm)\s*\{\s*(\\?\$|\u20ac|\u00a3)\s*\}\s*(?=\d)"), r"\1"),
+    (
+        re.compile(r"\\(?:text|mbox|mathrm|textrm)\s*\{\s*(\\?\$|\u20ac|\u00a3)\s*\}\s*(?=\d)"),
+        r"\1",
+    ),
     (re.compile(r"\\(?:underline|uline)\s*\{([^{}]*)\}"), r"{\1}"),
     (re.compile(r"(?<=[\w)}])\{\}\s*$|(?<=\\pi)\{\}|(?<=\\infty)\{\}|(?<=\\theta)\{\}"), " "),
     (re.compile(r"\\(?:no(?:number|tag)|hfill|noindent)(?![A-Za-z])"), ""),
@@ -247,13 +250,16 @@ _FEET_AND_INCHES = re.compile(
 )
 """A length such as ``6'2"``."""
 _CHINESE_UNITS = {
-    "\u5343\u514b": "kg", "\u516c\u65a4": "kg", "\u514b": "g", "\u5428": "t", "\u5343\u7c73": "km", "\u516c\u91cc": "km",
-    "\u7c73": "m", "\u5206\u7c73": "dm", "\u5398\u7c73": "cm", "\u6beb\u7c73": "mm", "\u5347": "L", "\u6beb\u5347": "mL",
-    "\u5c0f\u65f6": "h", "\u5206\u949f": "min", "\u79d2": "s", "\u5929": "days", "\u5143": "yuan", "\u5ea6": "degrees",
+    "\u5343\u514b": "kg", "\u516c\u65a4": "kg", "\u514b": "g", "\u5428": "t", "\u5343\u7c73": "km",
+    "\u516c\u91cc": "km", "\u7c73": "m", "\u5206\u7c73": "dm", "\u5398\u7c73": "cm", "\u6beb\u7c73": "mm",
+    "\u5347": "L", "\u6beb\u5347": "mL", "\u5c0f\u65f6": "h", "\u5206\u949f": "min", "\u79d2": "s",
+    "\u5929": "days", "\u5143": "yuan", "\u5ea6": "degrees",
 }  # fmt: skip
 _CHINESE_POWERS = {"\u5e73\u65b9": "^2", "\u7acb\u65b9": "^3", "": ""}
 _CHINESE_UNIT = re.compile(
-    "(?<=[\\d})a-z])\\s*(?P<power>\u5e73\u65b9|\u7acb\u65b9|)(?P<name>" + "|".join(_CHINESE_UNITS) + ")(?![\u4e00-\u9fff])"
+    "(?<=[\\d})a-z])\\s*(?P<power>\u5e73\u65b9|\u7acb\u65b9|)(?P<name>"
+    + "|".join(_CHINESE_UNITS)
+    + ")(?![\u4e00-\u9fff])"
 )
 _CURRENCIES = {"USD": "\\$", "EUR": "\u20ac", "GBP": "\u00a3"}
 _CURRENCY_IN_FRONT = re.compile(r"(?<![A-Za-z\\])(USD|EUR|GBP)\s*(?=\d)")
@@ -289,12 +295,7 @@ def clean(text: str) -> str:
         text = without_siunitx(text)
     if not text.isascii():
         text = _ascii(_CHINESE_UNIT.sub(_unit_in_english, text))
-    if text.endswith(("''", '"')):
-        text = _FEET_AND_INCHES.sub(_in_feet_and_inches, text)
-    if " old" in text:
-        text = re.sub(r"(?<=(?:year|onth)s)\s+old(?![A-Za-z])", "", text)
-    if "per cent" in text:
-        text = re.sub(r"(?<![A-Za-z])per cent(?![A-Za-z])", "percent", text)
+    text = _with_unit_in_letters(text)
     if "(" in text or "[" in text:
         text = _with_brackets_read(text)
     if "Rs" in text or not text.isascii():
@@ -305,6 +306,17 @@ def clean(text: str) -> str:
     text = as_latex(text)
     if "[" in text and _OUTWARD_ENDS.search(text):
         text = _OUTWARD.sub(_inward, text)
+    return text
+
+
+def _with_unit_in_letters(text: str) -> str:
+    """Return the text with ``6'2"``, "per cent" and "years old" as other answers spell them."""
+    if text.endswith(("''", '"')):
+        text = _FEET_AND_INCHES.sub(_in_feet_and_inches, text)
+    if " old" in text:
+        text = re.sub(r"(?<=(?:year|onth)s)\s+old(?![A-Za-z])", "", text)
+    if "per cent" in text:
+        text = re.sub(r"(?<![A-Za-z])per cent(?![A-Za-z])", "percent", text)
     return text
 
 

@@ -417,7 +417,7 @@ def _value_of(sentence: str) -> str:
 
 
 def _signed(chunk: str, before: str) -> str:
-    """Return an expression with its sign next to it where a verb precedes: "it equals - 5"; a dash elsewhere as it is."""
+    """Return an expression with its sign next to it where a verb precedes: "it equals - 5"."""
     if not _SPACED_SIGN.match(chunk) or not _VERB_BEFORE.search(before[-20:]):
         return chunk
     return _SPACED_SIGN.sub("-", chunk)
@@ -483,7 +483,9 @@ def _run(sentence: str, words: list[tuple[int, int]], index: int) -> tuple[int, 
     first = last = index
     texts = [sentence[start:end] for start, end in words]
     while first > 0:
-        is_inside = _num_open(texts[first - 1]) > 0 or _num_open("".join(texts[first : last + 1])) < 0
+        is_inside = (
+            _num_open(texts[first - 1]) > 0 or _num_open("".join(texts[first : last + 1])) < 0
+        )
         if not _joins(texts[first - 1], texts[first], is_inside):
             break
         first -= 1

@@ -1,4 +1,4 @@
-r"""How an answer is set down, before anything reads it: quotes, full-width signs, invisible characters, marks at the end.
+r"""How an answer is set down, before anything reads it: quotes, full-width signs, marks at its end.
 
 `on_one_line` and `without_marks` only drop or replace what carries no meaning; both return other texts unchanged.
 """
@@ -10,9 +10,7 @@ import re
 __all__ = ["in_plain_characters", "on_one_line", "without_marks"]
 
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
-_INVISIBLE = dict.fromkeys(
-    [0x00AD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF]
-)
+_INVISIBLE = dict.fromkeys([0x00AD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF])
 _SIGNS: dict[int, str | int | None] = {
     **_FULL_WIDTH,
     **_INVISIBLE,
@@ -30,8 +28,9 @@ _END_MARKS = re.compile(
 )
 _CALCULATED = re.compile(r"<<[^<>\n]{1,120}>>")
 _FRACTIONS = {
-    "\u00bd": "1/2", "\u00bc": "1/4", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3", "\u215b": "1/8", "\u215c": "3/8",
-    "\u2155": "1/5", "\u2156": "2/5", "\u2157": "3/5", "\u2158": "4/5", "\u2159": "1/6", "\u215a": "5/6",
+    "\u00bd": "1/2", "\u00bc": "1/4", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3",
+    "\u215b": "1/8", "\u215c": "3/8", "\u2155": "1/5", "\u2156": "2/5", "\u2157": "3/5",
+    "\u2158": "4/5", "\u2159": "1/6", "\u215a": "5/6",
 }  # fmt: skip
 _FRACTION = re.compile(f"(?<!\\d)(?<!\\d )[{''.join(_FRACTIONS)}]")
 _RATIO = re.compile(r"(?<=\d) : (?=\d)")

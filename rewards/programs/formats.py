@@ -39,7 +39,15 @@ from rewards.programs.cases import (
 from rewards.programs.nouns import AssertTests, BadTests, CallTests, IOTests, TestData
 from rewards.programs.sources import asserts, holds_always, tests_of_source, texts_of
 
-__all__ = ["AssertTests", "BadTests", "CallTests", "HOLD_TESTS", "IOTests", "TestData", "read_tests"]
+__all__ = [
+    "AssertTests",
+    "BadTests",
+    "CallTests",
+    "HOLD_TESTS",
+    "IOTests",
+    "TestData",
+    "read_tests",
+]
 
 MOST_BYTES = 256 << 20
 NANOSECONDS = 1e-9

@@ -25,7 +25,10 @@ OTHER_MARKS = {
     "kimi": ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
     "magistral": ("[THINK]", "[/THINK]"),
     "seed": ("<seed:think>", "</seed:think>"),
-    "gpt-oss": ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    "gpt-oss": (
+        "<|channel|>analysis<|message|>",
+        "<|end|><|start|>assistant<|channel|>final<|message|>",
+    ),
     "thought": ("<|begin_of_thought|>", "<|end_of_thought|>"),
 }
 CLOSED = {
@@ -230,6 +233,9 @@ def test_other_marks_of_reasoning_count_as_think_tags_do(name):
     assert math_answer(whole, "4").value == 1 and math_answer(whole, "5").value == 0
     assert math_answer(whole.removeprefix(opening), "4", prompt_text=f"2 + 2?{opening}").value == 1
     assert math_answer(f"{opening}so \\boxed{{4}}. But", "4").status == "no_answer"
-    assert math_answer("so \\boxed{4}. But", "4", prompt_text=f"2 + 2?{opening}\n").status == "no_answer"
+    assert (
+        math_answer("so \\boxed{4}. But", "4", prompt_text=f"2 + 2?{opening}\n").status
+        == "no_answer"
+    )
     assert after_reasoning(continuing("4", opening), opening) == "4"
     assert math_answer(r"\boxed{4}", "4", prompt_text=f"Write {opening} first. 2 + 2?").value == 1

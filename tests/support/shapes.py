@@ -67,7 +67,9 @@ def verl(text: str, answer: Any, **more: Any) -> Row:
 
 def boolq() -> Shape:
     """Questions whose gold is a truth value."""
-    rows = [{"question": f"is {n} even", "passage": "Numbers.", "answer": n % 2 == 0} for n in range(4)]
+    rows = [
+        {"question": f"is {n} even", "passage": "Numbers.", "answer": n % 2 == 0} for n in range(4)
+    ]
     names = {True: "True", False: "no"}
     right = [boxed(names[row["answer"]]) for row in rows]
     return Shape(rows, right, [boxed(names[not row["answer"]]) for row in rows])

@@ -56,7 +56,12 @@ def test_values_of_one_name_lines_and_rays_may_be_listed_with_commas(either):
 
 
 def test_a_ratio_as_gold_may_be_given_as_a_quotient():
-    assert compared("4:15", "\\frac{4}{15}") == compared("2:3", "4/6") == compared("2/3", "2:3") == [1.0, 1.0]
+    assert (
+        compared("4:15", "\\frac{4}{15}")
+        == compared("2:3", "4/6")
+        == compared("2/3", "2:3")
+        == [1.0, 1.0]
+    )
 
 
 # marks around completions
@@ -85,7 +90,8 @@ def test_what_surrounds_an_answer_is_left_out(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["So we get 34!", "So the total is 34!!!", "So n = 34!", "Hence 34! Great.", "I get $34!"]
+    "text",
+    ["So we get 34!", "So the total is 34!!!", "So n = 34!", "Hence 34! Great.", "I get $34!"],
 )
 def test_a_closing_exclamation_mark_in_prose_is_no_factorial_in_evaluation(text):
     assert math_answer(text, "34", lenient=True).value == 1.0
