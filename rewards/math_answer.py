@@ -38,7 +38,8 @@ def math_answer(
 
     `answer` may be a bare answer, a number or a whole solution that ends in one; a list of one, also as JSON text, is
     that item; a truth value is "True" or "Yes", "False" or "No". A list of several needs `several`: "any" takes each
-    of them for right, "all" asks for all of them, in any order. `prompt_text` is what the model was shown: if it opens ``<think>``, the completion starts inside its
+    of them for right, "all" asks for all of them, in any order. `prompt_text` is what the model was shown: if it
+    opens ``<think>``, the completion starts inside its
     reasoning. Statuses: ``no_answer`` (0) if the completion states no answer after its reasoning or never ends it,
     ``timeout`` (0) if the comparison ran out of CPU time undecided, ``fault`` (None) if the gold is missing, is no
     answer (NaN, "None", "N/A") or cannot be read. ``extracted`` is the completion's answer; ``detail`` reads
