@@ -27,7 +27,7 @@ _PLACEHOLDER = re.compile(
 _LONE_BACKSLASH = re.compile(r"\\(?!u[0-9a-fA-F]{4}|[\"'])")
 """LaTeX put between quotes as it is: ``["\\frac12"]`` would else hold a form feed."""
 _WRAPPED = re.compile(
-    r"\$+(.*?)\$+|\\\((.*)\\\)|\\\[(.*)\\\]|\\(?:boxed|text|mathrm|mbox|textbf)\s*\{(.*)\}",
+    r"\*\*(.*?)\*\*|`(.*?)`|\$+(.*?)\$+|\\\((.*)\\\)|\\\[(.*)\\\]|\\(?:boxed|text|mathrm|mbox|textbf)\s*\{(.*)\}",
     re.DOTALL,
 )
 

@@ -21,6 +21,8 @@ MAX_LENGTH_FOR_KEY = 20_000
 MAX_LENGTH_SHOWN = 200
 UNDECIDED = ("scored", "no_answer", "timeout", "fault")
 """Statuses of a completion that equals none of several golds; the last of them holds for it."""
+_WORDS_OF = {True: ("True", "Yes"), False: ("False", "No")}
+"""What a gold that is a truth value may be called."""
 _GROUPED_DIGITS = re.compile(r"\d{1,3}(?:,\d{3})+")
 
 
@@ -35,8 +37,9 @@ def math_answer(
     """Return 1 if the completion's final answer equals the gold `answer`, 0 if it does not.
 
     `answer` may be a bare answer, a number or a whole solution that ends in one; a list of one, also as JSON text, is
-    that item. A list of several needs `several`: "any" takes each of them for right, "all" asks for all of them, in
-    any order. `prompt_text` is what the model was shown: if it opens ``<think>``, the completion starts inside its
+    that item; a truth value is "True" or "Yes", "False" or "No". A list of several needs `several`: "any" takes each
+    of them for right, "all" asks for all of them, in any order. `prompt_text` is what the model was shown: if it
+    opens ``<think>``, the completion starts inside its
     reasoning. Statuses: ``no_answer`` (0) if the completion states no answer after its reasoning or never ends it,
     ``timeout`` (0) if the comparison ran out of CPU time undecided, ``fault`` (None) if the gold is missing, is no
     answer (NaN, "None", "N/A") or cannot be read. ``extracted`` is the completion's answer; ``detail`` reads
@@ -107,6 +110,8 @@ def _golds(answer: object, several: str | None) -> tuple[list[Extracted], str]:
     """Return the golds that a completion may equal, taken out of their solutions, and why there are none."""
     if several is not None and several not in SEVERAL:
         raise ValueError(f"math_answer: several is {several!r}; it can be {' or '.join(SEVERAL)}")
+    if isinstance(answer, bool):
+        return [Extracted(word, "bare") for word in _WORDS_OF[answer]], ""
     if is_missing(answer):
         return [], f"the gold answer is no answer: {_short(answer)}"
     items = list({repr(item): item for item in gold_items(answer) if not is_missing(item)}.values())
@@ -126,7 +131,8 @@ def _gold(answer: object) -> Extracted:
     """Return one gold as text, taken out of its solution."""
     if isinstance(answer, bool) or not isinstance(answer, (str, int, float, Decimal)):
         return NOTHING
-    gold = bare_answer(str(answer), lenient=True)
+    text = str(answer)
+    gold = bare_answer(after_reasoning(text) or text, lenient=True)
     return NOTHING if is_missing(gold.text) else gold
 
 

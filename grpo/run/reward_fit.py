@@ -11,6 +11,7 @@ from grpo.recipe import RecipeError
 from grpo.scoring import ADDED_COLUMNS
 from rewards import RewardSpec
 from rewards.gold import is_missing, num_answers
+from rewards.programs.formats import HOLD_TESTS
 from rewards.service.service import applies, column_value
 from rewards.spelling import agree, many
 
@@ -33,7 +34,22 @@ def check_columns(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]
             raise
         except ValueError as error:
             raise RecipeError(f"recipe: rewards.{spec.name}: {error}") from None
+    _check_tests(specs, rows)
     check_golds(specs, rows)
+
+
+def _check_tests(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse programs to be tested by rows that hold no tests."""
+    for spec in specs:
+        if spec.use != "code_tests" or not HOLD_TESTS.isdisjoint(spec.args):
+            continue
+        kinds = _kinds_of_rows(rows, spec.when)
+        if kinds and all(map(HOLD_TESTS.isdisjoint, kinds)):
+            columns, number = next(iter(kinds.items()))
+            raise RecipeError(
+                f"recipe: rewards.{spec.name} needs tests, but row {number} of the data set has {', '.join(columns)}; "
+                "name the column that holds them with data.columns, as in {tests: COLUMN}, or take another data set"
+            )
 
 
 def _check_kinds_of_rows(spec: RewardSpec, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -11,6 +11,7 @@ words         multiple choice, times and dates, names, sentences
 letters       several letters of a multiple choice
 around        the unit, noun or larger units that belong to a number in prose
 prose         what a sentence states: its value, the options that it calls correct
+surface       quotes, full-width signs, marks at the end
 notation      one spelling for what is written in many ways
 plain_text    plain-text mathematics in LaTeX's signs
 tokens        text becomes tokens

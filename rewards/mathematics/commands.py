@@ -326,7 +326,7 @@ def _statements(parser: Grammar, statements: list[Node], name: str) -> Node:
         return statements[0]
     if all(map(_is_relation, statements)):
         rows = [row.args if row.op == "list" else (row,) for row in statements]
-        return parser.node("list", tuple(chain.from_iterable(rows)), "and")
+        return parser.node("list", tuple(chain.from_iterable(rows)), "all")
     return parser.node("cases" if name not in _ALIGNED else "list", tuple(statements), name)
 
 

@@ -13,7 +13,7 @@ from itertools import pairwise, permutations
 from rewards.mathematics.agreement import Agreement
 from rewards.mathematics.equations import FLIPPED, same_equation, same_inequality, solves
 from rewards.mathematics.expressions import Undecided, canonical, fold, rename, symbols
-from rewards.mathematics.labels import Labelled, expand_signs, label_of, split_label
+from rewards.mathematics.labels import Labelled, expand_signs, label_of, split_label, split_sum
 from rewards.mathematics.quantities import quantities_agree, without_shared_unit
 from rewards.mathematics.real_sets import is_set_of_reals, sets_agree
 from rewards.mathematics.tree import Node
@@ -92,7 +92,7 @@ class Comparison:
 
     def _labelled(self, pred: Node, gold: Node) -> bool | None:
         """Compare if a side is an equation that names its value; None if no label plays a part."""
-        left = split_label(pred, self._lenient)
+        left = split_label(pred, self._lenient) or split_sum(pred, gold)
         right = split_label(gold, self._lenient)
         if left is not None and right is not None:
             return self._both_labelled(pred, left, gold, right)
@@ -123,10 +123,14 @@ class Comparison:
 
     def _lists(self, pred: Node, gold: Node) -> bool:
         """Compare lists and sets: in any order, or in order if one side is a tuple or names its items."""
+        pred = _by_coordinate(pred)
+        gold = _by_coordinate(gold)
         if "group" in (pred.op, gold.op):
             group, other = (pred, gold) if pred.op == "group" else (gold, pred)
             if other.op == "list" and len(group.args) == len(other.args) and other.value != ";":
                 return group.value == "()" and self._in_order(pred.args, gold.args)
+        if _holds_either(pred, gold) or _holds_either(gold, pred, is_pred=False):
+            return False
         left = _items(pred)
         right = _items(gold)
         if left is None or right is None:
@@ -239,7 +243,7 @@ class Comparison:
         are_relations = pred.op == gold.op == "rel"
         if are_relations and self._chains(pred, gold):
             return True
-        if pred.op == gold.op == "list":
+        if pred.op == gold.op == "list" and (pred.value == "or") == (gold.value == "or"):
             if self._in_any_order(list(pred.args), list(gold.args), as_sets=False):
                 return True
         if self._lenient and {pred.op, gold.op} == {"list", "rel"}:
@@ -433,6 +437,33 @@ def _summed(node: Node, other: Node) -> Node:
     if not is_falling or len({unit.dimensions for unit in units}) != 1:
         return node
     return Node("add", node.args)
+
+
+def _by_coordinate(node: Node) -> Node:
+    """Return ``y = 2, x = 1`` in the order of the coordinates, as a tuple has them; anything else as it is."""
+    if node.op != "list" or any(arg.op != "rel" or arg.value != ("=",) for arg in node.args):
+        return node
+    names = [arg.args[0].value if arg.args[0].op == "sym" else "" for arg in node.args]
+    if len(names) < 2 or len(set(names)) < len(names) or not {"x", "y", "z"}.issuperset(names):
+        return node
+    ordered = sorted(node.args, key=lambda equation: str(equation.args[0].value))
+    return Node("list", tuple(ordered), node.value)
+
+
+def _holds_either(either: Node, other: Node, is_pred: bool = True) -> bool:
+    """Tell whether one list of equations says "or" where the other is a system: they hold one by one, or all at once.
+
+    Values of one name are the same list either way, and so are lines that a comma separates, where the gold says "or".
+    """
+    if not either.op == other.op == "list" or either.value != "or" or other.value == "or":
+        return False
+    if any(item.op != "rel" or item.value != ("=",) for item in (*either.args, *other.args)):
+        return False
+    names = {item.args[0].value for item in other.args if item.args[0].op == "sym"}
+    are_named = all(item.args[0].op == "sym" for item in other.args)
+    if are_named and len({str(name).partition("_")[0] for name in names}) == 1:
+        return False
+    return other.value == "all" or (is_pred and are_named)
 
 
 def _items(node: Node) -> list[Node] | None:

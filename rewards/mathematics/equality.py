@@ -20,6 +20,7 @@ from rewards.mathematics.plain_number import rational_agrees, read_plain_number
 from rewards.mathematics.plain_text import complex_in_i
 from rewards.mathematics.prose import chosen_options, is_refuted, said_value, stated_options
 from rewards.mathematics.quantities import units_in
+from rewards.mathematics.surface import in_plain_characters, on_one_line
 from rewards.mathematics.tree import MAX_LENGTH, Node, ParseError
 from rewards.mathematics.units import unit_of
 from rewards.mathematics.words import (
@@ -34,8 +35,12 @@ from rewards.mathematics.words import (
 
 __all__ = ["Verdict", "equal"]
 
-_DELIMITERS = (("**", "**"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
+_DELIMITERS = (
+    ("**", "**"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("`", "`"), ('"', '"'), ("'", "'"),
+    ("\u201c", "\u201d"), ("\u2018", "\u2019"),
+)  # fmt: skip
 _NUMBER_IN_FRONT = re.compile(r"\s*[-+\u2212]?\s*[\d.,/]*\d\s*")
+_YEN = re.compile(r"[\u00a5\uffe5]\s*(\d[\d,.]*\d|\d)")
 _SPACE = re.compile(r"(?<!\w)\s+|\s+(?!\w)")
 _NUMBER_OF_GROUPS = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+")
 
@@ -60,8 +65,10 @@ def equal(pred: str, gold: str, *, lenient: bool = False, allow_sympy: bool = Fa
     Strict rules are meant for training, `lenient` for evaluation. `allow_sympy` may only be set in a process
     that its caller kills at a deadline: a single call in C that sympy makes has no bound; the other tiers have.
     """
-    pred = spelled_out(chosen_options(_tidy(pred)))
-    gold = spelled_out(_tidy(gold))
+    pred = spelled_out(chosen_options(on_one_line(_tidy(pred))))
+    gold = spelled_out(on_one_line(_tidy(gold)))
+    pred = _with_sign_of_yuan(pred, gold)
+    gold = _with_sign_of_yuan(gold, pred)
     if not gold or len(gold) > MAX_LENGTH:
         return Verdict(None, "a", "the gold is empty or too long")
     if len(pred) > MAX_LENGTH:
@@ -74,6 +81,12 @@ def equal(pred: str, gold: str, *, lenient: bool = False, allow_sympy: bool = Fa
     verdict = _by_tree(pred, gold, lenient, allow_sympy)
     said = _said(pred, gold) if lenient and verdict.equal is False else None
     return verdict if said is None else equal(said, gold, lenient=True, allow_sympy=allow_sympy)
+
+
+def _with_sign_of_yuan(text: str, other: str) -> str:
+    """Return a text whose yen sign is the yuan's, where the other side names that currency."""
+    is_yuan = any(name in other for name in ("yuan", "RMB", "CNY", "\u5143"))
+    return _YEN.sub(r"\1 yuan", text) if is_yuan else text
 
 
 def _said(pred: str, gold: str) -> str | None:
@@ -91,8 +104,8 @@ def _other(pred: str, said: str | None) -> str | None:
 
 
 def _tidy(text: str) -> str:
-    """Drop surrounding space, delimiters and a final period."""
-    text = text.strip()
+    """Drop surrounding space, delimiters, quotes and a final period."""
+    text = in_plain_characters(text).strip()
     while text.endswith(".") and not text.endswith(".."):
         text = text[:-1].rstrip()
     for opening, closing in _DELIMITERS:

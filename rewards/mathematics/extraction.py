@@ -31,17 +31,21 @@ from typing import Callable, NamedTuple
 from rewards.mathematics.around import quantities_before, unit_or_noun_after
 from rewards.mathematics.prose import (
     NUMBER,
+    computes,
     is_denied,
     is_denied_behind,
     is_question,
+    is_reference,
     is_rejected,
     last_value,
+    linked,
     opening_value,
     stated_options,
     without_asides,
     without_contrast,
     without_explanation,
 )
+from rewards.mathematics.surface import without_marks
 from rewards.mathematics.unit_tokens import unit_after
 
 __all__ = ["Extracted", "bare_answer", "extract"]
@@ -75,8 +79,13 @@ _FINAL = re.compile(
     re.IGNORECASE,
 )
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=[{\w\\])")
-_SPECIAL = re.compile(r"<\|[^|<>]{1,40}\|>|</s>|<eos>|<end_of_turn>")
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
+_SPECIAL = re.compile(
+    r"<\|[^|<>]{1,40}\|>|<\uff5c[^\uff5c<>]{1,40}\uff5c>|</s>|<eos>|<end_of_turn>"
+)
+_SENTENCE_END = re.compile(
+    r"[.?](?=\s|$)|!+(?!\s+(?:[-+*/=<>^\u2212\u00d7\u00b7\u2248]|\\)|\s+[a-z])(?=\s|$)|(?<![\d)}!])!+(?=\s)|\n"
+)
+"""A sign behind a number that goes on is a factorial: "5! = 120", "5! ways"."""
 _JOIN_STRICT = re.compile(
     r"^(?:\\?[\s,;$.&]|\\[()\[\]]|\\q?quad|\\text\{|\\(?:mbox|textrm)\{|\}|and|or)*$"
 )
@@ -102,6 +111,12 @@ _WHOLE = re.compile(r"(?:[dr]?cases|[pbvBV]?(?:small)?matrix|array)\*?")
 """Environments that are one value."""
 _EQUATION_OF_NAME = re.compile(r"\s*([A-Za-z](?:_\{?\w{1,3}\}?)?)\s*&?\s*=")
 _POWER_OF_WORD = re.compile(r"(?<=[A-Za-z])\$(\^\{?-?\d\}?)\$")
+_EXPLAINS = re.compile(
+    r"\s*\((?!mod)[A-Za-z]{3,}[^()]*\)$|\s*,?\s(?:because|since|as|when|after|which|i\.e\.)\s"
+)
+_UNIT_ALONE = re.compile(
+    r"(?:\\(?:text|mathrm|textrm|mbox)\s*\{[^{}\d]{1,20}\}(?:\^\{?-?\d\}?)?[\s/]*){1,4}"
+)
 _FORMAL = re.compile(
     r"\\(?:text|mbox|mathrm|textrm|textbf|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+|\$[^$]*\$|</?su[bp]>"
 )
@@ -136,7 +151,7 @@ def extract(text: str, *, lenient: bool = False) -> Extracted:
     visible = _after_reasoning(text)
     if visible is None:
         return NOTHING
-    visible = _without_special_tokens(visible)
+    visible = without_marks(_without_special_tokens(visible))
     tagged = _from_tag(visible, lenient)
     if tagged is not None:
         return tagged
@@ -149,7 +164,7 @@ def bare_answer(text: str, *, lenient: bool = False) -> Extracted:
     A text with a box, tag, ``####`` or (in prose) "the answer is" is read as a completion; prose with a
     formula or a number gives the last one; everything else is the answer as it is written.
     """
-    visible = _without_special_tokens(text).strip()
+    visible = without_marks(_without_special_tokens(text)).strip()
     has_box = "\\boxed" in visible
     if visible.count("$") == 2 and visible[0] == visible[-1] == "$" and not has_box:
         content = visible[1:-1].strip()
@@ -274,13 +289,14 @@ def _joined(text: str, boxes: list[Span], lenient: bool) -> Extracted:
     last_boxes = _run_at_end(boxes, lambda between: _continues(between, lenient), text)
     if any(_EXCLUDED.search(text[max(0, box.start - 20) : box.start]) for box in last_boxes):
         return NOTHING
-    contents = [_innermost(box.content.strip()) for box in last_boxes]
+    contents = [_innermost(_stripped(box.content)) for box in last_boxes]
     if len(contents) > 1:
         contents = _named(text, last_boxes, contents)
     if not contents[-1]:
         return NOTHING
     contents = [content for content in contents if content]
-    answer = ", ".join(dict.fromkeys(contents)) if len(contents) > 1 else contents[0]
+    between = text[last_boxes[0].end : last_boxes[-1].start]
+    answer = linked(list(dict.fromkeys(contents)), between)
     if not answer or len(answer) > MAX_LENGTH:
         return NOTHING
     return Extracted(answer, "boxed")
@@ -320,6 +336,13 @@ def _continues(between: str, lenient: bool) -> bool:
     return "and" in words or "," in between
 
 
+def _stripped(content: str) -> str:
+    r"""Return what a box holds without space at its ends, ``\ `` included."""
+    stripped = content.strip()
+    is_cut = stripped.endswith("\\") and not stripped.endswith("\\\\")
+    return stripped[:-1].rstrip() if is_cut else stripped
+
+
 def _innermost(content: str) -> str:
     """Return the content of a box that holds nothing but another box."""
     while (match := _BOX.match(content)) and content.endswith("}") and content[match.end()] == "{":
@@ -340,7 +363,7 @@ def _sentence(rest: str) -> str:
     sentence = rest[: end.start()] if end else rest
     sentence = without_explanation(without_contrast(sentence))
     opening = opening_value(sentence[:MAX_LENGTH])
-    if opening and _is_prose(sentence):
+    if opening and (_is_prose(sentence) or _is_explained(sentence, opening)):
         return opening
     if _is_prose(sentence):
         last = _last_value(sentence, formulas)
@@ -349,6 +372,11 @@ def _sentence(rest: str) -> str:
     if len(sentence) <= MAX_LENGTH:
         return _undelimited(sentence.strip(" *"))
     return ""
+
+
+def _is_explained(sentence: str, value: str) -> bool:
+    """Tell whether what follows the value that a sentence opens with only explains it: "12, because 3 * 4 = 12"."""
+    return sentence.startswith(value) and _EXPLAINS.match(sentence, len(value)) is not None
 
 
 def _last_value(sentence: str, formulas: list[Span]) -> str | None:
@@ -362,11 +390,13 @@ def _last_value(sentence: str, formulas: list[Span]) -> str | None:
 def _linked(text: str, formulas: list[Span]) -> str:
     """Return the first formula and those that continue it as a list."""
     contents = [formulas[0].content]
+    end = formulas[0].end
     for before, formula in zip(formulas, formulas[1:]):
         if not _JOIN_STRICT.match(text[before.end : formula.start]):
             break
         contents.append(formula.content)
-    return ", ".join(contents)
+        end = formula.end
+    return linked(contents, text[formulas[0].end : end])
 
 
 def _from_tail(text: str, lenient: bool) -> Extracted:
@@ -387,7 +417,7 @@ def _from_tail(text: str, lenient: bool) -> Extracted:
         return Extracted(value, "number") if value else NOTHING
     stripped = text.strip()
     if lenient and 0 < len(stripped) <= 200:
-        return Extracted(stripped, "bare")
+        return NOTHING if is_reference(stripped) else Extracted(stripped, "bare")
     return NOTHING
 
 
@@ -401,21 +431,31 @@ def _without_asides_at_end(text: str) -> str:
 
 def _last_formulas(text: str, formulas: list[Span]) -> Extracted:
     """Return the last formula, with those that "and" or "or" link to it; nothing if it is denied or asked."""
-    linked = _run_at_end(formulas, lambda between: bool(_JOIN_STRICT.match(between)), text)
-    if not re.search(r"\b(?:and|or)\b", text[linked[0].end : linked[-1].start]):
-        linked = formulas[-1:]
-    sentence = text[: linked[0].start]
+    run = _run_at_end(formulas, lambda between: bool(_JOIN_STRICT.match(between)), text)
+    is_linked = re.search(r"\b(?:and|or)\b", text[run[0].end : run[-1].start]) is not None
+    if not is_linked and not _name_values(run):
+        run = formulas[-1:]
+    sentence = text[: run[0].start]
     starts = [end.end() for end in _SENTENCE_END.finditer(sentence)]
-    is_asked = is_question(text[linked[-1].end :][:3])
+    is_asked = is_question(text[run[-1].end :][:3])
     before = sentence[starts[-1] if starts else 0 :]
-    unit = _unit_behind(text, linked)
-    if is_asked or is_denied_behind(text[linked[-1].end :], unit):
+    unit = _unit_behind(text, run)
+    if is_asked or is_denied_behind(text[run[-1].end :], unit):
         return NOTHING
     if is_denied(before) or is_rejected(before, unit):
         return NOTHING
-    contents = ", ".join(formula.content for formula in linked)
-    larger = quantities_before(before, unit) if len(linked) == 1 else ""
+    between = text[run[0].end : run[-1].start]
+    contents = linked([formula.content for formula in run], between)
+    larger = quantities_before(before, unit) if len(run) == 1 else ""
+    if unit and len(run) == 1 and computes(contents):
+        contents = contents.rpartition("=")[2].strip()
     return Extracted(larger + contents + unit, "math")
+
+
+def _name_values(formulas: list[Span]) -> bool:
+    """Tell whether formulas give values to different names: ``$x=1$, $y=2$``."""
+    names = [_EQUATION_OF_NAME.match(formula.content) for formula in formulas]
+    return None not in names and len({match[1] for match in names if match}) == len(formulas)
 
 
 def _unit_behind(text: str, formulas: list[Span]) -> str:
@@ -457,7 +497,20 @@ def _formulas(text: str, spaced: bool) -> list[Span]:
         position = match.end()
         if content.strip():
             formulas.append(Span(match.start(), match.end(), content.strip()))
-    return formulas
+    return _with_units(text, formulas)
+
+
+def _with_units(text: str, formulas: list[Span]) -> list[Span]:
+    r"""Return the formulas with those that hold nothing but a unit (``$12$ $\text{m}$``) joined to the one before."""
+    joined: list[Span] = []
+    for formula in formulas:
+        before = joined[-1] if joined else None
+        is_unit = before is not None and _UNIT_ALONE.fullmatch(formula.content) is not None
+        if before is None or not is_unit or text[before.end : formula.start].strip():
+            joined.append(formula)
+            continue
+        joined[-1] = Span(before.start, formula.end, f"{before.content} {formula.content}")
+    return joined
 
 
 def _with_environments(text: str, formulas: list[Span]) -> list[Span]:
@@ -498,9 +551,10 @@ def _from_formulas(text: str) -> Extracted | None:
         return Extracted(first.content, "math")
     if _is_only_formulas(text, formulas):
         return Extracted(_undelimited(text[first.start :]), "math")
-    linked = _run_at_end(formulas, lambda between: bool(_JOIN_STRICT.match(between)), text)
-    contents = ", ".join(formula.content for formula in linked)
-    return Extracted(contents + unit_after(text, linked[-1].end), "math")
+    run = _run_at_end(formulas, lambda between: bool(_JOIN_STRICT.match(between)), text)
+    between = text[run[0].end : run[-1].start]
+    contents = linked([formula.content for formula in run], between)
+    return Extracted(contents + unit_after(text, run[-1].end), "math")
 
 
 def _is_only_formulas(text: str, formulas: list[Span]) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import product
 from typing import Iterable, NamedTuple
 
-from rewards.mathematics.expressions import canonical
+from rewards.mathematics.expressions import canonical, symbols
 from rewards.mathematics.tree import Node
 
-__all__ = ["Labelled", "expand_signs", "label_of", "split_label"]
+__all__ = ["Labelled", "expand_signs", "label_of", "split_label", "split_sum"]
 
 MAX_SIGNS = 6
 _SET_OPERATIONS = frozenset({"inter", "union", "minus"})
@@ -50,6 +50,18 @@ def split_label(node: Node, lenient: bool) -> Labelled | None:
     if _is_name(label, lenient) or (len(operands) > 2 and lenient):
         return _labelled(label, operands[-1])
     return None
+
+
+def split_sum(pred: Node, gold: Node) -> Labelled | None:
+    """Return ``m + n = 34`` as the value of what is asked for, where the gold is a number; None for anything else."""
+    if pred.op != "rel" or pred.value != ("=",) or gold.op not in ("num", "dec", "div", "neg"):
+        return None
+    label, value = pred.args
+    terms = [term.args[0] if term.op == "neg" else term for term in label.args]
+    is_sum = label.op == "add" and all(term.op == "sym" for term in terms)
+    if not is_sum or len({term.value for term in terms}) < 2 or symbols(value) | symbols(gold):
+        return None
+    return Labelled(label, value)
 
 
 def _split_list(node: Node, lenient: bool) -> Labelled | None:

@@ -139,7 +139,7 @@ class Parser(Statements):
 
     def _with_sign_after(self, sign: str, base: Node) -> Node | None:
         """Consume a factorial, percent, degree, prime or money sign; None if the next token is none of them."""
-        if sign == "!" and self.peek().value != "=":
+        if sign == "!" and (self.peek().value != "=" or self.peek().spaced):
             self.take()
             return self.node("call", (base,), "factorial")
         if sign in ("\\%", "%"):

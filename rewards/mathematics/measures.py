@@ -154,6 +154,8 @@ TiB;tebibyte;8796093022208;bit
 deg;degree;1;degree
 arcmin;arcminute;1/60;degree
 arcsec;arcsecond;1/3600;degree
+kohm kohms kOhm kOhms;kilohm;1000;kg m2 s-3 A-2
+Mohm Mohms MOhm MOhms;megohm;1000000;kg m2 s-3 A-2
 dB;decibel;1;decibel
 ppm;;1;ppm
 ppb;;1/1000;ppm

@@ -46,6 +46,7 @@ _SIGNS = {
     "\u00b1": "\\pm ",
     "\u2213": "\\mp ",
     "\u00b0": "^\\circ ",
+    "\u00ba": "^\\circ ",
     "\u2103": "^\\circ C",
     "\u2109": "^\\circ F",
     "\u2200": "\\forall ",
@@ -205,6 +206,14 @@ _ESCAPES = (
         r"\\\\",
     ),
     (re.compile(r"\\vert(?![A-Za-z])"), "|"),
+    (re.compile(r"\\colon(?![A-Za-z])|(?<=\d)\{:\}(?=\d)"), ":"),
+    (re.compile(r"\\(?:pounds|textsterling)(?![A-Za-z])\s*(?=\d)"), "\u00a3"),
+    (re.compile(r"\\(?:euro|texteuro)(?![A-Za-z])\s*(?=\d)"), "\u20ac"),
+    (
+        re.compile(r"\\(?:text|mbox|mathrm|textrm)\s*\{\s*(\\?\$|\u20ac|\u00a3)\s*\}\s*(?=\d)"),
+        r"\1",
+    ),
+    (re.compile(r"\\(?:underline|uline)\s*\{([^{}]*)\}"), r"{\1}"),
     (re.compile(r"(?<=[\w)}])\{\}\s*$|(?<=\\pi)\{\}|(?<=\\infty)\{\}|(?<=\\theta)\{\}"), " "),
     (re.compile(r"\\(?:no(?:number|tag)|hfill|noindent)(?![A-Za-z])"), ""),
     (re.compile(r"\\(?:color|textcolor)\s*\{[^{}]*\}|\\(?:label|tag)\s*\{[^{}]*\}"), ""),
@@ -214,7 +223,7 @@ _OUTWARD_ENDS = re.compile(r"^\s*\]|\[\s*$")
 
 
 _SIGN_IN_FRONT = re.compile(
-    r"(?<![\w\\])(?:\\text\s*\{)?\s{0,4}(?:(?P<sign>[\u00a5\u20b9\u20a9\uffe5])|(?P<name>Rs\.?))\s*(?:\}\s*)?"
+    r"(?<![\w\\])(?:\\(?:text|mathrm|mbox|textrm)\s*\{)?\s{0,4}(?:(?P<sign>[\u00a5\u20b9\u20a9\uffe5])|(?P<name>Rs\.?))\s*(?:\}\s*\.?\s*)?"
     r"(?P<number>\d[\d,.]*\d|\d)"
 )
 _CURRENCY_OF = {"\u00a5": "yen", "\uffe5": "yen", "\u20b9": "rupees", "\u20a9": "won"}
@@ -235,6 +244,22 @@ _PLAIN_IN_BRACKETS = re.compile(
 _RANGE_OF_INTEGERS = re.compile(
     r"(?<=[\w})\]])\s*(?:\\left\s*)?\((\s*[a-z](?:\s*,\s*[a-z])*\s*\\in\s*(?:\\(?:mathbb|mathbf|mathrm|Bbb)\s*)?\{?\s*[ZN]"
     r"\s*\}?(?:\s*[\^_]\s*\{?[+*]\}?)?)\s*(?:\\right\s*)?\)"
+)
+_FEET_AND_INCHES = re.compile(
+    r"^\s*(?:(?P<feet>\d{1,4})'\s*)?(?P<inches>\d{1,4}(?:\.\d+)?)(?:''|\")\s*$"
+)
+"""A length such as ``6'2"``."""
+_CHINESE_UNITS = {
+    "\u5343\u514b": "kg", "\u516c\u65a4": "kg", "\u514b": "g", "\u5428": "t", "\u5343\u7c73": "km",
+    "\u516c\u91cc": "km", "\u7c73": "m", "\u5206\u7c73": "dm", "\u5398\u7c73": "cm", "\u6beb\u7c73": "mm",
+    "\u5347": "L", "\u6beb\u5347": "mL", "\u5c0f\u65f6": "h", "\u5206\u949f": "min", "\u79d2": "s",
+    "\u5929": "days", "\u5143": "yuan", "\u5ea6": "degrees",
+}  # fmt: skip
+_CHINESE_POWERS = {"\u5e73\u65b9": "^2", "\u7acb\u65b9": "^3", "": ""}
+_CHINESE_UNIT = re.compile(
+    "(?<=[\\d})a-z])\\s*(?P<power>\u5e73\u65b9|\u7acb\u65b9|)(?P<name>"
+    + "|".join(_CHINESE_UNITS)
+    + ")(?![\u4e00-\u9fff])"
 )
 _CURRENCIES = {"USD": "\\$", "EUR": "\u20ac", "GBP": "\u00a3"}
 _CURRENCY_IN_FRONT = re.compile(r"(?<![A-Za-z\\])(USD|EUR|GBP)\s*(?=\d)")
@@ -260,7 +285,7 @@ def clean(text: str) -> str:
     """Return `text` with every sign in the LaTeX or ASCII form that the parser reads."""
     if "&" in text and ";" in text:
         text = without_entities(text)
-    if "\\" in text or "rac" in text or "sqrt" in text or not text.isprintable():
+    if any(sign in text for sign in ("\\", "rac", "sqrt", "US", "{:}")) or not text.isprintable():
         text = _substituted(_ESCAPES, text)
     if "\\" in text:
         text = _SPACED_LETTERS.sub(_unit_of_letters, text)
@@ -269,7 +294,8 @@ def clean(text: str) -> str:
     if "\\" in text:
         text = without_siunitx(text)
     if not text.isascii():
-        text = _ascii(text)
+        text = _ascii(_CHINESE_UNIT.sub(_unit_in_english, text))
+    text = _with_unit_in_letters(text)
     if "(" in text or "[" in text:
         text = _with_brackets_read(text)
     if "Rs" in text or not text.isascii():
@@ -280,6 +306,17 @@ def clean(text: str) -> str:
     text = as_latex(text)
     if "[" in text and _OUTWARD_ENDS.search(text):
         text = _OUTWARD.sub(_inward, text)
+    return text
+
+
+def _with_unit_in_letters(text: str) -> str:
+    """Return the text with ``6'2"``, "per cent" and "years old" as other answers spell them."""
+    if text.endswith(("''", '"')):
+        text = _FEET_AND_INCHES.sub(_in_feet_and_inches, text)
+    if " old" in text:
+        text = re.sub(r"(?<=(?:year|onth)s)\s+old(?![A-Za-z])", "", text)
+    if "per cent" in text:
+        text = re.sub(r"(?<![A-Za-z])per cent(?![A-Za-z])", "percent", text)
     return text
 
 
@@ -297,7 +334,20 @@ def _without_brackets(match: re.Match[str]) -> str:
     is_set_apart = phrase is not None and not unit[phrase.end :].strip(" ~.")
     is_set_apart = is_set_apart or _COUNTED.fullmatch(unit) is not None
     is_plain = len(unit) > 1 and _PLAIN_IN_BRACKETS.fullmatch(unit) is not None
+    is_plain = is_plain or (match.group()[0].isspace() and unit in ("m", "s", "h", "g"))
     return f" \\text{{ {unit}}}" if is_plain else f" {unit}" if is_set_apart else match.group()
+
+
+def _unit_in_english(match: re.Match[str]) -> str:
+    """Return a unit that is written in Chinese as a symbol set as text."""
+    power = _CHINESE_POWERS[match["power"]]
+    return f" \\text{{ {_CHINESE_UNITS[match['name']]}}}{power}"
+
+
+def _in_feet_and_inches(match: re.Match[str]) -> str:
+    """Return a length with its two units in letters."""
+    feet = f"{match['feet']} \\text{{ ft }} " if match["feet"] else ""
+    return f"{feet}{match['inches']} \\text{{ in}}"
 
 
 def _sign_behind(match: re.Match[str]) -> str:

@@ -20,7 +20,7 @@ _ENTITY = re.compile(r"&(?:[A-Za-z]{2,8}|#\d{1,5});")
 _AMPERSAND = re.compile(r"\s\\?&\s")
 _WITHOUT = re.compile(
     rf"(?P<set>{_SET_NAME})\s*"
-    r"(?:\\(?:setminus|backslash)(?![A-Za-z])\s*|\\\s+(?=\\?\{)|-\s*(?=\\?\{)|\\(?=\{[^{}\\]*\})|\\?(?=\\\{))"
+    r"(?:\\(?:setminus|backslash)(?![A-Za-z])\s*|\\\s+(?=\\?[{(\[])|-\s*(?=\\?\{)|\\(?=\{[^{}\\]*\})|\\?(?=\\\{))"
     r"(?P<removed>\{[^{}\\]*\})?"
 )
 _BRACES = re.compile(r"(?<![\\A-Za-z^_}])\{([^{}]*)\}(?!\s*[_^])")
@@ -38,6 +38,7 @@ _RULES = [  # what a text must hold for the rule to be tried, what is replaced, 
         # powers and products
         ("**", r"(?<=[\w)\]}])(?:\*\*|\s+\*\*\s+|\s\*\*(?=[\d(]))(?=[-+\w(\\{.])", "^"),
         ("", r"(?<=\d)\s*[xX]\s*(?=\d)", r" \\times "),
+        ("!=", r"^(\s*\d{1,3})!=(?=\s*\d)", r"\1! ="),
         # double signs; ``+-`` between two terms, without spaces, adds a negative one
         ("/", r"\+\s?/\s?-", r" \\pm "),
         ("+-", r"(^\s*|[=(,\[{;]\s*|\s)\+-(?=[\s\d.A-Za-z\\(])", r"\1\\pm "),
@@ -96,8 +97,9 @@ def as_latex(text: str) -> str:
     """Return the text with the signs of plain text in the form that the parser reads."""
     if "&" in text and "\\begin" not in text:
         text = _AMPERSAND.sub(r" \\and ", text)
-    if "{" in text:
+    if "{" in text or "\\ " in text:
         text = _WITHOUT.sub(_without, text)
+    if "{" in text:
         text = _BRACES.sub(_set_builder, text)
     for needed, pattern, replacement in _RULES:
         if needed in text:

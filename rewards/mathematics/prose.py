@@ -15,10 +15,13 @@ from rewards.mathematics.words import direction_of
 __all__ = [
     "NUMBER",
     "chosen_options",
+    "computes",
     "is_denied",
     "is_denied_behind",
     "is_question",
+    "is_reference",
     "is_refuted",
+    "linked",
     "last_value",
     "opening_value",
     "is_rejected",
@@ -37,11 +40,15 @@ NUMBER = re.compile(
     r"(?P<percent>\s?\\?%)?"
 )
 _DIGIT = re.compile(r"\d")
-_SENTENCE_END = re.compile(r"[.!?]+(?=[\s\"')\]*]|$)|\n")
+_SENTENCE_END = re.compile(
+    r"[.!?]*[.?](?=[\s\"')\]*]|$)|(?<![\d)}])!+(?=[\s\"')\]*]|$)"
+    r"|!+(?=[\s\"')\]*]|$)(?!\s+(?:[-+*/=<>^\u2212\u00d7\u00b7\u2248]|\\|[a-z]))|\n"
+)
+"""A sign behind a number that goes on is a factorial: "5! = 120", "5! ways"."""
 _NEGATED = re.compile(
     r"(?:\b(?:not|no|never|neither|nor|cannot|without|except|false|wrong|untrue|incorrect)|n't)\b(?!\s+only\b)"
     r"(?:\s+(?:be|been|being|is|are|was|were|equals?|to|the|an?|that|it|true|case|answer|value|number|exactly|actually"
-    r"|necessarily|always|really|simply|just|possible|option|choice|any|either|larger|smaller|more|less|greater|than))*"
+    r"|necessarily|always|really|simply|just|even|possible|option|choice|any|either|larger|smaller|more|less|greater|than))*"
     r"(?:\s+[A-Za-z])?\s*[=:]?\s*$",
     re.IGNORECASE,
 )
@@ -57,7 +64,7 @@ _CONTRAST = re.compile(
 )
 _COMPARED = re.compile(
     r"\b(?:than|at most|at least|up to|below|above|exceeds?|all but|except for|apart from)\s*$"
-    r"|\b(?:if|suppose|assume|assuming)\b(?:(?!\bthen\b)[^,;])*$",
+    r"|\b(?:if|suppose|assume|assuming|unless|whether)\b(?:(?!\bthen\b)[^,;])*$",
     re.IGNORECASE,
 )
 _RULED_OUT = (
@@ -71,6 +78,7 @@ _REFUTED = (
 )
 _DENIED_AFTER = re.compile(
     rf"\s+{_REFUTED}|\s*[,(]\s*(?:which\s+is\s+)?(?:{_RULED_OUT}|not\s+valid)\b"
+    r"|\s*,?\s+which\s+(?:is|was)\s+(?:clearly\s+)?(?:wrong|false|impossible|not\s+(?:right|true|correct|possible))\b"
 )
 _DENIED_THING = re.compile(rf"\s+(?:is|was|seems)\s+(?:not|wrong|false|impossible|{_RULED_OUT})\b")
 _REFUTATION = re.compile(rf"\d[\s$)}}\]]*\s(?P<unit>[A-Za-z]{{1,12}}\s)?{_REFUTED}")
@@ -129,6 +137,17 @@ _ASIDES = [
 _EXPLAINED = re.compile(
     rf",\s(?:which|that)\s(?:is|are|was|were|equals?)\s(?:{_MERELY}\s)?\$?\d[\d.,/]*\$?\s?(?:{_MADE_OF})[.!*\s]*$"
 )
+_APPROXIMATION = re.compile(
+    r",?\s\(?(?:or\s|which\sis\s)?(?:approximately|approx\.?|about|roughly|\u2248|\\approx)\s\$?-?[\d.,]{0,20}\d\$?"
+    r"(?:\s[a-z.]{1,15})?\)?[.!*\s]*$"
+)
+_ARROW = re.compile(r"^(?:->|-->|\u2192|\u21d2|\u27f9|\\(?:Rightarrow|implies|to)(?![A-Za-z]))\s*")
+_POLYNOMIAL = re.compile(r"(?=.*[xyz])(?!x\s)(?!.*[\d)]\s*x\s*\d)[\d\sxyz+\-*/^(){}\u2212\u00b2\u00b3]{2,80}")
+_PLAIN_SUM = re.compile(r"[xyz](?:\s*[-+\u2212]\s*[xyz])*")
+_SPACED_SIGN = re.compile(r"^[-\u2212]\s+(?=\$?\d|\\|\.\d)")
+_VERB_BEFORE = re.compile(r"(?:\b(?:is|are|be|was|equals?|gets?|gives?|equal\sto)|=)\s*$")
+_NAME_IN_FRONT = re.compile(r"\$?(?P<name>[A-Za-z](?:_\{?\w{1,3}\}?)?)\s*=(?!=)")
+_EXACT_FORM = re.compile(r"(?:\u221a|sqrt|\\frac|\u03c0|pi\b|\d/\d|\bln\b|\blog|e\^)\S{0,30}$")
 _PRICE_FOR = re.compile(
     rf"(?<=\d)\sfor\s(?:the\s|all\s|these\s|those\s|his\s|her\s)*{_NUMBER_OF}(?:\sof\s[a-z]{{2,20}})?[.!*\s]*$"
 )
@@ -139,6 +158,8 @@ _COPULA = re.compile(
     r"|costs?|weighs?|measures?|takes?|needs?|earns?|makes?|pays?|contains?|totals?)\b|=",
     re.IGNORECASE,
 )
+_CONNECTORS = frozenset({"and", "or"})
+_STATEMENT = re.compile(r"[=<>\u2264\u2265\u2260]|\\(?:[lg]eq?|[lg]t|[lg]eqslant|neq?)(?![A-Za-z])")
 _THUS = re.compile(r"\s*(?:so|hence|thus|therefore)\b", re.IGNORECASE)
 _SAID = re.compile(r"\b(?:is|are|equals|must be)\s+(?P<value>\S+(?:\s+[-+*/^]\s+\S+){0,4})\s*$")
 _GLUED_UNIT = re.compile(
@@ -146,6 +167,11 @@ _GLUED_UNIT = re.compile(
     r"|(?<=[.,]\d{3}|.[.,]\d{2}|..[.,]\d)(?:m(?:\^?[23])?|[gsh])$"
 )
 _UNIT_INSIDE = re.compile(r"(?<=\d)\s[A-Za-z]{1,4}$")
+_EXCLAMATION = re.compile(
+    r"(?:^|[A-Za-z,:]\s|(?<![\d!)}])\s?[A-Za-z]\s?=\s?)(?:\*\*)?[-\u2212]?[$\u20ac\u00a3]?\d[\d,]*(?:\.\d+)?(?:/\d+)?\$?"
+    r"(?P<mark>!+)[\s\"')*]*$"
+)
+_COUNTS_ORDERS = re.compile(r"factorial|permut|arrange|order", re.IGNORECASE)
 _CHANGE = re.compile(r"\b[A-Za-z]+\s+by\s*$")
 _LISTS = re.compile(r"(?:\b(?:is|are|were|be|include|namely)|[:=])\s*$", re.IGNORECASE)
 _COMMAND = re.compile(r"\\[A-Za-z]+\s*")
@@ -197,6 +223,11 @@ def is_question(text: str) -> bool:
     return text.rstrip(" \t\n*_\"')$").endswith("?")
 
 
+def is_reference(text: str) -> bool:
+    """Tell whether a text is nothing but the number of a step, a theorem or the like."""
+    return _REFERENCE.fullmatch(text.strip(" .:*#")) is not None
+
+
 def is_denied(before: str) -> bool:
     """Tell whether a value is denied, or only compared with, by the text right before it."""
     near = before[-MAX_BEFORE:]
@@ -233,6 +264,9 @@ def without_asides(sentence: str) -> str:
     for aside in _ASIDES:
         sentence = _cut(sentence, aside.search(sentence))
     sentence = without_explanation(sentence)
+    approximation = _APPROXIMATION.search(sentence)
+    if approximation is not None and _EXACT_FORM.search(sentence[: approximation.start()][-60:]):
+        sentence = sentence[: approximation.start()]
     price = _PRICE_FOR.search(sentence)
     if price is not None and _PRICE.search(sentence[: price.start()]):
         return _cut(sentence, price)
@@ -259,7 +293,7 @@ def said_value(text: str) -> str | None:
     """Return what prose says something to be (``The largest n is 34``); None for other texts."""
     text = without_explanation(text)
     words = [word for word in _LETTERS.findall(_COMMAND.sub(" ", text)) if len(word) > 1]
-    if NAMES.issuperset(words) or is_question(text):
+    if (NAMES | _CONNECTORS).issuperset(words) or is_question(text):
         return None
     if NUMBER_LIKE.search(text) and (_COPULA.search(text) or _THUS.match(text)):
         return last_value(text, lenient=True) or None
@@ -284,8 +318,21 @@ def last_value(text: str, lenient: bool = False) -> str | None:
         sentence = without_asides(without_contrast(sentence))
         if NUMBER_LIKE.search(sentence) is None:
             continue
+        if lenient:
+            sentence = without_exclamation(sentence)
         return _value_of(_main_clause(sentence) if lenient else sentence)
     return "" if was_asked else None
+
+
+def without_exclamation(sentence: str) -> str:
+    """Return a sentence whose closing mark is an exclamation without it: "So we get 34!" states 34.
+
+    Where it counts orders, or computes its value, the mark stays a factorial.
+    """
+    closing = _EXCLAMATION.search(sentence)
+    if closing is None or _COUNTS_ORDERS.search(sentence):
+        return sentence
+    return sentence[: closing.start("mark")]
 
 
 def opening_value(text: str) -> str | None:
@@ -346,18 +393,19 @@ def _value_of(sentence: str) -> str:
     if last is None:
         return ""
     first, last = _run(sentence, words, last)
-    is_computed = _computes(sentence[words[first][0] : words[last][1]])
+    is_computed = computes(sentence[words[first][0] : words[last][1]])
     starts = [first] if is_computed else _list_starts(sentence, words, first)
     before = sentence[: words[starts[0]][0]]
     after = sentence[words[last][1] :]
     ends = [start - 1 for start in starts[1:]] + [last]
-    items = [_item(sentence[words[i][0] : words[j][1]]) for i, j in zip(starts, ends)]
+    chunks = [sentence[words[i][0] : words[j][1]] for i, j in zip(starts, ends)]
+    items = _with_names(chunks, [_item(_signed(chunk, before)) for chunk in chunks])
     unit = _unit_behind(items[-1], sentence, words[last][1])
     if is_denied_behind(after, unit) or is_rejected(before, unit):
         return ""
     if is_denied(before) and not is_computed:
         return ""
-    value = ", ".join(items)
+    value = linked(items, sentence[words[starts[0]][0] : words[last][1]])
     if value.endswith("%"):
         return _with_direction(before, value, after)
     if len(items) > 1:
@@ -366,6 +414,30 @@ def _value_of(sentence: str) -> str:
     if not sentence.startswith(value, words[first][0]):  # ``250 days = 5 hours``
         return value + unit
     return quantities_before(before, inside.group() if inside else unit) + value + unit
+
+
+def _signed(chunk: str, before: str) -> str:
+    """Return an expression with its sign next to it where a verb precedes: "it equals - 5"."""
+    if not _SPACED_SIGN.match(chunk) or not _VERB_BEFORE.search(before[-20:]):
+        return chunk
+    return _SPACED_SIGN.sub("-", chunk)
+
+
+def _with_names(chunks: list[str], values: list[str]) -> list[str]:
+    """Return the values of a list with their names, if these differ: "x = 1 and y = 2"."""
+    names = [_NAME_IN_FRONT.match(chunk) for chunk in chunks]
+    known = [match["name"] for match in names if match]
+    if len(known) < len(values) or len({name.partition("_")[0] for name in known}) < 2:
+        return values
+    return [f"{name} = {value}" for name, value in zip(known, values)]
+
+
+def linked(items: list[str], text: str) -> str:
+    """Return values as the list that `text` writes; statements that hold one or the other keep their "or"."""
+    is_either = len(items) > 1 and re.search(r"(?<![A-Za-z])or(?![A-Za-z])", text) is not None
+    if is_either and all(map(_STATEMENT.search, items)):
+        return " or ".join(items)
+    return ", ".join(items)
 
 
 def is_denied_behind(after: str, unit: str) -> bool:
@@ -409,20 +481,31 @@ def _index_of_last(sentence: str, words: list[tuple[int, int]]) -> int | None:
 def _run(sentence: str, words: list[tuple[int, int]], index: int) -> tuple[int, int]:
     """Return the first and last word of the expression that a word belongs to."""
     first = last = index
-    while first > 0 and _joins(sentence[slice(*words[first - 1])], sentence[slice(*words[first])]):
+    texts = [sentence[start:end] for start, end in words]
+    while first > 0:
+        is_inside = (
+            _num_open(texts[first - 1]) > 0 or _num_open("".join(texts[first : last + 1])) < 0
+        )
+        if not _joins(texts[first - 1], texts[first], is_inside):
+            break
         first -= 1
-    while last + 1 < len(words) and _joins(
-        sentence[slice(*words[last])], sentence[slice(*words[last + 1])]
-    ):
+    while last + 1 < len(words):
+        is_inside = _num_open("".join(texts[first : last + 1])) > 0
+        if not _joins(texts[last], texts[last + 1], is_inside):
+            break
         last += 1
     return first, last
 
 
-def _joins(left: str, right: str) -> bool:
-    """Tell whether two neighbouring words are parts of one expression."""
+def _num_open(text: str) -> int:
+    """Return how many brackets a text opens and does not close; negative if it closes more."""
+    return sum(map(text.count, "([{")) - sum(map(text.count, ")]}"))
+
+
+def _joins(left: str, right: str, is_inside: bool) -> bool:
+    """Tell whether two neighbouring words are parts of one expression; inside of brackets, a comma goes on."""
     if not (_is_mathematics(left) and _is_mathematics(right)):
         return False
-    is_inside = left.count("(") + left.count("[") > left.count(")") + left.count("]")
     if left[-1] in ",;":
         return is_inside
     if left[-1] in ".:" and len(left) > 1:
@@ -459,14 +542,15 @@ def _list_starts(sentence: str, words: list[tuple[int, int]], first: int) -> lis
         if not _DIGIT.search(text) or not _is_mathematics(text):
             break
         start = _run(sentence, words, item)[0]
-        if _computes(sentence[words[start][0] : words[item][1]]):
+        if computes(sentence[words[start][0] : words[item][1]]):
             break
         starts.insert(0, start)
     is_list = has_word or _LISTS.search(sentence[: words[starts[0]][0]])
+    is_list = is_list or _NAME_IN_FRONT.match(sentence[words[starts[0]][0] :])
     return starts if is_list else [first]
 
 
-def _computes(text: str) -> bool:
+def computes(text: str) -> bool:
     """Tell whether a text computes its value, ``60 - 20 = 40``: an equation with more than a name on its left side."""
     left, sign, _ = text.rpartition("=")
     left = re.sub(r"[A-Za-z]_?\{?\d+\}?", "", left)  # ``x_1 = 3`` names a value
@@ -483,10 +567,13 @@ def _trimmed(chunk: str) -> str:
     chunk = chunk.strip("*\"'`").rstrip(".,;:?* ")
     if chunk.endswith("$"):
         chunk = chunk.strip("$")
+    chunk = _ARROW.sub("", chunk)
     sides = [side.strip() for side in _RELATION.split(chunk) if side.strip()]
+    if len(sides) == 2 and _POLYNOMIAL.fullmatch(sides[0]) and not _PLAIN_SUM.fullmatch(sides[0]):
+        return chunk  # ``x^2 + y^2 = 9`` is an equation and names no value
     if len(sides) > 1 and not _DIGIT.search(sides[-1]) and _DIGIT.search(sides[-2]):
         del sides[-1]  # ``20 = A``
-    chunk = sides[-1] if sides else chunk
+    chunk = _SPACED_SIGN.sub("-", sides[-1]) if len(sides) > 1 else sides[-1] if sides else chunk
     number = None if _is_mathematics(chunk.replace(" ", "")) else NUMBER.search(chunk)
     if number is not None:
         return number.group().strip()  # ``$28/month``
@@ -495,6 +582,7 @@ def _trimmed(chunk: str) -> str:
         chunk = chunk[1:]
     elif surplus < 0 and chunk[-1] in ")]":
         chunk = chunk[:-1]
+    chunk = chunk.strip("*")
     chunk = re.sub(r"^[-+*/\u2013\u2212]\s+|\s+[-+*/\u2013\u2212]$", "", chunk)
     is_named = len(sides) > 1  # ``x = 5m`` is a product
     return chunk.strip() if is_named else _GLUED_UNIT.sub(r" \g<0>", chunk).strip()

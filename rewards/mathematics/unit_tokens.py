@@ -45,6 +45,7 @@ _ENDS = re.compile(
     r"|cup|end|pm|colon|to|mathrm)(?![A-Za-z])|\d|-?\d|(?:and|or|to|of|per|in|for|is|at|with|by|from|each)\b|[A-Za-z]{4,}"
 )
 _POWER_OF_TEN = re.compile(r"10\s*\^\s*\{\s*-?\d{1,3}\s*\}$")
+_EXCLAMATION = re.compile(r"(?<=[A-Za-z])!(?=!*(?:\s|$))")
 _SUM_SIGNS = re.compile(r"[-+*/]|\\(?:cdot|times)(?![A-Za-z])")
 _GLUED = frozenset(
     "cm mm km kg ml mL dL lb oz hr mi yd ft in kN kJ kW kV mA Hz Pa eV kPa MPa GPa kHz MHz GHz".split()
@@ -79,7 +80,7 @@ def unit_after(text: str, position: int) -> str:
 
     What may be a symbol in a formula (``3m``) is a unit at the end of a sentence.
     """
-    following = clean(text[position : position + MAX_LENGTH])
+    following = clean(_EXCLAMATION.sub(".", text[position : position + MAX_LENGTH]))
     found = UnitFinder(following, letters_are_units=True).find(0, [("num", "", False)])
     if found is None:
         return ""

@@ -36,6 +36,7 @@ _ARTICLES = frozenset("the a an is are of in on at to will be it that this there
 _REVERSING = frozenset(
     "not than no never neither nor or versus unlike except without instead but cannot and both".split()
 )
+_QUALIFIED = re.compile(r"[\s,(]+(?:where|for\s+(?:all|any|every|each|some))\s[^.;]*$")
 _SYNONYMS = (
     (
         "infinity",
@@ -109,7 +110,7 @@ _UPWARD = frozenset(
     " surplus".split()
 )
 _TIME = re.compile(
-    r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:\\?,|~)?\s*([ap])?\.?\s*(?:m\.?)?", re.IGNORECASE
+    r"(\d{1,2})\s?:\s?(\d{2})(?::(\d{2}))?\s*(?:\\?,|~)?\s*([ap])?\.?\s*(?:m\.?)?", re.IGNORECASE
 )
 _HOUR = re.compile(r"(\d{1,2})\s*(?:\\?,|~)?\s*([ap])\.?\s*m\.?", re.IGNORECASE)
 _MONTHS = {
@@ -200,16 +201,27 @@ def choice_of(text: str) -> tuple[str, str] | None:
 def moments_agree(pred: str, gold: str) -> bool | None:
     """Tell whether two times or two dates agree; None for anything else.
 
-    A year or an "am" that one side leaves out is no difference.
+    A year or an "am" that one side leaves out is no difference. What may be a time (4:15) is no quotient, unless the
+    gold is a ratio too, and 2020-05-01 no difference of numbers.
     """
     claimed = _moment_of(pred)
     true = _moment_of(gold)
+    if _is_no_number(claimed, gold) or (isinstance(true, Date) and _is_no_number(true, pred)):
+        return False
     if isinstance(claimed, Date) and isinstance(true, Date):
         years_agree = None in (claimed.year, true.year) or claimed.year == true.year
         return years_agree and claimed[1:] == true[1:]
     if isinstance(claimed, Time) and isinstance(true, Time):
         return _times_agree(claimed, true)
     return _hours_agree(plain_words(pred), plain_words(gold))
+
+
+def _is_no_number(moment: Time | Date | None, other: str) -> bool:
+    """Tell whether a moment stands against a number, which it is not although its signs could be computed."""
+    if moment is None or _moment_of(other) is not None:
+        return False
+    is_bare = isinstance(moment, Date) or not moment.is_half_known
+    return is_bare and ":" not in other and re.search(r"\d", other) is not None
 
 
 def _hours_agree(claimed: str, true: str) -> bool | None:
@@ -269,6 +281,9 @@ def _time_of(match: re.Match[str]) -> Time | None:
 def is_sentence(text: str) -> bool:
     """Tell whether a text is prose and no formula: three words or more, no relation, power or command."""
     bare = plain_words(text)
+    value = _QUALIFIED.sub("", bare)
+    if value != bare and not re.search(r"[A-Za-z]{2}", value.replace("pi", "")):
+        return False
     if re.search(r"[=<>^_\\]", bare):
         return False
     words = [word for word in re.findall(r"[A-Za-z]{2,}(?![A-Za-z(])", bare) if word not in NAMES]

@@ -39,7 +39,15 @@ from rewards.programs.cases import (
 from rewards.programs.nouns import AssertTests, BadTests, CallTests, IOTests, TestData
 from rewards.programs.sources import asserts, holds_always, tests_of_source, texts_of
 
-__all__ = ["AssertTests", "BadTests", "CallTests", "IOTests", "TestData", "read_tests"]
+__all__ = [
+    "AssertTests",
+    "BadTests",
+    "CallTests",
+    "HOLD_TESTS",
+    "IOTests",
+    "TestData",
+    "read_tests",
+]
 
 MOST_BYTES = 256 << 20
 NANOSECONDS = 1e-9
@@ -51,6 +59,13 @@ COLUMNS = (
     "tests", "test_cases", "public_tests", "private_tests", "generated_tests", "memory_limit_bytes",
 )  # fmt: skip
 CODE_CONTESTS = ("public_tests", "private_tests", "generated_tests")
+HOLD_TESTS = frozenset(
+    {
+        "test", "test_list", "tests", "test_cases", "input_output", "public_test_cases", "private_test_cases",
+        "official_tests", "examples", "inputs", *CODE_CONTESTS,
+    }
+)  # fmt: skip
+"""Columns of which a row needs one."""
 INNER = ("test_cases", "tests", "unit_tests", "test_list", "assert_case", "ground_truth")
 """Entries of a mapping that hold the tests themselves."""
 SOURCES = ("test_code", "test", "functional")

@@ -34,7 +34,6 @@ def test_a_completion_without_an_answer_scores_zero_and_says_so():
         None,
         "",
         "   ",
-        True,
         [1, 2],
         "\\boxed{}",
         float("nan"),

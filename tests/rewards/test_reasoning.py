@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rewards import RewardSpec, Sample
+from rewards.math_answer import math_answer
 from rewards.reasoning import after_reasoning, continuing, opens_reasoning, question_of, shown_text
 from rewards.service import RewardService
 from rewards.shaping.format import tag_count, think_format
@@ -13,11 +14,22 @@ OPENED = {
     "deepseek": "<\uff5cUser\uff5c>2 + 2?<\uff5cAssistant\uff5c><think>\n",
     "chatml": "<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n<think>\n",
     "plain": "User: 2 + 2? Assistant: <think>",
+    "begun on the same line": "<|im_start|>assistant<think> Okay, let me",
     "spaces": "2 + 2?\n<think> \n\t",
     "begun": "<|im_start|>assistant\n<think>\nOkay, so",
     "begun behind words": "Assistant: <think>\nLet me see.",
     "after an instruction": "Use <think> </think> and <answer> </answer>. 2 + 2? Assistant: Let me see.\n<think>",
     "after a closed turn": "<|im_start|>assistant\n<think>\na\n</think>\n4<|im_end|>\n<|im_start|>assistant\n<think>\n",
+}
+OTHER_MARKS = {
+    "kimi": ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
+    "magistral": ("[THINK]", "[/THINK]"),
+    "seed": ("<seed:think>", "</seed:think>"),
+    "gpt-oss": (
+        "<|channel|>analysis<|message|>",
+        "<|end|><|start|>assistant<|channel|>final<|message|>",
+    ),
+    "thought": ("<|begin_of_thought|>", "<|end_of_thought|>"),
 }
 CLOSED = {
     "nothing": "",
@@ -25,6 +37,7 @@ CLOSED = {
     "reasoning turned off": "<|im_start|>assistant\n<think>\n\n</think>\n\n",
     "the template of R1": "enclosed within <think> </think> and <answer> </answer> tags, i.e., <think> reasoning here "
     "</think> <answer> answer here </answer>. User: 2 + 2?. Assistant:",
+    "a line of a form": "Format:\n<think> your reasoning first, then the result. What is 2 + 2?",
     "mentioned": "Use <think> tags. What is 2+2?",
     "mentioned last": "Reason inside <think> and then answer.",
     "a sketch of the form": "Write\n<think>\nreasoning\n<answer>\nanswer\nWhat is 2 + 2?",
@@ -211,3 +224,18 @@ def test_a_completion_is_written_on_from_an_opened_prompt():
         and continuing("", "<think>") == ""
     )
     assert continuing("so</think>4", "<think>") == "so</think>4"
+
+
+@pytest.mark.parametrize("name", OTHER_MARKS)
+def test_other_marks_of_reasoning_count_as_think_tags_do(name):
+    opening, closing = OTHER_MARKS[name]
+    whole = f"{opening}5 or \\boxed{{5}}?{closing}The answer is \\boxed{{4}}."
+    assert math_answer(whole, "4").value == 1 and math_answer(whole, "5").value == 0
+    assert math_answer(whole.removeprefix(opening), "4", prompt_text=f"2 + 2?{opening}").value == 1
+    assert math_answer(f"{opening}so \\boxed{{4}}. But", "4").status == "no_answer"
+    assert (
+        math_answer("so \\boxed{4}. But", "4", prompt_text=f"2 + 2?{opening}\n").status
+        == "no_answer"
+    )
+    assert after_reasoning(continuing("4", opening), opening) == "4"
+    assert math_answer(r"\boxed{4}", "4", prompt_text=f"Write {opening} first. 2 + 2?").value == 1

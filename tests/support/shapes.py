@@ -65,6 +65,16 @@ def verl(text: str, answer: Any, **more: Any) -> Row:
     }
 
 
+def boolq() -> Shape:
+    """Questions whose gold is a truth value."""
+    rows = [
+        {"question": f"is {n} even", "passage": "Numbers.", "answer": n % 2 == 0} for n in range(4)
+    ]
+    names = {True: "True", False: "no"}
+    right = [boxed(names[row["answer"]]) for row in rows]
+    return Shape(rows, right, [boxed(names[not row["answer"]]) for row in rows])
+
+
 LETTERS = "ABCD"
 CHOICES = ["3", "5", "8", "9"]
 
@@ -260,6 +270,53 @@ SHAPES: dict[str, Callable[[], Shape]] = {
     ),
     "TIGER-Lab/WebInstruct-verified": lambda: sums(
         lambda q, a: {"id": 1, "question": q, "answer": str(a), "answer_type": "Integer"}
+    ),
+    "nvidia/OpenMathReasoning": lambda: sums(
+        lambda text, answer: {"expected_answer": str(answer), "problem_type": "has_answer_extracted", "problem": text,
+                              "generated_solution": f"<think>hm</think>\\boxed{{{answer}}}", "inference_mode": "cot"}
+    ),
+    "meta-math/MetaMathQA": lambda: sums(
+        lambda text, answer: {"type": "GSM_Rephrased", "query": text, "original_question": text,
+                              "response": f"We add.\n#### {answer}\nThe answer is: {answer}"}, ".json"
+    ),
+    "PRM800K": lambda: sums(
+        lambda text, answer: {"question": {"problem": text, "ground_truth_answer": str(answer)},
+                              "label": {"steps": [], "finish_reason": "solution"}}, ".jsonl"
+    ),
+    "bespokelabs/Bespoke-Stratos-17k": lambda: sums(
+        lambda text, answer: {"system": "Reason.", "conversations": [
+            {"from": "user", "value": text},
+            {"from": "assistant", "value": f"<|begin_of_thought|>\n9?\n<|end_of_thought|>\n\n<|begin_of_solution|>\n"
+                                           f"\\boxed{{{answer}}}\n<|end_of_solution|>"}]}
+    ),
+    "simplescaling/s1K": lambda: sums(
+        lambda text, answer: {"solution": str(answer), "question": text, "cot_type": "math", "metadata": "{'a': 1}",
+                              "cot": None, "thinking_trajectories": ["hm"]}
+    ),
+    "POLARIS-Project/Polaris-Dataset-53K": lambda: sums(
+        lambda text, answer: {"problem": text, "answer": str(answer), "difficulty": "3/8"}
+    ),
+    "allenai/RLVR-MATH": lambda: sums(
+        lambda text, answer: {"messages": [user(text)], "ground_truth": str(answer), "dataset": "MATH"}
+    ),
+    "LLM360/guru-RL-92k": lambda: sums(
+        lambda text, answer: verl(text, f"\\boxed{{{answer}}}", apply_chat_template=True, response=None)
+    ),
+    "deepmind/aqua_rat": lambda: choices(
+        lambda text, n: {"question": text, "options": ["A)3", "B)5", "C)8", "D)9"], "rationale": "So.",
+                         "correct": LETTERS[n]}
+    ),
+    "tau/commonsense_qa": lambda: choices(
+        lambda text, n: {"question": text, "choices": {"label": list(LETTERS), "text": CHOICES}, "answerKey": LETTERS[n]}
+    ),
+    "google/boolq": boolq,
+    "ucinlp/drop": lambda: sums(
+        lambda text, answer: {"passage": "Numbers.", "question": text,
+                              "answers_spans": {"spans": [str(answer)], "types": ["number"]}}
+    ),
+    "microsoft/rStar-Coder": lambda: programs(
+        {"question": "Print the sum.", "starter_code": "", "inputs": json.dumps(INPUTS),
+         "outputs": json.dumps(OUTPUTS), "fn_name": None}
     ),
     "rows of verifiers": lambda: sums(
         lambda q, a: {"question": q, "answer": str(a), "info": json.dumps({"ground_truth": str(a)}), "task": "math"}
