@@ -167,7 +167,7 @@ def _decoded(data: bytes) -> Any:
 
 def _reason(answer: Any) -> str:
     """A server's words for what is wrong, short."""
-    for name in ("error", "message", "detail"):
+    for name in ("error", "message", "detail", "error_message"):
         if isinstance(answer, dict) and name in answer:
             return _reason(answer[name])
     return first_words(Exception(str(answer) or "no reason given"))
