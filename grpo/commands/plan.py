@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--servers",
         type=int,
         metavar="N",
-        help="how many of the GPUs only sample, as servers (default: half where sample.engine is vllm or sglang, else 0)",
+        help="how many of the GPUs only sample, as servers (default: half where servers sample, else 0)",
     )
     parser.add_argument(
         "--tensor-parallel",

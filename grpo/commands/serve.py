@@ -16,9 +16,9 @@ from grpo.commands.ports import port
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.epilog = (
-        "vLLM or SGLang runs in an environment of its own, never in the trainer's. Everything that a run checks of its servers "
-        "is set; once the server is what the recipe wants, a line with its address for sample.servers follows. The "
-        "endpoints that take weights know no password: they listen on 127.0.0.1 unless --host says otherwise."
+        "vLLM or SGLang runs in an environment of its own, never in the trainer's. Everything that a run checks of its "
+        "servers is set; once the server is what the recipe wants, a line with its address for sample.servers follows. "
+        "The endpoints that take weights know no password: they listen on 127.0.0.1 unless --host says otherwise."
     )
     parser.add_argument("recipe", help="a YAML file, or the name of a recipe that ships")
     parser.add_argument(

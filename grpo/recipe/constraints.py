@@ -372,14 +372,17 @@ def _server_reasons(recipe: Sections) -> Reasons:
         return
     if not sample.servers:
         yield (
-            f"sample.engine is {sample.engine}, but sample.servers is empty; start one with grpo serve RECIPE and name it, e.g. "
-            "[http://127.0.0.1:8000]"
+            f"sample.engine is {sample.engine}, but sample.servers is empty; start one with grpo serve RECIPE and "
+            "name it, e.g. [http://127.0.0.1:8000]"
         )
     if len(set(sample.servers)) < len(sample.servers):
         yield "sample.servers names a server twice; each has one set of weights, so name each once"
     for name in changed:
         if name in EMBEDDED_KEYS:
-            yield f"sample.{name} is set, but servers sample (sample.engine {sample.engine}), which do not read it; remove it"
+            yield (
+                f"sample.{name} is set, but servers sample (sample.engine {sample.engine}), which do not read it; "
+                "remove it"
+            )
         if name in FILTERS:
             yield (
                 f"sample.{name} is set, but servers do not tell how much probability a filter keeps, which the update "

@@ -113,7 +113,9 @@ class SampleSection(ShortSection):
         one_of("embedded", "vllm", "sglang"),
     )
     servers: list[str] = key(
-        [], "for engines vllm and sglang: the servers' addresses, e.g. [http://127.0.0.1:8000]", ADDRESSES
+        [],
+        "for engines vllm and sglang: the servers' addresses, e.g. [http://127.0.0.1:8000]",
+        ADDRESSES,
     )
     server_folder: str | None = key(
         None,

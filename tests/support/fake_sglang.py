@@ -56,7 +56,7 @@ def refusal_of(server: FakeServer, body: dict[str, Any]) -> str:
             return f"logit_bias must has keys in [0, {size - 1}], got {token}."
     adapter = body.get("lora_path")
     if adapter is not None and adapter not in server.adapters:
-        return f"The following requested LoRA adapters are not loaded: {adapter}"
+        return f"Got LoRA adapter that has never been loaded: {adapter}"
     return ""
 
 

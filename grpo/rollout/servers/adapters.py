@@ -24,7 +24,7 @@ def swap(
 
 
 def of_earlier_runs(whole: str) -> Iterator[str]:
-    """What is wrong with `whole`, the name of the weights that an adapter would sit on: those of the start are meant."""
+    """What is wrong with `whole`, the name of the weights below an adapter: those of the start are meant."""
     if whole.startswith(PREFIX):
         yield (
             f"was given whole weights by another run ({whole}), so that an adapter would not sit on the "

@@ -140,9 +140,7 @@ class Questions(Protocol):
         ...
 
 
-def of_model(
-    wanted: Wanted, tokenizer: PreTrainedTokenizerBase, asked: Questions
-) -> Iterator[str]:
+def of_model(wanted: Wanted, tokenizer: PreTrainedTokenizerBase, asked: Questions) -> Iterator[str]:
     """What shows that a server has another model or tokenizer than the policy."""
     last = wanted.vocab_size - 1
     if not asked.knows(last) or asked.knows(last + 1):

@@ -69,9 +69,7 @@ class Facts:
     max_tokens: int | None
 
     @staticmethod
-    def of(
-        paths: frozenset[str], settings: Mapping[str, Any], served: Mapping[str, Any]
-    ) -> Facts:
+    def of(paths: frozenset[str], settings: Mapping[str, Any], served: Mapping[str, Any]) -> Facts:
         """From ``/server_info`` and the first model that it serves."""
         longest = served.get("max_model_len")
         dtype = settings.get("dtype")

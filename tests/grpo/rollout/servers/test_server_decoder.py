@@ -244,7 +244,7 @@ def test_a_failure_is_tried_again_once_and_a_refusal_never(tmp_path, wire):
         servers[0].fails = 0
         server = engine.open_decoder(engine.stats).fleet.members[0].server
         setattr(server, "model" if wire is VLLM else "adapter", "gone")
-        refusal = "(refuses /v1/completions with 404: The model `gone`|adapters are not loaded: gone)"
+        refusal = "(refuses /v1/completions with 404: The model `gone`|has never been loaded: gone)"
         with pytest.raises(EngineFailed, match=refusal):
             sampled(engine)
 
@@ -254,7 +254,10 @@ def test_a_prefix_cache_that_does_not_empty_stops_the_push(tmp_path, monkeypatch
     policy = served_policy(tmp_path / "model")
     with fake_servers(tmp_path / "model", "full cache", wire=wire) as servers:
         engine = engine_of(policy, fleet_of(policy, servers, tmp_path))
-        with pytest.raises(EngineFailed, match="keeps keys of earlier weights|refuses /update_weights_from_disk .*flush failed"):
+        with pytest.raises(
+            EngineFailed,
+            match="keeps keys of earlier weights|refuses /update_weights_from_disk .*flush failed",
+        ):
             sampled(engine)
 
 
