@@ -140,7 +140,7 @@ COMMANDS = (
     ),
     Command(
         name="serve",
-        summary="start a vLLM server that samples for a recipe, with the settings that a run checks",
+        summary="start a vLLM or SGLang server that samples for a recipe, with the settings that a run checks",
         module="grpo",
         add_arguments=serve.add_arguments,
         run=serve.run,

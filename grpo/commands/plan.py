@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--servers",
         type=int,
         metavar="N",
-        help="how many of the GPUs only sample, as vLLM servers (default: half where sample.engine is vllm, else 0)",
+        help="how many of the GPUs only sample, as servers (default: half where servers sample, else 0)",
     )
     parser.add_argument(
         "--tensor-parallel",
@@ -210,7 +210,7 @@ def _servers(options: argparse.Namespace, recipe: Recipe) -> int:
     """How many GPUs only sample."""
     if options.servers is not None:
         return int(options.servers)
-    return options.gpus // 2 if recipe.sample.engine == "vllm" else 0
+    return options.gpus // 2 if recipe.sample.is_served else 0
 
 
 def _assumed(words: Sequence[str]) -> Assumed:

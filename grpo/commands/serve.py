@@ -16,18 +16,23 @@ from grpo.commands.ports import port
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.epilog = (
-        "vLLM runs in an environment of its own, never in the trainer's. Everything that a run checks of its servers "
-        "is set; once the server is what the recipe wants, a line with its address for sample.servers follows. The "
-        "endpoints that take weights know no password: they listen on 127.0.0.1 unless --host says otherwise."
+        "vLLM or SGLang runs in an environment of its own, never in the trainer's. Everything that a run checks of its "
+        "servers is set; once the server is what the recipe wants, a line with its address for sample.servers follows. "
+        "The endpoints that take weights know no password: they listen on 127.0.0.1 unless --host says otherwise."
     )
     parser.add_argument("recipe", help="a YAML file, or the name of a recipe that ships")
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="recipe keys to set"
     )
     parser.add_argument(
+        "--engine",
+        choices=["vllm", "sglang"],
+        help="what to start (default: the recipe's sample.engine if servers sample, else vllm)",
+    )
+    parser.add_argument(
         "--python",
         default=sys.executable,
-        help="the Python of the environment that has vLLM (default: this one)",
+        help="the Python of the environment that has it (default: this one)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="where it listens")
     parser.add_argument("--port", type=port, default=8000, help="where it listens (default: 8000)")
@@ -40,10 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cpu", action="store_true", help="the environment's vLLM is one for CPUs")
     parser.add_argument(
+        "--server-args",
         "--vllm-args",
         default="",
         metavar="WORDS",
-        help="further arguments of vLLM in one string, e.g. '--tensor-parallel-size 2'",
+        help="further arguments of vLLM or SGLang in one string, e.g. '--tensor-parallel-size 2'",
     )
     parser.add_argument(
         "--timeout",
@@ -65,11 +71,12 @@ def run(options: argparse.Namespace, command: str) -> int:
     recipe = Recipe.load(options.recipe, *options.overrides)
     wanted = serving.Serving(
         python=options.python,
+        engine=options.engine or (recipe.sample.engine if recipe.sample.is_served else "vllm"),
         host=options.host,
         port=options.port,
         max_tokens=options.max_model_len,
         on_cpu=options.cpu,
-        arguments=tuple(shlex.split(options.vllm_args)),
+        arguments=tuple(shlex.split(options.server_args)),
     )
     if options.dry_run:
         print(wanted.shown(recipe))

@@ -42,9 +42,10 @@ REMEDIES = {
     STALE_WEIGHTS: "the server answered that it had taken the new weights; start it anew with grpo serve",
     STALE_CACHE: "the server kept keys of earlier weights; start it without prefix caching, or with grpo serve",
     IGNORED_ADAPTER: "the server writes with its base model; start it with --enable-lora, or with grpo serve",
-    OTHER_TEMPERATURE: "its log-probs are not those of sample.temperature; start it with --logprobs-mode "
-    "processed_logprobs and --generation-config vllm",
-    OTHER_FILTER: "start it with --generation-config vllm, so that the model's own generation settings do not act",
+    OTHER_TEMPERATURE: "its log-probs are not those of sample.temperature; start it with grpo serve (vLLM: "
+    "--logprobs-mode processed_logprobs and --generation-config vllm; SGLang: no SGLANG_RETURN_ORIGINAL_LOGPROB)",
+    OTHER_FILTER: "start it with grpo serve, so that the model's own generation settings do not act (vLLM: "
+    "--generation-config vllm; SGLang: no --preferred-sampling-params)",
     OTHER_PROMPT: "it read other tokens than it was sent: something between renders or re-tokenises prompts",
     OTHER_HEAD: "its output layer was not replaced by the new one, or computes in less precision",
     OTHER_TOKENS: "its log-probs belong to other tokens than it gave",

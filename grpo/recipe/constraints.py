@@ -365,18 +365,24 @@ def _server_reasons(recipe: Sections) -> Reasons:
     if sample.engine == "embedded":
         for name in changed:
             if name in SERVER_KEYS:
-                yield f"sample.{name} is set, but sample.engine is embedded; set sample.engine: vllm, or remove it"
+                yield (
+                    f"sample.{name} is set, but sample.engine is embedded; set sample.engine: vllm or sglang, or "
+                    "remove it"
+                )
         return
     if not sample.servers:
         yield (
-            "sample.engine is vllm, but sample.servers is empty; start one with grpo serve RECIPE and name it, e.g. "
-            "[http://127.0.0.1:8000]"
+            f"sample.engine is {sample.engine}, but sample.servers is empty; start one with grpo serve RECIPE and "
+            "name it, e.g. [http://127.0.0.1:8000]"
         )
     if len(set(sample.servers)) < len(sample.servers):
         yield "sample.servers names a server twice; each has one set of weights, so name each once"
     for name in changed:
         if name in EMBEDDED_KEYS:
-            yield f"sample.{name} is set, but servers sample (sample.engine vllm), which do not read it; remove it"
+            yield (
+                f"sample.{name} is set, but servers sample (sample.engine {sample.engine}), which do not read it; "
+                "remove it"
+            )
         if name in FILTERS:
             yield (
                 f"sample.{name} is set, but servers do not tell how much probability a filter keeps, which the update "
@@ -385,7 +391,7 @@ def _server_reasons(recipe: Sections) -> Reasons:
     if recipe.has_environment:
         name = "tools" if recipe.tools else "environment.use"
         yield (
-            f"{name} is set, but a server's completion ends with its first turn (sample.engine vllm); set "
+            f"{name} is set, but a server's completion ends with its first turn (sample.engine {sample.engine}); set "
             "sample.engine: embedded"
         )
     yield from _served_model_reasons(recipe)

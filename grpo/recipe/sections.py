@@ -109,36 +109,40 @@ class SampleSection(ShortSection):
 
     engine: str = key(
         "embedded",
-        "what samples: embedded (the trainer's own modules), or vllm (the servers of sample.servers)",
-        one_of("embedded", "vllm"),
+        "what samples: embedded (the trainer's own modules), or the servers of sample.servers: vllm or sglang",
+        one_of("embedded", "vllm", "sglang"),
     )
     servers: list[str] = key(
-        [], "for engine vllm: the servers' addresses, e.g. [http://127.0.0.1:8000]", ADDRESSES
+        [],
+        "for engines vllm and sglang: the servers' addresses, e.g. [http://127.0.0.1:8000]",
+        ADDRESSES,
     )
     server_folder: str | None = key(
         None,
-        "for engine vllm: a folder that the trainer and every server see under the same path, through which weights "
-        "travel; default: servers in the run folder",
+        "for engines vllm and sglang: a folder that the trainer and every server see under the same path, through "
+        "which weights travel; default: servers in the run folder",
         NOT_EMPTY,
     )
     server_silence: float = key(
         300.0,
-        "for engine vllm: seconds without a token after which a server that has work is given up",
+        "for engines vllm and sglang: seconds without a token after which a server that has work is given up",
         above(0),
     )
     server_load: float = key(
-        900.0, "for engine vllm: seconds that a server may take to load new weights", above(0)
+        900.0,
+        "for engines vllm and sglang: seconds that a server may take to load new weights",
+        above(0),
     )
     probe_every: int = key(
         1,
-        "for engine vllm: after every k-th push of weights, a few tokens are compared with the trainer's log-probs; "
-        "0 trusts the servers",
+        "for engines vllm and sglang: after every k-th push of weights, a few tokens are compared with the trainer's "
+        "log-probs; 0 trusts the servers",
         at_least(0),
     )
     staleness: int = key(
         0,
-        "for engine vllm: steps that sampling may be ahead of the updates; 0 samples each step by the weights that it "
-        "trains",
+        "for engines vllm and sglang: steps that sampling may be ahead of the updates; 0 samples each step by the "
+        "weights that it trains",
         at_least(0),
     )
     prompts: int = key(32, "prompts sampled a step", at_least(1))
@@ -194,6 +198,11 @@ class SampleSection(ShortSection):
         "when a step has enough continue in the next (partial rollouts)",
         between(0, 1),
     )
+
+    @property
+    def is_served(self) -> bool:
+        """Whether servers sample, of whatever kind."""
+        return self.engine != "embedded"
 
     def max_tokens_at(self, step: int) -> int:
         """The longest completion of a step of training, counted from 1."""

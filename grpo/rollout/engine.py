@@ -204,8 +204,8 @@ class Engine:
             return
         if self.open_decoder is not None:
             raise ValueError(
-                "environment: not with sample.engine vllm yet, whose requests end with the first turn; set "
-                "sample.engine: embedded"
+                "environment: not with servers yet (sample.engine vllm or sglang), whose requests end with the first "
+                "turn; set sample.engine: embedded"
             )
         if self.policy.unsupported_reason:
             raise ValueError(

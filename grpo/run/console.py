@@ -15,6 +15,7 @@ from grpo.recipe import Recipe
 from grpo.recipe.describe import step_size
 from grpo.recipe.shorthands import HELD_OUT
 from grpo.recipe.values import TEMPLATES
+from grpo.rollout.servers.kinds import KINDS
 from grpo.run.setup import RunInputs, RunParts
 from rewards import RewardSpec
 from rewards.spelling import many
@@ -40,7 +41,8 @@ def header(recipe: Recipe, inputs: RunInputs, parts: RunParts, num_steps: int) -
     further = [*parts.policy.describe_fallback(), *parts.policy.describe_routing()]
     if sample.servers:
         ahead = f", up to {many(sample.staleness, 'step')} ahead" if sample.staleness else ""
-        further.append(f"sampled by {many(len(sample.servers), 'vLLM server')}{ahead}")
+        kind = KINDS[sample.engine].name
+        further.append(f"sampled by {many(len(sample.servers), f'{kind} server')}{ahead}")
     lines += [f"{MARGIN}{line}" for line in further]
     if num_steps:
         lines.append(f"  resumed after step {num_steps}")

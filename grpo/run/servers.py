@@ -28,8 +28,8 @@ from grpo.rollout.buffer import Weights
 from grpo.rollout.memory import EngineStats
 from grpo.rollout.servers.decoder import ServerDecoder
 from grpo.rollout.servers.fleet import Fleet, Member
+from grpo.rollout.servers.kinds import server_at
 from grpo.rollout.servers.server import Server, Wanted
-from grpo.rollout.servers.vllm import VllmServer
 from grpo.types import Prompt
 
 
@@ -50,7 +50,10 @@ def open_servers(
     sample = recipe.sample
     longest = longest_prompt + sample.max_tokens
     fleet = Fleet(
-        members=[Member(VllmServer(url, sample.server_load)) for url in _addresses(recipe, ranks)],
+        members=[
+            Member(server_at(sample.engine, url, sample.server_load))
+            for url in _addresses(recipe, ranks)
+        ],
         policy=policy,
         folder=_folder(recipe, ranks, is_run=gates is not None),
         wanted=Wanted.by(policy, _within(policy, longest)),

@@ -18,12 +18,30 @@ from typing import Callable, Mapping
 from grpo.model.info import ModelInfo, load_info
 from grpo.model.location import locate
 from grpo.recipe import Recipe, RecipeError
+from grpo.rollout.servers.kinds import KINDS, server_at
 from grpo.rollout.servers.server import Wanted
-from grpo.rollout.servers.vllm import VllmServer
+from grpo.rollout.servers.sglang_handshake import SPARE_TOKENS
 
-MODULE = "vllm.entrypoints.openai.api_server"
-FIND = "import importlib.util as util, sys; sys.exit(util.find_spec('vllm') is None)"
+MODULES = {"vllm": "vllm.entrypoints.openai.api_server", "sglang": "sglang.launch_server"}
+"""What is started, by the kind of server; the package bears the kind's name."""
+FIND = "import importlib.util as util, sys; sys.exit(util.find_spec(sys.argv[1]) is None)"
+VARIABLES: Mapping[str, Mapping[str, str]] = {
+    "vllm": {
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+    },
+    "sglang": {
+        "SGLANG_RETURN_ORIGINAL_LOGPROB": "0",
+        "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN": "1",
+        "DO_NOT_TRACK": "1",
+    },
+}
+"""Of each kind: endpoints that take weights, log-probs of what is drawn from, no reports to its makers."""
 POLL_SECONDS = 0.5
+WELL_SECONDS = 5.0
+"""How long one may take to say that it is well: SGLang writes a token first."""
 PATIENCE_SECONDS = 30.0
 """How long a server may take to end when it is asked to."""
 CPU_TOKENS = 16384
@@ -36,9 +54,10 @@ class ServerEnded(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What is to be started: an interpreter with vLLM, where it listens, and arguments that are passed on."""
+    """What is to be started: an interpreter with its package, where it listens, and arguments that are passed on."""
 
     python: str
+    engine: str = "vllm"
     host: str = "127.0.0.1"
     port: int = 8000
     max_tokens: int | None = None
@@ -52,16 +71,17 @@ class Serving:
 
     def command(self, recipe: Recipe) -> list[str]:
         """The command line, with every setting that a run checks."""
-        words = [self.python, "-m", MODULE, "--model", model_of(recipe)]
+        words = [self.python, "-m", MODULES[self.engine]]
+        of_kind = self._of_sglang if self.engine == "sglang" else self._of_vllm
+        return [*words, *of_kind(recipe), *_of_hub(recipe), *self.arguments]
+
+    def _of_vllm(self, recipe: Recipe) -> list[str]:
+        words = ["--model", model_of(recipe)]
         words += ["--dtype", recipe.model.dtype, "--host", self.host, "--port", str(self.port)]
         words += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
         longest = self.longest(recipe)
         if longest is not None:
             words += ["--max-model-len", str(longest)]
-        if recipe.model.revision is not None:
-            words += ["--revision", recipe.model.revision]
-        if recipe.model.trust_remote_code:
-            words += ["--trust-remote-code"]
         rank = rank_of(recipe)
         if rank:
             words += [
@@ -73,7 +93,20 @@ class Serving:
             ]
         if self.on_cpu:
             words += ["--max-num-batched-tokens", str(max(CPU_TOKENS, longest or 0))]
-        return [*words, *self.arguments]
+        return words
+
+    def _of_sglang(self, recipe: Recipe) -> list[str]:
+        words = ["--model-path", model_of(recipe)]
+        words += ["--dtype", recipe.model.dtype, "--host", self.host, "--port", str(self.port)]
+        words += ["--enable-deterministic-inference", "--incremental-streaming-output"]
+        longest = self.longest(recipe)
+        if longest is not None:
+            words += ["--context-length", str(longest + SPARE_TOKENS)]
+        rank = rank_of(recipe)
+        if rank:
+            words += ["--enable-lora", "--max-lora-rank", str(rank)]
+            words += ["--lora-target-modules", "all", "--max-loras-per-batch", "3"]
+        return words
 
     def longest(self, recipe: Recipe) -> int | None:
         """The longest sequence in tokens; None leaves it to the model."""
@@ -83,18 +116,23 @@ class Serving:
         return None if prompt is None else prompt + recipe.sample.max_tokens
 
     def variables(self) -> dict[str, str]:
-        """What its environment has in addition to ours: endpoints that take weights, no reports to its makers."""
-        return {
-            "VLLM_SERVER_DEV_MODE": "1",
-            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-            "VLLM_NO_USAGE_STATS": "1",
-            "DO_NOT_TRACK": "1",
-        }
+        """What its environment has in addition to ours."""
+        return dict(VARIABLES[self.engine])
 
     def shown(self, recipe: Recipe) -> str:
         """The command as one would type it."""
         variables = [f"{name}={value}" for name, value in self.variables().items()]
         return " ".join([*variables, shlex.join(self.command(recipe))])
+
+
+def _of_hub(recipe: Recipe) -> list[str]:
+    """What both kinds say alike of a model of the hub."""
+    words = []
+    if recipe.model.revision is not None:
+        words += ["--revision", recipe.model.revision]
+    if recipe.model.trust_remote_code:
+        words += ["--trust-remote-code"]
+    return words
 
 
 def model_of(recipe: Recipe) -> str:
@@ -135,13 +173,19 @@ def check(recipe: Recipe, serving: Serving) -> None:
         raise RecipeError("serve: the recipe has no model.name")
     if recipe.model.quantize:
         raise RecipeError("serve: model.quantize is set, and a server would hold another base")
+    name = KINDS[serving.engine].name
+    if serving.on_cpu and serving.engine == "sglang":
+        raise RecipeError(
+            "serve: SGLang draws with seeds on accelerators only; leave out --cpu, or serve with --engine vllm"
+        )
+    command = [serving.python, "-c", FIND, serving.engine]
     try:
-        found = subprocess.run([serving.python, "-c", FIND], capture_output=True, check=False)
+        found = subprocess.run(command, capture_output=True, check=False)
     except OSError as error:
         raise RecipeError(f"serve: {serving.python} cannot be run: {error.strerror}") from None
     if found.returncode:
         raise RecipeError(
-            f"serve: {serving.python} has no vLLM; install it in an environment of its own, and name its "
+            f"serve: {serving.python} has no {name}; install it in an environment of its own, and name its "
             "Python by --python"
         )
 
@@ -166,7 +210,7 @@ def serve(
         problems = problems_of(recipe, info, serving)
         if problems:
             raise RecipeError(f"serve: {serving.url} {'; '.join(problems)}")
-        say(f"ready: sample.engine=vllm 'sample.servers=[{serving.url}]'")
+        say(f"ready: sample.engine={serving.engine} 'sample.servers=[{serving.url}]'")
         process.wait()
     finally:
         _end(process)
@@ -185,7 +229,7 @@ def problems_of(recipe: Recipe, info: ModelInfo, serving: Serving) -> list[str]:
         vocab_size=info.config.get_text_config().vocab_size,
         rank=rank_of(recipe),
     )
-    return VllmServer(serving.url).problems(wanted, info.tokenizer)
+    return server_at(serving.engine, serving.url).problems(wanted, info.tokenizer)
 
 
 class _Stopping:
@@ -215,8 +259,8 @@ def _wait_until_well(
     stopping: _Stopping,
 ) -> None:
     deadline = time.monotonic() + timeout_seconds
-    server = VllmServer(serving.url)
-    while not server.is_alive(POLL_SECONDS):
+    server = server_at(serving.engine, serving.url)
+    while not server.is_alive(WELL_SECONDS):
         if process.poll() is not None and not stopping.asked:
             raise ServerEnded(f"the server ended with code {process.returncode} before it was well")
         if stopping.asked:

@@ -103,7 +103,7 @@ def open_engine(recipe: Recipe, policy: Policy) -> Engine:
 
     Raises `RecipeError` for servers that do not fit.
     """
-    served = open_servers(recipe, policy) if recipe.sample.engine == "vllm" else None
+    served = open_servers(recipe, policy) if recipe.sample.is_served else None
     return engine_of(recipe, policy, served)
 
 
@@ -230,7 +230,7 @@ def open_parts(
     )
     gates = open_gates(recipe, inputs, policy, report=log.alarm)
     served = None
-    if recipe.sample.engine == "vllm":
+    if recipe.sample.is_served:
         longest = longest_prompt(inputs.prompts)
         served = open_servers(recipe, policy, longest_prompt=longest, gates=gates, ranks=ranks)
     return RunParts(

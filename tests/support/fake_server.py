@@ -1,4 +1,4 @@
-"""An inference server with vLLM's HTTP interface over a tiny model, and with the faults that such servers have had.
+"""An inference server over a tiny model, with vLLM's HTTP interface or another ``wire``, and with faults that such have had.
 
 It keeps keys of prompts as a prefix cache does, loads folders of weights and of adapters, and draws by a generator a
 request. ``FakeServer(folder, fault="stale weights")`` answers as if nothing were wrong.
@@ -11,9 +11,10 @@ import json
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Callable, Iterable, Iterator
 from urllib.parse import urlsplit
 
 import torch
@@ -34,6 +35,18 @@ SETTINGS = {
 }
 
 
+@dataclass(frozen=True)
+class Wire:
+    """How a kind of server speaks: its paths, what it says of itself, what answers completions and all else."""
+
+    engine: str
+    paths: frozenset[str]
+    settings: dict[str, Any]
+    completions: str
+    complete: Callable[..., None]
+    control: Callable[..., tuple[int, Any]]
+
+
 class FakeServer:
     """A server of the model in a folder, at ``url``; ``fault`` names what is wrong with it.
 
@@ -42,17 +55,26 @@ class FakeServer:
     """
 
     def __init__(
-        self, folder: Path, fault: str = "", *, settings: dict | None = None, lora_rank: int = 0
+        self,
+        folder: Path,
+        fault: str = "",
+        *,
+        settings: dict | None = None,
+        lora_rank: int = 0,
+        wire: Wire | None = None,
     ):
+        self.wire = wire or VLLM
+        self.engine = self.wire.engine
         self.model = AutoModelForCausalLM.from_pretrained(folder).eval()
         self.first = copy.deepcopy(self.model)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.fault = fault
-        self.settings = {**SETTINGS, **(settings or {})}
+        self.settings = {**self.wire.settings, **(settings or {})}
         self.lora_rank = lora_rank
-        self.paths = set(PATHS)
+        self.paths = set(self.wire.paths)
         self.requests: list[dict[str, Any]] = []
         self.loaded: list[str] = []
+        self.aborted: list[str] = []
         self.adapters: dict[str, Any] = {}
         self.weight_version = "default"
         self.cache: dict[Any, Any] = {}
@@ -166,6 +188,7 @@ class FakeServer:
         temperature = body["temperature"] or 1.0
         if self.fault == "wrong temperature":
             temperature *= 1.3
+        unscaled_V = logits_V
         logits_V = logits_V / temperature
         if self.fault == "wrong filter":
             logits_V = logits_V.masked_fill(logits_V < logits_V.topk(5).values[-1], -torch.inf)
@@ -175,6 +198,8 @@ class FakeServer:
         else:
             token = int(logp_V.exp().multinomial(1, generator=generator))
         shown = logp_V.roll(3) if self.fault == "wrong tokens" else logp_V
+        if self.fault == "raw log-probs":
+            shown = unscaled_V.log_softmax(-1)
         return token, float(shown[token])
 
     @torch.no_grad()
@@ -226,14 +251,14 @@ def _handler_of(server: FakeServer) -> type[BaseHTTPRequestHandler]:
             self.answer(urlsplit(self.path).path, json.loads(self.rfile.read(size) or b"{}"))
 
         def answer(self, path: str, body: dict[str, Any]) -> None:
-            if path == "/v1/completions":
-                self.complete(body)
+            if path == server.wire.completions:
+                server.wire.complete(self, server, body)
             elif path == "/openapi.json":
                 self.send(200, {"paths": dict.fromkeys(server.paths, {})})
             elif path not in server.paths:
                 self.send(404, {"detail": "Not Found"})
             else:
-                self.send(200, control(server, path, body))
+                self.send(*server.wire.control(server, path, body))
 
         def send(self, status: int, value: Any) -> None:
             data = json.dumps(value).encode()
@@ -243,41 +268,16 @@ def _handler_of(server: FakeServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(data)
 
-        def complete(self, body: dict[str, Any]) -> None:
-            names = {"tiny", *server.adapters}
-            if body["model"] not in names:
-                error = {"message": f"The model `{body['model']}` does not exist.", "code": 404}
-                self.send(404, {"error": error})
-            elif max(body["prompt"]) >= server.model.config.vocab_size:
-                self.send(400, {"error": {"message": "Token id is out of vocabulary", "code": 400}})
-            elif "return_token_ids" not in body and "prompt_logprobs" not in body:
-                self.send(200, {"choices": [{"text": "", "finish_reason": "length"}]})
-            elif "prompt_logprobs" in body:
-                self.send(200, {"choices": [{"prompt_logprobs": server.scores(body)}]})
-            elif server.fails:
-                server.fails -= 1
-                self.send(
-                    500, {"error": {"message": "EngineCore encountered an issue", "code": 500}}
-                )
-            else:
-                server.requests.append(body)
-                body = {**body, "prompt": server.prompt_of(body)}
-                self.stream(body) if body.get("stream") else self.whole(body)
-
-        def whole(self, body: dict[str, Any]) -> None:
-            tokens, logps, finishes, stops = zip(*server.completion(body))
-            choice = choice_of(list(tokens), list(logps), finishes[-1], stops[-1])
-            self.send(200, {"choices": [{**choice, "prompt_token_ids": body["prompt"]}]})
-
-        def stream(self, body: dict[str, Any]) -> None:
+        def stream(self, answers: Iterable[Any]) -> None:
+            """Send each of the answers, a token each, while the server lives."""
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             try:
-                for token, logp, finish, stop in server.completion(body):
+                for answer in answers:
                     self.pause()
-                    self.event(json.dumps({"choices": [choice_of([token], [logp], finish, stop)]}))
+                    self.event(json.dumps(answer))
                     server.num_tokens += 1
                 self.event("[DONE]")
                 self.wfile.write(b"0\r\n\r\n")
@@ -303,6 +303,40 @@ def _handler_of(server: FakeServer) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+def complete(http: Any, server: FakeServer, body: dict[str, Any]) -> None:
+    """Answer a request for a completion."""
+    names = {"tiny", *server.adapters}
+    if body["model"] not in names:
+        error = {"message": f"The model `{body['model']}` does not exist.", "code": 404}
+        http.send(404, {"error": error})
+    elif max(body["prompt"]) >= server.model.config.vocab_size:
+        http.send(400, {"error": {"message": "Token id is out of vocabulary", "code": 400}})
+    elif "return_token_ids" not in body and "prompt_logprobs" not in body:
+        http.send(200, {"choices": [{"text": "", "finish_reason": "length"}]})
+    elif "prompt_logprobs" in body:
+        http.send(200, {"choices": [{"prompt_logprobs": server.scores(body)}]})
+    elif server.fails:
+        server.fails -= 1
+        http.send(500, {"error": {"message": "EngineCore encountered an issue", "code": 500}})
+    else:
+        server.requests.append(body)
+        body = {**body, "prompt": server.prompt_of(body)}
+        if body.get("stream"):
+            http.stream(
+                {"choices": [choice_of([token], [logp], finish, stop)]}
+                for token, logp, finish, stop in server.completion(body)
+            )
+        else:
+            whole(http, server, body)
+
+
+def whole(http: Any, server: FakeServer, body: dict[str, Any]) -> None:
+    """All tokens in one answer."""
+    tokens, logps, finishes, stops = zip(*server.completion(body))
+    choice = choice_of(list(tokens), list(logps), finishes[-1], stops[-1])
+    http.send(200, {"choices": [{**choice, "prompt_token_ids": body["prompt"]}]})
+
+
 def choice_of(tokens: list[int], logps: list[float], finish: str, stop: Any) -> dict[str, Any]:
     return {
         "token_ids": tokens,
@@ -312,8 +346,13 @@ def choice_of(tokens: list[int], logps: list[float], finish: str, stop: Any) -> 
     }
 
 
-def control(server: FakeServer, path: str, body: dict[str, Any]) -> Any:
+def control(server: FakeServer, path: str, body: dict[str, Any]) -> tuple[int, Any]:
     """What every other endpoint answers."""
+    return 200, said(server, path, body)
+
+
+def said(server: FakeServer, path: str, body: dict[str, Any]) -> Any:
+    """What an endpoint says that takes everything."""
     if path == "/collective_rpc":
         server.load(body["kwargs"]["weights_path"])
         return {"results": [None]}
@@ -338,3 +377,6 @@ def control(server: FakeServer, path: str, body: dict[str, Any]) -> Any:
         lora = {"max_lora_rank": server.lora_rank} if server.lora_rank else None
         return {"vllm_config": {"model_config": server.settings, "lora_config": lora}}
     return {"version": "0.32.0"}
+
+
+VLLM = Wire("vllm", frozenset(PATHS), SETTINGS, "/v1/completions", complete, control)

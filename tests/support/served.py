@@ -15,8 +15,8 @@ from grpo.monitor.gates import Gates
 from grpo.rollout.engine import Engine
 from grpo.rollout.servers.decoder import ServerDecoder
 from grpo.rollout.servers.fleet import Fleet, Member
-from grpo.rollout.servers.server import Wanted
-from grpo.rollout.servers.vllm import VllmServer
+from grpo.rollout.servers.kinds import server_at
+from grpo.rollout.servers.server import Server, Wanted
 from tests.support.tiny import random_prompts, tiny_policy
 
 PLAIN = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
@@ -35,10 +35,15 @@ def served_policy(folder: Path, **options: Any) -> Policy:
     return policy
 
 
+def client_of(server: Any, load_seconds: float = 20.0) -> Server:
+    """What speaks to a server, by its kind."""
+    return server_at(getattr(server, "engine", "vllm"), server.url, load_seconds)
+
+
 def fleet_of(policy: Policy, servers: list[Any], folder: Path) -> Fleet:
     """A fleet of servers that were found to fit."""
     fleet = Fleet(
-        members=[Member(VllmServer(server.url, 20.0)) for server in servers],
+        members=[Member(client_of(server)) for server in servers],
         policy=policy,
         folder=folder / "pushed",
         wanted=Wanted.by(policy, 64),

@@ -29,12 +29,13 @@ SHORT = [
 
 def served_recipe(folder: Path, servers: Iterable[Any], *overrides: str) -> Recipe:
     """A recipe of three steps, each of two groups of two completions of up to six tokens."""
+    servers = list(servers)
     urls = json.dumps([server.url for server in servers])
     return Recipe.load(
         "quickstart",
         *SHORT,
         f"run_dir={folder}",
-        "sample.engine=vllm",
+        f"sample.engine={servers[0].engine}",
         f"sample.servers={urls}",
         f"rewards.correct.use={LIGHT}:reward_of_length",
         *overrides,

@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 from grpo.monitor.redaction import first_words
 
 KEY = "VLLM_API_KEY"
-"""The environment variable with the servers' key, if they ask for one; a recipe holds no secrets."""
+"""The environment variable with vLLM servers' key, if they ask for one; a recipe holds no secrets."""
 READ_BYTES = 2**16
 
 
@@ -36,9 +36,13 @@ class ServerRefused(ServerFault):
 
 @dataclass(slots=True, eq=False)
 class Address:
-    """A server's URL, ``http://host:port``, perhaps with a path before the endpoints'."""
+    """A server's URL, ``http://host:port``, perhaps with a path before the endpoints'.
+
+    ``key`` is the environment variable with the servers' key.
+    """
 
     url: str
+    key: str = KEY
     parts: SplitResult = field(init=False)
 
     def __post_init__(self) -> None:
@@ -91,8 +95,8 @@ class Address:
     ) -> http.client.HTTPResponse:
         """The beginning of the answer; `ServerRefused` unless it is a yes."""
         headers = {"Accept": "application/json, text/event-stream"}
-        if os.environ.get(KEY):
-            headers["Authorization"] = f"Bearer {os.environ[KEY]}"
+        if os.environ.get(self.key):
+            headers["Authorization"] = f"Bearer {os.environ[self.key]}"
         data = None
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -163,7 +167,7 @@ def _decoded(data: bytes) -> Any:
 
 def _reason(answer: Any) -> str:
     """A server's words for what is wrong, short."""
-    for name in ("error", "message", "detail"):
+    for name in ("error", "message", "detail", "error_message"):
         if isinstance(answer, dict) and name in answer:
             return _reason(answer[name])
     return first_words(Exception(str(answer) or "no reason given"))

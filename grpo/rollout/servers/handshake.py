@@ -72,7 +72,7 @@ def problems(
     missing = list(_missing(facts, wanted))
     if missing:
         return missing
-    return [*_of_settings(facts, wanted), *_of_model(wanted, tokenizer, asked)]
+    return [*_of_settings(facts, wanted), *of_model(wanted, tokenizer, asked)]
 
 
 def _missing(facts: Facts, wanted: Wanted) -> Iterator[str]:
@@ -93,16 +93,22 @@ def _missing(facts: Facts, wanted: Wanted) -> Iterator[str]:
         yield "does not tell its settings (no /server_info); start it with VLLM_SERVER_DEV_MODE=1 in its environment"
 
 
+def of_size(
+    dtype: str | None, max_tokens: int | None, wanted: Wanted, length_flag: str
+) -> Iterator[str]:
+    """What is wrong with a server's precision, or with the longest sequence that it takes."""
+    if dtype != wanted.dtype:
+        yield f"computes in {dtype}, and model.dtype is {wanted.dtype}; start it with --dtype {wanted.dtype}"
+    if max_tokens is not None and max_tokens < wanted.max_tokens:
+        yield (
+            f"takes sequences of {many(max_tokens, 'token')} at most, and prompts with completions have up to "
+            f"{wanted.max_tokens}; start it with {length_flag}"
+        )
+
+
 def _of_settings(facts: Facts, wanted: Wanted) -> Iterator[str]:
-    if facts.dtype != wanted.dtype:
-        yield (
-            f"computes in {facts.dtype}, and model.dtype is {wanted.dtype}; start it with --dtype {wanted.dtype}"
-        )
-    if facts.max_tokens is not None and facts.max_tokens < wanted.max_tokens:
-        yield (
-            f"takes sequences of {many(facts.max_tokens, 'token')} at most, and prompts with completions have up to "
-            f"{wanted.max_tokens}; start it with --max-model-len {wanted.max_tokens}"
-        )
+    flag = f"--max-model-len {wanted.max_tokens}"
+    yield from of_size(facts.dtype, facts.max_tokens, wanted, flag)
     if facts.logprobs_mode != "processed_logprobs":
         yield (
             f"gives {facts.logprobs_mode}, which are not those that tokens are drawn by; start it with "
@@ -130,13 +136,12 @@ class Questions(Protocol):
         ...
 
     def knows(self, token: int) -> bool:
-        """Whether it takes a token in a prompt."""
+        """Whether its vocabulary has a token."""
         ...
 
 
-def _of_model(
-    wanted: Wanted, tokenizer: PreTrainedTokenizerBase, asked: Questions
-) -> Iterator[str]:
+def of_model(wanted: Wanted, tokenizer: PreTrainedTokenizerBase, asked: Questions) -> Iterator[str]:
+    """What shows that a server has another model or tokenizer than the policy."""
     last = wanted.vocab_size - 1
     if not asked.knows(last) or asked.knows(last + 1):
         yield (

@@ -14,6 +14,7 @@ from typing import Any, Iterator, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from grpo.rollout.servers.adapters import of_earlier_runs, swap
 from grpo.rollout.servers.connection import (
     Address,
     ServerFault,
@@ -21,7 +22,7 @@ from grpo.rollout.servers.connection import (
     Stream,
 )
 from grpo.rollout.servers.handshake import Facts, problems
-from grpo.rollout.servers.server import PREFIX, Answer, Asked, Piece, Wanted, Written
+from grpo.rollout.servers.server import Answer, Asked, Piece, Wanted, Written
 from rewards.spelling import many
 
 COMPLETIONS = "/v1/completions"
@@ -79,17 +80,9 @@ class VllmServer:
         facts = self.facts()
         self.model = facts.name
         found = problems(facts, wanted, tokenizer, self)
-        return found or list(self._of_earlier_runs())
-
-    def _of_earlier_runs(self) -> Iterator[str]:
-        """An adapter sits on the weights that the server began with."""
-        if self.is_adapted:
-            whole = self._whole_weights()
-            if whole.startswith(PREFIX):
-                yield (
-                    f"was given whole weights by another run ({whole}), so that an adapter would not sit on the "
-                    "recipe's model; start it anew"
-                )
+        if not found and self.is_adapted:
+            found = list(of_earlier_runs(self._whole_weights()))
+        return found
 
     def _whole_weights(self) -> str:
         return str(self.address.get("/weight_info", CONTROL_SECONDS).get("weight_version") or "")
@@ -145,14 +138,17 @@ class VllmServer:
 
     def _load_adapter(self, path: str, name: str) -> None:
         """Each version is an adapter of its own: keys of earlier ones belong to other names."""
-        earlier = [one for one in self._names() if one.startswith(PREFIX)]
-        if name not in earlier:
-            body = {"lora_name": name, "lora_path": path}
-            self.address.post("/v1/load_lora_adapter", body, self.load_seconds)
+        body = {"lora_name": name, "lora_path": path}
+        swap(
+            name,
+            self._names(),
+            load=lambda: self.address.post("/v1/load_lora_adapter", body, self.load_seconds),
+            unload=self._unload,
+        )
         self.adapter = name
-        for other in earlier:
-            if other != name:
-                self.address.post("/v1/unload_lora_adapter", {"lora_name": other}, CONTROL_SECONDS)
+
+    def _unload(self, name: str) -> None:
+        self.address.post("/v1/unload_lora_adapter", {"lora_name": name}, CONTROL_SECONDS)
 
     def _names(self) -> list[str]:
         models = self.address.get("/v1/models", CONTROL_SECONDS)

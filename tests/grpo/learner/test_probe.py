@@ -10,7 +10,8 @@ import torch
 
 from grpo.learner.parity import Likeness, likeness
 from grpo.monitor.gates import Gates, GateStop
-from tests.support.fake_server import fake_servers
+from tests.support.fake_server import VLLM, fake_servers
+from tests.support.fake_sglang import SGLANG
 from tests.support.served import PLAIN, PROMPTS, fleet_of, moved, probe_of, served_policy
 
 
@@ -30,11 +31,12 @@ FAULTS = {
 }
 
 
+@pytest.mark.parametrize("wire", [VLLM, SGLANG], ids=lambda wire: wire.engine)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_of_full_weights_stops_by_its_name(tmp_path, fault):
+def test_each_fault_of_full_weights_stops_by_its_name(tmp_path, fault, wire):
     policy = served_policy(tmp_path / "model")
     first = copy.deepcopy(policy)
-    with fake_servers(tmp_path / "model", "") as servers:
+    with fake_servers(tmp_path / "model", "", wire=wire) as servers:
         fleet = fleet_of(policy, servers, tmp_path)
         probe = probe_of(policy, first)
         if fault == "wrong head":  # as on a CPU, where it is packed once
@@ -64,10 +66,11 @@ def _stop(verdict):
     return None
 
 
+@pytest.mark.parametrize("wire", [VLLM, SGLANG], ids=lambda wire: wire.engine)
 @pytest.mark.parametrize("fault", ["", "adapter ignored"])
-def test_an_adapter_that_is_taken_and_not_used_stops_by_its_name(tmp_path, fault):
+def test_an_adapter_that_is_taken_and_not_used_stops_by_its_name(tmp_path, fault, wire):
     policy = served_policy(tmp_path / "model", lora=True)
-    with fake_servers(tmp_path / "model", fault, lora_rank=8) as servers:
+    with fake_servers(tmp_path / "model", fault, wire=wire, lora_rank=8) as servers:
         fleet = fleet_of(policy, servers, tmp_path)
         verdict = probe_of(policy).verdicts(_push(fleet), PROMPTS, PLAIN)[0]
     assert _stop(verdict) == (fault or None)

@@ -125,7 +125,7 @@ OUT_OF_RANGE = {
     "data.sources": ["3", "{a: 3}", "{'a b': {source: x}}", "{heldout: {source: x}}"],
     "data.held_out": [-1],
     "data.max_prompt_tokens": [0],
-    "sample.engine": ["sglang"],
+    "sample.engine": ["tensorrt"],
     "sample.servers": [
         "http://a:1",
         "[127.0.0.1:8000]",

@@ -17,6 +17,7 @@ from grpo.rollout.engine import EngineFailed
 from grpo.run import lifecycle, setup
 from grpo.run.lookahead import Lookahead
 from tests.support.fake_server import fake_servers
+from tests.support.fake_sglang import SGLANG
 from tests.support.kills import assert_kills_change_nothing
 from tests.support.lives import Lives
 from tests.support.quick_runs import assert_same_run, lines, records
@@ -122,6 +123,12 @@ def test_an_evaluation_is_of_the_weights_of_its_step_alone(tmp_path, monkeypatch
         trainer.train()
     assert {step for step, *_ in seen} == {0, 2, 4}
     assert all(step == version == read == held for step, version, read, held in seen)
+
+
+def test_the_kind_of_server_does_not_change_a_run(tmp_path, whole):
+    with fake_servers(BASE, "", wire=SGLANG) as servers:
+        _run(tmp_path / "run", servers, "sample.staleness=2")
+    assert _final(tmp_path / "run") == _final(whole(2))
 
 
 @pytest.mark.parametrize("bound", SLOWLY_ONE)

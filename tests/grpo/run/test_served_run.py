@@ -10,12 +10,14 @@ from grpo import RecipeError, Trainer
 from grpo.monitor.gates import GateStop
 from grpo.recipe.target import evaluation_recipe
 from grpo.rollout.engine import EngineFailed
-from tests.support.fake_server import fake_servers
+from tests.support.fake_server import VLLM, fake_servers
+from tests.support.fake_sglang import SGLANG
 from tests.support.served_runs import BASE, served_recipe
 
 
-def test_a_run_samples_trains_and_evaluates_by_a_server(tmp_path):
-    with fake_servers(BASE, "") as servers:
+@pytest.mark.parametrize("wire", [VLLM, SGLANG], ids=lambda wire: wire.engine)
+def test_a_run_samples_trains_and_evaluates_by_a_server(tmp_path, wire):
+    with fake_servers(BASE, "", wire=wire) as servers:
         summary = Trainer(served_recipe(tmp_path / "run", servers), quiet=True).train()
     assert summary["ledger"]["sampled"] == 12
     records = [
@@ -42,8 +44,9 @@ def test_a_run_whose_servers_all_died_is_resumed_where_it_was(tmp_path):
     assert summary["ledger"]["sampled"] == 12
 
 
-def test_a_probe_stops_the_run_by_the_name_of_the_fault(tmp_path):
-    with fake_servers(BASE, "") as servers:
+@pytest.mark.parametrize("wire", [VLLM, SGLANG], ids=lambda wire: wire.engine)
+def test_a_probe_stops_the_run_by_the_name_of_the_fault(tmp_path, wire):
+    with fake_servers(BASE, "", wire=wire) as servers:
         steps = iter(Trainer(served_recipe(tmp_path / "run", servers), quiet=True))
         next(steps)
         servers[0].fault = "stale weights"

@@ -11,7 +11,8 @@ import pytest
 from grpo import Recipe, RecipeError
 from grpo.cli import main
 from grpo.run.serving import ServerEnded, Serving, check, rank_of, serve
-from tests.support.fake_server import fake_servers
+from tests.support.fake_server import VLLM, fake_servers
+from tests.support.fake_sglang import SGLANG
 from tests.support.quick_runs import ROOT
 
 
@@ -34,6 +35,37 @@ def test_the_command_has_what_the_handshake_wants():
     assert _value(words, "--host") == "127.0.0.1"
     assert _value(words, "--max-lora-rank") == "16", "of the sizes that vLLM knows"
     assert rank_of(recipe) == 12
+
+
+def test_an_sglang_command_has_what_its_handshake_wants():
+    recipe = _recipe("data.max_prompt_tokens=100", "sample.max_tokens=50", "model.lora.rank=12")
+    words = Serving("/env/bin/python", engine="sglang", port=8011).command(recipe)
+    assert words[:3] == ["/env/bin/python", "-m", "sglang.launch_server"]
+    assert _value(words, "--dtype") == "float32" and _value(words, "--port") == "8011"
+    assert {"--enable-deterministic-inference", "--incremental-streaming-output"} <= set(words)
+    assert _value(words, "--context-length") == "152", "SGLang keeps two tokens free"
+    assert _value(words, "--max-lora-rank") == "12"
+    assert _value(words, "--lora-target-modules") == "all"
+    hub = _recipe("model={name: org/model, revision: abc, trust_remote_code: true}")
+    words = Serving("python", engine="sglang").command(hub)
+    assert _value(words, "--revision") == "abc" and "--trust-remote-code" in words
+    assert "--enable-lora" not in words
+
+
+def test_an_sglang_server_draws_by_seeds_on_accelerators_only():
+    with pytest.raises(RecipeError, match="leave out --cpu, or serve with --engine vllm"):
+        check(_recipe(), Serving(sys.executable, engine="sglang", on_cpu=True))
+    with pytest.raises(RecipeError, match="has no SGLang; install it"):
+        check(_recipe(), Serving(sys.executable, engine="sglang"))
+
+
+def test_the_recipe_says_what_is_served(capsys):
+    served = "sample={engine: sglang, servers: ['http://127.0.0.1:8011']}"
+    for more in (["--engine", "sglang"], [served]):
+        assert main(["serve", "quickstart", "--dry-run", *more]) == 0
+        line = capsys.readouterr().out.strip()
+        assert line.startswith("SGLANG_RETURN_ORIGINAL_LOGPROB=0 ")
+        assert "sglang.launch_server" in line and "vllm" not in line
 
 
 def test_a_cpus_server_reads_every_prompt_whole():
@@ -66,14 +98,16 @@ class _Started(Serving):
         return [sys.executable, "-c", self.arguments[0]]
 
 
-def test_it_waits_for_the_handshake_and_ends_with_its_server(capfd):
+@pytest.mark.parametrize("wire", [VLLM, SGLANG], ids=lambda wire: wire.engine)
+def test_it_waits_for_the_handshake_and_ends_with_its_server(capfd, wire):
     said = []
-    with fake_servers(ROOT / "recipes" / "quickstart_base", "") as servers:
+    with fake_servers(ROOT / "recipes" / "quickstart_base", "", wire=wire) as servers:
         port = int(servers[0].url.rpartition(":")[2])
-        serving = _Started(sys.executable, port=port, arguments=("import time; time.sleep(2)",))
+        sleeping = ("import time; time.sleep(2)",)
+        serving = _Started(sys.executable, wire.engine, port=port, arguments=sleeping)
         with pytest.raises(ServerEnded, match="ended with code 0"):
             serve(_recipe("sample.max_tokens=99"), serving, said.append, timeout_seconds=60)
-        assert said == [f"ready: sample.engine=vllm 'sample.servers=[{servers[0].url}]'"]
+        assert said == [f"ready: sample.engine={wire.engine} 'sample.servers=[{servers[0].url}]'"]
         started = time.monotonic()
         with pytest.raises(RecipeError, match="serve: http.* sequences of 256 tokens at most"):
             serve(_recipe("sample.max_tokens=900"), serving, said.append, timeout_seconds=60)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from grpo.rollout.engine import EngineFailed
-from tests.support.fake_server import fake_servers
+from tests.support.fake_server import VLLM, fake_servers
+from tests.support.fake_sglang import SGLANG
 from tests.support.served import (
     PROMPTS,
     engine_of,
@@ -22,6 +23,11 @@ from tests.support.served import (
 from tests.support.tiny import plain_logits
 
 
+@pytest.fixture(params=[VLLM, SGLANG], ids=lambda wire: wire.engine)
+def wire(request):
+    return request.param
+
+
 def _assert_logps_are_the_policys(policy, groups):
     for group in groups.values():
         for completion in group.completions:
@@ -32,9 +38,9 @@ def _assert_logps_are_the_policys(policy, groups):
 
 
 @pytest.mark.parametrize("lora", [False, True])
-def test_log_probs_are_the_policys_before_and_after_a_push(tmp_path, lora):
+def test_log_probs_are_the_policys_before_and_after_a_push(tmp_path, lora, wire):
     policy = served_policy(tmp_path / "model", lora=lora)
-    with fake_servers(tmp_path / "model", "", lora_rank=8 * lora) as servers:
+    with fake_servers(tmp_path / "model", "", wire=wire, lora_rank=8 * lora) as servers:
         engine = engine_of(policy, fleet_of(policy, servers, tmp_path))
         first = sampled(engine)
         _assert_logps_are_the_policys(policy, first)
@@ -49,9 +55,9 @@ def test_log_probs_are_the_policys_before_and_after_a_push(tmp_path, lora):
             assert len(servers[0].adapters) == 1, "the earlier version is unloaded"
 
 
-def test_a_completion_is_one_request_with_a_seed_of_its_own_and_repeats(tmp_path):
+def test_a_completion_is_one_request_with_a_seed_of_its_own_and_repeats(tmp_path, wire):
     policy = served_policy(tmp_path / "model")
-    with fake_servers(tmp_path / "model", "", "") as servers:
+    with fake_servers(tmp_path / "model", "", "", wire=wire) as servers:
         one = engine_of(policy, fleet_of(policy, servers[:1], tmp_path))
         first = sampled(one)
         assert tokens_of(first) == tokens_of(sampled(one))
@@ -66,10 +72,10 @@ def test_a_completion_is_one_request_with_a_seed_of_its_own_and_repeats(tmp_path
         assert two.stats.tokens == sum(len(c.token_ids) for c in everything)
 
 
-def test_ids_stops_and_limits_end_completions_as_in_the_engine(tmp_path):
+def test_ids_stops_and_limits_end_completions_as_in_the_engine(tmp_path, wire):
     policy = served_policy(tmp_path / "model")
     policy.stop_ids |= {30, 31, 32}
-    with fake_servers(tmp_path / "model", "") as servers:
+    with fake_servers(tmp_path / "model", "", wire=wire) as servers:
         engine = engine_of(policy, fleet_of(policy, servers, tmp_path), stop=["q", "z"])
         completions = [
             c for g in sampled(engine, max_tokens=12, group_size=6).values() for c in g.completions
@@ -84,14 +90,15 @@ def test_ids_stops_and_limits_end_completions_as_in_the_engine(tmp_path):
             else:
                 assert c.text.endswith(c.stop) and c.text.count(c.stop) == 1
         assert len({type(c.stop) for c in completions if c.finish == "stop"}) == 2
-        assert all(
-            body["ignore_eos"] and body["temperature"] == 1.0 for body in servers[0].requests
+        assert all(body["temperature"] == 1.0 for body in servers[0].requests)
+        assert all(body["ignore_eos"] == (wire is VLLM) for body in servers[0].requests), (
+            "SGLang ignores the ids that it is told with those of the model"
         )
 
 
-def test_ids_that_no_tokenizer_knows_are_never_drawn(tmp_path):
+def test_ids_that_no_tokenizer_knows_are_never_drawn(tmp_path, wire):
     policy = served_policy(tmp_path / "model")
-    with fake_servers(tmp_path / "model", "") as servers:
+    with fake_servers(tmp_path / "model", "", wire=wire) as servers:
         engine = engine_of(policy, fleet_of(policy, servers, tmp_path))
         groups = sampled(engine, max_tokens=40)
         assert (
@@ -101,9 +108,9 @@ def test_ids_that_no_tokenizer_knows_are_never_drawn(tmp_path):
         assert policy.vocab_size < policy.base.config.vocab_size
 
 
-def test_an_interruption_keeps_what_was_written_and_the_server_stops_working(tmp_path):
+def test_an_interruption_keeps_what_was_written_and_the_server_stops_working(tmp_path, wire):
     policy = served_policy(tmp_path / "model")
-    with fake_servers(tmp_path / "model", "") as servers:
+    with fake_servers(tmp_path / "model", "", wire=wire) as servers:
         servers[0].seconds = 0.02
         engine = engine_of(policy, fleet_of(policy, servers, tmp_path))
         groups = sampled(engine, max_tokens=60, interrupted=lambda: servers[0].num_tokens > 30)
@@ -119,9 +126,9 @@ def test_an_interruption_keeps_what_was_written_and_the_server_stops_working(tmp
         assert number, "the server noticed"
 
 
-def test_groups_that_are_left_when_there_are_enough_go_on_in_the_next_call(tmp_path):
+def test_groups_that_are_left_when_there_are_enough_go_on_in_the_next_call(tmp_path, wire):
     policy = served_policy(tmp_path / "model")
-    with fake_servers(tmp_path / "model", "") as servers:
+    with fake_servers(tmp_path / "model", "", wire=wire) as servers:
         servers[0].seconds = 0.01
         engine = engine_of(policy, fleet_of(policy, servers, tmp_path))
         limit = lambda prompt, i: 4 if prompt.id == "p0" else 40  # noqa: E731
@@ -163,9 +170,9 @@ def _prompts():
     return [list(prompt.token_ids) for prompt in PROMPTS]
 
 
-def test_a_server_that_dies_in_the_middle_is_survived_and_nothing_counts_twice(tmp_path):
+def test_a_server_that_dies_in_the_middle_is_survived_and_nothing_counts_twice(tmp_path, wire):
     policy = served_policy(tmp_path / "model")
-    with fake_servers(tmp_path / "model", "", "") as servers:
+    with fake_servers(tmp_path / "model", "", "", wire=wire) as servers:
         fleet = fleet_of(policy, servers, tmp_path)
         engine = engine_of(policy, fleet)
         whole = sampled(engine)
@@ -188,9 +195,9 @@ def test_a_server_that_dies_in_the_middle_is_survived_and_nothing_counts_twice(t
         _assert_logps_are_the_policys(policy, third)
 
 
-def test_all_servers_dying_is_said_at_once(tmp_path):
+def test_all_servers_dying_is_said_at_once(tmp_path, wire):
     policy = served_policy(tmp_path / "model")
-    with fake_servers(tmp_path / "model", "", "") as servers:
+    with fake_servers(tmp_path / "model", "", "", wire=wire) as servers:
         engine = engine_of(policy, fleet_of(policy, servers, tmp_path))
         sampled(engine)
         for server in servers:
@@ -201,9 +208,9 @@ def test_all_servers_dying_is_said_at_once(tmp_path):
         assert time.monotonic() - started < 15
 
 
-def test_a_server_that_hangs_is_given_up_after_its_silence(tmp_path):
+def test_a_server_that_hangs_is_given_up_after_its_silence(tmp_path, wire):
     policy = served_policy(tmp_path / "model")
-    with fake_servers(tmp_path / "model", "", "") as servers:
+    with fake_servers(tmp_path / "model", "", "", wire=wire) as servers:
         engine = engine_of(policy, fleet_of(policy, servers, tmp_path), silence=0.5)
         whole = sampled(engine)
         servers[0].hangs_after = servers[0].num_tokens + 10
@@ -211,9 +218,9 @@ def test_a_server_that_hangs_is_given_up_after_its_silence(tmp_path):
         assert any("has sent nothing for" in note for note in engine.stats.notes)
 
 
-def test_a_server_started_anew_between_two_steps_gets_the_weights_again(tmp_path):
+def test_a_server_started_anew_between_two_steps_gets_the_weights_again(tmp_path, wire):
     policy = served_policy(tmp_path / "model")
-    with fake_servers(tmp_path / "model", "") as servers:
+    with fake_servers(tmp_path / "model", "", wire=wire) as servers:
         engine = engine_of(policy, fleet_of(policy, servers, tmp_path))
         moved(policy)
         before = sampled(engine)
@@ -222,38 +229,41 @@ def test_a_server_started_anew_between_two_steps_gets_the_weights_again(tmp_path
         assert tokens_of(sampled(engine)) == tokens_of(before)
 
 
-def test_a_failure_is_tried_again_once_and_a_refusal_never(tmp_path):
+def test_a_failure_is_tried_again_once_and_a_refusal_never(tmp_path, wire):
     policy = served_policy(tmp_path / "model")
-    with fake_servers(tmp_path / "model", "") as servers:
+    with fake_servers(tmp_path / "model", "", wire=wire) as servers:
         engine = engine_of(policy, fleet_of(policy, servers, tmp_path))
         whole = sampled(engine)
         servers[0].fails = 2
         assert tokens_of(sampled(engine)) == tokens_of(whole)
         servers[0].fails = 1000
         with pytest.raises(
-            EngineFailed, match="failed 3 times, the last time since .* 500: EngineCore"
+            EngineFailed, match="failed 3 times, the last time since .* (500: EngineCore|broke off)"
         ):
             sampled(engine)
         servers[0].fails = 0
-        engine.open_decoder(engine.stats).fleet.members[0].server.model = "gone"
+        server = engine.open_decoder(engine.stats).fleet.members[0].server
+        setattr(server, "model" if wire is VLLM else "adapter", "gone")
+        refusal = "(refuses /v1/completions with 404: The model `gone`|has never been loaded: gone)"
+        with pytest.raises(EngineFailed, match=refusal):
+            sampled(engine)
+
+
+def test_a_prefix_cache_that_does_not_empty_stops_the_push(tmp_path, monkeypatch, wire):
+    monkeypatch.setattr("grpo.rollout.servers.vllm.CACHE_SECONDS", 0.2)
+    policy = served_policy(tmp_path / "model")
+    with fake_servers(tmp_path / "model", "full cache", wire=wire) as servers:
+        engine = engine_of(policy, fleet_of(policy, servers, tmp_path))
         with pytest.raises(
-            EngineFailed, match="refuses /v1/completions with 404: The model `gone`"
+            EngineFailed,
+            match="keeps keys of earlier weights|refuses /update_weights_from_disk .*flush failed",
         ):
             sampled(engine)
 
 
-def test_a_prefix_cache_that_does_not_empty_stops_the_push(tmp_path, monkeypatch):
-    monkeypatch.setattr("grpo.rollout.servers.vllm.CACHE_SECONDS", 0.2)
+def test_no_thread_is_left_behind(tmp_path, wire):
     policy = served_policy(tmp_path / "model")
-    with fake_servers(tmp_path / "model", "full cache") as servers:
-        engine = engine_of(policy, fleet_of(policy, servers, tmp_path))
-        with pytest.raises(EngineFailed, match="keeps keys of earlier weights"):
-            sampled(engine)
-
-
-def test_no_thread_is_left_behind(tmp_path):
-    policy = served_policy(tmp_path / "model")
-    with fake_servers(tmp_path / "model", "") as servers:
+    with fake_servers(tmp_path / "model", "", wire=wire) as servers:
         engine = engine_of(policy, fleet_of(policy, servers, tmp_path))
         groups = engine.sample(PROMPTS, group_size=3, max_tokens=30, sampling=_plain(), seed=("t",))
         next(groups)
