@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import socket
 import threading
 import time
@@ -69,7 +68,7 @@ class Peers:
         self._moves += has_moved and not in_collective
         return {
             "at": time.time(),
-            "host": platform.node(),
+            "host": socket.gethostname(),
             "addresses": self._addresses,
             "process": os.getpid(),
             "wait": str(wait) if wait else "",
@@ -120,7 +119,7 @@ class Peers:
 
     def ended(self) -> list[int]:
         """The ranks on this machine whose process has ended since it reported where it is."""
-        here = platform.node()
+        here = socket.gethostname()
         notes = sorted(self.notes.items())
         return [
             rank for rank, note in notes if note["host"] == here and _has_ended(note["process"])
@@ -128,7 +127,7 @@ class Peers:
 
     def broken_off(self, message: str) -> list[tuple[int, str]]:
         """(rank, host) of each rank on other machines of which an error's `message` gives the address in brackets."""
-        here = platform.node()
+        here = socket.gethostname()
         found = []
         for rank, note in sorted(self.notes.items()):
             is_named = any(f"[{address}]" in message for address in note["addresses"])

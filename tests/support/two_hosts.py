@@ -2,30 +2,24 @@
 
 A host has a network, a hostname and a loopback of its own, and sees the files of this machine. It lives as long as the
 process that holds its namespaces, so nothing is left behind.
-
-As a program it reads runs as JSON and forks their two processes from one that has loaded the library; see `ranks`.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Iterator
 
-ROOT = Path(__file__).resolve().parents[2]
 NEWUTS = 0x04000000
 NEWNET = 0x40000000
 NOWHERE = "02:00:00:00:00:99"
 """The address of a network card that nobody has."""
-PORT = "29511"
 HOLDER = """
 import ctypes, os, socket, sys
 if ctypes.CDLL(None, use_errno=True).unshare(0x40000000 | 0x04000000):
