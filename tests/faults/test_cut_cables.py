@@ -135,6 +135,8 @@ def test_torchrun_on_two_hosts_ends_with_its_ranks(whole: Path, tmp_path: Path) 
             launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"]
             launcher += ["--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "cut"]
             launcher += ["--rdzv-endpoint", f"{cable.hosts[0].address}:29500"]
+            is_first = int(host is cable.hosts[0])  # these hostnames have no address to tell it by
+            launcher += ["--rdzv-conf", f"is_host={is_first}", "--local-addr", host.address]
             worker = [str(HERE / "cable_child.py"), "worker", "cut", "learning"]
             agents.append(
                 subprocess.Popen(
