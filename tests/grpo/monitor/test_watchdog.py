@@ -184,7 +184,7 @@ def test_a_rank_that_is_no_longer_heard_from_is_not_said_to_be_where_it_was() ->
     first, second = peers.lines()
     assert re.fullmatch(
         rf"rank 1 \(process {os.getpid()} on {re.escape(socket.gethostname())}\) has NOT been heard from for 0 s, look "
-        r"at its machine and the network; when last heard from, it was in engine \(grpo.rollout\) at test_watchdog.py:.*",
+        r"at its machine and the network; when last heard from, it was in engine \(grpo.rollout\) at \S+:\d+ in .*",
         first,
     )
     assert second == "rank 2 has NOT arrived: it never reported where it is"
