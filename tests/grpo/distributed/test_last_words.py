@@ -40,7 +40,6 @@ def test_another_process_than_the_first_claims_nothing_of_the_folder(
     (ended,) = train_all((2, ARGUMENTS))
     assert ended.codes == [-9, 1], ended.err
     last = next(line for line in ended.err.splitlines() if line.startswith("stopped: "))
-    assert "without rank 0, whose process has ended, died of RuntimeError" in last
     assert "; rank 0 says what stands; if it could not, go on by: " in last
     assert last.endswith("run_dir=run --resume")
     assert "no checkpoint was saved yet" not in ended.err
