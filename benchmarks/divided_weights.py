@@ -16,13 +16,13 @@ import os
 import statistics
 import tempfile
 import time
-import traceback
 from pathlib import Path
 from typing import Any, Callable
 
 import torch
 import torch.distributed as dist
 
+from benchmarks.forked import fork_ranks
 from grpo.distributed.process_group import Ranks
 from grpo.model.policy import Policy
 
@@ -119,22 +119,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
-        children = []
-        for rank in range(options.processes):
-            child = os.fork()
-            if not child:
-                code = 1
-                try:
-                    as_rank(rank, options, Path(name))
-                    code = 0
-                except BaseException:
-                    traceback.print_exc()
-                finally:
-                    os._exit(code)
-            children.append(child)
-        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        if any(codes):
-            raise SystemExit(f"a process failed: {codes}")
+        fork_ranks(options.processes, lambda rank: as_rank(rank, options, Path(name)))
         found = json.loads((Path(name) / "found.json").read_text())
     processor = next(
         line.partition(": ")[2]

@@ -195,12 +195,16 @@ def _again(options: argparse.Namespace, command: str) -> str:
 
 
 def _launcher(command: str) -> list[str]:
-    """`command`, or under torchrun what starts as many processes."""
+    """`command`, or under torchrun what starts as many processes; on several machines, on each of them."""
     processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    if "TORCHELASTIC_RUN_ID" not in os.environ or processes == "1":
+    machines = os.environ.get("GROUP_WORLD_SIZE", "1")
+    if "TORCHELASTIC_RUN_ID" not in os.environ or (processes, machines) == ("1", "1"):
         return command.split()
     name = command.split()[-1].removeprefix("grpo.")
-    return ["torchrun", "--nproc-per-node", processes, "-m", "grpo", name]
+    words = ["torchrun", "--nproc-per-node", processes]
+    if machines != "1":
+        words += ["--nnodes", machines, "--rdzv-backend", "c10d", "--rdzv-endpoint", "HOST:PORT"]
+    return [*words, "-m", "grpo", name]
 
 
 def _train(recipe: Recipe, options: argparse.Namespace, command: str) -> int:
@@ -279,7 +283,9 @@ def _failure(error: BaseException, standing: str) -> list[str]:
 
 
 def _what_stands(run: Path, again: str) -> str:
-    """What a run that broke off can go on from."""
+    """What a run that broke off can go on from; only the first process, which writes the folder, can know."""
+    if not _is_first_rank():
+        return f"rank 0 says what stands; if it could not, go on by: {again}"
     from grpo.run.checkpoint import newest_step  # noqa: PLC0415  heavy: torch
     from grpo.stages.rejection.progress import kept_steps  # noqa: PLC0415  heavy: torch
 

@@ -7,11 +7,13 @@ single process every method returns at once.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Iterable
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -33,6 +35,40 @@ def keep_to_this_machine() -> None:
     if sys.platform == "linux" and is_local:
         for library in ("GLOO", "NCCL"):
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
+
+
+def find_other_machines() -> None:
+    """If ranks are on several machines, and this one's name leads to its loopback, let gloo take the card to the first.
+
+    Where the name leads to a real address gloo listens there by itself.
+    """
+    first = os.environ.get("MASTER_ADDR")
+    world = os.environ.get("WORLD_SIZE")
+    is_local = world is None or world == os.environ.get("LOCAL_WORLD_SIZE")
+    if is_local or first is None or "GLOO_SOCKET_IFNAME" in os.environ:
+        return
+    try:
+        own = socket.gethostbyname(socket.gethostname())
+    except OSError:
+        own = "127.0.0.1"
+    card = card_towards(first) if own.startswith("127.") else None
+    if card is not None:
+        os.environ["GLOO_SOCKET_IFNAME"] = card
+
+
+def card_towards(host: str) -> str | None:
+    """The name of the network card over which this machine reaches `host`; None if it has no way there."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(address)  # chooses a way, and sends nothing
+            own = probe.getsockname()[0]
+    except OSError:
+        return None
+    for name, addresses in psutil.net_if_addrs().items():
+        if own in [one.address for one in addresses]:
+            return name
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +93,7 @@ class Ranks:
         from accelerate import PartialState  # noqa: PLC0415  heavy, and only needed to train
 
         keep_to_this_machine()
+        find_other_machines()
         with collective(f"{OWNER}, joining the process group"):
             state = PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
         started = int(os.environ.get("WORLD_SIZE", "1"))

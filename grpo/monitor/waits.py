@@ -83,6 +83,9 @@ class PeerView(Protocol):
     def ended(self) -> list[int]:
         """The ranks that are known to have ended."""
 
+    def broken_off(self, message: str) -> list[tuple[int, str]]:
+        """(rank, host) of each rank elsewhere that an error's `message` gives the address of."""
+
 
 class Watcher(Protocol):
     """The watchdog, as far as waits know it."""
@@ -224,15 +227,22 @@ def collective(owner: str) -> Iterator[None]:
         ):
             yield
     except Exception as error:
-        peers = PROCESS.peers
-        ended = [] if peers is None else peers.ended()
-        if ended:
-            ranks = " and ".join(f"rank {rank}" for rank in ended)
-            without = (
-                f"{getattr(error, 'waited_for', owner)} without {ranks}, whose process has ended,"
-            )
+        missed = _missed(PROCESS.peers, str(error))
+        if missed:
+            without = f"{getattr(error, 'waited_for', owner)} without {missed},"
             error.waited_for = without  # type: ignore[attr-defined]  # ours, on any exception
         raise
+
+
+def _missed(peers: PeerView | None, message: str) -> str:
+    """The ranks for want of which a collective broke with this `message`; empty where that is not known."""
+    if peers is None:
+        return ""
+    ended = [f"rank {rank}" for rank in peers.ended()]
+    if ended:
+        return f"{' and '.join(ended)}, whose process has ended"
+    gone = [f"rank {rank} on {host}" for rank, host in peers.broken_off(message)]
+    return f"{' or '.join(gone)}, to which the connection broke" if gone else ""
 
 
 def sizes(folder: Path) -> list[str]:

@@ -169,7 +169,8 @@ class Watchdog:
     def join(self, rank: int, world: int, store: Store) -> None:
         """From now on tell the other ranks through `store` where this one is, and learn where they are."""
         self.rank = rank
-        self.peers = Peers(store, rank, world)
+        silence_seconds = self.settings.collective_seconds / 2
+        self.peers = Peers(store, rank, world, silence_seconds)
 
     # -- looking ----------------------------------------------------------------------------------------------
 

@@ -421,6 +421,7 @@ class Run(SteppedRun):
                 scorer,
                 evaluated,
                 seed=self.recipe.seed,
+                ranks=parts.ranks,
                 environment=parts.environment,
                 interrupted=lambda: self.stop_requested,
             )

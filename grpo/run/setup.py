@@ -30,6 +30,7 @@ from grpo.monitor import watchdog
 from grpo.monitor.gates import Alarm, Gates
 from grpo.monitor.watchdog import Watchdog
 from grpo.recipe import Recipe, RecipeError, SampleSection
+from grpo.recipe.shorthands import HELD_OUT
 from grpo.report.console.console import Console
 from grpo.report.trackers import Trackers
 from grpo.rollout.buffer import RolloutBuffer
@@ -211,7 +212,7 @@ def open_parts(
     ranks = Ranks.start()
     ranks.watched_by(dog)
     check_ahead(recipe, ranks)
-    check_same_prompts(ranks, inputs.prompts)
+    check_same_prompts(ranks, inputs)
     prepare_torch(recipe)
     policy = open_policy(recipe, ranks.device, inputs.tokenizer, model)
     if recipe.distributed.shard and ranks.world > 1:
@@ -265,18 +266,29 @@ def check_ahead(recipe: Recipe, ranks: Ranks) -> None:
         )
 
 
-def check_same_prompts(ranks: Ranks, prompts: PromptSet) -> None:
-    """Refuse ranks that train on different rows: the same prompt id would stand for several questions."""
+def check_same_prompts(ranks: Ranks, inputs: RunInputs) -> None:
+    """Refuse ranks that train or are evaluated on different rows: the same id would stand for several questions."""
     if ranks.world == 1:
         return
-    digests = ranks.gather([fingerprint.prompts(prompts)])
-    others = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
-    if others:
-        raise RecipeError(
-            f"data: the prompts of rank {', '.join(map(str, others))} are not those of rank 0: the same source gave "
-            "other rows, or another tokenizer other tokens; give all ranks the same files and package versions, "
-            "and a task whose rows follow from its arguments alone"
-        )
+    digests = ranks.gather([_digests(inputs)])
+    for where, first in digests[0].items():
+        others = [rank for rank, of in enumerate(digests) if of.get(where) != first]
+        if others:
+            raise RecipeError(
+                f"{where}: the prompts of rank {', '.join(map(str, others))} are not those of rank 0: the same source "
+                "gave other rows, or another tokenizer other tokens; give all ranks the same files and package "
+                "versions, and a task whose rows follow from its arguments alone"
+            )
+
+
+def _digests(inputs: RunInputs) -> dict[str, str]:
+    """A digest of the rows' prompts by the section that they are of."""
+    digests = {"data": fingerprint.prompts(inputs.prompts)}
+    for of in inputs.sets:
+        if of.name != HELD_OUT:
+            digest = f"{fingerprint.rows(of.prompts)} {fingerprint.tokens(of.prompts)}"
+            digests[f"evaluate.sets.{of.name}"] = digest
+    return digests
 
 
 def open_rows(recipe: Recipe, inputs: RunInputs) -> SampleRows:

@@ -12,9 +12,11 @@ import random
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Iterable
 
 import torch
 from tiny import tiny_tokenizer
+from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen3MoeConfig
 
 from grpo.learner.learner import Learner
@@ -26,7 +28,7 @@ from grpo.preflight.memory import Memory, example_rows, predict
 from grpo.preflight.memory_fit import largest_update
 from grpo.recipe import LoraSection, LossSection, ModelSection, OptimSection, Recipe
 from grpo.rollout.compatibility import check_support
-from grpo.types import Batch, Denominators, Update
+from grpo.types import Batch, Denominators, Row, Update
 
 
 def config_of(case: dict) -> PretrainedConfig:
@@ -71,29 +73,42 @@ def sections(case: dict) -> tuple[ModelSection, OptimSection, LossSection]:
     )
 
 
+def model_of(case: dict, config: PretrainedConfig) -> nn.Module:
+    section, _, _ = sections(case)
+    model = AutoModelForCausalLM.from_config(config).to(getattr(torch, section.dtype))
+    return with_adapters(model, section.lora) if section.lora else model
+
+
+def with_tokens(rows: Iterable[Row], ids: range, longest: int | None = None) -> tuple[Row, ...]:
+    """Rows with random tokens and advantages; with `longest`, all prompts are that long."""
+    rng = random.Random(0)
+    return tuple(
+        replace(
+            row,
+            prompt_ids=tuple(rng.choices(ids, k=longest or len(row.prompt_ids))),
+            token_ids=tuple(rng.choices(ids, k=row.num_tokens)),
+            advantage=rng.random() - 0.5,
+        )
+        for row in rows
+    )
+
+
+def update_of(case: dict) -> Update:
+    """The update of a case, whose rows are in three groups."""
+    rows = with_tokens(rows_of(case), range(3, 60))
+    tokens = sum(row.num_tokens for row in rows)
+    return Update(rows, Denominators(len(rows), tokens, 100, {g: tokens // 3 for g in range(3)}))
+
+
 def make_updates(case: dict, config: PretrainedConfig, tokenizer, number: int) -> None:
     model_section, optim, loss = sections(case)
-    model = AutoModelForCausalLM.from_config(config).to(getattr(torch, model_section.dtype))
-    if model_section.lora:
-        model = with_adapters(model, model_section.lora)
     policy = Policy(
-        model,
+        model_of(case, config),
         tokenizer,
         case.get("device", "cpu"),
         gradient_checkpointing=model_section.gradient_checkpointing,
     )
-    rng = random.Random(0)
-    rows = tuple(
-        replace(
-            row,
-            prompt_ids=tuple(rng.choices(range(3, 60), k=len(row.prompt_ids))),
-            token_ids=tuple(rng.choices(range(3, 60), k=row.num_tokens)),
-            advantage=rng.random() - 0.5,
-        )
-        for row in rows_of(case)
-    )
-    tokens = sum(row.num_tokens for row in rows)
-    update = Update(rows, Denominators(len(rows), tokens, 100, {g: tokens // 3 for g in range(3)}))
+    update = update_of(case)
     learner = Learner(
         policy,
         Optimizer(policy.trainable(), optim, 10),
@@ -101,8 +116,13 @@ def make_updates(case: dict, config: PretrainedConfig, tokenizer, number: int) -
         temperature=1.0,
         tokens_per_micro_batch=optim.tokens_per_micro_batch,
     )
+    make_them(learner, update, number)
+
+
+def make_them(learner: Learner, update: Update, number: int) -> None:
+    """Make the same update so many times."""
     for _ in range(number):
-        learner.begin(Batch(rows, (update,)))
+        learner.begin(Batch(update.rows, (update,)))
         assert learner.update(update).made
 
 
@@ -113,18 +133,11 @@ def of_recipe(file: str, overrides: list[str]) -> None:
     predicted, before = largest_update(facts), resident_bytes()
     policy = Policy.load(recipe.model, tokenizer=facts.tokenizer, device="cpu")
     check_support(policy)
-    rng, longest = random.Random(0), max(len(prompt.token_ids) for prompt in facts.prompts.train)
-    rows = tuple(
-        replace(
-            row,
-            prompt_ids=tuple(rng.choices(range(policy.vocab_size), k=longest)),
-            token_ids=tuple(rng.choices(range(policy.vocab_size), k=row.num_tokens)),
-            advantage=rng.random() - 0.5,
-        )
-        for row in example_rows(
-            recipe.sample.prompts, recipe.sample.group_size, 1, recipe.sample.max_tokens
-        )
+    longest = max(len(prompt.token_ids) for prompt in facts.prompts.train)
+    examples = example_rows(
+        recipe.sample.prompts, recipe.sample.group_size, 1, recipe.sample.max_tokens
     )
+    rows = with_tokens(examples, range(policy.vocab_size), longest)
     update = Update(
         rows, Denominators(len(rows), sum(row.num_tokens for row in rows), 100, {0: 100})
     )
@@ -135,9 +148,7 @@ def of_recipe(file: str, overrides: list[str]) -> None:
         temperature=1.0,
         tokens_per_micro_batch=recipe.optim.tokens_per_micro_batch,
     )
-    for _ in range(2):
-        learner.begin(Batch(rows, (update,)))
-        assert learner.update(update).made
+    make_them(learner, update, 2)
     report(predicted, before)
 
 

@@ -17,10 +17,10 @@ from typing import Any
 import tiny
 import torch
 import torch.distributed as dist
-from forked import fork_ranks
 from small_updates import TEMPERATURE, batch_of, random_groups, tiny_policy
 from torch import Tensor
 
+from benchmarks.forked import fork_ranks
 from grpo.distributed.fsdp import local_part
 from grpo.distributed.process_group import Ranks
 from grpo.learner.learner import Learner

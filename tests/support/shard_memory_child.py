@@ -8,27 +8,31 @@ are forked from one that has made a tiny update, which loads all code and tables
 from __future__ import annotations
 
 import json
-import random
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from forked import fork_ranks
-from memory_child import config_of, make_updates, resident_bytes, rows_of, sections
+from memory_child import (
+    config_of,
+    make_them,
+    make_updates,
+    model_of,
+    resident_bytes,
+    rows_of,
+    sections,
+    update_of,
+)
 from tiny import tiny_tokenizer
-from transformers import AutoModelForCausalLM
 
+from benchmarks.forked import fork_ranks
 from grpo.distributed.process_group import Ranks
 from grpo.learner.learner import Learner
 from grpo.learner.optimizer import Optimizer
-from grpo.model.loading import with_adapters
 from grpo.model.policy import Policy
 from grpo.preflight.memory import predict
-from grpo.types import Batch, Denominators, Update
 
 TINY = {"V": 200, "D": 32, "I": 64, "L": 1}
 """A model whose updates load all code and tables; each process makes some, for after a fork pages are read anew."""
@@ -49,28 +53,13 @@ def peaks(case: dict[str, Any], ranks: Ranks, tokenizer: Any) -> dict[str, int]:
     model_section, optim, loss = sections(case)
     forget_peak()
     before = resident_bytes()
-    model = AutoModelForCausalLM.from_config(config_of(case)).to(
-        getattr(torch, model_section.dtype)
-    )
-    if model_section.lora:
-        model = with_adapters(model, model_section.lora)
+    model = model_of(case, config_of(case))
     policy = Policy(model, tokenizer, gradient_checkpointing=model_section.gradient_checkpointing)
     del model
     if ranks.world > 1:
         policy.shard(ranks)
     found = {"load": peak_bytes() - before}
-    rng = random.Random(0)
-    rows = tuple(
-        replace(
-            row,
-            prompt_ids=tuple(rng.choices(range(3, 60), k=len(row.prompt_ids))),
-            token_ids=tuple(rng.choices(range(3, 60), k=row.num_tokens)),
-            advantage=rng.random() - 0.5,
-        )
-        for row in rows_of(case)
-    )
-    tokens = sum(row.num_tokens for row in rows)
-    update = Update(rows, Denominators(len(rows), tokens, 100, {g: tokens // 3 for g in range(3)}))
+    update = update_of(case)
     learner = Learner(
         policy,
         Optimizer(policy.held(), optim, 10, shards=policy.shards),
@@ -81,9 +70,7 @@ def peaks(case: dict[str, Any], ranks: Ranks, tokenizer: Any) -> dict[str, int]:
     )
     policy.split()
     forget_peak()
-    for _ in range(2):
-        learner.begin(Batch(rows, (update,)))
-        assert learner.update(update).made
+    make_them(learner, update, 2)
     found["update"] = peak_bytes() - before
     forget_peak()
     policy.gather()

@@ -15,7 +15,7 @@ from quick_runs import records
 from safetensors.torch import load_file
 
 from grpo.cost.book import read_costs
-from grpo.distributed.process_group import Ranks
+from grpo.distributed.process_group import Ranks, card_towards, find_other_machines
 from grpo.recipe import RecipeError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -128,6 +128,29 @@ def test_accelerates_own_accumulation_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     with pytest.raises(RecipeError, match="divide the gradient a second time"):
         Ranks.start()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="the loopback's card has another name elsewhere"
+)
+def test_gloo_is_given_the_card_to_the_first_machine_where_a_name_leads_to_the_loopback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    variables = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setattr(socket, "gethostname", lambda: "no-such-machine.invalid")
+    find_other_machines()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "chosen")
+    find_other_machines()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "chosen"
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    find_other_machines()
+    assert "GLOO_SOCKET_IFNAME" not in os.environ
+    assert card_towards("no-such-machine.invalid") is None
 
 
 def test_a_single_process_gathers_and_sums_nothing() -> None:

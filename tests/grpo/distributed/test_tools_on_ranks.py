@@ -113,9 +113,9 @@ def test_tools_run_in_both_processes_and_the_gradient_is_that_of_one(tmp_path: P
     everyone = called(two)
     evaluated = lines(two, "evaluations.jsonl")
     assert set(everyone) == {"0", "1"}
-    assert min(map(len, everyone.values())) > num_calls(evaluated) > 0  # each process evaluates
+    assert all(everyone.values()) and num_calls(evaluated) > 0
     num_alone = len(called(one)["alone"])
-    assert sum(map(len, everyone.values())) == num_alone + num_calls(evaluated)
+    assert sum(map(len, everyone.values())) == num_alone
     assert num_alone == num_calls(lines(one, "samples.jsonl")) + num_calls(evaluated)
 
     for name in ("samples.jsonl", "evaluations.jsonl"):

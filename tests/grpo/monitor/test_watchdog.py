@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -172,6 +173,59 @@ def test_a_rank_that_has_not_arrived_is_told_from_one_that_has(
         "rank 2 has arrived: it waits for collective (grpo.distributed.process_group, sum, number 6)"
     )
     assert Peers(Store(), 0, 2).lines() == ["rank 1 has NOT arrived: it never reported where it is"]
+
+
+def test_a_rank_that_is_no_longer_heard_from_is_not_said_to_be_where_it_was() -> None:
+    store = Store()
+    peers, other = Peers(store, 0, 3, silence_seconds=0.0), Peers(store, 1, 3)
+    with waiting("engine", owner="grpo.rollout") as wait:
+        other._exchange(other._note(wait))
+    peers._exchange(peers._note(None))
+    first, second = peers.lines()
+    assert re.fullmatch(
+        rf"rank 1 \(process {os.getpid()} on {re.escape(socket.gethostname())}\) has NOT been heard from for 0 s, look "
+        r"at its machine and the network; when last heard from, it was in engine \(grpo.rollout\) at \S+:\d+ in .*",
+        first,
+    )
+    assert second == "rank 2 has NOT arrived: it never reported where it is"
+    peers.silence_seconds = 1000.0
+    assert peers.lines()[0].startswith("rank 1 has NOT arrived: it waits for engine (grpo.rollout)")
+
+
+def test_a_store_that_is_gone_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(Store):
+        def set(self, name: str, value: str) -> None:
+            asked.append(name)
+            raise RuntimeError("Broken pipe")
+
+    asked: list[str] = []
+    peers = Peers(Gone(), 1, 2)
+    for _ in range(3):
+        peers.exchange([])
+        assert peers._helper is not None
+        peers._helper.join(60)
+    assert asked == ["rank1"]
+    assert peers.lines()[-1] == "the store that the ranks share cannot be reached: Broken pipe"
+
+
+def test_a_connection_to_another_machine_that_breaks_is_told_by_the_rank_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = Store()
+    peers = Peers(store, 0, 3)
+    for rank in (1, 2):
+        note = Peers(store, rank, 3)._note(None)
+        elsewhere = {"host": f"node{rank}", "addresses": [f"10.0.0.{rank}", "172.17.0.1"]}
+        store.set(f"rank{rank}", json.dumps({**note, **elsewhere}))
+    peers._exchange(peers._note(None))
+    monkeypatch.setattr(PROCESS, "watcher", SimpleNamespace(peers=peers))
+    with pytest.raises(RuntimeError) as raised, collective("grpo.distributed, sum"):
+        raise RuntimeError("Connection closed by peer [10.0.0.2]:4711")
+    assert re.fullmatch(
+        r"collective \(grpo.distributed, sum, number \d+\) without rank 2 on node2, to which the connection broke, died "
+        r"of RuntimeError: Connection closed by peer \[10.0.0.2\]:4711",
+        describe_failure(raised.value),
+    )
 
 
 def test_a_collective_makes_progress_while_another_rank_works_and_not_while_it_is_stuck() -> None:
