@@ -24,7 +24,7 @@ from rewards.service.request import Function
 from rewards.table import timeout_seconds_of
 from rewards.types import RewardSpec
 
-__all__ = ["Identity", "changed_file", "difference", "identity_of", "own_files"]
+__all__ = ["Identity", "OwnFile", "changed_file", "difference", "identity_of", "own_files"]
 
 PROTOCOL = 1
 PACKAGE = Path(__file__).resolve().parents[1]

@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
-from rewards.remote.identity import Identity, changed_file, identity_of, own_files
+from rewards.remote.identity import Identity, OwnFile, changed_file, identity_of, own_files
 from rewards.remote.wire import plain_score, samples_from
 from rewards.sandbox import SandboxOptions
 from rewards.service.service import RewardService
@@ -45,7 +45,7 @@ class Judges:
     sandbox: SandboxOptions
     base_dir: str | Path | None = None
     workers: int | None = None
-    files: Mapping[str, Path] = field(default_factory=dict)
+    files: Mapping[str, OwnFile] = field(default_factory=dict)
     _service: RewardService | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _turn: threading.Lock = field(default_factory=threading.Lock)
