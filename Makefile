@@ -1,7 +1,7 @@
 # Two commands need nothing but Python 3.10 or newer with venv, git and make:
 #   make quickstart   trains a tiny model to reason, in minutes on a CPU
 #   make test         runs the fast tests
-# Further: make test-slow, make test-server (against a real vLLM on the CPU), make test-seeds (the seeded tests with many seeds), make lint, make docs, make pictures (draws those of the docs again), make base (trains
+# Further: make test-slow, make test-server (against a real vLLM on the CPU), make test-seeds (the seeded tests with many seeds), make lint, make docs, make pictures (draws those of the docs again), make evidence (answers the questions of docs/evidence.md), make base (trains
 # the quickstart's base model again), make smollm2 (brings SmolLM2-135M-Instruct, 98 MB, to models/smollm2).
 
 PYTHON ?= python3
@@ -10,7 +10,7 @@ RUN    := $(VENV)/bin/python
 PIP    := $(RUN) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 NEEDS  := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: quickstart test test-slow test-server test-seeds lint docs pictures base smollm2 setup
+.PHONY: quickstart test test-slow test-server test-seeds lint docs pictures evidence base smollm2 setup
 
 # ARGS takes overrides: make quickstart ARGS="seed=1 steps=20"
 quickstart: $(VENV)/.stamp-run
@@ -54,6 +54,10 @@ docs: $(VENV)/.stamp-docs
 
 pictures: $(VENV)/.stamp-docs
 	$(RUN) docs/pictures.py
+
+# make evidence ARGS="--list"; make evidence ARGS="--only solvable faults --seeds 0 1"; goes on where it was stopped
+evidence: $(VENV)/.stamp-docs $(VENV)/.stamp-gguf
+	$(RUN) -m benchmarks.evidence $(ARGS)
 
 base: $(VENV)/.stamp-run
 	$(RUN) recipes/quickstart_base/pretrain.py $(ARGS)

@@ -1,5 +1,7 @@
 """Draws the pictures of the README and the docs from the runs in ``examples/runs``: ``make pictures``.
 
+Those of docs/evidence.md are drawn from ``benchmarks/results/evidence`` (``evidence_pictures.py``).
+
 Each is written for light and for dark pages, the same bytes from the same data; a test draws them again. A further
 picture is a row of `PICTURES`. Those of the report need a browser (``report_picture.py``).
 """
@@ -12,6 +14,7 @@ from typing import Any, Callable
 
 import matplotlib
 from console_picture import console_picture
+from evidence_pictures import evidence_pictures
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from report_picture import missing, report_pictures
@@ -108,19 +111,22 @@ PICTURES: dict[str, Callable[[Theme], Figure | str]] = {
     "quickstart-length": length,
     "quickstart-before-after": before_after,
     "quickstart-console": console,
+    **evidence_pictures(),
 }
 """Figures, and texts of SVG."""
 REPORT = "quickstart-report"
 THEMES = {"": LIGHT, "-dark": DARK}
 
 
-def draw(folder: Path) -> list[Path]:
-    """Write every picture to `folder`."""
+def draw(folder: Path, only: str = "") -> list[Path]:
+    """Write every picture to `folder`, or those whose names begin with `only`."""
     folder.mkdir(parents=True, exist_ok=True)
     metadata: dict[str, Any] = {"Date": None, "Creator": None}
     files = []
     with matplotlib.rc_context(SETTINGS):
         for name, picture in PICTURES.items():
+            if not name.startswith(only):
+                continue
             for suffix, theme in THEMES.items():
                 file = folder / f"{name}{suffix}.svg"
                 drawn = picture(theme)
@@ -142,12 +148,14 @@ def draw_report(folder: Path) -> list[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, nargs="?", default=IMAGES)
-    folder = parser.parse_args().folder
-    files = draw(folder)
+    parser.add_argument("--only", default="", help="how the names begin; the report's are left out")
+    given = parser.parse_args()
+    folder = given.folder
+    files = draw(folder, given.only)
     reason = missing()
-    if reason:
+    if reason and not given.only:
         print(reason)
-    else:
+    elif not given.only:
         files += draw_report(folder)
     for file in files:
         print(file)
