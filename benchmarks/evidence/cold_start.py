@@ -65,8 +65,9 @@ def run(case: Case, weights: str, seed: int, is_try: bool) -> dict[str, Any]:
 
 
 def _sections(case: Case, model: Mapping[str, Any], seed: int, is_try: bool) -> dict[str, Any]:
-    """What both stages and each evaluation have in common."""
-    found = {**case.sections, "seed": seed, "model": dict(model)}
+    """What both stages and each evaluation have in common: all but the loss of the second."""
+    shared = {name: value for name, value in case.sections.items() if name != "loss"}
+    found = {**shared, "seed": seed, "model": dict(model)}
     found["checkpoint"] = {"every": 0}
     found["log"] = {"report": False}
     if is_try:
@@ -113,6 +114,7 @@ def _reinforced(
     model = {"name": begun, **({"lora": LORA} if weights == "lora" else {})}
     values = {
         **_sections(case, model, seed, is_try),
+        "loss": case.sections["loss"],
         "steps": case.steps,
         "data": _data(case, is_try),
         "optim": {"lr": case.lr[weights], "tokens_per_micro_batch": 4096},

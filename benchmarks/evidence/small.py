@@ -16,13 +16,13 @@ from benchmarks.evidence.solvable_problems import problems
 class Size:
     """How much is trained: problems, steps of so many prompts and completions each, learning rate, final samples."""
 
-    problems: int = 24
-    prompts: int = 12
+    problems: int = 8
+    prompts: int = 8
     group: int = 8
-    steps: int = 140
+    steps: int = 70
     lr: float = 1e-3
-    samples: int = 16
-    micro_batch: int = 1024
+    samples: int = 32
+    micro_batch: int = 512
 
 
 WHOLE = Size()

@@ -3,7 +3,7 @@
 A problem that the base solves now and then can be learnt, so on such problems alone a trainer without a fault passes
 95 % training accuracy (Qi et al., arXiv 2510.26788, who ask this of problems that are solved 20 to 80 % of the time).
 A run that levels off below has a fault, whatever its reward curve looks like. Here on a miniature: the quickstart's
-base model and 32 of its problems.
+base model and eight of its problems.
 """
 
 from __future__ import annotations
