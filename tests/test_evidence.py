@@ -9,6 +9,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,31 @@ def test_at_most_so_many_runs_are_made_and_rows_of_others_stay(
 
     content = run(replace(counting(), run=meanwhile), tmp_path, 2)
     assert sorted(row["job"]["seed"] for row in content["rows"]) == [0, 1, 2, 5]
+
+
+def test_runs_go_side_by_side_unless_they_are_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: list[int]
+) -> None:
+    together = threading.Barrier(2, timeout=60)
+
+    def meets(job: Any, is_try: bool) -> int:
+        together.wait()
+        return job["seed"]
+
+    content = run(replace(counting(), run=meets), tmp_path, 0, 1, workers=2)
+    assert content["summary"] == {"sum": 1}
+    running: list[int] = []
+
+    def alone(job: Any, is_try: bool) -> int:
+        running.append(job["seed"])
+        assert len(running) == 1
+        running.remove(job["seed"])
+        return job["seed"]
+
+    timed = replace(counting("timed"), run=alone, is_timed=True)
+    assert run(timed, tmp_path, 0, 1, 2, workers=2)["summary"] == {"sum": 3}
+    assert ran[2:] == [0, 1, 2]
+    assert [name for name, part in PARTS.items() if part.is_timed] == ["quickstart", "smollm2_sums"]
 
 
 def test_a_part_is_given_the_rows_of_the_parts_it_uses(tmp_path: Path, ran: list[int]) -> None:

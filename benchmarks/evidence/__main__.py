@@ -33,6 +33,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="the default: go on where it stopped")
     parser.add_argument("--try", dest="is_try", action="store_true", help="sizes that mean nothing")
     parser.add_argument("--most", type=int, metavar="N", help="at most so many runs of each part")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="runs at a time, where none is timed (default: 2)"
+    )
     parser.add_argument("--page", action="store_true", help="write the tables; run nothing")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/evidence")
     parser.add_argument("--child", nargs=2, metavar=("PART", "JOB"), help=argparse.SUPPRESS)
@@ -68,7 +71,15 @@ def run_all(folder: Path, given: argparse.Namespace) -> None:
             print(f"{name}: left out: {lack}", flush=True)
             continue
         scale = scale_of(name, given)
-        frame.run_part(part, scale, folder, again=given.again, most=given.most, say=_say)
+        frame.run_part(
+            part,
+            scale,
+            folder,
+            again=given.again,
+            most=given.most,
+            workers=given.workers,
+            say=_say,
+        )
 
 
 def _say(line: str) -> None:

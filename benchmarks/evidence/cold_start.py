@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
-from benchmarks.evidence import estimates, runs, smollm2
+from benchmarks.evidence import estimates, frame, runs, smollm2
 from benchmarks.evidence.frame import Job, Row
 
 Rows = list[dict[str, Any]]
@@ -61,7 +61,7 @@ def run(case: Case, weights: str, seed: int, is_try: bool) -> dict[str, Any]:
         course = _reinforced(case, begun, train, seed, weights=weights, place=place, is_try=is_try)
         for step in course["kept"]:
             points.append(measured(f"{place}/step-{step}", step))
-    return {"points": points, "reward": course["reward"], "train_cpu_seconds": runs.cpu_seconds()}
+    return {"points": points, "reward": course["reward"], "train_cpu_seconds": frame.cpu_seconds()}
 
 
 def _sections(case: Case, model: Mapping[str, Any], seed: int, is_try: bool) -> dict[str, Any]:

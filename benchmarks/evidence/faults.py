@@ -151,7 +151,7 @@ def table(summary: Mapping[str, Any]) -> str:
 PART = Part(
     name="faults",
     question="What does each usual fault cost, and which gate names it?",
-    minutes="20",
+    minutes="12",
     seeds=(0, 1, 2),
     jobs=jobs,
     run=run,

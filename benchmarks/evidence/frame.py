@@ -12,7 +12,9 @@ import platform
 import resource
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -45,7 +47,8 @@ class Part:
     ``jobs`` come in the order in which they run. ``run`` makes one job's result, in the job's own process.
     ``summarise`` takes the rows that have a result, those of the parts that it ``uses`` included. ``answer`` says in a
     sentence what was found, ``table`` the figures as Markdown, both from the summary. ``lacks`` says what is missing on
-    this machine, or nothing. ``minutes`` are those of all seeds on one of two cores.
+    this machine, or nothing. ``minutes`` are those of all seeds on one core. ``is_timed``: its runs are timed, so that
+    each has the machine for itself.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Part:
     answer: Callable[[Mapping[str, Any]], str]
     table: Callable[[Mapping[str, Any]], str]
     uses: tuple[str, ...] = ()
+    is_timed: bool = False
     lacks: Callable[[], str] = lambda: ""
 
 
@@ -162,7 +166,6 @@ def child(part: Part, job: Job, is_try: bool) -> Row:
     }
     command = [sys.executable, "-m", "benchmarks.evidence", "--child", part.name, key_of(job)]
     load = os.getloadavg()[0]
-    spent = _cpu_seconds()
     started = time.perf_counter()
     done = subprocess.run(
         [*command, *(["--try"] if is_try else [])],
@@ -176,7 +179,6 @@ def child(part: Part, job: Job, is_try: bool) -> Row:
         "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "load": round(load, 2),
         "seconds": round(time.perf_counter() - started, 2),
-        "cpu_seconds": round(_cpu_seconds() - spent, 2),
     }
     if done.returncode:
         return {**row, "error": (done.stderr or done.stdout)[-LAST_LINES:]}
@@ -184,16 +186,20 @@ def child(part: Part, job: Job, is_try: bool) -> Row:
     return {**row, **found}
 
 
-def _cpu_seconds() -> float:
-    """Those of all children that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def cpu_seconds() -> float:
+    """Those of this process and of its children that have ended."""
+    total = 0.0
+    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+        used = resource.getrusage(who)
+        total += used.ru_utime + used.ru_stime
+    return total
 
 
 def answer_child(part: Part, job: Job, is_try: bool) -> None:
     """Be the process of a job: the last line printed is its result."""
     result = part.run(job, is_try)
-    print("\n" + json.dumps({"result": result, "machine": machine()}))
+    spent = round(cpu_seconds(), 2)
+    print("\n" + json.dumps({"cpu_seconds": spent, "result": result, "machine": machine()}))
 
 
 def left_over(content: Mapping[str, Any], jobs: Sequence[Job]) -> list[Job]:
@@ -220,23 +226,58 @@ def run_part(
     *,
     again: bool = False,
     most: int | None = None,
+    workers: int = 1,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Run the jobs that have no result yet, or all of them `again`, at `most` so many; returns the part's file."""
+    """Run the jobs that have no result yet, or all of them `again`, at `most` so many; returns the part's file.
+
+    `workers` jobs run at a time, unless the part's need the machine for themselves.
+    """
     file = folder / f"{part.name}.json"
     asked = part.jobs(scale)
     jobs = (asked if again else left_over(read(file) or begun(part), asked))[:most]
     say(f"{part.name}: {len(jobs)} to run")
-    for number, job in enumerate(jobs, start=1):
+    lock = threading.Lock()
+
+    def one(job: Job) -> None:
         row = child(part, job, scale.is_try)
-        failed = row.get("error", "").strip().splitlines()[-1:]
-        content = read(file) or begun(part)  # another process may have added rows meanwhile
-        add(content, row)
-        content["summary"] = summary_of(part, content, folder)
-        write(file, content)
-        took = f"{row['seconds']:.0f} s, {row['cpu_seconds']:.0f} CPU s"
-        say(f"{part.name} {number}/{len(jobs)} {key_of(job)}: {took}{''.join(failed)}")
+        with lock:
+            content = read(file) or begun(part)  # another process may have added rows meanwhile
+            add(content, row)
+            content["summary"] = summary_of(part, content, folder)
+            write(file, content)
+        say(f"{part.name} {key_of(job)}: {said(row)}")
+
+    _side_by_side(one, jobs, 1 if part.is_timed else workers)
     return file
+
+
+def _side_by_side(one: Callable[[Job], None], jobs: Sequence[Job], workers: int) -> None:
+    """Call `one` with each job, so many at a time; after an error or an interrupt no further one begins."""
+    failed = threading.Event()
+
+    def unless_failed(job: Job) -> None:
+        if failed.is_set():
+            return
+        try:
+            one(job)
+        except BaseException:
+            failed.set()
+            raise
+
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for done in [pool.submit(unless_failed, job) for job in jobs]:
+                done.result()
+        finally:
+            failed.set()
+
+
+def said(row: Mapping[str, Any]) -> str:
+    """How long a run took, or the last line of its error."""
+    if "error" in row:
+        return f"no result: {row['error'].strip().splitlines()[-1]}"
+    return f"{row['seconds']:.0f} s, {row['cpu_seconds']:.0f} CPU s"
 
 
 def summary_of(part: Part, content: Mapping[str, Any], folder: Path) -> dict[str, Any]:

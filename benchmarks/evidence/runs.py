@@ -14,12 +14,6 @@ from benchmarks.evidence.frame import ROOT
 QUICKSTART = ROOT / "recipes" / "quickstart.yaml"
 
 
-def cpu_seconds() -> float:
-    """Those of this process and of its workers that have ended."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime + children_cpu_seconds()
-
-
 def children_cpu_seconds() -> float:
     """Those of this process's workers that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Mapping
 
-from benchmarks.evidence import runs
+from benchmarks.evidence import frame, runs
 from benchmarks.evidence.injections import FAULTS, RIGHT, Fault, Patches
 from benchmarks.evidence.solvable_problems import problems
 
@@ -59,7 +59,7 @@ def train(size: Size, seed: int, *overrides: str, fault: Fault = FAULTS[RIGHT]) 
         started = time.perf_counter()
         records, stopped = _course(trainer, fault, patches)
         seconds = time.perf_counter() - started
-        cpu_seconds = runs.cpu_seconds()
+        cpu_seconds = frame.cpu_seconds()
         patches.undo()
         evaluation = None if stopped else _accuracy(trainer, size, seed, place)
     window = max(1, size.problems // size.prompts)

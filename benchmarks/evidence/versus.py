@@ -362,5 +362,6 @@ def part_of(name: str, case: Case, *, minutes: str, question: str, **options: An
         summarise=lambda rows: summarise(case, rows),
         answer=answer,
         table=table,
+        is_timed=True,
         **options,
     )
