@@ -290,6 +290,7 @@ def fault_row(
     job = {"seed": seed} if fault is None else {"fault": fault, "gates": "on", "seed": seed}
     evaluation = None if accuracy is None else {"accuracy": accuracy}
     result = {"evaluation": evaluation, "stopped": stopped, "alarms": [], "size": {"steps": 9}}
+    result["accuracy"] = [] if accuracy is None else [0.5, accuracy]
     return {"job": job, "result": result}
 
 
@@ -301,7 +302,7 @@ def test_a_faults_row_names_its_gate_and_what_it_costs_against_the_right_run() -
     assert found["costly"] == ["neighbour"]
     assert found["faults"]["neighbour"]["lost"]["value"] == pytest.approx(-0.661)
     said = faults.table(found)
-    assert "| `drift`, stop, step 3 | unmeasured | unmeasured | 1 |" in said
+    assert "| `drift`, stop, step 3 | unmeasured |  | unmeasured | 1; accuracy 0 |" in said
     assert "the score of its neighbour in the group | none | 31.0 %" in said
 
 

@@ -34,7 +34,7 @@ class Case:
     lr: Mapping[str, float]
 
 
-TINY = {
+TINY: dict[str, Any] = {
     "num_train": 8,
     "num_held_out": 2,
     "sft_steps": 1,

@@ -6,12 +6,15 @@ stopped or goes on; where it is stopped, the fault's cost is that of a run whose
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any, Mapping, Sequence
 
 from benchmarks.evidence import estimates, small
 from benchmarks.evidence.frame import Job, Part, Row, Scale
 from benchmarks.evidence.injections import FAULTS, RIGHT
 
+EARLY = 30
+"""Steps whose mean training accuracy tells how fast a run learns, where all come to the same end."""
 WARN = ("warn", "skip", "stop")
 """Rungs that say something on the screen or act."""
 
@@ -55,6 +58,16 @@ def accuracies(rows: Sequence[Row], fault: str) -> dict[int, float]:
     return found
 
 
+def early(rows: Sequence[Row], fault: str) -> dict[int, float]:
+    """By seed, the mean training accuracy of the first steps, of the runs that came to their end."""
+    found = {}
+    for row in rows:
+        result = row["result"]
+        if row["job"].get("fault", RIGHT) == fault and result["evaluation"] is not None:
+            found[row["job"]["seed"]] = fmean(result["accuracy"][:EARLY])
+    return found
+
+
 def named(row: Row) -> dict[str, Any] | None:
     """The gate that stopped a run, or else the first that warned or acted; None where all kept silent."""
     stopped = row["result"]["stopped"]
@@ -66,16 +79,18 @@ def named(row: Row) -> dict[str, Any] | None:
 
 def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     right = accuracies(rows, RIGHT)
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, fault in FAULTS.items():
         guarded = [row for row in rows if _is(row, name, "on")]
         if not guarded:
             continue
         own = accuracies(rows, fault.alike or name)
+        begun = early(rows, fault.alike or name)
         found[name] = {
             "says": fault.says,
             "named": {row["job"]["seed"]: named(row) for row in guarded},
             "accuracy": estimates.over_seeds(list(own.values())) if own else None,
+            "early": estimates.over_seeds(list(begun.values())) if begun else None,
             "lost": estimates.paired(right, own) if name != RIGHT else None,
             "alike": fault.alike,
         }
@@ -120,10 +135,15 @@ def _one_gate(gate: str, level: str, steps: Sequence[int], seeds: int) -> str:
 def answer(summary: Mapping[str, Any]) -> str:
     faults = {name: one for name, one in summary["faults"].items() if name != RIGHT}
     stopped = [name for name, one in faults.items() if _always_stopped(one)]
-    return (
-        f"{len(stopped)} of {len(faults)} rows are stopped by a gate; "
-        f"{len(summary['costly'])} lose accuracy that the intervals tell from chance"
-    )
+    return f"{len(stopped)} of {len(faults)} rows are stopped by a gate; {_costs(summary, faults)}"
+
+
+def _costs(summary: Mapping[str, Any], faults: Mapping[str, Mapping[str, Any]]) -> str:
+    """How many faults cost accuracy, as far as intervals say."""
+    seeds = [one["accuracy"]["seeds"] for one in faults.values() if one["accuracy"] is not None]
+    if max(seeds, default=0) < 2:
+        return "what they cost was measured with one seed at most, so without an interval"
+    return f"{len(summary['costly'])} cost accuracy that the intervals tell from chance"
 
 
 def _always_stopped(one: Mapping[str, Any]) -> bool:
@@ -132,20 +152,28 @@ def _always_stopped(one: Mapping[str, Any]) -> bool:
 
 def table(summary: Mapping[str, Any]) -> str:
     lines = [
-        "| fault | named by | training accuracy, gates off where they stop it | points against the right run | "
-        "seeds |",
-        "|---|---|---|---|---|",
+        f"| fault | named by | training accuracy, gates off where they stop it | mean of the first {EARLY} steps | "
+        "points against the right run | seeds |",
+        "|---|---|---|---|---|---|",
     ]
     for one in summary["faults"].values():
         accuracy = one["accuracy"]
         after = "unmeasured" if accuracy is None else estimates.percent(accuracy)
         lost = "" if one["lost"] is None else estimates.points(one["lost"])
+        begun = "" if one["early"] is None else estimates.percent(one["early"])
         if one["alike"]:
             after = "as the row before"
-            lost = ""
-        seeds = len(one["named"])
-        lines.append(f"| {one['says']} | {gate_words(one['named'])} | {after} | {lost} | {seeds} |")
+            lost = begun = ""
+        cells = [one["says"], gate_words(one["named"]), after, begun, lost, _seeds(one)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _seeds(one: Mapping[str, Any]) -> str:
+    """How many seeds, of the gates and of the accuracy."""
+    measured = 0 if one["accuracy"] is None else one["accuracy"]["seeds"]
+    gates = len(one["named"])
+    return str(gates) if one["alike"] or gates == measured else f"{gates}; accuracy {measured}"
 
 
 PART = Part(
