@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from benchmarks.evidence import (
+    code_tasks,
+    cold_start,
     estimates,
     faults,
     frame,
@@ -29,6 +31,7 @@ from benchmarks.evidence import (
     solvable_problems,
     versus,
     word_problem_rows,
+    word_problems,
 )
 from benchmarks.evidence.frame import Part, Scale
 from benchmarks.evidence.parts import PARTS
@@ -369,6 +372,29 @@ def test_word_problems_are_answered_by_their_solutions_and_stories_are_apart() -
         assert last == f"#### {row['answer']}" and lines[-1].endswith(f"= {row['answer']}")
     assert not set(word_problem_rows.TRAINED) & set(word_problem_rows.HELD_OUT)
     assert "completion" not in word_problem_rows.held_out(3)[0]
+
+
+@pytest.mark.parametrize("is_try", [False, True])
+@pytest.mark.parametrize("name", ["word_problems", "code"])
+def test_the_recipes_of_both_stages_and_of_evaluations_are_accepted(
+    name: str, is_try: bool, tmp_path: Path
+) -> None:
+    from grpo import Recipe
+
+    case = word_problems.CASE if name == "word_problems" else code_tasks.case()
+    first = cold_start.sft_values(case, str(BASE), 0, place=tmp_path, is_try=is_try)
+    assert Recipe.from_mapping(first).stage == "sft"
+    held_out = tmp_path / "rows.jsonl"
+    held_out.write_text("")
+    asked = cold_start.evaluation_values(case, str(BASE), 0, held_out=held_out, is_try=is_try)
+    assert Recipe.from_mapping(asked).data.source == str(held_out)
+    for weights in case.lr:
+        second = cold_start.grpo_values(
+            case, str(BASE), 0, weights=weights, place=tmp_path, is_try=is_try
+        )
+        recipe = Recipe.from_mapping(second)
+        assert (recipe.model.lora is not None) == (weights == "lora")
+        assert list(recipe.rewards) == [case.reward]
 
 
 # ---- the code, tried ------------------------------------------------------------------------------------------------

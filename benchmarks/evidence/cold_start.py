@@ -10,6 +10,7 @@ from benchmarks.evidence import estimates, frame, runs, smollm2
 from benchmarks.evidence.frame import Job, Row
 
 Rows = list[dict[str, Any]]
+SFT_LR = 5e-5
 LORA = {"rank": 16, "alpha": 32, "targets": "all-linear"}
 
 
@@ -64,36 +65,78 @@ def run(case: Case, weights: str, seed: int, is_try: bool) -> dict[str, Any]:
     return {"points": points, "reward": course["reward"], "train_cpu_seconds": frame.cpu_seconds()}
 
 
-def _sections(case: Case, model: Mapping[str, Any], seed: int, is_try: bool) -> dict[str, Any]:
-    """What both stages and each evaluation have in common: all but the loss of the second."""
-    shared = {name: value for name, value in case.sections.items() if name != "loss"}
-    found = {**shared, "seed": seed, "model": dict(model)}
-    found["checkpoint"] = {"every": 0}
-    found["log"] = {"report": False}
+def _shared(case: Case, model: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """What every stage and evaluation has."""
+    return {
+        "name": case.sections["name"],
+        "seed": seed,
+        "model": dict(model),
+        "checkpoint": {"every": 0},
+        "log": {"report": False},
+    }
+
+
+def _scored(case: Case, is_try: bool) -> dict[str, Any]:
+    """What is sampled and scored: the case's sections but for the loss."""
+    found = {name: value for name, value in case.sections.items() if name not in ("name", "loss")}
     if is_try:
         found["sample"] = TINY_SAMPLE
     return found
 
 
-def _data(case: Case, is_try: bool, **more: Any) -> dict[str, Any]:
-    """The data section; what is tried may have no chat template."""
+def _data(is_try: bool, **more: Any) -> dict[str, Any]:
+    """The data section; a model for tries may have no chat template."""
     return {"template": "plain" if is_try else "chat", **more}
+
+
+def sft_values(case: Case, base: str, seed: int, *, place: Path, is_try: bool) -> dict[str, Any]:
+    """The recipe of the first stage."""
+    return {
+        **_shared(case, {"name": base}, seed),
+        "stage": "sft",
+        "steps": case.sft_steps,
+        "data": _data(is_try),
+        "sft": {"batch": min(16, case.num_train)},
+        "optim": {"lr": SFT_LR, "tokens_per_micro_batch": 4096},
+        "evaluate": {"every": 0, "before": False},
+        "run_dir": f"{place}/sft",
+    }
+
+
+def grpo_values(
+    case: Case, begun: str, seed: int, *, weights: str, place: Path, is_try: bool
+) -> dict[str, Any]:
+    """The recipe of the second stage."""
+    model = {"name": begun, **({"lora": LORA} if weights == "lora" else {})}
+    return {
+        **_shared(case, model, seed),
+        **_scored(case, is_try),
+        "loss": case.sections["loss"],
+        "steps": case.steps,
+        "data": _data(is_try),
+        "optim": {"lr": case.lr[weights], "tokens_per_micro_batch": 4096},
+        "evaluate": {"every": 0, "before": False},
+        "run_dir": f"{place}/grpo",
+    }
+
+
+def evaluation_values(
+    case: Case, model: str, seed: int, *, held_out: Path, is_try: bool
+) -> dict[str, Any]:
+    """The recipe that measures a model on the held-out rows."""
+    return {
+        **_shared(case, {"name": model}, seed),
+        **_scored(case, is_try),
+        "data": _data(is_try, source=str(held_out)),
+        "evaluate": {"samples": case.samples},
+    }
 
 
 def _cold_start(case: Case, base: str, rows: Rows, seed: int, *, place: Path, is_try: bool) -> str:
     """The folder of a model that has learnt the rows' completions."""
     from grpo import Recipe, SftTrainer
 
-    values = {
-        **_sections(case, {"name": base}, seed, is_try),
-        "stage": "sft",
-        "steps": case.sft_steps,
-        "data": _data(case, is_try),
-        "sft": {"batch": min(16, len(rows))},
-        "optim": {"lr": 5e-5, "tokens_per_micro_batch": 4096},
-        "evaluate": {"every": 0, "before": False},
-        "run_dir": f"{place}/sft",
-    }
+    values = sft_values(case, base, seed, place=place, is_try=is_try)
     SftTrainer(Recipe.from_mapping(values), data=rows, quiet=True).train()
     return f"{place}/sft/final"
 
@@ -111,19 +154,11 @@ def _reinforced(
     """Train with rewards, keeping the weights now and then."""
     from grpo import Recipe, Trainer
 
-    model = {"name": begun, **({"lora": LORA} if weights == "lora" else {})}
-    values = {
-        **_sections(case, model, seed, is_try),
-        "loss": case.sections["loss"],
-        "steps": case.steps,
-        "data": _data(case, is_try),
-        "optim": {"lr": case.lr[weights], "tokens_per_micro_batch": 4096},
-        "evaluate": {"every": 0, "before": False},
-        "run_dir": f"{place}/grpo",
-    }
+    values = grpo_values(case, begun, seed, weights=weights, place=place, is_try=is_try)
     asked = [{name: row[name] for name in row if name != "completion"} for row in rows]
     trainer = Trainer(Recipe.from_mapping(values), data=asked, quiet=True)
-    reward, kept = [], []
+    reward: list[float] = []
+    kept: list[int] = []
     for record in trainer:
         step = record["step"]
         reward.append(runs.short(float(record["reward/mean"])))
@@ -138,11 +173,7 @@ def _accuracy(case: Case, model: str, seed: int, held_out: Path, is_try: bool) -
     from grpo import Recipe
     from grpo.evaluate import evaluate_recipe
 
-    values = {
-        **_sections(case, {"name": model}, seed, is_try),
-        "data": _data(case, is_try, source=str(held_out)),
-        "evaluate": {"samples": case.samples},
-    }
+    values = evaluation_values(case, model, seed, held_out=held_out, is_try=is_try)
     report = evaluate_recipe(Recipe.from_mapping(values), every_row=True)
     strict = report["strict"]
     found = {name: strict[name] for name in ("accuracy", "low", "high")}
