@@ -290,7 +290,7 @@ def verdict(difference: Mapping[str, Any]) -> str:
 
 def answer(summary: Mapping[str, Any]) -> str:
     if not summary["equal"]:
-        return "only one side was run"
+        return _one_side(summary)
     last = summary["equal"][-1]
     reached = []
     for side, one in summary["sides"].items():
@@ -303,6 +303,15 @@ def answer(summary: Mapping[str, Any]) -> str:
         f"{estimates.percent(last['trl'])}: {verdict(last['ours_ahead'])}; to "
         f"{100 * summary['threshold']:.0f} %: {', '.join(reached)}"
     )
+
+
+def _one_side(summary: Mapping[str, Any]) -> str:
+    """What is known where the sides have no seed in common."""
+    said = []
+    for side, one in summary["sides"].items():
+        spent = estimates.seconds(one["cpu_seconds"])
+        said.append(f"{NAMES[side]} alone: {estimates.percent(one['after'])} after {spent}")
+    return f"{'; '.join(said)}; the comparison is unmeasured"
 
 
 def table(summary: Mapping[str, Any]) -> str:
