@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from grpo.report.plots.figure import Theme
+from rewards.spelling import many
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "evidence"
 NAMES = {"ours": "this library", "trl": "TRL 1.16.0"}
@@ -86,7 +87,7 @@ def versus(title: str, content: Content, theme: Theme) -> Figure:
         for curve in curves:
             axis.plot(*_curve(curve), color=color, alpha=0.35, linewidth=1)
         mean = {name: _mean([curve[name] for curve in curves]) for name in curves[0]}
-        label = f"{NAMES[side]}, {len(curves)} seeds"
+        label = f"{NAMES[side]}, {many(len(curves), 'seed')}"
         axis.plot(*_curve(mean), color=color, linewidth=2, marker="o", markersize=4, label=label)
     axis.axhline(100 * content["summary"]["threshold"], color=theme.ink, linewidth=0.8, ls="--")
     _label(axis, theme, "CPU seconds of training, one thread", "held-out accuracy, %")
@@ -126,9 +127,9 @@ def cold_start(title: str, content: Content, theme: Theme) -> Figure:
 DRAWN: dict[str, Callable[[Content, Theme], Figure]] = {
     "solvable": solvable,
     "faults": faults,
-    "quickstart": partial(versus, "The quickstart, by both"),
+    "quickstart": partial(versus, "The quickstart: held-out accuracy"),
     "presets": presets,
-    "smollm2_sums": partial(versus, "SmolLM2 learns sums, by both"),
+    "smollm2_sums": partial(versus, "SmolLM2 learns sums: held-out accuracy"),
     "word_problems": partial(cold_start, "Word problems of held-out stories"),
     "code": partial(cold_start, "Small programs, pass@1"),
 }

@@ -294,7 +294,8 @@ def fault_row(
     stopped = {"gate": gate, "step": 3, "says": ""} if gate else None
     job = {"seed": seed} if fault is None else {"fault": fault, "gates": "on", "seed": seed}
     evaluation = None if accuracy is None else {"accuracy": accuracy}
-    result = {"evaluation": evaluation, "stopped": stopped, "alarms": [], "size": {"steps": 9}}
+    result = {"evaluation": evaluation, "stopped": stopped, "alarms": [], "size": {}}
+    result["size"] = {"problems": 8, "prompts": 8, "group": 4}
     result["accuracy"] = [] if accuracy is None else [0.5, accuracy]
     return {"job": job, "result": result}
 

@@ -96,7 +96,7 @@ def sft_values(case: Case, base: str, seed: int, *, place: Path, is_try: bool) -
         "stage": "sft",
         "steps": case.sft_steps,
         "data": _data(is_try),
-        "sft": {"batch": min(16, case.num_train), "too_long": "drop" if is_try else "refuse"},
+        "sft": {"batch": min(16, case.num_train // 2), "too_long": "drop" if is_try else "refuse"},
         "optim": {"lr": SFT_LR, "tokens_per_micro_batch": 4096},
         "evaluate": {"every": 0, "before": False},
         "run_dir": f"{place}/sft",

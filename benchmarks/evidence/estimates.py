@@ -67,12 +67,12 @@ def holm(p_values: Mapping[str, float]) -> set[str]:
 
 
 def percent(estimate: Mapping[str, Any]) -> str:
-    """An estimate of a share as text.
+    """An estimate of a share as text; a share lies between 0 and 1, whatever Student's bounds are.
 
     >>> percent({"value": 0.5, "low": 0.35, "high": 0.65})
     '50.0 % [35.0, 65.0]'
     """
-    return f"{_number(estimate, 100)} %{_bounds(estimate, 100)}"
+    return f"{_number(estimate, 100)} %{_bounds(_within(estimate, 0.0, 1.0), 100)}"
 
 
 def points(estimate: Mapping[str, Any]) -> str:
@@ -92,7 +92,15 @@ def seconds(estimate: Mapping[str, Any]) -> str:
     >>> seconds({"value": 50.04, "low": 40.0, "high": 60.0})
     '50.0 s [40.0, 60.0]'
     """
-    return f"{_number(estimate, 1)} s{_bounds(estimate, 1)}"
+    return f"{_number(estimate, 1)} s{_bounds(_within(estimate, 0.0, math.inf), 1)}"
+
+
+def _within(estimate: Mapping[str, Any], least: float, most: float) -> dict[str, Any]:
+    """The estimate with its bounds cut to where its value can lie."""
+    if estimate["low"] is None:
+        return dict(estimate)
+    low = max(least, estimate["low"])
+    return {**estimate, "low": low, "high": min(most, estimate["high"])}
 
 
 def _number(estimate: Mapping[str, Any], unit: float) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Mapping, Sequence
 from benchmarks.evidence import estimates, small
 from benchmarks.evidence.frame import Job, Part, Row, Scale
 from benchmarks.evidence.injections import FAULTS, RIGHT
+from rewards.spelling import many
 
 EARLY = 30
 """Steps whose mean training accuracy tells how fast a run learns, where all come to the same end."""
@@ -95,7 +96,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
             "alike": fault.alike,
         }
     lost = {name: one["lost"]["p_value"] for name, one in found.items() if _compared(one)}
-    return {"faults": found, "costly": sorted(estimates.holm(lost)), "steps": _steps(rows)}
+    return {"faults": found, "costly": sorted(estimates.holm(lost)), "sizes": _sizes(rows)}
 
 
 def _is(row: Row, fault: str, gates: str) -> bool:
@@ -107,8 +108,16 @@ def _compared(one: Mapping[str, Any]) -> bool:
     return bool(one["lost"]) and one["lost"]["p_value"] is not None and not one["alike"]
 
 
-def _steps(rows: Sequence[Row]) -> int:
-    return max(row["result"]["size"]["steps"] for row in rows)
+def _sizes(rows: Sequence[Row]) -> dict[str, int]:
+    """How many runs were made at each size."""
+    found: dict[str, int] = {}
+    for row in rows:
+        size = row["result"]["size"]
+        words = (
+            f"{size['problems']} problems, {size['prompts']} × {size['group']} completions a step"
+        )
+        found[words] = found.get(words, 0) + 1
+    return found
 
 
 def gate_words(by_seed: Mapping[Any, Mapping[str, Any] | None]) -> str:
@@ -166,7 +175,8 @@ def table(summary: Mapping[str, Any]) -> str:
             lost = begun = ""
         cells = [one["says"], gate_words(one["named"]), after, begun, lost, _seeds(one)]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    sizes = [f"{many(number, 'run')} with {words}" for words, number in summary["sizes"].items()]
+    return "\n".join([*lines, "", f"Sizes: {'; '.join(sizes)}."])
 
 
 def _seeds(one: Mapping[str, Any]) -> str:

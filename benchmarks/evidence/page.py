@@ -11,6 +11,7 @@ from typing import Any, Mapping
 from benchmarks.evidence import frame
 from benchmarks.evidence.frame import Part
 from benchmarks.evidence.parts import PARTS
+from rewards.spelling import many
 
 PAGE = frame.ROOT / "docs" / "evidence.md"
 UNMEASURED = "unmeasured"
@@ -75,10 +76,11 @@ def provenance(content: Mapping[str, Any]) -> str:
     cpus = {machine["cpu"] for machine in content["machines"]}
     loads = sorted(row["load"] for row in rows)
     versions = content["machines"][-1]["versions"]
+    span = " to ".join(dict.fromkeys((days[0], days[-1])))
     failed = len(content["rows"]) - len(rows)
-    without = f" {failed} runs gave no result." if failed else ""
+    without = f" {many(failed, 'run')} gave no result." if failed else ""
     return (
-        f"{len(rows)} runs, {' to '.join(dict.fromkeys((days[0], days[-1])))}, on {' and '.join(sorted(cpus))}, "
+        f"{many(len(rows), 'run')}, {span}, on {' and '.join(sorted(cpus))}, "
         f"torch {versions['torch']}, transformers {versions['transformers']}; load of the machine when a run began "
         f"{loads[0]:.0f} to {loads[-1]:.0f}.{without}"
     )

@@ -17,6 +17,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 from benchmarks.evidence import estimates, peer, runs
 from benchmarks.evidence.frame import Job, Part, Row, Scale
+from rewards.spelling import many
 
 SIDES = ("ours", "trl")
 Points = list[dict[str, float]]
@@ -322,7 +323,7 @@ def table(summary: Mapping[str, Any]) -> str:
     ]
     for side, one in summary["sides"].items():
         lines.append(
-            f"| {NAMES[side]}, {one['after']['seeds']} seeds | {estimates.percent(one['before'])} | "
+            f"| {NAMES[side]}, {many(one['after']['seeds'], 'seed')} | {estimates.percent(one['before'])} | "
             f"{estimates.percent(one['after'])} | {estimates.seconds(one['cpu_seconds'])} | {_reached(one)} |"
         )
     lines += ["", *_equal_lines(summary)]
