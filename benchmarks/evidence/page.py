@@ -58,8 +58,13 @@ def seeds_of(content: Mapping[str, Any]) -> set[int]:
 def section(part: Part, content: Mapping[str, Any] | None) -> str:
     """The table of a part with where and when it was measured."""
     if content is None:
-        return f'**{UNMEASURED.capitalize()}**: `make evidence ARGS="--only {part.name}"` runs it.'
-    return f"{picture(part)}\n\n{part.table(content['summary'])}\n\n{provenance(content)}"
+        return f"**{UNMEASURED.capitalize()}**: `{command(part)}` runs it."
+    return f"{picture(part)}\n\n{part.table(content['summary'])}\n\n{provenance(part, content)}"
+
+
+def command(part: Part) -> str:
+    """What runs the part."""
+    return f"python -m benchmarks.evidence --only {part.name}"
 
 
 def picture(part: Part) -> str:
@@ -69,7 +74,7 @@ def picture(part: Part) -> str:
     return f"{light}\n![{part.question}]({file}-dark.svg#only-dark)"
 
 
-def provenance(content: Mapping[str, Any]) -> str:
+def provenance(part: Part, content: Mapping[str, Any]) -> str:
     """When, where and with what the rows were made, in a sentence or two."""
     rows = frame.good_rows(content)
     days = sorted({row["at"][:10] for row in rows})
@@ -82,7 +87,8 @@ def provenance(content: Mapping[str, Any]) -> str:
     return (
         f"{many(len(rows), 'run')}, {span}, on {' and '.join(sorted(cpus))}, "
         f"torch {versions['torch']}, transformers {versions['transformers']}; load of the machine when a run began "
-        f"{loads[0]:.0f} to {loads[-1]:.0f}.{without}"
+        f"{loads[0]:.0f} to {loads[-1]:.0f}.{without} All are in `benchmarks/results/evidence/{part.name}.json`; "
+        f"`{command(part)}` adds to them."
     )
 
 
