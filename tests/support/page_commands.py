@@ -84,7 +84,7 @@ def _of_python(words: Sequence[str]) -> str:
         return ""
     package, _, name = words[1].partition(".")
     if package == "benchmarks":
-        return _stopped(lambda: importlib.import_module(words[1]), words[2:])
+        return _stopped(lambda: _runnable(words[1]), words[2:])
     return _of_grpo([name, *words[2:]] if name else words[2:])
 
 
@@ -110,6 +110,12 @@ def _module_of(script: Path) -> Any:
         sys.path.remove(str(script.parent))
         del sys.modules[spec.name]
     return module
+
+
+def _runnable(name: str) -> Any:
+    """What ``python -m`` runs: the module, or the package's ``__main__``."""
+    module = importlib.import_module(name)
+    return importlib.import_module(f"{name}.__main__") if hasattr(module, "__path__") else module
 
 
 def _stopped(load: Callable[[], Any], words: Sequence[str]) -> str:
