@@ -26,6 +26,11 @@ FIND = "import importlib.util as util, sys; sys.exit(util.find_spec('vllm') is N
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 30.0
 """How long a server may take to end when it is asked to."""
+TIED = (
+    "note: the model's output layer is tied to its embedding. vLLM 0.32 on a CPU keeps such a layer as it was when new "
+    "weights are pushed, and a run stops by its probe (wrong head); train an adapter (model.lora), or a model with an "
+    "output layer of its own"
+)
 CPU_TOKENS = 16384
 """On a CPU vLLM 0.32 cannot draw with seeds while it reads a prompt in parts, so that no prompt may be parted."""
 
@@ -155,6 +160,8 @@ def serve(
     `grpo.rollout.servers.connection.ServerFault` if it fails when it is asked.
     """
     info = load_info(recipe.model)
+    if serving.on_cpu and keeps_its_head(recipe, info):
+        say(TIED)
     process = subprocess.Popen(
         serving.command(recipe), env={**os.environ, **serving.variables()}, start_new_session=True
     )
@@ -174,6 +181,12 @@ def serve(
     if not stopping.asked:
         raise ServerEnded(f"the server at {serving.url} ended with code {process.returncode}")
     return True
+
+
+def keeps_its_head(recipe: Recipe, info: ModelInfo) -> bool:
+    """Whether pushes would have to reach an output layer that is tied to the embedding."""
+    is_tied = bool(info.config.get_text_config().tie_word_embeddings)
+    return is_tied and not rank_of(recipe)
 
 
 def problems_of(recipe: Recipe, info: ModelInfo, serving: Serving) -> list[str]:

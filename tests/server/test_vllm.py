@@ -6,15 +6,12 @@
 from __future__ import annotations
 
 import copy
-import os
-import signal
-import subprocess
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+from real_vllm import MARKS, started, wait_until_it_rests
 from served import engine_of, fleet_of, moved, probe_of
 from tiny import byte_tokenizer, plain_logits, random_prompts, tiny_model
 
@@ -27,22 +24,10 @@ from grpo.recipe import LoraSection
 from grpo.rollout.engine import EngineFailed
 from grpo.rollout.servers.server import Wanted
 from grpo.rollout.servers.vllm import VllmServer
-from grpo.run.serving import Serving, problems_of
+from grpo.run.serving import problems_of
 
-PYTHON = os.environ.get("GRPO_VLLM_PYTHON", "")
-pytestmark = [
-    pytest.mark.server,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(not PYTHON, reason="GRPO_VLLM_PYTHON names no Python with vLLM"),
-]
+pytestmark = MARKS
 PLAIN = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
-ON_A_SMALL_CPU = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",
-    "HF_HUB_OFFLINE": "1",
-}
-START_SECONDS = 600
 SIZE = {"hidden_size": 128, "intermediate_size": 128, "max_position_embeddings": 512}
 PROMPTS = random_prompts(0, [9, 12, 5], 250)
 LONG = random_prompts(1, [140, 135], 250)
@@ -76,39 +61,6 @@ def _recipe(folder: Path, *overrides: str) -> Recipe:
     )
 
 
-class _Server(SimpleNamespace):
-    """A process that serves, at ``url``."""
-
-    def end(self) -> None:
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-
-def _started(recipe: Recipe, port: int, log: Path, *arguments: str, without: str = "") -> _Server:
-    more = ("--enforce-eager", "--max-num-seqs", "16", *arguments)
-    serving = Serving(PYTHON, port=port, on_cpu=True, arguments=more)
-    words = serving.command(recipe)
-    if without:
-        place = words.index(without)
-        del words[place : place + 2]
-    process = subprocess.Popen(
-        words,
-        env={**os.environ, **serving.variables(), **ON_A_SMALL_CPU},
-        stdout=log.open("wb"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    server = _Server(process=process, url=serving.url, serving=serving, recipe=recipe)
-    deadline = time.monotonic() + START_SECONDS
-    while not VllmServer(serving.url).is_alive(2.0):
-        if process.poll() is not None or time.monotonic() > deadline:
-            server.end()
-            pytest.fail("vLLM did not start:\n" + log.read_text(errors="replace")[-3000:])
-        time.sleep(1.0)
-    return server
-
-
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory):
     return tmp_path_factory.mktemp("vllm")
@@ -118,7 +70,7 @@ def scratch(tmp_path_factory):
 def whole(scratch):
     """A server of full weights."""
     recipe = _recipe(_model_folder(scratch / "model", tied=False))
-    server = _started(recipe, 8311, scratch / "whole.log")
+    server = started(recipe, 8311, scratch / "whole.log")
     yield server
     server.end()
 
@@ -127,7 +79,7 @@ def whole(scratch):
 def adapted(scratch, whole):
     """A server of the same model that takes adapters."""
     recipe = _recipe(scratch / "model", "model.lora.rank=4")
-    server = _started(recipe, 8312, scratch / "adapted.log")
+    server = started(recipe, 8312, scratch / "adapted.log")
     yield server
     server.end()
 
@@ -233,12 +185,7 @@ def test_what_is_broken_off_stays_and_the_server_rests(whole, tmp_path):
     groups = _sampled(engine, max_tokens=96, interrupted=lambda: engine.stats.rows_alive > 60)
     assert "cancelled" in {one.finish for one in _completions(groups)}
     assert _error(policy, groups) < 1e-5
-    deadline = time.monotonic() + 20
-    while (
-        VllmServer(whole.url).address.get("/load", 5.0).get("server_load", 0)
-        and time.monotonic() < deadline
-    ):
-        time.sleep(0.1)
+    wait_until_it_rests(whole.url)
     moved(policy)
     assert _error(policy, _sampled(engine)) < 1e-5, "its cache could be emptied"
 
@@ -308,7 +255,7 @@ def test_a_server_with_wrong_flags_is_refused_and_a_tied_head_that_stays_is_foun
     scratch, tmp_path
 ):
     recipe = _recipe(_model_folder(scratch / "tied", tied=True))
-    server = _started(recipe, 8313, scratch / "tied.log", without="--logprobs-mode")
+    server = started(recipe, 8313, scratch / "tied.log", without="--logprobs-mode")
     try:
         policy = _policy(tied=True)
         wanted = Wanted.by(policy, 256)

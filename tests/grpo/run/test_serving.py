@@ -66,6 +66,19 @@ class _Started(Serving):
         return [sys.executable, "-c", self.arguments[0]]
 
 
+def test_a_tied_output_layer_on_a_cpu_is_said_before_it_costs_a_step():
+    said = []
+    serving = _Started(sys.executable, port=1, on_cpu=True, arguments=("",))
+    with pytest.raises(ServerEnded):
+        serve(_recipe(), serving, said.append, timeout_seconds=60)
+    assert len(said) == 1 and "tied to its embedding" in said[0] and "wrong head" in said[0]
+    for recipe, on_cpu in ((_recipe("model.lora.rank=4"), True), (_recipe(), False)):
+        serving = _Started(sys.executable, port=1, on_cpu=on_cpu, arguments=("",))
+        with pytest.raises(ServerEnded):
+            serve(recipe, serving, said.append, timeout_seconds=60)
+    assert len(said) == 1, "adapters leave the layer as it is, and other devices replace it"
+
+
 def test_it_waits_for_the_handshake_and_ends_with_its_server(capfd):
     said = []
     with fake_servers(ROOT / "recipes" / "quickstart_base", "") as servers:
