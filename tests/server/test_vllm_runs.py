@@ -1,7 +1,6 @@
 """Training runs at a real vLLM on a CPU: as ``grpo serve`` starts it, ahead of the updates, killed and resumed.
 
-Run by ``make test-server`` (see ``test_vllm``). The model is the quickstart's with an output layer of its own, since vLLM
-on a CPU keeps a tied one after a reload.
+Run by ``make test-server`` (see ``test_vllm``). The model is the quickstart's in a form that vLLM serves on a CPU.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from quick_runs import lines, records
 from real_vllm import MARKS, PYTHON, begun, ready
 from served_runs import served_recipe
 
-from benchmarks.served import serving, untied
+from benchmarks.served import servable, serving
 from grpo import Recipe, Trainer
 from grpo.rollout.engine import EngineFailed
 
@@ -39,7 +38,7 @@ def scratch(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(scratch):
-    return untied(scratch / "model")
+    return servable(scratch / "model")
 
 
 @pytest.fixture(scope="module")

@@ -35,10 +35,12 @@ def served_policy(folder: Path, **options: Any) -> Policy:
     return policy
 
 
-def fleet_of(policy: Policy, servers: list[Any], folder: Path) -> Fleet:
+def fleet_of(
+    policy: Policy, servers: list[Any], folder: Path, *, load_seconds: float = 20.0
+) -> Fleet:
     """A fleet of servers that were found to fit."""
     fleet = Fleet(
-        members=[Member(VllmServer(server.url, 20.0)) for server in servers],
+        members=[Member(VllmServer(server.url, load_seconds)) for server in servers],
         policy=policy,
         folder=folder / "pushed",
         wanted=Wanted.by(policy, 64),
