@@ -18,6 +18,7 @@ from typing import Callable, Mapping
 from grpo.model.info import ModelInfo, load_info
 from grpo.model.location import locate
 from grpo.recipe import Recipe, RecipeError
+from grpo.rollout.servers.connection import ServerFault
 from grpo.rollout.servers.server import Wanted
 from grpo.rollout.servers.vllm import VllmServer
 
@@ -36,7 +37,7 @@ CPU_TOKENS = 16384
 
 
 class ServerEnded(RuntimeError):
-    """The server ended by itself; its own words are above."""
+    """The server ended by itself, or what it computes with did; its own words are above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +157,7 @@ def serve(
 ) -> bool:
     """Start the server, wait until it is what the recipe wants, and stay with it; whether it ended by a signal.
 
-    Raises `ServerEnded` if it ends by itself, `RecipeError` if it is not what is wanted, and
-    `grpo.rollout.servers.connection.ServerFault` if it fails when it is asked.
+    Raises `ServerEnded` if it ends by itself or fails when it is asked, `RecipeError` if it is not what is wanted.
     """
     info = load_info(recipe.model)
     if serving.on_cpu and keeps_its_head(recipe, info):
@@ -170,7 +170,7 @@ def serve(
         _wait_until_well(process, serving, timeout_seconds, stopping)
         if stopping.asked:
             return True
-        problems = problems_of(recipe, info, serving)
+        problems = _asked(recipe, info, serving)
         if problems:
             raise RecipeError(f"serve: {serving.url} {'; '.join(problems)}")
         say(f"ready: sample.engine=vllm 'sample.servers=[{serving.url}]'")
@@ -199,6 +199,13 @@ def problems_of(recipe: Recipe, info: ModelInfo, serving: Serving) -> list[str]:
         rank=rank_of(recipe),
     )
     return VllmServer(serving.url).problems(wanted, info.tokenizer)
+
+
+def _asked(recipe: Recipe, info: ModelInfo, serving: Serving) -> list[str]:
+    try:
+        return problems_of(recipe, info, serving)
+    except ServerFault as fault:
+        raise ServerEnded(f"the server said that it is well, and then: {fault}") from fault
 
 
 class _Stopping:

@@ -245,7 +245,10 @@ def _handler_of(server: FakeServer) -> type[BaseHTTPRequestHandler]:
 
         def complete(self, body: dict[str, Any]) -> None:
             names = {"tiny", *server.adapters}
-            if body["model"] not in names:
+            if server.fault == "dead engine":
+                error = {"message": "EngineCore encountered an issue.", "code": 500}
+                self.send(500, {"error": error})
+            elif body["model"] not in names:
                 error = {"message": f"The model `{body['model']}` does not exist.", "code": 404}
                 self.send(404, {"error": error})
             elif max(body["prompt"]) >= server.model.config.vocab_size:
