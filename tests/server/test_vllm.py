@@ -72,7 +72,7 @@ def scratch(tmp_path_factory):
 def whole(scratch):
     """A server of full weights."""
     recipe = _recipe(_model_folder(scratch / "model", tied=False))
-    server = started(recipe, 8311, scratch / "whole.log")
+    server = started(recipe, scratch / "whole.log")
     yield server
     server.end()
 
@@ -81,7 +81,7 @@ def whole(scratch):
 def adapted(scratch, whole):
     """A server of the same model that takes adapters."""
     recipe = _recipe(scratch / "model", "model.lora.rank=4")
-    server = started(recipe, 8312, scratch / "adapted.log")
+    server = started(recipe, scratch / "adapted.log")
     yield server
     server.end()
 
@@ -265,7 +265,7 @@ def test_a_server_with_wrong_flags_is_refused_and_a_tied_head_that_stays_is_foun
     scratch, tmp_path
 ):
     recipe = _recipe(_model_folder(scratch / "tied", tied=True))
-    server = started(recipe, 8313, scratch / "tied.log", without="--logprobs-mode")
+    server = started(recipe, scratch / "tied.log", without="--logprobs-mode")
     try:
         policy = _policy(tied=True)
         wanted = Wanted.by(policy, 256)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from quick_runs import lines, records
-from real_vllm import MARKS, PYTHON, begun, ready
+from real_vllm import MARKS, PYTHON, begun, free_port, ready
 from served_runs import served_recipe
 
 from benchmarks.served import servable, serving
@@ -44,7 +44,7 @@ def model(scratch):
 @pytest.fixture(scope="module")
 def served(scratch, model):
     """The server of ``grpo serve``."""
-    with serving(PYTHON, 8331, model, scratch / "serve.log") as url:
+    with serving(PYTHON, free_port(), model, scratch / "serve.log") as url:
         yield SimpleNamespace(url=url)
 
 
@@ -119,7 +119,7 @@ def test_a_run_whose_servers_were_all_killed_is_resumed_at_another(
     tmp_path, scratch, model, served, whole
 ):
     recipe = Recipe.load("quickstart", f"model.name={model}")
-    servers = [begun(recipe, port, scratch / f"{port}.log") for port in (8332, 8333)]
+    servers = [begun(recipe, scratch / f"{name}.log") for name in ("first", "second")]
     try:
         servers = [ready(server) for server in servers]
         trainer = Trainer(_recipe(model, tmp_path / "run", servers), quiet=True)

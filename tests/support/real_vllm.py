@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -32,6 +33,13 @@ START_SECONDS = 900
 REST_SECONDS = 120
 
 
+def free_port() -> int:
+    """A port that nothing listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class RealServer(SimpleNamespace):
     """A process that serves, at ``url``."""
 
@@ -42,10 +50,10 @@ class RealServer(SimpleNamespace):
             self.process.wait()
 
 
-def begun(recipe: Recipe, port: int, log: Path, *arguments: str, without: str = "") -> RealServer:
+def begun(recipe: Recipe, log: Path, *arguments: str, without: str = "") -> RealServer:
     """A server that is starting; `without` is a setting with a value that it does not get."""
     more = ("--enforce-eager", "--max-num-seqs", "16", *arguments)
-    serving = Serving(PYTHON, port=port, on_cpu=True, arguments=more)
+    serving = Serving(PYTHON, port=free_port(), on_cpu=True, arguments=more)
     words = serving.command(recipe)
     if without:
         place = words.index(without)
@@ -71,9 +79,9 @@ def ready(server: RealServer) -> RealServer:
     return server
 
 
-def started(recipe: Recipe, port: int, log: Path, *arguments: str, without: str = "") -> RealServer:
+def started(recipe: Recipe, log: Path, *arguments: str, without: str = "") -> RealServer:
     """A server that answers."""
-    return ready(begun(recipe, port, log, *arguments, without=without))
+    return ready(begun(recipe, log, *arguments, without=without))
 
 
 def num_running(url: str) -> int:
