@@ -142,7 +142,9 @@ _APPROXIMATION = re.compile(
     r"(?:\s[a-z.]{1,15})?\)?[.!*\s]*$"
 )
 _ARROW = re.compile(r"^(?:->|-->|\u2192|\u21d2|\u27f9|\\(?:Rightarrow|implies|to)(?![A-Za-z]))\s*")
-_POLYNOMIAL = re.compile(r"(?=.*[xyz])(?!x\s)(?!.*[\d)]\s*x\s*\d)[\d\sxyz+\-*/^(){}\u2212\u00b2\u00b3]{2,80}")
+_POLYNOMIAL = re.compile(
+    r"(?=.*[xyz])(?!x\s)(?!.*[\d)]\s*x\s*\d)[\d\sxyz+\-*/^(){}\u2212\u00b2\u00b3]{2,80}"
+)
 _PLAIN_SUM = re.compile(r"[xyz](?:\s*[-+\u2212]\s*[xyz])*")
 _SPACED_SIGN = re.compile(r"^[-\u2212]\s+(?=\$?\d|\\|\.\d)")
 _VERB_BEFORE = re.compile(r"(?:\b(?:is|are|be|was|equals?|gets?|gives?|equal\sto)|=)\s*$")
