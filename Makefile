@@ -32,7 +32,7 @@ test-seeds: $(VENV)/.stamp-test
 # for CUDA, which keeps it from starting.
 VLLM := .venv-vllm
 test-server: $(VENV)/.stamp-test $(VLLM)/.stamp
-	GRPO_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(RUN) -m pytest -q -n 0 -m server tests/server $(ARGS)
+	GRPO_VLLM_PYTHON=$(abspath $(VLLM))/bin/python $(RUN) -m pytest -q -n 0 -m server tests/server $(ARGS)
 
 $(VLLM)/.stamp:
 	$(PYTHON) -m venv $(VLLM)

@@ -9,7 +9,8 @@ import argparse
 import shlex
 import sys
 
-from grpo.commands.exit_codes import EXIT_DONE
+from grpo.commands.exit_codes import EXIT_DONE, EXIT_FAULT
+from grpo.commands.messages import print_error
 from grpo.commands.ports import port
 
 
@@ -82,5 +83,9 @@ def run(options: argparse.Namespace, command: str) -> int:
         print(wanted.shown(recipe))
         return EXIT_DONE
     serving.check(recipe, wanted)
-    serving.serve(recipe, wanted, lambda line: print(line, flush=True), options.timeout)
+    try:
+        serving.serve(recipe, wanted, lambda line: print(line, flush=True), options.timeout)
+    except serving.ServerEnded as error:
+        print_error(f"stopped: {error}")
+        return EXIT_FAULT
     return EXIT_DONE

@@ -18,6 +18,7 @@ from typing import Callable, Mapping
 from grpo.model.info import ModelInfo, load_info
 from grpo.model.location import locate
 from grpo.recipe import Recipe, RecipeError
+from grpo.rollout.servers.connection import ServerFault
 from grpo.rollout.servers.kinds import KINDS, server_at
 from grpo.rollout.servers.server import Wanted
 from grpo.rollout.servers.sglang_handshake import SPARE_TOKENS
@@ -44,12 +45,17 @@ WELL_SECONDS = 5.0
 """How long one may take to say that it is well: SGLang writes a token first."""
 PATIENCE_SECONDS = 30.0
 """How long a server may take to end when it is asked to."""
+TIED = (
+    "note: the model's output layer is tied to its embedding. vLLM 0.32 on a CPU keeps such a layer as it was when new "
+    "weights are pushed, and a run stops by its probe (wrong head); train an adapter (model.lora), or a model with an "
+    "output layer of its own"
+)
 CPU_TOKENS = 16384
 """On a CPU vLLM 0.32 cannot draw with seeds while it reads a prompt in parts, so that no prompt may be parted."""
 
 
 class ServerEnded(RuntimeError):
-    """The server ended by itself; its own words are above."""
+    """The server ended by itself, or what it computes with did; its own words are above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +201,11 @@ def serve(
 ) -> bool:
     """Start the server, wait until it is what the recipe wants, and stay with it; whether it ended by a signal.
 
-    Raises `ServerEnded` if it ends by itself, `RecipeError` if it is not what is wanted, and
-    `grpo.rollout.servers.connection.ServerFault` if it fails when it is asked.
+    Raises `ServerEnded` if it ends by itself or fails when it is asked, `RecipeError` if it is not what is wanted.
     """
     info = load_info(recipe.model)
+    if serving.engine == "vllm" and serving.on_cpu and keeps_its_head(recipe, info):
+        say(TIED)
     process = subprocess.Popen(
         serving.command(recipe), env={**os.environ, **serving.variables()}, start_new_session=True
     )
@@ -207,7 +214,7 @@ def serve(
         _wait_until_well(process, serving, timeout_seconds, stopping)
         if stopping.asked:
             return True
-        problems = problems_of(recipe, info, serving)
+        problems = _asked(recipe, info, serving)
         if problems:
             raise RecipeError(f"serve: {serving.url} {'; '.join(problems)}")
         say(f"ready: sample.engine={serving.engine} 'sample.servers=[{serving.url}]'")
@@ -220,6 +227,12 @@ def serve(
     return True
 
 
+def keeps_its_head(recipe: Recipe, info: ModelInfo) -> bool:
+    """Whether pushes would have to reach an output layer that is tied to the embedding."""
+    is_tied = bool(info.config.get_text_config().tie_word_embeddings)
+    return is_tied and not rank_of(recipe)
+
+
 def problems_of(recipe: Recipe, info: ModelInfo, serving: Serving) -> list[str]:
     """What keeps the server from sampling the recipe's policy; `ServerFault` if it cannot be asked."""
     longest = serving.longest(recipe)
@@ -230,6 +243,13 @@ def problems_of(recipe: Recipe, info: ModelInfo, serving: Serving) -> list[str]:
         rank=rank_of(recipe),
     )
     return server_at(serving.engine, serving.url).problems(wanted, info.tokenizer)
+
+
+def _asked(recipe: Recipe, info: ModelInfo, serving: Serving) -> list[str]:
+    try:
+        return problems_of(recipe, info, serving)
+    except ServerFault as fault:
+        raise ServerEnded(f"the server said that it is well, and then: {fault}") from fault
 
 
 class _Stopping:

@@ -6,15 +6,12 @@
 from __future__ import annotations
 
 import copy
-import os
-import signal
-import subprocess
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+from real_vllm import MARKS, started, wait_until_it_rests
 from served import engine_of, fleet_of, moved, probe_of
 from tiny import byte_tokenizer, plain_logits, random_prompts, tiny_model
 
@@ -27,22 +24,12 @@ from grpo.recipe import LoraSection
 from grpo.rollout.engine import EngineFailed
 from grpo.rollout.servers.server import Wanted
 from grpo.rollout.servers.vllm import VllmServer
-from grpo.run.serving import Serving, problems_of
+from grpo.run.serving import problems_of
 
-PYTHON = os.environ.get("GRPO_VLLM_PYTHON", "")
-pytestmark = [
-    pytest.mark.server,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(not PYTHON, reason="GRPO_VLLM_PYTHON names no Python with vLLM"),
-]
+pytestmark = MARKS
 PLAIN = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
-ON_A_SMALL_CPU = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",
-    "HF_HUB_OFFLINE": "1",
-}
-START_SECONDS = 600
+SECONDS = 600.0
+"""What a busy machine may take: a server's first log-probs alone, which it compiles for, took more than 20."""
 SIZE = {"hidden_size": 128, "intermediate_size": 128, "max_position_embeddings": 512}
 PROMPTS = random_prompts(0, [9, 12, 5], 250)
 LONG = random_prompts(1, [140, 135], 250)
@@ -76,39 +63,6 @@ def _recipe(folder: Path, *overrides: str) -> Recipe:
     )
 
 
-class _Server(SimpleNamespace):
-    """A process that serves, at ``url``."""
-
-    def end(self) -> None:
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-
-def _started(recipe: Recipe, port: int, log: Path, *arguments: str, without: str = "") -> _Server:
-    more = ("--enforce-eager", "--max-num-seqs", "16", *arguments)
-    serving = Serving(PYTHON, port=port, on_cpu=True, arguments=more)
-    words = serving.command(recipe)
-    if without:
-        place = words.index(without)
-        del words[place : place + 2]
-    process = subprocess.Popen(
-        words,
-        env={**os.environ, **serving.variables(), **ON_A_SMALL_CPU},
-        stdout=log.open("wb"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    server = _Server(process=process, url=serving.url, serving=serving, recipe=recipe)
-    deadline = time.monotonic() + START_SECONDS
-    while not VllmServer(serving.url).is_alive(2.0):
-        if process.poll() is not None or time.monotonic() > deadline:
-            server.end()
-            pytest.fail("vLLM did not start:\n" + log.read_text(errors="replace")[-3000:])
-        time.sleep(1.0)
-    return server
-
-
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory):
     return tmp_path_factory.mktemp("vllm")
@@ -118,7 +72,7 @@ def scratch(tmp_path_factory):
 def whole(scratch):
     """A server of full weights."""
     recipe = _recipe(_model_folder(scratch / "model", tied=False))
-    server = _started(recipe, 8311, scratch / "whole.log")
+    server = started(recipe, scratch / "whole.log")
     yield server
     server.end()
 
@@ -127,9 +81,17 @@ def whole(scratch):
 def adapted(scratch, whole):
     """A server of the same model that takes adapters."""
     recipe = _recipe(scratch / "model", "model.lora.rank=4")
-    server = _started(recipe, 8312, scratch / "adapted.log")
+    server = started(recipe, scratch / "adapted.log")
     yield server
     server.end()
+
+
+def _fleet(policy, servers, folder):
+    return fleet_of(policy, servers, folder, load_seconds=SECONDS)
+
+
+def _engine(policy, servers, folder, **options):
+    return engine_of(policy, _fleet(policy, servers, folder), silence=SECONDS, **options)
 
 
 def _sampled(engine, prompts=PROMPTS, **options):
@@ -172,7 +134,7 @@ def test_grpo_serve_starts_what_the_handshake_wants(whole, adapted):
 
 def test_log_probs_are_within_1e5_before_and_after_reloads(whole, tmp_path):
     policy = _policy()
-    engine = engine_of(policy, fleet_of(policy, [whole], tmp_path))
+    engine = _engine(policy, [whole], tmp_path)
     first = _sampled(engine)
     assert _error(policy, first) < 1e-5
     for number in range(2):
@@ -187,7 +149,7 @@ def test_log_probs_are_within_1e5_before_and_after_reloads(whole, tmp_path):
 
 def test_log_probs_are_within_1e5_before_and_after_a_swap_of_adapters(adapted, tmp_path):
     policy = _policy(lora=True)
-    engine = engine_of(policy, fleet_of(policy, [adapted], tmp_path))
+    engine = _engine(policy, [adapted], tmp_path)
     first = _sampled(engine)
     for number in range(2):
         moved(policy, by=0.05, seed=number)
@@ -200,7 +162,7 @@ def test_log_probs_are_within_1e5_before_and_after_a_swap_of_adapters(adapted, t
 
 def test_seeds_repeat_completions_and_neighbours_share_none(whole, tmp_path):
     policy = _policy()
-    engine = engine_of(policy, fleet_of(policy, [whole], tmp_path))
+    engine = _engine(policy, [whole], tmp_path)
     first = _sampled(engine, group_size=8)
     assert _tokens(first) == _tokens(_sampled(engine, group_size=8))
     other = _sampled(engine, group_size=8, seed=("test", 1))
@@ -210,7 +172,7 @@ def test_seeds_repeat_completions_and_neighbours_share_none(whole, tmp_path):
 
 def test_ids_and_strings_stop_and_belong_to_the_completion(whole, tmp_path):
     policy = _policy()
-    engine = engine_of(policy, fleet_of(policy, [whole], tmp_path))
+    engine = _engine(policy, [whole], tmp_path)
     plain = _completions(_sampled(engine))
     frequent = plain[0].token_ids[min(2, len(plain[0].token_ids) - 1)]
     policy.stop_ids |= {frequent}
@@ -221,7 +183,7 @@ def test_ids_and_strings_stop_and_belong_to_the_completion(whole, tmp_path):
     policy = _policy()
     text = next(one.text for one in plain if len(one.text) > 6 and one.text[3:5].isascii())
     (tmp_path / "b").mkdir()
-    engine = engine_of(policy, fleet_of(policy, [whole], tmp_path / "b"), stop=[text[3:5]])
+    engine = _engine(policy, [whole], tmp_path / "b", stop=[text[3:5]])
     stopped = [one for one in _completions(_sampled(engine)) if one.stop == text[3:5]]
     assert stopped and all(one.text.endswith(text[3:5]) and one.finish == "stop" for one in stopped)
 
@@ -229,16 +191,11 @@ def test_ids_and_strings_stop_and_belong_to_the_completion(whole, tmp_path):
 def test_what_is_broken_off_stays_and_the_server_rests(whole, tmp_path):
     policy = _policy()
     policy.stop_ids = frozenset()
-    engine = engine_of(policy, fleet_of(policy, [whole], tmp_path))
+    engine = _engine(policy, [whole], tmp_path)
     groups = _sampled(engine, max_tokens=96, interrupted=lambda: engine.stats.rows_alive > 60)
     assert "cancelled" in {one.finish for one in _completions(groups)}
     assert _error(policy, groups) < 1e-5
-    deadline = time.monotonic() + 20
-    while (
-        VllmServer(whole.url).address.get("/load", 5.0).get("server_load", 0)
-        and time.monotonic() < deadline
-    ):
-        time.sleep(0.1)
+    wait_until_it_rests(whole.url)
     moved(policy)
     assert _error(policy, _sampled(engine)) < 1e-5, "its cache could be emptied"
 
@@ -250,7 +207,7 @@ def _verdict(policy, probe, fleet, prompts=PROMPTS):
 
 def test_the_probe_names_real_faults_of_full_weights(whole, tmp_path, monkeypatch):
     policy = _policy()
-    fleet = fleet_of(policy, [whole], tmp_path)
+    fleet = _fleet(policy, [whole], tmp_path)
     probe = probe_of(policy)
     assert _verdict(policy, probe, fleet, LONG).distance < 1e-5
     with monkeypatch.context() as patched:
@@ -271,7 +228,7 @@ def test_the_probe_names_real_faults_of_full_weights(whole, tmp_path, monkeypatc
 def test_the_probe_names_an_adapter_that_is_ignored(adapted, tmp_path):
     policy = _policy(lora=True)
     moved(policy, by=0.05)
-    fleet = fleet_of(policy, [adapted], tmp_path)
+    fleet = _fleet(policy, [adapted], tmp_path)
     servers = [member.server for member in fleet.refresh()]
     servers[0].adapter = ""
     verdict = probe_of(policy).verdicts(servers, PROMPTS, PLAIN)[0]
@@ -283,7 +240,7 @@ def test_one_of_two_servers_killed_in_the_middle_is_survived_and_then_both(
 ):
     policy = _policy()
     policy.stop_ids = frozenset()
-    engine = engine_of(policy, fleet_of(policy, [whole, adapted], tmp_path))
+    engine = _engine(policy, [whole, adapted], tmp_path)
     expected = _tokens(_sampled(engine, max_tokens=48))
 
     def kill_once() -> bool:
@@ -301,14 +258,14 @@ def test_one_of_two_servers_killed_in_the_middle_is_survived_and_then_both(
     whole.end()
     with pytest.raises(EngineFailed, match="all of 2 servers are lost"):
         _sampled(engine)
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < SECONDS / 2, "not after their silence"
 
 
 def test_a_server_with_wrong_flags_is_refused_and_a_tied_head_that_stays_is_found(
     scratch, tmp_path
 ):
     recipe = _recipe(_model_folder(scratch / "tied", tied=True))
-    server = _started(recipe, 8313, scratch / "tied.log", without="--logprobs-mode")
+    server = started(recipe, scratch / "tied.log", without="--logprobs-mode")
     try:
         policy = _policy(tied=True)
         wanted = Wanted.by(policy, 256)

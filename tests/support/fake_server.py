@@ -306,7 +306,10 @@ def _handler_of(server: FakeServer) -> type[BaseHTTPRequestHandler]:
 def complete(http: Any, server: FakeServer, body: dict[str, Any]) -> None:
     """Answer a request for a completion."""
     names = {"tiny", *server.adapters}
-    if body["model"] not in names:
+    if server.fault == "dead engine":
+        error = {"message": "EngineCore encountered an issue.", "code": 500}
+        http.send(500, {"error": error})
+    elif body["model"] not in names:
         error = {"message": f"The model `{body['model']}` does not exist.", "code": 404}
         http.send(404, {"error": error})
     elif max(body["prompt"]) >= server.model.config.vocab_size:

@@ -40,10 +40,12 @@ def client_of(server: Any, load_seconds: float = 20.0) -> Server:
     return server_at(getattr(server, "engine", "vllm"), server.url, load_seconds)
 
 
-def fleet_of(policy: Policy, servers: list[Any], folder: Path) -> Fleet:
+def fleet_of(
+    policy: Policy, servers: list[Any], folder: Path, *, load_seconds: float = 20.0
+) -> Fleet:
     """A fleet of servers that were found to fit."""
     fleet = Fleet(
-        members=[Member(client_of(server)) for server in servers],
+        members=[Member(client_of(server, load_seconds)) for server in servers],
         policy=policy,
         folder=folder / "pushed",
         wanted=Wanted.by(policy, 64),

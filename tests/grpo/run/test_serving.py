@@ -98,6 +98,19 @@ class _Started(Serving):
         return [sys.executable, "-c", self.arguments[0]]
 
 
+def test_a_tied_output_layer_on_a_cpu_is_said_before_it_costs_a_step():
+    said = []
+    serving = _Started(sys.executable, port=1, on_cpu=True, arguments=("",))
+    with pytest.raises(ServerEnded):
+        serve(_recipe(), serving, said.append, timeout_seconds=60)
+    assert len(said) == 1 and "tied to its embedding" in said[0] and "wrong head" in said[0]
+    for recipe, on_cpu in ((_recipe("model.lora.rank=4"), True), (_recipe(), False)):
+        serving = _Started(sys.executable, port=1, on_cpu=on_cpu, arguments=("",))
+        with pytest.raises(ServerEnded):
+            serve(recipe, serving, said.append, timeout_seconds=60)
+    assert len(said) == 1, "adapters leave the layer as it is, and other devices replace it"
+
+
 @pytest.mark.parametrize("wire", [VLLM, SGLANG], ids=lambda wire: wire.engine)
 def test_it_waits_for_the_handshake_and_ends_with_its_server(capfd, wire):
     said = []
@@ -118,3 +131,23 @@ def test_a_server_that_ends_before_it_is_well_is_a_fault():
     serving = _Started(sys.executable, port=9, arguments=("raise SystemExit(7)",))
     with pytest.raises(ServerEnded, match="ended with code 7 before it was well"):
         serve(_recipe(), serving, print, timeout_seconds=60)
+
+
+def test_an_engine_that_dies_when_it_is_asked_is_a_fault_of_the_server():
+    with fake_servers(ROOT / "recipes" / "quickstart_base", "dead engine") as servers:
+        port = int(servers[0].url.rpartition(":")[2])
+        serving = _Started(sys.executable, port=port, arguments=("import time; time.sleep(60)",))
+        with pytest.raises(
+            ServerEnded, match="that it is well, and then: http.* with 500: EngineC"
+        ):
+            serve(_recipe(), serving, print, timeout_seconds=60)
+
+
+def test_the_command_says_in_one_line_that_its_server_ended(tmp_path, capsys):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\n[ "$1" = -c ] || exit 7\n')
+    python.chmod(0o755)
+    code = main(["serve", "quickstart", "--python", str(python), "--port", "9"])
+    said = capsys.readouterr().err
+    assert code == 1 and "Traceback" not in said
+    assert said.strip().endswith("stopped: the server ended with code 7 before it was well")
