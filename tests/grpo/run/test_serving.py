@@ -65,7 +65,7 @@ def test_the_recipe_says_what_is_served(capsys):
         assert main(["serve", "quickstart", "--dry-run", *more]) == 0
         line = capsys.readouterr().out.strip()
         assert line.startswith("SGLANG_RETURN_ORIGINAL_LOGPROB=0 ")
-        assert "sglang.launch_server" in line and "vllm" not in line
+        assert "sglang.launch_server" in line and "vllm.entrypoints" not in line
 
 
 def test_a_cpus_server_reads_every_prompt_whole():
