@@ -38,7 +38,7 @@ def small(recipe: Path, tmp_path: Path, *overrides: str) -> Recipe:
     own = Recipe.load(recipe)
     a_step = ["sample.prompts=2", "sample.group_size=2"]
     if own.stage == "sft":
-        a_step = ["sft.batch=4", "epochs=null", "data.args.count=50"]
+        a_step = ["sft.batch=4", "epochs=null"]
     settings = [
         "steps=1",
         *a_step,
@@ -52,7 +52,7 @@ def small(recipe: Path, tmp_path: Path, *overrides: str) -> Recipe:
     if own.data.source in HUB_ROWS:
         file = rows_file(own.data.source, tmp_path, 8)
         settings += [f"data.source={file}", "data.subset=null"]
-    if "count" in own.data.args:
+    elif "count" in own.data.args or own.stage == "sft":
         settings += ["data.args.count=50"]
     return Recipe.load(recipe, *settings, *overrides)
 
