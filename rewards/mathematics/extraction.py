@@ -111,6 +111,16 @@ _WHOLE = re.compile(r"(?:[dr]?cases|[pbvBV]?(?:small)?matrix|array)\*?")
 """Environments that are one value."""
 _EQUATION_OF_NAME = re.compile(r"\s*([A-Za-z](?:_\{?\w{1,3}\}?)?)\s*&?\s*=")
 _POWER_OF_WORD = re.compile(r"(?<=[A-Za-z])\$(\^\{?-?\d\}?)\$")
+_BEFORE_SIGN = r"(?P<before>(?:\b(?:is|are|be|was|equals?|gets?|gives?|to)[ \t]|[=:]\**[ \t]?)"
+_SIGN_BEFORE_MATH = re.compile(
+    _BEFORE_SIGN
+    + r")[-\u2212]\s?(?P<open>\$|\\\()(?P<inside>[^$\\\s](?:[^$\\]|\\[^)])*|\\[A-Za-z](?:[^$\\]|\\[^)])*)"
+    r"(?P<close>\$|\\\))"
+)
+_SIGN_BEFORE_BOX = re.compile(
+    _BEFORE_SIGN + r"\$?)[-\u2212]\s?\\boxed\{"
+    r"(?=(?:\d[\d.,]*|\\[dt]?frac\{[^{}]*\}\{[^{}]*\}|\d*\\sqrt\{[^{}]*\}|\d*\\?[A-Za-z]+)\})"
+)
 _EXPLAINS = re.compile(
     r"\s*\((?!mod)[A-Za-z]{3,}[^()]*\)$|\s*,?\s(?:because|since|as|when|after|which|i\.e\.)\s"
 )
@@ -198,12 +208,24 @@ def _after_reasoning(text: str) -> str | None:
 
 
 def _without_special_tokens(text: str) -> str:
-    """Cut the text at the first chat-template token after its beginning; ``cm$^2$`` loses its delimiters."""
+    """Cut the text at the first chat-template token after its beginning; ``cm$^2$`` loses its delimiters.
+
+    A sign in front of delimiters or a box belongs to what they enclose: "it is -$3$".
+    """
     text = _POWER_OF_WORD.sub(r"\1", text)
+    text = _SIGN_BEFORE_MATH.sub(_sign_inside, text)
+    text = _SIGN_BEFORE_BOX.sub(r"\g<before>\\boxed{-", text)
     for match in _SPECIAL.finditer(text):
         if text[: match.start()].strip():
             return text[: match.start()]
     return text
+
+
+def _sign_inside(match: re.Match[str]) -> str:
+    inside = match["inside"]
+    if re.search(r"[-+=,;\u2212]", inside):
+        inside = f"({inside})"
+    return f"{match['before']}{match['open']}-{inside}{match['close']}"
 
 
 def _from_tag(text: str, lenient: bool) -> Extracted | None:

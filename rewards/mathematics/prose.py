@@ -148,7 +148,7 @@ _POLYNOMIAL = re.compile(
     r"[\d\sxyz+\-*/^(){}\u2212\u00b2\u00b3]{2,80}"
 )
 _PLAIN_SUM = re.compile(r"[xyz](?:\s*[-+\u2212]\s*[xyz])*")
-_SPACED_SIGN = re.compile(r"^[-\u2212]\s+(?=\$?\d|\\|\.\d)")
+_SPACED_SIGN = re.compile(r"^[-\u2212]\s+(?=\$?(?:[\d\\{\[|]|\((?![A-Za-z]\)))|\.\d)")
 _VERB_BEFORE = re.compile(r"(?:\b(?:is|are|be|was|equals?|gets?|gives?|equal\sto)|=)\s*$")
 _NAME_IN_FRONT = re.compile(r"\$?(?P<name>[A-Za-z](?:_\{?\w{1,3}\}?)?)\s*=(?!=)")
 _EXACT_FORM = re.compile(r"(?:\u221a|sqrt|\\frac|\u03c0|pi\b|\d/\d|\bln\b|\blog|e\^)\S{0,30}$")
@@ -174,6 +174,9 @@ _UNIT_INSIDE = re.compile(r"(?<=\d)\s[A-Za-z]{1,4}$")
 _EXCLAMATION = re.compile(
     r"(?:^|[A-Za-z,:]\s|(?<![\d!)}])\s?[A-Za-z]\s?=\s?)(?:\*\*)?[-\u2212]?[$\u20ac\u00a3]?\d[\d,]*(?:\.\d+)?(?:/\d+)?\$?"
     r"(?P<mark>!+)[\s\"')*]*$"
+)
+_UNIT_EXCLAMATION = re.compile(
+    r"\d[\d.,]*\s(?P<unit>[A-Za-z\u00b0\u03a9\u00b5][A-Za-z\d/^{}*\u00b7\u00b2\u00b3 -]{0,30})(?P<mark>!+)[\s\"')*]*$"
 )
 _COUNTS_ORDERS = re.compile(r"factorial|permut|arrange|order", re.IGNORECASE)
 _CHANGE = re.compile(r"\b[A-Za-z]+\s+by\s*$")
@@ -322,10 +325,19 @@ def last_value(text: str, lenient: bool = False) -> str | None:
         sentence = without_asides(without_contrast(sentence))
         if NUMBER_LIKE.search(sentence) is None:
             continue
+        sentence = _without_mark_behind_unit(sentence)
         if lenient:
             sentence = without_exclamation(sentence)
         return _value_of(_main_clause(sentence) if lenient else sentence)
     return "" if was_asked else None
+
+
+def _without_mark_behind_unit(sentence: str) -> str:
+    """Return a sentence without the exclamation mark behind a unit, which has no factorial: "it is 8 m^2!"."""
+    closing = _UNIT_EXCLAMATION.search(sentence)
+    if closing is None or not measures(closing["unit"]):
+        return sentence
+    return sentence[: closing.start("mark")]
 
 
 def without_exclamation(sentence: str) -> str:

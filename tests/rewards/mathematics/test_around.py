@@ -203,3 +203,28 @@ def test_what_a_value_is_made_of_is_not_the_answer(text, value, other):
 def test_a_value_said_once_more_in_another_unit_is_one():
     text = "The trip takes 120 minutes, which is 2 hours."
     assert verdicts(text, "2") == verdicts(text, "2 hours") == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+@pytest.mark.parametrize(
+    "text, right, wrong",
+    [
+        ("The answer is -$3$.", "-3", "3"),
+        ("It equals - $\\sqrt{2}$.", "-\\sqrt{2}", "\\sqrt{2}"),
+        ("It is - \\(3\\).", "-3", "3"),
+        ("It is -$3+1$.", "-4", "-2"),
+        ("**Answer:** -$3$", "-3", "3"),
+        ("The answer is -\\boxed{3}.", "-3", "3"),
+        ("$x=-\\boxed{\\frac{3}{2}}$", "-3/2", "3/2"),
+        ("So $5 - \\boxed{3}$", "3", "-3"),
+        ("The answer is:\n- \\boxed{3}", "3", "-3"),
+        ("The answer is:\n- $3$", "3", "-3"),
+        ("It equals - {45 \\over 2} ✓", "-45/2", "45/2"),
+        ("It equals - (45/2).", "-45/2", "45/2"),
+        ("So the value is 8/3 kg/m^3!", "8/3 kg/m^3", "8/3 g/cm^3"),
+        ("So the value is 8 m^2!", "8 m^2", "8 cm^2"),
+    ],
+)
+def test_a_sign_before_delimiters_and_a_unit_before_a_mark_are_read(text, right, wrong, lenient):
+    assert math_answer(text, right, lenient=lenient).value == 1
+    assert math_answer(text, wrong, lenient=lenient).value == 0
