@@ -117,6 +117,7 @@ _SIGN_BEFORE_MATH = re.compile(
     + r")[-\u2212]\s?(?P<open>\$|\\\()(?P<inside>[^$\\\s](?:[^$\\]|\\[^)])*|\\[A-Za-z](?:[^$\\]|\\[^)])*)"
     r"(?P<close>\$|\\\))"
 )
+_SIGN_IN_BOLD = re.compile(r"(?<=[A-Za-z=:][ \t])\*\*[-\u2212][ \t]+(?=[\d\\$.])")
 _SIGN_BEFORE_BOX = re.compile(
     _BEFORE_SIGN + r"\$?)[-\u2212]\s?\\boxed\{"
     r"(?=(?:\d[\d.,]*|\\[dt]?frac\{[^{}]*\}\{[^{}]*\}|\d*\\sqrt\{[^{}]*\}|\d*\\?[A-Za-z]+)\})"
@@ -214,6 +215,7 @@ def _without_special_tokens(text: str) -> str:
     """
     text = _POWER_OF_WORD.sub(r"\1", text)
     text = _SIGN_BEFORE_MATH.sub(_sign_inside, text)
+    text = _SIGN_IN_BOLD.sub("**-", text)
     text = _SIGN_BEFORE_BOX.sub(r"\g<before>\\boxed{-", text)
     for match in _SPECIAL.finditer(text):
         if text[: match.start()].strip():

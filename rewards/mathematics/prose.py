@@ -176,7 +176,10 @@ _EXCLAMATION = re.compile(
     r"(?P<mark>!+)[\s\"')*]*$"
 )
 _UNIT_EXCLAMATION = re.compile(
-    r"\d[\d.,]*\s(?P<unit>[A-Za-z\u00b0\u03a9\u00b5][A-Za-z\d/^{}*\u00b7\u00b2\u00b3 -]{0,30})(?P<mark>!+)[\s\"')*]*$"
+    r"(?:\d[\d.,]*|[)}\]])\$?\s(?P<unit>[A-Za-z\u00b0\u03a9\u00b5][A-Za-z\d/^{}*\u00b7\u00b2\u00b3 -]{0,30})(?P<mark>!+)[\s\"')*]*$"
+)
+_FRACTION_EXCLAMATION = re.compile(
+    r"\\[dt]?frac\s*\{[^{}]*\}\s*\{[^{}]*\}\$?(?P<mark>!+)[\s\"')*]*$"
 )
 _COUNTS_ORDERS = re.compile(r"factorial|permut|arrange|order", re.IGNORECASE)
 _CHANGE = re.compile(r"\b[A-Za-z]+\s+by\s*$")
@@ -333,11 +336,11 @@ def last_value(text: str, lenient: bool = False) -> str | None:
 
 
 def _without_mark_behind_unit(sentence: str) -> str:
-    """Return a sentence without the exclamation mark behind a unit, which has no factorial: "it is 8 m^2!"."""
+    """Return a sentence without the exclamation mark behind a unit or a fraction: "it is 8 m^2!" has no factorial."""
     closing = _UNIT_EXCLAMATION.search(sentence)
     if closing is None or not measures(closing["unit"]):
-        return sentence
-    return sentence[: closing.start("mark")]
+        closing = _FRACTION_EXCLAMATION.search(sentence)
+    return sentence if closing is None else sentence[: closing.start("mark")]
 
 
 def without_exclamation(sentence: str) -> str:

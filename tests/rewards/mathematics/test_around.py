@@ -223,6 +223,10 @@ def test_a_value_said_once_more_in_another_unit_is_one():
         ("It equals - (45/2).", "-45/2", "45/2"),
         ("So the value is 8/3 kg/m^3!", "8/3 kg/m^3", "8/3 g/cm^3"),
         ("So the value is 8 m^2!", "8 m^2", "8 cm^2"),
+        ("So the value is \\frac{147}{3} kg/m^3!", "49 kg/m^3", "49 k\\Omega"),
+        ("So the value is x = \u2212\\frac{9}{3}!", "-3", "-6"),
+        ("So we get **- 9.0**.", "-9", "9"),
+        ("Thus x = **- 1\\frac{5}{7}**.", "-12/7", "12/7"),
     ],
 )
 def test_a_sign_before_delimiters_and_a_unit_before_a_mark_are_read(text, right, wrong, lenient):
