@@ -176,7 +176,8 @@ _EXCLAMATION = re.compile(
     r"(?P<mark>!+)[\s\"')*]*$"
 )
 _UNIT_EXCLAMATION = re.compile(
-    r"(?:\d[\d.,]*|[)}\]])\$?\s(?P<unit>[A-Za-z\u00b0\u03a9\u00b5][A-Za-z\d/^{}*\u00b7\u00b2\u00b3 -]{0,30})(?P<mark>!+)[\s\"')*]*$"
+    r"(?:\d[\d.,]*|[)}\]])\$?\s"
+    r"(?P<unit>[A-Za-z\u00b0\u03a9\u00b5][A-Za-z\d/^{}*\u00b7\u00b2\u00b3 -]{0,30})(?P<mark>!+)[\s\"')*]*$"
 )
 _FRACTION_EXCLAMATION = re.compile(
     r"\\[dt]?frac\s*\{[^{}]*\}\s*\{[^{}]*\}\$?(?P<mark>!+)[\s\"')*]*$"

@@ -202,11 +202,12 @@ def moments_agree(pred: str, gold: str) -> bool | None:
     """Tell whether two times or two dates agree; None for anything else.
 
     A year or an "am" that one side leaves out is no difference. What may be a time (4:15) is no quotient, unless the
-    gold is a ratio too, and 2020-05-01 no difference of numbers.
+    gold is a ratio too, which 7:01 is not, and 2020-05-01 no difference of numbers.
     """
     claimed = _moment_of(pred)
     true = _moment_of(gold)
-    if _is_no_number(claimed, gold) or (isinstance(true, Date) and _is_no_number(true, pred)):
+    is_no_ratio = isinstance(true, Date) or re.search(r":0\d", gold) is not None
+    if _is_no_number(claimed, gold) or (is_no_ratio and _is_no_number(true, pred)):
         return False
     if isinstance(claimed, Date) and isinstance(true, Date):
         years_agree = None in (claimed.year, true.year) or claimed.year == true.year

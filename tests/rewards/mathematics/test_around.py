@@ -232,3 +232,10 @@ def test_a_value_said_once_more_in_another_unit_is_one():
 def test_a_sign_before_delimiters_and_a_unit_before_a_mark_are_read(text, right, wrong, lenient):
     assert math_answer(text, right, lenient=lenient).value == 1
     assert math_answer(text, wrong, lenient=lenient).value == 0
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+@pytest.mark.parametrize("answer", ["7", "7/1", "1/7"])
+def test_a_time_with_a_zero_in_its_minutes_is_no_ratio(answer, lenient):
+    assert math_answer(f"\\boxed{{{answer}}}", "7:01", lenient=lenient).value == 0
+    assert math_answer("\\boxed{7:01}", "7:01", lenient=lenient).value == 1
