@@ -386,7 +386,7 @@ def test_closing_leaves_no_process_no_zombie_no_thread_and_no_descriptor(file):
         [RewardSpec("mine", f"{file}:dies_on_request", timeout_seconds=5)], workers=3
     ) as service:
         service.score(samples("a", "die", "leave", "b"))
-        assert len(children() - before) == 3
+        assert 2 <= len(children() - before) <= 3  # one that left may not have been replaced yet
     assert children() <= before
     assert threading.active_count() <= threads
     assert len(os.listdir("/proc/self/fd")) <= descriptors
